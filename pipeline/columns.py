@@ -1,0 +1,28 @@
+"""The lake's columns as data: name, type, group, unit and meaning; the contract of every row."""
+
+import csv
+from functools import cache
+from importlib.resources import files
+from typing import NamedTuple
+
+
+class Column(NamedTuple):
+    name: str
+    type: str
+    """Arrow type, or list<TYPE>."""
+    group: str
+    unit: str
+    meaning: str
+
+
+@cache
+def columns() -> tuple[Column, ...]:
+    """Every column in file order."""
+    with (files("pipeline") / "columns.csv").open() as file:
+        return tuple(Column(**row) for row in csv.DictReader(file))
+
+
+@cache
+def names(*groups: str) -> tuple[str, ...]:
+    """Names of the columns of the groups given, or of all."""
+    return tuple(c.name for c in columns() if not groups or c.group in groups)

@@ -1,0 +1,38 @@
+"""The base of every noun: frozen, strict, and with one canonical form from which digests are made."""
+
+import hashlib
+import json
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+
+class Noun(BaseModel):
+    """Frozen pydantic model that refuses unknown fields and names the nearest right one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_field(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for key in set(data) - set(cls.model_fields):
+                raise ValueError(f"unknown field {key!r}{suggest(str(key), list(cls.model_fields))}")
+        return data
+
+
+def suggest(word: str, known: list[str]) -> str:
+    """`; did you mean 'x'?` where something is near, else the list of what is known."""
+    near = get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+
+
+def canonical(value: Any) -> str:
+    """Canonical JSON: sorted keys, no spaces, no NaN; raises TypeError on anything without one form."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def digest(value: Any, bits: int = 128) -> str:
+    """blake2b of the canonical JSON of `value`, in hex."""
+    return hashlib.blake2b(canonical(value).encode(), digest_size=bits // 8).hexdigest()

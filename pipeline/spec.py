@@ -1,0 +1,216 @@
+"""The nouns: Checkpoint, Corpus, Recipe, Resources, Sweep, Cell; and what makes two cells the same."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.noun import Noun, digest, suggest
+from pipeline.recipe import AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in
+
+__all__ = [
+    "ALGORITHMS",
+    "Cell",
+    "Checkpoint",
+    "ContextRecipe",
+    "Corpus",
+    "Kind",
+    "Local",
+    "Recipe",
+    "Resources",
+    "SnippetRecipe",
+    "Sweep",
+    "algorithm",
+]
+
+ALGORITHMS: dict[str, int] = {"sampling": 1, "capture": 1, "counts": 1, "anisotropy": 1, "dimension": 1, "loss": 1}
+"""Version of each group of numbers, raised by hand when its code changes what it returns."""
+
+Kind = Literal["decoder", "encoder", "encdec-encoder", "encdec-decoder"]
+CorpusKind = Literal["enwik8", "enwik8-raw", "random-uniform", "random-unigram", "text"]
+
+
+def algorithm() -> int:
+    """One number that grows whenever any of ALGORITHMS does."""
+    return sum(ALGORITHMS.values())
+
+
+class Checkpoint(Noun):
+    """Weights at one point of one training run: where the files are, and what digests they have.
+
+    A digest is the sha256 over the sorted (file name, sha256 of the file) of the files it covers.
+    """
+
+    model: str
+    """Hub repo id, or the local folder's name."""
+    revision: str
+    """Branch, tag or folder."""
+    path: str
+    """Folder with config.json and the weights."""
+    tokenizer_path: str
+    """Folder with the tokenizer files; the checkpoint's own unless the sweep names another."""
+    kinds: tuple[Kind, ...]
+    """The profiles it has: one, or two for an encoder-decoder; empty where config.json cannot be read."""
+    weights_digest: str
+    config_digest: str
+    tokenizer_digest: str
+    family: str | None = None
+    commit_sha: str | None = None
+    step: int | None = None
+    tokens_seen: int | None = None
+    tokens_source: str | None = None
+    stage: str | None = None
+    run: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.model}@{self.revision}"
+
+    @property
+    def model_key(self) -> str:
+        """The lake's partition key: the model's name with nothing in it that a path could trip over."""
+        safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model.replace("/", "--"))
+        return safe.lstrip(".") or "-"
+
+    @property
+    def content(self) -> str:
+        """Equal for two labels that must share one measurement."""
+        return digest([self.weights_digest, self.config_digest, self.tokenizer_digest])
+
+
+class Corpus(Noun):
+    """Where tokens come from. Written `{enwik8-raw: PATH}`, `{random-uniform: {}}`, `{text: PATH}` or `KIND[:PATH]`."""
+
+    kind: CorpusKind
+    path: str | None = None
+    """A local file, plain, .gz or .zip; for random-unigram the text whose token frequencies are kept."""
+    sha256: str | None = None
+    """Of the text's bytes after unpacking; null until resolved, and for random-uniform."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, data: Any) -> Any:
+        if isinstance(data, str):
+            kind, _, path = data.partition(":")
+            data = {kind: path or {}}
+        if isinstance(data, dict) and len(data) == 1 and "kind" not in data:
+            ((kind, path),) = data.items()
+            data = {"kind": kind, "path": path or None}
+        if isinstance(data, dict) and data.get("kind") not in CorpusKind.__args__:
+            raise ValueError(f"unknown corpus {data.get('kind')!r}{suggest(str(data.get('kind')), list(CorpusKind.__args__))}")
+        return data
+
+    @model_validator(mode="after")
+    def _has_what_it_needs(self) -> "Corpus":
+        if self.kind in ("text", "random-unigram") and not self.path:
+            raise ValueError(f"corpus {self.kind} needs a text file: {{{self.kind}: PATH}}")
+        if self.kind == "random-uniform" and self.path:
+            raise ValueError(f"corpus random-uniform takes no file, got {self.path}")
+        return self
+
+    @property
+    def id(self) -> str:
+        return f"text:{Path(self.path or '').stem}" if self.kind == "text" else self.kind
+
+
+class Local(Noun):
+    """A folder whose sub-folders are HF checkpoints, or one checkpoint."""
+
+    local: str
+    model: str | None = None
+    """Name in the lake; null = the folder's name."""
+    family: str | None = None
+    tokenizer: str | None = None
+    """Folder of the tokenizer files; null = each checkpoint's own."""
+
+
+class Resources(Noun):
+    """Everything that may not change a number."""
+
+    gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of a local run."""
+    cpus: Annotated[int, Field(gt=0)] = Field(default_factory=lambda: os.cpu_count() or 1)
+    """CPUs of a local run, in total."""
+    slots: Annotated[int, Field(gt=0)] | None = None
+    """Tasks at once; null = one per GPU, else 1."""
+    batch_tokens: Annotated[int, Field(gt=0)] = 8192
+    """Tokens per forward pass, at least one context."""
+    address: str = "local"
+    """Ray: local, auto or HOST:PORT."""
+    timeout_s: Annotated[float, Field(gt=0)] = 7200.0
+    """A task that takes longer is killed and counted as failed."""
+    drain_s: Annotated[float, Field(ge=0)] = 300.0
+    """Grace for running tasks after SIGTERM."""
+
+    @property
+    def n_slots(self) -> int:
+        return self.slots or max(self.gpus, 1)
+
+    @property
+    def threads(self) -> int:
+        """CPU threads per task."""
+        return max(self.cpus // self.n_slots, 1)
+
+
+class Sweep(Noun):
+    """The wanted cells plus resources."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    checkpoints: Annotated[tuple[Local, ...], Field(min_length=1)]
+    corpora: Annotated[tuple[Corpus, ...], Field(min_length=1)]
+    recipe: AnyRecipe
+    resources: Resources = Resources()
+    steps: str = "all"
+    """all, log2, every:N, last, or a list of steps."""
+    models: str = "*"
+    """Glob over model names."""
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return built_in(value) if isinstance(value, str) else value
+
+    def relative_to(self, folder: Path) -> "Sweep":
+        """The same sweep with relative paths taken from `folder`."""
+        place = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
+        return self.model_copy(
+            update={
+                "checkpoints": tuple(
+                    source.model_copy(update={"local": place(source.local), "tokenizer": place(source.tokenizer)})
+                    for source in self.checkpoints
+                ),
+                "corpora": tuple(c.model_copy(update={"path": place(c.path)}) for c in self.corpora),
+            }
+        )
+
+
+class Cell(Noun):
+    """(checkpoint, corpus, recipe) and which profile: the unit of identity, completion and commit."""
+
+    checkpoint: Checkpoint
+    kind: Kind
+    corpus: Corpus
+    recipe: AnyRecipe
+
+    @cached_property
+    def id(self) -> str:
+        """Equal exactly for cells whose numbers must be equal: content, never labels, devices or batch sizes."""
+        return digest(
+            {
+                "weights": self.checkpoint.weights_digest,
+                "config": self.checkpoint.config_digest,
+                "tokenizer": self.checkpoint.tokenizer_digest,  # random ids too avoid its special and unused ids
+                "kind": self.kind,
+                "corpus": [self.corpus.id, self.corpus.sha256],
+                "recipe": self.recipe.model_dump(mode="json"),
+                "algorithms": ALGORITHMS,
+            }
+        )
+
+    @property
+    def name(self) -> str:
+        """For people: model@revision, corpus and recipe, and the profile where a model has two."""
+        profile = f" ({self.kind})" if len(self.checkpoint.kinds) > 1 else ""
+        return f"{self.checkpoint.label} {self.corpus.id} {self.recipe.label}{profile}"
