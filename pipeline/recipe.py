@@ -114,5 +114,7 @@ BUILT_IN: dict[str, ContextRecipe | SnippetRecipe] = {
 def built_in(label: str) -> ContextRecipe | SnippetRecipe:
     """The built-in recipe `name@version`."""
     if label not in BUILT_IN:
-        raise UsageError(f"recipe {label!r}", f"no such recipe{suggest(label, list(BUILT_IN))}", "Name a built-in recipe")
+        raise UsageError(
+            f"recipe {label!r}", f"no such recipe{suggest(label, list(BUILT_IN))}", "Name a built-in recipe"
+        )
     return BUILT_IN[label]

@@ -99,7 +99,9 @@ class Corpus(Noun):
             ((kind, path),) = data.items()
             data = {"kind": kind, "path": path or None}
         if isinstance(data, dict) and data.get("kind") not in CorpusKind.__args__:
-            raise ValueError(f"unknown corpus {data.get('kind')!r}{suggest(str(data.get('kind')), list(CorpusKind.__args__))}")
+            raise ValueError(
+                f"unknown corpus {data.get('kind')!r}{suggest(str(data.get('kind')), list(CorpusKind.__args__))}"
+            )
         return data
 
     @model_validator(mode="after")
