@@ -5,7 +5,7 @@ import json
 from difflib import get_close_matches
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class Noun(BaseModel):
@@ -36,3 +36,12 @@ def canonical(value: Any) -> str:
 def digest(value: Any, bits: int = 128) -> str:
     """blake2b of the canonical JSON of `value`, in hex."""
     return hashlib.blake2b(canonical(value).encode(), digest_size=bits // 8).hexdigest()
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing wrong, on one line: the field's place, what is wrong with it, and how much else is."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("contexts", "snippets"))
+    message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{where + ': ' if where else ''}{message}{more}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.noun import Noun, digest, suggest
-from pipeline.recipe import AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in
+from pipeline.recipe import BUILT_IN, AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in
 
 __all__ = [
     "ALGORITHMS",
@@ -173,6 +173,14 @@ class Sweep(Noun):
     @classmethod
     def _by_name(cls, value: Any) -> Any:
         return built_in(value) if isinstance(value, str) else value
+
+    @field_validator("recipe")
+    @classmethod
+    def _built_in_is_not_redefined(cls, recipe: Recipe) -> Recipe:
+        known = BUILT_IN.get(recipe.label)
+        if known is not None and recipe != known:
+            raise ValueError(f"{recipe.label} is built in and cannot be changed: give the recipe a name of your own")
+        return recipe
 
     def relative_to(self, folder: Path) -> "Sweep":
         """The same sweep with relative paths taken from `folder`."""

@@ -1,0 +1,124 @@
+"""Histories in local folders: every sub-folder that is an HF checkpoint, in training order."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.catalog.architectures import kinds
+from pipeline.catalog.names import Place, parse
+from pipeline.errors import CheckpointError, UsageError
+from pipeline.hashing import digest_of_files
+from pipeline.spec import Checkpoint, Kind, Local
+
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
+"""File patterns of the weights, best first; the first that matches is the checkpoint's one format."""
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "*.model",
+)
+
+
+@dataclass(frozen=True)
+class History:
+    """The checkpoints of one model in training order, and the folders that are none, by name."""
+
+    model: str
+    checkpoints: tuple[Checkpoint, ...]
+    unparsed: tuple[str, ...]
+    """Sub-folders that hold a checkpoint but do not say which: not measured."""
+    other: tuple[str, ...]
+    """Sub-folders that hold no checkpoint."""
+
+
+def discover(source: Local) -> History:
+    """The history in a folder: its sub-folders, and the folder itself where it is a checkpoint.
+
+    A sub-folder whose name states a step is always taken, whatever is in it: what it lacks is found when it is
+    loaded and reported as that checkpoint's failure.
+    """
+    root = Path(source.local)
+    if not root.is_dir():
+        raise UsageError(
+            f"history {root}",
+            "no such folder",
+            "Name a folder whose sub-folders are checkpoints (step512, checkpoint-1000, ...)",
+        )
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    placed = [(place, path) for path in folders if (place := parse(path.name))]
+    rest = [path for path in folders if parse(path.name) is None]
+    if (root / "config.json").is_file():
+        placed.append((parse(root.name) or Place(), root))
+    if not placed:
+        raise UsageError(
+            f"history {root}",
+            f"no checkpoint among {len(folders)} sub-folders{_examples(rest)}",
+            "Name them by step (step512, checkpoint-1000, iter_0002000, ...), each with config.json and weights",
+        )
+    model = source.model or root.name
+    placed.sort(key=lambda item: (item[0].order, item[1].name))
+    return History(
+        model=model,
+        checkpoints=tuple(describe(path, place, source, model) for place, path in placed),
+        unparsed=tuple(path.name for path in rest if (path / "config.json").is_file()),
+        other=tuple(path.name for path in rest if not (path / "config.json").is_file()),
+    )
+
+
+def describe(folder: Path, place: Place, source: Local, model: str) -> Checkpoint:
+    """The checkpoint in `folder`, with the digests of whatever files are there."""
+    tokenizer = Path(source.tokenizer) if source.tokenizer else folder
+    return Checkpoint(
+        model=model,
+        revision=folder.name if parse(folder.name) else "main",
+        path=str(folder),
+        tokenizer_path=str(tokenizer),
+        kinds=_kinds(folder / "config.json"),
+        family=source.family,
+        step=place.step,
+        tokens_seen=place.tokens,
+        tokens_source=None if place.tokens is None else "name",
+        stage=place.stage,
+        run=place.run,
+        weights_digest=digest_of_files(folder, weight_files(folder)),
+        config_digest=digest_of_files(folder, _names(folder, "config.json")),
+        tokenizer_digest=digest_of_files(tokenizer, _names(tokenizer, *TOKENIZER)),
+    )
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the weight files of one format, with the index that lists their shards."""
+    for pattern in WEIGHTS:
+        if found := _names(folder, pattern):
+            return sorted(found + _names(folder, f"{pattern.split('*')[0]}*{Path(pattern).suffix}.index.json"))
+    return []
+
+
+def single(folder: Path, tokenizer: str | None = None) -> Checkpoint:
+    """The checkpoint in one folder; its model is the parent folder where its own name is a step."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"checkpoint {folder}", "no config.json in it", "Name a folder saved by save_pretrained")
+    place = parse(folder.name)
+    model = folder.parent.name if place else folder.name
+    return describe(folder, place or Place(), Local(local=str(folder), tokenizer=tokenizer), model)
+
+
+def _kinds(config: Path) -> tuple[Kind, ...]:
+    """Empty where the config cannot be read or understood: loading it says why."""
+    try:
+        return kinds(json.loads(config.read_text()))
+    except (OSError, ValueError):
+        return ()
+
+
+def _names(folder: Path, *patterns: str) -> list[str]:
+    return sorted({path.name for pattern in patterns for path in folder.glob(pattern)})
+
+
+def _examples(folders: list[Path]) -> str:
+    return f" ({', '.join(path.name for path in folders[:3])})" if folders else ""

@@ -1,0 +1,205 @@
+"""The command line: parse, call, print. Science is in recipes, not in flags."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline import show
+from pipeline.errors import ShapelakeError, UsageError
+from pipeline.lake import Lake
+from pipeline.lake import status as lake_status
+from pipeline.spec import Sweep
+from pipeline.sweep.load import load_sweep, override
+
+app = typer.Typer(
+    name="shapelake",
+    help="The shape of the space in which a language model thinks, layer by layer, over a whole training history.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or a module such as jobs.local.")]
+LakeUri = Annotated[str, typer.Option("--lake", metavar="URI", help="Folder of the Parquet results.")]
+Steps = Annotated[str | None, typer.Option("--steps", metavar="SPEC", help="all, log2, every:N, last, or 0,512,3000.")]
+Models = Annotated[str | None, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the sweep: resources.cpus=4.")
+]
+BackendName = Annotated[Literal["ray", "inline"], typer.Option("--backend", help="inline: this process, no Ray.")]
+Address = Annotated[str | None, typer.Option("--address", metavar="ADDRESS", help="Ray: local, auto or HOST:PORT.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many cells.")]
+Retry = Annotated[bool, typer.Option("--retry-quarantined", help="Try quarantined cells again.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on standard output.")]
+
+
+@app.command()
+def plan(
+    sweep: SweepName, lake: LakeUri, steps: Steps = None, models: Models = None, set_: Set = None, as_json: Json = False
+) -> None:
+    """What a run would do: wanted, done, quarantined, to run, and why. Writes nothing.
+
+    Example: shapelake plan sweep.yaml --lake lake --steps log2
+    """
+    from pipeline.sweep.plan import make_plan
+
+    made = make_plan(_chosen(load_sweep(sweep), steps, models, None, set_), Lake(lake))
+    _print_json(made.to_json()) if as_json else show.plan(made, lake)
+
+
+@app.command()
+def run(
+    sweep: SweepName,
+    lake: LakeUri,
+    backend: BackendName = "ray",
+    address: Address = None,
+    limit: Limit = None,
+    steps: Steps = None,
+    models: Models = None,
+    set_: Set = None,
+    retry_quarantined: Retry = False,
+) -> None:
+    """Measure every wanted cell that the lake does not have yet. Rerun it at any time.
+
+    Example: shapelake run sweep.yaml --lake lake
+    """
+    run_sweep(_chosen(load_sweep(sweep), steps, models, address, set_), lake, backend, limit, retry_quarantined)
+
+
+def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
+    """Plan, run, print the report, and leave with its exit code."""
+    from pipeline.sweep.driver import limited
+    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.run import run
+
+    opened = Lake(lake)
+    made = limited(make_plan(sweep, opened, retry), limit)
+    show.plan(made, lake)
+    report = run(made, opened, backend)
+    show.report(report, made, lake)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def status(
+    lake: LakeUri,
+    failed: Annotated[bool, typer.Option("--failed", help="Every failure, with what reproduces it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What the lake holds, what runs, what failed.
+
+    Example: shapelake status --lake lake --failed
+    """
+    state = lake_status(Lake(lake))
+    _print_json(state["failures"] if failed else state) if as_json else show.status(state, failed)
+
+
+@app.command()
+def measure(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder of one checkpoint.")],
+    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="enwik8-raw:FILE, random-uniform ...")],
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields as JSON or YAML.")],
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="One profile of an encoder-decoder.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows there too.")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Measure one checkpoint here and now, without Ray; nothing is written unless --lake is given.
+
+    Example: shapelake measure runs/step512 --corpus text:book.txt --recipe quick@1
+    """
+    from pipeline.sweep.single import measure_one
+
+    rows = measure_one(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
+    _print_json(rows) if as_json else show.rows(rows)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="DuckDB SQL over the views layers, checkpoints and cells.")],
+    lake: LakeUri,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+) -> None:
+    """Ask the lake.
+
+    Example: shapelake query "select step, layer, anisotropy from layers order by 1, 2" --lake lake
+    """
+    from pipeline import lake as lakes
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", "both given", "Choose one")
+    relation = lakes.open(lake).sql(sql)
+    if as_csv:
+        show.csv(relation)
+    elif as_json:
+        show.json_rows(relation)
+    else:
+        show.relation(relation)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where its histories and lake go.")] = Path("shapelake-demo"),
+) -> None:
+    """Train a small decoder and a small encoder, sweep both histories, and print what happened to their space.
+
+    Example: shapelake demo
+    """
+    from pipeline.demo import demo
+
+    raise typer.Exit(demo(folder))
+
+
+def job(sweep: Sweep) -> None:
+    """Make a module of `jobs` a program: the options of `run`, for its own sweep."""
+
+    def main(
+        lake: LakeUri,
+        backend: BackendName = "ray",
+        address: Address = None,
+        limit: Limit = None,
+        steps: Steps = None,
+        models: Models = None,
+        set_: Set = None,
+        retry_quarantined: Retry = False,
+    ) -> None:
+        run_sweep(_chosen(sweep, steps, models, address, set_), lake, backend, limit, retry_quarantined)
+
+    main.__doc__ = sys.modules["__main__"].__doc__
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    program.command()(main)
+    _guarded(program)
+
+
+def main() -> None:
+    """The console script."""
+    _guarded(app)
+
+
+def _guarded(program: typer.Typer) -> None:
+    try:
+        program()
+    except ShapelakeError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except BrokenPipeError:  # the reader of our output has left: `shapelake query ... | head`
+        sys.stderr.close()
+
+
+def _chosen(
+    sweep: Sweep, steps: str | None, models: str | None, address: str | None, overrides: list[str] | None
+) -> Sweep:
+    given = {"steps": steps, "models": models, "resources.address": address}
+    short = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    return override(sweep, [*(overrides or []), *short]).relative_to(Path.cwd())
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, indent=2, default=str))

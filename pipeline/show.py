@@ -1,0 +1,169 @@
+"""What the commands print for people. Data goes to standard output, everything else to standard error."""
+
+import csv as csv_format
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.sweep.plan import Plan, command
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
+
+    from pipeline.sweep.driver import Report
+
+WIDTH_OF_A_PIPE = 200
+MOST_LISTED = 10
+
+
+def console() -> Console:
+    """Standard output; wide where nobody sees it, so that tables in files and pipes are not cut."""
+    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, highlight=False, soft_wrap=True)
+
+
+def plan(made: Plan, lake: str) -> None:
+    """The plan as a few lines: what there is, what is wanted, what runs and why."""
+    out = console()
+    models = dict.fromkeys(c.model for c in made.checkpoints)
+    corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in made.sweep.corpora)
+    done = len(made.cells) - len(made.todo) - len(made.held)
+    out.print(f"sweep     {made.sweep.name}   recipe {made.sweep.recipe.label}   lake {lake}", markup=False)
+    for model in models:
+        history = [c for c in made.checkpoints if c.model == model]
+        out.print(f"history   {model}: {len(history)} checkpoints, {_span(history)}", markup=False)
+    out.print(f"corpora   {corpora}", markup=False)
+    out.print(
+        f"cells     {len(made.cells)} wanted   {done} done   {len(made.held)} quarantined   {len(made.todo)} to run"
+    )
+    if made.todo:
+        out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in made.reasons().items()))
+    for what, folders in (("unparsed", made.unparsed), ("ignored", made.other)):
+        if folders:
+            why = "names no step, not measured" if what == "unparsed" else "no checkpoint"
+            out.print(f"{what:<10}{_listed(folders)} ({why})", markup=False)
+    for cell in made.held[:MOST_LISTED]:
+        out.print(f"held      {cell.name} is quarantined: shapelake status --failed --lake {lake}", markup=False)
+
+
+def report(done: "Report", made: Plan, lake: str) -> None:
+    """How a run ended: what is there now, and for each failure its cause and the command that shows it again."""
+    out = console()
+    for cell, outcome in done.failures.values():
+        out.print(f"\nFAILED    {cell.name}: {outcome.error_class}\n{_indented(outcome.message)}", markup=False)
+        out.print(f"          again: {command(cell)}", markup=False)
+    if done.stopped:
+        out.print(f"\nSTOPPED   {done.stopped}", markup=False)
+    total = len(made.cells) - len(made.todo) + done.committed - len(done.held)
+    parts = [f"{total} of {len(made.cells)} wanted cells are in the lake", f"{done.committed} new"]
+    parts += [f"{len(done.failures)} failed"] if done.failures else []
+    parts += [f"{len(done.held)} quarantined"] if done.held else []
+    parts += [f"{done.unfinished} left to a rerun"] if done.unfinished else []
+    out.print(f"\nlake      {lake}: " + ", ".join(parts), markup=False)
+
+
+def status(state: dict[str, Any], failed: bool) -> None:
+    """The lake per model, the last runs, and what failed."""
+    out = console()
+    if failed:
+        for failure in state["failures"]:
+            out.print(_failure(failure), markup=False)
+        if not state["failures"]:
+            out.print("nothing failed")
+        return
+    out.print(_table(state["models"]) if state["models"] else "no cell is committed yet")
+    for run in state["runs"][-3:]:
+        ended = "ended" if run["ended"] else "running or cut off"
+        counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
+        out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)
+    if state["failures"]:
+        out.print(f"{len(state['failures'])} failures: shapelake status --failed --lake ...", markup=False)
+
+
+def rows(measured: list[dict[str, Any]]) -> None:
+    """The headline numbers of each layer, with their standard errors."""
+    table = Table(box=None, header_style="bold")
+    for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
+        table.add_column(name, justify="left" if name in ("state", "flags") else "right")
+    for row in measured:
+        table.add_row(
+            str(row["layer"]),
+            row["state"],
+            _with_error(row, "anisotropy", 4),
+            _number(row["anisotropy_no_sink"], 4),
+            _with_error(row, "id_twonn", 2),
+            _with_error(row, "id_mle", 2),
+            _number(row["id_authors"], 2),
+            str(row["n_points"]),
+            " ".join(row["flags"]),
+        )
+    console().print(table)
+    first = measured[0]
+    if first["loss"] is not None:
+        console().print(f"loss {_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
+
+
+def relation(found: "DuckDBPyRelation") -> None:
+    """A query's rows as a table."""
+    table = Table(*found.columns, box=None, header_style="bold")
+    for row in found.fetchall():
+        table.add_row(*("" if value is None else _cell(value) for value in row))
+    console().print(table)
+
+
+def csv(found: "DuckDBPyRelation") -> None:
+    writer = csv_format.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(found.columns)
+    writer.writerows(found.fetchall())
+
+
+def json_rows(found: "DuckDBPyRelation") -> None:
+    print(json.dumps([dict(zip(found.columns, row, strict=True)) for row in found.fetchall()], default=str))
+
+
+def _failure(failure: dict[str, Any]) -> str:
+    return (
+        f"{failure['label']} {failure['corpus']} {failure['recipe']}: {failure['class']}, "
+        f"{failure['attempts']} attempts, last {failure['when']}\n{_indented(failure['message'])}\n"
+        f"          again: {failure['command']}"
+    )
+
+
+def _table(records: list[dict[str, Any]]) -> Table:
+    table = Table(*records[0], box=None, header_style="bold")
+    for record in records:
+        table.add_row(*("" if value is None else _cell(value) for value in record.values()))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(item) for item in value)
+    return str(value)
+
+
+def _with_error(row: dict[str, Any], name: str, digits: int) -> str:
+    error = row[f"{name}_se"]
+    return _number(row[name], digits) + (f" ± {error:.{digits}f}" if error is not None else "")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _span(history: list[Any]) -> str:
+    steps = [c.step for c in history if c.step is not None]
+    return f"steps {min(steps)} to {max(steps)}" if steps else "no step stated"
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"          {line}" for line in text.splitlines())

@@ -1,0 +1,42 @@
+"""How often each class of failure may happen before a cell is given up, and how long to wait in between."""
+
+import random
+from collections import Counter
+
+from pipeline.sweep.task import ErrorClass
+
+STRIKES: dict[ErrorClass, int] = {
+    "permanent": 1,
+    "error": 3,
+    "transient": 5,
+    "oom": 3,
+    "host_oom": 2,
+    "crash": 5,
+    "timeout": 2,
+    "preempted": 20,
+    "infra": 3,
+}
+"""Failures of one cell, counted from the lake across runs, at which it is quarantined."""
+
+ONCE_A_RUN: frozenset[ErrorClass] = frozenset({"error"})
+"""Classes that the same code would only repeat: tried again by the next run, not by this one."""
+
+NO_FAULT_OF_THE_CELL: frozenset[ErrorClass] = frozenset({"preempted", "infra"})
+"""Classes that never quarantine a cell: out of strikes, they end the run."""
+
+
+def spent(error_class: ErrorClass, strikes: Counter[str]) -> bool:
+    """Whether a cell with these strikes is out of tries for this class."""
+    return strikes[error_class] >= STRIKES[error_class]
+
+
+def last_try(strikes: Counter[str]) -> bool:
+    """Whether one more crash would condemn the cell: then it runs alone, so that no neighbour's crash counts."""
+    return strikes["crash"] == STRIKES["crash"] - 1
+
+
+def delay_s(error_class: ErrorClass, strikes: int, rng: random.Random) -> float:
+    """Exponential back-off with jitter where waiting helps, else none."""
+    if error_class not in ("transient", "infra"):
+        return 0.0
+    return min(0.2 * 2**strikes, 60.0) * rng.uniform(0.5, 1.0)

@@ -1,0 +1,255 @@
+"""The loop: order, budgets, back-off, quarantine, drain. It owns every retry, and its only memory is the lake."""
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from types import FrameType
+
+from pipeline.lake import Failure, Lake, Tombstone
+from pipeline.spec import Cell
+from pipeline.sweep import budget
+from pipeline.sweep.backend import Backend
+from pipeline.sweep.plan import Plan, command
+from pipeline.sweep.progress import Progress
+from pipeline.sweep.task import Outcome, Task
+
+SAME_ERROR_AT_FIRST = 5
+"""If the first so many tasks all fail with the same unforeseen exception, the code is to blame, not they."""
+HEARTBEAT_S = 10.0
+
+
+@dataclass
+class Report:
+    """How a run ended."""
+
+    committed: int = 0
+    failures: dict[str, tuple[Cell, Outcome]] = field(default_factory=dict)
+    """The last failure of each cell that is not committed, by cell id."""
+    held: tuple[Cell, ...] = ()
+    """Wanted cells that stood quarantined before the run."""
+    unfinished: int = 0
+    """Wanted cells neither committed nor failed: the run was told to stop, or stopped itself."""
+    signal: int = 0
+    stopped: str = ""
+    """Why the driver gave up, where it did."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 all wanted cells are committed; 1 something failed or stands quarantined; 143 drained on SIGTERM."""
+        if self.failures or self.held or self.stopped:
+            return 1
+        return 128 + self.signal if self.unfinished else 0
+
+
+@dataclass(order=True)
+class _Waiting:
+    """A task that may start at `ready_at`; fewest attempts first, so that no task is starved by a bad one."""
+
+    attempt: int
+    shuffled: float
+    task: Task = field(compare=False)
+    ready_at: float = field(compare=False, default=0.0)
+    alone: bool = field(compare=False, default=False)
+
+
+class Driver:
+    """One run of a plan on a backend."""
+
+    def __init__(self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: Progress) -> None:
+        self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
+        self.cells = {cell.id: cell for cell in plan.todo}
+        self.strikes = {cell_id: Counter(plan.attempts.get(cell_id, {})) for cell_id in self.cells}
+        self.report = Report(held=plan.held)
+        self.rng = random.Random(run_id)
+        self.running: dict[str, _Waiting] = {}
+        self.first_errors: list[str] = []
+        self.finished_tasks = 0
+        self.lake_failures = 0
+        self.beat_at = 0.0
+        self.waiting = [self._wait_for(task) for task in self._tasks()]
+
+    def run(self) -> Report:
+        """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
+        with _Signals(self._on_signal):
+            drained_at = float("inf")
+            while self.running or (self.waiting and not self._stopping):
+                self._submit()
+                for task, outcomes in self.backend.wait(self._patience_s()):
+                    self._settle(self.running.pop(task.checkpoint.content), outcomes)
+                self._show()
+                if self._stopping:
+                    drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
+                if time.monotonic() > drained_at:
+                    break
+        self.report.unfinished = len(self.cells) - self.report.committed - len(self.report.failures)
+        self._show(last=True)
+        return self.report
+
+    @property
+    def _stopping(self) -> bool:
+        return bool(self.report.signal or self.report.stopped)
+
+    def _tasks(self) -> list[Task]:
+        by_content: dict[str, list[Cell]] = {}
+        for cell in self.cells.values():
+            by_content.setdefault(cell.checkpoint.content, []).append(cell)
+        return [
+            Task(
+                lake=self.lake.uri,
+                run_id=self.run_id,
+                checkpoint=cells[0].checkpoint,
+                cells=tuple(cells),
+                resources=self.plan.sweep.resources,
+                attempt=1 + max(self.strikes[c.id].total() for c in cells),
+                halvings=max(self.strikes[c.id]["oom"] for c in cells),
+            )
+            for cells in by_content.values()
+        ]
+
+    def _wait_for(self, task: Task, delay_s: float = 0.0) -> _Waiting:
+        alone = any(budget.last_try(self.strikes[cell.id]) for cell in task.cells)
+        return _Waiting(task.attempt, self.rng.random(), task, time.monotonic() + delay_s, alone)
+
+    def _submit(self) -> None:
+        """Fill the backend; a task on its last try runs alone."""
+        while not self._stopping and len(self.running) < self.backend.capacity:
+            ready = sorted(w for w in self.waiting if w.ready_at <= time.monotonic())
+            if not ready or any(w.alone for w in self.running.values()) or (ready[0].alone and self.running):
+                return
+            self.waiting.remove(ready[0])
+            self.running[ready[0].task.checkpoint.content] = ready[0]
+            self.backend.submit(ready[0].task)
+
+    def _patience_s(self) -> float:
+        if self.running:
+            return 1.0
+        pause = max(min((w.ready_at for w in self.waiting), default=0.0) - time.monotonic(), 0.0)
+        time.sleep(min(pause, 0.5))
+        return 0.0
+
+    def _settle(self, done: _Waiting, outcomes: list[Outcome]) -> None:
+        """Count what is committed, record what failed, and queue what deserves another try."""
+        again: list[tuple[Cell, Outcome]] = []
+        for outcome in outcomes:
+            cell = self.cells[outcome.cell_id]
+            if outcome.ok:
+                self._committed(cell, outcome)
+            elif self._strike(cell, outcome, done.task):
+                again.append((cell, outcome))
+        self.finished_tasks += 1
+        self._break_circuit(outcomes)
+        if again and not self.report.stopped:
+            self._retry(done.task, again)
+
+    def _committed(self, cell: Cell, outcome: Outcome) -> None:
+        self.report.committed += 1
+        self.report.failures.pop(cell.id, None)
+        self.lake_failures = 0
+        self.progress.committed(cell, outcome)
+
+    def _strike(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
+        """Record a failure; True if the cell may be tried again in this run."""
+        error_class = outcome.error_class
+        assert error_class is not None
+        self.strikes[cell.id][error_class] += 1
+        self.report.failures[cell.id] = (cell, outcome)
+        self.progress.failed(cell, outcome)
+        if error_class == "infra":
+            return self._lake_failed(outcome)
+        failure = Failure.of(
+            cell,
+            error_class=error_class,
+            message=outcome.message,
+            traceback=outcome.traceback,
+            command=command(cell),
+            run_id=self.run_id,
+            attempt=task.attempt,
+        )
+        self.lake.record_attempt(failure)
+        if not budget.spent(error_class, self.strikes[cell.id]):
+            return error_class not in budget.ONCE_A_RUN
+        if error_class not in budget.NO_FAULT_OF_THE_CELL:
+            self.lake.quarantine(Tombstone.of(failure))
+        return False
+
+    def _lake_failed(self, outcome: Outcome) -> bool:
+        self.lake_failures += 1
+        if self.lake_failures >= budget.STRIKES["infra"]:
+            self.report.stopped = f"the lake cannot be written: {outcome.message}"
+        return True
+
+    def _retry(self, task: Task, again: list[tuple[Cell, Outcome]]) -> None:
+        outcome = again[0][1]
+        assert outcome.error_class is not None
+        strikes = max(self.strikes[cell.id][outcome.error_class] for cell, _ in again)
+        following = task.model_copy(
+            update={
+                "cells": tuple(cell for cell, _ in again),
+                "attempt": task.attempt + 1,
+                "halvings": task.halvings + (outcome.error_class == "oom"),
+            }
+        )
+        self.waiting.append(self._wait_for(following, budget.delay_s(outcome.error_class, strikes, self.rng)))
+
+    def _break_circuit(self, outcomes: list[Outcome]) -> None:
+        """Stop the sweep when its first tasks all fail with the same unforeseen exception."""
+        errors = {outcome.message.split(":")[0] for outcome in outcomes if outcome.error_class == "error"}
+        if len(errors) != 1 or any(outcome.ok for outcome in outcomes):
+            return
+        self.first_errors.append(errors.pop())
+        first = self.first_errors
+        if len(first) == self.finished_tasks == SAME_ERROR_AT_FIRST and len(set(first)) == 1:
+            self.report.stopped = (
+                f"the first {len(first)} tasks all failed with {first[0]}: a defect, not bad checkpoints"
+            )
+
+    def _show(self, last: bool = False) -> None:
+        self.progress.tick(running=len(self.running), stopping=self._stopping)
+        if last or time.monotonic() > self.beat_at:
+            self.beat_at = time.monotonic() + HEARTBEAT_S
+            self.lake.heartbeat(
+                self.run_id,
+                {
+                    "sweep": self.plan.sweep.name,
+                    "wanted": len(self.plan.cells),
+                    "to_run": len(self.cells),
+                    "committed": self.report.committed,
+                    "failed": len(self.report.failures),
+                    "running": [w.task.checkpoint.label for w in self.running.values()],
+                    "ended": last,
+                },
+            )
+
+    def _on_signal(self, number: int) -> None:
+        if self.report.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.report.signal = number
+        self.progress.say(f"stopping: {len(self.running)} running tasks finish; what is committed stays in the lake")
+
+
+class _Signals:
+    """Turns SIGTERM and SIGINT into a drain for as long as it is entered. Ray sets its own: enter after ray.init."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+
+    def __enter__(self) -> None:
+        self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def __exit__(self, *_: object) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        self._tell(number)
+
+
+def limited(plan: Plan, limit: int | None) -> Plan:
+    """The plan with at most `limit` cells to run: the smoke test of a sweep."""
+    if limit is None:
+        return plan
+    keep = {cell.id for cell in plan.todo[:limit]}
+    return replace(plan, cells=tuple(c for c in plan.cells if c.id in keep or c not in plan.todo))

@@ -1,0 +1,112 @@
+"""Wanted cells minus what the lake has: the only thing a rerun needs to know."""
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.catalog import local
+from pipeline.corpora import resolve
+from pipeline.lake import Lake
+from pipeline.recipe import BUILT_IN
+from pipeline.spec import Cell, Checkpoint, Sweep
+from pipeline.sweep.select import select
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep wants and where each cell stands."""
+
+    sweep: Sweep
+    checkpoints: tuple[Checkpoint, ...]
+    """Every wanted label; two with equal content share their cells."""
+    cells: tuple[Cell, ...]
+    """Every wanted cell once, in training order."""
+    committed: frozenset[str]
+    quarantined: frozenset[str]
+    known: frozenset[str]
+    """Content of checkpoints that the lake has labels of."""
+    attempts: Mapping[str, Counter[str]]
+    unparsed: tuple[str, ...]
+    other: tuple[str, ...]
+
+    @property
+    def todo(self) -> tuple[Cell, ...]:
+        return tuple(c for c in self.cells if c.id not in self.committed and c.id not in self.quarantined)
+
+    @property
+    def held(self) -> tuple[Cell, ...]:
+        """Wanted cells that stand quarantined."""
+        return tuple(c for c in self.cells if c.id in self.quarantined)
+
+    def reasons(self) -> dict[str, int]:
+        """Cells to run by why they are not there yet."""
+        return dict(Counter(self._reason(cell) for cell in self.todo))
+
+    def _reason(self, cell: Cell) -> str:
+        if self.attempts.get(cell.id):
+            return "failed before"
+        if cell.checkpoint.content in self.known:
+            return "new corpus, recipe or algorithm"
+        return "new checkpoint"
+
+    def to_json(self) -> dict[str, Any]:
+        """For `plan --json`."""
+        return {
+            "sweep": self.sweep.name,
+            "recipe": self.sweep.recipe.label,
+            "models": {
+                model: [c.revision for c in self.checkpoints if c.model == model]
+                for model in dict.fromkeys(c.model for c in self.checkpoints)
+            },
+            "corpora": [{"id": c.id, "sha256": c.sha256} for c in self.sweep.corpora],
+            "wanted": len(self.cells),
+            "done": len(self.cells) - len(self.todo) - len(self.held),
+            "quarantined": [cell.name for cell in self.held],
+            "to_run": [cell.name for cell in self.todo],
+            "reasons": self.reasons(),
+            "unparsed": list(self.unparsed),
+            "other_folders": list(self.other),
+        }
+
+
+def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan:
+    """Discover, select, and compare with the lake by listing names; writes nothing, loads no model."""
+    lake.check_recipe(sweep.recipe)
+    histories = [local.discover(source) for source in sweep.checkpoints]
+    checkpoints = select((c for h in histories for c in h.checkpoints), sweep.steps, sweep.models)
+    corpora = tuple(resolve(corpus) for corpus in sweep.corpora)
+    sweep = sweep.model_copy(update={"corpora": corpora})
+    wanted = [
+        Cell(checkpoint=checkpoint, kind=kind, corpus=corpus, recipe=sweep.recipe)
+        for checkpoint in checkpoints
+        for kind in checkpoint.kinds or ("decoder",)  # what cannot be read fails when it is loaded, and says why
+        for corpus in corpora
+    ]
+    return Plan(
+        sweep=sweep,
+        checkpoints=checkpoints,
+        cells=tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1],
+        committed=frozenset(lake.committed()),
+        quarantined=frozenset() if retry_quarantined else frozenset(lake.quarantined()),
+        known=frozenset(named.label.content for named in lake.labels()),
+        attempts=lake.attempts(),
+        unparsed=tuple(f"{h.model}/{name}" for h in histories for name in h.unparsed),
+        other=tuple(f"{h.model}/{name}" for h in histories for name in h.other),
+    )
+
+
+def command(cell: Cell) -> str:
+    """The shell line that measures this cell alone and shows what goes wrong."""
+    checkpoint, recipe = cell.checkpoint, cell.recipe
+    corpus = cell.corpus.kind + (f":{cell.corpus.path}" if cell.corpus.path else "")
+    fields = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
+    words = ["shapelake", "measure", checkpoint.path, "--corpus", corpus]
+    words += ["--recipe", recipe.label if BUILT_IN.get(recipe.label) == recipe else fields]
+    if checkpoint.tokenizer_path != checkpoint.path:
+        words += ["--tokenizer", checkpoint.tokenizer_path]
+    if len(checkpoint.kinds) > 1:
+        words += ["--kind", cell.kind]
+    return shlex.join(words)

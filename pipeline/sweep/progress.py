@@ -1,0 +1,66 @@
+"""What a run shows while it works: a live bar on a terminal, else one line every 30 seconds."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from pipeline.spec import Cell
+from pipeline.sweep.task import Outcome
+
+PLAIN_EVERY_S = 30.0
+
+
+class Progress:
+    """Counts cells; use as a context manager."""
+
+    def __init__(self, total: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.total, self.done, self.failures = total, 0, 0
+        self.last = ""
+        self.started = self.spoken = time.monotonic()
+        self.live = self.console.is_terminal
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[failed]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[last]}"),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task("cells", total=total, failed="", last="")
+
+    def __enter__(self) -> "Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def committed(self, cell: Cell, outcome: Outcome) -> None:
+        self.done += 1
+        self.last = f"{cell.checkpoint.revision} {cell.corpus.id} {outcome.summary}"
+        self.bar.update(self.task, completed=self.done, last=f"last: {self.last}")
+
+    def failed(self, cell: Cell, outcome: Outcome) -> None:
+        self.failures += 1
+        self.bar.update(self.task, failed=f"[red]{self.failures} failed[/red]")
+        self.say(f"failed: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
+
+    def tick(self, running: int, stopping: bool) -> None:
+        """Called every second or so; prints a plain line when it is time and nobody watches a bar."""
+        if self.live or time.monotonic() - self.spoken < PLAIN_EVERY_S:
+            return
+        elapsed = time.monotonic() - self.started
+        left = f"{elapsed / self.done * (self.total - self.done):.0f} s left" if self.done else "no estimate yet"
+        state = "stopping, " if stopping else ""
+        self.say(f"{state}{self.done}/{self.total} cells, {running} tasks running, {self.failures} failed, {left}")
+
+    def say(self, line: str) -> None:
+        """One line now, whatever the form."""
+        self.spoken = time.monotonic()
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)

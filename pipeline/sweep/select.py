@@ -1,0 +1,66 @@
+"""Which checkpoints of a history: `--steps` and `--models`."""
+
+import math
+from collections.abc import Callable, Iterable
+from fnmatch import fnmatchcase
+
+from pipeline.errors import UsageError
+from pipeline.spec import Checkpoint
+
+FORMS = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
+
+
+def select(checkpoints: Iterable[Checkpoint], steps: str, models: str) -> tuple[Checkpoint, ...]:
+    """The checkpoints of models that match the glob, at the steps wanted; each model is thinned on its own."""
+    histories: dict[str, list[Checkpoint]] = {}
+    for checkpoint in checkpoints:
+        histories.setdefault(checkpoint.model, []).append(checkpoint)
+    matching = {name: history for name, history in histories.items() if fnmatchcase(name, models)}
+    if not matching:
+        raise UsageError(f"--models {models}", f"none of {', '.join(histories)}", "Give a glob that matches one")
+    parts = [part.strip() for part in steps.split(",") if part.strip()]
+    _refuse_absent_steps(parts, [c.step for history in matching.values() for c in history])
+    return tuple(c for history in matching.values() for c in _at_steps(history, parts))
+
+
+def _at_steps(history: list[Checkpoint], parts: list[str]) -> list[Checkpoint]:
+    if "all" in parts:
+        return history
+    known = sorted({c.step for c in history if c.step is not None})
+    if not known:  # a final model without a step is its own last
+        return history if "last" in parts else []
+    wanted = {step for part in parts for step in _rule(part)(known)}
+    return [c for c in history if c.step in wanted]
+
+
+def _rule(part: str) -> Callable[[list[int]], Iterable[int]]:
+    if part == "log2":
+        return _nearest_powers
+    if part == "last":
+        return lambda known: known[-1:]
+    if part.startswith("every:") and part[6:].isdigit() and int(part[6:]) > 0:
+        return lambda known: [step for step in known if step % int(part[6:]) == 0]
+    if part.isdigit():
+        return lambda known: [int(part)]
+    raise UsageError(f"--steps {part}", "not a selection", f"Use {FORMS}")
+
+
+def _nearest_powers(known: list[int]) -> list[int]:
+    """Step 0 where it is, and the step nearest to each power of two on a log scale, up to the last step."""
+    positive = [step for step in known if step > 0]
+    powers = range((positive[-1] if positive else 0).bit_length())
+    nearest = [min(positive, key=lambda step: abs(math.log2(step) - power)) for power in powers]
+    return [step for step in known if step == 0] + nearest
+
+
+def _refuse_absent_steps(parts: list[str], steps: list[int | None]) -> None:
+    if not parts:
+        raise UsageError("--steps", "nothing given", f"Use {FORMS}")
+    for part in parts:
+        if part != "all":
+            _rule(part)
+        if part.isdigit() and int(part) not in steps:
+            near = sorted((s for s in steps if s is not None), key=lambda s: abs(s - int(part)))[:3]
+            raise UsageError(
+                f"--steps {part}", "no such step", f"The nearest are {', '.join(map(str, near)) or 'none'}"
+            )

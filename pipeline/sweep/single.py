@@ -1,0 +1,85 @@
+"""One checkpoint, here and now: the body of `shapelake measure`, without a driver."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from pipeline.catalog.local import single
+from pipeline.corpora import resolve
+from pipeline.errors import UsageError
+from pipeline.lake import Lake, to_table
+from pipeline.noun import first_problem, suggest
+from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
+from pipeline.spec import Cell, Checkpoint, Corpus, Resources
+from pipeline.sweep.load import overlaid
+
+
+def measure_one(
+    folder: str, corpus: str, recipe: str, tokenizer: str | None, kind: str | None, lake: str | None, sets: list[str]
+) -> list[dict[str, Any]]:
+    """Rows of one checkpoint, of every profile it has or of `kind` alone; committed to `lake` where one is given."""
+    from pipeline import measure
+
+    checkpoint = single(Path(folder).resolve(), tokenizer and str(Path(tokenizer).resolve()))
+    cells = [
+        Cell(checkpoint=checkpoint, kind=profile, corpus=_corpus(corpus), recipe=_recipe(recipe))
+        for profile in _profiles(checkpoint, kind)
+    ]
+    resources = _resources(sets)
+    opened = measure.open_checkpoint(checkpoint, cells[0].recipe, resources)
+    rows = []
+    for cell in cells:
+        measured = measure.measure(cell, opened, resources.batch_tokens)
+        if lake is not None:
+            _commit(Lake(lake), cell, measured)
+        rows += measured
+    return rows
+
+
+def _commit(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
+    from pipeline import measure
+
+    lake.record_recipe(cell.recipe)
+    lake.record_labels([cell.checkpoint])
+    lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, measure.provenance(cell)))
+
+
+def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
+    if kind is None:
+        return checkpoint.kinds or ("decoder",)
+    if kind not in checkpoint.kinds:
+        raise UsageError(
+            f"--kind {kind}", f"{checkpoint.label} has {', '.join(checkpoint.kinds)}", "Choose one of these"
+        )
+    return (kind,)
+
+
+def _corpus(text: str) -> Corpus:
+    try:
+        corpus = Corpus.model_validate(text)
+    except ValidationError as error:
+        raise UsageError(f"--corpus {text}", first_problem(error), "Write KIND or KIND:PATH") from error
+    return resolve(corpus)
+
+
+def _recipe(text: str) -> ContextRecipe | SnippetRecipe:
+    fields = yaml.safe_load(text)
+    if not isinstance(fields, dict):
+        return built_in(text)
+    try:
+        return RECIPE.validate_python(fields)
+    except ValidationError as error:
+        raise UsageError(f"--recipe {text}", first_problem(error), "Correct its fields") from error
+
+
+def _resources(sets: list[str]) -> Resources:
+    fields = overlaid({"resources": {}}, sets)
+    if set(fields) != {"resources"}:
+        wrong = (set(fields) - {"resources"}).pop()
+        raise UsageError(f"--set {wrong}", f"not a field of measure{suggest(wrong, ['resources'])}", "Set resources.*")
+    try:
+        return Resources.model_validate(fields["resources"])
+    except ValidationError as error:
+        raise UsageError("--set resources", first_problem(error), "Correct it") from error

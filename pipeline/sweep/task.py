@@ -1,0 +1,60 @@
+"""What travels between the driver and its workers: tasks out, typed outcomes back; no exception crosses."""
+
+from typing import Literal
+
+from pipeline.noun import Noun
+from pipeline.spec import Cell, Checkpoint, Resources
+
+ErrorClass = Literal[
+    "permanent",  # the checkpoint or the corpus is bad: no retry can help
+    "error",  # an exception nobody foresaw, perhaps a defect of this code
+    "transient",  # the network, a busy disk
+    "oom",  # the device or the process ran out of memory: retried with half the batch
+    "host_oom",  # the node killed the worker for its memory
+    "crash",  # the worker died
+    "timeout",  # the watchdog ended it
+    "preempted",  # the node went away
+    "infra",  # the lake cannot be written
+]
+
+
+class Task(Noun):
+    """One checkpoint and its wanted cells: weights are loaded once."""
+
+    lake: str
+    run_id: str
+    checkpoint: Checkpoint
+    cells: tuple[Cell, ...]
+    resources: Resources
+    attempt: int = 1
+    halvings: int = 0
+    """How often the batch was halved after running out of memory."""
+
+    @property
+    def batch_tokens(self) -> int:
+        return max(self.resources.batch_tokens >> self.halvings, 1)
+
+
+class Outcome(Noun):
+    """What became of one cell: committed, or failed with a class, a message and a traceback."""
+
+    cell_id: str
+    error_class: ErrorClass | None = None
+    message: str = ""
+    traceback: str = ""
+    rows: int = 0
+    seconds: float = 0.0
+    summary: str = ""
+    """A few words on the result, for the progress line."""
+
+    @property
+    def ok(self) -> bool:
+        return self.error_class is None
+
+
+def failed(task: Task, error_class: ErrorClass, message: str, traceback: str = "") -> list[Outcome]:
+    """The same failure for every cell of a task."""
+    return [
+        Outcome(cell_id=cell.id, error_class=error_class, message=message[:2000], traceback=traceback[-4000:])
+        for cell in task.cells
+    ]

@@ -1,0 +1,84 @@
+"""The body of a task: load once, measure each cell, commit each cell. It never raises across the process border."""
+
+import faulthandler
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline import cache
+from pipeline.errors import LakeError, ShapelakeError
+from pipeline.lake import Lake, to_table
+from pipeline.spec import Cell
+from pipeline.sweep.task import ErrorClass, Outcome, Task, failed
+
+
+def work(task: Task) -> list[Outcome]:
+    """Measure and commit the cells of one checkpoint; what was committed before a failure stays committed."""
+    from pipeline import measure  # torch and transformers: only where work is done
+
+    try:
+        measure.set_threads(task.resources.threads)
+        measured = measure.open_checkpoint(task.checkpoint, task.cells[0].recipe, measure.device(task.resources.gpus))
+    except Exception as error:
+        return failed(task, classify(error), describe(error), traceback.format_exc())
+    return [_cell(task, cell, measured) for cell in task.cells]
+
+
+def watched(task: Task) -> list[Outcome]:
+    """`work` under a watchdog that ends this process, stack kept, when the task takes too long."""
+    with _watchdog(task):
+        return work(task)
+
+
+def classify(error: BaseException) -> ErrorClass:
+    """The class of an exception, decided here where its type is known."""
+    if isinstance(error, LakeError):
+        return "infra"
+    if isinstance(error, ShapelakeError):
+        return "permanent"
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "oom"
+    if isinstance(error, ConnectionError | TimeoutError):
+        return "transient"
+    return "error"
+
+
+def describe(error: BaseException) -> str:
+    """What a user can act on: our own errors as they are, others with their type."""
+    return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
+
+
+def stack_file(task: Task) -> Path:
+    """Where the watchdog leaves the stack of a task that took too long, on the node that ran it."""
+    return cache.folder("stacks") / f"{task.run_id}-{task.checkpoint.content}.txt"
+
+
+@contextmanager
+def _watchdog(task: Task) -> Iterator[None]:
+    """A timer outside the interpreter: it fires even where a task hangs in C code."""
+    path = stack_file(task)
+    with path.open("w") as file:
+        faulthandler.dump_traceback_later(task.resources.timeout_s, exit=True, file=file)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+    path.unlink()
+
+
+def _cell(task: Task, cell: Cell, opened: "measure.Opened") -> Outcome:
+    from pipeline import measure
+
+    started = time.monotonic()
+    try:
+        rows = measure.measure(cell, opened, task.batch_tokens)
+        table = to_table(rows, measure.provenance(cell))
+        Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
+    except Exception as error:
+        return failed(task, classify(error), describe(error), traceback.format_exc())[0].model_copy(
+            update={"cell_id": cell.id}
+        )
+    seconds = time.monotonic() - started
+    return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, summary=measure.summary(rows))
