@@ -1,0 +1,8 @@
+"""Where tokens come from: texts and random tokens, as contexts that are equal for every checkpoint with one tokenizer.
+
+`resolve` fills in what identifies a corpus; `contexts` gives its token ids and which of them are sampled.
+"""
+
+from pipeline.corpora.source import resolve
+
+__all__ = ["resolve"]

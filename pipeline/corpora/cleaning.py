@@ -1,0 +1,59 @@
+"""A Wikipedia XML dump as published, to the prose of its articles: what `enwik8` means without `-raw`.
+
+Of each page only `<text>` is read, and only of articles: a title in another namespace (`Talk:`, `Template:` ...) and a
+redirect give nothing. The text is unescaped once as XML and turned into prose by the rules of `wikitext`. Pages follow
+in the order of the dump, one paragraph per line, one empty line between pages. A dump cut at any byte is cleaned up to
+the cut. Rules that change an output byte raise CLEANING_VERSION.
+"""
+
+import mmap
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline import cache
+from pipeline.corpora.progress import metered
+from pipeline.corpora.texts import keep, kept
+from pipeline.corpora.wikitext import prose
+
+CLEANING_VERSION = 1
+
+# Markup characters are escaped inside the dump's elements, so the next `<` ends one.
+_ELEMENT = re.compile(rb"<title>([^<]*)|<text\b[^>]*>([^<]*)")
+_OTHER_NAMESPACE = re.compile(
+    r"(?:Media|Special|(?:User|Wikipedia|Image|MediaWiki|Template|Help|Category|Portal)(?: talk)?|Talk):"
+)
+
+
+def cleaned(dump: Path, sha256: str) -> Path:
+    """The file with the prose of a dump that has this sha256, made once per (sha256, CLEANING_VERSION)."""
+    note = cache.folder("cleaned") / f"{sha256}-{CLEANING_VERSION}"
+    if note.exists() and (path := kept(note.read_text())):
+        return path
+    digest = keep(metered(articles(dump), f"Cleaning {dump.name}", None))
+    cache.write(note, digest.encode())
+    path = kept(digest)
+    assert path, "what was just written is there"
+    return path
+
+
+def articles(dump: Path) -> Iterator[bytes]:
+    """The prose of each article as UTF-8, one empty line after each; one page in memory at a time."""
+    if dump.stat().st_size == 0:  # which mmap refuses
+        return
+    with dump.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        is_article = True
+        for element in _ELEMENT.finditer(data):
+            title, text = element.groups()
+            if title is not None:
+                is_article = not _OTHER_NAMESPACE.match(title.decode(errors="ignore"))
+            elif is_article and (words := prose(_unescaped(text))):
+                yield f"{words}\n\n".encode()
+
+
+def _unescaped(text: bytes) -> str:
+    """XML text as characters; one that the end of the file cuts is dropped."""
+    characters = text.decode(errors="ignore")
+    for name, mark in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+        characters = characters.replace(name, mark)
+    return characters

@@ -1,0 +1,80 @@
+"""Texts with one official place and a known digest: fetched once into the cache, checked, never trusted."""
+
+import http.client
+import os
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline import cache
+from pipeline.corpora.progress import metered
+from pipeline.corpora.texts import BLOCK, blocks, sha256
+from pipeline.errors import CorpusError
+
+TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Official:
+    """A packed text at an address.
+
+    Args:
+        sha256: of the text's bytes after unpacking.
+    """
+
+    name: str
+    url: str
+    sha256: str
+
+    @property
+    def place(self) -> Path:
+        """Where its packed file is kept, and where a person may put it."""
+        return cache.folder("downloads") / self.url.rpartition("/")[2]
+
+
+ENWIK8 = Official(
+    name="enwik8",
+    url="http://mattmahoney.net/dc/enwik8.zip",
+    sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
+)
+
+
+def packed(official: Official) -> Path:
+    """The packed file: what lies at its place, else downloaded and checked.
+
+    Raises:
+        CorpusError: it cannot be downloaded, or what came is not the text with the known sha256.
+    """
+    if not official.place.exists():
+        _download(official)
+    return official.place
+
+
+def _download(official: Official) -> None:
+    temporary = official.place.with_name(f".{official.place.name}.{uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            file.writelines(_received(official.url))
+        if (found := sha256(blocks(temporary))) != official.sha256:
+            raise CorpusError(
+                f"{official.name} with sha256 {official.sha256}",
+                f"{official.url} gave a text with {found}",
+                f"Put the right file at {official.place}, or name your own: {official.name}:PATH",
+            )
+        os.replace(temporary, official.place)
+    except (OSError, http.client.HTTPException) as error:
+        raise CorpusError(
+            f"{official.name} from {official.url}",
+            f"cannot be downloaded ({getattr(error, 'reason', None) or error})",
+            f"Put the file at {official.place}, or name your own copy: {official.name}:PATH",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _received(url: str) -> Iterator[bytes]:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        length = answer.headers.get("Content-Length")
+        yield from metered(iter(lambda: answer.read(BLOCK), b""), f"Downloading {url}", int(length) if length else None)

@@ -1,0 +1,76 @@
+"""What a wait of more than two seconds shows: a bar on a terminal, else a line in the log every 30 s."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import rich.progress
+
+PATIENCE_S = 2.0
+REDRAW_S = 0.1
+LOG_EVERY_S = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class Progress:
+    """Counts what is done; `with Progress("Cleaning", total) as progress: progress.advance(n)`.
+
+    Args:
+        label: what is being done.
+        total: amount in all, null where it is not known.
+        unit: `bytes`, or the name of the things counted.
+    """
+
+    def __init__(self, label: str, total: int | None, unit: str = "bytes") -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.done = 0
+        self._bar: rich.progress.Progress | None = None
+
+    def __enter__(self) -> Progress:
+        self._due = time.monotonic() + PATIENCE_S
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def advance(self, amount: int) -> None:
+        self.done += amount
+        if time.monotonic() < self._due:
+            return
+        if sys.stderr.isatty():
+            self._draw()
+            self._due = time.monotonic() + REDRAW_S
+        else:
+            log.info("%s: %d of %s %s", self.label, self.done, self.total or "?", self.unit)
+            self._due = time.monotonic() + LOG_EVERY_S
+
+    def _draw(self) -> None:
+        if self._bar is None:
+            self._bar = _bar(self.unit)
+            self._bar.add_task(self.label, total=self.total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=self.done)
+
+
+def metered(blocks: Iterable[bytes], label: str, total: int | None) -> Iterator[bytes]:
+    """The same blocks, their bytes counted."""
+    with Progress(label, total) as progress:
+        for block in blocks:
+            yield block
+            progress.advance(len(block))
+
+
+def _bar(unit: str) -> rich.progress.Progress:
+    import rich.progress as shown  # only where there is something to wait for
+    from rich.console import Console
+
+    amount = shown.DownloadColumn() if unit == "bytes" else shown.MofNCompleteColumn()
+    columns = (shown.TextColumn("{task.description}"), shown.BarColumn(), amount, shown.TimeRemainingColumn())
+    return shown.Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,0 +1,87 @@
+"""From a Corpus to the plain file of its text, with the digest that identifies it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.corpora.cleaning import cleaned
+from pipeline.corpora.official import ENWIK8, packed
+from pipeline.corpora.progress import metered
+from pipeline.corpora.texts import blocks, decodable, keep, kept, packing, sha256
+from pipeline.errors import CorpusError
+from pipeline.hashing import remembered
+from pipeline.spec import Corpus
+
+
+def resolve(corpus: Corpus) -> Corpus:
+    """The corpus with the sha256 of its text's bytes after unpacking; null for random-uniform.
+
+    A local file is read once, then remembered. Nothing is downloaded: the digest of the official enwik8 is known.
+
+    Raises:
+        CorpusError: there is no such file, or it is not UTF-8 text, plain, .gz or .zip with one member.
+    """
+    if corpus.kind == "random-uniform":
+        return corpus
+    digest = _digest(corpus.id, Path(corpus.path)) if corpus.path else ENWIK8.sha256
+    return corpus.model_copy(update={"sha256": digest})
+
+
+def text_file(corpus: Corpus) -> Path:
+    """A plain UTF-8 file with the text of a resolved corpus, downloaded, unpacked and cleaned as its kind asks.
+
+    Raises:
+        CorpusError: the file changed since the corpus was resolved, or cannot be downloaded.
+    """
+    plain = _plain_file(corpus)
+    return cleaned(plain, str(corpus.sha256)) if corpus.kind == "enwik8" else plain
+
+
+def _plain_file(corpus: Corpus) -> Path:
+    """The text as published, its bytes those that the corpus's sha256 stands for."""
+    wanted = str(corpus.sha256)
+    if corpus.path and not _is_packed(corpus.id, Path(corpus.path)):
+        _require(corpus, _digest(corpus.id, Path(corpus.path)), corpus.path)
+        return Path(corpus.path)
+    if (place := kept(wanted)) is None:
+        source = Path(corpus.path) if corpus.path else packed(ENWIK8)
+        _require(corpus, keep(decodable(blocks(source), str(source))), source)
+        place = kept(wanted)
+    assert place, "what was just unpacked has the digest that was just checked"
+    return place
+
+
+def _require(corpus: Corpus, found: str, source: str | Path) -> None:
+    if found != corpus.sha256:
+        raise CorpusError(
+            f"corpus {corpus.id} with sha256 {corpus.sha256}",
+            f"{source} holds a text with {found}",
+            "Put the right text there, or plan again with what is there now",
+        )
+
+
+def _is_packed(name: str, path: Path) -> bool:
+    with _readable(name, path):
+        return packing(path) is not None
+
+
+def _digest(name: str, path: Path) -> str:
+    with _readable(name, path):
+        return remembered(path, "text", _read_through)
+
+
+def _read_through(path: Path) -> str:
+    """The text's sha256; what had to be unpacked is kept, so that it is unpacked once."""
+    stream, label = decodable(blocks(path), str(path)), f"Reading {path.name}"
+    if packing(path):
+        return keep(metered(stream, label, None))
+    return sha256(metered(stream, label, path.stat().st_size))
+
+
+@contextmanager
+def _readable(name: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        found = f"cannot be read ({error.strerror or error})"
+        raise CorpusError(f"corpus {name} from {path}", found, "Name a UTF-8 text, plain, .gz or .zip") from error

@@ -1,0 +1,119 @@
+"""Streams of text bytes: unpacked, checked, hashed, kept in the cache under their sha256; never wholly in memory."""
+
+import codecs
+import gzip
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal
+from uuid import uuid4
+
+from pipeline import cache
+from pipeline.errors import CorpusError
+from pipeline.hashing import file_sha256
+
+BLOCK = 1 << 20
+_MAGIC: dict[bytes, Literal["gzip", "zip"]] = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+# zipfile reports an encrypted or exotic member as RuntimeError.
+_DAMAGE = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+
+
+def packing(path: Path) -> Literal["gzip", "zip"] | None:
+    """How a file is packed, by its first bytes, not its name; null for a plain one."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def blocks(path: Path) -> Iterator[bytes]:
+    """The bytes of a plain, gzip or one-member zip file after unpacking.
+
+    Raises:
+        CorpusError: the packed file is damaged, or a zip has not exactly one member.
+        OSError: the file cannot be opened.
+    """
+    try:
+        with _opened(path) as file:
+            while block := file.read(BLOCK):
+                yield block
+    except _DAMAGE as error:
+        found = f"a damaged {packing(path)} file ({error})"
+        raise CorpusError(f"corpus file {path}", found, "Fetch it again, or unpack it by hand") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    kind = packing(path)
+    if kind == "zip":
+        with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
+            yield file
+    else:
+        with gzip.open(path) if kind == "gzip" else path.open("rb") as file:
+            yield file  # type: ignore[misc]  # GzipFile reads as IO[bytes] does
+
+
+def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
+    members = [info for info in archive.infolist() if not info.is_dir()]
+    if len(members) != 1:
+        raise CorpusError(
+            f"corpus file {path}", f"a zip with {len(members)} members", "Give a zip that holds one text, or the text"
+        )
+    return members[0]
+
+
+def decodable(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The same blocks, each proven to be UTF-8; a character cut at the end of the file is allowed.
+
+    Raises:
+        CorpusError: bytes that are no UTF-8, with their place.
+    """
+    decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
+    for block in stream:
+        start = at - len(decoder.getstate()[0])
+        try:
+            decoder.decode(block)
+        except UnicodeDecodeError as error:
+            found = f"no UTF-8 at byte {start + error.start}"
+            raise CorpusError(f"corpus file {name}", found, "Give UTF-8 text, plain, .gz or .zip") from error
+        at += len(block)
+        yield block
+
+
+def sha256(stream: Iterable[bytes]) -> str:
+    """sha256 of all blocks, in hex."""
+    state = hashlib.sha256()
+    for block in stream:
+        state.update(block)
+    return state.hexdigest()
+
+
+def keep(stream: Iterable[bytes]) -> str:
+    """Write a text into the cache, whole or not at all, under its sha256, which is returned."""
+    temporary = cache.folder("texts") / f".{uuid4().hex}"
+    try:
+        with temporary.open("wb") as file:
+            digest = sha256(_written(stream, file))
+        os.replace(temporary, _place(digest))
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
+
+
+def kept(digest: str) -> Path | None:
+    """The text with this sha256 where the cache has it, intact."""
+    path = _place(digest)
+    return path if path.exists() and file_sha256(path) == digest else None
+
+
+def _place(digest: str) -> Path:
+    return cache.folder("texts") / f"{digest}.txt"
+
+
+def _written(stream: Iterable[bytes], file: IO[bytes]) -> Iterator[bytes]:
+    for block in stream:
+        file.write(block)
+        yield block
