@@ -1,0 +1,76 @@
+"""What a config.json says about a model without loading it: its profiles, and where its blocks normalise."""
+
+from typing import Any, Literal, NamedTuple
+
+from pipeline.spec import Kind
+
+Norm = Literal["pre", "post", "sublayer-post", "unknown"]
+
+DECODER: tuple[Kind, ...] = ("decoder",)
+ENCODER: tuple[Kind, ...] = ("encoder",)
+BOTH: tuple[Kind, ...] = ("encdec-encoder", "encdec-decoder")
+
+CLASS_SUFFIXES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
+    ("ForConditionalGeneration", BOTH),
+    ("EncoderModel", ("encdec-encoder",)),
+    ("ForCausalLM", DECODER),
+    ("LMHeadModel", DECODER),
+    ("DoubleHeadsModel", DECODER),
+    ("ForMaskedLM", ENCODER),
+    ("ForPreTraining", ENCODER),
+)
+"""How the names in `architectures` end, and the profiles that follows from; a base class (GPT2Model) says nothing."""
+
+
+class Architecture(NamedTuple):
+    kinds: tuple[Kind, ...]
+    norm: Norm
+
+
+def _rows(kinds: tuple[Kind, ...], norm: Norm, types: str) -> dict[str, Architecture]:
+    return dict.fromkeys(types.split(), Architecture(kinds, norm))
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    **_rows(
+        DECODER,
+        "pre",
+        "apertus bloom codegen cohere falcon gemma gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gptj granite"
+        " llama mamba mamba2 mistral mixtral modernbert-decoder mpt olmo olmoe opt persimmon phi phi3 qwen2 qwen2_moe"
+        " qwen3 qwen3_moe rwkv smollm3 stablelm starcoder2 xglm",
+    ),
+    **_rows(DECODER, "post", "openai-gpt xlnet"),
+    **_rows(DECODER, "sublayer-post", "olmo2 olmo3"),
+    **_rows(DECODER, "unknown", "gemma2 gemma3_text"),  # norms on both sides of each sublayer
+    **_rows(ENCODER, "pre", "eurobert modernbert roberta-prelayernorm xlm-roberta-xl"),
+    **_rows(
+        ENCODER,
+        "post",
+        "albert bert camembert deberta deberta-v2 distilbert electra mpnet roberta xlm-roberta",
+    ),
+    **_rows(BOTH, "pre", "mbart mt5 pegasus t5 umt5"),
+    **_rows(BOTH, "post", "bart marian"),
+}
+"""By `model_type`. pre = the norm is on a sublayer's input, and the residual stream is never normalised; post = on the
+residual stream itself; sublayer-post = on a sublayer's output before it joins the stream (OLMo 2, arXiv 2501.00656)."""
+
+
+def kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
+    """The profiles of the model that `config` (a parsed config.json) describes.
+
+    The class names in `architectures` decide, then `model_type`; empty where neither is known.
+    """
+    for name in config.get("architectures") or ():
+        for suffix, found in CLASS_SUFFIXES:
+            if name.endswith(suffix):
+                return found
+    known = ARCHITECTURES.get(config.get("model_type", ""))
+    return known.kinds if known else ()
+
+
+def norm_placement(config: dict[str, Any]) -> Norm:
+    """Where the blocks of the model that `config` describes normalise; unknown where the table has no entry."""
+    if config.get("model_type") == "opt" and not config.get("do_layer_norm_before", True):
+        return "post"  # opt-350m alone of its family
+    known = ARCHITECTURES.get(config.get("model_type", ""))
+    return known.norm if known else "unknown"

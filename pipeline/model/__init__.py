@@ -1,0 +1,7 @@
+"""The models: strict loading, the hidden state of every layer, the model's own loss, its tokenizer."""
+
+from pipeline.model.loading import Model, load
+from pipeline.model.profile import Capture, Profile, State
+from pipeline.model.tokenizer import Tokenizer, load_tokenizer
+
+__all__ = ["Capture", "Model", "Profile", "State", "Tokenizer", "load", "load_tokenizer"]

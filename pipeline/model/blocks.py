@@ -1,0 +1,74 @@
+"""Where the blocks of a model are, and hooks on them."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.errors import CheckpointError
+from pipeline.spec import Kind
+
+
+class Blocks(NamedTuple):
+    entry: nn.Module
+    """Its first input is the embedding state."""
+    exits: tuple[nn.Module, ...]
+    """The n-th output of any of them is the state of layer n; ALBERT runs one module L times."""
+
+
+def find_body(module: PreTrainedModel, kind: Kind) -> nn.Module:
+    """The module that turns token ids into the last hidden state, and that the head is put upon."""
+    if kind == "encoder":
+        return module.base_model
+    return module.get_encoder() if kind == "encdec-encoder" else module.get_decoder()
+
+
+def count_layers(body: nn.Module, kind: Kind) -> int:
+    """L, as the configuration states it."""
+    config: Any = body.config
+    return getattr(config, "decoder_layers" if kind == "encdec-decoder" else "", config.num_hidden_layers)
+
+
+def find_blocks(body: nn.Module, n_layers: int) -> Blocks:
+    """The outermost list of `n_layers` modules in `body`.
+
+    Raises:
+        CheckpointError: there is none; names the class.
+    """
+    length = getattr(body.config, "num_hidden_groups", n_layers)  # ALBERT: layers of a group share their weights
+    lists = (module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == length)
+    blocks = next(lists, None)
+    if blocks is None:
+        raise no_blocks(body, f"no list of {length} blocks in it")
+    conv = getattr(getattr(body, "encoder", None), "conv", None)  # DeBERTa-v2 large: part of its first block
+    return Blocks(blocks[0], tuple(blocks) if conv is None else (conv, *blocks[1:]))
+
+
+def no_blocks(body: nn.Module, found: str) -> CheckpointError:
+    return CheckpointError(
+        f"hidden states of {type(body).__name__}", found, "Leave this model out, or teach pipeline/model/blocks.py"
+    )
+
+
+@contextmanager
+def watch(blocks: Blocks, capture: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """While open, hand the entry's first input and each exit's output to `capture`, with their layers 0..L."""
+    layers = itertools.count()
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        entry.remove()
+        capture(next(layers), args[0] if args else kwargs["hidden_states"])
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        capture(next(layers), output if isinstance(output, Tensor) else output[0])
+
+    entry = blocks.entry.register_forward_pre_hook(enter, with_kwargs=True)
+    exits = [block.register_forward_hook(leave) for block in blocks.exits]
+    try:
+        yield
+    finally:
+        for hook in (entry, *exits):
+            hook.remove()

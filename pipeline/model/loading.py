@@ -1,0 +1,201 @@
+"""Strict loading: the class that config.json names, an explicit dtype, every weight of the body present and finite."""
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else loading a .bin may open a pull request on the Hub
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+
+from pipeline.catalog.architectures import kinds
+from pipeline.errors import CheckpointError
+from pipeline.model.files import read_config, weight_files
+from pipeline.model.profile import Profile
+from pipeline.spec import Kind
+
+FLOAT32_LIMIT = 1_500_000_000
+"""Parameters up to which dtype `auto` means float32; bfloat16 above."""
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint in memory, ready to be measured."""
+
+    module: PreTrainedModel
+    """With its head where the file has one."""
+    profiles: dict[Kind, Profile]
+    flags: tuple[str, ...]
+    """`no_lm_head`, `unexpected_keys`."""
+    unexpected_keys: tuple[str, ...]
+    """Tensors of the file that the class has no place for."""
+
+    def profile(self, kind: Kind) -> Profile:
+        """One of its profiles: an encoder-decoder has two, any other model one."""
+        if kind not in self.profiles:
+            raise CheckpointError(
+                f"profile {kind} of {type(self.module).__name__}", f"it has {', '.join(self.profiles)}", "Ask for those"
+            )
+        return self.profiles[kind]
+
+    @property
+    def arch(self) -> str:
+        return self.module.config.model_type
+
+    @property
+    def n_params(self) -> int:
+        """Parameters, shared ones counted once."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    @property
+    def n_layers(self) -> int:
+        """Blocks; of an encoder-decoder, those of the encoder."""
+        return next(iter(self.profiles.values())).n_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.module.config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        return self.module.config.vocab_size
+
+    @property
+    def dtype(self) -> str:
+        return str(self.module.dtype).removeprefix("torch.")
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest context it was made for, in tokens; None where its config states none (Mamba)."""
+        for module in self.module.modules():
+            table = getattr(module, "position_embeddings", None)
+            if isinstance(table, nn.Embedding) and table.padding_idx is not None:
+                return table.num_embeddings - table.padding_idx - 1  # RoBERTa counts positions from padding_idx + 1
+        stated = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
+        return next((getattr(self.module.config, name) for name in stated if hasattr(self.module.config, name)), None)
+
+
+def load(folder: Path, dtype: str, device: str) -> Model:
+    """Load the checkpoint in `folder`, in evaluation mode, without a cache of keys and values, and without remote code.
+
+    Args:
+        folder: with config.json and the weights; nothing is fetched.
+        dtype: float32, bfloat16, float16, or auto (float32 up to 1.5B parameters, bfloat16 above).
+        device: a torch device.
+
+    Raises:
+        CheckpointError: files absent or truncated, a class that transformers does not have, a tensor of the body
+            absent, of another shape or not finite, blocks that cannot be found.
+    """
+    raw = read_config(folder)
+    files = weight_files(folder)
+    config = _config(folder, raw)
+    cls = _class(folder, config)
+    module, info = cls.from_pretrained(
+        folder,
+        config=config,
+        dtype=_dtype(dtype, cls, config),
+        local_files_only=True,
+        use_safetensors=files[0].suffix == ".safetensors",
+        weights_only=True,
+        ignore_mismatched_sizes=True,  # reported below, by name
+        output_loading_info=True,
+    )
+    headless = _check_keys(folder, module, info)
+    module = (module.base_model if headless else module).eval()
+    _check_finite(folder, module)
+    module = module.to(device)
+    unexpected = tuple(sorted(info["unexpected_keys"]))
+    has_head = module.get_output_embeddings() is not None
+    flags = (() if has_head else ("no_lm_head",)) + (("unexpected_keys",) if unexpected else ())
+    return Model(module, {kind: Profile(module, kind) for kind in kinds(raw)}, flags, unexpected)
+
+
+def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
+    model_type = raw.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        found = "which needs code of its own (auto_map)" if "auto_map" in raw else "which transformers does not have"
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"model_type {model_type!r}, {found}",
+            "Convert it to a class of transformers; code from a checkpoint is never run",
+        )
+    config = CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
+    config.use_cache = False
+    return config
+
+
+def _class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
+    """The class that `architectures` names first; without one, the base class of the model type."""
+    if not config.architectures:
+        return MODEL_MAPPING[type(config)]
+    name = config.architectures[0]
+    cls = getattr(transformers, name, None)
+    if cls is None:
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"class {name}, which transformers {transformers.__version__} does not have",
+            "Correct `architectures` in config.json",
+        )
+    return cls
+
+
+def _dtype(name: str, cls: type[PreTrainedModel], config: PretrainedConfig) -> torch.dtype:
+    if name != "auto":
+        return getattr(torch, name)
+    with torch.device("meta"):
+        n_params = sum(parameter.numel() for parameter in cls(config).parameters())
+    return torch.float32 if n_params <= FLOAT32_LIMIT else torch.bfloat16
+
+
+def _check_keys(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
+    """Refuse what the body lacks; return whether the head is lacking instead."""
+    wrong = {f"{name} {tuple(found)} instead of {tuple(want)}" for name, found, want in info["mismatched_keys"]}
+    missing = {key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key)}
+    head = {key for key in missing if _in_head(module, key)}
+    if wrong or missing - head:
+        raise CheckpointError(
+            f"checkpoint {folder}, class {type(module).__name__}",
+            " and ".join(
+                f"{len(keys)} tensors {what}: {_few(keys)}"
+                for what, keys in (("absent", missing - head), ("of another shape", wrong))
+                if keys
+            ),
+            "Fetch the files again, or correct config.json",
+        )
+    return bool(head)
+
+
+def _in_head(module: PreTrainedModel, key: str) -> bool:
+    if module.base_model is module:
+        return key.startswith("lm_head.")
+    return not key.startswith(f"{module.base_model_prefix}.")
+
+
+def _check_finite(folder: Path, module: nn.Module) -> None:
+    bad = {name for name, tensor in module.state_dict().items() if not _finite(tensor)}
+    if bad:
+        raise CheckpointError(
+            f"checkpoint {folder}", f"{len(bad)} tensors with NaN or infinity: {_few(bad)}", "Leave this checkpoint out"
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    """NaN and infinity both reach the extremes, and no mask of the tensor's size is needed."""
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return True
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+
+
+def _few(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    return ", ".join(ordered[:3]) + (" ..." if len(ordered) > 3 else "")

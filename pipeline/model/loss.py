@@ -1,0 +1,49 @@
+"""A model's own loss, token by token, from its last hidden state."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+MAX_LOGITS = 2**24
+"""Logits in memory at once (64 MiB in float32)."""
+
+
+def token_losses(
+    module: PreTrainedModel, body: nn.Module, output: Any, hidden: Float[Tensor, "tokens dim"], targets: Int[Tensor, " tokens"]
+) -> Float[Tensor, " tokens"]:
+    """Cross entropy in nats of each target under the head of `module`, from float32 logits, in chunks of tokens.
+
+    The head is the class's own path from the last hidden state to the logits, with whatever it has beside a matrix
+    (a transform, a bias, scaling, soft-capping): `module` runs while its `body` only replays `hidden` in place of the
+    last hidden state of `output`, what it had returned.
+    """
+    size = max(MAX_LOGITS // module.config.vocab_size, 1)
+    losses = [
+        F.cross_entropy(_logits(module, body, output, part).float(), target, reduction="none")
+        for part, target in zip(hidden.split(size), targets.split(size), strict=True)
+    ]
+    return torch.cat(losses)
+
+
+def _logits(module: PreTrainedModel, body: nn.Module, output: Any, hidden: Tensor) -> Tensor:
+    with _replaying(body, output, hidden[None]):
+        result = module(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
+    return (result.logits if "logits" in result else result.prediction_logits)[0]
+
+
+@contextmanager
+def _replaying(body: nn.Module, output: Any, hidden: Tensor) -> Iterator[None]:
+    replay = copy.copy(output)
+    replay.last_hidden_state = hidden
+    body.forward = lambda *args, **kwargs: replay
+    try:
+        yield
+    finally:
+        del body.forward  # the class's own shows again

@@ -1,0 +1,128 @@
+"""One profile of a model: its states, and the pass that hands out each of them as it arises."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.model.blocks import count_layers, find_blocks, find_body, no_blocks, watch
+from pipeline.model.loss import token_losses
+from pipeline.spec import Kind
+
+Capture = Callable[[int, Tensor], None]
+"""Called with a layer and its hidden states [contexts, tokens, dim], which are lent for the call only."""
+
+
+class State(NamedTuple):
+    """A place in the model where hidden states are taken."""
+
+    layer: int
+    """0 = input of the first block, 1..L = output of block i, L+1 = what the body returns after its final norm."""
+    depth: float
+    """layer / L; the final norm has 1."""
+    name: Literal["embedding", "block", "final_norm"]
+    width: int
+
+
+class Profile:
+    """One stack of blocks: a decoder, an encoder, or either half of an encoder-decoder.
+
+    Contexts of one call have equal length and no padding. On the CPU each context is forwarded alone: elementwise
+    kernels round differently in the body and in the tail of a SIMD loop, so a row's bytes would depend on its batch.
+    """
+
+    def __init__(self, module: PreTrainedModel, kind: Kind) -> None:
+        self.kind: Kind = kind
+        self._module = module
+        self._body = find_body(module, kind)
+        self.n_layers = count_layers(self._body, kind)
+        self._blocks = find_blocks(self._body, self.n_layers)
+        self.states = self._probe()
+
+    @property
+    def loss(self) -> Literal["causal", "masked"] | None:
+        """Which loss this profile has of its own: `forward` gives the causal one, `masked_loss` the masked one."""
+        if self._module.get_output_embeddings() is None:
+            return None
+        return {"decoder": "causal", "encoder": "masked"}.get(self.kind)  # type: ignore[return-value]
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """`no_own_loss` for the halves of an encoder-decoder: span corruption is not defined on plain text."""
+        return ("no_own_loss",) if self.kind.startswith("encdec") else ()
+
+    def forward(
+        self, ids: Int[Tensor, "contexts tokens"], capture: Capture
+    ) -> Float[Tensor, "contexts predicted"] | None:
+        """Run the contexts through the model, handing every state to `capture` as it arises; nothing is kept.
+
+        `capture` sees the contexts of each layer in the order of `ids`: on the CPU one per call, else all at once.
+        In the decoder of an encoder-decoder, which reads the context shifted right by one, position i stands for token i.
+
+        Returns:
+            The causal loss of tokens 1.. of each context in nats, float32; None where there is no causal head.
+        """
+        with torch.inference_mode():
+            losses = [self._causal(part, self._run(part, capture)) for part in self._parts(ids)]
+        return torch.cat(losses) if self.loss == "causal" else None
+
+    def masked_loss(
+        self, ids: Int[Tensor, "contexts tokens"], masked: Bool[Tensor, "contexts tokens"], mask_id: int
+    ) -> Float[Tensor, " masked"] | None:
+        """The loss in nats, float32, of the tokens at `masked`, in row order, where the model reads `mask_id` instead.
+
+        Every masked position shows `mask_id` (no 80/10/10 mixture). None where there is no masked-language-model head.
+        """
+        if self.loss != "masked":
+            return None
+        with torch.inference_mode():
+            parts = zip(self._parts(ids), self._parts(masked), strict=True)
+            return torch.cat([self._masked(part, mask, mask_id) for part, mask in parts])
+
+    def _causal(self, ids: Tensor, output: Any) -> Tensor:
+        if self.loss != "causal":
+            return torch.empty(0)
+        hidden, targets = output.last_hidden_state[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
+        return token_losses(self._module, self._body, output, hidden, targets).view(len(ids), -1)
+
+    def _masked(self, ids: Tensor, masked: Tensor, mask_id: int) -> Tensor:
+        output = self._call(ids.masked_fill(masked, mask_id))
+        return token_losses(self._module, self._body, output, output.last_hidden_state[masked], ids[masked])
+
+    def _parts(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        tensor = tensor.to(self._module.device)
+        return tensor.split(1) if tensor.device.type == "cpu" else (tensor,)
+
+    def _run(self, ids: Tensor, capture: Capture) -> Any:
+        with watch(self._blocks, capture):
+            output = self._call(ids)
+        if self.states[-1].name == "final_norm":
+            capture(self.n_layers + 1, output.last_hidden_state)
+        return output
+
+    def _call(self, ids: Tensor) -> Any:
+        if self.kind != "encdec-decoder":
+            return self._body(input_ids=ids)
+        context = self._module.get_encoder()(input_ids=ids).last_hidden_state
+        start = ids.new_full((len(ids), 1), self._module.config.decoder_start_token_id)
+        return self._body(input_ids=torch.cat([start, ids[:, :-1]], dim=1), encoder_hidden_states=context)
+
+    def _probe(self) -> tuple[State, ...]:
+        """The states, as a pass over three tokens shows them."""
+        seen: dict[int, Tensor] = {}
+        ids = torch.zeros(1, 3, dtype=torch.long, device=self._module.device)
+        with torch.inference_mode(), watch(self._blocks, seen.__setitem__):
+            final = self._call(ids).last_hidden_state
+        if len(seen) != self.n_layers + 1 or any(hidden.shape[:2] != ids.shape for hidden in seen.values()):
+            raise no_blocks(self._body, f"{self.n_layers} blocks in config.json, {len(seen) - 1} seen to run")
+        names = ["embedding"] + ["block"] * self.n_layers
+        if final.data_ptr() != seen[self.n_layers].data_ptr():  # a norm, or a projection, after the last block
+            seen[self.n_layers + 1] = final
+            names.append("final_norm")
+        return tuple(
+            State(layer, min(layer / self.n_layers, 1.0), name, seen[layer].shape[-1])  # type: ignore[arg-type]
+            for layer, name in enumerate(names)
+        )

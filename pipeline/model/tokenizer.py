@@ -1,0 +1,83 @@
+"""Tokenizers from a checkpoint's own folder, with special tokens only where they are asked for."""
+
+from pathlib import Path
+
+import numpy as np
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from pipeline.errors import CheckpointError
+
+FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+"""Any one of them makes a tokenizer."""
+PROBE = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
+"""Text that lower-casing, Unicode clean-up, lost spaces and unknown characters all change."""
+
+
+class Tokenizer:
+    """Text to token ids and back. No special token ever, but by `default`; `<s>` in a text is three characters."""
+
+    def __init__(self, inner: PreTrainedTokenizerBase) -> None:
+        self._inner = inner
+
+    def __len__(self) -> int:
+        """Ids, added ones included."""
+        return len(self._inner)
+
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids; `special` = the tokenizer's own default, special tokens in `text` read as such."""
+        return self._inner(text, add_special_tokens=special, split_special_tokens=not special, verbose=False)["input_ids"]
+
+    def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
+        """Token ids, and for each the index one past its last character; None from a tokenizer without offsets."""
+        if not self._inner.is_fast:
+            return self.encode(text), None
+        out = self._inner(
+            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+        )
+        return out["input_ids"], [end for _, end in out["offset_mapping"]]
+
+    def default(self, text: str) -> list[int]:
+        """Token ids with the special tokens that the tokenizer puts around a text by itself."""
+        return self.encode(text, special=True)
+
+    def decode(self, ids: list[int]) -> str:
+        return self._inner.decode(ids, clean_up_tokenization_spaces=False)
+
+    @property
+    def bos_id(self) -> int | None:
+        """What opens a text: the beginning-of-sequence token, else the class token."""
+        return self._inner.cls_token_id if self._inner.bos_token_id is None else self._inner.bos_token_id
+
+    @property
+    def mask_id(self) -> int | None:
+        return self._inner.mask_token_id
+
+    @property
+    def round_trips(self) -> bool:
+        """Whether a probe with accents, two scripts and odd white space decodes to itself."""
+        return self.decode(self.encode(PROBE)) == PROBE
+
+    def plain_ids(self, vocab_size: int) -> np.ndarray:
+        """Ids that stand for text, ascending, int64: below `vocab_size` and known, not special, not added, not empty."""
+        left_out = {*self._inner.all_special_ids, *self._inner.get_added_vocab().values()}
+        ids = [id_ for id_ in range(min(len(self), vocab_size)) if id_ not in left_out]
+        texts = self._inner.batch_decode([[id_] for id_ in ids], clean_up_tokenization_spaces=False)
+        return np.array([id_ for id_, text in zip(ids, texts, strict=True) if text], dtype=np.int64)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer whose files lie in `folder`; nothing is fetched.
+
+    Raises:
+        CheckpointError: there are none, or they make no tokenizer.
+    """
+    if not any((folder / name).exists() for name in FILES):
+        raise CheckpointError(
+            f"tokenizer in {folder}", "no tokenizer files", "Name a folder that has them as `tokenizer:` of the source"
+        )
+    try:
+        return Tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"tokenizer in {folder}", f"cannot be read ({str(error).splitlines()[0]})", "Fetch the files again"
+        ) from error
