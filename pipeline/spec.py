@@ -23,6 +23,7 @@ __all__ = [
     "SnippetRecipe",
     "Sweep",
     "algorithm",
+    "built_in",
 ]
 
 ALGORITHMS: dict[str, int] = {"sampling": 1, "capture": 1, "counts": 1, "anisotropy": 1, "dimension": 1, "loss": 1}

@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.errors import UsageError
 from pipeline.spec import Resources
 from pipeline.sweep.backend import Finished, Work
-from pipeline.sweep.task import Outcome, Task, failed
+from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 GRACE = 1.5  # the worker ends itself at its timeout; so much later the driver does it

@@ -5,13 +5,15 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from pipeline import cache
 from pipeline.errors import LakeError, ShapelakeError
 from pipeline.lake import Lake, to_table
 from pipeline.spec import Cell
-from pipeline.sweep.task import ErrorClass, Outcome, Task, failed
+from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
+
+if TYPE_CHECKING:
+    from pipeline.measure import Opened
 
 
 def work(task: Task) -> list[Outcome]:
@@ -19,11 +21,10 @@ def work(task: Task) -> list[Outcome]:
     from pipeline import measure  # torch and transformers: only where work is done
 
     try:
-        measure.set_threads(task.resources.threads)
-        measured = measure.open_checkpoint(task.checkpoint, task.cells[0].recipe, measure.device(task.resources.gpus))
+        opened = measure.open_checkpoint(task.checkpoint, task.cells[0].recipe, task.resources)
     except Exception as error:
         return failed(task, classify(error), describe(error), traceback.format_exc())
-    return [_cell(task, cell, measured) for cell in task.cells]
+    return [_cell(task, cell, opened) for cell in task.cells]
 
 
 def watched(task: Task) -> list[Outcome]:
@@ -50,11 +51,6 @@ def describe(error: BaseException) -> str:
     return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
 
 
-def stack_file(task: Task) -> Path:
-    """Where the watchdog leaves the stack of a task that took too long, on the node that ran it."""
-    return cache.folder("stacks") / f"{task.run_id}-{task.checkpoint.content}.txt"
-
-
 @contextmanager
 def _watchdog(task: Task) -> Iterator[None]:
     """A timer outside the interpreter: it fires even where a task hangs in C code."""
@@ -68,7 +64,7 @@ def _watchdog(task: Task) -> Iterator[None]:
     path.unlink()
 
 
-def _cell(task: Task, cell: Cell, opened: "measure.Opened") -> Outcome:
+def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     from pipeline import measure
 
     started = time.monotonic()

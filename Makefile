@@ -1,0 +1,42 @@
+# Two commands for a newcomer: `make demo` and `make test`. Both set up .venv once and reuse it.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+EXTRAS := cpu,dev,report
+
+.PHONY: demo test test-slow lint format constraints clean
+
+demo: $(READY)
+	@$(VENV)/bin/shapelake demo
+
+test: $(READY)
+	@$(VENV)/bin/pytest
+
+test-slow: $(READY)
+	@$(VENV)/bin/pytest -m "slow and not gpu and not network" --timeout 1800
+
+lint: $(READY)
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/pyright
+
+format: $(READY)
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+# The environment is made anew only when what it is made from has changed.
+$(READY): pyproject.toml infra/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "shapelake needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1): run make PYTHON=python3.12"; exit 2; }
+	@echo "setting up $(VENV) (a few minutes, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check -c infra/constraints.txt -e '.[$(EXTRAS)]'
+	@touch $(READY)
+
+constraints: $(READY)
+	@{ echo "# Everything the tests passed with; set-up and CI install with it. Written by: make constraints"; \
+	  $(VENV)/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > infra/constraints.txt
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,45 @@
+"""The demo: two small histories, one real sweep over each, and what became of their space."""
+
+import os
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from pipeline.demo.tables import print_tables
+from pipeline.lake import Lake
+from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
+from pipeline.sweep.driver import Report
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+
+HISTORIES = ("demo-decoder", "demo-encoder")
+
+
+def sweep(folder: Path) -> Sweep:
+    """Both histories, on text that they were not trained on and on random tokens."""
+    cpus = os.cpu_count() or 1
+    return Sweep(
+        name="demo",
+        checkpoints=tuple(Local(local=str(folder / name)) for name in HISTORIES),
+        corpora=(Corpus(kind="text", path=str(folder / "prose.txt")), Corpus(kind="random-uniform")),
+        recipe=built_in("quick@1"),
+        resources=Resources(cpus=cpus, slots=min(cpus, 4)),
+    )
+
+
+def demo(folder: Path) -> int:
+    """Train what is not trained yet, measure what is not measured yet, print; returns the exit code."""
+    from pipeline.demo.train import prepare
+
+    console = Console(stderr=True)
+    console.print("1/3 training a small decoder and a small encoder on Python's own documentation")
+    prepare(folder, console)
+    console.print("2/3 measuring every checkpoint, on prose and on random tokens, through local Ray")
+    uri = str(folder / "lake")
+    plan = make_plan(sweep(folder.resolve()), Lake(uri))
+    report: Report = run(plan, Lake(uri), "ray")
+    console.print("3/3 what happened to the space they think in")
+    sys.stderr.flush()
+    print_tables(uri)
+    return report.exit_code

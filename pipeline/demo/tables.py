@@ -1,0 +1,53 @@
+"""Layer x step tables of a lake's histories, each with the query that gives it."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline import lake as lakes
+from pipeline.lake import Reader
+from pipeline.show import console
+
+QUANTITIES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}
+DIGITS = {"anisotropy": 3, "id_twonn": 1}
+
+
+def print_tables(uri: str) -> None:
+    """Anisotropy and intrinsic dimension of every history and corpus, the peak of each table marked."""
+    reader, out = lakes.open(uri), console()
+    histories = reader.sql("select distinct model, corpus from layers order by all").fetchall()
+    for model, corpus in histories:
+        for column, words in QUANTITIES.items():
+            out.print(f"\n{model} on {corpus}: {words}, layer by step; * marks the peak", markup=False, style="bold")
+            _print_table(out, reader, _query(column, model, corpus), DIGITS[column])
+    model, corpus = histories[0]
+    out.print(f"\nlake      {uri}  ({reader.sql('select count(*) from layers').fetchall()[0][0]} rows)", markup=False)
+    query = _query("anisotropy", model, corpus)
+    out.print(f'query     shapelake query "{query}" --lake {uri}', markup=False)
+
+
+def _query(column: str, model: str, corpus: str) -> str:
+    where = f"model = '{model}' and corpus = '{corpus}'"
+    rows = f"select layer, state, step, {column} from layers where {where}"
+    return f"pivot ({rows}) on step using first({column}) order by layer"
+
+
+def _print_table(out: Console, reader: Reader, query: str, digits: int) -> None:
+    found = reader.sql(query)
+    rows = found.fetchall()
+    peak = max((value for row in rows for value in row[2:] if value is not None), default=None)
+    table = Table(box=None, header_style="bold")
+    for name in found.columns:
+        table.add_column(name, justify="left" if name == "state" else "right")
+    for layer, state, *values in rows:
+        table.add_row(str(layer), state, *(_cell(value, peak, digits) for value in values))
+    out.print(table)
+
+
+def _cell(value: Any, peak: float | None, digits: int) -> Text:
+    if value is None:
+        return Text("- ")
+    mark = "*" if value == peak else " "
+    return Text(f"{value:.{digits}f}{mark}", style="bold" if value == peak else "")

@@ -1,0 +1,131 @@
+"""A small decoder and a small encoder, trained on the prose that every CPython carries, saved at log-spaced steps."""
+
+import pydoc_data.topics
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils.logging import disable_progress_bar
+
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+WIDTH, LAYERS, HEADS, VOCABULARY, CONTEXT = 64, 6, 4, 1024, 128
+BATCH, LEARNING_RATE, WARM_UP = 16, 2e-3, 20
+MASK_SHARE = 0.15
+MEASURED_SHARE = 0.35
+"""The end of the text is not trained on: there the histories are measured."""
+
+
+def prepare(folder: Path, console: Console) -> Path:
+    """Train what is not there yet; return the file of the text that was held out."""
+    text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
+    held_out = folder / "prose.txt"
+    cut = int(len(text) * (1 - MEASURED_SHARE))
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out.write_text(text[cut:])
+    missing = {name: make for name, make in MODELS.items() if not (folder / name).is_dir()}
+    if missing:
+        disable_progress_bar()  # one bar per history, not one per file
+        tokenizer = _tokenizer(text[:cut])
+        ids = torch.tensor(tokenizer.encode(text[:cut], add_special_tokens=False, verbose=False))
+        for name, make in missing.items():
+            _history(folder / name, make(), tokenizer, ids, console)
+    return held_out
+
+
+def _decoder() -> PreTrainedModel:
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=4 * WIDTH,
+            max_position_embeddings=CONTEXT,
+            use_cache=False,
+        )
+    )
+
+
+def _encoder() -> PreTrainedModel:
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=4 * WIDTH,
+            max_position_embeddings=CONTEXT,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+
+
+MODELS: dict[str, Callable[[], PreTrainedModel]] = {"demo-decoder": _decoder, "demo-encoder": _encoder}
+
+
+def _tokenizer(text: str) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["[PAD]", "[MASK]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([text], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", mask_token="[MASK]")
+
+
+def _history(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Tensor, console: Console
+) -> None:
+    """Train to the last of STEPS, saving at each; the folder appears when it is complete."""
+    partial = folder.with_name(f".{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)
+    torch.manual_seed(0)
+    model.apply(model._init_weights)
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1.0))
+    with Progress(
+        TextColumn(f"training {folder.name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        for step in bar.track(range(STEPS[-1] + 1), total=STEPS[-1] + 1):
+            if step in STEPS:
+                model.save_pretrained(partial / f"step{step}")
+                tokenizer.save_pretrained(partial / f"step{step}")
+            loss = _loss(model, _batch(ids, generator), tokenizer.mask_token_id, generator)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            ramp.step()
+    partial.rename(folder)
+
+
+def _batch(ids: Tensor, generator: torch.Generator) -> Tensor:
+    starts = torch.randint(len(ids) - CONTEXT, (BATCH,), generator=generator)
+    return torch.stack([ids[start : start + CONTEXT] for start in starts.tolist()])
+
+
+def _loss(model: PreTrainedModel, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
+    """Next token for the decoder, masked tokens for the encoder."""
+    if isinstance(model, GPTNeoXForCausalLM):
+        return model(input_ids=ids, labels=ids).loss
+    masked = torch.rand(ids.shape, generator=generator) < MASK_SHARE
+    return model(input_ids=ids.masked_fill(masked, mask_id), labels=ids.masked_fill(~masked, -100)).loss
