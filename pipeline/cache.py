@@ -1,6 +1,9 @@
 """The user's cache folder: things that can always be made again. Correctness never depends on it."""
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,3 +21,13 @@ def write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.write_bytes(data)
     os.replace(temporary, path)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """One process at a time makes `path`; the lock beside it goes with the process that holds it."""
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        # A file system without locks costs only that the same thing is made twice.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -3,6 +3,9 @@
 `resolve` fills in what identifies a corpus; `contexts` gives its token ids and which of them are sampled.
 """
 
+from pipeline.corpora.batches import Batch, Contexts
+from pipeline.corpora.sampling import contexts
 from pipeline.corpora.source import resolve
+from pipeline.corpora.tokens import Tokenizer
 
-__all__ = ["resolve"]
+__all__ = ["Batch", "Contexts", "Tokenizer", "contexts", "resolve"]

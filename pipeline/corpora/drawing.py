@@ -1,0 +1,122 @@
+"""Token ids of every context: windows or snippets of a text, or random tokens of two kinds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.corpora.snippets import snippets
+from pipeline.corpora.source import text_file
+from pipeline.corpora.tokens import Tokenizer, frame, generator
+from pipeline.corpora.windows import Shape, mapped, window_ids
+from pipeline.errors import CorpusError, UsageError
+from pipeline.spec import ContextRecipe, Corpus, SnippetRecipe
+
+RANDOM_TOKENS = 128
+"""Length of a context of random tokens where a snippet recipe states none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that the ids of a cell depend on."""
+
+    corpus: Corpus
+    recipe: ContextRecipe | SnippetRecipe
+    tokenizer: Tokenizer
+    vocab_size: int
+    max_positions: int | None
+
+
+def draw(asked: Asked) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Ids of each context, int32, in the order of the corpus, and the flags that hold."""
+    if isinstance(asked.recipe, SnippetRecipe) and not asked.corpus.kind.startswith("random"):
+        ids, shortened = _snippets(asked, asked.recipe)
+        wanted = asked.recipe.snippets
+    else:
+        shape = _shape(asked.recipe)
+        tokens = _within(shape.tokens, asked)
+        ids, shortened, wanted = (
+            list(_equal(asked, shape._replace(tokens=tokens))),
+            tokens < shape.tokens,
+            shape.contexts,
+        )
+    _require_known(ids, asked)
+    flags = {
+        "shorter_context": shortened,
+        "smaller_corpus": len(ids) < wanted,
+        "tokenizer_round_trip": asked.corpus.kind != "random-uniform" and not asked.tokenizer.round_trips,
+    }
+    return ids, tuple(flag for flag, holds in flags.items() if holds)
+
+
+def _snippets(asked: Asked, recipe: SnippetRecipe) -> tuple[list[np.ndarray], bool]:
+    """Ragged ids, and whether any had to be cut to the model's positions."""
+    ids = snippets(mapped(text_file(asked.corpus)), recipe, asked.tokenizer, asked.corpus.id)
+    longest = max(len(snippet) for snippet in ids)
+    tokens = _within(longest, asked)
+    return [snippet[:tokens] for snippet in ids], tokens < longest
+
+
+def _shape(recipe: ContextRecipe | SnippetRecipe) -> Shape:
+    if isinstance(recipe, SnippetRecipe):
+        return Shape(recipe.snippets, recipe.max_tokens or RANDOM_TOKENS, 1, recipe.seed, allow_smaller=False)
+    return Shape(recipe.n_contexts, recipe.context_tokens, recipe.groups, recipe.seed, recipe.allow_smaller)
+
+
+def _within(tokens: int, asked: Asked) -> int:
+    """The length that the model's position table allows."""
+    limit = asked.max_positions
+    if limit is None or tokens <= limit:
+        return tokens
+    if not asked.recipe.allow_shorter:
+        raise CorpusError(
+            f"contexts of {tokens} tokens ({asked.recipe.label})",
+            f"the model has {limit} positions",
+            "Use a recipe with shorter contexts, or allow_shorter: true to cut them",
+        )
+    return limit
+
+
+def _equal(asked: Asked, shape: Shape) -> np.ndarray:
+    """Ids `[contexts, tokens]`, special tokens included."""
+    special = frame(asked.recipe, asked.tokenizer)
+    if len(special) >= shape.tokens:
+        raise UsageError(
+            f"contexts of {shape.tokens} tokens ({asked.recipe.label})",
+            f"{len(special)} of them are special tokens",
+            "Use longer contexts, or bos: none",
+        )
+    body = shape._replace(tokens=shape.tokens - len(special))
+    if asked.corpus.kind == "random-uniform":
+        size = (body.contexts, body.tokens)
+        return special.around(generator(body.seed, "uniform").choice(_plain_ids(asked), size))
+    ids = window_ids(mapped(text_file(asked.corpus)), asked.tokenizer, body, asked.corpus.id)
+    if asked.corpus.kind == "random-unigram":
+        ids = _permuted(ids, _plain_ids(asked), generator(body.seed, "unigram"))
+    return special.around(ids)
+
+
+def _permuted(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -> np.ndarray:
+    """The same tokens in random order over all contexts; any that is not plain gives way to one drawn from the rest."""
+    pool = ids.ravel()
+    is_plain = np.isin(pool, plain)
+    pool = np.where(is_plain, pool, choices.choice(pool[is_plain], len(pool)))
+    return choices.permutation(pool).reshape(ids.shape)
+
+
+def _plain_ids(asked: Asked) -> np.ndarray:
+    if len(plain := asked.tokenizer.plain_ids(asked.vocab_size)):
+        return plain
+    raise CorpusError(
+        f"random tokens below {asked.vocab_size}",
+        "the tokenizer has none that stands for text",
+        "Use another tokenizer",
+    )
+
+
+def _require_known(ids: list[np.ndarray], asked: Asked) -> None:
+    if (largest := max(int(of_context.max()) for of_context in ids)) >= asked.vocab_size:
+        raise CorpusError(
+            f"token ids of corpus {asked.corpus.id}",
+            f"the tokenizer gives {largest}, the model knows ids below {asked.vocab_size}",
+            "Name the model's own tokenizer",
+        )

@@ -1,0 +1,110 @@
+"""From a corpus, a recipe and a tokenizer to contexts and sampled positions: made once per tokenizer, then kept."""
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from pipeline import cache
+from pipeline.corpora.batches import Contexts, Positions
+from pipeline.corpora.cleaning import CLEANING_VERSION
+from pipeline.corpora.drawing import Asked, draw
+from pipeline.corpora.tokens import Tokenizer, generator
+from pipeline.noun import digest
+from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
+
+_NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share"}
+
+
+def contexts(
+    corpus: Corpus,
+    recipe: ContextRecipe | SnippetRecipe,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    max_positions: int | None,
+    tokenizer_digest: str | None = None,
+) -> Contexts:
+    """The contexts of a resolved corpus, the same for every checkpoint with this tokenizer.
+
+    Context recipes take disjoint windows spread over all of a text and deal them to the groups in turn; a window begins
+    at a character, not at a word. Snippet recipes take characters. `random-uniform` draws ids that stand for text;
+    `random-unigram` permutes the tokens of its text's windows over all contexts, so that their frequencies are exact.
+    Special tokens count as part of a context's length.
+
+    Args:
+        vocab_size: of the model; no id reaches it.
+        max_positions: of the model's position table; null where it has none.
+        tokenizer_digest: of the tokenizer's files; the result is kept in the cache under it, or not at all if null.
+
+    Raises:
+        CorpusError: the corpus is too small, a context longer than the position table (both with both numbers), or the
+            tokenizer another model's.
+        UsageError: special tokens that the tokenizer does not have.
+    """
+    asked = Asked(corpus, recipe, tokenizer, vocab_size, max_positions)
+    if tokenizer_digest is None:
+        return _made(asked)
+    path = cache.folder("contexts") / f"{_key(asked, tokenizer_digest)}.npz"
+    with cache.exclusive(path):
+        if (known := _loaded(path)) is not None:
+            return known
+        made = _made(asked)
+        cache.write(path, _dumped(made))
+    return made
+
+
+def _key(asked: Asked, tokenizer_digest: str) -> str:
+    return digest(
+        {
+            "corpus": [asked.corpus.kind, asked.corpus.sha256],
+            "cleaning": CLEANING_VERSION if asked.corpus.kind == "enwik8" else None,
+            "tokenizer": tokenizer_digest,
+            "model": [asked.vocab_size, asked.max_positions],
+            "recipe": asked.recipe.model_dump(mode="json", exclude=_NO_SAMPLING),
+            "sampling": ALGORITHMS["sampling"],
+        }
+    )
+
+
+def _made(asked: Asked) -> Contexts:
+    ids, flags = draw(asked)
+    if isinstance(asked.recipe, SnippetRecipe):
+        every = tuple(np.arange(len(of_context)) for of_context in ids)
+        return Contexts(tuple(ids), np.zeros(len(ids), np.int64), every, every, flags)
+    groups = np.arange(len(ids)) % asked.recipe.groups
+    order = np.argsort(groups, kind="stable")
+    tokens, seed = len(ids[0]), asked.recipe.seed
+    kept = _positions(len(ids), tokens, asked.recipe.kept_per_context, generator(seed, "kept"))
+    moments = _positions(len(ids), tokens, asked.recipe.moment_tokens or tokens, generator(seed, "moments"))
+    return Contexts(tuple(ids[i] for i in order), groups[order], kept, moments, flags)
+
+
+def _positions(contexts: int, tokens: int, count: int, choices: np.random.Generator) -> Positions:
+    """Sorted positions, drawn uniformly without replacement in each context; all where `count` asks for more."""
+    drawn = np.argsort(choices.random((contexts, tokens)), axis=1)[:, :count]
+    return tuple(np.sort(drawn, axis=1).astype(np.int64))
+
+
+def _dumped(made: Contexts) -> bytes:
+    file = io.BytesIO()
+    ragged = {"ids": made.ids, "kept": made.kept, "moments": made.moments}
+    flat = {name: np.concatenate(parts) for name, parts in ragged.items()}
+    sizes = {f"{name}_sizes": np.array([len(part) for part in parts]) for name, parts in ragged.items()}
+    np.savez(file, group=made.group, flags=np.array(made.flags, str), digest=np.array(made.digest), **flat, **sizes)
+    return file.getvalue()
+
+
+def _loaded(path: Path) -> Contexts | None:
+    """What was kept; None where nothing was, or the file is damaged and must be made again."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            ids, kept, moments = (
+                tuple(np.split(file[name], np.cumsum(file[f"{name}_sizes"])[:-1]))
+                for name in ("ids", "kept", "moments")
+            )
+            known = Contexts(ids, file["group"], kept, moments, tuple(file["flags"].tolist()))
+            return known if known.digest == str(file["digest"]) else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
