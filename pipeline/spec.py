@@ -128,6 +128,10 @@ class Local(Noun):
     tokenizer: str | None = None
     """Folder of the tokenizer files; null = each checkpoint's own."""
 
+    @property
+    def name(self) -> str:
+        return self.model or Path(self.local).resolve().name
+
 
 class Resources(Noun):
     """Everything that may not change a number."""

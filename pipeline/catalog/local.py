@@ -60,11 +60,10 @@ def discover(source: Local) -> History:
             f"no checkpoint among {len(folders)} sub-folders{_examples(rest)}",
             "Name them by step (step512, checkpoint-1000, iter_0002000, ...), each with config.json and weights",
         )
-    model = source.model or root.name
     placed.sort(key=lambda item: (item[0].order, item[1].name))
     return History(
-        model=model,
-        checkpoints=tuple(describe(path, place, source, model) for place, path in placed),
+        model=source.name,
+        checkpoints=tuple(describe(path, place, source, source.name) for place, path in placed),
         unparsed=tuple(path.name for path in rest if (path / "config.json").is_file()),
         other=tuple(path.name for path in rest if not (path / "config.json").is_file()),
     )

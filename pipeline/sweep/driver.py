@@ -159,15 +159,7 @@ class Driver:
         self.progress.failed(cell, outcome)
         if error_class == "infra":
             return self._lake_failed(outcome)
-        failure = Failure.of(
-            cell,
-            error_class=error_class,
-            message=outcome.message,
-            traceback=outcome.traceback,
-            command=command(cell),
-            run_id=self.run_id,
-            attempt=task.attempt,
-        )
+        failure = self._failure(cell, outcome, task)
         self.lake.record_attempt(failure)
         if not budget.spent(error_class, self.strikes[cell.id]):
             return error_class not in budget.ONCE_A_RUN
@@ -180,6 +172,23 @@ class Driver:
         if self.lake_failures >= budget.STRIKES["infra"]:
             self.report.stopped = f"the lake cannot be written: {outcome.message}"
         return True
+
+    def _failure(self, cell: Cell, outcome: Outcome, task: Task) -> Failure:
+        return Failure(
+            cell_id=cell.id,
+            model=cell.checkpoint.model,
+            model_key=cell.checkpoint.model_key,
+            revision=cell.checkpoint.revision,
+            corpus=cell.corpus.id,
+            recipe=cell.recipe.label,
+            kind=cell.kind,
+            error_class=str(outcome.error_class),
+            message=outcome.message,
+            traceback=outcome.traceback,
+            command=command(cell),
+            run_id=self.run_id,
+            attempt=task.attempt,
+        )
 
     def _retry(self, task: Task, again: list[tuple[Cell, Outcome]]) -> None:
         outcome = again[0][1]

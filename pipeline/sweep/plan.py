@@ -12,7 +12,7 @@ from pipeline.corpora import resolve
 from pipeline.lake import Lake
 from pipeline.recipe import BUILT_IN
 from pipeline.spec import Cell, Checkpoint, Sweep
-from pipeline.sweep.select import select
+from pipeline.sweep.select import select, sources
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Plan:
 def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan:
     """Discover, select, and compare with the lake by listing names; writes nothing, loads no model."""
     lake.check_recipe(sweep.recipe)
-    histories = [local.discover(source) for source in sweep.checkpoints]
-    checkpoints = select((c for h in histories for c in h.checkpoints), sweep.steps, sweep.models)
+    histories = [local.discover(source) for source in sources(sweep)]
+    checkpoints = select((h.checkpoints for h in histories), sweep.steps)
     corpora = tuple(resolve(corpus) for corpus in sweep.corpora)
     sweep = sweep.model_copy(update={"corpora": corpora})
     wanted = [

@@ -5,22 +5,26 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from pipeline.errors import UsageError
-from pipeline.spec import Checkpoint
+from pipeline.spec import Checkpoint, Local, Sweep
 
 FORMS = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
 
-def select(checkpoints: Iterable[Checkpoint], steps: str, models: str) -> tuple[Checkpoint, ...]:
-    """The checkpoints of models that match the glob, at the steps wanted; each model is thinned on its own."""
-    histories: dict[str, list[Checkpoint]] = {}
-    for checkpoint in checkpoints:
-        histories.setdefault(checkpoint.model, []).append(checkpoint)
-    matching = {name: history for name, history in histories.items() if fnmatchcase(name, models)}
-    if not matching:
-        raise UsageError(f"--models {models}", f"none of {', '.join(histories)}", "Give a glob that matches one")
+def sources(sweep: Sweep) -> tuple[Local, ...]:
+    """The histories whose model matches the sweep's glob; the others are not even looked at."""
+    chosen = tuple(source for source in sweep.checkpoints if fnmatchcase(source.name, sweep.models))
+    if not chosen:
+        names = ", ".join(source.name for source in sweep.checkpoints)
+        raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
+    return chosen
+
+
+def select(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Checkpoint, ...]:
+    """The checkpoints at the steps wanted; each history is thinned on its own."""
+    thinned = [list(history) for history in histories]
     parts = [part.strip() for part in steps.split(",") if part.strip()]
-    _refuse_absent_steps(parts, [c.step for history in matching.values() for c in history])
-    return tuple(c for history in matching.values() for c in _at_steps(history, parts))
+    _refuse_absent_steps(parts, [c.step for history in thinned for c in history])
+    return tuple(c for history in thinned for c in _at_steps(history, parts))
 
 
 def _at_steps(history: list[Checkpoint], parts: list[str]) -> list[Checkpoint]:

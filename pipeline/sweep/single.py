@@ -43,7 +43,7 @@ def _commit(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
 
     lake.record_recipe(cell.recipe)
     lake.record_labels([cell.checkpoint])
-    lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, measure.provenance(cell)))
+    lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, measure.provenance(cell.recipe)))
 
 
 def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:

@@ -70,7 +70,7 @@ def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     started = time.monotonic()
     try:
         rows = measure.measure(cell, opened, task.batch_tokens)
-        table = to_table(rows, measure.provenance(cell))
+        table = to_table(rows, measure.provenance(cell.recipe))
         Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:
         return failed(task, classify(error), describe(error), traceback.format_exc())[0].model_copy(

@@ -1,0 +1,23 @@
+"""Which of the findings are about the model, and which about language? The same histories on random tokens.
+
+Source: Razzhigaev et al., "The Shape of Learning" (EACL 2024), the repetition on random tokens.
+Two nulls: every plain token alike (random-uniform), and the tokens of enwik8 in random order (random-unigram), which
+needs the text: put it at data/enwik8.
+Command: python -m jobs.random_tokens --lake LAKE [--models '*/pythia-70m'] [--steps log2]
+Cost: twice that of jobs.figure_training, whose checkpoints and lake it shares.
+Expect: the dome of anisotropy and the rise and fall of dimension on both, if they are properties of the model.
+"""
+
+from jobs.figure_training import SWEEP as TRAINING
+from pipeline.cli import job
+from pipeline.spec import Corpus
+
+SWEEP = TRAINING.model_copy(
+    update={
+        "name": "random-tokens",
+        "corpora": (Corpus(kind="random-uniform"), Corpus(kind="random-unigram", path="data/enwik8")),
+    }
+)
+
+if __name__ == "__main__":
+    job(SWEEP)

@@ -1,0 +1,114 @@
+"""A row's columns that are not geometry: what was measured, on what, at what cost, with which code."""
+
+import json
+import platform
+import resource
+import subprocess
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.catalog.architectures import norm_placement
+from pipeline.corpora import Contexts
+from pipeline.model import Model, Profile, State
+from pipeline.spec import ALGORITHMS, Cell, Recipe, algorithm
+
+Row = dict[str, Any]
+PACKAGES = ("shapelake", "torch", "transformers", "tokenizers", "faiss-cpu", "faiss-gpu", "numpy", "ray", "pyarrow")
+
+
+def about_cell(cell: Cell, model: Model, profile: Profile) -> Row:
+    """Identity, model and checkpoint."""
+    checkpoint, recipe = cell.checkpoint, cell.recipe
+    named = ("model", "revision", "family", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run")
+    digests = ("weights_digest", "config_digest", "tokenizer_digest")
+    return {
+        **{name: getattr(checkpoint, name) for name in (*named, *digests)},
+        "cell_id": cell.id,
+        "recipe": recipe.label,
+        "recipe_fingerprint": recipe.fingerprint,
+        "algorithm": algorithm(),
+        "seed": recipe.seed,
+        "kind": cell.kind,
+        "corpus": cell.corpus.id,
+        "corpus_sha256": cell.corpus.sha256,
+        "arch": model.arch,
+        "norm_placement": norm_placement(model.module.config.to_dict()),
+        "n_params": model.n_params,
+        "n_layers": profile.n_layers,
+        "d_model": model.d_model,
+        "vocab_size": model.vocab_size,
+        "dtype": model.dtype,
+    }
+
+
+def about_text(text: Contexts) -> Row:
+    return {"context_tokens": text.context_tokens, "n_contexts": len(text)}
+
+
+def about_cost(device: str, load_s: float, forward_s: float, total_s: float) -> Row:
+    """Wall seconds of the cell; peaks of the process so far."""
+    on_gpu = device != "cpu"
+    return {
+        "load_s": load_s,
+        "forward_s": forward_s,
+        "total_s": total_s,
+        "peak_device_mib": torch.cuda.max_memory_allocated() / 2**20 if on_gpu else None,
+        "peak_host_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "download_bytes": 0,
+        "device": torch.cuda.get_device_name() if on_gpu else f"cpu {platform.machine()}",
+        "attempt": 1,
+    }
+
+
+def merged(about: Row, state: State, layer: Row, flags: Iterable[str]) -> Row:
+    """One row: what holds for the cell, where in the model, and what was measured there."""
+    place = {"layer": state.layer, "depth": state.depth, "state": state.name}
+    return {**about, **place, **layer, "flags": sorted({*layer["flags"], *flags})}
+
+
+def provenance(recipe: Recipe) -> dict[str, str]:
+    """Key-value metadata of a cell's file: resolved recipe, algorithm and package versions, the code's commit."""
+    return {
+        "recipe": json.dumps(recipe.model_dump(mode="json")),
+        "algorithms": json.dumps(ALGORITHMS),
+        "packages": json.dumps({name: found for name in PACKAGES if (found := _version(name))}),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda or "",
+        **_code(),
+    }
+
+
+def summary(rows: list[Row]) -> str:
+    """The result in a few words: the peaks over layers."""
+    peaks = {
+        words: max((row[name] for row in rows if row[name] is not None), default=None)
+        for words, name in (("anisotropy", "anisotropy"), ("ID", "id_twonn"))
+    }
+    return ", ".join(f"{words} up to {peak:.2f}" for words, peak in peaks.items() if peak is not None)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def _code() -> dict[str, str]:
+    """Git commit of this code and whether it was changed since; empty where it runs outside a checkout."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+    except FileNotFoundError:
+        return {}
+    return {"git_commit": commit, "git_dirty": str(bool(git("status", "--porcelain"))).lower()} if commit else {}

@@ -1,0 +1,114 @@
+"""Stand-ins for checkpoints and for the work of a task, so that the driver can be tested by the hundred.
+
+A stub checkpoint is a folder with a config, a few weight bytes and, where it should misbehave, a file `fault`:
+CLASS fails every time, CLASS:N the first N times. What was tried is written down beside it.
+"""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from pipeline.lake import Lake, to_table
+from pipeline.spec import Cell, Corpus, Local, Resources, Sweep, algorithm
+from pipeline.sweep.task import Outcome, Task, failed
+
+CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+LAYERS = 3
+
+
+def history(root: Path, steps: list[int], faults: dict[int, str] | None = None, same: bool = False) -> Path:
+    """A folder of stub checkpoints; `same` gives all of them equal weights."""
+    for step in steps:
+        folder = root / f"step{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(CONFIG))
+        (folder / "model.safetensors").write_bytes(b"weights" if same else f"weights {step}".encode())
+        (folder / "tokenizer.json").write_text("{}")
+        if fault := (faults or {}).get(step):
+            (folder / "fault").write_text(fault)
+    return root
+
+
+def sweep(root: Path, n_corpora: int = 1, **resources: object) -> Sweep:
+    """A sweep over a stub history, on as many corpora as wanted."""
+    corpora = [Corpus(kind="random-uniform")]
+    for index in range(n_corpora - 1):
+        path = root.parent / f"text{index}.txt"
+        path.write_text(f"text {index}")
+        corpora.append(Corpus(kind="text", path=str(path)))
+    return Sweep(
+        name="stub",
+        checkpoints=(Local(local=str(root)),),
+        corpora=tuple(corpora),
+        recipe="quick@1",  # type: ignore[arg-type]
+        resources=Resources.model_validate({"cpus": 1, "slots": 1, **resources}),
+    )
+
+
+def work(task: Task) -> list[Outcome]:
+    """Commit stub rows, or fail as the checkpoint's `fault` says."""
+    folder = Path(task.checkpoint.path)
+    tries = folder / "tries"
+    with tries.open("a") as file:
+        file.write(f"{task.attempt} {task.batch_tokens} {' '.join(cell.id for cell in task.cells)}\n")
+    fault = folder / "fault"
+    if fault.exists():
+        name, _, times = fault.read_text().partition(":")
+        if not times or len(tries.read_text().splitlines()) <= int(times):
+            return _misbehave(name, task)
+    return [_commit(task, cell) for cell in task.cells]
+
+
+def tries(root: Path, step: int) -> list[str]:
+    """One line per try of a checkpoint: attempt, batch tokens, cells."""
+    path = root / f"step{step}" / "tries"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _misbehave(name: str, task: Task) -> list[Outcome]:
+    if name == "crash":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name == "raise":
+        raise RuntimeError("a worker must never raise, yet this one does")
+    if name == "hang":
+        time.sleep(60)
+    if name == "sigterm":
+        os.kill(os.getpid(), signal.SIGTERM)
+        return [_commit(task, cell) for cell in task.cells]
+    return failed(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]
+
+
+def _commit(task: Task, cell: Cell) -> Outcome:
+    lake = Lake(task.lake)
+    lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows(cell), {"recipe": cell.recipe.label}))
+    return Outcome(cell_id=cell.id, rows=LAYERS)
+
+
+def rows(cell: Cell) -> list[dict[str, object]]:
+    """The least that the schema takes."""
+    checkpoint = cell.checkpoint
+    return [
+        {
+            "cell_id": cell.id,
+            "recipe": cell.recipe.label,
+            "recipe_fingerprint": cell.recipe.fingerprint,
+            "algorithm": algorithm(),
+            "model": checkpoint.model,
+            "kind": cell.kind,
+            "revision": checkpoint.revision,
+            "step": checkpoint.step,
+            "weights_digest": checkpoint.weights_digest,
+            "config_digest": checkpoint.config_digest,
+            "tokenizer_digest": checkpoint.tokenizer_digest,
+            "corpus": cell.corpus.id,
+            "corpus_sha256": cell.corpus.sha256,
+            "layer": layer,
+            "depth": layer / (LAYERS - 1),
+            "state": "block" if layer else "embedding",
+            "status": "ok",
+            "flags": ["stub"],
+        }
+        for layer in range(LAYERS)
+    ]

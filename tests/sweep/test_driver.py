@@ -1,0 +1,165 @@
+"""The driver's promises, on the inline backend with stub work."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.sweep import stub
+
+
+@pytest.fixture
+def lake(tmp_path: Path):
+    from pipeline.lake import Lake
+
+    return Lake(tmp_path / "lake")
+
+
+def go(root: Path, lake, work=stub.work, retry: bool = False, **changes):
+    """Plan and run the stub sweep over `root`; returns the plan and the report."""
+    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.run import run
+
+    plan = make_plan(stub.sweep(root, **changes), lake, retry)
+    return plan, run(plan, lake, "inline", work)
+
+
+def refuse(task):
+    raise AssertionError("nothing should have been submitted")
+
+
+def test_every_wanted_cell_is_committed_once_and_a_rerun_submits_nothing(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1, 2, 10])
+    plan, report = go(root, lake, n_corpora=2)
+    assert (report.exit_code, report.committed, len(plan.cells)) == (0, 8, 8)
+    assert lake.committed() == {cell.id for cell in plan.cells}
+    plan, report = go(root, lake, refuse, n_corpora=2)
+    assert (report.exit_code, report.committed, plan.todo) == (0, 0, ())
+
+
+def test_one_new_checkpoint_runs_exactly_its_cells(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1])
+    go(root, lake)
+    stub.history(root, [2])
+    plan, report = go(root, lake)
+    assert [cell.checkpoint.revision for cell in plan.todo] == ["step2"]
+    assert plan.reasons() == {"new checkpoint": 1}
+    assert len(stub.tries(root, 0)) == len(stub.tries(root, 2)) == report.committed == 1
+
+
+def test_a_new_corpus_runs_alone_and_says_so(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1])
+    go(root, lake)
+    plan, report = go(root, lake, n_corpora=2)
+    assert plan.reasons() == {"new corpus, recipe or algorithm": 2}
+    assert (report.exit_code, report.committed) == (0, 2)
+
+
+def test_a_bad_checkpoint_is_quarantined_and_the_others_finish(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1, 2], faults={1: "permanent"})
+    plan, report = go(root, lake, n_corpora=2)
+    assert (report.exit_code, report.committed, len(report.failures)) == (1, 4, 2)
+    bad = {cell.id for cell in plan.cells if cell.checkpoint.step == 1}
+    assert lake.quarantined() == bad
+    assert len(stub.tries(root, 1)) == 1
+    plan, report = go(root, lake, refuse, n_corpora=2)
+    assert report.exit_code == 1
+    assert {cell.id for cell in report.held} == bad
+
+
+def test_quarantined_cells_are_tried_again_when_asked_or_when_their_files_change(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1], faults={0: "permanent", 1: "permanent"})
+    go(root, lake)
+    (root / "step0" / "fault").unlink()
+    _, report = go(root, lake, retry=True)
+    assert (report.committed, report.exit_code) == (1, 1)
+    assert len(stub.tries(root, 1)) == 2
+    (root / "step1" / "fault").unlink()
+    (root / "step1" / "model.safetensors").write_bytes(b"repaired weights")
+    _, report = go(root, lake)
+    assert (report.committed, report.exit_code) == (1, 0)
+
+
+def test_transient_failures_are_retried_and_written_down(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0], faults={0: "transient:2"})
+    plan, report = go(root, lake)
+    assert (report.exit_code, report.committed) == (0, 1)
+    assert lake.attempts()[plan.cells[0].id] == {"transient": 2}
+    assert lake.quarantined() == set()
+
+
+def test_running_out_of_memory_halves_the_batch_until_the_budget_is_spent(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0], faults={0: "oom"})
+    _, report = go(root, lake, batch_tokens=1000)
+    assert [line.split()[1] for line in stub.tries(root, 0)] == ["1000", "500", "250"]
+    assert (report.exit_code, len(lake.quarantined())) == (1, 1)
+
+
+def test_an_unforeseen_exception_waits_for_the_next_run_and_condemns_at_the_third(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1], faults={0: "error"})
+    for run in (1, 2, 3):
+        _, report = go(root, lake)
+        assert report.exit_code == 1
+        assert len(stub.tries(root, 0)) == run
+        assert len(lake.quarantined()) == (run == 3)
+
+
+def test_the_circuit_breaker_stops_a_sweep_whose_first_tasks_all_fail_alike(tmp_path, lake):
+    steps = list(range(20))
+    root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "error"))
+    _, report = go(root, lake)
+    assert report.exit_code == 1
+    assert "defect" in report.stopped
+    assert sum(len(stub.tries(root, step)) for step in steps) == 5
+    assert lake.quarantined() == set()
+
+
+def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1, 2], faults=dict.fromkeys([0, 1, 2], "infra"))
+    _, report = go(root, lake)
+    assert report.exit_code == 1
+    assert "cannot be written" in report.stopped
+    assert lake.quarantined() == set()
+    assert lake.attempts() == {}
+
+
+def test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143(tmp_path, lake):
+    steps = list(range(6))
+    root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "sigterm"))
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed, report.unfinished) == (143, 1, 5)
+    for step in steps:
+        (root / f"step{step}" / "fault").unlink()
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed) == (0, 5)
+
+
+def test_equal_weights_run_once_and_both_labels_get_rows(tmp_path, lake):
+    from pipeline import lake as lakes
+
+    root = stub.history(tmp_path / "runs", [0, 1], same=True)
+    plan, report = go(root, lake)
+    assert (len(plan.checkpoints), len(plan.cells), report.committed) == (2, 1, 1)
+    found = lakes.open(lake.uri).sql("select step, count(*) from layers group by step order by step").fetchall()
+    assert found == [(0, stub.LAYERS), (1, stub.LAYERS)]
+
+
+def test_a_limit_runs_that_many_cells_and_a_rerun_the_rest(tmp_path, lake):
+    from pipeline.sweep.driver import limited
+    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.run import run
+
+    root = stub.history(tmp_path / "runs", [0, 1, 2, 3])
+    report = run(limited(make_plan(stub.sweep(root), lake), 3), lake, "inline", stub.work)
+    assert (report.exit_code, report.committed) == (0, 3)
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed) == (0, 1)
+
+
+def test_a_renamed_history_with_equal_content_costs_nothing(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1])
+    go(root, lake)
+    shutil.copytree(root, tmp_path / "copy")
+    plan, report = go(tmp_path / "copy", lake, refuse)
+    assert (plan.todo, report.exit_code) == ((), 0)
+    assert {named.label.model for named in lake.labels()} == {"runs", "copy"}

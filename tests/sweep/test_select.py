@@ -1,0 +1,93 @@
+"""Selections of a history, and what its names say."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.catalog.local import discover
+from pipeline.catalog.names import Place, parse
+from pipeline.errors import UsageError
+from pipeline.spec import Local
+from pipeline.sweep.select import select
+from tests.sweep import stub
+
+
+def steps_of(root: Path, steps: str) -> list[int | None]:
+    return [c.step for c in select([discover(Local(local=str(root))).checkpoints], steps)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return stub.history(tmp_path / "runs", [0, 1, 4, 16, 64, 128, 256, 512, 1000, 2000, 3000])
+
+
+@pytest.mark.parametrize(
+    ("steps", "chosen"),
+    [
+        ("all", [0, 1, 4, 16, 64, 128, 256, 512, 1000, 2000, 3000]),
+        ("last", [3000]),
+        ("every:1000", [0, 1000, 2000, 3000]),
+        ("0,512,3000", [0, 512, 3000]),
+        ("log2", [0, 1, 4, 16, 64, 128, 256, 512, 1000, 2000]),
+        ("last,every:2000", [0, 2000, 3000]),
+    ],
+)
+def test_steps(root, steps, chosen):
+    assert steps_of(root, steps) == chosen
+
+
+@pytest.mark.parametrize("steps", ["7", "every:0", "every:x", "log3", ""])
+def test_a_wrong_selection_says_what_is_right(root, steps):
+    with pytest.raises(UsageError, match="step"):
+        steps_of(root, steps)
+
+
+def test_order_is_by_step_never_lexical(root):
+    stub.history(root, [9, 10, 100])
+    (root / "checkpoint-20").mkdir()
+    assert steps_of(root, "all") == [0, 1, 4, 9, 10, 16, 20, 64, 100, 128, 256, 512, 1000, 2000, 3000]
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=20, unique=True))
+def test_the_order_of_names_is_that_of_their_steps(steps):
+    spellings = ("step{}", "checkpoint-{}", "global_step{}", "iter_{:07d}", "step{}-tokens2B")
+    names = [spellings[i % len(spellings)].format(step) for i, step in enumerate(steps)]
+    ordered = sorted(names, key=lambda name: parse(name).order)  # type: ignore[union-attr]
+    assert [parse(name).step for name in ordered] == sorted(steps)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("step512", Place(512)),
+        ("checkpoint-1000", Place(1000)),
+        ("global_step1000", Place(1000)),
+        ("iter_0002000", Place(2000)),
+        ("step1000-tokens2B", Place(1000, 2 * 10**9)),
+        ("step-480k-token-1007B", Place(480_000, 1007 * 10**9)),
+        ("step2627139-tokens15T", Place(2627139, 15 * 10**12)),
+        ("stage2-ingredient3-step500-tokens3B", Place(500, 3 * 10**9, "2", "3")),
+        ("step29901-seed-default", Place(29901, run="default")),
+        ("ckpt_358", Place(358)),
+        *((name, None) for name in ("main", "logs", "step", "epoch_3", "step2step3", "checkpoint-1000-backup", "512")),
+    ],
+)
+def test_names_say_what_they_say_and_no_more(name, place):
+    assert parse(name) == place
+
+
+def test_what_cannot_be_parsed_is_reported(root):
+    for name in ("best", "logs"):
+        (root / name).mkdir()
+    (root / "best" / "config.json").write_text("{}")
+    history = discover(Local(local=str(root)))
+    assert (history.unparsed, history.other) == (("best",), ("logs",))
+
+
+def test_a_folder_without_checkpoints_is_refused_in_two_lines(tmp_path):
+    with pytest.raises(UsageError) as refused:
+        discover(Local(local=str(tmp_path)))
+    assert str(refused.value).count("\n") == 1
+    assert "no checkpoint" in str(refused.value)

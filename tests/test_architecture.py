@@ -1,0 +1,125 @@
+"""The table of imports: who may import whom, and which file owns which heavy library."""
+
+import ast
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
+
+BASE = {"errors", "noun", "columns", "cache"}
+SPEC = BASE | {"recipe", "spec"}
+MAY_IMPORT = {
+    "errors": set(),
+    "noun": set(),
+    "columns": set(),
+    "cache": {"errors"},
+    "recipe": BASE,
+    "spec": BASE | {"recipe"},
+    "hashing": BASE,
+    "catalog": SPEC | {"hashing"},
+    "corpora": SPEC | {"hashing"},
+    "geometry": SPEC,
+    "model": SPEC | {"catalog"},
+    "loss": SPEC | {"model"},
+    "rows": SPEC | {"catalog", "corpora", "model"},
+    "measure": SPEC | {"corpora", "geometry", "model", "loss", "rows"},
+    "lake": SPEC,
+    "sweep": SPEC | {"catalog", "corpora", "lake", "measure"},
+    "show": SPEC | {"lake", "sweep"},
+    "demo": SPEC | {"lake", "sweep", "show"},
+    "cli": SPEC | {"lake", "sweep", "show", "demo"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+OWNERS = {
+    "torch": {"geometry", "model", "loss", "rows", "measure", "demo"},
+    "transformers": {"model", "demo"},
+    "tokenizers": {"demo"},
+    "faiss": {"geometry"},
+    "ray": {"sweep/ray_backend"},
+    "pyarrow": {"lake"},
+    "duckdb": {"lake", "show"},
+    "pandas": {"lake"},
+    "polars": {"lake"},
+    "huggingface_hub": {"catalog"},
+    "typer": {"cli"},
+    "altair": {"report"},
+}
+
+
+def modules() -> Iterator[tuple[str, str, ast.Module]]:
+    """(path without suffix, first part, syntax tree) of every module of the package."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE).with_suffix("").as_posix()
+        yield name, name.split("/")[0], ast.parse(path.read_text())
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Dotted names of everything a module imports, wherever in it; relative imports are not used here."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "absolute imports only"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_go_one_way():
+    wrong = [
+        f"{name} imports {target}"
+        for name, part, tree in modules()
+        for target in imports(tree)
+        if target.startswith("pipeline.") and (other := target.split(".")[1]) != part and other not in MAY_IMPORT[part]
+    ]
+    assert not wrong
+
+
+def test_every_heavy_library_has_its_owner():
+    wrong = [
+        f"{name} imports {target}"
+        for name, part, tree in modules()
+        for target in imports(tree)
+        if (owners := OWNERS.get(target.split(".")[0])) is not None and not {name, part} & owners
+    ]
+    assert not wrong
+
+
+HEAVY = ("torch", "transformers", "ray")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["plan", "{sweep}", "--lake", "{lake}"],
+        ["status", "--lake", "{lake}"],
+        ["query", "select count(*) from layers", "--lake", "{lake}"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_reading_commands_start_without_the_heavy_libraries(words, tmp_path):
+    from tests.sweep import stub
+
+    root = stub.history(tmp_path / "runs", [0, 1, 2])
+    (tmp_path / "sweep.yaml").write_text(
+        f"name: t\ncheckpoints: [{{local: {root}}}]\ncorpora: [{{random-uniform: {{}}}}]\nrecipe: quick@1\n"
+    )
+    words = [word.format(sweep=tmp_path / "sweep.yaml", lake=tmp_path / "lake") for word in words]
+    script = (
+        "import sys; sys.argv = ['shapelake', *sys.argv[1:]]\n"
+        "from pipeline.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print('LOADED', [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=PACKAGE.parent, check=False
+    )
+    print(f"{time.perf_counter() - started:.2f} s")
+    assert done.returncode == 0, done.stderr
+    assert "LOADED []" in done.stderr
