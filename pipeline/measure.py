@@ -10,16 +10,15 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline import geometry
-from pipeline.corpora import Batch, Contexts, contexts
+from pipeline.corpora import Contexts, contexts
 from pipeline.geometry import Cloud, LayerMoments, Stream, describe_layer
 from pipeline.loss import Loss
 from pipeline.model import Model, Profile, Tokenizer, load, load_tokenizer
 from pipeline.rows import Row, about_cell, about_cost, about_text, merged
+from pipeline.sampler import Sampler
 from pipeline.spec import Cell, Checkpoint, Recipe, Resources
 
 
@@ -80,41 +79,18 @@ def observe(profile: Profile, text: Contexts, recipe: Recipe, opened: Opened, ba
     """Forward every context once; keep each layer's moments and cloud, and the loss."""
     started = time.perf_counter()
     widths = [state.width for state in profile.states]
-    stream = Stream(widths, text.moment_rows_per_group, recipe.sink_multiple, opened.device)
+    stream = Stream(widths, text.moment_rows_per_group, recipe.sink_multiple, next_raw(profile), opened.device)
     clouds = [Cloud(text.n_kept, width, opened.model.module.dtype, opened.device) for width in widths]
+    sampler = Sampler(stream, clouds, opened.device)
     loss = Loss(profile, recipe, opened.tokenizer.mask_id, text.n_groups)
     for batch in text.batches(batch_tokens):
         ids = torch.from_numpy(batch.ids).to(opened.device)
-        rows = SampledRows(batch, len(widths), opened.device)
-        loss.add(ids, profile.forward(ids, rows.take), batch.context_group)
-        for layer, cloud in enumerate(clouds):
-            stream.put(layer, rows.moments(layer))
-            cloud.put(rows.kept(layer), batch.kept_context, batch.kept_token, batch.kept_group)
-        stream.step(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))
+        sampler.begin(batch)
+        loss.add(ids, profile.forward(ids, sampler.take), batch.context_group)
+        sampler.end()
     return Observed(stream.close(), clouds, loss, time.perf_counter() - started)
 
 
-class SampledRows:
-    """Picks out of every state, as it passes, the rows that a batch samples; the state itself is never kept."""
-
-    def __init__(self, batch: Batch, n_layers: int, device: str) -> None:
-        self._tokens = batch.ids.shape[1]
-        self._wanted = [(rows, torch.from_numpy(rows).to(device)) for rows in (batch.moment_rows, batch.kept_rows)]
-        self._passed = [0] * n_layers
-        self._taken: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in range(n_layers)]
-
-    def take(self, layer: int, hidden: Tensor) -> None:
-        """`hidden` [contexts, tokens, dim] of the next contexts of the batch."""
-        first = self._passed[layer]
-        self._passed[layer] = last = first + len(hidden) * self._tokens
-        for (rows, indices), taken in zip(self._wanted, self._taken[layer], strict=True):
-            low, high = np.searchsorted(rows, (first, last))
-            taken.append(hidden.flatten(0, 1)[indices[low:high] - first])
-
-    def moments(self, layer: int) -> Tensor:
-        """`[moments, dim]` of a layer, in the model's dtype."""
-        return torch.cat(self._taken[layer][0])
-
-    def kept(self, layer: int) -> Tensor:
-        """`[kept, dim]` likewise."""
-        return torch.cat(self._taken[layer][1])
+def next_raw(profile: Profile) -> list[int | None]:
+    """For layers 0..L-1 the layer that their linear map leads to; none for the last block and the final norm."""
+    return [state.layer + 1 if state.layer < profile.n_layers else None for state in profile.states]

@@ -27,9 +27,10 @@ MAY_IMPORT = {
     "model": SPEC | {"catalog"},
     "loss": SPEC | {"model"},
     "rows": SPEC | {"catalog", "corpora", "model"},
-    "measure": SPEC | {"corpora", "geometry", "model", "loss", "rows"},
+    "sampler": {"corpora", "geometry"},
+    "measure": SPEC | {"corpora", "geometry", "model", "loss", "rows", "sampler"},
     "lake": SPEC,
-    "sweep": SPEC | {"catalog", "corpora", "lake", "measure"},
+    "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "rows"},
     "show": SPEC | {"lake", "sweep"},
     "demo": SPEC | {"lake", "sweep", "show"},
     "cli": SPEC | {"lake", "sweep", "show", "demo"},
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 OWNERS = {
-    "torch": {"geometry", "model", "loss", "rows", "measure", "demo"},
+    "torch": {"geometry", "model", "loss", "rows", "sampler", "measure", "demo"},
     "transformers": {"model", "demo"},
     "tokenizers": {"demo"},
     "faiss": {"geometry"},

@@ -5,6 +5,7 @@ Ray neither retries nor judges here: a task that raises, dies or loses its node 
 
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -102,6 +103,8 @@ class RayBackend:
                 "num_gpus": self._resources.gpus,
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
+        else:
+            _require_listener(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(address, **options)
@@ -148,6 +151,19 @@ class RayBackend:
         for ref, (_, started) in self._running.items():
             if time.monotonic() - started > limit:
                 ray.cancel(ref, force=True)
+
+
+def _require_listener(address: str) -> None:
+    """Ray itself would wait two minutes for a head that is not there."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UsageError(
+            f"Ray at {address}", f"nothing listens there ({error})", "Start the head, or use --address local"
+        ) from error
 
 
 def _missing(paths: list[str]) -> list[str]:

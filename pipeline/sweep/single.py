@@ -39,11 +39,11 @@ def measure_one(
 
 
 def _commit(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
-    from pipeline import measure
+    from pipeline.rows import provenance
 
     lake.record_recipe(cell.recipe)
     lake.record_labels([cell.checkpoint])
-    lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, measure.provenance(cell.recipe)))
+    lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, provenance(cell.recipe)))
 
 
 def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:

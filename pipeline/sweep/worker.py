@@ -66,15 +66,17 @@ def _watchdog(task: Task) -> Iterator[None]:
 
 def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     from pipeline import measure
+    from pipeline.rows import provenance, summary
 
     started = time.monotonic()
     try:
-        rows = measure.measure(cell, opened, task.batch_tokens)
-        table = to_table(rows, measure.provenance(cell.recipe))
+        run = {"run_id": task.run_id, "attempt": task.attempt}
+        rows = [row | run for row in measure.measure(cell, opened, task.batch_tokens)]
+        table = to_table(rows, provenance(cell.recipe))
         Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:
         return failed(task, classify(error), describe(error), traceback.format_exc())[0].model_copy(
             update={"cell_id": cell.id}
         )
     seconds = time.monotonic() - started
-    return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, summary=measure.summary(rows))
+    return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, summary=summary(rows))

@@ -1,0 +1,45 @@
+"""Between the model and the geometry: of every state that passes, the sampled rows and nothing else."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pipeline.corpora import Batch
+from pipeline.geometry import Cloud, Stream
+
+
+class Sampler:
+    """Hands the moment rows of each layer to the stream and its kept rows to the layer's cloud."""
+
+    def __init__(self, stream: Stream, clouds: list[Cloud], device: str) -> None:
+        self._stream, self._clouds, self._device = stream, clouds, device
+
+    def begin(self, batch: Batch) -> None:
+        """What is taken from now on are states of this batch."""
+        self._batch = batch
+        self._passed = [0] * len(self._clouds)
+        self._moments = torch.from_numpy(batch.moment_rows).to(self._device)
+        self._kept = torch.from_numpy(batch.kept_rows).to(self._device)
+
+    def take(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
+        """The state of `layer` for the next contexts of the batch, one or many; only sampled rows are copied."""
+        batch, rows = self._batch, hidden.flatten(0, 1)
+        first = self._passed[layer]
+        self._passed[layer] = last = first + len(rows)
+        moments, kept = _between(batch.moment_rows, first, last), _between(batch.kept_rows, first, last)
+        self._stream.put(layer, rows[self._moments[moments] - first])
+        self._clouds[layer].put(
+            rows[self._kept[kept] - first], batch.kept_context[kept], batch.kept_token[kept], batch.kept_group[kept]
+        )
+
+    def end(self) -> None:
+        """Every layer has been taken for every context of the batch."""
+        batch = self._batch
+        self._stream.step(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))
+
+
+def _between(rows: np.ndarray, first: int, last: int) -> slice:
+    """Which of the ascending `rows` lie in first..last."""
+    low, high = np.searchsorted(rows, (first, last))
+    return slice(int(low), int(high))
