@@ -34,11 +34,8 @@ def draw(asked: Asked) -> tuple[list[np.ndarray], tuple[str, ...]]:
     else:
         shape = _shape(asked.recipe)
         tokens = _within(shape.tokens, asked)
-        ids, shortened, wanted = (
-            list(_equal(asked, shape._replace(tokens=tokens))),
-            tokens < shape.tokens,
-            shape.contexts,
-        )
+        ids = list(_equal(asked, shape._replace(tokens=tokens)))
+        shortened, wanted = tokens < shape.tokens, shape.contexts
     _require_known(ids, asked)
     flags = {
         "shorter_context": shortened,

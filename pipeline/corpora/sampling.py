@@ -15,6 +15,7 @@ from pipeline.corpora.tokens import Tokenizer, generator
 from pipeline.noun import digest
 from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
 
+_RAGGED = ("ids", "kept", "moments")
 _NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share"}
 
 
@@ -88,23 +89,21 @@ def _positions(contexts: int, tokens: int, count: int, choices: np.random.Genera
 
 
 def _dumped(made: Contexts) -> bytes:
+    arrays = {"group": made.group, "flags": np.array(made.flags, str), "digest": np.array(made.digest)}
+    for name in _RAGGED:
+        parts = getattr(made, name)
+        arrays |= {name: np.concatenate(parts), f"{name}_sizes": np.array([len(part) for part in parts])}
     file = io.BytesIO()
-    ragged = {"ids": made.ids, "kept": made.kept, "moments": made.moments}
-    flat = {name: np.concatenate(parts) for name, parts in ragged.items()}
-    sizes = {f"{name}_sizes": np.array([len(part) for part in parts]) for name, parts in ragged.items()}
-    np.savez(file, group=made.group, flags=np.array(made.flags, str), digest=np.array(made.digest), **flat, **sizes)
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
 def _loaded(path: Path) -> Contexts | None:
     """What was kept; None where nothing was, or the file is damaged and must be made again."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            ids, kept, moments = (
-                tuple(np.split(file[name], np.cumsum(file[f"{name}_sizes"])[:-1]))
-                for name in ("ids", "kept", "moments")
-            )
-            known = Contexts(ids, file["group"], kept, moments, tuple(file["flags"].tolist()))
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            ragged = {name: tuple(np.split(file[name], file[f"{name}_sizes"].cumsum()[:-1])) for name in _RAGGED}
+            known = Contexts(**ragged, group=file["group"], flags=tuple(file["flags"].tolist()))
             return known if known.digest == str(file["digest"]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

@@ -51,7 +51,7 @@ def _tokens(text: str, recipe: SnippetRecipe, tokenizer: Tokenizer, name: str) -
 
 def _firsts(data: np.ndarray) -> np.ndarray:
     """Characters in front of each block of BLOCK bytes, and in all."""
-    counts = [np.count_nonzero(_leads(data[at : at + BLOCK])) for at in range(0, len(data), BLOCK)]
+    counts = [int(np.count_nonzero(_leads(data[at : at + BLOCK]))) for at in range(0, len(data), BLOCK)]
     return np.cumsum([0, *counts])
 
 

@@ -83,5 +83,6 @@ def _readable(name: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        found = f"cannot be read ({error.strerror or error})"
+        other = f": {error.filename}" if error.filename and str(error.filename) != str(path) else ""
+        found = f"cannot be read ({error.strerror or error}{other})"
         raise CorpusError(f"corpus {name} from {path}", found, "Name a UTF-8 text, plain, .gz or .zip") from error

@@ -45,9 +45,8 @@ class Frame:
 
     def around(self, body: np.ndarray) -> np.ndarray:
         """int32 ids `[..., tokens]` with the frame added to the last axis."""
-        front, back = (
-            np.broadcast_to(np.int32(side), (*body.shape[:-1], len(side))) for side in (self.front, self.back)
-        )
+        row = (*body.shape[:-1], 1)
+        front, back = np.tile(np.array(self.front, np.int32), row), np.tile(np.array(self.back, np.int32), row)
         return np.concatenate([front, body.astype(np.int32), back], axis=-1)
 
 

@@ -11,6 +11,7 @@ as it does in MediaWiki.
 
 import html
 import re
+from collections import Counter
 from collections.abc import Callable
 
 OPAQUE = "ref|math|gallery|timeline|imagemap|hiero|score|pre|source|syntaxhighlight|templatestyles"
@@ -32,7 +33,7 @@ _BREAK = re.compile(r"</?(?:br|p|div|li|dt|dd|tr|hr|h[1-6]|center|blockquote)\b[
 _TAG = re.compile(r"</?[a-z][^<>]*(?:>|\Z)", re.I)
 _LINES = (
     (re.compile(r"^[ \t]*\|.*", re.M), ""),  # a cell left over from a table that never closes
-    (re.compile(r"^(={1,6})[ \t]*(.*?)[ \t]*\1[ \t]*$", re.M), r"\2"),
+    (re.compile(r"^(={1,6})(.+?)\1[ \t]*$", re.M), r"\2"),
     (re.compile(r"^-{4,}", re.M), ""),
     (re.compile(r"^[*#:;]+", re.M), ""),
     (re.compile(r"__[A-Z]+__"), ""),
@@ -60,6 +61,7 @@ def _fold(text: str, marks: re.Pattern[str], render: Callable[[str], str]) -> st
     """
     done: list[str] = []
     opened: list[tuple[str, int]] = []
+    depth: Counter[str] = Counter()
     at = 0
     for mark in marks.finditer(text):
         done.append(text[at : mark.start()])
@@ -67,10 +69,14 @@ def _fold(text: str, marks: re.Pattern[str], render: Callable[[str], str]) -> st
         side, _, kind = (mark.lastgroup or "").partition("_")
         if side == "open":
             opened.append((kind, len(done)))
-        elif any(kind == other for other, _ in opened):
-            while (pair := opened.pop())[0] != kind:
-                pass
-            done[pair[1] :] = [render("".join(done[pair[1] :]))]
+            depth[kind] += 1
+        elif depth[kind]:
+            inner, start = opened.pop()
+            while inner != kind:
+                depth[inner] -= 1
+                inner, start = opened.pop()
+            depth[kind] -= 1
+            done[start:] = [render("".join(done[start:]))]
     return "".join(done) + text[at:]
 
 

@@ -1,0 +1,77 @@
+"""Batches hold every context and every sampled row once, in an order that does not depend on their size."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.corpora import Batch, Contexts
+
+
+def ragged(lengths: list[int], n_groups: int, seed: int) -> Contexts:
+    """Contexts whose token ids are all different, with a random half of their positions sampled."""
+    choices, ids, at = np.random.default_rng(seed), [], 0
+    for length in lengths:
+        ids.append(np.arange(at, at + length, dtype=np.int32))
+        at += length
+    kept, moments = (
+        tuple(np.flatnonzero(choices.random(length) < 0.5) for length in lengths),
+        tuple(np.flatnonzero(choices.random(length) < 0.5) for length in lengths),
+    )
+    return Contexts(tuple(ids), np.arange(len(lengths)) * n_groups // len(lengths), kept, moments)
+
+
+def rows(batches: list[Batch]) -> dict[str, list[int]]:
+    """All batches, one after the other."""
+    found: dict[str, list[int]] = {name: [] for name in ("ids", "group", "kept", "moments")}
+    for batch in batches:
+        flat = batch.ids.ravel()
+        found["ids"] += flat.tolist()
+        found["group"] += batch.context_group.tolist()
+        found["kept"] += zip(flat[batch.kept_rows], batch.kept_context, batch.kept_group, batch.kept_token, strict=True)
+        found["moments"] += zip(flat[batch.moment_rows], batch.moment_group, batch.moment_first, strict=True)
+    return found
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 40), st.integers(0, 9))
+def test_rows_are_those_of_a_plain_loop_whatever_the_batch_size(
+    lengths: list[int], n_groups: int, batch_tokens: int, seed: int
+) -> None:
+    text = ragged(lengths, min(n_groups, len(lengths)), seed)
+    batches = list(text.batches(batch_tokens))
+    kept, moments = [], []
+    for number, (ids, group) in enumerate(zip(text.ids, text.group, strict=True)):
+        kept += [(ids[p], number, group, ids[p]) for p in text.kept[number]]
+        moments += [(ids[p], group, p == 0) for p in text.moments[number]]
+    assert rows(batches) == {
+        "ids": np.concatenate(text.ids).tolist(),
+        "group": text.group.tolist(),
+        "kept": kept,
+        "moments": moments,
+    }
+    assert all(len(batch.ids) == 1 or batch.ids.size <= batch_tokens for batch in batches)
+    assert all(batch.ids.dtype == np.int64 for batch in batches)
+
+
+def test_a_batch_is_as_large_as_allowed() -> None:
+    text = ragged([4] * 10 + [3] * 5, 1, 0)
+    assert [b.ids.shape for b in text.batches(13)] == [(3, 4), (3, 4), (3, 4), (1, 4), (4, 3), (1, 3)]
+    assert [b.ids.shape for b in text.batches(10**9)] == [(10, 4), (5, 3)]
+
+
+def test_counts_are_those_of_the_rows() -> None:
+    text = ragged([4, 2, 3, 5], 2, 0)
+    assert (len(text), text.n_tokens, text.context_tokens, text.n_groups) == (4, 14, 5, 2)
+    assert text.n_kept == sum(len(batch.kept_rows) for batch in text.batches(1))
+    in_groups = np.concatenate([batch.moment_group for batch in text.batches(1)])
+    assert text.moment_rows_per_group == [int((in_groups == g).sum()) for g in (0, 1)]
+
+
+@pytest.mark.parametrize("change", ["id", "boundary"])
+def test_the_digest_tells_other_ids_and_other_boundaries_apart(change: str) -> None:
+    one, same = ragged([4, 2], 1, 0), ragged([4, 2], 1, 1)
+    assert one.digest == same.digest
+    other = ragged([3, 3], 1, 0) if change == "boundary" else ragged([4, 2], 1, 0)
+    if change == "id":
+        other.ids[1][0] += 1
+    assert other.digest != one.digest
