@@ -32,6 +32,20 @@ def count_layers(body: nn.Module, kind: Kind) -> int:
     return getattr(config, "decoder_layers" if kind == "encdec-decoder" else "", config.num_hidden_layers)
 
 
+def start_token(module: PreTrainedModel) -> int:
+    """What the decoder of an encoder-decoder reads first: as config.json has it, else the padding token (T5)."""
+    config: Any = module.config
+    start = getattr(config, "decoder_start_token_id", None)
+    start = config.pad_token_id if start is None else start
+    if start is None:
+        raise CheckpointError(
+            f"decoder of {type(module).__name__}",
+            "neither decoder_start_token_id nor pad_token_id in config.json",
+            "Add the former",
+        )
+    return start
+
+
 def find_blocks(body: nn.Module, n_layers: int) -> Blocks:
     """The outermost list of `n_layers` modules in `body`.
 

@@ -56,7 +56,9 @@ def _shards(index: Path) -> list[Path]:
     absent = [path.name for path in files if not path.exists()]
     if absent:
         raise CheckpointError(
-            f"checkpoint {index.parent}", f"{len(absent)} of {len(files)} shards absent: {absent[0]}", "Fetch them again"
+            f"checkpoint {index.parent}",
+            f"{len(absent)} of {len(files)} shards absent: {absent[0]}",
+            "Fetch them again",
         )
     return files
 

@@ -5,12 +5,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else loading a .bin may open a pull request on the Hub
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
@@ -22,6 +23,9 @@ from pipeline.spec import Kind
 
 FLOAT32_LIMIT = 1_500_000_000
 """Parameters up to which dtype `auto` means float32; bfloat16 above."""
+
+BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
+"""What transformers raises on a config.json that describes no model."""
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -98,30 +102,52 @@ def load(folder: Path, dtype: str, device: str) -> Model:
     """
     raw = read_config(folder)
     files = weight_files(folder)
+    found = _kinds(folder, raw)
     config = _config(folder, raw)
     cls = _class(folder, config)
-    module, info = cls.from_pretrained(
+    module, info = _from_pretrained(folder, cls, config, _dtype(dtype, folder, cls, config), files)
+    if _check_keys(folder, module, info):
+        module = module.base_model  # the file has no head, and transformers made one up
+    _check_finite(folder, module)
+    torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and Mamba and DeBERTa convolve
+    torch.backends.cuda.matmul.allow_tf32 = False
+    module = module.eval().to(device)
+    unexpected = tuple(sorted(info["unexpected_keys"]))
+    flags = {"no_lm_head": module.get_output_embeddings() is None, "unexpected_keys": bool(unexpected)}
+    profiles: dict[Kind, Profile] = {kind: Profile(module, kind) for kind in found}
+    return Model(module, profiles, tuple(word for word, holds in flags.items() if holds), unexpected)
+
+
+def _from_pretrained(
+    folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype, files: list[Path]
+) -> tuple[Any, dict[str, Any]]:
+    """The module, filled up with random weights where the files lack some, and the report that says where."""
+    loaded: Any = cls.from_pretrained(
         folder,
         config=config,
-        dtype=_dtype(dtype, cls, config),
+        dtype=dtype,
         local_files_only=True,
         use_safetensors=files[0].suffix == ".safetensors",
         weights_only=True,
-        ignore_mismatched_sizes=True,  # reported below, by name
+        ignore_mismatched_sizes=True,  # reported by name instead
         output_loading_info=True,
     )
-    headless = _check_keys(folder, module, info)
-    module = (module.base_model if headless else module).eval()
-    _check_finite(folder, module)
-    module = module.to(device)
-    unexpected = tuple(sorted(info["unexpected_keys"]))
-    has_head = module.get_output_embeddings() is not None
-    flags = (() if has_head else ("no_lm_head",)) + (("unexpected_keys",) if unexpected else ())
-    return Model(module, {kind: Profile(module, kind) for kind in kinds(raw)}, flags, unexpected)
+    return loaded
+
+
+def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[Kind, ...]:
+    found = kinds(raw)
+    if not found:
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"class {raw.get('architectures')}, model_type {raw.get('model_type')!r}: decoder or encoder is not known",
+            "Add the type to pipeline/catalog/architectures.py",
+        )
+    return found
 
 
 def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
-    model_type = raw.get("model_type")
+    model_type = str(raw.get("model_type"))
     if model_type not in CONFIG_MAPPING:
         found = "which needs code of its own (auto_map)" if "auto_map" in raw else "which transformers does not have"
         raise CheckpointError(
@@ -129,7 +155,10 @@ def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
             f"model_type {model_type!r}, {found}",
             "Convert it to a class of transformers; code from a checkpoint is never run",
         )
-    config = CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
+    try:
+        config = CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
+    except BAD_CONFIG as error:
+        raise CheckpointError(f"checkpoint {folder}", f"bad config.json ({_line(error)})", "Correct it") from error
     config.use_cache = False
     return config
 
@@ -137,7 +166,7 @@ def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
 def _class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
     """The class that `architectures` names first; without one, the base class of the model type."""
     if not config.architectures:
-        return MODEL_MAPPING[type(config)]
+        return cast(type[PreTrainedModel], MODEL_MAPPING[type(config)])
     name = config.architectures[0]
     cls = getattr(transformers, name, None)
     if cls is None:
@@ -149,12 +178,18 @@ def _class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
     return cls
 
 
-def _dtype(name: str, cls: type[PreTrainedModel], config: PretrainedConfig) -> torch.dtype:
-    if name != "auto":
-        return getattr(torch, name)
-    with torch.device("meta"):
-        n_params = sum(parameter.numel() for parameter in cls(config).parameters())
-    return torch.float32 if n_params <= FLOAT32_LIMIT else torch.bfloat16
+def _dtype(name: str, folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig) -> torch.dtype:
+    """The dtype of that name; auto asks the number of parameters, with none of them allocated."""
+    build: Any = cls  # decorated beyond what pyright follows
+    try:
+        with torch.device("meta"):
+            n_params = sum(parameter.numel() for parameter in build(config).parameters())
+    except BAD_CONFIG as error:
+        raise CheckpointError(
+            f"checkpoint {folder}", f"config.json makes no {cls.__name__} ({_line(error)})", "Correct config.json"
+        ) from error
+    auto = torch.float32 if n_params <= FLOAT32_LIMIT else torch.bfloat16
+    return auto if name == "auto" else getattr(torch, name)
 
 
 def _check_keys(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
@@ -194,6 +229,10 @@ def _finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _few(names: Iterable[str]) -> str:

@@ -16,7 +16,11 @@ MAX_LOGITS = 2**24
 
 
 def token_losses(
-    module: PreTrainedModel, body: nn.Module, output: Any, hidden: Float[Tensor, "tokens dim"], targets: Int[Tensor, " tokens"]
+    module: PreTrainedModel,
+    body: nn.Module,
+    output: Any,
+    hidden: Float[Tensor, "tokens dim"],
+    targets: Int[Tensor, " tokens"],
 ) -> Float[Tensor, " tokens"]:
     """Cross entropy in nats of each target under the head of `module`, from float32 logits, in chunks of tokens.
 

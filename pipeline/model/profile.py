@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.model.blocks import count_layers, find_blocks, find_body, no_blocks, watch
+from pipeline.model.blocks import count_layers, find_blocks, find_body, no_blocks, start_token, watch
 from pipeline.model.loss import token_losses
 from pipeline.spec import Kind
 
@@ -40,6 +40,7 @@ class Profile:
         self._body = find_body(module, kind)
         self.n_layers = count_layers(self._body, kind)
         self._blocks = find_blocks(self._body, self.n_layers)
+        self._start = start_token(module) if kind == "encdec-decoder" else None
         self.states = self._probe()
 
     @property
@@ -60,14 +61,17 @@ class Profile:
         """Run the contexts through the model, handing every state to `capture` as it arises; nothing is kept.
 
         `capture` sees the contexts of each layer in the order of `ids`: on the CPU one per call, else all at once.
-        In the decoder of an encoder-decoder, which reads the context shifted right by one, position i stands for token i.
+        The decoder of an encoder-decoder reads the context shifted right by one: position i stands for token i.
 
         Returns:
             The causal loss of tokens 1.. of each context in nats, float32; None where there is no causal head.
         """
         with torch.inference_mode():
-            losses = [self._causal(part, self._run(part, capture)) for part in self._parts(ids)]
-        return torch.cat(losses) if self.loss == "causal" else None
+            if self.loss == "causal":
+                return torch.cat([self._causal(part, self._run(part, capture)) for part in self._parts(ids.long())])
+            for part in self._parts(ids.long()):
+                self._run(part, capture)
+        return None
 
     def masked_loss(
         self, ids: Int[Tensor, "contexts tokens"], masked: Bool[Tensor, "contexts tokens"], mask_id: int
@@ -79,12 +83,10 @@ class Profile:
         if self.loss != "masked":
             return None
         with torch.inference_mode():
-            parts = zip(self._parts(ids), self._parts(masked), strict=True)
+            parts = zip(self._parts(ids.long()), self._parts(masked), strict=True)
             return torch.cat([self._masked(part, mask, mask_id) for part, mask in parts])
 
     def _causal(self, ids: Tensor, output: Any) -> Tensor:
-        if self.loss != "causal":
-            return torch.empty(0)
         hidden, targets = output.last_hidden_state[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         return token_losses(self._module, self._body, output, hidden, targets).view(len(ids), -1)
 
@@ -104,11 +106,11 @@ class Profile:
         return output
 
     def _call(self, ids: Tensor) -> Any:
-        if self.kind != "encdec-decoder":
+        if self._start is None:
             return self._body(input_ids=ids)
         context = self._module.get_encoder()(input_ids=ids).last_hidden_state
-        start = ids.new_full((len(ids), 1), self._module.config.decoder_start_token_id)
-        return self._body(input_ids=torch.cat([start, ids[:, :-1]], dim=1), encoder_hidden_states=context)
+        shifted = torch.cat([ids.new_full((len(ids), 1), self._start), ids[:, :-1]], dim=1)
+        return self._body(input_ids=shifted, encoder_hidden_states=context)
 
     def _probe(self) -> tuple[State, ...]:
         """The states, as a pass over three tokens shows them."""
@@ -116,8 +118,10 @@ class Profile:
         ids = torch.zeros(1, 3, dtype=torch.long, device=self._module.device)
         with torch.inference_mode(), watch(self._blocks, seen.__setitem__):
             final = self._call(ids).last_hidden_state
-        if len(seen) != self.n_layers + 1 or any(hidden.shape[:2] != ids.shape for hidden in seen.values()):
+        if len(seen) != self.n_layers + 1:
             raise no_blocks(self._body, f"{self.n_layers} blocks in config.json, {len(seen) - 1} seen to run")
+        if any(hidden.shape[:2] != ids.shape for hidden in seen.values()):
+            raise no_blocks(self._body, "its blocks give no [contexts, tokens, dim]")
         names = ["embedding"] + ["block"] * self.n_layers
         if final.data_ptr() != seen[self.n_layers].data_ptr():  # a norm, or a projection, after the last block
             seen[self.n_layers + 1] = final

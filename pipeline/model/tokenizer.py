@@ -1,44 +1,56 @@
 """Tokenizers from a checkpoint's own folder, with special tokens only where they are asked for."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline.errors import CheckpointError
 
-FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
+FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
+    "vocab.json",
+)
 """Any one of them makes a tokenizer."""
 PROBE = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
 """Text that lower-casing, Unicode clean-up, lost spaces and unknown characters all change."""
+PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
 class Tokenizer:
-    """Text to token ids and back. No special token ever, but by `default`; `<s>` in a text is three characters."""
+    """Text to token ids and back. No special token ever, but by `default`: `<s>` in a text is three characters."""
 
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
-        self._inner = inner
+        self._inner: Any = inner  # its own annotations are unions too wide to use
 
     def __len__(self) -> int:
         """Ids, added ones included."""
         return len(self._inner)
 
-    def encode(self, text: str, special: bool = False) -> list[int]:
-        """Token ids; `special` = the tokenizer's own default, special tokens in `text` read as such."""
-        return self._inner(text, add_special_tokens=special, split_special_tokens=not special, verbose=False)["input_ids"]
+    def encode(self, text: str) -> list[int]:
+        """Token ids."""
+        return self._inner(text, **PLAIN)["input_ids"]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Token ids, and for each the index one past its last character; None from a tokenizer without offsets."""
+        """Token ids, and for each the index one past its last character; None from a tokenizer without offsets.
+
+        Where a character is spelled by several tokens, each ends after it. White space at the end of a token counts
+        or not as the tokenizer's `trim_offsets` has it.
+        """
         if not self._inner.is_fast:
             return self.encode(text), None
-        out = self._inner(
-            text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
-        )
+        out = self._inner(text, return_offsets_mapping=True, **PLAIN)
         return out["input_ids"], [end for _, end in out["offset_mapping"]]
 
     def default(self, text: str) -> list[int]:
-        """Token ids with the special tokens that the tokenizer puts around a text by itself."""
-        return self.encode(text, special=True)
+        """Token ids as the tokenizer makes them by itself: its special tokens added, those spelled in `text` read."""
+        return self._inner(text, verbose=False)["input_ids"]
 
     def decode(self, ids: list[int]) -> str:
         return self._inner.decode(ids, clean_up_tokenization_spaces=False)
@@ -58,7 +70,7 @@ class Tokenizer:
         return self.decode(self.encode(PROBE)) == PROBE
 
     def plain_ids(self, vocab_size: int) -> np.ndarray:
-        """Ids that stand for text, ascending, int64: below `vocab_size` and known, not special, not added, not empty."""
+        """Ids that stand for text, ascending: below `vocab_size`, known, not special, not added, not empty; int64."""
         left_out = {*self._inner.all_special_ids, *self._inner.get_added_vocab().values()}
         ids = [id_ for id_ in range(min(len(self), vocab_size)) if id_ not in left_out]
         texts = self._inner.batch_decode([[id_] for id_ in ids], clean_up_tokenization_spaces=False)

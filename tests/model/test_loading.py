@@ -1,0 +1,222 @@
+"""Loading is strict: what is not a complete, finite, known checkpoint is refused with what is wrong by name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.model import load, loading
+from tests.model import tiny
+
+Saved = Callable[[str], Path]
+
+
+@pytest.fixture
+def broken(saved: Saved, tmp_path: Path) -> Saved:
+    """A copy of a tiny checkpoint, to be spoiled."""
+    return lambda name: Path(shutil.copytree(saved(name), tmp_path / name))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
+    """Apply `change` to the tensors of the file."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def reconfigure(folder: Path, **fields: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    return folder
+
+
+def refusal(folder: Path) -> str:
+    """The message with which `folder` is refused, in its two lines."""
+    with pytest.raises(CheckpointError) as caught:
+        load(folder, "float32", "cpu")
+    assert str(caught.value).count("\n") == 1
+    assert folder.name in str(caught.value)
+    return str(caught.value)
+
+
+def test_truncated_file(broken: Saved) -> None:
+    folder = broken("gpt2")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "model.safetensors: cannot be opened" in refusal(folder)
+
+
+def test_missing_shard(broken: Saved) -> None:
+    folder = broken("gpt2")
+    tiny.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    absent = sorted(folder.glob("model-*.safetensors"))[1]
+    assert load(folder, "float32", "cpu").n_layers == 3
+    absent.unlink()
+    assert f"absent: {absent.name}" in refusal(folder)
+
+
+def test_missing_layer(broken: Saved) -> None:
+    """A block that config.json counts and the file lacks is no random block, as transformers would have it."""
+    folder = reconfigure(broken("gpt2"), n_layer=4)
+    assert "12 tensors absent: transformer.h.3.attn.c_attn.bias" in refusal(folder)
+
+
+def test_other_shape(broken: Saved) -> None:
+    folder = reconfigure(broken("gpt2"), n_positions=32)
+    assert "1 tensors of another shape: transformer.wpe.weight (64, 32) instead of (32, 32)" in refusal(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_not_finite(value: float, broken: Saved) -> None:
+    folder = rewrite(broken("gpt2"), lambda tensors: tensors["transformer.h.1.mlp.c_fc.weight"][3].fill_(value))
+    assert "1 tensors with NaN or infinity: transformer.h.1.mlp.c_fc.weight" in refusal(folder)
+
+
+def test_nothing_there(broken: Saved, tmp_path: Path) -> None:
+    """No config.json, and no weights beside it."""
+    assert "config.json" in refusal(tmp_path)
+    folder = broken("gpt2")
+    (folder / "model.safetensors").unlink()
+    assert "no weights" in refusal(folder)
+
+
+def test_unknown_architecture(broken: Saved) -> None:
+    """A class that transformers lacks is named, and code from a checkpoint is not run."""
+    folder = reconfigure(broken("gpt2"), architectures=["GPT9LMHeadModel"])
+    assert "GPT9LMHeadModel" in refusal(folder)
+    (folder / "modeling_own.py").write_text("raise SystemExit('remote code ran')")
+    own = {"AutoModelForCausalLM": "modeling_own.Own", "AutoConfig": "modeling_own.OwnConfig"}
+    assert "'own'" in refusal(reconfigure(folder, model_type="own", auto_map=own))
+
+
+def test_bad_config(broken: Saved) -> None:
+    """A config.json that is no JSON, has a field of another type, or describes no model."""
+    folder = broken("gpt_neox")
+    assert "bad config.json" in refusal(reconfigure(folder, hidden_size="wide"))
+    assert "makes no GPTNeoXForCausalLM" in refusal(reconfigure(folder, hidden_size=32, hidden_act="glue"))
+    (folder / "config.json").write_text("{")
+    assert "not JSON" in refusal(folder)
+
+
+def test_blocks_that_cannot_be_found(tmp_path: Path) -> None:
+    """Funnel keeps its blocks in lists of lists, XLNet puts tokens before contexts: both are named and refused."""
+    from transformers import FunnelConfig, FunnelForMaskedLM, XLNetConfig, XLNetLMHeadModel
+
+    sizes: dict[str, Any] = {"vocab_size": 50, "d_model": 16, "n_head": 2, "d_inner": 16}
+    FunnelForMaskedLM(FunnelConfig(block_sizes=[1, 1, 2], d_head=8, **sizes)).save_pretrained(tmp_path / "funnel")
+    XLNetLMHeadModel(XLNetConfig(n_layer=2, **sizes)).save_pretrained(tmp_path / "xlnet")
+    for name, cls in (("funnel", "FunnelModel"), ("xlnet", "XLNetModel")):
+        with pytest.raises(CheckpointError, match=cls):
+            load(tmp_path / name, "float32", "cpu")
+
+
+def test_a_file_without_a_head(broken: Saved, ids: Tensor) -> None:
+    """The body is measured, the loss is null and flagged, and nothing random is counted."""
+    folder = rewrite(broken("gpt_neox"), lambda tensors: tensors.pop("embed_out.weight"))
+    model, whole = load(folder, "float32", "cpu"), tiny.make("gpt_neox")
+    assert model.flags == ("no_lm_head",)
+    assert model.n_params == sum(parameter.numel() for parameter in whole.gpt_neox.parameters())
+    assert model.profile("decoder").loss is None
+    assert model.profile("decoder").forward(ids, lambda layer, hidden: None) is None
+
+
+def test_base_class(tmp_path: Path, ids: Tensor) -> None:
+    """A file whose config names the base class, or none, has no loss; its blocks are those of the whole model."""
+    tiny.make("bert").bert.save_pretrained(tmp_path)
+    for fields in ({}, {"architectures": None}):
+        model = load(reconfigure(tmp_path, **fields), "float32", "cpu")
+        assert model.flags == ("no_lm_head",)
+        assert model.profile("encoder").masked_loss(ids, ids > 50, 4) is None
+
+
+def test_absent_pooler_is_no_fault(saved: Saved, broken: Saved) -> None:
+    """A masked-language model's file has no pooler; its base class would have one, which no number reads."""
+    folder = reconfigure(broken("bert"), architectures=["BertModel"])
+    model = load(folder, "float32", "cpu")
+    assert model.flags == ("no_lm_head", "unexpected_keys")
+    assert all(key.startswith("cls.") for key in model.unexpected_keys)
+
+
+def test_unexpected_keys_are_named(broken: Saved) -> None:
+    folder = rewrite(broken("gpt2"), lambda tensors: tensors.update({"value_head.weight": torch.zeros(3)}))
+    model = load(folder, "float32", "cpu")
+    assert (model.flags, model.unexpected_keys) == (("unexpected_keys",), ("value_head.weight",))
+
+
+def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
+    """A .bin is read for its tensors alone: the same states; one that would run code, or is cut, is refused."""
+    folder = broken("gpt2")
+    want = load(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    path = folder / "pytorch_model.bin"
+    torch.save(tensors, path)
+    got = load(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
+    assert got is not None
+    assert want is not None
+    assert torch.equal(got, want)
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert "cannot be opened" in refusal(folder)
+    torch.save({**tensors, "hook": print}, path)
+    assert "cannot be opened" in refusal(folder)
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [(10**9, "float32"), (1000, "bfloat16")])
+def test_dtype_auto(limit: int, dtype: str, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """auto is float32 up to the limit of parameters and bfloat16 above, whatever dtype the file is in."""
+    monkeypatch.setattr(loading, "FLOAT32_LIMIT", limit)
+    model = load(saved("gpt2"), "auto", "cpu")
+    assert model.dtype == dtype
+    assert {tensor.dtype for tensor in model.module.state_dict().values()} == {getattr(torch, dtype)}
+
+
+def test_explicit_dtype(saved: Saved, broken: Saved) -> None:
+    """The dtype asked for, not the stored one: a float16 file runs in float32."""
+    folder = broken("gpt2")
+    tiny.make("gpt2").half().save_pretrained(folder)
+    assert load(folder, "float32", "cpu").dtype == "float32"
+    assert load(folder, "float16", "cpu").dtype == "float16"
+
+
+def test_reduced_precision_is_off(saved: Saved) -> None:
+    """TF32 keeps 10 bits of a float32; no product may use it."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    load(saved("gpt2"), "float32", "cpu")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"), [("gpt2", 64), ("roberta", 64), ("bert", 64), ("llama", 64), ("mamba", None)]
+)
+def test_facts(name: str, positions: int | None, saved: Saved) -> None:
+    """Layers, width, vocabulary, parameters; and contexts that fit, which RoBERTa's table of 66 numbers from 2."""
+    model = load(saved(name), "float32", "cpu")
+    assert (model.arch, model.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny.VOCAB)
+    assert model.n_params == sum(parameter.numel() for parameter in tiny.make(name).parameters())
+    assert model.max_positions == positions
+
+
+@pytest.mark.parametrize("name", ["gpt2", "roberta", "bert", "opt"])
+def test_longest_context_runs_and_a_longer_one_does_not(name: str, saved: Saved) -> None:
+    """`max_positions` is where a table of positions ends."""
+    model = load(saved(name), "float32", "cpu")
+    profile = next(iter(model.profiles.values()))
+    longest = torch.full((1, model.max_positions or 0), 7)
+    profile.forward(longest, lambda layer, hidden: None)
+    with pytest.raises((IndexError, RuntimeError)):
+        profile.forward(torch.full((1, longest.shape[1] + 1), 7), lambda layer, hidden: None)
+
+
+def test_a_profile_it_does_not_have(saved: Saved) -> None:
+    with pytest.raises(CheckpointError, match="it has decoder"):
+        load(saved("gpt2"), "float32", "cpu").profile("encoder")

@@ -1,0 +1,122 @@
+"""The losses are those of the model's own class."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.model import Profile, load
+from pipeline.model import loss as loss_module
+from tests.model import tiny
+
+Saved = Callable[[str], Path]
+
+
+def ignore(layer: int, hidden: Tensor) -> None:
+    pass
+
+
+def only(profiles: dict[str, Profile]) -> Profile:
+    (profile,) = profiles.values()
+    return profile
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five tokens of logits at once: every context takes several chunks."""
+    monkeypatch.setattr(loss_module, "MAX_LOGITS", 5 * tiny.VOCAB)
+
+
+@pytest.mark.parametrize("name", tiny.CAUSAL)
+def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
+    """The mean over tokens equals the loss that the model computes from `labels=` (Gemma's soft-capping included)."""
+    model = load(saved(name), "float32", "cpu")
+    losses = only(model.profiles).forward(ids, ignore)
+    assert losses is not None
+    assert losses.shape == (3, 12)
+    with torch.inference_mode():
+        want = model.module(ids, labels=ids).loss
+    # Measured: at most 1.2e-7 relative, one rounding of the mean.
+    torch.testing.assert_close(losses.mean(), want, rtol=5e-7, atol=0)
+
+
+@pytest.mark.parametrize("name", tiny.MASKED)
+def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
+    """The mean over masked tokens equals the model's own, where it reads the mask and these tokens are its labels."""
+    model = load(saved(name), "float32", "cpu")
+    masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) < 0.3
+    masked[1] = False
+    losses = only(model.profiles).masked_loss(ids, masked, mask_id=4)
+    assert losses is not None
+    assert losses.shape == (int(masked.sum()),)
+    with torch.inference_mode():
+        logits = model.module(ids.masked_fill(masked, 4))
+        logits = logits.prediction_logits if name == "bert-pretraining" else logits.logits
+    want = torch.nn.functional.cross_entropy(logits[masked], ids[masked])
+    # Measured: at most 2.4e-7 relative.
+    torch.testing.assert_close(losses.mean(), want, rtol=1e-6, atol=0)
+    if name != "bert-pretraining":  # whose own loss includes the next-sentence task
+        labels = ids.masked_fill(~masked, -100)
+        with torch.inference_mode():
+            own = model.module(ids.masked_fill(masked, 4), labels=labels).loss
+        torch.testing.assert_close(losses.mean(), own, rtol=1e-6, atol=0)
+
+
+def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
+    """Row c, column t is the loss of token t + 1 of context c, by the definition of cross entropy in float64."""
+    model = load(saved("gpt_neox"), "float32", "cpu")
+    losses = model.profile("decoder").forward(ids, ignore)
+    assert losses is not None
+    with torch.inference_mode():
+        logits = model.module(ids).logits.double()
+    for context, token in ((0, 1), (2, 12)):
+        row = logits[context, token - 1]
+        want = torch.log(row.exp().sum()) - row[ids[context, token]]
+        assert abs(losses[context, token - 1] - want) < 1e-6  # measured 3e-7: float32 logits of order 1
+
+
+def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
+    """Losses of three contexts in one call have the bytes of three calls."""
+    profile = load(saved("llama"), "float32", "cpu").profile("decoder")
+    together = profile.forward(ids, ignore)
+    alone = [profile.forward(row, ignore) for row in ids.split(1)]
+    assert together is not None
+    assert torch.equal(together, torch.cat([row for row in alone if row is not None]))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_ids_of_any_integer_type(name: str, saved: Saved, ids: Tensor) -> None:
+    """int32 ids, half the memory, give the bytes of int64 ones."""
+    profile = only(load(saved(name), "float32", "cpu").profiles)
+
+    def losses(ids: Tensor) -> Tensor | None:
+        return profile.forward(ids, ignore) if name == "gpt2" else profile.masked_loss(ids, ids > 50, mask_id=4)
+
+    wide, narrow = losses(ids), losses(ids.int())
+    assert wide is not None
+    assert narrow is not None
+    assert torch.equal(wide, narrow)
+
+
+def test_the_model_is_whole_again_after_a_loss(saved: Saved, ids: Tensor) -> None:
+    """The body that replayed its output for the head computes again afterwards."""
+    model = load(saved("gpt2"), "float32", "cpu")
+    with torch.inference_mode():
+        before = model.module(ids).logits
+        model.profile("decoder").forward(ids, ignore)
+        assert torch.equal(model.module(ids).logits, before)
+
+
+@pytest.mark.parametrize("name", ["t5", "bert", "gpt2"])
+def test_no_loss_of_the_other_kind(name: str, saved: Saved, ids: Tensor) -> None:
+    """A decoder has no masked loss, an encoder no causal one, an encoder-decoder neither."""
+    model = load(saved(name), "float32", "cpu")
+    for profile in model.profiles.values():
+        causal = profile.forward(ids, ignore)
+        masked = profile.masked_loss(ids, ids > 50, mask_id=4)
+        assert {"causal": causal is not None, "masked": masked is not None} == {
+            "causal": profile.loss == "causal",
+            "masked": profile.loss == "masked",
+        }

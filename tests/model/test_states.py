@@ -1,0 +1,117 @@
+"""The hidden states handed to `capture` are those of the model."""
+
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.model import Profile, load
+from tests.model import tiny
+
+SHIFTED = {"mamba"}
+"""Their `output_hidden_states` begins with the output of block 1."""
+
+
+def states(profile: Profile, ids: Tensor) -> list[Tensor]:
+    """Every state [contexts, tokens, dim], as `capture` sees it."""
+    parts: dict[int, list[Tensor]] = defaultdict(list)
+    profile.forward(ids, lambda layer, hidden: parts[layer].append(hidden.clone()))
+    assert sorted(parts) == [state.layer for state in profile.states]
+    return [torch.cat(parts[layer]) for layer in sorted(parts)]
+
+
+def final_norm(body: nn.Module) -> nn.Module:
+    names = ("ln_f", "final_layer_norm", "final_layernorm", "norm_f", "final_norm", "norm", "project_out")
+    return next(module for name in names if isinstance(module := getattr(body, name, None), nn.Module))
+
+
+def check(got: list[Tensor], want: tuple[Tensor, ...], body: nn.Module) -> None:
+    """`got` holds the states of `want`, and between the last two the raw output of the last block."""
+    if len(got) == len(want) + 1:
+        torch.testing.assert_close(final_norm(body)(got[-2]), want[-1], rtol=0, atol=0)
+        got = [*got[:-2], got[-1]]
+    for layer, (ours, theirs) in enumerate(zip(got, want, strict=True)):
+        assert torch.equal(ours, theirs), f"state {layer}: {(ours - theirs).abs().max()}"
+
+
+def alone(call: Any, ids: Tensor) -> tuple[Tensor, ...]:
+    """Hidden states of each context forwarded alone."""
+    return tuple(torch.cat(rows) for rows in zip(*(call(row) for row in ids.split(1)), strict=True))
+
+
+@pytest.mark.parametrize("name", tiny.CAUSAL + tiny.MASKED)
+@torch.inference_mode()
+def test_states_are_the_models_own(name: str, saved: Any, ids: Tensor) -> None:
+    """Each state equals output_hidden_states bit for bit; the raw last block, normed, is the last of them."""
+    model = load(saved(name), "float32", "cpu")
+    (profile,) = model.profiles.values()
+    want = alone(lambda row: model.module(row, output_hidden_states=True).hidden_states, ids)
+    got = states(profile, ids)
+    assert [hidden.shape[-1] for hidden in got] == [state.width for state in profile.states]
+    body = model.module.get_decoder() if profile.kind == "decoder" else model.module.base_model
+    check(got[1:] if name in SHIFTED else got, want, body)
+    if name in SHIFTED:
+        assert torch.equal(got[0], model.module.get_input_embeddings()(ids))
+
+
+@pytest.mark.parametrize("name", tiny.TWOFOLD)
+@torch.inference_mode()
+def test_both_halves_of_an_encoder_decoder(name: str, saved: Any, ids: Tensor) -> None:
+    """The encoder reads the context; the decoder the same ids shifted right, so that position i predicts token i."""
+    model = load(saved(name), "float32", "cpu")
+    start = {"t5": 0, "bart": 2}[name]
+    shifted = torch.cat([torch.full((len(ids), 1), start), ids[:, :-1]], dim=1)
+    both = torch.stack([ids, shifted], dim=1)
+    call = lambda pair: model.module(pair[:, 0], decoder_input_ids=pair[:, 1], output_hidden_states=True)  # noqa: E731
+    encoder, decoder = model.profile("encdec-encoder"), model.profile("encdec-decoder")
+    check(states(encoder, ids), alone(lambda pair: call(pair).encoder_hidden_states, both), model.module.get_encoder())
+    check(states(decoder, ids), alone(lambda pair: call(pair).decoder_hidden_states, both), model.module.get_decoder())
+    assert (encoder.n_layers, decoder.n_layers) == (3, 2)
+    assert encoder.flags == decoder.flags == ("no_own_loss",)
+    assert encoder.forward(ids, lambda layer, hidden: None) is None
+    assert decoder.forward(ids, lambda layer, hidden: None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "last"), [("gpt2", "final_norm"), ("opt-350m", "final_norm"), ("bert", "block"), ("albert", "block")]
+)
+def test_depth_and_names(name: str, last: str, saved: Any) -> None:
+    """Layer 0 is the embedding, depth is layer / L, and the state after a final norm is a row of its own at depth 1."""
+    (profile,) = load(saved(name), "float32", "cpu").profiles.values()
+    assert [state.name for state in profile.states[:4]] == ["embedding", "block", "block", "block"]
+    assert [state.depth for state in profile.states[:4]] == [0, 1 / 3, 2 / 3, 1]
+    assert (profile.states[-1].name, profile.states[-1].depth) == (last, 1)
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba", "modernbert", "t5"])
+def test_a_context_does_not_depend_on_its_batch(name: str, saved: Any) -> None:
+    """On the CPU 16 contexts in one call give the bytes of 16 calls, at a length where SiLU in a batch would not."""
+    ids = torch.randint(5, tiny.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
+    profile = next(iter(load(saved(name), "float32", "cpu").profiles.values()))
+    together = states(profile, ids)
+    for row, context in enumerate(ids.split(1)):
+        for hidden, single in zip(together, states(profile, context), strict=True):
+            assert torch.equal(hidden[row], single[0])
+
+
+def test_hooks_are_gone_after_an_error(saved: Any, ids: Tensor) -> None:
+    """A capture that raises leaves no hook behind: the next pass calls only its own."""
+    profile = load(saved("gpt2"), "float32", "cpu").profile("decoder")
+
+    def fail(layer: int, hidden: Tensor) -> None:
+        raise ArithmeticError(layer)
+
+    with pytest.raises(ArithmeticError):
+        profile.forward(ids, fail)
+    assert len(states(profile, ids)) == 5
+
+
+def test_states_are_handed_out_not_kept(saved: Any, ids: Tensor) -> None:
+    """`capture` runs while the model does: block 2 has not run when the state of block 1 arrives."""
+    model = load(saved("gpt2"), "float32", "cpu")
+    order: list[str] = []
+    model.module.transformer.h[1].register_forward_pre_hook(lambda module, args: order.append("block 2"))
+    model.profile("decoder").forward(ids[:1], lambda layer, hidden: order.append(f"state {layer}"))
+    assert order == ["state 0", "state 1", "block 2", "state 2", "state 3", "state 4"]
