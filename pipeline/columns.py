@@ -5,6 +5,9 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+MU_PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
+"""Where the column `mu_quantiles` takes its quantiles."""
+
 
 class Column(NamedTuple):
     name: str

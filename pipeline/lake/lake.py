@@ -1,0 +1,188 @@
+"""The lake: committed cells, labels, recipes, attempts, tombstones and runs. It is the only state there is."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
+
+from pydantic import ValidationError
+
+from pipeline.errors import LakeError, RecipeDriftError
+from pipeline.lake.records import Failure, Label, Named, Tombstone, now, resolve
+from pipeline.lake.store import open_store
+from pipeline.noun import Noun, canonical
+from pipeline.recipe import Recipe
+from pipeline.spec import Checkpoint
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+CELLS, LABELS, RECIPES, ATTEMPTS = "cells/v1", "labels/v1", "recipes", "attempts/v1"
+QUARANTINE, RUNS = "quarantine", "runs"
+STAMP = "%Y%m%dT%H%M%S.%fZ"
+Record = TypeVar("Record", bound=Noun)
+
+
+class Lake:
+    """A lake at a folder or URI. One that does not exist reads as empty; the first write creates it."""
+
+    def __init__(self, uri: str | Path) -> None:
+        self.store = open_store(uri)
+        self.uri = self.store.uri
+
+    # cells
+
+    def cells(self) -> dict[str, str]:
+        """Key of the file of each committed cell, by cell id; by listing alone.
+
+        Two labels of equal content under two models may, in a race of two runs, have left one file each:
+        their numbers are equal, and the first by name stands for both.
+        """
+        files: dict[str, str] = {}
+        for key in self.store.list(CELLS):
+            if key.endswith(".parquet"):
+                files.setdefault(_cell_id(key, self.uri), key)
+        return files
+
+    def committed(self) -> set[str]:
+        """Ids of the committed cells, of all models: equal content under another name is committed too."""
+        return set(self.cells())
+
+    def commit(self, cell_id: str, model_key: str, table: "pa.Table") -> bool:
+        """Write a cell's rows once. False: another writer was first, which is as good."""
+        from pipeline.lake.schema import encode  # pyarrow loads only where rows are written
+
+        if set(table.column("cell_id").to_pylist()) != {cell_id}:
+            raise ValueError(f"rows of another cell than {cell_id}")
+        return self.store.put_new(f"{CELLS}/model_key={model_key}/{cell_id}.parquet", encode(table))
+
+    # labels
+
+    def record_labels(self, checkpoints: Iterable[Checkpoint]) -> int:
+        """Write one record per label whose newest record does not already say the same; opens no file."""
+        newest = {name.split("-")[1]: name for name in map(_file_name, self.store.list(LABELS))}
+        return sum(self._record_label(checkpoint, newest) for checkpoint in checkpoints)
+
+    def _record_label(self, checkpoint: Checkpoint, newest: dict[str, str]) -> bool:
+        label = Label.of(checkpoint, now())
+        if old := newest.get(label.name_digest):
+            stamp, _, said = old.removesuffix(".json").split("-")
+            if said == label.said:
+                return False
+            # A record must come after the one it corrects, even where this machine's clock is behind.
+            after = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1)
+            label = label.model_copy(update={"seen_at": max(label.seen_at, after)})
+        name = f"{label.seen_at:{STAMP}}-{label.name_digest}-{label.said}.json"
+        newest[label.name_digest] = name
+        return self.store.put_new(f"{LABELS}/model_key={checkpoint.model_key}/{name}", _json(label))
+
+    def labels(self) -> list[Named]:
+        """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded."""
+        return resolve(self._read(Label, key) for key in self.store.list(LABELS))
+
+    def known_content(self, model_keys: Iterable[str]) -> set[str]:
+        """Content of every checkpoint of these models that a run has ever wanted."""
+        keys = [key for model in model_keys for key in self.store.list(f"{LABELS}/model_key={model}")]
+        return {self._read(Label, key).content for key in keys}
+
+    # recipes
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuse a recipe that differs from the one this lake knows under the same `name@version`."""
+        key = f"{RECIPES}/{recipe.label}.json"
+        if key not in self.store.list(RECIPES):
+            return
+        fields = type(recipe).model_fields
+        defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
+        old, new = {**defaults, **json.loads(self.store.get(key))}, recipe.model_dump(mode="json")
+        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        if changed:
+            raise RecipeDriftError(
+                f"recipe {recipe.label}",
+                "changed since this lake first used it: "
+                + ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in changed),
+                f"Give it version {recipe.version + 1}, or undo the change",
+            )
+
+    def record_recipe(self, recipe: Recipe) -> None:
+        """Keep the recipe as this lake's meaning of its `name@version`; RecipeDriftError if there is another."""
+        self.store.put_new(f"{RECIPES}/{recipe.label}.json", _json(recipe))
+        self.check_recipe(recipe)
+
+    # attempts and quarantine
+
+    def record_attempt(self, failure: Failure) -> None:
+        """Add one failed attempt; committed cells need no record."""
+        name = f"{failure.cell_id}.{failure.error_class}.{uuid4().hex[:8]}.json"
+        self.store.put_new(f"{ATTEMPTS}/{name}", _json(failure))
+
+    def attempts(self) -> dict[str, Counter[str]]:
+        """How often each cell failed, by class; by listing alone."""
+        strikes: dict[str, Counter[str]] = {}
+        for key in self.store.list(ATTEMPTS):
+            cell_id, error_class, *_ = _file_name(key).split(".")
+            strikes.setdefault(cell_id, Counter())[error_class] += 1
+        return strikes
+
+    def failures(self, cell_ids: set[str]) -> list[Failure]:
+        """Every failed attempt at these cells, oldest first."""
+        keys = [key for key in self.store.list(ATTEMPTS) if _file_name(key).split(".")[0] in cell_ids]
+        return sorted((self._read(Failure, key) for key in keys), key=lambda failure: failure.when)
+
+    def quarantine(self, record: Tombstone | Failure) -> None:
+        """Hide a committed cell, or stop trying one after its last failure."""
+        tombstone = Tombstone.of(record) if isinstance(record, Failure) else record
+        self.store.put_pointer(f"{QUARANTINE}/{tombstone.cell_id}.json", _json(tombstone))
+
+    def quarantined(self) -> set[str]:
+        """Ids of the cells with a tombstone; by listing alone."""
+        return {_file_name(key).removesuffix(".json") for key in self.store.list(QUARANTINE)}
+
+    def tombstones(self) -> list[Tombstone]:
+        return [self._read(Tombstone, key) for key in self.store.list(QUARANTINE)]
+
+    def release(self, cell_id: str) -> bool:
+        """Take the tombstone away; False where there was none."""
+        return self.store.delete(f"{QUARANTINE}/{cell_id}.json")
+
+    # runs
+
+    def write_plan(self, run_id: str, plan: Mapping[str, Any]) -> None:
+        """Open a run: write its plan, and clear away what killed writers left."""
+        self.store.tidy()
+        self.store.put_new(f"{RUNS}/{run_id}/plan.json", json.dumps(plan).encode())
+
+    def heartbeat(self, run_id: str, progress: Mapping[str, Any]) -> None:
+        """Replace the run's progress; `run_id` and `when` are added."""
+        record = {**progress, "run_id": run_id, "when": now().isoformat()}
+        self.store.put_pointer(f"{RUNS}/{run_id}/progress.json", json.dumps(record).encode())
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The last progress of every run, oldest heartbeat first."""
+        keys = [key for key in self.store.list(RUNS) if key.endswith("/progress.json")]
+        return sorted((json.loads(self.store.get(key)) for key in keys), key=lambda run: run["when"])
+
+    def _read(self, noun: type[Record], key: str) -> Record:
+        try:
+            return noun.model_validate_json(self.store.get(key))
+        except ValidationError as error:
+            found = f"not a {noun.__name__.lower()} record ({error.errors()[0]['msg']})"
+            raise LakeError(f"read {key} of the lake {self.uri}", found, "Move the file away") from error
+
+
+def _file_name(key: str) -> str:
+    return key.rsplit("/", 1)[-1]
+
+
+def _cell_id(key: str, uri: str) -> str:
+    stem = _file_name(key).removesuffix(".parquet")
+    if len(stem) != 32 or set(stem) - set("0123456789abcdef"):
+        raise LakeError(f"lake {uri}", f"{key} is no cell of this lake", "Move the file away")
+    return stem
+
+
+def _json(noun: Noun) -> bytes:
+    return canonical(noun.model_dump(mode="json")).encode()

@@ -1,0 +1,133 @@
+"""The lake's small records: labels, failures and tombstones."""
+
+import socket
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
+
+from pipeline.noun import Noun, digest
+from pipeline.spec import Checkpoint, Kind
+
+Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Label(Noun):
+    """What a label (model, revision) was seen to point at; the Checkpoint without its folders."""
+
+    model: str
+    revision: str
+    kinds: tuple[Kind, ...]
+    weights_digest: str
+    config_digest: str
+    tokenizer_digest: str
+    content: str
+    family: str | None
+    commit_sha: str | None
+    step: int | None
+    tokens_seen: int | None
+    tokens_source: str | None
+    stage: str | None
+    run: str | None
+    seen_at: datetime
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, seen_at: datetime) -> "Label":
+        fields = checkpoint.model_dump(exclude={"path", "tokenizer_path"})
+        return cls(**fields, content=checkpoint.content, seen_at=seen_at)
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}@{self.revision}"
+
+    @property
+    def name_digest(self) -> str:
+        return digest([self.model, self.revision], bits=64)
+
+    @property
+    def said(self) -> str:
+        """Digest of everything but the time: equal records say the same."""
+        return digest(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
+
+
+class Named(NamedTuple):
+    """A label and the content it points at or pointed at, with what the other labels say about it."""
+
+    label: Label
+    first_seen: datetime
+    duplicate_of: str | None
+    superseded: bool
+
+
+def resolve(labels: Iterable[Label]) -> list[Named]:
+    """One entry per (label, content), described by its newest record.
+
+    `superseded`: the label's newest record points at other weights. `duplicate_of`: the first other label (by
+    first sight, then step) that points at equal weights now; both of a pair name each other.
+    """
+    by_time = sorted(labels, key=lambda label: label.seen_at)
+    current = {label.name: label.weights_digest for label in by_time}
+    newest = {(label.name, label.content): label for label in by_time}
+    first = {(label.name, label.content): label.seen_at for label in reversed(by_time)}
+    order = sorted(newest.items(), key=lambda item: (first[item[0]], item[1].step or 0, item[0]))
+    holders: dict[str, list[str]] = {}
+    for (name, _), label in order:
+        if current[name] == label.weights_digest and name not in holders.setdefault(label.weights_digest, []):
+            holders[label.weights_digest].append(name)
+    return [
+        Named(
+            label,
+            first[key],
+            next((other for other in holders.get(label.weights_digest, ()) if other != label.name), None),
+            current[label.name] != label.weights_digest,
+        )
+        for key, label in order
+    ]
+
+
+class Failure(Noun):
+    """One failed attempt at a cell."""
+
+    cell_id: Hex
+    model: str
+    model_key: str
+    revision: str
+    corpus: str
+    recipe: str
+    kind: str
+    error_class: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
+    """The outcome class the driver counts strikes by: permanent, transient, crash ..."""
+    message: str
+    traceback: str | None = None
+    command: str
+    """Reproduces the failure."""
+    run_id: str
+    attempt: int
+    host: str = Field(default_factory=socket.gethostname)
+    when: datetime = Field(default_factory=now)
+
+
+class Tombstone(Noun):
+    """Hides a committed cell from readers, or keeps a failed one from being tried again."""
+
+    cell_id: Hex
+    reason: str
+    by: str
+    """A run, or a person."""
+    when: datetime = Field(default_factory=now)
+    failure: Failure | None = None
+    """The last failure, where that is the reason."""
+
+    @classmethod
+    def of(cls, failure: Failure) -> "Tombstone":
+        return cls(
+            cell_id=failure.cell_id,
+            reason=f"{failure.error_class}: {failure.message}",
+            by=f"run {failure.run_id}",
+            failure=failure,
+        )

@@ -1,0 +1,111 @@
+"""The rows as an Arrow table: the contract of columns.csv, enforced on the way in."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.columns import MU_PROBABILITIES, Column, columns, names
+
+SCHEMA_VERSION = 1
+REQUIRED = (
+    *("cell_id", "recipe", "recipe_fingerprint", "algorithm", "model", "kind", "revision"),
+    *("weights_digest", "config_digest", "tokenizer_digest", "corpus", "layer", "depth", "state", "status"),
+)
+METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity", "loss")
+NULL_BY_DEFINITION = frozenset(
+    # The map to the next layer ends with the last one; a standard error takes more than one group.
+    {"linearity", "linearity_residual"} | {name for name in names(*METRICS) if name.endswith("_se")}
+)
+"""Metrics whose null needs no word in `flags`."""
+
+
+@cache
+def schema() -> pa.Schema:
+    """Every column with its unit and meaning; the schema's own metadata carries what is constant."""
+    constant = {"schema_version": str(SCHEMA_VERSION), "mu_probabilities": json.dumps(MU_PROBABILITIES)}
+    return pa.schema([_field(column) for column in columns()], metadata=constant)
+
+
+def to_table(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> pa.Table:
+    """The rows of one cell as a table with the full schema.
+
+    Args:
+        rows: one per layer, by column name; what a row leaves out is null. `schema_version` and, where it is left
+            out, `written_at` are filled in.
+        metadata: the file's key-value metadata (resolved recipe, versions).
+
+    Raises:
+        ValueError: a column that does not exist, a required one that is null, NaN or infinity, a value that its type
+            cannot hold, or a metric that is null without a word in `flags`. All are defects of the caller.
+    """
+    if not rows:
+        raise ValueError("a cell without rows")
+    whole = [_complete(row) for row in rows]
+    layers = [row["layer"] for row in whole]
+    arrays = [_array(column, [row[column.name] for row in whole], layers) for column in columns()]
+    table = pa.Table.from_arrays(arrays, schema=schema())
+    return table.replace_schema_metadata({**(schema().metadata or {}), **metadata})
+
+
+def encode(table: pa.Table) -> bytes:
+    """The table as one Parquet file in memory, checked by reading it back: a file is written whole or not at all."""
+    if not table.schema.equals(schema()):
+        raise ValueError("not a table of to_table: its schema differs from the lake's")
+    sink = pa.BufferOutputStream()
+    # A file holds a dozen rows: dictionaries, statistics and a second copy of the schema would be most of it.
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False, store_schema=False)
+    data = sink.getvalue()
+    if not pq.read_table(pa.BufferReader(data)).equals(table):
+        raise ValueError("the Parquet file does not read back as it was written")
+    return data.to_pybytes()
+
+
+def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(row) - set(names())
+    where = f"layer {row.get('layer')}"
+    if unknown:
+        raise ValueError(f"{where}: no such columns: {', '.join(sorted(unknown))}")
+    stamped = {"written_at": datetime.now(UTC), **row, "schema_version": SCHEMA_VERSION}
+    whole = {name: stamped.get(name) for name in names()}
+    absent = [name for name in REQUIRED if whole[name] is None]
+    if absent or whole["flags"] is None:
+        raise ValueError(f"{where}: null in {', '.join(absent or ['flags'])}")
+    unexplained = [name for name in names(*METRICS) if whole[name] is None and name not in NULL_BY_DEFINITION]
+    if unexplained and not whole["flags"]:
+        raise ValueError(f"{where}: null without a word in flags: {', '.join(unexplained)}")
+    return whole
+
+
+def _array(column: Column, values: list[Any], layers: list[Any]) -> pa.Array:
+    try:
+        array = pa.array(values, _type(column.type))
+    except (pa.ArrowException, OverflowError, TypeError) as error:
+        raise ValueError(f"column {column.name} ({column.type}): {error}") from error
+    wild = [layer for layer, value in zip(layers, array, strict=True) if not _is_finite(value.as_py())]
+    if wild:
+        raise ValueError(f"{column.name} is not finite in layers {wild}: write null and a word in flags")
+    return array
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _field(column: Column) -> pa.Field:
+    return pa.field(column.name, _type(column.type), metadata={"unit": column.unit, "meaning": column.meaning})
+
+
+def _type(name: str) -> pa.DataType:
+    if name.startswith("list<"):
+        return pa.list_(_type(name.removeprefix("list<").removesuffix(">")))
+    if name == "timestamp[us, UTC]":
+        return pa.timestamp("us", tz="UTC")
+    return pa.type_for_alias(name)

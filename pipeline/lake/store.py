@@ -1,0 +1,210 @@
+"""Where bytes live: create-if-absent is the only commit, and no data file is ever replaced."""
+
+import errno
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+from uuid import uuid4
+
+from pipeline.errors import LakeError
+
+STAGING = "_staging"
+STALE_S = 86_400.0
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+class Store(Protocol):
+    """What a lake needs of a place. Keys are relative, with `/` between their parts."""
+
+    uri: str
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        """Create `key` whole and durable: True if created, False if it existed (and stays as it was)."""
+        ...
+
+    def put_pointer(self, key: str, data: bytes) -> None:
+        """Create or replace `key` at once: for small files that nobody scans."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The bytes of `key`; LakeError where there are none."""
+        ...
+
+    def list(self, prefix: str) -> list[str]:
+        """Keys below the folder `prefix`, sorted; none where it does not exist."""
+        ...
+
+    def delete(self, key: str) -> bool:
+        """Remove `key`; False where there was none."""
+        ...
+
+    def tidy(self) -> int:
+        """Remove what writers that were killed a day ago or earlier left in staging; says how much."""
+        ...
+
+
+def open_store(uri: str | Path) -> "LocalStore":
+    """The store at a folder or a `file://` URI; nothing is created before the first write."""
+    parts = urlsplit(str(uri))
+    if "://" not in str(uri):
+        return LocalStore(Path(uri))
+    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
+        raise LakeError(f"lake {uri}", f"{parts.scheme}:// is not a place this version can write", "Give a folder")
+    return LocalStore(Path(unquote(parts.path)))
+
+
+class LocalStore:
+    """A folder on a local or network file system.
+
+    A file is written and synced in `_staging/` and then linked to its name: the link fails if the name is taken,
+    and a reader sees the whole file or none, whenever the writer is killed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.uri = str(self.root)
+
+    def path(self, key: str) -> Path:
+        """The file of `key`, which may not leave the root."""
+        parts = key.split("/")
+        if "\0" in key or "\\" in key or any(part in ("", ".", "..") for part in parts):
+            raise LakeError(f"lake key {key!r}", "it would leave the lake's folder", "Give a plain relative name")
+        return self.root.joinpath(*parts)
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        target = self.path(key)
+        with self._writing(key), self._staged(data) as staged:
+            if not _link_new(staged, target):
+                return False
+            _sync(target.parent)
+        return True
+
+    def put_pointer(self, key: str, data: bytes) -> None:
+        target = self.path(key)
+        with self._writing(key), self._staged(data) as staged:
+            os.replace(staged, target)
+            _sync(target.parent)
+
+    def get(self, key: str) -> bytes:
+        with self._reading(key):
+            return self.path(key).read_bytes()
+
+    def list(self, prefix: str) -> list[str]:
+        with self._reading(prefix):
+            return sorted(self._walk(prefix))
+
+    def delete(self, key: str) -> bool:
+        target = self.path(key)
+        with self._writing(key):
+            if not target.exists():
+                return False
+            target.unlink()
+            _sync(target.parent)
+        return True
+
+    def tidy(self) -> int:
+        horizon = time.time() - STALE_S
+        stale = [path for path in (self.root / STAGING).glob("*") if path.stat().st_mtime < horizon]
+        for path in stale:
+            path.unlink(missing_ok=True)
+        return len(stale)
+
+    def _walk(self, prefix: str) -> Iterator[str]:
+        folder = self.path(prefix)
+        if not folder.exists():
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                key = f"{prefix}/{entry.name}"
+                if entry.is_dir():
+                    yield from self._walk(key)
+                else:
+                    yield key
+
+    @contextmanager
+    def _staged(self, data: bytes) -> Iterator[Path]:
+        """A synced file with these bytes, on the lake's own file system and outside every glob."""
+        staged = self.root / STAGING / uuid4().hex
+        try:
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield staged
+        finally:
+            staged.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        try:
+            _make_folder(self.root / STAGING)
+            _make_folder(self.path(key).parent)
+            yield
+        except OSError as error:
+            raise LakeError(
+                f"write {key} to the lake {self.uri}",
+                error.strerror or str(error),
+                "Make the folder writable, free space on it, or name another with --lake",
+            ) from error
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LakeError(
+                f"read {key} of the lake {self.uri}", error.strerror or str(error), "Check the path and its permissions"
+            ) from error
+
+
+def _link_new(staged: Path, target: Path) -> bool:
+    """Give `staged` the name `target` unless that is taken."""
+    try:
+        os.link(staged, target)
+    except FileExistsError:
+        # An NFS server may have made the link and lost its answer: then both names are one file.
+        return os.path.samefile(staged, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return _replace_new(staged, target, error)
+    return True
+
+
+def _replace_new(staged: Path, target: Path, refusal: OSError) -> bool:
+    warnings.warn(
+        f"{target.parent}: hard links are refused here ({refusal.strerror}); files are renamed into place. "
+        "They still appear whole or not at all, but two writers of one cell may both count as its first.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    if target.exists():
+        return False
+    os.replace(staged, target)
+    return True
+
+
+def _make_folder(folder: Path) -> None:
+    """mkdir -p that lasts: each new name is synced in its parent."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder, and say so with EINVAL
+            raise
+    finally:
+        os.close(handle)
