@@ -1,0 +1,103 @@
+"""Engines that propose nearest neighbours in float32: FAISS where it is installed, else tiled torch products.
+
+Both compute |x|^2 + |y|^2 - 2 x.y, so their distances carry a cancellation error; `neighbors` never returns them.
+"""
+
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.geometry.arithmetic import full_precision
+
+try:
+    import faiss as _faiss
+except ImportError:
+    _faiss = None
+
+FAISS_GPU_WIDTH = 2048
+"""Largest k of FAISS on a GPU."""
+TILE_BYTES = {"cpu": 2**28, "cuda": 2**30}
+
+
+class Candidates(NamedTuple):
+    """Of each query its `width` nearest points by approximate squared distance, in no particular order."""
+
+    squared: Float[Tensor, "rows width"]
+    indices: Int[Tensor, "rows width"]
+
+
+class Engine(Protocol):
+    """Proposes the `width` nearest points of each query; a query that is a point proposes itself too."""
+
+    def __call__(
+        self, queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int
+    ) -> Candidates: ...
+
+
+def default_engine(device: torch.device) -> Engine:
+    """FAISS on the device where the installed one can, else torch."""
+    if _faiss is None or (device.type == "cuda" and not _has_gpu(_faiss)):
+        return torch_engine
+    return faiss_engine
+
+
+def set_threads(threads: int) -> None:
+    """Threads of FAISS, whose OpenMP pool is not torch's."""
+    if _faiss is not None:
+        _faiss.omp_set_num_threads(threads)
+
+
+def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
+    """`faiss.knn` on the CPU, `faiss.knn_gpu` on a GPU (float32, no TF32)."""
+    if _faiss is None:
+        raise ModuleNotFoundError("faiss is not installed")
+    if queries.device.type == "cuda":
+        if width > FAISS_GPU_WIDTH:
+            return torch_engine(queries, points, width)
+        return _faiss_gpu(_faiss, queries, points, width)
+    squared, indices = _faiss.knn(queries.float().numpy(), points.float().numpy(), width)
+    return Candidates(torch.from_numpy(squared), torch.from_numpy(indices))
+
+
+def torch_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
+    """One matrix product and one selection per tile, in the dtype of the operands: float32 or float64."""
+    lengths = points.square().sum(1)
+    found = []
+    with full_precision():
+        for part in tiles(len(queries), len(points) * queries.element_size(), queries.device):
+            squared = torch.addmm(lengths[None], queries[part], points.T, alpha=-2)
+            squared += queries[part].square().sum(1, keepdim=True)
+            found.append(squared.topk(width, dim=1, largest=False, sorted=False))
+    return Candidates(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
+
+
+def direct_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
+    """Every distance by differences: no cancellation, and an order of magnitude slower than a product."""
+    found = []
+    for part in tiles(len(queries), len(points) * queries.element_size(), queries.device):
+        distances = torch.cdist(queries[part], points, compute_mode="donot_use_mm_for_euclid_dist")
+        found.append(distances.square_().topk(width, dim=1, largest=False, sorted=False))
+    return Candidates(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
+
+
+def tiles(rows: int, bytes_per_row: int, device: torch.device) -> Iterator[slice]:
+    """Slices of the rows whose work space stays within the device's tile."""
+    step = max(TILE_BYTES[device.type] // max(bytes_per_row, 1), 1)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def _has_gpu(faiss: ModuleType) -> bool:
+    # Without the check FAISS aborts the process on a machine without a GPU.
+    return hasattr(faiss, "knn_gpu") and faiss.get_num_gpus() > 0
+
+
+def _faiss_gpu(faiss: ModuleType, queries: Tensor, points: Tensor, width: int) -> Candidates:
+    import_module("faiss.contrib.torch_utils")  # teaches knn_gpu to take torch tensors
+    resources = faiss.StandardGpuResources()
+    squared, indices = faiss.knn_gpu(resources, queries.float(), points.float(), width, device=queries.device.index)
+    return Candidates(squared, indices)

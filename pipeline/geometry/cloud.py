@@ -1,0 +1,66 @@
+"""The sampled hidden states of one layer, with where each came from."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+Labels = Int[Tensor, " rows"] | Int[np.ndarray, " rows"]
+
+
+class Cloud:
+    """PointCloud: rows kept for the k-NN graph in the dtype in which the model made them, in a buffer of fixed size.
+
+    Args:
+        capacity: rows it will hold.
+        dim: width of the layer.
+        dtype: native dtype of the rows.
+    """
+
+    def __init__(self, capacity: int, dim: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
+        self._points = torch.empty(capacity, dim, dtype=dtype, device=device)
+        self._labels = torch.zeros(3, capacity, dtype=torch.int64, device=device)
+        self._fill = 0
+        self.has_contexts = self.has_tokens = capacity > 0
+
+    def put(
+        self,
+        rows: Float[Tensor, "rows dim"],
+        context: Labels | None = None,
+        token: Labels | None = None,
+        group: Labels | None = None,
+    ) -> None:
+        """Append rows; `context` and `token` are ids for the neighbour shares, `group` counts from 0.
+
+        Raises:
+            ValueError: more rows than the cloud was made for.
+        """
+        part = slice(self._fill, self._fill + len(rows))
+        if part.stop > len(self._points):
+            raise ValueError(f"a cloud of {len(self._points)} rows was given {part.stop}")
+        self._points[part] = rows
+        for labels, given in zip(self._labels, (context, token, group), strict=True):
+            if given is not None:
+                labels[part] = torch.as_tensor(given)
+        self.has_contexts &= context is not None
+        self.has_tokens &= token is not None
+        self._fill = part.stop
+
+    def __len__(self) -> int:
+        return self._fill
+
+    @property
+    def points(self) -> Shaped[Tensor, "points dim"]:
+        return self._points[: self._fill]
+
+    @property
+    def context(self) -> Int[Tensor, " points"]:
+        return self._labels[0, : self._fill]
+
+    @property
+    def token(self) -> Int[Tensor, " points"]:
+        return self._labels[1, : self._fill]
+
+    @property
+    def group(self) -> Int[Tensor, " points"]:
+        return self._labels[2, : self._fill]

@@ -1,0 +1,112 @@
+"""From moments and cloud of a layer to its row; and the same for a matrix at hand."""
+
+import time
+from collections.abc import Sequence
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import UsageError
+from pipeline.geometry import anisotropy, counts, dimension
+from pipeline.geometry.cloud import Cloud
+from pipeline.geometry.layer import Layer
+from pipeline.geometry.stream import LayerMoments, Stream
+from pipeline.recipe import Recipe, built_in
+
+Labels = Tensor | np.ndarray | Sequence[int]
+NEIGHBOUR_GROUPS = (counts, dimension)
+MOMENT_GROUPS = (anisotropy,)
+DEGENERATE = {"constant_layer", "too_few_tokens", "too_few_points"}
+
+
+def describe_layer(moments: LayerMoments, cloud: Cloud, recipe: Recipe) -> dict[str, object]:
+    """Every metric of one layer by column name, with `status`, `flags`, `knn_s` and `spectrum_s` (wall seconds).
+
+    Null always comes with a word in `flags`. The status is `nonfinite` where rows held NaN or infinity (the numbers
+    are those of the other rows), `degenerate` where there is nothing to measure, else `ok`.
+    """
+    layer = Layer(moments, cloud, recipe)
+    row: dict[str, object] = {}
+    with torch.inference_mode():
+        for seconds, groups in (("knn_s", NEIGHBOUR_GROUPS), ("spectrum_s", MOMENT_GROUPS)):
+            started = time.perf_counter()
+            row.update(_measure(layer, groups))
+            row[seconds] = time.perf_counter() - started
+    return {**row, "status": _status(layer.flags), "flags": sorted(layer.flags)}
+
+
+def describe(
+    points: Tensor | np.ndarray,
+    contexts: Labels | None = None,
+    token_ids: Labels | None = None,
+    recipe: Recipe | str = "standard@1",
+    groups: Labels | None = None,
+) -> dict[str, object]:
+    """The geometry of a matrix of hidden states: one dict by column name, as in the lake.
+
+    Args:
+        points: `[N, dim]`, floating, in the dtype in which the model made them; any device.
+        contexts: id of each row's context; the first row of each counts as a sink.
+        token_ids: token id of each row.
+        recipe: of which `k`, `sink_multiple` and `seed` are used; `id_authors` takes all points.
+        groups: disjoint groups of contexts; with two or more the standard errors are filled.
+
+    Raises:
+        UsageError: a shape that is no matrix, or labels that do not fit it.
+    """
+    rows = _matrix(points)
+    given = {"contexts": contexts, "token_ids": token_ids, "groups": groups}
+    labels = {name: _labels(name, value, rows) for name, value in given.items()}
+    recipe = built_in(recipe) if isinstance(recipe, str) else recipe
+    first = _first_of_each(labels["contexts"], len(rows), rows.device)
+    if (group := labels["groups"]) is None:
+        group = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+    _, group = group.unique(return_inverse=True)
+    order = group.sort(stable=True).indices
+    stream = Stream([rows.shape[1]], group.bincount().tolist(), recipe.sink_multiple, device=rows.device)
+    stream.put(0, rows[order])
+    stream.step(first[order], group[order])
+    cloud = Cloud(len(rows), rows.shape[1], rows.dtype, rows.device)
+    cloud.put(rows, labels["contexts"], labels["token_ids"], group)
+    (moments,) = stream.close()
+    return describe_layer(moments, cloud, recipe.model_copy(update={"authors_points": len(rows)}))
+
+
+def _measure(layer: Layer, groups: Sequence[ModuleType]) -> dict[str, object]:
+    return {column: value for group in groups for column, value in group.measure(layer).items()}
+
+
+def _status(flags: set[str]) -> str:
+    if "nonfinite_rows" in flags:
+        return "nonfinite"
+    return "degenerate" if flags & DEGENERATE else "ok"
+
+
+def _matrix(points: Tensor | np.ndarray) -> Tensor:
+    rows = torch.as_tensor(points).detach()
+    if rows.ndim != 2 or not rows.numel() or not rows.is_floating_point():
+        found = f"an array of shape {tuple(rows.shape)} and type {rows.dtype}"
+        raise UsageError("points", found, "Give a non-empty floating-point matrix, one row per token")
+    return rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
+
+
+def _labels(name: str, values: Labels | None, rows: Tensor) -> Tensor | None:
+    if values is None:
+        return None
+    labels = torch.as_tensor(values).to(rows.device)
+    if labels.shape != rows.shape[:1]:
+        raise UsageError(name, f"shape {tuple(labels.shape)} for {len(rows)} points", "Give one integer per point")
+    return labels.to(torch.int64)
+
+
+def _first_of_each(labels: Tensor | None, n: int, device: torch.device) -> Tensor:
+    """Which rows are the first with their label; none without labels."""
+    first = torch.zeros(n, dtype=torch.bool, device=device)
+    if labels is not None:
+        _, context = labels.unique(return_inverse=True)
+        earliest = torch.full((int(context.max()) + 1,), n, device=device)
+        earliest.scatter_reduce_(0, context, torch.arange(n, device=device), "amin")
+        first[earliest] = True
+    return first

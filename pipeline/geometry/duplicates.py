@@ -1,0 +1,61 @@
+"""Exact duplicate rows: found by hash, verified, the first of each kept."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int, Int64, Shaped
+from torch import Tensor
+
+_BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
+_TILE_BYTES = 2**26
+
+
+class Distinct(NamedTuple):
+    """The distinct rows of a cloud."""
+
+    kept: Int[Tensor, " kept"]
+    """Index of the first copy of each, ascending."""
+    copies: Int[Tensor, " kept"]
+    """How many rows equal it, itself among them."""
+
+
+def distinct(points: Shaped[Tensor, "points dim"]) -> Distinct:
+    """The distinct rows of `points`, equal meaning equal in every coordinate (0.0 equals -0.0)."""
+    seed = 0
+    while True:
+        order, opens = _sorted_runs(_hash(points, seed))
+        if _runs_are_equal(points, order, opens):
+            break
+        seed += 1  # two different rows with one 64-bit hash: hash again
+    starts = opens.nonzero().flatten()
+    ends = torch.cat([starts[1:], starts.new_tensor([len(points)])])
+    kept, by_index = order[starts].sort()
+    return Distinct(kept, (ends - starts)[by_index])
+
+
+def _hash(points: Shaped[Tensor, "points dim"], seed: int) -> Int64[Tensor, " points"]:
+    """Sum of the coordinates' bits times odd 64-bit numbers, modulo 2^64."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = torch.randint(-(2**63), 2**63 - 1, (points.shape[1],), generator=generator).to(points.device) | 1
+    step = max(_TILE_BYTES // (8 * points.shape[1]), 1)
+    hashes = [
+        ((tile + 0).view(_BITS[points.element_size()]).to(torch.int64) * factors).sum(1) for tile in points.split(step)
+    ]
+    return torch.cat(hashes)
+
+
+def _sorted_runs(hashes: Int64[Tensor, " points"]) -> tuple[Int[Tensor, " points"], Bool[Tensor, " points"]]:
+    """Order that brings equal hashes together, first index first; and where in it a new hash begins."""
+    values, order = hashes.sort(stable=True)
+    opens = torch.ones_like(values, dtype=torch.bool)
+    opens[1:] = values[1:] != values[:-1]
+    return order, opens
+
+
+def _runs_are_equal(
+    points: Shaped[Tensor, "points dim"], order: Int[Tensor, " points"], opens: Bool[Tensor, " points"]
+) -> bool:
+    """Whether rows with one hash are really equal: each but the first of a run to the one before it."""
+    later = (~opens).nonzero().flatten()
+    step = max(_TILE_BYTES // (8 * points.shape[1]), 1)
+    return all(bool((points[order[i]] == points[order[i - 1]]).all()) for i in later.split(step))

@@ -1,0 +1,74 @@
+"""One layer as the metrics see it: its moments, its cloud, and what several metrics share, made once."""
+
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64, Int
+from torch import Tensor
+
+from pipeline.geometry.cloud import Cloud
+from pipeline.geometry.moments import Moments
+from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
+from pipeline.geometry.stream import LayerMoments
+from pipeline.recipe import Recipe
+
+Value = float | int | list[float] | list[int] | None
+Row = dict[str, Value]
+
+
+class Layer:
+    """What every metric group measures; `flags` collects the reasons of nulls and the caveats of numbers."""
+
+    def __init__(self, moments: LayerMoments, cloud: Cloud, recipe: Recipe) -> None:
+        self.moments, self.cloud, self.recipe = moments, cloud, recipe
+        self.flags: set[str] = set()
+
+    @cached_property
+    def all(self) -> Moments:
+        """Moments of all tokens."""
+        return self.moments.all
+
+    @cached_property
+    def varies(self) -> bool:
+        """Whether tokens differ by more than the rounding of a float64 mean; if not, the layer is constant."""
+        if self.all.count < 2:
+            self.flags.add("too_few_tokens")
+            return False
+        trace, square = float(self.covariance.trace()), float(self.all.second_moment().trace())
+        if trace <= 2.0**-96 * square:
+            self.flags.add("constant_layer")
+            return False
+        return True
+
+    @cached_property
+    def covariance(self) -> Float64[Tensor, "dim dim"]:
+        return self.all.covariance()
+
+    @cached_property
+    def members(self) -> list[Int[Tensor, " members"]]:
+        """Per group the indices of its points in the cloud."""
+        groups = range(int(self.cloud.group.max()) + 1) if len(self.cloud) else ()
+        return [(self.cloud.group == g).nonzero().flatten() for g in groups]
+
+    @cached_property
+    def exact_graphs(self) -> list[Graph]:
+        """Per group the graph of its distinct points, with 2k neighbours: GRIDE at scale k needs the 2k-th."""
+        k, seed = 2 * self.recipe.k, self.recipe.seed
+        return [exact_graph(self.cloud.points[members], k, seed) for members in self.members]
+
+    @cached_property
+    def graphs(self) -> list[Graph]:
+        """Per group the graph on which dimension is measured: near-duplicates are gone too."""
+        return [without_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.exact_graphs]
+
+    @cached_property
+    def authors_graph(self) -> Graph:
+        """Of the first `authors_points` points, near-duplicates kept; the first group's where that is the same."""
+        first = torch.arange(min(self.recipe.authors_points, len(self.cloud)), device=self.cloud.points.device)
+        if self.members and torch.equal(first, self.members[0]):
+            return self.exact_graphs[0]
+        return exact_graph(self.cloud.points[first], AUTHORS_NEIGHBORS, self.recipe.seed)
+
+
+AUTHORS_NEIGHBORS = 4
+"""Two are used; two more, so that float64 may order near-ties in its own way."""

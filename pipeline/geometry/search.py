@@ -1,0 +1,148 @@
+"""Exact nearest neighbours: float32 candidates, distances again by differences, and a certificate for every list."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor
+
+from pipeline.geometry.arithmetic import UNIT_ROUNDOFF
+from pipeline.geometry.candidates import Candidates, Engine, default_engine, direct_engine, tiles, torch_engine
+
+SHIFT_ROWS = 4096
+MASSIVE = 8.0
+"""Rows longer than this many median lengths get a bound of their own, or no other row could be certified."""
+SLACK = 2.0**-22
+"""Relative error of a distance by float32 differences is below this."""
+
+
+class Lists(NamedTuple):
+    """Of each query its k nearest other points, nearest first, ties by index."""
+
+    distances: Float64[Tensor, "rows k"]
+    indices: Int[Tensor, "rows k"]
+    certified: Bool[Tensor, " rows"]
+    """Whether no other point can be nearer than the last one of the list, by more than SLACK."""
+
+
+@dataclass(frozen=True)
+class _View:
+    """The points as one engine sees them: shifted and rounded, with what rounding can have done to distances."""
+
+    values: Float[Tensor, "points dim"]
+    length: Float64[Tensor, " points"]
+    error: Float64[Tensor, " points"]
+    """Distance by which rounding moved a point."""
+    gamma: float
+    """Relative error of a product: 4 times the statistical bound (sqrt(d) + 8) u, or the worst case if smaller."""
+    massive: Bool[Tensor, " points"]
+
+    @classmethod
+    def of(cls, points: Tensor, shift: Tensor, dtype: torch.dtype) -> "_View":
+        exact = points.to(torch.float64) - shift
+        values = exact.to(dtype)
+        unit, dim = UNIT_ROUNDOFF[dtype], points.shape[1]
+        length = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64)
+        # The float64 difference itself is rounded once.
+        error = torch.linalg.vector_norm(values - exact, dim=1) + UNIT_ROUNDOFF[torch.float64] * length
+        gamma = min(4 * (dim**0.5 + 8), dim + 8) * unit
+        return cls(values, length, error, gamma, length > MASSIVE * length.median())
+
+
+def search(
+    points: Float[Tensor, "points dim"],
+    k: int,
+    rows: Int[Tensor, " rows"],
+    seed: int = 0,
+    engine: Engine | None = None,
+) -> Lists:
+    """The min(k, points - 1) nearest other points of `points[rows]`, exactly, whatever the engine.
+
+    Candidates come from float32 products about the coordinate-wise median. Their distances are taken again as
+    differences of the stored values in float32, squared and summed in float64. A list is certified when the triangle
+    inequality over the rounding errors rules out every point that was not proposed; what is not certified goes
+    through float64 products, then through differences from every point.
+
+    Args:
+        points: finite and distinct, float32 or float64.
+        rows: indices of the queries.
+        engine: of the first rung; default FAISS, or torch where FAISS is not installed.
+    """
+    k = min(k, len(points) - 1)
+    lists = Lists(
+        points.new_zeros(len(rows), k, dtype=torch.float64),
+        rows.new_zeros(len(rows), k),
+        torch.zeros_like(rows, dtype=torch.bool),
+    )
+    for propose, view in _ladder(points, seed, engine or default_engine(points.device)):
+        open_ = (~lists.certified).nonzero().flatten()
+        if not len(open_):
+            break
+        found = _rung(points, view, rows[open_], k, propose)
+        for whole, part in zip(lists, found, strict=True):
+            whole[open_] = part
+    return lists
+
+
+def _ladder(points: Tensor, seed: int, engine: Engine) -> Iterator[tuple[Engine, _View]]:
+    """The rungs from cheap to certain; a rung's view is made when it is reached."""
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.randperm(len(points), generator=generator)[:SHIFT_ROWS].to(points.device)
+    shift = points[some].median(0).values.to(torch.float64)
+    yield engine, _View.of(points, shift, torch.float32)
+    view = _View.of(points, shift, torch.float64)
+    yield torch_engine, view
+    yield direct_engine, view
+
+
+def _rung(points: Tensor, view: _View, rows: Tensor, k: int, propose: Engine) -> Lists:
+    width = min(max(k + 8, 32), len(points) - 1)
+    found = propose(view.values[rows], view.values, width + 1)
+    candidates = _without_self(found, rows)
+    distances, indices = _by_differences(points, rows, candidates.clamp_min(0))
+    distances, indices = distances[:, :k], indices[:, :k]
+    sound = (candidates >= 0).all(1) & distances.isfinite().all(1)
+    if width < len(points) - 1 and propose is not direct_engine:
+        sound &= _certified(view, rows, found.squared.amax(1).to(torch.float64), distances[:, -1])
+    return Lists(distances, indices, sound)
+
+
+def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
+    """One candidate less per row: the query itself, or the farthest where cancellation hid the query."""
+    drop = found.indices == rows[:, None]
+    absent = (~drop.any(1)).nonzero().flatten()
+    drop[absent, found.squared[absent].argmax(1)] = True
+    return found.indices[~drop].view(len(rows), -1)
+
+
+def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
+    """Distances to the candidates from differences of the stored values; sorted, ties by index."""
+    candidates = candidates.sort(1).values
+    bytes_per_row = 12 * candidates.shape[1] * points.shape[1]
+    distances = [
+        torch.linalg.vector_norm(points[candidates[part]].sub_(points[rows[part], None]), dim=2, dtype=torch.float64)
+        for part in tiles(len(rows), bytes_per_row, points.device)
+    ]
+    nearest, order = torch.cat(distances).sort(dim=1, stable=True)
+    return nearest, candidates.gather(1, order)
+
+
+def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[Tensor, " rows"]:
+    """Whether no point beyond the candidates can be nearer than the list's last.
+
+    A point that was not proposed has an approximate squared distance of at least `cutoff`, off by at most
+    2 gamma (|x|^2 + |y|^2), between positions off by the rounding errors. For ordinary rows y ranges over the ordinary
+    points alone; massive ones are farther than the difference of the lengths.
+    """
+    massive, own = view.massive[rows], view.length[rows]
+    ordinary = ~view.massive
+    farthest = torch.where(massive, view.length.max(), view.length[ordinary].max())
+    error = view.error[rows] + torch.where(massive, view.error.max(), view.error[ordinary].max())
+    slip = 2 * view.gamma * (own.square() + farthest.square())
+    reach = (cutoff - slip).clamp_min(0).sqrt() - error
+    gap = view.length[view.massive].min() - own - view.error.max() if view.massive.any() else torch.inf
+    # In float64 a tie that runs past the candidates is no failure: the distances are right either way.
+    last = last * (1 + (SLACK if view.values.dtype == torch.float32 else -SLACK))
+    return (last <= reach) & (massive | (last <= gap))
