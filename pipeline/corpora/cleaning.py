@@ -28,10 +28,11 @@ _OTHER_NAMESPACE = re.compile(
 def cleaned(dump: Path, sha256: str) -> Path:
     """The file with the prose of a dump that has this sha256, made once per (sha256, CLEANING_VERSION)."""
     note = cache.folder("cleaned") / f"{sha256}-{CLEANING_VERSION}"
-    if note.exists() and (path := kept(note.read_text())):
-        return path
-    digest = keep(metered(articles(dump), f"Cleaning {dump.name}", None))
-    cache.write(note, digest.encode())
+    with cache.exclusive(note):
+        if note.exists() and (path := kept(note.read_text())):
+            return path
+        digest = keep(metered(articles(dump), f"Cleaning {dump.name}", None))
+        cache.write(note, digest.encode())
     path = kept(digest)
     assert path, "what was just written is there"
     return path

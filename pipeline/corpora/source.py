@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline import cache
 from pipeline.corpora.cleaning import cleaned
 from pipeline.corpora.official import ENWIK8, packed
 from pipeline.corpora.progress import metered
@@ -43,10 +44,11 @@ def _plain_file(corpus: Corpus) -> Path:
     if corpus.path and not _is_packed(corpus.id, Path(corpus.path)):
         _require(corpus, _digest(corpus.id, Path(corpus.path)), corpus.path)
         return Path(corpus.path)
-    if (place := kept(wanted)) is None:
-        source = Path(corpus.path) if corpus.path else packed(ENWIK8)
-        _require(corpus, keep(decodable(blocks(source), str(source))), source)
-        place = kept(wanted)
+    with cache.exclusive(cache.folder("texts") / wanted):
+        if (place := kept(wanted)) is None:
+            source = Path(corpus.path) if corpus.path else packed(ENWIK8)
+            _require(corpus, keep(decodable(blocks(source), str(source))), source)
+            place = kept(wanted)
     assert place, "what was just unpacked has the digest that was just checked"
     return place
 

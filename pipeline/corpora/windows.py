@@ -117,9 +117,10 @@ def window_ids(data: np.ndarray, tokenizer: Tokenizer, shape: Shape, name: str) 
     fitting = len(whole) // groups * groups
     if fitting == 0 or (fitting < n and not allow_smaller):
         there = sum(len(window.ids) for window in found)
+        smaller = "" if allow_smaller else ", or allow_smaller: true to take what there is"
         raise CorpusError(
             f"{n} contexts of {tokens} tokens from corpus {name}",
             f"{n * tokens} tokens are needed, {there} are there",
-            "Use a larger corpus or a smaller recipe, or allow_smaller: true to take what there is",
+            f"Use a larger corpus or a smaller recipe{smaller}",
         )
     return np.array(whole[:fitting], np.int32)

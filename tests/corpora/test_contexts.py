@@ -1,5 +1,6 @@
 """Contexts are deterministic, made once per tokenizer, dealt to groups evenly, and sampled fairly."""
 
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -71,6 +72,25 @@ def test_a_second_checkpoint_with_the_same_tokenizer_encodes_nothing(prose: Corp
         assert tokenizer.asked == []
         contexts(prose, form, tokenizer, 1000, None, "another tokenizer")
         assert tokenizer.asked
+
+
+AT_ONCE = """
+import sys, time
+from pipeline.corpora import contexts, resolve
+from pipeline.spec import Corpus
+from tests.corpora.fake import Words, recipe
+tokenizer = Words()
+inner = tokenizer.encode_with_offsets
+tokenizer.encode_with_offsets = lambda text: (time.sleep(0.01), inner(text))[1]
+contexts(resolve(Corpus(kind="text", path=sys.argv[1])), recipe(), tokenizer, 1000, None, "at once")
+print(bool(tokenizer.asked))
+"""
+
+
+def test_of_processes_that_begin_together_one_tokenises(prose: Corpus) -> None:
+    command = [sys.executable, "-c", AT_ONCE, str(prose.path)]
+    runs = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE) for _ in range(3)]
+    assert sorted(run.communicate()[0] for run in runs) == [b"False\n", b"False\n", b"True\n"]
 
 
 def test_what_changes_no_token_shares_the_kept_contexts_and_what_does_shares_nothing(prose: Corpus) -> None:
@@ -178,6 +198,9 @@ def test_special_tokens_that_are_not_there_or_leave_no_room_are_refused(prose: C
     tokenizer.bos_id = None
     with pytest.raises(UsageError, match="the tokenizer has no such token"):
         contexts(prose, recipe(bos="first"), tokenizer, 1000, None)
+    tokenizer.default = lambda text: [7, 8]  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match=r"the tokenizer makes \[7, 8\] of \[97\]"):
+        contexts(prose, recipe(bos="tokenizer"), tokenizer, 1000, None)
     with pytest.raises(UsageError, match="2 of them are special"):
         contexts(prose, recipe(bos="tokenizer", context_tokens=2, kept_per_context=1), Characters(), 1000, None)
 

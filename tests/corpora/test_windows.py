@@ -70,6 +70,13 @@ def test_one_window_begins_in_each_equal_share_of_the_text() -> None:
     assert places.std() == pytest.approx(0.289, abs=0.04)
 
 
+def test_where_reading_stops_does_not_show_in_the_tokens() -> None:
+    data = prose(300_000)
+    for window in windows(data, Words(), shape(500, 32)):
+        further = data[window.start : window.end + 100].tobytes().decode()
+        assert window.ids == Words().encode(further)[:32]
+
+
 def test_another_seed_takes_other_windows_and_the_same_one_the_same() -> None:
     data = prose(100_000)
     first, again, other = (windows(data, Words(), shape(20, 32, seed=seed)) for seed in (0, 0, 1))
