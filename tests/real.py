@@ -1,0 +1,56 @@
+"""Small real checkpoints and a small real text, made in a second, for tests that go the whole way."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 258
+RECIPE = {"name": "tiny", "version": 1, "contexts": 8, "groups": 3, "context_tokens": 32, "kept_per_context": 16}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, and two special ones."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["[PAD]", "[MASK]", *alphabet])}
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", mask_token="[MASK]")
+
+
+def model(seed: int) -> GPTNeoXForCausalLM:
+    """Two blocks of width 32 with random weights."""
+    torch.manual_seed(seed)
+    config = GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    return GPTNeoXForCausalLM(config)
+
+
+def checkpoint(folder: Path, seed: int) -> Path:
+    model(seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def history(root: Path, steps: list[int]) -> Path:
+    """A history whose weights at step s are those of seed s."""
+    for step in steps:
+        checkpoint(root / f"step{step}", step)
+    return root
+
+
+def text(path: Path, characters: int = 20_000) -> Path:
+    """English-like prose: enough for RECIPE many times over."""
+    words = "the shape of a space in which some model thinks is not that of its words at all".split()
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randint(len(words), (characters // 4,), generator=generator).tolist()
+    path.write_text(" ".join(words[index] for index in chosen)[:characters])
+    return path

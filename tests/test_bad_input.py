@@ -1,0 +1,213 @@
+"""Wrong input of every kind: two lines that say what was asked, what was found and what to do; the rest finishes."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests import real
+
+
+@pytest.fixture
+def shapelake(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        from pipeline.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["shapelake", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+def weights(folder: Path) -> Path:
+    return folder / "model.safetensors"
+
+
+def truncate(folder: Path) -> None:
+    weights(folder).write_bytes(weights(folder).read_bytes()[:-1000])
+
+
+def lose_a_shard(folder: Path) -> None:
+    tensors = load_file(weights(folder))
+    names = sorted(tensors)
+    save_file({name: tensors[name] for name in names[:5]}, folder / "model-00001-of-00002.safetensors")
+    shards = {name: f"model-0000{1 + (i >= 5)}-of-00002.safetensors" for i, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
+    weights(folder).unlink()
+
+
+def lose_a_layer(folder: Path) -> None:
+    tensors = load_file(weights(folder))
+    save_file({name: t for name, t in tensors.items() if ".layers.1." not in name}, weights(folder), {"format": "pt"})
+
+
+def poison(folder: Path) -> None:
+    tensors = load_file(weights(folder))
+    tensors["gpt_neox.layers.0.mlp.dense_h_to_4h.weight"][3, 4] = torch.nan
+    save_file(tensors, weights(folder), {"format": "pt"})
+
+
+def lose_the_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+BREAKAGES = {
+    1: (truncate, "model.safetensors"),
+    2: (lose_a_shard, "model-00002-of-00002.safetensors"),
+    3: (lose_a_layer, "layers.1"),
+    4: (poison, "mlp.dense_h_to_4h.weight"),
+    5: (lose_the_tokenizer, "tokenizer"),
+    6: (empty, "config.json"),
+}
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Path:
+    """A sweep file over steps 0 and 7, which are sound, and 1 to 6, each broken in its own way."""
+    root = real.history(tmp_path / "runs", [0, *BREAKAGES, 7])
+    for step, (breakage, _) in BREAKAGES.items():
+        breakage(root / f"step{step}")
+    return sweep_file(tmp_path, root)
+
+
+def sweep_file(folder: Path, root: Path, **changes: object) -> Path:
+    real.text(folder / "prose.txt")
+    fields = {
+        "name": "broken",
+        "checkpoints": [{"local": str(root)}],
+        "corpora": [{"text": "prose.txt"}],
+        "recipe": real.RECIPE,
+        "resources": {"cpus": 1},
+        **changes,
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(json.dumps(fields))
+    return path
+
+
+def test_bad_checkpoints_are_listed_with_cause_and_command_and_the_others_finish(broken, tmp_path, shapelake):
+    from pipeline import lake as lakes
+
+    lake = tmp_path / "lake"
+    code, out, _ = shapelake("run", broken, "--lake", lake, "--backend", "inline")
+    assert code == 1
+    rows = lakes.open(lake).sql("select distinct step from layers order by step").fetchall()
+    assert rows == [(0,), (7,)], "the sound ones are there, and no row of a broken one"
+
+    code, listed, _ = shapelake("status", "--lake", lake, "--failed", "--json")
+    failures = {failure["label"]: failure for failure in json.loads(listed)}
+    assert code == 0
+    assert set(failures) == {f"runs@step{step}" for step in BREAKAGES}
+    for step, (_, cause) in BREAKAGES.items():
+        failure = failures[f"runs@step{step}"]
+        assert cause in failure["message"], failure
+        assert len(failure["message"].splitlines()) <= 2, failure
+        assert f"runs@step{step}" in out
+        assert failure["command"] in out
+        assert failure["class"] == "permanent"
+
+    code, _, err = shapelake(*words_of(failures["runs@step4"]["command"]))
+    assert code == 1
+    assert failures["runs@step4"]["message"] in err, "the command shows the same failure"
+
+    code, out, _ = shapelake("run", broken, "--lake", lake, "--backend", "inline")
+    assert code == 1, "while they stand quarantined and are wanted, the sweep has not succeeded"
+    assert "6 quarantined" in out
+
+
+def words_of(command: str) -> list[str]:
+    import shlex
+
+    program, *words = shlex.split(command)
+    assert program == "shapelake"
+    return words
+
+
+def test_a_corpus_of_ten_bytes_says_both_numbers(tmp_path, shapelake):
+    root = real.history(tmp_path / "runs", [0])
+    path = sweep_file(tmp_path, root)
+    (tmp_path / "prose.txt").write_text("ten bytes.")
+    code, out, _ = shapelake("run", path, "--lake", tmp_path / "lake", "--backend", "inline")
+    needed = real.RECIPE["contexts"] * real.RECIPE["groups"] * real.RECIPE["context_tokens"]
+    assert code == 1
+    assert f"{needed}" in out.replace(",", "")
+    assert " 10 " in out.replace(",", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipes": "quick@1"}, "did you mean 'recipe'"),
+        ({"recipe": "quik@1"}, "did you mean 'quick@1'"),
+        ({"recipe": {**real.RECIPE, "contexs": 3}}, "did you mean 'contexts'"),
+        ({"recipe": {**real.RECIPE, "kept_per_context": 64}}, "64 positions of a context of 32 tokens"),
+        ({"resources": {"gpu": 1}}, "did you mean 'gpus'"),
+        ({"corpora": [{"enwik8-rw": "x"}]}, "did you mean 'enwik8-raw'"),
+        ({"corpora": [{"text": "absent.txt"}]}, "absent.txt"),
+        ({"checkpoints": [{"local": "absent"}]}, "no such folder"),
+        ({"steps": "log3"}, "--steps log3"),
+        ({"models": "gpt*"}, "none of runs"),
+    ],
+    ids=str,
+)
+def test_a_wrong_sweep_is_refused_in_two_lines(tmp_path, shapelake, changes, said):
+    root = real.history(tmp_path / "runs", [0])
+    code, _, err = shapelake("plan", sweep_file(tmp_path, root, **changes), "--lake", tmp_path / "lake")
+    assert code == 2, err
+    assert said in err
+    assert err.startswith("error: ")
+    assert len(err.splitlines()) == 2, err
+
+
+def test_a_history_without_checkpoints_is_refused(tmp_path, shapelake):
+    (tmp_path / "runs").mkdir()
+    code, _, err = shapelake("plan", sweep_file(tmp_path, tmp_path / "runs"), "--lake", tmp_path / "lake")
+    assert (code, len(err.splitlines())) == (2, 2)
+    assert "no checkpoint" in err
+
+
+def test_a_lake_that_cannot_be_written_is_said_in_two_lines(tmp_path, shapelake):
+    root = real.history(tmp_path / "runs", [0])
+    (tmp_path / "file").write_text("in the way")
+    lake = tmp_path / "file" / "lake"
+    code, _, err = shapelake("run", sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
+    assert code == 1
+    assert str(lake) in err
+    assert len(err.strip().splitlines()) == 2, err
+
+
+def test_a_recipe_that_changed_under_its_version_is_refused_with_the_change(tmp_path, shapelake):
+    root = real.history(tmp_path / "runs", [0])
+    lake = tmp_path / "lake"
+    code, *_ = shapelake("run", sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
+    assert code == 0
+    changed = sweep_file(tmp_path, root, recipe={**real.RECIPE, "contexts": 9})
+    code, _, err = shapelake("plan", changed, "--lake", lake)
+    assert code == 2
+    assert "contexts 8 -> 9" in err
+
+
+def test_a_built_in_recipe_cannot_be_redefined(tmp_path, shapelake):
+    root = real.history(tmp_path / "runs", [0])
+    path = sweep_file(tmp_path, root, recipe="quick@1")
+    code, _, err = shapelake("plan", path, "--lake", tmp_path / "lake", "--set", "recipe.contexts=3")
+    assert code == 2
+    assert "built in" in err

@@ -1,0 +1,97 @@
+"""The whole way, from checkpoint folders to rows: truth against outside values, and what must not change a number."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.columns import names
+from pipeline.lake import Lake
+from pipeline.spec import Sweep
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from tests import real
+
+MAY_DIFFER = {*names("cost", "provenance")}
+ORACLE_RECIPE = {
+    "name": "oracle",
+    "version": 1,
+    "snippets": 128,
+    "snippet_chars": 512,
+    "order": "sequential",
+    "max_tokens": 128,
+    "authors_points": 4096,
+}
+
+
+def sweep(root: Path, corpora: list[object], recipe: object = None, **resources: object) -> Sweep:
+    return Sweep.model_validate(
+        {
+            "name": "test",
+            "checkpoints": [{"local": str(root)}],
+            "corpora": corpora,
+            "recipe": recipe or real.RECIPE,
+            "resources": {"cpus": 1, "slots": 1, **resources},
+        }
+    )
+
+
+def rows(wanted: Sweep, lake: Path, backend: str = "inline") -> list[dict]:
+    """Run a sweep and return its rows as they lie in the files, without what may differ between two runs."""
+    report = run(make_plan(wanted, Lake(lake)), Lake(lake), backend)
+    assert report.exit_code == 0, [outcome.message for _, outcome in report.failures.values()]
+    found = [row for path in lake.glob("cells/v1/*/*.parquet") for row in pq.read_table(path).to_pylist()]
+    kept = [{name: value for name, value in row.items() if name not in MAY_DIFFER} for row in found]
+    return sorted(kept, key=lambda row: (row["cell_id"], row["layer"]))
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory) -> Path:
+    return real.history(tmp_path_factory.mktemp("sameness") / "runs", [0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> list[object]:
+    return [{"text": str(real.text(tmp_path_factory.mktemp("text") / "prose.txt"))}, "random-uniform"]
+
+
+def test_neither_batch_size_nor_backend_nor_slots_change_a_byte(history, corpora, tmp_path):
+    one = rows(sweep(history, corpora, batch_tokens=1), tmp_path / "batch1")
+    assert len(one) == 3 * 2 * 4
+    assert rows(sweep(history, corpora, batch_tokens=16 * 32), tmp_path / "batch16") == one
+    assert rows(sweep(history, corpora), tmp_path / "ray1", "ray") == one
+    assert rows(sweep(history, corpora, cpus=4, slots=4), tmp_path / "ray4", "ray") == one
+
+
+def test_rows_carry_what_they_were_measured_on(history, corpora, tmp_path):
+    found = rows(sweep(history, corpora), tmp_path / "lake")
+    row = next(row for row in found if row["step"] == 2 and row["corpus"] == "text:prose" and row["layer"] == 1)
+    assert (row["model"], row["revision"], row["kind"], row["arch"]) == ("runs", "step2", "decoder", "gpt_neox")
+    assert (row["state"], row["depth"], row["n_layers"], row["d_model"]) == ("block", 0.5, 2, 32)
+    assert (row["n_contexts"], row["context_tokens"], row["n_tokens"]) == (24, 32, 24 * 32)
+    assert row["n_points"] + row["n_duplicates"] + row["n_near_duplicates"] == 24 * 16
+    assert row["n_sink_tokens"] >= 24
+    assert row["loss_tokens"] == 24 * 31
+    assert 0 < row["loss_se"] < 0.1 * row["loss"]
+    assert len(row["corpus_sha256"]) == 64
+
+
+def test_the_published_code_agrees_on_every_layer_and_step(shared, tmp_path):
+    """Tolerances as the outside values state them: anisotropy 1e-6, id_authors 1e-6 relative, loss 1e-5."""
+    oracle = json.loads(shared("oracles/wiki-neox.json").read_text())
+    root, text = shared("histories/wiki-neox"), shared("data/enwik5")
+    wanted = sweep(root, [{"enwik8-raw": str(text)}], ORACLE_RECIPE, cpus=2, batch_tokens=2048)
+    wanted = wanted.model_copy(update={"steps": ",".join(oracle)})
+    found = {(str(row["step"]), row["layer"]): row for row in rows(wanted, tmp_path / "lake")}
+    assert {step for step, _ in found} == set(oracle)
+    for step, truth in oracle.items():
+        assert found[step, 0]["n_tokens"] == truth["n_tokens"]
+        assert found[step, 0]["loss"] == pytest.approx(truth["loss_nats_per_token"], abs=1e-5)
+        for layer in truth["layers"]:
+            index = layer["hidden_state"]  # the last of them is the final norm, our layer L + 1
+            row = found[step, index if index < 6 else 7]
+            assert row["anisotropy"] == pytest.approx(layer["anisotropy"], abs=1e-6), (step, index)
+            assert row["id_authors"] == pytest.approx(layer["id_authors"], rel=1e-6), (step, index)
+            if index < 5:
+                assert row["linearity"] == pytest.approx(layer["linearity_to_next"], abs=1e-6), (step, index)
