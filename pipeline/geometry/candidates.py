@@ -21,7 +21,8 @@ except ImportError:
 
 FAISS_GPU_WIDTH = 2048
 """Largest k of FAISS on a GPU."""
-TILE_BYTES = {"cpu": 2**28, "cuda": 2**30}
+TILE_BYTES = {"cpu": 2**24, "cuda": 2**30}
+"""Of work space. On the CPU as much as stays in the cache: fresh pages cost more than the arithmetic on them."""
 
 
 class Candidates(NamedTuple):

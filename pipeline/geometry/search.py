@@ -121,12 +121,16 @@ def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[T
     """Distances to the candidates from differences of the stored values; sorted, ties by index."""
     candidates = candidates.sort(1).values
     bytes_per_row = 12 * candidates.shape[1] * points.shape[1]
-    distances = [
-        torch.linalg.vector_norm(points[candidates[part]].sub_(points[rows[part], None]), dim=2, dtype=torch.float64)
-        for part in tiles(len(rows), bytes_per_row, points.device)
-    ]
+    parts = tiles(len(rows), bytes_per_row, points.device)
+    distances = [_distances(points, rows[part], candidates[part]) for part in parts]
     nearest, order = torch.cat(distances).sort(dim=1, stable=True)
     return nearest, candidates.gather(1, order)
+
+
+def _distances(points: Tensor, rows: Tensor, candidates: Tensor) -> Float64[Tensor, "rows width"]:
+    others = points.index_select(0, candidates.flatten()).view(*candidates.shape, -1)
+    differences = others.sub_(points[rows, None])
+    return torch.linalg.vector_norm(differences.to(torch.float64), dim=2)
 
 
 def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[Tensor, " rows"]:
