@@ -1,5 +1,6 @@
 """The lake of results: plain Parquet that anyone reads without this package, and the state of every sweep."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,8 @@ if TYPE_CHECKING:
     from pipeline.lake.reader import Reader
     from pipeline.lake.schema import to_table
 
-__all__ = ["Failure", "Label", "Lake", "Tombstone", "open", "status", "to_table"]
+__all__ = ["Failure", "Label", "Lake", "Reader", "Tombstone", "open", "status", "to_table"]
+LAZY = {"Reader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
 
 
 def open(uri: str | Path) -> "Reader":
@@ -22,9 +24,7 @@ def open(uri: str | Path) -> "Reader":
 
 
 def __getattr__(name: str) -> Any:
-    """`to_table` loads pyarrow, which planning does without."""
-    if name == "to_table":
-        from pipeline.lake.schema import to_table
-
-        return to_table
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """What loads pyarrow or duckdb, which planning does without, loads when it is first named."""
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(LAZY[name]), name)

@@ -83,11 +83,6 @@ class Lake:
         """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded."""
         return resolve(self._read(Label, key) for key in self.store.list(LABELS))
 
-    def known_content(self, model_keys: Iterable[str]) -> set[str]:
-        """Content of every checkpoint of these models that a run has ever wanted."""
-        keys = [key for model in model_keys for key in self.store.list(f"{LABELS}/model_key={model}")]
-        return {self._read(Label, key).content for key in keys}
-
     # recipes
 
     def check_recipe(self, recipe: Recipe) -> None:

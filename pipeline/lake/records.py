@@ -111,6 +111,11 @@ class Failure(Noun):
     host: str = Field(default_factory=socket.gethostname)
     when: datetime = Field(default_factory=now)
 
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """What the cell was to measure, whatever the files behind the label."""
+        return self.model, self.revision, self.corpus, self.recipe, self.kind
+
 
 class Tombstone(Noun):
     """Hides a committed cell from readers, or keeps a failed one from being tried again."""

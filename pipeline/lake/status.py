@@ -1,10 +1,123 @@
-"""What `shapelake status` says: per model what is committed, what failed, what stands quarantined."""
+"""What `shapelake status` says: per model what is committed, what failed, what stands quarantined, what runs."""
 
-from datetime import UTC, datetime
-from typing import Any
+from collections import Counter
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from pipeline.lake.lake import Lake
+from pipeline.lake.records import Failure, Tombstone
+from pipeline.noun import digest
+
+IDENTITY = ("corpus", "recipe", "kind", "model", "revision", "step", "written_at")
+DIGESTS = ("weights_digest", "config_digest", "tokenizer_digest")
+
+
+class Measured(NamedTuple):
+    """A committed cell under one of its labels."""
+
+    cell_id: str
+    model: str
+    revision: str
+    step: int | None
+    corpus: str
+    recipe: str
+    kind: str
+    since: datetime
+    """When the cell was there and the label pointed at it."""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        return self.model, self.revision, self.corpus, self.recipe, self.kind
 
 
 def status(lake: Lake) -> dict[str, Any]:
-    return {}
+    """The lake's state as plain values.
+
+    `models`: counts per model. `failures`: every cell that failed and is not committed, with its last failure and
+    the command that shows it again; left out where its label was measured since, with other files or newer code.
+    `quarantined`: every tombstone. `runs`: the last progress of each.
+    """
+    stones = {stone.cell_id: stone for stone in lake.tombstones()}
+    measured = _measured(lake)
+    visible = [cell for cell in measured if cell.cell_id not in stones]
+    failed = _failed(lake, stones, visible)
+    held = [_held(stone, measured) for stone in stones.values()]
+    models = sorted({cell.model for cell in measured} | {failure.model for failure in failed})
+    strikes = lake.attempts()
+    return {
+        "lake": lake.uri,
+        "models": [_model(model, visible, failed, held) for model in models],
+        "failures": [_failure(f, strikes.get(f.cell_id, Counter()), f.cell_id in stones) for f in failed],
+        "quarantined": held,
+        "runs": lake.runs(),
+    }
+
+
+def _measured(lake: Lake) -> list[Measured]:
+    files = lake.cells().values()
+    if not files:
+        return []
+    from pipeline.lake.scan import scan  # polars loads only where there is something to read
+
+    rows = scan(lake.store.path(key) for key in files).select("cell_id", *DIGESTS, *IDENTITY)
+    labels: dict[str, list[tuple[str, str, int | None, datetime]]] = {}
+    for label, first_seen, *_ in lake.labels():
+        labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))
+    found = []
+    for cell_id, *rest in rows.unique("cell_id", keep="any").sort("cell_id").collect().iter_rows():
+        content, (corpus, recipe, kind, *own, written_at) = digest(rest[:3]), rest[3:]
+        for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
+            found.append(Measured(cell_id, model, revision, step, corpus, recipe, kind, max(seen, written_at)))
+    return found
+
+
+def _failed(lake: Lake, stones: dict[str, Tombstone], visible: list[Measured]) -> list[Failure]:
+    """The last failure of each cell that is still to be measured, oldest first."""
+    committed = lake.committed()
+    last = {id_: stone.failure for id_, stone in stones.items() if stone.failure and id_ not in committed}
+    last |= {failure.cell_id: failure for failure in lake.failures(set(lake.attempts()) - committed)}
+    since: dict[tuple[str, ...], datetime] = {}
+    for cell in visible:
+        since[cell.wanted] = max(cell.since, since.get(cell.wanted, cell.since))
+    open_ = [f for f in last.values() if (f.wanted not in since or since[f.wanted] < f.when)]
+    return sorted(open_, key=lambda failure: failure.when)
+
+
+def _model(model: str, visible: list[Measured], failed: list[Failure], held: list[dict[str, Any]]) -> dict[str, Any]:
+    cells = [cell for cell in visible if cell.model == model]
+    ids = {stone["cell_id"] for stone in held}
+    return {
+        "model": model,
+        "checkpoints": len({cell.revision for cell in cells}),
+        "cells": len({cell.cell_id for cell in cells}),
+        "failed": sum(f.model == model and f.cell_id not in ids for f in failed),
+        "quarantined": sum(stone["model"] == model for stone in held),
+        "newest_step": max((cell.step for cell in cells if cell.step is not None), default=None),
+        "corpora": sorted({cell.corpus for cell in cells}),
+        "recipes": sorted({cell.recipe for cell in cells}),
+        "last_write": max((cell.since for cell in cells), default=None),
+    }
+
+
+def _failure(failure: Failure, strikes: Counter[str], quarantined: bool) -> dict[str, Any]:
+    return {
+        "label": f"{failure.model}@{failure.revision}",
+        **{name: getattr(failure, name) for name in ("corpus", "recipe", "kind", "cell_id")},
+        "class": failure.error_class,
+        **{name: getattr(failure, name) for name in ("message", "command", "run_id", "host")},
+        "attempts": strikes.total(),
+        "quarantined": quarantined,
+        "when": f"{failure.when:%Y-%m-%dT%H:%M:%SZ}",
+    }
+
+
+def _held(stone: Tombstone, measured: list[Measured]) -> dict[str, Any]:
+    known = stone.failure or next((cell for cell in measured if cell.cell_id == stone.cell_id), None)
+    return {
+        "cell_id": stone.cell_id,
+        "model": known and known.model,
+        "label": known and f"{known.model}@{known.revision}",
+        "reason": stone.reason,
+        "by": stone.by,
+        "when": f"{stone.when:%Y-%m-%dT%H:%M:%SZ}",
+    }
