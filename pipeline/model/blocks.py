@@ -21,15 +21,16 @@ class Blocks(NamedTuple):
 
 def find_body(module: PreTrainedModel, kind: Kind) -> nn.Module:
     """The module that turns token ids into the last hidden state, and that the head is put upon."""
+    base: Any = module.base_model
     if kind == "encoder":
-        return module.base_model
-    return module.get_encoder() if kind == "encdec-encoder" else module.get_decoder()
+        return base
+    return base.get_encoder() if kind == "encdec-encoder" else base.get_decoder()  # OPT: a decoder in the base model
 
 
 def count_layers(body: nn.Module, kind: Kind) -> int:
     """L, as the configuration states it."""
     config: Any = body.config
-    return getattr(config, "decoder_layers" if kind == "encdec-decoder" else "", config.num_hidden_layers)
+    return getattr(config, "decoder_layers" if kind.endswith("decoder") else "", config.num_hidden_layers)
 
 
 def start_token(module: PreTrainedModel) -> int:

@@ -17,15 +17,9 @@ FORMATS = ("model.safetensors", "pytorch_model.bin")
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json of `folder`."""
-    path = folder / "config.json"
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(
-            f"checkpoint {folder}", "config.json cannot be read", "Name a folder with config.json and weights"
-        ) from error
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}", f"not JSON ({error})", "Fetch the file again") from error
+    if not (folder / "config.json").exists():
+        raise CheckpointError(f"checkpoint {folder}", "no config.json", "Name a folder with config.json and weights")
+    return _json(folder / "config.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -51,8 +45,15 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CheckpointError(f"file {path}", f"not JSON ({error})", "Fetch it again") from error
+
+
 def _shards(index: Path) -> list[Path]:
-    files = sorted({index.parent / name for name in json.loads(index.read_text())["weight_map"].values()})
+    files = sorted({index.parent / name for name in _json(index)["weight_map"].values()})
     absent = [path.name for path in files if not path.exists()]
     if absent:
         raise CheckpointError(

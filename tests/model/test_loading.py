@@ -62,6 +62,9 @@ def test_missing_shard(broken: Saved) -> None:
     assert load(folder, "float32", "cpu").n_layers == 3
     absent.unlink()
     assert f"absent: {absent.name}" in refusal(folder)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text()[:100])
+    assert "not JSON" in refusal(folder)
 
 
 def test_missing_layer(broken: Saved) -> None:

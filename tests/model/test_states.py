@@ -1,6 +1,8 @@
 """The hidden states handed to `capture` are those of the model."""
 
 from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from torch import Tensor, nn
 from pipeline.model import Profile, load
 from tests.model import tiny
 
-SHIFTED = {"mamba"}
+Saved = Callable[[str], Path]
+SHIFTED = {"mamba", "mamba2"}
 """Their `output_hidden_states` begins with the output of block 1."""
 
 
@@ -43,14 +46,14 @@ def alone(call: Any, ids: Tensor) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("name", tiny.CAUSAL + tiny.MASKED)
 @torch.inference_mode()
-def test_states_are_the_models_own(name: str, saved: Any, ids: Tensor) -> None:
+def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None:
     """Each state equals output_hidden_states bit for bit; the raw last block, normed, is the last of them."""
     model = load(saved(name), "float32", "cpu")
     (profile,) = model.profiles.values()
     want = alone(lambda row: model.module(row, output_hidden_states=True).hidden_states, ids)
     got = states(profile, ids)
     assert [hidden.shape[-1] for hidden in got] == [state.width for state in profile.states]
-    body = model.module.get_decoder() if profile.kind == "decoder" else model.module.base_model
+    body = model.module.base_model.get_decoder() if profile.kind == "decoder" else model.module.base_model
     check(got[1:] if name in SHIFTED else got, want, body)
     if name in SHIFTED:
         assert torch.equal(got[0], model.module.get_input_embeddings()(ids))
@@ -58,7 +61,7 @@ def test_states_are_the_models_own(name: str, saved: Any, ids: Tensor) -> None:
 
 @pytest.mark.parametrize("name", tiny.TWOFOLD)
 @torch.inference_mode()
-def test_both_halves_of_an_encoder_decoder(name: str, saved: Any, ids: Tensor) -> None:
+def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor) -> None:
     """The encoder reads the context; the decoder the same ids shifted right, so that position i predicts token i."""
     model = load(saved(name), "float32", "cpu")
     start = {"t5": 0, "bart": 2}[name]
@@ -77,7 +80,7 @@ def test_both_halves_of_an_encoder_decoder(name: str, saved: Any, ids: Tensor) -
 @pytest.mark.parametrize(
     ("name", "last"), [("gpt2", "final_norm"), ("opt-350m", "final_norm"), ("bert", "block"), ("albert", "block")]
 )
-def test_depth_and_names(name: str, last: str, saved: Any) -> None:
+def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
     """Layer 0 is the embedding, depth is layer / L, and the state after a final norm is a row of its own at depth 1."""
     (profile,) = load(saved(name), "float32", "cpu").profiles.values()
     assert [state.name for state in profile.states[:4]] == ["embedding", "block", "block", "block"]
@@ -86,7 +89,7 @@ def test_depth_and_names(name: str, last: str, saved: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["llama", "mamba", "modernbert", "t5"])
-def test_a_context_does_not_depend_on_its_batch(name: str, saved: Any) -> None:
+def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None:
     """On the CPU 16 contexts in one call give the bytes of 16 calls, at a length where SiLU in a batch would not."""
     ids = torch.randint(5, tiny.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
     profile = next(iter(load(saved(name), "float32", "cpu").profiles.values()))
@@ -96,7 +99,7 @@ def test_a_context_does_not_depend_on_its_batch(name: str, saved: Any) -> None:
             assert torch.equal(hidden[row], single[0])
 
 
-def test_hooks_are_gone_after_an_error(saved: Any, ids: Tensor) -> None:
+def test_hooks_are_gone_after_an_error(saved: Saved, ids: Tensor) -> None:
     """A capture that raises leaves no hook behind: the next pass calls only its own."""
     profile = load(saved("gpt2"), "float32", "cpu").profile("decoder")
 
@@ -108,7 +111,7 @@ def test_hooks_are_gone_after_an_error(saved: Any, ids: Tensor) -> None:
     assert len(states(profile, ids)) == 5
 
 
-def test_states_are_handed_out_not_kept(saved: Any, ids: Tensor) -> None:
+def test_states_are_handed_out_not_kept(saved: Saved, ids: Tensor) -> None:
     """`capture` runs while the model does: block 2 has not run when the state of block 1 arrives."""
     model = load(saved("gpt2"), "float32", "cpu")
     order: list[str] = []

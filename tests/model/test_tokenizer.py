@@ -110,7 +110,8 @@ def test_no_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(CheckpointError, match="no tokenizer files"):
         load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
-    with pytest.raises(CheckpointError, match="cannot be read") as caught:
-        load_tokenizer(tmp_path)
-    assert str(tmp_path) in str(caught.value)
+    for spoiled in ('{"version": "1.0", "model"', '{"version": "1.0", "model": {"type": "New"}}'):
+        (tmp_path / "tokenizer.json").write_text(spoiled)
+        with pytest.raises(CheckpointError, match="cannot be read") as caught:
+            load_tokenizer(tmp_path)
+        assert str(tmp_path) in str(caught.value)
