@@ -19,10 +19,15 @@ class Column(NamedTuple):
 
 
 @cache
+def source() -> bytes:
+    """The table itself, as CSV."""
+    return (files("pipeline") / "columns.csv").read_bytes()
+
+
+@cache
 def columns() -> tuple[Column, ...]:
     """Every column in file order."""
-    with (files("pipeline") / "columns.csv").open() as file:
-        return tuple(Column(**row) for row in csv.DictReader(file))
+    return tuple(Column(**row) for row in csv.DictReader(source().decode().splitlines()))
 
 
 @cache

@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
+from pipeline.columns import columns, source
 from pipeline.errors import LakeError, RecipeDriftError
 from pipeline.lake.records import Failure, Label, Named, Tombstone, now, resolve
 from pipeline.lake.store import open_store
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CELLS, LABELS, RECIPES, ATTEMPTS = "cells/v1", "labels/v1", "recipes", "attempts/v1"
-QUARANTINE, RUNS = "quarantine", "runs"
+QUARANTINE, RUNS, COLUMNS = "quarantine", "runs", "columns.csv"
 STAMP = "%Y%m%dT%H%M%S.%fZ"
 Record = TypeVar("Record", bound=Noun)
 
@@ -57,7 +58,15 @@ class Lake:
 
         if set(table.column("cell_id").to_pylist()) != {cell_id}:
             raise ValueError(f"rows of another cell than {cell_id}")
+        self._describe_columns()
         return self.store.put_new(f"{CELLS}/model_key={model_key}/{cell_id}.parquet", encode(table))
+
+    def _describe_columns(self) -> None:
+        """Keep units and meanings beside the data, for readers without this code; columns are only ever added."""
+        if self.store.put_new(COLUMNS, source()):
+            return
+        if len(self.store.get(COLUMNS).splitlines()) < len(columns()) + 1:
+            self.store.put_pointer(COLUMNS, source())
 
     # labels
 

@@ -22,8 +22,13 @@ class Measured(NamedTuple):
     corpus: str
     recipe: str
     kind: str
-    since: datetime
-    """When the cell was there and the label pointed at it."""
+    written_at: datetime
+    seen_at: datetime
+    """When the label was first seen to point at these files."""
+
+    @property
+    def since(self) -> datetime:
+        return max(self.written_at, self.seen_at)
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -67,7 +72,7 @@ def _measured(lake: Lake) -> list[Measured]:
     for cell_id, *rest in rows.unique("cell_id", keep="any").sort("cell_id").collect().iter_rows():
         content, (corpus, recipe, kind, *own, written_at) = digest(rest[:3]), rest[3:]
         for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
-            found.append(Measured(cell_id, model, revision, step, corpus, recipe, kind, max(seen, written_at)))
+            found.append(Measured(cell_id, model, revision, step, corpus, recipe, kind, written_at, seen))
     return found
 
 
@@ -79,8 +84,8 @@ def _failed(lake: Lake, stones: dict[str, Tombstone], visible: list[Measured]) -
     since: dict[tuple[str, ...], datetime] = {}
     for cell in visible:
         since[cell.wanted] = max(cell.since, since.get(cell.wanted, cell.since))
-    open_ = [f for f in last.values() if (f.wanted not in since or since[f.wanted] < f.when)]
-    return sorted(open_, key=lambda failure: failure.when)
+    standing = [f for f in last.values() if f.wanted not in since or since[f.wanted] < f.when]
+    return sorted(standing, key=lambda failure: failure.when)
 
 
 def _model(model: str, visible: list[Measured], failed: list[Failure], held: list[dict[str, Any]]) -> dict[str, Any]:
@@ -95,7 +100,7 @@ def _model(model: str, visible: list[Measured], failed: list[Failure], held: lis
         "newest_step": max((cell.step for cell in cells if cell.step is not None), default=None),
         "corpora": sorted({cell.corpus for cell in cells}),
         "recipes": sorted({cell.recipe for cell in cells}),
-        "last_write": max((cell.since for cell in cells), default=None),
+        "last_write": max((_utc(cell.written_at) for cell in cells), default=None),
     }
 
 
@@ -107,7 +112,7 @@ def _failure(failure: Failure, strikes: Counter[str], quarantined: bool) -> dict
         **{name: getattr(failure, name) for name in ("message", "command", "run_id", "host")},
         "attempts": strikes.total(),
         "quarantined": quarantined,
-        "when": f"{failure.when:%Y-%m-%dT%H:%M:%SZ}",
+        "when": _utc(failure.when),
     }
 
 
@@ -119,5 +124,9 @@ def _held(stone: Tombstone, measured: list[Measured]) -> dict[str, Any]:
         "label": known and f"{known.model}@{known.revision}",
         "reason": stone.reason,
         "by": stone.by,
-        "when": f"{stone.when:%Y-%m-%dT%H:%M:%SZ}",
+        "when": _utc(stone.when),
     }
+
+
+def _utc(when: datetime) -> str:
+    return f"{when:%Y-%m-%dT%H:%M:%SZ}"

@@ -58,7 +58,7 @@ def open_store(uri: str | Path) -> "LocalStore":
     return LocalStore(Path(unquote(parts.path)))
 
 
-class LocalStore:
+class LocalStore(Store):
     """A folder on a local or network file system.
 
     A file is written and synced in `_staging/` and then linked to its name: the link fails if the name is taken,
@@ -78,11 +78,12 @@ class LocalStore:
 
     def put_new(self, key: str, data: bytes) -> bool:
         target = self.path(key)
+        if target.exists():
+            return False
         with self._writing(key), self._staged(data) as staged:
-            if not _link_new(staged, target):
-                return False
+            created = self._link_new(staged, target)
             _sync(target.parent)
-        return True
+        return created
 
     def put_pointer(self, key: str, data: bytes) -> None:
         target = self.path(key)
@@ -126,6 +127,31 @@ class LocalStore:
                 else:
                     yield key
 
+    def _link_new(self, staged: Path, target: Path) -> bool:
+        """Give `staged` the name `target` unless that is taken."""
+        try:
+            os.link(staged, target)
+        except FileExistsError:
+            # An NFS server may have made the link and lost its answer: then both names are one file.
+            return os.path.samefile(staged, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return self._replace_new(staged, target, error)
+        return True
+
+    def _replace_new(self, staged: Path, target: Path, refusal: OSError) -> bool:
+        warnings.warn(
+            f"lake {self.uri}: hard links are refused here ({refusal.strerror}), so files are renamed into place. They "
+            "still appear whole or not at all, but of two writers of one file both may count as the first.",
+            RuntimeWarning,
+            stacklevel=2,  # one place, so that Python says it once
+        )
+        if target.exists():
+            return False
+        os.replace(staged, target)
+        return True
+
     @contextmanager
     def _staged(self, data: bytes) -> Iterator[Path]:
         """A synced file with these bytes, on the lake's own file system and outside every glob."""
@@ -160,33 +186,6 @@ class LocalStore:
             raise LakeError(
                 f"read {key} of the lake {self.uri}", error.strerror or str(error), "Check the path and its permissions"
             ) from error
-
-
-def _link_new(staged: Path, target: Path) -> bool:
-    """Give `staged` the name `target` unless that is taken."""
-    try:
-        os.link(staged, target)
-    except FileExistsError:
-        # An NFS server may have made the link and lost its answer: then both names are one file.
-        return os.path.samefile(staged, target)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-        return _replace_new(staged, target, error)
-    return True
-
-
-def _replace_new(staged: Path, target: Path, refusal: OSError) -> bool:
-    warnings.warn(
-        f"{target.parent}: hard links are refused here ({refusal.strerror}); files are renamed into place. "
-        "They still appear whole or not at all, but two writers of one cell may both count as its first.",
-        RuntimeWarning,
-        stacklevel=2,
-    )
-    if target.exists():
-        return False
-    os.replace(staged, target)
-    return True
 
 
 def _make_folder(folder: Path) -> None:

@@ -62,6 +62,7 @@ WITH c AS (
     FROM cells GROUP BY {", ".join(DIGESTS)}
 )
 SELECT {", ".join(_labelled(name, "c") for name in OF_LABEL)}, {", ".join(DIGESTS)}, l.content,
-    {_labelled("kinds", "c")}, coalesce(l.kinds, c.kinds)[1] AS kind, {_each("c.{0}", OF_CONTENT)}, {_labelled("first_seen", "c")}
+    {_labelled("kinds", "c")}, coalesce(l.kinds, c.kinds)[1] AS kind, {_each("c.{0}", OF_CONTENT)},
+    {_labelled("first_seen", "c")}
 FROM c FULL JOIN labels l USING ({", ".join(DIGESTS)})
 """
