@@ -1,8 +1,9 @@
 """The lake: committed cells, labels, recipes, attempts, tombstones and runs. It is the only state there is."""
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
 CELLS, LABELS, RECIPES, ATTEMPTS = "cells/v1", "labels/v1", "recipes", "attempts/v1"
 QUARANTINE, RUNS, COLUMNS = "quarantine", "runs", "columns.csv"
 STAMP = "%Y%m%dT%H%M%S.%fZ"
+CELL = r"(?P<cell>[0-9a-f]{32})"
+NAMES = {
+    CELLS: rf"{CELL}\.parquet",
+    LABELS: r"(?P<stamp>\d{8}T\d{6}\.\d{6}Z)-(?P<label>[0-9a-f]{16})-(?P<said>[0-9a-f]{16})\.json",
+    ATTEMPTS: rf"{CELL}\.(?P<error_class>[a-z_]+)\.[0-9a-f]{{8}}\.json",
+    QUARANTINE: rf"{CELL}\.json",
+}
+"""File names say all that planning asks for, so that it opens none."""
 Record = TypeVar("Record", bound=Noun)
 
 
@@ -43,9 +52,8 @@ class Lake:
         their numbers are equal, and the first by name stands for both.
         """
         files: dict[str, str] = {}
-        for key in self.store.list(CELLS):
-            if key.endswith(".parquet"):
-                files.setdefault(_cell_id(key, self.uri), key)
+        for key, name in self._list(CELLS):
+            files.setdefault(name["cell"], key)
         return files
 
     def committed(self) -> set[str]:
@@ -72,25 +80,26 @@ class Lake:
 
     def record_labels(self, checkpoints: Iterable[Checkpoint]) -> int:
         """Write one record per label whose newest record does not already say the same; opens no file."""
-        newest = {name.split("-")[1]: name for name in map(_file_name, self.store.list(LABELS))}
+        newest = {name["label"]: (name["stamp"], name["said"]) for _, name in self._list(LABELS)}
         return sum(self._record_label(checkpoint, newest) for checkpoint in checkpoints)
 
-    def _record_label(self, checkpoint: Checkpoint, newest: dict[str, str]) -> bool:
+    def _record_label(self, checkpoint: Checkpoint, newest: dict[str, tuple[str, str]]) -> bool:
         label = Label.of(checkpoint, now())
-        if old := newest.get(label.name_digest):
-            stamp, _, said = old.removesuffix(".json").split("-")
+        if known := newest.get(label.name_digest):
+            stamp, said = known
             if said == label.said:
                 return False
             # A record must come after the one it corrects, even where this machine's clock is behind.
             after = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1)
             label = label.model_copy(update={"seen_at": max(label.seen_at, after)})
-        name = f"{label.seen_at:{STAMP}}-{label.name_digest}-{label.said}.json"
-        newest[label.name_digest] = name
+        stamp = f"{label.seen_at:{STAMP}}"
+        newest[label.name_digest] = stamp, label.said
+        name = f"{stamp}-{label.name_digest}-{label.said}.json"
         return self.store.put_new(f"{LABELS}/model_key={checkpoint.model_key}/{name}", _json(label))
 
     def labels(self) -> list[Named]:
         """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded."""
-        return resolve(self._read(Label, key) for key in self.store.list(LABELS))
+        return resolve(self._read(Label, key) for key, _ in self._list(LABELS))
 
     # recipes
 
@@ -101,9 +110,8 @@ class Lake:
             return
         fields = type(recipe).model_fields
         defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
-        old, new = {**defaults, **json.loads(self.store.get(key))}, recipe.model_dump(mode="json")
-        changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-        if changed:
+        old, new = defaults | json.loads(self.store.get(key)), recipe.model_dump(mode="json")
+        if changed := [name for name in old | new if old.get(name) != new.get(name)]:
             raise RecipeDriftError(
                 f"recipe {recipe.label}",
                 "changed since this lake first used it: "
@@ -126,14 +134,13 @@ class Lake:
     def attempts(self) -> dict[str, Counter[str]]:
         """How often each cell failed, by class; by listing alone."""
         strikes: dict[str, Counter[str]] = {}
-        for key in self.store.list(ATTEMPTS):
-            cell_id, error_class, *_ = _file_name(key).split(".")
-            strikes.setdefault(cell_id, Counter())[error_class] += 1
+        for _, name in self._list(ATTEMPTS):
+            strikes.setdefault(name["cell"], Counter())[name["error_class"]] += 1
         return strikes
 
     def failures(self, cell_ids: set[str]) -> list[Failure]:
         """Every failed attempt at these cells, oldest first."""
-        keys = [key for key in self.store.list(ATTEMPTS) if _file_name(key).split(".")[0] in cell_ids]
+        keys = [key for key, name in self._list(ATTEMPTS) if name["cell"] in cell_ids]
         return sorted((self._read(Failure, key) for key in keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
@@ -143,10 +150,10 @@ class Lake:
 
     def quarantined(self) -> set[str]:
         """Ids of the cells with a tombstone; by listing alone."""
-        return {_file_name(key).removesuffix(".json") for key in self.store.list(QUARANTINE)}
+        return {name["cell"] for _, name in self._list(QUARANTINE)}
 
     def tombstones(self) -> list[Tombstone]:
-        return [self._read(Tombstone, key) for key in self.store.list(QUARANTINE)]
+        return [self._read(Tombstone, key) for key, _ in self._list(QUARANTINE)]
 
     def release(self, cell_id: str) -> bool:
         """Take the tombstone away; False where there was none."""
@@ -169,23 +176,22 @@ class Lake:
         keys = [key for key in self.store.list(RUNS) if key.endswith("/progress.json")]
         return sorted((json.loads(self.store.get(key)) for key in keys), key=lambda run: run["when"])
 
+    def _list(self, prefix: str) -> Iterator[tuple[str, re.Match[str]]]:
+        """Every (key, parsed name) below `prefix`; what has another suffix is not ours and no reader's either."""
+        pattern = re.compile(rf"(?:.*/)?{NAMES[prefix]}")
+        suffix = NAMES[prefix].rsplit(".", 1)[-1]
+        for key in self.store.list(prefix):
+            if name := pattern.fullmatch(key):
+                yield key, name
+            elif key.endswith(f".{suffix}"):
+                raise LakeError(f"lake {self.uri}", f"{key} is no file of a lake", "Move it away")
+
     def _read(self, noun: type[Record], key: str) -> Record:
         try:
             return noun.model_validate_json(self.store.get(key))
         except ValidationError as error:
             found = f"not a {noun.__name__.lower()} record ({error.errors()[0]['msg']})"
             raise LakeError(f"read {key} of the lake {self.uri}", found, "Move the file away") from error
-
-
-def _file_name(key: str) -> str:
-    return key.rsplit("/", 1)[-1]
-
-
-def _cell_id(key: str, uri: str) -> str:
-    stem = _file_name(key).removesuffix(".parquet")
-    if len(stem) != 32 or set(stem) - set("0123456789abcdef"):
-        raise LakeError(f"lake {uri}", f"{key} is no cell of this lake", "Move the file away")
-    return stem
 
 
 def _json(noun: Noun) -> bytes:

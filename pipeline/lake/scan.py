@@ -51,9 +51,13 @@ def _type(name: str) -> pl.DataType:
 
 def _checked(path: Path) -> Path:
     """The path, if the file begins and ends as Parquet files do."""
-    with path.open("rb") as file:
-        head = file.read(4)
-        file.seek(max(os.fstat(file.fileno()).st_size - 4, 0))
-        if head == MAGIC == file.read():
-            return path
-    raise LakeError(f"read {path}", "not a Parquet file", "Move it out of the lake")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+            file.seek(max(os.fstat(file.fileno()).st_size - 4, 0))
+            found = None if head == MAGIC == file.read() else "not a whole Parquet file"
+    except OSError as error:
+        found = error.strerror
+    if found:
+        raise LakeError(f"read {path}", found, "Move it out of the lake, or mend its permissions")
+    return path

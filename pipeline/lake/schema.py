@@ -2,9 +2,10 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from numbers import Integral
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,8 @@ NULL_BY_DEFINITION = frozenset(
     {"linearity", "linearity_residual"} | {name for name in names(*METRICS) if name.endswith("_se")}
 )
 """Metrics whose null needs no word in `flags`."""
+LEAN: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+"""A file holds a dozen rows: dictionaries, statistics and a second copy of the schema would be most of it."""
 
 
 @cache
@@ -58,8 +61,9 @@ def encode(table: pa.Table) -> bytes:
     if not table.schema.equals(schema()):
         raise ValueError("not a table of to_table: its schema differs from the lake's")
     sink = pa.BufferOutputStream()
-    # A file holds a dozen rows: dictionaries, statistics and a second copy of the schema would be most of it.
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False, store_schema=False)
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", **LEAN) as writer:
+        writer.add_key_value_metadata(table.schema.metadata)
+        writer.write_table(table)
     data = sink.getvalue()
     if not pq.read_table(pa.BufferReader(data)).equals(table):
         raise ValueError("the Parquet file does not read back as it was written")
@@ -84,6 +88,8 @@ def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _array(column: Column, values: list[Any], layers: list[Any]) -> pa.Array:
     try:
+        if "int" in column.type and not all(isinstance(value, Integral) for value in _items(values)):
+            raise TypeError(f"not whole: {values}")  # Arrow would cut 1.5 to 1
         array = pa.array(values, _type(column.type))
     except (pa.ArrowException, OverflowError, TypeError) as error:
         raise ValueError(f"column {column.name} ({column.type}): {error}") from error
@@ -91,6 +97,15 @@ def _array(column: Column, values: list[Any], layers: list[Any]) -> pa.Array:
     if wild:
         raise ValueError(f"{column.name} is not finite in layers {wild}: write null and a word in flags")
     return array
+
+
+def _items(values: list[Any]) -> Iterator[Any]:
+    """Every value, those of lists one by one, without nulls."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _items(list(value))
+        elif value is not None:
+            yield value
 
 
 def _is_finite(value: Any) -> bool:

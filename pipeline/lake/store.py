@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -109,11 +109,13 @@ class LocalStore(Store):
         return True
 
     def tidy(self) -> int:
-        horizon = time.time() - STALE_S
-        stale = [path for path in (self.root / STAGING).glob("*") if path.stat().st_mtime < horizon]
-        for path in stale:
-            path.unlink(missing_ok=True)
-        return len(stale)
+        removed, horizon = 0, time.time() - STALE_S
+        for path in (self.root / STAGING).glob("*"):
+            with suppress(FileNotFoundError):  # its writer has just finished, or another run tidies too
+                if path.stat().st_mtime < horizon:
+                    path.unlink()
+                    removed += 1
+        return removed
 
     def _walk(self, prefix: str) -> Iterator[str]:
         folder = self.path(prefix)

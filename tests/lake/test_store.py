@@ -1,0 +1,159 @@
+"""The store: one winner per name, whole files or none, nothing outside the root."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import LakeError
+from pipeline.lake.store import STAGING, STALE_S, LocalStore, open_store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _race(args: tuple[str, int]) -> list[bool]:
+    root, writer = args
+    store = LocalStore(Path(root))
+    keys = list(range(60))
+    random.Random(writer).shuffle(keys)
+    return [won for _, won in sorted((key, store.put_new(f"cells/{key}", b"%d" % writer * 999)) for key in keys)]
+
+
+def test_of_six_writers_of_the_same_sixty_keys_exactly_one_wins_each(tmp_path):
+    with get_context("spawn").Pool(6) as pool:
+        won = pool.map(_race, [(str(tmp_path), writer) for writer in range(6)], chunksize=1)
+    assert [sum(key) for key in zip(*won, strict=True)] == [1] * 60
+    store = LocalStore(tmp_path)
+    for key in range(60):
+        winner = next(writer for writer in range(6) if won[writer][key])
+        assert store.get(f"cells/{key}") == b"%d" % winner * 999, "the file is the winner's"
+    assert store.list(STAGING) == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from pipeline.lake.store import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+for i in range(10**6):
+    store.put_new(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**20))
+    print(i, flush=True)
+"""
+
+
+def test_a_writer_killed_at_any_moment_leaves_no_partial_file(tmp_path):
+    """10 writers, each killed within its first 200 ms of writing; staging alone may hold what they left."""
+    rng = random.Random(0)
+    for n in range(10):
+        words = [sys.executable, "-c", WRITER, str(tmp_path), str(n)]
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(rng.uniform(0, 0.2))
+            writer.send_signal(signal.SIGKILL)
+    store = LocalStore(tmp_path)
+    sizes = {len(store.get(key)) for key in store.list("cells/v1")}
+    assert sizes == {2**20}
+    assert len({key.split("-")[0] for key in store.list("cells/v1")}) == 10
+
+
+def test_what_killed_writers_left_is_tidied_after_a_day_and_not_before(tmp_path):
+    store = LocalStore(tmp_path)
+    store.put_new("a", b"")
+    old, new = tmp_path / STAGING / "old", tmp_path / STAGING / "new"
+    for path in (old, new):
+        path.write_bytes(b"partial")
+    os.utime(old, (time.time() - STALE_S - 60,) * 2)
+    assert store.tidy() == 1
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_a_file_is_never_replaced_and_a_pointer_always(tmp_path):
+    store = LocalStore(tmp_path)
+    assert store.put_new("a/b", b"first")
+    assert not store.put_new("a/b", b"second")
+    assert store.get("a/b") == b"first"
+    store.put_pointer("a/p", b"first")
+    store.put_pointer("a/p", b"second")
+    assert store.get("a/p") == b"second"
+    assert store.list("a") == ["a/b", "a/p"]
+    assert store.delete("a/p")
+    assert not store.delete("a/p")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV])
+def test_where_links_are_refused_files_are_renamed_and_it_is_said_once(tmp_path, monkeypatch, code):
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = LocalStore(tmp_path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        assert store.put_new("a/b", b"first")
+        assert store.put_new("a/c", b"first")
+    assert len(said) == 1
+    assert "hard links are refused" in str(said[0].message)
+    assert not store.put_new("a/b", b"second")
+    assert store.get("a/b") == b"first"
+    assert store.list(STAGING) == []
+
+
+def test_the_race_lost_between_the_look_and_the_link_is_lost(tmp_path, monkeypatch):
+    """Another writer takes the name after ours has found it free."""
+    link = os.link
+
+    def late(staged: Path, target: Path) -> None:
+        target.write_bytes(b"theirs")
+        link(staged, target)
+
+    monkeypatch.setattr(os, "link", late)
+    store = LocalStore(tmp_path)
+    assert not store.put_new("a", b"ours")
+    assert store.get("a") == b"theirs"
+
+
+def test_a_link_whose_answer_was_lost_counts_as_made(tmp_path, monkeypatch):
+    """NFS: the server links, the reply is lost, the client repeats and is told that the name exists."""
+    link = os.link
+
+    def twice(staged: Path, target: Path) -> None:
+        link(staged, target)
+        link(staged, target)
+
+    monkeypatch.setattr(os, "link", twice)
+    assert LocalStore(tmp_path).put_new("a", b"ours")
+
+
+@pytest.mark.parametrize("key", ["../a", "a/../../b", "/etc/passwd", "a//b", "", ".", "a\\b", "a\0b"])
+def test_a_key_cannot_leave_the_root(tmp_path, key):
+    store = LocalStore(tmp_path / "lake")
+    for use in (store.get, store.list, store.delete, lambda key: store.put_new(key, b"")):
+        with pytest.raises(LakeError, match="leave the lake's folder"):
+            use(key)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_lake_is_an_error_in_two_lines(tmp_path):
+    """Root may write anywhere, so the way is blocked by a file."""
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LakeError) as caught:
+        LocalStore(tmp_path / "file" / "lake").put_new("a", b"")
+    assert len(str(caught.value).splitlines()) == 2
+    assert str(tmp_path / "file" / "lake") in str(caught.value)
+
+
+def test_uris(tmp_path):
+    assert open_store(f"file://{tmp_path}/my%20lake").root == tmp_path / "my lake"
+    assert open_store(tmp_path).root == tmp_path
+    for uri in ("s3://bucket/lake", "file://host/lake"):
+        with pytest.raises(LakeError, match="not a place this version can write"):
+            open_store(uri)
