@@ -4,7 +4,6 @@ Ray neither retries nor judges here: a task that raises, dies or loses its node 
 """
 
 import os
-import secrets
 import socket
 import time
 from collections.abc import Iterable
@@ -95,9 +94,6 @@ class RayBackend:
         address = self._resources.address
         options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
         if address == "local":
-            # A secret of this run alone, in the environment: no file in the user's home, no open port.
-            if "RAY_AUTH_MODE" not in os.environ:
-                os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
             options |= {
                 "num_cpus": self._resources.threads * self._resources.n_slots,
                 "num_gpus": self._resources.gpus,

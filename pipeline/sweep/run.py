@@ -11,6 +11,7 @@ from pipeline.sweep.backend import Backend, InlineBackend, Work
 from pipeline.sweep.driver import Driver, Report
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.progress import Progress
+from pipeline.sweep.ray_auth import lock_local_ray
 
 BackendName = Literal["ray", "inline"]
 
@@ -38,6 +39,8 @@ def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
     resources: Resources = plan.sweep.resources
     if name == "inline":
         return InlineBackend(work or inline_work)
+    if resources.address == "local":
+        lock_local_ray()
     from pipeline.sweep.ray_backend import RayBackend
 
     ray = RayBackend(work or watched, resources)
