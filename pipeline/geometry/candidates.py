@@ -3,10 +3,10 @@
 Both compute |x|^2 + |y|^2 - 2 x.y, so their distances carry a cancellation error; `neighbors` never returns them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -32,12 +32,8 @@ class Candidates(NamedTuple):
     indices: Int[Tensor, "rows width"]
 
 
-class Engine(Protocol):
-    """Proposes the `width` nearest points of each query; a query that is a point proposes itself too."""
-
-    def __call__(
-        self, queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int
-    ) -> Candidates: ...
+Engine = Callable[[Tensor, Tensor, int], Candidates]
+"""(queries, points, width) -> the `width` nearest points of each query; a query that is a point proposes itself."""
 
 
 def default_engine(device: torch.device) -> Engine:

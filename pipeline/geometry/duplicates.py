@@ -21,27 +21,29 @@ class Distinct(NamedTuple):
 
 def distinct(points: Shaped[Tensor, "points dim"]) -> Distinct:
     """The distinct rows of `points`, equal meaning equal in every coordinate (0.0 equals -0.0)."""
-    seed = 0
-    while True:
-        order, opens = _sorted_runs(_hash(points, seed))
-        if _runs_are_equal(points, order, opens):
-            break
-        seed += 1  # two different rows with one 64-bit hash: hash again
+    points = points + 0  # makes one zero of 0.0 and -0.0
+    order, opens = _sorted_runs(_hash(points))
+    if not _runs_are_equal(points, order, opens):
+        # Different rows with one hash: sort the rows themselves, which is slow and certain.
+        order, opens = _sorted_runs(points.unique(dim=0, return_inverse=True)[1])
     starts = opens.nonzero().flatten()
     ends = torch.cat([starts[1:], starts.new_tensor([len(points)])])
     kept, by_index = order[starts].sort()
     return Distinct(kept, (ends - starts)[by_index])
 
 
-def _hash(points: Shaped[Tensor, "points dim"], seed: int) -> Int64[Tensor, " points"]:
-    """Sum of the coordinates' bits times odd 64-bit numbers, modulo 2^64."""
-    generator = torch.Generator().manual_seed(seed)
+def _hash(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, " points"]:
+    """Sum of the coordinates' bits times seeded odd 64-bit numbers, modulo 2^64."""
+    generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**63), 2**63 - 1, (points.shape[1],), generator=generator).to(points.device) | 1
     step = max(_TILE_BYTES // (8 * points.shape[1]), 1)
-    hashes = [
-        ((tile + 0).view(_BITS[points.element_size()]).to(torch.int64) * factors).sum(1) for tile in points.split(step)
-    ]
-    return torch.cat(hashes)
+    return torch.cat([(_bits(tile) * factors).sum(1) for tile in points.split(step)])
+
+
+def _bits(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, "points dim"]:
+    bits = points.contiguous().view(_BITS[points.element_size()]).to(torch.int64)
+    # The top bit times an odd number is the top bit: fold the sign and exponent of float64 into the low half.
+    return bits ^ (bits >> 32) if points.element_size() == 8 else bits
 
 
 def _sorted_runs(hashes: Int64[Tensor, " points"]) -> tuple[Int[Tensor, " points"], Bool[Tensor, " points"]]:

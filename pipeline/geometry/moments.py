@@ -1,7 +1,6 @@
 """One-pass moments about a fixed shift: count, sum, scatter; mergeable without a change of bytes in the sums."""
 
 from dataclasses import dataclass, fields
-from typing import Self
 
 import torch
 from jaxtyping import Float, Float64
@@ -31,7 +30,7 @@ class Moments:
     """sum of |y|^4"""
 
     @classmethod
-    def about(cls, shift: Float[Tensor, " dim"]) -> Self:
+    def about(cls, shift: Float[Tensor, " dim"]) -> "Moments":
         """No rows yet."""
         shift = shift.to(torch.float64)
         zero = torch.zeros_like(shift)

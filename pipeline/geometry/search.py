@@ -74,7 +74,7 @@ def search(
     lists = Lists(
         points.new_zeros(len(rows), k, dtype=torch.float64),
         rows.new_zeros(len(rows), k),
-        torch.zeros_like(rows, dtype=torch.bool),
+        torch.full_like(rows, k == 0, dtype=torch.bool),
     )
     for propose, view in _ladder(points, seed, engine or default_engine(points.device)):
         open_ = (~lists.certified).nonzero().flatten()

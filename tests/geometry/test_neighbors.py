@@ -1,0 +1,230 @@
+"""Exact neighbours against float64 brute force, on clouds that break float32 products."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.geometry import duplicates
+from pipeline.geometry import search as search_module
+from pipeline.geometry.candidates import Engine, direct_engine, faiss_engine, torch_engine
+from pipeline.geometry.dimension import id_mle, id_twonn
+from pipeline.geometry.duplicates import distinct
+from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
+from pipeline.geometry.search import search
+from tests.geometry.clouds import brute, curved, hard_clouds, rotation, zipf
+
+K = 40
+CLOUDS = hard_clouds(1200, 256)
+
+
+def merged(points: Tensor, k: int = 64) -> Graph:
+    return without_near_duplicates(exact_graph(points, k), k)
+
+
+@pytest.mark.parametrize("engine", [faiss_engine, torch_engine])
+@pytest.mark.parametrize("name", CLOUDS)
+def test_lists_equal_brute_force(name: str, engine: Engine) -> None:
+    """First and second neighbours are the right ones, distances right to 1e-6, dimension to 1e-7."""
+    graph = exact_graph(CLOUDS[name], K, engine=engine)
+    distances, indices = brute(CLOUDS[name], K)
+    assert torch.equal(graph.indices[:, :2], indices[:, :2])
+    assert graph.n_unresolved == 0
+    # measured: at most 6.0e-8 and 5e-9
+    torch.testing.assert_close(graph.distances, distances, rtol=1e-6, atol=0)
+    for estimator in (id_twonn, id_mle):
+        assert estimator(graph.distances) == pytest.approx(estimator(distances), rel=1e-7)
+
+
+def test_those_clouds_do_break_raw_float32_products() -> None:
+    """Guard of the test above: uncentered float32 distances miss the dimension by more than 10 %."""
+    points = CLOUDS["offset 1000"]
+    squared = torch_engine(points, points, 3).squared.sort(1).values[:, 1:]
+    truth = id_twonn(brute(points, 2)[0])
+    assert abs(id_twonn(squared.double().clamp_min(1e-12).sqrt()) - truth) > 0.1 * truth
+
+
+def in_three_heaps(n: int, dim: int, apart: float, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A curved cloud in three places so far apart that no shift helps: close neighbours at great length."""
+    g = torch.Generator().manual_seed(seed)
+    return curved(n, dim, 1 + seed % 8, seed).to(dtype) + apart * torch.randint(-1, 2, (n, 1), generator=g)
+
+
+def test_no_wrong_list_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the float32 rung alone: what it certifies is right, and what it gets wrong it does not certify."""
+    ladder = search_module._ladder
+    monkeypatch.setattr(search_module, "_ladder", lambda *a: [next(iter(ladder(*a)))])
+    wrong_and_certified = wrong = certified = 0
+    for trial in range(100):
+        points = in_three_heaps(300, 2 + 3 * trial, 10.0 ** (trial % 6), trial)  # from harmless to hopeless
+        lists = search(points, 8, torch.arange(300), engine=torch_engine)
+        error = ((lists.distances - brute(points, 8)[0]).abs() > 1e-6 * lists.distances).any(1)
+        wrong += int(error.sum())
+        certified += int(lists.certified.sum())
+        wrong_and_certified += int((error & lists.certified).sum())
+    assert wrong > 1000  # measured: 9094
+    assert certified > 10_000  # measured: 12726
+    assert wrong_and_certified == 0
+
+
+@pytest.mark.parametrize(
+    ("apart", "rungs"), [(1.0, ["torch"]), (1e5, ["torch", "torch"]), (1e9, ["torch", "torch", "direct"])]
+)
+def test_every_rung_ends_in_exact_distances(apart: float, rungs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where float32 and then float64 products fail, differences from every point remain; nothing is unresolved."""
+    used, rung = [], search_module._rung
+
+    def recorded(*args: object) -> object:
+        used.append(args[-1].__name__.removesuffix("_engine"))
+        return rung(*args)
+
+    monkeypatch.setattr(search_module, "_rung", recorded)
+    points = in_three_heaps(300, 32, apart, seed=4, dtype=torch.float64)
+    graph = exact_graph(points, 8, engine=torch_engine)
+    assert used == rungs
+    assert graph.n_unresolved == 0
+    torch.testing.assert_close(graph.distances, brute(points, 8)[0], rtol=1e-12, atol=0)
+
+
+def test_engines_agree() -> None:
+    """FAISS, torch and direct differences as first engine give one graph, to the byte."""
+    graphs = [exact_graph(CLOUDS["rogue 1000"], K, engine=e) for e in (faiss_engine, torch_engine, direct_engine)]
+    for graph in graphs[1:]:
+        assert torch.equal(graph.distances, graphs[0].distances)
+        assert torch.equal(graph.indices, graphs[0].indices)
+
+
+def test_the_shift_changes_nothing() -> None:
+    """Another subsample for the median leaves the graph as it is."""
+    graphs = [exact_graph(curved(5000, 8), 4, seed=seed) for seed in (0, 1)]
+    assert torch.equal(graphs[0].distances, graphs[1].distances)
+
+
+def test_ties_go_to_the_lowest_index() -> None:
+    """On a square every corner has two neighbours at one distance; they come in order of index."""
+    square = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    graph = exact_graph(square, 3)
+    assert graph.indices.tolist() == [[1, 2, 3], [0, 3, 2], [0, 3, 1], [1, 2, 0]]
+
+
+def test_ties_beyond_the_candidates_keep_distances_exact() -> None:
+    """On a lattice more points are tied than are proposed."""
+    lattice = torch.cartesian_prod(*[torch.arange(6.0)] * 4)
+    graph = exact_graph(lattice, K)
+    torch.testing.assert_close(graph.distances, brute(lattice, K)[0], rtol=1e-7, atol=0)
+    assert graph.n_unresolved == 0
+
+
+@pytest.mark.parametrize(("n", "k"), [(1, 0), (2, 1), (5, 4), (50, K)])
+def test_small_clouds_have_fewer_columns(n: int, k: int) -> None:
+    """k is cut to n - 1."""
+    graph = exact_graph(curved(n, 16), K)
+    assert graph.distances.shape == (n, k)
+    if k:
+        torch.testing.assert_close(graph.distances, brute(curved(n, 16), k)[0], rtol=1e-6, atol=0)
+
+
+def test_translation_scale_and_rotation_leave_the_dimension() -> None:
+    """Exactly for a power of two, to 1e-6 for a translation float32 can represent, to 1e-4 for a rotation."""
+    points = (curved(1500, 64) * 2**10).round() / 2**10
+    truth = id_mle(merged(points).radii)
+    assert id_mle(merged(points * 2.0**-20).radii) == pytest.approx(truth, rel=1e-12)
+    assert id_mle(merged(points + 512).radii) == pytest.approx(truth, rel=1e-6)
+    turned = (points.double() @ rotation(64)).float()
+    assert id_mle(merged(turned).radii) == pytest.approx(truth, rel=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.2, 0.4])
+def test_exact_duplicates_change_nothing(share: float) -> None:
+    """Rows repeated, in whatever order, leave distances and dimension equal to those of the distinct rows."""
+    points = curved(1000, 64)
+    repeats = points[: int(share * 1000)]
+    both = torch.cat([points, repeats, repeats])[torch.randperm(1000 + 2 * len(repeats))]
+    graph, clean = merged(both), merged(points)
+    assert (graph.n_duplicates, len(graph.kept)) == (2 * len(repeats), 1000)
+    assert id_mle(graph.radii) == pytest.approx(id_mle(clean.radii), rel=1e-12)
+    assert int(graph.copies.sum()) == len(both)
+
+
+def test_zipf_cloud_equals_its_distinct_rows() -> None:
+    """6000 tokens of a Zipf vocabulary read as their distinct vectors do."""
+    points = zipf(6000, 6000)
+    graph, clean = merged(points), merged(points.unique(dim=0))
+    assert len(graph.kept) + graph.n_duplicates == 6000
+    assert id_mle(graph.radii) == pytest.approx(id_mle(clean.radii), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_distinct_keeps_first_copies(dtype: torch.dtype) -> None:
+    """The first copy of each row, in order, with its multiplicity; 0.0 and -0.0 are one."""
+    rows = torch.tensor([[1.0, 0.0], [2.0, 3.0], [1.0, -0.0], [2.0, 4.0], [2.0, 3.0], [1.0, 0.0]], dtype=dtype)
+    kept, copies = distinct(rows)
+    assert kept.tolist() == [0, 1, 3]
+    assert copies.tolist() == [3, 2, 1]
+
+
+def test_hash_collisions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows with one hash are compared; where they differ the rows themselves are sorted."""
+    monkeypatch.setattr(duplicates, "_hash", lambda points: torch.zeros(len(points), dtype=torch.int64))
+    points = curved(50, 4)
+    kept, copies = distinct(torch.cat([points, points[:9]]))
+    assert kept.tolist() == list(range(50))
+    assert copies.tolist() == [2] * 9 + [1] * 41
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_signs_alone_do_not_collide(dtype: torch.dtype) -> None:
+    """All corners of a cube, which differ in sign bits only, have hashes of their own."""
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=dtype)] * 10)
+    assert len(duplicates._hash(corners).unique()) == 1024
+
+
+@pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
+def test_near_duplicates_are_merged(share: float) -> None:
+    """Copies that differ by 1e-7 relative: the dimension is within 5 % of the clean one, not halved."""
+    points = curved(1500, 64)
+    n = int(share * 1500)
+    noise = 1 + 1e-7 * torch.randn(n, 64, generator=torch.Generator().manual_seed(2))
+    both = torch.cat([points, points[:n] * noise])
+    clean, graph, naive = id_mle(merged(points).radii), merged(both), exact_graph(both, 64)
+    assert id_mle(naive.radii) < 0.7 * clean
+    assert graph.n_near_duplicates + graph.n_duplicates == n
+    assert graph.kept.max() < 1500
+    assert id_mle(graph.radii) == pytest.approx(clean, rel=0.05)
+
+
+def test_merged_graph_equals_the_graph_of_what_is_left() -> None:
+    """Lists repaired after the merge are those of a search from scratch, also within clusters larger than k."""
+    points = curved(400, 32)
+    cluster = points[:1] * (1 + 2e-8 * torch.randn(100, 32, generator=torch.Generator().manual_seed(3)))
+    both = torch.cat([points, cluster])
+    graph = without_near_duplicates(exact_graph(both, 8), 8)
+    again = exact_graph(both[graph.kept], 8)
+    assert graph.n_near_duplicates > 90
+    assert torch.equal(graph.distances, again.distances)
+    assert torch.equal(graph.indices, again.indices)
+
+
+def test_low_precision_with_an_offset_keeps_its_neighbours() -> None:
+    """bfloat16 under a large offset is noisy, not duplicated: nothing is merged beyond exact copies."""
+    points = (curved(1000, 64) + 8).to(torch.bfloat16)
+    graph = merged(points)
+    assert graph.n_near_duplicates == 0
+    assert float((graph.noise / graph.distances[:, 0]).median()) > 0.03
+
+
+def test_nonfinite_rows_are_left_out() -> None:
+    """NaN and infinity are counted, and the graph is that of the other rows."""
+    points = curved(300, 16)
+    bad = points.clone()
+    bad[7, 3], bad[100, 0] = torch.nan, torch.inf
+    graph, clean = exact_graph(bad, 8), exact_graph(points[[i for i in range(300) if i not in (7, 100)]], 8)
+    assert graph.n_nonfinite == 2
+    assert torch.equal(graph.distances, clean.distances)
+
+
+def test_distances_beyond_float32_are_counted_as_unresolved() -> None:
+    """A difference that overflows has no distance; its points are left out of the estimates, not guessed."""
+    points = torch.cat([curved(200, 4), torch.tensor([[3e38, 0, 0, 0], [-3e38, 0, 0, 0]])])
+    graph = exact_graph(points, 201)
+    assert graph.n_unresolved == 2
+    assert graph.radii.isfinite().all()
