@@ -1,0 +1,163 @@
+"""Streamed moments against whole-matrix references: shifts, blocks, groups, sinks, non-finite rows."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.geometry import LayerMoments, Stream, moments
+from pipeline.geometry.anisotropy import anisotropy
+from pipeline.geometry.moments import Moments, merge
+from tests.geometry.clouds import hard_clouds
+
+CLOUDS = hard_clouds(8192, 96)
+
+
+def streamed(
+    layers: list[Tensor], cuts: list[int], first: Tensor, group: Tensor, following: list[int | None] | None = None
+) -> list[LayerMoments]:
+    """Feed whole layers in batches that end at `cuts`."""
+    stream = Stream([x.shape[1] for x in layers], group.bincount().tolist(), 8.0, following)
+    for start, stop in zip([0, *cuts], [*cuts, len(group)], strict=True):
+        for index, layer in enumerate(layers):
+            stream.put(index, layer[start:stop])
+        stream.step(first[start:stop], group[start:stop])
+    return stream.close()
+
+
+def one(points: Tensor) -> LayerMoments:
+    """All rows as one group without sinks by position."""
+    none = torch.zeros(len(points), dtype=torch.bool)
+    return streamed([points], [], none, torch.zeros(len(points), dtype=torch.int64))[0]
+
+
+def reference(points: Tensor) -> tuple[float, float]:
+    """Anisotropy and trace from the float64 singular values of the centered matrix."""
+    wide = points.double()
+    squares = torch.linalg.svdvals(wide - wide.mean(0)).square()
+    return float(squares[0] / squares.sum()), float(squares.sum() / (len(points) - 1))
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_one_pass_equals_the_svd(name: str) -> None:
+    """Anisotropy and trace equal those of the centered matrix's SVD."""
+    whole = one(CLOUDS[name]).all
+    expected = reference(CLOUDS[name])
+    # measured: at most 6e-14
+    assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_float32_products_suffice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On chips that are bad at float64 the same within 1e-6."""
+    monkeypatch.setattr(moments, "product_dtype", lambda device: torch.float32)
+    whole = one(CLOUDS[name]).all
+    assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(reference(CLOUDS[name]), rel=1e-6)
+
+
+def test_without_a_shift_float32_products_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard of the test above: the shift is what makes it pass."""
+    monkeypatch.setattr(moments, "product_dtype", lambda device: torch.float32)
+    points = CLOUDS["offset 10000"]
+    sums = Moments.about(torch.zeros(points.shape[1]))
+    for block in points.split(2048):
+        sums.add(block)
+    assert abs(anisotropy(sums) / reference(points)[0] - 1) > 1e-3
+
+
+@pytest.mark.parametrize("cuts", [[1], [100, 2048, 2049, 5000], list(range(64, 6000, 64))])
+def test_batches_change_no_byte(cuts: list[int]) -> None:
+    """However the rows are cut into batches, every sum has the same bytes."""
+    points = CLOUDS["massive 100"][:6000]
+    group = (torch.arange(6000) >= 2500).long()
+    first = torch.arange(6000) % 50 == 0
+    layers, following = [points, points.square()[:, :32]], [1, None]
+    whole, cut = (streamed(layers, c, first, group, following) for c in ([], cuts))
+    for a, b in zip(whole, cut, strict=True):
+        for left, right in zip(a.ordinary + a.sinks, b.ordinary + b.sinks, strict=True):
+            assert all(torch.equal(torch.as_tensor(vars(left)[f]), torch.as_tensor(vars(right)[f])) for f in vars(left))
+        assert torch.equal(torch.cat(a.norms), torch.cat(b.norms))
+        assert torch.equal(a.directions, b.directions)
+    assert whole[0].cross is not None
+    assert cut[0].cross is not None
+    assert torch.equal(whole[0].cross, cut[0].cross)
+
+
+def test_groups_and_sinks_merge_to_the_whole() -> None:
+    """The moments of ordinary and sink tokens of all groups add up to those of all tokens."""
+    points = CLOUDS["massive 100"][:3000].double()
+    (layer,) = streamed([points], [], torch.arange(3000) % 30 == 0, torch.arange(3000) // 1000)
+    torch.testing.assert_close(layer.all.covariance(), points.T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.all.mean, points.mean(0), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(layer.groups[1].covariance(), points[1000:2000].T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.all.second_moment(), points.T @ points / 3000, rtol=1e-10, atol=1e-12)
+
+
+def test_merge_is_addition_of_rows() -> None:
+    """Two halves merged equal one pass, in every sum."""
+    points = CLOUDS["plain"].double()
+    halves = [Moments.about(points[0]) for _ in range(2)]
+    both = Moments.about(points[0])
+    for half, rows in zip(halves, points.split(4096), strict=True):
+        half.add(rows)
+        both.add(rows)
+    merged = merge(halves)
+    assert all(torch.equal(torch.as_tensor(vars(merged)[f]), torch.as_tensor(vars(both)[f])) for f in vars(both))
+    assert merged.count == 8192
+    with pytest.raises(ValueError, match="different shifts"):
+        merged + Moments.about(points[1])
+
+
+def test_sinks_are_openers_and_long_rows() -> None:
+    """A row is a sink if it opens its context or its norm exceeds eight pilot medians; exactly those."""
+    g = torch.Generator().manual_seed(0)
+    points = torch.nn.functional.normalize(torch.randn(1000, 16, generator=g))
+    points[[5, 700]] *= 8.01
+    points[[6, 701]] *= 7.99
+    first = torch.zeros(1000, dtype=torch.bool)
+    first[[0, 500]] = True
+    (layer,) = streamed([points], [300], first, torch.zeros(1000, dtype=torch.int64))
+    assert layer.pilot_norm == pytest.approx(1, abs=1e-6)
+    assert layer.sinks[0].count == 4
+    expected = points[[0, 5, 500, 700]].double()
+    torch.testing.assert_close(layer.sinks[0].mean, expected.mean(0))
+
+
+def test_nonfinite_rows_are_left_out_of_every_sum() -> None:
+    """Sums are those of the finite rows, wherever the others stand, also in the first block alone."""
+    points = CLOUDS["plain"][:5000].clone()
+    clean = points[torch.arange(5000) >= 2100]
+    points[:2100, 3] = torch.nan
+    layer = one(points)
+    assert layer.n_nonfinite == 2100
+    assert layer.all.count == 2900
+    torch.testing.assert_close(layer.all.covariance(), clean.double().T.cov(), rtol=1e-10, atol=1e-12)
+
+
+def test_only_nonfinite_rows_leave_empty_sums() -> None:
+    """Nothing to sum is a count of zero, not a crash."""
+    layer = one(torch.full((10, 4), torch.inf))
+    assert (layer.all.count, layer.n_nonfinite) == (0, 10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_rows_enter_in_their_own_dtype(dtype: torch.dtype) -> None:
+    """No rounding beyond that of the rows themselves."""
+    points = CLOUDS["plain"][:3000].to(dtype)
+    layer = one(points)
+    assert layer.dtype == dtype
+    torch.testing.assert_close(layer.all.covariance(), points.double().T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(torch.cat(layer.norms).double(), points.double().norm(dim=1), rtol=1e-7, atol=0)
+
+
+def test_wrong_rows_are_refused() -> None:
+    """A layer without rows, a batch of the wrong length, rows missing at the end."""
+    stream = Stream([4, 4], [3], 8.0)
+    stream.put(0, torch.ones(3, 4))
+    labels = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match="every layer"):
+        stream.step(*labels)
+    stream.put(1, torch.ones(2, 4))
+    with pytest.raises(ValueError, match="every layer"):
+        stream.step(*labels)
+    with pytest.raises(ValueError, match="still due"):
+        stream.close()
