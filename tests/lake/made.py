@@ -17,7 +17,7 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def checkpoint(step: int, weights: str | None = None, model: str = "lab/small", **changes: Any) -> Checkpoint:
+def checkpoint(step: int | None, weights: str | None = None, model: str = "lab/small", **changes: Any) -> Checkpoint:
     """A checkpoint whose weights are equal exactly where the word `weights` is; by default one's own."""
     return Checkpoint(
         **{

@@ -1,0 +1,149 @@
+"""Labels: many may share one measurement, and a label may come to point elsewhere."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pipeline import lake as lakes
+from pipeline.lake import Label, Lake
+from pipeline.lake import lake as module
+from pipeline.spec import Checkpoint
+from tests.lake import made
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(tmp_path / "lake")
+
+
+def ask(lake, sql):
+    return lakes.open(lake.uri).sql(sql).fetchall()
+
+
+def test_a_label_has_every_field_of_a_checkpoint_but_its_folders():
+    assert set(Label.model_fields) == set(Checkpoint.model_fields) - {"path", "tokenizer_path"} | {"content", "seen_at"}
+
+
+def test_a_label_is_recorded_once_and_again_when_it_says_something_else(lake):
+    points = [made.checkpoint(step) for step in (1, 2)]
+    assert lake.record_labels(points) == 2
+    assert lake.record_labels(points) == 0
+    assert lake.record_labels([made.checkpoint(1, path="/elsewhere")]) == 0, "where the files lie is no matter"
+    assert lake.record_labels([made.checkpoint(1, family="Small"), points[1]]) == 1
+    assert lake.record_labels([made.checkpoint(1, weights="new")]) == 1
+
+
+def test_two_labels_of_equal_content_share_one_measurement_and_have_rows_of_their_own(lake):
+    first, second = made.checkpoint(1, weights="w"), made.checkpoint(8, weights="w", stage="late")
+    lake.record_labels([first, second])
+    made.commit(lake, first)
+    query = "select revision, step, stage, duplicate_of, superseded, count(*) from layers group by all order by step"
+    assert ask(lake, query) == [
+        ("step1", 1, None, "lab/small@step8", False, made.LAYERS),
+        ("step8", 8, "late", "lab/small@step1", False, made.LAYERS),
+    ]
+    assert ask(lake, "select count(*) from cells") == [(1,)]
+
+
+def test_a_label_of_another_model_gets_rows_too(lake):
+    first, second = made.checkpoint(1, weights="w"), made.checkpoint(1, weights="w", model="lab/renamed", family="New")
+    lake.record_labels([first, second])
+    made.commit(lake, first)
+    query = "select distinct model, family, duplicate_of from layers order by all"
+    assert ask(lake, query) == [
+        ("lab/renamed", "New", "lab/small@step1"),
+        ("lab/small", None, "lab/renamed@step1"),
+    ]
+
+
+def test_equal_weights_under_another_tokenizer_are_duplicates_and_no_shared_measurement(lake):
+    first, second = made.checkpoint(1, weights="w"), made.checkpoint(2, weights="w", tokenizer_digest=made.sha("other"))
+    lake.record_labels([first, second])
+    made.commit(lake, first)
+    assert ask(lake, "select distinct step, duplicate_of from layers") == [(1, "lab/small@step2")]
+    assert ask(lake, "select step, duplicate_of from checkpoints order by 1") == [
+        (1, "lab/small@step2"),
+        (2, "lab/small@step1"),
+    ]
+
+
+def test_the_first_seen_of_the_other_labels_is_the_one_named_and_of_those_the_earliest_step(lake, monkeypatch):
+    """Steps 4 and 2 are seen at once, step 1 later: 2 comes first, then 4, then 1."""
+    monkeypatch.setattr(module, "now", lambda: NOON)
+    lake.record_labels([made.checkpoint(step, weights="w") for step in (4, 2)])
+    monkeypatch.setattr(module, "now", lambda: NOON + timedelta(hours=1))
+    lake.record_labels([made.checkpoint(1, weights="w")])
+    assert ask(lake, "select step, duplicate_of from checkpoints order by 1") == [
+        (1, "lab/small@step2"),
+        (2, "lab/small@step4"),
+        (4, "lab/small@step2"),
+    ]
+
+
+def reupload(lake, *words):
+    """One label pointing at each of these weights in turn, measured each time."""
+    for word in words:
+        point = made.checkpoint(1, weights=word)
+        lake.record_labels([point])
+        if made.cell(point).id not in lake.committed():
+            made.commit(lake, point, id_twonn=float(len(word)))
+
+
+def test_after_a_reupload_old_rows_stay_and_are_superseded(lake):
+    reupload(lake, "a", "bb")
+    query = "select distinct id_twonn, superseded from layers order by all"
+    assert ask(lake, query) == [(1.0, True), (2.0, False)]
+    assert ask(lake, "select count(*), sum(superseded::int) from checkpoints") == [(2, 1)]
+
+
+def test_after_a_return_to_the_old_weights_the_others_are_superseded(lake):
+    reupload(lake, "a", "bb", "a")
+    assert ask(lake, "select distinct id_twonn, superseded from layers order by all") == [(1.0, False), (2.0, True)]
+
+
+def test_a_record_comes_after_the_one_it_corrects_whatever_the_clock_says(lake, monkeypatch):
+    monkeypatch.setattr(module, "now", lambda: NOON)
+    lake.record_labels([made.checkpoint(1, weights="a")])
+    monkeypatch.setattr(module, "now", lambda: NOON - timedelta(days=1))
+    lake.record_labels([made.checkpoint(1, weights="b")])
+    current = [named.label for named in lake.labels() if not named.superseded]
+    assert [label.weights_digest for label in current] == [made.sha("b")]
+
+
+def test_a_label_that_moved_away_is_no_longer_what_others_duplicate(lake):
+    lake.record_labels([made.checkpoint(1, weights="w"), made.checkpoint(2, weights="w")])
+    lake.record_labels([made.checkpoint(1, weights="fixed")])
+    assert ask(lake, "select step, superseded, duplicate_of from checkpoints order by all") == [
+        (1, False, None),
+        (1, True, "lab/small@step2"),
+        (2, False, None),
+    ]
+
+
+def test_what_a_label_says_now_describes_its_old_cells(lake):
+    point = made.checkpoint(1)
+    lake.record_labels([point])
+    made.commit(lake, point)
+    lake.record_labels([made.checkpoint(1, family="Small", tokens_seen=5)])
+    assert ask(lake, "select distinct family, tokens_seen, superseded from layers") == [("Small", 5, False)]
+
+
+def test_a_cell_whose_label_record_is_lost_is_its_own_label(lake):
+    made.commit(lake, made.checkpoint(3))
+    assert ask(lake, "select distinct model, step, duplicate_of, superseded from layers") == [
+        ("lab/small", 3, None, False)
+    ]
+    assert ask(lake, "select model, step, kind, kinds, superseded from checkpoints") == [
+        ("lab/small", 3, "decoder", ["decoder"], False)
+    ]
+
+
+def test_checkpoints_shows_what_is_wanted_and_not_yet_measured(lake):
+    lake.record_labels([made.checkpoint(1), made.checkpoint(2, kinds=("encdec-encoder", "encdec-decoder"))])
+    made.commit(lake, made.checkpoint(1))
+    assert ask(lake, "select step, kinds, arch, content is null from checkpoints order by step") == [
+        (1, ["decoder"], "word", False),
+        (2, ["encdec-encoder", "encdec-decoder"], None, False),
+    ]

@@ -1,0 +1,164 @@
+"""Commits, recipes, attempts, tombstones and runs."""
+
+import json
+
+import pytest
+
+from pipeline.errors import LakeError, RecipeDriftError, UsageError
+from pipeline.lake import Failure, Lake, Tombstone, to_table
+from pipeline.recipe import ContextRecipe, SnippetRecipe
+from tests.lake import made
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(tmp_path / "lake")
+
+
+def failure(point, error_class="crash", **changes):
+    cell = made.cell(point)
+    return Failure(
+        **{
+            "cell_id": cell.id,
+            "model": point.model,
+            "model_key": point.model_key,
+            "revision": point.revision,
+            "corpus": cell.corpus.id,
+            "recipe": cell.recipe.label,
+            "kind": cell.kind,
+            "error_class": error_class,
+            "message": "the worker died",
+            "command": "shapelake measure ...",
+            "run_id": "run-1",
+            "attempt": 1,
+            **changes,
+        }
+    )
+
+
+def test_a_lake_that_does_not_exist_reads_as_empty(lake):
+    assert lake.committed() == lake.quarantined() == set()
+    assert lake.attempts() == {}
+    assert lake.labels() == lake.tombstones() == lake.runs() == []
+    lake.check_recipe(made.QUICK)
+    assert not lake.store.root.exists()
+
+
+def test_the_second_commit_of_a_cell_changes_nothing(lake):
+    point = made.checkpoint(1)
+    cell = made.cell(point)
+    assert lake.commit(cell.id, point.model_key, to_table(made.rows(cell, id_twonn=1.0), {}))
+    (key,) = lake.cells().values()
+    data = lake.store.get(key)
+    assert not lake.commit(cell.id, point.model_key, to_table(made.rows(cell, id_twonn=2.0), {}))
+    assert lake.store.get(key) == data
+    assert lake.committed() == {cell.id}
+
+
+def test_rows_are_committed_under_their_own_cell_only(lake):
+    point = made.checkpoint(1)
+    with pytest.raises(ValueError, match="rows of another cell"):
+        lake.commit("0" * 32, point.model_key, to_table(made.rows(made.cell(point)), {}))
+
+
+def test_the_lake_carries_the_meaning_of_its_columns(lake):
+    from pipeline.columns import names, source
+
+    made.commit(lake, made.checkpoint(1))
+    lines = lake.store.get("columns.csv").decode().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == list(names())
+    lake.store.put_pointer("columns.csv", "\n".join(lines[:-1]).encode())
+    made.commit(lake, made.checkpoint(2))
+    assert lake.store.get("columns.csv") == source(), "a lake of an older version learns the new column"
+
+
+def test_a_recipe_that_changed_under_its_version_is_refused_with_every_change(lake):
+    lake.record_recipe(made.QUICK)
+    lake.record_recipe(made.QUICK)
+    changed = made.QUICK.model_copy(update={"k": 32, "seed": 5})
+    with pytest.raises(RecipeDriftError) as caught:
+        lake.check_recipe(changed)
+    assert str(caught.value) == (
+        "recipe quick@1: changed since this lake first used it: seed 0 -> 5, k 64 -> 32.\n"
+        "Give it version 2, or undo the change."
+    )
+    assert isinstance(caught.value, UsageError)
+    with pytest.raises(RecipeDriftError):
+        lake.record_recipe(changed)
+    lake.record_recipe(changed.model_copy(update={"version": 2}))
+
+
+def test_another_form_of_recipe_under_the_same_version_is_drift(lake):
+    lake.record_recipe(ContextRecipe(name="mine", version=1, contexts=2, context_tokens=8, kept_per_context=2))
+    with pytest.raises(RecipeDriftError, match="snippets None -> 3"):
+        lake.check_recipe(SnippetRecipe(name="mine", version=1, snippets=3))
+
+
+def test_a_field_that_a_later_version_of_the_code_adds_is_no_drift(lake):
+    old = made.QUICK.model_dump(mode="json")
+    del old["allow_shorter"]
+    lake.store.put_new("recipes/quick@1.json", json.dumps(old).encode())
+    lake.check_recipe(made.QUICK)
+    with pytest.raises(RecipeDriftError, match="allow_shorter False -> True"):
+        lake.check_recipe(made.QUICK.model_copy(update={"allow_shorter": True}))
+
+
+def test_strikes_are_counted_by_class_from_names_alone(lake):
+    point = made.checkpoint(1)
+    for error_class in ("crash", "crash", "host_oom"):
+        lake.record_attempt(failure(point, error_class))
+    lake.record_attempt(failure(made.checkpoint(2), "transient"))
+    for key in lake.store.list("attempts/v1"):
+        lake.store.put_pointer(key, b"not even JSON")
+    assert lake.attempts() == {
+        made.cell(point).id: {"crash": 2, "host_oom": 1},
+        made.cell(made.checkpoint(2)).id: {"transient": 1},
+    }
+
+
+def test_failures_come_back_whole_and_in_order(lake):
+    point = made.checkpoint(1)
+    told = [failure(point, message=word, traceback="File ...") for word in ("first", "second")]
+    for one in reversed(told):
+        lake.record_attempt(one)
+    assert lake.failures({made.cell(point).id}) == told
+    assert lake.failures({"0" * 32}) == []
+
+
+def test_a_tombstone_stands_until_released_and_the_newest_reason_counts(lake):
+    last = failure(made.checkpoint(1))
+    lake.quarantine(last)
+    assert lake.quarantined() == {last.cell_id}
+    assert lake.tombstones()[0].failure == last
+    assert lake.tombstones()[0].reason == "crash: the worker died"
+    lake.quarantine(Tombstone(cell_id=last.cell_id, reason="by hand", by="me"))
+    assert [stone.reason for stone in lake.tombstones()] == ["by hand"]
+    assert lake.release(last.cell_id)
+    assert not lake.release(last.cell_id)
+    assert lake.quarantined() == set()
+
+
+def test_a_record_that_is_none_is_named(lake):
+    lake.quarantine(failure(made.checkpoint(1)))
+    (key,) = lake.store.list("quarantine")
+    lake.store.put_pointer(key, b'{"reason": "no cell"}')
+    with pytest.raises(LakeError, match=key):
+        lake.tombstones()
+    lake.store.put_new("quarantine/notes.json", b"{}")
+    with pytest.raises(LakeError, match=r"notes\.json is no file of a lake"):
+        lake.quarantined()
+
+
+def test_a_cell_id_cannot_be_a_path():
+    with pytest.raises(ValueError, match="cell_id"):
+        Tombstone(cell_id="../../evil", reason="", by="")
+
+
+def test_a_run_shows_its_last_heartbeat(lake):
+    lake.write_plan("run-1", {"cells": ["a"]})
+    assert lake.runs() == []
+    for done in (1, 2):
+        lake.heartbeat("run-1", {"committed": done})
+    lake.heartbeat("run-0", {"committed": 9})
+    assert [(run["run_id"], run["committed"]) for run in lake.runs()] == [("run-1", 2), ("run-0", 9)]
+    assert json.loads(lake.store.get("runs/run-1/plan.json")) == {"cells": ["a"]}

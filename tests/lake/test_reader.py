@@ -1,0 +1,228 @@
+"""The views: what a reader sees of cells, tombstones, algorithm versions and older files; and what SQL cannot do."""
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import lake as lakes
+from pipeline.columns import names
+from pipeline.errors import LakeError, UsageError
+from pipeline.lake import Lake, Tombstone
+from pipeline.lake.lake import CELLS
+from tests.lake import made
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(tmp_path / "lake")
+
+
+def ask(lake, sql):
+    return lakes.open(lake.uri).sql(sql).fetchall()
+
+
+def bury(lake, cell_id):
+    lake.quarantine(Tombstone(cell_id=cell_id, reason="wrong tokenizer", by="a person"))
+
+
+def test_a_lake_that_does_not_exist_reads_as_empty_views_with_every_column(lake):
+    reader = lakes.open(lake.uri)
+    assert tuple(reader.layers().columns) == names()
+    assert len(reader.layers().df()) == len(reader.checkpoints().df()) == len(reader.cells().df()) == 0
+    assert set(names("model", "checkpoint")) < set(reader.checkpoints().columns)
+    assert {"cell_id", "recipe", "total_s", "status", "hidden"} < set(reader.cells().columns)
+    assert not lake.store.root.exists(), "reading creates nothing"
+
+
+def test_rows_come_back_as_written_through_pandas_polars_and_arrow(lake):
+    for step in (1, 2):
+        commit = made.commit(lake, made.checkpoint(step))
+    reader = lakes.open(lake.uri)
+    wanted = {"superseded": False, "schema_version": 1}
+    expected = [row | wanted for row in made.rows(made.cell(made.checkpoint(2)))]
+    relation = reader.layers().filter(f"cell_id = '{commit}'").order("layer")
+    assert relation.to_arrow_table().to_pylist() == expected
+    assert relation.pl().to_dicts() == expected
+    frame = relation.df()
+    assert list(frame.columns) == list(names())
+    assert frame["anisotropy"].tolist() == [0.0, 0.1, 0.2]
+    assert str(frame["written_at"].dtype) == "datetime64[us, UTC]"
+
+
+def test_types_of_the_view_are_those_of_the_schema(lake):
+    made.commit(lake, made.checkpoint(1))
+    from pipeline.lake.schema import schema
+
+    table = lakes.open(lake.uri).layers().to_arrow_table()
+    written_at = table.schema.get_field_index("written_at")
+    zoned = table.schema.set(written_at, pa.field("written_at", pa.timestamp("us", tz="UTC")))
+    assert table.cast(zoned).schema.equals(schema())
+
+
+def test_plain_one_liners_read_the_cells_without_this_package(lake):
+    for step in (1, 2):
+        made.commit(lake, made.checkpoint(step))
+    glob = f"{lake.uri}/{CELLS}/**/*.parquet"
+    total = duckdb.sql(f"select sum(anisotropy), count(*), any_value(model_key) from read_parquet('{glob}')").fetchall()
+    assert total == [(pytest.approx(0.6), 6, "lab--small")]
+    assert pl.scan_parquet(glob).select(pl.sum("anisotropy")).collect().item() == pytest.approx(0.6)
+    frame = pd.read_parquet(f"{lake.uri}/{CELLS}")
+    assert frame["anisotropy"].sum() == pytest.approx(0.6)
+    assert set(frame["step"]) == {1, 2}
+    kept = duckdb.sql(f"select decode(value) from parquet_kv_metadata('{glob}') where decode(key) = 'recipe'")
+    assert kept.fetchall() == [("{}",), ("{}",)]
+
+
+WHERES = (
+    "step = 2",
+    "step in (1, 3) and layer > 0",
+    "model like 'lab/%' and step <> 2",
+    "step is null",
+    "corpus_sha256 is null and not (layer = 1)",
+    "anisotropy between 0.05 and 0.15",
+    "superseded = false",
+    "list_contains(flags, 'odd')",
+    "written_at > timestamptz '2026-01-01' and status = 'ok'",
+)
+
+
+@pytest.mark.parametrize("where", WHERES)
+def test_filters_pushed_into_the_files_choose_the_rows_that_duckdb_itself_chooses(lake, where):
+    for step in (1, 2, 3):
+        made.commit(lake, made.checkpoint(step), flags=["odd"] if step == 3 else [])
+    made.commit(lake, made.checkpoint(None))
+    files = f"select * replace (false as superseded) from read_parquet('{lake.uri}/{CELLS}/**/*.parquet')"
+    query = "select revision, layer from {} where {} order by all"
+    assert ask(lake, query.format("layers", where)) == duckdb.sql(query.format(f"({files})", where)).fetchall()
+
+
+def test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_back(lake):
+    point = made.checkpoint(1)
+    made.commit(lake, point, cell_id="a" * 32, algorithm=6, id_twonn=6.0)
+    made.commit(lake, point, cell_id="b" * 32, algorithm=10, id_twonn=10.0)
+    made.commit(lake, made.checkpoint(2), cell_id="c" * 32, algorithm=6, id_twonn=2.0)
+    made.commit(lake, point, cell_id="d" * 32, algorithm=6, recipe="other@1", id_twonn=3.0)
+    query = "select distinct step, id_twonn from layers order by all"
+    assert ask(lake, query) == [(1, 3.0), (1, 10.0), (2, 2.0)]
+    bury(lake, "b" * 32)
+    assert ask(lake, query) == [(1, 3.0), (1, 6.0), (2, 2.0)]
+    assert ask(lake, "select cell_id[1], hidden from cells order by 1") == [
+        ("a", False),
+        ("b", True),
+        ("c", False),
+        ("d", False),
+    ]
+    lake.release("b" * 32)
+    assert ask(lake, query) == [(1, 3.0), (1, 10.0), (2, 2.0)]
+
+
+def test_a_cell_shows_its_worst_status_and_its_costs(lake):
+    point = made.checkpoint(1)
+    table = made.rows(made.cell(point), knn_s=2.0, total_s=9.0)
+    table[1] |= {"status": "nonfinite", "flags": ["n"]}
+    table[2] |= {"status": "degenerate", "flags": ["d"]}
+    cell_id = made.cell(point).id
+    lake.commit(cell_id, point.model_key, lakes.to_table(table, {}))
+    query = "select cell_id, rows, status, knn_s, total_s, model, corpus, hidden from cells"
+    assert ask(lake, query) == [(cell_id, 3, "nonfinite", 6.0, 9.0, "lab/small", "random-uniform", False)]
+
+
+def test_files_of_another_version_read_as_today_with_nulls(lake):
+    """One older (columns missing) and one newer (a column more) beside one of today."""
+    for step in (1, 2, 3):
+        made.commit(lake, made.checkpoint(step))
+    older, newer, _ = (lake.store.path(key) for key in lake.cells().values())
+    table = pq.read_table(older)
+    pq.write_table(table.drop_columns(["id_ks", "top_dims", "config_digest", "algorithm", "superseded"]), older)
+    pq.write_table(pq.read_table(newer).append_column("later", pa.array([1, 2, 3])), newer)
+    rows = lakes.open(lake.uri).layers().pl()
+    assert rows.columns == list(names())
+    assert rows.height == 9
+    assert rows["id_ks"].null_count() == rows["algorithm"].null_count() == 3
+    assert rows["anisotropy"].null_count() == 0
+
+
+@pytest.mark.parametrize("name", ["notes.parquet", f"{'e' * 32}.parquet"])
+def test_a_foreign_file_among_the_cells_is_named(lake, name):
+    made.commit(lake, made.checkpoint(1))
+    path = lake.store.root / CELLS / "model_key=lab--small" / name
+    path.write_bytes(b"PAR1 but no more")
+    with pytest.raises(LakeError, match=name):
+        lakes.open(lake.uri)
+    path.rename(path.with_suffix(".txt"))
+    assert len(lakes.open(lake.uri).cells()) == 1
+
+
+def test_a_truncated_cell_is_named(lake):
+    made.commit(lake, made.checkpoint(1))
+    (key,) = lake.cells().values()
+    path = lake.store.path(key)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(LakeError, match=path.name):
+        lakes.open(lake.uri)
+
+
+def test_one_cell_left_by_two_models_in_a_race_counts_once(lake):
+    point, twin = made.checkpoint(1), made.checkpoint(1, model="lab/twin", weights="lab/small 1")
+    assert made.commit(lake, point) == made.commit(lake, twin)
+    assert ask(lake, "select count(*) from layers") == [(made.LAYERS,)]
+    assert len(lake.committed()) == 1
+
+
+SECRET = "not for SQL"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "select * from read_text('{secret}')",
+        "select * from read_csv('{secret}')",
+        "select * from '{secret}'",
+        "select * from read_parquet('{cell}')",
+        "select * from glob('{folder}/*')",
+        "copy (select 1) to '{folder}/written.csv'",
+        "copy layers to '{cell}' (format parquet)",
+        "attach '{folder}/written.db'",
+        "export database '{folder}/written'",
+        "install httpfs",
+        "load '{folder}/evil.duckdb_extension'",
+        "set enable_external_access = true",
+        "set lock_configuration = false",
+        "select * from frame",
+        "select * from nowhere",
+        "selec 1",
+        "",
+    ],
+)
+def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path, sql):
+    made.commit(lake, made.checkpoint(1))
+    (key,) = lake.cells().values()
+    cell, secret = lake.store.path(key), tmp_path / "secret"
+    secret.write_text(SECRET)
+    frame = pd.DataFrame({"a": [SECRET]})
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UsageError) as caught:
+        ask(lake, sql.format(secret=secret, folder=tmp_path, cell=cell))
+    assert len(str(caught.value).splitlines()) == 2
+    assert SECRET not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, frame.shape
+
+
+def test_one_query_cannot_disturb_the_next(lake):
+    made.commit(lake, made.checkpoint(1))
+    reader = lakes.open(lake.uri)
+    first = reader.layers().to_arrow_reader()
+    assert reader.sql("create or replace view layers as select 1; select 2").fetchall() == [(2,)]
+    assert reader.sql("select count(*) from layers").fetchall() == [(made.LAYERS,)]
+    assert first.read_all().num_rows == made.LAYERS, "a result still open is not invalidated"
+
+
+def test_a_reader_keeps_what_it_saw(lake):
+    made.commit(lake, made.checkpoint(1))
+    reader = lakes.open(lake.uri)
+    made.commit(lake, made.checkpoint(2))
+    assert reader.sql("select count(*) from cells").fetchall() == [(1,)]
+    assert lakes.open(lake.uri).sql("select count(*) from cells").fetchall() == [(2,)]

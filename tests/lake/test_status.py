@@ -1,0 +1,115 @@
+"""Status: what is there, what failed and still matters, what is hidden."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from pipeline.lake import Lake, Tombstone, status
+from tests.lake import made
+from tests.lake.test_lake import failure
+
+ROOT = Path(__file__).resolve().parents[2]
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(tmp_path / "lake")
+
+
+def model(lake, name="lab/small"):
+    return next(model for model in status(lake)["models"] if model["model"] == name)
+
+
+def test_an_empty_lake(lake):
+    assert status(lake) == {"lake": lake.uri, "models": [], "failures": [], "quarantined": [], "runs": []}
+
+
+def test_a_model_is_counted_by_what_readers_see(lake):
+    points = [made.checkpoint(step) for step in (1, 2, 9)]
+    lake.record_labels(points)
+    ids = [made.commit(lake, point) for point in points]
+    lake.quarantine(Tombstone(cell_id=ids[2], reason="wrong", by="me"))
+    assert model(lake) == {
+        "model": "lab/small",
+        "checkpoints": 2,
+        "cells": 2,
+        "failed": 0,
+        "quarantined": 1,
+        "newest_step": 2,
+        "corpora": ["random-uniform"],
+        "recipes": ["quick@1"],
+        "last_write": "2026-01-02T00:00:00Z",
+    }
+    assert [(stone["label"], stone["reason"]) for stone in status(lake)["quarantined"]] == [
+        ("lab/small@step9", "wrong")
+    ]
+    assert status(lake)["failures"] == []
+
+
+def test_a_model_whose_cells_were_measured_under_another_name_is_there(lake):
+    first, twin = made.checkpoint(1, weights="w"), made.checkpoint(5, weights="w", model="lab/twin")
+    lake.record_labels([first, twin])
+    made.commit(lake, first)
+    assert (model(lake, "lab/twin")["cells"], model(lake, "lab/twin")["newest_step"]) == (1, 5)
+
+
+def test_a_failed_cell_is_listed_with_its_last_cause_and_how_often(lake):
+    point = made.checkpoint(1)
+    for hour, message in enumerate(("first", "second")):
+        lake.record_attempt(failure(point, message=message, when=LONG_AGO + timedelta(hours=hour)))
+    (listed,) = status(lake)["failures"]
+    assert listed["label"] == "lab/small@step1"
+    assert (listed["message"], listed["attempts"], listed["class"]) == ("second", 2, "crash")
+    assert (listed["command"], listed["when"]) == ("shapelake measure ...", "2020-01-01T01:00:00Z")
+    assert (model(lake)["failed"], model(lake)["quarantined"], listed["quarantined"]) == (1, 0, False)
+    lake.quarantine(failure(point))
+    assert (model(lake)["failed"], model(lake)["quarantined"]) == (0, 1)
+    assert status(lake)["failures"][0]["quarantined"]
+
+
+def test_a_cell_that_was_committed_after_failures_has_not_failed(lake):
+    lake.record_attempt(failure(made.checkpoint(1)))
+    made.commit(lake, made.checkpoint(1))
+    assert status(lake)["failures"] == []
+
+
+def test_a_failure_of_files_since_replaced_and_measured_is_dropped(lake):
+    broken, mended = made.checkpoint(1, weights="broken"), made.checkpoint(1, weights="mended")
+    lake.record_labels([broken])
+    lake.quarantine(failure(broken, when=LONG_AGO))
+    lake.record_attempt(failure(broken, when=LONG_AGO))
+    assert len(status(lake)["failures"]) == 1
+    lake.record_labels([mended])
+    assert len(status(lake)["failures"]) == 1, "mended but not measured"
+    made.commit(lake, mended)
+    assert status(lake)["failures"] == []
+
+
+def test_a_failure_after_the_label_was_measured_stands(lake):
+    """Newer code wants the same measurement again and fails at it."""
+    point = made.checkpoint(1)
+    lake.record_labels([point])
+    made.commit(lake, point)
+    lake.record_attempt(failure(point, cell_id="f" * 32))
+    assert [listed["cell_id"] for listed in status(lake)["failures"]] == ["f" * 32]
+
+
+def test_a_failure_on_another_corpus_stands(lake):
+    lake.record_attempt(failure(made.checkpoint(1), cell_id="f" * 32, corpus="enwik8", when=LONG_AGO))
+    made.commit(lake, made.checkpoint(1))
+    assert len(status(lake)["failures"]) == 1
+
+
+def test_planning_and_status_load_no_heavy_library(lake):
+    made.commit(lake, made.checkpoint(1))
+    heavy = ("torch", "transformers", "ray", "duckdb", "pandas", "pyarrow")
+    script = (
+        "import sys; from pipeline.lake import Lake, status; lake = Lake(sys.argv[1]); lake.committed(); "
+        f"assert status(lake)['models']; print([name for name in {heavy} if name in sys.modules])"
+    )
+    words = [sys.executable, "-c", script, lake.uri]
+    assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
