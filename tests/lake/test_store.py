@@ -9,6 +9,8 @@ import sys
 import time
 import warnings
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -19,22 +21,27 @@ from pipeline.lake.store import STAGING, STALE_S, LocalStore, open_store
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def _race(args: tuple[str, int]) -> list[bool]:
-    root, writer = args
-    store = LocalStore(Path(root))
-    keys = list(range(60))
-    random.Random(writer).shuffle(keys)
-    return [won for _, won in sorted((key, store.put_new(f"cells/{key}", b"%d" % writer * 999)) for key in keys)]
+def _race(root: Path, writer: int, start: Barrier, won: Connection) -> None:
+    store = LocalStore(root)
+    start.wait()
+    won.send([store.put_new(f"cells/{key}", b"%d" % writer * 10**6) for key in range(60)])
 
 
 def test_of_six_writers_of_the_same_sixty_keys_exactly_one_wins_each(tmp_path):
-    with get_context("spawn").Pool(6) as pool:
-        won = pool.map(_race, [(str(tmp_path), writer) for writer in range(6)], chunksize=1)
+    spawn = get_context("spawn")
+    start, pipes = spawn.Barrier(6), [spawn.Pipe() for _ in range(6)]
+    writers = [spawn.Process(target=_race, args=(tmp_path, n, start, pipe[1])) for n, pipe in enumerate(pipes)]
+    for writer in writers:
+        writer.start()
+    won = [pipe[0].recv() for pipe in pipes]
+    for writer in writers:
+        writer.join()
     assert [sum(key) for key in zip(*won, strict=True)] == [1] * 60
+    assert sum(any(one) for one in won) > 1, "they did race"
     store = LocalStore(tmp_path)
     for key in range(60):
         winner = next(writer for writer in range(6) if won[writer][key])
-        assert store.get(f"cells/{key}") == b"%d" % winner * 999, "the file is the winner's"
+        assert store.get(f"cells/{key}") == b"%d" % winner * 10**6, "the file is the winner's"
     assert store.list(STAGING) == []
 
 
@@ -44,7 +51,7 @@ from pathlib import Path
 from pipeline.lake.store import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 for i in range(10**6):
-    store.put_new(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**20))
+    store.put_new(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**23))
     print(i, flush=True)
 """
 
@@ -60,9 +67,48 @@ def test_a_writer_killed_at_any_moment_leaves_no_partial_file(tmp_path):
             time.sleep(rng.uniform(0, 0.2))
             writer.send_signal(signal.SIGKILL)
     store = LocalStore(tmp_path)
-    sizes = {len(store.get(key)) for key in store.list("cells/v1")}
-    assert sizes == {2**20}
+    sizes = {store.path(key).stat().st_size for key in store.list("cells/v1")}
+    assert sizes == {2**23}
     assert len({key.split("-")[0] for key in store.list("cells/v1")}) == 10
+
+
+STEPPER = """
+import os, signal, sys
+from pathlib import Path
+from pipeline.lake.store import LocalStore
+
+def dying(function, calls=iter(range(10**6))):
+    def call(*args, **kwargs):
+        if next(calls) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+for moment in range(100):
+    child = os.fork()
+    if not child:
+        for name in ("fsync", "link", "open", "close", "unlink", "mkdir", "stat", "scandir"):
+            setattr(os, name, dying(getattr(os, name)))
+        os._exit(not LocalStore(Path(sys.argv[1]) / str(moment)).put_new("cells/v1/a", bytes(999)))
+    status = os.waitpid(child, 0)[1]
+    if not os.WIFSIGNALED(status):
+        print(moment, os.waitstatus_to_exitcode(status))
+        break
+"""
+
+
+def test_a_writer_killed_before_each_of_its_system_calls_leaves_the_whole_file_or_none(tmp_path):
+    words = [sys.executable, "-c", STEPPER, str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    moments, code = map(int, done.stdout.split())
+    assert code == 0
+    assert moments > 10, "every call was a moment to die"
+    found = [LocalStore(tmp_path / str(moment)).list("cells/v1") for moment in range(moments + 1)]
+    assert found == sorted(found), "once there, it is there at every later moment"
+    assert [] in found[:-1]
+    assert ["cells/v1/a"] in found[:-1]
+    for root in tmp_path.iterdir():
+        assert all(len(LocalStore(root).get(key)) == 999 for key in LocalStore(root).list("cells/v1"))
 
 
 def test_what_killed_writers_left_is_tidied_after_a_day_and_not_before(tmp_path):
