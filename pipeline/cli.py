@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline import show
-from pipeline.errors import ShapelakeError, UsageError
+from pipeline.errors import CorpusError, ShapelakeError, UsageError
 from pipeline.lake import Lake
 from pipeline.lake import status as lake_status
 from pipeline.spec import Sweep
@@ -188,7 +188,7 @@ def _guarded(program: typer.Typer) -> None:
         program()
     except ShapelakeError as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(2 if isinstance(error, UsageError) else 1)
+        sys.exit(2 if isinstance(error, UsageError | CorpusError) else 1)
     except BrokenPipeError:  # the reader of our output has left: `shapelake query ... | head`
         sys.stderr.close()
 
