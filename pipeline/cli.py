@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Science is in recipes, not in flags."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -184,6 +185,8 @@ def main() -> None:
 
 
 def _guarded(program: typer.Typer) -> None:
+    # torch and FAISS bring a pool of threads each; one that spins while the other works takes its cores away.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         program()
     except ShapelakeError as error:

@@ -19,6 +19,7 @@ os.environ.update(
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AUTH_MODE="disabled",
     OMP_NUM_THREADS="2",
+    OMP_WAIT_POLICY="PASSIVE",
 )
 
 
