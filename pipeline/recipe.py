@@ -25,7 +25,7 @@ class Recipe(Noun):
     sink_multiple: Annotated[float, Field(gt=1)] = 8.0
     """A token is a sink if it opens its context or its norm exceeds this many pilot medians."""
     k: Annotated[int, Field(ge=2, le=1024)] = 64
-    """Neighbours per point in the k-NN graph."""
+    """Largest scale of the GRIDE curve; the k-NN graph holds 2k neighbours per point."""
     authors_points: Annotated[int, Field(ge=20)] = 4096
     """Points of `id_authors`: the first so many kept points in order, duplicates kept."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15

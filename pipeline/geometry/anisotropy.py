@@ -2,7 +2,7 @@
 
 import math
 
-from pipeline.geometry.eigen import eigenvalues, top_eigenvalue
+from pipeline.geometry.eigen import top_eigenvalue
 from pipeline.geometry.layer import Layer, Row
 from pipeline.geometry.moments import Moments, merge
 
@@ -21,23 +21,26 @@ def measure(layer: Layer) -> Row:
     if not layer.varies:
         return dict.fromkeys(COLUMNS)
     return {
-        "anisotropy": anisotropy(layer.all),
+        "anisotropy": anisotropy(layer.all, float(layer.centered.values[0])),
         "anisotropy_se": anisotropy_se(layer.moments.groups),
-        "anisotropy_uncentered": anisotropy_uncentered(layer.all),
+        "anisotropy_uncentered": anisotropy_uncentered(layer),
         "anisotropy_no_sink": anisotropy_no_sink(layer),
         "sink_variance_share": sink_variance_share(layer),
         "total_variance": total_variance(layer),
     }
 
 
-def anisotropy(moments: Moments) -> float:
+def anisotropy(moments: Moments, largest: float | None = None) -> float:
     """lambda_1 / sum lambda of the centered covariance (Razzhigaev et al. 2024, section 3), without row norms.
 
     Range 1/dim..1. Bias: an isotropic cloud of N tokens reads (1 + sqrt(dim / N))^2 / dim. One sink per context makes
     it depend on the context length; see `anisotropy_no_sink`.
+
+    Args:
+        largest: lambda_1 where it is known already.
     """
     covariance = moments.covariance()
-    return top_eigenvalue(covariance) / float(covariance.trace())
+    return (largest or top_eigenvalue(covariance)) / float(covariance.trace())
 
 
 def anisotropy_se(groups: list[Moments]) -> float | None:
@@ -50,10 +53,9 @@ def anisotropy_se(groups: list[Moments]) -> float | None:
     return math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without))
 
 
-def anisotropy_uncentered(moments: Moments) -> float:
+def anisotropy_uncentered(layer: Layer) -> float:
     """lambda_1 / sum lambda of the second moment: the mean direction counts as variance."""
-    second = moments.second_moment()
-    return float(eigenvalues(second)[0] / second.trace())
+    return float(layer.uncentered.values[0] / layer.second_moment.trace())
 
 
 def anisotropy_no_sink(layer: Layer) -> float | None:

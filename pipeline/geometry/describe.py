@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import UsageError
-from pipeline.geometry import anisotropy, counts, dimension
+from pipeline.geometry import anisotropy, counts, dimension, linearity, norms, spectrum
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.layer import Layer
 from pipeline.geometry.stream import LayerMoments, Stream
@@ -17,7 +17,7 @@ from pipeline.recipe import Recipe, built_in
 
 Labels = Tensor | np.ndarray | Sequence[int]
 NEIGHBOUR_GROUPS = (counts, dimension)
-MOMENT_GROUPS = (anisotropy,)
+MOMENT_GROUPS = (anisotropy, spectrum, norms, linearity)
 DEGENERATE = {"constant_layer", "too_few_tokens", "too_few_points"}
 
 

@@ -1,5 +1,7 @@
 """Eigenvalues of symmetric float64 matrices: all of them, or the largest alone."""
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -10,9 +12,19 @@ LANCZOS_STEPS = 128
 LANCZOS_RESIDUAL = 1e-10
 
 
-def eigenvalues(matrix: Float64[Tensor, "dim dim"]) -> Float64[Tensor, " dim"]:
-    """All eigenvalues of a positive semi-definite matrix, largest first."""
-    return torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0)
+class Eigen(NamedTuple):
+    """Eigenvalues of a positive semi-definite matrix, largest first, and on demand its eigenvectors as columns."""
+
+    values: Float64[Tensor, " dim"]
+    vectors: Float64[Tensor, "dim dim"] | None
+
+
+def decompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) -> Eigen:
+    """All eigenvalues; those that rounding made negative are zero."""
+    if vectors:
+        values, columns = torch.linalg.eigh(matrix)
+        return Eigen(values.flip(0).clamp_min(0), columns.flip(1))
+    return Eigen(torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0), None)
 
 
 def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
@@ -25,7 +37,7 @@ def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
         value, residual = _lanczos(matrix, LANCZOS_STEPS)
         if residual <= LANCZOS_RESIDUAL * value:
             return value
-    return float(eigenvalues(matrix)[0])
+    return float(decompose(matrix).values[0])
 
 
 def _lanczos(matrix: Float64[Tensor, "dim dim"], steps: int) -> tuple[float, float]:

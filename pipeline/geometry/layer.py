@@ -7,6 +7,7 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from pipeline.geometry.cloud import Cloud
+from pipeline.geometry.eigen import Eigen, decompose
 from pipeline.geometry.moments import Moments
 from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
 from pipeline.geometry.stream import LayerMoments
@@ -34,7 +35,7 @@ class Layer:
         if self.all.count < 2:
             self.flags.add("too_few_tokens")
             return False
-        trace, square = float(self.covariance.trace()), float(self.all.second_moment().trace())
+        trace, square = float(self.covariance.trace()), float(self.second_moment.trace())
         if trace <= 2.0**-96 * square:
             self.flags.add("constant_layer")
             return False
@@ -43,6 +44,20 @@ class Layer:
     @cached_property
     def covariance(self) -> Float64[Tensor, "dim dim"]:
         return self.all.covariance()
+
+    @cached_property
+    def second_moment(self) -> Float64[Tensor, "dim dim"]:
+        return self.all.second_moment()
+
+    @cached_property
+    def centered(self) -> Eigen:
+        """Of the covariance; with vectors where a linear map is to be fitted."""
+        return decompose(self.covariance, vectors=self.moments.following is not None)
+
+    @cached_property
+    def uncentered(self) -> Eigen:
+        """Of the second moment."""
+        return decompose(self.second_moment)
 
     @cached_property
     def members(self) -> list[Int[Tensor, " members"]]:

@@ -1,0 +1,81 @@
+"""How well a linear map takes one layer to the next (Razzhigaev et al. 2024, arXiv 2405.12250)."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.moments import Moments
+from pipeline.geometry.spectrum import floor
+
+COLUMNS = ("linearity", "linearity_residual")
+
+
+class Pair(NamedTuple):
+    """Centered sums over the tokens of two layers."""
+
+    cross: Float64[Tensor, "dim next"]
+    images: float
+    """Sum of |y - mean y|^2 of the following layer."""
+    residual: float
+    """Sum of |y - A x|^2 at the best A, over the same tokens."""
+
+
+def measure(layer: Layer) -> Row:
+    """The columns of this group; null where no layer follows.
+
+    Also null where this or the following layer does not vary (`constant_layer`) or holds non-finite rows
+    (`nonfinite_rows`), since then the two would not have the same tokens.
+    """
+    following = layer.moments.following
+    if following is None or not layer.varies:
+        return dict.fromkeys(COLUMNS)
+    if layer.moments.n_nonfinite or following.n_nonfinite:
+        layer.flags.add("nonfinite_rows")
+        return dict.fromkeys(COLUMNS)
+    after = following.all
+    pair = _fit(layer, after)
+    return {"linearity": linearity(layer, pair), "linearity_residual": linearity_residual(layer, after, pair)}
+
+
+def linearity(layer: Layer, pair: Pair) -> float | None:
+    """R^2 of the best linear map to the next layer, centered, in sample.
+
+    Near 1 wherever the residual stream dominates. Bias: unrelated layers read dim / (N - 1); take N >= 5 dim.
+    """
+    if pair.images <= 0:
+        layer.flags.add("constant_layer")
+        return None
+    return 1 - pair.residual / pair.images
+
+
+def linearity_residual(layer: Layer, after: Moments, pair: Pair) -> float | None:
+    """R^2 of the best linear map to the increment y - x, which the residual stream does not carry.
+
+    The error is that of `linearity`, since A - 1 is as linear as A; only the variance to be explained is smaller.
+    Null where widths differ (`width_changes`) or nothing is added (`constant_layer`).
+    """
+    before = layer.all
+    if len(before.total) != len(after.total):
+        layer.flags.add("width_changes")
+        return None
+    variance = before.deviation(before.mean)
+    increments = variance + pair.images - 2 * float(pair.cross.trace())
+    if increments <= len(before.total) * 2.0**-52 * variance:
+        layer.flags.add("constant_layer")
+        return None
+    return 1 - pair.residual / increments
+
+
+def _fit(layer: Layer, after: Moments) -> Pair:
+    """Least squares by the eigenvectors of the covariance; directions below the noise floor are not used."""
+    before, (values, vectors) = layer.all, layer.centered
+    if layer.moments.cross is None or vectors is None:
+        raise ValueError("a layer that has a following one has their cross scatter")
+    cross = layer.moments.cross - torch.outer(before.total, after.total) / before.count
+    usable = values > floor(layer, float(values[0]))
+    scaled = vectors[:, usable].T @ cross / ((before.count - 1) * values[usable]).sqrt()[:, None]
+    images = after.deviation(after.mean)
+    return Pair(cross, images, max(images - float(scaled.square().sum()), 0.0))
