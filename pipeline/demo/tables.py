@@ -17,21 +17,24 @@ DIGITS = {"anisotropy": 3, "id_twonn": 1}
 def print_tables(uri: str) -> None:
     """Anisotropy and intrinsic dimension of every history and corpus, the peak of each table marked."""
     reader, out = lakes.open(uri), console()
-    histories = reader.sql("select distinct model, corpus from layers order by all").fetchall()
+    histories = reader.sql("select distinct model, corpus from layers order by model, corpus desc").fetchall()
     for model, corpus in histories:
         for column, words in QUANTITIES.items():
             out.print(f"\n{model} on {corpus}: {words}, layer by step; * marks the peak", markup=False, style="bold")
-            _print_table(out, reader, _query(column, model, corpus), DIGITS[column])
-    model, corpus = histories[0]
-    out.print(f"\nlake      {uri}  ({reader.sql('select count(*) from layers').fetchall()[0][0]} rows)", markup=False)
-    query = _query("anisotropy", model, corpus)
+            _print_table(out, reader, _query(reader, column, model, corpus), DIGITS[column])
+    rows = reader.sql("select count(*) from layers").fetchall()[0][0]
+    query = _query(reader, "anisotropy", *histories[0])
+    out.print(f"\nlake      {uri}  ({rows} rows)", markup=False)
     out.print(f'query     shapelake query "{query}" --lake {uri}', markup=False)
 
 
-def _query(column: str, model: str, corpus: str) -> str:
+def _query(reader: Reader, column: str, model: str, corpus: str) -> str:
+    """One line of SQL that gives the table; the steps are named, for a pivot orders them as words."""
     where = f"model = '{model}' and corpus = '{corpus}'"
+    steps = reader.sql(f"select distinct step from layers where {where} order by step").fetchall()
+    listed = ", ".join(str(step) for (step,) in steps)
     rows = f"select layer, state, step, {column} from layers where {where}"
-    return f"pivot ({rows}) on step using first({column}) order by layer"
+    return f"pivot ({rows}) on step in ({listed}) using first({column}) order by layer"
 
 
 def _print_table(out: Console, reader: Reader, query: str, digits: int) -> None:
