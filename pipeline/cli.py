@@ -136,13 +136,9 @@ def query(
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both given", "Choose one")
-    relation = lakes.open(lake).sql(sql)
-    if as_csv:
-        show.csv(relation)
-    elif as_json:
-        show.json_rows(relation)
-    else:
-        show.relation(relation)
+    found = lakes.open(lake).frame(sql)
+    printed = show.csv if as_csv else show.json_rows if as_json else show.result
+    printed(found.columns, found.rows())
 
 
 @app.command()

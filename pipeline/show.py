@@ -3,6 +3,7 @@
 import csv as csv_format
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,8 +12,6 @@ from rich.table import Table
 from pipeline.sweep.plan import Plan, command
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyRelation
-
     from pipeline.sweep.driver import Report
 
 WIDTH_OF_A_PIPE = 200
@@ -105,22 +104,22 @@ def rows(measured: list[dict[str, Any]]) -> None:
         console().print(f"loss {_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
 
 
-def relation(found: "DuckDBPyRelation") -> None:
+def result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A query's rows as a table."""
-    table = Table(*found.columns, box=None, header_style="bold")
-    for row in found.fetchall():
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
         table.add_row(*("" if value is None else _cell(value) for value in row))
     console().print(table)
 
 
-def csv(found: "DuckDBPyRelation") -> None:
+def csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(found.columns)
-    writer.writerows(found.fetchall())
+    writer.writerow(columns)
+    writer.writerows(rows)
 
 
-def json_rows(found: "DuckDBPyRelation") -> None:
-    print(json.dumps([dict(zip(found.columns, row, strict=True)) for row in found.fetchall()], default=str))
+def json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
 
 
 def _failure(failure: dict[str, Any]) -> str:

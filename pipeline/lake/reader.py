@@ -1,5 +1,7 @@
 """Reading a lake with SQL, or as frames: the views `layers`, `checkpoints` and `cells`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -41,18 +43,19 @@ class Reader:
         return self.sql("FROM cells")
 
     def sql(self, text: str) -> duckdb.DuckDBPyRelation:
-        """The result of a query over the three views, which can read nothing else and write nothing at all."""
-        database = self._connect()
-        try:
-            result = database.sql(text)
-        except duckdb.Error as error:
-            found = " ".join(str(error).split())
-            raise UsageError(
-                f"query {text.strip()!r}", found, "Ask layers, checkpoints or cells with a SELECT"
-            ) from error
-        if result is None:
-            raise UsageError(f"query {text.strip()!r}", "it returns no rows", "Ask with a SELECT")
-        return result
+        """The result of a query over the three views, which can read nothing else and write nothing at all.
+
+        It is computed when it is fetched; what goes wrong then is a duckdb.Error.
+        """
+        with _asking(text):
+            if (result := self._connect().sql(text)) is not None:
+                return result
+        raise UsageError(f"query {text.strip()!r}", "it returns no rows", "Ask with a SELECT")
+
+    def frame(self, text: str) -> pl.DataFrame:
+        """The result of `sql`, computed now: everything that can go wrong is an error in two lines."""
+        with _asking(text):
+            return self.sql(text).pl()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """A database of its own for each query: none disturbs another, and none reaches outside."""
@@ -64,6 +67,16 @@ class Reader:
         for setting in (*SETTINGS, "lock_configuration = true"):
             database.execute(f"SET {setting}")
         return database
+
+
+@contextmanager
+def _asking(text: str) -> Iterator[None]:
+    try:
+        yield
+    except duckdb.Error as error:
+        found = " ".join(str(error).split()).rstrip(".")
+        asked = f"query {text.strip()!r}"
+        raise UsageError(asked, found, "Ask the views layers, checkpoints or cells with a SELECT") from error
 
 
 def _label_frame(labels: list[Named]) -> pl.DataFrame:

@@ -49,7 +49,8 @@ def to_table(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> 
     """
     if not rows:
         raise ValueError("a cell without rows")
-    whole = [_complete(row) for row in rows]
+    stamp = {"written_at": datetime.now(UTC)}
+    whole = [_complete(stamp | dict(row)) for row in rows]
     layers = [row["layer"] for row in whole]
     arrays = [_array(column, [row[column.name] for row in whole], layers) for column in columns()]
     table = pa.Table.from_arrays(arrays, schema=schema())
@@ -75,8 +76,7 @@ def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
     where = f"layer {row.get('layer')}"
     if unknown:
         raise ValueError(f"{where}: no such columns: {', '.join(sorted(unknown))}")
-    stamped = {"written_at": datetime.now(UTC), **row, "schema_version": SCHEMA_VERSION}
-    whole = {name: stamped.get(name) for name in names()}
+    whole = {name: row.get(name) for name in names()} | {"schema_version": SCHEMA_VERSION}
     absent = [name for name in REQUIRED if whole[name] is None]
     if absent or whole["flags"] is None:
         raise ValueError(f"{where}: null in {', '.join(absent or ['flags'])}")

@@ -226,3 +226,22 @@ def test_a_reader_keeps_what_it_saw(lake):
     made.commit(lake, made.checkpoint(2))
     assert reader.sql("select count(*) from cells").fetchall() == [(1,)]
     assert lakes.open(lake.uri).sql("select count(*) from cells").fetchall() == [(2,)]
+
+
+def test_what_fails_while_it_is_computed_is_told_in_two_lines(lake):
+    made.commit(lake, made.checkpoint(1))
+    with pytest.raises(UsageError, match="Conversion Error") as caught:
+        lakes.open(lake.uri).frame("select model::int from layers")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("view", ["layers", "checkpoints", "cells"])
+def test_every_column_of_a_view_can_be_printed(lake, view, capsys):
+    """Times and lists too; duckdb's own fetchall wants pytz for a time with a zone."""
+    from pipeline import show
+
+    made.commit(lake, made.checkpoint(1))
+    frame = lakes.open(lake.uri).frame(f"from {view}")
+    for printed in (show.csv, show.json_rows):
+        printed(frame.columns, frame.rows())
+        assert "2026-01-02 00:00:00+00:00" in capsys.readouterr().out
