@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from pipeline.lake.lake import Lake
 from pipeline.lake.records import Failure, Tombstone
+from pipeline.lake.views import DIGESTS
 from pipeline.noun import digest
 
 IDENTITY = ("corpus", "recipe", "kind", "model", "revision", "step", "written_at")
-DIGESTS = ("weights_digest", "config_digest", "tokenizer_digest")
 
 
 class Measured(NamedTuple):
