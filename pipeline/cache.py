@@ -7,12 +7,23 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
+from pipeline.errors import UsageError
+
 
 def folder(name: str) -> Path:
-    """The cache's sub-folder `name`, made if needed; the root is $SHAPELAKE_CACHE or ~/.cache/shapelake."""
+    """The cache's sub-folder `name`, made if needed; the root is $SHAPELAKE_CACHE or ~/.cache/shapelake.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
     base = os.environ.get("SHAPELAKE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "shapelake")
     path = Path(base).expanduser() / name
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cache folder {path}", error.strerror or str(error), "Set SHAPELAKE_CACHE to a folder that can be written"
+        ) from error
     return path
 
 

@@ -15,7 +15,8 @@ class ShapelakeError(ValueError):
         self.asked, self.found, self.do = asked, found, do
 
     def __str__(self) -> str:
-        return f"{self.asked}: {self.found}.\n{self.do}."
+        stop = "" if self.found.endswith(("?", ".")) else "."
+        return f"{self.asked}: {self.found}{stop}\n{self.do}."
 
 
 class UsageError(ShapelakeError):

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
 VOCABULARY = 258
+SENTENCE = "the shape of a space in which some model thinks is not that of its words at all"
 RECIPE = {"name": "tiny", "version": 1, "contexts": 8, "groups": 3, "context_tokens": 32, "kept_per_context": 16}
 
 
@@ -49,7 +50,7 @@ def history(root: Path, steps: list[int]) -> Path:
 
 def text(path: Path, characters: int = 20_000) -> Path:
     """English-like prose: enough for RECIPE many times over."""
-    words = "the shape of a space in which some model thinks is not that of its words at all".split()
+    words = SENTENCE.split()
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(len(words), (characters // 4,), generator=generator).tolist()
     path.write_text(" ".join(words[index] for index in chosen)[:characters])

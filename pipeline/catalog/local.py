@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.catalog.architectures import kinds
 from pipeline.catalog.names import Place, parse
-from pipeline.errors import CheckpointError, UsageError
+from pipeline.errors import UsageError
 from pipeline.hashing import digest_of_files
 from pipeline.spec import Checkpoint, Kind, Local
 
@@ -101,7 +101,8 @@ def weight_files(folder: Path) -> list[str]:
 def single(folder: Path, tokenizer: str | None = None) -> Checkpoint:
     """The checkpoint in one folder; its model is the parent folder where its own name is a step."""
     if not (folder / "config.json").is_file():
-        raise CheckpointError(f"checkpoint {folder}", "no config.json in it", "Name a folder saved by save_pretrained")
+        found = "no config.json in it" if folder.is_dir() else "no such folder"
+        raise UsageError(f"checkpoint {folder}", found, "Name a folder saved by save_pretrained")
     place = parse(folder.name)
     model = folder.parent.name if place else folder.name
     return describe(folder, place or Place(), Local(local=str(folder), tokenizer=tokenizer), model)

@@ -99,6 +99,7 @@ def _history(
     shutil.rmtree(partial, ignore_errors=True)
     torch.manual_seed(0)
     model.apply(model._init_weights)
+    mask_id = tokenizer.get_vocab()["[MASK]"]
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     ramp = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / WARM_UP, 1.0))
@@ -109,7 +110,7 @@ def _history(
             if step in STEPS:
                 model.save_pretrained(partial / f"step{step}")
                 tokenizer.save_pretrained(partial / f"step{step}")
-            loss = _loss(model, _batch(ids, generator), tokenizer.mask_token_id, generator)
+            loss = _loss(model, _batch(ids, generator), mask_id, generator)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

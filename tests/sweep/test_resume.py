@@ -63,3 +63,21 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, ki
         for path in lake.glob("cells/v1/*/*.parquet")
         if path.name in seen
     }
+
+
+def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
+    root = real.history(tmp_path / "runs", list(range(40)))
+    sweep = sweep_file(tmp_path, root, resources={"cpus": 2, "slots": 2})
+    lake = tmp_path / "lake"
+    driver = start(sweep, lake, "ray")
+    while not readable(lake):
+        assert driver.poll() is None, driver.communicate()
+    driver.send_signal(signal.SIGTERM)
+    said, _ = driver.communicate(timeout=60)
+    done = readable(lake)
+    assert driver.returncode == 143, said
+    assert 0 < done < 40
+    assert f"{40 - done} left to a rerun" in said
+    driver = start(sweep, lake, "inline")
+    said, _ = driver.communicate(timeout=60)
+    assert (driver.returncode, readable(lake)) == (0, 40), said
