@@ -26,8 +26,8 @@ class Pair(NamedTuple):
 def measure(layer: Layer) -> Row:
     """The columns of this group; null where no layer follows.
 
-    Also null where this or the following layer does not vary (`constant_layer`) or holds non-finite rows
-    (`nonfinite_rows`), since then the two would not have the same tokens.
+    Also null where this or the following layer does not vary (`constant_layer`, `next_layer_constant`) or holds
+    non-finite rows (`nonfinite_rows`), since then the two would not have the same tokens.
     """
     following = layer.moments.following
     if following is None or not layer.varies:
@@ -46,7 +46,7 @@ def linearity(layer: Layer, pair: Pair) -> float | None:
     Near 1 wherever the residual stream dominates. Bias: unrelated layers read dim / (N - 1); take N >= 5 dim.
     """
     if pair.images <= 0:
-        layer.flags.add("constant_layer")
+        layer.flags.add("next_layer_constant")
         return None
     return 1 - pair.residual / pair.images
 
@@ -55,7 +55,7 @@ def linearity_residual(layer: Layer, after: Moments, pair: Pair) -> float | None
     """R^2 of the best linear map to the increment y - x, which the residual stream does not carry.
 
     The error is that of `linearity`, since A - 1 is as linear as A; only the variance to be explained is smaller.
-    Null where widths differ (`width_changes`) or nothing is added (`constant_layer`).
+    Null where widths differ (`width_changes`) or nothing is added (`no_increment`).
     """
     before = layer.all
     if len(before.total) != len(after.total):
@@ -64,7 +64,7 @@ def linearity_residual(layer: Layer, after: Moments, pair: Pair) -> float | None
     variance = before.deviation(before.mean)
     increments = variance + pair.images - 2 * float(pair.cross.trace())
     if increments <= len(before.total) * 2.0**-52 * variance:
-        layer.flags.add("constant_layer")
+        layer.flags.add("no_increment")
         return None
     return 1 - pair.residual / increments
 

@@ -70,12 +70,14 @@ def search(
         rows: indices of the queries.
         engine: of the first rung; default FAISS, or torch where FAISS is not installed.
     """
-    k = min(k, len(points) - 1)
+    k = max(min(k, len(points) - 1), 0)
     lists = Lists(
         points.new_zeros(len(rows), k, dtype=torch.float64),
         rows.new_zeros(len(rows), k),
         torch.full_like(rows, k == 0, dtype=torch.bool),
     )
+    if not k:
+        return lists
     for propose, view in _ladder(points, seed, engine or default_engine(points.device)):
         open_ = (~lists.certified).nonzero().flatten()
         if not len(open_):

@@ -15,7 +15,7 @@ RECIPE = SnippetRecipe(name="oracle", version=1, snippets=128, max_tokens=128, k
 
 @pytest.mark.parametrize("step", [0, 3000])
 def test_the_published_numbers(step: int, shared: Callable[[str], Path]) -> None:
-    """Anisotropy to 1e-6 absolute, id_authors to 1e-6 relative, on every state, layer 0's duplicates included."""
+    """Anisotropy to 1e-6 absolute, linearity likewise, id_authors to 1e-6 relative, on every state."""
     expected = json.loads(shared("oracles/wiki-neox.json").read_text())[str(step)]["layers"]
     states = _hidden_states(shared(f"histories/wiki-neox/step{step}"), shared("data/enwik5").read_bytes().decode())
     tokens = len(states[0])
@@ -23,13 +23,15 @@ def test_the_published_numbers(step: int, shared: Callable[[str], Path]) -> None
     for layer, rows in enumerate(states):
         stream.put(layer, rows)
     stream.step(torch.arange(tokens) % 128 == 0, torch.zeros(tokens, dtype=torch.int64))
-    for moments, rows, truth in zip(stream.close(), states, expected, strict=True):
+    for layer, (moments, rows, truth) in enumerate(zip(stream.close(), states, expected, strict=True)):
         cloud = Cloud(4096, rows.shape[1], rows.dtype)
         cloud.put(rows[:4096])
         row = describe_layer(moments, cloud, RECIPE)
         assert row["n_tokens"] == tokens
         assert row["anisotropy"] == pytest.approx(truth["anisotropy"], abs=1e-6)
         assert row["id_authors"] == pytest.approx(truth["id_authors"], rel=1e-6)
+        if layer < 5:  # the state after the fifth block leads to the sixth, which is not among these
+            assert row["linearity"] == pytest.approx(truth["linearity_to_next"], abs=1e-6)
 
 
 def _hidden_states(folder: Path, text: str) -> list[torch.Tensor]:

@@ -1,0 +1,177 @@
+"""The notebook entry: its contract, its honest edges, and what must leave its numbers alone."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.columns import names
+from pipeline.errors import UsageError
+from pipeline.geometry import describe
+from tests.geometry.clouds import curved, rotation, zipf
+
+METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity")
+ONE_LAYER = {"linearity", "linearity_residual"}
+COUNTS = ("n_points", "n_tokens", "n_duplicates")
+SCALE_FREE = (
+    *("anisotropy", "participation_ratio", "participation_ratio_corrected", "effective_rank_lambda", "alpha"),
+    *("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90", "id_lb20", "id_ks", "id_authors"),
+)
+
+points_seeds = st.integers(0, 50)
+
+
+def flat(row: dict[str, object], columns: tuple[str, ...] = SCALE_FREE) -> dict[str, object]:
+    return {column: row[column] for column in columns}
+
+
+def cloud(seed: int) -> Tensor:
+    return curved(300, 24, 4, seed).double()
+
+
+def test_every_metric_column_is_there_and_nothing_else() -> None:
+    """The columns of the contract's metric groups, two timings, status and flags."""
+    row = describe(curved(600, 16), torch.arange(600) // 10, torch.arange(600) % 7, groups=torch.arange(600) // 300)
+    assert set(row) == {*names(*METRICS), "knn_s", "spectrum_s", "status", "flags"}
+    assert row["status"] == "ok"
+    assert [name for name in names(*METRICS) if row[name] is None and name not in ONE_LAYER] == [
+        "alpha",
+        "alpha_r2",
+        "alpha_lo",
+        "alpha_hi",
+    ]
+    assert row["flags"] == ["alpha_range", "few_points"]
+
+
+def edges() -> dict[str, tuple[Tensor, str, str]]:
+    """Clouds, the status and a word they must get."""
+    base = curved(600, 16)
+    nan = base.clone()
+    nan[5, 5] = torch.nan
+    return {
+        "constant": (torch.full((600, 16), 3.7), "degenerate", "constant_layer"),
+        "zero": (torch.zeros(600, 16), "degenerate", "constant_layer"),
+        "few distinct": (zipf(3000, 60), "degenerate", "too_few_points"),
+        "one row": (base[:1], "degenerate", "too_few_tokens"),
+        "two rows": (base[:2], "degenerate", "too_few_points"),
+        "one NaN": (nan, "nonfinite", "nonfinite_rows"),
+        "all NaN": (base * torch.nan, "nonfinite", "too_few_tokens"),
+        "low rank": (base[:, :3] @ torch.ones(3, 16), "ok", "spectrum_floor"),
+        "wide": (torch.randn(600, 700, generator=torch.Generator().manual_seed(0)), "ok", "spectrum_floor"),
+        "bfloat16 with offset": ((base + 30).to(torch.bfloat16), "ok", "quantised"),
+        "float16 with offset": ((base + 100).to(torch.float16), "ok", "quantised"),
+        "one column": (base[:, :1], "ok", "alpha_range"),
+    }
+
+
+@pytest.mark.parametrize("name", edges())
+def test_honest_edges(name: str) -> None:
+    """A null has a word, a doubtful number has one too, and no NaN or infinity ever comes out."""
+    points, status, word = edges()[name]
+    row = describe(points, contexts=torch.arange(len(points)) // 10)
+    assert row["status"] == status
+    assert word in row["flags"]
+    for column, value in row.items():
+        for number in value if isinstance(value, list) else [value]:
+            assert not isinstance(number, float) or np.isfinite(number), column
+
+
+def test_numpy_and_torch_agree() -> None:
+    """The same numbers from an array, and from a tensor that requires a gradient."""
+    points = curved(400, 12)
+    expected = flat(describe(points), (*SCALE_FREE, *COUNTS))
+    assert flat(describe(points.numpy()), (*SCALE_FREE, *COUNTS)) == expected
+    assert flat(describe(points.clone().requires_grad_()), (*SCALE_FREE, *COUNTS)) == expected
+
+
+def test_first_rows_of_contexts_are_sinks() -> None:
+    """One per context, wherever its rows stand."""
+    context = torch.arange(600).flip(0) % 20
+    assert describe(curved(600, 16), contexts=context)["n_sink_tokens"] == 20
+    assert describe(curved(600, 16))["n_sink_tokens"] == 0
+
+
+def test_neighbour_shares() -> None:
+    """Tight contexts: all neighbours from the own context; alternating tokens: half of them the own token."""
+    centers = 100 * torch.randn(60, 1, 16, generator=torch.Generator().manual_seed(1))
+    points = (centers + torch.randn(60, 10, 16, generator=torch.Generator().manual_seed(2))).flatten(0, 1)
+    row = describe(points, contexts=torch.arange(600) // 10, token_ids=torch.arange(600) % 2)
+    assert row["same_context_share"] == 1
+    assert row["same_token_share"] == pytest.approx(4 / 9, abs=0.08)  # measured: 0.45
+    assert describe(points)["same_context_share"] is None
+
+
+def test_groups_may_be_interleaved_and_named_freely() -> None:
+    """Group labels are labels: order and values do not matter."""
+    points, groups = curved(800, 16), torch.arange(800) % 4
+    by_name = describe(points, groups=groups * 10 - 7)
+    sorted_ = describe(points[groups.argsort(stable=True)], groups=groups.sort().values)
+    columns = ("id_twonn", "id_twonn_se", "anisotropy", "anisotropy_se")
+    assert flat(by_name, columns) == pytest.approx(flat(sorted_, columns), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("points", "labels", "found"),
+    [
+        (torch.zeros(3), None, "shape (3,)"),
+        (torch.zeros(0, 4), None, "shape (0, 4)"),
+        (torch.zeros(3, 4, dtype=torch.int64), None, "int64"),
+        (torch.zeros(3, 4), [1, 2], "shape (2,) for 3 points"),
+    ],
+)
+def test_wrong_input_says_what_is_wrong(points: Tensor, labels: list[int] | None, found: str) -> None:
+    """Asked, found, what to do."""
+    with pytest.raises(UsageError, match=r"Give") as error:
+        describe(points, contexts=labels)
+    assert found in str(error.value)
+
+
+@settings(max_examples=8, deadline=None)
+@given(points_seeds, st.floats(-3, 3))
+def test_shifts_leave_everything_centered(seed: int, exponent: float) -> None:
+    """Adding a constant vector changes no centered metric."""
+    points = cloud(seed)
+    moved = describe(points + 10.0**exponent)
+    assert flat(moved) == pytest.approx(flat(describe(points)), rel=1e-6)  # float64 rows; measured: 1e-9
+
+
+@settings(max_examples=8, deadline=None)
+@given(points_seeds, st.integers(-30, 30))
+def test_scales_leave_everything_scale_free(seed: int, exponent: int) -> None:
+    """A power of two changes no byte of a ratio."""
+    points = cloud(seed)
+    assert flat(describe(points * 2.0**exponent)) == pytest.approx(flat(describe(points)), rel=1e-12)
+
+
+@settings(max_examples=8, deadline=None)
+@given(points_seeds)
+def test_rotation_leaves_everything(seed: int) -> None:
+    """An orthogonal map changes no metric but the coordinates that stand out; padding with zeros likewise."""
+    points = cloud(seed)
+    expected = flat(describe(points), (*SCALE_FREE, "cosine_mean", "effective_rank_sigma"))
+    for moved in (points @ rotation(24, seed), torch.cat([points, torch.zeros(300, 5).double()], 1)):
+        row = describe(moved)
+        assert flat(row, tuple(expected)) == pytest.approx(expected, rel=1e-6)
+
+
+@settings(max_examples=8, deadline=None)
+@given(points_seeds)
+def test_order_is_irrelevant(seed: int) -> None:
+    """Permuting rows changes sums by their rounding alone."""
+    points = cloud(seed)
+    mixed = points[torch.randperm(300, generator=torch.Generator().manual_seed(seed))]
+    assert flat(describe(mixed)) == pytest.approx(flat(describe(points)), rel=1e-9)
+
+
+@settings(max_examples=8, deadline=None)
+@given(points_seeds, st.integers(1, 200))
+def test_duplicated_rows_leave_the_dimension(seed: int, copies: int) -> None:
+    """Every estimate but the published one, whose flaw this is."""
+    points = cloud(seed)
+    columns = ("id_twonn", "id_mle", "id_mle_c50", "id_lb20", "id_gride", "id_ks", "n_points", "mu_quantiles")
+    both = describe(torch.cat([points, points[:copies]]))
+    assert both["n_duplicates"] == copies
+    for column, value in flat(describe(points), columns).items():
+        assert both[column] == pytest.approx(value, rel=1e-12)

@@ -1,0 +1,289 @@
+"""Anisotropy, spectrum, norms and linearity: closed forms, independent code, whole-matrix float64 references."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.geometry import Cloud, Stream, describe, describe_layer
+from pipeline.geometry.eigen import _lanczos, decompose, top_eigenvalue
+from pipeline.geometry.moments import Moments
+from pipeline.geometry.spectrum import participation_ratio_corrected
+from pipeline.recipe import built_in
+from tests.geometry.clouds import curved, hard_clouds, rotation
+
+HARD = hard_clouds(3000, 96)
+
+
+def with_spectrum(eigenvalues: Tensor, n: int = 2000, seed: int = 0) -> Tensor:
+    """Float64 points whose sample covariance has exactly these eigenvalues."""
+    d = len(eigenvalues)
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=g, dtype=torch.float64)
+    x = torch.linalg.qr(x - x.mean(0)).Q * math.sqrt(n - 1)
+    return (x * eigenvalues.double().sqrt()) @ rotation(d).T + 3
+
+
+def moments_of(points: Tensor) -> Moments:
+    sums = Moments.about(points[:100].double().mean(0))
+    sums.add(points)
+    return sums
+
+
+def two_layers(x: Tensor, y: Tensor, groups: Tensor | None = None) -> list[dict[str, object]]:
+    """Rows of two layers of which the first leads to the second."""
+    groups = torch.zeros(len(x), dtype=torch.int64) if groups is None else groups
+    stream = Stream([x.shape[1], y.shape[1]], groups.bincount().tolist(), 8.0, following=[1, None])
+    stream.put(0, x)
+    stream.put(1, y)
+    stream.step(torch.zeros(len(x), dtype=torch.bool), groups)
+    rows = []
+    for moments, points in zip(stream.close(), (x, y), strict=True):
+        cloud = Cloud(200, points.shape[1], points.dtype)
+        cloud.put(points[:200])
+        rows.append(describe_layer(moments, cloud, built_in("quick@1")))
+    return rows
+
+
+def published_linearity(x: Tensor, y: Tensor) -> float:
+    """R^2 of least squares on centered matrices, by LAPACK."""
+    x, y = x.double() - x.double().mean(0), y.double() - y.double().mean(0)
+    residual = y - x @ torch.linalg.lstsq(x, y, driver="gelsd").solution
+    return float(1 - residual.square().sum() / y.square().sum())
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_every_spectrum_metric_equals_the_float64_reference(name: str) -> None:
+    """Float32 clouds, however offset or stretched: within 1e-6 of what the whole float64 matrix gives."""
+    x = HARD[name].double()
+    row = describe(HARD[name])
+    n, centered = len(x), x - x.mean(0)
+    lam = torch.linalg.svdvals(centered).square() / (n - 1)
+    raw = torch.linalg.svdvals(x)
+    p, q = lam / lam.sum(), raw / raw.sum()
+    unit = x / x.norm(dim=1, keepdim=True)
+    cosine = (unit @ unit.T).fill_diagonal_(0).sum() / (n * (n - 1))
+    expected = {
+        "anisotropy": lam[0] / lam.sum(),
+        "anisotropy_uncentered": raw[0] ** 2 / raw.square().sum(),
+        "total_variance": lam.sum(),
+        "participation_ratio": lam.sum() ** 2 / lam.square().sum(),
+        "effective_rank_lambda": torch.exp(-(p * p.log()).sum()),
+        "effective_rank_sigma": torch.exp(-(q * q.log()).sum()),
+        "cosine_mean": cosine,
+        "norm_mean": x.norm(dim=1).mean(),
+        "norm_median": x.norm(dim=1).median(),
+        "norm_max": x.norm(dim=1).max(),
+        "abs_max": x.abs().max(),
+    }
+    assert {c: row[c] for c in expected} == pytest.approx({c: float(v) for c, v in expected.items()}, rel=1e-6)
+    assert row["top_eigenvalues"] == pytest.approx(lam[:32].tolist(), rel=1e-6)
+    assert row["top_dims"] == x.var(0).topk(3).indices.tolist()
+    assert row["top_dims_share"] == pytest.approx((x.var(0) / lam.sum()).topk(3).values.tolist(), rel=1e-6)
+    assert "spectrum_floor" not in row["flags"]
+
+
+@pytest.mark.parametrize("k", [1, 5, 64])
+def test_equal_eigenvalues(k: int) -> None:
+    """k equal ones: participation ratio and effective rank k, anisotropy 1/k, IsoScore (k - 1) / (d - 1)."""
+    d = 64
+    row = describe(with_spectrum(torch.cat([torch.ones(k), torch.zeros(d - k)])))
+    assert row["participation_ratio"] == pytest.approx(k, rel=1e-9)
+    assert row["effective_rank_lambda"] == pytest.approx(k, rel=1e-9)
+    assert row["anisotropy"] == pytest.approx(1 / k, rel=1e-9)
+    assert ("spectrum_floor" in row["flags"]) == (k < d)
+
+
+def test_isoscore_identity() -> None:
+    """IsoScore as its authors define it, from the variances along the principal axes, is (PR - 1) / (d - 1)."""
+    x = curved(500, 20).double()
+    d, row = x.shape[1], describe(x)
+    variances = np.linalg.eigvalsh(np.cov(x.numpy().T))
+    direction = math.sqrt(d) * variances / np.linalg.norm(variances)
+    defect = np.linalg.norm(direction - 1) / math.sqrt(2 * (d - math.sqrt(d)))
+    share = (d - defect**2 * (d - math.sqrt(d))) ** 2 / d**2
+    assert (row["participation_ratio"] - 1) / (d - 1) == pytest.approx((d * share - 1) / (d - 1), rel=1e-7)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.5])
+def test_power_laws(exponent: float) -> None:
+    """lambda_i = i^-a reads alpha = a, with R^2 = 1, on the ranks stated."""
+    row = describe(with_spectrum(torch.arange(1, 129, dtype=torch.float64) ** -exponent))
+    assert (row["alpha_lo"], row["alpha_hi"]) == (12, 100)
+    assert row["alpha"] == pytest.approx(exponent, rel=1e-9)
+    assert row["alpha_r2"] == pytest.approx(1, abs=1e-9)
+    short = describe(with_spectrum(torch.arange(1, 16, dtype=torch.float64) ** -exponent))
+    assert short["alpha"] is None
+    assert "alpha_range" in short["flags"]
+
+
+def test_alpha_is_the_weighted_line() -> None:
+    """Slope and R^2 equal numpy's weighted fit on a spectrum that is no power law."""
+    lam = torch.exp(-torch.arange(64.0).double() / 9)
+    row = describe(with_spectrum(lam))
+    rank = np.arange(12, 65)
+    x, y, w = np.log(rank), lam.log().numpy()[11:], 1 / rank
+    slope, offset = np.polyfit(x, y, 1, w=np.sqrt(w))
+    residual = (w * (y - slope * x - offset) ** 2).sum() / (w * (y - np.average(y, weights=w)) ** 2).sum()
+    assert (row["alpha"], row["alpha_r2"]) == pytest.approx((-slope, 1 - residual), rel=1e-8)
+
+
+def test_isotropic_gaussian() -> None:
+    """PR is 1 / (1/d + 1/N), its correction d; anisotropy sits at the Marchenko-Pastur edge."""
+    n, d = 4000, 100
+    row = describe(torch.randn(n, d, generator=torch.Generator().manual_seed(0)))
+    assert row["participation_ratio"] == pytest.approx(1 / (1 / d + 1 / n), rel=2e-3)  # measured: 2e-4
+    assert row["participation_ratio_corrected"] == pytest.approx(d, rel=2e-3)  # measured: 2e-4
+    assert row["anisotropy"] == pytest.approx((1 + math.sqrt(d / n)) ** 2 / d, rel=0.02)  # measured: 0.7 %
+
+
+@pytest.mark.parametrize(("d", "n", "spike"), [(768, 4096, 50.0), (200, 1000, 20.0), (768, 4096, 1.0)])
+def test_spiked_gaussian(d: int, n: int, spike: float) -> None:
+    """A spike l above the threshold reads l (1 + g / (l - 1)) / (l + d - 1), g = d / N; below it, the edge."""
+    x = torch.randn(n, d, generator=torch.Generator().manual_seed(1))
+    x[:, 0] *= math.sqrt(spike)
+    g = d / n
+    top = spike * (1 + g / (spike - 1)) if spike > 1 + math.sqrt(g) else (1 + math.sqrt(g)) ** 2
+    measured = moments_of(x).covariance()
+    # sd of the largest eigenvalue: l sqrt(2 / N), 2 % at N = 4096 and 4.5 % at 1000
+    assert top_eigenvalue(measured) / float(measured.trace()) == pytest.approx(top / (spike + d - 1), rel=0.07)
+
+
+@pytest.mark.parametrize("length", [16, 64, 128])
+def test_sinks_explain_the_anisotropy_they_cause(length: int) -> None:
+    """One sink of norm m per context of L tokens: the closed form with it, that of noise without it."""
+    d, m, contexts = 128, 60.0, 40 * 128 // length
+    x = torch.randn(contexts * length, d, generator=torch.Generator().manual_seed(2))
+    context = torch.arange(len(x)) // length
+    x[::length] += m * torch.eye(d)[0]
+    row = describe(x, contexts=context)
+    p = 1 / length
+    along, rest = p * (1 - p) * m**2 + 1, d - 1
+    assert row["anisotropy"] == pytest.approx(along / (along + rest), rel=0.03)  # measured: 0.6 %
+    assert row["anisotropy_no_sink"] == pytest.approx((1 + math.sqrt(d / len(x))) ** 2 / d, rel=0.05)
+    shared = p * (1 - p) ** 2 * m**2 + p * d
+    assert row["sink_variance_share"] == pytest.approx(shared / (along + rest), rel=0.03)
+    assert row["n_sink_tokens"] == contexts
+    ratio = (p * m) ** 2 / (along + rest)
+    share = (row["anisotropy"] * (along + rest)) / (along + rest)
+    assert row["anisotropy_uncentered"] >= (ratio + share) / (ratio + 1) - 1e-3
+
+
+def test_corrected_ratio_averages_over_distinct_tokens() -> None:
+    """Equal to the brute-force averages over all ordered quadruples of different rows."""
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 2
+    gram = (x @ x.T).tolist()
+    above = below = 0.0
+    for i, j, k, m in itertools.permutations(range(7), 4):
+        above += gram[i][i] * gram[j][j] - 2 * gram[i][i] * gram[j][k] + gram[i][j] * gram[k][m]
+        below += gram[i][j] * gram[i][j] - 2 * gram[i][j] * gram[j][k] + gram[i][j] * gram[k][m]
+    ratio = participation_ratio_corrected(moments_of(x))
+    assert ratio == pytest.approx(above / below, rel=1e-9) if below > 0 else ratio is None
+
+
+@pytest.mark.parametrize(("n", "d", "value"), [(40, 30, 9.27011082161583), (300, 20, 8.002393085576644)])
+def test_corrected_ratio_equals_the_package(n: int, d: int, value: float) -> None:
+    """What PyPI `dimensionality` 0.1.4 returns as `row`."""
+    x = np.random.default_rng(0).normal(size=(n, d)) * np.arange(1, d + 1) ** -0.5
+    assert participation_ratio_corrected(moments_of(torch.from_numpy(x))) == pytest.approx(value, rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["flat", "clustered", "gap", "rank one", "decaying"])
+def test_lanczos_equals_the_full_decomposition(kind: str) -> None:
+    """To 1e-9 on spectra that are kind and unkind to it; where it does not converge it says so."""
+    d = 400
+    lam = {
+        "flat": 1 + torch.rand(d, generator=torch.Generator().manual_seed(4)),
+        "clustered": torch.cat([torch.full((20,), 5.0), torch.linspace(0, 1, d - 20)]),
+        "gap": torch.cat([torch.tensor([100.0]), torch.ones(d - 1)]),
+        "rank one": torch.cat([torch.tensor([7.0]), torch.zeros(d - 1)]),
+        "decaying": torch.arange(1.0, d + 1) ** -1,
+    }[kind].double()
+    turn = rotation(d)
+    matrix = (turn * lam) @ turn.T
+    assert top_eigenvalue(matrix) == pytest.approx(float(lam.max()), rel=1e-9)
+    value, residual = _lanczos(matrix, 5)
+    assert float((decompose(matrix).values - value).abs().min()) <= residual + 1e-12
+
+
+def test_anisotropy_se_leaves_one_group_out() -> None:
+    """The jackknife over groups, by the SVD of what is left."""
+    points, groups = curved(1500, 32), torch.arange(1500) % 5
+    left = []
+    for g in range(5):
+        x = points[groups != g].double()
+        s = torch.linalg.svdvals(x - x.mean(0)).square()
+        left.append(float(s[0] / s.sum()))
+    expected = math.sqrt(4 / 5 * ((np.array(left) - np.mean(left)) ** 2).sum())
+    assert describe(points, groups=groups)["anisotropy_se"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_mean_cosine_of_a_displaced_gaussian() -> None:
+    """N(m, s^2 I) reads |m|^2 / (|m|^2 + d s^2) in many dimensions."""
+    d = 1000
+    x = torch.randn(1000, d, generator=torch.Generator().manual_seed(5)) + 0.5
+    assert describe(x)["cosine_mean"] == pytest.approx(0.25 / 1.25, rel=5e-3)  # measured: 1e-3
+
+
+def test_more_coordinates_than_tokens() -> None:
+    """N <= d: the spectrum has N - 1 values, says so, and counts no rounding noise as rank."""
+    row = describe(torch.randn(120, 300, generator=torch.Generator().manual_seed(6)))
+    assert "spectrum_floor" in row["flags"]
+    assert row["effective_rank_lambda"] < 120
+    assert row["alpha_hi"] == 100
+
+
+@pytest.mark.parametrize("name", ["plain", "offset 10000", "rogue 100"])
+def test_linearity_equals_least_squares(name: str) -> None:
+    """To the next layer and to the increment, as the published code computes both."""
+    x = HARD[name].double()
+    y = x + 0.1 * torch.tanh((x - x.mean(0)) @ rotation(96) + 1)
+    row, last = two_layers(x, y)
+    assert row["linearity"] == pytest.approx(published_linearity(x, y), abs=1e-9)
+    assert row["linearity_residual"] == pytest.approx(published_linearity(x, y - x), abs=1e-6)
+    assert last["linearity"] is None
+
+
+def test_linear_maps_are_linear_also_at_low_rank() -> None:
+    """y = x B reads 1, for full rank and for eight dimensions in 32."""
+    g = torch.Generator().manual_seed(7)
+    full = torch.randn(500, 32, generator=g, dtype=torch.float64)
+    low = full[:, :8] @ torch.randn(8, 32, generator=g, dtype=torch.float64)
+    for x in (full, low):
+        row, _ = two_layers(x, x @ torch.randn(32, 48, generator=g, dtype=torch.float64) + 5)
+        assert row["linearity"] == pytest.approx(1, abs=1e-10)
+        assert row["linearity_residual"] is None
+        assert "width_changes" in row["flags"]
+
+
+def test_unrelated_layers_read_their_bias() -> None:
+    """Independent Gaussians: d / (N - 1) in sample."""
+    g = torch.Generator().manual_seed(8)
+    row, _ = two_layers(torch.randn(2000, 64, generator=g), torch.randn(2000, 64, generator=g))
+    assert row["linearity"] == pytest.approx(64 / 1999, rel=0.05)  # measured: 1.5 %
+
+
+def test_no_linearity_over_different_tokens() -> None:
+    """A non-finite row in either layer, or a constant next one: null and a word."""
+    x = curved(500, 16)
+    bad = x.clone()
+    bad[3] = torch.nan
+    for before, after, word in (
+        (bad, x, "nonfinite_rows"),
+        (x, bad, "nonfinite_rows"),
+        (x, x * 0, "next_layer_constant"),
+    ):
+        row, _ = two_layers(before, after)
+        assert row["linearity"] is None
+        assert word in row["flags"]
+
+
+def test_repeated_layer_has_no_increment() -> None:
+    """y = x: linearity 1; the increment is nothing, so its linearity is null."""
+    row, _ = two_layers(curved(500, 16), curved(500, 16))
+    assert row["linearity"] == pytest.approx(1, abs=1e-12)
+    assert row["linearity_residual"] is None
+    assert "no_increment" in row["flags"]
