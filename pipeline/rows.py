@@ -68,7 +68,7 @@ def about_cost(device: str, load_s: float, forward_s: float, total_s: float) -> 
 def merged(about: Row, state: State, layer: Row, flags: Iterable[str]) -> Row:
     """One row: what holds for the cell, where in the model, and what was measured there."""
     place = {"layer": state.layer, "depth": state.depth, "state": state.name}
-    return {**about, **place, **layer, "flags": sorted({*layer["flags"], *flags, "partly_measured"})}
+    return {**about, **place, **layer, "flags": sorted({*layer["flags"], *flags})}
 
 
 def provenance(recipe: Recipe) -> dict[str, str]:
