@@ -26,7 +26,8 @@ FEW_POINTS = 500
 NEWTON_STEPS = 50
 FRACTIONS = tuple(i / 10 for i in range(1, 11))
 
-Radii = Float64[Tensor, "points k"]
+Radii = Float64[Tensor, "_points _k"]
+"""Neighbour distances of one group; groups may differ in points, and so in neighbours."""
 
 
 def measure(layer: Layer) -> Row:

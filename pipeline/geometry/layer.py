@@ -60,7 +60,7 @@ class Layer:
         return decompose(self.second_moment)
 
     @cached_property
-    def members(self) -> list[Int[Tensor, " members"]]:
+    def members(self) -> list[Int[Tensor, " _members"]]:
         """Per group the indices of its points in the cloud."""
         groups = range(int(self.cloud.group.max()) + 1) if len(self.cloud) else ()
         return [(self.cloud.group == g).nonzero().flatten() for g in groups]
