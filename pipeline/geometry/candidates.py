@@ -4,6 +4,7 @@ Both compute |x|^2 + |y|^2 - 2 x.y, so their distances carry a cancellation erro
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
@@ -95,6 +96,13 @@ def _has_gpu(faiss: ModuleType) -> bool:
 
 def _faiss_gpu(faiss: ModuleType, queries: Tensor, points: Tensor, width: int) -> Candidates:
     import_module("faiss.contrib.torch_utils")  # teaches knn_gpu to take torch tensors
-    resources = faiss.StandardGpuResources()
-    squared, indices = faiss.knn_gpu(resources, queries.float(), points.float(), width, device=queries.device.index)
+    squared, indices = faiss.knn_gpu(
+        _gpu_resources(faiss), queries.float(), points.float(), width, device=queries.device.index
+    )
     return Candidates(squared, indices)
+
+
+@cache
+def _gpu_resources(faiss: ModuleType) -> object:
+    """FAISS's streams and work space, 1.5 GiB of the device; made once per process."""
+    return faiss.StandardGpuResources()

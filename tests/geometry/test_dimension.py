@@ -58,6 +58,7 @@ def published(points: Tensor) -> float:
     return float((log_mu * log_share).sum() / (log_mu**2).sum())
 
 
+@pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 @pytest.mark.parametrize(("dim", "n"), [(3, 400), (10, 1500), (40, 800)])
 def test_equal_to_scikit_dimension(dim: int, n: int) -> None:
     """On the same distances TwoNN, its likelihoods at 1, 0.9 and 0.5, and Levina-Bickel agree to 1e-6."""
