@@ -72,6 +72,7 @@ def test_equal_to_scikit_dimension(dim: int, n: int) -> None:
     assert id_mle(r) == pytest.approx(twonn(discard_fraction=0, method="mle"), rel=1e-6)
     assert id_mle_c90(r) == pytest.approx(twonn(discard_fraction=0.1, method="mle"), rel=1e-6)
     assert id_mle_c50(r) == pytest.approx(twonn(discard_fraction=0.5, method="mle"), rel=1e-6)
+    assert id_fraction(r, 0.4) == pytest.approx(twonn(discard_fraction=0.6), rel=1e-6)
     levina = skdim.id.MLE(K=20).fit(curved(n, 64, dim).double().numpy(), comb="mle", n_neighbors=20).dimension_
     assert id_lb20(r) == pytest.approx(levina, rel=1e-6)
 
