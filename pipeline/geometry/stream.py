@@ -89,7 +89,10 @@ class Stream:
         self._layers: list[LayerMoments] = []
 
     def put(self, layer: int, rows: Float[Tensor, "rows dim"]) -> None:
-        """Hand over rows of one layer, in token order; before each `step` every layer must get the same tokens."""
+        """Hand over rows of one layer, in token order, in one or more parts; they are kept until `step`, not copied.
+
+        Before each `step` every layer must get the same tokens.
+        """
         self._batch[layer].append(rows.detach())
 
     def step(self, first: Bool[Tensor, " rows"], group: Int[Tensor, " rows"]) -> None:
