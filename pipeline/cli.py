@@ -74,8 +74,7 @@ def run(
 
 def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
     """Plan, run, print the report, and leave with its exit code."""
-    from pipeline.sweep.driver import limited
-    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.plan import limited, make_plan
     from pipeline.sweep.run import run
 
     opened = Lake(lake)

@@ -27,8 +27,16 @@ class CheckpointError(ShapelakeError):
     """Files that are not a complete, finite, loadable checkpoint."""
 
 
+class ChangedError(ShapelakeError):
+    """Files that are not those that were planned."""
+
+
 class CorpusError(ShapelakeError):
     """A corpus that is absent, not what it claims to be, or too small for the recipe."""
+
+
+class FetchError(ShapelakeError):
+    """A download that failed on the way: it may work the next time."""
 
 
 class LakeError(ShapelakeError):

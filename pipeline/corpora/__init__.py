@@ -5,7 +5,7 @@
 
 from pipeline.corpora.batches import Batch, Contexts
 from pipeline.corpora.sampling import contexts
-from pipeline.corpora.source import resolve
+from pipeline.corpora.source import resolve, text_file
 from pipeline.corpora.tokens import Tokenizer
 
-__all__ = ["Batch", "Contexts", "Tokenizer", "contexts", "resolve"]
+__all__ = ["Batch", "Contexts", "Tokenizer", "contexts", "resolve", "text_file"]

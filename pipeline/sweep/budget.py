@@ -8,21 +8,28 @@ from pipeline.sweep.task import ErrorClass
 STRIKES: dict[ErrorClass, int] = {
     "permanent": 1,
     "error": 3,
-    "transient": 5,
     "oom": 3,
     "host_oom": 2,
     "crash": 5,
     "timeout": 2,
+    "transient": 5,
+    "changed": 1,
     "preempted": 20,
     "infra": 3,
 }
-"""Failures of one cell, counted from the lake across runs, at which it is quarantined."""
+"""Failures of one cell after which it is not tried again."""
+
+NO_FAULT_OF_THE_CELL: frozenset[ErrorClass] = frozenset({"transient", "changed", "preempted", "infra"})
+"""Classes that never quarantine: counted within a run, and the next run starts afresh. The others are counted from the
+lake across runs, and the last strike quarantines the cell."""
 
 ONCE_A_RUN: frozenset[ErrorClass] = frozenset({"error"})
 """Classes that the same code would only repeat: tried again by the next run, not by this one."""
 
-NO_FAULT_OF_THE_CELL: frozenset[ErrorClass] = frozenset({"preempted", "infra"})
-"""Classes that never quarantine a cell: out of strikes, they end the run."""
+
+def of_the_cell(attempts: Counter[str]) -> Counter[str]:
+    """Of the failed attempts that the lake knows, those that still count."""
+    return Counter({name: n for name, n in attempts.items() if name not in NO_FAULT_OF_THE_CELL})
 
 
 def spent(error_class: ErrorClass, strikes: Counter[str]) -> bool:
@@ -32,7 +39,7 @@ def spent(error_class: ErrorClass, strikes: Counter[str]) -> bool:
 
 def last_try(strikes: Counter[str]) -> bool:
     """Whether one more crash would condemn the cell: then it runs alone, so that no neighbour's crash counts."""
-    return strikes["crash"] == STRIKES["crash"] - 1
+    return strikes["crash"] >= STRIKES["crash"] - 1
 
 
 def delay_s(error_class: ErrorClass, strikes: int, rng: random.Random) -> float:

@@ -1,18 +1,19 @@
-"""The loop: order, budgets, back-off, quarantine, drain. It owns every retry, and its only memory is the lake."""
+"""The loop: order, retries, back-off, drain. It owns every retry, and its only memory is the lake."""
 
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import FrameType
 
-from pipeline.lake import Failure, Lake, Tombstone
+from pipeline.errors import LakeError
+from pipeline.lake import Lake
 from pipeline.spec import Cell
 from pipeline.sweep import budget
 from pipeline.sweep.backend import Backend
-from pipeline.sweep.plan import Plan, command
+from pipeline.sweep.ledger import Ledger
+from pipeline.sweep.plan import Plan
 from pipeline.sweep.progress import Progress
 from pipeline.sweep.task import Outcome, Task
 
@@ -61,14 +62,15 @@ class Driver:
     def __init__(self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: Progress) -> None:
         self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
         self.cells = {cell.id: cell for cell in plan.todo}
-        self.strikes = {cell_id: Counter(plan.attempts.get(cell_id, {})) for cell_id in self.cells}
+        self.ledger = Ledger(plan, lake, run_id)
         self.report = Report(held=plan.held)
         self.rng = random.Random(run_id)
         self.running: dict[str, _Waiting] = {}
+        self.labelled: set[str] = set()
         self.first_errors: list[str] = []
         self.finished_tasks = 0
         self.lake_failures = 0
-        self.beat_at = 0.0
+        self.paused_until = self.beat_at = 0.0
         self.waiting = [self._wait_for(task) for task in self._tasks()]
 
     def run(self) -> Report:
@@ -78,7 +80,7 @@ class Driver:
             while self.running or (self.waiting and not self._stopping):
                 self._submit()
                 for task, outcomes in self.backend.wait(self._patience_s()):
-                    self._settle(self.running.pop(task.checkpoint.content), outcomes)
+                    self._settle(self.running.pop(task.checkpoint.content).task, outcomes)
                 self._show()
                 if self._stopping:
                     drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
@@ -103,20 +105,21 @@ class Driver:
                 checkpoint=cells[0].checkpoint,
                 cells=tuple(cells),
                 resources=self.plan.sweep.resources,
-                attempt=1 + max(self.strikes[c.id].total() for c in cells),
-                halvings=max(self.strikes[c.id]["oom"] for c in cells),
+                attempt=1 + max(self.ledger.strikes(c).total() for c in cells),
+                halvings=max(self.ledger.strikes(c)["oom"] for c in cells),
             )
             for cells in by_content.values()
         ]
 
     def _wait_for(self, task: Task, delay_s: float = 0.0) -> _Waiting:
-        alone = any(budget.last_try(self.strikes[cell.id]) for cell in task.cells)
+        alone = any(budget.last_try(self.ledger.strikes(cell)) for cell in task.cells)
         return _Waiting(task.attempt, self.rng.random(), task, time.monotonic() + delay_s, alone)
 
     def _submit(self) -> None:
         """Fill the backend; a task on its last try runs alone."""
         while not self._stopping and len(self.running) < self.backend.capacity:
-            ready = sorted(w for w in self.waiting if w.ready_at <= time.monotonic())
+            now = time.monotonic()
+            ready = sorted(w for w in self.waiting if w.ready_at <= now) if now >= self.paused_until else []
             if not ready or any(w.alone for w in self.running.values()) or (ready[0].alone and self.running):
                 return
             self.waiting.remove(ready[0])
@@ -126,82 +129,77 @@ class Driver:
     def _patience_s(self) -> float:
         if self.running:
             return 1.0
-        pause = max(min((w.ready_at for w in self.waiting), default=0.0) - time.monotonic(), 0.0)
-        time.sleep(min(pause, 0.5))
+        next_at = max(min((w.ready_at for w in self.waiting), default=0.0), self.paused_until)
+        time.sleep(min(max(next_at - time.monotonic(), 0.0), 0.5))
         return 0.0
 
-    def _settle(self, done: _Waiting, outcomes: list[Outcome]) -> None:
+    def _settle(self, task: Task, outcomes: list[Outcome]) -> None:
         """Count what is committed, record what failed, and queue what deserves another try."""
+        outcomes = self._as_the_lake_has_it(outcomes)
         again: list[tuple[Cell, Outcome]] = []
         for outcome in outcomes:
             cell = self.cells[outcome.cell_id]
             if outcome.ok:
                 self._committed(cell, outcome)
-            elif self._strike(cell, outcome, done.task):
+            elif self._failed(cell, outcome, task):
                 again.append((cell, outcome))
+        if any(outcome.error_class == "infra" for outcome in outcomes):
+            self._lake_failed(next(o.message for o in outcomes if o.error_class == "infra"))
         self.finished_tasks += 1
         self._break_circuit(outcomes)
         if again and not self.report.stopped:
-            self._retry(done.task, again)
+            self._retry(task, again)
+
+    def _as_the_lake_has_it(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """A worker that died may have committed some of its cells before: the lake is right, not the outcome."""
+        if all(outcome.ok for outcome in outcomes):
+            return outcomes
+        there = self.lake.committed()
+        return [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in there else o for o in outcomes]
 
     def _committed(self, cell: Cell, outcome: Outcome) -> None:
         self.report.committed += 1
         self.report.failures.pop(cell.id, None)
         self.lake_failures = 0
         self.progress.committed(cell, outcome)
+        content = cell.checkpoint.content
+        if content not in self.labelled:
+            self.labelled.add(content)
+            self._write(lambda: self.lake.record_labels(c for c in self.plan.checkpoints if c.content == content))
 
-    def _strike(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
-        """Record a failure; True if the cell may be tried again in this run."""
-        error_class = outcome.error_class
-        assert error_class is not None
-        self.strikes[cell.id][error_class] += 1
+    def _failed(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
+        """True if the cell may be tried again in this run."""
         self.report.failures[cell.id] = (cell, outcome)
         self.progress.failed(cell, outcome)
-        if error_class == "infra":
-            return self._lake_failed(outcome)
-        failure = self._failure(cell, outcome, task)
-        self.lake.record_attempt(failure)
-        if not budget.spent(error_class, self.strikes[cell.id]):
-            return error_class not in budget.ONCE_A_RUN
-        if error_class not in budget.NO_FAULT_OF_THE_CELL:
-            self.lake.quarantine(Tombstone.of(failure))
-        return False
+        if outcome.error_class == "infra":
+            return True
+        try:
+            return self.ledger.strike(cell, outcome, task)
+        except LakeError as error:
+            self._lake_failed(str(error))
+            return False
 
-    def _lake_failed(self, outcome: Outcome) -> bool:
+    def _lake_failed(self, message: str) -> None:
+        """Pause everything; the third time in a row without a commit between them ends the run."""
         self.lake_failures += 1
+        self.paused_until = time.monotonic() + budget.delay_s("infra", self.lake_failures, self.rng)
         if self.lake_failures >= budget.STRIKES["infra"]:
-            self.report.stopped = f"the lake cannot be written: {outcome.message}"
-        return True
-
-    def _failure(self, cell: Cell, outcome: Outcome, task: Task) -> Failure:
-        return Failure(
-            cell_id=cell.id,
-            model=cell.checkpoint.model,
-            model_key=cell.checkpoint.model_key,
-            revision=cell.checkpoint.revision,
-            corpus=cell.corpus.id,
-            recipe=cell.recipe.label,
-            kind=cell.kind,
-            error_class=str(outcome.error_class),
-            message=outcome.message,
-            traceback=outcome.traceback,
-            command=command(cell),
-            run_id=self.run_id,
-            attempt=task.attempt,
-        )
+            self.report.stopped = f"the lake cannot be written: {message}"
 
     def _retry(self, task: Task, again: list[tuple[Cell, Outcome]]) -> None:
-        outcome = again[0][1]
-        assert outcome.error_class is not None
-        strikes = max(self.strikes[cell.id][outcome.error_class] for cell, _ in again)
+        delays = [
+            budget.delay_s(outcome.error_class, self.ledger.strikes(cell)[outcome.error_class], self.rng)
+            for cell, outcome in again
+            if outcome.error_class is not None
+        ]
         following = task.model_copy(
             update={
                 "cells": tuple(cell for cell, _ in again),
                 "attempt": task.attempt + 1,
-                "halvings": task.halvings + (outcome.error_class == "oom"),
+                "halvings": task.halvings + any(outcome.error_class == "oom" for _, outcome in again),
             }
         )
-        self.waiting.append(self._wait_for(following, budget.delay_s(outcome.error_class, strikes, self.rng)))
+        self.waiting.append(self._wait_for(following, max(delays)))
 
     def _break_circuit(self, outcomes: list[Outcome]) -> None:
         """Stop the sweep when its first tasks all fail with the same unforeseen exception."""
@@ -219,18 +217,25 @@ class Driver:
         self.progress.tick(running=len(self.running), stopping=self._stopping)
         if last or time.monotonic() > self.beat_at:
             self.beat_at = time.monotonic() + HEARTBEAT_S
-            self.lake.heartbeat(
-                self.run_id,
-                {
-                    "sweep": self.plan.sweep.name,
-                    "wanted": len(self.plan.cells),
-                    "to_run": len(self.cells),
-                    "committed": self.report.committed,
-                    "failed": len(self.report.failures),
-                    "running": [w.task.checkpoint.label for w in self.running.values()],
-                    "ended": last,
-                },
-            )
+            self._write(lambda: self.lake.heartbeat(self.run_id, self._state(ended=last)))
+
+    def _state(self, ended: bool) -> dict[str, object]:
+        return {
+            "sweep": self.plan.sweep.name,
+            "wanted": len(self.plan.cells),
+            "to_run": len(self.cells),
+            "committed": self.report.committed,
+            "failed": len(self.report.failures),
+            "running": [w.task.checkpoint.label for w in self.running.values()],
+            "ended": ended,
+        }
+
+    def _write(self, write: Callable[[], object]) -> None:
+        """A record that the next run makes good: if the lake refuses it now, that is said and no more."""
+        try:
+            write()
+        except LakeError as error:
+            self.progress.say(str(error))
 
     def _on_signal(self, number: int) -> None:
         if self.report.signal and number == signal.SIGINT:
@@ -254,11 +259,3 @@ class _Signals:
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         self._tell(number)
-
-
-def limited(plan: Plan, limit: int | None) -> Plan:
-    """The plan with at most `limit` cells to run: the smoke test of a sweep."""
-    if limit is None:
-        return plan
-    keep = {cell.id for cell in plan.todo[:limit]}
-    return replace(plan, cells=tuple(c for c in plan.cells if c.id in keep or c not in plan.todo))

@@ -4,11 +4,13 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from pipeline.catalog import local
 from pipeline.corpora import resolve
+from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.recipe import BUILT_IN
 from pipeline.spec import Cell, Checkpoint, Sweep
@@ -26,15 +28,24 @@ class Plan:
     """Every wanted cell once, in training order."""
     committed: frozenset[str]
     quarantined: frozenset[str]
+    released: frozenset[str]
+    """Wanted cells whose tombstone goes away when the run starts, because the user asks for another try."""
     known: frozenset[str]
-    """Content of checkpoints that the lake has labels of."""
+    """Content of checkpoints that the lake has labels of: something of theirs is committed."""
     attempts: Mapping[str, Counter[str]]
     unparsed: tuple[str, ...]
     other: tuple[str, ...]
 
-    @property
+    @cached_property
     def todo(self) -> tuple[Cell, ...]:
+        """Wanted cells that are neither in the lake nor quarantined."""
         return tuple(c for c in self.cells if c.id not in self.committed and c.id not in self.quarantined)
+
+    @property
+    def known_checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Those of which a wanted cell is committed: their labels belong in the lake."""
+        there = {cell.checkpoint.content for cell in self.cells if cell.id in self.committed}
+        return tuple(c for c in self.checkpoints if c.content in there)
 
     @property
     def held(self) -> tuple[Cell, ...]:
@@ -85,17 +96,48 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
         for kind in checkpoint.kinds or ("decoder",)  # what cannot be read fails when it is loaded, and says why
         for corpus in corpora
     ]
+    _refuse_equal_labels(checkpoints)
+    cells = tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1]
+    quarantined = lake.quarantined()
+    released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
     return Plan(
         sweep=sweep,
         checkpoints=checkpoints,
-        cells=tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1],
+        cells=cells,
         committed=frozenset(lake.committed()),
-        quarantined=frozenset() if retry_quarantined else frozenset(lake.quarantined()),
+        quarantined=frozenset(quarantined - released),
+        released=frozenset(released),
         known=frozenset(named.label.content for named in lake.labels()),
         attempts=lake.attempts(),
         unparsed=tuple(f"{h.model}/{name}" for h in histories for name in h.unparsed),
         other=tuple(f"{h.model}/{name}" for h in histories for name in h.other),
     )
+
+
+def limited(plan: Plan, limit: int | None) -> Plan:
+    """The plan with at most `limit` cells to run: the smoke test of a sweep."""
+    if limit is None:
+        return plan
+    left_out = {cell.id for cell in plan.todo[limit:]}
+    return replace(plan, cells=tuple(cell for cell in plan.cells if cell.id not in left_out))
+
+
+def _failed_before(lake: Lake) -> set[str]:
+    """Cells quarantined for a failure; what a person has hidden stays hidden."""
+    return {stone.cell_id for stone in lake.tombstones() if stone.failure is not None}
+
+
+def _refuse_equal_labels(checkpoints: tuple[Checkpoint, ...]) -> None:
+    """One name for two different checkpoints would make each look like a newer upload of the other."""
+    first: dict[str, Checkpoint] = {}
+    for checkpoint in checkpoints:
+        other = first.setdefault(checkpoint.label, checkpoint)
+        if other.content != checkpoint.content:
+            raise UsageError(
+                f"checkpoint {checkpoint.label}",
+                f"two of that name: {other.path} and {checkpoint.path}",
+                "Give one history a name of its own: {local: FOLDER, model: NAME}",
+            )
 
 
 def command(cell: Cell) -> str:

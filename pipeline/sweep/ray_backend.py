@@ -29,7 +29,7 @@ from pipeline.sweep.backend import Finished, Work
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
-GRACE = 1.5  # the worker ends itself at its timeout; so much later the driver does it
+GRACE = 1.5  # so much later than the worker's own watchdog the driver ends a task
 
 
 class RayBackend:
@@ -46,12 +46,12 @@ class RayBackend:
 
     @property
     def capacity(self) -> int:
-        """Tasks at once: the slots of a local run, everything the cluster has otherwise."""
+        """Tasks at once: the slots of a local run; on a cluster what fits, or the slots if they are fewer."""
         if self._resources.address == "local":
             return self._resources.n_slots
         have = ray.cluster_resources()
         fits = have.get("GPU", 0) if self._resources.gpus else have.get("CPU", 0) // self._resources.threads
-        return max(int(fits), 1)
+        return max(min(int(fits), self._resources.slots or int(fits)), 1)
 
     def submit(self, task: Task) -> None:
         self._running[self._remote.remote(task)] = (task, time.monotonic())
@@ -79,16 +79,20 @@ class RayBackend:
             return
         probe: Any = ray.remote(num_cpus=0, max_retries=0)(_missing)
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        asked = {
-            node["NodeManagerHostname"]: probe.options(
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(list(paths))
+        asked = [
+            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+                sorted(paths)
+            )
             for node in nodes
-        }
-        lacking = {host: missing for host, ref in asked.items() if (missing := ray.get(ref, timeout=60))}
+        ]
+        try:
+            answers = ray.get(asked, timeout=60)
+        except RayError as error:
+            raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
+        names = [node["NodeManagerHostname"] for node in nodes]
+        lacking = [f"{n} lacks {', '.join(a[:3])}" for n, a in zip(names, answers, strict=True) if a]
         if lacking:
-            listed = "; ".join(f"{host} lacks {', '.join(missing[:3])}" for host, missing in lacking.items())
-            raise UsageError("local files on a cluster", listed, "Put them on storage that every node mounts")
+            raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
 
     def _connect(self) -> None:
         address = self._resources.address
@@ -133,20 +137,26 @@ class RayBackend:
         except (NodeDiedError, ObjectLostError, TaskUnschedulableError) as error:
             return failed(task, "preempted", _first_line(error))
         except RayError as error:
-            if isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s:
+            if isinstance(error, WorkerCrashedError) and (_stack(task) or elapsed_s >= self._resources.timeout_s):
                 return self._timed_out(task)
             return failed(task, "crash", _first_line(error))
 
     def _timed_out(self, task: Task) -> list[Outcome]:
-        path = stack_file(task)
-        stack = path.read_text() if path.exists() else ""
-        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s", stack)
+        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s", _stack(task))
 
     def _end_overdue(self) -> None:
-        limit = self._resources.timeout_s * GRACE
-        for ref, (_, started) in self._running.items():
-            if time.monotonic() - started > limit:
+        """The second line behind the worker's own watchdog; on a cluster a task may wait long before it starts."""
+        if self._resources.address != "local":
+            return
+        for ref, (task, started) in self._running.items():
+            if time.monotonic() - started > self._resources.timeout_s * (1 + len(task.cells)) * GRACE:
                 ray.cancel(ref, force=True)
+
+
+def _stack(task: Task) -> str:
+    """What the watchdog left, where this process can see it."""
+    path = stack_file(task)
+    return path.read_text() if path.exists() else ""
 
 
 def _require_listener(address: str) -> None:

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import uuid4
 
+from pipeline.corpora import text_file
 from pipeline.lake import Lake
-from pipeline.spec import Resources
 from pipeline.sweep.backend import Backend, InlineBackend, Work
 from pipeline.sweep.driver import Driver, Report
 from pipeline.sweep.plan import Plan
@@ -19,30 +19,39 @@ BackendName = Literal["ray", "inline"]
 def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) -> Report:
     """Measure what the plan still wants. `work` replaces the body of a task, for tests of scale."""
     lake.record_recipe(plan.sweep.recipe)
-    lake.record_labels(plan.checkpoints)
+    lake.record_labels(plan.known_checkpoints)
     if not plan.todo:
+        _release(plan, lake)
         return Report(held=plan.held)
-    for cell in plan.todo:
-        lake.release(cell.id)
+    for corpus in plan.sweep.corpora:
+        if corpus.sha256 is not None:
+            text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
     lake.write_plan(run_id, plan.to_json())
     with Progress(total=len(plan.todo)) as progress:
         progress.say(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         with closing(_open(backend, plan, work)) as opened:
+            _release(plan, lake)
             return Driver(plan, lake, opened, run_id, progress).run()
+
+
+def _release(plan: Plan, lake: Lake) -> None:
+    for cell_id in plan.released:
+        lake.release(cell_id)
 
 
 def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
     from pipeline.sweep.worker import watched
-    from pipeline.sweep.worker import work as inline_work
+    from pipeline.sweep.worker import work as unwatched
 
-    resources: Resources = plan.sweep.resources
+    resources = plan.sweep.resources
     if name == "inline":
-        return InlineBackend(work or inline_work)
+        return InlineBackend(work or unwatched)
     if resources.address == "local":
         lock_local_ray()
     from pipeline.sweep.ray_backend import RayBackend
 
     ray = RayBackend(work or watched, resources)
-    ray.require_visible({c.path for c in plan.checkpoints} | {c.path for c in plan.sweep.corpora if c.path})
+    corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
+    ray.require_visible(corpora | {p for c in plan.checkpoints for p in (c.path, c.tokenizer_path)})
     return ray

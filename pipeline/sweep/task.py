@@ -16,6 +16,7 @@ ErrorClass = Literal[
     "crash",  # the worker died
     "timeout",  # the watchdog ended it
     "preempted",  # the node went away
+    "changed",  # the files are not those that were planned
     "infra",  # the lake cannot be written
 ]
 

@@ -3,11 +3,11 @@
 import faulthandler
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from pipeline.errors import LakeError, ShapelakeError
+from pipeline.errors import ChangedError, FetchError, LakeError, ShapelakeError
 from pipeline.lake import Lake, to_table
 from pipeline.spec import Cell
 from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
@@ -15,28 +15,42 @@ from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
 if TYPE_CHECKING:
     from pipeline.measure import Opened
 
+Watch = Callable[[Task], AbstractContextManager[None]]
 
-def work(task: Task) -> list[Outcome]:
-    """Measure and commit the cells of one checkpoint; what was committed before a failure stays committed."""
-    from pipeline import measure  # torch and transformers: only where work is done
 
+def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
+    """Measure and commit the cells of one checkpoint; what was committed before a failure stays committed.
+
+    `watch` is entered for the loading and again for each cell: each has the whole of the timeout.
+    """
     try:
-        opened = measure.open_checkpoint(task.checkpoint, task.cells[0].recipe, task.resources)
+        from pipeline import measure  # torch and transformers: only where work is done
+
+        with watch(task):
+            opened = measure.open_checkpoint(task.checkpoint, task.cells[0].recipe, task.resources)
+        there = Lake(task.lake).committed() if task.attempt > 1 else set()
     except Exception as error:
         return failed(task, classify(error), describe(error), traceback.format_exc())
-    return [_cell(task, cell, opened) for cell in task.cells]
+    outcomes = []
+    for cell in task.cells:
+        with watch(task):
+            outcomes.append(Outcome(cell_id=cell.id) if cell.id in there else _cell(task, cell, opened))
+    return outcomes
 
 
 def watched(task: Task) -> list[Outcome]:
-    """`work` under a watchdog that ends this process, stack kept, when the task takes too long."""
-    with _watchdog(task):
-        return work(task)
+    """`work` under a watchdog that ends this process, stack kept, when something takes too long."""
+    return work(task, watchdog)
 
 
 def classify(error: BaseException) -> ErrorClass:
     """The class of an exception, decided here where its type is known."""
     if isinstance(error, LakeError):
         return "infra"
+    if isinstance(error, ChangedError):
+        return "changed"
+    if isinstance(error, FetchError):
+        return "transient"
     if isinstance(error, ShapelakeError):
         return "permanent"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -52,7 +66,7 @@ def describe(error: BaseException) -> str:
 
 
 @contextmanager
-def _watchdog(task: Task) -> Iterator[None]:
+def watchdog(task: Task) -> Iterator[None]:
     """A timer outside the interpreter: it fires even where a task hangs in C code."""
     path = stack_file(task)
     with path.open("w") as file:

@@ -77,6 +77,13 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
     if name == "sigterm":
         os.kill(os.getpid(), signal.SIGTERM)
         return [_commit(task, cell) for cell in task.cells]
+    if name == "halfway":
+        return [_commit(task, task.cells[0]), *_misbehave("crash", task)]
+    if name == "mixed":
+        return [
+            Outcome(cell_id=cell.id, error_class=error_class, message="MixedError: made for the test")  # type: ignore[arg-type]
+            for cell, error_class in zip(task.cells, ("transient", "oom"), strict=False)
+        ]
     return failed(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]
 
 

@@ -13,9 +13,9 @@ from tests.sweep import stub
 
 def watched_stub(task):
     """The stub under the worker's own watchdog."""
-    from pipeline.sweep.worker import _watchdog
+    from pipeline.sweep.worker import watchdog
 
-    with _watchdog(task):
+    with watchdog(task):
         return stub.work(task)
 
 

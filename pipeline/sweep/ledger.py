@@ -1,0 +1,55 @@
+"""What each cell has cost so far: strikes from the lake and from this run, and the verdict after each failure."""
+
+from collections import Counter
+
+from pipeline.lake import Failure, Lake, Tombstone
+from pipeline.spec import Cell
+from pipeline.sweep import budget
+from pipeline.sweep.plan import Plan, command
+from pipeline.sweep.task import Outcome, Task
+
+
+class Ledger:
+    """Counts failures, writes them to the lake, quarantines what is out of tries."""
+
+    def __init__(self, plan: Plan, lake: Lake, run_id: str) -> None:
+        self._lake, self._run_id = lake, run_id
+        self._strikes = {cell.id: budget.of_the_cell(plan.attempts.get(cell.id, Counter())) for cell in plan.todo}
+
+    def strikes(self, cell: Cell) -> Counter[str]:
+        return self._strikes[cell.id]
+
+    def strike(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
+        """Record a failure; True if the cell may be tried again in this run.
+
+        Raises:
+            LakeError: the lake cannot take the record.
+        """
+        error_class = outcome.error_class
+        assert error_class is not None
+        strikes = self._strikes[cell.id]
+        strikes[error_class] += 1
+        failure = self._failure(cell, outcome, task)
+        self._lake.record_attempt(failure)
+        if not budget.spent(error_class, strikes):
+            return error_class not in budget.ONCE_A_RUN
+        if error_class not in budget.NO_FAULT_OF_THE_CELL:
+            self._lake.quarantine(Tombstone.of(failure))
+        return False
+
+    def _failure(self, cell: Cell, outcome: Outcome, task: Task) -> Failure:
+        return Failure(
+            cell_id=cell.id,
+            model=cell.checkpoint.model,
+            model_key=cell.checkpoint.model_key,
+            revision=cell.checkpoint.revision,
+            corpus=cell.corpus.id,
+            recipe=cell.recipe.label,
+            kind=cell.kind,
+            error_class=str(outcome.error_class),
+            message=outcome.message,
+            traceback=outcome.traceback,
+            command=command(cell),
+            run_id=self._run_id,
+            attempt=task.attempt,
+        )
