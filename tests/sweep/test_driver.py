@@ -1,10 +1,15 @@
 """The driver's promises, on the inline backend with stub work."""
 
+import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import LakeError, UsageError
+from pipeline.sweep.task import Outcome, Task, failed
 from tests.sweep import stub
 
 
@@ -145,8 +150,7 @@ def test_equal_weights_run_once_and_both_labels_get_rows(tmp_path, lake):
 
 
 def test_a_limit_runs_that_many_cells_and_a_rerun_the_rest(tmp_path, lake):
-    from pipeline.sweep.driver import limited
-    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.plan import limited, make_plan
     from pipeline.sweep.run import run
 
     root = stub.history(tmp_path / "runs", [0, 1, 2, 3])
@@ -163,3 +167,149 @@ def test_a_renamed_history_with_equal_content_costs_nothing(tmp_path, lake):
     plan, report = go(tmp_path / "copy", lake, refuse)
     assert (plan.todo, report.exit_code) == ((), 0)
     assert {named.label.model for named in lake.labels()} == {"runs", "copy"}
+
+
+def dies_after_its_first_commit(task: Task) -> list[Outcome]:
+    """What a backend reports of a worker that was killed when one of its cells was already in the lake."""
+    stub.work(task.model_copy(update={"cells": task.cells[:1]}))
+    return failed(task, "crash", "WorkerCrashedError: made for the test")
+
+
+def test_a_committed_cell_is_never_struck_for_the_death_of_its_worker(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0])
+    plan, report = go(root, lake, dies_after_its_first_commit, n_corpora=2)
+    assert (report.exit_code, report.committed) == (0, 2)
+    assert lake.attempts() == {plan.cells[1].id: {"crash": 1}}
+    assert lake.quarantined() == set()
+
+
+def test_retrying_uncovers_a_committed_cell_whose_tombstone_was_for_a_failure(tmp_path, lake):
+    from pipeline.lake import Tombstone
+
+    root = stub.history(tmp_path / "runs", [0, 1], faults={0: "permanent"})
+    plan, _ = go(root, lake)
+    (root / "step0" / "fault").unlink()
+    stub.work(
+        Task(
+            lake=lake.uri,
+            run_id="r",
+            checkpoint=plan.cells[0].checkpoint,
+            cells=plan.cells[:1],
+            resources=plan.sweep.resources,
+        )
+    )
+    hidden = plan.cells[1].id
+    lake.quarantine(Tombstone(cell_id=hidden, reason="looks odd", by="a person"))
+    plan, report = go(root, lake, refuse, retry=True)
+    assert lake.quarantined() == {hidden}, "what a person has hidden stays hidden"
+    assert (report.exit_code, [cell.id for cell in report.held]) == (1, [hidden])
+
+
+@pytest.mark.parametrize(
+    ("fault", "tries", "quarantined"),
+    [("host_oom", 2, True), ("timeout", 2, True), ("crash", 5, True), ("preempted", 20, False), ("changed", 1, False)],
+)
+def test_each_class_has_its_budget(tmp_path, lake, fault, tries, quarantined):
+    root = stub.history(tmp_path / "runs", [0, 1])
+    asked: list[int] = []
+
+    def work(task: Task) -> list[Outcome]:
+        if task.checkpoint.step == 0:
+            asked.append(task.attempt)
+            return failed(task, fault, "Error: made for the test")
+        return stub.work(task)
+
+    plan, report = go(root, lake, work)
+    assert asked == list(range(1, tries + 1))
+    assert (report.exit_code, report.committed, len(lake.quarantined())) == (1, 1, quarantined)
+    if not quarantined:
+        go(root, lake)
+        assert lake.committed() == {cell.id for cell in plan.cells}, "the next run starts afresh"
+
+
+def test_one_lake_error_of_a_task_of_many_cells_counts_once(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0], faults={0: "infra:1"})
+    _, report = go(root, lake, n_corpora=4)
+    assert (report.exit_code, report.committed) == (0, 4)
+
+
+def test_a_heartbeat_that_fails_is_said_and_the_run_goes_on(tmp_path, lake, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise LakeError("lake", "no space left", "Make room")
+
+    monkeypatch.setattr(lake, "heartbeat", full)
+    _, report = go(stub.history(tmp_path / "runs", [0, 1]), lake)
+    assert (report.exit_code, report.committed) == (0, 2)
+    assert "no space left" in capsys.readouterr().err
+
+
+def test_mixed_failures_of_one_task_halve_the_batch_too(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0], faults={0: "mixed:1"})
+    _, report = go(root, lake, n_corpora=2, batch_tokens=1000)
+    assert [line.split()[1] for line in stub.tries(root, 0)] == ["1000", "500"]
+    assert (report.exit_code, report.committed) == (0, 2)
+
+
+def test_two_histories_of_one_name_are_refused(tmp_path, lake):
+    from pipeline.spec import Local
+    from pipeline.sweep.plan import make_plan
+
+    wanted = stub.sweep(stub.history(tmp_path / "a" / "runs", [0]))
+    other = stub.history(tmp_path / "b" / "runs", [0])
+    (other / "step0" / "model.safetensors").write_bytes(b"others")
+    two = wanted.model_copy(update={"checkpoints": (*wanted.checkpoints, Local(local=str(other)))})
+    with pytest.raises(UsageError, match="two of that name"):
+        make_plan(two, lake)
+
+
+class Scripted:
+    """A backend of four slots that finishes one task per call, or none; it remembers who ran beside whom."""
+
+    capacity = 4
+
+    def __init__(self, work=None) -> None:
+        self.work, self.queue, self.together = work, [], []
+
+    def submit(self, task: Task) -> None:
+        self.queue.append(task)
+        self.together.append({t.checkpoint.step for t in self.queue})
+
+    def wait(self, timeout_s: float):
+        if self.work is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return []
+        return [(task, self.work(task)) for task in [self.queue.pop(0)]] if self.queue else []
+
+    def close(self) -> None:
+        pass
+
+
+def drive(root: Path, lake, backend: Scripted, **changes):
+    from pipeline.sweep.driver import Driver
+    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.progress import Progress
+
+    plan = make_plan(stub.sweep(root, **changes), lake)
+    return Driver(plan, lake, backend, "run", Progress(len(plan.todo))).run()
+
+
+def test_the_last_try_before_quarantine_runs_alone(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", list(range(8)))
+
+    def crashing(task: Task) -> list[Outcome]:
+        return failed(task, "crash", "made for the test") if task.checkpoint.step == 3 else stub.work(task)
+
+    backend = Scripted(crashing)
+    report = drive(root, lake, backend)
+    beside = [group for group in backend.together if 3 in group]
+    assert (report.committed, len(lake.quarantined())) == (7, 1)
+    assert len(beside) >= 5
+    assert beside[-1] == {3}, "its fifth try had the backend to itself"
+
+
+def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", list(range(6)))
+    started = time.monotonic()
+    report = drive(root, lake, Scripted(), drain_s=0.3)
+    assert 0.3 <= time.monotonic() - started < 5
+    assert (report.exit_code, report.committed, report.unfinished) == (143, 0, 6)
