@@ -67,24 +67,24 @@ class Named(NamedTuple):
 def resolve(labels: Iterable[Label]) -> list[Named]:
     """One entry per (label, content), described by its newest record.
 
-    `superseded`: the label's newest record points at other weights. `duplicate_of`: the first other label (by
-    first sight, then step) that points at equal weights now; both of a pair name each other.
+    `superseded`: the label's newest record points at other content: weights, config or tokenizer. `duplicate_of`:
+    the first other label (by first sight, then step) that points at equal weights now; both of a pair name each other.
     """
     by_time = sorted(labels, key=lambda label: label.seen_at)
-    current = {label.name: label.weights_digest for label in by_time}
+    current = {label.name: label.content for label in by_time}
     newest = {(label.name, label.content): label for label in by_time}
     first = {(label.name, label.content): label.seen_at for label in reversed(by_time)}
     order = sorted(newest.items(), key=lambda item: (first[item[0]], item[1].step or 0, item[0]))
     holders: dict[str, list[str]] = {}
     for (name, _), label in order:
-        if current[name] == label.weights_digest and name not in holders.setdefault(label.weights_digest, []):
-            holders[label.weights_digest].append(name)
+        if current[name] == label.content:
+            holders.setdefault(label.weights_digest, []).append(name)
     return [
         Named(
             label,
             first[key],
             next((other for other in holders.get(label.weights_digest, ()) if other != label.name), None),
-            current[label.name] != label.weights_digest,
+            current[label.name] != label.content,
         )
         for key, label in order
     ]

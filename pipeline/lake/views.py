@@ -12,7 +12,7 @@ OF_LABEL = (
 UNKNOWN = {"duplicate_of": "NULL", "superseded": "false"}
 """Columns that no cell knows of itself."""
 MEASUREMENT = (
-    *("model", "revision", "weights_digest", "tokenizer_digest", "corpus", "corpus_sha256"),
+    *("model", "revision", *DIGESTS, "corpus", "corpus_sha256"),
     *("kind", "recipe", "recipe_fingerprint"),
 )
 """Rows equal in these, at one layer, are versions of one measurement: the newest algorithm counts."""

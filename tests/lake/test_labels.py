@@ -103,6 +103,19 @@ def test_after_a_return_to_the_old_weights_the_others_are_superseded(lake):
     assert ask(lake, "select distinct id_twonn, superseded from layers order by all") == [(1.0, False), (2.0, True)]
 
 
+@pytest.mark.parametrize("edited", ["config_digest", "tokenizer_digest"])
+def test_after_an_edit_of_config_or_tokenizer_only_what_the_label_points_at_now_is_current(lake, edited):
+    before, after = made.checkpoint(1, weights="w"), made.checkpoint(1, weights="w", **{edited: made.sha("edited")})
+    for point, value in ((before, 1.0), (after, 2.0)):
+        lake.record_labels([point])
+        made.commit(lake, point, id_twonn=value, algorithm=6 - int(value))  # older code may measure newer content
+    query = "select distinct id_twonn, superseded, duplicate_of from layers order by all"
+    assert ask(lake, query) == [(1.0, True, None), (2.0, False, None)]
+    assert ask(lake, "select count(*) from layers where not superseded") == [(made.LAYERS,)]
+    lake.record_labels([before])
+    assert ask(lake, query) == [(1.0, False, None), (2.0, True, None)]
+
+
 def test_a_record_comes_after_the_one_it_corrects_whatever_the_clock_says(lake, monkeypatch):
     monkeypatch.setattr(module, "now", lambda: NOON)
     lake.record_labels([made.checkpoint(1, weights="a")])
