@@ -39,8 +39,11 @@ class Recipe(Noun):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of every field that may change a number."""
-        return digest(self.model_dump(mode="json"))
+        """Digest of every field that may change a number; a default is part of the contract and is left out.
+
+        So a field added later, with what the code did before as its default, changes no fingerprint.
+        """
+        return digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "version"}))
 
 
 class ContextRecipe(Recipe):
@@ -83,13 +86,15 @@ class SnippetRecipe(Recipe):
     """Tokens kept of each snippet; null = all. On random corpora null means 128."""
 
 
-def _form(value: Any) -> str:
-    fields = value if isinstance(value, dict) else dict(value)
-    return "snippets" if "snippets" in fields else "contexts"
+def _form(value: Any) -> str | None:
+    if not isinstance(value, dict | Recipe):
+        return None
+    return "snippets" if "snippets" in dict(value) else "contexts"
 
 
 AnyRecipe = Annotated[
-    Annotated[ContextRecipe, Tag("contexts")] | Annotated[SnippetRecipe, Tag("snippets")], Discriminator(_form)
+    Annotated[ContextRecipe, Tag("contexts")] | Annotated[SnippetRecipe, Tag("snippets")],
+    Discriminator(_form, "recipe_form", "a recipe is the name@version of a built-in one, or its fields"),
 ]
 RECIPE: TypeAdapter[ContextRecipe | SnippetRecipe] = TypeAdapter(AnyRecipe)
 

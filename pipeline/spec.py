@@ -222,7 +222,7 @@ class Cell(Noun):
                 "tokenizer": self.checkpoint.tokenizer_digest,  # random ids too avoid its special and unused ids
                 "kind": self.kind,
                 "corpus": [self.corpus.id, self.corpus.sha256],
-                "recipe": self.recipe.model_dump(mode="json"),
+                "recipe": self.recipe.model_dump(mode="json", exclude_defaults=True),
                 "algorithms": ALGORITHMS,
             }
         )
