@@ -32,6 +32,8 @@ class Recipe(Noun):
     """Share of the positions masked for the masked-language-model loss of encoders."""
     allow_shorter: bool = False
     """Cut contexts to the model's position table (flagged) instead of refusing."""
+    surrogate: bool = False
+    """Measure the dimension of Gaussian points with each layer's own covariance too."""
 
     @property
     def label(self) -> str:

@@ -20,8 +20,9 @@ REQUIRED = (
 )
 METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity", "loss")
 NULL_BY_DEFINITION = frozenset(
-    # The map to the next layer ends with the last one; a standard error takes more than one group.
-    {"linearity", "linearity_residual"} | {name for name in names(*METRICS) if name.endswith("_se")}
+    # The map to the next layer ends with the last one; a surrogate is a switch; a standard error takes two groups.
+    {"linearity", "linearity_residual", "id_twonn_gaussian", "id_mle_gaussian"}
+    | {name for name in names(*METRICS) if name.endswith("_se")}
 )
 """Metrics whose null needs no word in `flags`."""
 LEAN: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
