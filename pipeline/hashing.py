@@ -5,22 +5,34 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline import cache
 from pipeline.noun import canonical, digest
+from pipeline.progress import Progress
+
+BLOCK = 1 << 20
 
 SETTLED_NS = 2_000_000_000
 """A file younger than this may still change without its clock showing it, so its digest is not remembered."""
 
 
-def file_sha256(path: Path) -> str:
+def file_sha256(path: Path, progress: Progress | None = None) -> str:
     """sha256 of a file's bytes in hex, remembered by (path, device, inode, size, mtime, ctime).
+
+    Args:
+        progress: of many files, to which this one's bytes are added; null = one of its own.
 
     Raises:
         OSError: the file is absent or cannot be read.
     """
-    return remembered(path, "file", _sha256)
+    size = path.stat().st_size
+    with nullcontext(progress) if progress else Progress(f"Hashing {path.name}", size) as shown:
+        end = shown.done + size
+        sha = remembered(path, "file", lambda path: _sha256(path, shown))
+        shown.advance(end - shown.done)  # of a remembered file nothing was read
+    return sha
 
 
 def digest_of(shas: Iterable[tuple[str, str]]) -> str:
@@ -31,9 +43,9 @@ def digest_of(shas: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(canonical(sorted(shas)).encode()).hexdigest()
 
 
-def digest_of_files(folder: Path, names: Iterable[str]) -> str:
+def digest_of_files(folder: Path, names: Iterable[str], progress: Progress | None = None) -> str:
     """`digest_of` the files `names` in `folder`."""
-    return digest_of((name, file_sha256(folder / name)) for name in names)
+    return digest_of((name, file_sha256(folder / name, progress)) for name in names)
 
 
 def remembered(path: Path, what: str, compute: Callable[[Path], str]) -> str:
@@ -66,6 +78,10 @@ def _read(note: Path) -> str | None:
     return text if re.fullmatch("[0-9a-f]{64}", text) else None
 
 
-def _sha256(path: Path) -> str:
+def _sha256(path: Path, progress: Progress) -> str:
+    state = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            state.update(block)
+            progress.advance(len(block))
+    return state.hexdigest()

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import cache
-from pipeline.corpora.progress import metered
 from pipeline.corpora.texts import keep, kept
 from pipeline.corpora.wikitext import prose
+from pipeline.progress import metered
 
 CLEANING_VERSION = 1
 

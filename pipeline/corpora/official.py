@@ -9,9 +9,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline import cache
-from pipeline.corpora.progress import metered
 from pipeline.corpora.texts import BLOCK, blocks, sha256
 from pipeline.errors import CorpusError
+from pipeline.progress import metered
 
 TIMEOUT_S = 60.0
 

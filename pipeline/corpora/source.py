@@ -7,10 +7,10 @@ from pathlib import Path
 from pipeline import cache
 from pipeline.corpora.cleaning import cleaned
 from pipeline.corpora.official import ENWIK8, packed
-from pipeline.corpora.progress import metered
 from pipeline.corpora.texts import blocks, decodable, keep, kept, packing, sha256
 from pipeline.errors import CorpusError
 from pipeline.hashing import remembered
+from pipeline.progress import metered
 from pipeline.spec import Corpus
 
 

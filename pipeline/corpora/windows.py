@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.progress import Progress
 from pipeline.corpora.tokens import Tokenizer, generator
 from pipeline.errors import CorpusError
+from pipeline.progress import Progress
 
 SPREADS = (1.0, 0.99, 0.95, 0.8, 0.5, 0.0)
 """Shares of the text that the windows aim at, tried in turn where it is tight; 0 packs them from the head on."""

@@ -1,8 +1,7 @@
-"""What a wait of more than two seconds shows: a bar on a terminal, else a line in the log every 30 s."""
+"""What a wait of more than two seconds shows: a bar on a terminal, else a line on standard error every 30 s."""
 
 from __future__ import annotations
 
-import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -13,9 +12,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 2.0
 REDRAW_S = 0.1
-LOG_EVERY_S = 30.0
-
-log = logging.getLogger(__name__)
+SAY_EVERY_S = 30.0
 
 
 class Progress:
@@ -48,8 +45,9 @@ class Progress:
             self._draw()
             self._due = time.monotonic() + REDRAW_S
         else:
-            log.info("%s: %d of %s %s", self.label, self.done, self.total or "?", self.unit)
-            self._due = time.monotonic() + LOG_EVERY_S
+            of = f" of {self.total:,}" if self.total else ""
+            print(f"{self.label}: {self.done:,}{of} {self.unit}", file=sys.stderr, flush=True)
+            self._due = time.monotonic() + SAY_EVERY_S
 
     def _draw(self) -> None:
         if self._bar is None:
