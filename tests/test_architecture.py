@@ -20,15 +20,16 @@ MAY_IMPORT = {
     "cache": {"errors"},
     "recipe": BASE,
     "spec": BASE | {"recipe"},
-    "hashing": BASE,
-    "catalog": SPEC | {"hashing"},
-    "corpora": SPEC | {"hashing"},
+    "progress": set(),
+    "hashing": BASE | {"progress"},
+    "catalog": SPEC | {"hashing", "progress"},
+    "corpora": SPEC | {"hashing", "progress"},
     "geometry": SPEC,
     "model": SPEC | {"catalog"},
     "loss": SPEC | {"model"},
     "rows": SPEC | {"catalog", "corpora", "model"},
     "sampler": {"corpora", "geometry"},
-    "measure": SPEC | {"corpora", "geometry", "model", "loss", "rows", "sampler"},
+    "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "rows", "sampler"},
     "lake": SPEC,
     "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "rows"},
     "show": SPEC | {"lake", "sweep"},
@@ -49,6 +50,7 @@ OWNERS = {
     "polars": {"lake"},
     "huggingface_hub": {"catalog", "model/loading"},  # the latter for an exception that transformers lets through
     "typer": {"cli"},
+    "rich": {"progress", "sweep/progress", "show", "demo", "cli"},
     "altair": {"report"},
 }
 

@@ -5,23 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.catalog.architectures import kinds
+from pipeline.catalog.digests import digests, weight_bytes
+from pipeline.catalog.files import CONFIG
 from pipeline.catalog.names import Place, parse
 from pipeline.errors import UsageError
-from pipeline.hashing import digest_of_files
+from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, Kind, Local
-
-WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
-"""File patterns of the weights, best first; the first that matches is the checkpoint's one format."""
-TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "*.model",
-)
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ def discover(source: Local) -> History:
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     placed = [(place, path) for path in folders if (place := parse(path.name))]
     rest = [path for path in folders if parse(path.name) is None]
-    if (root / "config.json").is_file():
+    if is_one := (root / CONFIG).is_file():
         placed.append((parse(root.name) or Place(), root))
     if not placed:
         raise UsageError(
@@ -61,15 +50,18 @@ def discover(source: Local) -> History:
             "Name them by step (step512, checkpoint-1000, iter_0002000, ...), each with config.json and weights",
         )
     placed.sort(key=lambda item: (item[0].order, item[1].name))
+    model = _model(root) if is_one and source.model is None else source.name
+    with Progress(f"Hashing {model}", sum(weight_bytes(path) for _, path in placed)) as progress:
+        checkpoints = tuple(describe(path, place, source, model, progress) for place, path in placed)
     return History(
-        model=source.name,
-        checkpoints=tuple(describe(path, place, source, source.name) for place, path in placed),
-        unparsed=tuple(path.name for path in rest if (path / "config.json").is_file()),
-        other=tuple(path.name for path in rest if not (path / "config.json").is_file()),
+        model=model,
+        checkpoints=checkpoints,
+        unparsed=tuple(path.name for path in rest if (path / CONFIG).is_file()),
+        other=tuple(path.name for path in rest if not (path / CONFIG).is_file()),
     )
 
 
-def describe(folder: Path, place: Place, source: Local, model: str) -> Checkpoint:
+def describe(folder: Path, place: Place, source: Local, model: str, progress: Progress | None = None) -> Checkpoint:
     """The checkpoint in `folder`, with the digests of whatever files are there."""
     tokenizer = Path(source.tokenizer) if source.tokenizer else folder
     return Checkpoint(
@@ -77,35 +69,30 @@ def describe(folder: Path, place: Place, source: Local, model: str) -> Checkpoin
         revision=folder.name if parse(folder.name) else "main",
         path=str(folder),
         tokenizer_path=str(tokenizer),
-        kinds=_kinds(folder / "config.json"),
+        kinds=_kinds(folder / CONFIG),
         family=source.family,
         step=place.step,
         tokens_seen=place.tokens,
         tokens_source=None if place.tokens is None else "name",
         stage=place.stage,
         run=place.run,
-        weights_digest=digest_of_files(folder, weight_files(folder)),
-        config_digest=digest_of_files(folder, _names(folder, "config.json")),
-        tokenizer_digest=digest_of_files(tokenizer, _names(tokenizer, *TOKENIZER)),
+        **digests(folder, tokenizer, progress),
     )
 
 
-def weight_files(folder: Path) -> list[str]:
-    """Names of the weight files of one format, with the index that lists their shards."""
-    for pattern in WEIGHTS:
-        if found := _names(folder, pattern):
-            return sorted(found + _names(folder, f"{pattern.split('*')[0]}*{Path(pattern).suffix}.index.json"))
-    return []
-
-
 def single(folder: Path, tokenizer: str | None = None) -> Checkpoint:
-    """The checkpoint in one folder; its model is the parent folder where its own name is a step."""
-    if not (folder / "config.json").is_file():
+    """The checkpoint in one folder."""
+    if not (folder / CONFIG).is_file():
         found = "no config.json in it" if folder.is_dir() else "no such folder"
         raise UsageError(f"checkpoint {folder}", found, "Name a folder saved by save_pretrained")
-    place = parse(folder.name)
-    model = folder.parent.name if place else folder.name
-    return describe(folder, place or Place(), Local(local=str(folder), tokenizer=tokenizer), model)
+    place = parse(folder.name) or Place()
+    return describe(folder, place, Local(local=str(folder), tokenizer=tokenizer), _model(folder))
+
+
+def _model(folder: Path) -> str:
+    """Of a folder that is a checkpoint: its parent's name where its own states a step."""
+    folder = folder.resolve()
+    return folder.parent.name if parse(folder.name) else folder.name
 
 
 def _kinds(config: Path) -> tuple[Kind, ...]:
@@ -114,10 +101,6 @@ def _kinds(config: Path) -> tuple[Kind, ...]:
         return kinds(json.loads(config.read_text()))
     except (OSError, ValueError):
         return ()
-
-
-def _names(folder: Path, *patterns: str) -> list[str]:
-    return sorted({path.name for pattern in patterns for path in folder.glob(pattern)})
 
 
 def _examples(folders: list[Path]) -> str:

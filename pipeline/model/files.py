@@ -1,4 +1,4 @@
-"""Which weight files a checkpoint folder has, and whether each can be opened."""
+"""Whether the files of a checkpoint folder can be opened, before a model is built from them."""
 
 import json
 import pickle
@@ -9,51 +9,51 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from pipeline.catalog.files import CONFIG, WEIGHTS, weight_files
 from pipeline.errors import CheckpointError
-
-FORMATS = ("model.safetensors", "pytorch_model.bin")
-"""In order of preference; each whole, or in shards beside an index."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json of `folder`."""
-    if not (folder / "config.json").exists():
+    if not (folder / CONFIG).exists():
         raise CheckpointError(f"checkpoint {folder}", "no config.json", "Name a folder with config.json and weights")
-    return _json(folder / "config.json")
+    return _json(folder / CONFIG)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The weight files of `folder` in one format, every shard that the index names among them, each one readable.
+def readable_weights(folder: Path) -> list[Path]:
+    """The files with tensors that loading reads, all of one format, each one readable.
 
     Raises:
         CheckpointError: there are none, a shard is absent, or a file cannot be opened (truncated, or a pickle with
             more in it than tensors).
     """
-    for name in FORMATS:
-        index = folder / f"{name}.index.json"
-        if index.exists():
-            files = _shards(index)
-        elif (folder / name).exists():
-            files = [folder / name]
-        else:
-            continue
-        for path in files:
-            _open(path)
-        return files
-    raise CheckpointError(
-        f"checkpoint {folder}", f"no weights: neither {' nor '.join(FORMATS)}", "Name a folder with weights"
-    )
+    names = weight_files(folder)
+    if not names:
+        raise CheckpointError(
+            f"checkpoint {folder}", f"no weights: neither {' nor '.join(WEIGHTS)}", "Name a folder with weights"
+        )
+    files = [folder / name for name in names]
+    if files[0].suffix == ".json":
+        files = _shards(files[0], files[1:])
+    for path in files:
+        _open(path)
+    return files
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"file {path}", f"not JSON ({error})", "Fetch it again") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"file {path}", f"a JSON {type(found).__name__}, not an object", "Fetch it again")
+    return found
 
 
-def _shards(index: Path) -> list[Path]:
-    files = sorted({index.parent / name for name in _json(index)["weight_map"].values()})
+def _shards(index: Path, files: list[Path]) -> list[Path]:
+    _json(index)
+    if not files:
+        raise CheckpointError(f"file {index}", "no shard is named in it", "Fetch it again")
     absent = [path.name for path in files if not path.exists()]
     if absent:
         raise CheckpointError(

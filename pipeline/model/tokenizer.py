@@ -6,18 +6,9 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from pipeline.catalog.files import has_tokenizer
 from pipeline.errors import CheckpointError
 
-FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "spm.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-)
-"""Any one of them makes a tokenizer."""
 PROBE = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
 """Text that lower-casing, Unicode clean-up, lost spaces and unknown characters all change."""
 PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
@@ -83,7 +74,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         CheckpointError: there are none, or they make no tokenizer.
     """
-    if not any((folder / name).exists() for name in FILES):
+    if not has_tokenizer(folder):
         raise CheckpointError(
             f"tokenizer in {folder}", "no tokenizer files", "Name a folder that has them as `tokenizer:` of the source"
         )

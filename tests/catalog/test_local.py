@@ -1,0 +1,116 @@
+"""Local histories: which files make a checkpoint, under which name, and that what is absent is never the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog.digests import require_unchanged
+from pipeline.catalog.files import weight_files
+from pipeline.catalog.local import discover, single
+from pipeline.errors import ChangedError
+from pipeline.hashing import digest_of_files
+from pipeline.spec import Checkpoint, Local
+
+
+def checkpoint(folder: Path, content: str = "weights") -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
+    (folder / "model.safetensors").write_text(content)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def sharded(folder: Path, whole: str = "model.safetensors") -> None:
+    """An index of two shards, the second of which is absent, and a stray file of the same pattern."""
+    stem, suffix = whole.split(".")
+    names = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    (folder / f"{whole}.index.json").write_text(
+        json.dumps({"weight_map": {"b": names[1], "a": names[0], "c": names[0]}})
+    )
+    (folder / names[0]).write_text("shard")
+    (folder / f"{stem}-old.{suffix}").write_text("stray")
+
+
+def test_weight_files_are_those_that_loading_tries_first(tmp_path: Path) -> None:
+    """safetensors before pickles, and of each the whole file before an index, as transformers has it."""
+    assert weight_files(tmp_path) == ()
+    sharded(tmp_path, "pytorch_model.bin")
+    pickles = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+    assert weight_files(tmp_path) == ("pytorch_model.bin.index.json", *pickles)
+    (tmp_path / "pytorch_model.bin").touch()
+    assert weight_files(tmp_path) == ("pytorch_model.bin",)
+    sharded(tmp_path)
+    tensors = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
+    assert weight_files(tmp_path) == ("model.safetensors.index.json", *tensors)
+    (tmp_path / "model.safetensors").touch()
+    assert weight_files(tmp_path) == ("model.safetensors",)
+
+
+def test_the_weights_digest_covers_what_is_loaded_and_nothing_else(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "a")
+    whole = single(folder).weights_digest
+    assert whole == digest_of_files(folder, ["model.safetensors"])
+    sharded(folder)
+    assert single(folder).weights_digest == whole
+    (folder / "model.safetensors").unlink()
+    there = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
+    assert single(folder).weights_digest == digest_of_files(folder, there)
+
+
+def test_checkpoints_that_lack_files_are_never_the_same(tmp_path: Path) -> None:
+    """Empty folders, folders without weights and folders without config.json: each fails under a name of its own."""
+    for step in range(6):
+        folder = checkpoint(tmp_path / "runs" / f"step{step}")
+        for name, steps in (
+            ("model.safetensors", (0, 1, 2, 3)),
+            ("config.json", (0, 1, 4, 5)),
+            ("tokenizer.json", (0, 1)),
+        ):
+            if step in steps:
+                (folder / name).unlink()
+    found = discover(Local(local=str(tmp_path / "runs"))).checkpoints
+    assert len({checkpoint.content for checkpoint in found}) == 6
+    assert discover(Local(local=str(tmp_path / "runs"))).checkpoints == found
+
+
+def test_equal_files_in_two_folders_are_the_same(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoint(tmp_path / "runs" / f"step{step}")
+    one, two = discover(Local(local=str(tmp_path / "runs"))).checkpoints
+    assert one.content == two.content
+
+
+@pytest.mark.parametrize(("name", "label"), [("step512", "runs@step512"), ("final", "final@main")])
+def test_a_folder_that_is_a_checkpoint_has_one_name(tmp_path: Path, name: str, label: str) -> None:
+    """As a history of one, and measured by itself: named by its parent where its own name is a step."""
+    folder = checkpoint(tmp_path / "runs" / name)
+    (alone,) = discover(Local(local=str(folder))).checkpoints
+    assert alone == single(folder)
+    assert alone.label == label
+    (named,) = discover(Local(local=str(folder), model="mine")).checkpoints
+    assert named.model == "mine"
+
+
+def test_a_checkpoint_of_a_history_has_the_name_that_it_has_alone(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "runs" / "step3")
+    assert discover(Local(local=str(tmp_path / "runs"))).checkpoints == (single(folder),)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("model.safetensors", "its weights are not what was planned"),
+        ("config.json", "its config is not what was planned"),
+        ("tokenizer.json", "its tokenizer is not what was planned"),
+    ],
+)
+def test_files_that_changed_since_the_plan_are_noticed(tmp_path: Path, name: str, said: str) -> None:
+    planned: Checkpoint = single(checkpoint(tmp_path / "step1"))
+    require_unchanged(planned)
+    size = (tmp_path / "step1" / name).stat().st_size
+    for content in ("x" * size, None):
+        (tmp_path / "step1" / name).write_text(content) if content else (tmp_path / "step1" / name).unlink()
+        with pytest.raises(ChangedError, match=said) as caught:
+            require_unchanged(planned)
+        assert len(str(caught.value).splitlines()) == 2
