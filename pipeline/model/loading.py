@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTra
 
 from pipeline.catalog.architectures import kinds
 from pipeline.errors import CheckpointError
-from pipeline.model.files import read_config, weight_files
+from pipeline.model.files import read_config, readable_weights
 from pipeline.model.profile import Profile
 from pipeline.spec import Kind
 
@@ -39,7 +39,7 @@ class Model:
     """With its head where the file has one."""
     profiles: dict[Kind, Profile]
     flags: tuple[str, ...]
-    """`no_lm_head`, `unexpected_keys`."""
+    """`no_lm_head`; `unexpected_keys`, and `unexpected_keys:NAME` of the first three."""
     unexpected_keys: tuple[str, ...]
     """Tensors of the file that the class has no place for."""
 
@@ -59,11 +59,6 @@ class Model:
     def n_params(self) -> int:
         """Parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
-
-    @property
-    def n_layers(self) -> int:
-        """Blocks; of an encoder-decoder, those of the encoder."""
-        return next(iter(self.profiles.values())).n_layers
 
     @property
     def d_model(self) -> int:
@@ -101,7 +96,7 @@ def load(folder: Path, dtype: str, device: str) -> Model:
             absent, of another shape or not finite, blocks that cannot be found.
     """
     raw = read_config(folder)
-    files = weight_files(folder)
+    files = readable_weights(folder)
     found = _kinds(folder, raw)
     config = _config(folder, raw)
     cls = _class(folder, config)
@@ -113,9 +108,14 @@ def load(folder: Path, dtype: str, device: str) -> Model:
     torch.backends.cuda.matmul.allow_tf32 = False
     module = module.eval().to(device)
     unexpected = tuple(sorted(info["unexpected_keys"]))
-    flags = {"no_lm_head": module.get_output_embeddings() is None, "unexpected_keys": bool(unexpected)}
     profiles: dict[Kind, Profile] = {kind: Profile(module, kind) for kind in found}
-    return Model(module, profiles, tuple(word for word, holds in flags.items() if holds), unexpected)
+    return Model(module, profiles, _flags(module, unexpected), unexpected)
+
+
+def _flags(module: PreTrainedModel, unexpected: tuple[str, ...]) -> tuple[str, ...]:
+    headless = ("no_lm_head",) if module.get_output_embeddings() is None else ()
+    named = ("unexpected_keys", *(f"unexpected_keys:{name}" for name in unexpected[:3])) if unexpected else ()
+    return (*headless, *named)
 
 
 def _from_pretrained(
@@ -160,6 +160,7 @@ def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
     except BAD_CONFIG as error:
         raise CheckpointError(f"checkpoint {folder}", f"bad config.json ({_line(error)})", "Correct it") from error
     config.use_cache = False
+    config.transformers_weights = None  # else it names a file in place of the one that was hashed and checked
     return config
 
 

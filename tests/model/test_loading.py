@@ -59,7 +59,7 @@ def test_missing_shard(broken: Saved) -> None:
     tiny.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
     (folder / "model.safetensors").unlink(missing_ok=True)
     absent = sorted(folder.glob("model-*.safetensors"))[1]
-    assert load(folder, "float32", "cpu").n_layers == 3
+    assert load(folder, "float32", "cpu").profile("decoder").n_layers == 3
     absent.unlink()
     assert f"absent: {absent.name}" in refusal(folder)
     index = folder / "model.safetensors.index.json"
@@ -145,14 +145,54 @@ def test_absent_pooler_is_no_fault(saved: Saved, broken: Saved) -> None:
     """A masked-language model's file has no pooler; its base class would have one, which no number reads."""
     folder = reconfigure(broken("bert"), architectures=["BertModel"])
     model = load(folder, "float32", "cpu")
-    assert model.flags == ("no_lm_head", "unexpected_keys")
+    assert model.flags[:2] == ("no_lm_head", "unexpected_keys")
     assert all(key.startswith("cls.") for key in model.unexpected_keys)
 
 
 def test_unexpected_keys_are_named(broken: Saved) -> None:
-    folder = rewrite(broken("gpt2"), lambda tensors: tensors.update({"value_head.weight": torch.zeros(3)}))
+    """Of any number of them, all in `unexpected_keys` and three in the flags."""
+    names = [f"value_head.{index}.weight" for index in range(4)]
+    folder = rewrite(broken("gpt2"), lambda tensors: tensors.update({name: torch.zeros(3) for name in names}))
     model = load(folder, "float32", "cpu")
-    assert (model.flags, model.unexpected_keys) == (("unexpected_keys",), ("value_head.weight",))
+    assert model.unexpected_keys == tuple(names)
+    assert model.flags == ("unexpected_keys", *(f"unexpected_keys:{name}" for name in names[:3]))
+
+
+def test_a_whole_file_outranks_an_index(broken: Saved) -> None:
+    """What is checked is what is loaded: beside a whole file, the shards of an index are neither."""
+    folder = broken("gpt2")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    tiny.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
+    for shard in folder.glob("model-*.safetensors"):
+        shard.write_bytes(b"no weights")
+    assert "cannot be opened" in refusal(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+    load(folder, "float32", "cpu")
+
+
+def test_config_names_no_other_file(broken: Saved) -> None:
+    """`transformers_weights` in config.json would have another file loaded than the one that is hashed and checked."""
+    folder = reconfigure(broken("gpt2"), transformers_weights="other.safetensors")
+    want = load_file(folder / "model.safetensors")["transformer.wpe.weight"]
+    save_file({}, folder / "other.safetensors", {"format": "pt"})
+    assert torch.equal(load(folder, "float32", "cpu").module.transformer.wpe.weight, want)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("{}", "no shard is named in it"),
+        ('{"weight_map": {}}', "no shard is named in it"),
+        ('{"weight_map": [1]}', "no shard is named in it"),
+        ("[]", "a JSON list, not an object"),
+    ],
+)
+def test_an_index_that_names_no_shard(content: str, found: str, broken: Saved) -> None:
+    folder = broken("gpt2")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert f"model.safetensors.index.json: {found}" in refusal(folder)
 
 
 def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
@@ -204,7 +244,8 @@ def test_reduced_precision_is_off(saved: Saved) -> None:
 def test_facts(name: str, positions: int | None, saved: Saved) -> None:
     """Layers, width, vocabulary, parameters; and contexts that fit, which RoBERTa's table of 66 numbers from 2."""
     model = load(saved(name), "float32", "cpu")
-    assert (model.arch, model.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny.VOCAB)
+    (profile,) = model.profiles.values()
+    assert (model.arch, profile.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny.VOCAB)
     assert model.n_params == sum(parameter.numel() for parameter in tiny.make(name).parameters())
     assert model.max_positions == positions
 
