@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 
 from pipeline import geometry
+from pipeline.catalog.digests import require_unchanged
 from pipeline.corpora import Contexts, contexts
+from pipeline.errors import UsageError
 from pipeline.geometry import Cloud, LayerMoments, Stream, describe_layer
 from pipeline.loss import Loss
 from pipeline.model import Model, Profile, Tokenizer, load, load_tokenizer
@@ -43,12 +45,21 @@ class Observed:
 
 
 def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources) -> Opened:
-    """Load weights and tokenizer strictly, on this task's device and threads."""
+    """Load weights and tokenizer strictly, on this task's device and threads.
+
+    Raises:
+        ChangedError: the files are not those that were planned; told also where that is why they cannot be loaded.
+        CheckpointError: they cannot be loaded.
+        UsageError: a GPU is asked for and there is none.
+    """
     started = time.perf_counter()
     geometry.set_threads(resources.threads)
-    device = "cuda" if resources.gpus else "cpu"
-    model = load(Path(checkpoint.path), recipe.dtype, device)
-    tokenizer = load_tokenizer(Path(checkpoint.tokenizer_path))
+    device = _device(resources)
+    try:
+        model = load(Path(checkpoint.path), recipe.dtype, device)
+        tokenizer = load_tokenizer(Path(checkpoint.tokenizer_path))
+    finally:
+        require_unchanged(checkpoint)  # afterwards, so that files replaced while they were read are noticed too
     return Opened(model, tokenizer, device, time.perf_counter() - started)
 
 
@@ -94,3 +105,13 @@ def observe(profile: Profile, text: Contexts, recipe: Recipe, opened: Opened, ba
 def next_raw(profile: Profile) -> list[int | None]:
     """For layers 0..L-1 the layer that their linear map leads to; none for the last block and the final norm."""
     return [state.layer + 1 if state.layer < profile.n_layers else None for state in profile.states]
+
+
+def _device(resources: Resources) -> str:
+    if not resources.gpus:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UsageError(
+            f"resources.gpus={resources.gpus}", "no CUDA device", "Set resources.gpus=0, or run where there is a GPU"
+        )
+    return "cuda"

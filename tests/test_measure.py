@@ -1,0 +1,74 @@
+"""Opening a checkpoint: what is measured is what was planned, on the device that was asked for."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline import measure
+from pipeline.catalog.local import single
+from pipeline.errors import ChangedError, CheckpointError, UsageError
+from pipeline.recipe import built_in
+from pipeline.spec import Resources
+from tests import real
+
+CPU = Resources(cpus=1)
+RECIPE = built_in("quick@1")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return real.checkpoint(tmp_path / "step1", seed=1)
+
+
+def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object], first: bool) -> None:
+    """Let something happen to the files just before or just after the weights are read."""
+    load = measure.load
+
+    def disturbed(*args):
+        if first:
+            happen()
+        model = load(*args)
+        if not first:
+            happen()
+        return model
+
+    monkeypatch.setattr(measure, "load", disturbed)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_weights_replaced_since_the_plan_are_not_measured_under_its_name(folder, tmp_path, monkeypatch, first):
+    planned = single(folder)
+    measure.open_checkpoint(planned, RECIPE, CPU)
+    other = real.checkpoint(tmp_path / "other", seed=2)
+    during_loading(monkeypatch, lambda: shutil.copy(other / "model.safetensors", folder), first)
+    with pytest.raises(ChangedError, match=r"step1.*its weights are not what was planned"):
+        measure.open_checkpoint(planned, RECIPE, CPU)
+
+
+def test_files_half_written_over_are_changed_not_broken(folder, monkeypatch):
+    """What another upload breaks is no fault of the planned checkpoint, which must not be condemned for it."""
+    planned = single(folder)
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    during_loading(monkeypatch, lambda: weights.write_bytes(whole[:-1000]), first=True)
+    with pytest.raises(ChangedError):
+        measure.open_checkpoint(planned, RECIPE, CPU)
+    with pytest.raises(CheckpointError, match="cannot be opened"):
+        measure.open_checkpoint(single(folder), RECIPE, CPU)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_another_config_or_tokenizer_is_noticed_too(folder, name):
+    planned = single(folder)
+    (folder / name).write_text((folder / name).read_text() + "\n")
+    with pytest.raises(ChangedError, match=f"its {name[:6]}"):
+        measure.open_checkpoint(planned, RECIPE, CPU)
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_two_lines(folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UsageError, match=r"resources\.gpus=1: no CUDA device") as caught:
+        measure.open_checkpoint(single(folder), RECIPE, Resources(cpus=1, gpus=1))
+    assert len(str(caught.value).splitlines()) == 2
