@@ -14,12 +14,13 @@ STRIKES: dict[ErrorClass, int] = {
     "timeout": 2,
     "transient": 5,
     "changed": 1,
+    "setup": 1,
     "preempted": 20,
     "infra": 3,
 }
 """Failures of one cell after which it is not tried again."""
 
-NO_FAULT_OF_THE_CELL: frozenset[ErrorClass] = frozenset({"transient", "changed", "preempted", "infra"})
+NO_FAULT_OF_THE_CELL: frozenset[ErrorClass] = frozenset({"transient", "changed", "setup", "preempted", "infra"})
 """Classes that never quarantine: counted within a run, and the next run starts afresh. The others are counted from the
 lake across runs, and the last strike quarantines the cell."""
 

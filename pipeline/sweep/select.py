@@ -23,7 +23,7 @@ def select(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Check
     """The checkpoints at the steps wanted; each history is thinned on its own."""
     thinned = [list(history) for history in histories]
     parts = [part.strip() for part in steps.split(",") if part.strip()]
-    _refuse_absent_steps(parts, [c.step for history in thinned for c in history])
+    _refuse_what_matches_nothing(parts, thinned)
     return tuple(c for history in thinned for c in _at_steps(history, parts))
 
 
@@ -42,11 +42,17 @@ def _rule(part: str) -> Callable[[list[int]], Iterable[int]]:
         return _nearest_powers
     if part == "last":
         return lambda known: known[-1:]
-    if part.startswith("every:") and part[6:].isdigit() and int(part[6:]) > 0:
-        return lambda known: [step for step in known if step % int(part[6:]) == 0]
-    if part.isdigit():
+    if interval := _interval(part):
+        return lambda known: [step for step in known if step % interval == 0]
+    if part.isdecimal():
         return lambda known: [int(part)]
     raise UsageError(f"--steps {part}", "not a selection", f"Use {FORMS}")
+
+
+def _interval(part: str) -> int:
+    """N of `every:N`; 0 for what is none."""
+    number = part.removeprefix("every:")
+    return int(number) if number != part and number.isdecimal() else 0
 
 
 def _nearest_powers(known: list[int]) -> list[int]:
@@ -57,14 +63,20 @@ def _nearest_powers(known: list[int]) -> list[int]:
     return [step for step in known if step == 0] + nearest
 
 
-def _refuse_absent_steps(parts: list[str], steps: list[int | None]) -> None:
+def _refuse_what_matches_nothing(parts: list[str], histories: list[list[Checkpoint]]) -> None:
     if not parts:
         raise UsageError("--steps", "nothing given", f"Use {FORMS}")
     for part in parts:
         if part != "all":
             _rule(part)
-        if part.isdigit() and int(part) not in steps:
-            near = sorted((s for s in steps if s is not None), key=lambda s: abs(s - int(part)))[:3]
-            raise UsageError(
-                f"--steps {part}", "no such step", f"The nearest are {', '.join(map(str, near)) or 'none'}"
-            )
+        if not any(_at_steps(history, [part]) for history in histories):
+            near = _nearest(part, {c.step for history in histories for c in history if c.step is not None})
+            do = f"The nearest are {', '.join(map(str, near))}" if near else "Use all or last"
+            raise UsageError(f"--steps {part}", "no such step" if near else "no checkpoint states a step", do)
+
+
+def _nearest(part: str, steps: set[int]) -> list[int]:
+    """Up to three steps nearest to the one that `part` asks for, or to a multiple of N for `every:N`."""
+    interval = _interval(part)
+    away = lambda step: min(step % interval, -step % interval) if interval else abs(step - int(part))  # noqa: E731
+    return sorted(sorted(steps), key=away)[:3]

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from pipeline.catalog.local import single
@@ -13,7 +12,7 @@ from pipeline.lake import Lake, to_table
 from pipeline.noun import first_problem, suggest
 from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Resources
-from pipeline.sweep.load import overlaid
+from pipeline.sweep.load import overlaid, parsed
 
 
 def measure_one(
@@ -65,7 +64,7 @@ def _corpus(text: str) -> Corpus:
 
 
 def _recipe(text: str) -> ContextRecipe | SnippetRecipe:
-    fields = yaml.safe_load(text)
+    fields = parsed(f"--recipe {text}", text)
     if not isinstance(fields, dict):
         return built_in(text)
     try:

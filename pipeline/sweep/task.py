@@ -17,6 +17,7 @@ ErrorClass = Literal[
     "timeout",  # the watchdog ended it
     "preempted",  # the node went away
     "changed",  # the files are not those that were planned
+    "setup",  # these resources cannot run it
     "infra",  # the lake cannot be written
 ]
 

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ChangedError, FetchError, LakeError, ShapelakeError
+from pipeline.errors import (
+    ChangedError,
+    CheckpointError,
+    CorpusError,
+    FetchError,
+    LakeError,
+    ShapelakeError,
+    UsageError,
+)
 from pipeline.lake import Lake, to_table
 from pipeline.spec import Cell
 from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
@@ -15,6 +23,14 @@ from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
 if TYPE_CHECKING:
     from pipeline.measure import Opened
 
+CLASSES: dict[type[ShapelakeError], ErrorClass] = {
+    CheckpointError: "permanent",
+    CorpusError: "permanent",
+    FetchError: "transient",
+    ChangedError: "changed",
+    UsageError: "setup",
+    LakeError: "infra",
+}
 Watch = Callable[[Task], AbstractContextManager[None]]
 
 
@@ -45,14 +61,9 @@ def watched(task: Task) -> list[Outcome]:
 
 def classify(error: BaseException) -> ErrorClass:
     """The class of an exception, decided here where its type is known."""
-    if isinstance(error, LakeError):
-        return "infra"
-    if isinstance(error, ChangedError):
-        return "changed"
-    if isinstance(error, FetchError):
-        return "transient"
-    if isinstance(error, ShapelakeError):
-        return "permanent"
+    for ours, error_class in CLASSES.items():
+        if isinstance(error, ours):
+            return error_class
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "oom"
     if isinstance(error, ConnectionError | TimeoutError):

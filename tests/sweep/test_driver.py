@@ -207,7 +207,14 @@ def test_retrying_uncovers_a_committed_cell_whose_tombstone_was_for_a_failure(tm
 
 @pytest.mark.parametrize(
     ("fault", "tries", "quarantined"),
-    [("host_oom", 2, True), ("timeout", 2, True), ("crash", 5, True), ("preempted", 20, False), ("changed", 1, False)],
+    [
+        ("host_oom", 2, True),
+        ("timeout", 2, True),
+        ("crash", 5, True),
+        ("preempted", 20, False),
+        ("changed", 1, False),
+        ("setup", 1, False),
+    ],
 )
 def test_each_class_has_its_budget(tmp_path, lake, fault, tries, quarantined):
     root = stub.history(tmp_path / "runs", [0, 1])

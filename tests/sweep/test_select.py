@@ -38,10 +38,34 @@ def test_steps(root, steps, chosen):
     assert steps_of(root, steps) == chosen
 
 
-@pytest.mark.parametrize("steps", ["7", "every:0", "every:x", "log3", ""])
+@pytest.mark.parametrize("steps", ["7", "every:0", "every:x", "every:", "log3", "\u00b2", ""])
 def test_a_wrong_selection_says_what_is_right(root, steps):
     with pytest.raises(UsageError, match="step"):
         steps_of(root, steps)
+
+
+@pytest.mark.parametrize(
+    ("steps", "nearest"), [("every:7", "5, 11"), ("last,every:4", "5, 11"), ("6", "5, 11"), ("10", "11, 5")]
+)
+def test_a_selection_that_matches_nothing_says_the_nearest_steps(tmp_path, steps, nearest):
+    root = stub.history(tmp_path / "runs", [5, 11])
+    with pytest.raises(UsageError, match=f"no such step.\nThe nearest are {nearest}"):
+        steps_of(root, steps)
+
+
+def test_where_no_step_is_stated_only_all_and_last_select(tmp_path):
+    root = stub.history(tmp_path, [1]) / "step1"
+    root = root.rename(tmp_path / "final")
+    assert steps_of(root, "all") == steps_of(root, "last") == [None]
+    for steps in ("log2", "every:1", "5"):
+        with pytest.raises(UsageError, match="no checkpoint states a step"):
+            steps_of(root, steps)
+
+
+def test_one_history_that_matches_is_enough(tmp_path):
+    roots = [stub.history(tmp_path / name, [step]) for name, step in (("a", 5), ("b", 7))]
+    histories = [discover(Local(local=str(root))).checkpoints for root in roots]
+    assert [c.label for c in select(histories, "every:7")] == ["b@step7"]
 
 
 def test_order_is_by_step_never_lexical(root):
