@@ -95,7 +95,7 @@ def status(
 
     Example: shapelake status --lake lake --failed
     """
-    state = lake_status(Lake(lake))
+    state = lake_status(Lake.existing(lake))
     _print_json(state["failures"] if failed else state) if as_json else show.status(state, failed)
 
 

@@ -2,6 +2,7 @@
 
 import csv as csv_format
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ def plan(made: Plan, lake: str) -> None:
             why = "names no step, not measured" if what == "unparsed" else "no checkpoint"
             out.print(f"{what:<10}{_listed(folders)} ({why})", markup=False)
     for cell in made.held[:MOST_LISTED]:
-        out.print(f"held      {cell.name} is quarantined: shapelake status --failed --lake {lake}", markup=False)
+        out.print(f"held      {cell.name} is quarantined: {_ask_what_failed(lake)}", markup=False)
 
 
 def report(done: "Report", made: Plan, lake: str) -> None:
@@ -78,7 +79,7 @@ def status(state: dict[str, Any], failed: bool) -> None:
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
         out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)
     if state["failures"]:
-        out.print(f"{len(state['failures'])} failures: shapelake status --failed --lake ...", markup=False)
+        out.print(f"{len(state['failures'])} failures: {_ask_what_failed(state['lake'])}", markup=False)
 
 
 def rows(measured: list[dict[str, Any]]) -> None:
@@ -120,6 +121,10 @@ def csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
+
+
+def _ask_what_failed(lake: str) -> str:
+    return shlex.join(["shapelake", "status", "--failed", "--lake", lake])
 
 
 def _failure(failure: dict[str, Any]) -> str:

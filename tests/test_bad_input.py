@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests import real
+from tests.sweep import stub
 
 
 @pytest.fixture
@@ -116,6 +117,8 @@ def test_bad_checkpoints_are_listed_with_cause_and_command_and_the_others_finish
     failures = {failure["label"]: failure for failure in json.loads(listed)}
     assert code == 0
     assert set(failures) == {f"runs@step{step}" for step in BREAKAGES}
+    _, said, _ = shapelake("status", "--lake", lake)
+    assert f"6 failures: shapelake status --failed --lake {lake}\n" in said, "a line to paste"
     for step, (_, cause) in BREAKAGES.items():
         failure = failures[f"runs@step{step}"]
         assert cause in failure["message"], failure
@@ -164,17 +167,89 @@ def test_a_corpus_of_ten_bytes_says_both_numbers(tmp_path, shapelake):
         ({"corpora": [{"text": "absent.txt"}]}, "absent.txt"),
         ({"checkpoints": [{"local": "absent"}]}, "no such folder"),
         ({"steps": "log3"}, "--steps log3"),
+        ({"steps": "every:7"}, "no such step"),
         ({"models": "gpt*"}, "none of runs"),
+        *(({"recipe": wrong}, "recipe: a recipe is the name@version") for wrong in (3, None, [1])),
     ],
     ids=str,
 )
 def test_a_wrong_sweep_is_refused_in_two_lines(tmp_path, shapelake, changes, said):
-    root = real.history(tmp_path / "runs", [0])
-    code, _, err = shapelake("plan", sweep_file(tmp_path, root, **changes), "--lake", tmp_path / "lake")
+    root = stub.history(tmp_path / "runs", [5, 11])
+    assert_refused(shapelake("plan", sweep_file(tmp_path, root, **changes), "--lake", tmp_path / "lake"), said)
+
+
+def assert_refused(result: tuple[int, str, str], said: str) -> None:
+    """Exit code 2, and two lines with `said` in them."""
+    code, _, err = result
     assert code == 2, err
     assert said in err
     assert err.startswith("error: ")
     assert len(err.splitlines()) == 2, err
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a=[", "--set a=["),
+        ("name=2026-13-45", "no YAML"),
+        ("recipe=3", "name@version"),
+        ("recipe=null", "name@version"),
+        ("recipe=[1]", "name@version"),
+        ("recipe", "no key=value"),
+        ("name.x=1", "name is 'broken'"),
+    ],
+)
+def test_a_wrong_set_is_refused_in_two_lines(tmp_path, shapelake, text, said):
+    root = stub.history(tmp_path / "runs", [0])
+    assert_refused(
+        shapelake("plan", sweep_file(tmp_path, root), "--lake", tmp_path / "lake", "--set", text),
+        said,
+    )
+
+
+@pytest.mark.parametrize("name", ["", "..x", ".", "jobs/", "jobs.absent", "absent.yaml", "a b"])
+def test_a_sweep_that_is_neither_file_nor_module_is_refused_in_two_lines(tmp_path, shapelake, name):
+    assert_refused(shapelake("plan", name, "--lake", tmp_path / "lake"), "Name ")
+
+
+def test_a_file_that_is_no_yaml_is_refused_in_two_lines(tmp_path, shapelake):
+    path = tmp_path / "sweep.yaml"
+    for content in (b"name: [", b"\xff\xfe", b"name: 2026-13-45"):
+        path.write_bytes(content)
+        assert_refused(shapelake("plan", path, "--lake", tmp_path / "lake"), "no ")
+
+
+@pytest.mark.parametrize("recipe", ["{", "quik@1", "3", "{name: mine}", "2026-13-45"])
+def test_a_wrong_recipe_of_measure_is_refused_in_two_lines(tmp_path, shapelake, recipe):
+    root = stub.history(tmp_path / "runs", [0])
+    words = ("measure", root / "step0", "--corpus", "random-uniform", "--recipe", recipe)
+    assert_refused(shapelake(*words), recipe)
+
+
+READING = {"query": ("query", "select 1"), "status": ("status",)}
+
+
+@pytest.mark.parametrize("words", READING.values(), ids=READING)
+def test_reading_a_lake_that_is_not_there_is_refused_in_two_lines(tmp_path, shapelake, words):
+    (tmp_path / "file").touch()
+    places = {tmp_path / "absent": "no such folder", tmp_path / "file": "not a folder", "": "no path", **ELSEWHERE}
+    for lake, said in places.items():
+        assert_refused(shapelake(*words, "--lake", lake), said)
+    assert not (tmp_path / "absent").exists()
+
+
+ELSEWHERE = {"s3://bucket/lake": "s3:// is not a place", "gs://bucket/lake": "gs:// is not a place"}
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_lake_to_be_written_may_be_absent_but_not_of_another_kind(tmp_path, shapelake, command):
+    root = stub.history(tmp_path / "runs", [0])
+    sweep = sweep_file(tmp_path, root)
+    (tmp_path / "file").touch()
+    for lake, said in {tmp_path / "file": "not a folder", "": "no path", **ELSEWHERE}.items():
+        assert_refused(shapelake(command, sweep, "--lake", lake), said)
+    code, out, _ = shapelake("plan", sweep, "--lake", tmp_path / "absent")
+    assert (code, "1 to run" in out) == (0, True)
 
 
 def test_a_history_without_checkpoints_is_refused(tmp_path, shapelake):

@@ -17,10 +17,10 @@ LAZY = {"Reader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
 
 
 def open(uri: str | Path) -> "Reader":
-    """The lake at `uri` for reading, as it is at this moment."""
+    """The lake at `uri` for reading, as it is at this moment; UsageError where there is none."""
     from pipeline.lake.reader import Reader
 
-    return Reader(uri)
+    return Reader(Lake.existing(uri).uri)
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from uuid import uuid4
 from pydantic import ValidationError
 
 from pipeline.columns import columns, source
-from pipeline.errors import LakeError, RecipeDriftError
+from pipeline.errors import LakeError, RecipeDriftError, UsageError
 from pipeline.lake.records import Failure, Label, Named, Tombstone, now, resolve
 from pipeline.lake.store import open_store
 from pipeline.noun import Noun, canonical
@@ -42,6 +42,18 @@ class Lake:
     def __init__(self, uri: str | Path) -> None:
         self.store = open_store(uri)
         self.uri = self.store.uri
+
+    @classmethod
+    def existing(cls, uri: str | Path) -> "Lake":
+        """The lake at `uri` for one who only reads: a folder that is not there is a mistyped one.
+
+        Raises:
+            UsageError: there is no such folder.
+        """
+        lake = cls(uri)
+        if not lake.store.root.exists():
+            raise UsageError(f"lake {uri}", "no such folder", "Name the folder that `run` was given")
+        return lake
 
     # cells
 

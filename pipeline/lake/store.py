@@ -11,7 +11,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from pipeline.errors import LakeError
+from pipeline.errors import LakeError, UsageError
 
 STAGING = "_staging"
 STALE_S = 86_400.0
@@ -49,13 +49,22 @@ class Store(Protocol):
 
 
 def open_store(uri: str | Path) -> "LocalStore":
-    """The store at a folder or a `file://` URI; nothing is created before the first write."""
-    parts = urlsplit(str(uri))
-    if "://" not in str(uri):
-        return LocalStore(Path(uri))
-    if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-        raise LakeError(f"lake {uri}", f"{parts.scheme}:// is not a place this version can write", "Give a folder")
-    return LocalStore(Path(unquote(parts.path)))
+    """The store at a folder or a `file://` URI; nothing is created before the first write.
+
+    Raises:
+        UsageError: no path, a place of another kind, or a file.
+    """
+    text = str(uri)
+    parts = urlsplit(text) if "://" in text else None
+    if parts and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
+        raise UsageError(f"lake {text}", f"{parts.scheme}:// is not a place this version can write", "Give a folder")
+    path = unquote(parts.path) if parts else text
+    if not path:
+        raise UsageError("lake ''", "no path", "Give a folder")
+    store = LocalStore(Path(path))
+    if store.root.exists() and not store.root.is_dir():
+        raise UsageError(f"lake {text}", "a file, not a folder", "Give a folder")
+    return store
 
 
 class LocalStore(Store):

@@ -29,7 +29,7 @@ def bury(lake, cell_id):
 
 
 def test_a_lake_that_does_not_exist_reads_as_empty_views_with_every_column(lake):
-    reader = lakes.open(lake.uri)
+    reader = lakes.Reader(lake.uri)
     assert tuple(reader.layers().columns) == names()
     assert len(reader.layers().df()) == len(reader.checkpoints().df()) == len(reader.cells().df()) == 0
     assert set(names("model", "checkpoint")) < set(reader.checkpoints().columns)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import LakeError
+from pipeline.errors import LakeError, UsageError
 from pipeline.lake.store import STAGING, STALE_S, LocalStore, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -201,5 +201,11 @@ def test_uris(tmp_path):
     assert open_store(f"file://{tmp_path}/my%20lake").root == tmp_path / "my lake"
     assert open_store(tmp_path).root == tmp_path
     for uri in ("s3://bucket/lake", "file://host/lake"):
-        with pytest.raises(LakeError, match="not a place this version can write"):
+        with pytest.raises(UsageError, match="not a place this version can write"):
             open_store(uri)
+    for uri in ("", "file://"):
+        with pytest.raises(UsageError, match="no path"):
+            open_store(uri)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="a file, not a folder"):
+        open_store(tmp_path / "file")
