@@ -10,8 +10,8 @@ from uuid import uuid4
 
 from pipeline import cache
 from pipeline.corpora.texts import BLOCK, blocks, sha256
-from pipeline.errors import CorpusError
-from pipeline.progress import metered
+from pipeline.errors import CorpusError, FetchError
+from pipeline.progress import Progress
 
 TIMEOUT_S = 60.0
 
@@ -45,7 +45,8 @@ def packed(official: Official) -> Path:
     """The packed file: what lies at its place, else downloaded and checked.
 
     Raises:
-        CorpusError: it cannot be downloaded, or what came is not the text with the known sha256.
+        FetchError: it cannot be downloaded now.
+        CorpusError: what came is not the text with the known sha256.
     """
     if not official.place.exists():
         _download(official)
@@ -65,7 +66,7 @@ def _download(official: Official) -> None:
             )
         os.replace(temporary, official.place)
     except (OSError, http.client.HTTPException) as error:
-        raise CorpusError(
+        raise FetchError(
             f"{official.name} from {official.url}",
             f"cannot be downloaded ({getattr(error, 'reason', None) or error})",
             f"Put the file at {official.place}, or name your own copy: {official.name}:PATH",
@@ -77,4 +78,9 @@ def _download(official: Official) -> None:
 def _received(url: str) -> Iterator[bytes]:
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
         length = answer.headers.get("Content-Length")
-        yield from metered(iter(lambda: answer.read(BLOCK), b""), f"Downloading {url}", int(length) if length else None)
+        with Progress(f"Downloading {url}", int(length) if length else None) as progress:
+            while block := answer.read(BLOCK):
+                yield block
+                progress.advance(len(block))
+        if length and progress.done < int(length):  # of which `read` with a size says nothing
+            raise ConnectionError(f"cut off after {progress.done:,} of {int(length):,} bytes")

@@ -32,7 +32,8 @@ def text_file(corpus: Corpus) -> Path:
     """A plain UTF-8 file with the text of a resolved corpus, downloaded, unpacked and cleaned as its kind asks.
 
     Raises:
-        CorpusError: the file changed since the corpus was resolved, or cannot be downloaded.
+        CorpusError: the file changed since the corpus was resolved.
+        FetchError: it cannot be downloaded now.
     """
     plain = _plain_file(corpus)
     return cleaned(plain, str(corpus.sha256)) if corpus.kind == "enwik8" else plain

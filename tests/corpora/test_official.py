@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.corpora import official, resolve, source
 from pipeline.corpora.official import ENWIK8, Official
-from pipeline.errors import CorpusError
+from pipeline.errors import CorpusError, FetchError
 from pipeline.spec import Corpus
 
 TEXT = b"<page><title>A</title><text>'''Word''' by [[word]].</text></page>" * 1000
@@ -94,17 +94,29 @@ def test_a_file_put_in_place_by_hand_is_used(site: Site, publish: Callable[[str]
     assert site.visits == 0
 
 
-@pytest.mark.parametrize("damage", ["other text", "truncated", "no zip"])
+@pytest.mark.parametrize("damage", ["other text", "cut zip", "no zip"])
 def test_a_download_that_is_not_the_known_text_is_refused_and_not_kept(
     site: Site, publish: Callable[[str], Official], damage: str
 ) -> None:
     place = publish(site.url).place
-    site.length = len(site.body) if damage == "truncated" else None
-    site.body = {"other text": zipped(TEXT[1:]), "truncated": site.body[:-30], "no zip": b"<html>Gone"}[damage]
+    site.body = {"other text": zipped(TEXT[1:]), "cut zip": site.body[:-30], "no zip": b"<html>Gone"}[damage]
     with pytest.raises(CorpusError) as caught:
         source.text_file(resolve(RAW))
     assert len(str(caught.value).splitlines()) == 2
     assert list(place.parent.iterdir()) == []
+
+
+def test_a_download_that_the_network_cuts_off_may_work_the_next_time(
+    site: Site, publish: Callable[[str], Official]
+) -> None:
+    place, whole = publish(site.url).place, site.body
+    site.body, site.length = whole[:-30], len(whole)
+    with pytest.raises(FetchError, match=f"cut off after {len(whole) - 30:,} of {len(whole):,} bytes") as caught:
+        source.text_file(resolve(RAW))
+    assert len(str(caught.value).splitlines()) == 2
+    assert list(place.parent.iterdir()) == []
+    site.body = whole
+    assert source.text_file(resolve(RAW)).read_bytes() == TEXT
 
 
 def test_a_wrong_file_put_in_place_by_hand_is_named(site: Site, publish: Callable[[str], Official]) -> None:
@@ -123,7 +135,7 @@ def test_without_a_network_the_error_says_what_to_put_where(
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/enwik8.zip"
     publish(url)
-    with pytest.raises(CorpusError) as caught:
+    with pytest.raises(FetchError) as caught:
         source.text_file(resolve(RAW))
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"enwik8 from {url}: cannot be downloaded (")
