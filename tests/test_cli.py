@@ -6,7 +6,10 @@ import json
 
 import pytest
 
+from pipeline.lake import Lake, Tombstone
 from tests import real
+from tests.lake import made
+from tests.lake.test_lake import failure
 from tests.test_bad_input import shapelake, sweep_file  # noqa: F401
 
 COMMANDS = ("plan", "run", "status", "measure", "query", "demo")
@@ -74,6 +77,62 @@ def test_measure_prints_the_rows_that_a_sweep_commits(measured, tmp_path, shapel
     names = ("layer", "anisotropy", "id_twonn", "cell_id")
     assert code == 0
     assert [{name: row[name] for name in names} for row in rows] == json.loads(found)
+
+
+def test_measure_of_a_cell_that_a_sweep_committed_under_another_name_adds_nothing(tmp_path, shapelake):  # noqa: F811
+    root = real.history(tmp_path / "runs", [0, 1])
+    named = {"local": str(root), "model": "lab/named", "family": "Small"}
+    lake = tmp_path / "lake"
+    sweep = sweep_file(tmp_path, root, checkpoints=[named])
+    code, *_ = shapelake("run", sweep, "--lake", lake, "--backend", "inline")
+    assert code == 0
+    before = sorted(path for path in lake.rglob("*") if path.is_file())
+    measure = ("measure", root / "step1", "--recipe", json.dumps(real.RECIPE), "--lake", lake, "--json", "--corpus")
+    code, out, _ = shapelake(*measure, f"text:{tmp_path / 'prose.txt'}")
+    assert (code, len(json.loads(out))) == (0, 4)
+    assert sorted(path for path in lake.rglob("*") if path.is_file()) == before
+
+    code, *_ = shapelake(*measure, "random-uniform")
+    assert code == 0
+    sql = "select model, family, revision, count(distinct cell_id) as cells from layers group by all order by revision"
+    _, found, _ = shapelake("query", sql, "--lake", lake, "--json")
+    assert [tuple(row.values()) for row in json.loads(found)] == [
+        ("lab/named", "Small", "step0", 1),
+        ("lab/named", "Small", "step1", 2),
+    ], "another corpus of a known checkpoint goes under its known name"
+
+
+def test_measure_commits_under_the_folders_name_and_ends_a_quarantine_for_failure(tmp_path, shapelake):  # noqa: F811
+    root = real.history(tmp_path / "runs", [0])
+    lake = Lake(tmp_path / "lake")
+    run = ("run", sweep_file(tmp_path, root), "--lake", lake.uri, "--backend", "inline")
+    measure = ("measure", root / "step0", "--corpus", f"text:{tmp_path / 'prose.txt'}", "--json")
+    measure += ("--recipe", json.dumps(real.RECIPE))
+    _, out, _ = shapelake(*measure)
+    (cell_id,) = {row["cell_id"] for row in json.loads(out)}
+    lake.quarantine(failure(made.checkpoint(0), cell_id=cell_id, error_class="permanent"))
+    assert shapelake(*run)[0] == 1, "it stands quarantined"
+    code, *_ = shapelake(*measure, "--lake", lake.uri)
+    assert (code, lake.quarantined(), lake.committed()) == (0, set(), {cell_id})
+    assert [named.label.name for named in lake.labels()] == ["runs@step0"]
+    assert shapelake(*run)[0] == 0
+
+
+def test_what_a_person_has_hidden_stays_hidden_when_it_is_measured_again(measured, tmp_path, shapelake):  # noqa: F811
+    lake = Lake(measured)
+    for cell_id in lake.committed():
+        lake.quarantine(Tombstone(cell_id=cell_id, reason="wrong tokenizer", by="a person"))
+    words = ("--corpus", f"text:{tmp_path / 'prose.txt'}", "--recipe", json.dumps(real.RECIPE), "--lake", measured)
+    code, *_ = shapelake("measure", tmp_path / "runs" / "step10", *words)
+    assert (code, lake.quarantined()) == (0, lake.committed())
+
+
+def test_measure_refuses_a_recipe_that_drifted_before_it_loads_anything(measured, tmp_path, shapelake):  # noqa: F811
+    (tmp_path / "runs" / "step10" / "model.safetensors").write_bytes(b"no weights: loading them would fail")
+    changed = json.dumps(real.RECIPE | {"contexts": 9})
+    words = ("--corpus", f"text:{tmp_path / 'prose.txt'}", "--recipe", changed, "--lake", measured)
+    code, _, err = shapelake("measure", tmp_path / "runs" / "step10", *words)
+    assert (code, "contexts 8 -> 9" in err) == (2, True)
 
 
 def test_a_job_module_is_a_program_and_a_sweep(tmp_path, shapelake, monkeypatch):  # noqa: F811

@@ -18,31 +18,52 @@ from pipeline.sweep.load import overlaid, parsed
 def measure_one(
     folder: str, corpus: str, recipe: str, tokenizer: str | None, kind: str | None, lake: str | None, sets: list[str]
 ) -> list[dict[str, Any]]:
-    """Rows of one checkpoint, of every profile it has or of `kind` alone; committed to `lake` where one is given."""
+    """Rows of one checkpoint, of every profile it has or of `kind` alone; committed to `lake` where one is given.
+
+    A cell that the lake has is measured and returned all the same, and stays there as it is.
+    """
     from pipeline import measure
 
     checkpoint = single(Path(folder).resolve(), tokenizer and str(Path(tokenizer).resolve()))
+    asked, resources = _recipe(recipe), _resources(sets)
+    opened_lake = None if lake is None else Lake(lake)
+    if opened_lake is not None:
+        opened_lake.check_recipe(asked)
+        checkpoint = _as_known(opened_lake, checkpoint)
     cells = [
-        Cell(checkpoint=checkpoint, kind=profile, corpus=_corpus(corpus), recipe=_recipe(recipe))
+        Cell(checkpoint=checkpoint, kind=profile, corpus=_corpus(corpus), recipe=asked)
         for profile in _profiles(checkpoint, kind)
     ]
-    resources = _resources(sets)
-    opened = measure.open_checkpoint(checkpoint, cells[0].recipe, resources)
+    opened = measure.open_checkpoint(checkpoint, asked, resources)
     rows = []
     for cell in cells:
         measured = measure.measure(cell, opened, resources.batch_tokens)
-        if lake is not None:
-            _commit(Lake(lake), cell, measured)
+        if opened_lake is not None:
+            _commit(opened_lake, cell, measured)
         rows += measured
     return rows
 
 
+def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint as a label of the lake describes it: a sweep may know its family, or another name of its model."""
+    current = [named.label for named in lake.labels() if not named.superseded]
+    known = {label.name: label for label in current if label.content == checkpoint.content}
+    if not known:
+        return checkpoint
+    label = known.get(checkpoint.label) or next(iter(known.values()))
+    return checkpoint.model_copy(update=label.model_dump(exclude={"content", "seen_at"}))
+
+
 def _commit(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
+    """Commit the cell unless it is there, and end its quarantine if a failure was the reason: it did not fail now."""
     from pipeline.rows import provenance
 
     lake.record_recipe(cell.recipe)
     lake.record_labels([cell.checkpoint])
-    lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, provenance(cell.recipe)))
+    if cell.id not in lake.committed():
+        lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, provenance(cell.recipe)))
+    if any(stone.cell_id == cell.id and stone.failure for stone in lake.tombstones()):
+        lake.release(cell.id)
 
 
 def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
