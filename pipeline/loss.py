@@ -16,7 +16,8 @@ MASK_STREAM = 1  # of the recipe's seed, so that the mask never shares its numbe
 class Loss:
     """Nats per token: of the next token, or of tokens masked at the recipe's share, or none.
 
-    Sums are exact (math.fsum), so that no batch size shows in them. Unit: nats/token. Error: sd / sqrt(G) over groups.
+    Special tokens put around a context are neither masked nor counted as predicted. Sums are exact (math.fsum), so
+    that no batch size shows in them. Unit: nats/token. Error: sd / sqrt(G) over groups.
     """
 
     def __init__(self, profile: Profile, recipe: Recipe, mask_id: int | None, n_groups: int) -> None:
@@ -27,13 +28,13 @@ class Loss:
         self._sums: list[list[float]] = [[] for _ in range(n_groups)]
         self._counts = [0] * n_groups
 
-    def add(self, ids: Tensor, causal: Tensor | None, group: np.ndarray) -> None:
+    def add(self, ids: Tensor, causal: Tensor | None, special: np.ndarray, group: np.ndarray) -> None:
         """Count a batch: `ids` and the losses of its forward pass; an encoder reads the batch again, masked."""
         if causal is not None:
-            for losses, of_group in zip(causal.tolist(), group, strict=True):
-                self._count(of_group, losses)
+            for losses, of_text, of_group in zip(causal.cpu().numpy(), ~special[:, 1:], group, strict=True):
+                self._count(of_group, losses[of_text].tolist())
         elif self._profile.loss == "masked" and self._mask_id is not None:
-            masked = np.stack([self._mask(ids.shape[1]) for _ in group])
+            masked = np.stack([self._mask(~of_context) for of_context in special])
             losses = self._profile.masked_loss(ids, torch.from_numpy(masked).to(ids.device), self._mask_id)
             assert losses is not None
             for part, of_group in zip(losses.split(masked.sum(axis=1).tolist()), group, strict=True):
@@ -58,7 +59,9 @@ class Loss:
         self._sums[group].append(math.fsum(losses))
         self._counts[group] += len(losses)
 
-    def _mask(self, tokens: int) -> np.ndarray:
-        mask = np.zeros(tokens, dtype=bool)
-        mask[self._masks.permutation(tokens)[: max(round(self._share * tokens), 1)]] = True
+    def _mask(self, of_text: np.ndarray) -> np.ndarray:
+        """The recipe's share of the positions `of_text`, at least one, drawn without replacement."""
+        mask, places = np.zeros_like(of_text), np.flatnonzero(of_text)
+        chosen = self._masks.permutation(len(places))[: max(round(self._share * len(places)), 1)]
+        mask[places[chosen]] = True
         return mask

@@ -97,7 +97,7 @@ def observe(profile: Profile, text: Contexts, recipe: Recipe, opened: Opened, ba
     for batch in text.batches(batch_tokens):
         ids = torch.from_numpy(batch.ids).to(opened.device)
         sampler.begin(batch)
-        loss.add(ids, profile.forward(ids, sampler.take), batch.context_group)
+        loss.add(ids, profile.forward(ids, sampler.take), batch.special, batch.context_group)
         sampler.end()
     return Observed(stream.close(), clouds, loss, time.perf_counter() - started)
 

@@ -47,7 +47,13 @@ def about_cell(cell: Cell, model: Model, profile: Profile) -> Row:
 
 
 def about_text(text: Contexts) -> Row:
-    return {"context_tokens": text.context_tokens, "n_contexts": len(text)}
+    """What was read: how much, and digests that tell whether two rows read the same."""
+    return {
+        "text_sha256": text.text_sha256,
+        "contexts_digest": text.digest,
+        "context_tokens": text.context_tokens,
+        "n_contexts": len(text),
+    }
 
 
 def about_cost(device: str, load_s: float, forward_s: float, total_s: float) -> Row:

@@ -15,18 +15,20 @@ Positions = tuple[np.ndarray, ...]
 class Batch:
     """Consecutive contexts of equal length, and where in `hidden.reshape(-1, dim)` their sampled rows are.
 
-    All arrays are int64 but for `moment_first`, bool; rows are in order of context, then position.
+    All arrays are int64 but for the two of bool; rows are in order of context, then position.
     """
 
     ids: np.ndarray
     """`[contexts, tokens]`."""
+    special: np.ndarray
+    """`[contexts, tokens]`, bool."""
     context_group: np.ndarray
     """`[contexts]`."""
     moment_rows: np.ndarray
     """`[moments]`, context in the batch * tokens + position, of the rows that enter the moments."""
     moment_group: np.ndarray
     moment_first: np.ndarray
-    """Which of them open their context."""
+    """Which of them open their context, bool."""
     kept_rows: np.ndarray
     """`[kept]`, likewise, of the rows of the k-NN cloud."""
     kept_group: np.ndarray
@@ -48,6 +50,10 @@ class Contexts:
     """Per context the sorted positions kept for the k-NN cloud, int64."""
     moments: Positions
     """Per context the sorted positions that enter the moments, int64."""
+    special: tuple[np.ndarray, ...]
+    """Per context which of its tokens are special ones put around the text, bool `[tokens]`."""
+    text_sha256: str | None
+    """Of the text they are taken from: of enwik8 the cleaned one; null for random-uniform."""
     flags: tuple[str, ...] = ()
     """`shorter_context`, `smaller_corpus`, `tokenizer_round_trip`, where they hold."""
 
@@ -101,6 +107,7 @@ class Contexts:
         kept_context, kept_position = _flat(self.kept[part])
         return Batch(
             ids=ids,
+            special=np.stack(self.special[part]),
             context_group=group,
             moment_rows=moment_context * ids.shape[1] + moment_position,
             moment_group=group[moment_context],

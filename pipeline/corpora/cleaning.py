@@ -3,7 +3,7 @@
 Of each page only `<text>` is read, and only of articles: a title in another namespace (`Talk:`, `Template:` ...) and a
 redirect give nothing. The text is unescaped once as XML and turned into prose by the rules of `wikitext`. Pages follow
 in the order of the dump, one paragraph per line, one empty line between pages. A dump cut at any byte is cleaned up to
-the cut. Rules that change an output byte raise CLEANING_VERSION.
+the cut. Rules that change an output byte raise ALGORITHMS["cleaning"].
 """
 
 import mmap
@@ -15,8 +15,7 @@ from pipeline import cache
 from pipeline.corpora.texts import keep, kept
 from pipeline.corpora.wikitext import prose
 from pipeline.progress import metered
-
-CLEANING_VERSION = 1
+from pipeline.spec import ALGORITHMS
 
 # Markup characters are escaped inside the dump's elements, so the next `<` ends one.
 _ELEMENT = re.compile(rb"<title>([^<]*)|<text\b[^>]*>([^<]*)")
@@ -26,8 +25,8 @@ _OTHER_NAMESPACE = re.compile(
 
 
 def cleaned(dump: Path, sha256: str) -> Path:
-    """The file with the prose of a dump that has this sha256, made once per (sha256, CLEANING_VERSION)."""
-    note = cache.folder("cleaned") / f"{sha256}-{CLEANING_VERSION}"
+    """The file with the prose of a dump that has this sha256, made once per digest and version of the rules."""
+    note = cache.folder("cleaned") / f"{sha256}-{ALGORITHMS['cleaning']}"
     with cache.exclusive(note):
         if note.exists() and (path := kept(note.read_text())):
             return path

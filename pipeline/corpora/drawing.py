@@ -1,10 +1,11 @@
 """Token ids of every context: windows or snippets of a text, or random tokens of two kinds."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.snippets import snippets
+from pipeline.corpora.snippets import Snippet, snippets
 from pipeline.corpora.source import text_file
 from pipeline.corpora.tokens import Tokenizer, frame, generator
 from pipeline.corpora.windows import Shape, mapped, window_ids
@@ -26,15 +27,27 @@ class Asked:
     max_positions: int | None
 
 
-def draw(asked: Asked) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """Ids of each context, int32, in the order of the corpus, and the flags that hold."""
+class Drawn(NamedTuple):
+    """Each context in the order of the corpus, and the flags that hold."""
+
+    ids: list[np.ndarray]
+    """int32 `[tokens]`."""
+    special: list[np.ndarray]
+    """Which of them are special tokens put around the text, bool."""
+    flags: tuple[str, ...]
+
+
+def draw(asked: Asked) -> Drawn:
+    """The contexts that the recipe takes from the corpus."""
     if isinstance(asked.recipe, SnippetRecipe) and not asked.corpus.kind.startswith("random"):
-        ids, shortened = _snippets(asked, asked.recipe)
+        found, shortened = _snippets(asked, asked.recipe)
+        ids, special = [snippet.ids for snippet in found], [snippet.special for snippet in found]
         wanted = asked.recipe.snippets
     else:
         shape = _shape(asked.recipe)
         tokens = _within(shape.tokens, asked)
         ids = list(_equal(asked, shape._replace(tokens=tokens)))
+        special = [frame(asked.recipe, asked.tokenizer).special(tokens)] * len(ids)
         shortened, wanted = tokens < shape.tokens, shape.contexts
     _require_known(ids, asked)
     flags = {
@@ -42,15 +55,15 @@ def draw(asked: Asked) -> tuple[list[np.ndarray], tuple[str, ...]]:
         "smaller_corpus": len(ids) < wanted,
         "tokenizer_round_trip": asked.corpus.kind != "random-uniform" and not asked.tokenizer.round_trips,
     }
-    return ids, tuple(flag for flag, holds in flags.items() if holds)
+    return Drawn(ids, special, tuple(flag for flag, holds in flags.items() if holds))
 
 
-def _snippets(asked: Asked, recipe: SnippetRecipe) -> tuple[list[np.ndarray], bool]:
-    """Ragged ids, and whether any had to be cut to the model's positions."""
-    ids = snippets(mapped(text_file(asked.corpus)), recipe, asked.tokenizer, asked.corpus.id)
-    longest = max(len(snippet) for snippet in ids)
+def _snippets(asked: Asked, recipe: SnippetRecipe) -> tuple[list[Snippet], bool]:
+    """Ragged snippets, and whether any had to be cut to the model's positions."""
+    found = snippets(mapped(text_file(asked.corpus)), recipe, asked.tokenizer, asked.corpus.id)
+    longest = max(len(snippet.ids) for snippet in found)
     tokens = _within(longest, asked)
-    return [snippet[:tokens] for snippet in ids], tokens < longest
+    return [snippet.cut(tokens) for snippet in found], tokens < longest
 
 
 def _shape(recipe: ContextRecipe | SnippetRecipe) -> Shape:

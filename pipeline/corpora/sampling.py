@@ -9,14 +9,14 @@ import numpy as np
 
 from pipeline import cache
 from pipeline.corpora.batches import Contexts, Positions
-from pipeline.corpora.cleaning import CLEANING_VERSION
 from pipeline.corpora.drawing import Asked, draw
+from pipeline.corpora.source import text_sha256
 from pipeline.corpora.tokens import Tokenizer, generator
 from pipeline.noun import digest
 from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
 
-_RAGGED = ("ids", "kept", "moments")
-_NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share"}
+_RAGGED = ("ids", "kept", "moments", "special")
+_NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share", "surrogate"}
 
 
 def contexts(
@@ -60,7 +60,7 @@ def _key(asked: Asked, tokenizer_digest: str) -> str:
     return digest(
         {
             "corpus": [asked.corpus.kind, asked.corpus.sha256],
-            "cleaning": CLEANING_VERSION if asked.corpus.kind == "enwik8" else None,
+            "cleaning": ALGORITHMS["cleaning"] if asked.corpus.kind == "enwik8" else None,
             "tokenizer": tokenizer_digest,
             "model": [asked.vocab_size, asked.max_positions],
             "recipe": asked.recipe.model_dump(mode="json", exclude=_NO_SAMPLING),
@@ -70,16 +70,18 @@ def _key(asked: Asked, tokenizer_digest: str) -> str:
 
 
 def _made(asked: Asked) -> Contexts:
-    ids, flags = draw(asked)
+    ids, special, flags = draw(asked)
+    text = text_sha256(asked.corpus)
     if isinstance(asked.recipe, SnippetRecipe):
         every = tuple(np.arange(len(of_context)) for of_context in ids)
-        return Contexts(tuple(ids), np.zeros(len(ids), np.int64), every, every, flags)
+        return Contexts(tuple(ids), np.zeros(len(ids), np.int64), every, every, tuple(special), text, flags)
     groups = np.arange(len(ids)) % asked.recipe.groups
     order = np.argsort(groups, kind="stable")
     tokens, seed = len(ids[0]), asked.recipe.seed
     kept = _positions(len(ids), tokens, asked.recipe.kept_per_context, generator(seed, "kept"))
     moments = _positions(len(ids), tokens, asked.recipe.moment_tokens or tokens, generator(seed, "moments"))
-    return Contexts(tuple(ids[i] for i in order), groups[order], kept, moments, flags)
+    # `special` is the same for all of them and needs no order.
+    return Contexts(tuple(ids[i] for i in order), groups[order], kept, moments, tuple(special), text, flags)
 
 
 def _positions(contexts: int, tokens: int, count: int, choices: np.random.Generator) -> Positions:
@@ -89,7 +91,8 @@ def _positions(contexts: int, tokens: int, count: int, choices: np.random.Genera
 
 
 def _dumped(made: Contexts) -> bytes:
-    arrays = {"group": made.group, "flags": np.array(made.flags, str), "digest": np.array(made.digest)}
+    strings = {"flags": np.array(made.flags, str), "text_sha256": np.array(made.text_sha256 or "")}
+    arrays = {"group": made.group, "digest": np.array(made.digest), **strings}
     for name in _RAGGED:
         parts = getattr(made, name)
         arrays |= {name: np.concatenate(parts), f"{name}_sizes": np.array([len(part) for part in parts])}
@@ -103,7 +106,8 @@ def _loaded(path: Path) -> Contexts | None:
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             ragged = {name: tuple(np.split(file[name], file[f"{name}_sizes"].cumsum()[:-1])) for name in _RAGGED}
-            known = Contexts(**ragged, group=file["group"], flags=tuple(file["flags"].tolist()))
+            strings = {"text_sha256": str(file["text_sha256"]) or None, "flags": tuple(file["flags"].tolist())}
+            known = Contexts(**ragged, group=file["group"], **strings)
             return known if known.digest == str(file["digest"]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

@@ -2,6 +2,7 @@
 
 import codecs
 import random
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +13,18 @@ from pipeline.spec import SnippetRecipe
 BLOCK = 1 << 16
 
 
-def snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: Tokenizer, name: str) -> list[np.ndarray]:
-    """Token ids of each snippet, int32, ragged, cut to `max_tokens`, special tokens counted.
+class Snippet(NamedTuple):
+    """Token ids, int32 `[tokens]`, and which of them are special tokens put around the text, bool."""
+
+    ids: np.ndarray
+    special: np.ndarray
+
+    def cut(self, tokens: int | None) -> "Snippet":
+        return Snippet(self.ids[:tokens], self.special[:tokens])
+
+
+def snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: Tokenizer, name: str) -> list[Snippet]:
+    """The snippets, ragged, cut to `max_tokens`, special tokens counted.
 
     Snippet i is characters i * snippet_chars up to (i + 1) * snippet_chars, i from 0 on or, seeded, as drawn without
     replacement by `random.Random(0)`, in the order drawn. Source: LLM-Microscope's notebook (`random.seed(0)`,
@@ -37,16 +48,18 @@ def snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: Tokenizer, name
     return [_tokens(text, recipe, tokenizer, name) for text, _ in zip(texts, range(recipe.snippets), strict=False)]
 
 
-def _tokens(text: str, recipe: SnippetRecipe, tokenizer: Tokenizer, name: str) -> np.ndarray:
+def _tokens(text: str, recipe: SnippetRecipe, tokenizer: Tokenizer, name: str) -> Snippet:
     if recipe.bos == "tokenizer":
-        ids = np.array(tokenizer.default(text), np.int32)
+        ids, special = (np.array(part) for part in tokenizer.default(text))
     else:
-        ids = frame(recipe, tokenizer).around(np.array(tokenizer.encode(text), np.int32))
+        special_tokens = frame(recipe, tokenizer)
+        ids = special_tokens.around(np.array(tokenizer.encode(text)))
+        special = special_tokens.special(len(ids))
     if not len(ids):
         raise CorpusError(
             f"a snippet of corpus {name}", f"no token in {text[:20]!r}...", "Use a corpus without long runs of blanks"
         )
-    return ids[: recipe.max_tokens]
+    return Snippet(ids.astype(np.int32), special.astype(bool)).cut(recipe.max_tokens)
 
 
 def _firsts(data: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from pipeline.corpora.cleaning import cleaned
 from pipeline.corpora.official import ENWIK8, packed
 from pipeline.corpora.texts import blocks, decodable, keep, kept, packing, sha256
 from pipeline.errors import CorpusError
-from pipeline.hashing import remembered
+from pipeline.hashing import file_sha256, remembered
 from pipeline.progress import metered
 from pipeline.spec import Corpus
 
@@ -37,6 +37,11 @@ def text_file(corpus: Corpus) -> Path:
     """
     plain = _plain_file(corpus)
     return cleaned(plain, str(corpus.sha256)) if corpus.kind == "enwik8" else plain
+
+
+def text_sha256(corpus: Corpus) -> str | None:
+    """Of the text that tokens are taken from: of a resolved enwik8 the prose, else what identifies the corpus."""
+    return file_sha256(text_file(corpus)) if corpus.kind == "enwik8" else corpus.sha256
 
 
 def _plain_file(corpus: Corpus) -> Path:

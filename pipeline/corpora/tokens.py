@@ -18,8 +18,8 @@ class Tokenizer(Protocol):
         """Ids, and for each the index one past its last character; None where the tokenizer cannot tell."""
         ...
 
-    def default(self, text: str) -> list[int]:
-        """Ids with the special tokens that the tokenizer itself puts around a text."""
+    def default(self, text: str) -> tuple[list[int], list[bool]]:
+        """Ids with the special tokens that the tokenizer itself puts around a text, and which of them these are."""
         ...
 
     def plain_ids(self, vocab_size: int) -> np.ndarray:
@@ -43,6 +43,11 @@ class Frame:
     def __len__(self) -> int:
         return len(self.front) + len(self.back)
 
+    def special(self, tokens: int) -> np.ndarray:
+        """Which positions of a context of so many tokens it takes, bool."""
+        position = np.arange(tokens)
+        return (position < len(self.front)) | (position >= tokens - len(self.back))
+
     def around(self, body: np.ndarray) -> np.ndarray:
         """int32 ids `[..., tokens]` with the frame added to the last axis."""
         row = (*body.shape[:-1], 1)
@@ -62,7 +67,7 @@ def frame(recipe: Recipe, tokenizer: Tokenizer) -> Frame:
         if tokenizer.bos_id is None:
             raise UsageError(f"bos: first in {recipe.label}", "the tokenizer has no such token", "Use bos: none")
         return Frame([tokenizer.bos_id], [])
-    bare, whole = tokenizer.encode("a"), tokenizer.default("a")
+    bare, (whole, _) = tokenizer.encode("a"), tokenizer.default("a")
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
             return Frame(whole[:at], whole[at + len(bare) :])

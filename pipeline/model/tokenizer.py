@@ -39,9 +39,14 @@ class Tokenizer:
         out = self._inner(text, return_offsets_mapping=True, **PLAIN)
         return out["input_ids"], [end for _, end in out["offset_mapping"]]
 
-    def default(self, text: str) -> list[int]:
-        """Token ids as the tokenizer makes them by itself: its special tokens added, those spelled in `text` read."""
-        return self._inner(text, verbose=False)["input_ids"]
+    def default(self, text: str) -> tuple[list[int], list[bool]]:
+        """Token ids as the tokenizer makes them by itself: its special tokens added, those spelled in `text` read.
+
+        Returns:
+            The ids, and which of them were added.
+        """
+        out = self._inner(text, return_special_tokens_mask=True, verbose=False)
+        return out["input_ids"], list(map(bool, out["special_tokens_mask"]))
 
     def decode(self, ids: list[int]) -> str:
         return self._inner.decode(ids, clean_up_tokenization_spaces=False)

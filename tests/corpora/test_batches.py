@@ -18,15 +18,17 @@ def ragged(lengths: list[int], n_groups: int, seed: int) -> Contexts:
         tuple(np.flatnonzero(choices.random(length) < 0.5) for length in lengths),
         tuple(np.flatnonzero(choices.random(length) < 0.5) for length in lengths),
     )
-    return Contexts(tuple(ids), np.arange(len(lengths)) * n_groups // len(lengths), kept, moments)
+    special = tuple(choices.random(length) < 0.2 for length in lengths)
+    return Contexts(tuple(ids), np.arange(len(lengths)) * n_groups // len(lengths), kept, moments, special, None)
 
 
 def rows(batches: list[Batch]) -> dict[str, list[int]]:
     """All batches, one after the other."""
-    found: dict[str, list[int]] = {name: [] for name in ("ids", "group", "kept", "moments")}
+    found: dict[str, list[int]] = {name: [] for name in ("ids", "special", "group", "kept", "moments")}
     for batch in batches:
         flat = batch.ids.ravel()
         found["ids"] += flat.tolist()
+        found["special"] += batch.special.ravel().tolist()
         found["group"] += batch.context_group.tolist()
         found["kept"] += zip(flat[batch.kept_rows], batch.kept_context, batch.kept_group, batch.kept_token, strict=True)
         found["moments"] += zip(flat[batch.moment_rows], batch.moment_group, batch.moment_first, strict=True)
@@ -45,6 +47,7 @@ def test_rows_are_those_of_a_plain_loop_whatever_the_batch_size(
         moments += [(ids[p], group, p == 0) for p in text.moments[number]]
     assert rows(batches) == {
         "ids": np.concatenate(text.ids).tolist(),
+        "special": np.concatenate(text.special).tolist(),
         "group": text.group.tolist(),
         "kept": kept,
         "moments": moments,

@@ -1,5 +1,6 @@
 """Of a Wikipedia dump the prose is kept and the markup goes, wherever the dump is cut."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpora import cleaning, resolve
+from pipeline.corpora import cleaning, contexts, resolve
 from pipeline.corpora.cleaning import articles
 from pipeline.corpora.source import text_file
 from pipeline.corpora.wikitext import prose
-from pipeline.spec import Corpus
+from pipeline.recipe import built_in
+from pipeline.spec import ALGORITHMS, Cell, Checkpoint, Corpus
+from tests.corpora.fake import Characters, recipe
 
 MARKUP = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]+[ />]|<!--|''|^=|^\*|&[a-z]+;|__[A-Z]|  |\n\n\n", re.M)
 
@@ -108,9 +111,40 @@ def test_a_cleaned_text_is_made_once_per_digest_and_version(tmp_path: Path, monk
     with monkeypatch.context() as patch:
         patch.setattr(cleaning, "articles", lambda path: pytest.fail("cleaned again"))
         assert text_file(corpus) == place
-    monkeypatch.setattr(cleaning, "CLEANING_VERSION", cleaning.CLEANING_VERSION + 1)
+    monkeypatch.setitem(ALGORITHMS, "cleaning", ALGORITHMS["cleaning"] + 1)
     monkeypatch.setattr(cleaning, "prose", str.upper)
     assert text_file(corpus).read_text() == "MADE ONCE\n\n"
+
+
+def test_the_rules_identify_a_cell_on_the_cleaned_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = str(dump(tmp_path, ("One", "words")))
+    checkpoint = Checkpoint(
+        **dict.fromkeys(("model", "revision", "path", "tokenizer_path"), "x"),
+        **dict.fromkeys(("weights_digest", "config_digest", "tokenizer_digest"), "0"),
+        kinds=("decoder",),
+    )
+
+    def id_on(kind: str) -> str:
+        corpus = resolve(Corpus(kind=kind, path=file))  # type: ignore[arg-type]
+        return Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=built_in("quick@1")).id
+
+    before = {kind: id_on(kind) for kind in ("enwik8", "enwik8-raw", "text", "random-unigram")}
+    monkeypatch.setitem(ALGORITHMS, "cleaning", ALGORITHMS["cleaning"] + 1)
+    assert {kind for kind in before if id_on(kind) != before[kind]} == {"enwik8"}
+
+
+def test_contexts_tell_the_digest_of_the_cleaned_text(tmp_path: Path) -> None:
+    """Whether they are made or come from the cache; of a text that is not cleaned it is the corpus's own."""
+    file = dump(tmp_path, ("One", "''words'' " * 99))
+    prose = ("words " * 99).strip().encode() + b"\n\n"
+    for kind, text in (("enwik8", prose), ("enwik8-raw", file.read_bytes())):
+        corpus = resolve(Corpus(kind=kind, path=str(file)))  # type: ignore[arg-type]
+        for _ in range(2):
+            made = contexts(corpus, recipe(), Characters(), 1 << 20, None, f"digest of {kind}")
+            assert made.text_sha256 == hashlib.sha256(text).hexdigest()
+    for _ in range(2):
+        made = contexts(Corpus(kind="random-uniform"), recipe(), Characters(), 1000, None, "digest of none")
+        assert made.text_sha256 is None
 
 
 def test_real_articles_keep_their_sentences_and_lose_their_markup(shared: Callable[[str], Path]) -> None:

@@ -28,8 +28,13 @@ def prose(tmp_path: Path) -> Corpus:
 
 
 def equal(a: Contexts, b: Contexts) -> bool:
-    same = [np.array_equal(x, y) for x, y in zip(a.ids + a.kept + a.moments, b.ids + b.kept + b.moments, strict=True)]
-    return all(same) and np.array_equal(a.group, b.group) and a.flags == b.flags and a.digest == b.digest
+    same = [
+        np.array_equal(x, y)
+        for name in ("ids", "kept", "moments", "special")
+        for x, y in zip(getattr(a, name), getattr(b, name), strict=True)
+    ]
+    facts = [(text.group.tolist(), text.flags, text.text_sha256, text.digest) for text in (a, b)]
+    return all(same) and facts[0] == facts[1]
 
 
 def chi_square(counts: np.ndarray) -> float:
@@ -186,8 +191,10 @@ def test_a_snippet_recipe_on_random_tokens_takes_contexts_of_equal_length(prose:
 
 def test_special_tokens_are_part_of_the_length(prose: Corpus) -> None:
     for bos, front, back in (("none", [], []), ("first", [1], []), ("tokenizer", [1], [2])):
-        for ids in contexts(prose, recipe(bos=bos), Characters(), 1000, None).ids:
-            assert len(ids) == 16
+        made = contexts(prose, recipe(bos=bos), Characters(), 1000, None)
+        for ids, special in zip(made.ids, made.special, strict=True):
+            assert len(ids) == len(special) == 16
+            assert ids[special].tolist() == [*front, *back]
             body = ids[len(front) : len(ids) - len(back)].tolist()
             assert ids.tolist() == [*front, *body, *back]
             assert "".join(map(chr, body)) in PROSE
@@ -198,7 +205,7 @@ def test_special_tokens_that_are_not_there_or_leave_no_room_are_refused(prose: C
     tokenizer.bos_id = None
     with pytest.raises(UsageError, match="the tokenizer has no such token"):
         contexts(prose, recipe(bos="first"), tokenizer, 1000, None)
-    tokenizer.default = lambda text: [7, 8]  # type: ignore[method-assign]
+    tokenizer.default = lambda text: ([7, 8], [False] * 2)  # type: ignore[method-assign]
     with pytest.raises(UsageError, match=r"the tokenizer makes \[7, 8\] of \[97\]"):
         contexts(prose, recipe(bos="tokenizer"), tokenizer, 1000, None)
     with pytest.raises(UsageError, match="2 of them are special"):

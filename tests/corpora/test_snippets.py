@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.corpora import contexts, resolve
-from pipeline.corpora.snippets import BLOCK, snippets
+from pipeline.corpora.snippets import BLOCK, Snippet, snippets
 from pipeline.errors import CorpusError
 from pipeline.recipe import SnippetRecipe, built_in
 from pipeline.spec import Corpus
@@ -22,8 +22,8 @@ def recipe(**fields: object) -> SnippetRecipe:
     return SnippetRecipe.model_validate({"name": "s", "version": 1, "snippets": 128, **fields})
 
 
-def texts(found: list[np.ndarray]) -> list[str]:
-    return ["".join(map(chr, ids)) for ids in found]
+def texts(found: list[Snippet]) -> list[str]:
+    return ["".join(map(chr, snippet.ids)) for snippet in found]
 
 
 def test_sequential_snippets_are_slices_of_the_decoded_text() -> None:
@@ -39,13 +39,16 @@ def test_seeded_snippets_are_drawn_as_python_draws_them() -> None:
 
 def test_tokens_are_cut_and_special_tokens_count() -> None:
     first = [ord(c) for c in TEXT[:512]]
-    for fields, wanted in (
-        ({"max_tokens": 100}, first[:100]),
-        ({"max_tokens": 100, "bos": "first"}, [1, *first[:99]]),
-        ({"max_tokens": 100, "bos": "tokenizer"}, [1, *first[:99]]),
-        ({"bos": "tokenizer"}, [1, *first, 2]),
+    for fields, wanted, special in (
+        ({"max_tokens": 100}, first[:100], []),
+        ({"max_tokens": 100, "bos": "first"}, [1, *first[:99]], [0]),
+        ({"max_tokens": 100, "bos": "tokenizer"}, [1, *first[:99]], [0]),
+        ({"bos": "tokenizer"}, [1, *first, 2], [0, 513]),
     ):
-        assert snippets(DATA, recipe(**fields), Characters(), "x")[0].tolist() == wanted
+        found = snippets(DATA, recipe(**fields), Characters(), "x")[0]
+        assert found.ids.tolist() == wanted
+        assert np.flatnonzero(found.special).tolist() == special
+        assert len(found.special) == len(found.ids)
 
 
 def test_the_last_snippet_may_end_with_the_text_and_one_more_character_is_too_many() -> None:

@@ -59,17 +59,23 @@ def test_ends_cut_the_text_at_tokens(wiki: Tokenizer) -> None:
 def test_no_special_token_from_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
     """A text that spells a special token is read letter by letter, but by the tokenizer's own default."""
     assert set(wiki.encode("a <|endoftext|> [MASK]")).isdisjoint({0, 1, 2})
-    assert {0, 1} < set(wiki.default("a <|endoftext|> [MASK]"))
+    assert {0, 1} < set(wiki.default("a <|endoftext|> [MASK]")[0])
     assert wordpiece.encode("hello [CLS].") == [WORDS.index(word) for word in ("hello", "[", "cls", "]", ".")]
     ids, _ = wordpiece.encode_with_offsets("hello [CLS].")
     assert ids == wordpiece.encode("hello [CLS].")
 
 
 def test_the_default_adds_what_the_tokenizer_adds(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
-    """[CLS] hello world [SEP] for BERT's kind; nothing for a tokenizer whose file adds nothing."""
-    assert wordpiece.default("hello world") == [2, 5, 6, 3]
+    """[CLS] hello world [SEP] for BERT's kind, and which are added; nothing where the tokenizer's file adds nothing."""
+    assert wordpiece.default("hello world") == ([2, 5, 6, 3], [True, False, False, True])
     assert wordpiece.encode("hello world") == [5, 6]
-    assert wiki.default("hello") == wiki.encode("hello")
+    ids = wiki.encode("hello")
+    assert wiki.default("hello") == (ids, [False] * len(ids))
+
+
+def test_a_special_token_that_a_text_spells_is_not_an_added_one(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
+    assert wordpiece.default("hello [MASK]") == ([2, 5, 4, 3], [True, False, False, True])
+    assert not any(wiki.default("a <|endoftext|> [MASK]")[1])
 
 
 def test_what_opens_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
