@@ -2,27 +2,24 @@
 
 import time
 from collections.abc import Sequence
-from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import UsageError
-from pipeline.geometry import anisotropy, counts, dimension, linearity, norms, spectrum
 from pipeline.geometry.cloud import Cloud
-from pipeline.geometry.layer import Layer
+from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.metrics import groups as metric_groups
 from pipeline.geometry.stream import LayerMoments, Stream
 from pipeline.recipe import Recipe, built_in
 
 Labels = Tensor | np.ndarray | Sequence[int]
-NEIGHBOUR_GROUPS = (counts, dimension)
-MOMENT_GROUPS = (anisotropy, spectrum, norms, linearity)
 DEGENERATE = {"constant_layer", "too_few_tokens", "too_few_points"}
 
 
 def describe_layer(moments: LayerMoments, cloud: Cloud, recipe: Recipe) -> dict[str, object]:
-    """Every metric of one layer by column name, with `status`, `flags`, `knn_s` and `spectrum_s` (wall seconds).
+    """Every metric of one layer by column name, with `status`, `flags` and the wall seconds of each kind of metric.
 
     Null always comes with a word in `flags`. The status is `nonfinite` where rows held NaN or infinity (the numbers
     are those of the other rows), `degenerate` where there is nothing to measure, else `ok`.
@@ -30,9 +27,9 @@ def describe_layer(moments: LayerMoments, cloud: Cloud, recipe: Recipe) -> dict[
     layer = Layer(moments, cloud, recipe)
     row: dict[str, object] = {}
     with torch.inference_mode():
-        for seconds, groups in (("knn_s", NEIGHBOUR_GROUPS), ("spectrum_s", MOMENT_GROUPS)):
+        for seconds in sorted({group.SECONDS for group in metric_groups()}):
             started = time.perf_counter()
-            row.update(_measure(layer, groups))
+            row.update(_measure(layer, seconds))
             row[seconds] = time.perf_counter() - started
     return {**row, "status": _status(layer.flags), "flags": sorted(layer.flags)}
 
@@ -74,7 +71,9 @@ def describe(
     return describe_layer(moments, cloud, recipe.model_copy(update={"authors_points": len(rows)}))
 
 
-def _measure(layer: Layer, groups: Sequence[ModuleType]) -> dict[str, object]:
+def _measure(layer: Layer, seconds: str) -> Row:
+    """The metrics whose time counts towards one column."""
+    groups = (group for group in metric_groups() if seconds == group.SECONDS)
     return {column: value for group in groups for column, value in group.measure(layer).items()}
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float64, Int
 from torch import Tensor
 
+from pipeline.geometry.arithmetic import UNIT_ROUNDOFF, product_dtype
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.eigen import Eigen, decompose
 from pipeline.geometry.moments import Moments
@@ -35,11 +36,25 @@ class Layer:
         if self.all.count < 2:
             self.flags.add("too_few_tokens")
             return False
-        trace, square = float(self.covariance.trace()), float(self.second_moment.trace())
-        if trace <= 2.0**-96 * square:
+        if not self.is_spread(self.all):
             self.flags.add("constant_layer")
             return False
         return True
+
+    def is_spread(self, some: Moments) -> bool:
+        """Whether some of the layer's tokens are two or more and differ by more than that rounding."""
+        return some.count > 1 and float(some.covariance().trace()) > 2.0**-96 * float(self.second_moment.trace())
+
+    def floor(self, largest: float) -> float:
+        """Eigenvalues below this are noise, `largest` being the first of their kind.
+
+        The larger of `dim * 2^-52 * largest` (what a float64 decomposition resolves; `2^-20 * largest` where products
+        run in float32) and `unit^2 * median_j E[x_j^2] / 3` (the variance of rounding activations to their dtype).
+        """
+        dim, device = len(self.covariance), self.covariance.device
+        resolution = dim * 2.0**-52 if product_dtype(device) == torch.float64 else 2.0**-20
+        rounding = UNIT_ROUNDOFF[self.moments.dtype] ** 2 * float(self.second_moment.diagonal().median()) / 3
+        return max(resolution * largest, rounding)
 
     @cached_property
     def covariance(self) -> Float64[Tensor, "dim dim"]:

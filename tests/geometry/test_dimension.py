@@ -11,7 +11,7 @@ from scipy import optimize, special
 from torch import Tensor
 
 from pipeline.geometry import describe
-from pipeline.geometry.dimension import (
+from pipeline.geometry.metrics.dimension import (
     id_fraction,
     id_gride,
     id_ks,
@@ -220,6 +220,20 @@ def test_lattices_have_no_dimension() -> None:
     """Where every point has r1 = r2 the estimate would be a division by zero: null and a word."""
     row = describe(torch.cartesian_prod(*[torch.arange(4.0)] * 4))
     assert row["id_mle"] is None
+    assert "tied_distances" in row["flags"]
+
+
+def test_ties_cost_only_the_estimates_that_are_made_of_them() -> None:
+    """A lattice of which a third is displaced: no slope over the tied fractions, the likelihood of all of mu stays."""
+    points = torch.cartesian_prod(*[torch.arange(4.0)] * 4)
+    points[:100] += 0.01 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    row = describe(points)
+    truth = brute(points, 2)[0]
+    tied = int((truth.diff(dim=1) == 0).sum())
+    assert 0.1 * 256 < tied < 0.5 * 256
+    assert row["id_fraction"] == [i / 10 for i in range(1, 11) if int(256 * i / 10) > tied]
+    assert len(row["id_fraction_value"]) == len(row["id_fraction"])
+    assert row["id_mle"] == pytest.approx(id_mle(truth), rel=1e-6)
     assert "tied_distances" in row["flags"]
 
 

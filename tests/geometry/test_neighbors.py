@@ -7,8 +7,8 @@ from torch import Tensor
 from pipeline.geometry import duplicates
 from pipeline.geometry import search as search_module
 from pipeline.geometry.candidates import Engine, direct_engine, faiss_engine, torch_engine
-from pipeline.geometry.dimension import id_mle, id_twonn
 from pipeline.geometry.duplicates import distinct
+from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
 from pipeline.geometry.search import search
 from tests.geometry.clouds import brute, curved, hard_clouds, rotation, zipf

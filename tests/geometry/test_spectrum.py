@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline.geometry import Cloud, Stream, describe, describe_layer
 from pipeline.geometry.eigen import _lanczos, decompose, top_eigenvalue
+from pipeline.geometry.metrics.spectrum import participation_ratio_corrected
 from pipeline.geometry.moments import Moments
-from pipeline.geometry.spectrum import participation_ratio_corrected
 from pipeline.recipe import built_in
 from tests.geometry.clouds import curved, hard_clouds, rotation
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.geometry import LayerMoments, Stream, moments
-from pipeline.geometry.anisotropy import anisotropy
+from pipeline.geometry.metrics.anisotropy import anisotropy
 from pipeline.geometry.moments import Moments, merge
 from tests.geometry.clouds import hard_clouds
 

@@ -1,15 +1,13 @@
 """The spectrum beyond its first value: how many dimensions carry the variance, and how fast it decays.
 
-Effective ranks and alpha use eigenvalues above the noise floor only, the larger of `dim * 2^-52 * lambda_1` (what a
-float64 decomposition resolves; `2^-20 * lambda_1` where products run in float32) and `unit^2 * median_j E[x_j^2] / 3`
-(the variance of rounding the activations to their dtype). Where that leaves any out, the flag is `spectrum_floor`.
+Effective ranks and alpha use eigenvalues above the layer's noise floor only; where that leaves any out, the flag is
+`spectrum_floor`.
 """
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pipeline.geometry.arithmetic import UNIT_ROUNDOFF, product_dtype
 from pipeline.geometry.layer import Layer, Row
 from pipeline.geometry.moments import Moments
 
@@ -24,6 +22,7 @@ COLUMNS = (
     "alpha_lo",
     "alpha_hi",
 )
+SECONDS = "spectrum_s"
 TOP = 32
 ALPHA_RANKS = (12, 100)
 ALPHA_MIN_RANKS = 8
@@ -34,7 +33,7 @@ def measure(layer: Layer) -> Row:
     if not layer.varies:
         return dict.fromkeys(COLUMNS)
     row: Row = {
-        "top_eigenvalues": layer.centered.values[:TOP].tolist(),
+        "top_eigenvalues": top_eigenvalues(layer),
         "participation_ratio": participation_ratio(layer),
         "participation_ratio_corrected": participation_ratio_corrected(layer.all),
         "effective_rank_sigma": effective_rank_sigma(layer),
@@ -46,19 +45,32 @@ def measure(layer: Layer) -> Row:
     return row
 
 
-def participation_ratio(layer: Layer) -> float:
-    """(sum lambda)^2 / sum lambda^2, centered. Bias: 1/PR is too large by about 1/N.
+def top_eigenvalues(layer: Layer) -> list[float]:
+    """The 32 largest eigenvalues of the centered covariance, or all where there are fewer.
 
-    IsoScore is (PR - 1) / (dim - 1).
+    Source: principal component analysis.
+    Bias: of a spike l among unit variances upward, l (1 + g / (l - 1)) with g = dim / N; small ones downward.
+    """
+    return layer.centered.values[:TOP].tolist()
+
+
+def participation_ratio(layer: Layer) -> float:
+    """(sum lambda)^2 / sum lambda^2, centered; IsoScore is (PR - 1) / (dim - 1).
+
+    Source: Gao et al. 2017 (bioRxiv 214262).
+    Bias: 1/PR is too large by about 1/N, so PR is too small; see `participation_ratio_corrected`.
     """
     return float(layer.covariance.trace().square() / layer.covariance.square().sum())
 
 
 def participation_ratio_corrected(moments: Moments) -> float | None:
-    """The ratio of unbiased estimates of (sum lambda)^2 and sum lambda^2 (Chun et al. 2026, row-corrected).
+    """The ratio of unbiased estimates of (sum lambda)^2 and sum lambda^2.
 
     Averages over four different tokens each, from sums about the shift; null with fewer than four tokens, or where
-    the estimate of the denominator is not positive. Tokens of one context are not independent, so some bias is left.
+    the estimate of the denominator is not positive.
+
+    Source: Chun et al. 2025 (arXiv 2509.26560), corrected for rows.
+    Bias: tokens of one context are not independent, so some of the uncorrected one's is left.
     """
     n, s, t = moments.count, moments.scatter, moments.total
     if n < 4:
@@ -84,23 +96,31 @@ def participation_ratio_corrected(moments: Moments) -> float | None:
 def effective_rank_sigma(layer: Layer) -> float:
     """exp of the entropy of sigma / sum sigma, sigma the singular values of the uncentered matrix.
 
-    RankMe (Garrido et al. 2023; Roy and Vetterli 2007) without its epsilon. Larger than `effective_rank_lambda` where
-    tokens are spread, smaller where a mean direction dominates.
+    Larger than `effective_rank_lambda` where tokens are spread, smaller where a mean direction dominates.
+
+    Source: RankMe, Garrido et al. 2023 (arXiv 2210.02885), after Roy and Vetterli 2007; without its epsilon.
+    Bias: downward: it cannot exceed N, and an isotropic cloud with N = 4 dim reads 97 % of dim.
     """
     return _exp_entropy(_above_floor(layer, layer.uncentered.values).sqrt())
 
 
 def effective_rank_lambda(layer: Layer) -> float:
-    """exp of the entropy of lambda / sum lambda, centered (the convention of Li et al. 2025)."""
+    """exp of the entropy of lambda / sum lambda, centered.
+
+    Source: Roy and Vetterli 2007, on eigenvalues as in Li et al. 2025 (arXiv 2509.23024).
+    Bias: downward: it cannot exceed N - 1, and an isotropic cloud with N = 4 dim reads 88 % of dim.
+    """
     return _exp_entropy(_above_floor(layer, layer.centered.values))
 
 
 def alpha(layer: Layer) -> tuple[float, float, int, int] | tuple[None, None, None, None]:
     """Decay exponent: minus the slope of log lambda on log rank, its R^2, first and last rank of the fit.
 
-    Least squares with weights 1 / rank on ranks 12..100 (Stringer et al. 2019; alpha-ReQ), or up to the last
-    eigenvalue above the floor; null with fewer than eight ranks (`alpha_range`). The range changes the value: compare
-    equal ranges only.
+    Least squares with weights 1 / rank on ranks 12..100, or up to the last eigenvalue above the floor; null with
+    fewer than eight ranks (`alpha_range`).
+
+    Source: Stringer et al. 2019 (Nature 571, 361); alpha-ReQ, Agrawal et al. 2022.
+    Bias: upward where N is not many times dim; the range changes the value, so compare equal ranges only.
     """
     values = _above_floor(layer, layer.centered.values)
     lo, hi = ALPHA_RANKS[0], min(ALPHA_RANKS[1], len(values))
@@ -112,16 +132,8 @@ def alpha(layer: Layer) -> tuple[float, float, int, int] | tuple[None, None, Non
     return -slope, r2, lo, hi
 
 
-def floor(layer: Layer, largest: float) -> float:
-    """Eigenvalues below this are noise; see the module's docstring."""
-    dim, device = len(layer.covariance), layer.covariance.device
-    resolution = dim * 2.0**-52 if product_dtype(device) == torch.float64 else 2.0**-20
-    rounding = UNIT_ROUNDOFF[layer.moments.dtype] ** 2 * float(layer.second_moment.diagonal().median()) / 3
-    return max(resolution * largest, rounding)
-
-
 def _above_floor(layer: Layer, values: Float64[Tensor, " dim"]) -> Float64[Tensor, " kept"]:
-    kept = values[values > floor(layer, float(values[0]))]
+    kept = values[values > layer.floor(float(values[0]))]
     if len(kept) < len(values):
         layer.flags.add("spectrum_floor")
     return kept

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pipeline.geometry.layer import Layer, Row
 from pipeline.geometry.moments import Moments
-from pipeline.geometry.spectrum import floor
 
 COLUMNS = ("linearity", "linearity_residual")
+SECONDS = "spectrum_s"
 
 
 class Pair(NamedTuple):
@@ -43,7 +43,8 @@ def measure(layer: Layer) -> Row:
 def linearity(layer: Layer, pair: Pair) -> float | None:
     """R^2 of the best linear map to the next layer, centered, in sample.
 
-    Near 1 wherever the residual stream dominates. Bias: unrelated layers read dim / (N - 1); take N >= 5 dim.
+    Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
+    Bias: near 1 wherever the residual stream dominates; unrelated layers read dim / (N - 1), so take N >= 5 dim.
     """
     if pair.images <= 0:
         layer.flags.add("next_layer_constant")
@@ -56,6 +57,9 @@ def linearity_residual(layer: Layer, after: Moments, pair: Pair) -> float | None
 
     The error is that of `linearity`, since A - 1 is as linear as A; only the variance to be explained is smaller.
     Null where widths differ (`width_changes`) or nothing is added (`no_increment`).
+
+    Source: Razzhigaev et al. 2024 (arXiv 2405.12250), without the residual component.
+    Bias: unrelated layers read dim / (N - 1), so take N >= 5 dim.
     """
     before = layer.all
     if len(before.total) != len(after.total):
@@ -75,7 +79,7 @@ def _fit(layer: Layer, after: Moments) -> Pair:
     if layer.moments.cross is None or vectors is None:
         raise ValueError("a layer that has a following one has their cross scatter")
     cross = layer.moments.cross - torch.outer(before.total, after.total) / before.count
-    usable = values > floor(layer, float(values[0]))
+    usable = values > layer.floor(float(values[0]))
     scaled = vectors[:, usable].T @ cross / ((before.count - 1) * values[usable]).sqrt()[:, None]
     images = after.deviation(after.mean)
     return Pair(cross, images, max(images - float(scaled.square().sum()), 0.0))

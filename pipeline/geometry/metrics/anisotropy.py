@@ -1,0 +1,107 @@
+"""Anisotropy: how much of the variance lies along one line, and how much of that is the sinks' doing."""
+
+import math
+
+from pipeline.geometry.eigen import top_eigenvalue
+from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.moments import Moments, merge
+
+COLUMNS = (
+    "anisotropy",
+    "anisotropy_se",
+    "anisotropy_uncentered",
+    "anisotropy_no_sink",
+    "sink_variance_share",
+    "total_variance",
+)
+SECONDS = "spectrum_s"
+
+
+def measure(layer: Layer) -> Row:
+    """The columns of this group; null on a layer that does not vary (`constant_layer`, `too_few_tokens`)."""
+    if not layer.varies:
+        return dict.fromkeys(COLUMNS)
+    return {
+        "anisotropy": anisotropy(layer.all, float(layer.centered.values[0])),
+        "anisotropy_se": anisotropy_se(layer),
+        "anisotropy_uncentered": anisotropy_uncentered(layer),
+        "anisotropy_no_sink": anisotropy_no_sink(layer),
+        "sink_variance_share": sink_variance_share(layer),
+        "total_variance": total_variance(layer),
+    }
+
+
+def anisotropy(moments: Moments, largest: float | None = None) -> float:
+    """lambda_1 / sum lambda of the centered covariance, rows as they are; range 1/dim..1.
+
+    Args:
+        largest: lambda_1 where it is known already.
+
+    Source: Razzhigaev et al. 2024 (arXiv 2311.05928), section 3.
+    Bias: an isotropic cloud of N tokens reads (1 + sqrt(dim / N))^2 / dim; one sink per context makes it depend on the
+        context's length, see `anisotropy_no_sink`.
+    """
+    covariance = moments.covariance()
+    return (largest or top_eigenvalue(covariance)) / float(covariance.trace())
+
+
+def anisotropy_se(layer: Layer) -> float | None:
+    """Standard error of `anisotropy` by leaving one group of contexts out; null with one group.
+
+    Also null where the tokens that are left do not vary (`constant_without_a_group`).
+
+    Source: delete-a-group jackknife over disjoint groups of contexts.
+    Bias: upward, as the jackknife's is; with few groups it is itself uncertain (30 % with five).
+    """
+    groups = layer.moments.groups
+    n = len(groups)
+    if n < 2:
+        return None
+    rest = [merge([*groups[:i], *groups[i + 1 :]]) for i in range(n)]
+    if not all(layer.is_spread(left) for left in rest):
+        layer.flags.add("constant_without_a_group")
+        return None
+    without = [anisotropy(left) for left in rest]
+    mean = sum(without) / n
+    return math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without))
+
+
+def anisotropy_uncentered(layer: Layer) -> float:
+    """lambda_1 / sum lambda of the second moment: the mean direction counts as variance.
+
+    Source: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
+    Bias: near 1 wherever the mean is long, whatever the spread about it.
+    """
+    return float(layer.uncentered.values[0] / layer.second_moment.trace())
+
+
+def anisotropy_no_sink(layer: Layer) -> float | None:
+    """`anisotropy` of the tokens that are not sinks; null where those are fewer than two or do not vary.
+
+    Source: this project; sinks as the cause: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
+    Bias: that of an isotropic cloud as in `anisotropy`; it depends on `sink_multiple`.
+    """
+    ordinary = merge(layer.moments.ordinary)
+    if not layer.is_spread(ordinary):
+        layer.flags.add("too_few_ordinary_tokens")
+        return None
+    return anisotropy(ordinary)
+
+
+def sink_variance_share(layer: Layer) -> float:
+    """Share of sum |x - mean|^2 that the sink tokens carry; mean over all tokens.
+
+    Source: this project; an analysis of variance.
+    Bias: none; it depends on `sink_multiple` and on the context's length.
+    """
+    center = layer.all.mean
+    return merge(layer.moments.sinks).deviation(center) / layer.all.deviation(center)
+
+
+def total_variance(layer: Layer) -> float:
+    """Trace of the centered covariance, in squared units of the activations.
+
+    Source: sum over coordinates of the unbiased sample variance.
+    Bias: none.
+    """
+    return float(layer.covariance.trace())

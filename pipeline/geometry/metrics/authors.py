@@ -1,0 +1,52 @@
+"""The intrinsic dimension as the paper's own code computes it."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.neighbors import Graph
+
+COLUMNS = ("id_authors",)
+SECONDS = "knn_s"
+
+
+def measure(layer: Layer) -> Row:
+    """The column of this group."""
+    return {"id_authors": id_authors(layer)}
+
+
+def id_authors(layer: Layer) -> float | None:
+    """The published code's TwoNN, flaws included, on the first `authors_points` points; null below five usable ones.
+
+    Slope over the lowest fifth of mu only; points with a duplicate, or with r1 = r2, stay in the denominator of the
+    empirical distribution. Float64 distances of centered rows in units of their mean length; the distribution
+    function in float32, as published.
+
+    Source: Razzhigaev et al. 2024 (arXiv 2311.05928), code llm_microscope 0.0.7.
+    Bias: upward with duplicates (5 % of them read 13.5 for 10, 20 % read 25); sd 3.6 % at N = 4096.
+    """
+    graph = layer.authors_graph
+    n = int(graph.copies.sum())
+    mu = _mu(graph) if graph.distances.shape[1] >= 2 else graph.distances.new_zeros(0)
+    fitted = len(mu) // 5
+    if not fitted:
+        layer.flags.add("too_few_points")
+        return None
+    below = (torch.arange(n - len(mu) + 1, n + 1, device=mu.device).to(torch.float32) / n)[:fitted]
+    log_mu = mu[:fitted].log()
+    return float((log_mu * -torch.log(1 - below)).sum() / log_mu.square().sum())
+
+
+def _mu(graph: Graph) -> Float64[Tensor, " usable"]:
+    """Sorted r2 / r1 of the points that have neither a copy nor r1 = r2."""
+    points, weight = graph.points.to(torch.float64), graph.copies.to(torch.float64)
+    points = points - (weight @ points) / weight.sum()
+    points = points / (weight @ torch.linalg.vector_norm(points, dim=1) / weight.sum())
+    near = graph.indices[:, :4]
+    distances = torch.stack([torch.linalg.vector_norm(points - points[j], dim=1) for j in near.T], 1)
+    distances, order = distances.sort(dim=1, stable=True)
+    nearest_has_copies = graph.copies[near.gather(1, order)[:, 0]] > 1
+    mu = distances[:, 1] / distances[:, 0]
+    usable = (graph.copies == 1) & ~nearest_has_copies & (distances[:, 0] >= 1e-8) & (mu > 1 + 1e-8)
+    return mu[usable].sort().values

@@ -1,0 +1,164 @@
+"""Counts: what entered, what was left out and why, and whose neighbours the neighbours are."""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.neighbors import Graph
+
+COLUMNS = (
+    "n_tokens",
+    "n_sink_tokens",
+    "n_points",
+    "n_duplicates",
+    "n_near_duplicates",
+    "n_nonfinite",
+    "n_unresolved",
+    "same_context_share",
+    "same_token_share",
+    "noise_ratio",
+)
+SECONDS = "knn_s"
+QUANTISED = 0.03
+"""Above this noise ratio the rounding of the activations moves the dimension by percents."""
+
+
+def measure(layer: Layer) -> Row:
+    """The columns of this group; also flags `nonfinite_rows`, `unresolved_points` and `quantised`."""
+    row: Row = {
+        "n_tokens": n_tokens(layer),
+        "n_sink_tokens": n_sink_tokens(layer),
+        "n_points": n_points(layer),
+        "n_duplicates": n_duplicates(layer),
+        "n_near_duplicates": n_near_duplicates(layer),
+        "n_nonfinite": n_nonfinite(layer),
+        "n_unresolved": n_unresolved(layer),
+        "same_context_share": same_context_share(layer),
+        "same_token_share": same_token_share(layer),
+        "noise_ratio": noise_ratio(layer),
+    }
+    if row["n_nonfinite"] or layer.moments.n_nonfinite:
+        layer.flags.add("nonfinite_rows")
+    if row["n_unresolved"]:
+        layer.flags.add("unresolved_points")
+    return row
+
+
+def n_tokens(layer: Layer) -> int:
+    """Finite rows that entered the moments.
+
+    Source: a count.
+    Bias: none.
+    """
+    return layer.all.count
+
+
+def n_sink_tokens(layer: Layer) -> int:
+    """Tokens that open their context, or are longer than `sink_multiple` medians of the layer's first rows.
+
+    Source: this project; the tokens of the massive activations of Sun et al. 2024 (arXiv 2402.17762).
+    Bias: the median is that of the first 512 tokens, not of all.
+    """
+    return sum(sinks.count for sinks in layer.moments.sinks)
+
+
+def n_points(layer: Layer) -> int:
+    """Points of the k-NN graphs, all groups.
+
+    Source: a count.
+    Bias: none.
+    """
+    return sum(len(g.kept) for g in layer.graphs)
+
+
+def n_duplicates(layer: Layer) -> int:
+    """Points removed because every coordinate equals that of an earlier one of the group.
+
+    Source: a count; why: Facco et al. 2017 assume that points are distinct.
+    Bias: none.
+    """
+    return sum(g.n_duplicates for g in layer.graphs)
+
+
+def n_near_duplicates(layer: Layer) -> int:
+    """Points removed because they lie within min(8 u |x|, 0.02 median r1) of an earlier one, u the dtype's unit.
+
+    Source: this project.
+    Bias: a pair that truly is that close is removed too.
+    """
+    return sum(g.n_near_duplicates for g in layer.graphs)
+
+
+def n_nonfinite(layer: Layer) -> int:
+    """Points of the cloud with a NaN or an infinity.
+
+    Source: a count.
+    Bias: none.
+    """
+    return sum(g.n_nonfinite for g in layer.graphs)
+
+
+def n_unresolved(layer: Layer) -> int:
+    """Points whose neighbours could not be certified as exact; no estimate uses them.
+
+    Source: this project.
+    Bias: none.
+    """
+    return sum(g.n_unresolved for g in layer.graphs)
+
+
+def same_context_share(layer: Layer) -> float | None:
+    """Share of first and second neighbours from the point's own context; null without context ids.
+
+    A high share says that the dimension measured is that of single contexts.
+
+    Source: this project; two regimes of nearest-neighbour dimensions: Osman et al. 2026 (arXiv 2608.14361).
+    Bias: none; it falls as a group has more contexts and fewer points of each.
+    """
+    if not layer.cloud.has_contexts:
+        layer.flags.add("no_contexts")
+        return None
+    return _share(layer, layer.cloud.context)
+
+
+def same_token_share(layer: Layer) -> float | None:
+    """Share of first and second neighbours with the point's own token id; null without token ids.
+
+    Source: this project.
+    Bias: none; it grows with the number of points.
+    """
+    if not layer.cloud.has_tokens:
+        layer.flags.add("no_token_ids")
+        return None
+    return _share(layer, layer.cloud.token)
+
+
+def noise_ratio(layer: Layer) -> float | None:
+    """Median of unit * |x| / r1: how much of the nearest distance may be rounding of the activations.
+
+    Source: this project.
+    Bias: upward by about sqrt(3): the bound of a rounding error stands for its spread.
+    """
+    ratios = [g.noise / g.distances[:, 0] for g in layer.graphs if g.distances.shape[1]]
+    if not ratios:
+        layer.flags.add("too_few_points")
+        return None
+    ratio = float(torch.cat(ratios).median())
+    if ratio > QUANTISED:
+        layer.flags.add("quantised")
+    return ratio
+
+
+def _share(layer: Layer, labels: Int[Tensor, " points"]) -> float | None:
+    same = [_same(graph, labels[members]) for graph, members in zip(layer.graphs, layer.members, strict=True)]
+    pairs = torch.cat(same) if same else torch.zeros(0)
+    if not pairs.numel():
+        layer.flags.add("too_few_points")
+        return None
+    return float(pairs.double().mean())
+
+
+def _same(graph: Graph, labels: Int[Tensor, " members"]) -> Tensor:
+    own = labels[graph.kept]
+    return (own[graph.indices[:, :2]] == own[:, None]).flatten()

@@ -1,0 +1,92 @@
+"""Lengths and directions: how long tokens are, how far they point the same way, which coordinates stand out."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from pipeline.geometry.layer import Layer, Row
+
+COLUMNS = ("cosine_mean", "norm_mean", "norm_median", "norm_max", "abs_max", "top_dims", "top_dims_share")
+SECONDS = "spectrum_s"
+TOP_DIMS = 3
+
+
+def measure(layer: Layer) -> Row:
+    """The columns of this group; null without tokens (`too_few_tokens`) or variance (`constant_layer`)."""
+    row: Row = dict.fromkeys(COLUMNS)
+    if not layer.all.count:
+        layer.flags.add("too_few_tokens")
+        return row
+    norms = torch.cat(layer.moments.norms).to(torch.float64)
+    row |= {
+        "cosine_mean": cosine_mean(layer),
+        "norm_mean": norm_mean(norms),
+        "norm_median": norm_median(norms),
+        "norm_max": norm_max(norms),
+        "abs_max": abs_max(layer),
+    }
+    if layer.varies:
+        row["top_dims"], row["top_dims_share"] = top_dims(layer)
+    return row
+
+
+def cosine_mean(layer: Layer) -> float | None:
+    """Mean cosine over all pairs of tokens of non-zero length: (|sum u|^2 - N) / (N (N - 1)), u = x / |x|; exact.
+
+    Null with fewer than two such tokens.
+
+    Source: Ethayarajh 2019 (arXiv 1909.00512), there over a sample of pairs.
+    Bias: few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404).
+    """
+    n = sum(int((norms > 0).sum()) for norms in layer.moments.norms)
+    if n < 2:
+        layer.flags.add("too_few_tokens")
+        return None
+    return (float(layer.moments.directions.square().sum()) - n) / (n * (n - 1))
+
+
+def norm_mean(norms: Float64[Tensor, " tokens"]) -> float:
+    """Mean length of a token.
+
+    Source: a moment.
+    Bias: none; a few sinks can carry much of it, see `norm_median`.
+    """
+    return float(norms.mean())
+
+
+def norm_median(norms: Float64[Tensor, " tokens"]) -> float:
+    """Median length of a token; of an even number the lower of the middle two.
+
+    Source: a quantile.
+    Bias: none.
+    """
+    return float(norms.median())
+
+
+def norm_max(norms: Float64[Tensor, " tokens"]) -> float:
+    """Length of the longest token.
+
+    Source: a maximum.
+    Bias: grows with the number of tokens.
+    """
+    return float(norms.max())
+
+
+def abs_max(layer: Layer) -> float:
+    """Largest absolute coordinate of any token.
+
+    Source: a maximum; massive activations: Sun et al. 2024 (arXiv 2402.17762).
+    Bias: grows with the number of tokens.
+    """
+    return layer.moments.abs_max
+
+
+def top_dims(layer: Layer) -> tuple[list[int], list[float]]:
+    """The three coordinates of largest variance and their shares of the total.
+
+    Source: rogue dimensions, Timkey and van Schijndel 2021 (arXiv 2109.04404).
+    Bias: shares of the largest of many coordinates read too high where all are equal.
+    """
+    variance = layer.covariance.diagonal()
+    share, dims = (variance / variance.sum()).topk(min(TOP_DIMS, len(variance)))
+    return dims.tolist(), share.tolist()
