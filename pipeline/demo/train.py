@@ -4,6 +4,7 @@ import pydoc_data.topics
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -45,33 +46,22 @@ def prepare(folder: Path, console: Console) -> Path:
     return held_out
 
 
+SHAPE: dict[str, Any] = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=WIDTH,
+    num_hidden_layers=LAYERS,
+    num_attention_heads=HEADS,
+    intermediate_size=4 * WIDTH,
+    max_position_embeddings=CONTEXT,
+)
+
+
 def _decoder() -> PreTrainedModel:
-    return GPTNeoXForCausalLM(
-        GPTNeoXConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            intermediate_size=4 * WIDTH,
-            max_position_embeddings=CONTEXT,
-            use_cache=False,
-        )
-    )
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE, use_cache=False))
 
 
 def _encoder() -> PreTrainedModel:
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            intermediate_size=4 * WIDTH,
-            max_position_embeddings=CONTEXT,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
+    return BertForMaskedLM(BertConfig(**SHAPE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
 
 
 MODELS: dict[str, Callable[[], PreTrainedModel]] = {"demo-decoder": _decoder, "demo-encoder": _encoder}
