@@ -71,7 +71,7 @@ def by_name(group: Group) -> str:
 @pytest.mark.parametrize("group", groups(), ids=by_name)
 @pytest.mark.parametrize("name", clouds())
 def test_every_column_has_a_finite_value_or_a_reason(group: Group, name: str) -> None:
-    """`measure` returns its COLUMNS; what is null has a word that explains it, and no NaN or infinity ever comes out."""
+    """`measure` returns its COLUMNS; what is null has a word that explains it, and nothing is NaN or infinite."""
     layer = layer_of(clouds()[name])
     row = group.measure(layer)
     assert set(row) == set(group.COLUMNS)
