@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from tokenizers import processors
+from transformers import BertConfig, BertForMaskedLM
 
 from pipeline.columns import names
 from pipeline.lake import Lake
@@ -23,6 +26,18 @@ ORACLE_RECIPE = {
     "max_tokens": 128,
     "authors_points": 4096,
 }
+
+
+def encoder(folder: Path) -> Path:
+    """Two blocks of BERT with random weights; its tokenizer puts special tokens around a text."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": real.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    BertForMaskedLM(BertConfig(**sizes, intermediate_size=64, max_position_embeddings=64)).save_pretrained(folder)
+    tokenizer = real.tokenizer()
+    frame = processors.TemplateProcessing(single="[PAD] $A [PAD]", special_tokens=[("[PAD]", 0)])
+    tokenizer.backend_tokenizer.post_processor = frame
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 def sweep(root: Path, corpora: list[object], recipe: object = None, **resources: object) -> Sweep:
@@ -64,6 +79,27 @@ def test_neither_batch_size_nor_backend_nor_slots_change_a_byte(history, corpora
     assert rows(sweep(history, corpora, cpus=4, slots=4), tmp_path / "ray4", "ray") == one
 
 
+def test_batch_size_changes_no_byte_of_an_encoder_with_a_masked_loss(corpora, tmp_path):
+    root = encoder(tmp_path / "bert" / "step1").parent
+    recipe = real.RECIPE | {"bos": "tokenizer"}
+    one = rows(sweep(root, corpora, recipe, batch_tokens=1), tmp_path / "batch1")
+    assert {row["kind"] for row in one} == {"encoder"}
+    assert {row["loss_tokens"] for row in one} == {24 * round(0.15 * 30)}, "of 32 tokens two are special"
+    assert rows(sweep(root, corpora, recipe, batch_tokens=16 * 32), tmp_path / "batch16") == one
+
+
+def test_batch_size_changes_no_byte_of_ragged_snippets(history, tmp_path):
+    text = real.text(tmp_path / "prose.txt")
+    text.write_text(text.read_text().replace("s", "\u6771"))  # one character, three tokens
+    recipe = {"name": "ragged", "version": 1, "snippets": 32, "snippet_chars": 40, "max_tokens": 50}
+    wanted = sweep(history, [{"text": str(text)}], recipe, batch_tokens=1).model_copy(update={"steps": "last"})
+    one = rows(wanted, tmp_path / "batch1")
+    assert one[0]["context_tokens"] == 50
+    assert 32 * 40 < one[0]["n_tokens"] < 32 * 50
+    resources = wanted.resources.model_copy(update={"batch_tokens": 16 * 50})
+    assert rows(wanted.model_copy(update={"resources": resources}), tmp_path / "batch16") == one
+
+
 def test_rows_carry_what_they_were_measured_on(history, corpora, tmp_path):
     found = rows(sweep(history, corpora), tmp_path / "lake")
     row = next(row for row in found if row["step"] == 2 and row["corpus"] == "text:prose" and row["layer"] == 1)
@@ -75,6 +111,9 @@ def test_rows_carry_what_they_were_measured_on(history, corpora, tmp_path):
     assert row["loss_tokens"] == 24 * 31
     assert 0 < row["loss_se"] < 0.1 * row["loss"]
     assert len(row["corpus_sha256"]) == 64
+    assert row["text_sha256"] == row["corpus_sha256"]
+    read = {(row["corpus"], row["contexts_digest"]) for row in found}
+    assert len(read) == 2, "every checkpoint and layer of a corpus read the same tokens"
 
 
 def test_the_published_code_agrees_on_every_layer_and_step(shared, tmp_path):
