@@ -11,20 +11,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import MU_PROBABILITIES, Column, columns, names
+from pipeline.columns import METRICS, MU_PROBABILITIES, Column, columns, explained, names, null_by_definition
 
 SCHEMA_VERSION = 1
 REQUIRED = (
     *("cell_id", "recipe", "recipe_fingerprint", "algorithm", "model", "kind", "revision"),
     *("weights_digest", "config_digest", "tokenizer_digest", "corpus", "layer", "depth", "state", "status"),
 )
-METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity", "loss")
-NULL_BY_DEFINITION = frozenset(
-    # The map to the next layer ends with the last one; a surrogate is a switch; a standard error takes two groups.
-    {"linearity", "linearity_residual", "id_twonn_gaussian", "id_mle_gaussian"}
-    | {name for name in names(*METRICS) if name.endswith("_se")}
-)
-"""Metrics whose null needs no word in `flags`."""
 LEAN: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
 """A file holds a dozen rows: dictionaries, statistics and a second copy of the schema would be most of it."""
 
@@ -46,7 +39,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> 
 
     Raises:
         ValueError: a column that does not exist, a required one that is null, NaN or infinity, a value that its type
-            cannot hold, or a metric that is null without a word in `flags`. All are defects of the caller.
+            cannot hold, or a metric that is null where no word in `flags` explains it. All are defects of the caller.
     """
     if not rows:
         raise ValueError("a cell without rows")
@@ -77,13 +70,13 @@ def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
     where = f"layer {row.get('layer')}"
     if unknown:
         raise ValueError(f"{where}: no such columns: {', '.join(sorted(unknown))}")
-    whole = {name: row.get(name) for name in names()} | {"schema_version": SCHEMA_VERSION}
+    whole: dict[str, Any] = {name: row.get(name) for name in names()} | {"schema_version": SCHEMA_VERSION}
     absent = [name for name in REQUIRED if whole[name] is None]
     if absent or whole["flags"] is None:
         raise ValueError(f"{where}: null in {', '.join(absent or ['flags'])}")
-    unexplained = [name for name in names(*METRICS) if whole[name] is None and name not in NULL_BY_DEFINITION]
-    if unexplained and not whole["flags"]:
-        raise ValueError(f"{where}: null without a word in flags: {', '.join(unexplained)}")
+    nulls = {name for name in names(*METRICS) if whole[name] is None and not null_by_definition(name, whole["depth"])}
+    if unexplained := sorted(nulls - explained(whole["flags"])):
+        raise ValueError(f"{where}: null, and no word in flags explains it: {', '.join(unexplained)}")
     return whole
 
 

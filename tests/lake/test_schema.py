@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -11,19 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.columns import MU_PROBABILITIES, columns, names
+from pipeline.columns import FLAGS, METRICS, MU_PROBABILITIES, columns, explained, names
 from pipeline.lake import scan
-from pipeline.lake.schema import METRICS, NULL_BY_DEFINITION, REQUIRED, encode, schema, to_table
+from pipeline.lake.schema import REQUIRED, encode, schema, to_table
 from tests.lake import made
 
-ADDED = {("config_digest", "string", "checkpoint"), ("algorithm", "int32", "keys")}
+ROOT = Path(__file__).resolve().parents[2]
+ADDED = {
+    *(("config_digest", "string", "checkpoint"), ("algorithm", "int32", "keys")),
+    *(("text_sha256", "string", "text"), ("contexts_digest", "string", "text")),
+    *((f"id_{name}_gaussian{se}", "float64", "dimension") for name in ("twonn", "mle") for se in ("", "_se")),
+}
 
 
 def rows(**changes):
     return made.rows(made.cell(made.checkpoint(1)), **changes)
 
 
-def test_names_types_and_groups_are_the_contract_plus_two_added_columns(shared):
+def test_names_types_and_groups_are_the_contract_plus_the_added_columns(shared):
     with shared("schema.csv").open() as file:
         contract = {(row["name"], row["type"], row["group"]) for row in csv.DictReader(file)}
     assert {(c.name, c.type, c.group) for c in columns()} == contract | ADDED
@@ -64,7 +71,7 @@ def test_a_table_reads_back_as_written_with_its_metadata():
 
 
 def test_what_a_row_leaves_out_is_null():
-    few = [{name: row[name] for name in (*REQUIRED, "flags")} | {"flags": ["why"]} for row in rows()]
+    few = [{name: row[name] for name in (*REQUIRED, "flags")} | {"flags": ["not_measured"]} for row in rows()]
     table = to_table(few, {})
     assert table.schema.equals(schema())
     assert table.column("id_twonn").null_count == made.LAYERS
@@ -107,14 +114,67 @@ def test_a_cell_without_rows_is_refused():
         to_table([], {})
 
 
+BY_DEFINITION = {name for name in names(*METRICS) if name.endswith(("_se", "_gaussian"))}
+
+
 @pytest.mark.parametrize("name", names(*METRICS))
-def test_a_null_metric_needs_a_word_unless_it_is_null_by_definition(name):
-    to_table(rows(**{name: None}, flags=["too_few_points"]), {})
-    if name in NULL_BY_DEFINITION:
+def test_a_null_metric_needs_a_word_that_explains_it_unless_it_is_null_by_definition(name):
+    explaining = [word for word in FLAGS if name in explained([word])]
+    assert "not_measured" in explaining
+    for word in explaining:
+        to_table(rows(**{name: None}, flags=["quantised", word]), {})
+    if name in BY_DEFINITION:
         to_table(rows(**{name: None}), {})
         return
-    with pytest.raises(ValueError, match=f"null without a word in flags: {name}"):
-        to_table(rows(**{name: None}), {})
+    others = [word for word in FLAGS if word not in explaining]
+    for flags in ([], ["spectrum_floor"], others, ["no_such_word"]):
+        with pytest.raises(ValueError, match=f"no word in flags explains it: {name}"):
+            to_table(rows(**{name: None}, flags=flags), {})
+
+
+def test_linearity_is_null_by_definition_where_no_layer_follows_and_only_there():
+    """Depth is 1 at the last block and after the final norm."""
+    before, last = rows()[1], rows()[-1]
+    assert (before["depth"] < 1, last["depth"]) == (True, 1)
+    to_table([last | {"linearity": None, "linearity_residual": None}], {})
+    with pytest.raises(ValueError, match="no word in flags explains it: linearity, linearity_residual"):
+        to_table([before | {"linearity": None, "linearity_residual": None}], {})
+
+
+def test_a_words_detail_after_the_colon_is_no_part_of_it():
+    assert explained(["no_lm_head:GPT2Model"]) == explained(["no_lm_head"]) == set(names("loss"))
+
+
+CAVEATS = {
+    *("spectrum_floor", "few_points", "unresolved_points", "quantised"),
+    *("unexpected_keys", "shorter_context", "smaller_corpus", "tokenizer_round_trip"),
+}
+
+
+def test_a_caveat_explains_no_null():
+    assert {word for word in FLAGS if not explained([word])} == CAVEATS
+
+
+def test_flags_explain_columns_that_exist():
+    for flag in FLAGS.values():
+        assert set(flag.groups) <= set(METRICS)
+        assert set(flag.columns) <= set(names(*METRICS))
+
+
+RAISED = re.compile(r"""flags\.add\("([a-z_]+)"\)""")
+"""A word that a metric sets; those of model, text and loss stand in tuples and dicts and are named below."""
+SAID_ELSEWHERE = {
+    *("no_lm_head", "unexpected_keys", "no_own_loss", "no_mask_token", "nonfinite_loss"),
+    *("shorter_context", "smaller_corpus", "tokenizer_round_trip"),
+}
+
+
+def test_every_word_that_the_code_says_is_known_and_every_known_word_is_said():
+    sources = [path.read_text() for path in (ROOT / "pipeline").rglob("*.py") if path.name != "columns.py"]
+    said = {word for text in sources for word in RAISED.findall(text)}
+    assert said | SAID_ELSEWHERE | {"not_measured"} == set(FLAGS)
+    for word in SAID_ELSEWHERE:
+        assert any(f'"{word}"' in text for text in sources), word
 
 
 def test_encode_takes_no_other_table():
