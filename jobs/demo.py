@@ -15,4 +15,4 @@ from pipeline.demo import sweep
 SWEEP = sweep(Path("shapelake-demo"))
 
 if __name__ == "__main__":
-    job(SWEEP)
+    job()

@@ -41,4 +41,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job(SWEEP)
+    job()

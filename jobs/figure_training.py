@@ -33,4 +33,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job(SWEEP)
+    job()

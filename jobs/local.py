@@ -18,4 +18,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job(SWEEP)
+    job()

@@ -20,4 +20,4 @@ SWEEP = TRAINING.model_copy(
 )
 
 if __name__ == "__main__":
-    job(SWEEP)
+    job()

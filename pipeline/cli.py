@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,6 +142,21 @@ def query(
 
 
 @app.command()
+def metrics(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A metric or a group; all if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What each metric means: unit, meaning, source, known bias.
+
+    Example: shapelake metrics id_twonn
+    """
+    from pipeline.metrics import described, metrics
+
+    found = metrics(name)
+    _print_json([asdict(metric) for metric in found]) if as_json else typer.echo(described(found))
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, typer.Option("--folder", help="Where its histories and lake go.")] = Path("shapelake-demo"),
 ) -> None:
@@ -153,37 +169,22 @@ def demo(
     raise typer.Exit(demo(folder))
 
 
-def job(sweep: Sweep) -> None:
-    """Make a module of `jobs` a program: the options of `run`, for its own sweep."""
-
-    def main(
-        lake: LakeUri,
-        backend: BackendName = "ray",
-        address: Address = None,
-        limit: Limit = None,
-        steps: Steps = None,
-        models: Models = None,
-        set_: Set = None,
-        retry_quarantined: Retry = False,
-    ) -> None:
-        run_sweep(_chosen(sweep, steps, models, address, set_), lake, backend, limit, retry_quarantined)
-
-    main.__doc__ = sys.modules["__main__"].__doc__
-    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    program.command()(main)
-    _guarded(program)
+def job() -> None:
+    """Make a module of `jobs` a program: `python -m jobs.X ...` is `shapelake run jobs.X ...`."""
+    module = sys.modules["__main__"]
+    assert module.__spec__ is not None, "run it as python -m jobs.X"
+    if {"-h", "--help"} & set(sys.argv):
+        typer.echo(f"{module.__doc__}")
+    sys.argv[1:] = ["run", module.__spec__.name, *sys.argv[1:]]
+    main()
 
 
 def main() -> None:
     """The console script."""
-    _guarded(app)
-
-
-def _guarded(program: typer.Typer) -> None:
     # torch and FAISS bring a pool of threads each; one that spins while the other works takes its cores away.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        program()
+        app()
     except ShapelakeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError | CorpusError) else 1)

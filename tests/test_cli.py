@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +15,8 @@ from tests.lake import made
 from tests.lake.test_lake import failure
 from tests.test_bad_input import shapelake, sweep_file  # noqa: F401
 
-COMMANDS = ("plan", "run", "status", "measure", "query", "demo")
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ("plan", "run", "status", "measure", "query", "metrics", "demo")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -143,3 +147,29 @@ def test_a_job_module_is_a_program_and_a_sweep(tmp_path, shapelake, monkeypatch)
     code, out, _ = shapelake("run", "jobs.local", "--lake", tmp_path / "lake", *words)
     assert code == 0, out
     assert "2 of 2 wanted cells are in the lake, 2 new" in out
+
+
+def test_python_m_jobs_is_shapelake_run():
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.local", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "How did the space of my own model change" in done.stdout
+    assert "Usage: shapelake run" in done.stdout or "run [OPTIONS]" in done.stdout
+
+
+def test_metrics_says_unit_meaning_source_and_bias(shapelake):  # noqa: F811
+    _, out, _ = shapelake("metrics", "id_twonn", "--json")
+    (metric,) = json.loads(out)
+    assert (metric["name"], metric["unit"], metric["group"]) == ("id_twonn", "dims", "dimension")
+    assert "Facco" in metric["source"] + metric["meaning"]
+    assert metric["bias"]
+    code, _, err = shapelake("metrics", "id_twon")
+    assert (code, len(err.splitlines())) == (2, 2)
+    assert "id_twonn" in err
+
+
+def test_every_command_and_view_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for word in (*(f"shapelake {c}" for c in COMMANDS if c != "demo"), "make demo", "layers", "checkpoints", "cells"):
+        assert word in readme, word
