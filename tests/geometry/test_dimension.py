@@ -10,6 +10,7 @@ import torch
 from scipy import optimize, special
 from torch import Tensor
 
+from pipeline.columns import MU_PROBABILITIES
 from pipeline.geometry import describe
 from pipeline.geometry.metrics.dimension import (
     id_fraction,
@@ -22,7 +23,7 @@ from pipeline.geometry.metrics.dimension import (
     id_twonn,
 )
 from pipeline.geometry.neighbors import exact_graph
-from tests.geometry.clouds import brute, curved
+from tests.geometry.clouds import brute, curved, hard_clouds
 
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -123,7 +124,7 @@ def test_gride_law(k: int) -> None:
     assert mean == pytest.approx(special.psi(2 * k) - special.psi(k), rel=0.03)  # measured: 0.7 %
 
 
-@pytest.mark.parametrize("dim", [1, 2, 5])
+@pytest.mark.parametrize("dim", [1, 2, 5, 8])
 def test_on_a_flat_torus_mu_is_pareto_for_every_n(dim: int) -> None:
     """Uniform points, geodesic distance: E[d log mu] = 1, so 1 / mean(1 / estimate) is the dimension."""
     inverse = []
@@ -176,6 +177,38 @@ def test_id_authors_keeps_near_duplicates() -> None:
     points = curved(500, 16).double()
     points = torch.cat([points, points[:30] * (1 + 1e-14), points[30:60] * (1 + 1e-7)])
     assert describe(points)["id_authors"] == pytest.approx(published(points), rel=1e-7)
+
+
+def neighbour_clouds() -> dict[str, Tensor]:
+    """Hard float32 clouds, and what rounding to two bytes leaves of a cloud with an offset."""
+    hard = hard_clouds(1000, 64)
+    base = curved(1000, 64)
+    return hard | {"bfloat16": (base + 30).to(torch.bfloat16), "float16": (base + 100).to(torch.float16)}
+
+
+@pytest.mark.parametrize("name", neighbour_clouds())
+def test_every_neighbour_metric_equals_the_float64_reference(name: str) -> None:
+    """Within 1e-6 of what all N^2 float64 differences of the distinct rows give."""
+    points = neighbour_clouds()[name]
+    row = describe(points, contexts=torch.arange(1000) // 20, token_ids=torch.arange(1000) % 7)
+    assert row["n_duplicates"] == row["n_near_duplicates"] == row["n_unresolved"] == 0
+    r, near = brute(points, 128)
+    unit = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11, torch.float32: 2.0**-24}[points.dtype]
+    expected = {
+        **{f.__name__: f(r) for f in (id_twonn, id_mle, id_mle_c50, id_mle_c90, id_lb20, id_ks)},
+        "id_gride": [id_gride(r, k) for k in SCALES],
+        "id_fraction_value": [id_fraction(r, i / 10) for i in range(1, 11)],
+        "id_authors": published(points),
+        "r1_median": float(r[:, 0].median()),
+        "r2_median": float(r[:, 1].median()),
+        "mu_quantiles": np.quantile(r[:, 1] / r[:, 0], MU_PROBABILITIES).tolist(),
+        "noise_ratio": float((unit * points.double().norm(dim=1) / r[:, 0]).median()),
+        "same_context_share": float((near[:, :2] // 20 == torch.arange(1000)[:, None] // 20).double().mean()),
+        "same_token_share": float((near[:, :2] % 7 == torch.arange(1000)[:, None] % 7).double().mean()),
+    }
+    for column, value in expected.items():
+        assert row[column] == pytest.approx(value, rel=1e-6), column
+    assert ("quantised" in row["flags"]) == (points.dtype != torch.float32)
 
 
 def test_headlines_are_means_over_groups() -> None:

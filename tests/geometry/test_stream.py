@@ -1,11 +1,16 @@
 """Streamed moments against whole-matrix references: shifts, blocks, groups, sinks, non-finite rows."""
 
+from random import Random
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.geometry import LayerMoments, Stream, moments
 from pipeline.geometry.metrics.anisotropy import anisotropy
+from pipeline.geometry.metrics.spectrum import participation_ratio_corrected
 from pipeline.geometry.moments import Moments, merge
 from tests.geometry.clouds import hard_clouds
 
@@ -105,6 +110,34 @@ def test_merge_is_addition_of_rows() -> None:
     assert merged.count == 8192
     with pytest.raises(ValueError, match="different shifts"):
         merged + Moments.about(points[1])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.sets(st.integers(1, 2999), max_size=30))
+def test_batches_of_any_size_change_no_byte(cuts: set[int]) -> None:
+    """Wherever the same rows are cut into batches, the sums have the same bytes."""
+    points, group, first = CLOUDS["rogue 100"][:3000], torch.arange(3000) // 1100, torch.arange(3000) % 25 == 0
+    (whole,), (cut,) = (streamed([points], ends, first, group) for ends in ([], sorted(cuts)))
+    assert torch.equal(whole.all.scatter, cut.all.scatter)
+    assert torch.equal(whole.all.third, cut.all.third)
+    assert torch.equal(torch.cat(whole.norms), torch.cat(cut.norms))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 1999), max_size=6, unique=True), st.randoms(use_true_random=False))
+def test_shards_of_any_size_merge_in_any_order(cuts: list[int], shuffle: Random) -> None:
+    """Batches in another order, or shards merged in another order, give the moments of one pass but for rounding."""
+    points = CLOUDS["massive 100"][:2000].double()
+    shards = list(points.tensor_split(sorted(cuts)))
+    shuffle.shuffle(shards)
+    parts = [Moments.about(points[0]) for _ in shards]
+    for part, rows in zip(parts, shards, strict=True):
+        part.add(rows)
+    whole = one(points).all
+    for sums in (merge(parts), one(torch.cat(shards)).all):
+        torch.testing.assert_close(sums.covariance(), whole.covariance(), rtol=1e-9, atol=1e-9)
+        assert anisotropy(sums) == pytest.approx(anisotropy(whole), rel=1e-9)
+        assert participation_ratio_corrected(sums) == pytest.approx(participation_ratio_corrected(whole), rel=1e-9)
 
 
 def test_sinks_are_openers_and_long_rows() -> None:
