@@ -6,8 +6,8 @@ Two consecutive layers as the demo's sweep has them: 4 groups x 64 contexts x 12
 k neighbours instead of 2k. CPU seconds, which other work disturbs less than wall time, in interleaved rounds; without
 the forward pass, the larger part of a sweep.
 Cost: about two minutes on one core.
-Expect: all metrics take at most 1.6 times as long, moments included, at the demo's width of 64; at a width of 768 the
-cross scatter of linearity and the eigenvectors that it needs are most of what is added.
+Expect: all take 1.3 times as long at the demo's width of 64 (at most 1.6 is wanted there), and 1.5 to 1.7 times at a
+width of 768, where nearly all that is added is one product more per block, the cross scatter of linearity.
 """
 
 import time
