@@ -59,6 +59,7 @@ FLAGS: dict[str, Flag] = {
     "no_lm_head": Flag("the model has no head that predicts tokens", ("loss",)),
     "no_own_loss": Flag("a half of an encoder-decoder has no loss of its own", ("loss",)),
     "no_mask_token": Flag("the tokenizer has no mask token", ("loss",)),
+    "nothing_to_predict": Flag("no context has a second token", ("loss",)),
     "nonfinite_loss": Flag("the model's loss is NaN or infinite", ("loss",)),
     "unexpected_keys": Flag("the file has weights that the model does not use; `:NAME` gives the first"),
     "shorter_context": Flag("contexts are cut to the model's positions"),

@@ -18,6 +18,11 @@ class Loss:
 
     Special tokens put around a context are neither masked nor counted as predicted. Sums are exact (math.fsum), so
     that no batch size shows in them. Unit: nats/token. Error: sd / sqrt(G) over groups.
+
+    Source: cross entropy of the model's own head; masked as in Devlin et al. 2019, but every masked position shows
+        the mask token.
+    Bias: higher than a loss with long contexts, since the first tokens of each are predicted from little; losses of
+        different tokenizers do not compare.
     """
 
     def __init__(self, profile: Profile, recipe: Recipe, mask_id: int | None, n_groups: int) -> None:
@@ -53,6 +58,8 @@ class Loss:
         """Why there is no loss, where there is none."""
         if self._profile.loss == "masked" and self._mask_id is None:
             return ("no_mask_token",)
+        if self._profile.loss is not None and not any(self._counts):
+            return ("nothing_to_predict",)
         return ("nonfinite_loss",) if any(self._counts) and self.columns()["loss"] is None else ()
 
     def _count(self, group: int, losses: list[float]) -> None:

@@ -75,7 +75,6 @@ def test_neither_batch_size_nor_backend_nor_slots_change_a_byte(history, corpora
     one = rows(sweep(history, corpora, batch_tokens=1), tmp_path / "batch1")
     assert len(one) == 3 * 2 * 4
     assert rows(sweep(history, corpora, batch_tokens=16 * 32), tmp_path / "batch16") == one
-    assert rows(sweep(history, corpora), tmp_path / "ray1", "ray") == one
     assert rows(sweep(history, corpora, cpus=4, slots=4), tmp_path / "ray4", "ray") == one
 
 

@@ -66,7 +66,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, ki
 
 
 def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
-    root = real.history(tmp_path / "runs", list(range(20)))
+    root = real.history(tmp_path / "runs", list(range(10)))
     sweep = sweep_file(tmp_path, root, resources={"cpus": 2, "slots": 2})
     lake = tmp_path / "lake"
     driver = start(sweep, lake, "ray")
@@ -76,8 +76,8 @@ def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
     said, _ = driver.communicate(timeout=60)
     done = readable(lake)
     assert driver.returncode == 143, said
-    assert 0 < done < 20
-    assert f"{20 - done} left to a rerun" in said
+    assert 0 < done < 10
+    assert f"{10 - done} left to a rerun" in said
     driver = start(sweep, lake, "inline")
     said, _ = driver.communicate(timeout=60)
-    assert (driver.returncode, readable(lake)) == (0, 20), said
+    assert (driver.returncode, readable(lake)) == (0, 10), said
