@@ -159,6 +159,12 @@ class Resources(Noun):
     def n_slots(self) -> int:
         return self.slots or max(self.gpus, 1)
 
+    @model_validator(mode="after")
+    def _a_gpu_per_slot(self) -> "Resources":
+        if self.gpus and self.slots and self.slots > self.gpus:
+            raise ValueError(f"{self.slots} slots on {self.gpus} gpus: a task takes one GPU, set slots to at most that")
+        return self
+
     @property
     def threads(self) -> int:
         """CPU threads per task."""

@@ -24,6 +24,9 @@ NO_FAULT_OF_THE_CELL: frozenset[ErrorClass] = frozenset({"transient", "changed",
 """Classes that never quarantine: counted within a run, and the next run starts afresh. The others are counted from the
 lake across runs, and the last strike quarantines the cell."""
 
+OF_THE_WHOLE_TASK: frozenset[ErrorClass] = frozenset({"crash", "timeout", "host_oom"})
+"""Classes that end a worker with all that it had still to do."""
+
 ONCE_A_RUN: frozenset[ErrorClass] = frozenset({"error"})
 """Classes that the same code would only repeat: tried again by the next run, not by this one."""
 

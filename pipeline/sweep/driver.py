@@ -15,7 +15,7 @@ from pipeline.sweep.backend import Backend
 from pipeline.sweep.ledger import Ledger
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.progress import Progress
-from pipeline.sweep.task import Outcome, Task
+from pipeline.sweep.task import Outcome, Task, failed
 
 SAME_ERROR_AT_FIRST = 5
 """If the first so many tasks all fail with the same unforeseen exception, the code is to blame, not they."""
@@ -86,6 +86,9 @@ class Driver:
                     drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
                 if time.monotonic() > drained_at:
                     break
+        for waiting in self.waiting:  # their next try is left to a rerun: no failure yet
+            for cell in waiting.task.cells:
+                self.report.failures.pop(cell.id, None)
         self.report.unfinished = len(self.cells) - self.report.committed - len(self.report.failures)
         self._show(last=True)
         return self.report
@@ -135,27 +138,32 @@ class Driver:
 
     def _settle(self, task: Task, outcomes: list[Outcome]) -> None:
         """Count what is committed, record what failed, and queue what deserves another try."""
-        outcomes = self._as_the_lake_has_it(outcomes)
-        again: list[tuple[Cell, Outcome]] = []
-        for outcome in outcomes:
-            cell = self.cells[outcome.cell_id]
-            if outcome.ok:
-                self._committed(cell, outcome)
-            elif self._failed(cell, outcome, task):
-                again.append((cell, outcome))
-        if any(outcome.error_class == "infra" for outcome in outcomes):
-            self._lake_failed(next(o.message for o in outcomes if o.error_class == "infra"))
         self.finished_tasks += 1
+        try:
+            outcomes = self._as_the_lake_has_it(outcomes)
+            verdicts = [(self.cells[o.cell_id], o, o.ok or self._failed(o, task)) for o in outcomes]
+        except LakeError as error:
+            outcomes = failed(task, "infra", str(error))
+            verdicts = [(self.cells[o.cell_id], o, True) for o in outcomes]
+        for cell, outcome, _ in verdicts:
+            self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome)
+        if infra := [outcome.message for outcome in outcomes if outcome.error_class == "infra"]:
+            self._lake_failed(infra[0])
         self._break_circuit(outcomes)
-        if again and not self.report.stopped:
+        if again := [(cell, outcome) for cell, outcome, more in verdicts if more and not outcome.ok]:
             self._retry(task, again)
 
     def _as_the_lake_has_it(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """A worker that died may have committed some of its cells before: the lake is right, not the outcome."""
+        """A worker that died may have committed some of its cells before: the lake is right, not the outcome.
+
+        Its cells run in order, so of the others only the first can have killed it; the rest never began.
+        """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
         there = self.lake.committed()
-        return [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in there else o for o in outcomes]
+        known = [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in there else o for o in outcomes]
+        dead = [o for o in known if o.error_class in budget.OF_THE_WHOLE_TASK]
+        return [o.model_copy(update={"error_class": "not_begun"}) if o in dead[1:] else o for o in known]
 
     def _committed(self, cell: Cell, outcome: Outcome) -> None:
         self.report.committed += 1
@@ -167,17 +175,16 @@ class Driver:
             self.labelled.add(content)
             self._write(lambda: self.lake.record_labels(c for c in self.plan.checkpoints if c.content == content))
 
-    def _failed(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
+    def _failed(self, outcome: Outcome, task: Task) -> bool:
         """True if the cell may be tried again in this run."""
-        self.report.failures[cell.id] = (cell, outcome)
-        self.progress.failed(cell, outcome)
-        if outcome.error_class == "infra":
+        if outcome.error_class in ("infra", "not_begun"):
             return True
-        try:
-            return self.ledger.strike(cell, outcome, task)
-        except LakeError as error:
-            self._lake_failed(str(error))
-            return False
+        return self.ledger.strike(self.cells[outcome.cell_id], outcome, task)
+
+    def _report(self, cell: Cell, outcome: Outcome) -> None:
+        if outcome.error_class != "not_begun":
+            self.report.failures[cell.id] = (cell, outcome)
+            self.progress.failed(cell, outcome)
 
     def _lake_failed(self, message: str) -> None:
         """Pause everything; the third time in a row without a commit between them ends the run."""

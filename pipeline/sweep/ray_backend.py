@@ -137,7 +137,7 @@ class RayBackend:
         except (NodeDiedError, ObjectLostError, TaskUnschedulableError) as error:
             return failed(task, "preempted", _first_line(error))
         except RayError as error:
-            if isinstance(error, WorkerCrashedError) and (_stack(task) or elapsed_s >= self._resources.timeout_s):
+            if isinstance(error, WorkerCrashedError) and (_stack(task) or self._overdue(task, elapsed_s)):
                 return self._timed_out(task)
             return failed(task, "crash", _first_line(error))
 
@@ -149,8 +149,12 @@ class RayBackend:
         if self._resources.address != "local":
             return
         for ref, (task, started) in self._running.items():
-            if time.monotonic() - started > self._resources.timeout_s * (1 + len(task.cells)) * GRACE:
+            if self._overdue(task, (time.monotonic() - started) / GRACE):
                 ray.cancel(ref, force=True)
+
+    def _overdue(self, task: Task, elapsed_s: float) -> bool:
+        """Loading and each cell have the whole timeout each."""
+        return elapsed_s >= self._resources.timeout_s * (1 + len(task.cells))
 
 
 def _stack(task: Task) -> str:

@@ -17,6 +17,7 @@ ErrorClass = Literal[
     "timeout",  # the watchdog ended it
     "preempted",  # the node went away
     "changed",  # the files are not those that were planned
+    "not_begun",  # the worker died in an earlier cell of the task
     "setup",  # these resources cannot run it
     "infra",  # the lake cannot be written
 ]

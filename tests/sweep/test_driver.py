@@ -320,3 +320,51 @@ def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):
     report = drive(root, lake, Scripted(), drain_s=0.3)
     assert 0.3 <= time.monotonic() - started < 5
     assert (report.exit_code, report.committed, report.unfinished) == (143, 0, 6)
+
+
+@pytest.mark.parametrize(("fault", "tries"), [("crash", 5), ("timeout", 2), ("host_oom", 2)])
+def test_only_the_cell_that_ran_is_struck_when_its_worker_dies(tmp_path, lake, fault, tries):
+    root = stub.history(tmp_path / "runs", [0])
+    deadly: list[str] = []
+
+    def work(task: Task) -> list[Outcome]:
+        deadly.extend(() if deadly else (task.cells[0].id,))
+        if task.cells[0].id == deadly[0]:
+            return failed(task, fault, "made for the test")
+        return stub.work(task)
+
+    plan, report = go(root, lake, work, n_corpora=3)
+    assert lake.quarantined() == set(deadly)
+    assert {cell_id: dict(classes) for cell_id, classes in lake.attempts().items()} == {deadly[0]: {fault: tries}}
+    assert (report.exit_code, report.committed) == (1, 2)
+
+
+@pytest.mark.parametrize("broken", ["committed", "record_attempt"])
+def test_one_hiccup_of_the_lake_loses_no_retry(tmp_path, lake, monkeypatch, broken):
+    root = stub.history(tmp_path / "runs", [0, 1], faults={0: "transient:1"})
+    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.run import run
+
+    plan = make_plan(stub.sweep(root, 3), lake)
+    right, calls = getattr(lake, broken), []
+
+    def hiccup(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise LakeError("lake", "stale file handle", "Look at the mount")
+        return right(*arguments)
+
+    monkeypatch.setattr(lake, broken, hiccup)
+    report = run(plan, lake, "inline", stub.work)
+    assert (report.exit_code, report.committed, report.stopped) == (0, 6, "")
+
+
+def test_a_retry_that_a_drain_cuts_off_is_left_to_a_rerun_not_a_failure(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0])
+
+    def work(task: Task) -> list[Outcome]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return failed(task, "preempted", "NodeDiedError: made for the test")
+
+    _, report = go(root, lake, work)
+    assert (report.exit_code, report.unfinished, report.failures) == (143, 1, {})
