@@ -28,7 +28,7 @@ __all__ = [
 
 ALGORITHMS: dict[str, int] = {
     **{"cleaning": 1, "sampling": 1, "capture": 1, "loss": 2},
-    **{"counts": 1, "anisotropy": 1, "spectrum": 1, "norms": 1, "dimension": 1, "linearity": 1},
+    **{"counts": 1, "anisotropy": 1, "spectrum": 1, "norms": 1, "dimension": 1, "linearity": 1, "surrogate": 1},
 }
 """Version of each group of numbers, raised by hand when its code changes what it returns; `cleaning` that of the rules
 by which enwik8 becomes prose."""
@@ -222,7 +222,8 @@ class Cell(Noun):
     @cached_property
     def id(self) -> str:
         """Equal exactly for cells whose numbers must be equal: content, never labels, devices or batch sizes."""
-        unused = () if self.corpus.kind == "enwik8" else ("cleaning",)
+        used = {"cleaning": self.corpus.kind == "enwik8", "surrogate": self.recipe.surrogate}
+        unused = [name for name, is_used in used.items() if not is_used]
         return digest(
             {
                 "weights": self.checkpoint.weights_digest,

@@ -98,6 +98,7 @@ class Failure(Noun):
     model_key: str
     revision: str
     corpus: str
+    corpus_sha256: str | None = None
     recipe: str
     kind: str
     error_class: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
@@ -112,9 +113,9 @@ class Failure(Noun):
     when: datetime = Field(default_factory=now)
 
     @property
-    def wanted(self) -> tuple[str, ...]:
+    def wanted(self) -> tuple[str | None, ...]:
         """What the cell was to measure, whatever the files behind the label."""
-        return self.model, self.revision, self.corpus, self.recipe, self.kind
+        return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
 
 class Tombstone(Noun):

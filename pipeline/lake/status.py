@@ -9,7 +9,7 @@ from pipeline.lake.records import Failure, Tombstone
 from pipeline.lake.views import DIGESTS
 from pipeline.noun import digest
 
-IDENTITY = ("corpus", "recipe", "kind", "model", "revision", "step", "written_at")
+IDENTITY = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revision", "step", "written_at")
 
 
 class Measured(NamedTuple):
@@ -20,6 +20,7 @@ class Measured(NamedTuple):
     revision: str
     step: int | None
     corpus: str
+    corpus_sha256: str | None
     recipe: str
     kind: str
     written_at: datetime
@@ -31,8 +32,8 @@ class Measured(NamedTuple):
         return max(self.written_at, self.seen_at)
 
     @property
-    def wanted(self) -> tuple[str, ...]:
-        return self.model, self.revision, self.corpus, self.recipe, self.kind
+    def wanted(self) -> tuple[str | None, ...]:
+        return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
 
 def status(lake: Lake) -> dict[str, Any]:
@@ -70,9 +71,9 @@ def _measured(lake: Lake) -> list[Measured]:
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))
     found = []
     for cell_id, *rest in rows.unique("cell_id", keep="any").sort("cell_id").collect().iter_rows():
-        content, (corpus, recipe, kind, *own, written_at) = digest(rest[:3]), rest[3:]
+        content, (corpus, sha256, recipe, kind, *own, written_at) = digest(rest[:3]), rest[3:]
         for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
-            found.append(Measured(cell_id, model, revision, step, corpus, recipe, kind, written_at, seen))
+            found.append(Measured(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen))
     return found
 
 
@@ -81,7 +82,7 @@ def _failed(lake: Lake, stones: dict[str, Tombstone], visible: list[Measured]) -
     committed = lake.committed()
     last = {id_: stone.failure for id_, stone in stones.items() if stone.failure and id_ not in committed}
     last |= {failure.cell_id: failure for failure in lake.failures(set(lake.attempts()) - committed)}
-    since: dict[tuple[str, ...], datetime] = {}
+    since: dict[tuple[str | None, ...], datetime] = {}
     for cell in visible:
         since[cell.wanted] = max(cell.since, since.get(cell.wanted, cell.since))
     standing = [f for f in last.values() if f.wanted not in since or since[f.wanted] < f.when]

@@ -44,6 +44,7 @@ class Ledger:
             model_key=cell.checkpoint.model_key,
             revision=cell.checkpoint.revision,
             corpus=cell.corpus.id,
+            corpus_sha256=cell.corpus.sha256,
             recipe=cell.recipe.label,
             kind=cell.kind,
             error_class=str(outcome.error_class),

@@ -24,6 +24,7 @@ def failure(point, error_class="crash", **changes):
             "model_key": point.model_key,
             "revision": point.revision,
             "corpus": cell.corpus.id,
+            "corpus_sha256": cell.corpus.sha256,
             "recipe": cell.recipe.label,
             "kind": cell.kind,
             "error_class": error_class,

@@ -333,7 +333,7 @@ def test_only_the_cell_that_ran_is_struck_when_its_worker_dies(tmp_path, lake, f
             return failed(task, fault, "made for the test")
         return stub.work(task)
 
-    plan, report = go(root, lake, work, n_corpora=3)
+    _, report = go(root, lake, work, n_corpora=3)
     assert lake.quarantined() == set(deadly)
     assert {cell_id: dict(classes) for cell_id, classes in lake.attempts().items()} == {deadly[0]: {fault: tries}}
     assert (report.exit_code, report.committed) == (1, 2)
@@ -368,3 +368,23 @@ def test_a_retry_that_a_drain_cuts_off_is_left_to_a_rerun_not_a_failure(tmp_path
 
     _, report = go(root, lake, work)
     assert (report.exit_code, report.unfinished, report.failures) == (143, 1, {})
+
+
+def test_a_failure_on_one_text_stands_though_another_of_its_name_was_measured(tmp_path, lake):
+    from pipeline.lake import status
+    from pipeline.spec import Corpus
+
+    root = stub.history(tmp_path / "runs", [0], faults={0: "permanent"})
+    sweeps = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "book.txt").write_text(folder)
+        text = Corpus(kind="text", path=str(tmp_path / folder / "book.txt"))
+        sweeps.append(stub.sweep(root).model_copy(update={"corpora": (text,)}))
+    from pipeline.sweep.plan import make_plan
+    from pipeline.sweep.run import run
+
+    run(make_plan(sweeps[0], lake), lake, "inline", stub.work)
+    (root / "step0" / "fault").unlink()
+    run(make_plan(sweeps[1], lake), lake, "inline", stub.work)
+    assert [f["corpus"] for f in status(lake)["failures"]] == ["text:book"]
