@@ -1,6 +1,7 @@
 """TwoNN and GRIDE against DADApy 0.3.4, run by itself (numpy 1.26) on the two clouds made here.
 
-Its calls: IdEstimation(coordinates=X).compute_id_2NN(algorithm="base") and "ml", .return_id_scaling_gride(range_max=128).
+Its calls: IdEstimation(coordinates=X).compute_id_2NN(algorithm="base") and "ml", and
+.return_id_scaling_gride(range_max=128).
 """
 
 import numpy as np
