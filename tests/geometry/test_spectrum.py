@@ -252,6 +252,34 @@ def test_anisotropy_se_leaves_one_group_out() -> None:
     assert describe(points, groups=groups)["anisotropy_se"] == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("dim", [2, 16, 96])
+def test_constant_parts_far_from_the_shift_have_no_anisotropy(dim: int, seed: int) -> None:
+    """Rounding of a constant part is no variance: neither where only openers vary, nor where one group of four does."""
+    g = torch.Generator().manual_seed(seed)
+    constant = 10.0 ** (seed - 2) * torch.randn(dim, generator=g) if seed else torch.full((dim,), 0.3)
+    openers = constant.repeat(6000, 1)
+    openers[::10] += 7 * torch.randn(600, dim, generator=g)
+    row = describe(openers, contexts=torch.arange(6000) // 10)
+    assert row["anisotropy"] is not None
+    assert row["anisotropy_no_sink"] is None
+    assert "too_few_ordinary_tokens" in row["flags"]
+    fourth = constant.repeat(6000, 1)
+    fourth[:1500] += constant.norm() * torch.randn(1500, dim, generator=g)
+    row = describe(fourth, groups=torch.arange(6000) // 1500)
+    assert row["anisotropy_se"] is None
+    assert "constant_without_a_group" in row["flags"]
+
+
+def test_padding_rows_leave_the_anisotropy_a_share() -> None:
+    """Of 1500 rows the first 400 zero: without sinks a share of variance, or null with its word."""
+    points = curved(1500, 32)
+    points[:400] = 0
+    row = describe(points)
+    share = row["anisotropy_no_sink"]
+    assert "too_few_ordinary_tokens" in row["flags"] if share is None else 0 < share <= 1
+
+
 def test_mean_cosine_of_a_displaced_gaussian() -> None:
     """N(m, s^2 I) reads |m|^2 / (|m|^2 + d s^2) in many dimensions."""
     d = 1000
