@@ -28,7 +28,7 @@ class LayerMoments:
     n_nonfinite: int = 0
     """Rows left out of all sums."""
     pilot_norm: float = 0.0
-    """Median norm of the first rows."""
+    """Median norm of the first rows; of those that are not zero where at least half are (padding)."""
     abs_max: float = 0.0
     directions: Float64[Tensor, " dim"] = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     """Sum of x / |x|."""
@@ -177,7 +177,8 @@ class Stream:
         norms = torch.linalg.vector_norm(rows, dim=1)
         if not layer.ordinary:
             self._pilot(layer, rows[:PILOT_ROWS], norms[:PILOT_ROWS])
-        sink = first | (norms > self._multiple * layer.pilot_norm)
+        longest = self._multiple * layer.pilot_norm if layer.pilot_norm else torch.inf
+        sink = first | (norms > longest)
         layer.ordinary[self._group].add(rows[~sink])
         layer.sinks[self._group].add(rows[sink])
         layer.norms.append(norms.to(torch.float32))
@@ -185,12 +186,18 @@ class Stream:
         layer.directions += (rows / norms.clamp_min(torch.finfo(torch.float64).tiny)[:, None]).sum(0)
 
     def _pilot(self, layer: LayerMoments, rows: Tensor, norms: Tensor) -> None:
-        layer.pilot_norm = float(norms.median())
+        layer.pilot_norm = _typical(norms)
         self._open_sums(layer, rows.mean(0))
 
     def _open_sums(self, layer: LayerMoments, shift: Tensor) -> None:
         layer.ordinary = [Moments.about(shift) for _ in self._due]
         layer.sinks = [Moments.about(shift) for _ in self._due]
+
+
+def _typical(norms: Float64[Tensor, " rows"]) -> float:
+    """The median, of the norms that are not zero where it would be zero itself; 0 if all are."""
+    median = float(norms.median())
+    return median if median or not bool(norms.any()) else float(norms[norms > 0].median())
 
 
 def _fold_pair(layer: LayerMoments, target: LayerMoments, rows: Tensor, images: Tensor) -> None:

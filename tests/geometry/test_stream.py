@@ -155,6 +155,19 @@ def test_sinks_are_openers_and_long_rows() -> None:
     torch.testing.assert_close(layer.sinks[0].mean, expected.mean(0))
 
 
+@pytest.mark.parametrize("zeros", [256, 400, 511, 512, 600])
+def test_zero_rows_make_no_sinks_of_the_others(zeros: int) -> None:
+    """Where the first rows are mostly zero the median is that of the others; with no others only openers are sinks."""
+    points = torch.nn.functional.normalize(torch.randn(1500, 16, generator=torch.Generator().manual_seed(0)))
+    points[:zeros] = 0
+    points[1200] *= 9
+    first = torch.zeros(1500, dtype=torch.bool)
+    first[[0, 700]] = True
+    (layer,) = streamed([points], [1500], first, torch.zeros(1500, dtype=torch.int64))
+    assert layer.pilot_norm == pytest.approx(float(zeros < 512), abs=1e-6)
+    assert layer.sinks[0].count == (3 if zeros < 512 else 2)
+
+
 def test_nonfinite_rows_are_left_out_of_every_sum() -> None:
     """Sums are those of the finite rows, wherever the others stand, also in the first block alone."""
     points = CLOUDS["plain"][:5000].clone()
