@@ -42,10 +42,19 @@ FLAGS: dict[str, Flag] = {
     ),
     "spectrum_floor": Flag("eigenvalues below the noise floor are left out"),
     "too_few_points": Flag(
-        "a group has too few distinct points; it is left out",
+        "no group has enough distinct points",
         ("dimension",),
         ("same_context_share", "same_token_share", "noise_ratio"),
     ),
+    "group_too_small": Flag(
+        "a group has fewer than 100 distinct points; it is left out",
+        (),
+        (
+            *("id_twonn_se", "id_mle_se", "id_mle_c50_se", "id_mle_c90_se", "id_gride_se"),
+            *("id_twonn_gaussian_se", "id_mle_gaussian_se"),
+        ),
+    ),
+    "too_few_without_copies": Flag("too few of the first points have no exact copy", (), ("id_authors",)),
     "few_points": Flag("a group has fewer than 500 points"),
     "tied_distances": Flag("a group whose distances are tied is left out", ("dimension",)),
     "unresolved_points": Flag("neighbours that could not be certified; no estimate uses them"),

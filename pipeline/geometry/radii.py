@@ -18,12 +18,14 @@ Radii = Float64[Tensor, "_points _k"]
 def usable(layer: Layer) -> list[Radii]:
     """Of each group that can be measured.
 
-    Groups with fewer than 100 points, or with r1 = r2 at every point, are left out (flags `too_few_points`,
-    `tied_distances`); groups with fewer than 500 points count (flag `few_points`).
+    Groups with fewer than 100 points, or with r1 = r2 at every point, are left out (flags `group_too_small`, or
+    `too_few_points` where no group has 100, and `tied_distances`); those with fewer than 500 count (`few_points`).
     """
     enough = [g.radii for g in layer.graphs if len(g.radii) >= MIN_POINTS]
-    if len(enough) < max(len(layer.graphs), 1):
+    if not enough:
         layer.flags.add("too_few_points")
+    elif len(enough) < len(layer.graphs):
+        layer.flags.add("group_too_small")
     if any(len(r) < FEW_POINTS for r in enough):
         layer.flags.add("few_points")
     distinct = [r for r in enough if bool((r[:, 1] > r[:, 0]).any())]

@@ -249,6 +249,29 @@ def test_few_points_are_flagged(n: int, flag: str) -> None:
     assert row["status"] == ("degenerate" if n < 100 else "ok")
 
 
+@pytest.mark.parametrize(("sizes", "left"), [((400, 400, 60), 2), ((700, 60), 1), ((60, 60), 0)])
+def test_a_small_group_is_left_out_and_the_row_stays_ok(sizes: tuple[int, ...], left: int) -> None:
+    """The numbers are the mean over the groups left; one group leaves no error, and none leaves a degenerate row."""
+    groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    points = curved(len(groups), 16)
+    row = describe(points, groups=groups)
+    assert row["status"] == ("ok" if left else "degenerate")
+    assert ("group_too_small" in row["flags"], "too_few_points" in row["flags"]) == (left > 0, left == 0)
+    assert (row["id_mle"] is None, row["id_mle_se"] is None) == (left == 0, left < 2)
+    if left:
+        alone = [describe(points[groups == g])["id_mle"] for g in range(left)]
+        assert row["id_mle"] == pytest.approx(np.mean(alone), rel=1e-9)
+
+
+def test_copies_of_every_point_leave_only_the_published_code_without_a_number() -> None:
+    """It drops points with a copy; the others measure the distinct points, so the row is not degenerate."""
+    row = describe(curved(600, 16).repeat(2, 1))
+    assert row["id_authors"] is None
+    assert row["id_twonn"] is not None
+    assert row["status"] == "ok"
+    assert "too_few_without_copies" in row["flags"]
+
+
 def test_lattices_have_no_dimension() -> None:
     """Where every point has r1 = r2 the estimate would be a division by zero: null and a word."""
     row = describe(torch.cartesian_prod(*[torch.arange(4.0)] * 4))

@@ -31,7 +31,7 @@ def id_authors(layer: Layer) -> float | None:
     mu = _mu(graph) if graph.distances.shape[1] >= 2 else graph.distances.new_zeros(0)
     fitted = len(mu) // 5
     if not fitted:
-        layer.flags.add("too_few_points")
+        layer.flags.add("too_few_without_copies")
         return None
     below = (torch.arange(n - len(mu) + 1, n + 1, device=mu.device).to(torch.float32) / n)[:fitted]
     log_mu = mu[:fitted].log()
