@@ -212,6 +212,13 @@ def test_low_precision_with_an_offset_keeps_its_neighbours() -> None:
     assert float((graph.noise / graph.distances[:, 0]).median()) > 0.03
 
 
+def test_far_outliers_do_not_merge_a_noisy_bulk() -> None:
+    """Where noise exceeds the bulk's nearest distances, a few distant points must not set the scale of merging."""
+    points = curved(1000, 64)
+    points[:20] *= 200
+    assert merged((points + 32).to(torch.bfloat16)).n_near_duplicates == 0
+
+
 def test_nonfinite_rows_are_left_out() -> None:
     """NaN and infinity are counted, and the graph is that of the other rows."""
     points = curved(300, 16)
