@@ -11,6 +11,9 @@ from pipeline.geometry.candidates import Engine
 from pipeline.geometry.duplicates import distinct
 from pipeline.geometry.search import search
 
+MERGED_ROUNDINGS = 32
+"""Copies may differ by so many roundings of their length (2e-6 of it in float32): another batch shape can cause that."""
+
 
 @dataclass(frozen=True)
 class Graph:
@@ -76,11 +79,11 @@ def exact_graph(points: Float[Tensor, "points dim"], k: int, seed: int = 0, engi
 def without_near_duplicates(graph: Graph, k: int, seed: int = 0, engine: Engine | None = None) -> Graph:
     """The graph without points that differ from an earlier one by no more than the noise of their own dtype.
 
-    Two points are one where r <= min(8 u |x|, 0.02 median r1); the second bound keeps a low-precision layer with a
+    Two points are one where r <= min(32 u |x|, 0.02 median r1); the second bound keeps a low-precision layer with a
     large offset from losing real neighbours. Lists that held a removed point are searched again.
     """
     while len(graph.kept) > 1:
-        threshold = torch.minimum(8 * graph.noise, 0.02 * graph.distances[:, 0].median())
+        threshold = torch.minimum(MERGED_ROUNDINGS * graph.noise, 0.02 * graph.distances[:, 0].median())
         row, column = (graph.distances <= threshold[:, None]).nonzero(as_tuple=True)
         if not len(row):
             break

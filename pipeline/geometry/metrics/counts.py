@@ -82,7 +82,7 @@ def n_duplicates(layer: Layer) -> int:
 
 
 def n_near_duplicates(layer: Layer) -> int:
-    """Points removed because they lie within min(8 u |x|, 0.02 median r1) of an earlier one, u the dtype's unit.
+    """Points removed because they lie within min(32 u |x|, 0.02 median r1) of an earlier one, u the dtype's unit.
 
     Source: this project.
     Bias: a pair that truly is that close is removed too.
