@@ -12,7 +12,7 @@ from pipeline.geometry.duplicates import distinct
 from pipeline.geometry.search import search
 
 MERGED_ROUNDINGS = 32
-"""Copies may differ by so many roundings of their length (2e-6 of it in float32): another batch shape can cause that."""
+"""Copies may differ by so many roundings of their length, 2e-6 of it in float32: other batch shapes can cause that."""
 
 
 @dataclass(frozen=True)
