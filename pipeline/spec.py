@@ -16,11 +16,16 @@ __all__ = [
     "Checkpoint",
     "ContextRecipe",
     "Corpus",
+    "Hub",
+    "HubFile",
     "Kind",
     "Local",
+    "Members",
     "Recipe",
+    "Remote",
     "Resources",
     "SnippetRecipe",
+    "Source",
     "Sweep",
     "algorithm",
     "built_in",
@@ -42,6 +47,29 @@ def algorithm() -> int:
     return sum(ALGORITHMS.values())
 
 
+class HubFile(Noun):
+    """A file of a Hub repo: its path there, its bytes, and the sha256 that a download must have."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Remote(Noun):
+    """Files on the Hub at one commit, which nothing can move."""
+
+    repo: str
+    """Canonical id."""
+    commit: str
+    files: tuple[HubFile, ...]
+    subfolder: str = ""
+    """Folder of the repo that holds them; it is left out of their names here."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
 class Checkpoint(Noun):
     """Weights at one point of one training run: where the files are, and what digests they have.
 
@@ -53,9 +81,13 @@ class Checkpoint(Noun):
     revision: str
     """Branch, tag or folder."""
     path: str
-    """Folder with config.json and the weights."""
+    """Folder with config.json and the weights; empty where they are on the Hub and not fetched yet."""
     tokenizer_path: str
     """Folder with the tokenizer files; the checkpoint's own unless the sweep names another."""
+    remote: Remote | None = None
+    """Where the files of `path` are fetched from."""
+    tokenizer_remote: Remote | None = None
+    """Where the tokenizer is fetched from, if not with the weights."""
     kinds: tuple[Kind, ...]
     """The profiles it has: one, or two for an encoder-decoder; empty where config.json cannot be read."""
     weights_digest: str
@@ -137,6 +169,38 @@ class Local(Noun):
         return self.model or Path(self.local).resolve().name
 
 
+class Hub(Noun):
+    """The history of one model in a repo of the Hugging Face Hub: its branches, tags or sub-folders."""
+
+    hub: str
+    """Repo id, such as EleutherAI/pythia-70m."""
+    model: str | None = None
+    """Name in the lake; null = the repo's canonical id."""
+    tokenizer: str | None = None
+    """Repo or folder of the tokenizer; null = as the catalogue says, else each checkpoint's own."""
+
+    @property
+    def name(self) -> str:
+        return self.model or self.hub
+
+
+class Members(Noun):
+    """The histories of a family of the catalogue."""
+
+    family: str
+    models: str = "*"
+    """Glob over the repo ids, with or without their owner."""
+
+    @property
+    def name(self) -> str:
+        return self.family
+
+
+Source = Local | Hub | Members
+SOURCES: dict[str, type[Local] | type[Hub] | type[Members]] = {"local": Local, "hub": Hub, "family": Members}
+"""By the field that each must have; of a local history `family` is only a remark."""
+
+
 class Resources(Noun):
     """Everything that may not change a number."""
 
@@ -154,6 +218,10 @@ class Resources(Noun):
     """A task that takes longer is killed and counted as failed."""
     drain_s: Annotated[float, Field(ge=0)] = 300.0
     """Grace for running tasks after SIGTERM."""
+    scratch_gb: Annotated[float, Field(gt=0)] | None = None
+    """Most that fetched checkpoints may take of a node's disk; null = what is free."""
+    prefetch: Annotated[int, Field(ge=0)] = 1
+    """Checkpoints fetched ahead of those being measured."""
 
     @property
     def n_slots(self) -> int:
@@ -175,7 +243,7 @@ class Sweep(Noun):
     """The wanted cells plus resources."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    checkpoints: Annotated[tuple[Local, ...], Field(min_length=1)]
+    checkpoints: Annotated[tuple[Source, ...], Field(min_length=1)]
     corpora: Annotated[tuple[Corpus, ...], Field(min_length=1)]
     recipe: AnyRecipe
     resources: Resources = Resources()
@@ -183,6 +251,11 @@ class Sweep(Noun):
     """all, log2, every:N, last, or a list of steps."""
     models: str = "*"
     """Glob over model names."""
+
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _by_their_field(cls, value: Any) -> Any:
+        return [_source(one) for one in value] if isinstance(value, list | tuple) else value
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -200,15 +273,31 @@ class Sweep(Noun):
     def relative_to(self, folder: Path) -> "Sweep":
         """The same sweep with relative paths taken from `folder`."""
         place = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
+        at = lambda s: {"local": place(s.local), "tokenizer": place(s.tokenizer)}  # noqa: E731
         return self.model_copy(
             update={
                 "checkpoints": tuple(
-                    source.model_copy(update={"local": place(source.local), "tokenizer": place(source.tokenizer)})
+                    source.model_copy(update=at(source)) if isinstance(source, Local) else source
                     for source in self.checkpoints
                 ),
                 "corpora": tuple(c.model_copy(update={"path": place(c.path)}) for c in self.corpora),
             }
         )
+
+
+def _source(one: Any) -> Any:
+    """Validated as the one kind of source that its fields name, so that a mistake is told in that kind's terms."""
+    if isinstance(one, Local | Hub | Members):
+        return one
+    if not isinstance(one, dict):
+        raise ValueError(
+            f"{one!r} is no source of checkpoints: write {{hub: REPO}}, {{family: NAME}} or {{local: PATH}}"
+        )
+    for field, kind in SOURCES.items():
+        if field in one:
+            return kind.model_validate(one)
+    wrong = next(iter(one), "")
+    raise ValueError(f"{wrong!r} is no source of checkpoints{suggest(str(wrong), list(SOURCES))}")
 
 
 class Cell(Noun):

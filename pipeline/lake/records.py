@@ -38,7 +38,7 @@ class Label(Noun):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, seen_at: datetime) -> "Label":
-        fields = checkpoint.model_dump(exclude={"path", "tokenizer_path"})
+        fields = checkpoint.model_dump(exclude={"path", "tokenizer_path", "remote", "tokenizer_remote"})
         return cls(**fields, content=checkpoint.content, seen_at=seen_at)
 
     @property

@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from pipeline.errors import UsageError
-from pipeline.spec import Checkpoint, Local, Sweep
+from pipeline.spec import Checkpoint, Source, Sweep
 
 FORMS = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
 
-def sources(sweep: Sweep) -> tuple[Local, ...]:
+def sources(sweep: Sweep) -> tuple[Source, ...]:
     """The histories whose model matches the sweep's glob; the others are not even looked at."""
     chosen = tuple(source for source in sweep.checkpoints if fnmatchcase(source.name, sweep.models))
     if not chosen:
