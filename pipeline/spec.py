@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.noun import Noun, digest, suggest
 from pipeline.recipe import BUILT_IN, AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in
+from pipeline.sources import Hub, Local, Members, Source, source
 
 __all__ = [
     "ALGORITHMS",
@@ -154,53 +155,6 @@ class Corpus(Noun):
         return f"text:{Path(self.path or '').stem}" if self.kind == "text" else self.kind
 
 
-class Local(Noun):
-    """A folder whose sub-folders are HF checkpoints, or one checkpoint."""
-
-    local: str
-    model: str | None = None
-    """Name in the lake; null = the folder's name."""
-    family: str | None = None
-    tokenizer: str | None = None
-    """Folder of the tokenizer files; null = each checkpoint's own."""
-
-    @property
-    def name(self) -> str:
-        return self.model or Path(self.local).resolve().name
-
-
-class Hub(Noun):
-    """The history of one model in a repo of the Hugging Face Hub: its branches, tags or sub-folders."""
-
-    hub: str
-    """Repo id, such as EleutherAI/pythia-70m."""
-    model: str | None = None
-    """Name in the lake; null = the repo's canonical id."""
-    tokenizer: str | None = None
-    """Repo or folder of the tokenizer; null = as the catalogue says, else each checkpoint's own."""
-
-    @property
-    def name(self) -> str:
-        return self.model or self.hub
-
-
-class Members(Noun):
-    """The histories of a family of the catalogue."""
-
-    family: str
-    models: str = "*"
-    """Glob over the repo ids, with or without their owner."""
-
-    @property
-    def name(self) -> str:
-        return self.family
-
-
-Source = Local | Hub | Members
-SOURCES: dict[str, type[Local] | type[Hub] | type[Members]] = {"local": Local, "hub": Hub, "family": Members}
-"""By the field that each must have; of a local history `family` is only a remark."""
-
-
 class Resources(Noun):
     """Everything that may not change a number."""
 
@@ -255,7 +209,7 @@ class Sweep(Noun):
     @field_validator("checkpoints", mode="before")
     @classmethod
     def _by_their_field(cls, value: Any) -> Any:
-        return [_source(one) for one in value] if isinstance(value, list | tuple) else value
+        return [source(one) for one in value] if isinstance(value, list | tuple) else value
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -283,21 +237,6 @@ class Sweep(Noun):
                 "corpora": tuple(c.model_copy(update={"path": place(c.path)}) for c in self.corpora),
             }
         )
-
-
-def _source(one: Any) -> Any:
-    """Validated as the one kind of source that its fields name, so that a mistake is told in that kind's terms."""
-    if isinstance(one, Local | Hub | Members):
-        return one
-    if not isinstance(one, dict):
-        raise ValueError(
-            f"{one!r} is no source of checkpoints: write {{hub: REPO}}, {{family: NAME}} or {{local: PATH}}"
-        )
-    for field, kind in SOURCES.items():
-        if field in one:
-            return kind.model_validate(one)
-    wrong = next(iter(one), "")
-    raise ValueError(f"{wrong!r} is no source of checkpoints{suggest(str(wrong), list(SOURCES))}")
 
 
 class Cell(Noun):

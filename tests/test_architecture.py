@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 
 BASE = {"errors", "noun", "columns", "cache"}
-SPEC = BASE | {"recipe", "spec"}
+SPEC = BASE | {"recipe", "sources", "spec"}
 MAY_IMPORT = {
     "errors": set(),
     "noun": set(),
@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "cache": {"errors"},
     "metrics": BASE,
     "recipe": BASE,
-    "spec": BASE | {"recipe"},
+    "sources": BASE,
+    "spec": BASE | {"recipe", "sources"},
     "progress": set(),
     "hashing": BASE | {"progress"},
     "catalog": SPEC | {"hashing", "progress"},
