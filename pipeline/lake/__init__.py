@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.lake.lake import Lake
-from pipeline.lake.records import Failure, Label, Tombstone
+from pipeline.lake.records import Audit, Audited, Failure, Label, Tombstone
 from pipeline.lake.status import status
 
 if TYPE_CHECKING:
     from pipeline.lake.reader import Reader
     from pipeline.lake.schema import to_table
 
-__all__ = ["Failure", "Label", "Lake", "Reader", "Tombstone", "open", "status", "to_table"]
+__all__ = ["Audit", "Audited", "Failure", "Label", "Lake", "Reader", "Tombstone", "open", "status", "to_table"]
 LAZY = {"Reader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
 
 

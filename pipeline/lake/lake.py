@@ -13,22 +13,23 @@ from pydantic import ValidationError
 
 from pipeline.columns import columns, source
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
-from pipeline.lake.records import Failure, Label, Named, Tombstone, now, resolve
+from pipeline.lake.records import Audit, Failure, Label, Named, Tombstone, now, resolve
 from pipeline.lake.store import open_store
-from pipeline.noun import Noun, canonical
+from pipeline.noun import Noun, canonical, digest
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CELLS, LABELS, RECIPES, ATTEMPTS = "cells/v1", "labels/v1", "recipes", "attempts/v1"
+CELLS, LABELS, AUDITS, RECIPES, ATTEMPTS = "cells/v1", "labels/v1", "audits/v1", "recipes", "attempts/v1"
 QUARANTINE, RUNS, COLUMNS = "quarantine", "runs", "columns.csv"
 STAMP = "%Y%m%dT%H%M%S.%fZ"
 CELL = r"(?P<cell>[0-9a-f]{32})"
 NAMES = {
     CELLS: rf"{CELL}\.parquet",
     LABELS: r"(?P<stamp>\d{8}T\d{6}\.\d{6}Z)-(?P<label>[0-9a-f]{16})-(?P<said>[0-9a-f]{16})\.json",
+    AUDITS: r"(?P<model>[0-9a-f]{16})-(?P<stamp>\d{8}T\d{6}\.\d{6}Z)-(?P<said>[0-9a-f]{16})\.json",
     ATTEMPTS: rf"{CELL}\.(?P<error_class>[a-z_]+)\.[0-9a-f]{{8}}\.json",
     QUARANTINE: rf"{CELL}\.json",
 }
@@ -112,6 +113,24 @@ class Lake:
     def labels(self) -> list[Named]:
         """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded."""
         return resolve(self._read(Label, key) for key, _ in self._list(LABELS))
+
+    # audits
+
+    def record_audit(self, audit: Audit) -> bool:
+        """Keep an audit unless the newest of its model says the same."""
+        model = digest(audit.model, bits=64)
+        newest = self._newest_audits().get(model)
+        if newest and newest[1]["said"] == audit.said:
+            return False
+        return self.store.put_new(f"{AUDITS}/{model}-{audit.seen_at:{STAMP}}-{audit.said}.json", _json(audit))
+
+    def audits(self) -> list[Audit]:
+        """The newest audit of each model."""
+        return [self._read(Audit, key) for key, _ in self._newest_audits().values()]
+
+    def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
+        """By the digest of the model's name; the names sort by time."""
+        return {name["model"]: (key, name) for key, name in self._list(AUDITS)}
 
     # recipes
 

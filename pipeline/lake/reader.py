@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.errors import UsageError
 from pipeline.lake import views
 from pipeline.lake.lake import Lake
-from pipeline.lake.records import Named
+from pipeline.lake.records import Audit, Audited, Named
 from pipeline.lake.scan import scan, schema
 
 SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
@@ -30,6 +30,7 @@ class Reader:
         self._tables = {
             "measured": scan(lake.store.path(key) for key in lake.cells().values()),
             "labels": _label_frame(lake.labels()),
+            "audited": _audit_frame(lake.audits()),
             "tombstones": pl.DataFrame({"cell_id": sorted(lake.quarantined())}, schema={"cell_id": pl.String}),
         }
 
@@ -85,3 +86,10 @@ def _label_frame(labels: list[Named]) -> pl.DataFrame:
     columns |= {"content": pl.String(), "kinds": pl.List(pl.String), "first_seen": types["written_at"]}
     rows = [named.label.model_dump() | named._asdict() for named in labels]
     return pl.DataFrame([[row[name] for name in columns] for row in rows], schema=columns, orient="row")
+
+
+def _audit_frame(audits: list[Audit]) -> pl.DataFrame:
+    types = schema() | {"state": pl.String(), "findings": pl.List(pl.String)}
+    own = {name: types[name] for name in Audited.model_fields}
+    rows = [[audit.model, audit.family, *one.model_dump().values()] for audit in audits for one in audit.revisions]
+    return pl.DataFrame(rows, schema={"model": pl.String(), "family": pl.String(), **own}, orient="row")

@@ -55,6 +55,37 @@ class Label(Noun):
         return digest(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
 
+class Audited(Noun):
+    """A revision of a history as an audit saw it, whether or not it was ever measured."""
+
+    revision: str
+    commit_sha: str | None
+    step: int | None
+    tokens_seen: int | None
+    stage: str | None
+    run: str | None
+    weights_digest: str | None
+    """Null where it has no weights."""
+    state: str
+    """NEW, UNCHANGED, DUPLICATE_OF ...: a word of `pipeline.catalog.audit`."""
+    findings: tuple[str, ...]
+    """What is wrong with it, a sentence each."""
+
+
+class Audit(Noun):
+    """Every revision of one model's history at one time."""
+
+    model: str
+    family: str | None
+    revisions: tuple[Audited, ...]
+    seen_at: datetime = Field(default_factory=now)
+
+    @property
+    def said(self) -> str:
+        """Digest of everything but the time: equal audits say the same."""
+        return digest(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
+
+
 class Named(NamedTuple):
     """A label and the content it points at or pointed at, with what the other labels say about it."""
 

@@ -1,4 +1,5 @@
-"""The SQL of the three views, over the tables `measured` (rows as committed), `labels` and `tombstones`."""
+"""The SQL of the three views, over the tables `measured` (rows as committed), `labels`, `audited` and
+`tombstones`."""
 
 from pipeline.columns import names
 
@@ -54,15 +55,26 @@ SELECT cell_id, {_each("any_value({0}) AS {0}", OF_CELL)}, count(*) AS rows,
 FROM measured GROUP BY cell_id
 """
 
+AUDITED = ("step", "tokens_seen", "stage", "run", "family", "commit_sha")
+"""Columns of `checkpoints` that the audit alone knows of a revision that was never measured."""
+
 CHECKPOINTS = f"""
 CREATE VIEW checkpoints AS
 WITH c AS (
     SELECT {", ".join(DIGESTS)}, {_each("any_value({0}) AS {0}", (*OF_CONTENT, *OF_LABEL[:-2]))},
         list_sort(list(DISTINCT kind)) AS kinds, min(written_at) AS first_seen
     FROM cells GROUP BY {", ".join(DIGESTS)}
+), known AS (
+    SELECT {", ".join(_labelled(name, "c") for name in OF_LABEL)}, {", ".join(DIGESTS)}, l.content,
+        {_labelled("kinds", "c")}, coalesce(l.kinds, c.kinds)[1] AS kind, {_each("c.{0}", OF_CONTENT)},
+        {_labelled("first_seen", "c")}
+    FROM c FULL JOIN labels l USING ({", ".join(DIGESTS)})
 )
-SELECT {", ".join(_labelled(name, "c") for name in OF_LABEL)}, {", ".join(DIGESTS)}, l.content,
-    {_labelled("kinds", "c")}, coalesce(l.kinds, c.kinds)[1] AS kind, {_each("c.{0}", OF_CONTENT)},
-    {_labelled("first_seen", "c")}
-FROM c FULL JOIN labels l USING ({", ".join(DIGESTS)})
+SELECT coalesce(known.model, a.model) AS model, coalesce(known.revision, a.revision) AS revision,
+    {_each("coalesce(known.{0}, a.{0}) AS {0}", AUDITED)},
+    coalesce(known.weights_digest, a.weights_digest) AS weights_digest,
+    known.* EXCLUDE (model, revision, weights_digest, {", ".join(AUDITED)}),
+    known.content IS NOT NULL OR known.config_digest IS NOT NULL AS measured, a.state AS audit, a.findings
+FROM known FULL JOIN audited a
+    ON known.model = a.model AND known.revision = a.revision AND NOT coalesce(known.superseded, false)
 """

@@ -22,8 +22,9 @@ def ask(lake, sql):
     return lakes.open(lake.uri).sql(sql).fetchall()
 
 
-def test_a_label_has_every_field_of_a_checkpoint_but_its_folders():
-    assert set(Label.model_fields) == set(Checkpoint.model_fields) - {"path", "tokenizer_path"} | {"content", "seen_at"}
+def test_a_label_has_every_field_of_a_checkpoint_but_where_its_files_are():
+    places = {"path", "tokenizer_path", "remote", "tokenizer_remote"}
+    assert set(Label.model_fields) == set(Checkpoint.model_fields) - places | {"content", "seen_at"}
 
 
 def test_a_label_is_recorded_once_and_again_when_it_says_something_else(lake):

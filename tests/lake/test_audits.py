@@ -1,0 +1,77 @@
+"""Audits: the newest of each model counts, and the `checkpoints` view shows what was never measured too."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from pipeline import lake as lakes
+from pipeline.lake import Audit, Audited, Lake
+from tests.lake import made
+
+NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
+MEASURED = made.checkpoint(1, weights="w")
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(tmp_path / "lake")
+
+
+def audited(step: int, state: str, *findings: str, weights: str | None = "w") -> Audited:
+    return Audited(
+        revision=f"step{step}",
+        commit_sha="c" * 40,
+        step=step,
+        tokens_seen=None,
+        stage=None,
+        run=None,
+        weights_digest=weights and made.sha(weights),
+        state=state,
+        findings=findings,
+    )
+
+
+def audit(*revisions: Audited, minutes: int = 0, model: str = "lab/small") -> Audit:
+    return Audit(model=model, family="small", revisions=revisions, seen_at=NOON + timedelta(minutes=minutes))
+
+
+def shown(lake: Lake) -> list[tuple[object, ...]]:
+    query = "select revision, family, measured, audit, findings from checkpoints order by step, weights_digest"
+    return lakes.open(lake.uri).sql(query).fetchall()
+
+
+def test_an_audit_is_kept_once_until_it_says_something_else(lake):
+    assert lake.record_audit(audit(audited(1, "NEW")))
+    assert not lake.record_audit(audit(audited(1, "NEW"), minutes=1))
+    assert lake.record_audit(audit(audited(1, "UNCHANGED"), minutes=2))
+    assert lake.record_audit(audit(audited(1, "NEW"), minutes=3)), "what was said before the newest is new again"
+    assert lake.record_audit(audit(audited(1, "NEW"), model="lab/other"))
+    assert [(a.model, a.revisions[0].state) for a in lake.audits()] in (
+        [("lab/small", "NEW"), ("lab/other", "NEW")],
+        [("lab/other", "NEW"), ("lab/small", "NEW")],
+    )
+
+
+def test_the_view_shows_what_was_measured_and_what_was_only_seen(lake):
+    lake.record_labels([MEASURED])
+    made.commit(lake, MEASURED)
+    lake.record_audit(audit(audited(1, "UNCHANGED"), audited(2, "NO_WEIGHTS", "it has no weights", weights=None)))
+    assert shown(lake) == [
+        ("step1", "small", True, "UNCHANGED", []),
+        ("step2", "small", False, "NO_WEIGHTS", ["it has no weights"]),
+    ]
+
+
+def test_without_an_audit_nothing_is_claimed(lake):
+    lake.record_labels([MEASURED])
+    made.commit(lake, MEASURED)
+    assert shown(lake) == [("step1", None, True, None, None)]
+
+
+def test_what_is_superseded_takes_nothing_from_the_audit_of_what_replaced_it(lake):
+    lake.record_labels([MEASURED])
+    made.commit(lake, MEASURED)
+    lake.record_labels([made.checkpoint(1, weights="new")])
+    lake.record_audit(audit(audited(1, "REUPLOADED", weights="new")))
+    states = dict(lakes.open(lake.uri).sql("select weights_digest, audit from checkpoints").fetchall())
+    assert states == {made.sha("w"): None, made.sha("new"): "REUPLOADED"}
