@@ -1,7 +1,9 @@
 """What a config.json says about a model without loading it: its profiles, and where its blocks normalise."""
 
+import json
 from typing import Any, Literal, NamedTuple
 
+from pipeline.catalog.files import CONFIG, Files
 from pipeline.spec import Kind
 
 Norm = Literal["pre", "post", "sublayer-post", "unknown"]
@@ -66,6 +68,17 @@ def kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
                 return found
     known = ARCHITECTURES.get(config.get("model_type", ""))
     return known.kinds if known else ()
+
+
+def kinds_in(files: Files) -> tuple[Kind, ...]:
+    """The profiles of the model whose config.json is among `files`.
+
+    Empty where it cannot be read or understood: loading it says why.
+    """
+    try:
+        return kinds(json.loads(files.read(CONFIG))) if CONFIG in files.names else ()
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        return ()
 
 
 def norm_placement(config: dict[str, Any]) -> Norm:

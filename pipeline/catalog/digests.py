@@ -1,15 +1,17 @@
 """The digests that identify a checkpoint: taken for the plan, and taken again once its files have been loaded."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
-from pipeline.catalog.files import CONFIG, tokenizer_files, weight_files
+from pipeline.catalog.files import CONFIG, Files, Folder, tokenizer_files, weight_files
 from pipeline.errors import ChangedError
-from pipeline.hashing import digest_of_files
+from pipeline.hashing import digest_of
 from pipeline.noun import digest
-from pipeline.progress import Progress
 from pipeline.spec import Checkpoint
+
+Shas = Mapping[str, str]
+"""sha256 by file name."""
 
 
 class Digests(TypedDict):
@@ -20,22 +22,43 @@ class Digests(TypedDict):
     tokenizer_digest: str
 
 
-def digests(folder: Path, tokenizer: Path, progress: Progress | None = None) -> Digests:
-    """Digests of whatever files are there; without weights or config.json, ones that no other checkpoint shares.
+class Content(NamedTuple):
+    """The files of a checkpoint that are there, each with its sha256."""
 
-    Args:
-        progress: to which the bytes of the weights are added.
-    """
-    return {
-        "weights_digest": _digest(folder, weight_files(folder), progress) or _absent(folder),
-        "config_digest": _digest(folder, (CONFIG,)) or _absent(folder),
-        "tokenizer_digest": digest_of_files(tokenizer, tokenizer_files(tokenizer)),
-    }
+    place: str
+    weights: Shas
+    config: Shas
+    tokenizer: Shas
+
+    @classmethod
+    def of(cls, files: Files, tokenizer: Files) -> "Content":
+        """Hashes what is in a folder; of files on the Hub reads only those that it keeps no sha256 of."""
+        return cls(
+            files.place,
+            _shas(files, weight_files(files)),
+            _shas(files, (CONFIG,)),
+            _shas(tokenizer, tokenizer_files(tokenizer)),
+        )
+
+    @property
+    def digests(self) -> Digests:
+        """Without weights or config.json, ones that no other checkpoint shares."""
+        return {
+            "weights_digest": digest_of(self.weights.items()) if self.weights else self._absent,
+            "config_digest": digest_of(self.config.items()) if self.config else self._absent,
+            "tokenizer_digest": digest_of(self.tokenizer.items()),
+        }
+
+    @property
+    def _absent(self) -> str:
+        """Two checkpoints that lack the same files are not the same checkpoint."""
+        return digest(["absent", self.place], bits=256)
 
 
 def weight_bytes(folder: Path) -> int:
     """Size of the weight files that are there."""
-    return sum((folder / name).stat().st_size for name in _there(folder, weight_files(folder)))
+    files = Folder(folder)
+    return sum((folder / name).stat().st_size for name in weight_files(files) if name in files.names)
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
@@ -44,7 +67,7 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
     Raises:
         ChangedError: they are others.
     """
-    now = digests(Path(checkpoint.path), Path(checkpoint.tokenizer_path))
+    now = Content.of(Folder(Path(checkpoint.path)), Folder(Path(checkpoint.tokenizer_path))).digests
     for name, found in now.items():
         if found != getattr(checkpoint, name):
             what = name.removesuffix("_digest")
@@ -55,15 +78,5 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
             )
 
 
-def _digest(folder: Path, names: Sequence[str], progress: Progress | None = None) -> str | None:
-    there = _there(folder, names)
-    return digest_of_files(folder, there, progress) if there else None
-
-
-def _there(folder: Path, names: Sequence[str]) -> list[str]:
-    return [name for name in names if (folder / name).is_file()]
-
-
-def _absent(folder: Path) -> str:
-    """Two checkpoints that lack the same files are not the same checkpoint."""
-    return digest(["absent", str(folder)], bits=256)
+def _shas(files: Files, names: Sequence[str]) -> dict[str, str]:
+    return {name: files.sha256(name) for name in names if name in files.names}

@@ -1,7 +1,13 @@
-"""Which files of a checkpoint folder are read: one list for what is loaded, hashed and checked."""
+"""Which files of a checkpoint are read: one list for what is loaded, fetched, hashed and checked."""
 
 import json
+from collections.abc import Collection
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Protocol
+
+from pipeline.hashing import file_sha256
+from pipeline.progress import Progress
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -11,35 +17,91 @@ VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 TOKENIZER = (*VOCABULARY, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
-def weight_files(folder: Path) -> tuple[str, ...]:
+class Files(Protocol):
+    """The files of one checkpoint by name, in a folder or on the Hub."""
+
+    @property
+    def place(self) -> str:
+        """Where they are; no two checkpoints are in one place."""
+        ...
+
+    @property
+    def names(self) -> Collection[str]: ...
+
+    def read(self, name: str) -> bytes: ...
+
+    def sha256(self, name: str) -> str: ...
+
+
+class Folder:
+    """The files of a folder, which may be absent; listed once.
+
+    Args:
+        progress: to which the bytes are added that are hashed.
+    """
+
+    def __init__(self, path: Path, progress: Progress | None = None) -> None:
+        self.path, self.progress = path, progress
+        self.place = str(path)
+        self.names = (
+            frozenset(entry.name for entry in path.iterdir() if entry.is_file()) if path.is_dir() else frozenset()
+        )
+
+    def read(self, name: str) -> bytes:
+        return (self.path / name).read_bytes()
+
+    def sha256(self, name: str) -> str:
+        return file_sha256(self.path / name, self.progress)
+
+
+def weight_files(files: Files) -> tuple[str, ...]:
     """Names of the weight files that loading reads: a whole file, or an index and every shard that it names.
 
-    A shard may be absent, and of an index that cannot be understood there are none: loading says so. Empty where the
-    folder has no weights.
+    A shard may be absent, and of an index that cannot be understood there are none: loading says so. Empty where there
+    are no weights.
     """
     for whole in WEIGHTS:
-        if (folder / whole).is_file():
+        if whole in files.names:
             return (whole,)
-        if (folder / (index := f"{whole}.index.json")).is_file():
-            return (index, *_shards(folder / index))
+        if (index := f"{whole}.index.json") in files.names:
+            return (index, *_shards(files.read(index)))
     return ()
 
 
-def tokenizer_files(folder: Path) -> tuple[str, ...]:
+def lacking(files: Files, pickles: bool = True) -> str | None:
+    """Why the files cannot be loaded, as far as their names say; null where they can.
+
+    Args:
+        pickles: weights in .bin files are wanted where there are no others.
+    """
+    weights = weight_files(files)
+    absent = [name for name in weights if name not in files.names]
+    if not weights:
+        return f"neither {' nor '.join(WEIGHTS)}"
+    if CONFIG not in files.names:
+        return f"no {CONFIG}"
+    if not pickles and not weights[0].startswith(WEIGHTS[0]):
+        return "only pickles (.bin), which this family is not known to use"
+    if len(weights) == 1 and weights[0] not in WEIGHTS:
+        return f"no shard is named in {weights[0]}"
+    return f"{len(absent)} of {len(weights) - 1} shards absent: {absent[0]}" if absent else None
+
+
+def tokenizer_files(files: Files) -> tuple[str, ...]:
     """Names of the files that a tokenizer is made from."""
-    return _names(folder, TOKENIZER)
+    return _matching(files, TOKENIZER)
 
 
-def has_tokenizer(folder: Path) -> bool:
-    return bool(_names(folder, VOCABULARY))
+def has_tokenizer(files: Files) -> bool:
+    return bool(_matching(files, VOCABULARY))
 
 
-def _shards(index: Path) -> list[str]:
+def _shards(index: bytes) -> list[str]:
     try:
-        return sorted(set(map(str, json.loads(index.read_text())["weight_map"].values())))
+        return sorted(set(map(str, json.loads(index)["weight_map"].values())))
     except (ValueError, TypeError, LookupError, AttributeError):
         return []
 
 
-def _names(folder: Path, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted({path.name for pattern in patterns for path in folder.glob(pattern) if path.is_file()}))
+def _matching(files: Files, patterns: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in files.names if any(fnmatchcase(name, pattern) for pattern in patterns)))

@@ -1,28 +1,15 @@
 """Histories in local folders: every sub-folder that is an HF checkpoint, in training order."""
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.catalog.architectures import kinds
-from pipeline.catalog.digests import digests, weight_bytes
-from pipeline.catalog.files import CONFIG
+from pipeline.catalog.architectures import kinds_in
+from pipeline.catalog.digests import Content, weight_bytes
+from pipeline.catalog.files import CONFIG, Folder, lacking
 from pipeline.catalog.names import Place, parse
+from pipeline.catalog.revisions import History, Revision
 from pipeline.errors import UsageError
 from pipeline.progress import Progress
-from pipeline.spec import Checkpoint, Kind, Local
-
-
-@dataclass(frozen=True)
-class History:
-    """The checkpoints of one model in training order, and the folders that are none, by name."""
-
-    model: str
-    checkpoints: tuple[Checkpoint, ...]
-    unparsed: tuple[str, ...]
-    """Sub-folders that hold a checkpoint but do not say which: not measured."""
-    other: tuple[str, ...]
-    """Sub-folders that hold no checkpoint."""
+from pipeline.spec import Checkpoint, Local
 
 
 def discover(source: Local) -> History:
@@ -52,32 +39,38 @@ def discover(source: Local) -> History:
     placed.sort(key=lambda item: (item[0].order, item[1].name))
     model = _model(root) if is_one and source.model is None else source.name
     with Progress(f"Hashing {model}", sum(weight_bytes(path) for _, path in placed)) as progress:
-        checkpoints = tuple(describe(path, place, source, model, progress) for place, path in placed)
+        found = [(place, *describe(path, place, source, model, progress)) for place, path in placed]
+    last = (Place().order,)
+    unparsed = [Revision(path.name, order=last, state="UNPARSED") for path in rest if (path / CONFIG).is_file()]
     return History(
         model=model,
-        checkpoints=checkpoints,
-        unparsed=tuple(path.name for path in rest if (path / CONFIG).is_file()),
+        revisions=(*(_revision(*one) for one in found), *unparsed),
         other=tuple(path.name for path in rest if not (path / CONFIG).is_file()),
     )
 
 
-def describe(folder: Path, place: Place, source: Local, model: str, progress: Progress | None = None) -> Checkpoint:
-    """The checkpoint in `folder`, with the digests of whatever files are there."""
+def describe(
+    folder: Path, place: Place, source: Local, model: str, progress: Progress | None = None
+) -> tuple[Checkpoint, Content]:
+    """The checkpoint in `folder`, and whatever files are there."""
     tokenizer = Path(source.tokenizer) if source.tokenizer else folder
-    return Checkpoint(
+    files = Folder(folder, progress)
+    content = Content.of(files, Folder(tokenizer))
+    checkpoint = Checkpoint(
         model=model,
         revision=folder.name if parse(folder.name) else "main",
         path=str(folder),
         tokenizer_path=str(tokenizer),
-        kinds=_kinds(folder / CONFIG),
+        kinds=kinds_in(files),
         family=source.family,
         step=place.step,
         tokens_seen=place.tokens,
         tokens_source=None if place.tokens is None else "name",
         stage=place.stage,
         run=place.run,
-        **digests(folder, tokenizer, progress),
+        **content.digests,
     )
+    return checkpoint, content
 
 
 def single(folder: Path, tokenizer: str | None = None) -> Checkpoint:
@@ -86,21 +79,27 @@ def single(folder: Path, tokenizer: str | None = None) -> Checkpoint:
         found = "no config.json in it" if folder.is_dir() else "no such folder"
         raise UsageError(f"checkpoint {folder}", found, "Name a folder saved by save_pretrained")
     place = parse(folder.name) or Place()
-    return describe(folder, place, Local(local=str(folder), tokenizer=tokenizer), _model(folder))
+    return describe(folder, place, Local(local=str(folder), tokenizer=tokenizer), _model(folder))[0]
+
+
+def _revision(place: Place, checkpoint: Checkpoint, content: Content) -> Revision:
+    """Measured whatever it lacks: that it cannot be loaded is then its failure."""
+    why = lacking(Folder(Path(checkpoint.path)))
+    return Revision(
+        name=checkpoint.revision,
+        place=place,
+        order=(place.order,),
+        state="NO_WEIGHTS" if why else "NEW",
+        why=why,
+        files={} if why else content.weights,
+        checkpoint=checkpoint,
+    )
 
 
 def _model(folder: Path) -> str:
     """Of a folder that is a checkpoint: its parent's name where its own states a step."""
     folder = folder.resolve()
     return folder.parent.name if parse(folder.name) else folder.name
-
-
-def _kinds(config: Path) -> tuple[Kind, ...]:
-    """Empty where the config cannot be read or understood: loading it says why."""
-    try:
-        return kinds(json.loads(config.read_text()))
-    except (OSError, ValueError):
-        return ()
 
 
 def _examples(folders: list[Path]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pipeline.catalog.files import CONFIG, WEIGHTS, weight_files
+from pipeline.catalog.files import CONFIG, WEIGHTS, Folder, weight_files
 from pipeline.errors import CheckpointError
 
 
@@ -27,7 +27,7 @@ def readable_weights(folder: Path) -> list[Path]:
         CheckpointError: there are none, a shard is absent, or a file cannot be opened (truncated, or a pickle with
             more in it than tensors).
     """
-    names = weight_files(folder)
+    names = weight_files(Folder(folder))
     if not names:
         raise CheckpointError(
             f"checkpoint {folder}", f"no weights: neither {' nor '.join(WEIGHTS)}", "Name a folder with weights"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog.digests import require_unchanged
-from pipeline.catalog.files import weight_files
+from pipeline.catalog.files import Folder, weight_files
 from pipeline.catalog.local import discover, single
 from pipeline.errors import ChangedError
 from pipeline.hashing import digest_of_files
@@ -34,17 +34,17 @@ def sharded(folder: Path, whole: str = "model.safetensors") -> None:
 
 def test_weight_files_are_those_that_loading_tries_first(tmp_path: Path) -> None:
     """safetensors before pickles, and of each the whole file before an index, as transformers has it."""
-    assert weight_files(tmp_path) == ()
+    assert weight_files(Folder(tmp_path)) == ()
     sharded(tmp_path, "pytorch_model.bin")
     pickles = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
-    assert weight_files(tmp_path) == ("pytorch_model.bin.index.json", *pickles)
+    assert weight_files(Folder(tmp_path)) == ("pytorch_model.bin.index.json", *pickles)
     (tmp_path / "pytorch_model.bin").touch()
-    assert weight_files(tmp_path) == ("pytorch_model.bin",)
+    assert weight_files(Folder(tmp_path)) == ("pytorch_model.bin",)
     sharded(tmp_path)
     tensors = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    assert weight_files(tmp_path) == ("model.safetensors.index.json", *tensors)
+    assert weight_files(Folder(tmp_path)) == ("model.safetensors.index.json", *tensors)
     (tmp_path / "model.safetensors").touch()
-    assert weight_files(tmp_path) == ("model.safetensors",)
+    assert weight_files(Folder(tmp_path)) == ("model.safetensors",)
 
 
 def test_the_weights_digest_covers_what_is_loaded_and_nothing_else(tmp_path: Path) -> None:

@@ -1,0 +1,86 @@
+"""What was seen of a history: every name in it, what that points at, and in which state it is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.catalog.digests import Shas
+from pipeline.catalog.names import Place
+from pipeline.hashing import digest_of
+from pipeline.spec import Checkpoint
+
+NOWHERE = Place()
+
+State = Literal[
+    "NEW",
+    "UNCHANGED",
+    "RETAGGED",
+    "REUPLOADED",
+    "DUPLICATE_OF",
+    "PARTIAL_DUP",
+    "NO_WEIGHTS",
+    "GONE",
+    "UNPARSED",
+    "GATED",
+]
+"""How a revision stands against what the lake knows of it; `audit.states` says which comes first.
+
+NEW never seen; UNCHANGED same commit; RETAGGED other commit, same weights; REUPLOADED other weights; DUPLICATE_OF never
+seen, weights known under another name; PARTIAL_DUP never seen, some of its weight files are also those of another name;
+NO_WEIGHTS nothing there that can be loaded; GONE seen before, no longer there; UNPARSED a name that does not say where
+in training it stands; GATED access not granted.
+"""
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One name in a history: a branch, tag, sub-folder, or repo of its own."""
+
+    name: str
+    place: Place = NOWHERE
+    """Where in training it stands; empty for a final model and for a name that does not say."""
+    order: tuple = ()
+    """Sorts the revisions of a history in training order, with the name for ties."""
+    commit: str | None = None
+    """Null for a local folder."""
+    state: State = "NEW"
+    """NO_WEIGHTS, UNPARSED, GATED, or NEW as long as nothing is known of the lake."""
+    why: str | None = None
+    """Why it is not measured."""
+    files: Shas = field(default_factory=dict)
+    """Its weight files that are there, an index among them, by name with their sha256."""
+    known_bad: str | None = None
+    """What the catalogue knows to be wrong with it, with the source."""
+    checkpoint: Checkpoint | None = None
+    """Null for what is not measured."""
+
+    @property
+    def weights_digest(self) -> str | None:
+        return digest_of(self.files.items()) if self.files else None
+
+    @property
+    def shards(self) -> Mapping[str, str]:
+        """The files with tensors in them: an index may well be that of every step."""
+        return {name: sha for name, sha in self.files.items() if not name.endswith(".json")}
+
+
+@dataclass(frozen=True)
+class History:
+    """The revisions of one model in training order, and the names that are none."""
+
+    model: str
+    revisions: tuple[Revision, ...]
+    other: tuple[str, ...] = ()
+    """Sub-folders that hold no checkpoint, and names that are no point of this history: not looked into."""
+    rule: str = "local"
+    """The catalogue's family by which names were read; generic for a repo that it does not know."""
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Those that can be measured."""
+        return tuple(revision.checkpoint for revision in self.revisions if revision.checkpoint)
+
+    @property
+    def unparsed(self) -> tuple[str, ...]:
+        """Names that do not say where in training they stand: not measured."""
+        return tuple(revision.name for revision in self.revisions if revision.state == "UNPARSED")
