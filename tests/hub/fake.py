@@ -108,7 +108,7 @@ class Request:
     authorized: bool
     """An Authorization header was sent."""
     headers: dict[str, str]
-    """All but Authorization."""
+    """All but Authorization, names in lower case."""
     status: int = 0
     sent: int = 0
     """Bytes of the body that went out."""

@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         from tests.hub.fake import Request
 
         url = urlsplit(self.path)
-        headers = {key: value for key, value in self.headers.items() if key.lower() != "authorization"}
+        headers = {key.lower(): value for key, value in self.headers.items() if key.lower() != "authorization"}
         port, authorized = self.server.server_address[1], "Authorization" in self.headers
         asked = Request(self.command, unquote(url.path), url.query, port, authorized, headers)
         with self.hub.lock:

@@ -1,0 +1,165 @@
+"""The one way to the Hugging Face Hub's listings and small files; what cannot change is asked for once.
+
+HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import HfApi, constants, errors, get_session, hf_hub_url
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+from pipeline import cache
+from pipeline.catalog.wire import Passing, answered_by, patiently
+from pipeline.errors import UsageError
+from pipeline.noun import Noun, canonical, digest
+
+
+class Refs(NamedTuple):
+    """The names of a repository's commits."""
+
+    repo: str
+    """Canonical id, which differs from the one asked for where the repository was renamed."""
+    branches: dict[str, str]
+    """Name -> commit."""
+    tags: dict[str, str]
+
+
+class Entry(Noun):
+    """A file of a commit."""
+
+    path: str
+    size: int
+    oid: str
+    """Of the git blob: equal for equal bytes; for an LFS file, that of its pointer."""
+    sha256: str | None
+    """Of LFS files, which is what weights are; null for others."""
+
+
+def refs(repo: str) -> Refs:
+    """Branches and tags, in one request; with HF_HUB_OFFLINE the last answer.
+
+    Raises:
+        FetchError: no answer now.
+        UsageError: no such repository, no permission, or offline and never asked before.
+    """
+    return Refs(**_latest(["refs", repo], f"refs of {repo}", lambda: _refs(repo)))
+
+
+def repos(author: str, search: str = "") -> tuple[str, ...]:
+    """Ids of the author's models whose names contain `search`, sorted; with HF_HUB_OFFLINE the last answer.
+
+    Raises:
+        FetchError, UsageError: as for `refs`.
+    """
+    asked = f"models of {author} named like {search!r}" if search else f"models of {author}"
+    found = lambda: [model.id for model in HfApi().list_models(author=author, search=search or None)]  # noqa: E731
+    return tuple(sorted(_latest(["repos", author, search], asked, found)))
+
+
+def tree(repo: str, commit: str) -> tuple[Entry, ...]:
+    """All files of a commit, sub-folders included; asked for once, kept for ever.
+
+    Raises:
+        FetchError: no answer now.
+        UsageError: no such repository or commit.
+    """
+    ask = lambda: patiently(f"files of {repo} at {commit}", lambda: _tree(repo, commit))  # noqa: E731
+    kept = _kept(cache.folder("hub/trees") / digest([repo, commit]), lambda: canonical(ask()).encode())
+    return tuple(Entry(**entry) for entry in json.loads(kept))
+
+
+def read(repo: str, commit: str, entry: Entry) -> bytes:
+    """A small file, whole and checked against its entry; kept for ever.
+
+    Raises:
+        FetchError: no answer now, or damaged ones.
+        UsageError: gated, or no such file.
+    """
+    asked = f"{entry.path} of {repo} at {commit}"
+    return _kept(cache.folder("hub/files") / entry.oid, lambda: patiently(asked, lambda: _checked(repo, commit, entry)))
+
+
+def sha256_of(repo: str, commit: str, entry: Entry) -> str:
+    """The sha256 of a file: the Hub's own of an LFS file, else of the bytes, which are read."""
+    return entry.sha256 or hashlib.sha256(read(repo, commit, entry)).hexdigest()
+
+
+def is_held(repo: str, commit: str) -> bool:
+    """Whether the repository is gated and its files are not granted; refs and trees are open even then.
+
+    Raises:
+        FetchError: no answer now.
+        UsageError: no such repository or commit.
+    """
+    return patiently(f"permission to read {repo}", lambda: _is_held(repo, commit))
+
+
+def _refs(repo: str) -> dict[str, Any]:
+    found = HfApi().list_repo_refs(repo)
+    name = re.fullmatch(r"/api/models/(.+)/refs", answered_by())
+    return {
+        "repo": name[1] if name else repo,
+        "branches": {ref.name: ref.target_commit for ref in found.branches},
+        "tags": {ref.name: ref.target_commit for ref in found.tags},
+    }
+
+
+def _tree(repo: str, commit: str) -> list[dict[str, Any]]:
+    listed = HfApi().list_repo_tree(repo, revision=commit, recursive=True)
+    return [
+        {"path": file.path, "size": file.size, "oid": file.blob_id, "sha256": file.lfs.sha256 if file.lfs else None}
+        for file in listed
+        if isinstance(file, RepoFile)
+    ]
+
+
+def _checked(repo: str, commit: str, entry: Entry) -> bytes:
+    url = hf_hub_url(repo, entry.path, revision=commit)
+    answer = get_session().get(url, headers=build_hf_headers())
+    hf_raise_for_status(answer)
+    data = answer.content
+    blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+    if entry.sha256 != hashlib.sha256(data).hexdigest() and entry.oid != blob:
+        raise Passing("sends damaged bytes")
+    return data
+
+
+def _is_held(repo: str, commit: str) -> bool:
+    try:
+        HfApi().get_hf_file_metadata(url=hf_hub_url(repo, "config.json", revision=commit))
+    except errors.GatedRepoError:
+        return True
+    except errors.RemoteEntryNotFoundError:
+        return False
+    return False
+
+
+def _latest(key: list[str], asked: str, ask: Callable[[], Any]) -> Any:
+    """What `ask` gives now; offline, what it gave the last time."""
+    note = cache.folder("hub/latest") / digest([constants.ENDPOINT, *key])
+    if not constants.is_offline_mode():
+        answer = patiently(asked, ask)
+        cache.write(note, canonical(answer).encode())
+        return answer
+    try:
+        return json.loads(note.read_bytes())
+    except FileNotFoundError:
+        raise UsageError(
+            asked, "HF_HUB_OFFLINE is set, and it was never asked before", "Unset HF_HUB_OFFLINE once"
+        ) from None
+
+
+def _kept(place: Path, make: Callable[[], bytes]) -> bytes:
+    """The bytes at `place`, made and put there the first time."""
+    try:
+        return place.read_bytes()
+    except FileNotFoundError:
+        data = make()
+        cache.write(place, data)
+        return data

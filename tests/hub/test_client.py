@@ -1,0 +1,234 @@
+"""Listings and small files: one request each, kept, patient with a busy Hub, plain about everything else."""
+
+import hashlib
+import time
+
+import pytest
+
+from pipeline.catalog import client, wire
+from pipeline.errors import FetchError, UsageError
+from tests.hub.fake import FakeHub
+
+REPO = "org/model"
+CONFIG = b'{"model_type": "gpt2"}'
+WEIGHTS = bytes(range(256)) * 40
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    monkeypatch.setattr(wire, "FIRST_WAIT_S", 0.01)
+
+
+@pytest.fixture
+def sha(hub: FakeHub) -> str:
+    repo = hub.repo(REPO)
+    sha = repo.commit({"config.json": CONFIG, "model.safetensors": WEIGHTS}, "step1")
+    repo.tag("v1", sha)
+    return sha
+
+
+def entry(sha: str, path: str) -> client.Entry:
+    return next(file for file in client.tree(REPO, sha) if file.path == path)
+
+
+def test_refs_cost_one_request_each_time(hub, sha):
+    for n in (1, 2):
+        assert client.refs(REPO) == (REPO, {"step1": sha}, {"v1": sha})
+        assert [request.path for request in hub.requests] == [f"/api/models/{REPO}/refs"] * n
+
+
+def test_a_renamed_repository_gives_its_canonical_name_in_the_same_call(hub, sha):
+    hub.rename(REPO, "new-org/model")
+    found = client.refs(REPO)
+    assert (found.repo, found.branches) == ("new-org/model", {"step1": sha})
+    assert [(request.path, request.status) for request in hub.requests] == [
+        (f"/api/models/{REPO}/refs", 307),
+        ("/api/models/new-org/model/refs", 200),
+    ]
+
+
+def test_a_tree_is_asked_for_once_and_needs_no_request_afterwards(hub, sha):
+    hub.repo(REPO).commit({"sub/README.md": b"x"}, "step1")
+    later = hub.repo(REPO).branches["step1"]
+    files = {file.path: file for file in client.tree(REPO, later)}
+    assert set(files) == {"config.json", "model.safetensors", "sub/README.md"}
+    assert files["model.safetensors"].sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    assert files["model.safetensors"].size == len(WEIGHTS)
+    assert files["config.json"].sha256 is None
+    assert len(hub.requests) == 1
+    assert {file.path: file for file in client.tree(REPO, later)} == files
+    assert len(hub.requests) == 1
+    client.tree(REPO, sha)
+    assert len(hub.requests) == 2
+
+
+def test_a_tree_of_many_pages_is_whole(hub, monkeypatch):
+    monkeypatch.setattr(FakeHub, "page", 3)
+    sha = hub.repo("org/many").commit({f"part-{n}.json": b"%d" % n for n in range(8)})
+    assert len(client.tree("org/many", sha)) == 8
+    assert len(hub.requests) == 3
+
+
+def test_a_small_file_is_read_once_whatever_the_commit(hub, sha):
+    assert client.read(REPO, sha, entry(sha, "config.json")) == CONFIG
+    later = hub.repo(REPO).commit({"README.md": b"x"}, "step1")
+    before = len(hub.asked("*/resolve/*"))
+    assert client.read(REPO, later, entry(later, "config.json")) == CONFIG
+    assert len(hub.asked("*/resolve/*")) == before == 1
+
+
+def test_sha256_comes_from_the_listing_for_large_files_and_from_the_bytes_for_small_ones(hub, sha):
+    assert client.sha256_of(REPO, sha, entry(sha, "model.safetensors")) == hashlib.sha256(WEIGHTS).hexdigest()
+    assert not hub.asked("*/resolve/*")
+    assert client.sha256_of(REPO, sha, entry(sha, "config.json")) == hashlib.sha256(CONFIG).hexdigest()
+
+
+def test_a_large_file_too_can_be_read(hub, sha):
+    assert client.read(REPO, sha, entry(sha, "model.safetensors")) == WEIGHTS
+
+
+def test_a_flipped_bit_in_a_small_file_is_not_believed(hub, sha):
+    hub.fail("*/config.json", flip=3, times=1)
+    assert client.read(REPO, sha, entry(sha, "config.json")) == CONFIG
+    assert len(hub.asked("*/config.json")) == 2
+
+
+def test_a_small_file_that_stays_damaged_is_an_error_and_is_not_kept(hub, sha):
+    hub.fail("*/config.json", flip=3, times=wire.TRIES)
+    with pytest.raises(FetchError, match="damaged"):
+        client.read(REPO, sha, entry(sha, "config.json"))
+    assert client.read(REPO, sha, entry(sha, "config.json")) == CONFIG
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Retry-After": "1"}, {"RateLimit": '"api";r=0;t=1', "RateLimit-Policy": '"fixed window";"api";q=5;w=9'}],
+)
+@pytest.mark.parametrize("call", [client.refs, lambda repo: client.tree(repo, "0" * 40)], ids=["refs", "tree"])
+def test_a_full_window_is_waited_for_as_long_as_the_hub_says(hub, sha, headers, call, monkeypatch):
+    hub.repo(REPO).commits["0" * 40] = hub.repo(REPO).commits[sha]
+    hub.fail("/api/*", status=429, headers=headers)
+    call(REPO)
+    first, second = hub.requests
+    assert 1.0 <= second.at - first.at < 2.0
+
+
+def test_a_wait_beyond_patience_fails_at_once(hub, sha):
+    hub.fail("*/refs", status=429, headers={"Retry-After": "100000"}, times=None)
+    started = time.monotonic()
+    with pytest.raises(FetchError, match="429 and asks to wait 100,000 s"):
+        client.refs(REPO)
+    assert time.monotonic() - started < 1.0
+    assert len(hub.requests) == 1
+
+
+@pytest.mark.parametrize("status", [408, 500, 502, 503, 504])
+def test_a_busy_hub_is_asked_again(hub, sha, status):
+    hub.fail("*/refs", status=status, times=wire.TRIES - 1)
+    assert client.refs(REPO).branches == {"step1": sha}
+    assert len(hub.requests) == wire.TRIES
+
+
+@pytest.mark.parametrize(
+    "call",
+    [client.refs, lambda repo: client.tree(repo, "0" * 40), client.repos, lambda repo: client.is_held(repo, "0" * 40)],
+    ids=["refs", "tree", "repos", "is_held"],
+)
+def test_a_hub_that_stays_busy_gets_no_more_than_the_stated_tries(hub, sha, call):
+    hub.fail("*", status=503, times=None)
+    with pytest.raises(FetchError, match="503"):
+        call(REPO)
+    assert len(hub.requests) == wire.TRIES
+
+
+def test_an_error_that_stays_is_not_asked_again(hub, sha):
+    hub.fail("*/refs", status=403, times=None)
+    with pytest.raises(UsageError, match="403") as error:
+        client.refs(REPO)
+    assert "HF_TOKEN" in error.value.do
+    assert len(hub.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "found"),
+    [
+        (lambda sha: client.refs("org/absent"), "no such repository"),
+        (lambda sha: client.tree(REPO, "1" * 40), "no such revision"),
+        (lambda sha: client.refs("a/b/c"), "no name that a repository can have"),
+    ],
+    ids=["repo", "revision", "name"],
+)
+def test_what_does_not_exist_is_said_so(hub, sha, call, found):
+    with pytest.raises(UsageError, match=found):
+        call(sha)
+    assert len(hub.requests) <= 1
+
+
+def test_an_answer_that_never_comes_is_given_up(hub, sha, monkeypatch):
+    monkeypatch.setattr(wire, "TIMEOUT_S", 0.2)
+    hub.fail("*/refs", stall=30.0, times=1)
+    assert client.refs(REPO).branches == {"step1": sha}
+    hub.fail("*/tree/*", stall=30.0, times=None)
+    with pytest.raises(FetchError, match="no whole answer \\(ReadTimeout\\)"):
+        client.tree(REPO, sha)
+    assert len(hub.asked("*/tree/*")) == wire.TRIES
+
+
+def test_a_listing_that_breaks_off_is_asked_for_again(hub, sha):
+    hub.fail("*/tree/*", cut=20)
+    assert len(client.tree(REPO, sha)) == 2
+
+
+def test_no_hub_at_all_is_a_failure_that_may_pass(hub, sha, monkeypatch):
+    monkeypatch.setattr(client.constants, "ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(FetchError, match="no whole answer"):
+        client.refs(REPO)
+
+
+def test_a_gated_repository_lists_its_files_and_holds_them(hub, sha, monkeypatch):
+    hub.repo(REPO).gated = True
+    assert client.refs(REPO).branches == {"step1": sha}
+    assert client.is_held(REPO, sha)
+    with pytest.raises(UsageError, match="gated"):
+        client.read(REPO, sha, entry(sha, "config.json"))
+    hub.repo(REPO).granted.add("hf_granted")
+    monkeypatch.setenv("HF_TOKEN", "hf_granted")
+    assert not client.is_held(REPO, sha)
+    assert client.read(REPO, sha, entry(sha, "config.json")) == CONFIG
+
+
+def test_a_commit_without_a_config_is_not_held(hub):
+    sha = hub.repo("org/readme").commit({"README.md": b"x"})
+    assert not client.is_held("org/readme", sha)
+
+
+def test_models_of_an_author_are_found_by_a_part_of_their_name(hub, sha):
+    for name in ("org/b-seed2", "org/b-seed1", "other/b-seed3"):
+        hub.repo(name)
+    assert client.repos("org", "seed") == ("org/b-seed1", "org/b-seed2")
+    assert client.repos("org") == ("org/b-seed1", "org/b-seed2", "org/model")
+
+
+def test_offline_the_last_answers_count(hub, sha, monkeypatch):
+    known = client.refs(REPO), client.tree(REPO, sha), client.repos("org")
+    asked = len(hub.requests)
+    monkeypatch.setattr(client.constants, "HF_HUB_OFFLINE", True)
+    assert (client.refs(REPO), client.tree(REPO, sha), client.repos("org")) == known
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
+        client.refs("org/other")
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
+        client.tree(REPO, "1" * 40)
+    assert len(hub.requests) == asked
+
+
+def test_a_long_wait_is_shown(hub, sha, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.progress.PATIENCE_S", 0.2)
+    hub.fail("*/refs", status=429, headers={"Retry-After": "1"})
+    client.refs(REPO)
+    assert "Waiting for the Hub: 1 of 1 s" in capsys.readouterr().err
+
+
+def test_nothing_is_said_to_the_hub_but_the_question(hub, sha):
+    client.refs(REPO)
+    assert [request.path for request in hub.requests] == [f"/api/models/{REPO}/refs"]
+    assert "torch" not in hub.requests[0].headers["user-agent"]
