@@ -1,8 +1,9 @@
 """What a revision's name says about its place in training. Nothing is guessed: an unknown part leaves it unparsed."""
 
 import re
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 _PARTS = "|".join(
     (
@@ -13,7 +14,15 @@ _PARTS = "|".join(
     )
 )
 _PART = re.compile(rf"(?:{_PARTS})(?:[-_.]|$)", re.IGNORECASE)
-_UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
+_NO_POINT = re.compile(r"main|refs/.*|pr/\d+|v\d+(?:\.\d+)*|[0-9a-f]{40}")
+
+ACCEPTED_NAMES, ACCEPTED_SHARE = 3, 0.8
+"""Least number, and least share, of a repo's names that must parse before the generic rule is believed."""
+
+TokensSource = Literal["name", "step-times-batch"]
+LAST = 2**63
+"""Sorts what has no place behind everything that has."""
 
 
 class Place(NamedTuple):
@@ -23,17 +32,21 @@ class Place(NamedTuple):
     tokens: int | None = None
     stage: str | None = None
     run: str | None = None
+    tokens_source: TokensSource | None = None
+    position: int | None = None
+    """Orders a history whose publisher counts something else: words, chunks of data."""
 
     @property
-    def order(self) -> tuple[str, int, int, int]:
+    def order(self) -> tuple:
         """Training order: run, stage, step, tokens; what has no place comes last."""
-        last = 2**63
-        return (
-            self.run or "",
-            last if self.stage is None and self.step is None and self.tokens is None else int(self.stage or 0),
-            last if self.step is None else self.step,
-            last if self.tokens is None else self.tokens,
-        )
+        placed = any(value is not None for value in (self.stage, self.step, self.tokens, self.position))
+        return (run_order(self.run), int(self.stage or 0) if placed else LAST, *self.progress)
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Step, then tokens or position: the order within a stage of a run."""
+        seen = self.position if self.tokens is None else self.tokens
+        return (LAST if self.step is None else self.step, LAST if seen is None else seen)
 
 
 def parse(name: str) -> Place | None:
@@ -53,11 +66,41 @@ def parse(name: str) -> Place | None:
             return None
         found |= said
         at = part.end()
-    if not found.keys() & {"step", "tokens"}:
-        return None
+    return stated(found) if found.keys() & {"step", "tokens"} else None
+
+
+def stated(found: Mapping[str, str | None]) -> Place:
+    """The place in the named groups of a match: step and kilo, tokens or position and their unit, stage, run.
+
+    Exact: 16.78B is 16,780,000,000, which a float is not.
+    """
+    scale = _UNITS[(found.get("unit") or "").lower()]
+    counted = {kind: int(Decimal(count) * scale) for kind in ("tokens", "position") if (count := found.get(kind))}
+    step = found.get("step")
     return Place(
-        step=int(found["step"]) * (1000 if "kilo" in found else 1) if "step" in found else None,
-        tokens=int(Decimal(found["tokens"]) * _UNITS[found["unit"].lower()]) if "tokens" in found else None,
+        step=int(step) * (1000 if found.get("kilo") else 1) if step else None,
+        tokens=counted.get("tokens"),
         stage=found.get("stage"),
         run=found.get("run"),
+        tokens_source="name" if "tokens" in counted else None,
+        position=counted.get("position"),
     )
+
+
+def run_order(run: str | None) -> tuple[int, int, str]:
+    """The run without a name first, numbered runs by number, then the others by name."""
+    if run is None:
+        return (0, 0, "")
+    return (1, int(run), run) if run.isdecimal() else (2, 0, run)
+
+
+def no_point(name: str) -> bool:
+    """Whether `name` is of a kind that is no point of any history: main, refs/*, pr/N, v1.0, a commit."""
+    return _NO_POINT.fullmatch(name) is not None
+
+
+def accepted(names: Iterable[str]) -> bool:
+    """Whether the generic rule is to be believed of a repo with these names: enough of them parse."""
+    points = [name for name in names if not no_point(name)]
+    parsed = sum(parse(name) is not None for name in points)
+    return parsed >= ACCEPTED_NAMES and parsed >= ACCEPTED_SHARE * len(points)
