@@ -1,0 +1,204 @@
+"""A node's scratch: one folder per run and checkpoint, leased by a living driver, within a budget of bytes.
+
+A lease is a small file beside its folder: who holds it, and how many bytes it may fill. All leases are read and written
+under one lock, so that two processes cannot both take the last bytes.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from pipeline import cache
+from pipeline.errors import UsageError
+from pipeline.progress import Progress
+
+OWNER = "SHAPELAKE_DRIVER"
+"""Environment variable with HOST:PID of the driver, which outlives the workers that fetch for it."""
+POLL_S = 0.5
+ABANDONED_S = 86400.0
+"""Age at which the lease of another host's driver, of which nothing can be seen from here, counts as stale."""
+
+
+class Lease(NamedTuple):
+    """A folder of the scratch and who holds it."""
+
+    folder: Path
+    owner: str
+    """HOST:PID."""
+    bytes: int
+    since: float
+    """Seconds since 1970."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Its driver is dead, or has not been heard of for a day from another host."""
+        host, _, pid = self.owner.rpartition(":")
+        if host != socket.gethostname():
+            return time.time() - self.since > ABANDONED_S
+        return not _lives(int(pid))
+
+    @property
+    def to_come(self) -> int:
+        """Bytes that it may still write."""
+        return max(self.bytes - _size(self.folder), 0)
+
+
+def root() -> Path:
+    """$SHAPELAKE_SCRATCH, or `scratch` in the user's cache folder.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    if not (named := os.environ.get("SHAPELAKE_SCRATCH")):
+        return cache.folder("scratch")
+    path = Path(named).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise UsageError(
+            f"scratch folder {path}", found, "Set SHAPELAKE_SCRATCH to a folder on a local disk"
+        ) from error
+    return path
+
+
+def reserve(folder: Path, size: int, budget: int | None) -> None:
+    """Lease `size` bytes for `folder`, once the living leases leave room for them.
+
+    Args:
+        budget: bytes that all leases of this node may hold together; null = as much as the disk has.
+
+    Raises:
+        UsageError: more bytes than the budget, or than the disk has with no lease left to end.
+    """
+    if budget is not None and size > budget:
+        raise _too_large(folder, size, f"the budget of the node is {budget:,} bytes", "Raise the disk budget")
+    with Progress("Waiting for room on the disk", None, "s") as progress:
+        while not _reserved(folder, size, budget):
+            time.sleep(POLL_S)
+            progress.advance(1)
+
+
+def release(folder: Path) -> None:
+    """Remove a folder, whatever is in it; its lease stays for as long as a byte of it does."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if not folder.exists():
+        _beside(folder, "lease").unlink(missing_ok=True)
+
+
+def sweep() -> int:
+    """Remove the folders of dead drivers; returns how many there were. A folder in use is left alone."""
+    return sum(_swept(lease) for lease in leases() if lease.is_stale)
+
+
+def leases() -> list[Lease]:
+    """All leases of this node."""
+    return [lease for note in root().glob(".*.lease") if (lease := _read(note))]
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """One process at a time works in `folder`; without `wait`, false where another one does.
+
+    The lock's file goes with the last holder, so it counts only while it is still the one at its place.
+    """
+    file = _lock(folder, wait)
+    try:
+        yield file is not None
+    finally:
+        if file is not None:
+            if not folder.exists():
+                _beside(folder, "lock").unlink(missing_ok=True)
+            file.close()
+
+
+def _lock(folder: Path, wait: bool) -> IO[str] | None:
+    place = _beside(folder, "lock")
+    while True:
+        file = place.open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        if _is_at(file.fileno(), place):
+            return file
+        file.close()
+
+
+def _reserved(folder: Path, size: int, budget: int | None) -> bool:
+    with cache.exclusive(root() / "leases"):
+        others = [lease for lease in leases() if lease.folder != folder and not lease.is_stale]
+        free = shutil.disk_usage(root()).free - sum(lease.to_come for lease in others)
+        needed = size - _size(folder)
+        if needed > free and not others:
+            raise _too_large(folder, needed, f"the disk has {free:,} bytes free", "Free some, or set SHAPELAKE_SCRATCH")
+        left = size if budget is None else budget - sum(lease.bytes for lease in others)
+        if needed > free or size > left:
+            return False
+        lease = {"owner": owner(), "bytes": size, "since": time.time()}
+        cache.write(_beside(folder, "lease"), json.dumps(lease).encode())
+        return True
+
+
+def _too_large(folder: Path, size: int, found: str, do: str) -> UsageError:
+    return UsageError(f"{size:,} bytes in {folder.parent}", found, do)
+
+
+def _swept(lease: Lease) -> bool:
+    with locked(lease.folder, wait=False) as is_ours:
+        if is_ours:
+            release(lease.folder)
+        return is_ours
+
+
+def owner() -> str:
+    return os.environ.get(OWNER) or f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _beside(folder: Path, what: str) -> Path:
+    return folder.with_name(f".{folder.name}.{what}")
+
+
+def _read(note: Path) -> Lease | None:
+    """Null where it has just been released."""
+    try:
+        return Lease(folder=note.with_name(note.name[1 : -len(".lease")]), **json.loads(note.read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's, but alive
+        return True
+    return True
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below `folder`; what a link points at lies elsewhere."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(base, name)).st_size
+            except FileNotFoundError:  # a download that was just moved into place
+                continue
+    return total
+
+
+def _is_at(descriptor: int, place: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), place.stat())
+    except FileNotFoundError:
+        return False
