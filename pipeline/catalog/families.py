@@ -44,8 +44,8 @@ class KnownBad(Noun):
 
     repo: str = "*"
     """Glob over the repo ids."""
-    rev: str
-    """Regex that the whole name must match."""
+    rev: re.Pattern[str]
+    """That the whole name must match."""
     why: str
     source: str
 
@@ -73,10 +73,10 @@ class Family(Noun):
     aliases: tuple[str, ...] = ()
     """Other ids of the same repos, recognised but not listed."""
     where: Where
-    rev: str = "main"
-    """Regex that a checkpoint's name must match whole: the branch, tag, sub-folder or, for `repos`, repo id."""
-    skip: str | None = None
-    """Regex of names that are no point of the history, besides main, refs/*, pr/N, versions and commits."""
+    rev: re.Pattern[str] = re.compile("main")
+    """That a checkpoint's name must match whole: the branch, tag, sub-folder or, for `repos`, repo id."""
+    skip: re.Pattern[str] | None = None
+    """Names that are no point of the history, besides main, refs/*, pr/N, versions and commits."""
     position: str | None = None
     """What the group `position` of `rev` counts, where it has one."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
@@ -89,7 +89,7 @@ class Family(Noun):
     """bin = pickles are read, weights only, where a commit has no safetensors."""
     kind: Literal["decoder", "encoder", "encdec", "by-config"]
     norm: Norm = "unknown"
-    tiers: Annotated[dict[str, Tier], Field(min_length=1)]
+    tiers: dict[str, Tier]
     """Size by glob over the repo ids, the first that matches; small up to 0.5B parameters, medium up to 2B."""
     gated: bool = False
     unloadable: str | None = None
@@ -101,10 +101,17 @@ class Family(Noun):
 
     @field_validator("rev")
     @classmethod
-    def _has_known_groups(cls, rev: str) -> str:
-        for group in re.compile(rev).groupindex.keys() - GROUPS:
+    def _has_known_groups(cls, rev: re.Pattern[str]) -> re.Pattern[str]:
+        for group in rev.groupindex.keys() - GROUPS:
             raise ValueError(f"unknown group {group!r}{suggest(group, sorted(GROUPS))}")
         return rev
+
+    @field_validator("tiers")
+    @classmethod
+    def _covers_every_repo(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
+        if "*" not in tiers:
+            raise ValueError("no tier for '*', that is for the rest")
+        return tiers
 
     @model_validator(mode="after")
     def _fills_itsplaceholders(self) -> "Family":
@@ -146,7 +153,7 @@ class Family(Noun):
         Args:
             name: branch, tag, sub-folder or, for `where: repos`, the repo id, with or without its owner.
         """
-        match = re.fullmatch(self.rev, name.split("/")[-1] if self.where == "repos" else name)
+        match = self.rev.fullmatch(name.split("/")[-1] if self.where == "repos" else name)
         if match is None:
             return None
         said = stated(match.groupdict())
@@ -162,9 +169,9 @@ class Family(Noun):
 
     def skips(self, name: str) -> bool:
         """Whether `name` is no point of the history and nothing to report."""
-        if re.fullmatch(self.rev, name):
+        if self.rev.fullmatch(name):
             return False
-        return no_point(name) or (self.skip is not None and re.fullmatch(self.skip, name) is not None)
+        return no_point(name) or (self.skip is not None and self.skip.fullmatch(name) is not None)
 
     def model_of(self, repo: str) -> str:
         """Name of the model whose history, or whose one checkpoint, `repo` holds."""
@@ -181,7 +188,7 @@ class Family(Noun):
     def why_bad(self, repo: str, rev: str) -> str | None:
         """What is known to be wrong with a revision, with the source; None if nothing is."""
         for bad in self.known_bad:
-            if fnmatchcase(repo, bad.repo) and re.fullmatch(bad.rev, rev):
+            if fnmatchcase(repo, bad.repo) and bad.rev.fullmatch(rev):
                 return f"{bad.why} ({bad.source})"
         return None
 
