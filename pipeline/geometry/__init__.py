@@ -4,9 +4,10 @@
 layers that arrive in batches.
 """
 
+from pipeline.geometry.accumulator import LayerMoments
 from pipeline.geometry.candidates import set_threads
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.describe import describe, describe_layer
-from pipeline.geometry.stream import LayerMoments, Stream
+from pipeline.geometry.stream import Stream
 
 __all__ = ["Cloud", "LayerMoments", "Stream", "describe", "describe_layer", "set_threads"]

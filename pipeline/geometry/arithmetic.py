@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -9,16 +10,38 @@ from torch import Tensor
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 """Largest relative error of rounding to the dtype."""
 
-GOOD_AT_FLOAT64 = {(7, 0), (8, 0), (9, 0), (10, 0)}
-"""CUDA capabilities whose float64 products run at half the float32 rate or better (V100, A100, H100/H200, B200)."""
+FLOAT64_COST = 4.0
+"""Float64 products may take this many times as long as float32 ones; chips take about 1 or 2, or 32 and more."""
 
 
 def product_dtype(device: torch.device | str) -> torch.dtype:
-    """float64 where its matrix products are affordable, else float32 (accumulated block by block in float64)."""
+    """float64 where its matrix products are affordable, else float32 (accumulated block by block in float64).
+
+    On a GPU both are timed, once per process; a stream does so before its first batch.
+    """
     device = torch.device(device)
-    if device.type == "cpu" or torch.cuda.get_device_capability(device) in GOOD_AT_FLOAT64:
+    if device.type == "cpu" or _slowdown(device) <= FLOAT64_COST:
         return torch.float64
     return torch.float32
+
+
+@cache
+def _slowdown(device: torch.device) -> float:
+    """Seconds of a float64 product over those of a float32 one."""
+    with full_precision():
+        return _product_ms(device, torch.float64) / _product_ms(device, torch.float32)
+
+
+def _product_ms(device: torch.device, dtype: torch.dtype) -> float:
+    square = torch.ones(2048, 2048, dtype=dtype, device=device)
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.mm(square, square)  # the first one sets things up
+    start.record(torch.cuda.current_stream(device))
+    for _ in range(4):
+        torch.mm(square, square)
+    stop.record(torch.cuda.current_stream(device))
+    stop.synchronize()
+    return start.elapsed_time(stop)
 
 
 @contextmanager

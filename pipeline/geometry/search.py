@@ -80,11 +80,11 @@ def search(
         return lists
     for propose, view in _ladder(points, seed, engine or default_engine(points.device)):
         open_ = (~lists.certified).nonzero().flatten()
-        if not len(open_):
-            break
         found = _rung(points, view, rows[open_], k, propose)
         for whole, part in zip(lists, found, strict=True):
             whole[open_] = part
+        if bool(lists.certified.all()):
+            break
     return lists
 
 

@@ -57,11 +57,13 @@ def anisotropy_se(layer: Layer) -> float | None:
     n = len(groups)
     if n < 2:
         return None
-    rest = [merge([*groups[:i], *groups[i + 1 :]]) for i in range(n)]
-    if not all(layer.is_spread(left) for left in rest):
-        layer.flags.add("constant_without_a_group")
-        return None
-    without = [anisotropy(left) for left in rest]
+    without = []
+    for i in range(n):  # one at a time: each is as large as a group's scatter
+        left = merge([*groups[:i], *groups[i + 1 :]])
+        if not layer.is_spread(left):
+            layer.flags.add("constant_without_a_group")
+            return None
+        without.append(anisotropy(left))
     mean = sum(without) / n
     return math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without))
 
@@ -81,7 +83,7 @@ def anisotropy_no_sink(layer: Layer) -> float | None:
     Source: this project; sinks as the cause: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
     Bias: that of an isotropic cloud as in `anisotropy`; it depends on `sink_multiple`.
     """
-    ordinary = merge(layer.moments.ordinary)
+    ordinary = layer.moments.ordinary
     if not layer.is_spread(ordinary):
         layer.flags.add("too_few_ordinary_tokens")
         return None
@@ -95,7 +97,7 @@ def sink_variance_share(layer: Layer) -> float:
     Bias: none; it depends on `sink_multiple` and on the context's length.
     """
     center = layer.all.mean
-    return merge(layer.moments.sinks).deviation(center) / layer.all.deviation(center)
+    return layer.moments.sinks.deviation(center) / layer.all.deviation(center)
 
 
 def total_variance(layer: Layer) -> float:

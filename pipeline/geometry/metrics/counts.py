@@ -60,7 +60,7 @@ def n_sink_tokens(layer: Layer) -> int:
     Source: this project; the tokens of the massive activations of Sun et al. 2024 (arXiv 2402.17762).
     Bias: the median is that of the first 512 tokens, not of all.
     """
-    return sum(sinks.count for sinks in layer.moments.sinks)
+    return layer.moments.sinks.count
 
 
 def n_points(layer: Layer) -> int:

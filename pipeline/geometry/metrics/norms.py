@@ -1,9 +1,5 @@
 """Lengths and directions: how long tokens are, how far they point the same way, which coordinates stand out."""
 
-import torch
-from jaxtyping import Float64
-from torch import Tensor
-
 from pipeline.geometry.layer import Layer, Row
 
 COLUMNS = ("cosine_mean", "norm_mean", "norm_median", "norm_max", "abs_max", "top_dims", "top_dims_share")
@@ -17,12 +13,11 @@ def measure(layer: Layer) -> Row:
     if not layer.all.count:
         layer.flags.add("too_few_tokens")
         return row
-    norms = torch.cat(layer.moments.norms).to(torch.float64)
     row |= {
         "cosine_mean": cosine_mean(layer),
-        "norm_mean": norm_mean(norms),
-        "norm_median": norm_median(norms),
-        "norm_max": norm_max(norms),
+        "norm_mean": norm_mean(layer),
+        "norm_median": norm_median(layer),
+        "norm_max": norm_max(layer),
         "abs_max": abs_max(layer),
     }
     if layer.varies:
@@ -38,38 +33,40 @@ def cosine_mean(layer: Layer) -> float | None:
     Source: Ethayarajh 2019 (arXiv 1909.00512), there over a sample of pairs.
     Bias: few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404).
     """
-    n = sum(int((norms > 0).sum()) for norms in layer.moments.norms)
+    n = layer.moments.norms.n_positive
     if n < 2:
         layer.flags.add("too_few_tokens")
         return None
     return (float(layer.moments.directions.square().sum()) - n) / (n * (n - 1))
 
 
-def norm_mean(norms: Float64[Tensor, " tokens"]) -> float:
+def norm_mean(layer: Layer) -> float:
     """Mean length of a token.
 
     Source: a moment.
     Bias: none; a few sinks can carry much of it, see `norm_median`.
     """
-    return float(norms.mean())
+    return layer.moments.norms.total / layer.all.count
 
 
-def norm_median(norms: Float64[Tensor, " tokens"]) -> float:
+def norm_median(layer: Layer) -> float:
     """Median length of a token; of an even number the lower of the middle two.
 
+    Of up to 262,144 tokens it is exact; of more it is that of a sample at even ranks of every 2048 of them.
+
     Source: a quantile.
-    Bias: none.
+    Bias: none; the sample adds at most its own standard error up to 20 million tokens, 5 % of it at one million.
     """
-    return float(norms.median())
+    return float(layer.moments.norms.sample.median())
 
 
-def norm_max(norms: Float64[Tensor, " tokens"]) -> float:
+def norm_max(layer: Layer) -> float:
     """Length of the longest token.
 
     Source: a maximum.
     Bias: grows with the number of tokens.
     """
-    return float(norms.max())
+    return layer.moments.norms.largest
 
 
 def abs_max(layer: Layer) -> float:
