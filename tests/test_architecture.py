@@ -30,9 +30,11 @@ MAY_IMPORT = {
     "model": SPEC | {"catalog"},
     "loss": SPEC | {"model"},
     "rows": SPEC | {"catalog", "corpora", "model"},
+    "memory": set(),
     "sampler": {"corpora", "geometry"},
-    "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "rows", "sampler"},
+    "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "memory", "rows", "sampler"},
     "lake": SPEC,
+    "analysis": BASE | {"lake"},
     "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "rows"},
     "show": SPEC | {"lake", "sweep"},
     "demo": SPEC | {"lake", "sweep", "show"},
@@ -41,7 +43,7 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 OWNERS = {
-    "torch": {"geometry", "model", "loss", "rows", "sampler", "measure", "demo"},
+    "torch": {"geometry", "memory", "model", "loss", "rows", "sampler", "measure", "demo"},
     "transformers": {"model", "demo"},
     "tokenizers": {"demo"},
     "faiss": {"geometry"},
@@ -49,7 +51,7 @@ OWNERS = {
     "pyarrow": {"lake"},
     "duckdb": {"lake", "show"},
     "pandas": {"lake"},
-    "polars": {"lake"},
+    "polars": {"lake", "analysis"},
     "huggingface_hub": {"catalog", "model/loading"},  # the latter for an exception that transformers lets through
     "typer": {"cli"},
     "rich": {"progress", "sweep/progress", "show", "demo", "cli"},

@@ -1,0 +1,116 @@
+"""The dome: does anisotropy over depth rise to an interior peak, in which models, with and without sink tokens?
+
+Profiles are over the outputs of the blocks. The state after the final norm is another kind of object and left out.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from pipeline.analysis.rows import KEYS, LABEL, Lakelike, because, blocks, curves, interval, newest, rows
+from pipeline.analysis.shape import FALLING, FLAT, PEAK, RISING, VALLEY
+
+WORDS = {PEAK: "dome", VALLEY: "valley", RISING: "rising", FALLING: "falling", FLAT: "flat"}
+SIZE_RATIO = 2.0
+"""Models whose numbers of parameters differ by more are not matched."""
+OF_CURVE = ("verdict", "height", "height_low", "height_high", "top", "top_low", "top_high")
+
+
+def dome(lake: Lakelike) -> pl.DataFrame:
+    """Whether the newest checkpoint of each (model, kind, run, corpus, recipe) has a dome.
+
+    Columns: those keys, `revision`, `step`, `verdict` (dome, valley, rising, falling, flat, too_few, no_errors),
+    `height` above the higher end with its 95 % interval, `peak` and its `depth` with the range of those that may be it,
+    the same without sink tokens (`no_sink_*`), `rows` and `because`.
+    Bias: `anisotropy_no_sink` has no error of its own, see `no_sink_se`.
+    """
+    return _domes(newest(rows(lake)))
+
+
+def domes(lake: Lakelike) -> pl.DataFrame:
+    """As `dome`, of every checkpoint."""
+    return _domes(rows(lake))
+
+
+def matched(lake: Lakelike) -> pl.DataFrame:
+    """Each encoder against the decoder nearest to it in size, on the same corpus by the same recipe.
+
+    Columns: `model` (the encoder), `decoder`, `corpus`, `recipe`, both sizes, `verdict` (decoder_higher,
+    encoder_higher, alike, no_match, no_errors), `difference` of the domes' heights (decoder - encoder) with an
+    interval that holds in 90 % at least: the sum of both, `rows`, `because`. Of higher the intervals do not overlap.
+    """
+    frame = newest(rows(lake))
+    sizes = frame.group_by(KEYS).agg(pl.col("n_params").max())
+    found = _domes(frame).join(sizes, on=KEYS, nulls_equal=True)
+    sides = ["model", "corpus", "recipe", "n_params", "height", "height_low", "height_high", "rows"]
+    encoders, decoders = (found.filter(kind=kind).select(sides) for kind in ("encoder", "decoder"))
+    pairs = encoders.join(decoders.rename({"model": "decoder"}), on=["corpus", "recipe"], how="left", suffix="_decoder")
+    apart = (pl.col("n_params").log() - pl.col("n_params_decoder").log()).abs()
+    pairs = pairs.with_columns(_apart=apart).sort("_apart", "decoder", nulls_last=True)
+    pairs = pairs.group_by("model", "corpus", "recipe", maintain_order=True).first()
+    near = (pl.col("_apart") <= pl.lit(SIZE_RATIO).log()).fill_null(False)
+    low = pl.col("height_low_decoder") - pl.col("height_high")
+    high = pl.col("height_high_decoder") - pl.col("height_low")
+    pairs = pairs.with_columns(
+        difference=pl.when(near).then(pl.col("height_decoder") - pl.col("height")),
+        difference_low=pl.when(near).then(low),
+        difference_high=pl.when(near).then(high),
+        rows=pl.col("rows") + pl.col("rows_decoder").fill_null(0),
+        verdict=pl.when(~near)
+        .then(pl.lit("no_match"))
+        .when(low.is_null())
+        .then(pl.lit("no_errors"))
+        .when(low > 0)
+        .then(pl.lit("decoder_higher"))
+        .when(high < 0)
+        .then(pl.lit("encoder_higher"))
+        .otherwise(pl.lit("alike")),
+    ).with_columns(pl.when(near).then(name).alias(name) for name in ("decoder", "n_params_decoder"))
+    kept = ["model", "decoder", "corpus", "recipe", "n_params", "n_params_decoder", "verdict"]
+    kept += ["difference", "difference_low", "difference_high", "rows"]
+    return because(pairs.select(kept), _of_match)
+
+
+def no_sink_se() -> pl.Expr:
+    """A stand-in for the error of `anisotropy_no_sink`, which the lake does not have.
+
+    The error of `anisotropy` carried over as an equal error of log A / (1 - A), and never less than it.
+    Bias: unknown where sinks and other tokens differ in how much their contexts differ.
+    """
+    odds = {name: pl.col(name) * (1 - pl.col(name)) for name in ("anisotropy", "anisotropy_no_sink")}
+    ratio = pl.when(odds["anisotropy"] > 0).then(odds["anisotropy_no_sink"] / odds["anisotropy"])
+    return pl.col("anisotropy_se") * pl.max_horizontal(ratio, pl.lit(1.0))
+
+
+def _domes(frame: pl.DataFrame) -> pl.DataFrame:
+    by, frame = (*KEYS, *LABEL), blocks(frame).with_columns(anisotropy_no_sink_se=no_sink_se())
+    shapes, bare = (
+        curves(frame, by, "depth", name, f"{name}_se", WORDS, ends=True)
+        for name in ("anisotropy", "anisotropy_no_sink")
+    )
+    without = bare.select(*by, *(pl.col(name).alias(f"no_sink_{name}") for name in OF_CURVE))
+    depth = {f"{side}top{end}": f"{side}depth{end}" for side in ("", "no_sink_") for end in ("", "_low", "_high")}
+    both = shapes.join(without, on=by, how="left", nulls_equal=True).rename(depth | {"top_value": "peak"})
+    return because(both.sort(by), _of_dome)
+
+
+def _of_dome(row: dict[str, Any]) -> str:
+    said = {
+        "dome": "peaks inside, at depth {depth:.2f}, {height} above the higher end",
+        "valley": "is lower inside than at both ends; its highest block is at depth {depth:.2f}",
+        "rising": "rises with depth and does not surely fall again; it is highest at depth {depth:.2f}",
+        "falling": "falls with depth; it is highest at depth {depth:.2f}",
+        "flat": "does not surely differ between blocks; the highest inside is {height} above the higher end",
+        "too_few": "has fewer than three blocks, so it has no interior",
+        "no_errors": "comes without standard errors; the highest block inside is {height} above the higher end",
+    }[row["verdict"]]
+    said = said.format(depth=row["depth"], height=interval(row, "height"))
+    bare = row["no_sink_verdict"]
+    return f"Anisotropy {said}; without sink tokens: {bare or 'unknown'}, {interval(row, 'no_sink_height')}."
+
+
+def _of_match(row: dict[str, Any]) -> str:
+    if row["verdict"] == "no_match":
+        return f"No decoder within a factor {SIZE_RATIO:g} of {row['n_params'] or 'an unknown number of'} parameters."
+    word = {"decoder_higher": "higher", "encoder_higher": "lower"}.get(row["verdict"], "not surely another")
+    return f"The dome of {row['decoder']} is {word}: by {interval(row, 'difference')}."

@@ -1,0 +1,138 @@
+"""Does a noisy curve have an interior peak? One decision for profiles over depth and for histories over training.
+
+The place of a peak is chosen by looking, so twice the standard error of one difference is no bar: of 20 equal values
+the highest and the lowest differ by more than that nearly always. All differences of a curve are therefore judged at
+once, by Tukey's studentized range: `critical` is what the largest of them exceeds in 5 % of curves that are all noise.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+ALPHA = 0.05
+"""How often a curve that is all noise may be called anything but flat."""
+SE_MULTIPLE = 2.0
+"""What a rise or a fall must exceed in any case, in standard errors."""
+WINDOW = 2
+"""Neighbours on either side with whom a row's variance is pooled: one row's rests on three or four differences."""
+SIMULATED = 4000
+EXACT_UP_TO = 32
+"""Curves longer than this are judged as if they had the next power of the square root of two points: stricter."""
+BLOCK = 2_000_000
+
+PEAK, VALLEY, RISING, FALLING, FLAT = "peak", "valley", "rising", "falling", "flat"
+
+
+class Shapes(NamedTuple):
+    """What curves do, one entry per curve. Intervals hold for all differences of a curve at once."""
+
+    word: NDArray[np.str_]
+    """peak, valley, rising, falling or flat."""
+    top: Ints
+    """Index of the peak; of the highest point where there is none."""
+    first: Ints
+    last: Ints
+    """Of the points that may be the peak: none between here and there is sure to be lower."""
+    height: Floats
+    """How far the highest interior point stands above both sides; below 0 where none does."""
+    low: Floats
+    high: Floats
+    """The 95 % interval of `height`; `peak` is said exactly where `low` is above 0."""
+
+
+def judge(values: Floats, se: Floats, df: int, ends: bool = False, alpha: float = ALPHA) -> Shapes:
+    """The shape of each curve.
+
+    Args:
+        values: [curves, points].
+        se: [curves, points], standard errors of these.
+        df: their degrees of freedom, groups - 1.
+        ends: a peak must stand above the first and the last point; otherwise above any point before and any after.
+        alpha: how often a curve that is all noise may be called anything but flat.
+
+    Bias: errors of different points are taken as independent. Checkpoints and layers read the same contexts, so theirs
+        go together; differences are then surer than judged here, and less is claimed than could be. Errors are taken
+        to change slowly along the curve: where each is anything from one to five times the least, up to 10 % of noise
+        is not called flat (a peak is still said in less than 5 %).
+    """
+    at_once = max(1, BLOCK // values.shape[1] ** 2)
+    parts = [
+        _judge(values[i : i + at_once], pooled(se[i : i + at_once] ** 2), _bar(values.shape[1], df, alpha), ends)
+        for i in range(0, len(values), at_once)
+    ]
+    return Shapes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def pooled(variance: Floats) -> Floats:
+    """The mean with up to WINDOW neighbours on either side, never less than the point's own; [..., points]."""
+    n = variance.shape[-1]
+    sums = np.concatenate([np.zeros_like(variance[..., :1]), variance.cumsum(-1)], axis=-1)
+    last, first = np.minimum(np.arange(n) + WINDOW + 1, n), np.maximum(np.arange(n) - WINDOW, 0)
+    return np.maximum(variance, (sums[..., last] - sums[..., first]) / (last - first))
+
+
+@lru_cache(maxsize=256)
+def critical(points: int, df: int, alpha: float = ALPHA) -> float:
+    """What the largest difference over its standard error exceeds with probability alpha in a curve of equal values.
+
+    By simulation of normal values and chi-squared variances, seeded; the upper 97.5 % bound of the quantile.
+
+    Source: the studentized range (Tukey 1953), here with the variances of `pooled`.
+    Bias: 0.7 % of 5 % low in its rate, to be sure of the side.
+    """
+    random = np.random.default_rng([points, df])
+    values = random.standard_normal((SIMULATED, points))
+    variance = pooled(random.chisquare(df, (SIMULATED, points)) / df)
+    largest = np.zeros(SIMULATED)
+    for lag in range(1, points):
+        squares = (values[:, lag:] - values[:, :-lag]) ** 2 / (variance[:, lag:] + variance[:, :-lag])
+        np.maximum(largest, squares.max(axis=1), out=largest)
+    above = SIMULATED * alpha - 2 * np.sqrt(SIMULATED * alpha * (1 - alpha))
+    return float(np.sqrt(np.sort(largest)[-max(1, int(above))]))
+
+
+def _bar(points: int, df: int, alpha: float) -> float:
+    if points > EXACT_UP_TO:
+        points = int(np.ceil(2 ** (np.ceil(2 * np.log2(points)) / 2)))
+    return max(SE_MULTIPLE, critical(points, df, alpha))
+
+
+def _judge(values: Floats, variance: Floats, bar: float, ends: bool) -> Shapes:
+    gap = values[:, None, :] - values[:, :, None]  # [curves, a, p]: how far p stands above a
+    margin = bar * np.sqrt(variance[:, None, :] + variance[:, :, None])
+    rise, fall = _sides(gap - margin, ends)
+    both = np.minimum(rise, fall)
+    height, high = (np.minimum(*_sides(g, ends)).max(1) for g in (gap, gap + margin))
+    valley = np.minimum(*_sides(-gap - margin, ends)).max(1)
+    peaked = both.max(1) > 0
+    words = [PEAK, VALLEY, RISING, FALLING]
+    up, down = rise.max(1), fall.max(1)
+    word = np.select([peaked, valley > 0, (up > 0) & (up >= down), down > 0], words, FLAT)
+    top = np.where(peaked[:, None] & (both <= 0), -np.inf, values).argmax(1)
+    first, last = _candidates(values, gap - margin, top)
+    return Shapes(word, top, first, last, height, both.max(1), high)
+
+
+def _sides(gap: Floats, ends: bool) -> tuple[Floats, Floats]:
+    """How far each point stands above what comes before it, and above what comes after; -inf where nothing does."""
+    points = np.arange(gap.shape[-1])
+    before, after = points[:, None] < points, points[:, None] > points
+    if ends:
+        before, after = before & (points == 0)[:, None], after & (points == points[-1])[:, None]
+    return np.where(before, gap, -np.inf).max(1), np.where(after, gap, -np.inf).max(1)
+
+
+def _candidates(values: Floats, surely: Floats, top: Ints) -> tuple[Ints, Ints]:
+    """First and last point not surely below the top, within the stretch about it where nothing is higher."""
+    rows, points = np.arange(len(values)), np.arange(values.shape[1])
+    higher = values > values[rows, top][:, None]
+    start = np.where(higher & (points < top[:, None]), points, -1).max(1)
+    stop = np.where(higher & (points > top[:, None]), points, len(points)).min(1)
+    near = surely[rows, :, top] <= 0
+    near &= (points > start[:, None]) & (points < stop[:, None])
+    return near.argmax(1), len(points) - 1 - near[:, ::-1].argmax(1)

@@ -1,0 +1,104 @@
+"""Attention sinks: how much of mid-layer anisotropy is left without them, and at another length of context?
+
+A sink is the first token of its context or one of extreme norm. One long vector per context is variance along one line,
+so anisotropy falls with the length of a context for no other reason than the sinks' share of its tokens.
+"""
+
+from typing import Any
+
+import polars as pl
+
+from pipeline.analysis.dome import no_sink_se
+from pipeline.analysis.rows import KEYS, LABEL, Lakelike, because, blocks, interval, newest, rows
+from pipeline.analysis.student import quantile
+
+MIDDLE = (0.25, 0.75)
+"""Depths, as shares of the model."""
+HALF = 0.5
+CONTEXT_TOKENS = 256
+"""Length that anisotropy is carried over to, that of the recipe `standard`."""
+
+
+def sinks(lake: Lakelike) -> pl.DataFrame:
+    """How much of the anisotropy of the middle blocks is left without sink tokens, of each newest checkpoint.
+
+    Columns: keys, `revision`, `step`, `verdict` (sinks = less than half is left, not_sinks = more, undecided,
+    no_errors, unknown), `anisotropy` and `anisotropy_no_sink` (means over blocks of depth 0.25 to 0.75), `left` (their
+    ratio) with its 95 % interval by Student's t, `at_256` (anisotropy if contexts had 256 tokens), `context_tokens`,
+    `rows`, `because`.
+    Bias: errors of blocks and of both numbers are taken as one, which overstates that of the ratio; that of
+    `anisotropy_no_sink` is a stand-in, see `dome.no_sink_se`.
+    """
+    return _of_models(newest(rows(lake)))
+
+
+def at_length(lake: Lakelike, context_tokens: int = CONTEXT_TOKENS) -> pl.DataFrame:
+    """Each row's anisotropy if its contexts had another length: what compares runs of different lengths.
+
+    Columns: keys, label, `layer`, `depth`, `anisotropy`, `anisotropy_no_sink`, `context_tokens` and
+    `anisotropy_at` (null where the row lacks what the formula needs).
+    Source: two kinds of tokens, sinks of one vector of norm m with share p, and the others with trace R and variance v
+        along it: A = (p (1 - p) m^2 + (1 - p) v) / (p (1 - p) m^2 + (1 - p) R). Only first tokens grow rarer with
+        length; m, v and R follow from the row's trace, its sinks' share of it, and A with and without them.
+    Bias: none where the sinks of a layer are one vector. What they vary beside it is counted among the others.
+    """
+    kept = [*KEYS, *LABEL, "layer", "depth", "anisotropy", "anisotropy_no_sink", "context_tokens"]
+    return rows(lake).select(*kept, _at_length(context_tokens).alias("anisotropy_at"))
+
+
+def _at_length(context_tokens: int) -> pl.Expr:
+    share = pl.col("n_sink_tokens") / pl.col("n_tokens")
+    there = share + 1 / context_tokens - 1 / pl.col("context_tokens")
+    # Shares of the trace here: the sinks' line, all the rest, what of the rest lies along the line, and its own top.
+    line = pl.min_horizontal(pl.col("sink_variance_share") / (1 - share), pl.col("anisotropy"))
+    rest = 1 - line
+    along = pl.col("anisotropy") - line
+    top = pl.min_horizontal(pl.col("anisotropy_no_sink") * rest, pl.col("anisotropy"))
+    # There, per token, the line grows as p (1 - p) and the rest as 1 - p.
+    line_grows, rest_grows = there * (1 - there) / (share * (1 - share)), (1 - there) / (1 - share)
+    largest = pl.max_horizontal(line_grows * line + rest_grows * along, rest_grows * top)
+    needed = pl.all_horizontal(pl.col("sink_variance_share", "anisotropy", "anisotropy_no_sink").is_not_null())
+    possible = needed & (share > 0) & (share < 1) & (there > 0) & (there < 1)
+    return pl.when(possible).then(largest / (line_grows * line + rest_grows * rest))
+
+
+def _of_models(frame: pl.DataFrame) -> pl.DataFrame:
+    middle = blocks(frame).filter(pl.col("depth").is_between(*MIDDLE))
+    middle = middle.with_columns(at_256=_at_length(CONTEXT_TOKENS), _no_sink_se=no_sink_se())
+    by = [*KEYS, *LABEL]
+    names = ["anisotropy", "anisotropy_no_sink", "at_256"]
+    found = middle.group_by(by, maintain_order=True).agg(
+        *(pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean()) for name in names),
+        *(
+            pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean())
+            for name in ("anisotropy_se", "_no_sink_se")
+        ),
+        pl.col("context_tokens").first(),
+        (pl.col("groups").min() - 1).alias("_df"),
+        pl.len().alias("rows"),
+    )
+    left = pl.col("anisotropy_no_sink") / pl.col("anisotropy")
+    relative = pl.col("_no_sink_se") / pl.col("anisotropy_no_sink") + pl.col("anisotropy_se") / pl.col("anisotropy")
+    t = pl.col("_df").replace_strict({df: quantile(df) for df in found["_df"].unique() if df}, default=None)
+    found = found.with_columns(left=left, _half=left * relative * t.cast(pl.Float64))
+    found = found.with_columns(left_low=pl.col("left") - pl.col("_half"), left_high=pl.col("left") + pl.col("_half"))
+    found = found.with_columns(_verdict().alias("verdict"))
+    kept = ["verdict", *names, "left", "left_low", "left_high", "context_tokens", "rows"]
+    return because(found.select(*by, *kept).sort(by), _sentence)
+
+
+def _verdict() -> pl.Expr:
+    cases = pl.when(pl.col("left").is_null()).then(pl.lit("unknown"))
+    cases = cases.when(pl.col("left_low").is_null()).then(pl.lit("no_errors"))
+    cases = cases.when(pl.col("left_high") < HALF).then(pl.lit("sinks"))
+    return cases.when(pl.col("left_low") > HALF).then(pl.lit("not_sinks")).otherwise(pl.lit("undecided"))
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == "unknown":
+        return "Anisotropy is not known with and without sink tokens in every middle block."
+    at = "unknown" if row["at_256"] is None else f"{row['at_256']:.3f}"
+    return (
+        f"Of the middle blocks' anisotropy of {row['anisotropy']:.3f} {interval(row, 'left', '.0%')} is left without "
+        f"sink tokens; on contexts of {CONTEXT_TOKENS} tokens instead of {row['context_tokens']} it would be {at}."
+    )

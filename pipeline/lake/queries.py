@@ -1,0 +1,96 @@
+"""Saved queries: questions that many ask, by name. `shapelake query @dome` is the SQL below."""
+
+from typing import NamedTuple
+
+from pipeline.errors import UsageError
+from pipeline.noun import suggest
+
+SIGN = "@"
+
+
+class Saved(NamedTuple):
+    meaning: str
+    sql: str
+
+
+_SAVED = {
+    "dome": Saved(
+        "anisotropy over depth at the last step of each history: the highest block against the first and the last",
+        """
+        SELECT model, kind, corpus, recipe, step,
+            arg_max(layer, anisotropy) AS peak_layer, arg_max(depth, anisotropy) AS peak_depth,
+            max(anisotropy) AS peak, arg_max(anisotropy_se, anisotropy) AS peak_se,
+            arg_min(anisotropy, layer) AS first_block, arg_max(anisotropy, layer) AS last_block,
+            max(anisotropy_no_sink) AS peak_no_sink
+        FROM layers WHERE state = 'block' AND NOT coalesce(superseded, false)
+        GROUP BY model, kind, run, corpus, corpus_sha256, recipe, revision, step
+        QUALIFY row_number() OVER (
+            PARTITION BY model, kind, run, corpus, corpus_sha256, recipe ORDER BY step DESC NULLS LAST, revision
+        ) = 1
+        ORDER BY ALL
+        """,
+    ),
+    "id-peak": Saved(
+        "the step at which each layer's dimension (id_twonn) is highest; `shapelake findings phases` tests it",
+        """
+        SELECT model, kind, corpus, recipe, layer, count(*) AS steps,
+            arg_max(step, id_twonn) AS peak_step, max(id_twonn) AS peak, arg_max(id_twonn_se, id_twonn) AS peak_se,
+            arg_min(id_twonn, step) AS at_first_step, arg_max(id_twonn, step) AS at_last_step
+        FROM layers WHERE step IS NOT NULL AND id_twonn IS NOT NULL AND NOT coalesce(superseded, false)
+        GROUP BY model, kind, run, corpus, corpus_sha256, recipe, layer
+        ORDER BY ALL
+        """,
+    ),
+    "sink": Saved(
+        "anisotropy with and without sink tokens, and what share of tokens and of variance the sinks are",
+        """
+        SELECT model, kind, corpus, recipe, step, revision, layer, anisotropy, anisotropy_no_sink,
+            anisotropy_no_sink / nullif(anisotropy, 0) AS share_left,
+            n_sink_tokens / nullif(n_tokens, 0) AS sink_token_share, sink_variance_share, context_tokens
+        FROM layers WHERE state = 'block'
+        ORDER BY ALL
+        """,
+    ),
+    "audit": Saved(
+        "every checkpoint label, what an audit said of it, and whether its weights are another's or have moved",
+        """
+        SELECT COLUMNS('^(model|revision|step|tokens_seen|stage|run|duplicate_of|superseded|audit|findings)$')
+        FROM checkpoints
+        ORDER BY model, step NULLS LAST, revision
+        """,
+    ),
+    "coverage": Saved(
+        "what has been measured: labels, steps and rows that are not ok, per model, corpus and recipe",
+        """
+        SELECT model, kind, corpus, recipe, count(DISTINCT revision) AS labels, min(step) AS first_step,
+            max(step) AS last_step, count(DISTINCT layer) AS layers, count(*) AS rows,
+            count(*) FILTER (status <> 'ok') AS not_ok, max(written_at) AS last_written
+        FROM layers
+        GROUP BY model, kind, corpus, recipe
+        ORDER BY ALL
+        """,
+    ),
+}
+
+
+def saved() -> dict[str, Saved]:
+    """Every saved query, (meaning, sql), by name without its sign."""
+    return dict(_SAVED)
+
+
+def resolve(text: str) -> str:
+    """The SQL of `@name`; any other text as it is.
+
+    Raises:
+        UsageError: no saved query has this name.
+    """
+    name = text.strip()
+    if not name.startswith(SIGN):
+        return text
+    name = name.removeprefix(SIGN)
+    if name not in _SAVED:
+        known = ", ".join(f"{SIGN}{each}" for each in _SAVED)
+        raise UsageError(
+            f"query {SIGN}{name}", f"no such saved query{suggest(name, list(_SAVED))}", f"Ask one of {known}"
+        )
+    return _SAVED[name].sql

@@ -1,0 +1,124 @@
+"""Lakes with a known answer: frames of rows as `pipeline.analysis.rows` gives them, and the same as real lakes."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline import lake as lakes
+from pipeline.analysis.rows import NEEDED
+from pipeline.lake import Lake
+from pipeline.lake.scan import schema
+from tests.lake import made
+
+TYPES = {name: schema()[name] for name in NEEDED} | {"groups": pl.Int64()}
+SE = 0.01
+GROUPS = 4
+LAYERS = 12
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000)
+HEADLINES = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90")
+
+Curve = Callable[[np.ndarray], np.ndarray]
+"""Of depth, or of the share of training, both 0..1."""
+
+SHAPES: dict[str, Curve] = {
+    "dome": lambda x: 0.3 + 0.4 * np.sin(np.pi * x),
+    "plateau": lambda x: np.minimum(0.3 + 2 * x, 0.7),
+    "rising": lambda x: 0.3 + 0.4 * x,
+    "falling": lambda x: 0.7 - 0.4 * x,
+    "late": lambda x: 0.3 + 0.4 * np.exp(-(((x - 0.85) / 0.1) ** 2)),
+    "valley": lambda x: 0.7 - 0.4 * np.sin(np.pi * x),
+    "noise": lambda x: 0.5 + 0 * x,
+}
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    """One row of a small decoder, without a doubt."""
+    return {
+        "cell_id": "c",
+        "model": "lab/small",
+        "kind": "decoder",
+        "corpus": "enwik8",
+        "recipe": "quick@1",
+        "revision": f"step{changes.get('step', 0)}",
+        "step": 0,
+        "weights_digest": f"w{changes.get('step', 0)}",
+        "config_digest": "c",
+        "tokenizer_digest": "t",
+        "superseded": False,
+        "n_params": 1_000_000,
+        "d_model": 64,
+        "context_tokens": 128,
+        "layer": 1,
+        "depth": 0.5,
+        "state": "block",
+        "n_tokens": 12_800,
+        "n_sink_tokens": 100,
+        "n_points": 4000,
+        **dict.fromkeys(("n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved"), 0),
+        **dict.fromkeys(("same_context_share", "noise_ratio", "id_ks"), 0.01),
+        "anisotropy": 0.5,
+        "anisotropy_se": SE,
+        "anisotropy_no_sink": 0.4,
+        "sink_variance_share": 0.2,
+        "status": "ok",
+        "flags": [],
+        "groups": GROUPS,
+        **changes,
+    }
+
+
+def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
+    return pl.DataFrame([{name: each.get(name) for name in TYPES} for each in rows], schema=TYPES)
+
+
+def profile(shape: str = "dome", no_sink: str | None = None, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
+    """The blocks of one checkpoint, with noise of SE and stated errors of three degrees of freedom."""
+    depth = np.arange(1, LAYERS + 1) / LAYERS
+    x, random = (depth - depth[0]) / (1 - depth[0]), np.random.default_rng(seed)
+    values, bare = (SHAPES[name](x) + SE * random.standard_normal(LAYERS) for name in (shape, no_sink or shape))
+    errors = stated_errors(random, LAYERS)
+    names = ("depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
+    each = zip(depth.tolist(), values.tolist(), errors.tolist(), bare.tolist(), strict=True)
+    return [row(layer=i, **dict(zip(names, one, strict=True)), **changes) for i, one in enumerate(each, 1)]
+
+
+def training(shape: str, layers: int = 2, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
+    """A history of dimension, every estimator at its own height; errors 2 % of it."""
+    random, share = np.random.default_rng(seed), np.arange(len(STEPS)) / (len(STEPS) - 1)
+    rows = []
+    for layer in range(1, layers + 1):
+        curve = 20 * SHAPES[shape](share)
+        for i, step in enumerate(STEPS):
+            drawn = curve[i] * (1 + 0.02 * random.standard_normal(6))
+            errors = 0.02 * drawn * stated_errors(random, 6) / SE
+            headlines = dict(zip(HEADLINES, drawn[:4].tolist(), strict=True))
+            headlines |= {f"{name}_se": float(error) for name, error in zip(HEADLINES, errors[:4], strict=True)}
+            gride, gride_se = [1.0, 1.0, drawn[4], 1.0, drawn[5]], [0.1, 0.1, errors[4], 0.1, errors[5]]
+            lists = {"id_gride_k": [1, 2, 4, 8, 16], "id_gride": gride, "id_gride_se": gride_se}
+            rows.append(row(step=step, layer=layer, depth=layer / layers, **headlines, **lists, **changes))
+    return rows
+
+
+def stated_errors(random: np.random.Generator, n: int) -> np.ndarray:
+    """SE as GROUPS groups would state it."""
+    return SE * np.sqrt(random.chisquare(GROUPS - 1, n) / (GROUPS - 1))
+
+
+def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.Reader:
+    """A real lake with these rows: one cell per (model, step, corpus)."""
+    lake = Lake(folder)
+    lake.record_recipe(made.QUICK)
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for each in rows:
+        cells.setdefault((each["model"], each["step"], each["corpus"]), []).append(each)
+    for (model, step, corpus), members in cells.items():
+        point = made.checkpoint(step, model=model, kinds=(members[0]["kind"],))
+        cell_id = made.sha(f"{model} {step} {corpus}")[:32]
+        blank = made.rows(made.cell(point), cell_id, run=None)[0]
+        kept = ("cell_id", "revision", "weights_digest", "config_digest", "tokenizer_digest", "groups", "recipe")
+        own = [{name: value for name, value in each.items() if name not in kept} for each in members]
+        assert lake.commit(cell_id, point.model_key, lakes.to_table([blank | each for each in own], {}))
+    return lakes.open(folder)

@@ -1,0 +1,180 @@
+"""The dome and the convergence of profiles, on rows whose answer is known."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis.convergence import convergence, distances
+from pipeline.analysis.dome import dome, domes, matched, no_sink_se
+from tests.analysis import made
+
+KNOWN = {
+    "dome": "dome",
+    "late": "dome",
+    "valley": "valley",
+    "plateau": "rising",
+    "rising": "rising",
+    "falling": "falling",
+    "noise": "flat",
+}
+
+
+@pytest.mark.parametrize("shape", KNOWN)
+def test_a_profile_of_a_known_shape(shape):
+    (found,) = dome(made.frame(made.profile(shape))).to_dicts()
+    assert found["verdict"] == found["no_sink_verdict"] == KNOWN[shape]
+    assert found["rows"] == made.LAYERS
+    assert found["because"].startswith("Anisotropy ")
+    assert found["height_low"] < found["height"] < found["height_high"]
+
+
+def test_where_and_how_high():
+    found = dome(made.frame(made.profile("dome"))).row(0, named=True)
+    # A half wave of 0.4 over depth 1/12..1, whose middle is 0.54.
+    assert found["height_low"] < 0.4 < found["height_high"]
+    assert found["depth_low"] <= 0.54 <= found["depth_high"]
+    late = dome(made.frame(made.profile("late"))).row(0, named=True)
+    assert late["depth_low"] <= late["depth"] <= late["depth_high"]
+    assert late["depth"] > 0.75
+
+
+def test_a_dome_that_the_sinks_make():
+    found = dome(made.frame(made.profile("dome", no_sink="noise"))).row(0, named=True)
+    assert (found["verdict"], found["no_sink_verdict"]) == ("dome", "flat")
+
+
+def test_embedding_and_final_norm_are_no_part_of_the_profile():
+    rows = made.profile("rising")
+    ends = [
+        made.row(layer=0, state="embedding", anisotropy=0.9),
+        made.row(layer=13, state="final_norm", anisotropy=0.0),
+    ]
+    assert dome(made.frame([*rows, *ends])).equals(dome(made.frame(rows)))
+
+
+def test_the_last_believable_step_counts_and_domes_gives_all():
+    frame = made.frame(
+        [
+            *made.profile("noise", step=1),
+            *made.profile("dome", step=5),
+            *made.profile("falling", step=9, superseded=True),
+            *made.profile("falling", step=7, weights_digest="same"),
+            *made.profile("falling", step=8, weights_digest="same"),
+        ]
+    )
+    assert dome(frame).select("step", "verdict").rows() == [(5, "dome")]
+    assert domes(frame).sort("step")["step"].to_list() == [1, 5, 7, 8, 9]
+
+
+def test_a_model_without_steps_has_a_dome_too():
+    rows = made.profile("dome")
+    frame = made.frame(row | {"step": None, "revision": "main"} for row in rows)
+    assert dome(frame)["verdict"].to_list() == ["dome"]
+
+
+def test_one_group_gives_the_height_and_no_verdict():
+    found = dome(made.frame(made.profile("dome", groups=1))).row(0, named=True)
+    assert found["verdict"] == "no_errors"
+    assert found["height"] == pytest.approx(0.4, abs=0.05)
+    assert found["height_low"] is found["depth_low"] is None
+
+
+def test_two_blocks_have_no_interior():
+    assert dome(made.frame(made.profile("dome")[:2]))["verdict"].to_list() == ["too_few"]
+
+
+def test_noise_only_profiles_have_no_dome():
+    """400 models: at most 5 % anything but flat, plus three binomial standard errors (3.3 %)."""
+    models = 400
+    frame = made.frame(row for i in range(models) for row in made.profile("noise", seed=i, model=f"lab/m{i}"))
+    found = dome(frame)
+    rates = {name: float((found[name] != "flat").mean()) for name in ("verdict", "no_sink_verdict")}
+    print(f"not flat of {models} noise-only profiles: {rates}")
+    assert max(rates.values()) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / models)
+
+
+def test_the_borrowed_error_is_never_smaller_and_moves_with_the_odds():
+    frame = pl.DataFrame(
+        {"anisotropy": [0.99, 0.5, 1.0], "anisotropy_no_sink": [0.5, 0.01, 0.5], "anisotropy_se": 0.01}
+    )
+    assert frame.select(no_sink_se())["anisotropy_se"].to_list() == pytest.approx([0.01 * 0.25 / 0.0099, 0.01, 0.01])
+
+
+def pair(encoder, decoder, **changes):
+    rows = (
+        made.profile(encoder, model="lab/bert", kind="encoder"),
+        made.profile(decoder, model="lab/gpt", seed=1, **changes),
+    )
+    return matched(made.frame([*rows[0], *rows[1]])).row(0, named=True)
+
+
+def test_encoders_against_decoders_of_their_size():
+    assert pair("noise", "dome")["verdict"] == "decoder_higher"
+    assert pair("dome", "noise")["verdict"] == "encoder_higher"
+    assert pair("dome", "dome")["verdict"] == "alike"
+    found = pair("noise", "dome", n_params=1_900_000)
+    assert (found["decoder"], found["rows"]) == ("lab/gpt", 2 * made.LAYERS)
+    assert found["difference_low"] < 0.4 < found["difference_high"]
+
+
+def test_models_of_other_sizes_texts_or_recipes_are_not_matched():
+    for changes in ({"n_params": 2_100_000}, {"n_params": None}, {"corpus": "other"}, {"recipe": "standard@1"}):
+        found = pair("noise", "dome", **changes)
+        assert (found["verdict"], found["decoder"], found["difference"]) == ("no_match", None, None)
+    assert pair("noise", "dome", groups=1)["verdict"] == "no_errors"
+
+
+def run(amounts, noise=1.0, seed=0, together=False):
+    """A history whose profile at each checkpoint is a dome of that amount; `together`: all blocks err as one."""
+    random, rows = np.random.default_rng(seed), []
+    for step, amount in enumerate(amounts):
+        common, stated = random.standard_normal(), made.stated_errors(random, made.LAYERS)
+        for row, se in zip(made.profile("noise", step=step), stated.tolist(), strict=True):
+            error = noise * made.SE * (common if together else random.standard_normal())
+            value = 0.5 + amount * np.sin(np.pi * row["depth"]) + error
+            rows.append(row | {"anisotropy": value, "anisotropy_se": stated[0] if together else se})
+    return made.frame(rows)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "verdict"),
+    [
+        (np.zeros(14), "still"),
+        (0.4 * (1 - 0.4 ** np.arange(14)), "settled"),
+        (np.cumsum([0] + 7 * [0.12] + 6 * [0.05]), "converging"),
+        (0.1 * np.arange(14), "moving"),
+        (np.maximum(np.arange(14) - 6, 0) * 0.1, "moving"),
+        (np.zeros(4), "too_few"),
+    ],
+)
+@pytest.mark.parametrize("together", [False, True])
+def test_convergence(amounts, verdict, together):
+    found = convergence(run(amounts, together=together)).row(0, named=True)
+    assert (found["verdict"], found["checkpoints"]) == (verdict, len(amounts))
+    assert str(found["checkpoints"]) in found["because"] or "one to the next" in found["because"]
+
+
+def test_distances_are_root_mean_squares_over_blocks():
+    found = distances(run([0.0, 0.1, 0.1], noise=0))
+    wave = 0.1 * np.sin(np.pi * np.arange(1, made.LAYERS + 1) / made.LAYERS)
+    assert found["distance"].to_list() == pytest.approx([np.sqrt((wave**2).mean()), 0])
+    assert found["to_last"].to_list() == pytest.approx([np.sqrt((wave**2).mean()), 0], abs=1e-12)
+    assert found["noise"][0] == pytest.approx(made.SE * np.sqrt(2), rel=0.3)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_profiles_that_are_noise_are_still(together):
+    """400 histories; at most 5 %, plus three binomial standard errors (3.3 %)."""
+    one = run(np.zeros(9))
+    random, models = np.random.default_rng(0), 400
+    frame = pl.concat([one.with_columns(model=pl.lit(f"lab/m{i}")) for i in range(models)])
+    shape = (models, 9, made.LAYERS)
+    noise, stated = random.standard_normal(shape), made.stated_errors(random, np.prod(shape)).reshape(shape)
+    if together:
+        noise, stated = (np.broadcast_to(each[..., :1], shape) for each in (noise, stated))
+    frame = frame.with_columns(
+        anisotropy=0.5 + made.SE * pl.Series(noise.ravel()), anisotropy_se=pl.Series(stated.ravel())
+    )
+    rate = float((convergence(frame)["verdict"] != "still").mean())
+    print(f"not still of {models} noise-only histories, blocks erring {'as one' if together else 'alone'}: {rate:.3f}")
+    assert rate <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / models)

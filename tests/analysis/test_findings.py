@@ -1,0 +1,96 @@
+"""The findings together: their contract, and one real lake from commit to verdict."""
+
+import polars as pl
+import pytest
+
+from pipeline import lake as lakes
+from pipeline.analysis import FINDINGS, find, findings, rows
+from pipeline.errors import UsageError
+from pipeline.lake import Lake
+from tests.analysis import made
+
+VERDICTS = {
+    "dome": {"dome", "valley", "rising", "falling", "flat", "too_few", "no_errors"},
+    "matched": {"decoder_higher", "encoder_higher", "alike", "no_match", "no_errors"},
+    "convergence": {"still", "settled", "converging", "moving", "too_few", "no_errors"},
+    "phases": {"expand-compress", "compress-expand", "expand", "compress", "flat", "disputed", "too_few", "no_errors"},
+    "agreement": {"agree", "differ"},
+    "nulls": {"survives", "text_only", "random_only", "neither", "unknown"},
+    "sinks": {"sinks", "not_sinks", "undecided", "unknown", "no_errors"},
+    "trust": {"sound", "care", "doubtful"},
+}
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Two models on text and random tokens; the encoder's profile is flat, the decoder's a dome on text alone."""
+    members = []
+    for step in made.STEPS[:9]:
+        for corpus, shape in (("enwik8", "dome"), ("random-uniform", "noise")):
+            training = [row for row in made.training(shape, made.LAYERS) if row["step"] == step]
+            profiles = made.profile(shape, step=step, corpus=corpus, seed=step)
+            shared = ("anisotropy", "anisotropy_se", "anisotropy_no_sink", "corpus", "depth")
+            members += [t | {name: p[name] for name in shared} for t, p in zip(training, profiles, strict=True)]
+    members += made.profile("noise", step=8, model="lab/bert", kind="encoder")
+    return made.commit(tmp_path_factory.mktemp("lake"), members)
+
+
+def test_a_real_lake_from_commit_to_verdict(reader):
+    found = findings(reader)
+    domes = {(row["model"], row["corpus"]): row["verdict"] for row in found["dome"].to_dicts()}
+    assert domes == {
+        ("lab/small", "enwik8"): "dome",
+        ("lab/small", "random-uniform"): "flat",
+        ("lab/bert", "enwik8"): "flat",
+    }
+    assert found["matched"]["verdict"].to_list() == ["decoder_higher"]
+    model = found["phases"].filter(pl.col("layer").is_null(), corpus="enwik8", model="lab/small")
+    assert model["verdict"].to_list() == ["expand-compress"]
+    survived = {
+        row["conclusion"]: row["verdict"] for row in found["nulls"].filter(pl.col("layer").is_null()).to_dicts()
+    }
+    assert survived["dome"] == "text_only"
+
+
+def test_a_frame_and_its_lake_give_the_same(reader):
+    frame = rows(reader)
+    assert frame["groups"].unique().to_list() == [4], "of the recipe that the lake keeps"
+    assert rows(frame) is frame
+    for name in set(FINDINGS) - {"trust"}:  # trust asks the checkpoints too
+        assert find(name, reader).equals(find(name, frame)), name
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_every_finding_keeps_the_contract(reader, name):
+    found = find(name, reader)
+    assert {"verdict", "rows", "because", "recipe", "corpus"} <= set(found.columns)
+    assert not found.is_empty()
+    assert set(found["verdict"]) <= VERDICTS[name]
+    assert found["rows"].min() >= 1
+    assert found["because"].str.ends_with(".").all()
+    assert not found["because"].str.contains("None|nan|inf ").any()
+    floats = found.select(pl.selectors.float())
+    assert not any(floats[column].is_nan().any() or floats[column].is_infinite().any() for column in floats.columns)
+    assert find(name, rows(reader).clear()).schema == found.schema, "an empty lake has the same columns"
+
+
+def test_a_lake_without_a_record_of_the_recipe_has_no_intervals(reader, tmp_path):
+    blind = rows(reader).with_columns(groups=pl.lit(None, pl.Int64))
+    assert set(find("dome", blind)["verdict"]) == {"no_errors"}
+    assert set(find("phases", blind.filter(pl.col("step") < 600))["verdict"]) <= {"no_errors", "too_few"}
+
+
+def test_two_texts_of_one_name_are_two_corpora(tmp_path):
+    rows_ = [made.row(model=f"lab/m{i}", step=1, corpus="text:book", corpus_sha256=str(i) * 64) for i in (1, 2)]
+    frame = rows(made.commit(tmp_path, [*rows_, made.row(model="lab/m3", step=1)]))
+    assert sorted(frame["corpus"]) == ["enwik8", "text:book#11111111", "text:book#22222222"]
+
+
+def test_an_unknown_finding_is_told_with_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'dome'"):
+        find("domes", made.frame([]))
+
+
+def test_an_empty_lake_has_empty_findings(tmp_path):
+    Lake(tmp_path / "lake").record_recipe(made.made.QUICK)
+    assert all(found.is_empty() for found in findings(lakes.open(tmp_path / "lake")).values())

@@ -1,0 +1,178 @@
+"""Phases of training, on histories whose answer is known."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis.nulls import survival
+from pipeline.analysis.phases import ESTIMATORS, agreement, estimates, phases
+from tests.analysis import made
+
+KNOWN = {
+    "dome": "expand-compress",
+    "late": "expand-compress",
+    "plateau": "expand",
+    "rising": "expand",
+    "falling": "compress",
+    "valley": "compress-expand",
+    "noise": "flat",
+}
+
+
+@pytest.mark.parametrize("shape", KNOWN)
+def test_a_history_of_a_known_shape(shape):
+    found = phases(made.frame(made.training(shape)))
+    assert found["layer"].to_list() == [1, 2, None], "layers, then the model"
+    assert found["verdict"].to_list() == [KNOWN[shape]] * 3
+    assert (found["agreeing"] >= 3).all()
+    assert found["estimators"].to_list() == [len(ESTIMATORS)] * 3
+    assert found["because"].str.starts_with("Layer 1 ").to_list() == [True, False, False]
+
+
+@pytest.mark.parametrize(("shape", "peak"), [("dome", 6.5), ("late", 11.05)])
+def test_the_step_of_the_peak_and_its_interval(shape, peak):
+    found = phases(made.frame(made.training(shape)))
+    nearest = {made.STEPS[int(np.floor(peak))], made.STEPS[int(np.ceil(peak))]}
+    for row in found.to_dicts():
+        assert row["peak_step_low"] <= row["peak_step"] <= row["peak_step_high"]
+        assert any(row["peak_step_low"] <= step <= row["peak_step_high"] for step in nearest)
+        assert row["peak_value"] == pytest.approx(14, rel=0.1)
+        # The peak is 0.7, the ends 0.3.
+        assert row["height_low"] < 0.7 / 0.3 - 1 < row["height_high"]
+
+
+def test_an_untrained_start_above_the_peak_does_not_hide_it():
+    rows = [row | dict.fromkeys(made.HEADLINES, 30.0) if row["step"] == 0 else row for row in made.training("late", 1)]
+    twonn = estimates(made.frame(rows)).filter(estimator="id_twonn", layer=1).row(0, named=True)
+    assert twonn["verdict"] == "expand-compress"
+    assert twonn["peak_step"] > 0
+    assert twonn["peak_step_low"] > 0
+
+
+def test_two_estimators_are_not_enough():
+    one = made.frame(made.training("dome", layers=1))
+    other = made.frame(made.training("rising", layers=1))
+    borrowed = [f"{name}{end}" for name in ("id_mle_c50", "id_mle_c90") for end in ("", "_se")]
+    mixed = one.with_columns(other[borrowed]).with_columns(other["id_gride"])
+    assert phases(mixed).filter(layer=1)["verdict"].to_list() == ["expand"], "four of six"
+    half = one.with_columns(other["id_mle_c50", "id_mle_c50_se"]).with_columns(other["id_gride"])
+    assert phases(half).filter(layer=1)["verdict"].to_list() == ["disputed"], "three against three"
+    headlines = [f"{name}{end}" for name in made.HEADLINES[2:] for end in ("", "_se")]
+    few = one.with_columns(pl.lit(None).cast(one.schema[name]).alias(name) for name in (*headlines, "id_gride"))
+    found = phases(few).filter(layer=1).row(0, named=True)
+    assert (found["verdict"], found["agreeing"], found["estimators"]) == ("disputed", 2, 2)
+
+
+def test_without_errors_the_highest_step_is_given_and_no_verdict():
+    for frame in (made.frame(made.training("dome", groups=1)), made.frame(made.training("dome", groups=None))):
+        found = phases(frame)
+        assert set(found["verdict"]) == {"no_errors"}
+        assert found["peak_step"].is_between(16, 128).all()
+        assert found["peak_step_low"].null_count() == found["height_low"].null_count() == len(found)
+
+
+def test_a_row_without_an_error_does_not_cost_the_history():
+    rows = [
+        row | {f"{n}_se": None for n in made.HEADLINES} if row["step"] == 0 else row for row in made.training("dome")
+    ]
+    assert set(phases(made.frame(rows))["verdict"]) == {"expand-compress"}
+
+
+def test_labels_that_cannot_be_believed_are_left_out():
+    """A second label of the first weights, at the step where it makes a valley, and a superseded one."""
+    sound = made.training("rising")
+    wrong = [row | {"step": 700, "revision": "step700"} for row in sound if row["step"] == 0]
+    gone = [row | {"step": 800, "revision": "step800", "superseded": True} for row in wrong]
+    found = phases(made.frame([*sound, *wrong, *gone]))
+    assert set(found["verdict"]) == {"expand"}
+    assert set(estimates(made.frame([*sound, *wrong, *gone]))["rows"]) == {len(made.STEPS) - 1}
+
+
+def test_noise_only_histories_and_power():
+    """1200 layers of 400 models whose dimension never changes, and as many with a peak of ten standard errors.
+
+    At most 5 % of layers and of models may be called anything but flat, plus three binomial standard errors (1.9 % of
+    1200 layers, 3.3 % of 400 models).
+    """
+    models, layers = 400, 3
+    frame = histories(models, layers, np.zeros(len(made.STEPS)))
+    found = phases(frame)
+    for part in (found.filter(pl.col("layer").is_not_null()), found.filter(pl.col("layer").is_null())):
+        kind = "models" if part["layer"].null_count() else "layers"
+        rate = float((part["verdict"] != "flat").mean())
+        print(f"not flat of {len(part)} noise-only {kind}: {rate:.4f}")
+        assert rate <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / len(part))
+    each = estimates(frame).group_by("estimator").agg(rate=(pl.col("verdict") != "flat").mean())
+    print(f"by estimator alone: {dict(each.sort('estimator').iter_rows())}")
+    wave = 10 * 0.02 * np.sin(np.linspace(0, np.pi, len(made.STEPS)))
+    power = phases(histories(100, layers, wave)).filter(pl.col("layer").is_not_null())
+    rate = float((power["verdict"] == "expand-compress").mean())
+    print(f"power at a peak of 10 standard errors (22 %) above both ends: {rate:.3f}")
+    assert rate >= 0.95
+
+
+def histories(models, layers, log_curve, seed=0):
+    """Histories of dimension about exp(log_curve) * 20 with 2 % noise, equal in all estimators as points shared are."""
+    random, n = np.random.default_rng(seed), len(made.STEPS)
+    shape = (models, layers, n)
+    value = 20 * np.exp(log_curve + 0.02 * random.standard_normal(shape)).ravel()
+    se = value * 0.02 * made.stated_errors(random, models * layers * n) / made.SE
+    index = np.indices(shape).reshape(3, -1)
+    one = made.frame([made.row()]).drop("model", "layer", "step", "weights_digest", *made.HEADLINES)
+    own = {f"{name}{end}": values for name in made.HEADLINES for end, values in (("", value), ("_se", se))}
+    made_of = pl.DataFrame(
+        {
+            "model": [f"lab/m{i}" for i in index[0]],
+            "layer": (index[1] + 1).astype(np.int16),
+            "step": np.array(made.STEPS)[index[2]],
+            "weights_digest": [f"w{i}" for i in index[2]],
+            **own,
+        }
+    )
+    rest = [name for name in one.columns if name not in made_of.columns]
+    return made_of.join(one.select(rest), how="cross")
+
+
+def test_agreement_is_complete_where_estimators_are_copies():
+    found = agreement(histories(3, 2, np.zeros(len(made.STEPS))))
+    assert len(found) == 3 * 6, "pairs of the four that are there"
+    assert set(found["verdict"]) == {"agree"}
+    assert found["same_verdict"].to_list() == found["same_peak"].to_list() == [1.0] * 18
+
+
+def test_agreement_of_estimators_that_tell_different_stories():
+    one, other = made.frame(made.training("dome")), made.frame(made.training("rising"))
+    mixed = one.with_columns(other["id_mle", "id_mle_se"])
+    row = agreement(mixed).filter(estimator="id_twonn", other="id_mle").row(0, named=True)
+    assert (row["verdict"], row["same_verdict"], row["rows"]) == ("differ", 0.0, 2)
+
+
+def both(text, random, **changes):
+    rows = made.training(text), made.training(random, seed=1, corpus="random-uniform", **changes)
+    domes = made.profile(text), made.profile(random, seed=1, corpus="random-uniform", **changes)
+    found = survival(made.frame([*rows[0], *rows[1]])), survival(made.frame([*domes[0], *domes[1]]))
+    return {
+        "phases": set(found[0].filter(conclusion="phases")["verdict"]),
+        "peak_step": set(found[0].filter(conclusion="peak_step")["verdict"]),
+        "dome": set(found[1].filter(conclusion="dome")["verdict"]),
+    }
+
+
+def test_conclusions_that_survive_on_random_tokens_and_such_that_do_not():
+    assert both("dome", "dome") == {"phases": {"survives"}, "peak_step": {"survives"}, "dome": {"survives"}}
+    assert both("dome", "noise") == {"phases": {"text_only"}, "peak_step": {"text_only"}, "dome": {"text_only"}}
+    assert both("rising", "dome") == {"phases": {"random_only"}, "peak_step": set(), "dome": {"random_only"}}
+    assert both("noise", "noise") == {"phases": {"neither"}, "peak_step": set(), "dome": {"neither"}}
+    late = both("dome", "late")
+    assert (late["phases"], late["peak_step"]) == ({"survives"}, {"text_only"})
+    assert both("dome", "dome", groups=1)["phases"] == {"unknown"}
+
+
+def test_only_checkpoints_measured_on_both_are_compared():
+    text = made.training("dome")
+    random = [row for row in made.training("noise", corpus="random-unigram") if row["step"] <= 64]
+    found = survival(made.frame([*text, *random])).filter(conclusion="phases", layer=1).row(0, named=True)
+    assert (found["null"], found["on_text"], found["rows"]) == ("random-unigram", "expand", 2 * 8)
+    other = [row | {"weights_digest": "other"} for row in random]
+    assert survival(made.frame([*text, *other])).is_empty()
+    assert survival(made.frame(text)).is_empty()

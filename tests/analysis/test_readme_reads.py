@@ -1,0 +1,50 @@
+"""The lake is plain Parquet: duckdb, pandas and polars read it in one line each, without this package."""
+
+import duckdb
+import pandas as pd
+import polars as pl
+import pytest
+
+from tests.analysis import made
+
+STEPS = (1, 2, 3)
+MODELS = ("lab/one", "lab/two")
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory):
+    rows = [row for model in MODELS for step in STEPS for row in made.profile("dome", step=step, model=model)]
+    return made.commit(tmp_path_factory.mktemp("lake"), rows).uri
+
+
+def test_one_line_each_gives_equal_counts(lake):
+    glob = f"{lake}/cells/v1/**/*.parquet"
+    counts = {
+        "duckdb": duckdb.sql(f"select count(*) from read_parquet('{glob}', union_by_name=true)").fetchall()[0][0],
+        "polars": pl.scan_parquet(glob, missing_columns="insert").select(pl.len()).collect().item(),
+        "pandas": len(pd.read_parquet(f"{lake}/cells")),
+    }
+    assert set(counts.values()) == {len(MODELS) * len(STEPS) * made.LAYERS}
+
+
+def test_the_partition_tells_models_apart_in_all_three(lake):
+    glob = f"{lake}/cells/v1/**/*.parquet"
+    expected = {model.replace("/", "--"): len(STEPS) * made.LAYERS for model in MODELS}
+    by_duckdb = duckdb.sql(
+        f"select model_key, count(*) from read_parquet('{glob}', union_by_name=true, hive_partitioning=true) group by 1"
+    )
+    assert dict(by_duckdb.fetchall()) == expected
+    by_polars = pl.scan_parquet(glob, missing_columns="insert", hive_partitioning=True).group_by("model_key").len()
+    assert dict(by_polars.collect().iter_rows()) == expected
+    by_pandas = pd.read_parquet(f"{lake}/cells/v1").groupby("model_key", observed=True).size()
+    assert by_pandas.to_dict() == expected
+
+
+def test_numbers_are_the_same_whoever_reads(lake):
+    glob = f"{lake}/cells/v1/**/*.parquet"
+    sums = (
+        duckdb.sql(f"select sum(anisotropy) from read_parquet('{glob}', union_by_name=true)").fetchall()[0][0],
+        pl.scan_parquet(glob, missing_columns="insert").select(pl.sum("anisotropy")).collect().item(),
+        pd.read_parquet(f"{lake}/cells")["anisotropy"].sum(),
+    )
+    assert sums == pytest.approx([sums[0]] * 3)

@@ -1,0 +1,175 @@
+"""The decision about a noisy curve: how often it is wrong on noise, how often right on a peak, and closed forms."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from pipeline.analysis.shape import ALPHA, FLAT, PEAK, critical, judge, pooled
+from pipeline.analysis.student import quantile
+
+CURVES = 600
+MARGIN = 3 * np.sqrt(ALPHA * (1 - ALPHA) / CURVES)
+"""Three binomial standard errors, 2.7 %: a true rate of 5 % fails once in a thousand times."""
+
+
+def drawn(truth, sigma, df=3, shared=0.0, curves=CURVES, seed=0):
+    """[curves, points] values about the truth and the errors that df + 1 groups would state; `shared` of the noise
+    variance is common to a curve, as errors of the same contexts are."""
+    random, n = np.random.default_rng(seed), len(truth)
+    noise = np.sqrt(shared) * random.standard_normal((curves, 1))
+    noise = noise + np.sqrt(1 - shared) * random.standard_normal((curves, n))
+    return truth + sigma * noise, sigma * np.sqrt(random.chisquare(df, (curves, n)) / df)
+
+
+def said(word, *curve, **options):
+    return float((judge(*curve, **options).word == word).mean())
+
+
+SIZES = [(5, 3), (14, 3), (28, 4), (154, 4)]
+SIGMAS = {"equal errors": np.ones, "errors that shrink tenfold": lambda n: np.geomspace(10, 1, n)}
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["any", "ends"])
+@pytest.mark.parametrize("sigma", SIGMAS.values(), ids=SIGMAS)
+@pytest.mark.parametrize(("points", "df"), SIZES)
+def test_noise_alone_is_called_flat_in_95_percent_of_curves(points, df, sigma, ends):
+    curve = drawn(np.zeros(points), sigma(points), df)
+    rate = 1 - said(FLAT, *curve, df=df, ends=ends)
+    print(f"{points} points, df {df}: {rate:.3f} of {CURVES} noise-only curves not flat")
+    assert rate <= ALPHA + MARGIN
+
+
+JUMPS = {
+    "two groups, three points": (np.geomspace(10, 1, 3), 1, 0.13),
+    "one error ten times its neighbours'": (1 + 9.0 * (np.arange(28) == 14), 4, 0.07),
+    "each error drawn from one to five": (np.geomspace(1, 5, 28)[np.random.default_rng(0).permutation(28)], 4, 0.1),
+}
+
+
+@pytest.mark.parametrize(("sigma", "df", "most"), JUMPS.values(), ids=JUMPS)
+def test_errors_that_jump_make_more_false_claims_but_hardly_more_false_peaks(sigma, df, most):
+    """The limits that `judge` states."""
+    curve = drawn(np.zeros(len(sigma)), sigma, df=df, curves=4000)
+    false, peaks = 1 - said(FLAT, *curve, df=df), said(PEAK, *curve, df=df)
+    print(f"not flat {false:.3f}, peak {peaks:.3f}")
+    assert false <= most
+    assert peaks <= ALPHA
+
+
+def test_two_groups_of_equal_errors_are_judged_right():
+    assert 1 - said(FLAT, *drawn(np.zeros(3), np.ones(3), df=1), df=1) <= ALPHA + MARGIN
+
+
+def test_errors_that_points_share_make_fewer_claims_not_more():
+    rates = [1 - said(FLAT, *drawn(np.zeros(20), np.ones(20), shared=shared), df=3) for shared in (0.0, 0.5, 0.9)]
+    assert rates[0] > rates[1] >= rates[2]
+
+
+NO_PEAK = {
+    "rise to a plateau": lambda n: np.minimum(np.arange(n), 3) * 20.0,
+    "straight rise": lambda n: 3.0 * np.arange(n),
+    "slow rise": lambda n: 0.2 * np.arange(n),
+    "valley": lambda n: 10.0 * abs(np.arange(n) - n // 2),
+    "fall to a plateau": lambda n: np.maximum(n - 4 - np.arange(n), 0) * 20.0,
+}
+
+
+@pytest.mark.parametrize("truth", NO_PEAK.values(), ids=NO_PEAK)
+@pytest.mark.parametrize("points", [6, 20, 60])
+def test_a_curve_without_a_peak_is_not_given_one(points, truth):
+    rate = said(PEAK, *drawn(truth(points), np.ones(points)), df=3)
+    assert rate <= ALPHA + MARGIN
+
+
+@pytest.mark.parametrize(("points", "least"), [(8, 0.85), (20, 0.9), (60, 0.95)])
+def test_power_at_eight_standard_errors(points, least):
+    """A half wave whose top is so many standard errors of one point above its ends."""
+    power = {
+        height: said(PEAK, *drawn(height * np.sin(np.linspace(0, np.pi, points)), np.ones(points)), df=3)
+        for height in (4, 6, 8, 10)
+    }
+    print(f"{points} points, power by height in standard errors: {power}")
+    assert power[8] >= least
+    assert power[4] < power[6] < power[8]
+
+
+@pytest.mark.parametrize("height", [0, 2, 5, 20])
+def test_intervals_cover_the_true_height_and_the_true_place(height):
+    truth = height * np.sin(np.linspace(0, np.pi, 15)) ** 2 + 0.3 * np.arange(15)
+    shape = judge(*drawn(truth, np.ones(15)), df=3)
+    inside = max(min(truth[p] - truth[:p].min(), truth[p] - truth[p + 1 :].min()) for p in range(1, 14))
+    assert ((shape.low <= inside) & (inside <= shape.high)).mean() >= 1 - ALPHA - MARGIN
+    place = truth.argmax()
+    assert ((shape.first <= place) & (place <= shape.last)).mean() >= 1 - ALPHA - MARGIN
+
+
+def test_the_bar_of_known_variances_is_the_studentized_range():
+    for points in (3, 10, 20):
+        exact = stats.studentized_range.ppf(1 - ALPHA, points, 1e5) / np.sqrt(2)
+        assert exact < critical(points, 100_000) < 1.03 * exact
+
+
+def test_the_bar_grows_with_points_and_falls_with_groups():
+    assert critical(5, 3) < critical(10, 3) < critical(20, 3) < critical(40, 3)
+    assert critical(20, 3) > critical(20, 4) > critical(20, 30)
+    assert critical(20, 3) == critical(20, 3)
+
+
+def words(*values, ends=False, se=0.01):
+    curve = np.array([values], float)
+    return judge(curve, np.full_like(curve, se), df=3, ends=ends).word[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "anywhere", "between_ends"),
+    [
+        ((0, 1, 0), "peak", "peak"),
+        ((0, 1, 1), "rising", "rising"),
+        ((1, 0, 0), "falling", "falling"),
+        ((1, 0, 1), "valley", "valley"),
+        ((1, 1, 1), "flat", "flat"),
+        ((3, 0, 1, 0), "peak", "falling"),  # a bump that does not reach the first point
+        ((3, 0, 1, 0.5), "peak", "valley"),
+        ((0, 2, -1, 1), "peak", "peak"),
+    ],
+)
+def test_words(values, anywhere, between_ends):
+    assert words(*values) == anywhere
+    assert words(*values, ends=True) == between_ends
+
+
+def test_shift_scale_and_order_of_training_change_nothing_but_the_names():
+    values, se = drawn(5 * np.sin(np.linspace(0, 3, 12)), np.ones(12))
+    shape, moved = judge(values, se, df=3), judge(7 * values - 3, 7 * se, df=3)
+    assert (shape.word == moved.word).all()
+    np.testing.assert_allclose(moved.height, 7 * shape.height)
+    back = judge(values[:, ::-1], se[:, ::-1], df=3)
+    assert ((shape.word == PEAK) == (back.word == PEAK)).all()
+    peaked = shape.word == PEAK
+    assert peaked.any()
+    assert (back.top[peaked] == 11 - shape.top[peaked]).all()
+    assert (back.first[peaked] == 11 - shape.last[peaked]).all()
+
+
+def test_against_plain_loops():
+    values, se = drawn(3 * np.sin(np.linspace(0, 3, 9)), np.ones(9), curves=40)
+    shape, variance, bar = judge(values, se, df=3), pooled(se**2), max(2.0, critical(9, 3))
+    for x, v, low, word in zip(values, variance, shape.low, shape.word, strict=True):
+        sure = lambda a, p, x=x, v=v: x[p] - x[a] - bar * np.sqrt(v[a] + v[p])  # noqa: E731
+        best = max(
+            min(max(sure(a, p) for a in range(p)), max(sure(b, p) for b in range(p + 1, 9))) for p in range(1, 8)
+        )
+        assert low == pytest.approx(best)
+        assert (word == PEAK) == (best > 0)
+
+
+def test_a_row_is_never_surer_than_itself_or_its_neighbours():
+    variance = np.array([[1.0, 1.0, 100.0, 1.0, 1.0, 1.0]])
+    assert (pooled(variance) >= variance).all()
+    assert pooled(variance)[0].tolist() == pytest.approx([34, 25.75, 100, 20.8, 25.75, 1])
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 9, 30, 1000])
+def test_students_t(df):
+    for probability in (0.9, 0.975):
+        assert quantile(df, probability) == pytest.approx(stats.t.ppf(probability, df), rel=1e-4)

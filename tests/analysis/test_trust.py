@@ -1,0 +1,88 @@
+"""What not to believe: each rule of trust on a row that breaks it and no other."""
+
+import pytest
+
+from pipeline.analysis.trust import DOUBTS, doubts, trust
+from pipeline.lake import Lake
+from tests.analysis import made
+from tests.lake import made as lakemade
+
+BROKEN = {
+    "status": {"status": "nonfinite"},
+    "superseded": {"superseded": True},
+    "duplicate": {"duplicate_of": "lab/small@main"},
+    "ks": {"id_ks": 0.15},
+    "same_context": {"same_context_share": 0.27},
+    "duplicates": {"n_duplicates": 1500},
+    "authors_duplicates": {"n_near_duplicates": 100, "id_authors": 20.0},
+    "noise": {"noise_ratio": 0.04},
+    "unresolved": {"n_unresolved": 60},
+    "nonfinite": {"n_nonfinite": 1},
+    "few_points": {"flags": ["few_points"]},
+    "round_trip": {"flags": ["spectrum_floor", "tokenizer_round_trip"]},
+    "unexpected_keys": {"flags": ["unexpected_keys:head.bias"]},
+    "shorter_context": {"flags": ["shorter_context"]},
+}
+
+
+def test_a_sound_row_has_no_doubt():
+    assert doubts(made.frame([made.row()])).is_empty()
+    assert set(trust(made.frame([made.row()]))["verdict"]) == {"sound"}
+
+
+def test_every_rule_is_tested():
+    assert set(BROKEN) | {"mislabelled", "audit"} == set(DOUBTS)
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_row_that_breaks_one_rule(name):
+    sound = made.row(step=1)
+    (doubt,) = doubts(made.frame([sound, made.row(step=2, **BROKEN[name])])).to_dicts()
+    rule = DOUBTS[name]
+    assert (doubt["doubt"], doubt["about"], doubt["verdict"], doubt["step"]) == (name, rule.about, rule.verdict, 2)
+    assert doubt["value"] > doubt["limit"] == rule.limit
+    assert doubt["because"].endswith(".")
+    assert rule.because[1:] in doubt["because"]
+
+
+def test_unknown_is_no_doubt():
+    unknown = dict.fromkeys(("id_ks", "same_context_share", "noise_ratio", "n_points", "n_duplicates", "n_unresolved"))
+    assert doubts(made.frame([made.row(**unknown)])).is_empty()
+
+
+def test_equal_weights_under_two_steps_are_in_doubt_both():
+    rows = [made.row(step=step, weights_digest="same") for step in (5, 7)] + [made.row(step=9)]
+    found = doubts(made.frame(rows))
+    assert found.select("step", "doubt", "value").rows() == [(5, "mislabelled", 2.0), (7, "mislabelled", 2.0)]
+
+
+def test_the_summary_counts_rows_and_gives_the_worst_word():
+    rows = [made.row(layer=i) for i in range(8)]
+    rows[0] |= {"id_ks": 0.5, "same_context_share": 0.5}
+    rows[1] |= {"id_ks": 0.5}
+    rows[2] |= {"noise_ratio": 0.5}
+    found = {row["about"]: row for row in trust(made.frame(rows)).to_dicts()}
+    assert set(found) == {"dimension", "id_authors", "label", "row"}
+    assert (found["dimension"]["verdict"], found["dimension"]["share"]) == ("doubtful", 3 / 8)
+    assert "Pareto" in found["dimension"]["because"]
+    assert found["row"]["verdict"] == found["label"]["verdict"] == "sound"
+
+
+def test_the_audit_of_a_real_lake(tmp_path):
+    """A lake of a version that has audits, and one whose checkpoints have no such column."""
+    reader = made.commit(tmp_path / "lake", [made.row(step=1), made.row(step=2)])
+    assert doubts(reader).filter(doubt="audit").is_empty()
+    audits = pytest.importorskip("pipeline.lake.records")
+    point = lakemade.checkpoint(2)
+    seen = audits.Audited(
+        **{name: getattr(point, name) for name in ("revision", "commit_sha", "step", "tokens_seen", "stage", "run")},
+        weights_digest=point.weights_digest,
+        state="DUPLICATE_OF",
+        findings=("the weights are those of step1",),
+    )
+    lake = Lake(tmp_path / "lake")
+    lake.record_audit(audits.Audit(model="lab/small", family=None, revisions=(seen,)))
+    from pipeline import lake as lakes
+
+    found = doubts(lakes.open(lake.uri)).filter(doubt="audit")
+    assert found["step"].to_list() == [2]
