@@ -70,15 +70,19 @@ def kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
     return known.kinds if known else ()
 
 
-def kinds_in(files: Files) -> tuple[Kind, ...]:
-    """The profiles of the model whose config.json is among `files`.
-
-    Empty where it cannot be read or understood: loading it says why.
-    """
+def config_in(files: Files) -> dict[str, Any]:
+    """The parsed config.json among `files`; empty where it is absent or no JSON object: loading it says why."""
     try:
-        return kinds(json.loads(files.read(CONFIG))) if CONFIG in files.names else ()
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        return ()
+        found = json.loads(files.read(CONFIG)) if CONFIG in files.names else {}
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def bytes_per_parameter(config: dict[str, Any]) -> int:
+    """Of the files that `config` describes; where it does not say, float32."""
+    stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    return 2 if stored.removeprefix("torch.") in ("float16", "bfloat16") else 4
 
 
 def norm_placement(config: dict[str, Any]) -> Norm:

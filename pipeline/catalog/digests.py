@@ -55,10 +55,9 @@ class Content(NamedTuple):
         return digest(["absent", self.place], bits=256)
 
 
-def weight_bytes(folder: Path) -> int:
+def weight_bytes(files: Files) -> int:
     """Size of the weight files that are there."""
-    files = Folder(folder)
-    return sum((folder / name).stat().st_size for name in weight_files(files) if name in files.names)
+    return sum(files.size(name) for name in weight_files(files) if name in files.names)
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:

@@ -32,6 +32,8 @@ class Files(Protocol):
 
     def sha256(self, name: str) -> str: ...
 
+    def size(self, name: str) -> int: ...
+
 
 class Folder:
     """The files of a folder, which may be absent; listed once.
@@ -52,6 +54,9 @@ class Folder:
 
     def sha256(self, name: str) -> str:
         return file_sha256(self.path / name, self.progress)
+
+    def size(self, name: str) -> int:
+        return (self.path / name).stat().st_size
 
 
 def weight_files(files: Files) -> tuple[str, ...]:

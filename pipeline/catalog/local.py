@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from pipeline.catalog.architectures import kinds_in
 from pipeline.catalog.digests import Content, weight_bytes
+from pipeline.catalog.facts import facts
 from pipeline.catalog.files import CONFIG, Folder, lacking
 from pipeline.catalog.names import Place, parse
-from pipeline.catalog.revisions import History, Revision
+from pipeline.catalog.revisions import FINAL, NOWHERE, UNPLACED, History, Revision
 from pipeline.errors import UsageError
 from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, Local
@@ -29,7 +29,7 @@ def discover(source: Local) -> History:
     placed = [(place, path) for path in folders if (place := parse(path.name))]
     rest = [path for path in folders if parse(path.name) is None]
     if is_one := (root / CONFIG).is_file():
-        placed.append((parse(root.name) or Place(), root))
+        placed.append((parse(root.name) or NOWHERE, root))
     if not placed:
         raise UsageError(
             f"history {root}",
@@ -38,10 +38,9 @@ def discover(source: Local) -> History:
         )
     placed.sort(key=lambda item: (item[0].order, item[1].name))
     model = _model(root) if is_one and source.model is None else source.name
-    with Progress(f"Hashing {model}", sum(weight_bytes(path) for _, path in placed)) as progress:
+    with Progress(f"Hashing {model}", sum(weight_bytes(Folder(path)) for _, path in placed)) as progress:
         found = [(place, *describe(path, place, source, model, progress)) for place, path in placed]
-    last = (Place().order,)
-    unparsed = [Revision(path.name, order=last, state="UNPARSED") for path in rest if (path / CONFIG).is_file()]
+    unparsed = [Revision(path.name, order=UNPLACED, state="UNPARSED") for path in rest if (path / CONFIG).is_file()]
     return History(
         model=model,
         revisions=(*(_revision(*one) for one in found), *unparsed),
@@ -61,14 +60,8 @@ def describe(
         revision=folder.name if parse(folder.name) else "main",
         path=str(folder),
         tokenizer_path=str(tokenizer),
-        kinds=kinds_in(files),
         family=source.family,
-        step=place.step,
-        tokens_seen=place.tokens,
-        tokens_source=None if place.tokens is None else "name",
-        stage=place.stage,
-        run=place.run,
-        **content.digests,
+        **facts(files, content, place),
     )
     return checkpoint, content
 
@@ -78,7 +71,7 @@ def single(folder: Path, tokenizer: str | None = None) -> Checkpoint:
     if not (folder / CONFIG).is_file():
         found = "no config.json in it" if folder.is_dir() else "no such folder"
         raise UsageError(f"checkpoint {folder}", found, "Name a folder saved by save_pretrained")
-    place = parse(folder.name) or Place()
+    place = parse(folder.name) or NOWHERE
     return describe(folder, place, Local(local=str(folder), tokenizer=tokenizer), _model(folder))[0]
 
 
@@ -88,7 +81,7 @@ def _revision(place: Place, checkpoint: Checkpoint, content: Content) -> Revisio
     return Revision(
         name=checkpoint.revision,
         place=place,
-        order=(place.order,),
+        order=FINAL if place == NOWHERE else (0, place.order),
         state="NO_WEIGHTS" if why else "NEW",
         why=why,
         files={} if why else content.weights,

@@ -10,6 +10,8 @@ from pipeline.hashing import digest_of
 from pipeline.spec import Checkpoint
 
 NOWHERE = Place()
+FINAL, UNPLACED = (1,), (2,)
+"""Sort a final model behind all that has a place, and what may have any behind that."""
 
 State = Literal[
     "NEW",
@@ -39,8 +41,8 @@ class Revision:
     name: str
     place: Place = NOWHERE
     """Where in training it stands; empty for a final model and for a name that does not say."""
-    order: tuple = ()
-    """Sorts the revisions of a history in training order, with the name for ties."""
+    order: tuple = FINAL
+    """Sorts the revisions of a history in training order: (0, order of the place), FINAL or UNPLACED."""
     commit: str | None = None
     """Null for a local folder."""
     state: State = "NEW"
@@ -53,6 +55,16 @@ class Revision:
     """What the catalogue knows to be wrong with it, with the source."""
     checkpoint: Checkpoint | None = None
     """Null for what is not measured."""
+
+    @property
+    def key(self) -> tuple:
+        """Training order, with the name for ties."""
+        return self.order, self.name
+
+    @property
+    def is_final(self) -> bool:
+        """A trained model that its publisher gives no step: `main`, which may be the last step or a soup of several."""
+        return self.order == FINAL
 
     @property
     def weights_digest(self) -> str | None:

@@ -1,0 +1,219 @@
+"""What is wrong with a published history, and what changed since the lake saw it: from listings alone, no weights.
+
+A label is no evidence. Of pythia-2.8b 86 step branches serve the final weights (EleutherAI/pythia#205), pythia-12b has
+steps with the final model's first shard (#206), OLMo-2-1124-7B three equal steps far apart (allenai/OLMo#915).
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from statistics import median
+from typing import Literal, NamedTuple, TypeVar
+
+from pipeline.catalog.revisions import UNPLACED, History, Revision, State
+
+Severity = Literal["error", "warning", "note"]
+"""error: a curve over these points is wrong; warning: it lacks points; note: worth knowing."""
+What = Literal[
+    "known-bad",
+    "equals-final",
+    "equal-weights",
+    "shared-shards",
+    "no-weights",
+    "gap",
+    "unparsed",
+    "gated",
+    "generic-rule",
+]
+Seen = Mapping[str, tuple[str | None, str]]
+"""Commit and weights digest of each label, by revision name, as the lake last saw it."""
+
+K = TypeVar("K", bound=Hashable)
+
+WIDE = 1.5
+"""An interval this much wider than those around it is a gap; rounded step names stay below."""
+AROUND = 4
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, and where."""
+
+    what: What
+    severity: Severity
+    revisions: tuple[str, ...]
+    """In training order; of a gap those on both sides."""
+    says: str
+    """For people: one sentence that names the revisions, the first and last of many."""
+
+
+def audit(history: History) -> tuple[Finding, ...]:
+    """Everything that is wrong with a history, the worst first."""
+    revisions = sorted(history.revisions, key=lambda revision: revision.key)
+    found = (
+        *_known_bad(revisions),
+        *_equal_to_final(revisions),
+        *_equal_weights(revisions),
+        *_shared_shards(revisions),
+        *_not_measured(revisions),
+        *_gaps(revisions),
+        *_read_by_the_generic_rule(history),
+    )
+    return tuple(sorted(found, key=lambda finding: Severity.__args__.index(finding.severity)))
+
+
+def states(history: History, seen: Seen) -> dict[str, State]:
+    """The state of every revision and of every label seen before; the first that applies:
+
+    1. what cannot be measured, whatever it was: GATED, UNPARSED, NO_WEIGHTS; what is no longer there: GONE;
+    2. what the lake has seen under this name: REUPLOADED, RETAGGED, UNCHANGED;
+    3. what it has not: DUPLICATE_OF (of anything seen, or of what comes before it in training), PARTIAL_DUP, NEW.
+    """
+    known = {weights for _, weights in seen.values()}
+    partial = {revision.name for group in _sharing(history.revisions) for revision in group}
+    found: dict[str, State] = {}
+    for revision in sorted(history.revisions, key=lambda revision: revision.key):
+        found[revision.name] = _state(revision, seen, known, partial)
+        known.add(revision.weights_digest or "")
+    gone: dict[str, State] = {name: "GONE" for name in sorted(seen) if name not in found}
+    return found | gone
+
+
+def stated(history: History, seen: Seen) -> History:
+    """The history with `states` in its revisions; what is gone comes last."""
+    now = states(history, seen)
+    there = tuple(replace(revision, state=now.pop(revision.name)) for revision in history.revisions)
+    gone = (Revision(name, order=UNPLACED, commit=seen[name][0], state=state) for name, state in now.items())
+    return replace(history, revisions=(*there, *gone))
+
+
+def _state(revision: Revision, seen: Seen, known: set[str], partial: set[str]) -> State:
+    weights = revision.weights_digest
+    if weights is None:
+        return revision.state
+    if revision.name in seen:
+        commit, before = seen[revision.name]
+        return "REUPLOADED" if weights != before else "UNCHANGED" if commit == revision.commit else "RETAGGED"
+    if weights in known:
+        return "DUPLICATE_OF"
+    return "PARTIAL_DUP" if revision.name in partial else "NEW"
+
+
+def _known_bad(revisions: Iterable[Revision]) -> Iterator[Finding]:
+    for why, group in _by(revisions, lambda revision: revision.known_bad).items():
+        yield _finding("known-bad", "error", group, f"{{}}: {why}")
+
+
+def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[Finding]:
+    """Steps in mid-training with the weights of `main` or of a last step."""
+    final = _finals(revisions)
+    for group in _equal(revisions):
+        middle = [revision for revision in group if revision.name not in final]
+        if middle and (ends := [revision.name for revision in group if revision.name in final]):
+            says = f"{{}} {_have(middle)} the weights of {ends[-1]}, the end of training"
+            yield _finding("equals-final", "error", middle, says)
+
+
+def _equal_weights(revisions: Sequence[Revision]) -> Iterator[Finding]:
+    """Equal weights under different labels; of neighbours in training it may be true (a step that changed nothing)."""
+    final = _finals(revisions)
+    at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.files)}
+    for group in _equal(revisions):
+        if not final.isdisjoint(revision.name for revision in group):
+            continue
+        if all(at[b.name] - at[a.name] == 1 and a.place.run == b.place.run for a, b in pairwise(group)):
+            yield _finding("equal-weights", "note", group, "{} have equal weights")
+        else:
+            yield _finding("equal-weights", "error", group, "{} have equal weights, but are no neighbours in training")
+
+
+def _shared_shards(revisions: Sequence[Revision]) -> Iterator[Finding]:
+    for group in _sharing(revisions):
+        yield _finding("shared-shards", "error", group, "{} share some of their weight files, not all")
+
+
+def _not_measured(revisions: Sequence[Revision]) -> Iterator[Finding]:
+    """What the listing has and a curve will not."""
+    without = [revision for revision in revisions if revision.state == "NO_WEIGHTS"]
+    for why, group in _by(without, lambda revision: revision.why).items():
+        is_main = all(revision.is_final for revision in group)
+        yield _finding("no-weights", "note" if is_main else "warning", group, f"{{}}: {why}")
+    if unparsed := [revision for revision in revisions if revision.state == "UNPARSED"]:
+        yield _finding("unparsed", "warning", unparsed, "{}: no known way to say where in training that is")
+    if gated := [revision for revision in revisions if revision.state == "GATED"]:
+        yield _finding("gated", "note", gated, "{}: gated, and access is not granted")
+
+
+def _gaps(revisions: Sequence[Revision]) -> Iterator[Finding]:
+    """Intervals much wider than those before and after them; a grid that only widens, as a log one, has none."""
+    for line in _by(revisions, lambda r: (r.place.run, r.place.stage) if _at(r) is not None else None).values():
+        steps = [(_at(revision) or 0, revision) for revision in line]
+        widths = [b - a for (a, _), (b, _) in pairwise(steps)]
+        for index, width in enumerate(widths):
+            usual = _usual(widths, index)
+            if usual is not None and width > WIDE * usual:
+                ends = [steps[index][1], steps[index + 1][1]]
+                yield _finding("gap", "warning", ends, f"nothing between {{}}, where the grid is {usual:,.0f} wide")
+
+
+def _usual(widths: Sequence[int], index: int) -> float | None:
+    """The width of the grid on the wider side of an interval; None at an end, where nobody can tell."""
+    before, after = widths[max(index - AROUND, 0) : index], widths[index + 1 : index + 1 + AROUND]
+    return max(median(before), median(after)) if before and after else None
+
+
+def _at(revision: Revision) -> int | None:
+    """Its step, else its tokens or what its publisher counts."""
+    place = revision.place
+    return next((count for count in (place.step, place.tokens, place.position) if count is not None), None)
+
+
+def _read_by_the_generic_rule(history: History) -> Iterator[Finding]:
+    if history.rule == "generic" and len(history.revisions) > 1:
+        says = f"{history.model} is not in the catalogue: its names were read by the general rule"
+        yield Finding("generic-rule", "note", (), says)
+
+
+def _finals(revisions: Sequence[Revision]) -> set[str]:
+    """`main`, and the last step of each run."""
+    last = {revision.place.run: revision.name for revision in revisions if _at(revision) is not None}
+    return {*last.values(), *(revision.name for revision in revisions if revision.is_final)}
+
+
+def _equal(revisions: Iterable[Revision]) -> list[list[Revision]]:
+    """Groups of revisions with equal weights."""
+    return [group for group in _by(revisions, lambda r: r.weights_digest).values() if len(group) > 1]
+
+
+def _sharing(revisions: Iterable[Revision]) -> list[list[Revision]]:
+    """Groups of revisions, of different weights, that have a weight file in common."""
+    holders: dict[str, list[Revision]] = {}
+    for revision in revisions:
+        for sha in dict.fromkeys(revision.shards.values()):
+            holders.setdefault(sha, []).append(revision)
+    groups = [group for group in holders.values() if len({revision.weights_digest for revision in group}) > 1]
+    return list({tuple(revision.name for revision in group): group for group in groups}.values())
+
+
+def _by(revisions: Iterable[Revision], key: Callable[[Revision], K | None]) -> dict[K, list[Revision]]:
+    """The revisions by `key`, those without one left out."""
+    groups: dict[K, list[Revision]] = {}
+    for revision in revisions:
+        if (found := key(revision)) is not None:
+            groups.setdefault(found, []).append(revision)
+    return groups
+
+
+def _finding(what: What, severity: Severity, group: Sequence[Revision], says: str) -> Finding:
+    names = tuple(revision.name for revision in group)
+    return Finding(what, severity, names, says.replace("{}", _listed(names), 1))
+
+
+def _have(group: Sequence[Revision]) -> str:
+    return "has" if len(group) == 1 else "have"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """step0, step1 and step2; of many the first, the last and how many."""
+    if len(names) > 4:
+        return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} revisions)"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

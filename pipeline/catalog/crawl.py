@@ -1,0 +1,87 @@
+"""Histories on the Hugging Face Hub, by one refs request per repo and one tree per new commit.
+
+The names of a repo's branches, tags or sub-folders become revisions by the rules of its family; what they point at
+comes from the tree, which has the sha256 of every weight file, and from the small files beside it.
+"""
+
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from os.path import commonprefix
+
+from pipeline.catalog import client
+from pipeline.catalog.families import Family, family
+from pipeline.catalog.pointers import MAIN, Pointer, Repo, opened, pointer, pointers, skipped
+from pipeline.catalog.reading import Reading, in_parallel
+from pipeline.catalog.revisions import NOWHERE, History
+from pipeline.errors import UsageError
+from pipeline.spec import Checkpoint, Hub, Members
+
+
+def discover(source: Hub | Members) -> tuple[History, ...]:
+    """The histories of a repo or of a family's members."""
+    repos = in_parallel(opened, _asked(source), f"Asking for the names of {source.name}", "repos")
+    name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
+    reading = Reading(tokenizer)
+    models = {repo.model: [other for other in repos if other.model == repo.model] for repo in repos}
+    return tuple(_history(name or model, group, reading) for model, group in models.items())
+
+
+def single(source: Hub, revision: str) -> Checkpoint:
+    """The checkpoint that a branch, a tag or a sub-folder points at."""
+    repo, reading = opened(source.hub), Reading(source.tokenizer)
+    is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
+    at = pointer(repo, MAIN if is_folder else revision)
+    inner = reading.with_subfolders([at._replace(place=at.place or NOWHERE)], f"Reading {repo.model}")
+    found = next((one for one in inner if one.name == (revision if is_folder else at.name)), None)
+    if found is None:
+        raise UsageError(
+            f"checkpoint {source.hub}@{revision}", "no such checkpoint", "List them with shapelake catalog"
+        )
+    seen = reading.revision(source.model or repo.model, found._replace(place=found.place or NOWHERE))
+    if seen.checkpoint is None:
+        raise UsageError(f"checkpoint {source.hub}@{revision}", seen.why or seen.state, "Choose another revision")
+    return seen.checkpoint
+
+
+def members(one: Family) -> tuple[str, ...]:
+    """Repo ids of a family; one request more where only the Hub knows which there are."""
+    if one.where == "repos":
+        return tuple(repo for repo in _listed(one.repos) if one.claims(repo))
+    return (*one.members(), *(repo for repo in _listed(one.patterns) if one.claims(repo)))
+
+
+def _asked(source: Hub | Members) -> tuple[str, ...]:
+    if isinstance(source, Hub):
+        return (source.hub,)
+    one = family(source.family)
+    known = members(one)
+    found = tuple(repo for repo in known if any(_matches(name, source.models) for name in (repo, one.model_of(repo))))
+    if not found:
+        names = f"none of {', '.join(known[:3])} ..." if known else "the Hub lists none"
+        raise UsageError(f"models {source.models!r} of {one.name}", names, "Give a glob that matches one")
+    return found
+
+
+def _matches(repo: str, glob: str) -> bool:
+    return fnmatchcase(repo, glob) or fnmatchcase(repo.split("/")[-1], glob)
+
+
+def _listed(patterns: Iterable[str]) -> list[str]:
+    """What the Hub has of repos that are named like these: one request per owner."""
+    starts: dict[str, list[str]] = {}
+    for pattern in patterns:
+        owner, name = pattern.split("/")
+        starts.setdefault(owner, []).append(name.split("*")[0])
+    return [repo for owner, names in starts.items() for repo in client.repos(owner, commonprefix(names))]  # noqa: RUF071
+
+
+def _history(model: str, repos: Sequence[Repo], reading: Reading) -> History:
+    found: list[Pointer] = [one for repo in repos for one in pointers(repo)]
+    inner = reading.with_subfolders(found, f"Reading {model}")
+    revisions = sorted((reading.revision(model, one) for one in inner), key=lambda revision: revision.key)
+    return History(
+        model=model,
+        revisions=tuple(revisions),
+        other=tuple(name for repo in repos for name in skipped(repo)),
+        rule=repos[0].family.name,
+    )

@@ -1,0 +1,35 @@
+"""The one door to histories, wherever they are. What speaks to the Hub is loaded only for what is there: it takes half
+a second that a local sweep need not wait."""
+
+from pipeline.catalog import local
+from pipeline.catalog.revisions import History
+from pipeline.spec import Checkpoint, Hub, Local, Source
+
+
+def discover(source: Source) -> tuple[History, ...]:
+    """The histories of a source, each with its revisions in training order.
+
+    Of a repo of the Hub one refs request is made, and one tree request per commit not seen before; of a family whose
+    checkpoints are repos, or are named by a pattern, one listing more.
+
+    Raises:
+        UsageError: no such folder, repo or family, or one that cannot be measured.
+        FetchError: the Hub gives no answer now.
+    """
+    if isinstance(source, Local):
+        return (local.discover(source),)
+    from pipeline.catalog import crawl
+
+    return crawl.discover(source)
+
+
+def single(source: Hub, revision: str = "main") -> Checkpoint:
+    """One checkpoint of a repo: a branch, a tag or a sub-folder, whether or not its name says where it stands.
+
+    Raises:
+        UsageError: there is none of that name, or it cannot be measured.
+        FetchError: the Hub gives no answer now.
+    """
+    from pipeline.catalog import crawl
+
+    return crawl.single(source, revision)

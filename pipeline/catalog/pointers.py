@@ -1,0 +1,105 @@
+"""The names in a repo of the Hub: which of them are points of its history, and where in training each stands."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.catalog import client
+from pipeline.catalog.client import Entry, Refs
+from pipeline.catalog.families import Family, family_of
+from pipeline.catalog.files import CONFIG
+from pipeline.catalog.names import Place, accepted
+from pipeline.catalog.remote import folders
+from pipeline.catalog.revisions import NOWHERE
+from pipeline.errors import UsageError
+
+MAIN = "main"
+
+
+class Repo(NamedTuple):
+    """A repo as its refs show it, and the family whose rules its names follow."""
+
+    refs: Refs
+    family: Family
+    known_as: str
+    """Its id in the family's table: the canonical one, or the one that was asked for."""
+
+    @property
+    def model(self) -> str:
+        """The model whose history it holds, or a part of it."""
+        return self.family.model_of(self.known_as) if self.family.where == "repos" else self.refs.repo
+
+
+class Pointer(NamedTuple):
+    """A name and the commit that it points at."""
+
+    repo: Repo
+    name: str
+    commit: str
+    place: Place | None
+    """Null = the name does not say."""
+    subfolder: str = ""
+
+
+def opened(repo: str) -> Repo:
+    """The repo, in one request.
+
+    Raises:
+        UsageError: no such repo, or one of a family that cannot be measured.
+    """
+    refs = client.refs(repo)
+    known_as = next((name for name in (refs.repo, repo) if not family_of(name).is_generic), refs.repo)
+    family = family_of(known_as)
+    if family.unloadable:
+        raise UsageError(f"checkpoints of {repo}", family.unloadable, "Leave it out")
+    return Repo(refs, family, known_as)
+
+
+def pointers(repo: Repo) -> list[Pointer]:
+    """`main` and every name that is, or may be, a point of the history; of sub-folders, only the commit they are in."""
+    if repo.family.where == "repos":
+        return [pointer(repo, MAIN)] if MAIN in repo.refs.branches else []
+    points = [name for name in _names(repo) if not repo.family.skips(name)]
+    believed = not repo.family.is_generic or accepted(points)
+    found = [pointer(repo, name) for name in points]
+    main = [pointer(repo, MAIN)] if MAIN in repo.refs.branches else []
+    return main + [one if believed else one._replace(place=None) for one in found]
+
+
+def skipped(repo: Repo) -> tuple[str, ...]:
+    """Names that the family knows to be no points of the history."""
+    return tuple(sorted(name for name in _names(repo) if repo.family.skips(name)))
+
+
+def pointer(repo: Repo, name: str) -> Pointer:
+    """What the branch or tag `name` points at.
+
+    Raises:
+        UsageError: there is none.
+    """
+    commit = {**repo.refs.tags, **repo.refs.branches}.get(name)
+    if commit is None:
+        raise UsageError(
+            f"checkpoint {repo.refs.repo}@{name}", "no such branch or tag", "List them with shapelake catalog"
+        )
+    if name == MAIN and repo.family.where == "repos":
+        name = repo.known_as.split("/")[-1]
+    place = repo.family.place(repo.known_as, name)
+    return Pointer(repo, name, commit, place or NOWHERE if name == MAIN else place)
+
+
+def in_subfolders(main: Pointer, entries: Iterable[Entry]) -> list[Pointer]:
+    """The sub-folders with a config.json, and `main` itself where it is a checkpoint too."""
+    entries, repo = tuple(entries), main.repo
+    names = [name for name in folders(entries, CONFIG) if not repo.family.skips(name)]
+    own = [main] if any(entry.path == CONFIG for entry in entries) else []
+    return own + [Pointer(repo, name, main.commit, repo.family.place(repo.known_as, name), name) for name in names]
+
+
+def _names(repo: Repo) -> list[str]:
+    """Branches or tags but `main`, as the family has it."""
+    of = {
+        "branches": repo.refs.branches,
+        "tags": repo.refs.tags,
+        "branches-and-tags": repo.refs.tags | repo.refs.branches,
+    }
+    return [name for name in of.get(repo.family.where, {}) if name != MAIN]

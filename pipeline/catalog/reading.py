@@ -1,0 +1,135 @@
+"""What names on the Hub point at: trees read in parallel, then the small files, each content once."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.catalog import client
+from pipeline.catalog.client import Entry
+from pipeline.catalog.digests import Content
+from pipeline.catalog.facts import facts
+from pipeline.catalog.files import CONFIG, Files, Folder, has_tokenizer, lacking, tokenizer_files, weight_files
+from pipeline.catalog.pointers import MAIN, Pointer, in_subfolders
+from pipeline.catalog.remote import Tree
+from pipeline.catalog.revisions import FINAL, NOWHERE, UNPLACED, Revision
+from pipeline.errors import UsageError
+from pipeline.progress import Progress
+from pipeline.spec import Checkpoint, Remote
+
+WORKERS = 8
+"""Requests at once: the Hub counts them, and a first look at 20 models of Pythia takes 3,080."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Reading:
+    """What one discovery reads of the Hub.
+
+    Args:
+        tokenizer: repo or folder in place of what the families say.
+    """
+
+    def __init__(self, tokenizer: str | None = None) -> None:
+        self._asked = tokenizer
+        self._tokenizers: dict[str, Files] = {}
+        self._trees: dict[tuple[str, str], tuple[Entry, ...]] = {}
+        self._held: set[str] = set()
+
+    def with_subfolders(self, found: Sequence[Pointer], label: str) -> list[Pointer]:
+        """Read the trees of all that has a place; pointers into sub-folders stand for the commits that hold them."""
+        commits = dict.fromkeys(_commit(one) for one in found if one.place is not None)
+        trees = in_parallel(lambda commit: client.tree(*commit), list(commits), label, "trees")
+        self._trees |= dict(zip(commits, trees, strict=True))
+        return [inner for one in found for inner in self._inner(one)]
+
+    def revision(self, model: str, found: Pointer) -> Revision:
+        """What `found` points at; of a tree that was read."""
+        family = found.repo.family
+        order = UNPLACED if found.place is None else FINAL if found.place == NOWHERE else (0, family.order(found.place))
+        bad = family.why_bad(found.repo.known_as, found.name)
+        seen = Revision(found.name, found.place or NOWHERE, order, found.commit, known_bad=bad)
+        if found.place is None:
+            return replace(seen, state="UNPARSED", why="its name does not say where in training it stands")
+        if found.repo.refs.repo not in self._held:
+            try:
+                return self._looked_into(model, found, seen)
+            except UsageError:
+                if not client.is_held(found.repo.refs.repo, found.commit):
+                    raise
+                self._held.add(found.repo.refs.repo)
+        return replace(seen, state="GATED", why="gated, and access is not granted")
+
+    def _looked_into(self, model: str, found: Pointer, seen: Revision) -> Revision:
+        files = Tree(*_commit(found), self._trees[_commit(found)], found.subfolder)
+        if why := lacking(files, pickles=found.repo.family.weights == "bin"):
+            return replace(seen, state="NO_WEIGHTS", why=why)
+        tokenizer = self._tokenizer(found) or files
+        content = Content.of(files, tokenizer)
+        return replace(seen, files=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content))
+
+    def _tokenizer(self, found: Pointer) -> Files | None:
+        """Null = the checkpoint's own."""
+        name = self._asked or found.repo.family.tokenizer_for(found.repo.known_as)
+        if name and name not in self._tokenizers:
+            self._tokenizers[name] = _tokenizer_at(name)
+        return self._tokenizers[name] if name else None
+
+    def _inner(self, found: Pointer) -> list[Pointer]:
+        has_subfolders = found.repo.family.where == "subfolders" and not found.subfolder
+        return in_subfolders(found, self._trees[_commit(found)]) if has_subfolders else [found]
+
+
+def in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: str) -> list[R]:
+    """`call` of each item, in their order; the first failure ends it."""
+    with Progress(label, len(items), unit) as progress, ThreadPoolExecutor(WORKERS) as pool:
+        waiting = [pool.submit(call, item) for item in items]
+        try:
+            for done in as_completed(waiting):
+                done.result()
+                progress.advance(1)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [done.result() for done in waiting]
+
+
+def _checkpoint(model: str, found: Pointer, files: Tree, tokenizer: Files, content: Content) -> Checkpoint:
+    own = tokenizer_files(files) if tokenizer is files else ()
+    family = found.repo.family
+    return Checkpoint(
+        model=model,
+        revision=found.name,
+        path="",
+        tokenizer_path=tokenizer.place if isinstance(tokenizer, Folder) else "",
+        remote=files.remote((CONFIG, *weight_files(files), *own)),
+        tokenizer_remote=None if tokenizer is files else _remote(tokenizer),
+        family=None if family.is_generic else family.name,
+        commit_sha=found.commit,
+        **facts(files, content, found.place or NOWHERE),
+    )
+
+
+def _tokenizer_at(name: str) -> Files:
+    """The files of the tokenizer in a folder, or in the `main` of a repo."""
+    files = Folder(Path(name)) if Path(name).is_dir() else _main(name)
+    if not has_tokenizer(files):
+        raise UsageError(f"tokenizer {name}", "no tokenizer files", "Name a repo or a folder that has them")
+    return files
+
+
+def _main(repo: str) -> Tree:
+    refs = client.refs(repo)
+    if MAIN not in refs.branches:
+        raise UsageError(f"tokenizer {repo}", f"no branch {MAIN}", "Name another repo or a folder")
+    commit = refs.branches[MAIN]
+    return Tree(refs.repo, commit, client.tree(refs.repo, commit))
+
+
+def _remote(tokenizer: Files) -> Remote | None:
+    return tokenizer.remote(tokenizer_files(tokenizer)) if isinstance(tokenizer, Tree) else None
+
+
+def _commit(found: Pointer) -> tuple[str, str]:
+    return found.repo.refs.repo, found.commit

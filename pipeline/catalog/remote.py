@@ -1,0 +1,47 @@
+"""The files of a checkpoint on the Hub, as if they lay in a folder: names from the tree, bytes only of small ones."""
+
+from collections.abc import Iterable
+
+from pipeline.catalog import client
+from pipeline.catalog.client import Entry
+from pipeline.spec import HubFile, Remote
+
+_SHAS: dict[str, str] = {}
+"""sha256 by git blob: a tokenizer is that of every step, and is hashed once."""
+
+
+class Tree:
+    """The files in one folder of a Hub repo at one commit."""
+
+    def __init__(self, repo: str, commit: str, entries: Iterable[Entry], subfolder: str = "") -> None:
+        self.repo, self.commit, self.subfolder = repo, commit, subfolder
+        self.place = "/".join(filter(None, (f"{repo}@{commit}", subfolder)))
+        start = f"{subfolder}/" if subfolder else ""
+        inside = {entry.path.removeprefix(start): entry for entry in entries if entry.path.startswith(start)}
+        self._entries = {name: entry for name, entry in inside.items() if "/" not in name}
+        self.names = frozenset(self._entries)
+
+    def read(self, name: str) -> bytes:
+        return client.read(self.repo, self.commit, self._entries[name])
+
+    def sha256(self, name: str) -> str:
+        entry = self._entries[name]
+        if entry.oid not in _SHAS:
+            _SHAS[entry.oid] = client.sha256_of(self.repo, self.commit, entry)
+        return _SHAS[entry.oid]
+
+    def size(self, name: str) -> int:
+        return self._entries[name].size
+
+    def remote(self, names: Iterable[str]) -> Remote:
+        """What is to be fetched, of `names` those that are there."""
+        there = sorted(set(names) & self.names)
+        files = tuple(HubFile(path=name, size=self.size(name), sha256=self.sha256(name)) for name in there)
+        return Remote(repo=self.repo, commit=self.commit, files=files, subfolder=self.subfolder)
+
+
+def folders(entries: Iterable[Entry], holding: str) -> tuple[str, ...]:
+    """Sub-folders that have a file called `holding`, sorted."""
+    return tuple(
+        sorted(entry.path.removesuffix(f"/{holding}") for entry in entries if entry.path.endswith(f"/{holding}"))
+    )
