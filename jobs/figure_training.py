@@ -1,23 +1,28 @@
 """Do all decoders converge to one anisotropy profile, and does intrinsic dimension first grow, then shrink?
 
 Source: Razzhigaev et al., "The Shape of Learning" (EACL 2024), the figures over training.
-Put each checkpoint in models/REPO/REVISION, for one:
-hf download EleutherAI/pythia-70m --revision step1000 --local-dir models/EleutherAI/pythia-70m/step1000
 Command: python -m jobs.figure_training --lake LAKE [--models '*/pythia-70m'] [--steps log2]
-Cost: 5 x 1024 contexts x 256 tokens = 1.3M tokens a checkpoint; pythia-410m: 2 x 4.1e8 x 1.3e6 = 1.1e15 FLOP, 4 hours
-at 80 GFLOP/s on a CPU, 5 s at 200 TFLOP/s on a GPU, times 154 checkpoints; download 0.8 GB each.
-Expect: anisotropy of the middle layers grows over training; the dimension of Pythia's layers turns near step 1,000
-(Lee et al. 2024, arXiv 2410.01444, last token); BLOOM expands, then compresses.
+Bytes: Pythia 154 x 2 x 3.42e9 = 1.05e12, BLOOM 8 x 2 x 1.17e10 = 1.9e11, TinyLlama 145 x 4 x 1.1e9 = 6.4e11;
+1.4e10 at a time.
+GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens. In float32 at 4e13 FLOP/s: the smaller of Pythia
+154 x 2 x 6.4e8 x 1.31e6 / 4e13 / 3600 = 1.8, of BLOOM 8 x 2 x 1.62e9 x 1.31e6 / 4e13 / 3600 = 0.24, TinyLlama
+145 x 2 x 1.1e9 x 1.31e6 / 4e13 / 3600 = 2.9; in bfloat16 at 2e14 FLOP/s: the larger of Pythia
+154 x 2 x 2.78e9 x 1.31e6 / 2e14 / 3600 = 1.6, of BLOOM 8 x 2 x 1.01e10 x 1.31e6 / 2e14 / 3600 = 0.29. The metrics come
+on top.
+Expect: anisotropy of the middle layers grows over training; the dimension of Pythia's layers turns near step 1000
+(Lee et al., arXiv 2410.01444, last token); BLOOM expands, then compresses. The paper has pythia-2.8b; of its 154
+branches 85 serve the end of training under earlier names (github.com/EleutherAI/pythia/issues/205), so that the
+deduplicated run stands in for it.
 """
 
 from pipeline.cli import job
-from pipeline.spec import Corpus, Local, Sweep, built_in
+from pipeline.spec import Corpus, Hub, Sweep, built_in
 
 HISTORIES = (
     "EleutherAI/pythia-70m",
     "EleutherAI/pythia-160m",
     "EleutherAI/pythia-410m",
-    "EleutherAI/pythia-2.8b",
+    "EleutherAI/pythia-2.8b-deduped",
     "bigscience/bloom-560m-intermediate",
     "bigscience/bloom-1b1-intermediate",
     "bigscience/bloom-3b-intermediate",
@@ -27,7 +32,7 @@ HISTORIES = (
 
 SWEEP = Sweep(
     name="figure-training",
-    checkpoints=tuple(Local(local=f"models/{repo}", model=repo) for repo in HISTORIES),
+    checkpoints=tuple(Hub(hub=repo) for repo in HISTORIES),
     corpora=(Corpus(kind="enwik8"),),
     recipe=built_in("standard@1"),
 )

@@ -1,0 +1,24 @@
+"""Is the dome of decoders a matter of their objective, or of where their norms are?
+
+Source: Weller et al., "Seq vs Seq" (arXiv 2507.11412): encoders and decoders of one recipe, one data set and, unlike
+BERT against GPT, one pre-norm architecture; revisions are tags.
+Command: python -m jobs.ettin --lake LAKE [--steps log2]
+Bytes: 5.34e8 parameters in both kinds, 4 bytes each: 236 x 4 x 5.34e8 = 5.0e11, 0.6e9 at a time.
+GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
+236 x 2 x 5.34e8 x 1.31e6 / 4e13 / 3600 = 2.3. The metrics come on top.
+Expect: nothing published measures these. If the objective makes the dome, as Razzhigaev et al. (EACL 2024) hold, only
+the decoders have one; if pre-norm residual streams do, both kinds have.
+"""
+
+from pipeline.cli import job
+from pipeline.spec import Corpus, Members, Sweep, built_in
+
+SWEEP = Sweep(
+    name="ettin",
+    checkpoints=tuple(Members(family="ettin", models=f"*-{size}") for size in ("17m", "32m", "68m", "150m")),
+    corpora=(Corpus(kind="enwik8"),),
+    recipe=built_in("standard@1"),
+)
+
+if __name__ == "__main__":
+    job()

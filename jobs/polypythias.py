@@ -1,0 +1,24 @@
+"""Does dimension rise before the loss explodes, in the two of nine equal runs that went wrong?
+
+Source: van der Wal et al., "PolyPythias" (arXiv 2503.09543): pythia-410m trained nine more times, other seeds.
+Command: python -m jobs.polypythias --lake LAKE [--steps log2]
+Bytes: 4.05e8 parameters, 2 bytes each: 9 x 154 x 2 x 4.05e8 = 1.1e12, 0.8e9 at a time.
+GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
+9 x 154 x 2 x 4.05e8 x 1.31e6 / 4e13 / 3600 = 10.2. The metrics come on top.
+Expect: seeds 3 and 4 leave the others (arXiv 2503.09543); the other seven tell how far equal runs differ. The authors
+of "The Shape of Learning" saw dimension grow before loss explosions; a checkpoint every 1000 steps shows before, during
+and after, not the lead in steps. Three checkpoints have no weights (github.com/EleutherAI/pythia/issues/202).
+"""
+
+from pipeline.cli import job
+from pipeline.spec import Corpus, Members, Sweep, built_in
+
+SWEEP = Sweep(
+    name="polypythias",
+    checkpoints=(Members(family="pythia-seeds", models="*-410m-seed*"),),
+    corpora=(Corpus(kind="enwik8"),),
+    recipe=built_in("standard@1"),
+)
+
+if __name__ == "__main__":
+    job()

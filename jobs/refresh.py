@@ -1,0 +1,46 @@
+"""What is new on the Hub, in any history of models up to half a billion parameters? Measure that, and nothing else.
+
+Source: every small history of the catalogue (pipeline/catalog/families.yaml); final models and large ones are left out.
+Command: python -m jobs.refresh --lake LAKE [--limit 100]; what it would run: shapelake plan jobs.refresh --lake LAKE
+Schedule it once a day, one at a time, with HF_TOKEN set. Cron on a machine of its own:
+0 3 * * * cd /srv/shapelake && flock -n refresh.lock .venv/bin/python -m jobs.refresh --lake /srv/lake
+On a Ray cluster: ray job submit --working-dir . -- python -m jobs.refresh --lake URI --address auto. Exit code 1 means
+that something failed or stands quarantined; the next run tries again what may be tried again.
+Bytes: the first time, all of it, by family: Pythia 8 x 154 checkpoints, 154 x 2 x 1.32e9 = 4.1e11; its seeds
+9 x 154 x 2 x 6.8e8 = 1.9e12; decoupled seeds 6 x 154 x 2 x 1.62e8 = 3.0e11; version 0, 2 x 143 x 2 x 6.4e8 = 3.7e11;
+GPT-2 5 x 609 x 4 x 4.8e8 = 5.8e12; Ettin and its crosses 236 x 4 x 1.33e9 x 2 = 2.5e12; the rest near 2e11; in all
+4.1e11 + 1.9e12 + 3.0e11 + 3.7e11 + 5.8e12 + 2.5e12 = 1.13e13, 1.6e9 at a time. After that: none on most days, and one
+request per repo.
+GPU-hours: the first time, forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s, over the sum of
+checkpoints x parameters of these families, 3.7e12: 2 x 3.7e12 x 1.31e6 / 4e13 / 3600 = 67. The metrics come on top.
+Begin with --steps log2, about a tenth of it; the later runs without it fill in the rest.
+Expect: on a day without news, no cell; with news, as many cells as `plan` tells, by reason.
+"""
+
+from collections.abc import Iterator
+
+from pipeline.catalog.families import families
+from pipeline.cli import job
+from pipeline.spec import Corpus, Members, Sweep, built_in
+
+
+def small_histories() -> Iterator[Members]:
+    """The histories of small models: a family as a whole where all of it is small, else each of its small repos."""
+    for family in families():
+        repos = family.members()
+        small = [repo for repo in repos if family.tier_of(repo) == "small"]
+        if not small or family.where == "final" or family.unloadable:
+            continue
+        for models in small if len(small) < len(repos) else ["*"]:
+            yield Members(family=family.name, models=models)
+
+
+SWEEP = Sweep(
+    name="refresh",
+    checkpoints=tuple(small_histories()),
+    corpora=(Corpus(kind="enwik8"),),
+    recipe=built_in("standard@1"),
+)
+
+if __name__ == "__main__":
+    job()

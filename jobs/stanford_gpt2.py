@@ -1,0 +1,25 @@
+"""How does the shape form in the first thousand steps, and does it form alike in five seeds?
+
+Source: Stanford CRFM, Mistral (github.com/stanford-crfm/mistral); GPT-2 small with a checkpoint every 10 steps up to
+100, every 50 up to 2000, every 100 up to 20,000, every 1000 up to 400,000: the densest early history there is.
+Command: python -m jobs.stanford_gpt2 --lake LAKE [--steps log2]
+Bytes: 1.24e8 parameters, 4 bytes each: 5 x 609 x 4 x 1.24e8 = 1.5e12, 0.5e9 at a time.
+GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
+5 x 609 x 2 x 1.24e8 x 1.31e6 / 4e13 / 3600 = 6.9. The metrics come on top.
+Expect: nothing published measures these. Dimension that grows and then shrinks, anisotropy of the middle layers that
+grows (Razzhigaev et al., EACL 2024, on other decoders); a turn near step 4000, if that of Pythia near step 1000 is a
+matter of tokens: a step here has a quarter of Pythia's.
+"""
+
+from pipeline.cli import job
+from pipeline.spec import Corpus, Members, Sweep, built_in
+
+SWEEP = Sweep(
+    name="stanford-gpt2",
+    checkpoints=(Members(family="stanford-gpt2", models="*-gpt2-small-*"),),
+    corpora=(Corpus(kind="enwik8"),),
+    recipe=built_in("standard@1"),
+)
+
+if __name__ == "__main__":
+    job()
