@@ -21,7 +21,7 @@ def distances(lake: Lakelike) -> pl.DataFrame:
     of anisotropy), `noise` (what the rows' errors alone would give; null without), `to_last`, `rows`.
     """
     by = [*KEYS, "layer"]
-    frame = blocks(history(rows(lake))).filter(pl.col("anisotropy").is_not_null()).sort("step")
+    frame = blocks(history(rows(lake))).filter(pl.col("anisotropy").is_not_null()).sort(*by, "step")
     frame = frame.with_columns(
         next_step=pl.col("step").shift(-1).over(by),
         _moved=(pl.col("anisotropy").shift(-1).over(by) - pl.col("anisotropy")) ** 2,
@@ -30,7 +30,7 @@ def distances(lake: Lakelike) -> pl.DataFrame:
     ).filter(pl.col("next_step").is_not_null())
     whole = pl.when(pl.col("_noise").null_count() == 0).then(pl.col("_noise").mean().sqrt())
     return (
-        frame.group_by(*KEYS, "step", "next_step")
+        frame.group_by(*KEYS, "step", "next_step", maintain_order=True)
         .agg(
             distance=pl.col("_moved").mean().sqrt(),
             noise=whole,

@@ -59,7 +59,7 @@ def estimates(lake: Lakelike) -> pl.DataFrame:
     long = _long(history(rows(lake)))
     mean = (
         blocks(long)
-        .group_by(*KEYS, "estimator", "_order", "step")
+        .group_by(*KEYS, "estimator", "_order", "step", maintain_order=True)
         .agg(
             pl.col("log").mean(),
             # Layers read the same contexts, so their errors go together: that of a mean is at most the mean of theirs.

@@ -43,7 +43,8 @@ def rows(lake: Lakelike) -> pl.DataFrame:
     frame = lake.frame(f"SELECT {names} FROM layers").join(_groups(lake.uri), on="recipe", how="left")
     several = pl.col("corpus_sha256").n_unique().over("corpus") > 1
     told_apart = pl.concat_str("corpus", pl.lit("#"), pl.col("corpus_sha256").fill_null("none").str.head(8))
-    return frame.with_columns(corpus=pl.when(several).then(told_apart).otherwise("corpus"))
+    frame = frame.with_columns(corpus=pl.when(several).then(told_apart).otherwise("corpus"))
+    return frame.sort(*KEYS, "step", "revision", "layer", "cell_id")
 
 
 def _groups(uri: str | Path) -> pl.DataFrame:
