@@ -49,6 +49,7 @@ OWNERS = {
     "faiss": {"geometry"},
     "ray": {"sweep/ray_backend"},
     "pyarrow": {"lake"},
+    "obstore": {"lake/objects"},
     "duckdb": {"lake", "show"},
     "pandas": {"lake"},
     "polars": {"lake", "analysis"},

@@ -52,7 +52,7 @@ class Lake:
             UsageError: there is no such folder.
         """
         lake = cls(uri)
-        if not lake.store.root.exists():
+        if not lake.store.exists():
             raise UsageError(f"lake {uri}", "no such folder", "Name the folder that `run` was given")
         return lake
 

@@ -11,7 +11,8 @@ from pipeline.errors import UsageError
 from pipeline.lake import views
 from pipeline.lake.lake import Lake
 from pipeline.lake.records import Audit, Audited, Named
-from pipeline.lake.scan import scan, schema
+from pipeline.lake.scan import schema
+from pipeline.lake.snapshot import measured
 
 SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
 
@@ -28,7 +29,7 @@ class Reader:
         lake = Lake(uri)
         self.uri = lake.uri
         self._tables = {
-            "measured": scan(lake.store.path(key) for key in lake.cells().values()),
+            "measured": measured(lake),
             "labels": _label_frame(lake.labels()),
             "audited": _audit_frame(lake.audits()),
             "tombstones": pl.DataFrame({"cell_id": sorted(lake.quarantined())}, schema={"cell_id": pl.String}),

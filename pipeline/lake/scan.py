@@ -1,13 +1,15 @@
 """The rows of many cells as one lazy frame, whatever version of the schema each file was written with."""
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.columns import columns
 from pipeline.errors import LakeError
+from pipeline.lake import seal
+from pipeline.lake.store import Store
 
 MAGIC = b"PAR1"
 TYPES: dict[str, pl.DataType] = {
@@ -22,20 +24,62 @@ TYPES: dict[str, pl.DataType] = {
 }
 
 
-def scan(files: Iterable[Path]) -> pl.LazyFrame:
-    """Every row of these files with the columns of today: absent ones are null, unknown ones are left out.
+Source = Path | bytes
+
+
+def scan(store: Store, keys: Iterable[str]) -> pl.LazyFrame:
+    """Every row of these cells with the columns of today: absent ones are null, unknown ones are left out.
 
     Polars reads thousands of small files three to five times faster than pyarrow or duckdb do.
 
     Raises:
-        LakeError: a file that is no Parquet file.
+        LakeError: a file that is no Parquet file, or not the one that was written.
     """
-    paths = [_checked(path) for path in files]
-    if not paths:
+    keys = list(keys)
+    sources = store.sources(keys)
+    for key, source in zip(keys, sources, strict=True):
+        if found := damage(source):
+            raise LakeError(f"read {key} of the lake {store.uri}", found, "Move it out of the lake, or mend it")
+    return rows(sources)
+
+
+def rows(sources: Sequence[Source]) -> pl.LazyFrame:
+    """Every row of these Parquet files with the columns of today, unchecked."""
+    if not sources:
         return pl.LazyFrame(schema=schema())
     return pl.scan_parquet(
-        paths, schema=schema(), missing_columns="insert", extra_columns="ignore", hive_partitioning=False, glob=False
+        list(sources),  # type: ignore[arg-type]
+        schema=schema(),
+        missing_columns="insert",
+        extra_columns="ignore",
+        hive_partitioning=False,
+        glob=False,
     )
+
+
+def damage(source: Source) -> str | None:
+    """What is wrong with the file of a cell as a file; None where nothing is."""
+    try:
+        data = source.read_bytes() if isinstance(source, Path) else source
+    except OSError as error:
+        return error.strerror
+    if not (len(data) > 2 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
+        return "not a whole Parquet file"
+    broken = seal.is_broken(data)
+    if broken:
+        return "changed since it was written"
+    return _unreadable(data) if broken is None else None
+
+
+def _unreadable(data: bytes) -> str | None:
+    """Whether a file without a seal, written by hand or by an older version, can be read to its end."""
+    import pyarrow.parquet as pq  # slow to load, and seldom needed
+
+    try:
+        pq.read_table(BytesIO(data)).validate(full=True)
+    except (OSError, ValueError, MemoryError) as error:  # ArrowInvalid is a ValueError
+        return f"no readable Parquet file ({' '.join(str(error).split())})"
+    return None
 
 
 def schema() -> pl.Schema:
@@ -47,17 +91,3 @@ def _type(name: str) -> pl.DataType:
     if name.startswith("list<"):
         return pl.List(TYPES[name.removeprefix("list<").removesuffix(">")])
     return TYPES[name]
-
-
-def _checked(path: Path) -> Path:
-    """The path, if the file begins and ends as Parquet files do."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4)
-            file.seek(max(os.fstat(file.fileno()).st_size - 4, 0))
-            found = None if head == MAGIC == file.read() else "not a whole Parquet file"
-    except OSError as error:
-        found = error.strerror
-    if found:
-        raise LakeError(f"read {path}", found, "Move it out of the lake, or mend its permissions")
-    return path

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import METRICS, MU_PROBABILITIES, Column, columns, explained, names, null_by_definition
+from pipeline.lake import seal
 
 SCHEMA_VERSION = 1
 REQUIRED = (
@@ -57,12 +58,12 @@ def encode(table: pa.Table) -> bytes:
         raise ValueError("not a table of to_table: its schema differs from the lake's")
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", **LEAN) as writer:
-        writer.add_key_value_metadata(table.schema.metadata)
+        writer.add_key_value_metadata({**table.schema.metadata, seal.KEY: seal.BLANK})
         writer.write_table(table)
-    data = sink.getvalue()
+    data = seal.sealed(sink.getvalue().to_pybytes())
     if not pq.read_table(pa.BufferReader(data)).equals(table):
         raise ValueError("the Parquet file does not read back as it was written")
-    return data.to_pybytes()
+    return data
 
 
 def _complete(row: Mapping[str, Any]) -> dict[str, Any]:

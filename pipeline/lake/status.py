@@ -60,12 +60,11 @@ def status(lake: Lake) -> dict[str, Any]:
 
 
 def _measured(lake: Lake) -> list[Measured]:
-    files = lake.cells().values()
-    if not files:
+    if not lake.cells():
         return []
-    from pipeline.lake.scan import scan  # polars loads only where there is something to read
+    from pipeline.lake.snapshot import measured  # polars loads only where there is something to read
 
-    rows = scan(lake.store.path(key) for key in files).select("cell_id", *DIGESTS, *IDENTITY)
+    rows = measured(lake).select("cell_id", *DIGESTS, *IDENTITY)
     labels: dict[str, list[tuple[str, str, int | None, datetime]]] = {}
     for label, first_seen, *_ in lake.labels():
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))

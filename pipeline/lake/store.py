@@ -4,7 +4,7 @@ import errno
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,8 @@ from pipeline.errors import LakeError, UsageError
 
 STAGING = "_staging"
 STALE_S = 86_400.0
+OBJECT_STORES = ("s3", "gs", "az")
+PLACES = "Give a folder, or an object store as s3://, gs:// or az://"
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
@@ -23,8 +25,20 @@ class Store(Protocol):
 
     uri: str
 
+    def exists(self) -> bool:
+        """Whether anything is here at all."""
+        ...
+
+    def has(self, key: str) -> bool:
+        """Whether there is a `key`."""
+        ...
+
     def put_new(self, key: str, data: bytes) -> bool:
         """Create `key` whole and durable: True if created, False if it existed (and stays as it was)."""
+        return not self.has(key) and self.create(key, data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        """`put_new` without the look first: what alone decides between two writers at once."""
         ...
 
     def put_pointer(self, key: str, data: bytes) -> None:
@@ -35,7 +49,11 @@ class Store(Protocol):
         """The bytes of `key`; LakeError where there are none."""
         ...
 
-    def list(self, prefix: str) -> list[str]:
+    def sources(self, keys: Iterable[str]) -> "Sequence[Path | bytes]":
+        """What to read each key from: its file, or, where there are no files, its bytes."""
+        ...
+
+    def list(self, prefix: str) -> "Keys":
         """Keys below the folder `prefix`, sorted; none where it does not exist."""
         ...
 
@@ -43,21 +61,30 @@ class Store(Protocol):
         """Remove `key`; False where there was none."""
         ...
 
-    def tidy(self) -> int:
-        """Remove what writers that were killed a day ago or earlier left in staging; says how much."""
+    def leftovers(self, age_s: float) -> "Keys":
+        """Keys of what writers that were killed this long ago, or longer, left in staging."""
         ...
 
+    def tidy(self) -> int:
+        """Remove the left-overs of a day ago and earlier; says how many."""
+        return sum(self.delete(key) for key in self.leftovers(STALE_S))
 
-def open_store(uri: str | Path) -> "LocalStore":
-    """The store at a folder or a `file://` URI; nothing is created before the first write.
+
+Keys = list[str]
+
+
+def open_store(uri: str | Path) -> Store:
+    """The store at a folder, a `file://` URI or an object store; nothing is created before the first write.
 
     Raises:
-        UsageError: no path, a place of another kind, or a file.
+        UsageError: no path, a place of another kind, a file, or an object store without obstore installed.
     """
     text = str(uri)
     parts = urlsplit(text) if "://" in text else None
+    if parts and parts.scheme in OBJECT_STORES:
+        return _open_objects(text)
     if parts and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
-        raise UsageError(f"lake {text}", f"{parts.scheme}:// is not a place this version can write", "Give a folder")
+        raise UsageError(f"lake {text}", f"{parts.scheme}:// is not a place this version can write", PLACES)
     path = unquote(parts.path) if parts else text
     if not path:
         raise UsageError("lake ''", "no path", "Give a folder")
@@ -65,6 +92,27 @@ def open_store(uri: str | Path) -> "LocalStore":
     if store.root.exists() and not store.root.is_dir():
         raise UsageError(f"lake {text}", "a file, not a folder", "Give a folder")
     return store
+
+
+def _open_objects(uri: str) -> Store:
+    try:
+        from pipeline.lake.objects import ObjectStore  # obstore is an extra
+    except ModuleNotFoundError as error:
+        found = f"object stores need {error.name}, which is not installed"
+        raise UsageError(f"lake {uri}", found, "Install the extra: pip install 'shapelake[cloud]'") from error
+    return ObjectStore(uri)
+
+
+def parts(key: str) -> list[str]:
+    """The names on the way to `key`, none of which may lead out of the lake.
+
+    Raises:
+        LakeError: a name that is empty, goes up, or holds what no file of a lake is called.
+    """
+    names = key.split("/")
+    if not key.isprintable() or "\\" in key or any(name in ("", ".", "..") for name in names):
+        raise LakeError(f"lake key {key!r}", "it would leave the lake's folder", "Give a plain relative name")
+    return names
 
 
 class LocalStore(Store):
@@ -80,15 +128,17 @@ class LocalStore(Store):
 
     def path(self, key: str) -> Path:
         """The file of `key`, which may not leave the root."""
-        parts = key.split("/")
-        if "\0" in key or "\\" in key or any(part in ("", ".", "..") for part in parts):
-            raise LakeError(f"lake key {key!r}", "it would leave the lake's folder", "Give a plain relative name")
-        return self.root.joinpath(*parts)
+        return self.root.joinpath(*parts(key))
 
-    def put_new(self, key: str, data: bytes) -> bool:
+    def exists(self) -> bool:
+        return self.root.exists()
+
+    def has(self, key: str) -> bool:
+        with self._reading(key):
+            return self.path(key).exists()
+
+    def create(self, key: str, data: bytes) -> bool:
         target = self.path(key)
-        if target.exists():
-            return False
         with self._writing(key), self._staged(data) as staged:
             created = self._link_new(staged, target)
             _sync(target.parent)
@@ -104,27 +154,30 @@ class LocalStore(Store):
         with self._reading(key):
             return self.path(key).read_bytes()
 
-    def list(self, prefix: str) -> list[str]:
+    def sources(self, keys: Iterable[str]) -> Sequence[Path]:
+        return [self.path(key) for key in keys]
+
+    def list(self, prefix: str) -> Keys:
         with self._reading(prefix):
             return sorted(self._walk(prefix))
 
     def delete(self, key: str) -> bool:
         target = self.path(key)
         with self._writing(key):
-            if not target.exists():
+            try:
+                target.unlink()
+            except FileNotFoundError:
                 return False
-            target.unlink()
             _sync(target.parent)
         return True
 
-    def tidy(self) -> int:
-        removed, horizon = 0, time.time() - STALE_S
-        for path in (self.root / STAGING).glob("*"):
+    def leftovers(self, age_s: float) -> Keys:
+        found, horizon = [], time.time() - age_s
+        for path in sorted((self.root / STAGING).glob("*")):
             with suppress(FileNotFoundError):  # its writer has just finished, or another run tidies too
                 if path.stat().st_mtime < horizon:
-                    path.unlink()
-                    removed += 1
-        return removed
+                    found.append(f"{STAGING}/{path.name}")
+        return found
 
     def _walk(self, prefix: str) -> Iterator[str]:
         folder = self.path(prefix)

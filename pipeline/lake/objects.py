@@ -1,0 +1,123 @@
+"""A lake in an object store: one request per file, created only where its name is free."""
+
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
+from obstore.store import from_url
+
+from pipeline.errors import LakeError, UsageError
+from pipeline.lake.store import Keys, Store, parts
+
+FETCHERS = 16
+CLIENT = {"connect_timeout": "5s", "timeout": "300s"}
+RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
+REFUSALS = ("501 Not Implemented", "NotImplemented")
+
+
+class ObjectStore(Store):
+    """A prefix of a bucket or container; credentials and endpoint come from the environment, as for any of its tools.
+
+    A file is one put request under the condition that its name is free, so it is whole or absent, and of two writers
+    one creates it. Stores that ignore the condition are found out by `probe`; there, as where it is refused, the look
+    at the name before each put is all there is.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+        place = urlsplit(uri)
+        if not place.netloc or "@" in place.netloc or place.query or place.fragment:
+            found = "no bucket" if not place.netloc else "more than a bucket and a prefix"
+            do = "Give SCHEME://BUCKET/PREFIX; keys and endpoints belong into the environment"
+            raise UsageError(f"lake {place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}", found, do)
+        with self._asking("open"):
+            self._objects = from_url(self.uri, client_options=CLIENT, retry_config=RETRY)  # type: ignore[arg-type]
+
+    def exists(self) -> bool:
+        with self._asking("list"):
+            return any(self._objects.list(chunk_size=1))
+
+    def has(self, key: str) -> bool:
+        with self._asking(f"read {_key(key)} of"):
+            try:
+                self._objects.head(key)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._asking(f"write {_key(key)} to"):
+            try:
+                self._objects.put(key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                return False
+            except (BaseError, NotImplementedError) as error:
+                if not _refused(error):
+                    raise
+                self._say_refused()
+                self._objects.put(key, data, use_multipart=False)
+            return True
+
+    def put_pointer(self, key: str, data: bytes) -> None:
+        with self._asking(f"write {_key(key)} to"):
+            self._objects.put(key, data, use_multipart=False)
+
+    def get(self, key: str) -> bytes:
+        with self._asking(f"read {_key(key)} of"):
+            return self._objects.get(key).bytes().to_bytes()
+
+    def sources(self, keys: Iterable[str]) -> Sequence[bytes]:
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            return list(pool.map(self.get, keys))
+
+    def list(self, prefix: str) -> Keys:
+        with self._asking(f"list {_key(prefix)} of"):
+            return sorted(found["path"] for chunk in self._objects.list(prefix) for found in chunk)
+
+    def delete(self, key: str) -> bool:
+        if not self.has(key):
+            return False
+        with self._asking(f"delete {_key(key)} of"):
+            self._objects.delete(key)
+        return True
+
+    def leftovers(self, age_s: float) -> Keys:
+        return []  # a put that is cut off leaves nothing
+
+    def _say_refused(self) -> None:
+        warnings.warn(
+            f"lake {self.uri}: this store refuses to create a file only where its name is free, so names are looked "
+            "at before each write. Files still appear whole or not at all, but of two writers of one file both may "
+            "count as the first, and the later one stays.",
+            RuntimeWarning,
+            stacklevel=2,  # one place, so that Python says it once
+        )
+
+    @contextmanager
+    def _asking(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (BaseError, OSError, ValueError) as error:
+            if isinstance(error, LakeError):
+                raise
+            do = "Check the bucket's name, the credentials and the endpoint in the environment"
+            raise LakeError(f"{what} the lake {self.uri}", _first_line(error), do) from error
+
+
+def _key(key: str) -> str:
+    return "/".join(parts(key))
+
+
+def _refused(error: Exception) -> bool:
+    return isinstance(error, NotSupportedError | NotImplementedError) or any(word in str(error) for word in REFUSALS)
+
+
+def _first_line(error: Exception) -> str:
+    """What went wrong, without the answer's body and without queries of URLs, which may hold a signature."""
+    line = str(error).partition("\n")[0].partition(": <?xml")[0]
+    return re.sub(r"\?\S+", "", line)

@@ -1,0 +1,38 @@
+"""What a place for a lake does not do: asked by trying it."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+from pipeline.lake.store import STAGING, Store
+
+
+def probe(store: Store) -> list[str]:
+    """Write, create twice, read, list and delete one small file; a sentence per thing that does not hold.
+
+    The file lies in staging, where no reader looks, and is gone afterwards.
+
+    Raises:
+        LakeError: the place cannot be written or read at all.
+    """
+    key = f"{STAGING}/probe-{uuid4().hex}"
+    try:
+        return list(_findings(store, key))
+    finally:
+        store.delete(key)
+
+
+def _findings(store: Store, key: str) -> Iterator[str]:
+    first, second = store.create(key, b"first"), store.create(key, b"second")
+    held = store.get(key)
+    if not first:
+        yield "A name that was never used counts as taken: nothing can be committed."
+    if second or held != b"first":
+        yield (
+            "A file can be created twice, so names are looked at before each write instead: files are still whole or "
+            "absent, but of two runs that write one cell at the same moment the later one stays. Run one at a time."
+        )
+    store.put_pointer(key, b"third")
+    if store.get(key) != b"third":
+        yield "A replaced file still reads as it was before: progress and LATEST may be seen late."
+    if key not in store.list(STAGING):
+        yield "A new file is not listed at once: a rerun may measure a finished cell again."

@@ -1,0 +1,177 @@
+"""Everything a lake says is checked: files, names, numbers and records."""
+
+import math
+import random
+import re
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pipeline.columns import FLAGS, METRICS, columns, explained, names, null_by_definition
+from pipeline.errors import LakeError
+from pipeline.lake import snapshot
+from pipeline.lake.lake import ATTEMPTS, CELLS, LABELS, NAMES, QUARANTINE, Lake
+from pipeline.lake.ranges import range_of
+from pipeline.lake.records import Failure, Label, Tombstone
+from pipeline.lake.scan import damage
+from pipeline.lake.schema import REQUIRED, schema
+from pipeline.spec import Checkpoint
+
+KEY = re.compile(rf"{CELLS}/model_key=(?P<model_key>[^/]+)/{NAMES[CELLS]}")
+WORDS = {"state": {"embedding", "block", "final_norm"}, "status": {"ok", "degenerate", "nonfinite"}}
+MEASURED = names("layer", *METRICS)
+
+
+class Problem(NamedTuple):
+    """Something in a lake that is not as it should be."""
+
+    key: str
+    found: str
+
+
+def verify(lake: Lake) -> list[Problem]:
+    """What is wrong with the lake, by file; an empty list where nothing is. Every file is read.
+
+    Raises:
+        LakeError: the lake cannot be listed at all.
+    """
+    return [*_cells(lake), *_records(lake), *_snapshot(lake)]
+
+
+def random_cell(lake: Lake, rng: random.Random) -> tuple[str, pa.Table]:
+    """A committed cell, every one as likely as another: its id, and its rows with the file's metadata.
+
+    Raises:
+        LakeError: no cells, or a file that is damaged.
+    """
+    if not (files := lake.cells()):
+        raise LakeError(f"lake {lake.uri}", "no committed cells", "Run a sweep first")
+    cell_id = rng.choice(sorted(files))
+    data = lake.store.get(files[cell_id])
+    if found := damage(data):
+        raise LakeError(f"read {files[cell_id]} of the lake {lake.uri}", found, "Move it out of the lake, or mend it")
+    return cell_id, pq.read_table(BytesIO(data))
+
+
+def _cells(lake: Lake) -> Iterator[Problem]:
+    first: dict[str, tuple[str, pa.Table]] = {}
+    for key in lake.store.list(CELLS):
+        if not key.endswith(".parquet"):
+            continue
+        if not (name := KEY.fullmatch(key)):
+            yield Problem(key, "no name of a cell")
+            continue
+        table = _table(lake, key)
+        if isinstance(table, str):
+            yield Problem(key, table)
+            continue
+        yield from (Problem(key, found) for found in _wrong(table, name["cell"], name["model_key"]))
+        twin, rows = first.setdefault(name["cell"], (key, table))
+        if not _equal(rows, table):
+            yield Problem(key, f"other numbers than {twin}, which is the same cell")
+
+
+def _table(lake: Lake, key: str) -> pa.Table | str:
+    """The rows of a file, or what is wrong with it."""
+    try:
+        data = lake.store.get(key)
+    except LakeError as error:
+        return error.found
+    return damage(data) or pq.read_table(BytesIO(data))
+
+
+def _wrong(table: pa.Table, cell_id: str, model_key: str) -> Iterator[str]:
+    """What is wrong with the rows of one cell."""
+    types = {field.name: field.type for field in schema()}
+    odd = [f"{field.name} is {field.type}" for field in table.schema if types.get(field.name, field.type) != field.type]
+    if odd or table.num_rows == 0:
+        yield f"not the lake's types: {', '.join(odd)}" if odd else "no rows"
+        return
+    rows = table.select([name for name in types if name in table.column_names]).to_pylist()
+    if (own := {row.get("cell_id") for row in rows}) != {cell_id}:
+        yield f"rows of the cell {_some(own)}"
+    if (own := {_model_key(row.get("model")) for row in rows}) != {model_key}:
+        yield f"rows of the model {_some(own)}"
+    if len({row.get("layer") for row in rows}) < len(rows):
+        yield "a layer has two rows"
+    for row in rows:
+        yield from (f"layer {row.get('layer')}: {found}" for found in _wrong_row(row))
+
+
+def _wrong_row(row: dict[str, Any]) -> Iterator[str]:
+    if absent := [name for name in REQUIRED if name in row and row[name] is None]:
+        yield f"null in {', '.join(absent)}"
+        return
+    for column in columns():
+        wanted = range_of(column)
+        for value in _numbers(row.get(column.name)):
+            if not math.isfinite(value) or (wanted and not wanted.low <= value <= wanted.high):
+                yield f"{column.name} = {value}"
+    yield from (f"{name} = {row[name]!r}" for name, known in WORDS.items() if name in row and row[name] not in known)
+    flags = row.get("flags") or []
+    yield from (f"unknown flag {flag!r}" for flag in flags if flag.partition(":")[0] not in FLAGS)
+    nulls = {n for n in names(*METRICS) if n in row and row[n] is None and not null_by_definition(n, row["depth"])}
+    if unexplained := sorted(nulls - explained(flags)):
+        yield f"null without a reason: {', '.join(unexplained)}"
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    if isinstance(value, list):
+        for item in value:
+            yield from _numbers(item)
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield value
+
+
+def _equal(a: pa.Table, b: pa.Table) -> bool:
+    shared = [name for name in MEASURED if name in a.column_names and name in b.column_names]
+    return a.select(shared).equals(b.select(shared))
+
+
+def _model_key(model: Any) -> str | None:
+    return Checkpoint.model_construct(model=model).model_key if isinstance(model, str) else None
+
+
+def _some(values: set[Any]) -> str:
+    return ", ".join(sorted(map(str, values))[:3])
+
+
+def _records(lake: Lake) -> Iterator[Problem]:
+    """Labels, tombstones, failures and recipes that cannot be read."""
+    readers: dict[str, Callable[[bytes], Any]] = {
+        LABELS: Label.model_validate_json,
+        QUARANTINE: Tombstone.model_validate_json,
+        ATTEMPTS: Failure.model_validate_json,
+    }
+    for prefix, read in readers.items():
+        for key in lake.store.list(prefix):
+            if key.endswith(".json"):
+                yield from _record(lake, key, prefix, read)
+
+
+def _record(lake: Lake, key: str, prefix: str, read: Callable[[bytes], Any]) -> Iterator[Problem]:
+    name = re.fullmatch(rf"(?:.*/)?{NAMES[prefix]}", key)
+    if not name:
+        yield Problem(key, "no name of a record")
+        return
+    try:
+        record = read(lake.store.get(key))
+    except ValidationError as error:
+        yield Problem(key, f"no such record ({error.errors()[0]['msg']})")
+        return
+    said = record.name_digest if prefix == LABELS else record.cell_id
+    if said != name["label" if prefix == LABELS else "cell"]:
+        yield Problem(key, "the record of another name")
+
+
+def _snapshot(lake: Lake) -> Iterator[Problem]:
+    try:
+        named = snapshot.latest(lake)
+        if named and snapshot.content_digest(lake.store.get(named.key)) not in named.key:
+            yield Problem(named.key, "changed since it was written")
+    except LakeError as error:
+        yield Problem(snapshot.LATEST, error.found)
