@@ -14,6 +14,7 @@ from pipeline.catalog.pointers import MAIN, Pointer, Repo, opened, pointer, poin
 from pipeline.catalog.reading import Reading, in_parallel
 from pipeline.catalog.revisions import NOWHERE, History
 from pipeline.errors import UsageError
+from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, Hub, Members
 
 
@@ -78,10 +79,14 @@ def _listed(patterns: Iterable[str]) -> list[str]:
 def _history(model: str, repos: Sequence[Repo], reading: Reading) -> History:
     found: list[Pointer] = [one for repo in repos for one in pointers(repo)]
     inner = reading.with_subfolders(found, f"Reading {model}")
-    revisions = sorted((reading.revision(model, one) for one in inner), key=lambda revision: revision.key)
+    with Progress(f"Reading {model}", len(inner), "revisions") as progress:
+        revisions = []
+        for one in inner:
+            revisions.append(reading.revision(model, one))
+            progress.advance(1)
     return History(
         model=model,
-        revisions=tuple(revisions),
+        revisions=tuple(sorted(revisions, key=lambda revision: revision.key)),
         other=tuple(name for repo in repos for name in skipped(repo)),
         rule=repos[0].family.name,
     )

@@ -36,6 +36,7 @@ class Reading:
         self._asked = tokenizer
         self._tokenizers: dict[str, Files] = {}
         self._trees: dict[tuple[str, str], tuple[Entry, ...]] = {}
+        self._shas: dict[str, str] = {}
         self._held: set[str] = set()
 
     def with_subfolders(self, found: Sequence[Pointer], label: str) -> list[Pointer]:
@@ -52,7 +53,7 @@ class Reading:
         bad = family.why_bad(found.repo.known_as, found.name)
         seen = Revision(found.name, found.place or NOWHERE, order, found.commit, known_bad=bad)
         if found.place is None:
-            return replace(seen, state="UNPARSED", why="its name does not say where in training it stands")
+            return replace(seen, state="UNPARSED", why=_why_unparsed(found))
         if found.repo.refs.repo not in self._held:
             try:
                 return self._looked_into(model, found, seen)
@@ -63,7 +64,7 @@ class Reading:
         return replace(seen, state="GATED", why="gated, and access is not granted")
 
     def _looked_into(self, model: str, found: Pointer, seen: Revision) -> Revision:
-        files = Tree(*_commit(found), self._trees[_commit(found)], found.subfolder)
+        files = Tree(*_commit(found), self._trees[_commit(found)], self._shas, found.subfolder)
         if why := lacking(files, pickles=found.repo.family.weights == "bin"):
             return replace(seen, state="NO_WEIGHTS", why=why)
         tokenizer = self._tokenizer(found) or files
@@ -74,8 +75,22 @@ class Reading:
         """Null = the checkpoint's own."""
         name = self._asked or found.repo.family.tokenizer_for(found.repo.known_as)
         if name and name not in self._tokenizers:
-            self._tokenizers[name] = _tokenizer_at(name)
+            self._tokenizers[name] = self._tokenizer_at(name)
         return self._tokenizers[name] if name else None
+
+    def _tokenizer_at(self, name: str) -> Files:
+        """The files of the tokenizer in a folder, or in the `main` of a repo."""
+        files = Folder(Path(name)) if Path(name).is_dir() else self._main(name)
+        if not has_tokenizer(files):
+            raise UsageError(f"tokenizer {name}", "no tokenizer files", "Name a repo or a folder that has them")
+        return files
+
+    def _main(self, repo: str) -> Tree:
+        refs = client.refs(repo)
+        if MAIN not in refs.branches:
+            raise UsageError(f"tokenizer {repo}", f"no branch {MAIN}", "Name another repo or a folder")
+        commit = refs.branches[MAIN]
+        return Tree(refs.repo, commit, client.tree(refs.repo, commit), self._shas)
 
     def _inner(self, found: Pointer) -> list[Pointer]:
         has_subfolders = found.repo.family.where == "subfolders" and not found.subfolder
@@ -95,6 +110,12 @@ def in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: st
     return [done.result() for done in waiting]
 
 
+def _why_unparsed(found: Pointer) -> str:
+    if found.repo.family.place(found.repo.known_as, found.name) is None:
+        return "its name does not say where in training it stands"
+    return "too few names of this repo say a step for the general rule to be believed"
+
+
 def _checkpoint(model: str, found: Pointer, files: Tree, tokenizer: Files, content: Content) -> Checkpoint:
     own = tokenizer_files(files) if tokenizer is files else ()
     family = found.repo.family
@@ -109,22 +130,6 @@ def _checkpoint(model: str, found: Pointer, files: Tree, tokenizer: Files, conte
         commit_sha=found.commit,
         **facts(files, content, found.place or NOWHERE),
     )
-
-
-def _tokenizer_at(name: str) -> Files:
-    """The files of the tokenizer in a folder, or in the `main` of a repo."""
-    files = Folder(Path(name)) if Path(name).is_dir() else _main(name)
-    if not has_tokenizer(files):
-        raise UsageError(f"tokenizer {name}", "no tokenizer files", "Name a repo or a folder that has them")
-    return files
-
-
-def _main(repo: str) -> Tree:
-    refs = client.refs(repo)
-    if MAIN not in refs.branches:
-        raise UsageError(f"tokenizer {repo}", f"no branch {MAIN}", "Name another repo or a folder")
-    commit = refs.branches[MAIN]
-    return Tree(refs.repo, commit, client.tree(refs.repo, commit))
 
 
 def _remote(tokenizer: Files) -> Remote | None:

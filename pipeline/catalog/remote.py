@@ -6,15 +6,18 @@ from pipeline.catalog import client
 from pipeline.catalog.client import Entry
 from pipeline.spec import HubFile, Remote
 
-_SHAS: dict[str, str] = {}
-"""sha256 by git blob: a tokenizer is that of every step, and is hashed once."""
-
 
 class Tree:
-    """The files in one folder of a Hub repo at one commit."""
+    """The files in one folder of a Hub repo at one commit.
 
-    def __init__(self, repo: str, commit: str, entries: Iterable[Entry], subfolder: str = "") -> None:
-        self.repo, self.commit, self.subfolder = repo, commit, subfolder
+    Args:
+        shas: sha256 by git blob, shared by many trees: a tokenizer is that of every step, and is hashed once.
+    """
+
+    def __init__(
+        self, repo: str, commit: str, entries: Iterable[Entry], shas: dict[str, str], subfolder: str = ""
+    ) -> None:
+        self.repo, self.commit, self.subfolder, self._shas = repo, commit, subfolder, shas
         self.place = "/".join(filter(None, (f"{repo}@{commit}", subfolder)))
         start = f"{subfolder}/" if subfolder else ""
         inside = {entry.path.removeprefix(start): entry for entry in entries if entry.path.startswith(start)}
@@ -26,9 +29,9 @@ class Tree:
 
     def sha256(self, name: str) -> str:
         entry = self._entries[name]
-        if entry.oid not in _SHAS:
-            _SHAS[entry.oid] = client.sha256_of(self.repo, self.commit, entry)
-        return _SHAS[entry.oid]
+        if entry.oid not in self._shas:
+            self._shas[entry.oid] = client.sha256_of(self.repo, self.commit, entry)
+        return self._shas[entry.oid]
 
     def size(self, name: str) -> int:
         return self._entries[name].size

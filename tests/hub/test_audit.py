@@ -1,0 +1,239 @@
+"""What an audit finds in a history, and in which state each label is: known faults by hand, the rest by property."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.catalog.audit import Finding, audit, stated, states
+from pipeline.catalog.hub import discover
+from pipeline.catalog.names import Place
+from pipeline.catalog.revisions import FINAL, UNPLACED, History, Revision, State
+from pipeline.spec import Hub
+from tests.hub.fake import FakeHub
+from tests.hub.folders import checkpoint, pythia, sharded
+
+PYTHIA = (0, *(2**n for n in range(10)), *range(1000, 144000, 1000))
+STANFORD = (*range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20000, 100), *range(20000, 401000, 1000))
+BLOOM = (1000, 10_000, *range(100_000, 700_000, 100_000))
+OLMO = (*range(0, 118_000, 1000), *range(330_000, 340_000, 1000))
+
+
+def at(step: int, weights: str | None = None, *shards: str, run: str | None = None) -> Revision:
+    """A revision with one weight file, or with the given shards; weights null = of its own."""
+    place = Place(step, run=run)
+    files = {f"{i}.safetensors": sha for i, sha in enumerate(shards or [weights or f"{run} {step}"])}
+    return Revision(f"{run or ''}step{step}", place, (0, place.order), "commit", files=files)
+
+
+def main(weights: str) -> Revision:
+    return Revision("main", order=FINAL, commit="commit", files={"0.safetensors": weights})
+
+
+def history(*revisions: Revision, rule: str = "pythia") -> History:
+    return History("model", revisions, rule=rule)
+
+
+def found(*revisions: Revision) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(f.what, f.severity, f.revisions) for f in audit(history(*revisions))]
+
+
+def test_a_sound_history_has_no_findings() -> None:
+    assert audit(history(*(at(step) for step in PYTHIA), main("None 143000"))) == ()
+
+
+def test_equal_neighbours_are_a_note_and_equal_strangers_an_error() -> None:
+    """step0 = step1 may be true; steps 101000, 175000 and 300000 of one run are not equal."""
+    assert found(at(0, "a"), at(1, "a"), at(2), at(3)) == [("equal-weights", "note", ("step0", "step1"))]
+    assert found(at(0, "a"), at(1), at(2, "a"), at(3)) == [("equal-weights", "error", ("step0", "step2"))]
+    runs = [at(0, "a", run="0"), at(1, "b", run="0"), at(0, "c", run="1"), at(1, "b", run="2"), at(2, run="2")]
+    assert found(*runs)[0][:2] == ("equals-final", "error"), "the last step of one run in the middle of another"
+
+
+def test_final_weights_in_mid_training() -> None:
+    """The last step may equal main; an earlier one may not, nor the last where main has no weights."""
+    assert found(at(0), at(1), at(2, "end"), main("end")) == []
+    (one,) = audit(history(at(0, "end"), at(1), at(2, "end"), main("end")))
+    assert (one.what, one.severity, one.revisions) == ("equals-final", "error", ("step0",))
+    assert one.says == "step0 has the weights of main, the end of training"
+    assert found(at(0, "end"), at(1), at(2, "end")) == [("equals-final", "error", ("step0",))]
+    assert found(at(0), at(1, "soup"), at(2), main("soup")) == [("equals-final", "error", ("step1",))]
+
+
+def test_a_shard_of_another_step() -> None:
+    steps = [at(0, None, "a0", "b0"), at(1, None, "a9", "b1"), at(2, None, "a2", "b2"), at(3, None, "a9", "b9")]
+    assert found(*steps) == [("shared-shards", "error", ("step1", "step3"))]
+    same_index = [replace(one, files={**one.files, "index.json": "same"}) for one in (at(0), at(1))]
+    assert found(*same_index) == []
+
+
+@pytest.mark.parametrize("grid", [PYTHIA, STANFORD, BLOOM, (0, 1, 2, 4, 8, 16), (5, 9), (5,), (0, 1000, 2000, 2646)])
+def test_a_whole_grid_has_no_gap(grid: Sequence[int]) -> None:
+    assert found(*(at(step) for step in grid)) == []
+
+
+@pytest.mark.parametrize(
+    ("grid", "gaps"),
+    [
+        ([step for step in PYTHIA if step != 5000], [(4000, 6000)]),
+        ([step for step in PYTHIA if step not in (5000, 7000, 8000)], [(4000, 6000), (6000, 9000)]),
+        ([step for step in STANFORD if step != 700], [(650, 750)]),
+        (OLMO, [(117_000, 330_000)]),
+    ],
+)
+def test_a_hole_in_the_grid_is_a_gap(grid: Sequence[int], gaps: list[tuple[int, int]]) -> None:
+    ends = [tuple(f"step{step}" for step in gap) for gap in gaps]
+    assert found(*(at(step) for step in grid)) == [("gap", "warning", pair) for pair in ends]
+
+
+def test_stages_and_runs_have_grids_of_their_own() -> None:
+    runs = [at(step, run=run) for run in ("1", "2") for step in range(0, 10_000 * int(run), 1000 * int(run))]
+    assert found(*runs) == []
+
+
+def test_what_is_not_measured_is_told() -> None:
+    revisions = [
+        replace(at(0), files={}, state="NO_WEIGHTS", why="no config.json"),
+        replace(at(1), known_bad="not its own (source)"),
+        at(2),
+        Revision("main", order=FINAL, state="NO_WEIGHTS", why="neither"),
+        Revision("odd", order=UNPLACED, state="UNPARSED"),
+        Revision("step9", order=UNPLACED, state="GATED"),
+    ]
+    findings = audit(history(*revisions, rule="generic"))
+    assert [(f.what, f.severity, f.revisions) for f in findings] == [
+        ("known-bad", "error", ("step1",)),
+        ("no-weights", "warning", ("step0",)),
+        ("unparsed", "warning", ("odd",)),
+        ("no-weights", "note", ("main",)),
+        ("gated", "note", ("step9",)),
+        ("generic-rule", "note", ()),
+    ]
+    assert all(finding.says for finding in findings)
+    assert findings[0].says == "step1: not its own (source)"
+
+
+def test_many_names_are_shortened() -> None:
+    (one,) = audit(history(*(replace(at(step), known_bad="bad {}") for step in range(9))))
+    assert one.says == "step0, step1 ... step8 (9 revisions): bad {}"
+
+
+STATES = State.__args__
+KNOWN = {"step0": ("commit", "other"), "step1": ("old", None), "step2": ("commit", None), "gone": ("commit", "x")}
+
+
+def seen_of(revisions: Sequence[Revision]) -> dict[str, tuple[str | None, str]]:
+    digests = {revision.name: revision.weights_digest or "" for revision in revisions}
+    return {name: (commit, weights or digests.get(name, "")) for name, (commit, weights) in KNOWN.items()}
+
+
+def test_every_state() -> None:
+    revisions = [
+        at(0),
+        at(1),
+        at(2, "two"),
+        at(3, "two"),
+        at(4, None, "a", "b"),
+        at(5, None, "a", "c"),
+        at(6),
+        replace(at(7), files={}, state="NO_WEIGHTS"),
+        Revision("odd", order=UNPLACED, state="UNPARSED"),
+        Revision("closed", order=UNPLACED, state="GATED"),
+    ]
+    assert states(history(*revisions), seen_of(revisions)) == {
+        "step0": "REUPLOADED",
+        "step1": "RETAGGED",
+        "step2": "UNCHANGED",
+        "step3": "DUPLICATE_OF",
+        "step4": "PARTIAL_DUP",
+        "step5": "PARTIAL_DUP",
+        "step6": "NEW",
+        "step7": "NO_WEIGHTS",
+        "closed": "GATED",
+        "odd": "UNPARSED",
+        "gone": "GONE",
+    }
+
+
+def test_the_first_of_equal_weights_in_training_is_new() -> None:
+    assert states(history(main("a"), at(1, "a")), {}) == {"step1": "NEW", "main": "DUPLICATE_OF"}
+    weights = main("a").weights_digest or ""
+    assert states(history(at(1, "a")), {"gone": ("c", weights)}) == {"step1": "DUPLICATE_OF", "gone": "GONE"}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Revision]:
+    """Up to 12 revisions with few different weights, so that much is shared."""
+    few = st.sampled_from("abcd")
+    kinds = draw(st.lists(st.sampled_from(["at", "shards", "NO_WEIGHTS", "UNPARSED", "GATED"]), max_size=12))
+    revisions: list[Revision] = []
+    for step, kind in enumerate(kinds):
+        if kind == "at":
+            revisions.append(at(step, draw(few)))
+        elif kind == "shards":
+            revisions.append(at(step, None, draw(few), draw(few)))
+        else:
+            revisions.append(Revision(f"step{step}", order=UNPLACED, state=kind))  # type: ignore[arg-type]
+    return revisions
+
+
+@given(histories(), st.booleans(), st.integers(0, 9))
+def test_every_label_has_exactly_one_state_whatever_the_order_of_the_input(
+    revisions: list[Revision], is_warm: bool, seed: int
+) -> None:
+    seen = seen_of(revisions) if is_warm else {}
+    found = states(history(*revisions), seen)
+    assert found.keys() == {revision.name for revision in revisions} | seen.keys()
+    assert set(found.values()) <= set(STATES)
+    shuffled = Random(seed).sample(revisions, len(revisions))
+    assert states(history(*shuffled), dict(reversed(seen.items()))) == found
+    assert audit(history(*shuffled)) == audit(history(*revisions))
+    assert {r.name: r.state for r in stated(history(*shuffled), seen).revisions} == found
+    measured = [r for r in revisions if r.weights_digest]
+    kept = {r.name: (r.commit, r.weights_digest or "") for r in measured}
+    assert all(states(history(*revisions), kept)[r.name] == "UNCHANGED" for r in measured)
+    new = [r.weights_digest for r in measured if states(history(*revisions), {})[r.name] in ("NEW", "PARTIAL_DUP")]
+    assert len(new) == len(set(new)) == len({r.weights_digest for r in measured}), "each content is new once"
+
+
+def lake(history: History) -> dict[str, tuple[str | None, str]]:
+    """What a lake knows that has measured all of it."""
+    return {c.revision: (c.commit_sha, c.weights_digest) for c in history.checkpoints}
+
+
+def test_changes_of_a_published_history(hub: FakeHub) -> None:
+    repo = pythia(hub, steps=(0, 1, 2, 512))
+    before = discover(Hub(hub=repo.id))[0]
+    repo.commit({"README.md": b"more"}, branch="step0")
+    repo.commit(checkpoint("again"), branch="step1")
+    repo.delete("step2")
+    repo.commit(checkpoint("EleutherAI/pythia-14m 0"), branch="step4")
+    after = discover(Hub(hub=repo.id))[0]
+    assert states(after, lake(before)) == {
+        "step0": "RETAGGED",
+        "step1": "REUPLOADED",
+        "step2": "GONE",
+        "step4": "DUPLICATE_OF",
+        "step512": "UNCHANGED",
+        "main": "UNCHANGED",
+    }
+
+
+def test_an_audit_needs_no_weights(hub: FakeHub) -> None:
+    """Faults of three published histories at once, told from trees alone."""
+    repo = pythia(hub, "EleutherAI/pythia-12b", steps=tuple(range(0, 7000, 1000)))
+    for step, (first, second) in {1000: "ab", 4000: "xz", 6000: "xy"}.items():
+        repo.commit({"model.safetensors": None, **sharded(first, second)}, branch=f"step{step}")
+    repo.commit({"model.safetensors": None, **sharded(*"xy")})
+    repo.commit(checkpoint("EleutherAI/pythia-12b 0"), branch="step3000")
+    repo.delete("step5000")
+    (one,) = discover(Hub(hub=repo.id))
+    told: list[Finding] = [finding for finding in audit(one) if finding.severity == "error"]
+    assert [(finding.what, finding.revisions) for finding in told] == [
+        ("equal-weights", ("step0", "step3000")),
+        ("shared-shards", ("step4000", "step6000", "main")),
+    ]
+    assert not [request for request in hub.requests if "safetensors" in request.path and "index" not in request.path]

@@ -1,0 +1,312 @@
+"""Histories on the Hub: wherever a publisher keeps them, at what cost in requests, and equal to the local ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog.hub import discover, single
+from pipeline.catalog.local import single as local_single
+from pipeline.catalog.revisions import History
+from pipeline.errors import FetchError, UsageError
+from pipeline.spec import Cell, Corpus, Hub, Members, built_in
+from tests.hub.fake import FakeHub
+from tests.hub.folders import CONFIG, README, TOKENIZER, checkpoint, pythia, sharded, written
+
+
+def only(source: Hub | Members) -> History:
+    (history,) = discover(source)
+    return history
+
+
+def names(history: History) -> list[str]:
+    return [revision.name for revision in history.revisions]
+
+
+def states(history: History) -> dict[str, str]:
+    return {revision.name: revision.state for revision in history.revisions}
+
+
+def test_a_history_on_branches(hub: FakeHub) -> None:
+    repo = pythia(hub)
+    history = only(Hub(hub="EleutherAI/pythia-14m"))
+    assert (history.model, history.rule) == ("EleutherAI/pythia-14m", "pythia")
+    assert names(history) == ["step0", "step1", "step512", "main"]
+    assert [c.revision for c in history.checkpoints] == names(history)
+    assert [(c.step, c.tokens_seen, c.tokens_source) for c in history.checkpoints] == [
+        (0, 0, "step-times-batch"),
+        (1, 2097152, "step-times-batch"),
+        (512, 1073741824, "step-times-batch"),
+        (None, None, None),
+    ]
+    last, main = history.checkpoints[-2:]
+    assert last.commit_sha == repo.branches["step512"] != main.commit_sha
+    assert last.content == main.content
+    assert (last.family, last.kinds, last.path, last.tokenizer_path) == ("pythia", ("decoder",), "", "")
+    assert last.n_params == len("EleutherAI/pythia-14m 512") // 2  # float16
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        checkpoint("whole"),
+        checkpoint("no tokenizer", tokenizer=False),
+        sharded("a", "b"),
+        {**checkpoint("both"), "pytorch_model.bin": b"pickle", "tf_model.h5": b"x", "optimizer.bin": b"y"},
+        checkpoint("pickles", name="pytorch_model.bin"),
+        {**sharded("a", "b"), "model.safetensors": b"whole beside an index"},
+        {
+            **checkpoint("sentencepiece", tokenizer=False),
+            "tokenizer.model": b"s",
+            "merges.txt": b"m",
+            "vocab.json": b"{}",
+        },
+    ],
+    ids=["whole", "no-tokenizer", "shards", "other-formats", "pickles", "both", "sentencepiece"],
+)
+def test_digests_and_cell_are_those_of_the_same_folder_read_locally(
+    hub: FakeHub, tmp_path: Path, files: dict[str, bytes | None]
+) -> None:
+    hub.repo("EleutherAI/pythia-14m").commit(files, branch="step1")
+    (there,) = only(Hub(hub="EleutherAI/pythia-14m")).checkpoints
+    here = local_single(written(tmp_path / "step1", files))
+    for field in ("weights_digest", "config_digest", "tokenizer_digest", "kinds", "n_params", "step"):
+        assert getattr(there, field) == getattr(here, field)
+    cells = [
+        Cell(checkpoint=c, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in("quick@1"))
+        for c in (there, here)
+    ]
+    assert cells[0].id == cells[1].id
+
+
+def test_the_files_to_fetch_are_those_that_were_hashed_and_no_more(hub: FakeHub, tmp_path: Path) -> None:
+    """What is fetched alone, in a folder, has the planned digests."""
+    files = {**sharded("a", "b"), "pytorch_model.bin": b"pickle", "training_args.bin": b"x", "model.onnx": b"o"}
+    hub.repo("EleutherAI/pythia-14m").commit(files, branch="step1")
+    (found,) = only(Hub(hub="EleutherAI/pythia-14m")).checkpoints
+    assert found.remote
+    assert found.tokenizer_remote is None
+    wanted = {file.path: files[file.path] for file in found.remote.files}
+    assert set(files) - set(wanted) == {*README, "pytorch_model.bin", "training_args.bin", "model.onnx"}
+    assert found.remote.bytes == sum(len(data or b"") for data in wanted.values())
+    assert local_single(written(tmp_path / "step1", wanted)).content == found.content
+
+
+def test_tags_and_the_tokenizer_of_another_repo(hub: FakeHub, tmp_path: Path) -> None:
+    repo = hub.repo("bigscience/bloom-560m-intermediate")
+    for step in (10000, 1000):
+        repo.tag(f"global_step{step}", repo.commit(checkpoint(f"bloom {step}", tokenizer=False)))
+    repo.commit({"config.json": None, "model.safetensors": None})
+    repo.commit(checkpoint("stray"), branch="global_step5000")
+    hub.repo("bigscience/bloom-560m").commit({**TOKENIZER, "model.safetensors": b"final"})
+    history = only(Members(family="bloom", models="bloom-560m*"))
+    assert states(history) == {"global_step1000": "NEW", "global_step10000": "NEW", "main": "NO_WEIGHTS"}
+    first = history.checkpoints[0]
+    assert (first.step, first.tokens_seen) == (1000, None)
+    assert first.tokenizer_remote
+    assert first.tokenizer_remote.repo == "bigscience/bloom-560m"
+    assert [file.path for file in first.tokenizer_remote.files] == sorted(TOKENIZER)
+    assert first.tokenizer_digest == local_single(written(tmp_path / "step1", checkpoint("x"))).tokenizer_digest
+    own = only(Hub(hub="bigscience/bloom-560m-intermediate", tokenizer=str(tmp_path / "step1"))).checkpoints[0]
+    assert (own.tokenizer_path, own.tokenizer_remote) == (str(tmp_path / "step1"), None)
+    assert own.content == first.content
+
+
+def test_a_repo_per_checkpoint_is_one_history_per_run(hub: FakeHub) -> None:
+    for run, step in ((0, 0), (0, 2000), (0, 20), (1, 20)):
+        hub.repo(f"google/multiberts-seed_{run}-step_{step}k").commit(
+            checkpoint(f"bert {run} {step}", name="pytorch_model.bin")
+        )
+    hub.repo("google/multiberts-seed_0").commit(checkpoint("final"))
+    one, two = discover(Members(family="multiberts"))
+    assert [one.model, two.model] == ["google/multiberts-seed_0", "google/multiberts-seed_1"]
+    assert [(c.step, c.run) for c in one.checkpoints] == [(0, "0"), (20_000, "0"), (2_000_000, "0")]
+    assert one.checkpoints[1].revision == "multiberts-seed_0-step_20k"
+    assert one.checkpoints[1].remote
+    assert one.checkpoints[1].remote.repo == "google/multiberts-seed_0-step_20k"
+    assert only(Members(family="multiberts", models="multiberts-seed_1")) == two
+    assert (len(hub.asked("/api/models")), len(hub.asked("*/refs"))) == (2, 5)
+    alone = only(Hub(hub="google/multiberts-seed_0-step_20k"))
+    assert alone.checkpoints == one.checkpoints[1:2]
+
+
+def test_sub_folders(hub: FakeHub, tmp_path: Path) -> None:
+    repo = hub.repo("m-a-p/neo_scalinglaw_250M")
+    for tokens in ("33.55B", "4.19B", "best"):
+        repo.commit({f"hf_ckpt/{tokens}/{name}": data for name, data in checkpoint(f"neo {tokens}").items()})
+    hub.repo("m-a-p/neo_7b").commit(dict(TOKENIZER))
+    history = only(Hub(hub="m-a-p/neo_scalinglaw_250M"))
+    assert states(history) == {"hf_ckpt/4.19B": "NEW", "hf_ckpt/33.55B": "NEW", "hf_ckpt/best": "UNPARSED"}
+    assert [c.tokens_seen for c in history.checkpoints] == [4_190_000_000, 33_550_000_000]
+    first = history.checkpoints[0]
+    assert first.remote
+    assert first.remote.subfolder == "hf_ckpt/4.19B"
+    assert [file.path for file in first.remote.files] == ["config.json", "model.safetensors"]
+    assert first.weights_digest == local_single(written(tmp_path / "x", checkpoint("neo 4.19B"))).weights_digest
+
+
+def test_a_renamed_repo_has_its_canonical_name_and_its_family(hub: FakeHub) -> None:
+    hub.repo("LLM360/Amber").commit(checkpoint("amber"), branch="ckpt_000")
+    hub.rename("LLM360/Amber", "Elsewhere/Amber")
+    history = only(Hub(hub="LLM360/Amber"))
+    assert (history.model, history.rule) == ("Elsewhere/Amber", "amber")
+    (found,) = history.checkpoints
+    assert found.remote
+    assert found.model == found.remote.repo == "Elsewhere/Amber"
+
+
+def test_gated_is_listed_and_neither_wanted_nor_failed(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = pythia(hub)
+    repo.gated = True
+    history = only(Hub(hub="EleutherAI/pythia-14m"))
+    assert set(states(history).values()) == {"GATED"}
+    assert history.checkpoints == ()
+    assert len(hub.asked("/EleutherAI/pythia-14m/resolve/*")) <= 2, "one refusal speaks for the repo"
+    repo.granted = {"hf_granted"}
+    monkeypatch.setenv("HF_TOKEN", "hf_granted")
+    assert set(states(only(Hub(hub="EleutherAI/pythia-14m"))).values()) == {"NEW"}
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({".gitattributes": b"*"}, "neither model.safetensors nor pytorch_model.bin"),
+        ({"model.safetensors": b"w"}, "no config.json"),
+        (sharded("a", "b", absent=1), "1 of 2 shards absent: model-00002-of-00002.safetensors"),
+        ({"config.json": CONFIG, "model.safetensors.index.json": b"no"}, "no shard is named in"),
+    ],
+)
+def test_a_branch_without_weights_is_told_and_not_wanted(
+    hub: FakeHub, files: dict[str, bytes | None], why: str
+) -> None:
+    pythia(hub).commit(files, branch="step2")
+    found = next(r for r in only(Hub(hub="EleutherAI/pythia-14m")).revisions if r.name == "step2")
+    assert (found.state, found.weights_digest, found.checkpoint) == ("NO_WEIGHTS", None, None)
+    assert found.why is not None
+    assert found.why.startswith(why)
+
+
+def test_pickles_are_wanted_only_where_the_family_is_known_to_use_them(hub: FakeHub) -> None:
+    for step in (1, 2, 3):
+        hub.repo("someone/model").commit(checkpoint(f"{step}", name="pytorch_model.bin"), branch=f"step{step}")
+    history = only(Hub(hub="someone/model"))
+    assert history.checkpoints == ()
+    assert {r.why for r in history.revisions} == {"only pickles (.bin), which this family is not known to use"}
+
+
+def test_main_with_only_a_readme(hub: FakeHub) -> None:
+    repo = hub.repo("HuggingFaceTB/SmolLM3-3B-checkpoints")
+    repo.commit(dict(README))
+    repo.commit(checkpoint("one"), branch="stage1-step-40000")
+    repo.commit(checkpoint("chat"), branch="it-SFT")
+    history = only(Hub(hub="HuggingFaceTB/SmolLM3-3B-checkpoints"))
+    assert states(history) == {"stage1-step-40000": "NEW", "main": "NO_WEIGHTS"}
+    assert history.other == ("it-SFT",)
+
+
+def test_an_unknown_repo_goes_through_the_generic_rule_and_says_so(hub: FakeHub) -> None:
+    repo = hub.repo("someone/model")
+    for name in ("step1000", "checkpoint-20", "step300", "step2000", "deeper-starling"):
+        repo.commit(checkpoint(name), branch=name)
+    repo.tag("step300", repo.branches["step300"])
+    repo.tag("v1.0", repo.branches["step2000"])
+    history = only(Hub(hub="someone/model", model="mine"))
+    assert (history.model, history.rule) == ("mine", "generic")
+    assert [(c.step, c.model, c.family) for c in history.checkpoints] == [
+        (step, "mine", None) for step in (20, 300, 1000, 2000)
+    ]
+    assert history.unparsed == ("deeper-starling",)
+    assert history.other == ("v1.0",)
+    assert not hub.asked(f"*/tree/{repo.branches['deeper-starling']}"), "what will not be measured is not looked into"
+
+
+def test_too_few_names_are_no_history(hub: FakeHub) -> None:
+    repo = hub.repo("someone/model")
+    for name in ("step1000", "main", "experiment", "wip"):
+        repo.commit(checkpoint(name), branch=name)
+    history = only(Hub(hub="someone/model"))
+    assert names(history) == ["main", "experiment", "step1000", "wip"]
+    assert [c.revision for c in history.checkpoints] == ["main"]
+    assert history.revisions[2].why == "too few names of this repo say a step for the general rule to be believed"
+
+
+def test_a_final_model_is_its_main(hub: FakeHub) -> None:
+    hub.repo("openai-community/gpt2").commit(checkpoint("gpt2"))
+    (found,) = only(Hub(hub="openai-community/gpt2")).checkpoints
+    assert (found.revision, found.step) == ("main", None)
+
+
+def test_cold_costs_refs_a_tree_per_commit_and_each_small_file_once(hub: FakeHub) -> None:
+    repo = pythia(hub, steps=(0, 1, 2, 4, 8))
+    repo.commit({**sharded("a", "b"), "config.json": b'{"other": 1}'}, branch="step16")
+    repo.branches["main"] = repo.branches["step8"]
+    only(Hub(hub="EleutherAI/pythia-14m"))
+    assert len(hub.asked("*/refs")) == 1
+    assert len(hub.asked("*/tree/*")) == len(repo.commits) - 1
+    small = ["config.json"] * 2 + ["model.safetensors.index.json", *TOKENIZER]
+    assert sorted(request.path.split("/")[-1] for request in hub.asked("*/resolve/*")) == sorted(small)
+    assert len(hub.requests) == 1 + len(repo.commits) - 1 + len(small)
+
+
+def test_warm_over_twenty_repos_makes_exactly_twenty_requests(hub: FakeHub) -> None:
+    repos = [f"EleutherAI/pythia-{size}-seed{seed}" for size in ("14m", "31m", "70m", "160m") for seed in range(1, 6)]
+    for name in repos:
+        pythia(hub, name, steps=(0, 1))
+    cold = [discover(Hub(hub=name)) for name in repos]
+    before = len(hub.requests)
+    assert [discover(Hub(hub=name)) for name in repos] == cold
+    assert [request.path for request in hub.requests[before:]] == [f"/api/models/{name}/refs" for name in repos]
+
+
+def test_a_commit_to_the_readme_costs_one_tree_and_changes_no_digest(hub: FakeHub) -> None:
+    repo = pythia(hub)
+    before = only(Hub(hub="EleutherAI/pythia-14m"))
+    hub.requests.clear()
+    repo.commit({"README.md": b"more about"}, branch="step512")
+    after = only(Hub(hub="EleutherAI/pythia-14m"))
+    assert len(hub.asked("*/refs")) == len(hub.asked("*/tree/*")) == 1
+    assert len(hub.requests) == 2
+    assert [r.weights_digest for r in after.revisions] == [r.weights_digest for r in before.revisions]
+    assert [r.commit == s.commit for r, s in zip(before.revisions, after.revisions, strict=True)].count(False) == 1
+
+
+def test_one_checkpoint_costs_one_tree(hub: FakeHub) -> None:
+    pythia(hub).commit(checkpoint("odd"), branch="an-odd-name")
+    found = single(Hub(hub="EleutherAI/pythia-14m"), "step1")
+    assert len(hub.asked("*/tree/*")) == 1
+    assert found == only(Hub(hub="EleutherAI/pythia-14m")).checkpoints[1]
+    assert single(Hub(hub="EleutherAI/pythia-14m"), "an-odd-name").step is None
+    with pytest.raises(UsageError, match="no such branch or tag"):
+        single(Hub(hub="EleutherAI/pythia-14m"), "step3")
+
+
+def test_one_checkpoint_in_a_sub_folder(hub: FakeHub) -> None:
+    repo = hub.repo("m-a-p/neo_scalinglaw_250M")
+    repo.commit({f"hf_ckpt/4.19B/{name}": data for name, data in checkpoint("neo").items()})
+    hub.repo("m-a-p/neo_7b").commit(dict(TOKENIZER))
+    assert single(Hub(hub="m-a-p/neo_scalinglaw_250M"), "hf_ckpt/4.19B").tokens_seen == 4_190_000_000
+    for wrong in ("hf_ckpt/5B", "main"):
+        with pytest.raises(UsageError, match="no such checkpoint"):
+            single(Hub(hub="m-a-p/neo_scalinglaw_250M"), wrong)
+
+
+def test_what_cannot_be_found_is_said_in_two_lines(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.catalog.wire.FIRST_WAIT_S", 0.001)
+    for source in (
+        Hub(hub="someone/nothing"),
+        Members(family="pythia", models="no-such-*"),
+        Members(family="pythai"),
+    ):
+        with pytest.raises(UsageError) as refused:
+            discover(source)
+        assert len(str(refused.value).splitlines()) == 2
+    pythia(hub)
+    hub.fail("*/refs", status=503, times=None)
+    with pytest.raises(FetchError):
+        discover(Hub(hub="EleutherAI/pythia-14m"))
+
+
+def test_a_config_that_is_no_json_has_no_kinds(hub: FakeHub) -> None:
+    for content in (b"not json", b"[1]", json.dumps({"model_type": "unknown"}).encode()):
+        hub.repo("EleutherAI/pythia-31m").commit({**checkpoint("w"), "config.json": content}, branch="step1")
+        assert only(Hub(hub="EleutherAI/pythia-31m")).checkpoints[0].kinds == ()
