@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 
 OWNER = "SHAPELAKE_DRIVER"
 """Environment variable with HOST:PID of the driver, which outlives the workers that fetch for it."""
-POLL_S = 0.5
+POLL_S = 1.0
 ABANDONED_S = 86400.0
 """Age at which the lease of another host's driver, of which nothing can be seen from here, counts as stale."""
 

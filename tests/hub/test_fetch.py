@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event, Thread
 from types import SimpleNamespace
 
 import pytest
@@ -274,7 +275,6 @@ def test_room_that_is_leased_but_not_yet_filled_is_no_room(hub, monkeypatch):
 
 CHILD = """
 import sys, time
-from pathlib import Path
 from pipeline.catalog import scratch
 from pipeline.catalog.fetch import fetched
 from pipeline.spec import Checkpoint
@@ -317,12 +317,34 @@ def test_with_room_for_one_checkpoint_three_that_are_wanted_take_turns(hub):
     assert left() == []
 
 
-def test_two_processes_that_want_the_same_checkpoint_download_it_one_after_the_other(hub):
-    wanted = checkpoint(hub)
-    running = [child(wanted, work_s=0.2) for _ in range(2)]
-    assert [process.wait(30) for process in running] == [0, 0], [process.stderr.read() for process in running]
-    assert sent(hub, "/cdn/*") == 2 * len(FILES["model.safetensors"])  # each removed its own
-    assert left() == []
+def test_two_processes_that_want_the_same_checkpoint_download_it_once(hub):
+    script = CHILD[: CHILD.index("with fetched")].replace("fetched", "fetch")
+    script += "fetch(Checkpoint.model_validate_json(sys.argv[1]), 'run')"
+    words = [sys.executable, "-c", script, checkpoint(hub).model_dump_json()]
+    hub.fail("/cdn/*", cut=1000, stall=0.5)
+    running = [subprocess.Popen(words) for _ in range(2)]
+    assert [process.wait(60) for process in running] == [0, 0]
+    assert sent(hub, "/cdn/*") == len(FILES["model.safetensors"])
+
+
+def test_who_waited_for_a_lock_that_went_with_its_folder_waits_for_the_next(hub):
+    folder, held, done = scratch.root() / "folder", Event(), Event()
+
+    def second() -> None:
+        with scratch.locked(folder):
+            held.set()
+            done.wait(10)
+
+    waiting = Thread(target=second)
+    with scratch.locked(folder):
+        waiting.start()
+        time.sleep(0.1)
+        assert not held.is_set()
+    assert held.wait(10)
+    with scratch.locked(folder, wait=False) as is_ours:
+        assert not is_ours
+    done.set()
+    waiting.join()
 
 
 def test_a_killed_download_leaves_a_folder_that_the_next_sweep_removes(hub):
@@ -376,7 +398,16 @@ def test_a_fetch_in_a_worker_is_leased_to_the_living_driver(hub, monkeypatch):
     fetch(checkpoint(hub), RUN)
     (lease,) = scratch.leases()
     assert lease.owner.endswith(f":{os.getppid()}")
-    assert not lease.is_stale
+    assert sweep() == 0
+    monkeypatch.setenv(scratch.OWNER, f"{socket.gethostname()}:{dead_process()}")
+    fetch(checkpoint(hub, "step2"), RUN)
+    assert sweep() == 1
+
+
+def dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
 
 
 def test_a_download_is_shown(hub, monkeypatch, capfd):

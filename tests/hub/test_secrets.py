@@ -60,6 +60,18 @@ def test_a_hub_that_redirects_elsewhere_does_not_get_the_token_there(hub, monkey
     ]
 
 
+def test_a_listing_that_goes_on_elsewhere_does_not_take_the_token_there(hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    sha = checkpoint(hub).remote.commit
+    elsewhere = f"http://127.0.0.1:{hub.cdn_port}/api/models/{REPO}/tree/{sha}"
+    hub.fail("*/tree/*", status=200, headers={"Link": f'<{elsewhere}>; rel="next"'})
+    assert len(client.tree(REPO, sha)) == len(FILES)
+    assert [(request.port == hub.port, request.authorized) for request in hub.requests] == [
+        (True, True),
+        (False, False),
+    ]
+
+
 @pytest.mark.parametrize("character", ["\x01", "\x7f", "é", "…"])
 def test_a_token_that_no_header_can_carry_is_not_quoted(hub, monkeypatch, character):
     monkeypatch.setenv("HF_TOKEN", TOKEN + character)
@@ -70,18 +82,17 @@ def test_a_token_that_no_header_can_carry_is_not_quoted(hub, monkeypatch, charac
 
 
 FAULTS = {
-    "none": {},
-    "refused": dict(pattern="*", status=401, times=None),
-    "forbidden": dict(pattern="*", status=403, times=None),
-    "busy": dict(pattern="*", status=503, times=None),
-    "full": dict(pattern="*", status=429, headers={"Retry-After": "100000"}, times=None),
-    "broken": dict(pattern="*", status=400, times=None),
-    "flipped": dict(pattern="*", flip=1, times=None),
-    "truncated": dict(pattern="*", cut=1, times=None),
-    "stalled": dict(pattern="*", stall=30.0, times=None),
+    "refused": dict(status=401),
+    "forbidden": dict(status=403),
+    "busy": dict(status=503),
+    "full": dict(status=429, headers={"Retry-After": "100000"}),
+    "broken": dict(status=400),
+    "flipped": dict(flip=1),
+    "truncated": dict(cut=1),
+    "stalled": dict(stall=30.0),
 }
 CHILD = """
-import logging, pickle, sys, time, traceback
+import logging, pickle, sys, traceback
 logging.basicConfig(level=logging.DEBUG)
 import huggingface_hub.file_download
 from pipeline.catalog import client, fetch, wire
@@ -91,35 +102,45 @@ huggingface_hub.file_download.time = type("quick", (), {"sleep": staticmethod(la
 wanted = Checkpoint.model_validate_json(sys.argv[1])
 repo, commit = wanted.remote.repo, wanted.remote.commit
 entry = client.Entry(path="config.json", size=1, oid="0" * 40, sha256=None)
-for call in (
+calls = (
     lambda: client.refs(repo), lambda: client.tree(repo, commit), lambda: client.repos("org"),
     lambda: client.read(repo, commit, entry), lambda: client.is_held(repo, commit), lambda: fetch.fetch(wanted, "run"),
-):
-    try:
-        call()
-    except Exception as error:
-        traceback.print_exc()
-        print(repr(error), pickle.dumps(error), vars(error))
-        while error := error.__cause__ or error.__context__:
-            print(repr(error), [str(arg) for arg in error.args])
+)
+for fault in sys.stdin:
+    failed = 0
+    for call in calls:
+        try:
+            call()
+        except Exception as error:
+            failed += 1
+            logging.exception("%r %r %r", error, pickle.dumps(error), vars(error))
+            while error := error.__cause__ or error.__context__:
+                logging.error("%r %r", error, [str(arg) for arg in error.args])
+    print(failed, flush=True)
 """
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_the_token_is_in_no_file_no_log_line_and_no_exception(hub, tmp_path, fault):
-    wanted = checkpoint(hub)
-    if fault != "none":
-        hub.fail(**FAULTS[fault])
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, wanted.model_dump_json()],
-        env={**os.environ, "HF_TOKEN": TOKEN, "HF_DEBUG": "1"},
-        capture_output=True,
-        timeout=60,
-        check=True,
-    )
+def test_the_token_is_in_no_file_no_log_line_and_no_exception(hub, tmp_path):
+    with (tmp_path / "log").open("w") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, checkpoint(hub).model_dump_json()],
+            **dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True),
+            env={**os.environ, "HF_TOKEN": TOKEN, "HF_DEBUG": "1"},
+        )
+    failed = {fault: failures(child, hub, fault) for fault in FAULTS}
+    child.communicate()
+    assert child.returncode == 0
+    assert all(n >= 5 for n in failed.values()), failed  # of the six calls one is a HEAD, without a body to suffer
     assert any(request.authorized for request in hub.requests)
-    assert (b"Traceback" in done.stderr) == (fault != "none" or b"damaged" in done.stderr)
-    assert TOKEN.encode() not in done.stdout + done.stderr
-    files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert files
-    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert files[tmp_path / "log"].count(b"Traceback") >= 5 * len(FAULTS)
+    assert [path for path, data in files.items() if TOKEN.encode() in data] == []
+
+
+def failures(child: subprocess.Popen, hub: FakeHub, fault: str) -> int:
+    """How many of the child's calls fail under a fault."""
+    hub.faults.clear()
+    hub.fail("*", times=None, **FAULTS[fault])
+    child.stdin.write(f"{fault}\n")
+    child.stdin.flush()
+    return int(child.stdout.readline())
