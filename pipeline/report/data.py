@@ -1,0 +1,129 @@
+"""What the charts draw: a lake's rows named for people, and the few tables made of them."""
+
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.phases import estimates
+from pipeline.analysis.rows import KEYS, blocks, history, newest, rows
+from pipeline.analysis.student import quantile
+from pipeline.errors import UsageError
+from pipeline.lake.reader import Reader
+
+ESTIMATORS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
+RANDOM = "random-"
+LANDMARKS = 4
+"""Each model's first block, and the last of each of so many equal parts, are drawn boldly and with errors."""
+SERIES = ("history", "text", "kind")
+VALUES = (
+    *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),
+    *("id_authors", "loss", "loss_se", "t"),
+)
+
+
+class Tables(NamedTuple):
+    """What the charts draw. A history is named by `history`, a corpus with its recipe by `text`."""
+
+    layers: pl.DataFrame
+    """One row per (history, text, step, layer), and the newest labels of histories that state no step; `newest` and
+    `landmark` mark what an overview shows, `t` is Student's 97.5 % for the row's errors."""
+    steps: pl.DataFrame
+    """Means over the blocks, one row per (history, text, step)."""
+    gaps: pl.DataFrame
+    """Text minus random tokens, one row per (history, text, `null`, step, layer)."""
+    peaks: pl.DataFrame
+    """Where each estimator of dimension is highest over training, by layer (null: the mean over blocks)."""
+
+    def of(self, name: str) -> "Tables":
+        """The rows of one history."""
+        return Tables(*(table.filter(history=name) for table in self))
+
+    def thinned(self, most: int) -> "Tables":
+        """At most so many rows of layers: of each history only every n-th step, the first and the last among them."""
+        nth = -(-self.layers.height // most)
+        place, last = pl.col("step").rank("dense").over("history") - 1, pl.col("step").max().over("history")
+        kept = (place % nth == 0) | (pl.col("step") == last) | pl.col("step").is_null() | pl.col("newest")
+        return self._replace(layers=self.layers.filter(kept), gaps=self.gaps.filter((place % nth == 0)))
+
+    def overview(self) -> "Tables":
+        """What the charts across histories need: newest profiles, landmarks, means."""
+        seen = pl.col("newest") | pl.col("landmark")
+        return Tables(self.layers.filter(seen), self.steps, self.gaps.clear(), self.peaks.clear())
+
+
+def chosen(reader: Reader, models: str) -> pl.DataFrame:
+    """The rows of the models whose name matches, with `history`, `text` and `t`; UsageError where there are none."""
+    frame = rows(reader)
+    known = frame["model"].unique().sort().to_list()
+    if not (names := [name for name in known if fnmatchcase(name, models)]):
+        there = ", ".join(known) or "nothing"
+        raise UsageError(f"models {models!r}", f"none in lake {reader.uri}, which has {there}", "Name one, or a pattern")
+    several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "run")}
+    by_df = {df: quantile(df) for df in range(1, int(frame["groups"].max() or 1))}  # type: ignore[arg-type]
+    return frame.filter(pl.col("model").is_in(names)).with_columns(
+        history=pl.concat_str("model", *(_where(test, name) for name, test in several.items())),
+        text=pl.concat_str("corpus", _where(pl.col("recipe").n_unique() > 1, "recipe")),
+        t=(pl.col("groups") - 1).replace_strict(by_df, default=None, return_dtype=pl.Float64),
+    )
+
+
+def _where(test: pl.Expr, name: str) -> pl.Expr:
+    """` · name` where it is needed to tell things apart."""
+    return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(" · ") + pl.col(name)).otherwise(pl.lit(""))
+
+
+def tables(frame: pl.DataFrame) -> Tables:
+    """The tables of `chosen` rows."""
+    trained, last = history(frame), newest(frame)
+    labels = frame.select(*KEYS, *SERIES[:2]).unique()
+    label = [*KEYS, "revision", "step", "layer"]
+    every = pl.concat([trained, last]).unique(label, maintain_order=True)
+    every = every.join(last.select(*label, newest=pl.lit(True)), on=label, how="left", nulls_equal=True)
+    marked = blocks(every).filter(_landmark()).select(*label, landmark=pl.lit(True))
+    every = every.join(marked, on=label, how="left", nulls_equal=True)
+    every = every.with_columns(pl.col("newest", "landmark").fill_null(False))
+    kept = [*SERIES, "revision", "step", "layer", "depth", "state", "newest", "landmark", *VALUES]
+    order = [*SERIES, "step", "layer"]
+    return Tables(
+        every.select(kept).sort(order),
+        _steps(trained).sort(*SERIES, "step"),
+        _gaps(trained).sort("history", "text", "null", "step", "layer"),
+        _peaks(frame, labels, marked),
+    )
+
+
+def _landmark() -> pl.Expr:
+    last = pl.col("layer").max().over("history")
+    ends = [(1 + (last - 1) * part / LANDMARKS).round() for part in range(LANDMARKS + 1)]
+    return pl.any_horizontal(pl.col("layer") == end for end in ends)
+
+
+def _steps(trained: pl.DataFrame) -> pl.DataFrame:
+    """A mean's error is taken as the mean of its layers' errors: they read the same contexts."""
+    return blocks(trained).group_by(*SERIES, "step").agg(pl.col(VALUES).mean())
+
+
+def _gaps(trained: pl.DataFrame) -> pl.DataFrame:
+    random = pl.col("corpus").str.starts_with(RANDOM)
+    same = ["history", "recipe", "revision", "step", "layer", "weights_digest", "config_digest", "tokenizer_digest"]
+    values = ["anisotropy", "anisotropy_se", "id_twonn", "id_twonn_se"]
+    text = trained.filter(~random).select(*same, "text", "t", *values)
+    null = trained.filter(random).select(*same, *values, null="corpus")
+    both = text.join(null, on=same, suffix="_null")
+    errors = {f"{name}_gap_se": _hypot(f"{name}_se") for name in ("anisotropy", "id_twonn")}
+    differences = {f"{name}_gap": pl.col(name) - pl.col(f"{name}_null") for name in ("anisotropy", "id_twonn")}
+    return both.select("history", "text", "null", "step", "layer", "t", **differences, **errors)
+
+
+def _hypot(name: str) -> pl.Expr:
+    return (pl.col(name) ** 2 + pl.col(f"{name}_null") ** 2).sqrt()
+
+
+def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -> pl.DataFrame:
+    found = estimates(frame).filter(pl.col("estimator").is_in(list(ESTIMATORS))).join(labels, on=KEYS, nulls_equal=True)
+    bold = landmarks.select(*KEYS, "layer", "landmark").unique()
+    found = found.join(bold, on=[*KEYS, "layer"], how="left", nulls_equal=True)
+    steps = ["peak_step", "peak_step_low", "peak_step_high", "peak_value"]
+    kept = found.select("history", "text", "layer", "landmark", "estimator", "verdict", *steps)
+    return kept.with_columns(pl.col("landmark").fill_null(False)).sort("history", "text", "layer", "estimator")

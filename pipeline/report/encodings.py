@@ -1,0 +1,150 @@
+"""What charts are put together from: rows that the controls ask for, axes, lines with their names, tooltips."""
+
+from typing import Any, NamedTuple
+
+import altair as alt
+
+from pipeline.report.data import ESTIMATORS, Tables
+from pipeline.report.theme import WIDTH
+
+TICKS = [0, *(10**power for power in range(8))]
+STEP = "training step"
+ANISOTROPY = "anisotropy"
+DIMENSION = "intrinsic dimension"
+NEARLY_ALL = 0.98
+MOST_NAMED = 6
+"""More histories than these have no room for their names in a chart."""
+WORDS = {
+    "history": ("model", ""),
+    "step": ("step", ",d"),
+    "layer": ("layer", "d"),
+    "depth": ("depth", ".2f"),
+    "se": ("standard error", ".2g"),
+    "gap_se": ("standard error", ".2g"),
+    "anisotropy_se": ("standard error", ".2g"),
+    "anisotropy_no_sink": ("without sink tokens", ".3f"),
+    "id_twonn": ("dimension (TwoNN)", ".2f"),
+    "id_twonn_se": ("its standard error", ".2g"),
+    "peak_step": ("highest at step", ",d"),
+    "peak_step_low": ("95 % from step", ",d"),
+    "peak_step_high": ("to step", ",d"),
+    "peak_value": ("dimension there", ".2f"),
+}
+"""Name and number format of a column in a tooltip, where not the column's own name and three decimals."""
+TEXT = ("kind", "state", "pair", "verdict")
+
+
+class Shown(NamedTuple):
+    """What charts are made for: the choices of the controls, the first of each shown first."""
+
+    histories: tuple[str, ...]
+    texts: tuple[str, ...]
+    kinds: tuple[str, ...]
+    last_step: int
+    widest: dict[str, float]
+    """Of each difference from random tokens, the size that nearly all stay below: one scale for all histories."""
+
+    @classmethod
+    def of(cls, tables: Tables) -> "Shown":
+        frame = tables.layers
+        return cls(
+            tuple(frame["history"].unique().sort()),
+            tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith("random-"), text))),
+            tuple(frame["kind"].unique().sort()),
+            int(frame["step"].max() or 0),  # type: ignore[arg-type]
+            {name: tables.gaps[f"{name}_gap"].abs().quantile(NEARLY_ALL) or 1.0 for name in ("anisotropy", "id_twonn")},
+        )
+
+    def first(self, control: str) -> str:
+        """What `control` shows first."""
+        return {"history": self.histories, "text": self.texts, "estimator": tuple(ESTIMATORS)}[control][0]
+
+
+def rows(table: str, *by: str) -> alt.Chart:
+    """The rows of the named table that the controls `by` ask for."""
+    chart = alt.Chart(alt.NamedData(table))
+    for control in by:
+        chart = chart.transform_filter(f"datum.{control} == {control}")
+    return chart
+
+
+def estimated(table: str, *by: str) -> alt.Chart:
+    """As `rows`, with the `dimension` that the control `estimator` asks for, its `se` and 95 % interval."""
+    chart = rows(table, *by).transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
+    return interval(chart.transform_filter("datum.dimension != null"), "dimension", "se")
+
+
+def interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:
+    """With `low` and `high`, the 95 % interval; both null where the rows state no error."""
+    known = f"datum.{se} == null || datum.t == null ? null : datum.{value}"
+    return chart.transform_calculate(low=f"{known} - datum.t * datum.{se}", high=f"{known} + datum.t * datum.{se}")
+
+
+def layered(*parts: Any) -> alt.LayerChart:
+    return alt.layer(*parts).properties(width=WIDTH, height=320)
+
+
+def band(chart: alt.Chart, opacity: float = 0.18, **kept: Any) -> alt.Chart:
+    """The area from `low` to `high`."""
+    return chart.transform_filter("datum.low != null").mark_area(opacity=opacity, aria=False, **kept)
+
+
+def line(chart: alt.Chart, width: float = 2, dots: int = 0, **kept: Any) -> alt.Chart:
+    points = {"size": dots, "filled": True} if dots else False
+    return chart.mark_line(strokeWidth=width, aria=False, point=points, **kept)
+
+
+def ends(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
+    """What each line `per` is called, by its right end along `by`."""
+    last = chart.transform_joinaggregate(end=f"max({by})", groupby=[per])
+    last = last.transform_filter(f"datum.{by} == datum.end").transform_calculate(word=word)
+    return last.mark_text(align="left", dx=8, aria=False, limit=150).encode(text="word:N")
+
+
+def step(shown: Shown, field: str = "step", labels: bool = True) -> alt.X:
+    """Training steps, logarithmic above 1 and with a place for 0."""
+    axis = alt.Axis(values=ticks(shown), format="~s", labels=labels, grid=False)
+    return alt.X(f"{field}:Q", title=STEP if labels else None, scale=alt.Scale(type="symlog"), axis=axis)
+
+
+def ticks(shown: Shown) -> list[int]:
+    return [tick for tick in TICKS if tick <= shown.last_step]
+
+
+def checkpoints(labels: bool) -> alt.X:
+    """One column per checkpoint."""
+    axis = alt.Axis(labels=labels, ticks=labels, labelAngle=0, format="~s")
+    return alt.X("step:O", title=f"{STEP} (one column per checkpoint)" if labels else None, axis=axis)
+
+
+def layers() -> alt.Y:
+    """The first layer at the bottom."""
+    return alt.Y("layer:O", title="layer", sort="descending")
+
+
+def depth() -> alt.X:
+    return alt.X("depth:Q", title="depth (block / number of blocks)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+
+
+def share(column: str = "anisotropy", title: str = ANISOTROPY) -> alt.Y:
+    """A quantity from 0 to 1, always drawn whole."""
+    return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+
+
+def free(column: str, title: str) -> alt.Y:
+    """A quantity whose zero says nothing."""
+    return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
+
+
+def by_depth() -> alt.Color:
+    return alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth")
+
+
+def tip(*columns: str) -> list[alt.Tooltip]:
+    """What a pointer reads off a mark."""
+    return [_tip(column) for column in columns]
+
+
+def _tip(column: str) -> alt.Tooltip:
+    title, form = WORDS.get(column, (column.replace("_", " "), "" if column in TEXT else ".3f"))
+    return alt.Tooltip(column, type="quantitative" if form else "nominal", title=title, format=form)

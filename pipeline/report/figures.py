@@ -1,0 +1,116 @@
+"""The paper's figures, drawn from a lake for a paper or a slide."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from pipeline.errors import UsageError
+from pipeline.lake.reader import Reader
+from pipeline.noun import suggest
+from pipeline.report import history, overview, theme
+from pipeline.report.data import RANDOM, chosen, tables
+from pipeline.report.encodings import (
+    DIMENSION,
+    Shown,
+    band,
+    depth,
+    ends,
+    estimated,
+    free,
+    interval,
+    layered,
+    line,
+    rows,
+    share,
+    step,
+)
+
+COLUMNS = 3
+SCALE = 3
+"""Pixels of a PNG per pixel of the page: 300 dots per inch at the width of a column of text."""
+
+
+def dimension_over_training(shown: Shown) -> alt.LayerChart:
+    """Dimension, the mean over the blocks, of every model over training; a triangle where it is highest."""
+    base = estimated("steps", "text")
+    look, one, title = theme.by_kind(shown.kinds), alt.Detail("history:N"), f"{DIMENSION}, mean over blocks"
+    top = base.transform_joinaggregate(top="max(dimension)", groupby=["history"])
+    peak = top.transform_filter("datum.dimension == datum.top").mark_point(shape="triangle-down", size=90, yOffset=-9)
+    return layered(
+        band(base).encode(step(shown), free("low", title), alt.Y2("high:Q"), look["color"], one),
+        line(base, dots=26).encode(step(shown), free("dimension", title), one, look["color"], look["strokeDash"]),
+        peak.encode(step(shown), free("dimension", title), look["color"]),
+        ends(base, "step", "history", "datum.history").encode(step(shown), free("dimension", title)),
+    )
+
+
+def profiles_over_training(shown: Shown) -> alt.FacetChart:
+    """Anisotropy over depth at every checkpoint, one panel per model."""
+    base = rows("layers", "text").transform_filter("datum.step != null && datum.state == 'block'")
+    lines = line(base, 1.5).encode(depth(), share(), history.by_step(shown), alt.Detail("step:N"))
+    return _panels(lines)
+
+
+def text_against_random(shown: Shown) -> alt.FacetChart:
+    """Anisotropy over depth at the newest checkpoint, on text and on random tokens, one panel per model."""
+    base = rows("layers").transform_filter("datum.newest && datum.state == 'block'")
+    base = base.transform_calculate(input=f"indexof(datum.text, '{RANDOM}') == 0 ? 'random tokens' : 'text'")
+    base = interval(base, "anisotropy", "anisotropy_se")
+    look, one = theme.by_input(), alt.Detail("text:N")
+    drawn = alt.layer(
+        band(base).encode(depth(), share("low"), alt.Y2("high:Q"), look["color"], one),
+        line(base).encode(depth(), share(), look["color"], look["strokeDash"], one),
+        base.mark_point(filled=True, size=30, opacity=1).encode(depth(), share(), look["color"], look["shape"], one),
+    )
+    return _panels(drawn)
+
+
+FIGURES: dict[str, Callable[[Shown], Any]] = {
+    "anisotropy-depth": overview.profile,
+    "anisotropy-training": profiles_over_training,
+    "id-training": dimension_over_training,
+    "random-tokens": text_against_random,
+}
+
+
+def figure(reader: Reader, name: str, path: str | Path, models: str = "*") -> Path:
+    """Draw the figure `name`, one of FIGURES, from the lake to a file: .svg, .png or .pdf.
+
+    Over texts of several kinds it shows the first that is not random tokens. Returns the path.
+
+    Raises:
+        UsageError: no such figure, no such kind of file, or no such model in the lake.
+    """
+    if name not in FIGURES:
+        near = suggest(name, list(FIGURES))
+        raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Name one of {', '.join(FIGURES)}")
+    path = Path(path)
+    if path.suffix not in _WRITERS:
+        raise UsageError(f"figure {path}", f"not a {', '.join(_WRITERS)} file", "Name it by what it shall be")
+    path.write_bytes(_WRITERS[path.suffix](spec(reader, name, models)))
+    return path
+
+
+def spec(reader: Reader, name: str, models: str = "*") -> dict[str, Any]:
+    """The Vega-Lite spec of a figure with the rows that it draws: what a notebook shows."""
+    found = tables(chosen(reader, models))
+    shown = Shown.of(found)
+    params = [{"name": control, "value": shown.first(control)} for control in ("text", "estimator")]
+    drawn = FIGURES[name](shown).to_dict()
+    used = {table: frame.to_dicts() for table, frame in found._asdict().items() if f"'name': '{table}'" in str(drawn)}
+    return {"params": params} | drawn | {"datasets": used, "config": theme.config("light") | {"background": "white"}}
+
+
+def _panels(chart: Any) -> alt.FacetChart:
+    small = chart.properties(width=theme.SMALL * 1.2, height=170)
+    return small.facet(alt.Facet("history:N", title=None), columns=COLUMNS)
+
+
+_WRITERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    ".svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
+    ".png": lambda spec: vl_convert.vegalite_to_png(spec, scale=SCALE),
+    ".pdf": vl_convert.vegalite_to_pdf,
+}

@@ -1,0 +1,138 @@
+"""Charts of one history: layer by checkpoint, over training, and against random tokens."""
+
+import altair as alt
+
+from pipeline.report.encodings import (
+    ANISOTROPY,
+    DIMENSION,
+    STEP,
+    Shown,
+    band,
+    by_depth,
+    checkpoints,
+    depth,
+    ends,
+    estimated,
+    free,
+    interval,
+    layered,
+    layers,
+    line,
+    rows,
+    share,
+    step,
+    ticks,
+    tip,
+)
+from pipeline.report.theme import WIDTH
+
+BY = ("history", "text")
+UPPER, LOWER = "#0072b2", "#d55e00"
+PEAK = "#c0392b"
+
+
+def heat_map(shown: Shown) -> alt.VConcatChart:
+    """Anisotropy, layer by checkpoint, with and without sink tokens; a dot on each checkpoint's highest block."""
+    panels = [_map("anisotropy", "all tokens", False), _map("anisotropy_no_sink", "without sink tokens", True)]
+    return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared")
+
+
+def _map(column: str, title: str, labels: bool) -> alt.LayerChart:
+    base = rows("layers", *BY).transform_filter(f"datum.step != null && datum.{column} != null")
+    told = tip("step", "layer", "state", column, "anisotropy_se", "id_twonn", "id_twonn_se", "loss")
+    colour = alt.Color(f"{column}:Q", scale=alt.Scale(domain=[0, 1]), title=ANISOTROPY)
+    highest = base.transform_filter("datum.state == 'block'")
+    highest = highest.transform_joinaggregate(top=f"max({column})", groupby=["step"])
+    dots = highest.transform_filter(f"datum.{column} == datum.top").mark_point(
+        size=28, filled=True, color="white", stroke="black", strokeWidth=1, opacity=1, aria=False
+    )
+    tiles = base.mark_rect(aria=False).encode(checkpoints(labels), layers(), colour, told)
+    drawn = alt.layer(tiles, dots.encode(checkpoints(labels), layers()))
+    return drawn.properties(width=WIDTH, height=190, title=title)
+
+
+def profiles(shown: Shown) -> alt.LayerChart:
+    """Anisotropy over depth at every checkpoint, coloured by step; first and last named, the last one bold."""
+    base = rows("layers", *BY).transform_filter("datum.step != null && datum.state == 'block'")
+    colour = by_step(shown)
+    told = tip("step", "layer", "depth", "anisotropy", "anisotropy_se")
+    last = base.transform_filter("datum.newest")
+    first = base.transform_joinaggregate(begin="min(step)").transform_filter("datum.step == datum.begin")
+    words = [ends(part, "depth", "history", "'step ' + datum.step").encode(depth(), share()) for part in (first, last)]
+    return layered(
+        line(base, 1.3).encode(depth(), share(), colour, told, detail="step:N"),
+        line(last, 3, dots=40).encode(depth(), share(), colour, told),
+        *words,
+    )
+
+
+def by_step(shown: Shown) -> alt.Color:
+    legend = alt.Legend(values=ticks(shown), format="~s")
+    return alt.Color("step:Q", scale=alt.Scale(type="symlog"), title=STEP, legend=legend)
+
+
+def dimension(shown: Shown) -> alt.LayerChart:
+    """Dimension over training by block; landmarks bold with their 95 % band, a triangle at each one's peak."""
+    base = estimated("layers", *BY).transform_filter("datum.step != null && datum.state == 'block'")
+    bold = base.transform_filter("datum.landmark")
+    x, y, each = step(shown), free("dimension", DIMENSION), alt.Detail("layer:N")
+    told = tip("step", "layer", "dimension", "se", "loss")
+    return layered(
+        line(base, 1, opacity=0.35).encode(x, y, by_depth(), each),
+        band(bold).encode(x, free("low", DIMENSION), alt.Y2("high:Q"), by_depth(), each),
+        line(bold, dots=20).encode(x, y, by_depth(), alt.StrokeDash("layer:O", legend=None), told),
+        _peaks(shown),
+        ends(bold, "step", "layer", "'layer ' + datum.layer").encode(x, y),
+    ).properties(height=380)
+
+
+def _peaks(shown: Shown) -> alt.Chart:
+    """Triangles: filled where expansion and compression are both proven by this estimator, else hollow."""
+    base = rows("peaks", *BY, "estimator").transform_filter("datum.landmark")
+    told = tip("layer", "verdict", "peak_step", "peak_step_low", "peak_step_high", "peak_value")
+    proven = alt.condition("datum.verdict == 'expand-compress'", alt.value(1), alt.value(0))
+    marks = base.mark_point(shape="triangle-down", size=80, yOffset=-9, fill=PEAK, stroke=PEAK, opacity=1, aria=False)
+    return marks.encode(step(shown, "peak_step"), free("peak_value", DIMENSION), told, fillOpacity=proven)
+
+
+def loss(shown: Shown) -> alt.VConcatChart:
+    """Dimension, the mean over the blocks, above the loss, on one axis of steps."""
+    upper = estimated("steps", *BY)
+    lower = interval(rows("steps", *BY).transform_filter("datum.loss != null"), "loss", "loss_se")
+    panels = [
+        _over_steps(shown, upper, "dimension", f"{DIMENSION}, mean", UPPER, False),
+        _over_steps(shown, lower, "loss", "loss (nats per token)", LOWER, True),
+    ]
+    return alt.vconcat(*panels, spacing=10).resolve_scale(x="shared")
+
+
+def _over_steps(shown: Shown, base: alt.Chart, column: str, title: str, colour: str, labels: bool) -> alt.LayerChart:
+    x, y = step(shown, labels=labels), free(column, title)
+    told = tip("step", column, "low", "high")
+    drawn = alt.layer(
+        band(base, color=colour).encode(x, free("low", title), alt.Y2("high:Q")),
+        line(base, dots=30, color=colour).encode(x, y, told),
+    )
+    return drawn.properties(width=WIDTH, height=160)
+
+
+def gaps(shown: Shown) -> alt.VConcatChart:
+    """Text minus random tokens, layer by checkpoint; a dot where the difference may be nothing."""
+    panels = [
+        _gap(shown, "anisotropy", "anisotropy: text minus random tokens", False),
+        _gap(shown, "id_twonn", "intrinsic dimension (TwoNN): text minus random tokens", True),
+    ]
+    return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared", color="independent")
+
+
+def _gap(shown: Shown, column: str, title: str, labels: bool) -> alt.LayerChart:
+    base = rows("gaps", *BY).transform_calculate(gap=f"datum.{column}_gap", gap_se=f"datum.{column}_gap_se")
+    base = base.transform_filter("datum.gap != null")
+    most = shown.widest[column]
+    colour = alt.Color("gap:Q", scale=alt.Scale(domain=[-most, most], domainMid=0, clamp=True), title="difference")
+    told = tip("step", "layer", "gap", "gap_se")
+    unsure = base.transform_filter("datum.gap_se != null && abs(datum.gap) < datum.t * datum.gap_se")
+    dots = unsure.mark_point(size=10, filled=True, color="#444", opacity=1, aria=False)
+    tiles = base.mark_rect(aria=False).encode(checkpoints(labels), layers(), colour, told)
+    drawn = alt.layer(tiles, dots.encode(checkpoints(labels), layers()))
+    return drawn.properties(width=WIDTH, height=190, title=title)

@@ -1,0 +1,160 @@
+"""The sections of the page: of each chart its question, how to read it, its query, the findings that it shows."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pipeline.report import history, overview
+from pipeline.report.encodings import Shown
+
+LIVE = "NOT coalesce(superseded, false)"
+NEWEST = "QUALIFY step IS NOT DISTINCT FROM max(step) OVER (PARTITION BY model, kind, run, recipe)"
+MEANS = (
+    "avg(anisotropy) AS anisotropy, avg(anisotropy_se) AS anisotropy_se, avg(anisotropy_no_sink) AS anisotropy_no_sink"
+)
+DIMENSIONS = "id_twonn, id_twonn_se, id_mle, id_mle_se, id_authors"
+DIMENSION_MEANS = ", ".join(f"avg({name}) AS {name}" for name in DIMENSIONS.split(", "))
+GAPS = f"""SELECT step, layer, r.corpus AS "null", t.anisotropy - r.anisotropy AS anisotropy_gap,
+  sqrt(t.anisotropy_se ** 2 + r.anisotropy_se ** 2) AS anisotropy_gap_se, t.id_twonn - r.id_twonn AS id_twonn_gap,
+  sqrt(t.id_twonn_se ** 2 + r.id_twonn_se ** 2) AS id_twonn_gap_se
+FROM (FROM layers WHERE {{history}} AND {{text}} AND {LIVE}) t
+JOIN (FROM layers WHERE {{history}} AND corpus LIKE 'random-%' AND {LIVE}) r
+USING (recipe, revision, step, layer, weights_digest, config_digest, tokenizer_digest) ORDER BY step, layer, "null\""""
+
+
+class Section(NamedTuple):
+    """One chart of the page, with all that stands about it."""
+
+    name: str
+    question: str
+    reading: str
+    """How to read the chart; what is not colour alone."""
+    table: str
+    columns: tuple[str, ...]
+    """Of the table behind the chart, in order; the query returns each of them."""
+    query: str
+    """SQL over the lake's views; `{history}` and `{text}` stand for the conditions of the controls' choices."""
+    where: str
+    """Of the table's rows, those behind the chart: a condition on `row`, in JavaScript and Python alike."""
+    controls: tuple[str, ...]
+    findings: tuple[str, ...]
+    draw: Callable[[Shown], Any]
+
+    def spec(self, shown: Shown) -> dict[str, Any]:
+        """The Vega-Lite spec, without data."""
+        chart = self.draw(shown).properties(description=f"{self.question} {self.reading}")
+        return {"params": [{"name": name, "value": shown.first(name)} for name in self.controls]} | chart.to_dict()
+
+
+OVERVIEW = (
+    Section(
+        "profile",
+        "Is the middle of decoders anisotropic, and that of encoders not?",
+        "Anisotropy of the output of each block, at the newest checkpoint of every model; the band is the 95 % "
+        "interval. Decoders are solid lines with circles, encoders dashed with squares.",
+        "layers",
+        ("history", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink"),
+        f"SELECT model, kind, run, step, layer, depth, anisotropy, anisotropy_se, anisotropy_no_sink\nFROM layers "
+        f"WHERE {{text}} AND state = 'block' AND {LIVE}\n{NEWEST} ORDER BY ALL",
+        "row.newest && row.state == 'block'",
+        ("text",),
+        ("matched",),
+        overview.profile,
+    ),
+    Section(
+        "growth",
+        "Does anisotropy grow in training?",
+        "The mean over the blocks; the band is the 95 % interval, the thin faint line the same without sink tokens.",
+        "steps",
+        ("history", "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink"),
+        f"SELECT model, kind, run, step, {MEANS}\nFROM layers WHERE {{text}} AND state = 'block' AND step IS NOT NULL "
+        f"AND {LIVE}\nGROUP BY ALL ORDER BY ALL",
+        "True",
+        ("text",),
+        (),
+        overview.growth,
+    ),
+    Section(
+        "multiples",
+        "Does dimension first expand, then compress?",
+        "Intrinsic dimension over training, each model on its own scale: one line per landmark block, from the first "
+        "(dark) to the last (bright), each with its own dash.",
+        "layers",
+        ("history", "step", "layer", *DIMENSIONS.split(", ")),
+        f"SELECT model, kind, run, step, layer, {DIMENSIONS}\nFROM layers WHERE {{text}} AND state = 'block' AND "
+        f"step IS NOT NULL AND {LIVE} ORDER BY ALL",
+        "row.landmark && row.step != null",
+        ("text", "estimator"),
+        (),
+        overview.small_multiples,
+    ),
+)
+HISTORY = (
+    Section(
+        "map",
+        "Where and when is the space anisotropic?",
+        "Anisotropy, the share of variance along one direction, by layer (bottom: embedding, top: after the final "
+        "norm) and checkpoint. A white dot marks the highest block of each checkpoint.",
+        "layers",
+        ("step", "layer", "state", "anisotropy", "anisotropy_se", "anisotropy_no_sink"),
+        f"SELECT step, layer, state, anisotropy, anisotropy_se, anisotropy_no_sink\nFROM layers WHERE {{history}} AND "
+        f"{{text}} AND step IS NOT NULL AND {LIVE} ORDER BY step, layer",
+        "row.step != null",
+        ("history", "text"),
+        ("dome", "sinks"),
+        history.heat_map,
+    ),
+    Section(
+        "profiles",
+        "Does the profile settle into one shape?",
+        "The same over depth, one line per checkpoint, dark for early steps; the last one is bold.",
+        "layers",
+        ("step", "layer", "depth", "anisotropy", "anisotropy_se"),
+        f"SELECT step, layer, depth, anisotropy, anisotropy_se\nFROM layers WHERE {{history}} AND {{text}} AND "
+        f"state = 'block' AND step IS NOT NULL AND {LIVE} ORDER BY step, layer",
+        "row.step != null && row.state == 'block'",
+        ("history", "text"),
+        ("convergence",),
+        history.profiles,
+    ),
+    Section(
+        "dimension",
+        "When does each layer's dimension turn?",
+        "Intrinsic dimension by block. Landmark blocks are bold, named, and have their 95 % band; a triangle stands at "
+        "each one's highest step, filled where rise and fall are both proven, hollow where they are not.",
+        "layers",
+        ("step", "layer", *DIMENSIONS.split(", ")),
+        f"SELECT step, layer, {DIMENSIONS}\nFROM layers WHERE {{history}} AND {{text}} AND state = 'block' AND "
+        f"step IS NOT NULL AND {LIVE} ORDER BY step, layer",
+        "row.step != null && row.state == 'block'",
+        ("history", "text", "estimator"),
+        ("phases",),
+        history.dimension,
+    ),
+    Section(
+        "loss",
+        "How does dimension move with the loss?",
+        "Dimension, the mean over the blocks, above the model's own loss on the same tokens; one axis of steps, bands "
+        "are 95 % intervals.",
+        "steps",
+        ("step", *DIMENSIONS.split(", "), "loss", "loss_se"),
+        f"SELECT step, {DIMENSION_MEANS}, avg(loss) AS loss, avg(loss_se) AS loss_se\nFROM layers WHERE {{history}} "
+        f"AND {{text}} AND state = 'block' AND step IS NOT NULL AND {LIVE}\nGROUP BY step ORDER BY step",
+        "True",
+        ("history", "text", "estimator"),
+        (),
+        history.loss,
+    ),
+    Section(
+        "random",
+        "What of this is language, and what holds for random tokens too?",
+        "Text minus random tokens at the same checkpoint. A dot marks a difference that is within its 95 % interval "
+        "of nothing.",
+        "gaps",
+        ("step", "layer", "null", "anisotropy_gap", "anisotropy_gap_se", "id_twonn_gap", "id_twonn_gap_se"),
+        GAPS,
+        "True",
+        ("history", "text"),
+        ("nulls",),
+        history.gaps,
+    ),
+)

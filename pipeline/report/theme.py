@@ -1,0 +1,79 @@
+"""How every chart looks: colours, dashes and shapes by kind, ramps, and the two themes of the page."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import altair as alt
+
+WIDTH = 640
+"""Pixels of a chart where nothing else says so; the page gives each the room that it has."""
+SMALL = 190
+"""Pixels of one of small multiples."""
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
+
+
+class Look(NamedTuple):
+    """Colour, and what says the same without it. At least 3:1 against both backgrounds (Okabe and Ito's palette)."""
+
+    colour: str
+    dash: tuple[int, int]
+    shape: str
+
+
+KINDS = {
+    "decoder": Look("#0072b2", (1, 0), "circle"),
+    "encoder": Look("#d55e00", (6, 3), "square"),
+    "encdec-encoder": Look("#c0699b", (2, 2), "diamond"),
+    "encdec-decoder": Look("#009e73", (8, 2), "triangle-up"),
+}
+INPUTS = {"text": Look("#0072b2", (1, 0), "circle"), "random tokens": Look("#d55e00", (6, 3), "square")}
+
+INK = {"light": "#1c2127", "dark": "#e4e8ee"}
+QUIET = {"light": "#59626e", "dark": "#a3adba"}
+LINES = {"light": "#dfe3e8", "dark": "#343b45"}
+RAMP = {"light": [0.0, 0.85], "dark": [0.25, 1.0]}
+"""Parts of viridis that can be seen on the background."""
+
+
+def config(theme: str) -> dict[str, Any]:
+    """The Vega-Lite config of `theme`, light or dark; the background is the page's."""
+    text = {"labelColor": QUIET[theme], "titleColor": INK[theme], "labelFontSize": 11, "titleFontSize": 12}
+    quiet = {"gridColor": LINES[theme], "domainColor": QUIET[theme], "tickColor": QUIET[theme]}
+    return {
+        "font": FONT,
+        "background": None,
+        "view": {"stroke": None},
+        "axis": text | quiet | {"titleFontWeight": 500, "titlePadding": 8, "labelOverlap": "parity"},
+        "legend": text | {"titleFontWeight": 500, "orient": "top", "symbolStrokeWidth": 2, "symbolOpacity": 1, "symbolSize": 90, "gradientLength": 160},
+        "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": INK[theme]},
+        "title": {"color": INK[theme], "fontSize": 12, "fontWeight": 600, "anchor": "start"},
+        "text": {"color": INK[theme], "fontSize": 11},
+        "rule": {"color": QUIET[theme]},
+        "range": {
+            "ramp": {"scheme": "viridis", "extent": RAMP[theme]},
+            "heatmap": {"scheme": "cividis"},
+            "diverging": {"scheme": "purpleorange"},
+        },
+    }
+
+
+def by_kind(kinds: Sequence[str]) -> dict[str, Any]:
+    """Colour, dash and shape of the kinds that are there."""
+    return _by("kind", {kind: look for kind, look in KINDS.items() if kind in kinds})
+
+
+def by_input() -> dict[str, Any]:
+    """Colour, dash and shape of text and of random tokens."""
+    return _by("input", INPUTS)
+
+
+def _by(field: str, looks: dict[str, Look]) -> dict[str, Any]:
+    def scale(values: list[Any]) -> alt.Scale:
+        return alt.Scale(domain=list(looks), range=values)
+
+    colours, dashes, shapes = (list(part) for part in zip(*looks.values(), strict=True))
+    return {
+        "color": alt.Color(f"{field}:N", scale=scale(colours), title=None, legend=alt.Legend(symbolOpacity=1)),
+        "strokeDash": alt.StrokeDash(f"{field}:N", scale=scale([list(dash) for dash in dashes]), title=None),
+        "shape": alt.Shape(f"{field}:N", scale=scale(shapes), title=None),
+    }
