@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.families import GENERIC, TABLE, Family, entry, families, family, family_of
+from pipeline.catalog.families import GENERIC, TABLE, entry, families, family, family_of
+from pipeline.catalog.family import Family
 from pipeline.catalog.names import Place
 from pipeline.errors import UsageError
 
