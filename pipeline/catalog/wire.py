@@ -45,6 +45,16 @@ FAILURES = (
 )
 """What the library and its transport raise for reasons that lie outside this code."""
 
+WORDS: tuple[tuple[type[Exception], str, str], ...] = (
+    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset HF_HUB_OFFLINE"),
+    (errors.GatedRepoError, "gated, and not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
+    (errors.RepositoryNotFoundError, "no such repository, or a private one", "Correct its name, or set HF_TOKEN"),
+    (errors.RevisionNotFoundError, "no such revision", "Name a branch, a tag or a commit of the repository"),
+    (errors.RemoteEntryNotFoundError, "no such file", "Name a file of that revision"),
+    (errors.HFValidationError, "no name that a repository can have", "Write it as OWNER/NAME"),
+)
+"""(error, what it says, what to do) of those that do not pass; the first that fits."""
+
 T = TypeVar("T")
 _LAST = threading.local()
 _JITTER = random.Random()
@@ -94,20 +104,11 @@ def explained(asked: str, error: BaseException) -> ShapelakeError:
     """An error of the library or its transport in our own words: FetchError where it may pass, else UsageError."""
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
         return explained(asked, error.__cause__)
-    if isinstance(error, errors.OfflineModeIsEnabled | errors.LocalEntryNotFoundError):
-        return UsageError(asked, "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset HF_HUB_OFFLINE")
-    if isinstance(error, errors.GatedRepoError):
-        return UsageError(asked, "gated, and not granted", "Accept its terms on the Hub, and set HF_TOKEN")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return UsageError(asked, "no such repository, or a private one", "Correct its name, or set HF_TOKEN")
-    if isinstance(error, errors.RevisionNotFoundError):
-        return UsageError(asked, "no such revision", "Name a branch, a tag or a commit of the repository")
-    if isinstance(error, errors.RemoteEntryNotFoundError):
-        return UsageError(asked, "no such file", "Name a file of that revision")
-    if isinstance(error, errors.HFValidationError):
-        return UsageError(asked, "no name that a repository can have", "Write it as OWNER/NAME")
-    if isinstance(error, errors.HfHubHTTPError) and not _may_pass(error):
-        return _refused(asked, error.response.status_code)
+    for kind, found, do in WORDS:
+        if isinstance(error, kind):
+            return UsageError(asked, found, do)
+    if isinstance(error, errors.HfHubHTTPError):
+        return _answered(asked, error.response.status_code)
     if isinstance(error, Passing):
         wait = f" and asks to wait {error.wait_s:,.0f} s" if error.wait_s else ""
         return FetchError(asked, f"the Hub {error.found}{wait}, {TRIES} tries at most", "Try again later")
@@ -127,7 +128,9 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, Passing | httpx2.ReadError | json.JSONDecodeError | errors.XetDownloadError)
 
 
-def _refused(asked: str, status: int) -> UsageError:
+def _answered(asked: str, status: int) -> ShapelakeError:
+    if status in PASSING:
+        return FetchError(asked, f"the Hub answers {status}", "Try again later")
     if status in (401, 403):
         return UsageError(asked, f"the Hub refuses it ({status})", "Set HF_TOKEN to a token that may read it")
     return UsageError(asked, f"the Hub answers {status}", "Correct the name, or HF_ENDPOINT")

@@ -180,11 +180,12 @@ def test_a_busy_hub_delays_a_download(hub, method, status, headers):
         assert files_in(Path(here.path)) == FILES
 
 
-def test_a_hub_that_stays_busy_fails_the_download_for_now(hub):
-    hub.fail(WEIGHTS, status=503, times=None)
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_a_hub_that_stays_busy_fails_the_download_for_now(hub, method):
+    hub.fail(WEIGHTS, status=503, times=None, method=method)
     with pytest.raises(FetchError, match="503"):
         fetch(checkpoint(hub), RUN)
-    assert len(hub.asked(WEIGHTS)) == wire.TRIES
+    assert len(hub.asked(WEIGHTS, method)) == wire.TRIES
     assert left() == []
 
 
@@ -317,14 +318,17 @@ def test_with_room_for_one_checkpoint_three_that_are_wanted_take_turns(hub):
     assert left() == []
 
 
-def test_two_processes_that_want_the_same_checkpoint_download_it_once(hub):
-    script = CHILD[: CHILD.index("with fetched")].replace("fetched", "fetch")
-    script += "fetch(Checkpoint.model_validate_json(sys.argv[1]), 'run')"
-    words = [sys.executable, "-c", script, checkpoint(hub).model_dump_json()]
-    hub.fail("/cdn/*", cut=1000, stall=0.5)
-    running = [subprocess.Popen(words) for _ in range(2)]
-    assert [process.wait(60) for process in running] == [0, 0]
-    assert sent(hub, "/cdn/*") == len(FILES["model.safetensors"])
+def test_who_wants_what_another_is_fetching_waits_for_it(hub):
+    wanted, done = checkpoint(hub), Event()
+    second = Thread(target=lambda: (fetch(wanted, RUN), done.set()))
+    with scratch.locked(fetching.scratch(wanted, RUN)):
+        second.start()
+        assert not done.wait(0.2)
+        assert not hub.requests
+    assert done.wait(10)
+    second.join()
+    fetch(wanted, RUN)
+    assert sent(hub, "*") == SIZE
 
 
 def test_who_waited_for_a_lock_that_went_with_its_folder_waits_for_the_next(hub):
