@@ -87,6 +87,41 @@ def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, r
 
 
 @app.command()
+def catalog(
+    name: Annotated[str | None, typer.Argument(metavar="[FAMILY|REPO]", help="All families if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Known families and their models; of one model its checkpoints in training order, from the Hub.
+
+    Example: shapelake catalog EleutherAI/pythia-70m
+    """
+    from pipeline.catalog.listing import listing
+
+    found = listing(name)
+    _print_json(found) if as_json else show.listing(found)
+
+
+@app.command()
+def audit(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Repos or families of the Hub, or folders.")],
+    lake: Annotated[
+        str | None, typer.Option("--lake", metavar="URI", help="Compare with it, and keep it there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What is wrong with a history, found without downloading weights: equal, absent and mislabelled checkpoints.
+
+    Exit code 1 if a checkpoint is not what its label says. Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
+    """
+    from pipeline.sweep.audits import audited
+
+    found = audited(models, lake)
+    _print_json(found) if as_json else show.audits(found)
+    wrong = [finding for history in found for finding in history["findings"] if finding["severity"] == "error"]
+    raise typer.Exit(int(bool(wrong)))
+
+
+@app.command()
 def status(
     lake: LakeUri,
     failed: Annotated[bool, typer.Option("--failed", help="Every failure, with what reproduces it.")] = False,
@@ -102,7 +137,7 @@ def status(
 
 @app.command()
 def measure(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder of one checkpoint.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A folder, or REPO@REVISION on the Hub.")],
     corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="enwik8-raw:FILE, random-uniform ...")],
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields as JSON or YAML.")],
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,

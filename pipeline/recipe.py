@@ -76,6 +76,11 @@ class ContextRecipe(Recipe):
     def n_contexts(self) -> int:
         return self.contexts * self.groups
 
+    @property
+    def tokens(self) -> int:
+        """Tokens forwarded for a cell."""
+        return self.n_contexts * self.context_tokens
+
 
 class SnippetRecipe(Recipe):
     """Snippets of so many characters, every token kept, one group: the published protocol."""
@@ -86,6 +91,11 @@ class SnippetRecipe(Recipe):
     """sequential = from the head of the corpus; seeded = multiples of `snippet_chars` drawn by random.Random(0)."""
     max_tokens: Count | None = None
     """Tokens kept of each snippet; null = all. On random corpora null means 128."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens forwarded for a cell, at four characters each where none is cut off."""
+        return self.snippets * (self.max_tokens or self.snippet_chars // 4)
 
 
 def _form(value: Any) -> str | None:

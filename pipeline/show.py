@@ -4,12 +4,14 @@ import csv as csv_format
 import json
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.sweep.cost import Cost
 from pipeline.sweep.plan import Plan, command
 
 if TYPE_CHECKING:
@@ -33,17 +35,26 @@ def plan(made: Plan, lake: str) -> None:
     out.print(f"sweep     {made.sweep.name}   recipe {made.sweep.recipe.label}   lake {lake}", markup=False)
     for model in models:
         history = [c for c in made.checkpoints if c.model == model]
-        out.print(f"history   {model}: {len(history)} checkpoints, {_span(history)}", markup=False)
+        out.print(
+            f"history   {model}: {len(history)} checkpoints, {_span(history)}{_states(made, model)}", markup=False
+        )
     out.print(f"corpora   {corpora}", markup=False)
     out.print(
         f"cells     {len(made.cells)} wanted   {done} done   {len(made.held)} quarantined   {len(made.todo)} to run"
     )
     if made.todo:
         out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in made.reasons().items()))
+        out.print(f"cost      {_cost(made.cost)}", markup=False)
     for what, folders in (("unparsed", made.unparsed), ("ignored", made.other)):
         if folders:
             why = "names no step, not measured" if what == "unparsed" else "no checkpoint"
             out.print(f"{what:<10}{_listed(folders)} ({why})", markup=False)
+    for model, finding in made.findings[:MOST_LISTED]:
+        out.print(f"warning   {model}: {finding.says}", markup=False)
+    if more := made.findings[MOST_LISTED:]:
+        out.print(
+            f"warning   and {len(more)} more: shapelake audit {' '.join(sorted({m for m, _ in more}))}", markup=False
+        )
     for cell in made.held[:MOST_LISTED]:
         out.print(f"held      {cell.name} is quarantined: {_ask_what_failed(lake)}", markup=False)
 
@@ -121,6 +132,28 @@ def csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
+
+
+def _states(made: Plan, model: str) -> str:
+    """How its revisions stand against the lake; of a local history nothing that the other lines do not say."""
+    history = next(h for h in made.histories if h.model == model)
+    if history.rule == "local":
+        return ""
+    counts = Counter(revision.state for revision in history.revisions)
+    rule = ", names read by the general rule" if history.rule == "generic" else ""
+    return f" ({' | '.join(f'{state} {n}' for state, n in counts.items())}{rule})"
+
+
+def _cost(cost: Cost) -> str:
+    hours = "time unknown" if cost.hours is None else f"{cost.hours:.2g} {cost.unit}, {cost.basis}"
+    if not cost.download_bytes:
+        return f"nothing to download; {hours}"
+    return f"{_size(cost.download_bytes)} to download, {_size(cost.disk_bytes)} of disk at once; {hours}"
+
+
+def _size(n_bytes: int) -> str:
+    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if n_bytes >= u), (1e3, "kB"))
+    return f"{n_bytes / unit:.3g} {name}"
 
 
 def _ask_what_failed(lake: str) -> str:

@@ -101,10 +101,17 @@ class Checkpoint(Noun):
     tokens_source: str | None = None
     stage: str | None = None
     run: str | None = None
+    n_params: int | None = None
+    """Parameters as the size of the weight files suggests; for the cost of a plan, not for its numbers."""
 
     @property
     def label(self) -> str:
         return f"{self.model}@{self.revision}"
+
+    @property
+    def download_bytes(self) -> int:
+        """What fetching it takes: 0 of a local folder."""
+        return sum(remote.bytes for remote in (self.remote, self.tokenizer_remote) if remote)
 
     @property
     def model_key(self) -> str:
@@ -176,6 +183,10 @@ class Resources(Noun):
     """Most that fetched checkpoints may take of a node's disk; null = what is free."""
     prefetch: Annotated[int, Field(ge=0)] = 1
     """Checkpoints fetched ahead of those being measured."""
+
+    @property
+    def scratch_bytes(self) -> int | None:
+        return None if self.scratch_gb is None else int(self.scratch_gb * 1e9)
 
     @property
     def n_slots(self) -> int:

@@ -13,6 +13,10 @@ from pipeline.spec import Checkpoint, Kind
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
+NOT_SAID = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
+"""Fields of a Checkpoint that a label leaves out: where its files are, and a guess."""
+
+
 def now() -> datetime:
     return datetime.now(UTC)
 
@@ -38,7 +42,7 @@ class Label(Noun):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, seen_at: datetime) -> "Label":
-        fields = checkpoint.model_dump(exclude={"path", "tokenizer_path", "remote", "tokenizer_remote"})
+        fields = checkpoint.model_dump(exclude=NOT_SAID)
         return cls(**fields, content=checkpoint.content, seen_at=seen_at)
 
     @property

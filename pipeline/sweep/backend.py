@@ -1,22 +1,32 @@
 """Where tasks run. The driver knows only this protocol; the inline backend needs no Ray."""
 
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from threading import Thread
+from typing import NamedTuple, Protocol
 
 from pipeline.sweep.task import Outcome, Task
 
 Work = Callable[[Task], list[Outcome]]
-"""The body of a task; never raises."""
+"""The body of a task, or the fetching of its checkpoint; never raises. Of a fetch that went well, no outcomes."""
 Finished = tuple[Task, list[Outcome]]
 
 
+class Stages(NamedTuple):
+    """What is done to a task: its checkpoint is fetched, where it is not on this machine, then measured."""
+
+    fetch: Work
+    measure: Work
+    discard: Callable[[Task], None]
+    """Removes what was fetched for a task that will not be measured."""
+
+
 class Backend(Protocol):
-    """Runs tasks; every submitted task comes back from `wait` exactly once, whatever befell it."""
+    """Runs tasks; every submitted task comes back exactly once, from `wait` whatever befell it, or from `withdraw`."""
 
     @property
     def capacity(self) -> int:
-        """Tasks it can run at once."""
+        """Tasks it can have at once, those being fetched ahead among them."""
         ...
 
     def submit(self, task: Task) -> None: ...
@@ -25,28 +35,51 @@ class Backend(Protocol):
         """Tasks finished since the last call; waits for one at most so long."""
         ...
 
+    def withdraw(self) -> list[Task]:
+        """Take back the tasks whose measuring has not begun."""
+        ...
+
     def close(self) -> None:
         """End what still runs."""
         ...
 
 
 class InlineBackend:
-    """Runs each task in this process, one at a time."""
+    """Runs each task in this process, one at a time; threads fetch the checkpoints of those that come next."""
 
-    capacity = 1
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._queue: deque[Task] = deque()
+    def __init__(self, stages: Stages, ahead: int = 0) -> None:
+        self.capacity = 1 + ahead
+        self._stages = stages
+        self._queue: dict[Future[list[Outcome]], Task] = {}
 
     def submit(self, task: Task) -> None:
-        self._queue.append(task)
+        self._queue[_begun(self._stages.fetch, task)] = task
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        if not self._queue:
+        """The first whose files are there: one that waits for room on the disk may wait for another's to go."""
+        wait(self._queue, timeout_s, FIRST_COMPLETED)
+        fetched = next((future for future in self._queue if future.done()), None)
+        if fetched is None:
             return []
-        task = self._queue.popleft()
-        return [(task, self._work(task))]
+        task = self._queue.pop(fetched)
+        return [(task, fetched.result() or self._stages.measure(task))]
+
+    def withdraw(self) -> list[Task]:
+        tasks = list(self._queue.values())
+        self._queue.clear()
+        for task in tasks:
+            self._stages.discard(task)
+        return tasks
 
     def close(self) -> None:
-        self._queue.clear()
+        self.withdraw()
+
+
+def _begun(fetch: Work, task: Task) -> "Future[list[Outcome]]":
+    """The outcome of fetching in the background; the thread does not keep a process alive that wants to end."""
+    future: Future[list[Outcome]] = Future()
+    if task.checkpoint.remote is None:
+        future.set_result([])
+    else:
+        Thread(target=lambda: future.set_result(fetch(task)), daemon=True).start()
+    return future

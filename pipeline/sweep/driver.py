@@ -83,6 +83,7 @@ class Driver:
                     self._settle(self.running.pop(task.checkpoint.content).task, outcomes)
                 self._show()
                 if self._stopping:
+                    self.waiting += [self.running.pop(t.checkpoint.content) for t in self.backend.withdraw()]
                     drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
                 if time.monotonic() > drained_at:
                     break

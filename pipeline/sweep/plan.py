@@ -5,15 +5,22 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from pipeline.catalog import local
+from pipeline.catalog.audit import Finding, audit, stated
+from pipeline.catalog.hub import discover
+from pipeline.catalog.revisions import History
 from pipeline.corpora import resolve
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
+from pipeline.lake.records import Named
 from pipeline.recipe import BUILT_IN
 from pipeline.spec import Cell, Checkpoint, Sweep
+from pipeline.sweep.audits import seen, worst
+from pipeline.sweep.cost import Cost, cost
+from pipeline.sweep.known import known, reason
 from pipeline.sweep.select import select, sources
 
 
@@ -30,11 +37,14 @@ class Plan:
     quarantined: frozenset[str]
     released: frozenset[str]
     """Wanted cells whose tombstone goes away when the run starts, because the user asks for another try."""
-    known: frozenset[str]
-    """Content of checkpoints that the lake has labels of: something of theirs is committed."""
+    reason: Mapping[str, str]
+    """Why each cell to run is not there yet, by cell id."""
     attempts: Mapping[str, Counter[str]]
-    unparsed: tuple[str, ...]
-    other: tuple[str, ...]
+    histories: tuple[History, ...]
+    """With the state of every revision against the lake."""
+    findings: tuple[tuple[str, Finding], ...]
+    """What is wrong with the histories, by model."""
+    cost: Cost
 
     @cached_property
     def todo(self) -> tuple[Cell, ...]:
@@ -54,14 +64,15 @@ class Plan:
 
     def reasons(self) -> dict[str, int]:
         """Cells to run by why they are not there yet."""
-        return dict(Counter(self._reason(cell) for cell in self.todo))
+        return dict(Counter(self.reason[cell.id] for cell in self.todo))
 
-    def _reason(self, cell: Cell) -> str:
-        if self.attempts.get(cell.id):
-            return "failed before"
-        if cell.checkpoint.content in self.known:
-            return "new corpus, recipe or algorithm"
-        return "new checkpoint"
+    @property
+    def unparsed(self) -> tuple[str, ...]:
+        return tuple(f"{h.model}/{name}" for h in self.histories for name in h.unparsed)
+
+    @property
+    def other(self) -> tuple[str, ...]:
+        return tuple(f"{h.model}/{name}" for h in self.histories for name in h.other)
 
     def to_json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -78,6 +89,9 @@ class Plan:
             "quarantined": [cell.name for cell in self.held],
             "to_run": [cell.name for cell in self.todo],
             "reasons": self.reasons(),
+            "states": {h.model: dict(Counter(r.state for r in h.revisions)) for h in self.histories},
+            "findings": [{"model": model, **finding._asdict()} for model, finding in self.findings],
+            "cost": self.cost._asdict(),
             "unparsed": list(self.unparsed),
             "other_folders": list(self.other),
         }
@@ -86,7 +100,8 @@ class Plan:
 def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan:
     """Discover, select, and compare with the lake by listing names; writes nothing, loads no model."""
     lake.check_recipe(sweep.recipe)
-    histories = [local.discover(source) for source in sources(sweep)]
+    labels = lake.labels()
+    histories = _histories(sweep, labels)
     checkpoints = select((h.checkpoints for h in histories), sweep.steps)
     corpora = tuple(resolve(corpus) for corpus in sweep.corpora)
     sweep = sweep.model_copy(update={"corpora": corpora})
@@ -98,20 +113,42 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     ]
     _refuse_equal_labels(checkpoints)
     cells = tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1]
+    committed, attempts = lake.committed(), lake.attempts()
     quarantined = lake.quarantined()
     released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
+    todo = [cell for cell in cells if cell.id not in committed | (quarantined - released)]
+    before = known(lake, todo)
+    contents = _contents(labels)
     return Plan(
         sweep=sweep,
         checkpoints=checkpoints,
         cells=cells,
-        committed=frozenset(lake.committed()),
+        committed=frozenset(committed),
         quarantined=frozenset(quarantined - released),
         released=frozenset(released),
-        known=frozenset(named.label.content for named in lake.labels()),
-        attempts=lake.attempts(),
-        unparsed=tuple(f"{h.model}/{name}" for h in histories for name in h.unparsed),
-        other=tuple(f"{h.model}/{name}" for h in histories for name in h.other),
+        reason={cell.id: reason(cell, before, contents, cell.id in attempts) for cell in todo},
+        attempts=attempts,
+        histories=histories,
+        findings=tuple((h.model, finding) for h in histories for finding in worst(audit(h))),
+        cost=cost(todo, before, sweep.resources),
     )
+
+
+def _histories(sweep: Sweep, labels: list[Named]) -> tuple[History, ...]:
+    """Every history whose model is wanted, with the state of each revision against what the lake knows."""
+    found = [h for source in sources(sweep) for h in discover(source)]
+    wanted = [h for h in found if fnmatchcase(h.model, sweep.models)]
+    if not wanted:
+        names = ", ".join(h.model for h in found)
+        raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
+    return tuple(stated(h, seen(labels, h.model)) for h in wanted)
+
+
+def _contents(labels: list[Named]) -> dict[str, set[str]]:
+    contents: dict[str, set[str]] = {}
+    for named in labels:
+        contents.setdefault(named.label.name, set()).add(named.label.content)
+    return contents
 
 
 def limited(plan: Plan, limit: int | None) -> Plan:
@@ -145,10 +182,12 @@ def command(cell: Cell) -> str:
     checkpoint, recipe = cell.checkpoint, cell.recipe
     corpus = cell.corpus.kind + (f":{cell.corpus.path}" if cell.corpus.path else "")
     fields = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
-    words = ["shapelake", "measure", checkpoint.path, "--corpus", corpus]
+    remote, tokenizer = checkpoint.remote, checkpoint.tokenizer_remote
+    place = f"{remote.repo}@{checkpoint.revision}" if remote else checkpoint.path
+    words = ["shapelake", "measure", place, "--corpus", corpus]
     words += ["--recipe", recipe.label if BUILT_IN.get(recipe.label) == recipe else fields]
-    if checkpoint.tokenizer_path != checkpoint.path:
-        words += ["--tokenizer", checkpoint.tokenizer_path]
+    if tokenizer or checkpoint.tokenizer_path != checkpoint.path:
+        words += ["--tokenizer", tokenizer.repo if tokenizer else checkpoint.tokenizer_path]
     if len(checkpoint.kinds) > 1:
         words += ["--kind", cell.kind]
     return shlex.join(words)

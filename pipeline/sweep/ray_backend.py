@@ -6,6 +6,7 @@ Ray neither retries nor judges here: a task that raises, dies or loses its node 
 import os
 import socket
 import time
+from collections import Counter, deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,30 +24,44 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from pipeline.catalog.scratch import OWNER
 from pipeline.errors import UsageError
 from pipeline.spec import Resources
-from pipeline.sweep.backend import Finished, Work
+from pipeline.sweep.backend import Finished, Stages
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
+PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", OWNER)
+"""Environment that workers on other nodes need to fetch what the driver has found."""
 GRACE = 1.5  # so much later than the worker's own watchdog the driver ends a task
 
 
 class RayBackend:
-    """Ray Core tasks: one GPU and one process per task, or `threads` CPUs with workers reused."""
+    """Ray Core tasks: one GPU and one process per task, or `threads` CPUs with workers reused.
 
-    def __init__(self, work: Work, resources: Resources) -> None:
-        self._resources = resources
+    A task whose checkpoint is on the Hub is two Ray tasks on one node: `fetch`, which takes no CPU, then `measure`.
+    """
+
+    def __init__(self, stages: Stages, resources: Resources, ahead: int = 0) -> None:
+        self._stages, self._resources, self._ahead = stages, resources, ahead
         self._connect()
         # Two decorations of one body: only a function decorated with GPUs gets a fresh process per task.
         on_gpu = ray.remote(num_gpus=1, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
         on_cpu = ray.remote(num_gpus=0, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
-        self._remote: Any = (on_gpu if resources.gpus else on_cpu)(work)
+        self._measure: Any = (on_gpu if resources.gpus else on_cpu)(stages.measure)
+        self._fetch: Any = ray.remote(num_cpus=0, max_retries=0, retry_exceptions=False)(stages.fetch)
+        self._fetching: dict[Any, Task] = {}
+        self._ready: deque[Task] = deque()
         self._running: dict[Any, tuple[Task, float]] = {}
+        self._nodes: dict[str, str] = {}
 
     @property
     def capacity(self) -> int:
-        """Tasks at once: the slots of a local run; on a cluster what fits, or the slots if they are fewer."""
+        return self._slots + self._ahead
+
+    @property
+    def _slots(self) -> int:
+        """Tasks measured at once: the slots of a local run; on a cluster what fits, or the slots if they are fewer."""
         if self._resources.address == "local":
             return self._resources.n_slots
         have = ray.cluster_resources()
@@ -54,18 +69,60 @@ class RayBackend:
         return max(min(int(fits), self._resources.slots or int(fits)), 1)
 
     def submit(self, task: Task) -> None:
-        self._running[self._remote.remote(task)] = (task, time.monotonic())
+        if task.checkpoint.remote is None:
+            self._ready.append(task)
+        else:
+            self._nodes[task.checkpoint.content] = self._emptiest_node()
+            self._fetching[self._fetch.options(**self._placed(task)).remote(task)] = task
+        self._start()
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        if not self._running:
+        under_way = [*self._fetching, *self._running]
+        if not under_way:
             return []
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
-        finished = []
-        for ref in ready:
-            task, started = self._running.pop(ref)
-            finished.append((task, self._outcomes(ref, task, time.monotonic() - started)))
+        ready, _ = ray.wait(under_way, num_returns=1, timeout=timeout_s)
+        finished = [done for ref in ready if (done := self._finished(ref))]
+        self._start()
         self._end_overdue()
         return finished
+
+    def withdraw(self) -> list[Task]:
+        for ref in self._fetching:
+            ray.cancel(ref, force=True)
+        tasks = [*self._fetching.values(), *self._ready]
+        self._fetching.clear()
+        self._ready.clear()
+        for task in tasks:
+            self._stages.discard(task)
+        return tasks
+
+    def _start(self) -> None:
+        """Measure what is ready, as far as there are slots."""
+        while self._ready and len(self._running) < self._slots:
+            task = self._ready.popleft()
+            self._running[self._measure.options(**self._placed(task)).remote(task)] = (task, time.monotonic())
+
+    def _finished(self, ref: Any) -> Finished | None:
+        """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
+        if ref in self._running:
+            task, started = self._running.pop(ref)
+            return task, self._outcomes(ref, task, time.monotonic() - started)
+        task = self._fetching.pop(ref)
+        if failures := self._outcomes(ref, task, 0.0):
+            return task, failures
+        self._ready.append(task)
+        return None
+
+    def _emptiest_node(self) -> str:
+        """Id of the node that can run a task and has the fewest of them."""
+        under_way = [*self._fetching.values(), *self._ready, *(task for task, _ in self._running.values())]
+        load = Counter(self._nodes.get(task.checkpoint.content) for task in under_way)
+        return min((node["NodeID"] for node in self._fitting_nodes()), key=lambda node: load[node])
+
+    def _placed(self, task: Task) -> dict[str, Any]:
+        """On the node that has its files; elsewhere, where they are fetched again, if that node has gone."""
+        node = self._nodes.get(task.checkpoint.content)
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)} if node else {}
 
     def close(self) -> None:
         ray.shutdown()
@@ -105,6 +162,7 @@ class RayBackend:
             }
         else:
             _require_listener(address)
+            options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in PASSED_ON if name in os.environ}}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(address, **options)
@@ -115,15 +173,20 @@ class RayBackend:
 
     def _require_a_fit(self) -> None:
         """An impossible request would wait for ever without a word."""
-        want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        if not any(all(node.get(name, 0) >= count for name, count in want.items()) for node in nodes):
-            best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in nodes)
+        if not self._fitting_nodes():
+            have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in have)
             raise UsageError(
-                f"a task of {want['CPU']} CPUs and {want['GPU']} GPUs",
+                f"a task of {self._resources.threads} CPUs and {min(self._resources.gpus, 1)} GPUs",
                 f"no node has that much (nodes: {best})",
                 "Set resources.cpus, resources.slots and resources.gpus to what the nodes have",
             )
+
+    def _fitting_nodes(self) -> list[dict[str, Any]]:
+        """Living nodes that could run a task if they were idle."""
+        want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
+        fits = lambda have: all(have.get(name, 0) >= count for name, count in want.items())  # noqa: E731
+        return [node for node in ray.nodes() if node["Alive"] and fits(node["Resources"])]
 
     def _outcomes(self, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
         try:

@@ -1,13 +1,18 @@
 """One execution of a sweep: plan, open a backend only if there is work, drive, report."""
 
+import os
+import socket
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import uuid4
 
+from pipeline.catalog.fetch import sweep
+from pipeline.catalog.scratch import OWNER
 from pipeline.corpora import text_file
 from pipeline.lake import Lake
-from pipeline.sweep.backend import Backend, InlineBackend, Work
+from pipeline.sweep.audits import record
+from pipeline.sweep.backend import Backend, InlineBackend, Stages, Work
 from pipeline.sweep.driver import Driver, Report
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.progress import Progress
@@ -20,12 +25,17 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
     """Measure what the plan still wants. `work` replaces the body of a task, for tests of scale."""
     lake.record_recipe(plan.sweep.recipe)
     lake.record_labels(plan.known_checkpoints)
+    for history in plan.histories:
+        if history.rule != "local":
+            lake.record_audit(record(history))
     if not plan.todo:
         _release(plan, lake)
         return Report(held=plan.held)
     for corpus in plan.sweep.corpora:
         if corpus.sha256 is not None:
             text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
+    os.environ.setdefault(OWNER, f"{socket.gethostname()}:{os.getpid()}")
+    sweep()  # what killed runs have fetched
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
     lake.write_plan(run_id, plan.to_json())
     with Progress(total=len(plan.todo)) as progress:
@@ -41,17 +51,17 @@ def _release(plan: Plan, lake: Lake) -> None:
 
 
 def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
-    from pipeline.sweep.worker import watched
-    from pipeline.sweep.worker import work as unwatched
+    from pipeline.sweep import worker
 
     resources = plan.sweep.resources
+    ahead = resources.prefetch if any(cell.checkpoint.remote for cell in plan.todo) else 0
     if name == "inline":
-        return InlineBackend(work or unwatched)
+        return InlineBackend(Stages(worker.fetch, work or worker.work, worker.drop), ahead)
     if resources.address == "local":
         lock_local_ray()
     from pipeline.sweep.ray_backend import RayBackend
 
-    ray = RayBackend(work or watched, resources)
+    ray = RayBackend(Stages(worker.fetch, work or worker.watched, worker.drop), resources, ahead)
     corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
-    ray.require_visible(corpora | {p for c in plan.checkpoints for p in (c.path, c.tokenizer_path)})
+    ray.require_visible(corpora | {p for c in plan.checkpoints for p in (c.path, c.tokenizer_path) if p})
     return ray

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 
 from pipeline.errors import UsageError
-from pipeline.spec import Checkpoint, Source, Sweep
+from pipeline.spec import Checkpoint, Members, Source, Sweep
 
 FORMS = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
 
 def sources(sweep: Sweep) -> tuple[Source, ...]:
-    """The histories whose model matches the sweep's glob; the others are not even looked at."""
-    chosen = tuple(source for source in sweep.checkpoints if fnmatchcase(source.name, sweep.models))
+    """The sources whose model may match the sweep's glob; the others are not even looked at."""
+    chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or fnmatchcase(s.name, sweep.models))
     if not chosen:
         names = ", ".join(source.name for source in sweep.checkpoints)
         raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")

@@ -1,30 +1,36 @@
 """One checkpoint, here and now: the body of `shapelake measure`, without a driver."""
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.catalog.local import single
+from pipeline.catalog import hub, local
+from pipeline.catalog.fetch import fetched
 from pipeline.corpora import resolve
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, to_table
 from pipeline.noun import first_problem, suggest
 from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
-from pipeline.spec import Cell, Checkpoint, Corpus, Resources
+from pipeline.spec import Cell, Checkpoint, Corpus, Hub, Resources
 from pipeline.sweep.load import overlaid, parsed
 
 
 def measure_one(
-    folder: str, corpus: str, recipe: str, tokenizer: str | None, kind: str | None, lake: str | None, sets: list[str]
+    name: str, corpus: str, recipe: str, tokenizer: str | None, kind: str | None, lake: str | None, sets: list[str]
 ) -> list[dict[str, Any]]:
     """Rows of one checkpoint, of every profile it has or of `kind` alone; committed to `lake` where one is given.
 
     A cell that the lake has is measured and returned all the same, and stays there as it is.
+
+    Args:
+        name: a folder, or REPO@REVISION on the Hub.
     """
     from pipeline import measure
 
-    checkpoint = single(Path(folder).resolve(), tokenizer and str(Path(tokenizer).resolve()))
+    checkpoint = _found(name, tokenizer)
     asked, resources = _recipe(recipe), _resources(sets)
     opened_lake = None if lake is None else Lake(lake)
     if opened_lake is not None:
@@ -34,14 +40,23 @@ def measure_one(
         Cell(checkpoint=checkpoint, kind=profile, corpus=_corpus(corpus), recipe=asked)
         for profile in _profiles(checkpoint, kind)
     ]
-    opened = measure.open_checkpoint(checkpoint, asked, resources)
     rows = []
-    for cell in cells:
-        measured = measure.measure(cell, opened, resources.batch_tokens)
-        if opened_lake is not None:
-            _commit(opened_lake, cell, measured)
-        rows += measured
+    with fetched(checkpoint, f"measure-{os.getpid()}", resources.scratch_bytes) as local:
+        opened = measure.open_checkpoint(local, asked, resources)
+        for cell in cells:
+            measured = measure.measure(cell, opened, resources.batch_tokens)
+            if opened_lake is not None:
+                _commit(opened_lake, cell, measured)
+            rows += measured
     return rows
+
+
+def _found(name: str, tokenizer: str | None) -> Checkpoint:
+    """The folder of that name, else the revision of a repo."""
+    repo, _, revision = name.partition("@")
+    if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
+        return local.single(Path(name).resolve(), tokenizer and str(Path(tokenizer).resolve()))
+    return hub.single(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
 
 
 def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:

@@ -1,4 +1,4 @@
-"""The body of a task: load once, measure each cell, commit each cell. It never raises across the process border."""
+"""The body of a task: fetch, load once, measure and commit each cell. It never raises across the process border."""
 
 import faulthandler
 import time
@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from pipeline.catalog.fetch import discard, fetched
+from pipeline.catalog.fetch import fetch as fetch_files
 from pipeline.errors import (
     ChangedError,
     CheckpointError,
@@ -17,7 +19,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.lake import Lake, to_table
-from pipeline.spec import Cell
+from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
 
 if TYPE_CHECKING:
@@ -40,18 +42,24 @@ def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
     `watch` is entered for the loading and again for each cell: each has the whole of the timeout.
     """
     try:
-        from pipeline import measure  # torch and transformers: only where work is done
-
-        with watch(task):
-            opened = measure.open_checkpoint(task.checkpoint, task.cells[0].recipe, task.resources)
-        there = Lake(task.lake).committed() if task.attempt > 1 else set()
+        with fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
+            return _measured(task, checkpoint, watch)
     except Exception as error:
         return failed(task, classify(error), describe(error), traceback.format_exc())
-    outcomes = []
-    for cell in task.cells:
-        with watch(task):
-            outcomes.append(Outcome(cell_id=cell.id) if cell.id in there else _cell(task, cell, opened))
-    return outcomes
+
+
+def fetch(task: Task) -> list[Outcome]:
+    """Bring the task's checkpoint to this machine before its turn; what went wrong, if anything did."""
+    try:
+        fetch_files(task.checkpoint, task.run_id, task.resources.scratch_bytes)
+    except Exception as error:
+        return failed(task, classify(error), describe(error), traceback.format_exc())
+    return []
+
+
+def drop(task: Task) -> None:
+    """Remove what was fetched for a task that will not be measured."""
+    discard(task.checkpoint, task.run_id)
 
 
 def watched(task: Task) -> list[Outcome]:
@@ -89,13 +97,26 @@ def watchdog(task: Task) -> Iterator[None]:
     path.unlink()
 
 
+def _measured(task: Task, checkpoint: Checkpoint, watch: Watch) -> list[Outcome]:
+    from pipeline import measure  # torch and transformers: only where work is done
+
+    with watch(task):
+        opened = measure.open_checkpoint(checkpoint, task.cells[0].recipe, task.resources)
+    there = Lake(task.lake).committed() if task.attempt > 1 else set()
+    outcomes = []
+    for cell in task.cells:
+        with watch(task):
+            outcomes.append(Outcome(cell_id=cell.id) if cell.id in there else _cell(task, cell, opened))
+    return outcomes
+
+
 def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     from pipeline import measure
     from pipeline.rows import provenance, summary
 
     started = time.monotonic()
     try:
-        run = {"run_id": task.run_id, "attempt": task.attempt}
+        run = {"run_id": task.run_id, "attempt": task.attempt, "download_bytes": task.checkpoint.download_bytes}
         rows = [row | run for row in measure.measure(cell, opened, task.batch_tokens)]
         table = to_table(rows, provenance(cell.recipe))
         Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)

@@ -58,7 +58,7 @@ def work(task: Task) -> list[Outcome]:
         name, _, times = fault.read_text().partition(":")
         if not times or len(tries.read_text().splitlines()) <= int(times):
             return _misbehave(name, task)
-    return [_commit(task, cell) for cell in task.cells]
+    return [commit(task, cell) for cell in task.cells]
 
 
 def tries(root: Path, step: int) -> list[str]:
@@ -76,9 +76,9 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
         time.sleep(60)
     if name == "sigterm":
         os.kill(os.getpid(), signal.SIGTERM)
-        return [_commit(task, cell) for cell in task.cells]
+        return [commit(task, cell) for cell in task.cells]
     if name == "halfway":
-        return [_commit(task, task.cells[0]), *_misbehave("crash", task)]
+        return [commit(task, task.cells[0]), *_misbehave("crash", task)]
     if name == "mixed":
         return [
             Outcome(cell_id=cell.id, error_class=error_class, message="MixedError: made for the test")  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
     return failed(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]
 
 
-def _commit(task: Task, cell: Cell) -> Outcome:
+def commit(task: Task, cell: Cell) -> Outcome:
     lake = Lake(task.lake)
     lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows(cell), {"recipe": cell.recipe.label}))
     return Outcome(cell_id=cell.id, rows=LAYERS)

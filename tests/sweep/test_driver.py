@@ -56,7 +56,7 @@ def test_a_new_corpus_runs_alone_and_says_so(tmp_path, lake):
     root = stub.history(tmp_path / "runs", [0, 1])
     go(root, lake)
     plan, report = go(root, lake, n_corpora=2)
-    assert plan.reasons() == {"new corpus, recipe or algorithm": 2}
+    assert plan.reasons() == {"missing corpus": 2}
     assert (report.exit_code, report.committed) == (0, 2)
 
 

@@ -43,7 +43,8 @@ def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_
 
 def test_a_cluster_that_is_not_there_is_refused_at_once():
     from pipeline.spec import Resources
+    from pipeline.sweep.backend import Stages
     from pipeline.sweep.ray_backend import RayBackend
 
     with pytest.raises(UsageError, match="nothing listens there"):
-        RayBackend(stub.work, Resources(cpus=1, address="127.0.0.1:1"))
+        RayBackend(Stages(stub.work, stub.work, print), Resources(cpus=1, address="127.0.0.1:1"))

@@ -1,0 +1,77 @@
+"""Audits against a lake: the state of every revision, what is wrong with it, and the record of both."""
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.catalog import families
+from pipeline.catalog.audit import Finding, audit, stated
+from pipeline.catalog.hub import discover
+from pipeline.catalog.revisions import History
+from pipeline.lake import Audit, Audited, Lake
+from pipeline.lake.records import Named
+from pipeline.sources import Hub, Local, Members, Source
+
+
+def audited(names: list[str], uri: str | None) -> list[dict[str, Any]]:
+    """Audit the histories of `names`, and keep the audits in the lake where one is named."""
+    lake = None if uri is None else Lake(uri)
+    labels = [] if lake is None else lake.labels()
+    found = [stated(h, seen(labels, h.model)) for name in names for h in discover(source(name))]
+    if lake is not None:
+        for history in found:
+            lake.record_audit(record(history))
+    return [_as_json(history) for history in found]
+
+
+def source(name: str) -> Source:
+    """What a person means by `name`: a folder, a family of the catalogue, or a repo of the Hub."""
+    if Path(name).is_dir():
+        return Local(local=name)
+    if name in {family.name for family in families.families()}:
+        return Members(family=name)
+    return Hub(hub=name)
+
+
+def seen(labels: list[Named], model: str) -> dict[str, tuple[str | None, str]]:
+    """Commit and weights of each of the model's labels as the lake last saw them."""
+    return {
+        named.label.revision: (named.label.commit_sha, named.label.weights_digest)
+        for named in labels
+        if named.label.model == model and not named.superseded
+    }
+
+
+def record(history: History) -> Audit:
+    """The audit as the lake keeps it: per revision its state, and what is said of it."""
+    findings = audit(history)
+    revisions = tuple(
+        Audited(
+            revision=revision.name,
+            commit_sha=revision.commit,
+            step=revision.place.step,
+            tokens_seen=revision.place.tokens,
+            stage=revision.place.stage,
+            run=revision.place.run,
+            weights_digest=revision.weights_digest,
+            state=revision.state,
+            findings=tuple(
+                f"{finding.what}: {finding.says}" for finding in findings if revision.name in finding.revisions
+            ),
+        )
+        for revision in history.revisions
+    )
+    return Audit(model=history.model, family=history.rule, revisions=revisions)
+
+
+def worst(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    """Those that a plan warns of: over which a curve would be wrong, or lack points."""
+    return tuple(finding for finding in findings if finding.severity != "note")
+
+
+def _as_json(history: History) -> dict[str, Any]:
+    return {
+        "model": history.model,
+        "rule": history.rule,
+        "findings": [finding._asdict() for finding in audit(history)],
+        "revisions": [one.model_dump() for one in record(history).revisions],
+    }

@@ -1,0 +1,58 @@
+"""What a run will take, said before anything is spent: bytes to download, disk, hours."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.spec import Cell, Resources
+from pipeline.sweep.known import Known, seconds
+
+FLOPS_PER_CORE, FLOPS_PER_GPU = 20e9, 150e12
+"""What a forward pass gets of a server core in float32, and of a data-centre GPU in bfloat16: orders of magnitude."""
+
+
+class Cost(NamedTuple):
+    """Of the cells to run."""
+
+    download_bytes: int
+    """Each checkpoint counted once."""
+    disk_bytes: int
+    """Most that fetched checkpoints take at once, over all nodes."""
+    hours: float | None
+    """Of one slot after another; null where a model's size is not known."""
+    unit: str
+    """GPU-hours, or hours (of a slot with so many threads)."""
+    basis: str
+
+
+def cost(todo: Sequence[Cell], cells: Sequence[Known], resources: Resources) -> Cost:
+    """Download, disk and time; time as measured for a model where the lake has cells of it, else by arithmetic."""
+    sizes = {cell.checkpoint.content: cell.checkpoint.download_bytes for cell in todo}
+    at_once = resources.n_slots + resources.prefetch
+    disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
+    if resources.scratch_gb is not None:
+        disk = min(disk, int(resources.scratch_gb * 1e9))
+    measured = [seconds(cell, cells) for cell in todo]
+    by_size = [_arithmetic_s(cell, resources) for cell in todo]
+    times = [m if m is not None else a for m, a in zip(measured, by_size, strict=True)]
+    known = [time for time in times if time is not None]
+    hours = sum(known) / 3600 if len(known) == len(times) else None
+    unit = "GPU-hours" if resources.gpus else "hours"
+    n_measured = sum(m is not None for m in measured)
+    return Cost(sum(sizes.values()), disk, hours, unit, _basis(n_measured, len(todo), resources))
+
+
+def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
+    """2 FLOP per parameter and token of a forward pass."""
+    n_params = cell.checkpoint.n_params
+    return None if n_params is None else 2 * n_params * cell.recipe.tokens / _rate(resources)
+
+
+def _rate(resources: Resources) -> float:
+    return FLOPS_PER_GPU if resources.gpus else FLOPS_PER_CORE * resources.threads
+
+
+def _basis(n_measured: int, n_cells: int, resources: Resources) -> str:
+    rate = f"2 x parameters x tokens at {_rate(resources) / 1e9:,.0f} GFLOP/s"
+    if n_measured == n_cells:
+        return "as measured in this lake"
+    return rate if not n_measured else f"{n_measured} of {n_cells} cells as measured in this lake, else {rate}"
