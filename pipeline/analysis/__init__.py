@@ -49,4 +49,5 @@ def find(name: str, lake: Lakelike) -> pl.DataFrame:
 
 def findings(lake: Lakelike) -> dict[str, pl.DataFrame]:
     """Every finding by name."""
-    return {name: finding.answer(lake) for name, finding in FINDINGS.items()}
+    frame = rows(lake)
+    return {name: finding.answer(frame) for name, finding in FINDINGS.items()}

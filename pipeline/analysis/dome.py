@@ -36,8 +36,9 @@ def matched(lake: Lakelike) -> pl.DataFrame:
     """Each encoder against the decoder nearest to it in size, on the same corpus by the same recipe.
 
     Columns: `model` (the encoder), `decoder`, `corpus`, `recipe`, both sizes, `verdict` (decoder_higher,
-    encoder_higher, alike, no_match, no_errors), `difference` of the domes' heights (decoder - encoder) with an
-    interval that holds in 90 % at least: the sum of both, `rows`, `because`. Of higher the intervals do not overlap.
+    encoder_higher, alike, no_match, no_errors), both `height`s (below 0 where there is no dome), their `difference`
+    (decoder - encoder) with an interval that holds in 90 % at least, the sum of both, `rows` and `because`. Where one
+    is said to be higher, the intervals do not overlap.
     """
     frame = newest(rows(lake))
     sizes = frame.group_by(KEYS).agg(pl.col("n_params").max())
@@ -65,8 +66,18 @@ def matched(lake: Lakelike) -> pl.DataFrame:
         .when(high < 0)
         .then(pl.lit("encoder_higher"))
         .otherwise(pl.lit("alike")),
-    ).with_columns(pl.when(near).then(name).alias(name) for name in ("decoder", "n_params_decoder"))
-    kept = ["model", "decoder", "corpus", "recipe", "n_params", "n_params_decoder", "verdict"]
+    ).with_columns(pl.when(near).then(name).alias(name) for name in ("decoder", "n_params_decoder", "height_decoder"))
+    kept = [
+        "model",
+        "decoder",
+        "corpus",
+        "recipe",
+        "n_params",
+        "n_params_decoder",
+        "verdict",
+        "height",
+        "height_decoder",
+    ]
     kept += ["difference", "difference_low", "difference_high", "rows"]
     return because(pairs.select(kept), _of_match)
 
@@ -112,5 +123,6 @@ def _of_dome(row: dict[str, Any]) -> str:
 def _of_match(row: dict[str, Any]) -> str:
     if row["verdict"] == "no_match":
         return f"No decoder within a factor {SIZE_RATIO:g} of {row['n_params'] or 'an unknown number of'} parameters."
-    word = {"decoder_higher": "higher", "encoder_higher": "lower"}.get(row["verdict"], "not surely another")
-    return f"The dome of {row['decoder']} is {word}: by {interval(row, 'difference')}."
+    word = "surely" if row["verdict"].endswith("higher") else "not surely"
+    more = f"{row['decoder']} stands above its ends by {interval(row, 'difference')} more than {row['model']} does"
+    return f"At its highest block inside, {more}: {word} another height."

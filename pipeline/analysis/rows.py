@@ -26,21 +26,24 @@ NEEDED = (
     *("id_mle_se", "id_mle_c50", "id_mle_c50_se", "id_mle_c90", "id_mle_c90_se", "id_gride_k", "id_gride"),
     *("id_gride_se", "id_ks", "loss", "loss_se", "status", "flags"),
 )
+AUDITED = ("model", "revision", "weights_digest")
 FEWEST = 3
 """Points of a curve that can have an interior peak."""
 TOO_FEW, NO_ERRORS = "too_few", "no_errors"
 
 
 def rows(lake: Lakelike) -> pl.DataFrame:
-    """The columns that findings rest on, and `groups`, what the recipe's errors are taken over; a frame as it is.
+    """The columns that findings rest on, with `groups` and `audit`; a frame as it is.
 
-    `groups` is null where the lake has no record of the recipe. Texts of different content under one corpus name are
-    told apart by the head of their digest.
+    `groups`: what the recipe's errors are taken over, null where the lake has no record of it. `audit`: what an audit
+    said of the checkpoint, null without one. Texts of different content under one corpus name are told apart by the
+    head of their digest.
     """
     if isinstance(lake, pl.DataFrame):
         return lake
     names = ", ".join(f'"{name}"' for name in NEEDED)
     frame = lake.frame(f"SELECT {names} FROM layers").join(_groups(lake.uri), on="recipe", how="left")
+    frame = frame.join(_audits(lake), on=AUDITED, how="left")
     several = pl.col("corpus_sha256").n_unique().over("corpus") > 1
     told_apart = pl.concat_str("corpus", pl.lit("#"), pl.col("corpus_sha256").fill_null("none").str.head(8))
     frame = frame.with_columns(corpus=pl.when(several).then(told_apart).otherwise("corpus"))
@@ -52,6 +55,14 @@ def _groups(uri: str | Path) -> pl.DataFrame:
     records = [json.loads(store.get(key)) for key in store.list(RECIPES) if key.endswith(".json")]
     found = [(f"{record['name']}@{record['version']}", record.get("groups", 1)) for record in records]
     return pl.DataFrame(found, schema={"recipe": pl.String, "groups": pl.Int64}, orient="row")
+
+
+def _audits(lake: Reader) -> pl.DataFrame:
+    """The state of each audited checkpoint; none in a lake whose checkpoints do not have it."""
+    known = lake.checkpoints()
+    if "audit" not in known.columns:
+        return pl.DataFrame(schema=dict.fromkeys((*AUDITED, "audit"), pl.String))
+    return known.pl().select(*AUDITED, "audit").drop_nulls().group_by(AUDITED).agg(pl.col("audit").first())
 
 
 def history(frame: pl.DataFrame) -> pl.DataFrame:

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipeline.analysis.rows import KEYS, Lakelike, because, rows
-from pipeline.lake.reader import Reader
 
 
 class Doubt(NamedTuple):
@@ -28,6 +27,9 @@ def _flagged(word: str) -> pl.Expr:
 _COPIES = pl.col("n_duplicates") + pl.col("n_near_duplicates")
 _POINTS = pl.col("n_points") + _COPIES + pl.col("n_unresolved") + pl.col("n_nonfinite")
 
+FINE = ("NEW", "UNCHANGED")
+"""States of an audit that are no finding."""
+
 DOUBTS: dict[str, Doubt] = {
     "status": Doubt("row", "doubtful", (pl.col("status") != "ok").cast(pl.Float64), 0, "its status is not ok"),
     "superseded": Doubt(
@@ -48,7 +50,13 @@ DOUBTS: dict[str, Doubt] = {
         0,
         "another label has the same weights: the two are one measurement",
     ),
-    "audit": Doubt("label", "doubtful", pl.col("_audit"), 0, "the audit of the checkpoint has findings"),
+    "audit": Doubt(
+        "label",
+        "doubtful",
+        (~pl.col("audit").is_in(FINE)).cast(pl.Float64),
+        0,
+        "an audit of the checkpoint found something: `shapelake query @audit` says what",
+    ),
     "ks": Doubt(
         "dimension",
         "care",
@@ -99,8 +107,6 @@ DOUBTS: dict[str, Doubt] = {
 }
 """Limits, with their reasons, are those of the recipes' page and of `pipeline metrics`; `ks` and `same_context` are
 sizes at which dimension was seen to move by a tenth, not tests."""
-FINE = ("NEW", "UNCHANGED")
-"""States of an audit that are no finding."""
 
 
 def doubts(lake: Lakelike) -> pl.DataFrame:
@@ -109,9 +115,7 @@ def doubts(lake: Lakelike) -> pl.DataFrame:
     Columns: keys, `revision`, `step`, `layer`, `doubt` (a name of DOUBTS), `about` (dimension, id_authors, row,
     label), `verdict` (doubtful, care), `value`, `limit`, `because`. A row that is not listed has none.
     """
-    frame = (
-        rows(lake).with_columns(_audit=pl.lit(None, pl.Float64)) if isinstance(lake, pl.DataFrame) else _audited(lake)
-    )
+    frame = rows(lake)
     kept = [*KEYS, "revision", "step", "layer"]
     found = [
         frame.select(
@@ -146,18 +150,6 @@ def trust(lake: Lakelike) -> pl.DataFrame:
         verdict=pl.col("verdict").fill_null("sound"), share=pl.col("_rows").fill_null(0) / pl.col("rows")
     )
     return because(table.select(*of, "verdict", "share", "rows", "_most").sort(of), _of_history).drop("_most")
-
-
-def _audited(lake: Reader) -> pl.DataFrame:
-    """The rows with `_audit`, 1 where the audit found something: null in a lake without audits."""
-    checkpoints, frame = lake.checkpoints().pl(), rows(lake)
-    if "audit" not in checkpoints.columns:
-        return frame.with_columns(_audit=pl.lit(None, pl.Float64))
-    state = checkpoints.filter(pl.col("audit").is_not_null()).select(
-        "model", "revision", "weights_digest", _audit=(~pl.col("audit").is_in(FINE)).cast(pl.Float64)
-    )
-    on = ["model", "revision", "weights_digest"]
-    return frame.join(state.group_by(on).agg(pl.col("_audit").max()), on=on, how="left")
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pipeline.lake import Lake
 from pipeline.lake.scan import schema
 from tests.lake import made
 
-TYPES = {name: schema()[name] for name in NEEDED} | {"groups": pl.Int64()}
+TYPES = {name: schema()[name] for name in NEEDED} | {"groups": pl.Int64(), "audit": pl.String()}
 SE = 0.01
 GROUPS = 4
 LAYERS = 12
@@ -118,7 +118,16 @@ def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.Reader:
         point = made.checkpoint(step, model=model, kinds=(members[0]["kind"],))
         cell_id = made.sha(f"{model} {step} {corpus}")[:32]
         blank = made.rows(made.cell(point), cell_id, run=None)[0]
-        kept = ("cell_id", "revision", "weights_digest", "config_digest", "tokenizer_digest", "groups", "recipe")
+        kept = (
+            "cell_id",
+            "revision",
+            "weights_digest",
+            "config_digest",
+            "tokenizer_digest",
+            "groups",
+            "audit",
+            "recipe",
+        )
         own = [{name: value for name, value in each.items() if name not in kept} for each in members]
         assert lake.commit(cell_id, point.model_key, lakes.to_table([blank | each for each in own], {}))
     return lakes.open(folder)
