@@ -319,6 +319,8 @@ def test_with_room_for_one_checkpoint_three_that_are_wanted_take_turns(hub):
 
 
 def test_who_wants_what_another_is_fetching_waits_for_it(hub):
+    fetch(checkpoint(hub, "step0"), RUN)  # the client is made at its first use, which takes its time
+    hub.requests.clear()
     wanted, done = checkpoint(hub), Event()
     second = Thread(target=lambda: (fetch(wanted, RUN), done.set()))
     with scratch.locked(fetching.scratch(wanted, RUN)):
