@@ -3,7 +3,8 @@
 The contexts of the corpus pass through the model once. From every layer's hidden states the recipe's moment
 positions enter the moments (with sinks and without), and its kept positions make up the point cloud; nothing grows
 with the corpus. Then each layer is described: its spectrum from the moments, its dimension from the exact k-NN graph
-of the cloud, both with standard errors over disjoint groups of contexts.
+of the cloud, both with standard errors over disjoint groups of contexts. Where the device cannot hold the moments of
+all layers at once, the layers are measured in several such passes over the same contexts.
 """
 
 import time
@@ -11,17 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline import geometry
 from pipeline.catalog.digests import require_unchanged
-from pipeline.corpora import Contexts, contexts
+from pipeline.corpora import Batch, Contexts, contexts
 from pipeline.errors import UsageError
-from pipeline.geometry import Cloud, LayerMoments, Stream, describe_layer
+from pipeline.geometry import Cloud, Fetched, LayerMoments, Stream, describe_layer, plan_layers, to_device
 from pipeline.loss import Loss
+from pipeline.memory import free_bytes
 from pipeline.model import Model, Profile, Tokenizer, load, load_tokenizer
 from pipeline.rows import Row, about_cell, about_cost, about_text, merged
 from pipeline.sampler import Sampler
 from pipeline.spec import Cell, Checkpoint, Recipe, Resources
+
+FOR_LAYERS = 0.7
+"""Share of the free memory that the layers may take; the rest is for one batch, and for others."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +38,16 @@ class Opened:
     tokenizer: Tokenizer
     device: str
     load_s: float
+    tasks: int = 1
+    """That share the device's memory."""
 
 
 @dataclass(frozen=True)
 class Observed:
-    """What one pass over the corpus leaves behind."""
+    """What one pass over the corpus leaves behind of the layers that it was for."""
 
     moments: list[LayerMoments]
     clouds: list[Cloud]
-    loss: Loss
     forward_s: float
 
 
@@ -60,7 +67,8 @@ def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources
         tokenizer = load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # afterwards, so that files replaced while they were read are noticed too
-    return Opened(model, tokenizer, device, time.perf_counter() - started)
+    tasks = 1 if resources.gpus else resources.n_slots
+    return Opened(model, tokenizer, device, time.perf_counter() - started, tasks)
 
 
 def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:
@@ -78,28 +86,73 @@ def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:
     text = contexts(
         cell.corpus, recipe, opened.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest
     )
-    seen = observe(profile, text, recipe, opened, batch_tokens)
-    layers = [describe_layer(m, c, recipe) for m, c in zip(seen.moments, seen.clouds, strict=True)]
-    about = about_cell(cell, model, profile) | about_text(text) | seen.loss.columns()
-    cost = about_cost(opened.device, opened.load_s, seen.forward_s, time.perf_counter() - started)
-    flags = (*model.flags, *profile.flags, *text.flags, *seen.loss.flags)
-    return [merged(about | cost, state, layer, flags) for state, layer in zip(profile.states, layers, strict=True)]
-
-
-def observe(profile: Profile, text: Contexts, recipe: Recipe, opened: Opened, batch_tokens: int) -> Observed:
-    """Forward every context once; keep each layer's moments and cloud, and the loss."""
-    started = time.perf_counter()
-    widths = [state.width for state in profile.states]
-    stream = Stream(widths, text.moment_rows_per_group, recipe.sink_multiple, next_raw(profile), opened.device)
-    clouds = [Cloud(text.n_kept, width, opened.model.module.dtype, opened.device) for width in widths]
-    sampler = Sampler(stream, clouds, opened.device)
     loss = Loss(profile, recipe, opened.tokenizer.mask_id, text.n_groups)
+    forward_s, described = 0.0, []
+    for number, layers in enumerate(plan(profile, text, opened)):
+        seen = observe(profile, text, recipe, opened, batch_tokens, layers, None if number else loss)
+        forward_s += seen.forward_s
+        described += [describe_layer(m, c, recipe) for m, c in zip(seen.moments, seen.clouds, strict=True)]
+        del seen  # or the next pass would have to fit beside this one
+    about = about_cell(cell, model, profile) | about_text(text) | loss.columns()
+    cost = about_cost(opened.device, opened.load_s, forward_s, time.perf_counter() - started)
+    flags = (*model.flags, *profile.flags, *text.flags, *loss.flags)
+    return [merged(about | cost, state, layer, flags) for state, layer in zip(profile.states, described, strict=True)]
+
+
+def plan(profile: Profile, text: Contexts, opened: Opened) -> list[list[int]]:
+    """Which layers each pass is for: all of them in one, where their moments and clouds fit the device."""
+    room = int(FOR_LAYERS * free_bytes(opened.device) / opened.tasks)
+    widths = [state.width for state in profile.states]
+    return plan_layers(widths, text.n_kept, text.n_groups, opened.model.module.dtype, room)
+
+
+def observe(
+    profile: Profile,
+    text: Contexts,
+    recipe: Recipe,
+    opened: Opened,
+    batch_tokens: int,
+    layers: list[int],
+    loss: Loss | None = None,
+) -> Observed:
+    """Forward every context once; keep moments and cloud of each of the layers, and count the loss."""
+    started = time.perf_counter()
+    device, widths, target = opened.device, [state.width for state in profile.states], next_raw(profile)
+    watched = sorted({*layers, *(after for layer in layers if (after := target[layer]) is not None)})
+    following = [watched.index(after) if (after := target[i]) in watched and i in layers else None for i in watched]
+    stream = Stream(
+        [widths[layer] for layer in watched], text.moment_rows_per_group, recipe.sink_multiple, following, device
+    )
+    clouds = {layer: Cloud(text.n_kept, widths[layer], opened.model.module.dtype, device) for layer in layers}
+    sampler, counting = Sampler(stream, watched, clouds, device), _LossBehind(loss)
     for batch in text.batches(batch_tokens):
-        ids = torch.from_numpy(batch.ids).to(opened.device)
+        ids = to_device(torch.from_numpy(batch.ids), device)
         sampler.begin(batch)
-        loss.add(ids, profile.forward(ids, sampler.take), batch.special, batch.context_group)
+        causal = profile.forward(ids, sampler.take)
         sampler.end()
-    return Observed(stream.close(), clouds, loss, time.perf_counter() - started)
+        counting.add(ids, causal, batch)
+    counting.finish()
+    moments = dict(zip(watched, stream.close(), strict=True))
+    return Observed([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
+
+
+class _LossBehind:
+    """Counts the losses of a batch when the next one is under way, so that the device never waits for the host."""
+
+    def __init__(self, loss: Loss | None) -> None:
+        self._loss = loss
+        self._last: tuple[Tensor, Fetched | None, Batch] | None = None
+
+    def add(self, ids: Tensor, causal: Tensor | None, batch: Batch) -> None:
+        self.finish()
+        self._last = ids, None if causal is None else Fetched(causal), batch
+
+    def finish(self) -> None:
+        """Count what has not been counted."""
+        if self._last is not None and self._loss is not None:
+            ids, causal, batch = self._last
+            self._loss.add(ids, None if causal is None else causal.wait(), batch.special, batch.context_group)
+        self._last = None
 
 
 def next_raw(profile: Profile) -> list[int | None]:

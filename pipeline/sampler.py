@@ -1,37 +1,48 @@
 """Between the model and the geometry: of every state that passes, the sampled rows and nothing else."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.corpora import Batch
-from pipeline.geometry import Cloud, Stream
+from pipeline.geometry import Cloud, Stream, to_device
 
 
 class Sampler:
-    """Hands the moment rows of each layer to the stream and its kept rows to the layer's cloud."""
+    """Hands the moment rows of each layer to the stream and its kept rows to the layer's cloud.
 
-    def __init__(self, stream: Stream, clouds: list[Cloud], device: str) -> None:
+    Args:
+        layers: those of the stream, in its order; states of others pass by.
+        clouds: by layer, of those that are to have one.
+    """
+
+    def __init__(self, stream: Stream, layers: Sequence[int], clouds: Mapping[int, Cloud], device: str) -> None:
         self._stream, self._clouds, self._device = stream, clouds, device
+        self._slots = {layer: slot for slot, layer in enumerate(layers)}
 
     def begin(self, batch: Batch) -> None:
         """What is taken from now on are states of this batch."""
         self._batch = batch
-        self._passed = [0] * len(self._clouds)
-        self._moments = torch.from_numpy(batch.moment_rows).to(self._device)
-        self._kept = torch.from_numpy(batch.kept_rows).to(self._device)
+        self._passed = dict.fromkeys(self._slots, 0)
+        self._moments = to_device(torch.from_numpy(batch.moment_rows), self._device)
+        self._kept = to_device(torch.from_numpy(batch.kept_rows), self._device)
 
     def take(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
         """The state of `layer` for the next contexts of the batch, one or many; only sampled rows are copied."""
+        if layer not in self._slots:
+            return
         batch, rows = self._batch, hidden.flatten(0, 1)
         first = self._passed[layer]
         self._passed[layer] = last = first + len(rows)
         moments, kept = _between(batch.moment_rows, first, last), _between(batch.kept_rows, first, last)
-        self._stream.put(layer, rows[self._moments[moments] - first])
-        self._clouds[layer].put(
-            rows[self._kept[kept] - first], batch.kept_context[kept], batch.kept_token[kept], batch.kept_group[kept]
-        )
+        self._stream.put(self._slots[layer], rows[self._moments[moments] - first])
+        if layer in self._clouds:
+            self._clouds[layer].put(
+                rows[self._kept[kept] - first], batch.kept_context[kept], batch.kept_token[kept], batch.kept_group[kept]
+            )
 
     def end(self) -> None:
         """Every layer has been taken for every context of the batch."""

@@ -5,9 +5,21 @@ layers that arrive in batches.
 """
 
 from pipeline.geometry.accumulator import LayerMoments
+from pipeline.geometry.budget import plan_layers
 from pipeline.geometry.candidates import set_threads
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.describe import describe, describe_layer
 from pipeline.geometry.stream import Stream
+from pipeline.geometry.transfer import Fetched, to_device
 
-__all__ = ["Cloud", "LayerMoments", "Stream", "describe", "describe_layer", "set_threads"]
+__all__ = [
+    "Cloud",
+    "Fetched",
+    "LayerMoments",
+    "Stream",
+    "describe",
+    "describe_layer",
+    "plan_layers",
+    "set_threads",
+    "to_device",
+]

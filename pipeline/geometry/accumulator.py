@@ -1,5 +1,6 @@
 """What one layer leaves behind, block of rows by block of rows, without a question to the device."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -48,13 +49,13 @@ class Norms:
     """Norms of the rows: their sum, largest and number of non-zero ones, and a sample for their median.
 
     The sample holds every norm of up to NORM_SAMPLE rows. Of more it holds, of each block of 2048 sorted norms, those
-    at every s-th rank, s = rows / NORM_SAMPLE rounded up, from rank s / 2. The median's rank is then off by at most
-    s / 2 per block, all the same way; errors of either sign add up to about s / 78 of the median's own standard error
-    (5 % at a million rows, below one up to 20 million).
+    in the middle of every s ranks, s the power of two that is enough. The median's rank is then off by at most s / 2
+    per block, all the same way; errors of either sign add up to about s / 78 of the median's own standard error (5 %
+    at a million rows, below one up to 16 million).
     """
 
     def __init__(self, due: int, device: torch.device) -> None:
-        self._every = max(-(-due // NORM_SAMPLE), 1)
+        self._every = 2 ** math.ceil(math.log2(max(due / NORM_SAMPLE, 1)))
         self._sampled: list[Tensor] = []
         self._sum, self._largest = torch.zeros(2, dtype=torch.float64, device=device)
         self._positive = torch.zeros((), dtype=torch.int64, device=device)
@@ -65,7 +66,8 @@ class Norms:
         self._largest.copy_(torch.maximum(self._largest, norms.max()))
         self._positive += (norms > 0).sum()
         ranked = norms.masked_fill(~finite, torch.inf).to(torch.float32).sort().values
-        self._sampled.append(ranked[self._every // 2 :: self._every].clone())
+        middle = (self._every - 1 + len(self._sampled) % 2) // 2  # of an even number both in turn
+        self._sampled.append(ranked[middle :: self._every].clone())
 
     @property
     def sample(self) -> Float32[Tensor, " sample"]:

@@ -5,11 +5,15 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from pipeline.geometry.transfer import to_device
+
 Labels = Int[Tensor, " rows"] | Int[np.ndarray, " rows"]
 
 
 class Cloud:
     """PointCloud: rows kept for the k-NN graph in the dtype in which the model made them, in a buffer of fixed size.
+
+    The points are on the device. Their labels, which the host knows, stay there until they are asked for.
 
     Args:
         capacity: rows it will hold.
@@ -19,7 +23,7 @@ class Cloud:
 
     def __init__(self, capacity: int, dim: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         self._points = torch.empty(capacity, dim, dtype=dtype, device=device)
-        self._labels = torch.zeros(3, capacity, dtype=torch.int64, device=device)
+        self._labels = torch.zeros(3, capacity, dtype=torch.int64)
         self._fill = 0
         self.has_contexts = self.has_tokens = capacity > 0
 
@@ -55,12 +59,15 @@ class Cloud:
 
     @property
     def context(self) -> Int[Tensor, " points"]:
-        return self._labels[0, : self._fill]
+        return self._label(0)
 
     @property
     def token(self) -> Int[Tensor, " points"]:
-        return self._labels[1, : self._fill]
+        return self._label(1)
 
     @property
     def group(self) -> Int[Tensor, " points"]:
-        return self._labels[2, : self._fill]
+        return self._label(2)
+
+    def _label(self, row: int) -> Int[Tensor, " points"]:
+        return to_device(self._labels[row, : self._fill], self._points.device)

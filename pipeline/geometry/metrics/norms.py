@@ -55,7 +55,7 @@ def norm_median(layer: Layer) -> float:
     Of up to 262,144 tokens it is exact; of more it is that of a sample at even ranks of every 2048 of them.
 
     Source: a quantile.
-    Bias: none; the sample adds at most its own standard error up to 20 million tokens, 5 % of it at one million.
+    Bias: none; the sample adds at most its own standard error up to 16 million tokens, 5 % of it at one million.
     """
     return float(layer.moments.norms.sample.median())
 

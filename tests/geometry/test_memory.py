@@ -1,0 +1,139 @@
+"""Memory of a stream: bounded whatever its length, planned before the first batch; the median norm from a sample."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.geometry import Stream, accumulator, plan_layers
+from pipeline.geometry.accumulator import Norms
+from pipeline.geometry.budget import pass_bytes, work_bytes
+
+ROOT = Path(__file__).resolve().parents[2]
+CPU = torch.device("cpu")
+STREAM = """
+import resource, sys
+import torch
+from pipeline.geometry import Cloud, Stream
+n, dim = int(sys.argv[1]) * 8192, 64
+stream, cloud = Stream([dim, dim], [n // 2, n // 2], 8.0, [1, None]), Cloud(1000, dim, torch.float32)
+generator = torch.Generator().manual_seed(0)
+cloud.put(torch.randn(1000, dim, generator=generator))
+for start in range(0, n, 4096):
+    rows = torch.randn(4096, dim, generator=generator)
+    stream.put(0, rows)
+    stream.put(1, rows.tanh())
+    stream.step(torch.arange(4096) % 64 == 0, torch.full((4096,), int(start >= n // 2)))
+stream.close()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_kib(script: str, *arguments: str) -> int:
+    """Peak resident memory of a process of its own."""
+    command = [sys.executable, "-c", script, *arguments]
+    return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+def test_a_stream_of_sixteen_times_the_length_takes_no_more_memory() -> None:
+    """Kept rows would be 60 MiB more; allowed are 5 % of a process that has torch in it."""
+    # measured: 0.2 %
+    assert peak_kib(STREAM, "16") <= 1.05 * peak_kib(STREAM, "1")
+
+
+WIDTHS = st.lists(st.integers(1, 512), min_size=1, max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(WIDTHS, st.integers(1, 4000), st.integers(1, 6), st.floats(0, 3))
+def test_runs_hold_every_layer_once_and_fit(widths: list[int], n_points: int, groups: int, share: float) -> None:
+    """Whatever is free: layers in order, each once, and every run of more than one fits with the layer after it."""
+    wanted = pass_bytes(widths, n_points, groups, torch.float32)
+    room = int(share * wanted)
+    plan = plan_layers(widths, n_points, groups, torch.float32, room + work_bytes(max(widths), n_points))
+    assert [layer for run in plan for layer in run] == list(range(len(widths)))
+    for run in plan:
+        taken = pass_bytes(widths[run[0] : run[-1] + 2], n_points, groups, torch.float32)
+        assert len(run) == 1 or taken <= room
+    assert len(plan) == 1 or share < 1
+
+
+def test_a_large_model_on_a_large_and_on_a_small_card() -> None:
+    """34 states of width 4096 in five groups: 27 GB of scatters beside 4 GB of cross scatters."""
+    widths, points = [4096] * 34, 20_480
+    assert pass_bytes(widths, points, 5, torch.bfloat16) == pytest.approx(38.1e9, rel=0.01)
+    assert len(plan_layers(widths, points, 5, torch.bfloat16, 120 * 10**9)) == 1
+    small = plan_layers(widths, points, 5, torch.bfloat16, 20 * 10**9)
+    assert [len(run) for run in small] == [13, 13, 8]
+
+
+def stream_bytes(stream: Stream) -> int:
+    """Of all tensors that a stream holds, however deep, each storage once."""
+    seen: dict[int, int] = {}
+
+    def visit(thing: object) -> None:
+        if isinstance(thing, torch.Tensor):
+            seen[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+        elif isinstance(thing, list | tuple):
+            for part in thing:
+                visit(part)
+        elif type(thing).__module__.startswith("pipeline."):
+            visit(list(vars(thing).values()))
+
+    visit(stream)
+    return sum(seen.values())
+
+
+@pytest.mark.parametrize("groups", [1, 5])
+def test_a_stream_holds_what_the_plan_counts(groups: int) -> None:
+    """The formula of the planner against the tensors themselves: never less, and not much more."""
+    widths, rows = [256, 256, 192], 3000
+    stream = Stream(widths, [rows] * groups, 8.0, [1, 2, None])
+    for group in range(groups):
+        for layer, width in enumerate(widths):
+            stream.put(layer, torch.randn(rows, width))
+        stream.step(torch.zeros(rows, dtype=torch.bool), torch.full((rows,), group))
+    counted = pass_bytes(widths, 0, groups, torch.float32)
+    assert 0.6 * counted < stream_bytes(stream) <= counted
+
+
+def sampled_median(norms: torch.Tensor, sample: int, monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(accumulator, "NORM_SAMPLE", sample)
+    kept = Norms(len(norms), CPU)
+    for block in norms.split(2048):
+        kept.add(block, torch.ones(len(block), dtype=torch.bool))
+    assert len(kept.sample) <= 1.05 * sample
+    return float(kept.sample.median())
+
+
+@pytest.mark.parametrize("stride", [1, 4, 16])
+def test_the_sampled_median_errs_by_less_than_its_own_error(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against the exact median of log-normal norms that drift, in standard errors of a median; exact if all fit."""
+    n, errors = 2**17, []
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        drift = torch.linspace(0, 0.3, n, dtype=torch.float64)
+        logs = drift + 0.2 * torch.randn(n, generator=generator, dtype=torch.float64)
+        norms = logs.exp()
+        own_error = float(norms.median()) * 1.2533 * float(logs.std()) / math.sqrt(n)
+        exact = float(norms.float().median())
+        errors.append((sampled_median(norms, -(-n // stride), monkeypatch) - exact) / own_error)
+    # measured: 0 at 1, 0.05 at 4, 0.26 at 16
+    assert math.sqrt(sum(error**2 for error in errors) / len(errors)) <= {1: 0.0, 4: 0.1, 16: 0.4}[stride]
+
+
+def test_the_sampled_median_of_equal_norms_is_that_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a norm layer all tokens are as long; a histogram would show its bin."""
+    assert sampled_median(torch.full((10_000,), 27.7, dtype=torch.float64), 1000, monkeypatch) == pytest.approx(27.7)
+
+
+def test_rows_that_are_not_finite_are_in_no_norm() -> None:
+    """They count for nothing in sum, largest, number and sample."""
+    kept, norms = Norms(4, CPU), torch.tensor([2.0, 0.0, 3.0, 0.0], dtype=torch.float64)
+    kept.add(norms, torch.tensor([True, True, True, False]))
+    assert (kept.total, kept.largest, kept.n_positive, kept.sample.tolist()) == (5.0, 3.0, 2, [0.0, 2.0, 3.0])

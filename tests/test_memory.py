@@ -1,0 +1,109 @@
+"""Memory of a measurement: bounded whatever the corpus, and layers in several passes where they do not fit."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import measure, memory
+from pipeline.catalog.local import single
+from pipeline.columns import names
+from pipeline.spec import Cell, Resources, Sweep
+from tests import real
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = Resources(cpus=1)
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from tests.test_memory import measured
+measured(Path(sys.argv[1]), int(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def cell(folder: Path, contexts: int = 8, kept: int = 16) -> Cell:
+    """Random tokens for the checkpoint in `folder`."""
+    recipe = {**real.RECIPE, "contexts": contexts, "kept_per_context": kept}
+    sweep = Sweep.model_validate(
+        {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}], "recipe": recipe}
+    )
+    checkpoint = single(folder)
+    return Cell(checkpoint=checkpoint, corpus=sweep.corpora[0], recipe=sweep.recipe, kind=checkpoint.kinds[0])
+
+
+def measured(folder: Path, length: int) -> list[dict]:
+    """Rows of a corpus of `length` times 16 contexts a group, with as many points of the k-NN cloud each time."""
+    wanted = cell(folder, contexts=16 * length, kept=16 // length)
+    return measure.measure(wanted, measure.open_checkpoint(wanted.checkpoint, wanted.recipe, CPU), 512)
+
+
+def numbers(rows: list[dict]) -> list[dict]:
+    """What must not depend on how it was measured."""
+    free = {*names("cost", "provenance")}
+    return [{name: value for name, value in row.items() if name not in free} for row in rows]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return real.checkpoint(tmp_path / "step1", seed=1)
+
+
+@pytest.mark.parametrize("plan", [[[0], [1], [2], [3]], [[0, 1], [2, 3]]])
+def test_layers_in_several_passes_give_the_same_bytes(folder, monkeypatch, plan):
+    wanted = cell(folder)
+    opened = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
+    assert measure.plan(opened.model.profile(wanted.kind), _contexts(wanted, opened), opened) == [[0, 1, 2, 3]]
+    whole = numbers(measure.measure(wanted, opened, 64))
+    monkeypatch.setattr(measure, "plan_layers", lambda *_: plan)
+    assert numbers(measure.measure(wanted, opened, 256)) == whole
+    assert whole[1]["linearity"] is not None
+
+
+def test_a_full_device_means_a_pass_per_layer(folder, monkeypatch):
+    wanted = cell(folder)
+    opened = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
+    monkeypatch.setattr(measure, "free_bytes", lambda device: 2**20)
+    plan = measure.plan(opened.model.profile(wanted.kind), _contexts(wanted, opened), opened)
+    assert plan == [[0], [1], [2], [3]]
+
+
+def test_tasks_at_once_share_the_memory(folder):
+    shared = measure.open_checkpoint(single(folder), cell(folder).recipe, Resources(cpus=4, slots=4))
+    assert shared.tasks == 4
+
+
+def test_a_container_s_limit_is_what_is_free(tmp_path, monkeypatch):
+    for name, text in {
+        "memory.max": "1000000",
+        "memory.current": "700000",
+        "memory.stat": "inactive_file 200000",
+    }.items():
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    assert memory.free_bytes("cpu") == 500_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes("cpu") > 2**20
+
+
+def peak_kib(folder: Path, length: int) -> int:
+    command = [sys.executable, "-c", MEASURE, str(folder), str(length)]
+    return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+
+@pytest.mark.slow
+def test_a_corpus_of_sixteen_times_the_length_takes_no_more_memory(folder):
+    assert peak_kib(folder, 16) <= 1.05 * peak_kib(folder, 1)
+
+
+def _contexts(wanted: Cell, opened: measure.Opened):
+    model = opened.model
+    return measure.contexts(
+        wanted.corpus,
+        wanted.recipe,
+        opened.tokenizer,
+        model.vocab_size,
+        model.max_positions,
+        wanted.checkpoint.tokenizer_digest,
+    )
