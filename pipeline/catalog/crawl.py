@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from os.path import commonprefix
 
 from pipeline.catalog import client
-from pipeline.catalog.families import Family, family
+from pipeline.catalog.families import Family, families, family
 from pipeline.catalog.pointers import MAIN, Pointer, Repo, opened, pointer, pointers, skipped
 from pipeline.catalog.reading import Reading, in_parallel
 from pipeline.catalog.revisions import NOWHERE, History
@@ -53,7 +53,7 @@ def members(one: Family) -> tuple[str, ...]:
 
 def _asked(source: Hub | Members) -> tuple[str, ...]:
     if isinstance(source, Hub):
-        return (source.hub,)
+        return _apart(source.hub) or (source.hub,)
     one = family(source.family)
     known = members(one)
     found = tuple(repo for repo in known if any(_matches(name, source.models) for name in (repo, one.model_of(repo))))
@@ -61,6 +61,16 @@ def _asked(source: Hub | Members) -> tuple[str, ...]:
         names = f"none of {', '.join(known[:3])} ..." if known else "the Hub lists none"
         raise UsageError(f"models {source.models!r} of {one.name}", names, "Give a glob that matches one")
     return found
+
+
+def _apart(model: str) -> tuple[str, ...]:
+    """The repos of a model whose checkpoints have one each, that of the final model last; empty for any other."""
+    for one in families():
+        if one.where == "repos" and model in map(one.model_of, one.repos):
+            listed = _listed(one.repos)
+            steps = tuple(repo for repo in listed if one.claims(repo) and one.model_of(repo) == model)
+            return (*steps, *(repo for repo in listed if repo == model))
+    return ()
 
 
 def _matches(repo: str, glob: str) -> bool:

@@ -76,15 +76,11 @@ def pointer(repo: Repo, name: str) -> Pointer:
     Raises:
         UsageError: there is none.
     """
-    commit = {**repo.refs.tags, **repo.refs.branches}.get(name)
-    if commit is None:
-        raise UsageError(
-            f"checkpoint {repo.refs.repo}@{name}", "no such branch or tag", "List them with shapelake catalog"
-        )
-    if name == MAIN and repo.family.where == "repos":
-        name = repo.known_as.split("/")[-1]
+    own = repo.known_as.split("/")[-1]
+    if repo.family.where == "repos" and name in (MAIN, own):
+        return Pointer(repo, own, _commit(repo, MAIN), repo.family.place(repo.known_as, own))
     place = repo.family.place(repo.known_as, name)
-    return Pointer(repo, name, commit, place or NOWHERE if name == MAIN else place)
+    return Pointer(repo, name, _commit(repo, name), place or NOWHERE if name == MAIN else place)
 
 
 def in_subfolders(main: Pointer, entries: Iterable[Entry]) -> list[Pointer]:
@@ -103,3 +99,12 @@ def _names(repo: Repo) -> list[str]:
         "branches-and-tags": repo.refs.tags | repo.refs.branches,
     }
     return [name for name in of.get(repo.family.where, {}) if name != MAIN]
+
+
+def _commit(repo: Repo, name: str) -> str:
+    commit = {**repo.refs.tags, **repo.refs.branches}.get(name)
+    if commit is None:
+        raise UsageError(
+            f"checkpoint {repo.refs.repo}@{name}", "no such branch or tag", "List them with shapelake catalog"
+        )
+    return commit

@@ -310,3 +310,12 @@ def test_a_config_that_is_no_json_has_no_kinds(hub: FakeHub) -> None:
     for content in (b"not json", b"[1]", json.dumps({"model_type": "unknown"}).encode()):
         hub.repo("EleutherAI/pythia-31m").commit({**checkpoint("w"), "config.json": content}, branch="step1")
         assert only(Hub(hub="EleutherAI/pythia-31m")).checkpoints[0].kinds == ()
+
+
+def test_one_checkpoint_with_a_repo_of_its_own(hub: FakeHub) -> None:
+    """By its repo, or by the name that it has in the history."""
+    name = "multiberts-seed_0-step_20k"
+    hub.repo(f"google/{name}").commit(checkpoint("bert", name="pytorch_model.bin"))
+    found = single(Hub(hub=f"google/{name}"))
+    assert (found.model, found.revision, found.step) == ("google/multiberts-seed_0", name, 20_000)
+    assert single(Hub(hub=f"google/{name}"), name) == found

@@ -1,0 +1,104 @@
+"""What `shapelake catalog` shows: the families, the models of one, or the checkpoints of one model."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pipeline.catalog.audit import Seen, stated
+from pipeline.catalog.families import Family, families, family
+from pipeline.catalog.hub import discover
+from pipeline.catalog.revisions import History
+from pipeline.spec import Hub
+
+Line = dict[str, Any]
+
+
+def listing(name: str | None = None, seen: Callable[[str], Seen] = lambda model: {}) -> list[Line]:
+    """One line per family; per model of the family `name`; or per checkpoint of the repo `name`, in training order.
+
+    The Hub is asked only for a repo, and for a family whose models are named by a pattern.
+
+    Args:
+        seen: what the lake knows of a model's labels, from which the states follow.
+
+    Raises:
+        UsageError: no such family or repo.
+        FetchError: the Hub gives no answer now.
+    """
+    if name is None:
+        return [_family(one) for one in families()]
+    if "/" not in name:
+        return _models(family(name))
+    histories = [stated(history, seen(history.model)) for history in discover(Hub(hub=name))]
+    return [line for history in histories for line in _checkpoints(history)]
+
+
+def _family(one: Family) -> Line:
+    return {
+        "family": one.name,
+        "models": None if one.patterns else len(dict.fromkeys(map(one.model_of, one.members()))),
+        "where": one.where,
+        "tier": " ".join(dict.fromkeys(one.tiers.values())),
+        "kind": one.kind,
+        "norm": one.norm,
+        "unit": _unit(one),
+        "gated": one.gated,
+        "unloadable": one.unloadable,
+        "source": one.source,
+    }
+
+
+def _models(one: Family) -> list[Line]:
+    repos = _members(one)
+    models = {one.model_of(repo): repo for repo in reversed(repos)}
+    return [
+        {
+            "model": model,
+            "family": one.name,
+            "tier": one.tier_of(repo),
+            "repos": sum(one.model_of(other) == model for other in repos),
+            "tokenizer": one.tokenizer_for(repo),
+            "gated": one.gated,
+            "unloadable": one.unloadable,
+        }
+        for model, repo in reversed(models.items())
+    ]
+
+
+def _checkpoints(history: History) -> list[Line]:
+    first = {one.weights_digest: one.name for one in reversed(history.revisions) if one.files}
+    return [
+        {
+            "model": history.model,
+            "revision": one.name,
+            "step": one.place.step,
+            "tokens": one.place.tokens,
+            "stage": one.place.stage,
+            "run": one.place.run,
+            "state": one.state,
+            "same_as": None if (other := first.get(one.weights_digest)) == one.name else other,
+            "why": one.why or one.known_bad,
+            "commit": one.commit,
+            "bytes": one.checkpoint.download_bytes if one.checkpoint else None,
+            "rule": history.rule,
+        }
+        for one in history.revisions
+    ]
+
+
+def _members(one: Family) -> tuple[str, ...]:
+    if not one.patterns:
+        return one.members()
+    from pipeline.catalog import crawl
+
+    return crawl.members(one)
+
+
+def _unit(one: Family) -> str | None:
+    """In what its names say how far training had come, and how tokens follow from it; null for a final model."""
+    groups = one.rev.groupindex
+    batches = dict.fromkeys(f"{stage.tokens_per_step:,}" for stage in one.stages if stage.tokens_per_step)
+    if "tokens" in groups:
+        return "tokens"
+    if "step" in groups:
+        return f"step of {' or '.join(batches)} tokens" if batches else "step"
+    return one.position

@@ -1,0 +1,90 @@
+"""What the catalogue lists: from the table alone where it can, else from the Hub."""
+
+import json
+
+import pytest
+
+from pipeline.catalog.families import families
+from pipeline.catalog.listing import listing
+from pipeline.errors import UsageError
+from tests.hub.fake import FakeHub
+from tests.hub.folders import README, checkpoint, pythia
+
+
+def test_every_family_has_a_line_without_a_request(hub: FakeHub) -> None:
+    lines = {line["family"]: line for line in listing()}
+    assert list(lines) == [one.name for one in families()]
+    assert hub.requests == []
+    assert json.loads(json.dumps(list(lines.values()))) == list(lines.values())
+    shown = {name: [lines[name][key] for key in ("models", "where", "kind", "norm", "unit")] for name in lines}
+    assert shown["pythia"] == [18, "branches", "decoder", "pre", "step of 2,097,152 tokens"]
+    assert shown["multiberts"] == [5, "repos", "encoder", "post", "step of 131,072 tokens"]
+    assert shown["bloom"][-1] == "step"
+    assert shown["tinyllama"][-1] == "tokens"
+    assert shown["amber"][-1] == "chunks of data"
+    assert lines["pythia"]["tier"] == "small medium large"
+    assert lines["pythia-intervention"]["models"] is None, "only the Hub knows"
+    assert lines["multiberts-final"]["unit"] is None
+
+
+def test_the_models_of_a_family(hub: FakeHub) -> None:
+    lines = listing("pythia")
+    assert [lines[0]["model"], lines[0]["tier"], len(lines)] == ["EleutherAI/pythia-14m", "small", 18]
+    assert [(line["model"], line["repos"]) for line in listing("multiberts")] == [
+        (f"google/multiberts-seed_{run}", 29) for run in range(5)
+    ]
+    assert listing("bloom")[0]["tokenizer"] == "bigscience/bloom-560m"
+    assert hub.requests == []
+    pythia(hub, "EleutherAI/pythia-intervention-70m-deduped")
+    pythia(hub, "EleutherAI/pythia-70m")
+    assert [line["model"] for line in listing("pythia-intervention")] == ["EleutherAI/pythia-intervention-70m-deduped"]
+    assert len(hub.requests) == 1
+
+
+def test_the_checkpoints_of_a_model_in_training_order_with_their_states(hub: FakeHub) -> None:
+    repo = pythia(hub, steps=(1000, 0, 512, 2))
+    repo.commit(dict(README), branch="step4000")
+    repo.commit(checkpoint("x"), branch="odd")
+    lines = listing(
+        "EleutherAI/pythia-14m", lambda model: {"step0": ("other commit", "other weights"), "old": ("c", "w")}
+    )
+    assert [(line["revision"], line["step"], line["tokens"], line["state"]) for line in lines] == [
+        ("step0", 0, 0, "REUPLOADED"),
+        ("step2", 2, 4194304, "NEW"),
+        ("step512", 512, 1073741824, "NEW"),
+        ("step1000", 1000, 2097152000, "NEW"),
+        ("step4000", 4000, 8388608000, "NO_WEIGHTS"),
+        ("main", None, None, "DUPLICATE_OF"),
+        ("odd", None, None, "UNPARSED"),
+        ("old", None, None, "GONE"),
+    ]
+    assert lines[4]["why"].startswith("neither")
+    assert (
+        lines[1]["why"]
+        == "equal to step0, the rate of learning being near zero (github.com/EleutherAI/pythia/issues/83 and 198)"
+    )
+    assert [line["same_as"] for line in lines] == [None] * 5 + ["step1000"] + [None] * 2
+    assert {line["rule"] for line in lines} == {"pythia"}
+    assert lines[0]["bytes"] == sum(
+        len(data or b"") for name, data in checkpoint(f"{repo.id} 0").items() if name not in README
+    )
+
+
+def test_a_model_in_many_repos_is_one_history_with_its_final_repo(hub: FakeHub) -> None:
+    for step in (20, 0):
+        hub.repo(f"google/multiberts-seed_0-step_{step}k").commit(checkpoint(f"{step}", name="pytorch_model.bin"))
+    hub.repo("google/multiberts-seed_0").commit(checkpoint("final", name="pytorch_model.bin"))
+    hub.repo("google/multiberts-seed_1").commit(checkpoint("other"))
+    lines = listing("google/multiberts-seed_0")
+    assert [(line["revision"], line["step"]) for line in lines] == [
+        ("multiberts-seed_0-step_0k", 0),
+        ("multiberts-seed_0-step_20k", 20_000),
+        ("main", None),
+    ]
+    assert {line["model"] for line in lines} == {"google/multiberts-seed_0"}
+    assert {line["rule"] for line in lines} == {"multiberts"}
+
+
+def test_an_unknown_family_names_the_nearest(hub: FakeHub) -> None:
+    with pytest.raises(UsageError, match="did you mean 'pythia'"):
+        listing("pythai")
