@@ -1,5 +1,6 @@
 """A lake in an object store: one request per file, created only where its name is free."""
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,7 +37,8 @@ class ObjectStore(Store):
             do = "Give SCHEME://BUCKET/PREFIX; keys and endpoints belong into the environment"
             raise UsageError(f"lake {place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}", found, do)
         with self._asking("open"):
-            self._objects = from_url(self.uri, client_options=CLIENT, retry_config=RETRY)  # type: ignore[arg-type]
+            options = CLIENT | {"allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"}  # else given options hide it
+            self._objects = from_url(self.uri, client_options=options, retry_config=RETRY)  # type: ignore[arg-type]
 
     def exists(self) -> bool:
         with self._asking("list"):

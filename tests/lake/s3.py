@@ -1,0 +1,61 @@
+"""A fake S3 on this machine: moto behind a front that can forget, or refuse, the condition of a put."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.request import Request, urlopen
+
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+CONDITION = "HTTP_IF_NONE_MATCH"
+Front = Callable[[dict[str, Any], Any, Callable[..., Any]], Any]
+
+
+def honest(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
+    return app(environ, start)
+
+
+def forgetful(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
+    """As stores that know no conditional put: every put succeeds."""
+    environ.pop(CONDITION, None)
+    return app(environ, start)
+
+
+def refusing(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
+    """As stores that answer a conditional put with "not implemented"."""
+    if CONDITION not in environ:
+        return app(environ, start)
+    environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+    start("501 Not Implemented", [("Content-Type", "application/xml")])
+    return [b"<Error><Code>NotImplemented</Code></Error>"]
+
+
+@contextmanager
+def serve(front: Front = honest, bucket: str = "bucket") -> Iterator[dict[str, str]]:
+    """The environment in which `s3://{bucket}/...` is this server."""
+    app = DomainDispatcherApplication(create_backend_app)
+    server = make_server(
+        "127.0.0.1", 0, lambda environ, start: front(environ, start, app), threaded=True, request_handler=_Silent
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    try:
+        urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")).close()
+        urlopen(Request(f"{endpoint}/{bucket}", method="PUT")).close()
+        yield {
+            "AWS_ENDPOINT": endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "anyone",
+            "AWS_SECRET_ACCESS_KEY": "anything",
+        }
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Silent(WSGIRequestHandler):
+    def log(self, *_: object) -> None:
+        pass

@@ -1,0 +1,265 @@
+"""Object stores: one winner per name, whole objects or none, stores that cannot promise it, and a lake in one."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from obstore.store import MemoryStore
+
+from pipeline import lake as lakes
+from pipeline.errors import LakeError, UsageError
+from pipeline.lake import Lake, objects, status
+from pipeline.lake.objects import ObjectStore
+from pipeline.lake.probe import probe
+from pipeline.lake.snapshot import compact
+from pipeline.lake.store import STAGING, LocalStore, open_store
+from tests.lake import made, s3
+
+ROOT = Path(__file__).resolve().parents[2]
+URI = "s3://bucket/some/lake"
+
+
+@pytest.fixture
+def s3_env(monkeypatch) -> Iterator[dict[str, str]]:
+    with s3.serve() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield environment
+
+
+def served(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+
+RACER = """
+import sys
+from pipeline.lake.store import open_store
+store, writer, keys = open_store(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+print(*(int(store.put_new(f"cells/v1/{key}", writer.encode() * 10**4)) for key in range(keys)))
+"""
+
+
+def race(uri: str, keys: int, writers: int = 6) -> list[list[int]]:
+    """Which of the keys each of the writers was told to have created: processes of their own, started at once."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, uri, str(n), str(keys)], **pipes) for n in range(writers)]
+    for racer in racers:
+        assert racer.stdout.readline() == "ready\n"
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
+    return [[int(word) for word in racer.communicate()[0].split()] for racer in racers]
+
+
+KEYS = [15, pytest.param(150, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("keys", KEYS)
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_of_six_writers_of_the_same_keys_exactly_one_creates_each(place, keys, tmp_path, s3_env):
+    uri = URI if place == "s3" else str(tmp_path)
+    won = race(uri, keys)
+    assert [sum(key) for key in zip(*won, strict=True)] == [1] * keys
+    assert sum(any(one) for one in won) > 1, "they did race"
+    store = open_store(uri)
+    for key in range(keys):
+        (winner,) = [writer for writer in range(6) if won[writer][key]]
+        assert store.get(f"cells/v1/{key}") == str(winner).encode() * 10**4, "the object is the winner's"
+
+
+WRITER = """
+import sys
+from pipeline.lake.store import open_store
+store = open_store(sys.argv[1])
+for i in range(10**6):
+    store.create(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**22))
+    print(i, flush=True)
+"""
+
+
+def test_a_writer_killed_while_it_puts_leaves_whole_objects_only(s3_env):
+    rng = random.Random(0)
+    for n in range(5):
+        words = [sys.executable, "-c", WRITER, URI, str(n)]
+        with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(rng.uniform(0, 0.15))
+            writer.send_signal(signal.SIGKILL)
+    store = open_store(URI)
+    keys = store.list("cells/v1")
+    assert len({key.split("-")[0] for key in keys}) == 5
+    assert {len(store.get(key)) for key in keys} == {2**22}
+    assert store.leftovers(0) == []
+
+
+def test_an_object_is_never_replaced_and_a_pointer_always(s3_env):
+    store = open_store(URI + "/")
+    assert not store.exists()
+    assert store.put_new("a/b", b"first")
+    assert not store.put_new("a/b", b"second")
+    assert not store.create("a/b", b"second")
+    assert store.get("a/b") == b"first"
+    store.put_pointer("a/p", b"first")
+    store.put_pointer("a/p", b"second")
+    assert store.get("a/p") == b"second"
+    store.put_new("ab/c", b"")
+    assert store.list("a") == ["a/b", "a/p"]
+    assert store.list("nowhere") == []
+    assert store.exists()
+    assert store.delete("a/p")
+    assert not store.delete("a/p")
+    with pytest.raises(LakeError, match="read a/p"):
+        store.get("a/p")
+
+
+def test_a_sound_place_has_no_findings(s3_env, tmp_path):
+    for uri in (URI, str(tmp_path / "lake")):
+        store = open_store(uri)
+        assert probe(store) == []
+        assert store.list(STAGING) == []
+
+
+def test_a_store_that_forgets_the_condition_is_found_out_and_files_still_stay(monkeypatch):
+    """Without a race the look before each write is enough."""
+    with s3.serve(s3.forgetful) as environment:
+        served(monkeypatch, environment)
+        store = open_store(URI)
+        (finding,) = probe(store)
+        assert "created twice" in finding
+        assert "looked at before each write" in finding
+        assert store.put_new("a", b"first")
+        assert not store.put_new("a", b"second")
+        assert store.get("a") == b"first"
+
+
+def test_a_store_that_refuses_the_condition_is_written_to_and_it_is_said_once(monkeypatch):
+    with s3.serve(s3.refusing) as environment, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        served(monkeypatch, environment)
+        store = open_store(URI)
+        assert store.put_new("a", b"first")
+        assert store.put_new("b", b"first")
+        assert not store.put_new("a", b"second")
+        assert store.get("a") == b"first"
+        assert "created twice" in probe(store)[0]
+    assert len([one for one in said if "refuses to create" in str(one.message)]) == 1
+
+
+def test_a_lake_in_an_object_store_reads_as_one_in_a_folder(s3_env, tmp_path):
+    """Also with a snapshot, and with cells committed after it."""
+    asked = "from layers order by model, step, layer"
+    there, here = Lake(URI), Lake(tmp_path / "lake")
+    with pytest.raises(UsageError):
+        Lake.existing(URI)
+    for step in (1, 2, 3):
+        for lake in (there, here):
+            lake.record_labels([made.checkpoint(step)])
+            made.commit(lake, made.checkpoint(step))
+        if step == 2:
+            assert compact(there)
+        seen = [lakes.open(lake.uri).frame(asked) for lake in (there, here)]
+        assert seen[0].equals(seen[1])
+        assert seen[0].height == step * made.LAYERS
+    assert status(there)["models"][0]["cells"] == 3
+    key = there.cells()[made.cell(made.checkpoint(3)).id]
+    there.store.put_pointer(key, b"PAR1 in truth not PAR1")
+    with pytest.raises(LakeError, match=key):
+        lakes.open(URI)
+
+
+def test_a_bucket_that_is_not_there_is_an_error_in_two_lines(s3_env):
+    store = open_store("s3://nowhere/lake")
+    for use in (store.exists, lambda: store.put_new("a", b""), lambda: store.list("a")):
+        with pytest.raises(LakeError) as caught:
+            use()
+        assert len(str(caught.value).splitlines()) == 2
+        assert "s3://nowhere/lake" in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["s3://", "s3:///lake", "s3://key:secret@bucket/lake", "s3://bucket/lake?token=secret"])
+def test_a_uri_that_is_more_or_less_than_a_place_is_refused_without_its_secrets(uri):
+    with pytest.raises(UsageError) as caught:
+        open_store(uri)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/lake", "az://container/lake", "s3://bucket"])
+def test_every_kind_of_object_store_is_opened_without_a_word_to_it(uri, monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "someone")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
+    assert open_store(uri).uri == uri
+
+
+def test_without_the_extra_it_is_named_in_two_lines(monkeypatch):
+    monkeypatch.delitem(sys.modules, "pipeline.lake.objects")
+    monkeypatch.setitem(sys.modules, "obstore.store", None)
+    with pytest.raises(UsageError, match=r"object stores need obstore.*\n.*cloud") as caught:
+        open_store(URI)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)), max_size=12)
+HOSTILE = st.sampled_from(["..", ".", "", "/", "//", "\\", "\0", "\n", "%2e%2e", "%2F", "C:", "~", "a" * 300, "\ud800"])
+KEY = st.lists(NAMES | HOSTILE, max_size=5).map("/".join) | st.text(max_size=30)
+
+
+CASES = pytest.mark.parametrize("cases", [200, pytest.param(2000, marks=pytest.mark.slow)])
+
+
+@CASES
+def test_no_key_from_outside_leaves_the_folder(cases):
+    store = LocalStore(Path("/the/lake"))
+
+    @settings(max_examples=cases, deadline=None)
+    @given(key=KEY)
+    def holds(key):
+        with suppress(LakeError):
+            path = store.path(key)
+            assert Path(os.path.normpath(path)) == path
+            assert store.root in path.parents
+
+    holds()
+
+
+@CASES
+def test_no_key_from_outside_leaves_the_prefix(cases, monkeypatch):
+    inside = MemoryStore()
+    monkeypatch.setattr(objects, "from_url", lambda *_, **__: inside)
+    store = ObjectStore(URI)
+
+    @settings(max_examples=cases, deadline=None)
+    @given(key=KEY)
+    def holds(key):
+        with suppress(LakeError):
+            assert store.create(key, b"data")
+            assert [found["path"] for chunk in inside.list() for found in chunk] == [key], "its own name and no other"
+            assert store.delete(key)
+
+    holds()
+
+
+@settings(max_examples=30, deadline=None)
+@given(key=KEY)
+def test_a_key_is_written_in_the_folder_or_refused(key, tmp_path_factory):
+    root = tmp_path_factory.getbasetemp() / "keys"
+    store = LocalStore(root / "lake")
+    with suppress(LakeError):
+        assert store.put_new(key, b"data")
+        assert store.get(key) == b"data"
+        assert store.delete(key)
+    assert {path.name for path in root.glob("*")} <= {"lake"}
