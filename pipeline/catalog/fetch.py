@@ -86,6 +86,7 @@ def _bring(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None) -> No
     parts = _parts(checkpoint)
     if (folder / COMPLETE).exists():
         return
+    sweep()  # on every node, not on the driver's alone
     try:
         size = sum(remote.bytes for _, remote in parts)
         node.reserve(folder, size, budget_bytes)

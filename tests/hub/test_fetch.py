@@ -1,5 +1,6 @@
 """Download by commit: every file checked, resumed where it broke off, within the disk budget, and nothing left."""
 
+import errno
 import hashlib
 import json
 import os
@@ -253,6 +254,16 @@ def test_offline_without_the_files_is_an_error(hub, monkeypatch):
     assert not hub.requests
 
 
+def test_a_full_disk_is_a_failure_that_may_pass(hub, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(fetching, "hf_hub_download", full)
+    with pytest.raises(FetchError, match="No space left on device"):
+        fetch(checkpoint(hub), RUN)
+    assert left() == []
+
+
 def test_a_checkpoint_beyond_the_budget_names_both_numbers(hub):
     with pytest.raises(UsageError, match=rf"{SIZE:,} bytes in .* the budget of the node is {SIZE - 1:,} bytes"):
         fetch(checkpoint(hub), RUN, SIZE - 1)
@@ -367,13 +378,14 @@ def test_a_killed_download_leaves_a_folder_that_the_next_sweep_removes(hub):
     assert left() == []
 
 
-def test_a_killed_download_does_not_hold_the_budget(hub):
+def test_a_killed_download_holds_neither_budget_nor_disk(hub):
     hub.fail("/cdn/*", stall=30.0)
     process = child(checkpoint(hub, "step1"), SIZE)
     until(lambda: hub.asked("/cdn/*"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    fetch(checkpoint(hub, "step2"), RUN, SIZE)
+    folder = fetch(checkpoint(hub, "step2"), RUN, SIZE)
+    assert [path for path in scratch.root().iterdir() if path.is_dir()] == [folder]
 
 
 def lease_of(folder: Path, owner: str, age_s: float) -> None:
