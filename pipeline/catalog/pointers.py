@@ -102,7 +102,8 @@ def _names(repo: Repo) -> list[str]:
 
 
 def _commit(repo: Repo, name: str) -> str:
-    commit = {**repo.refs.tags, **repo.refs.branches}.get(name)
+    _, branches, tags = repo.refs
+    commit = (branches | tags if repo.family.where == "tags" else tags | branches).get(name)
     if commit is None:
         raise UsageError(
             f"checkpoint {repo.refs.repo}@{name}", "no such branch or tag", "List them with shapelake catalog"

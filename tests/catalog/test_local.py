@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.catalog.audit import audit
 from pipeline.catalog.digests import require_unchanged
 from pipeline.catalog.files import Folder, weight_files
 from pipeline.catalog.local import discover, single
@@ -114,3 +115,23 @@ def test_files_that_changed_since_the_plan_are_noticed(tmp_path: Path, name: str
         with pytest.raises(ChangedError, match=said) as caught:
             require_unchanged(planned)
         assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_folder_is_audited_as_a_repo_is(tmp_path: Path) -> None:
+    """What it lacks is told, and its checkpoint is wanted all the same: the failure then says so."""
+    for step, content in ((0, "a"), (1, "b"), (2, "a"), (3, "c")):
+        checkpoint(tmp_path / "runs" / f"step{step}", content * 8)
+    checkpoint(tmp_path / "runs" / "best")
+    (tmp_path / "runs" / "step3" / "model.safetensors").unlink()
+    history = discover(Local(local=str(tmp_path / "runs")))
+    assert {revision.name: revision.state for revision in history.revisions} == {
+        **{"step0": "NEW", "step1": "NEW", "step2": "NEW"},
+        **{"step3": "NO_WEIGHTS", "best": "UNPARSED"},
+    }
+    assert [c.step for c in history.checkpoints] == [0, 1, 2, 3]
+    assert [c.n_params for c in history.checkpoints] == [2, 2, 2, None]  # float32 where config.json does not say
+    assert [(found.what, found.revisions) for found in audit(history)] == [
+        ("equal-weights", ("step0", "step2")),
+        ("no-weights", ("step3",)),
+        ("unparsed", ("best",)),
+    ]

@@ -1,12 +1,14 @@
 """Histories on the Hub: wherever a publisher keeps them, at what cost in requests, and equal to the local ones."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.catalog.hub import discover, single
 from pipeline.catalog.local import single as local_single
+from pipeline.catalog.reading import WORKERS, in_parallel
 from pipeline.catalog.revisions import History
 from pipeline.errors import FetchError, UsageError
 from pipeline.spec import Cell, Corpus, Hub, Members, built_in
@@ -97,12 +99,13 @@ def test_tags_and_the_tokenizer_of_another_repo(hub: FakeHub, tmp_path: Path) ->
     for step in (10000, 1000):
         repo.tag(f"global_step{step}", repo.commit(checkpoint(f"bloom {step}", tokenizer=False)))
     repo.commit({"config.json": None, "model.safetensors": None})
-    repo.commit(checkpoint("stray"), branch="global_step5000")
+    for step in (5000, 1000):
+        repo.commit(checkpoint("stray"), branch=f"global_step{step}")
     hub.repo("bigscience/bloom-560m").commit({**TOKENIZER, "model.safetensors": b"final"})
     history = only(Members(family="bloom", models="bloom-560m*"))
     assert states(history) == {"global_step1000": "NEW", "global_step10000": "NEW", "main": "NO_WEIGHTS"}
     first = history.checkpoints[0]
-    assert (first.step, first.tokens_seen) == (1000, None)
+    assert (first.step, first.tokens_seen, first.commit_sha) == (1000, None, repo.tags["global_step1000"])
     assert first.tokenizer_remote
     assert first.tokenizer_remote.repo == "bigscience/bloom-560m"
     assert [file.path for file in first.tokenizer_remote.files] == sorted(TOKENIZER)
@@ -319,3 +322,30 @@ def test_one_checkpoint_with_a_repo_of_its_own(hub: FakeHub) -> None:
     found = single(Hub(hub=f"google/{name}"))
     assert (found.model, found.revision, found.step) == ("google/multiberts-seed_0", name, 20_000)
     assert single(Hub(hub=f"google/{name}"), name) == found
+
+
+def test_offline_a_history_is_what_it_was_when_last_seen(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = pythia(hub)
+    seen = only(Hub(hub=repo.id))
+    repo.commit(checkpoint("later"), branch="step1000")
+    hub.requests.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert only(Hub(hub=repo.id)) == seen
+    assert hub.requests == []
+    with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
+        discover(Hub(hub="EleutherAI/pythia-31m"))
+
+
+def test_trees_are_read_side_by_side_and_the_first_failure_ends_it() -> None:
+    assert in_parallel(lambda n: n * n, list(range(100)), "Squaring", "numbers") == [n * n for n in range(100)]
+    tried: list[int] = []
+
+    def fails(number: int) -> None:
+        tried.append(number)
+        time.sleep(0.002)
+        raise FetchError(f"tree {number}", "no answer", "Try again later")
+
+    with pytest.raises(FetchError):
+        in_parallel(fails, list(range(1000)), "Failing", "trees")
+    assert len(tried) < 1000
+    assert WORKERS <= 8

@@ -63,7 +63,7 @@ def test_the_checkpoints_of_a_model_in_training_order_with_their_states(hub: Fak
         lines[1]["why"]
         == "equal to step0, the rate of learning being near zero (github.com/EleutherAI/pythia/issues/83 and 198)"
     )
-    assert [line["same_as"] for line in lines] == [None] * 5 + ["step1000"] + [None] * 2
+    assert [line["same_as"] for line in lines] == [None] * 5 + ["step2"] + [None] * 2
     assert {line["rule"] for line in lines} == {"pythia"}
     assert lines[0]["bytes"] == sum(
         len(data or b"") for name, data in checkpoint(f"{repo.id} 0").items() if name not in README
