@@ -19,14 +19,14 @@ from functools import cache
 from typing import Any, TypeVar
 
 import httpx2
-from huggingface_hub import close_session, constants, errors, get_token, set_client_factory
+from huggingface_hub import constants, errors, get_token, set_client_factory
 from huggingface_hub.utils import disable_progress_bars, logging
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
 from pipeline.errors import FetchError, ShapelakeError, UsageError
 from pipeline.progress import Progress
 
-__all__ = ["Passing", "answered_by", "close_session", "explained", "patiently"]
+__all__ = ["Passing", "answered_by", "explained", "patiently"]
 
 TIMEOUT_S = 30.0
 """Without a byte, of a request that names no limit of its own; downloads have HF_HUB_DOWNLOAD_TIMEOUT."""
