@@ -57,6 +57,7 @@ def rows(made: Cell, cell_id: str | None = None, **changes: Any) -> list[dict[st
             "depth": layer / (LAYERS - 1),
             "state": "block" if layer else "embedding",
             "anisotropy": layer / 10,
+            "mu_quantiles": [1.5],
             "status": "ok",
             "flags": [],
             "duplicate_of": None,

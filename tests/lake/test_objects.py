@@ -256,7 +256,7 @@ def test_no_key_from_outside_leaves_the_prefix(cases, monkeypatch):
 @settings(max_examples=30, deadline=None)
 @given(key=KEY)
 def test_a_key_is_written_in_the_folder_or_refused(key, tmp_path_factory):
-    root = tmp_path_factory.getbasetemp() / "keys"
+    root = tmp_path_factory.mktemp("keys")
     store = LocalStore(root / "lake")
     with suppress(LakeError):
         assert store.put_new(key, b"data")

@@ -1,0 +1,232 @@
+"""The snapshot: the same answers as from the cells, whole at every moment, and taken away only when it is of no use."""
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from pipeline import lake as lakes
+from pipeline.errors import LakeError
+from pipeline.lake import Lake, Tombstone, records, snapshot
+from pipeline.lake import lake as lake_module
+from pipeline.lake.gc import gc
+from pipeline.lake.snapshot import LATEST, ORDER, SNAPSHOTS, compact, latest, measured
+from pipeline.lake.store import STAGING
+from pipeline.lake.verify import verify
+from tests.lake import made
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def lake(tmp_path):
+    return Lake(tmp_path / "lake")
+
+
+def views(lake):
+    """All rows of the three views in a fixed order, as bytes."""
+    reader = lakes.open(lake.uri)
+    keys = {
+        "layers": "model, revision, recipe, weights_digest, cell_id, layer",
+        "checkpoints": "model, revision, weights_digest",
+        "cells": "cell_id",
+    }
+    return {view: reader.frame(f"from {view} order by {key}").write_json() for view, key in keys.items()}
+
+
+def without(lake):
+    """What the views are to a reader who has no snapshot."""
+    said = lake.store.get(LATEST)
+    lake.store.delete(LATEST)
+    try:
+        return views(lake)
+    finally:
+        lake.store.put_pointer(LATEST, said)
+
+
+def a_varied_lake(lake):
+    """Two models, shared weights, an older algorithm, a re-upload, a tombstone, unknown steps, a lost label."""
+    shared = [made.checkpoint(1, weights="w"), made.checkpoint(8, weights="w", model="lab/other", family="New")]
+    again = [made.checkpoint(2, weights=word) for word in "ab"]
+    lake.record_labels([*shared, again[0], made.checkpoint(3), made.checkpoint(None)])
+    lake.record_labels([again[1]])
+    for point in (shared[0], *again, made.checkpoint(3), made.checkpoint(None), made.checkpoint(99)):
+        made.commit(lake, point)
+    made.commit(lake, shared[0], cell_id="a" * 32, algorithm=9, id_twonn=9.0)
+    lake.quarantine(Tombstone(cell_id=made.cell(made.checkpoint(3)).id, reason="wrong", by="a person"))
+
+
+def test_a_lake_without_cells_has_no_snapshot(lake):
+    assert compact(lake) is None
+    assert latest(lake) is None
+    assert not lake.store.exists()
+
+
+def test_the_views_are_the_same_with_and_without_a_snapshot_and_whatever_comes_after_it(lake):
+    a_varied_lake(lake)
+    said = compact(lake)
+    assert said
+    assert (said.cells, said.rows) == (7, 7 * made.LAYERS)
+    assert views(lake) == without(lake)
+    made.commit(lake, made.checkpoint(4))
+    made.commit(lake, made.checkpoint(1, weights="w"), cell_id="b" * 32, algorithm=10, id_twonn=10.0)
+    lake.record_labels([made.checkpoint(5, weights="w")])
+    lake.quarantine(Tombstone(cell_id="b" * 32, reason="wrong", by="a person"))
+    lake.release(made.cell(made.checkpoint(3)).id)
+    assert views(lake) == without(lake)
+    assert verify(lake) == []
+
+
+def test_a_snapshot_answers_without_its_cells_files(lake):
+    """Proof that it is used: the files are listed, and never opened."""
+    a_varied_lake(lake)
+    before = views(lake)
+    compact(lake)
+    for key in lake.cells().values():
+        lake.store.path(key).write_bytes(b"")
+    assert views(lake) == before
+
+
+def test_a_cell_that_is_gone_or_whose_file_is_now_another_is_not_read_from_the_snapshot(lake):
+    point = made.checkpoint(1)
+    for one in (point, made.checkpoint(2)):
+        made.commit(lake, one)
+    compact(lake)
+    lake.store.delete(lake.cells()[made.cell(made.checkpoint(2)).id])
+    twin = made.checkpoint(1, model="aaa/twin", weights="lab/small 1")
+    made.commit(lake, twin, cell_id=made.cell(point).id)
+    assert lakes.open(lake.uri).frame("select distinct model, step from layers").rows() == [("aaa/twin", 1)]
+    assert views(lake) == without(lake)
+
+
+def test_it_is_sorted_in_row_groups_with_statistics_and_reads_without_this_package(lake):
+    a_varied_lake(lake)
+    said = compact(lake)
+    assert said
+    frame = pl.read_parquet(lake.store.path(said.key))
+    assert frame.equals(frame.sort(ORDER, nulls_last=True))
+    assert set(frame["model_key"]) == {"lab--small"}
+    assert said.bytes == lake.store.path(said.key).stat().st_size
+
+
+def test_a_snapshot_of_an_older_schema_is_left_aside(lake):
+    a_varied_lake(lake)
+    said = compact(lake)
+    assert said
+    path = lake.store.path(said.key)
+    pl.read_parquet(path).drop("id_ks").write_parquet(path)
+    assert views(lake) == without(lake)
+    assert measured(lake).collect()["id_ks"].null_count() == 0
+
+
+@pytest.mark.parametrize("said", [b"", b"{}", b'{"key": "../../etc/passwd"}', b"snapshots/v1/x.parquet"])
+def test_a_pointer_that_points_nowhere_is_named(lake, said):
+    made.commit(lake, made.checkpoint(1))
+    compact(lake)
+    lake.store.put_pointer(LATEST, said)
+    with pytest.raises(LakeError, match=LATEST):
+        lakes.open(lake.uri)
+    assert [problem.key for problem in verify(lake)] == [LATEST]
+    assert compact(lake), "which also mends it"
+    assert verify(lake) == []
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1 no PAR1")])
+def test_a_snapshot_that_is_gone_or_no_parquet_is_named(lake, damage):
+    made.commit(lake, made.checkpoint(1))
+    said = compact(lake)
+    assert said
+    damage(lake.store.path(said.key))
+    with pytest.raises(LakeError, match=said.key):
+        lakes.open(lake.uri)
+    assert len(verify(lake)) == 1
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL between two steps; inside one step the store's own tests kill for real."""
+
+
+@pytest.mark.parametrize("step", ["put_new", "put_pointer"])
+def test_killed_before_a_step_the_old_snapshot_stands_and_the_next_run_mends_it(lake, monkeypatch, step):
+    made.commit(lake, made.checkpoint(1))
+    old = compact(lake)
+    made.commit(lake, made.checkpoint(2))
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(lake.store), step, die)
+        with pytest.raises(Killed):
+            compact(lake)
+    assert latest(lake) == old
+    assert views(lake) == without(lake)
+    assert verify(lake) == []
+    new = compact(lake)
+    assert new
+    assert (new.cells, latest(lake)) == (2, new)
+
+
+STEPPER = """
+import os, signal, sys
+
+def dying(function, calls=iter(range(10**6))):
+    def call(*args, **kwargs):
+        if next(calls) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+    return call
+
+for moment in range(200):
+    child = os.fork()
+    if not child:
+        from pipeline.lake import Lake
+        from pipeline.lake.snapshot import compact  # threads of polars do not survive a fork
+        for name in ("fsync", "link", "replace", "close", "unlink", "mkdir", "open"):
+            setattr(os, name, dying(getattr(os, name)))
+        os._exit(not compact(Lake(sys.argv[1])))
+    if not os.WIFSIGNALED(status := os.waitpid(child, 0)[1]):
+        print(moment, os.waitstatus_to_exitcode(status))
+        break
+"""
+
+
+@pytest.mark.slow
+def test_killed_before_any_of_its_system_calls_the_lake_reads_the_same(lake):
+    a_varied_lake(lake)
+    before = views(lake)
+    done = subprocess.run(
+        [sys.executable, "-c", STEPPER, lake.uri], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    moments, code = map(int, done.stdout.split())
+    assert code == 0
+    assert moments > 10, "every call was a moment to die"
+    assert views(lake) == before == without(lake)
+    assert verify(lake) == []
+    gc(lake, timedelta(0), dry_run=False)
+    assert [lake.store.list(STAGING), len(lake.store.list(SNAPSHOTS))] == [[], 1]
+
+
+def test_gc_takes_what_is_of_no_use_after_the_grace_and_nothing_else(lake, monkeypatch):
+    """Three snapshots an hour apart, one whose writer died, and a left-over in staging."""
+    a_varied_lake(lake)
+    start, said = records.now(), []
+    for hour in (3, 2, 1):
+        monkeypatch.setattr(snapshot, "now", lambda hour=hour: start - timedelta(hours=hour))
+        said.append(compact(lake))
+    dead = f"{SNAPSHOTS}/{start - timedelta(minutes=150):{lake_module.STAMP}}-{'0' * 32}.parquet"
+    lake.store.put_new(dead, b"")
+    lake.store.put_new(f"{SNAPSHOTS}/notes.txt", b"")
+    (Path(lake.uri) / STAGING / "left").write_bytes(b"partial")
+    kept = {key for key in Path(lake.uri).rglob("*") if key.is_file()}
+    assert gc(lake) == [], "a day is not over"
+    assert gc(lake, timedelta(minutes=110)) == [said[0].key, dead]
+    assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept, "asked, and not told to"
+    gone = gc(lake, timedelta(0), dry_run=False)
+    assert gone == [f"{STAGING}/left", said[0].key, dead, said[1].key]
+    assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept - {lake.store.path(key) for key in gone}
+    assert latest(lake) == said[2]
+    assert verify(lake) == []
