@@ -4,8 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 EXTRAS := cpu,dev,report
+BENCH := .bench
 
-.PHONY: demo test test-slow lint format constraints clean
+.PHONY: demo test test-slow bench lint format constraints clean
 
 demo: $(READY)
 	@$(VENV)/bin/shapelake demo
@@ -15,6 +16,20 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(VENV)/bin/pytest -m "slow and not gpu and not network" --timeout 1800
+
+# Two hours on 2 cores; ARGS=--quick ten minutes, ARGS='--only knn' one group.
+bench: $(READY) $(BENCH)/authors/.ready $(BENCH)/dadapy/.ready
+	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m jobs.bench --json $(BENCH)/bench.json $(ARGS)
+
+# Peers in folders of their own: one is loaded by its path, the other needs an older numpy and runs as a child.
+$(BENCH)/authors/.ready: | $(READY)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --target $(@D) llm-microscope==0.0.7
+	@touch $@
+
+$(BENCH)/dadapy/.ready:
+	@$(PYTHON) -m venv $(@D) && \
+	  $(@D)/bin/pip install --quiet --disable-pip-version-check numpy==1.26.4 dadapy==0.3.4 && touch $@ || \
+	  { rm -rf $(@D); echo "DADApy cannot be installed here: its rows are left out"; }
 
 lint: $(READY)
 	@$(VENV)/bin/ruff check .
@@ -39,4 +54,4 @@ constraints: $(READY)
 	  $(VENV)/bin/pip freeze --exclude-editable | sed 's/+cpu$$//'; } > infra/constraints.txt
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH)

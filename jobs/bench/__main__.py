@@ -1,0 +1,71 @@
+"""The command line: choose groups of rows, print each row as it is measured, write all of them as JSON."""
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+
+from jobs.bench import checkpoint, knn, lake, layer, peers, spectrum, sweep, table
+from jobs.bench.comparison import Comparison
+from jobs.bench.machine import in_a_line, machine
+from jobs.bench.scale import Scale, scale
+from pipeline.geometry import set_threads
+from pipeline.noun import suggest
+
+GROUPS: dict[str, tuple[Callable[[Scale, str], Iterator[Comparison]], ...]] = {
+    "knn": (knn.rows,),
+    "spectrum": (spectrum.rows,),
+    "measure": (layer.rows, checkpoint.rows),
+    "sweep": (sweep.rows,),
+    "lake": (lake.rows,),
+}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    asked = _parsed(words)
+    set_threads(torch.get_num_threads())
+    about = machine(asked.device)
+    print(f"{in_a_line(about)}\n\n{table.head()}", flush=True)
+    rows = []
+    with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, SHAPELAKE_CACHE=cache):
+        for row in measured(asked.only, scale(asked.device, asked.quick), asked.device):
+            rows.append(row)
+            print(table.line(row), flush=True)
+    if absent := peers.absent():
+        print(f"\nnot measured, because not installed (make bench does): {', '.join(absent)}")
+    if asked.json:
+        whole = {**about, "device": asked.device, "quick": asked.quick, "absent": absent}
+        asked.json.write_text(json.dumps({**whole, "rows": [row.to_json() for row in rows]}, indent=1) + "\n")
+
+
+def measured(names: Sequence[str], sizes: Scale, device: str) -> Iterator[Comparison]:
+    """Every row of these groups, as soon as it is known."""
+    for name in names:
+        for rows in GROUPS[name]:
+            yield from rows(sizes, device)
+
+
+def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m jobs.bench", description="This project and its peers, side by side.")
+    parser.add_argument("--only", type=_groups, default=list(GROUPS), metavar=",".join(GROUPS), help="groups of rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything that was measured")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the sizes of a GPU")
+    parser.add_argument("--quick", action="store_true", help="leave out what is large")
+    return parser.parse_args(words)
+
+
+def _groups(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in GROUPS:
+            raise argparse.ArgumentTypeError(f"no group {name!r}{suggest(name, list(GROUPS))}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

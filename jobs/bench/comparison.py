@@ -1,0 +1,117 @@
+"""One row of the table: this project's time for a piece of work, a reference's, their ratio, and what was wanted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, Literal, NamedTuple
+
+from jobs.bench.timing import Took
+
+Unit = Literal["CPU s", "s", "relative error"]
+
+
+class Wanted(NamedTuple):
+    """Which way the ratio goes, and the bound it should keep; None = reported only."""
+
+    sense: Literal["<=", ">="]
+    """<= : the ratio is ours / reference, a cost; >= : it is reference / ours, a gain."""
+    bound: float | None = None
+
+
+def at_most(bound: float | None = None) -> Wanted:
+    return Wanted("<=", bound)
+
+
+def at_least(bound: float | None = None) -> Wanted:
+    return Wanted(">=", bound)
+
+
+class Subject(NamedTuple):
+    """What was done, on how much."""
+
+    group: str
+    work: str
+    n: int
+    """Points, tokens, checkpoints, tasks, cells or rows, as `work` says."""
+    dim: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Both sides of one piece of work, round by round."""
+
+    subject: Subject
+    reference: str
+    unit: Unit
+    ours: Sequence[float]
+    theirs: Sequence[float]
+    wanted: Wanted
+    note: str = ""
+
+    @property
+    def ratios(self) -> list[float]:
+        """Round by round."""
+        pairs = zip(self.ours, self.theirs, strict=True)
+        return [o / t if self.wanted.sense == "<=" else t / o for o, t in pairs]
+
+    @property
+    def ratio(self) -> float:
+        return median(self.ratios)
+
+    @property
+    def spread(self) -> float | None:
+        """Median absolute deviation of the ratios; None of a single round."""
+        return median(abs(r - self.ratio) for r in self.ratios) if len(self.ratios) > 1 else None
+
+    @property
+    def verdict(self) -> Literal["pass", "falls short"] | None:
+        """None where nothing was promised."""
+        sense, bound = self.wanted
+        if bound is None:
+            return None
+        return "pass" if (self.ratio <= bound if sense == "<=" else self.ratio >= bound) else "falls short"
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, the rounds among them; target and verdict are null where nothing was promised."""
+        sense, bound = self.wanted
+        return {
+            **self.subject._asdict(),
+            "reference": self.reference,
+            "unit": self.unit,
+            "note": self.note,
+            "ours": median(self.ours),
+            "theirs": median(self.theirs),
+            "ratio": self.ratio,
+            "ratio_is": "ours / reference" if sense == "<=" else "reference / ours",
+            "spread": self.spread,
+            "target": None if bound is None else f"{sense} {bound:g}",
+            "verdict": self.verdict,
+            "rounds": len(self.ours),
+            "ours_rounds": list(self.ours),
+            "theirs_rounds": list(self.theirs),
+        }
+
+
+def compared(
+    subject: Subject,
+    ours: Sequence[Took],
+    reference: str,
+    theirs: Sequence[Took],
+    wanted: Wanted,
+    unit: Literal["CPU s", "s"] = "CPU s",
+    note: str = "",
+) -> Comparison:
+    """Two contenders of the same interleaved rounds."""
+    mine, others = ([took.cpu if unit == "CPU s" else took.wall for took in side] for side in (ours, theirs))
+    return Comparison(subject, reference, unit, mine, others, wanted, note)
+
+
+def within(subject: Subject, ours: Sequence[Took], limit_s: float, note: str = "") -> Comparison:
+    """Wall seconds against a limit."""
+    limits = [Took(limit_s, limit_s)] * len(ours)
+    return compared(subject, ours, f"a limit of {limit_s:g} s", limits, at_most(1.0), "s", note)
+
+
+def unit_on(device: str) -> Literal["CPU s", "s"]:
+    """The clock that fits work on the device."""
+    return "s" if device == "cuda" else "CPU s"

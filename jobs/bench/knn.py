@@ -1,0 +1,65 @@
+"""k-NN: candidates, and lists re-ranked and certified, beside the floor and every peer."""
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from jobs.bench import peers
+from jobs.bench.comparison import Comparison, Subject, at_least, at_most, compared, unit_on, within
+from jobs.bench.data import curved, gemm_floor
+from jobs.bench.peers import AUTHORS, DADAPY, SKLEARN, TWONN
+from jobs.bench.scale import Knn, Scale
+from jobs.bench.timing import Contender, interleaved, timed
+from pipeline.geometry.candidates import default_engine
+from pipeline.geometry.neighbors import exact_graph
+
+K = 64
+WIDTH = K + 9
+"""Candidates per query as the certified search asks for them, the query itself among them."""
+FLOOR = "GEMM floor"
+GAINS = {AUTHORS: 340.0, TWONN: 2.0, SKLEARN: None, DADAPY: None}
+"""Wanted of the certified lists over each peer."""
+
+
+def rows(scale: Scale, device: str) -> Iterator[Comparison]:
+    for size in scale.knn:
+        yield from _at(size, scale, device)
+
+
+def _at(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
+    points = curved(size.n, size.dim, device)
+    took = interleaved({**_own(points), **_peers(points, scale.authors_points)}, size.rounds)
+    unit, once = unit_on(device), "one round" if size.rounds == 1 else ""
+    promised = (size.n, size.dim) == (scale.layer.n, scale.layer.dim)
+    candidates = Subject("knn", f"k-NN candidates, k={K}", size.n, size.dim)
+    certified = Subject("knn", f"k-NN re-ranked and certified, k={K}", size.n, size.dim)
+    yield compared(candidates, took["candidates"], FLOOR, took[FLOOR], at_most(1.2 if promised else None), unit, once)
+    yield compared(certified, took["certified"], FLOOR, took[FLOOR], at_most(1.5 if promised else None), unit, once)
+    for peer, gain in GAINS.items():
+        if peer in took:
+            note = f"from {scale.authors_points} of its points" if peer == AUTHORS else once
+            yield compared(
+                certified, took["certified"], peer, took[peer], at_least(gain if promised else None), unit, note
+            )
+    if scale.knn_limit_s and promised:
+        yield within(certified, took["certified"], scale.knn_limit_s)
+
+
+def _own(points: Tensor) -> dict[str, Contender]:
+    device = points.device.type
+    engine, centred = default_engine(points.device), points - points.median(0).values
+    return {
+        FLOOR: gemm_floor(points),
+        "candidates": timed(lambda: engine(centred, centred, WIDTH), device),
+        "certified": timed(lambda: exact_graph(points, K), device),
+    }
+
+
+def _peers(points: Tensor, authors_points: int) -> dict[str, Contender]:
+    """Those that are installed; on a GPU the authors' loop alone, which is the only other one that runs there."""
+    contenders: dict[str, Contender] = {AUTHORS: lambda: peers.authors_loop(points, authors_points)}
+    if points.device.type == "cpu":
+        contenders[TWONN] = timed(lambda: peers.twonn(points))
+        contenders[SKLEARN] = timed(lambda: peers.sklearn_neighbors(points, K))
+        contenders[DADAPY] = lambda: peers.dadapy_neighbors(points, K)
+    return {name: contend for name, contend in contenders.items() if name not in peers.absent()}

@@ -1,0 +1,129 @@
+"""A large lake: planning by listing names, and a query by model and layer."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import polars as pl
+
+from jobs.bench.comparison import Comparison, Subject, at_most, compared, within
+from jobs.bench.scale import Scale
+from jobs.bench.stub import stub_history
+from jobs.bench.timing import interleaved, timed
+from pipeline.lake import Lake, snapshot
+from pipeline.lake import open as open_lake
+from pipeline.lake.lake import CELLS
+from pipeline.lake.scan import schema
+from pipeline.noun import digest
+from pipeline.spec import Checkpoint, Corpus, Local, Sweep, algorithm, built_in
+from pipeline.sweep.plan import make_plan
+
+ROUNDS = 5
+MODELS, CORPORA, RECIPES = 50, 5, 2
+"""A checkpoint has a cell for every corpus and recipe."""
+WANTED = 16
+PLAN_LIMIT_S, QUERY_LIMIT_S = 1.0, 0.2
+QUERY = "SELECT step, anisotropy, id_twonn FROM layers WHERE model = 'lab/model-7' AND layer = 1 ORDER BY ALL"
+
+
+def rows(scale: Scale, device: str) -> Iterator[Comparison]:
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        lake = Lake(root / "lake")
+        cells = _filled(lake, scale.cells)
+        yield _planned(stub_history(root / "stubs", WANTED), lake, scale.cells)
+        yield from _queried(lake, cells, scale.rows)
+
+
+def _filled(lake: Lake, n: int) -> pl.DataFrame:
+    """A lake of `n` cells whose files are empty, with the label of every checkpoint; and what the cells are."""
+    checkpoints = [_checkpoint(index) for index in range(n // (CORPORA * RECIPES))]
+    lake.record_labels(checkpoints)
+    cells = pl.concat([_cells(checkpoints, corpus, recipe) for corpus in range(CORPORA) for recipe in range(RECIPES)])
+    _touch(lake, cells.select("model_key", "cell_id").rows())
+    return cells.drop("model_key")
+
+
+def _checkpoint(index: int) -> Checkpoint:
+    model, step = f"lab/model-{index % MODELS}", index // MODELS
+    return Checkpoint(
+        model=model,
+        revision=f"step{step}",
+        path="",
+        tokenizer_path="",
+        kinds=("decoder",),
+        weights_digest=digest([model, step], bits=256),
+        config_digest=digest(model, bits=256),
+        tokenizer_digest=digest("tokenizer", bits=256),
+        step=step,
+    )
+
+
+def _cells(checkpoints: Sequence[Checkpoint], corpus: int, recipe: int) -> pl.DataFrame:
+    """One row per checkpoint, with the columns that say what its cell on this corpus by this recipe is."""
+    of_label = ("model", "model_key", "revision", "step", "weights_digest", "config_digest", "tokenizer_digest")
+    columns = {name: [getattr(checkpoint, name) for checkpoint in checkpoints] for name in of_label}
+    columns["cell_id"] = [digest([checkpoint.label, corpus, recipe]) for checkpoint in checkpoints]
+    return pl.DataFrame(columns).with_columns(
+        corpus=pl.lit(f"text:{corpus}"),
+        recipe=pl.lit(f"recipe@{recipe}"),
+        recipe_fingerprint=pl.lit(str(recipe)),
+        kind=pl.lit("decoder"),
+        algorithm=pl.lit(algorithm()),
+        status=pl.lit("ok"),
+    )
+
+
+def _touch(lake: Lake, cells: Sequence[tuple[str, ...]]) -> None:
+    for model_key, cell_id in cells:
+        path = Path(lake.uri, CELLS, f"model_key={model_key}", f"{cell_id}.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def _planned(root: Path, lake: Lake, n: int) -> Comparison:
+    """A sweep of which the lake has every cell, planned again."""
+    corpora = (Corpus(kind="random-uniform"),)
+    sweep = Sweep(name="bench", checkpoints=(Local(local=str(root)),), corpora=corpora, recipe=built_in("quick@1"))
+    plan = make_plan(sweep, lake)
+    lake.record_labels(plan.checkpoints)
+    _touch(lake, [(cell.checkpoint.model_key, cell.id) for cell in plan.cells])
+    took = interleaved({"plan": timed(lambda: make_plan(sweep, lake))}, ROUNDS)["plan"]
+    assert not make_plan(sweep, lake).todo
+    for cell in plan.cells:
+        lake.store.delete(f"{CELLS}/model_key={cell.checkpoint.model_key}/{cell.id}.parquet")
+    labels = f"{n // (CORPORA * RECIPES):,} labels"
+    return within(Subject("lake", "plan over a lake of cells", n), took, PLAN_LIMIT_S, labels)
+
+
+def _queried(lake: Lake, cells: pl.DataFrame, n: int) -> Iterator[Comparison]:
+    with patch.object(snapshot, "scan", return_value=_of_layers(cells, n // len(cells)).lazy()):
+        snapshot.compact(lake)
+    reader = open_lake(lake.uri)
+    found = reader.frame(QUERY)
+    assert len(found) == len(cells) // MODELS, found
+    contenders = {"query": timed(lambda: reader.frame(QUERY)), "opening": timed(lambda: open_lake(lake.uri))}
+    took = interleaved(contenders, ROUNDS)
+    query = Subject("lake", "query by model and layer, snapshot", n)
+    yield within(query, took["query"], QUERY_LIMIT_S)
+    opening = Subject("lake", "opening a lake for reading", len(cells))
+    yield compared(opening, took["opening"], "the query", took["query"], at_most(), "s")
+
+
+def _of_layers(cells: pl.DataFrame, layers: int) -> pl.DataFrame:
+    """Every row of these cells; what the query and the views do not ask for is null."""
+    whole = cells.join(pl.DataFrame({"layer": range(layers)}), how="cross")
+    numbers = np.random.default_rng(0).random((2, len(whole)))
+    known = whole.with_columns(
+        anisotropy=pl.lit(numbers[0]),
+        id_twonn=pl.lit(numbers[1]),
+        depth=pl.col("layer") / layers,
+        state=pl.lit("block"),
+    )
+    columns = [
+        (pl.col(name) if name in known.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in schema().items()
+    ]
+    return known.select(columns)

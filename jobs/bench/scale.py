@@ -1,0 +1,101 @@
+"""How large the work is: in full, quickly, and on a GPU. Nothing else in the bench knows a size or a target."""
+
+from typing import NamedTuple
+
+
+class Knn(NamedTuple):
+    """A cloud, and how often it is measured."""
+
+    n: int
+    dim: int
+    rounds: int = 5
+
+
+class Model(NamedTuple):
+    """A decoder with random weights and what is read with it."""
+
+    layers: int
+    dim: int
+    vocabulary: int
+    contexts: int
+    tokens: int
+    """Per context."""
+    kept: int
+    """Of each context, for the k-NN cloud."""
+    moments: int
+    """Of each context."""
+    rounds: int = 5
+
+
+class Scale(NamedTuple):
+    knn: tuple[Knn, ...]
+    authors_points: int
+    """Of the authors' loop, before it is left."""
+    layer: Knn
+    """Of `describe()`, and the one size of `knn` for which targets are set."""
+    widths: tuple[int, ...]
+    """At which all metrics are weighed against the few that need least."""
+    spectrum: Knn
+    model: Model
+    plain_contexts: int
+    """Forwarded by the plain script before it is scaled up."""
+    checkpoints: int
+    tasks: int
+    cells: int
+    rows: int
+    on_top: float = 1.35
+    """Wanted: a checkpoint with metrics over a bare forward pass."""
+    utilised: float | None = None
+    """Wanted: share of the measured rate of matrix products at which the bare forward pass runs."""
+    knn_limit_s: float | None = None
+    """Wanted: wall seconds of the k-NN of one layer."""
+
+
+GPT2_SMALL = Model(layers=12, dim=768, vocabulary=50257, contexts=256, tokens=256, kept=39, moments=32)
+
+FULL = Scale(
+    knn=(
+        *(Knn(n, dim) for n in (2_000, 10_000) for dim in (64, 768, 4096)),
+        *(Knn(40_000, 64), Knn(40_000, 768), Knn(40_000, 4096, rounds=1)),
+    ),
+    authors_points=8,
+    layer=Knn(10_000, 768),
+    widths=(64, 768),
+    spectrum=Knn(100_000, 768),
+    model=GPT2_SMALL,
+    plain_contexts=8,
+    checkpoints=24,
+    tasks=10_000,
+    cells=100_000,
+    rows=1_000_000,
+)
+
+QUICK = FULL._replace(
+    knn=(Knn(2_000, 64), Knn(2_000, 768), Knn(10_000, 768)),
+    widths=(64,),
+    spectrum=Knn(20_000, 768),
+    model=GPT2_SMALL._replace(layers=2, contexts=64, rounds=3),
+    checkpoints=8,
+    tasks=1_000,
+    cells=10_000,
+    rows=100_000,
+)
+
+ON_GPU = FULL._replace(
+    knn=(Knn(10_000, 768), Knn(10_000, 4096), Knn(100_000, 768), Knn(100_000, 4096)),
+    layer=Knn(100_000, 4096),
+    widths=(),
+    spectrum=Knn(100_000, 4096),
+    model=Model(layers=24, dim=2048, vocabulary=50257, contexts=4096, tokens=256, kept=24, moments=32, rounds=3),
+    plain_contexts=32,
+    on_top=1.15,
+    utilised=0.45,
+    knn_limit_s=0.25,
+)
+
+
+def scale(device: str, quick: bool) -> Scale:
+    """On a GPU the groups that run on the CPU keep their sizes."""
+    if device == "cuda":
+        return ON_GPU._replace(knn=ON_GPU.knn[:2], layer=Knn(10_000, 4096)) if quick else ON_GPU
+    return QUICK if quick else FULL

@@ -1,0 +1,70 @@
+"""All spectrum metrics of a tall matrix beside one float32 SVD of it: the time of both, and the error."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from jobs.bench.comparison import Comparison, Subject, at_least, compared, unit_on
+from jobs.bench.data import curved
+from jobs.bench.scale import Scale
+from jobs.bench.timing import interleaved, timed
+from pipeline.geometry import Cloud, Stream
+from pipeline.geometry.layer import Layer
+from pipeline.geometry.metrics import groups
+from pipeline.recipe import built_in
+
+SVD, VALUES = "float32 SVD", "float32 SVD, values alone"
+ROUNDING = 2.0**-53
+"""An error below this cannot be told from that of the float64 reference."""
+
+
+def rows(scale: Scale, device: str) -> Iterator[Comparison]:
+    n, dim, rounds = scale.spectrum
+    points = curved(n, dim, device)
+    contenders = {
+        "ours": timed(lambda: spectrum(points), device),
+        SVD: timed(lambda: torch.linalg.svd(points - points.mean(0), full_matrices=False), device),
+        VALUES: timed(lambda: singular_values(points), device),
+    }
+    took = interleaved(contenders, rounds)
+    subject = Subject("spectrum", "all spectrum metrics", n, dim)
+    yield compared(subject, took["ours"], SVD, took[SVD], at_least(5.0), unit_on(device))
+    yield compared(subject, took["ours"], VALUES, took[VALUES], at_least(), unit_on(device))
+    truth = of_values(singular_values(points.double()))
+    mine, theirs = spectrum(points), of_values(singular_values(points).double())
+    ours, svd = ([max(_error(found, truth), ROUNDING)] for found in (mine, theirs))
+    note = f"the worst of {', '.join(truth)} against float64"
+    yield Comparison(subject, SVD, "relative error", ours, svd, at_least(100.0), note)
+
+
+def spectrum(points: Tensor) -> dict[str, object]:
+    """Every column that counts towards `spectrum_s`, of a layer that nothing follows."""
+    device = points.device
+    stream = Stream([points.shape[1]], [len(points)], sink_multiple=8.0, device=device)
+    stream.put(0, points)
+    stream.step(torch.zeros(len(points), dtype=torch.bool), torch.zeros(len(points), dtype=torch.int64))
+    (moments,) = stream.close()
+    layer = Layer(moments, Cloud(0, points.shape[1], points.dtype, device), built_in("standard@1"))
+    with torch.inference_mode():
+        found = [group.measure(layer) for group in groups() if group.SECONDS == "spectrum_s"]
+    return {column: value for columns in found for column, value in columns.items()}
+
+
+def singular_values(points: Tensor) -> Tensor:
+    """Of the centered matrix, in its own dtype."""
+    return torch.linalg.svdvals(points - points.mean(0))
+
+
+def of_values(singular: Tensor) -> dict[str, float]:
+    """The same metrics from the singular values of the centered matrix, in float64."""
+    share = singular.square() / singular.square().sum()
+    return {
+        "anisotropy": float(share[0]),
+        "participation_ratio": float(1 / share.square().sum()),
+        "effective_rank_lambda": float(torch.special.entr(share).sum().exp()),
+    }
+
+
+def _error(found: Mapping[str, object], truth: dict[str, float]) -> float:
+    return max(abs(float(str(found[name])) / value - 1) for name, value in truth.items())

@@ -1,0 +1,135 @@
+"""The bench: what it prints and writes is whole and consistent; how fast anything is, it says itself."""
+
+import json
+from pathlib import Path
+from statistics import median
+
+import pytest
+import torch
+
+from jobs.bench import __main__ as bench
+from jobs.bench import peers
+from jobs.bench.comparison import Comparison, Subject, at_least, at_most
+from jobs.bench.lake import rows as lake_rows
+from jobs.bench.scale import QUICK, Knn
+from jobs.bench.timing import Took, interleaved
+
+TINY = QUICK._replace(knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), cells=1000, rows=4000)
+PUBLISHED = """
+import torch
+def intrinsic_dimension(emb, device):
+    seen.append(0)
+    for i in range(len(emb)):
+        torch.nn.functional.pairwise_distance(emb[i, None, :], emb[None, :, :], eps=0)
+        seen[-1] += 1
+    raise AssertionError("it was not left")
+seen = []
+"""
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in for the authors' file, with their loop; DADApy is not installed."""
+    path = tmp_path / "functions.py"
+    path.write_text(PUBLISHED)
+    monkeypatch.setattr(peers, "PUBLISHED", path)
+    monkeypatch.setattr(peers, "INSTALLED", tmp_path / "absent")
+    peers.authors.cache_clear()
+    yield path
+    peers.authors.cache_clear()
+
+
+@pytest.fixture
+def written(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> tuple[dict, str]:
+    """What `--only knn --quick` writes and prints, at tiny sizes."""
+    monkeypatch.setattr("jobs.bench.scale.QUICK", TINY)
+    bench.main(["--only", "knn", "--quick", "--json", str(tmp_path / "bench.json")])
+    return json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
+
+
+def test_the_json_names_machine_threads_versions_and_date(written):
+    found, _ = written
+    assert {"processor", "cores", "memory_gib", "load_average", "python", "gpu", "device", "quick"} <= set(found)
+    assert found["threads"] == torch.get_num_threads()
+    assert found["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
+    assert len(found["date"].split("-")) == 3
+    assert found["absent"] == ["DADApy"]
+
+
+def test_every_row_holds_its_rounds_and_a_ratio_and_verdict_that_follow_from_them(written):
+    rows = written[0]["rows"]
+    assert {row["reference"] for row in rows} == {
+        "GEMM floor",
+        "authors' loop",
+        "scikit-dimension TwoNN",
+        "scikit-learn",
+    }
+    for row in rows:
+        assert (row["group"], row["n"], row["dim"], row["rounds"], row["unit"]) == ("knn", 300, 16, 3, "CPU s")
+        ours, theirs = row["ours_rounds"], row["theirs_rounds"]
+        assert row["ours"] == median(ours) > 0
+        assert row["theirs"] == median(theirs) > 0
+        ratios = [o / t if row["ratio_is"] == "ours / reference" else t / o for o, t in zip(ours, theirs, strict=True)]
+        assert row["ratio"] == pytest.approx(median(ratios))
+        assert row["spread"] == pytest.approx(median(abs(r - median(ratios)) for r in ratios))
+        if row["target"] is None:
+            assert row["verdict"] is None
+        else:
+            sense, bound = row["target"].split()
+            met = row["ratio"] <= float(bound) if sense == "<=" else row["ratio"] >= float(bound)
+            assert row["verdict"] == ("pass" if met else "falls short")
+    assert {row["target"] for row in rows} == {"<= 1.2", "<= 1.5", ">= 340", ">= 2", None}
+
+
+def test_the_table_has_a_line_per_row_and_names_the_peers_that_are_not_there(written):
+    found, out = written
+    lines = [line for line in out.splitlines() if line.startswith("| k-NN")]
+    assert len(lines) == len(found["rows"])
+    assert {line.count(" | ") for line in lines} == {7}
+    assert "not installed (make bench does): DADApy" in out
+
+
+def test_the_authors_loop_is_left_and_scaled_to_all_points(published, monkeypatch):
+    """By a clock that goes one second per call: a point takes one second, whatever the slice."""
+    ticks = iter(range(1000))
+    monkeypatch.setattr(peers, "now", lambda device: Took(float(tick := next(ticks)), 2.0 * tick))
+    for points in (1, 7):
+        assert peers.authors_loop(torch.zeros(50, 3), points) == Took(50.0, 100.0)
+    assert peers.authors().seen == [1, 7]
+
+
+def test_contenders_take_turns():
+    turns = []
+    contenders = {name: lambda name=name: turns.append(name) or Took(1.0, 2.0) for name in "ab"}
+    assert interleaved(contenders, 3) == {"a": [Took(1.0, 2.0)] * 3, "b": [Took(1.0, 2.0)] * 3}
+    assert turns == ["a", "b"] * 3
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ratio", "verdict"),
+    [
+        (at_most(1.5), 2.0, "falls short"),
+        (at_most(2.0), 2.0, "pass"),
+        (at_least(0.5), 0.5, "pass"),
+        (at_least(3.0), 0.5, "falls short"),
+        (at_most(), 2.0, None),
+    ],
+)
+def test_costs_are_ours_over_theirs_and_gains_the_reverse(wanted, ratio, verdict):
+    row = Comparison(Subject("knn", "w", 1), "r", "s", [2.0, 4.0, 5.0], [1.0, 2.0, 1.0], wanted)
+    assert (row.ratio, row.verdict) == (ratio, verdict)
+
+
+def test_lakes_are_planned_and_queried_at_their_sizes():
+    """The rows check by themselves that nothing is left to do and that the query finds every step of a model."""
+    planned, queried, opened = lake_rows(TINY, "cpu")
+    assert (planned.subject.n, queried.subject.n, opened.subject.n) == (1000, 4000, 1000)
+    assert (planned.wanted, queried.wanted) == (at_most(1.0), at_most(1.0))
+
+
+@pytest.mark.parametrize("group", ["kn", ""])
+def test_a_group_that_does_not_exist_is_named(group, capsys):
+    with pytest.raises(SystemExit) as end:
+        bench.main(["--only", group])
+    assert end.value.code == 2
+    assert f"no group {group!r}" in capsys.readouterr().err
