@@ -8,6 +8,7 @@ import polars as pl
 from pipeline.analysis.phases import estimates
 from pipeline.analysis.rows import KEYS, blocks, history, newest, rows
 from pipeline.analysis.student import quantile
+from pipeline.analysis.trust import doubts
 from pipeline.errors import UsageError
 from pipeline.lake.reader import Reader
 
@@ -15,6 +16,8 @@ ESTIMATORS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors":
 RANDOM = "random-"
 LANDMARKS = 4
 """Each model's first block, and the last of each of so many equal parts, are drawn boldly and with errors."""
+UNMARKED = ("flat", "disputed", "no_errors", "too_few")
+"""Verdicts that give no peak to mark."""
 SERIES = ("history", "text", "kind")
 VALUES = (
     *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),
@@ -31,7 +34,7 @@ class Tables(NamedTuple):
     steps: pl.DataFrame
     """Means over the blocks, one row per (history, text, step)."""
     gaps: pl.DataFrame
-    """Text minus random tokens, one row per (history, text, `null`, step, layer)."""
+    """Text minus random tokens, one row per (history, text, `random`, step, layer)."""
     peaks: pl.DataFrame
     """Where each estimator of dimension is highest over training, by layer (null: the mean over blocks)."""
 
@@ -82,13 +85,14 @@ def tables(frame: pl.DataFrame) -> Tables:
     every = every.join(last.select(*label, newest=pl.lit(True)), on=label, how="left", nulls_equal=True)
     marked = blocks(every).filter(_landmark()).select(*label, landmark=pl.lit(True))
     every = every.join(marked, on=label, how="left", nulls_equal=True)
-    every = every.with_columns(pl.col("newest", "landmark").fill_null(False))
-    kept = [*SERIES, "revision", "step", "layer", "depth", "state", "newest", "landmark", *VALUES]
+    every = every.join(_doubtful(frame), on=label, how="left", nulls_equal=True)
+    every = every.with_columns(pl.col("newest", "landmark").fill_null(False), block=pl.col("state") == "block")
+    kept = [*SERIES, "revision", "step", "layer", "depth", "state", "block", "newest", "landmark", "doubt", *VALUES]
     order = [*SERIES, "step", "layer"]
     return Tables(
         every.select(kept).sort(order),
         _steps(trained).sort(*SERIES, "step"),
-        _gaps(trained).sort("history", "text", "null", "step", "layer"),
+        _gaps(trained).sort("history", "text", "random", "step", "layer"),
         _peaks(frame, labels, marked),
     )
 
@@ -97,6 +101,12 @@ def _landmark() -> pl.Expr:
     last = pl.col("layer").max().over("history")
     ends = [(1 + (last - 1) * part / LANDMARKS).round() for part in range(LANDMARKS + 1)]
     return pl.any_horizontal(pl.col("layer") == end for end in ends)
+
+
+def _doubtful(frame: pl.DataFrame) -> pl.DataFrame:
+    """Why rows are not to be believed, whatever of theirs is drawn."""
+    found = doubts(frame).filter((pl.col("verdict") == "doubtful") & pl.col("about").is_in(["row", "label", "dimension"]))
+    return found.group_by(*KEYS, "revision", "step", "layer").agg(doubt=pl.col("because").first())
 
 
 def _steps(trained: pl.DataFrame) -> pl.DataFrame:
@@ -109,11 +119,11 @@ def _gaps(trained: pl.DataFrame) -> pl.DataFrame:
     same = ["history", "recipe", "revision", "step", "layer", "weights_digest", "config_digest", "tokenizer_digest"]
     values = ["anisotropy", "anisotropy_se", "id_twonn", "id_twonn_se"]
     text = trained.filter(~random).select(*same, "text", "t", *values)
-    null = trained.filter(random).select(*same, *values, null="corpus")
+    null = trained.filter(random).select(*same, *values, random="corpus")
     both = text.join(null, on=same, suffix="_null")
     errors = {f"{name}_gap_se": _hypot(f"{name}_se") for name in ("anisotropy", "id_twonn")}
     differences = {f"{name}_gap": pl.col(name) - pl.col(f"{name}_null") for name in ("anisotropy", "id_twonn")}
-    return both.select("history", "text", "null", "step", "layer", "t", **differences, **errors)
+    return both.select("history", "text", "random", "step", "layer", "t", **differences, **errors)
 
 
 def _hypot(name: str) -> pl.Expr:
@@ -126,4 +136,5 @@ def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -
     found = found.join(bold, on=[*KEYS, "layer"], how="left", nulls_equal=True)
     steps = ["peak_step", "peak_step_low", "peak_step_high", "peak_value"]
     kept = found.select("history", "text", "layer", "landmark", "estimator", "verdict", *steps)
+    kept = kept.filter(~pl.col("verdict").is_in(UNMARKED))
     return kept.with_columns(pl.col("landmark").fill_null(False)).sort("history", "text", "layer", "estimator")

@@ -31,7 +31,7 @@ WORDS = {
     "peak_value": ("dimension there", ".2f"),
 }
 """Name and number format of a column in a tooltip, where not the column's own name and three decimals."""
-TEXT = ("kind", "state", "pair", "verdict")
+TEXT = ("kind", "state", "pair", "verdict", "doubt")
 
 
 class Shown(NamedTuple):
@@ -71,7 +71,7 @@ def rows(table: str, *by: str) -> alt.Chart:
 def estimated(table: str, *by: str) -> alt.Chart:
     """As `rows`, with the `dimension` that the control `estimator` asks for, its `se` and 95 % interval."""
     chart = rows(table, *by).transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
-    return interval(chart.transform_filter("datum.dimension != null"), "dimension", "se")
+    return interval(chart, "dimension", "se")
 
 
 def interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:
@@ -90,8 +90,14 @@ def band(chart: alt.Chart, opacity: float = 0.18, **kept: Any) -> alt.Chart:
 
 
 def line(chart: alt.Chart, width: float = 2, dots: int = 0, **kept: Any) -> alt.Chart:
-    points = {"size": dots, "filled": True} if dots else False
+    points = {"size": dots, "filled": True} | {name: kept[name] for name in ("color",) if name in kept} if dots else False
     return chart.mark_line(strokeWidth=width, aria=False, point=points, **kept)
+
+
+def dots(chart: alt.Chart, size: int) -> alt.Chart:
+    """Points, hollow where trust calls the row doubtful; to be encoded with a colour."""
+    points = chart.mark_point(size=size, filled=True, stroke=None, opacity=1, aria=False)
+    return points.encode(opacity=alt.condition("datum.doubt", alt.value(0.15), alt.value(1)))
 
 
 def ends(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
@@ -137,7 +143,7 @@ def free(column: str, title: str) -> alt.Y:
 
 
 def by_depth() -> alt.Color:
-    return alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth")
+    return alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth", legend=alt.Legend(type="gradient"))
 
 
 def tip(*columns: str) -> list[alt.Tooltip]:

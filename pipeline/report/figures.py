@@ -17,6 +17,7 @@ from pipeline.report.encodings import (
     Shown,
     band,
     depth,
+    dots,
     ends,
     estimated,
     free,
@@ -49,21 +50,21 @@ def dimension_over_training(shown: Shown) -> alt.LayerChart:
 
 def profiles_over_training(shown: Shown) -> alt.FacetChart:
     """Anisotropy over depth at every checkpoint, one panel per model."""
-    base = rows("layers", "text").transform_filter("datum.step != null && datum.state == 'block'")
+    base = rows("layers", "text").transform_filter("datum.step != null && datum.block")
     lines = line(base, 1.5).encode(depth(), share(), history.by_step(shown), alt.Detail("step:N"))
     return _panels(lines)
 
 
 def text_against_random(shown: Shown) -> alt.FacetChart:
     """Anisotropy over depth at the newest checkpoint, on text and on random tokens, one panel per model."""
-    base = rows("layers").transform_filter("datum.newest && datum.state == 'block'")
+    base = rows("layers").transform_filter("datum.newest && datum.block")
     base = base.transform_calculate(input=f"indexof(datum.text, '{RANDOM}') == 0 ? 'random tokens' : 'text'")
     base = interval(base, "anisotropy", "anisotropy_se")
     look, one = theme.by_input(), alt.Detail("text:N")
     drawn = alt.layer(
         band(base).encode(depth(), share("low"), alt.Y2("high:Q"), look["color"], one),
         line(base).encode(depth(), share(), look["color"], look["strokeDash"], one),
-        base.mark_point(filled=True, size=30, opacity=1).encode(depth(), share(), look["color"], look["shape"], one),
+        dots(base, 30).encode(depth(), share(), look["color"], look["shape"], one),
     )
     return _panels(drawn)
 

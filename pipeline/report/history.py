@@ -11,6 +11,7 @@ from pipeline.report.encodings import (
     by_depth,
     checkpoints,
     depth,
+    dots,
     ends,
     estimated,
     free,
@@ -39,21 +40,21 @@ def heat_map(shown: Shown) -> alt.VConcatChart:
 
 def _map(column: str, title: str, labels: bool) -> alt.LayerChart:
     base = rows("layers", *BY).transform_filter(f"datum.step != null && datum.{column} != null")
-    told = tip("step", "layer", "state", column, "anisotropy_se", "id_twonn", "id_twonn_se", "loss")
+    told = tip("step", "layer", "state", column, "anisotropy_se", "id_twonn", "id_twonn_se", "loss", "doubt")
     colour = alt.Color(f"{column}:Q", scale=alt.Scale(domain=[0, 1]), title=ANISOTROPY)
-    highest = base.transform_filter("datum.state == 'block'")
+    highest = base.transform_filter("datum.block")
     highest = highest.transform_joinaggregate(top=f"max({column})", groupby=["step"])
-    dots = highest.transform_filter(f"datum.{column} == datum.top").mark_point(
+    marks = highest.transform_filter(f"datum.{column} == datum.top").mark_point(
         size=28, filled=True, color="white", stroke="black", strokeWidth=1, opacity=1, aria=False
     )
     tiles = base.mark_rect(aria=False).encode(checkpoints(labels), layers(), colour, told)
-    drawn = alt.layer(tiles, dots.encode(checkpoints(labels), layers()))
+    drawn = alt.layer(tiles, marks.encode(checkpoints(labels), layers()))
     return drawn.properties(width=WIDTH, height=190, title=title)
 
 
 def profiles(shown: Shown) -> alt.LayerChart:
     """Anisotropy over depth at every checkpoint, coloured by step; first and last named, the last one bold."""
-    base = rows("layers", *BY).transform_filter("datum.step != null && datum.state == 'block'")
+    base = rows("layers", *BY).transform_filter("datum.step != null && datum.block")
     colour = by_step(shown)
     told = tip("step", "layer", "depth", "anisotropy", "anisotropy_se")
     last = base.transform_filter("datum.newest")
@@ -67,32 +68,37 @@ def profiles(shown: Shown) -> alt.LayerChart:
 
 
 def by_step(shown: Shown) -> alt.Color:
-    legend = alt.Legend(values=ticks(shown), format="~s")
+    legend = alt.Legend(type="gradient", values=ticks(shown), format="~s")
     return alt.Color("step:Q", scale=alt.Scale(type="symlog"), title=STEP, legend=legend)
 
 
 def dimension(shown: Shown) -> alt.LayerChart:
     """Dimension over training by block; landmarks bold with their 95 % band, a triangle at each one's peak."""
-    base = estimated("layers", *BY).transform_filter("datum.step != null && datum.state == 'block'")
+    base = estimated("layers", *BY).transform_filter("datum.step != null && datum.block")
     bold = base.transform_filter("datum.landmark")
     x, y, each = step(shown), free("dimension", DIMENSION), alt.Detail("layer:N")
-    told = tip("step", "layer", "dimension", "se", "loss")
+    told = tip("step", "layer", "dimension", "se", "loss", "doubt")
     return layered(
         line(base, 1, opacity=0.35).encode(x, y, by_depth(), each),
         band(bold).encode(x, free("low", DIMENSION), alt.Y2("high:Q"), by_depth(), each),
-        line(bold, dots=20).encode(x, y, by_depth(), alt.StrokeDash("layer:O", legend=None), told),
-        _peaks(shown),
+        line(bold).encode(x, y, by_depth(), alt.StrokeDash("layer:O", legend=None)),
+        dots(bold, 20).encode(x, y, by_depth(), told),
+        *_peaks(shown),
         ends(bold, "step", "layer", "'layer ' + datum.layer").encode(x, y),
     ).properties(height=380)
 
 
-def _peaks(shown: Shown) -> alt.Chart:
-    """Triangles: filled where expansion and compression are both proven by this estimator, else hollow."""
+def _peaks(shown: Shown) -> list[alt.Chart]:
+    """Triangles with the interval of their step: filled where this estimator proves rise and fall, else hollow."""
     base = rows("peaks", *BY, "estimator").transform_filter("datum.landmark")
     told = tip("layer", "verdict", "peak_step", "peak_step_low", "peak_step_high", "peak_value")
     proven = alt.condition("datum.verdict == 'expand-compress'", alt.value(1), alt.value(0))
     marks = base.mark_point(shape="triangle-down", size=80, yOffset=-9, fill=PEAK, stroke=PEAK, opacity=1, aria=False)
-    return marks.encode(step(shown, "peak_step"), free("peak_value", DIMENSION), told, fillOpacity=proven)
+    y = free("peak_value", DIMENSION)
+    return [
+        base.mark_rule(color=PEAK, aria=False).encode(step(shown, "peak_step_low"), y, x2="peak_step_high:Q"),
+        marks.encode(step(shown, "peak_step"), y, told, fillOpacity=proven),
+    ]
 
 
 def loss(shown: Shown) -> alt.VConcatChart:
@@ -132,7 +138,7 @@ def _gap(shown: Shown, column: str, title: str, labels: bool) -> alt.LayerChart:
     colour = alt.Color("gap:Q", scale=alt.Scale(domain=[-most, most], domainMid=0, clamp=True), title="difference")
     told = tip("step", "layer", "gap", "gap_se")
     unsure = base.transform_filter("datum.gap_se != null && abs(datum.gap) < datum.t * datum.gap_se")
-    dots = unsure.mark_point(size=10, filled=True, color="#444", opacity=1, aria=False)
+    marks = unsure.mark_point(size=10, filled=True, color="#444", opacity=1, aria=False)
     tiles = base.mark_rect(aria=False).encode(checkpoints(labels), layers(), colour, told)
-    drawn = alt.layer(tiles, dots.encode(checkpoints(labels), layers()))
+    drawn = alt.layer(tiles, marks.encode(checkpoints(labels), layers()))
     return drawn.properties(width=WIDTH, height=190, title=title)

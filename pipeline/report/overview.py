@@ -8,7 +8,9 @@ from pipeline.report.encodings import (
     MOST_NAMED,
     Shown,
     band,
+    by_depth,
     depth,
+    dots,
     ends,
     estimated,
     free,
@@ -24,16 +26,14 @@ from pipeline.report.encodings import (
 
 def profile(shown: Shown) -> alt.LayerChart:
     """Anisotropy over relative depth at the newest checkpoint of every model."""
-    base = rows("layers", "text").transform_filter("datum.newest && datum.state == 'block'")
+    base = rows("layers", "text").transform_filter("datum.newest && datum.block")
     base = interval(base, "anisotropy", "anisotropy_se")
     look, one = theme.by_kind(shown.kinds), alt.Detail("history:N")
-    told = tip("history", "kind", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
+    told = tip("history", "kind", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "doubt")
     parts = [
         band(base).encode(depth(), share("low"), alt.Y2("high:Q"), look["color"], one),
         line(base).encode(depth(), share(), one, look["color"], look["strokeDash"]),
-        base.mark_point(filled=True, size=40, opacity=1, aria=False).encode(
-            depth(), share(), look["color"], look["shape"], one, told
-        ),
+        dots(base, 40).encode(depth(), share(), look["color"], look["shape"], one, told),
     ]
     return layered(*parts, *_named(shown, base, "depth", depth(), share()))
 
@@ -60,7 +60,7 @@ def small_multiples(shown: Shown) -> alt.FacetChart:
     lines = line(base, 1.5, dots=12).encode(
         step(shown),
         free("dimension", DIMENSION),
-        alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth"),
+        by_depth(),
         alt.StrokeDash("layer:O", legend=None),
         told,
     )

@@ -1,1 +1,165 @@
-def write(): ...
+"""The page: one HTML file that needs no network, or an index and one page per history where one would be too large."""
+
+import re
+import shlex
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import polars as pl
+import vl_convert
+
+from pipeline.lake.reader import Reader
+from pipeline.report import tables as printed
+from pipeline.report import theme
+from pipeline.report.data import ESTIMATORS, Tables, chosen, tables
+from pipeline.report.encode import columnar, script
+from pipeline.report.encodings import Shown
+from pipeline.report.sections import HISTORY, OVERVIEW, Section
+from pipeline.report.verdicts import Verdicts, verdicts
+
+MOST_BYTES = 2_500_000
+MOST_ROWS = 16_000
+"""Of layers in one file; beyond, every n-th step is drawn."""
+INDEX_ROWS = 8_000
+TOLD = ("table", "columns", "only", "controls", "query")
+"""What the page's code knows of a section."""
+ASSETS = files("pipeline.report") / "assets"
+
+
+class Content(NamedTuple):
+    """All that pages are made of."""
+
+    uri: str
+    frame: pl.DataFrame
+    tables: Tables
+    verdicts: Verdicts
+    printed: tuple[printed.Table, ...]
+
+    def of(self, history: str) -> "Content":
+        """What the page of one history is made of."""
+        mine = tuple(table.of(history) for table in self.printed)
+        rows = self.frame.filter(history=history)
+        return Content(self.uri, rows, self.tables.of(history), self.verdicts.of(history), mine)
+
+
+def write(reader: Reader, path: str | Path, models: str = "*") -> list[Path]:
+    """Write the report of the models whose name matches; the paths of its pages, the one to open first.
+
+    One file as long as it is no larger than MOST_BYTES; else an index, and beside it a folder of its name with one
+    page per history.
+
+    Raises:
+        UsageError: no such model in the lake.
+    """
+    path, content = Path(path), gather(reader, models)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = render(content, (*OVERVIEW, *HISTORY), MOST_ROWS)
+    histories = Shown.of(content.tables).histories
+    if len(whole.encode()) <= MOST_BYTES or len(histories) == 1:
+        path.write_text(whole)
+        return [path]
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    pages = {history: folder / f"{place:02d}-{_slug(history)}.html" for place, history in enumerate(histories, 1)}
+    for history, page in pages.items():
+        page.write_text(render(content.of(history), HISTORY, MOST_ROWS, up=f"../{path.name}"))
+    links = {history: f"{folder.name}/{page.name}" for history, page in pages.items()}
+    index = content._replace(tables=content.tables.overview())
+    path.write_text(render(index, OVERVIEW, INDEX_ROWS, links=links))
+    return [path, *pages.values()]
+
+
+def gather(reader: Reader, models: str = "*") -> Content:
+    """Ask the lake for all that the pages show."""
+    frame = chosen(reader, models)
+    names = frame["model"].unique().to_list()
+    found = (printed.coverage(reader, names), printed.failures(reader, names), printed.method(reader))
+    return Content(reader.uri, frame, tables(frame), verdicts(frame), found)
+
+
+def render(
+    content: Content, sections: tuple[Section, ...], most_rows: int, links: dict[str, str] | None = None, up: str = ""
+) -> str:
+    """One page, as HTML."""
+    drawn = content.tables.thinned(most_rows)
+    shown = Shown.of(drawn)
+    used = {section.table for section in sections} | ({"peaks"} if HISTORY[0] in sections else set())
+    data = {
+        "tables": {name: columnar(frame) for name, frame in drawn._asdict().items() if name in used},
+        "specs": {section.name: section.spec(shown) for section in sections},
+        "sections": {section.name: {part: getattr(section, part) for part in TOLD} for section in sections},
+        "where": {"history": _histories(content.frame), "text": _texts(content.frame)},
+        "themes": {name: theme.config(name) for name in ("light", "dark")},
+        "widths": {"full": theme.WIDTH, "small": theme.SMALL},
+        "lake": shlex.quote(content.uri),
+    }
+    return _template().render(
+        content=content,
+        shown=shown,
+        sections=sections,
+        estimators=ESTIMATORS,
+        facts=_facts(content.frame),
+        thinned=drawn.layers.height < content.tables.layers.height,
+        links=links or {},
+        up=up,
+        lake=shlex.quote(content.uri),
+        data=script(data),
+        bundle=bundle(),
+        style=(ASSETS / "page.css").read_text(),
+        code=(ASSETS / "page.js").read_text(),
+    )
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite and vega-embed in a scope of their own, safe inside a script element; it sets `vegaEmbed`."""
+    # At the top level its short names collide with each other's and with the page's.
+    return f"(function(){{{vl_convert.javascript_bundle()}}})();".replace("</script", "<\\/script")
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.filters["number"] = _number
+    return environment.from_string((ASSETS / "page.html").read_text())
+
+
+def _facts(frame: pl.DataFrame) -> dict[str, int]:
+    labels = frame.select("model", "revision").n_unique()
+    counts = {"models": frame["model"].n_unique(), "checkpoints": labels, "texts": frame["text"].n_unique()}
+    return counts | {"cells": frame["cell_id"].n_unique(), "rows": frame.height}
+
+
+def _histories(frame: pl.DataFrame) -> dict[str, str]:
+    """The condition in SQL that each history is."""
+    each = frame.select("history", "model", "kind", "run").unique()
+    return {history: _sql(model=model, kind=kind, run=run) for history, model, kind, run in each.iter_rows()}
+
+
+def _texts(frame: pl.DataFrame) -> dict[str, str]:
+    """Likewise of each text; of two under one name the digest's head tells which."""
+    each = frame.select("text", "corpus", "recipe").unique()
+    found = {}
+    for text, corpus, recipe in each.iter_rows():
+        name, _, head = corpus.partition("#")
+        found[text] = _sql(corpus=name, recipe=recipe) + (f" AND corpus_sha256 LIKE '{head}%'" if head else "")
+    return found
+
+
+def _sql(**values: str | None) -> str:
+    quoted = {name: "'" + value.replace("'", "''") + "'" for name, value in values.items() if value is not None}
+    return " AND ".join(f"{name} = {value}" for name, value in quoted.items())
+
+
+def _slug(history: str) -> str:
+    return re.sub(r"[^\w.-]", "-", history.replace("/", "--"))
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,186 @@
+"use strict";
+// Draws every chart from the tables in this file, and keeps charts, sentences, tables and queries to the controls.
+(() => {
+  const told = JSON.parse(document.getElementById("data").textContent);
+  const tables = Object.fromEntries(Object.entries(told.tables).map(([name, table]) => [name, rowsOf(table)]));
+  const form = document.querySelector(".controls");
+  const views = new Map();
+  const state = { history: null, text: null, estimator: null };
+  let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
+
+  function rowsOf({ rows, columns }) {
+    const read = Object.entries(columns).map(([name, c]) => [name, c.words ? (i) => c.words[c.at[i]] : (i) => c[i]]);
+    return Array.from({ length: rows }, (_, i) => Object.fromEntries(read.map(([name, at]) => [name, at(i)])));
+  }
+
+  // What random tokens are subtracted from is the text that was shown last.
+  function read() {
+    for (const name of Object.keys(state)) {
+      const asked = form.elements[name]?.value;
+      state[name] = asked ?? Object.keys(told.where[name] ?? {})[0];
+    }
+    state.gaps = state.text.startsWith("random-") ? state.gaps ?? state.text : state.text;
+  }
+
+  const asked = (section, control) => (control === "text" && section.table === "gaps" ? state.gaps : state[control]);
+
+  function rowsBehind(section) {
+    const by = section.controls.filter((control) => control !== "estimator");
+    return tables[section.table].filter(
+      (row) =>
+        by.every((control) => row[control] === asked(section, control)) &&
+        section.only.every((column) => row[column] !== false && row[column] !== null),
+    );
+  }
+
+  function fitted(spec, room) {
+    const { full, small } = told.widths;
+    const copy = structuredClone(spec);
+    const facets = Object.keys(told.where.history).length;
+    if (copy.columns) copy.columns = Math.max(1, Math.min(facets, Math.floor(room / (small + 70))));
+    const parts = copy.vconcat ?? (copy.spec ? [copy.spec] : [copy]);
+    for (const part of parts) {
+      if (part.width === full) part.width = Math.max(220, room - 70 - (copy.vconcat ? 0 : 70));
+      else if (copy.columns) part.width = Math.max(150, Math.floor(room / copy.columns) - 75);
+    }
+    return copy;
+  }
+
+  async function draw(element) {
+    const name = element.dataset.section;
+    const section = told.sections[name];
+    views.get(name)?.finalize();
+    const spec = fitted(told.specs[name], element.parentElement.clientWidth);
+    for (const param of spec.params) param.value = asked(section, param.name);
+    spec.datasets = tables;
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, config: told.themes[theme] };
+    const { view } = await vegaEmbed(element, spec, options);
+    views.set(name, view);
+  }
+
+  async function drawAll() {
+    for (const element of document.querySelectorAll(".chart")) await draw(element);
+    document.documentElement.dataset.drawn = String(views.size);
+  }
+
+  async function show() {
+    read();
+    for (const line of document.querySelectorAll(".says")) {
+      line.hidden = ["history", "text"].some((by) => by in line.dataset && line.dataset[by] !== state[by]);
+    }
+    for (const [name, section] of Object.entries(told.sections)) {
+      const empty = rowsBehind(section).length === 0;
+      const chart = document.querySelector(`.chart[data-section="${name}"]`);
+      chart.parentElement.hidden = empty;
+      chart.closest("figure").querySelector(".nothing").hidden = !empty;
+      document.querySelector(`code[data-section="${name}"]`).textContent = query(section);
+      document.querySelector(`.shows[data-section="${name}"]`).textContent = subject(section);
+      const details = document.querySelector(`details[data-section="${name}"]`);
+      if (details.open) fill(details);
+      const view = views.get(name);
+      if (!view) continue;
+      for (const control of section.controls) view.signal(control, asked(section, control));
+      await view.runAsync();
+    }
+  }
+
+  function subject(section) {
+    const estimator = form.querySelector("[name=estimator]:checked").parentElement.textContent.trim();
+    const words = { history: state.history, text: asked(section, "text"), estimator: `dimension by ${estimator}` };
+    return [section.controls.includes("history") ? "" : "all models", ...section.controls.map((control) => words[control])]
+      .filter(Boolean)
+      .join(" · ");
+  }
+
+  function query(section) {
+    const where = (control) => told.where[control][asked(section, control)];
+    const sql = section.query.replaceAll("{history}", () => where("history")).replaceAll("{text}", () => where("text"));
+    return `shapelake query "${sql}" --lake ${told.lake}`;
+  }
+
+  // The table behind a chart is made when it is opened: as a rule nobody opens all.
+  function fill(details) {
+    const section = told.sections[details.dataset.section];
+    const table = document.createElement("table");
+    table.className = "sortable";
+    const head = table.createTHead().insertRow();
+    for (const column of section.columns) {
+      const cell = document.createElement("th");
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = column === "history" ? "model" : column.replaceAll("_", " ");
+      cell.scope = "col";
+      cell.ariaSort = "none";
+      cell.append(button);
+      head.append(cell);
+    }
+    const body = table.createTBody();
+    for (const row of rowsBehind(section)) {
+      const line = body.insertRow();
+      for (const column of section.columns) {
+        const cell = line.insertCell();
+        cell.textContent = row[column] ?? "";
+        if (typeof row[column] === "number") cell.className = "number";
+      }
+    }
+    details.querySelector(".scroll").replaceChildren(table);
+  }
+
+  function save(details) {
+    const section = told.sections[details.dataset.section];
+    const quoted = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+    const lines = rowsBehind(section).map((row) => section.columns.map((name) => quoted(String(row[name] ?? ""))));
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([[section.columns, ...lines].map((line) => line.join(",") + "\n").join("")]));
+    link.download = `${details.dataset.section}.csv`;
+    link.click();
+  }
+
+  function sort(button) {
+    const head = button.closest("th");
+    const up = head.ariaSort !== "ascending";
+    for (const other of head.parentElement.cells) other.ariaSort = "none";
+    head.ariaSort = up ? "ascending" : "descending";
+    const body = head.closest("table").tBodies[0];
+    const collate = new Intl.Collator("en", { numeric: true }).compare;
+    const key = (row) => row.cells[head.cellIndex].textContent;
+    const compare = (a, b) => {
+      if (a === "" || b === "") return (a === "") - (b === ""); // unknown comes last, either way
+      const numbers = Number(a) - Number(b);
+      return (up ? 1 : -1) * (Number.isNaN(numbers) ? collate(a, b) : numbers);
+    };
+    body.append(...[...body.rows].sort((a, b) => compare(key(a), key(b))));
+  }
+
+  function paint() {
+    document.documentElement.dataset.theme = theme;
+    form.elements.theme.ariaPressed = String(theme === "dark");
+  }
+
+  form.addEventListener("change", (event) => {
+    if (event.target.name !== "page") show();
+    else if (event.target.value) location.href = event.target.value;
+  });
+  form.elements.theme.addEventListener("click", () => {
+    theme = theme === "dark" ? "light" : "dark";
+    paint();
+    drawAll();
+  });
+  document.addEventListener("click", (event) => {
+    if (event.target.closest("th button")) sort(event.target);
+    if (event.target.matches(".csv")) save(event.target.closest("details"));
+  });
+  for (const details of document.querySelectorAll("details.table")) {
+    details.addEventListener("toggle", () => details.open && fill(details));
+  }
+  let width = innerWidth;
+  let later;
+  addEventListener("resize", () => {
+    if (innerWidth === width) return;
+    width = innerWidth;
+    clearTimeout(later);
+    later = setTimeout(drawAll, 150);
+  });
+  paint();
+  show().then(drawAll);
+})();

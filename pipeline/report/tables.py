@@ -1,0 +1,58 @@
+"""The tables that the page prints: coverage, failures, method; each with the command that gives it."""
+
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipeline.lake import Lake, status
+from pipeline.lake.queries import saved
+from pipeline.lake.reader import Reader
+
+METHOD = """SELECT corpus, left(corpus_sha256, 12) AS sha256, recipe, left(recipe_fingerprint, 12) AS fingerprint,
+  max(context_tokens) AS context_tokens, max(n_contexts) AS contexts, min(n_points) AS fewest_points,
+  max(n_points) AS most_points, string_agg(DISTINCT dtype) AS dtype, string_agg(DISTINCT device) AS device,
+  max(algorithm) AS algorithm
+FROM layers GROUP BY ALL ORDER BY ALL"""
+FAILURES = ("label", "corpus", "recipe", "class", "message", "quarantined", "command")
+
+
+class Table(NamedTuple):
+    """Rows for people, and the command that gives them."""
+
+    name: str
+    caption: str
+    command: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+    def of(self, history: str) -> "Table":
+        """The rows of one history; of a table that does not tell histories apart all."""
+        if "history" not in self.columns:
+            return self
+        place = self.columns.index("history")
+        return self._replace(rows=tuple(row for row in self.rows if row[place] == history))
+
+
+def table(name: str, caption: str, command: str, frame: pl.DataFrame) -> Table:
+    return Table(name, caption, command, tuple(frame.columns), tuple(frame.iter_rows()))
+
+
+def coverage(reader: Reader, models: list[str]) -> Table:
+    """What is measured."""
+    found = reader.frame(saved()["coverage"].sql).filter(pl.col("model").is_in(models))
+    shown = found.with_columns(pl.col("last_written").dt.strftime("%Y-%m-%d %H:%M UTC"))
+    return table("coverage", "What is measured.", "shapelake query @coverage --lake {lake}", shown)
+
+
+def failures(reader: Reader, models: list[str]) -> Table:
+    """What failed and is not measured, with its cause and the command that shows it again."""
+    found = [one for one in status(Lake(reader.uri))["failures"] if one["label"].rpartition("@")[0] in models]
+    listed = tuple(tuple(failure[name] for name in FAILURES) for failure in found)
+    caption = "What failed and is not measured." if listed else "Nothing failed that is not measured since."
+    return Table("failures", caption, "shapelake status --failed --lake {lake}", FAILURES, listed)
+
+
+def method(reader: Reader) -> Table:
+    """How the numbers were made."""
+    caption = "What was read, by which recipe, with how many points."
+    return table("method", caption, f'shapelake query "{METHOD}" --lake {{lake}}', reader.frame(METHOD))

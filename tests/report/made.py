@@ -1,0 +1,105 @@
+"""Lakes whose numbers look like the paper's, at any size: a dome that grows, a dimension that expands and compresses."""
+
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.columns import columns
+from pipeline.lake import Lake, to_table
+from pipeline.recipe import built_in
+from pipeline.spec import Cell, Checkpoint, Corpus
+from tests.lake.made import sha
+
+QUICK = built_in("quick@1")
+TEXT = Corpus(kind="text", path="prose.txt", sha256=sha("prose"))
+RANDOM = Corpus(kind="random-uniform")
+SE_SHARE = 0.01
+"""Standard errors, as a share of the value."""
+_TYPES = {column.name: column.type for column in columns()}
+
+
+def lake(folder: Path, models: dict[str, str], steps: tuple[int, ...], blocks: int = 4) -> str:
+    """A lake of histories by (name, kind), each measured on a text and on random tokens; its URI."""
+    made = Lake(folder)
+    made.record_recipe(QUICK)
+    random = np.random.default_rng(0)
+    for place, (model, kind) in enumerate(models.items()):
+        for step in steps:
+            for corpus in (TEXT, RANDOM):
+                point = _checkpoint(model, kind, step)
+                cell = Cell(checkpoint=point, kind=kind, corpus=corpus, recipe=QUICK)
+                progress = math.log1p(step) / math.log1p(max(steps[-1], 1))
+                rows = [_row(cell, layer, blocks, progress, place, random) for layer in range(blocks + 2)]
+                assert made.commit(cell.id, point.model_key, to_table(rows, {"recipe": QUICK.model_dump_json()}))
+    return str(folder)
+
+
+def _checkpoint(model: str, kind: str, step: int) -> Checkpoint:
+    return Checkpoint(
+        model=model,
+        revision=f"step{step}",
+        path="/somewhere",
+        tokenizer_path="/somewhere",
+        kinds=(kind,),
+        weights_digest=sha(f"{model} {step}"),
+        config_digest=sha("config"),
+        tokenizer_digest=sha("tokenizer"),
+        step=step,
+    )
+
+
+def _row(
+    cell: Cell, layer: int, blocks: int, progress: float, place: int, random: np.random.Generator
+) -> dict[str, Any]:
+    """One layer's row; what no chart shows is a constant."""
+    text = cell.corpus.kind == "text"
+    depth = min(layer / blocks, 1.0)
+    dome = (0.9 - 0.03 * place) * math.sin(math.pi * min(depth, 0.98)) if cell.kind == "decoder" else 0.15
+    anisotropy = 0.05 + dome * progress * (1 if text else 0.8)
+    dimension = 8 + 12 * math.sin(math.pi * min(1, 1.4 * progress)) * (0.5 + depth) + 0.3 * place
+    noisy = dict(
+        anisotropy=anisotropy,
+        anisotropy_no_sink=anisotropy * 0.4,
+        id_twonn=dimension * (1 if text else 1.3),
+        id_mle=dimension * (0.9 if text else 1.2),
+        id_mle_c50=dimension,
+        id_mle_c90=dimension,
+        id_authors=dimension * 1.2,
+        loss=11 - 8 * progress + (0 if text else 3),
+    )
+    values = {name: float(value * (1 + SE_SHARE * random.standard_normal())) for name, value in noisy.items()}
+    errors = {f"{name}_se": SE_SHARE * value for name, value in values.items() if f"{name}_se" in _TYPES}
+    point = cell.checkpoint
+    own = {name: value for name, value in point.model_dump().items() if name in _TYPES}
+    return {name: _constant(kind) for name, kind in _TYPES.items()} | own | values | errors | {
+        "cell_id": cell.id,
+        "recipe": QUICK.label,
+        "recipe_fingerprint": QUICK.fingerprint,
+        "algorithm": 6,
+        "kind": cell.kind,
+        "corpus": cell.corpus.id,
+        "corpus_sha256": cell.corpus.sha256,
+        "layer": layer,
+        "depth": depth,
+        "state": "embedding" if layer == 0 else "block" if layer <= blocks else "final_norm",
+        "n_points": 4096,
+        "n_params": 1_000_000,
+        "status": "ok",
+        "flags": [],
+        "duplicate_of": None,
+        "superseded": None,
+        "id_gride_k": [1, 2, 4, 8, 16],
+        "id_gride": [dimension] * 5,
+        "id_gride_se": [dimension * SE_SHARE] * 5,
+    }
+
+
+def _constant(kind: str) -> Any:
+    if kind.startswith("list<"):
+        return []
+    if kind.startswith("timestamp"):
+        return datetime(2026, 1, 2, tzinfo=UTC)
+    return {"string": "word", "bool": False}.get(kind, 0.01 if kind.startswith("float") else 7)
