@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 KEY, WIDTH = "file_digest", 32
 BLANK = "0" * WIDTH
-SEAL = re.compile(KEY.encode() + rb"\x18\x20([0-9a-f]{32})")
+SEAL = re.compile(KEY.encode() + rb"\x18\x20(.{32})", re.DOTALL)
 """The entry of the file's key-value metadata as it is stored: the key, then a string of 32 characters."""
 
 

@@ -1,0 +1,228 @@
+"""verify names what is wrong and only that; no damaged or hostile file becomes a number."""
+
+import json
+import random
+import re
+from contextlib import suppress
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import lake as lakes
+from pipeline.columns import columns
+from pipeline.errors import LakeError
+from pipeline.lake import Lake, Tombstone, seal, to_table
+from pipeline.lake.lake import CELLS
+from pipeline.lake.ranges import BY_NAME, BY_UNIT, FREE, range_of
+from pipeline.lake.scan import damage
+from pipeline.lake.schema import encode
+from pipeline.lake.verify import random_cell, verify
+from tests.lake import made
+
+
+@pytest.fixture
+def lake(tmp_path):
+    lake = Lake(tmp_path / "lake")
+    point = made.checkpoint(1)
+    lake.record_labels([point])
+    made.commit(lake, point)
+    return lake
+
+
+def only_key(lake):
+    (key,) = lake.cells().values()
+    return key
+
+
+def rewrite(lake, table):
+    """The cell's file as one who may write anything would write it: without a seal."""
+    data = BytesIO()
+    pq.write_table(table.replace_schema_metadata(None), data)
+    lake.store.put_pointer(only_key(lake), data.getvalue())
+
+
+def found(lake):
+    return [problem.found for problem in verify(lake)]
+
+
+def test_a_sound_lake_and_an_empty_one_have_no_problems(lake, tmp_path):
+    assert verify(lake) == []
+    assert verify(Lake(tmp_path / "none")) == []
+
+
+NUMBERS = [c for c in columns() if "int" in c.type or "float" in c.type]
+
+
+def test_every_number_has_a_range_or_is_free_and_every_range_a_column():
+    assert {column.name for column in NUMBERS if range_of(column) is None} == FREE
+    assert set(BY_UNIT) <= {column.unit for column in columns()}
+    assert set(BY_NAME) <= {column.name for column in columns()}
+
+
+@pytest.mark.parametrize("column", [c for c in NUMBERS if range_of(c)], ids=lambda column: column.name)
+def test_a_value_beyond_its_range_is_found(lake, column):
+    wanted = range_of(column)
+    values = [-1] if wanted.low >= -0.5 else [-2]
+    values += [2] if wanted.high < 2 else []
+    for value in values:
+        wrong = [value] if column.type.startswith("list") else value
+        table = made.rows(made.cell(made.checkpoint(1)))
+        table[1] |= {column.name: wrong}
+        rewrite(lake, to_table(table, {}) if column.name != "schema_version" else _typed(table))
+        said = found(lake)
+        assert any(re.search(rf"{column.name} = {value}(\.0)?$", one) for one in said), said
+
+
+def _typed(rows):
+    from pipeline.lake.schema import schema
+
+    return pa.Table.from_pylist(rows, schema=schema())
+
+
+def changed(**changes):
+    """The rows with values that no writer of this package would let through."""
+    rows = made.rows(made.cell(made.checkpoint(1)))
+    rows[1] |= changes
+    return _typed(rows)
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        (changed(anisotropy=float("nan")), "layer 1: anisotropy = nan"),
+        (changed(anisotropy=float("inf")), "layer 1: anisotropy = inf"),
+        (changed(id_twonn=0.0), "layer 1: id_twonn = 0.0"),
+        (changed(id_twonn=None), "layer 1: null without a reason: id_twonn"),
+        (changed(corpus=None), "layer 1: null in corpus"),
+        (changed(state="head"), "layer 1: state = 'head'"),
+        (changed(status="fine"), "layer 1: status = 'fine'"),
+        (changed(flags=["oops"]), "layer 1: unknown flag 'oops'"),
+        (changed(cell_id="f" * 32), "rows of the cell"),
+        (changed(model="lab/large"), "rows of the model lab--large, lab--small"),
+        (changed(layer=0), "a layer has two rows"),
+        (changed().slice(0, 0), "no rows"),
+        (changed().set_column(0, "cell_id", pa.array([1, 2, 3])), "not the lake's types: cell_id is int64"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_contradicts_the_schema_or_the_name_is_found(lake, table, said):
+    rewrite(lake, table)
+    assert any(said in one for one in found(lake)), found(lake)
+
+
+def test_a_row_of_an_older_version_with_fewer_columns_is_no_problem(lake):
+    rewrite(lake, changed().drop_columns(["id_ks", "config_digest", "superseded"]))
+    assert verify(lake) == []
+
+
+def test_twins_with_equal_numbers_are_no_problem_and_with_others_one(lake):
+    twin = made.checkpoint(1, model="lab/twin", weights="lab/small 1")
+    made.commit(lake, twin, cell_id=made.cell(made.checkpoint(1)).id)
+    assert verify(lake) == []
+    third = made.checkpoint(1, model="lab/third", weights="lab/small 1")
+    made.commit(lake, third, cell_id=made.cell(made.checkpoint(1)).id, id_twonn=1.0)
+    assert "other numbers" in found(lake)[0]
+
+
+def test_records_that_cannot_be_read_or_lie_under_another_name_are_named(lake):
+    stone = Tombstone(cell_id="a" * 32, reason="wrong", by="a person")
+    lake.quarantine(stone)
+    assert verify(lake) == []
+    (label,) = lake.store.list("labels/v1")
+    for key, data in {
+        label: b"{}",
+        f"quarantine/{'a' * 32}.json": b"not JSON",
+        f"quarantine/{'b' * 32}.json": lake.store.get(f"quarantine/{'a' * 32}.json"),
+        f"attempts/v1/{'c' * 32}.crash.{'0' * 8}.json": b"[]",
+        "quarantine/notes.json": b"{}",
+        f"{CELLS}/model_key=x/notes.parquet": b"",
+    }.items():
+        lake.store.put_pointer(key, data)
+    wanted = {label, "quarantine/notes.json", f"{CELLS}/model_key=x/notes.parquet"}
+    wanted |= {f"quarantine/{'a' * 32}.json", f"quarantine/{'b' * 32}.json"}
+    wanted |= {f"attempts/v1/{'c' * 32}.crash.{'0' * 8}.json"}
+    assert {problem.key for problem in verify(lake)} == wanted
+
+
+def test_a_random_cell_is_any_of_them_with_its_metadata(lake):
+    made.commit(lake, made.checkpoint(2))
+    picked = [random_cell(lake, random.Random(seed)) for seed in range(20)]
+    assert {cell_id for cell_id, _ in picked} == set(lake.cells())
+    for cell_id, table in picked:
+        assert set(table.column("cell_id").to_pylist()) == {cell_id}
+        assert json.loads(table.schema.metadata[b"recipe"]) == {}
+    with pytest.raises(LakeError, match="no committed cells"):
+        random_cell(Lake(lake.uri + "-none"), random.Random(0))
+
+
+SOUND = encode(to_table(made.rows(made.cell(made.checkpoint(1))), {"recipe": "{}"}))
+
+
+def test_the_seal_sees_every_single_byte():
+    assert seal.is_broken(SOUND) is False
+    start = SOUND.rfind(seal.KEY.encode())
+    for position in range(4, len(SOUND) - 4, 7):
+        changed = bytearray(SOUND)
+        changed[position] ^= 1
+        if damage(bytes(changed)) is None:
+            assert start <= position < start + len(seal.KEY) + 2, "the seal's own name; no number is changed"
+    with pytest.raises(ValueError, match="blank"):
+        seal.sealed(SOUND)
+
+
+EDIT = st.tuples(st.integers(0, len(SOUND)), st.integers(0, 64), st.binary(max_size=16))
+EDITS = st.lists(EDIT, min_size=1, max_size=4)
+CASES = pytest.mark.parametrize("cases", [200, pytest.param(2000, marks=pytest.mark.slow)])
+
+
+def edited(data, edits):
+    for start, length, new in edits:
+        data = data[:start] + new + data[start + length :]
+    return data
+
+
+@CASES
+def test_a_mutated_file_is_an_error_or_the_same_numbers(lake, cases):
+    asked = "from layers order by layer"
+    key = only_key(lake)
+    lake.store.path(key).write_bytes(SOUND)
+    before = lakes.open(lake.uri).frame(asked)
+
+    @settings(max_examples=cases, deadline=None)
+    @given(edits=EDITS)
+    def holds(edits):
+        lake.store.path(key).write_bytes(edited(SOUND, edits))
+        with suppress(LakeError):
+            reader = lakes.open(lake.uri)
+            assert reader.frame(asked).equals(before)
+        assert (verify(lake) == []) == (damage(lake.store.get(key)) is None)
+
+    holds()
+
+
+def unsealed():
+    data = BytesIO()
+    pq.write_table(pq.read_table(BytesIO(SOUND)).replace_schema_metadata(None), data)
+    return data.getvalue()
+
+
+UNSEALED = unsealed()
+
+
+@pytest.mark.parametrize("cases", [30, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_mutated_file_without_a_seal_never_ends_in_anything_but_rows_or_an_error(lake, cases):
+    key = only_key(lake)
+
+    @settings(max_examples=cases, deadline=None)
+    @given(edits=EDITS)
+    def holds(edits):
+        lake.store.path(key).write_bytes(edited(UNSEALED, edits))
+        with suppress(LakeError):
+            lakes.open(lake.uri).frame("from layers")
+        verify(lake)
+
+    holds()
