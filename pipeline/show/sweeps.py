@@ -1,29 +1,17 @@
-"""What the commands print for people. Data goes to standard output, everything else to standard error."""
+"""A plan, how a run ended, and what the lake holds, in a few lines each."""
 
-import csv as csv_format
-import json
 import shlex
-import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
+from pipeline.show.tables import console, size, table
 from pipeline.sweep.cost import Cost
 from pipeline.sweep.plan import Plan, command
 
 if TYPE_CHECKING:
     from pipeline.sweep.driver import Report
 
-WIDTH_OF_A_PIPE = 200
 MOST_LISTED = 10
-
-
-def console() -> Console:
-    """Standard output; wide where nobody sees it, so that tables in files and pipes are not cut."""
-    return Console(width=None if sys.stdout.isatty() else WIDTH_OF_A_PIPE, highlight=False, soft_wrap=True)
 
 
 def plan(made: Plan, lake: str) -> None:
@@ -84,54 +72,13 @@ def status(state: dict[str, Any], failed: bool) -> None:
         if not state["failures"]:
             out.print("nothing failed")
         return
-    out.print(_table(state["models"]) if state["models"] else "no cell is committed yet")
+    out.print(table(state["models"]) if state["models"] else "no cell is committed yet")
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or cut off"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
         out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)
     if state["failures"]:
         out.print(f"{len(state['failures'])} failures: {_ask_what_failed(state['lake'])}", markup=False)
-
-
-def rows(measured: list[dict[str, Any]]) -> None:
-    """The headline numbers of each layer, with their standard errors."""
-    table = Table(box=None, header_style="bold")
-    for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
-        table.add_column(name, justify="left" if name in ("state", "flags") else "right")
-    for row in measured:
-        table.add_row(
-            str(row["layer"]),
-            row["state"],
-            _with_error(row, "anisotropy", 4),
-            _number(row["anisotropy_no_sink"], 4),
-            _with_error(row, "id_twonn", 2),
-            _with_error(row, "id_mle", 2),
-            _number(row["id_authors"], 2),
-            str(row["n_points"]),
-            " ".join(row["flags"]),
-        )
-    console().print(table)
-    first = measured[0]
-    if first["loss"] is not None:
-        console().print(f"loss {_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
-
-
-def result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A query's rows as a table."""
-    table = Table(*columns, box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*("" if value is None else _cell(value) for value in row))
-    console().print(table)
-
-
-def csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    writer = csv_format.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
-
-
-def json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
 
 
 def _states(made: Plan, model: str) -> str:
@@ -148,12 +95,7 @@ def _cost(cost: Cost) -> str:
     hours = "time unknown" if cost.hours is None else f"{cost.hours:.2g} {cost.unit}, {cost.basis}"
     if not cost.download_bytes:
         return f"nothing to download; {hours}"
-    return f"{_size(cost.download_bytes)} to download, {_size(cost.disk_bytes)} of disk at once; {hours}"
-
-
-def _size(n_bytes: int) -> str:
-    unit, name = next(((u, n) for u, n in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if n_bytes >= u), (1e3, "kB"))
-    return f"{n_bytes / unit:.3g} {name}"
+    return f"{size(cost.download_bytes)} to download, {size(cost.disk_bytes)} of disk at once; {hours}"
 
 
 def _ask_what_failed(lake: str) -> str:
@@ -166,30 +108,6 @@ def _failure(failure: dict[str, Any]) -> str:
         f"{failure['attempts']} attempts, last {failure['when']}\n{_indented(failure['message'])}\n"
         f"          again: {failure['command']}"
     )
-
-
-def _table(records: list[dict[str, Any]]) -> Table:
-    table = Table(*records[0], box=None, header_style="bold")
-    for record in records:
-        table.add_row(*("" if value is None else _cell(value) for value in record.values()))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, list | tuple):
-        return ", ".join(_cell(item) for item in value)
-    return str(value)
-
-
-def _with_error(row: dict[str, Any], name: str, digits: int) -> str:
-    error = row[f"{name}_se"]
-    return _number(row[name], digits) + (f" ± {error:.{digits}f}" if error is not None else "")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _span(history: list[Any]) -> str:

@@ -1,0 +1,134 @@
+"""A history read from the Hub gives the numbers of the same folders read from the disk, and leaves nothing behind."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import lake as lakes
+from pipeline.columns import columns
+from pipeline.lake import Lake
+from pipeline.spec import Hub, Local, Source, Sweep
+from pipeline.sweep.plan import Plan, make_plan
+from pipeline.sweep.run import run
+from tests import real
+from tests.hub.fake import FakeHub
+
+STEPS = (0, 1, 2, 4, 8, 16)
+MAY_DIFFER = {column.name for column in columns() if column.group in ("cost", "provenance")}
+OF_A_LABEL = {"revision", "commit_sha", "family", "tokens_seen", "tokens_source"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return real.history(tmp_path_factory.mktemp("local") / "lab--small", list(STEPS))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return real.text(tmp_path_factory.mktemp("text") / "prose.txt")
+
+
+def published(hub: FakeHub, folders: Path) -> None:
+    repo = hub.repo("lab/small")
+    for folder in sorted(folders.iterdir()):
+        repo.commit({path.name: path.read_bytes() for path in folder.iterdir()}, branch=folder.name)
+
+
+def sweep(source: Source, text: Path, **resources: object) -> Sweep:
+    return Sweep.model_validate(
+        {
+            "name": "t",
+            "checkpoints": [source],
+            "corpora": [{"text": str(text)}],
+            "recipe": real.RECIPE,
+            "resources": {"cpus": 1, **resources},
+        }
+    )
+
+
+def rows(lake: Lake) -> list[dict[str, object]]:
+    frame = lakes.open(lake.uri).frame("select * from layers order by step, layer")
+    return [{k: v for k, v in row.items() if k not in MAY_DIFFER | OF_A_LABEL} for row in frame.to_dicts()]
+
+
+def go(wanted: Sweep, lake: Lake) -> Plan:
+    plan = make_plan(wanted, lake)
+    report = run(plan, lake, "inline")
+    assert (report.exit_code, report.committed) == (0, len(STEPS))
+    return plan
+
+
+def test_the_hub_and_the_folder_give_the_same_cells_and_numbers(hub, folders, text, tmp_path):
+    published(hub, folders)
+    near, far = Lake(tmp_path / "near"), Lake(tmp_path / "far")
+    local = go(sweep(Local(local=str(folders), model="lab/small"), text), near)
+    remote = go(sweep(Hub(hub="lab/small"), text), far)
+    assert [cell.id for cell in local.cells] == [cell.id for cell in remote.cells]
+    assert rows(near) == rows(far)
+    left = [path.name for path in (tmp_path / "scratch").iterdir() if path.name != ".leases.lock"]
+    assert left == [], "what was fetched goes when it has been measured"
+    downloaded = lakes.open(far.uri).sql("select min(download_bytes), max(download_bytes) from cells").fetchone()
+    assert downloaded == (remote.checkpoints[0].download_bytes, remote.checkpoints[0].download_bytes)
+    assert remote.cost.download_bytes == len(STEPS) * remote.checkpoints[0].download_bytes
+
+
+def test_a_disk_for_one_checkpoint_is_enough_for_all(hub, folders, text, tmp_path):
+    published(hub, folders)
+    gb = sum(path.stat().st_size for path in (folders / "step0").iterdir()) * 1.2 / 1e9
+    go(sweep(Hub(hub="lab/small"), text, scratch_gb=gb, prefetch=2), Lake(tmp_path / "lake"))
+
+
+def test_what_moves_between_plan_and_fetch_is_measured_as_planned(hub, folders, text, tmp_path):
+    published(hub, folders)
+    lake = Lake(tmp_path / "lake")
+    plan = make_plan(sweep(Hub(hub="lab/small"), text), lake)
+    hub.repo("lab/small").commit({"model.safetensors": b"moved"}, branch="step4")
+    report = run(plan, lake, "inline")
+    assert (report.exit_code, report.committed) == (0, len(STEPS))
+
+
+def test_a_checkpoint_damaged_on_the_way_is_quarantined_and_the_others_go_on(hub, folders, text, tmp_path):
+    published(hub, folders)
+    lake = Lake(tmp_path / "lake")
+    plan = make_plan(sweep(Hub(hub="lab/small"), text), lake)
+    bad = next(c for c in plan.checkpoints if c.revision == "step2")
+    hub.fail(f"*{bad.commit_sha}*safetensors*", flip=1000, times=None)
+    report = run(plan, lake, "inline")
+    assert (report.exit_code, report.committed) == (1, len(STEPS) - 1)
+    assert [(cell.checkpoint.revision, o.error_class) for cell, o in report.failures.values()] == [
+        ("step2", "permanent")
+    ]
+    assert len(lake.quarantined()) == 1
+
+
+@pytest.mark.parametrize("backend", ["inline", "ray"])
+def test_the_command_line_from_plan_to_query(hub, folders, text, tmp_path, backend):
+    """In processes of their own, which take the Hub from their environment; a token in it is written nowhere."""
+    published(hub, folders)
+    (tmp_path / "sweep.yaml").write_text(
+        f"name: t\ncheckpoints: [{{hub: lab/small}}]\ncorpora: [{{text: {text}}}]\nrecipe: {real.RECIPE}\n"
+        "resources: {cpus: 1}\n"
+    )
+    token = "hf_" + "s3cret" * 5
+    shell = lambda *words: subprocess.run(  # noqa: E731
+        [sys.executable, "-m", "pipeline", *words],
+        env={**os.environ, "HF_TOKEN": token},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lake = ["--lake", str(tmp_path / "lake")]
+    planned = shell("plan", str(tmp_path / "sweep.yaml"), *lake)
+    assert planned.returncode == 0, planned.stderr
+    assert "lab/small: 6 checkpoints, step 0 to 16 (NEW 6, names read by the general rule)" in planned.stdout
+    ran = shell("run", str(tmp_path / "sweep.yaml"), *lake, "--backend", backend, "--steps", "0,4")
+    assert ran.returncode == 0, ran.stderr
+    asked = shell("query", "select count(distinct step) n from layers", *lake, "--csv")
+    assert asked.stdout == "n\n2\n"
+    said = "".join(done.stdout + done.stderr for done in (planned, ran, asked))
+    assert token not in said
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes(), path
