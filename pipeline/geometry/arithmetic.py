@@ -20,7 +20,7 @@ def product_dtype(device: torch.device | str) -> torch.dtype:
     On a GPU both are timed, once per process; a stream does so before its first batch.
     """
     device = torch.device(device)
-    if device.type == "cpu" or _slowdown(device) <= FLOAT64_COST:
+    if device.type != "cuda" or _slowdown(device) <= FLOAT64_COST:
         return torch.float64
     return torch.float32
 

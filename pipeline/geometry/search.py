@@ -9,13 +9,25 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from pipeline.geometry.arithmetic import UNIT_ROUNDOFF
-from pipeline.geometry.candidates import Candidates, Engine, default_engine, direct_engine, tiles, torch_engine
+from pipeline.geometry.candidates import (
+    GATHER_BYTES,
+    Candidates,
+    Engine,
+    direct_engine,
+    first_rungs,
+    tiles,
+    torch_engine,
+)
 
 SHIFT_ROWS = 4096
 MASSIVE = 8.0
 """Rows longer than this many median lengths get a bound of their own, or no other row could be certified."""
 SLACK = 2.0**-22
 """Relative error of a distance by float32 differences is below this."""
+STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}
+"""Of one step of a product's sum; 16-bit operands are summed in float32, which tensor cores may truncate."""
+PILOT_ROWS = 256
+"""Tried first where another rung is near: one that certifies less than half of them is passed over."""
 
 
 class Lists(NamedTuple):
@@ -43,7 +55,7 @@ class _View:
     def of(cls, points: Tensor, shift: Tensor, dtype: torch.dtype) -> "_View":
         exact = points.to(torch.float64) - shift
         values = exact.to(dtype)
-        unit, dim = UNIT_ROUNDOFF[dtype], points.shape[1]
+        unit, dim = STEP_ROUNDOFF[dtype], points.shape[1]
         length = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64)
         # The float64 difference itself is rounded once.
         error = torch.linalg.vector_norm(values - exact, dim=1) + UNIT_ROUNDOFF[torch.float64] * length
@@ -60,15 +72,15 @@ def search(
 ) -> Lists:
     """The min(k, points - 1) nearest other points of `points[rows]`, exactly, whatever the engine.
 
-    Candidates come from float32 products about the coordinate-wise median. Their distances are taken again as
-    differences of the stored values in float32, squared and summed in float64. A list is certified when the triangle
-    inequality over the rounding errors rules out every point that was not proposed; what is not certified goes
-    through float64 products, then through differences from every point.
+    Candidates come from float32 products about the coordinate-wise median, on a GPU from bfloat16 ones before. Their
+    distances are taken again as differences of the stored values in float32, squared and summed in float64. A list is
+    certified when the triangle inequality over the rounding errors rules out every point that was not proposed; what
+    is not certified goes through float64 products, then through differences from every point.
 
     Args:
         points: finite and distinct, float32 or float64.
         rows: indices of the queries.
-        engine: of the first rung; default FAISS, or torch where FAISS is not installed.
+        engine: of the first rung, in float32; default as `first_rungs` has it.
     """
     k = max(min(k, len(points) - 1), 0)
     lists = Lists(
@@ -76,9 +88,9 @@ def search(
         rows.new_zeros(len(rows), k),
         torch.full_like(rows, k == 0, dtype=torch.bool),
     )
-    if not k:
+    if not k or not len(rows):
         return lists
-    for propose, view in _ladder(points, seed, engine or default_engine(points.device)):
+    for propose, view in _ladder(points, k, rows, seed, engine):
         open_ = (~lists.certified).nonzero().flatten()
         found = _rung(points, view, rows[open_], k, propose)
         for whole, part in zip(lists, found, strict=True):
@@ -88,12 +100,17 @@ def search(
     return lists
 
 
-def _ladder(points: Tensor, seed: int, engine: Engine) -> Iterator[tuple[Engine, _View]]:
+def _ladder(points: Tensor, k: int, rows: Tensor, seed: int, engine: Engine | None) -> Iterator[tuple[Engine, _View]]:
     """The rungs from cheap to certain; a rung's view is made when it is reached."""
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(points), generator=generator)[:SHIFT_ROWS].to(points.device)
     shift = points[some].median(0).values.to(torch.float64)
-    yield engine, _View.of(points, shift, torch.float32)
+    *low, (propose, dtype) = [(engine, torch.float32)] if engine else first_rungs(points.device, points.shape[1])
+    for cheap, coarse in low:
+        view, some = _View.of(points, shift, coarse), rows[:: -(-len(rows) // PILOT_ROWS)]
+        if float(_rung(points, view, some, k, cheap).certified.double().mean()) >= 0.5:
+            yield cheap, view
+    yield propose, _View.of(points, shift, dtype)
     view = _View.of(points, shift, torch.float64)
     yield torch_engine, view
     yield direct_engine, view
@@ -123,7 +140,7 @@ def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[T
     """Distances to the candidates from differences of the stored values; sorted, ties by index."""
     candidates = candidates.sort(1).values
     bytes_per_row = 12 * candidates.shape[1] * points.shape[1]
-    parts = tiles(len(rows), bytes_per_row, points.device)
+    parts = tiles(len(rows), bytes_per_row, GATHER_BYTES[points.device.type])
     distances = [_distances(points, rows[part], candidates[part]) for part in parts]
     nearest, order = torch.cat(distances).sort(dim=1, stable=True)
     return nearest, candidates.gather(1, order)
@@ -150,5 +167,5 @@ def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[
     reach = (cutoff - slip).clamp_min(0).sqrt() - error
     gap = view.length[view.massive].min() - own - view.error.max() if view.massive.any() else torch.inf
     # In float64 a tie that runs past the candidates is no failure: the distances are right either way.
-    last = last * (1 + (SLACK if view.values.dtype == torch.float32 else -SLACK))
+    last = last * (1 + (-SLACK if view.values.dtype == torch.float64 else SLACK))
     return (last <= reach) & (massive | (last <= gap))

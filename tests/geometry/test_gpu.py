@@ -1,0 +1,116 @@
+"""What a GPU would run, on what there is: shapes on the meta device, 16-bit products and masked sums on the CPU."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.corpora import Batch
+from pipeline.geometry import Cloud, Stream, moments, search
+from pipeline.geometry.candidates import faiss_engine, first_rungs, torch_engine
+from pipeline.geometry.neighbors import exact_graph
+from pipeline.sampler import Sampler
+from tests.geometry.clouds import hard_clouds
+
+CLOUDS = hard_clouds(3000, 256)
+COARSE = (torch_engine, torch.bfloat16), (torch_engine, torch.float32)
+
+
+def batch(contexts: int, tokens: int, group: int) -> Batch:
+    """Every token enters the moments, every third the cloud."""
+    rows, kept = np.arange(contexts * tokens), np.arange(0, contexts * tokens, 3)
+    return Batch(
+        ids=np.zeros((contexts, tokens), np.int64),
+        special=np.zeros((contexts, tokens), bool),
+        context_group=np.full(contexts, group),
+        moment_rows=rows,
+        moment_group=np.full(len(rows), group),
+        moment_first=rows % tokens == 0,
+        kept_rows=kept,
+        kept_group=np.full(len(kept), group),
+        kept_context=kept // tokens,
+        kept_token=kept,
+    )
+
+
+def test_the_stream_asks_the_device_nothing() -> None:
+    """On the meta device every question that would wait for a GPU is an error, and none is asked before the end."""
+    stream = Stream([64, 96], [9000, 9000], 8.0, [1, None], device="meta")
+    clouds = {layer: Cloud(6000, width, torch.bfloat16, "meta") for layer, width in enumerate([64, 96])}
+    sampler = Sampler(stream, [0, 1], clouds, "meta")
+    for group in (0, 1):
+        for _ in range(3):
+            sampler.begin(batch(30, 100, group))
+            for layer, width in enumerate([64, 96]):
+                sampler.take(layer, torch.empty(30, 100, width, dtype=torch.bfloat16, device="meta"))
+            sampler.end()
+    assert len(clouds[1]) == 6000
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        stream.close()
+
+
+def test_all_rows_with_zeros_sum_up_as_the_chosen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The masked sums of a GPU are those of the chosen rows."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(2048, 300, generator=generator, dtype=torch.float64)
+    mask, shift = torch.rand(2048, generator=generator) < 0.7, torch.zeros(300, dtype=torch.float64)
+    chosen = moments.Moments.of(y, mask, shift)
+    monkeypatch.setattr(moments, "_picked", lambda y, mask: y * mask[:, None])
+    masked = moments.Moments.of(y, mask, shift)
+    for name in vars(chosen):
+        torch.testing.assert_close(vars(masked)[name], vars(chosen)[name], rtol=1e-11, atol=1e-11)
+
+
+def test_half_of_a_scatter_is_mirrored() -> None:
+    """Panels and their mirror images are the whole product."""
+    y = torch.randn(500, 700, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole = moments.gram(y)
+    assert torch.equal(whole[:256, 256:], whole[256:, :256].T)
+    torch.testing.assert_close(whole, y.T @ y, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_candidates_of_16_bit_products_end_in_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded points propose, differences of the stored ones decide: distances and neighbours are byte-equal."""
+    exact = exact_graph(CLOUDS[name], 32, engine=torch_engine)
+    monkeypatch.setattr(search, "first_rungs", lambda *_: COARSE)
+    coarse = exact_graph(CLOUDS[name], 32)
+    assert bool(coarse.resolved.all())
+    assert torch.equal(coarse.distances, exact.distances)
+    assert torch.equal(coarse.indices, exact.indices)
+
+
+def test_16_bit_products_certify_plain_points_and_are_passed_over_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rounding hides neighbours the pilot shows it, and only its few rows are lost."""
+    rows_seen: dict[torch.dtype, int] = {}
+    rung = search._rung
+
+    def counted(points, view, rows, k, propose):
+        rows_seen[view.values.dtype] = rows_seen.get(view.values.dtype, 0) + len(rows)
+        return rung(points, view, rows, k, propose)
+
+    monkeypatch.setattr(search, "first_rungs", lambda *_: COARSE)
+    monkeypatch.setattr(search, "_rung", counted)
+    exact_graph(CLOUDS["plain"], 32)
+    assert rows_seen[torch.bfloat16] > 3000
+    assert rows_seen.pop(torch.float32, 0) < 300
+    rows_seen.clear()
+    exact_graph(CLOUDS["rogue 10000"], 32)
+    assert rows_seen[torch.bfloat16] <= 256
+
+
+def test_lengths_belong_to_the_rounded_points() -> None:
+    """Squared distances of 16-bit points are those of the rounded values, in float32."""
+    points = CLOUDS["plain"][:500].to(torch.bfloat16)
+    found = torch_engine(points, points, 5)
+    near = points[found.indices].double()
+    direct = (near - points[:, None].double()).square().sum(2)
+    assert found.squared.dtype == torch.float32
+    torch.testing.assert_close(found.squared.double(), direct, rtol=0, atol=1e-4 * float(direct.max()))
+
+
+def test_the_engine_is_chosen_by_size() -> None:
+    """FAISS for narrow points, 16-bit products for wide ones on a GPU; float32 on the CPU."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert first_rungs(cpu, 4096) == ((faiss_engine, torch.float32),)
+    assert [dtype for _, dtype in first_rungs(cuda, 4096)] == [torch.bfloat16, torch.float32]
+    assert [dtype for _, dtype in first_rungs(cuda, 64)] == [torch.float32]

@@ -1,0 +1,134 @@
+"""On a CUDA device: the same numbers as on the CPU, no question to the device in the stream, memory as planned."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline import measure
+from pipeline.catalog.local import single
+from pipeline.geometry import Stream, describe, to_device
+from pipeline.geometry.arithmetic import product_dtype
+from pipeline.geometry.budget import pass_bytes
+from pipeline.geometry.candidates import torch_engine
+from pipeline.geometry.neighbors import exact_graph
+from pipeline.sampler import Sampler
+from pipeline.spec import Cell, Resources, Sweep
+from tests import real
+from tests.geometry.clouds import hard_clouds
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+CLOUDS = hard_clouds(4000, 512)
+HEADLINES = ("anisotropy", "anisotropy_no_sink", "id_twonn", "id_mle", "effective_rank_lambda", "loss", "norm_median")
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Any call that would make the host wait for the device is an error."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+class Impatient(Sampler):
+    """A sampler that may not wait for the device."""
+
+    def begin(self, batch):
+        with no_waiting():
+            super().begin(batch)
+
+    def take(self, layer, hidden):
+        with no_waiting():
+            super().take(layer, hidden)
+
+    def end(self):
+        with no_waiting():
+            super().end()
+
+
+def cell(folder: Path) -> Cell:
+    wanted = {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}]}
+    sweep = Sweep.model_validate({**wanted, "recipe": {**real.RECIPE, "contexts": 64}})
+    checkpoint = single(folder)
+    return Cell(checkpoint=checkpoint, corpus=sweep.corpora[0], recipe=sweep.recipe, kind=checkpoint.kinds[0])
+
+
+def measured(wanted: Cell, gpus: int, batch_tokens: int) -> list[dict]:
+    opened = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=gpus))
+    return measure.measure(wanted, opened, batch_tokens)
+
+
+def test_guard_the_debug_mode_sees_a_question() -> None:
+    with pytest.raises(RuntimeError, match="synchroniz"), no_waiting():
+        torch.ones(3, device="cuda").sum().item()
+
+
+def test_a_checkpoint_has_the_numbers_of_the_cpu_and_the_stream_never_waits(tmp_path, monkeypatch):
+    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    monkeypatch.setattr(measure, "Sampler", Impatient)
+    on_gpu, on_cpu = measured(wanted, 1, 512), measured(wanted, 0, 512)
+    for ours, theirs in zip(on_gpu, on_cpu, strict=True):
+        for name in HEADLINES:
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
+
+
+def test_batch_size_changes_no_headline(tmp_path):
+    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    for ours, theirs in zip(measured(wanted, 1, 64), measured(wanted, 1, 4096), strict=True):
+        assert {name: ours[name] for name in HEADLINES} == pytest.approx({n: theirs[n] for n in HEADLINES}, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+def test_a_matrix_has_the_numbers_of_the_cpu(name):
+    points, contexts = CLOUDS[name], torch.arange(4000) // 40
+    ours, theirs = (describe(x, contexts=contexts, groups=contexts // 25) for x in (points.cuda(), points))
+    assert (ours["flags"], ours["n_points"]) == (theirs["flags"], theirs["n_points"])
+    for column in HEADLINES:
+        assert ours.get(column) == pytest.approx(theirs.get(column), rel=1e-4), column
+
+
+@pytest.mark.parametrize("name", CLOUDS)
+@pytest.mark.parametrize("engine", [None, torch_engine], ids=["as chosen", "float32"])
+def test_neighbours_are_those_of_the_cpu(name, engine):
+    ours, theirs = exact_graph(CLOUDS[name].cuda(), 32, engine=engine), exact_graph(CLOUDS[name], 32)
+    assert bool(ours.resolved.all())
+    torch.testing.assert_close(ours.distances.cpu(), theirs.distances, rtol=1e-6, atol=0)
+    assert (ours.indices.cpu() == theirs.indices).double().mean() > 0.999
+
+
+def test_16_bit_products_certify_plain_points():
+    """Wide points need the float32 rung for few rows at most; the coarse one runs on tensor cores."""
+    from pipeline.geometry import search
+
+    points = CLOUDS["plain"].cuda()
+    shift = points.median(0).values.double()
+    view = search._View.of(points, shift, torch.bfloat16)
+    found = search._rung(points, view, torch.arange(4000, device="cuda"), 32, torch_engine)
+    assert found.certified.double().mean() > 0.95
+
+
+def test_a_stream_takes_the_memory_that_was_planned():
+    widths, groups, rows = [2048] * 4, 3, 4096
+    following = [1, 2, 3, None]
+    product_dtype("cuda")
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    stream = Stream(widths, [rows] * groups, 8.0, following, "cuda")
+    for group in range(groups):
+        for layer, width in enumerate(widths):
+            stream.put(layer, torch.randn(rows, width, device="cuda", dtype=torch.bfloat16))
+        stream.step(torch.zeros(rows, dtype=torch.bool), torch.full((rows,), group))
+    held = torch.cuda.memory_allocated() - before
+    planned = pass_bytes(widths, 0, groups, torch.bfloat16)
+    assert 0.7 * planned < held <= planned
+
+
+def test_copies_to_the_device_are_queued():
+    with no_waiting():
+        there = to_device(torch.arange(1000), "cuda")
+        there += 1
+    assert there.sum().item() == 500_500
