@@ -17,9 +17,9 @@ OF_CURVE = ("verdict", "height", "height_low", "height_high", "top", "top_low", 
 
 
 def dome(lake: Lakelike) -> pl.DataFrame:
-    """Whether the newest checkpoint of each (model, kind, run, corpus, recipe) has a dome.
+    """Whether the newest checkpoint of each history has a dome.
 
-    Columns: those keys, `revision`, `step`, `verdict` (dome, valley, rising, falling, flat, too_few, no_errors),
+    Columns: keys of a history, `revision`, `step`, `verdict` (dome, valley, rising, falling, flat, too_few, no_errors),
     `height` above the higher end with its 95 % interval, `peak` and its `depth` with the range of those that may be it,
     the same without sink tokens (`no_sink_*`), `rows` and `because`.
     Bias: `anisotropy_no_sink` has no error of its own, see `no_sink_se`.
@@ -47,7 +47,7 @@ def matched(lake: Lakelike) -> pl.DataFrame:
     encoders, decoders = (found.filter(kind=kind).select(sides) for kind in ("encoder", "decoder"))
     pairs = encoders.join(decoders.rename({"model": "decoder"}), on=["corpus", "recipe"], how="left", suffix="_decoder")
     apart = (pl.col("n_params").log() - pl.col("n_params_decoder").log()).abs()
-    pairs = pairs.with_columns(_apart=apart).sort("_apart", "decoder", nulls_last=True)
+    pairs = pairs.with_columns(_apart=apart).sort("_apart", "decoder", "height_decoder", "height", nulls_last=True)
     pairs = pairs.group_by("model", "corpus", "recipe", maintain_order=True).first()
     near = (pl.col("_apart") <= pl.lit(SIZE_RATIO).log()).fill_null(False)
     low = pl.col("height_low_decoder") - pl.col("height_high")

@@ -9,17 +9,17 @@ from pipeline.analysis.phases import EXPAND_COMPRESS, phases
 from pipeline.analysis.rows import Lakelike, because, rows
 
 RANDOM = "random-"
-CHECKPOINT = ("model", "kind", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")
+CHECKPOINT = ("model", "kind", "stage", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")
 """Rows equal in these are of one checkpoint by one recipe."""
-PAIR = ("model", "kind", "run", "corpus", "null", "recipe")
-SIDE = ("model", "kind", "run", "recipe", "layer")
+PAIR = ("model", "kind", "stage", "run", "corpus", "null", "recipe")
+SIDE = ("model", "kind", "stage", "run", "recipe", "layer")
 VERDICTS = ("survives", "text_only", "random_only", "neither", "unknown")
 
 
 def survival(lake: Lakelike) -> pl.DataFrame:
     """Which conclusions drawn on a text also hold on random tokens, of the checkpoints that were measured on both.
 
-    Columns: `model`, `kind`, `run`, `corpus` (the text), `null` (random-uniform, random-unigram), `recipe`,
+    Columns: `model`, `kind`, `stage`, `run`, `corpus` (the text), `null` (random-uniform, random-unigram), `recipe`,
     `conclusion` (dome; dome_no_sink; phases; peak_step = both expand and compress and their peaks may be one), `layer`
     (null = the model), `verdict` (survives, text_only, random_only, neither; unknown where one side has no verdict),
     `on_text`, `on_null`, `difference` of the heights, text - random, with an interval that holds in 90 % at least: the

@@ -14,11 +14,23 @@ from pipeline.lake.reader import Reader
 
 Lakelike = Reader | pl.DataFrame
 """A lake, or a frame that `rows` made of one."""
-KEYS = ("model", "kind", "run", "corpus", "recipe")
-"""What one history is the history of."""
+KEYS = ("model", "kind", "stage", "run", "corpus", "recipe")
+"""What one history is the history of; steps of different stages need not follow each other."""
 LABEL = ("revision", "step")
 NEEDED = (
-    *("cell_id", "model", "kind", "run", "corpus", "corpus_sha256", "recipe", "revision", "step", "weights_digest"),
+    *(
+        "cell_id",
+        "model",
+        "kind",
+        "stage",
+        "run",
+        "corpus",
+        "corpus_sha256",
+        "recipe",
+        "revision",
+        "step",
+        "weights_digest",
+    ),
     *("config_digest", "tokenizer_digest", "duplicate_of", "superseded", "n_params", "d_model", "context_tokens"),
     *("layer", "depth", "state", "n_tokens", "n_sink_tokens", "n_points", "n_duplicates", "n_near_duplicates"),
     *("n_nonfinite", "n_unresolved", "same_context_share", "noise_ratio", "anisotropy", "anisotropy_se"),

@@ -17,15 +17,15 @@ _SAVED = {
     "dome": Saved(
         "anisotropy over depth at the last step of each history: the highest block against the first and the last",
         """
-        SELECT model, kind, corpus, recipe, step,
+        SELECT model, kind, stage, run, corpus, recipe, step,
             arg_max(layer, anisotropy) AS peak_layer, arg_max(depth, anisotropy) AS peak_depth,
             max(anisotropy) AS peak, arg_max(anisotropy_se, anisotropy) AS peak_se,
             arg_min(anisotropy, layer) AS first_block, arg_max(anisotropy, layer) AS last_block,
             max(anisotropy_no_sink) AS peak_no_sink
         FROM layers WHERE state = 'block' AND NOT coalesce(superseded, false)
-        GROUP BY model, kind, run, corpus, corpus_sha256, recipe, revision, step
+        GROUP BY model, kind, stage, run, corpus, corpus_sha256, recipe, revision, step
         QUALIFY row_number() OVER (
-            PARTITION BY model, kind, run, corpus, corpus_sha256, recipe ORDER BY step DESC NULLS LAST, revision
+            PARTITION BY model, kind, stage, run, corpus, corpus_sha256, recipe ORDER BY step DESC NULLS LAST, revision
         ) = 1
         ORDER BY ALL
         """,
@@ -33,18 +33,18 @@ _SAVED = {
     "id-peak": Saved(
         "the step at which each layer's dimension (id_twonn) is highest; `shapelake findings phases` tests it",
         """
-        SELECT model, kind, corpus, recipe, layer, count(*) AS steps,
+        SELECT model, kind, stage, run, corpus, recipe, layer, count(*) AS steps,
             arg_max(step, id_twonn) AS peak_step, max(id_twonn) AS peak, arg_max(id_twonn_se, id_twonn) AS peak_se,
             arg_min(id_twonn, step) AS at_first_step, arg_max(id_twonn, step) AS at_last_step
         FROM layers WHERE step IS NOT NULL AND id_twonn IS NOT NULL AND NOT coalesce(superseded, false)
-        GROUP BY model, kind, run, corpus, corpus_sha256, recipe, layer
+        GROUP BY model, kind, stage, run, corpus, corpus_sha256, recipe, layer
         ORDER BY ALL
         """,
     ),
     "sink": Saved(
         "anisotropy with and without sink tokens, and what share of tokens and of variance the sinks are",
         """
-        SELECT model, kind, corpus, recipe, step, revision, layer, anisotropy, anisotropy_no_sink,
+        SELECT model, kind, stage, run, corpus, recipe, step, revision, layer, anisotropy, anisotropy_no_sink,
             anisotropy_no_sink / nullif(anisotropy, 0) AS share_left,
             n_sink_tokens / nullif(n_tokens, 0) AS sink_token_share, sink_variance_share, context_tokens
         FROM layers WHERE state = 'block'

@@ -117,7 +117,7 @@ def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.Reader:
     for (model, step, corpus), members in cells.items():
         point = made.checkpoint(step, model=model, kinds=(members[0]["kind"],))
         cell_id = made.sha(f"{model} {step} {corpus}")[:32]
-        blank = made.rows(made.cell(point), cell_id, run=None)[0]
+        blank = made.rows(made.cell(point), cell_id, stage=None, run=None)[0]
         kept = (
             "cell_id",
             "revision",

@@ -82,10 +82,20 @@ def test_labels_that_cannot_be_believed_are_left_out():
     """A second label of the first weights, at the step where it makes a valley, and a superseded one."""
     sound = made.training("rising")
     wrong = [row | {"step": 700, "revision": "step700"} for row in sound if row["step"] == 0]
-    gone = [row | {"step": 800, "revision": "step800", "superseded": True} for row in wrong]
+    gone = [row | {"step": 800, "revision": "step800", "superseded": True, "weights_digest": "gone"} for row in wrong]
     found = phases(made.frame([*sound, *wrong, *gone]))
     assert set(found["verdict"]) == {"expand"}
     assert set(estimates(made.frame([*sound, *wrong, *gone]))["rows"]) == {len(made.STEPS) - 1}
+
+
+def test_stages_whose_steps_count_anew_are_histories_of_their_own():
+    first, second = (
+        made.training("rising", layers=1, stage="stage1"),
+        made.training("falling", layers=1, stage="stage2"),
+    )
+    second = [row | {"weights_digest": f"s{row['step']}", "revision": f"s2-{row['step']}"} for row in second]
+    found = phases(made.frame([*first, *second])).filter(layer=1)
+    assert dict(found.select("stage", "verdict").iter_rows()) == {"stage1": "expand", "stage2": "compress"}
 
 
 def test_noise_only_histories_and_power():
