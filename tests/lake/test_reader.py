@@ -192,6 +192,30 @@ SECRET = "not for SQL"
         "load '{folder}/evil.duckdb_extension'",
         "set enable_external_access = true",
         "set lock_configuration = false",
+        "reset enable_external_access",
+        "reset lock_configuration",
+        "pragma enable_external_access",
+        "set allowed_directories = ['/']",
+        "set allowed_paths = ['{secret}']",
+        "set global python_enable_replacements = true",
+        "select 1; set enable_external_access = true; select * from read_text('{secret}')",
+        "select * from read_csv('/etc/passwd')",
+        "select * from read_csv('http://127.0.0.1:9/a.csv')",
+        "select * from read_parquet('s3://bucket/a.parquet')",
+        "attach 'http://127.0.0.1:9/a.db'",
+        "attach ':memory:' as other; attach '{secret}' as more",
+        "copy (select 1) to 's3://bucket/a.csv'",
+        "copy layers from '{secret}'",
+        "import database '{folder}'",
+        "load httpfs",
+        "force install httpfs from 'http://127.0.0.1:9'",
+        "create secret (type s3, key_id 'a', secret 'b')",
+        "call enable_logging(storage = 'file', storage_path = '{folder}/log')",
+        "select getenv('HOME')",
+        "select content from read_blob('{secret}')",
+        "select * from parquet_metadata('{cell}')",
+        "select * from sniff_csv('{secret}')",
+        "select * from read_json('{secret}')",
         "select * from frame",
         "select * from nowhere",
         "selec 1",
@@ -206,7 +230,7 @@ def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path,
     frame = pd.DataFrame({"a": [SECRET]})
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UsageError) as caught:
-        ask(lake, sql.format(secret=secret, folder=tmp_path, cell=cell))
+        lakes.open(lake.uri).frame(sql.format(secret=secret, folder=tmp_path, cell=cell))
     assert len(str(caught.value).splitlines()) == 2
     assert SECRET not in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, frame.shape
