@@ -105,8 +105,6 @@ class ObjectStore(Store):
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
-            if isinstance(error, LakeError):
-                raise
             do = "Check the bucket's name, the credentials and the endpoint in the environment"
             raise LakeError(f"{what} the lake {self.uri}", _first_line(error), do) from error
 

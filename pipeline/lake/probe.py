@@ -1,5 +1,6 @@
 """What a place for a lake does not do: asked by trying it."""
 
+import warnings
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -9,6 +10,8 @@ from pipeline.lake.store import STAGING, Store
 def probe(store: Store) -> list[str]:
     """Write, create twice, read, list and delete one small file; a sentence per thing that does not hold.
 
+    What the store itself warns of, such as links or conditions that are refused, is among them.
+
     The file lies in staging, where no reader looks, and is gone afterwards.
 
     Raises:
@@ -16,7 +19,10 @@ def probe(store: Store) -> list[str]:
     """
     key = f"{STAGING}/probe-{uuid4().hex}"
     try:
-        return list(_findings(store, key))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            findings = list(_findings(store, key))
+        return [*dict.fromkeys(str(one.message) for one in said), *findings]
     finally:
         store.delete(key)
 

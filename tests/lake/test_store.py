@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LakeError, UsageError
+from pipeline.lake.probe import probe
 from pipeline.lake.store import STAGING, STALE_S, LocalStore, open_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +149,8 @@ def test_where_links_are_refused_files_are_renamed_and_it_is_said_once(tmp_path,
         assert store.put_new("a/c", b"first")
     assert len(said) == 1
     assert "hard links are refused" in str(said[0].message)
+    (finding,) = probe(store)
+    assert "hard links are refused" in finding
     assert not store.put_new("a/b", b"second")
     assert store.get("a/b") == b"first"
     assert store.list(STAGING) == []
