@@ -14,7 +14,7 @@ from jobs.bench.lake import rows as lake_rows
 from jobs.bench.scale import QUICK, Knn
 from jobs.bench.timing import Took, interleaved
 
-TINY = QUICK._replace(knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), cells=1000, rows=4000)
+TINY = QUICK._replace(knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), cells=1000, rows=4000, full=True)
 PUBLISHED = """
 import torch
 def intrinsic_dimension(emb, device):

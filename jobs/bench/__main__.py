@@ -56,7 +56,10 @@ def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything that was measured")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the sizes of a GPU")
     parser.add_argument("--quick", action="store_true", help="leave out what is large")
-    return parser.parse_args(words)
+    asked = parser.parse_args(words)
+    if asked.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device here; leave it out, or run where there is one")
+    return asked
 
 
 def _groups(text: str) -> list[str]:

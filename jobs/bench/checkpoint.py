@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from torch import Tensor
 
 from jobs.bench import peers
-from jobs.bench.comparison import Comparison, Subject, at_least, at_most, compared, unit_on
+from jobs.bench.comparison import Comparison, Subject, Unit, at_least, at_most, compared, unit_on
 from jobs.bench.data import curved, forward_floor
 from jobs.bench.decoder import save_decoder
 from jobs.bench.scale import Model, Scale
-from jobs.bench.timing import Took, interleaved, timed
+from jobs.bench.timing import Contender, Took, interleaved, timed
 from pipeline.catalog.local import single
 from pipeline.corpora import contexts
 from pipeline.measure import Opened, measure, open_checkpoint
@@ -27,7 +28,9 @@ BARE, PLAIN, FLOOR = "bare forward pass", "plain script", "2 x parameters x toke
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         save_decoder(Path(folder), scale.model.layers, scale.model.dim, scale.model.vocabulary, scale.model.tokens)
-        yield from _of(_loaded(Path(folder), scale.model, device), scale, device)
+        loaded = _loaded(Path(folder), scale.model, device)
+        took = interleaved(_contenders(loaded, scale, device), scale.model.rounds)
+        yield from _compared(took, scale, unit_on(device))
 
 
 class _Loaded(NamedTuple):
@@ -37,25 +40,34 @@ class _Loaded(NamedTuple):
     """[contexts, tokens], the very ones that the cell reads."""
 
 
-def _of(loaded: _Loaded, scale: Scale, device: str) -> Iterator[Comparison]:
-    model, module = scale.model, loaded.opened.model.module
-    tokens, unit = loaded.ids.numel(), unit_on(device)
+def _contenders(loaded: _Loaded, scale: Scale, device: str) -> dict[str, Contender]:
+    model = loaded.opened.model
     contenders = {
         "ours": timed(lambda: measure(loaded.cell, loaded.opened, BATCH_TOKENS[device]), device),
         BARE: timed(lambda: _forward(loaded, loaded.ids), device),
-        FLOOR: forward_floor(loaded.opened.model.n_params, tokens, model.dim, module.dtype, device),
+        FLOOR: forward_floor(model.n_params, loaded.ids.numel(), scale.model.dim, model.module.dtype, device),
+        PLAIN: lambda: _plain(loaded, scale, device),
     }
-    if peers.AUTHORS not in peers.absent():
-        contenders[PLAIN] = lambda: _plain(loaded, scale, device)
-    took = interleaved(contenders, model.rounds)
-    subject = Subject("measure", f"checkpoint of {model.layers} layers, all metrics", tokens, model.dim)
-    yield compared(subject, took["ours"], BARE, took[BARE], at_most(scale.on_top), unit)
+    if peers.AUTHORS in peers.absent():
+        del contenders[PLAIN]
+    return contenders
+
+
+def _compared(took: dict[str, list[Took]], scale: Scale, unit: Unit) -> Iterator[Comparison]:
+    model, tokens = scale.model, scale.model.contexts * scale.model.tokens
+    whole = Subject("measure", f"checkpoint of {model.layers} layers, all metrics", tokens, model.dim)
+    bare = Subject("measure", BARE, tokens, model.dim)
+    on_top, gain = at_most(scale.on_top).only_if(scale.full), at_least(12.0).only_if(scale.full)
+    utilised = at_most(scale.utilised and 1 / scale.utilised).only_if(scale.full)
+    yield compared(whole, took["ours"], BARE, took[BARE], on_top, unit, _rate(tokens, took["ours"]))
     if PLAIN in took:
         note = f"from {scale.plain_contexts} contexts, one layer and {scale.authors_points} points of its loop"
-        yield compared(subject, took["ours"], PLAIN, took[PLAIN], at_least(12.0), unit, note)
-    bare = Subject("measure", BARE, tokens, model.dim)
-    wanted = at_most(scale.utilised and 1 / scale.utilised)
-    yield compared(bare, took[BARE], FLOOR, took[FLOOR], wanted, unit)
+        yield compared(whole, took["ours"], PLAIN, took[PLAIN], gain, unit, note)
+    yield compared(bare, took[BARE], FLOOR, took[FLOOR], utilised, unit, _rate(tokens, took[BARE]))
+
+
+def _rate(tokens: int, took: list[Took]) -> str:
+    return f"ours at {tokens / median(one.wall for one in took):,.0f} tokens/s"
 
 
 def _loaded(folder: Path, model: Model, device: str) -> _Loaded:

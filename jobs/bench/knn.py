@@ -33,14 +33,12 @@ def _at(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
     promised = (size.n, size.dim) == (scale.layer.n, scale.layer.dim)
     candidates = Subject("knn", f"k-NN candidates, k={K}", size.n, size.dim)
     certified = Subject("knn", f"k-NN re-ranked and certified, k={K}", size.n, size.dim)
-    yield compared(candidates, took["candidates"], FLOOR, took[FLOOR], at_most(1.2 if promised else None), unit, once)
-    yield compared(certified, took["certified"], FLOOR, took[FLOOR], at_most(1.5 if promised else None), unit, once)
+    yield compared(candidates, took["candidates"], FLOOR, took[FLOOR], at_most(1.2).only_if(promised), unit, once)
+    yield compared(certified, took["certified"], FLOOR, took[FLOOR], at_most(1.5).only_if(promised), unit, once)
     for peer, gain in GAINS.items():
         if peer in took:
             note = f"from {scale.authors_points} of its points" if peer == AUTHORS else once
-            yield compared(
-                certified, took["certified"], peer, took[peer], at_least(gain if promised else None), unit, note
-            )
+            yield compared(certified, took["certified"], peer, took[peer], at_least(gain).only_if(promised), unit, note)
     if scale.knn_limit_s and promised:
         yield within(certified, took["certified"], scale.knn_limit_s)
 

@@ -33,8 +33,8 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
         root = Path(folder)
         lake = Lake(root / "lake")
         cells = _filled(lake, scale.cells)
-        yield _planned(stub_history(root / "stubs", WANTED), lake, scale.cells)
-        yield from _queried(lake, cells, scale.rows)
+        yield _planned(stub_history(root / "stubs", WANTED), lake, scale)
+        yield from _queried(lake, cells, scale)
 
 
 def _filled(lake: Lake, n: int) -> pl.DataFrame:
@@ -83,7 +83,7 @@ def _touch(lake: Lake, cells: Sequence[tuple[str, ...]]) -> None:
         path.touch()
 
 
-def _planned(root: Path, lake: Lake, n: int) -> Comparison:
+def _planned(root: Path, lake: Lake, scale: Scale) -> Comparison:
     """A sweep of which the lake has every cell, planned again."""
     corpora = (Corpus(kind="random-uniform"),)
     sweep = Sweep(name="bench", checkpoints=(Local(local=str(root)),), corpora=corpora, recipe=built_in("quick@1"))
@@ -94,20 +94,20 @@ def _planned(root: Path, lake: Lake, n: int) -> Comparison:
     assert not make_plan(sweep, lake).todo
     for cell in plan.cells:
         lake.store.delete(f"{CELLS}/model_key={cell.checkpoint.model_key}/{cell.id}.parquet")
-    labels = f"{n // (CORPORA * RECIPES):,} labels"
-    return within(Subject("lake", "plan over a lake of cells", n), took, PLAN_LIMIT_S, labels)
+    labels = f"{scale.cells // (CORPORA * RECIPES):,} labels"
+    return within(Subject("lake", "plan over a lake of cells", scale.cells), took, PLAN_LIMIT_S, labels, scale.full)
 
 
-def _queried(lake: Lake, cells: pl.DataFrame, n: int) -> Iterator[Comparison]:
-    with patch.object(snapshot, "scan", return_value=_of_layers(cells, n // len(cells)).lazy()):
+def _queried(lake: Lake, cells: pl.DataFrame, scale: Scale) -> Iterator[Comparison]:
+    with patch.object(snapshot, "scan", return_value=_of_layers(cells, scale.rows // len(cells)).lazy()):
         snapshot.compact(lake)
     reader = open_lake(lake.uri)
     found = reader.frame(QUERY)
     assert len(found) == len(cells) // MODELS, found
     contenders = {"query": timed(lambda: reader.frame(QUERY)), "opening": timed(lambda: open_lake(lake.uri))}
     took = interleaved(contenders, ROUNDS)
-    query = Subject("lake", "query by model and layer, snapshot", n)
-    yield within(query, took["query"], QUERY_LIMIT_S)
+    query = Subject("lake", "query by model and layer, snapshot", scale.rows)
+    yield within(query, took["query"], QUERY_LIMIT_S, promised=scale.full)
     opening = Subject("lake", "opening a lake for reading", len(cells))
     yield compared(opening, took["opening"], "the query", took["query"], at_most(), "s")
 

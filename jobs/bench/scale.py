@@ -43,6 +43,8 @@ class Scale(NamedTuple):
     tasks: int
     cells: int
     rows: int
+    full: bool = True
+    """Whether `spectrum`, `model` and what follows it have the sizes for which targets are set."""
     on_top: float = 1.35
     """Wanted: a checkpoint with metrics over a bare forward pass."""
     utilised: float | None = None
@@ -64,7 +66,7 @@ FULL = Scale(
     spectrum=Knn(100_000, 768),
     model=GPT2_SMALL,
     plain_contexts=8,
-    checkpoints=24,
+    checkpoints=12,
     tasks=10_000,
     cells=100_000,
     rows=1_000_000,
@@ -75,10 +77,11 @@ QUICK = FULL._replace(
     widths=(64,),
     spectrum=Knn(20_000, 768),
     model=GPT2_SMALL._replace(layers=2, contexts=64, rounds=3),
-    checkpoints=8,
+    checkpoints=4,
     tasks=1_000,
     cells=10_000,
     rows=100_000,
+    full=False,
 )
 
 ON_GPU = FULL._replace(
@@ -93,9 +96,16 @@ ON_GPU = FULL._replace(
     knn_limit_s=0.25,
 )
 
+ON_GPU_QUICK = QUICK._replace(
+    knn=ON_GPU.knn[:2],
+    layer=Knn(10_000, 4096),
+    widths=(),
+    model=ON_GPU.model._replace(layers=4, contexts=512),
+)
+
 
 def scale(device: str, quick: bool) -> Scale:
-    """On a GPU the groups that run on the CPU keep their sizes."""
+    """The sizes of a device; sweeps and lakes run on the CPU and have the same everywhere."""
     if device == "cuda":
-        return ON_GPU._replace(knn=ON_GPU.knn[:2], layer=Knn(10_000, 4096)) if quick else ON_GPU
+        return ON_GPU_QUICK if quick else ON_GPU
     return QUICK if quick else FULL

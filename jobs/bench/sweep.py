@@ -32,7 +32,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         yield from _small_checkpoints(root / "small", scale.checkpoints)
-        yield from _trivial_tasks(root / "stubs", scale.tasks)
+        yield from _trivial_tasks(root / "stubs", scale)
 
 
 def _small_checkpoints(root: Path, n: int) -> Iterator[Comparison]:
@@ -76,11 +76,12 @@ def _ran(root: Path, lake: Lake, backend: BackendName, work: Work | None = None)
     return took
 
 
-def _trivial_tasks(root: Path, n: int) -> Iterator[Comparison]:
-    stub_history(root, n)
+def _trivial_tasks(root: Path, scale: Scale) -> Iterator[Comparison]:
+    stub_history(root, scale.tasks)
     for backend, what in BACKENDS.items():
         took = []
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory() as folder:
                 took.append(_ran(root, Lake(folder), backend, nothing))
-        yield within(Subject("sweep", f"trivial tasks through the driver, {what}", n), took, TASKS_LIMIT_S)
+        subject = Subject("sweep", f"trivial tasks through the driver, {what}", scale.tasks)
+        yield within(subject, took, TASKS_LIMIT_S, promised=scale.full)
