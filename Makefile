@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 EXTRAS := cpu,dev,report
 BENCH := .bench
 
-.PHONY: demo test test-slow bench lint format constraints clean
+.PHONY: demo test test-slow test-browser bench lint format constraints clean
 
 demo: $(READY)
 	@$(VENV)/bin/shapelake demo
@@ -16,6 +16,12 @@ test: $(READY)
 
 test-slow: $(READY)
 	@$(VENV)/bin/pytest -m "slow and not gpu and not network" --timeout 1800
+
+# The report in Debian's Chromium, which nothing else needs; screenshots are kept in build/screenshots.
+test-browser: $(READY)
+	@command -v chromium > /dev/null || { SUDO=$$([ $$(id -u) = 0 ] || echo sudo); \
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y chromium; }
+	@$(VENV)/bin/pytest -m browser tests/report
 
 # Two hours on 2 cores; ARGS=--quick ten minutes, ARGS='--only knn' one group.
 bench: $(READY) $(BENCH)/authors/.ready $(BENCH)/dadapy/.ready

@@ -47,7 +47,7 @@ class Tables(NamedTuple):
         nth = -(-self.layers.height // most)
         place, last = pl.col("step").rank("dense").over("history") - 1, pl.col("step").max().over("history")
         kept = (place % nth == 0) | (pl.col("step") == last) | pl.col("step").is_null() | pl.col("newest")
-        return self._replace(layers=self.layers.filter(kept), gaps=self.gaps.filter((place % nth == 0)))
+        return self._replace(layers=self.layers.filter(kept), gaps=self.gaps.filter(place % nth == 0))
 
     def overview(self) -> "Tables":
         """What the charts across histories need: newest profiles, landmarks, means."""

@@ -8,6 +8,8 @@ from pipeline.report.data import ESTIMATORS, Tables
 from pipeline.report.theme import WIDTH
 
 TICKS = [0, *(10**power for power in range(8))]
+SHORT = "format(datum.value, '.3~s')"
+"""1k for 1000: as an axis' own format it would say 0k for 1."""
 STEP = "training step"
 ANISOTROPY = "anisotropy"
 DIMENSION = "intrinsic dimension"
@@ -109,7 +111,7 @@ def ends(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
 
 def step(shown: Shown, field: str = "step", labels: bool = True) -> alt.X:
     """Training steps, logarithmic above 1 and with a place for 0."""
-    axis = alt.Axis(values=ticks(shown), format="~s", labels=labels, grid=False)
+    axis = alt.Axis(values=ticks(shown), labelExpr=SHORT, labels=labels, grid=False)
     return alt.X(f"{field}:Q", title=STEP if labels else None, scale=alt.Scale(type="symlog"), axis=axis)
 
 
@@ -119,7 +121,7 @@ def ticks(shown: Shown) -> list[int]:
 
 def checkpoints(labels: bool) -> alt.X:
     """One column per checkpoint."""
-    axis = alt.Axis(labels=labels, ticks=labels, labelAngle=0, format="~s")
+    axis = alt.Axis(labels=labels, ticks=labels, labelAngle=0, labelExpr=SHORT)
     return alt.X("step:O", title=f"{STEP} (one column per checkpoint)" if labels else None, axis=axis)
 
 

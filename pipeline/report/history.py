@@ -5,6 +5,7 @@ import altair as alt
 from pipeline.report.encodings import (
     ANISOTROPY,
     DIMENSION,
+    SHORT,
     STEP,
     Shown,
     band,
@@ -68,7 +69,7 @@ def profiles(shown: Shown) -> alt.LayerChart:
 
 
 def by_step(shown: Shown) -> alt.Color:
-    legend = alt.Legend(type="gradient", values=ticks(shown), format="~s")
+    legend = alt.Legend(type="gradient", values=ticks(shown), labelExpr=SHORT)
     return alt.Color("step:Q", scale=alt.Scale(type="symlog"), title=STEP, legend=legend)
 
 

@@ -27,13 +27,18 @@ def lake(folder: Path, models: dict[str, str], steps: tuple[int, ...], blocks: i
     made.record_recipe(QUICK)
     random = np.random.default_rng(0)
     for place, (model, kind) in enumerate(models.items()):
-        for step in steps:
-            for corpus in (TEXT, RANDOM):
-                point = _checkpoint(model, kind, step)
-                cell = Cell(checkpoint=point, kind=kind, corpus=corpus, recipe=QUICK)
-                progress = math.log1p(step) / math.log1p(max(steps[-1], 1))
-                rows = [_row(cell, layer, blocks, progress, place, random) for layer in range(blocks + 2)]
-                assert made.commit(cell.id, point.model_key, to_table(rows, {"recipe": QUICK.model_dump_json()}))
+        cells = [
+            Cell(checkpoint=_checkpoint(model, kind, step), kind=kind, corpus=corpus, recipe=QUICK)
+            for step in steps
+            for corpus in (TEXT, RANDOM)
+        ]
+        rows = [
+            _row(cell, layer, blocks, steps[-1], place, random) for cell in cells for layer in range(blocks + 2)
+        ]
+        table = to_table(rows, {"recipe": QUICK.model_dump_json()})
+        for index, cell in enumerate(cells):
+            part = table.slice(index * (blocks + 2), blocks + 2)
+            assert made.commit(cell.id, cell.checkpoint.model_key, part)
     return str(folder)
 
 
@@ -52,11 +57,11 @@ def _checkpoint(model: str, kind: str, step: int) -> Checkpoint:
 
 
 def _row(
-    cell: Cell, layer: int, blocks: int, progress: float, place: int, random: np.random.Generator
+    cell: Cell, layer: int, blocks: int, last_step: int, place: int, random: np.random.Generator
 ) -> dict[str, Any]:
     """One layer's row; what no chart shows is a constant."""
     text = cell.corpus.kind == "text"
-    depth = min(layer / blocks, 1.0)
+    depth, progress = min(layer / blocks, 1.0), math.log1p(cell.checkpoint.step or 0) / math.log1p(max(last_step, 1))
     dome = (0.9 - 0.03 * place) * math.sin(math.pi * min(depth, 0.98)) if cell.kind == "decoder" else 0.15
     anisotropy = 0.05 + dome * progress * (1 if text else 0.8)
     dimension = 8 + 12 * math.sin(math.pi * min(1, 1.4 * progress)) * (0.5 + depth) + 0.3 * place
@@ -86,6 +91,8 @@ def _row(
         "depth": depth,
         "state": "embedding" if layer == 0 else "block" if layer <= blocks else "final_norm",
         "n_points": 4096,
+        "context_tokens": 128,
+        **dict.fromkeys(("n_nonfinite", "n_unresolved", "n_duplicates", "n_near_duplicates"), 0),
         "n_params": 1_000_000,
         "status": "ok",
         "flags": [],

@@ -1,0 +1,30 @@
+"""One small lake and its page, made once."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.report import made
+
+STEPS = (0, 1, 8, 64, 512, 4096)
+MODELS = {"lab/big": "decoder", "lab/bert": "encoder"}
+
+
+@pytest.fixture(scope="session")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return made.lake(tmp_path_factory.mktemp("report") / "lake", MODELS, STEPS)
+
+
+@pytest.fixture(scope="session")
+def reader(uri: str):
+    from pipeline import lake
+
+    return lake.open(uri)
+
+
+@pytest.fixture(scope="session")
+def page(reader, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pipeline.report import write
+
+    (written,) = write(reader, tmp_path_factory.mktemp("page") / "report.html")
+    return written

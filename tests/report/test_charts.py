@@ -1,0 +1,88 @@
+"""Every chart and figure draws, without a browser."""
+
+import copy
+import re
+
+import altair as alt
+import pytest
+import vl_convert
+
+from pipeline.errors import UsageError
+from pipeline.report import FIGURES, figure, history, theme
+from pipeline.report.data import ESTIMATORS, chosen, tables
+from pipeline.report.encodings import Shown
+from pipeline.report.sections import HISTORY, OVERVIEW
+
+SECTIONS = {section.name: section for section in (*OVERVIEW, *HISTORY)}
+TILES = r'<g class="mark-rect role-mark[^>]*>(.*?)</g>'
+MAGIC = {".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF"}
+
+
+@pytest.fixture(scope="module")
+def made(reader):
+    return tables(chosen(reader, "*"))
+
+
+def drawn(section, made, look="light", **chosen_):
+    """The chart as SVG with these choices of the controls."""
+    spec = copy.deepcopy(section.spec(Shown.of(made)))
+    for param in spec["params"]:
+        param["value"] = chosen_.get(param["name"], param["value"])
+    spec["datasets"] = {name: table.to_dicts() for name, table in made._asdict().items()}
+    return vl_convert.vegalite_to_svg(spec | {"config": theme.config(look)})
+
+
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+def test_every_spec_is_valid_and_describes_itself(section, made):
+    spec = section.spec(Shown.of(made))
+    alt.Chart.from_dict(spec)
+    assert spec["description"].startswith(section.question)
+    assert [param["name"] for param in spec["params"]] == list(section.controls)
+
+
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+def test_every_control_of_a_chart_changes_it(section, made):
+    first = drawn(section, made)
+    others = {"history": "lab/big", "text": "random-uniform", "estimator": "id_mle"}
+    for control in section.controls:
+        if (control, section.table) != ("text", "gaps"):  # random tokens are not compared with themselves
+            assert drawn(section, made, **{control: others[control]}) != first, control
+    assert drawn(section, made, "dark") != first
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_dimension_draws_by_every_estimator(made, estimator):
+    svg = drawn(SECTIONS["dimension"], made, estimator=estimator)
+    assert svg.count("layer 4") == 1
+    assert (history.PEAK in svg) == (estimator != "id_authors")  # which has no errors, so no verdict
+
+
+def test_a_tile_per_layer_and_checkpoint(made):
+    svg = drawn(SECTIONS["map"], made, history="lab/big")
+    panels = re.findall(TILES, svg, re.DOTALL)
+    assert sum(panel.count("<path") for panel in panels) == 2 * 6 * 6
+
+
+def test_an_unknown_number_is_a_gap_and_no_zero(made):
+    layers = made.layers.with_columns(
+        anisotropy=made.layers["anisotropy"].scatter(made.layers["step"].is_in([8]).arg_true(), None)
+    )
+    svg = drawn(SECTIONS["map"], made._replace(layers=layers), history="lab/big")
+    tiles = [panel.count("<path") for panel in re.findall(TILES, svg, re.DOTALL)]
+    assert tiles == [6 * 5, 6 * 6]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("suffix", MAGIC)
+def test_figures(reader, tmp_path, name, suffix):
+    path = figure(reader, name, tmp_path / f"f{suffix}")
+    assert path.read_bytes().startswith(MAGIC[suffix])
+    assert path.stat().st_size > 3000
+
+
+def test_a_figure_that_does_not_exist_names_those_that_do(reader, tmp_path):
+    with pytest.raises(UsageError, match=r"did you mean 'id-training'.*\n.*anisotropy-depth"):
+        figure(reader, "id-trainig", tmp_path / "f.svg")
+    with pytest.raises(UsageError, match=r"not a \.svg, \.png, \.pdf file"):
+        figure(reader, "id-training", tmp_path / "f.gif")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,141 @@
+"""The page: what stands in it, where it comes from, what it weighs; the browser is in test_browser.py."""
+
+from collections import Counter
+
+import polars as pl
+import pytest
+
+from pipeline import lake
+from pipeline.analysis import find
+from pipeline.lake.queries import saved
+from pipeline.report import page as pages
+from pipeline.report import write
+from pipeline.report.encode import columnar
+from pipeline.report.sections import HISTORY, OVERVIEW
+from tests.report import made
+from tests.report.conftest import MODELS, STEPS
+from tests.report.read import Page
+
+SECTIONS = {section.name: section for section in (*OVERVIEW, *HISTORY)}
+HOSTILE = "lab/it's </script><b>&\"x"
+
+
+@pytest.fixture(scope="module")
+def read(page):
+    return Page(page)
+
+
+def test_it_asks_for_nothing_from_outside(page, read):
+    assert not [found for _, found, _ in read.elements if {"src", "href"} & set(found) and found.get("href") != "#main"]
+    policy = next(found["content"] for found, _ in read.all("meta") if "http-equiv" in found)
+    assert policy.startswith("default-src 'none'")
+    assert "@import" not in page.read_text()
+
+
+def test_every_chart_has_a_question_a_table_a_query_and_words(read):
+    ids = [found["id"] for _, found, _ in read.elements if "id" in found]
+    assert len(ids) == len(set(ids))
+    assert {found["data-section"] for found, _ in read.all("div", class_="chart")} == set(SECTIONS)
+    assert {found["data-section"] for found, _ in read.all("details", class_="table")} == set(SECTIONS)
+    titles = [text for _, text in read.all("h2")]
+    captions = [text for _, text in read.all("figcaption")]
+    for section in SECTIONS.values():
+        assert section.question in titles
+        assert section.reading in captions
+        assert all(column in read.data["tables"][section.table]["columns"] for column in section.columns)
+    named = {found["aria-labelledby"] for found, _ in read.all("section")}
+    assert named <= set(ids)
+    assert all(found.get("tabindex") == "0" for found, _ in read.all("div", class_="scroll"))
+
+
+def test_sentences_are_those_of_the_findings(reader, read):
+    said = [text for _, text in read.all("p", class_="says")]
+    for name in ("dome", "convergence", "sinks", "matched"):
+        for verdict, sentence in find(name, reader).select("verdict", "because").iter_rows():
+            assert f"{verdict.replace('_', ' ')} {' '.join(sentence.split())}" in said
+    assert any("expands and then compresses" in line for line in said)
+
+
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+def test_every_number_can_be_had_by_the_query_that_is_shown(reader, read, section):
+    """Also for the page's code, which fills in the same conditions from the same data."""
+    told = read.data["sections"][section.name]
+    where = read.data["where"]
+    by = [control for control in told["controls"] if control != "estimator"]
+    rows = [row for row in read.rows(told["table"]) if all(row[name] not in (False, None) for name in told["only"])]
+    columns = [column for column in told["columns"] if column != "history"]
+    compared = 0
+    for history in where["history"]:
+        for text in where["text"]:
+            asked = {"history": history, "text": text}
+            behind = Counter(
+                tuple(row[column] for column in columns) for row in rows if all(row[name] == asked[name] for name in by)
+            )
+            sql = told["query"].replace("{history}", where["history"][history]).replace("{text}", where["text"][text])
+            found = _rounded(reader.frame(sql).select(columns))
+            assert behind <= found
+            compared += behind.total()
+    assert compared >= len(STEPS)
+
+
+def _rounded(frame: pl.DataFrame) -> Counter:
+    columns = columnar(frame)["columns"].values()
+    plain = [[c["words"][place] for place in c["at"]] if isinstance(c, dict) else c for c in columns]
+    return Counter(zip(*plain, strict=True))
+
+
+def test_printed_tables_hold_what_their_commands_give(reader, read):
+    rows = [text for _, text in read.all("tr")]
+    coverage = reader.frame(saved()["coverage"].sql)
+    assert coverage.height == 2 * len(MODELS)
+    for model, kind in coverage.select("model", "kind").iter_rows():
+        assert any(row.startswith(model + kind) for row in rows)
+    commands = [text for _, text in read.all("code")]
+    assert f"shapelake query @coverage --lake {reader.uri}" in commands
+    assert any("string_agg(DISTINCT dtype)" in command for command in commands)
+
+
+def test_a_page_that_is_too_large_becomes_an_index_and_a_page_per_model(reader, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "MOST_BYTES", 900_000)
+    index, *rest = write(reader, tmp_path / "deep" / "r.html")
+    assert [path.relative_to(index.parent).as_posix() for path in rest] == ["r/01-lab--bert.html", "r/02-lab--big.html"]
+    options = [found["value"] for found, _ in Page(index).all("option") if found.get("value")]
+    assert options == ["r/01-lab--bert.html", "r/02-lab--big.html"]
+    one = Page(rest[0])
+    assert {row["history"] for row in one.rows("layers")} == {"lab/bert"}
+    assert ("../r.html", "All models") in [(found["href"], text) for found, text in one.all("a")]
+    assert set(one.data["sections"]) == {section.name for section in HISTORY}
+    assert set(Page(index).data["sections"]) == {section.name for section in OVERVIEW}
+
+
+def test_names_from_outside_are_only_ever_text(tmp_path):
+    uri = made.lake(tmp_path / "lake", {HOSTILE: "decoder"}, (0, 1, 2))
+    (path,) = write(lake.open(uri), tmp_path / "r.html")
+    read = Page(path)
+    assert list(read.data["where"]["history"]) == [HOSTILE]
+    sql = SECTIONS["map"].query.format(
+        history=read.data["where"]["history"][HOSTILE], text=read.data["where"]["text"]["text:prose"]
+    )
+    assert lake.open(uri).frame(sql).height == 3 * 6
+    assert not read.all("b", class_="x")
+    assert len(read.all("script")) == 3
+
+
+def test_the_bundle_stays_in_its_scope():
+    code = pages.bundle()
+    assert code.startswith("(function(){")
+    assert code.endswith("})();")
+    assert "</script" not in code
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_size_at_scale(tmp_path):
+    """20 models, 154 checkpoints, 25 layers, 2 corpora."""
+    steps = (0, *(2**power for power in range(10)), *range(1000, 144_000, 1000))
+    models = {f"lab/model-{place:02d}": "encoder" if place % 4 == 3 else "decoder" for place in range(20)}
+    uri = made.lake(tmp_path / "lake", models, steps, blocks=23)
+    written = write(lake.open(uri), tmp_path / "report.html")
+    assert len(steps) == 154
+    assert len(written) == 21
+    assert max(path.stat().st_size for path in written) <= pages.MOST_BYTES
