@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from jobs.bench import __main__ as bench
-from jobs.bench import peers
+from jobs.bench import checkpoint, lake, layer, peers, spectrum, sweep
+from jobs.bench.checkpoint import BARE, FLOOR, PLAIN
 from jobs.bench.comparison import Comparison, Subject, at_least, at_most
-from jobs.bench.lake import rows as lake_rows
-from jobs.bench.scale import QUICK, Knn
+from jobs.bench.scale import QUICK, Knn, Model
 from jobs.bench.timing import Took, interleaved
 
 TINY = QUICK._replace(knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), cells=1000, rows=4000, full=True)
@@ -122,9 +122,40 @@ def test_costs_are_ours_over_theirs_and_gains_the_reverse(wanted, ratio, verdict
 
 def test_lakes_are_planned_and_queried_at_their_sizes():
     """The rows check by themselves that nothing is left to do and that the query finds every step of a model."""
-    planned, queried, opened = lake_rows(TINY, "cpu")
+    planned, queried, opened = lake.rows(TINY, "cpu")
     assert (planned.subject.n, queried.subject.n, opened.subject.n) == (1000, 4000, 1000)
     assert (planned.wanted, queried.wanted) == (at_most(1.0), at_most(1.0))
+
+
+def test_spectra_are_compared_in_the_same_quantities():
+    """The error row holds float64 to float64's accuracy and float32 to no better than its own."""
+    *_, errors = spectrum.rows(TINY._replace(spectrum=Knn(500, 24, rounds=1)), "cpu")
+    assert errors.unit == "relative error"
+    assert errors.ours[0] < 1e-13
+    assert 1e-13 < errors.theirs[0] < 1e-4
+
+
+def test_layers_and_checkpoints_bring_every_row(published, monkeypatch):
+    """The plain script is compared where the authors' file is there, and left out where it is not."""
+    monkeypatch.setattr(layer, "ROUNDS", 1)
+    model = Model(layers=1, dim=64, vocabulary=50, contexts=8, tokens=16, kept=8, moments=8, rounds=1)
+    tiny = TINY._replace(layer=Knn(300, 16, rounds=1), widths=(16,), model=model, plain_contexts=2, authors_points=2)
+    works = [row.subject.work for row in layer.rows(tiny, "cpu")]
+    assert works[0].startswith("describe()")
+    assert [work.rpartition(": ")[2] for work in works[1:]] == ["moments", "metrics", "both"]
+    published.write_text(PUBLISHED + "calculate_anisotropy_torch = procrustes_similarity = lambda *words: 0.0\n")
+    assert [row.reference for row in checkpoint.rows(tiny, "cpu")] == [BARE, PLAIN, FLOOR]
+    published.unlink()
+    assert [row.reference for row in checkpoint.rows(tiny, "cpu")] == [BARE, FLOOR]
+
+
+@pytest.mark.slow
+def test_sweeps_commit_all_they_were_given(monkeypatch):
+    """The rows check by themselves that every task is committed, without Ray and on it."""
+    monkeypatch.setattr(sweep, "ROUNDS", 1)
+    rows = list(sweep.rows(TINY._replace(checkpoints=1, tasks=10), "cpu"))
+    assert [row.subject.n for row in rows] == [1, 1, 10, 10]
+    assert rows[0].ratio > 1  # the whole takes longer than what is in it
 
 
 @pytest.mark.parametrize("group", ["kn", ""])
