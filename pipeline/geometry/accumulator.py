@@ -120,14 +120,14 @@ class Accumulator:
         Rows that are not finite are zero in what is returned.
         """
         finite = rows.isfinite().all(1)
-        x = rows.to(torch.float64).masked_fill(~finite[:, None], 0)
+        x = torch.where(finite[:, None], rows, 0).to(torch.float64)
         norms = torch.linalg.vector_norm(x, dim=1)
         self._open(x, norms, finite)
         self._nonfinite += (~finite).sum()
         self._norms.add(norms, finite)
         self._abs_max.copy_(torch.maximum(self._abs_max, x.abs().max()))
         self._directions += (1 / norms).masked_fill(norms == 0, 0) @ x
-        y = (x - self._shift).masked_fill(~finite[:, None], 0)
+        y = torch.addr(x, finite.to(torch.float64), self._shift, alpha=-1)  # x - shift, or zero
         self._split(y, finite, first | (norms > self._longest()), group)
         return y
 
