@@ -158,7 +158,7 @@ def measure(
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(help="DuckDB SQL over the views layers, checkpoints and cells.")],
+    sql: Annotated[str, typer.Argument(help="DuckDB SQL over the views layers, checkpoints and cells, or @NAME.")],
     lake: LakeUri,
     as_json: Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
@@ -168,12 +168,34 @@ def query(
     Example: shapelake query "select step, layer, anisotropy from layers order by 1, 2" --lake lake
     """
     from pipeline import lake as lakes
+    from pipeline.lake.queries import resolve
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both given", "Choose one")
-    found = lakes.open(lake).frame(sql)
+    found = lakes.open(lake).frame(resolve(sql))
     printed = show.csv if as_csv else show.json_rows if as_json else show.result
     printed(found.columns, found.rows())
+
+
+@app.command()
+def findings(
+    lake: LakeUri,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One finding; all if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What the lake shows and how surely: dome, phases, nulls, sinks, trust ..., each with a verdict.
+
+    Example: shapelake findings dome --lake lake
+    """
+    from pipeline import lake as lakes
+    from pipeline.analysis import FINDINGS, find
+
+    opened = lakes.open(lake)
+    found = {one: find(one, opened) for one in ([name] if name else FINDINGS)}
+    if as_json:
+        _print_json({one: frame.to_dicts() for one, frame in found.items()})
+    else:
+        show.findings({one: FINDINGS[one].question for one in found}, found)
 
 
 @app.command()

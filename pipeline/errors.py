@@ -23,6 +23,10 @@ class UsageError(ShapelakeError):
     """A sweep file, a flag or a path that cannot mean anything (exit code 2)."""
 
 
+class AbsentError(UsageError):
+    """A repo, a revision or a commit that is not there, or not for us to see."""
+
+
 class CheckpointError(ShapelakeError):
     """Files that are not a complete, finite, loadable checkpoint."""
 

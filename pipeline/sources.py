@@ -20,6 +20,11 @@ class Local(Noun):
     def name(self) -> str:
         return self.model or Path(self.local).resolve().name
 
+    def relative_to(self, folder: Path) -> "Local":
+        """The same with relative paths taken from `folder`."""
+        place = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
+        return self.model_copy(update={"local": place(self.local), "tokenizer": place(self.tokenizer)})
+
 
 class Hub(Noun):
     """The history of one model in a repo of the Hugging Face Hub: its branches, tags or sub-folders."""
@@ -35,6 +40,11 @@ class Hub(Noun):
     def name(self) -> str:
         return self.model or self.hub
 
+    def relative_to(self, folder: Path) -> "Hub":
+        """The same with a tokenizer folder, where there is one of that name, taken from `folder`."""
+        place = (folder / Path(self.tokenizer).expanduser()).resolve() if self.tokenizer else None
+        return self.model_copy(update={"tokenizer": str(place)}) if place and place.is_dir() else self
+
 
 class Members(Noun):
     """The histories of a family of the catalogue."""
@@ -46,6 +56,9 @@ class Members(Noun):
     @property
     def name(self) -> str:
         return self.family
+
+    def relative_to(self, folder: Path) -> "Members":
+        return self
 
 
 Source = Local | Hub | Members

@@ -238,13 +238,9 @@ class Sweep(Noun):
     def relative_to(self, folder: Path) -> "Sweep":
         """The same sweep with relative paths taken from `folder`."""
         place = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
-        at = lambda s: {"local": place(s.local), "tokenizer": place(s.tokenizer)}  # noqa: E731
         return self.model_copy(
             update={
-                "checkpoints": tuple(
-                    source.model_copy(update=at(source)) if isinstance(source, Local) else source
-                    for source in self.checkpoints
-                ),
+                "checkpoints": tuple(source.relative_to(folder) for source in self.checkpoints),
                 "corpora": tuple(c.model_copy(update={"path": place(c.path)}) for c in self.corpora),
             }
         )

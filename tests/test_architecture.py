@@ -35,10 +35,11 @@ MAY_IMPORT = {
     "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "memory", "rows", "sampler"},
     "lake": SPEC,
     "analysis": BASE | {"lake"},
+    "report": BASE | {"analysis", "lake"},
     "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "rows"},
     "show": SPEC | {"lake", "sweep"},
     "demo": SPEC | {"lake", "sweep", "show"},
-    "cli": SPEC | {"metrics", "lake", "sweep", "show", "demo"},
+    "cli": SPEC | {"metrics", "catalog", "lake", "sweep", "show", "demo", "analysis", "report"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -52,7 +53,7 @@ OWNERS = {
     "obstore": {"lake/objects"},
     "duckdb": {"lake", "show"},
     "pandas": {"lake"},
-    "polars": {"lake", "analysis"},
+    "polars": {"lake", "analysis", "report"},
     "huggingface_hub": {"catalog", "model/loading"},  # the latter for an exception that transformers lets through
     "typer": {"cli"},
     "rich": {"progress", "sweep/progress", "show", "demo", "cli"},

@@ -24,6 +24,7 @@ What = Literal[
     "unparsed",
     "gated",
     "generic-rule",
+    "no-repo",
 ]
 Seen = Mapping[str, tuple[str | None, str]]
 """Commit and weights digest of each label, by revision name, as the lake last saw it."""
@@ -57,6 +58,7 @@ def audit(history: History) -> tuple[Finding, ...]:
         *_not_measured(revisions),
         *_gaps(revisions),
         *_read_by_the_generic_rule(history),
+        *_no_repo(history),
     )
     return tuple(sorted(found, key=lambda finding: Severity.__args__.index(finding.severity)))
 
@@ -173,9 +175,14 @@ def _read_by_the_generic_rule(history: History) -> Iterator[Finding]:
         yield Finding("generic-rule", "note", (), says)
 
 
+def _no_repo(history: History) -> Iterator[Finding]:
+    if history.absent:
+        yield Finding("no-repo", "warning", (), f"{history.model} is not on the Hub, or is private")
+
+
 def _finals(revisions: Sequence[Revision]) -> set[str]:
-    """`main`, and the last step of each run."""
-    last = {revision.place.run: revision.name for revision in revisions if _at(revision) is not None}
+    """`main`, and the last step of each run that has weights."""
+    last = {revision.place.run: revision.name for revision in revisions if revision.files and _at(revision) is not None}
     return {*last.values(), *(revision.name for revision in revisions if revision.is_final)}
 
 

@@ -93,11 +93,19 @@ def sha256_of(repo: str, commit: str, entry: Entry) -> str:
 def is_held(repo: str, commit: str) -> bool:
     """Whether the repository is gated and its files are not granted; refs and trees are open even then.
 
+    Asked once: that files may be read is kept for ever, that they may not is asked again.
+
     Raises:
         FetchError: no answer now.
         UsageError: no such repository or commit.
     """
-    return patiently(f"permission to read {repo}", lambda: _is_held(repo, commit))
+    note = cache.folder("hub/open") / digest([constants.ENDPOINT, repo])
+    if note.exists() or constants.is_offline_mode():
+        return False
+    held = patiently(f"permission to read {repo}", lambda: _is_held(repo, commit))
+    if not held:
+        cache.write(note, b"")
+    return held
 
 
 def _refs(repo: str) -> dict[str, Any]:

@@ -13,18 +13,26 @@ from pipeline.catalog.families import Family, families, family
 from pipeline.catalog.pointers import MAIN, Pointer, Repo, opened, pointer, pointers, skipped
 from pipeline.catalog.reading import Reading, in_parallel
 from pipeline.catalog.revisions import NOWHERE, History
-from pipeline.errors import UsageError
+from pipeline.errors import AbsentError, UsageError
 from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, Hub, Members
 
 
-def discover(source: Hub | Members) -> tuple[History, ...]:
-    """The histories of a repo or of a family's members."""
-    repos = in_parallel(opened, _asked(source), f"Asking for the names of {source.name}", "repos")
+def discover(source: Hub | Members, models: str) -> tuple[History, ...]:
+    """The histories of a repo or of a family's members whose model matches the glob `models`."""
+    asked = [repo for repo in _asked(source) if isinstance(source, Hub) or _is_wanted(source, repo, models)]
+    label = f"Asking for the names of {source.name}"
+    if isinstance(source, Members):
+        found = in_parallel(_opened_or_none, asked, label, "repos")
+    else:
+        found = in_parallel(opened, asked, label, "repos")
+    repos = [repo for repo in found if repo is not None]
+    absent = [repo for repo, seen in zip(asked, found, strict=True) if seen is None]
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
     reading = Reading(tokenizer)
-    models = {repo.model: [other for other in repos if other.model == repo.model] for repo in repos}
-    return tuple(_history(name or model, group, reading) for model, group in models.items())
+    by_model = {repo.model: [other for other in repos if other.model == repo.model] for repo in repos}
+    histories = [_history(name or model, group, reading) for model, group in by_model.items()]
+    return (*histories, *(History(repo, (), rule=source.name, absent=True) for repo in absent))
 
 
 def single(source: Hub, revision: str) -> Checkpoint:
@@ -71,6 +79,18 @@ def _apart(model: str) -> tuple[str, ...]:
             steps = tuple(repo for repo in listed if one.claims(repo) and one.model_of(repo) == model)
             return (*steps, *(repo for repo in listed if repo == model))
     return ()
+
+
+def _is_wanted(source: Members, repo: str, models: str) -> bool:
+    return any(_matches(name, models) for name in (repo, family(source.family).model_of(repo)))
+
+
+def _opened_or_none(repo: str) -> Repo | None:
+    """None where the catalogue names a repo that is not there: one of many is no reason to leave out the others."""
+    try:
+        return opened(repo)
+    except AbsentError:
+        return None
 
 
 def _matches(repo: str, glob: str) -> bool:

@@ -71,9 +71,10 @@ def fetched(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None
 
 
 def discard(checkpoint: Checkpoint, run_id: str) -> None:
-    """Remove the checkpoint's scratch folder, if it is there."""
-    with node.locked(folder := scratch(checkpoint, run_id)):
-        node.release(folder)
+    """Remove the checkpoint's scratch folder, if it is there; one still being filled is left to the next sweep."""
+    with node.locked(folder := scratch(checkpoint, run_id), wait=False) as is_ours:
+        if is_ours:
+            node.release(folder)
 
 
 def _parts(checkpoint: Checkpoint) -> list[tuple[str, Remote]]:

@@ -6,8 +6,11 @@ from pipeline.catalog.revisions import History
 from pipeline.spec import Checkpoint, Hub, Local, Source
 
 
-def discover(source: Source) -> tuple[History, ...]:
+def discover(source: Source, models: str = "*") -> tuple[History, ...]:
     """The histories of a source, each with its revisions in training order.
+
+    Args:
+        models: glob over model names; of a family the others are not asked for.
 
     Of a repo of the Hub one refs request is made, and one tree request per commit not seen before; of a family whose
     checkpoints are repos, or are named by a pattern, one listing more.
@@ -20,7 +23,7 @@ def discover(source: Source) -> tuple[History, ...]:
         return (local.discover(source),)
     from pipeline.catalog import crawl
 
-    return crawl.discover(source)
+    return crawl.discover(source, models)
 
 
 def single(source: Hub, revision: str = "main") -> Checkpoint:

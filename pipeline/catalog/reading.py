@@ -14,7 +14,7 @@ from pipeline.catalog.files import CONFIG, Files, Folder, has_tokenizer, lacking
 from pipeline.catalog.pointers import MAIN, Pointer, in_subfolders
 from pipeline.catalog.remote import Tree
 from pipeline.catalog.revisions import FINAL, NOWHERE, UNPLACED, Revision
-from pipeline.errors import UsageError
+from pipeline.errors import AbsentError, UsageError
 from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, Remote
 
@@ -37,14 +37,23 @@ class Reading:
         self._tokenizers: dict[str, Files] = {}
         self._trees: dict[tuple[str, str], tuple[Entry, ...]] = {}
         self._shas: dict[str, str] = {}
-        self._held: set[str] = set()
+        self._held: dict[str, bool] = {}
+        self._lost: set[tuple[str, str]] = set()
 
     def with_subfolders(self, found: Sequence[Pointer], label: str) -> list[Pointer]:
         """Read the trees of all that has a place; pointers into sub-folders stand for the commits that hold them."""
         commits = dict.fromkeys(_commit(one) for one in found if one.place is not None)
-        trees = in_parallel(lambda commit: client.tree(*commit), list(commits), label, "trees")
+        trees = in_parallel(self._tree, list(commits), label, "trees")
         self._trees |= dict(zip(commits, trees, strict=True))
         return [inner for one in found for inner in self._inner(one)]
+
+    def _tree(self, commit: tuple[str, str]) -> tuple[Entry, ...]:
+        """Nothing, and remembered as lost, where refs were staler than the repo (huggingface_hub#3406)."""
+        try:
+            return client.tree(*commit)
+        except AbsentError:
+            self._lost.add(commit)
+            return ()
 
     def revision(self, model: str, found: Pointer) -> Revision:
         """What `found` points at; of a tree that was read."""
@@ -54,14 +63,17 @@ class Reading:
         seen = Revision(found.name, found.place or NOWHERE, order, found.commit, known_bad=bad)
         if found.place is None:
             return replace(seen, state="UNPARSED", why=_why_unparsed(found))
-        if found.repo.refs.repo not in self._held:
-            try:
-                return self._looked_into(model, found, seen)
-            except UsageError:
-                if not client.is_held(found.repo.refs.repo, found.commit):
-                    raise
-                self._held.add(found.repo.refs.repo)
-        return replace(seen, state="GATED", why="gated, and access is not granted")
+        if _commit(found) in self._lost:
+            return replace(seen, state="NO_WEIGHTS", why="the Hub names a commit that it does not have")
+        if self._is_held(found):
+            return replace(seen, state="GATED", why="gated, and access is not granted")
+        return self._looked_into(model, found, seen)
+
+    def _is_held(self, found: Pointer) -> bool:
+        repo = found.repo.refs.repo
+        if repo not in self._held:
+            self._held[repo] = client.is_held(repo, found.commit)
+        return self._held[repo]
 
     def _looked_into(self, model: str, found: Pointer, seen: Revision) -> Revision:
         files = Tree(*_commit(found), self._trees[_commit(found)], self._shas, found.subfolder)

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from pipeline import cache
-from pipeline.errors import UsageError
+from pipeline.errors import FetchError, UsageError
 from pipeline.progress import Progress
 
 OWNER = "SHAPELAKE_DRIVER"
 """Environment variable with HOST:PID of the driver, which outlives the workers that fetch for it."""
 POLL_S = 1.0
+PATIENCE_S = 3600.0
 ABANDONED_S = 86400.0
 """Age at which the lease of another host's driver, of which nothing can be seen from here, counts as stale."""
 
@@ -69,6 +70,19 @@ def root() -> Path:
     return path
 
 
+@contextmanager
+def owning() -> Iterator[None]:
+    """What this process and its workers fetch inside the block belongs to this process."""
+    before = os.environ.get(OWNER)
+    os.environ[OWNER] = f"{socket.gethostname()}:{os.getpid()}"
+    try:
+        yield
+    finally:
+        del os.environ[OWNER]
+        if before is not None:
+            os.environ[OWNER] = before
+
+
 def reserve(folder: Path, size: int, budget: int | None) -> None:
     """Lease `size` bytes for `folder`, once the living leases leave room for them.
 
@@ -77,11 +91,15 @@ def reserve(folder: Path, size: int, budget: int | None) -> None:
 
     Raises:
         UsageError: more bytes than the budget, or than the disk has with no lease left to end.
+        FetchError: no room for an hour; those who hold it may be waiting for the caller.
     """
     if budget is not None and size > budget:
         raise _too_large(folder, size, f"the budget of the node is {budget:,} bytes", "Raise the disk budget")
     with Progress("Waiting for room on the disk", None, "s") as progress:
+        end = time.monotonic() + PATIENCE_S
         while not _reserved(folder, size, budget):
+            if time.monotonic() > end:
+                raise FetchError(f"{size:,} bytes in {folder.parent}", "no room for an hour", "Try again later")
             time.sleep(POLL_S)
             progress.advance(1)
 

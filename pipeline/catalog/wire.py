@@ -23,7 +23,7 @@ from huggingface_hub import constants, errors, get_token, set_client_factory
 from huggingface_hub.utils import disable_progress_bars, logging
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
-from pipeline.errors import FetchError, ShapelakeError, UsageError
+from pipeline.errors import AbsentError, FetchError, ShapelakeError, UsageError
 from pipeline.progress import Progress
 
 __all__ = ["Passing", "answered_by", "explained", "patiently"]
@@ -106,7 +106,8 @@ def explained(asked: str, error: BaseException) -> ShapelakeError:
         return explained(asked, error.__cause__)
     for kind, found, do in WORDS:
         if isinstance(error, kind):
-            return UsageError(asked, found, do)
+            absent = kind in (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+            return AbsentError(asked, found, do) if absent else UsageError(asked, found, do)
     if isinstance(error, errors.HfHubHTTPError):
         return _answered(asked, error.response.status_code)
     if isinstance(error, Passing):

@@ -136,7 +136,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
 
 def _histories(sweep: Sweep, labels: list[Named]) -> tuple[History, ...]:
     """Every history whose model is wanted, with the state of each revision against what the lake knows."""
-    found = [h for source in sources(sweep) for h in discover(source)]
+    found = [h for source in sources(sweep) for h in discover(source, sweep.models)]
     wanted = [h for h in found if fnmatchcase(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.catalog.scratch import OWNER
 from pipeline.errors import UsageError
 from pipeline.spec import Resources
-from pipeline.sweep.backend import Finished, Stages
+from pipeline.sweep.backend import Finished, Stages, Work
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", OWNER)
-"""Environment that workers on other nodes need to fetch what the driver has found."""
+"""Environment that workers on other nodes need to fetch what the driver has found. It travels as an argument of each
+task: what is in a runtime_env Ray writes into its logs."""
 GRACE = 1.5  # so much later than the worker's own watchdog the driver ends a task
 
 
@@ -48,8 +49,10 @@ class RayBackend:
         # Two decorations of one body: only a function decorated with GPUs gets a fresh process per task.
         on_gpu = ray.remote(num_gpus=1, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
         on_cpu = ray.remote(num_gpus=0, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
-        self._measure: Any = (on_gpu if resources.gpus else on_cpu)(stages.measure)
-        self._fetch: Any = ray.remote(num_cpus=0, max_retries=0, retry_exceptions=False)(stages.fetch)
+        self._measure: Any = (on_gpu if resources.gpus else on_cpu)(_with_environment(stages.measure))
+        fetch = ray.remote(num_cpus=0, max_retries=0, retry_exceptions=False)
+        self._fetch: Any = fetch(_with_environment(stages.fetch))
+        self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self._fetching: dict[Any, Task] = {}
         self._ready: deque[Task] = deque()
         self._running: dict[Any, tuple[Task, float]] = {}
@@ -73,7 +76,7 @@ class RayBackend:
             self._ready.append(task)
         else:
             self._nodes[task.checkpoint.content] = self._emptiest_node()
-            self._fetching[self._fetch.options(**self._placed(task)).remote(task)] = task
+            self._fetching[self._fetch.options(**self._placed(task)).remote(task, self._environment)] = task
         self._start()
 
     def wait(self, timeout_s: float) -> list[Finished]:
@@ -100,7 +103,8 @@ class RayBackend:
         """Measure what is ready, as far as there are slots."""
         while self._ready and len(self._running) < self._slots:
             task = self._ready.popleft()
-            self._running[self._measure.options(**self._placed(task)).remote(task)] = (task, time.monotonic())
+            ref = self._measure.options(**self._placed(task)).remote(task, self._environment)
+            self._running[ref] = (task, time.monotonic())
 
     def _finished(self, ref: Any) -> Finished | None:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
@@ -162,7 +166,6 @@ class RayBackend:
             }
         else:
             _require_listener(address)
-            options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in PASSED_ON if name in os.environ}}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(address, **options)
@@ -218,6 +221,14 @@ class RayBackend:
     def _overdue(self, task: Task, elapsed_s: float) -> bool:
         """Loading and each cell have the whole timeout each."""
         return elapsed_s >= self._resources.timeout_s * (1 + len(task.cells))
+
+
+def _with_environment(work: Work) -> Callable[[Task, dict[str, str]], list[Outcome]]:
+    def on_a_node(task: Task, environment: dict[str, str]) -> list[Outcome]:
+        os.environ.update(environment)
+        return work(task)
+
+    return on_a_node
 
 
 def _stack(task: Task) -> str:

@@ -1,14 +1,11 @@
 """One execution of a sweep: plan, open a backend only if there is work, drive, report."""
 
-import os
-import socket
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Literal
 from uuid import uuid4
 
-from pipeline.catalog.fetch import sweep
-from pipeline.catalog.scratch import OWNER
+from pipeline.catalog.scratch import owning, sweep
 from pipeline.corpora import text_file
 from pipeline.lake import Lake
 from pipeline.sweep.audits import record
@@ -34,11 +31,10 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
     for corpus in plan.sweep.corpora:
         if corpus.sha256 is not None:
             text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
-    os.environ.setdefault(OWNER, f"{socket.gethostname()}:{os.getpid()}")
     sweep()  # what killed runs have fetched
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
     lake.write_plan(run_id, plan.to_json())
-    with Progress(total=len(plan.todo)) as progress:
+    with owning(), Progress(total=len(plan.todo)) as progress:
         progress.say(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         with closing(_open(backend, plan, work)) as opened:
             _release(plan, lake)

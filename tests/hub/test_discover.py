@@ -240,13 +240,15 @@ def test_a_final_model_is_its_main(hub: FakeHub) -> None:
 
 
 def test_cold_costs_refs_a_tree_per_commit_and_each_small_file_once(hub: FakeHub) -> None:
+    """And one question whether the files may be read."""
     repo = pythia(hub, steps=(0, 1, 2, 4, 8))
     repo.commit({**sharded("a", "b"), "config.json": b'{"other": 1}'}, branch="step16")
     repo.branches["main"] = repo.branches["step8"]
     only(Hub(hub="EleutherAI/pythia-14m"))
     assert len(hub.asked("*/refs")) == 1
     assert len(hub.asked("*/tree/*")) == len(repo.commits) - 1
-    small = ["config.json"] * 2 + ["model.safetensors.index.json", *TOKENIZER]
+    permission = "config.json"
+    small = [permission, *["config.json"] * 2, "model.safetensors.index.json", *TOKENIZER]
     assert sorted(request.path.split("/")[-1] for request in hub.asked("*/resolve/*")) == sorted(small)
     assert len(hub.requests) == 1 + len(repo.commits) - 1 + len(small)
 

@@ -70,8 +70,8 @@ def test_the_hub_and_the_folder_give_the_same_cells_and_numbers(hub, folders, te
     assert rows(near) == rows(far)
     left = [path.name for path in (tmp_path / "scratch").iterdir() if path.name != ".leases.lock"]
     assert left == [], "what was fetched goes when it has been measured"
-    downloaded = lakes.open(far.uri).sql("select min(download_bytes), max(download_bytes) from cells").fetchone()
-    assert downloaded == (remote.checkpoints[0].download_bytes, remote.checkpoints[0].download_bytes)
+    downloaded = lakes.open(far.uri).sql("select min(download_bytes), max(download_bytes) from cells").fetchall()
+    assert downloaded == [(remote.checkpoints[0].download_bytes,) * 2]
     assert remote.cost.download_bytes == len(STEPS) * remote.checkpoints[0].download_bytes
 
 
@@ -123,7 +123,7 @@ def test_the_command_line_from_plan_to_query(hub, folders, text, tmp_path, backe
     lake = ["--lake", str(tmp_path / "lake")]
     planned = shell("plan", str(tmp_path / "sweep.yaml"), *lake)
     assert planned.returncode == 0, planned.stderr
-    assert "lab/small: 6 checkpoints, step 0 to 16 (NEW 6, names read by the general rule)" in planned.stdout
+    assert "lab/small: 6 checkpoints, steps 0 to 16 (NEW 6, names read by the general rule)" in planned.stdout
     ran = shell("run", str(tmp_path / "sweep.yaml"), *lake, "--backend", backend, "--steps", "0,4")
     assert ran.returncode == 0, ran.stderr
     asked = shell("query", "select count(distinct step) n from layers", *lake, "--csv")

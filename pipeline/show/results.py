@@ -1,0 +1,64 @@
+"""The rows of a measurement, and the rows of a query."""
+
+import csv as csv_format
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from pipeline.show.tables import cell, console, number, with_error
+
+SAID = ("model", "kind", "run", "corpus", "layer", "verdict", "because")
+"""Columns of a finding that a terminal shows; --json has the rest."""
+
+
+def rows(measured: list[dict[str, Any]]) -> None:
+    """The headline numbers of each layer, with their standard errors."""
+    table = Table(box=None, header_style="bold")
+    for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
+        table.add_column(name, justify="left" if name in ("state", "flags") else "right")
+    for row in measured:
+        table.add_row(
+            str(row["layer"]),
+            row["state"],
+            with_error(row, "anisotropy", 4),
+            number(row["anisotropy_no_sink"], 4),
+            with_error(row, "id_twonn", 2),
+            with_error(row, "id_mle", 2),
+            number(row["id_authors"], 2),
+            str(row["n_points"]),
+            " ".join(row["flags"]),
+        )
+    console().print(table)
+    first = measured[0]
+    if first["loss"] is not None:
+        console().print(f"loss {with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
+
+
+def result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A query's rows as a table."""
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if value is None else cell(value) for value in row))
+    console().print(table)
+
+
+def findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
+    """Each question, and per history the verdict and the sentence behind it."""
+    out = console()
+    for name, frame in frames.items():
+        out.print(f"\n{name}: {questions[name]}", markup=False)
+        said = [column for column in frame.columns if column in SAID]
+        result(said, frame.select(said).rows()) if len(frame) else out.print("  nothing to judge in this lake")
+
+
+def csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    writer = csv_format.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+
+
+def json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
