@@ -52,7 +52,8 @@ class Tables(NamedTuple):
     def overview(self) -> "Tables":
         """What the charts across histories need: newest profiles, landmarks, means."""
         seen = pl.col("newest") | pl.col("landmark")
-        return Tables(self.layers.filter(seen), self.steps, self.gaps.clear(), self.peaks.clear())
+        means = self.steps.select(*SERIES, "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "t")
+        return Tables(self.layers.filter(seen), means, self.gaps.clear(), self.peaks.clear())
 
 
 def chosen(reader: Reader, models: str) -> pl.DataFrame:
@@ -61,7 +62,9 @@ def chosen(reader: Reader, models: str) -> pl.DataFrame:
     known = frame["model"].unique().sort().to_list()
     if not (names := [name for name in known if fnmatchcase(name, models)]):
         there = ", ".join(known) or "nothing"
-        raise UsageError(f"models {models!r}", f"none in lake {reader.uri}, which has {there}", "Name one, or a pattern")
+        raise UsageError(
+            f"models {models!r}", f"none in lake {reader.uri}, which has {there}", "Name one, or a pattern"
+        )
     several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "run")}
     by_df = {df: quantile(df) for df in range(1, int(frame["groups"].max() or 1))}  # type: ignore[arg-type]
     return frame.filter(pl.col("model").is_in(names)).with_columns(
@@ -105,7 +108,9 @@ def _landmark() -> pl.Expr:
 
 def _doubtful(frame: pl.DataFrame) -> pl.DataFrame:
     """Why rows are not to be believed, whatever of theirs is drawn."""
-    found = doubts(frame).filter((pl.col("verdict") == "doubtful") & pl.col("about").is_in(["row", "label", "dimension"]))
+    found = doubts(frame).filter(
+        (pl.col("verdict") == "doubtful") & pl.col("about").is_in(["row", "label", "dimension"])
+    )
     return found.group_by(*KEYS, "revision", "step", "layer").agg(doubt=pl.col("because").first())
 
 

@@ -13,7 +13,7 @@ SHORT = "format(datum.value, '.3~s')"
 STEP = "training step"
 ANISOTROPY = "anisotropy"
 DIMENSION = "intrinsic dimension"
-NEARLY_ALL = 0.98
+NEARLY_ALL, DENSE = 0.98, 40
 MOST_NAMED = 6
 """More histories than these have no room for their names in a chart."""
 WORDS = {
@@ -43,6 +43,8 @@ class Shown(NamedTuple):
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     last_step: int
+    dense: bool
+    """Whether checkpoints are so many that a dot on each would be a band."""
     widest: dict[str, float]
     """Of each difference from random tokens, the size that nearly all stay below: one scale for all histories."""
 
@@ -54,6 +56,7 @@ class Shown(NamedTuple):
             tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith("random-"), text))),
             tuple(frame["kind"].unique().sort()),
             int(frame["step"].max() or 0),  # type: ignore[arg-type]
+            frame["step"].n_unique() > DENSE,
             {name: tables.gaps[f"{name}_gap"].abs().quantile(NEARLY_ALL) or 1.0 for name in ("anisotropy", "id_twonn")},
         )
 
@@ -82,8 +85,9 @@ def interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:
     return chart.transform_calculate(low=f"{known} - datum.t * datum.{se}", high=f"{known} + datum.t * datum.{se}")
 
 
-def layered(*parts: Any) -> alt.LayerChart:
-    return alt.layer(*parts).properties(width=WIDTH, height=320)
+def layered(*parts: Any, height: int = 320, **kept: Any) -> alt.LayerChart:
+    """The parts one over another, as wide as the page."""
+    return alt.LayerChart(layer=list(parts)).properties(width=WIDTH, height=height, **kept)
 
 
 def band(chart: alt.Chart, opacity: float = 0.18, **kept: Any) -> alt.Chart:
@@ -92,7 +96,9 @@ def band(chart: alt.Chart, opacity: float = 0.18, **kept: Any) -> alt.Chart:
 
 
 def line(chart: alt.Chart, width: float = 2, dots: int = 0, **kept: Any) -> alt.Chart:
-    points = {"size": dots, "filled": True} | {name: kept[name] for name in ("color",) if name in kept} if dots else False
+    points = (
+        {"size": dots, "filled": True} | {name: kept[name] for name in ("color",) if name in kept} if dots else False
+    )
     return chart.mark_line(strokeWidth=width, aria=False, point=points, **kept)
 
 
@@ -131,7 +137,9 @@ def layers() -> alt.Y:
 
 
 def depth() -> alt.X:
-    return alt.X("depth:Q", title="depth (block / number of blocks)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    return alt.X(
+        "depth:Q", title="depth (block / number of blocks)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)
+    )
 
 
 def share(column: str = "anisotropy", title: str = ANISOTROPY) -> alt.Y:

@@ -26,7 +26,6 @@ from pipeline.report.encodings import (
     ticks,
     tip,
 )
-from pipeline.report.theme import WIDTH
 
 BY = ("history", "text")
 UPPER, LOWER = "#0072b2", "#d55e00"
@@ -35,22 +34,22 @@ PEAK = "#c0392b"
 
 def heat_map(shown: Shown) -> alt.VConcatChart:
     """Anisotropy, layer by checkpoint, with and without sink tokens; a dot on each checkpoint's highest block."""
-    panels = [_map("anisotropy", "all tokens", False), _map("anisotropy_no_sink", "without sink tokens", True)]
+    panels = [_map(shown, "anisotropy", "all tokens", False)]
+    panels += [_map(shown, "anisotropy_no_sink", "without sink tokens", True)]
     return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared")
 
 
-def _map(column: str, title: str, labels: bool) -> alt.LayerChart:
+def _map(shown: Shown, column: str, title: str, labels: bool) -> alt.LayerChart:
     base = rows("layers", *BY).transform_filter(f"datum.step != null && datum.{column} != null")
     told = tip("step", "layer", "state", column, "anisotropy_se", "id_twonn", "id_twonn_se", "loss", "doubt")
     colour = alt.Color(f"{column}:Q", scale=alt.Scale(domain=[0, 1]), title=ANISOTROPY)
     highest = base.transform_filter("datum.block")
     highest = highest.transform_joinaggregate(top=f"max({column})", groupby=["step"])
     marks = highest.transform_filter(f"datum.{column} == datum.top").mark_point(
-        size=28, filled=True, color="white", stroke="black", strokeWidth=1, opacity=1, aria=False
+        size=6 if shown.dense else 28, color="white", stroke="black", strokeWidth=0.5, filled=True, aria=False
     )
     tiles = base.mark_rect(aria=False).encode(checkpoints(labels), layers(), colour, told)
-    drawn = alt.layer(tiles, marks.encode(checkpoints(labels), layers()))
-    return drawn.properties(width=WIDTH, height=190, title=title)
+    return layered(tiles, marks.encode(checkpoints(labels), layers()), height=190, title=title)
 
 
 def profiles(shown: Shown) -> alt.LayerChart:
@@ -83,10 +82,11 @@ def dimension(shown: Shown) -> alt.LayerChart:
         line(base, 1, opacity=0.35).encode(x, y, by_depth(), each),
         band(bold).encode(x, free("low", DIMENSION), alt.Y2("high:Q"), by_depth(), each),
         line(bold).encode(x, y, by_depth(), alt.StrokeDash("layer:O", legend=None)),
-        dots(bold, 20).encode(x, y, by_depth(), told),
+        dots(bold, 8 if shown.dense else 20).encode(x, y, by_depth(), told),
         *_peaks(shown),
         ends(bold, "step", "layer", "'layer ' + datum.layer").encode(x, y),
-    ).properties(height=380)
+        height=380,
+    )
 
 
 def _peaks(shown: Shown) -> list[alt.Chart]:
@@ -116,11 +116,11 @@ def loss(shown: Shown) -> alt.VConcatChart:
 def _over_steps(shown: Shown, base: alt.Chart, column: str, title: str, colour: str, labels: bool) -> alt.LayerChart:
     x, y = step(shown, labels=labels), free(column, title)
     told = tip("step", column, "low", "high")
-    drawn = alt.layer(
+    return layered(
         band(base, color=colour).encode(x, free("low", title), alt.Y2("high:Q")),
-        line(base, dots=30, color=colour).encode(x, y, told),
+        line(base, dots=0 if shown.dense else 30, color=colour).encode(x, y, told),
+        height=160,
     )
-    return drawn.properties(width=WIDTH, height=160)
 
 
 def gaps(shown: Shown) -> alt.VConcatChart:
@@ -141,5 +141,4 @@ def _gap(shown: Shown, column: str, title: str, labels: bool) -> alt.LayerChart:
     unsure = base.transform_filter("datum.gap_se != null && abs(datum.gap) < datum.t * datum.gap_se")
     marks = unsure.mark_point(size=10, filled=True, color="#444", opacity=1, aria=False)
     tiles = base.mark_rect(aria=False).encode(checkpoints(labels), layers(), colour, told)
-    drawn = alt.layer(tiles, marks.encode(checkpoints(labels), layers()))
-    return drawn.properties(width=WIDTH, height=190, title=title)
+    return layered(tiles, marks.encode(checkpoints(labels), layers()), height=190, title=title)

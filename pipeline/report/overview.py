@@ -29,7 +29,9 @@ def profile(shown: Shown) -> alt.LayerChart:
     base = rows("layers", "text").transform_filter("datum.newest && datum.block")
     base = interval(base, "anisotropy", "anisotropy_se")
     look, one = theme.by_kind(shown.kinds), alt.Detail("history:N")
-    told = tip("history", "kind", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "doubt")
+    told = tip(
+        "history", "kind", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "doubt"
+    )
     parts = [
         band(base).encode(depth(), share("low"), alt.Y2("high:Q"), look["color"], one),
         line(base).encode(depth(), share(), one, look["color"], look["strokeDash"]),
@@ -47,8 +49,10 @@ def growth(shown: Shown) -> alt.LayerChart:
     y = share(title=title)
     parts = [
         band(base).encode(step(shown), share("low", title), alt.Y2("high:Q"), look["color"], one),
-        line(base, 1, opacity=0.6).encode(step(shown), share("anisotropy_no_sink", title), one, look["color"], look["strokeDash"]),
-        line(base, dots=26).encode(step(shown), y, one, told, look["color"], look["strokeDash"]),
+        line(base, 1, opacity=0.6).encode(
+            step(shown), share("anisotropy_no_sink", title), one, look["color"], look["strokeDash"]
+        ),
+        line(base, dots=0 if shown.dense else 26).encode(step(shown), y, one, told, look["color"], look["strokeDash"]),
     ]
     return layered(*parts, *_named(shown, base, "step", step(shown), y))
 

@@ -37,12 +37,14 @@ class Content(NamedTuple):
     tables: Tables
     verdicts: Verdicts
     printed: tuple[printed.Table, ...]
+    specs: dict[str, dict[str, Any]]
+    """Of each section, made once for all pages: they share their scales, and the page's code sets the controls."""
 
     def of(self, history: str) -> "Content":
         """What the page of one history is made of."""
-        mine = tuple(table.of(history) for table in self.printed)
         rows = self.frame.filter(history=history)
-        return Content(self.uri, rows, self.tables.of(history), self.verdicts.of(history), mine)
+        mine = tuple(table.of(model=rows["model"][0]) for table in self.printed)
+        return Content(self.uri, rows, self.tables.of(history), self.verdicts.of(history), mine, self.specs)
 
 
 def write(reader: Reader, path: str | Path, models: str = "*") -> list[Path]:
@@ -77,7 +79,9 @@ def gather(reader: Reader, models: str = "*") -> Content:
     frame = chosen(reader, models)
     names = frame["model"].unique().to_list()
     found = (printed.coverage(reader, names), printed.failures(reader, names), printed.method(reader))
-    return Content(reader.uri, frame, tables(frame), verdicts(frame), found)
+    made = tables(frame)
+    specs = {section.name: section.spec(Shown.of(made)) for section in (*OVERVIEW, *HISTORY)}
+    return Content(reader.uri, frame, made, verdicts(frame), found, specs)
 
 
 def render(
@@ -89,7 +93,7 @@ def render(
     used = {section.table for section in sections} | ({"peaks"} if HISTORY[0] in sections else set())
     data = {
         "tables": {name: columnar(frame) for name, frame in drawn._asdict().items() if name in used},
-        "specs": {section.name: section.spec(shown) for section in sections},
+        "specs": {section.name: content.specs[section.name] for section in sections},
         "sections": {section.name: {part: getattr(section, part) for part in TOLD} for section in sections},
         "where": {"history": _histories(content.frame), "text": _texts(content.frame)},
         "themes": {name: theme.config(name) for name in ("light", "dark")},
@@ -117,7 +121,8 @@ def render(
 def bundle() -> str:
     """Vega, Vega-Lite and vega-embed in a scope of their own, safe inside a script element; it sets `vegaEmbed`."""
     # At the top level its short names collide with each other's and with the page's.
-    return f"(function(){{{vl_convert.javascript_bundle()}}})();".replace("</script", "<\\/script")
+    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return f"(function(){{{code}}})();".replace("</script", "<\\/script")
 
 
 @cache

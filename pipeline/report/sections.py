@@ -42,7 +42,9 @@ class Section(NamedTuple):
     def spec(self, shown: Shown) -> dict[str, Any]:
         """The Vega-Lite spec, without data; not validated, which would take most of the page's time."""
         chart = self.draw(shown).properties(description=f"{self.question} {self.reading}")
-        return {"params": [{"name": name, "value": shown.first(name)} for name in self.controls]} | chart.to_dict(validate=False)
+        return {"params": [{"name": name, "value": shown.first(name)} for name in self.controls]} | chart.to_dict(
+            validate=False
+        )
 
 
 OVERVIEW = (
@@ -120,8 +122,8 @@ HISTORY = (
         "dimension",
         "When does each layer's dimension turn?",
         "Intrinsic dimension by block. Landmark blocks are bold, named, and have their 95 % band; a triangle stands at "
-        "each one's highest step, over its 95 % interval, filled where rise and fall are both proven; where no verdict is "
-        "sure there is none. Faint points are not to be believed.",
+        "each one's highest step, over its 95 % interval, filled where rise and fall are both proven; there is none "
+        "where no verdict is sure. Faint points are not to be believed.",
         "layers",
         ("step", "layer", *DIMENSIONS.split(", ")),
         f"SELECT step, layer, {DIMENSIONS}\nFROM layers WHERE {{history}} AND {{text}} AND state = 'block' AND "

@@ -13,7 +13,7 @@ METHOD = """SELECT corpus, left(corpus_sha256, 12) AS sha256, recipe, left(recip
   max(n_points) AS most_points, string_agg(DISTINCT dtype) AS dtype, string_agg(DISTINCT device) AS device,
   max(algorithm) AS algorithm
 FROM layers GROUP BY ALL ORDER BY ALL"""
-FAILURES = ("label", "corpus", "recipe", "class", "message", "quarantined", "command")
+FAILURES = ("model", "revision", "corpus", "recipe", "class", "message", "quarantined", "command")
 
 
 class Table(NamedTuple):
@@ -25,12 +25,11 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
-    def of(self, history: str) -> "Table":
-        """The rows of one history; of a table that does not tell histories apart all."""
-        if "history" not in self.columns:
-            return self
-        place = self.columns.index("history")
-        return self._replace(rows=tuple(row for row in self.rows if row[place] == history))
+    def of(self, **values: str) -> "Table":
+        """The rows that have these values, in those of the columns that the table has."""
+        asked = {self.columns.index(name): value for name, value in values.items() if name in self.columns}
+        rows = (row for row in self.rows if all(row[place] == value for place, value in asked.items()))
+        return self._replace(rows=tuple(rows))
 
 
 def table(name: str, caption: str, command: str, frame: pl.DataFrame) -> Table:
@@ -46,7 +45,9 @@ def coverage(reader: Reader, models: list[str]) -> Table:
 
 def failures(reader: Reader, models: list[str]) -> Table:
     """What failed and is not measured, with its cause and the command that shows it again."""
-    found = [one for one in status(Lake(reader.uri))["failures"] if one["label"].rpartition("@")[0] in models]
+    failed = status(Lake(reader.uri))["failures"]
+    found = [one | dict(zip(FAILURES, one["label"].rsplit("@", 1), strict=False)) for one in failed]
+    found = [one for one in found if one["model"] in models]
     listed = tuple(tuple(failure[name] for name in FAILURES) for failure in found)
     caption = "What failed and is not measured." if listed else "Nothing failed that is not measured since."
     return Table("failures", caption, "shapelake status --failed --lake {lake}", FAILURES, listed)

@@ -44,7 +44,15 @@ def config(theme: str) -> dict[str, Any]:
         "background": None,
         "view": {"stroke": None},
         "axis": text | quiet | {"titleFontWeight": 500, "titlePadding": 8, "labelOverlap": "parity"},
-        "legend": text | {"titleFontWeight": 500, "orient": "top", "symbolStrokeWidth": 2, "symbolOpacity": 1, "symbolSize": 90, "gradientLength": 160},
+        "legend": text
+        | {
+            "titleFontWeight": 500,
+            "orient": "top",
+            "symbolStrokeWidth": 2,
+            "symbolOpacity": 1,
+            "symbolSize": 90,
+            "gradientLength": 160,
+        },
         "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": INK[theme]},
         "title": {"color": INK[theme], "fontSize": 12, "fontWeight": 600, "anchor": "start"},
         "text": {"color": INK[theme], "fontSize": 11},

@@ -30,7 +30,7 @@ class Verdicts(NamedTuple):
 
     def of(self, history: str) -> "Verdicts":
         lines = tuple(line for line in self.lines if line.history in (history, None))
-        return Verdicts(lines, *(table.of(history) for table in (self.summary, self.agreement, self.trust)))
+        return Verdicts(lines, *(table.of(history=history) for table in (self.summary, self.agreement, self.trust)))
 
 
 def verdicts(frame: pl.DataFrame) -> Verdicts:

@@ -65,7 +65,9 @@ class Chromium:
 
     def open(self, address: str, width: int, height: int = 900, dark: bool = False) -> None:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme, {"name": "prefers-reduced-motion", "value": "reduce"}])
+        self.send(
+            "Emulation.setEmulatedMedia", features=[scheme, {"name": "prefers-reduced-motion", "value": "reduce"}]
+        )
         self.size(width, height)
         self.complaints.clear()
         self.asked.clear()
@@ -89,7 +91,8 @@ class Chromium:
         """The value of an expression as soon as it is true."""
         polled = f"""new Promise((done, fail) => {{
             const end = Date.now() + {seconds * 1000};
-            const ask = () => {{ const v = {script}; v ? done(v) : Date.now() > end ? fail('waited') : setTimeout(ask, 20) }};
+            const late = () => (Date.now() > end ? fail('waited') : setTimeout(ask, 20));
+            const ask = () => {{ const value = {script}; value ? done(value) : late(); }};
             ask(); }})"""
         return self.run(polled)
 

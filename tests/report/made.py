@@ -1,4 +1,4 @@
-"""Lakes whose numbers look like the paper's, at any size: a dome that grows, a dimension that expands and compresses."""
+"""Lakes whose numbers look like the paper's: a dome that grows, a dimension that expands and compresses."""
 
 import math
 from datetime import UTC, datetime
@@ -32,9 +32,7 @@ def lake(folder: Path, models: dict[str, str], steps: tuple[int, ...], blocks: i
             for step in steps
             for corpus in (TEXT, RANDOM)
         ]
-        rows = [
-            _row(cell, layer, blocks, steps[-1], place, random) for cell in cells for layer in range(blocks + 2)
-        ]
+        rows = [_row(cell, layer, blocks, steps[-1], place, random) for cell in cells for layer in range(blocks + 2)]
         table = to_table(rows, {"recipe": QUICK.model_dump_json()})
         for index, cell in enumerate(cells):
             part = table.slice(index * (blocks + 2), blocks + 2)
@@ -79,29 +77,35 @@ def _row(
     errors = {f"{name}_se": SE_SHARE * value for name, value in values.items() if f"{name}_se" in _TYPES}
     point = cell.checkpoint
     own = {name: value for name, value in point.model_dump().items() if name in _TYPES}
-    return {name: _constant(kind) for name, kind in _TYPES.items()} | own | values | errors | {
-        "cell_id": cell.id,
-        "recipe": QUICK.label,
-        "recipe_fingerprint": QUICK.fingerprint,
-        "algorithm": 6,
-        "kind": cell.kind,
-        "corpus": cell.corpus.id,
-        "corpus_sha256": cell.corpus.sha256,
-        "layer": layer,
-        "depth": depth,
-        "state": "embedding" if layer == 0 else "block" if layer <= blocks else "final_norm",
-        "n_points": 4096,
-        "context_tokens": 128,
-        **dict.fromkeys(("n_nonfinite", "n_unresolved", "n_duplicates", "n_near_duplicates"), 0),
-        "n_params": 1_000_000,
-        "status": "ok",
-        "flags": [],
-        "duplicate_of": None,
-        "superseded": None,
-        "id_gride_k": [1, 2, 4, 8, 16],
-        "id_gride": [dimension] * 5,
-        "id_gride_se": [dimension * SE_SHARE] * 5,
-    }
+    return (
+        {name: _constant(kind) for name, kind in _TYPES.items()}
+        | own
+        | values
+        | errors
+        | {
+            "cell_id": cell.id,
+            "recipe": QUICK.label,
+            "recipe_fingerprint": QUICK.fingerprint,
+            "algorithm": 6,
+            "kind": cell.kind,
+            "corpus": cell.corpus.id,
+            "corpus_sha256": cell.corpus.sha256,
+            "layer": layer,
+            "depth": depth,
+            "state": "embedding" if layer == 0 else "block" if layer <= blocks else "final_norm",
+            "n_points": 4096,
+            "context_tokens": 128,
+            **dict.fromkeys(("n_nonfinite", "n_unresolved", "n_duplicates", "n_near_duplicates"), 0),
+            "n_params": 1_000_000,
+            "status": "ok",
+            "flags": [],
+            "duplicate_of": None,
+            "superseded": None,
+            "id_gride_k": [1, 2, 4, 8, 16],
+            "id_gride": [dimension] * 5,
+            "id_gride_se": [dimension * SE_SHARE] * 5,
+        }
+    )
 
 
 def _constant(kind: str) -> Any:

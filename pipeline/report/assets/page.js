@@ -24,13 +24,21 @@
 
   const asked = (section, control) => (control === "text" && section.table === "gaps" ? state.gaps : state[control]);
 
-  function rowsBehind(section) {
+  function rowsBehind(section, name = section.table) {
     const by = section.controls.filter((control) => control !== "estimator");
-    return tables[section.table].filter(
+    const only = name === section.table ? section.only : [];
+    return tables[name].filter(
       (row) =>
         by.every((control) => row[control] === asked(section, control)) &&
-        section.only.every((column) => row[column] !== false && row[column] !== null),
+        only.every((column) => row[column] !== false && row[column] !== null),
     );
+  }
+
+  // Vega writes into the rows that it is given, so each chart gets its own.
+  function dataOf(name) {
+    const section = told.sections[name];
+    const used = Object.keys(tables).filter((table) => JSON.stringify(told.specs[name]).includes(`"name":"${table}"`));
+    return Object.fromEntries(used.map((table) => [table, rowsBehind(section, table).map((row) => ({ ...row }))]));
   }
 
   function fitted(spec, room) {
@@ -52,14 +60,19 @@
     views.get(name)?.finalize();
     const spec = fitted(told.specs[name], element.parentElement.clientWidth);
     for (const param of spec.params) param.value = asked(section, param.name);
-    spec.datasets = tables;
-    const options = { mode: "vega-lite", renderer: "svg", actions: false, config: told.themes[theme] };
+    spec.datasets = dataOf(name);
+    const config = told.themes[theme];
+    // Errors alone are said: that a band has no points, as where an estimator has no errors, is no fault.
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, logLevel: 1, config };
     const { view } = await vegaEmbed(element, spec, options);
     views.set(name, view);
   }
 
   async function drawAll() {
-    for (const element of document.querySelectorAll(".chart")) await draw(element);
+    for (const element of document.querySelectorAll(".chart")) {
+      await new Promise((done) => setTimeout(done)); // the page can be read before its last chart is drawn
+      await draw(element);
+    }
     document.documentElement.dataset.drawn = String(views.size);
   }
 
@@ -80,6 +93,7 @@
       const view = views.get(name);
       if (!view) continue;
       for (const control of section.controls) view.signal(control, asked(section, control));
+      for (const [table, rows] of Object.entries(dataOf(name))) view.data(table, rows);
       await view.runAsync();
     }
   }

@@ -1,0 +1,51 @@
+# %% [markdown]
+"""A tour of a lake: open it, ask it, and draw the paper's four figures. Cells for a notebook, or one program.
+
+Command: shapelake demo && python -m jobs.tour shapelake-demo/lake
+Cost: seconds; it measures nothing. Figures are written beside the lake.
+Expect: of the demo, two small models whose anisotropy grows in training; of the paper's models, the paper's figures.
+"""
+
+# %% Open
+import sys
+from pathlib import Path
+
+import altair as alt
+
+from pipeline import lake
+from pipeline.analysis import find
+from pipeline.report import FIGURES, figure, spec
+
+URI = sys.argv[1] if sys.argv[0].endswith("tour.py") and len(sys.argv) > 1 else "shapelake-demo/lake"
+reader = lake.open(URI)
+reader.layers().filter("step IS NOT NULL").aggregate("model, corpus, count(DISTINCT step) AS steps, count(*) AS rows")
+
+# %% One line of SQL, as a frame
+reader.sql("SELECT step, layer, anisotropy, anisotropy_se FROM layers WHERE state = 'block' ORDER BY ALL").pl()
+
+# %% What the lake says, and how sure it is
+for name in ("dome", "phases"):
+    for sentence in find(name, reader)["because"].head(4):
+        print(sentence)
+
+
+# %% The four figures: in a notebook `show` draws one, `figure` writes it for a paper
+def show(name: str) -> alt.Chart:
+    """The figure `name`, as a notebook shows it."""
+    return alt.Chart.from_dict(spec(reader, name))
+
+
+for name in FIGURES:
+    print(figure(reader, name, Path(URI).parent / f"{name}.svg"))
+
+# %%
+show("anisotropy-depth")
+
+# %%
+show("anisotropy-training")
+
+# %%
+show("id-training")
+
+# %%
+show("random-tokens")
