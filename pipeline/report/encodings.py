@@ -102,10 +102,12 @@ def line(chart: alt.Chart, width: float = 2, dots: int = 0, **kept: Any) -> alt.
     return chart.mark_line(strokeWidth=width, aria=False, point=points, **kept)
 
 
-def dots(chart: alt.Chart, size: int) -> alt.Chart:
-    """Points, hollow where trust calls the row doubtful; to be encoded with a colour."""
-    points = chart.mark_point(size=size, filled=True, stroke=None, opacity=1, aria=False)
-    return points.encode(opacity=alt.condition("datum.doubt", alt.value(0.15), alt.value(1)))
+def dots(chart: alt.Chart, size: int, *encoding: Any) -> list[alt.Chart]:
+    """Points, hollow where trust calls the row doubtful."""
+    look: dict[str, Any] = {"size": size, "opacity": 1, "aria": False}
+    sound = chart.transform_filter("!datum.doubt").mark_point(filled=True, **look)
+    doubtful = chart.transform_filter("datum.doubt").mark_point(filled=False, strokeWidth=1, **look)
+    return [points.encode(*encoding) for points in (sound, doubtful)]
 
 
 def ends(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:

@@ -64,7 +64,7 @@ def text_against_random(shown: Shown) -> alt.FacetChart:
     drawn = alt.layer(
         band(base).encode(depth(), share("low"), alt.Y2("high:Q"), look["color"], one),
         line(base).encode(depth(), share(), look["color"], look["strokeDash"], one),
-        dots(base, 30).encode(depth(), share(), look["color"], look["shape"], one),
+        *dots(base, 30, depth(), share(), look["color"], look["shape"], one),
     )
     return _panels(drawn)
 

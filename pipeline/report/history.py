@@ -2,6 +2,7 @@
 
 import altair as alt
 
+from pipeline.analysis.phases import EXPAND_COMPRESS
 from pipeline.report.encodings import (
     ANISOTROPY,
     DIMENSION,
@@ -29,7 +30,7 @@ from pipeline.report.encodings import (
 
 BY = ("history", "text")
 UPPER, LOWER = "#0072b2", "#d55e00"
-PEAK = "#c0392b"
+PEAK, PROVEN = "#c0392b", f"datum.verdict == '{EXPAND_COMPRESS}'"
 
 
 def heat_map(shown: Shown) -> alt.VConcatChart:
@@ -82,7 +83,7 @@ def dimension(shown: Shown) -> alt.LayerChart:
         line(base, 1, opacity=0.35).encode(x, y, by_depth(), each),
         band(bold).encode(x, free("low", DIMENSION), alt.Y2("high:Q"), by_depth(), each),
         line(bold).encode(x, y, by_depth(), alt.StrokeDash("layer:O", legend=None)),
-        dots(bold, 8 if shown.dense else 20).encode(x, y, by_depth(), told),
+        *dots(bold, 8 if shown.dense else 20, x, y, by_depth(), told),
         *_peaks(shown),
         ends(bold, "step", "layer", "'layer ' + datum.layer").encode(x, y),
         height=380,
@@ -90,14 +91,16 @@ def dimension(shown: Shown) -> alt.LayerChart:
 
 
 def _peaks(shown: Shown) -> list[alt.Chart]:
-    """Triangles with the interval of their step: filled where this estimator proves rise and fall, else hollow."""
+    """Triangles: filled and with the interval of their step where this estimator proves rise and fall, else hollow."""
     base = rows("peaks", *BY, "estimator").transform_filter("datum.landmark")
     told = tip("layer", "verdict", "peak_step", "peak_step_low", "peak_step_high", "peak_value")
-    proven = alt.condition("datum.verdict == 'expand-compress'", alt.value(1), alt.value(0))
+    proven = alt.condition(PROVEN, alt.value(1), alt.value(0))
     marks = base.mark_point(shape="triangle-down", size=80, yOffset=-9, fill=PEAK, stroke=PEAK, opacity=1, aria=False)
     y = free("peak_value", DIMENSION)
     return [
-        base.mark_rule(color=PEAK, aria=False).encode(step(shown, "peak_step_low"), y, x2="peak_step_high:Q"),
+        base.transform_filter(PROVEN)
+        .mark_rule(color=PEAK, aria=False)
+        .encode(step(shown, "peak_step_low"), y, x2="peak_step_high:Q"),
         marks.encode(step(shown, "peak_step"), y, told, fillOpacity=proven),
     ]
 

@@ -35,7 +35,7 @@ def profile(shown: Shown) -> alt.LayerChart:
     parts = [
         band(base).encode(depth(), share("low"), alt.Y2("high:Q"), look["color"], one),
         line(base).encode(depth(), share(), one, look["color"], look["strokeDash"]),
-        dots(base, 40).encode(depth(), share(), look["color"], look["shape"], one, told),
+        *dots(base, 40, depth(), share(), look["color"], look["shape"], one, told),
     ]
     return layered(*parts, *_named(shown, base, "depth", depth(), share()))
 

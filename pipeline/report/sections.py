@@ -122,8 +122,8 @@ HISTORY = (
         "dimension",
         "When does each layer's dimension turn?",
         "Intrinsic dimension by block. Landmark blocks are bold, named, and have their 95 % band; a triangle stands at "
-        "each one's highest step, over its 95 % interval, filled where rise and fall are both proven; there is none "
-        "where no verdict is sure. Faint points are not to be believed.",
+        "each one's highest step, filled and over its 95 % interval where rise and fall are both proven, and nowhere "
+        "if no verdict is sure. Hollow points are not to be believed.",
         "layers",
         ("step", "layer", *DIMENSIONS.split(", ")),
         f"SELECT step, layer, {DIMENSIONS}\nFROM layers WHERE {{history}} AND {{text}} AND state = 'block' AND "

@@ -43,6 +43,7 @@ class Chromium:
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.send(f"{domain}.enable")
         self.send("Network.setCacheDisabled", cacheDisabled=True)
+        self.send("Performance.enable", timeDomain="threadTicks")
 
     def close(self) -> None:
         self._session = None
@@ -95,6 +96,11 @@ class Chromium:
             const ask = () => {{ const value = {script}; value ? done(value) : late(); }};
             ask(); }})"""
         return self.run(polled)
+
+    def busy(self) -> float:
+        """Processor seconds that the page's main thread has worked: what others do on this machine does not count."""
+        metrics = self.send("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
     def press(self, key: str, code: int) -> None:
         """One key, as a person presses it."""

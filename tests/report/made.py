@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.columns import columns
 from pipeline.lake import Lake, to_table
-from pipeline.recipe import built_in
+from pipeline.recipe import Recipe, built_in
 from pipeline.spec import Cell, Checkpoint, Corpus
 from tests.lake.made import sha
 
@@ -21,26 +21,30 @@ SE_SHARE = 0.01
 _TYPES = {column.name: column.type for column in columns()}
 
 
-def lake(folder: Path, models: dict[str, str], steps: tuple[int, ...], blocks: int = 4) -> str:
+def lake(
+    folder: Path, models: dict[str, str], steps: tuple[int | None, ...], blocks: int = 4, recipe: Recipe = QUICK
+) -> str:
     """A lake of histories by (name, kind), each measured on a text and on random tokens; its URI."""
     made = Lake(folder)
-    made.record_recipe(QUICK)
+    made.record_recipe(recipe)
     random = np.random.default_rng(0)
     for place, (model, kind) in enumerate(models.items()):
         cells = [
-            Cell(checkpoint=_checkpoint(model, kind, step), kind=kind, corpus=corpus, recipe=QUICK)
+            Cell(checkpoint=_checkpoint(model, kind, step), kind=kind, corpus=corpus, recipe=recipe)
             for step in steps
             for corpus in (TEXT, RANDOM)
         ]
-        rows = [_row(cell, layer, blocks, steps[-1], place, random) for cell in cells for layer in range(blocks + 2)]
-        table = to_table(rows, {"recipe": QUICK.model_dump_json()})
+        rows = [
+            _row(cell, layer, blocks, steps[-1] or 0, place, random) for cell in cells for layer in range(blocks + 2)
+        ]
+        table = to_table(rows, {"recipe": recipe.model_dump_json()})
         for index, cell in enumerate(cells):
             part = table.slice(index * (blocks + 2), blocks + 2)
             assert made.commit(cell.id, cell.checkpoint.model_key, part)
     return str(folder)
 
 
-def _checkpoint(model: str, kind: str, step: int) -> Checkpoint:
+def _checkpoint(model: str, kind: str, step: int | None) -> Checkpoint:
     return Checkpoint(
         model=model,
         revision=f"step{step}",
@@ -74,7 +78,8 @@ def _row(
         loss=11 - 8 * progress + (0 if text else 3),
     )
     values = {name: float(value * (1 + SE_SHARE * random.standard_normal())) for name, value in noisy.items()}
-    errors = {f"{name}_se": SE_SHARE * value for name, value in values.items() if f"{name}_se" in _TYPES}
+    share = SE_SHARE if getattr(cell.recipe, "groups", 1) > 1 else None
+    errors = {f"{name}_se": share and share * value for name, value in values.items() if f"{name}_se" in _TYPES}
     point = cell.checkpoint
     own = {name: value for name, value in point.model_dump().items() if name in _TYPES}
     return (
@@ -84,8 +89,8 @@ def _row(
         | errors
         | {
             "cell_id": cell.id,
-            "recipe": QUICK.label,
-            "recipe_fingerprint": QUICK.fingerprint,
+            "recipe": cell.recipe.label,
+            "recipe_fingerprint": cell.recipe.fingerprint,
             "algorithm": 6,
             "kind": cell.kind,
             "corpus": cell.corpus.id,

@@ -14,6 +14,7 @@ from pipeline.report.encodings import Shown
 from pipeline.report.sections import HISTORY, OVERVIEW
 
 SECTIONS = {section.name: section for section in (*OVERVIEW, *HISTORY)}
+LINES = r'<g class="mark-line role-mark[^>]*><path[^>]* d="([^"]*)"'
 TILES = r'<g class="mark-rect role-mark[^>]*>(.*?)</g>'
 MAGIC = {".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF"}
 
@@ -70,6 +71,17 @@ def test_an_unknown_number_is_a_gap_and_no_zero(made):
     svg = drawn(SECTIONS["map"], made._replace(layers=layers), history="lab/big")
     tiles = [panel.count("<path") for panel in re.findall(TILES, svg, re.DOTALL)]
     assert tiles == [6 * 5, 6 * 6]
+
+
+def test_a_line_breaks_where_a_number_is_unknown(made):
+    broken = made.steps.with_columns(
+        id_twonn=made.steps["id_twonn"].scatter(made.steps["step"].is_in([8]).arg_true(), None)
+    )
+    paths = [
+        re.findall(LINES, drawn(SECTIONS["loss"], made._replace(steps=steps), history="lab/big"))[0]
+        for steps in (made.steps, broken)
+    ]
+    assert [path.count("M") for path in paths] == [1, 2]
 
 
 @pytest.mark.parametrize("name", FIGURES)

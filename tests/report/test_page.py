@@ -8,8 +8,9 @@ import pytest
 from pipeline import lake
 from pipeline.analysis import find
 from pipeline.lake.queries import saved
+from pipeline.recipe import built_in
+from pipeline.report import figure, write
 from pipeline.report import page as pages
-from pipeline.report import write
 from pipeline.report.encode import columnar
 from pipeline.report.sections import HISTORY, OVERVIEW
 from tests.report import made
@@ -119,6 +120,22 @@ def test_names_from_outside_are_only_ever_text(tmp_path):
     assert lake.open(uri).frame(sql).height == 3 * 6
     assert not read.all("b", class_="x")
     assert len(read.all("script")) == 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "recipe"),
+    [((None,), "quick@1"), ((7,), "quick@1"), ((0, 1, 2), "authors@1")],
+    ids=["no step stated", "one checkpoint", "no errors"],
+)
+def test_lakes_that_lack_what_some_charts_show(tmp_path, steps, recipe):
+    uri = made.lake(tmp_path / "lake", {"lab/one": "encoder"}, steps, recipe=built_in(recipe))
+    reader = lake.open(uri)
+    (path,) = write(reader, tmp_path / "r.html")
+    read = Page(path)
+    assert len([row for row in read.rows("layers") if row["newest"] and row["block"]]) == 2 * 4
+    assert bool(read.rows("steps")) == (steps != (None,))
+    assert read.rows("peaks") == []
+    figure(reader, "anisotropy-depth", tmp_path / "f.svg")
 
 
 def test_the_bundle_stays_in_its_scope():
