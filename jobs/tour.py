@@ -32,7 +32,7 @@ for name in ("dome", "phases"):
 # %% The four figures: in a notebook `show` draws one, `figure` writes it for a paper
 def show(name: str) -> alt.Chart:
     """The figure `name`, as a notebook shows it."""
-    return alt.Chart.from_dict(spec(reader, name))
+    return alt.Chart.from_dict(spec(reader, name), validate=False)
 
 
 for name in FIGURES:
