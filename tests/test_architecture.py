@@ -38,26 +38,29 @@ MAY_IMPORT = {
     "report": BASE | {"analysis", "lake"},
     "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "rows"},
     "show": SPEC | {"lake", "sweep"},
-    "demo": SPEC | {"lake", "sweep", "show"},
-    "cli": SPEC | {"metrics", "catalog", "lake", "sweep", "show", "demo", "analysis", "report"},
+    "demo": SPEC | {"lake", "report", "sweep", "show"},
+    "doctor": SPEC | {"catalog", "geometry", "lake"},
+    "cli": SPEC | {"metrics", "catalog", "lake", "sweep", "show", "demo", "analysis", "report", "doctor"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 OWNERS = {
-    "torch": {"geometry", "memory", "model", "loss", "rows", "sampler", "measure", "demo"},
+    "torch": {"doctor", "geometry", "memory", "model", "loss", "rows", "sampler", "measure", "demo"},
     "transformers": {"model", "demo"},
     "tokenizers": {"demo"},
-    "faiss": {"geometry"},
+    "faiss": {"doctor", "geometry"},
     "ray": {"sweep/ray_backend"},
     "pyarrow": {"lake"},
     "obstore": {"lake/objects"},
     "duckdb": {"lake", "show"},
     "pandas": {"lake"},
-    "polars": {"lake", "analysis", "report"},
+    "polars": {"lake", "analysis", "report", "doctor"},
     "huggingface_hub": {"catalog", "model/loading"},  # the latter for an exception that transformers lets through
     "typer": {"cli"},
     "rich": {"progress", "sweep/progress", "show", "demo", "cli"},
     "altair": {"report"},
+    "vl_convert": {"report"},
+    "jinja2": {"report"},
 }
 
 

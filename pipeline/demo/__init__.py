@@ -8,6 +8,7 @@ from rich.console import Console
 
 from pipeline.demo.tables import print_tables
 from pipeline.lake import Lake
+from pipeline.lake import open as open_lake
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
 from pipeline.sweep.driver import Report
 from pipeline.sweep.plan import make_plan
@@ -31,6 +32,7 @@ def sweep(folder: Path) -> Sweep:
 def demo(folder: Path) -> int:
     """Train what is not trained yet, measure what is not measured yet, print; returns the exit code."""
     from pipeline.demo.train import prepare
+    from pipeline.report import write
 
     console = Console(stderr=True)
     console.print("1/3 training a small decoder and a small encoder on Python's own documentation")
@@ -42,4 +44,6 @@ def demo(folder: Path) -> int:
     console.print("3/3 what happened to the space they think in")
     sys.stderr.flush()
     print_tables(uri)
+    page, *_ = write(open_lake(uri), folder / "report.html")
+    console.print(f"the same to look at: {page}")
     return report.exit_code

@@ -42,7 +42,7 @@ FROM (
     FROM measured r LEFT JOIN labels l USING ({", ".join(DIGESTS)})
     WHERE r.cell_id NOT IN (FROM tombstones)
 )
-QUALIFY algorithm IS NOT DISTINCT FROM max(algorithm) OVER (PARTITION BY {", ".join(MEASUREMENT)})
+QUALIFY algorithm IS NOT DISTINCT FROM max(algorithm) OVER (PARTITION BY {", ".join((*MEASUREMENT, "layer"))})
 """
 
 CELLS = f"""

@@ -54,6 +54,20 @@ def findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
         result(said, frame.select(said).rows()) if len(frame) else out.print("  nothing to judge in this lake")
 
 
+def problems(found: list[dict[str, Any]], n_cells: int) -> None:
+    """What is wrong with a lake."""
+    for problem in found:
+        console().print(f"{problem['key']}: {problem['found']}", markup=False)
+    console().print(f"{n_cells} cells, {len(found)} problems")
+
+
+def checks(found: list[dict[str, Any]]) -> None:
+    """A line per check, and what to do about it."""
+    for check in found:
+        do = f" {check['do']}." if check["do"] else ""
+        console().print(f"{check['state']:<8}{check['name']:<9}{check['found']}.{do}", markup=False)
+
+
 def csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)

@@ -1,0 +1,43 @@
+"""Commands about published histories: catalog, audit."""
+
+from typing import Annotated
+
+import typer
+
+from pipeline import show
+from pipeline.cli.app import Json, app, print_json
+
+
+@app.command()
+def catalog(
+    name: Annotated[str | None, typer.Argument(metavar="[FAMILY|REPO]", help="All families if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Known families and their models; of one model its checkpoints in training order, from the Hub.
+
+    Example: shapelake catalog EleutherAI/pythia-70m
+    """
+    from pipeline.catalog.listing import listing
+
+    found = listing(name)
+    print_json(found) if as_json else show.listing(found)
+
+
+@app.command()
+def audit(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Repos or families of the Hub, or folders.")],
+    lake: Annotated[
+        str | None, typer.Option("--lake", metavar="URI", help="Compare with it, and keep it there.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What is wrong with a history, found without downloading weights: equal, absent and mislabelled checkpoints.
+
+    Exit code 1 if a checkpoint is not what its label says. Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
+    """
+    from pipeline.sweep.audits import audited
+
+    found = audited(models, lake)
+    print_json(found) if as_json else show.audits(found)
+    wrong = [finding for history in found for finding in history["findings"] if finding["severity"] == "error"]
+    raise typer.Exit(int(bool(wrong)))

@@ -1,0 +1,103 @@
+"""Commands that read: query, findings, report, figure, metrics."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline import show
+from pipeline.cli.app import Json, LakeUri, app, print_json
+from pipeline.errors import UsageError
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(help="DuckDB SQL over the views layers, checkpoints and cells, or @NAME.")],
+    lake: LakeUri,
+    as_json: Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+) -> None:
+    """Ask the lake.
+
+    Example: shapelake query "select step, layer, anisotropy from layers order by 1, 2" --lake lake
+    """
+    from pipeline import lake as lakes
+    from pipeline.lake.queries import resolve
+
+    if as_json and as_csv:
+        raise UsageError("--json and --csv", "both given", "Choose one")
+    found = lakes.open(lake).frame(resolve(sql))
+    printed = show.csv if as_csv else show.json_rows if as_json else show.result
+    printed(found.columns, found.rows())
+
+
+@app.command()
+def findings(
+    lake: LakeUri,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One finding; all if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What the lake shows and how surely: dome, phases, nulls, sinks, trust ..., each with a verdict.
+
+    Example: shapelake findings dome --lake lake
+    """
+    from pipeline import lake as lakes
+    from pipeline.analysis import FINDINGS, find
+
+    opened = lakes.open(lake)
+    found = {one: find(one, opened) for one in ([name] if name else FINDINGS)}
+    if as_json:
+        print_json({one: frame.to_dicts() for one, frame in found.items()})
+    else:
+        show.findings({one: FINDINGS[one].question for one in found}, found)
+
+
+@app.command()
+def report(
+    lake: LakeUri,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="An .html file.")] = Path(
+        "report.html"
+    ),
+    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")] = "*",
+) -> None:
+    """The lake as a page to look at: one file without a network, or an index and a page per model.
+
+    Example: shapelake report --lake lake -o report.html
+    """
+    from pipeline import lake as lakes
+    from pipeline.report import write
+
+    typer.echo(write(lakes.open(lake), output, models)[0])
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as anisotropy-depth; a wrong one lists them.")],
+    lake: LakeUri,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="An .svg, .png or .pdf file.")],
+    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")] = "*",
+) -> None:
+    """One of the paper's figures from this lake, for a paper or a slide.
+
+    Example: shapelake figure id-training --lake lake -o id.svg
+    """
+    from pipeline import lake as lakes
+    from pipeline.report import figure as draw
+
+    typer.echo(draw(lakes.open(lake), name, output, models))
+
+
+@app.command()
+def metrics(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A metric or a group; all if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What each metric means: unit, meaning, source, known bias.
+
+    Example: shapelake metrics id_twonn
+    """
+    from pipeline.metrics import described, metrics
+
+    found = metrics(name)
+    print_json([asdict(metric) for metric in found]) if as_json else typer.echo(described(found))

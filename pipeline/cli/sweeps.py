@@ -1,0 +1,127 @@
+"""Commands that measure: plan, run, status, measure, demo."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from pipeline import show
+from pipeline.cli.app import Json, LakeUri, app, print_json
+from pipeline.lake import Lake
+from pipeline.lake import status as lake_status
+from pipeline.spec import Sweep
+from pipeline.sweep.load import load_sweep, override
+
+SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or a module such as jobs.local.")]
+Steps = Annotated[str | None, typer.Option("--steps", metavar="SPEC", help="all, log2, every:N, last, or 0,512,3000.")]
+Models = Annotated[str | None, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the sweep: resources.cpus=4.")
+]
+BackendName = Annotated[Literal["ray", "inline"], typer.Option("--backend", help="inline: this process, no Ray.")]
+Address = Annotated[str | None, typer.Option("--address", metavar="ADDRESS", help="Ray: local, auto or HOST:PORT.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many cells.")]
+Retry = Annotated[bool, typer.Option("--retry-quarantined", help="Try quarantined cells again.")]
+
+
+@app.command()
+def plan(
+    sweep: SweepName, lake: LakeUri, steps: Steps = None, models: Models = None, set_: Set = None, as_json: Json = False
+) -> None:
+    """What a run would do: wanted, done, quarantined, to run, and why. Writes nothing.
+
+    Example: shapelake plan sweep.yaml --lake lake --steps log2
+    """
+    from pipeline.sweep.plan import make_plan
+
+    made = make_plan(_chosen(load_sweep(sweep), steps, models, None, set_), Lake(lake))
+    print_json(made.to_json()) if as_json else show.plan(made, lake)
+
+
+@app.command()
+def run(
+    sweep: SweepName,
+    lake: LakeUri,
+    backend: BackendName = "ray",
+    address: Address = None,
+    limit: Limit = None,
+    steps: Steps = None,
+    models: Models = None,
+    set_: Set = None,
+    retry_quarantined: Retry = False,
+) -> None:
+    """Measure every wanted cell that the lake does not have yet. Rerun it at any time.
+
+    Example: shapelake run sweep.yaml --lake lake
+    """
+    run_sweep(_chosen(load_sweep(sweep), steps, models, address, set_), lake, backend, limit, retry_quarantined)
+
+
+def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
+    """Plan, run, print the report, and leave with its exit code."""
+    from pipeline.sweep.plan import limited, make_plan
+    from pipeline.sweep.run import run
+
+    opened = Lake(lake)
+    made = limited(make_plan(sweep, opened, retry), limit)
+    show.plan(made, lake)
+    report = run(made, opened, backend)
+    show.report(report, made, lake)
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def status(
+    lake: LakeUri,
+    failed: Annotated[bool, typer.Option("--failed", help="Every failure, with what reproduces it.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What the lake holds, what runs, what failed.
+
+    Example: shapelake status --lake lake --failed
+    """
+    state = lake_status(Lake.existing(lake))
+    print_json(state["failures"] if failed else state) if as_json else show.status(state, failed)
+
+
+@app.command()
+def measure(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A folder, or REPO@REVISION on the Hub.")],
+    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="enwik8-raw:FILE, random-uniform ...")],
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields as JSON or YAML.")],
+    tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="One profile of an encoder-decoder.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows there too.")] = None,
+    set_: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Measure one checkpoint here and now, without Ray; nothing is written unless --lake is given.
+
+    Example: shapelake measure runs/step512 --corpus text:book.txt --recipe quick@1
+    """
+    from pipeline.sweep.single import measure_one
+
+    rows = measure_one(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
+    print_json(rows) if as_json else show.rows(rows)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option("--folder", help="Where its histories and lake go.")] = Path("shapelake-demo"),
+) -> None:
+    """Train a small decoder and a small encoder, sweep both histories, and print what happened to their space.
+
+    Example: shapelake demo
+    """
+    from pipeline.demo import demo
+
+    raise typer.Exit(demo(folder))
+
+
+def _chosen(
+    sweep: Sweep, steps: str | None, models: str | None, address: str | None, overrides: list[str] | None
+) -> Sweep:
+    given = {"steps": steps, "models": models, "resources.address": address}
+    short = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    return override(sweep, [*(overrides or []), *short]).relative_to(Path.cwd())

@@ -1,0 +1,57 @@
+"""One random cell of a sweep measured again: does the lake hold the numbers of today's code and machine?"""
+
+import os
+import random
+from typing import Any
+
+from pipeline.catalog.fetch import fetched
+from pipeline.columns import METRICS, names
+from pipeline.errors import UsageError
+from pipeline.lake import Lake
+from pipeline.lake import open as open_lake
+from pipeline.spec import Cell, Sweep
+from pipeline.sweep.plan import make_plan
+
+FAR = 1e-4
+"""Relative difference that no thread count and no device explains."""
+
+
+def recompute(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, str]]:
+    """What differs in one committed cell of the sweep that is measured again, as `key` and `found`.
+
+    Raises:
+        UsageError: none of its cells is committed.
+    """
+    plan = make_plan(sweep, lake)
+    committed = [cell for cell in plan.cells if cell.id in plan.committed]
+    if not committed:
+        raise UsageError(f"a cell of {sweep.name} to measure again", "none is committed", "Run the sweep first")
+    cell = rng.choice(committed)
+    known = open_lake(lake.uri).frame(f"SELECT * FROM layers WHERE cell_id = '{cell.id}'").to_dicts()
+    before = {row["layer"]: row for row in known}
+    now = {row["layer"]: row for row in _measured(cell, sweep)}
+    if before.keys() != now.keys():
+        return [{"key": cell.name, "found": f"layers {sorted(before)} in the lake, {sorted(now)} measured again"}]
+    return [
+        {"key": f"{cell.name}, layer {layer}", "found": f"{name} was {before[layer][name]}, now {row.get(name)}"}
+        for layer, row in now.items()
+        for name in names(*METRICS)
+        if _differ(before[layer][name], row.get(name))
+    ]
+
+
+def _measured(cell: Cell, sweep: Sweep) -> list[dict[str, Any]]:
+    from pipeline import measure
+
+    resources = sweep.resources
+    with fetched(cell.checkpoint, f"verify-{os.getpid()}", resources.scratch_bytes) as checkpoint:
+        opened = measure.open_checkpoint(checkpoint, cell.recipe, resources)
+        return measure.measure(cell, opened, resources.batch_tokens)
+
+
+def _differ(before: Any, now: Any) -> bool:
+    if isinstance(before, list) and isinstance(now, list | tuple):
+        return len(before) != len(now) or any(map(_differ, before, now))
+    if isinstance(before, float) and isinstance(now, float | int):
+        return abs(before - now) > FAR * max(abs(before), abs(now), FAR)
+    return before != now
