@@ -72,12 +72,16 @@ def root() -> Path:
 
 @contextmanager
 def owning() -> Iterator[None]:
-    """What this process and its workers fetch inside the block belongs to this process."""
+    """What this process and its workers fetch inside the block belongs to this process, and goes with the block."""
     before = os.environ.get(OWNER)
     os.environ[OWNER] = f"{socket.gethostname()}:{os.getpid()}"
     try:
         yield
     finally:
+        mine = owner()
+        for lease in leases():  # of what was still being fetched when the run was stopped
+            if lease.owner == mine:
+                release(lease.folder)
         del os.environ[OWNER]
         if before is not None:
             os.environ[OWNER] = before

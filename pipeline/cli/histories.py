@@ -6,11 +6,13 @@ import typer
 
 from pipeline import show
 from pipeline.cli.app import Json, app, print_json
+from pipeline.lake import Lake
 
 
 @app.command()
 def catalog(
     name: Annotated[str | None, typer.Argument(metavar="[FAMILY|REPO]", help="All families if left out.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Say how each stands against it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Known families and their models; of one model its checkpoints in training order, from the Hub.
@@ -18,8 +20,10 @@ def catalog(
     Example: shapelake catalog EleutherAI/pythia-70m
     """
     from pipeline.catalog.listing import listing
+    from pipeline.sweep.audits import seen
 
-    found = listing(name)
+    labels = [] if lake is None else Lake(lake).labels()
+    found = listing(name, lambda model: seen(labels, model))
     print_json(found) if as_json else show.listing(found)
 
 

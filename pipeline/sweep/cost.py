@@ -31,7 +31,7 @@ def cost(todo: Sequence[Cell], cells: Sequence[Known], resources: Resources) -> 
     disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
     if resources.scratch_gb is not None:
         disk = min(disk, int(resources.scratch_gb * 1e9))
-    measured = [seconds(cell, cells) for cell in todo]
+    measured = [seconds(cell, cells, resources.gpus > 0) for cell in todo]
     by_size = [_arithmetic_s(cell, resources) for cell in todo]
     times = [m if m is not None else a for m, a in zip(measured, by_size, strict=True)]
     known = [time for time in times if time is not None]

@@ -9,7 +9,7 @@ from pipeline.lake import open as open_lake
 from pipeline.noun import digest
 from pipeline.spec import Cell, Corpus
 
-COLUMNS = ("model", "revision", "corpus", "corpus_sha256", "kind", "recipe", "total_s")
+COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
 DIGESTS = ("weights_digest", "config_digest", "tokenizer_digest")
 
 
@@ -18,12 +18,16 @@ class Known(NamedTuple):
 
     content: str
     model: str
-    revision: str
     corpus: str
     corpus_sha256: str | None
     kind: str
     recipe: str
+    device: str | None
     total_s: float | None
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device is not None and not self.device.startswith("cpu")
 
 
 def known(lake: Lake, todo: Iterable[Cell]) -> list[Known]:
@@ -39,19 +43,21 @@ def known(lake: Lake, todo: Iterable[Cell]) -> list[Known]:
     return [Known(digest(row[:3]), *row[3:]) for row in found.iter_rows()]
 
 
-def reason(cell: Cell, cells: Iterable[Known], labels: dict[str, set[str]], failed: bool) -> str:
+def reason(cell: Cell, cells: Iterable[Known], labels: dict[str, dict[str, str]], failed: bool) -> str:
     """Why `cell` is to run.
 
     Args:
         cells: what is committed.
-        labels: contents that each label was seen to have.
+        labels: what each label was seen to have: weights digest by content.
         failed: it was tried before.
     """
     if failed:
         return "failed before"
     mine = [one for one in cells if one.content == cell.checkpoint.content and one.kind == cell.kind]
     if not mine:
-        before = labels.get(cell.checkpoint.label, set()) - {cell.checkpoint.content}
+        before = labels.get(cell.checkpoint.label, {})
+        if cell.checkpoint.weights_digest in before.values():
+            return "new config or tokenizer"
         return "re-uploaded" if before else "new checkpoint"
     mine = [one for one in mine if one.recipe == cell.recipe.label]
     if not mine:
@@ -59,10 +65,11 @@ def reason(cell: Cell, cells: Iterable[Known], labels: dict[str, set[str]], fail
     return "algorithm version" if any(_same_text(one, cell.corpus) for one in mine) else "missing corpus"
 
 
-def seconds(cell: Cell, cells: Iterable[Known]) -> float | None:
-    """What such a cell took so far: the mean over those of its model, recipe and profile."""
+def seconds(cell: Cell, cells: Iterable[Known], on_gpu: bool) -> float | None:
+    """What such a cell took so far: the mean over those of its model, recipe and profile on such a device."""
     wanted = (cell.checkpoint.model, cell.recipe.label, cell.kind)
-    took = [one.total_s for one in cells if (one.model, one.recipe, one.kind) == wanted and one.total_s is not None]
+    alike = [one for one in cells if (one.model, one.recipe, one.kind) == wanted and one.on_gpu == on_gpu]
+    took = [one.total_s for one in alike if one.total_s is not None]
     return mean(took) if took else None
 
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -136,7 +136,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
 
 def _histories(sweep: Sweep, labels: list[Named]) -> tuple[History, ...]:
     """Every history whose model is wanted, with the state of each revision against what the lake knows."""
-    found = [h for source in sources(sweep) for h in discover(source, sweep.models)]
+    found = _once(h for source in sources(sweep) for h in discover(source, sweep.models))
     wanted = [h for h in found if fnmatchcase(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)
@@ -144,10 +144,17 @@ def _histories(sweep: Sweep, labels: list[Named]) -> tuple[History, ...]:
     return tuple(stated(h, seen(labels, h.model)) for h in wanted)
 
 
-def _contents(labels: list[Named]) -> dict[str, set[str]]:
-    contents: dict[str, set[str]] = {}
+def _once(histories: Iterable[History]) -> list[History]:
+    """A repo that two sources name counts once."""
+    by_model = {(h.model, h.rule if h.rule != "local" else id(h)): h for h in histories}
+    return list(by_model.values())
+
+
+def _contents(labels: list[Named]) -> dict[str, dict[str, str]]:
+    """Weights digest by content, of all that each label was seen to have."""
+    contents: dict[str, dict[str, str]] = {}
     for named in labels:
-        contents.setdefault(named.label.name, set()).add(named.label.content)
+        contents.setdefault(named.label.name, {})[named.label.content] = named.label.weights_digest
     return contents
 
 

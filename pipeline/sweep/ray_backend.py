@@ -31,9 +31,10 @@ from pipeline.sweep.backend import Finished, Stages, Work
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
-PASSED_ON = ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", OWNER)
-"""Environment that workers on other nodes need to fetch what the driver has found. It travels as an argument of each
-task: what is in a runtime_env Ray writes into its logs."""
+OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
+"""Environment that workers on other nodes must have when they start, to fetch what the driver has found."""
+PASSED_ON = ("HF_TOKEN", OWNER)
+"""What they need besides, as an argument of each task: what is in a runtime_env Ray writes into its logs."""
 GRACE = 1.5  # so much later than the worker's own watchdog the driver ends a task
 
 
@@ -166,6 +167,7 @@ class RayBackend:
             }
         else:
             _require_listener(address)
+            options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in OF_THE_HUB if name in os.environ}}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(address, **options)

@@ -1,6 +1,10 @@
 """What a change on the Hub costs: counted in requests and in cells that run."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -163,3 +167,35 @@ def test_a_warm_plan_over_twenty_repos_makes_twenty_requests(hub: FakeHub, lake:
     before = len(hub.requests)
     assert len(make_plan(sweep(*names), lake).cells) == 20 * len(STEPS)
     assert len(hub.requests) - before == 20
+
+
+def test_a_repo_that_two_sources_name_counts_once(repo: Repo, lake: Lake) -> None:
+    plan = make_plan(sweep("lab/small", "lab/small"), lake)
+    assert (len(plan.checkpoints), len(plan.cells)) == (len(STEPS) + 1, len(STEPS)), "main is the last step"
+
+
+def test_another_config_under_the_same_weights_says_so(repo: Repo, lake: Lake) -> None:
+    go(lake)
+    repo.commit({"config.json": json.dumps(stub.CONFIG | {"n_ctx": 7}).encode()}, branch="step4")
+    plan, report = go(lake)
+    assert (plan.reasons(), report.committed) == ({"new config or tokenizer": 1}, 1)
+
+
+def test_a_run_that_is_stopped_while_it_fetches_leaves_nothing(
+    repo: Repo, lake: Lake, hub: FakeHub, tmp_path: Path
+) -> None:
+    """In a process of its own, which gets SIGTERM while a download hangs."""
+    (tmp_path / "sweep.yaml").write_text(
+        "name: t\ncheckpoints: [{hub: lab/small}]\ncorpora: [random-uniform]\nrecipe: quick@1\n"
+        "resources: {cpus: 1, drain_s: 1}\n"
+    )
+    hub.fail("*safetensors*", stall=60.0, times=None)
+    words = ["run", str(tmp_path / "sweep.yaml"), "--lake", lake.uri, "--backend", "inline"]
+    child = subprocess.Popen([sys.executable, "-m", "pipeline", *words], stderr=subprocess.PIPE)
+    scratch = tmp_path / "scratch"
+    while not any(path.is_dir() for path in scratch.glob("*")):
+        time.sleep(0.1)
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 143, said
+    assert [path for path in scratch.iterdir() if path.is_dir()] == []
