@@ -119,4 +119,5 @@ def _history(model: str, repos: Sequence[Repo], reading: Reading) -> History:
         revisions=tuple(sorted(revisions, key=lambda revision: revision.key)),
         other=tuple(name for repo in repos for name in skipped(repo)),
         rule=repos[0].family.name,
+        formerly=repos[0].asked if repos[0].asked not in (repos[0].refs.repo, model) else None,
     )

@@ -22,6 +22,8 @@ class Repo(NamedTuple):
     family: Family
     known_as: str
     """Its id in the family's table: the canonical one, or the one that was asked for."""
+    asked: str
+    """The id that was asked for: an older one where the repo was renamed."""
 
     @property
     def model(self) -> str:
@@ -51,7 +53,7 @@ def opened(repo: str) -> Repo:
     family = family_of(known_as)
     if family.unloadable:
         raise UsageError(f"checkpoints of {repo}", family.unloadable, "Leave it out")
-    return Repo(refs, family, known_as)
+    return Repo(refs, family, known_as, repo)
 
 
 def pointers(repo: Repo) -> list[Pointer]:

@@ -86,6 +86,8 @@ class History:
     """Sub-folders that hold no checkpoint, and names that are no point of this history: not looked into."""
     rule: str = "local"
     """The catalogue's family by which names were read; generic for a repo that it does not know."""
+    formerly: str | None = None
+    """The id by which it was asked for, where the repo was renamed since."""
     absent: bool = False
     """The catalogue has the repo, the Hub has not."""
 

@@ -111,8 +111,13 @@ class Lake:
         return self.store.put_new(f"{LABELS}/model_key={checkpoint.model_key}/{name}", _json(label))
 
     def labels(self) -> list[Named]:
-        """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded."""
-        return resolve(self._read(Label, key) for key, _ in self._list(LABELS))
+        """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded.
+
+        Labels of a renamed repo have its new name.
+        """
+        now = {audit.formerly: audit.model for audit in self.audits() if audit.formerly}
+        labels = (self._read(Label, key) for key, _ in self._list(LABELS))
+        return resolve(_renamed(label, now) for label in labels)
 
     # audits
 
@@ -223,6 +228,10 @@ class Lake:
         except ValidationError as error:
             found = f"not a {noun.__name__.lower()} record ({error.errors()[0]['msg']})"
             raise LakeError(f"read {key} of the lake {self.uri}", found, "Move the file away") from error
+
+
+def _renamed(label: Label, now: Mapping[str, str]) -> Label:
+    return label.model_copy(update={"model": now[label.model]}) if label.model in now else label
 
 
 def _json(noun: Noun) -> bytes:

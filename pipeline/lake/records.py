@@ -81,6 +81,8 @@ class Audit(Noun):
 
     model: str
     family: str | None
+    formerly: str | None = None
+    """Another name of the model, under which the lake may have labels: the repo was renamed."""
     revisions: tuple[Audited, ...]
     seen_at: datetime = Field(default_factory=now)
 

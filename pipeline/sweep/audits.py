@@ -60,7 +60,7 @@ def record(history: History) -> Audit:
         )
         for revision in history.revisions
     )
-    return Audit(model=history.model, family=history.rule, revisions=revisions)
+    return Audit(model=history.model, family=history.rule, formerly=history.formerly, revisions=revisions)
 
 
 def worst(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:

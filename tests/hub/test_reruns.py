@@ -199,3 +199,14 @@ def test_a_run_that_is_stopped_while_it_fetches_leaves_nothing(
     _, said = child.communicate(timeout=60)
     assert child.returncode == 143, said
     assert [path for path in scratch.iterdir() if path.is_dir()] == []
+
+
+def test_a_renamed_repo_is_the_same_model_under_its_new_name(repo: Repo, lake: Lake, hub: FakeHub) -> None:
+    go(lake)
+    hub.rename("lab/small", "laboratory/small")
+    plan, report = go(lake)
+    assert (plan.todo, report.exit_code) == ((), 0)
+    plan, _ = go(lake)
+    assert set(states(plan).values()) == {"UNCHANGED"}
+    rows = lakes.open(lake.uri).sql("select model, count(distinct step) from layers group by 1").fetchall()
+    assert rows == [("laboratory/small", len(STEPS))]
