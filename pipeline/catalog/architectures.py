@@ -62,11 +62,12 @@ def kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
 
     The class names in `architectures` decide, then `model_type`; empty where neither is known.
     """
-    for name in config.get("architectures") or ():
+    names = config.get("architectures")
+    for name in names if isinstance(names, list) else ():
         for suffix, found in CLASS_SUFFIXES:
-            if name.endswith(suffix):
+            if str(name).endswith(suffix):
                 return found
-    known = ARCHITECTURES.get(config.get("model_type", ""))
+    known = _known(config)
     return known.kinds if known else ()
 
 
@@ -74,7 +75,7 @@ def config_in(files: Files) -> dict[str, Any]:
     """The parsed config.json among `files`; empty where it is absent or no JSON object: loading it says why."""
     try:
         found = json.loads(files.read(CONFIG)) if CONFIG in files.names else {}
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -89,5 +90,9 @@ def norm_placement(config: dict[str, Any]) -> Norm:
     """Where the blocks of the model that `config` describes normalise; unknown where the table has no entry."""
     if config.get("model_type") == "opt" and not config.get("do_layer_norm_before", True):
         return "post"  # opt-350m alone of its family
-    known = ARCHITECTURES.get(config.get("model_type", ""))
+    known = _known(config)
     return known.norm if known else "unknown"
+
+
+def _known(config: dict[str, Any]) -> Architecture | None:
+    return ARCHITECTURES.get(str(config.get("model_type")))

@@ -6,13 +6,15 @@ HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to hugging
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, constants, errors, get_session, hf_hub_url
+from huggingface_hub import HfApi, constants, errors, get_session, get_token, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline import cache
 from pipeline.catalog.wire import Passing, answered_by, patiently
@@ -41,6 +43,9 @@ class Entry(Noun):
     """Of LFS files, which is what weights are; null for others."""
 
 
+REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[Entry, ...])
+
+
 def refs(repo: str) -> Refs:
     """Branches and tags, in one request; with HF_HUB_OFFLINE the last answer.
 
@@ -58,8 +63,7 @@ def repos(author: str, search: str = "") -> tuple[str, ...]:
         FetchError, UsageError: as for `refs`.
     """
     asked = f"models of {author} named like {search!r}" if search else f"models of {author}"
-    found = lambda: [model.id for model in HfApi().list_models(author=author, search=search or None)]  # noqa: E731
-    return tuple(sorted(_latest(["repos", author, search], asked, found)))
+    return tuple(sorted(_latest(["repos", author, search], asked, lambda: _repos(author, search))))
 
 
 def tree(repo: str, commit: str) -> tuple[Entry, ...]:
@@ -69,9 +73,13 @@ def tree(repo: str, commit: str) -> tuple[Entry, ...]:
         FetchError: no answer now.
         UsageError: no such repository or commit.
     """
-    ask = lambda: patiently(f"files of {repo} at {commit}", lambda: _tree(repo, commit))  # noqa: E731
-    kept = _kept(cache.folder("hub/trees") / digest([repo, commit]), lambda: canonical(ask()).encode())
-    return tuple(Entry(**entry) for entry in json.loads(kept))
+    note = cache.folder("hub/trees") / digest([repo, commit])
+    if kept := _kept_tree(note):
+        return kept
+    found = patiently(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
+    if found:  # no commit is without files, so none today is no answer to keep
+        cache.write(note, canonical([entry.model_dump() for entry in found]).encode())
+    return found
 
 
 def read(repo: str, commit: str, entry: Entry) -> bytes:
@@ -93,13 +101,13 @@ def sha256_of(repo: str, commit: str, entry: Entry) -> str:
 def is_held(repo: str, commit: str) -> bool:
     """Whether the repository is gated and its files are not granted; refs and trees are open even then.
 
-    Asked once: that files may be read is kept for ever, that they may not is asked again.
+    Asked once per token: that files may be read is kept for ever, that they may not is asked again.
 
     Raises:
         FetchError: no answer now.
         UsageError: no such repository or commit.
     """
-    note = cache.folder("hub/open") / digest([constants.ENDPOINT, repo])
+    note = cache.folder("hub/open") / digest([constants.ENDPOINT, repo, _reader()])
     if note.exists() or constants.is_offline_mode():
         return False
     held = patiently(f"permission to read {repo}", lambda: _is_held(repo, commit))
@@ -108,23 +116,43 @@ def is_held(repo: str, commit: str) -> bool:
     return held
 
 
+@contextmanager
+def _listing() -> Iterator[None]:
+    """What the library and our own types stumble over inside the block is an answer that is no listing."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, UnicodeError, RecursionError, ValidationError) as error:
+        raise Passing("answers something that is no listing") from error
+
+
 def _refs(repo: str) -> dict[str, Any]:
-    found = HfApi().list_repo_refs(repo)
-    name = re.fullmatch(r"/api/models/(.+)/refs", answered_by())
-    return {
-        "repo": name[1] if name else repo,
-        "branches": {ref.name: ref.target_commit for ref in found.branches},
-        "tags": {ref.name: ref.target_commit for ref in found.tags},
-    }
+    with _listing():
+        found = HfApi().list_repo_refs(repo)
+        name = re.fullmatch(r"/api/models/(.+)/refs", answered_by())
+        branches, tags = ({ref.name: ref.target_commit for ref in refs} for refs in (found.branches, found.tags))
+        return REFS.validate_python(Refs(name[1] if name else repo, branches, tags))._asdict()
 
 
-def _tree(repo: str, commit: str) -> list[dict[str, Any]]:
-    listed = HfApi().list_repo_tree(repo, revision=commit, recursive=True)
-    return [
-        {"path": file.path, "size": file.size, "oid": file.blob_id, "sha256": file.lfs.sha256 if file.lfs else None}
-        for file in listed
-        if isinstance(file, RepoFile)
-    ]
+def _repos(author: str, search: str) -> list[str]:
+    with _listing():
+        return [model.id for model in HfApi().list_models(author=author, search=search or None)]
+
+
+def _tree(repo: str, commit: str) -> tuple[Entry, ...]:
+    with _listing():
+        return tuple(
+            Entry(path=file.path, size=file.size, oid=file.blob_id, sha256=file.lfs.sha256 if file.lfs else None)
+            for file in HfApi().list_repo_tree(repo, revision=commit, recursive=True)
+            if isinstance(file, RepoFile)
+        )
+
+
+def _kept_tree(note: Path) -> tuple[Entry, ...]:
+    """Empty where there is none, or none that can be understood: it is asked for again."""
+    try:
+        return TREE.validate_json(note.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return ()
 
 
 def _checked(repo: str, commit: str, entry: Entry) -> bytes:
@@ -146,6 +174,11 @@ def _is_held(repo: str, commit: str) -> bool:
     except errors.RemoteEntryNotFoundError:
         return False
     return False
+
+
+def _reader() -> str:
+    """Tells one token from another without showing it; of nobody the same each time."""
+    return hashlib.blake2b((get_token() or "").encode(), salt=b"shapelake", digest_size=16).hexdigest()
 
 
 def _latest(key: list[str], asked: str, ask: Callable[[], Any]) -> Any:

@@ -126,6 +126,7 @@ def _link(remote: Remote, file: HubFile, folder: Path, _: Progress) -> bool:
         return False
     path = folder / _name(remote, file)
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # what a fetch that was killed left
     path.symlink_to(os.path.realpath(known))
     return True
 

@@ -12,6 +12,7 @@ from pipeline.progress import Progress
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In the order in which loading tries them; each whole, else in shards beside an index."""
+NO_PICKLE = (".safetensors", ".safetensors.index.json")
 VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 """Any one of them makes a tokenizer."""
 TOKENIZER = (*VOCABULARY, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -85,8 +86,8 @@ def lacking(files: Files, pickles: bool = True) -> str | None:
         return f"neither {' nor '.join(WEIGHTS)}"
     if CONFIG not in files.names:
         return f"no {CONFIG}"
-    if not pickles and not weights[0].startswith(WEIGHTS[0]):
-        return "only pickles (.bin), which this family is not known to use"
+    if not pickles and (found := next((name for name in weights if not name.endswith(NO_PICKLE)), None)):
+        return f"{found} is a pickle, which this family is not known to use"
     if len(weights) == 1 and weights[0] not in WEIGHTS:
         return f"no shard is named in {weights[0]}"
     return f"{len(absent)} of {len(weights) - 1} shards absent: {absent[0]}" if absent else None
@@ -104,7 +105,7 @@ def has_tokenizer(files: Files) -> bool:
 def _shards(index: bytes) -> list[str]:
     try:
         return sorted(set(map(str, json.loads(index)["weight_map"].values())))
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return []
 
 

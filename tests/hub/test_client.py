@@ -1,13 +1,16 @@
 """Listings and small files: one request each, kept, patient with a busy Hub, plain about everything else."""
 
 import hashlib
+import json
 import time
 
 import pytest
 
+from pipeline import cache
 from pipeline.catalog import client, wire
 from pipeline.errors import FetchError, UsageError
 from tests.hub.fake import FakeHub
+from tests.hub.server import Handler
 
 REPO = "org/model"
 CONFIG = b'{"model_type": "gpt2"}'
@@ -60,6 +63,55 @@ def test_a_tree_is_asked_for_once_and_needs_no_request_afterwards(hub, sha):
     assert len(hub.requests) == 1
     client.tree(REPO, sha)
     assert len(hub.requests) == 2
+
+
+NO_REFS = {"branches": [], "tags": [], "converts": []}
+UNNAMED = {"name": "step1", "targetCommit": "0" * 40}
+BLOB = {"type": "file", "path": "config.json", "oid": "0" * 40}
+DEEP, FOREIGN = b'{"a":' * 100_000, b'{"branches": "\xff"}'
+
+
+@pytest.mark.parametrize(
+    ("listing", "answer"),
+    [
+        *(
+            ("refs", answer)
+            for answer in ([], {}, None, DEEP, FOREIGN, {"error": "no"}, {**NO_REFS, "branches": [UNNAMED]})
+        ),
+        ("refs", {**NO_REFS, "tags": [{"name": "v1", "ref": "refs/tags/v1", "targetCommit": None}]}),
+        *(("tree", answer) for answer in (None, [1], [{"type": "file"}], {"error": "no"}, [{**BLOB, "size": None}])),
+        ("tree", [{**BLOB, "size": 3}, {**BLOB, "size": "large"}]),
+        *(("models", answer) for answer in (None, [1], {"error": "no"}, [{"modelId": "org/x"}])),
+    ],
+)
+def test_an_answer_that_is_no_listing_is_a_failure_that_may_pass_and_is_not_kept(
+    hub, sha, monkeypatch, listing, answer
+):
+    call = {"refs": client.refs, "tree": lambda repo: client.tree(repo, sha), "models": lambda _: client.repos("org")}
+    body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+    with monkeypatch.context() as broken:
+        broken.setattr(wire, "FIRST_WAIT_S", 0.001)
+        broken.setattr(Handler, f"_{listing}", lambda self, *_: self._send(200, body, {}))
+        with pytest.raises(FetchError, match="the Hub answers something that is no listing") as error:
+            call[listing](REPO)
+    assert len(str(error.value).splitlines()) == 2
+    assert call[listing](REPO)
+
+
+def test_an_empty_tree_is_not_kept(hub, sha, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(Handler, "_tree", lambda self, *_: self._json([]))
+        assert client.tree(REPO, sha) == ()
+    assert len(client.tree(REPO, sha)) == 2
+
+
+@pytest.mark.parametrize("kept", [b"[]", b"", b"null", b'[{"path": "config.json"}]', b"[1]"])
+def test_a_kept_tree_that_cannot_be_understood_is_asked_for_again(hub, sha, kept):
+    whole = client.tree(REPO, sha)
+    (note,) = cache.folder("hub/trees").iterdir()
+    note.write_bytes(kept)
+    assert client.tree(REPO, sha) == whole
+    assert len(hub.asked("*/tree/*")) == 2
 
 
 def test_a_tree_of_many_pages_is_whole(hub, monkeypatch):
@@ -195,6 +247,15 @@ def test_a_gated_repository_lists_its_files_and_holds_them(hub, sha, monkeypatch
     monkeypatch.setenv("HF_TOKEN", "hf_granted")
     assert not client.is_held(REPO, sha)
     assert client.read(REPO, sha, entry(sha, "config.json")) == CONFIG
+
+
+def test_that_files_may_be_read_is_remembered_of_the_token_that_may(hub, sha, monkeypatch):
+    hub.repo(REPO).gated, hub.repo(REPO).granted = True, {"hf_granted"}
+    for token, held in (("hf_granted", False), ("hf_other", True), ("", True), ("hf_granted", False)):
+        monkeypatch.setenv("HF_TOKEN", token)
+        assert client.is_held(REPO, sha) == held
+    assert len(hub.asked("*/config.json")) == 3
+    assert not any("hf_granted" in str(note) + note.read_text() for note in cache.folder("hub/open").iterdir())
 
 
 def test_a_commit_without_a_config_is_not_held(hub):

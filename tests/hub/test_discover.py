@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.catalog.architectures import norm_placement
 from pipeline.catalog.hub import discover, single
 from pipeline.catalog.local import single as local_single
 from pipeline.catalog.reading import WORKERS, in_parallel
@@ -168,6 +169,8 @@ def test_gated_is_listed_and_neither_wanted_nor_failed(hub: FakeHub, monkeypatch
     repo.granted = {"hf_granted"}
     monkeypatch.setenv("HF_TOKEN", "hf_granted")
     assert set(states(only(Hub(hub="EleutherAI/pythia-14m"))).values()) == {"NEW"}
+    monkeypatch.delenv("HF_TOKEN")
+    assert set(states(only(Hub(hub="EleutherAI/pythia-14m"))).values()) == {"GATED"}, "not granted to nobody"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,19 @@ def test_pickles_are_wanted_only_where_the_family_is_known_to_use_them(hub: Fake
         hub.repo("someone/model").commit(checkpoint(f"{step}", name="pytorch_model.bin"), branch=f"step{step}")
     history = only(Hub(hub="someone/model"))
     assert history.checkpoints == ()
-    assert {r.why for r in history.revisions} == {"only pickles (.bin), which this family is not known to use"}
+    assert {r.why for r in history.revisions} == {
+        "pytorch_model.bin is a pickle, which this family is not known to use"
+    }
+
+
+def test_a_pickle_in_an_index_of_safetensors_is_a_pickle(hub: FakeHub) -> None:
+    index = json.dumps({"weight_map": {"a": "model-1.safetensors", "b": "shard.bin"}}).encode()
+    files = {"model.safetensors.index.json": index, "model-1.safetensors": b"a", "shard.bin": b"b"}
+    for step in (1, 2, 3):
+        hub.repo("someone/model").commit({"config.json": CONFIG, **files}, branch=f"step{step}")
+    history = only(Hub(hub="someone/model"))
+    assert set(states(history).values()) == {"NO_WEIGHTS"}
+    assert {r.why for r in history.revisions} == {"shard.bin is a pickle, which this family is not known to use"}
 
 
 def test_main_with_only_a_readme(hub: FakeHub) -> None:
@@ -311,10 +326,31 @@ def test_what_cannot_be_found_is_said_in_two_lines(hub: FakeHub, monkeypatch: py
         discover(Hub(hub="EleutherAI/pythia-14m"))
 
 
-def test_a_config_that_is_no_json_has_no_kinds(hub: FakeHub) -> None:
-    for content in (b"not json", b"[1]", json.dumps({"model_type": "unknown"}).encode()):
-        hub.repo("EleutherAI/pythia-31m").commit({**checkpoint("w"), "config.json": content}, branch="step1")
-        assert only(Hub(hub="EleutherAI/pythia-31m")).checkpoints[0].kinds == ()
+@pytest.mark.parametrize(
+    "config",
+    [
+        *(b"not json", b"[1]", b"5", b"\xff", b'{"a":' * 100_000, b'{"model_type": "unknown"}'),
+        *(b'{"architectures": [1]}', b'{"architectures": 5}', b'{"architectures": {}}', b'{"model_type": []}'),
+    ],
+    ids=lambda config: config[:24].decode(errors="replace"),
+)
+def test_a_config_that_says_nothing_has_no_kinds_and_spoils_no_other(
+    hub: FakeHub, tmp_path: Path, config: bytes
+) -> None:
+    broken = {**checkpoint("w"), "config.json": config}
+    pythia(hub, steps=(0, 512)).commit(broken, branch="step1")
+    found = only(Hub(hub="EleutherAI/pythia-14m")).checkpoints
+    assert [(c.revision, c.kinds) for c in found] == [
+        *(("step0", ("decoder",)), ("step1", ()), ("step512", ("decoder",)), ("main", ("decoder",)))
+    ]
+    assert local_single(written(tmp_path / "step1", broken)).kinds == ()
+    assert norm_placement({"model_type": []}) == "unknown"
+
+
+def test_an_index_that_is_too_deep_names_no_shard(hub: FakeHub) -> None:
+    files = {"config.json": CONFIG, "model.safetensors.index.json": b'{"weight_map":' * 100_000}
+    hub.repo("EleutherAI/pythia-14m").commit(files, branch="step1")
+    assert states(only(Hub(hub="EleutherAI/pythia-14m"))) == {"step1": "NO_WEIGHTS"}
 
 
 def test_one_checkpoint_with_a_repo_of_its_own(hub: FakeHub) -> None:

@@ -237,6 +237,17 @@ def test_files_of_the_users_cache_are_linked_and_stay_there(hub, monkeypatch):
     assert len(hub.requests) == asked
 
 
+def test_links_that_a_killed_fetch_left_are_made_again(hub, tmp_path):
+    in_the_users_cache(wanted := checkpoint(hub))
+    left_over = fetching.scratch(wanted, RUN) / "path"
+    left_over.mkdir(parents=True)
+    (left_over / "config.json").symlink_to(tmp_path / "gone")
+    (left_over / "model.safetensors").write_bytes(b"half")
+    with fetched(wanted, RUN) as here:
+        assert files_in(Path(here.path)) == FILES
+    assert left() == []
+
+
 def test_a_damaged_copy_in_the_users_cache_is_not_taken(hub):
     in_the_users_cache(wanted := checkpoint(hub))
     (blob,) = [path for path in Path(os.environ["HF_HOME"]).rglob("blobs/*") if path.stat().st_size > 1000]
