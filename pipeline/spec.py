@@ -119,7 +119,7 @@ class Checkpoint(Noun):
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model.replace("/", "--"))
         return safe.lstrip(".") or "-"
 
-    @property
+    @cached_property
     def content(self) -> str:
         """Equal for two labels that must share one measurement."""
         return digest([self.weights_digest, self.config_digest, self.tokenizer_digest])

@@ -3,6 +3,7 @@
 import random
 import signal
 import time
+from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
@@ -66,12 +67,12 @@ class Driver:
         self.report = Report(held=plan.held)
         self.rng = random.Random(run_id)
         self.running: dict[str, _Waiting] = {}
-        self.labelled: set[str] = set()
+        self.to_label: set[str] = set()
         self.first_errors: list[str] = []
         self.finished_tasks = 0
         self.lake_failures = 0
         self.paused_until = self.beat_at = 0.0
-        self.waiting = [self._wait_for(task) for task in self._tasks()]
+        self.waiting = sorted(self._wait_for(task) for task in self._tasks())
 
     def run(self) -> Report:
         """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
@@ -83,7 +84,8 @@ class Driver:
                     self._settle(self.running.pop(task.checkpoint.content).task, outcomes)
                 self._show()
                 if self._stopping:
-                    self.waiting += [self.running.pop(t.checkpoint.content) for t in self.backend.withdraw()]
+                    for task in self.backend.withdraw():
+                        insort(self.waiting, self.running.pop(task.checkpoint.content))
                     drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
                 if time.monotonic() > drained_at:
                     break
@@ -123,12 +125,13 @@ class Driver:
         """Fill the backend; a task on its last try runs alone."""
         while not self._stopping and len(self.running) < self.backend.capacity:
             now = time.monotonic()
-            ready = sorted(w for w in self.waiting if w.ready_at <= now) if now >= self.paused_until else []
-            if not ready or any(w.alone for w in self.running.values()) or (ready[0].alone and self.running):
+            ready = (w for w in self.waiting if w.ready_at <= now and now >= self.paused_until)
+            first = next(ready, None)
+            if first is None or any(w.alone for w in self.running.values()) or (first.alone and self.running):
                 return
-            self.waiting.remove(ready[0])
-            self.running[ready[0].task.checkpoint.content] = ready[0]
-            self.backend.submit(ready[0].task)
+            self.waiting.remove(first)
+            self.running[first.task.checkpoint.content] = first
+            self.backend.submit(first.task)
 
     def _patience_s(self) -> float:
         if self.running:
@@ -171,10 +174,7 @@ class Driver:
         self.report.failures.pop(cell.id, None)
         self.lake_failures = 0
         self.progress.committed(cell, outcome)
-        content = cell.checkpoint.content
-        if content not in self.labelled:
-            self.labelled.add(content)
-            self._write(lambda: self.lake.record_labels(c for c in self.plan.checkpoints if c.content == content))
+        self.to_label.add(cell.checkpoint.content)
 
     def _failed(self, outcome: Outcome, task: Task) -> bool:
         """True if the cell may be tried again in this run."""
@@ -207,7 +207,7 @@ class Driver:
                 "halvings": task.halvings + any(outcome.error_class == "oom" for _, outcome in again),
             }
         )
-        self.waiting.append(self._wait_for(following, max(delays)))
+        insort(self.waiting, self._wait_for(following, max(delays)))
 
     def _break_circuit(self, outcomes: list[Outcome]) -> None:
         """Stop the sweep when its first tasks all fail with the same unforeseen exception."""
@@ -225,7 +225,15 @@ class Driver:
         self.progress.tick(running=len(self.running), stopping=self._stopping)
         if last or time.monotonic() > self.beat_at:
             self.beat_at = time.monotonic() + HEARTBEAT_S
+            self._label()
             self._write(lambda: self.lake.heartbeat(self.run_id, self._state(ended=last)))
+
+    def _label(self) -> None:
+        """Record the labels of what was committed since the last time; listing them for each cell would not scale."""
+        contents, self.to_label = self.to_label, set()
+        labels = [c for c in self.plan.checkpoints if c.content in contents] if contents else []
+        if labels:
+            self._write(lambda: self.lake.record_labels(labels))
 
     def _state(self, ended: bool) -> dict[str, object]:
         return {

@@ -287,6 +287,9 @@ class Scripted:
             return []
         return [(task, self.work(task)) for task in [self.queue.pop(0)]] if self.queue else []
 
+    def withdraw(self) -> list[Task]:
+        return []
+
     def close(self) -> None:
         pass
 
