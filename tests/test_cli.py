@@ -16,8 +16,9 @@ from tests.lake.test_lake import failure
 from tests.test_bad_input import shapelake, sweep_file  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = tuple(
-    "plan run status measure query metrics demo catalog audit findings report figure compact verify quarantine gc doctor".split()
+COMMANDS = (
+    *("plan", "run", "status", "measure", "demo", "catalog", "audit", "query", "findings", "metrics"),
+    *("report", "figure", "compact", "verify", "quarantine", "gc", "doctor"),
 )
 
 

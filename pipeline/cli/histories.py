@@ -37,7 +37,9 @@ def audit(
 ) -> None:
     """What is wrong with a history, found without downloading weights: equal, absent and mislabelled checkpoints.
 
-    Exit code 1 if a checkpoint is not what its label says. Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
+    Exit code 1 if a checkpoint is not what its label says.
+
+    Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
     """
     from pipeline.sweep.audits import audited
 
