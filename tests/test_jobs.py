@@ -124,4 +124,4 @@ def test_no_job_measures_a_history_that_is_mostly_known_to_be_wrong() -> None:
     assert all(parse(step) for step in grid)
     for repo in asked:
         one = family_of(repo)
-        assert sum(one.why_bad(repo, step) is not None for step in grid) < len(grid) / 10, repo
+        assert sum(bool(one.faults(repo, step)) for step in grid) < len(grid) / 10, repo

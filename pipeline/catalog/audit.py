@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Literal, NamedTuple, TypeVar
 
+from pipeline.catalog.faults import holds
 from pipeline.catalog.revisions import UNPLACED, History, Revision, State
 
 Severity = Literal["error", "warning", "note"]
@@ -25,6 +26,7 @@ What = Literal[
     "gated",
     "generic-rule",
     "no-repo",
+    "no-revisions",
 ]
 Seen = Mapping[str, tuple[str | None, str]]
 """Commit and weights digest of each label, by revision name, as the lake last saw it."""
@@ -58,7 +60,7 @@ def audit(history: History) -> tuple[Finding, ...]:
         *_not_measured(revisions),
         *_gaps(revisions),
         *_read_by_the_generic_rule(history),
-        *_no_repo(history),
+        *_nothing_there(history),
     )
     return tuple(sorted(found, key=lambda finding: Severity.__args__.index(finding.severity)))
 
@@ -100,9 +102,14 @@ def _state(revision: Revision, seen: Seen, known: set[str], partial: set[str]) -
     return "PARTIAL_DUP" if revision.name in partial else "NEW"
 
 
-def _known_bad(revisions: Iterable[Revision]) -> Iterator[Finding]:
-    for why, group in _by(revisions, lambda revision: revision.known_bad).items():
-        yield _finding("known-bad", "error", group, f"{{}}: {why}")
+def _known_bad(revisions: Sequence[Revision]) -> Iterator[Finding]:
+    """What the catalogue knows and no listing shows, and what it knew; what listings do show is found in them."""
+    for fault in dict.fromkeys(fault for revision in revisions for fault in revision.known_bad):
+        group = [revision for revision in revisions if fault in revision.known_bad]
+        if not fault.is_listed:
+            yield _finding("known-bad", "error", group, f"{{}}: {fault.says}")
+        elif fixed := [revision for revision in group if holds(fault, revision, revisions) is False]:
+            yield _finding("known-bad", "note", fixed, f"{{}}: fixed since it was known for {fault.says}")
 
 
 def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[Finding]:
@@ -111,7 +118,7 @@ def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[Finding]:
     for group in _equal(revisions):
         middle = [revision for revision in group if revision.name not in final]
         if middle and (ends := [revision.name for revision in group if revision.name in final]):
-            says = f"{{}} {_have(middle)} the weights of {ends[-1]}, the end of training"
+            says = f"{{}} {_have(middle)} the weights of {ends[-1]}, the end of training{_sources(group)}"
             yield _finding("equals-final", "error", middle, says)
 
 
@@ -123,9 +130,10 @@ def _equal_weights(revisions: Sequence[Revision]) -> Iterator[Finding]:
         if not final.isdisjoint(revision.name for revision in group):
             continue
         if all(at[b.name] - at[a.name] == 1 and a.place.run == b.place.run for a, b in pairwise(group)):
-            yield _finding("equal-weights", "note", group, "{} have equal weights")
+            yield _finding("equal-weights", "note", group, f"{{}} have equal weights{_sources(group)}")
         else:
-            yield _finding("equal-weights", "error", group, "{} have equal weights, but are no neighbours in training")
+            says = f"{{}} have equal weights, but are no neighbours in training{_sources(group)}"
+            yield _finding("equal-weights", "error", group, says)
 
 
 def _shared_shards(revisions: Sequence[Revision]) -> Iterator[Finding]:
@@ -138,7 +146,7 @@ def _not_measured(revisions: Sequence[Revision]) -> Iterator[Finding]:
     without = [revision for revision in revisions if revision.state == "NO_WEIGHTS"]
     for why, group in _by(without, lambda revision: revision.why).items():
         is_main = all(revision.is_final for revision in group)
-        yield _finding("no-weights", "note" if is_main else "warning", group, f"{{}}: {why}")
+        yield _finding("no-weights", "note" if is_main else "warning", group, f"{{}}: {why}{_sources(group)}")
     if unparsed := [revision for revision in revisions if revision.state == "UNPARSED"]:
         yield _finding("unparsed", "warning", unparsed, "{}: no known way to say where in training that is")
     if gated := [revision for revision in revisions if revision.state == "GATED"]:
@@ -175,9 +183,12 @@ def _read_by_the_generic_rule(history: History) -> Iterator[Finding]:
         yield Finding("generic-rule", "note", (), says)
 
 
-def _no_repo(history: History) -> Iterator[Finding]:
+def _nothing_there(history: History) -> Iterator[Finding]:
     if history.absent:
         yield Finding("no-repo", "warning", (), f"{history.model} is not on the Hub, or is private")
+    elif not history.revisions:
+        says = f"{history.model} has no revisions: no branch, tag or sub-folder that may be a checkpoint"
+        yield Finding("no-revisions", "warning", (), says)
 
 
 def _finals(revisions: Sequence[Revision]) -> set[str]:
@@ -213,6 +224,12 @@ def _by(revisions: Iterable[Revision], key: Callable[[Revision], K | None]) -> d
 def _finding(what: What, severity: Severity, group: Sequence[Revision], says: str) -> Finding:
     names = tuple(revision.name for revision in group)
     return Finding(what, severity, names, says.replace("{}", _listed(names), 1))
+
+
+def _sources(group: Sequence[Revision]) -> str:
+    """Where else it stands that these revisions have this fault."""
+    shown = dict.fromkeys(f.source for one in group for f in one.known_bad if holds(f, one, group))
+    return f" ({', '.join(shown)})" if shown else ""
 
 
 def _have(group: Sequence[Revision]) -> str:

@@ -40,6 +40,20 @@ class KnownBad(Noun):
     """That the whole name must match."""
     why: str
     source: str
+    equal_to: re.Pattern[str] | None = None
+    """Of a fault that is equal weights: the names, one of which it is equal to. Told only where the digests agree."""
+    no_weights: bool = False
+    """Of a fault that is their absence. Told only where they are absent."""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether a listing of the Hub shows if it is still so."""
+        return self.no_weights or self.equal_to is not None
+
+    @property
+    def says(self) -> str:
+        """For people, with its source."""
+        return f"{self.why} ({self.source})"
 
 
 class Example(Noun):
@@ -177,12 +191,9 @@ class Family(Noun):
         """How large the model is."""
         return next(tier for glob, tier in self.tiers.items() if fnmatchcase(repo, glob))
 
-    def why_bad(self, repo: str, rev: str) -> str | None:
-        """What is known to be wrong with a revision, with the source; None if nothing is."""
-        for bad in self.known_bad:
-            if fnmatchcase(repo, bad.repo) and bad.rev.fullmatch(rev):
-                return f"{bad.why} ({bad.source})"
-        return None
+    def faults(self, repo: str, rev: str) -> tuple[KnownBad, ...]:
+        """What is known to be wrong with a revision; listings may show that it no longer is."""
+        return tuple(bad for bad in self.known_bad if fnmatchcase(repo, bad.repo) and bad.rev.fullmatch(rev))
 
     @cached_property
     def _ranks(self) -> dict[str | None, int]:

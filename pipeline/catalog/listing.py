@@ -5,8 +5,10 @@ from typing import Any
 
 from pipeline.catalog.audit import Seen, stated
 from pipeline.catalog.families import Family, families, family
+from pipeline.catalog.faults import standing
 from pipeline.catalog.hub import discover
 from pipeline.catalog.revisions import History
+from pipeline.errors import UsageError
 from pipeline.spec import Hub
 
 Line = dict[str, Any]
@@ -21,15 +23,21 @@ def listing(name: str | None = None, seen: Callable[[str], Seen] = lambda model:
         seen: what the lake knows of a model's labels, from which the states follow.
 
     Raises:
-        UsageError: no such family or repo.
+        UsageError: no such family or repo, or one that the Hub has nothing of.
         FetchError: the Hub gives no answer now.
     """
     if name is None:
         return [_family(one) for one in families()]
     if "/" not in name:
-        return _models(family(name))
+        return _some(_models(family(name)), f"models of {name}")
     histories = [stated(history, seen(history.model)) for history in discover(Hub(hub=name))]
-    return [line for history in histories for line in _checkpoints(history)]
+    return _some([line for history in histories for line in _checkpoints(history)], f"checkpoints of {name}")
+
+
+def _some(lines: list[Line], asked: str) -> list[Line]:
+    if not lines:
+        raise UsageError(asked, "the Hub has none", "List the families with shapelake catalog")
+    return lines
 
 
 def _family(one: Family) -> Line:
@@ -76,7 +84,7 @@ def _checkpoints(history: History) -> list[Line]:
             "run": one.place.run,
             "state": one.state,
             "same_as": None if (other := first.get(one.weights_digest)) == one.name else other,
-            "why": one.why or one.known_bad,
+            "why": one.why or "; ".join(bad.says for bad in standing(one, history.revisions)) or None,
             "commit": one.commit,
             "bytes": one.checkpoint.download_bytes if one.checkpoint else None,
             "rule": history.rule,

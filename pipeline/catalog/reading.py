@@ -59,7 +59,7 @@ class Reading:
         """What `found` points at; of a tree that was read."""
         family = found.repo.family
         order = UNPLACED if found.place is None else FINAL if found.place == NOWHERE else (0, family.order(found.place))
-        bad = family.why_bad(found.repo.known_as, found.name)
+        bad = family.faults(found.repo.known_as, found.name)
         seen = Revision(found.name, found.place or NOWHERE, order, found.commit, known_bad=bad)
         if found.place is None:
             return replace(seen, state="UNPARSED", why=_why_unparsed(found))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.catalog.digests import Shas
+from pipeline.catalog.family import KnownBad
 from pipeline.catalog.names import Place
 from pipeline.hashing import digest_of
 from pipeline.spec import Checkpoint
@@ -51,8 +52,8 @@ class Revision:
     """Why it is not measured."""
     files: Shas = field(default_factory=dict)
     """Its weight files that are there, an index among them, by name with their sha256."""
-    known_bad: str | None = None
-    """What the catalogue knows to be wrong with it, with the source."""
+    known_bad: tuple[KnownBad, ...] = ()
+    """What the catalogue knows to be wrong with it, whether or not the listing agrees."""
     checkpoint: Checkpoint | None = None
     """Null for what is not measured."""
 

@@ -131,7 +131,7 @@ def test_a_folder_is_audited_as_a_repo_is(tmp_path: Path) -> None:
     assert [c.step for c in history.checkpoints] == [0, 1, 2, 3]
     assert [c.n_params for c in history.checkpoints] == [2, 2, 2, None]  # float32 where config.json does not say
     assert [(found.what, found.revisions) for found in audit(history)] == [
-        ("equal-weights", ("step0", "step2")),
+        ("equals-final", ("step0",)),  # those of step2, the last that has weights
         ("no-weights", ("step3",)),
         ("unparsed", ("best",)),
     ]

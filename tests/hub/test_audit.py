@@ -1,5 +1,6 @@
 """What an audit finds in a history, and in which state each label is: known faults by hand, the rest by property."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
@@ -9,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.catalog.audit import Finding, audit, stated, states
+from pipeline.catalog.family import KnownBad
 from pipeline.catalog.hub import discover
 from pipeline.catalog.names import Place
 from pipeline.catalog.revisions import FINAL, UNPLACED, History, Revision, State
-from pipeline.spec import Hub
+from pipeline.errors import UsageError
+from pipeline.spec import Hub, Members
 from tests.hub.fake import FakeHub
-from tests.hub.folders import checkpoint, pythia, sharded
+from tests.hub.folders import README, checkpoint, pythia, sharded
 
 PYTHIA = (0, *(2**n for n in range(10)), *range(1000, 144000, 1000))
 STANFORD = (*range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20000, 100), *range(20000, 401000, 1000))
@@ -35,6 +38,10 @@ def main(weights: str) -> Revision:
 
 def history(*revisions: Revision, rule: str = "pythia") -> History:
     return History("model", revisions, rule=rule)
+
+
+FAULT = KnownBad(rev=re.compile("x"), why="not its own", source="source")
+EQUAL = KnownBad(rev=re.compile("x"), why="equal to step0", source="the report", equal_to=re.compile("step0"))
 
 
 def found(*revisions: Revision) -> list[tuple[str, str, tuple[str, ...]]]:
@@ -97,7 +104,7 @@ def test_stages_and_runs_have_grids_of_their_own() -> None:
 def test_what_is_not_measured_is_told() -> None:
     revisions = [
         replace(at(0), files={}, state="NO_WEIGHTS", why="no config.json"),
-        replace(at(1), known_bad="not its own (source)"),
+        replace(at(1), known_bad=(FAULT,)),
         at(2),
         Revision("main", order=FINAL, state="NO_WEIGHTS", why="neither"),
         Revision("odd", order=UNPLACED, state="UNPARSED"),
@@ -116,9 +123,84 @@ def test_what_is_not_measured_is_told() -> None:
     assert findings[0].says == "step1: not its own (source)"
 
 
+def test_a_known_fault_is_told_where_the_digests_agree_and_as_fixed_where_they_do_not() -> None:
+    """Of equal weights the digests decide, the catalogue adds its source; a note where a curve stays right."""
+
+    def told(*weights: str) -> list[tuple[str, str]]:
+        steps = [replace(at(step, w), known_bad=(EQUAL,) if step in (1, 2) else ()) for step, w in enumerate(weights)]
+        return [(finding.severity, finding.says) for finding in audit(history(*steps))]
+
+    assert told(*"aaabc") == [("note", "step0, step1 and step2 have equal weights (the report)")]
+    fixed = "fixed since it was known for equal to step0 (the report)"
+    assert told(*"abcde") == [("note", f"step1 and step2: {fixed}")]
+    assert told(*"aabcd") == [
+        ("note", f"step2: {fixed}"),
+        ("note", "step0 and step1 have equal weights (the report)"),
+    ]
+    strangers = "step0 and step2 have equal weights, but are no neighbours in training (the report)"
+    assert told(*"abacd") == [("error", strangers), ("note", f"step1: {fixed}")]
+
+
+def test_of_a_known_fault_that_nothing_at_hand_shows_nothing_is_said() -> None:
+    assert found(replace(at(1), known_bad=(EQUAL,)), at(2)) == [], "no step0 to compare with"
+    gated = replace(at(1), known_bad=(EQUAL,), files={}, state="GATED")
+    assert found(at(0), gated, at(2)) == [("gated", "note", ("step1",))]
+
+
+def test_known_to_lack_weights() -> None:
+    lacks = KnownBad(rev=re.compile("x"), why="no weights", source="the report", no_weights=True)
+    (one,) = audit(history(at(0), replace(at(1), known_bad=(lacks,), files={}, state="NO_WEIGHTS", why="none"), at(2)))
+    assert (one.what, one.severity, one.says) == ("no-weights", "warning", "step1: none (the report)")
+    (one,) = audit(history(at(0), replace(at(1), known_bad=(lacks,)), at(2)))
+    assert (one.what, one.severity, one.revisions) == ("known-bad", "note", ("step1",))
+
+
+@pytest.mark.parametrize("name", ["EleutherAI/pythia-14m", "EleutherAI/pythia-14m-seed1", "EleutherAI/pythia-2.8b"])
+def test_a_sound_pythia_has_no_error(hub: FakeHub, name: str) -> None:
+    """Whatever was once known of it: the early steps are equal, as they are, or they are not."""
+    repo = pythia(hub, name, steps=(0, 1, 2, 4, 8, 1000))
+    (fixed,) = discover(Hub(hub=name))
+    assert {finding.severity for finding in audit(fixed)} == {"note"}
+    for step in (1, 2):
+        repo.commit(checkpoint(f"{name} 0"), branch=f"step{step}")
+    (equal,) = discover(Hub(hub=name))
+    told = next(finding for finding in audit(equal) if finding.what == "equal-weights")
+    assert (told.severity, told.revisions) == ("note", ("step0", "step1", "step2"))
+    assert "EleutherAI/pythia/issues" in told.says
+
+
+def test_the_end_of_training_under_early_names_is_an_error_with_its_source(hub: FakeHub) -> None:
+    repo = pythia(hub, "EleutherAI/pythia-2.8b", steps=(0, 1, 512, 1000, 2000, 143000))
+    for name in ("step0", "step512", "step1000"):
+        repo.branches[name] = repo.branches["main"]
+    (one,) = discover(Hub(hub=repo.id))
+    (error,) = [finding for finding in audit(one) if finding.severity == "error"]
+    assert (error.what, error.revisions) == ("equals-final", ("step0", "step512", "step1000"))
+    assert error.says.endswith("(github.com/EleutherAI/pythia/issues/205)")
+
+
+@pytest.mark.parametrize("name", ["someone/empty", "EleutherAI/pythia-14m", "m-a-p/neo_scalinglaw_250M"])
+def test_a_repo_without_any_revision_is_said_to_have_none(hub: FakeHub, name: str) -> None:
+    hub.repo(name).tag("v1.0", hub.repo(name).commit(dict(README), branch="refs/pr/1"))
+    if name.startswith("m-a-p"):
+        hub.repo(name).commit({"hf_ckpt/README.md": b"x"})
+    (one,) = discover(Hub(hub=name))
+    assert [(finding.what, finding.severity) for finding in audit(one)] == [("no-revisions", "warning")]
+
+
+def test_a_family_of_which_nothing_exists_is_said_so_of_each_model(hub: FakeHub) -> None:
+    findings = [finding for one in discover(Members(family="bloom")) for finding in audit(one)]
+    assert [(finding.what, finding.severity) for finding in findings] == [("no-repo", "warning")] * 5
+    for family in ("multiberts", "datadecide"):
+        with pytest.raises(UsageError, match="the Hub lists none"):
+            discover(Members(family=family))
+
+
 def test_many_names_are_shortened() -> None:
-    (one,) = audit(history(*(replace(at(step), known_bad="bad {}") for step in range(9))))
-    assert one.says == "step0, step1 ... step8 (9 revisions): bad {}"
+    (one,) = audit(
+        history(*(replace(at(step), known_bad=(FAULT.model_copy(update={"why": "bad {}"}),)) for step in range(9)))
+    )
+    assert one.says == "step0, step1 ... step8 (9 revisions): bad {} (source)"
 
 
 STATES = State.__args__

@@ -59,10 +59,7 @@ def test_the_checkpoints_of_a_model_in_training_order_with_their_states(hub: Fak
         ("old", None, None, "GONE"),
     ]
     assert lines[4]["why"].startswith("neither")
-    assert (
-        lines[1]["why"]
-        == "equal to step0, the rate of learning being near zero (github.com/EleutherAI/pythia/issues/83 and 198)"
-    )
+    assert lines[1]["why"] is None, "known as equal to step0, which it is not"
     assert [line["same_as"] for line in lines] == [None] * 5 + ["step2"] + [None] * 2
     assert {line["rule"] for line in lines} == {"pythia"}
     assert lines[0]["bytes"] == sum(
@@ -83,6 +80,24 @@ def test_a_model_in_many_repos_is_one_history_with_its_final_repo(hub: FakeHub) 
     ]
     assert {line["model"] for line in lines} == {"google/multiberts-seed_0"}
     assert {line["rule"] for line in lines} == {"multiberts"}
+
+
+def test_a_known_fault_is_told_where_the_listing_shows_it(hub: FakeHub) -> None:
+    repo = pythia(hub, steps=(0, 1, 2, 4))
+    repo.branches["step2"] = repo.branches["step0"]
+    why = {line["revision"]: line["why"] for line in listing(repo.id)}
+    assert why.pop("step2") == (
+        "equal to step0, the rate of learning being near zero (github.com/EleutherAI/pythia/issues/83 and 198)"
+    )
+    assert set(why.values()) == {None}
+
+
+def test_what_the_hub_has_nothing_of_is_said_so(hub: FakeHub) -> None:
+    hub.repo("someone/empty")
+    for name in ("someone/empty", "pythia-intervention", "someone/absent"):
+        with pytest.raises(UsageError) as refused:
+            listing(name)
+        assert len(str(refused.value).splitlines()) == 2
 
 
 def test_an_unknown_family_names_the_nearest(hub: FakeHub) -> None:

@@ -1,0 +1,30 @@
+"""What the catalogue knows to be wrong with a revision, held against what the listing shows today."""
+
+from collections.abc import Iterable
+
+from pipeline.catalog.family import KnownBad
+from pipeline.catalog.revisions import Revision
+
+
+def holds(fault: KnownBad, revision: Revision, among: Iterable[Revision]) -> bool | None:
+    """Whether the listing shows a fault of `revision`; null where it cannot tell.
+
+    Args:
+        among: revisions of the same history, `revision` itself or not.
+    """
+    if fault.no_weights:
+        return True if revision.state == "NO_WEIGHTS" else False if revision.files else None
+    others = [one for one in among if one.files and one.name != revision.name and _is_named(fault, one)]
+    if not (revision.files and others):
+        return None
+    return any(one.weights_digest == revision.weights_digest for one in others)
+
+
+def standing(revision: Revision, among: Iterable[Revision]) -> tuple[KnownBad, ...]:
+    """The faults to be told of a revision: those that the listing shows, and those that no listing could."""
+    among = tuple(among)
+    return tuple(one for one in revision.known_bad if not one.is_listed or holds(one, revision, among))
+
+
+def _is_named(fault: KnownBad, revision: Revision) -> bool:
+    return fault.equal_to is not None and fault.equal_to.fullmatch(revision.name) is not None
