@@ -1,5 +1,6 @@
 """Where a sweep's checkpoints come from: a local folder, a repo of the Hub, or the members of a family."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ class Members(Noun):
 Source = Local | Hub | Members
 SOURCES: dict[str, type[Local] | type[Hub] | type[Members]] = {"local": Local, "hub": Hub, "family": Members}
 """By the field that each must have; of a local history `family` is only a remark."""
+
+
+def matches(model: str, glob: str) -> bool:
+    """Whether the name of a model, with or without its owner, matches `glob`; case counts."""
+    return fnmatchcase(model, glob) or fnmatchcase(model.split("/")[-1], glob)
 
 
 def source(one: Any) -> Any:

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "analysis": BASE | {"lake"},
     "report": BASE | {"analysis", "lake"},
     "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "rows"},
-    "show": SPEC | {"lake", "sweep"},
+    "show": SPEC | {"catalog", "lake", "sweep"},
     "demo": SPEC | {"lake", "report", "sweep", "show"},
     "doctor": SPEC | {"catalog", "geometry", "lake"},
     "cli": SPEC | {"metrics", "catalog", "lake", "sweep", "show", "demo", "analysis", "report", "doctor"},

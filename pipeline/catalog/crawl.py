@@ -5,7 +5,6 @@ comes from the tree, which has the sha256 of every weight file, and from the sma
 """
 
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from os.path import commonprefix
 
 from pipeline.catalog import client
@@ -15,6 +14,7 @@ from pipeline.catalog.reading import Reading, in_parallel
 from pipeline.catalog.revisions import NOWHERE, History
 from pipeline.errors import AbsentError, UsageError
 from pipeline.progress import Progress
+from pipeline.sources import matches
 from pipeline.spec import Checkpoint, Hub, Members
 
 
@@ -64,7 +64,7 @@ def _asked(source: Hub | Members) -> tuple[str, ...]:
         return _apart(source.hub) or (source.hub,)
     one = family(source.family)
     known = members(one)
-    found = tuple(repo for repo in known if any(_matches(name, source.models) for name in (repo, one.model_of(repo))))
+    found = tuple(repo for repo in known if any(matches(name, source.models) for name in (repo, one.model_of(repo))))
     if not found:
         names = f"none of {', '.join(known[:3])} ..." if known else "the Hub lists none"
         raise UsageError(f"models {source.models!r} of {one.name}", names, "Give a glob that matches one")
@@ -82,7 +82,7 @@ def _apart(model: str) -> tuple[str, ...]:
 
 
 def _is_wanted(source: Members, repo: str, models: str) -> bool:
-    return any(_matches(name, models) for name in (repo, family(source.family).model_of(repo)))
+    return any(matches(name, models) for name in (repo, family(source.family).model_of(repo)))
 
 
 def _opened_or_none(repo: str) -> Repo | None:
@@ -91,10 +91,6 @@ def _opened_or_none(repo: str) -> Repo | None:
         return opened(repo)
     except AbsentError:
         return None
-
-
-def _matches(repo: str, glob: str) -> bool:
-    return fnmatchcase(repo, glob) or fnmatchcase(repo.split("/")[-1], glob)
 
 
 def _listed(patterns: Iterable[str]) -> list[str]:

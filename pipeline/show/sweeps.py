@@ -2,9 +2,12 @@
 
 import shlex
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipeline.catalog.revisions import History
 from pipeline.show.tables import console, size, table
+from pipeline.spec import Checkpoint
 from pipeline.sweep.cost import Cost
 from pipeline.sweep.plan import Plan, command
 
@@ -17,15 +20,11 @@ MOST_LISTED = 10
 def plan(made: Plan, lake: str) -> None:
     """The plan as a few lines: what there is, what is wanted, what runs and why."""
     out = console()
-    models = dict.fromkeys(c.model for c in made.checkpoints)
     corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in made.sweep.corpora)
     done = len(made.cells) - len(made.todo) - len(made.held)
     out.print(f"sweep     {made.sweep.name}   recipe {made.sweep.recipe.label}   lake {lake}", markup=False)
-    for model in models:
-        history = [c for c in made.checkpoints if c.model == model]
-        out.print(
-            f"history   {model}: {len(history)} checkpoints, {_span(history)}{_states(made, model)}", markup=False
-        )
+    for history in {h.model: h for h in made.histories}.values():
+        out.print(f"history   {history.model}: {_wanted(made, history)}{_states(history)}", markup=False)
     out.print(f"corpora   {corpora}", markup=False)
     out.print(
         f"cells     {len(made.cells)} wanted   {done} done   {len(made.held)} quarantined   {len(made.todo)} to run"
@@ -81,10 +80,20 @@ def status(state: dict[str, Any], failed: bool) -> None:
         out.print(f"{len(state['failures'])} failures: {_ask_what_failed(state['lake'])}", markup=False)
 
 
-def _states(made: Plan, model: str) -> str:
+def _wanted(made: Plan, history: History) -> str:
+    """How many checkpoints of it the sweep wants, or why none."""
+    chosen = [c for c in made.checkpoints if c.model == history.model]
+    if chosen:
+        return f"{len(chosen)} checkpoints, {_span(chosen)}"
+    if there := history.checkpoints:
+        return f"none of {len(there)} checkpoints by --steps {made.sweep.steps}, {_span(there)}"
+    why = dict.fromkeys(revision.why for revision in history.revisions if revision.why)
+    return "nothing to measure: " + (_listed(tuple(why)) or ("no such repo" if history.absent else "it is empty"))
+
+
+def _states(history: History) -> str:
     """How its revisions stand against the lake; of a local history nothing that the other lines do not say."""
-    history = next(h for h in made.histories if h.model == model)
-    if history.rule == "local":
+    if history.rule == "local" or not history.revisions:
         return ""
     counts = Counter(revision.state for revision in history.revisions)
     rule = ", names read by the general rule" if history.rule == "generic" else ""
@@ -110,7 +119,7 @@ def _failure(failure: dict[str, Any]) -> str:
     )
 
 
-def _span(history: list[Any]) -> str:
+def _span(history: Sequence[Checkpoint]) -> str:
     steps = [c.step for c in history if c.step is not None]
     return f"steps {min(steps)} to {max(steps)}" if steps else "no step stated"
 

@@ -5,7 +5,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake.records import Named
 from pipeline.recipe import BUILT_IN
+from pipeline.sources import matches
 from pipeline.spec import Cell, Checkpoint, Sweep
 from pipeline.sweep.audits import seen, worst
 from pipeline.sweep.cost import Cost, cost
@@ -79,10 +79,7 @@ class Plan:
         return {
             "sweep": self.sweep.name,
             "recipe": self.sweep.recipe.label,
-            "models": {
-                model: [c.revision for c in self.checkpoints if c.model == model]
-                for model in dict.fromkeys(c.model for c in self.checkpoints)
-            },
+            "models": {h.model: [c.revision for c in self.checkpoints if c.model == h.model] for h in self.histories},
             "corpora": [{"id": c.id, "sha256": c.sha256} for c in self.sweep.corpora],
             "wanted": len(self.cells),
             "done": len(self.cells) - len(self.todo) - len(self.held),
@@ -137,7 +134,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
 def _histories(sweep: Sweep, labels: list[Named]) -> tuple[History, ...]:
     """Every history whose model is wanted, with the state of each revision against what the lake knows."""
     found = _once(h for source in sources(sweep) for h in discover(source, sweep.models))
-    wanted = [h for h in found if fnmatchcase(h.model, sweep.models)]
+    wanted = [h for h in found if matches(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)
         raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")

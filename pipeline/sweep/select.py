@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable
-from fnmatch import fnmatchcase
 
 from pipeline.errors import UsageError
+from pipeline.sources import matches
 from pipeline.spec import Checkpoint, Members, Source, Sweep
+
+Rule = Callable[[list[Checkpoint]], list[Checkpoint]]
+"""What of a history in training order is wanted."""
 
 FORMS = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
 
 def sources(sweep: Sweep) -> tuple[Source, ...]:
     """The sources whose model may match the sweep's glob; the others are not even looked at."""
-    chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or fnmatchcase(s.name, sweep.models))
+    chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or matches(s.name, sweep.models))
     if not chosen:
         names = ", ".join(source.name for source in sweep.checkpoints)
         raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
@@ -20,32 +23,36 @@ def sources(sweep: Sweep) -> tuple[Source, ...]:
 
 
 def select(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Checkpoint, ...]:
-    """The checkpoints at the steps wanted; each history is thinned on its own."""
+    """The checkpoints that `steps` wants of each history, every one thinned on its own.
+
+    `every:N` and numbers are steps, whatever the stage and run. `log2` thins each stage of each run, by its steps, else
+    by its tokens, else by the order. `last` is the end of training: of siblings, that of each. A final model without a
+    place counts for these two only where no other has one either.
+
+    Args:
+        histories: each in training order.
+
+    Raises:
+        UsageError: no selection, or one that matches nothing although there are checkpoints.
+    """
     thinned = [list(history) for history in histories]
     parts = [part.strip() for part in steps.split(",") if part.strip()]
     _refuse_what_matches_nothing(parts, thinned)
-    return tuple(c for history in thinned for c in _at_steps(history, parts))
+    return tuple(c for history in thinned for c in _chosen(history, parts))
 
 
-def _at_steps(history: list[Checkpoint], parts: list[str]) -> list[Checkpoint]:
-    if "all" in parts:
-        return history
-    known = sorted({c.step for c in history if c.step is not None})
-    if not known:  # a final model without a step is its own last
-        return history if "last" in parts else []
-    wanted = {step for part in parts for step in _rule(part)(known)}
-    return [c for c in history if c.step in wanted]
+def _chosen(history: list[Checkpoint], parts: list[str]) -> list[Checkpoint]:
+    wanted = {c.revision for part in parts for c in _rule(part)(history)}
+    return [c for c in history if c.revision in wanted]
 
 
-def _rule(part: str) -> Callable[[list[int]], Iterable[int]]:
-    if part == "log2":
-        return _nearest_powers
-    if part == "last":
-        return lambda known: known[-1:]
+def _rule(part: str) -> Rule:
+    if part in RULES:
+        return RULES[part]
     if interval := _interval(part):
-        return lambda known: [step for step in known if step % interval == 0]
+        return lambda history: [c for c in history if c.step is not None and c.step % interval == 0]
     if part.isdecimal():
-        return lambda known: [int(part)]
+        return lambda history: [c for c in history if c.step == int(part)]
     raise UsageError(f"--steps {part}", "not a selection", f"Use {FORMS}")
 
 
@@ -55,23 +62,52 @@ def _interval(part: str) -> int:
     return int(number) if number != part and number.isdecimal() else 0
 
 
-def _nearest_powers(known: list[int]) -> list[int]:
-    """Step 0 where it is, and the step nearest to each power of two on a log scale, up to the last step."""
-    positive = [step for step in known if step > 0]
+def _last(history: list[Checkpoint]) -> list[Checkpoint]:
+    """The end of each run that reaches the last stage: a trunk that others go on from has none of its own."""
+    ends = {c.run: c for c in _placed(history)}.values()
+    stages = list(dict.fromkeys(c.stage for c in history))
+    rank = lambda c: (int(c.stage) if (c.stage or "").isdecimal() else 0, stages.index(c.stage))  # noqa: E731
+    reached = max(map(rank, ends), default=None)
+    return [c for c in ends if rank(c) == reached]
+
+
+def _log2(history: list[Checkpoint]) -> list[Checkpoint]:
+    lines: dict[tuple[str | None, str | None], list[Checkpoint]] = {}
+    for c in _placed(history):
+        lines.setdefault((c.run, c.stage), []).append(c)
+    return [c for line in lines.values() for c in _thinned(line)]
+
+
+def _thinned(line: list[Checkpoint]) -> list[Checkpoint]:
+    """Those at the coordinates nearest to the powers of two, all in the one coordinate that the line has."""
+    stated = ([getattr(c, name) for c in line] for name in ("step", "tokens_seen"))
+    places = next((found for found in stated if any(place is not None for place in found)), range(1, len(line) + 1))
+    wanted = _nearest_powers(sorted({place for place in places if place is not None}))
+    return [c for c, place in zip(line, places, strict=True) if place in wanted]
+
+
+def _nearest_powers(known: list[int]) -> set[int]:
+    """0 where it is, and the one nearest to each power of two on a log scale, up to the last."""
+    positive = [place for place in known if place > 0]
     powers = range((positive[-1] if positive else 0).bit_length())
-    nearest = [min(positive, key=lambda step: abs(math.log2(step) - power)) for power in powers]
-    return [step for step in known if step == 0] + nearest
+    nearest = {min(positive, key=lambda place: abs(math.log2(place) - power)) for power in powers}
+    return nearest | {place for place in known if place == 0}
+
+
+def _placed(history: list[Checkpoint]) -> list[Checkpoint]:
+    """Without a final model that says nothing of its place, unless none does."""
+    return [c for c in history if {c.step, c.tokens_seen, c.stage, c.run} != {None}] or history
 
 
 def _refuse_what_matches_nothing(parts: list[str], histories: list[list[Checkpoint]]) -> None:
     if not parts:
         raise UsageError("--steps", "nothing given", f"Use {FORMS}")
+    there = [c for history in histories for c in history]
     for part in parts:
-        if part != "all":
-            _rule(part)
-        if not any(_at_steps(history, [part]) for history in histories):
-            near = _nearest(part, {c.step for history in histories for c in history if c.step is not None})
-            do = f"The nearest are {', '.join(map(str, near))}" if near else "Use all or last"
+        rule = _rule(part)
+        if there and not any(rule(history) for history in histories):
+            near = _nearest(part, {c.step for c in there if c.step is not None})
+            do = f"The nearest are {', '.join(map(str, near))}" if near else "Use all, log2 or last"
             raise UsageError(f"--steps {part}", "no such step" if near else "no checkpoint states a step", do)
 
 
@@ -80,3 +116,7 @@ def _nearest(part: str, steps: set[int]) -> list[int]:
     interval = _interval(part)
     away = lambda step: min(step % interval, -step % interval) if interval else abs(step - int(part))  # noqa: E731
     return sorted(sorted(steps), key=away)[:3]
+
+
+RULES: dict[str, Rule] = {"all": list, "last": _last, "log2": _log2}
+"""What each word stands for."""

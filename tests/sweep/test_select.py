@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from pipeline.catalog.local import discover
 from pipeline.catalog.names import Place, parse
 from pipeline.errors import UsageError
-from pipeline.spec import Local
-from pipeline.sweep.select import select
+from pipeline.spec import Checkpoint, Hub, Local, Members, Sweep
+from pipeline.sweep.select import select, sources
+from tests.lake import made
 from tests.sweep import stub
 
 
@@ -53,11 +54,11 @@ def test_a_selection_that_matches_nothing_says_the_nearest_steps(tmp_path, steps
         steps_of(root, steps)
 
 
-def test_where_no_step_is_stated_only_all_and_last_select(tmp_path):
+def test_a_final_model_alone_is_its_own_last_and_states_no_step(tmp_path):
     root = stub.history(tmp_path, [1]) / "step1"
     root = root.rename(tmp_path / "final")
-    assert steps_of(root, "all") == steps_of(root, "last") == [None]
-    for steps in ("log2", "every:1", "5"):
+    assert steps_of(root, "all") == steps_of(root, "last") == steps_of(root, "log2") == [None]
+    for steps in ("every:1", "5"):
         with pytest.raises(UsageError, match="no checkpoint states a step"):
             steps_of(root, steps)
 
@@ -66,6 +67,94 @@ def test_one_history_that_matches_is_enough(tmp_path):
     roots = [stub.history(tmp_path / name, [step]) for name, step in (("a", 5), ("b", 7))]
     histories = [discover(Local(local=str(root))).checkpoints for root in roots]
     assert [c.label for c in select(histories, "every:7")] == ["b@step7"]
+
+
+def point(name: str, step: int | None = None, tokens: int | None = None) -> Checkpoint:
+    """STAGE.RUN.name, either of them empty; `main` is a final model."""
+    stage, run, _ = name.split(".") if "." in name else ("", "", name)
+    return made.checkpoint(step, name, revision=name, tokens_seen=tokens, stage=stage or None, run=run or None)
+
+
+def stages(*spans: tuple[str, int]) -> list[Checkpoint]:
+    """Every step of each STAGE.RUN up to a last one, and a final model."""
+    return [*(point(f"{of}.{step}", step) for of, last in spans for step in range(1, last + 1)), point("main")]
+
+
+SOUP = stages(("1.", 9), ("2.1", 4), ("2.2", 4))
+SOUP_GOES_ON = stages(("1.", 9), ("3.", 2), ("2.1", 4), ("2.2", 4))
+SEEDS = stages((".", 5), (".1", 5), (".2", 4))
+NAMED = stages(("warm.", 3), ("decay.", 2))
+BY_TOKENS = [point(f"{tokens}B", tokens=tokens) for tokens in (0, 3, 4, 5, 9, 16, 30)] + [point("main")]
+IN_ORDER = [point(f"chunk{i}") for i in range(1, 10)]
+MIXED = [point("1..a", 1), point("1..b", 2), point("1..c"), point("2..d", tokens=6), point("2..e", tokens=7)]
+
+
+@pytest.mark.parametrize(
+    ("history", "steps", "chosen"),
+    [
+        (SOUP, "last", "2.1.4 2.2.4"),
+        (SOUP, "log2", "1..1 1..2 1..4 1..8 2.1.1 2.1.2 2.1.4 2.2.1 2.2.2 2.2.4"),
+        (SOUP, "every:4", "1..4 1..8 2.1.4 2.2.4"),
+        (SOUP, "9,3", "1..3 1..9 2.1.3 2.2.3"),
+        (SOUP, "last,9", "1..9 2.1.4 2.2.4"),
+        (SOUP_GOES_ON, "last", "3..2"),
+        (SEEDS, "last", "..5 .1.5 .2.4"),
+        (NAMED, "last", "decay..2"),
+        (NAMED, "log2", "warm..1 warm..2 decay..1 decay..2"),
+        (BY_TOKENS, "last", "30B"),
+        (BY_TOKENS, "log2", "0B 3B 4B 9B 16B"),
+        (IN_ORDER, "last", "chunk9"),
+        (IN_ORDER, "log2", "chunk1 chunk2 chunk4 chunk8"),
+        (MIXED, "last", "2..e"),
+        (MIXED, "log2", "1..a 1..b 2..d"),
+    ],
+)
+def test_stages_runs_and_what_has_no_steps(history, steps, chosen):
+    assert [c.revision for c in select([history], steps)] == chosen.split()
+
+
+@pytest.mark.parametrize("history", [SOUP, SOUP_GOES_ON, SEEDS, NAMED, BY_TOKENS, IN_ORDER, MIXED])
+def test_a_selection_is_a_part_of_the_history_in_its_order(history):
+    for steps in ("all", "last", "log2", "last,log2"):
+        chosen = select([history], steps)
+        assert chosen
+        assert list(chosen) == [c for c in history if c in chosen]
+    last = select([history], "last")
+    assert select([last], "last") == last
+    assert list(select([history], "all")) == history
+
+
+@pytest.mark.parametrize("steps", ["every:3", "3"])
+def test_a_history_without_steps_gives_none_beside_one_that_has_them(steps):
+    assert [c.step for c in select([IN_ORDER, [point("3", 3)]], steps)] == [3]
+    for history in (IN_ORDER, BY_TOKENS):
+        with pytest.raises(UsageError, match=r"no checkpoint states a step\.\nUse all, log2 or last"):
+            select([history], steps)
+
+
+@pytest.mark.parametrize("steps", ["all", "last", "log2", "every:3", "3"])
+def test_of_nothing_nothing_is_chosen(steps):
+    assert select([[], []], steps) == ()
+    with pytest.raises(UsageError, match="not a selection"):
+        select([[]], f"{steps},log3")
+
+
+@pytest.mark.parametrize(
+    ("glob", "chosen"),
+    [
+        ("*", ["EleutherAI/pythia-14m", "runs", "pythia"]),
+        ("pythia-14m", ["EleutherAI/pythia-14m", "pythia"]),
+        ("pythia-*", ["EleutherAI/pythia-14m", "pythia"]),
+        ("EleutherAI/*", ["EleutherAI/pythia-14m", "pythia"]),
+        ("run?", ["runs", "pythia"]),
+    ],
+)
+def test_sources_by_their_names_with_or_without_an_owner(glob, chosen):
+    at = [Hub(hub="EleutherAI/pythia-14m"), Local(local="/somewhere/runs"), Members(family="pythia")]
+    sweep = Sweep.model_validate(
+        {"name": "t", "checkpoints": at, "corpora": ["random-uniform"], "recipe": "quick@1", "models": glob}
+    )
+    assert [source.name for source in sources(sweep)] == chosen, "of a family only its members' names say"
 
 
 def test_order_is_by_step_never_lexical(root):
