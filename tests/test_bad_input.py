@@ -238,7 +238,7 @@ def test_reading_a_lake_that_is_not_there_is_refused_in_two_lines(tmp_path, shap
     assert not (tmp_path / "absent").exists()
 
 
-ELSEWHERE = {"s3://bucket/lake": "s3:// is not a place", "gs://bucket/lake": "gs:// is not a place"}
+ELSEWHERE = {"ftp://host/lake": "ftp:// is not a place", "hdfs://host/lake": "hdfs:// is not a place"}
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])

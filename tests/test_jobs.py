@@ -15,7 +15,8 @@ from pipeline.spec import Hub, Members, Sweep
 from pipeline.sweep.load import load_sweep
 
 FOLDER = Path(__file__).parents[1] / "jobs"
-JOBS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+JOBS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__" and "\n# %%" not in path.read_text())
+"""Without the notebook, which is no job: it reads a lake when it is imported."""
 PARTS = ("Source", "Command", "Bytes", "GPU-hours", "Expect")
 EQUATION = re.compile(r"(?<![\w.])\d[\d.,e]*(?: [x/+] \d[\d.e]*)+ = \d[\d.e]*\d")
 

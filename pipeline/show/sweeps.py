@@ -5,19 +5,19 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.catalog.revisions import History
 from pipeline.show.tables import console, size, table
-from pipeline.spec import Checkpoint
-from pipeline.sweep.cost import Cost
-from pipeline.sweep.plan import Plan, command
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # half a second that a query need not wait for
+    from pipeline.catalog.revisions import History
+    from pipeline.spec import Checkpoint
+    from pipeline.sweep.cost import Cost
     from pipeline.sweep.driver import Report
+    from pipeline.sweep.plan import Plan
 
 MOST_LISTED = 10
 
 
-def plan(made: Plan, lake: str) -> None:
+def plan(made: "Plan", lake: str) -> None:
     """The plan as a few lines: what there is, what is wanted, what runs and why."""
     out = console()
     corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in made.sweep.corpora)
@@ -46,8 +46,10 @@ def plan(made: Plan, lake: str) -> None:
         out.print(f"held      {cell.name} is quarantined: {_ask_what_failed(lake)}", markup=False)
 
 
-def report(done: "Report", made: Plan, lake: str) -> None:
+def report(done: "Report", made: "Plan", lake: str) -> None:
     """How a run ended: what is there now, and for each failure its cause and the command that shows it again."""
+    from pipeline.sweep.plan import command
+
     out = console()
     for cell, outcome in done.failures.values():
         out.print(f"\nFAILED    {cell.name}: {outcome.error_class}\n{_indented(outcome.message)}", markup=False)
@@ -80,7 +82,7 @@ def status(state: dict[str, Any], failed: bool) -> None:
         out.print(f"{len(state['failures'])} failures: {_ask_what_failed(state['lake'])}", markup=False)
 
 
-def _wanted(made: Plan, history: History) -> str:
+def _wanted(made: "Plan", history: "History") -> str:
     """How many checkpoints of it the sweep wants, or why none."""
     chosen = [c for c in made.checkpoints if c.model == history.model]
     if chosen:
@@ -91,7 +93,7 @@ def _wanted(made: Plan, history: History) -> str:
     return "nothing to measure: " + (_listed(tuple(why)) or ("no such repo" if history.absent else "it is empty"))
 
 
-def _states(history: History) -> str:
+def _states(history: "History") -> str:
     """How its revisions stand against the lake; of a local history nothing that the other lines do not say."""
     if history.rule == "local" or not history.revisions:
         return ""
@@ -100,7 +102,7 @@ def _states(history: History) -> str:
     return f" ({' | '.join(f'{state} {n}' for state, n in counts.items())}{rule})"
 
 
-def _cost(cost: Cost) -> str:
+def _cost(cost: "Cost") -> str:
     hours = "time unknown" if cost.hours is None else f"{cost.hours:.2g} {cost.unit}, {cost.basis}"
     if not cost.download_bytes:
         return f"nothing to download; {hours}"
@@ -119,7 +121,7 @@ def _failure(failure: dict[str, Any]) -> str:
     )
 
 
-def _span(history: Sequence[Checkpoint]) -> str:
+def _span(history: Sequence["Checkpoint"]) -> str:
     steps = [c.step for c in history if c.step is not None]
     return f"steps {min(steps)} to {max(steps)}" if steps else "no step stated"
 
