@@ -1,11 +1,15 @@
-"""A fake Hub for one test, with every cache and scratch folder of its own."""
+"""A fake Hub for one test, with every cache and scratch folder of its own, and a token that no test may write down."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.hub.fake import FakeHub
+
+TOKEN = "hf_" + "nobodyMayReadThis" * 2
+"""In the environment of every test with a Hub; tests that need to be without delete it."""
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         environment = hub.environment(tmp_path)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         # The library reads its environment when it is imported, long before a test.
         home = Path(environment["HF_HOME"])
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
@@ -31,3 +35,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         yield hub
         huggingface_hub.close_session()
+    told = [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
+    assert not told, f"the token was written to {told}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """No test here prints, logs or raises the token."""
+    report = yield
+    if TOKEN in report.longreprtext + report.capstdout + report.capstderr + report.caplog:
+        report.outcome, report.longrepr = "failed", "the token was printed, logged or raised"
+    return report
