@@ -1,9 +1,9 @@
 """The published code's own numbers on a small decoder's training history.
 
 Its dimension leaves out points with r1 = 0 or r1 = r2, and each one left out moves it by about 0.25 % (the empirical
-distribution starts later). Which ones those are depends on the CPU: tokens with equal histories have states that are
-equal bit for bit under AVX-512 and 1e-7 apart under AVX2. So the published number is looked for among those that follow
-from counting 0, 1, 2 ... of the points in doubt as usable; ours is that of the states at hand, to 1e-9.
+distribution starts later). Which ones those are depends on the machine: tokens with equal histories have states that
+are equal bit for bit on one CPU and 1e-7 apart on another. So the published number is looked for among those that
+follow from counting 0, 1, 2 ... of the points in doubt as usable; ours is that of the states at hand, to 1e-9.
 """
 
 import json
