@@ -6,22 +6,12 @@ import pytest
 
 from pipeline import doctor
 from pipeline.lake import Lake
-from tests import real
 from tests.hub.conftest import hub  # noqa: F401
 from tests.hub.test_reruns import files
-from tests.test_bad_input import shapelake, sweep_file  # noqa: F401
+from tests.test_bad_input import shapelake  # noqa: F401
+from tests.test_cli import measured  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture
-def measured(tmp_path, shapelake):  # noqa: F811
-    """A lake with one history of three checkpoints on text."""
-    root = real.history(tmp_path / "runs", [0, 1, 10])
-    lake = tmp_path / "lake"
-    code, *_ = shapelake("run", sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
-    assert code == 0
-    return lake
 
 
 def count(shapelake, lake, view="layers"):  # noqa: F811

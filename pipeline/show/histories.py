@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from pipeline.show.tables import console, size, table
+from pipeline.show.tables import console, of_records, size
 
 SIGNS = {"error": "wrong", "warning": "lacking", "note": "note"}
 
@@ -12,7 +12,7 @@ def listing(lines: list[dict[str, Any]]) -> None:
     """Families, models, or checkpoints: the columns in which something is said."""
     said = [name for name in lines[0] if any(line[name] not in (None, "", False) for line in lines)]
     shown = [{name: _short(name, line[name]) for name in said if name != "rule"} for line in lines]
-    console().print(table(shown))
+    console().print(of_records(shown))
     if any(line.get("rule") == "generic" for line in lines):
         console().print("not in the catalogue: its names were read by the general rule")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.show.tables import cell, console, number, with_error
+from pipeline.show.tables import console, number, table, with_error
 
 SAID = ("model", "kind", "run", "corpus", "layer", "verdict", "because")
 """Columns of a finding that a terminal shows; --json has the rest."""
@@ -16,11 +16,11 @@ SAID = ("model", "kind", "run", "corpus", "layer", "verdict", "because")
 
 def rows(measured: list[dict[str, Any]]) -> None:
     """The headline numbers of each layer, with their standard errors."""
-    table = Table(box=None, header_style="bold")
+    shown = Table(box=None, header_style="bold")
     for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
-        table.add_column(name, justify="left" if name in ("state", "flags") else "right")
+        shown.add_column(name, justify="left" if name in ("state", "flags") else "right")
     for row in measured:
-        table.add_row(
+        shown.add_row(
             str(row["layer"]),
             row["state"],
             with_error(row, "anisotropy", 4),
@@ -31,7 +31,7 @@ def rows(measured: list[dict[str, Any]]) -> None:
             str(row["n_points"]),
             " ".join(row["flags"]),
         )
-    console().print(table)
+    console().print(shown)
     first = measured[0]
     if first["loss"] is not None:
         console().print(f"loss {with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
@@ -39,10 +39,7 @@ def rows(measured: list[dict[str, Any]]) -> None:
 
 def result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A query's rows as a table."""
-    table = Table(*columns, box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*("" if value is None else cell(value) for value in row))
-    console().print(table)
+    console().print(table(columns, rows))
 
 
 def findings(questions: dict[str, str], frames: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.show.tables import console, size, table
+from pipeline.show.tables import console, of_records, size
 
 if TYPE_CHECKING:  # half a second that a query need not wait for
     from pipeline.catalog.revisions import History
@@ -73,7 +73,7 @@ def status(state: dict[str, Any], failed: bool) -> None:
         if not state["failures"]:
             out.print("nothing failed")
         return
-    out.print(table(state["models"]) if state["models"] else "no cell is committed yet")
+    out.print(of_records(state["models"]) if state["models"] else "no cell is committed yet")
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or cut off"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"

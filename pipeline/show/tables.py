@@ -1,6 +1,7 @@
 """Tables and numbers for a terminal."""
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
@@ -19,11 +20,16 @@ def size(n_bytes: int) -> str:
     return f"{n_bytes / unit:.3g} {name}"
 
 
-def table(records: list[dict[str, Any]]) -> Table:
-    table = Table(*records[0], box=None, header_style="bold")
-    for record in records:
-        table.add_row(*("" if value is None else cell(value) for value in record.values()))
+def table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
+    table = Table(*columns, box=None, header_style="bold")
+    for row in rows:
+        table.add_row(*("" if value is None else cell(value) for value in row))
     return table
+
+
+def of_records(records: list[dict[str, Any]]) -> Table:
+    """The table of records with equal keys, of which there is at least one."""
+    return table(records[0], (record.values() for record in records))
 
 
 def cell(value: Any) -> str:

@@ -1,16 +1,15 @@
 """One random cell of a sweep measured again: does the lake hold the numbers of today's code and machine?"""
 
-import os
 import random
 from typing import Any
 
-from pipeline.catalog.fetch import fetched
 from pipeline.columns import METRICS, names
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake import open as open_lake
 from pipeline.spec import Cell, Sweep
 from pipeline.sweep.plan import make_plan
+from pipeline.sweep.single import measured_here
 
 FAR = 1e-4
 """Relative difference that no thread count and no device explains."""
@@ -41,12 +40,8 @@ def recompute(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, st
 
 
 def _measured(cell: Cell, sweep: Sweep) -> list[dict[str, Any]]:
-    from pipeline import measure
-
-    resources = sweep.resources
-    with fetched(cell.checkpoint, f"verify-{os.getpid()}", resources.scratch_bytes) as checkpoint:
-        opened = measure.open_checkpoint(checkpoint, cell.recipe, resources)
-        return measure.measure(cell, opened, resources.batch_tokens)
+    ((_, rows),) = measured_here([cell], sweep.resources)
+    return rows
 
 
 def _differ(before: Any, now: Any) -> bool:

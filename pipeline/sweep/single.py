@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,6 @@ def measure_one(
     Args:
         name: a folder, or REPO@REVISION on the Hub.
     """
-    from pipeline import measure
-
     checkpoint = _found(name, tokenizer)
     asked, resources = _recipe(recipe), _resources(sets)
     opened_lake = None if lake is None else Lake(lake)
@@ -41,14 +40,22 @@ def measure_one(
         for profile in _profiles(checkpoint, kind)
     ]
     rows = []
-    with fetched(checkpoint, f"measure-{os.getpid()}", resources.scratch_bytes) as local:
-        opened = measure.open_checkpoint(local, asked, resources)
-        for cell in cells:
-            measured = measure.measure(cell, opened, resources.batch_tokens)
-            if opened_lake is not None:
-                _commit(opened_lake, cell, measured)
-            rows += measured
+    for cell, measured in measured_here(cells, resources):
+        if opened_lake is not None:
+            _commit(opened_lake, cell, measured)
+        rows += measured
     return rows
+
+
+def measured_here(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
+    """The rows of each cell of one checkpoint, which is fetched where need be and loaded once."""
+    from pipeline import measure
+
+    first = cells[0]
+    with fetched(first.checkpoint, f"here-{os.getpid()}", resources.scratch_bytes) as checkpoint:
+        opened = measure.open_checkpoint(checkpoint, first.recipe, resources)
+        for cell in cells:
+            yield cell, measure.measure(cell, opened, resources.batch_tokens)
 
 
 def _found(name: str, tokenizer: str | None) -> Checkpoint:
