@@ -9,7 +9,9 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -43,25 +45,52 @@ def served(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None
 
 
 RACER = """
-import sys
+import sys, time
 from pipeline.lake.store import open_store
-store, writer, keys = open_store(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+store, writer, data = open_store(sys.argv[1]), sys.argv[2], sys.argv[2].encode() * 10**4
 print("ready", flush=True)
-sys.stdin.readline()
-print(*(int(store.put_new(f"cells/v1/{key}", writer.encode() * 10**4)) for key in range(keys)))
+for line in sys.stdin:
+    key, start = line.split()
+    time.sleep(max(0, float(start) - time.monotonic()))
+    began = time.monotonic()
+    won = store.put_new(f"cells/v1/{key}", data)
+    print(int(won), began, time.monotonic(), flush=True)
 """
 
 
-def race(uri: str, keys: int, writers: int = 6) -> list[list[int]]:
-    """Which of the keys each of the writers was told to have created: processes of their own, started at once."""
+class Put(NamedTuple):
+    """One writer's attempt at one key; `began` and `ended` on the clock that all processes of a machine share."""
+
+    won: bool
+    began: float
+    ended: float
+
+
+def race(uri: str, keys: int, writers: int = 6) -> list[list[Put]]:
+    """For each key the attempt of every writer: processes of their own, which start on each key at one moment."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
-    racers = [subprocess.Popen([sys.executable, "-c", RACER, uri, str(n), str(keys)], **pipes) for n in range(writers)]
+    racers = [subprocess.Popen([sys.executable, "-c", RACER, uri, str(n)], **pipes) for n in range(writers)]
     for racer in racers:
         assert racer.stdout.readline() == "ready\n"
+    puts = [attempt(racers, key) for key in range(keys)]
     for racer in racers:
-        racer.stdin.write("go\n")
+        racer.communicate()
+    return puts
+
+
+def attempt(racers: list[subprocess.Popen], key: int) -> list[Put]:
+    start = time.monotonic() + 0.02
+    for racer in racers:
+        racer.stdin.write(f"{key} {start}\n")
         racer.stdin.flush()
-    return [[int(word) for word in racer.communicate()[0].split()] for racer in racers]
+    answers = [racer.stdout.readline().split() for racer in racers]
+    return [Put(won == "1", float(began), float(ended)) for won, began, ended in answers]
+
+
+def overlapped(puts: list[Put]) -> bool:
+    """Whether at least two writers were at work on the key at one time."""
+    in_order = sorted(puts, key=lambda put: put.began)
+    return any(later.began < earlier.ended for earlier, later in pairwise(in_order))
 
 
 KEYS = [15, pytest.param(150, marks=pytest.mark.slow)]
@@ -71,12 +100,12 @@ KEYS = [15, pytest.param(150, marks=pytest.mark.slow)]
 @pytest.mark.parametrize("place", ["local", "s3"])
 def test_of_six_writers_of_the_same_keys_exactly_one_creates_each(place, keys, tmp_path, s3_env):
     uri = URI if place == "s3" else str(tmp_path)
-    won = race(uri, keys)
-    assert [sum(key) for key in zip(*won, strict=True)] == [1] * keys
-    assert sum(any(one) for one in won) > 1, "they did race"
+    puts = race(uri, keys)
+    assert [sum(put.won for put in key) for key in puts] == [1] * keys
+    assert any(map(overlapped, puts)), "they did race"
     store = open_store(uri)
     for key in range(keys):
-        (winner,) = [writer for writer in range(6) if won[writer][key]]
+        (winner,) = [writer for writer, put in enumerate(puts[key]) if put.won]
         assert store.get(f"cells/v1/{key}") == str(winner).encode() * 10**4, "the object is the winner's"
 
 
