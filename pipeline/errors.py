@@ -24,7 +24,7 @@ class UsageError(ShapelakeError):
 
 
 class AbsentError(UsageError):
-    """A repo, a revision or a commit that is not there, or not for us to see."""
+    """A repo, a revision, a commit or a file that is not there, or not for us to see."""
 
 
 class CheckpointError(ShapelakeError):

@@ -9,7 +9,7 @@ from os.path import commonprefix
 
 from pipeline.catalog import client
 from pipeline.catalog.families import Family, families, family
-from pipeline.catalog.pointers import MAIN, Pointer, Repo, opened, pointer, pointers, skipped
+from pipeline.catalog.pointers import MAIN, Pointer, Repo, name_of, opened, pointer, pointers, skipped
 from pipeline.catalog.reading import Reading, in_parallel
 from pipeline.catalog.revisions import NOWHERE, History
 from pipeline.errors import AbsentError, UsageError
@@ -36,8 +36,9 @@ def discover(source: Hub | Members, models: str) -> tuple[History, ...]:
 
 
 def single(source: Hub, revision: str) -> Checkpoint:
-    """The checkpoint that a branch, a tag or a sub-folder points at."""
+    """The checkpoint that a branch, a tag, a sub-folder or a commit points at."""
     repo, reading = opened(source.hub), Reading(source.tokenizer)
+    revision = name_of(repo, revision)
     is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
     at = pointer(repo, MAIN if is_folder else revision)
     inner = reading.with_subfolders([at._replace(place=at.place or NOWHERE)], f"Reading {repo.model}")

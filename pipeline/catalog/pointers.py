@@ -1,5 +1,6 @@
 """The names in a repo of the Hub: which of them are points of its history, and where in training each stands."""
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from pipeline.catalog.revisions import NOWHERE
 from pipeline.errors import UsageError
 
 MAIN = "main"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Repo(NamedTuple):
@@ -73,7 +75,7 @@ def skipped(repo: Repo) -> tuple[str, ...]:
 
 
 def pointer(repo: Repo, name: str) -> Pointer:
-    """What the branch or tag `name` points at.
+    """What the branch or tag `name` points at, or the commit of that name.
 
     Raises:
         UsageError: there is none.
@@ -83,6 +85,13 @@ def pointer(repo: Repo, name: str) -> Pointer:
         return Pointer(repo, own, _commit(repo, MAIN), repo.family.place(repo.known_as, own))
     place = repo.family.place(repo.known_as, name)
     return Pointer(repo, name, _commit(repo, name), place or NOWHERE if name == MAIN else place)
+
+
+def name_of(repo: Repo, revision: str) -> str:
+    """The branch or tag that points at the commit `revision`, else `revision` as it is."""
+    return next(
+        (name for name, commit in (repo.refs.branches | repo.refs.tags).items() if commit == revision), revision
+    )
 
 
 def in_subfolders(main: Pointer, entries: Iterable[Entry]) -> list[Pointer]:
@@ -106,6 +115,8 @@ def _names(repo: Repo) -> list[str]:
 def _commit(repo: Repo, name: str) -> str:
     _, branches, tags = repo.refs
     commit = (branches | tags if repo.family.where == "tags" else tags | branches).get(name)
+    if COMMIT.fullmatch(name) and commit is None:
+        return name
     if commit is None:
         raise UsageError(
             f"checkpoint {repo.refs.repo}@{name}", "no such branch or tag", "List them with shapelake catalog"

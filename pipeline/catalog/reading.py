@@ -80,8 +80,11 @@ class Reading:
         if why := lacking(files, pickles=found.repo.family.weights == "bin"):
             return replace(seen, state="NO_WEIGHTS", why=why)
         tokenizer = self._tokenizer(found) or files
-        content = Content.of(files, tokenizer)
-        return replace(seen, files=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content))
+        try:
+            content = Content.of(files, tokenizer)
+            return replace(seen, files=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content))
+        except AbsentError as error:
+            return replace(seen, state="NO_WEIGHTS", why=f"listed, but {error.found}: {error.asked}")
 
     def _tokenizer(self, found: Pointer) -> Files | None:
         """Null = the checkpoint's own."""

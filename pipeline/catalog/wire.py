@@ -55,6 +55,8 @@ WORDS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 """(error, what it says, what to do) of those that do not pass; the first that fits."""
 
+ABSENT = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
+
 T = TypeVar("T")
 _LAST = threading.local()
 _JITTER = random.Random()
@@ -106,8 +108,7 @@ def explained(asked: str, error: BaseException) -> ShapelakeError:
         return explained(asked, error.__cause__)
     for kind, found, do in WORDS:
         if isinstance(error, kind):
-            absent = kind in (errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
-            return AbsentError(asked, found, do) if absent else UsageError(asked, found, do)
+            return AbsentError(asked, found, do) if kind in ABSENT else UsageError(asked, found, do)
     if isinstance(error, errors.HfHubHTTPError):
         return _answered(asked, error.response.status_code)
     if isinstance(error, Passing):

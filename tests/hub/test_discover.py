@@ -300,6 +300,31 @@ def test_one_checkpoint_costs_one_tree(hub: FakeHub) -> None:
         single(Hub(hub="EleutherAI/pythia-14m"), "step3")
 
 
+def test_a_commit_is_the_branch_that_points_at_it_or_stands_for_itself(hub: FakeHub) -> None:
+    repo, source = pythia(hub), Hub(hub="EleutherAI/pythia-14m")
+    old = repo.branches["step1"]
+    assert single(source, old) == single(source, "step1")
+    repo.commit({"README.md": b"moved on"}, branch="step1")
+    found = single(source, old)
+    assert (found.revision, found.commit_sha, found.step) == (old, old, None)
+    assert found.content == single(source, "step1").content
+    with pytest.raises(UsageError, match="does not have"):
+        single(source, "0" * 40)
+
+
+def test_a_file_that_is_listed_and_not_there_spoils_no_other(hub: FakeHub) -> None:
+    pythia(hub, steps=(0, 512)).commit({"config.json": b'{"model_type": "llama"}'}, branch="step512")
+    lost = hub.repo("EleutherAI/pythia-14m").branches["step512"]
+    hub.fail(f"*/{lost}/config.json", status=404, headers={"X-Error-Code": "EntryNotFound"}, times=None)
+    history = only(Hub(hub="EleutherAI/pythia-14m"))
+    assert [c.revision for c in history.checkpoints] == ["step0", "main"]
+    (said,) = [revision for revision in history.revisions if revision.state == "NO_WEIGHTS"]
+    assert (said.name, said.why) == (
+        "step512",
+        f"listed, but no such file: config.json of EleutherAI/pythia-14m at {lost}",
+    )
+
+
 def test_one_checkpoint_in_a_sub_folder(hub: FakeHub) -> None:
     repo = hub.repo("m-a-p/neo_scalinglaw_250M")
     repo.commit({f"hf_ckpt/4.19B/{name}": data for name, data in checkpoint("neo").items()})
