@@ -27,7 +27,7 @@ def discover(source: Source, models: str = "*") -> tuple[History, ...]:
 
 
 def single(source: Hub, revision: str = "main") -> Checkpoint:
-    """One checkpoint of a repo: a branch, a tag, a sub-folder or a commit, whether or not its name says where it stands.
+    """One checkpoint of a repo: a branch, tag, sub-folder or commit, whether or not its name says where it stands.
 
     Raises:
         UsageError: there is none of that name, or it cannot be measured.

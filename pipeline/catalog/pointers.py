@@ -89,9 +89,8 @@ def pointer(repo: Repo, name: str) -> Pointer:
 
 def name_of(repo: Repo, revision: str) -> str:
     """The branch or tag that points at the commit `revision`, else `revision` as it is."""
-    return next(
-        (name for name, commit in (repo.refs.branches | repo.refs.tags).items() if commit == revision), revision
-    )
+    known = repo.refs.branches | repo.refs.tags
+    return next((name for name, commit in known.items() if commit == revision), revision)
 
 
 def in_subfolders(main: Pointer, entries: Iterable[Entry]) -> list[Pointer]:
