@@ -87,13 +87,7 @@ def status(
 
 @app.command()
 def measure(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            help="A folder, or REPO@REVISION on the Hub: a branch, a tag, a sub-folder or a commit.",
-        ),
-    ],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A folder, or REPO@REVISION on the Hub.")],
     corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="enwik8-raw:FILE, random-uniform ...")],
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields as JSON or YAML.")],
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
