@@ -35,6 +35,7 @@ OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 """Environment that workers on other nodes must have when they start, to fetch what the driver has found."""
 PASSED_ON = ("HF_TOKEN", OWNER)
 """What they need besides, as an argument of each task: what is in a runtime_env Ray writes into its logs."""
+NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
 GRACE = 1.5  # so much later than the worker's own watchdog the driver ends a task
 
 
@@ -147,12 +148,8 @@ class RayBackend:
             )
             for node in nodes
         ]
-        try:
-            answers = ray.get(asked, timeout=60)
-        except RayError as error:
-            raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
         names = [node["NodeManagerHostname"] for node in nodes]
-        lacking = [f"{n} lacks {', '.join(a[:3])}" for n, a in zip(names, answers, strict=True) if a]
+        lacking = [f"{n} lacks {', '.join(a[:3])}" for n, ref in zip(names, asked, strict=True) if (a := _answer(ref))]
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
 
@@ -202,7 +199,7 @@ class RayBackend:
             return self._timed_out(task)
         except OutOfMemoryError as error:
             return failed(task, "host_oom", str(error).strip())
-        except (NodeDiedError, ObjectLostError, TaskUnschedulableError) as error:
+        except NODE_GONE as error:
             return failed(task, "preempted", _first_line(error))
         except RayError as error:
             if isinstance(error, WorkerCrashedError) and (_stack(task) or self._overdue(task, elapsed_s)):
@@ -250,6 +247,19 @@ def _require_listener(address: str) -> None:
         raise UsageError(
             f"Ray at {address}", f"nothing listens there ({error})", "Start the head, or use --address local"
         ) from error
+
+
+def _answer(ref: Any) -> list[str]:
+    """What a node said; nothing of one that has gone since it was asked.
+
+    Raises: UsageError where it cannot say.
+    """
+    try:
+        return ray.get(ref, timeout=60)
+    except NODE_GONE:
+        return []
+    except RayError as error:
+        raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
 
 
 def _missing(paths: list[str]) -> list[str]:

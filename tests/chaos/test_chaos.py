@@ -1,0 +1,25 @@
+"""The chaos command, small in every run of the tests and at full size among the slow ones."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.chaos.cluster import ROOT
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--tasks 24 --worker-kills 2 --driver-kills 1 --nodes 1",
+        pytest.param("--tasks 400 --worker-kills 25 --driver-kills 8 --node-kills 3", marks=pytest.mark.slow),
+    ],
+    ids=["small", "full"],
+)
+@pytest.mark.timeout(900)
+def test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly(words):
+    chaos = subprocess.run(
+        [sys.executable, "-m", "tests.chaos", *words.split()], cwd=ROOT, capture_output=True, text=True
+    )
+    assert chaos.returncode == 0, chaos.stdout + chaos.stderr
+    assert "missing 0, duplicate 0, unreadable 0, wronged 0" in chaos.stdout
