@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from pipeline.columns import columns, source
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
+from pipeline.lake.places import open_store
 from pipeline.lake.records import Audit, Failure, Label, Named, Tombstone, now, resolve
-from pipeline.lake.store import open_store
 from pipeline.noun import Noun, canonical, digest
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint

@@ -21,10 +21,12 @@ from obstore.store import MemoryStore
 from pipeline import lake as lakes
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, objects, status
+from pipeline.lake.folder import LocalStore
 from pipeline.lake.objects import ObjectStore
+from pipeline.lake.places import open_store
 from pipeline.lake.probe import probe
 from pipeline.lake.snapshot import compact
-from pipeline.lake.store import STAGING, LocalStore, open_store
+from pipeline.lake.store import STAGING
 from tests.lake import made, s3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +48,7 @@ def served(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None
 
 RACER = """
 import sys, time
-from pipeline.lake.store import open_store
+from pipeline.lake.places import open_store
 store, writer, data = open_store(sys.argv[1]), sys.argv[2], sys.argv[2].encode() * 10**4
 print("ready", flush=True)
 for line in sys.stdin:
@@ -111,7 +113,7 @@ def test_of_six_writers_of_the_same_keys_exactly_one_creates_each(place, keys, t
 
 WRITER = """
 import sys
-from pipeline.lake.store import open_store
+from pipeline.lake.places import open_store
 store = open_store(sys.argv[1])
 for i in range(10**6):
     store.create(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**22))

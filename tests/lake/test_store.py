@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import LakeError, UsageError
+from pipeline.lake.folder import LocalStore
+from pipeline.lake.places import open_store
 from pipeline.lake.probe import probe
-from pipeline.lake.store import STAGING, STALE_S, LocalStore, open_store
+from pipeline.lake.store import STAGING, STALE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +51,7 @@ def test_of_six_writers_of_the_same_sixty_keys_exactly_one_wins_each(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from pipeline.lake.store import LocalStore
+from pipeline.lake.folder import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 for i in range(10**6):
     store.put_new(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**23))
@@ -76,7 +78,7 @@ def test_a_writer_killed_at_any_moment_leaves_no_partial_file(tmp_path):
 STEPPER = """
 import os, signal, sys
 from pathlib import Path
-from pipeline.lake.store import LocalStore
+from pipeline.lake.folder import LocalStore
 
 def dying(function, calls=iter(range(10**6))):
     def call(*args, **kwargs):

@@ -1,0 +1,173 @@
+"""A lake in a folder: files are written aside, synced, and linked to their names."""
+
+import errno
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from pipeline.errors import LakeError
+from pipeline.lake.store import STAGING, Keys, Store, parts
+
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+class LocalStore(Store):
+    """A folder on a local or network file system.
+
+    A file is written and synced in `_staging/` and then linked to its name: the link fails if the name is taken,
+    and a reader sees the whole file or none, whenever the writer is killed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.uri = str(self.root)
+
+    def path(self, key: str) -> Path:
+        """The file of `key`, which may not leave the root."""
+        return self.root.joinpath(*parts(key))
+
+    def exists(self) -> bool:
+        return self.root.exists()
+
+    def has(self, key: str) -> bool:
+        with self._reading(key):
+            return self.path(key).exists()
+
+    def create(self, key: str, data: bytes) -> bool:
+        target = self.path(key)
+        with self._writing(key), self._staged(data) as staged:
+            created = self._link_new(staged, target)
+            _sync(target.parent)
+        return created
+
+    def put_pointer(self, key: str, data: bytes) -> None:
+        target = self.path(key)
+        with self._writing(key), self._staged(data) as staged:
+            os.replace(staged, target)
+            _sync(target.parent)
+
+    def get(self, key: str) -> bytes:
+        with self._reading(key):
+            return self.path(key).read_bytes()
+
+    def sources(self, keys: Iterable[str]) -> Sequence[Path]:
+        return [self.path(key) for key in keys]
+
+    def list(self, prefix: str) -> Keys:
+        with self._reading(prefix):
+            return sorted(self._walk(prefix))
+
+    def delete(self, key: str) -> bool:
+        target = self.path(key)
+        with self._writing(key):
+            try:
+                target.unlink()
+            except FileNotFoundError:
+                return False
+            _sync(target.parent)
+        return True
+
+    def leftovers(self, age_s: float) -> Keys:
+        found, horizon = [], time.time() - age_s
+        for path in sorted((self.root / STAGING).glob("*")):
+            with suppress(FileNotFoundError):  # its writer has just finished, or another run tidies too
+                if path.stat().st_mtime < horizon:
+                    found.append(f"{STAGING}/{path.name}")
+        return found
+
+    def _walk(self, prefix: str) -> Iterator[str]:
+        folder = self.path(prefix)
+        if not folder.exists():
+            return
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                key = f"{prefix}/{entry.name}"
+                if entry.is_dir():
+                    yield from self._walk(key)
+                else:
+                    yield key
+
+    def _link_new(self, staged: Path, target: Path) -> bool:
+        """Give `staged` the name `target` unless that is taken."""
+        try:
+            os.link(staged, target)
+        except FileExistsError:
+            # An NFS server may have made the link and lost its answer: then both names are one file.
+            return os.path.samefile(staged, target)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return self._replace_new(staged, target, error)
+        return True
+
+    def _replace_new(self, staged: Path, target: Path, refusal: OSError) -> bool:
+        warnings.warn(
+            f"lake {self.uri}: hard links are refused here ({refusal.strerror}), so files are renamed into place. They "
+            "still appear whole or not at all, but of two writers of one file both may count as the first.",
+            RuntimeWarning,
+            stacklevel=2,  # one place, so that Python says it once
+        )
+        if target.exists():
+            return False
+        os.replace(staged, target)
+        return True
+
+    @contextmanager
+    def _staged(self, data: bytes) -> Iterator[Path]:
+        """A synced file with these bytes, on the lake's own file system and outside every glob."""
+        staged = self.root / STAGING / uuid4().hex
+        try:
+            with staged.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield staged
+        finally:
+            staged.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self, key: str) -> Iterator[None]:
+        try:
+            _make_folder(self.root / STAGING)
+            _make_folder(self.path(key).parent)
+            yield
+        except OSError as error:
+            raise LakeError(
+                f"write {key} to the lake {self.uri}",
+                error.strerror or str(error),
+                "Make the folder writable, free space on it, or name another with --lake",
+            ) from error
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise LakeError(
+                f"read {key} of the lake {self.uri}", error.strerror or str(error), "Check the path and its permissions"
+            ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """mkdir -p that lasts: each new name is synced in its parent."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder, and say so with EINVAL
+            raise
+    finally:
+        os.close(handle)

@@ -1,0 +1,41 @@
+"""Which place a URI means: a folder, or a prefix of an object store."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pipeline.errors import UsageError
+from pipeline.lake.folder import LocalStore
+from pipeline.lake.store import Store
+
+OBJECT_STORES = ("s3", "gs", "az")
+PLACES = "Give a folder, or an object store as s3://, gs:// or az://"
+
+
+def open_store(uri: str | Path) -> Store:
+    """The store at a folder, a `file://` URI or an object store; nothing is created before the first write.
+
+    Raises:
+        UsageError: no path, a place of another kind, a file, or an object store without obstore installed.
+    """
+    text = str(uri)
+    parts = urlsplit(text) if "://" in text else None
+    if parts and parts.scheme in OBJECT_STORES:
+        return _open_objects(text)
+    if parts and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
+        raise UsageError(f"lake {text}", f"{parts.scheme}:// is not a place this version can write", PLACES)
+    path = unquote(parts.path) if parts else text
+    if not path:
+        raise UsageError("lake ''", "no path", "Give a folder")
+    store = LocalStore(Path(path))
+    if store.root.exists() and not store.root.is_dir():
+        raise UsageError(f"lake {text}", "a file, not a folder", "Give a folder")
+    return store
+
+
+def _open_objects(uri: str) -> Store:
+    try:
+        from pipeline.lake.objects import ObjectStore  # obstore is an extra
+    except ModuleNotFoundError as error:
+        found = f"object stores need {error.name}, which is not installed"
+        raise UsageError(f"lake {uri}", found, "Install the extra: pip install 'shapelake[cloud]'") from error
+    return ObjectStore(uri)
