@@ -1,0 +1,96 @@
+"""The SLURM script among props: `ray`, `srun`, `scontrol` and the driver are scripts that write down their words."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.infra.files import ROOT
+
+PROP = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$STAGE/said"
+touch "$STAGE/$(basename "$0").said"
+"""
+DRIVER = """echo "token ${#RAY_AUTH_TOKEN} $RAY_AUTH_MODE" >> "$STAGE/said"
+trap 'echo drained >> "$STAGE/said"; exit 143' TERM
+touch "$STAGE/driver.ready"
+for _ in $(seq 100); do [ -e "$STAGE/done" ] && exit 0; sleep 0.1; done
+exit 1
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Path:
+    """A checkout with a .venv of props."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name in ("ray", "srun", "scontrol", "python"):
+        path = programs / name
+        path.write_text(PROP + (DRIVER if name == "python" else ""))
+        path.chmod(0o755)
+    return tmp_path
+
+
+def started(stage: Path, **environment: str) -> "subprocess.Popen[str]":
+    given = {
+        "STAGE": str(stage),
+        "SHAPELAKE_LAKE": "/lake",
+        "SLURM_JOB_ID": "7",
+        "SLURM_NNODES": "3",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_CPUS_PER_TASK": "32",
+        **environment,
+    }
+    words = ["bash", str(ROOT / "infra" / "slurm.sbatch"), "jobs.pythia", "--steps", "log2"]
+    return subprocess.Popen(words, cwd=stage, env=os.environ | given, text=True, stderr=subprocess.PIPE)
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.02)
+
+
+def said(stage: Path) -> list[str]:
+    return (stage / "said").read_text().splitlines()
+
+
+def test_a_sweep_runs_on_all_nodes_with_a_token(stage):
+    job = started(stage)
+    wait_for(stage / "srun.said")
+    (stage / "done").touch()
+    assert job.wait(20) == 0
+    lines = {line.split()[0]: line for line in said(stage)}
+    assert lines["ray"].startswith("ray start --head --node-ip-address=")
+    assert "--port=20007 " in lines["ray"]
+    assert "--nodes=2 --ntasks=2 --relative=1 ray start --address=" in lines["srun"]
+    assert " -m pipeline run jobs.pythia --lake /lake --address " in lines["python"]
+    assert "resources.gpus=1 --set resources.cpus=8 --set resources.drain_s=300 --steps log2" in lines["python"]
+    assert lines["token"] == "token 64 token"
+
+
+@pytest.mark.parametrize(
+    ("number", "restarts", "requeued"),
+    [(signal.SIGUSR1, "0", True), (signal.SIGUSR1, "20", False), (signal.SIGTERM, "0", False)],
+    ids=["limit", "limit too often", "cancelled"],
+)
+def test_a_signal_drains_the_driver_and_only_the_limit_queues_the_job_again(stage, number, restarts, requeued):
+    job = started(stage, SLURM_RESTART_COUNT=restarts)
+    wait_for(stage / "driver.ready")
+    job.send_signal(number)
+    assert job.wait(20) == 143
+    assert "drained" in said(stage)
+    assert ("scontrol requeue 7" in said(stage)) == requeued
+
+
+@pytest.mark.parametrize("absent", ["SHAPELAKE_LAKE", "SLURM_GPUS_ON_NODE"])
+def test_without_what_it_needs_nothing_starts(stage, absent):
+    job = started(stage, **{absent: ""})
+    _, complaint = job.communicate(timeout=20)
+    assert job.returncode != 0
+    assert absent in complaint
+    assert not (stage / "said").exists()
