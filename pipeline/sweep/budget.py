@@ -27,6 +27,9 @@ lake across runs, and the last strike quarantines the cell."""
 OF_THE_WHOLE_TASK: frozenset[ErrorClass] = frozenset({"crash", "timeout", "host_oom"})
 """Classes that end a worker with all that it had still to do."""
 
+UNFORESEEN: frozenset[ErrorClass] = frozenset({"error", "crash", "timeout"})
+"""Classes that a defect of the code or the cluster would cause in every task alike."""
+
 ONCE_A_RUN: frozenset[ErrorClass] = frozenset({"error"})
 """Classes that the same code would only repeat: tried again by the next run, not by this one."""
 

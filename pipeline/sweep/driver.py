@@ -6,20 +6,19 @@ import time
 from bisect import insort
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FrameType
 
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell
 from pipeline.sweep import budget
 from pipeline.sweep.backend import Backend
+from pipeline.sweep.circuit import Circuit
 from pipeline.sweep.ledger import Ledger
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.progress import Progress
+from pipeline.sweep.signals import Signals
 from pipeline.sweep.task import Outcome, Task, failed
 
-SAME_ERROR_AT_FIRST = 5
-"""If the first so many tasks all fail with the same unforeseen exception, the code is to blame, not they."""
 HEARTBEAT_S = 10.0
 
 
@@ -68,15 +67,14 @@ class Driver:
         self.rng = random.Random(run_id)
         self.running: dict[str, _Waiting] = {}
         self.to_label: set[str] = set()
-        self.first_errors: list[str] = []
-        self.finished_tasks = 0
+        self.circuit = Circuit()
         self.lake_failures = 0
         self.paused_until = self.beat_at = 0.0
         self.waiting = sorted(self._wait_for(task) for task in self._tasks())
 
     def run(self) -> Report:
         """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
-        with _Signals(self._on_signal):
+        with Signals(self._on_signal):
             drained_at = float("inf")
             while self.running or (self.waiting and not self._stopping):
                 self._submit()
@@ -92,6 +90,8 @@ class Driver:
         for waiting in self.waiting:  # their next try is left to a rerun: no failure yet
             for cell in waiting.task.cells:
                 self.report.failures.pop(cell.id, None)
+        if not self.report.stopped:
+            self._write(self.ledger.condemn)
         self.report.unfinished = len(self.cells) - self.report.committed - len(self.report.failures)
         self._show(last=True)
         return self.report
@@ -113,6 +113,7 @@ class Driver:
                 resources=self.plan.sweep.resources,
                 attempt=1 + max(self.ledger.strikes(c).total() for c in cells),
                 halvings=max(self.ledger.strikes(c)["oom"] for c in cells),
+                shares=1 + max(self.ledger.strikes(c)["host_oom"] for c in cells),
             )
             for cells in by_content.values()
         ]
@@ -142,7 +143,6 @@ class Driver:
 
     def _settle(self, task: Task, outcomes: list[Outcome]) -> None:
         """Count what is committed, record what failed, and queue what deserves another try."""
-        self.finished_tasks += 1
         try:
             outcomes = self._as_the_lake_has_it(outcomes)
             verdicts = [(self.cells[o.cell_id], o, o.ok or self._failed(o, task)) for o in outcomes]
@@ -153,7 +153,9 @@ class Driver:
             self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome)
         if infra := [outcome.message for outcome in outcomes if outcome.error_class == "infra"]:
             self._lake_failed(infra[0])
-        self._break_circuit(outcomes)
+        self.report.stopped = self.report.stopped or self.circuit.settled(task.checkpoint.content, outcomes)
+        if self.circuit.is_closed:
+            self._write(self.ledger.condemn)
         if again := [(cell, outcome) for cell, outcome, more in verdicts if more and not outcome.ok]:
             self._retry(task, again)
 
@@ -205,21 +207,10 @@ class Driver:
                 "cells": tuple(cell for cell, _ in again),
                 "attempt": task.attempt + 1,
                 "halvings": task.halvings + any(outcome.error_class == "oom" for _, outcome in again),
+                "shares": task.shares + any(outcome.error_class == "host_oom" for _, outcome in again),
             }
         )
         insort(self.waiting, self._wait_for(following, max(delays)))
-
-    def _break_circuit(self, outcomes: list[Outcome]) -> None:
-        """Stop the sweep when its first tasks all fail with the same unforeseen exception."""
-        errors = {outcome.message.split(":")[0] for outcome in outcomes if outcome.error_class == "error"}
-        if len(errors) != 1 or any(outcome.ok for outcome in outcomes):
-            return
-        self.first_errors.append(errors.pop())
-        first = self.first_errors
-        if len(first) == self.finished_tasks == SAME_ERROR_AT_FIRST and len(set(first)) == 1:
-            self.report.stopped = (
-                f"the first {len(first)} tasks all failed with {first[0]}: a defect, not bad checkpoints"
-            )
 
     def _show(self, last: bool = False) -> None:
         self.progress.tick(running=len(self.running), stopping=self._stopping)
@@ -258,20 +249,3 @@ class Driver:
             raise KeyboardInterrupt
         self.report.signal = number
         self.progress.say(f"stopping: {len(self.running)} running tasks finish; what is committed stays in the lake")
-
-
-class _Signals:
-    """Turns SIGTERM and SIGINT into a drain for as long as it is entered. Ray sets its own: enter after ray.init."""
-
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
-
-    def __enter__(self) -> None:
-        self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def __exit__(self, *_: object) -> None:
-        for number, old in self._old.items():
-            signal.signal(number, old)
-
-    def _handle(self, number: int, _: FrameType | None) -> None:
-        self._tell(number)

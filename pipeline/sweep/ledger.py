@@ -10,10 +10,11 @@ from pipeline.sweep.task import Outcome, Task
 
 
 class Ledger:
-    """Counts failures, writes them to the lake, quarantines what is out of tries."""
+    """Counts failures, writes them to the lake, and quarantines what is out of tries."""
 
     def __init__(self, plan: Plan, lake: Lake, run_id: str) -> None:
         self._lake, self._run_id = lake, run_id
+        self._verdicts: list[Tombstone] = []
         self._strikes = {cell.id: budget.of_the_cell(plan.attempts.get(cell.id, Counter())) for cell in plan.todo}
 
     def strikes(self, cell: Cell) -> Counter[str]:
@@ -34,8 +35,18 @@ class Ledger:
         if not budget.spent(error_class, strikes):
             return error_class not in budget.ONCE_A_RUN
         if error_class not in budget.NO_FAULT_OF_THE_CELL:
-            self._lake.quarantine(Tombstone.of(failure))
+            self._verdicts.append(Tombstone.of(failure))
         return False
+
+    def condemn(self) -> None:
+        """Quarantine the cells that are out of tries; not before it is sure that the code is not to blame.
+
+        Raises:
+            LakeError: the lake cannot take the tombstones; those that it has not taken are kept for the next call.
+        """
+        while self._verdicts:
+            self._lake.quarantine(self._verdicts[0])
+            del self._verdicts[0]
 
     def _failure(self, cell: Cell, outcome: Outcome, task: Task) -> Failure:
         return Failure(

@@ -8,6 +8,7 @@ import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from ray.exceptions import (
     RayTaskError,
     TaskCancelledError,
     TaskUnschedulableError,
+    UnserializableException,
     WorkerCrashedError,
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -73,6 +75,11 @@ class RayBackend:
         fits = have.get("GPU", 0) if self._resources.gpus else have.get("CPU", 0) // self._resources.threads
         return max(min(int(fits), self._resources.slots or int(fits)), 1)
 
+    @property
+    def _taken(self) -> int:
+        """Slots."""
+        return sum(min(task.shares, self._slots) for task, _ in self._running.values())
+
     def submit(self, task: Task) -> None:
         if task.checkpoint.remote is None:
             self._ready.append(task)
@@ -102,10 +109,11 @@ class RayBackend:
         return tasks
 
     def _start(self) -> None:
-        """Measure what is ready, as far as there are slots."""
-        while self._ready and len(self._running) < self._slots:
+        """Measure what is ready, as far as there are slots; one that has the memory of two takes two."""
+        while self._ready and self._taken + min(self._ready[0].shares, self._slots) <= self._slots:
             task = self._ready.popleft()
-            ref = self._measure.options(**self._placed(task)).remote(task, self._environment)
+            options = {**self._placed(task), "memory": self._memory(task)}
+            ref = self._measure.options(**options).remote(task, self._environment)
             self._running[ref] = (task, time.monotonic())
 
     def _finished(self, ref: Any) -> Finished | None:
@@ -120,15 +128,20 @@ class RayBackend:
         return None
 
     def _emptiest_node(self) -> str:
-        """Id of the node that can run a task and has the fewest of them."""
+        """Id of the node that can run a task and has the fewest of them; empty while there is none."""
         under_way = [*self._fetching.values(), *self._ready, *(task for task, _ in self._running.values())]
         load = Counter(self._nodes.get(task.checkpoint.content) for task in under_way)
-        return min((node["NodeID"] for node in self._fitting_nodes()), key=lambda node: load[node])
+        return min((node["NodeID"] for node in self._fitting_nodes()), key=lambda node: load[node], default="")
 
     def _placed(self, task: Task) -> dict[str, Any]:
         """On the node that has its files; elsewhere, where they are fetched again, if that node has gone."""
         node = self._nodes.get(task.checkpoint.content)
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)} if node else {}
+
+    def _memory(self, task: Task) -> int:
+        """Bytes that Ray sets aside for a task on its node: one share is a slot's, of the smallest node."""
+        nodes = [(node["Resources"].get("memory", 0), self._fit(node)) for node in self._fitting_nodes()]
+        return int(min((memory / slots * min(task.shares, slots) for memory, slots in nodes), default=0))
 
     def close(self) -> None:
         ray.shutdown()
@@ -140,18 +153,25 @@ class RayBackend:
         """
         if self._resources.address == "local":
             return
-        probe: Any = ray.remote(num_cpus=0, max_retries=0)(_missing)
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        asked = [
-            probe.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                sorted(paths)
-            )
-            for node in nodes
-        ]
-        names = [node["NodeManagerHostname"] for node in nodes]
-        lacking = [f"{n} lacks {', '.join(a[:3])}" for n, ref in zip(names, asked, strict=True) if (a := _answer(ref))]
+        answers = self._asked(_missing, sorted(paths))
+        lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
+
+    def _asked(self, question: Callable[[Any], Any], about: Any) -> list[tuple[str, Any]]:
+        """What each node answers, by its host; nodes that go meanwhile are left out.
+
+        Raises: UsageError where one cannot say.
+        """
+        probe: Any = ray.remote(num_cpus=0, max_retries=0)(question)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        on = lambda node: NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)  # noqa: E731
+        asked = [(n["NodeManagerHostname"], probe.options(scheduling_strategy=on(n)).remote(about)) for n in nodes]
+        answers = []
+        for host, ref in asked:
+            with suppress(*NODE_GONE):
+                answers.append((host, _answer(ref)))
+        return answers
 
     def _connect(self) -> None:
         address = self._resources.address
@@ -186,15 +206,22 @@ class RayBackend:
 
     def _fitting_nodes(self) -> list[dict[str, Any]]:
         """Living nodes that could run a task if they were idle."""
+        return [node for node in ray.nodes() if node["Alive"] and self._fit(node)]
+
+    def _fit(self, node: dict[str, Any]) -> int:
+        """Tasks that the node can run at once."""
         want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
-        fits = lambda have: all(have.get(name, 0) >= count for name, count in want.items())  # noqa: E731
-        return [node for node in ray.nodes() if node["Alive"] and fits(node["Resources"])]
+        return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)
 
     def _outcomes(self, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
         try:
             return ray.get(ref)
         except RayTaskError as error:
-            return failed(task, "error", f"{type(error.cause).__name__}: {error.cause}", str(error))
+            stranger = isinstance(error.cause, TaskCancelledError)  # what an interrupt from outside becomes
+            error_class = "preempted" if stranger else "error"
+            return failed(task, error_class, f"{type(error.cause).__name__}: {error.cause}", str(error))
+        except UnserializableException as error:
+            return failed(task, "error", "UnserializableException: an exception that cannot be pickled", str(error))
         except TaskCancelledError:
             return self._timed_out(task)
         except OutOfMemoryError as error:
@@ -202,12 +229,18 @@ class RayBackend:
         except NODE_GONE as error:
             return failed(task, "preempted", _first_line(error))
         except RayError as error:
-            if isinstance(error, WorkerCrashedError) and (_stack(task) or self._overdue(task, elapsed_s)):
+            if isinstance(error, WorkerCrashedError) and (self._stack(task) or self._overdue(task, elapsed_s)):
                 return self._timed_out(task)
             return failed(task, "crash", _first_line(error))
 
     def _timed_out(self, task: Task) -> list[Outcome]:
-        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s", _stack(task))
+        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s", self._stack(task))
+
+    def _stack(self, task: Task) -> str:
+        """What the watchdog has left, on whichever node; empty where it did not end the task."""
+        if self._resources.address == "local":
+            return _left_stack(task)
+        return next((stack for _, stack in self._asked(_left_stack, task) if stack), "")
 
     def _end_overdue(self) -> None:
         """The second line behind the worker's own watchdog; on a cluster a task may wait long before it starts."""
@@ -230,8 +263,8 @@ def _with_environment(work: Work) -> Callable[[Task, dict[str, str]], list[Outco
     return on_a_node
 
 
-def _stack(task: Task) -> str:
-    """What the watchdog left, where this process can see it."""
+def _left_stack(task: Task) -> str:
+    """What the watchdog has left on this node."""
     path = stack_file(task)
     return path.read_text() if path.exists() else ""
 
@@ -249,15 +282,11 @@ def _require_listener(address: str) -> None:
         ) from error
 
 
-def _answer(ref: Any) -> list[str]:
-    """What a node said; nothing of one that has gone since it was asked.
-
-    Raises: UsageError where it cannot say.
-    """
+def _answer(ref: Any) -> Any:
     try:
         return ray.get(ref, timeout=60)
     except NODE_GONE:
-        return []
+        raise
     except RayError as error:
         raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
 

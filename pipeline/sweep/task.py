@@ -34,6 +34,8 @@ class Task(Noun):
     attempt: int = 1
     halvings: int = 0
     """How often the batch was halved after running out of memory."""
+    shares: int = 1
+    """Of how many slots it has the memory: one more each time a node has killed it for its memory."""
 
     @property
     def batch_tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What must hold of a lake after any faults: nothing missing, nothing twice, nothing damaged, nobody condemned wrongly."""
+"""What must hold of a lake after any faults: nothing missing, doubled or damaged, and nobody condemned wrongly."""
 
 from collections import Counter
 from typing import NamedTuple

@@ -43,7 +43,7 @@ def work(task: Task) -> list[Outcome]:
     outcomes = []
     for cell in task.cells:
         with watchdog(task), _seen(Path(task.checkpoint.path)):
-            time.sleep(random.uniform(0.02, 0.2))  # noqa: NPY002  no number depends on it
+            time.sleep(random.uniform(0.02, 0.2))
             outcomes += stub.work(task.model_copy(update={"cells": (cell,)}))
     return outcomes
 

@@ -4,9 +4,12 @@ A stub checkpoint is a folder with a config, a few weight bytes and, where it sh
 CLASS fails every time, CLASS:N the first N times. What was tried is written down beside it.
 """
 
+import faulthandler
 import json
 import os
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -67,11 +70,36 @@ def tries(root: Path, step: int) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+class TwoArguments(Exception):
+    """What pickle cannot bring back."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+DEATHS = {
+    "crash": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
+    "segv": faulthandler._sigsegv,
+    "abort": os.abort,
+    "exit": lambda: sys.exit(3),
+    "_exit": lambda: os._exit(3),
+    "raise": lambda: _raise(RuntimeError("a worker must never raise, yet this one does")),
+    "two": lambda: _raise(TwoArguments("one", "two")),
+    "interrupt": lambda: _raise(KeyboardInterrupt()),
+}
+"""Ways of a worker to end that `worker.work` does not turn into outcomes."""
+
+
 def _misbehave(name: str, task: Task) -> list[Outcome]:
-    if name == "crash":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if name == "raise":
-        raise RuntimeError("a worker must never raise, yet this one does")
+    if name in DEATHS:
+        DEATHS[name]()
+    if name == "unpicklable":
+        return [threading.Lock()]  # type: ignore[list-item]
     if name == "hang":
         time.sleep(60)
     if name == "sigterm":

@@ -1,0 +1,52 @@
+"""Plan and run a stub sweep, inline or on a scripted backend."""
+
+import os
+import signal
+from pathlib import Path
+
+from pipeline.sweep.driver import Driver
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.progress import Progress
+from pipeline.sweep.run import run
+from pipeline.sweep.task import Task
+from tests.sweep import stub
+
+
+def go(root: Path, lake, work=stub.work, retry: bool = False, **changes):
+    """Plan and run the stub sweep over `root`; returns the plan and the report."""
+    plan = make_plan(stub.sweep(root, **changes), lake, retry)
+    return plan, run(plan, lake, "inline", work)
+
+
+def refuse(task):
+    raise AssertionError("nothing should have been submitted")
+
+
+class Scripted:
+    """A backend of four slots that finishes one task per call, or none; it remembers who ran beside whom."""
+
+    capacity = 4
+
+    def __init__(self, work=None) -> None:
+        self.work, self.queue, self.together = work, [], []
+
+    def submit(self, task: Task) -> None:
+        self.queue.append(task)
+        self.together.append({t.checkpoint.step for t in self.queue})
+
+    def wait(self, timeout_s: float):
+        if self.work is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return []
+        return [(task, self.work(task)) for task in [self.queue.pop(0)]] if self.queue else []
+
+    def withdraw(self) -> list[Task]:
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+def drive(root: Path, lake, backend: Scripted, **changes):
+    plan = make_plan(stub.sweep(root, **changes), lake)
+    return Driver(plan, lake, backend, "run", Progress(len(plan.todo))).run()

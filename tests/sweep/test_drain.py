@@ -1,0 +1,39 @@
+"""SIGTERM: what runs finishes, what waits is left to a rerun."""
+
+import os
+import signal
+import time
+
+from pipeline.sweep.task import Outcome, Task, failed
+from tests.sweep import stub
+from tests.sweep.runs import Scripted, drive, go
+
+
+def test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143(tmp_path, lake):
+    steps = list(range(6))
+    root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "sigterm"))
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed, report.unfinished) == (143, 1, 5)
+    for step in steps:
+        (root / f"step{step}" / "fault").unlink()
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed) == (0, 5)
+
+
+def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", list(range(6)))
+    started = time.monotonic()
+    report = drive(root, lake, Scripted(), drain_s=0.3)
+    assert 0.3 <= time.monotonic() - started < 5
+    assert (report.exit_code, report.committed, report.unfinished) == (143, 0, 6)
+
+
+def test_a_retry_that_a_drain_cuts_off_is_left_to_a_rerun_not_a_failure(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0])
+
+    def work(task: Task) -> list[Outcome]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return failed(task, "preempted", "NodeDiedError: made for the test")
+
+    _, report = go(root, lake, work)
+    assert (report.exit_code, report.unfinished, report.failures) == (143, 1, {})

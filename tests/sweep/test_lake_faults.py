@@ -1,0 +1,51 @@
+"""A lake that refuses a write, for a moment or for good."""
+
+import pytest
+
+from pipeline.errors import LakeError
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from tests.sweep import stub
+from tests.sweep.runs import go
+
+
+def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1, 2], faults=dict.fromkeys([0, 1, 2], "infra"))
+    _, report = go(root, lake)
+    assert report.exit_code == 1
+    assert "cannot be written" in report.stopped
+    assert lake.quarantined() == set()
+    assert lake.attempts() == {}
+
+
+def test_one_lake_error_of_a_task_of_many_cells_counts_once(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0], faults={0: "infra:1"})
+    _, report = go(root, lake, n_corpora=4)
+    assert (report.exit_code, report.committed) == (0, 4)
+
+
+def test_a_heartbeat_that_fails_is_said_and_the_run_goes_on(tmp_path, lake, monkeypatch, capsys):
+    def full(*_: object) -> None:
+        raise LakeError("lake", "no space left", "Make room")
+
+    monkeypatch.setattr(lake, "heartbeat", full)
+    _, report = go(stub.history(tmp_path / "runs", [0, 1]), lake)
+    assert (report.exit_code, report.committed) == (0, 2)
+    assert "no space left" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["committed", "record_attempt"])
+def test_one_hiccup_of_the_lake_loses_no_retry(tmp_path, lake, monkeypatch, broken):
+    root = stub.history(tmp_path / "runs", [0, 1], faults={0: "transient:1"})
+    plan = make_plan(stub.sweep(root, 3), lake)
+    right, calls = getattr(lake, broken), []
+
+    def hiccup(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise LakeError("lake", "stale file handle", "Look at the mount")
+        return right(*arguments)
+
+    monkeypatch.setattr(lake, broken, hiccup)
+    report = run(plan, lake, "inline", stub.work)
+    assert (report.exit_code, report.committed, report.stopped) == (0, 6, "")
