@@ -1,7 +1,62 @@
 """When the first checkpoints all end alike, the run stops and condemns nobody."""
 
+import pytest
+
+from pipeline.sweep.circuit import Circuit
+from pipeline.sweep.task import ErrorClass, Outcome
 from tests.sweep import stub
 from tests.sweep.runs import go
+
+WELL = Outcome(cell_id="c")
+
+
+def ill(error_class: ErrorClass = "error", message: str = "KeyError: 'x'") -> Outcome:
+    return Outcome(cell_id="c", error_class=error_class, message=message)
+
+
+def stopped(*ends: Outcome) -> int:
+    """After how many checkpoints the circuit breaks; 0 if it does not."""
+    circuit = Circuit()
+    said = [circuit.settled(str(index), [end]) for index, end in enumerate(ends)]
+    return next((index + 1 for index, reason in enumerate(said) if reason), 0)
+
+
+@pytest.mark.parametrize(
+    ("ends", "at"),
+    [
+        ([ill()] * 5, 5),
+        ([ill(message=f"KeyError: '{i}'") for i in range(5)], 5),
+        ([ill("crash", "WorkerCrashedError: died")] * 5, 5),
+        ([ill("timeout", "no end after 9 s")] * 5, 5),
+        ([*[ill()] * 4, WELL, *[ill()] * 6], 0),
+        ([*[ill()] * 4, ill(message="TypeError: y")], 0),
+        ([ill("permanent")] * 25, 0),
+        ([ill("oom")] * 25, 0),
+        ([WELL, ill()] * 9 + [ill()] * 2, 20),
+        ([WELL, ill()] * 10, 0),
+        ([WELL] * 20 + [ill()] * 50, 0),
+    ],
+)
+def test_it_takes_five_of_five_or_more_than_half_of_twenty_that_fail_alike(ends, at):
+    assert stopped(*ends) == at
+
+
+def test_one_checkpoint_that_fails_five_times_is_one():
+    circuit = Circuit()
+    assert not any(circuit.settled("same", [ill("crash")]) for _ in range(20))
+
+
+def test_the_last_try_of_a_checkpoint_counts():
+    circuit = Circuit()
+    for content in "abcd":
+        circuit.settled(content, [ill("crash")])
+    circuit.settled("a", [WELL])
+    assert not circuit.settled("e", [ill("crash")])
+
+
+def test_a_task_of_which_any_cell_was_measured_counts_as_well():
+    circuit = Circuit()
+    assert not any(circuit.settled(str(i), [WELL, ill()]) for i in range(5))
 
 
 def test_the_circuit_breaker_stops_a_sweep_whose_first_tasks_all_fail_alike(tmp_path, lake):
@@ -12,3 +67,16 @@ def test_the_circuit_breaker_stops_a_sweep_whose_first_tasks_all_fail_alike(tmp_
     assert "defect" in report.stopped
     assert sum(len(stub.tries(root, step)) for step in steps) == 5
     assert lake.quarantined() == set()
+
+
+def test_a_defect_condemns_nobody_however_often_it_is_run_and_all_goes_on_when_it_is_mended(tmp_path, lake):
+    steps = list(range(5))
+    root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "error"))
+    for _ in range(4):
+        _, report = go(root, lake)
+        assert "5 of the first 5" in report.stopped
+    assert (len(lake.attempts()), lake.quarantined()) == (5, set())
+    for step in steps:
+        (root / f"step{step}" / "fault").unlink()
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed) == (0, 5)

@@ -1,10 +1,16 @@
 """A lake that refuses a write, for a moment or for good."""
 
+import errno
+import os
+
 import pytest
 
 from pipeline.errors import LakeError
+from pipeline.lake.verify import verify
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
+from pipeline.sweep.task import Outcome, Task, failed
+from pipeline.sweep.worker import classify, describe
 from tests.sweep import stub
 from tests.sweep.runs import go
 
@@ -49,3 +55,29 @@ def test_one_hiccup_of_the_lake_loses_no_retry(tmp_path, lake, monkeypatch, brok
     monkeypatch.setattr(lake, broken, hiccup)
     report = run(plan, lake, "inline", stub.work)
     assert (report.exit_code, report.committed, report.stopped) == (0, 6, "")
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest(tmp_path, lake, monkeypatch):
+    """Three tries, none of them counted against a cell."""
+    root = stub.history(tmp_path / "runs", [0, 1, 2, 3])
+    tried: list[str] = []
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def work(task: Task) -> list[Outcome]:
+        tried.append(task.checkpoint.label)
+        if len(tried) == 2:
+            monkeypatch.setattr(os, "fsync", full)
+        try:
+            return stub.work(task)
+        except LakeError as error:
+            return failed(task, classify(error), describe(error))
+
+    _, report = go(root, lake, work)
+    assert (report.exit_code, report.committed, len(tried)) == (1, 1, 4)
+    assert "No space left on device" in report.stopped
+    assert (verify(lake), lake.store.list("_staging"), lake.attempts()) == ([], [], {})
+    monkeypatch.undo()
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed) == (0, 3)

@@ -1,0 +1,158 @@
+"""A long sweep stays flat: what the driver, the scratch and Ray take after 200 cells they take at the end.
+
+Tiny checkpoints of a Hub on this machine are fetched, "measured" and committed through local Ray; in the middle the
+driver is killed and started again. Example: python -m tests.chaos.flat --cells 5000
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.catalog.fetch import fetched
+from pipeline.lake import Lake
+from pipeline.spec import Corpus, Hub, Resources, Sweep
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from pipeline.sweep.task import Outcome, Task
+from tests.chaos.cluster import ROOT, environment
+from tests.hub.fake import FakeHub
+from tests.sweep import stub
+
+CORPORA = 25
+WARM = 200
+"""Cells after which the first figures are taken."""
+SLACK = 1.1
+WEIGHTS = 2**16
+
+
+class Figures(NamedTuple):
+    """What a sweep takes at one moment."""
+
+    rss_mb: float
+    """Of the driver."""
+    files: int
+    """That the driver has open."""
+    scratch_mb: float
+    ray_mb: float
+    """In Ray's temporary folder: its logs."""
+
+    @classmethod
+    def of(cls, pid: int, folder: Path) -> "Figures":
+        status = Path(f"/proc/{pid}/status").read_text().split()
+        return cls(
+            rss_mb=int(status[status.index("VmRSS:") + 1]) / 1024,
+            files=len(os.listdir(f"/proc/{pid}/fd")),
+            scratch_mb=_size(folder / "scratch") / 2**20,
+            ray_mb=_size(folder / "ray") / 2**20,
+        )
+
+
+def main() -> int:
+    """0 if nothing has grown by more than a tenth."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.flat", description=__doc__)
+    parser.add_argument("--cells", type=int, default=5000)
+    parser.add_argument("--gpus", type=int, default=0, help="simulated: with them each task has a process of its own")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="flat-"))
+    (folder / "ray").mkdir()
+    with FakeHub() as hub:
+        os.environ.update(environment(folder) | hub.environment(folder))
+        (folder / "sweep.json").write_text(_sweep(folder, hub, options.cells, options.gpus).model_dump_json())
+        first = _attend(folder, range(WARM, options.cells // 2, options.cells // 10), kill=True)
+        second = _attend(folder, range(options.cells // 2 + WARM, options.cells, options.cells // 10), kill=False)
+    done = len(Lake(folder / "lake").committed())
+    for at, figures in [*first, *second]:
+        print(f"{at:6d} cells: " + ", ".join(f"{name} {value:.4g}" for name, value in figures._asdict().items()))
+    grown = [
+        name
+        for name, start, end in zip(Figures._fields, first[0][1], second[-1][1], strict=True)
+        if end > SLACK * start + 1
+    ]
+    print(f"{'grown: ' + ', '.join(grown) if grown else 'flat'}; {done} of {options.cells} cells; {folder}")
+    if not grown:
+        shutil.rmtree(folder)
+    return bool(grown) or done != options.cells
+
+
+def _sweep(folder: Path, hub: FakeHub, cells: int, gpus: int) -> Sweep:
+    repo = hub.repo("org/tiny")
+    for step in range(cells // CORPORA):
+        weights = f"weights {step}".encode().ljust(WEIGHTS, b".")
+        config = json.dumps(stub.CONFIG).encode()
+        repo.commit({"config.json": config, "model.safetensors": weights, "tokenizer.json": b"{}"}, f"step{step}")
+    return Sweep(
+        name="flat",
+        checkpoints=(Hub(hub=repo.id),),
+        corpora=tuple(_texts(folder)),
+        recipe="quick@1",  # type: ignore[arg-type]
+        resources=Resources(cpus=2, slots=2, gpus=gpus),
+    )
+
+
+def _texts(folder: Path) -> Iterator[Corpus]:
+    for index in range(CORPORA):
+        path = folder / f"text{index}.txt"
+        path.write_text(f"text {index}")
+        yield Corpus(kind="text", path=str(path))
+
+
+def _attend(folder: Path, at: range, kill: bool) -> list[tuple[int, Figures]]:
+    """Run a driver; its figures when so many cells are committed, and its end."""
+    with (folder / "driver.log").open("a") as log:
+        words = [sys.executable, "-m", "tests.chaos.flat", "--drive", str(folder)]
+        driver = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
+        try:
+            found = [_when(folder, driver, cells) for cells in at]
+            if not kill:
+                driver.wait()
+        finally:
+            driver.kill()
+            driver.wait()
+    return found
+
+
+def _when(folder: Path, driver: "subprocess.Popen[bytes]", cells: int) -> tuple[int, Figures]:
+    """The driver's figures once so many cells are committed."""
+    lake = Lake(folder / "lake")
+    while (done := len(lake.committed())) < cells:
+        if driver.poll() is not None:
+            raise RuntimeError(f"the driver ended at {done} cells, see {folder}")
+        time.sleep(0.5)
+    return done, Figures.of(driver.pid, folder)
+
+
+def _drive(folder: Path) -> int:
+    sweep = Sweep.model_validate_json((folder / "sweep.json").read_text())
+    lake = Lake(folder / "lake")
+    return run(make_plan(sweep, lake), lake, "ray", work).exit_code
+
+
+def work(task: Task) -> list[Outcome]:
+    """Everything but the measuring."""
+    with fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
+        assert (Path(checkpoint.path) / "model.safetensors").stat().st_size == WEIGHTS
+        return [stub.commit(task, cell) for cell in task.cells]
+
+
+def _size(folder: Path) -> int:
+    """Bytes below it, whatever comes and goes meanwhile."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            path = Path(base, name)
+            total += path.lstat().st_size if path.exists() else 0
+    return total
+
+
+if __name__ == "__main__":
+    from tests.chaos import flat  # so that workers find `work` by its module's name
+
+    sys.exit(flat._drive(Path(sys.argv[2])) if sys.argv[1:2] == ["--drive"] else flat.main())

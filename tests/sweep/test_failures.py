@@ -1,0 +1,83 @@
+"""What can go wrong, and the test that shows what happens then.
+
+| fault | test |
+|---|---|
+| a checkpoint that is bad, absent, corrupt or not finite | test_bad_input::test_bad_checkpoints_are_listed_with_cause_and_command_and_the_others_finish |
+| a Hub that is busy, slow or gone | hub/test_fetch::test_a_busy_hub_delays_a_download |
+| a Hub that stays so: tried again later | sweep/test_budgets::test_transient_failures_are_retried_and_written_down |
+| the device out of memory: half the batch, three times | sweep/test_budgets::test_running_out_of_memory_halves_the_batch_until_the_budget_is_spent |
+| the node out of memory: another slot's memory, then quarantine | sweep/test_ray_backend::test_a_task_killed_for_its_memory_gets_that_of_another_slot |
+| a worker that dies: five strikes, the last alone | sweep/test_budgets::test_the_last_try_before_quarantine_runs_alone |
+| a worker that dies, in every way there is | sweep/test_ray::test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish |
+| a task that is stuck: its stack is kept | sweep/test_ray::test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish |
+| a node that is lost: not counted | sweep/test_budgets::test_each_class_has_its_budget |
+| a node that is lost, of a real cluster | chaos/test_chaos::test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly |
+| an attempt given up for lost that finishes late | sweep/test_failures::test_an_attempt_that_was_given_up_may_finish_late |
+| the driver killed | sweep/test_resume::test_a_killed_driver_loses_nothing_and_repeats_nothing |
+| the head lost | chaos/test_chaos::test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly |
+| SIGTERM | sweep/test_drain::test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143 |
+| no node fits | sweep/test_ray_backend::test_what_no_node_can_run_is_refused_with_what_the_nodes_have |
+| the lake's disk full | sweep/test_lake_faults::test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest |
+| a write of the lake refused once | sweep/test_lake_faults::test_one_hiccup_of_the_lake_loses_no_retry |
+| the scratch disk full | hub/test_fetch::test_a_full_disk_is_a_failure_that_may_pass |
+| the scratch disk small | hub/test_end_to_end::test_a_disk_for_one_checkpoint_is_enough_for_all |
+| a defect that fails every task | sweep/test_circuit::test_a_defect_condemns_nobody_however_often_it_is_run_and_all_goes_on_when_it_is_mended |
+| a schema or an algorithm that changed | lake/test_reader::test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_back |
+| a branch that moved | hub/test_reruns::test_an_upload_over_an_old_label_runs_once_and_the_old_rows_stay |
+| a branch that moves between plan and fetch | hub/test_fetch::test_a_branch_that_moves_after_planning_changes_nothing |
+| two drivers on one lake | sweep/test_failures::test_two_drivers_on_one_lake_write_each_cell_once |
+"""  # noqa: E501
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.lake import open as open_lake
+from pipeline.sweep.task import Outcome, Task, failed
+from tests.sweep import stub
+from tests.sweep.runs import go, refuse
+
+TESTS = Path(__file__).resolve().parent.parent
+ROWS = re.findall(r"^\| (.+) \| (\S+)::(\S+) \|$", __doc__ or "", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("file", "test"), {row[1:] for row in ROWS})
+def test_the_table_names_tests_that_are_there(file, test):
+    assert f"def {test}(" in (TESTS / f"{file}.py").read_text()
+
+
+def test_an_attempt_that_was_given_up_may_finish_late(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0])
+    lost: list[Task] = []
+
+    def work(task: Task) -> list[Outcome]:
+        if not lost:
+            lost.append(task)
+            return failed(task, "preempted", "NodeDiedError: made for the test")
+        return stub.work(task)
+
+    plan, report = go(root, lake, work)
+    assert (report.exit_code, report.committed) == (0, 1)
+    (key,) = lake.cells().values()
+    before = lake.store.get(key)
+    assert stub.work(lost[0]) == [Outcome(cell_id=plan.cells[0].id, rows=stub.LAYERS)]
+    assert (lake.store.get(key), list(lake.cells().values())) == (before, [key])
+    go(root, lake, refuse)
+
+
+def test_two_drivers_on_one_lake_write_each_cell_once(tmp_path, lake):
+    """The second runs from start to end while the first is at its first task."""
+    root = stub.history(tmp_path / "runs", [0, 1, 2])
+    seconds = []
+
+    def work(task: Task) -> list[Outcome]:
+        if not seconds:
+            seconds.append(go(root, lake, n_corpora=2)[1])
+        return stub.work(task)
+
+    _, first = go(root, lake, work, n_corpora=2)
+    assert (first.exit_code, seconds[0].exit_code) == (0, 0)
+    assert (first.committed, seconds[0].committed, len(lake.cells())) == (6, 6, 6)
+    rows = open_lake(lake.uri).sql("select count(*), count(distinct (cell_id, layer)) from layers").fetchall()
+    assert rows == [(6 * stub.LAYERS, 6 * stub.LAYERS)]

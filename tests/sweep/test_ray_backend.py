@@ -1,0 +1,121 @@
+"""The Ray backend's own decisions, on a Ray that only takes notes."""
+
+from types import SimpleNamespace
+
+import pytest
+from ray import exceptions
+
+from pipeline.errors import UsageError
+from pipeline.spec import Resources
+from pipeline.sweep import ray_backend
+from pipeline.sweep.backend import Stages
+from pipeline.sweep.ray_backend import RayBackend
+from pipeline.sweep.task import Task
+from tests.lake import made
+
+GIB = 2**30
+
+
+class Notes:
+    """Ray's functions that the backend calls; nothing ever finishes."""
+
+    def __init__(self, *nodes: dict[str, float]) -> None:
+        self.living = [
+            {"NodeID": str(index), "Alive": True, "NodeManagerHostname": f"n{index}", "Resources": node}
+            for index, node in enumerate(nodes)
+        ]
+        self.submitted: list[dict[str, object]] = []
+        self.answer: object = []
+
+    def remote(self, **_: object):
+        return lambda body: SimpleNamespace(options=lambda **options: self._with(options))
+
+    def _with(self, options: dict[str, object]):
+        return SimpleNamespace(remote=lambda *_: self.submitted.append(options) or object())
+
+    def nodes(self):
+        return self.living
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {name: sum(n["Resources"].get(name, 0) for n in self.living) for name in ("CPU", "GPU")}
+
+    def get(self, ref: object, timeout: float = 0):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    def init(self, *_: object, **__: object) -> None: ...
+
+
+def backend(monkeypatch: pytest.MonkeyPatch, notes: Notes, **resources: object) -> RayBackend:
+    for name in ("remote", "nodes", "cluster_resources", "get", "init"):
+        monkeypatch.setattr(ray_backend.ray, name, getattr(notes, name))
+    stages = Stages(lambda task: [], lambda task: [], lambda task: None)
+    return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}))
+
+
+def task(step: int = 0, **changes: object) -> Task:
+    checkpoint = made.checkpoint(step)
+    fields = {"lake": "lake", "run_id": "run", "checkpoint": checkpoint, "cells": (), "resources": Resources(cpus=1)}
+    return Task.model_construct(**{**fields, **changes})
+
+
+def test_what_no_node_can_run_is_refused_with_what_the_nodes_have(monkeypatch):
+    with pytest.raises(UsageError, match=r"no node has that much.*2 CPUs and 0 GPUs, 8 CPUs and 1 GPUs"):
+        backend(monkeypatch, Notes({"CPU": 2}, {"CPU": 8, "GPU": 1}), cpus=16, slots=1, address="auto")
+
+
+def test_every_task_has_its_slots_share_of_the_smallest_nodes_memory(monkeypatch):
+    notes = Notes({"CPU": 4, "memory": 8 * GIB}, {"CPU": 4, "memory": 16 * GIB}, {"CPU": 0, "memory": GIB})
+    opened = backend(monkeypatch, notes)
+    for step in range(4):
+        opened.submit(task(step))
+    assert [options["memory"] for options in notes.submitted] == [2 * GIB] * 4
+
+
+def test_a_task_killed_for_its_memory_gets_that_of_another_slot(monkeypatch):
+    notes = Notes({"CPU": 4, "memory": 8 * GIB})
+    opened = backend(monkeypatch, notes)
+    for step in range(4):
+        opened.submit(task(step, shares=2 if step == 0 else 1))
+    assert [options["memory"] for options in notes.submitted] == [4 * GIB, 2 * GIB, 2 * GIB], "the fourth waits"
+
+
+def test_one_slot_has_all_the_memory_there_is(monkeypatch):
+    notes = Notes({"CPU": 4, "memory": 8 * GIB})
+    backend(monkeypatch, notes, slots=1).submit(task(shares=2))
+    assert [options["memory"] for options in notes.submitted] == [8 * GIB]
+
+
+def test_while_every_node_is_lost_a_task_waits_for_another(monkeypatch):
+    notes = Notes({"CPU": 4, "memory": 8 * GIB})
+    opened = backend(monkeypatch, notes)
+    notes.living.clear()
+    opened.submit(task())
+    assert [options["memory"] for options in notes.submitted] == [0]
+    assert opened._emptiest_node() == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "error_class"),
+    [
+        (exceptions.OutOfMemoryError("killed: 23 of 24 GB used, top 10 processes"), "host_oom"),
+        (exceptions.WorkerCrashedError(), "crash"),
+        (exceptions.NodeDiedError("gone"), "preempted"),
+        (exceptions.ObjectLostError("ref", None, "stack"), "preempted"),
+        (exceptions.TaskUnschedulableError("gone"), "preempted"),
+        (exceptions.TaskCancelledError(), "timeout"),
+        (exceptions.UnserializableException("two arguments"), "error"),
+        (exceptions.RayTaskError("f", "trace", TypeError("cannot pickle"), "f"), "error"),
+        (exceptions.RayTaskError("f", "trace", exceptions.TaskCancelledError(), "f"), "preempted"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_what_ray_says_of_a_task_has_a_class(monkeypatch, error, error_class):
+    notes = Notes({"CPU": 4})
+    opened = backend(monkeypatch, notes)
+    lost = Task.model_construct(**{**dict(task()), "cells": (SimpleNamespace(id="c"),)})
+    notes.answer = error
+    (outcome,) = opened._outcomes("ref", lost, 0.0)
+    assert outcome.error_class == error_class
+    assert outcome.message
