@@ -35,8 +35,12 @@ FLAGS: dict[str, Flag] = {
     "constant_layer": Flag(
         "the tokens do not differ", ("anisotropy", "spectrum", "linearity"), ("top_dims", "top_dims_share")
     ),
-    "too_few_ordinary_tokens": Flag("tokens that are no sinks: fewer than two, or equal", (), ("anisotropy_no_sink",)),
-    "constant_without_a_group": Flag("without one group the tokens do not differ", (), ("anisotropy_se",)),
+    "too_few_ordinary_tokens": Flag(
+        "tokens that are no sinks: fewer than two, or equal", (), ("anisotropy_no_sink", "anisotropy_no_sink_se")
+    ),
+    "constant_without_a_group": Flag(
+        "without one group the tokens do not differ", (), ("anisotropy_se", "anisotropy_no_sink_se")
+    ),
     "alpha_range": Flag(
         "too few eigenvalues above the floor for a fit", (), ("alpha", "alpha_r2", "alpha_lo", "alpha_hi")
     ),

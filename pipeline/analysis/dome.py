@@ -22,7 +22,6 @@ def dome(lake: Lakelike) -> pl.DataFrame:
     Columns: keys of a history, `revision`, `step`, `verdict` (dome, valley, rising, falling, flat, too_few, no_errors),
     `height` above the higher end with its 95 % interval, `peak` and its `depth` with the range of those that may be it,
     the same without sink tokens (`no_sink_*`), `rows` and `because`.
-    Bias: `anisotropy_no_sink` has no error of its own, see `no_sink_se`.
     """
     return _domes(newest(rows(lake)))
 
@@ -82,19 +81,8 @@ def matched(lake: Lakelike) -> pl.DataFrame:
     return because(pairs.select(kept), _of_match)
 
 
-def no_sink_se() -> pl.Expr:
-    """A stand-in for the error of `anisotropy_no_sink`, which the lake does not have.
-
-    The error of `anisotropy` carried over as an equal error of log A / (1 - A), and never less than it.
-    Bias: unknown where sinks and other tokens differ in how much their contexts differ.
-    """
-    odds = {name: pl.col(name) * (1 - pl.col(name)) for name in ("anisotropy", "anisotropy_no_sink")}
-    ratio = pl.when(odds["anisotropy"] > 0).then(odds["anisotropy_no_sink"] / odds["anisotropy"])
-    return pl.col("anisotropy_se") * pl.max_horizontal(ratio, pl.lit(1.0))
-
-
 def _domes(frame: pl.DataFrame) -> pl.DataFrame:
-    by, frame = (*KEYS, *LABEL), blocks(frame).with_columns(anisotropy_no_sink_se=no_sink_se())
+    by, frame = (*KEYS, *LABEL), blocks(frame)
     shapes, bare = (
         curves(frame, by, "depth", name, f"{name}_se", WORDS, ends=True)
         for name in ("anisotropy", "anisotropy_no_sink")

@@ -34,7 +34,16 @@ NEEDED = (
     *("config_digest", "tokenizer_digest", "duplicate_of", "superseded", "n_params", "d_model", "context_tokens"),
     *("layer", "depth", "state", "n_tokens", "n_sink_tokens", "n_points", "n_duplicates", "n_near_duplicates"),
     *("n_nonfinite", "n_unresolved", "same_context_share", "noise_ratio", "anisotropy", "anisotropy_se"),
-    *("anisotropy_no_sink", "sink_variance_share", "total_variance", "id_authors", "id_twonn", "id_twonn_se", "id_mle"),
+    *(
+        "anisotropy_no_sink",
+        "anisotropy_no_sink_se",
+        "sink_variance_share",
+        "total_variance",
+        "id_authors",
+        "id_twonn",
+        "id_twonn_se",
+        "id_mle",
+    ),
     *("id_mle_se", "id_mle_c50", "id_mle_c50_se", "id_mle_c90", "id_mle_c90_se", "id_gride_k", "id_gride"),
     *("id_gride_se", "id_ks", "loss", "loss_se", "status", "flags"),
 )
@@ -48,18 +57,21 @@ def rows(lake: Lakelike) -> pl.DataFrame:
     """The columns that findings rest on, with `groups` and `audit`; a frame as it is.
 
     `groups`: what the recipe's errors are taken over, null where the lake has no record of it. `audit`: what an audit
-    said of the checkpoint, null without one. Texts of different content under one corpus name are told apart by the
-    head of their digest.
+    said of the checkpoint, null without one. Texts of one corpus name are `told_apart`.
     """
     if isinstance(lake, pl.DataFrame):
         return lake
     names = ", ".join(f'"{name}"' for name in NEEDED)
     frame = lake.frame(f"SELECT {names} FROM layers").join(_groups(lake.uri), on="recipe", how="left")
     frame = frame.join(_audits(lake), on=AUDITED, how="left")
+    return told_apart(frame).sort(*KEYS, "step", "revision", "layer", "cell_id")
+
+
+def told_apart(frame: pl.DataFrame) -> pl.DataFrame:
+    """Texts of different content under one corpus name get the head of their digest into it."""
     several = pl.col("corpus_sha256").n_unique().over("corpus") > 1
-    told_apart = pl.concat_str("corpus", pl.lit("#"), pl.col("corpus_sha256").fill_null("none").str.head(8))
-    frame = frame.with_columns(corpus=pl.when(several).then(told_apart).otherwise("corpus"))
-    return frame.sort(*KEYS, "step", "revision", "layer", "cell_id")
+    named = pl.concat_str("corpus", pl.lit("#"), pl.col("corpus_sha256").fill_null("none").str.head(8))
+    return frame.with_columns(corpus=pl.when(several).then(named).otherwise("corpus"))
 
 
 def _groups(uri: str | Path) -> pl.DataFrame:

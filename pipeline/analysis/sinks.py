@@ -8,7 +8,6 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.dome import no_sink_se
 from pipeline.analysis.rows import KEYS, LABEL, Lakelike, because, blocks, interval, newest, rows
 from pipeline.analysis.student import quantile
 
@@ -26,8 +25,7 @@ def sinks(lake: Lakelike) -> pl.DataFrame:
     no_errors, unknown), `anisotropy` and `anisotropy_no_sink` (means over blocks of depth 0.25 to 0.75), `left` (their
     ratio) with its 95 % interval by Student's t, `at_256` (anisotropy if contexts had 256 tokens), `context_tokens`,
     `rows`, `because`.
-    Bias: errors of blocks and of both numbers are taken as one, which overstates that of the ratio; that of
-    `anisotropy_no_sink` is a stand-in, see `dome.no_sink_se`.
+    Bias: errors of blocks and of both numbers are taken as one, which overstates that of the ratio.
     """
     return _of_models(newest(rows(lake)))
 
@@ -64,21 +62,18 @@ def _at_length(context_tokens: int) -> pl.Expr:
 
 def _of_models(frame: pl.DataFrame) -> pl.DataFrame:
     middle = blocks(frame).filter(pl.col("depth").is_between(*MIDDLE))
-    middle = middle.with_columns(at_256=_at_length(CONTEXT_TOKENS), _no_sink_se=no_sink_se())
+    middle = middle.with_columns(at_256=_at_length(CONTEXT_TOKENS))
     by = [*KEYS, *LABEL]
     names = ["anisotropy", "anisotropy_no_sink", "at_256"]
+    errors = ["anisotropy_se", "anisotropy_no_sink_se"]
     found = middle.group_by(by, maintain_order=True).agg(
-        *(pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean()) for name in names),
-        *(
-            pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean())
-            for name in ("anisotropy_se", "_no_sink_se")
-        ),
+        *(pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean()) for name in [*names, *errors]),
         pl.col("context_tokens").first(),
         (pl.col("groups").min() - 1).alias("_df"),
         pl.len().alias("rows"),
     )
     left = pl.col("anisotropy_no_sink") / pl.col("anisotropy")
-    relative = pl.col("_no_sink_se") / pl.col("anisotropy_no_sink") + pl.col("anisotropy_se") / pl.col("anisotropy")
+    relative = pl.sum_horizontal(*(pl.col(se) / pl.col(se.removesuffix("_se")) for se in errors), ignore_nulls=False)
     t = pl.col("_df").replace_strict({df: quantile(df) for df in found["_df"].unique() if df}, default=None)
     found = found.with_columns(left=left, _half=left * relative * t.cast(pl.Float64))
     found = found.with_columns(left_low=pl.col("left") - pl.col("_half"), left_high=pl.col("left") + pl.col("_half"))
@@ -99,6 +94,6 @@ def _sentence(row: dict[str, Any]) -> str:
         return "Anisotropy is not known with and without sink tokens in every middle block."
     at = "unknown" if row["at_256"] is None else f"{row['at_256']:.3f}"
     return (
-        f"Of the middle blocks' anisotropy of {row['anisotropy']:.3f} {interval(row, 'left', '.0%')} is left without "
-        f"sink tokens; on contexts of {CONTEXT_TOKENS} tokens instead of {row['context_tokens']} it would be {at}."
+        f"Without sink tokens {interval(row, 'left', '.0%')} of the middle blocks' anisotropy of "
+        f"{row['anisotropy']:.3f} is left; on contexts of {CONTEXT_TOKENS} tokens instead of {row['context_tokens']} it would be {at}."
     )

@@ -22,8 +22,8 @@ class LayerMoments:
     """In which the rows arrived."""
     groups: list[Moments]
     """Of all tokens, per group of contexts."""
-    ordinary: Moments
-    """Of the tokens that are no sinks, all groups."""
+    ordinary: list[Moments]
+    """Likewise of the tokens that are no sinks."""
     sinks: Sums
     """Of the tokens that open their context or whose norm exceeds `sink_multiple` pilot medians, all groups."""
     norms: "Norms"
@@ -109,7 +109,8 @@ class Accumulator:
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self._directions = torch.zeros_like(self._shift)
         self._groups = [Moments.about(self._shift) for _ in range(n_groups)]
-        self._ordinary, self._sinks = Moments.about(self._shift), Sums.about(self._shift)
+        self._ordinary = [Moments.about(self._shift) for _ in range(n_groups)]
+        self._sinks = Sums.about(self._shift)
         self._norms = Norms(due, device)
 
     def add(
@@ -163,7 +164,7 @@ class Accumulator:
         sinks = Moments.of(y, finite & sink, self._shift)
         for part in (ordinary, sinks):
             self._groups[group].take_in(part)
-        self._ordinary.take_in(ordinary)
+        self._ordinary[group].take_in(ordinary)
         self._sinks.take_in(sinks)
 
 

@@ -43,7 +43,7 @@ def plan_layers(
 
 def pass_bytes(widths: Sequence[int], n_points: int, groups: int, dtype: torch.dtype) -> int:
     """What one pass keeps of layers of these widths: scatters, cross scatters, points, current blocks, norms."""
-    scatters = sum((groups + 1) * width**2 * 8 for width in widths)
+    scatters = sum(2 * groups * width**2 * 8 for width in widths)
     crosses = sum(left * right * 8 for left, right in pairwise(widths))
     rows = sum((n_points + BLOCK_ROWS) * width * dtype.itemsize for width in widths)
     return scatters + crosses + rows + len(widths) * NORM_SAMPLE * 4

@@ -20,7 +20,7 @@ class Stream:
 
     Blocks end after BLOCK_ROWS rows and where the group changes, never with a batch, so that batch size changes no
     byte. Each layer's shift (the mean) and pilot norm (the median) come from the first rows of its first block.
-    Memory per layer: (groups + 1) * dim^2 * 8 bytes, dim^2 * 8 more for each layer with a `following` one, a block of
+    Memory per layer: 2 * groups * dim^2 * 8 bytes, dim^2 * 8 more for each layer with a `following` one, a block of
     rows, and a MiB of norms (see `budget`). On a GPU nothing here waits for the device before `close`.
 
     Args:

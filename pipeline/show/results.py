@@ -24,7 +24,7 @@ def rows(measured: list[dict[str, Any]]) -> None:
             str(row["layer"]),
             row["state"],
             with_error(row, "anisotropy", 4),
-            number(row["anisotropy_no_sink"], 4),
+            with_error(row, "anisotropy_no_sink", 4),
             with_error(row, "id_twonn", 2),
             with_error(row, "id_mle", 2),
             number(row["id_authors"], 2),

@@ -62,6 +62,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "anisotropy": 0.5,
         "anisotropy_se": SE,
         "anisotropy_no_sink": 0.4,
+        "anisotropy_no_sink_se": SE,
         "sink_variance_share": 0.2,
         "status": "ok",
         "flags": [],
@@ -79,9 +80,9 @@ def profile(shape: str = "dome", no_sink: str | None = None, seed: int = 0, **ch
     depth = np.arange(1, LAYERS + 1) / LAYERS
     x, random = (depth - depth[0]) / (1 - depth[0]), np.random.default_rng(seed)
     values, bare = (SHAPES[name](x) + SE * random.standard_normal(LAYERS) for name in (shape, no_sink or shape))
-    errors = stated_errors(random, LAYERS)
-    names = ("depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
-    each = zip(depth.tolist(), values.tolist(), errors.tolist(), bare.tolist(), strict=True)
+    errors = stated_errors(random, LAYERS), stated_errors(random, LAYERS)
+    names = ("depth", "anisotropy", "anisotropy_no_sink", "anisotropy_se", "anisotropy_no_sink_se")
+    each = zip(*(column.tolist() for column in (depth, values, bare, *errors)), strict=True)
     return [row(layer=i, **dict(zip(names, one, strict=True)), **changes) for i, one in enumerate(each, 1)]
 
 

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from pipeline.analysis.convergence import convergence, distances
-from pipeline.analysis.dome import dome, domes, matched, no_sink_se
+from pipeline.analysis.dome import dome, domes, matched
 from tests.analysis import made
 
 KNOWN = {
@@ -91,13 +91,6 @@ def test_noise_only_profiles_have_no_dome():
     rates = {name: float((found[name] != "flat").mean()) for name in ("verdict", "no_sink_verdict")}
     print(f"not flat of {models} noise-only profiles: {rates}")
     assert max(rates.values()) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / models)
-
-
-def test_the_borrowed_error_is_never_smaller_and_moves_with_the_odds():
-    frame = pl.DataFrame(
-        {"anisotropy": [0.99, 0.5, 1.0], "anisotropy_no_sink": [0.5, 0.01, 0.5], "anisotropy_se": 0.01}
-    )
-    assert frame.select(no_sink_se())["anisotropy_se"].to_list() == pytest.approx([0.01 * 0.25 / 0.0099, 0.01, 0.01])
 
 
 def pair(encoder, decoder, **changes):

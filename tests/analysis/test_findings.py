@@ -29,7 +29,7 @@ def reader(tmp_path_factory):
         for corpus, shape in (("enwik8", "dome"), ("random-uniform", "noise")):
             training = [row for row in made.training(shape, made.LAYERS) if row["step"] == step]
             profiles = made.profile(shape, step=step, corpus=corpus, seed=step)
-            shared = ("anisotropy", "anisotropy_se", "anisotropy_no_sink", "corpus", "depth")
+            shared = ("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se", "corpus", "depth")
             members += [t | {name: p[name] for name in shared} for t, p in zip(training, profiles, strict=True)]
     members += made.profile("noise", step=3000, model="lab/bert", kind="encoder")
     return made.commit(tmp_path_factory.mktemp("lake"), members)

@@ -64,12 +64,12 @@ def test_runs_hold_every_layer_once_and_fit(widths: list[int], n_points: int, gr
 
 
 def test_a_large_model_on_a_large_and_on_a_small_card() -> None:
-    """34 states of width 4096 in five groups: 27 GB of scatters beside 4 GB of cross scatters."""
+    """34 states of width 4096 in five groups: 46 GB of scatters beside 4 GB of cross scatters."""
     widths, points = [4096] * 34, 20_480
-    assert pass_bytes(widths, points, 5, torch.bfloat16) == pytest.approx(38.1e9, rel=0.01)
+    assert pass_bytes(widths, points, 5, torch.bfloat16) == pytest.approx(56.4e9, rel=0.01)
     assert len(plan_layers(widths, points, 5, torch.bfloat16, 120 * 10**9)) == 1
     small = plan_layers(widths, points, 5, torch.bfloat16, 20 * 10**9)
-    assert [len(run) for run in small] == [13, 13, 8]
+    assert [len(run) for run in small] == [8, 8, 8, 8, 2]
 
 
 def stream_bytes(stream: Stream) -> int:

@@ -113,8 +113,8 @@ def test_every_moment_metric_equals_the_float64_reference(name: str) -> None:
     for column, value in expected.items():
         assert row[column] == pytest.approx(value, rel=1e-6), column
     assert row["top_dims"] == x.var(0).topk(3).indices.tolist()
-    geometry = set(names("anisotropy", "spectrum", "norms")) - {"anisotropy_se", "alpha_lo", "alpha_hi", "top_dims"}
-    assert set(expected) == geometry
+    others = {"anisotropy_se", "anisotropy_no_sink_se", "alpha_lo", "alpha_hi", "top_dims"}
+    assert set(expected) == set(names("anisotropy", "spectrum", "norms")) - others
 
 
 @pytest.mark.parametrize("k", [1, 5, 64])
@@ -241,15 +241,18 @@ def test_lanczos_equals_the_full_decomposition(kind: str) -> None:
 
 
 def test_anisotropy_se_leaves_one_group_out() -> None:
-    """The jackknife over groups, by the SVD of what is left."""
-    points, groups = curved(1500, 32), torch.arange(1500) % 5
-    left = []
-    for g in range(5):
-        x = points[groups != g].double()
-        s = torch.linalg.svdvals(x - x.mean(0)).square()
-        left.append(float(s[0] / s.sum()))
-    expected = math.sqrt(4 / 5 * ((np.array(left) - np.mean(left)) ** 2).sum())
-    assert describe(points, groups=groups)["anisotropy_se"] == pytest.approx(expected, rel=1e-6)
+    """The jackknife over groups, by the SVD of what is left: of all tokens, and of those that open no context."""
+    points, groups, opens = curved(1500, 32), torch.arange(1500) // 50 % 5, torch.arange(1500) % 50 == 0
+    points[opens] *= 3
+    row = describe(points, groups=groups, contexts=torch.arange(1500) // 50)
+    for name, kept in (("anisotropy", opens | True), ("anisotropy_no_sink", ~opens)):
+        left = []
+        for g in range(5):
+            x = points[kept & (groups != g)].double()
+            s = torch.linalg.svdvals(x - x.mean(0)).square()
+            left.append(float(s[0] / s.sum()))
+        expected = math.sqrt(4 / 5 * ((np.array(left) - np.mean(left)) ** 2).sum())
+        assert row[f"{name}_se"] == pytest.approx(expected, rel=1e-6), name
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -263,6 +266,7 @@ def test_constant_parts_far_from_the_shift_have_no_anisotropy(dim: int, seed: in
     row = describe(openers, contexts=torch.arange(6000) // 10)
     assert row["anisotropy"] is not None
     assert row["anisotropy_no_sink"] is None
+    assert row["anisotropy_no_sink_se"] is None
     assert "too_few_ordinary_tokens" in row["flags"]
     fourth = constant.repeat(6000, 1)
     fourth[:1500] += constant.norm() * torch.randn(1500, dim, generator=g)

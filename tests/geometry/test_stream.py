@@ -78,7 +78,7 @@ def test_batches_change_no_byte(cuts: list[int]) -> None:
     layers, following = [points, points.square()[:, :32]], [1, None]
     whole, cut = (streamed(layers, c, first, group, following) for c in ([], cuts))
     for a, b in zip(whole, cut, strict=True):
-        for left, right in zip([*a.groups, a.ordinary, a.sinks], [*b.groups, b.ordinary, b.sinks], strict=True):
+        for left, right in zip([*a.groups, *a.ordinary, a.sinks], [*b.groups, *b.ordinary, b.sinks], strict=True):
             assert all(torch.equal(torch.as_tensor(vars(left)[f]), torch.as_tensor(vars(right)[f])) for f in vars(left))
         assert torch.equal(a.norms.sample, b.norms.sample)
         assert torch.equal(a.directions, b.directions)

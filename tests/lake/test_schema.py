@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADDED = {
     *(("config_digest", "string", "checkpoint"), ("algorithm", "int32", "keys")),
     *(("text_sha256", "string", "text"), ("contexts_digest", "string", "text")),
+    ("anisotropy_no_sink_se", "float64", "anisotropy"),
     *((f"id_{name}_gaussian{se}", "float64", "dimension") for name in ("twonn", "mle") for se in ("", "_se")),
 }
 

@@ -11,6 +11,7 @@ COLUMNS = (
     "anisotropy_se",
     "anisotropy_uncentered",
     "anisotropy_no_sink",
+    "anisotropy_no_sink_se",
     "sink_variance_share",
     "total_variance",
 )
@@ -26,6 +27,7 @@ def measure(layer: Layer) -> Row:
         "anisotropy_se": anisotropy_se(layer),
         "anisotropy_uncentered": anisotropy_uncentered(layer),
         "anisotropy_no_sink": anisotropy_no_sink(layer),
+        "anisotropy_no_sink_se": anisotropy_no_sink_se(layer),
         "sink_variance_share": sink_variance_share(layer),
         "total_variance": total_variance(layer),
     }
@@ -53,19 +55,7 @@ def anisotropy_se(layer: Layer) -> float | None:
     Source: delete-a-group jackknife over disjoint groups of contexts.
     Bias: upward, as the jackknife's is; with few groups it is itself uncertain (30 % with five).
     """
-    groups = layer.moments.groups
-    n = len(groups)
-    if n < 2:
-        return None
-    without = []
-    for i in range(n):  # one at a time: each is as large as a group's scatter
-        left = merge([*groups[:i], *groups[i + 1 :]])
-        if not layer.is_spread(left):
-            layer.flags.add("constant_without_a_group")
-            return None
-        without.append(anisotropy(left))
-    mean = sum(without) / n
-    return math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without))
+    return _jackknife(layer, layer.moments.groups)
 
 
 def anisotropy_uncentered(layer: Layer) -> float:
@@ -83,11 +73,20 @@ def anisotropy_no_sink(layer: Layer) -> float | None:
     Source: this project; sinks as the cause: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
     Bias: that of an isotropic cloud as in `anisotropy`; it depends on `sink_multiple`.
     """
-    ordinary = layer.moments.ordinary
+    ordinary = merge(layer.moments.ordinary)
     if not layer.is_spread(ordinary):
         layer.flags.add("too_few_ordinary_tokens")
         return None
     return anisotropy(ordinary)
+
+
+def anisotropy_no_sink_se(layer: Layer) -> float | None:
+    """Standard error of `anisotropy_no_sink` by leaving one group of contexts out; null where that of all tokens is.
+
+    Source: delete-a-group jackknife over disjoint groups of contexts.
+    Bias: as that of `anisotropy_se`; which tokens are sinks is taken as known.
+    """
+    return _jackknife(layer, layer.moments.ordinary)
 
 
 def sink_variance_share(layer: Layer) -> float:
@@ -107,3 +106,18 @@ def total_variance(layer: Layer) -> float:
     Bias: none.
     """
     return float(layer.covariance.trace())
+
+
+def _jackknife(layer: Layer, groups: list[Moments]) -> float | None:
+    n = len(groups)
+    if n < 2:
+        return None
+    without = []
+    for i in range(n):  # one at a time: each is as large as a group's scatter
+        left = merge([*groups[:i], *groups[i + 1 :]])
+        if not layer.is_spread(left):
+            layer.flags.add("constant_without_a_group")
+            return None
+        without.append(anisotropy(left))
+    mean = sum(without) / n
+    return math.sqrt((n - 1) / n * sum((value - mean) ** 2 for value in without))
