@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from pipeline.cli import histories, results, sweeps, upkeep  # noqa: F401  each adds its commands
+from pipeline.cli import exports, histories, results, sweeps, upkeep, watch  # noqa: F401  each adds its commands
 from pipeline.cli.app import app
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
 

@@ -1,0 +1,93 @@
+"""A lake as a dataset of the Hub: a folder with the rows, what they mean, and a card; uploading it is another step."""
+
+import hashlib
+import os
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+from huggingface_hub import HfApi
+
+from pipeline.catalog.wire import patiently
+from pipeline.columns import source
+from pipeline.errors import UsageError
+from pipeline.export.card import card
+from pipeline.lake.lake import RECIPES, Lake
+from pipeline.lake.reader import Reader
+from pipeline.noun import digest
+
+VIEWS = ("layers", "checkpoints")
+
+
+class Prepared(NamedTuple):
+    """A dataset as it would be uploaded."""
+
+    folder: Path
+    version: str
+    """`v-` and the head of the digest of its data: equal rows are one version, whenever they are read."""
+    written: int
+    """Files that were not there, or other than they are now."""
+
+
+def prepare(reader: Reader, dataset: str, folder: str | Path, licence: str) -> Prepared:
+    """Write the dataset to `folder`, card last; a file that is there already stays, so a second time writes nothing.
+
+    Args:
+        dataset: `owner/name` on the Hub.
+        licence: of the data, as the Hub spells it, such as `cc-by-4.0`.
+
+    Raises:
+        UsageError: a lake without rows, or a name that no dataset can have.
+    """
+    if dataset.count("/") != 1 or not all(dataset.split("/")):
+        raise UsageError(f"dataset {dataset!r}", "no name of a dataset", "Name it owner/name")
+    frames = {view: reader.frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
+    if frames["layers"].is_empty():
+        raise UsageError(f"export of lake {reader.uri}", "it has no rows", "Run a sweep first")
+    files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _beside(reader)
+    version = f"v-{digest({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})[:12]}"
+    files["README.md"] = card(frames["layers"], dataset, version, licence).encode()
+    written = sum(_write(Path(folder) / name, data) for name, data in files.items())
+    return Prepared(Path(folder), version, written)
+
+
+def upload(prepared: Prepared, dataset: str) -> str:
+    """Upload a prepared folder as one commit with a tag of its version; returns its address. Private unless it exists.
+
+    Raises:
+        UsageError: the Hub refuses it, or HF_HUB_OFFLINE is set.
+        FetchError: no answer now.
+    """
+    return patiently(f"upload of dataset {dataset}", lambda: _upload(prepared, dataset))
+
+
+def _upload(prepared: Prepared, dataset: str) -> str:
+    """Every step may be done again."""
+    api, kind, said = HfApi(), "dataset", f"Snapshot {prepared.version}"
+    api.create_repo(dataset, repo_type=kind, private=True, exist_ok=True)
+    commit = api.upload_folder(repo_id=dataset, repo_type=kind, folder_path=prepared.folder, commit_message=said)
+    api.create_tag(dataset, repo_type=kind, tag=prepared.version, revision=commit.oid, exist_ok=True)
+    return f"{api.endpoint}/datasets/{dataset}/tree/{prepared.version}"
+
+
+def _parquet(frame: pl.DataFrame) -> bytes:
+    data = BytesIO()
+    frame.write_parquet(data, compression="zstd", statistics=True)
+    return data.getvalue()
+
+
+def _beside(reader: Reader) -> dict[str, bytes]:
+    """The meaning of the columns, and the recipes."""
+    store = Lake(reader.uri).store
+    return {"columns.csv": source()} | {key: store.get(key) for key in store.list(RECIPES)}
+
+
+def _write(path: Path, data: bytes) -> bool:
+    if path.exists() and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+    return True

@@ -1,0 +1,65 @@
+"""A lake as a tracker thinks of it: one run per history and text, its checkpoints in the order of training.
+
+Cells finish in any order, and trackers drop or misplace what comes late; so runs are made of the lake, sorted.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.rows import KEYS, history, told_apart
+from pipeline.lake.reader import Reader
+from pipeline.noun import digest
+
+PER_LAYER = (
+    *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se", "id_twonn", "id_twonn_se"),
+    *("id_mle", "id_mle_se", "effective_rank_lambda", "participation_ratio_corrected", "linearity", "norm_median"),
+)
+PER_STEP = ("loss", "loss_se")
+"""Equal in all rows of a cell."""
+_OF_ROWS = ("corpus_sha256", "weights_digest", "superseded", "step", "layer", "written_at")
+
+
+class Point(NamedTuple):
+    """All values of one checkpoint."""
+
+    step: int
+    """Of training: the x axis everywhere."""
+    measured: datetime
+    """When the lake got them, which stands for the wall clock: a replay tomorrow is the same replay."""
+    values: dict[str, float]
+    """By name, such as `anisotropy/layer_03`. What is null in the lake is left out."""
+
+
+class Run(NamedTuple):
+    name: str
+    """The keys of the history that are not null, joined by slashes; a path that any file system takes."""
+    keys: dict[str, str]
+    points: tuple[Point, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of all that is in it: equal runs are one."""
+        return digest([self.name, [[point.step, str(point.measured), point.values] for point in self.points]])
+
+
+def runs(reader: Reader) -> Iterator[Run]:
+    """Every run of the lake, by name. Labels without a step, or with one that cannot be believed, are in none."""
+    columns = ", ".join((*KEYS, *_OF_ROWS, *PER_LAYER, *PER_STEP))
+    frame = history(told_apart(reader.frame(f"SELECT {columns} FROM layers"))).sort(*KEYS, "step", "layer")
+    for part in frame.partition_by(*KEYS, maintain_order=True):
+        keys = {name: part[name][0] for name in KEYS if part[name][0] is not None}
+        name = "/".join(value.replace("/", "--").replace(":", "-") for value in keys.values())
+        points = part.partition_by("step", maintain_order=True)
+        yield Run(name, keys, tuple(_point(rows) for rows in points))
+
+
+def _point(rows: pl.DataFrame) -> Point:
+    each = {
+        f"{column}/layer_{row['layer']:02d}": row[column] for column in PER_LAYER for row in rows.iter_rows(named=True)
+    }
+    values = each | {column: rows[column][0] for column in PER_STEP}
+    known = {name: value for name, value in values.items() if value is not None}
+    return Point(rows["step"][0], rows["written_at"].max(), known)  # type: ignore[arg-type]

@@ -1,0 +1,38 @@
+"""Runs as TensorBoard's event files: one file per run, equal bytes for equal rows."""
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+
+from pipeline.export.runs import Run
+
+FILE = "events.out.tfevents.0.shapelake"
+"""TensorBoard takes what has `tfevents` in its name; a usual name holds the time and the host, ours must not."""
+
+
+def write(run: Run, folder: Path) -> bool:
+    """Write the run to its own folder; False if it is there already. A file is there whole or not at all."""
+    path, data = folder / run.name / FILE, events(run)
+    if path.exists() and path.read_bytes() == data:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name("partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+    return True
+
+
+def events(run: Run) -> bytes:
+    """The file's bytes: a header, then one event per checkpoint."""
+    data = BytesIO()
+    writer = RecordWriter(data)
+    writer.write(Event(wall_time=run.points[0].measured.timestamp(), file_version="brain.Event:2").SerializeToString())
+    for point in run.points:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()]
+        event = Event(wall_time=point.measured.timestamp(), step=point.step, summary=Summary(value=values))
+        writer.write(event.SerializeToString(deterministic=True))
+    return data.getvalue()

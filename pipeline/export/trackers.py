@@ -1,0 +1,41 @@
+"""Every tracker that a lake can be replayed to."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import UsageError
+from pipeline.export.runs import runs
+from pipeline.lake.reader import Reader
+
+TRACKERS = {
+    "tensorboard": "tensorboard --logdir {folder}",
+    "wandb": "wandb sync {folder}/offline-run-*",
+    "trackio": "TRACKIO_DIR={folder} trackio show --project shapelake",
+}
+"""By name the command that shows what was written."""
+
+
+class Replayed(NamedTuple):
+    written: int
+    unchanged: int
+    show: str
+    """The command that shows it."""
+
+
+def replay(reader: Reader, tracker: str, folder: str | Path) -> Replayed:
+    """Replay every run of the lake to a folder of the tracker's own files; runs that are there already stay.
+
+    Killed at any moment, the next replay writes what is missing.
+
+    Raises:
+        UsageError: the tracker is not installed.
+    """
+    try:
+        write = import_module(f"pipeline.export.{tracker}").write
+    except ModuleNotFoundError as error:
+        found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
+        raise UsageError(f"export to {tracker}", found, do) from error
+    folder = Path(folder)
+    done = [write(run, folder) for run in runs(reader)]
+    return Replayed(sum(done), len(done) - sum(done), TRACKERS[tracker].format(folder=folder))

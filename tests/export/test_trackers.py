@@ -1,0 +1,182 @@
+"""A replay is sorted, says what the lake says, and is the same however often and however it is broken off."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import lake as lakes
+from pipeline.errors import UsageError
+from pipeline.export import replay
+from pipeline.export.runs import runs
+from tests.analysis import made
+
+ORDER = (64, 1, 1000, 0)
+"""In which the cells are committed."""
+
+
+def rows(steps=ORDER):
+    """Two layers on a text and on random tokens; every number tells its step and layer."""
+    return [
+        made.row(
+            step=step,
+            layer=layer,
+            depth=layer / 2,
+            corpus=corpus,
+            anisotropy=step / 1e4 + layer / 10,
+            loss=3.5,
+            linearity=None,
+            flags=["next_layer_constant"],
+        )
+        for step in steps
+        for corpus in ("text:book", "random-uniform")
+        for layer in (1, 2)
+    ]
+
+
+@pytest.fixture
+def reader(tmp_path):
+    stateless = [made.row(step=None, revision="main", model="lab/other")]
+    return made.commit(tmp_path / "lake", [*rows(), *stateless])
+
+
+def files(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and time of writing of every file."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_a_run_is_a_history_on_a_text_sorted_by_step(reader):
+    one, other = runs(reader)
+    assert (one.name, other.name) == (
+        "lab--small/decoder/random-uniform/quick@1",
+        "lab--small/decoder/text-book/quick@1",
+    )
+    assert [point.step for point in one.points] == sorted(ORDER)
+    assert one.points[2].values["anisotropy/layer_02"] == 64 / 1e4 + 0.2
+    assert one.points[2].values["loss"] == 3.5
+    assert "linearity/layer_01" not in one.points[0].values, "null is no number"
+
+
+def accumulated(folder: Path, run: str):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder / run), size_guidance={"scalars": 0})
+    read.Reload()
+    return read
+
+
+def test_tensorboard_reads_back_what_the_lake_says(reader, tmp_path):
+    done = replay(reader, "tensorboard", tmp_path / "boards")
+    assert (done.written, done.unchanged) == (2, 0)
+    read = accumulated(tmp_path / "boards", "lab--small/decoder/text-book/quick@1")
+    asked = "SELECT step, anisotropy FROM layers WHERE corpus = 'text:book' AND layer = 2 ORDER BY step"
+    said = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in read.Scalars("anisotropy/layer_02")]
+    assert reader.frame(asked).rows() == said
+    times = [event.wall_time for event in read.Scalars("loss")]
+    measured = reader.frame("SELECT written_at FROM layers WHERE corpus = 'text:book' AND layer = 1 ORDER BY step")
+    assert times == [when.timestamp() for (when,) in measured.rows()]
+    assert all(tag.startswith("loss") or "/layer_" in tag for tag in read.Tags()["scalars"])
+
+
+def test_a_second_replay_writes_nothing_and_a_new_checkpoint_its_run_alone(reader, tmp_path):
+    folder = tmp_path / "boards"
+    replay(reader, "tensorboard", folder)
+    before = files(folder)
+    assert replay(lakes.open(reader.uri), "tensorboard", folder)[:2] == (0, 2)
+    assert files(folder) == before
+    late = [row for row in rows([8]) if row["corpus"] == "text:book"]
+    assert replay(made.commit(tmp_path / "lake", late), "tensorboard", folder)[:2] == (1, 1)
+    read = accumulated(folder, "lab--small/decoder/text-book/quick@1")
+    assert [event.step for event in read.Scalars("loss")] == [0, 1, 8, 64, 1000], "in its place, not at the end"
+
+
+def test_killed_halfway_the_next_replay_makes_the_same_files(reader, tmp_path, monkeypatch):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    replay(reader, "tensorboard", whole)
+
+    def killed(source, target):
+        if "text-book" in str(target):
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replay(reader, "tensorboard", broken)
+    read = accumulated(broken, "lab--small/decoder/text-book/quick@1")
+    assert read.Tags()["scalars"] == [], "half a run is none"
+    monkeypatch.setattr(os, "replace", rename)
+    assert replay(reader, "tensorboard", broken)[:2] == (1, 1)
+    assert {name: data for name, (data, _) in files(broken).items()} == {
+        name: data for name, (data, _) in files(whole).items()
+    }
+
+
+def test_a_tracker_that_is_not_installed_is_told_with_its_extra(reader, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.delitem(sys.modules, "pipeline.export.wandb", raising=False)
+    with pytest.raises(UsageError, match=r"wandb is not installed.\n.*shapelake\[wandb\]"):
+        replay(reader, "wandb", tmp_path)
+
+
+def needs(extra: str) -> None:
+    if importlib.util.find_spec(extra) is None:
+        pytest.skip(f"needs the extra [{extra}]")
+
+
+@pytest.mark.slow
+def test_wandb_offline(reader, tmp_path, monkeypatch):
+    needs("wandb")
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "runs"
+    assert replay(reader, "wandb", folder)[:2] == (2, 0)
+    before = files(folder)
+    assert replay(reader, "wandb", folder)[:2] == (0, 2)
+    assert files(folder) == before
+    (run, *_) = runs(reader)
+    (written,) = folder.glob(f"offline-run-*-{run.digest}/run-*.wandb")
+    points = history(written)
+    assert [int(point["checkpoint_step"]) for point in points] == sorted(ORDER)
+    assert float(points[2]["anisotropy/layer_02"]) == 64 / 1e4 + 0.2
+    (folder / "partial").mkdir()
+    assert replay(made.commit(tmp_path / "lake", rows([8])), "wandb", folder)[:2] == (2, 0), "grown runs are new ones"
+    assert len(list(folder.iterdir())) == 4
+
+
+def history(path: Path) -> list[dict[str, str]]:
+    """The logged points in W&B's own file."""
+    from wandb.proto import wandb_internal_pb2
+    from wandb.sdk.internal.datastore import DataStore
+
+    store, found = DataStore(), []
+    store.open_for_scan(str(path))
+    while data := store.scan_data():
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.HasField("history"):
+            found.append({item.key or "/".join(item.nested_key): item.value_json for item in record.history.item})
+    return found
+
+
+@pytest.mark.slow
+def test_trackio_locally(reader, tmp_path, monkeypatch):
+    needs("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "db"))
+    assert replay(reader, "trackio", tmp_path / "db")[:2] == (2, 0)
+    assert replay(reader, "trackio", tmp_path / "db")[:2] == (0, 2)
+    from trackio.sqlite_storage import SQLiteStorage
+
+    (run, *_) = runs(reader)
+    points = SQLiteStorage.get_logs("shapelake", run.name)
+    assert [point["step"] for point in points] == sorted(ORDER)
+    assert points[2]["anisotropy/layer_02"] == 64 / 1e4 + 0.2
+    assert replay(made.commit(tmp_path / "lake", rows([8])), "trackio", tmp_path / "db")[:2] == (2, 0)
+    grown = SQLiteStorage.get_logs("shapelake", run.name)
+    assert [point["step"] for point in grown] == [0, 1, 8, 64, 1000], "replaced, not doubled"
