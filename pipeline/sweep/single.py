@@ -30,19 +30,19 @@ def measure_one(
         name: a folder, or REPO@REVISION on the Hub.
     """
     checkpoint = _found(name, tokenizer)
-    asked, resources = _recipe(recipe), _resources(sets)
+    asked, resources = recipe_named(recipe), resources_set(sets)
     opened_lake = None if lake is None else Lake(lake)
     if opened_lake is not None:
         opened_lake.check_recipe(asked)
         checkpoint = _as_known(opened_lake, checkpoint)
     cells = [
-        Cell(checkpoint=checkpoint, kind=profile, corpus=_corpus(corpus), recipe=asked)
+        Cell(checkpoint=checkpoint, kind=profile, corpus=corpus_named(corpus), recipe=asked)
         for profile in _profiles(checkpoint, kind)
     ]
     rows = []
     for cell, measured in measured_here(cells, resources):
         if opened_lake is not None:
-            _commit(opened_lake, cell, measured)
+            commit_measured(opened_lake, cell, measured)
         rows += measured
     return rows
 
@@ -76,7 +76,7 @@ def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.model_copy(update=label.model_dump(exclude={"content", "seen_at"}))
 
 
-def _commit(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
+def commit_measured(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
     """Commit the cell unless it is there, and end its quarantine if a failure was the reason: it did not fail now."""
     from pipeline.rows import provenance
 
@@ -98,7 +98,8 @@ def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
     return (kind,)
 
 
-def _corpus(text: str) -> Corpus:
+def corpus_named(text: str) -> Corpus:
+    """The corpus written KIND[:PATH], resolved."""
     try:
         corpus = Corpus.model_validate(text)
     except ValidationError as error:
@@ -106,7 +107,8 @@ def _corpus(text: str) -> Corpus:
     return resolve(corpus)
 
 
-def _recipe(text: str) -> ContextRecipe | SnippetRecipe:
+def recipe_named(text: str) -> ContextRecipe | SnippetRecipe:
+    """The built-in recipe of that name, or one given by its fields."""
     fields = parsed(f"--recipe {text}", text)
     if not isinstance(fields, dict):
         return built_in(text)
@@ -116,7 +118,8 @@ def _recipe(text: str) -> ContextRecipe | SnippetRecipe:
         raise UsageError(f"--recipe {text}", first_problem(error), "Correct its fields") from error
 
 
-def _resources(sets: list[str]) -> Resources:
+def resources_set(sets: list[str]) -> Resources:
+    """The defaults with each resources.key=value put in."""
     fields = overlaid({"resources": {}}, sets)
     if set(fields) != {"resources"}:
         wrong = (set(fields) - {"resources"}).pop()

@@ -1,0 +1,61 @@
+"""The command that follows a training run: watch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.cli.app import app
+from pipeline.spec import Resources
+
+LAKE = ".shapelake"
+"""Beside the checkpoints, where no lake is named."""
+Rules = Annotated[
+    list[str] | None,
+    typer.Option("--alert", metavar="RULE", help="METRIC[@LAYERS]>ERRORS, such as id_mle@blocks>4; several are fine."),
+]
+
+
+@app.command()
+def watch(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where training saves step512, checkpoint-1000 ...")],
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="By default one in FOLDER.")] = None,
+    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="What it reads.")] = "enwik8",
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields.")] = "quick@1",
+    tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
+    layers: Annotated[str, typer.Option("--layers", help="Shown: blocks, all, 5, or 3-9.")] = "blocks",
+    alert: Rules = None,
+    on_alert: Annotated[
+        str | None,
+        typer.Option("--on-alert", metavar="COMMAND", help="Gets SHAPELAKE_ALERT as JSON; or an http(s) address."),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="What is there now; exit code 3 if an alert fired.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0, metavar="SECONDS", help="From look to look.")] = 10.0,
+    niceness: Annotated[int, typer.Option("--nice", min=0, max=19, help="Priority given up.")] = 10,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
+    gpu_share: Annotated[
+        float | None, typer.Option("--gpu-share", min=0, max=1, help="Measure on the GPU, in this share of its memory.")
+    ] = None,
+) -> None:
+    """Follow a training run: measure each checkpoint when it is complete, and warn when its shape changes.
+
+    Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
+    """
+    from pipeline.lake import Lake
+    from pipeline.sweep.single import corpus_named, recipe_named
+    from pipeline.watch import Followed, Layers, Rule
+    from pipeline.watch import watch as follow
+    from pipeline.watch.yielding import give_way
+
+    followed = Followed(
+        folder=folder.resolve(),
+        rules=tuple(Rule.parse(text) for text in alert or []),
+        layers=Layers.parse(layers),
+        lake=Lake(lake or str(folder / LAKE)),
+        recipe=recipe_named(recipe),
+        corpus=corpus_named(corpus),
+        resources=Resources(cpus=threads, slots=1, gpus=int(gpu_share is not None)),
+        tokenizer=str(tokenizer.resolve()) if tokenizer else None,
+    )
+    give_way(niceness, gpu_share)
+    raise typer.Exit(follow(followed, typer.echo, every, once, on_alert))

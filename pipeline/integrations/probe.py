@@ -1,0 +1,111 @@
+"""The shape of a live model on a fixed batch: loss, and dimension and anisotropy of every layer, in milliseconds."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from pipeline.errors import UsageError
+from pipeline.geometry.metrics.anisotropy import anisotropy
+from pipeline.geometry.metrics.dimension import id_mle, id_twonn
+from pipeline.geometry.moments import Moments
+from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.radii import MIN_POINTS
+from pipeline.model.blocks import count_layers, find_blocks, find_body, watch
+from pipeline.model.loss import token_losses
+
+NEIGHBORS = 2
+
+
+class Shape(NamedTuple):
+    """Of one layer; null where it has none (NaN in it, constant, fewer than 100 distinct points)."""
+
+    layer: int
+    """0 = input of the first block, 1..L = output of block i."""
+    anisotropy: float | None
+    id_twonn: float | None
+    id_mle: float | None
+
+
+class Reading(NamedTuple):
+    """What a probe saw."""
+
+    loss: float | None
+    """Nats per token; null where it is not finite."""
+    layers: tuple[Shape, ...]
+
+
+class Probe:
+    """Measures the same tokens again and again, so that a change is the model's and not the sample's.
+
+    A fixed sample hides its own error: readings of one probe compare with each other, not with those of a recipe.
+
+    Args:
+        ids: [contexts, tokens] of equal length, without padding, held out from training.
+        points: rows of the k-NN cloud, drawn once among all tokens but the first of each context.
+        layers: to be measured; all if left out.
+        seed: of that draw.
+    """
+
+    def __init__(
+        self,
+        ids: Int[Tensor, "contexts tokens"],
+        points: int = 1024,
+        layers: Collection[int] | None = None,
+        seed: int = 0,
+    ) -> None:
+        n_contexts, length = ids.shape
+        if n_contexts * (length - 1) < MIN_POINTS:
+            found = f"{n_contexts} contexts of {length} tokens"
+            raise UsageError("a probe", found, f"Give at least {MIN_POINTS} tokens beside the first of each context")
+        later = (torch.arange(n_contexts)[:, None] * length + torch.arange(1, length)).flatten()
+        chosen = torch.randperm(len(later), generator=torch.Generator().manual_seed(seed))[:points]
+        self._ids, self._rows, self._layers = ids.long(), later[chosen].sort().values, layers
+
+    def read(self, module: PreTrainedModel) -> Reading:
+        """One pass over the tokens. The module's mode, gradients and generators are left as they were."""
+        states: dict[int, Tensor] = {}
+
+        def take(layer: int, hidden: Tensor) -> None:
+            if self._layers is None or layer in self._layers:
+                states[layer] = hidden.flatten(0, 1).clone()
+
+        body = find_body(module, "decoder")
+        blocks = find_blocks(body, count_layers(body, "decoder"))
+        with torch.inference_mode(), _evaluating(module):
+            ids = self._ids.to(module.device)
+            with watch(blocks, take):
+                output = body(input_ids=ids, use_cache=False)
+            hidden = output.last_hidden_state[:, :-1].flatten(0, 1)
+            loss = float(token_losses(module, body, output, hidden, ids[:, 1:].flatten()).mean())
+            rows = self._rows.to(module.device)
+            layers = tuple(_shape(layer, states.pop(layer), rows) for layer in sorted(states))
+        return Reading(loss if torch.isfinite(torch.tensor(loss)) else None, layers)
+
+
+@contextmanager
+def _evaluating(module: PreTrainedModel) -> Iterator[None]:
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+def _shape(layer: int, hidden: Float[Tensor, "tokens dim"], rows: Int[Tensor, " points"]) -> Shape:
+    if not bool(hidden.isfinite().all()):
+        return Shape(layer, None, None, None)
+    moments = Moments.about(hidden.double().mean(0))
+    moments.add(hidden)
+    spread = float(moments.covariance().trace())
+    if not 0 < spread < float("inf"):
+        return Shape(layer, None, None, None)
+    radii = exact_graph(hidden[rows], NEIGHBORS).radii
+    if len(radii) < MIN_POINTS or not bool((radii[:, 1] > radii[:, 0]).any()):
+        return Shape(layer, anisotropy(moments), None, None)
+    return Shape(layer, anisotropy(moments), id_twonn(radii), id_mle(radii))

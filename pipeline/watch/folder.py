@@ -1,0 +1,83 @@
+"""Which checkpoints of a folder are complete: nothing that is still being written is measured."""
+
+import json
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.catalog.files import Folder, has_tokenizer, lacking, weight_files
+from pipeline.catalog.names import parse
+
+HEADER_LIMIT = 100_000_000
+"""Longest header that the safetensors format allows."""
+REQUESTS = ".shapelake-requests"
+"""Folder in which training names checkpoints that it has finished writing, as empty files."""
+
+Signature = tuple[tuple[str, int, int], ...]
+"""Name, size and time of change of every file."""
+
+
+class Found(NamedTuple):
+    """A sub-folder whose name states a step."""
+
+    path: Path
+    signature: Signature
+
+    @property
+    def order(self) -> tuple:
+        place = parse(self.path.name)
+        assert place is not None
+        return place.order
+
+
+def found(root: Path) -> list[Found]:
+    """Every sub-folder that states a step, in training order; one that vanishes meanwhile is left out."""
+    folders = [path for path in root.iterdir() if not path.name.startswith(".") and parse(path.name) and path.is_dir()]
+    seen = [Found(path, mark) for path in folders if (mark := _signature(path)) is not None]
+    return sorted(seen, key=lambda one: (one.order, one.path.name))
+
+
+def unfinished(folder: Path, own_tokenizer: bool = True) -> str | None:
+    """Why a checkpoint cannot be complete yet, by its names, index and headers; null where it can be."""
+    try:
+        files = Folder(folder)
+        if why := lacking(files):
+            return why
+        if own_tokenizer and not has_tokenizer(files):
+            return "no tokenizer"
+        wrong = [name for name in weight_files(files) if name.endswith(".safetensors") and not _is_whole(folder / name)]
+    except FileNotFoundError:
+        return "gone"
+    return f"{wrong[0]} is not whole" if wrong else None
+
+
+def requested(root: Path, name: str) -> bool:
+    """Whether training says that it has finished this checkpoint."""
+    return (root / REQUESTS / name).exists()
+
+
+def answered(root: Path, name: str) -> None:
+    """Take the request away."""
+    (root / REQUESTS / name).unlink(missing_ok=True)
+
+
+def _signature(folder: Path) -> Signature | None:
+    try:
+        files = [(path.name, path.stat()) for path in folder.iterdir() if path.is_file()]
+    except FileNotFoundError:
+        return None
+    return tuple(sorted((name, state.st_size, state.st_mtime_ns) for name, state in files))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a safetensors file has the size that its header promises."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        header = file.read(length) if 0 < length <= HEADER_LIMIT else b""
+    try:
+        tensors = json.loads(header)
+        end = max((one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"), default=0)
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return False
+    return path.stat().st_size == 8 + length + end

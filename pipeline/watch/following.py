@@ -1,0 +1,98 @@
+"""Following a folder: each checkpoint that becomes complete is measured once, told, and judged."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.catalog import local
+from pipeline.errors import ChangedError, ShapelakeError
+from pipeline.lake import Lake
+from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
+from pipeline.sweep.single import commit_measured, measured_here
+from pipeline.watch.folder import Found, Signature, answered, found, requested, unfinished
+from pipeline.watch.judging import SHOWN, Alert, alerts, changes
+from pipeline.watch.rules import Layers, Rule
+
+
+class Followed(NamedTuple):
+    """What is followed, and how its checkpoints are measured and judged."""
+
+    folder: Path
+    lake: Lake
+    corpus: Corpus
+    recipe: Recipe
+    resources: Resources
+    tokenizer: str | None = None
+    layers: Layers = Layers("blocks")
+    rules: tuple[Rule, ...] = ()
+
+
+class Told(NamedTuple):
+    """One checkpoint: the line to print, the alerts that are new, and whether it could be measured."""
+
+    line: str
+    alerts: tuple[Alert, ...] = ()
+    failed: bool = False
+
+
+class Follower:
+    """Knows what it has seen; a new one learns from the lake what has been measured and what has alarmed."""
+
+    def __init__(self, followed: Followed) -> None:
+        self._of = followed
+        self._seen: dict[str, Signature] = {}
+        """At the last look."""
+        self._settled: dict[str, Signature] = {}
+        """When it was measured, or could not be."""
+        self._told: set[str] = set()
+
+    def look(self) -> Iterator[Told]:
+        """Take every checkpoint that is complete: unchanged since the last look, or requested, and whole."""
+        for one in found(self._of.folder):
+            name = one.path.name
+            unchanged = self._seen.get(name) == one.signature
+            self._seen[name] = one.signature
+            if self._settled.get(name) == one.signature or not (unchanged or requested(self._of.folder, name)):
+                continue
+            if unfinished(one.path, own_tokenizer=self._of.tokenizer is None) is None:
+                yield from self._take(one)
+
+    def waiting(self) -> list[str]:
+        """Names of the checkpoints that are there and were neither measured nor given up."""
+        return [one.path.name for one in found(self._of.folder) if one.path.name not in self._settled]
+
+    def _take(self, one: Found) -> Iterator[Told]:
+        """Measure what the lake does not have. Rotated away or written anew meanwhile, it is left for the next look."""
+        try:
+            checkpoint = local.single(one.path, self._of.tokenizer)
+            cells = self._cells(checkpoint)
+            self._measure(cells)
+        except (ShapelakeError, OSError) as error:
+            if isinstance(error, ChangedError) or unfinished(one.path, self._of.tokenizer is None):
+                return
+            self._settled[one.path.name] = one.signature
+            yield Told(f"{one.path.name}: {' '.join(str(error).split())}", failed=True)
+            return
+        self._settled[one.path.name] = one.signature
+        answered(self._of.folder, one.path.name)
+        yield from (self._tell(cell) for cell in cells if cell.id not in self._told)
+
+    def _cells(self, checkpoint: Checkpoint) -> list[Cell]:
+        of = self._of
+        return [
+            Cell(checkpoint=checkpoint, kind=kind, corpus=of.corpus, recipe=of.recipe)  # type: ignore[arg-type]
+            for kind in checkpoint.kinds or ("decoder",)
+        ]
+
+    def _measure(self, cells: list[Cell]) -> None:
+        committed = self._of.lake.committed()
+        self._of.lake.record_labels([cells[0].checkpoint])
+        if missing := [cell for cell in cells if cell.id not in committed]:
+            for cell, rows in measured_here(missing, self._of.resources):
+                commit_measured(self._of.lake, cell, rows)
+
+    def _tell(self, cell: Cell) -> Told:
+        self._told.add(cell.id)
+        shown = changes(self._of.lake, cell, [(metric, self._of.layers) for metric in SHOWN])
+        line = "  ".join((cell.checkpoint.revision, *map(str, shown)))
+        return Told(line, tuple(alerts(self._of.lake, cell, self._of.rules)))

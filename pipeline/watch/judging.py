@@ -1,0 +1,85 @@
+"""What a checkpoint's numbers are against those before it, and the alerts that follow: each is recorded once."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from pipeline.lake import Lake
+from pipeline.lake import open as open_lake
+from pipeline.noun import canonical, digest
+from pipeline.spec import Cell
+from pipeline.watch.rules import Layers, Rule, Value, change, value
+
+SHOWN = ("id_twonn", "anisotropy", "loss")
+ALERTS = "alerts/v1"
+LAYER_COLUMNS = ("cell_id", "step", "layer", "state")
+
+
+class Alert(NamedTuple):
+    """A rule that fired at a checkpoint."""
+
+    rule: str
+    model: str
+    revision: str
+    step: int
+    value: float
+    change: float
+    """In standard errors, from the checkpoints before."""
+
+    def __str__(self) -> str:
+        return f"ALERT {self.rule} at {self.revision}: {self.value:.4g}, {self.change:+.1f} standard errors"
+
+
+class Change(NamedTuple):
+    """Of one metric."""
+
+    metric: str
+    value: Value | None
+    change: float | None
+
+    def __str__(self) -> str:
+        shown = "-" if self.value is None else f"{self.value.mean:.4g}"
+        return f"{self.metric} {shown}" + ("" if self.change is None else f" ({self.change:+.1f} se)")
+
+
+def changes(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, Layers]]) -> list[Change]:
+    """Of each metric over its layers at this cell, against the checkpoints of the same history before it."""
+    *before, now = _rows(lake, cell, [metric for metric, _ in metrics])
+    found = []
+    for metric, layers in metrics:
+        current = value(metric, layers, now)
+        past = [value(metric, layers, rows) for rows in before]
+        found.append(Change(metric, current, change(current, past)))
+    return found
+
+
+def alerts(lake: Lake, cell: Cell, rules: Sequence[Rule]) -> list[Alert]:
+    """What fires at this cell and has not fired for it before; from now on it has, whoever looks."""
+    judged = changes(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
+    fired = []
+    for rule, found in zip(rules, judged, strict=True):
+        if found.value is None or found.change is None or not rule.fires(found.change):
+            continue
+        about = cell.checkpoint
+        alert = Alert(str(rule), about.model, about.revision, about.step or 0, found.value.mean, found.change)
+        key = f"{ALERTS}/{cell.id}-{digest(str(rule), bits=64)}.json"
+        if lake.store.put_new(key, canonical(alert._asdict()).encode()):
+            fired.append(alert)
+    return fired
+
+
+def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """The rows of the checkpoints of this history up to and with the cell's, a list each, in training order."""
+    about = cell.checkpoint
+    same = {"model": about.model, "kind": cell.kind, "recipe": cell.recipe.label, "corpus": cell.corpus.id}
+    same |= {"stage": about.stage, "run": about.run, "corpus_sha256": cell.corpus.sha256}
+    where = " AND ".join(f"{name} IS NOT DISTINCT FROM {_quoted(text)}" for name, text in same.items())
+    names = ", ".join((*LAYER_COLUMNS, *dict.fromkeys(name for one in metrics for name in (one, f"{one}_se"))))
+    query = f"SELECT {names} FROM layers WHERE {where} AND step <= {about.step} AND NOT superseded"
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in open_lake(lake.uri).frame(f"{query} ORDER BY step, layer").to_dicts():
+        found.setdefault(row["step"], []).append(row)
+    return list(found.values())
+
+
+def _quoted(text: str | None) -> str:
+    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,64 @@
+"""Checkpoint folders as training writes them, and measurements of them that cost nothing and are known."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from pipeline.lake import Lake
+from pipeline.spec import Cell, Corpus, Resources, built_in
+from pipeline.watch import Followed, Rule
+from pipeline.watch import following as module
+from tests.sweep import stub
+
+CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+
+
+def weights(step: int, dtype: torch.dtype = torch.float32) -> bytes:
+    return save({"weight": torch.full((64,), step, dtype=dtype)}, {"format": "pt"})
+
+
+def write(root: Path, step: int, size: int | None = None) -> Path:
+    """A checkpoint; with `size` only so many bytes of its weights have been written, and nothing after them."""
+    folder = root / f"checkpoint-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "model.safetensors").write_bytes(weights(step)[:size])
+    if size is None:
+        (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+class Measured:
+    """In place of a measurement: id_twonn is what `dimension` says of the step, its error 0.1."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, dimension: Callable[[int], float]) -> None:
+        self.steps: list[int] = []
+        self._dimension = dimension
+        monkeypatch.setattr(module, "measured_here", self)
+
+    def __call__(self, cells: list[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
+        for cell in cells:
+            step = cell.checkpoint.step or 0
+            self.before(step)
+            self.steps.append(step)
+            known = {"id_twonn": self._dimension(step), "id_twonn_se": 0.1, "loss": 2.5, "loss_se": 0.01}
+            yield cell, [row | known for row in stub.rows(cell)]
+
+    def before(self, step: int) -> None:
+        """What happens while it is being measured."""
+
+
+def followed(root: Path, *rules: str) -> Followed:
+    return Followed(
+        folder=root,
+        lake=Lake(root / ".shapelake"),
+        corpus=Corpus(kind="random-uniform"),
+        recipe=built_in("quick@1"),
+        resources=Resources(cpus=1, slots=1),
+        rules=tuple(map(Rule.parse, rules)),
+    )
