@@ -63,7 +63,7 @@ def rows(wanted: Sweep, lake: Path, backend: str = "inline") -> list[dict]:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory) -> Path:
-    return real.history(tmp_path_factory.mktemp("sameness") / "runs", [0, 1, 2])
+    return real.history(tmp_path_factory.mktemp("sameness") / "runs", [0, 1])
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def corpora(tmp_path_factory) -> list[object]:
 
 def test_neither_batch_size_nor_backend_nor_slots_change_a_byte(history, corpora, tmp_path):
     one = rows(sweep(history, corpora, batch_tokens=1), tmp_path / "batch1")
-    assert len(one) == 3 * 2 * 4
+    assert len(one) == 2 * 2 * 4
     assert rows(sweep(history, corpora, batch_tokens=16 * 32), tmp_path / "batch16") == one
     assert rows(sweep(history, corpora, cpus=4, slots=4), tmp_path / "ray4", "ray") == one
 
@@ -100,9 +100,9 @@ def test_batch_size_changes_no_byte_of_ragged_snippets(history, tmp_path):
 
 
 def test_rows_carry_what_they_were_measured_on(history, corpora, tmp_path):
-    found = rows(sweep(history, corpora), tmp_path / "lake")
-    row = next(row for row in found if row["step"] == 2 and row["corpus"] == "text:prose" and row["layer"] == 1)
-    assert (row["model"], row["revision"], row["kind"], row["arch"]) == ("runs", "step2", "decoder", "gpt_neox")
+    found = rows(sweep(history, corpora).model_copy(update={"steps": "last"}), tmp_path / "lake")
+    row = next(row for row in found if row["step"] == 1 and row["corpus"] == "text:prose" and row["layer"] == 1)
+    assert (row["model"], row["revision"], row["kind"], row["arch"]) == ("runs", "step1", "decoder", "gpt_neox")
     assert (row["state"], row["depth"], row["n_layers"], row["d_model"]) == ("block", 0.5, 2, 32)
     assert (row["n_contexts"], row["context_tokens"], row["n_tokens"]) == (24, 32, 24 * 32)
     assert row["n_points"] + row["n_duplicates"] + row["n_near_duplicates"] == 24 * 16
@@ -115,7 +115,8 @@ def test_rows_carry_what_they_were_measured_on(history, corpora, tmp_path):
     assert len(read) == 2, "every checkpoint and layer of a corpus read the same tokens"
 
 
-def test_the_published_code_agrees_on_every_layer_and_step(shared, tmp_path):
+@pytest.mark.parametrize("steps", [["3000"], pytest.param(["0", "64", "512", "3000"], marks=pytest.mark.slow)])
+def test_the_published_code_agrees_on_every_layer(shared, tmp_path, steps):
     """Tolerances as the outside values state them: anisotropy 1e-6, loss 1e-5.
 
     id_authors within 1 %: it moves by 0.25 % with each point whose nearest copy the CPU's rounding tells apart, at most
@@ -124,10 +125,11 @@ def test_the_published_code_agrees_on_every_layer_and_step(shared, tmp_path):
     oracle = json.loads(shared("oracles/wiki-neox.json").read_text())
     root, text = shared("histories/wiki-neox"), shared("data/enwik5")
     wanted = sweep(root, [{"enwik8-raw": str(text)}], ORACLE_RECIPE, cpus=2, batch_tokens=2048)
-    wanted = wanted.model_copy(update={"steps": ",".join(oracle)})
+    wanted = wanted.model_copy(update={"steps": ",".join(steps)})
     found = {(str(row["step"]), row["layer"]): row for row in rows(wanted, tmp_path / "lake")}
-    assert {step for step, _ in found} == set(oracle)
-    for step, truth in oracle.items():
+    assert {step for step, _ in found} == set(steps)
+    for step in steps:
+        truth = oracle[step]
         assert found[step, 0]["n_tokens"] == truth["n_tokens"]
         assert found[step, 0]["loss"] == pytest.approx(truth["loss_nats_per_token"], abs=1e-5)
         for layer in truth["layers"]:
