@@ -21,13 +21,15 @@ from pipeline.errors import UsageError
 from pipeline.geometry import Cloud, Fetched, LayerMoments, Stream, describe_layer, plan_layers, to_device
 from pipeline.loss import Loss
 from pipeline.memory import free_bytes
-from pipeline.model import Model, Profile, Tokenizer, load, load_tokenizer
+from pipeline.model import Model, Profile, Tokenizer, load_after, load_tokenizer, release
 from pipeline.rows import Row, about_cell, about_cost, about_text, merged
 from pipeline.sampler import Sampler
 from pipeline.spec import Cell, Checkpoint, Recipe, Resources
 
 FOR_LAYERS = 0.7
 """Share of the free memory that the layers may take; the rest is for one batch, and for others."""
+KEPT = 0.1
+"""Share of the free memory that the models of idle processes may take, all together."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,32 @@ class Opened:
     load_s: float
     tasks: int = 1
     """That share the device's memory."""
+    processes: int = 1
+    """That may come to keep a model there."""
+    like: tuple[str, ...] = ()
+    """Equal for checkpoints that one module and one tokenizer serve."""
+
+
+class Kept:
+    """What a process opened last, for the next checkpoint like it. Empty while a task is at work, so that one that
+    fails leaves nothing of what it had in hand."""
+
+    def __init__(self) -> None:
+        self._opened: Opened | None = None
+
+    def put(self, opened: Opened) -> None:
+        """Keep it if it is small beside the free memory; what takes long to build beside loading is small."""
+        n_bytes = sum(parameter.nbytes for parameter in opened.model.module.parameters())
+        if n_bytes * opened.processes <= KEPT * free_bytes(opened.device):
+            self._opened = opened
+
+    def take(self, like: tuple[str, ...]) -> Opened | None:
+        """It, or nothing where it is of another kind: then its memory is given back."""
+        opened, self._opened = self._opened, None
+        if opened is None or opened.like == like:
+            return opened
+        release(opened.model)
+        return None
 
 
 @dataclass(frozen=True)
@@ -51,8 +79,11 @@ class Observed:
     forward_s: float
 
 
-def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources) -> Opened:
+def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources, kept: Kept | None = None) -> Opened:
     """Load weights and tokenizer strictly, on this task's device and threads.
+
+    Args:
+        kept: whose module and tokenizer are used again where they can be; the bytes are those of a fresh load.
 
     Raises:
         ChangedError: the files are not those that were planned; told also where that is why they cannot be loaded.
@@ -62,13 +93,15 @@ def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources
     started = time.perf_counter()
     geometry.set_threads(resources.threads)
     device = _device(resources)
+    like = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, device)
+    before = kept and kept.take(like)
     try:
-        model = load(Path(checkpoint.path), recipe.dtype, device)
-        tokenizer = load_tokenizer(Path(checkpoint.tokenizer_path))
+        model = load_after(before and before.model, Path(checkpoint.path), recipe.dtype, device)
+        tokenizer = before.tokenizer if before else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # afterwards, so that files replaced while they were read are noticed too
-    tasks = 1 if resources.gpus else resources.n_slots
-    return Opened(model, tokenizer, device, time.perf_counter() - started, tasks)
+    tasks, processes = (1, 1) if resources.gpus else (resources.n_slots, resources.cpus)
+    return Opened(model, tokenizer, device, time.perf_counter() - started, tasks, processes, like)
 
 
 def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:

@@ -12,6 +12,7 @@ from pipeline.errors import ChangedError, CheckpointError, UsageError
 from pipeline.recipe import built_in
 from pipeline.spec import Resources
 from tests import real
+from tests.test_memory import cell, numbers
 
 CPU = Resources(cpus=1)
 RECIPE = built_in("quick@1")
@@ -24,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object], first: bool) -> None:
     """Let something happen to the files just before or just after the weights are read."""
-    load = measure.load
+    load = measure.load_after
 
     def disturbed(*args):
         if first:
@@ -34,7 +35,7 @@ def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]
             happen()
         return model
 
-    monkeypatch.setattr(measure, "load", disturbed)
+    monkeypatch.setattr(measure, "load_after", disturbed)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -65,6 +66,40 @@ def test_another_config_or_tokenizer_is_noticed_too(folder, name):
     (folder / name).write_text((folder / name).read_text() + "\n")
     with pytest.raises(ChangedError, match=f"its {name[:6]}"):
         measure.open_checkpoint(planned, RECIPE, CPU)
+
+
+def test_a_history_through_one_module_has_the_numbers_of_fresh_loads(tmp_path):
+    """The third checkpoint is measured in the module and with the tokenizer of the second."""
+    kept, modules = measure.Kept(), []
+    for step in range(3):
+        wanted = cell(real.checkpoint(tmp_path / f"step{step}", seed=step))
+        kept.put(opened := measure.open_checkpoint(wanted.checkpoint, wanted.recipe, CPU, kept))
+        modules.append(opened.model.module)
+    assert modules[1] is modules[2]
+    fresh = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
+    assert numbers(measure.measure(wanted, opened, 512)) == numbers(measure.measure(wanted, fresh, 512))
+
+
+def test_what_is_kept_is_out_while_it_is_in_use_and_freed_where_it_is_of_no_use(folder):
+    kept, planned = measure.Kept(), single(folder)
+    opened = measure.open_checkpoint(planned, RECIPE, CPU, kept)
+    kept.put(opened)
+    assert kept.take(opened.like) is opened
+    assert kept.take(opened.like) is None
+    kept.put(opened)
+    in_half = built_in("quick@1").model_copy(update={"dtype": "bfloat16"})
+    other = measure.open_checkpoint(planned, in_half, CPU, kept)
+    assert all(parameter.is_meta for parameter in opened.model.module.parameters())
+    assert other.model.dtype == "bfloat16"
+
+
+def test_a_model_that_is_large_beside_the_free_memory_is_not_kept(folder, monkeypatch):
+    opened, kept = measure.open_checkpoint(single(folder), RECIPE, CPU), measure.Kept()
+    size = 4 * opened.model.n_params
+    for room, result in ((11 * size, opened), (9 * size, None)):
+        monkeypatch.setattr(measure, "free_bytes", lambda device, room=room: room)
+        kept.put(opened)
+        assert kept.take(opened.like) is result
 
 
 def test_a_gpu_that_is_not_there_is_refused_in_two_lines(folder, monkeypatch):

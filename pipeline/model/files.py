@@ -2,15 +2,35 @@
 
 import json
 import pickle
+import struct
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from pipeline.catalog.files import CONFIG, WEIGHTS, Folder, weight_files
 from pipeline.errors import CheckpointError
+
+
+class Place(NamedTuple):
+    """What is known of one tensor of a checkpoint's files."""
+
+    shape: torch.Size
+    name: str | None
+    """Of the module's tensor that holds it; None for one that the class has no place for."""
+
+
+Places = dict[str, Place]
+
+BROKEN = (
+    *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError),
+    *(LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError),
+)
+"""What the readers raise for a damaged file: beside their own errors whatever an unpickler stumbles over."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -40,10 +60,22 @@ def readable_weights(folder: Path) -> list[Path]:
     return files
 
 
+def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Name and value of every tensor, mapped from the file: its bytes are read where it is used."""
+    for path in files:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (it is no dict)
+                    yield name, file.get_tensor(name)
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            yield from ((name, value) for name, value in stored.items() if isinstance(value, Tensor))
+
+
 def _json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"file {path}", f"not JSON ({error})", "Fetch it again") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"file {path}", f"a JSON {type(found).__name__}, not an object", "Fetch it again")
@@ -71,7 +103,6 @@ def _open(path: Path) -> None:
             with safe_open(path, framework="pt"):
                 return
         torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (SafetensorError, pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise CheckpointError(
-            f"weights {path}", f"cannot be opened ({str(error).splitlines()[0]})", "Fetch the file again"
-        ) from error
+    except BROKEN as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"weights {path}", f"cannot be opened ({why})", "Fetch the file again") from error

@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTra
 
 from pipeline.catalog.architectures import kinds
 from pipeline.errors import CheckpointError
-from pipeline.model.files import read_config, readable_weights
+from pipeline.model.files import Places, read_config, readable_weights
 from pipeline.model.profile import Profile
 from pipeline.spec import Kind
 
@@ -42,6 +42,8 @@ class Model:
     """`no_lm_head`; `unexpected_keys`, and `unexpected_keys:NAME` of the first three."""
     unexpected_keys: tuple[str, ...]
     """Tensors of the file that the class has no place for."""
+    places: Places | None = None
+    """Where each tensor of the files went, once that is known and simple."""
 
     def profile(self, kind: Kind) -> Profile:
         """One of its profiles: an encoder-decoder has two, any other model one."""
@@ -103,7 +105,7 @@ def load(folder: Path, dtype: str, device: str) -> Model:
     module, info = _from_pretrained(folder, cls, config, _dtype(dtype, folder, cls, config), files)
     if _check_keys(folder, module, info):
         module = module.base_model  # the file has no head, and transformers made one up
-    _check_finite(folder, module)
+    check_finite(folder, module)
     torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and Mamba and DeBERTa convolve
     torch.backends.cuda.matmul.allow_tf32 = False
     module = module.eval().to(device)
@@ -217,7 +219,8 @@ def _in_head(module: PreTrainedModel, key: str) -> bool:
     return not key.startswith(f"{module.base_model_prefix}.")
 
 
-def _check_finite(folder: Path, module: nn.Module) -> None:
+def check_finite(folder: Path, module: nn.Module) -> None:
+    """Refuse weights with NaN or infinity in them."""
     bad = {name for name, tensor in module.state_dict().items() if not _finite(tensor)}
     if bad:
         raise CheckpointError(

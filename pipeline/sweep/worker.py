@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pipeline.catalog.fetch import discard, fetched
@@ -23,7 +24,7 @@ from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
 
 if TYPE_CHECKING:
-    from pipeline.measure import Opened
+    from pipeline.measure import Kept, Opened
 
 CLASSES: dict[type[ShapelakeError], ErrorClass] = {
     CheckpointError: "permanent",
@@ -100,14 +101,25 @@ def watchdog(task: Task) -> Iterator[None]:
 def _measured(task: Task, checkpoint: Checkpoint, watch: Watch) -> list[Outcome]:
     from pipeline import measure  # torch and transformers: only where work is done
 
+    kept = _kept()
     with watch(task):
-        opened = measure.open_checkpoint(checkpoint, task.cells[0].recipe, task.resources)
+        opened = measure.open_checkpoint(checkpoint, task.cells[0].recipe, task.resources, kept)
     there = Lake(task.lake).committed() if task.attempt > 1 else set()
     outcomes = []
     for cell in task.cells:
         with watch(task):
             outcomes.append(Outcome(cell_id=cell.id) if cell.id in there else _cell(task, cell, opened))
+    if all(outcome.ok for outcome in outcomes):
+        kept.put(opened)
     return outcomes
+
+
+@cache
+def _kept() -> "Kept":
+    """Of this process: of use where it does several tasks, inline and on the CPUs of a cluster."""
+    from pipeline.measure import Kept
+
+    return Kept()
 
 
 def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:

@@ -1,0 +1,181 @@
+"""A module whose weights are overwritten is the module that a fresh load would make, to the last byte."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.errors import CheckpointError
+from pipeline.model import Model, load, load_after, reuse
+from tests.model import tiny
+
+Saved = Callable[[str], Path]
+Rewrite = Callable[[dict[str, Tensor]], Any]
+
+
+def later(folder: Path, to: Path, change: Rewrite = lambda tensors: None, seed: int = 1) -> Path:
+    """A later checkpoint of the same history: other values of every tensor, and whatever `change` does to them."""
+    shutil.copytree(folder, to)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {
+        name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    change(tensors)
+    save_file(tensors, to / "model.safetensors", {"format": "pt"})
+    return to
+
+
+def second(folder: Path, dtype: str = "float32") -> Model:
+    """A model that is ready to be overwritten."""
+    return load_after(load(folder, dtype, "cpu"), folder, dtype, "cpu")
+
+
+def states(model: Model, ids: Tensor) -> dict[tuple[str, int], Tensor]:
+    """Every hidden state of every profile, and its loss."""
+    seen: dict[tuple[str, int], Tensor] = {}
+    for kind, profile in model.profiles.items():
+        loss = profile.forward(ids[:1], lambda layer, hidden, kind=kind: seen.update({(kind, layer): hidden.clone()}))
+        if loss is not None:
+            seen[kind, -1] = loss
+    return seen
+
+
+def check_equal(ours: Model, fresh: Model, ids: Tensor) -> None:
+    """Weights, buffers, ties, states and what is said of the file, all equal."""
+    assert (ours.flags, ours.unexpected_keys, ours.n_params) == (fresh.flags, fresh.unexpected_keys, fresh.n_params)
+    for held in ("named_parameters", "named_buffers"):
+        mine, theirs = (dict(getattr(model.module, held)()) for model in (ours, fresh))
+        assert mine.keys() == theirs.keys()
+        for name, tensor in theirs.items():
+            assert mine[name].dtype == tensor.dtype
+            assert torch.equal(mine[name], tensor), name
+    mine, theirs = states(ours, ids), states(fresh, ids)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[place], theirs[place]) for place in theirs)
+
+
+QUICK = ("gpt2", "gpt_neox", "llama", "opt-350m", "mamba", "bert", "modernbert", "t5")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny.CLASSES]
+)
+def test_every_architecture(name: str, saved: Saved, ids: Tensor, tmp_path: Path) -> None:
+    """Decoders, encoders and both in one; tied embeddings and untied; buffers of the file and of the class."""
+    model = second(saved(name))
+    folder = later(saved(name), tmp_path / "later")
+    swapped, fresh = load_after(model, folder, "float32", "cpu"), load(folder, "float32", "cpu")
+    assert swapped is model
+    check_equal(swapped, fresh, ids)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@pytest.mark.parametrize(("stored", "run"), [("float16", "float32"), ("float32", "bfloat16")])
+def test_the_recipe_s_dtype(name: str, stored: str, run: str, saved: Saved, ids: Tensor, tmp_path: Path) -> None:
+    """Values are rounded as a fresh load rounds them."""
+    model = second(saved(name), run)
+
+    def in_stored(tensors: dict[str, Tensor]) -> None:
+        tensors.update({key: tensor.to(getattr(torch, stored)) for key, tensor in tensors.items()})
+
+    folder = later(saved(name), tmp_path / "later", in_stored)
+    assert load_after(model, folder, run, "cpu") is model
+    check_equal(model, load(folder, run, "cpu"), ids)
+
+
+def test_a_file_without_the_head(saved: Saved, ids: Tensor, tmp_path: Path) -> None:
+    """The base model is overwritten, under names that lack its prefix or have it."""
+    headless = later(saved("gpt_neox"), tmp_path / "headless", lambda tensors: tensors.pop("embed_out.weight"), 2)
+    model = second(headless)
+    assert model.flags == ("no_lm_head",)
+    folder = later(headless, tmp_path / "later")
+    assert load_after(model, folder, "float32", "cpu") is model
+    check_equal(model, load(folder, "float32", "cpu"), ids)
+
+
+def test_tensors_that_the_class_does_not_have(saved: Saved, ids: Tensor, tmp_path: Path) -> None:
+    """They are flagged again, and belong to what must be alike."""
+
+    def more(tensors: dict[str, Tensor]) -> None:
+        tensors["adapter.weight"] = torch.ones(3)
+
+    first = later(saved("gpt_neox"), tmp_path / "first", more, 2)
+    model = second(first)
+    assert "unexpected_keys:adapter.weight" in model.flags
+    folder = later(saved("gpt_neox"), tmp_path / "with", more)
+    assert load_after(model, folder, "float32", "cpu") is model
+    check_equal(model, load(folder, "float32", "cpu"), ids)
+    without = load_after(model, saved("gpt_neox"), "float32", "cpu")
+    assert without is not model
+    check_equal(without, load(saved("gpt_neox"), "float32", "cpu"), ids)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_a_pickle_with_both_names_of_a_tied_tensor(name: str, saved: Saved, ids: Tensor, tmp_path: Path) -> None:
+    folders = []
+    for seed in (1, 2):
+        folder = later(saved(name), tmp_path / str(seed), seed=seed)
+        state = load(folder, "float32", "cpu").module.state_dict()
+        (folder / "model.safetensors").unlink()
+        torch.save(state, folder / "pytorch_model.bin")
+        folders.append(folder)
+    model = second(folders[0])
+    assert load_after(model, folders[1], "float32", "cpu") is model
+    check_equal(model, load(folders[1], "float32", "cpu"), ids)
+    head = load(saved(name), "float32", "cpu").module.get_output_embeddings()
+    key = next(key for key, value in model.module.state_dict().items() if value is not None and _is(model, value))
+    state = torch.load(folders[1] / "pytorch_model.bin", weights_only=True)
+    state[key] = head.weight.detach() + 1
+    torch.save(state, folders[1] / "pytorch_model.bin")
+    untied = load_after(model, folders[1], "float32", "cpu")
+    assert untied is not model
+    assert untied.places is None, "a config that ties what the file does not is left to transformers each time"
+    check_equal(untied, load(folders[1], "float32", "cpu"), ids)
+
+
+def _is(model: Model, value: Tensor) -> bool:
+    return value.data_ptr() == model.module.get_output_embeddings().weight.data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("transformer.h.1.attn.c_attn.weight"), "1 tensors absent"),
+        (lambda tensors: tensors.update({"transformer.wpe.weight": torch.ones(32, 32)}), "1 tensors of another shape"),
+        (lambda tensors: tensors["transformer.h.1.mlp.c_fc.weight"][3].fill_(torch.nan), "1 tensors with NaN"),
+    ],
+)
+def test_what_a_fresh_load_refuses(change: Rewrite, message: str, saved: Saved, tmp_path: Path) -> None:
+    """In the same words."""
+    model, folder = second(saved("gpt2")), later(saved("gpt2"), tmp_path / "bad", change)
+    with pytest.raises(CheckpointError, match=message) as fresh:
+        load(folder, "float32", "cpu")
+    with pytest.raises(CheckpointError) as ours:
+        load_after(model, folder, "float32", "cpu")
+    assert str(ours.value) == str(fresh.value)
+
+
+def test_what_is_not_simply_put_in_place_is_not_learned(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guard: a loader that scales one tensor is seen, and its module is not reused."""
+    model = load(saved("gpt2"), "float32", "cpu")
+    files = reuse.readable_weights(saved("gpt2"))
+    assert reuse.find_places(model.module, files)
+    model.module.transformer.h[1].mlp.c_fc.weight.data.mul_(1.001)
+    assert reuse.find_places(model.module, files) is None
+
+
+def test_the_memory_of_a_model_of_no_use_is_given_back_before_the_next_is_built(saved: Saved, monkeypatch) -> None:
+    before = load(saved("gpt2"), "float32", "cpu")
+
+    def watched(*args: Any) -> Model:
+        assert all(parameter.is_meta for parameter in before.module.parameters())
+        return load(*args)
+
+    monkeypatch.setattr(reuse, "load", watched)
+    assert load_after(before, saved("gpt2"), "float32", "cpu").places
