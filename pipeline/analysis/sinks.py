@@ -95,5 +95,6 @@ def _sentence(row: dict[str, Any]) -> str:
     at = "unknown" if row["at_256"] is None else f"{row['at_256']:.3f}"
     return (
         f"Without sink tokens {interval(row, 'left', '.0%')} of the middle blocks' anisotropy of "
-        f"{row['anisotropy']:.3f} is left; on contexts of {CONTEXT_TOKENS} tokens instead of {row['context_tokens']} it would be {at}."
+        f"{row['anisotropy']:.3f} is left; on contexts of {CONTEXT_TOKENS} tokens instead of {row['context_tokens']} "
+        f"it would be {at}."
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.shape import ALPHA, FLAT, PEAK, critical, judge, pooled
+from pipeline.analysis.shape import ALPHA, FLAT, PEAK, SPREADS, critical, judge, pooled, spread
 from pipeline.analysis.student import quantile
 
 CURVES = 600
@@ -41,19 +41,46 @@ def test_noise_alone_is_called_flat_in_95_percent_of_curves(points, df, sigma, e
 
 JUMPS = {
     "two groups, three points": (np.geomspace(10, 1, 3), 1, 0.13),
-    "one error ten times its neighbours'": (1 + 9.0 * (np.arange(28) == 14), 4, 0.07),
-    "each error drawn from one to five": (np.geomspace(1, 5, 28)[np.random.default_rng(0).permutation(28)], 4, 0.1),
+    "one error ten times its neighbours'": (1 + 9.0 * (np.arange(28) == 14), 4, ALPHA + MARGIN),
+    **{
+        f"each of {n} errors drawn from one to five": (
+            np.geomspace(1, 5, n)[np.random.default_rng(0).permutation(n)],
+            4,
+            ALPHA + MARGIN,
+        )
+        for n in (14, 28, 154)
+    },
+    "every second of 60 errors fivefold": (1 + 4.0 * (np.arange(60) % 2), 3, ALPHA + MARGIN),
 }
 
 
 @pytest.mark.parametrize(("sigma", "df", "most"), JUMPS.values(), ids=JUMPS)
-def test_errors_that_jump_make_more_false_claims_but_hardly_more_false_peaks(sigma, df, most):
-    """The limits that `judge` states."""
-    curve = drawn(np.zeros(len(sigma)), sigma, df=df, curves=4000)
+def test_errors_that_jump_make_no_more_false_claims(sigma, df, most):
+    """But for the limit that `judge` states."""
+    curve = drawn(np.zeros(len(sigma)), sigma, df=df, curves=CURVES)
     false, peaks = 1 - said(FLAT, *curve, df=df), said(PEAK, *curve, df=df)
     print(f"not flat {false:.3f}, peak {peaks:.3f}")
     assert false <= most
     assert peaks <= ALPHA
+
+
+@pytest.mark.parametrize(("points", "df"), [(28, 4), (154, 4)])
+def test_how_much_errors_jump_is_seen(points, df):
+    """Where they do not, at most a few curves are held for jumping more than twofold."""
+    random = np.random.default_rng(1)
+    for true in (1.0, 4.0):
+        sigma = true ** random.random((CURVES, points))
+        found = spread(sigma**2 * random.chisquare(df, (CURVES, points)) / df, df)
+        print(f"{points} points, true {true:g}: {dict(zip(*np.unique(found, return_counts=True), strict=True))}")
+        assert set(found) <= set(SPREADS)
+        assert true / 2 <= np.median(found) <= 2 * true
+    slow = np.geomspace(10, 1, points) ** 2 * random.chisquare(df, (CURVES, points)) / df
+    assert np.median(spread(slow, df)) <= 2, "a slow change is no jump"
+
+
+def test_the_bar_grows_with_the_jumps():
+    bars = [critical(28, 4, spread=one) for one in SPREADS]
+    assert bars == sorted(bars)
 
 
 def test_two_groups_of_equal_errors_are_judged_right():
@@ -153,9 +180,11 @@ def test_shift_scale_and_order_of_training_change_nothing_but_the_names():
 
 def test_against_plain_loops():
     values, se = drawn(3 * np.sin(np.linspace(0, 3, 9)), np.ones(9), curves=40)
-    shape, variance, bar = judge(values, se, df=3), pooled(se**2), max(2.0, critical(9, 3))
-    for x, v, low, word in zip(values, variance, shape.low, shape.word, strict=True):
-        sure = lambda a, p, x=x, v=v: x[p] - x[a] - bar * np.sqrt(v[a] + v[p])  # noqa: E731
+    shape, variance = judge(values, se, df=3), pooled(se**2)
+    bars = [max(2.0, critical(9, 3, spread=jumps)) for jumps in spread(se**2, 3)]
+    assert len(set(bars)) > 1
+    for x, v, bar, low, word in zip(values, variance, bars, shape.low, shape.word, strict=True):
+        sure = lambda a, p, x=x, v=v, bar=bar: x[p] - x[a] - bar * np.sqrt(v[a] + v[p])  # noqa: E731
         best = max(
             min(max(sure(a, p) for a in range(p)), max(sure(b, p) for b in range(p + 1, 9))) for p in range(1, 8)
         )
