@@ -38,7 +38,8 @@ OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 PASSED_ON = ("HF_TOKEN", OWNER)
 """What they need besides, as an argument of each task: what is in a runtime_env Ray writes into its logs."""
 NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
-GRACE = 1.5  # so much later than the worker's own watchdog the driver ends a task
+GRACE, START_S = 1.5, 60.0  # the driver ends a task so much later than the worker's own watchdog, and its start apart
+ANSWER_S = 30.0  # a node that says nothing for so long is not asked again
 
 
 class RayBackend:
@@ -60,14 +61,15 @@ class RayBackend:
         self._fetching: dict[Any, Task] = {}
         self._ready: deque[Task] = deque()
         self._running: dict[Any, tuple[Task, float]] = {}
+        """With the moment at which each was given to Ray."""
         self._nodes: dict[str, str] = {}
 
     @property
     def capacity(self) -> int:
-        return self._slots + self._ahead
+        return self.slots + self._ahead
 
     @property
-    def _slots(self) -> int:
+    def slots(self) -> int:
         """Tasks measured at once: the slots of a local run; on a cluster what fits, or the slots if they are fewer."""
         if self._resources.address == "local":
             return self._resources.n_slots
@@ -78,7 +80,7 @@ class RayBackend:
     @property
     def _taken(self) -> int:
         """Slots."""
-        return sum(min(task.shares, self._slots) for task, _ in self._running.values())
+        return sum(min(task.shares, self.slots) for task, _ in self._running.values())
 
     def submit(self, task: Task) -> None:
         if task.checkpoint.remote is None:
@@ -110,7 +112,7 @@ class RayBackend:
 
     def _start(self) -> None:
         """Measure what is ready, as far as there are slots; one that has the memory of two takes two."""
-        while self._ready and self._taken + min(self._ready[0].shares, self._slots) <= self._slots:
+        while self._ready and self._taken + min(self._ready[0].shares, self.slots) <= self.slots:
             task = self._ready.popleft()
             options = {**self._placed(task), "memory": self._memory(task)}
             ref = self._measure.options(**options).remote(task, self._environment)
@@ -119,8 +121,9 @@ class RayBackend:
     def _finished(self, ref: Any) -> Finished | None:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
         if ref in self._running:
-            task, started = self._running.pop(ref)
-            return task, self._outcomes(ref, task, time.monotonic() - started)
+            task, since = self._running.pop(ref)
+            self._nodes.pop(task.checkpoint.content, None)
+            return task, self._outcomes(ref, task, time.monotonic() - since)
         task = self._fetching.pop(ref)
         if failures := self._outcomes(ref, task, 0.0):
             return task, failures
@@ -153,7 +156,10 @@ class RayBackend:
         """
         if self._resources.address == "local":
             return
-        answers = self._asked(_missing, sorted(paths))
+        try:
+            answers = self._asked(_missing, sorted(paths))
+        except RayError as error:
+            raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
         lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
@@ -161,7 +167,7 @@ class RayBackend:
     def _asked(self, question: Callable[[Any], Any], about: Any) -> list[tuple[str, Any]]:
         """What each node answers, by its host; nodes that go meanwhile are left out.
 
-        Raises: UsageError where one cannot say.
+        Raises: RayError where one cannot say.
         """
         probe: Any = ray.remote(num_cpus=0, max_retries=0)(question)
         nodes = [node for node in ray.nodes() if node["Alive"]]
@@ -170,7 +176,7 @@ class RayBackend:
         answers = []
         for host, ref in asked:
             with suppress(*NODE_GONE):
-                answers.append((host, _answer(ref)))
+                answers.append((host, ray.get(ref, timeout=ANSWER_S)))
         return answers
 
     def _connect(self) -> None:
@@ -229,7 +235,8 @@ class RayBackend:
         except NODE_GONE as error:
             return failed(task, "preempted", _first_line(error))
         except RayError as error:
-            if isinstance(error, WorkerCrashedError) and (self._stack(task) or self._overdue(task, elapsed_s)):
+            late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s
+            if late and (elapsed_s >= self._most_s(task) or self._stack(task)):
                 return self._timed_out(task)
             return failed(task, "crash", _first_line(error))
 
@@ -240,19 +247,21 @@ class RayBackend:
         """What the watchdog has left, on whichever node; empty where it did not end the task."""
         if self._resources.address == "local":
             return _left_stack(task)
-        return next((stack for _, stack in self._asked(_left_stack, task) if stack), "")
+        with suppress(RayError):
+            return next((stack for _, stack in self._asked(_left_stack, task) if stack), "")
+        return ""
 
     def _end_overdue(self) -> None:
         """The second line behind the worker's own watchdog; on a cluster a task may wait long before it starts."""
         if self._resources.address != "local":
             return
-        for ref, (task, started) in self._running.items():
-            if self._overdue(task, (time.monotonic() - started) / GRACE):
+        for ref, (task, since) in self._running.items():
+            if time.monotonic() - since >= self._most_s(task):
                 ray.cancel(ref, force=True)
 
-    def _overdue(self, task: Task, elapsed_s: float) -> bool:
-        """Loading and each cell have the whole timeout each."""
-        return elapsed_s >= self._resources.timeout_s * (1 + len(task.cells))
+    def _most_s(self, task: Task) -> float:
+        """So long may it take at most: loading and each cell have the whole timeout each."""
+        return START_S + GRACE * self._resources.timeout_s * (1 + len(task.cells))
 
 
 def _with_environment(work: Work) -> Callable[[Task, dict[str, str]], list[Outcome]]:
@@ -280,15 +289,6 @@ def _require_listener(address: str) -> None:
         raise UsageError(
             f"Ray at {address}", f"nothing listens there ({error})", "Start the head, or use --address local"
         ) from error
-
-
-def _answer(ref: Any) -> Any:
-    try:
-        return ray.get(ref, timeout=60)
-    except NODE_GONE:
-        raise
-    except RayError as error:
-        raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
 
 
 def _missing(paths: list[str]) -> list[str]:

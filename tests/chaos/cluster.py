@@ -3,6 +3,8 @@
 import os
 import random
 import secrets
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_worker_niceness": "0",  # 15 by default: on a busy machine the workers would hardly run
         "RAY_TMPDIR": str(folder / "ray"),
         "SHAPELAKE_CACHE": str(folder / "cache"),
         "PYTHONPATH": str(ROOT),
@@ -61,6 +64,7 @@ def nodes(n: int, folder: Path) -> Iterator[Nodes]:
     (folder / "ray").mkdir()
     os.environ.update(environment(folder))
     made = Nodes(n)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Ray has set its own, which leaves our children behind
     try:
         yield made
     finally:

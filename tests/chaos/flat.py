@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,7 @@ def main() -> int:
     parser.add_argument("--cells", type=int, default=5000)
     parser.add_argument("--gpus", type=int, default=0, help="simulated: with them each task has a process of its own")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no driver is left behind
     folder = Path(tempfile.mkdtemp(prefix="flat-"))
     (folder / "ray").mkdir()
     with FakeHub() as hub:
@@ -69,8 +71,6 @@ def main() -> int:
         first = _attend(folder, range(WARM, options.cells // 2, options.cells // 10), kill=True)
         second = _attend(folder, range(options.cells // 2 + WARM, options.cells, options.cells // 10), kill=False)
     done = len(Lake(folder / "lake").committed())
-    for at, figures in [*first, *second]:
-        print(f"{at:6d} cells: " + ", ".join(f"{name} {value:.4g}" for name, value in figures._asdict().items()))
     grown = [
         name
         for name, start, end in zip(Figures._fields, first[0][1], second[-1][1], strict=True)
@@ -126,7 +126,9 @@ def _when(folder: Path, driver: "subprocess.Popen[bytes]", cells: int) -> tuple[
         if driver.poll() is not None:
             raise RuntimeError(f"the driver ended at {done} cells, see {folder}")
         time.sleep(0.5)
-    return done, Figures.of(driver.pid, folder)
+    figures = Figures.of(driver.pid, folder)
+    print(f"{done:6d} cells: " + ", ".join(f"{name} {n:.4g}" for name, n in figures._asdict().items()), flush=True)
+    return done, figures
 
 
 def _drive(folder: Path) -> int:

@@ -1,50 +1,172 @@
 """The driver on a real local Ray: whatever befalls a task comes back as a typed outcome, and the others finish."""
 
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
+from pipeline.spec import HubFile, Remote, Resources
+from pipeline.sweep.backend import Stages, Work
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
+from pipeline.sweep.task import Outcome, Task
+from pipeline.sweep.worker import watchdog
+from tests.lake import made
 from tests.sweep import stub
 
+DEATHS = {"segv": "crash", "exit": "crash", "interrupt": "preempted"}
+"""What the attempt is called, by how the worker ended."""
+REFUSED = {"raise": "error", "two": "error", "unpicklable": "error"}
+"""What must not come out of a worker, and does."""
 
-def watched_stub(task):
-    """The stub under the worker's own watchdog."""
-    from pipeline.sweep.worker import watchdog
 
-    with watchdog(task):
+def watched_stub(task: Task) -> list[Outcome]:
+    """The stub; the one that hangs under the worker's own watchdog, as the others may take long on a busy machine."""
+    fault = Path(task.checkpoint.path) / "fault"
+    with watchdog(task) if fault.exists() and fault.read_text() == "hang" else nullcontext():
         return stub.work(task)
 
 
 def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_path: Path):
-    faults = {1: "crash", 2: "raise", 3: "hang", 4: "crash:2", 5: "oom:1"}
-    root = stub.history(tmp_path / "runs", list(range(10)), faults=faults)
+    once = [f"{name}:1" for name in DEATHS]
+    faults = dict(enumerate(["crash", "hang", "oom:1", *once, *REFUSED]))
+    root = stub.history(tmp_path / "runs", list(range(12)), faults=faults)
     lake = Lake(tmp_path / "lake")
-    plan = make_plan(stub.sweep(root, cpus=4, slots=4, timeout_s=4), lake)
+    plan = make_plan(stub.sweep(root, cpus=4, slots=4, timeout_s=3), lake)
     report = run(plan, lake, "ray", watched_stub)
 
-    by_step = {cell.checkpoint.step: cell.id for cell in plan.cells}
-    assert lake.committed() == {by_step[step] for step in (0, 4, 5, 6, 7, 8, 9)}
+    names = {cell.id: faults.get(cell.checkpoint.step, "") for cell in plan.cells}
+    attempts = {names[cell_id]: dict(classes) for cell_id, classes in lake.attempts().items()}
+    assert attempts == {
+        **{f"{name}:1": {error_class: 1} for name, error_class in DEATHS.items()},
+        **{name: {error_class: 1} for name, error_class in REFUSED.items()},
+        **{"crash": {"crash": 5}, "hang": {"timeout": 2}, "oom:1": {"oom": 1}},
+    }
+    assert {names[cell_id] for cell_id in lake.quarantined()} == {"crash", "hang"}
+    assert {names[cell_id] for cell_id in names.keys() - lake.committed()} == {"crash", "hang", *REFUSED}
     assert (report.exit_code, report.committed) == (1, 7)
-    attempts = {step: dict(lake.attempts().get(cell_id, {})) for step, cell_id in by_step.items()}
-    assert attempts[1] == {"crash": 5}
-    assert attempts[2] == {"error": 1}
-    assert attempts[3] == {"timeout": 2}
-    assert attempts[4] == {"crash": 2}
-    assert attempts[5] == {"oom": 1}
-    assert lake.quarantined() == {by_step[1], by_step[3]}
-    stuck = lake.failures({by_step[3]})[0]
-    assert "time" in stuck.message or "4 s" in stuck.message
+    stuck = lake.failures({cell_id for cell_id, name in names.items() if name == "hang"})[0]
+    assert stuck.message == "no end after 3 s"
     assert "stub.py" in (stuck.traceback or ""), "the stack of the stuck task is kept"
 
 
 def test_a_cluster_that_is_not_there_is_refused_at_once():
-    from pipeline.spec import Resources
-    from pipeline.sweep.backend import Stages
+    with pytest.raises(UsageError, match="nothing listens there"):
+        opened(stub.work, Resources(cpus=1, address="127.0.0.1:1"))
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """Address of a Ray head with four CPUs and four GPUs that are none."""
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 4, "num_gpus": 4, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    yield str(cluster.address)
+    cluster.shutdown()
+
+
+def opened(measure: Work, resources: Resources, fetch: Work = lambda task: [], ahead: int = 0):
     from pipeline.sweep.ray_backend import RayBackend
 
-    with pytest.raises(UsageError, match="nothing listens there"):
-        RayBackend(Stages(stub.work, stub.work, print), Resources(cpus=1, address="127.0.0.1:1"))
+    return RayBackend(Stages(fetch, measure, lambda task: None), resources, ahead)
+
+
+def nap(task: Task) -> list[Outcome]:
+    """Sleep a second; who did, when and on which GPUs."""
+    began = time.time()
+    time.sleep(1)
+    said = f"{began} {time.time()} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+    return [Outcome(cell_id=cell.id, summary=said) for cell in task.cells]
+
+
+def nap_before(task: Task) -> list[Outcome]:
+    time.sleep(1)
+    return []
+
+
+def naps(backend, tasks: list[Task]) -> list[tuple[float, float, str, str]]:
+    """(begin, end, pid, GPUs) of each task."""
+    waiting, under_way, said = list(tasks), 0, []
+    while waiting or under_way:
+        while waiting and under_way < backend.capacity:
+            backend.submit(waiting.pop())
+            under_way += 1
+        for _, (outcome,) in backend.wait(1.0):
+            assert outcome.ok, outcome.message
+            began, ended, pid, gpus = outcome.summary.split(" ")
+            said.append((float(began), float(ended), pid, gpus))
+            under_way -= 1
+    backend.close()
+    return sorted(said)
+
+
+def tasks(n: int, resources: Resources, remote: Remote | None = None) -> list[Task]:
+    cells = [made.cell(made.checkpoint(step, remote=remote)) for step in range(n)]
+    return [
+        Task(lake="lake", run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=resources)
+        for cell in cells
+    ]
+
+
+@pytest.mark.slow
+def test_what_no_node_can_run_is_refused_in_two_seconds(head):
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="no node has that much"):
+        opened(nap, Resources(cpus=64, slots=1, address=head))
+    import ray
+
+    ray.shutdown()
+    assert time.monotonic() - began < 2 * max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
+
+
+@pytest.mark.slow
+def test_tasks_at_once_have_a_gpu_each_and_every_task_has_a_process_of_its_own(head):
+    resources = Resources(cpus=4, gpus=4, address=head)
+    done = naps(opened(nap, resources), tasks(12, resources))
+    assert len({pid for _, _, pid, _ in done}) == 12
+    assert {gpus for *_, gpus in done} == {"0", "1", "2", "3"}
+    for index, (_, ended, _, gpus) in enumerate(done):
+        assert gpus not in {other for began, _, _, other in done[index + 1 :] if began < ended}
+
+
+@pytest.mark.slow
+def test_fetching_ahead_keeps_the_slots_busy(head):
+    resources = Resources(cpus=2, slots=2, address=head)
+    remote = Remote(repo="lab/small", commit="0" * 40, files=(HubFile(path="w", size=1, sha256="0" * 64),))
+    done = naps(opened(nap, resources, fetch=nap_before, ahead=2), tasks(16, resources, remote))
+    busy = sum(ended - began for began, ended, *_ in done) / (2 * (max(end for _, end, *_ in done) - done[0][0]))
+    assert busy >= 0.8
+
+
+def slow_stub(task: Task) -> list[Outcome]:
+    began = Path(task.checkpoint.path).parent.parent / "began"
+    began.mkdir(exist_ok=True)
+    (began / task.checkpoint.revision).touch()
+    time.sleep(3)
+    return stub.work(task)
+
+
+def stop_at(began: Path, n: int) -> None:
+    """SIGTERM to this process when so many tasks are at work."""
+    while len(list(began.glob("*"))) < n:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_sigterm_lets_four_tasks_of_three_seconds_finish(head, tmp_path):
+    root = stub.history(tmp_path / "runs", list(range(8)))
+    lake = Lake(tmp_path / "lake")
+    plan = make_plan(stub.sweep(root, cpus=4, slots=4, address=head), lake)
+    stop = Thread(target=stop_at, args=(tmp_path / "began", 4), daemon=True)
+    stop.start()
+    report = run(plan, lake, "ray", slow_stub)
+    assert (report.exit_code, report.committed, report.unfinished) == (143, 4, 4)

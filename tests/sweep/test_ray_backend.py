@@ -119,3 +119,19 @@ def test_what_ray_says_of_a_task_has_a_class(monkeypatch, error, error_class):
     (outcome,) = opened._outcomes("ref", lost, 0.0)
     assert outcome.error_class == error_class
     assert outcome.message
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "stack", "error_class"), [(9, "x.py", "crash"), (11, "x.py", "timeout"), (11, "", "crash")]
+)
+def test_a_worker_that_died_after_its_time_and_left_a_stack_on_any_node_was_stuck(
+    monkeypatch, elapsed_s, stack, error_class
+):
+    notes = Notes({"CPU": 4}, {"CPU": 4})
+    opened = backend(monkeypatch, notes, timeout_s=10)
+    lost = Task.model_construct(**{**dict(task()), "cells": (SimpleNamespace(id="c"),)})
+    notes.answer = exceptions.WorkerCrashedError()
+    monkeypatch.setattr(opened, "_asked", lambda *_: [("n0", ""), ("n1", stack)])
+    monkeypatch.setattr(ray_backend, "_left_stack", lambda _: stack)
+    (outcome,) = opened._outcomes("ref", lost, elapsed_s)
+    assert (outcome.error_class, outcome.traceback) == (error_class, stack if error_class == "timeout" else "")
