@@ -65,9 +65,9 @@ OWNERS = {
     "typer": {"cli"},
     "rich": {"progress", "sweep/progress", "show", "demo", "cli"},
     "altair": {"report"},
-    "tensorboard": {"export/tensorboard"},
-    "wandb": {"export/wandb"},
-    "trackio": {"export/trackio"},
+    "tensorboard": {"export/to_tensorboard"},
+    "wandb": {"export/to_wandb"},
+    "trackio": {"export/to_trackio"},
     "vl_convert": {"report"},
     "jinja2": {"report"},
 }

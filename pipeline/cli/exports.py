@@ -1,5 +1,6 @@
 """The command that hands a lake to other tools: export."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,4 +59,5 @@ def _to_hub(reader: "Reader", dataset: str, folder: Path, licence: str, publish:
     if publish:
         typer.echo(upload(prepared, dataset))
     else:
-        typer.echo(f"to upload it: shapelake export --to {HUB} {dataset} -o {prepared.folder} --upload, with this lake")
+        words = ["export", "--to", HUB, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]
+        typer.echo(f"to upload it: shapelake {shlex.join(words)}")

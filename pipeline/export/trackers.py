@@ -32,7 +32,7 @@ def replay(reader: Reader, tracker: str, folder: str | Path) -> Replayed:
         UsageError: the tracker is not installed.
     """
     try:
-        write = import_module(f"pipeline.export.{tracker}").write
+        write = import_module(f"pipeline.export.to_{tracker}").write
     except ModuleNotFoundError as error:
         found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
         raise UsageError(f"export to {tracker}", found, do) from error

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_killed_halfway_the_next_replay_makes_the_same_files(reader, tmp_path, m
 
 def test_a_tracker_that_is_not_installed_is_told_with_its_extra(reader, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    monkeypatch.delitem(sys.modules, "pipeline.export.wandb", raising=False)
+    monkeypatch.delitem(sys.modules, "pipeline.export.to_wandb", raising=False)
     with pytest.raises(UsageError, match=r"wandb is not installed.\n.*shapelake\[wandb\]"):
         replay(reader, "wandb", tmp_path)
 
@@ -153,16 +154,28 @@ def test_wandb_offline(reader, tmp_path, monkeypatch):
 def history(path: Path) -> list[dict[str, str]]:
     """The logged points in W&B's own file."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    store, found = DataStore(), []
-    store.open_for_scan(str(path))
-    while data := store.scan_data():
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
+    found = []
+    for data in records(path.read_bytes()):
+        record = wandb_internal_pb2.Record.FromString(data)
         if record.HasField("history"):
             found.append({item.key or "/".join(item.nested_key): item.value_json for item in record.history.item})
     return found
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """The records of a LevelDB log: seven bytes of checksum, length and kind before each part, blocks of 32 KiB."""
+    whole, place = b"", 7
+    while place + 7 <= len(data):
+        if (left := -place % 32_768) < 7:
+            place += left
+            continue
+        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
+        whole += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # a whole record, or its last part
+            yield whole
+            whole = b""
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-import wandb
+import wandb  # pyright: ignore[reportMissingImports]
 
 from pipeline.export.runs import Run
 

@@ -14,7 +14,7 @@ def write(run: Run, folder: Path) -> bool:
     A run is one transaction with its digest, so it is there whole or not at all; one that has grown is replaced.
     """
     os.environ["TRACKIO_DIR"] = str(folder.resolve())  # read when trackio is imported
-    from trackio.sqlite_storage import SQLiteStorage
+    from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
 
     held = SQLiteStorage.get_run_config(PROJECT, run.name)
     if held and held.get("digest") == run.digest:
