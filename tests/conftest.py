@@ -18,6 +18,7 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AUTH_MODE="disabled",
+    RAY_worker_niceness="0",  # 15 by default: on a busy machine the workers would hardly run
     OMP_NUM_THREADS="2",
     OMP_WAIT_POLICY="PASSIVE",
 )
