@@ -1,0 +1,97 @@
+"""Explosions of the loss: when they came, and whether intrinsic dimension rose before the loss did.
+
+The lead is judged by the correlation of steps in log dimension (mean over blocks) with steps in log loss one to four
+checkpoints later, the largest of the four. Its null: the same with the dimension turned round against the loss by
+every possible number of checkpoints, which keeps the trend and the roughness of both.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.analysis.rows import KEYS, TOO_FEW, Lakelike, because, blocks, history, rows
+
+WINDOW, SIGMAS = 128, 6.0
+FEWEST_BEFORE = 8
+"""Losses that a spike must stand out from; a lake holds fewer than a training log."""
+LAGS = (1, 2, 3, 4)
+FEWEST = 24
+"""Checkpoints: with fewer a turn by chance could not be told from the truth at 5 %."""
+LEVEL = 0.05
+LEADS, NO_LEAD = "leads", "no-lead"
+_FOUND = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "correlation": pl.Float64} | {
+    "p": pl.Float64,
+    "rows": pl.Int64,
+}
+
+
+def is_spike(losses: Sequence[float], fewest: int = WINDOW) -> bool:
+    """Whether the last loss exceeds mean + 6 standard deviations of the 128 before it.
+
+    One that is not finite is a spike; with fewer than `fewest` before it none else is.
+
+    Source: the rule of OLMo-core's stability monitor.
+    """
+    *before, last = losses[-WINDOW - 1 :]
+    if not np.isfinite(last):
+        return True
+    return len(before) >= fewest and bool(last > np.mean(before) + SIGMAS * np.std(before))
+
+
+def explosions(lake: Lakelike) -> pl.DataFrame:
+    """Spikes of the loss and the lead of dimension, one row per history with a loss.
+
+    Columns: keys of a history, `verdict` (leads: dimension rises before the loss does, p below 5 %; no-lead; too_few
+    under 24 checkpoints), `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is largest,
+    `p` by turning one series against the other, `rows`, `because`.
+    Error: of histories without any lead 5 % are said to have one.
+    """
+    kept = blocks(history(rows(lake))).drop_nulls(["loss", "id_mle"])
+    series = kept.group_by(*KEYS, "step").agg(pl.col("loss").first(), pl.col("id_mle").log().mean().alias("log_id"))
+    gathered = series.sort("step").group_by(KEYS, maintain_order=True).agg("step", "loss", "log_id")
+    found = [_judged(row["step"], row["loss"], row["log_id"]) for row in gathered.iter_rows(named=True)]
+    columns = [pl.Series(name, [one[name] for one in found], kind) for name, kind in _FOUND.items()]
+    return because(gathered.drop("step", "loss", "log_id").with_columns(columns).sort(KEYS), _sentence)
+
+
+def lead(log_id: np.ndarray, log_loss: np.ndarray) -> tuple[int, float, float]:
+    """Lag in checkpoints, correlation and p of the largest correlation of dimension with a later loss.
+
+    Args:
+        log_id: [checkpoints], in training order, and likewise `log_loss`.
+    """
+    dimension, loss = np.diff(log_id), np.diff(log_loss)
+    observed = _correlations(dimension, loss)
+    turns = range(max(LAGS) + 1, len(dimension) - max(LAGS))
+    null = [max(_correlations(np.roll(dimension, turn), loss)) for turn in turns]
+    best = int(np.argmax(observed))
+    return LAGS[best], observed[best], (1 + sum(one >= observed[best] for one in null)) / (1 + len(null))
+
+
+def _correlations(first: np.ndarray, later: np.ndarray) -> list[float]:
+    """At each lag; 0 where either does not vary."""
+    pairs = [(first[:-lag], later[lag:]) for lag in LAGS]
+    return [float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0 for a, b in pairs]
+
+
+def _judged(steps: list[int], losses: list[float], log_id: list[float]) -> dict[str, Any]:
+    spikes = [step for i, step in enumerate(steps) if is_spike(losses[: i + 1], FEWEST_BEFORE)]
+    found: dict[str, Any] = {"events": spikes, "rows": len(steps)}
+    if len(steps) < FEWEST:
+        return {**dict.fromkeys(_FOUND), **found, "verdict": TOO_FEW}
+    lag, correlation, p = lead(np.array(log_id), np.log(losses))
+    leads = correlation > 0 and p < LEVEL
+    return found | {"verdict": LEADS if leads else NO_LEAD, "lag": lag, "correlation": correlation, "p": p}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    events = ", ".join(f"{step:,}" for step in row["events"]) or "no step"
+    seen = f"{row['model']} on {row['corpus']}: the loss spikes at {events}"
+    if row["verdict"] == TOO_FEW:
+        return f"{seen}; {row['rows']} checkpoints are too few to tell what leads what"
+    said = "leads the loss" if row["verdict"] == LEADS else "does not lead the loss"
+    return (
+        f"{seen}; dimension {said}: correlation {row['correlation']:.2f} at {row['lag']} checkpoints, p {row['p']:.3f}"
+    )

@@ -1,0 +1,75 @@
+"""Spikes by arithmetic; leads that are there and that are not; and what a lake says of them."""
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis.explosions import explosions, is_spike, lead
+from tests.analysis import made
+
+
+def test_a_spike_exceeds_mean_plus_six_sigma_of_the_last_128():
+    before = [0.0, 2.0] * 64  # mean 1, sigma 1
+    assert not is_spike([*before, 7.0])
+    assert is_spike([*before, 7.001])
+    assert not is_spike([*[100.0] * 50, *before, 7.0])  # the first fifty are forgotten
+    assert not is_spike([*before[1:], 1e9])
+    assert is_spike([1.0, float("nan")])
+
+
+def series(seed: int, lag: int, n: int = 80) -> tuple[np.ndarray, np.ndarray]:
+    """Two random walks, the second following the first after `lag` checkpoints; lag 0: not at all."""
+    generator = np.random.default_rng(seed)
+    first, own = generator.normal(size=n), generator.normal(size=n)
+    later = own if not lag else np.concatenate([own[:lag], first[:-lag]]) + 0.5 * own
+    return first.cumsum(), later.cumsum()
+
+
+@pytest.mark.parametrize("lag", [1, 2, 4])
+def test_a_lead_is_found_at_its_lag(lag):
+    found, correlation, p = lead(*series(0, lag))
+    assert found == lag
+    assert correlation > 0.7
+    assert p < 0.03
+
+
+def test_a_lag_is_no_lead():
+    loss, dimension = series(1, 2)
+    assert lead(dimension, loss)[2] > 0.05
+
+
+def test_without_a_lead_one_is_seen_in_five_of_a_hundred():
+    p = np.array([lead(*series(seed, 0))[2] for seed in range(300)])
+    assert 0.02 < (p < 0.05).mean() < 0.09
+    assert 0.4 < p.mean() < 0.6
+
+
+def lake(log_id: np.ndarray, loss: np.ndarray, model: str = "lab/small") -> list[dict]:
+    """Two blocks a step, whose mean log dimension is `log_id`."""
+    return [
+        made.row(model=model, step=step * 100, layer=layer, loss=loss[step], id_mle=float(np.exp(log_id[step] + shift)))
+        for step in range(len(loss))
+        for layer, shift in ((1, 0.3), (2, -0.3))
+    ]
+
+
+def test_a_lake_tells_events_and_leads_of_each_history():
+    log_id, log_loss = series(0, 2)
+    spiked = np.exp(0.01 * log_loss)
+    spiked[60] = 5.0
+    rows = lake(0.01 * log_id, np.exp(0.01 * log_loss), "lab/leads") + lake(0.01 * log_id, spiked, "lab/spikes")
+    rows += lake(log_id[:10], np.ones(10), "lab/young")
+    leads, spikes, young = explosions(made.frame(rows)).to_dicts()
+    assert (leads["verdict"], leads["lag"], leads["events"], leads["rows"]) == ("leads", 2, [], 80)
+    assert leads["p"] == pytest.approx(1 / 71)  # 70 turns of 79 differences
+    assert spikes["events"] == [6000]
+    assert (young["verdict"], young["p"]) == ("too_few", None)
+    assert "the loss spikes at 6,000" in spikes["because"]
+    assert "10 checkpoints are too few" in young["because"]
+
+
+def test_a_lake_without_a_loss_has_nothing_to_say():
+    found = explosions(made.frame([made.row()]))
+    assert found.is_empty()
+    assert {"verdict", "events", "p", "because"} <= set(found.columns)
+    assert found.schema["events"] == pl.List(pl.Int64)
