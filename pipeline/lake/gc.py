@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 from pipeline.lake.lake import Lake
+from pipeline.lake.latest import superseded
 from pipeline.lake.records import now
-from pipeline.lake.snapshot import superseded
 
 GRACE = timedelta(days=1)
 
@@ -15,7 +15,7 @@ def gc(lake: Lake, grace: timedelta = GRACE, *, dry_run: bool = True) -> list[st
     A reader that was opened longer than `grace` ago may find its snapshot gone. Cells, labels, attempts, tombstones,
     recipes and runs are never touched.
     """
-    keys = [*lake.store.leftovers(grace.total_seconds()), *superseded(lake, now() - grace)]
+    keys = [*lake.store.leftovers(grace.total_seconds()), *superseded(lake.store, now() - grace)]
     if not dry_run:
         for key in keys:
             lake.store.delete(key)

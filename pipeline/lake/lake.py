@@ -3,8 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -13,6 +12,8 @@ from pydantic import ValidationError
 
 from pipeline.columns import columns, source
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
+from pipeline.lake.labels import Labels
+from pipeline.lake.names import ATTEMPTS, AUDITS, CELLS, COLUMNS, QUARANTINE, RECIPES, RUNS, STAMP, listed
 from pipeline.lake.places import open_store
 from pipeline.lake.records import Audit, Failure, Label, Named, Tombstone, now, resolve
 from pipeline.noun import Noun, canonical, digest
@@ -22,18 +23,6 @@ from pipeline.spec import Checkpoint
 if TYPE_CHECKING:
     import pyarrow as pa
 
-CELLS, LABELS, AUDITS, RECIPES, ATTEMPTS = "cells/v1", "labels/v1", "audits/v1", "recipes", "attempts/v1"
-QUARANTINE, RUNS, COLUMNS = "quarantine", "runs", "columns.csv"
-STAMP = "%Y%m%dT%H%M%S.%fZ"
-CELL = r"(?P<cell>[0-9a-f]{32})"
-NAMES = {
-    CELLS: rf"{CELL}\.parquet",
-    LABELS: r"(?P<stamp>\d{8}T\d{6}\.\d{6}Z)-(?P<label>[0-9a-f]{16})-(?P<said>[0-9a-f]{16})\.json",
-    AUDITS: r"(?P<model>[0-9a-f]{16})-(?P<stamp>\d{8}T\d{6}\.\d{6}Z)-(?P<said>[0-9a-f]{16})\.json",
-    ATTEMPTS: rf"{CELL}\.(?P<error_class>[a-z_]+)\.[0-9a-f]{{8}}\.json",
-    QUARANTINE: rf"{CELL}\.json",
-}
-"""File names say all that planning asks for, so that it opens none."""
 Record = TypeVar("Record", bound=Noun)
 
 
@@ -43,6 +32,7 @@ class Lake:
     def __init__(self, uri: str | Path) -> None:
         self.store = open_store(uri)
         self.uri = self.store.uri
+        self._labels = Labels(self.store)
 
     @classmethod
     def existing(cls, uri: str | Path) -> "Lake":
@@ -65,7 +55,7 @@ class Lake:
         their numbers are equal, and the first by name stands for both.
         """
         files: dict[str, str] = {}
-        for key, name in self._list(CELLS):
+        for key, name in listed(self.store, CELLS):
             files.setdefault(name["cell"], key)
         return files
 
@@ -92,23 +82,8 @@ class Lake:
     # labels
 
     def record_labels(self, checkpoints: Iterable[Checkpoint]) -> int:
-        """Write one record per label whose newest record does not already say the same; opens no file."""
-        newest = {name["label"]: (name["stamp"], name["said"]) for _, name in self._list(LABELS)}
-        return sum(self._record_label(checkpoint, newest) for checkpoint in checkpoints)
-
-    def _record_label(self, checkpoint: Checkpoint, newest: dict[str, tuple[str, str]]) -> bool:
-        label = Label.of(checkpoint, now())
-        if known := newest.get(label.name_digest):
-            stamp, said = known
-            if said == label.said:
-                return False
-            # A record must come after the one it corrects, even where this machine's clock is behind.
-            after = datetime.strptime(stamp, STAMP).replace(tzinfo=UTC) + timedelta(microseconds=1)
-            label = label.model_copy(update={"seen_at": max(label.seen_at, after)})
-        stamp = f"{label.seen_at:{STAMP}}"
-        newest[label.name_digest] = stamp, label.said
-        name = f"{stamp}-{label.name_digest}-{label.said}.json"
-        return self.store.put_new(f"{LABELS}/model_key={checkpoint.model_key}/{name}", _json(label))
+        """Write a record per label whose newest record does not already say the same, all in one file; how many."""
+        return self._labels.record(checkpoints)
 
     def labels(self) -> list[Named]:
         """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded.
@@ -116,8 +91,11 @@ class Lake:
         Labels of a renamed repo have its new name.
         """
         now = {audit.formerly: audit.model for audit in self.audits() if audit.formerly}
-        labels = (self._read(Label, key) for key, _ in self._list(LABELS))
-        return resolve(_renamed(label, now) for label in labels)
+        return resolve(_renamed(label, now) for label in self._labels.all())
+
+    def bundled_labels(self) -> bytes:
+        """Every label record as the snapshot keeps them."""
+        return self._labels.bundle()
 
     # audits
 
@@ -135,7 +113,7 @@ class Lake:
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
         """By the digest of the model's name; the names sort by time."""
-        return {name["model"]: (key, name) for key, name in self._list(AUDITS)}
+        return {name["model"]: (key, name) for key, name in listed(self.store, AUDITS)}
 
     # recipes
 
@@ -170,13 +148,13 @@ class Lake:
     def attempts(self) -> dict[str, Counter[str]]:
         """How often each cell failed, by class; by listing alone."""
         strikes: dict[str, Counter[str]] = {}
-        for _, name in self._list(ATTEMPTS):
+        for _, name in listed(self.store, ATTEMPTS):
             strikes.setdefault(name["cell"], Counter())[name["error_class"]] += 1
         return strikes
 
     def failures(self, cell_ids: set[str]) -> list[Failure]:
         """Every failed attempt at these cells, oldest first."""
-        keys = [key for key, name in self._list(ATTEMPTS) if name["cell"] in cell_ids]
+        keys = [key for key, name in listed(self.store, ATTEMPTS) if name["cell"] in cell_ids]
         return sorted((self._read(Failure, key) for key in keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
@@ -186,10 +164,10 @@ class Lake:
 
     def quarantined(self) -> set[str]:
         """Ids of the cells with a tombstone; by listing alone."""
-        return {name["cell"] for _, name in self._list(QUARANTINE)}
+        return {name["cell"] for _, name in listed(self.store, QUARANTINE)}
 
     def tombstones(self) -> list[Tombstone]:
-        return [self._read(Tombstone, key) for key, _ in self._list(QUARANTINE)]
+        return [self._read(Tombstone, key) for key, _ in listed(self.store, QUARANTINE)]
 
     def release(self, cell_id: str) -> bool:
         """Take the tombstone away; False where there was none."""
@@ -211,16 +189,6 @@ class Lake:
         """The last progress of every run, oldest heartbeat first."""
         keys = [key for key in self.store.list(RUNS) if key.endswith("/progress.json")]
         return sorted((json.loads(self.store.get(key)) for key in keys), key=lambda run: run["when"])
-
-    def _list(self, prefix: str) -> Iterator[tuple[str, re.Match[str]]]:
-        """Every (key, parsed name) below `prefix`; what has another suffix is not ours and no reader's either."""
-        pattern = re.compile(rf"(?:.*/)?{NAMES[prefix]}")
-        suffix = NAMES[prefix].rsplit(".", 1)[-1]
-        for key in self.store.list(prefix):
-            if name := pattern.fullmatch(key):
-                yield key, name
-            elif key.endswith(f".{suffix}"):
-                raise LakeError(f"lake {self.uri}", f"{key} is no file of a lake", "Move it away")
 
     def _read(self, noun: type[Record], key: str) -> Record:
         try:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import duckdb
 import polars as pl
+import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.lake import views
+from pipeline.lake.contents import contents
 from pipeline.lake.lake import Lake
-from pipeline.lake.records import Audit, Audited, Named
+from pipeline.lake.records import Audit, Audited, Label, Named
 from pipeline.lake.scan import schema
-from pipeline.lake.snapshot import measured
 
 SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
 
@@ -28,12 +29,17 @@ class Reader:
     def __init__(self, uri: str | Path) -> None:
         lake = Lake(uri)
         self.uri = lake.uri
-        self._tables = {
-            "measured": measured(lake),
-            "labels": _label_frame(lake.labels()),
-            "audited": _audit_frame(lake.audits()),
-            "tombstones": pl.DataFrame({"cell_id": sorted(lake.quarantined())}, schema={"cell_id": pl.String}),
+        rows, cells = contents(lake)
+        self._tables: dict[str, pa.Table | pl.LazyFrame] = {
+            "measured": rows,
+            "committed": cells.to_arrow(),
+            "labels": _label_frame(lake.labels()).to_arrow(),
+            "audited": _audit_frame(lake.audits()).to_arrow(),
+            "tombstones": pl.DataFrame({"cell_id": sorted(lake.quarantined())}, {"cell_id": pl.String}).to_arrow(),
         }
+        shown = self._shown()
+        lent = shown.filter(~pl.col("own"))["cell_id"].unique().implode()
+        self._tables |= {"shown": shown.to_arrow(), "borrowed": rows.filter(pl.col("cell_id").is_in(lent))}
 
     def layers(self) -> duckdb.DuckDBPyRelation:
         return self.sql("FROM layers")
@@ -61,13 +67,23 @@ class Reader:
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """A database of its own for each query: none disturbs another, and none reaches outside."""
-        database = duckdb.connect()
-        for name, frame in self._tables.items():
-            database.register(name, frame)
+        database = self._database()
         for view in (views.LAYERS, views.CELLS, views.CHECKPOINTS):
             database.execute(view)
         for setting in (*SETTINGS, "lock_configuration = true"):
             database.execute(f"SET {setting}")
+        return database
+
+    def _shown(self) -> pl.DataFrame:
+        """Which cells are shown, and under which label: of each measurement the newest algorithm."""
+        each = self._database().sql(views.LABELLED).pl()
+        newest = pl.col("algorithm").max().over(views.MEASUREMENT)
+        return each.filter(pl.col("algorithm").eq_missing(newest)).select("cell_id", "own", *views.OF_LABEL)
+
+    def _database(self) -> duckdb.DuckDBPyConnection:
+        database = duckdb.connect()
+        for name, frame in self._tables.items():
+            database.register(name, frame)
         return database
 
 
@@ -83,10 +99,19 @@ def _asking(text: str) -> Iterator[None]:
 
 def _label_frame(labels: list[Named]) -> pl.DataFrame:
     types = schema()
-    columns = {name: types[name] for name in (*views.OF_LABEL, *views.DIGESTS)}
-    columns |= {"content": pl.String(), "kinds": pl.List(pl.String), "first_seen": types["written_at"]}
-    rows = [named.label.model_dump() | named._asdict() for named in labels]
-    return pl.DataFrame([[row[name] for name in columns] for row in rows], schema=columns, orient="row")
+    said = {name: types[name] for name in (*views.OF_LABEL, *views.DIGESTS) if name in Label.model_fields}
+    said |= {"content": pl.String()}
+    found = {name: types[name] for name in views.UNKNOWN} | {"first_seen": types["written_at"]}
+    columns = {name: [getattr(named.label, name) for named in labels] for name in said}
+    columns |= {name: [getattr(named, name) for named in labels] for name in found}
+    return pl.DataFrame(columns, schema=said | found).with_columns(_kinds(labels))
+
+
+def _kinds(labels: list[Named]) -> pl.Series:
+    """Polars makes lists slowly from Python's, and few of them differ."""
+    places = {kinds: place for place, kinds in enumerate(dict.fromkeys(named.label.kinds for named in labels))}
+    distinct = pl.Series("kinds", [list(kinds) for kinds in places], dtype=pl.List(pl.String))
+    return distinct.gather([places[named.label.kinds] for named in labels])
 
 
 def _audit_frame(audits: list[Audit]) -> pl.DataFrame:

@@ -107,23 +107,23 @@ def resolve(labels: Iterable[Label]) -> list[Named]:
     `superseded`: the label's newest record points at other content: weights, config or tokenizer. `duplicate_of`:
     the first other label (by first sight, then step) that points at equal weights now; both of a pair name each other.
     """
-    by_time = sorted(labels, key=lambda label: label.seen_at)
-    current = {label.name: label.content for label in by_time}
-    newest = {(label.name, label.content): label for label in by_time}
-    first = {(label.name, label.content): label.seen_at for label in reversed(by_time)}
+    by_time = sorted(((label.name, label) for label in labels), key=lambda named: named[1].seen_at)
+    current = {name: label.content for name, label in by_time}
+    newest = {(name, label.content): label for name, label in by_time}
+    first = {(name, label.content): label.seen_at for name, label in reversed(by_time)}
     order = sorted(newest.items(), key=lambda item: (first[item[0]], item[1].step or 0, item[0]))
     holders: dict[str, list[str]] = {}
-    for (name, _), label in order:
-        if current[name] == label.content:
+    for (name, content), label in order:
+        if current[name] == content:
             holders.setdefault(label.weights_digest, []).append(name)
     return [
         Named(
             label,
-            first[key],
-            next((other for other in holders.get(label.weights_digest, ()) if other != label.name), None),
-            current[label.name] != label.content,
+            first[name, content],
+            next((other for other in holders.get(label.weights_digest, ()) if other != name), None),
+            current[name] != content,
         )
-        for key, label in order
+        for (name, content), label in order
     ]
 
 

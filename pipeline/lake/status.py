@@ -62,14 +62,14 @@ def status(lake: Lake) -> dict[str, Any]:
 def _measured(lake: Lake) -> list[Measured]:
     if not lake.cells():
         return []
-    from pipeline.lake.snapshot import measured  # polars loads only where there is something to read
+    from pipeline.lake.contents import contents  # polars loads only where there is something to read
 
-    rows = measured(lake).select("cell_id", *DIGESTS, *IDENTITY)
+    cells = contents(lake).cells.select("cell_id", *DIGESTS, *IDENTITY)
     labels: dict[str, list[tuple[str, str, int | None, datetime]]] = {}
     for label, first_seen, *_ in lake.labels():
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))
     found = []
-    for cell_id, *rest in rows.unique("cell_id", keep="any").sort("cell_id").collect().iter_rows():
+    for cell_id, *rest in cells.sort("cell_id").iter_rows():
         content, (corpus, sha256, recipe, kind, *own, written_at) = digest(rest[:3]), rest[3:]
         for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
             found.append(Measured(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen))

@@ -13,16 +13,21 @@ from pydantic import ValidationError
 
 from pipeline.columns import FLAGS, METRICS, columns, explained, names, null_by_definition
 from pipeline.errors import LakeError
-from pipeline.lake import snapshot
-from pipeline.lake.lake import ATTEMPTS, CELLS, LABELS, NAMES, QUARANTINE, Lake
+from pipeline.lake import labels
+from pipeline.lake.lake import Lake
+from pipeline.lake.latest import LATEST, content_digest
+from pipeline.lake.names import ATTEMPTS, CELLS, LABELS, NAMES, QUARANTINE, SINGLE_LABELS
 from pipeline.lake.ranges import range_of
-from pipeline.lake.records import Failure, Label, Tombstone
+from pipeline.lake.records import Failure, Tombstone
 from pipeline.lake.scan import damage
 from pipeline.lake.schema import REQUIRED, schema
+from pipeline.lake.snapshot import wrong
 from pipeline.spec import Checkpoint
 
 KEY = re.compile(rf"{CELLS}/model_key=(?P<model_key>[^/]+)/{NAMES[CELLS]}")
 WORDS = {"state": {"embedding", "block", "final_norm"}, "status": {"ok", "degenerate", "nonfinite"}}
+SAYS = {LABELS: "said", SINGLE_LABELS: "label", QUARANTINE: "cell", ATTEMPTS: "cell"}
+"""Which part of a record's name its content must bear out."""
 MEASURED = names("layer", *METRICS)
 
 
@@ -142,37 +147,36 @@ def _some(values: set[Any]) -> str:
 
 
 def _records(lake: Lake) -> Iterator[Problem]:
-    """Labels, tombstones, failures and recipes that cannot be read."""
-    readers: dict[str, Callable[[bytes], Any]] = {
-        LABELS: Label.model_validate_json,
-        QUARANTINE: Tombstone.model_validate_json,
-        ATTEMPTS: Failure.model_validate_json,
+    """Labels, tombstones and failures that cannot be read, or that lie under another's name."""
+    own: dict[str, Callable[[str, bytes], str]] = {
+        LABELS: lambda key, data: content_digest(data) if labels.parse(key, data) else "no records",
+        SINGLE_LABELS: lambda key, data: labels.parse(key, data)[0].name_digest,
+        QUARANTINE: lambda _, data: Tombstone.model_validate_json(data).cell_id,
+        ATTEMPTS: lambda _, data: Failure.model_validate_json(data).cell_id,
     }
-    for prefix, read in readers.items():
+    for prefix, said in own.items():
         for key in lake.store.list(prefix):
             if key.endswith(".json"):
-                yield from _record(lake, key, prefix, read)
+                yield from _record(lake, key, prefix, said)
 
 
-def _record(lake: Lake, key: str, prefix: str, read: Callable[[bytes], Any]) -> Iterator[Problem]:
+def _record(lake: Lake, key: str, prefix: str, own: Callable[[str, bytes], str]) -> Iterator[Problem]:
     name = re.fullmatch(rf"(?:.*/)?{NAMES[prefix]}", key)
     if not name:
         yield Problem(key, "no name of a record")
         return
     try:
-        record = read(lake.store.get(key))
+        said = own(key, lake.store.get(key))
     except ValidationError as error:
         yield Problem(key, f"no such record ({error.errors()[0]['msg']})")
         return
-    said = record.name_digest if prefix == LABELS else record.cell_id
-    if said != name["label" if prefix == LABELS else "cell"]:
+    if said != name[SAYS[prefix]]:
         yield Problem(key, "the record of another name")
 
 
 def _snapshot(lake: Lake) -> Iterator[Problem]:
     try:
-        named = snapshot.latest(lake)
-        if named and snapshot.content_digest(lake.store.get(named.key)) not in named.key:
-            yield Problem(named.key, "changed since it was written")
+        if key := wrong(lake.store):
+            yield Problem(key, "changed since it was written")
     except LakeError as error:
-        yield Problem(snapshot.LATEST, error.found)
+        yield Problem(LATEST, error.found)

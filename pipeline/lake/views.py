@@ -1,5 +1,5 @@
-"""The SQL of the three views, over the tables `measured` (rows as committed), `labels`, `audited` and
-`tombstones`."""
+"""The SQL of the three views, over the tables `measured` (rows as committed), `committed` (one row per cell), `labels`,
+`audited`, `tombstones`, and `shown` and `borrowed`, which are made of these."""
 
 from pipeline.columns import names
 
@@ -16,14 +16,8 @@ MEASUREMENT = (
     *("model", "revision", *DIGESTS, "corpus", "corpus_sha256"),
     *("kind", "recipe", "recipe_fingerprint"),
 )
-"""Rows equal in these, at one layer, are versions of one measurement: the newest algorithm counts."""
+"""Cells equal in these are versions of one measurement: the newest algorithm counts."""
 OF_CONTENT = tuple(name for name in names("model", "checkpoint") if name not in (*OF_LABEL, *DIGESTS, "kind"))
-OF_CELL = (
-    *(name for name in names("keys", "model", "checkpoint", "text") if name not in ("cell_id", *UNKNOWN)),
-    *("device", "run_id", "written_at", "attempt"),
-)
-CELL_COST = ("load_s", "forward_s", "total_s", "peak_device_mib", "peak_host_mib", "download_bytes")
-LAYER_COST = ("knn_s", "spectrum_s")
 
 
 def _labelled(name: str, own: str) -> str:
@@ -35,24 +29,28 @@ def _each(form: str, columns: tuple[str, ...]) -> str:
     return ", ".join(form.format(name) for name in columns)
 
 
+LABELLED = f"""
+SELECT c.cell_id, c.algorithm, {", ".join(_labelled(name, "c") for name in OF_LABEL)},
+    {_each("c.{0}", tuple(name for name in MEASUREMENT if name not in OF_LABEL))},
+    l.content IS NULL OR (l.model = c.model AND l.revision = c.revision) AS own
+FROM committed c LEFT JOIN labels l USING ({", ".join(DIGESTS)})
+WHERE c.cell_id NOT IN (FROM tombstones)
+"""
+"""Every cell that is not hidden, under each of its labels; `own`: the one under which it was measured first."""
+
+NAME = ("model", "revision")
 LAYERS = f"""
 CREATE VIEW layers AS
-FROM (
-    SELECT {", ".join(_labelled(name, "r") if name in OF_LABEL else f"r.{name}" for name in names())}
-    FROM measured r LEFT JOIN labels l USING ({", ".join(DIGESTS)})
-    WHERE r.cell_id NOT IN (FROM tombstones)
-)
-QUALIFY algorithm IS NOT DISTINCT FROM max(algorithm) OVER (PARTITION BY {", ".join((*MEASUREMENT, "layer"))})
+SELECT {", ".join(f"s.{name}" if name in OF_LABEL and name not in NAME else f"r.{name}" for name in names())}
+FROM measured r JOIN shown s USING (cell_id) WHERE s.own
+UNION ALL
+SELECT {", ".join(f"s.{name}" if name in OF_LABEL else f"r.{name}" for name in names())}
+FROM borrowed r JOIN shown s USING (cell_id) WHERE NOT s.own
 """
+"""Under its own label a row is found by its own columns, which files are sorted and filtered by."""
 
-CELLS = f"""
-CREATE VIEW cells AS
-SELECT cell_id, {_each("any_value({0}) AS {0}", OF_CELL)}, count(*) AS rows,
-    ['ok', 'degenerate', 'nonfinite'][
-        max(CASE status WHEN 'ok' THEN 1 WHEN 'degenerate' THEN 2 ELSE 3 END)] AS status,
-    {_each("max({0}) AS {0}", CELL_COST)}, {_each("sum({0}) AS {0}", LAYER_COST)},
-    cell_id IN (FROM tombstones) AS hidden
-FROM measured GROUP BY cell_id
+CELLS = """
+CREATE VIEW cells AS SELECT * EXCLUDE (key), cell_id IN (FROM tombstones) AS hidden FROM committed
 """
 
 AUDITED = ("step", "tokens_seen", "stage", "run", "family", "commit_sha")

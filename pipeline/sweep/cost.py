@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.spec import Cell, Resources
-from pipeline.sweep.known import Known, seconds
+from pipeline.sweep.known import Past
 
 FLOPS_PER_CORE, FLOPS_PER_GPU = 20e9, 150e12
 """What a forward pass gets of a server core in float32, and of a data-centre GPU in bfloat16: orders of magnitude."""
@@ -24,14 +24,14 @@ class Cost(NamedTuple):
     basis: str
 
 
-def cost(todo: Sequence[Cell], cells: Sequence[Known], resources: Resources) -> Cost:
+def cost(todo: Sequence[Cell], past: Past, resources: Resources) -> Cost:
     """Download, disk and time; time as measured for a model where the lake has cells of it, else by arithmetic."""
     sizes = {cell.checkpoint.content: cell.checkpoint.download_bytes for cell in todo}
     at_once = resources.n_slots + resources.prefetch
     disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
     if resources.scratch_gb is not None:
         disk = min(disk, int(resources.scratch_gb * 1e9))
-    measured = [seconds(cell, cells, resources.gpus > 0) for cell in todo]
+    measured = [past.seconds(cell, resources.gpus > 0) for cell in todo]
     by_size = [_arithmetic_s(cell, resources) for cell in todo]
     times = [m if m is not None else a for m, a in zip(measured, by_size, strict=True)]
     known = [time for time in times if time is not None]

@@ -1,11 +1,12 @@
 """What the lake already knows of the models of a plan: why a cell is still to run, and what cells of its kind took."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from statistics import mean
 from typing import NamedTuple
 
 from pipeline.lake import Lake
-from pipeline.lake import open as open_lake
+from pipeline.lake.records import Named
 from pipeline.noun import digest
 from pipeline.spec import Cell, Corpus
 
@@ -30,30 +31,52 @@ class Known(NamedTuple):
         return self.device is not None and not self.device.startswith("cpu")
 
 
-def known(lake: Lake, todo: Iterable[Cell]) -> list[Known]:
+class Past:
+    """Committed cells, to be asked by what they measured and by what such cells take."""
+
+    def __init__(self, cells: Iterable[Known] = ()) -> None:
+        self._of_content: dict[tuple[str, str], list[Known]] = defaultdict(list)
+        self._took: dict[tuple[str, str, str, bool], list[float]] = defaultdict(list)
+        for one in cells:
+            self._of_content[one.content, one.kind].append(one)
+            if one.total_s is not None:
+                self._took[one.model, one.recipe, one.kind, one.on_gpu].append(one.total_s)
+
+    def of_content(self, cell: Cell) -> list[Known]:
+        """Those of the same files and profile, whatever the corpus and recipe."""
+        return self._of_content.get((cell.checkpoint.content, cell.kind), [])
+
+    def seconds(self, cell: Cell, on_gpu: bool) -> float | None:
+        """What such a cell took so far: the mean over those of its model, recipe and profile on such a device."""
+        took = self._took.get((cell.checkpoint.model, cell.recipe.label, cell.kind, on_gpu))
+        return mean(took) if took else None
+
+
+def known(lake: Lake, todo: Iterable[Cell], labels: Iterable[Named]) -> Past:
     """Committed cells of the contents and models that the cells to run have; no file is opened where there are none."""
     contents = {cell.checkpoint.content for cell in todo}
     models = {cell.checkpoint.model for cell in todo}
-    near = {label.model for label, *_ in lake.labels() if label.content in contents or label.model in models}
+    near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
     if not near:
-        return []
-    names = ", ".join(f"'{model.replace(chr(39), chr(39) * 2)}'" for model in sorted(near))
-    columns = ", ".join((*DIGESTS, *COLUMNS))
-    found = open_lake(lake.uri).frame(f"SELECT {columns} FROM cells WHERE model IN ({names})")
-    return [Known(digest(row[:3]), *row[3:]) for row in found.iter_rows()]
+        return Past()
+    from pipeline.lake.contents import contents as committed  # polars loads only where there is something to read
+
+    cells = committed(lake).cells
+    near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGESTS, *COLUMNS)
+    return Past(Known(digest(row[:3]), *row[3:]) for row in near_cells.iter_rows())
 
 
-def reason(cell: Cell, cells: Iterable[Known], labels: dict[str, dict[str, str]], failed: bool) -> str:
+def reason(cell: Cell, past: Past, labels: dict[str, dict[str, str]], failed: bool) -> str:
     """Why `cell` is to run.
 
     Args:
-        cells: what is committed.
+        past: what is committed.
         labels: what each label was seen to have: weights digest by content.
         failed: it was tried before.
     """
     if failed:
         return "failed before"
-    mine = [one for one in cells if one.content == cell.checkpoint.content and one.kind == cell.kind]
+    mine = past.of_content(cell)
     if not mine:
         before = labels.get(cell.checkpoint.label, {})
         if cell.checkpoint.weights_digest in before.values():
@@ -63,14 +86,6 @@ def reason(cell: Cell, cells: Iterable[Known], labels: dict[str, dict[str, str]]
     if not mine:
         return "missing recipe"
     return "algorithm version" if any(_same_text(one, cell.corpus) for one in mine) else "missing corpus"
-
-
-def seconds(cell: Cell, cells: Iterable[Known], on_gpu: bool) -> float | None:
-    """What such a cell took so far: the mean over those of its model, recipe and profile on such a device."""
-    wanted = (cell.checkpoint.model, cell.recipe.label, cell.kind)
-    alike = [one for one in cells if (one.model, one.recipe, one.kind) == wanted and one.on_gpu == on_gpu]
-    took = [one.total_s for one in alike if one.total_s is not None]
-    return mean(took) if took else None
 
 
 def _same_text(one: Known, corpus: Corpus) -> bool:

@@ -114,7 +114,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     quarantined = lake.quarantined()
     released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
     todo = [cell for cell in cells if cell.id not in committed | (quarantined - released)]
-    before = known(lake, todo)
+    past = known(lake, todo, labels)
     contents = _contents(labels)
     return Plan(
         sweep=sweep,
@@ -123,11 +123,11 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
         committed=frozenset(committed),
         quarantined=frozenset(quarantined - released),
         released=frozenset(released),
-        reason={cell.id: reason(cell, before, contents, cell.id in attempts) for cell in todo},
+        reason={cell.id: reason(cell, past, contents, cell.id in attempts) for cell in todo},
         attempts=attempts,
         histories=histories,
         findings=tuple((h.model, finding) for h in histories for finding in worst(audit(h))),
-        cost=cost(todo, before, sweep.resources),
+        cost=cost(todo, past, sweep.resources),
     )
 
 

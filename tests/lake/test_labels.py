@@ -1,12 +1,18 @@
 """Labels: many may share one measurement, and a label may come to point elsewhere."""
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from pipeline import lake as lakes
+from pipeline.errors import LakeError
 from pipeline.lake import Label, Lake
-from pipeline.lake import lake as module
+from pipeline.lake import labels as module
+from pipeline.lake.labels import parse
+from pipeline.lake.names import LABELS, SINGLE_LABELS, STAMP
+from pipeline.lake.snapshot import compact
+from pipeline.lake.verify import verify
 from pipeline.spec import Checkpoint
 from tests.lake import made
 
@@ -34,6 +40,61 @@ def test_a_label_is_recorded_once_and_again_when_it_says_something_else(lake):
     assert lake.record_labels([made.checkpoint(1, path="/elsewhere")]) == 0, "where the files lie is no matter"
     assert lake.record_labels([made.checkpoint(1, family="Small"), points[1]]) == 1
     assert lake.record_labels([made.checkpoint(1, weights="new")]) == 1
+
+
+def test_a_call_writes_one_file_for_all_its_labels_and_none_where_nothing_is_new(lake):
+    points = [made.checkpoint(step) for step in range(5)]
+    lake.record_labels(points)
+    lake.record_labels(points)
+    lake.record_labels([*points, made.checkpoint(7), made.checkpoint(7)])
+    assert [len(json.loads(lake.store.get(key))) for key in lake.store.list(LABELS)] == [5, 1]
+
+
+def by_name(named):
+    return named.label.name, named.label.content
+
+
+def as_before(lake):
+    """The labels as earlier versions wrote them: one record to a file."""
+    for key in lake.store.list(LABELS):
+        for label in parse(key, lake.store.get(key)):
+            name = f"{label.seen_at:{STAMP}}-{label.name_digest}-{label.said}.json"
+            lake.store.put_new(f"{SINGLE_LABELS}/model_key=any/{name}", label.model_dump_json().encode())
+        lake.store.delete(key)
+
+
+def test_labels_of_an_older_lake_count_as_those_of_today_with_and_without_a_snapshot(lake):
+    points = [made.checkpoint(1), made.checkpoint(2), made.checkpoint(3, weights="lab/small 2")]
+    lake.record_labels(points)
+    lake.record_labels([made.checkpoint(1, weights="moved")])
+    made.commit(lake, points[0])
+    before = sorted(lake.labels(), key=by_name)
+    as_before(lake)
+    assert sorted(Lake(lake.uri).labels(), key=by_name) == before
+    assert verify(lake) == []
+    older = Lake(lake.uri)
+    assert older.record_labels([made.checkpoint(1, weights="moved"), *points[1:]]) == 0
+    assert older.record_labels([made.checkpoint(1, weights="moved again"), made.checkpoint(4)]) == 2
+    compact(older)
+    assert sorted(Lake(lake.uri).labels(), key=by_name) == sorted(older.labels(), key=by_name)
+    assert len(older.labels()) == len(before) + 2
+
+
+def test_two_drivers_at_once_see_what_the_other_has_written(lake):
+    other = Lake(lake.uri)
+    assert lake.record_labels([made.checkpoint(1)]) == 1
+    assert other.record_labels([made.checkpoint(1), made.checkpoint(2)]) == 1
+    assert lake.record_labels([made.checkpoint(1), made.checkpoint(2)]) == 0
+    assert [named.label for named in lake.labels()] == [named.label for named in other.labels()]
+
+
+@pytest.mark.parametrize("data", [b"", b"[", b"{}", b"[{}]", b'[{"model": 1}]', b"null"])
+def test_a_file_that_holds_no_labels_is_named(lake, data):
+    key = f"{LABELS}/20260101T000000.000000Z-{'0' * 32}.json"
+    lake.store.put_new(key, data)
+    with pytest.raises(LakeError, match=key):
+        lake.labels()
+    assert [problem.key for problem in verify(lake)] == [key]
 
 
 def test_two_labels_of_equal_content_share_one_measurement_and_have_rows_of_their_own(lake):

@@ -11,9 +11,11 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, records, snapshot
-from pipeline.lake import lake as lake_module
+from pipeline.lake.contents import contents
 from pipeline.lake.gc import gc
-from pipeline.lake.snapshot import LATEST, ORDER, SNAPSHOTS, compact, latest, measured
+from pipeline.lake.latest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, latest
+from pipeline.lake.names import LABELS, STAMP
+from pipeline.lake.snapshot import ORDER, compact
 from pipeline.lake.store import STAGING
 from pipeline.lake.verify import verify
 from tests.lake import made
@@ -61,7 +63,7 @@ def a_varied_lake(lake):
 
 def test_a_lake_without_cells_has_no_snapshot(lake):
     assert compact(lake) is None
-    assert latest(lake) is None
+    assert latest(lake.store) is None
     assert not lake.store.exists()
 
 
@@ -85,7 +87,7 @@ def test_a_snapshot_answers_without_its_cells_files(lake):
     a_varied_lake(lake)
     before = views(lake)
     compact(lake)
-    for key in lake.cells().values():
+    for key in (*lake.cells().values(), *lake.store.list(LABELS)):
         lake.store.path(key).write_bytes(b"")
     assert views(lake) == before
 
@@ -106,20 +108,20 @@ def test_it_is_sorted_in_row_groups_with_statistics_and_reads_without_this_packa
     a_varied_lake(lake)
     said = compact(lake)
     assert said
-    frame = pl.read_parquet(lake.store.path(said.key))
+    frame = pl.read_parquet(lake.store.path(said.file(ROW_FILE)))
     assert frame.equals(frame.sort(ORDER, nulls_last=True))
-    assert set(frame["model_key"]) == {"lab--small"}
-    assert said.bytes == lake.store.path(said.key).stat().st_size
+    assert set(pl.read_parquet(lake.store.path(said.file(CELL_FILE)))["key"]) == set(lake.cells().values())
+    assert said.bytes == sum(path.stat().st_size for path in lake.store.path(said.key).iterdir())
 
 
 def test_a_snapshot_of_an_older_schema_is_left_aside(lake):
     a_varied_lake(lake)
     said = compact(lake)
     assert said
-    path = lake.store.path(said.key)
+    path = lake.store.path(said.file(ROW_FILE))
     pl.read_parquet(path).drop("id_ks").write_parquet(path)
     assert views(lake) == without(lake)
-    assert measured(lake).collect()["id_ks"].null_count() == 0
+    assert contents(lake).rows.collect()["id_ks"].null_count() == 0
 
 
 @pytest.mark.parametrize("said", [b"", b"{}", b'{"key": "../../etc/passwd"}', b"snapshots/v1/x.parquet"])
@@ -134,15 +136,50 @@ def test_a_pointer_that_points_nowhere_is_named(lake, said):
     assert verify(lake) == []
 
 
+@pytest.mark.parametrize("file", [ROW_FILE, CELL_FILE, LABEL_FILE])
 @pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1 no PAR1")])
-def test_a_snapshot_that_is_gone_or_no_parquet_is_named(lake, damage):
-    made.commit(lake, made.checkpoint(1))
+def test_a_snapshot_that_is_gone_or_no_parquet_is_named_and_mended(lake, file, damage):
+    a_varied_lake(lake)
+    before = views(lake)
     said = compact(lake)
     assert said
-    damage(lake.store.path(said.key))
+    damage(lake.store.path(said.file(file)))
     with pytest.raises(LakeError, match=said.key):
         lakes.open(lake.uri)
     assert len(verify(lake)) == 1
+    assert compact(Lake(lake.uri))
+    assert views(lake) == before
+    assert verify(lake) == []
+
+
+def test_one_changed_byte_of_a_snapshot_is_not_copied_into_the_next(lake):
+    """Of the rows, which a reader does not check whole."""
+    a_varied_lake(lake)
+    before = views(lake)
+    said = compact(lake)
+    assert said
+    path = lake.store.path(said.file(ROW_FILE))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    assert [problem.key for problem in verify(lake)] == [said.file(ROW_FILE)]
+    assert compact(lake)
+    assert views(lake) == before
+
+
+OLD = "snapshots/v1/20260101T000000.000000Z-" + "0" * 32 + ".parquet"
+
+
+def test_a_snapshot_of_an_older_version_is_no_error_and_goes_when_there_is_a_new_one(lake):
+    a_varied_lake(lake)
+    before = views(lake)
+    lake.store.put_new(OLD, b"PAR1 rows alone PAR1")
+    lake.store.put_pointer(LATEST, f'{{"key": "{OLD}", "cells": 1, "rows": 1, "bytes": 1}}'.encode())
+    assert views(lake) == before
+    assert verify(lake) == []
+    assert compact(lake)
+    assert views(lake) == before
+    assert gc(lake, timedelta(0), dry_run=False) == [OLD]
 
 
 class Killed(BaseException):
@@ -162,12 +199,12 @@ def test_killed_before_a_step_the_old_snapshot_stands_and_the_next_run_mends_it(
         patch.setattr(type(lake.store), step, die)
         with pytest.raises(Killed):
             compact(lake)
-    assert latest(lake) == old
+    assert latest(lake.store) == old
     assert views(lake) == without(lake)
     assert verify(lake) == []
     new = compact(lake)
     assert new
-    assert (new.cells, latest(lake)) == (2, new)
+    assert (new.cells, latest(lake.store)) == (2, new)
 
 
 STEPPER = """
@@ -207,7 +244,7 @@ def test_killed_before_any_of_its_system_calls_the_lake_reads_the_same(lake):
     assert views(lake) == before == without(lake)
     assert verify(lake) == []
     gc(lake, timedelta(0), dry_run=False)
-    assert [lake.store.list(STAGING), len(lake.store.list(SNAPSHOTS))] == [[], 1]
+    assert [lake.store.list(STAGING), len(lake.store.list(SNAPSHOTS))] == [[], 3]
 
 
 def test_gc_takes_what_is_of_no_use_after_the_grace_and_nothing_else(lake, monkeypatch):
@@ -217,16 +254,17 @@ def test_gc_takes_what_is_of_no_use_after_the_grace_and_nothing_else(lake, monke
     for hour in (3, 2, 1):
         monkeypatch.setattr(snapshot, "now", lambda hour=hour: start - timedelta(hours=hour))
         said.append(compact(lake))
-    dead = f"{SNAPSHOTS}/{start - timedelta(minutes=150):{lake_module.STAMP}}-{'0' * 32}.parquet"
+    dead = f"{SNAPSHOTS}/v2/{start - timedelta(minutes=150):{STAMP}}-{'0' * 8}/layers.parquet"
     lake.store.put_new(dead, b"")
     lake.store.put_new(f"{SNAPSHOTS}/notes.txt", b"")
     (Path(lake.uri) / STAGING / "left").write_bytes(b"partial")
     kept = {key for key in Path(lake.uri).rglob("*") if key.is_file()}
     assert gc(lake) == [], "a day is not over"
-    assert gc(lake, timedelta(minutes=110)) == [said[0].key, dead]
+    first, second = ([one.file(name) for name in sorted(one.digests)] for one in said[:2])
+    assert gc(lake, timedelta(minutes=110)) == [*first, dead]
     assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept, "asked, and not told to"
     gone = gc(lake, timedelta(0), dry_run=False)
-    assert gone == [f"{STAGING}/left", said[0].key, dead, said[1].key]
+    assert gone == [f"{STAGING}/left", *first, dead, *second]
     assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept - {lake.store.path(key) for key in gone}
-    assert latest(lake) == said[2]
+    assert latest(lake.store) == said[2]
     assert verify(lake) == []

@@ -16,7 +16,7 @@ from pipeline import lake as lakes
 from pipeline.columns import columns
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, seal, to_table
-from pipeline.lake.lake import CELLS
+from pipeline.lake.names import CELLS
 from pipeline.lake.ranges import BY_NAME, BY_UNIT, FREE, range_of
 from pipeline.lake.scan import damage
 from pipeline.lake.schema import encode
@@ -132,7 +132,7 @@ def test_records_that_cannot_be_read_or_lie_under_another_name_are_named(lake):
     stone = Tombstone(cell_id="a" * 32, reason="wrong", by="a person")
     lake.quarantine(stone)
     assert verify(lake) == []
-    (label,) = lake.store.list("labels/v1")
+    (label,) = lake.store.list("labels")
     for key, data in {
         label: b"{}",
         f"quarantine/{'a' * 32}.json": b"not JSON",

@@ -1,0 +1,107 @@
+"""The label records of a lake: written many to a file, read from the snapshot and from what is newer.
+
+A file `labels/v2/TIME-DIGEST.json` is the list of records of one call. Lakes of earlier versions have a file for each
+record under `labels/v1/model_key=MODEL/`; both are read, and a record counts the same in either.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.errors import LakeError
+from pipeline.lake import latest
+from pipeline.lake.names import LABELS, SINGLE_LABELS, STAMP, listed
+from pipeline.lake.records import Label, now
+from pipeline.lake.store import Store
+from pipeline.noun import canonical
+from pipeline.spec import Checkpoint
+
+Files = dict[str, list[Label]]
+"""The records of each file, by its key."""
+MANY, BUNDLE = TypeAdapter(list[Label]), TypeAdapter(Files)
+
+
+class Labels:
+    """Every label record of a lake. A file never changes, so that each is opened once, if the snapshot lacks it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._read: Files | None = None
+
+    def all(self) -> list[Label]:
+        """Every record, those of one file together.
+
+        Raises:
+            LakeError: a file that holds no records.
+        """
+        return [label for labels in self._files().values() for label in labels]
+
+    def record(self, checkpoints: Iterable[Checkpoint]) -> int:
+        """Write, in one file, a record per label whose newest record does not already say the same; says how many."""
+        newest = {label.name: label for label in sorted(self.all(), key=lambda label: label.seen_at)}
+        fresh = list(_news(checkpoints, newest))
+        if fresh:
+            data = dump(fresh)
+            stamp = max(label.seen_at for label in fresh)
+            self._store.put_new(f"{LABELS}/{stamp:{STAMP}}-{latest.content_digest(data)}.json", data)
+        return len(fresh)
+
+    def bundle(self) -> bytes:
+        """The records of every file, for the snapshot."""
+        return BUNDLE.dump_json(self._files())
+
+    def _files(self) -> Files:
+        known = self._bundled() if self._read is None else self._read
+        keys = [key for form in (SINGLE_LABELS, LABELS) for key, _ in listed(self._store, form)]
+        loose = [key for key in keys if key not in known]
+        read = dict(zip(loose, map(self._records, loose, self._store.sources(loose)), strict=True))
+        self._read = {key: known[key] if key in known else read[key] for key in keys}
+        return self._read
+
+    def _bundled(self) -> Files:
+        if (snapshot := latest.latest(self._store)) is None:
+            return {}
+        key = snapshot.file(latest.LABEL_FILE)
+        data = self._store.get(key)
+        if latest.content_digest(data) != snapshot.digests.get(latest.LABEL_FILE):
+            raise latest.damaged(self._store, key, "changed since it was written")
+        try:
+            return BUNDLE.validate_json(data)
+        except ValidationError as error:
+            raise latest.damaged(self._store, key, f"no label records ({error.errors()[0]['msg']})") from error
+
+    def _records(self, key: str, source: Path | bytes) -> list[Label]:
+        data = source if isinstance(source, bytes) else self._store.get(key)
+        try:
+            return parse(key, data)
+        except ValidationError as error:
+            found = f"not a label record ({error.errors()[0]['msg']})"
+            raise LakeError(f"read {key} of the lake {self._store.uri}", found, "Move the file away") from error
+
+
+def parse(key: str, data: bytes) -> list[Label]:
+    """The records of a file of either form; ValidationError where it holds none."""
+    if key.startswith(f"{SINGLE_LABELS}/"):
+        return [Label.model_validate_json(data)]
+    return MANY.validate_json(data)
+
+
+def dump(labels: list[Label]) -> bytes:
+    """The bytes of a file with these records."""
+    return canonical([label.model_dump(mode="json") for label in labels]).encode()
+
+
+def _news(checkpoints: Iterable[Checkpoint], newest: dict[str, Label]) -> Iterator[Label]:
+    """What is to be written down, and becomes the newest record of its label at once."""
+    for checkpoint in checkpoints:
+        label = Label.of(checkpoint, now())
+        if known := newest.get(label.name):
+            if known.said == label.said:
+                continue
+            # A record must come after the one it corrects, even where this machine's clock is behind.
+            after = known.seen_at + timedelta(microseconds=1)
+            label = label.model_copy(update={"seen_at": max(label.seen_at, after)})
+        newest[label.name] = label
+        yield label
