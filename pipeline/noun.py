@@ -3,9 +3,9 @@
 import hashlib
 import json
 from difflib import get_close_matches
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 
 class Noun(BaseModel):
@@ -20,6 +20,17 @@ class Noun(BaseModel):
             for key in set(data) - set(cls.model_fields):
                 raise ValueError(f"unknown field {key!r}{suggest(str(key), list(cls.model_fields))}")
         return data
+
+
+def _inside(path: str) -> str:
+    path.encode()  # a lone surrogate is a ValueError, and no name of a file
+    if "\0" in path or {"", ".", ".."} & set(path.split("/")):
+        raise ValueError(f"{path!r} leads out of the folder that it belongs to")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+"""A relative path from outside, which stays in whatever folder it is put."""
 
 
 def suggest(word: str, known: list[str]) -> str:

@@ -9,17 +9,17 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from huggingface_hub import HfApi, constants, errors, get_session, get_token, hf_hub_url
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline import cache
 from pipeline.catalog.wire import Passing, answered_by, patiently
 from pipeline.errors import UsageError
-from pipeline.noun import Noun, canonical, digest
+from pipeline.noun import Inside, Noun, canonical, digest
 
 
 class Refs(NamedTuple):
@@ -35,11 +35,11 @@ class Refs(NamedTuple):
 class Entry(Noun):
     """A file of a commit."""
 
-    path: str
+    path: Inside
     size: int
-    oid: str
-    """Of the git blob: equal for equal bytes; for an LFS file, that of its pointer."""
-    sha256: str | None
+    oid: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
+    """Of the git blob: equal for equal bytes; for an LFS file, that of its pointer. Names a file of the cache."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
     """Of LFS files, which is what weights are; null for others."""
 
 

@@ -163,8 +163,8 @@ class Family(Noun):
         if match is None:
             return None
         said = stated(match.groupdict())
-        stage = self._stage(repo, said.stage)
-        if stage is None:
+        stage = self._stage(repo, said.stage) if said else None
+        if said is None or stage is None:
             return None
         run = said.run or (self._values(repo) or {}).get("run")
         return _with_tokens(said._replace(run=run), stage)

@@ -103,8 +103,10 @@ def has_tokenizer(files: Files) -> bool:
 
 
 def _shards(index: bytes) -> list[str]:
+    """None either of an index that leads out of its folder, where nothing is hashed."""
     try:
-        return sorted(set(map(str, json.loads(index)["weight_map"].values())))
+        names = sorted(set(map(str, json.loads(index)["weight_map"].values())))
+        return [] if any("/" in name or name in ("", ".", "..") for name in names) else names
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return []
 

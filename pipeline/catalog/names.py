@@ -23,6 +23,8 @@ ACCEPTED_NAMES, ACCEPTED_SHARE = 3, 0.8
 TokensSource = Literal["name", "step-times-batch"]
 LAST = 2**63
 """Sorts what has no place behind everything that has."""
+STEPS, TOKENS, LENGTH = 10**12, LAST, 100
+"""What no publisher counts to: steps, tokens, and the characters of a number or a run's name."""
 
 
 class Place(NamedTuple):
@@ -69,15 +71,17 @@ def parse(name: str) -> Place | None:
     return stated(found) if found.keys() & {"step", "tokens"} else None
 
 
-def stated(found: Mapping[str, str | None]) -> Place:
+def stated(found: Mapping[str, str | None]) -> Place | None:
     """The place in the named groups of a match: step and kilo, tokens or position and their unit, stage, run.
 
-    Exact: 16.78B is 16,780,000,000, which a float is not.
+    Exact: 16.78B is 16,780,000,000, which a float is not. None where a number is beyond STEPS or TOKENS.
     """
+    if any(len(value) > LENGTH for value in found.values() if value):
+        return None
     scale = _UNITS[(found.get("unit") or "").lower()]
     counted = {kind: int(Decimal(count) * scale) for kind in ("tokens", "position") if (count := found.get(kind))}
     step = found.get("step")
-    return Place(
+    place = Place(
         step=int(step) * (1000 if found.get("kilo") else 1) if step else None,
         tokens=counted.get("tokens"),
         stage=found.get("stage"),
@@ -85,6 +89,7 @@ def stated(found: Mapping[str, str | None]) -> Place:
         tokens_source="name" if "tokens" in counted else None,
         position=counted.get("position"),
     )
+    return place if (place.step or 0) < STEPS and all(n < TOKENS for n in counted.values()) else None
 
 
 def run_order(run: str | None) -> tuple[int, int, str]:

@@ -8,10 +8,14 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from yaml.composer import ComposerError
 
 from pipeline.errors import UsageError
 from pipeline.noun import first_problem
 from pipeline.spec import Sweep
+
+NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What the parser raises for wrong text: beside its own error those of int(), of a wrong tag, of too deep a nest."""
 
 
 def load_sweep(name: str) -> Sweep:
@@ -20,8 +24,15 @@ def load_sweep(name: str) -> Sweep:
     Relative paths count from the YAML file's folder, in a module from the working folder.
     """
     if Path(name).suffix in (".yaml", ".yml"):
-        return _validated(name, _read_yaml(Path(name))).relative_to(Path(name).resolve().parent)
-    return _from_module(name).relative_to(Path.cwd())
+        return _placed(_validated(name, _read_yaml(Path(name))), Path(name).resolve().parent)
+    return _placed(_from_module(name), Path.cwd())
+
+
+def _placed(sweep: Sweep, folder: Path) -> Sweep:
+    try:
+        return sweep.relative_to(folder)
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links, ~ of nobody
+        raise UsageError(f"sweep {sweep.name}", f"a path that is none: {error}", "Correct it") from error
 
 
 def override(sweep: Sweep, overrides: Iterable[str]) -> Sweep:
@@ -49,12 +60,21 @@ def overlaid(fields: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]
     return fields
 
 
+class _Loader(yaml.SafeLoader):
+    """Without aliases: ten lines of them can stand for more values than there is memory."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise ComposerError(None, None, "an alias, which a sweep has no use for", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
 def parsed(asked: str, text: str) -> Any:
     """The value of `text` as YAML."""
     try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # the latter for a date such as 2026-13-45
-        raise UsageError(asked, f"no YAML: {' '.join(str(error).split())}", "Correct it") from error
+        return yaml.load(text, _Loader)
+    except NO_YAML as error:
+        raise UsageError(asked, f"no YAML: {' '.join(str(error).split())[:300]}", "Correct it") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -1,0 +1,104 @@
+"""`jobs.submit` against a real job server: refused without the token; submitted, stopped with a drain, done again."""
+
+import importlib.util
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.lake import Lake, status
+from tests import real
+from tests.cluster.head import Head, head
+from tests.infra.files import ROOT
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not importlib.util.find_spec("aiohttp"), reason="needs the extra [cluster]: make test-slow"),
+]
+STEPS = list(range(8))
+Submit = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Head]:
+    with head(cpus=1) as started:
+        yield started
+
+
+@pytest.fixture
+def submit(cluster: Head, tmp_path: Path) -> Submit:
+    """`python -m jobs.submit` of a history of real checkpoints, in a process of its own."""
+    real.history(tmp_path / "runs", STEPS)
+    real.text(tmp_path / "prose.txt")
+    recipe = real.RECIPE | {"contexts": 400, "groups": 5}
+    sweep = f"name: tiny\ncheckpoints: [{{local: runs}}]\ncorpora: [random-uniform]\nrecipe: {recipe}\n"
+    (tmp_path / "sweep.yaml").write_text(f"{sweep}resources: {{cpus: 1, drain_s: 60}}\n")
+
+    def submitting(*words: str, **environment: str) -> "subprocess.Popen[str]":
+        asked = [tmp_path / "sweep.yaml", "--cluster", cluster.dashboard, "--lake", tmp_path / "lake", *words]
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs.submit", *map(str, asked)],
+            cwd=ROOT,
+            env=cluster.environment | environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    return submitting
+
+
+def ended(process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("wrong", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}], ids=["none", "wrong"])
+def test_without_the_token_nothing_is_accepted(submit, tmp_path, wrong):
+    code, out, err = ended(submit(**wrong))
+    assert (code, out) == (2, "")
+    assert "token" in err.lower()
+    assert len(err.strip().splitlines()) == 2, err
+    assert not (tmp_path / "lake").exists()
+
+
+@pytest.mark.timeout(600)
+def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
+    lake = Lake(tmp_path / "lake")
+    first = submit()
+    assert first.stdout
+    job = first.stdout.readline().split()[0]
+    wait_until(lambda: len(lake.committed()) >= 2)
+    code, out, err = ended(submit("--detach"))
+    assert (code, "it still runs" in err) == (2, True), (out, err)
+    stop(cluster, job)
+    code, out, err = ended(first)
+    assert code == 143, out + err
+    assert "stopping: 1 running tasks finish" in out
+    there = lake.committed()
+    assert 2 <= len(there) < len(STEPS)
+    run = status(lake)["runs"][0]
+    assert (run["committed"], run["ended"]) == (len(there), True), "it drained: nobody killed the driver"
+
+    code, out, err = ended(submit())
+    assert code == 0, out + err
+    assert f"{len(STEPS) - len(there)} to run" in out, out
+    assert len(lake.committed()) == len(STEPS)
+    assert there < lake.committed()
+
+
+def stop(cluster: Head, job: str) -> None:
+    """As a person does it, without waiting for the end."""
+    words = ["job", "stop", "--no-wait", "--address", cluster.dashboard, job]
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words], env=cluster.environment, check=True)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 180
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -1,0 +1,142 @@
+"""Two nodes with a disk each, and one lake: measured is where was fetched, and what a lost node had is done again."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from threading import Thread
+from typing import Any, NamedTuple
+
+import pytest
+
+from pipeline.catalog import scratch
+from pipeline.catalog.fetch import COMPLETE, fetched
+from pipeline.catalog.fetch import scratch as folder_of
+from pipeline.lake import Lake
+from pipeline.spec import Sweep
+from pipeline.sweep.plan import Plan, make_plan
+from pipeline.sweep.run import run
+from pipeline.sweep.task import Outcome, Task
+from tests.hub.conftest import hub  # noqa: F401
+from tests.hub.fake import FakeHub
+from tests.hub.test_reruns import files
+from tests.sweep import stub
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+STEPS = 12
+WEIGHTS = 1_000_000
+BUDGET_GB = 0.0025
+"""Room for two checkpoints on a node."""
+TASK_S = 0.5
+
+
+class Nodes(NamedTuple):
+    """A Ray cluster of a head without CPUs and two nodes of one CPU each, by their scratch folders."""
+
+    address: str
+    cluster: Any
+    by_scratch: dict[str, Any]
+
+
+@pytest.fixture
+def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # sockets need a short path
+        monkeypatch.setenv("RAY_TMPDIR", folder)
+        size = {"object_store_memory": 80 * 2**20}
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
+        by_scratch = {}
+        for name in ("one", "two"):
+            disk = tmp_path / name
+            by_scratch[str(disk)] = cluster.add_node(num_cpus=1, env_vars={"SHAPELAKE_SCRATCH": str(disk)}, **size)
+        yield Nodes(str(cluster.address), cluster, by_scratch)
+        cluster.shutdown()
+
+
+def planned(hub: FakeHub, nodes: Nodes, lake: Lake) -> Plan:  # noqa: F811
+    repo = hub.repo("lab/small")
+    for step in range(STEPS):
+        repo.commit(files(f"{step:0{WEIGHTS}}"), branch=f"step{step}")
+    sweep = Sweep.model_validate(
+        {
+            "name": "two-nodes",
+            "checkpoints": [{"hub": "lab/small"}],
+            "corpora": [{"random-uniform": {}}],
+            "recipe": "quick@1",
+            "resources": {"cpus": 1, "address": nodes.address, "scratch_gb": BUDGET_GB, "prefetch": 2},
+        }
+    )
+    return make_plan(sweep, lake)
+
+
+def work(task: Task) -> list[Outcome]:
+    """Commit stub rows after a while with the checkpoint on this node's disk, and note what was seen of the disk."""
+    folder = folder_of(task.checkpoint, task.run_id)
+    note = {"disk": os.environ["SHAPELAKE_SCRATCH"], "cell": task.cells[0].id, "began": time.time()}
+    note |= {"was_here": (folder / COMPLETE).exists(), "leased": sum(lease.bytes for lease in scratch.leases())}
+    path = Path(task.lake).parent / "notes" / f"{note['began']}-{os.getpid()}.json"
+    path.parent.mkdir(exist_ok=True)
+    with fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
+        path.write_text(json.dumps(note))
+        assert (Path(checkpoint.path) / "model.safetensors").stat().st_size == WEIGHTS
+        time.sleep(TASK_S)
+        path.write_text(json.dumps(note | {"ended": time.time()}))
+    return [stub.commit(task, cell) for cell in task.cells]
+
+
+def notes(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text() or "{}") for path in sorted((tmp_path / "notes").glob("*.json"))]
+
+
+def test_what_a_node_fetched_it_measures_within_its_own_budget(hub, nodes, tmp_path):  # noqa: F811
+    lake = Lake(tmp_path / "lake")
+    report = run(planned(hub, nodes, lake), lake, "ray", work)
+    assert (report.exit_code, report.committed) == (0, STEPS)
+    seen = notes(tmp_path)
+    assert all(note["was_here"] for note in seen), "each was measured where it had been fetched"
+    assert {note["disk"] for note in seen} == set(nodes.by_scratch), "both nodes worked"
+    bodies = [request for request in hub.requests if request.sent >= WEIGHTS]
+    assert len(bodies) == STEPS, "nothing was fetched twice"
+    budget = BUDGET_GB * 1e9
+    assert max(note["leased"] for note in seen) <= budget
+    together = [a["leased"] + b["leased"] for a, b in combinations(seen, 2) if at_once(a, b)]
+    assert max(together) > budget, "the budget is a node's, not the cluster's"
+    left = [path for disk in nodes.by_scratch for path in Path(disk).rglob("*") if path.is_file()]
+    assert [path for path in left if path.stat().st_size >= WEIGHTS] == []
+
+
+def at_once(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Whether two tasks overlapped in time on different nodes."""
+    return a["disk"] != b["disk"] and a["began"] < b["ended"] and b["began"] < a["ended"]
+
+
+def test_what_a_lost_node_had_is_done_on_the_other(hub, nodes, tmp_path):  # noqa: F811
+    lake, lost = Lake(tmp_path / "lake"), []
+
+    def lose() -> None:
+        """The first node seen at work once a few cells are committed."""
+        while not lost:
+            time.sleep(0.05)
+            at_work = [note["disk"] for note in notes(tmp_path) if note and "ended" not in note]
+            if len(lake.committed()) >= 3 and at_work:
+                lost.append(at_work[-1])
+                nodes.cluster.remove_node(nodes.by_scratch[at_work[-1]], allow_graceful=False)
+
+    plan = planned(hub, nodes, lake)
+    Thread(target=lose, daemon=True).start()
+    report = run(plan, lake, "ray", work)
+    assert lost, "no node was lost"
+    assert (report.exit_code, report.committed, report.failures) == (0, STEPS, {})
+    assert lake.committed() == {cell.id for cell in plan.cells}
+    assert not lake.quarantined()
+    assert not lake.attempts(), "a preemption is no strike"
+    after = [note for note in notes(tmp_path) if "ended" in note]
+    assert {note["disk"] for note in after[-2:]} == set(nodes.by_scratch) - set(lost)
+    cut_off = {note["cell"] for note in notes(tmp_path) if "ended" not in note}
+    assert cut_off, "a task was at work there"
+    assert cut_off <= {note["cell"] for note in after}, "and was done again"
