@@ -43,7 +43,7 @@ class Lease(NamedTuple):
         host, _, pid = self.owner.rpartition(":")
         if host != socket.gethostname():
             return time.time() - self.since > ABANDONED_S
-        return not _lives(int(pid))
+        return not lives(int(pid))
 
     @property
     def to_come(self) -> int:
@@ -197,7 +197,8 @@ def _read(note: Path) -> Lease | None:
         return None
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether there is such a process on this host, whoever owns it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

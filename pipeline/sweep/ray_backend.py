@@ -30,6 +30,7 @@ from pipeline.catalog.scratch import OWNER
 from pipeline.errors import UsageError
 from pipeline.spec import Resources
 from pipeline.sweep.backend import Finished, Stages, Work
+from pipeline.sweep.ray_folder import ray_folder
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
@@ -187,6 +188,7 @@ class RayBackend:
                 "num_cpus": self._resources.threads * self._resources.n_slots,
                 "num_gpus": self._resources.gpus,
                 "object_store_memory": OBJECT_STORE_BYTES,
+                "_temp_dir": str(ray_folder()),
             }
         else:
             _require_listener(address)

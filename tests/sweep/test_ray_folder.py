@@ -1,0 +1,21 @@
+"""What a killed driver leaves of its Ray goes when the next one starts; a living one's stays."""
+
+import os
+import subprocess
+import sys
+
+from pipeline.sweep.ray_folder import ray_folder
+
+
+def test_only_sessions_of_dead_drivers_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    dead.wait()
+    folder = ray_folder()
+    names = [f"session_2026-11-21_16-27-09_054088_{pid}" for pid in (os.getpid(), dead.pid)]
+    for name in (*names, "session_of_somebody"):
+        (folder / name / "logs").mkdir(parents=True)
+    (folder / "session_latest").symlink_to(folder / names[0])
+    assert ray_folder() == folder
+    assert {path.name for path in folder.iterdir()} == {names[0], "session_latest", "session_of_somebody"}
+    assert folder.stat().st_mode & 0o077 == 0
