@@ -89,6 +89,11 @@ def provenance(recipe: Recipe) -> dict[str, str]:
     }
 
 
+def busy_s(rows: list[Row]) -> float:
+    """Wall seconds in the forward passes of a cell and in the metrics of its layers."""
+    return rows[0]["forward_s"] + sum(row["knn_s"] + row["spectrum_s"] for row in rows)
+
+
 def summary(rows: list[Row]) -> str:
     """The result in a few words: the peaks over layers."""
     peaks = {

@@ -77,6 +77,7 @@ def status(state: dict[str, Any], failed: bool) -> None:
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or cut off"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
+        counts += f", slots busy {run['busy']:.0%}" if run.get("busy") else ""
         out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)
     if state["failures"]:
         out.print(f"{len(state['failures'])} failures: {_ask_what_failed(state['lake'])}", markup=False)

@@ -25,6 +25,11 @@ class Backend(Protocol):
     """Runs tasks; every submitted task comes back exactly once, from `wait` whatever befell it, or from `withdraw`."""
 
     @property
+    def slots(self) -> int:
+        """Tasks it measures at once."""
+        ...
+
+    @property
     def capacity(self) -> int:
         """Tasks it can have at once, those being fetched ahead among them."""
         ...
@@ -48,7 +53,7 @@ class InlineBackend:
     """Runs each task in this process, one at a time; threads fetch the checkpoints of those that come next."""
 
     def __init__(self, stages: Stages, ahead: int = 0) -> None:
-        self.capacity = 1 + ahead
+        self.slots, self.capacity = 1, 1 + ahead
         self._stages = stages
         self._queue: dict[Future[list[Outcome]], Task] = {}
 

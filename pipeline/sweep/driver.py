@@ -12,6 +12,7 @@ from pipeline.lake import Lake
 from pipeline.spec import Cell
 from pipeline.sweep import budget
 from pipeline.sweep.backend import Backend
+from pipeline.sweep.busy import Busy
 from pipeline.sweep.circuit import Circuit
 from pipeline.sweep.ledger import Ledger
 from pipeline.sweep.plan import Plan
@@ -68,6 +69,7 @@ class Driver:
         self.running: dict[str, _Waiting] = {}
         self.to_label: set[str] = set()
         self.circuit = Circuit()
+        self.busy = Busy()
         self.lake_failures = 0
         self.paused_until = self.beat_at = 0.0
         self.waiting = sorted(self._wait_for(task) for task in self._tasks())
@@ -173,6 +175,7 @@ class Driver:
 
     def _committed(self, cell: Cell, outcome: Outcome) -> None:
         self.report.committed += 1
+        self.busy.add(outcome.busy_s)
         self.report.failures.pop(cell.id, None)
         self.lake_failures = 0
         self.progress.committed(cell, outcome)
@@ -213,6 +216,7 @@ class Driver:
         insort(self.waiting, self._wait_for(following, max(delays)))
 
     def _show(self, last: bool = False) -> None:
+        self.busy.tick(self.backend.slots)
         self.progress.tick(running=len(self.running), stopping=self._stopping)
         if last or time.monotonic() > self.beat_at:
             self.beat_at = time.monotonic() + HEARTBEAT_S
@@ -233,6 +237,7 @@ class Driver:
             "to_run": len(self.cells),
             "committed": self.report.committed,
             "failed": len(self.report.failures),
+            "busy": self.busy.share,
             "running": [w.task.checkpoint.label for w in self.running.values()],
             "ended": ended,
         }

@@ -51,6 +51,8 @@ class Outcome(Noun):
     traceback: str = ""
     rows: int = 0
     seconds: float = 0.0
+    busy_s: float = 0.0
+    """Of them in forward passes and metrics."""
     summary: str = ""
     """A few words on the result, for the progress line."""
 

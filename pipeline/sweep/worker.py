@@ -124,7 +124,7 @@ def _kept() -> "Kept":
 
 def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     from pipeline import measure
-    from pipeline.rows import provenance, summary
+    from pipeline.rows import busy_s, provenance, summary
 
     started = time.monotonic()
     try:
@@ -137,4 +137,4 @@ def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
             update={"cell_id": cell.id}
         )
     seconds = time.monotonic() - started
-    return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, summary=summary(rows))
+    return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, busy_s=busy_s(rows), summary=summary(rows))

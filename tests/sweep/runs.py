@@ -25,7 +25,7 @@ def refuse(task):
 class Scripted:
     """A backend of four slots that finishes one task per call, or none; it remembers who ran beside whom."""
 
-    capacity = 4
+    slots = capacity = 4
 
     def __init__(self, work=None) -> None:
         self.work, self.queue, self.together = work, [], []

@@ -1,0 +1,37 @@
+"""The share of the slots' time that goes into forward passes and metrics."""
+
+import pytest
+
+from pipeline.lake import Lake
+from pipeline.sweep.busy import Busy
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from pipeline.sweep.task import Outcome
+from tests.sweep import stub
+
+
+def test_the_share_is_of_all_slots_and_follows_a_cluster_that_grows():
+    now = [0.0]
+    busy = Busy(lambda: now[0])
+    assert busy.share is None
+    for seconds, slots in ((10.0, 1), (10.0, 3)):
+        now[0] += seconds
+        busy.tick(slots)
+    busy.add(7.0)
+    busy.add(3.0)
+    assert busy.share == pytest.approx(10 / 40)
+
+
+def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
+    """Cells that say they were all work, in a run that is little else but waiting for its only task."""
+    from pipeline.show import sweeps
+
+    def work(task) -> list[Outcome]:
+        return [o.model_copy(update={"busy_s": 1e-3}) for o in stub.work(task)]
+
+    lake = Lake(tmp_path / "lake")
+    run(make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2])), lake), lake, "inline", work)
+    (record,) = lake.runs()
+    assert 0 < record["busy"] <= 1
+    sweeps.status({"models": [], "runs": [{**record, "busy": 0.876}], "failures": [], "lake": ""}, failed=False)
+    assert "slots busy 88%" in " ".join(capsys.readouterr().out.split())
