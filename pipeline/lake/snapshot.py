@@ -6,7 +6,7 @@ from uuid import uuid4
 import polars as pl
 
 from pipeline.errors import LakeError
-from pipeline.lake.contents import contents
+from pipeline.lake.contents import UNREADABLE, contents
 from pipeline.lake.lake import Lake
 from pipeline.lake.latest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, Snapshot, content_digest, latest
 from pipeline.lake.names import STAMP
@@ -17,6 +17,8 @@ from pipeline.noun import canonical
 ORDER = ("model", "corpus", "recipe", "layer", "step", "cell_id")
 """What queries ask for, first: a row group then holds few values of it, and the others are skipped."""
 ROW_GROUP = 2**14
+LOOSE = 1000
+"""Files that a reader may have to open one by one: at about a millisecond for each, a second."""
 
 
 def compact(lake: Lake) -> Snapshot | None:
@@ -33,7 +35,7 @@ def compact(lake: Lake) -> Snapshot | None:
     found = contents(lake)
     if found.cells.is_empty():
         return None
-    frame = found.rows.sort(ORDER, nulls_last=True).collect()
+    frame = _sorted(found.rows, lake.uri)
     files = {
         ROW_FILE: _parquet(frame),
         CELL_FILE: _parquet(found.cells.sort("model", "cell_id", nulls_last=True)),
@@ -52,6 +54,16 @@ def compact(lake: Lake) -> Snapshot | None:
         lake.store.put_new(snapshot.file(name), data)
     lake.store.put_pointer(LATEST, canonical(snapshot.model_dump(mode="json")).encode())
     return snapshot
+
+
+def compact_if_loose(lake: Lake) -> Snapshot | None:
+    """`compact` where `LOOSE` cells or more came after the last one, else nothing.
+
+    Raises:
+        LakeError: as `compact`.
+    """
+    named = latest(lake.store)
+    return compact(lake) if len(lake.cells()) - (named.cells if named else 0) >= LOOSE else None
 
 
 def wrong(store: Store) -> str | None:
@@ -73,6 +85,15 @@ def _forget_unless_sound(store: Store) -> None:
         sound = False
     if not sound:
         store.delete(LATEST)
+
+
+def _sorted(rows: pl.LazyFrame, uri: str) -> pl.DataFrame:
+    try:
+        return rows.sort(ORDER, nulls_last=True).collect()
+    except UNREADABLE as error:
+        raise LakeError(
+            f"read the cells of the lake {uri}", " ".join(str(error).split()), "Run shapelake verify"
+        ) from error
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -7,6 +7,7 @@ from uuid import uuid4
 
 from pipeline.catalog.scratch import owning, sweep
 from pipeline.corpora import text_file
+from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.sweep.audits import record
 from pipeline.sweep.backend import Backend, InlineBackend, Stages, Work
@@ -38,7 +39,21 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
         progress.say(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         with closing(_open(backend, plan, work)) as opened:
             _release(plan, lake)
-            return Driver(plan, lake, opened, run_id, progress).run()
+            report = Driver(plan, lake, opened, run_id, progress).run()
+        if not report.signal:
+            _compact(lake, progress)
+    return report
+
+
+def _compact(lake: Lake, progress: Progress) -> None:
+    """Many new files become one. A reader does without, so that what goes wrong here is said and fails no run."""
+    from pipeline.lake.snapshot import compact_if_loose  # polars, where no checkpoint waits for it
+
+    try:
+        if made := compact_if_loose(lake):
+            progress.say(f"compacted {made.cells} cells")
+    except (LakeError, MemoryError) as error:
+        progress.say(f"not compacted: {error}")
 
 
 def _release(plan: Plan, lake: Lake) -> None:

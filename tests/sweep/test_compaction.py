@@ -1,0 +1,41 @@
+"""A run that leaves many loose cells compacts the lake, and fails over nothing that goes wrong with it."""
+
+import pytest
+
+from pipeline.errors import LakeError
+from pipeline.lake import Lake, snapshot
+from pipeline.lake.latest import latest
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from tests.sweep import stub
+
+
+@pytest.fixture
+def lake(tmp_path, monkeypatch):
+    monkeypatch.setattr(snapshot, "LOOSE", 2)
+    return Lake(tmp_path / "lake")
+
+
+def swept(tmp_path, lake, steps):
+    plan = make_plan(stub.sweep(stub.history(tmp_path / "runs", steps)), lake)
+    return run(plan, lake, "inline", stub.work)
+
+
+def test_cells_are_compacted_when_enough_of_them_are_loose(tmp_path, lake):
+    held = []
+    for steps in ([0], [0, 1], [0, 1, 2], [0, 1, 2, 3]):
+        assert swept(tmp_path, lake, steps).exit_code == 0
+        named = latest(lake.store)
+        held.append(named and named.cells)
+    assert held == [None, 2, 2, 4]
+
+
+@pytest.mark.parametrize("error", [LakeError("read it", "no", "Mend it"), MemoryError()])
+def test_a_run_does_not_fail_because_its_lake_cannot_be_compacted(tmp_path, lake, monkeypatch, error, capsys):
+    def fail(_: Lake) -> None:
+        raise error
+
+    monkeypatch.setattr(snapshot, "compact", fail)
+    assert swept(tmp_path, lake, [0, 1]).exit_code == 0
+    assert latest(lake.store) is None
+    assert "not compacted" in capsys.readouterr().err
