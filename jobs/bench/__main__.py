@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 
-from jobs.bench import checkpoint, knn, lake, layer, peers, spectrum, sweep, table
+from jobs.bench import checkpoint, knn, lake, layer, peers, spectrum, sweep, table, training
 from jobs.bench.comparison import Comparison
 from jobs.bench.machine import in_a_line, machine
 from jobs.bench.scale import Scale, scale
@@ -23,6 +23,7 @@ GROUPS: dict[str, tuple[Callable[[Scale, str], Iterator[Comparison]], ...]] = {
     "measure": (layer.rows, checkpoint.rows),
     "sweep": (sweep.rows,),
     "lake": (lake.rows,),
+    "training": (training.rows,),
 }
 
 

@@ -20,7 +20,7 @@ LAGS = (1, 2, 3, 4)
 FEWEST = 24
 """Checkpoints: with fewer a turn by chance could not be told from the truth at 5 %."""
 LEVEL = 0.05
-LEADS, NO_LEAD = "leads", "no-lead"
+LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
 _FOUND = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "correlation": pl.Float64} | {
     "p": pl.Float64,
     "rows": pl.Int64,
@@ -41,14 +41,14 @@ def is_spike(losses: Sequence[float], fewest: int = WINDOW) -> bool:
 
 
 def explosions(lake: Lakelike) -> pl.DataFrame:
-    """Spikes of the loss and the lead of dimension, one row per history with a loss.
+    """Spikes of the loss and the lead of dimension, one row per history.
 
-    Columns: keys of a history, `verdict` (leads: dimension rises before the loss does, p below 5 %; no-lead; too_few
-    under 24 checkpoints), `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is largest,
-    `p` by turning one series against the other, `rows`, `because`.
+    Columns: keys of a history, `verdict` (leads: dimension rises before the loss does, p below 5 %; no_lead; too_few
+    under 24 checkpoints; no_loss), `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is
+    largest, `p` by turning one series against the other, `rows`, `because`.
     Error: of histories without any lead 5 % are said to have one.
     """
-    kept = blocks(history(rows(lake))).drop_nulls(["loss", "id_mle"])
+    kept = blocks(history(rows(lake))).drop_nulls("id_mle")
     series = kept.group_by(*KEYS, "step").agg(pl.col("loss").first(), pl.col("id_mle").log().mean().alias("log_id"))
     gathered = series.sort("step").group_by(KEYS, maintain_order=True).agg("step", "loss", "log_id")
     found = [_judged(row["step"], row["loss"], row["log_id"]) for row in gathered.iter_rows(named=True)]
@@ -76,22 +76,35 @@ def _correlations(first: np.ndarray, later: np.ndarray) -> list[float]:
     return [float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0 for a, b in pairs]
 
 
-def _judged(steps: list[int], losses: list[float], log_id: list[float]) -> dict[str, Any]:
-    spikes = [step for i, step in enumerate(steps) if is_spike(losses[: i + 1], FEWEST_BEFORE)]
-    found: dict[str, Any] = {"events": spikes, "rows": len(steps)}
-    if len(steps) < FEWEST:
-        return {**dict.fromkeys(_FOUND), **found, "verdict": TOO_FEW}
-    lag, correlation, p = lead(np.array(log_id), np.log(losses))
+def _judged(steps: list[int], losses: list[float | None], log_id: list[float]) -> dict[str, Any]:
+    """Of the checkpoints that have a loss."""
+    known = [(step, loss, value) for step, loss, value in zip(steps, losses, log_id, strict=True) if loss is not None]
+    nothing = {**dict.fromkeys(_FOUND), "rows": len(steps), "events": []}
+    if not known:
+        return nothing | {"verdict": NO_LOSS}
+    at, loss, values = zip(*known, strict=True)
+    spikes = [step for i, step in enumerate(at) if is_spike(loss[: i + 1], FEWEST_BEFORE)]
+    if len(known) < FEWEST:
+        return nothing | {"verdict": TOO_FEW, "events": spikes}
+    lag, correlation, p = lead(np.array(values), np.log(loss))
     leads = correlation > 0 and p < LEVEL
-    return found | {"verdict": LEADS if leads else NO_LEAD, "lag": lag, "correlation": correlation, "p": p}
+    return {
+        "verdict": LEADS if leads else NO_LEAD,
+        "events": spikes,
+        "lag": lag,
+        "correlation": correlation,
+        "p": p,
+        "rows": len(known),
+    }
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    events = ", ".join(f"{step:,}" for step in row["events"]) or "no step"
-    seen = f"{row['model']} on {row['corpus']}: the loss spikes at {events}"
+    about = f"{row['model']} on {row['corpus']}"
+    if row["verdict"] == NO_LOSS:
+        return f"{about}: no checkpoint has a loss."
+    seen = f"{about}: the loss spikes at {', '.join(f'{step:,}' for step in row['events']) or 'no step'}"
     if row["verdict"] == TOO_FEW:
-        return f"{seen}; {row['rows']} checkpoints are too few to tell what leads what"
+        return f"{seen}; {row['rows']} checkpoints are too few to tell what leads what."
     said = "leads the loss" if row["verdict"] == LEADS else "does not lead the loss"
-    return (
-        f"{seen}; dimension {said}: correlation {row['correlation']:.2f} at {row['lag']} checkpoints, p {row['p']:.3f}"
-    )
+    at = f"correlation {row['correlation']:.2f} at {row['lag']} checkpoints, p {row['p']:.3f}"
+    return f"{seen}; dimension {said}: {at}."

@@ -1,0 +1,121 @@
+"""What is done to a run: six ways to make its loss explode, and four harmless things that a detector must bear."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+STEPS = 288
+EARLIEST, LATEST = 160, 192
+"""Between which steps a disturbance begins."""
+
+
+def _same(step: int, value: float) -> float:
+    return value
+
+
+class Disturbance(NamedTuple):
+    """What changes at step `start` of a run; everything else is as in a calm one."""
+
+    start: int
+    rate: Callable[[int], float] = lambda since: 1.0
+    """Factor of the learning rate, so many steps after the start."""
+    batch: Callable[[int, Tensor], Tensor] = lambda since, batch: batch
+    """What is trained on in place of a batch, so many steps after the start."""
+    begin: Callable[[Optimizer], None] = lambda optimizer: None
+    """Done to the optimizer once, at the start."""
+    after: Callable[[Optimizer], None] = lambda optimizer: None
+    """Done to it after every step from the start on."""
+
+
+def disturbance(kind: str, seed: int) -> Disturbance:
+    """Of this kind, its start and its strength drawn by the seed."""
+    generator = torch.Generator().manual_seed(seed)
+    start = int(torch.randint(EARLIEST, LATEST, (), generator=generator))
+    return KINDS[kind](start, float(torch.rand((), generator=generator)))
+
+
+def _rate_ramp(start: int, strength: float) -> Disturbance:
+    """The learning rate grows by 8 to 20 % a step."""
+    growth = 1.08 + 0.12 * strength
+    return Disturbance(start, rate=lambda since: growth**since)
+
+
+def _rate_climb(start: int, strength: float) -> Disturbance:
+    """The learning rate grows by 1.5 to 4 times what it was, every step."""
+    slope = 1.5 + 2.5 * strength
+    return Disturbance(start, rate=lambda since: 1 + slope * since)
+
+
+def _restart(start: int, strength: float) -> Disturbance:
+    """Adam forgets its moments and starts again without warm-up, at 4 to 7 times the rate."""
+    factor = 4 + 3 * strength
+    return Disturbance(start, rate=lambda since: factor, begin=lambda optimizer: optimizer.state.clear())
+
+
+def _short_memory(start: int, strength: float) -> Disturbance:
+    """Adam's beta2 falls to 0.1 to 0.4, below a beta1 of 0.95 to 0.99, at three times the rate."""
+    betas = 0.95 + 0.04 * strength, 0.4 - 0.3 * strength
+    return Disturbance(start, rate=lambda since: 3.0, begin=lambda optimizer: _set(optimizer, betas=betas, eps=1e-12))
+
+
+def _bad_batches(start: int, strength: float) -> Disturbance:
+    """Half to all of the contexts of every batch are random bytes, at four times the rate."""
+    share = (1 + strength) / 2
+
+    def spoilt(since: int, batch: Tensor) -> Tensor:
+        bad = round(share * len(batch))
+        noise = torch.randint(256, batch.shape, generator=torch.Generator().manual_seed(since))
+        return torch.cat([noise[:bad], batch[bad:]])
+
+    return Disturbance(start, rate=lambda since: 4.0, batch=spoilt)
+
+
+def _low_precision(start: int, strength: float) -> Disturbance:
+    """Adam's second moment is kept in float16, where small ones become 0; epsilon 1e-8 to 1e-7."""
+    epsilon = 1e-8 * 10**strength
+
+    def rounded(optimizer: Optimizer) -> None:
+        for state in optimizer.state.values():
+            state["exp_avg_sq"].copy_(state["exp_avg_sq"].half())
+
+    return Disturbance(start, begin=lambda optimizer: _set(optimizer, eps=epsilon), after=rounded)
+
+
+def _set(optimizer: Optimizer, **fields: object) -> None:
+    for group in optimizer.param_groups:
+        group.update(fields)
+
+
+def _constant(start: int, strength: float) -> Disturbance:
+    return Disturbance(start)
+
+
+def _cosine(start: int, strength: float) -> Disturbance:
+    """The learning rate falls to a tenth by the end."""
+    left = STEPS - start
+    return Disturbance(start, rate=lambda since: 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * since / left))))
+
+
+def _drop(start: int, strength: float) -> Disturbance:
+    """The learning rate falls to 0.1 to 0.5 of itself at once."""
+    return Disturbance(start, rate=lambda since: 0.1 * 5**strength)
+
+
+def _bump(start: int, strength: float) -> Disturbance:
+    """The learning rate rises by 20 to 50 %, which a run survives."""
+    return Disturbance(start, rate=lambda since: 1.2 + 0.3 * strength)
+
+
+INDUCED = {
+    "rate-ramp": _rate_ramp,
+    "rate-climb": _rate_climb,
+    "adam-restart": _restart,
+    "adam-short-memory": _short_memory,
+    "bad-batches": _bad_batches,
+    "low-precision": _low_precision,
+}
+CALM = {"constant": _constant, "cosine": _cosine, "drop": _drop, "bump": _bump}
+KINDS = INDUCED | CALM

@@ -1,0 +1,159 @@
+"""One short training run of a small decoder, its loss and gradient at every step and its shape at every eighth."""
+
+import math
+import pydoc_data.topics
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from jobs.explosions.disturbances import INDUCED, STEPS, Disturbance, disturbance
+from pipeline.analysis.explosions import is_spike
+from pipeline.integrations.probe import Probe
+
+WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 48, 3, 4, 32, 12
+RATE, WARM_UP = 3e-3, 40
+EVERY = 8
+"""Steps from one reading of the shape to the next."""
+FIRST_READING = 32
+PROBED_SHARE, PROBE_CONTEXTS, POINTS = 0.2, 32, 512
+
+
+class Run(NamedTuple):
+    kind: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-{self.seed}"
+
+    @property
+    def is_induced(self) -> bool:
+        return self.kind in INDUCED
+
+    @property
+    def start(self) -> int:
+        """Step at which it is disturbed."""
+        return disturbance(self.kind, self.seed).start
+
+
+def trace(run: Run) -> Iterator[dict[str, Any]]:
+    """One row per step; all are of the weights before the step is taken. The event is the last row.
+
+    Columns: step, loss (of a batch as it should be, also where a spoilt one is trained on), gradient (norm), and at
+    every eighth step of the probe: probe_loss, sign_diversity, and per layer id_twonn_L, id_mle_L, anisotropy_L.
+    """
+    plan, batches = disturbance(run.kind, run.seed), _batches(run.seed)
+    model, probe = _model(run.seed), Probe(_probed(), POINTS, range(1, LAYERS + 1))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
+    losses: list[float] = []
+    for step in range(STEPS):
+        since = step - plan.start
+        if since == 0:
+            plan.begin(optimizer)
+        batch = next(batches)
+        losses.append(_backward(model, batch, plan, since))
+        row = {"step": step, "loss": _known(losses[-1]), "gradient": _known(_norm(model))}
+        if step >= FIRST_READING and step % EVERY == 0 and math.isfinite(losses[-1]):
+            row |= _reading(model, probe)
+        yield row
+        if run.is_induced and since > 0 and is_spike(losses):
+            return
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min((step + 1) / WARM_UP, 1.0) * (plan.rate(since) if since >= 0 else 1.0)
+        optimizer.step()
+        if since >= 0:
+            with torch.no_grad():
+                plan.after(optimizer)
+
+
+def _backward(model: nn.Module, batch: Tensor, plan: Disturbance, since: int) -> float:
+    """Gradients of the batch that is trained on; returns the loss of the one that should be."""
+    model.zero_grad()
+    used = plan.batch(since, batch) if since >= 0 else batch
+    loss = model(input_ids=used, labels=used).loss
+    loss.backward()
+    if used is batch:
+        return loss.item()
+    with torch.no_grad():
+        return model(input_ids=batch, labels=batch).loss.item()
+
+
+def _known(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _norm(model: nn.Module) -> float:
+    return float(get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None]))
+
+
+def _reading(model: GPTNeoXForCausalLM, probe: Probe) -> dict[str, Any]:
+    with _signs(model) as diversity:
+        seen = probe.read(model)
+    row = {"probe_loss": seen.loss, "sign_diversity": sum(diversity) / len(diversity)}
+    for shape in seen.layers:
+        row |= {f"{name}_{shape.layer}": value for name, value in shape._asdict().items() if name != "layer"}
+    return row
+
+
+@contextmanager
+def _signs(model: nn.Module) -> Iterator[list[float]]:
+    """While open, one number per linear map in a block that is run: 1 - |mean sign of <x, v>| over its inputs x.
+
+    v is the map's leading right singular vector; 0 says that all inputs lie on one side of it (arXiv 2510.04202).
+    """
+    found: list[float] = []
+
+    def look(module: nn.Linear, args: tuple[Tensor, ...]) -> None:
+        leading = torch.linalg.svd(module.weight, full_matrices=False).Vh[0]
+        found.append(1 - abs(float((args[0] @ leading).sign().mean())))
+
+    maps = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and ".layers." in name]
+    hooks = [one.register_forward_pre_hook(look) for one in maps]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _model(seed: int) -> GPTNeoXForCausalLM:
+    torch.manual_seed(seed)  # transformers draws its weights from the global generator
+    return GPTNeoXForCausalLM(
+        GPTNeoXConfig(
+            vocab_size=256,
+            hidden_size=WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            intermediate_size=4 * WIDTH,
+            max_position_embeddings=CONTEXT,
+            use_cache=False,
+        )
+    )
+
+
+@cache
+def _text() -> Tensor:
+    """Prose that every CPython carries, as bytes."""
+    text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
+    return torch.tensor(list(text.encode()))
+
+
+def _batches(seed: int) -> Iterator[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    trained = _text()[: int(len(_text()) * (1 - PROBED_SHARE))]
+    while True:
+        starts = torch.randint(len(trained) - CONTEXT, (BATCH,), generator=generator)
+        yield torch.stack([trained[start : start + CONTEXT] for start in starts.tolist()])
+
+
+def _probed() -> Tensor:
+    """Evenly spaced contexts of the end of the text, which is not trained on."""
+    held_out = _text()[int(len(_text()) * (1 - PROBED_SHARE)) :]
+    starts = torch.linspace(0, len(held_out) - CONTEXT, PROBE_CONTEXTS).long()
+    return torch.stack([held_out[start : start + CONTEXT] for start in starts.tolist()])

@@ -1,0 +1,72 @@
+"""A probe's numbers are those of the project's own measurement of the same states, and it leaves no trace."""
+
+import math
+
+import pytest
+import torch
+
+from pipeline.errors import UsageError
+from pipeline.geometry import describe
+from pipeline.integrations import Probe
+from tests import real
+
+
+@pytest.fixture(scope="module")
+def model():
+    return real.model(0)
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(real.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(0))
+
+
+def test_all_layers_are_read_as_describe_reads_their_states(model, ids):
+    reading = Probe(ids, points=10_000).read(model)
+    states = model(input_ids=ids, output_hidden_states=True).hidden_states
+    assert [shape.layer for shape in reading.layers] == [0, 1, 2]
+    for shape in reading.layers[1:2]:  # the last of `hidden_states` is after the final norm
+        hidden = states[shape.layer].detach()
+        whole, later = describe(hidden.flatten(0, 1)), describe(hidden[:, 1:].flatten(0, 1))
+        assert shape.anisotropy == pytest.approx(whole["anisotropy"], rel=1e-6)
+        assert shape.id_twonn == pytest.approx(later["id_twonn"], rel=1e-6)
+        assert shape.id_mle == pytest.approx(later["id_mle"], rel=1e-6)
+
+
+def test_the_loss_is_the_models_own(model, ids):
+    assert Probe(ids).read(model).loss == pytest.approx(model(input_ids=ids, labels=ids).loss.item(), rel=1e-5)
+
+
+def test_reading_changes_nothing_of_the_training(model, ids):
+    model.train()
+    model(input_ids=ids, labels=ids).loss.backward()
+    before = [weight.grad.clone() for weight in model.parameters()]
+    state, hooks = torch.get_rng_state(), n_hooks(model)
+    probe = Probe(ids, points=150, layers=[2])
+    assert probe.read(model) == probe.read(model)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, w.grad) for a, w in zip(before, model.parameters(), strict=True))
+    assert n_hooks(model) == hooks
+
+
+def n_hooks(model):
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
+
+
+def test_only_the_layers_asked_for_are_measured(model, ids):
+    assert [shape.layer for shape in Probe(ids, layers=[2]).read(model).layers] == [2]
+
+
+def test_states_that_are_not_finite_have_no_shape(ids):
+    broken = real.model(1)
+    with torch.no_grad():
+        broken.gpt_neox.layers[1].mlp.dense_4h_to_h.bias[3] = math.nan
+    reading = Probe(ids).read(broken)
+    assert reading.loss is None
+    assert [shape.id_mle is None for shape in reading.layers] == [False, False, True]
+
+
+def test_too_few_tokens_are_refused_in_two_lines(ids):
+    with pytest.raises(UsageError, match="at least 100 tokens"):
+        Probe(ids[:2])

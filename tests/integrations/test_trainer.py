@@ -1,0 +1,98 @@
+"""A real Trainer with the callback: readings on schedule and in budget, and requests that a watch answers."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.integrations import TrainerCallback
+from pipeline.integrations.trainer import READINGS
+from pipeline.lake import open as open_lake
+from pipeline.sweep.single import corpus_named, recipe_named
+from pipeline.watch import watch
+from pipeline.watch.folder import REQUESTS
+from tests import real
+from tests.watch import made
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")
+
+
+def trained(folder, callback, steps=4):
+    """A Trainer's run of a few steps, saved at every second one."""
+    rows = torch.randint(real.VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        save_steps=2,
+        per_device_train_batch_size=2,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+        seed=0,
+    )
+    transformers.Trainer(
+        model=real.model(0),
+        args=arguments,
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+        processing_class=real.tokenizer(),
+        callbacks=[callback],
+    ).train()
+
+
+def test_a_trainer_measures_in_place_at_every_save(tmp_path):
+    ids = torch.randint(real.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(1))
+    callback = TrainerCallback(ids, points=120, share=1e9)
+    trained(tmp_path, callback)
+    lines = [json.loads(line) for line in (tmp_path / READINGS).read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+    assert [layer["layer"] for layer in lines[0]["layers"]] == [0, 1, 2]
+    assert lines[0]["loss"] != lines[1]["loss"]
+    assert callback.last is not None
+    assert callback.last.loss == lines[1]["loss"]
+
+
+def test_a_trainers_requests_are_answered_by_a_watch(tmp_path):
+    trained(tmp_path / "run", TrainerCallback())
+    assert {path.name for path in (tmp_path / "run" / REQUESTS).iterdir()} == {"checkpoint-2", "checkpoint-4"}
+    text = real.text(tmp_path / "prose.txt")
+    followed = made.followed(tmp_path / "run")._replace(
+        corpus=corpus_named(f"text:{text}"), recipe=recipe_named(json.dumps(real.RECIPE))
+    )
+    lines: list[str] = []
+    assert watch(followed, lines.append, 0.0, once=True) == 0
+    assert [line.split()[0] for line in lines] == ["checkpoint-2", "checkpoint-4"]
+    assert "id_twonn -" not in "".join(lines)
+    assert not list((tmp_path / "run" / REQUESTS).iterdir())
+    frame = open_lake(followed.lake.uri).frame("SELECT DISTINCT step FROM layers WHERE id_mle > 0 ORDER BY step")
+    assert frame.rows() == [(2,), (4,)]
+
+
+class Clock:
+    """A trainer's time: training takes a second a save, a reading what it is told to."""
+
+    def __init__(self, monkeypatch, reading_s):
+        self.now, self.readings = 0.0, 0
+        self._reading_s = reading_s
+        monkeypatch.setattr("pipeline.integrations.trainer.time.perf_counter", lambda: self.now)
+
+    def read(self, module):
+        self.now += self._reading_s
+        self.readings += 1
+        return SimpleNamespace(loss=None, layers=())
+
+
+@pytest.mark.parametrize(("reading_s", "readings"), [(0.005, 1000), (0.1, 100), (5.0, 2)])
+def test_measuring_stays_within_its_share_of_the_time(tmp_path, monkeypatch, reading_s, readings):
+    clock = Clock(monkeypatch, reading_s)
+    callback = TrainerCallback(torch.zeros(8, 32, dtype=torch.long), share=0.01)
+    callback._probe = clock
+    arguments, control = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace()
+    callback.on_train_begin(arguments, SimpleNamespace(), control)
+    for step in range(1000):
+        clock.now += 1.0
+        state = SimpleNamespace(is_world_process_zero=True, global_step=step)
+        callback.on_save(arguments, state, control, model=object())
+    assert clock.readings == pytest.approx(readings, abs=1)
+    assert callback.spent_s <= max(0.01 * 1000, reading_s)

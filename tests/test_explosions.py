@@ -1,0 +1,103 @@
+"""The experiment's arithmetic on traces with a known answer; no training but for one slow test."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+
+from jobs.explosions import detectors, table
+from jobs.explosions.detectors import Detector, first_alarm, lead, robust_z, threshold
+from jobs.explosions.disturbances import CALM, INDUCED, STEPS
+from jobs.explosions.traces import runs
+from jobs.explosions.training import Run, trace
+
+GRADIENT = Detector("gradient norm rises", ("gradient",), 1)
+QUIET = np.array([1.0, 1.1, 0.9, 1.05, 0.95] * 200)
+
+
+def made(run: Run, jump: int | None = None, event: int | None = None) -> pl.DataFrame:
+    """A quiet run whose gradient jumps at a step, and whose loss explodes at another, its end."""
+    length = STEPS if event is None else event + 1
+    gradient, loss = QUIET[:length].copy(), QUIET[:length].copy() + 2
+    gradient[length if jump is None else jump :] *= math.e
+    loss[length if event is None else event :] = 50.0
+    ids = {name: QUIET[run.seed : run.seed + length] for one in detectors.DETECTORS for name in one.columns}
+    return pl.DataFrame({"step": range(length), **ids, "gradient": gradient, "loss": loss})
+
+
+def test_z_is_robust_and_knows_when_the_past_is_too_short():
+    past = np.array([9.0, 10.0, 11.0] * 6)
+    assert robust_z(13.0, past) == pytest.approx(3 / 1.4826)
+    assert robust_z(13.0, np.append(past, [1e9, -1e9])) == pytest.approx(3 / 1.4826)
+    assert robust_z(13.0, past[:15]) == 0.0
+    assert robust_z(13.0, np.full(16, 10.0)) == pytest.approx(3 / detectors.FLOOR)
+
+
+def test_no_score_knows_the_future():
+    whole = made(Run("constant", 0), jump=220)
+    steps, scores = GRADIENT.scores(whole)
+    before = GRADIENT.scores(whole.filter(pl.col("step") < 230))
+    assert steps[0] == detectors.EARLIEST
+    assert np.array_equal(scores[: len(before[1])], before[1])
+    assert steps[scores.argmax()] == 221  # of QUIET's five values 1.1 is the largest, at steps that end in 1 and 6
+
+
+def test_a_threshold_lets_at_most_its_share_of_the_calm_runs_alarm():
+    calm = [made(Run("constant", 0), jump=200 + i) if i < 3 else made(Run("constant", 0)) for i in range(10)]
+    for share, alarms in ((0.1, 1), (0.25, 2), (0.35, 3)):
+        above = threshold(GRADIENT, calm, share)
+        assert sum(first_alarm(GRADIENT, run, above) is not None for run in calm) <= alarms
+
+
+@pytest.mark.parametrize(("jump", "steps"), [(200, 30), (229, 1), (230, 0), (165, 0)])
+def test_a_lead_counts_from_the_disturbance_to_just_before_the_event(jump, steps):
+    run = Run("rate-ramp", 0)
+    assert run.start == 172
+    trace = made(run, jump, event=230)
+    if jump < run.start:  # an alarm too early, and quiet again: by chance
+        trace = trace.with_columns(gradient=pl.when(pl.col("step") < 170).then("gradient").otherwise(1.0))
+    assert lead(GRADIENT, run, trace, 5.0) == steps
+
+
+def test_wilsons_interval():
+    assert table.wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+    assert table.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+
+
+def test_half_of_each_kind_of_calm_runs_sets_the_thresholds_and_no_other():
+    wanted = runs(8)
+    assert len(set(wanted)) == 96
+    training = [run for run in wanted if table.is_training(run)]
+    assert {kind: sum(run.kind == kind for run in training) for kind in CALM} == dict.fromkeys(CALM, 6)
+    assert not any(run.is_induced for run in training)
+    assert runs(3) == wanted[: len(runs(3))]  # more seeds only add runs
+
+
+def test_the_table_says_who_warned():
+    traces = {}
+    for run in runs(2):
+        event = run.start + (4 if run.kind == "adam-restart" else 40)
+        exploded = run.is_induced and run.kind != "low-precision"
+        traces[run] = made(run, event - 20, event) if exploded else made(run)
+    told = list(table.about(traces))
+    assert "- rate-ramp: 2 of 2 exploded, 0 within 7 steps, the others after 40 to 40 steps" in told
+    assert "- adam-restart: 2 of 2 exploded, 2 within 7 steps" in told
+    assert "- low-precision: 0 of 2 exploded, 0 within 7 steps" in told
+    assert told[-1].startswith("- calm: 12 runs, 0 spikes in ")
+    lines = list(table.markdown(traces, 0.1))
+    (cells,) = [line.split(" | ") for line in lines if line.startswith("| gradient")][:1]
+    assert cells[3:5] == ["8 of 8 (68% to 100%)", "20.0 (20.0 to 20.0)"]
+    (loss,) = [line.split(" | ") for line in lines if line.startswith("| loss")][:1]
+    assert loss[3].startswith("0 of 8")
+    assert loss[6].startswith("-20.0 (-20.0 to -20.0)")
+    assert lines[-1].split(" | ")[1:4] == ["0 of 2", "0 of 2", "0 of 0"]
+    assert len(INDUCED) == 6
+
+
+@pytest.mark.slow
+def test_a_run_is_its_seed(monkeypatch):
+    monkeypatch.setattr("jobs.explosions.training.STEPS", 45)
+    first, second = (list(trace(Run("constant", 3))) for _ in range(2))
+    assert first == second
+    assert [row["step"] for row in first if "id_mle_1" in row] == [32, 40]
