@@ -1,9 +1,11 @@
 """What will not work on this machine, tried or looked at: packages, devices, numbers, disk, the Hub, a lake."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.catalog import scratch
@@ -16,6 +18,7 @@ FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
 DIM, POINTS, LOW, HIGH = 5, 2000, 4.2, 5.2
 """TwoNN of a uniform cube of 5 dimensions in 20 at this N: 4.71 with its faces, sd 0.14 over 20 draws."""
 LITTLE_DISK = 20e9
+TOKENLESS = "not set: fewer requests, nothing gated"
 
 
 class Check(NamedTuple):
@@ -71,13 +74,27 @@ def _faiss() -> Check:
 
 
 def _faiss_device(name: str) -> Check:
-    import faiss
     import torch
 
+    said = f"{name} {_version(name)}"
+    try:
+        import faiss
+    except (ImportError, RuntimeError) as error:  # the latter where a library of CUDA is absent
+        return Check("faiss", "broken", f"{said} cannot be loaded: {error}", f"Install {name} again with what it needs")
     gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
     if torch.cuda.is_available() and not gpus:
-        return Check("faiss", "note", f"{name} {_version(name)} sees no GPU: neighbours are searched by torch there")
-    return Check("faiss", "fine", f"{name} {_version(name)}, {gpus} GPUs")
+        return Check("faiss", "note", f"{said} sees no GPU: neighbours are searched by torch there")
+    built, other = _cuda_of(name), (torch.version.cuda or "").partition(".")[0]
+    if gpus and built != other:
+        return Check("faiss", "note", f"{said} is built for CUDA {built}, torch for {other}: both are loaded")
+    return Check("faiss", "fine", f"{said}, {gpus} GPUs")
+
+
+def _cuda_of(name: str) -> str | None:
+    """The CUDA that a package was built for, by the runtime that it asks for: its major version."""
+    asked = " ".join(requires(name) or ())
+    found = re.search(r"nvidia-cuda-runtime(?:-cu(\d+)|\S*>=(\d+))", asked)
+    return found and (found[1] or found[2])
 
 
 def _twonn() -> Check:
@@ -88,18 +105,28 @@ def _twonn() -> Check:
     generator = torch.Generator().manual_seed(0)
     cube = torch.rand(POINTS, DIM, generator=generator, dtype=torch.float64)
     basis, _ = torch.linalg.qr(torch.randn(20, DIM, generator=generator, dtype=torch.float64))
-    found = describe((cube @ basis.T).to(torch.float32))["id_twonn"]
-    said = f"a cube of {DIM} dimensions in 20 reads {found:.2f}" if isinstance(found, float) else f"reads {found}"
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = describe((cube @ basis.T).to(device, torch.float32))["id_twonn"]
+    read = f"{found:.2f}" if isinstance(found, float) else f"{found}"
+    said = f"a cube of {DIM} dimensions in 20 reads {read} on the {device}"
     if isinstance(found, float) and LOW < found < HIGH:
         return Check("TwoNN", "fine", said)
     return Check("TwoNN", "broken", said, "Report it with the versions above")
 
 
 def _ray() -> Check:
-    auth = os.environ.get("RAY_AUTH_MODE")
-    said = f"ray {_version('ray')}, RAY_AUTH_MODE {auth or 'not set'}"
-    if auth == "token":
+    mode = os.environ.get("RAY_AUTH_MODE")
+    said = f"ray {_version('ray')}, RAY_AUTH_MODE {mode or 'not set'}"
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+    if mode == "token" and not (os.environ.get("RAY_AUTH_TOKEN") or file.is_file()):
+        return Check("ray", "broken", f"{said}, and no token in RAY_AUTH_TOKEN or {file}", "Set the cluster's token")
+    if mode == "token":
         return Check("ray", "fine", said)
+    if mode:
+        return Check("ray", "note", f"{said}: who reaches a Ray here runs code on it", "Unset it, or set it to token")
+    if file.is_file():
+        found = f"{said}, but {file} is there: a head started here asks for it, a driver with an address sends none"
+        return Check("ray", "note", found, "Set RAY_AUTH_MODE=token")
     return Check("ray", "note", f"{said}: a local run locks its own", "On a cluster set RAY_AUTH_MODE=token everywhere")
 
 
@@ -113,11 +140,13 @@ def _disk() -> Check:
 
 
 def _hub() -> Check:
-    token = "set" if os.environ.get("HF_TOKEN") else "not set: fewer requests, nothing gated"
+    home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+    file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
+    token = "set" if os.environ.get("HF_TOKEN") else f"in {file}" if file.is_file() else TOKENLESS
     offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
     where = os.environ.get("HF_ENDPOINT", "the public one")
     state: State = "note" if offline else "fine"
-    return Check("hub", state, f"endpoint {where}, HF_TOKEN {token}{', HF_HUB_OFFLINE is set' if offline else ''}")
+    return Check("hub", state, f"endpoint {where}, token {token}{', HF_HUB_OFFLINE is set' if offline else ''}")
 
 
 def _lake(uri: str) -> Check:
