@@ -49,7 +49,7 @@ def of_files(store: Store, files: Mapping[str, str]) -> Contents:
     """The cells of these files, given by cell id, from nothing but the files."""
     found = scan(store, files.values())
     try:
-        cells = _per_cell(found).collect()
+        cells = per_cell(found).collect()
     except UNREADABLE as error:
         said = " ".join(str(error).split())
         raise LakeError(f"read the cells of the lake {store.uri}", said, "Run shapelake verify") from error
@@ -79,7 +79,7 @@ def _held(store: Store, snapshot: Snapshot) -> Contents | None:
         cells, columns = pl.read_parquet(BytesIO(data)), pl.scan_parquet(list(sources)).collect_schema()  # type: ignore[arg-type]
     except UNREADABLE as error:
         raise damaged(store, row_key, " ".join(str(error).split())) from error
-    wanted = _per_cell(pl.LazyFrame(schema=schema())).drop("layers").collect_schema()
+    wanted = per_cell(pl.LazyFrame(schema=schema())).drop("layers").collect_schema()
     return Contents(rows(sources), cells) if {*schema()} <= {*columns} and {*wanted} <= {*cells.columns} else None
 
 
@@ -97,7 +97,7 @@ def _merged(store: Store, files: Mapping[str, str], held: Contents) -> Contents:
     return Contents(pl.concat([found, late.rows]), pl.concat([cells, late.cells.select(cells.columns)]))
 
 
-def _per_cell(found: pl.LazyFrame) -> pl.LazyFrame:
+def per_cell(found: pl.LazyFrame) -> pl.LazyFrame:
     """One row per cell, with the number of its distinct layers."""
     status = pl.col("status").fill_null("")
     worst = pl.when(~status.is_in(["ok", "degenerate"]).all()).then(pl.lit("nonfinite"))

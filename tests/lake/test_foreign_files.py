@@ -1,0 +1,176 @@
+"""Files that this package did not write: an error in two lines, or rows of their own cell; never those of another."""
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import lake as lakes
+from pipeline.columns import names
+from pipeline.errors import LakeError, ShapelakeError
+from pipeline.lake import Lake, to_table
+from pipeline.lake.latest import CELL_FILE, LABEL_FILE, ROW_FILE
+from pipeline.lake.names import CELLS
+from pipeline.lake.schema import encode
+from pipeline.lake.snapshot import compact
+from tests.lake import made
+
+ASKED = "from layers order by cell_id, layer"
+OWN = made.cell(made.checkpoint(1)).id
+OTHER = made.cell(made.checkpoint(2)).id
+SOUND = encode(to_table(made.rows(made.cell(made.checkpoint(1))), {}))
+FEW, MANY = 5, pytest.param(2000, marks=pytest.mark.slow)
+CASES = pytest.mark.parametrize("cases", [FEW, MANY])
+
+
+@pytest.fixture
+def lake(tmp_path):
+    lake = Lake(tmp_path / "lake")
+    for step in (1, 2):
+        made.commit(lake, made.checkpoint(step))
+    return lake
+
+
+def rows(lake):
+    return lakes.open(lake.uri).frame(ASKED)
+
+
+def answer(lake):
+    """The rows, or None where the answer is an error, which must be one for a person to read."""
+    with suppress(ShapelakeError):
+        return rows(lake)
+    with pytest.raises(ShapelakeError) as caught:
+        rows(lake)
+    assert len(str(caught.value).splitlines()) == 2
+    return None
+
+
+@CASES
+def test_a_truncated_file_is_always_an_error(lake, cases):
+    path = lake.store.path(lake.cells()[OWN])
+
+    @settings(max_examples=cases, deadline=None)
+    @given(length=st.integers(0, len(SOUND) - 1))
+    def holds(length):
+        path.write_bytes(SOUND[:length])
+        with pytest.raises(LakeError, match=OWN):
+            rows(lake)
+
+    holds()
+
+
+VALUES = st.one_of(
+    st.lists(st.none() | st.integers(-(2**31), 2**31), min_size=3, max_size=3),
+    st.lists(st.none() | st.floats(), min_size=3, max_size=3),
+    st.lists(st.none() | st.text(max_size=4), min_size=3, max_size=3),
+    st.lists(st.binary(max_size=4), min_size=3, max_size=3),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.lists(st.lists(st.integers(0, 9), max_size=2), min_size=3, max_size=3),
+    st.just([datetime(2026, 1, 1, tzinfo=UTC)] * 3),
+    st.just([{"a": 1}] * 3),
+    st.sampled_from([[OWN] * 3, [OTHER] * 3, [OWN, OWN, OTHER]]),
+)
+COLUMNS = st.dictionaries(st.sampled_from(names()) | st.text(max_size=8), VALUES, max_size=8)
+
+
+@CASES
+def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, cases):
+    """Some columns of a sound cell replaced, left out or added; the sound neighbour stays as it was."""
+    before = rows(lake).filter(cell_id=OTHER)
+    sound = {name: [row[name] for row in made.rows(made.cell(made.checkpoint(1)))] for name in names()}
+    path = lake.store.path(lake.cells()[OWN])
+
+    @settings(max_examples=cases, deadline=None)
+    @given(replaced=COLUMNS, dropped=st.sets(st.sampled_from(names()), max_size=4))
+    def holds(replaced, dropped):
+        table = pa.table({name: values for name, values in (sound | replaced).items() if name not in dropped})
+        pq.write_table(table, path)
+        if (found := answer(lake)) is not None:
+            assert found.filter(cell_id=OTHER).equals(before)
+            assert set(found["cell_id"]) <= {OWN, OTHER}
+            assert found.height <= 2 * made.LAYERS
+
+    holds()
+
+
+def test_a_cell_copied_to_the_name_of_another_is_named(lake):
+    """Sealed, whole, and yet not what its name says."""
+    files = lake.cells()
+    lake.store.path(files[OTHER]).write_bytes(lake.store.get(files[OWN]))
+    with pytest.raises(LakeError, match=f"{OTHER}.*\n?.*own cell"):
+        lakes.open(lake.uri)
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20)
+HOSTILE = st.sampled_from(
+    ["*", "?", "[a]", "%2e%2e", "a b", "-rf", "~", "$HOME", "'; drop", "model_key=..", "\n", "{0}"]
+)
+
+
+@CASES
+def test_a_file_of_any_name_is_ignored_or_named(lake, cases):
+    """Names are taken as they are: no pattern, no way out, no word of SQL."""
+    before = rows(lake)
+
+    @settings(max_examples=cases, deadline=None)
+    @given(folder=NAMES | HOSTILE, name=NAMES | HOSTILE, suffix=st.sampled_from(["", ".parquet", ".json", ".tmp"]))
+    def holds(folder, name, suffix):
+        path = lake.store.root / CELLS / folder / f"{name}{suffix}"
+        if {folder, path.name} & {".", ".."} or len(path.name.encode()) > 255:
+            return
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(SOUND)
+        found = answer(lake)
+        path.unlink()
+        if found is None:
+            assert path.name.endswith(".parquet") or not folder.isprintable() or "\\" in folder
+        else:
+            assert found.equals(before)
+
+    holds()
+
+
+def test_columns_that_are_said_to_lie_in_another_file_are_not_read_from_there(lake, tmp_path):
+    """A Parquet footer may name a file for its column chunks."""
+    secret = tmp_path / "secret.parquet"
+    table = to_table(made.rows(made.cell(made.checkpoint(1)), id_twonn=4.25), {})
+    pq.write_table(table, secret)
+    footer = pq.read_metadata(secret)
+    footer.set_file_path(str(secret))
+    data = BytesIO()
+    footer.write_metadata_file(data)
+    lake.store.path(lake.cells()[OWN]).write_bytes(data.getvalue())
+    with suppress(LakeError):
+        assert 4.25 not in rows(lake)["id_twonn"].to_list()
+
+
+EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 64), st.binary(max_size=16)), min_size=1, max_size=4)
+
+
+@CASES
+@pytest.mark.parametrize("name", [ROW_FILE, CELL_FILE, LABEL_FILE])
+def test_a_mutated_snapshot_never_ends_in_anything_but_rows_or_an_error(lake, name, cases):
+    """Cells and labels are read whole and checked first; of the rows, `verify` alone says whether a number changed."""
+    before = rows(lake)
+    said = compact(lake)
+    assert said
+    path = lake.store.path(said.file(name))
+    data = path.read_bytes()
+
+    @settings(max_examples=cases, deadline=None)
+    @given(edits=EDITS)
+    def holds(edits):
+        changed = data
+        for place, length, new in edits:
+            start = int(place * len(changed))
+            changed = changed[:start] + new + changed[start + length :]
+        path.write_bytes(changed)
+        found = answer(lake)
+        assert found is None or name == ROW_FILE or (changed == data and found.equals(before))
+
+    holds()
