@@ -17,7 +17,7 @@ from tests.test_bad_input import shapelake, sweep_file  # noqa: F401
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
-    *("plan", "run", "status", "measure", "demo", "catalog", "audit", "query", "findings", "metrics"),
+    *("plan", "run", "status", "measure", "watch", "demo", "catalog", "audit", "query", "findings", "metrics"),
     *("report", "figure", "compact", "verify", "quarantine", "gc", "doctor"),
 )
 

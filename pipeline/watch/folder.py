@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.catalog.files import Folder, has_tokenizer, lacking, weight_files
-from pipeline.catalog.names import parse
+from pipeline.catalog.names import Place, parse
 
 HEADER_LIMIT = 100_000_000
 """Longest header that the safetensors format allows."""
@@ -21,20 +21,15 @@ class Found(NamedTuple):
     """A sub-folder whose name states a step."""
 
     path: Path
+    place: Place
     signature: Signature
-
-    @property
-    def order(self) -> tuple:
-        place = parse(self.path.name)
-        assert place is not None
-        return place.order
 
 
 def found(root: Path) -> list[Found]:
     """Every sub-folder that states a step, in training order; one that vanishes meanwhile is left out."""
-    folders = [path for path in root.iterdir() if not path.name.startswith(".") and parse(path.name) and path.is_dir()]
-    seen = [Found(path, mark) for path in folders if (mark := _signature(path)) is not None]
-    return sorted(seen, key=lambda one: (one.order, one.path.name))
+    named = [(path, place) for path in root.iterdir() if (place := parse(path.name)) and place.step is not None]
+    seen = [Found(*one, mark) for one in named if (mark := _signature(one[0])) is not None]
+    return sorted(seen, key=lambda one: (one.place.order, one.path.name))
 
 
 def unfinished(folder: Path, own_tokenizer: bool = True) -> str | None:
@@ -64,7 +59,7 @@ def answered(root: Path, name: str) -> None:
 def _signature(folder: Path) -> Signature | None:
     try:
         files = [(path.name, path.stat()) for path in folder.iterdir() if path.is_file()]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return tuple(sorted((name, state.st_size, state.st_mtime_ns) for name, state in files))
 

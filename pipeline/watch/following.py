@@ -44,7 +44,7 @@ class Follower:
         """At the last look."""
         self._settled: dict[str, Signature] = {}
         """When it was measured, or could not be."""
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
 
     def look(self) -> Iterator[Told]:
         """Take every checkpoint that is complete: unchanged since the last look, or requested, and whole."""
@@ -75,7 +75,7 @@ class Follower:
             return
         self._settled[one.path.name] = one.signature
         answered(self._of.folder, one.path.name)
-        yield from (self._tell(cell) for cell in cells if cell.id not in self._told)
+        yield from (self._tell(cell) for cell in cells if (one.path.name, cell.id) not in self._told)
 
     def _cells(self, checkpoint: Checkpoint) -> list[Cell]:
         of = self._of
@@ -92,7 +92,7 @@ class Follower:
                 commit_measured(self._of.lake, cell, rows)
 
     def _tell(self, cell: Cell) -> Told:
-        self._told.add(cell.id)
+        self._told.add((cell.checkpoint.revision, cell.id))
         shown = changes(self._of.lake, cell, [(metric, self._of.layers) for metric in SHOWN])
         line = "  ".join((cell.checkpoint.revision, *map(str, shown)))
         return Told(line, tuple(alerts(self._of.lake, cell, self._of.rules)))

@@ -43,11 +43,12 @@ class Change(NamedTuple):
 
 def changes(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, Layers]]) -> list[Change]:
     """Of each metric over its layers at this cell, against the checkpoints of the same history before it."""
-    *before, now = _rows(lake, cell, [metric for metric, _ in metrics])
+    steps = _rows(lake, cell, [metric for metric, _ in metrics])
+    now = steps.pop(cell.checkpoint.step or 0, [])  # none where it is quarantined
     found = []
     for metric, layers in metrics:
         current = value(metric, layers, now)
-        past = [value(metric, layers, rows) for rows in before]
+        past = [value(metric, layers, rows) for rows in steps.values()]
         found.append(Change(metric, current, change(current, past)))
     return found
 
@@ -67,8 +68,8 @@ def alerts(lake: Lake, cell: Cell, rules: Sequence[Rule]) -> list[Alert]:
     return fired
 
 
-def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> list[list[dict[str, Any]]]:
-    """The rows of the checkpoints of this history up to and with the cell's, a list each, in training order."""
+def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> dict[int, list[dict[str, Any]]]:
+    """The rows of the checkpoints of this history up to and with the cell's, by step, in training order."""
     about = cell.checkpoint
     same = {"model": about.model, "kind": cell.kind, "recipe": cell.recipe.label, "corpus": cell.corpus.id}
     same |= {"stage": about.stage, "run": about.run, "corpus_sha256": cell.corpus.sha256}
@@ -78,7 +79,7 @@ def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> list[list[dict[str,
     found: dict[int, list[dict[str, Any]]] = {}
     for row in open_lake(lake.uri).frame(f"{query} ORDER BY step, layer").to_dicts():
         found.setdefault(row["step"], []).append(row)
-    return list(found.values())
+    return found
 
 
 def _quoted(text: str | None) -> str:

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from pipeline.lake import Lake
+from pipeline.lake import Lake, Tombstone
 from pipeline.lake import open as open_lake
 from pipeline.watch import watch
 from pipeline.watch.folder import REQUESTS
@@ -115,11 +115,12 @@ def test_an_alert_that_a_killed_watch_owed_is_told_by_the_next(tmp_path, measure
     follower = Follower(of)
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.watch.following.changes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        for _ in range(6):
+        for _ in range(5):  # killed after each commit
             with pytest.raises(KeyboardInterrupt):
                 looks(follower)
-    assert measured.steps == [0]
+    assert measured.steps == [0, 100, 200, 300, 600]
     assert sum(line.startswith("ALERT") for line in looks(Follower(of))) == 1
+    assert len(measured.steps) == 5
 
 
 def test_a_checkpoint_that_cannot_be_measured_is_told_once_and_holds_up_no_other(tmp_path, measured):
@@ -187,3 +188,19 @@ def test_two_watches_on_one_lake_tell_an_alert_once(tmp_path, measured):
     of = made.followed(root, "id_twonn>5")._replace(lake=Lake(tmp_path / "lake"))
     told = looks(Follower(of)) + looks(Follower(of))
     assert sum(line.startswith("ALERT") for line in told) == 1
+
+
+def test_equal_weights_under_a_later_step_are_told_but_not_measured_again(tmp_path, measured):
+    history(tmp_path, 0)
+    shutil.copytree(tmp_path / "checkpoint-0", tmp_path / "checkpoint-100")
+    assert [line.split()[0] for line in looks(Follower(made.followed(tmp_path)))] == ["checkpoint-0", "checkpoint-100"]
+    assert measured.steps == [0]
+
+
+def test_a_quarantined_checkpoint_has_no_numbers_and_no_alert(tmp_path, measured):
+    of = made.followed(history(tmp_path, 0, 100, 200, 300, 600), "id_twonn>5")
+    looks(Follower(of._replace(rules=())))
+    (last,) = open_lake(of.lake.uri).frame("SELECT DISTINCT cell_id FROM layers WHERE step = 600")["cell_id"]
+    of.lake.quarantine(Tombstone(cell_id=last, reason="a test", by="a test"))
+    *_, line = looks(Follower(of))
+    assert line == "checkpoint-600  id_twonn -  anisotropy -  loss -"

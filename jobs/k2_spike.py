@@ -1,0 +1,24 @@
+"""What becomes of the shape of a 65B model before, during and after two spikes of its loss?
+
+Source: LLM360, K2-Spike-1 and K2-Spike-2: the checkpoints around two spikes of K2's pre-training, by their model cards.
+Command: python -m jobs.k2_spike --lake LAKE --set resources.gpus=1
+Bytes: 6.5e10 parameters, 2 bytes each; spike_ckpt_160 to 194 and 186 to 200, every second one, by the cards:
+26 x 2 x 6.5e10 = 3.4e12, 1.3e11 at a time. `shapelake audit LLM360/K2-Spike-1` counts what there is.
+GPU-hours: forward passes of 4 x 64 x 128 = 32768 tokens, in bfloat16 at 2e14 FLOP/s on a GPU that holds 1.3e11 bytes:
+26 x 2 x 6.5e10 x 3.28e4 / 2e14 / 3600 = 0.154. Loading and the metrics come on top and take longer.
+Expect: unknown. The branches are numbered by checkpoint and state no step, so that `findings explosions` has no order
+for them: compare anisotropy, id_mle and loss by revision with `shapelake query`.
+"""
+
+from pipeline.cli import job
+from pipeline.spec import Corpus, Members, Sweep, built_in
+
+SWEEP = Sweep(
+    name="k2-spike",
+    checkpoints=(Members(family="k2-spike"),),
+    corpora=(Corpus(kind="enwik8"),),
+    recipe=built_in("quick@1"),
+)
+
+if __name__ == "__main__":
+    job()
