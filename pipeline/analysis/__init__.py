@@ -10,6 +10,7 @@ import polars as pl
 
 from pipeline.analysis.convergence import convergence
 from pipeline.analysis.dome import dome, matched
+from pipeline.analysis.explosions import explosions
 from pipeline.analysis.nulls import survival
 from pipeline.analysis.phases import agreement, phases
 from pipeline.analysis.rows import Lakelike, rows
@@ -34,6 +35,7 @@ FINDINGS: dict[str, Finding] = {
     "agreement": Finding("Do the estimators of dimension agree on that?", agreement),
     "nulls": Finding("Which conclusions hold on random tokens as well?", survival),
     "sinks": Finding("How much of mid-layer anisotropy is left without sink tokens?", sinks),
+    "explosions": Finding("When did the loss spike, and does intrinsic dimension rise before it?", explosions),
     "trust": Finding("What not to believe, and why?", trust),
 }
 
