@@ -4,7 +4,7 @@ Source: every small history of the catalogue (pipeline/catalog/families.yaml); f
 Command: python -m jobs.refresh --lake LAKE [--limit 100]; what it would run: shapelake plan jobs.refresh --lake LAKE
 Schedule it once a day, one at a time, with HF_TOKEN set. Cron on a machine of its own:
 0 3 * * * cd /srv/shapelake && flock -n refresh.lock .venv/bin/python -m jobs.refresh --lake /srv/lake
-On a Ray cluster: ray job submit --working-dir . -- python -m jobs.refresh --lake URI --address auto. Exit code 1 means
+On a cluster infra/raycronjob.yaml, or python -m jobs.submit jobs.refresh --cluster URL --lake URI. Exit code 1 means
 that something failed or stands quarantined; the next run tries again what may be tried again.
 Bytes: the first time, all of it, by family: Pythia 8 x 154 checkpoints, 154 x 2 x 1.32e9 = 4.1e11; its seeds
 9 x 154 x 2 x 6.8e8 = 1.9e12; decoupled seeds 6 x 154 x 2 x 1.62e8 = 3.0e11; version 0, 2 x 143 x 2 x 6.4e8 = 3.7e11;

@@ -71,7 +71,9 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     lake = Lake(tmp_path / "lake")
     first = submit()
     assert first.stdout
-    job = first.stdout.readline().split()[0]
+    said = first.stdout.readline()
+    assert " is submitted; " in said, ended(first)
+    job = said.split()[0]
     wait_until(lambda: len(lake.committed()) >= 2)
     code, out, err = ended(submit("--detach"))
     assert (code, "it still runs" in err) == (2, True), (out, err)

@@ -44,12 +44,11 @@ class Nodes(NamedTuple):
 
 @pytest.fixture
 def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "120")  # read when Ray is imported
     from ray.cluster_utils import Cluster
 
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # sockets need a short path
         monkeypatch.setenv("RAY_TMPDIR", folder)
-        size = {"object_store_memory": 80 * 2**20}
+        size = {"object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
         by_scratch = {}
         for name in ("one", "two"):
