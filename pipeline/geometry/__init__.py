@@ -5,8 +5,8 @@ layers that arrive in batches.
 """
 
 from pipeline.geometry.accumulator import LayerMoments
+from pipeline.geometry.arithmetic import set_threads
 from pipeline.geometry.budget import plan_layers
-from pipeline.geometry.candidates import set_threads
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.describe import describe, describe_layer
 from pipeline.geometry.stream import Stream

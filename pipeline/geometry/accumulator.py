@@ -120,15 +120,19 @@ class Accumulator:
 
         Rows that are not finite are zero in what is returned.
         """
-        finite = rows.isfinite().all(1)
+        largest = rows.abs().amax(1)
+        finite = largest.isfinite()
         x = torch.where(finite[:, None], rows, 0).to(torch.float64)
         norms = torch.linalg.vector_norm(x, dim=1)
-        self._open(x, norms, finite)
+        some = finite & (finite.cumsum(0) <= PILOT_ROWS)
+        weights = torch.stack([some.to(torch.float64), (1 / norms).masked_fill(norms == 0, 0)])
+        opening, directions = weights @ x
+        self._open(opening, norms, some)
         self._nonfinite += (~finite).sum()
         self._norms.add(norms, finite)
-        self._abs_max.copy_(torch.maximum(self._abs_max, x.abs().max()))
-        self._directions += (1 / norms).masked_fill(norms == 0, 0) @ x
-        y = torch.addr(x, finite.to(torch.float64), self._shift, alpha=-1)  # x - shift, or zero
+        self._abs_max.copy_(torch.maximum(self._abs_max, largest.masked_fill(~finite, 0).max()))
+        self._directions += directions
+        y = x.addr_(finite.to(torch.float64), self._shift, alpha=-1)  # x - shift, or zero
         self._split(y, finite, first | (norms > self._longest()), group)
         return y
 
@@ -147,13 +151,12 @@ class Accumulator:
             directions=self._directions,
         )
 
-    def _open(self, x: Tensor, norms: Tensor, finite: Tensor) -> None:
-        """Set shift and pilot norm, in the first block that has a finite row."""
-        some = finite & (finite.cumsum(0) <= PILOT_ROWS)
-        mean = some.to(torch.float64) @ x / some.sum().clamp_min(1)
+    def _open(self, opening: Tensor, norms: Tensor, some: Tensor) -> None:
+        """Set shift and pilot norm, in the first block that has `some` finite rows, `opening` being their sum."""
+        mean = opening / some.sum().clamp_min(1)
         self._shift.copy_(torch.where(self._opened, self._shift, mean))
         self._pilot.copy_(torch.where(self._opened, self._pilot, _typical(norms, some)))
-        self._opened |= finite.any()
+        self._opened |= some.any()
 
     def _longest(self) -> Tensor:
         """Norm above which a token is a sink."""

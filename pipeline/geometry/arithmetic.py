@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import cache
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -42,6 +43,12 @@ def _product_ms(device: torch.device, dtype: torch.dtype) -> float:
     stop.record(torch.cuda.current_stream(device))
     stop.synchronize()
     return start.elapsed_time(stop)
+
+
+def set_threads(threads: int) -> None:
+    """Of every library that multiplies matrices here: torch, numpy and FAISS each bring pools of their own."""
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 Both compute |x|^2 + |y|^2 - 2 x.y, so their distances carry a cancellation error; `neighbors` never returns them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from types import ModuleType
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.geometry.arithmetic import full_precision, stored
+from pipeline.geometry.tiles import chosen, tiles
 
 try:
     import faiss as _faiss
@@ -24,8 +25,6 @@ FAISS_GPU_WIDTH = 2048
 """Largest k of FAISS on a GPU."""
 TILE_BYTES = {"cpu": 2**24, "cuda": 2**30}
 """Of a matrix product's result. On the CPU as much as stays in the cache."""
-GATHER_BYTES = {"cpu": 2**22, "cuda": 2**30}
-"""Of gathered rows. Less on the CPU: fresh pages cost more than the arithmetic on them."""
 FAISS_GPU_DIM = 256
 """On a GPU FAISS selects in one pass over the products where torch takes about five, but multiplies in float32 alone.
 
@@ -63,12 +62,6 @@ def first_rungs(device: torch.device, dim: int) -> tuple[tuple[Engine, torch.dty
     return ((default_engine(device), torch.float32),)
 
 
-def set_threads(threads: int) -> None:
-    """Threads of FAISS, whose OpenMP pool is not torch's."""
-    if _faiss is not None:
-        _faiss.omp_set_num_threads(threads)
-
-
 def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
     """`faiss.knn` on the CPU, `faiss.knn_gpu` on a GPU (float32, no TF32)."""
     if _faiss is None:
@@ -79,6 +72,22 @@ def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poin
         return _faiss_gpu(_faiss, queries, points, width)
     squared, indices = _faiss.knn(queries.float().numpy(), points.float().numpy(), width)
     return Candidates(torch.from_numpy(squared), torch.from_numpy(indices))
+
+
+def pairs_by_faiss(
+    points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
+) -> Float[Tensor, "rows width"] | None:
+    """Squared distances from each of `points[rows]` to its others by float32 differences; None where FAISS has none.
+
+    Nothing is gathered, which is what makes it eight times as fast as torch.
+    """
+    if _faiss is None or points.device.type != "cpu":
+        return None
+    squared = torch.empty(others.shape)
+    arrays = (squared, chosen(points, rows), points, others.contiguous())
+    pointers = (_faiss.swig_ptr(array.numpy()) for array in arrays)
+    _faiss.fvec_L2sqr_by_idx(*pointers, points.shape[1], *others.shape)  # pyright: ignore[reportAttributeAccessIssue]
+    return squared
 
 
 def torch_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
@@ -116,12 +125,6 @@ def direct_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poi
         distances = torch.cdist(queries[part], points, compute_mode="donot_use_mm_for_euclid_dist")
         found.append(distances.square_().topk(width, dim=1, largest=False, sorted=False))
     return Candidates(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))
-
-
-def tiles(rows: int, bytes_per_row: int, work: int) -> Iterator[slice]:
-    """Slices of the rows that need at most `work` bytes each."""
-    step = max(work // max(bytes_per_row, 1), 1)
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
 
 
 def _has_gpu(faiss: ModuleType) -> bool:

@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
+from pipeline.geometry.tiles import WORK_BYTES, tiled, tiles
+
 _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
-_TILE_BYTES = 2**26
 
 
 class Distinct(NamedTuple):
@@ -21,11 +22,10 @@ class Distinct(NamedTuple):
 
 def distinct(points: Shaped[Tensor, "points dim"]) -> Distinct:
     """The distinct rows of `points`, equal meaning equal in every coordinate (0.0 equals -0.0)."""
-    points = points + 0  # makes one zero of 0.0 and -0.0
     order, opens = _sorted_runs(_hash(points))
     if not _runs_are_equal(points, order, opens):
         # Different rows with one hash: sort the rows themselves, which is slow and certain.
-        order, opens = _sorted_runs(points.unique(dim=0, return_inverse=True)[1])
+        order, opens = _sorted_runs((points + 0).unique(dim=0, return_inverse=True)[1])
     starts = opens.nonzero().flatten()
     ends = torch.cat([starts[1:], starts.new_tensor([len(points)])])
     kept, by_index = order[starts].sort()
@@ -36,12 +36,11 @@ def _hash(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, " points"]:
     """Sum of the coordinates' bits times seeded odd 64-bit numbers, modulo 2^64."""
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**63), 2**63 - 1, (points.shape[1],), generator=generator).to(points.device) | 1
-    step = max(_TILE_BYTES // (8 * points.shape[1]), 1)
-    return torch.cat([(_bits(tile) * factors).sum(1) for tile in points.split(step)])
+    return torch.cat([(_bits(points[part]) * factors).sum(1) for part in tiled(points, 24)])
 
 
 def _bits(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, "points dim"]:
-    bits = points.contiguous().view(_BITS[points.element_size()]).to(torch.int64)
+    bits = (points + 0).contiguous().view(_BITS[points.element_size()]).to(torch.int64)  # + 0 makes one zero of two
     # The top bit times an odd number is the top bit: fold the sign and exponent of float64 into the low half.
     return bits ^ (bits >> 32) if points.element_size() == 8 else bits
 
@@ -59,5 +58,5 @@ def _runs_are_equal(
 ) -> bool:
     """Whether rows with one hash are really equal: each but the first of a run to the one before it."""
     later = (~opens).nonzero().flatten()
-    step = max(_TILE_BYTES // (8 * points.shape[1]), 1)
-    return all(bool((points[order[i]] == points[order[i - 1]]).all()) for i in later.split(step))
+    parts = tiles(len(later), 2 * points[:1].nbytes, WORK_BYTES[points.device.type])
+    return all(bool((points[order[later[part]]] == points[order[later[part] - 1]]).all()) for part in parts)

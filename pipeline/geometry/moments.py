@@ -7,10 +7,11 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from pipeline.geometry.arithmetic import full_precision, product_dtype
+from pipeline.geometry.tiles import chosen
 
 PANELS = 8
 PANEL_COLUMNS = 256
-"""A scatter is made in at most so many panels of at least so many columns, since half of it mirrors the other."""
+"""On a GPU a scatter is made in at most so many panels of at least so many columns."""
 
 
 @dataclass
@@ -78,8 +79,9 @@ class Moments(Sums):
     ) -> "Moments":
         """Of the rows that `mask` picks out of a block of shifted ones."""
         y = _picked(y, mask)
-        length = y.square().sum(1)
-        return cls(shift, mask.sum(), y.sum(0), length.sum(), gram(y), length @ y, length.square().sum())
+        length = torch.linalg.vector_norm(y, dim=1).square()
+        total, third = torch.stack([torch.ones_like(length), length]) @ y
+        return cls(shift, mask.sum(), total, length.sum(), gram(y), third, length.square().sum())
 
     def add(self, rows: Float[Tensor, "rows dim"]) -> None:
         """Add a block of rows, all finite."""
@@ -111,7 +113,15 @@ def product(a: Float64[Tensor, "rows left"], b: Float64[Tensor, "rows right"]) -
 
 
 def gram(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
-    """y^T y, its lower half computed in panels and mirrored: 0.6 of the arithmetic where dim is large."""
+    """y^T y in float64, or as `product` has it; half of it is computed and mirrored."""
+    if y.device.type != "cpu":
+        return _panels(y)
+    rows = y.to(product_dtype(y.device)).numpy()
+    return torch.from_numpy(rows.T @ rows).to(torch.float64)  # numpy sees one matrix twice: SYRK, which torch lacks
+
+
+def _panels(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
+    """The lower half in panels: 0.6 of the arithmetic where dim is large."""
     dim = y.shape[1]
     whole = y.new_empty(dim, dim)
     step = max(PANEL_COLUMNS, -(-dim // PANELS))
@@ -133,4 +143,4 @@ def merge(parts: list[Moments]) -> Moments:
 
 def _picked(y: Tensor, mask: Tensor) -> Tensor:
     """The rows that `mask` picks; on a GPU all rows, the others zero, since their number is not known on the host."""
-    return y[mask] if y.device.type == "cpu" else y * mask[:, None]
+    return chosen(y, mask.nonzero().flatten()) if y.device.type == "cpu" else y * mask[:, None]

@@ -10,6 +10,7 @@ from pipeline.geometry.arithmetic import UNIT_ROUNDOFF, stored
 from pipeline.geometry.candidates import Engine
 from pipeline.geometry.duplicates import distinct
 from pipeline.geometry.search import search
+from pipeline.geometry.tiles import chosen, tiled
 
 MERGED_ROUNDINGS = 32
 """Copies may differ by so many roundings of their length, 2e-6 of it in float32: other batch shapes can cause that."""
@@ -58,12 +59,13 @@ def exact_graph(points: Float[Tensor, "points dim"], k: int, seed: int = 0, engi
     Args:
         points: in the dtype in which the model made them.
         k: neighbours wanted.
-        seed: of the subsample whose median is the shift; changes no distance by more than 2.4e-7 relative.
+        seed: of the subsample whose median is the shift; changes no distance by more than 9.5e-7 relative.
         engine: proposes candidates; changes no distance either.
     """
-    finite = points.isfinite().all(1).nonzero().flatten()
-    kept, copies = distinct(points[finite])
-    values = stored(points[finite][kept])
+    finite = torch.cat([points[part].isfinite().all(1) for part in tiled(points, 8)]).nonzero().flatten()
+    there = chosen(points, finite)
+    kept, copies = distinct(there)
+    values = stored(chosen(there, kept))
     lists = search(values, k, torch.arange(len(values), device=points.device), seed, engine)
     return Graph(
         finite[kept],

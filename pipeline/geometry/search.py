@@ -9,21 +9,13 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from pipeline.geometry.arithmetic import UNIT_ROUNDOFF
-from pipeline.geometry.candidates import (
-    GATHER_BYTES,
-    Candidates,
-    Engine,
-    direct_engine,
-    first_rungs,
-    tiles,
-    torch_engine,
-)
+from pipeline.geometry.candidates import Candidates, Engine, direct_engine, first_rungs, torch_engine
+from pipeline.geometry.differences import SLACK, distances
+from pipeline.geometry.tiles import chosen, tiled
 
 SHIFT_ROWS = 4096
 MASSIVE = 8.0
 """Rows longer than this many median lengths get a bound of their own, or no other row could be certified."""
-SLACK = 2.0**-22
-"""Relative error of a distance by float32 differences is below this."""
 STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}
 """Of one step of a product's sum; 16-bit operands are summed in float32, which tensor cores may truncate."""
 PILOT_ROWS = 256
@@ -45,6 +37,7 @@ class _View:
 
     values: Float[Tensor, "points dim"]
     length: Float64[Tensor, " points"]
+    """Not less than that of the values, and hardly more."""
     error: Float64[Tensor, " points"]
     """Distance by which rounding moved a point."""
     gamma: float
@@ -53,12 +46,17 @@ class _View:
 
     @classmethod
     def of(cls, points: Tensor, shift: Tensor, dtype: torch.dtype) -> "_View":
-        exact = points.to(torch.float64) - shift
-        values = exact.to(dtype)
-        unit, dim = STEP_ROUNDOFF[dtype], points.shape[1]
-        length = torch.linalg.vector_norm(values, dim=1, dtype=torch.float64)
+        values = points.new_empty(points.shape, dtype=dtype)
+        length, error = points.new_empty(2, len(points), dtype=torch.float64)
+        for part in tiled(points, 24):
+            exact = points[part] - shift
+            values[part] = exact
+            length[part] = torch.linalg.vector_norm(exact, dim=1)
+            error[part] = torch.linalg.vector_norm(exact.sub_(values[part]), dim=1)
         # The float64 difference itself is rounded once.
-        error = torch.linalg.vector_norm(values - exact, dim=1) + UNIT_ROUNDOFF[torch.float64] * length
+        error += UNIT_ROUNDOFF[torch.float64] * length
+        length += error
+        unit, dim = STEP_ROUNDOFF[dtype], points.shape[1]
         gamma = min(4 * (dim**0.5 + 8), dim + 8) * unit
         return cls(values, length, error, gamma, length > MASSIVE * length.median())
 
@@ -73,13 +71,13 @@ def search(
     """The min(k, points - 1) nearest other points of `points[rows]`, exactly, whatever the engine.
 
     Candidates come from float32 products about the coordinate-wise median, on a GPU from bfloat16 ones before. Their
-    distances are taken again as differences of the stored values in float32, squared and summed in float64. A list is
-    certified when the triangle inequality over the rounding errors rules out every point that was not proposed; what
-    is not certified goes through float64 products, then through differences from every point.
+    distances are taken again as differences of the stored values (see `differences`). A list is certified when the
+    triangle inequality over the rounding errors rules out every point that was not proposed; what is not certified
+    goes through float64 products, then through differences from every point.
 
     Args:
         points: finite and distinct, float32 or float64.
-        rows: indices of the queries.
+        rows: indices of the queries, ascending.
         engine: of the first rung, in float32; default as `first_rungs` has it.
     """
     k = max(min(k, len(points) - 1), 0)
@@ -118,14 +116,14 @@ def _ladder(points: Tensor, k: int, rows: Tensor, seed: int, engine: Engine | No
 
 def _rung(points: Tensor, view: _View, rows: Tensor, k: int, propose: Engine) -> Lists:
     width = min(max(k + 8, 32), len(points) - 1)
-    found = propose(view.values[rows], view.values, width + 1)
+    found = propose(chosen(view.values, rows), view.values, width + 1)
     candidates = _without_self(found, rows)
-    distances, indices = _by_differences(points, rows, candidates.clamp_min(0))
-    distances, indices = distances[:, :k], indices[:, :k]
-    sound = (candidates >= 0).all(1) & distances.isfinite().all(1)
+    nearest, indices = _by_differences(points, rows, candidates.clamp_min(0))
+    nearest, indices = nearest[:, :k], indices[:, :k]
+    sound = (candidates >= 0).all(1) & nearest.isfinite().all(1)
     if width < len(points) - 1 and propose is not direct_engine:
-        sound &= _certified(view, rows, found.squared.amax(1).to(torch.float64), distances[:, -1])
-    return Lists(distances, indices, sound)
+        sound &= _certified(view, rows, found.squared.amax(1).to(torch.float64), nearest[:, -1])
+    return Lists(nearest, indices, sound)
 
 
 def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
@@ -139,17 +137,8 @@ def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
 def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Distances to the candidates from differences of the stored values; sorted, ties by index."""
     candidates = candidates.sort(1).values
-    bytes_per_row = 12 * candidates.shape[1] * points.shape[1]
-    parts = tiles(len(rows), bytes_per_row, GATHER_BYTES[points.device.type])
-    distances = [_distances(points, rows[part], candidates[part]) for part in parts]
-    nearest, order = torch.cat(distances).sort(dim=1, stable=True)
+    nearest, order = distances(points, rows, candidates).sort(dim=1, stable=True)
     return nearest, candidates.gather(1, order)
-
-
-def _distances(points: Tensor, rows: Tensor, candidates: Tensor) -> Float64[Tensor, "rows width"]:
-    others = points.index_select(0, candidates.flatten()).view(*candidates.shape, -1)
-    differences = others.sub_(points[rows, None])
-    return torch.linalg.vector_norm(differences.to(torch.float64), dim=2)
 
 
 def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[Tensor, " rows"]:

@@ -65,7 +65,7 @@ class Stream:
         Raises:
             ValueError: a layer whose rows are not those of the batch.
         """
-        rows = [torch.cat(parts) if parts else None for parts in self._batch]
+        rows = [_joined(parts) for parts in self._batch]
         if any(part is None or part.shape != (len(group), d) for part, d in zip(rows, self._widths, strict=True)):
             raise ValueError(f"a batch of {len(group)} rows must bring every layer just as many")
         batch = [part for part in rows if part is not None]
@@ -131,6 +131,11 @@ class Stream:
             if target is not None and cross is not None:
                 waiting.setdefault(target, []).append((cross, shifted))
         self._fill = 0
+
+
+def _joined(parts: list[Tensor]) -> Tensor | None:
+    """The parts as one; a single one is not copied."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
 def _runs(group: Int[Tensor, " rows"]) -> list[tuple[int, int, int]]:

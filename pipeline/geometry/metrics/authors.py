@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pipeline.geometry.candidates import GATHER_BYTES, tiles
 from pipeline.geometry.layer import Layer, Row
 from pipeline.geometry.neighbors import Graph
+from pipeline.geometry.tiles import WORK_BYTES, tiles
 
 COLUMNS = ("id_authors",)
 SECONDS = "knn_s"
@@ -45,7 +45,7 @@ def _mu(graph: Graph) -> Float64[Tensor, " usable"]:
     points = points - (weight @ points) / weight.sum()
     points = points / (weight @ torch.linalg.vector_norm(points, dim=1) / weight.sum())
     near = graph.indices[:, :4]
-    parts = tiles(len(points), 16 * near.shape[1] * points.shape[1], GATHER_BYTES[points.device.type])
+    parts = tiles(len(points), 16 * near.shape[1] * points.shape[1], WORK_BYTES[points.device.type])
     distances = torch.cat([torch.linalg.vector_norm(points[part, None] - points[near[part]], dim=2) for part in parts])
     distances, order = distances.sort(dim=1, stable=True)
     nearest_has_copies = graph.copies[near.gather(1, order)[:, 0]] > 1
