@@ -12,7 +12,7 @@ from pipeline.analysis.convergence import convergence
 from pipeline.analysis.dome import dome, matched
 from pipeline.analysis.explosions import explosions
 from pipeline.analysis.nulls import survival
-from pipeline.analysis.phases import agreement, phases
+from pipeline.analysis.phases import agreement, estimators, phases
 from pipeline.analysis.rows import Lakelike, rows
 from pipeline.analysis.sinks import sinks
 from pipeline.analysis.trust import trust
@@ -32,6 +32,7 @@ FINDINGS: dict[str, Finding] = {
     "matched": Finding("Is the dome of decoders higher than that of encoders of their size?", matched),
     "convergence": Finding("Does the profile of anisotropy converge to one shape?", convergence),
     "phases": Finding("Does intrinsic dimension expand and then compress, and when does it turn?", phases),
+    "estimators": Finding("What does each estimator of dimension say of that alone?", estimators),
     "agreement": Finding("Do the estimators of dimension agree on that?", agreement),
     "nulls": Finding("Which conclusions hold on random tokens as well?", survival),
     "sinks": Finding("How much of mid-layer anisotropy is left without sink tokens?", sinks),

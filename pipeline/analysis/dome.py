@@ -104,8 +104,8 @@ def _of_dome(row: dict[str, Any]) -> str:
         "no_errors": "comes without standard errors; the highest block inside is {height} above the higher end",
     }[row["verdict"]]
     said = said.format(depth=row["depth"], height=interval(row, "height"))
-    bare = row["no_sink_verdict"]
-    return f"Anisotropy {said}; without sink tokens: {bare or 'unknown'}, {interval(row, 'no_sink_height')}."
+    bare = (row["no_sink_verdict"] or "unknown").replace("_", " ")
+    return f"Anisotropy {said}; without sink tokens: {bare}, {interval(row, 'no_sink_height')}."
 
 
 def _of_match(row: dict[str, Any]) -> str:

@@ -80,6 +80,11 @@ def estimates(lake: Lakelike) -> pl.DataFrame:
     return found.rename({name: name.replace("top", "peak_step") for name in steps})
 
 
+def estimators(lake: Lakelike) -> pl.DataFrame:
+    """`estimates` as a finding, with its sentence."""
+    return because(estimates(lake).drop("_order"), _alone)
+
+
 def agreement(lake: Lakelike) -> pl.DataFrame:
     """How often two estimators say the same of a layer's history.
 
@@ -128,6 +133,13 @@ def _long(frame: pl.DataFrame) -> pl.DataFrame:
         for order, (name, value, se) in enumerate(columns)
     ]
     return pl.concat(frames)
+
+
+def _alone(row: dict[str, Any]) -> str:
+    subject = "The mean over blocks" if row["layer"] is None else f"Layer {row['layer']}"
+    said = f"{subject} by {row['estimator']} is highest at step {row['peak_step']}"
+    low, high = row["peak_step_low"], row["peak_step_high"]
+    return f"{said}." if low is None else f"{said} (95 % {low} to {high})."
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -129,8 +129,8 @@ def _over_steps(shown: Shown, base: alt.Chart, column: str, title: str, colour: 
 def gaps(shown: Shown) -> alt.VConcatChart:
     """Text minus random tokens, layer by checkpoint; a dot where the difference may be nothing."""
     panels = [
-        _gap(shown, "anisotropy", "anisotropy: text minus random tokens", False),
-        _gap(shown, "id_twonn", "intrinsic dimension (TwoNN): text minus random tokens", True),
+        _gap(shown, "anisotropy", "anisotropy: text - random", False),
+        _gap(shown, "id_twonn", "dimension (TwoNN): text - random", True),
     ]
     return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared", color="independent")
 

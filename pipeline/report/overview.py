@@ -61,7 +61,7 @@ def small_multiples(shown: Shown) -> alt.FacetChart:
     """Dimension over training of each model, its landmark blocks one line each."""
     base = estimated("layers", "text").transform_filter("datum.landmark && datum.step != null")
     told = tip("history", "step", "layer", "dimension", "se")
-    lines = line(base, 1.5, dots=12).encode(
+    lines = line(base, 1.5, dots=0 if shown.dense else 12).encode(
         step(shown),
         free("dimension", DIMENSION),
         by_depth(),

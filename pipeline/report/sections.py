@@ -11,6 +11,7 @@ NEWEST = "QUALIFY step IS NOT DISTINCT FROM max(step) OVER (PARTITION BY model, 
 MEANS = (
     "avg(anisotropy) AS anisotropy, avg(anisotropy_se) AS anisotropy_se, avg(anisotropy_no_sink) AS anisotropy_no_sink"
 )
+OF_MAP = "anisotropy, anisotropy_se, anisotropy_no_sink, id_twonn, id_twonn_se, loss"
 DIMENSIONS = "id_twonn, id_twonn_se, id_mle, id_mle_se, id_authors"
 DIMENSION_MEANS = ", ".join(f"avg({name}) AS {name}" for name in DIMENSIONS.split(", "))
 GAPS = f"""SELECT step, layer, r.corpus AS random, t.anisotropy - r.anisotropy AS anisotropy_gap,
@@ -81,9 +82,9 @@ OVERVIEW = (
         "Intrinsic dimension over training, each model on its own scale: one line per landmark block, from the first "
         "(dark) to the last (bright), each with its own dash.",
         "layers",
-        ("history", "step", "layer", *DIMENSIONS.split(", ")),
-        f"SELECT model, kind, run, step, layer, {DIMENSIONS}\nFROM layers WHERE {{text}} AND state = 'block' AND "
-        f"step IS NOT NULL AND {LIVE} ORDER BY ALL",
+        ("history", "step", "layer", "depth", *DIMENSIONS.split(", ")),
+        f"SELECT model, kind, run, step, layer, depth, {DIMENSIONS}\nFROM layers WHERE {{text}} AND state = 'block' "
+        f"AND step IS NOT NULL AND {LIVE} ORDER BY ALL",
         ("landmark", "step"),
         ("text", "estimator"),
         (),
@@ -97,9 +98,9 @@ HISTORY = (
         "Anisotropy, the share of variance along one direction, by layer (bottom: embedding, top: after the final "
         "norm) and checkpoint. A white dot marks the highest block of each checkpoint.",
         "layers",
-        ("step", "layer", "state", "anisotropy", "anisotropy_se", "anisotropy_no_sink"),
-        f"SELECT step, layer, state, anisotropy, anisotropy_se, anisotropy_no_sink\nFROM layers WHERE {{history}} AND "
-        f"{{text}} AND step IS NOT NULL AND {LIVE} ORDER BY step, layer",
+        ("step", "layer", "state", *OF_MAP.split(", ")),
+        f"SELECT step, layer, state, {OF_MAP}\nFROM layers WHERE {{history}} AND {{text}} AND step IS NOT NULL AND "
+        f"{LIVE} ORDER BY step, layer",
         ("step",),
         ("history", "text"),
         ("dome", "sinks"),
@@ -125,12 +126,12 @@ HISTORY = (
         "each one's highest step, filled and over its 95 % interval where rise and fall are both proven, and nowhere "
         "if no verdict is sure. Hollow points are not to be believed.",
         "layers",
-        ("step", "layer", *DIMENSIONS.split(", ")),
-        f"SELECT step, layer, {DIMENSIONS}\nFROM layers WHERE {{history}} AND {{text}} AND state = 'block' AND "
-        f"step IS NOT NULL AND {LIVE} ORDER BY step, layer",
+        ("step", "layer", "depth", *DIMENSIONS.split(", "), "loss"),
+        f"SELECT step, layer, depth, {DIMENSIONS}, loss\nFROM layers WHERE {{history}} AND {{text}} AND "
+        f"state = 'block' AND step IS NOT NULL AND {LIVE} ORDER BY step, layer",
         ("step", "block"),
         ("history", "text", "estimator"),
-        ("phases",),
+        ("phases", "estimators"),
         history.dimension,
     ),
     Section(

@@ -46,8 +46,8 @@ def verdicts(frame: pl.DataFrame) -> Verdicts:
     return Verdicts(tuple(lines), _summary(found, names), _agreement(found["agreement"]), _trust(found["trust"]))
 
 
-PRINTED = ("agreement", "trust")
-"""Findings of many rows, which are tables and no sentences."""
+PRINTED = ("agreement", "estimators", "trust")
+"""Findings of many rows, which are tables or marks and no sentences."""
 _LINE = ("history", "text", "verdict", "because")
 
 

@@ -15,6 +15,7 @@ VERDICTS = {
     "convergence": {"still", "settled", "converging", "moving", "too_few", "no_errors"},
     "phases": {"expand-compress", "compress-expand", "expand", "compress", "flat", "disputed", "too_few", "no_errors"},
     "agreement": {"agree", "differ"},
+    "estimators": {"expand-compress", "compress-expand", "expand", "compress", "flat", "too_few", "no_errors"},
     "explosions": {"leads", "no_lead", "too_few", "no_loss"},
     "nulls": {"survives", "text_only", "random_only", "neither", "unknown"},
     "sinks": {"sinks", "not_sinks", "undecided", "unknown", "no_errors"},

@@ -1,17 +1,21 @@
 """Every chart and figure draws, without a browser."""
 
 import copy
+import json
 import re
 
 import altair as alt
+import polars.selectors as cs
 import pytest
 import vl_convert
 
+from pipeline.analysis import find
 from pipeline.errors import UsageError
 from pipeline.report import FIGURES, figure, history, theme
 from pipeline.report.data import ESTIMATORS, chosen, tables
 from pipeline.report.encodings import Shown
 from pipeline.report.sections import HISTORY, OVERVIEW
+from tests.analysis import made as findings
 
 SECTIONS = {section.name: section for section in (*OVERVIEW, *HISTORY)}
 LINES = r'<g class="mark-line role-mark[^>]*><path[^>]* d="([^"]*)"'
@@ -103,3 +107,16 @@ def test_a_figure_that_does_not_exist_names_those_that_do(reader, tmp_path):
     with pytest.raises(UsageError, match=r"not a \.svg, \.png, \.pdf file"):
         figure(reader, "id-training", tmp_path / "f.gif")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
+def test_every_number_that_a_chart_draws_or_tells_is_in_its_table_or_in_a_finding(section, made):
+    """So it can be had by a query: that of the table, which returns each of its columns, or the finding's command."""
+    spec = json.dumps(section.spec(Shown.of(made)))
+    numbers = {name for frame in made for name in frame.select(cs.numeric()).columns} - {"t"}
+    shown = {name for name in numbers if re.search(rf'"field": "{name}"|datum\.{name}\b', spec)}
+    if "estimator" in section.controls:
+        shown |= set(ESTIMATORS) | {f"{name}_se" for name in ESTIMATORS} - {"id_authors_se"}
+    found = {name for finding in section.findings for name in find(finding, findings.frame([])).columns}
+    assert shown
+    assert shown <= {*section.columns, *found}

@@ -1,5 +1,6 @@
-"""The tour runs as a program, and every cell of it as a notebook runs them."""
+"""The tour runs as a program, and as the notebook that is made of it."""
 
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 from pipeline.report import FIGURES
 from tests.conftest import ROOT
+from tests.report.notebook import NOTEBOOK, SCRIPT, render
 
 
 @pytest.mark.slow
@@ -22,19 +24,22 @@ def test_it_runs_as_a_program_and_writes_the_figures(uri, tmp_path):
     assert "Anisotropy peaks inside" in done.stdout
 
 
-def test_its_cells_run_in_order_and_the_last_of_each_draws(uri, tmp_path, monkeypatch):
+def test_the_notebook_is_the_script():
+    assert json.loads(NOTEBOOK.read_text()) == render(SCRIPT.read_text()), "run python -m tests.report.notebook"
+
+
+def test_the_notebooks_cells_run_in_order_and_draw_the_figures(uri, tmp_path, monkeypatch):
     (tmp_path / "shapelake-demo").mkdir()
     (tmp_path / "shapelake-demo" / "lake").symlink_to(uri)
     monkeypatch.chdir(tmp_path)
-    cells = (ROOT / "jobs" / "tour.py").read_text().split("# %%")[1:]
+    cells = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
     names: dict[str, object] = {"__name__": "__main__"}
     charts = []
     for cell in cells:
-        body = "#" + cell
-        lines = body.strip().splitlines()
-        if lines[-1].startswith("show("):
-            charts.append(eval(lines[-1], names))
+        body = "".join(cell["source"])
+        if body.startswith("show("):
+            charts.append(eval(body, names))
         else:
-            exec(compile(body, "cell", "exec"), names)
+            exec(compile(body, cell["id"], "exec"), names)
     assert len(charts) == len(FIGURES)
     assert all(isinstance(chart, alt.TopLevelMixin) for chart in charts)

@@ -46,10 +46,10 @@
     const copy = structuredClone(spec);
     const facets = Object.keys(told.where.history).length;
     if (copy.columns) copy.columns = Math.max(1, Math.min(facets, Math.floor(room / (small + 70))));
-    const parts = copy.vconcat ?? (copy.spec ? [copy.spec] : [copy]);
-    for (const part of parts) {
-      if (part.width === full) part.width = Math.max(220, room - 70 - (copy.vconcat ? 0 : 70));
-      else if (copy.columns) part.width = Math.max(150, Math.floor(room / copy.columns) - 75);
+    if (copy.width === full) return { ...copy, width: room, autosize: { type: "fit-x", contains: "padding" } };
+    for (const part of copy.vconcat ?? [copy.spec]) {
+      if (part.width === full) part.width = Math.max(220, room - 70);
+      else part.width = Math.max(150, Math.floor(room / copy.columns) - 75);
     }
     return copy;
   }

@@ -1,0 +1,30 @@
+"""`jobs/tour.py` as a notebook: `python -m tests.report.notebook` writes it anew after a change."""
+
+import json
+from typing import Any
+
+from tests.conftest import ROOT
+
+SCRIPT, NOTEBOOK = ROOT / "jobs" / "tour.py", ROOT / "jobs" / "tour.ipynb"
+MARK, TEXT = "# %%", " [markdown]"
+
+
+def render(script: str) -> dict[str, Any]:
+    """The notebook of a script in percent format: a cell per mark, text where the mark says so."""
+    parts = [part.partition("\n") for part in script.split(MARK)[1:]]
+    cells = [_cell(place, head, body.strip("\n")) for place, (head, _, body) in enumerate(parts)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def _cell(place: int, head: str, body: str) -> dict[str, Any]:
+    shared = {"id": f"cell-{place}", "metadata": {}}
+    if head == TEXT:
+        return {"cell_type": "markdown", **shared, "source": body.strip('"\n').splitlines(keepends=True)}
+    title = f"#{head}\n" if head else ""
+    source = f"{title}{body}".splitlines(keepends=True)
+    return {"cell_type": "code", **shared, "execution_count": None, "outputs": [], "source": source}
+
+
+if __name__ == "__main__":
+    NOTEBOOK.write_text(json.dumps(render(SCRIPT.read_text()), indent=1) + "\n")
