@@ -69,7 +69,7 @@ def head() -> Iterator[str]:
 
     size = {"num_cpus": 4, "num_gpus": 4, "object_store_memory": 80 * 2**20}
     cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    yield str(cluster.address)
+    yield f"127.0.0.1:{cluster.address.rpartition(':')[2]}"
     cluster.shutdown()
 
 
