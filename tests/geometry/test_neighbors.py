@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.geometry import duplicates
+from pipeline.geometry import differences, duplicates
 from pipeline.geometry import search as search_module
 from pipeline.geometry.candidates import Engine, direct_engine, faiss_engine, torch_engine
 from pipeline.geometry.duplicates import distinct
@@ -91,6 +91,28 @@ def test_engines_agree() -> None:
     for graph in graphs[1:]:
         assert torch.equal(graph.distances, graphs[0].distances)
         assert torch.equal(graph.indices, graphs[0].indices)
+
+
+@pytest.mark.parametrize("name", ["plain", "offset 10000", "rogue 1000"])
+@pytest.mark.parametrize("faiss", [True, False])
+def test_nearest_differences_are_summed_in_float64(name: str, faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks up to NEAREST are right to 1e-7, all others to 5e-7, with FAISS and without."""
+    if not faiss:
+        monkeypatch.setattr(differences, "pairs_by_faiss", lambda *_: None)
+    points, rows = CLOUDS[name], torch.arange(0, 1200, 7)
+    exact, others = (found[rows] for found in brute(points, K))
+    found = differences.distances(points, rows, others)
+    near = slice(differences.NEAREST)
+    torch.testing.assert_close(found[:, near], exact[:, near], rtol=1e-7, atol=0)  # measured: 6e-8
+    torch.testing.assert_close(found, exact, rtol=5e-7, atol=0)  # measured: 2e-7
+
+
+@pytest.mark.parametrize("power", [-120, -70, 70, 120])
+def test_squares_may_leave_the_range_of_float32(power: int) -> None:
+    """Points as small or large as float32 holds have the distances of the same points at a size of one."""
+    points = curved(200, 96)
+    scaled = exact_graph(points * 2.0**power, 12).distances * 2.0**-power
+    torch.testing.assert_close(scaled, exact_graph(points, 12).distances, rtol=1e-6, atol=0)
 
 
 def test_the_shift_changes_nothing() -> None:
