@@ -33,13 +33,16 @@ class Contents(NamedTuple):
     """One row per cell: the key of its file, what all its rows share, their number, worst status and costs."""
 
 
-def contents(lake: Lake) -> Contents:
+def contents(lake: Lake, files: Mapping[str, str] | None = None) -> Contents:
     """Every committed cell, each once. A snapshot without a column of today is left aside until the next `compact`.
+
+    Args:
+        files: `lake.cells()`, of one who has listed them before.
 
     Raises:
         LakeError: a file that cannot be read, or that holds other rows than those of its cell.
     """
-    files = lake.cells()
+    files = lake.cells() if files is None else files
     snapshot = latest(lake.store)
     held = snapshot and _held(lake.store, snapshot)
     return _merged(lake.store, files, held) if held else of_files(lake.store, files)

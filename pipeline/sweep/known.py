@@ -1,7 +1,7 @@
 """What the lake already knows of the models of a plan: why a cell is still to run, and what cells of its kind took."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import mean
 from typing import NamedTuple
 
@@ -52,8 +52,11 @@ class Past:
         return mean(took) if took else None
 
 
-def known(lake: Lake, todo: Iterable[Cell], labels: Iterable[Named]) -> Past:
-    """Committed cells of the contents and models that the cells to run have; no file is opened where there are none."""
+def known(lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[Named]) -> Past:
+    """Of the committed cells (`files`), those of the contents and models that the cells to run have.
+
+    No file is opened where there are none.
+    """
     contents = {cell.checkpoint.content for cell in todo}
     models = {cell.checkpoint.model for cell in todo}
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
@@ -61,7 +64,7 @@ def known(lake: Lake, todo: Iterable[Cell], labels: Iterable[Named]) -> Past:
         return Past()
     from pipeline.lake.contents import contents as committed  # polars loads only where there is something to read
 
-    cells = committed(lake).cells
+    cells = committed(lake, files).cells
     near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGESTS, *COLUMNS)
     return Past(Known(digest(row[:3]), *row[3:]) for row in near_cells.iter_rows())
 

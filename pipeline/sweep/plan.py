@@ -110,11 +110,12 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     ]
     _refuse_equal_labels(checkpoints)
     cells = tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1]
-    committed, attempts = lake.committed(), lake.attempts()
+    files, attempts = lake.cells(), lake.attempts()
+    committed = set(files)
     quarantined = lake.quarantined()
     released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
     todo = [cell for cell in cells if cell.id not in committed | (quarantined - released)]
-    past = known(lake, todo, labels)
+    past = known(lake, files, todo, labels)
     contents = _contents(labels)
     return Plan(
         sweep=sweep,
