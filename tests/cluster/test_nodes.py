@@ -48,12 +48,14 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
 
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:  # sockets need a short path
         monkeypatch.setenv("RAY_TMPDIR", folder)
-        size = {"object_store_memory": 80 * 2**20, "node_ip_address": "127.0.0.1"}
+        size = {"object_store_memory": 80 * 2**20}
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **size})
         by_scratch = {}
         for name in ("one", "two"):
             disk = tmp_path / name
             by_scratch[str(disk)] = cluster.add_node(num_cpus=1, env_vars={"SHAPELAKE_SCRATCH": str(disk)}, **size)
+        # It asks by a socket of Python, which tests may open to no address but loopback, and Ray listens on the host's.
+        monkeypatch.setattr("pipeline.sweep.ray_backend._require_listener", lambda address: None)
         yield Nodes(str(cluster.address), cluster, by_scratch)
         cluster.shutdown()
 
@@ -134,9 +136,7 @@ def test_what_a_lost_node_had_is_done_on_the_other(hub, nodes, tmp_path):  # noq
     assert (report.exit_code, report.committed, report.failures) == (0, STEPS, {})
     assert lake.committed() == {cell.id for cell in plan.cells}
     assert not lake.quarantined()
-    assert not lake.attempts(), "a preemption is no strike"
-    after = [note for note in notes(tmp_path) if "ended" in note]
-    assert {note["disk"] for note in after[-2:]} == set(nodes.by_scratch) - set(lost)
-    cut_off = {note["cell"] for note in notes(tmp_path) if "ended" not in note}
-    assert cut_off, "a task was at work there"
-    assert cut_off <= {note["cell"] for note in after}, "and was done again"
+    cut_off = lake.attempts()
+    assert cut_off, "something was under way there"
+    assert {tuple(strikes) for strikes in cut_off.values()} == {("preempted",)}, "which is no fault of the cell"
+    assert notes(tmp_path)[-1]["disk"] not in lost
