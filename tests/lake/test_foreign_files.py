@@ -127,6 +127,7 @@ def test_a_file_of_any_name_is_ignored_or_named(lake, cases):
         path.write_bytes(SOUND)
         found = answer(lake)
         path.unlink()
+        path.parent.rmdir()
         if found is None:
             assert path.name.endswith(".parquet") or not folder.isprintable() or "\\" in folder
         else:
