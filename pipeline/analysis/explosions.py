@@ -1,8 +1,8 @@
 """Explosions of the loss: when they came, and whether intrinsic dimension rose before the loss did.
 
-The lead is judged by the correlation of steps in log dimension (mean over blocks) with steps in log loss one to four
-checkpoints later, the largest of the four. Its null: the same with the dimension turned round against the loss by
-every possible number of checkpoints, which keeps the trend and the roughness of both.
+The lead is judged by the correlation of steps in log dimension (mean over blocks) with steps in log loss one or two
+checkpoints later, the larger of the two. Its null: the same with the dimension turned round against the loss by every
+possible number of checkpoints, which keeps the roughness of both.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from pipeline.analysis.rows import KEYS, TOO_FEW, Lakelike, because, blocks, his
 WINDOW, SIGMAS = 128, 6.0
 FEWEST_BEFORE = 8
 """Losses that a spike must stand out from; a lake holds fewer than a training log."""
-LAGS = (1, 2, 3, 4)
-FEWEST = 24
-"""Checkpoints: with fewer a turn by chance could not be told from the truth at 5 %."""
-LEVEL = 0.05
+LAGS = (1, 2)
+FEWEST = 48
+"""Checkpoints: two turns always do as well, one for each lag, and must be fewer than 5 % of all."""
+LEVEL, ROUNDING = 0.05, 1e-12
 LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
 _FOUND = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "correlation": pl.Float64} | {
     "p": pl.Float64,
@@ -44,7 +44,7 @@ def explosions(lake: Lakelike) -> pl.DataFrame:
     """Spikes of the loss and the lead of dimension, one row per history.
 
     Columns: keys of a history, `verdict` (leads: dimension rises before the loss does, p below 5 %; no_lead; too_few
-    under 24 checkpoints; no_loss), `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is
+    under 48 checkpoints; no_loss), `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is
     largest, `p` by turning one series against the other, `rows`, `because`.
     Error: of histories without any lead 5 % are said to have one.
     """
@@ -63,17 +63,15 @@ def lead(log_id: np.ndarray, log_loss: np.ndarray) -> tuple[int, float, float]:
         log_id: [checkpoints], in training order, and likewise `log_loss`.
     """
     dimension, loss = np.diff(log_id), np.diff(log_loss)
-    observed = _correlations(dimension, loss)
-    turns = range(max(LAGS) + 1, len(dimension) - max(LAGS))
-    null = [max(_correlations(np.roll(dimension, turn), loss)) for turn in turns]
-    best = int(np.argmax(observed))
-    return LAGS[best], observed[best], (1 + sum(one >= observed[best] for one in null)) / (1 + len(null))
+    at = np.array([_correlation(np.roll(dimension, turn), loss) for turn in range(len(loss))])
+    best = np.max([np.roll(at, -lag) for lag in LAGS], axis=0)  # of each turn, over the lags; turn 0 is the truth
+    lag = max(LAGS, key=lambda lag: at[lag])
+    return lag, float(at[lag]), float((best >= best[0] - ROUNDING).mean())
 
 
-def _correlations(first: np.ndarray, later: np.ndarray) -> list[float]:
-    """At each lag; 0 where either does not vary."""
-    pairs = [(first[:-lag], later[lag:]) for lag in LAGS]
-    return [float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0 for a, b in pairs]
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """0 where either does not vary."""
+    return float(np.corrcoef(first, second)[0, 1]) if first.std() > 0 and second.std() > 0 else 0.0
 
 
 def _judged(steps: list[int], losses: list[float | None], log_id: list[float]) -> dict[str, Any]:
