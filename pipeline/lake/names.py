@@ -34,4 +34,5 @@ def listed(store: Store, prefix: str) -> Iterator[tuple[str, re.Match[str]]]:
         if name := pattern.fullmatch(key, key.rfind("/") + 1):
             yield key, name
         elif key.endswith(f".{suffix}"):
-            raise LakeError(f"lake {store.uri}", f"{key} is no file of a lake", "Move it away")
+            shown = key if key.isprintable() else repr(key)  # a name may hold what steers a terminal
+            raise LakeError(f"lake {store.uri}", f"{shown} is no file of a lake", "Move it away")
