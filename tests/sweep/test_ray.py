@@ -1,18 +1,16 @@
 """The driver on a real local Ray: whatever befalls a task comes back as a typed outcome, and the others finish."""
 
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
-from pipeline.spec import HubFile, Remote, Resources
+from pipeline.spec import Resources
 from pipeline.sweep.backend import Stages, Work
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
@@ -73,10 +71,10 @@ def head() -> Iterator[str]:
     cluster.shutdown()
 
 
-def opened(measure: Work, resources: Resources, fetch: Work = lambda task: [], ahead: int = 0):
+def opened(measure: Work, resources: Resources):
     from pipeline.sweep.ray_backend import RayBackend
 
-    return RayBackend(Stages(fetch, measure, lambda task: None), resources, ahead)
+    return RayBackend(Stages(lambda task: [], measure, lambda task: None), resources)
 
 
 def nap(task: Task) -> list[Outcome]:
@@ -85,11 +83,6 @@ def nap(task: Task) -> list[Outcome]:
     time.sleep(1)
     said = f"{began} {time.time()} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
     return [Outcome(cell_id=cell.id, summary=said) for cell in task.cells]
-
-
-def nap_before(task: Task) -> list[Outcome]:
-    time.sleep(1)
-    return []
 
 
 def naps(backend, tasks: list[Task]) -> list[tuple[float, float, str, str]]:
@@ -108,8 +101,8 @@ def naps(backend, tasks: list[Task]) -> list[tuple[float, float, str, str]]:
     return sorted(said)
 
 
-def tasks(n: int, resources: Resources, remote: Remote | None = None) -> list[Task]:
-    cells = [made.cell(made.checkpoint(step, remote=remote)) for step in range(n)]
+def tasks(n: int, resources: Resources) -> list[Task]:
+    cells = [made.cell(made.checkpoint(step)) for step in range(n)]
     return [
         Task(lake="lake", run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=resources)
         for cell in cells
@@ -135,38 +128,3 @@ def test_tasks_at_once_have_a_gpu_each_and_every_task_has_a_process_of_its_own(h
     assert {gpus for *_, gpus in done} == {"0", "1", "2", "3"}
     for index, (_, ended, _, gpus) in enumerate(done):
         assert gpus not in {other for began, _, _, other in done[index + 1 :] if began < ended}
-
-
-@pytest.mark.slow
-def test_fetching_ahead_keeps_the_slots_busy(head):
-    resources = Resources(cpus=2, slots=2, address=head)
-    remote = Remote(repo="lab/small", commit="0" * 40, files=(HubFile(path="w", size=1, sha256="0" * 64),))
-    done = naps(opened(nap, resources, fetch=nap_before, ahead=2), tasks(16, resources, remote))
-    busy = sum(ended - began for began, ended, *_ in done) / (2 * (max(end for _, end, *_ in done) - done[0][0]))
-    assert busy >= 0.8
-
-
-def slow_stub(task: Task) -> list[Outcome]:
-    began = Path(task.checkpoint.path).parent.parent / "began"
-    began.mkdir(exist_ok=True)
-    (began / task.checkpoint.revision).touch()
-    time.sleep(3)
-    return stub.work(task)
-
-
-def stop_at(began: Path, n: int) -> None:
-    """SIGTERM to this process when so many tasks are at work."""
-    while len(list(began.glob("*"))) < n:
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-@pytest.mark.slow
-def test_sigterm_lets_four_tasks_of_three_seconds_finish(head, tmp_path):
-    root = stub.history(tmp_path / "runs", list(range(8)))
-    lake = Lake(tmp_path / "lake")
-    plan = make_plan(stub.sweep(root, cpus=4, slots=4, address=head), lake)
-    stop = Thread(target=stop_at, args=(tmp_path / "began", 4), daemon=True)
-    stop.start()
-    report = run(plan, lake, "ray", slow_stub)
-    assert (report.exit_code, report.committed, report.unfinished) == (143, 4, 4)
