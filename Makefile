@@ -23,7 +23,7 @@ test-browser: $(READY)
 	  $$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y chromium; }
 	@$(VENV)/bin/pytest -m browser tests/report
 
-# Two hours on 2 cores; ARGS=--quick ten minutes, ARGS='--only knn' one group.
+# Half an hour on 2 quiet cores; ARGS=--quick five minutes, ARGS='--only knn' one group.
 bench: $(READY) $(BENCH)/authors/.ready $(BENCH)/dadapy/.ready
 	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m jobs.bench --json $(BENCH)/bench.json $(ARGS)
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from jobs.bench import __main__ as bench
-from jobs.bench import checkpoint, lake, layer, peers, spectrum, sweep
+from jobs.bench import checkpoint, knn, lake, layer, peers, sampling, spectrum, sweep
 from jobs.bench.checkpoint import BARE, FLOOR, PLAIN
 from jobs.bench.comparison import Comparison, Subject, at_least, at_most
 from jobs.bench.scale import QUICK, Knn, Model
 from jobs.bench.timing import Took, interleaved
 
-TINY = QUICK._replace(knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), cells=1000, rows=4000, full=True)
+TINY = QUICK._replace(
+    knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), sampled_contexts=8, cells=1000, rows=4000, full=True
+)
 PUBLISHED = """
 import torch
 def intrinsic_dimension(emb, device):
@@ -96,6 +98,24 @@ def test_the_authors_loop_is_left_and_scaled_to_all_points(published, monkeypatc
     for points in (1, 7):
         assert peers.authors_loop(torch.zeros(50, 3), points) == Took(50.0, 100.0)
     assert peers.authors().seen == [1, 7]
+
+
+def test_a_large_cloud_asks_scikit_learn_for_a_part_and_leaves_out_what_has_none(published):
+    """Its row says of how many points; those with N x N distances are not run."""
+    sizes = TINY._replace(knn=(Knn(300, 16, rounds=1, queries=100),))
+    notes = {row.reference: row.note for row in knn.rows(sizes, "cpu")}
+    assert notes["scikit-learn"] == "from 100 of its points"
+    assert set(notes) == {"GEMM floor", "authors' loop", "scikit-learn"}
+
+
+@pytest.mark.slow
+def test_few_tokens_are_weighed_against_all_of_them_state_by_state():
+    """A round per state; the errors are those of the few."""
+    (row,) = sampling.rows(TINY, "cpu")
+    assert row.subject.work.startswith("anisotropy of 32 instead of 256 tokens")
+    assert len(row.ours) == len(row.theirs) == sampling.LAYERS + 2
+    assert min(row.theirs) > 0
+    assert 0 < row.ratio < 4
 
 
 def test_contenders_take_turns():

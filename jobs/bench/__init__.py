@@ -2,9 +2,11 @@
 
 Command: make bench (installs the peers in .bench/ first), or
 python -m jobs.bench [--only knn,spectrum,measure,sweep,lake,training] [--json FILE] [--device cpu|cuda] [--quick]
-Every row is the median of interleaved rounds of both sides, with the spread of their ratio; work that computes counts
-CPU seconds, which other work disturbs less than wall time, work that waits for disks or processes wall seconds. A peer
-too slow to be run whole is measured on a slice and scaled up, and its row says so.
-Cost: two hours on 2 cores, nearly half of it the k-NN of 40,000 points; --quick ten minutes.
+Every row is the median of interleaved rounds of both sides, at least five where a target stands, with the spread of
+their ratio; work that computes counts CPU seconds, which other work disturbs less than wall time, work that waits for
+disks or processes wall seconds. A side too slow to be run whole is measured on a slice and scaled up, and its row says
+so. A terminal shows which side of which round is running.
+Cost: half an hour on 2 quiet cores, nearly half of it the checkpoint and a quarter the k-NN of 40,000 points; --quick
+five minutes.
 Expect: the table in the README, on the machine it names.
 """

@@ -28,23 +28,25 @@ BARE, PLAIN, FLOOR = "bare forward pass", "plain script", "2 x parameters x toke
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         save_decoder(Path(folder), scale.model.layers, scale.model.dim, scale.model.vocabulary, scale.model.tokens)
-        loaded = _loaded(Path(folder), scale.model, device)
+        loaded = load(Path(folder), _recipe(scale.model, device), device)
         took = interleaved(_contenders(loaded, scale, device), scale.model.rounds)
         yield from _compared(took, scale, unit_on(device))
 
 
-class _Loaded(NamedTuple):
+class Loaded(NamedTuple):
+    """A checkpoint and what it reads."""
+
     cell: Cell
     opened: Opened
     ids: Tensor
     """[contexts, tokens], the very ones that the cell reads."""
 
 
-def _contenders(loaded: _Loaded, scale: Scale, device: str) -> dict[str, Contender]:
+def _contenders(loaded: Loaded, scale: Scale, device: str) -> dict[str, Contender]:
     model = loaded.opened.model
     contenders = {
         "ours": timed(lambda: measure(loaded.cell, loaded.opened, BATCH_TOKENS[device]), device),
-        BARE: timed(lambda: _forward(loaded, loaded.ids), device),
+        BARE: lambda: _bare(loaded, scale.bare_contexts),
         FLOOR: forward_floor(model.n_params, loaded.ids.numel(), scale.model.dim, model.module.dtype, device),
         PLAIN: lambda: _plain(loaded, scale, device),
     }
@@ -59,7 +61,8 @@ def _compared(took: dict[str, list[Took]], scale: Scale, unit: Unit) -> Iterator
     bare = Subject("measure", BARE, tokens, model.dim)
     on_top, gain = at_most(scale.on_top).only_if(scale.full), at_least(12.0).only_if(scale.full)
     utilised = at_most(scale.utilised and 1 / scale.utilised).only_if(scale.full)
-    yield compared(whole, took["ours"], BARE, took[BARE], on_top, unit, _rate(tokens, took["ours"]))
+    slice_ = f"from {min(scale.bare_contexts, model.contexts)} contexts"
+    yield compared(whole, took["ours"], BARE, took[BARE], on_top, unit, f"{slice_}; {_rate(tokens, took['ours'])}")
     if PLAIN in took:
         note = f"from {scale.plain_contexts} contexts, one layer and {scale.authors_points} points of its loop"
         yield compared(whole, took["ours"], PLAIN, took[PLAIN], gain, unit, note)
@@ -70,8 +73,8 @@ def _rate(tokens: int, took: list[Took]) -> str:
     return f"ours at {tokens / median(one.wall for one in took):,.0f} tokens/s"
 
 
-def _loaded(folder: Path, model: Model, device: str) -> _Loaded:
-    recipe = ContextRecipe(
+def _recipe(model: Model, device: str) -> ContextRecipe:
+    return ContextRecipe(
         name="bench",
         version=1,
         contexts=model.contexts,
@@ -80,16 +83,26 @@ def _loaded(folder: Path, model: Model, device: str) -> _Loaded:
         moment_tokens=model.moments,
         dtype="bfloat16" if device == "cuda" else "float32",
     )
+
+
+def load(folder: Path, recipe: ContextRecipe, device: str) -> Loaded:
+    """A checkpoint folder, and the random tokens that the recipe has it read."""
     checkpoint, corpus = single(folder), Corpus(kind="random-uniform")
     resources = Resources(gpus=int(device == "cuda"), cpus=torch.get_num_threads())
     opened = open_checkpoint(checkpoint, recipe, resources)
     cell = Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=recipe)
     of_model = opened.model.vocab_size, opened.model.max_positions
     text = contexts(corpus, recipe, opened.tokenizer, *of_model, checkpoint.tokenizer_digest)
-    return _Loaded(cell, opened, torch.from_numpy(np.stack(text.ids)).long().to(device))
+    return Loaded(cell, opened, torch.from_numpy(np.stack(text.ids)).long().to(device))
 
 
-def _forward(loaded: _Loaded, ids: Tensor, output_hidden_states: bool = False) -> list[tuple[Tensor, ...]]:
+def _bare(loaded: Loaded, n: int) -> Took:
+    """The pass over the first `n` contexts, scaled up to all of them."""
+    some = loaded.ids[:n]
+    return timed(lambda: _forward(loaded, some), some.device.type)().times(len(loaded.ids) / len(some))
+
+
+def _forward(loaded: Loaded, ids: Tensor, output_hidden_states: bool = False) -> list[tuple[Tensor, ...]]:
     """The model over the contexts, logits and all; of each batch the hidden states where they are asked for."""
     batch = max(BATCH_TOKENS[ids.device.type] // ids.shape[1], 1)
     with torch.inference_mode():
@@ -100,7 +113,7 @@ def _forward(loaded: _Loaded, ids: Tensor, output_hidden_states: bool = False) -
         return [output.hidden_states or () for output in passes]
 
 
-def _plain(loaded: _Loaded, scale: Scale, device: str) -> Took:
+def _plain(loaded: Loaded, scale: Scale, device: str) -> Took:
     """transformers with `output_hidden_states`, then the authors' functions layer by layer on the same sample sizes.
 
     The pass is timed on a few contexts; the functions on one layer of points of the same shapes.

@@ -28,7 +28,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 def _at(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
     points = curved(size.n, size.dim, device)
-    took = interleaved({**_own(points), **_peers(points, scale.authors_points)}, size.rounds)
+    took = interleaved({**_own(points), **_peers(points, size, scale.authors_points)}, size.rounds)
     unit, once = unit_on(device), "one round" if size.rounds == 1 else ""
     promised = (size.n, size.dim) == (scale.layer.n, scale.layer.dim)
     candidates = Subject("knn", f"k-NN candidates, k={K}", size.n, size.dim)
@@ -37,8 +37,9 @@ def _at(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
     yield compared(certified, took["certified"], FLOOR, took[FLOOR], at_most(1.5).only_if(promised), unit, once)
     for peer, gain in GAINS.items():
         if peer in took:
-            note = f"from {scale.authors_points} of its points" if peer == AUTHORS else once
-            yield compared(certified, took["certified"], peer, took[peer], at_least(gain).only_if(promised), unit, note)
+            wanted = at_least(gain).only_if(promised)
+            note = _part(peer, size, scale.authors_points) or once
+            yield compared(certified, took["certified"], peer, took[peer], wanted, unit, note)
     if scale.knn_limit_s and promised:
         yield within(certified, took["certified"], scale.knn_limit_s)
 
@@ -53,11 +54,18 @@ def _own(points: Tensor) -> dict[str, Contender]:
     }
 
 
-def _peers(points: Tensor, authors_points: int) -> dict[str, Contender]:
+def _peers(points: Tensor, size: Knn, authors_points: int) -> dict[str, Contender]:
     """Those that are installed; on a GPU the authors' loop alone, which is the only other one that runs there."""
     contenders: dict[str, Contender] = {AUTHORS: lambda: peers.authors_loop(points, authors_points)}
     if points.device.type == "cpu":
-        contenders[TWONN] = timed(lambda: peers.twonn(points))
-        contenders[SKLEARN] = timed(lambda: peers.sklearn_neighbors(points, K))
-        contenders[DADAPY] = lambda: peers.dadapy_neighbors(points, K)
+        contenders[SKLEARN] = lambda: peers.sklearn_neighbors(points, K, size.queries or size.n)
+        if not size.queries:
+            contenders[TWONN] = timed(lambda: peers.twonn(points))
+            contenders[DADAPY] = lambda: peers.dadapy_neighbors(points, K)
     return {name: contend for name, contend in contenders.items() if name not in peers.absent()}
+
+
+def _part(peer: str, size: Knn, authors_points: int) -> str:
+    """What was measured of a peer that was not run whole."""
+    parts = {AUTHORS: authors_points, SKLEARN: size.queries}
+    return f"from {parts[peer]:,} of its points" if parts.get(peer) else ""

@@ -38,7 +38,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def _described(scale: Scale, device: str) -> Comparison:
-    n, dim, rounds = scale.layer
+    n, dim, rounds, _ = scale.layer
     points, index = curved(n, dim, device), torch.arange(n)
     work = timed(lambda: describe(points, contexts=index // 4, token_ids=index % 101), device)
     took = interleaved({FLOOR: gemm_floor(points), "ours": work}, rounds)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from jobs.bench.timing import Took, now
+from jobs.bench.timing import Took, now, timed
 
 FOLDER = Path(__file__).resolve().parents[2] / ".bench"
 """Filled by `make bench`; a peer that is not there is left out and named."""
@@ -61,12 +61,13 @@ def twonn(points: Tensor) -> float:
     return float(TwoNN().fit(points.numpy()).dimension_)
 
 
-def sklearn_neighbors(points: Tensor, k: int) -> Any:
-    """scikit-learn's NearestNeighbors by brute force, the fastest it has in such dimensions."""
+def sklearn_neighbors(points: Tensor, k: int, queries: int) -> Took:
+    """scikit-learn's NearestNeighbors by brute force, the fastest it has in such dimensions, scaled up from a slice."""
     from sklearn.neighbors import NearestNeighbors
 
-    array = points.numpy()
-    return NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(array).kneighbors(array)
+    array, some = points.numpy(), points[:queries].numpy()
+    search = timed(lambda: NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(array).kneighbors(some))
+    return search().times(len(array) / len(some))
 
 
 def dadapy_neighbors(points: Tensor, k: int) -> Took:

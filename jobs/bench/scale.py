@@ -9,6 +9,8 @@ class Knn(NamedTuple):
     n: int
     dim: int
     rounds: int = 5
+    queries: int | None = None
+    """Of scikit-learn, before it is scaled up; the peers that have no part, only N x N distances, are then left out."""
 
 
 class Model(NamedTuple):
@@ -37,8 +39,12 @@ class Scale(NamedTuple):
     """At which all metrics are weighed against the few that need least."""
     spectrum: Knn
     model: Model
+    bare_contexts: int
+    """Forwarded by the bare pass before it is scaled up: its batches do not know of each other."""
     plain_contexts: int
     """Forwarded by the plain script before it is scaled up."""
+    sampled_contexts: int
+    """Per group, to compare the anisotropy of few tokens of each with that of all."""
     checkpoints: int
     tasks: int
     cells: int
@@ -57,15 +63,18 @@ GPT2_SMALL = Model(layers=12, dim=768, vocabulary=50257, contexts=256, tokens=25
 
 FULL = Scale(
     knn=(
-        *(Knn(n, dim) for n in (2_000, 10_000) for dim in (64, 768, 4096)),
-        *(Knn(40_000, 64), Knn(40_000, 768), Knn(40_000, 4096, rounds=1)),
+        *(Knn(2_000, dim, rounds=3) for dim in (64, 768, 4096)),
+        *(Knn(10_000, 64, rounds=3), Knn(10_000, 768), Knn(10_000, 4096, rounds=1)),
+        *(Knn(40_000, dim, rounds=1, queries=4_000) for dim in (64, 768, 4096)),
     ),
     authors_points=8,
     layer=Knn(10_000, 768),
     widths=(64, 768),
     spectrum=Knn(100_000, 768),
     model=GPT2_SMALL,
+    bare_contexts=32,
     plain_contexts=8,
+    sampled_contexts=128,
     checkpoints=12,
     tasks=10_000,
     cells=100_000,
@@ -75,6 +84,7 @@ FULL = Scale(
 QUICK = FULL._replace(
     knn=(Knn(2_000, 64), Knn(2_000, 768), Knn(10_000, 768)),
     widths=(64,),
+    sampled_contexts=32,
     spectrum=Knn(20_000, 768),
     model=GPT2_SMALL._replace(layers=2, contexts=64, rounds=3),
     checkpoints=4,
@@ -90,6 +100,7 @@ ON_GPU = FULL._replace(
     widths=(),
     spectrum=Knn(100_000, 4096),
     model=Model(layers=24, dim=2048, vocabulary=50257, contexts=4096, tokens=256, kept=24, moments=32, rounds=3),
+    bare_contexts=4096,
     plain_contexts=32,
     on_top=1.15,
     utilised=0.45,

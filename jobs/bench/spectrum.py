@@ -20,7 +20,7 @@ ROUNDING = 2.0**-53
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    n, dim, rounds = scale.spectrum
+    n, dim, rounds, _ = scale.spectrum
     points = curved(n, dim, device)
     contenders = {
         "ours": timed(lambda: spectrum(points), device),

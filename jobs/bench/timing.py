@@ -1,5 +1,6 @@
 """Times: of both sides of a comparison in turn, so that what disturbs one disturbs the other."""
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -51,7 +52,15 @@ def timed(work: Callable[[], object], device: str = "cpu") -> Contender:
 def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[Took]]:
     """What each took in each round; in a round every contender runs once, in order."""
     took: dict[str, list[Took]] = {name: [] for name in contenders}
-    for _ in range(rounds):
+    for number in range(1, rounds + 1):
         for name, contend in contenders.items():
+            _tell(f"round {number} of {rounds}: {name}")
             took[name].append(contend())
+    _tell("")
     return took
+
+
+def _tell(what: str) -> None:
+    """Replace the last line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
