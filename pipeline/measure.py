@@ -20,7 +20,7 @@ from pipeline.corpora import Batch, Contexts, contexts
 from pipeline.errors import UsageError
 from pipeline.geometry import Cloud, Fetched, LayerMoments, Stream, describe_layer, plan_layers, to_device
 from pipeline.loss import Loss
-from pipeline.memory import free_bytes
+from pipeline.memory import free_bytes, weights_room
 from pipeline.model import Model, Profile, Tokenizer, load_after, load_tokenizer, release
 from pipeline.rows import Row, about_cell, about_cost, about_text, merged
 from pipeline.sampler import Sampler
@@ -39,6 +39,7 @@ class Opened:
     model: Model
     tokenizer: Tokenizer
     device: str
+    """Where the states are brought and the metrics computed; blocks of a large model may be on others."""
     load_s: float
     tasks: int = 1
     """That share the device's memory."""
@@ -92,11 +93,12 @@ def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources
     """
     started = time.perf_counter()
     geometry.set_threads(resources.threads)
-    device = _device(resources)
-    like = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, device)
+    devices = _devices(resources)
+    device = devices[0]
+    like = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
     before = kept and kept.take(like)
     try:
-        model = load_after(before and before.model, Path(checkpoint.path), recipe.dtype, device)
+        model = load_after(before and before.model, Path(checkpoint.path), recipe.dtype, _room(devices))
         tokenizer = before.tokenizer if before else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # afterwards, so that files replaced while they were read are noticed too
@@ -193,11 +195,21 @@ def next_raw(profile: Profile) -> list[int | None]:
     return [state.layer + 1 if state.layer < profile.n_layers else None for state in profile.states]
 
 
-def _device(resources: Resources) -> str:
+def _room(devices: list[str]) -> str | dict[str, int]:
+    """The one device; of several, the bytes that weights may take of each."""
+    if len(devices) == 1:
+        return devices[0]
+    return dict(zip(devices, weights_room([free_bytes(device) for device in devices]), strict=True))
+
+
+def _devices(resources: Resources) -> list[str]:
+    """Those of this task: all GPUs that it sees, inline and on one machine at most as many as the run may use."""
     if not resources.gpus:
-        return "cpu"
+        return ["cpu"]
     if not torch.cuda.is_available():
         raise UsageError(
             f"resources.gpus={resources.gpus}", "no CUDA device", "Set resources.gpus=0, or run where there is a GPU"
         )
-    return "cuda"
+    seen = torch.cuda.device_count()
+    used = min(seen, resources.gpus) if resources.address == "local" else seen
+    return [f"cuda:{number}" for number in range(used)]

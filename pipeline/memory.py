@@ -1,18 +1,39 @@
-"""Bytes that are free, on the host and on the GPU."""
+"""Bytes: what is free on the host and on the GPU, and how many GPUs the weights of a model take."""
 
+import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+from pipeline.recipe import FLOAT32_LIMIT
 
 CGROUP = Path("/sys/fs/cgroup")
+AT_HOME, ELSEWHERE = 0.6, 0.9
+"""Share of a GPU's memory that weights may take: of the first, where the metrics are, and of any other; there the rest
+is for the states of one batch."""
+
+
+def weights_room(free: Sequence[int]) -> list[int]:
+    """Bytes that weights may take of each GPU of a task."""
+    return [int((ELSEWHERE if number else AT_HOME) * size) for number, size in enumerate(free)]
+
+
+def gpus_for(n_params: int | None, dtype: str, gpu_bytes: int | None) -> int:
+    """The fewest GPUs that have room for the weights in the recipe's dtype; 1 where either size is not known."""
+    if n_params is None or gpu_bytes is None:
+        return 1
+    wide = dtype == "float32" or (dtype == "auto" and n_params <= FLOAT32_LIMIT)
+    beyond = n_params * (4 if wide else 2) - AT_HOME * gpu_bytes
+    return 1 + max(math.ceil(beyond / (ELSEWHERE * gpu_bytes)), 0)
 
 
 def free_bytes(device: str) -> int:
     """Of the GPU's memory, or of the host's: what this process could still take."""
     if device == "cpu":
         return min(_of_machine(), _of_container())
+    import torch  # not for the driver, which only plans
+
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
 

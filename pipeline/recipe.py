@@ -8,6 +8,8 @@ from pipeline.errors import UsageError
 from pipeline.noun import Noun, digest, suggest
 
 Count = Annotated[int, Field(gt=0)]
+FLOAT32_LIMIT = 1_500_000_000
+"""Parameters up to which dtype `auto` means float32; bfloat16 above."""
 
 
 class Recipe(Noun):

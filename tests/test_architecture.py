@@ -30,20 +30,21 @@ MAY_IMPORT = {
     "model": SPEC | {"catalog"},
     "loss": SPEC | {"model"},
     "rows": SPEC | {"catalog", "corpora", "model"},
-    "memory": set(),
+    "memory": {"recipe"},
     "sampler": {"corpora", "geometry"},
     "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "memory", "rows", "sampler"},
     "lake": SPEC,
     "analysis": BASE | {"lake"},
     "export": BASE | {"analysis", "catalog", "lake"},
     "report": BASE | {"analysis", "lake"},
-    "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "rows"},
+    "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "memory", "rows"},
     "show": SPEC | {"catalog", "lake", "sweep"},
     "demo": SPEC | {"lake", "report", "sweep", "show"},
     "doctor": SPEC | {"catalog", "geometry", "lake"},
     "integrations": SPEC | {"geometry", "model", "watch"},
     "watch": SPEC | {"catalog", "lake", "sweep"},
-    "cli": SPEC | {"watch", "metrics", "catalog", "lake", "sweep", "show", "demo", "analysis", "export", "report", "doctor"},
+    "cli": SPEC
+    | {"watch", "metrics", "catalog", "lake", "sweep", "show", "demo", "analysis", "export", "report", "doctor"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -61,7 +62,11 @@ OWNERS = {
     "duckdb": {"lake", "show"},
     "pandas": {"lake"},
     "polars": {"lake", "analysis", "export", "report", "doctor"},
-    "huggingface_hub": {"catalog", "export/dataset", "model/loading"},  # the latter for an exception that transformers lets through
+    "huggingface_hub": {
+        "catalog",
+        "export/dataset",
+        "model/loading",
+    },  # the latter for an exception that transformers lets through
     "typer": {"cli"},
     "rich": {"progress", "sweep/progress", "show", "demo", "cli"},
     "altair": {"report"},

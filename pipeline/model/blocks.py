@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -47,7 +48,7 @@ def start_token(module: PreTrainedModel) -> int:
     return start
 
 
-def find_blocks(body: nn.Module, n_layers: int) -> Blocks:
+def block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
     """The outermost list of `n_layers` modules in `body`.
 
     Raises:
@@ -58,6 +59,15 @@ def find_blocks(body: nn.Module, n_layers: int) -> Blocks:
     blocks = next(lists, None)
     if blocks is None:
         raise no_blocks(body, f"no list of {length} blocks in it")
+    return blocks
+
+
+def find_blocks(body: nn.Module, n_layers: int) -> Blocks:
+    """Where states enter and leave the blocks of `body`.
+
+    Raises: as `block_list`.
+    """
+    blocks = block_list(body, n_layers)
     conv = getattr(getattr(body, "encoder", None), "conv", None)  # DeBERTa-v2 large: part of its first block
     return Blocks(blocks[0], tuple(blocks) if conv is None else (conv, *blocks[1:]))
 
@@ -69,16 +79,16 @@ def no_blocks(body: nn.Module, found: str) -> CheckpointError:
 
 
 @contextmanager
-def watch(blocks: Blocks, capture: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """While open, hand the entry's first input and each exit's output to `capture`, with their layers 0..L."""
+def watch(blocks: Blocks, capture: Callable[[int, Tensor], None], home: torch.device) -> Iterator[None]:
+    """While open, hand the entry's first input and each exit's output to `capture` at home, with their layers 0..L."""
     layers = itertools.count()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         entry.remove()
-        capture(next(layers), args[0] if args else kwargs["hidden_states"])
+        capture(next(layers), (args[0] if args else kwargs["hidden_states"]).to(home))
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        capture(next(layers), output if isinstance(output, Tensor) else output[0])
+        capture(next(layers), (output if isinstance(output, Tensor) else output[0]).to(home))
 
     entry = blocks.entry.register_forward_pre_hook(enter, with_kwargs=True)
     exits = [block.register_forward_hook(leave) for block in blocks.exits]

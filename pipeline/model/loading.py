@@ -18,11 +18,10 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTra
 from pipeline.catalog.architectures import kinds
 from pipeline.errors import CheckpointError
 from pipeline.model.files import Places, read_config, readable_weights
+from pipeline.model.placement import Room, place
 from pipeline.model.profile import Profile
+from pipeline.recipe import FLOAT32_LIMIT
 from pipeline.spec import Kind
-
-FLOAT32_LIMIT = 1_500_000_000
-"""Parameters up to which dtype `auto` means float32; bfloat16 above."""
 
 BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
 """What transformers raises on a config.json that describes no model."""
@@ -85,17 +84,18 @@ class Model:
         return next((getattr(self.module.config, name) for name in stated if hasattr(self.module.config, name)), None)
 
 
-def load(folder: Path, dtype: str, device: str) -> Model:
+def load(folder: Path, dtype: str, device: str | Room) -> Model:
     """Load the checkpoint in `folder`, in evaluation mode, without a cache of keys and values, and without remote code.
 
     Args:
         folder: with config.json and the weights; nothing is fetched.
         dtype: float32, bfloat16, float16, or auto (float32 up to 1.5B parameters, bfloat16 above).
-        device: a torch device.
+        device: a torch device, or the room for weights on each of several; the first one takes in and hands out.
 
     Raises:
         CheckpointError: files absent or truncated, a class that transformers does not have, a tensor of the body
             absent, of another shape or not finite, blocks that cannot be found.
+        UsageError: more bytes than there is room for.
     """
     raw = read_config(folder)
     files = readable_weights(folder)
@@ -108,7 +108,8 @@ def load(folder: Path, dtype: str, device: str) -> Model:
     check_finite(folder, module)
     torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and Mamba and DeBERTa convolve
     torch.backends.cuda.matmul.allow_tf32 = False
-    module = module.eval().to(device)
+    module = module.eval()
+    module.to(device) if isinstance(device, str) else place(module, found, device)
     unexpected = tuple(sorted(info["unexpected_keys"]))
     profiles: dict[Kind, Profile] = {kind: Profile(module, kind) for kind in found}
     return Model(module, profiles, _flags(module, unexpected), unexpected)

@@ -99,7 +99,7 @@ class Profile:
         return tensor.split(1) if tensor.device.type == "cpu" else (tensor,)
 
     def _run(self, ids: Tensor, capture: Capture) -> Any:
-        with watch(self._blocks, capture):
+        with watch(self._blocks, capture, self._module.device):
             output = self._call(ids)
         if self.states[-1].name == "final_norm":
             capture(self.n_layers + 1, output.last_hidden_state)
@@ -116,7 +116,7 @@ class Profile:
         """The states, as a pass over three tokens shows them."""
         seen: dict[int, Tensor] = {}
         ids = torch.zeros(1, 3, dtype=torch.long, device=self._module.device)
-        with torch.inference_mode(), watch(self._blocks, seen.__setitem__):
+        with torch.inference_mode(), watch(self._blocks, seen.__setitem__, ids.device):
             final = self._call(ids).last_hidden_state
         if len(seen) != self.n_layers + 1:
             raise no_blocks(self._body, f"{self.n_layers} blocks in config.json, {len(seen) - 1} seen to run")

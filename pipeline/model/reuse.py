@@ -10,12 +10,13 @@ from transformers import PreTrainedModel
 
 from pipeline.model.files import Place, Places, read_tensors, readable_weights
 from pipeline.model.loading import Model, check_finite, load
+from pipeline.model.placement import Room
 
 State = dict[str, Tensor]
 """The tensors of a module; tied ones are one under several names."""
 
 
-def load_after(before: Model | None, folder: Path, dtype: str, device: str) -> Model:
+def load_after(before: Model | None, folder: Path, dtype: str, device: str | Room) -> Model:
     """`load`, in less time where a model of the same config, dtype and device is no longer needed; the bytes are equal.
 
     The first two models of a history are built; by the second it is seen where each tensor of the files goes. From

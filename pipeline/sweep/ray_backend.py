@@ -28,7 +28,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.catalog.scratch import OWNER
 from pipeline.errors import UsageError
-from pipeline.spec import Resources
+from pipeline.memory import gpus_for
+from pipeline.spec import Cell, Resources
 from pipeline.sweep.backend import Finished, Stages, Work
 from pipeline.sweep.ray_folder import ray_folder
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
@@ -81,7 +82,7 @@ class RayBackend:
     @property
     def _taken(self) -> int:
         """Slots."""
-        return sum(min(task.shares, self.slots) for task, _ in self._running.values())
+        return sum(self._shares(task) for task, _ in self._running.values())
 
     def submit(self, task: Task) -> None:
         if task.checkpoint.remote is None:
@@ -113,9 +114,9 @@ class RayBackend:
 
     def _start(self) -> None:
         """Measure what is ready, as far as there are slots; one that has the memory of two takes two."""
-        while self._ready and self._taken + min(self._ready[0].shares, self.slots) <= self.slots:
+        while self._ready and self._taken + self._shares(self._ready[0]) <= self.slots:
             task = self._ready.popleft()
-            options = {**self._placed(task), "memory": self._memory(task)}
+            options = {**self._placed(task), "memory": self._memory(task), **self._gpus(task)}
             ref = self._measure.options(**options).remote(task, self._environment)
             self._running[ref] = (task, time.monotonic())
 
@@ -141,6 +142,15 @@ class RayBackend:
         """On the node that has its files; elsewhere, where they are fetched again, if that node has gone."""
         node = self._nodes.get(task.checkpoint.content)
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)} if node else {}
+
+    def _shares(self, task: Task) -> int:
+        """Slots that a task takes up: one, or as many as it has GPUs or needs the memory of."""
+        return min(max(task.shares, *self._gpus(task).values(), 1), self.slots)
+
+    def _gpus(self, task: Task) -> dict[str, int]:
+        """Several where one has no room for the weights; all are on one node."""
+        wanted = [_gpus(cell, self._resources) for cell in task.cells]
+        return {"num_gpus": max(wanted, default=1)} if self._resources.gpus else {}
 
     def _memory(self, task: Task) -> int:
         """Bytes that Ray sets aside for a task on its node: one share is a slot's, of the smallest node."""
@@ -179,6 +189,21 @@ class RayBackend:
             with suppress(*NODE_GONE):
                 answers.append((host, ray.get(ref, timeout=ANSWER_S)))
         return answers
+
+    def require_gpus(self, cells: Iterable[Cell]) -> None:
+        """Refuse a model that takes more GPUs than any node has: its task would wait for ever.
+
+        Raises: UsageError naming the largest.
+        """
+        largest = max(cells, key=lambda cell: _gpus(cell, self._resources))
+        wanted = _gpus(largest, self._resources)
+        most = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
+        if self._resources.gpus and wanted > most:
+            raise UsageError(
+                f"{largest.checkpoint.model} on {wanted} GPUs of {self._resources.gpu_gb:g} GB in one node",
+                f"the largest node has {most}",
+                "Leave it out by --models, or run where a node has more",
+            )
 
     def _connect(self) -> None:
         address = self._resources.address
@@ -264,6 +289,11 @@ class RayBackend:
     def _most_s(self, task: Task) -> float:
         """So long may it take at most: loading and each cell have the whole timeout each."""
         return START_S + GRACE * self._resources.timeout_s * (1 + len(task.cells))
+
+
+def _gpus(cell: Cell, resources: Resources) -> int:
+    """GPUs that have room for the model."""
+    return gpus_for(cell.checkpoint.n_params, cell.recipe.dtype, resources.gpu_bytes)
 
 
 def _with_environment(work: Work) -> Callable[[Task, dict[str, str]], list[Outcome]]:

@@ -73,6 +73,7 @@ def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
     from pipeline.sweep.ray_backend import RayBackend
 
     ray = RayBackend(Stages(worker.fetch, work or worker.watched, worker.drop), resources, ahead)
+    ray.require_gpus(plan.todo)
     corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
     ray.require_visible(corpora | {p for c in plan.checkpoints for p in (c.path, c.tokenizer_path) if p})
     return ray

@@ -6,7 +6,8 @@ import pytest
 from ray import exceptions
 
 from pipeline.errors import UsageError
-from pipeline.spec import Resources
+from pipeline.recipe import built_in
+from pipeline.spec import Cell, Corpus, Resources
 from pipeline.sweep import ray_backend
 from pipeline.sweep.backend import Stages
 from pipeline.sweep.ray_backend import RayBackend
@@ -135,3 +136,29 @@ def test_a_worker_that_died_after_its_time_and_left_a_stack_on_any_node_was_stuc
     monkeypatch.setattr(ray_backend, "_left_stack", lambda _: stack)
     (outcome,) = opened._outcomes("ref", lost, elapsed_s)
     assert (outcome.error_class, outcome.traceback) == (error_class, stack if error_class == "timeout" else "")
+
+
+def cell_of(n_params: int) -> Cell:
+    checkpoint = made.checkpoint(0).model_copy(update={"n_params": n_params})
+    return Cell(checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in("quick@1"))
+
+
+@pytest.mark.parametrize(("billions", "gpus"), [(1.4, 1), (6.9, 1), (12, 2), (32, 4), (70, 7)])
+def test_a_model_gets_as_many_gpus_as_have_room_for_its_weights(monkeypatch, billions, gpus):
+    """bfloat16 on cards of 24 GB, of which the first keeps 40 % for the metrics, each other 10 %."""
+    notes = Notes({"CPU": 64, "GPU": 8})
+    opened = backend(monkeypatch, notes, cpus=8, gpus=8, slots=8, gpu_gb=24)
+    cells = tuple(cell_of(int(billions * 1e9)) for _ in range(2))
+    opened.require_gpus(cells)
+    for step in range(2):
+        opened.submit(task(step, cells=cells[step : step + 1]))
+    assert [options["num_gpus"] for options in notes.submitted] == [gpus] * min(8 // gpus, 2)
+
+
+def test_a_model_that_no_node_has_gpus_for_is_refused_in_two_lines(monkeypatch):
+    opened = backend(
+        monkeypatch, Notes({"CPU": 64, "GPU": 2}, {"CPU": 64, "GPU": 1}), cpus=4, gpus=2, slots=2, gpu_gb=24
+    )
+    with pytest.raises(UsageError, match=r"on 4 GPUs of 24 GB in one node: the largest node has 2") as caught:
+        opened.require_gpus([cell_of(10**9), cell_of(32 * 10**9)])
+    assert str(caught.value).count("\n") == 1

@@ -1,0 +1,104 @@
+"""A model over several devices: planned by bytes, every state brought home, and not a byte different."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
+
+from pipeline.catalog.architectures import kinds
+from pipeline.errors import UsageError
+from pipeline.model import Profile, load, placement
+from pipeline.model.blocks import block_list, count_layers, find_body
+from pipeline.model.placement import plan_blocks
+from pipeline.spec import Kind
+from tests.model import tiny
+
+Saved = Callable[[str], Path]
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("room", "want"),
+    [
+        ({"a": 8, "b": 8}, ["a"] * 4),
+        ({"a": 4, "b": 8}, ["a", "b", "b", "b"]),
+        ({"a": 2, "b": 2, "c": 8}, ["b", "c", "c", "c"]),
+        ({"a": 3, "b": 3, "c": 3}, ["b", "b", "c", "c"]),
+        ({"a": 1, "b": 99}, None),
+        ({"a": 2, "b": 1, "c": 1}, None),
+    ],
+)
+def test_blocks_fill_one_device_after_the_other(room: dict[str, int], want: list[str] | None) -> None:
+    """Four blocks of 1.5 GiB and 2 GiB beside them, which the first device must have room for."""
+    room = {device: size * GIB for device, size in room.items()}
+    sizes = [3 * GIB // 2] * 4
+    if want is None:
+        with pytest.raises(UsageError, match=r"weights of M: 8 GiB: no room for them") as caught:
+            plan_blocks("M", sizes, 2 * GIB, room)
+        assert str(caught.value).count("\n") == 1
+    else:
+        assert plan_blocks("M", sizes, 2 * GIB, room) == want
+
+
+def blocks_of(module: Any) -> tuple[list[Kind], list[nn.Module]]:
+    """Its kinds, and the blocks of all of them."""
+    found = kinds({"architectures": [type(module).__name__], "model_type": module.config.model_type})
+    bodies = [(find_body(module, kind), kind) for kind in found]
+    return list(found), [block for body, kind in bodies for block in block_list(body, count_layers(body, kind))]
+
+
+def room_of_two(module: Any, elsewhere: str) -> dict[str, int]:
+    """At home for one block and what is in none; the others are elsewhere, where there are several."""
+    sizes = [placement._bytes(block) for block in blocks_of(module)[1]]
+    rest = placement._bytes(module) - sum(sizes)
+    return {"cpu": rest + (sizes[0] if len(sizes) > 1 else 0), elsewhere: sum(sizes)}
+
+
+def seen(profile: Profile, ids: Tensor) -> list[Tensor]:
+    found: list[Tensor] = []
+    loss = profile.forward(ids, lambda layer, hidden: found.append(hidden.clone()))
+    return found if loss is None else [*found, loss]
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "bert", "t5"])
+def test_a_split_changes_no_byte(name: str, saved: Saved, ids: Tensor) -> None:
+    """The blocks' inputs are brought to them and the last output comes home (hooks with nothing to copy)."""
+    whole = load(saved(name), "float32", "cpu")
+    split = load(saved(name), "float32", room_of_two(whole.module, "cpu:1"))
+    hooked = [block for block in blocks_of(split.module)[1] if block._forward_pre_hooks]
+    assert len(hooked) == len(blocks_of(split.module)[1])
+    for kind, profile in whole.profiles.items():
+        ours, theirs = seen(split.profile(kind), ids), seen(profile, ids)
+        assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", ["bert", "deberta-v2-conv", "albert", "mamba"])
+def test_every_state_comes_home_and_no_sum_is_of_two_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On pretended tensors, of which torch refuses to add one on the CPU to one on `meta`."""
+    module = tiny.make(name)
+    found, blocks = blocks_of(module)
+    monkeypatch.setattr(nn.Module, "_apply", replaced)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        module._apply(mode.from_tensor)
+        with pytest.raises(FakeTensorDeviceMismatchError):
+            torch.ones(1) + torch.ones(1, device="meta")
+        placement.place(module, found, room_of_two(module, "meta"))
+        assert blocks[-1].state_dict().popitem()[1].device.type == "meta"
+        monkeypatch.setattr(Tensor, "data_ptr", lambda tensor: id(tensor))
+        ids = torch.zeros(2, 7, dtype=torch.long)
+        assert {state.device.type for kind in found for state in seen(Profile(module, kind), ids)} == {"cpu"}
+
+
+def replaced(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """`nn.Module._apply` that makes new parameters, since pretended ones cannot change their device."""
+    for part in self.modules() if recurse else [self]:
+        for name, parameter in part.named_parameters(recurse=False):
+            part._parameters[name] = nn.Parameter(fn(parameter.data), requires_grad=False)
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = fn(buffer)
+    return self
