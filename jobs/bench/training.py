@@ -18,7 +18,8 @@ SAVE_STEPS, ROUNDS, PROBED = 500, 5, 16
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     """On the demo's decoder: a larger model's steps grow faster than its readings, whose clouds stay as they are."""
-    model = MODELS["demo-decoder"]().to(device)
+    model = MODELS["demo-decoder"]()
+    torch.nn.Module.to(model, device)
     probe = Probe(torch.randint(VOCABULARY, (PROBED, CONTEXT)))
     work = {"reading": timed(lambda: probe.read(model), device), "steps": _steps(model, device)}
     took = interleaved(work, ROUNDS)

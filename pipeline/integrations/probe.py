@@ -78,7 +78,7 @@ class Probe:
         blocks = find_blocks(body, count_layers(body, "decoder"))
         with torch.inference_mode(), _evaluating(module):
             ids = self._ids.to(module.device)
-            with watch(blocks, take):
+            with watch(blocks, take, module.device):
                 output = body(input_ids=ids, use_cache=False)
             hidden = output.last_hidden_state[:, :-1].flatten(0, 1)
             loss = float(token_losses(module, body, output, hidden, ids[:, 1:].flatten()).mean())

@@ -42,7 +42,7 @@ TESTS = Path(__file__).resolve().parent.parent
 ROWS = re.findall(r"^\| (.+) \| (\S+)::(\S+) \|$", __doc__ or "", re.MULTILINE)
 
 
-@pytest.mark.parametrize(("file", "test"), {row[1:] for row in ROWS})
+@pytest.mark.parametrize(("file", "test"), sorted({row[1:] for row in ROWS}))
 def test_the_table_names_tests_that_are_there(file, test):
     assert f"def {test}(" in (TESTS / f"{file}.py").read_text()
 
