@@ -13,17 +13,17 @@ SHARES = (0.1, 0.25)
 
 def main(words: Sequence[str] | None = None) -> None:
     asked = _parsed(words)
-    wanted = runs(asked.seeds)
+    wanted = runs(asked.seeds, asked.first)
     record(wanted, asked.out, asked.workers)
     traces = {run: recorded(run, asked.out) for run in wanted}
-    text = "\n".join(_report(traces, asked.seeds))
+    text = "\n".join(_report(traces, asked.seeds, asked.first))
     print(text)
     if asked.table:
         asked.table.write_text(text + "\n")
 
 
-def _report(traces: table.Traces, seeds: int) -> Iterator[str]:
-    yield f"`python -m jobs.explosions --seeds {seeds}`, seeds 0 to {seeds - 1}; {in_a_line(machine('cpu'))}."
+def _report(traces: table.Traces, seeds: int, first: int) -> Iterator[str]:
+    yield f"`python -m jobs.explosions --seeds {seeds} --first {first}`; {in_a_line(machine('cpu'))}."
     yield ""
     yield from table.about(traces)
     for share in SHARES:
@@ -35,6 +35,7 @@ def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m jobs.explosions", description="Which number warns of an explosion?")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the traces are kept")
     parser.add_argument("--seeds", type=int, default=4, help="runs of each way to explode")
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--table", type=Path, metavar="FILE", help="where to write the tables")
     return parser.parse_args(words)

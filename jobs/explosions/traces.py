@@ -13,11 +13,11 @@ from pipeline.geometry import set_threads
 from pipeline.progress import Progress
 
 
-def runs(seeds: int) -> list[Run]:
-    """Each way to explode with so many seeds, and after each a calm run, over their kinds in turn."""
-    induced = [Run(kind, seed) for seed in range(seeds) for kind in INDUCED]
+def runs(seeds: int, first: int = 0) -> list[Run]:
+    """Each way to explode with so many seeds from `first` on, and after each a calm run, over their kinds in turn."""
+    induced = [Run(kind, first + seed) for seed in range(seeds) for kind in INDUCED]
     kinds = list(CALM)
-    calm = [Run(kinds[i % len(kinds)], i // len(kinds)) for i in range(len(induced))]
+    calm = [Run(kinds[i % len(kinds)], first + i // len(kinds)) for i in range(len(induced))]
     return [run for pair in zip(induced, calm, strict=True) for run in pair]
 
 
