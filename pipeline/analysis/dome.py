@@ -34,10 +34,10 @@ def domes(lake: Lakelike) -> pl.DataFrame:
 def matched(lake: Lakelike) -> pl.DataFrame:
     """Each encoder against the decoder nearest to it in size, on the same corpus by the same recipe.
 
-    Columns: `model` (the encoder), `decoder`, `corpus`, `recipe`, both sizes, `verdict` (decoder_higher,
-    encoder_higher, alike, no_match, no_errors), both `height`s (below 0 where there is no dome), their `difference`
+    Columns: `model` (the encoder), `decoder`, `corpus`, `recipe`, both sizes, `verdict` (decoder_domed_more,
+    encoder_domed_more, alike, no_match, no_errors), both `height`s (below 0 where there is no dome), their `difference`
     (decoder - encoder) with an interval that holds in 90 % at least, the sum of both, `rows` and `because`. Where one
-    is said to be higher, the intervals do not overlap.
+    is said to be domed more, the intervals do not overlap; which of the two is more anisotropic is another question.
     """
     frame = newest(rows(lake))
     sizes = frame.group_by(KEYS).agg(pl.col("n_params").max())
@@ -61,9 +61,9 @@ def matched(lake: Lakelike) -> pl.DataFrame:
         .when(low.is_null())
         .then(pl.lit("no_errors"))
         .when(low > 0)
-        .then(pl.lit("decoder_higher"))
+        .then(pl.lit("decoder_domed_more"))
         .when(high < 0)
-        .then(pl.lit("encoder_higher"))
+        .then(pl.lit("encoder_domed_more"))
         .otherwise(pl.lit("alike")),
     ).with_columns(pl.when(near).then(name).alias(name) for name in ("decoder", "n_params_decoder", "height_decoder"))
     kept = [
@@ -111,6 +111,9 @@ def _of_dome(row: dict[str, Any]) -> str:
 def _of_match(row: dict[str, Any]) -> str:
     if row["verdict"] == "no_match":
         return f"No decoder within a factor {SIZE_RATIO:g} of {row['n_params'] or 'an unknown number of'} parameters."
-    word = "surely" if row["verdict"].endswith("higher") else "not surely"
-    more = f"{row['decoder']} stands above its ends by {interval(row, 'difference')} more than {row['model']} does"
-    return f"At its highest block inside, {more}: {word} another height."
+    if row["difference"] is None:
+        return "Of the two, one has fewer than three blocks, so it has no interior."
+    word = "surely" if row["verdict"].endswith("more") else "not surely"
+    heights = f"{row['height_decoder']:+.3f} in {row['decoder']} and {row['height']:+.3f} in {row['model']}"
+    apart = f"{word} apart, by {interval(row, 'difference')}"
+    return f"From the higher end to the highest block inside it is {heights} (below 0 is no dome): {apart}."

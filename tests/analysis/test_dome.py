@@ -102,8 +102,8 @@ def pair(encoder, decoder, **changes):
 
 
 def test_encoders_against_decoders_of_their_size():
-    assert pair("noise", "dome")["verdict"] == "decoder_higher"
-    assert pair("dome", "noise")["verdict"] == "encoder_higher"
+    assert pair("noise", "dome")["verdict"] == "decoder_domed_more"
+    assert pair("dome", "noise")["verdict"] == "encoder_domed_more"
     assert pair("dome", "dome")["verdict"] == "alike"
     found = pair("noise", "dome", n_params=1_900_000)
     assert (found["decoder"], found["rows"]) == ("lab/gpt", 2 * made.LAYERS)
@@ -115,6 +115,13 @@ def test_models_of_other_sizes_texts_or_recipes_are_not_matched():
         found = pair("noise", "dome", **changes)
         assert (found["verdict"], found["decoder"], found["difference"]) == ("no_match", None, None)
     assert pair("noise", "dome", groups=1)["verdict"] == "no_errors"
+
+
+def test_a_match_without_an_interior_says_so():
+    encoder = made.profile("noise", model="lab/bert", kind="encoder")[:2]
+    found = matched(made.frame([*encoder, *made.profile("dome", model="lab/gpt", seed=1)])).row(0, named=True)
+    assert (found["height"], found["difference"]) == (None, None)
+    assert "no interior" in found["because"]
 
 
 def run(amounts, noise=1.0, seed=0, together=False):

@@ -11,7 +11,7 @@ from tests.analysis import made
 
 VERDICTS = {
     "dome": {"dome", "valley", "rising", "falling", "flat", "too_few", "no_errors"},
-    "matched": {"decoder_higher", "encoder_higher", "alike", "no_match", "no_errors"},
+    "matched": {"decoder_domed_more", "encoder_domed_more", "alike", "no_match", "no_errors"},
     "convergence": {"still", "settled", "converging", "moving", "too_few", "no_errors"},
     "phases": {"expand-compress", "compress-expand", "expand", "compress", "flat", "disputed", "too_few", "no_errors"},
     "agreement": {"agree", "differ"},
@@ -49,7 +49,7 @@ def test_a_real_lake_from_commit_to_verdict(found):
         ("lab/small", "random-uniform"): "flat",
         ("lab/bert", "enwik8"): "flat",
     }
-    assert found["matched"]["verdict"].to_list() == ["decoder_higher"]
+    assert found["matched"]["verdict"].to_list() == ["decoder_domed_more"]
     model = found["phases"].filter(pl.col("layer").is_null(), corpus="enwik8", model="lab/small")
     assert model["verdict"].to_list() == ["expand-compress"]
     survived = {
