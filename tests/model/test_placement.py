@@ -1,6 +1,7 @@
 """A model over several devices: planned by bytes, every state brought home, and not a byte different."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,50 @@ def test_a_split_changes_no_byte(name: str, saved: Saved, ids: Tensor) -> None:
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("name", ["bert", "deberta-v2-conv", "albert", "mamba"])
-def test_every_state_comes_home_and_no_sum_is_of_two_devices(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On pretended tensors, of which torch refuses to add one on the CPU to one on `meta`."""
-    module = tiny.make(name)
+QUICK = ("gpt2", "gpt_neox", "llama")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny.CLASSES]
+)
+def test_every_state_comes_home_and_no_operation_is_of_two_devices(
+    name: str, saved: Saved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rotations, masks and biases that are made once, outside the blocks, are brought to each of them too."""
+    module = load(saved(name), "float32", "cpu").module
     found, blocks = blocks_of(module)
-    monkeypatch.setattr(nn.Module, "_apply", replaced)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        module._apply(mode.from_tensor)
-        with pytest.raises(FakeTensorDeviceMismatchError):
-            torch.ones(1) + torch.ones(1, device="meta")
+    with pretended(module, monkeypatch):
         placement.place(module, found, room_of_two(module, "meta"))
         assert blocks[-1].state_dict().popitem()[1].device.type == "meta"
-        monkeypatch.setattr(Tensor, "data_ptr", lambda tensor: id(tensor))
         ids = torch.zeros(2, 7, dtype=torch.long)
         assert {state.device.type for kind in found for state in seen(Profile(module, kind), ids)} == {"cpu"}
+
+
+@pytest.mark.parametrize("brought", ["args", "kwargs"])
+def test_guard_what_is_not_brought_is_seen(brought: str, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of LLaMA takes the state as an argument, and the rotation by name."""
+    bring = placement._bring_inputs
+
+    def half(part: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        moved_args, moved_kwargs = bring(part, args, kwargs)
+        return (moved_args, kwargs) if brought == "args" else (args, moved_kwargs)
+
+    monkeypatch.setattr(placement, "_bring_inputs", half)
+    module = load(saved("llama"), "float32", "cpu").module
+    with pretended(module, monkeypatch):
+        placement.place(module, ["decoder"], room_of_two(module, "meta"))
+        with pytest.raises(FakeTensorDeviceMismatchError):
+            Profile(module, "decoder")
+
+
+@contextmanager
+def pretended(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Its tensors have a shape and a device, and torch refuses an operation on the CPU and on `meta` at once."""
+    monkeypatch.setattr(nn.Module, "_apply", replaced)
+    monkeypatch.setattr(Tensor, "data_ptr", lambda tensor: id(tensor))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        module._apply(mode.from_tensor)
+        yield
 
 
 def replaced(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
