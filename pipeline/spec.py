@@ -184,7 +184,7 @@ class Resources(Noun):
     scratch_gb: Annotated[float, Field(gt=0)] | None = None
     """Most that fetched checkpoints may take of a node's disk; null = what is free."""
     prefetch: Annotated[int, Field(ge=0)] = 1
-    """Checkpoints fetched ahead of those being measured."""
+    """Checkpoints fetched ahead per slot, while those before them are measured."""
 
     @property
     def scratch_bytes(self) -> int | None:

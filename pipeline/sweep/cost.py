@@ -27,7 +27,7 @@ class Cost(NamedTuple):
 def cost(todo: Sequence[Cell], past: Past, resources: Resources) -> Cost:
     """Download, disk and time; time as measured for a model where the lake has cells of it, else by arithmetic."""
     sizes = {cell.checkpoint.content: cell.checkpoint.download_bytes for cell in todo}
-    at_once = resources.n_slots + resources.prefetch
+    at_once = resources.n_slots * (1 + resources.prefetch)
     disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
     if resources.scratch_gb is not None:
         disk = min(disk, int(resources.scratch_gb * 1e9))

@@ -68,7 +68,7 @@ class RayBackend:
 
     @property
     def capacity(self) -> int:
-        return self.slots + self._ahead
+        return self.slots * (1 + self._ahead)
 
     @property
     def slots(self) -> int:

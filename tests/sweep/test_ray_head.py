@@ -1,0 +1,145 @@
+"""The Ray backend on a head of its own: what no node can run, a GPU each, files before they are asked for, a drain."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.spec import Remote, Resources
+from pipeline.sweep.backend import Stages, Work
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from pipeline.sweep.task import Outcome, Task
+from tests.lake import made
+from tests.sweep import stub
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """Address of a Ray head with four CPUs and four GPUs that are none."""
+    from ray.cluster_utils import Cluster
+
+    size = {"num_cpus": 4, "num_gpus": 4, "object_store_memory": 80 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
+    yield f"127.0.0.1:{cluster.address.rpartition(':')[2]}"
+    cluster.shutdown()
+
+
+def crowded() -> float:
+    """By how much a machine with more to do than cores takes longer."""
+    return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
+
+
+def opened(measure: Work, resources: Resources, fetch: Work = lambda task: [], ahead: int = 0):
+    from pipeline.sweep.ray_backend import RayBackend
+
+    return RayBackend(Stages(fetch, measure, lambda task: None), resources, ahead)
+
+
+def nap(task: Task) -> list[Outcome]:
+    """Sleep a second; who did, when and on which GPUs."""
+    began = time.time()
+    time.sleep(1)
+    said = f"{began} {time.time()} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
+    return [Outcome(cell_id=cell.id, summary=said) for cell in task.cells]
+
+
+def naps(backend, tasks: list[Task]) -> list[tuple[float, float, str, str]]:
+    """(begin, end, pid, GPUs) of each task."""
+    waiting, under_way, said = list(tasks), 0, []
+    while waiting or under_way:
+        while waiting and under_way < backend.capacity:
+            backend.submit(waiting.pop())
+            under_way += 1
+        for _, (outcome,) in backend.wait(1.0):
+            assert outcome.ok, outcome.message
+            began, ended, pid, gpus = outcome.summary.split(" ")
+            said.append((float(began), float(ended), pid, gpus))
+            under_way -= 1
+    backend.close()
+    return sorted(said)
+
+
+def tasks(n: int, resources: Resources, lake: str = "lake", remote: Remote | None = None) -> list[Task]:
+    cells = [made.cell(made.checkpoint(step, remote=remote)) for step in range(n)]
+    return [
+        Task(lake=lake, run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=resources) for cell in cells
+    ]
+
+
+def test_what_no_node_can_run_is_refused_in_two_seconds(head):
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="no node has that much"):
+        opened(nap, Resources(cpus=64, slots=1, address=head))
+    import ray
+
+    ray.shutdown()
+    assert time.monotonic() - began < 2 * crowded()
+
+
+def test_tasks_at_once_have_a_gpu_each_and_every_task_has_a_process_of_its_own(head):
+    resources = Resources(cpus=4, gpus=4, address=head)
+    done = naps(opened(nap, resources), tasks(12, resources))
+    assert len({pid for _, _, pid, _ in done}) == 12
+    assert {gpus for *_, gpus in done} == {"0", "1", "2", "3"}
+    for index, (_, ended, _, gpus) in enumerate(done):
+        assert gpus not in {other for began, _, _, other in done[index + 1 :] if began < ended}
+
+
+def download(task: Task) -> list[Outcome]:
+    """Takes a second, and leaves a note when it is done."""
+    time.sleep(1)
+    Path(task.lake, f"{task.checkpoint.step}").write_text(f"{time.time()}")
+    return []
+
+
+def test_fetching_ahead_keeps_the_slots_busy(head, tmp_path):
+    """By the order of events, whatever the machine: a slot has waited if it was free before its files were there."""
+    slots, n = 2, 16
+    resources = Resources(cpus=slots, slots=slots, address=head)
+    wanted = tasks(n, resources, str(tmp_path), Remote(repo="lab/small", commit="c", files=()))
+    done = naps(opened(nap, resources, download, ahead=2), wanted)
+    there = sorted(float(path.read_text()) for path in tmp_path.iterdir())
+    free = sorted(ended for _, ended, *_ in done)
+    waited = sum(fetched > freed for fetched, freed in zip(there[slots:], free, strict=False))
+    assert len(there) == n
+    assert waited <= 0.2 * (n - slots)
+
+
+def three_seconds(task: Task) -> list[Outcome]:
+    """From when four have begun."""
+    folder = Path(task.checkpoint.path)
+    (folder / "begun").touch()
+    while len(begun(folder.parent)) < 4:
+        time.sleep(0.05)
+    time.sleep(3)
+    return [stub.commit(task, cell) for cell in task.cells]
+
+
+def begun(root: Path) -> list[Path]:
+    return list(root.glob("*/begun"))
+
+
+@pytest.mark.parametrize(("n", "exit_code"), [(4, 0), (8, 143)], ids=["nothing-left", "four-left"])
+def test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_begun(head, tmp_path, lake, n, exit_code):
+    root, told = stub.history(tmp_path / "runs", list(range(n))), []
+
+    def tell() -> None:
+        while len(begun(root)) < 4:
+            time.sleep(0.05)
+        told.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    plan = make_plan(stub.sweep(root, cpus=4, slots=4, address=head), lake)
+    Thread(target=tell, daemon=True).start()
+    report = run(plan, lake, "ray", three_seconds)
+    assert time.monotonic() - told[0] < 6 * crowded()
+    assert (report.exit_code, report.committed, report.unfinished) == (exit_code, 4, n - 4)
+    assert len(begun(root)) == 4
