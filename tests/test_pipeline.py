@@ -78,6 +78,12 @@ def test_neither_batch_size_nor_backend_nor_slots_change_a_byte(history, corpora
     assert rows(sweep(history, corpora, cpus=4, slots=4), tmp_path / "ray4", "ray") == one
 
 
+@pytest.mark.slow
+def test_one_slot_of_ray_gives_the_bytes_of_none(history, corpora, tmp_path):
+    wanted = sweep(history, corpora)
+    assert rows(wanted, tmp_path / "ray1", "ray") == rows(wanted, tmp_path / "inline")
+
+
 def test_batch_size_changes_no_byte_of_an_encoder_with_a_masked_loss(corpora, tmp_path):
     root = encoder(tmp_path / "bert" / "step1").parent
     recipe = real.RECIPE | {"bos": "tokenizer"}

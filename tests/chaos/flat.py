@@ -32,6 +32,8 @@ WARM = 200
 """Cells after which the first figures are taken."""
 SLACK = 1.1
 WEIGHTS = 2**16
+QUIET = {"RAY_event_stats_print_interval_ms": "0"}
+"""Without it Ray's processes log their statistics every minute, 0.1 MB whatever is done: not what a cell leaves."""
 
 
 class Figures(NamedTuple):
@@ -66,7 +68,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="flat-"))
     (folder / "ray").mkdir()
     with FakeHub() as hub:
-        os.environ.update(environment(folder) | hub.environment(folder))
+        os.environ.update(environment(folder) | hub.environment(folder) | QUIET)
         (folder / "sweep.json").write_text(_sweep(folder, hub, options.cells, options.gpus).model_dump_json())
         first = _attend(folder, range(WARM, options.cells // 2, options.cells // 10), kill=True)
         second = _attend(folder, range(options.cells // 2 + WARM, options.cells, options.cells // 10), kill=False)

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from pipeline.spec import Sweep
 from pipeline.sweep.task import Outcome, Task
-from pipeline.sweep.worker import watchdog
 from tests.sweep import stub
 
 BAD = ("permanent", "oom", "crash", "hang", "error", "permanent", "crash", "oom", "permanent", "crash")
 """Faults that no retry mends, in turn."""
 FLAKY = ("halfway:1", "transient:1", "oom:1", "preempted:2", "crash:1", "host_oom:1")
 """Faults that a retry mends."""
-TIMEOUT_S = 30.0
+TIMEOUT_S = 5.0
 RUNNING = "running"
 """Folder beside the history with one empty file per task at work, named by the process that does it."""
 
@@ -39,12 +38,12 @@ def sweep(root: Path, address: str) -> Sweep:
 
 
 def work(task: Task) -> list[Outcome]:
-    """What `stub.work` does, a cell at a time, each a tenth of a second, under the worker's own watchdog."""
+    """What `stub.watched` does, a cell at a time, each a tenth of a second."""
     outcomes = []
     for cell in task.cells:
-        with watchdog(task), _seen(Path(task.checkpoint.path)):
+        with _seen(Path(task.checkpoint.path)):
             time.sleep(random.uniform(0.02, 0.2))
-            outcomes += stub.work(task.model_copy(update={"cells": (cell,)}))
+            outcomes += stub.watched(task.model_copy(update={"cells": (cell,)}))
     return outcomes
 
 

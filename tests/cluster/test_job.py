@@ -66,7 +66,7 @@ def test_without_the_token_nothing_is_accepted(submit, tmp_path, wrong):
     assert not (tmp_path / "lake").exists()
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     lake = Lake(tmp_path / "lake")
     first = submit()
@@ -74,7 +74,9 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     said = first.stdout.readline()
     assert " is submitted; " in said, ended(first)
     job = said.split()[0]
-    wait_until(lambda: len(lake.committed()) >= 2)
+    while len(lake.committed()) < 2:
+        assert first.poll() is None, ended(first)
+        time.sleep(0.1)
     code, out, err = ended(submit("--detach"))
     assert (code, "it still runs" in err) == (2, True), (out, err)
     stop(cluster, job)
@@ -97,10 +99,3 @@ def stop(cluster: Head, job: str) -> None:
     """As a person does it, without waiting for the end."""
     words = ["job", "stop", "--no-wait", "--address", cluster.dashboard, job]
     subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words], env=cluster.environment, check=True)
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 180
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)

@@ -33,9 +33,17 @@ def readable(lake: Path) -> int:
     return len(files)
 
 
-@pytest.mark.parametrize(("backend", "kills"), [("inline", 3), ("ray", 2)])
-def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, kills):
-    steps = list(range(12))
+@pytest.mark.parametrize(
+    ("backend", "n", "kills"),
+    [
+        ("inline", 6, 1),
+        ("ray", 6, 1),
+        pytest.param("inline", 12, 3, marks=pytest.mark.slow),
+        pytest.param("ray", 12, 2, marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, n, kills):
+    steps = list(range(n))
     root = real.history(tmp_path / "runs", steps)
     sweep = sweep_file(tmp_path, root, corpora=[{"text": "prose.txt"}, {"random-uniform": {}}])
     lake = tmp_path / "lake"
