@@ -14,8 +14,10 @@
 | a node that is lost, of a real cluster | chaos/test_chaos::test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly |
 | an attempt given up for lost that finishes late | sweep/test_failures::test_an_attempt_that_was_given_up_may_finish_late |
 | the driver killed | sweep/test_resume::test_a_killed_driver_loses_nothing_and_repeats_nothing |
-| the head lost | chaos/test_chaos::test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly |
+| the head lost | cluster/test_head_lost::test_a_driver_without_its_head_ends_and_a_rerun_does_the_rest |
 | SIGTERM | sweep/test_drain::test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143 |
+| SIGTERM, on Ray | sweep/test_ray_head::test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_begun |
+| `ray job stop` | cluster/test_job::test_a_sweep_is_watched_stopped_and_finished |
 | no node fits | sweep/test_ray_backend::test_what_no_node_can_run_is_refused_with_what_the_nodes_have |
 | the lake's disk full | sweep/test_lake_faults::test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest |
 | a write of the lake refused once | sweep/test_lake_faults::test_one_hiccup_of_the_lake_loses_no_retry |
