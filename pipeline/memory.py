@@ -1,4 +1,4 @@
-"""Bytes: what is free on the host and on the GPU, and how many GPUs the weights of a model take."""
+"""Bytes: what is free on the host and on the GPU, how many GPUs the weights of a model take, files read ahead."""
 
 import math
 import os
@@ -12,6 +12,9 @@ CGROUP = Path("/sys/fs/cgroup")
 AT_HOME, ELSEWHERE = 0.6, 0.9
 """Share of a GPU's memory that weights may take: of the first, where the metrics are, and of any other; there the rest
 is for the states of one batch."""
+AHEAD = 0.5
+"""Share of the free host memory that the files of one checkpoint may take ahead of its turn."""
+CHUNK = 2**24
 
 
 def weights_room(free: Sequence[int]) -> list[int]:
@@ -36,6 +39,21 @@ def free_bytes(device: str) -> int:
 
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def read_ahead(paths: Sequence[Path]) -> None:
+    """Have the system keep the files in its cache, if they fit, so that who loads them soon waits for no disk.
+
+    It takes memory from nobody: the system drops the pages for whoever needs them. Advice to it (`posix_fadvise`) would
+    bring no more of each file than its read-ahead window.
+    """
+    if sum(path.stat().st_size for path in paths) > AHEAD * free_bytes("cpu"):
+        return
+    chunk = bytearray(CHUNK)
+    for path in paths:
+        with path.open("rb", buffering=0) as file:
+            while file.readinto(chunk):
+                pass
 
 
 def _of_machine() -> int:

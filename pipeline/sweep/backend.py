@@ -13,12 +13,17 @@ Finished = tuple[Task, list[Outcome]]
 
 
 class Stages(NamedTuple):
-    """What is done to a task: its checkpoint is fetched, where it is not on this machine, then measured."""
+    """What is done to a task: its checkpoint is fetched to this machine, or into its memory, then measured."""
 
     fetch: Work
     measure: Work
     discard: Callable[[Task], None]
     """Removes what was fetched for a task that will not be measured."""
+
+
+def is_fetched(task: Task, ahead: int) -> bool:
+    """Whether a task passes the first stage: one from the Hub always, a local one where something is done ahead."""
+    return ahead > 0 or task.checkpoint.remote is not None
 
 
 class Backend(Protocol):
@@ -54,11 +59,11 @@ class InlineBackend:
 
     def __init__(self, stages: Stages, ahead: int = 0) -> None:
         self.slots, self.capacity = 1, 1 + ahead
-        self._stages = stages
+        self._stages, self._ahead = stages, ahead
         self._queue: dict[Future[list[Outcome]], Task] = {}
 
     def submit(self, task: Task) -> None:
-        self._queue[_begun(self._stages.fetch, task)] = task
+        self._queue[self._begun(task)] = task
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """The first whose files are there: one that waits for room on the disk may wait for another's to go."""
@@ -69,6 +74,15 @@ class InlineBackend:
         task = self._queue.pop(fetched)
         return [(task, fetched.result() or self._stages.measure(task))]
 
+    def _begun(self, task: Task) -> "Future[list[Outcome]]":
+        """The outcome of fetching in the background; the thread does not keep a process alive that wants to end."""
+        future: Future[list[Outcome]] = Future()
+        if is_fetched(task, self._ahead):
+            Thread(target=lambda: future.set_result(self._stages.fetch(task)), daemon=True).start()
+        else:
+            future.set_result([])
+        return future
+
     def withdraw(self) -> list[Task]:
         tasks = list(self._queue.values())
         self._queue.clear()
@@ -78,13 +92,3 @@ class InlineBackend:
 
     def close(self) -> None:
         self.withdraw()
-
-
-def _begun(fetch: Work, task: Task) -> "Future[list[Outcome]]":
-    """The outcome of fetching in the background; the thread does not keep a process alive that wants to end."""
-    future: Future[list[Outcome]] = Future()
-    if task.checkpoint.remote is None:
-        future.set_result([])
-    else:
-        Thread(target=lambda: future.set_result(fetch(task)), daemon=True).start()
-    return future

@@ -30,7 +30,7 @@ from pipeline.catalog.scratch import OWNER
 from pipeline.errors import UsageError
 from pipeline.memory import gpus_for
 from pipeline.spec import Cell, Resources
-from pipeline.sweep.backend import Finished, Stages, Work
+from pipeline.sweep.backend import Finished, Stages, Work, is_fetched
 from pipeline.sweep.ray_folder import ray_folder
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
@@ -47,7 +47,7 @@ ANSWER_S = 30.0  # a node that says nothing for so long is not asked again
 class RayBackend:
     """Ray Core tasks: one GPU and one process per task, or `threads` CPUs with workers reused.
 
-    A task whose checkpoint is on the Hub is two Ray tasks on one node: `fetch`, which takes no CPU, then `measure`.
+    A task whose checkpoint is fetched is two Ray tasks on one node: `fetch`, which takes no CPU, then `measure`.
     """
 
     def __init__(self, stages: Stages, resources: Resources, ahead: int = 0) -> None:
@@ -85,7 +85,7 @@ class RayBackend:
         return sum(self._shares(task) for task, _ in self._running.values())
 
     def submit(self, task: Task) -> None:
-        if task.checkpoint.remote is None:
+        if not is_fetched(task, self._ahead):
             self._ready.append(task)
         else:
             self._nodes[task.checkpoint.content] = self._emptiest_node()

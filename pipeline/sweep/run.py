@@ -9,6 +9,7 @@ from pipeline.catalog.scratch import owning, sweep
 from pipeline.corpora import text_file
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
+from pipeline.spec import Checkpoint
 from pipeline.sweep.audits import record
 from pipeline.sweep.backend import Backend, InlineBackend, Stages, Work
 from pipeline.sweep.driver import Driver, Report
@@ -17,6 +18,8 @@ from pipeline.sweep.progress import Progress
 from pipeline.sweep.ray_auth import lock_local_ray
 
 BackendName = Literal["ray", "inline"]
+LARGE = 100_000_000
+"""Parameters; the files of fewer are read in less time than a task takes to start."""
 
 
 def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) -> Report:
@@ -61,11 +64,16 @@ def _release(plan: Plan, lake: Lake) -> None:
         lake.release(cell_id)
 
 
+def _worth_fetching(checkpoint: Checkpoint) -> bool:
+    """Whether it is on the Hub, or large enough that its files are read ahead."""
+    return checkpoint.remote is not None or (checkpoint.n_params or 0) >= LARGE
+
+
 def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
     from pipeline.sweep import worker
 
     resources = plan.sweep.resources
-    ahead = resources.prefetch if any(cell.checkpoint.remote for cell in plan.todo) else 0
+    ahead = resources.prefetch if any(_worth_fetching(cell.checkpoint) for cell in plan.todo) else 0
     if name == "inline":
         return InlineBackend(Stages(worker.fetch, work or worker.work, worker.drop), ahead)
     if resources.address == "local":

@@ -6,10 +6,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalog.fetch import discard, fetched
 from pipeline.catalog.fetch import fetch as fetch_files
+from pipeline.catalog.files import Folder, weight_files
 from pipeline.errors import (
     ChangedError,
     CheckpointError,
@@ -20,6 +22,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.lake import Lake, to_table
+from pipeline.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
 
@@ -50,11 +53,21 @@ def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
 
 
 def fetch(task: Task) -> list[Outcome]:
-    """Bring the task's checkpoint to this machine before its turn; what went wrong, if anything did."""
+    """Bring the task's checkpoint nearer before its turn: from the Hub to this machine's disk, where what was written
+    last is in memory too, or from the disk into memory. Says what went wrong, if anything did."""
     try:
+        if task.checkpoint.remote is None:
+            return _read(Path(task.checkpoint.path))
         fetch_files(task.checkpoint, task.run_id, task.resources.scratch_bytes)
     except Exception as error:
         return failed(task, classify(error), describe(error), traceback.format_exc())
+    return []
+
+
+def _read(folder: Path) -> list[Outcome]:
+    """The weight files that are there; loading says what is not."""
+    files = Folder(folder)
+    read_ahead([folder / name for name in weight_files(files) if name in files.names])
     return []
 
 

@@ -1,5 +1,6 @@
 """The Ray backend's own decisions, on a Ray that only takes notes."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -22,7 +23,7 @@ class Notes:
 
     def __init__(self, *nodes: dict[str, float]) -> None:
         self.living = [
-            {"NodeID": str(index), "Alive": True, "NodeManagerHostname": f"n{index}", "Resources": node}
+            {"NodeID": f"{index:056x}", "Alive": True, "NodeManagerHostname": f"n{index}", "Resources": node}
             for index, node in enumerate(nodes)
         ]
         self.submitted: list[dict[str, object]] = []
@@ -86,6 +87,19 @@ def test_one_slot_has_all_the_memory_there_is(monkeypatch):
     notes = Notes({"CPU": 4, "memory": 8 * GIB})
     backend(monkeypatch, notes, slots=1).submit(task(shares=2))
     assert [options["memory"] for options in notes.submitted] == [8 * GIB]
+
+
+def test_a_local_checkpoint_is_read_ahead_on_the_node_that_will_measure_it(monkeypatch):
+    notes = Notes({"CPU": 4, "memory": 8 * GIB})
+    opened = backend(monkeypatch, notes)
+    opened._ahead = 1
+    opened.submit(task())
+    (options,) = notes.submitted
+    assert "memory" not in options, "the measuring waits for the reading"
+    (ref,) = opened._fetching
+    assert opened._finished(ref) is None
+    opened._start()
+    assert notes.submitted[1]["scheduling_strategy"].node_id == options["scheduling_strategy"].node_id
 
 
 def test_while_every_node_is_lost_a_task_waits_for_another(monkeypatch):
@@ -162,3 +176,22 @@ def test_a_model_that_no_node_has_gpus_for_is_refused_in_two_lines(monkeypatch):
     with pytest.raises(UsageError, match=r"on 4 GPUs of 24 GB in one node: the largest node has 2") as caught:
         opened.require_gpus([cell_of(10**9), cell_of(32 * 10**9)])
     assert str(caught.value).count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
+    """On a real Ray with four GPUs that are none; one for which they are too few is refused at once."""
+    from tests.sweep.test_ray_head import nap, naps
+
+    resources = Resources(cpus=4, gpus=4, gpu_gb=24)
+    opened = RayBackend(Stages(lambda task: [], nap, lambda task: None), resources)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="on 5 GPUs of 24 GB in one node: the largest node has 4"):
+        opened.require_gpus([cell_of(45 * 10**9)])
+    assert time.monotonic() - began < 2
+    large = [task(step, cells=(cell_of(12 * 10**9),), resources=resources) for step in range(4)]
+    done = [(began, ended, set(gpus.split(","))) for began, ended, _, gpus in naps(opened, large)]
+    assert [len(gpus) for *_, gpus in done] == [2] * 4
+    beside = [(one, two) for i, (_, end, one) in enumerate(done) for begin, _, two in done[i + 1 :] if begin < end]
+    assert beside, "two run at once"
+    assert all(one.isdisjoint(two) for one, two in beside)

@@ -1,14 +1,21 @@
 """The body of a task: what it keeps for the next one, and the class of a failure, decided where its type is known."""
 
+import ctypes
+import mmap
+import os
+from pathlib import Path
+from threading import Event
+
 import pytest
 import torch
 
-from pipeline import errors, measure
+from pipeline import errors, measure, memory
 from pipeline.columns import names
 from pipeline.lake import Lake
 from pipeline.lake import open as open_lake
 from pipeline.spec import Cell, Resources
 from pipeline.sweep import worker
+from pipeline.sweep.backend import InlineBackend, Stages
 from pipeline.sweep.task import Task
 from pipeline.sweep.worker import classify
 from tests import real
@@ -93,3 +100,47 @@ def numbers_in(lake: Lake) -> list[tuple]:
     """Every column that may not differ between two runs."""
     frame = open_lake(lake.uri).frame("SELECT * FROM layers ORDER BY layer")
     return frame.drop(names("cost", "provenance"), strict=False).rows()
+
+
+def in_memory(path: Path) -> float:
+    """Share of the file's pages that the system holds in its cache, as mincore has it."""
+    libc, size = ctypes.CDLL(None, use_errno=True), path.stat().st_size
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as view:
+        pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+        held = (ctypes.c_char * size).from_buffer(view)
+        assert libc.mincore(ctypes.byref(held), ctypes.c_size_t(size), pages) == 0
+        del held
+    return sum(page & 1 for page in pages) / len(pages)
+
+
+@pytest.mark.parametrize(("free", "share"), [(2**40, 1.0), (2**10, 0.0)])
+def test_the_weights_of_a_local_checkpoint_are_in_memory_before_its_turn_if_they_fit(
+    lake, tmp_path, monkeypatch, free, share
+):
+    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    weights = tmp_path / "step1" / "model.safetensors"
+    with weights.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if in_memory(weights):
+        pytest.skip("a file system whose files are always in memory")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
+    assert worker.fetch(task(lake, wanted)) == []
+    assert in_memory(weights) == share
+
+
+def test_while_one_checkpoint_is_measured_the_next_is_read(lake, tmp_path, monkeypatch):
+    """The measuring of each waits until the files of both have been read."""
+    wanted = [cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2)]
+    read, both = set(), Event()
+
+    def note(paths):
+        read.update(path.parent.name for path in paths)
+        if len(read) == 2:
+            both.set()
+
+    monkeypatch.setattr(worker, "read_ahead", note)
+    backend = InlineBackend(Stages(worker.fetch, lambda _: [] if both.wait(10) else 1 / 0, worker.drop), ahead=1)
+    for one in wanted:
+        backend.submit(task(lake, one))
+    assert len(backend.wait(10) + backend.wait(10)) == 2
