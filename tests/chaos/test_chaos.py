@@ -1,4 +1,4 @@
-"""The chaos command, small in every run of the tests and at full size among the slow ones."""
+"""The chaos command, small and at full size."""
 
 import subprocess
 import sys
@@ -8,11 +8,12 @@ import pytest
 from tests.chaos.cluster import ROOT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
         "--tasks 24 --worker-kills 2 --driver-kills 1 --nodes 1",
-        pytest.param("--tasks 400 --worker-kills 25 --driver-kills 8 --node-kills 3", marks=pytest.mark.slow),
+        "--tasks 400 --worker-kills 25 --driver-kills 8 --node-kills 3",
     ],
     ids=["small", "full"],
 )
