@@ -11,8 +11,9 @@ BENCH := .bench
 demo: $(READY)
 	@$(VENV)/bin/shapelake demo
 
+# One process per core of CI; a file's tests stay together, for what they share is made once.
 test: $(READY)
-	@$(VENV)/bin/pytest
+	@$(VENV)/bin/pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.cluster
 	@$(VENV)/bin/pytest -m "slow and not gpu and not network" --timeout 1800
