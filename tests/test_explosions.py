@@ -5,10 +5,11 @@ import math
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from jobs.explosions import detectors, table
 from jobs.explosions.detectors import Detector, first_alarm, lead, robust_z, threshold
-from jobs.explosions.disturbances import CALM, INDUCED, STEPS
+from jobs.explosions.disturbances import CALM, INDUCED, STEPS, disturbance
 from jobs.explosions.traces import runs
 from jobs.explosions.training import Run, trace
 
@@ -50,14 +51,32 @@ def test_a_threshold_lets_at_most_its_share_of_the_calm_runs_alarm():
         assert sum(first_alarm(GRADIENT, run, above) is not None for run in calm) <= alarms
 
 
-@pytest.mark.parametrize(("jump", "steps"), [(200, 30), (229, 1), (230, 0), (165, 0)])
-def test_a_lead_counts_from_the_disturbance_to_just_before_the_event(jump, steps):
+@pytest.mark.parametrize(("jump", "steps"), [(200, 30), (229, 1), (230, 0), (173, 57), (172, 0), (165, 0)])
+def test_a_lead_counts_alarms_that_begin_after_a_disturbed_update_and_before_the_event(jump, steps):
     run = Run("rate-ramp", 0)
     assert run.start == 172
-    trace = made(run, jump, event=230)
-    if jump < run.start:  # an alarm too early, and quiet again: by chance
-        trace = trace.with_columns(gradient=pl.when(pl.col("step") < 170).then("gradient").otherwise(1.0))
-    assert lead(GRADIENT, run, trace, 5.0) == steps
+    assert lead(GRADIENT, run, made(run, jump, event=230), 5.0) == steps
+
+
+def test_an_alarm_that_ends_and_begins_again_after_the_disturbance_warns():
+    run, step = Run("rate-ramp", 0), pl.col("step")
+    twice = pl.when(step.is_between(165, 180) | (step >= 210)).then(pl.lit(math.e)).otherwise(pl.lit(1.0))
+    assert lead(GRADIENT, run, made(run, event=230).with_columns(gradient=twice), 5.0) == 20
+
+
+@pytest.mark.parametrize("first", [0, 1, 100])
+def test_no_two_runs_share_a_seed(first):
+    wanted = runs(8, first)
+    assert len({run.seed for run in wanted}) == len(wanted) == 96
+    assert {run.seed % 2 for run in wanted if run.is_induced} == {0}
+    assert not {run.seed for run in wanted} & {run.seed for run in runs(8, first + 8)}
+
+
+def test_no_two_runs_share_their_bad_batches():
+    batch = torch.zeros(12, 32, dtype=torch.long)
+    first, again, other = (disturbance("bad-batches", seed).batch(1, batch) for seed in (0, 0, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first[:6], other[:6])
 
 
 def test_wilsons_interval():
@@ -77,13 +96,13 @@ def test_half_of_each_kind_of_calm_runs_sets_the_thresholds_and_no_other():
 def test_the_table_says_who_warned():
     traces = {}
     for run in runs(2):
-        event = run.start + (4 if run.kind == "adam-restart" else 40)
+        event = run.start + (1 if run.kind == "adam-restart" else 40)
         exploded = run.is_induced and run.kind != "low-precision"
         traces[run] = made(run, event - 20, event) if exploded else made(run)
     told = list(table.about(traces))
-    assert "- rate-ramp: 2 of 2 exploded, 0 within 7 steps, the others after 40 to 40 steps" in told
-    assert "- adam-restart: 2 of 2 exploded, 2 within 7 steps" in told
-    assert "- low-precision: 0 of 2 exploded, 0 within 7 steps" in told
+    assert "- rate-ramp: 2 of 2 exploded, 0 before a reading, the others after 40 to 40 steps" in told
+    assert "- adam-restart: 2 of 2 exploded, 2 before a reading" in told
+    assert "- low-precision: 0 of 2 exploded, 0 before a reading" in told
     assert told[-1].startswith("- calm: 12 runs, 0 spikes in ")
     lines = list(table.markdown(traces, 0.1))
     (cells,) = [line.split(" | ") for line in lines if line.startswith("| gradient")][:1]

@@ -2,16 +2,17 @@
 
 Source: the claim, Razzhigaev et al. 2024 (arXiv 2311.05928) and its authors' posts; the rival, sign diversity, Spectral
 Alignment (arXiv 2510.04202).
-Command: python -m jobs.explosions --out FOLDER [--seeds 4] [--workers 2]; make explosions-small for twelve runs
-Cost: 7 CPU seconds a run, 48 runs at 4 seeds: six minutes of one core. Killed at any time, it goes on.
+Command: python -m jobs.explosions --out FOLDER [--seeds 8] [--workers 2]; make explosions-small for twelve runs
+Cost: 7 CPU seconds a run, 96 runs: eleven minutes of one core. Killed at any time, it goes on.
 Expect: explosions.md beside this file; `--table FILE` writes its like.
 
 Stated before any run of it was looked at:
 - A spike is a step whose training loss exceeds mean + 6 sigma of the 128 steps before it (OLMo-core's monitor); the
   event is the first one after training was disturbed, and ends the run.
-- A warning counts if it comes after the disturbance begins, strictly before the event, and at most 128 steps before.
+- A warning is an alarm that begins after the first disturbed update and before the event, at most 128 steps ahead.
 - Each detector is one number against its own last 128 steps: (value - median) / (1.4826 MAD), beyond a threshold.
   Layers enter as the mean over blocks. Thresholds are set on half of the calm runs, to a wanted share of them with a
   false alarm; the other half and all disturbed runs, on which no detector was chosen, decide.
-The strength of the disturbances was tried out beforehand, for whether and when the loss explodes, on the loss alone.
+The strength of the disturbances was tried out beforehand on other seeds, for whether and when the loss explodes, on
+the loss alone. Every run has a seed of its own: weights, batches and disturbance of no two runs are the same.
 """

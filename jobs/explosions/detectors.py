@@ -72,14 +72,19 @@ def threshold(detector: Detector, calm: Sequence[pl.DataFrame], share: float) ->
 
 
 def first_alarm(detector: Detector, run: pl.DataFrame, above: float, since: int = EARLIEST) -> int | None:
-    """The first step from `since` on at which the detector alarms; null if it never does."""
+    """The first step from `since` on at which an alarm begins, the reading before being none; null if none does."""
     steps, scores = detector.scores(run)
-    alarms = steps[(scores > above) & (steps >= since)]
+    on = scores > above
+    begins = on & ~np.concatenate([[False], on[:-1]])
+    alarms = steps[begins & (steps >= since)]
     return int(alarms[0]) if len(alarms) else None
 
 
 def lead(detector: Detector, about: Run, run: pl.DataFrame, above: float) -> int:
-    """Steps from the first alarm that counts to the event, the last row of `run`; 0 if nothing warned of it."""
+    """Steps from the first alarm that counts to the event, the last row of `run`; 0 if nothing warned of it.
+
+    What is read at `start` is of weights that no disturbed update has touched, and does not count.
+    """
     event = run["step"][-1]
-    alarm = first_alarm(detector, run, above, max(about.start, event - HORIZON))
+    alarm = first_alarm(detector, run, above, max(about.start + 1, event - HORIZON))
     return 0 if alarm is None else event - alarm

@@ -64,10 +64,11 @@ def _short_memory(start: int, strength: float) -> Disturbance:
 def _bad_batches(start: int, strength: float) -> Disturbance:
     """Half to all of the contexts of every batch are random bytes, at four times the rate."""
     share = (1 + strength) / 2
+    generator = torch.Generator().manual_seed(int(strength * 2**24))  # no two runs share their noise
 
     def spoilt(since: int, batch: Tensor) -> Tensor:
         bad = round(share * len(batch))
-        noise = torch.randint(256, batch.shape, generator=torch.Generator().manual_seed(since))
+        noise = torch.randint(256, batch.shape, generator=generator)
         return torch.cat([noise[:bad], batch[bad:]])
 
     return Disturbance(start, rate=lambda since: 4.0, batch=spoilt)

@@ -34,7 +34,8 @@ class Judged(NamedTuple):
 
 def is_training(run: Run) -> bool:
     """Calm runs on which thresholds are set: half of each kind. No disturbed run is one."""
-    return not run.is_induced and (run.seed + list(CALM).index(run.kind)) % 2 == 0
+    n = run.seed // 2
+    return not run.is_induced and (n % len(CALM) + n // len(CALM)) % 2 == 0
 
 
 def exploded(traces: Traces, kind: str | None = None) -> list[Run]:
@@ -44,8 +45,8 @@ def exploded(traces: Traces, kind: str | None = None) -> list[Run]:
 
 
 def gradual(traces: Traces, kind: str | None = None) -> list[Run]:
-    """Those whose event came a reading or more after the disturbance began: of the others nothing can warn."""
-    return [run for run in exploded(traces, kind) if traces[run]["step"][-1] - run.start >= EVERY]
+    """Those of whose shape there is a reading between the first disturbed update and the event, which can warn."""
+    return [run for run in exploded(traces, kind) if (traces[run]["step"][-1] - 1) // EVERY > run.start // EVERY]
 
 
 def judge(traces: Traces, share: float) -> list[Judged]:
@@ -120,13 +121,13 @@ def _over_runs(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> 
 
 
 def about(traces: Traces) -> Iterator[str]:
-    """How many disturbed runs of each kind exploded, how many of these at once, and how calm the calm ones were."""
+    """How many disturbed runs of each kind exploded, how many of these too soon, and how calm the calm ones were."""
     for kind in INDUCED:
         n = sum(run.kind == kind for run in traces)
         ended, slowly = exploded(traces, kind), gradual(traces, kind)
         ends = [traces[run]["step"][-1] - run.start for run in slowly]
         after = f", the others after {min(ends)} to {max(ends)} steps" if ends else ""
-        yield f"- {kind}: {len(ended)} of {n} exploded, {len(ended) - len(slowly)} within {EVERY - 1} steps{after}"
+        yield f"- {kind}: {len(ended)} of {n} exploded, {len(ended) - len(slowly)} before a reading{after}"
     calm = [trace["loss"].to_list() for run, trace in traces.items() if not run.is_induced]
     spikes = sum(is_spike(losses[: step + 1]) for losses in calm for step in range(EARLIEST, len(losses)))
     yield f"- calm: {len(calm)} runs, {spikes} spikes in {sum(len(losses) - EARLIEST for losses in calm):,} steps"

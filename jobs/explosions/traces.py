@@ -14,11 +14,14 @@ from pipeline.progress import Progress
 
 
 def runs(seeds: int, first: int = 0) -> list[Run]:
-    """Each way to explode with so many seeds from `first` on, and after each a calm run, over their kinds in turn."""
-    induced = [Run(kind, first + seed) for seed in range(seeds) for kind in INDUCED]
-    kinds = list(CALM)
-    calm = [Run(kinds[i % len(kinds)], first + i // len(kinds)) for i in range(len(induced))]
-    return [run for pair in zip(induced, calm, strict=True) for run in pair]
+    """Each way to explode so many times, and after each a calm run, over their kinds in turn.
+
+    Every run has a seed of its own, even where it is disturbed and odd where it is calm: no two share anything.
+    `first` rounds of them are passed over.
+    """
+    pairs = range(first * len(INDUCED), (first + seeds) * len(INDUCED))
+    induced, calm = list(INDUCED), list(CALM)
+    return [run for n in pairs for run in (Run(induced[n % len(induced)], 2 * n), Run(calm[n % len(calm)], 2 * n + 1))]
 
 
 def record(wanted: list[Run], folder: Path, workers: int) -> None:
