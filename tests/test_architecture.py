@@ -11,13 +11,14 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 
-BASE = {"errors", "noun", "columns", "cache"}
+BASE = {"errors", "noun", "columns", "cache", "output"}
 SPEC = BASE | {"recipe", "sources", "spec"}
 MAY_IMPORT = {
     "errors": set(),
     "noun": set(),
     "columns": set(),
     "cache": {"errors"},
+    "output": {"errors"},
     "metrics": BASE,
     "recipe": BASE,
     "sources": BASE,

@@ -13,6 +13,8 @@ from pipeline.analysis.shape import FALLING, FLAT, PEAK, RISING, VALLEY
 WORDS = {PEAK: "dome", VALLEY: "valley", RISING: "rising", FALLING: "falling", FLAT: "flat"}
 SIZE_RATIO = 2.0
 """Models whose numbers of parameters differ by more are not matched."""
+OF_A_SUM = "at least 90 %"
+"""How often the sum of two 95 % intervals holds, whatever goes together with what."""
 OF_CURVE = ("verdict", "height", "height_low", "height_high", "top", "top_low", "top_high")
 
 
@@ -115,5 +117,5 @@ def _of_match(row: dict[str, Any]) -> str:
         return "Of the two, one has fewer than three blocks, so it has no interior."
     word = "surely" if row["verdict"].endswith("more") else "not surely"
     heights = f"{row['height_decoder']:+.3f} in {row['decoder']} and {row['height']:+.3f} in {row['model']}"
-    apart = f"{word} apart, by {interval(row, 'difference')}"
+    apart = f"{word} apart, by {interval(row, 'difference', level=OF_A_SUM)}"
     return f"From the higher end to the highest block inside it is {heights} (below 0 is no dome): {apart}."

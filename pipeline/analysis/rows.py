@@ -171,9 +171,12 @@ def because(frame: pl.DataFrame, sentence: Callable[[dict[str, Any]], str]) -> p
     return frame.with_columns(pl.Series("because", [sentence(row) for row in frame.iter_rows(named=True)], pl.String))
 
 
-def interval(row: Mapping[str, Any], name: str, form: str = ".3f") -> str:
-    """`0.412 (95 % 0.380 to 0.444)`; without an interval the value alone, without a value `unknown`."""
+def interval(row: Mapping[str, Any], name: str, form: str = ".3f", level: str = "95 %") -> str:
+    """`0.412 (95 % 0.380 to 0.444)`; without an interval the value alone, without a value `unknown`.
+
+    `level`: how often such an interval holds.
+    """
     value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
     if value is None:
         return "unknown"
-    return f"{value:{form}}" + (f" (95 % {low:{form}} to {high:{form}})" if low is not None else "")
+    return f"{value:{form}}" + (f" ({level} {low:{form}} to {high:{form}})" if low is not None else "")

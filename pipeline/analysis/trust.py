@@ -38,7 +38,7 @@ DOUBTS: dict[str, Doubt] = {
     "mislabelled": Doubt(
         "label",
         "doubtful",
-        pl.col("step").n_unique().over(*KEYS, "layer", "weights_digest").cast(pl.Float64)
+        pl.col("step").drop_nulls().n_unique().over(*KEYS, "layer", "weights_digest").cast(pl.Float64)
         * pl.col("step").is_not_null(),
         1,
         "labels of so many different steps have the same weights, and at most one can be right",
@@ -134,15 +134,16 @@ def doubts(lake: Lakelike) -> pl.DataFrame:
 def trust(lake: Lakelike) -> pl.DataFrame:
     """How far to believe each history: one row per (keys, what is in doubt).
 
-    Columns: keys, `about`, `verdict` (sound = no row in doubt, doubtful = a row not to be believed, care), `share` of
-    the rows that have a doubt, `rows`, `because` (the commonest).
+    Columns: keys, `about`, `verdict` (the worst: doubtful = a row not to be believed, care; sound = no row in doubt),
+    `share` of the rows that have a doubt of this verdict, `rows`, `because` (the commonest of these doubts).
     """
     every = rows(lake).group_by(KEYS).agg(rows=pl.len())
     about = pl.DataFrame({"about": sorted({rule.about for rule in DOUBTS.values()})})
     every = every.join(about, how="cross")
     found, of = doubts(lake), [*KEYS, "about"]
-    said = found.group_by(of).agg(
-        verdict=pl.col("verdict").sort(descending=True).first(),
+    worst = found.filter(pl.col("verdict") == pl.col("verdict").max().over(of))  # doubtful > care, as words too
+    said = worst.group_by(of).agg(
+        pl.col("verdict").first(),
         _rows=pl.struct("revision", "layer").n_unique(),
         _most=pl.col("doubt").mode().sort().first(),
     )
@@ -161,4 +162,5 @@ def _sentence(row: dict[str, Any]) -> str:
 def _of_history(row: dict[str, Any]) -> str:
     if row["verdict"] == "sound":
         return f"No doubt about {row['about']} in {row['rows']} rows."
-    return f"{row['share']:.0%} of {row['rows']} rows are in doubt, most often because {DOUBTS[row['_most']].because}."
+    said = {"doubtful": "not to be believed", "care": "to be believed with care"}[row["verdict"]]
+    return f"{row['share']:.0%} of {row['rows']} rows are {said}, most often because {DOUBTS[row['_most']].because}."

@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 import polars as pl
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
+from pipeline import output
 from pipeline.catalog.wire import patiently
 from pipeline.columns import source
 from pipeline.errors import UsageError
@@ -38,18 +41,29 @@ def prepare(reader: Reader, dataset: str, folder: str | Path, licence: str) -> P
         licence: of the data, as the Hub spells it, such as `cc-by-4.0`.
 
     Raises:
-        UsageError: a lake without rows, or a name that no dataset can have.
+        UsageError: a lake without rows, a name that no dataset can have, or a folder that cannot be written.
     """
-    if dataset.count("/") != 1 or not all(dataset.split("/")):
-        raise UsageError(f"dataset {dataset!r}", "no name of a dataset", "Name it owner/name")
+    _named(dataset)
+    folder = output.folder(f"export of dataset {dataset} in", folder)
     frames = {view: reader.frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
     if frames["layers"].is_empty():
         raise UsageError(f"export of lake {reader.uri}", "it has no rows", "Run a sweep first")
     files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _beside(reader)
     version = f"v-{digest({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})[:12]}"
     files["README.md"] = card(frames["layers"], dataset, version, licence).encode()
-    written = sum(_write(Path(folder) / name, data) for name, data in files.items())
-    return Prepared(Path(folder), version, written)
+    written = sum(_write(folder / name, data) for name, data in files.items())
+    return Prepared(folder, version, written)
+
+
+def _named(dataset: str) -> None:
+    """Refuse a name that the Hub would; without an owner it would be somebody's."""
+    try:
+        validate_repo_id(dataset)
+        found = "" if "/" in dataset else "it has no owner"
+    except HFValidationError as error:
+        found = " ".join(str(error).split()).rstrip(".")
+    if found:
+        raise UsageError(f"dataset {dataset!r}", found, "Name it owner/name, as the Hub would")
 
 
 def upload(prepared: Prepared, dataset: str) -> str:

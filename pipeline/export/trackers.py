@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline import output
 from pipeline.errors import UsageError
 from pipeline.export.runs import runs
 from pipeline.lake.reader import Reader
@@ -29,13 +30,13 @@ def replay(reader: Reader, tracker: str, folder: str | Path) -> Replayed:
     Killed at any moment, the next replay writes what is missing.
 
     Raises:
-        UsageError: the tracker is not installed.
+        UsageError: the tracker is not installed, or the folder cannot be written.
     """
     try:
         write = import_module(f"pipeline.export.to_{tracker}").write
     except ModuleNotFoundError as error:
         found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
         raise UsageError(f"export to {tracker}", found, do) from error
-    folder = Path(folder)
+    folder = output.folder(f"export to {tracker} in", folder)
     done = [write(run, folder) for run in runs(reader)]
     return Replayed(sum(done), len(done) - sum(done), TRACKERS[tracker].format(folder=folder))

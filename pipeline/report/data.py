@@ -65,7 +65,7 @@ def chosen(reader: Reader, models: str) -> pl.DataFrame:
         raise UsageError(
             f"models {models!r}", f"none in lake {reader.uri}, which has {there}", "Name one, or a pattern"
         )
-    several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "run")}
+    several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "stage", "run")}
     by_df = {df: quantile(df) for df in range(1, int(frame["groups"].max() or 1))}  # type: ignore[arg-type]
     return frame.filter(pl.col("model").is_in(names)).with_columns(
         history=pl.concat_str("model", *(_where(test, name) for name, test in several.items())),

@@ -7,6 +7,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from pipeline import output
 from pipeline.errors import UsageError
 from pipeline.lake.reader import Reader
 from pipeline.noun import suggest
@@ -83,14 +84,12 @@ def figure(reader: Reader, name: str, path: str | Path, models: str = "*") -> Pa
     Over texts of several kinds it shows the first that is not random tokens. Returns the path.
 
     Raises:
-        UsageError: no such figure, no such kind of file, or no such model in the lake.
+        UsageError: no such figure, a file that cannot be written or of no such kind, or no such model in the lake.
     """
     if name not in FIGURES:
         near = suggest(name, list(FIGURES))
         raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Name one of {', '.join(FIGURES)}")
-    path = Path(path)
-    if path.suffix not in _WRITERS:
-        raise UsageError(f"figure {path}", f"not a {', '.join(_WRITERS)} file", "Name it by what it shall be")
+    path = output.file("figure", path, tuple(_WRITERS))
     path.write_bytes(_WRITERS[path.suffix](spec(reader, name, models)))
     return path
 

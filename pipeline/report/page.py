@@ -11,13 +11,14 @@ import jinja2
 import polars as pl
 import vl_convert
 
+from pipeline import output
 from pipeline.lake.reader import Reader
 from pipeline.report import tables as printed
 from pipeline.report import theme
 from pipeline.report.data import ESTIMATORS, Tables, chosen, tables
 from pipeline.report.encode import columnar, script
 from pipeline.report.encodings import Shown
-from pipeline.report.sections import HISTORY, OVERVIEW, Section
+from pipeline.report.sections import HISTORY, HISTORY_KEYS, OVERVIEW, Section
 from pipeline.report.verdicts import Verdicts, verdicts
 
 MOST_BYTES = 2_500_000
@@ -54,16 +55,16 @@ def write(reader: Reader, path: str | Path, models: str = "*") -> list[Path]:
     page per history.
 
     Raises:
-        UsageError: no such model in the lake.
+        UsageError: no .html file that can be written, or no such model in the lake.
     """
-    path, content = Path(path), gather(reader, models)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = output.file("report", path, [".html"])
+    content = gather(reader, models)
     whole = render(content, (*OVERVIEW, *HISTORY), MOST_ROWS)
     histories = Shown.of(content.tables).histories
     if len(whole.encode()) <= MOST_BYTES or len(histories) == 1:
         path.write_text(whole)
         return [path]
-    folder = path.with_suffix("")
+    folder = output.folder("pages of the report in", path.with_suffix(""))
     folder.mkdir(exist_ok=True)
     pages = {history: folder / f"{place:02d}-{_slug(history)}.html" for place, history in enumerate(histories, 1)}
     for history, page in pages.items():
@@ -141,8 +142,8 @@ def _facts(frame: pl.DataFrame) -> dict[str, int]:
 
 def _histories(frame: pl.DataFrame) -> dict[str, str]:
     """The condition in SQL that each history is."""
-    each = frame.select("history", "model", "kind", "run").unique()
-    return {history: _sql(model=model, kind=kind, run=run) for history, model, kind, run in each.iter_rows()}
+    each = frame.select("history", *HISTORY_KEYS).unique()
+    return {row.pop("history"): _sql(**row) for row in each.iter_rows(named=True)}
 
 
 def _texts(frame: pl.DataFrame) -> dict[str, str]:
@@ -151,13 +152,17 @@ def _texts(frame: pl.DataFrame) -> dict[str, str]:
     found = {}
     for text, corpus, recipe in each.iter_rows():
         name, _, head = corpus.partition("#")
-        found[text] = _sql(corpus=name, recipe=recipe) + (f" AND corpus_sha256 LIKE '{head}%'" if head else "")
+        which = f" AND coalesce(corpus_sha256, 'none') LIKE '{head}%'" if head else ""
+        found[text] = _sql(corpus=name, recipe=recipe) + which
     return found
 
 
 def _sql(**values: str | None) -> str:
-    quoted = {name: "'" + value.replace("'", "''") + "'" for name, value in values.items() if value is not None}
-    return " AND ".join(f"{name} = {value}" for name, value in quoted.items())
+    return " AND ".join(f"{name} {_is(value)}" for name, value in values.items())
+
+
+def _is(value: str | None) -> str:
+    return "IS NULL" if value is None else "= '" + value.replace("'", "''") + "'"
 
 
 def _slug(history: str) -> str:

@@ -6,8 +6,13 @@ from typing import Any, NamedTuple
 from pipeline.report import history, overview
 from pipeline.report.encodings import Shown
 
-LIVE = "NOT coalesce(superseded, false)"
-NEWEST = "QUALIFY step IS NOT DISTINCT FROM max(step) OVER (PARTITION BY model, kind, run, recipe)"
+HISTORY_KEYS = ("model", "kind", "stage", "run")
+"""What a history is, beside its text: `{text}` fixes the corpus, its content and the recipe."""
+OF_HISTORY = ", ".join(HISTORY_KEYS)
+BELIEVED = f"""(FROM layers WHERE NOT coalesce(superseded, false) QUALIFY count(DISTINCT step) OVER
+  (PARTITION BY {OF_HISTORY}, corpus, corpus_sha256, recipe, layer, weights_digest) <= 1)"""
+"""The rows that charts draw: of labels with equal weights and different steps at most one is right."""
+NEWEST = f"QUALIFY step IS NOT DISTINCT FROM max(step) OVER (PARTITION BY {OF_HISTORY})"
 MEANS = (
     "avg(anisotropy) AS anisotropy, avg(anisotropy_se) AS anisotropy_se, avg(anisotropy_no_sink) AS anisotropy_no_sink"
 )
@@ -17,8 +22,8 @@ DIMENSION_MEANS = ", ".join(f"avg({name}) AS {name}" for name in DIMENSIONS.spli
 GAPS = f"""SELECT step, layer, r.corpus AS random, t.anisotropy - r.anisotropy AS anisotropy_gap,
   sqrt(t.anisotropy_se ** 2 + r.anisotropy_se ** 2) AS anisotropy_gap_se, t.id_twonn - r.id_twonn AS id_twonn_gap,
   sqrt(t.id_twonn_se ** 2 + r.id_twonn_se ** 2) AS id_twonn_gap_se
-FROM (FROM layers WHERE {{history}} AND {{text}} AND {LIVE}) t
-JOIN (FROM layers WHERE {{history}} AND corpus LIKE 'random-%' AND {LIVE}) r
+FROM (FROM {BELIEVED} WHERE {{history}} AND {{text}}) t
+JOIN (FROM {BELIEVED} WHERE {{history}} AND corpus LIKE 'random-%') r
 USING (recipe, revision, step, layer, weights_digest, config_digest, tokenizer_digest) ORDER BY step, layer, random"""
 
 
@@ -56,8 +61,8 @@ OVERVIEW = (
         "interval. Decoders are solid lines with circles, encoders dashed with squares.",
         "layers",
         ("history", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink"),
-        f"SELECT model, kind, run, step, layer, depth, anisotropy, anisotropy_se, anisotropy_no_sink\nFROM layers "
-        f"WHERE {{text}} AND state = 'block' AND {LIVE}\n{NEWEST} ORDER BY ALL",
+        f"SELECT {OF_HISTORY}, step, layer, depth, anisotropy, anisotropy_se, anisotropy_no_sink\nFROM {BELIEVED}\n"
+        f"WHERE {{text}} AND state = 'block'\n{NEWEST} ORDER BY ALL",
         ("newest", "block"),
         ("text",),
         ("matched",),
@@ -69,8 +74,8 @@ OVERVIEW = (
         "The mean over the blocks; the band is the 95 % interval, the thin faint line the same without sink tokens.",
         "steps",
         ("history", "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink"),
-        f"SELECT model, kind, run, step, {MEANS}\nFROM layers WHERE {{text}} AND state = 'block' AND step IS NOT NULL "
-        f"AND {LIVE}\nGROUP BY ALL ORDER BY ALL",
+        f"SELECT {OF_HISTORY}, step, revision, {MEANS}\nFROM {BELIEVED}\nWHERE {{text}} AND state = 'block' "
+        "AND step IS NOT NULL GROUP BY ALL ORDER BY ALL",
         (),
         ("text",),
         (),
@@ -83,8 +88,8 @@ OVERVIEW = (
         "(dark) to the last (bright), each with its own dash.",
         "layers",
         ("history", "step", "layer", "depth", *DIMENSIONS.split(", ")),
-        f"SELECT model, kind, run, step, layer, depth, {DIMENSIONS}\nFROM layers WHERE {{text}} AND state = 'block' "
-        f"AND step IS NOT NULL AND {LIVE} ORDER BY ALL",
+        f"SELECT {OF_HISTORY}, step, layer, depth, {DIMENSIONS}\nFROM {BELIEVED}\nWHERE {{text}} AND state = 'block' "
+        "AND step IS NOT NULL ORDER BY ALL",
         ("landmark", "step"),
         ("text", "estimator"),
         (),
@@ -99,8 +104,8 @@ HISTORY = (
         "norm) and checkpoint. A white dot marks the highest block of each checkpoint.",
         "layers",
         ("step", "layer", "state", *OF_MAP.split(", ")),
-        f"SELECT step, layer, state, {OF_MAP}\nFROM layers WHERE {{history}} AND {{text}} AND step IS NOT NULL AND "
-        f"{LIVE} ORDER BY step, layer",
+        f"SELECT step, layer, state, {OF_MAP}\nFROM {BELIEVED}\nWHERE {{history}} AND {{text}} AND step IS NOT NULL "
+        "ORDER BY step, layer",
         ("step",),
         ("history", "text"),
         ("dome", "sinks"),
@@ -112,8 +117,8 @@ HISTORY = (
         "The same over depth, one line per checkpoint, dark for early steps; the last one is bold.",
         "layers",
         ("step", "layer", "depth", "anisotropy", "anisotropy_se"),
-        f"SELECT step, layer, depth, anisotropy, anisotropy_se\nFROM layers WHERE {{history}} AND {{text}} AND "
-        f"state = 'block' AND step IS NOT NULL AND {LIVE} ORDER BY step, layer",
+        f"SELECT step, layer, depth, anisotropy, anisotropy_se\nFROM {BELIEVED}\nWHERE {{history}} AND {{text}} AND "
+        "state = 'block' AND step IS NOT NULL ORDER BY step, layer",
         ("step", "block"),
         ("history", "text"),
         ("convergence",),
@@ -127,8 +132,8 @@ HISTORY = (
         "if no verdict is sure. Hollow points are not to be believed.",
         "layers",
         ("step", "layer", "depth", *DIMENSIONS.split(", "), "loss"),
-        f"SELECT step, layer, depth, {DIMENSIONS}, loss\nFROM layers WHERE {{history}} AND {{text}} AND "
-        f"state = 'block' AND step IS NOT NULL AND {LIVE} ORDER BY step, layer",
+        f"SELECT step, layer, depth, {DIMENSIONS}, loss\nFROM {BELIEVED}\nWHERE {{history}} AND {{text}} AND "
+        "state = 'block' AND step IS NOT NULL ORDER BY step, layer",
         ("step", "block"),
         ("history", "text", "estimator"),
         ("phases", "estimators"),
@@ -141,8 +146,8 @@ HISTORY = (
         "are 95 % intervals.",
         "steps",
         ("step", *DIMENSIONS.split(", "), "loss", "loss_se"),
-        f"SELECT step, {DIMENSION_MEANS}, avg(loss) AS loss, avg(loss_se) AS loss_se\nFROM layers WHERE {{history}} "
-        f"AND {{text}} AND state = 'block' AND step IS NOT NULL AND {LIVE}\nGROUP BY step ORDER BY step",
+        f"SELECT step, revision, {DIMENSION_MEANS}, avg(loss) AS loss, avg(loss_se) AS loss_se\nFROM {BELIEVED}\n"
+        "WHERE {history} AND {text} AND state = 'block' AND step IS NOT NULL GROUP BY ALL ORDER BY step",
         (),
         ("history", "text", "estimator"),
         (),

@@ -95,7 +95,7 @@ def _agreement(found: pl.DataFrame) -> Table:
 def _trust(found: pl.DataFrame) -> Table:
     kept = found.select("history", "text", "about", "verdict", "share", "rows", "because")
     kept = kept.sort(_worst(), "history", "text", "about")
-    caption = "What not to believe: the share of rows in doubt, and the commonest reason."
+    caption = "What not to believe: the share of rows with that verdict, and the commonest reason."
     return table("trust", caption, "shapelake findings trust --lake {lake}", kept)
 
 

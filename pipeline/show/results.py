@@ -10,7 +10,7 @@ from rich.table import Table
 
 from pipeline.show.tables import console, number, table, with_error
 
-SAID = ("model", "kind", "run", "corpus", "layer", "verdict", "because")
+SAID = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
 """Columns of a finding that a terminal shows; --json has the rest."""
 
 

@@ -108,6 +108,7 @@ def test_encoders_against_decoders_of_their_size():
     found = pair("noise", "dome", n_params=1_900_000)
     assert (found["decoder"], found["rows"]) == ("lab/gpt", 2 * made.LAYERS)
     assert found["difference_low"] < 0.4 < found["difference_high"]
+    assert f"(at least 90 % {found['difference_low']:.3f} to" in found["because"]
 
 
 def test_models_of_other_sizes_texts_or_recipes_are_not_matched():

@@ -40,7 +40,9 @@ def test_noise_alone_is_called_flat_in_95_percent_of_curves(points, df, sigma, e
 
 
 JUMPS = {
-    "two groups, three points": (np.geomspace(10, 1, 3), 1, 0.13),
+    "two groups, three points": (np.geomspace(10, 1, 3), 1, ALPHA + MARGIN),
+    "two groups, one large error": (1 + 9.0 * (np.arange(12) == 6), 1, ALPHA + MARGIN),
+    "three groups, three points": (np.geomspace(100, 1, 3), 2, ALPHA + MARGIN),
     "one error ten times its neighbours'": (1 + 9.0 * (np.arange(28) == 14), 4, ALPHA + MARGIN),
     **{
         f"each of {n} errors drawn from one to five": (
@@ -56,7 +58,6 @@ JUMPS = {
 
 @pytest.mark.parametrize(("sigma", "df", "most"), JUMPS.values(), ids=JUMPS)
 def test_errors_that_jump_make_no_more_false_claims(sigma, df, most):
-    """But for the limit that `judge` states."""
     curve = drawn(np.zeros(len(sigma)), sigma, df=df, curves=CURVES)
     false, peaks = 1 - said(FLAT, *curve, df=df), said(PEAK, *curve, df=df)
     print(f"not flat {false:.3f}, peak {peaks:.3f}")

@@ -69,10 +69,12 @@ def test_killed_halfway_it_has_no_card_and_the_next_time_completes_it(reader, tm
     assert one == other
 
 
-@pytest.mark.parametrize("name", ["shapes", "lab/", "a/b/c"])
+@pytest.mark.parametrize("name", ["shapes", "lab/", "/shapes", "a/b/c", "me/a b", "me/a..b", "me/" + 100 * "a", ""])
 def test_what_no_dataset_can_be_called_is_refused(reader, tmp_path, name):
-    with pytest.raises(UsageError, match="owner/name"):
+    with pytest.raises(UsageError, match="owner/name") as refused:
         prepare(reader, name, tmp_path / "x", "cc-by-4.0")
+    assert len(str(refused.value).splitlines()) == 2
+    assert not (tmp_path / "x").exists()
 
 
 class Hub(BaseHTTPRequestHandler):

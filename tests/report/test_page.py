@@ -98,7 +98,7 @@ def test_printed_tables_hold_what_their_commands_give(reader, read):
 
 def test_a_page_that_is_too_large_becomes_an_index_and_a_page_per_model(reader, tmp_path, monkeypatch):
     monkeypatch.setattr(pages, "MOST_BYTES", 900_000)
-    index, *rest = write(reader, tmp_path / "deep" / "r.html")
+    index, *rest = write(reader, tmp_path / "r.html")
     assert [path.relative_to(index.parent).as_posix() for path in rest] == ["r/01-lab--bert.html", "r/02-lab--big.html"]
     options = [found["value"] for found, _ in Page(index).all("option") if found.get("value")]
     assert options == ["r/01-lab--bert.html", "r/02-lab--big.html"]
