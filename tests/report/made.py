@@ -22,7 +22,12 @@ _TYPES = {column.name: column.type for column in columns()}
 
 
 def lake(
-    folder: Path, models: dict[str, str], steps: tuple[int | None, ...], blocks: int = 4, recipe: Recipe = QUICK
+    folder: Path,
+    models: dict[str, str],
+    steps: tuple[int | None, ...],
+    blocks: int = 4,
+    recipe: Recipe = QUICK,
+    stages: tuple[str | None, ...] = (None,),
 ) -> str:
     """A lake of histories by (name, kind), each measured on a text and on random tokens; its URI."""
     made = Lake(folder)
@@ -30,7 +35,8 @@ def lake(
     random = np.random.default_rng(0)
     for place, (model, kind) in enumerate(models.items()):
         cells = [
-            Cell(checkpoint=_checkpoint(model, kind, step), kind=kind, corpus=corpus, recipe=recipe)
+            Cell(checkpoint=checkpoint(model, kind, step, stage), kind=kind, corpus=corpus, recipe=recipe)
+            for stage in stages
             for step in steps
             for corpus in (TEXT, RANDOM)
         ]
@@ -44,17 +50,18 @@ def lake(
     return str(folder)
 
 
-def _checkpoint(model: str, kind: str, step: int | None) -> Checkpoint:
+def checkpoint(model: str, kind: str, step: int | None, stage: str | None = None) -> Checkpoint:
     return Checkpoint(
         model=model,
-        revision=f"step{step}",
+        revision=f"{stage or ''}step{step}",
         path="/somewhere",
         tokenizer_path="/somewhere",
         kinds=(kind,),
-        weights_digest=sha(f"{model} {step}"),
+        weights_digest=sha(f"{model} {stage} {step}"),
         config_digest=sha("config"),
         tokenizer_digest=sha("tokenizer"),
         step=step,
+        stage=stage,
     )
 
 
