@@ -4,6 +4,7 @@ import polars as pl
 import pytest
 
 from pipeline import lake as lakes
+from pipeline import show
 from pipeline.analysis import FINDINGS, find, findings, rows
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
@@ -100,3 +101,14 @@ def test_an_unknown_finding_is_told_with_the_nearest():
 def test_an_empty_lake_has_empty_findings(tmp_path):
     Lake(tmp_path / "lake").record_recipe(made.made.QUICK)
     assert all(found.is_empty() for found in findings(lakes.open(tmp_path / "lake")).values())
+
+
+def test_a_terminal_is_told_what_each_doubt_is_about(capsys):
+    doubted = made.row(superseded=True, id_ks=0.5)
+    show.findings({"trust": "?"}, {"trust": find("trust", made.frame([doubted]))})
+    printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for said in (
+        "dimension care 100% of 1 rows are to be believed with care",
+        "label doubtful 100% of 1 rows are not to",
+    ):
+        assert sum(said in line for line in printed) == 1
