@@ -2,7 +2,7 @@
 
 Source: the claim, Razzhigaev et al. 2024 (arXiv 2311.05928) and its authors' posts; the rival, sign diversity, Spectral
 Alignment (arXiv 2510.04202).
-Command: python -m jobs.explosions --out FOLDER [--seeds 8] [--workers 2]; make explosions-small for twelve runs
+Command: python -m jobs.explosions --out FOLDER [--seeds 8] [--first 100]; in small: make explosions-small
 Cost: 7 CPU seconds a run, 96 runs: eleven minutes of one core. Killed at any time, it goes on.
 Expect: explosions.md beside this file; `--table FILE` writes its like.
 
@@ -13,6 +13,7 @@ Stated before any run of it was looked at:
 - Each detector is one number against its own last 128 steps: (value - median) / (1.4826 MAD), beyond a threshold.
   Layers enter as the mean over blocks. Thresholds are set on half of the calm runs, to a wanted share of them with a
   false alarm; the other half and all disturbed runs, on which no detector was chosen, decide.
-The strength of the disturbances was tried out beforehand on other seeds, for whether and when the loss explodes, on
-the loss alone. Every run has a seed of its own: weights, batches and disturbance of no two runs are the same.
+The strength of the disturbances was tried out beforehand, for whether and when the loss explodes, on the loss alone and
+on small seeds; --first 100 leaves these out. Every run has a seed of its own, and so its own weights, batches and
+disturbance.
 """

@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 from pipeline.errors import UsageError
-from pipeline.watch.following import Followed, Follower, Told
+from pipeline.watch.following import Followed, Follower
 from pipeline.watch.rules import Layers, Rule
-from pipeline.watch.telling import tell
+from pipeline.watch.telling import Teller, check_target
 
 __all__ = ["Followed", "Layers", "Rule", "watch"]
 
@@ -23,30 +23,32 @@ def watch(followed: Followed, say: Say, every_s: float, once: bool = False, on_a
         on_alert: a command or an http(s) address.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or `on_alert` is an address that cannot be one.
     """
+    if on_alert:
+        check_target(on_alert)
     if not followed.folder.is_dir():
         raise UsageError(f"watch {followed.folder}", "no such folder", "Name the folder that training saves into")
     follower = Follower(followed)
-    told = _look(follower, say, on_alert)
+    teller = Teller(followed.lake, followed.folder, say, on_alert)
+    failed = _look(follower, say, teller)
     while True:
         time.sleep(every_s)
-        told += _look(follower, say, on_alert)
+        failed |= _look(follower, say, teller)
         if once:
             break
-        told.clear()
     for name in follower.waiting():
         say(f"{name}: not complete")
-    return ALERTED if any(one.alerts for one in told) else FAILED if any(one.failed for one in told) else 0
+    return ALERTED if teller.tried else FAILED if failed else 0
 
 
-def _look(follower: Follower, say: Say, on_alert: str | None) -> list[Told]:
-    told = []
+def _look(follower: Follower, say: Say, teller: Teller) -> bool:
+    """Whether anything failed."""
+    teller.tell_owed()
+    failed = False
     for one in follower.look():
         say(one.line)
         for alert in one.alerts:
-            say(str(alert))
-            if on_alert and (problem := tell(alert, on_alert)):
-                say(f"alert not passed on: {problem}")
-        told.append(one)
-    return told
+            teller.tell(alert)
+        failed |= one.failed
+    return failed

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,17 +44,26 @@ def unfinished(folder: Path, own_tokenizer: bool = True) -> str | None:
         wrong = [name for name in weight_files(files) if name.endswith(".safetensors") and not _is_whole(folder / name)]
     except FileNotFoundError:
         return "gone"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {error}"
     return f"{wrong[0]} is not whole" if wrong else None
 
 
-def requested(root: Path, name: str) -> bool:
-    """Whether training says that it has finished this checkpoint."""
-    return (root / REQUESTS / name).exists()
+def requests(root: Path) -> dict[str, int]:
+    """Names of the checkpoints that training says it has finished, and when it said so, in nanoseconds."""
+    named = _signature(root / REQUESTS) or ()
+    return {name: at for name, _, at in named}
 
 
-def answered(root: Path, name: str) -> None:
-    """Take the request away."""
-    (root / REQUESTS / name).unlink(missing_ok=True)
+def covers(request_ns: int, signature: Signature) -> bool:
+    """Whether nothing was written after the request: an older one speaks of other files."""
+    return all(request_ns >= at for _, _, at in signature)
+
+
+def drop_request(root: Path, name: str) -> None:
+    """Take it away; one that cannot be removed asks for what is settled, and does nothing."""
+    with suppress(OSError):
+        (root / REQUESTS / name).unlink(missing_ok=True)
 
 
 def _signature(folder: Path) -> Signature | None:
@@ -61,6 +71,8 @@ def _signature(folder: Path) -> Signature | None:
         files = [(path.name, path.stat()) for path in folder.iterdir() if path.is_file()]
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError:
+        return ()
     return tuple(sorted((name, state.st_size, state.st_mtime_ns) for name, state in files))
 
 

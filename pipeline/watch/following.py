@@ -9,8 +9,8 @@ from pipeline.errors import ChangedError, ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
 from pipeline.sweep.single import commit_measured, measured_here
-from pipeline.watch.folder import Found, Signature, answered, found, requested, unfinished
-from pipeline.watch.judging import SHOWN, Alert, alerts, changes
+from pipeline.watch.folder import Found, Signature, covers, drop_request, found, requests, unfinished
+from pipeline.watch.judging import SHOWN, Alert, alerts, broken, changes
 from pipeline.watch.rules import Layers, Rule
 
 
@@ -45,21 +45,46 @@ class Follower:
         self._settled: dict[str, Signature] = {}
         """When it was measured, or could not be."""
         self._told: set[tuple[str, str]] = set()
+        self._problem: str | None = None
+        """Why the folder could not be read at the last look."""
 
     def look(self) -> Iterator[Told]:
-        """Take every checkpoint that is complete: unchanged since the last look, or requested, and whole."""
-        for one in found(self._of.folder):
+        """Take every checkpoint that is complete: unchanged since the last look, or requested, and whole.
+
+        A folder that cannot be read is told once, and may come back.
+        """
+        try:
+            asked, there = requests(self._of.folder), found(self._of.folder)
+        except OSError as error:
+            yield from self._lost(f"{self._of.folder}: cannot be read: {error.strerror}")
+            return
+        self._problem = None
+        before, self._seen = self._seen, {one.path.name: one.signature for one in there}
+        self._drop_stale(asked)
+        for one in there:
             name = one.path.name
-            unchanged = self._seen.get(name) == one.signature
-            self._seen[name] = one.signature
-            if self._settled.get(name) == one.signature or not (unchanged or requested(self._of.folder, name)):
+            if self._settled.get(name) == one.signature or not (before.get(name) == one.signature or name in asked):
                 continue
             if unfinished(one.path, own_tokenizer=self._of.tokenizer is None) is None:
                 yield from self._take(one)
 
     def waiting(self) -> list[str]:
-        """Names of the checkpoints that are there and were neither measured nor given up."""
-        return [one.path.name for one in found(self._of.folder) if one.path.name not in self._settled]
+        """Names of the checkpoints that were there at the last look and were neither measured nor given up."""
+        return [name for name in self._seen if name not in self._settled]
+
+    def _lost(self, problem: str) -> Iterator[Told]:
+        self._seen = {}
+        if problem != self._problem:
+            yield Told(problem, failed=True)
+        self._problem = problem
+
+    def _drop_stale(self, asked: dict[str, int]) -> None:
+        """Requests for what is gone, settled, or was written after them; they leave `asked` too."""
+        for name, at in list(asked.items()):
+            now = self._seen.get(name)
+            if now is None or self._settled.get(name) == now or not covers(at, now):
+                del asked[name]
+                drop_request(self._of.folder, name)
 
     def _take(self, one: Found) -> Iterator[Told]:
         """Measure what the lake does not have. Rotated away or written anew meanwhile, it is left for the next look."""
@@ -67,15 +92,18 @@ class Follower:
             checkpoint = local.single(one.path, self._of.tokenizer)
             cells = self._cells(checkpoint)
             self._measure(cells)
-        except (ShapelakeError, OSError) as error:
+        except Exception as error:  # whatever a checkpoint does to torch, the next one is still to be watched
             if isinstance(error, ChangedError) or unfinished(one.path, self._of.tokenizer is None):
                 return
-            self._settled[one.path.name] = one.signature
-            yield Told(f"{one.path.name}: {' '.join(str(error).split())}", failed=True)
+            self._settle(one)
+            yield Told(f"{one.path.name}: {_said(error)}", failed=True)
             return
-        self._settled[one.path.name] = one.signature
-        answered(self._of.folder, one.path.name)
+        self._settle(one)
         yield from (self._tell(cell) for cell in cells if (one.path.name, cell.id) not in self._told)
+
+    def _settle(self, one: Found) -> None:
+        self._settled[one.path.name] = one.signature
+        drop_request(self._of.folder, one.path.name)
 
     def _cells(self, checkpoint: Checkpoint) -> list[Cell]:
         of = self._of
@@ -94,5 +122,13 @@ class Follower:
     def _tell(self, cell: Cell) -> Told:
         self._told.add((cell.checkpoint.revision, cell.id))
         shown = changes(self._of.lake, cell, [(metric, self._of.layers) for metric in SHOWN])
-        line = "  ".join((cell.checkpoint.revision, *map(str, shown)))
+        flags = broken(self._of.lake, cell)
+        ending = [f"NaN or infinity ({', '.join(flags)})"] if flags else []
+        line = "  ".join((cell.checkpoint.revision, *map(str, shown), *ending))
         return Told(line, tuple(alerts(self._of.lake, cell, self._of.rules)))
+
+
+def _said(error: Exception) -> str:
+    """In one line, with its class where it is none of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ShapelakeError | OSError) else f"{type(error).__name__}: {text}"

@@ -1,6 +1,8 @@
 """What a checkpoint's numbers are against those before it, and the alerts that follow: each is recorded once."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.lake import Lake
@@ -10,13 +12,17 @@ from pipeline.spec import Cell
 from pipeline.watch.rules import Layers, Rule, Value, change, value
 
 SHOWN = ("id_twonn", "anisotropy", "loss")
-ALERTS = "alerts/v1"
+FIRED, TOLD = "alerts/v1/fired", "alerts/v1/told"
 LAYER_COLUMNS = ("cell_id", "step", "layer", "state")
 
 
 class Alert(NamedTuple):
     """A rule that fired at a checkpoint."""
 
+    id: str
+    """The same wherever and however often this alert is told."""
+    folder: str
+    """The one that is watched."""
     rule: str
     model: str
     revision: str
@@ -53,6 +59,13 @@ def changes(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, Layers]]) -> li
     return found
 
 
+def broken(lake: Lake, cell: Cell) -> list[str]:
+    """Flags of this cell that say NaN or infinity: of the loss, or of a state."""
+    flags = f"SELECT unnest(flags) AS flag FROM layers WHERE cell_id = {_quoted(cell.id)}"
+    query = f"SELECT DISTINCT flag FROM ({flags}) WHERE starts_with(flag, 'nonfinite') ORDER BY flag"
+    return open_lake(lake.uri).frame(query)["flag"].to_list()
+
+
 def alerts(lake: Lake, cell: Cell, rules: Sequence[Rule]) -> list[Alert]:
     """What fires at this cell and has not fired for it before; from now on it has, whoever looks."""
     judged = changes(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
@@ -60,12 +73,37 @@ def alerts(lake: Lake, cell: Cell, rules: Sequence[Rule]) -> list[Alert]:
     for rule, found in zip(rules, judged, strict=True):
         if found.value is None or found.change is None or not rule.fires(found.change):
             continue
-        about = cell.checkpoint
-        alert = Alert(str(rule), about.model, about.revision, about.step or 0, found.value.mean, found.change)
-        key = f"{ALERTS}/{cell.id}-{digest(str(rule), bits=64)}.json"
-        if lake.store.put_new(key, canonical(alert._asdict()).encode()):
+        alert = _alert(cell, rule, found.value, found.change)
+        if lake.store.put_new(f"{FIRED}/{alert.id}.json", canonical(alert._asdict()).encode()):
             fired.append(alert)
     return fired
+
+
+def owed(lake: Lake, folder: Path) -> list[Alert]:
+    """What fired in this folder and was not told since, in training order."""
+    told = {Path(key).name for key in lake.store.list(TOLD)}
+    keys = [key for key in lake.store.list(FIRED) if Path(key).name not in told]
+    alerts = [Alert(**json.loads(lake.store.get(key))) for key in keys]
+    return sorted((one for one in alerts if one.folder == str(folder)), key=lambda one: (one.step, one.id))
+
+
+def record_told(lake: Lake, alert: Alert) -> None:
+    """Somebody took it: nobody owes it any more."""
+    lake.store.put_new(f"{TOLD}/{alert.id}.json", b"{}")
+
+
+def _alert(cell: Cell, rule: Rule, found: Value, change: float) -> Alert:
+    about = cell.checkpoint
+    return Alert(
+        id=f"{cell.id}-{digest(str(rule), bits=64)}",
+        folder=str(Path(about.path).parent),
+        rule=str(rule),
+        model=about.model,
+        revision=about.revision,
+        step=about.step or 0,
+        value=found.mean,
+        change=change,
+    )
 
 
 def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> dict[int, list[dict[str, Any]]]:

@@ -1,31 +1,106 @@
-"""Passing an alert on: to a command, or to a webhook."""
+"""Passing alerts on, to a command or to a webhook: one that nobody took is owed, and is tried again."""
 
+import http.client
 import json
 import os
+import re
+import signal
 import subprocess
-import urllib.error
 import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
 
-from pipeline.watch.judging import Alert
+from pipeline.errors import UsageError
+from pipeline.lake import Lake
+from pipeline.watch.judging import Alert, owed, record_told
 
 TIMEOUT_S = 60.0
+SCHEME = re.compile("https?://", re.IGNORECASE)
 
 
-def tell(alert: Alert, target: str) -> str | None:
+class Teller:
+    """Tells each alert of a folder until it was taken; the lake keeps which were, for the watch after this one.
+
+    A watch that is killed after an alert was taken and before that is recorded tells it twice, with the same `id`.
+    """
+
+    def __init__(self, lake: Lake, folder: Path, say: Callable[[str], object], target: str | None) -> None:
+        self.tried = False
+        """Whether there was anything to tell."""
+        self._lake, self._say, self._target = lake, say, target
+        self._owed = owed(lake, folder)
+        self._problem: str | None = None
+        """The last one said."""
+
+    def tell(self, alert: Alert) -> None:
+        """Say it and pass it on; it is owed if nobody takes it."""
+        self._say(str(alert))
+        self._problem = self._pass_on(alert)
+        if self._problem:
+            self._say(f"alert not passed on: {self._problem}")
+            self._owed.append(alert)
+
+    def tell_owed(self) -> None:
+        """Try again, until one is not taken: a dead webhook costs one wait a look, and the same problem one line."""
+        while self._owed:
+            before, self._problem = self._problem, self._pass_on(self._owed[0])
+            if self._problem:
+                if self._problem != before:
+                    self._say(f"alert still not passed on: {self._problem}")
+                return
+            self._say(f"{self._owed.pop(0)}, told late")
+
+    def _pass_on(self, alert: Alert) -> str | None:
+        self.tried = True
+        problem = pass_on(alert, self._target) if self._target else None
+        if problem is None:
+            record_told(self._lake, alert)
+        return problem
+
+
+def check_target(target: str) -> None:
+    """Refuse an address that no request can be sent to.
+
+    Raises:
+        UsageError: it begins with http and has no host, a port that is none, or characters that no address has.
+    """
+    if not SCHEME.match(target):
+        return
+    try:
+        parts = urlsplit(target)
+        good = bool(parts.hostname) and parts.port != 0 and re.fullmatch("[!-~]+", target)
+    except ValueError:
+        good = False
+    if not good:
+        raise UsageError(f"--on-alert {target!r}", "no address", "Write one as https://host:port/path, or a command")
+
+
+def pass_on(alert: Alert, target: str) -> str | None:
     """Run the command with the alert as JSON in SHAPELAKE_ALERT, or post it to an http(s) address.
 
     Returns:
         What went wrong, null if nothing: a warning that cannot be passed on must not stop the watch.
     """
     body = json.dumps(alert._asdict())
-    if target.startswith(("http://", "https://")):
-        return _post(target, body)
+    return _post(target, body) if SCHEME.match(target) else _run(target, body)
+
+
+def _run(command: str, body: str) -> str | None:
+    """In a process group of its own, which a command that takes too long does not outlive."""
     try:
-        environment = {**os.environ, "SHAPELAKE_ALERT": body}
-        done = subprocess.run(target, shell=True, env=environment, timeout=TIMEOUT_S, check=False)
+        process = subprocess.Popen(
+            command, shell=True, env={**os.environ, "SHAPELAKE_ALERT": body}, start_new_session=True
+        )
+    except OSError as error:
+        return f"{command!r} did not start: {error}"
+    try:
+        code = process.wait(TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return f"{target!r} did not end within {TIMEOUT_S:.0f} s"
-    return f"{target!r} ended with exit code {done.returncode}" if done.returncode else None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return f"{command!r} did not end within {TIMEOUT_S:g} s"
+    return f"{command!r} ended with exit code {code}" if code else None
 
 
 def _post(address: str, body: str) -> str | None:
@@ -33,5 +108,5 @@ def _post(address: str, body: str) -> str | None:
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):
             return None
-    except (urllib.error.URLError, TimeoutError) as error:
-        return f"{address} did not take it: {error}"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return f"{address} did not take it: {error!r}"

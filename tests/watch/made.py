@@ -38,6 +38,8 @@ class Measured:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dimension: Callable[[int], float]) -> None:
         self.steps: list[int] = []
+        self.flags: dict[int, list[str]] = {}
+        """Of the steps that have any."""
         self._dimension = dimension
         monkeypatch.setattr(module, "measured_here", self)
 
@@ -47,7 +49,8 @@ class Measured:
             self.before(step)
             self.steps.append(step)
             known = {"id_twonn": self._dimension(step), "id_twonn_se": 0.1, "loss": 2.5, "loss_se": 0.01}
-            yield cell, [row | known for row in stub.rows(cell)]
+            extra = self.flags.get(step, [])
+            yield cell, [row | known | {"flags": [*row["flags"], *extra]} for row in stub.rows(cell)]
 
     def before(self, step: int) -> None:
         """What happens while it is being measured."""

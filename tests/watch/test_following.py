@@ -1,6 +1,7 @@
 """Writers that stall, crash, rotate and write out of order; watches that are killed and started again."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -10,9 +11,12 @@ from pipeline.lake import open as open_lake
 from pipeline.watch import watch
 from pipeline.watch.folder import REQUESTS
 from pipeline.watch.following import Follower
+from pipeline.watch.judging import owed, record_told
+from pipeline.watch.telling import Teller
 from tests.watch import made
 
 STEADY, JUMP = (10.0, 10.1, 9.9, 10.0, 10.1, 9.9), 20.0
+TO_ALERT = (0, 100, 200, 300, 600)
 
 
 @pytest.fixture
@@ -102,23 +106,23 @@ def test_what_is_written_out_of_order_is_judged_by_what_came_before_it_in_traini
 
 
 def test_a_restart_measures_nothing_again_and_tells_no_alert_twice(tmp_path, measured):
-    of = made.followed(history(tmp_path, 0, 100, 200, 300, 600), "id_twonn>5")
+    of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     assert sum(line.startswith("ALERT") for line in looks(Follower(of))) == 1
     again = looks(Follower(of))
     assert len(again) == 5
     assert not any(line.startswith("ALERT") for line in again)
-    assert measured.steps == [0, 100, 200, 300, 600]
+    assert measured.steps == list(TO_ALERT)
 
 
 def test_an_alert_that_a_killed_watch_owed_is_told_by_the_next(tmp_path, measured, monkeypatch):
-    of = made.followed(history(tmp_path, 0, 100, 200, 300, 600), "id_twonn>5")
+    of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     follower = Follower(of)
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.watch.following.changes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         for _ in range(5):  # killed after each commit
             with pytest.raises(KeyboardInterrupt):
                 looks(follower)
-    assert measured.steps == [0, 100, 200, 300, 600]
+    assert measured.steps == list(TO_ALERT)
     assert sum(line.startswith("ALERT") for line in looks(Follower(of))) == 1
     assert len(measured.steps) == 5
 
@@ -133,13 +137,64 @@ def test_a_checkpoint_that_cannot_be_measured_is_told_once_and_holds_up_no_other
     assert [line.split()[0] for line in looks(follower, 4)] == ["checkpoint-0:", "checkpoint-100"]
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("no rows"), IndexError("7")])
+def test_whatever_a_measurement_raises_is_told_once_with_its_name(tmp_path, measured, error):
+    def fail(step):
+        if step == 0:
+            raise error
+
+    measured.before = fail
+    follower = Follower(made.followed(history(tmp_path, 0, 100)))
+    first, second = looks(follower, 4)
+    assert first == f"checkpoint-0: {type(error).__name__}: {error}"
+    assert second.startswith("checkpoint-100  ")
+
+
+def test_a_folder_that_is_removed_is_told_once_and_may_come_back(tmp_path, measured):
+    of = made.followed(history(tmp_path / "run", 0))._replace(lake=Lake(tmp_path / "lake"))
+    follower = Follower(of)
+    looks(follower)
+    shutil.move(tmp_path / "run", tmp_path / "away")
+    assert looks(follower, 3) == [f"{tmp_path / 'run'}: cannot be read: No such file or directory"]
+    assert follower.waiting() == []
+    shutil.move(tmp_path / "away", tmp_path / "run")
+    history(tmp_path / "run", 100)
+    assert [line.split()[0] for line in looks(follower)] == ["checkpoint-100"]
+
+
+@pytest.mark.parametrize("flag", ["nonfinite_loss", "nonfinite_rows"])
+def test_nan_and_infinity_are_said_in_the_line(tmp_path, measured, flag):
+    measured.flags[600] = [flag]
+    *_, before, last = looks(Follower(made.followed(history(tmp_path, *TO_ALERT))))
+    assert last.endswith(f"  NaN or infinity ({flag})")
+    assert "NaN" not in before
+
+
+def request(root, name):
+    (root / REQUESTS).mkdir(exist_ok=True)
+    (root / REQUESTS / name).touch()
+    return root / REQUESTS / name
+
+
+def test_a_stale_request_is_dropped_and_takes_nothing(tmp_path, measured):
+    follower = Follower(made.followed(tmp_path))
+    gone, early = request(tmp_path, "checkpoint-7"), request(tmp_path, "checkpoint-0")
+    history(tmp_path, 0)
+    os.utime(early, ns=(0, 0))  # asked before it was written anew
+    assert looks(follower, 1) == []
+    assert not gone.exists()
+    assert not early.exists()
+    assert len(looks(follower, 1)) == 1
+    settled = request(tmp_path, "checkpoint-0")
+    assert looks(follower, 1) == []
+    assert not settled.exists()
+
+
 def test_a_requested_checkpoint_is_taken_at_the_first_look(tmp_path, measured):
     follower = Follower(made.followed(history(tmp_path, 0)))
-    request = tmp_path / REQUESTS / "checkpoint-0"
-    request.parent.mkdir()
-    request.touch()
+    asked = request(tmp_path, "checkpoint-0")
     assert len(looks(follower, 1)) == 1
-    assert not request.exists()
+    assert not asked.exists()
 
 
 def test_the_lake_has_the_history_of_a_folder_that_rotates(tmp_path, measured):
@@ -155,7 +210,7 @@ def test_the_lake_has_the_history_of_a_folder_that_rotates(tmp_path, measured):
 
 @pytest.mark.parametrize(
     ("steps", "rules", "code"),
-    [((0, 100), ("id_twonn>5",), 0), ((0, 100, 200, 300, 600), ("id_twonn>5",), 3), ((0, 100, 200, 300, 600), (), 0)],
+    [((0, 100), ("id_twonn>5",), 0), (TO_ALERT, ("id_twonn>5",), 3), (TO_ALERT, (), 0)],
 )
 def test_once_ends_with_3_where_an_alert_fired(tmp_path, measured, steps, rules, code):
     lines: list[str] = []
@@ -173,7 +228,7 @@ def test_once_says_what_was_not_complete_and_ends_with_1_where_something_failed(
 
 
 def test_an_alert_reaches_a_command_and_one_that_fails_is_said(tmp_path, measured):
-    of = made.followed(history(tmp_path, 0, 100, 200, 300, 600), "id_twonn>5")
+    of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     kept = tmp_path / "alert.json"
     lines: list[str] = []
     command = f'printf %s "$SHAPELAKE_ALERT" > {kept}; exit 7'
@@ -181,10 +236,44 @@ def test_an_alert_reaches_a_command_and_one_that_fails_is_said(tmp_path, measure
     told = json.loads(kept.read_text())
     assert (told["rule"], told["step"], told["value"]) == ("id_twonn@blocks>5", 600, 20.0)
     assert lines[-1] == f"alert not passed on: {command!r} ended with exit code 7"
+    late: list[str] = []
+    assert watch(of, late.append, 0.0, once=True, on_alert=command.replace("exit 7", "exit 0")) == 3
+    assert late[0] == "ALERT id_twonn@blocks>5 at checkpoint-600: 20, +100.0 standard errors, told late"
+    assert json.loads(kept.read_text()) == told
+    assert watch(of, late.append, 0.0, once=True, on_alert=command) == 0
+
+
+def test_an_alert_is_owed_from_before_it_is_told_until_it_was_taken(tmp_path, measured, monkeypatch):
+    of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipeline.watch.telling.pass_on", killed)
+    with pytest.raises(KeyboardInterrupt):
+        watch(of, len, 0.0, once=True, on_alert="true")
+    (alert,) = owed(of.lake, tmp_path)
+    assert owed(of.lake, tmp_path / "another") == []
+    record_told(of.lake, alert)
+    assert owed(of.lake, tmp_path) == []
+
+
+def test_a_dead_webhook_is_asked_again_at_every_look_and_said_once(tmp_path, measured, monkeypatch):
+    of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
+    follower, lines, problems = Follower(of), [], ["dead", "dead", "deaf", None]
+    monkeypatch.setattr("pipeline.watch.telling.pass_on", lambda *_: problems.pop(0))
+    teller = Teller(of.lake, tmp_path, lines.append, "http://localhost:1")
+    looks(follower, 1)
+    teller.tell(next(alert for one in follower.look() for alert in one.alerts))
+    for _ in range(4):
+        teller.tell_owed()
+    assert lines[1:3] == ["alert not passed on: dead", "alert still not passed on: deaf"]
+    assert lines[3:] == [f"{lines[0]}, told late"]
+    assert problems == []
 
 
 def test_two_watches_on_one_lake_tell_an_alert_once(tmp_path, measured):
-    root = history(tmp_path / "run", 0, 100, 200, 300, 600)
+    root = history(tmp_path / "run", *TO_ALERT)
     of = made.followed(root, "id_twonn>5")._replace(lake=Lake(tmp_path / "lake"))
     told = looks(Follower(of)) + looks(Follower(of))
     assert sum(line.startswith("ALERT") for line in told) == 1
@@ -198,7 +287,7 @@ def test_equal_weights_under_a_later_step_are_told_but_not_measured_again(tmp_pa
 
 
 def test_a_quarantined_checkpoint_has_no_numbers_and_no_alert(tmp_path, measured):
-    of = made.followed(history(tmp_path, 0, 100, 200, 300, 600), "id_twonn>5")
+    of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     looks(Follower(of._replace(rules=())))
     (last,) = open_lake(of.lake.uri).frame("SELECT DISTINCT cell_id FROM layers WHERE step = 600")["cell_id"]
     of.lake.quarantine(Tombstone(cell_id=last, reason="a test", by="a test"))
