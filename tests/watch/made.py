@@ -50,7 +50,8 @@ class Measured:
             self.steps.append(step)
             known = {"id_twonn": self._dimension(step), "id_twonn_se": 0.1, "loss": 2.5, "loss_se": 0.01}
             extra = self.flags.get(step, [])
-            yield cell, [row | known | {"flags": [*row["flags"], *extra]} for row in stub.rows(cell)]
+            rows = [dict[str, Any](row) for row in stub.rows(cell)]
+            yield cell, [row | known | {"flags": [*row["flags"], *extra]} for row in rows]
 
     def before(self, step: int) -> None:
         """What happens while it is being measured."""
