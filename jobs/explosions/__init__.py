@@ -14,6 +14,6 @@ Stated before any run of the table was looked at (the rule for a warning was nar
   Layers enter as the mean over blocks. Thresholds are set on half of the calm runs, to a wanted share of them with a
   false alarm; the other half and all disturbed runs, on which no detector was chosen, decide.
 The strength of the disturbances was tried out beforehand, for whether and when the loss explodes, mostly on the loss
-alone and on small seeds; --first 100 leaves these out. Every run has a seed of its own, and so its own weights, batches and
-disturbance.
+alone and on small seeds; --first 100 leaves these out. Every run has a seed of its own, and so its own weights, batches
+and disturbance.
 """
