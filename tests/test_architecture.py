@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,10 +118,6 @@ def test_every_heavy_library_has_its_owner():
 HEAVY = ("torch", "transformers", "ray")
 
 
-START_S, RERUN_S = 1.5, 3.0
-"""Bounds of a person's patience; measured 0.3 to 0.7 s both on 2 cores at a load of 4, `query` slowest."""
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -133,15 +128,16 @@ START_S, RERUN_S = 1.5, 3.0
     ],
     ids=lambda words: words[0],
 )
-def test_reading_commands_start_fast_and_without_the_heavy_libraries(words, tmp_path):
+def test_reading_commands_start_without_the_heavy_libraries(words, tmp_path):
+    """Which is what makes them fast: 0.3 to 1.1 s on 2 cores, `query` slowest."""
     sweep, lake = _finished(tmp_path)
-    assert _seconds([word.format(sweep=sweep, lake=lake) for word in words]) < START_S
+    _without_heavy_libraries([word.format(sweep=sweep, lake=lake) for word in words])
 
 
 def test_a_rerun_of_a_finished_sweep_starts_neither_ray_nor_torch(tmp_path):
     sweep, lake = _finished(tmp_path)
     before = sorted(path for path in lake.rglob("*") if path.is_file())
-    assert _seconds(["run", str(sweep), "--lake", str(lake), "--backend", "ray"]) < RERUN_S
+    _without_heavy_libraries(["run", str(sweep), "--lake", str(lake), "--backend", "ray"])
     assert sorted(path for path in lake.rglob("*") if path.is_file()) == before
 
 
@@ -163,19 +159,16 @@ def _finished(folder: Path) -> tuple[Path, Path]:
     return folder / "sweep.yaml", folder / "lake"
 
 
-def _seconds(words: list[str]) -> float:
-    """Wall seconds of a command in a process of its own, which must end well and load no heavy library."""
+def _without_heavy_libraries(words: list[str]) -> None:
+    """Run the command in a process of its own, which must end well and load none of them."""
     script = (
         "import sys; sys.argv = ['shapelake', *sys.argv[1:]]\n"
         "from pipeline.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
         f"print('LOADED', [name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
     )
-    started = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", script, *words], capture_output=True, text=True, cwd=PACKAGE.parent, check=False
     )
-    seconds = time.perf_counter() - started
     assert done.returncode == 0, done.stderr
     assert "LOADED []" in done.stderr
-    return seconds
