@@ -82,7 +82,7 @@ def _where(test: pl.Expr, name: str) -> pl.Expr:
 def tables(frame: pl.DataFrame) -> Tables:
     """The tables of `chosen` rows."""
     trained, last = history(frame), newest(frame)
-    labels = frame.select(*KEYS, *SERIES[:2]).unique()
+    labels = frame.select(*KEYS, *SERIES[:2]).unique().sort(KEYS)
     label = [*KEYS, "revision", "step", "layer"]
     every = pl.concat([trained, last]).unique(label, maintain_order=True)
     every = every.join(last.select(*label, newest=pl.lit(True)), on=label, how="left", nulls_equal=True)

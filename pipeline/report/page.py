@@ -78,7 +78,7 @@ def write(reader: Reader, path: str | Path, models: str = "*") -> list[Path]:
 def gather(reader: Reader, models: str = "*") -> Content:
     """Ask the lake for all that the pages show."""
     frame = chosen(reader, models)
-    names = frame["model"].unique().to_list()
+    names = frame["model"].unique().sort().to_list()
     found = (printed.coverage(reader, names), printed.failures(reader, names), printed.method(reader))
     made = tables(frame)
     specs = {section.name: section.spec(Shown.of(made)) for section in (*OVERVIEW, *HISTORY)}
@@ -142,13 +142,13 @@ def _facts(frame: pl.DataFrame) -> dict[str, int]:
 
 def _histories(frame: pl.DataFrame) -> dict[str, str]:
     """The condition in SQL that each history is."""
-    each = frame.select("history", *HISTORY_KEYS).unique()
+    each = frame.select("history", *HISTORY_KEYS).unique().sort("history")
     return {row.pop("history"): _sql(**row) for row in each.iter_rows(named=True)}
 
 
 def _texts(frame: pl.DataFrame) -> dict[str, str]:
     """Likewise of each text; of two under one name the digest's head tells which."""
-    each = frame.select("text", "corpus", "recipe").unique()
+    each = frame.select("text", "corpus", "recipe").unique().sort(pl.col("text").str.starts_with("random-"), "text")
     found = {}
     for text, corpus, recipe in each.iter_rows():
         name, _, head = corpus.partition("#")

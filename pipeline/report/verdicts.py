@@ -35,7 +35,7 @@ class Verdicts(NamedTuple):
 
 def verdicts(frame: pl.DataFrame) -> Verdicts:
     """Every finding about the chosen rows."""
-    names = frame.select(*KEYS, "history", "text").unique()
+    names = frame.select(*KEYS, "history", "text").unique().sort(KEYS)
     found = {name: _named(finding.answer(frame), names) for name, finding in FINDINGS.items()}
     lines = [
         Line(name, history, text, verdict, sentence)
