@@ -42,7 +42,7 @@ def test_off_a_terminal_a_line_comes_after_two_seconds_and_then_every_thirty(
 def test_hashing_many_small_files_shows_itself_as_one_long_wait(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five checkpoints of one second each, none of which alone would say a word; a remembered one counts as done."""
+    """Five checkpoints of two seconds each, none of which alone would say a word; a remembered one counts as done."""
     advance = Progress.advance
 
     def slow(self: Progress, amount: int) -> None:
@@ -52,9 +52,10 @@ def test_hashing_many_small_files_shows_itself_as_one_long_wait(
     for step in range(5):
         (tmp_path / "runs" / f"step{step}").mkdir(parents=True)
         (tmp_path / "runs" / f"step{step}" / "model.safetensors").write_bytes(bytes(1000))
+        (tmp_path / "runs" / f"step{step}" / "config.json").write_text("{}")
     monkeypatch.setattr(Progress, "advance", slow)
     discover(Local(local=str(tmp_path / "runs")))
-    assert capsys.readouterr().err.splitlines() == ["Hashing runs: 2,000 of 5,000 bytes"]
+    assert capsys.readouterr().err.splitlines() == ["Hashing runs: 1,002 of 5,010 bytes"]
 
 
 def test_on_a_terminal_a_bar_appears_after_two_seconds(

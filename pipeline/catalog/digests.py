@@ -60,6 +60,11 @@ def weight_bytes(files: Files) -> int:
     return sum(files.size(name) for name in weight_files(files) if name in files.names)
 
 
+def hashed_bytes(files: Files) -> int:
+    """Size of what `Content.of` reads of a checkpoint itself, its tokenizer apart."""
+    return weight_bytes(files) + (files.size(CONFIG) if CONFIG in files.names else 0)
+
+
 def require_unchanged(checkpoint: Checkpoint) -> None:
     """Compare the files with what was planned; cheap where their clocks have not moved.
 

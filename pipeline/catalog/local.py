@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline.catalog.digests import Content, weight_bytes
+from pipeline.catalog.digests import Content, hashed_bytes
 from pipeline.catalog.facts import facts
 from pipeline.catalog.files import CONFIG, Folder, lacking
 from pipeline.catalog.names import Place, parse
@@ -38,7 +38,7 @@ def discover(source: Local) -> History:
         )
     placed.sort(key=lambda item: (item[0].order, item[1].name))
     model = _model(root) if is_one and source.model is None else source.name
-    with Progress(f"Hashing {model}", sum(weight_bytes(Folder(path)) for _, path in placed)) as progress:
+    with Progress(f"Hashing {model}", sum(hashed_bytes(Folder(path)) for _, path in placed)) as progress:
         found = [(place, *describe(path, place, source, model, progress)) for place, path in placed]
     unparsed = [Revision(path.name, order=UNPLACED, state="UNPARSED") for path in rest if (path / CONFIG).is_file()]
     return History(
