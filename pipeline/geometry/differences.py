@@ -11,8 +11,8 @@ SUMMED = {"cpu": 64, "cuda": 2048}
 """Coordinates of a sum in float32: at most 16 terms for each of a processor's lanes, then a tree over the lanes."""
 SLACK = 2.0**-20
 """Relative error of a distance is below this: (3 + 16 + 8) / 2 roundings at worst; 2e-7 was seen."""
-NEAREST = 4
-"""Ranks taken again with squares summed in float64, to 6e-8: two are what most estimates need."""
+NEAREST = 16
+"""Ranks taken again with squares summed in float64, to 6e-8; the estimates of small scales need no others."""
 CLEAR = 2.0**38
 """A sum so many times the smallest normal number has lost nothing to underflow, in up to 4096 coordinates."""
 

@@ -22,4 +22,4 @@ def tiled(points: Shaped[Tensor, "rows dim"], bytes_per_coordinate: int) -> Iter
 
 def chosen(rows: Shaped[Tensor, "rows ..."], ascending: Int[Tensor, " chosen"]) -> Shaped[Tensor, "chosen ..."]:
     """The rows of these distinct indices in ascending order; the same storage where these are all."""
-    return rows if len(ascending) == len(rows) else rows[ascending]
+    return rows if len(ascending) == len(rows) else rows.index_select(0, ascending)
