@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jobs.bench import __main__ as bench
-from jobs.bench import checkpoint, knn, lake, layer, peers, sampling, spectrum, sweep
+from jobs.bench import checkpoint, kernels, knn, lake, layer, peers, sampling, spectrum, sweep
 from jobs.bench.checkpoint import BARE, FLOOR, PLAIN
 from jobs.bench.comparison import Comparison, Subject, at_least, at_most
 from jobs.bench.scale import QUICK, Knn, Model
@@ -154,6 +154,13 @@ def test_spectra_are_compared_in_the_same_quantities():
     assert errors.unit == "relative error"
     assert errors.ours[0] < 1e-13
     assert 1e-13 < errors.theirs[0] < 1e-4
+
+
+def test_kernels_stand_beside_the_larger_of_two_floors():
+    """What has few bytes for its operations is bound by these, what has many by those."""
+    assert [row.subject.dim for row in kernels.rows(TINY._replace(spectrum=Knn(500, 24, rounds=1)), "cpu")] == [24, 16]
+    few, many = (kernels.roofline(1e6, n_bytes, torch.float32, "cpu")() for n_bytes in (1.0, 1e12))
+    assert few.wall < 1 < many.wall
 
 
 def test_layers_and_checkpoints_bring_every_row(published, monkeypatch):

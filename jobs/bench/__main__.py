@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 
-from jobs.bench import checkpoint, knn, lake, layer, peers, sampling, spectrum, sweep, table, training
+from jobs.bench import checkpoint, kernels, knn, lake, layer, peers, sampling, spectrum, sweep, table, training
 from jobs.bench.comparison import Comparison
 from jobs.bench.machine import in_a_line, machine
 from jobs.bench.scale import Scale, scale
@@ -20,6 +20,7 @@ from pipeline.noun import suggest
 GROUPS: dict[str, tuple[Callable[[Scale, str], Iterator[Comparison]], ...]] = {
     "knn": (knn.rows,),
     "spectrum": (spectrum.rows,),
+    "kernels": (kernels.rows,),
     "measure": (layer.rows, checkpoint.rows, sampling.rows),
     "sweep": (sweep.rows,),
     "lake": (lake.rows,),
