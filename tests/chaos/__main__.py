@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,20 +38,22 @@ class Chaos:
     def __init__(self, folder: Path, cluster: Nodes, rng: random.Random) -> None:
         self.root, self.lake = folder / "runs", Lake(folder / "lake")
         self.cluster, self.rng = cluster, rng
+        self.wanted = len(self.plan().cells)
         self.log = (folder / "drivers.log").open("w")
         self.starts, self.since = 0, time.monotonic()
+        self.killed: Counter[str] = Counter()
+        """What was killed in fact: a kill that falls due when all is done has no victim."""
         self.driver = self._start()
 
     def rage(self, kills: list[str]) -> None:
         """Kill one after another, each when a random share of the cells is done."""
-        wanted = len(self.plan().cells)
-        at = sorted(self.rng.uniform(0, LAST_KILL * wanted) for _ in kills)
+        at = sorted(self.rng.uniform(0, LAST_KILL * self.wanted) for _ in kills)
         for done, kill in zip(at, self.rng.sample(kills, len(kills)), strict=True):
             while self._done() < done:
                 self._keep_running()
             time.sleep(self.rng.uniform(0, 0.3))
             self._say(f"kill a {kill}")
-            getattr(self, f"_kill_{kill}")()
+            self.killed[kill] += getattr(self, f"_kill_{kill}")()
 
     def finish(self) -> None:
         """Let it run until nothing is left to do.
@@ -93,22 +96,32 @@ class Chaos:
     def _done(self) -> int:
         return len(self.lake.committed()) + len(self.lake.quarantined())
 
-    def _kill_worker(self) -> None:
-        """Of those that are measuring just now."""
+    def _kill_worker(self) -> bool:
+        """Of those that are measuring just now; False if there is none any more."""
         while not (pids := os.listdir(self.root.parent / victims.RUNNING)):
+            if self._done() >= self.wanted:
+                return False
             self._keep_running()
         pid = int(self.rng.choice(sorted(pids)))
-        with suppress(ProcessLookupError):
+        try:
             os.kill(pid, signal.SIGKILL)
-        (self.root.parent / victims.RUNNING / str(pid)).unlink(missing_ok=True)
+        except ProcessLookupError:
+            return False
+        finally:
+            (self.root.parent / victims.RUNNING / str(pid)).unlink(missing_ok=True)
+        return True
 
-    def _kill_driver(self) -> None:
+    def _kill_driver(self) -> bool:
+        """False if it had ended before."""
+        lives = self.driver.poll() is None
         self.driver.send_signal(self.rng.choice([signal.SIGKILL, signal.SIGTERM]))
         self.driver.wait()
         self.driver = self._start()
+        return lives
 
-    def _kill_node(self) -> None:
+    def _kill_node(self) -> bool:
         self.cluster.lose(self.rng)
+        return True
 
 
 def main(words: list[str] | None = None) -> int:
@@ -124,21 +137,21 @@ def main(words: list[str] | None = None) -> int:
     kills = [kill for kill in KILLS for _ in range(getattr(options, f"{kill}_kills"))]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     started = time.monotonic()
-    starts, proof = attack(folder, options.tasks, kills, options.nodes, random.Random(options.seed))
+    chaos, proof = attack(folder, options.tasks, kills, options.nodes, random.Random(options.seed))
     figures = [f"{name} {value}" for name, value in proof._asdict().items() if isinstance(value, int)]
-    killed = ", ".join(f"{kills.count(kill)} {kill}" for kill in KILLS)
+    killed = ", ".join(f"{chaos.killed[kill]} {kill}" for kill in KILLS)
     strikes = " ".join(f"{name}:{n}" for name, n in sorted(proof.strikes.items()))
     print(
         f"{'holds' if proof.holds else f'FAILS, see {folder}'}: {options.tasks} tasks, {', '.join(figures)}; killed "
-        f"{killed}; {starts} drivers; strikes {strikes}; {time.monotonic() - started:.0f} s; seed {options.seed}"
+        f"{killed}; {chaos.starts} drivers; strikes {strikes}; {time.monotonic() - started:.0f} s; seed {options.seed}"
     )
     if proof.holds and not options.keep:
         shutil.rmtree(folder)
     return not proof.holds
 
 
-def attack(folder: Path, tasks: int, kills: list[str], n_nodes: int, rng: random.Random) -> tuple[int, Proof]:
-    """Drivers started, and the proof."""
+def attack(folder: Path, tasks: int, kills: list[str], n_nodes: int, rng: random.Random) -> tuple[Chaos, Proof]:
+    """What was done, and the proof."""
     bad = victims.history(folder / "runs", tasks, rng)
     with nodes(n_nodes, folder) as cluster:
         chaos = Chaos(folder, cluster, rng)
@@ -147,7 +160,7 @@ def attack(folder: Path, tasks: int, kills: list[str], n_nodes: int, rng: random
             chaos.finish()
         finally:
             chaos.close()
-        return chaos.starts, prove(chaos.plan(), chaos.lake, bad)
+        return chaos, prove(chaos.plan(), chaos.lake, bad)
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ import pytest
 
 from tests.chaos.cluster import ROOT
 
+FULL = "--tasks 400 --worker-kills 25 --driver-kills 8 --node-kills 3 --seed"
 
-@pytest.mark.slow
+
 @pytest.mark.parametrize(
     "words",
     [
-        "--tasks 24 --worker-kills 2 --driver-kills 1 --nodes 1",
-        "--tasks 400 --worker-kills 25 --driver-kills 8 --node-kills 3",
+        pytest.param("--tasks 24 --worker-kills 2 --driver-kills 1 --nodes 1", id="small"),
+        *(pytest.param(f"{FULL} {seed}", id=f"full-{seed}", marks=pytest.mark.slow) for seed in (1, 2, 3)),
     ],
-    ids=["small", "full"],
 )
 @pytest.mark.timeout(900)
 def test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly(words):
