@@ -30,7 +30,7 @@ from pipeline.catalog.scratch import OWNER
 from pipeline.errors import UsageError
 from pipeline.memory import gpus_for
 from pipeline.spec import Cell, Resources
-from pipeline.sweep.backend import Finished, Stages, Work, is_fetched
+from pipeline.sweep.backend import Finished, Stages, is_fetched
 from pipeline.sweep.ray_folder import ray_folder
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
@@ -47,7 +47,8 @@ ANSWER_S = 30.0  # a node that says nothing for so long is not asked again
 class RayBackend:
     """Ray Core tasks: one GPU and one process per task, or `threads` CPUs with workers reused.
 
-    A task whose checkpoint is fetched is two Ray tasks on one node: `fetch`, which takes no CPU, then `measure`.
+    A task whose checkpoint is fetched is two Ray tasks on one node: `fetch`, which takes no CPU, then `measure`. If
+    that node goes, so do the files, and the task comes back as preempted.
     """
 
     def __init__(self, stages: Stages, resources: Resources, ahead: int = 0) -> None:
@@ -57,8 +58,9 @@ class RayBackend:
         on_gpu = ray.remote(num_gpus=1, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
         on_cpu = ray.remote(num_gpus=0, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
         self._measure: Any = (on_gpu if resources.gpus else on_cpu)(_with_environment(stages.measure))
-        fetch = ray.remote(num_cpus=0, max_retries=0, retry_exceptions=False)
-        self._fetch: Any = fetch(_with_environment(stages.fetch))
+        on_any = ray.remote(num_cpus=0, max_retries=0, retry_exceptions=False)
+        self._fetch: Any = on_any(_with_environment(stages.fetch))
+        self._discard: Any = on_any(_with_environment(stages.discard))
         self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self._fetching: dict[Any, Task] = {}
         self._ready: deque[Task] = deque()
@@ -85,10 +87,11 @@ class RayBackend:
         return sum(self._shares(task) for task, _ in self._running.values())
 
     def submit(self, task: Task) -> None:
-        if not is_fetched(task, self._ahead):
+        node = self._emptiest_node(task) if is_fetched(task, self._ahead) else ""
+        if not node:  # or nothing to fetch: without CPUs a fetch would run on the head, where nobody wants the files
             self._ready.append(task)
         else:
-            self._nodes[task.checkpoint.content] = self._emptiest_node()
+            self._nodes[task.checkpoint.content] = node
             self._fetching[self._fetch.options(**self._placed(task)).remote(task, self._environment)] = task
         self._start()
 
@@ -124,24 +127,34 @@ class RayBackend:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
         if ref in self._running:
             task, since = self._running.pop(ref)
-            self._nodes.pop(task.checkpoint.content, None)
-            return task, self._outcomes(ref, task, time.monotonic() - since)
-        task = self._fetching.pop(ref)
-        if failures := self._outcomes(ref, task, 0.0):
-            return task, failures
-        self._ready.append(task)
-        return None
+            outcomes = self._outcomes(ref, task, time.monotonic() - since)
+        else:
+            task = self._fetching.pop(ref)
+            if not (outcomes := self._outcomes(ref, task, 0.0)):
+                self._ready.append(task)
+                return None
+        self._leave(task, outcomes)
+        return task, outcomes
 
-    def _emptiest_node(self) -> str:
-        """Id of the node that can run a task and has the fewest of them; empty while there is none."""
+    def _leave(self, task: Task, outcomes: list[Outcome]) -> None:
+        """The task's node, where files are removed that a worker which died has left."""
+        placed = self._placed(task)
+        if placed and not all(outcome.ok for outcome in outcomes):
+            self._discard.options(**placed).remote(task, self._environment)
+        self._nodes.pop(task.checkpoint.content, None)
+
+    def _emptiest_node(self, task: Task) -> str:
+        """Id of the node that can run the task and has the fewest of them; empty while there is none."""
         under_way = [*self._fetching.values(), *self._ready, *(task for task, _ in self._running.values())]
         load = Counter(self._nodes.get(task.checkpoint.content) for task in under_way)
-        return min((node["NodeID"] for node in self._fitting_nodes()), key=lambda node: load[node], default="")
+        gpus = self._gpus(task).get("num_gpus", 0)
+        fitting = [node["NodeID"] for node in self._fitting_nodes() if node["Resources"].get("GPU", 0) >= gpus]
+        return min(fitting, key=lambda node: load[node], default="")
 
     def _placed(self, task: Task) -> dict[str, Any]:
-        """On the node that has its files; elsewhere, where they are fetched again, if that node has gone."""
+        """On the node that has its files and on no other, which might wait for room that its own tasks hold."""
         node = self._nodes.get(task.checkpoint.content)
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)} if node else {}
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
 
     def _shares(self, task: Task) -> int:
         """Slots that a task takes up: one, or as many as it has GPUs or needs the memory of."""
@@ -296,8 +309,8 @@ def _gpus(cell: Cell, resources: Resources) -> int:
     return gpus_for(cell.checkpoint.n_params, cell.recipe.dtype, resources.gpu_bytes)
 
 
-def _with_environment(work: Work) -> Callable[[Task, dict[str, str]], list[Outcome]]:
-    def on_a_node(task: Task, environment: dict[str, str]) -> list[Outcome]:
+def _with_environment(work: Callable[[Task], Any]) -> Callable[[Task, dict[str, str]], Any]:
+    def on_a_node(task: Task, environment: dict[str, str]) -> Any:
         os.environ.update(environment)
         return work(task)
 

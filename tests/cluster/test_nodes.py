@@ -140,3 +140,4 @@ def test_what_a_lost_node_had_is_done_on_the_other(hub, nodes, tmp_path):  # noq
     assert cut_off, "something was under way there"
     assert {tuple(strikes) for strikes in cut_off.values()} == {("preempted",)}, "which is no fault of the cell"
     assert notes(tmp_path)[-1]["disk"] not in lost
+    assert not list((tmp_path / "scratch").iterdir()), "nothing was fetched on the head, which measures nothing"

@@ -8,11 +8,11 @@ from ray import exceptions
 
 from pipeline.errors import UsageError
 from pipeline.recipe import built_in
-from pipeline.spec import Cell, Corpus, Resources
+from pipeline.spec import Cell, Corpus, Remote, Resources
 from pipeline.sweep import ray_backend
 from pipeline.sweep.backend import Stages
 from pipeline.sweep.ray_backend import RayBackend
-from pipeline.sweep.task import Task
+from pipeline.sweep.task import Outcome, Task
 from tests.lake import made
 
 GIB = 2**30
@@ -108,7 +108,70 @@ def test_while_every_node_is_lost_a_task_waits_for_another(monkeypatch):
     notes.living.clear()
     opened.submit(task())
     assert [options["memory"] for options in notes.submitted] == [0]
-    assert opened._emptiest_node() == ""
+    assert opened._emptiest_node(task()) == ""
+
+
+def of_the_hub(step: int = 0, **changes: object) -> Task:
+    """A task whose checkpoint must be fetched."""
+    remote = Remote(repo="lab/small", commit="0" * 40, files=())
+    return task(step, **changes).model_copy(
+        update={"checkpoint": made.checkpoint(step).model_copy(update={"remote": remote})}
+    )
+
+
+def test_what_is_fetched_goes_to_a_node_that_measures_it_and_to_no_other(monkeypatch):
+    """The head has no CPU and would take a fetch, which needs none."""
+    notes = Notes({"CPU": 0}, {"CPU": 4})
+    opened = backend(monkeypatch, notes)
+    opened.submit(of_the_hub())
+    strategy = notes.submitted[0]["scheduling_strategy"]
+    assert (strategy.node_id, strategy.soft) == (notes.living[1]["NodeID"], False)
+
+
+def test_while_there_is_no_such_node_nothing_is_fetched(monkeypatch):
+    notes = Notes({"CPU": 4})
+    opened = backend(monkeypatch, notes)
+    notes.living[:] = [{**notes.living[0], "Resources": {"CPU": 0}}]
+    opened.submit(of_the_hub())
+    assert not opened._fetching
+    assert "memory" in notes.submitted[0], "it waits to be measured, and its files come then"
+    assert "scheduling_strategy" not in notes.submitted[0]
+
+
+def test_a_model_of_two_gpus_is_fetched_where_two_are(monkeypatch):
+    notes = Notes({"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 2})
+    opened = backend(monkeypatch, notes, cpus=2, gpus=2, slots=2, gpu_gb=24)
+    opened.submit(of_the_hub(cells=(cell_of(12 * 10**9),)))
+    assert notes.submitted[0]["scheduling_strategy"].node_id == notes.living[1]["NodeID"]
+
+
+@pytest.mark.parametrize("stage", ["fetching", "measuring"])
+def test_a_worker_that_died_leaves_no_files_on_its_node(monkeypatch, stage):
+    notes = Notes({"CPU": 4})
+    opened = backend(monkeypatch, notes)
+    opened.submit(of_the_hub(cells=(cell_of(10**6),)))
+    if stage == "measuring":
+        notes.answer = []
+        assert opened._finished(next(iter(opened._fetching))) is None
+        opened._start()
+    before = len(notes.submitted)
+    notes.answer = exceptions.WorkerCrashedError()
+    _, (outcome,) = opened._finished(next(iter(opened._fetching or opened._running)))
+    assert outcome.error_class == "crash"
+    (discard,) = notes.submitted[before:]
+    assert discard["scheduling_strategy"].node_id == notes.living[0]["NodeID"]
+
+
+def test_what_went_well_has_removed_its_own_files(monkeypatch):
+    notes = Notes({"CPU": 4})
+    opened = backend(monkeypatch, notes)
+    opened.submit(of_the_hub())
+    notes.answer = []
+    opened._finished(next(iter(opened._fetching)))
+    opened._start()
+    before, notes.answer = len(notes.submitted), [Outcome(cell_id="c")]
+    opened._finished(next(iter(opened._running)))
+    assert len(notes.submitted) == before
 
 
 @pytest.mark.parametrize(
