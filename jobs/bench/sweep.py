@@ -1,5 +1,6 @@
 """Sweeps: what one costs beside the measuring itself, and how fast the driver is when tasks are nothing."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -62,14 +63,14 @@ def _swept(root: Path) -> tuple[Took, Took]:
     return took, Took(cells["inside"][0], cells["inside"][0])
 
 
-def _ran(root: Path, lake: Lake, backend: BackendName, work: Work | None = None) -> Took:
+def _ran(root: Path, lake: Lake, backend: BackendName, work: Work | None = None, slots: int = 1) -> Took:
     """A run of everything in a history; planning, which hashes the files the first time, is not part of it."""
     sweep = Sweep(
         name="bench",
         checkpoints=(Local(local=str(root)),),
         corpora=(Corpus(kind="random-uniform"),),
         recipe=built_in("quick@1"),
-        resources=Resources(slots=1, cpus=torch.get_num_threads()),
+        resources=Resources(slots=slots, cpus=slots * torch.get_num_threads()),
     )
     plan = make_plan(sweep, lake)
     start = now()
@@ -85,6 +86,6 @@ def _trivial_tasks(root: Path, scale: Scale) -> Iterator[Comparison]:
         took = []
         for _ in range(ROUNDS):
             with tempfile.TemporaryDirectory() as folder:
-                took.append(_ran(root, Lake(folder), backend, nothing))
+                took.append(_ran(root, Lake(folder), backend, nothing, slots=os.cpu_count() or 1))
         subject = Subject("sweep", f"trivial tasks through the driver, {what}", scale.tasks)
         yield within(subject, took, limit_s, promised=scale.full)

@@ -28,11 +28,11 @@ def distances(
     squared = torch.zeros(others.shape, dtype=torch.float64, device=points.device)
     for some in points.split(SUMMED[points.device.type], dim=1):
         squared += _squared(some.contiguous(), rows, others)
-    again = (squared < CLEAR * torch.finfo(points.dtype).tiny) | ~squared.isfinite()
-    again.scatter_(1, squared.topk(min(NEAREST, others.shape[1]), largest=False).indices, True)
-    at = again.nonzero(as_tuple=True)
+    outside = ((squared < CLEAR * torch.finfo(points.dtype).tiny) | ~squared.isfinite()).nonzero(as_tuple=True)
+    near = squared.topk(min(NEAREST, others.shape[1]), largest=False).indices
     found = squared.sqrt_()
-    found[at] = _in_float64(points, rows[at[0]], others[at])
+    found.scatter_(1, near, _in_float64(points, rows, others.gather(1, near)))
+    found[outside] = _in_float64(points, rows[outside[0]], others[outside][:, None])[:, 0]
     return found
 
 
@@ -44,11 +44,18 @@ def _squared(points: Tensor, rows: Tensor, others: Tensor) -> Float[Tensor, "row
 
 
 def _gathered(points: Tensor, rows: Tensor, others: Tensor) -> Float[Tensor, "rows width"]:
-    near = points.index_select(0, others.flatten()).view(*others.shape, -1)
+    near = _rows(points, others)
     return torch.cdist(points[rows, None], near, compute_mode="donot_use_mm_for_euclid_dist").squeeze(1)
 
 
-def _in_float64(points: Tensor, rows: Tensor, others: Tensor) -> Float64[Tensor, " pairs"]:
-    parts = tiles(len(rows), 16 * points.shape[1], WORK_BYTES[points.device.type])
-    differences = (points.index_select(0, rows[part]).sub_(points.index_select(0, others[part])) for part in parts)
-    return torch.cat([torch.linalg.vector_norm(pairs.to(torch.float64), dim=1) for pairs in differences])
+def _in_float64(points: Tensor, rows: Tensor, others: Tensor) -> Float64[Tensor, "rows width"]:
+    parts = tiles(len(rows), 16 * others.shape[1] * points.shape[1], WORK_BYTES[points.device.type])
+    return torch.cat([_lengths(_rows(points, others[part]).sub_(points[rows[part], None])) for part in parts])
+
+
+def _rows(points: Tensor, indices: Tensor) -> Float[Tensor, "rows width dim"]:
+    return points.index_select(0, indices.flatten()).view(*indices.shape, points.shape[1])
+
+
+def _lengths(differences: Tensor) -> Float64[Tensor, "rows width"]:
+    return torch.linalg.vector_norm(differences.to(torch.float64), dim=2)

@@ -42,6 +42,7 @@ PASSED_ON = ("HF_TOKEN", OWNER)
 NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
 GRACE, START_S = 1.5, 60.0  # the driver ends a task so much later than the worker's own watchdog, and its start apart
 ANSWER_S = 30.0  # a node that says nothing for so long is not asked again
+LOOK_S = 1.0  # which nodes there are is asked so often; for each task it would take half a millisecond
 
 
 class RayBackend:
@@ -53,6 +54,8 @@ class RayBackend:
 
     def __init__(self, stages: Stages, resources: Resources, ahead: int = 0) -> None:
         self._stages, self._resources, self._ahead = stages, resources, ahead
+        self._fitting: list[dict[str, Any]] = []
+        self._looked_at = 0.0
         self._connect()
         # Two decorations of one body: only a function decorated with GPUs gets a fresh process per task.
         on_gpu = ray.remote(num_gpus=1, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
@@ -251,8 +254,11 @@ class RayBackend:
             )
 
     def _fitting_nodes(self) -> list[dict[str, Any]]:
-        """Living nodes that could run a task if they were idle."""
-        return [node for node in ray.nodes() if node["Alive"] and self._fit(node)]
+        """Living nodes that could run a task if they were idle, as they were at most a second ago."""
+        if time.monotonic() - self._looked_at >= LOOK_S:
+            self._fitting = [node for node in ray.nodes() if node["Alive"] and self._fit(node)]
+            self._looked_at = time.monotonic()
+        return self._fitting
 
     def _fit(self, node: dict[str, Any]) -> int:
         """Tasks that the node can run at once."""

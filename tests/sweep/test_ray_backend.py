@@ -52,6 +52,7 @@ class Notes:
 def backend(monkeypatch: pytest.MonkeyPatch, notes: Notes, **resources: object) -> RayBackend:
     for name in ("remote", "nodes", "cluster_resources", "get", "init"):
         monkeypatch.setattr(ray_backend.ray, name, getattr(notes, name))
+    monkeypatch.setattr(ray_backend, "LOOK_S", 0.0)
     stages = Stages(lambda task: [], lambda task: [], lambda task: None)
     return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}))
 
