@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -40,10 +40,7 @@ class Lease(NamedTuple):
     @property
     def is_stale(self) -> bool:
         """Its driver is dead, or has not been heard of for a day from another host."""
-        host, _, pid = self.owner.rpartition(":")
-        if host != socket.gethostname():
-            return time.time() - self.since > ABANDONED_S
-        return not lives(int(pid))
+        return is_dead(self.owner) or (not _is_here(self.owner) and time.time() - self.since > ABANDONED_S)
 
     @property
     def to_come(self) -> int:
@@ -78,10 +75,7 @@ def owning() -> Iterator[None]:
     try:
         yield
     finally:
-        mine = owner()
-        for lease in leases():  # of what was still being fetched when the run was stopped
-            if lease.owner == mine:
-                release(lease.folder)
+        abandon([owner()])  # what was still being fetched when the run was stopped
         del os.environ[OWNER]
         if before is not None:
             os.environ[OWNER] = before
@@ -113,6 +107,24 @@ def release(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
         _beside(folder, "lease").unlink(missing_ok=True)
+
+
+def abandon(owners: Collection[str]) -> int:
+    """Remove what these drivers have on this node; returns how many folders there were."""
+    theirs = [lease.folder for lease in leases() if lease.owner in owners]
+    for folder in theirs:
+        release(folder)
+    return len(theirs)
+
+
+def owners_here(_: object = None) -> list[str]:
+    """The drivers that have something on this node, each as HOST:PID."""
+    return sorted({lease.owner for lease in leases()})
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the driver was one of this machine and has ended; of another machine's that cannot be seen."""
+    return _is_here(owner) and not lives(int(owner.rpartition(":")[2]))
 
 
 def sweep() -> int:
@@ -183,6 +195,10 @@ def _swept(lease: Lease) -> bool:
 
 def owner() -> str:
     return os.environ.get(OWNER) or f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _is_here(owner: str) -> bool:
+    return owner.rpartition(":")[0] == socket.gethostname()
 
 
 def _beside(folder: Path, what: str) -> Path:

@@ -4,11 +4,13 @@ Both compute |x|^2 + |y|^2 - 2 x.y, so their distances carry a cancellation erro
 """
 
 from collections.abc import Callable
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from importlib import import_module
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,7 +23,10 @@ try:
 except ImportError:
     _faiss = None
 else:
-    # The same lists, a tenth sooner where points are narrow: a reservoir per query instead of a heap, at any width.
+    # The same lists sooner, by a twentieth to a half: products in tiles of 4 MB, which every thread has in the cache,
+    # and a reservoir per query instead of a heap.
+    _faiss.cvar.distance_compute_blas_query_bs = 512
+    _faiss.cvar.distance_compute_blas_database_bs = 2048
     _faiss.cvar.distance_compute_min_k_reservoir = 1
 
 FAISS_GPU_WIDTH = 2048
@@ -73,8 +78,7 @@ def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poin
         if width > FAISS_GPU_WIDTH:
             return torch_engine(queries, points, width)
         return _faiss_gpu(_faiss, queries, points, width)
-    squared, indices = _faiss.knn(queries.float().numpy(), points.float().numpy(), width)
-    return Candidates(torch.from_numpy(squared), torch.from_numpy(indices))
+    return _faiss_cpu(_faiss, queries.float(), points.float(), width)
 
 
 def pairs_by_faiss(
@@ -133,6 +137,16 @@ def direct_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poi
 def _has_gpu(faiss: ModuleType) -> bool:
     # Without the check FAISS aborts the process on a machine without a GPU.
     return hasattr(faiss, "knn_gpu") and faiss.get_num_gpus() > 0
+
+
+def _faiss_cpu(faiss: ModuleType, queries: Tensor, points: Tensor, width: int) -> Candidates:
+    """A part of the queries for each thread; FAISS's own threads would wait for one another at every tile."""
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
+        search = partial(faiss.knn, xb=points.numpy(), k=width)
+        found = pool.map(search, (part.numpy() for part in queries.tensor_split(threads)))
+    squared, indices = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return Candidates(torch.from_numpy(squared), torch.from_numpy(indices))
 
 
 def _faiss_gpu(faiss: ModuleType, queries: Tensor, points: Tensor, width: int) -> Candidates:

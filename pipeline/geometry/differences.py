@@ -49,13 +49,10 @@ def _gathered(points: Tensor, rows: Tensor, others: Tensor) -> Float[Tensor, "ro
 
 
 def _in_float64(points: Tensor, rows: Tensor, others: Tensor) -> Float64[Tensor, "rows width"]:
-    parts = tiles(len(rows), 16 * others.shape[1] * points.shape[1], WORK_BYTES[points.device.type])
-    return torch.cat([_lengths(_rows(points, others[part]).sub_(points[rows[part], None])) for part in parts])
+    parts = tiles(len(rows), 6 * others.shape[1] * points.shape[1], WORK_BYTES[points.device.type])
+    differences = (_rows(points, others[part]).sub_(points[rows[part], None]) for part in parts)
+    return torch.cat([torch.linalg.vector_norm(some, dim=2, dtype=torch.float64) for some in differences])
 
 
 def _rows(points: Tensor, indices: Tensor) -> Float[Tensor, "rows width dim"]:
     return points.index_select(0, indices.flatten()).view(*indices.shape, points.shape[1])
-
-
-def _lengths(differences: Tensor) -> Float64[Tensor, "rows width"]:
-    return torch.linalg.vector_norm(differences.to(torch.float64), dim=2)

@@ -13,7 +13,7 @@ from pipeline.geometry.candidates import Candidates, Engine, direct_engine, firs
 from pipeline.geometry.differences import SLACK, distances
 from pipeline.geometry.tiles import chosen, tiled
 
-SHIFT_ROWS = 4096
+SHIFT_ROWS = 1024
 MASSIVE = 8.0
 """Rows longer than this many median lengths get a bound of their own, or no other row could be certified."""
 STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}

@@ -6,7 +6,7 @@ Ray neither retries nor judges here: a task that raises, dies or loses its node 
 import os
 import socket
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -26,11 +26,13 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.catalog.scratch import OWNER
+from pipeline.catalog.scratch import OWNER, abandon, is_dead, owner, owners_here
 from pipeline.errors import UsageError
 from pipeline.memory import gpus_for
 from pipeline.spec import Cell, Resources
 from pipeline.sweep.backend import Finished, Stages, is_fetched
+from pipeline.sweep.budget import OF_THE_WHOLE_TASK
+from pipeline.sweep.nodes import Nodes
 from pipeline.sweep.ray_folder import ray_folder
 from pipeline.sweep.task import Outcome, Task, failed, stack_file
 
@@ -42,7 +44,6 @@ PASSED_ON = ("HF_TOKEN", OWNER)
 NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
 GRACE, START_S = 1.5, 60.0  # the driver ends a task so much later than the worker's own watchdog, and its start apart
 ANSWER_S = 30.0  # a node that says nothing for so long is not asked again
-LOOK_S = 1.0  # which nodes there are is asked so often; for each task it would take half a millisecond
 
 
 class RayBackend:
@@ -54,8 +55,7 @@ class RayBackend:
 
     def __init__(self, stages: Stages, resources: Resources, ahead: int = 0) -> None:
         self._stages, self._resources, self._ahead = stages, resources, ahead
-        self._fitting: list[dict[str, Any]] = []
-        self._looked_at = 0.0
+        self._nodes = Nodes(ray.nodes, self._fit)
         self._connect()
         # Two decorations of one body: only a function decorated with GPUs gets a fresh process per task.
         on_gpu = ray.remote(num_gpus=1, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
@@ -65,11 +65,12 @@ class RayBackend:
         self._fetch: Any = on_any(_with_environment(stages.fetch))
         self._discard: Any = on_any(_with_environment(stages.discard))
         self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._to_fetch: deque[Task] = deque()
+        """More than one only while no node can run them."""
         self._fetching: dict[Any, Task] = {}
         self._ready: deque[Task] = deque()
         self._running: dict[Any, tuple[Task, float]] = {}
         """With the moment at which each was given to Ray."""
-        self._nodes: dict[str, str] = {}
 
     @property
     def capacity(self) -> int:
@@ -84,25 +85,15 @@ class RayBackend:
         fits = have.get("GPU", 0) if self._resources.gpus else have.get("CPU", 0) // self._resources.threads
         return max(min(int(fits), self._resources.slots or int(fits)), 1)
 
-    @property
-    def _taken(self) -> int:
-        """Slots."""
-        return sum(self._shares(task) for task, _ in self._running.values())
-
     def submit(self, task: Task) -> None:
-        node = self._emptiest_node(task) if is_fetched(task, self._ahead) else ""
-        if not node:  # or nothing to fetch: without CPUs a fetch would run on the head, where nobody wants the files
-            self._ready.append(task)
-        else:
-            self._nodes[task.checkpoint.content] = node
-            self._fetching[self._fetch.options(**self._placed(task)).remote(task, self._environment)] = task
+        (self._to_fetch if is_fetched(task, self._ahead) else self._ready).append(task)
         self._start()
 
     def wait(self, timeout_s: float) -> list[Finished]:
         under_way = [*self._fetching, *self._running]
-        if not under_way:
-            return []
-        ready, _ = ray.wait(under_way, num_returns=1, timeout=timeout_s)
+        if not under_way and self._to_fetch:
+            time.sleep(timeout_s)  # for a node
+        ready, _ = ray.wait(under_way, num_returns=1, timeout=timeout_s) if under_way else ([], [])
         finished = [done for ref in ready if (done := self._finished(ref))]
         self._start()
         self._end_overdue()
@@ -111,20 +102,45 @@ class RayBackend:
     def withdraw(self) -> list[Task]:
         for ref in self._fetching:
             ray.cancel(ref, force=True)
-        tasks = [*self._fetching.values(), *self._ready]
-        self._fetching.clear()
-        self._ready.clear()
+        tasks = [*self._to_fetch, *self._fetching.values(), *self._ready]
+        for queue in (self._to_fetch, self._fetching, self._ready):
+            queue.clear()
         for task in tasks:
             self._stages.discard(task)
         return tasks
 
     def _start(self) -> None:
-        """Measure what is ready, as far as there are slots; one that has the memory of two takes two."""
-        while self._ready and self._taken + self._shares(self._ready[0]) <= self.slots:
-            task = self._ready.popleft()
+        self._start_fetching()
+        self._start_measuring()
+
+    def _start_fetching(self) -> None:
+        """Not before there is a node to measure it: a fetch needs no CPU, and Ray would run it on the head too."""
+        while self._to_fetch:
+            task = self._to_fetch[0]
+            if not self._nodes.place(task.checkpoint.content, self._n_gpus(task)):
+                return
+            self._to_fetch.popleft()
+            self._fetching[self._fetch.options(**self._placed(task)).remote(task, self._environment)] = task
+
+    def _start_measuring(self) -> None:
+        """What is ready, in turn, as far as there are slots; a node that is full holds up its own tasks alone."""
+        full: set[str] = set()
+        for task in tuple(self._ready):
+            node, shares = self._nodes.of(task.checkpoint.content), self._shares(task)
+            if self._taken() + shares > self.slots:
+                return
+            if node and (node in full or not self._nodes.has_room(node, self._taken(node), shares)):
+                full.add(node)
+                continue
+            self._ready.remove(task)
             options = {**self._placed(task), "memory": self._memory(task), **self._gpus(task)}
             ref = self._measure.options(**options).remote(task, self._environment)
             self._running[ref] = (task, time.monotonic())
+
+    def _taken(self, node: str | None = None) -> int:
+        """Slots, of all nodes or of one."""
+        tasks = [task for task, _ in self._running.values()]
+        return sum(self._shares(t) for t in tasks if node is None or self._nodes.of(t.checkpoint.content) == node)
 
     def _finished(self, ref: Any) -> Finished | None:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
@@ -133,48 +149,55 @@ class RayBackend:
             outcomes = self._outcomes(ref, task, time.monotonic() - since)
         else:
             task = self._fetching.pop(ref)
-            if not (outcomes := self._outcomes(ref, task, 0.0)):
+            outcomes = self._outcomes(ref, task, 0.0)
+            self._nodes.fetched(task.checkpoint.content, well=not outcomes)
+            if not outcomes:
                 self._ready.append(task)
                 return None
         self._leave(task, outcomes)
         return task, outcomes
 
     def _leave(self, task: Task, outcomes: list[Outcome]) -> None:
-        """The task's node, where files are removed that a worker which died has left."""
-        placed = self._placed(task)
-        if placed and not all(outcome.ok for outcome in outcomes):
-            self._discard.options(**placed).remote(task, self._environment)
-        self._nodes.pop(task.checkpoint.content, None)
-
-    def _emptiest_node(self, task: Task) -> str:
-        """Id of the node that can run the task and has the fewest of them; empty while there is none."""
-        under_way = [*self._fetching.values(), *self._ready, *(task for task, _ in self._running.values())]
-        load = Counter(self._nodes.get(task.checkpoint.content) for task in under_way)
-        gpus = self._gpus(task).get("num_gpus", 0)
-        fitting = [node["NodeID"] for node in self._fitting_nodes() if node["Resources"].get("GPU", 0) >= gpus]
-        return min(fitting, key=lambda node: load[node], default="")
+        """The task's node, where files go that a worker which died has left: now, or they might be the next try's."""
+        placed, died = self._placed(task), any(o.error_class in OF_THE_WHOLE_TASK for o in outcomes)
+        if placed and died and task.checkpoint.download_bytes:
+            with suppress(RayError):  # the node may have gone too
+                ray.get(self._discard.options(**placed).remote(task, self._environment), timeout=ANSWER_S)
+        self._nodes.leave(task.checkpoint.content)
 
     def _placed(self, task: Task) -> dict[str, Any]:
         """On the node that has its files and on no other, which might wait for room that its own tasks hold."""
-        node = self._nodes.get(task.checkpoint.content)
+        node = self._nodes.of(task.checkpoint.content)
         return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
 
     def _shares(self, task: Task) -> int:
         """Slots that a task takes up: one, or as many as it has GPUs or needs the memory of."""
-        return min(max(task.shares, *self._gpus(task).values(), 1), self.slots)
+        return min(max(task.shares, self._n_gpus(task), 1), self.slots)
 
     def _gpus(self, task: Task) -> dict[str, int]:
+        return {"num_gpus": self._n_gpus(task)} if self._resources.gpus else {}
+
+    def _n_gpus(self, task: Task) -> int:
         """Several where one has no room for the weights; all are on one node."""
         wanted = [_gpus(cell, self._resources) for cell in task.cells]
-        return {"num_gpus": max(wanted, default=1)} if self._resources.gpus else {}
+        return max(wanted, default=1) if self._resources.gpus else 0
 
     def _memory(self, task: Task) -> int:
         """Bytes that Ray sets aside for a task on its node: one share is a slot's, of the smallest node."""
-        nodes = [(node["Resources"].get("memory", 0), self._fit(node)) for node in self._fitting_nodes()]
+        nodes = [(node["Resources"].get("memory", 0), self._fit(node)) for node in self._nodes.fitting]
         return int(min((memory / slots * min(task.shares, slots) for memory, slots in nodes), default=0))
 
     def close(self) -> None:
+        if self._resources.address != "local":
+            with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
+                self._asked(abandon, [owner()])
         ray.shutdown()
+
+    def _bury(self) -> None:
+        """Free the nodes of what dead drivers of this machine had there: only here can be seen that they are dead."""
+        owners = {owner for _, found in self._asked(owners_here, None) for owner in found}
+        if dead := sorted(owner for owner in owners if is_dead(owner)):
+            self._asked(abandon, dead)
 
     def require_visible(self, paths: Iterable[str]) -> None:
         """Refuse unless every node of the cluster sees every path.
@@ -241,10 +264,13 @@ class RayBackend:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
         self._require_a_fit()
+        if address != "local":
+            with suppress(RayError):
+                self._bury()
 
     def _require_a_fit(self) -> None:
         """An impossible request would wait for ever without a word."""
-        if not self._fitting_nodes():
+        if not self._nodes.fitting:
             have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in have)
             raise UsageError(
@@ -252,13 +278,6 @@ class RayBackend:
                 f"no node has that much (nodes: {best})",
                 "Set resources.cpus, resources.slots and resources.gpus to what the nodes have",
             )
-
-    def _fitting_nodes(self) -> list[dict[str, Any]]:
-        """Living nodes that could run a task if they were idle, as they were at most a second ago."""
-        if time.monotonic() - self._looked_at >= LOOK_S:
-            self._fitting = [node for node in ray.nodes() if node["Alive"] and self._fit(node)]
-            self._looked_at = time.monotonic()
-        return self._fitting
 
     def _fit(self, node: dict[str, Any]) -> int:
         """Tasks that the node can run at once."""
@@ -279,6 +298,7 @@ class RayBackend:
         except OutOfMemoryError as error:
             return failed(task, "host_oom", str(error).strip())
         except NODE_GONE as error:
+            self._nodes.look_again()
             return failed(task, "preempted", _first_line(error))
         except RayError as error:
             late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s

@@ -97,31 +97,36 @@ class Chaos:
         return len(self.lake.committed()) + len(self.lake.quarantined())
 
     def _kill_worker(self) -> bool:
-        """Of those that are measuring just now; False if there is none any more."""
-        while not (pids := os.listdir(self.root.parent / victims.RUNNING)):
-            if self._done() >= self.wanted:
-                return False
+        """Of those that are measuring just now; False if all is done."""
+        while self._done() < self.wanted:
+            for pid in self.rng.sample(pids := sorted(os.listdir(self.root.parent / victims.RUNNING)), len(pids)):
+                if _killed(int(pid)):
+                    return True
+                (self.root.parent / victims.RUNNING / pid).unlink(missing_ok=True)
             self._keep_running()
-        pid = int(self.rng.choice(sorted(pids)))
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return False
-        finally:
-            (self.root.parent / victims.RUNNING / str(pid)).unlink(missing_ok=True)
-        return True
+        return False
 
     def _kill_driver(self) -> bool:
-        """False if it had ended before."""
-        lives = self.driver.poll() is None
+        self._keep_running()
         self.driver.send_signal(self.rng.choice([signal.SIGKILL, signal.SIGTERM]))
         self.driver.wait()
         self.driver = self._start()
-        return lives
+        return True
 
     def _kill_node(self) -> bool:
         self.cluster.lose(self.rng)
         return True
+
+
+def _killed(pid: int) -> bool:
+    """Whether it was a worker of Ray and is dead now: notes outlive their processes, and numbers are used again."""
+    try:
+        if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
+            return False
+        os.kill(pid, signal.SIGKILL)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return True
 
 
 def main(words: list[str] | None = None) -> int:

@@ -54,4 +54,4 @@ def _seen(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        note.unlink()
+        note.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -141,3 +142,23 @@ def test_what_a_lost_node_had_is_done_on_the_other(hub, nodes, tmp_path):  # noq
     assert {tuple(strikes) for strikes in cut_off.values()} == {("preempted",)}, "which is no fault of the cell"
     assert notes(tmp_path)[-1]["disk"] not in lost
     assert not list((tmp_path / "scratch").iterdir()), "nothing was fetched on the head, which measures nothing"
+
+
+def test_a_run_that_is_stopped_leaves_nothing_on_any_node(hub, nodes, tmp_path):  # noqa: F811
+    """What was fetched ahead lies on other machines' disks, whose budget the next run needs."""
+    lake = Lake(tmp_path / "lake")
+
+    def stop() -> None:
+        while len(lake.committed()) < 3:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    plan = planned(hub, nodes, lake)
+    Thread(target=stop, daemon=True).start()
+    report = run(plan, lake, "ray", work)
+    assert (report.exit_code, report.failures) == (143, {})
+    assert 3 <= report.committed < STEPS
+    leases = [path for disk in nodes.by_scratch for path in Path(disk).glob(".*.lease")]
+    assert leases == []
+    assert run(make_plan(plan.sweep, lake), lake, "ray", work).exit_code == 0
+    assert len(lake.committed()) == STEPS

@@ -444,3 +444,16 @@ def test_a_download_is_shown(hub, monkeypatch, capfd):
     fetch(checkpoint(hub), RUN)
     assert f"Downloading {REPO}@step1: " in (said := capfd.readouterr().err)
     assert f" of {SIZE:,} bytes" in said
+
+
+def test_what_dead_and_ending_drivers_hold_is_told_apart_and_removed_by_owner(hub):
+    """A driver sees of drivers of its own machine whether they live; what they hold on any node goes by their name."""
+    here, child = socket.gethostname(), subprocess.Popen(["true"])
+    child.wait()
+    dead, living, stranger = f"{here}:{child.pid}", f"{here}:{os.getpid()}", f"another-host:{child.pid}"
+    for name, owner in {"a": dead, "b": living, "c": stranger, "d": living}.items():
+        lease_of(scratch.root() / name, owner, 1.0)
+    assert scratch.owners_here() == sorted([dead, living, stranger])
+    assert [scratch.is_dead(owner) for owner in (dead, living, stranger)] == [True, False, False]
+    assert scratch.abandon([dead, living]) == 3
+    assert sorted(left()) == [".c.lease", "c"]

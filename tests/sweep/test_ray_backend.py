@@ -8,7 +8,7 @@ from ray import exceptions
 
 from pipeline.errors import UsageError
 from pipeline.recipe import built_in
-from pipeline.spec import Cell, Corpus, Remote, Resources
+from pipeline.spec import Cell, Corpus, HubFile, Remote, Resources
 from pipeline.sweep import ray_backend
 from pipeline.sweep.backend import Stages
 from pipeline.sweep.ray_backend import RayBackend
@@ -52,7 +52,7 @@ class Notes:
 def backend(monkeypatch: pytest.MonkeyPatch, notes: Notes, **resources: object) -> RayBackend:
     for name in ("remote", "nodes", "cluster_resources", "get", "init"):
         monkeypatch.setattr(ray_backend.ray, name, getattr(notes, name))
-    monkeypatch.setattr(ray_backend, "LOOK_S", 0.0)
+    monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 0.0)
     stages = Stages(lambda task: [], lambda task: [], lambda task: None)
     return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}))
 
@@ -109,12 +109,12 @@ def test_while_every_node_is_lost_a_task_waits_for_another(monkeypatch):
     notes.living.clear()
     opened.submit(task())
     assert [options["memory"] for options in notes.submitted] == [0]
-    assert opened._emptiest_node(task()) == ""
 
 
 def of_the_hub(step: int = 0, **changes: object) -> Task:
     """A task whose checkpoint must be fetched."""
-    remote = Remote(repo="lab/small", commit="0" * 40, files=())
+    files = (HubFile(path="model.safetensors", size=1, sha256="0" * 64),)
+    remote = Remote(repo="lab/small", commit="0" * 40, files=files)
     return task(step, **changes).model_copy(
         update={"checkpoint": made.checkpoint(step).model_copy(update={"remote": remote})}
     )
@@ -129,14 +129,46 @@ def test_what_is_fetched_goes_to_a_node_that_measures_it_and_to_no_other(monkeyp
     assert (strategy.node_id, strategy.soft) == (notes.living[1]["NodeID"], False)
 
 
-def test_while_there_is_no_such_node_nothing_is_fetched(monkeypatch):
+def test_while_there_is_no_such_node_a_fetch_waits_for_one(monkeypatch):
     notes = Notes({"CPU": 4})
     opened = backend(monkeypatch, notes)
-    notes.living[:] = [{**notes.living[0], "Resources": {"CPU": 0}}]
+    notes.living[0]["Resources"] = {"CPU": 0}
     opened.submit(of_the_hub())
-    assert not opened._fetching
-    assert "memory" in notes.submitted[0], "it waits to be measured, and its files come then"
-    assert "scheduling_strategy" not in notes.submitted[0]
+    assert opened.wait(0.01) == []
+    assert not notes.submitted
+    notes.living[0]["Resources"] = {"CPU": 4}
+    opened.wait(0.01)
+    assert [options["scheduling_strategy"].node_id for options in notes.submitted] == [notes.living[0]["NodeID"]]
+    assert not opened._to_fetch
+
+
+def test_what_waits_for_a_node_can_be_withdrawn(monkeypatch):
+    notes = Notes({"CPU": 4})
+    opened = backend(monkeypatch, notes)
+    notes.living.clear()
+    opened.submit(of_the_hub())
+    assert opened.withdraw() == [of_the_hub()]
+    assert opened.wait(0.01) == []
+
+
+def test_a_node_that_is_full_holds_up_its_own_tasks_alone(monkeypatch):
+    """Of two tasks on each of two nodes the second of the free node passes the second of the full one."""
+    notes = Notes({"CPU": 1}, {"CPU": 1})
+    opened = backend(monkeypatch, notes, cpus=1, slots=1)
+    monkeypatch.setattr(RayBackend, "slots", 2)
+    for step in range(4):
+        opened.submit(of_the_hub(step))
+    notes.answer = []
+    for ref in tuple(opened._fetching):
+        opened._finished(ref)
+    opened._start()
+    (first, _), (other, _) = opened._running.values()
+    nodes = {task.checkpoint.step: opened._nodes.of(task.checkpoint.content) for task in (first, other, *opened._ready)}
+    assert [nodes[step] for step in range(4)] == [nodes[0], nodes[1]] * 2
+    notes.answer = [Outcome(cell_id="c")]
+    opened._finished(next(ref for ref, (task, _) in opened._running.items() if task is other))
+    opened._start()
+    assert {task.checkpoint.step for task, _ in opened._running.values()} == {0, 3}
 
 
 def test_a_model_of_two_gpus_is_fetched_where_two_are(monkeypatch):
@@ -161,6 +193,22 @@ def test_a_worker_that_died_leaves_no_files_on_its_node(monkeypatch, stage):
     assert outcome.error_class == "crash"
     (discard,) = notes.submitted[before:]
     assert discard["scheduling_strategy"].node_id == notes.living[0]["NodeID"]
+
+
+def test_the_next_try_is_not_given_to_the_node_that_was_lost(monkeypatch):
+    """Though nodes are asked for once a second: within it a task could be lost twenty times, and given up."""
+    notes = Notes({"CPU": 4}, {"CPU": 4})
+    opened = backend(monkeypatch, notes)
+    monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 1000.0)
+    opened.submit(of_the_hub(cells=(cell_of(10**6),)))
+    lost = notes.submitted[0]["scheduling_strategy"].node_id
+    notes.living[:] = [node for node in notes.living if node["NodeID"] != lost]
+    notes.answer = exceptions.TaskUnschedulableError("the node is gone")
+    (ref,) = opened._fetching
+    _, (outcome,) = opened._finished(ref)
+    assert outcome.error_class == "preempted"
+    opened.submit(of_the_hub(cells=(cell_of(10**6),)))
+    assert notes.submitted[-1]["scheduling_strategy"].node_id == notes.living[0]["NodeID"] != lost
 
 
 def test_what_went_well_has_removed_its_own_files(monkeypatch):

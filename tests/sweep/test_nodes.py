@@ -1,0 +1,74 @@
+"""Where files go: to the emptiest node that can use them, away from where fetching fails, never to a lost one."""
+
+from collections import Counter
+
+import pytest
+
+from pipeline.sweep.nodes import Node, Nodes
+
+
+def node(name: str, cpus: int, gpus: int = 0) -> Node:
+    return {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
+
+
+def nodes(*some: Node) -> Nodes:
+    return Nodes(lambda: list(some), lambda node: node["Resources"]["CPU"])
+
+
+def test_a_node_of_eight_gets_eight_times_as_much_as_one_of_one():
+    placed = nodes(node("head", 0), node("small", 1), node("large", 8))
+    counts = Counter(placed.place(f"c{index}", gpus=0) for index in range(18))
+    assert counts == {"small": 2, "large": 16}
+
+
+def test_what_has_left_counts_no_more():
+    placed = nodes(node("a", 1), node("b", 1))
+    first = placed.place("c0", gpus=0)
+    placed.leave("c0")
+    assert placed.of("c0") == ""
+    assert placed.place("c1", gpus=0) == first
+
+
+def test_a_node_where_fetching_fails_is_asked_last_until_it_works_again():
+    """Fast failures would keep it the emptiest, and draw every task."""
+    placed = nodes(node("bad", 1), node("good", 1))
+    for name in ("c0", "c1"):
+        if placed.place(name, gpus=0) == "bad":
+            for _ in range(3):
+                placed.fetched(name, well=False)
+    for name in ("c0", "c1"):
+        placed.leave(name)
+    assert [placed.place(f"d{index}", gpus=0) for index in range(4)] == ["good", "good", "good", "bad"]
+    placed.fetched("d3", well=True)
+    assert [placed.place(f"e{index}", gpus=0) for index in range(2)] == ["bad", "bad"]
+
+
+def test_nodes_are_looked_at_once_a_second_and_at_once_when_one_was_lost(monkeypatch: pytest.MonkeyPatch):
+    now, living = [100.0], [node("a", 1)]
+    monkeypatch.setattr("pipeline.sweep.nodes.time.monotonic", lambda: now[0])
+    placed = Nodes(lambda: list(living), lambda node: 1)
+    assert placed.place("c0", gpus=0) == "a"
+    living[:] = [node("b", 1)]
+    assert placed.place("c1", gpus=0) == "a"
+    placed.look_again()
+    assert placed.place("c1", gpus=0) == "b"
+    living[:] = []
+    now[0] += 1.0
+    assert placed.place("c2", gpus=0) == ""
+
+
+def test_gpus_must_be_on_one_node():
+    placed = nodes(node("one", 8, gpus=1), node("two", 8, gpus=2))
+    assert placed.place("c0", gpus=2) == "two"
+    assert placed.place("c1", gpus=3) == ""
+
+
+@pytest.mark.parametrize(
+    ("taken", "shares", "room"), [(0, 1, True), (1, 1, True), (2, 1, False), (1, 2, False), (0, 9, True)]
+)
+def test_a_node_has_as_much_room_as_tasks_fit(taken, shares, room):
+    assert nodes(node("a", 2)).has_room("a", taken, shares) is room
+
+
+def test_a_node_that_has_gone_keeps_nothing_waiting():
+    assert nodes(node("a", 2)).has_room("gone", 9, 1)
