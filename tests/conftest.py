@@ -24,6 +24,13 @@ os.environ.update(
 )
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With `-m gpu` no other file is even imported: where there is a GPU, Ray, FAISS or pyarrow may be absent."""
+    if config.getoption("markexpr") == "gpu" and collection_path.parent == ROOT / "tests":
+        return collection_path.name != "gpu"
+    return None
+
+
 @pytest.fixture
 def shared() -> Callable[[str], Path]:
     """Path of an input nobody here computed; skips where the folder is absent."""

@@ -112,10 +112,10 @@ def watchdog(task: Task) -> Iterator[None]:
 
 
 def _measured(task: Task, checkpoint: Checkpoint, watch: Watch) -> list[Outcome]:
-    from pipeline import measure  # torch and transformers: only where work is done
-
-    kept = _kept()
     with watch(task):
+        from pipeline import measure  # torch and transformers: only where work is done
+
+        kept = _kept()
         opened = measure.open_checkpoint(checkpoint, task.cells[0].recipe, task.resources, kept)
     there = Lake(task.lake).committed() if task.attempt > 1 else set()
     outcomes = []

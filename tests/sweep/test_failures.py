@@ -27,7 +27,7 @@
 | a schema or an algorithm that changed | lake/test_reader::test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_back |
 | a branch that moved | hub/test_reruns::test_an_upload_over_an_old_label_runs_once_and_the_old_rows_stay |
 | a branch that moves between plan and fetch | hub/test_fetch::test_a_branch_that_moves_after_planning_changes_nothing |
-| two drivers on one lake | sweep/test_failures::test_two_drivers_on_one_lake_write_each_cell_once |
+| two drivers on one lake | sweep/test_two_drivers::test_each_cell_is_there_once_though_both_wanted_it |
 """  # noqa: E501
 
 import re

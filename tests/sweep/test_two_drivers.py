@@ -1,0 +1,70 @@
+"""Two drivers of one sweep at once, in processes of their own: waste, and no damage."""
+
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pipeline.lake import Lake
+from pipeline.lake import open as open_lake
+from pipeline.lake.verify import verify
+from tests.lake import s3
+from tests.sweep import stub
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS, CORPORA = 20, 2
+DRIVER = """
+import sys, time
+from pathlib import Path
+from pipeline.lake import Lake
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from tests.sweep import stub
+
+def work(task):
+    time.sleep(0.02)
+    return stub.work(task)
+
+lake = Lake(sys.argv[2])
+plan = make_plan(stub.sweep(Path(sys.argv[1]), n_corpora=int(sys.argv[3])), lake)
+print(len(plan.todo), flush=True)
+sys.stdin.readline()
+sys.exit(run(plan, lake, "inline", work).exit_code)
+"""
+
+
+def started(root: Path, lake: str) -> "subprocess.Popen[str]":
+    """A driver that has planned, and waits for a line before it runs."""
+    words = [sys.executable, "-c", DRIVER, str(root), lake, str(CORPORA)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(words, cwd=ROOT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
+
+
+@pytest.mark.parametrize("place", ["folder", "object store"])
+def test_each_cell_is_there_once_though_both_wanted_it(place, tmp_path, monkeypatch):
+    """Both have planned every cell before either begins."""
+    root = stub.history(tmp_path / "runs", list(range(STEPS)))
+    with ExitStack() as stack:
+        uri = str(tmp_path / "lake")
+        if place == "object store":
+            for name, value in stack.enter_context(s3.serve()).items():
+                monkeypatch.setenv(name, value)
+            uri = "s3://bucket/two"
+        drivers = [started(root, uri) for _ in range(2)]
+        assert [int(driver.stdout.readline()) for driver in drivers] == [STEPS * CORPORA] * 2
+        for driver in drivers:
+            driver.stdin.write("go\n")
+            driver.stdin.flush()
+        ended = [driver.communicate(timeout=100) for driver in drivers]
+        assert [driver.returncode for driver in drivers] == [0, 0], ended
+        lake = Lake(uri)
+        assert len(lake.store.list("cells/v1")) == len(lake.committed()) == STEPS * CORPORA
+        count = "select count(*), count(distinct (cell_id, layer)) from layers"
+        rows, distinct = open_lake(uri).sql(count).fetchall()[0]
+        assert rows == distinct == STEPS * CORPORA * stub.LAYERS
+        assert list(verify(lake)) == []
+    tries = [len(stub.tries(root, step)) for step in range(STEPS)]
+    assert max(tries) == 2, "at least one checkpoint was measured by both"
