@@ -1,9 +1,13 @@
-"""Where on a cluster a task's files go: bookkeeping over what Ray says of its nodes, without Ray."""
+"""The nodes of a cluster: what each can run, and whose files lie where. Bookkeeping over what Ray says, without Ray."""
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from pipeline.errors import UsageError
+from pipeline.memory import gpus_for
+from pipeline.spec import Cell, Resources
 
 Node = dict[str, Any]
 """As `ray.nodes()` describes it."""
@@ -12,15 +16,14 @@ LOOK_S = 1.0
 
 
 class Nodes:
-    """The nodes that can run tasks, and which of them has the files of which task.
+    """The nodes that can run tasks of these resources, and which of them has the files of which checkpoint.
 
     Args:
         look: gives the nodes there are.
-        fit: how many tasks a node can run at once, were it idle.
     """
 
-    def __init__(self, look: Callable[[], list[Node]], fit: Callable[[Node], int]) -> None:
-        self._look, self._fit = look, fit
+    def __init__(self, look: Callable[[], list[Node]], resources: Resources) -> None:
+        self._look, self._resources = look, resources
         self._known: list[Node] = []
         self._looked_at = float("-inf")
         self._at: dict[str, str] = {}
@@ -31,7 +34,7 @@ class Nodes:
     def fitting(self) -> list[Node]:
         """Living nodes that could run a task, as they were a second ago."""
         if time.monotonic() - self._looked_at >= LOOK_S:
-            self._known = [node for node in self._look() if node["Alive"] and self._fit(node)]
+            self._known = [node for node in self._alive() if self._fit(node)]
             self._looked_at = time.monotonic()
         return self._known
 
@@ -70,3 +73,52 @@ class Nodes:
         given to it comes back at once."""
         fits = next((self._fit(known) for known in self.fitting if known["NodeID"] == node), None)
         return fits is None or taken + min(shares, fits) <= fits
+
+    def gpus(self, cells: Iterable[Cell]) -> int:
+        """Of a task of these cells, all on one node: several where one has no room for the weights."""
+        return max(map(self._gpus, cells), default=1) if self._resources.gpus else 0
+
+    def memory(self, shares: int) -> int:
+        """Bytes that are set aside for a task on its node: one share is a slot's, of the smallest node."""
+        nodes = [(node["Resources"].get("memory", 0), self._fit(node)) for node in self.fitting]
+        return int(min((memory / slots * min(shares, slots) for memory, slots in nodes), default=0))
+
+    def require_a_fit(self) -> None:
+        """An impossible request would wait for ever without a word.
+
+        Raises: UsageError with what the nodes have.
+        """
+        if not self.fitting:
+            have = [node["Resources"] for node in self._alive()]
+            best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in have)
+            raise UsageError(
+                f"a task of {self._resources.threads} CPUs and {min(self._resources.gpus, 1)} GPUs",
+                f"no node has that much (nodes: {best})",
+                "Set resources.cpus, resources.slots and resources.gpus to what the nodes have",
+            )
+
+    def require_gpus(self, cells: Iterable[Cell]) -> None:
+        """Refuse a model that takes more GPUs than any node has: its task would wait for ever.
+
+        Raises: UsageError naming the largest.
+        """
+        largest = max(cells, key=self._gpus)
+        wanted, most = self._gpus(largest), max(int(node["Resources"].get("GPU", 0)) for node in self._alive())
+        if self._resources.gpus and wanted > most:
+            raise UsageError(
+                f"{largest.checkpoint.model} on {wanted} GPUs of {self._resources.gpu_gb:g} GB in one node",
+                f"the largest node has {most}",
+                "Leave it out by --models, or run where a node has more",
+            )
+
+    def _gpus(self, cell: Cell) -> int:
+        """GPUs that have room for the model."""
+        return gpus_for(cell.checkpoint.n_params, cell.recipe.dtype, self._resources.gpu_bytes)
+
+    def _alive(self) -> list[Node]:
+        return [node for node in self._look() if node["Alive"]]
+
+    def _fit(self, node: Node) -> int:
+        """Tasks that the node can run at once, were it idle."""
+        want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
+        return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)

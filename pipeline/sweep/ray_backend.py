@@ -28,7 +28,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.catalog.scratch import OWNER, abandon, is_dead, owner, owners_here
 from pipeline.errors import UsageError
-from pipeline.memory import gpus_for
 from pipeline.spec import Cell, Resources
 from pipeline.sweep.backend import Finished, Stages, is_fetched
 from pipeline.sweep.budget import OF_THE_WHOLE_TASK
@@ -55,7 +54,7 @@ class RayBackend:
 
     def __init__(self, stages: Stages, resources: Resources, ahead: int = 0) -> None:
         self._stages, self._resources, self._ahead = stages, resources, ahead
-        self._nodes = Nodes(ray.nodes, self._fit)
+        self._nodes = Nodes(ray.nodes, resources)
         self._connect()
         # Two decorations of one body: only a function decorated with GPUs gets a fresh process per task.
         on_gpu = ray.remote(num_gpus=1, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
@@ -117,7 +116,7 @@ class RayBackend:
         """Not before there is a node to measure it: a fetch needs no CPU, and Ray would run it on the head too."""
         while self._to_fetch:
             task = self._to_fetch[0]
-            if not self._nodes.place(task.checkpoint.content, self._n_gpus(task)):
+            if not self._nodes.place(task.checkpoint.content, self._nodes.gpus(task.cells)):
                 return
             self._to_fetch.popleft()
             self._fetching[self._fetch.options(**self._placed(task)).remote(task, self._environment)] = task
@@ -133,7 +132,7 @@ class RayBackend:
                 full.add(node)
                 continue
             self._ready.remove(task)
-            options = {**self._placed(task), "memory": self._memory(task), **self._gpus(task)}
+            options = {**self._placed(task), "memory": self._nodes.memory(task.shares), **self._gpus(task)}
             ref = self._measure.options(**options).remote(task, self._environment)
             self._running[ref] = (task, time.monotonic())
 
@@ -172,20 +171,10 @@ class RayBackend:
 
     def _shares(self, task: Task) -> int:
         """Slots that a task takes up: one, or as many as it has GPUs or needs the memory of."""
-        return min(max(task.shares, self._n_gpus(task), 1), self.slots)
+        return min(max(task.shares, self._nodes.gpus(task.cells), 1), self.slots)
 
     def _gpus(self, task: Task) -> dict[str, int]:
-        return {"num_gpus": self._n_gpus(task)} if self._resources.gpus else {}
-
-    def _n_gpus(self, task: Task) -> int:
-        """Several where one has no room for the weights; all are on one node."""
-        wanted = [_gpus(cell, self._resources) for cell in task.cells]
-        return max(wanted, default=1) if self._resources.gpus else 0
-
-    def _memory(self, task: Task) -> int:
-        """Bytes that Ray sets aside for a task on its node: one share is a slot's, of the smallest node."""
-        nodes = [(node["Resources"].get("memory", 0), self._fit(node)) for node in self._nodes.fitting]
-        return int(min((memory / slots * min(task.shares, slots) for memory, slots in nodes), default=0))
+        return {"num_gpus": self._nodes.gpus(task.cells)} if self._resources.gpus else {}
 
     def close(self) -> None:
         if self._resources.address != "local":
@@ -230,19 +219,8 @@ class RayBackend:
         return answers
 
     def require_gpus(self, cells: Iterable[Cell]) -> None:
-        """Refuse a model that takes more GPUs than any node has: its task would wait for ever.
-
-        Raises: UsageError naming the largest.
-        """
-        largest = max(cells, key=lambda cell: _gpus(cell, self._resources))
-        wanted = _gpus(largest, self._resources)
-        most = max(int(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"])
-        if self._resources.gpus and wanted > most:
-            raise UsageError(
-                f"{largest.checkpoint.model} on {wanted} GPUs of {self._resources.gpu_gb:g} GB in one node",
-                f"the largest node has {most}",
-                "Leave it out by --models, or run where a node has more",
-            )
+        """Refuse what `Nodes.require_gpus` refuses."""
+        self._nodes.require_gpus(cells)
 
     def _connect(self) -> None:
         address = self._resources.address
@@ -263,26 +241,10 @@ class RayBackend:
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
-        self._require_a_fit()
+        self._nodes.require_a_fit()
         if address != "local":
             with suppress(RayError):
                 self._bury()
-
-    def _require_a_fit(self) -> None:
-        """An impossible request would wait for ever without a word."""
-        if not self._nodes.fitting:
-            have = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            best = ", ".join(f"{n.get('CPU', 0):g} CPUs and {n.get('GPU', 0):g} GPUs" for n in have)
-            raise UsageError(
-                f"a task of {self._resources.threads} CPUs and {min(self._resources.gpus, 1)} GPUs",
-                f"no node has that much (nodes: {best})",
-                "Set resources.cpus, resources.slots and resources.gpus to what the nodes have",
-            )
-
-    def _fit(self, node: dict[str, Any]) -> int:
-        """Tasks that the node can run at once."""
-        want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
-        return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)
 
     def _outcomes(self, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
         try:
@@ -328,11 +290,6 @@ class RayBackend:
     def _most_s(self, task: Task) -> float:
         """So long may it take at most: loading and each cell have the whole timeout each."""
         return START_S + GRACE * self._resources.timeout_s * (1 + len(task.cells))
-
-
-def _gpus(cell: Cell, resources: Resources) -> int:
-    """GPUs that have room for the model."""
-    return gpus_for(cell.checkpoint.n_params, cell.recipe.dtype, resources.gpu_bytes)
 
 
 def _with_environment(work: Callable[[Task], Any]) -> Callable[[Task, dict[str, str]], Any]:

@@ -12,6 +12,9 @@
 | a task that is stuck: its stack is kept | sweep/test_ray::test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish |
 | a node that is lost: not counted | sweep/test_budgets::test_each_class_has_its_budget |
 | a node that is lost, of a real cluster | chaos/test_chaos::test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly |
+| a node that is lost, with what was fetched there | cluster/test_nodes::test_what_a_lost_node_had_is_done_on_the_other |
+| a node where fetching fails: asked last | sweep/test_nodes::test_a_node_where_fetching_fails_is_asked_last_until_it_works_again |
+| a run stopped or a worker dead, its files on other nodes | cluster/test_nodes::test_a_run_that_is_stopped_leaves_nothing_on_any_node |
 | an attempt given up for lost that finishes late | sweep/test_failures::test_an_attempt_that_was_given_up_may_finish_late |
 | the driver killed | sweep/test_resume::test_a_killed_driver_loses_nothing_and_repeats_nothing |
 | the head lost | cluster/test_head_lost::test_a_driver_without_its_head_ends_and_a_rerun_does_the_rest |

@@ -4,7 +4,10 @@ from collections import Counter
 
 import pytest
 
+from pipeline.spec import Resources
 from pipeline.sweep.nodes import Node, Nodes
+
+ONE_CPU = Resources(cpus=1)
 
 
 def node(name: str, cpus: int, gpus: int = 0) -> Node:
@@ -12,7 +15,7 @@ def node(name: str, cpus: int, gpus: int = 0) -> Node:
 
 
 def nodes(*some: Node) -> Nodes:
-    return Nodes(lambda: list(some), lambda node: node["Resources"]["CPU"])
+    return Nodes(lambda: list(some), ONE_CPU)
 
 
 def test_a_node_of_eight_gets_eight_times_as_much_as_one_of_one():
@@ -46,7 +49,7 @@ def test_a_node_where_fetching_fails_is_asked_last_until_it_works_again():
 def test_nodes_are_looked_at_once_a_second_and_at_once_when_one_was_lost(monkeypatch: pytest.MonkeyPatch):
     now, living = [100.0], [node("a", 1)]
     monkeypatch.setattr("pipeline.sweep.nodes.time.monotonic", lambda: now[0])
-    placed = Nodes(lambda: list(living), lambda node: 1)
+    placed = Nodes(lambda: list(living), ONE_CPU)
     assert placed.place("c0", gpus=0) == "a"
     living[:] = [node("b", 1)]
     assert placed.place("c1", gpus=0) == "a"
