@@ -1,7 +1,9 @@
 """A fake Hub for one test, with every cache and scratch folder of its own, and a token that no test may write down."""
 
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +39,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         huggingface_hub.close_session()
     told = [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
     assert not told, f"the token was written to {told}"
+
+
+@pytest.fixture
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before what failed is tried again, by us and by the library, and for room on the disk."""
+    from pipeline.catalog import scratch, wire
+
+    monkeypatch.setattr(wire, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(scratch, "POLL_S", 0.02)
+    # The library waits 1 s before it resumes.
+    monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: time.sleep(0.01)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,15 +1,13 @@
-"""Histories on the Hub: wherever a publisher keeps them, at what cost in requests, and equal to the local ones."""
+"""Histories on the Hub: wherever a publisher keeps them, and equal to the local ones."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.catalog.architectures import norm_placement
-from pipeline.catalog.hub import discover, single
+from pipeline.catalog.hub import discover
 from pipeline.catalog.local import single as local_single
-from pipeline.catalog.reading import WORKERS, in_parallel
 from pipeline.catalog.revisions import History
 from pipeline.errors import FetchError, UsageError
 from pipeline.spec import Cell, Corpus, Hub, Members, built_in
@@ -254,64 +252,6 @@ def test_a_final_model_is_its_main(hub: FakeHub) -> None:
     assert (found.revision, found.step) == ("main", None)
 
 
-def test_cold_costs_refs_a_tree_per_commit_and_each_small_file_once(hub: FakeHub) -> None:
-    """And one question whether the files may be read."""
-    repo = pythia(hub, steps=(0, 1, 2, 4, 8))
-    repo.commit({**sharded("a", "b"), "config.json": b'{"other": 1}'}, branch="step16")
-    repo.branches["main"] = repo.branches["step8"]
-    only(Hub(hub="EleutherAI/pythia-14m"))
-    assert len(hub.asked("*/refs")) == 1
-    assert len(hub.asked("*/tree/*")) == len(repo.commits) - 1
-    permission = "config.json"
-    small = [permission, *["config.json"] * 2, "model.safetensors.index.json", *TOKENIZER]
-    assert sorted(request.path.split("/")[-1] for request in hub.asked("*/resolve/*")) == sorted(small)
-    assert len(hub.requests) == 1 + len(repo.commits) - 1 + len(small)
-
-
-def test_warm_over_twenty_repos_makes_exactly_twenty_requests(hub: FakeHub) -> None:
-    repos = [f"EleutherAI/pythia-{size}-seed{seed}" for size in ("14m", "31m", "70m", "160m") for seed in range(1, 6)]
-    for name in repos:
-        pythia(hub, name, steps=(0, 1))
-    cold = [discover(Hub(hub=name)) for name in repos]
-    before = len(hub.requests)
-    assert [discover(Hub(hub=name)) for name in repos] == cold
-    assert [request.path for request in hub.requests[before:]] == [f"/api/models/{name}/refs" for name in repos]
-
-
-def test_a_commit_to_the_readme_costs_one_tree_and_changes_no_digest(hub: FakeHub) -> None:
-    repo = pythia(hub)
-    before = only(Hub(hub="EleutherAI/pythia-14m"))
-    hub.requests.clear()
-    repo.commit({"README.md": b"more about"}, branch="step512")
-    after = only(Hub(hub="EleutherAI/pythia-14m"))
-    assert len(hub.asked("*/refs")) == len(hub.asked("*/tree/*")) == 1
-    assert len(hub.requests) == 2
-    assert [r.weights_digest for r in after.revisions] == [r.weights_digest for r in before.revisions]
-    assert [r.commit == s.commit for r, s in zip(before.revisions, after.revisions, strict=True)].count(False) == 1
-
-
-def test_one_checkpoint_costs_one_tree(hub: FakeHub) -> None:
-    pythia(hub).commit(checkpoint("odd"), branch="an-odd-name")
-    found = single(Hub(hub="EleutherAI/pythia-14m"), "step1")
-    assert len(hub.asked("*/tree/*")) == 1
-    assert found == only(Hub(hub="EleutherAI/pythia-14m")).checkpoints[1]
-    assert single(Hub(hub="EleutherAI/pythia-14m"), "an-odd-name").step is None
-    with pytest.raises(UsageError, match="no such branch or tag"):
-        single(Hub(hub="EleutherAI/pythia-14m"), "step3")
-
-
-def test_a_commit_is_the_branch_that_points_at_it_or_stands_for_itself(hub: FakeHub) -> None:
-    repo, source = pythia(hub), Hub(hub="EleutherAI/pythia-14m")
-    old = repo.branches["step1"]
-    assert single(source, old) == single(source, "step1")
-    repo.commit({"README.md": b"moved on"}, branch="step1")
-    found = single(source, old)
-    assert (found.revision, found.commit_sha, found.step) == (old, old, None)
-    assert found.content == single(source, "step1").content
-    with pytest.raises(UsageError, match="does not have"):
-        single(source, "0" * 40)
-
-
 def test_a_file_that_is_listed_and_not_there_spoils_no_other(hub: FakeHub) -> None:
     pythia(hub, steps=(0, 512)).commit({"config.json": b'{"model_type": "llama"}'}, branch="step512")
     lost = hub.repo("EleutherAI/pythia-14m").branches["step512"]
@@ -323,16 +263,6 @@ def test_a_file_that_is_listed_and_not_there_spoils_no_other(hub: FakeHub) -> No
         "step512",
         f"listed, but no such file: config.json of EleutherAI/pythia-14m at {lost}",
     )
-
-
-def test_one_checkpoint_in_a_sub_folder(hub: FakeHub) -> None:
-    repo = hub.repo("m-a-p/neo_scalinglaw_250M")
-    repo.commit({f"hf_ckpt/4.19B/{name}": data for name, data in checkpoint("neo").items()})
-    hub.repo("m-a-p/neo_7b").commit(dict(TOKENIZER))
-    assert single(Hub(hub="m-a-p/neo_scalinglaw_250M"), "hf_ckpt/4.19B").tokens_seen == 4_190_000_000
-    for wrong in ("hf_ckpt/5B", "main"):
-        with pytest.raises(UsageError, match="no such checkpoint"):
-            single(Hub(hub="m-a-p/neo_scalinglaw_250M"), wrong)
 
 
 def test_what_cannot_be_found_is_said_in_two_lines(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,15 +308,6 @@ def test_an_index_that_is_too_deep_names_no_shard(hub: FakeHub) -> None:
     assert states(only(Hub(hub="EleutherAI/pythia-14m"))) == {"step1": "NO_WEIGHTS"}
 
 
-def test_one_checkpoint_with_a_repo_of_its_own(hub: FakeHub) -> None:
-    """By its repo, or by the name that it has in the history."""
-    name = "multiberts-seed_0-step_20k"
-    hub.repo(f"google/{name}").commit(checkpoint("bert", name="pytorch_model.bin"))
-    found = single(Hub(hub=f"google/{name}"))
-    assert (found.model, found.revision, found.step) == ("google/multiberts-seed_0", name, 20_000)
-    assert single(Hub(hub=f"google/{name}"), name) == found
-
-
 def test_offline_a_history_is_what_it_was_when_last_seen(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = pythia(hub)
     seen = only(Hub(hub=repo.id))
@@ -397,18 +318,3 @@ def test_offline_a_history_is_what_it_was_when_last_seen(hub: FakeHub, monkeypat
     assert hub.requests == []
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
         discover(Hub(hub="EleutherAI/pythia-31m"))
-
-
-def test_trees_are_read_side_by_side_and_the_first_failure_ends_it() -> None:
-    assert in_parallel(lambda n: n * n, list(range(100)), "Squaring", "numbers") == [n * n for n in range(100)]
-    tried: list[int] = []
-
-    def fails(number: int) -> None:
-        tried.append(number)
-        time.sleep(0.002)
-        raise FetchError(f"tree {number}", "no answer", "Try again later")
-
-    with pytest.raises(FetchError):
-        in_parallel(fails, list(range(1000)), "Failing", "trees")
-    assert len(tried) < 1000
-    assert WORKERS <= 8
