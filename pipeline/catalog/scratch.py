@@ -117,7 +117,7 @@ def abandon(owners: Collection[str]) -> int:
     return len(theirs)
 
 
-def owners_here(_: object = None) -> list[str]:
+def owners_here() -> list[str]:
     """The drivers that have something on this node, each as HOST:PID."""
     return sorted({lease.owner for lease in leases()})
 

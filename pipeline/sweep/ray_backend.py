@@ -167,7 +167,7 @@ class RayBackend:
     def _placed(self, task: Task) -> dict[str, Any]:
         """On the node that has its files and on no other, which might wait for room that its own tasks hold."""
         node = self._nodes.of(task.checkpoint.content)
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)} if node else {}
+        return _on(node) if node else {}
 
     def _shares(self, task: Task) -> int:
         """Slots that a task takes up: one, or as many as it has GPUs or needs the memory of."""
@@ -184,7 +184,7 @@ class RayBackend:
 
     def _bury(self) -> None:
         """Free the nodes of what dead drivers of this machine had there: only here can be seen that they are dead."""
-        owners = {owner for _, found in self._asked(owners_here, None) for owner in found}
+        owners = {owner for _, found in self._asked(owners_here) for owner in found}
         if dead := sorted(owner for owner in owners if is_dead(owner)):
             self._asked(abandon, dead)
 
@@ -203,15 +203,14 @@ class RayBackend:
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
 
-    def _asked(self, question: Callable[[Any], Any], about: Any) -> list[tuple[str, Any]]:
+    def _asked(self, question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
         """What each node answers, by its host; nodes that go meanwhile are left out.
 
         Raises: RayError where one cannot say.
         """
         probe: Any = ray.remote(num_cpus=0, max_retries=0)(question)
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        on = lambda node: NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)  # noqa: E731
-        asked = [(n["NodeManagerHostname"], probe.options(scheduling_strategy=on(n)).remote(about)) for n in nodes]
+        asked = [(n["NodeManagerHostname"], probe.options(**_on(n["NodeID"])).remote(*about)) for n in nodes]
         answers = []
         for host, ref in asked:
             with suppress(*NODE_GONE):
@@ -290,6 +289,11 @@ class RayBackend:
     def _most_s(self, task: Task) -> float:
         """So long may it take at most: loading and each cell have the whole timeout each."""
         return START_S + GRACE * self._resources.timeout_s * (1 + len(task.cells))
+
+
+def _on(node: str) -> dict[str, Any]:
+    """There and nowhere else."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 
 
 def _with_environment(work: Callable[[Task], Any]) -> Callable[[Task, dict[str, str]], Any]:

@@ -99,10 +99,11 @@ class Chaos:
     def _kill_worker(self) -> bool:
         """Of those that are measuring just now; False if all is done."""
         while self._done() < self.wanted:
-            for pid in self.rng.sample(pids := sorted(os.listdir(self.root.parent / victims.RUNNING)), len(pids)):
-                if _killed(int(pid)):
+            notes = sorted((self.root.parent / victims.RUNNING).iterdir())
+            for note in self.rng.sample(notes, len(notes)):
+                if _killed(int(note.name)):
                     return True
-                (self.root.parent / victims.RUNNING / pid).unlink(missing_ok=True)
+                note.unlink(missing_ok=True)
             self._keep_running()
         return False
 

@@ -302,7 +302,9 @@ def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
         opened.require_gpus([cell_of(45 * 10**9)])
     assert time.monotonic() - began < 2
     large = [task(step, cells=(cell_of(12 * 10**9),), resources=resources) for step in range(4)]
-    done = [(began, ended, set(gpus.split(","))) for began, ended, _, gpus in naps(opened, large)]
+    napped = naps(opened, large)
+    assert len({pid for _, _, pid, _ in napped}) == 4, "each in a process of its own"
+    done = [(began, ended, set(gpus.split(","))) for began, ended, _, gpus in napped]
     assert [len(gpus) for *_, gpus in done] == [2] * 4
     beside = [(one, two) for i, (_, end, one) in enumerate(done) for begin, _, two in done[i + 1 :] if begin < end]
     assert beside, "two run at once"
