@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from jobs.bench.timing import Took
 
-Unit = Literal["CPU s", "s", "relative error", "anisotropy"]
+Unit = Literal["CPU s", "s", "MB", "relative error", "anisotropy"]
 """CPU seconds of all threads, wall seconds, or what is no time at all."""
 
 

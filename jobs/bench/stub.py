@@ -1,10 +1,12 @@
 """Stand-ins for checkpoints and for the work of a task, so that the machinery is timed and nothing else."""
 
 import json
+import time
 from pathlib import Path
 
 from pipeline.sweep.task import Outcome, Task
 
+NAP_S = 1.0
 CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 
 
@@ -22,3 +24,15 @@ def stub_history(root: Path, n: int) -> Path:
 def nothing(task: Task) -> list[Outcome]:
     """The work of a task that has none."""
     return [Outcome(cell_id=cell.id) for cell in task.cells]
+
+
+def nap(task: Task) -> list[Outcome]:
+    """The work of a task that takes a while of one slot and no processor."""
+    time.sleep(NAP_S)
+    return nothing(task)
+
+
+def nap_before(task: Task) -> list[Outcome]:
+    """Its fetching."""
+    time.sleep(NAP_S)
+    return []

@@ -5,22 +5,27 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from statistics import mean
 
 import torch
 
-from jobs.bench.comparison import Comparison, Subject, at_most, compared, within
+from jobs.bench.comparison import Comparison, Subject, at_least, at_most, compared, within
 from jobs.bench.decoder import save_decoder
+from jobs.bench.memory import Growth
 from jobs.bench.scale import Scale
-from jobs.bench.stub import nothing, stub_history
+from jobs.bench.stub import NAP_S, nap, nap_before, nothing, stub_history
 from jobs.bench.timing import Took, now, since, timed
 from pipeline.lake import Lake
 from pipeline.lake import open as open_lake
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
-from pipeline.sweep.backend import Work
+from pipeline.sweep.backend import Stages, Work
+from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
+from pipeline.sweep.progress import Progress
 from pipeline.sweep.run import BackendName, run
+from pipeline.sweep.worker import drop
 
 ROUNDS = 5
 LAYERS, WIDTH, VOCABULARY, TOKENS = 6, 64, 1024, 128
@@ -30,6 +35,11 @@ BACKENDS: dict[BackendName, tuple[str, float]] = {
     "ray": ("on Ray, its start included", 20.0),
 }
 """With the seconds that the trivial tasks may take."""
+GROWTH_MB = 50.0
+"""That the driver may have more at any moment of the trivial tasks on Ray than before them."""
+NAPS, SLOTS, AHEAD, BUSY = 16, 2, 2, 0.8
+"""Checkpoints that are fetched and measured, on so many slots, so many ahead of each, and the share of the slots' time
+that should be measuring."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
@@ -37,6 +47,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
         root = Path(folder)
         yield from _small_checkpoints(root / "small", scale.checkpoints)
         yield from _trivial_tasks(root / "stubs", scale)
+        yield _fetched_ahead(stub_history(root / "naps", NAPS))
 
 
 def _small_checkpoints(root: Path, n: int) -> Iterator[Comparison]:
@@ -58,34 +69,64 @@ def _swept(root: Path) -> tuple[Took, Took]:
     """The whole of a run into a new lake, and what its rows say of loading, forwarding and measuring."""
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(folder)
-        took = _ran(root, lake, "inline")
+        took, _ = _ran(root, lake, "inline")
         cells = open_lake(lake.uri).frame("SELECT sum(load_s + total_s) AS inside FROM cells")
     return took, Took(cells["inside"][0], cells["inside"][0])
 
 
-def _ran(root: Path, lake: Lake, backend: BackendName, work: Work | None = None, slots: int = 1) -> Took:
-    """A run of everything in a history; planning, which hashes the files the first time, is not part of it."""
-    sweep = Sweep(
+def _ran(root: Path, lake: Lake, backend: BackendName, work: Work | None = None, slots: int = 1) -> tuple[Took, float]:
+    """Seconds and MB of a run of everything in a history; planning, which hashes the files the first time, is not part
+    of it."""
+    plan = make_plan(_sweep(root, slots), lake)
+    with Growth() as growth:
+        start = now()
+        report = run(plan, lake, backend, work)
+        took = since(start)
+    assert report.committed == len(plan.todo), report
+    return took, growth.mb
+
+
+def _ran_trivial(root: Path, backend: BackendName) -> tuple[Took, float]:
+    """A run of a history of stubs into a new lake."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _ran(root, Lake(folder), backend, nothing, slots=os.cpu_count() or 1)
+
+
+def _sweep(root: Path, slots: int) -> Sweep:
+    return Sweep(
         name="bench",
         checkpoints=(Local(local=str(root)),),
         corpora=(Corpus(kind="random-uniform"),),
         recipe=built_in("quick@1"),
         resources=Resources(slots=slots, cpus=slots * torch.get_num_threads()),
     )
-    plan = make_plan(sweep, lake)
-    start = now()
-    report = run(plan, lake, backend, work)
-    took = since(start)
-    assert report.committed == len(plan.todo), report
-    return took
 
 
 def _trivial_tasks(root: Path, scale: Scale) -> Iterator[Comparison]:
-    stub_history(root, scale.tasks)
+    _ran_trivial(stub_history(root / "few", 4), "ray")  # after it Ray is imported and has been started once
+    many, mb = stub_history(root / "many", scale.tasks), ()
     for backend, (what, limit_s) in BACKENDS.items():
-        took = []
-        for _ in range(ROUNDS):
-            with tempfile.TemporaryDirectory() as folder:
-                took.append(_ran(root, Lake(folder), backend, nothing, slots=os.cpu_count() or 1))
+        took, mb = zip(*(_ran_trivial(many, backend) for _ in range(ROUNDS)), strict=True)
         subject = Subject("sweep", f"trivial tasks through the driver, {what}", scale.tasks)
         yield within(subject, took, limit_s, promised=scale.full)
+    subject = Subject("sweep", "memory of the driver over those on Ray", scale.tasks)
+    limits = [GROWTH_MB] * ROUNDS
+    yield Comparison(subject, f"a limit of {GROWTH_MB:g} MB", "MB", mb, limits, at_most(1.0).only_if(scale.full))
+
+
+def _fetched_ahead(root: Path) -> Comparison:
+    """How much of their time the slots measure where fetching takes as long as measuring, Ray having its processes."""
+    from pipeline.sweep.ray_backend import RayBackend
+
+    sweep = _sweep(root, SLOTS)
+    with tempfile.TemporaryDirectory() as folder:
+        plan, lake = make_plan(sweep, Lake(folder)), Lake(folder)
+        with closing(RayBackend(Stages(nap_before, nap, drop), sweep.resources, AHEAD)) as backend:
+            Driver(plan, lake, backend, "first", Progress(NAPS)).run()
+            start, waited_s = now(), backend.gpu_wait_s
+            report = Driver(plan, lake, backend, "second", Progress(NAPS)).run()
+            slots_s, waited_s = SLOTS * since(start).wall, backend.gpu_wait_s - waited_s
+    assert report.committed == NAPS, report
+    subject = Subject("sweep", f"{SLOTS} slots, {NAP_S:g} s to fetch and {NAP_S:g} s to measure each, whole", NAPS)
+    note = f"{waited_s:.1f} s free for want of files"
+    return Comparison(subject, "measuring", "s", [slots_s], [NAPS * NAP_S], at_least(BUSY), note)

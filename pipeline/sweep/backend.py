@@ -1,5 +1,6 @@
 """Where tasks run. The driver knows only this protocol; the inline backend needs no Ray."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from threading import Thread
@@ -39,6 +40,9 @@ class Backend(Protocol):
         """Tasks it can have at once, those being fetched ahead among them."""
         ...
 
+    gpu_wait_s: float
+    """How long slots, GPUs where there are any, have been free because files of their next tasks were not there yet."""
+
     def submit(self, task: Task) -> None: ...
 
     def wait(self, timeout_s: float) -> list[Finished]:
@@ -58,7 +62,7 @@ class InlineBackend:
     """Runs each task in this process, one at a time; threads fetch the checkpoints of those that come next."""
 
     def __init__(self, stages: Stages, ahead: int = 0) -> None:
-        self.slots, self.capacity = 1, 1 + ahead
+        self.slots, self.capacity, self.gpu_wait_s = 1, 1 + ahead, 0.0
         self._stages, self._ahead = stages, ahead
         self._queue: dict[Future[list[Outcome]], Task] = {}
 
@@ -67,7 +71,9 @@ class InlineBackend:
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """The first whose files are there: one that waits for room on the disk may wait for another's to go."""
+        began = time.monotonic()
         wait(self._queue, timeout_s, FIRST_COMPLETED)
+        self.gpu_wait_s += time.monotonic() - began
         fetched = next((future for future in self._queue if future.done()), None)
         if fetched is None:
             return []

@@ -99,6 +99,11 @@ class Driver:
         return self.report
 
     @property
+    def _in_slots(self) -> list[str]:
+        """What is measured now, or next where its files are not there yet; the others wait behind it."""
+        return [w.task.checkpoint.label for w in self.running.values()][: self.backend.slots]
+
+    @property
     def _stopping(self) -> bool:
         return bool(self.report.signal or self.report.stopped)
 
@@ -193,7 +198,10 @@ class Driver:
             self.progress.failed(cell, outcome)
 
     def _lake_failed(self, message: str) -> None:
-        """Pause everything; the third time in a row without a commit between them ends the run."""
+        """Pause everything; the third time in a row without a commit between them ends the run. What fails within a
+        pause began before it, and is the same failure."""
+        if time.monotonic() < self.paused_until:
+            return
         self.lake_failures += 1
         self.paused_until = time.monotonic() + budget.delay_s("infra", self.lake_failures, self.rng)
         if self.lake_failures >= budget.STRIKES["infra"]:
@@ -217,7 +225,7 @@ class Driver:
 
     def _show(self, last: bool = False) -> None:
         self.busy.tick(self.backend.slots)
-        self.progress.tick(running=len(self.running), stopping=self._stopping)
+        self.progress.tick(running=len(self._in_slots), stopping=self._stopping)
         if last or time.monotonic() > self.beat_at:
             self.beat_at = time.monotonic() + HEARTBEAT_S
             self._label()
@@ -238,7 +246,8 @@ class Driver:
             "committed": self.report.committed,
             "failed": len(self.report.failures),
             "busy": self.busy.share,
-            "running": [w.task.checkpoint.label for w in self.running.values()],
+            "gpu_wait_s": round(self.backend.gpu_wait_s, 1),
+            "running": self._in_slots,
             "ended": ended,
         }
 
@@ -253,4 +262,4 @@ class Driver:
         if self.report.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.report.signal = number
-        self.progress.say(f"stopping: {len(self.running)} running tasks finish; what is committed stays in the lake")
+        self.progress.say(f"stopping: {len(self._in_slots)} running tasks finish; what is committed stays in the lake")

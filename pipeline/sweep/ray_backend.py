@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import (
@@ -19,6 +19,7 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayError,
     RayTaskError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
     TaskUnschedulableError,
     UnserializableException,
@@ -33,7 +34,8 @@ from pipeline.sweep.backend import Finished, Stages, is_fetched
 from pipeline.sweep.budget import OF_THE_WHOLE_TASK
 from pipeline.sweep.nodes import Nodes
 from pipeline.sweep.ray_folder import ray_folder
-from pipeline.sweep.task import Outcome, Task, failed, stack_file
+from pipeline.sweep.task import Outcome, Task, failed
+from pipeline.sweep.watchdog import left_stack, stuck
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
@@ -41,8 +43,16 @@ OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 PASSED_ON = ("HF_TOKEN", OWNER)
 """What they need besides, as an argument of each task: what is in a runtime_env Ray writes into its logs."""
 NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
-GRACE, START_S = 1.5, 60.0  # the driver ends a task so much later than the worker's own watchdog, and its start apart
-ANSWER_S = 30.0  # a node that says nothing for so long is not asked again
+GRACE = 1.5  # the driver ends a task so much later than the worker's own watchdog
+ANSWER_S = 30.0  # a node that says nothing for so long is not asked again, and none is asked more often for stuck tasks
+
+
+class _Running(NamedTuple):
+    """A task that Ray has been given to measure."""
+
+    task: Task
+    shares: int
+    since: float
 
 
 class RayBackend:
@@ -50,30 +60,39 @@ class RayBackend:
 
     A task whose checkpoint is fetched is two Ray tasks on one node: `fetch`, which takes no CPU, then `measure`. If
     that node goes, so do the files, and the task comes back as preempted.
+
+    Args:
+        ahead: checkpoints that are fetched per slot while another is measured.
+        queue: tasks that Ray is given beyond those it has room for; it begins them in turn.
     """
 
-    def __init__(self, stages: Stages, resources: Resources, ahead: int = 0) -> None:
-        self._stages, self._resources, self._ahead = stages, resources, ahead
+    def __init__(self, stages: Stages, resources: Resources, ahead: int = 0, queue: int = 0) -> None:
+        self._stages, self._resources, self._ahead, self._queue = stages, resources, ahead, queue
         self._nodes = Nodes(ray.nodes, resources)
         self._connect()
-        # Two decorations of one body: only a function decorated with GPUs gets a fresh process per task.
-        on_gpu = ray.remote(num_gpus=1, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
-        on_cpu = ray.remote(num_gpus=0, num_cpus=resources.threads, max_retries=0, retry_exceptions=False)
-        self._measure: Any = (on_gpu if resources.gpus else on_cpu)(_with_environment(stages.measure))
-        on_any = ray.remote(num_cpus=0, max_retries=0, retry_exceptions=False)
-        self._fetch: Any = on_any(_with_environment(stages.fetch))
-        self._discard: Any = on_any(_with_environment(stages.discard))
+        # Only a function decorated with GPUs gets a fresh process per task.
+        self._measure = _remote(
+            _with_environment(stages.measure),
+            num_gpus=1 if resources.gpus else 0,
+            num_cpus=resources.threads,
+            name="measure",
+        )
+        self._fetch = _remote(_with_environment(stages.fetch), num_cpus=0, name="fetch")
+        self._discard = _remote(_with_environment(stages.discard), num_cpus=0, name="discard")
         self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self._to_fetch: deque[Task] = deque()
         """More than one only while no node can run them."""
         self._fetching: dict[Any, Task] = {}
         self._ready: deque[Task] = deque()
-        self._running: dict[Any, tuple[Task, float]] = {}
-        """With the moment at which each was given to Ray."""
+        self._running: dict[Any, _Running] = {}
+        """In the order in which they were given to Ray."""
+        self.gpu_wait_s = 0.0
+        self._stuck: set[Any] = set()
+        self._asked_at = 0.0
 
     @property
     def capacity(self) -> int:
-        return self.slots * (1 + self._ahead)
+        return self.slots * (1 + self._ahead) + self._queue
 
     @property
     def slots(self) -> int:
@@ -89,23 +108,32 @@ class RayBackend:
         self._start()
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        under_way = [*self._fetching, *self._running]
-        if not under_way and self._to_fetch:
-            time.sleep(timeout_s)  # for a node
-        ready, _ = ray.wait(under_way, num_returns=1, timeout=timeout_s) if under_way else ([], [])
+        ready = self._waited(timeout_s)
         finished = [done for ref in ready if (done := self._finished(ref))]
         self._start()
-        self._end_overdue()
+        self._end_stuck()
         return finished
+
+    def _waited(self, timeout_s: float) -> list[Any]:
+        """The first Ray task that ends, if one does in time; meanwhile slots may wait for files."""
+        under_way, began = [*self._fetching, *self._running], time.monotonic()
+        if not under_way and self._to_fetch:
+            time.sleep(timeout_s)  # for a node
+        ready = ray.wait(under_way, num_returns=1, timeout=timeout_s)[0] if under_way else []
+        free = max(self.slots - self._taken(), 0)
+        self.gpu_wait_s += min(free, len(self._fetching) + len(self._to_fetch)) * (time.monotonic() - began)
+        return ready
 
     def withdraw(self) -> list[Task]:
         for ref in self._fetching:
             ray.cancel(ref, force=True)
-        tasks = [*self._to_fetch, *self._fetching.values(), *self._ready]
+        queued = list(self._running)[self.slots :]
+        for ref in queued:
+            ray.cancel(ref)
+        not_begun = [self._running.pop(ref).task for ref in queued]
+        tasks = [*self._to_fetch, *self._fetching.values(), *self._ready, *not_begun]
         for queue in (self._to_fetch, self._fetching, self._ready):
             queue.clear()
-        for task in tasks:
-            self._stages.discard(task)
         return tasks
 
     def _start(self) -> None:
@@ -126,7 +154,7 @@ class RayBackend:
         full: set[str] = set()
         for task in tuple(self._ready):
             node, shares = self._nodes.of(task.checkpoint.content), self._shares(task)
-            if self._taken() + shares > self.slots:
+            if self._taken() + shares > self.slots + (self._queue if shares == 1 else 0):
                 return
             if node and (node in full or not self._nodes.has_room(node, self._taken(node), shares)):
                 full.add(node)
@@ -134,17 +162,19 @@ class RayBackend:
             self._ready.remove(task)
             options = {**self._placed(task), "memory": self._nodes.memory(task.shares), **self._gpus(task)}
             ref = self._measure.options(**options).remote(task, self._environment)
-            self._running[ref] = (task, time.monotonic())
+            self._running[ref] = _Running(task, shares, time.monotonic())
 
-    def _taken(self, node: str | None = None) -> int:
+    def _taken(self, node: str = "") -> int:
         """Slots, of all nodes or of one."""
-        tasks = [task for task, _ in self._running.values()]
-        return sum(self._shares(t) for t in tasks if node is None or self._nodes.of(t.checkpoint.content) == node)
+        here = (
+            one for one in self._running.values() if not node or self._nodes.of(one.task.checkpoint.content) == node
+        )
+        return sum(one.shares for one in here)
 
     def _finished(self, ref: Any) -> Finished | None:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
         if ref in self._running:
-            task, since = self._running.pop(ref)
+            task, _, since = self._running.pop(ref)
             outcomes = self._outcomes(ref, task, time.monotonic() - since)
         else:
             task = self._fetching.pop(ref)
@@ -208,7 +238,9 @@ class RayBackend:
 
         Raises: RayError where one cannot say.
         """
-        probe: Any = ray.remote(num_cpus=0, max_retries=0)(question)
+        if self._resources.address == "local":
+            return [("", question(*about))]
+        probe = _remote(question, num_cpus=0)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         asked = [(n["NodeManagerHostname"], probe.options(**_on(n["NodeID"])).remote(*about)) for n in nodes]
         answers = []
@@ -257,38 +289,48 @@ class RayBackend:
         except TaskCancelledError:
             return self._timed_out(task)
         except OutOfMemoryError as error:
-            return failed(task, "host_oom", str(error).strip())
+            return failed(task, "host_oom", _first_line(error), str(error))
+        except RuntimeEnvSetupError as error:
+            cause = str(error).strip().splitlines()[-1]
+            return failed(task, "error", f"RuntimeEnvSetupError: {cause}", str(error))  # every task's alike
         except NODE_GONE as error:
             self._nodes.look_again()
             return failed(task, "preempted", _first_line(error))
         except RayError as error:
             late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s
-            if late and (elapsed_s >= self._most_s(task) or self._stack(task)):
-                return self._timed_out(task)
+            stack = self._stack(task) if late else ""
+            if stack or ref in self._stuck:
+                return self._timed_out(task, stack)
             return failed(task, "crash", _first_line(error))
 
-    def _timed_out(self, task: Task) -> list[Outcome]:
-        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s", self._stack(task))
+    def _timed_out(self, task: Task, stack: str = "") -> list[Outcome]:
+        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s", stack)
 
     def _stack(self, task: Task) -> str:
         """What the watchdog has left, on whichever node; empty where it did not end the task."""
-        if self._resources.address == "local":
-            return _left_stack(task)
         with suppress(RayError):
-            return next((stack for _, stack in self._asked(_left_stack, task) if stack), "")
+            return next((stack for _, stack in self._asked(left_stack, task) if stack), "")
         return ""
 
-    def _end_overdue(self) -> None:
-        """The second line behind the worker's own watchdog; on a cluster a task may wait long before it starts."""
-        if self._resources.address != "local":
+    def _end_stuck(self) -> None:
+        """The second line behind the worker's own watchdog, whose file tells a task that is stuck from one that waits
+        for its turn."""
+        now, limit_s = time.monotonic(), GRACE * self._resources.timeout_s
+        late = {ref: one.task for ref, one in self._running.items() if now - one.since >= limit_s}
+        if not late or now - self._asked_at < min(limit_s, ANSWER_S):
             return
-        for ref, (task, since) in self._running.items():
-            if time.monotonic() - since >= self._most_s(task):
+        self._asked_at = now
+        with suppress(RayError):
+            found = {content for _, there in self._asked(stuck, [*late.values()], limit_s) for content in there}
+            for ref in (ref for ref, task in late.items() if task.checkpoint.content in found):
                 ray.cancel(ref, force=True)
+                self._stuck.add(ref)
 
-    def _most_s(self, task: Task) -> float:
-        """So long may it take at most: loading and each cell have the whole timeout each."""
-        return START_S + GRACE * self._resources.timeout_s * (1 + len(task.cells))
+
+def _remote(body: Callable[..., Any], **options: Any) -> Any:
+    """A Ray function that Ray does not retry."""
+    decorate: Any = ray.remote  # whose overloads do not know of `name`
+    return decorate(max_retries=0, retry_exceptions=False, **options)(body)
 
 
 def _on(node: str) -> dict[str, Any]:
@@ -302,12 +344,6 @@ def _with_environment(work: Callable[[Task], Any]) -> Callable[[Task, dict[str, 
         return work(task)
 
     return on_a_node
-
-
-def _left_stack(task: Task) -> str:
-    """What the watchdog has left on this node."""
-    path = stack_file(task)
-    return path.read_text() if path.exists() else ""
 
 
 def _require_listener(address: str) -> None:

@@ -20,6 +20,9 @@ from pipeline.sweep.ray_auth import lock_local_ray
 BackendName = Literal["ray", "inline"]
 LARGE = 100_000_000
 """Parameters; the files of fewer are read in less time than a task takes to start."""
+QUEUE = 62
+"""Tasks that wait within Ray where they may be shorter than its answer: without, a worker is idle between two of them
+for as long as a task costs."""
 
 
 def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) -> Report:
@@ -73,14 +76,16 @@ def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
     from pipeline.sweep import worker
 
     resources = plan.sweep.resources
-    ahead = resources.prefetch if any(_worth_fetching(cell.checkpoint) for cell in plan.todo) else 0
+    small = not any(_worth_fetching(cell.checkpoint) for cell in plan.todo)
+    ahead = 0 if small else resources.prefetch
     if name == "inline":
         return InlineBackend(Stages(worker.fetch, work or worker.work, worker.drop), ahead)
     if resources.address == "local":
         lock_local_ray()
     from pipeline.sweep.ray_backend import RayBackend
 
-    ray = RayBackend(Stages(worker.fetch, work or worker.watched, worker.drop), resources, ahead)
+    queue = QUEUE if small and resources.address == "local" and not resources.gpus else 0
+    ray = RayBackend(Stages(worker.fetch, work or worker.watched, worker.drop), resources, ahead, queue)
     ray.require_gpus(plan.todo)
     corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
     ray.require_visible(corpora | {p for c in plan.checkpoints for p in (c.path, c.tokenizer_path) if p})

@@ -1,9 +1,7 @@
 """What travels between the driver and its workers: tasks out, typed outcomes back; no exception crosses."""
 
-from pathlib import Path
 from typing import Literal
 
-from pipeline import cache
 from pipeline.noun import Noun
 from pipeline.spec import Cell, Checkpoint, Resources
 
@@ -67,8 +65,3 @@ def failed(task: Task, error_class: ErrorClass, message: str, traceback: str = "
         Outcome(cell_id=cell.id, error_class=error_class, message=message[:2000], traceback=traceback[-4000:])
         for cell in task.cells
     ]
-
-
-def stack_file(task: Task) -> Path:
-    """Where the watchdog leaves the stack of a task that took too long, on the node that ran it."""
-    return cache.folder("stacks") / f"{task.run_id}-{task.checkpoint.content}.txt"

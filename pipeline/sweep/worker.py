@@ -1,10 +1,9 @@
 """The body of a task: fetch, load once, measure and commit each cell. It never raises across the process border."""
 
-import faulthandler
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +23,8 @@ from pipeline.errors import (
 from pipeline.lake import Lake, to_table
 from pipeline.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
-from pipeline.sweep.task import ErrorClass, Outcome, Task, failed, stack_file
+from pipeline.sweep.task import ErrorClass, Outcome, Task, failed
+from pipeline.sweep.watchdog import watchdog
 
 if TYPE_CHECKING:
     from pipeline.measure import Kept, Opened
@@ -96,19 +96,6 @@ def classify(error: BaseException) -> ErrorClass:
 def describe(error: BaseException) -> str:
     """What a user can act on: our own errors as they are, others with their type."""
     return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
-
-
-@contextmanager
-def watchdog(task: Task) -> Iterator[None]:
-    """A timer outside the interpreter: it fires even where a task hangs in C code."""
-    path = stack_file(task)
-    with path.open("w") as file:
-        faulthandler.dump_traceback_later(task.resources.timeout_s, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
-    path.unlink()
 
 
 def _measured(task: Task, checkpoint: Checkpoint, watch: Watch) -> list[Outcome]:

@@ -6,6 +6,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 from threading import Thread
@@ -17,13 +18,16 @@ from pipeline.catalog import scratch
 from pipeline.catalog.fetch import COMPLETE, fetched
 from pipeline.catalog.fetch import scratch as folder_of
 from pipeline.lake import Lake
-from pipeline.spec import Sweep
+from pipeline.spec import Resources, Sweep
+from pipeline.sweep.backend import Stages
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
+from pipeline.sweep.watchdog import stack_file
 from tests.hub.conftest import hub  # noqa: F401
 from tests.hub.fake import FakeHub
 from tests.hub.test_reruns import files
+from tests.lake import made
 from tests.sweep import stub
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -162,3 +166,55 @@ def test_a_run_that_is_stopped_leaves_nothing_on_any_node(hub, nodes, tmp_path):
     assert leases == []
     assert run(make_plan(plan.sweep, lake), lake, "ray", work).exit_code == 0
     assert len(lake.committed()) == STEPS
+
+
+def opened(nodes: Nodes, **resources: Any):
+    from pipeline.sweep.ray_backend import RayBackend
+
+    stages = Stages(lambda task: [], stuck_or_done, lambda task: None)
+    return RayBackend(stages, Resources(cpus=1, address=nodes.address, **resources), ahead=1)
+
+
+def stuck_or_done(task: Task) -> list[Outcome]:
+    """Of the first step a task whose watchdog does not fire."""
+    if task.checkpoint.step == 0:
+        stack_file(task).touch()
+        time.sleep(60)
+    return [Outcome(cell_id=cell.id, summary=os.environ["SHAPELAKE_SCRATCH"]) for cell in task.cells]
+
+
+def outcome(backend: Any, task: Task) -> Outcome:
+    backend.submit(task)
+    while not (done := backend.wait(1.0)):
+        pass
+    ((_, (one,)),) = done
+    return one
+
+
+def task(step: int) -> Task:
+    cell = made.cell(made.checkpoint(step))
+    return Task(lake="lake", run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=Resources(cpus=1))
+
+
+def test_what_is_given_to_a_node_that_has_just_gone_is_preempted_and_the_next_try_goes_to_the_other(nodes, monkeypatch):
+    """Ray calls it unschedulable: neither a crash, nor left to wait for ever."""
+    import ray
+
+    with closing(opened(nodes)) as backend:
+        first = outcome(backend, task(1)).summary
+        monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 1000.0)
+        nodes.cluster.remove_node(nodes.by_scratch[first], allow_graceful=False)
+        while sum(node["Alive"] for node in ray.nodes()) > 2:
+            time.sleep(0.1)
+        lost = outcome(backend, task(2))
+        assert (lost.error_class, lost.message.split(":")[0]) == ("preempted", "TaskUnschedulableError")
+        assert outcome(backend, task(2)).summary == next(disk for disk in nodes.by_scratch if disk != first)
+
+
+def test_the_driver_ends_a_task_on_another_node_whose_watchdog_does_not(nodes):
+    with closing(opened(nodes, timeout_s=1)) as backend:
+        began = time.monotonic()
+        ended = outcome(backend, task(0))
+        assert (ended.error_class, ended.message) == ("timeout", "no end after 1 s")
+        assert 1.5 <= time.monotonic() - began < 30
+        assert outcome(backend, task(1)).ok, "the slot is free again"

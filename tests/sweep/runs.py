@@ -26,6 +26,7 @@ class Scripted:
     """A backend of four slots that finishes one task per call, or none; it remembers who ran beside whom."""
 
     slots = capacity = 4
+    gpu_wait_s = 0.0
 
     def __init__(self, work=None) -> None:
         self.work, self.queue, self.together = work, [], []

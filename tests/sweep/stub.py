@@ -17,7 +17,8 @@ from pathlib import Path
 from pipeline.lake import Lake, to_table
 from pipeline.spec import Cell, Corpus, Local, Resources, Sweep, algorithm
 from pipeline.sweep.task import Outcome, Task, failed
-from pipeline.sweep.worker import watchdog
+from pipeline.sweep.watchdog import stack_file, watchdog
+from pipeline.sweep.worker import classify, describe
 
 CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 LAYERS = 3
@@ -106,8 +107,12 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
         DEATHS[name]()
     if name == "unpicklable":
         return [threading.Lock()]  # type: ignore[list-item]
-    if name == "hang":
+    if name == "stuck":
+        stack_file(task).touch()  # as a watchdog does that then never fires
+    if name in ("hang", "stuck"):
         time.sleep(60)
+    if name == "memory":
+        return _out_of_memory(task)
     if name == "sigterm":
         os.kill(os.getpid(), signal.SIGTERM)
         return [commit(task, cell) for cell in task.cells]
@@ -119,6 +124,14 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
             for cell, error_class in zip(task.cells, ("transient", "oom"), strict=False)
         ]
     return failed(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]
+
+
+def _out_of_memory(task: Task) -> list[Outcome]:
+    """As a worker answers to an allocation that fails."""
+    try:
+        return [bytearray(2**62)]  # type: ignore[list-item]
+    except MemoryError as error:
+        return failed(task, classify(error), describe(error))
 
 
 def commit(task: Task, cell: Cell) -> Outcome:

@@ -1,10 +1,15 @@
 """The share of the slots' time that goes into forward passes and metrics."""
 
+import time
+
 import pytest
 
 from pipeline.lake import Lake
+from pipeline.sweep.backend import InlineBackend, Stages
 from pipeline.sweep.busy import Busy
+from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
+from pipeline.sweep.progress import Progress
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome
 from tests.sweep import stub
@@ -35,3 +40,26 @@ def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
     assert 0 < record["busy"] <= 1
     sweeps.status({"models": [], "runs": [{**record, "busy": 0.876}], "failures": [], "lake": ""}, failed=False)
     assert "slots busy 88%" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_records_how_long_slots_were_free_for_want_of_files(tmp_path, capsys):
+    from pipeline.show import sweeps
+
+    fetch_s, measure_s = 0.2, 0.5
+
+    def fetch(task) -> list[Outcome]:
+        time.sleep(fetch_s)
+        return []
+
+    def measure(task) -> list[Outcome]:
+        time.sleep(measure_s)
+        return stub.work(task)
+
+    lake = Lake(tmp_path / "lake")
+    plan = make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2, 3])), lake)
+    backend = InlineBackend(Stages(fetch, measure, lambda task: None), ahead=1)
+    Driver(plan, lake, backend, "run", Progress(3)).run()
+    (record,) = lake.runs()
+    assert fetch_s - 0.05 <= record["gpu_wait_s"] < 2.5 * fetch_s, "for the first alone: the others came meanwhile"
+    sweeps.status({"models": [], "runs": [{**record, "gpu_wait_s": 12.3}], "failures": [], "lake": ""}, failed=False)
+    assert "12 s free for want of files" in " ".join(capsys.readouterr().out.split())

@@ -10,6 +10,9 @@
 | a worker that dies: five strikes, the last alone | sweep/test_budgets::test_the_last_try_before_quarantine_runs_alone |
 | a worker that dies, in every way there is | sweep/test_ray::test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish |
 | a task that is stuck: its stack is kept | sweep/test_ray::test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish |
+| the node out of memory, as Ray's monitor has it | sweep/test_ray_errors::test_who_takes_too_much_memory_is_killed_by_rays_monitor_gets_more_and_is_condemned |
+| a task that is stuck and its watchdog too | cluster/test_nodes::test_the_driver_ends_a_task_on_another_node_whose_watchdog_does_not |
+| a task given to a node that has just gone | cluster/test_nodes::test_what_is_given_to_a_node_that_has_just_gone_is_preempted_and_the_next_try_goes_to_the_other |
 | a node that is lost: not counted | sweep/test_budgets::test_each_class_has_its_budget |
 | a node that is lost, of a real cluster | chaos/test_chaos::test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly |
 | a node that is lost, with what was fetched there | cluster/test_nodes::test_what_a_lost_node_had_is_done_on_the_other |
@@ -22,11 +25,14 @@
 | SIGTERM, on Ray | sweep/test_ray_head::test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_begun |
 | `ray job stop` | cluster/test_job::test_a_sweep_is_watched_stopped_and_finished |
 | no node fits | sweep/test_ray_backend::test_what_no_node_can_run_is_refused_with_what_the_nodes_have |
+| SIGTERM, with tasks that wait within Ray | sweep/test_ray::test_what_waits_within_ray_is_taken_back_when_the_run_is_told_to_stop |
 | the lake's disk full | sweep/test_lake_faults::test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest |
 | a write of the lake refused once | sweep/test_lake_faults::test_one_hiccup_of_the_lake_loses_no_retry |
+| a write of the lake refused to all that run at once | sweep/test_lake_faults::test_one_hiccup_that_hits_all_that_runs_at_once_counts_once |
 | the scratch disk full | hub/test_fetch::test_a_full_disk_is_a_failure_that_may_pass |
 | the scratch disk small | hub/test_end_to_end::test_a_disk_for_one_checkpoint_is_enough_for_all |
 | a defect that fails every task | sweep/test_circuit::test_a_defect_condemns_nobody_however_often_it_is_run_and_all_goes_on_when_it_is_mended |
+| an environment that Ray cannot make | sweep/test_ray_errors::test_an_environment_that_cannot_be_made_ends_the_run_and_condemns_nobody |
 | a schema or an algorithm that changed | lake/test_reader::test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_back |
 | a branch that moved | hub/test_reruns::test_an_upload_over_an_old_label_runs_once_and_the_old_rows_stay |
 | a branch that moves between plan and fetch | hub/test_fetch::test_a_branch_that_moves_after_planning_changes_nothing |

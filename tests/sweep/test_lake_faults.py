@@ -12,7 +12,7 @@ from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task, failed
 from pipeline.sweep.worker import classify, describe
 from tests.sweep import stub
-from tests.sweep.runs import go
+from tests.sweep.runs import Scripted, drive, go
 
 
 def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path, lake):
@@ -22,6 +22,15 @@ def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path
     assert "cannot be written" in report.stopped
     assert lake.quarantined() == set()
     assert lake.attempts() == {}
+
+
+def test_one_hiccup_that_hits_all_that_runs_at_once_counts_once(tmp_path, lake):
+    """Four tasks come back with it within the first pause; three in a row would end the run."""
+    root = stub.history(tmp_path / "runs", list(range(6)), faults=dict.fromkeys(range(6), "infra:1"))
+    backend = Scripted(stub.work)
+    report = drive(root, lake, backend)
+    assert len(backend.together[3]) == 4
+    assert (report.exit_code, report.committed, report.stopped) == (0, 6, "")
 
 
 def test_one_lake_error_of_a_task_of_many_cells_counts_once(tmp_path, lake):

@@ -1,6 +1,10 @@
 """The driver on a real local Ray: whatever befalls a task comes back as a typed outcome, and the others finish."""
 
+import os
+import signal
+import time
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -9,19 +13,22 @@ from pipeline.lake import Lake
 from pipeline.spec import Resources
 from pipeline.sweep.backend import Stages
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.run import run
+from pipeline.sweep.run import QUEUE, run
+from pipeline.sweep.task import Outcome, Task
 from tests.sweep import stub
 
 DEATHS = {"segv": "crash", "exit": "crash", "interrupt": "preempted"}
 """What the attempt is called, by how the worker ended."""
+TRIED_AGAIN = {"memory": "oom", "transient": "transient"}
+"""What a worker answers that deserves another try."""
 REFUSED = {"raise": "error", "two": "error", "unpicklable": "error"}
 """What must not come out of a worker, and does."""
 
 
 def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_path: Path):
-    once = [f"{name}:1" for name in DEATHS]
-    faults = dict(enumerate(["crash", "hang", "oom:1", *once, *REFUSED]))
-    root = stub.history(tmp_path / "runs", list(range(12)), faults=faults)
+    once = [f"{name}:1" for name in (*DEATHS, *TRIED_AGAIN)]
+    faults = dict(enumerate(["crash", "hang", "stuck", "permanent", *once, *REFUSED]))
+    root = stub.history(tmp_path / "runs", list(range(16)), faults=faults)
     lake = Lake(tmp_path / "lake")
     plan = make_plan(stub.sweep(root, cpus=4, slots=4, timeout_s=1), lake)
     report = run(plan, lake, "ray", stub.watched)
@@ -29,16 +36,46 @@ def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_
     names = {cell.id: faults.get(cell.checkpoint.step, "") for cell in plan.cells}
     attempts = {names[cell_id]: dict(classes) for cell_id, classes in lake.attempts().items()}
     assert attempts == {
-        **{f"{name}:1": {error_class: 1} for name, error_class in DEATHS.items()},
+        **{f"{name}:1": {error_class: 1} for name, error_class in (DEATHS | TRIED_AGAIN).items()},
         **{name: {error_class: 1} for name, error_class in REFUSED.items()},
-        **{"crash": {"crash": 5}, "hang": {"timeout": 2}, "oom:1": {"oom": 1}},
+        **{"crash": {"crash": 5}, "hang": {"timeout": 2}, "stuck": {"timeout": 2}, "permanent": {"permanent": 1}},
     }
-    assert {names[cell_id] for cell_id in lake.quarantined()} == {"crash", "hang"}
-    assert {names[cell_id] for cell_id in names.keys() - lake.committed()} == {"crash", "hang", *REFUSED}
-    assert (report.exit_code, report.committed) == (1, 7)
+    condemned = {"crash", "hang", "stuck", "permanent"}
+    assert {names[cell_id] for cell_id in lake.quarantined()} == condemned
+    assert {names[cell_id] for cell_id in names.keys() - lake.committed()} == {*condemned, *REFUSED}
+    assert (report.exit_code, report.committed) == (1, 9)
     stuck = lake.failures({cell_id for cell_id, name in names.items() if name == "hang"})[0]
     assert stuck.message == "no end after 1 s"
     assert "stub.py" in (stuck.traceback or ""), "the stack of the stuck task is kept"
+
+
+def once_told(task: Task) -> list[Outcome]:
+    """From when the run was told to stop."""
+    folder = Path(task.checkpoint.path)
+    (folder / "begun").touch()
+    while not (folder.parent / "told").exists():
+        time.sleep(0.05)
+    time.sleep(1)
+    return [stub.commit(task, cell) for cell in task.cells]
+
+
+def test_what_waits_within_ray_is_taken_back_when_the_run_is_told_to_stop(tmp_path: Path, lake):
+    n = 12
+    root = stub.history(tmp_path / "runs", list(range(n)))
+
+    def tell() -> None:
+        while len(list(root.glob("*/begun"))) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        (root / "told").touch()
+
+    Thread(target=tell, daemon=True).start()
+    report = run(make_plan(stub.sweep(root, cpus=2, slots=2), lake), lake, "ray", once_told)
+    assert n - 2 <= QUEUE, "all that did not run was within Ray"
+    assert (report.exit_code, report.committed, report.unfinished) == (143, 2, n - 2)
+    assert len(list(root.glob("*/begun"))) == 2
+    plan = make_plan(stub.sweep(root, cpus=2, slots=2), lake)
+    assert run(plan, lake, "inline", stub.work).committed == n - 2
 
 
 def test_a_cluster_that_is_not_there_is_refused_at_once():

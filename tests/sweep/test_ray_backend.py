@@ -162,13 +162,13 @@ def test_a_node_that_is_full_holds_up_its_own_tasks_alone(monkeypatch):
     for ref in tuple(opened._fetching):
         opened._finished(ref)
     opened._start()
-    (first, _), (other, _) = opened._running.values()
+    first, other = (one.task for one in opened._running.values())
     nodes = {task.checkpoint.step: opened._nodes.of(task.checkpoint.content) for task in (first, other, *opened._ready)}
     assert [nodes[step] for step in range(4)] == [nodes[0], nodes[1]] * 2
     notes.answer = [Outcome(cell_id="c")]
-    opened._finished(next(ref for ref, (task, _) in opened._running.items() if task is other))
+    opened._finished(next(ref for ref, one in opened._running.items() if one.task is other))
     opened._start()
-    assert {task.checkpoint.step for task, _ in opened._running.values()} == {0, 3}
+    assert {one.task.checkpoint.step for one in opened._running.values()} == {0, 3}
 
 
 def test_a_model_of_two_gpus_is_fetched_where_two_are(monkeypatch):
@@ -259,7 +259,6 @@ def test_a_worker_that_died_after_its_time_and_left_a_stack_on_any_node_was_stuc
     lost = Task.model_construct(**{**dict(task()), "cells": (SimpleNamespace(id="c"),)})
     notes.answer = exceptions.WorkerCrashedError()
     monkeypatch.setattr(opened, "_asked", lambda *_: [("n0", ""), ("n1", stack)])
-    monkeypatch.setattr(ray_backend, "_left_stack", lambda _: stack)
     (outcome,) = opened._outcomes("ref", lost, elapsed_s)
     assert (outcome.error_class, outcome.traceback) == (error_class, stack if error_class == "timeout" else "")
 

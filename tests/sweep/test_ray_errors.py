@@ -1,0 +1,58 @@
+"""What Ray itself says of a task, said by a real Ray: its memory monitor, an environment that cannot be made."""
+
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from pipeline.lake import Lake
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.run import run
+from pipeline.sweep.task import Outcome, Task
+from tests.sweep import stub
+
+pytestmark = pytest.mark.slow
+
+MARGIN, PIECE = 2 * 2**30, 50 * 2**20
+"""Bytes that a node may use beyond what it uses now, and what is taken at a time."""
+
+
+def hog(task: Task) -> list[Outcome]:
+    """Of the first checkpoint take more memory than the node has; measure the others."""
+    held = []
+    while task.checkpoint.step == 0 and len(held) * PIECE < 2 * MARGIN:
+        held.append(b"." * PIECE)
+    return stub.work(task)
+
+
+def test_who_takes_too_much_memory_is_killed_by_rays_monitor_gets_more_and_is_condemned(tmp_path: Path, monkeypatch):
+    memory = psutil.virtual_memory()
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    monkeypatch.setenv("RAY_memory_usage_threshold", str((memory.total - memory.available + MARGIN) / memory.total))
+    root = stub.history(tmp_path / "runs", [0, 1, 2])
+    lake = Lake(tmp_path / "lake")
+    plan = make_plan(stub.sweep(root, cpus=2, slots=2), lake)
+    report = run(plan, lake, "ray", hog)
+    (bad,) = lake.quarantined()
+    assert {cell.id: cell.checkpoint.step for cell in plan.cells}[bad] == 0
+    assert lake.attempts() == {bad: {"host_oom": 2}}
+    assert (report.exit_code, report.committed) == (1, 2)
+    for failure in lake.failures({bad}):
+        assert "low on memory" in failure.message
+        assert "ray::measure" in (failure.traceback or ""), "who took how much, as Ray has it, is kept"
+
+
+def test_an_environment_that_cannot_be_made_ends_the_run_and_condemns_nobody(tmp_path: Path, monkeypatch):
+    begin = ray.init
+    monkeypatch.setattr(ray, "init", lambda *a, **k: begin(*a, **k, runtime_env={"conda": "no-such-environment"}))
+    root = stub.history(tmp_path / "runs", list(range(6)))
+    lake = Lake(tmp_path / "lake")
+    plan = make_plan(stub.sweep(root, cpus=2, slots=2), lake)
+    report = run(plan, lake, "ray", stub.work)
+    assert "RuntimeEnvSetupError: a defect" in report.stopped
+    assert (report.exit_code, report.committed, lake.quarantined()) == (1, 0, set())
+    assert "Conda" in lake.failures({cell.id for cell in plan.cells})[0].message, "the cause"
+    assert all(attempts == {"error": 1} for attempts in lake.attempts().values())
+    monkeypatch.undo()
+    assert run(make_plan(plan.sweep, lake), lake, "inline", stub.work).committed == 6
