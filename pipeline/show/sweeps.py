@@ -78,7 +78,7 @@ def status(state: dict[str, Any], failed: bool) -> None:
         ended = "ended" if run["ended"] else "running or cut off"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
         counts += f", slots busy {run['busy']:.0%}" if run.get("busy") else ""
-        counts += f", {run['gpu_wait_s']:.0f} s free for want of files" if run.get("gpu_wait_s") else ""
+        counts += f", {run['gpu_wait_s']:.0f} s free for want of files" if run.get("gpu_wait_s", 0.0) >= 1 else ""
         out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)
     if state["failures"]:
         out.print(f"{len(state['failures'])} failures: {_ask_what_failed(state['lake'])}", markup=False)

@@ -40,6 +40,11 @@ class Backend(Protocol):
         """Tasks it can have at once, those being fetched ahead among them."""
         ...
 
+    @property
+    def measuring(self) -> list[Task]:
+        """What is in its slots."""
+        ...
+
     gpu_wait_s: float
     """How long slots, GPUs where there are any, have been free because files of their next tasks were not there yet."""
 
@@ -65,6 +70,11 @@ class InlineBackend:
         self.slots, self.capacity, self.gpu_wait_s = 1, 1 + ahead, 0.0
         self._stages, self._ahead = stages, ahead
         self._queue: dict[Future[list[Outcome]], Task] = {}
+
+    @property
+    def measuring(self) -> list[Task]:
+        """What is measured by the next call of `wait`, if its files are there then."""
+        return list(self._queue.values())[:1]
 
     def submit(self, task: Task) -> None:
         self._queue[self._begun(task)] = task

@@ -27,7 +27,7 @@ lake across runs, and the last strike quarantines the cell."""
 OF_THE_WHOLE_TASK: frozenset[ErrorClass] = frozenset({"crash", "timeout", "host_oom"})
 """Classes that end a worker with all that it had still to do."""
 
-UNFORESEEN: frozenset[ErrorClass] = frozenset({"error", "crash", "timeout"})
+OF_EVERY_TASK: frozenset[ErrorClass] = frozenset({"error", "crash", "timeout", "setup"})
 """Classes that a defect of the code or the cluster would cause in every task alike."""
 
 ONCE_A_RUN: frozenset[ErrorClass] = frozenset({"error"})

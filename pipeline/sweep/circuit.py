@@ -7,7 +7,7 @@ from pipeline.sweep import budget
 from pipeline.sweep.task import Outcome
 
 ALIKE = {5: 5, 20: 11}
-"""Of the first so many checkpoints, so many that fail with the same unforeseen end stop the run."""
+"""Of the first so many checkpoints, so many that come to the same such end stop the run."""
 
 
 class Circuit:
@@ -30,10 +30,10 @@ class Circuit:
         end, alike = Counter(self._ends.values()).most_common(1)[0]
         if not is_new or not end or alike < ALIKE.get(len(self._ends), alike + 1):
             return ""
-        return f"{alike} of the first {len(self._ends)} checkpoints failed with {end}: a defect, not bad checkpoints"
+        return f"{alike} of the first {len(self._ends)} checkpoints failed with {end}: no fault of theirs"
 
 
 def _end(outcomes: list[Outcome]) -> str:
-    """The name of the unforeseen exception that ended a task; empty where any cell fared otherwise."""
-    ends = {o.message.split(":")[0] if o.error_class in budget.UNFORESEEN else "" for o in outcomes}
+    """The name of the exception, no checkpoint's own, that ended a task; empty where any cell fared otherwise."""
+    ends = {o.message.split(":")[0] if o.error_class in budget.OF_EVERY_TASK else "" for o in outcomes}
     return ends.pop() if len(ends) == 1 else ""

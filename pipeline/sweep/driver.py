@@ -99,11 +99,6 @@ class Driver:
         return self.report
 
     @property
-    def _in_slots(self) -> list[str]:
-        """What is measured now, or next where its files are not there yet; the others wait behind it."""
-        return [w.task.checkpoint.label for w in self.running.values()][: self.backend.slots]
-
-    @property
     def _stopping(self) -> bool:
         return bool(self.report.signal or self.report.stopped)
 
@@ -198,8 +193,8 @@ class Driver:
             self.progress.failed(cell, outcome)
 
     def _lake_failed(self, message: str) -> None:
-        """Pause everything; the third time in a row without a commit between them ends the run. What fails within a
-        pause began before it, and is the same failure."""
+        """Begin nothing for a while, and take what fails meanwhile for the same failure; the third in a row without a
+        commit between them ends the run."""
         if time.monotonic() < self.paused_until:
             return
         self.lake_failures += 1
@@ -225,7 +220,7 @@ class Driver:
 
     def _show(self, last: bool = False) -> None:
         self.busy.tick(self.backend.slots)
-        self.progress.tick(running=len(self._in_slots), stopping=self._stopping)
+        self.progress.tick(running=len(self.backend.measuring), stopping=self._stopping)
         if last or time.monotonic() > self.beat_at:
             self.beat_at = time.monotonic() + HEARTBEAT_S
             self._label()
@@ -247,7 +242,7 @@ class Driver:
             "failed": len(self.report.failures),
             "busy": self.busy.share,
             "gpu_wait_s": round(self.backend.gpu_wait_s, 1),
-            "running": self._in_slots,
+            "running": [task.checkpoint.label for task in self.backend.measuring],
             "ended": ended,
         }
 
@@ -262,4 +257,4 @@ class Driver:
         if self.report.signal and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.report.signal = number
-        self.progress.say(f"stopping: {len(self._in_slots)} running tasks finish; what is committed stays in the lake")
+        self.progress.say("stopping: running tasks finish; what is committed stays in the lake")

@@ -1,8 +1,10 @@
 """The nodes of a cluster: what each can run, and whose files lie where. Bookkeeping over what Ray says, without Ray."""
 
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
@@ -122,3 +124,24 @@ class Nodes:
         """Tasks that the node can run at once, were it idle."""
         want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
         return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)
+
+
+def require_listener(address: str) -> None:
+    """Ray itself would wait two minutes for a head that is not there.
+
+    Raises: UsageError if nothing listens at HOST:PORT.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UsageError(
+            f"Ray at {address}", f"nothing listens there ({error})", "Start the head, or use --address local"
+        ) from error
+
+
+def missing(paths: list[str]) -> list[str]:
+    """Of these, what cannot be seen from this node."""
+    return [path for path in paths if not Path(path).exists()]

@@ -4,12 +4,11 @@ Ray neither retries nor judges here: a task that raises, dies or loses its node 
 """
 
 import os
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import ray
@@ -32,7 +31,7 @@ from pipeline.errors import UsageError
 from pipeline.spec import Cell, Resources
 from pipeline.sweep.backend import Finished, Stages, is_fetched
 from pipeline.sweep.budget import OF_THE_WHOLE_TASK
-from pipeline.sweep.nodes import Nodes
+from pipeline.sweep.nodes import Nodes, missing, require_listener
 from pipeline.sweep.ray_folder import ray_folder
 from pipeline.sweep.task import Outcome, Task, failed
 from pipeline.sweep.watchdog import left_stack, stuck
@@ -44,7 +43,7 @@ PASSED_ON = ("HF_TOKEN", OWNER)
 """What they need besides, as an argument of each task: what is in a runtime_env Ray writes into its logs."""
 NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
 GRACE = 1.5  # the driver ends a task so much later than the worker's own watchdog
-ANSWER_S = 30.0  # a node that says nothing for so long is not asked again, and none is asked more often for stuck tasks
+ANSWER_S, ASK_AGAIN_S = 30.0, 300.0  # a node may take so long to answer; after stuck tasks it is asked so often
 
 
 class _Running(NamedTuple):
@@ -63,7 +62,8 @@ class RayBackend:
 
     Args:
         ahead: checkpoints that are fetched per slot while another is measured.
-        queue: tasks that Ray is given beyond those it has room for; it begins them in turn.
+        queue: tasks that Ray is given beyond those it has room for; it begins them in turn. Of a local run, whose slots
+            are all that Ray has.
     """
 
     def __init__(self, stages: Stages, resources: Resources, ahead: int = 0, queue: int = 0) -> None:
@@ -88,7 +88,7 @@ class RayBackend:
         """In the order in which they were given to Ray."""
         self.gpu_wait_s = 0.0
         self._stuck: set[Any] = set()
-        self._asked_at = 0.0
+        self._looked_at = 0.0
 
     @property
     def capacity(self) -> int:
@@ -102,6 +102,10 @@ class RayBackend:
         have = ray.cluster_resources()
         fits = have.get("GPU", 0) if self._resources.gpus else have.get("CPU", 0) // self._resources.threads
         return max(min(int(fits), self._resources.slots or int(fits)), 1)
+
+    @property
+    def measuring(self) -> list[Task]:
+        return [self._running[ref].task for ref in self._begun(list(self._running))]
 
     def submit(self, task: Task) -> None:
         (self._to_fetch if is_fetched(task, self._ahead) else self._ready).append(task)
@@ -121,20 +125,32 @@ class RayBackend:
             time.sleep(timeout_s)  # for a node
         ready = ray.wait(under_way, num_returns=1, timeout=timeout_s)[0] if under_way else []
         free = max(self.slots - self._taken(), 0)
-        self.gpu_wait_s += min(free, len(self._fetching) + len(self._to_fetch)) * (time.monotonic() - began)
+        self.gpu_wait_s += min(free, len(self._fetching)) * (time.monotonic() - began)
         return ready
 
     def withdraw(self) -> list[Task]:
         for ref in self._fetching:
             ray.cancel(ref, force=True)
-        queued = list(self._running)[self.slots :]
-        for ref in queued:
-            ray.cancel(ref)
-        not_begun = [self._running.pop(ref).task for ref in queued]
-        tasks = [*self._to_fetch, *self._fetching.values(), *self._ready, *not_begun]
+        tasks = [*self._to_fetch, *self._fetching.values(), *self._ready, *self._unqueued()]
         for queue in (self._to_fetch, self._fetching, self._ready):
             queue.clear()
         return tasks
+
+    def _unqueued(self) -> list[Task]:
+        """What Ray has not begun is taken back from it; what has ended meanwhile is left to `wait`."""
+        refs = list(self._running)
+        _, unfinished = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
+        queued = unfinished[len(self._begun(unfinished)) :]
+        for ref in queued:
+            ray.cancel(ref)
+        return [self._running.pop(ref).task for ref in queued]
+
+    def _begun(self, refs: list[Any]) -> list[Any]:
+        """Of unfinished ones, in the order in which Ray was given them, those that it has slots for."""
+        if not self._queue:
+            return refs
+        shares = accumulate(self._running[ref].shares for ref in refs)
+        return [ref for ref, taken in zip(refs, shares, strict=True) if taken <= self.slots]
 
     def _start(self) -> None:
         self._start_fetching()
@@ -214,7 +230,7 @@ class RayBackend:
 
     def _bury(self) -> None:
         """Free the nodes of what dead drivers of this machine had there: only here can be seen that they are dead."""
-        owners = {owner for _, found in self._asked(owners_here) for owner in found}
+        owners = {owner for _, found in self._asked(owners_here) for owner in found or ()}
         if dead := sorted(owner for owner in owners if is_dead(owner)):
             self._asked(abandon, dead)
 
@@ -226,27 +242,31 @@ class RayBackend:
         if self._resources.address == "local":
             return
         try:
-            answers = self._asked(_missing, sorted(paths))
+            answers = self._asked(missing, sorted(paths))
         except RayError as error:
             raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
         lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
+        lacking += [f"{node} does not answer" for node, answer in answers if answer is None]
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
 
     def _asked(self, question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
-        """What each node answers, by its host; nodes that go meanwhile are left out.
+        """What each node answers, by its host; None of one that is silent, and nothing of one that goes meanwhile.
 
-        Raises: RayError where one cannot say.
+        Raises: RayError where the question fails.
         """
         if self._resources.address == "local":
             return [("", question(*about))]
         probe = _remote(question, num_cpus=0)
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        asked = [(n["NodeManagerHostname"], probe.options(**_on(n["NodeID"])).remote(*about)) for n in nodes]
-        answers = []
-        for host, ref in asked:
+        hosts = {probe.options(**_on(n["NodeID"])).remote(*about): n["NodeManagerHostname"] for n in nodes}
+        answered, silent = ray.wait(list(hosts), num_returns=len(hosts), timeout=ANSWER_S)
+        answers = [(hosts[ref], None) for ref in silent]
+        for ref in silent:
+            ray.cancel(ref, force=True)
+        for ref in answered:
             with suppress(*NODE_GONE):
-                answers.append((host, ray.get(ref, timeout=ANSWER_S)))
+                answers.append((hosts[ref], ray.get(ref)))
         return answers
 
     def require_gpus(self, cells: Iterable[Cell]) -> None:
@@ -264,7 +284,7 @@ class RayBackend:
                 "_temp_dir": str(ray_folder()),
             }
         else:
-            _require_listener(address)
+            require_listener(address)
             options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in OF_THE_HUB if name in os.environ}}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
@@ -292,7 +312,7 @@ class RayBackend:
             return failed(task, "host_oom", _first_line(error), str(error))
         except RuntimeEnvSetupError as error:
             cause = str(error).strip().splitlines()[-1]
-            return failed(task, "error", f"RuntimeEnvSetupError: {cause}", str(error))  # every task's alike
+            return failed(task, "setup", f"RuntimeEnvSetupError: {cause}", str(error))
         except NODE_GONE as error:
             self._nodes.look_again()
             return failed(task, "preempted", _first_line(error))
@@ -317,14 +337,14 @@ class RayBackend:
         for its turn."""
         now, limit_s = time.monotonic(), GRACE * self._resources.timeout_s
         late = {ref: one.task for ref, one in self._running.items() if now - one.since >= limit_s}
-        if not late or now - self._asked_at < min(limit_s, ANSWER_S):
+        if not late or now - self._looked_at < min(limit_s, ASK_AGAIN_S):
             return
-        self._asked_at = now
         with suppress(RayError):
-            found = {content for _, there in self._asked(stuck, [*late.values()], limit_s) for content in there}
+            found = {content for _, there in self._asked(stuck, [*late.values()], limit_s) for content in there or ()}
             for ref in (ref for ref, task in late.items() if task.checkpoint.content in found):
                 ray.cancel(ref, force=True)
                 self._stuck.add(ref)
+        self._looked_at = time.monotonic()
 
 
 def _remote(body: Callable[..., Any], **options: Any) -> Any:
@@ -344,23 +364,6 @@ def _with_environment(work: Callable[[Task], Any]) -> Callable[[Task, dict[str, 
         return work(task)
 
     return on_a_node
-
-
-def _require_listener(address: str) -> None:
-    """Ray itself would wait two minutes for a head that is not there."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise UsageError(
-            f"Ray at {address}", f"nothing listens there ({error})", "Start the head, or use --address local"
-        ) from error
-
-
-def _missing(paths: list[str]) -> list[str]:
-    return [path for path in paths if not Path(path).exists()]
 
 
 def _first_line(error: Exception) -> str:

@@ -21,8 +21,8 @@ BackendName = Literal["ray", "inline"]
 LARGE = 100_000_000
 """Parameters; the files of fewer are read in less time than a task takes to start."""
 QUEUE = 62
-"""Tasks that wait within Ray where they may be shorter than its answer: without, a worker is idle between two of them
-for as long as a task costs."""
+"""Small tasks that wait within Ray: a worker has the next at once, where it else is idle until the driver has seen that
+the last one ended. With 64 under way 10,000 tasks that do nothing take 13 seconds, with two 21 to 28."""
 
 
 def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) -> Report:

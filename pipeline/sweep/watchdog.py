@@ -5,6 +5,7 @@ the driver can tell one that is stuck, though the watchdog has not ended it, fro
 """
 
 import faulthandler
+import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,16 +16,26 @@ from pipeline.sweep.task import Task
 
 
 @contextmanager
-def watchdog(task: Task) -> Iterator[None]:
-    """A timer outside the interpreter: it fires even where a task hangs in C code."""
+def under_way(task: Task) -> Iterator[None]:
+    """Keeps the file; where the process is killed or ends itself, it stays."""
     path = stack_file(task)
-    with path.open("w") as file:
+    path.touch()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def watchdog(task: Task) -> Iterator[None]:
+    """A timer outside the interpreter: it fires even where a task hangs in C code. Within `under_way`."""
+    with stack_file(task).open("w") as file:
+        os.utime(file.fileno())  # where opening an empty file anew leaves its time
         faulthandler.dump_traceback_later(task.resources.timeout_s, exit=True, file=file)
         try:
             yield
         finally:
             faulthandler.cancel_dump_traceback_later()
-    path.unlink()
 
 
 def stack_file(task: Task) -> Path:

@@ -24,7 +24,7 @@ from pipeline.lake import Lake, to_table
 from pipeline.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.task import ErrorClass, Outcome, Task, failed
-from pipeline.sweep.watchdog import watchdog
+from pipeline.sweep.watchdog import under_way, watchdog
 
 if TYPE_CHECKING:
     from pipeline.measure import Kept, Opened
@@ -46,7 +46,7 @@ def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
     `watch` is entered for the loading and again for each cell: each has the whole of the timeout.
     """
     try:
-        with fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
+        with under_way(task), fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
             return _measured(task, checkpoint, watch)
     except Exception as error:
         return failed(task, classify(error), describe(error), traceback.format_exc())

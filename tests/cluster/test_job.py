@@ -82,7 +82,7 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     stop(cluster, job)
     code, out, err = ended(first)
     assert code == 143, out + err
-    assert "stopping: 1 running tasks finish" in out
+    assert "stopping: running tasks finish" in out
     there = lake.committed()
     assert 2 <= len(there) < len(STEPS)
     run = status(lake)["runs"][0]

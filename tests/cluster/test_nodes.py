@@ -19,16 +19,15 @@ from pipeline.catalog.fetch import COMPLETE, fetched
 from pipeline.catalog.fetch import scratch as folder_of
 from pipeline.lake import Lake
 from pipeline.spec import Resources, Sweep
-from pipeline.sweep.backend import Stages
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
-from pipeline.sweep.watchdog import stack_file
+from pipeline.sweep.watchdog import under_way
 from tests.hub.conftest import hub  # noqa: F401
 from tests.hub.fake import FakeHub
 from tests.hub.test_reruns import files
-from tests.lake import made
 from tests.sweep import stub
+from tests.sweep.test_ray_head import opened, tasks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -45,6 +44,8 @@ class Nodes(NamedTuple):
     address: str
     cluster: Any
     by_scratch: dict[str, Any]
+    cache: Path
+    """With the cache folder of each."""
 
 
 @pytest.fixture
@@ -58,10 +59,11 @@ def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
         by_scratch = {}
         for name in ("one", "two"):
             disk = tmp_path / name
-            by_scratch[str(disk)] = cluster.add_node(num_cpus=1, env_vars={"SHAPELAKE_SCRATCH": str(disk)}, **size)
+            disks = {"SHAPELAKE_SCRATCH": str(disk), "SHAPELAKE_CACHE": str(tmp_path / "caches" / name)}
+            by_scratch[str(disk)] = cluster.add_node(num_cpus=1, env_vars=disks, **size)
         # It asks by a socket of Python, which tests may open to no address but loopback, and Ray listens on the host's.
-        monkeypatch.setattr("pipeline.sweep.ray_backend._require_listener", lambda address: None)
-        yield Nodes(str(cluster.address), cluster, by_scratch)
+        monkeypatch.setattr("pipeline.sweep.ray_backend.require_listener", lambda address: None)
+        yield Nodes(str(cluster.address), cluster, by_scratch, tmp_path / "caches")
         cluster.shutdown()
 
 
@@ -168,18 +170,11 @@ def test_a_run_that_is_stopped_leaves_nothing_on_any_node(hub, nodes, tmp_path):
     assert len(lake.committed()) == STEPS
 
 
-def opened(nodes: Nodes, **resources: Any):
-    from pipeline.sweep.ray_backend import RayBackend
-
-    stages = Stages(lambda task: [], stuck_or_done, lambda task: None)
-    return RayBackend(stages, Resources(cpus=1, address=nodes.address, **resources), ahead=1)
-
-
 def stuck_or_done(task: Task) -> list[Outcome]:
     """Of the first step a task whose watchdog does not fire."""
     if task.checkpoint.step == 0:
-        stack_file(task).touch()
-        time.sleep(60)
+        with under_way(task):
+            time.sleep(60)
     return [Outcome(cell_id=cell.id, summary=os.environ["SHAPELAKE_SCRATCH"]) for cell in task.cells]
 
 
@@ -191,30 +186,28 @@ def outcome(backend: Any, task: Task) -> Outcome:
     return one
 
 
-def task(step: int) -> Task:
-    cell = made.cell(made.checkpoint(step))
-    return Task(lake="lake", run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=Resources(cpus=1))
-
-
 def test_what_is_given_to_a_node_that_has_just_gone_is_preempted_and_the_next_try_goes_to_the_other(nodes, monkeypatch):
     """Ray calls it unschedulable: neither a crash, nor left to wait for ever."""
     import ray
 
-    with closing(opened(nodes)) as backend:
-        first = outcome(backend, task(1)).summary
+    resources = Resources(cpus=1, address=nodes.address)
+    _, one, two = tasks(3, resources)
+    with closing(opened(stuck_or_done, resources, ahead=1)) as backend:
+        first = outcome(backend, one).summary
         monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 1000.0)
         nodes.cluster.remove_node(nodes.by_scratch[first], allow_graceful=False)
         while sum(node["Alive"] for node in ray.nodes()) > 2:
             time.sleep(0.1)
-        lost = outcome(backend, task(2))
+        lost = outcome(backend, two)
         assert (lost.error_class, lost.message.split(":")[0]) == ("preempted", "TaskUnschedulableError")
-        assert outcome(backend, task(2)).summary == next(disk for disk in nodes.by_scratch if disk != first)
+        assert outcome(backend, two).summary == next(disk for disk in nodes.by_scratch if disk != first)
 
 
 def test_the_driver_ends_a_task_on_another_node_whose_watchdog_does_not(nodes):
-    with closing(opened(nodes, timeout_s=1)) as backend:
-        began = time.monotonic()
-        ended = outcome(backend, task(0))
+    resources = Resources(cpus=1, address=nodes.address, timeout_s=1)
+    stuck, good = tasks(2, resources)
+    with closing(opened(stuck_or_done, resources, ahead=1)) as backend:
+        ended = outcome(backend, stuck)
         assert (ended.error_class, ended.message) == ("timeout", "no end after 1 s")
-        assert 1.5 <= time.monotonic() - began < 30
-        assert outcome(backend, task(1)).ok, "the slot is free again"
+        assert list(nodes.cache.glob("*/stacks/*")), "on a node's disk, where the driver does not look itself"
+        assert outcome(backend, good).ok, "the slot is free again"

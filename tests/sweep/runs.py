@@ -35,6 +35,10 @@ class Scripted:
         self.queue.append(task)
         self.together.append({t.checkpoint.step for t in self.queue})
 
+    @property
+    def measuring(self) -> list[Task]:
+        return self.queue
+
     def wait(self, timeout_s: float):
         if self.work is None:
             os.kill(os.getpid(), signal.SIGTERM)

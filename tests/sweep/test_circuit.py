@@ -28,6 +28,8 @@ def stopped(*ends: Outcome) -> int:
         ([ill(message=f"KeyError: '{i}'") for i in range(5)], 5),
         ([ill("crash", "WorkerCrashedError: died")] * 5, 5),
         ([ill("timeout", "no end after 9 s")] * 5, 5),
+        ([ill("setup", "RuntimeEnvSetupError: no conda")] * 5, 5),
+        ([ill("setup", f"{i} bytes in scratch: too many") for i in range(25)], 0),
         ([*[ill()] * 4, WELL, *[ill()] * 6], 0),
         ([*[ill()] * 4, ill(message="TypeError: y")], 0),
         ([ill("permanent")] * 25, 0),
@@ -64,7 +66,7 @@ def test_the_circuit_breaker_stops_a_sweep_whose_first_tasks_all_fail_alike(tmp_
     root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "error"))
     _, report = go(root, lake)
     assert report.exit_code == 1
-    assert "defect" in report.stopped
+    assert "5 of the first 5 checkpoints failed with ErrorError" in report.stopped
     assert sum(len(stub.tries(root, step)) for step in steps) == 5
     assert lake.quarantined() == set()
 

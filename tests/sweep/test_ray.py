@@ -55,7 +55,7 @@ def once_told(task: Task) -> list[Outcome]:
     (folder / "begun").touch()
     while not (folder.parent / "told").exists():
         time.sleep(0.05)
-    time.sleep(1)
+    time.sleep(3)  # more than the driver may take to hear of it
     return [stub.commit(task, cell) for cell in task.cells]
 
 

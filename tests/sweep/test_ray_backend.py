@@ -19,7 +19,7 @@ GIB = 2**30
 
 
 class Notes:
-    """Ray's functions that the backend calls; nothing ever finishes."""
+    """Ray's functions that the backend calls; what has `ended` is said, not done."""
 
     def __init__(self, *nodes: dict[str, float]) -> None:
         self.living = [
@@ -28,6 +28,8 @@ class Notes:
         ]
         self.submitted: list[dict[str, object]] = []
         self.answer: object = []
+        self.ended: list[object] = []
+        self.cancelled: list[object] = []
 
     def remote(self, **_: object):
         return lambda body: SimpleNamespace(options=lambda **options: self._with(options))
@@ -41,6 +43,12 @@ class Notes:
     def cluster_resources(self) -> dict[str, float]:
         return {name: sum(n["Resources"].get(name, 0) for n in self.living) for name in ("CPU", "GPU")}
 
+    def wait(self, refs: list[object], num_returns: int, timeout: float):
+        return [ref for ref in refs if ref in self.ended], [ref for ref in refs if ref not in self.ended]
+
+    def cancel(self, ref: object, force: bool = False) -> None:
+        self.cancelled.append(ref)
+
     def get(self, ref: object, timeout: float = 0):
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -49,12 +57,12 @@ class Notes:
     def init(self, *_: object, **__: object) -> None: ...
 
 
-def backend(monkeypatch: pytest.MonkeyPatch, notes: Notes, **resources: object) -> RayBackend:
-    for name in ("remote", "nodes", "cluster_resources", "get", "init"):
+def backend(monkeypatch: pytest.MonkeyPatch, notes: Notes, queue: int = 0, **resources: object) -> RayBackend:
+    for name in ("remote", "nodes", "cluster_resources", "wait", "cancel", "get", "init"):
         monkeypatch.setattr(ray_backend.ray, name, getattr(notes, name))
     monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 0.0)
     stages = Stages(lambda task: [], lambda task: [], lambda task: None)
-    return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}))
+    return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}), queue=queue)
 
 
 def task(step: int = 0, **changes: object) -> Task:
@@ -109,6 +117,60 @@ def test_while_every_node_is_lost_a_task_waits_for_another(monkeypatch):
     notes.living.clear()
     opened.submit(task())
     assert [options["memory"] for options in notes.submitted] == [0]
+
+
+def test_ray_holds_as_many_more_as_the_queue_and_what_is_begun_are_the_first_by_their_shares(monkeypatch):
+    notes = Notes({"CPU": 2})
+    opened = backend(monkeypatch, notes, queue=3, cpus=2, slots=2)
+    assert opened.capacity == 5
+    for step in range(6):
+        opened.submit(task(step, shares=2 if step == 0 else 1))
+    assert len(notes.submitted) == 4, "of two shares, and one each"
+    assert [one.checkpoint.step for one in opened.measuring] == [0], "which has both slots"
+    ended = next(iter(opened._running))
+    notes.ended, notes.answer = [ended], [Outcome(cell_id="c")]
+    ((done, _),) = opened.wait(0.0)
+    assert done.checkpoint.step == 0
+    assert [one.checkpoint.step for one in opened.measuring] == [1, 2]
+
+
+def test_a_task_of_two_shares_waits_until_nothing_is_queued_before_it(monkeypatch):
+    notes = Notes({"CPU": 2})
+    opened = backend(monkeypatch, notes, queue=3, cpus=2, slots=2)
+    opened.submit(task(0))
+    opened.submit(task(1, shares=2))
+    opened.submit(task(2))
+    assert [one.task.checkpoint.step for one in opened._running.values()] == [0]
+
+
+def test_what_has_ended_unseen_is_not_taken_back_and_those_which_run_now_are_not_cancelled(monkeypatch):
+    """A driver that was busy elsewhere: the first two of six have ended, the next two have been begun."""
+    notes = Notes({"CPU": 2})
+    opened = backend(monkeypatch, notes, queue=4, cpus=2, slots=2)
+    for step in range(6):
+        opened.submit(task(step))
+    refs = list(opened._running)
+    notes.ended, notes.answer = refs[:2], [Outcome(cell_id="c")]
+    assert [one.checkpoint.step for one in opened.withdraw()] == [4, 5]
+    assert notes.cancelled == refs[4:]
+    finished = {done.checkpoint.step for _ in range(2) for done, _ in opened.wait(0.0)}
+    assert finished <= {0, 1}
+    assert [one.task.checkpoint.step for one in opened._running.values()][-2:] == [2, 3]
+
+
+def test_a_node_that_is_silent_is_named_and_the_others_are_heard(monkeypatch):
+    notes = Notes({"CPU": 4}, {"CPU": 4})
+    opened = backend(monkeypatch, notes, address="auto")
+    asked: list[object] = []
+
+    def wait(refs: list[object], num_returns: int, timeout: float):
+        asked.extend(refs)
+        return refs[:1], refs[1:]
+
+    monkeypatch.setattr(ray_backend.ray, "wait", wait)
+    with pytest.raises(UsageError, match="n1 does not answer"):
+        opened.require_visible(["/corpora/text"])
+    assert notes.cancelled[-1] is asked[-1]
 
 
 def of_the_hub(step: int = 0, **changes: object) -> Task:
