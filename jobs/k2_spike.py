@@ -1,7 +1,7 @@
 """What becomes of the shape of a 65B model before, during and after two spikes of its loss?
 
 Source: LLM360, K2-Spike-1 and K2-Spike-2: the checkpoints around two spikes of K2's pre-training, by their model cards.
-Command: python -m jobs.k2_spike --lake LAKE --set resources.gpus=1
+Command: python -m jobs.k2_spike --lake LAKE --set resources.gpus=8 --set resources.gpu_gb=80
 Bytes: 6.5e10 parameters, 2 bytes each; spike_ckpt_160 to 194 and 186 to 200, every second one, by the cards:
 26 x 2 x 6.5e10 = 3.4e12, 1.3e11 at a time. `shapelake audit LLM360/K2-Spike-1` counts what there is.
 GPU-hours: forward passes of 4 x 64 x 128 = 32768 tokens, in bfloat16 at 2e14 FLOP/s on a GPU that holds 1.3e11 bytes:

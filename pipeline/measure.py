@@ -129,7 +129,8 @@ def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:
         described += [describe_layer(m, c, recipe) for m, c in zip(seen.moments, seen.clouds, strict=True)]
         del seen  # or the next pass would have to fit beside this one
     about = about_cell(cell, model, profile) | about_text(text) | loss.columns()
-    cost = about_cost(opened.device, opened.load_s, forward_s, time.perf_counter() - started)
+    total_s = time.perf_counter() - started
+    cost = about_cost(opened.device, batch_tokens, opened.load_s, forward_s, total_s)
     flags = (*model.flags, *profile.flags, *text.flags, *loss.flags)
     return [merged(about | cost, state, layer, flags) for state, layer in zip(profile.states, described, strict=True)]
 

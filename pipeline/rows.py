@@ -56,7 +56,7 @@ def about_text(text: Contexts) -> Row:
     }
 
 
-def about_cost(device: str, load_s: float, forward_s: float, total_s: float) -> Row:
+def about_cost(device: str, batch_tokens: int, load_s: float, forward_s: float, total_s: float) -> Row:
     """Wall seconds of the cell; peaks of the process so far."""
     on_gpu = device != "cpu"
     return {
@@ -68,6 +68,7 @@ def about_cost(device: str, load_s: float, forward_s: float, total_s: float) -> 
         "download_bytes": 0,
         "device": torch.cuda.get_device_name() if on_gpu else f"cpu {platform.machine()}",
         "attempt": 1,
+        "batch_tokens": batch_tokens,
     }
 
 

@@ -182,7 +182,7 @@ def test_sweeps_commit_all_they_were_given(monkeypatch):
     """The rows check by themselves that every task is committed, without Ray and on it."""
     monkeypatch.setattr(sweep, "ROUNDS", 1)
     rows = list(sweep.rows(TINY._replace(checkpoints=1, tasks=10), "cpu"))
-    assert [row.subject.n for row in rows] == [1, 1, *[10] * 4, sweep.NAPS]
+    assert [row.subject.n for row in rows] == [1, 1, 1, *[10] * 4, sweep.NAPS]
     assert {row.unit for row in rows} == {"s", "MB"}
     assert rows[0].ratio > 1  # the whole takes longer than what is in it
 

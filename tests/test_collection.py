@@ -1,4 +1,4 @@
-"""`pytest -m gpu` needs torch and transformers, and none of the libraries around them."""
+"""`pytest -m gpu` needs torch and transformers, and none of the libraries around them: tests of those are skipped."""
 
 import subprocess
 import sys
@@ -21,15 +21,31 @@ ABSENT = [
 ]
 PROGRAM = """
 import sys
-sys.modules.update(dict.fromkeys(sys.argv[1:]))  # to import any of them fails, as if it were not installed
+absent, given = sys.argv[1].split(","), sys.argv[2:]
+sys.modules.update(dict.fromkeys(absent))  # to import any of them fails, as if it were not installed
 import pytest
-plugins = ["-p", "no:xdist", "-p", "no:cacheprovider"]
-sys.exit(pytest.main(["-m", "gpu", "--collect-only", *plugins]))
+import torch
+torch.cuda.is_available = lambda: True
+sys.exit(pytest.main(["-m", "gpu", "-p", "no:xdist", "-p", "no:cacheprovider", *given]))
 """
 
 
+def told(*given: str) -> str:
+    """What `pytest -m gpu` says where there is a GPU, or so it seems, and none of ABSENT."""
+    program = [sys.executable, "-c", PROGRAM, ",".join(ABSENT), *given]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
 def test_tests_for_gpus_are_collected_without_ray_faiss_and_readers_of_the_lake():
-    told = subprocess.run([sys.executable, "-c", PROGRAM, *ABSENT], cwd=ROOT, capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout[-3000:] + told.stderr[-3000:]
-    files = {line.partition("::")[0] for line in told.stdout.splitlines() if line.startswith("tests/")}
-    assert files == {"tests/gpu/test_gpu.py", "tests/gpu/test_split.py"}
+    lines = told("--collect-only").splitlines()
+    files = {line.partition("::")[0] for line in lines if line.startswith("tests/")}
+    assert files == {"tests/gpu/test_gpu.py", "tests/gpu/test_ray_gpu.py", "tests/gpu/test_split.py"}
+
+
+def test_tests_of_ray_on_gpus_are_skipped_without_ray():
+    lines = told("-rs", "tests/gpu/test_ray_gpu.py").splitlines()
+    reasons = [line.partition(": ")[2] for line in lines if line.startswith("SKIPPED")]
+    assert reasons
+    assert all(reason.startswith("could not import 'ray'") for reason in reasons), reasons

@@ -35,6 +35,8 @@ BACKENDS: dict[BackendName, tuple[str, float]] = {
     "ray": ("on Ray, with its start and end", 20.0),
 }
 """With the seconds that the trivial tasks may take."""
+AGAIN_S = 2.0
+"""That a rerun with nothing to do may take."""
 GROWTH_MB = 50.0
 """That the driver may have more, at any moment of a round, than before it."""
 NAPS, SLOTS, AHEAD, BUSY = 16, 2, 2, 0.8
@@ -46,6 +48,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         yield from _small_checkpoints(root / "small", scale.checkpoints)
+        yield _finished(root / "finished")
         yield from _trivial_tasks(root / "stubs", scale)
         yield _fetched_ahead(stub_history(root / "naps", NAPS))
 
@@ -63,6 +66,20 @@ def _small_checkpoints(root: Path, n: int) -> Iterator[Comparison]:
     yield compared(
         started, [cold() for _ in range(ROUNDS)], "one small checkpoint", [Took(one, one)] * ROUNDS, at_most(), "s"
     )
+
+
+def _finished(root: Path) -> Comparison:
+    """The whole command, run once more where nothing is left to do."""
+    save_decoder(root / "runs/step0", LAYERS, WIDTH, VOCABULARY, TOKENS, seed=0)
+    sweep = root / "sweep.yaml"
+    sweep.write_text(
+        f"name: bench\nrecipe: quick@1\ncheckpoints: [{{local: {root}/runs}}]\ncorpora: [{{random-uniform: {{}}}}]\n"
+    )
+    words = [Path(sys.executable).parent / "shapelake", "run", sweep, "--lake", root / "lake", "--backend", "inline"]
+    again = timed(lambda: subprocess.run(words, check=True, capture_output=True))
+    again()
+    subject = Subject("sweep", "rerun of a finished sweep, the whole command", 1)
+    return within(subject, [again() for _ in range(ROUNDS)], AGAIN_S)
 
 
 def _swept(root: Path) -> tuple[Took, Took]:

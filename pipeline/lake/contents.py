@@ -15,7 +15,7 @@ from pipeline.lake.store import Store
 
 OF_CELL = (
     *(name for name in names("keys", "model", "checkpoint", "text") if name not in ("duplicate_of", "superseded")),
-    *("device", "run_id", "written_at", "attempt"),
+    *("device", "run_id", "written_at", "attempt", "batch_tokens"),
 )
 """Columns that are the same in every row of a cell."""
 COST_OF_CELL = ("load_s", "forward_s", "total_s", "peak_device_mib", "peak_host_mib", "download_bytes")

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Record = TypeVar("Record", bound=Noun)
+LAST_RUNS = 5
 
 
 class Lake:
@@ -189,6 +191,13 @@ class Lake:
         """The last progress of every run, oldest heartbeat first."""
         keys = [key for key in self.store.list(RUNS) if key.endswith("/progress.json")]
         return sorted((json.loads(self.store.get(key)) for key in keys), key=lambda run: run["when"])
+
+    def under_way(self, within_s: float) -> list[str]:
+        """Ids of the runs, of the last few begun, that have said something so lately and not that they have ended."""
+        begun = sorted(key for key in self.store.list(RUNS) if key.endswith("/progress.json"))[-LAST_RUNS:]
+        found = [json.loads(self.store.get(key)) for key in begun]
+        since = now() - timedelta(seconds=within_s)
+        return [run["run_id"] for run in found if not run["ended"] and datetime.fromisoformat(run["when"]) > since]
 
     def _read(self, noun: type[Record], key: str) -> Record:
         try:

@@ -19,6 +19,13 @@ FETCHERS = 16
 CLIENT = {"connect_timeout": "5s", "timeout": "300s"}
 RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 REFUSALS = ("501 Not Implemented", "NotImplemented")
+HIDDEN = (
+    (r"(non-2xx status code: \d{3}[^:]*|error response):.*", r"\1"),  # the body: S3's own may quote the session's token
+    (r"\?\S+", ""),  # queries of URLs, which may hold a signature
+    (r"//[^/\s]*@", "//"),  # user and password of an endpoint
+    (r'".*"', '"..."'),  # a setting that cannot be read
+)
+"""What an error may say that is secret, and what stays of it."""
 
 
 class ObjectStore(Store):
@@ -106,7 +113,8 @@ class ObjectStore(Store):
             yield
         except (BaseError, OSError, ValueError) as error:
             do = "Check the bucket's name, the credentials and the endpoint in the environment"
-            raise LakeError(f"{what} the lake {self.uri}", _first_line(error), do) from error
+            # Without its cause, of which a traceback would show all that is hidden here.
+            raise LakeError(f"{what} the lake {self.uri}", _first_line(error), do) from None
 
 
 def _key(key: str) -> str:
@@ -118,6 +126,7 @@ def _refused(error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    """What went wrong, without the answer's body and without queries of URLs, which may hold a signature."""
-    line = str(error).partition("\n")[0].partition(": <?xml")[0]
-    return re.sub(r"\?\S+", "", line)
+    line = str(error).partition("\n")[0]
+    for secret, rest in HIDDEN:
+        line = re.sub(secret, rest, line)
+    return line

@@ -146,7 +146,12 @@ class Failure(Noun):
     """Reproduces the failure."""
     run_id: str
     attempt: int
+    batch_tokens: int | None = None
+    """Tokens per forward pass of this attempt; less after each time that the memory was short."""
     host: str = Field(default_factory=socket.gethostname)
+    """Where it was made; empty where a worker died of which that is not known."""
+    seconds: float | None = None
+    """That it took until then."""
     when: datetime = Field(default_factory=now)
 
     @property

@@ -14,7 +14,7 @@ STRIKES: dict[ErrorClass, int] = {
     "timeout": 2,
     "transient": 5,
     "changed": 1,
-    "setup": 1,
+    "setup": 2,  # another node may have the room
     "preempted": 20,
     "infra": 3,
 }

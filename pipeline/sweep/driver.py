@@ -40,10 +40,11 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 all wanted cells are committed; 1 something failed or stands quarantined; 143 drained on SIGTERM."""
-        if self.failures or self.held or self.stopped:
-            return 1
-        return 128 + self.signal if self.unfinished else 0
+        """0 all wanted cells are committed; 143 SIGTERM has left work for a rerun, whatever failed besides; 1 something
+        failed or stands quarantined."""
+        if self.signal and self.unfinished:
+            return 128 + self.signal
+        return 1 if self.failures or self.held or self.stopped else 0
 
 
 @dataclass(order=True)
@@ -78,6 +79,7 @@ class Driver:
         """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
         with Signals(self._on_signal):
             drained_at = float("inf")
+            self._show()
             while self.running or (self.waiting and not self._stopping):
                 self._submit()
                 for task, outcomes in self.backend.wait(self._patience_s()):
@@ -89,7 +91,7 @@ class Driver:
                     drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
                 if time.monotonic() > drained_at:
                     break
-        for waiting in self.waiting:  # their next try is left to a rerun: no failure yet
+        for waiting in (*self.waiting, *self.running.values()):  # their next try is left to a rerun: no failure yet
             for cell in waiting.task.cells:
                 self.report.failures.pop(cell.id, None)
         if not self.report.stopped:
@@ -151,11 +153,13 @@ class Driver:
         except LakeError as error:
             outcomes = failed(task, "infra", str(error))
             verdicts = [(self.cells[o.cell_id], o, True) for o in outcomes]
-        for cell, outcome, _ in verdicts:
-            self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome)
+        for cell, outcome, more in verdicts:
+            self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome, more)
         if infra := [outcome.message for outcome in outcomes if outcome.error_class == "infra"]:
             self._lake_failed(infra[0])
-        self.report.stopped = self.report.stopped or self.circuit.settled(task.checkpoint.content, outcomes)
+        elsewhere = all(more and outcome.error_class == "setup" for _, outcome, more in verdicts)
+        if not elsewhere:  # on another node it may yet go well
+            self.report.stopped = self.report.stopped or self.circuit.settled(task.checkpoint.content, outcomes)
         if self.circuit.is_closed:
             self._write(self.ledger.condemn)
         if again := [(cell, outcome) for cell, outcome, more in verdicts if more and not outcome.ok]:
@@ -187,10 +191,10 @@ class Driver:
             return True
         return self.ledger.strike(self.cells[outcome.cell_id], outcome, task)
 
-    def _report(self, cell: Cell, outcome: Outcome) -> None:
+    def _report(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         if outcome.error_class != "not_begun":
             self.report.failures[cell.id] = (cell, outcome)
-            self.progress.failed(cell, outcome)
+            self.progress.failed(cell, outcome, again)
 
     def _lake_failed(self, message: str) -> None:
         """Begin nothing for a while, and take what fails meanwhile for the same failure; the third in a row without a
@@ -220,7 +224,8 @@ class Driver:
 
     def _show(self, last: bool = False) -> None:
         self.busy.tick(self.backend.slots)
-        self.progress.tick(running=len(self.backend.measuring), stopping=self._stopping)
+        measuring = len(self.backend.measuring)
+        self.progress.tick(measuring, len(self.running) - measuring, len(self.report.failures), self._stopping)
         if last or time.monotonic() > self.beat_at:
             self.beat_at = time.monotonic() + HEARTBEAT_S
             self._label()

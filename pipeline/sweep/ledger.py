@@ -64,4 +64,7 @@ class Ledger:
             command=command(cell),
             run_id=self._run_id,
             attempt=task.attempt,
+            batch_tokens=task.batch_tokens,
+            host=outcome.host,
+            seconds=outcome.seconds,
         )

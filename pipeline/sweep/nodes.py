@@ -31,6 +31,7 @@ class Nodes:
         self._at: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
         """Of fetching on each node, since it last went well."""
+        self._failed_at: dict[str, set[str]] = {}
 
     @property
     def fitting(self) -> list[Node]:
@@ -47,24 +48,35 @@ class Nodes:
     def place(self, content: str, gpus: int) -> str:
         """Id of the node where the files of a checkpoint shall go; empty while no node has so many GPUs.
 
-        The one with the fewest tasks for those it can run; one where fetching fails counts as fuller by each failure.
+        The one with the fewest tasks for those it can run. One where fetching fails counts as fuller by each failure;
+        one where that of this checkpoint has failed comes last.
         """
         load = Counter(self._at.values())
         fitting = [node for node in self.fitting if node["Resources"].get("GPU", 0) >= gpus]
         cost = {node["NodeID"]: load[node["NodeID"]] / self._fit(node) for node in fitting}
         if not cost:
             return ""
-        self._at[content] = min(cost, key=lambda node: cost[node] + self._failures[node])
+        failed_at = self._failed_at.get(content, ())
+        self._at[content] = min(cost, key=lambda node: (node in failed_at, cost[node] + self._failures[node]))
         return self._at[content]
 
     def of(self, content: str) -> str:
         """The node that has the files; empty where none has."""
         return self._at.get(content, "")
 
+    def host(self, content: str) -> str:
+        """The host of that node; empty if it is not known."""
+        at = self.of(content)
+        return next((node["NodeManagerHostname"] for node in self._look() if at and node["NodeID"] == at), "")
+
     def fetched(self, content: str, well: bool) -> None:
         """How the fetching went."""
         node = self.of(content)
         self._failures[node] = 0 if well else self._failures[node] + 1
+        if well:
+            self._failed_at.pop(content, None)
+        else:
+            self._failed_at.setdefault(content, set()).add(node)
 
     def leave(self, content: str) -> None:
         """The files have gone."""

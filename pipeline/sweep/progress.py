@@ -17,7 +17,7 @@ class Progress:
 
     def __init__(self, total: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
-        self.total, self.done, self.failures = total, 0, 0
+        self.total, self.done = total, 0
         self.last = ""
         self.started = self.spoken = time.monotonic()
         self.live = self.console.is_terminal
@@ -46,19 +46,25 @@ class Progress:
         self.last = f"{cell.checkpoint.revision} {cell.corpus.id} {outcome.summary}"
         self.bar.update(self.task, completed=self.done, last=f"last: {self.last}")
 
-    def failed(self, cell: Cell, outcome: Outcome) -> None:
-        self.failures += 1
-        self.bar.update(self.task, failed=f"[red]{self.failures} failed[/red]")
-        self.say(f"failed: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
+    def failed(self, cell: Cell, outcome: Outcome, again: bool) -> None:
+        state = "failed, to be tried again" if again else "failed"
+        self.say(f"{state}: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
 
-    def tick(self, running: int, stopping: bool) -> None:
-        """Called every second or so; prints a plain line when it is time and nobody watches a bar."""
+    def tick(self, running: int, waiting: int, failures: int, stopping: bool) -> None:
+        """Called every second or so; prints a plain line when it is time and nobody watches a bar.
+
+        Args:
+            waiting: tasks whose files are being fetched, or that wait for their turn.
+            failures: cells that have failed and are not committed since.
+        """
+        self.bar.update(self.task, failed=f"[red]{failures} failed[/red]" if failures else "")
         if self.live or time.monotonic() - self.spoken < PLAIN_EVERY_S:
             return
         elapsed = time.monotonic() - self.started
         left = f"{elapsed / self.done * (self.total - self.done):.0f} s left" if self.done else "no estimate yet"
         state = "stopping, " if stopping else ""
-        self.say(f"{state}{self.done}/{self.total} cells, {running} tasks running, {self.failures} failed, {left}")
+        tasks = f"{running} tasks running, {waiting} being fetched or waiting"
+        self.say(f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}")
 
     def say(self, line: str) -> None:
         """One line now, whatever the form."""

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import accumulate
+from socket import gethostname
 from typing import Any, NamedTuple
 
 import ray
@@ -34,7 +35,7 @@ from pipeline.sweep.budget import OF_THE_WHOLE_TASK
 from pipeline.sweep.nodes import Nodes, missing, require_listener
 from pipeline.sweep.ray_folder import ray_folder
 from pipeline.sweep.task import Outcome, Task, failed
-from pipeline.sweep.watchdog import left_stack, stuck
+from pipeline.sweep.watchdog import left_stack, place, stuck
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
@@ -46,8 +47,8 @@ GRACE = 1.5  # the driver ends a task so much later than the worker's own watchd
 ANSWER_S, ASK_AGAIN_S = 30.0, 300.0  # a node may take so long to answer; after stuck tasks it is asked so often
 
 
-class _Running(NamedTuple):
-    """A task that Ray has been given to measure."""
+class _Given(NamedTuple):
+    """A task that Ray has been given, to fetch or to measure."""
 
     task: Task
     shares: int
@@ -82,9 +83,9 @@ class RayBackend:
         self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
         self._to_fetch: deque[Task] = deque()
         """More than one only while no node can run them."""
-        self._fetching: dict[Any, Task] = {}
+        self._fetching: dict[Any, _Given] = {}
         self._ready: deque[Task] = deque()
-        self._running: dict[Any, _Running] = {}
+        self._running: dict[Any, _Given] = {}
         """In the order in which they were given to Ray."""
         self.gpu_wait_s = 0.0
         self._stuck: set[Any] = set()
@@ -131,7 +132,8 @@ class RayBackend:
     def withdraw(self) -> list[Task]:
         for ref in self._fetching:
             ray.cancel(ref, force=True)
-        tasks = [*self._to_fetch, *self._fetching.values(), *self._ready, *self._unqueued()]
+        tasks = [*self._to_fetch, *(one.task for one in self._fetching.values()), *self._ready]
+        tasks += self._unqueued()
         for queue in (self._to_fetch, self._fetching, self._ready):
             queue.clear()
         return tasks
@@ -163,7 +165,8 @@ class RayBackend:
             if not self._nodes.place(task.checkpoint.content, self._nodes.gpus(task.cells)):
                 return
             self._to_fetch.popleft()
-            self._fetching[self._fetch.options(**self._placed(task)).remote(task, self._environment)] = task
+            ref = self._fetch.options(**self._placed(task)).remote(task, self._environment)
+            self._fetching[ref] = _Given(task, 0, time.monotonic())
 
     def _start_measuring(self) -> None:
         """What is ready, in turn, as far as there are slots; a node that is full holds up its own tasks alone."""
@@ -178,7 +181,7 @@ class RayBackend:
             self._ready.remove(task)
             options = {**self._placed(task), "memory": self._nodes.memory(task.shares), **self._gpus(task)}
             ref = self._measure.options(**options).remote(task, self._environment)
-            self._running[ref] = _Running(task, shares, time.monotonic())
+            self._running[ref] = _Given(task, shares, time.monotonic())
 
     def _taken(self, node: str = "") -> int:
         """Slots, of all nodes or of one."""
@@ -189,12 +192,10 @@ class RayBackend:
 
     def _finished(self, ref: Any) -> Finished | None:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
-        if ref in self._running:
-            task, _, since = self._running.pop(ref)
-            outcomes = self._outcomes(ref, task, time.monotonic() - since)
-        else:
-            task = self._fetching.pop(ref)
-            outcomes = self._outcomes(ref, task, 0.0)
+        was_fetched = ref in self._fetching
+        task, _, since = (self._fetching if was_fetched else self._running).pop(ref)
+        outcomes = self._outcomes(ref, task, time.monotonic() - since)
+        if was_fetched:
             self._nodes.fetched(task.checkpoint.content, well=not outcomes)
             if not outcomes:
                 self._ready.append(task)
@@ -224,8 +225,7 @@ class RayBackend:
 
     def close(self) -> None:
         if self._resources.address != "local":
-            with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
-                self._asked(abandon, [owner()])
+            self._asked(abandon, [owner()])  # a node that does not answer keeps what this driver had there for a day
         ray.shutdown()
 
     def _bury(self) -> None:
@@ -241,20 +241,14 @@ class RayBackend:
         """
         if self._resources.address == "local":
             return
-        try:
-            answers = self._asked(missing, sorted(paths))
-        except RayError as error:
-            raise UsageError("asking each node for its files", _first_line(error), "Look at the cluster") from error
+        answers = self._asked(missing, sorted(paths))
         lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
         lacking += [f"{node} does not answer" for node, answer in answers if answer is None]
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
 
     def _asked(self, question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
-        """What each node answers, by its host; None of one that is silent, and nothing of one that goes meanwhile.
-
-        Raises: RayError where the question fails.
-        """
+        """What each node answers, by its host; None of one that cannot say, and nothing of one that goes meanwhile."""
         if self._resources.address == "local":
             return [("", question(*about))]
         probe = _remote(question, num_cpus=0)
@@ -265,8 +259,12 @@ class RayBackend:
         for ref in silent:
             ray.cancel(ref, force=True)
         for ref in answered:
-            with suppress(*NODE_GONE):
+            try:
                 answers.append((hosts[ref], ray.get(ref)))
+            except NODE_GONE:
+                continue
+            except RayError:
+                answers.append((hosts[ref], None))
         return answers
 
     def require_gpus(self, cells: Iterable[Cell]) -> None:
@@ -294,43 +292,49 @@ class RayBackend:
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
         self._nodes.require_a_fit()
         if address != "local":
-            with suppress(RayError):
-                self._bury()
+            self._bury()
 
     def _outcomes(self, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
+        """What the worker answers, or what Ray says of it, with the node where it was if that is known."""
         try:
             return ray.get(ref)
-        except RayTaskError as error:
-            stranger = isinstance(error.cause, TaskCancelledError)  # what an interrupt from outside becomes
-            error_class = "preempted" if stranger else "error"
-            return failed(task, error_class, f"{type(error.cause).__name__}: {error.cause}", str(error))
-        except UnserializableException as error:
-            return failed(task, "error", "UnserializableException: an exception that cannot be pickled", str(error))
-        except TaskCancelledError:
-            return self._timed_out(task)
-        except OutOfMemoryError as error:
-            return failed(task, "host_oom", _first_line(error), str(error))
-        except RuntimeEnvSetupError as error:
-            cause = str(error).strip().splitlines()[-1]
-            return failed(task, "setup", f"RuntimeEnvSetupError: {cause}", str(error))
-        except NODE_GONE as error:
-            self._nodes.look_again()
-            return failed(task, "preempted", _first_line(error))
         except RayError as error:
-            late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s
-            stack = self._stack(task) if late else ""
-            if stack or ref in self._stuck:
-                return self._timed_out(task, stack)
-            return failed(task, "crash", _first_line(error))
+            here = gethostname() if self._resources.address == "local" else ""
+            where = self._nodes.host(task.checkpoint.content) or here
+            said = self._said(error, ref, task, elapsed_s)
+            return [one.model_copy(update={"host": where, "seconds": elapsed_s}) for one in said]
+
+    def _said(self, error: RayError, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
+        match error:
+            case RayTaskError():
+                stranger = isinstance(error.cause, TaskCancelledError)  # what an interrupt from outside becomes
+                error_class = "preempted" if stranger else "error"
+                return failed(task, error_class, f"{type(error.cause).__name__}: {error.cause}", str(error))
+            case UnserializableException():
+                return failed(task, "error", "UnserializableException: an exception that cannot be pickled", str(error))
+            case TaskCancelledError():
+                return self._timed_out(task)
+            case OutOfMemoryError():
+                return failed(task, "host_oom", _first_line(error), str(error))
+            case RuntimeEnvSetupError():
+                cause = str(error).strip().splitlines()[-1]
+                return failed(task, "setup", f"RuntimeEnvSetupError: {cause}", str(error))
+            case NodeDiedError() | ObjectLostError() | TaskUnschedulableError():
+                self._nodes.look_again()
+                return failed(task, "preempted", _first_line(error))
+        late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s
+        stack = self._stack(task) if late else ""
+        if stack or ref in self._stuck:
+            return self._timed_out(task, stack)
+        return failed(task, "crash", _first_line(error))
 
     def _timed_out(self, task: Task, stack: str = "") -> list[Outcome]:
-        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s", stack)
+        at = f": in {place(stack)}" if place(stack) else ""
+        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s{at}", stack)
 
     def _stack(self, task: Task) -> str:
         """What the watchdog has left, on whichever node; empty where it did not end the task."""
-        with suppress(RayError):
-            return next((stack for _, stack in self._asked(left_stack, task) if stack), "")
-        return ""
+        return next((stack for _, stack in self._asked(left_stack, task) if stack), "")
 
     def _end_stuck(self) -> None:
         """The second line behind the worker's own watchdog, whose file tells a task that is stuck from one that waits
@@ -339,11 +343,10 @@ class RayBackend:
         late = {ref: one.task for ref, one in self._running.items() if now - one.since >= limit_s}
         if not late or now - self._looked_at < min(limit_s, ASK_AGAIN_S):
             return
-        with suppress(RayError):
-            found = {content for _, there in self._asked(stuck, [*late.values()], limit_s) for content in there or ()}
-            for ref in (ref for ref, task in late.items() if task.checkpoint.content in found):
-                ray.cancel(ref, force=True)
-                self._stuck.add(ref)
+        found = {content for _, there in self._asked(stuck, [*late.values()], limit_s) for content in there or ()}
+        for ref in (ref for ref, task in late.items() if task.checkpoint.content in found):
+            ray.cancel(ref, force=True)
+            self._stuck.add(ref)
         self._looked_at = time.monotonic()
 
 

@@ -12,7 +12,7 @@ from pipeline.lake import Lake
 from pipeline.spec import Checkpoint
 from pipeline.sweep.audits import record
 from pipeline.sweep.backend import Backend, InlineBackend, Stages, Work
-from pipeline.sweep.driver import Driver, Report
+from pipeline.sweep.driver import HEARTBEAT_S, Driver, Report
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.progress import Progress
 from pipeline.sweep.ray_auth import lock_local_ray
@@ -20,6 +20,7 @@ from pipeline.sweep.ray_auth import lock_local_ray
 BackendName = Literal["ray", "inline"]
 LARGE = 100_000_000
 """Parameters; the files of fewer are read in less time than a task takes to start."""
+LATELY_S = 3 * HEARTBEAT_S
 QUEUE = 62
 """Small tasks that wait within Ray: a worker has the next at once, where it else is idle until the driver has seen that
 the last one ended. With 64 under way 10,000 tasks that do nothing take 13 seconds, with two 21 to 28."""
@@ -40,9 +41,12 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
             text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
     sweep()  # what killed runs have fetched
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
+    others = lake.under_way(within_s=LATELY_S)
     lake.write_plan(run_id, plan.to_json())
     with owning(), Progress(total=len(plan.todo)) as progress:
         progress.say(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
+        for other in others:
+            progress.say(f"run {other} may be under way too: what both want is measured twice, and nothing is lost")
         with closing(_open(backend, plan, work)) as opened:
             _release(plan, lake)
             report = Driver(plan, lake, opened, run_id, progress).run()

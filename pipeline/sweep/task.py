@@ -1,6 +1,9 @@
 """What travels between the driver and its workers: tasks out, typed outcomes back; no exception crosses."""
 
+import socket
 from typing import Literal
+
+from pydantic import Field
 
 from pipeline.noun import Noun
 from pipeline.spec import Cell, Checkpoint, Resources
@@ -47,6 +50,8 @@ class Outcome(Noun):
     error_class: ErrorClass | None = None
     message: str = ""
     traceback: str = ""
+    host: str = Field(default_factory=socket.gethostname)
+    """Where it was tried; empty of a worker that died where Ray does not say."""
     rows: int = 0
     seconds: float = 0.0
     busy_s: float = 0.0
@@ -59,9 +64,9 @@ class Outcome(Noun):
         return self.error_class is None
 
 
-def failed(task: Task, error_class: ErrorClass, message: str, traceback: str = "") -> list[Outcome]:
+def failed(
+    task: Task, error_class: ErrorClass, message: str, traceback: str = "", seconds: float = 0.0
+) -> list[Outcome]:
     """The same failure for every cell of a task."""
-    return [
-        Outcome(cell_id=cell.id, error_class=error_class, message=message[:2000], traceback=traceback[-4000:])
-        for cell in task.cells
-    ]
+    common = {"message": message[:2000], "traceback": traceback[-4000:], "seconds": seconds}
+    return [Outcome(cell_id=cell.id, error_class=error_class, **common) for cell in task.cells]

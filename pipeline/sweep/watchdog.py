@@ -6,6 +6,7 @@ the driver can tell one that is stuck, though the watchdog has not ended it, fro
 
 import faulthandler
 import os
+import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,13 @@ def left_stack(task: Task) -> str:
     """What has been left on this node; empty where it did not end the task here."""
     path = stack_file(task)
     return path.read_text() if path.exists() else ""
+
+
+def place(stack: str) -> str:
+    """The innermost line of the main thread, which is listed last, as FILE:LINE; empty if there is none."""
+    main = stack.rpartition("(most recent call first):")[2]
+    found = re.search(r'File "(?:.*/)?(.+?)", line (\d+)', main)
+    return f"{found[1]}:{found[2]}" if found else ""
 
 
 def stuck(tasks: Iterable[Task], limit_s: float) -> list[str]:

@@ -45,23 +45,31 @@ def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
 
     `watch` is entered for the loading and again for each cell: each has the whole of the timeout.
     """
+    started = time.monotonic()
     try:
         with under_way(task), fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
             return _measured(task, checkpoint, watch)
     except Exception as error:
-        return failed(task, classify(error), describe(error), traceback.format_exc())
+        return _went_wrong(task, error, started)
 
 
 def fetch(task: Task) -> list[Outcome]:
     """Bring the task's checkpoint nearer before its turn: from the Hub to this machine's disk, where what was written
     last is in memory too, or from the disk into memory. Says what went wrong, if anything did."""
+    started = time.monotonic()
     try:
         if task.checkpoint.remote is None:
             return _read(Path(task.checkpoint.path))
         fetch_files(task.checkpoint, task.run_id, task.resources.scratch_bytes)
     except Exception as error:
-        return failed(task, classify(error), describe(error), traceback.format_exc())
+        return _went_wrong(task, error, started)
     return []
+
+
+def _went_wrong(task: Task, error: Exception, started: float) -> list[Outcome]:
+    """The exception that is being handled, as the outcome of every cell."""
+    seconds = time.monotonic() - started
+    return failed(task, classify(error), describe(error), traceback.format_exc(), seconds)
 
 
 def _read(folder: Path) -> list[Outcome]:
@@ -133,8 +141,6 @@ def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
         table = to_table(rows, provenance(cell.recipe))
         Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:
-        return failed(task, classify(error), describe(error), traceback.format_exc())[0].model_copy(
-            update={"cell_id": cell.id}
-        )
+        return _went_wrong(task, error, started)[0].model_copy(update={"cell_id": cell.id})
     seconds = time.monotonic() - started
     return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, busy_s=busy_s(rows), summary=summary(rows))

@@ -21,7 +21,10 @@ def test_one_line_each_gives_equal_counts(lake):
     glob = f"{lake}/cells/v1/**/*.parquet"
     counts = {
         "duckdb": duckdb.sql(f"select count(*) from read_parquet('{glob}', union_by_name=true)").fetchall()[0][0],
-        "polars": pl.scan_parquet(glob, missing_columns="insert").select(pl.len()).collect().item(),
+        "polars": pl.scan_parquet(glob, missing_columns="insert", extra_columns="ignore")
+        .select(pl.len())
+        .collect()
+        .item(),
         "pandas": len(pd.read_parquet(f"{lake}/cells")),
     }
     assert set(counts.values()) == {len(MODELS) * len(STEPS) * made.LAYERS}
@@ -34,7 +37,11 @@ def test_the_partition_tells_models_apart_in_all_three(lake):
         f"select model_key, count(*) from read_parquet('{glob}', union_by_name=true, hive_partitioning=true) group by 1"
     )
     assert dict(by_duckdb.fetchall()) == expected
-    by_polars = pl.scan_parquet(glob, missing_columns="insert", hive_partitioning=True).group_by("model_key").len()
+    by_polars = (
+        pl.scan_parquet(glob, missing_columns="insert", extra_columns="ignore", hive_partitioning=True)
+        .group_by("model_key")
+        .len()
+    )
     assert dict(by_polars.collect().iter_rows()) == expected
     by_pandas = pd.read_parquet(f"{lake}/cells/v1").groupby("model_key", observed=True).size()
     assert by_pandas.to_dict() == expected
@@ -44,7 +51,10 @@ def test_numbers_are_the_same_whoever_reads(lake):
     glob = f"{lake}/cells/v1/**/*.parquet"
     sums = (
         duckdb.sql(f"select sum(anisotropy) from read_parquet('{glob}', union_by_name=true)").fetchall()[0][0],
-        pl.scan_parquet(glob, missing_columns="insert").select(pl.sum("anisotropy")).collect().item(),
+        pl.scan_parquet(glob, missing_columns="insert", extra_columns="ignore")
+        .select(pl.sum("anisotropy"))
+        .collect()
+        .item(),
         pd.read_parquet(f"{lake}/cells")["anisotropy"].sum(),
     )
     assert sums == pytest.approx([sums[0]] * 3)

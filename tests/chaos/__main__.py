@@ -108,6 +108,9 @@ class Chaos:
         return False
 
     def _kill_driver(self) -> bool:
+        """False if it has nothing left to do."""
+        if self._done() >= self.wanted:
+            return False
         self._keep_running()
         self.driver.send_signal(self.rng.choice([signal.SIGKILL, signal.SIGTERM]))
         self.driver.wait()

@@ -170,6 +170,18 @@ def test_a_run_that_is_stopped_leaves_nothing_on_any_node(hub, nodes, tmp_path):
     assert len(lake.committed()) == STEPS
 
 
+def test_a_node_whose_disk_has_gone_costs_no_cell(hub, nodes, tmp_path):  # noqa: F811
+    """Where a fetch has failed it is tried again on the other node."""
+    lake, broken = Lake(tmp_path / "lake"), next(iter(nodes.by_scratch))
+    Path(broken).write_text("where a folder should be")
+    report = run(planned(hub, nodes, lake), lake, "ray", work)
+    assert (report.exit_code, report.committed) == (0, STEPS)
+    strikes = lake.attempts()
+    assert strikes, "some were fetched there"
+    assert all(set(classes) == {"setup"} for classes in strikes.values())
+    assert {note["disk"] for note in notes(tmp_path)} == set(nodes.by_scratch) - {broken}
+
+
 def stuck_or_done(task: Task) -> list[Outcome]:
     """Of the first step a task whose watchdog does not fire."""
     if task.checkpoint.step == 0:

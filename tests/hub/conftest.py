@@ -1,4 +1,4 @@
-"""A fake Hub for one test, with every cache and scratch folder of its own, and a token that no test may write down."""
+"""A fake Hub for one test, with every cache and scratch folder of its own, and secrets that no test may write down."""
 
 import time
 from collections.abc import Generator, Iterator
@@ -7,11 +7,38 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pyarrow.parquet import ParquetFile
 
 from tests.hub.fake import FakeHub
 
 TOKEN = "hf_" + "nobodyMayReadThis" * 2
 """In the environment of every test with a Hub; tests that need to be without delete it."""
+SECRETS = {
+    "HF_TOKEN": TOKEN,
+    "RAY_AUTH_TOKEN": "nobodyMaySubmitWithThis",
+    "AWS_SECRET_ACCESS_KEY": "nobodyMaySignWithThis",
+    "AWS_SESSION_TOKEN": "nobodyMayActWithThis",
+}
+"""Beside it those that a run has on a cluster and with a lake in S3; no encoding or line break hides one."""
+
+
+def tellers(folder: Path) -> list[Path]:
+    """The files below a folder in which a secret stands."""
+    return [path for path in folder.rglob("*") if path.is_file() and tells(_read(path))]
+
+
+def tells(text: bytes | str) -> bool:
+    data = text.encode() if isinstance(text, str) else text
+    return any(secret.encode() in data for secret in SECRETS.values())
+
+
+def _read(path: Path) -> bytes:
+    """A file; of Parquet, whose pages are compressed, the rows and the metadata too."""
+    data = path.read_bytes()
+    if path.suffix != ".parquet":
+        return data
+    table = ParquetFile(path).read()
+    return data + repr((table.schema.metadata, table.to_pylist())).encode()
 
 
 @pytest.fixture
@@ -24,7 +51,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         environment = hub.environment(tmp_path)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        for name, value in SECRETS.items():
+            monkeypatch.setenv(name, value)
         # The library reads its environment when it is imported, long before a test.
         home = Path(environment["HF_HOME"])
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
@@ -37,8 +65,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         yield hub
         huggingface_hub.close_session()
-    told = [path for path in tmp_path.rglob("*") if path.is_file() and TOKEN.encode() in path.read_bytes()]
-    assert not told, f"the token was written to {told}"
+    told = tellers(tmp_path)
+    assert not told, f"a secret was written to {told}"
 
 
 @pytest.fixture
@@ -54,8 +82,8 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """No test here prints, logs or raises the token."""
+    """No test here prints, logs or raises a secret."""
     report = yield
-    if TOKEN in report.longreprtext + report.capstdout + report.capstderr + report.caplog:
-        report.outcome, report.longrepr = "failed", "the token was printed, logged or raised"
+    if tells(report.longreprtext + report.capstdout + report.capstderr + report.caplog):
+        report.outcome, report.longrepr = "failed", "a secret was printed, logged or raised"
     return report

@@ -117,6 +117,19 @@ def kuberay_jobs(files: Files) -> Iterator[str]:
         yield "raycronjob.yaml: not the job to schedule"
 
 
+def gpu_memory(files: Files) -> Iterator[str]:
+    """A command that asks for GPUs says how large they are; without, a model is not split or refused, and fails."""
+    worker = parsed(files, LAUNCHER[0])["available_node_types"]["worker"]
+    for name, text in files.items():
+        if name in ("rayjob.yaml", "raycronjob.yaml"):
+            text = job_spec(files, name)["entrypoint"]
+        known = '"$gpu_gb"' if name in SHELL else worker["labels"]["vram_gb"]
+        for line in text.replace("\\\n", " ").splitlines():
+            words = line.split()
+            if _setting(words, "resources.gpus") and (said := _setting(words, "resources.gpu_gb")) != known:
+                yield f"{name}: gpu_gb {said} on GPUs of {known} GB: {line.strip()}"
+
+
 def labels(files: Files) -> Iterator[str]:
     """The same labels of the same nodes everywhere, all of them words."""
     groups: dict[str, Any] = {}
@@ -147,7 +160,7 @@ def secrets(files: Files) -> Iterator[str]:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(launcher_schema, launcher, kuberay, kuberay_jobs, labels),
+    *(launcher_schema, launcher, kuberay, kuberay_jobs, gpu_memory, labels),
     *(machines.dockerfile, machines.gpu_pins, machines.slurm, secrets),
 )
 

@@ -19,7 +19,8 @@ def dockerfile(files: Files) -> Iterator[str]:
         yield f"Dockerfile: copies {sorted(extra)}"
     if any(key == "ADD" for key, _ in lines):
         yield "Dockerfile: ADD fetches what nobody pinned"
-    if lines[0] != ["FROM", f"python:{python[0]}.{python[1:]}-slim-bookworm AS base"]:
+    base = rf"python:{python[0]}\.{python[1:]}-slim-bookworm(@sha256:[0-9a-f]{{64}})? AS base"
+    if lines[0][0] != "FROM" or not re.fullmatch(base, lines[0][1]):
         yield f"Dockerfile: {' '.join(lines[0])}, the code is for Python {python}"
     for key, rest in lines:
         if "pip install" in rest and "-c infra/constraints.txt" not in rest:

@@ -42,8 +42,10 @@ MUTATIONS = [
     ("rayjob.yaml", '"330"', '"3"', "kills the driver"),
     ("rayjob.yaml", "backoffLimit: 0", "backoffLimit: 3", "backoffLimit"),
     ("rayjob.yaml", "resources.cpus=7", "resources.cpus=8", "a task of 8 CPUs"),
+    ("rayjob.yaml", "--set resources.gpu_gb=24 ", "", "gpu_gb None"),
     ("rayjob.yaml", "replicas: 4", "replicas: 5", "not that of raycluster.yaml"),
     ("rayjob.yaml", "shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: false", "True"),
+    ("raycronjob.yaml", "gpu_gb=24", "gpu_gb=80", "gpu_gb 80"),
     ("raycronjob.yaml", "schedule: 0 3 * * *", "schedule: 0 3 * *", "schedule"),
     ("raycronjob.yaml", "activeDeadlineSeconds: 82800", "activeDeadlineSeconds: 86400", "one night"),
     ("raycronjob.yaml", "jobs.refresh", "jobs.pythia", "not the job to schedule"),
@@ -66,6 +68,13 @@ MUTATIONS = [
     ("slurm.sbatch", "export RAY_AUTH_MODE=token", "export RAY_AUTH_MODE=none", "authentication"),
     ("slurm.sbatch", 'exit "$code"', "exit $code", "unquoted $code"),
     ("slurm.sbatch", 'exit "$code"', "ray stop", "ends every Ray"),
+    ("slurm.sbatch", '"$gpu_gb"', "24", "gpu_gb 24"),
+    *(
+        (page, " --set resources.gpu_gb=24", "", "gpu_gb None")
+        for page in ("README.md", "aws.md", "gcp.md", "kubernetes.md")
+    ),
+    ("cluster.aws.yaml", 'gpu: l4, vram_gb: "24"', 'gpu: l4, vram_gb: "48"', "GPUs of 48 GB"),
+    ("Dockerfile", "-slim-bookworm", "-slim-bookworm@sha256:latest", "the code is for Python"),
     ("env.example", "RAY_AUTH_MODE=token\n", "RAY_AUTH_MODE=disabled\n", "authentication off"),
     ("env.example", "RAY_AUTH_TOKEN=\n", "RAY_AUTH_TOKEN=0123456789abcdef\n", "a secret"),
 ]
@@ -84,7 +93,12 @@ def test_a_mutated_file_is_found_out(name, old, new, said):
 
 
 def test_every_file_but_the_pages_is_mutated():
-    assert {name for name in FILES if not name.endswith(".md")} == {name for name, *_ in MUTATIONS}
+    assert {name for name in FILES if not name.endswith(".md")} <= {name for name, *_ in MUTATIONS}
+
+
+def test_the_base_image_may_be_pinned_by_its_digest():
+    pinned = FILES["Dockerfile"].replace("-slim-bookworm", f"-slim-bookworm@sha256:{'0a' * 32}")
+    assert problems(FILES | {"Dockerfile": pinned}) == []
 
 
 @pytest.mark.parametrize("name", KUBERAY)

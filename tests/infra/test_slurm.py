@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,9 @@ echo "$(basename "$0") $*" >> "$STAGE/said"
 touch "$STAGE/$(basename "$0").said"
 """
 DRIVER = """echo "token ${#RAY_AUTH_TOKEN} $RAY_AUTH_MODE" >> "$STAGE/said"
-trap 'echo drained >> "$STAGE/said"; exit 143' TERM
+trap 'echo drained >> "$STAGE/said"; [ -e "$STAGE/slow" ] || exit "${CODE:-143}"' TERM
 touch "$STAGE/driver.ready"
-for _ in $(seq 100); do [ -e "$STAGE/done" ] && exit 0; sleep 0.1; done
+for _ in $(seq 100); do [ -e "$STAGE/done" ] && exit "${CODE:-0}"; sleep 0.1; done
 exit 1
 """
 
@@ -38,6 +39,7 @@ def started(stage: Path, **environment: str) -> "subprocess.Popen[str]":
     given = {
         "STAGE": str(stage),
         "SHAPELAKE_LAKE": "/lake",
+        "SHAPELAKE_GPU_GB": "80",
         "SLURM_JOB_ID": "7",
         "SLURM_NNODES": "3",
         "SLURM_GPUS_ON_NODE": "4",
@@ -49,9 +51,13 @@ def started(stage: Path, **environment: str) -> "subprocess.Popen[str]":
 
 
 def wait_for(path: Path) -> None:
+    wait_until(path.exists, path.name)
+
+
+def wait_until(done: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path.name}"
+    while not done():
+        assert time.monotonic() < deadline, f"no {what}"
         time.sleep(0.02)
 
 
@@ -69,7 +75,8 @@ def test_a_sweep_runs_on_all_nodes_with_a_token(stage):
     assert "--port=20007 " in lines["ray"]
     assert "--nodes=2 --ntasks=2 --relative=1 ray start --address=" in lines["srun"]
     assert " -m pipeline run jobs.pythia --lake /lake --address " in lines["python"]
-    assert "resources.gpus=1 --set resources.cpus=8 --set resources.drain_s=300 --steps log2" in lines["python"]
+    settings = ("gpus=1", "gpu_gb=80", "cpus=8", "drain_s=300")
+    assert f"{' '.join(f'--set resources.{one}' for one in settings)} --steps log2" in lines["python"]
     assert lines["token"] == "token 64 token"
 
 
@@ -87,7 +94,36 @@ def test_a_signal_drains_the_driver_and_only_the_limit_queues_the_job_again(stag
     assert ("scontrol requeue 7" in said(stage)) == requeued
 
 
-@pytest.mark.parametrize("absent", ["SHAPELAKE_LAKE", "SLURM_GPUS_ON_NODE"])
+@pytest.mark.parametrize(("code", "requeued"), [("143", True), ("1", False), ("0", False)])
+def test_at_the_limit_the_job_is_queued_again_only_if_work_is_left(stage, code, requeued):
+    job = started(stage, CODE=code)
+    wait_for(stage / "driver.ready")
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(20) == int(code)
+    assert ("scontrol requeue 7" in said(stage)) == requeued
+
+
+@pytest.mark.parametrize("code", ["0", "1", "143"])
+def test_without_a_signal_the_job_ends_with_the_code_of_the_driver(stage, code):
+    job = started(stage, CODE=code)
+    (stage / "done").touch()
+    assert job.wait(20) == int(code)
+    assert "scontrol requeue 7" not in said(stage)
+
+
+def test_a_stop_stays_one_when_the_limit_comes_during_its_drain(stage):
+    (stage / "slow").touch()
+    job = started(stage, CODE="143")
+    wait_for(stage / "driver.ready")
+    for number, drains in ((signal.SIGTERM, 1), (signal.SIGUSR1, 2)):
+        job.send_signal(number)
+        wait_until(lambda drains=drains: said(stage).count("drained") == drains, "drain")
+    (stage / "done").touch()
+    assert job.wait(20) == 143
+    assert "scontrol requeue 7" not in said(stage)
+
+
+@pytest.mark.parametrize("absent", ["SHAPELAKE_LAKE", "SHAPELAKE_GPU_GB", "SLURM_GPUS_ON_NODE"])
 def test_without_what_it_needs_nothing_starts(stage, absent):
     job = started(stage, **{absent: ""})
     _, complaint = job.communicate(timeout=20)

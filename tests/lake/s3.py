@@ -1,4 +1,4 @@
-"""A fake S3 on this machine: moto behind a front that can forget, or refuse, the condition of a put."""
+"""A fake S3 on this machine: moto behind a front that can forget, or refuse, the condition of a put, or the put."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +30,16 @@ def refusing(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> An
     environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
     start("501 Not Implemented", [("Content-Type", "application/xml")])
     return [b"<Error><Code>NotImplemented</Code></Error>"]
+
+
+def distrusting(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
+    """As S3 answers a signature that it finds wrong, here that of every cell: with the headers that were signed."""
+    if environ["REQUEST_METHOD"] != "PUT" or "/cells/" not in environ["PATH_INFO"]:
+        return app(environ, start)
+    environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+    start("403 Forbidden", [("Content-Type", "application/xml")])
+    signed = f"x-amz-security-token:{environ['HTTP_X_AMZ_SECURITY_TOKEN']}"
+    return [f"<Error><CanonicalRequest>PUT {signed}</CanonicalRequest></Error>".encode()]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -227,6 +228,30 @@ def test_a_bucket_that_is_not_there_is_an_error_in_two_lines(s3_env):
 def test_a_uri_that_is_more_or_less_than_a_place_is_refused_without_its_secrets(uri):
     with pytest.raises(UsageError) as caught:
         open_store(uri)
+    assert "secret" not in str(caught.value)
+
+
+def test_an_error_has_nothing_of_the_answer_nor_has_its_traceback(monkeypatch):
+    """S3 quotes the token of the session where a signature is wrong."""
+    with s3.serve(s3.distrusting) as environment:
+        served(monkeypatch, environment | {"AWS_SESSION_TOKEN": "secret"})
+        with pytest.raises(LakeError, match=r"403 Forbidden\.\n") as caught:
+            open_store(URI).put_new("cells/a", b"")
+    assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_error_quotes_no_key_of_the_environment(monkeypatch):
+    monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", '"secret"')
+    with pytest.raises(LakeError, match="decode") as caught:
+        open_store("gs://bucket/lake")
+    assert "secret" not in str(caught.value)
+
+
+def test_an_error_names_the_endpoint_without_its_password(monkeypatch, s3_env):
+    monkeypatch.setattr(objects, "RETRY", {"max_retries": 0})
+    monkeypatch.setenv("AWS_ENDPOINT", "http://someone:secret@127.0.0.1:1")
+    with pytest.raises(LakeError, match=r"http://127\.0\.0\.1:1/") as caught:
+        open_store(URI).has("a")
     assert "secret" not in str(caught.value)
 
 

@@ -23,6 +23,7 @@ ADDED = {
     *(("config_digest", "string", "checkpoint"), ("algorithm", "int32", "keys")),
     *(("text_sha256", "string", "text"), ("contexts_digest", "string", "text")),
     ("anisotropy_no_sink_se", "float64", "anisotropy"),
+    ("batch_tokens", "int32", "provenance"),
     *((f"id_{name}_gaussian{se}", "float64", "dimension") for name in ("twonn", "mle") for se in ("", "_se")),
 }
 

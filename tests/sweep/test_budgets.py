@@ -35,6 +35,7 @@ def test_running_out_of_memory_halves_the_batch_until_the_budget_is_spent(tmp_pa
     root = stub.history(tmp_path / "runs", [0], faults={0: "oom"})
     _, report = go(root, lake, batch_tokens=1000)
     assert [line.split()[1] for line in stub.tries(root, 0)] == ["1000", "500", "250"]
+    assert [failure.batch_tokens for failure in lake.failures(lake.quarantined())] == [1000, 500, 250]
     assert (report.exit_code, len(lake.quarantined())) == (1, 1)
 
 
@@ -69,7 +70,7 @@ def test_a_committed_cell_is_never_struck_for_the_death_of_its_worker(tmp_path, 
         ("crash", 5, True),
         ("preempted", 20, False),
         ("changed", 1, False),
-        ("setup", 1, False),
+        ("setup", 2, False),
     ],
 )
 def test_each_class_has_its_budget(tmp_path, lake, fault, tries, quarantined):

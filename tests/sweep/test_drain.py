@@ -20,6 +20,20 @@ def test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143(tmp_path
     assert (report.exit_code, report.committed) == (0, 5)
 
 
+def test_what_has_failed_besides_does_not_hide_that_work_is_left(tmp_path, lake):
+    """Or a job that is cut off at a time limit would not be queued again."""
+    steps = list(range(6))
+    root = stub.history(tmp_path / "runs", steps, faults={0: "permanent"})
+    _, report = go(root, lake)
+    assert report.exit_code == 1
+    for step in steps[1:]:
+        (root / f"step{step}" / "fault").write_text("sigterm")
+    _, report = go(stub.history(root, [7, 8], faults={7: "sigterm", 8: "sigterm"}), lake)
+    assert (report.exit_code, len(report.held), report.committed, report.unfinished) == (143, 1, 1, 1)
+    _, report = go(root, lake)
+    assert (report.exit_code, report.committed) == (1, 1), "nothing is left but what stands quarantined"
+
+
 def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):
     root = stub.history(tmp_path / "runs", list(range(6)))
     started = time.monotonic()

@@ -77,8 +77,8 @@ def test_an_attempt_that_was_given_up_may_finish_late(tmp_path, lake):
     go(root, lake, refuse)
 
 
-def test_two_drivers_on_one_lake_write_each_cell_once(tmp_path, lake):
-    """The second runs from start to end while the first is at its first task."""
+def test_two_drivers_on_one_lake_write_each_cell_once(tmp_path, lake, capsys):
+    """The second, which says so, runs from start to end while the first is at its first task."""
     root = stub.history(tmp_path / "runs", [0, 1, 2])
     seconds = []
 
@@ -92,3 +92,9 @@ def test_two_drivers_on_one_lake_write_each_cell_once(tmp_path, lake):
     assert (first.committed, seconds[0].committed, len(lake.cells())) == (6, 6, 6)
     rows = open_lake(lake.uri).sql("select count(*), count(distinct (cell_id, layer)) from layers").fetchall()
     assert rows == [(6 * stub.LAYERS, 6 * stub.LAYERS)]
+    first_id, second_id = (run["run_id"] for run in sorted(lake.runs(), key=lambda run: run["when"], reverse=True))
+    said = capsys.readouterr().err
+    assert f"run {first_id} may be under way too" in said
+    assert f"run {second_id} may be" not in said, "the first had begun before, and a third finds both ended"
+    go(stub.history(root, [3]), lake)
+    assert "may be under way" not in capsys.readouterr().err

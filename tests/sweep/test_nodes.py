@@ -46,6 +46,19 @@ def test_a_node_where_fetching_fails_is_asked_last_until_it_works_again():
     assert [placed.place(f"e{index}", gpus=0) for index in range(2)] == ["bad", "bad"]
 
 
+def test_what_could_not_be_fetched_on_a_node_goes_to_another_however_full_that_is():
+    placed = nodes(node("a", 1), node("b", 1))
+    first = placed.place("c0", gpus=0)
+    placed.fetched("c0", well=False)
+    placed.leave("c0")
+    other = "b" if first == "a" else "a"
+    for full in ("c1", "c2", "c3"):
+        placed._at[full] = other
+    assert placed.place("c0", gpus=0) == other
+    placed.fetched("c0", well=False)
+    assert placed.place("c0", gpus=0) == first, "it failed on both"
+
+
 def test_nodes_are_looked_at_once_a_second_and_at_once_when_one_was_lost(monkeypatch: pytest.MonkeyPatch):
     now, living = [100.0], [node("a", 1)]
     monkeypatch.setattr("pipeline.sweep.nodes.time.monotonic", lambda: now[0])

@@ -252,7 +252,7 @@ def test_a_worker_that_died_leaves_no_files_on_its_node(monkeypatch, stage):
     before = len(notes.submitted)
     notes.answer = exceptions.WorkerCrashedError()
     _, (outcome,) = opened._finished(next(iter(opened._fetching or opened._running)))
-    assert outcome.error_class == "crash"
+    assert (outcome.error_class, outcome.host) == ("crash", "n0"), "the node's name, not the driver's"
     (discard,) = notes.submitted[before:]
     assert discard["scheduling_strategy"].node_id == notes.living[0]["NodeID"]
 

@@ -55,6 +55,6 @@ def test_an_environment_that_cannot_be_made_ends_the_run_and_condemns_nobody(tmp
     assert "RuntimeEnvSetupError: no fault of theirs" in report.stopped
     assert (report.exit_code, report.committed, lake.quarantined()) == (1, 0, set())
     assert "conda" in lake.failures({cell.id for cell in plan.cells})[0].message.lower(), "the cause"
-    assert all(attempts == {"setup": 1} for attempts in lake.attempts().values())
+    assert all(set(attempts) == {"setup"} for attempts in lake.attempts().values())
     monkeypatch.undo()
     assert run(make_plan(plan.sweep, lake), lake, "inline", stub.work).committed == 6

@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+import socket
 from pathlib import Path
 from threading import Event
 
@@ -87,6 +88,8 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
     monkeypatch.setattr(measure.Profile, "forward", full)
     (outcome,) = worker.work(task(lake, wanted))
     assert (outcome.error_class, sizes) == ("oom", [128, 128])
+    assert outcome.host == socket.gethostname()
+    assert outcome.seconds > 0
     assert not lake.committed()
     assert worker.work(task(lake, wanted, attempt=2, halvings=1))[0].ok
     assert set(sizes[2:]) == {64}
@@ -94,6 +97,8 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
     plain = Lake(tmp_path / "plain")
     assert worker.work(task(plain, wanted))[0].ok
     assert numbers_in(lake) == numbers_in(plain)
+    batches = [open_lake(one.uri).frame("SELECT DISTINCT batch_tokens FROM layers").rows() for one in (lake, plain)]
+    assert batches == [[(64,)], [(128,)]]
 
 
 def numbers_in(lake: Lake) -> list[tuple]:

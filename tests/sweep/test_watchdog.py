@@ -1,0 +1,57 @@
+"""What the watchdog leaves: a stack of which the main thread's line is told, and a file as old as what a try is at."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.spec import Resources
+from pipeline.sweep import watchdog
+from pipeline.sweep.task import Task
+from tests.lake import made
+
+HANGS = """
+import faulthandler, sys, threading, time
+
+def beside():
+    time.sleep(60)
+
+threading.Thread(target=beside, daemon=True).start()
+faulthandler.dump_traceback_later(0.2, exit=True, file=open(sys.argv[1], "w"))
+def deep():
+    time.sleep(60)
+deep()
+"""
+
+
+@pytest.fixture
+def task() -> Task:
+    cell = made.cell(made.checkpoint(0))
+    return Task(lake="lake", run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=Resources(cpus=1))
+
+
+def test_the_place_is_the_innermost_line_of_the_main_thread(tmp_path: Path):
+    script, stack = tmp_path / "hangs.py", tmp_path / "stack"
+    script.write_text(HANGS)
+    assert subprocess.run([sys.executable, str(script), str(stack)], check=False).returncode == 1
+    assert watchdog.place(stack.read_text()) == f"hangs.py:{HANGS.splitlines().index('def deep():') + 2}"
+
+
+def test_of_no_stack_there_is_no_place():
+    assert watchdog.place("") == ""
+
+
+def test_a_try_is_stuck_once_its_file_is_old_and_not_before_nor_after(task):
+    assert watchdog.stuck([task], 0.0) == [task.checkpoint.content], "any age will do"
+    with watchdog.under_way(task):
+        assert watchdog.stuck([task], 10.0) == []
+        old = time.time() - 20
+        os.utime(watchdog.stack_file(task), (old, old))
+        assert watchdog.stuck([task], 10.0) == [task.checkpoint.content]
+        assert watchdog.stuck([task.model_copy(update={"attempt": 2})], 10.0) == [], "another try"
+        with watchdog.watchdog(task):
+            assert watchdog.stuck([task], 10.0) == [], "at something else since"
+    assert not watchdog.stack_file(task).exists()
