@@ -4,7 +4,7 @@ Source: LLM360, K2-Spike-1 and K2-Spike-2: the checkpoints around two spikes of 
 Command: python -m jobs.k2_spike --lake LAKE --set resources.gpus=8 --set resources.gpu_gb=80
 Bytes: 6.5e10 parameters, 2 bytes each; spike_ckpt_160 to 194 and 186 to 200, every second one, by the cards:
 26 x 2 x 6.5e10 = 3.4e12, 1.3e11 at a time. `shapelake audit LLM360/K2-Spike-1` counts what there is.
-GPU-hours: forward passes of 4 x 64 x 128 = 32768 tokens, in bfloat16 at 2e14 FLOP/s on a GPU that holds 1.3e11 bytes:
+GPU-hours: forward passes of 4 x 64 x 128 = 32768 tokens, in bfloat16 at 2e14 FLOP/s a task, of three GPUs by gpu_gb:
 26 x 2 x 6.5e10 x 3.28e4 / 2e14 / 3600 = 0.154. Loading and the metrics come on top and take longer.
 Expect: unknown. The branches are numbered by checkpoint and state no step, so that `findings explosions` has no order
 for them: compare anisotropy, id_mle and loss by revision with `shapelake query`.

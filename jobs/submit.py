@@ -1,6 +1,6 @@
 """Submit a sweep to the job server of a Ray cluster, and show what it says until it ends.
 
-Command: python -m jobs.submit SWEEP --cluster http://localhost:8265 --lake s3://BUCKET/lake [--set resources.gpus=1]
+Command: python -m jobs.submit SWEEP --cluster http://localhost:8265 --lake s3://BUCKET/lake
 SWEEP is a YAML file or a module, as for `shapelake run`, whose other options may follow: --limit 3, --models '*-70m'.
 It is read and checked here, and sent together with the package, so the nodes run the code of this checkout.
 The cluster's token is read from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token; needs the extra [cluster].

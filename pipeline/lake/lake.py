@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -195,9 +196,12 @@ class Lake:
     def under_way(self, within_s: float) -> list[str]:
         """Ids of the runs, of the last few begun, that have said something so lately and not that they have ended."""
         begun = sorted(key for key in self.store.list(RUNS) if key.endswith("/progress.json"))[-LAST_RUNS:]
-        found = [json.loads(self.store.get(key)) for key in begun]
-        since = now() - timedelta(seconds=within_s)
-        return [run["run_id"] for run in found if not run["ended"] and datetime.fromisoformat(run["when"]) > since]
+        since, found = now() - timedelta(seconds=within_s), []
+        for key in begun:
+            with suppress(LakeError, ValueError, KeyError):  # what cannot be read keeps nobody from working
+                run = json.loads(self.store.get(key))
+                found += [run["run_id"]] if not run["ended"] and datetime.fromisoformat(run["when"]) > since else []
+        return found
 
     def _read(self, noun: type[Record], key: str) -> Record:
         try:

@@ -30,6 +30,8 @@ class Snapshot(Noun):
     rows: int
     bytes: int
     written_at: datetime
+    columns: tuple[str, ...] = ()
+    """Of its rows; none where it was written before this was noted."""
 
     def file(self, name: str) -> str:
         """The key of a file of it."""

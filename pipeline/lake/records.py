@@ -151,7 +151,7 @@ class Failure(Noun):
     host: str = Field(default_factory=socket.gethostname)
     """Where it was made; empty where a worker died of which that is not known."""
     seconds: float | None = None
-    """That it took until then."""
+    """That it took until then; of one whose worker died, since Ray was given it."""
     when: datetime = Field(default_factory=now)
 
     @property

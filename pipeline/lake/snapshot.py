@@ -11,6 +11,7 @@ from pipeline.lake.lake import Lake
 from pipeline.lake.latest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, Snapshot, content_digest, latest
 from pipeline.lake.names import STAMP
 from pipeline.lake.records import now
+from pipeline.lake.scan import schema
 from pipeline.lake.store import Store
 from pipeline.noun import canonical
 
@@ -49,6 +50,7 @@ def compact(lake: Lake) -> Snapshot | None:
         rows=frame.height,
         bytes=sum(map(len, files.values())),
         written_at=written_at,
+        columns=tuple(frame.columns),
     )
     for name, data in files.items():
         lake.store.put_new(snapshot.file(name), data)
@@ -57,12 +59,14 @@ def compact(lake: Lake) -> Snapshot | None:
 
 
 def compact_if_loose(lake: Lake) -> Snapshot | None:
-    """`compact` where `LOOSE` cells or more came after the last one, else nothing.
+    """`compact` where `LOOSE` cells or more came after the last one, or columns did, without which it is left aside.
 
     Raises:
         LakeError: as `compact`.
     """
     named = latest(lake.store)
+    if named and not {*schema()} <= {*named.columns}:
+        return compact(lake)
     return compact(lake) if len(lake.cells()) - (named.cells if named else 0) >= LOOSE else None
 
 

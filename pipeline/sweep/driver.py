@@ -41,17 +41,18 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 all wanted cells are committed; 143 SIGTERM has left work for a rerun, whatever failed besides; 1 something
-        failed or stands quarantined."""
-        if self.signal and self.unfinished:
+        failed or stands quarantined, or the run gave up."""
+        if self.signal and self.unfinished and not self.stopped:
             return 128 + self.signal
         return 1 if self.failures or self.held or self.stopped else 0
 
 
 @dataclass(order=True)
 class _Waiting:
-    """A task that may start at `ready_at`; fewest attempts first, so that no task is starved by a bad one."""
+    """A task that may start at `ready_at`; fewest attempts first, so that no task is starved by a bad one. But what one
+    node could not run is tried on another at once: if none can, that is seen before every task has tried."""
 
-    attempt: int
+    rank: int
     shuffled: float
     task: Task = field(compare=False)
     ready_at: float = field(compare=False, default=0.0)
@@ -123,8 +124,9 @@ class Driver:
         ]
 
     def _wait_for(self, task: Task, delay_s: float = 0.0) -> _Waiting:
-        alone = any(budget.last_try(self.ledger.strikes(cell)) for cell in task.cells)
-        return _Waiting(task.attempt, self.rng.random(), task, time.monotonic() + delay_s, alone)
+        strikes = [self.ledger.strikes(cell) for cell in task.cells]
+        rank = 0 if any(strike["setup"] for strike in strikes) else task.attempt
+        return _Waiting(rank, self.rng.random(), task, time.monotonic() + delay_s, any(map(budget.last_try, strikes)))
 
     def _submit(self) -> None:
         """Fill the backend; a task on its last try runs alone."""

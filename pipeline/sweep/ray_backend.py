@@ -225,7 +225,8 @@ class RayBackend:
 
     def close(self) -> None:
         if self._resources.address != "local":
-            self._asked(abandon, [owner()])  # a node that does not answer keeps what this driver had there for a day
+            with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
+                self._asked(abandon, [owner()])
         ray.shutdown()
 
     def _bury(self) -> None:
@@ -243,7 +244,7 @@ class RayBackend:
             return
         answers = self._asked(missing, sorted(paths))
         lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
-        lacking += [f"{node} does not answer" for node, answer in answers if answer is None]
+        lacking += [f"{node} does not say" for node, answer in answers if answer is None]
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
 

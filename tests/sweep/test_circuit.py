@@ -82,3 +82,13 @@ def test_a_defect_condemns_nobody_however_often_it_is_run_and_all_goes_on_when_i
         (root / f"step{step}" / "fault").unlink()
     _, report = go(root, lake)
     assert (report.exit_code, report.committed) == (0, 5)
+
+
+def test_what_no_node_can_run_is_seen_before_every_task_has_tried(tmp_path, lake):
+    """Each is tried once more, on another node, and at once."""
+    steps = list(range(40))
+    root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "setup"))
+    _, report = go(root, lake)
+    assert "5 of the first 5 checkpoints failed" in report.stopped
+    assert sum(len(stub.tries(root, step)) for step in steps) == 10
+    assert lake.quarantined() == set()

@@ -4,7 +4,8 @@ import pytest
 
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, snapshot
-from pipeline.lake.latest import latest
+from pipeline.lake.latest import LATEST, latest
+from pipeline.noun import canonical
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from tests.sweep import stub
@@ -39,3 +40,17 @@ def test_a_run_does_not_fail_because_its_lake_cannot_be_compacted(tmp_path, lake
     assert swept(tmp_path, lake, [0, 1]).exit_code == 0
     assert latest(lake.store) is None
     assert "not compacted" in capsys.readouterr().err
+
+
+def test_a_snapshot_without_a_column_of_today_is_written_anew(tmp_path, lake, monkeypatch):
+    """Or every reader would read each cell's file until a thousand new cells have come."""
+    assert swept(tmp_path, lake, [0, 1]).exit_code == 0
+    old = latest(lake.store)
+    assert old is not None
+    before = old.model_copy(update={"columns": old.columns[:-1]})
+    lake.store.put_pointer(LATEST, canonical(before.model_dump(mode="json")).encode())
+    assert swept(tmp_path, lake, [0, 1, 2]).exit_code == 0
+    new = latest(lake.store)
+    assert new is not None
+    assert (new.columns, new.cells) == (old.columns, 3)
+    assert snapshot.compact_if_loose(lake) is None

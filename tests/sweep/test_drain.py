@@ -4,6 +4,7 @@ import os
 import signal
 import time
 
+from pipeline.sweep.driver import Report
 from pipeline.sweep.task import Outcome, Task, failed
 from tests.sweep import stub
 from tests.sweep.runs import Scripted, drive, go
@@ -32,6 +33,12 @@ def test_what_has_failed_besides_does_not_hide_that_work_is_left(tmp_path, lake)
     assert (report.exit_code, len(report.held), report.committed, report.unfinished) == (143, 1, 1, 1)
     _, report = go(root, lake)
     assert (report.exit_code, report.committed) == (1, 1), "nothing is left but what stands quarantined"
+
+
+def test_a_run_that_gave_up_is_not_queued_again_for_a_signal():
+    assert Report(stopped="5 of the first 5", signal=15, unfinished=5).exit_code == 1
+    assert Report(signal=15, unfinished=5).exit_code == 143
+    assert Report(signal=15).exit_code == 0
 
 
 def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):

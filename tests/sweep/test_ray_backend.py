@@ -168,7 +168,7 @@ def test_a_node_that_is_silent_is_named_and_the_others_are_heard(monkeypatch):
         return refs[:1], refs[1:]
 
     monkeypatch.setattr(ray_backend.ray, "wait", wait)
-    with pytest.raises(UsageError, match="n1 does not answer"):
+    with pytest.raises(UsageError, match="n1 does not say"):
         opened.require_visible(["/corpora/text"])
     assert notes.cancelled[-1] is asked[-1]
 
