@@ -4,28 +4,30 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import patch
 
 import torch
 
-from jobs.bench import checkpoint, kernels, knn, lake, layer, peers, sampling, spectrum, sweep, table, training
+from jobs.bench import peers, table
 from jobs.bench.comparison import Comparison
 from jobs.bench.machine import in_a_line, machine
 from jobs.bench.scale import Scale, scale
 from pipeline.geometry import set_threads
 from pipeline.noun import suggest
 
-GROUPS: dict[str, tuple[Callable[[Scale, str], Iterator[Comparison]], ...]] = {
-    "knn": (knn.rows,),
-    "spectrum": (spectrum.rows,),
-    "kernels": (kernels.rows,),
-    "measure": (layer.rows, checkpoint.rows, sampling.rows),
-    "sweep": (sweep.rows,),
-    "lake": (lake.rows,),
-    "training": (training.rows,),
+GROUPS: dict[str, tuple[str, ...]] = {
+    "knn": ("knn",),
+    "spectrum": ("spectrum",),
+    "kernels": ("kernels",),
+    "measure": ("layer", "checkpoint", "sampling"),
+    "sweep": ("sweep",),
+    "lake": ("lake",),
+    "training": ("training",),
 }
+"""Modules with `rows`, imported when asked for: where there is a GPU, the packages of a lake may be absent."""
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -48,8 +50,8 @@ def main(words: Sequence[str] | None = None) -> None:
 def measured(names: Sequence[str], sizes: Scale, device: str) -> Iterator[Comparison]:
     """Every row of these groups, as soon as it is known."""
     for name in names:
-        for rows in GROUPS[name]:
-            yield from rows(sizes, device)
+        for module in GROUPS[name]:
+            yield from import_module(f"jobs.bench.{module}").rows(sizes, device)
 
 
 def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
