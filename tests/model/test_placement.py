@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError
 
 from pipeline.catalog.architectures import kinds
 from pipeline.errors import UsageError
@@ -110,7 +109,7 @@ def test_guard_what_is_not_brought_is_seen(brought: str, saved: Saved, monkeypat
     module = load(saved("llama"), "float32", "cpu").module
     with pretended(module, monkeypatch):
         placement.place(module, ["decoder"], room_of_two(module, "meta"))
-        with pytest.raises(FakeTensorDeviceMismatchError):
+        with pytest.raises(RuntimeError, match="devices, "):
             Profile(module, "decoder")
 
 
