@@ -1,7 +1,9 @@
 """The command line: parse, call, print. Science is in recipes, not in flags."""
 
 import os
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -24,6 +26,7 @@ def main() -> None:
     """The console script."""
     # torch and FAISS bring a pool of threads each; one that spins while the other works takes its cores away.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    signal.signal(signal.SIGTERM, _leave)
     try:
         app()
     except ShapelakeError as error:
@@ -31,3 +34,8 @@ def main() -> None:
         sys.exit(2 if isinstance(error, UsageError | CorpusError) else 1)
     except BrokenPipeError:  # the reader of our output has left: `shapelake query ... | head`
         sys.stderr.close()
+
+
+def _leave(number: int, _: FrameType | None) -> None:
+    """What is open is closed, and the exit code is the shell's for the signal; a run's driver drains instead."""
+    sys.exit(128 + number)

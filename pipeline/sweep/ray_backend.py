@@ -4,10 +4,13 @@ Ray neither retries nor judges here: a task that raises, dies or loses its node 
 """
 
 import os
+import signal
+import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import accumulate
 from socket import gethostname
 from typing import Any, NamedTuple
@@ -287,7 +290,8 @@ class RayBackend:
             options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in OF_THE_HUB if name in os.environ}}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            ray.init(address, **options)
+            with _own_handler():
+                ray.init(address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
@@ -349,6 +353,19 @@ class RayBackend:
             ray.cancel(ref, force=True)
             self._stuck.add(ref)
         self._looked_at = time.monotonic()
+
+
+@contextmanager
+def _own_handler() -> Iterator[None]:
+    """SIGTERM as it is outside, where Ray's handler would end the process with exit code 15, and would stay."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as left:
+        sys.exit(128 + signal.SIGTERM if left.code == signal.SIGTERM else left.code)
+    finally:
+        if threading.current_thread() is threading.main_thread():  # no other may set one
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _remote(body: Callable[..., Any], **options: Any) -> Any:

@@ -74,7 +74,8 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, n,
 
 
 def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
-    root = real.history(tmp_path / "runs", list(range(10)))
+    n = 30
+    root = real.history(tmp_path / "runs", list(range(n)))
     sweep = sweep_file(tmp_path, root, resources={"cpus": 2, "slots": 2})
     lake = tmp_path / "lake"
     driver = start(sweep, lake, "ray")
@@ -84,8 +85,23 @@ def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
     said, _ = driver.communicate(timeout=60)
     done = readable(lake)
     assert driver.returncode == 143, said
-    assert 0 < done < 10
-    assert f"{10 - done} left to a rerun" in said
+    assert 0 < done < n
+    assert f"{n - done} left to a rerun" in said
     driver = start(sweep, lake, "inline")
     said, _ = driver.communicate(timeout=60)
-    assert (driver.returncode, readable(lake)) == (0, 10), said
+    assert (driver.returncode, readable(lake)) == (0, n), said
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.3, 2.0], ids=["planned", "Ray is imported", "Ray starts"])
+def test_sigterm_before_the_first_task_is_said_as_one_after_it(tmp_path, delay_s):
+    """Ray's own handler would end the driver with exit code 15, and no job script would queue it again."""
+    sweep = sweep_file(tmp_path, real.history(tmp_path / "runs", [0]))
+    driver = start(sweep, tmp_path / "lake", "ray")
+    assert driver.stdout
+    while "starting ray" not in driver.stdout.readline():
+        assert driver.poll() is None
+    time.sleep(delay_s)
+    driver.send_signal(signal.SIGTERM)
+    said, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 143, said
+    assert "Traceback" not in said
