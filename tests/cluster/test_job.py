@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from jobs.submit import connected
 from pipeline.lake import Lake, status
 from tests import real
+from tests.cluster import four
 from tests.cluster.head import Head, head
 from tests.infra.files import ROOT
+from tests.sweep import stub
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,7 +27,7 @@ Submit = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Head]:
-    with head(cpus=1) as started:
+    with head(cpus=four.SLOTS) as started:
         yield started
 
 
@@ -35,7 +38,7 @@ def submit(cluster: Head, tmp_path: Path) -> Submit:
     real.text(tmp_path / "prose.txt")
     recipe = real.RECIPE | {"contexts": 400, "groups": 5}
     sweep = f"name: tiny\ncheckpoints: [{{local: runs}}]\ncorpora: [random-uniform]\nrecipe: {recipe}\n"
-    (tmp_path / "sweep.yaml").write_text(f"{sweep}resources: {{cpus: 1, drain_s: 60}}\n")
+    (tmp_path / "sweep.yaml").write_text(f"{sweep}resources: {{cpus: 4, slots: 1, drain_s: 60}}\n")
 
     def submitting(*words: str, **environment: str) -> "subprocess.Popen[str]":
         asked = [tmp_path / "sweep.yaml", "--cluster", cluster.dashboard, "--lake", tmp_path / "lake", *words]
@@ -93,6 +96,32 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     assert f"{len(STEPS) - len(there)} to run" in out, out
     assert len(lake.committed()) == len(STEPS)
     assert there < lake.committed()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("n", [4, 8], ids=["nothing-left", "four-left"])
+def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(cluster, monkeypatch, tmp_path, n):
+    for name, value in cluster.environment.items():
+        monkeypatch.setenv(name, value)
+    root, lake = stub.history(tmp_path / "runs", list(range(n))), Lake(tmp_path / "lake")
+    client = connected(cluster.dashboard)
+    job = client.submit_job(
+        entrypoint=f"exec {sys.executable} -m tests.cluster.four {root} {lake.uri} auto",
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "RAY_JOB_STOP_WAIT_TIME_S": "60"}},
+    )
+    while len(four.begun(root)) < four.SLOTS:
+        assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
+        time.sleep(0.05)
+    told = time.monotonic()
+    client.stop_job(job)
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.05)
+    took_s = time.monotonic() - told
+    print(f"{took_s:.1f} s from the stop to the end of {n} tasks, {four.SLOTS} of them begun")
+    assert took_s < four.DRAINED_S * four.crowded()
+    assert len(lake.committed()) == len(four.begun(root)) == four.SLOTS, client.get_job_logs(job)
+    run = status(lake)["runs"][0]
+    assert (run["committed"], run["to_run"], run["ended"]) == (four.SLOTS, n, True)
 
 
 def stop(cluster: Head, job: str) -> None:

@@ -15,6 +15,7 @@ from pipeline.sweep.backend import Stages, Work
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
+from tests.cluster import four
 from tests.lake import made
 from tests.sweep import stub
 
@@ -30,11 +31,6 @@ def head() -> Iterator[str]:
     cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
     yield f"127.0.0.1:{cluster.address.rpartition(':')[2]}"
     cluster.shutdown()
-
-
-def crowded() -> float:
-    """By how much a machine with more to do than cores takes longer."""
-    return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
 
 
 def opened(measure: Work, resources: Resources, fetch: Work = lambda task: [], ahead: int = 0):
@@ -81,7 +77,7 @@ def test_what_no_node_can_run_is_refused_in_two_seconds(head):
     import ray
 
     ray.shutdown()
-    assert time.monotonic() - began < 2 * crowded()
+    assert time.monotonic() - began < 2 * four.crowded()
 
 
 def test_tasks_at_once_have_a_gpu_each_and_every_task_has_a_process_of_its_own(head):
@@ -113,33 +109,19 @@ def test_fetching_ahead_keeps_the_slots_busy(head, tmp_path):
     assert waited <= 0.2 * (n - slots)
 
 
-def three_seconds(task: Task) -> list[Outcome]:
-    """From when four have begun."""
-    folder = Path(task.checkpoint.path)
-    (folder / "begun").touch()
-    while len(begun(folder.parent)) < 4:
-        time.sleep(0.05)
-    time.sleep(3)
-    return [stub.commit(task, cell) for cell in task.cells]
-
-
-def begun(root: Path) -> list[Path]:
-    return list(root.glob("*/begun"))
-
-
 @pytest.mark.parametrize(("n", "exit_code"), [(4, 0), (8, 143)], ids=["nothing-left", "four-left"])
 def test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_begun(head, tmp_path, lake, n, exit_code):
     root, told = stub.history(tmp_path / "runs", list(range(n))), []
 
     def tell() -> None:
-        while len(begun(root)) < 4:
+        while len(four.begun(root)) < 4:
             time.sleep(0.05)
         told.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
 
-    plan = make_plan(stub.sweep(root, cpus=4, slots=4, address=head), lake)
+    plan = make_plan(four.sweep(root, head), lake)
     Thread(target=tell, daemon=True).start()
-    report = run(plan, lake, "ray", three_seconds)
-    assert time.monotonic() - told[0] < 6 * crowded()
+    report = run(plan, lake, "ray", four.three_seconds)
+    assert time.monotonic() - told[0] < four.DRAINED_S * four.crowded()
     assert (report.exit_code, report.committed, report.unfinished) == (exit_code, 4, n - 4)
-    assert len(begun(root)) == 4
+    assert len(four.begun(root)) == 4
