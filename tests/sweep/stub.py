@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -115,8 +116,8 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
             time.sleep(60)
     if name == "hang":
         time.sleep(60)
-    if name == "memory":
-        return _out_of_memory(task)
+    if name in MEMORIES:
+        return _out_of_memory(task, MEMORIES[name])
     if name == "sigterm":
         os.kill(os.getpid(), signal.SIGTERM)
         return [commit(task, cell) for cell in task.cells]
@@ -130,12 +131,28 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
     return failed(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]
 
 
-def _out_of_memory(task: Task) -> list[Outcome]:
+def _of_host() -> None:
+    bytearray(2**62)
+
+
+def _of_gpu() -> None:
+    """What torch raises where a GPU has no room; on one it is made in earnest (tests/gpu)."""
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 EiB")
+
+
+MEMORIES = {"memory": _of_host, "gpu_memory": _of_gpu}
+"""That an allocation may find full."""
+
+
+def _out_of_memory(task: Task, allocate: Callable[[], None]) -> list[Outcome]:
     """As a worker answers to an allocation that fails."""
     try:
-        return [bytearray(2**62)]  # type: ignore[list-item]
-    except MemoryError as error:
+        allocate()
+    except Exception as error:
         return failed(task, classify(error), describe(error))
+    raise AssertionError("there was room")
 
 
 def commit(task: Task, cell: Cell) -> Outcome:

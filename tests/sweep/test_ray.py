@@ -21,7 +21,7 @@ from tests.sweep import stub
 CRASHES = ("segv", "exit", "_exit", "abort", "term")
 DEATHS = {**dict.fromkeys(CRASHES, "crash"), "interrupt": "preempted"}
 """What the attempt is called, by how the worker ended."""
-TRIED_AGAIN = {"memory": "oom", "transient": "transient"}
+TRIED_AGAIN = {**dict.fromkeys(stub.MEMORIES, "oom"), "transient": "transient"}
 """What a worker answers that deserves another try."""
 REFUSED = {"raise": "error", "two": "error", "unpicklable": "error"}
 """What must not come out of a worker, and does."""
