@@ -1,7 +1,5 @@
 """The snapshot: the same answers as from the cells, whole at every moment, and taken away only when it is of no use."""
 
-import subprocess
-import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -18,9 +16,7 @@ from pipeline.lake.names import LABELS, STAMP
 from pipeline.lake.snapshot import ORDER, compact
 from pipeline.lake.store import STAGING
 from pipeline.lake.verify import verify
-from tests.lake import made
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.lake import killed, made
 
 
 @pytest.fixture
@@ -207,40 +203,11 @@ def test_killed_before_a_step_the_old_snapshot_stands_and_the_next_run_mends_it(
     assert (new.cells, latest(lake.store)) == (2, new)
 
 
-STEPPER = """
-import os, signal, sys
-
-def dying(function, calls=iter(range(10**6))):
-    def call(*args, **kwargs):
-        if next(calls) == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return call
-
-for moment in range(200):
-    child = os.fork()
-    if not child:
-        from pipeline.lake import Lake
-        from pipeline.lake.snapshot import compact  # threads of polars do not survive a fork
-        for name in ("fsync", "link", "replace", "close", "unlink", "mkdir", "open"):
-            setattr(os, name, dying(getattr(os, name)))
-        os._exit(not compact(Lake(sys.argv[1])))
-    if not os.WIFSIGNALED(status := os.waitpid(child, 0)[1]):
-        print(moment, os.waitstatus_to_exitcode(status))
-        break
-"""
-
-
 @pytest.mark.slow
 def test_killed_before_any_of_its_system_calls_the_lake_reads_the_same(lake):
     a_varied_lake(lake)
     before = views(lake)
-    done = subprocess.run(
-        [sys.executable, "-c", STEPPER, lake.uri], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    moments, code = map(int, done.stdout.split())
-    assert code == 0
-    assert moments > 10, "every call was a moment to die"
+    killed.moments("compact", Path(lake.uri))
     assert views(lake) == before == without(lake)
     assert verify(lake) == []
     gc(lake, timedelta(0), dry_run=False)

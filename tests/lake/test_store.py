@@ -8,18 +8,25 @@ import subprocess
 import sys
 import time
 import warnings
+from datetime import timedelta
+from io import BytesIO
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import LakeError, UsageError
+from pipeline.lake import Lake, to_table
 from pipeline.lake.folder import LocalStore
+from pipeline.lake.gc import gc
 from pipeline.lake.places import open_store
 from pipeline.lake.probe import probe
 from pipeline.lake.store import STAGING, STALE_S
+from pipeline.lake.verify import verify
+from tests.lake import killed, made
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,43 +82,35 @@ def test_a_writer_killed_at_any_moment_leaves_no_partial_file(tmp_path):
     assert len({key.split("-")[0] for key in store.list("cells/v1")}) == 10
 
 
-STEPPER = """
-import os, signal, sys
-from pathlib import Path
-from pipeline.lake.folder import LocalStore
-
-def dying(function, calls=iter(range(10**6))):
-    def call(*args, **kwargs):
-        if next(calls) == moment:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*args, **kwargs)
-    return call
-
-for moment in range(100):
-    child = os.fork()
-    if not child:
-        for name in ("fsync", "link", "open", "close", "unlink", "mkdir", "stat", "scandir"):
-            setattr(os, name, dying(getattr(os, name)))
-        os._exit(not LocalStore(Path(sys.argv[1]) / str(moment)).put_new("cells/v1/a", bytes(999)))
-    status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
-        print(moment, os.waitstatus_to_exitcode(status))
-        break
-"""
-
-
 def test_a_writer_killed_before_each_of_its_system_calls_leaves_the_whole_file_or_none(tmp_path):
-    words = [sys.executable, "-c", STEPPER, str(tmp_path)]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    moments, code = map(int, done.stdout.split())
-    assert code == 0
-    assert moments > 10, "every call was a moment to die"
+    moments = killed.moments("put", tmp_path)
     found = [LocalStore(tmp_path / str(moment)).list("cells/v1") for moment in range(moments + 1)]
     assert found == sorted(found), "once there, it is there at every later moment"
     assert [] in found[:-1]
     assert ["cells/v1/a"] in found[:-1]
     for root in tmp_path.iterdir():
         assert all(len(LocalStore(root).get(key)) == 999 for key in LocalStore(root).list("cells/v1"))
+
+
+def test_a_commit_killed_before_each_of_its_system_calls_leaves_a_sound_lake(tmp_path):
+    """Its cell is there or not, nothing is wrong, what was left in staging is collected, and a rerun commits it."""
+    wanted = killed.cell()
+    table = to_table(made.rows(wanted), {})
+    moments, there, left = killed.moments("commit", tmp_path), [], []
+    for moment in range(moments + 1):
+        lake = Lake(tmp_path / str(moment))
+        there.append(lake.committed() == {wanted.id})
+        left.append(bool(lake.store.list(STAGING)))
+        assert verify(lake) == []
+        gc(lake, timedelta(0), dry_run=False)
+        assert lake.store.list(STAGING) == []
+        assert lake.commit(wanted.id, wanted.checkpoint.model_key, table) is not there[-1]
+        (key,) = lake.cells().values()
+        assert pq.read_table(BytesIO(lake.store.get(key))).equals(table)
+        assert verify(lake) == []
+    assert there == sorted(there), "once there, it is there at every later moment"
+    assert (there[0], there[-2], left[-1]) == (False, True, False)
+    assert sum(left) > 10
 
 
 def test_what_killed_writers_left_is_tidied_after_a_day_and_not_before(tmp_path):

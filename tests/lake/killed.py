@@ -1,0 +1,105 @@
+"""A writer that is killed before each of its system calls in turn, and halfway through each write.
+
+Command: python -m tests.lake.killed WORK ROOT
+Every moment has a process of its own, forked before any thread is started. Prints how many moments there were until one
+came to its end, and that one's exit code.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset  # noqa: F401  before the fork, or each moment would take as long as this does
+
+from pipeline.lake import Lake, to_table
+from pipeline.lake.folder import LocalStore
+from tests.lake import made
+
+ROOT = Path(__file__).resolve().parents[2]
+CALLS = ("fsync", "link", "replace", "open", "close", "unlink", "mkdir", "stat", "scandir")
+
+
+def moments(work: str, root: Path) -> int:
+    """How many there are; what each of them leaves lies below `root`."""
+    words = [sys.executable, "-m", "tests.lake.killed", work, str(root)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    number, code = map(int, done.stdout.split())
+    assert code == 0
+    assert number > 10, "every call was a moment to die"
+    return number
+
+
+def cell():
+    return made.cell(made.checkpoint(1))
+
+
+def put(root: Path, moment: int) -> bool:
+    return LocalStore(root / str(moment)).put_new("cells/v1/a", bytes(999))
+
+
+def commit(root: Path, moment: int) -> bool:
+    wanted = cell()
+    table = to_table(made.rows(wanted), {})
+    return Lake(root / str(moment)).commit(wanted.id, wanted.checkpoint.model_key, table)
+
+
+def compact(root: Path, _: int) -> bool:
+    from pipeline.lake.snapshot import compact  # threads of polars do not survive a fork
+
+    return compact(Lake(root)) is not None
+
+
+WORKS: dict[str, Callable[[Path, int], bool]] = {"put": put, "commit": commit, "compact": compact}
+
+
+def arm(moment: int) -> None:
+    """Let this process be killed before its so manieth call."""
+    ticks = count()
+
+    def tick() -> None:
+        if next(ticks) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            tick()
+            return function(*args, **kwargs)
+
+        return call
+
+    class Torn(io.FileIO):
+        def write(self, data: Any) -> int:
+            tick()
+            half = super().write(bytes(data[: len(data) // 2]))
+            tick()
+            return half + super().write(bytes(data[half:]))
+
+    def opened(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        tick()
+        new = mode == "xb"
+        return io.BufferedWriter(Torn(path, "x")) if new else plain(path, mode, *args, **kwargs)
+
+    for name in CALLS:
+        setattr(os, name, dying(getattr(os, name)))
+    plain, io.open = io.open, opened
+
+
+def main(work: str, root: str) -> None:
+    for moment in range(500):
+        child = os.fork()
+        if not child:
+            arm(moment)
+            os._exit(not WORKS[work](Path(root), moment))
+        if not os.WIFSIGNALED(status := os.waitpid(child, 0)[1]):
+            print(moment, os.waitstatus_to_exitcode(status))
+            return
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
