@@ -96,7 +96,7 @@ def _wrong(table: pa.Table, cell_id: str, model_key: str) -> Iterator[str]:
     if odd or table.num_rows == 0:
         yield f"not the lake's types: {', '.join(odd)}" if odd else "no rows"
         return
-    rows = table.select([name for name in types if name in table.column_names]).to_pylist()
+    rows = table.select(sorted({*types} & {*table.column_names})).to_pylist()
     if (own := {row.get("cell_id") for row in rows}) != {cell_id}:
         yield f"rows of the cell {_some(own)}"
     if (own := {_model_key(row.get("model")) for row in rows}) != {model_key}:
