@@ -22,6 +22,9 @@ def environment(folder: Path) -> dict[str, str]:
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",  # 15 by default: on a busy machine the workers would hardly run
+        # A node that has gone is missed after 3 s, by default after 15, for which it would keep its tasks.
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
         "RAY_TMPDIR": str(folder / "ray"),
         "SHAPELAKE_CACHE": str(folder / "cache"),
         "PYTHONPATH": str(ROOT),
