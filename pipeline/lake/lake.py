@@ -190,18 +190,20 @@ class Lake:
 
     def runs(self) -> list[dict[str, Any]]:
         """The last progress of every run, oldest heartbeat first."""
-        keys = [key for key in self.store.list(RUNS) if key.endswith("/progress.json")]
-        return sorted((json.loads(self.store.get(key)) for key in keys), key=lambda run: run["when"])
+        return sorted((json.loads(self.store.get(key)) for key in self._progress()), key=lambda run: run["when"])
 
     def under_way(self, within_s: float) -> list[str]:
         """Ids of the runs, of the last few begun, that have said something so lately and not that they have ended."""
-        begun = sorted(key for key in self.store.list(RUNS) if key.endswith("/progress.json"))[-LAST_RUNS:]
         since, found = now() - timedelta(seconds=within_s), []
-        for key in begun:
+        for key in self._progress()[-LAST_RUNS:]:
             with suppress(LakeError, ValueError, KeyError):  # what cannot be read keeps nobody from working
                 run = json.loads(self.store.get(key))
                 found += [run["run_id"]] if not run["ended"] and datetime.fromisoformat(run["when"]) > since else []
         return found
+
+    def _progress(self) -> list[str]:
+        """Keys, in the order in which the runs began."""
+        return sorted(key for key in self.store.list(RUNS) if key.endswith("/progress.json"))
 
     def _read(self, noun: type[Record], key: str) -> Record:
         try:

@@ -324,7 +324,7 @@ class RayBackend:
             case RuntimeEnvSetupError():
                 cause = str(error).strip().splitlines()[-1]
                 return failed(task, "setup", f"RuntimeEnvSetupError: {cause}", str(error))
-            case NodeDiedError() | ObjectLostError() | TaskUnschedulableError():
+            case _ if isinstance(error, NODE_GONE):
                 self._nodes.look_again()
                 return failed(task, "preempted", _first_line(error))
         late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s

@@ -1,74 +1,15 @@
 """The Ray backend's own decisions, on a Ray that only takes notes."""
 
-import time
 from types import SimpleNamespace
 
 import pytest
 from ray import exceptions
 
 from pipeline.errors import UsageError
-from pipeline.recipe import built_in
-from pipeline.spec import Cell, Corpus, HubFile, Remote, Resources
 from pipeline.sweep import ray_backend
-from pipeline.sweep.backend import Stages
 from pipeline.sweep.ray_backend import RayBackend
 from pipeline.sweep.task import Outcome, Task
-from tests.lake import made
-
-GIB = 2**30
-
-
-class Notes:
-    """Ray's functions that the backend calls; what has `ended` is said, not done."""
-
-    def __init__(self, *nodes: dict[str, float]) -> None:
-        self.living = [
-            {"NodeID": f"{index:056x}", "Alive": True, "NodeManagerHostname": f"n{index}", "Resources": node}
-            for index, node in enumerate(nodes)
-        ]
-        self.submitted: list[dict[str, object]] = []
-        self.answer: object = []
-        self.ended: list[object] = []
-        self.cancelled: list[object] = []
-
-    def remote(self, **_: object):
-        return lambda body: SimpleNamespace(options=lambda **options: self._with(options))
-
-    def _with(self, options: dict[str, object]):
-        return SimpleNamespace(remote=lambda *_: self.submitted.append(options) or object())
-
-    def nodes(self):
-        return self.living
-
-    def cluster_resources(self) -> dict[str, float]:
-        return {name: sum(n["Resources"].get(name, 0) for n in self.living) for name in ("CPU", "GPU")}
-
-    def wait(self, refs: list[object], num_returns: int, timeout: float):
-        return [ref for ref in refs if ref in self.ended], [ref for ref in refs if ref not in self.ended]
-
-    def cancel(self, ref: object, force: bool = False) -> None:
-        self.cancelled.append(ref)
-
-    def get(self, ref: object, timeout: float = 0):
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-    def init(self, *_: object, **__: object) -> None: ...
-
-
-def backend(monkeypatch: pytest.MonkeyPatch, notes: Notes, queue: int = 0, **resources: object) -> RayBackend:
-    for name in ("remote", "nodes", "cluster_resources", "wait", "cancel", "get", "init"):
-        monkeypatch.setattr(ray_backend.ray, name, getattr(notes, name))
-    monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 0.0)
-    stages = Stages(lambda task: [], lambda task: [], lambda task: None)
-    return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}), queue=queue)
-
-
-def task(step: int = 0, **changes: object) -> Task:
-    checkpoint = made.checkpoint(step)
-    fields = {"lake": "lake", "run_id": "run", "checkpoint": checkpoint, "cells": (), "resources": Resources(cpus=1)}
-    return Task.model_construct(**{**fields, **changes})
+from tests.sweep.notes import GIB, Notes, backend, cell_of, of_the_hub, task
 
 
 def test_what_no_node_can_run_is_refused_with_what_the_nodes_have(monkeypatch):
@@ -173,15 +114,6 @@ def test_a_node_that_is_silent_is_named_and_the_others_are_heard(monkeypatch):
     assert notes.cancelled[-1] is asked[-1]
 
 
-def of_the_hub(step: int = 0, **changes: object) -> Task:
-    """A task whose checkpoint must be fetched."""
-    files = (HubFile(path="model.safetensors", size=1, sha256="0" * 64),)
-    remote = Remote(repo="lab/small", commit="0" * 40, files=files)
-    return task(step, **changes).model_copy(
-        update={"checkpoint": made.checkpoint(step).model_copy(update={"remote": remote})}
-    )
-
-
 def test_what_is_fetched_goes_to_a_node_that_measures_it_and_to_no_other(monkeypatch):
     """The head has no CPU and would take a fetch, which needs none."""
     notes = Notes({"CPU": 0}, {"CPU": 4})
@@ -231,13 +163,6 @@ def test_a_node_that_is_full_holds_up_its_own_tasks_alone(monkeypatch):
     opened._finished(next(ref for ref, one in opened._running.items() if one.task is other))
     opened._start()
     assert {one.task.checkpoint.step for one in opened._running.values()} == {0, 3}
-
-
-def test_a_model_of_two_gpus_is_fetched_where_two_are(monkeypatch):
-    notes = Notes({"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 2})
-    opened = backend(monkeypatch, notes, cpus=2, gpus=2, slots=2, gpu_gb=24)
-    opened.submit(of_the_hub(cells=(cell_of(12 * 10**9),)))
-    assert notes.submitted[0]["scheduling_strategy"].node_id == notes.living[1]["NodeID"]
 
 
 @pytest.mark.parametrize("stage", ["fetching", "measuring"])
@@ -323,50 +248,3 @@ def test_a_worker_that_died_after_its_time_and_left_a_stack_on_any_node_was_stuc
     monkeypatch.setattr(opened, "_asked", lambda *_: [("n0", ""), ("n1", stack)])
     (outcome,) = opened._outcomes("ref", lost, elapsed_s)
     assert (outcome.error_class, outcome.traceback) == (error_class, stack if error_class == "timeout" else "")
-
-
-def cell_of(n_params: int) -> Cell:
-    checkpoint = made.checkpoint(0).model_copy(update={"n_params": n_params})
-    return Cell(checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in("quick@1"))
-
-
-@pytest.mark.parametrize(("billions", "gpus"), [(1.4, 1), (6.9, 1), (12, 2), (32, 4), (70, 7)])
-def test_a_model_gets_as_many_gpus_as_have_room_for_its_weights(monkeypatch, billions, gpus):
-    """bfloat16 on cards of 24 GB, of which the first keeps 40 % for the metrics, each other 10 %."""
-    notes = Notes({"CPU": 64, "GPU": 8})
-    opened = backend(monkeypatch, notes, cpus=8, gpus=8, slots=8, gpu_gb=24)
-    cells = tuple(cell_of(int(billions * 1e9)) for _ in range(2))
-    opened.require_gpus(cells)
-    for step in range(2):
-        opened.submit(task(step, cells=cells[step : step + 1]))
-    assert [options["num_gpus"] for options in notes.submitted] == [gpus] * min(8 // gpus, 2)
-
-
-def test_a_model_that_no_node_has_gpus_for_is_refused_in_two_lines(monkeypatch):
-    opened = backend(
-        monkeypatch, Notes({"CPU": 64, "GPU": 2}, {"CPU": 64, "GPU": 1}), cpus=4, gpus=2, slots=2, gpu_gb=24
-    )
-    with pytest.raises(UsageError, match=r"on 4 GPUs of 24 GB in one node: the largest node has 2") as caught:
-        opened.require_gpus([cell_of(10**9), cell_of(32 * 10**9)])
-    assert str(caught.value).count("\n") == 1
-
-
-@pytest.mark.slow
-def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
-    """On a real Ray with four GPUs that are none; one for which they are too few is refused at once."""
-    from tests.sweep.test_ray_head import nap, naps
-
-    resources = Resources(cpus=4, gpus=4, gpu_gb=24)
-    opened = RayBackend(Stages(lambda task: [], nap, lambda task: None), resources)
-    began = time.monotonic()
-    with pytest.raises(UsageError, match="on 5 GPUs of 24 GB in one node: the largest node has 4"):
-        opened.require_gpus([cell_of(45 * 10**9)])
-    assert time.monotonic() - began < 2
-    large = [task(step, cells=(cell_of(12 * 10**9),), resources=resources) for step in range(4)]
-    napped = naps(opened, large)
-    assert len({pid for _, _, pid, _ in napped}) == 4, "each in a process of its own"
-    done = [(began, ended, set(gpus.split(","))) for began, ended, _, gpus in napped]
-    assert [len(gpus) for *_, gpus in done] == [2] * 4
-    beside = [(one, two) for i, (_, end, one) in enumerate(done) for begin, _, two in done[i + 1 :] if begin < end]
-    assert beside, "two run at once"
-    assert all(one.isdisjoint(two) for one, two in beside)

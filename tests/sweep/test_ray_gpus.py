@@ -1,0 +1,60 @@
+"""Models of one GPU and of several, on a Ray that only takes notes and on one whose GPUs are none."""
+
+import time
+
+import pytest
+
+from pipeline.errors import UsageError
+from pipeline.spec import Resources
+from pipeline.sweep.backend import Stages
+from pipeline.sweep.ray_backend import RayBackend
+from tests.sweep.notes import Notes, backend, cell_of, of_the_hub, task
+
+
+def test_a_model_of_two_gpus_is_fetched_where_two_are(monkeypatch):
+    notes = Notes({"CPU": 8, "GPU": 1}, {"CPU": 8, "GPU": 2})
+    opened = backend(monkeypatch, notes, cpus=2, gpus=2, slots=2, gpu_gb=24)
+    opened.submit(of_the_hub(cells=(cell_of(12 * 10**9),)))
+    assert notes.submitted[0]["scheduling_strategy"].node_id == notes.living[1]["NodeID"]
+
+
+@pytest.mark.parametrize(("billions", "gpus"), [(1.4, 1), (6.9, 1), (12, 2), (32, 4), (70, 7)])
+def test_a_model_gets_as_many_gpus_as_have_room_for_its_weights(monkeypatch, billions, gpus):
+    """bfloat16 on cards of 24 GB, of which the first keeps 40 % for the metrics, each other 10 %."""
+    notes = Notes({"CPU": 64, "GPU": 8})
+    opened = backend(monkeypatch, notes, cpus=8, gpus=8, slots=8, gpu_gb=24)
+    cells = tuple(cell_of(int(billions * 1e9)) for _ in range(2))
+    opened.require_gpus(cells)
+    for step in range(2):
+        opened.submit(task(step, cells=cells[step : step + 1]))
+    assert [options["num_gpus"] for options in notes.submitted] == [gpus] * min(8 // gpus, 2)
+
+
+def test_a_model_that_no_node_has_gpus_for_is_refused_in_two_lines(monkeypatch):
+    opened = backend(
+        monkeypatch, Notes({"CPU": 64, "GPU": 2}, {"CPU": 64, "GPU": 1}), cpus=4, gpus=2, slots=2, gpu_gb=24
+    )
+    with pytest.raises(UsageError, match=r"on 4 GPUs of 24 GB in one node: the largest node has 2") as caught:
+        opened.require_gpus([cell_of(10**9), cell_of(32 * 10**9)])
+    assert str(caught.value).count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
+    """On a real Ray with four GPUs that are none; one for which they are too few is refused at once."""
+    from tests.sweep.test_ray_head import nap, naps
+
+    resources = Resources(cpus=4, gpus=4, gpu_gb=24)
+    opened = RayBackend(Stages(lambda task: [], nap, lambda task: None), resources)
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="on 5 GPUs of 24 GB in one node: the largest node has 4"):
+        opened.require_gpus([cell_of(45 * 10**9)])
+    assert time.monotonic() - began < 2
+    large = [task(step, cells=(cell_of(12 * 10**9),), resources=resources) for step in range(4)]
+    napped = naps(opened, large)
+    assert len({pid for _, _, pid, _ in napped}) == 4, "each in a process of its own"
+    done = [(began, ended, set(gpus.split(","))) for began, ended, _, gpus in napped]
+    assert [len(gpus) for *_, gpus in done] == [2] * 4
+    beside = [(one, two) for i, (_, end, one) in enumerate(done) for begin, _, two in done[i + 1 :] if begin < end]
+    assert beside, "two run at once"
+    assert all(one.isdisjoint(two) for one, two in beside)
