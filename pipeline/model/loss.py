@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-MAX_LOGITS = 2**24
-"""Logits in memory at once (64 MiB in float32)."""
+MAX_LOGITS = {"cpu": 2**24, "cuda": 2**27}
+"""Logits in memory at once, 4 bytes each; on a GPU few tokens at a time would leave it waiting for the host."""
 
 
 def token_losses(
@@ -28,7 +28,7 @@ def token_losses(
     (a transform, a bias, scaling, soft-capping): `module` runs while its `body` only replays `hidden` in place of the
     last hidden state of `output`, what it had returned.
     """
-    size = max(MAX_LOGITS // module.config.vocab_size, 1)
+    size = max(MAX_LOGITS[hidden.device.type] // module.config.vocab_size, 1)
     losses = [
         F.cross_entropy(_logits(module, body, output, part).float(), target, reduction="none")
         for part, target in zip(hidden.split(size), targets.split(size), strict=True)

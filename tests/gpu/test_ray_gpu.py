@@ -16,15 +16,18 @@ from torch import Tensor
 from pipeline.geometry.candidates import default_engine, faiss_engine
 from pipeline.recipe import built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Resources
+from pipeline.sweep import worker
 from pipeline.sweep.backend import Stages, Work
 from pipeline.sweep.task import Outcome, Task
+from tests import real
+from tests.gpu.test_gpu import cell
 
 if TYPE_CHECKING:
     from pipeline.sweep.ray_backend import RayBackend
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 N_GPUS = torch.cuda.device_count()
-HELD_BYTES, SLACK_BYTES = 2 * 10**9, 10**8
+HELD_BYTES, SLACK_BYTES, LEFT_BYTES = 2 * 10**9, 10**8, 2**20
 GONE_S, MEET_S = 20.0, 12.0
 """Most that a process may take to end, and by how much tasks given together may begin apart, per GPU."""
 N, DIM, K = 2000, 64, 10
@@ -105,6 +108,25 @@ def test_the_memory_of_a_task_is_free_once_it_has_come_back(tmp_path):
         while used_bytes() > before + SLACK_BYTES:  # while Ray is there, which would end every worker as it goes
             assert time.monotonic() < until, f"{used_bytes() - before} bytes are still held"
             time.sleep(0.1)
+
+
+def starved(task: Task) -> list[Outcome]:
+    """Measure, on a device that is all but full."""
+    free, _ = torch.cuda.mem_get_info(0)
+    HELD.append(torch.empty(free - LEFT_BYTES, dtype=torch.uint8, device="cuda"))
+    return worker.work(task)
+
+
+def test_what_finds_no_room_on_the_device_is_out_of_memory(tmp_path):
+    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    task = Task(lake=str(tmp_path), run_id="run", checkpoint=wanted.checkpoint, cells=(wanted,), resources=on(1))
+    with opened(starved, on(1)) as backend:
+        backend.submit(task)
+        while not (done := backend.wait(1.0)):
+            pass
+    ((_, (outcome,)),) = done
+    assert outcome.error_class == "oom"
+    assert "CUDA out of memory" in outcome.message
 
 
 class Visit(NamedTuple):

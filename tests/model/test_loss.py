@@ -26,7 +26,7 @@ def only(profiles: dict[str, Profile]) -> Profile:
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five tokens of logits at once: every context takes several chunks."""
-    monkeypatch.setattr(loss_module, "MAX_LOGITS", 5 * tiny.VOCAB)
+    monkeypatch.setitem(loss_module.MAX_LOGITS, "cpu", 5 * tiny.VOCAB)
 
 
 @pytest.mark.parametrize("name", tiny.CAUSAL)
