@@ -109,7 +109,7 @@ ON_GPU = FULL._replace(
 
 ON_GPU_QUICK = QUICK._replace(
     knn=ON_GPU.knn[:2],
-    layer=Knn(10_000, 4096),
+    layer=ON_GPU.layer,
     widths=(),
     model=ON_GPU.model._replace(layers=4, contexts=512),
 )
