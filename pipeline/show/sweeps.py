@@ -54,12 +54,15 @@ def report(done: "Report", made: "Plan", lake: str) -> None:
     for cell, outcome in done.failures.values():
         out.print(f"\nFAILED    {cell.name}: {outcome.error_class}\n{_indented(outcome.message)}", markup=False)
         out.print(f"          again: {command(cell)}", markup=False)
+    for one in done.left_out:
+        out.print(f"\nLEFT OUT  {one}: leave it out by --models, or run where a node has more", markup=False)
     if done.stopped:
         out.print(f"\nSTOPPED   {done.stopped}", markup=False)
     total = len(made.cells) - len(made.todo) + done.committed - len(done.held)
     parts = [f"{total} of {len(made.cells)} wanted cells are in the lake", f"{done.committed} new"]
     parts += [f"{len(done.failures)} failed"] if done.failures else []
     parts += [f"{len(done.held)} quarantined"] if done.held else []
+    parts += [f"{sum(one.cells for one in done.left_out)} left out"] if done.left_out else []
     parts += [f"{done.unfinished} left to a rerun"] if done.unfinished else []
     out.print(f"\nlake      {lake}: " + ", ".join(parts), markup=False)
 
@@ -77,6 +80,7 @@ def status(state: dict[str, Any], failed: bool) -> None:
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or cut off"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
+        counts += f", {sum(one['cells'] for one in run['left_out'])} left out" if run.get("left_out") else ""
         counts += f", slots busy {run['busy']:.0%}" if run.get("busy") else ""
         counts += f", {run['gpu_wait_s']:.0f} s free for want of files" if run.get("gpu_wait_s", 0.0) >= 1 else ""
         out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)

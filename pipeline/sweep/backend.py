@@ -1,11 +1,12 @@
 """Where tasks run. The driver knows only this protocol; the inline backend needs no Ray."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from threading import Thread
 from typing import NamedTuple, Protocol
 
+from pipeline.spec import Cell
 from pipeline.sweep.task import Outcome, Task
 
 Work = Callable[[Task], list[Outcome]]
@@ -20,6 +21,17 @@ class Stages(NamedTuple):
     measure: Work
     discard: Callable[[Task], None]
     """Removes what was fetched for a task that will not be measured."""
+
+
+class LeftOut(NamedTuple):
+    """Cells of one model that a backend can never run."""
+
+    model: str
+    cells: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.cells} cells are left out, {self.why}"
 
 
 def is_fetched(task: Task, ahead: int) -> bool:
@@ -48,6 +60,10 @@ class Backend(Protocol):
     gpu_wait_s: float
     """How long slots, GPUs where there are any, have been free because files of their next tasks were not there yet."""
 
+    def too_large(self, cells: Collection[Cell]) -> dict[str, str]:
+        """Cells that it can never run, and why, by cell id."""
+        ...
+
     def submit(self, task: Task) -> None: ...
 
     def wait(self, timeout_s: float) -> list[Finished]:
@@ -75,6 +91,9 @@ class InlineBackend:
     def measuring(self) -> list[Task]:
         """What is measured by the next call of `wait`, if its files are there then."""
         return list(self._queue.values())[:1]
+
+    def too_large(self, cells: Collection[Cell]) -> dict[str, str]:
+        return {}
 
     def submit(self, task: Task) -> None:
         self._queue[self._begun(task)] = task

@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from bisect import insort
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +12,7 @@ from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell
 from pipeline.sweep import budget
-from pipeline.sweep.backend import Backend
+from pipeline.sweep.backend import Backend, LeftOut
 from pipeline.sweep.busy import Busy
 from pipeline.sweep.circuit import Circuit
 from pipeline.sweep.ledger import Ledger
@@ -32,6 +33,8 @@ class Report:
     """The last failure of each cell that is not committed, by cell id."""
     held: tuple[Cell, ...] = ()
     """Wanted cells that stood quarantined before the run."""
+    left_out: tuple[LeftOut, ...] = ()
+    """What no node can run, by model."""
     unfinished: int = 0
     """Wanted cells neither committed nor failed: the run was told to stop, or stopped itself."""
     signal: int = 0
@@ -41,10 +44,10 @@ class Report:
     @property
     def exit_code(self) -> int:
         """0 all wanted cells are committed; 143 SIGTERM has left work for a rerun, whatever failed besides; 1 something
-        failed or stands quarantined, or the run gave up."""
+        failed, stands quarantined or is left out, or the run gave up."""
         if self.signal and self.unfinished and not self.stopped:
             return 128 + self.signal
-        return 1 if self.failures or self.held or self.stopped else 0
+        return 1 if self.failures or self.held or self.left_out or self.stopped else 0
 
 
 @dataclass(order=True)
@@ -64,9 +67,12 @@ class Driver:
 
     def __init__(self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: Progress) -> None:
         self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
-        self.cells = {cell.id: cell for cell in plan.todo}
+        too_large = backend.too_large(plan.todo)
+        self.cells = {cell.id: cell for cell in plan.todo if cell.id not in too_large}
         self.ledger = Ledger(plan, lake, run_id)
-        self.report = Report(held=plan.held)
+        models = Counter((c.checkpoint.model, too_large[c.id]) for c in plan.todo if c.id in too_large)
+        left_out = tuple(LeftOut(model, n, why) for (model, why), n in models.items())
+        self.report = Report(held=plan.held, left_out=left_out)
         self.rng = random.Random(run_id)
         self.running: dict[str, _Waiting] = {}
         self.to_label: set[str] = set()
@@ -78,6 +84,8 @@ class Driver:
 
     def run(self) -> Report:
         """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
+        for one in self.report.left_out:
+            self.progress.left_out(one)
         with Signals(self._on_signal):
             drained_at = float("inf")
             self._show()
@@ -247,6 +255,7 @@ class Driver:
             "to_run": len(self.cells),
             "committed": self.report.committed,
             "failed": len(self.report.failures),
+            "left_out": [one._asdict() for one in self.report.left_out],
             "busy": self.busy.share,
             "gpu_wait_s": round(self.backend.gpu_wait_s, 1),
             "running": [task.checkpoint.label for task in self.backend.measuring],

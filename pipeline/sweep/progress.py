@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from pipeline.spec import Cell
+from pipeline.sweep.backend import LeftOut
 from pipeline.sweep.task import Outcome
 
 PLAIN_EVERY_S = 30.0
@@ -49,6 +50,11 @@ class Progress:
     def failed(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         state = "failed, to be tried again" if again else "failed"
         self.say(f"{state}: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
+
+    def left_out(self, some: LeftOut) -> None:
+        self.total -= some.cells
+        self.bar.update(self.task, total=self.total)
+        self.say(str(some))
 
     def tick(self, running: int, waiting: int, failures: int, stopping: bool) -> None:
         """Called every second or so; prints a plain line when it is time and nobody watches a bar.

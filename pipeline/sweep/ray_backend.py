@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from socket import gethostname
@@ -271,9 +271,9 @@ class RayBackend:
                 answers.append((hosts[ref], None))
         return answers
 
-    def require_gpus(self, cells: Iterable[Cell]) -> None:
-        """Refuse what `Nodes.require_gpus` refuses."""
-        self._nodes.require_gpus(cells)
+    def too_large(self, cells: Collection[Cell]) -> dict[str, str]:
+        """As `Nodes.too_large` has it, and refuses it where it is all there is."""
+        return self._nodes.too_large(cells)
 
     def _connect(self) -> None:
         address = self._resources.address

@@ -90,7 +90,6 @@ def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
 
     queue = QUEUE if small and resources.address == "local" and not resources.gpus else 0
     ray = RayBackend(Stages(worker.fetch, work or worker.watched, worker.drop), resources, ahead, queue)
-    ray.require_gpus(plan.todo)
     corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
     ray.require_visible(corpora | {p for c in plan.checkpoints for p in (c.path, c.tokenizer_path) if p})
     return ray

@@ -77,6 +77,6 @@ def of_the_hub(step: int = 0, **changes: object) -> Task:
     )
 
 
-def cell_of(n_params: int) -> Cell:
-    checkpoint = made.checkpoint(0).model_copy(update={"n_params": n_params})
+def cell_of(n_params: int, step: int = 0) -> Cell:
+    checkpoint = made.checkpoint(step).model_copy(update={"n_params": n_params})
     return Cell(checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in("quick@1"))

@@ -25,6 +25,7 @@
 | SIGTERM, on Ray | sweep/test_ray_head::test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_begun |
 | `ray job stop` | cluster/test_job::test_a_sweep_is_watched_stopped_and_finished |
 | no node fits | sweep/test_ray_backend::test_what_no_node_can_run_is_refused_with_what_the_nodes_have |
+| no node has the GPUs that a model takes | sweep/test_left_out::test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line |
 | SIGTERM, with tasks that wait within Ray | sweep/test_ray::test_what_waits_within_ray_is_taken_back_when_the_run_is_told_to_stop |
 | the lake's disk full | sweep/test_lake_faults::test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest |
 | a write of the lake refused once | sweep/test_lake_faults::test_one_hiccup_of_the_lake_loses_no_retry |

@@ -24,18 +24,20 @@ def test_a_model_gets_as_many_gpus_as_have_room_for_its_weights(monkeypatch, bil
     notes = Notes({"CPU": 64, "GPU": 8})
     opened = backend(monkeypatch, notes, cpus=8, gpus=8, slots=8, gpu_gb=24)
     cells = tuple(cell_of(int(billions * 1e9)) for _ in range(2))
-    opened.require_gpus(cells)
+    assert opened.too_large(cells) == {}
     for step in range(2):
         opened.submit(task(step, cells=cells[step : step + 1]))
     assert [options["num_gpus"] for options in notes.submitted] == [gpus] * min(8 // gpus, 2)
 
 
-def test_a_model_that_no_node_has_gpus_for_is_refused_in_two_lines(monkeypatch):
+def test_a_model_that_no_node_has_gpus_for_is_left_out_and_refused_where_it_is_all_there_is(monkeypatch):
     opened = backend(
         monkeypatch, Notes({"CPU": 64, "GPU": 2}, {"CPU": 64, "GPU": 1}), cpus=4, gpus=2, slots=2, gpu_gb=24
     )
+    small, large = cell_of(10**9), cell_of(32 * 10**9, step=1)
+    assert opened.too_large([small, large]) == {large.id: "4 GPUs of 24 GB in one node are wanted, the largest has 2"}
     with pytest.raises(UsageError, match=r"on 4 GPUs of 24 GB in one node: the largest node has 2") as caught:
-        opened.require_gpus([cell_of(10**9), cell_of(32 * 10**9)])
+        opened.too_large([large])
     assert str(caught.value).count("\n") == 1
 
 
@@ -48,7 +50,7 @@ def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
     opened = RayBackend(Stages(lambda task: [], nap, lambda task: None), resources)
     began = time.monotonic()
     with pytest.raises(UsageError, match="on 5 GPUs of 24 GB in one node: the largest node has 4"):
-        opened.require_gpus([cell_of(45 * 10**9)])
+        opened.too_large([cell_of(45 * 10**9)])
     assert time.monotonic() - began < 2
     large = [task(step, cells=(cell_of(12 * 10**9),), resources=resources) for step in range(4)]
     napped = naps(opened, large)

@@ -1,0 +1,43 @@
+"""A model that no node has room for: the others are measured, and it is told of once, whatever its checkpoints."""
+
+from pipeline import show
+from pipeline.lake import status
+from pipeline.sweep.driver import Driver
+from pipeline.sweep.plan import make_plan
+from pipeline.sweep.progress import Progress
+from tests.sweep import stub
+from tests.sweep.runs import Scripted, refuse
+
+WHY = "2 GPUs of 24 GB in one node are wanted, the largest has 1"
+
+
+class Small(Scripted):
+    """Has no room for what is called large."""
+
+    def too_large(self, cells) -> dict[str, str]:
+        return {cell.id: WHY for cell in cells if cell.checkpoint.model == "large"}
+
+
+def drive(sweep, lake, work):
+    plan = make_plan(sweep, lake)
+    return plan, Driver(plan, lake, Small(work), "run", Progress(len(plan.todo))).run()
+
+
+def test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line(tmp_path, lake, capsys):
+    small = stub.sweep(stub.history(tmp_path / "small", [0, 1, 2]))
+    large = stub.sweep(stub.history(tmp_path / "large", [3, 4, 5]))
+    both = small.model_copy(update={"checkpoints": small.checkpoints + large.checkpoints})
+    plan, report = drive(both, lake, stub.work)
+    assert (report.exit_code, report.committed, report.unfinished, report.failures) == (1, 3, 0, {})
+    said = f"large: 3 cells are left out, {WHY}"
+    assert capsys.readouterr().err.count(said) == 1
+    show.report(report, plan, lake.uri)
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"LEFT OUT {said}: leave it out by --models, or run where a node has more" in told
+    assert "3 of 6 wanted cells are in the lake, 3 new, 3 left out" in told
+    (run,) = status(lake)["runs"]
+    assert (run["to_run"], run["left_out"]) == (3, [{"model": "large", "cells": 3, "why": WHY}])
+    assert not lake.attempts(), "no fault of theirs"
+
+    plan, report = drive(both, lake, refuse)
+    assert (len(plan.todo), report.exit_code, report.committed) == (3, 1, 0)
