@@ -55,7 +55,7 @@ def report(done: "Report", made: "Plan", lake: str) -> None:
         out.print(f"\nFAILED    {cell.name}: {outcome.error_class}\n{_indented(outcome.message)}", markup=False)
         out.print(f"          again: {command(cell)}", markup=False)
     for one in done.left_out:
-        out.print(f"\nLEFT OUT  {one}: leave it out by --models, or run where a node has more", markup=False)
+        out.print(f"\nLEFT OUT  {one}\n          run where a node has more, or exclude it by --models", markup=False)
     if done.stopped:
         out.print(f"\nSTOPPED   {done.stopped}", markup=False)
     total = len(made.cells) - len(made.todo) + done.committed - len(done.held)

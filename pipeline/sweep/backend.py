@@ -1,7 +1,7 @@
 """Where tasks run. The driver knows only this protocol; the inline backend needs no Ray."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from threading import Thread
 from typing import NamedTuple, Protocol
@@ -31,7 +31,7 @@ class LeftOut(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        return f"{self.model}: {self.cells} cells are left out, {self.why}"
+        return f"{self.model}: {self.cells} cells left out: {self.why}"
 
 
 def is_fetched(task: Task, ahead: int) -> bool:
@@ -60,7 +60,7 @@ class Backend(Protocol):
     gpu_wait_s: float
     """How long slots, GPUs where there are any, have been free because files of their next tasks were not there yet."""
 
-    def too_large(self, cells: Collection[Cell]) -> dict[str, str]:
+    def too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         """Cells that it can never run, and why, by cell id."""
         ...
 
@@ -92,7 +92,7 @@ class InlineBackend:
         """What is measured by the next call of `wait`, if its files are there then."""
         return list(self._queue.values())[:1]
 
-    def too_large(self, cells: Collection[Cell]) -> dict[str, str]:
+    def too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         return {}
 
     def submit(self, task: Task) -> None:

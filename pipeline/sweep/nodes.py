@@ -3,7 +3,7 @@
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +111,14 @@ class Nodes:
                 "Set resources.cpus, resources.slots and resources.gpus to what the nodes have",
             )
 
-    def too_large(self, cells: Collection[Cell]) -> dict[str, str]:
-        """Cells of models that take more GPUs than any node has, and why, by cell id: their tasks would wait for ever.
-
-        Raises: UsageError if that is all of them.
-        """
-        most = max(int(node["Resources"].get("GPU", 0)) for node in self._alive())
-        found = {cell.id: self._gpus(cell) for cell in cells if self._gpus(cell) > most} if self._resources.gpus else {}
-        beside = f"GPUs of {self._resources.gpu_gb or 0:g} GB in one node"
-        if found and len(found) == len(cells):
-            raise UsageError(
-                f"{max(cells, key=self._gpus).checkpoint.model} on {max(found.values())} {beside}",
-                f"the largest node has {most}",
-                "Leave it out by --models, or run where a node has more",
-            )
-        return {cell_id: f"{wanted} {beside} are wanted, the largest has {most}" for cell_id, wanted in found.items()}
+    def too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
+        """Cells of models that take more GPUs than any node has, whose tasks would wait for ever; by cell id, why."""
+        if not self._resources.gpus or not self.fitting:
+            return {}
+        most = max(int(node["Resources"]["GPU"]) for node in self.fitting)
+        found = {cell.id: wanted for cell in cells if (wanted := self._gpus(cell)) > most}
+        beside = f"GPUs of {self._resources.gpu_gb:g} GB in one node are wanted, the largest node has {most}"
+        return {cell_id: f"{wanted} {beside}" for cell_id, wanted in found.items()}
 
     def _gpus(self, cell: Cell) -> int:
         """GPUs that have room for the model."""

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 from socket import gethostname
@@ -230,7 +230,8 @@ class RayBackend:
         if self._resources.address != "local":
             with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
                 self._asked(abandon, [owner()])
-        ray.shutdown()
+        with _own_handler():  # Ray's shutdown takes it away below Python's knowledge
+            ray.shutdown()
 
     def _bury(self) -> None:
         """Free the nodes of what dead drivers of this machine had there: only here can be seen that they are dead."""
@@ -271,8 +272,7 @@ class RayBackend:
                 answers.append((hosts[ref], None))
         return answers
 
-    def too_large(self, cells: Collection[Cell]) -> dict[str, str]:
-        """As `Nodes.too_large` has it, and refuses it where it is all there is."""
+    def too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         return self._nodes.too_large(cells)
 
     def _connect(self) -> None:
@@ -364,7 +364,7 @@ def _own_handler() -> Iterator[None]:
     except SystemExit as left:
         sys.exit(128 + signal.SIGTERM if left.code == signal.SIGTERM else left.code)
     finally:
-        if threading.current_thread() is threading.main_thread():  # no other may set one
+        if handler is not None and threading.current_thread() is threading.main_thread():  # no other may set one
             signal.signal(signal.SIGTERM, handler)
 
 

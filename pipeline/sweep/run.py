@@ -1,5 +1,6 @@
 """One execution of a sweep: plan, open a backend only if there is work, drive, report."""
 
+from collections.abc import Iterable
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Literal
@@ -34,7 +35,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
         if history.rule != "local":
             lake.record_audit(record(history))
     if not plan.todo:
-        _release(plan, lake)
+        _release(lake, plan.released)
         return Report(held=plan.held)
     for corpus in plan.sweep.corpora:
         if corpus.sha256 is not None:
@@ -48,8 +49,9 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
         for other in others:
             progress.say(f"run {other} may be under way too: what both want is measured twice, and nothing is lost")
         with closing(_open(backend, plan, work)) as opened:
-            _release(plan, lake)
-            report = Driver(plan, lake, opened, run_id, progress).run()
+            driver = Driver(plan, lake, opened, run_id, progress)
+            _release(lake, plan.released & driver.cells.keys())
+            report = driver.run()
         if not report.signal:
             _compact(lake, progress)
     return report
@@ -66,8 +68,8 @@ def _compact(lake: Lake, progress: Progress) -> None:
         progress.say(f"not compacted: {error}")
 
 
-def _release(plan: Plan, lake: Lake) -> None:
-    for cell_id in plan.released:
+def _release(lake: Lake, released: Iterable[str]) -> None:
+    for cell_id in released:
         lake.release(cell_id)
 
 
@@ -91,5 +93,7 @@ def _open(name: BackendName, plan: Plan, work: Work | None) -> Backend:
     queue = QUEUE if small and resources.address == "local" and not resources.gpus else 0
     ray = RayBackend(Stages(worker.fetch, work or worker.watched, worker.drop), resources, ahead, queue)
     corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
-    ray.require_visible(corpora | {p for c in plan.checkpoints for p in (c.path, c.tokenizer_path) if p})
+    too_large = ray.too_large(plan.todo)
+    wanted = [cell.checkpoint for cell in plan.todo if cell.id not in too_large]
+    ray.require_visible(corpora | {p for c in wanted for p in (c.path, c.tokenizer_path) if p})
     return ray

@@ -59,7 +59,7 @@ WORKS: dict[str, Callable[[Path, int], bool]] = {"put": put, "commit": commit, "
 
 
 def arm(moment: int) -> None:
-    """Let this process be killed before its so manieth call."""
+    """Let this process be killed before its n-th call."""
     ticks = count()
 
     def tick() -> None:
@@ -96,9 +96,11 @@ def main(work: str, root: str) -> None:
         if not child:
             arm(moment)
             os._exit(not WORKS[work](Path(root), moment))
-        if not os.WIFSIGNALED(status := os.waitpid(child, 0)[1]):
-            print(moment, os.waitstatus_to_exitcode(status))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if code != -signal.SIGKILL:
+            print(moment, code)
             return
+    raise RuntimeError(f"{work} still has moments to die in")
 
 
 if __name__ == "__main__":

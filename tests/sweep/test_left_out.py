@@ -8,7 +8,7 @@ from pipeline.sweep.progress import Progress
 from tests.sweep import stub
 from tests.sweep.runs import Scripted, refuse
 
-WHY = "2 GPUs of 24 GB in one node are wanted, the largest has 1"
+WHY = "2 GPUs of 24 GB in one node are wanted, the largest node has 1"
 
 
 class Small(Scripted):
@@ -29,11 +29,11 @@ def test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line(tmp_
     both = small.model_copy(update={"checkpoints": small.checkpoints + large.checkpoints})
     plan, report = drive(both, lake, stub.work)
     assert (report.exit_code, report.committed, report.unfinished, report.failures) == (1, 3, 0, {})
-    said = f"large: 3 cells are left out, {WHY}"
+    said = f"large: 3 cells left out: {WHY}"
     assert capsys.readouterr().err.count(said) == 1
     show.report(report, plan, lake.uri)
     told = " ".join(capsys.readouterr().out.split())
-    assert f"LEFT OUT {said}: leave it out by --models, or run where a node has more" in told
+    assert f"LEFT OUT {said} run where a node has more, or exclude it by --models" in told
     assert "3 of 6 wanted cells are in the lake, 3 new, 3 left out" in told
     (run,) = status(lake)["runs"]
     assert (run["to_run"], run["left_out"]) == (3, [{"model": "large", "cells": 3, "why": WHY}])

@@ -1,5 +1,8 @@
 """The Ray backend's own decisions, on a Ray that only takes notes."""
 
+import os
+import signal
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +18,37 @@ from tests.sweep.notes import GIB, Notes, backend, cell_of, of_the_hub, task
 def test_what_no_node_can_run_is_refused_with_what_the_nodes_have(monkeypatch):
     with pytest.raises(UsageError, match=r"no node has that much.*2 CPUs and 0 GPUs, 8 CPUs and 1 GPUs"):
         backend(monkeypatch, Notes({"CPU": 2}, {"CPU": 8, "GPU": 1}), cpus=16, slots=1, address="auto")
+
+
+def test_sigterm_is_the_callers_again_whatever_ray_makes_of_it(monkeypatch):
+    """As Ray does: its `init` sets a handler of its own, and its `shutdown` none."""
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray_backend.ray, "shutdown", lambda: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    notes = Notes({"CPU": 4})
+    notes.init = lambda *_, **__: signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+    try:
+        opened = backend(monkeypatch, notes)
+        assert signal.getsignal(signal.SIGTERM) is before
+        opened.close()
+        assert signal.getsignal(signal.SIGTERM) is before
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_while_ray_starts_has_the_shells_exit_code_for_it(monkeypatch):
+    before, notes = signal.getsignal(signal.SIGTERM), Notes({"CPU": 4})
+
+    def begin(*_: object, **__: object) -> None:
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    notes.init = begin
+    try:
+        with pytest.raises(SystemExit) as left:
+            backend(monkeypatch, notes)
+        assert (left.value.code, signal.getsignal(signal.SIGTERM)) == (143, before)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_every_task_has_its_slots_share_of_the_smallest_nodes_memory(monkeypatch):

@@ -92,10 +92,10 @@ def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
     assert (driver.returncode, readable(lake)) == (0, n), said
 
 
-@pytest.mark.parametrize("delay_s", [0.0, 0.3, 2.0], ids=["planned", "Ray is imported", "Ray starts"])
-def test_sigterm_before_the_first_task_is_said_as_one_after_it(tmp_path, delay_s):
-    """Ray's own handler would end the driver with exit code 15, and no job script would queue it again."""
-    sweep = sweep_file(tmp_path, real.history(tmp_path / "runs", [0]))
+@pytest.mark.parametrize("delay_s", [0.0, 0.5, 2.0, 4.0])
+def test_sigterm_so_long_after_ray_was_called_for_has_one_exit_code(tmp_path, delay_s):
+    """Planned, Ray imported, Ray starting, tasks at work, as the machine is fast: there is always work left."""
+    sweep = sweep_file(tmp_path, real.history(tmp_path / "runs", list(range(60))))
     driver = start(sweep, tmp_path / "lake", "ray")
     assert driver.stdout
     while "starting ray" not in driver.stdout.readline():
@@ -105,3 +105,17 @@ def test_sigterm_before_the_first_task_is_said_as_one_after_it(tmp_path, delay_s
     said, _ = driver.communicate(timeout=60)
     assert driver.returncode == 143, said
     assert "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_sigterm_after_the_end_of_ray_is_an_exit_and_no_death(tmp_path):
+    """Ray's shutdown leaves no handler: the process would die where it is, nothing closed and nothing flushed."""
+    program = "import os, signal, sys, time\nfrom pipeline.sweep import run as module\n"
+    program += "module._compact = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
+    program += "from pipeline.cli import main\nmain()\n"
+    sweep = sweep_file(tmp_path, real.history(tmp_path / "runs", [0]))
+    words = ["run", str(sweep), "--lake", str(tmp_path / "lake"), "--backend", "ray"]
+    done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 143, done.stdout + done.stderr
+    assert "1 cells, starting ray" in done.stdout + done.stderr
+    assert readable(tmp_path / "lake") == 1
