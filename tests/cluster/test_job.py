@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from jobs.submit import connected
 from pipeline.lake import Lake, status
 from tests import real
 from tests.cluster import four
@@ -100,11 +99,11 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("n", [4, 8], ids=["nothing-left", "four-left"])
-def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(cluster, monkeypatch, tmp_path, n):
-    for name, value in cluster.environment.items():
-        monkeypatch.setenv(name, value)
+def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(cluster, tmp_path, n):
+    from ray.job_submission import JobSubmissionClient
+
     root, lake = stub.history(tmp_path / "runs", list(range(n))), Lake(tmp_path / "lake")
-    client = connected(cluster.dashboard)
+    client = JobSubmissionClient(cluster.dashboard, headers={"Authorization": f"Bearer {cluster.token}"})
     job = client.submit_job(
         entrypoint=f"exec {sys.executable} -m tests.cluster.four {root} {lake.uri} auto",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "RAY_JOB_STOP_WAIT_TIME_S": "60"}},
