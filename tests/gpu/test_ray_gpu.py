@@ -16,7 +16,6 @@ from torch import Tensor
 from pipeline.geometry.candidates import default_engine, faiss_engine
 from pipeline.recipe import built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Resources
-from pipeline.sweep import worker
 from pipeline.sweep.backend import Stages, Work
 from pipeline.sweep.task import Outcome, Task
 from tests import real
@@ -112,6 +111,8 @@ def test_the_memory_of_a_task_is_free_once_it_has_come_back(tmp_path):
 
 def starved(task: Task) -> list[Outcome]:
     """Measure, on a device that is full."""
+    from pipeline.sweep import worker  # and with it the lake's packages
+
     size, _ = torch.cuda.mem_get_info(0)
     while size:
         try:
