@@ -4,13 +4,10 @@ Ray neither retries nor judges here: a task that raises, dies or loses its node 
 """
 
 import os
-import signal
-import sys
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import accumulate
 from socket import gethostname
 from typing import Any, NamedTuple
@@ -37,6 +34,7 @@ from pipeline.sweep.backend import Finished, Stages, is_fetched
 from pipeline.sweep.budget import OF_THE_WHOLE_TASK
 from pipeline.sweep.nodes import Nodes, missing, require_listener
 from pipeline.sweep.ray_folder import ray_folder
+from pipeline.sweep.signals import sigterm_kept
 from pipeline.sweep.task import Outcome, Task, failed
 from pipeline.sweep.watchdog import left_stack, place, stuck
 
@@ -230,7 +228,7 @@ class RayBackend:
         if self._resources.address != "local":
             with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
                 self._asked(abandon, [owner()])
-        with _own_handler():  # Ray's shutdown takes it away below Python's knowledge
+        with sigterm_kept():  # Ray's shutdown takes it away below Python's knowledge
             ray.shutdown()
 
     def _bury(self) -> None:
@@ -290,7 +288,7 @@ class RayBackend:
             options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in OF_THE_HUB if name in os.environ}}
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            with _own_handler():
+            with sigterm_kept():
                 ray.init(address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -353,19 +351,6 @@ class RayBackend:
             ray.cancel(ref, force=True)
             self._stuck.add(ref)
         self._looked_at = time.monotonic()
-
-
-@contextmanager
-def _own_handler() -> Iterator[None]:
-    """SIGTERM as it is outside, where Ray's handler would end the process with exit code 15, and would stay."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as left:
-        sys.exit(128 + signal.SIGTERM if left.code == signal.SIGTERM else left.code)
-    finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():  # no other may set one
-            signal.signal(signal.SIGTERM, handler)
 
 
 def _remote(body: Callable[..., Any], **options: Any) -> Any:
