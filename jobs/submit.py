@@ -26,8 +26,8 @@ import yaml
 
 import pipeline
 from pipeline.errors import ShapelakeError, UsageError
-from pipeline.noun import digest
 from pipeline.spec import Sweep
+from pipeline.strict_model import digest
 from pipeline.sweep.load import load_sweep, override
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline import cache
-from pipeline.noun import canonical, digest
 from pipeline.progress import Progress
+from pipeline.strict_model import canonical, digest
 
 BLOCK = 1 << 20
 

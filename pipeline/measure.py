@@ -22,7 +22,7 @@ from pipeline.geometry import Cloud, Fetched, LayerMoments, Stream, describe_lay
 from pipeline.loss import Loss
 from pipeline.memory import free_bytes, weights_room
 from pipeline.model import Model, Profile, Tokenizer, load_after, load_tokenizer, release
-from pipeline.rows import Row, about_cell, about_cost, about_text, merged
+from pipeline.provenance import Row, about_cell, about_cost, about_text, merged
 from pipeline.sampler import Sampler
 from pipeline.spec import Cell, Checkpoint, Recipe, Resources
 

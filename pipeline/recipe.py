@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter, field_validator
 
 from pipeline.errors import UsageError
-from pipeline.noun import Noun, digest, suggest
+from pipeline.strict_model import Noun, digest, suggest
 
 Count = Annotated[int, Field(gt=0)]
 FLOAT32_LIMIT = 1_500_000_000

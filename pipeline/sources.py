@@ -4,7 +4,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline.noun import Noun, suggest
+from pipeline.strict_model import Noun, suggest
 
 
 class Local(Noun):

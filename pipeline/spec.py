@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.noun import Inside, Noun, digest, suggest
 from pipeline.recipe import BUILT_IN, AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in
 from pipeline.sources import Hub, Local, Members, Source, source
+from pipeline.strict_model import Inside, Noun, digest, suggest
 
 __all__ = [
     "ALGORITHMS",

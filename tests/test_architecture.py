@@ -10,15 +10,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 
-BASE = {"errors", "noun", "columns", "cache", "output"}
+BASE = {"errors", "strict_model", "columns", "cache", "output_paths"}
 SPEC = BASE | {"recipe", "sources", "spec"}
 MAY_IMPORT = {
     "errors": set(),
-    "noun": set(),
+    "strict_model": set(),
     "columns": set(),
     "cache": {"errors"},
-    "output": {"errors"},
-    "metrics": BASE,
+    "output_paths": {"errors"},
+    "metric_docs": BASE,
     "recipe": BASE,
     "sources": BASE,
     "spec": BASE | {"recipe", "sources"},
@@ -29,28 +29,28 @@ MAY_IMPORT = {
     "geometry": SPEC,
     "model": SPEC | {"catalog"},
     "loss": SPEC | {"model"},
-    "rows": SPEC | {"catalog", "corpora", "model"},
+    "provenance": SPEC | {"catalog", "corpora", "model"},
     "memory": {"recipe"},
     "sampler": {"corpora", "geometry"},
-    "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "memory", "rows", "sampler"},
+    "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "memory", "provenance", "sampler"},
     "lake": SPEC,
     "analysis": BASE | {"lake"},
     "export": BASE | {"analysis", "catalog", "lake"},
     "report": BASE | {"analysis", "lake"},
-    "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "memory", "rows"},
-    "show": SPEC | {"catalog", "lake", "sweep"},
-    "demo": SPEC | {"lake", "report", "sweep", "show"},
+    "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "memory", "provenance"},
+    "render": SPEC | {"catalog", "lake", "sweep"},
+    "demo": SPEC | {"lake", "report", "sweep", "render"},
     "doctor": SPEC | {"catalog", "geometry", "lake"},
     "integrations": SPEC | {"geometry", "model", "watch"},
     "watch": SPEC | {"catalog", "lake", "sweep"},
     "cli": SPEC
-    | {"watch", "metrics", "catalog", "lake", "sweep", "show", "demo", "analysis", "export", "report", "doctor"},
+    | {"watch", "metric_docs", "catalog", "lake", "sweep", "render", "demo", "analysis", "export", "report", "doctor"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 OWNERS = {
     "torch": {
-        *("doctor", "geometry", "memory", "model", "loss", "rows", "sampler", "measure", "demo"),
+        *("doctor", "geometry", "memory", "model", "loss", "provenance", "sampler", "measure", "demo"),
         *("integrations", "watch/yielding"),
     },
     "transformers": {"model", "demo", "integrations"},
@@ -59,7 +59,7 @@ OWNERS = {
     "ray": {"sweep/ray_backend"},
     "pyarrow": {"lake"},
     "obstore": {"lake/objects"},
-    "duckdb": {"lake", "show"},
+    "duckdb": {"lake", "render"},
     "pandas": {"lake"},
     "polars": {"lake", "analysis", "export", "report", "doctor"},
     "huggingface_hub": {
@@ -68,7 +68,7 @@ OWNERS = {
         "model/loading",
     },  # the latter for an exception that transformers lets through
     "typer": {"cli"},
-    "rich": {"progress", "sweep/progress", "show", "demo", "cli"},
+    "rich": {"progress", "sweep/progress", "render", "demo", "cli"},
     "altair": {"report"},
     "tensorboard": {"export/to_tensorboard"},
     "wandb": {"export/to_wandb"},

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from pipeline import output
+from pipeline import output_paths
 from pipeline.errors import UsageError
 from tests.analysis import made
 from tests.test_bad_input import shapelake  # noqa: F401
@@ -50,15 +50,18 @@ def test_what_cannot_be_written_is_refused_in_two_lines(lake, tmp_path, shapelak
 def test_a_place_of_somebody_else_is_refused(tmp_path, monkeypatch):
     """Asked of the system, which tells an administrator that all is open."""
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
-    for refused in (lambda: output.file("figure", tmp_path / "f.svg", [".svg"]), lambda: output.folder("x", tmp_path)):
+    for refused in (
+        lambda: output_paths.file("figure", tmp_path / "f.svg", [".svg"]),
+        lambda: output_paths.folder("x", tmp_path),
+    ):
         with pytest.raises(UsageError, match="cannot be written by you"):
             refused()
     (tmp_path / "f.svg").write_text("")
-    assert output.file("figure", tmp_path / "f.svg", [".svg"]) == tmp_path / "f.svg"
+    assert output_paths.file("figure", tmp_path / "f.svg", [".svg"]) == tmp_path / "f.svg"
 
 
 def test_what_is_not_there_yet_is_a_name_as_good_as_what_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "boards").mkdir()
-    assert [str(output.folder("x", name)) for name in ("new", "boards")] == ["new", "boards"]
-    assert str(output.file("x", "f.svg", [".svg"])) == "f.svg"
+    assert [str(output_paths.folder("x", name)) for name in ("new", "boards")] == ["new", "boards"]
+    assert str(output_paths.file("x", "f.svg", [".svg"])) == "f.svg"

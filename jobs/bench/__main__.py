@@ -16,7 +16,7 @@ from jobs.bench.comparison import Comparison
 from jobs.bench.machine import in_a_line, machine
 from jobs.bench.scale import Scale, scale
 from pipeline.geometry import set_threads
-from pipeline.noun import suggest
+from pipeline.strict_model import suggest
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "knn": ("knn",),

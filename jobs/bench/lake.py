@@ -17,8 +17,8 @@ from pipeline.lake import open as open_lake
 from pipeline.lake.contents import Contents, per_cell
 from pipeline.lake.names import CELLS
 from pipeline.lake.scan import schema
-from pipeline.noun import digest
 from pipeline.spec import Checkpoint, Corpus, Local, Sweep, algorithm, built_in
+from pipeline.strict_model import digest
 from pipeline.sweep.plan import make_plan
 
 ROUNDS = 5

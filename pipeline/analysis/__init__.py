@@ -17,7 +17,7 @@ from pipeline.analysis.rows import Lakelike, rows
 from pipeline.analysis.sinks import sinks
 from pipeline.analysis.trust import trust
 from pipeline.errors import UsageError
-from pipeline.noun import suggest
+from pipeline.strict_model import suggest
 
 __all__ = ["FINDINGS", "Finding", "find", "findings", "rows"]
 

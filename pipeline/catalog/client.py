@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipeline import cache
 from pipeline.catalog.wire import Passing, answered_by, patiently
 from pipeline.errors import UsageError
-from pipeline.noun import Inside, Noun, canonical, digest
+from pipeline.strict_model import Inside, Noun, canonical, digest
 
 
 class Refs(NamedTuple):

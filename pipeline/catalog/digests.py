@@ -7,8 +7,8 @@ from typing import NamedTuple, TypedDict
 from pipeline.catalog.files import CONFIG, Files, Folder, tokenizer_files, weight_files
 from pipeline.errors import ChangedError
 from pipeline.hashing import digest_of
-from pipeline.noun import digest
 from pipeline.spec import Checkpoint
+from pipeline.strict_model import digest
 
 Shas = Mapping[str, str]
 """sha256 by file name."""

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pipeline.catalog.family import Example, Family
 from pipeline.catalog.names import Place, no_point, parse
 from pipeline.errors import UsageError
-from pipeline.noun import first_problem, suggest
+from pipeline.strict_model import first_problem, suggest
 
 TABLE = Path(__file__).with_name("families.yaml")
 

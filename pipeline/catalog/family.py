@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.catalog.architectures import Norm
 from pipeline.catalog.names import LAST, Place, no_point, run_order, stated
 from pipeline.catalog.templates import expanded, placeholders, shape
-from pipeline.noun import Noun, suggest
+from pipeline.strict_model import Noun, suggest
 
 GROUPS = {"step", "kilo", "tokens", "position", "unit", "stage", "run"}
 

@@ -13,9 +13,9 @@ from pipeline.catalog import scratch as node
 from pipeline.catalog.wire import patiently
 from pipeline.errors import ChangedError, CheckpointError, FetchError
 from pipeline.hashing import file_sha256
-from pipeline.noun import digest
 from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, HubFile, Remote
+from pipeline.strict_model import digest
 
 __all__ = ["discard", "fetch", "fetched", "scratch", "sweep"]
 

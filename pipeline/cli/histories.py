@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import show
+from pipeline import render
 from pipeline.cli.app import Json, app, print_json
 from pipeline.lake import Lake
 
@@ -24,7 +24,7 @@ def catalog(
 
     labels = [] if lake is None else Lake(lake).labels()
     found = listing(name, lambda model: seen(labels, model))
-    print_json(found) if as_json else show.listing(found)
+    print_json(found) if as_json else render.listing(found)
 
 
 @app.command()
@@ -44,6 +44,6 @@ def audit(
     from pipeline.sweep.audits import audited
 
     found = audited(models, lake)
-    print_json(found) if as_json else show.audits(found)
+    print_json(found) if as_json else render.audits(found)
     wrong = [finding for history in found for finding in history["findings"] if finding["severity"] == "error"]
     raise typer.Exit(int(bool(wrong)))

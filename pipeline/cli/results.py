@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import show
+from pipeline import render
 from pipeline.cli.app import Json, LakeUri, app, print_json
 from pipeline.errors import UsageError
 
@@ -28,7 +28,7 @@ def query(
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both given", "Choose one")
     found = lakes.open(lake).frame(resolve(sql))
-    printed = show.csv if as_csv else show.json_rows if as_json else show.result
+    printed = render.csv if as_csv else render.json_rows if as_json else render.result
     printed(found.columns, found.rows())
 
 
@@ -50,7 +50,7 @@ def findings(
     if as_json:
         print_json({one: frame.to_dicts() for one, frame in found.items()})
     else:
-        show.findings({one: FINDINGS[one].question for one in found}, found)
+        render.findings({one: FINDINGS[one].question for one in found}, found)
 
 
 @app.command()
@@ -97,7 +97,7 @@ def metrics(
 
     Example: shapelake metrics id_twonn
     """
-    from pipeline.metrics import described, metrics
+    from pipeline.metric_docs import described, metrics
 
     found = metrics(name)
     print_json([asdict(metric) for metric in found]) if as_json else typer.echo(described(found))

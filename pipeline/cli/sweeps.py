@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from pipeline import show
+from pipeline import render
 from pipeline.cli.app import Json, LakeUri, app, print_json
 from pipeline.lake import Lake
 from pipeline.lake import status as lake_status
@@ -36,7 +36,7 @@ def plan(
     from pipeline.sweep.plan import make_plan
 
     made = make_plan(_chosen(load_sweep(sweep), steps, models, None, set_), Lake(lake))
-    print_json(made.to_json()) if as_json else show.plan(made, lake)
+    print_json(made.to_json()) if as_json else render.plan(made, lake)
 
 
 @app.command()
@@ -65,9 +65,9 @@ def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, r
 
     opened = Lake(lake)
     made = limited(make_plan(sweep, opened, retry), limit)
-    show.plan(made, lake)
+    render.plan(made, lake)
     report = run(made, opened, backend)
-    show.report(report, made, lake)
+    render.report(report, made, lake)
     raise typer.Exit(report.exit_code)
 
 
@@ -82,7 +82,7 @@ def status(
     Example: shapelake status --lake lake --failed
     """
     state = lake_status(Lake.existing(lake))
-    print_json(state["failures"] if failed else state) if as_json else show.status(state, failed)
+    print_json(state["failures"] if failed else state) if as_json else render.status(state, failed)
 
 
 @app.command()
@@ -103,7 +103,7 @@ def measure(
     from pipeline.sweep.single import measure_one
 
     rows = measure_one(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
-    print_json(rows) if as_json else show.rows(rows)
+    print_json(rows) if as_json else render.rows(rows)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import show
+from pipeline import render
 from pipeline.cli.app import Json, LakeUri, app, print_json
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, Tombstone
@@ -46,7 +46,7 @@ def verify(
         from pipeline.sweep import recompute as again
 
         problems += again.recompute(load_sweep(recompute), opened, random.Random(seed))
-    print_json(problems) if as_json else show.problems(problems, len(opened.committed()))
+    print_json(problems) if as_json else render.problems(problems, len(opened.committed()))
     raise typer.Exit(int(bool(problems)))
 
 
@@ -104,5 +104,5 @@ def doctor(
     from pipeline.doctor import checks
 
     found = [check._asdict() for check in checks(lake)]
-    print_json(found) if as_json else show.checks(found)
+    print_json(found) if as_json else render.checks(found)
     raise typer.Exit(int(any(check["state"] == "broken" for check in found)))

@@ -12,8 +12,8 @@ from pipeline.corpora.batches import Contexts, Positions
 from pipeline.corpora.drawing import Asked, draw
 from pipeline.corpora.source import text_sha256
 from pipeline.corpora.tokens import Tokenizer, generator
-from pipeline.noun import digest
 from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
+from pipeline.strict_model import digest
 
 _RAGGED = ("ids", "kept", "moments", "special")
 _NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share", "surrogate"}

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from pipeline import lake as lakes
 from pipeline.lake import Reader
-from pipeline.show.tables import console
+from pipeline.render.tables import console
 
 QUANTITIES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}
 DIGITS = {"anisotropy": 3, "id_twonn": 1}

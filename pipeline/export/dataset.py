@@ -11,14 +11,14 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from pipeline import output
+from pipeline import output_paths
 from pipeline.catalog.wire import patiently
 from pipeline.columns import source
 from pipeline.errors import UsageError
 from pipeline.export.card import card
 from pipeline.lake.lake import RECIPES, Lake
 from pipeline.lake.reader import Reader
-from pipeline.noun import digest
+from pipeline.strict_model import digest
 
 VIEWS = ("layers", "checkpoints")
 
@@ -44,7 +44,7 @@ def prepare(reader: Reader, dataset: str, folder: str | Path, licence: str) -> P
         UsageError: a lake without rows, a name that no dataset can have, or a folder that cannot be written.
     """
     _named(dataset)
-    folder = output.folder(f"export of dataset {dataset} in", folder)
+    folder = output_paths.folder(f"export of dataset {dataset} in", folder)
     frames = {view: reader.frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
     if frames["layers"].is_empty():
         raise UsageError(f"export of lake {reader.uri}", "it has no rows", "Run a sweep first")

@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.analysis.rows import KEYS, history, told_apart
 from pipeline.lake.reader import Reader
-from pipeline.noun import digest
+from pipeline.strict_model import digest
 
 PER_LAYER = (
     *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se", "id_twonn", "id_twonn_se"),

@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline import output
+from pipeline import output_paths
 from pipeline.errors import UsageError
 from pipeline.export.runs import runs
 from pipeline.lake.reader import Reader
@@ -37,6 +37,6 @@ def replay(reader: Reader, tracker: str, folder: str | Path) -> Replayed:
     except ModuleNotFoundError as error:
         found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
         raise UsageError(f"export to {tracker}", found, do) from error
-    folder = output.folder(f"export to {tracker} in", folder)
+    folder = output_paths.folder(f"export to {tracker} in", folder)
     done = [write(run, folder) for run in runs(reader)]
     return Replayed(sum(done), len(done) - sum(done), TRACKERS[tracker].format(folder=folder))

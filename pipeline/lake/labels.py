@@ -15,8 +15,8 @@ from pipeline.lake import latest
 from pipeline.lake.names import LABELS, SINGLE_LABELS, STAMP, listed
 from pipeline.lake.records import Label, now
 from pipeline.lake.store import Store
-from pipeline.noun import canonical
 from pipeline.spec import Checkpoint
+from pipeline.strict_model import canonical
 
 Files = dict[str, list[Label]]
 """The records of each file, by its key."""

@@ -18,9 +18,9 @@ from pipeline.lake.labels import Labels
 from pipeline.lake.names import ATTEMPTS, AUDITS, CELLS, COLUMNS, QUARANTINE, RECIPES, RUNS, STAMP, listed
 from pipeline.lake.places import open_store
 from pipeline.lake.records import Audit, Failure, Label, Named, Tombstone, now, resolve
-from pipeline.noun import Noun, canonical, digest
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint
+from pipeline.strict_model import Noun, canonical, digest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from pipeline.errors import LakeError
 from pipeline.lake.names import STAMP, TIME
 from pipeline.lake.store import Store
-from pipeline.noun import Noun
+from pipeline.strict_model import Noun
 
 SNAPSHOTS, LATEST = "snapshots", "LATEST"
 ROW_FILE, CELL_FILE, LABEL_FILE = "layers.parquet", "cells.parquet", "labels.json"

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pipeline.errors import UsageError
-from pipeline.noun import suggest
+from pipeline.strict_model import suggest
 
 SIGN = "@"
 

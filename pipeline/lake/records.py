@@ -7,8 +7,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from pipeline.noun import Noun, digest
 from pipeline.spec import Checkpoint, Kind
+from pipeline.strict_model import Noun, digest
 
 Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 

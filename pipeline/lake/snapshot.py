@@ -13,7 +13,7 @@ from pipeline.lake.names import STAMP
 from pipeline.lake.records import now
 from pipeline.lake.scan import schema
 from pipeline.lake.store import Store
-from pipeline.noun import canonical
+from pipeline.strict_model import canonical
 
 ORDER = ("model", "corpus", "recipe", "layer", "step", "cell_id")
 """What queries ask for, first: a row group then holds few values of it, and the others are skipped."""

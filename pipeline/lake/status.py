@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pipeline.lake.lake import Lake
 from pipeline.lake.records import Failure, Tombstone
 from pipeline.lake.views import DIGESTS
-from pipeline.noun import digest
+from pipeline.strict_model import digest
 
 IDENTITY = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revision", "step", "written_at")
 

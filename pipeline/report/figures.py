@@ -7,10 +7,9 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from pipeline import output
+from pipeline import output_paths
 from pipeline.errors import UsageError
 from pipeline.lake.reader import Reader
-from pipeline.noun import suggest
 from pipeline.report import history, overview, theme
 from pipeline.report.data import RANDOM, chosen, tables
 from pipeline.report.encodings import (
@@ -29,6 +28,7 @@ from pipeline.report.encodings import (
     share,
     step,
 )
+from pipeline.strict_model import suggest
 
 COLUMNS = 3
 SCALE = 3
@@ -89,7 +89,7 @@ def figure(reader: Reader, name: str, path: str | Path, models: str = "*") -> Pa
     if name not in FIGURES:
         near = suggest(name, list(FIGURES))
         raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Name one of {', '.join(FIGURES)}")
-    path = output.file("figure", path, tuple(_WRITERS))
+    path = output_paths.file("figure", path, tuple(_WRITERS))
     path.write_bytes(_WRITERS[path.suffix](spec(reader, name, models)))
     return path
 

@@ -11,7 +11,7 @@ import jinja2
 import polars as pl
 import vl_convert
 
-from pipeline import output
+from pipeline import output_paths
 from pipeline.lake.reader import Reader
 from pipeline.report import tables as printed
 from pipeline.report import theme
@@ -57,14 +57,14 @@ def write(reader: Reader, path: str | Path, models: str = "*") -> list[Path]:
     Raises:
         UsageError: no .html file that can be written, or no such model in the lake.
     """
-    path = output.file("report", path, [".html"])
+    path = output_paths.file("report", path, [".html"])
     content = gather(reader, models)
     whole = render(content, (*OVERVIEW, *HISTORY), MOST_ROWS)
     histories = Shown.of(content.tables).histories
     if len(whole.encode()) <= MOST_BYTES or len(histories) == 1:
         path.write_text(whole)
         return [path]
-    folder = output.folder("pages of the report in", path.with_suffix(""))
+    folder = output_paths.folder("pages of the report in", path.with_suffix(""))
     folder.mkdir(exist_ok=True)
     pages = {history: folder / f"{place:02d}-{_slug(history)}.html" for place, history in enumerate(histories, 1)}
     for history, page in pages.items():

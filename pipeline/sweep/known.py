@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from pipeline.lake import Lake
 from pipeline.lake.records import Named
-from pipeline.noun import digest
 from pipeline.spec import Cell, Corpus
+from pipeline.strict_model import digest
 
 COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
 DIGESTS = ("weights_digest", "config_digest", "tokenizer_digest")

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from yaml.composer import ComposerError
 
 from pipeline.errors import UsageError
-from pipeline.noun import first_problem
 from pipeline.spec import Sweep
+from pipeline.strict_model import first_problem
 
 NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 """What the parser raises for wrong text: beside its own error those of int(), of a wrong tag, of too deep a nest."""

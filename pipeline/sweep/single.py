@@ -13,9 +13,9 @@ from pipeline.catalog.fetch import fetched
 from pipeline.corpora import resolve
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, to_table
-from pipeline.noun import first_problem, suggest
 from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Hub, Resources
+from pipeline.strict_model import first_problem, suggest
 from pipeline.sweep.load import overlaid, parsed
 
 
@@ -78,7 +78,7 @@ def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
 
 def commit_measured(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
     """Commit the cell unless it is there, and end its quarantine if a failure was the reason: it did not fail now."""
-    from pipeline.rows import provenance
+    from pipeline.provenance import provenance
 
     lake.record_recipe(cell.recipe)
     lake.record_labels([cell.checkpoint])

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.noun import Noun
 from pipeline.spec import Cell, Checkpoint, Resources
+from pipeline.strict_model import Noun
 
 ErrorClass = Literal[
     "permanent",  # the checkpoint or the corpus is bad: no retry can help

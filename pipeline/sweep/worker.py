@@ -132,7 +132,7 @@ def _kept() -> "Kept":
 
 def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     from pipeline import measure
-    from pipeline.rows import busy_s, provenance, summary
+    from pipeline.provenance import busy_s, provenance, summary
 
     started = time.monotonic()
     try:

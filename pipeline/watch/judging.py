@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from pipeline.lake import Lake
 from pipeline.lake import open as open_lake
-from pipeline.noun import canonical, digest
 from pipeline.spec import Cell
+from pipeline.strict_model import canonical, digest
 from pipeline.watch.rules import Layers, Rule, Value, change, value
 
 SHOWN = ("id_twonn", "anisotropy", "loss")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.columns import columns
 from pipeline.errors import UsageError
-from pipeline.noun import suggest
+from pipeline.strict_model import suggest
 
 WINDOW, FEWEST = 8, 4
 """Checkpoints before the newest that it is compared with, and how few of them are too few."""

@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 
 from pipeline import lake as lakes
-from pipeline import show
+from pipeline import render
 from pipeline.analysis import FINDINGS, find, findings, rows
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
@@ -105,7 +105,7 @@ def test_an_empty_lake_has_empty_findings(tmp_path):
 
 def test_a_terminal_is_told_what_each_doubt_is_about(capsys):
     doubted = made.row(superseded=True, id_ks=0.5)
-    show.findings({"trust": "?"}, {"trust": find("trust", made.frame([doubted]))})
+    render.findings({"trust": "?"}, {"trust": find("trust", made.frame([doubted]))})
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for said in (
         "dimension care 100% of 1 rows are to be believed with care",

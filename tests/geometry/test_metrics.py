@@ -11,7 +11,7 @@ from pipeline.columns import METRICS, explained, names
 from pipeline.geometry import Cloud, Stream
 from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import Group, groups
-from pipeline.metrics import metrics
+from pipeline.metric_docs import metrics
 from pipeline.recipe import ContextRecipe
 from tests.geometry.clouds import curved, zipf
 

@@ -263,10 +263,10 @@ def test_what_fails_while_it_is_computed_is_told_in_two_lines(lake):
 @pytest.mark.parametrize("view", ["layers", "checkpoints", "cells"])
 def test_every_column_of_a_view_can_be_printed(lake, view, capsys):
     """Times and lists too; duckdb's own fetchall wants pytz for a time with a zone."""
-    from pipeline import show
+    from pipeline import render
 
     made.commit(lake, made.checkpoint(1))
     frame = lakes.open(lake.uri).frame(f"from {view}")
-    for printed in (show.csv, show.json_rows):
+    for printed in (render.csv, render.json_rows):
         printed(frame.columns, frame.rows())
         assert "2026-01-02 00:00:00+00:00" in capsys.readouterr().out

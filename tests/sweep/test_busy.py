@@ -29,7 +29,7 @@ def test_the_share_is_of_all_slots_and_follows_a_cluster_that_grows():
 
 def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
     """Cells that say they were all work, in a run that is little else but waiting for its only task."""
-    from pipeline.show import sweeps
+    from pipeline.render import sweeps
 
     def work(task) -> list[Outcome]:
         return [o.model_copy(update={"busy_s": 1e-3}) for o in stub.work(task)]
@@ -43,7 +43,7 @@ def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
 
 
 def test_a_run_records_how_long_slots_were_free_for_want_of_files(tmp_path, capsys):
-    from pipeline.show import sweeps
+    from pipeline.render import sweeps
 
     fetch_s, measure_s = 0.3, 0.6
 

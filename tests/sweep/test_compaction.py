@@ -5,7 +5,7 @@ import pytest
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, snapshot
 from pipeline.lake.latest import LATEST, latest
-from pipeline.noun import canonical
+from pipeline.strict_model import canonical
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from tests.sweep import stub

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.show.tables import console, number, table, with_error
+from pipeline.render.tables import console, number, table, with_error
 
 SAID = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
 """Columns of a finding that a terminal shows; --json has the rest."""

@@ -1,8 +1,8 @@
 """What the commands print for people. Data goes to standard output, everything else to standard error."""
 
-from pipeline.show.histories import audits, listing
-from pipeline.show.results import checks, csv, findings, json_rows, problems, result, rows
-from pipeline.show.sweeps import plan, report, status
+from pipeline.render.histories import audits, listing
+from pipeline.render.results import checks, csv, findings, json_rows, problems, result, rows
+from pipeline.render.sweeps import plan, report, status
 
 __all__ = [
     "audits",

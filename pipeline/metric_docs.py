@@ -11,7 +11,7 @@ from importlib.resources import files
 
 from pipeline.columns import METRICS, Column, columns
 from pipeline.errors import UsageError
-from pipeline.noun import suggest
+from pipeline.strict_model import suggest
 
 LABELLED = re.compile(r"^(Source|Bias): (.*(?:\n[ \t]+.*)*)", re.MULTILINE)
 

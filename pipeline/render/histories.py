@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from pipeline.show.tables import console, of_records, size
+from pipeline.render.tables import console, of_records, size
 
 SIGNS = {"error": "wrong", "warning": "lacking", "note": "note"}
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.show.tables import console, of_records, size
+from pipeline.render.tables import console, of_records, size
 
 if TYPE_CHECKING:  # half a second that a query need not wait for
     from pipeline.catalog.revisions import History
