@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.catalog.families import families, family, family_of
-from pipeline.catalog.names import parse
+from pipeline.catalog.revision_names import parse
 from pipeline.spec import Hub, Members, Sweep
 from pipeline.sweep.load import load_sweep
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import measure
-from pipeline.catalog.local import single
+from pipeline.catalog.local_histories import single
 from pipeline.errors import ChangedError, CheckpointError, UsageError
 from pipeline.recipe import built_in
 from pipeline.spec import Resources

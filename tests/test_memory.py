@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import measure, memory
-from pipeline.catalog.local import single
+from pipeline.catalog.local_histories import single
 from pipeline.columns import names
 from pipeline.spec import Cell, Resources, Sweep
 from tests import real

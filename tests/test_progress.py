@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import progress
-from pipeline.catalog.local import discover
+from pipeline.catalog.local_histories import discover
 from pipeline.progress import Progress, metered
 from pipeline.spec import Local
 

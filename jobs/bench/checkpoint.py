@@ -16,7 +16,7 @@ from jobs.bench.data import curved, forward_floor
 from jobs.bench.decoder import save_decoder
 from jobs.bench.scale import Model, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
-from pipeline.catalog.local import single
+from pipeline.catalog.local_histories import single
 from pipeline.corpora import contexts
 from pipeline.measure import Opened, measure, open_checkpoint
 from pipeline.spec import Cell, ContextRecipe, Corpus, Resources

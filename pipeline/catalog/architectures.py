@@ -3,7 +3,7 @@
 import json
 from typing import Any, Literal, NamedTuple
 
-from pipeline.catalog.files import CONFIG, Files
+from pipeline.catalog.checkpoint_files import CONFIG, Files
 from pipeline.spec import Kind
 
 Norm = Literal["pre", "post", "sublayer-post", "unknown"]

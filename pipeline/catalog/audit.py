@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Literal, NamedTuple, TypeVar
 
-from pipeline.catalog.faults import holds
+from pipeline.catalog.known_issues import holds
 from pipeline.catalog.revisions import UNPLACED, History, Revision, State
 
 Severity = Literal["error", "warning", "note"]

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from pipeline.catalog.files import CONFIG, Files, Folder, tokenizer_files, weight_files
+from pipeline.catalog.checkpoint_files import CONFIG, Files, Folder, tokenizer_files, weight_files
 from pipeline.errors import ChangedError
 from pipeline.hashing import digest_of
 from pipeline.spec import Checkpoint

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.catalog.family import Example, Family
-from pipeline.catalog.names import Place, no_point, parse
+from pipeline.catalog.revision_names import Place, no_point, parse
 from pipeline.errors import UsageError
 from pipeline.strict_model import first_problem, suggest
 

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.catalog.architectures import Norm
-from pipeline.catalog.names import LAST, Place, no_point, run_order, stated
-from pipeline.catalog.templates import expanded, placeholders, shape
+from pipeline.catalog.repo_templates import expanded, placeholders, shape
+from pipeline.catalog.revision_names import LAST, Place, no_point, run_order, stated
 from pipeline.strict_model import Noun, suggest
 
 GROUPS = {"step", "kilo", "tokens", "position", "unit", "stage", "run"}

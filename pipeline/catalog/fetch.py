@@ -10,7 +10,7 @@ from typing import Any, cast
 from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
 from pipeline.catalog import scratch as node
-from pipeline.catalog.wire import patiently
+from pipeline.catalog.hub_http import patiently
 from pipeline.errors import ChangedError, CheckpointError, FetchError
 from pipeline.hashing import file_sha256
 from pipeline.progress import Progress

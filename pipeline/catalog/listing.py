@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.catalog.audit import Seen, stated
+from pipeline.catalog.discovery import discover
 from pipeline.catalog.families import Family, families, family
-from pipeline.catalog.faults import standing
-from pipeline.catalog.hub import discover
+from pipeline.catalog.known_issues import standing
 from pipeline.catalog.revisions import History
 from pipeline.errors import UsageError
 from pipeline.spec import Hub
@@ -96,9 +96,9 @@ def _checkpoints(history: History) -> list[Line]:
 def _members(one: Family) -> tuple[str, ...]:
     if not one.patterns:
         return one.members()
-    from pipeline.catalog import crawl
+    from pipeline.catalog import hub_discovery
 
-    return crawl.members(one)
+    return hub_discovery.members(one)
 
 
 def _unit(one: Family) -> str | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.catalog.digests import Shas
 from pipeline.catalog.family import KnownBad
-from pipeline.catalog.names import Place
+from pipeline.catalog.revision_names import Place
 from pipeline.hashing import digest_of
 from pipeline.spec import Checkpoint
 

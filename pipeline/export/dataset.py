@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from pipeline import output_paths
-from pipeline.catalog.wire import patiently
+from pipeline.catalog.hub_http import patiently
 from pipeline.columns import source
 from pipeline.errors import UsageError
 from pipeline.export.card import card

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.catalog.files import CONFIG, WEIGHTS, Folder, weight_files
+from pipeline.catalog.checkpoint_files import CONFIG, WEIGHTS, Folder, weight_files
 from pipeline.errors import CheckpointError
 
 

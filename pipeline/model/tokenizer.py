@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline.catalog.files import Folder, has_tokenizer
+from pipeline.catalog.checkpoint_files import Folder, has_tokenizer
 from pipeline.errors import CheckpointError
 
 PROBE = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"

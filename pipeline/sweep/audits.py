@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.catalog import families
 from pipeline.catalog.audit import Finding, audit, stated
-from pipeline.catalog.hub import discover
+from pipeline.catalog.discovery import discover
 from pipeline.catalog.revisions import History
 from pipeline.lake import Audit, Audited, Lake
 from pipeline.lake.records import Named

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.catalog.audit import Finding, audit, stated
-from pipeline.catalog.hub import discover
+from pipeline.catalog.discovery import discover
 from pipeline.catalog.revisions import History
 from pipeline.corpora import resolve
 from pipeline.errors import UsageError

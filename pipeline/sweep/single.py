@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.catalog import hub, local
+from pipeline.catalog import discovery, local_histories
 from pipeline.catalog.fetch import fetched
 from pipeline.corpora import resolve
 from pipeline.errors import UsageError
@@ -62,8 +62,8 @@ def _found(name: str, tokenizer: str | None) -> Checkpoint:
     """The folder of that name, else the revision of a repo."""
     repo, _, revision = name.partition("@")
     if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
-        return local.single(Path(name).resolve(), tokenizer and str(Path(tokenizer).resolve()))
-    return hub.single(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
+        return local_histories.single(Path(name).resolve(), tokenizer and str(Path(tokenizer).resolve()))
+    return discovery.single(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
 
 
 def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:

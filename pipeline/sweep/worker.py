@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.catalog.checkpoint_files import Folder, weight_files
 from pipeline.catalog.fetch import discard, fetched
 from pipeline.catalog.fetch import fetch as fetch_files
-from pipeline.catalog.files import Folder, weight_files
 from pipeline.errors import (
     ChangedError,
     CheckpointError,

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.catalog.files import Folder, has_tokenizer, lacking, weight_files
-from pipeline.catalog.names import Place, parse
+from pipeline.catalog.checkpoint_files import Folder, has_tokenizer, lacking, weight_files
+from pipeline.catalog.revision_names import Place, parse
 
 HEADER_LIMIT = 100_000_000
 """Longest header that the safetensors format allows."""

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.catalog import local
+from pipeline.catalog import local_histories
 from pipeline.errors import ChangedError, ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
@@ -89,7 +89,7 @@ class Follower:
     def _take(self, one: Found) -> Iterator[Told]:
         """Measure what the lake does not have. Rotated away or written anew meanwhile, it is left for the next look."""
         try:
-            checkpoint = local.single(one.path, self._of.tokenizer)
+            checkpoint = local_histories.single(one.path, self._of.tokenizer)
             cells = self._cells(checkpoint)
             self._measure(cells)
         except Exception as error:  # whatever a checkpoint does to torch, the next one is still to be watched

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.catalog.families import GENERIC, TABLE, entry, families, family, family_of
 from pipeline.catalog.family import Family
-from pipeline.catalog.names import Place
+from pipeline.catalog.revision_names import Place
 from pipeline.errors import UsageError
 
 B, T = 10**9, 10**12

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog.audit import audit
+from pipeline.catalog.checkpoint_files import Folder, weight_files
 from pipeline.catalog.digests import require_unchanged
-from pipeline.catalog.files import Folder, weight_files
-from pipeline.catalog.local import discover, single
+from pipeline.catalog.local_histories import discover, single
 from pipeline.errors import ChangedError
 from pipeline.hashing import digest_of_files
 from pipeline.spec import Checkpoint, Local

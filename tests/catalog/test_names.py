@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.names import Place, accepted, no_point, parse, run_order
+from pipeline.catalog.revision_names import Place, accepted, no_point, parse, run_order
 
 B, T = 10**9, 10**12
 

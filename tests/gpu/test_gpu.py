@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline import measure
-from pipeline.catalog.local import single
+from pipeline.catalog.local_histories import single
 from pipeline.geometry import Stream, describe, to_device
 from pipeline.geometry.arithmetic import product_dtype
 from pipeline.geometry.budget import pass_bytes

@@ -72,9 +72,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before what failed is tried again, by us and by the library, and for room on the disk."""
-    from pipeline.catalog import scratch, wire
+    from pipeline.catalog import hub_http, scratch
 
-    monkeypatch.setattr(wire, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setattr(hub_http, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(scratch, "POLL_S", 0.02)
     # The library waits 1 s before it resumes.
     monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: time.sleep(0.01)))

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.catalog.audit import Finding, audit, stated, states
+from pipeline.catalog.discovery import discover
 from pipeline.catalog.family import KnownBad
-from pipeline.catalog.hub import discover
-from pipeline.catalog.names import Place
+from pipeline.catalog.revision_names import Place
 from pipeline.catalog.revisions import FINAL, UNPLACED, History, Revision, State
 from pipeline.errors import UsageError
 from pipeline.spec import Hub, Members

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from pipeline.catalog.hub import discover
-from pipeline.catalog.reading import WORKERS, in_parallel
+from pipeline.catalog.discovery import discover
+from pipeline.catalog.revision_resolver import WORKERS, in_parallel
 from pipeline.errors import FetchError
 from pipeline.spec import Hub
 from tests.hub.fake import FakeHub

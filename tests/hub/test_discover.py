@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog.architectures import norm_placement
-from pipeline.catalog.hub import discover
-from pipeline.catalog.local import single as local_single
+from pipeline.catalog.discovery import discover
+from pipeline.catalog.local_histories import single as local_single
 from pipeline.catalog.revisions import History
 from pipeline.errors import FetchError, UsageError
 from pipeline.spec import Cell, Corpus, Hub, Members, built_in
@@ -266,7 +266,7 @@ def test_a_file_that_is_listed_and_not_there_spoils_no_other(hub: FakeHub) -> No
 
 
 def test_what_cannot_be_found_is_said_in_two_lines(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.catalog.wire.FIRST_WAIT_S", 0.001)
+    monkeypatch.setattr("pipeline.catalog.hub_http.FIRST_WAIT_S", 0.001)
     for source in (
         Hub(hub="someone/nothing"),
         Members(family="pythia", models="no-such-*"),

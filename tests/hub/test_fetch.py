@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog import fetch as fetching
-from pipeline.catalog import wire
+from pipeline.catalog import hub_http
 from pipeline.catalog.fetch import discard, fetch, fetched
 from pipeline.errors import ChangedError, CheckpointError, FetchError, UsageError
 from pipeline.spec import Checkpoint, HubFile, Remote
@@ -139,7 +139,7 @@ def test_a_hub_that_stays_busy_fails_the_download_for_now(hub, method):
     hub.fail(WEIGHTS, status=503, times=None, method=method)
     with pytest.raises(FetchError, match="503"):
         fetch(checkpoint(hub), RUN)
-    assert len(hub.asked(WEIGHTS, method)) == wire.TRIES
+    assert len(hub.asked(WEIGHTS, method)) == hub_http.TRIES
     assert left() == []
 
 

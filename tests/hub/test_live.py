@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline import lake as lakes
-from pipeline.catalog.hub import discover
+from pipeline.catalog.discovery import discover
 from pipeline.lake import Lake
 from pipeline.spec import Hub, Sweep
 from pipeline.sweep.plan import make_plan

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.catalog.hub import single
+from pipeline.catalog.discovery import single
 from pipeline.errors import UsageError
 from pipeline.spec import Hub
 from tests.hub.fake import FakeHub

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.catalog import names
-from pipeline.catalog.client import Entry
+from pipeline.catalog import revision_names
 from pipeline.catalog.fetch import scratch
-from pipeline.catalog.local import single
+from pipeline.catalog.hub_client import Entry
+from pipeline.catalog.local_histories import single
 from pipeline.errors import ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Corpus, HubFile, Remote, Resources
@@ -23,7 +23,7 @@ OF_A_PATH = st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\0"]), max_
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_revision_is_a_place_or_none(count):
     def holds(name: str) -> None:
-        place = names.parse(name)
+        place = revision_names.parse(name)
         assert place is None or all(n is None or 0 <= n < 2**63 for n in (place.step, place.tokens, place.position))
 
     holds_for_all(count, hostile_names, holds)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from pipeline.catalog.local import discover
+from pipeline.catalog.local_histories import discover
 from pipeline.errors import CheckpointError
 from pipeline.model.files import read_config, readable_weights
 from pipeline.spec import Local

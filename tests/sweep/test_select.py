@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.local import discover
-from pipeline.catalog.names import Place, parse
+from pipeline.catalog.local_histories import discover
+from pipeline.catalog.revision_names import Place, parse
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, Hub, Local, Members, Sweep
 from pipeline.sweep.select import select, sources

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
-from pipeline.catalog import client
-from pipeline.catalog.client import Entry
+from pipeline.catalog import hub_client
+from pipeline.catalog.hub_client import Entry
 from pipeline.spec import HubFile, Remote
 
 
@@ -25,12 +25,12 @@ class Tree:
         self.names = frozenset(self._entries)
 
     def read(self, name: str) -> bytes:
-        return client.read(self.repo, self.commit, self._entries[name])
+        return hub_client.read(self.repo, self.commit, self._entries[name])
 
     def sha256(self, name: str) -> str:
         entry = self._entries[name]
         if entry.oid not in self._shas:
-            self._shas[entry.oid] = client.sha256_of(self.repo, self.commit, entry)
+            self._shas[entry.oid] = hub_client.sha256_of(self.repo, self.commit, entry)
         return self._shas[entry.oid]
 
     def size(self, name: str) -> int:

@@ -1,7 +1,7 @@
 """The one door to histories, wherever they are. What speaks to the Hub is loaded only for what is there: it takes half
 a second that a local sweep need not wait."""
 
-from pipeline.catalog import local
+from pipeline.catalog import local_histories
 from pipeline.catalog.revisions import History
 from pipeline.spec import Checkpoint, Hub, Local, Source
 
@@ -20,10 +20,10 @@ def discover(source: Source, models: str = "*") -> tuple[History, ...]:
         FetchError: the Hub gives no answer now.
     """
     if isinstance(source, Local):
-        return (local.discover(source),)
-    from pipeline.catalog import crawl
+        return (local_histories.discover(source),)
+    from pipeline.catalog import hub_discovery
 
-    return crawl.discover(source, models)
+    return hub_discovery.discover(source, models)
 
 
 def single(source: Hub, revision: str = "main") -> Checkpoint:
@@ -33,6 +33,6 @@ def single(source: Hub, revision: str = "main") -> Checkpoint:
         UsageError: there is none of that name, or it cannot be measured.
         FetchError: the Hub gives no answer now.
     """
-    from pipeline.catalog import crawl
+    from pipeline.catalog import hub_discovery
 
-    return crawl.single(source, revision)
+    return hub_discovery.single(source, revision)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from pipeline.catalog.checkpoint_files import CONFIG, Folder, lacking
+from pipeline.catalog.checkpoint_metadata import facts
 from pipeline.catalog.digests import Content, hashed_bytes
-from pipeline.catalog.facts import facts
-from pipeline.catalog.files import CONFIG, Folder, lacking
-from pipeline.catalog.names import Place, parse
+from pipeline.catalog.revision_names import Place, parse
 from pipeline.catalog.revisions import FINAL, NOWHERE, UNPLACED, History, Revision
 from pipeline.errors import UsageError
 from pipeline.progress import Progress

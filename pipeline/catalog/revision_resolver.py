@@ -6,13 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.catalog import client
-from pipeline.catalog.client import Entry
+from pipeline.catalog import hub_client
+from pipeline.catalog.checkpoint_files import (
+    CONFIG,
+    Files,
+    Folder,
+    has_tokenizer,
+    lacking,
+    tokenizer_files,
+    weight_files,
+)
+from pipeline.catalog.checkpoint_metadata import facts
 from pipeline.catalog.digests import Content
-from pipeline.catalog.facts import facts
-from pipeline.catalog.files import CONFIG, Files, Folder, has_tokenizer, lacking, tokenizer_files, weight_files
-from pipeline.catalog.pointers import MAIN, Pointer, in_subfolders
-from pipeline.catalog.remote import Tree
+from pipeline.catalog.hub_client import Entry
+from pipeline.catalog.hub_refs import MAIN, Pointer, in_subfolders
+from pipeline.catalog.hub_tree import Tree
 from pipeline.catalog.revisions import FINAL, NOWHERE, UNPLACED, Revision
 from pipeline.errors import AbsentError, UsageError
 from pipeline.progress import Progress
@@ -50,7 +58,7 @@ class Reading:
     def _tree(self, commit: tuple[str, str]) -> tuple[Entry, ...]:
         """Nothing, and remembered as lost, where refs were staler than the repo (huggingface_hub#3406)."""
         try:
-            return client.tree(*commit)
+            return hub_client.tree(*commit)
         except AbsentError:
             self._lost.add(commit)
             return ()
@@ -72,7 +80,7 @@ class Reading:
     def _is_held(self, found: Pointer) -> bool:
         repo = found.repo.refs.repo
         if repo not in self._held:
-            self._held[repo] = client.is_held(repo, found.commit)
+            self._held[repo] = hub_client.is_held(repo, found.commit)
         return self._held[repo]
 
     def _looked_into(self, model: str, found: Pointer, seen: Revision) -> Revision:
@@ -101,11 +109,11 @@ class Reading:
         return files
 
     def _main(self, repo: str) -> Tree:
-        refs = client.refs(repo)
+        refs = hub_client.refs(repo)
         if MAIN not in refs.branches:
             raise UsageError(f"tokenizer {repo}", f"no branch {MAIN}", "Name another repo or a folder")
         commit = refs.branches[MAIN]
-        return Tree(refs.repo, commit, client.tree(refs.repo, commit), self._shas)
+        return Tree(refs.repo, commit, hub_client.tree(refs.repo, commit), self._shas)
 
     def _inner(self, found: Pointer) -> list[Pointer]:
         has_subfolders = found.repo.family.where == "subfolders" and not found.subfolder

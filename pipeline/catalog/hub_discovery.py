@@ -7,10 +7,10 @@ comes from the tree, which has the sha256 of every weight file, and from the sma
 from collections.abc import Iterable, Sequence
 from os.path import commonprefix
 
-from pipeline.catalog import client
+from pipeline.catalog import hub_client
 from pipeline.catalog.families import Family, families, family
-from pipeline.catalog.pointers import MAIN, Pointer, Repo, name_of, opened, pointer, pointers, skipped
-from pipeline.catalog.reading import Reading, in_parallel
+from pipeline.catalog.hub_refs import MAIN, Pointer, Repo, name_of, opened, pointer, pointers, skipped
+from pipeline.catalog.revision_resolver import Reading, in_parallel
 from pipeline.catalog.revisions import NOWHERE, History
 from pipeline.errors import AbsentError, UsageError
 from pipeline.progress import Progress
@@ -100,7 +100,7 @@ def _listed(patterns: Iterable[str]) -> list[str]:
     for pattern in patterns:
         owner, name = pattern.split("/")
         starts.setdefault(owner, []).append(name.split("*")[0])
-    return [repo for owner, names in starts.items() for repo in client.repos(owner, commonprefix(names))]  # noqa: RUF071
+    return [repo for owner, names in starts.items() for repo in hub_client.repos(owner, commonprefix(names))]  # noqa: RUF071
 
 
 def _history(model: str, repos: Sequence[Repo], reading: Reading) -> History:

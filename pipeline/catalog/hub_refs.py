@@ -4,12 +4,12 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pipeline.catalog import client
-from pipeline.catalog.client import Entry, Refs
+from pipeline.catalog import hub_client
+from pipeline.catalog.checkpoint_files import CONFIG
 from pipeline.catalog.families import Family, family_of
-from pipeline.catalog.files import CONFIG
-from pipeline.catalog.names import Place, accepted
-from pipeline.catalog.remote import folders
+from pipeline.catalog.hub_client import Entry, Refs
+from pipeline.catalog.hub_tree import folders
+from pipeline.catalog.revision_names import Place, accepted
 from pipeline.catalog.revisions import NOWHERE
 from pipeline.errors import UsageError
 
@@ -50,7 +50,7 @@ def opened(repo: str) -> Repo:
     Raises:
         UsageError: no such repo, or one of a family that cannot be measured.
     """
-    refs = client.refs(repo)
+    refs = hub_client.refs(repo)
     known_as = next((name for name in (refs.repo, repo) if not family_of(name).is_generic), refs.repo)
     family = family_of(known_as)
     if family.unloadable:

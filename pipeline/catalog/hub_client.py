@@ -17,7 +17,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline import cache
-from pipeline.catalog.wire import Passing, answered_by, patiently
+from pipeline.catalog.hub_http import Passing, answered_by, patiently
 from pipeline.errors import UsageError
 from pipeline.strict_model import Inside, Noun, canonical, digest
 

@@ -3,9 +3,9 @@
 from typing import Any
 
 from pipeline.catalog.architectures import bytes_per_parameter, config_in, kinds
+from pipeline.catalog.checkpoint_files import Files
 from pipeline.catalog.digests import Content, weight_bytes
-from pipeline.catalog.files import Files
-from pipeline.catalog.names import Place
+from pipeline.catalog.revision_names import Place
 
 
 def facts(files: Files, content: Content, place: Place) -> dict[str, Any]:
