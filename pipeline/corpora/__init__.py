@@ -4,8 +4,8 @@
 """
 
 from pipeline.corpora.batches import Batch, Contexts
-from pipeline.corpora.sampling import contexts
-from pipeline.corpora.source import resolve, text_file
-from pipeline.corpora.tokens import Tokenizer
+from pipeline.corpora.contexts import contexts
+from pipeline.corpora.resolve import resolve, text_file
+from pipeline.corpora.special_tokens import Tokenizer
 
 __all__ = ["Batch", "Contexts", "Tokenizer", "contexts", "resolve", "text_file"]

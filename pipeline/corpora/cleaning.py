@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import cache
-from pipeline.corpora.texts import keep, kept
+from pipeline.corpora.text_io import keep, kept
 from pipeline.corpora.wikitext import prose
 from pipeline.progress import metered
 from pipeline.spec import ALGORITHMS

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.tokens import Tokenizer, frame
+from pipeline.corpora.special_tokens import Tokenizer, frame
 from pipeline.errors import CorpusError
 from pipeline.spec import SnippetRecipe
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.tokens import Tokenizer, generator
+from pipeline.corpora.special_tokens import Tokenizer, generator
 from pipeline.errors import CorpusError
 from pipeline.progress import Progress
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.corpora import cleaning, contexts, resolve
 from pipeline.corpora.cleaning import articles
-from pipeline.corpora.source import text_file
+from pipeline.corpora.resolve import text_file
 from pipeline.corpora.wikitext import prose
 from pipeline.recipe import built_in
 from pipeline.spec import ALGORITHMS, Cell, Checkpoint, Corpus

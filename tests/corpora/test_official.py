@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora import official, resolve, source
-from pipeline.corpora.official import ENWIK8, Official
+from pipeline.corpora import downloads, resolve
+from pipeline.corpora.downloads import ENWIK8, Official
 from pipeline.errors import CorpusError, FetchError
 from pipeline.spec import Corpus
 
@@ -67,7 +67,7 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
 def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Official]:
     def at(url: str) -> Official:
         published = replace(ENWIK8, url=url, sha256=hashlib.sha256(TEXT).hexdigest())
-        monkeypatch.setattr(source, "ENWIK8", published)
+        monkeypatch.setattr(resolve, "ENWIK8", published)
         return published
 
     return at
@@ -82,15 +82,15 @@ def test_the_published_digest_is_known_without_a_visit(site: Site, publish: Call
 
 def test_the_text_is_downloaded_once_for_both_kinds(site: Site, publish: Callable[[str], Official]) -> None:
     publish(site.url)
-    assert source.text_file(resolve(RAW)).read_bytes() == TEXT
-    assert source.text_file(resolve(RAW)).read_bytes() == TEXT
-    assert source.text_file(resolve(Corpus(kind="enwik8"))).read_bytes() == b"Word by word.\n\n" * 1000
+    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
+    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
+    assert resolve.text_file(resolve(Corpus(kind="enwik8"))).read_bytes() == b"Word by word.\n\n" * 1000
     assert site.visits == 1
 
 
 def test_a_file_put_in_place_by_hand_is_used(site: Site, publish: Callable[[str], Official]) -> None:
     publish(site.url).place.write_bytes(site.body)
-    assert source.text_file(resolve(RAW)).read_bytes() == TEXT
+    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
     assert site.visits == 0
 
 
@@ -101,7 +101,7 @@ def test_a_download_that_is_not_the_known_text_is_refused_and_not_kept(
     place = publish(site.url).place
     site.body = {"other text": zipped(TEXT[1:]), "cut zip": site.body[:-30], "no zip": b"<html>Gone"}[damage]
     with pytest.raises(CorpusError) as caught:
-        source.text_file(resolve(RAW))
+        resolve.text_file(resolve(RAW))
     assert len(str(caught.value).splitlines()) == 2
     assert list(place.parent.iterdir()) == []
 
@@ -112,18 +112,18 @@ def test_a_download_that_the_network_cuts_off_may_work_the_next_time(
     place, whole = publish(site.url).place, site.body
     site.body, site.length = whole[:-30], len(whole)
     with pytest.raises(FetchError, match=f"cut off after {len(whole) - 30:,} of {len(whole):,} bytes") as caught:
-        source.text_file(resolve(RAW))
+        resolve.text_file(resolve(RAW))
     assert len(str(caught.value).splitlines()) == 2
     assert list(place.parent.iterdir()) == []
     site.body = whole
-    assert source.text_file(resolve(RAW)).read_bytes() == TEXT
+    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
 
 
 def test_a_wrong_file_put_in_place_by_hand_is_named(site: Site, publish: Callable[[str], Official]) -> None:
     place = publish(site.url).place
     place.write_bytes(zipped(b"something else"))
     with pytest.raises(CorpusError, match=f"{place} holds a text with {hashlib.sha256(b'something else').hexdigest()}"):
-        source.text_file(resolve(RAW))
+        resolve.text_file(resolve(RAW))
 
 
 def test_without_a_network_the_error_says_what_to_put_where(
@@ -136,7 +136,7 @@ def test_without_a_network_the_error_says_what_to_put_where(
         url = f"http://127.0.0.1:{free.getsockname()[1]}/enwik8.zip"
     publish(url)
     with pytest.raises(FetchError) as caught:
-        source.text_file(resolve(RAW))
+        resolve.text_file(resolve(RAW))
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"enwik8 from {url}: cannot be downloaded (")
     assert "refused" in first
@@ -144,4 +144,4 @@ def test_without_a_network_the_error_says_what_to_put_where(
 
 
 def test_the_known_address_is_that_of_the_publisher() -> None:
-    assert official.ENWIK8.url == "http://mattmahoney.net/dc/enwik8.zip"
+    assert downloads.ENWIK8.url == "http://mattmahoney.net/dc/enwik8.zip"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpora import resolve, texts
-from pipeline.corpora.source import text_file
+from pipeline.corpora import resolve, text_io
+from pipeline.corpora.resolve import text_file
 from pipeline.errors import CorpusError
 from pipeline.spec import Corpus
 
@@ -50,7 +50,7 @@ def test_a_packed_text_is_unpacked_once_and_again_only_where_the_cache_lost_it(
     corpus = resolve(text(path))
     place = text_file(corpus)
     with monkeypatch.context() as patch:
-        patch.setattr(texts, "_opened", lambda path: pytest.fail("unpacked again"))
+        patch.setattr(text_io, "_opened", lambda path: pytest.fail("unpacked again"))
         assert resolve(text(path)) == corpus
         assert text_file(corpus) == place
     place.write_bytes(b"damaged")
@@ -61,7 +61,7 @@ def test_a_packed_text_is_unpacked_once_and_again_only_where_the_cache_lost_it(
     ("data", "found"),
     [
         (b"plain \xff rubbish", "no UTF-8 at byte 6"),
-        (b"a" * (texts.BLOCK - 1) + "é".encode() + b"\xff", f"no UTF-8 at byte {texts.BLOCK + 1}"),
+        (b"a" * (text_io.BLOCK - 1) + "é".encode() + b"\xff", f"no UTF-8 at byte {text_io.BLOCK + 1}"),
         (gzip.compress(TEXT, mtime=0)[:-20], "a damaged gzip file"),
         (gzip.compress(TEXT, mtime=0)[:-8] + bytes(8), "a damaged gzip file"),
         (gzip.compress(b"\xc3\x28", mtime=0), "no UTF-8 at byte 0"),
@@ -108,7 +108,7 @@ def test_random_uniform_has_no_digest_and_random_unigram_that_of_its_text(tmp_pa
 
 @given(st.binary(max_size=40), st.integers(1, 8))
 def test_decodable_agrees_with_decoding_at_once_but_for_a_cut_at_the_end(data: bytes, size: int) -> None:
-    stream = texts.decodable((data[at : at + size] for at in range(0, len(data), size)), "x")
+    stream = text_io.decodable((data[at : at + size] for at in range(0, len(data), size)), "x")
     try:
         data.decode()
         end = None

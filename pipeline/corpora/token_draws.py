@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.corpora.resolve import text_file
 from pipeline.corpora.snippets import Snippet, snippets
-from pipeline.corpora.source import text_file
-from pipeline.corpora.tokens import Tokenizer, frame, generator
+from pipeline.corpora.special_tokens import Tokenizer, frame, generator
 from pipeline.corpora.windows import Shape, mapped, window_ids
 from pipeline.errors import CorpusError, UsageError
 from pipeline.spec import ContextRecipe, Corpus, SnippetRecipe

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline import cache
 from pipeline.corpora.cleaning import cleaned
-from pipeline.corpora.official import ENWIK8, packed
-from pipeline.corpora.texts import blocks, decodable, keep, kept, packing, sha256
+from pipeline.corpora.downloads import ENWIK8, packed
+from pipeline.corpora.text_io import blocks, decodable, keep, kept, packing, sha256
 from pipeline.errors import CorpusError
 from pipeline.hashing import file_sha256, remembered
 from pipeline.progress import metered

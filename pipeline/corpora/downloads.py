@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline import cache
-from pipeline.corpora.texts import BLOCK, blocks, sha256
+from pipeline.corpora.text_io import BLOCK, blocks, sha256
 from pipeline.errors import CorpusError, FetchError
 from pipeline.progress import Progress
 

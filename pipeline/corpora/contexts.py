@@ -9,9 +9,9 @@ import numpy as np
 
 from pipeline import cache
 from pipeline.corpora.batches import Contexts, Positions
-from pipeline.corpora.drawing import Asked, draw
-from pipeline.corpora.source import text_sha256
-from pipeline.corpora.tokens import Tokenizer, generator
+from pipeline.corpora.resolve import text_sha256
+from pipeline.corpora.special_tokens import Tokenizer, generator
+from pipeline.corpora.token_draws import Asked, draw
 from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
 from pipeline.strict_model import digest
 
