@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 from pipeline.catalog import scratch
 from pipeline.errors import ShapelakeError
-from pipeline.lake.places import open_store
-from pipeline.lake.probe import probe
+from pipeline.lake.open_store import open_store
+from pipeline.lake.store_check import probe
 
 State = Literal["fine", "note", "broken"]
 FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")

@@ -58,7 +58,7 @@ OWNERS = {
     "faiss": {"doctor", "geometry"},
     "ray": {"sweep/ray_backend"},
     "pyarrow": {"lake"},
-    "obstore": {"lake/objects"},
+    "obstore": {"lake/object_store"},
     "duckdb": {"lake", "render"},
     "pandas": {"lake"},
     "polars": {"lake", "analysis", "export", "report", "doctor"},

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline import doctor
-from pipeline.lake.folder import LocalStore
+from pipeline.lake.local_store import LocalStore
 
 TOKEN = "nobody-may-read-this"
 

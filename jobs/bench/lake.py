@@ -14,8 +14,8 @@ from jobs.bench.stub import stub_history
 from jobs.bench.timing import interleaved, timed
 from pipeline.lake import Lake, snapshot
 from pipeline.lake import open as open_lake
-from pipeline.lake.contents import Contents, per_cell
-from pipeline.lake.names import CELLS
+from pipeline.lake.cell_index import Contents, per_cell
+from pipeline.lake.layout import CELLS
 from pipeline.lake.scan import schema
 from pipeline.spec import Checkpoint, Corpus, Local, Sweep, algorithm, built_in
 from pipeline.strict_model import digest

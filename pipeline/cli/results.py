@@ -23,7 +23,7 @@ def query(
     Example: shapelake query "select step, layer, anisotropy from layers order by 1, 2" --lake lake
     """
     from pipeline import lake as lakes
-    from pipeline.lake.queries import resolve
+    from pipeline.lake.saved_queries import resolve
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both given", "Choose one")

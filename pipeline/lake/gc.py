@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from pipeline.lake.lake import Lake
-from pipeline.lake.latest import superseded
+from pipeline.lake.manifest import superseded
 from pipeline.lake.records import now
 
 GRACE = timedelta(days=1)

@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import LakeError
-from pipeline.lake import latest
-from pipeline.lake.names import LABELS, SINGLE_LABELS, STAMP, listed
+from pipeline.lake import manifest
+from pipeline.lake.layout import LABELS, SINGLE_LABELS, STAMP, listed
 from pipeline.lake.records import Label, now
 from pipeline.lake.store import Store
 from pipeline.spec import Checkpoint
@@ -45,7 +45,7 @@ class Labels:
         if fresh:
             data = dump(fresh)
             stamp = max(label.seen_at for label in fresh)
-            self._store.put_new(f"{LABELS}/{stamp:{STAMP}}-{latest.content_digest(data)}.json", data)
+            self._store.put_new(f"{LABELS}/{stamp:{STAMP}}-{manifest.content_digest(data)}.json", data)
         return len(fresh)
 
     def bundle(self) -> bytes:
@@ -61,16 +61,16 @@ class Labels:
         return self._read
 
     def _bundled(self) -> Files:
-        if (snapshot := latest.latest(self._store)) is None:
+        if (snapshot := manifest.latest(self._store)) is None:
             return {}
-        key = snapshot.file(latest.LABEL_FILE)
+        key = snapshot.file(manifest.LABEL_FILE)
         data = self._store.get(key)
-        if latest.content_digest(data) != snapshot.digests.get(latest.LABEL_FILE):
-            raise latest.damaged(self._store, key, "changed since it was written")
+        if manifest.content_digest(data) != snapshot.digests.get(manifest.LABEL_FILE):
+            raise manifest.damaged(self._store, key, "changed since it was written")
         try:
             return BUNDLE.validate_json(data)
         except ValidationError as error:
-            raise latest.damaged(self._store, key, f"no label records ({error.errors()[0]['msg']})") from error
+            raise manifest.damaged(self._store, key, f"no label records ({error.errors()[0]['msg']})") from error
 
     def _records(self, key: str, source: Path | bytes) -> list[Label]:
         data = source if isinstance(source, bytes) else self._store.get(key)

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from pipeline.columns import columns, source
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
 from pipeline.lake.labels import Labels
-from pipeline.lake.names import ATTEMPTS, AUDITS, CELLS, COLUMNS, QUARANTINE, RECIPES, RUNS, STAMP, listed
-from pipeline.lake.places import open_store
+from pipeline.lake.layout import ATTEMPTS, AUDITS, CELLS, COLUMNS, QUARANTINE, RECIPES, RUNS, STAMP, listed
+from pipeline.lake.open_store import open_store
 from pipeline.lake.records import Audit, Failure, Label, Named, Tombstone, now, resolve
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint

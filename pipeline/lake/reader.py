@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.lake import views
-from pipeline.lake.contents import contents
+from pipeline.lake.cell_index import contents
 from pipeline.lake.lake import Lake
 from pipeline.lake.records import Audit, Audited, Label, Named
 from pipeline.lake.scan import schema

@@ -8,7 +8,7 @@ import polars as pl
 
 from pipeline.columns import columns
 from pipeline.errors import LakeError
-from pipeline.lake import seal
+from pipeline.lake import checksum
 from pipeline.lake.store import Store
 
 MAGIC = b"PAR1"
@@ -65,7 +65,7 @@ def damage(source: Source) -> str | None:
         return error.strerror
     if not (len(data) > 2 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
         return "not a whole Parquet file"
-    broken = seal.is_broken(data)
+    broken = checksum.is_broken(data)
     if broken:
         return "changed since it was written"
     return _unreadable(data) if broken is None else None

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.columns import METRICS, MU_PROBABILITIES, Column, columns, explained, names, null_by_definition
-from pipeline.lake import seal
+from pipeline.lake import checksum
 
 SCHEMA_VERSION = 1
 REQUIRED = (
@@ -58,9 +58,9 @@ def encode(table: pa.Table) -> bytes:
         raise ValueError("not a table of to_table: its schema differs from the lake's")
     sink = pa.BufferOutputStream()
     with pq.ParquetWriter(sink, table.schema, compression="zstd", **LEAN) as writer:
-        writer.add_key_value_metadata({**table.schema.metadata, seal.KEY: seal.BLANK})
+        writer.add_key_value_metadata({**table.schema.metadata, checksum.KEY: checksum.BLANK})
         writer.write_table(table)
-    data = seal.sealed(sink.getvalue().to_pybytes())
+    data = checksum.sealed(sink.getvalue().to_pybytes())
     if not pq.read_table(pa.BufferReader(data)).equals(table):
         raise ValueError("the Parquet file does not read back as it was written")
     return data

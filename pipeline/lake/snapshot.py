@@ -6,10 +6,10 @@ from uuid import uuid4
 import polars as pl
 
 from pipeline.errors import LakeError
-from pipeline.lake.contents import UNREADABLE, contents
+from pipeline.lake.cell_index import UNREADABLE, contents
 from pipeline.lake.lake import Lake
-from pipeline.lake.latest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, Snapshot, content_digest, latest
-from pipeline.lake.names import STAMP
+from pipeline.lake.layout import STAMP
+from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, Snapshot, content_digest, latest
 from pipeline.lake.records import now
 from pipeline.lake.scan import schema
 from pipeline.lake.store import Store

@@ -62,7 +62,7 @@ def status(lake: Lake) -> dict[str, Any]:
 def _measured(lake: Lake) -> list[Measured]:
     if not lake.cells():
         return []
-    from pipeline.lake.contents import contents  # polars loads only where there is something to read
+    from pipeline.lake.cell_index import contents  # polars loads only where there is something to read
 
     cells = contents(lake).cells.select("cell_id", *DIGESTS, *IDENTITY)
     labels: dict[str, list[tuple[str, str, int | None, datetime]]] = {}

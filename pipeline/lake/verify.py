@@ -15,13 +15,13 @@ from pipeline.columns import FLAGS, METRICS, columns, explained, names, null_by_
 from pipeline.errors import LakeError
 from pipeline.lake import labels
 from pipeline.lake.lake import Lake
-from pipeline.lake.latest import LATEST, content_digest
-from pipeline.lake.names import ATTEMPTS, CELLS, LABELS, NAMES, QUARANTINE, SINGLE_LABELS
-from pipeline.lake.ranges import range_of
+from pipeline.lake.layout import ATTEMPTS, CELLS, LABELS, NAMES, QUARANTINE, SINGLE_LABELS
+from pipeline.lake.manifest import LATEST, content_digest
 from pipeline.lake.records import Failure, Tombstone
 from pipeline.lake.scan import damage
 from pipeline.lake.schema import REQUIRED, schema
 from pipeline.lake.snapshot import wrong
+from pipeline.lake.value_ranges import range_of
 from pipeline.spec import Checkpoint
 
 KEY = re.compile(rf"{CELLS}/model_key=(?P<model_key>[^/]+)/{NAMES[CELLS]}")

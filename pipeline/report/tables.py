@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipeline.lake import Lake, status
-from pipeline.lake.queries import saved
 from pipeline.lake.reader import Reader
+from pipeline.lake.saved_queries import saved
 
 METHOD = """SELECT corpus, left(corpus_sha256, 12) AS sha256, recipe, left(recipe_fingerprint, 12) AS fingerprint,
   max(context_tokens) AS context_tokens, max(n_contexts) AS contexts, min(n_points) AS fewest_points,

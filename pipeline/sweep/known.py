@@ -62,7 +62,7 @@ def known(lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: It
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
     if not near:
         return Past()
-    from pipeline.lake.contents import contents as committed  # polars loads only where there is something to read
+    from pipeline.lake.cell_index import contents as committed  # polars loads only where there is something to read
 
     cells = committed(lake, files).cells
     near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGESTS, *COLUMNS)

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline import lake as lakes
 from pipeline.errors import UsageError
-from pipeline.lake.queries import resolve, saved
+from pipeline.lake.saved_queries import resolve, saved
 from tests.analysis import made
 
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.columns import columns
 from pipeline.lake import Lake
-from pipeline.lake.places import open_store
+from pipeline.lake.open_store import open_store
 from pipeline.spec import Hub, Local, Source, Sweep
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run

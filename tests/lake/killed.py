@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow.dataset  # noqa: F401  before the fork, or each moment would take as long as this does
 
 from pipeline.lake import Lake, to_table
-from pipeline.lake.folder import LocalStore
+from pipeline.lake.local_store import LocalStore
 from tests.lake import made
 
 ROOT = Path(__file__).resolve().parents[2]

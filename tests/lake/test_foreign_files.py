@@ -14,8 +14,8 @@ from pipeline import lake as lakes
 from pipeline.columns import names
 from pipeline.errors import LakeError, ShapelakeError
 from pipeline.lake import Lake, to_table
-from pipeline.lake.latest import CELL_FILE, LABEL_FILE, ROW_FILE
-from pipeline.lake.names import CELLS
+from pipeline.lake.layout import CELLS
+from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, ROW_FILE
 from pipeline.lake.schema import encode
 from pipeline.lake.snapshot import compact
 from tests.lake import made

@@ -10,7 +10,7 @@ from pipeline.errors import LakeError
 from pipeline.lake import Label, Lake
 from pipeline.lake import labels as module
 from pipeline.lake.labels import parse
-from pipeline.lake.names import LABELS, SINGLE_LABELS, STAMP
+from pipeline.lake.layout import LABELS, SINGLE_LABELS, STAMP
 from pipeline.lake.snapshot import compact
 from pipeline.lake.verify import verify
 from pipeline.spec import Checkpoint

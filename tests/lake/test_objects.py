@@ -21,13 +21,13 @@ from obstore.store import MemoryStore
 
 from pipeline import lake as lakes
 from pipeline.errors import LakeError, UsageError
-from pipeline.lake import Lake, objects, status
-from pipeline.lake.folder import LocalStore
-from pipeline.lake.objects import ObjectStore
-from pipeline.lake.places import open_store
-from pipeline.lake.probe import probe
+from pipeline.lake import Lake, object_store, status
+from pipeline.lake.local_store import LocalStore
+from pipeline.lake.object_store import ObjectStore
+from pipeline.lake.open_store import open_store
 from pipeline.lake.snapshot import compact
 from pipeline.lake.store import STAGING
+from pipeline.lake.store_check import probe
 from tests.lake import made, s3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def served(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None
 
 RACER = """
 import sys, time
-from pipeline.lake.places import open_store
+from pipeline.lake.open_store import open_store
 store, writer, data = open_store(sys.argv[1]), sys.argv[2], sys.argv[2].encode() * 10**4
 print("ready", flush=True)
 for line in sys.stdin:
@@ -114,7 +114,7 @@ def test_of_six_writers_of_the_same_keys_exactly_one_creates_each(place, keys, t
 
 WRITER = """
 import sys
-from pipeline.lake.places import open_store
+from pipeline.lake.open_store import open_store
 store = open_store(sys.argv[1])
 for i in range(10**6):
     store.create(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**22))
@@ -248,7 +248,7 @@ def test_an_error_quotes_no_key_of_the_environment(monkeypatch):
 
 
 def test_an_error_names_the_endpoint_without_its_password(monkeypatch, s3_env):
-    monkeypatch.setattr(objects, "RETRY", {"max_retries": 0})
+    monkeypatch.setattr(object_store, "RETRY", {"max_retries": 0})
     monkeypatch.setenv("AWS_ENDPOINT", "http://someone:secret@127.0.0.1:1")
     with pytest.raises(LakeError, match=r"http://127\.0\.0\.1:1/") as caught:
         open_store(URI).has("a")
@@ -264,7 +264,7 @@ def test_every_kind_of_object_store_is_opened_without_a_word_to_it(uri, monkeypa
 
 
 def test_without_the_extra_it_is_named_in_two_lines(monkeypatch):
-    monkeypatch.delitem(sys.modules, "pipeline.lake.objects")
+    monkeypatch.delitem(sys.modules, "pipeline.lake.object_store")
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     with pytest.raises(UsageError, match=r"object stores need obstore.*\n.*cloud") as caught:
         open_store(URI)
@@ -297,7 +297,7 @@ def test_no_key_from_outside_leaves_the_folder(cases):
 @CASES
 def test_no_key_from_outside_leaves_the_prefix(cases, monkeypatch):
     inside = MemoryStore()
-    monkeypatch.setattr(objects, "from_url", lambda *_, **__: inside)
+    monkeypatch.setattr(object_store, "from_url", lambda *_, **__: inside)
     store = ObjectStore(URI)
 
     @settings(max_examples=cases, deadline=None)

@@ -11,7 +11,7 @@ from pipeline import lake as lakes
 from pipeline.columns import names
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, Tombstone
-from pipeline.lake.names import CELLS
+from pipeline.lake.layout import CELLS
 from tests.lake import made
 
 

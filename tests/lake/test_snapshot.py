@@ -9,10 +9,10 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, records, snapshot
-from pipeline.lake.contents import contents
+from pipeline.lake.cell_index import contents
 from pipeline.lake.gc import gc
-from pipeline.lake.latest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, latest
-from pipeline.lake.names import LABELS, STAMP
+from pipeline.lake.layout import LABELS, STAMP
+from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, latest
 from pipeline.lake.snapshot import ORDER, compact
 from pipeline.lake.store import STAGING
 from pipeline.lake.verify import verify

@@ -20,11 +20,11 @@ import pytest
 
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, to_table
-from pipeline.lake.folder import LocalStore
 from pipeline.lake.gc import gc
-from pipeline.lake.places import open_store
-from pipeline.lake.probe import probe
+from pipeline.lake.local_store import LocalStore
+from pipeline.lake.open_store import open_store
 from pipeline.lake.store import STAGING, STALE_S
+from pipeline.lake.store_check import probe
 from pipeline.lake.verify import verify
 from tests.lake import killed, made
 
@@ -58,7 +58,7 @@ def test_of_six_writers_of_the_same_sixty_keys_exactly_one_wins_each(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from pipeline.lake.folder import LocalStore
+from pipeline.lake.local_store import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 for i in range(10**6):
     store.put_new(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**23))

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pipeline import lake as lakes
 from pipeline.columns import columns
 from pipeline.errors import LakeError
-from pipeline.lake import Lake, Tombstone, seal, to_table
-from pipeline.lake.names import CELLS
-from pipeline.lake.ranges import BY_NAME, BY_UNIT, FREE, range_of
+from pipeline.lake import Lake, Tombstone, checksum, to_table
+from pipeline.lake.layout import CELLS
 from pipeline.lake.scan import damage
 from pipeline.lake.schema import encode
+from pipeline.lake.value_ranges import BY_NAME, BY_UNIT, FREE, range_of
 from pipeline.lake.verify import random_cell, verify
 from tests.lake import made
 
@@ -163,15 +163,15 @@ SOUND = encode(to_table(made.rows(made.cell(made.checkpoint(1))), {"recipe": "{}
 
 
 def test_the_seal_sees_every_single_byte():
-    assert seal.is_broken(SOUND) is False
-    start = SOUND.rfind(seal.KEY.encode())
+    assert checksum.is_broken(SOUND) is False
+    start = SOUND.rfind(checksum.KEY.encode())
     for position in range(4, len(SOUND) - 4, 7):
         changed = bytearray(SOUND)
         changed[position] ^= 1
         if damage(bytes(changed)) is None:
-            assert start <= position < start + len(seal.KEY) + 2, "the seal's own name; no number is changed"
+            assert start <= position < start + len(checksum.KEY) + 2, "the seal's own name; no number is changed"
     with pytest.raises(ValueError, match="blank"):
-        seal.sealed(SOUND)
+        checksum.sealed(SOUND)
 
 
 EDIT = st.tuples(st.integers(0, len(SOUND)), st.integers(0, 64), st.binary(max_size=16))

@@ -9,7 +9,7 @@ import pytest
 from pipeline import lake
 from pipeline.analysis import find
 from pipeline.lake import Lake
-from pipeline.lake.queries import saved
+from pipeline.lake.saved_queries import saved
 from pipeline.recipe import built_in
 from pipeline.report import figure, write
 from pipeline.report import page as pages

@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, snapshot
-from pipeline.lake.latest import LATEST, latest
+from pipeline.lake.manifest import LATEST, latest
 from pipeline.strict_model import canonical
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from pipeline.errors import LakeError
-from pipeline.lake.names import STAMP, TIME
+from pipeline.lake.layout import STAMP, TIME
 from pipeline.lake.store import Store
 from pipeline.strict_model import Noun
 

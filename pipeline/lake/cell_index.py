@@ -9,7 +9,7 @@ import polars as pl
 from pipeline.columns import names
 from pipeline.errors import LakeError
 from pipeline.lake.lake import Lake
-from pipeline.lake.latest import CELL_FILE, ROW_FILE, Snapshot, content_digest, damaged, latest
+from pipeline.lake.manifest import CELL_FILE, ROW_FILE, Snapshot, content_digest, damaged, latest
 from pipeline.lake.scan import rows, scan, schema
 from pipeline.lake.store import Store
 

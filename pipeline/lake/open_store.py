@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from pipeline.errors import UsageError
-from pipeline.lake.folder import LocalStore
+from pipeline.lake.local_store import LocalStore
 from pipeline.lake.store import Store
 
 OBJECT_STORES = ("s3", "gs", "az")
@@ -34,7 +34,7 @@ def open_store(uri: str | Path) -> Store:
 
 def _open_objects(uri: str) -> Store:
     try:
-        from pipeline.lake.objects import ObjectStore  # obstore is an extra
+        from pipeline.lake.object_store import ObjectStore  # obstore is an extra
     except ModuleNotFoundError as error:
         found = f"object stores need {error.name}, which is not installed"
         raise UsageError(f"lake {uri}", found, "Install the extra: pip install 'shapelake[cloud]'") from error
