@@ -28,7 +28,7 @@ import pipeline
 from pipeline.errors import ShapelakeError, UsageError
 from pipeline.spec import Sweep
 from pipeline.strict_model import digest
-from pipeline.sweep.load import load_sweep, override
+from pipeline.sweep.config import load_sweep, override
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient

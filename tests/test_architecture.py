@@ -68,7 +68,7 @@ OWNERS = {
         "model/loading",
     },  # the latter for an exception that transformers lets through
     "typer": {"cli"},
-    "rich": {"progress", "sweep/progress", "render", "demo", "cli"},
+    "rich": {"progress", "sweep/run_progress", "render", "demo", "cli"},
     "altair": {"report"},
     "tensorboard": {"export/to_tensorboard"},
     "wandb": {"export/to_wandb"},
@@ -144,7 +144,7 @@ def test_a_rerun_of_a_finished_sweep_starts_neither_ray_nor_torch(tmp_path):
 def _finished(folder: Path) -> tuple[Path, Path]:
     """A sweep file over a stub history, and a lake that has all its cells."""
     from pipeline.lake import Lake
-    from pipeline.sweep.load import load_sweep
+    from pipeline.sweep.config import load_sweep
     from pipeline.sweep.plan import make_plan
     from pipeline.sweep.run import run
     from tests.sweep import stub

@@ -12,7 +12,7 @@ import pytest
 from pipeline.catalog.families import families, family, family_of
 from pipeline.catalog.revision_names import parse
 from pipeline.spec import Hub, Members, Sweep
-from pipeline.sweep.load import load_sweep
+from pipeline.sweep.config import load_sweep
 
 FOLDER = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__" and "\n# %%" not in path.read_text())

@@ -23,8 +23,8 @@ from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
 from pipeline.sweep.backend import Stages, Work
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.progress import Progress
 from pipeline.sweep.run import BackendName, run
+from pipeline.sweep.run_progress import Progress
 from pipeline.sweep.worker import drop
 
 ROUNDS = 5

@@ -20,7 +20,7 @@ def catalog(
     Example: shapelake catalog EleutherAI/pythia-70m
     """
     from pipeline.catalog.listing import listing
-    from pipeline.sweep.audits import seen
+    from pipeline.sweep.audit_records import seen
 
     labels = [] if lake is None else Lake(lake).labels()
     found = listing(name, lambda model: seen(labels, model))
@@ -41,7 +41,7 @@ def audit(
 
     Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
     """
-    from pipeline.sweep.audits import audited
+    from pipeline.sweep.audit_records import audited
 
     found = audited(models, lake)
     print_json(found) if as_json else render.audits(found)

@@ -11,7 +11,7 @@ from pipeline.cli.app import Json, LakeUri, app, print_json
 from pipeline.lake import Lake
 from pipeline.lake import status as lake_status
 from pipeline.spec import Sweep
-from pipeline.sweep.load import load_sweep, override
+from pipeline.sweep.config import load_sweep, override
 
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or a module such as jobs.local.")]
 Steps = Annotated[str | None, typer.Option("--steps", metavar="SPEC", help="all, log2, every:N, last, or 0,512,3000.")]
@@ -100,7 +100,7 @@ def measure(
 
     Example: shapelake measure runs/step512 --corpus text:book.txt --recipe quick@1
     """
-    from pipeline.sweep.single import measure_one
+    from pipeline.sweep.measure_one import measure_one
 
     rows = measure_one(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
     print_json(rows) if as_json else render.rows(rows)

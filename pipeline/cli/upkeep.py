@@ -9,7 +9,7 @@ from pipeline import render
 from pipeline.cli.app import Json, LakeUri, app, print_json
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, Tombstone
-from pipeline.sweep.load import load_sweep
+from pipeline.sweep.config import load_sweep
 
 
 @app.command()

@@ -42,7 +42,7 @@ def watch(
     Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
     """
     from pipeline.lake import Lake
-    from pipeline.sweep.single import corpus_named, recipe_named
+    from pipeline.sweep.measure_one import corpus_named, recipe_named
     from pipeline.watch import Followed, Layers, Rule
     from pipeline.watch import watch as follow
     from pipeline.watch.yielding import give_way

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.spec import Cell, Resources
-from pipeline.sweep.known import Past
+from pipeline.sweep.prior_results import Past
 
 FLOPS_PER_CORE, FLOPS_PER_GPU = 20e9, 150e12
 """What a forward pass gets of a server core in float32, and of a data-centre GPU in bfloat16: orders of magnitude."""

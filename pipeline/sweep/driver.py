@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell
-from pipeline.sweep import budget
+from pipeline.sweep import retry_policy
+from pipeline.sweep.attempts import Ledger
 from pipeline.sweep.backend import Backend, LeftOut
-from pipeline.sweep.busy import Busy
-from pipeline.sweep.circuit import Circuit
-from pipeline.sweep.ledger import Ledger
+from pipeline.sweep.circuit_breaker import Circuit
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.progress import Progress
+from pipeline.sweep.run_progress import Progress
 from pipeline.sweep.signals import Signals
 from pipeline.sweep.task import Outcome, Task, failed
+from pipeline.sweep.utilization import Busy
 
 HEARTBEAT_S = 10.0
 
@@ -134,7 +134,9 @@ class Driver:
     def _wait_for(self, task: Task, delay_s: float = 0.0) -> _Waiting:
         strikes = [self.ledger.strikes(cell) for cell in task.cells]
         rank = 0 if any(strike["setup"] for strike in strikes) else task.attempt
-        return _Waiting(rank, self.rng.random(), task, time.monotonic() + delay_s, any(map(budget.last_try, strikes)))
+        return _Waiting(
+            rank, self.rng.random(), task, time.monotonic() + delay_s, any(map(retry_policy.last_try, strikes))
+        )
 
     def _submit(self) -> None:
         """Fill the backend; a task on its last try runs alone."""
@@ -184,7 +186,7 @@ class Driver:
             return outcomes
         there = self.lake.committed()
         known = [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in there else o for o in outcomes]
-        dead = [o for o in known if o.error_class in budget.OF_THE_WHOLE_TASK]
+        dead = [o for o in known if o.error_class in retry_policy.OF_THE_WHOLE_TASK]
         return [o.model_copy(update={"error_class": "not_begun"}) if o in dead[1:] else o for o in known]
 
     def _committed(self, cell: Cell, outcome: Outcome) -> None:
@@ -212,13 +214,13 @@ class Driver:
         if time.monotonic() < self.paused_until:
             return
         self.lake_failures += 1
-        self.paused_until = time.monotonic() + budget.delay_s("infra", self.lake_failures, self.rng)
-        if self.lake_failures >= budget.STRIKES["infra"]:
+        self.paused_until = time.monotonic() + retry_policy.delay_s("infra", self.lake_failures, self.rng)
+        if self.lake_failures >= retry_policy.STRIKES["infra"]:
             self.report.stopped = f"the lake cannot be written: {message}"
 
     def _retry(self, task: Task, again: list[tuple[Cell, Outcome]]) -> None:
         delays = [
-            budget.delay_s(outcome.error_class, self.ledger.strikes(cell)[outcome.error_class], self.rng)
+            retry_policy.delay_s(outcome.error_class, self.ledger.strikes(cell)[outcome.error_class], self.rng)
             for cell, outcome in again
             if outcome.error_class is not None
         ]

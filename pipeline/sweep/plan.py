@@ -18,10 +18,10 @@ from pipeline.lake.records import Named
 from pipeline.recipe import BUILT_IN
 from pipeline.sources import matches
 from pipeline.spec import Cell, Checkpoint, Sweep
-from pipeline.sweep.audits import seen, worst
+from pipeline.sweep.audit_records import seen, worst
 from pipeline.sweep.cost import Cost, cost
-from pipeline.sweep.known import known, reason
-from pipeline.sweep.select import select, sources
+from pipeline.sweep.prior_results import known, reason
+from pipeline.sweep.step_selection import select, sources
 
 
 @dataclass(frozen=True)

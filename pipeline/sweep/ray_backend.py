@@ -31,9 +31,9 @@ from pipeline.catalog.scratch import OWNER, abandon, is_dead, owner, owners_here
 from pipeline.errors import UsageError
 from pipeline.spec import Cell, Resources
 from pipeline.sweep.backend import Finished, Stages, is_fetched
-from pipeline.sweep.budget import OF_THE_WHOLE_TASK
 from pipeline.sweep.nodes import Nodes, missing, require_listener
-from pipeline.sweep.ray_folder import ray_folder
+from pipeline.sweep.ray_tmpdir import ray_folder
+from pipeline.sweep.retry_policy import OF_THE_WHOLE_TASK
 from pipeline.sweep.signals import sigterm_kept
 from pipeline.sweep.task import Outcome, Task, failed
 from pipeline.sweep.watchdog import left_stack, place, stuck

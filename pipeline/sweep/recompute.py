@@ -8,8 +8,8 @@ from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake import open as open_lake
 from pipeline.spec import Cell, Sweep
+from pipeline.sweep.measure_one import measured_here
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.single import measured_here
 
 FAR = 1e-4
 """Relative difference that no thread count and no device explains."""

@@ -11,12 +11,12 @@ from pipeline.corpora import text_file
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Checkpoint
-from pipeline.sweep.audits import record
+from pipeline.sweep.audit_records import record
 from pipeline.sweep.backend import Backend, InlineBackend, Stages, Work
 from pipeline.sweep.driver import HEARTBEAT_S, Driver, Report
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.progress import Progress
 from pipeline.sweep.ray_auth import lock_local_ray
+from pipeline.sweep.run_progress import Progress
 
 BackendName = Literal["ray", "inline"]
 LARGE = 100_000_000

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ShapelakeError
 from pipeline.spec import Sweep
-from pipeline.sweep.load import load_sweep, override
+from pipeline.sweep.config import load_sweep, override
 from tests.security.fuzz import COUNTS, forget_peak, holds_for_all, hostile_names, peak_bytes
 
 SOUND = {

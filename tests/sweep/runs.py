@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.progress import Progress
 from pipeline.sweep.run import run
+from pipeline.sweep.run_progress import Progress
 from pipeline.sweep.task import Task
 from tests.sweep import stub
 

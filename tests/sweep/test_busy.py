@@ -6,12 +6,12 @@ import pytest
 
 from pipeline.lake import Lake
 from pipeline.sweep.backend import InlineBackend, Stages
-from pipeline.sweep.busy import Busy
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.progress import Progress
 from pipeline.sweep.run import run
+from pipeline.sweep.run_progress import Progress
 from pipeline.sweep.task import Outcome
+from pipeline.sweep.utilization import Busy
 from tests.sweep import stub
 
 

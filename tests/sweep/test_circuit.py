@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.sweep.circuit import Circuit
+from pipeline.sweep.circuit_breaker import Circuit
 from pipeline.sweep.task import ErrorClass, Outcome
 from tests.sweep import stub
 from tests.sweep.runs import go

@@ -27,7 +27,7 @@ def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path
 def test_one_hiccup_that_hits_all_that_runs_at_once_counts_once(tmp_path, lake, monkeypatch):
     """All four tasks come back with it within the first pause; three in a row would end the run."""
     root = stub.history(tmp_path / "runs", list(range(4)), faults=dict.fromkeys(range(4), "infra:1"))
-    monkeypatch.setattr("pipeline.sweep.budget.delay_s", lambda *_: 2.0)
+    monkeypatch.setattr("pipeline.sweep.retry_policy.delay_s", lambda *_: 2.0)
     backend = Scripted(stub.work)
     report = drive(root, lake, backend)
     assert len(backend.together[3]) == 4

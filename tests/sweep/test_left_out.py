@@ -4,7 +4,7 @@ from pipeline import render
 from pipeline.lake import status
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.progress import Progress
+from pipeline.sweep.run_progress import Progress
 from tests.sweep import stub
 from tests.sweep.runs import Scripted, refuse
 

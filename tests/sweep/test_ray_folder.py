@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from pipeline.sweep.ray_folder import ray_folder
+from pipeline.sweep.ray_tmpdir import ray_folder
 
 
 def test_only_sessions_of_dead_drivers_go(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from pipeline.catalog.local_histories import discover
 from pipeline.catalog.revision_names import Place, parse
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, Hub, Local, Members, Sweep
-from pipeline.sweep.select import select, sources
+from pipeline.sweep.step_selection import select, sources
 from tests.lake import made
 from tests.sweep import stub
 

@@ -16,7 +16,7 @@ from pipeline.lake import Lake, to_table
 from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Hub, Resources
 from pipeline.strict_model import first_problem, suggest
-from pipeline.sweep.load import overlaid, parsed
+from pipeline.sweep.config import overlaid, parsed
 
 
 def measure_one(

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from pipeline.sweep import budget
+from pipeline.sweep import retry_policy
 from pipeline.sweep.task import Outcome
 
 ALIKE = {5: 5, 20: 11}
@@ -35,5 +35,5 @@ class Circuit:
 
 def _end(outcomes: list[Outcome]) -> str:
     """The name of the exception, no checkpoint's own, that ended a task; empty where any cell fared otherwise."""
-    ends = {o.message.split(":")[0] if o.error_class in budget.OF_EVERY_TASK else "" for o in outcomes}
+    ends = {o.message.split(":")[0] if o.error_class in retry_policy.OF_EVERY_TASK else "" for o in outcomes}
     return ends.pop() if len(ends) == 1 else ""

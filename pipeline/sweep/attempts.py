@@ -4,7 +4,7 @@ from collections import Counter
 
 from pipeline.lake import Failure, Lake, Tombstone
 from pipeline.spec import Cell
-from pipeline.sweep import budget
+from pipeline.sweep import retry_policy
 from pipeline.sweep.plan import Plan, command
 from pipeline.sweep.task import Outcome, Task
 
@@ -15,7 +15,7 @@ class Ledger:
     def __init__(self, plan: Plan, lake: Lake, run_id: str) -> None:
         self._lake, self._run_id = lake, run_id
         self._verdicts: list[Tombstone] = []
-        self._strikes = {cell.id: budget.of_the_cell(plan.attempts.get(cell.id, Counter())) for cell in plan.todo}
+        self._strikes = {cell.id: retry_policy.of_the_cell(plan.attempts.get(cell.id, Counter())) for cell in plan.todo}
 
     def strikes(self, cell: Cell) -> Counter[str]:
         return self._strikes[cell.id]
@@ -32,9 +32,9 @@ class Ledger:
         strikes[error_class] += 1
         failure = self._failure(cell, outcome, task)
         self._lake.record_attempt(failure)
-        if not budget.spent(error_class, strikes):
-            return error_class not in budget.ONCE_A_RUN
-        if error_class not in budget.NO_FAULT_OF_THE_CELL:
+        if not retry_policy.spent(error_class, strikes):
+            return error_class not in retry_policy.ONCE_A_RUN
+        if error_class not in retry_policy.NO_FAULT_OF_THE_CELL:
             self._verdicts.append(Tombstone.of(failure))
         return False
 
