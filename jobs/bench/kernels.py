@@ -13,10 +13,10 @@ from jobs.bench.comparison import Comparison, Subject, Wanted, at_most, compared
 from jobs.bench.data import curved
 from jobs.bench.scale import Knn, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
-from pipeline.geometry.arithmetic import full_precision, product_dtype
-from pipeline.geometry.differences import distances
+from pipeline.geometry.exact_distances import distances
+from pipeline.geometry.moment_stream import BLOCK_ROWS
 from pipeline.geometry.moments import Moments
-from pipeline.geometry.stream import BLOCK_ROWS
+from pipeline.geometry.precision import full_precision, product_dtype
 
 LISTED = 72
 """Neighbours whose distances are taken again: those that a search with k = 64 lists."""

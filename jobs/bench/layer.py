@@ -19,10 +19,10 @@ from jobs.bench.scale import Scale
 from jobs.bench.timing import Took, interleaved, now, since, timed
 from pipeline.geometry import Cloud, LayerMoments, Stream, describe, describe_layer
 from pipeline.geometry.eigen import top_eigenvalue
+from pipeline.geometry.group_estimates import over_groups, usable
 from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import anisotropy, authors, counts
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
-from pipeline.geometry.radii import over_groups, usable
 from pipeline.recipe import ContextRecipe, built_in
 
 ROUNDS = 5

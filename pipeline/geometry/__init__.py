@@ -5,12 +5,12 @@ layers that arrive in batches.
 """
 
 from pipeline.geometry.accumulator import LayerMoments
-from pipeline.geometry.arithmetic import set_threads
-from pipeline.geometry.budget import plan_layers
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.describe import describe, describe_layer
-from pipeline.geometry.stream import Stream
-from pipeline.geometry.transfer import Fetched, to_device
+from pipeline.geometry.device_copies import Fetched, to_device
+from pipeline.geometry.memory_plan import plan_layers
+from pipeline.geometry.moment_stream import Stream
+from pipeline.geometry.precision import set_threads
 
 __all__ = [
     "Cloud",

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.geometry.arithmetic import full_precision, stored
-from pipeline.geometry.tiles import chosen, tiles
+from pipeline.geometry.chunking import chosen, tiles
+from pipeline.geometry.precision import full_precision, stored
 
 try:
     import faiss as _faiss

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from pipeline.geometry.transfer import to_device
+from pipeline.geometry.device_copies import to_device
 
 Labels = Int[Tensor, " rows"] | Int[np.ndarray, " rows"]
 

@@ -12,7 +12,7 @@ from pipeline.geometry.accumulator import LayerMoments
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.layer import Layer, Row
 from pipeline.geometry.metrics import groups as metric_groups
-from pipeline.geometry.stream import Stream
+from pipeline.geometry.moment_stream import Stream
 from pipeline.recipe import Recipe, built_in
 
 Labels = Tensor | np.ndarray | Sequence[int]

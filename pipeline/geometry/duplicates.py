@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
-from pipeline.geometry.tiles import WORK_BYTES, tiled, tiles
+from pipeline.geometry.chunking import WORK_BYTES, tiled, tiles
 
 _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 

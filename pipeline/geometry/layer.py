@@ -7,11 +7,11 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from pipeline.geometry.accumulator import LayerMoments
-from pipeline.geometry.arithmetic import UNIT_ROUNDOFF, product_dtype
 from pipeline.geometry.cloud import Cloud
 from pipeline.geometry.eigen import Eigen, decompose
 from pipeline.geometry.moments import Moments
 from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
+from pipeline.geometry.precision import UNIT_ROUNDOFF, product_dtype
 from pipeline.recipe import Recipe
 
 Value = float | int | list[float] | list[int] | None

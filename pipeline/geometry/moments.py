@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from pipeline.geometry.arithmetic import full_precision, product_dtype
-from pipeline.geometry.tiles import chosen
+from pipeline.geometry.chunking import chosen
+from pipeline.geometry.precision import full_precision, product_dtype
 
 PANELS = 8
 PANEL_COLUMNS = 256

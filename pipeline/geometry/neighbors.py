@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from pipeline.geometry.arithmetic import UNIT_ROUNDOFF, stored
 from pipeline.geometry.candidates import Engine
+from pipeline.geometry.chunking import chosen, tiled
 from pipeline.geometry.duplicates import distinct
-from pipeline.geometry.search import search
-from pipeline.geometry.tiles import chosen, tiled
+from pipeline.geometry.exact_search import search
+from pipeline.geometry.precision import UNIT_ROUNDOFF, stored
 
 MERGED_ROUNDINGS = 32
 """Copies may differ by so many roundings of their length, 2e-6 of it in float32: other batch shapes can cause that."""

@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from pipeline.errors import UsageError
+from pipeline.geometry.group_estimates import MIN_POINTS
 from pipeline.geometry.metrics.anisotropy import anisotropy
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.moments import Moments
 from pipeline.geometry.neighbors import exact_graph
-from pipeline.geometry.radii import MIN_POINTS
 from pipeline.model.blocks import count_layers, find_blocks, find_body, watch
 from pipeline.model.loss import token_losses
 

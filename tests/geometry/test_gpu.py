@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.corpora import Batch
-from pipeline.geometry import Cloud, Stream, moments, search
+from pipeline.geometry import Cloud, Stream, exact_search, moments
 from pipeline.geometry.candidates import faiss_engine, first_rungs, torch_engine
 from pipeline.geometry.neighbors import exact_graph
 from pipeline.sampler import Sampler
@@ -72,7 +72,7 @@ def test_half_of_a_scatter_is_mirrored() -> None:
 def test_candidates_of_16_bit_products_end_in_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounded points propose, differences of the stored ones decide: distances and neighbours are byte-equal."""
     exact = exact_graph(CLOUDS[name], 32, engine=torch_engine)
-    monkeypatch.setattr(search, "first_rungs", lambda *_: COARSE)
+    monkeypatch.setattr(exact_search, "first_rungs", lambda *_: COARSE)
     coarse = exact_graph(CLOUDS[name], 32)
     assert bool(coarse.resolved.all())
     assert torch.equal(coarse.distances, exact.distances)
@@ -82,14 +82,14 @@ def test_candidates_of_16_bit_products_end_in_the_same_bytes(name: str, monkeypa
 def test_16_bit_products_certify_plain_points_and_are_passed_over_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where rounding hides neighbours the pilot shows it, and only its few rows are lost."""
     rows_seen: dict[torch.dtype, int] = {}
-    rung = search._rung
+    rung = exact_search._rung
 
     def counted(points, view, rows, k, propose):
         rows_seen[view.values.dtype] = rows_seen.get(view.values.dtype, 0) + len(rows)
         return rung(points, view, rows, k, propose)
 
-    monkeypatch.setattr(search, "first_rungs", lambda *_: COARSE)
-    monkeypatch.setattr(search, "_rung", counted)
+    monkeypatch.setattr(exact_search, "first_rungs", lambda *_: COARSE)
+    monkeypatch.setattr(exact_search, "_rung", counted)
     exact_graph(CLOUDS["plain"], 32)
     assert rows_seen[torch.bfloat16] > 3000
     assert rows_seen.pop(torch.float32, 0) < 300

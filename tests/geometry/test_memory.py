@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.geometry import Stream, accumulator, plan_layers
 from pipeline.geometry.accumulator import Norms
-from pipeline.geometry.budget import pass_bytes, work_bytes
+from pipeline.geometry.memory_plan import pass_bytes, work_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.geometry import differences, duplicates
-from pipeline.geometry import search as search_module
+from pipeline.geometry import duplicates, exact_distances
+from pipeline.geometry import exact_search as search_module
 from pipeline.geometry.candidates import Engine, direct_engine, faiss_engine, torch_engine
 from pipeline.geometry.duplicates import distinct
+from pipeline.geometry.exact_search import search
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
-from pipeline.geometry.search import search
 from tests.geometry.clouds import brute, curved, hard_clouds, rotation, zipf
 
 K = 40
@@ -98,11 +98,11 @@ def test_engines_agree() -> None:
 def test_nearest_differences_are_summed_in_float64(name: str, faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks up to NEAREST are right to 1e-7, all others to 5e-7, with FAISS and without."""
     if not faiss:
-        monkeypatch.setattr(differences, "pairs_by_faiss", lambda *_: None)
+        monkeypatch.setattr(exact_distances, "pairs_by_faiss", lambda *_: None)
     points, rows = CLOUDS[name], torch.arange(0, 1200, 7)
     exact, others = (found[rows] for found in brute(points, K))
-    found = differences.distances(points, rows, others)
-    near = slice(differences.NEAREST)
+    found = exact_distances.distances(points, rows, others)
+    near = slice(exact_distances.NEAREST)
     torch.testing.assert_close(found[:, near], exact[:, near], rtol=1e-7, atol=0)  # measured: 6e-8
     torch.testing.assert_close(found, exact, rtol=5e-7, atol=0)  # measured: 2e-7
 

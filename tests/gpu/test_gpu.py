@@ -10,10 +10,10 @@ import torch
 from pipeline import measure
 from pipeline.catalog.local_histories import single
 from pipeline.geometry import Stream, describe, to_device
-from pipeline.geometry.arithmetic import product_dtype
-from pipeline.geometry.budget import pass_bytes
 from pipeline.geometry.candidates import torch_engine
+from pipeline.geometry.memory_plan import pass_bytes
 from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.precision import product_dtype
 from pipeline.sampler import Sampler
 from pipeline.spec import Cell, Resources, Sweep
 from tests import real
@@ -102,12 +102,12 @@ def test_neighbours_are_those_of_the_cpu(name, engine):
 
 def test_16_bit_products_certify_plain_points():
     """Wide points need the float32 rung for few rows at most; the coarse one runs on tensor cores."""
-    from pipeline.geometry import search
+    from pipeline.geometry import exact_search
 
     points = CLOUDS["plain"].cuda()
     shift = points.median(0).values.double()
-    view = search._View.of(points, shift, torch.bfloat16)
-    found = search._rung(points, view, torch.arange(4000, device="cuda"), 32, torch_engine)
+    view = exact_search._View.of(points, shift, torch.bfloat16)
+    found = exact_search._rung(points, view, torch.arange(4000, device="cuda"), 32, torch_engine)
     assert found.certified.double().mean() > 0.95
 
 

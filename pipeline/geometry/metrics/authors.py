@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.geometry.chunking import WORK_BYTES, tiles
 from pipeline.geometry.layer import Layer, Row
 from pipeline.geometry.neighbors import Graph
-from pipeline.geometry.tiles import WORK_BYTES, tiles
 
 COLUMNS = ("id_authors",)
 SECONDS = "knn_s"

@@ -7,8 +7,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.columns import MU_PROBABILITIES
+from pipeline.geometry.group_estimates import Radii, over_groups, usable
 from pipeline.geometry.layer import Layer, Row
-from pipeline.geometry.radii import Radii, over_groups, usable
 
 COLUMNS = (
     *("id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),

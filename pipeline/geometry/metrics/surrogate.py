@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.geometry.group_estimates import Radii, over_groups, usable
 from pipeline.geometry.layer import Layer, Row
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.neighbors import exact_graph
-from pipeline.geometry.radii import Radii, over_groups, usable
 
 COLUMNS = ("id_twonn_gaussian", "id_twonn_gaussian_se", "id_mle_gaussian", "id_mle_gaussian_se")
 SECONDS = "knn_s"

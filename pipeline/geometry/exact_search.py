@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from pipeline.geometry.arithmetic import UNIT_ROUNDOFF
 from pipeline.geometry.candidates import Candidates, Engine, direct_engine, first_rungs, torch_engine
-from pipeline.geometry.differences import SLACK, distances
-from pipeline.geometry.tiles import chosen, tiled
+from pipeline.geometry.chunking import chosen, tiled
+from pipeline.geometry.exact_distances import SLACK, distances
+from pipeline.geometry.precision import UNIT_ROUNDOFF
 
 SHIFT_ROWS = 1024
 MASSIVE = 8.0

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 
 from pipeline.geometry.accumulator import NORM_SAMPLE
-from pipeline.geometry.stream import BLOCK_ROWS
+from pipeline.geometry.moment_stream import BLOCK_ROWS
 
 SQUARES_AT_WORK = 12
 """dim x dim float64 matrices alive at once while one layer is described: its sums, covariances, eigenvectors."""

@@ -5,7 +5,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 from pipeline.geometry.candidates import pairs_by_faiss
-from pipeline.geometry.tiles import WORK_BYTES, tiles
+from pipeline.geometry.chunking import WORK_BYTES, tiles
 
 SUMMED = {"cpu": 64, "cuda": 2048}
 """Coordinates of a sum in float32: at most 16 terms for each of a processor's lanes, then a tree over the lanes."""

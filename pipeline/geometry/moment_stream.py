@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pipeline.geometry.accumulator import Accumulator, LayerMoments
-from pipeline.geometry.arithmetic import product_dtype
+from pipeline.geometry.device_copies import to_device
 from pipeline.geometry.moments import product
-from pipeline.geometry.transfer import to_device
+from pipeline.geometry.precision import product_dtype
 
 BLOCK_ROWS = 2048
 """Rows per matrix product: fixed, so that no number depends on the batch size."""
