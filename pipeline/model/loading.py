@@ -17,9 +17,9 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTra
 
 from pipeline.catalog.architectures import kinds
 from pipeline.errors import CheckpointError
-from pipeline.model.files import Places, read_config, readable_weights
+from pipeline.model.layer_stack import Profile
 from pipeline.model.placement import Room, place
-from pipeline.model.profile import Profile
+from pipeline.model.weight_files import Places, read_config, readable_weights
 from pipeline.recipe import FLOAT32_LIMIT
 from pipeline.spec import Kind
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.model import Model, load, load_after, reuse
+from pipeline.model import Model, load, load_after, weight_reload
 from tests.model import tiny
 
 Saved = Callable[[str], Path]
@@ -164,10 +164,10 @@ def test_what_a_fresh_load_refuses(change: Rewrite, message: str, saved: Saved, 
 def test_what_is_not_simply_put_in_place_is_not_learned(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guard: a loader that scales one tensor is seen, and its module is not reused."""
     model = load(saved("gpt2"), "float32", "cpu")
-    files = reuse.readable_weights(saved("gpt2"))
-    assert reuse.find_places(model.module, files)
+    files = weight_reload.readable_weights(saved("gpt2"))
+    assert weight_reload.find_places(model.module, files)
     model.module.transformer.h[1].mlp.c_fc.weight.data.mul_(1.001)
-    assert reuse.find_places(model.module, files) is None
+    assert weight_reload.find_places(model.module, files) is None
 
 
 def test_the_memory_of_a_model_of_no_use_is_given_back_before_the_next_is_built(saved: Saved, monkeypatch) -> None:
@@ -177,5 +177,5 @@ def test_the_memory_of_a_model_of_no_use_is_given_back_before_the_next_is_built(
         assert all(parameter.is_meta for parameter in before.module.parameters())
         return load(*args)
 
-    monkeypatch.setattr(reuse, "load", watched)
+    monkeypatch.setattr(weight_reload, "load", watched)
     assert load_after(before, saved("gpt2"), "float32", "cpu").places

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.catalog.local_histories import discover
 from pipeline.errors import CheckpointError
-from pipeline.model.files import read_config, readable_weights
+from pipeline.model.weight_files import read_config, readable_weights
 from pipeline.spec import Local
 from tests.security.fuzz import COUNTS, forget_peak, holds_for_all, hostile_names, peak_bytes
 from tests.sweep import stub

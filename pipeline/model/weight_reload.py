@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.model.files import Place, Places, read_tensors, readable_weights
 from pipeline.model.loading import Model, check_finite, load
 from pipeline.model.placement import Room
+from pipeline.model.weight_files import Place, Places, read_tensors, readable_weights
 
 State = dict[str, Tensor]
 """The tensors of a module; tied ones are one under several names."""
