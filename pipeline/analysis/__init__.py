@@ -11,9 +11,9 @@ import polars as pl
 from pipeline.analysis.convergence import convergence
 from pipeline.analysis.dome import dome, matched
 from pipeline.analysis.explosions import explosions
-from pipeline.analysis.nulls import survival
+from pipeline.analysis.frames import Lakelike, rows
 from pipeline.analysis.phases import agreement, estimators, phases
-from pipeline.analysis.rows import Lakelike, rows
+from pipeline.analysis.random_baselines import survival
 from pipeline.analysis.sinks import sinks
 from pipeline.analysis.trust import trust
 from pipeline.errors import UsageError

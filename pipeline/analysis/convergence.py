@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.rows import KEYS, Lakelike, because, blocks, history, rows
-from pipeline.analysis.shape import Floats
+from pipeline.analysis.curve_shapes import Floats
+from pipeline.analysis.frames import KEYS, Lakelike, because, blocks, history, rows
 
 BAR = 4.0
 """Standard errors; 2 would be too few for squared distances, whose upper tail is long."""

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.rows import KEYS, LABEL, Lakelike, because, blocks, curves, interval, newest, rows
-from pipeline.analysis.shape import FALLING, FLAT, PEAK, RISING, VALLEY
+from pipeline.analysis.curve_shapes import FALLING, FLAT, PEAK, RISING, VALLEY
+from pipeline.analysis.frames import KEYS, LABEL, Lakelike, because, blocks, curves, interval, newest, rows
 
 WORDS = {PEAK: "dome", VALLEY: "valley", RISING: "rising", FALLING: "falling", FLAT: "flat"}
 SIZE_RATIO = 2.0

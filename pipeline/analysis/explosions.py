@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.rows import KEYS, TOO_FEW, Lakelike, because, blocks, history, rows
+from pipeline.analysis.frames import KEYS, TOO_FEW, Lakelike, because, blocks, history, rows
 
 WINDOW, SIGMAS = 128, 6.0
 FEWEST_BEFORE = 8

@@ -1,7 +1,8 @@
 """Phases of training: does intrinsic dimension first expand and then compress, and at which step does it turn?
 
 A history counts as expanding and compressing only if both exceed what selection among noisy steps gives
-(`pipeline.analysis.shape`), which is never less than two standard errors of a difference, in at least three estimators.
+(`pipeline.analysis.curve_shapes`), which is never less than two standard errors of a difference, in at least three
+estimators.
 """
 
 from itertools import combinations
@@ -9,8 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.rows import KEYS, NO_ERRORS, TOO_FEW, Lakelike, because, blocks, curves, history, rows
-from pipeline.analysis.shape import FALLING, FLAT, PEAK, RISING, VALLEY
+from pipeline.analysis.curve_shapes import FALLING, FLAT, PEAK, RISING, VALLEY
+from pipeline.analysis.frames import KEYS, NO_ERRORS, TOO_FEW, Lakelike, because, blocks, curves, history, rows
 
 EXPAND_COMPRESS = "expand-compress"
 WORDS = {PEAK: EXPAND_COMPRESS, VALLEY: "compress-expand", RISING: "expand", FALLING: "compress", FLAT: "flat"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.rows import KEYS, LABEL, Lakelike, because, blocks, interval, newest, rows
-from pipeline.analysis.student import quantile
+from pipeline.analysis.frames import KEYS, LABEL, Lakelike, because, blocks, interval, newest, rows
+from pipeline.analysis.student_t import quantile
 
 MIDDLE = (0.25, 0.75)
 """Depths, as shares of the model."""

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.rows import KEYS, Lakelike, because, rows
+from pipeline.analysis.frames import KEYS, Lakelike, because, rows
 
 
 class Doubt(NamedTuple):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.rows import KEYS, history, told_apart
+from pipeline.analysis.frames import KEYS, history, told_apart
 from pipeline.lake.reader import Reader
 from pipeline.strict_model import digest
 

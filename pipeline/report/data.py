@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import polars as pl
 
+from pipeline.analysis.frames import KEYS, blocks, history, newest, rows
 from pipeline.analysis.phases import estimates
-from pipeline.analysis.rows import KEYS, blocks, history, newest, rows
-from pipeline.analysis.student import quantile
+from pipeline.analysis.student_t import quantile
 from pipeline.analysis.trust import doubts
 from pipeline.errors import UsageError
 from pipeline.lake.reader import Reader

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis import FINDINGS
-from pipeline.analysis.rows import KEYS
+from pipeline.analysis.frames import KEYS
 from pipeline.report.tables import Table, table
 
 ORDER = ("doubtful", "care", "sound")

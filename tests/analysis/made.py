@@ -1,4 +1,4 @@
-"""Lakes with a known answer: frames of rows as `pipeline.analysis.rows` gives them, and the same as real lakes."""
+"""Lakes with a known answer: frames of rows as `pipeline.analysis.frames` gives them, and the same as real lakes."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from pipeline import lake as lakes
-from pipeline.analysis.rows import NEEDED
+from pipeline.analysis.frames import NEEDED
 from pipeline.lake import Lake
 from pipeline.lake.scan import schema
 from tests.lake import made

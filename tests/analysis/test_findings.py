@@ -5,7 +5,8 @@ import pytest
 
 from pipeline import lake as lakes
 from pipeline import render
-from pipeline.analysis import FINDINGS, find, findings, rows
+from pipeline.analysis import FINDINGS, find, findings
+from pipeline.analysis.frames import rows
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from tests.analysis import made

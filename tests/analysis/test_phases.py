@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.nulls import survival
 from pipeline.analysis.phases import ESTIMATORS, agreement, estimates, phases
+from pipeline.analysis.random_baselines import survival
 from tests.analysis import made
 
 KNOWN = {

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.shape import ALPHA, FLAT, PEAK, SPREADS, critical, judge, pooled, spread
-from pipeline.analysis.student import quantile
+from pipeline.analysis.curve_shapes import ALPHA, FLAT, PEAK, SPREADS, critical, judge, pooled, spread
+from pipeline.analysis.student_t import quantile
 
 CURVES = 600
 MARGIN = 3 * np.sqrt(ALPHA * (1 - ALPHA) / CURVES)

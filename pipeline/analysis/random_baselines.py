@@ -5,8 +5,8 @@ from typing import Any
 import polars as pl
 
 from pipeline.analysis.dome import dome
+from pipeline.analysis.frames import Lakelike, because, rows
 from pipeline.analysis.phases import EXPAND_COMPRESS, phases
-from pipeline.analysis.rows import Lakelike, because, rows
 
 RANDOM = "random-"
 CHECKPOINT = ("model", "kind", "stage", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")

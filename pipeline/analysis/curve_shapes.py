@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.student import quantile
+from pipeline.analysis.student_t import quantile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

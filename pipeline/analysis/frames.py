@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.shape import judge
+from pipeline.analysis.curve_shapes import judge
 from pipeline.lake.lake import RECIPES, Lake
 from pipeline.lake.reader import Reader
 
