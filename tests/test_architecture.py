@@ -51,7 +51,7 @@ MAY_IMPORT = {
 OWNERS = {
     "torch": {
         *("doctor", "geometry", "memory", "model", "loss", "provenance", "sampler", "measure", "demo"),
-        *("integrations", "watch/yielding"),
+        *("integrations", "watch/priority"),
     },
     "transformers": {"model", "demo", "integrations"},
     "tokenizers": {"demo"},

@@ -45,7 +45,7 @@ def watch(
     from pipeline.sweep.measure_one import corpus_named, recipe_named
     from pipeline.watch import Followed, Layers, Rule
     from pipeline.watch import watch as follow
-    from pipeline.watch.yielding import give_way
+    from pipeline.watch.priority import give_way
 
     followed = Followed(
         folder=folder.resolve(),

@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from pipeline.integrations.probe import Probe, Reading
-from pipeline.watch.folder import REQUESTS
+from pipeline.watch.checkpoint_folder import REQUESTS
 
 READINGS = "shape.jsonl"
 SHARE = 0.01

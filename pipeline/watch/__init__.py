@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 
 from pipeline.errors import UsageError
-from pipeline.watch.following import Followed, Follower
-from pipeline.watch.rules import Layers, Rule
-from pipeline.watch.telling import Teller, check_target
+from pipeline.watch.alert_rules import Layers, Rule
+from pipeline.watch.follower import Followed, Follower
+from pipeline.watch.notifier import Teller, check_target
 
 __all__ = ["Followed", "Layers", "Rule", "watch"]
 

@@ -11,7 +11,7 @@ from pipeline.integrations.trainer import READINGS
 from pipeline.lake import open as open_lake
 from pipeline.sweep.measure_one import corpus_named, recipe_named
 from pipeline.watch import watch
-from pipeline.watch.folder import REQUESTS
+from pipeline.watch.checkpoint_folder import REQUESTS
 from tests import real
 from tests.watch import made
 

@@ -12,7 +12,7 @@ from safetensors.torch import save
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Corpus, Resources, built_in
 from pipeline.watch import Followed, Rule
-from pipeline.watch import following as module
+from pipeline.watch import follower as module
 from tests.sweep import stub
 
 CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.watch.folder import found, unfinished
+from pipeline.watch.checkpoint_folder import found, unfinished
 from tests.watch import made
 
 

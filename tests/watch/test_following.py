@@ -9,10 +9,10 @@ import pytest
 from pipeline.lake import Lake, Tombstone
 from pipeline.lake import open as open_lake
 from pipeline.watch import watch
-from pipeline.watch.folder import REQUESTS
-from pipeline.watch.following import Follower
-from pipeline.watch.judging import owed, record_told
-from pipeline.watch.telling import Teller
+from pipeline.watch.alerts import owed, record_told
+from pipeline.watch.checkpoint_folder import REQUESTS
+from pipeline.watch.follower import Follower
+from pipeline.watch.notifier import Teller
 from tests.watch import made
 
 STEADY, JUMP = (10.0, 10.1, 9.9, 10.0, 10.1, 9.9), 20.0
@@ -118,7 +118,7 @@ def test_an_alert_that_a_killed_watch_owed_is_told_by_the_next(tmp_path, measure
     of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     follower = Follower(of)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.watch.following.changes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("pipeline.watch.follower.changes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         for _ in range(5):  # killed after each commit
             with pytest.raises(KeyboardInterrupt):
                 looks(follower)
@@ -249,7 +249,7 @@ def test_an_alert_is_owed_from_before_it_is_told_until_it_was_taken(tmp_path, me
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.watch.telling.pass_on", killed)
+    monkeypatch.setattr("pipeline.watch.notifier.pass_on", killed)
     with pytest.raises(KeyboardInterrupt):
         watch(of, len, 0.0, once=True, on_alert="true")
     (alert,) = owed(of.lake, tmp_path)
@@ -261,7 +261,7 @@ def test_an_alert_is_owed_from_before_it_is_told_until_it_was_taken(tmp_path, me
 def test_a_dead_webhook_is_asked_again_at_every_look_and_said_once(tmp_path, measured, monkeypatch):
     of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     follower, lines, problems = Follower(of), [], ["dead", "dead", "deaf", None]
-    monkeypatch.setattr("pipeline.watch.telling.pass_on", lambda *_: problems.pop(0))
+    monkeypatch.setattr("pipeline.watch.notifier.pass_on", lambda *_: problems.pop(0))
     teller = Teller(of.lake, tmp_path, lines.append, "http://localhost:1")
     looks(follower, 1)
     teller.tell(next(alert for one in follower.look() for alert in one.alerts))

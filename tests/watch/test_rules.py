@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.watch.rules import Layers, Rule, Value, change, value
+from pipeline.watch.alert_rules import Layers, Rule, Value, change, value
 
 ROWS = [
     {"layer": layer, "state": "block" if 0 < layer < 5 else "other", "id_mle": 10.0 * layer, "id_mle_se": 0.1 * layer}

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.watch import telling
-from pipeline.watch.judging import Alert
-from pipeline.watch.telling import check_target, pass_on
+from pipeline.watch import notifier
+from pipeline.watch.alerts import Alert
+from pipeline.watch.notifier import check_target, pass_on
 
 ALERT = Alert("c-1", "/runs/mine", "id_mle@blocks>4", "mine", "checkpoint-600", 600, 20.0, 9.5)
 
@@ -65,7 +65,7 @@ def test_nobody_at_the_address_is_a_problem_and_no_error():
 
 
 def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(telling, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(notifier, "TIMEOUT_S", 0.2)
     assert "did not end within 0.2 s" in (pass_on(ALERT, f"(sleep 0.6; touch {tmp_path}/late) & sleep 5") or "")
     time.sleep(0.7)
     assert not (tmp_path / "late").exists()

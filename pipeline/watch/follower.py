@@ -9,9 +9,9 @@ from pipeline.errors import ChangedError, ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
 from pipeline.sweep.measure_one import commit_measured, measured_here
-from pipeline.watch.folder import Found, Signature, covers, drop_request, found, requests, unfinished
-from pipeline.watch.judging import SHOWN, Alert, alerts, broken, changes
-from pipeline.watch.rules import Layers, Rule
+from pipeline.watch.alert_rules import Layers, Rule
+from pipeline.watch.alerts import SHOWN, Alert, alerts, broken, changes
+from pipeline.watch.checkpoint_folder import Found, Signature, covers, drop_request, found, requests, unfinished
 
 
 class Followed(NamedTuple):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
-from pipeline.watch.judging import Alert, owed, record_told
+from pipeline.watch.alerts import Alert, owed, record_told
 
 TIMEOUT_S = 60.0
 SCHEME = re.compile("https?://", re.IGNORECASE)

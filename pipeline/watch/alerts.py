@@ -9,7 +9,7 @@ from pipeline.lake import Lake
 from pipeline.lake import open as open_lake
 from pipeline.spec import Cell
 from pipeline.strict_model import canonical, digest
-from pipeline.watch.rules import Layers, Rule, Value, change, value
+from pipeline.watch.alert_rules import Layers, Rule, Value, change, value
 
 SHOWN = ("id_twonn", "anisotropy", "loss")
 FIRED, TOLD = "alerts/v1/fired", "alerts/v1/told"
