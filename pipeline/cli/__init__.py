@@ -7,7 +7,7 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import exports, histories, results, sweeps, upkeep, watch  # noqa: F401  each adds its commands
+from pipeline.cli import catalog, exports, maintenance, queries, sweeps, watch  # noqa: F401  each adds its commands
 from pipeline.cli.app import app
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
 
