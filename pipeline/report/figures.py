@@ -10,9 +10,9 @@ import vl_convert
 from pipeline import output_paths
 from pipeline.errors import UsageError
 from pipeline.lake.reader import Reader
-from pipeline.report import history, overview, theme
-from pipeline.report.data import RANDOM, chosen, tables
-from pipeline.report.encodings import (
+from pipeline.report import history_charts, overview_charts, theme
+from pipeline.report.chart_data import RANDOM, chosen, tables
+from pipeline.report.chart_parts import (
     DIMENSION,
     Shown,
     band,
@@ -52,7 +52,7 @@ def dimension_over_training(shown: Shown) -> alt.LayerChart:
 def profiles_over_training(shown: Shown) -> alt.FacetChart:
     """Anisotropy over depth at every checkpoint, one panel per model."""
     base = rows("layers", "text").transform_filter("datum.step != null && datum.block")
-    lines = line(base, 1.5).encode(depth(), share(), history.by_step(shown), alt.Detail("step:N"))
+    lines = line(base, 1.5).encode(depth(), share(), history_charts.by_step(shown), alt.Detail("step:N"))
     return _panels(lines)
 
 
@@ -71,7 +71,7 @@ def text_against_random(shown: Shown) -> alt.FacetChart:
 
 
 FIGURES: dict[str, Callable[[Shown], Any]] = {
-    "anisotropy-depth": overview.profile,
+    "anisotropy-depth": overview_charts.profile,
     "anisotropy-training": profiles_over_training,
     "id-training": dimension_over_training,
     "random-tokens": text_against_random,

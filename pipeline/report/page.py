@@ -15,9 +15,9 @@ from pipeline import output_paths
 from pipeline.lake.reader import Reader
 from pipeline.report import tables as printed
 from pipeline.report import theme
-from pipeline.report.data import ESTIMATORS, Tables, chosen, tables
-from pipeline.report.encode import columnar, script
-from pipeline.report.encodings import Shown
+from pipeline.report.chart_data import ESTIMATORS, Tables, chosen, tables
+from pipeline.report.chart_parts import Shown
+from pipeline.report.json_columns import columnar, script
 from pipeline.report.sections import HISTORY, HISTORY_KEYS, OVERVIEW, Section
 from pipeline.report.verdicts import Verdicts, verdicts
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from pipeline.report import history, overview
-from pipeline.report.encodings import Shown
+from pipeline.report import history_charts, overview_charts
+from pipeline.report.chart_parts import Shown
 
 HISTORY_KEYS = ("model", "kind", "stage", "run")
 """What a history is, beside its text: `{text}` fixes the corpus, its content and the recipe."""
@@ -66,7 +66,7 @@ OVERVIEW = (
         ("newest", "block"),
         ("text",),
         ("matched",),
-        overview.profile,
+        overview_charts.profile,
     ),
     Section(
         "growth",
@@ -79,7 +79,7 @@ OVERVIEW = (
         (),
         ("text",),
         (),
-        overview.growth,
+        overview_charts.growth,
     ),
     Section(
         "multiples",
@@ -93,7 +93,7 @@ OVERVIEW = (
         ("landmark", "step"),
         ("text", "estimator"),
         (),
-        overview.small_multiples,
+        overview_charts.small_multiples,
     ),
 )
 HISTORY = (
@@ -109,7 +109,7 @@ HISTORY = (
         ("step",),
         ("history", "text"),
         ("dome", "sinks"),
-        history.heat_map,
+        history_charts.heat_map,
     ),
     Section(
         "profiles",
@@ -122,7 +122,7 @@ HISTORY = (
         ("step", "block"),
         ("history", "text"),
         ("convergence",),
-        history.profiles,
+        history_charts.profiles,
     ),
     Section(
         "dimension",
@@ -137,7 +137,7 @@ HISTORY = (
         ("step", "block"),
         ("history", "text", "estimator"),
         ("phases", "estimators"),
-        history.dimension,
+        history_charts.dimension,
     ),
     Section(
         "loss",
@@ -151,7 +151,7 @@ HISTORY = (
         (),
         ("history", "text", "estimator"),
         (),
-        history.loss,
+        history_charts.loss,
     ),
     Section(
         "random",
@@ -164,6 +164,6 @@ HISTORY = (
         (),
         ("history", "text"),
         ("nulls",),
-        history.gaps,
+        history_charts.gaps,
     ),
 )

@@ -11,9 +11,9 @@ import vl_convert
 
 from pipeline.analysis import find
 from pipeline.errors import UsageError
-from pipeline.report import FIGURES, figure, history, theme
-from pipeline.report.data import ESTIMATORS, chosen, tables
-from pipeline.report.encodings import Shown
+from pipeline.report import FIGURES, figure, history_charts, theme
+from pipeline.report.chart_data import ESTIMATORS, chosen, tables
+from pipeline.report.chart_parts import Shown
 from pipeline.report.sections import HISTORY, OVERVIEW
 from tests.analysis import made as findings
 
@@ -63,7 +63,7 @@ def test_every_control_of_a_chart_changes_it(section, made):
 def test_dimension_draws_by_every_estimator(made, estimator):
     svg = drawn(SECTIONS["dimension"], made, estimator=estimator)
     assert svg.count("layer 4") == 1
-    assert (history.PEAK in svg) == (estimator != "id_authors")  # which has no errors, so no verdict
+    assert (history_charts.PEAK in svg) == (estimator != "id_authors")  # which has no errors, so no verdict
 
 
 def test_a_tile_per_layer_and_checkpoint(made):

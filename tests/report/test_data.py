@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.report.data import chosen, tables
-from pipeline.report.encode import columnar, script
+from pipeline.report.chart_data import chosen, tables
+from pipeline.report.json_columns import columnar, script
 from tests.report.conftest import STEPS
 
 BLOCKS = 4

@@ -13,7 +13,7 @@ from pipeline.lake.saved_queries import saved
 from pipeline.recipe import built_in
 from pipeline.report import figure, write
 from pipeline.report import page as pages
-from pipeline.report.encode import columnar
+from pipeline.report.json_columns import columnar
 from pipeline.report.sections import HISTORY, OVERVIEW
 from tests.report import made
 from tests.report.conftest import MODELS, STEPS

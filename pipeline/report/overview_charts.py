@@ -3,7 +3,7 @@
 import altair as alt
 
 from pipeline.report import theme
-from pipeline.report.encodings import (
+from pipeline.report.chart_parts import (
     DIMENSION,
     MOST_NAMED,
     Shown,

@@ -3,7 +3,7 @@
 import altair as alt
 
 from pipeline.analysis.phases import EXPAND_COMPRESS
-from pipeline.report.encodings import (
+from pipeline.report.chart_parts import (
     ANISOTROPY,
     DIMENSION,
     SHORT,

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from pipeline.report.data import ESTIMATORS, Tables
+from pipeline.report.chart_data import ESTIMATORS, Tables
 from pipeline.report.theme import WIDTH
 
 TICKS = [0, *(10**power for power in range(8))]
