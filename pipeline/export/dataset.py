@@ -15,7 +15,7 @@ from pipeline import output_paths
 from pipeline.catalog.hub_http import patiently
 from pipeline.columns import source
 from pipeline.errors import UsageError
-from pipeline.export.card import card
+from pipeline.export.dataset_card import card
 from pipeline.lake.lake import RECIPES, Lake
 from pipeline.lake.reader import Reader
 from pipeline.strict_model import digest

@@ -8,7 +8,7 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from pipeline.export.runs import Run
+from pipeline.export.tracker_runs import Run
 
 FILE = "events.out.tfevents.0.shapelake"
 """TensorBoard takes what has `tfevents` in its name; a usual name holds the time and the host, ours must not."""

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pipeline.export.runs import Run
+from pipeline.export.tracker_runs import Run
 
 PROJECT = "shapelake"
 

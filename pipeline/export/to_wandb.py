@@ -6,7 +6,7 @@ from pathlib import Path
 
 import wandb  # pyright: ignore[reportMissingImports]
 
-from pipeline.export.runs import Run
+from pipeline.export.tracker_runs import Run
 
 PROJECT = "shapelake"
 

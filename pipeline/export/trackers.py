@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pipeline import output_paths
 from pipeline.errors import UsageError
-from pipeline.export.runs import runs
+from pipeline.export.tracker_runs import runs
 from pipeline.lake.reader import Reader
 
 TRACKERS = {

@@ -11,7 +11,7 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.errors import UsageError
 from pipeline.export import replay
-from pipeline.export.runs import runs
+from pipeline.export.tracker_runs import runs
 from tests.analysis import made
 
 ORDER = (64, 1, 1000, 0)
