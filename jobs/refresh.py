@@ -19,14 +19,14 @@ Expect: on a day without news, no cell; with news, as many cells as `plan` tells
 
 from collections.abc import Iterator
 
-from pipeline.catalog.families import families
+from pipeline.catalog.families import load_families
 from pipeline.cli import job
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 
 def small_histories() -> Iterator[Members]:
     """The histories of small models: a family as a whole where all of it is small, else each of its small repos."""
-    for family in families():
+    for family in load_families():
         repos = family.members()
         small = [repo for repo in repos if family.tier_of(repo) == "small"]
         if not small or family.where == "final" or family.unloadable:

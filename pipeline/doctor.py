@@ -131,7 +131,7 @@ def _ray() -> Check:
 
 
 def _disk() -> Check:
-    root = scratch.root()
+    root = scratch.scratch_root()
     free = shutil.disk_usage(root).free
     said = f"{free / 1e9:,.0f} GB free in {root}"
     if free < LITTLE_DISK:

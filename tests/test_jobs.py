@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.catalog.families import families, family, family_of
-from pipeline.catalog.revision_names import parse
+from pipeline.catalog.families import find_family, get_family, load_families
+from pipeline.catalog.revision_names import parse_name
 from pipeline.spec import Hub, Members, Sweep
 from pipeline.sweep.config import load_sweep
 
@@ -86,11 +86,11 @@ def test_the_arithmetic_is_right(name: str) -> None:
 def test_a_job_asks_for_what_the_table_knows_and_can_measure(name: str) -> None:
     for source in module(name).SWEEP.checkpoints:
         if isinstance(source, Hub):
-            one = family_of(source.hub)
+            one = find_family(source.hub)
             assert not one.is_generic, source
         else:
             assert isinstance(source, Members)
-            one = family(source.family)
+            one = get_family(source.family)
             assert one.members(source.models), source
         assert one.unloadable is None, source
 
@@ -104,11 +104,11 @@ def test_refresh_takes_every_small_history_once_and_nothing_else() -> None:
     taken = [
         (source.family, repo)
         for source in module("refresh").SWEEP.checkpoints
-        for repo in family(source.family).members(source.models)
+        for repo in get_family(source.family).members(source.models)
     ]
     wanted = {
         (one.name, repo)
-        for one in families()
+        for one in load_families()
         for repo in one.members()
         if one.tier_of(repo) == "small" and one.where != "final" and not one.unloadable
     }
@@ -122,7 +122,7 @@ def test_no_job_measures_a_history_that_is_mostly_known_to_be_wrong() -> None:
     """pythia-2.8b serves the end of training under most of its early names."""
     asked = {source.hub for name in ON_THE_HUB for source in module(name).SWEEP.checkpoints if isinstance(source, Hub)}
     grid = [f"step{step}" for step in range(1000, 144000, 1000)]
-    assert all(parse(step) for step in grid)
+    assert all(parse_name(step) for step in grid)
     for repo in asked:
-        one = family_of(repo)
+        one = find_family(repo)
         assert sum(bool(one.faults(repo, step)) for step in grid) < len(grid) / 10, repo

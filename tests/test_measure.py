@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import measure
-from pipeline.catalog.local_histories import single
+from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.errors import ChangedError, CheckpointError, UsageError
 from pipeline.recipe import built_in
 from pipeline.spec import Resources
@@ -40,7 +40,7 @@ def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]
 
 @pytest.mark.parametrize("first", [True, False])
 def test_weights_replaced_since_the_plan_are_not_measured_under_its_name(folder, tmp_path, monkeypatch, first):
-    planned = single(folder)
+    planned = inspect_checkpoint(folder)
     measure.open_checkpoint(planned, RECIPE, CPU)
     other = real.checkpoint(tmp_path / "other", seed=2)
     during_loading(monkeypatch, lambda: shutil.copy(other / "model.safetensors", folder), first)
@@ -50,19 +50,19 @@ def test_weights_replaced_since_the_plan_are_not_measured_under_its_name(folder,
 
 def test_files_half_written_over_are_changed_not_broken(folder, monkeypatch):
     """What another upload breaks is no fault of the planned checkpoint, which must not be condemned for it."""
-    planned = single(folder)
+    planned = inspect_checkpoint(folder)
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     during_loading(monkeypatch, lambda: weights.write_bytes(whole[:-1000]), first=True)
     with pytest.raises(ChangedError):
         measure.open_checkpoint(planned, RECIPE, CPU)
     with pytest.raises(CheckpointError, match="cannot be opened"):
-        measure.open_checkpoint(single(folder), RECIPE, CPU)
+        measure.open_checkpoint(inspect_checkpoint(folder), RECIPE, CPU)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
 def test_another_config_or_tokenizer_is_noticed_too(folder, name):
-    planned = single(folder)
+    planned = inspect_checkpoint(folder)
     (folder / name).write_text((folder / name).read_text() + "\n")
     with pytest.raises(ChangedError, match=f"its {name[:6]}"):
         measure.open_checkpoint(planned, RECIPE, CPU)
@@ -81,7 +81,7 @@ def test_a_history_through_one_module_has_the_numbers_of_fresh_loads(tmp_path):
 
 
 def test_what_is_kept_is_out_while_it_is_in_use_and_freed_where_it_is_of_no_use(folder):
-    kept, planned = measure.Kept(), single(folder)
+    kept, planned = measure.Kept(), inspect_checkpoint(folder)
     opened = measure.open_checkpoint(planned, RECIPE, CPU, kept)
     kept.put(opened)
     assert kept.take(opened.like) is opened
@@ -94,7 +94,7 @@ def test_what_is_kept_is_out_while_it_is_in_use_and_freed_where_it_is_of_no_use(
 
 
 def test_a_model_that_is_large_beside_the_free_memory_is_not_kept(folder, monkeypatch):
-    opened, kept = measure.open_checkpoint(single(folder), RECIPE, CPU), measure.Kept()
+    opened, kept = measure.open_checkpoint(inspect_checkpoint(folder), RECIPE, CPU), measure.Kept()
     size = 4 * opened.model.n_params
     for room, result in ((11 * size, opened), (9 * size, None)):
         monkeypatch.setattr(measure, "free_bytes", lambda device, room=room: room)
@@ -105,5 +105,5 @@ def test_a_model_that_is_large_beside_the_free_memory_is_not_kept(folder, monkey
 def test_a_gpu_that_is_not_there_is_refused_in_two_lines(folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UsageError, match=r"resources\.gpus=1: no CUDA device") as caught:
-        measure.open_checkpoint(single(folder), RECIPE, Resources(cpus=1, gpus=1))
+        measure.open_checkpoint(inspect_checkpoint(folder), RECIPE, Resources(cpus=1, gpus=1))
     assert len(str(caught.value).splitlines()) == 2

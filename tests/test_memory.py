@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import measure, memory
-from pipeline.catalog.local_histories import single
+from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.columns import names
 from pipeline.spec import Cell, Resources, Sweep
 from tests import real
@@ -29,7 +29,7 @@ def cell(folder: Path, contexts: int = 8, kept: int = 16) -> Cell:
     sweep = Sweep.model_validate(
         {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}], "recipe": recipe}
     )
-    checkpoint = single(folder)
+    checkpoint = inspect_checkpoint(folder)
     return Cell(checkpoint=checkpoint, corpus=sweep.corpora[0], recipe=sweep.recipe, kind=checkpoint.kinds[0])
 
 
@@ -70,7 +70,7 @@ def test_a_full_device_means_a_pass_per_layer(folder, monkeypatch):
 
 
 def test_tasks_at_once_share_the_memory(folder):
-    shared = measure.open_checkpoint(single(folder), cell(folder).recipe, Resources(cpus=4, slots=4))
+    shared = measure.open_checkpoint(inspect_checkpoint(folder), cell(folder).recipe, Resources(cpus=4, slots=4))
     assert shared.tasks == 4
 
 

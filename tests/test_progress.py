@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import progress
-from pipeline.catalog.local_histories import discover
+from pipeline.catalog.local_histories import discover_history
 from pipeline.progress import Progress, metered
 from pipeline.spec import Local
 
@@ -54,7 +54,7 @@ def test_hashing_many_small_files_shows_itself_as_one_long_wait(
         (tmp_path / "runs" / f"step{step}" / "model.safetensors").write_bytes(bytes(1000))
         (tmp_path / "runs" / f"step{step}" / "config.json").write_text("{}")
     monkeypatch.setattr(Progress, "advance", slow)
-    discover(Local(local=str(tmp_path / "runs")))
+    discover_history(Local(local=str(tmp_path / "runs")))
     assert capsys.readouterr().err.splitlines() == ["Hashing runs: 1,002 of 5,010 bytes"]
 
 

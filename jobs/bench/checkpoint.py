@@ -16,7 +16,7 @@ from jobs.bench.data import curved, forward_floor
 from jobs.bench.decoder import save_decoder
 from jobs.bench.scale import Model, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
-from pipeline.catalog.local_histories import single
+from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.corpora import contexts
 from pipeline.measure import Opened, measure, open_checkpoint
 from pipeline.spec import Cell, ContextRecipe, Corpus, Resources
@@ -87,7 +87,7 @@ def _recipe(model: Model, device: str) -> ContextRecipe:
 
 def load(folder: Path, recipe: ContextRecipe, device: str) -> Loaded:
     """A checkpoint folder, and the random tokens that the recipe has it read."""
-    checkpoint, corpus = single(folder), Corpus(kind="random-uniform")
+    checkpoint, corpus = inspect_checkpoint(folder), Corpus(kind="random-uniform")
     resources = Resources(gpus=int(device == "cuda"), cpus=torch.get_num_threads())
     opened = open_checkpoint(checkpoint, recipe, resources)
     cell = Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=recipe)

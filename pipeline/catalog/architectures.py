@@ -3,17 +3,17 @@
 import json
 from typing import Any, Literal, NamedTuple
 
-from pipeline.catalog.checkpoint_files import CONFIG, Files
+from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles
 from pipeline.spec import Kind
 
 Norm = Literal["pre", "post", "sublayer-post", "unknown"]
 
 DECODER: tuple[Kind, ...] = ("decoder",)
 ENCODER: tuple[Kind, ...] = ("encoder",)
-BOTH: tuple[Kind, ...] = ("encdec-encoder", "encdec-decoder")
+ENCODER_DECODER: tuple[Kind, ...] = ("encdec-encoder", "encdec-decoder")
 
 CLASS_SUFFIXES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
-    ("ForConditionalGeneration", BOTH),
+    ("ForConditionalGeneration", ENCODER_DECODER),
     ("EncoderModel", ("encdec-encoder",)),
     ("ForCausalLM", DECODER),
     ("LMHeadModel", DECODER),
@@ -50,14 +50,14 @@ ARCHITECTURES: dict[str, Architecture] = {
         "post",
         "albert bert camembert deberta deberta-v2 distilbert electra mpnet roberta xlm-roberta",
     ),
-    **_rows(BOTH, "pre", "mbart mt5 pegasus t5 umt5"),
-    **_rows(BOTH, "post", "bart marian"),
+    **_rows(ENCODER_DECODER, "pre", "mbart mt5 pegasus t5 umt5"),
+    **_rows(ENCODER_DECODER, "post", "bart marian"),
 }
 """By `model_type`. pre = the norm is on a sublayer's input, and the residual stream is never normalised; post = on the
 residual stream itself; sublayer-post = on a sublayer's output before it joins the stream (OLMo 2, arXiv 2501.00656)."""
 
 
-def kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
+def infer_kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
     """The profiles of the model that `config` (a parsed config.json) describes.
 
     The class names in `architectures` decide, then `model_type`; empty where neither is known.
@@ -71,10 +71,10 @@ def kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
     return known.kinds if known else ()
 
 
-def config_in(files: Files) -> dict[str, Any]:
+def parse_config(files: CheckpointFiles) -> dict[str, Any]:
     """The parsed config.json among `files`; empty where it is absent or no JSON object: loading it says why."""
     try:
-        found = json.loads(files.read(CONFIG)) if CONFIG in files.names else {}
+        found = json.loads(files.read(CONFIG_FILE)) if CONFIG_FILE in files.names else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -10,12 +10,12 @@ from itertools import pairwise
 from statistics import median
 from typing import Literal, NamedTuple, TypeVar
 
-from pipeline.catalog.known_issues import holds
-from pipeline.catalog.revisions import UNPLACED, History, Revision, State
+from pipeline.catalog.known_issues import is_confirmed_by_listing
+from pipeline.catalog.revisions import UNKNOWN_ORDER, History, Revision, RevisionState
 
 Severity = Literal["error", "warning", "note"]
 """error: a curve over these points is wrong; warning: it lacks points; note: worth knowing."""
-What = Literal[
+FindingName = Literal[
     "known-bad",
     "equals-final",
     "equal-weights",
@@ -28,20 +28,20 @@ What = Literal[
     "no-repo",
     "no-revisions",
 ]
-Seen = Mapping[str, tuple[str | None, str]]
+RecordedRevisions = Mapping[str, tuple[str | None, str]]
 """Commit and weights digest of each label, by revision name, as the lake last saw it."""
 
 K = TypeVar("K", bound=Hashable)
 
-WIDE = 1.5
+GAP_RATIO = 1.5
 """An interval this much wider than those around it is a gap; rounded step names stay below."""
-AROUND = 4
+GAP_NEIGHBORS = 4
 
 
-class Finding(NamedTuple):
+class HistoryFinding(NamedTuple):
     """One thing that is wrong, and where."""
 
-    what: What
+    what: FindingName
     severity: Severity
     revisions: tuple[str, ...]
     """In training order; of a gap those on both sides."""
@@ -49,7 +49,7 @@ class Finding(NamedTuple):
     """For people: one sentence that names the revisions, the first and last of many."""
 
 
-def audit(history: History) -> tuple[Finding, ...]:
+def audit_history(history: History) -> tuple[HistoryFinding, ...]:
     """Everything that is wrong with a history, the worst first."""
     revisions = sorted(history.revisions, key=lambda revision: revision.key)
     found = (
@@ -65,7 +65,7 @@ def audit(history: History) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda finding: Severity.__args__.index(finding.severity)))
 
 
-def states(history: History, seen: Seen) -> dict[str, State]:
+def classify_revisions(history: History, seen: RecordedRevisions) -> dict[str, RevisionState]:
     """The state of every revision and of every label seen before; the first that applies:
 
     1. what cannot be measured, whatever it was: GATED, UNPARSED, NO_WEIGHTS; what is no longer there: GONE;
@@ -74,23 +74,23 @@ def states(history: History, seen: Seen) -> dict[str, State]:
     """
     known = {weights for _, weights in seen.values()}
     partial = {revision.name for group in _sharing(history.revisions) for revision in group}
-    found: dict[str, State] = {}
+    found: dict[str, RevisionState] = {}
     for revision in sorted(history.revisions, key=lambda revision: revision.key):
         found[revision.name] = _state(revision, seen, known, partial)
         known.add(revision.weights_digest or "")
-    gone: dict[str, State] = {name: "GONE" for name in sorted(seen) if name not in found}
+    gone: dict[str, RevisionState] = {name: "GONE" for name in sorted(seen) if name not in found}
     return found | gone
 
 
-def stated(history: History, seen: Seen) -> History:
+def assign_states(history: History, seen: RecordedRevisions) -> History:
     """The history with `states` in its revisions; what is gone comes last."""
-    now = states(history, seen)
+    now = classify_revisions(history, seen)
     there = tuple(replace(revision, state=now.pop(revision.name)) for revision in history.revisions)
-    gone = (Revision(name, order=UNPLACED, commit=seen[name][0], state=state) for name, state in now.items())
+    gone = (Revision(name, order=UNKNOWN_ORDER, commit=seen[name][0], state=state) for name, state in now.items())
     return replace(history, revisions=(*there, *gone))
 
 
-def _state(revision: Revision, seen: Seen, known: set[str], partial: set[str]) -> State:
+def _state(revision: Revision, seen: RecordedRevisions, known: set[str], partial: set[str]) -> RevisionState:
     weights = revision.weights_digest
     if weights is None:
         return revision.state
@@ -102,17 +102,17 @@ def _state(revision: Revision, seen: Seen, known: set[str], partial: set[str]) -
     return "PARTIAL_DUP" if revision.name in partial else "NEW"
 
 
-def _known_bad(revisions: Sequence[Revision]) -> Iterator[Finding]:
+def _known_bad(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """What the catalogue knows and no listing shows, and what it knew; what listings do show is found in them."""
     for fault in dict.fromkeys(fault for revision in revisions for fault in revision.known_bad):
         group = [revision for revision in revisions if fault in revision.known_bad]
         if not fault.is_listed:
             yield _finding("known-bad", "error", group, f"{{}}: {fault.says}")
-        elif fixed := [revision for revision in group if holds(fault, revision, revisions) is False]:
+        elif fixed := [revision for revision in group if is_confirmed_by_listing(fault, revision, revisions) is False]:
             yield _finding("known-bad", "note", fixed, f"{{}}: fixed since it was known for {fault.says}")
 
 
-def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[Finding]:
+def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """Steps in mid-training with the weights of `main` or of a last step."""
     final = _finals(revisions)
     for group in _equal(revisions):
@@ -122,7 +122,7 @@ def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[Finding]:
             yield _finding("equals-final", "error", middle, says)
 
 
-def _equal_weights(revisions: Sequence[Revision]) -> Iterator[Finding]:
+def _equal_weights(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """Equal weights under different labels; of neighbours in training it may be true (a step that changed nothing)."""
     final = _finals(revisions)
     at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.files)}
@@ -136,12 +136,12 @@ def _equal_weights(revisions: Sequence[Revision]) -> Iterator[Finding]:
             yield _finding("equal-weights", "error", group, says)
 
 
-def _shared_shards(revisions: Sequence[Revision]) -> Iterator[Finding]:
+def _shared_shards(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     for group in _sharing(revisions):
         yield _finding("shared-shards", "error", group, "{} share some of their weight files, not all")
 
 
-def _not_measured(revisions: Sequence[Revision]) -> Iterator[Finding]:
+def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """What the listing has and a curve will not."""
     without = [revision for revision in revisions if revision.state == "NO_WEIGHTS"]
     for why, group in _by(without, lambda revision: revision.why).items():
@@ -153,21 +153,21 @@ def _not_measured(revisions: Sequence[Revision]) -> Iterator[Finding]:
         yield _finding("gated", "note", gated, "{}: gated, and access is not granted")
 
 
-def _gaps(revisions: Sequence[Revision]) -> Iterator[Finding]:
+def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """Intervals much wider than those before and after them; a grid that only widens, as a log one, has none."""
     for line in _by(revisions, lambda r: (r.place.run, r.place.stage) if _at(r) is not None else None).values():
         steps = [(_at(revision) or 0, revision) for revision in line]
         widths = [b - a for (a, _), (b, _) in pairwise(steps)]
         for index, width in enumerate(widths):
             usual = _usual(widths, index)
-            if usual is not None and width > WIDE * usual:
+            if usual is not None and width > GAP_RATIO * usual:
                 ends = [steps[index][1], steps[index + 1][1]]
                 yield _finding("gap", "warning", ends, f"nothing between {{}}, where the grid is {usual:,.0f} wide")
 
 
 def _usual(widths: Sequence[int], index: int) -> float | None:
     """The width of the grid on the wider side of an interval; None at an end, where nobody can tell."""
-    before, after = widths[max(index - AROUND, 0) : index], widths[index + 1 : index + 1 + AROUND]
+    before, after = widths[max(index - GAP_NEIGHBORS, 0) : index], widths[index + 1 : index + 1 + GAP_NEIGHBORS]
     return max(median(before), median(after)) if before and after else None
 
 
@@ -177,18 +177,18 @@ def _at(revision: Revision) -> int | None:
     return next((count for count in (place.step, place.tokens, place.position) if count is not None), None)
 
 
-def _read_by_the_generic_rule(history: History) -> Iterator[Finding]:
+def _read_by_the_generic_rule(history: History) -> Iterator[HistoryFinding]:
     if history.rule == "generic" and len(history.revisions) > 1:
         says = f"{history.model} is not in the catalogue: its names were read by the general rule"
-        yield Finding("generic-rule", "note", (), says)
+        yield HistoryFinding("generic-rule", "note", (), says)
 
 
-def _nothing_there(history: History) -> Iterator[Finding]:
+def _nothing_there(history: History) -> Iterator[HistoryFinding]:
     if history.absent:
-        yield Finding("no-repo", "warning", (), f"{history.model} is not on the Hub, or is private")
+        yield HistoryFinding("no-repo", "warning", (), f"{history.model} is not on the Hub, or is private")
     elif not history.revisions:
         says = f"{history.model} has no revisions: no branch, tag or sub-folder that may be a checkpoint"
-        yield Finding("no-revisions", "warning", (), says)
+        yield HistoryFinding("no-revisions", "warning", (), says)
 
 
 def _finals(revisions: Sequence[Revision]) -> set[str]:
@@ -221,14 +221,14 @@ def _by(revisions: Iterable[Revision], key: Callable[[Revision], K | None]) -> d
     return groups
 
 
-def _finding(what: What, severity: Severity, group: Sequence[Revision], says: str) -> Finding:
+def _finding(what: FindingName, severity: Severity, group: Sequence[Revision], says: str) -> HistoryFinding:
     names = tuple(revision.name for revision in group)
-    return Finding(what, severity, names, says.replace("{}", _listed(names), 1))
+    return HistoryFinding(what, severity, names, says.replace("{}", _listed(names), 1))
 
 
 def _sources(group: Sequence[Revision]) -> str:
     """Where else it stands that these revisions have this fault."""
-    shown = dict.fromkeys(f.source for one in group for f in one.known_bad if holds(f, one, group))
+    shown = dict.fromkeys(f.source for one in group for f in one.known_bad if is_confirmed_by_listing(f, one, group))
     return f" ({', '.join(shown)})" if shown else ""
 
 

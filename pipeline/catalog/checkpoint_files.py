@@ -9,16 +9,22 @@ from typing import Protocol
 from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
 
-CONFIG = "config.json"
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+CONFIG_FILE = "config.json"
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """In the order in which loading tries them; each whole, else in shards beside an index."""
-NO_PICKLE = (".safetensors", ".safetensors.index.json")
-VOCABULARY = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
+VOCABULARY_PATTERNS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 """Any one of them makes a tokenizer."""
-TOKENIZER = (*VOCABULARY, "merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_PATTERNS = (
+    *VOCABULARY_PATTERNS,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
-class Files(Protocol):
+class CheckpointFiles(Protocol):
     """The files of one checkpoint by name, in a folder or on the Hub."""
 
     @property
@@ -36,7 +42,7 @@ class Files(Protocol):
     def size(self, name: str) -> int: ...
 
 
-class Folder:
+class LocalFolder:
     """The files of a folder, which may be absent; listed once.
 
     Args:
@@ -60,13 +66,13 @@ class Folder:
         return (self.path / name).stat().st_size
 
 
-def weight_files(files: Files) -> tuple[str, ...]:
+def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
     """Names of the weight files that loading reads: a whole file, or an index and every shard that it names.
 
     A shard may be absent, and of an index that cannot be understood there are none: loading says so. Empty where there
     are no weights.
     """
-    for whole in WEIGHTS:
+    for whole in WEIGHT_FILES:
         if whole in files.names:
             return (whole,)
         if (index := f"{whole}.index.json") in files.names:
@@ -74,32 +80,32 @@ def weight_files(files: Files) -> tuple[str, ...]:
     return ()
 
 
-def lacking(files: Files, pickles: bool = True) -> str | None:
+def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | None:
     """Why the files cannot be loaded, as far as their names say; null where they can.
 
     Args:
         pickles: weights in .bin files are wanted where there are no others.
     """
-    weights = weight_files(files)
+    weights = list_weight_files(files)
     absent = [name for name in weights if name not in files.names]
     if not weights:
-        return f"neither {' nor '.join(WEIGHTS)}"
-    if CONFIG not in files.names:
-        return f"no {CONFIG}"
-    if not pickles and (found := next((name for name in weights if not name.endswith(NO_PICKLE)), None)):
+        return f"neither {' nor '.join(WEIGHT_FILES)}"
+    if CONFIG_FILE not in files.names:
+        return f"no {CONFIG_FILE}"
+    if not pickles and (found := next((name for name in weights if not name.endswith(SAFETENSORS_SUFFIXES)), None)):
         return f"{found} is a pickle, which this family is not known to use"
-    if len(weights) == 1 and weights[0] not in WEIGHTS:
+    if len(weights) == 1 and weights[0] not in WEIGHT_FILES:
         return f"no shard is named in {weights[0]}"
     return f"{len(absent)} of {len(weights) - 1} shards absent: {absent[0]}" if absent else None
 
 
-def tokenizer_files(files: Files) -> tuple[str, ...]:
+def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
     """Names of the files that a tokenizer is made from."""
-    return _matching(files, TOKENIZER)
+    return _matching(files, TOKENIZER_PATTERNS)
 
 
-def has_tokenizer(files: Files) -> bool:
-    return bool(_matching(files, VOCABULARY))
+def has_tokenizer(files: CheckpointFiles) -> bool:
+    return bool(_matching(files, VOCABULARY_PATTERNS))
 
 
 def _shards(index: bytes) -> list[str]:
@@ -111,5 +117,5 @@ def _shards(index: bytes) -> list[str]:
         return []
 
 
-def _matching(files: Files, patterns: tuple[str, ...]) -> tuple[str, ...]:
+def _matching(files: CheckpointFiles, patterns: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(name for name in files.names if any(fnmatchcase(name, pattern) for pattern in patterns)))

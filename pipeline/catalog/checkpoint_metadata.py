@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from pipeline.catalog.architectures import bytes_per_parameter, config_in, kinds
-from pipeline.catalog.checkpoint_files import Files
-from pipeline.catalog.digests import Content, weight_bytes
-from pipeline.catalog.revision_names import Place
+from pipeline.catalog.architectures import bytes_per_parameter, infer_kinds, parse_config
+from pipeline.catalog.checkpoint_files import CheckpointFiles
+from pipeline.catalog.digests import FileHashes, weight_bytes
+from pipeline.catalog.revision_names import TrainingPoint
 
 
-def facts(files: Files, content: Content, place: Place) -> dict[str, Any]:
+def build_checkpoint_fields(files: CheckpointFiles, content: FileHashes, place: TrainingPoint) -> dict[str, Any]:
     """The fields of a Checkpoint that are neither its label nor where its files are."""
-    config = config_in(files)
+    config = parse_config(files)
     return {
-        "kinds": kinds(config),
+        "kinds": infer_kinds(config),
         "n_params": weight_bytes(files) // bytes_per_parameter(config) or None,
         "step": place.step,
         "tokens_seen": place.tokens,

@@ -4,13 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from pipeline.catalog.checkpoint_files import CONFIG, Files, Folder, tokenizer_files, weight_files
+from pipeline.catalog.checkpoint_files import (
+    CONFIG_FILE,
+    CheckpointFiles,
+    LocalFolder,
+    list_tokenizer_files,
+    list_weight_files,
+)
 from pipeline.errors import ChangedError
 from pipeline.hashing import digest_of
 from pipeline.spec import Checkpoint
 from pipeline.strict_model import digest
 
-Shas = Mapping[str, str]
+Sha256ByName = Mapping[str, str]
 """sha256 by file name."""
 
 
@@ -22,22 +28,22 @@ class Digests(TypedDict):
     tokenizer_digest: str
 
 
-class Content(NamedTuple):
+class FileHashes(NamedTuple):
     """The files of a checkpoint that are there, each with its sha256."""
 
     place: str
-    weights: Shas
-    config: Shas
-    tokenizer: Shas
+    weights: Sha256ByName
+    config: Sha256ByName
+    tokenizer: Sha256ByName
 
     @classmethod
-    def of(cls, files: Files, tokenizer: Files) -> "Content":
+    def of(cls, files: CheckpointFiles, tokenizer: CheckpointFiles) -> "FileHashes":
         """Hashes what is in a folder; of files on the Hub reads only those that it keeps no sha256 of."""
         return cls(
             files.place,
-            _shas(files, weight_files(files)),
-            _shas(files, (CONFIG,)),
-            _shas(tokenizer, tokenizer_files(tokenizer)),
+            _shas(files, list_weight_files(files)),
+            _shas(files, (CONFIG_FILE,)),
+            _shas(tokenizer, list_tokenizer_files(tokenizer)),
         )
 
     @property
@@ -55,14 +61,14 @@ class Content(NamedTuple):
         return digest(["absent", self.place], bits=256)
 
 
-def weight_bytes(files: Files) -> int:
+def weight_bytes(files: CheckpointFiles) -> int:
     """Size of the weight files that are there."""
-    return sum(files.size(name) for name in weight_files(files) if name in files.names)
+    return sum(files.size(name) for name in list_weight_files(files) if name in files.names)
 
 
-def hashed_bytes(files: Files) -> int:
+def bytes_to_hash(files: CheckpointFiles) -> int:
     """Size of what `Content.of` reads of a checkpoint itself, its tokenizer apart."""
-    return weight_bytes(files) + (files.size(CONFIG) if CONFIG in files.names else 0)
+    return weight_bytes(files) + (files.size(CONFIG_FILE) if CONFIG_FILE in files.names else 0)
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
@@ -71,7 +77,7 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
     Raises:
         ChangedError: they are others.
     """
-    now = Content.of(Folder(Path(checkpoint.path)), Folder(Path(checkpoint.tokenizer_path))).digests
+    now = FileHashes.of(LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))).digests
     for name, found in now.items():
         if found != getattr(checkpoint, name):
             what = name.removesuffix("_digest")
@@ -82,5 +88,5 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
             )
 
 
-def _shas(files: Files, names: Sequence[str]) -> dict[str, str]:
+def _shas(files: CheckpointFiles, names: Sequence[str]) -> dict[str, str]:
     return {name: files.sha256(name) for name in names if name in files.names}

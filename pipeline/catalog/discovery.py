@@ -6,7 +6,7 @@ from pipeline.catalog.revisions import History
 from pipeline.spec import Checkpoint, Hub, Local, Source
 
 
-def discover(source: Source, models: str = "*") -> tuple[History, ...]:
+def discover_histories(source: Source, models: str = "*") -> tuple[History, ...]:
     """The histories of a source, each with its revisions in training order.
 
     Args:
@@ -20,13 +20,13 @@ def discover(source: Source, models: str = "*") -> tuple[History, ...]:
         FetchError: the Hub gives no answer now.
     """
     if isinstance(source, Local):
-        return (local_histories.discover(source),)
+        return (local_histories.discover_history(source),)
     from pipeline.catalog import hub_discovery
 
-    return hub_discovery.discover(source, models)
+    return hub_discovery.discover_histories(source, models)
 
 
-def single(source: Hub, revision: str = "main") -> Checkpoint:
+def resolve_checkpoint(source: Hub, revision: str = "main") -> Checkpoint:
     """One checkpoint of a repo: a branch, tag, sub-folder or commit, whether or not its name says where it stands.
 
     Raises:
@@ -35,4 +35,4 @@ def single(source: Hub, revision: str = "main") -> Checkpoint:
     """
     from pipeline.catalog import hub_discovery
 
-    return hub_discovery.single(source, revision)
+    return hub_discovery.resolve_checkpoint(source, revision)

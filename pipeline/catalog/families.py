@@ -12,31 +12,31 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.catalog.family import Example, Family
-from pipeline.catalog.revision_names import Place, no_point, parse
+from pipeline.catalog.revision_names import TrainingPoint, is_ignored_name, parse_name
 from pipeline.errors import UsageError
 from pipeline.strict_model import first_problem, suggest
 
-TABLE = Path(__file__).with_name("families.yaml")
+FAMILIES_YAML = Path(__file__).with_name("families.yaml")
 
 
-class Generic(Family):
+class GenericFamily(Family):
     """The rule for repos that the table does not know: names are read by `names.parse`."""
 
     @property
     def is_generic(self) -> bool:
         return True
 
-    def place(self, repo: str, name: str) -> Place | None:
-        return parse(name)
+    def place(self, repo: str, name: str) -> TrainingPoint | None:
+        return parse_name(name)
 
-    def order(self, place: Place) -> tuple:
+    def order(self, place: TrainingPoint) -> tuple:
         return place.order
 
     def skips(self, name: str) -> bool:
-        return no_point(name)
+        return is_ignored_name(name)
 
 
-GENERIC = Generic(
+GENERIC_FAMILY = GenericFamily(
     name="generic",
     ids=("*/*",),
     where="branches-and-tags",
@@ -49,24 +49,26 @@ GENERIC = Generic(
 
 
 @cache
-def families() -> tuple[Family, ...]:
+def load_families() -> tuple[Family, ...]:
     """Every family of the table, in its order."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    entries = yaml.load(TABLE.read_text(), loader)
-    return tuple(entry(name, fields) for name, fields in entries.items())
+    entries = yaml.load(FAMILIES_YAML.read_text(), loader)
+    return tuple(parse_family(name, fields) for name, fields in entries.items())
 
 
-def entry(name: str, fields: Mapping[str, Any]) -> Family:
+def parse_family(name: str, fields: Mapping[str, Any]) -> Family:
     """The family that one entry of the table describes."""
     try:
         return Family.model_validate({"name": name, **fields})
     except ValidationError as error:
-        raise UsageError(f"family {name}", first_problem(error), f"Correct its entry in {TABLE.name}") from error
+        raise UsageError(
+            f"family {name}", first_problem(error), f"Correct its entry in {FAMILIES_YAML.name}"
+        ) from error
 
 
-def family(name: str) -> Family:
+def get_family(name: str) -> Family:
     """The family called `name`."""
-    known = {one.name: one for one in families()}
+    known = {one.name: one for one in load_families()}
     if name not in known:
         raise UsageError(
             f"family {name!r}", f"no such family{suggest(name, list(known))}", "List them with shapelake catalog"
@@ -74,6 +76,6 @@ def family(name: str) -> Family:
     return known[name]
 
 
-def family_of(repo: str) -> Family:
+def find_family(repo: str) -> Family:
     """The family that claims `repo`, else GENERIC."""
-    return next((one for one in families() if one.claims(repo)), GENERIC)
+    return next((one for one in load_families() if one.claims(repo)), GENERIC_FAMILY)

@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.catalog.architectures import Norm
-from pipeline.catalog.repo_templates import expanded, placeholders, shape
-from pipeline.catalog.revision_names import LAST, Place, no_point, run_order, stated
+from pipeline.catalog.repo_templates import compile_template, expand_template, placeholders
+from pipeline.catalog.revision_names import SORTS_LAST, TrainingPoint, is_ignored_name, parse_groups, run_sort_key
 from pipeline.strict_model import Noun, suggest
 
-GROUPS = {"step", "kilo", "tokens", "position", "unit", "stage", "run"}
+NAME_GROUPS = {"step", "kilo", "tokens", "position", "unit", "stage", "run"}
 
 Where = Literal["branches", "tags", "branches-and-tags", "repos", "subfolders", "final"]
 Tier = Literal["small", "medium", "large"]
@@ -108,8 +108,8 @@ class Family(Noun):
     @field_validator("rev")
     @classmethod
     def _has_known_groups(cls, rev: re.Pattern[str]) -> re.Pattern[str]:
-        for group in rev.groupindex.keys() - GROUPS:
-            raise ValueError(f"unknown group {group!r}{suggest(group, sorted(GROUPS))}")
+        for group in rev.groupindex.keys() - NAME_GROUPS:
+            raise ValueError(f"unknown group {group!r}{suggest(group, sorted(NAME_GROUPS))}")
         return rev
 
     @field_validator("tiers")
@@ -134,7 +134,7 @@ class Family(Noun):
     @cached_property
     def repos(self) -> tuple[str, ...]:
         """Every repo id of the family; those with * are patterns and stay so."""
-        return tuple(repo for template in self.ids for repo in expanded(template, self.vars))
+        return tuple(repo for template in self.ids for repo in expand_template(template, self.vars))
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ class Family(Noun):
         """Whether `repo` is one of the family; case counts."""
         return self._values(repo) is not None
 
-    def place(self, repo: str, name: str) -> Place | None:
+    def place(self, repo: str, name: str) -> TrainingPoint | None:
         """Where in training the checkpoint `name` of `repo` stands; None if the name does not say.
 
         Args:
@@ -162,22 +162,22 @@ class Family(Noun):
         match = self.rev.fullmatch(name.split("/")[-1] if self.where == "repos" else name)
         if match is None:
             return None
-        said = stated(match.groupdict())
+        said = parse_groups(match.groupdict())
         stage = self._stage(repo, said.stage) if said else None
         if said is None or stage is None:
             return None
         run = said.run or (self._values(repo) or {}).get("run")
         return _with_tokens(said._replace(run=run), stage)
 
-    def order(self, place: Place) -> tuple:
+    def order(self, place: TrainingPoint) -> tuple:
         """Sorts the places of one history in training order: run, stage, step or tokens."""
-        return (run_order(place.run), self._ranks.get(place.stage, LAST), *place.progress)
+        return (run_sort_key(place.run), self._ranks.get(place.stage, SORTS_LAST), *place.progress)
 
     def skips(self, name: str) -> bool:
         """Whether `name` is no point of the history and nothing to report."""
         if self.rev.fullmatch(name):
             return False
-        return no_point(name) or (self.skip is not None and self.skip.fullmatch(name) is not None)
+        return is_ignored_name(name) or (self.skip is not None and self.skip.fullmatch(name) is not None)
 
     def model_of(self, repo: str) -> str:
         """Name of the model whose history, or whose one checkpoint, `repo` holds."""
@@ -201,7 +201,7 @@ class Family(Noun):
 
     @cached_property
     def _shapes(self) -> tuple[re.Pattern[str], ...]:
-        return tuple(shape(template, self.vars) for template in (*self.ids, *self.aliases))
+        return tuple(compile_template(template, self.vars) for template in (*self.ids, *self.aliases))
 
     def _stage(self, repo: str, name: str | None) -> Stage | None:
         of_that_name = [stage for stage in self.stages if stage.name == name]
@@ -217,7 +217,7 @@ class Family(Noun):
         return template.format(**values) if template and values is not None else None
 
 
-def _with_tokens(place: Place, stage: Stage) -> Place:
+def _with_tokens(place: TrainingPoint, stage: Stage) -> TrainingPoint:
     """`place` with its tokens counted from the start of training; null where they cannot be known."""
     before = stage.tokens_before
     if before is None:

@@ -10,25 +10,25 @@ from typing import Any, cast
 from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
 from pipeline.catalog import scratch as node
-from pipeline.catalog.hub_http import patiently
+from pipeline.catalog.hub_http import call_with_retries
 from pipeline.errors import ChangedError, CheckpointError, FetchError
 from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, HubFile, Remote
 from pipeline.strict_model import digest
 
-__all__ = ["discard", "fetch", "fetched", "scratch", "sweep"]
+__all__ = ["discard_checkpoint", "fetch_checkpoint", "fetch_temporarily", "remove_stale", "scratch_folder"]
 
-COMPLETE = ".complete"
-sweep = node.sweep
+COMPLETE_MARKER = ".complete"
+remove_stale = node.remove_stale
 
 
-def scratch(checkpoint: Checkpoint, run_id: str) -> Path:
+def scratch_folder(checkpoint: Checkpoint, run_id: str) -> Path:
     """The checkpoint's folder on this node, whether it is there or not."""
-    return node.root() / f"{run_id}-{digest([remote.model_dump() for _, remote in _parts(checkpoint)])[:16]}"
+    return node.scratch_root() / f"{run_id}-{digest([remote.model_dump() for _, remote in _parts(checkpoint)])[:16]}"
 
 
-def fetch(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Path:
+def fetch_checkpoint(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Path:
     """Download a Hub checkpoint into its scratch folder, once its bytes fit; at once where it is there already.
 
     The folder outlives this process and goes with `discard`, or with `sweep` once the driver is dead. Nothing is left
@@ -43,14 +43,14 @@ def fetch(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) 
         ChangedError: a file or the commit is gone from the Hub.
         UsageError: no permission, offline, or more bytes than the budget or the disk has.
     """
-    folder = scratch(checkpoint, run_id)
-    with node.locked(folder):
-        _bring(checkpoint, folder, budget_bytes)
+    folder = scratch_folder(checkpoint, run_id)
+    with node.lock_folder(folder):
+        _fill_folder(checkpoint, folder, budget_bytes)
     return folder
 
 
 @contextmanager
-def fetched(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Iterator[Checkpoint]:
+def fetch_temporarily(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Iterator[Checkpoint]:
     """The checkpoint with its files in local folders, which go with the block; one without a remote is given as it is.
 
     Raises: as `fetch`.
@@ -58,23 +58,23 @@ def fetched(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None
     if not (parts := _parts(checkpoint)):
         yield checkpoint
         return
-    folder = scratch(checkpoint, run_id)
-    with node.locked(folder):
+    folder = scratch_folder(checkpoint, run_id)
+    with node.lock_folder(folder):
         try:
-            _bring(checkpoint, folder, budget_bytes)
+            _fill_folder(checkpoint, folder, budget_bytes)
             places = {field: str(folder / field / remote.subfolder) for field, remote in parts}
             if checkpoint.remote and not checkpoint.tokenizer_remote and not checkpoint.tokenizer_path:
                 places["tokenizer_path"] = places["path"]
             yield checkpoint.model_copy(update=places)
         finally:
-            node.release(folder)
+            node.release_folder(folder)
 
 
-def discard(checkpoint: Checkpoint, run_id: str) -> None:
+def discard_checkpoint(checkpoint: Checkpoint, run_id: str) -> None:
     """Remove the checkpoint's scratch folder, if it is there; one still being filled is left to the next sweep."""
-    with node.locked(folder := scratch(checkpoint, run_id), wait=False) as is_ours:
+    with node.lock_folder(folder := scratch_folder(checkpoint, run_id), wait=False) as is_ours:
         if is_ours:
-            node.release(folder)
+            node.release_folder(folder)
 
 
 def _parts(checkpoint: Checkpoint) -> list[tuple[str, Remote]]:
@@ -83,25 +83,25 @@ def _parts(checkpoint: Checkpoint) -> list[tuple[str, Remote]]:
     return [(field, remote) for field, remote in parts if remote]
 
 
-def _bring(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None) -> None:
+def _fill_folder(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None) -> None:
     parts = _parts(checkpoint)
-    if (folder / COMPLETE).exists():
+    if (folder / COMPLETE_MARKER).exists():
         return
-    sweep()  # on every node, not on the driver's alone
+    remove_stale()  # on every node, not on the driver's alone
     try:
         size = sum(remote.bytes for _, remote in parts)
         node.reserve(folder, size, budget_bytes)
         with Progress(f"Downloading {checkpoint.label}", size) as progress:
             for field, remote in parts:
                 for file in remote.files:
-                    _bring_file(remote, file, folder / field, progress)
-        (folder / COMPLETE).touch()
+                    _fetch_file(remote, file, folder / field, progress)
+        (folder / COMPLETE_MARKER).touch()
     except BaseException:
-        node.release(folder)
+        node.release_folder(folder)
         raise
 
 
-def _bring_file(remote: Remote, file: HubFile, folder: Path, progress: Progress) -> None:
+def _fetch_file(remote: Remote, file: HubFile, folder: Path, progress: Progress) -> None:
     """The file as it is listed: from the user's HF cache, else downloaded, twice if need be."""
     path, start = folder / _name(remote, file), progress.done
     for bring in (_link, _download, _download):
@@ -149,7 +149,7 @@ def _download(remote: Remote, file: HubFile, folder: Path, progress: Progress) -
             raise ChangedError(asked, "it is no longer on the Hub", "Plan again") from error
 
     try:
-        patiently(asked, once)
+        call_with_retries(asked, once)
     except OSError as error:  # of the disk; or without a number, the library's word for a wrong size
         found = error.strerror or "its size is not the one listed"
         raise FetchError(asked, found, f"Try again, with room in {folder.parent.parent}") from error

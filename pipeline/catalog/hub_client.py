@@ -17,7 +17,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline import cache
-from pipeline.catalog.hub_http import Passing, answered_by, patiently
+from pipeline.catalog.hub_http import TransientError, call_with_retries, last_response_path
 from pipeline.errors import UsageError
 from pipeline.strict_model import Inside, Noun, canonical, digest
 
@@ -32,7 +32,7 @@ class Refs(NamedTuple):
     tags: dict[str, str]
 
 
-class Entry(Noun):
+class TreeEntry(Noun):
     """A file of a commit."""
 
     path: Inside
@@ -43,30 +43,30 @@ class Entry(Noun):
     """Of LFS files, which is what weights are; null for others."""
 
 
-REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[Entry, ...])
+REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[TreeEntry, ...])
 
 
-def refs(repo: str) -> Refs:
+def fetch_refs(repo: str) -> Refs:
     """Branches and tags, in one request; with HF_HUB_OFFLINE the last answer.
 
     Raises:
         FetchError: no answer now.
         UsageError: no such repository, no permission, or offline and never asked before.
     """
-    return Refs(**_latest(["refs", repo], f"refs of {repo}", lambda: _refs(repo)))
+    return Refs(**_ask_or_cached(["refs", repo], f"refs of {repo}", lambda: _refs(repo)))
 
 
-def repos(author: str, search: str = "") -> tuple[str, ...]:
+def list_model_ids(author: str, search: str = "") -> tuple[str, ...]:
     """Ids of the author's models whose names contain `search`, sorted; with HF_HUB_OFFLINE the last answer.
 
     Raises:
         FetchError, UsageError: as for `refs`.
     """
     asked = f"models of {author} named like {search!r}" if search else f"models of {author}"
-    return tuple(sorted(_latest(["repos", author, search], asked, lambda: _repos(author, search))))
+    return tuple(sorted(_ask_or_cached(["repos", author, search], asked, lambda: _repos(author, search))))
 
 
-def tree(repo: str, commit: str) -> tuple[Entry, ...]:
+def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
     """All files of a commit, sub-folders included; asked for once, kept for ever.
 
     Raises:
@@ -74,15 +74,15 @@ def tree(repo: str, commit: str) -> tuple[Entry, ...]:
         UsageError: no such repository or commit.
     """
     note = cache.folder("hub/trees") / digest([repo, commit])
-    if kept := _kept_tree(note):
+    if kept := _cached_tree(note):
         return kept
-    found = patiently(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
+    found = call_with_retries(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
     if found:  # no commit is without files, so none today is no answer to keep
         cache.write(note, canonical([entry.model_dump() for entry in found]).encode())
     return found
 
 
-def read(repo: str, commit: str, entry: Entry) -> bytes:
+def fetch_small_file(repo: str, commit: str, entry: TreeEntry) -> bytes:
     """A small file, whole and checked against its entry; kept for ever.
 
     Raises:
@@ -90,15 +90,17 @@ def read(repo: str, commit: str, entry: Entry) -> bytes:
         UsageError: gated, or no such file.
     """
     asked = f"{entry.path} of {repo} at {commit}"
-    return _kept(cache.folder("hub/files") / entry.oid, lambda: patiently(asked, lambda: _checked(repo, commit, entry)))
+    return _read_or_make(
+        cache.folder("hub/files") / entry.oid, lambda: call_with_retries(asked, lambda: _checked(repo, commit, entry))
+    )
 
 
-def sha256_of(repo: str, commit: str, entry: Entry) -> str:
+def fetch_sha256(repo: str, commit: str, entry: TreeEntry) -> str:
     """The sha256 of a file: the Hub's own of an LFS file, else of the bytes, which are read."""
-    return entry.sha256 or hashlib.sha256(read(repo, commit, entry)).hexdigest()
+    return entry.sha256 or hashlib.sha256(fetch_small_file(repo, commit, entry)).hexdigest()
 
 
-def is_held(repo: str, commit: str) -> bool:
+def is_access_denied(repo: str, commit: str) -> bool:
     """Whether the repository is gated and its files are not granted; refs and trees are open even then.
 
     Asked once per token: that files may be read is kept for ever, that they may not is asked again.
@@ -107,47 +109,47 @@ def is_held(repo: str, commit: str) -> bool:
         FetchError: no answer now.
         UsageError: no such repository or commit.
     """
-    note = cache.folder("hub/open") / digest([constants.ENDPOINT, repo, _reader()])
+    note = cache.folder("hub/open") / digest([constants.ENDPOINT, repo, _token_key()])
     if note.exists() or constants.is_offline_mode():
         return False
-    held = patiently(f"permission to read {repo}", lambda: _is_held(repo, commit))
+    held = call_with_retries(f"permission to read {repo}", lambda: _is_access_denied(repo, commit))
     if not held:
         cache.write(note, b"")
     return held
 
 
 @contextmanager
-def _listing() -> Iterator[None]:
+def _malformed_as_transient() -> Iterator[None]:
     """What the library and our own types stumble over inside the block is an answer that is no listing."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, UnicodeError, RecursionError, ValidationError) as error:
-        raise Passing("answers something that is no listing") from error
+        raise TransientError("answers something that is no listing") from error
 
 
 def _refs(repo: str) -> dict[str, Any]:
-    with _listing():
+    with _malformed_as_transient():
         found = HfApi().list_repo_refs(repo)
-        name = re.fullmatch(r"/api/models/(.+)/refs", answered_by())
+        name = re.fullmatch(r"/api/models/(.+)/refs", last_response_path())
         branches, tags = ({ref.name: ref.target_commit for ref in refs} for refs in (found.branches, found.tags))
         return REFS.validate_python(Refs(name[1] if name else repo, branches, tags))._asdict()
 
 
 def _repos(author: str, search: str) -> list[str]:
-    with _listing():
+    with _malformed_as_transient():
         return [model.id for model in HfApi().list_models(author=author, search=search or None)]
 
 
-def _tree(repo: str, commit: str) -> tuple[Entry, ...]:
-    with _listing():
+def _tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
+    with _malformed_as_transient():
         return tuple(
-            Entry(path=file.path, size=file.size, oid=file.blob_id, sha256=file.lfs.sha256 if file.lfs else None)
+            TreeEntry(path=file.path, size=file.size, oid=file.blob_id, sha256=file.lfs.sha256 if file.lfs else None)
             for file in HfApi().list_repo_tree(repo, revision=commit, recursive=True)
             if isinstance(file, RepoFile)
         )
 
 
-def _kept_tree(note: Path) -> tuple[Entry, ...]:
+def _cached_tree(note: Path) -> tuple[TreeEntry, ...]:
     """Empty where there is none, or none that can be understood: it is asked for again."""
     try:
         return TREE.validate_json(note.read_bytes())
@@ -155,18 +157,18 @@ def _kept_tree(note: Path) -> tuple[Entry, ...]:
         return ()
 
 
-def _checked(repo: str, commit: str, entry: Entry) -> bytes:
+def _checked(repo: str, commit: str, entry: TreeEntry) -> bytes:
     url = hf_hub_url(repo, entry.path, revision=commit)
     answer = get_session().get(url, headers=build_hf_headers())
     hf_raise_for_status(answer)
     data = answer.content
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     if entry.sha256 != hashlib.sha256(data).hexdigest() and entry.oid != blob:
-        raise Passing("sends damaged bytes")
+        raise TransientError("sends damaged bytes")
     return data
 
 
-def _is_held(repo: str, commit: str) -> bool:
+def _is_access_denied(repo: str, commit: str) -> bool:
     try:
         HfApi().get_hf_file_metadata(url=hf_hub_url(repo, "config.json", revision=commit))
     except errors.GatedRepoError:
@@ -176,16 +178,16 @@ def _is_held(repo: str, commit: str) -> bool:
     return False
 
 
-def _reader() -> str:
+def _token_key() -> str:
     """Tells one token from another without showing it; of nobody the same each time."""
     return hashlib.blake2b((get_token() or "").encode(), salt=b"shapelake", digest_size=16).hexdigest()
 
 
-def _latest(key: list[str], asked: str, ask: Callable[[], Any]) -> Any:
+def _ask_or_cached(key: list[str], asked: str, ask: Callable[[], Any]) -> Any:
     """What `ask` gives now; offline, what it gave the last time."""
     note = cache.folder("hub/latest") / digest([constants.ENDPOINT, *key])
     if not constants.is_offline_mode():
-        answer = patiently(asked, ask)
+        answer = call_with_retries(asked, ask)
         cache.write(note, canonical(answer).encode())
         return answer
     try:
@@ -196,7 +198,7 @@ def _latest(key: list[str], asked: str, ask: Callable[[], Any]) -> Any:
         ) from None
 
 
-def _kept(place: Path, make: Callable[[], bytes]) -> bytes:
+def _read_or_make(place: Path, make: Callable[[], bytes]) -> bytes:
     """The bytes at `place`, made and put there the first time."""
     try:
         return place.read_bytes()

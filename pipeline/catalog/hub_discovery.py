@@ -8,63 +8,72 @@ from collections.abc import Iterable, Sequence
 from os.path import commonprefix
 
 from pipeline.catalog import hub_client
-from pipeline.catalog.families import Family, families, family
-from pipeline.catalog.hub_refs import MAIN, Pointer, Repo, name_of, opened, pointer, pointers, skipped
-from pipeline.catalog.revision_resolver import Reading, in_parallel
-from pipeline.catalog.revisions import NOWHERE, History
+from pipeline.catalog.families import Family, get_family, load_families
+from pipeline.catalog.hub_refs import (
+    MAIN,
+    Repo,
+    RevisionRef,
+    find_ref_name,
+    list_revision_refs,
+    list_skipped_names,
+    open_repo,
+    resolve_ref,
+)
+from pipeline.catalog.revision_resolver import RevisionResolver, map_in_parallel
+from pipeline.catalog.revisions import EMPTY_POINT, History
 from pipeline.errors import AbsentError, UsageError
 from pipeline.progress import Progress
 from pipeline.sources import matches
 from pipeline.spec import Checkpoint, Hub, Members
 
 
-def discover(source: Hub | Members, models: str) -> tuple[History, ...]:
+def discover_histories(source: Hub | Members, models: str) -> tuple[History, ...]:
     """The histories of a repo or of a family's members whose model matches the glob `models`."""
-    asked = [repo for repo in _asked(source) if isinstance(source, Hub) or _is_wanted(source, repo, models)]
+    asked = [repo for repo in _requested_repos(source) if isinstance(source, Hub) or _is_wanted(source, repo, models)]
     label = f"Asking for the names of {source.name}"
     if isinstance(source, Members):
-        found = in_parallel(_opened_or_none, asked, label, "repos")
+        found = map_in_parallel(_opened_or_none, asked, label, "repos")
     else:
-        found = in_parallel(opened, asked, label, "repos")
+        found = map_in_parallel(open_repo, asked, label, "repos")
     repos = [repo for repo in found if repo is not None]
     absent = [repo for repo, seen in zip(asked, found, strict=True) if seen is None]
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
-    reading = Reading(tokenizer)
+    reading = RevisionResolver(tokenizer)
     by_model = {repo.model: [other for other in repos if other.model == repo.model] for repo in repos}
     histories = [_history(name or model, group, reading) for model, group in by_model.items()]
     return (*histories, *(History(repo, (), rule=source.name, absent=True) for repo in absent))
 
 
-def single(source: Hub, revision: str) -> Checkpoint:
+def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
     """The checkpoint that a branch, a tag, a sub-folder or a commit points at."""
-    repo, reading = opened(source.hub), Reading(source.tokenizer)
-    revision = name_of(repo, revision)
+    repo, reading = open_repo(source.hub), RevisionResolver(source.tokenizer)
+    revision = find_ref_name(repo, revision)
     is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
-    at = pointer(repo, MAIN if is_folder else revision)
-    inner = reading.with_subfolders([at._replace(place=at.place or NOWHERE)], f"Reading {repo.model}")
+    at = resolve_ref(repo, MAIN if is_folder else revision)
+    inner = reading.with_subfolders([at._replace(place=at.place or EMPTY_POINT)], f"Reading {repo.model}")
     found = next((one for one in inner if one.name == (revision if is_folder else at.name)), None)
     if found is None:
         raise UsageError(
             f"checkpoint {source.hub}@{revision}", "no such checkpoint", "List them with shapelake catalog"
         )
-    seen = reading.revision(source.model or repo.model, found._replace(place=found.place or NOWHERE))
+    seen = reading.revision(source.model or repo.model, found._replace(place=found.place or EMPTY_POINT))
     if seen.checkpoint is None:
         raise UsageError(f"checkpoint {source.hub}@{revision}", seen.why or seen.state, "Choose another revision")
     return seen.checkpoint
 
 
-def members(one: Family) -> tuple[str, ...]:
+def list_member_repos(one: Family) -> tuple[str, ...]:
     """Repo ids of a family; one request more where only the Hub knows which there are."""
     if one.where == "repos":
-        return tuple(repo for repo in _listed(one.repos) if one.claims(repo))
-    return (*one.members(), *(repo for repo in _listed(one.patterns) if one.claims(repo)))
+        return tuple(repo for repo in _search_hub(one.repos) if one.claims(repo))
+    return (*one.members(), *(repo for repo in _search_hub(one.patterns) if one.claims(repo)))
 
 
-def _asked(source: Hub | Members) -> tuple[str, ...]:
+def _requested_repos(source: Hub | Members) -> tuple[str, ...]:
     if isinstance(source, Hub):
-        return _apart(source.hub) or (source.hub,)
-    one = family(source.family)
-    known = members(one)
+        return _repos_per_checkpoint(source.hub) or (source.hub,)
+    one = get_family(source.family)
+    known = list_member_repos(one)
     found = tuple(repo for repo in known if any(matches(name, source.models) for name in (repo, one.model_of(repo))))
     if not found:
         names = f"none of {', '.join(known[:3])} ..." if known else "the Hub lists none"
@@ -72,39 +81,39 @@ def _asked(source: Hub | Members) -> tuple[str, ...]:
     return found
 
 
-def _apart(model: str) -> tuple[str, ...]:
+def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
     """The repos of a model whose checkpoints have one each, that of the final model last; empty for any other."""
-    for one in families():
+    for one in load_families():
         if one.where == "repos" and model in map(one.model_of, one.repos):
-            listed = _listed(one.repos)
+            listed = _search_hub(one.repos)
             steps = tuple(repo for repo in listed if one.claims(repo) and one.model_of(repo) == model)
             return (*steps, *(repo for repo in listed if repo == model))
     return ()
 
 
 def _is_wanted(source: Members, repo: str, models: str) -> bool:
-    return any(matches(name, models) for name in (repo, family(source.family).model_of(repo)))
+    return any(matches(name, models) for name in (repo, get_family(source.family).model_of(repo)))
 
 
 def _opened_or_none(repo: str) -> Repo | None:
     """None where the catalogue names a repo that is not there: one of many is no reason to leave out the others."""
     try:
-        return opened(repo)
+        return open_repo(repo)
     except AbsentError:
         return None
 
 
-def _listed(patterns: Iterable[str]) -> list[str]:
+def _search_hub(patterns: Iterable[str]) -> list[str]:
     """What the Hub has of repos that are named like these: one request per owner."""
     starts: dict[str, list[str]] = {}
     for pattern in patterns:
         owner, name = pattern.split("/")
         starts.setdefault(owner, []).append(name.split("*")[0])
-    return [repo for owner, names in starts.items() for repo in hub_client.repos(owner, commonprefix(names))]  # noqa: RUF071
+    return [repo for owner, names in starts.items() for repo in hub_client.list_model_ids(owner, commonprefix(names))]  # noqa: RUF071
 
 
-def _history(model: str, repos: Sequence[Repo], reading: Reading) -> History:
-    found: list[Pointer] = [one for repo in repos for one in pointers(repo)]
+def _history(model: str, repos: Sequence[Repo], reading: RevisionResolver) -> History:
+    found: list[RevisionRef] = [one for repo in repos for one in list_revision_refs(repo)]
     inner = reading.with_subfolders(found, f"Reading {model}")
     with Progress(f"Reading {model}", len(inner), "revisions") as progress:
         revisions = []
@@ -114,7 +123,7 @@ def _history(model: str, repos: Sequence[Repo], reading: Reading) -> History:
     return History(
         model=model,
         revisions=tuple(sorted(revisions, key=lambda revision: revision.key)),
-        other=tuple(name for repo in repos for name in skipped(repo)),
+        other=tuple(name for repo in repos for name in list_skipped_names(repo)),
         rule=repos[0].family.name,
         formerly=repos[0].asked if repos[0].asked not in (repos[0].refs.repo, model) else None,
     )

@@ -26,16 +26,16 @@ from tenacity import RetryCallState, Retrying, retry_if_exception
 from pipeline.errors import AbsentError, FetchError, ShapelakeError, UsageError
 from pipeline.progress import Progress
 
-__all__ = ["Passing", "answered_by", "explained", "patiently"]
+__all__ = ["TransientError", "call_with_retries", "last_response_path", "to_shapelake_error"]
 
 TIMEOUT_S = 30.0
 """Without a byte, of a request that names no limit of its own; downloads have HF_HUB_DOWNLOAD_TIMEOUT."""
-TRIES = 5
-WAITS_S = 900.0
+MAX_ATTEMPTS = 5
+MAX_TOTAL_WAIT_S = 900.0
 """All waits of one call together: the Hub counts requests in windows of 300 s."""
 FIRST_WAIT_S = 1.0
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
-FAILURES = (
+TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
+LIBRARY_ERRORS = (
     httpx2.HTTPError,
     json.JSONDecodeError,
     errors.HFValidationError,
@@ -45,7 +45,7 @@ FAILURES = (
 )
 """What the library and its transport raise for reasons that lie outside this code."""
 
-WORDS: tuple[tuple[type[Exception], str, str], ...] = (
+ERROR_MESSAGES: tuple[tuple[type[Exception], str, str], ...] = (
     (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset HF_HUB_OFFLINE"),
     (errors.GatedRepoError, "gated, and not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
     (errors.RepositoryNotFoundError, "no such repository, or a private one", "Correct its name, or set HF_TOKEN"),
@@ -55,14 +55,14 @@ WORDS: tuple[tuple[type[Exception], str, str], ...] = (
 )
 """(error, what it says, what to do) of those that do not pass; the first that fits."""
 
-ABSENT = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
+ABSENT_ERRORS = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
 
 T = TypeVar("T")
 _LAST = threading.local()
 _JITTER = random.Random()
 
 
-class Passing(Exception):
+class TransientError(Exception):
     """A failure that may be over at the next try.
 
     Args:
@@ -75,7 +75,7 @@ class Passing(Exception):
         self.found, self.wait_s = found, wait_s
 
 
-def patiently(asked: str, call: Callable[[], T]) -> T:
+def call_with_retries(asked: str, call: Callable[[], T]) -> T:
     """The result of `call`, tried at most TRIES times with waits of at most WAITS_S seconds in all.
 
     A wait is what the Hub asks for in `Retry-After` or `RateLimit`, else doubles from FIRST_WAIT_S, with jitter.
@@ -90,48 +90,50 @@ def patiently(asked: str, call: Callable[[], T]) -> T:
     _prepare()
     _require_usable_token()
     retrying = Retrying(
-        retry=retry_if_exception(_may_pass),
+        retry=retry_if_exception(_is_transient),
         wait=_wait_s,
-        stop=lambda state: state.attempt_number >= TRIES or state.idle_for + state.upcoming_sleep > WAITS_S,
+        stop=lambda state: (
+            state.attempt_number >= MAX_ATTEMPTS or state.idle_for + state.upcoming_sleep > MAX_TOTAL_WAIT_S
+        ),
         sleep=_sleep,
         reraise=True,
     )
     try:
         return retrying(call)
-    except (Passing, *FAILURES) as error:
-        raise explained(asked, error) from error
+    except (TransientError, *LIBRARY_ERRORS) as error:
+        raise to_shapelake_error(asked, error) from error
 
 
-def explained(asked: str, error: BaseException) -> ShapelakeError:
+def to_shapelake_error(asked: str, error: BaseException) -> ShapelakeError:
     """An error of the library or its transport in our own words: FetchError where it may pass, else UsageError."""
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
-        return explained(asked, error.__cause__)
-    for kind, found, do in WORDS:
+        return to_shapelake_error(asked, error.__cause__)
+    for kind, found, do in ERROR_MESSAGES:
         if isinstance(error, kind):
-            return AbsentError(asked, found, do) if kind in ABSENT else UsageError(asked, found, do)
+            return AbsentError(asked, found, do) if kind in ABSENT_ERRORS else UsageError(asked, found, do)
     if isinstance(error, errors.HfHubHTTPError):
-        return _answered(asked, error.response.status_code)
-    if isinstance(error, Passing):
+        return _error_for_status(asked, error.response.status_code)
+    if isinstance(error, TransientError):
         wait = f" and asks to wait {error.wait_s:,.0f} s" if error.wait_s else ""
-        return FetchError(asked, f"the Hub {error.found}{wait}, {TRIES} tries at most", "Try again later")
+        return FetchError(asked, f"the Hub {error.found}{wait}, {MAX_ATTEMPTS} tries at most", "Try again later")
     # Never the transport's own words: of a malformed header it quotes the value, and that may be the token.
     return FetchError(asked, f"no whole answer ({type(error).__name__})", "Check the network and HF_ENDPOINT")
 
 
-def answered_by() -> str:
+def last_response_path() -> str:
     """Path of the address from which this thread's last answer came: after redirects, the canonical one."""
     return _LAST.path
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """Of a broken download only a reset connection: the others the library has tried again itself."""
     if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code in PASSING
-    return isinstance(error, Passing | httpx2.ReadError | json.JSONDecodeError | errors.XetDownloadError)
+        return error.response.status_code in TRANSIENT_STATUSES
+    return isinstance(error, TransientError | httpx2.ReadError | json.JSONDecodeError | errors.XetDownloadError)
 
 
-def _answered(asked: str, status: int) -> ShapelakeError:
-    if status in PASSING:
+def _error_for_status(asked: str, status: int) -> ShapelakeError:
+    if status in TRANSIENT_STATUSES:
         return FetchError(asked, f"the Hub answers {status}", "Try again later")
     if status in (401, 403):
         return UsageError(asked, f"the Hub refuses it ({status})", "Set HF_TOKEN to a token that may read it")
@@ -159,18 +161,18 @@ class _Client(httpx2.Client):
         try:
             answer = super().send(request, **options)
         except httpx2.TransportError as error:
-            raise Passing(f"gives no whole answer ({type(error).__name__})") from error
-        if answer.status_code in PASSING:
-            raise Passing(f"answers {answer.status_code}", _asked_wait_s(answer))
+            raise TransientError(f"gives no whole answer ({type(error).__name__})") from error
+        if answer.status_code in TRANSIENT_STATUSES:
+            raise TransientError(f"answers {answer.status_code}", _retry_after_s(answer))
         _LAST.path = answer.url.path
         return answer
 
 
 def _client() -> httpx2.Client:
-    return _Client(event_hooks={"request": [_bound]}, follow_redirects=True, timeout=None)
+    return _Client(event_hooks={"request": [_limit_request]}, follow_redirects=True, timeout=None)
 
 
-def _bound(request: httpx2.Request) -> None:
+def _limit_request(request: httpx2.Request) -> None:
     """A time limit on every request, and the token for the endpoint alone."""
     if constants.is_offline_mode():
         raise errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
@@ -186,7 +188,7 @@ def _is_at(url: httpx2.URL, endpoint: str) -> bool:
     return (url.scheme, url.host, url.port) == (other.scheme, other.host, other.port)
 
 
-def _asked_wait_s(response: httpx2.Response) -> float | None:
+def _retry_after_s(response: httpx2.Response) -> float | None:
     """Seconds from `Retry-After` (a number or a date), or to the end of the rate limit's window."""
     after = response.headers.get("Retry-After", "").strip()
     if after.isdigit():
@@ -200,7 +202,7 @@ def _asked_wait_s(response: httpx2.Response) -> float | None:
 
 def _wait_s(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, Passing) and error.wait_s is not None:
+    if isinstance(error, TransientError) and error.wait_s is not None:
         return error.wait_s + _JITTER.uniform(0.0, 0.5) * FIRST_WAIT_S
     return FIRST_WAIT_S * 2 ** (state.attempt_number - 1) * _JITTER.uniform(0.5, 1.5)
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from pipeline.catalog import hub_client
-from pipeline.catalog.checkpoint_files import CONFIG
-from pipeline.catalog.families import Family, family_of
-from pipeline.catalog.hub_client import Entry, Refs
-from pipeline.catalog.hub_tree import folders
-from pipeline.catalog.revision_names import Place, accepted
-from pipeline.catalog.revisions import NOWHERE
+from pipeline.catalog.checkpoint_files import CONFIG_FILE
+from pipeline.catalog.families import Family, find_family
+from pipeline.catalog.hub_client import Refs, TreeEntry
+from pipeline.catalog.hub_tree import find_folders_with
+from pipeline.catalog.revision_names import TrainingPoint, has_enough_parsed_names
+from pipeline.catalog.revisions import EMPTY_POINT
 from pipeline.errors import UsageError
 
 MAIN = "main"
@@ -33,48 +33,48 @@ class Repo(NamedTuple):
         return self.family.model_of(self.known_as) if self.family.where == "repos" else self.refs.repo
 
 
-class Pointer(NamedTuple):
+class RevisionRef(NamedTuple):
     """A name and the commit that it points at."""
 
     repo: Repo
     name: str
     commit: str
-    place: Place | None
+    place: TrainingPoint | None
     """Null = the name does not say."""
     subfolder: str = ""
 
 
-def opened(repo: str) -> Repo:
+def open_repo(repo: str) -> Repo:
     """The repo, in one request.
 
     Raises:
         UsageError: no such repo, or one of a family that cannot be measured.
     """
-    refs = hub_client.refs(repo)
-    known_as = next((name for name in (refs.repo, repo) if not family_of(name).is_generic), refs.repo)
-    family = family_of(known_as)
+    refs = hub_client.fetch_refs(repo)
+    known_as = next((name for name in (refs.repo, repo) if not find_family(name).is_generic), refs.repo)
+    family = find_family(known_as)
     if family.unloadable:
         raise UsageError(f"checkpoints of {repo}", family.unloadable, "Leave it out")
     return Repo(refs, family, known_as, repo)
 
 
-def pointers(repo: Repo) -> list[Pointer]:
+def list_revision_refs(repo: Repo) -> list[RevisionRef]:
     """`main` and every name that is, or may be, a point of the history; of sub-folders, only the commit they are in."""
     if repo.family.where == "repos":
-        return [pointer(repo, MAIN)] if MAIN in repo.refs.branches else []
+        return [resolve_ref(repo, MAIN)] if MAIN in repo.refs.branches else []
     points = [name for name in _names(repo) if not repo.family.skips(name)]
-    believed = not repo.family.is_generic or accepted(points)
-    found = [pointer(repo, name) for name in points]
-    main = [pointer(repo, MAIN)] if MAIN in repo.refs.branches else []
+    believed = not repo.family.is_generic or has_enough_parsed_names(points)
+    found = [resolve_ref(repo, name) for name in points]
+    main = [resolve_ref(repo, MAIN)] if MAIN in repo.refs.branches else []
     return main + [one if believed else one._replace(place=None) for one in found]
 
 
-def skipped(repo: Repo) -> tuple[str, ...]:
+def list_skipped_names(repo: Repo) -> tuple[str, ...]:
     """Names that the family knows to be no points of the history."""
     return tuple(sorted(name for name in _names(repo) if repo.family.skips(name)))
 
 
-def pointer(repo: Repo, name: str) -> Pointer:
+def resolve_ref(repo: Repo, name: str) -> RevisionRef:
     """What the branch or tag `name` points at, or the commit of that name.
 
     Raises:
@@ -82,23 +82,23 @@ def pointer(repo: Repo, name: str) -> Pointer:
     """
     own = repo.known_as.split("/")[-1]
     if repo.family.where == "repos" and name in (MAIN, own):
-        return Pointer(repo, own, _commit(repo, MAIN), repo.family.place(repo.known_as, own))
+        return RevisionRef(repo, own, _commit(repo, MAIN), repo.family.place(repo.known_as, own))
     place = repo.family.place(repo.known_as, name)
-    return Pointer(repo, name, _commit(repo, name), place or NOWHERE if name == MAIN else place)
+    return RevisionRef(repo, name, _commit(repo, name), place or EMPTY_POINT if name == MAIN else place)
 
 
-def name_of(repo: Repo, revision: str) -> str:
+def find_ref_name(repo: Repo, revision: str) -> str:
     """The branch or tag that points at the commit `revision`, else `revision` as it is."""
     known = repo.refs.branches | repo.refs.tags
     return next((name for name, commit in known.items() if commit == revision), revision)
 
 
-def in_subfolders(main: Pointer, entries: Iterable[Entry]) -> list[Pointer]:
+def list_subfolder_refs(main: RevisionRef, entries: Iterable[TreeEntry]) -> list[RevisionRef]:
     """The sub-folders with a config.json, and `main` itself where it is a checkpoint too."""
     entries, repo = tuple(entries), main.repo
-    names = [name for name in folders(entries, CONFIG) if not repo.family.skips(name)]
-    own = [main] if any(entry.path == CONFIG for entry in entries) else []
-    return own + [Pointer(repo, name, main.commit, repo.family.place(repo.known_as, name), name) for name in names]
+    names = [name for name in find_folders_with(entries, CONFIG_FILE) if not repo.family.skips(name)]
+    own = [main] if any(entry.path == CONFIG_FILE for entry in entries) else []
+    return own + [RevisionRef(repo, name, main.commit, repo.family.place(repo.known_as, name), name) for name in names]
 
 
 def _names(repo: Repo) -> list[str]:

@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 
 from pipeline.catalog import hub_client
-from pipeline.catalog.hub_client import Entry
+from pipeline.catalog.hub_client import TreeEntry
 from pipeline.spec import HubFile, Remote
 
 
-class Tree:
+class HubFolder:
     """The files in one folder of a Hub repo at one commit.
 
     Args:
@@ -15,7 +15,7 @@ class Tree:
     """
 
     def __init__(
-        self, repo: str, commit: str, entries: Iterable[Entry], shas: dict[str, str], subfolder: str = ""
+        self, repo: str, commit: str, entries: Iterable[TreeEntry], shas: dict[str, str], subfolder: str = ""
     ) -> None:
         self.repo, self.commit, self.subfolder, self._shas = repo, commit, subfolder, shas
         self.place = "/".join(filter(None, (f"{repo}@{commit}", subfolder)))
@@ -25,12 +25,12 @@ class Tree:
         self.names = frozenset(self._entries)
 
     def read(self, name: str) -> bytes:
-        return hub_client.read(self.repo, self.commit, self._entries[name])
+        return hub_client.fetch_small_file(self.repo, self.commit, self._entries[name])
 
     def sha256(self, name: str) -> str:
         entry = self._entries[name]
         if entry.oid not in self._shas:
-            self._shas[entry.oid] = hub_client.sha256_of(self.repo, self.commit, entry)
+            self._shas[entry.oid] = hub_client.fetch_sha256(self.repo, self.commit, entry)
         return self._shas[entry.oid]
 
     def size(self, name: str) -> int:
@@ -43,7 +43,7 @@ class Tree:
         return Remote(repo=self.repo, commit=self.commit, files=files, subfolder=self.subfolder)
 
 
-def folders(entries: Iterable[Entry], holding: str) -> tuple[str, ...]:
+def find_folders_with(entries: Iterable[TreeEntry], holding: str) -> tuple[str, ...]:
     """Sub-folders that have a file called `holding`, sorted."""
     return tuple(
         sorted(entry.path.removesuffix(f"/{holding}") for entry in entries if entry.path.endswith(f"/{holding}"))

@@ -6,7 +6,7 @@ from pipeline.catalog.family import KnownBad
 from pipeline.catalog.revisions import Revision
 
 
-def holds(fault: KnownBad, revision: Revision, among: Iterable[Revision]) -> bool | None:
+def is_confirmed_by_listing(fault: KnownBad, revision: Revision, among: Iterable[Revision]) -> bool | None:
     """Whether the listing shows a fault of `revision`; null where it cannot tell.
 
     Args:
@@ -20,10 +20,12 @@ def holds(fault: KnownBad, revision: Revision, among: Iterable[Revision]) -> boo
     return any(one.weights_digest == revision.weights_digest for one in others)
 
 
-def standing(revision: Revision, among: Iterable[Revision]) -> tuple[KnownBad, ...]:
+def list_active_issues(revision: Revision, among: Iterable[Revision]) -> tuple[KnownBad, ...]:
     """The faults to be told of a revision: those that the listing shows, and those that no listing could."""
     among = tuple(among)
-    return tuple(one for one in revision.known_bad if not one.is_listed or holds(one, revision, among))
+    return tuple(
+        one for one in revision.known_bad if not one.is_listed or is_confirmed_by_listing(one, revision, among)
+    )
 
 
 def _is_named(fault: KnownBad, revision: Revision) -> bool:

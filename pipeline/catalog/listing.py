@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.catalog.audit import Seen, stated
-from pipeline.catalog.discovery import discover
-from pipeline.catalog.families import Family, families, family
-from pipeline.catalog.known_issues import standing
+from pipeline.catalog.audit import RecordedRevisions, assign_states
+from pipeline.catalog.discovery import discover_histories
+from pipeline.catalog.families import Family, get_family, load_families
+from pipeline.catalog.known_issues import list_active_issues
 from pipeline.catalog.revisions import History
 from pipeline.errors import UsageError
 from pipeline.spec import Hub
@@ -14,7 +14,7 @@ from pipeline.spec import Hub
 Line = dict[str, Any]
 
 
-def listing(name: str | None = None, seen: Callable[[str], Seen] = lambda model: {}) -> list[Line]:
+def list_catalog(name: str | None = None, seen: Callable[[str], RecordedRevisions] = lambda model: {}) -> list[Line]:
     """One line per family; per model of the family `name`; or per checkpoint of the repo `name`, in training order.
 
     The Hub is asked only for a repo, and for a family whose models are named by a pattern.
@@ -27,10 +27,10 @@ def listing(name: str | None = None, seen: Callable[[str], Seen] = lambda model:
         FetchError: the Hub gives no answer now.
     """
     if name is None:
-        return [_family(one) for one in families()]
+        return [_family(one) for one in load_families()]
     if "/" not in name:
-        return _some(_models(family(name)), f"models of {name}")
-    histories = [stated(history, seen(history.model)) for history in discover(Hub(hub=name))]
+        return _some(_models(get_family(name)), f"models of {name}")
+    histories = [assign_states(history, seen(history.model)) for history in discover_histories(Hub(hub=name))]
     return _some([line for history in histories for line in _checkpoints(history)], f"checkpoints of {name}")
 
 
@@ -84,7 +84,7 @@ def _checkpoints(history: History) -> list[Line]:
             "run": one.place.run,
             "state": one.state,
             "same_as": None if (other := first.get(one.weights_digest)) == one.name else other,
-            "why": one.why or "; ".join(bad.says for bad in standing(one, history.revisions)) or None,
+            "why": one.why or "; ".join(bad.says for bad in list_active_issues(one, history.revisions)) or None,
             "commit": one.commit,
             "bytes": one.checkpoint.download_bytes if one.checkpoint else None,
             "rule": history.rule,
@@ -98,7 +98,7 @@ def _members(one: Family) -> tuple[str, ...]:
         return one.members()
     from pipeline.catalog import hub_discovery
 
-    return hub_discovery.members(one)
+    return hub_discovery.list_member_repos(one)
 
 
 def _unit(one: Family) -> str | None:

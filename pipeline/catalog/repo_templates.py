@@ -14,14 +14,14 @@ def placeholders(template: str) -> set[str]:
     return {field for _, field, _, _ in Formatter().parse(template) if field}
 
 
-def expanded(template: str, values: Values) -> list[str]:
+def expand_template(template: str, values: Values) -> list[str]:
     """`template` with every combination of its placeholders' values."""
     names = [name for name in values if name in placeholders(template)]
     combinations = product(*(values[name] for name in names))
     return [template.format(**dict(zip(names, combination, strict=True))) for combination in combinations]
 
 
-def shape(template: str, values: Values) -> re.Pattern[str]:
+def compile_template(template: str, values: Values) -> re.Pattern[str]:
     """Regex of the ids that `template` stands for, with a group per placeholder."""
     parts = []
     for literal, name, _, _ in Formatter().parse(template):

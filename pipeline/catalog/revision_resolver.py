@@ -8,32 +8,32 @@ from typing import TypeVar
 
 from pipeline.catalog import hub_client
 from pipeline.catalog.checkpoint_files import (
-    CONFIG,
-    Files,
-    Folder,
+    CONFIG_FILE,
+    CheckpointFiles,
+    LocalFolder,
     has_tokenizer,
-    lacking,
-    tokenizer_files,
-    weight_files,
+    list_tokenizer_files,
+    list_weight_files,
+    unloadable_reason,
 )
-from pipeline.catalog.checkpoint_metadata import facts
-from pipeline.catalog.digests import Content
-from pipeline.catalog.hub_client import Entry
-from pipeline.catalog.hub_refs import MAIN, Pointer, in_subfolders
-from pipeline.catalog.hub_tree import Tree
-from pipeline.catalog.revisions import FINAL, NOWHERE, UNPLACED, Revision
+from pipeline.catalog.checkpoint_metadata import build_checkpoint_fields
+from pipeline.catalog.digests import FileHashes
+from pipeline.catalog.hub_client import TreeEntry
+from pipeline.catalog.hub_refs import MAIN, RevisionRef, list_subfolder_refs
+from pipeline.catalog.hub_tree import HubFolder
+from pipeline.catalog.revisions import EMPTY_POINT, FINAL_ORDER, UNKNOWN_ORDER, Revision
 from pipeline.errors import AbsentError, UsageError
 from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, Remote
 
-WORKERS = 8
+PARALLEL_REQUESTS = 8
 """Requests at once: the Hub counts them, and a first look at 20 models of Pythia takes 3,080."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Reading:
+class RevisionResolver:
     """What one discovery reads of the Hub.
 
     Args:
@@ -42,33 +42,39 @@ class Reading:
 
     def __init__(self, tokenizer: str | None = None) -> None:
         self._asked = tokenizer
-        self._tokenizers: dict[str, Files] = {}
-        self._trees: dict[tuple[str, str], tuple[Entry, ...]] = {}
+        self._tokenizers: dict[str, CheckpointFiles] = {}
+        self._trees: dict[tuple[str, str], tuple[TreeEntry, ...]] = {}
         self._shas: dict[str, str] = {}
         self._held: dict[str, bool] = {}
         self._lost: set[tuple[str, str]] = set()
 
-    def with_subfolders(self, found: Sequence[Pointer], label: str) -> list[Pointer]:
+    def with_subfolders(self, found: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
         """Read the trees of all that has a place; pointers into sub-folders stand for the commits that hold them."""
         commits = dict.fromkeys(_commit(one) for one in found if one.place is not None)
-        trees = in_parallel(self._tree, list(commits), label, "trees")
+        trees = map_in_parallel(self._tree, list(commits), label, "trees")
         self._trees |= dict(zip(commits, trees, strict=True))
         return [inner for one in found for inner in self._inner(one)]
 
-    def _tree(self, commit: tuple[str, str]) -> tuple[Entry, ...]:
+    def _tree(self, commit: tuple[str, str]) -> tuple[TreeEntry, ...]:
         """Nothing, and remembered as lost, where refs were staler than the repo (huggingface_hub#3406)."""
         try:
-            return hub_client.tree(*commit)
+            return hub_client.fetch_tree(*commit)
         except AbsentError:
             self._lost.add(commit)
             return ()
 
-    def revision(self, model: str, found: Pointer) -> Revision:
+    def revision(self, model: str, found: RevisionRef) -> Revision:
         """What `found` points at; of a tree that was read."""
         family = found.repo.family
-        order = UNPLACED if found.place is None else FINAL if found.place == NOWHERE else (0, family.order(found.place))
+        order = (
+            UNKNOWN_ORDER
+            if found.place is None
+            else FINAL_ORDER
+            if found.place == EMPTY_POINT
+            else (0, family.order(found.place))
+        )
         bad = family.faults(found.repo.known_as, found.name)
-        seen = Revision(found.name, found.place or NOWHERE, order, found.commit, known_bad=bad)
+        seen = Revision(found.name, found.place or EMPTY_POINT, order, found.commit, known_bad=bad)
         if found.place is None:
             return replace(seen, state="UNPARSED", why=_why_unparsed(found))
         if _commit(found) in self._lost:
@@ -77,52 +83,52 @@ class Reading:
             return replace(seen, state="GATED", why="gated, and access is not granted")
         return self._looked_into(model, found, seen)
 
-    def _is_held(self, found: Pointer) -> bool:
+    def _is_held(self, found: RevisionRef) -> bool:
         repo = found.repo.refs.repo
         if repo not in self._held:
-            self._held[repo] = hub_client.is_held(repo, found.commit)
+            self._held[repo] = hub_client.is_access_denied(repo, found.commit)
         return self._held[repo]
 
-    def _looked_into(self, model: str, found: Pointer, seen: Revision) -> Revision:
-        files = Tree(*_commit(found), self._trees[_commit(found)], self._shas, found.subfolder)
-        if why := lacking(files, pickles=found.repo.family.weights == "bin"):
+    def _looked_into(self, model: str, found: RevisionRef, seen: Revision) -> Revision:
+        files = HubFolder(*_commit(found), self._trees[_commit(found)], self._shas, found.subfolder)
+        if why := unloadable_reason(files, pickles=found.repo.family.weights == "bin"):
             return replace(seen, state="NO_WEIGHTS", why=why)
         tokenizer = self._tokenizer(found) or files
         try:
-            content = Content.of(files, tokenizer)
+            content = FileHashes.of(files, tokenizer)
             return replace(seen, files=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content))
         except AbsentError as error:
             return replace(seen, state="NO_WEIGHTS", why=f"listed, but {error.found}: {error.asked}")
 
-    def _tokenizer(self, found: Pointer) -> Files | None:
+    def _tokenizer(self, found: RevisionRef) -> CheckpointFiles | None:
         """Null = the checkpoint's own."""
         name = self._asked or found.repo.family.tokenizer_for(found.repo.known_as)
         if name and name not in self._tokenizers:
             self._tokenizers[name] = self._tokenizer_at(name)
         return self._tokenizers[name] if name else None
 
-    def _tokenizer_at(self, name: str) -> Files:
+    def _tokenizer_at(self, name: str) -> CheckpointFiles:
         """The files of the tokenizer in a folder, or in the `main` of a repo."""
-        files = Folder(Path(name)) if Path(name).is_dir() else self._main(name)
+        files = LocalFolder(Path(name)) if Path(name).is_dir() else self._main(name)
         if not has_tokenizer(files):
             raise UsageError(f"tokenizer {name}", "no tokenizer files", "Name a repo or a folder that has them")
         return files
 
-    def _main(self, repo: str) -> Tree:
-        refs = hub_client.refs(repo)
+    def _main(self, repo: str) -> HubFolder:
+        refs = hub_client.fetch_refs(repo)
         if MAIN not in refs.branches:
             raise UsageError(f"tokenizer {repo}", f"no branch {MAIN}", "Name another repo or a folder")
         commit = refs.branches[MAIN]
-        return Tree(refs.repo, commit, hub_client.tree(refs.repo, commit), self._shas)
+        return HubFolder(refs.repo, commit, hub_client.fetch_tree(refs.repo, commit), self._shas)
 
-    def _inner(self, found: Pointer) -> list[Pointer]:
+    def _inner(self, found: RevisionRef) -> list[RevisionRef]:
         has_subfolders = found.repo.family.where == "subfolders" and not found.subfolder
-        return in_subfolders(found, self._trees[_commit(found)]) if has_subfolders else [found]
+        return list_subfolder_refs(found, self._trees[_commit(found)]) if has_subfolders else [found]
 
 
-def in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: str) -> list[R]:
+def map_in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: str) -> list[R]:
     """`call` of each item, in their order; the first failure ends it."""
-    with Progress(label, len(items), unit) as progress, ThreadPoolExecutor(WORKERS) as pool:
+    with Progress(label, len(items), unit) as progress, ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         waiting = [pool.submit(call, item) for item in items]
         try:
             for done in as_completed(waiting):
@@ -133,31 +139,33 @@ def in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: st
     return [done.result() for done in waiting]
 
 
-def _why_unparsed(found: Pointer) -> str:
+def _why_unparsed(found: RevisionRef) -> str:
     if found.repo.family.place(found.repo.known_as, found.name) is None:
         return "its name does not say where in training it stands"
     return "too few names of this repo say a step for the general rule to be believed"
 
 
-def _checkpoint(model: str, found: Pointer, files: Tree, tokenizer: Files, content: Content) -> Checkpoint:
-    own = tokenizer_files(files) if tokenizer is files else ()
+def _checkpoint(
+    model: str, found: RevisionRef, files: HubFolder, tokenizer: CheckpointFiles, content: FileHashes
+) -> Checkpoint:
+    own = list_tokenizer_files(files) if tokenizer is files else ()
     family = found.repo.family
     return Checkpoint(
         model=model,
         revision=found.name,
         path="",
-        tokenizer_path=tokenizer.place if isinstance(tokenizer, Folder) else "",
-        remote=files.remote((CONFIG, *weight_files(files), *own)),
+        tokenizer_path=tokenizer.place if isinstance(tokenizer, LocalFolder) else "",
+        remote=files.remote((CONFIG_FILE, *list_weight_files(files), *own)),
         tokenizer_remote=None if tokenizer is files else _remote(tokenizer),
         family=None if family.is_generic else family.name,
         commit_sha=found.commit,
-        **facts(files, content, found.place or NOWHERE),
+        **build_checkpoint_fields(files, content, found.place or EMPTY_POINT),
     )
 
 
-def _remote(tokenizer: Files) -> Remote | None:
-    return tokenizer.remote(tokenizer_files(tokenizer)) if isinstance(tokenizer, Tree) else None
+def _remote(tokenizer: CheckpointFiles) -> Remote | None:
+    return tokenizer.remote(list_tokenizer_files(tokenizer)) if isinstance(tokenizer, HubFolder) else None
 
 
-def _commit(found: Pointer) -> tuple[str, str]:
+def _commit(found: RevisionRef) -> tuple[str, str]:
     return found.repo.refs.repo, found.commit

@@ -4,17 +4,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.catalog.digests import Shas
+from pipeline.catalog.digests import Sha256ByName
 from pipeline.catalog.family import KnownBad
-from pipeline.catalog.revision_names import Place
+from pipeline.catalog.revision_names import TrainingPoint
 from pipeline.hashing import digest_of
 from pipeline.spec import Checkpoint
 
-NOWHERE = Place()
-FINAL, UNPLACED = (1,), (2,)
+EMPTY_POINT = TrainingPoint()
+FINAL_ORDER, UNKNOWN_ORDER = (1,), (2,)
 """Sort a final model behind all that has a place, and what may have any behind that."""
 
-State = Literal[
+RevisionState = Literal[
     "NEW",
     "UNCHANGED",
     "RETAGGED",
@@ -40,17 +40,17 @@ class Revision:
     """One name in a history: a branch, tag, sub-folder, or repo of its own."""
 
     name: str
-    place: Place = NOWHERE
+    place: TrainingPoint = EMPTY_POINT
     """Where in training it stands; empty for a final model and for a name that does not say."""
-    order: tuple = FINAL
+    order: tuple = FINAL_ORDER
     """Sorts the revisions of a history in training order: (0, order of the place), FINAL or UNPLACED."""
     commit: str | None = None
     """Null for a local folder."""
-    state: State = "NEW"
+    state: RevisionState = "NEW"
     """NO_WEIGHTS, UNPARSED, GATED, or NEW as long as nothing is known of the lake."""
     why: str | None = None
     """Why it is not measured."""
-    files: Shas = field(default_factory=dict)
+    files: Sha256ByName = field(default_factory=dict)
     """Its weight files that are there, an index among them, by name with their sha256."""
     known_bad: tuple[KnownBad, ...] = ()
     """What the catalogue knows to be wrong with it, whether or not the listing agrees."""
@@ -65,7 +65,7 @@ class Revision:
     @property
     def is_final(self) -> bool:
         """A trained model that its publisher gives no step: `main`, which may be the last step or a soup of several."""
-        return self.order == FINAL
+        return self.order == FINAL_ORDER
 
     @property
     def weights_digest(self) -> str | None:

@@ -19,11 +19,11 @@ from pipeline import cache
 from pipeline.errors import FetchError, UsageError
 from pipeline.progress import Progress
 
-OWNER = "SHAPELAKE_DRIVER"
+DRIVER_ENV = "SHAPELAKE_DRIVER"
 """Environment variable with HOST:PID of the driver, which outlives the workers that fetch for it."""
 POLL_S = 1.0
-PATIENCE_S = 3600.0
-ABANDONED_S = 86400.0
+RESERVE_TIMEOUT_S = 3600.0
+STALE_AFTER_S = 86400.0
 """Age at which the lease of another host's driver, of which nothing can be seen from here, counts as stale."""
 
 
@@ -40,7 +40,7 @@ class Lease(NamedTuple):
     @property
     def is_stale(self) -> bool:
         """Its driver is dead, or has not been heard of for a day from another host."""
-        return is_dead(self.owner) or (not _is_here(self.owner) and time.time() - self.since > ABANDONED_S)
+        return is_driver_dead(self.owner) or (not _is_here(self.owner) and time.time() - self.since > STALE_AFTER_S)
 
     @property
     def to_come(self) -> int:
@@ -48,7 +48,7 @@ class Lease(NamedTuple):
         return max(self.bytes - _size(self.folder), 0)
 
 
-def root() -> Path:
+def scratch_root() -> Path:
     """$SHAPELAKE_SCRATCH, or `scratch` in the user's cache folder.
 
     Raises:
@@ -68,17 +68,17 @@ def root() -> Path:
 
 
 @contextmanager
-def owning() -> Iterator[None]:
+def own_scratch() -> Iterator[None]:
     """What this process and its workers fetch inside the block belongs to this process, and goes with the block."""
-    before = os.environ.get(OWNER)
-    os.environ[OWNER] = f"{socket.gethostname()}:{os.getpid()}"
+    before = os.environ.get(DRIVER_ENV)
+    os.environ[DRIVER_ENV] = f"{socket.gethostname()}:{os.getpid()}"
     try:
         yield
     finally:
-        abandon([owner()])  # what was still being fetched when the run was stopped
-        del os.environ[OWNER]
+        release_owned_by([current_owner()])  # what was still being fetched when the run was stopped
+        del os.environ[DRIVER_ENV]
         if before is not None:
-            os.environ[OWNER] = before
+            os.environ[DRIVER_ENV] = before
 
 
 def reserve(folder: Path, size: int, budget: int | None) -> None:
@@ -94,51 +94,51 @@ def reserve(folder: Path, size: int, budget: int | None) -> None:
     if budget is not None and size > budget:
         raise _too_large(folder, size, f"the budget of the node is {budget:,} bytes", "Raise the disk budget")
     with Progress("Waiting for room on the disk", None, "s") as progress:
-        end = time.monotonic() + PATIENCE_S
-        while not _reserved(folder, size, budget):
+        end = time.monotonic() + RESERVE_TIMEOUT_S
+        while not _try_reserve(folder, size, budget):
             if time.monotonic() > end:
                 raise FetchError(f"{size:,} bytes in {folder.parent}", "no room for an hour", "Try again later")
             time.sleep(POLL_S)
             progress.advance(1)
 
 
-def release(folder: Path) -> None:
+def release_folder(folder: Path) -> None:
     """Remove a folder, whatever is in it; its lease stays for as long as a byte of it does."""
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
-        _beside(folder, "lease").unlink(missing_ok=True)
+        _sidecar_path(folder, "lease").unlink(missing_ok=True)
 
 
-def abandon(owners: Collection[str]) -> int:
+def release_owned_by(owners: Collection[str]) -> int:
     """Remove what these drivers have on this node; returns how many folders there were."""
-    theirs = [lease.folder for lease in leases() if lease.owner in owners]
+    theirs = [lease.folder for lease in list_leases() if lease.owner in owners]
     for folder in theirs:
-        release(folder)
+        release_folder(folder)
     return len(theirs)
 
 
-def owners_here() -> list[str]:
+def list_owners() -> list[str]:
     """The drivers that have something on this node, each as HOST:PID."""
-    return sorted({lease.owner for lease in leases()})
+    return sorted({lease.owner for lease in list_leases()})
 
 
-def is_dead(owner: str) -> bool:
+def is_driver_dead(owner: str) -> bool:
     """Whether the driver was one of this machine and has ended; of another machine's that cannot be seen."""
-    return _is_here(owner) and not lives(int(owner.rpartition(":")[2]))
+    return _is_here(owner) and not is_process_alive(int(owner.rpartition(":")[2]))
 
 
-def sweep() -> int:
+def remove_stale() -> int:
     """Remove the folders of dead drivers; returns how many there were. A folder in use is left alone."""
-    return sum(_swept(lease) for lease in leases() if lease.is_stale)
+    return sum(_release_if_unlocked(lease) for lease in list_leases() if lease.is_stale)
 
 
-def leases() -> list[Lease]:
+def list_leases() -> list[Lease]:
     """All leases of this node."""
-    return [lease for note in root().glob(".*.lease") if (lease := _read(note))]
+    return [lease for note in scratch_root().glob(".*.lease") if (lease := _read(note))]
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+def lock_folder(folder: Path, wait: bool = True) -> Iterator[bool]:
     """One process at a time works in `folder`; without `wait`, false where another one does.
 
     The lock's file goes with the last holder, so it counts only while it is still the one at its place.
@@ -149,12 +149,12 @@ def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
     finally:
         if file is not None:
             if not folder.exists():
-                _beside(folder, "lock").unlink(missing_ok=True)
+                _sidecar_path(folder, "lock").unlink(missing_ok=True)
             file.close()
 
 
 def _lock(folder: Path, wait: bool) -> IO[str] | None:
-    place = _beside(folder, "lock")
+    place = _sidecar_path(folder, "lock")
     while True:
         file = place.open("a")
         try:
@@ -167,18 +167,18 @@ def _lock(folder: Path, wait: bool) -> IO[str] | None:
         file.close()
 
 
-def _reserved(folder: Path, size: int, budget: int | None) -> bool:
-    with cache.exclusive(root() / "leases"):
-        others = [lease for lease in leases() if lease.folder != folder and not lease.is_stale]
-        free = shutil.disk_usage(root()).free - sum(lease.to_come for lease in others)
+def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
+    with cache.exclusive(scratch_root() / "leases"):
+        others = [lease for lease in list_leases() if lease.folder != folder and not lease.is_stale]
+        free = shutil.disk_usage(scratch_root()).free - sum(lease.to_come for lease in others)
         needed = size - _size(folder)
         if needed > free and not others:
             raise _too_large(folder, needed, f"the disk has {free:,} bytes free", "Free some, or set SHAPELAKE_SCRATCH")
         left = size if budget is None else budget - sum(lease.bytes for lease in others)
         if needed > free or size > left:
             return False
-        lease = {"owner": owner(), "bytes": size, "since": time.time()}
-        cache.write(_beside(folder, "lease"), json.dumps(lease).encode())
+        lease = {"owner": current_owner(), "bytes": size, "since": time.time()}
+        cache.write(_sidecar_path(folder, "lease"), json.dumps(lease).encode())
         return True
 
 
@@ -186,22 +186,22 @@ def _too_large(folder: Path, size: int, found: str, do: str) -> UsageError:
     return UsageError(f"{size:,} bytes in {folder.parent}", found, do)
 
 
-def _swept(lease: Lease) -> bool:
-    with locked(lease.folder, wait=False) as is_ours:
+def _release_if_unlocked(lease: Lease) -> bool:
+    with lock_folder(lease.folder, wait=False) as is_ours:
         if is_ours:
-            release(lease.folder)
+            release_folder(lease.folder)
         return is_ours
 
 
-def owner() -> str:
-    return os.environ.get(OWNER) or f"{socket.gethostname()}:{os.getpid()}"
+def current_owner() -> str:
+    return os.environ.get(DRIVER_ENV) or f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _is_here(owner: str) -> bool:
     return owner.rpartition(":")[0] == socket.gethostname()
 
 
-def _beside(folder: Path, what: str) -> Path:
+def _sidecar_path(folder: Path, what: str) -> Path:
     return folder.with_name(f".{folder.name}.{what}")
 
 
@@ -213,7 +213,7 @@ def _read(note: Path) -> Lease | None:
         return None
 
 
-def lives(pid: int) -> bool:
+def is_process_alive(pid: int) -> bool:
     """Whether there is such a process on this host, whoever owns it."""
     try:
         os.kill(pid, 0)

@@ -19,11 +19,11 @@ def catalog(
 
     Example: shapelake catalog EleutherAI/pythia-70m
     """
-    from pipeline.catalog.listing import listing
+    from pipeline.catalog.listing import list_catalog
     from pipeline.sweep.audit_records import seen
 
     labels = [] if lake is None else Lake(lake).labels()
-    found = listing(name, lambda model: seen(labels, model))
+    found = list_catalog(name, lambda model: seen(labels, model))
     print_json(found) if as_json else render.listing(found)
 
 

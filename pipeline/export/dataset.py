@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from pipeline import output_paths
-from pipeline.catalog.hub_http import patiently
+from pipeline.catalog.hub_http import call_with_retries
 from pipeline.columns import source
 from pipeline.errors import UsageError
 from pipeline.export.dataset_card import card
@@ -73,7 +73,7 @@ def upload(prepared: Prepared, dataset: str) -> str:
         UsageError: the Hub refuses it, or HF_HUB_OFFLINE is set.
         FetchError: no answer now.
     """
-    return patiently(f"upload of dataset {dataset}", lambda: _upload(prepared, dataset))
+    return call_with_retries(f"upload of dataset {dataset}", lambda: _upload(prepared, dataset))
 
 
 def _upload(prepared: Prepared, dataset: str) -> str:

@@ -15,7 +15,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
-from pipeline.catalog.architectures import kinds
+from pipeline.catalog.architectures import infer_kinds
 from pipeline.errors import CheckpointError
 from pipeline.model.layer_stack import Profile
 from pipeline.model.placement import Room, place
@@ -139,7 +139,7 @@ def _from_pretrained(
 
 
 def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[Kind, ...]:
-    found = kinds(raw)
+    found = infer_kinds(raw)
     if not found:
         raise CheckpointError(
             f"checkpoint {folder}",

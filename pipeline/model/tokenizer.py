@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from pipeline.catalog.checkpoint_files import Folder, has_tokenizer
+from pipeline.catalog.checkpoint_files import LocalFolder, has_tokenizer
 from pipeline.errors import CheckpointError
 
 PROBE = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
@@ -79,7 +79,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     Raises:
         CheckpointError: there are none, or they make no tokenizer.
     """
-    if not has_tokenizer(Folder(folder)):
+    if not has_tokenizer(LocalFolder(folder)):
         raise CheckpointError(
             f"tokenizer in {folder}", "no tokenizer files", "Name a folder that has them as `tokenizer:` of the source"
         )

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.catalog.checkpoint_files import CONFIG, WEIGHTS, Folder, weight_files
+from pipeline.catalog.checkpoint_files import CONFIG_FILE, WEIGHT_FILES, LocalFolder, list_weight_files
 from pipeline.errors import CheckpointError
 
 
@@ -35,9 +35,9 @@ BROKEN = (
 
 def read_config(folder: Path) -> dict[str, Any]:
     """The parsed config.json of `folder`."""
-    if not (folder / CONFIG).exists():
+    if not (folder / CONFIG_FILE).exists():
         raise CheckpointError(f"checkpoint {folder}", "no config.json", "Name a folder with config.json and weights")
-    return _json(folder / CONFIG)
+    return _json(folder / CONFIG_FILE)
 
 
 def readable_weights(folder: Path) -> list[Path]:
@@ -47,10 +47,10 @@ def readable_weights(folder: Path) -> list[Path]:
         CheckpointError: there are none, a shard is absent, or a file cannot be opened (truncated, or a pickle with
             more in it than tensors).
     """
-    names = weight_files(Folder(folder))
+    names = list_weight_files(LocalFolder(folder))
     if not names:
         raise CheckpointError(
-            f"checkpoint {folder}", f"no weights: neither {' nor '.join(WEIGHTS)}", "Name a folder with weights"
+            f"checkpoint {folder}", f"no weights: neither {' nor '.join(WEIGHT_FILES)}", "Name a folder with weights"
         )
     files = [folder / name for name in names]
     if files[0].suffix == ".json":

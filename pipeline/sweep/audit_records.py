@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.catalog import families
-from pipeline.catalog.audit import Finding, audit, stated
-from pipeline.catalog.discovery import discover
+from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history
+from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.revisions import History
 from pipeline.lake import Audit, Audited, Lake
 from pipeline.lake.records import Named
@@ -16,7 +16,7 @@ def audited(names: list[str], uri: str | None) -> list[dict[str, Any]]:
     """Audit the histories of `names`, and keep the audits in the lake where one is named."""
     lake = None if uri is None else Lake(uri)
     labels = [] if lake is None else lake.labels()
-    found = [stated(h, seen(labels, h.model)) for name in names for h in discover(source(name))]
+    found = [assign_states(h, seen(labels, h.model)) for name in names for h in discover_histories(source(name))]
     if lake is not None:
         for history in found:
             lake.record_audit(record(history))
@@ -27,7 +27,7 @@ def source(name: str) -> Source:
     """What a person means by `name`: a folder, a family of the catalogue, or a repo of the Hub."""
     if Path(name).is_dir():
         return Local(local=name)
-    if name in {family.name for family in families.families()}:
+    if name in {family.name for family in families.load_families()}:
         return Members(family=name)
     return Hub(hub=name)
 
@@ -43,7 +43,7 @@ def seen(labels: list[Named], model: str) -> dict[str, tuple[str | None, str]]:
 
 def record(history: History) -> Audit:
     """The audit as the lake keeps it: per revision its state, and what is said of it."""
-    findings = audit(history)
+    findings = audit_history(history)
     revisions = tuple(
         Audited(
             revision=revision.name,
@@ -63,7 +63,7 @@ def record(history: History) -> Audit:
     return Audit(model=history.model, family=history.rule, formerly=history.formerly, revisions=revisions)
 
 
-def worst(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+def worst(findings: tuple[HistoryFinding, ...]) -> tuple[HistoryFinding, ...]:
     """Those that a plan warns of: over which a curve would be wrong, or lack points."""
     return tuple(finding for finding in findings if finding.severity != "note")
 
@@ -72,6 +72,6 @@ def _as_json(history: History) -> dict[str, Any]:
     return {
         "model": history.model,
         "rule": history.rule,
-        "findings": [finding._asdict() for finding in audit(history)],
+        "findings": [finding._asdict() for finding in audit_history(history)],
         "revisions": [one.model_dump() for one in record(history).revisions],
     }

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.catalog import discovery, local_histories
-from pipeline.catalog.fetch import fetched
+from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.corpora import resolve
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, to_table
@@ -52,7 +52,7 @@ def measured_here(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple
     from pipeline import measure
 
     first = cells[0]
-    with fetched(first.checkpoint, f"here-{os.getpid()}", resources.scratch_bytes) as checkpoint:
+    with fetch_temporarily(first.checkpoint, f"here-{os.getpid()}", resources.scratch_bytes) as checkpoint:
         opened = measure.open_checkpoint(checkpoint, first.recipe, resources)
         for cell in cells:
             yield cell, measure.measure(cell, opened, resources.batch_tokens)
@@ -62,8 +62,8 @@ def _found(name: str, tokenizer: str | None) -> Checkpoint:
     """The folder of that name, else the revision of a repo."""
     repo, _, revision = name.partition("@")
     if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
-        return local_histories.single(Path(name).resolve(), tokenizer and str(Path(tokenizer).resolve()))
-    return discovery.single(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
+        return local_histories.inspect_checkpoint(Path(name).resolve(), tokenizer and str(Path(tokenizer).resolve()))
+    return discovery.resolve_checkpoint(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
 
 
 def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:

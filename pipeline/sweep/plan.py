@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from pipeline.catalog.audit import Finding, audit, stated
-from pipeline.catalog.discovery import discover
+from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history
+from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.revisions import History
 from pipeline.corpora import resolve
 from pipeline.errors import UsageError
@@ -42,7 +42,7 @@ class Plan:
     attempts: Mapping[str, Counter[str]]
     histories: tuple[History, ...]
     """With the state of every revision against the lake."""
-    findings: tuple[tuple[str, Finding], ...]
+    findings: tuple[tuple[str, HistoryFinding], ...]
     """What is wrong with the histories, by model."""
     cost: Cost
 
@@ -127,19 +127,19 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
         reason={cell.id: reason(cell, past, contents, cell.id in attempts) for cell in todo},
         attempts=attempts,
         histories=histories,
-        findings=tuple((h.model, finding) for h in histories for finding in worst(audit(h))),
+        findings=tuple((h.model, finding) for h in histories for finding in worst(audit_history(h))),
         cost=cost(todo, past, sweep.resources),
     )
 
 
 def _histories(sweep: Sweep, labels: list[Named]) -> tuple[History, ...]:
     """Every history whose model is wanted, with the state of each revision against what the lake knows."""
-    found = _once(h for source in sources(sweep) for h in discover(source, sweep.models))
+    found = _once(h for source in sources(sweep) for h in discover_histories(source, sweep.models))
     wanted = [h for h in found if matches(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)
         raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
-    return tuple(stated(h, seen(labels, h.model)) for h in wanted)
+    return tuple(assign_states(h, seen(labels, h.model)) for h in wanted)
 
 
 def _once(histories: Iterable[History]) -> list[History]:

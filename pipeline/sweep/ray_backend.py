@@ -27,7 +27,7 @@ from ray.exceptions import (
 )
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.catalog.scratch import OWNER, abandon, is_dead, owner, owners_here
+from pipeline.catalog.scratch import DRIVER_ENV, current_owner, is_driver_dead, list_owners, release_owned_by
 from pipeline.errors import UsageError
 from pipeline.spec import Cell, Resources
 from pipeline.sweep.backend import Finished, Stages, is_fetched
@@ -41,7 +41,7 @@ from pipeline.sweep.watchdog import left_stack, place, stuck
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 """Environment that workers on other nodes must have when they start, to fetch what the driver has found."""
-PASSED_ON = ("HF_TOKEN", OWNER)
+PASSED_ON = ("HF_TOKEN", DRIVER_ENV)
 """What they need besides, as an argument of each task: what is in a runtime_env Ray writes into its logs."""
 NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
 GRACE = 1.5  # the driver ends a task so much later than the worker's own watchdog
@@ -227,15 +227,15 @@ class RayBackend:
     def close(self) -> None:
         if self._resources.address != "local":
             with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
-                self._asked(abandon, [owner()])
+                self._asked(release_owned_by, [current_owner()])
         with sigterm_kept():  # Ray's shutdown takes it away below Python's knowledge
             ray.shutdown()
 
     def _bury(self) -> None:
         """Free the nodes of what dead drivers of this machine had there: only here can be seen that they are dead."""
-        owners = {owner for _, found in self._asked(owners_here) for owner in found or ()}
-        if dead := sorted(owner for owner in owners if is_dead(owner)):
-            self._asked(abandon, dead)
+        owners = {owner for _, found in self._asked(list_owners) for owner in found or ()}
+        if dead := sorted(owner for owner in owners if is_driver_dead(owner)):
+            self._asked(release_owned_by, dead)
 
     def require_visible(self, paths: Iterable[str]) -> None:
         """Refuse unless every node of the cluster sees every path.

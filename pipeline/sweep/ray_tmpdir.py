@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from pipeline.catalog.scratch import lives
+from pipeline.catalog.scratch import is_process_alive
 
 SESSION = re.compile(r"session_.+_(?P<driver>\d+)")
 
@@ -19,6 +19,6 @@ def ray_folder() -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for session in folder.iterdir():
         name = SESSION.fullmatch(session.name)
-        if name and not session.is_symlink() and not lives(int(name["driver"])):
+        if name and not session.is_symlink() and not is_process_alive(int(name["driver"])):
             shutil.rmtree(session, ignore_errors=True)
     return folder

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Literal
 from uuid import uuid4
 
-from pipeline.catalog.scratch import owning, sweep
+from pipeline.catalog.scratch import own_scratch, remove_stale
 from pipeline.corpora import text_file
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
@@ -40,11 +40,11 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
     for corpus in plan.sweep.corpora:
         if corpus.sha256 is not None:
             text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
-    sweep()  # what killed runs have fetched
+    remove_stale()  # what killed runs have fetched
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
     others = lake.under_way(within_s=LATELY_S)
     lake.write_plan(run_id, plan.to_json())
-    with owning(), Progress(total=len(plan.todo)) as progress:
+    with own_scratch(), Progress(total=len(plan.todo)) as progress:
         progress.say(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         for other in others:
             progress.say(f"run {other} may be under way too: what both want is measured twice, and nothing is lost")

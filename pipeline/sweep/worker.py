@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.catalog.checkpoint_files import Folder, weight_files
-from pipeline.catalog.fetch import discard, fetched
-from pipeline.catalog.fetch import fetch as fetch_files
+from pipeline.catalog.checkpoint_files import LocalFolder, list_weight_files
+from pipeline.catalog.fetch import discard_checkpoint, fetch_temporarily
+from pipeline.catalog.fetch import fetch_checkpoint as fetch_files
 from pipeline.errors import (
     ChangedError,
     CheckpointError,
@@ -47,7 +47,10 @@ def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
     """
     started = time.monotonic()
     try:
-        with under_way(task), fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
+        with (
+            under_way(task),
+            fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint,
+        ):
             return _measured(task, checkpoint, watch)
     except Exception as error:
         return _went_wrong(task, error, started)
@@ -74,14 +77,14 @@ def _went_wrong(task: Task, error: Exception, started: float) -> list[Outcome]:
 
 def _read(folder: Path) -> list[Outcome]:
     """The weight files that are there; loading says what is not."""
-    files = Folder(folder)
-    read_ahead([folder / name for name in weight_files(files) if name in files.names])
+    files = LocalFolder(folder)
+    read_ahead([folder / name for name in list_weight_files(files) if name in files.names])
     return []
 
 
 def drop(task: Task) -> None:
     """Remove what was fetched for a task that will not be measured."""
-    discard(task.checkpoint, task.run_id)
+    discard_checkpoint(task.checkpoint, task.run_id)
 
 
 def watched(task: Task) -> list[Outcome]:

@@ -6,8 +6,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.catalog.checkpoint_files import Folder, has_tokenizer, lacking, weight_files
-from pipeline.catalog.revision_names import Place, parse
+from pipeline.catalog.checkpoint_files import LocalFolder, has_tokenizer, list_weight_files, unloadable_reason
+from pipeline.catalog.revision_names import TrainingPoint, parse_name
 
 HEADER_LIMIT = 100_000_000
 """Longest header that the safetensors format allows."""
@@ -22,13 +22,13 @@ class Found(NamedTuple):
     """A sub-folder whose name states a step."""
 
     path: Path
-    place: Place
+    place: TrainingPoint
     signature: Signature
 
 
 def found(root: Path) -> list[Found]:
     """Every sub-folder that states a step, in training order; one that vanishes meanwhile is left out."""
-    named = [(path, place) for path in root.iterdir() if (place := parse(path.name)) and place.step is not None]
+    named = [(path, place) for path in root.iterdir() if (place := parse_name(path.name)) and place.step is not None]
     seen = [Found(*one, mark) for one in named if (mark := _signature(one[0])) is not None]
     return sorted(seen, key=lambda one: (one.place.order, one.path.name))
 
@@ -36,12 +36,14 @@ def found(root: Path) -> list[Found]:
 def unfinished(folder: Path, own_tokenizer: bool = True) -> str | None:
     """Why a checkpoint cannot be complete yet, by its names, index and headers; null where it can be."""
     try:
-        files = Folder(folder)
-        if why := lacking(files):
+        files = LocalFolder(folder)
+        if why := unloadable_reason(files):
             return why
         if own_tokenizer and not has_tokenizer(files):
             return "no tokenizer"
-        wrong = [name for name in weight_files(files) if name.endswith(".safetensors") and not _is_whole(folder / name)]
+        wrong = [
+            name for name in list_weight_files(files) if name.endswith(".safetensors") and not _is_whole(folder / name)
+        ]
     except FileNotFoundError:
         return "gone"
     except (OSError, ValueError) as error:

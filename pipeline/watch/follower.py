@@ -89,7 +89,7 @@ class Follower:
     def _take(self, one: Found) -> Iterator[Told]:
         """Measure what the lake does not have. Rotated away or written anew meanwhile, it is left for the next look."""
         try:
-            checkpoint = local_histories.single(one.path, self._of.tokenizer)
+            checkpoint = local_histories.inspect_checkpoint(one.path, self._of.tokenizer)
             cells = self._cells(checkpoint)
             self._measure(cells)
         except Exception as error:  # whatever a checkpoint does to torch, the next one is still to be watched

@@ -10,9 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.families import GENERIC, TABLE, entry, families, family, family_of
+from pipeline.catalog.families import (
+    FAMILIES_YAML,
+    GENERIC_FAMILY,
+    find_family,
+    get_family,
+    load_families,
+    parse_family,
+)
 from pipeline.catalog.family import Family
-from pipeline.catalog.revision_names import Place
+from pipeline.catalog.revision_names import TrainingPoint
 from pipeline.errors import UsageError
 
 B, T = 10**9, 10**12
@@ -24,90 +31,98 @@ PYTHIA_GRID = [0, *(2**i for i in range(10)), *range(1000, 144000, 1000)]
 
 # repo, name: step, tokens, stage, run, where the tokens come from
 PUBLISHED = {
-    ("EleutherAI/pythia-14m", "step0"): Place(0, 0, None, None, STEPS),
-    ("EleutherAI/pythia-70m", "step1"): Place(1, BATCH, None, None, STEPS),
-    ("EleutherAI/pythia-70m-deduped", "step512"): Place(512, 512 * BATCH, None, None, STEPS),
-    ("EleutherAI/pythia-12b", "step143000"): Place(143000, 299_892_736_000, None, None, STEPS),
-    ("EleutherAI/pythia-160m-v0", "step1000"): Place(1000, 1000 * BATCH, None, None, STEPS),
-    ("EleutherAI/pythia-410m-seed4", "step96000"): Place(96000, 96000 * BATCH, None, "4", STEPS),
-    ("EleutherAI/pythia-160m-data-seed2", "step2"): Place(2, 2 * BATCH, None, "data-seed2", STEPS),
-    ("EleutherAI/pythia-160m-weight-seed1", "step4"): Place(4, 4 * BATCH, None, "weight-seed1", STEPS),
-    ("EleutherAI/pythia-intervention-1.4b-deduped", "step71500"): Place(71500),
-    ("bigscience/bloom-560m-intermediate", "global_step1000"): Place(1000),
-    ("bigscience/bloom-1b7-intermediate", "global_step50000"): Place(50000),
-    ("bigscience/bloom-7b1-intermediate", "global_step600000"): Place(600000),
-    ("TinyLlama/tinyLlama-intermediate-checkpoints", "step-480k-token-1007B"): Place(
+    ("EleutherAI/pythia-14m", "step0"): TrainingPoint(0, 0, None, None, STEPS),
+    ("EleutherAI/pythia-70m", "step1"): TrainingPoint(1, BATCH, None, None, STEPS),
+    ("EleutherAI/pythia-70m-deduped", "step512"): TrainingPoint(512, 512 * BATCH, None, None, STEPS),
+    ("EleutherAI/pythia-12b", "step143000"): TrainingPoint(143000, 299_892_736_000, None, None, STEPS),
+    ("EleutherAI/pythia-160m-v0", "step1000"): TrainingPoint(1000, 1000 * BATCH, None, None, STEPS),
+    ("EleutherAI/pythia-410m-seed4", "step96000"): TrainingPoint(96000, 96000 * BATCH, None, "4", STEPS),
+    ("EleutherAI/pythia-160m-data-seed2", "step2"): TrainingPoint(2, 2 * BATCH, None, "data-seed2", STEPS),
+    ("EleutherAI/pythia-160m-weight-seed1", "step4"): TrainingPoint(4, 4 * BATCH, None, "weight-seed1", STEPS),
+    ("EleutherAI/pythia-intervention-1.4b-deduped", "step71500"): TrainingPoint(71500),
+    ("bigscience/bloom-560m-intermediate", "global_step1000"): TrainingPoint(1000),
+    ("bigscience/bloom-1b7-intermediate", "global_step50000"): TrainingPoint(50000),
+    ("bigscience/bloom-7b1-intermediate", "global_step600000"): TrainingPoint(600000),
+    ("TinyLlama/tinyLlama-intermediate-checkpoints", "step-480k-token-1007B"): TrainingPoint(
         480_000, 1007 * B, None, None, NAME
     ),
-    ("TinyLlama/tinyLlama-intermediate-checkpoints", "step-5k-token-10B"): Place(5000, 10 * B, None, None, NAME),
-    ("TinyLlama/TinyLlama-1.1B-step-50K-105b",) * 2: Place(50_000, 105 * B, None, None, NAME),
-    ("TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T",) * 2: Place(1_431_000, 3 * T, None, None, NAME),
-    ("TinyLlama/TinyLlama-1.1B-intermediate-step-715k-1.5T",) * 2: Place(715_000, 1500 * B, None, None, NAME),
-    ("allenai/OLMo-1B-hf", "step1000-tokens4B"): Place(1000, 4 * B, None, None, NAME),
-    ("allenai/OLMo-7B-0724-hf", "step1000-tokens4B"): Place(1000, 4 * B, None, None, NAME),
-    ("allenai/OLMo-2-0425-1B", "stage1-step1907359-tokens4001B"): Place(1907359, 4001 * B, "1", None, NAME),
-    ("allenai/OLMo-2-0425-1B", "stage2-ingredient3-step2000-tokens5B"): Place(2000, 4006 * B, "2", "3", NAME),
-    ("allenai/OLMo-2-0425-1B-early-training", "stage1-step0-tokens0B"): Place(0, 0, "1", None, NAME),
-    ("allenai/OLMo-2-1124-13B", "stage2-ingredient4-step35773-tokens300B"): Place(35773, 5301 * B, "2", "4", NAME),
-    ("allenai/OLMo-2-0325-32B", "stage1-step721901-tokens6056B"): Place(721901, 6056 * B, "1", None, NAME),
-    ("allenai/Olmo-3-1025-7B", "stage1-step1413814"): Place(1413814, 1413814 * 2**22, "1", None, STEPS),
-    ("allenai/Olmo-3-1025-7B", "stage2-step0"): Place(0, 1413814 * 2**22, "2", None, STEPS),
-    ("allenai/Olmo-3-1025-7B", "stage3-step0"): Place(0, 1413814 * 2**22 + 47684 * 2**21, "3", None, STEPS),
-    ("allenai/Olmo-3-1125-32B", "stage1-step656000"): Place(656000, 656000 * 2**23, "1", None, STEPS),
-    ("allenai/Olmo-3-1125-32B", "stage2-ingredient2-step7000"): Place(7000, None, "2", "2"),
-    ("allenai/OLMoE-1B-7B-0924", "step1220000-tokens5117B"): Place(1220000, 5117 * B, None, None, NAME),
-    ("allenai/OLMoE-1B-7B-0125", "stage2-ingredient1-step500-tokens2B"): Place(500, None, "2", "1"),
-    ("allenai/DataDecide-dolma1_7-1B", "step29901-seed-default"): Place(29901, run="default"),
-    ("LLM360/Amber", "ckpt_358"): Place(position=358),
-    ("LLM360/Crystal", "CrystalCoder_phase2_checkpoint_055500"): Place(55500, stage="2"),
-    ("LLM360/K2-Spike-1", "spike_ckpt_160"): Place(run="spike", position=160),
-    ("IFM/K2-Spike-2", "spike_ckpt_200"): Place(run="spike", position=200),
-    ("stanford-crfm/caprica-gpt2-small-x81", "checkpoint-10"): Place(
+    ("TinyLlama/tinyLlama-intermediate-checkpoints", "step-5k-token-10B"): TrainingPoint(
+        5000, 10 * B, None, None, NAME
+    ),
+    ("TinyLlama/TinyLlama-1.1B-step-50K-105b",) * 2: TrainingPoint(50_000, 105 * B, None, None, NAME),
+    ("TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T",) * 2: TrainingPoint(1_431_000, 3 * T, None, None, NAME),
+    ("TinyLlama/TinyLlama-1.1B-intermediate-step-715k-1.5T",) * 2: TrainingPoint(715_000, 1500 * B, None, None, NAME),
+    ("allenai/OLMo-1B-hf", "step1000-tokens4B"): TrainingPoint(1000, 4 * B, None, None, NAME),
+    ("allenai/OLMo-7B-0724-hf", "step1000-tokens4B"): TrainingPoint(1000, 4 * B, None, None, NAME),
+    ("allenai/OLMo-2-0425-1B", "stage1-step1907359-tokens4001B"): TrainingPoint(1907359, 4001 * B, "1", None, NAME),
+    ("allenai/OLMo-2-0425-1B", "stage2-ingredient3-step2000-tokens5B"): TrainingPoint(2000, 4006 * B, "2", "3", NAME),
+    ("allenai/OLMo-2-0425-1B-early-training", "stage1-step0-tokens0B"): TrainingPoint(0, 0, "1", None, NAME),
+    ("allenai/OLMo-2-1124-13B", "stage2-ingredient4-step35773-tokens300B"): TrainingPoint(
+        35773, 5301 * B, "2", "4", NAME
+    ),
+    ("allenai/OLMo-2-0325-32B", "stage1-step721901-tokens6056B"): TrainingPoint(721901, 6056 * B, "1", None, NAME),
+    ("allenai/Olmo-3-1025-7B", "stage1-step1413814"): TrainingPoint(1413814, 1413814 * 2**22, "1", None, STEPS),
+    ("allenai/Olmo-3-1025-7B", "stage2-step0"): TrainingPoint(0, 1413814 * 2**22, "2", None, STEPS),
+    ("allenai/Olmo-3-1025-7B", "stage3-step0"): TrainingPoint(0, 1413814 * 2**22 + 47684 * 2**21, "3", None, STEPS),
+    ("allenai/Olmo-3-1125-32B", "stage1-step656000"): TrainingPoint(656000, 656000 * 2**23, "1", None, STEPS),
+    ("allenai/Olmo-3-1125-32B", "stage2-ingredient2-step7000"): TrainingPoint(7000, None, "2", "2"),
+    ("allenai/OLMoE-1B-7B-0924", "step1220000-tokens5117B"): TrainingPoint(1220000, 5117 * B, None, None, NAME),
+    ("allenai/OLMoE-1B-7B-0125", "stage2-ingredient1-step500-tokens2B"): TrainingPoint(500, None, "2", "1"),
+    ("allenai/DataDecide-dolma1_7-1B", "step29901-seed-default"): TrainingPoint(29901, run="default"),
+    ("LLM360/Amber", "ckpt_358"): TrainingPoint(position=358),
+    ("LLM360/Crystal", "CrystalCoder_phase2_checkpoint_055500"): TrainingPoint(55500, stage="2"),
+    ("LLM360/K2-Spike-1", "spike_ckpt_160"): TrainingPoint(run="spike", position=160),
+    ("IFM/K2-Spike-2", "spike_ckpt_200"): TrainingPoint(run="spike", position=200),
+    ("stanford-crfm/caprica-gpt2-small-x81", "checkpoint-10"): TrainingPoint(
         10, 10 * 512 * 1024, None, "caprica-gpt2-small-x81", STEPS
     ),
-    ("baichuan-inc/Baichuan2-7B-Intermediate-Checkpoints", "train_00220B"): Place(None, 220 * B, None, None, NAME),
-    ("HuggingFaceTB/SmolLM2-1.7B-intermediate-checkpoints", "step-125000"): Place(
+    ("baichuan-inc/Baichuan2-7B-Intermediate-Checkpoints", "train_00220B"): TrainingPoint(
+        None, 220 * B, None, None, NAME
+    ),
+    ("HuggingFaceTB/SmolLM2-1.7B-intermediate-checkpoints", "step-125000"): TrainingPoint(
         125000, 125000 * 2097152, None, None, STEPS
     ),
-    ("HuggingFaceTB/SmolLM2-135M-intermediate-checkpoints", "step-240000"): Place(
+    ("HuggingFaceTB/SmolLM2-135M-intermediate-checkpoints", "step-240000"): TrainingPoint(
         240000, 240000 * 1048576, None, None, STEPS
     ),
-    ("HuggingFaceTB/SmolLM3-3B-checkpoints", "stage2-step-4200000"): Place(
+    ("HuggingFaceTB/SmolLM3-3B-checkpoints", "stage2-step-4200000"): TrainingPoint(
         4200000, 4200000 * 2359296, "2", None, STEPS
     ),
-    ("swiss-ai/Apertus-8B-2509", "step50000-tokens210B"): Place(50000, 210 * B, None, None, NAME),
-    ("swiss-ai/Apertus-70B-2509", "step2627139-tokens15T"): Place(2627139, 15 * T, None, None, NAME),
-    ("swiss-ai/Apertus-8B-2509", "longctx-step500"): Place(500, stage="longctx"),
-    ("OpenLLM-France/Lucie-7B", "step0005000"): Place(5000),
-    ("OpenLLM-France/Lucie-7B", "extension_step0001220"): Place(1220, stage="extension"),
-    ("common-pile/comma-v0.1-1t", "stage1-step010000-tokens21B"): Place(10000, 21 * B, "1", None, NAME),
-    ("TJUNLP/FuxiTranyu-8B", "593B"): Place(None, 593 * B, None, None, NAME),
-    ("HPLT/hplt2c_fin_checkpoints", "checkpoint_0047000"): Place(47000),
-    ("open-sci/open-sci-ref-v0.01-0.13b-c4-300B-4096", "iter_0002000"): Place(2000),
-    ("allegrolab/hubble-8b-500b_toks-standard-hf", "step238500"): Place(238500),
-    ("m-a-p/neo_scalinglaw_250M", "hf_ckpt/16.78B"): Place(None, 16_780_000_000, None, None, NAME),
-    ("marin-community/marin-8b-base", "deeper-starling"): Place(stage="deeper-starling"),
-    ("almanach/Gaperon-1125-8B", "step-0334000_tokens-0700B-phase1"): Place(334000, 700 * B, "phase1", None, NAME),
-    ("BabyLM-community/babylm-baseline-100m-gpt2", "chck_20M"): Place(position=20_000_000),
-    ("google/multiberts-seed_1-step_20k",) * 2: Place(20_000, 20_000 * 256 * 512, None, "1", STEPS),
-    ("google/multiberts-seed_4-step_2000k", "multiberts-seed_4-step_2000k"): Place(
+    ("swiss-ai/Apertus-8B-2509", "step50000-tokens210B"): TrainingPoint(50000, 210 * B, None, None, NAME),
+    ("swiss-ai/Apertus-70B-2509", "step2627139-tokens15T"): TrainingPoint(2627139, 15 * T, None, None, NAME),
+    ("swiss-ai/Apertus-8B-2509", "longctx-step500"): TrainingPoint(500, stage="longctx"),
+    ("OpenLLM-France/Lucie-7B", "step0005000"): TrainingPoint(5000),
+    ("OpenLLM-France/Lucie-7B", "extension_step0001220"): TrainingPoint(1220, stage="extension"),
+    ("common-pile/comma-v0.1-1t", "stage1-step010000-tokens21B"): TrainingPoint(10000, 21 * B, "1", None, NAME),
+    ("TJUNLP/FuxiTranyu-8B", "593B"): TrainingPoint(None, 593 * B, None, None, NAME),
+    ("HPLT/hplt2c_fin_checkpoints", "checkpoint_0047000"): TrainingPoint(47000),
+    ("open-sci/open-sci-ref-v0.01-0.13b-c4-300B-4096", "iter_0002000"): TrainingPoint(2000),
+    ("allegrolab/hubble-8b-500b_toks-standard-hf", "step238500"): TrainingPoint(238500),
+    ("m-a-p/neo_scalinglaw_250M", "hf_ckpt/16.78B"): TrainingPoint(None, 16_780_000_000, None, None, NAME),
+    ("marin-community/marin-8b-base", "deeper-starling"): TrainingPoint(stage="deeper-starling"),
+    ("almanach/Gaperon-1125-8B", "step-0334000_tokens-0700B-phase1"): TrainingPoint(
+        334000, 700 * B, "phase1", None, NAME
+    ),
+    ("BabyLM-community/babylm-baseline-100m-gpt2", "chck_20M"): TrainingPoint(position=20_000_000),
+    ("google/multiberts-seed_1-step_20k",) * 2: TrainingPoint(20_000, 20_000 * 256 * 512, None, "1", STEPS),
+    ("google/multiberts-seed_4-step_2000k", "multiberts-seed_4-step_2000k"): TrainingPoint(
         2_000_000, 2_000_000 * 256 * 512, None, "4", STEPS
     ),
-    ("jhu-clsp/ettin-encoder-17m", "step599525"): Place(599525, stage="step"),
-    ("jhu-clsp/ettin-decoder-1b", "ext1000"): Place(1000, stage="ext"),
-    ("jhu-clsp/ettin-encoder-from-decoder-150m", "decay100"): Place(100, stage="decay"),
-    ("facebook/opt-125m", "main"): Place(),
+    ("jhu-clsp/ettin-encoder-17m", "step599525"): TrainingPoint(599525, stage="step"),
+    ("jhu-clsp/ettin-decoder-1b", "ext1000"): TrainingPoint(1000, stage="ext"),
+    ("jhu-clsp/ettin-encoder-from-decoder-150m", "decay100"): TrainingPoint(100, stage="decay"),
+    ("facebook/opt-125m", "main"): TrainingPoint(),
 }
 
 
 @pytest.mark.parametrize(("repo", "name"), PUBLISHED)
 def test_a_published_name_is_read_as_its_publisher_means_it(repo: str, name: str) -> None:
-    found = family_of(repo)
+    found = find_family(repo)
     assert not found.is_generic
     assert found.place(repo, name) == PUBLISHED[repo, name]
 
 
-@pytest.mark.parametrize("one", families(), ids=lambda one: one.name)
+@pytest.mark.parametrize("one", load_families(), ids=lambda one: one.name)
 def test_an_entry_reads_its_own_examples(one: Family) -> None:
     for name, example in one.examples.items():
         place = one.place(example.repo or one.repos[0], name)
@@ -117,7 +132,7 @@ def test_an_entry_reads_its_own_examples(one: Family) -> None:
         assert not one.skips(name)
 
 
-@pytest.mark.parametrize("one", families(), ids=lambda one: one.name)
+@pytest.mark.parametrize("one", load_families(), ids=lambda one: one.name)
 def test_an_entry_is_whole(one: Family) -> None:
     assert len(set(one.repos)) == len(one.repos)
     named = {example.stage for example in one.examples.values()}
@@ -131,22 +146,22 @@ def test_an_entry_is_whole(one: Family) -> None:
 
 
 def test_no_two_families_claim_one_repo() -> None:
-    ids = {one.name: [*one.repos, *(e.repo for e in one.examples.values() if e.repo)] for one in families()}
+    ids = {one.name: [*one.repos, *(e.repo for e in one.examples.values() if e.repo)] for one in load_families()}
     shared = [
         (repo, one.name, other.name)
-        for one, other in combinations(families(), 2)
+        for one, other in combinations(load_families(), 2)
         for repo in {*ids[one.name], *ids[other.name]}
         if one.claims(repo) and other.claims(repo)
     ]
     assert not shared
-    assert all(one.claims(repo) for one in families() for repo in ids[one.name])
+    assert all(one.claims(repo) for one in load_families() for repo in ids[one.name])
 
 
 def test_there_are_the_families_that_are_wanted() -> None:
-    histories = [one for one in families() if one.where != "final" and not one.unloadable]
+    histories = [one for one in load_families() if one.where != "final" and not one.unloadable]
     assert len(histories) >= 25
     assert {"branches", "tags", "repos", "subfolders"} <= {one.where for one in histories}
-    finals = [one for one in families() if one.where == "final"]
+    finals = [one for one in load_families() if one.where == "final"]
     assert {"encoder", "decoder", "encdec"} <= {one.kind for one in finals}
 
 
@@ -161,17 +176,17 @@ def test_there_are_the_families_that_are_wanted() -> None:
     ],
 )
 def test_an_unknown_repo_goes_through_the_generic_rule_and_says_so(repo: str) -> None:
-    found = family_of(repo)
-    assert found is GENERIC
+    found = find_family(repo)
+    assert found is GENERIC_FAMILY
     assert (found.name, found.is_generic) == ("generic", True)
-    assert found.place(repo, "stage2-step1000-tokens2B") == Place(1000, 2 * B, "2", None, NAME)
+    assert found.place(repo, "stage2-step1000-tokens2B") == TrainingPoint(1000, 2 * B, "2", None, NAME)
     assert found.place(repo, "ext1000") is None
     assert found.skips("main")
     assert not found.skips("ext1000")
 
 
 def test_a_name_that_the_entry_does_not_know_is_unparsed_not_dropped() -> None:
-    pythia, smollm3, olmo3 = family("pythia"), family("smollm3"), family("olmo3-7b")
+    pythia, smollm3, olmo3 = get_family("pythia"), get_family("smollm3"), get_family("olmo3-7b")
     assert pythia.place("EleutherAI/pythia-70m", "step-1000") is None
     assert not pythia.skips("step-1000")
     assert pythia.skips("main")
@@ -181,7 +196,7 @@ def test_a_name_that_the_entry_does_not_know_is_unparsed_not_dropped() -> None:
 
 
 def test_a_final_model_is_its_main_and_nothing_else() -> None:
-    bert = family_of("google-bert/bert-base-cased")
+    bert = find_family("google-bert/bert-base-cased")
     assert bert.where == "final"
     assert not bert.skips("main")
     assert bert.skips("some-branch")
@@ -204,37 +219,37 @@ def test_a_final_model_is_its_main_and_nothing_else() -> None:
 )
 def test_a_wrong_entry_is_told_where_and_what(fields: dict[str, object], told: str) -> None:
     right = {"ids": ["a/b"], "where": "branches", "kind": "decoder", "tiers": {"*": "small"}, "source": "x"}
-    assert entry("mine", {**right, "examples": {"main": {}}}).repos == ("a/b",)
+    assert parse_family("mine", {**right, "examples": {"main": {}}}).repos == ("a/b",)
     with pytest.raises(UsageError, match=re.escape(told)) as error:
-        entry("mine", {**right, "examples": {"main": {}}, **fields})
+        parse_family("mine", {**right, "examples": {"main": {}}, **fields})
     assert "family mine" in str(error.value)
 
 
 def test_an_unknown_family_names_the_near_one() -> None:
     with pytest.raises(UsageError, match="did you mean 'pythia'"):
-        family("pythai")
+        get_family("pythai")
 
 
 def test_placeholders_are_filled_from_the_repo() -> None:
-    assert family("bloom").tokenizer_for("bigscience/bloom-1b1-intermediate") == "bigscience/bloom-1b1"
-    assert family("pythia").tokenizer_for("EleutherAI/pythia-70m") is None
-    multiberts = family("multiberts")
+    assert get_family("bloom").tokenizer_for("bigscience/bloom-1b1-intermediate") == "bigscience/bloom-1b1"
+    assert get_family("pythia").tokenizer_for("EleutherAI/pythia-70m") is None
+    multiberts = get_family("multiberts")
     assert multiberts.model_of("google/multiberts-seed_3-step_20k") == "google/multiberts-seed_3"
     assert len(multiberts.members("*seed_3-*")) == 29
-    assert family("pythia").model_of("EleutherAI/pythia-1b") == "EleutherAI/pythia-1b"
+    assert get_family("pythia").model_of("EleutherAI/pythia-1b") == "EleutherAI/pythia-1b"
 
 
 def test_members_match_with_and_without_their_owner() -> None:
-    bloom = family("bloom")
+    bloom = get_family("bloom")
     assert bloom.members("bloom-560m*") == bloom.members("bigscience/bloom-560m*") != ()
     assert len(bloom.members()) == 5
-    assert len(family("pythia").members()) == 18
-    assert len(family("pythia-seeds").members()) == 45
-    assert (family("datadecide").members(), family("datadecide").patterns) == ((), ("allenai/DataDecide-*",))
+    assert len(get_family("pythia").members()) == 18
+    assert len(get_family("pythia-seeds").members()) == 45
+    assert (get_family("datadecide").members(), get_family("datadecide").patterns) == ((), ("allenai/DataDecide-*",))
 
 
 def test_known_faults_are_told_with_their_source() -> None:
-    pythia = family("pythia")
+    pythia = get_family("pythia")
     why = lambda one, repo, rev: "; ".join(fault.says for fault in one.faults(repo, rev))  # noqa: E731
     bad = [step for step in PYTHIA_GRID if "205" in why(pythia, "EleutherAI/pythia-2.8b", f"step{step}")]
     assert (len(PYTHIA_GRID), len(bad)) == (154, 85)  # 86 by the report, with step143000, which is the end
@@ -244,14 +259,14 @@ def test_known_faults_are_told_with_their_source() -> None:
     assert not pythia.faults("EleutherAI/pythia-12b", "step59000")
     assert not pythia.faults("EleutherAI/pythia-2.8b-deduped", "step1000")
     assert len(pythia.faults("EleutherAI/pythia-2.8b", "step1")) == 2
-    assert "no weights" in why(family("pythia-seeds"), "EleutherAI/pythia-410m-seed6", "step88000")
-    assert not family("pythia-decoupled").faults("EleutherAI/pythia-160m-data-seed1", "step0")
+    assert "no weights" in why(get_family("pythia-seeds"), "EleutherAI/pythia-410m-seed6", "step88000")
+    assert not get_family("pythia-decoupled").faults("EleutherAI/pythia-160m-data-seed1", "step0")
 
 
 def test_the_table_ships_with_the_package() -> None:
     pyproject = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     globs = pyproject["tool"]["setuptools"]["package-data"]["pipeline.catalog"]
-    assert any(fnmatchcase(TABLE.name, glob) for glob in globs)
+    assert any(fnmatchcase(FAMILIES_YAML.name, glob) for glob in globs)
 
 
 STEP = st.integers(0, 10**7)
@@ -268,7 +283,7 @@ HISTORIES = {
 
 @given(st.sampled_from(sorted(HISTORIES)), st.data())
 def test_the_order_is_total_transitive_and_independent_of_the_input_s(repo: str, data: st.DataObject) -> None:
-    one = family_of(repo)
+    one = find_family(repo)
     names = data.draw(st.lists(HISTORIES[repo], unique=True, max_size=20))
     key = lambda name: (one.order(one.place(repo, name)), name)  # noqa: E731  # type: ignore[arg-type]
     ordered = sorted(names, key=key)
@@ -278,7 +293,7 @@ def test_the_order_is_total_transitive_and_independent_of_the_input_s(repo: str,
 
 @given(st.sampled_from(sorted(HISTORIES)), st.data())
 def test_runs_and_stages_never_interleave_and_numbers_are_no_words(repo: str, data: st.DataObject) -> None:
-    one = family_of(repo)
+    one = find_family(repo)
     places = [one.place(repo, name) for name in data.draw(st.lists(HISTORIES[repo], max_size=20))]
     ordered = sorted((place for place in places if place), key=one.order)
     stretches = [(place.run, place.stage) for place in ordered]
@@ -290,7 +305,7 @@ def test_runs_and_stages_never_interleave_and_numbers_are_no_words(repo: str, da
 
 def test_stages_are_in_training_order() -> None:
     def ordered(repo: str, *names: str) -> list[str]:
-        one = family_of(repo)
+        one = find_family(repo)
         return sorted(names, key=lambda name: one.order(one.place(repo, name)))  # type: ignore[arg-type]
 
     ettin = ["step9", "step10", "step599525", "ext1000", "decay100", "decay500"]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.catalog.audit import audit
-from pipeline.catalog.checkpoint_files import Folder, weight_files
+from pipeline.catalog.audit import audit_history
+from pipeline.catalog.checkpoint_files import LocalFolder, list_weight_files
 from pipeline.catalog.digests import require_unchanged
-from pipeline.catalog.local_histories import discover, single
+from pipeline.catalog.local_histories import discover_history, inspect_checkpoint
 from pipeline.errors import ChangedError
 from pipeline.hashing import digest_of_files
 from pipeline.spec import Checkpoint, Local
@@ -35,28 +35,28 @@ def sharded(folder: Path, whole: str = "model.safetensors") -> None:
 
 def test_weight_files_are_those_that_loading_tries_first(tmp_path: Path) -> None:
     """safetensors before pickles, and of each the whole file before an index, as transformers has it."""
-    assert weight_files(Folder(tmp_path)) == ()
+    assert list_weight_files(LocalFolder(tmp_path)) == ()
     sharded(tmp_path, "pytorch_model.bin")
     pickles = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
-    assert weight_files(Folder(tmp_path)) == ("pytorch_model.bin.index.json", *pickles)
+    assert list_weight_files(LocalFolder(tmp_path)) == ("pytorch_model.bin.index.json", *pickles)
     (tmp_path / "pytorch_model.bin").touch()
-    assert weight_files(Folder(tmp_path)) == ("pytorch_model.bin",)
+    assert list_weight_files(LocalFolder(tmp_path)) == ("pytorch_model.bin",)
     sharded(tmp_path)
     tensors = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-    assert weight_files(Folder(tmp_path)) == ("model.safetensors.index.json", *tensors)
+    assert list_weight_files(LocalFolder(tmp_path)) == ("model.safetensors.index.json", *tensors)
     (tmp_path / "model.safetensors").touch()
-    assert weight_files(Folder(tmp_path)) == ("model.safetensors",)
+    assert list_weight_files(LocalFolder(tmp_path)) == ("model.safetensors",)
 
 
 def test_the_weights_digest_covers_what_is_loaded_and_nothing_else(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "a")
-    whole = single(folder).weights_digest
+    whole = inspect_checkpoint(folder).weights_digest
     assert whole == digest_of_files(folder, ["model.safetensors"])
     sharded(folder)
-    assert single(folder).weights_digest == whole
+    assert inspect_checkpoint(folder).weights_digest == whole
     (folder / "model.safetensors").unlink()
     there = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
-    assert single(folder).weights_digest == digest_of_files(folder, there)
+    assert inspect_checkpoint(folder).weights_digest == digest_of_files(folder, there)
 
 
 def test_checkpoints_that_lack_files_are_never_the_same(tmp_path: Path) -> None:
@@ -70,15 +70,15 @@ def test_checkpoints_that_lack_files_are_never_the_same(tmp_path: Path) -> None:
         ):
             if step in steps:
                 (folder / name).unlink()
-    found = discover(Local(local=str(tmp_path / "runs"))).checkpoints
+    found = discover_history(Local(local=str(tmp_path / "runs"))).checkpoints
     assert len({checkpoint.content for checkpoint in found}) == 6
-    assert discover(Local(local=str(tmp_path / "runs"))).checkpoints == found
+    assert discover_history(Local(local=str(tmp_path / "runs"))).checkpoints == found
 
 
 def test_equal_files_in_two_folders_are_the_same(tmp_path: Path) -> None:
     for step in (1, 2):
         checkpoint(tmp_path / "runs" / f"step{step}")
-    one, two = discover(Local(local=str(tmp_path / "runs"))).checkpoints
+    one, two = discover_history(Local(local=str(tmp_path / "runs"))).checkpoints
     assert one.content == two.content
 
 
@@ -86,16 +86,16 @@ def test_equal_files_in_two_folders_are_the_same(tmp_path: Path) -> None:
 def test_a_folder_that_is_a_checkpoint_has_one_name(tmp_path: Path, name: str, label: str) -> None:
     """As a history of one, and measured by itself: named by its parent where its own name is a step."""
     folder = checkpoint(tmp_path / "runs" / name)
-    (alone,) = discover(Local(local=str(folder))).checkpoints
-    assert alone == single(folder)
+    (alone,) = discover_history(Local(local=str(folder))).checkpoints
+    assert alone == inspect_checkpoint(folder)
     assert alone.label == label
-    (named,) = discover(Local(local=str(folder), model="mine")).checkpoints
+    (named,) = discover_history(Local(local=str(folder), model="mine")).checkpoints
     assert named.model == "mine"
 
 
 def test_a_checkpoint_of_a_history_has_the_name_that_it_has_alone(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "runs" / "step3")
-    assert discover(Local(local=str(tmp_path / "runs"))).checkpoints == (single(folder),)
+    assert discover_history(Local(local=str(tmp_path / "runs"))).checkpoints == (inspect_checkpoint(folder),)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_checkpoint_of_a_history_has_the_name_that_it_has_alone(tmp_path: Path
     ],
 )
 def test_files_that_changed_since_the_plan_are_noticed(tmp_path: Path, name: str, said: str) -> None:
-    planned: Checkpoint = single(checkpoint(tmp_path / "step1"))
+    planned: Checkpoint = inspect_checkpoint(checkpoint(tmp_path / "step1"))
     require_unchanged(planned)
     size = (tmp_path / "step1" / name).stat().st_size
     for content in ("x" * size, None):
@@ -123,14 +123,14 @@ def test_a_folder_is_audited_as_a_repo_is(tmp_path: Path) -> None:
         checkpoint(tmp_path / "runs" / f"step{step}", content * 8)
     checkpoint(tmp_path / "runs" / "best")
     (tmp_path / "runs" / "step3" / "model.safetensors").unlink()
-    history = discover(Local(local=str(tmp_path / "runs")))
+    history = discover_history(Local(local=str(tmp_path / "runs")))
     assert {revision.name: revision.state for revision in history.revisions} == {
         **{"step0": "NEW", "step1": "NEW", "step2": "NEW"},
         **{"step3": "NO_WEIGHTS", "best": "UNPARSED"},
     }
     assert [c.step for c in history.checkpoints] == [0, 1, 2, 3]
     assert [c.n_params for c in history.checkpoints] == [2, 2, 2, None]  # float32 where config.json does not say
-    assert [(found.what, found.revisions) for found in audit(history)] == [
+    assert [(found.what, found.revisions) for found in audit_history(history)] == [
         ("equals-final", ("step0",)),  # those of step2, the last that has weights
         ("no-weights", ("step3",)),
         ("unparsed", ("best",)),

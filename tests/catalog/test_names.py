@@ -4,29 +4,35 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.revision_names import Place, accepted, no_point, parse, run_order
+from pipeline.catalog.revision_names import (
+    TrainingPoint,
+    has_enough_parsed_names,
+    is_ignored_name,
+    parse_name,
+    run_sort_key,
+)
 
 B, T = 10**9, 10**12
 
 SAID = {
-    "step512": Place(512),
-    "step0": Place(0),
-    "step-125000": Place(125000),
-    "step0005000": Place(5000),
-    "global_step600000": Place(600000),
-    "checkpoint-400000": Place(400000),
-    "checkpoint_0047000": Place(47000),
-    "iter_0002000": Place(2000),
-    "ckpt_000": Place(0),
-    "step-480k-token-1007B": Place(480_000, 1007 * B, tokens_source="name"),
-    "step1000-tokens4B": Place(1000, 4 * B, tokens_source="name"),
-    "step2627139-tokens15T": Place(2627139, 15 * T, tokens_source="name"),
-    "tokens16.78B": Place(tokens=16_780_000_000, tokens_source="name"),
-    "stage1-step010000-tokens21B": Place(10000, 21 * B, "1", None, "name"),
-    "stage2-ingredient3-step1000-tokens5B": Place(1000, 5 * B, "2", "3", "name"),
-    "stage3-step-4720000": Place(4720000, stage="3"),
-    "step29901-seed-default": Place(29901, run="default"),
-    "step-0334000_tokens-0700B-phase1": Place(334000, 700 * B, "1", None, "name"),
+    "step512": TrainingPoint(512),
+    "step0": TrainingPoint(0),
+    "step-125000": TrainingPoint(125000),
+    "step0005000": TrainingPoint(5000),
+    "global_step600000": TrainingPoint(600000),
+    "checkpoint-400000": TrainingPoint(400000),
+    "checkpoint_0047000": TrainingPoint(47000),
+    "iter_0002000": TrainingPoint(2000),
+    "ckpt_000": TrainingPoint(0),
+    "step-480k-token-1007B": TrainingPoint(480_000, 1007 * B, tokens_source="name"),
+    "step1000-tokens4B": TrainingPoint(1000, 4 * B, tokens_source="name"),
+    "step2627139-tokens15T": TrainingPoint(2627139, 15 * T, tokens_source="name"),
+    "tokens16.78B": TrainingPoint(tokens=16_780_000_000, tokens_source="name"),
+    "stage1-step010000-tokens21B": TrainingPoint(10000, 21 * B, "1", None, "name"),
+    "stage2-ingredient3-step1000-tokens5B": TrainingPoint(1000, 5 * B, "2", "3", "name"),
+    "stage3-step-4720000": TrainingPoint(4720000, stage="3"),
+    "step29901-seed-default": TrainingPoint(29901, run="default"),
+    "step-0334000_tokens-0700B-phase1": TrainingPoint(334000, 700 * B, "1", None, "name"),
 }
 UNSAID = (
     *("main", "ext1000", "decay100", "deeper-starling", "it-SFT", "best", "stage1", "seed3", "", "fp32"),
@@ -36,22 +42,22 @@ UNSAID = (
 
 @pytest.mark.parametrize("name", SAID)
 def test_a_name_is_read_exactly(name: str) -> None:
-    assert parse(name) == SAID[name]
+    assert parse_name(name) == SAID[name]
 
 
 @pytest.mark.parametrize("name", UNSAID)
 def test_what_a_name_does_not_say_is_not_guessed(name: str) -> None:
-    assert parse(name) is None
+    assert parse_name(name) is None
 
 
 @pytest.mark.parametrize("name", ["main", "refs/pr/3", "refs/convert/parquet", "pr/12", "v1", "v1.0.2", "0f" * 20])
 def test_names_that_are_no_point_of_a_history(name: str) -> None:
-    assert no_point(name)
+    assert is_ignored_name(name)
 
 
 @pytest.mark.parametrize("name", ["step1", "mainline", "1234567", "v1-step5", "0f" * 19, "pr/x"])
 def test_other_names_may_be_points(name: str) -> None:
-    assert not no_point(name)
+    assert not is_ignored_name(name)
 
 
 @pytest.mark.parametrize(
@@ -65,18 +71,18 @@ def test_other_names_may_be_points(name: str) -> None:
     ],
 )
 def test_the_rule_is_believed_of_a_repo_where_enough_of_its_names_parse(names: list[str], believed: bool) -> None:
-    assert accepted(names) is believed
+    assert has_enough_parsed_names(names) is believed
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**6))
 def test_units_are_exact(step: int, count: int) -> None:
     """In floats 16.78e9 is 16780000000.000002."""
-    place = parse(f"step{step}-tokens{count // 100}.{count % 100:02}B")
-    assert place == Place(step, count * 10**7, tokens_source="name")
+    place = parse_name(f"step{step}-tokens{count // 100}.{count % 100:02}B")
+    assert place == TrainingPoint(step, count * 10**7, tokens_source="name")
 
 
 PLACES = st.builds(
-    Place,
+    TrainingPoint,
     step=st.none() | st.integers(0, 10**7),
     tokens=st.none() | st.integers(0, 10**13),
     stage=st.none() | st.sampled_from("123"),
@@ -85,15 +91,15 @@ PLACES = st.builds(
 
 
 @given(st.lists(PLACES), st.randoms(use_true_random=False))
-def test_the_order_is_total_and_independent_of_the_input_s(places: list[Place], random) -> None:
+def test_the_order_is_total_and_independent_of_the_input_s(places: list[TrainingPoint], random) -> None:
     shuffled = places[:]
     random.shuffle(shuffled)
     assert [p.order for p in sorted(shuffled, key=lambda p: p.order)] == sorted(p.order for p in places)
 
 
 def test_runs_are_ordered_by_number_then_by_name() -> None:
-    assert sorted(["default", "10", None, "2", "a"], key=run_order) == [None, "2", "10", "a", "default"]
+    assert sorted(["default", "10", None, "2", "a"], key=run_sort_key) == [None, "2", "10", "a", "default"]
 
 
 def test_what_has_no_place_comes_last() -> None:
-    assert Place().order > Place(10**12, stage="9").order
+    assert TrainingPoint().order > TrainingPoint(10**12, stage="9").order

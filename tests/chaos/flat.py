@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.catalog.fetch import fetched
+from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.lake import Lake
 from pipeline.spec import Corpus, Hub, Resources, Sweep
 from pipeline.sweep.plan import make_plan
@@ -152,7 +152,7 @@ def _drive(folder: Path) -> int:
 
 def work(task: Task) -> list[Outcome]:
     """Everything but the measuring."""
-    with fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
+    with fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
         assert (Path(checkpoint.path) / "model.safetensors").stat().st_size == WEIGHTS
         return [stub.commit(task, cell) for cell in task.cells]
 

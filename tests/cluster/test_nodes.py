@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from pipeline.catalog import scratch
-from pipeline.catalog.fetch import COMPLETE, fetched
-from pipeline.catalog.fetch import scratch as folder_of
+from pipeline.catalog.fetch import COMPLETE_MARKER, fetch_temporarily
+from pipeline.catalog.fetch import scratch_folder as folder_of
 from pipeline.lake import Lake
 from pipeline.spec import Resources, Sweep
 from pipeline.sweep.plan import Plan, make_plan
@@ -87,10 +87,13 @@ def work(task: Task) -> list[Outcome]:
     """Commit stub rows after a while with the checkpoint on this node's disk, and note what was seen of the disk."""
     folder = folder_of(task.checkpoint, task.run_id)
     note = {"disk": os.environ["SHAPELAKE_SCRATCH"], "cell": task.cells[0].id, "began": time.time()}
-    note |= {"was_here": (folder / COMPLETE).exists(), "leased": sum(lease.bytes for lease in scratch.leases())}
+    note |= {
+        "was_here": (folder / COMPLETE_MARKER).exists(),
+        "leased": sum(lease.bytes for lease in scratch.list_leases()),
+    }
     path = Path(task.lake).parent / "notes" / f"{note['began']}-{os.getpid()}.json"
     path.parent.mkdir(exist_ok=True)
-    with fetched(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
+    with fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
         path.write_text(json.dumps(note))
         assert (Path(checkpoint.path) / "model.safetensors").stat().st_size == WEIGHTS
         time.sleep(TASK_S)

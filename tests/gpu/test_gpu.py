@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline import measure
-from pipeline.catalog.local_histories import single
+from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.geometry import Stream, describe, to_device
 from pipeline.geometry.candidates import torch_engine
 from pipeline.geometry.memory_plan import pass_bytes
@@ -53,7 +53,7 @@ class Impatient(Sampler):
 def cell(folder: Path) -> Cell:
     wanted = {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}]}
     sweep = Sweep.model_validate({**wanted, "recipe": {**real.RECIPE, "contexts": 64}})
-    checkpoint = single(folder)
+    checkpoint = inspect_checkpoint(folder)
     return Cell(checkpoint=checkpoint, corpus=sweep.corpora[0], recipe=sweep.recipe, kind=checkpoint.kinds[0])
 
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.audit import Finding, audit, stated, states
-from pipeline.catalog.discovery import discover
+from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history, classify_revisions
+from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.family import KnownBad
-from pipeline.catalog.revision_names import Place
-from pipeline.catalog.revisions import FINAL, UNPLACED, History, Revision, State
+from pipeline.catalog.revision_names import TrainingPoint
+from pipeline.catalog.revisions import FINAL_ORDER, UNKNOWN_ORDER, History, Revision, RevisionState
 from pipeline.errors import UsageError
 from pipeline.spec import Hub, Members
 from tests.hub.fake import FakeHub
@@ -27,13 +27,13 @@ OLMO = (*range(0, 118_000, 1000), *range(330_000, 340_000, 1000))
 
 def at(step: int, weights: str | None = None, *shards: str, run: str | None = None) -> Revision:
     """A revision with one weight file, or with the given shards; weights null = of its own."""
-    place = Place(step, run=run)
+    place = TrainingPoint(step, run=run)
     files = {f"{i}.safetensors": sha for i, sha in enumerate(shards or [weights or f"{run} {step}"])}
     return Revision(f"{run or ''}step{step}", place, (0, place.order), "commit", files=files)
 
 
 def main(weights: str) -> Revision:
-    return Revision("main", order=FINAL, commit="commit", files={"0.safetensors": weights})
+    return Revision("main", order=FINAL_ORDER, commit="commit", files={"0.safetensors": weights})
 
 
 def history(*revisions: Revision, rule: str = "pythia") -> History:
@@ -45,11 +45,11 @@ EQUAL = KnownBad(rev=re.compile("x"), why="equal to step0", source="the report",
 
 
 def found(*revisions: Revision) -> list[tuple[str, str, tuple[str, ...]]]:
-    return [(f.what, f.severity, f.revisions) for f in audit(history(*revisions))]
+    return [(f.what, f.severity, f.revisions) for f in audit_history(history(*revisions))]
 
 
 def test_a_sound_history_has_no_findings() -> None:
-    assert audit(history(*(at(step) for step in PYTHIA), main("None 143000"))) == ()
+    assert audit_history(history(*(at(step) for step in PYTHIA), main("None 143000"))) == ()
 
 
 def test_equal_neighbours_are_a_note_and_equal_strangers_an_error() -> None:
@@ -63,7 +63,7 @@ def test_equal_neighbours_are_a_note_and_equal_strangers_an_error() -> None:
 def test_final_weights_in_mid_training() -> None:
     """The last step may equal main; an earlier one may not, nor the last where main has no weights."""
     assert found(at(0), at(1), at(2, "end"), main("end")) == []
-    (one,) = audit(history(at(0, "end"), at(1), at(2, "end"), main("end")))
+    (one,) = audit_history(history(at(0, "end"), at(1), at(2, "end"), main("end")))
     assert (one.what, one.severity, one.revisions) == ("equals-final", "error", ("step0",))
     assert one.says == "step0 has the weights of main, the end of training"
     assert found(at(0, "end"), at(1), at(2, "end")) == [("equals-final", "error", ("step0",))]
@@ -106,11 +106,11 @@ def test_what_is_not_measured_is_told() -> None:
         replace(at(0), files={}, state="NO_WEIGHTS", why="no config.json"),
         replace(at(1), known_bad=(FAULT,)),
         at(2),
-        Revision("main", order=FINAL, state="NO_WEIGHTS", why="neither"),
-        Revision("odd", order=UNPLACED, state="UNPARSED"),
-        Revision("step9", order=UNPLACED, state="GATED"),
+        Revision("main", order=FINAL_ORDER, state="NO_WEIGHTS", why="neither"),
+        Revision("odd", order=UNKNOWN_ORDER, state="UNPARSED"),
+        Revision("step9", order=UNKNOWN_ORDER, state="GATED"),
     ]
-    findings = audit(history(*revisions, rule="generic"))
+    findings = audit_history(history(*revisions, rule="generic"))
     assert [(f.what, f.severity, f.revisions) for f in findings] == [
         ("known-bad", "error", ("step1",)),
         ("no-weights", "warning", ("step0",)),
@@ -128,7 +128,7 @@ def test_a_known_fault_is_told_where_the_digests_agree_and_as_fixed_where_they_d
 
     def told(*weights: str) -> list[tuple[str, str]]:
         steps = [replace(at(step, w), known_bad=(EQUAL,) if step in (1, 2) else ()) for step, w in enumerate(weights)]
-        return [(finding.severity, finding.says) for finding in audit(history(*steps))]
+        return [(finding.severity, finding.says) for finding in audit_history(history(*steps))]
 
     assert told(*"aaabc") == [("note", "step0, step1 and step2 have equal weights (the report)")]
     fixed = "fixed since it was known for equal to step0 (the report)"
@@ -149,9 +149,11 @@ def test_of_a_known_fault_that_nothing_at_hand_shows_nothing_is_said() -> None:
 
 def test_known_to_lack_weights() -> None:
     lacks = KnownBad(rev=re.compile("x"), why="no weights", source="the report", no_weights=True)
-    (one,) = audit(history(at(0), replace(at(1), known_bad=(lacks,), files={}, state="NO_WEIGHTS", why="none"), at(2)))
+    (one,) = audit_history(
+        history(at(0), replace(at(1), known_bad=(lacks,), files={}, state="NO_WEIGHTS", why="none"), at(2))
+    )
     assert (one.what, one.severity, one.says) == ("no-weights", "warning", "step1: none (the report)")
-    (one,) = audit(history(at(0), replace(at(1), known_bad=(lacks,)), at(2)))
+    (one,) = audit_history(history(at(0), replace(at(1), known_bad=(lacks,)), at(2)))
     assert (one.what, one.severity, one.revisions) == ("known-bad", "note", ("step1",))
 
 
@@ -159,12 +161,12 @@ def test_known_to_lack_weights() -> None:
 def test_a_sound_pythia_has_no_error(hub: FakeHub, name: str) -> None:
     """Whatever was once known of it: the early steps are equal, as they are, or they are not."""
     repo = pythia(hub, name, steps=(0, 1, 2, 4, 8, 1000))
-    (fixed,) = discover(Hub(hub=name))
-    assert {finding.severity for finding in audit(fixed)} == {"note"}
+    (fixed,) = discover_histories(Hub(hub=name))
+    assert {finding.severity for finding in audit_history(fixed)} == {"note"}
     for step in (1, 2):
         repo.commit(checkpoint(f"{name} 0"), branch=f"step{step}")
-    (equal,) = discover(Hub(hub=name))
-    told = next(finding for finding in audit(equal) if finding.what == "equal-weights")
+    (equal,) = discover_histories(Hub(hub=name))
+    told = next(finding for finding in audit_history(equal) if finding.what == "equal-weights")
     assert (told.severity, told.revisions) == ("note", ("step0", "step1", "step2"))
     assert "EleutherAI/pythia/issues" in told.says
 
@@ -173,8 +175,8 @@ def test_the_end_of_training_under_early_names_is_an_error_with_its_source(hub: 
     repo = pythia(hub, "EleutherAI/pythia-2.8b", steps=(0, 1, 512, 1000, 2000, 143000))
     for name in ("step0", "step512", "step1000"):
         repo.branches[name] = repo.branches["main"]
-    (one,) = discover(Hub(hub=repo.id))
-    (error,) = [finding for finding in audit(one) if finding.severity == "error"]
+    (one,) = discover_histories(Hub(hub=repo.id))
+    (error,) = [finding for finding in audit_history(one) if finding.severity == "error"]
     assert (error.what, error.revisions) == ("equals-final", ("step0", "step512", "step1000"))
     assert error.says.endswith("(github.com/EleutherAI/pythia/issues/205)")
 
@@ -184,26 +186,26 @@ def test_a_repo_without_any_revision_is_said_to_have_none(hub: FakeHub, name: st
     hub.repo(name).tag("v1.0", hub.repo(name).commit(dict(README), branch="refs/pr/1"))
     if name.startswith("m-a-p"):
         hub.repo(name).commit({"hf_ckpt/README.md": b"x"})
-    (one,) = discover(Hub(hub=name))
-    assert [(finding.what, finding.severity) for finding in audit(one)] == [("no-revisions", "warning")]
+    (one,) = discover_histories(Hub(hub=name))
+    assert [(finding.what, finding.severity) for finding in audit_history(one)] == [("no-revisions", "warning")]
 
 
 def test_a_family_of_which_nothing_exists_is_said_so_of_each_model(hub: FakeHub) -> None:
-    findings = [finding for one in discover(Members(family="bloom")) for finding in audit(one)]
+    findings = [finding for one in discover_histories(Members(family="bloom")) for finding in audit_history(one)]
     assert [(finding.what, finding.severity) for finding in findings] == [("no-repo", "warning")] * 5
     for family in ("multiberts", "datadecide"):
         with pytest.raises(UsageError, match="the Hub lists none"):
-            discover(Members(family=family))
+            discover_histories(Members(family=family))
 
 
 def test_many_names_are_shortened() -> None:
-    (one,) = audit(
+    (one,) = audit_history(
         history(*(replace(at(step), known_bad=(FAULT.model_copy(update={"why": "bad {}"}),)) for step in range(9)))
     )
     assert one.says == "step0, step1 ... step8 (9 revisions): bad {} (source)"
 
 
-STATES = State.__args__
+STATES = RevisionState.__args__
 KNOWN = {"step0": ("commit", "other"), "step1": ("old", None), "step2": ("commit", None), "gone": ("commit", "x")}
 
 
@@ -222,10 +224,10 @@ def test_every_state() -> None:
         at(5, None, "a", "c"),
         at(6),
         replace(at(7), files={}, state="NO_WEIGHTS"),
-        Revision("odd", order=UNPLACED, state="UNPARSED"),
-        Revision("closed", order=UNPLACED, state="GATED"),
+        Revision("odd", order=UNKNOWN_ORDER, state="UNPARSED"),
+        Revision("closed", order=UNKNOWN_ORDER, state="GATED"),
     ]
-    assert states(history(*revisions), seen_of(revisions)) == {
+    assert classify_revisions(history(*revisions), seen_of(revisions)) == {
         "step0": "REUPLOADED",
         "step1": "RETAGGED",
         "step2": "UNCHANGED",
@@ -241,9 +243,12 @@ def test_every_state() -> None:
 
 
 def test_the_first_of_equal_weights_in_training_is_new() -> None:
-    assert states(history(main("a"), at(1, "a")), {}) == {"step1": "NEW", "main": "DUPLICATE_OF"}
+    assert classify_revisions(history(main("a"), at(1, "a")), {}) == {"step1": "NEW", "main": "DUPLICATE_OF"}
     weights = main("a").weights_digest or ""
-    assert states(history(at(1, "a")), {"gone": ("c", weights)}) == {"step1": "DUPLICATE_OF", "gone": "GONE"}
+    assert classify_revisions(history(at(1, "a")), {"gone": ("c", weights)}) == {
+        "step1": "DUPLICATE_OF",
+        "gone": "GONE",
+    }
 
 
 @st.composite
@@ -258,7 +263,7 @@ def histories(draw: st.DrawFn) -> list[Revision]:
         elif kind == "shards":
             revisions.append(at(step, None, draw(few), draw(few)))
         else:
-            revisions.append(Revision(f"step{step}", order=UNPLACED, state=kind))  # type: ignore[arg-type]
+            revisions.append(Revision(f"step{step}", order=UNKNOWN_ORDER, state=kind))  # type: ignore[arg-type]
     return revisions
 
 
@@ -267,17 +272,21 @@ def test_every_label_has_exactly_one_state_whatever_the_order_of_the_input(
     revisions: list[Revision], is_warm: bool, seed: int
 ) -> None:
     seen = seen_of(revisions) if is_warm else {}
-    found = states(history(*revisions), seen)
+    found = classify_revisions(history(*revisions), seen)
     assert found.keys() == {revision.name for revision in revisions} | seen.keys()
     assert set(found.values()) <= set(STATES)
     shuffled = Random(seed).sample(revisions, len(revisions))
-    assert states(history(*shuffled), dict(reversed(seen.items()))) == found
-    assert audit(history(*shuffled)) == audit(history(*revisions))
-    assert {r.name: r.state for r in stated(history(*shuffled), seen).revisions} == found
+    assert classify_revisions(history(*shuffled), dict(reversed(seen.items()))) == found
+    assert audit_history(history(*shuffled)) == audit_history(history(*revisions))
+    assert {r.name: r.state for r in assign_states(history(*shuffled), seen).revisions} == found
     measured = [r for r in revisions if r.weights_digest]
     kept = {r.name: (r.commit, r.weights_digest or "") for r in measured}
-    assert all(states(history(*revisions), kept)[r.name] == "UNCHANGED" for r in measured)
-    new = [r.weights_digest for r in measured if states(history(*revisions), {})[r.name] in ("NEW", "PARTIAL_DUP")]
+    assert all(classify_revisions(history(*revisions), kept)[r.name] == "UNCHANGED" for r in measured)
+    new = [
+        r.weights_digest
+        for r in measured
+        if classify_revisions(history(*revisions), {})[r.name] in ("NEW", "PARTIAL_DUP")
+    ]
     assert len(new) == len(set(new)) == len({r.weights_digest for r in measured}), "each content is new once"
 
 
@@ -288,13 +297,13 @@ def lake(history: History) -> dict[str, tuple[str | None, str]]:
 
 def test_changes_of_a_published_history(hub: FakeHub) -> None:
     repo = pythia(hub, steps=(0, 1, 2, 512))
-    before = discover(Hub(hub=repo.id))[0]
+    before = discover_histories(Hub(hub=repo.id))[0]
     repo.commit({"README.md": b"more"}, branch="step0")
     repo.commit(checkpoint("again"), branch="step1")
     repo.delete("step2")
     repo.commit(checkpoint("EleutherAI/pythia-14m 0"), branch="step4")
-    after = discover(Hub(hub=repo.id))[0]
-    assert states(after, lake(before)) == {
+    after = discover_histories(Hub(hub=repo.id))[0]
+    assert classify_revisions(after, lake(before)) == {
         "step0": "RETAGGED",
         "step1": "REUPLOADED",
         "step2": "GONE",
@@ -312,8 +321,8 @@ def test_an_audit_needs_no_weights(hub: FakeHub) -> None:
     repo.commit({"model.safetensors": None, **sharded(*"xy")})
     repo.commit(checkpoint("EleutherAI/pythia-12b 0"), branch="step3000")
     repo.delete("step5000")
-    (one,) = discover(Hub(hub=repo.id))
-    told: list[Finding] = [finding for finding in audit(one) if finding.severity == "error"]
+    (one,) = discover_histories(Hub(hub=repo.id))
+    told: list[HistoryFinding] = [finding for finding in audit_history(one) if finding.severity == "error"]
     assert [(finding.what, finding.revisions) for finding in told] == [
         ("equal-weights", ("step0", "step3000")),
         ("shared-shards", ("step4000", "step6000", "main")),

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from pipeline.catalog.discovery import discover
-from pipeline.catalog.revision_resolver import WORKERS, in_parallel
+from pipeline.catalog.discovery import discover_histories
+from pipeline.catalog.revision_resolver import PARALLEL_REQUESTS, map_in_parallel
 from pipeline.errors import FetchError
 from pipeline.spec import Hub
 from tests.hub.fake import FakeHub
@@ -31,9 +31,9 @@ def test_warm_over_twenty_repos_makes_exactly_twenty_requests(hub: FakeHub) -> N
     repos = [f"EleutherAI/pythia-{size}-seed{seed}" for size in ("14m", "31m", "70m", "160m") for seed in range(1, 6)]
     for name in repos:
         pythia(hub, name, steps=(0, 1))
-    cold = [discover(Hub(hub=name)) for name in repos]
+    cold = [discover_histories(Hub(hub=name)) for name in repos]
     before = len(hub.requests)
-    assert [discover(Hub(hub=name)) for name in repos] == cold
+    assert [discover_histories(Hub(hub=name)) for name in repos] == cold
     assert [request.path for request in hub.requests[before:]] == [f"/api/models/{name}/refs" for name in repos]
 
 
@@ -50,7 +50,7 @@ def test_a_commit_to_the_readme_costs_one_tree_and_changes_no_digest(hub: FakeHu
 
 
 def test_trees_are_read_side_by_side_and_the_first_failure_ends_it() -> None:
-    assert in_parallel(lambda n: n * n, list(range(100)), "Squaring", "numbers") == [n * n for n in range(100)]
+    assert map_in_parallel(lambda n: n * n, list(range(100)), "Squaring", "numbers") == [n * n for n in range(100)]
     tried: list[int] = []
 
     def fails(number: int) -> None:
@@ -59,6 +59,6 @@ def test_trees_are_read_side_by_side_and_the_first_failure_ends_it() -> None:
         raise FetchError(f"tree {number}", "no answer", "Try again later")
 
     with pytest.raises(FetchError):
-        in_parallel(fails, list(range(1000)), "Failing", "trees")
+        map_in_parallel(fails, list(range(1000)), "Failing", "trees")
     assert len(tried) < 1000
-    assert WORKERS <= 8
+    assert PARALLEL_REQUESTS <= 8

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog.architectures import norm_placement
-from pipeline.catalog.discovery import discover
-from pipeline.catalog.local_histories import single as local_single
+from pipeline.catalog.discovery import discover_histories
+from pipeline.catalog.local_histories import inspect_checkpoint as local_single
 from pipeline.catalog.revisions import History
 from pipeline.errors import FetchError, UsageError
 from pipeline.spec import Cell, Corpus, Hub, Members, built_in
@@ -16,7 +16,7 @@ from tests.hub.folders import CONFIG, README, TOKENIZER, checkpoint, pythia, sha
 
 
 def only(source: Hub | Members) -> History:
-    (history,) = discover(source)
+    (history,) = discover_histories(source)
     return history
 
 
@@ -120,7 +120,7 @@ def test_a_repo_per_checkpoint_is_one_history_per_run(hub: FakeHub) -> None:
             checkpoint(f"bert {run} {step}", name="pytorch_model.bin")
         )
     hub.repo("google/multiberts-seed_0").commit(checkpoint("final"))
-    one, two = discover(Members(family="multiberts"))
+    one, two = discover_histories(Members(family="multiberts"))
     assert [one.model, two.model] == ["google/multiberts-seed_0", "google/multiberts-seed_1"]
     assert [(c.step, c.run) for c in one.checkpoints] == [(0, "0"), (20_000, "0"), (2_000_000, "0")]
     assert one.checkpoints[1].revision == "multiberts-seed_0-step_20k"
@@ -273,12 +273,12 @@ def test_what_cannot_be_found_is_said_in_two_lines(hub: FakeHub, monkeypatch: py
         Members(family="pythai"),
     ):
         with pytest.raises(UsageError) as refused:
-            discover(source)
+            discover_histories(source)
         assert len(str(refused.value).splitlines()) == 2
     pythia(hub)
     hub.fail("*/refs", status=503, times=None)
     with pytest.raises(FetchError):
-        discover(Hub(hub="EleutherAI/pythia-14m"))
+        discover_histories(Hub(hub="EleutherAI/pythia-14m"))
 
 
 @pytest.mark.parametrize(
@@ -317,4 +317,4 @@ def test_offline_a_history_is_what_it_was_when_last_seen(hub: FakeHub, monkeypat
     assert only(Hub(hub=repo.id)) == seen
     assert hub.requests == []
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
-        discover(Hub(hub="EleutherAI/pythia-31m"))
+        discover_histories(Hub(hub="EleutherAI/pythia-31m"))

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.catalog import fetch as fetching
 from pipeline.catalog import hub_http
-from pipeline.catalog.fetch import discard, fetch, fetched
+from pipeline.catalog.fetch import discard_checkpoint, fetch_checkpoint, fetch_temporarily
 from pipeline.errors import ChangedError, CheckpointError, FetchError, UsageError
 from pipeline.spec import Checkpoint, HubFile, Remote
 from tests.hub.wanted import FILES, REPO, RUN, SIZE, WEIGHTS, checkpoint, files_in, left, sent
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def test_only_the_wanted_files_are_downloaded_and_nothing_is_left(hub):
-    with fetched(wanted := checkpoint(hub), RUN) as here:
+    with fetch_temporarily(wanted := checkpoint(hub), RUN) as here:
         assert files_in(Path(here.path)) == FILES
         assert here.tokenizer_path == here.path
         assert here == wanted.model_copy(update={"path": here.path, "tokenizer_path": here.path})
@@ -29,20 +29,20 @@ def test_only_the_wanted_files_are_downloaded_and_nothing_is_left(hub):
 
 
 def test_the_folder_goes_when_the_work_fails(hub):
-    with pytest.raises(ZeroDivisionError), fetched(checkpoint(hub), RUN):
+    with pytest.raises(ZeroDivisionError), fetch_temporarily(checkpoint(hub), RUN):
         raise ZeroDivisionError
     assert left() == []
 
 
 def test_a_local_checkpoint_is_given_as_it_is(hub):
     local = checkpoint(hub).model_copy(update={"remote": None, "path": "/somewhere"})
-    with fetched(local, RUN) as here:
+    with fetch_temporarily(local, RUN) as here:
         assert here is local
     assert not hub.requests
 
 
 def test_a_sub_folder_is_the_checkpoints_folder(hub):
-    with fetched(checkpoint(hub, subfolder="global/step_7"), RUN) as here:
+    with fetch_temporarily(checkpoint(hub, subfolder="global/step_7"), RUN) as here:
         assert here.path.endswith("/global/step_7")
         assert files_in(Path(here.path)) == FILES
 
@@ -52,31 +52,35 @@ def test_a_tokenizer_of_another_repository_has_a_folder_of_its_own(hub):
     sha = hub.repo("org/final").commit({"tokenizer.json": words})
     listed = HubFile(path="tokenizer.json", size=len(words), sha256=hashlib.sha256(words).hexdigest())
     other = Remote(repo="org/final", commit=sha, files=(listed,))
-    with fetched(checkpoint(hub).model_copy(update={"tokenizer_remote": other}), RUN) as here:
+    with fetch_temporarily(checkpoint(hub).model_copy(update={"tokenizer_remote": other}), RUN) as here:
         assert files_in(Path(here.tokenizer_path)) == {"tokenizer.json": words}
         assert files_in(Path(here.path)) == FILES
 
 
 def test_what_was_fetched_ahead_is_used_without_a_request(hub):
-    folder = fetch(wanted := checkpoint(hub), RUN)
+    folder = fetch_checkpoint(wanted := checkpoint(hub), RUN)
     asked = len(hub.requests)
-    assert fetch(wanted, RUN) == folder == fetching.scratch(wanted, RUN)
-    with fetched(wanted, RUN) as here:
+    assert fetch_checkpoint(wanted, RUN) == folder == fetching.scratch_folder(wanted, RUN)
+    with fetch_temporarily(wanted, RUN) as here:
         assert files_in(Path(here.path)) == FILES
     assert len(hub.requests) == asked
     assert left() == []
 
 
 def test_what_was_fetched_for_nothing_is_discarded(hub):
-    fetch(wanted := checkpoint(hub), RUN)
-    discard(wanted, RUN)
-    discard(wanted, RUN)
+    fetch_checkpoint(wanted := checkpoint(hub), RUN)
+    discard_checkpoint(wanted, RUN)
+    discard_checkpoint(wanted, RUN)
     assert left() == []
 
 
 def test_two_runs_and_two_checkpoints_have_folders_of_their_own(hub):
     one, two = checkpoint(hub, "step1"), checkpoint(hub, "step2")
-    folders = {fetching.scratch(one, RUN), fetching.scratch(two, RUN), fetching.scratch(one, "another")}
+    folders = {
+        fetching.scratch_folder(one, RUN),
+        fetching.scratch_folder(two, RUN),
+        fetching.scratch_folder(one, "another"),
+    }
     assert len(folders) == 3
 
 
@@ -84,7 +88,7 @@ def test_a_truncated_body_is_resumed_where_it_broke_off(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
     cut = len(FILES["model.safetensors"]) // 2
     hub.fail(WEIGHTS, cut=cut, times=2)
-    with fetched(checkpoint(hub), RUN) as here:
+    with fetch_temporarily(checkpoint(hub), RUN) as here:
         assert files_in(Path(here.path)) == FILES
     ranges = [request.headers.get("range") for request in hub.asked("/cdn/*", "GET")]
     assert ranges[0] is None
@@ -94,7 +98,7 @@ def test_a_truncated_body_is_resumed_where_it_broke_off(hub, monkeypatch):
 
 def test_one_flipped_bit_is_caught_and_the_file_fetched_again(hub):
     hub.fail(WEIGHTS, flip=70_000)
-    with fetched(checkpoint(hub), RUN) as here:
+    with fetch_temporarily(checkpoint(hub), RUN) as here:
         assert files_in(Path(here.path)) == FILES
     assert sent(hub, WEIGHTS) == 2 * len(FILES["model.safetensors"])
 
@@ -102,7 +106,7 @@ def test_one_flipped_bit_is_caught_and_the_file_fetched_again(hub):
 def test_a_bit_that_stays_flipped_is_an_error_of_the_checkpoint(hub):
     hub.fail(WEIGHTS, flip=70_000, times=None)
     with pytest.raises(CheckpointError, match=r"model\.safetensors.*flipped bit"):
-        fetch(checkpoint(hub), RUN)
+        fetch_checkpoint(checkpoint(hub), RUN)
     assert len(hub.asked("/cdn/*", "GET")) == 2
     assert left() == []
 
@@ -110,18 +114,18 @@ def test_a_bit_that_stays_flipped_is_an_error_of_the_checkpoint(hub):
 def test_a_small_file_too_is_checked(hub):
     hub.fail("*/config.json", flip=2, times=None, method="GET")
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        fetch(checkpoint(hub), RUN)
+        fetch_checkpoint(checkpoint(hub), RUN)
 
 
 def test_a_stall_is_resumed_and_one_without_end_times_out(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
     hub.fail(WEIGHTS, cut=1000, stall=30.0)
-    with fetched(checkpoint(hub), RUN) as here:
+    with fetch_temporarily(checkpoint(hub), RUN) as here:
         assert files_in(Path(here.path)) == FILES
     hub.fail("/cdn/*", cut=1000, stall=30.0, times=None)
     started = time.monotonic()
     with pytest.raises(FetchError, match="ReadTimeout"):
-        fetch(checkpoint(hub), RUN)
+        fetch_checkpoint(checkpoint(hub), RUN)
     assert time.monotonic() - started < 5.0
     assert left() == []
 
@@ -130,7 +134,7 @@ def test_a_stall_is_resumed_and_one_without_end_times_out(hub, monkeypatch):
 @pytest.mark.parametrize(("status", "headers"), [(503, {}), (429, {"RateLimit": '"resolvers";r=0;t=0'})])
 def test_a_busy_hub_delays_a_download(hub, method, status, headers):
     hub.fail(WEIGHTS, status=status, headers=headers, times=2, method=method)
-    with fetched(checkpoint(hub), RUN) as here:
+    with fetch_temporarily(checkpoint(hub), RUN) as here:
         assert files_in(Path(here.path)) == FILES
 
 
@@ -138,8 +142,8 @@ def test_a_busy_hub_delays_a_download(hub, method, status, headers):
 def test_a_hub_that_stays_busy_fails_the_download_for_now(hub, method):
     hub.fail(WEIGHTS, status=503, times=None, method=method)
     with pytest.raises(FetchError, match="503"):
-        fetch(checkpoint(hub), RUN)
-    assert len(hub.asked(WEIGHTS, method)) == hub_http.TRIES
+        fetch_checkpoint(checkpoint(hub), RUN)
+    assert len(hub.asked(WEIGHTS, method)) == hub_http.MAX_ATTEMPTS
     assert left() == []
 
 
@@ -147,7 +151,7 @@ def test_a_branch_that_moves_after_planning_changes_nothing(hub):
     wanted = checkpoint(hub)
     hub.repo(REPO).commit({"model.safetensors": b"other"}, "step1")
     hub.repo(REPO).delete("step1")
-    with fetched(wanted, RUN) as here:
+    with fetch_temporarily(wanted, RUN) as here:
         assert files_in(Path(here.path)) == FILES
 
 
@@ -155,7 +159,7 @@ def test_a_planned_commit_that_is_gone_has_to_be_planned_again(hub):
     wanted = checkpoint(hub)
     hub.repo(REPO).forget(wanted.remote.commit)
     with pytest.raises(ChangedError, match="no longer on the Hub\\.\nPlan again"):
-        fetch(wanted, RUN)
+        fetch_checkpoint(wanted, RUN)
     assert left() == []
 
 
@@ -163,14 +167,14 @@ def test_a_gated_repository_is_refused_in_one_request(hub):
     wanted = checkpoint(hub)
     hub.repo(REPO).gated = True
     with pytest.raises(UsageError, match="gated"):
-        fetch(wanted, RUN)
+        fetch_checkpoint(wanted, RUN)
     assert len(hub.requests) == 1
 
 
 def test_a_renamed_repository_can_still_be_fetched(hub):
     wanted = checkpoint(hub)
     hub.rename(REPO, "new-org/model")
-    with fetched(wanted, RUN) as here:
+    with fetch_temporarily(wanted, RUN) as here:
         assert files_in(Path(here.path)) == FILES
 
 
@@ -185,18 +189,18 @@ def test_files_of_the_users_cache_are_linked_and_stay_there(hub, monkeypatch):
     asked = len(hub.requests)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for _ in range(2):
-        with fetched(wanted, RUN) as here:
+        with fetch_temporarily(wanted, RUN) as here:
             assert files_in(Path(here.path)) == FILES
     assert len(hub.requests) == asked
 
 
 def test_links_that_a_killed_fetch_left_are_made_again(hub, tmp_path):
     in_the_users_cache(wanted := checkpoint(hub))
-    left_over = fetching.scratch(wanted, RUN) / "path"
+    left_over = fetching.scratch_folder(wanted, RUN) / "path"
     left_over.mkdir(parents=True)
     (left_over / "config.json").symlink_to(tmp_path / "gone")
     (left_over / "model.safetensors").write_bytes(b"half")
-    with fetched(wanted, RUN) as here:
+    with fetch_temporarily(wanted, RUN) as here:
         assert files_in(Path(here.path)) == FILES
     assert left() == []
 
@@ -206,7 +210,7 @@ def test_a_damaged_copy_in_the_users_cache_is_not_taken(hub):
     (blob,) = [path for path in Path(os.environ["HF_HOME"]).rglob("blobs/*") if path.stat().st_size > 1000]
     blob.chmod(0o600)
     blob.write_bytes(b"x" * blob.stat().st_size)
-    with fetched(wanted, RUN) as here:
+    with fetch_temporarily(wanted, RUN) as here:
         assert files_in(Path(here.path)) == FILES
 
 
@@ -214,7 +218,7 @@ def test_offline_without_the_files_is_an_error(hub, monkeypatch):
     wanted = checkpoint(hub)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
-        fetch(wanted, RUN)
+        fetch_checkpoint(wanted, RUN)
     assert not hub.requests
 
 
@@ -224,12 +228,12 @@ def test_a_full_disk_is_a_failure_that_may_pass(hub, monkeypatch):
 
     monkeypatch.setattr(fetching, "hf_hub_download", full)
     with pytest.raises(FetchError, match="No space left on device"):
-        fetch(checkpoint(hub), RUN)
+        fetch_checkpoint(checkpoint(hub), RUN)
     assert left() == []
 
 
 def test_a_download_is_shown(hub, monkeypatch, capfd):
     monkeypatch.setattr("pipeline.progress.PATIENCE_S", 0.0)
-    fetch(checkpoint(hub), RUN)
+    fetch_checkpoint(checkpoint(hub), RUN)
     assert f"Downloading {REPO}@step1: " in (said := capfd.readouterr().err)
     assert f" of {SIZE:,} bytes" in said

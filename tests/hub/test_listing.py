@@ -4,16 +4,16 @@ import json
 
 import pytest
 
-from pipeline.catalog.families import families
-from pipeline.catalog.listing import listing
+from pipeline.catalog.families import load_families
+from pipeline.catalog.listing import list_catalog
 from pipeline.errors import UsageError
 from tests.hub.fake import FakeHub
 from tests.hub.folders import README, checkpoint, pythia
 
 
 def test_every_family_has_a_line_without_a_request(hub: FakeHub) -> None:
-    lines = {line["family"]: line for line in listing()}
-    assert list(lines) == [one.name for one in families()]
+    lines = {line["family"]: line for line in list_catalog()}
+    assert list(lines) == [one.name for one in load_families()]
     assert hub.requests == []
     assert json.loads(json.dumps(list(lines.values()))) == list(lines.values())
     shown = {name: [lines[name][key] for key in ("models", "where", "kind", "norm", "unit")] for name in lines}
@@ -28,16 +28,18 @@ def test_every_family_has_a_line_without_a_request(hub: FakeHub) -> None:
 
 
 def test_the_models_of_a_family(hub: FakeHub) -> None:
-    lines = listing("pythia")
+    lines = list_catalog("pythia")
     assert [lines[0]["model"], lines[0]["tier"], len(lines)] == ["EleutherAI/pythia-14m", "small", 18]
-    assert [(line["model"], line["repos"]) for line in listing("multiberts")] == [
+    assert [(line["model"], line["repos"]) for line in list_catalog("multiberts")] == [
         (f"google/multiberts-seed_{run}", 29) for run in range(5)
     ]
-    assert listing("bloom")[0]["tokenizer"] == "bigscience/bloom-560m"
+    assert list_catalog("bloom")[0]["tokenizer"] == "bigscience/bloom-560m"
     assert hub.requests == []
     pythia(hub, "EleutherAI/pythia-intervention-70m-deduped")
     pythia(hub, "EleutherAI/pythia-70m")
-    assert [line["model"] for line in listing("pythia-intervention")] == ["EleutherAI/pythia-intervention-70m-deduped"]
+    assert [line["model"] for line in list_catalog("pythia-intervention")] == [
+        "EleutherAI/pythia-intervention-70m-deduped"
+    ]
     assert len(hub.requests) == 1
 
 
@@ -45,7 +47,7 @@ def test_the_checkpoints_of_a_model_in_training_order_with_their_states(hub: Fak
     repo = pythia(hub, steps=(1000, 0, 512, 2))
     repo.commit(dict(README), branch="step4000")
     repo.commit(checkpoint("x"), branch="odd")
-    lines = listing(
+    lines = list_catalog(
         "EleutherAI/pythia-14m", lambda model: {"step0": ("other commit", "other weights"), "old": ("c", "w")}
     )
     assert [(line["revision"], line["step"], line["tokens"], line["state"]) for line in lines] == [
@@ -72,7 +74,7 @@ def test_a_model_in_many_repos_is_one_history_with_its_final_repo(hub: FakeHub) 
         hub.repo(f"google/multiberts-seed_0-step_{step}k").commit(checkpoint(f"{step}", name="pytorch_model.bin"))
     hub.repo("google/multiberts-seed_0").commit(checkpoint("final", name="pytorch_model.bin"))
     hub.repo("google/multiberts-seed_1").commit(checkpoint("other"))
-    lines = listing("google/multiberts-seed_0")
+    lines = list_catalog("google/multiberts-seed_0")
     assert [(line["revision"], line["step"]) for line in lines] == [
         ("multiberts-seed_0-step_0k", 0),
         ("multiberts-seed_0-step_20k", 20_000),
@@ -85,7 +87,7 @@ def test_a_model_in_many_repos_is_one_history_with_its_final_repo(hub: FakeHub) 
 def test_a_known_fault_is_told_where_the_listing_shows_it(hub: FakeHub) -> None:
     repo = pythia(hub, steps=(0, 1, 2, 4))
     repo.branches["step2"] = repo.branches["step0"]
-    why = {line["revision"]: line["why"] for line in listing(repo.id)}
+    why = {line["revision"]: line["why"] for line in list_catalog(repo.id)}
     assert why.pop("step2") == (
         "equal to step0, the rate of learning being near zero (github.com/EleutherAI/pythia/issues/83 and 198)"
     )
@@ -96,10 +98,10 @@ def test_what_the_hub_has_nothing_of_is_said_so(hub: FakeHub) -> None:
     hub.repo("someone/empty")
     for name in ("someone/empty", "pythia-intervention", "someone/absent"):
         with pytest.raises(UsageError) as refused:
-            listing(name)
+            list_catalog(name)
         assert len(str(refused.value).splitlines()) == 2
 
 
 def test_an_unknown_family_names_the_nearest(hub: FakeHub) -> None:
     with pytest.raises(UsageError, match="did you mean 'pythia'"):
-        listing("pythai")
+        list_catalog("pythai")

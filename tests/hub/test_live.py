@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline import lake as lakes
-from pipeline.catalog.discovery import discover
+from pipeline.catalog.discovery import discover_histories
 from pipeline.lake import Lake
 from pipeline.spec import Hub, Sweep
 from pipeline.sweep.plan import make_plan
@@ -16,7 +16,7 @@ PUBLISHED = 154
 
 @pytest.mark.network
 def test_refs_of_the_smallest_pythia():
-    (history,) = discover(Hub(hub=REPO))
+    (history,) = discover_histories(Hub(hub=REPO))
     steps = [checkpoint.step for checkpoint in history.checkpoints if checkpoint.step is not None]
     assert (len(steps), steps[0], steps[-1]) == (PUBLISHED, 0, 143000)
 

@@ -16,7 +16,7 @@ import pytest
 
 from pipeline.catalog import fetch as fetching
 from pipeline.catalog import scratch
-from pipeline.catalog.fetch import fetch, sweep
+from pipeline.catalog.fetch import fetch_checkpoint, remove_stale
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint
 from tests.hub.wanted import FILES, RUN, SIZE, checkpoint, left, sent
@@ -26,23 +26,23 @@ pytestmark = pytest.mark.usefixtures("short_waits")
 
 def test_a_checkpoint_beyond_the_budget_names_both_numbers(hub):
     with pytest.raises(UsageError, match=rf"{SIZE:,} bytes in .* the budget of the node is {SIZE - 1:,} bytes"):
-        fetch(checkpoint(hub), RUN, SIZE - 1)
+        fetch_checkpoint(checkpoint(hub), RUN, SIZE - 1)
     assert not hub.requests
 
 
 def test_a_checkpoint_beyond_the_free_disk_names_both_numbers(hub, monkeypatch):
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda _: SimpleNamespace(free=12_345))
     with pytest.raises(UsageError, match=rf"{SIZE:,} bytes in .* the disk has 12,345 bytes free"):
-        fetch(checkpoint(hub), RUN)
+        fetch_checkpoint(checkpoint(hub), RUN)
     assert left() == []
 
 
 def test_room_that_is_leased_but_not_yet_filled_is_no_room(hub, monkeypatch):
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda _: SimpleNamespace(free=2 * SIZE - 1))
-    scratch.reserve(scratch.root() / "other", SIZE, None)
-    assert not scratch._reserved(scratch.root() / "mine", SIZE, None)
-    scratch.release(scratch.root() / "other")
-    assert scratch._reserved(scratch.root() / "mine", SIZE, None)
+    scratch.reserve(scratch.scratch_root() / "other", SIZE, None)
+    assert not scratch._try_reserve(scratch.scratch_root() / "mine", SIZE, None)
+    scratch.release_folder(scratch.scratch_root() / "other")
+    assert scratch._try_reserve(scratch.scratch_root() / "mine", SIZE, None)
 
 
 CHILD = """
@@ -73,9 +73,9 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 def downloads_on_disk() -> set[str]:
     """Checkpoints of which there is a byte: what was seen on a walk and is still there after it was there at once."""
-    seen = [Path(base, name) for base, _, names in os.walk(scratch.root()) for name in names]
+    seen = [Path(base, name) for base, _, names in os.walk(scratch.scratch_root()) for name in names]
     large = [path for path in seen if path.suffix in (".safetensors", ".incomplete") and path.exists()]
-    return {path.relative_to(scratch.root()).parts[0] for path in large}
+    return {path.relative_to(scratch.scratch_root()).parts[0] for path in large}
 
 
 def test_with_room_for_one_checkpoint_three_that_are_wanted_take_turns(hub):
@@ -91,35 +91,35 @@ def test_with_room_for_one_checkpoint_three_that_are_wanted_take_turns(hub):
 
 
 def test_who_wants_what_another_is_fetching_waits_for_it(hub):
-    fetch(checkpoint(hub, "step0"), RUN)  # the client is made at its first use, which takes its time
+    fetch_checkpoint(checkpoint(hub, "step0"), RUN)  # the client is made at its first use, which takes its time
     hub.requests.clear()
     wanted, done = checkpoint(hub), Event()
-    second = Thread(target=lambda: (fetch(wanted, RUN), done.set()))
-    with scratch.locked(fetching.scratch(wanted, RUN)):
+    second = Thread(target=lambda: (fetch_checkpoint(wanted, RUN), done.set()))
+    with scratch.lock_folder(fetching.scratch_folder(wanted, RUN)):
         second.start()
         assert not done.wait(0.2)
         assert not hub.requests
     assert done.wait(10)
     second.join()
-    fetch(wanted, RUN)
+    fetch_checkpoint(wanted, RUN)
     assert sent(hub, "*") == SIZE
 
 
 def test_who_waited_for_a_lock_that_went_with_its_folder_waits_for_the_next(hub):
-    folder, held, done = scratch.root() / "folder", Event(), Event()
+    folder, held, done = scratch.scratch_root() / "folder", Event(), Event()
 
     def second() -> None:
-        with scratch.locked(folder):
+        with scratch.lock_folder(folder):
             held.set()
             done.wait(10)
 
     waiting = Thread(target=second)
-    with scratch.locked(folder):
+    with scratch.lock_folder(folder):
         waiting.start()
         time.sleep(0.1)
         assert not held.is_set()
     assert held.wait(10)
-    with scratch.locked(folder, wait=False) as is_ours:
+    with scratch.lock_folder(folder, wait=False) as is_ours:
         assert not is_ours
     done.set()
     waiting.join()
@@ -128,14 +128,14 @@ def test_who_waited_for_a_lock_that_went_with_its_folder_waits_for_the_next(hub)
 def test_a_killed_download_leaves_a_folder_that_the_next_sweep_removes(hub):
     hub.fail("/cdn/*", cut=100_000, stall=30.0, times=None)
     process = child(wanted := checkpoint(hub))
-    folder = fetching.scratch(wanted, "run")
+    folder = fetching.scratch_folder(wanted, "run")
     until(lambda: any(folder.rglob("*.incomplete")))
-    assert sweep() == 0  # its owner lives
+    assert remove_stale() == 0  # its owner lives
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert folder.exists()
-    assert sweep() == 1
-    assert sweep() == 0
+    assert remove_stale() == 1
+    assert remove_stale() == 0
     assert left() == []
 
 
@@ -145,8 +145,8 @@ def test_a_killed_download_holds_neither_budget_nor_disk(hub):
     until(lambda: hub.asked("/cdn/*"))
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    folder = fetch(checkpoint(hub, "step2"), RUN, SIZE)
-    assert [path for path in scratch.root().iterdir() if path.is_dir()] == [folder]
+    folder = fetch_checkpoint(checkpoint(hub, "step2"), RUN, SIZE)
+    assert [path for path in scratch.scratch_root().iterdir() if path.is_dir()] == [folder]
 
 
 def lease_of(folder: Path, owner: str, age_s: float) -> None:
@@ -156,31 +156,31 @@ def lease_of(folder: Path, owner: str, age_s: float) -> None:
 
 
 def test_the_folder_of_another_hosts_driver_stays_for_a_day(hub):
-    root = scratch.root()
-    lease_of(root / "young", "another-host:1", 0.9 * scratch.ABANDONED_S)
-    lease_of(root / "old", "another-host:1", 1.1 * scratch.ABANDONED_S)
-    assert sweep() == 1
+    root = scratch.scratch_root()
+    lease_of(root / "young", "another-host:1", 0.9 * scratch.STALE_AFTER_S)
+    lease_of(root / "old", "another-host:1", 1.1 * scratch.STALE_AFTER_S)
+    assert remove_stale() == 1
     assert sorted(left()) == [".young.lease", "young"]
 
 
 def test_a_folder_in_use_is_not_swept(hub):
-    folder = scratch.root() / "used"
-    lease_of(folder, "another-host:1", 2 * scratch.ABANDONED_S)
-    with scratch.locked(folder):
-        assert sweep() == 0
+    folder = scratch.scratch_root() / "used"
+    lease_of(folder, "another-host:1", 2 * scratch.STALE_AFTER_S)
+    with scratch.lock_folder(folder):
+        assert remove_stale() == 0
         assert folder.exists()
-    assert sweep() == 1
+    assert remove_stale() == 1
 
 
 def test_a_fetch_in_a_worker_is_leased_to_the_living_driver(hub, monkeypatch):
-    monkeypatch.setenv(scratch.OWNER, f"{socket.gethostname()}:{os.getppid()}")
-    fetch(checkpoint(hub), RUN)
-    (lease,) = scratch.leases()
+    monkeypatch.setenv(scratch.DRIVER_ENV, f"{socket.gethostname()}:{os.getppid()}")
+    fetch_checkpoint(checkpoint(hub), RUN)
+    (lease,) = scratch.list_leases()
     assert lease.owner.endswith(f":{os.getppid()}")
-    assert sweep() == 0
-    monkeypatch.setenv(scratch.OWNER, f"{socket.gethostname()}:{dead_process()}")
-    fetch(checkpoint(hub, "step2"), RUN)
-    assert sweep() == 1
+    assert remove_stale() == 0
+    monkeypatch.setenv(scratch.DRIVER_ENV, f"{socket.gethostname()}:{dead_process()}")
+    fetch_checkpoint(checkpoint(hub, "step2"), RUN)
+    assert remove_stale() == 1
 
 
 def dead_process() -> int:
@@ -194,8 +194,8 @@ def test_what_dead_and_ending_drivers_hold_is_told_apart_and_removed_by_owner(hu
     here, pid = socket.gethostname(), dead_process()
     dead, living, stranger = f"{here}:{pid}", f"{here}:{os.getpid()}", f"another-host:{pid}"
     for name, owner in {"a": dead, "b": living, "c": stranger, "d": living}.items():
-        lease_of(scratch.root() / name, owner, 1.0)
-    assert scratch.owners_here() == sorted([dead, living, stranger])
-    assert [scratch.is_dead(owner) for owner in (dead, living, stranger)] == [True, False, False]
-    assert scratch.abandon([dead, living]) == 3
+        lease_of(scratch.scratch_root() / name, owner, 1.0)
+    assert scratch.list_owners() == sorted([dead, living, stranger])
+    assert [scratch.is_driver_dead(owner) for owner in (dead, living, stranger)] == [True, False, False]
+    assert scratch.release_owned_by([dead, living]) == 3
     assert sorted(left()) == [".c.lease", "c"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.catalog import hub_client
-from pipeline.catalog.fetch import fetched
+from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, HubFile, Remote
 from tests.hub.fake import FakeHub
@@ -35,12 +35,12 @@ def test_the_token_is_sent_to_the_endpoint_and_to_no_other_host(hub, monkeypatch
     hub.repo(REPO).granted.add(TOKEN)
     hub.fail("/cdn/*", cut=100)
     wanted = checkpoint(hub)
-    sha = hub_client.refs(REPO).branches["step1"]
-    for entry in hub_client.tree(REPO, sha):
-        hub_client.read(REPO, sha, entry)
-    assert not hub_client.is_held(REPO, sha)
-    hub_client.repos("org")
-    with fetched(wanted, "run") as here:
+    sha = hub_client.fetch_refs(REPO).branches["step1"]
+    for entry in hub_client.fetch_tree(REPO, sha):
+        hub_client.fetch_small_file(REPO, sha, entry)
+    assert not hub_client.is_access_denied(REPO, sha)
+    hub_client.list_model_ids("org")
+    with fetch_temporarily(wanted, "run") as here:
         assert Path(here.path, "model.safetensors").read_bytes() == FILES["model.safetensors"]
     assert {(request.port == hub.port, request.authorized) for request in hub.requests} == {
         (True, True),
@@ -53,7 +53,7 @@ def test_a_hub_that_redirects_elsewhere_does_not_get_the_token_there(hub, monkey
     checkpoint(hub)
     elsewhere = f"http://127.0.0.1:{hub.cdn_port}/api/models/{REPO}/refs"
     hub.fail("*/refs", status=307, headers={"Location": elsewhere})
-    hub_client.refs(REPO)
+    hub_client.fetch_refs(REPO)
     assert [(request.port == hub.port, request.authorized) for request in hub.requests] == [
         (True, True),
         (False, False),
@@ -65,7 +65,7 @@ def test_a_listing_that_goes_on_elsewhere_does_not_take_the_token_there(hub, mon
     sha = checkpoint(hub).remote.commit
     elsewhere = f"http://127.0.0.1:{hub.cdn_port}/api/models/{REPO}/tree/{sha}"
     hub.fail("*/tree/*", status=200, headers={"Link": f'<{elsewhere}>; rel="next"'})
-    assert len(hub_client.tree(REPO, sha)) == len(FILES)
+    assert len(hub_client.fetch_tree(REPO, sha)) == len(FILES)
     assert [(request.port == hub.port, request.authorized) for request in hub.requests] == [
         (True, True),
         (False, False),
@@ -76,7 +76,7 @@ def test_a_listing_that_goes_on_elsewhere_does_not_take_the_token_there(hub, mon
 def test_a_token_that_no_header_can_carry_is_not_quoted(hub, monkeypatch, character):
     monkeypatch.setenv("HF_TOKEN", TOKEN + character)
     with pytest.raises(UsageError, match="HF_TOKEN") as error:
-        hub_client.refs(REPO)
+        hub_client.fetch_refs(REPO)
     assert TOKEN not in str(error.value)
     assert not hub.requests
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.catalog.discovery import single
+from pipeline.catalog.discovery import resolve_checkpoint
 from pipeline.errors import UsageError
 from pipeline.spec import Hub
 from tests.hub.fake import FakeHub
@@ -12,40 +12,40 @@ from tests.hub.test_discover import only
 
 def test_one_checkpoint_costs_one_tree(hub: FakeHub) -> None:
     pythia(hub).commit(checkpoint("odd"), branch="an-odd-name")
-    found = single(Hub(hub="EleutherAI/pythia-14m"), "step1")
+    found = resolve_checkpoint(Hub(hub="EleutherAI/pythia-14m"), "step1")
     assert len(hub.asked("*/tree/*")) == 1
     assert found == only(Hub(hub="EleutherAI/pythia-14m")).checkpoints[1]
-    assert single(Hub(hub="EleutherAI/pythia-14m"), "an-odd-name").step is None
+    assert resolve_checkpoint(Hub(hub="EleutherAI/pythia-14m"), "an-odd-name").step is None
     with pytest.raises(UsageError, match="no such branch or tag"):
-        single(Hub(hub="EleutherAI/pythia-14m"), "step3")
+        resolve_checkpoint(Hub(hub="EleutherAI/pythia-14m"), "step3")
 
 
 def test_a_commit_is_the_branch_that_points_at_it_or_stands_for_itself(hub: FakeHub) -> None:
     repo, source = pythia(hub), Hub(hub="EleutherAI/pythia-14m")
     old = repo.branches["step1"]
-    assert single(source, old) == single(source, "step1")
+    assert resolve_checkpoint(source, old) == resolve_checkpoint(source, "step1")
     repo.commit({"README.md": b"moved on"}, branch="step1")
-    found = single(source, old)
+    found = resolve_checkpoint(source, old)
     assert (found.revision, found.commit_sha, found.step) == (old, old, None)
-    assert found.content == single(source, "step1").content
+    assert found.content == resolve_checkpoint(source, "step1").content
     with pytest.raises(UsageError, match="does not have"):
-        single(source, "0" * 40)
+        resolve_checkpoint(source, "0" * 40)
 
 
 def test_one_checkpoint_in_a_sub_folder(hub: FakeHub) -> None:
     repo = hub.repo("m-a-p/neo_scalinglaw_250M")
     repo.commit({f"hf_ckpt/4.19B/{name}": data for name, data in checkpoint("neo").items()})
     hub.repo("m-a-p/neo_7b").commit(dict(TOKENIZER))
-    assert single(Hub(hub="m-a-p/neo_scalinglaw_250M"), "hf_ckpt/4.19B").tokens_seen == 4_190_000_000
+    assert resolve_checkpoint(Hub(hub="m-a-p/neo_scalinglaw_250M"), "hf_ckpt/4.19B").tokens_seen == 4_190_000_000
     for wrong in ("hf_ckpt/5B", "main"):
         with pytest.raises(UsageError, match="no such checkpoint"):
-            single(Hub(hub="m-a-p/neo_scalinglaw_250M"), wrong)
+            resolve_checkpoint(Hub(hub="m-a-p/neo_scalinglaw_250M"), wrong)
 
 
 def test_one_checkpoint_with_a_repo_of_its_own(hub: FakeHub) -> None:
     """By its repo, or by the name that it has in the history."""
     name = "multiberts-seed_0-step_20k"
     hub.repo(f"google/{name}").commit(checkpoint("bert", name="pytorch_model.bin"))
-    found = single(Hub(hub=f"google/{name}"))
+    found = resolve_checkpoint(Hub(hub=f"google/{name}"))
     assert (found.model, found.revision, found.step) == ("google/multiberts-seed_0", name, 20_000)
-    assert single(Hub(hub=f"google/{name}"), name) == found
+    assert resolve_checkpoint(Hub(hub=f"google/{name}"), name) == found

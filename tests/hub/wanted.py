@@ -34,7 +34,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
 
 def left() -> list[str]:
     """What there is in the scratch, but for the lock that lasts."""
-    return [path.name for path in scratch.root().iterdir() if path.name != ".leases.lock"]
+    return [path.name for path in scratch.scratch_root().iterdir() if path.name != ".leases.lock"]
 
 
 def sent(hub: FakeHub, pattern: str) -> int:

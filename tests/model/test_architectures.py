@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING
 
-from pipeline.catalog.architectures import ARCHITECTURES, kinds, norm_placement
+from pipeline.catalog.architectures import ARCHITECTURES, infer_kinds, norm_placement
 from pipeline.model import load
 from tests.model import tiny
 
@@ -33,7 +33,7 @@ BOTH = ("encdec-encoder", "encdec-decoder")
 def test_the_class_name_decides(name: str, want: tuple[str, ...]) -> None:
     """Whatever the model type says."""
     for model_type in ("bert", "gpt2", "unheard-of"):
-        assert kinds({"architectures": [name], "model_type": model_type}) == want
+        assert infer_kinds({"architectures": [name], "model_type": model_type}) == want
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_the_class_name_decides(name: str, want: tuple[str, ...]) -> None:
 )
 def test_else_the_model_type_decides(model_type: str, want: tuple[str, ...]) -> None:
     """Where config.json has no class name, or that of a base class."""
-    assert kinds({"model_type": model_type}) == want
-    assert kinds({"model_type": model_type, "architectures": None}) == want
-    assert kinds({"model_type": model_type, "architectures": ["SomeModel"]}) == want
+    assert infer_kinds({"model_type": model_type}) == want
+    assert infer_kinds({"model_type": model_type, "architectures": None}) == want
+    assert infer_kinds({"model_type": model_type, "architectures": ["SomeModel"]}) == want
 
 
 def test_a_config_that_says_nothing() -> None:
-    assert kinds({}) == ()
+    assert infer_kinds({}) == ()
     assert norm_placement({}) == "unknown"
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from pipeline.catalog.architectures import kinds
+from pipeline.catalog.architectures import infer_kinds
 from pipeline.errors import UsageError
 from pipeline.model import Profile, load, placement
 from pipeline.model.blocks import block_list, count_layers, find_body
@@ -47,7 +47,7 @@ def test_blocks_fill_one_device_after_the_other(room: dict[str, int], want: list
 
 def blocks_of(module: Any) -> tuple[list[Kind], list[nn.Module]]:
     """Its kinds, and the blocks of all of them."""
-    found = kinds({"architectures": [type(module).__name__], "model_type": module.config.model_type})
+    found = infer_kinds({"architectures": [type(module).__name__], "model_type": module.config.model_type})
     bodies = [(find_body(module, kind), kind) for kind in found]
     return list(found), [block for body, kind in bodies for block in block_list(body, count_layers(body, kind))]
 

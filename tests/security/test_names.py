@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.catalog import revision_names
-from pipeline.catalog.fetch import scratch
-from pipeline.catalog.hub_client import Entry
-from pipeline.catalog.local_histories import single
+from pipeline.catalog.fetch import scratch_folder
+from pipeline.catalog.hub_client import TreeEntry
+from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.errors import ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Corpus, HubFile, Remote, Resources
@@ -23,7 +23,7 @@ OF_A_PATH = st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\0"]), max_
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_revision_is_a_place_or_none(count):
     def holds(name: str) -> None:
-        place = revision_names.parse(name)
+        place = revision_names.parse_name(name)
         assert place is None or all(n is None or 0 <= n < 2**63 for n in (place.step, place.tokens, place.position))
 
     holds_for_all(count, hostile_names, holds)
@@ -34,7 +34,7 @@ def test_a_commit_stays_in_the_lake(count, tmp_path: Path):
     world = tmp_path / "world"
     lake = Lake(world / "deep" / "lake")
     stub.history(world / "runs", [0])
-    known = single(world / "runs" / "step0")
+    known = inspect_checkpoint(world / "runs" / "step0")
     cell = stub_cell(known)
 
     def holds(drawn: tuple[str, str, str]) -> None:
@@ -76,7 +76,7 @@ def test_a_corpus_is_told_by_a_name_that_is_no_path(count):
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_file_of_the_hub_stays_in_the_scratch(count, tmp_path, monkeypatch):
     monkeypatch.setenv("SHAPELAKE_SCRATCH", str(tmp_path / "scratch"))
-    known = single(stub.history(tmp_path / "runs", [0]) / "step0")
+    known = inspect_checkpoint(stub.history(tmp_path / "runs", [0]) / "step0")
 
     def holds(drawn: tuple[str, str, str]) -> None:
         path, subfolder, repo = drawn
@@ -85,7 +85,7 @@ def test_a_file_of_the_hub_stays_in_the_scratch(count, tmp_path, monkeypatch):
             remote = Remote(repo=repo, commit="c" * 40, files=(file,), subfolder=subfolder)
         except ValidationError:
             return
-        folder = scratch(known.model_copy(update={"remote": remote}), "run")
+        folder = scratch_folder(known.model_copy(update={"remote": remote}), "run")
         place = (folder / "path" / subfolder / path).resolve()
         assert place.is_relative_to(tmp_path / "scratch" / folder.name)
 
@@ -99,7 +99,7 @@ def test_a_listing_of_the_hub_names_files_of_its_own_alone(count):
     def holds(drawn: tuple[str, str]) -> None:
         path, oid = drawn
         try:
-            entry = Entry(path=path, size=1, oid=oid, sha256=None)
+            entry = TreeEntry(path=path, size=1, oid=oid, sha256=None)
         except ValidationError:
             return
         assert set(entry.oid) <= set("0123456789abcdef")

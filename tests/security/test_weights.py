@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import strategies as st
 
-from pipeline.catalog.local_histories import discover
+from pipeline.catalog.local_histories import discover_history
 from pipeline.errors import CheckpointError
 from pipeline.model.weight_files import read_config, readable_weights
 from pipeline.spec import Local
@@ -42,7 +42,7 @@ def refused_or_read(root: Path) -> None:
         readable_weights(root)
     except CheckpointError:
         pass  # refused, in our own words
-    assert discover(Local(local=str(root.parent))).revisions
+    assert discover_history(Local(local=str(root.parent))).revisions
     assert peak_bytes() - before < 200e6
 
 

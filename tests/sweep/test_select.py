@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.local_histories import discover
-from pipeline.catalog.revision_names import Place, parse
+from pipeline.catalog.local_histories import discover_history
+from pipeline.catalog.revision_names import TrainingPoint, parse_name
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, Hub, Local, Members, Sweep
 from pipeline.sweep.step_selection import select, sources
@@ -16,7 +16,7 @@ from tests.sweep import stub
 
 
 def steps_of(root: Path, steps: str) -> list[int | None]:
-    return [c.step for c in select([discover(Local(local=str(root))).checkpoints], steps)]
+    return [c.step for c in select([discover_history(Local(local=str(root))).checkpoints], steps)]
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_final_model_alone_is_its_own_last_and_states_no_step(tmp_path):
 
 def test_one_history_that_matches_is_enough(tmp_path):
     roots = [stub.history(tmp_path / name, [step]) for name, step in (("a", 5), ("b", 7))]
-    histories = [discover(Local(local=str(root))).checkpoints for root in roots]
+    histories = [discover_history(Local(local=str(root))).checkpoints for root in roots]
     assert [c.label for c in select(histories, "every:7")] == ["b@step7"]
 
 
@@ -167,40 +167,40 @@ def test_order_is_by_step_never_lexical(root):
 def test_the_order_of_names_is_that_of_their_steps(steps):
     spellings = ("step{}", "checkpoint-{}", "global_step{}", "iter_{:07d}", "step{}-tokens2B")
     names = [spellings[i % len(spellings)].format(step) for i, step in enumerate(steps)]
-    ordered = sorted(names, key=lambda name: parse(name).order)  # type: ignore[union-attr]
-    assert [parse(name).step for name in ordered] == sorted(steps)  # type: ignore[union-attr]
+    ordered = sorted(names, key=lambda name: parse_name(name).order)  # type: ignore[union-attr]
+    assert [parse_name(name).step for name in ordered] == sorted(steps)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("name", "place"),
     [
-        ("step512", Place(512)),
-        ("checkpoint-1000", Place(1000)),
-        ("global_step1000", Place(1000)),
-        ("iter_0002000", Place(2000)),
-        ("step1000-tokens2B", Place(1000, 2 * 10**9, tokens_source="name")),
-        ("step-480k-token-1007B", Place(480_000, 1007 * 10**9, tokens_source="name")),
-        ("step2627139-tokens15T", Place(2627139, 15 * 10**12, tokens_source="name")),
-        ("stage2-ingredient3-step500-tokens3B", Place(500, 3 * 10**9, "2", "3", "name")),
-        ("step29901-seed-default", Place(29901, run="default")),
-        ("ckpt_358", Place(358)),
+        ("step512", TrainingPoint(512)),
+        ("checkpoint-1000", TrainingPoint(1000)),
+        ("global_step1000", TrainingPoint(1000)),
+        ("iter_0002000", TrainingPoint(2000)),
+        ("step1000-tokens2B", TrainingPoint(1000, 2 * 10**9, tokens_source="name")),
+        ("step-480k-token-1007B", TrainingPoint(480_000, 1007 * 10**9, tokens_source="name")),
+        ("step2627139-tokens15T", TrainingPoint(2627139, 15 * 10**12, tokens_source="name")),
+        ("stage2-ingredient3-step500-tokens3B", TrainingPoint(500, 3 * 10**9, "2", "3", "name")),
+        ("step29901-seed-default", TrainingPoint(29901, run="default")),
+        ("ckpt_358", TrainingPoint(358)),
         *((name, None) for name in ("main", "logs", "step", "epoch_3", "step2step3", "checkpoint-1000-backup", "512")),
     ],
 )
 def test_names_say_what_they_say_and_no_more(name, place):
-    assert parse(name) == place
+    assert parse_name(name) == place
 
 
 def test_what_cannot_be_parsed_is_reported(root):
     for name in ("best", "logs"):
         (root / name).mkdir()
     (root / "best" / "config.json").write_text("{}")
-    history = discover(Local(local=str(root)))
+    history = discover_history(Local(local=str(root)))
     assert (history.unparsed, history.other) == (("best",), ("logs",))
 
 
 def test_a_folder_without_checkpoints_is_refused_in_two_lines(tmp_path):
     with pytest.raises(UsageError) as refused:
-        discover(Local(local=str(tmp_path)))
+        discover_history(Local(local=str(tmp_path)))
     assert str(refused.value).count("\n") == 1
     assert "no checkpoint" in str(refused.value)
