@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline import geometry
 from pipeline.catalog.digests import require_unchanged
-from pipeline.corpora import Batch, Contexts, contexts
+from pipeline.corpora import Batch, Contexts, build_contexts
 from pipeline.errors import UsageError
 from pipeline.geometry import Cloud, Fetched, LayerMoments, Stream, describe_layer, plan_layers, to_device
 from pipeline.loss import Loss
@@ -118,7 +118,7 @@ def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:
     started = time.perf_counter()
     model, recipe = opened.model, cell.recipe
     profile = model.profile(cell.kind)
-    text = contexts(
+    text = build_contexts(
         cell.corpus, recipe, opened.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest
     )
     loss = Loss(profile, recipe, opened.tokenizer.mask_id, text.n_groups)

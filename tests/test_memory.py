@@ -99,7 +99,7 @@ def test_a_corpus_of_sixteen_times_the_length_takes_no_more_memory(folder):
 
 def _contexts(wanted: Cell, opened: measure.Opened):
     model = opened.model
-    return measure.contexts(
+    return measure.build_contexts(
         wanted.corpus,
         wanted.recipe,
         opened.tokenizer,

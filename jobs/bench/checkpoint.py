@@ -17,7 +17,7 @@ from jobs.bench.decoder import save_decoder
 from jobs.bench.scale import Model, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
 from pipeline.catalog.local_histories import inspect_checkpoint
-from pipeline.corpora import contexts
+from pipeline.corpora import build_contexts
 from pipeline.measure import Opened, measure, open_checkpoint
 from pipeline.spec import Cell, ContextRecipe, Corpus, Resources
 
@@ -92,7 +92,7 @@ def load(folder: Path, recipe: ContextRecipe, device: str) -> Loaded:
     opened = open_checkpoint(checkpoint, recipe, resources)
     cell = Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=recipe)
     of_model = opened.model.vocab_size, opened.model.max_positions
-    text = contexts(corpus, recipe, opened.tokenizer, *of_model, checkpoint.tokenizer_digest)
+    text = build_contexts(corpus, recipe, opened.tokenizer, *of_model, checkpoint.tokenizer_digest)
     return Loaded(cell, opened, torch.from_numpy(np.stack(text.ids)).long().to(device))
 
 

@@ -4,8 +4,8 @@
 """
 
 from pipeline.corpora.batches import Batch, Contexts
-from pipeline.corpora.contexts import contexts
-from pipeline.corpora.resolve import resolve, text_file
-from pipeline.corpora.special_tokens import Tokenizer
+from pipeline.corpora.contexts import build_contexts
+from pipeline.corpora.resolve import prepare_text_file, resolve_corpus
+from pipeline.corpora.special_tokens import TokenizerProtocol
 
-__all__ = ["Batch", "Contexts", "Tokenizer", "contexts", "resolve", "text_file"]
+__all__ = ["Batch", "Contexts", "TokenizerProtocol", "build_contexts", "prepare_text_file", "resolve_corpus"]

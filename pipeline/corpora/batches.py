@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 
-Positions = tuple[np.ndarray, ...]
+RaggedArrays = tuple[np.ndarray, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,13 +42,13 @@ class Batch:
 class Contexts:
     """What every checkpoint with one tokenizer is asked to read, ordered by group."""
 
-    ids: Positions
+    ids: RaggedArrays
     """Per context its token ids, int32 `[tokens]`; of one length but for snippets."""
     group: np.ndarray
     """`[contexts]`, int64, nondecreasing from 0, none empty."""
-    kept: Positions
+    kept: RaggedArrays
     """Per context the sorted positions kept for the k-NN cloud, int64."""
-    moments: Positions
+    moments: RaggedArrays
     """Per context the sorted positions that enter the moments, int64."""
     special: tuple[np.ndarray, ...]
     """Per context which of its tokens are special ones put around the text, bool `[tokens]`."""
@@ -119,7 +119,7 @@ class Contexts:
         )
 
 
-def _flat(positions: Positions) -> tuple[np.ndarray, np.ndarray]:
+def _flat(positions: RaggedArrays) -> tuple[np.ndarray, np.ndarray]:
     """Context in the batch and position of every row."""
     counts = [len(of_context) for of_context in positions]
     return np.repeat(np.arange(len(positions)), counts), np.concatenate(positions)

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline import cache
-from pipeline.corpora.text_io import keep, kept
-from pipeline.corpora.wikitext import prose
+from pipeline.corpora.text_io import cache_text, find_cached_text
+from pipeline.corpora.wikitext import extract_prose
 from pipeline.progress import metered
 from pipeline.spec import ALGORITHMS
 
@@ -24,20 +24,20 @@ _OTHER_NAMESPACE = re.compile(
 )
 
 
-def cleaned(dump: Path, sha256: str) -> Path:
+def clean_dump(dump: Path, sha256: str) -> Path:
     """The file with the prose of a dump that has this sha256, made once per digest and version of the rules."""
     note = cache.folder("cleaned") / f"{sha256}-{ALGORITHMS['cleaning']}"
     with cache.exclusive(note):
-        if note.exists() and (path := kept(note.read_text())):
+        if note.exists() and (path := find_cached_text(note.read_text())):
             return path
-        digest = keep(metered(articles(dump), f"Cleaning {dump.name}", None))
+        digest = cache_text(metered(extract_articles(dump), f"Cleaning {dump.name}", None))
         cache.write(note, digest.encode())
-    path = kept(digest)
+    path = find_cached_text(digest)
     assert path, "what was just written is there"
     return path
 
 
-def articles(dump: Path) -> Iterator[bytes]:
+def extract_articles(dump: Path) -> Iterator[bytes]:
     """The prose of each article as UTF-8, one empty line after each; one page in memory at a time."""
     if dump.stat().st_size == 0:  # which mmap refuses
         return
@@ -47,7 +47,7 @@ def articles(dump: Path) -> Iterator[bytes]:
             title, text = element.groups()
             if title is not None:
                 is_article = not _OTHER_NAMESPACE.match(title.decode(errors="ignore"))
-            elif is_article and (words := prose(_unescaped(text))):
+            elif is_article and (words := extract_prose(_unescaped(text))):
                 yield f"{words}\n\n".encode()
 
 

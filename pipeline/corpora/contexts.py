@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline import cache
-from pipeline.corpora.batches import Contexts, Positions
+from pipeline.corpora.batches import Contexts, RaggedArrays
 from pipeline.corpora.resolve import text_sha256
-from pipeline.corpora.special_tokens import Tokenizer, generator
-from pipeline.corpora.token_draws import Asked, draw
+from pipeline.corpora.special_tokens import TokenizerProtocol, make_generator
+from pipeline.corpora.token_draws import DrawRequest, draw_tokens
 from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
 from pipeline.strict_model import digest
 
@@ -19,10 +19,10 @@ _RAGGED = ("ids", "kept", "moments", "special")
 _NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share", "surrogate"}
 
 
-def contexts(
+def build_contexts(
     corpus: Corpus,
     recipe: ContextRecipe | SnippetRecipe,
-    tokenizer: Tokenizer,
+    tokenizer: TokenizerProtocol,
     vocab_size: int,
     max_positions: int | None,
     tokenizer_digest: str | None = None,
@@ -44,19 +44,19 @@ def contexts(
             tokenizer another model's.
         UsageError: special tokens that the tokenizer does not have.
     """
-    asked = Asked(corpus, recipe, tokenizer, vocab_size, max_positions)
+    asked = DrawRequest(corpus, recipe, tokenizer, vocab_size, max_positions)
     if tokenizer_digest is None:
-        return _made(asked)
+        return _build(asked)
     path = cache.folder("contexts") / f"{_key(asked, tokenizer_digest)}.npz"
     with cache.exclusive(path):
-        if (known := _loaded(path)) is not None:
+        if (known := _from_npz(path)) is not None:
             return known
-        made = _made(asked)
-        cache.write(path, _dumped(made))
+        made = _build(asked)
+        cache.write(path, _to_npz(made))
     return made
 
 
-def _key(asked: Asked, tokenizer_digest: str) -> str:
+def _key(asked: DrawRequest, tokenizer_digest: str) -> str:
     return digest(
         {
             "corpus": [asked.corpus.kind, asked.corpus.sha256],
@@ -69,8 +69,8 @@ def _key(asked: Asked, tokenizer_digest: str) -> str:
     )
 
 
-def _made(asked: Asked) -> Contexts:
-    ids, special, flags = draw(asked)
+def _build(asked: DrawRequest) -> Contexts:
+    ids, special, flags = draw_tokens(asked)
     text = text_sha256(asked.corpus)
     if isinstance(asked.recipe, SnippetRecipe):
         every = tuple(np.arange(len(of_context)) for of_context in ids)
@@ -78,19 +78,19 @@ def _made(asked: Asked) -> Contexts:
     groups = np.arange(len(ids)) % asked.recipe.groups
     order = np.argsort(groups, kind="stable")
     tokens, seed = len(ids[0]), asked.recipe.seed
-    kept = _positions(len(ids), tokens, asked.recipe.kept_per_context, generator(seed, "kept"))
-    moments = _positions(len(ids), tokens, asked.recipe.moment_tokens or tokens, generator(seed, "moments"))
+    kept = _positions(len(ids), tokens, asked.recipe.kept_per_context, make_generator(seed, "kept"))
+    moments = _positions(len(ids), tokens, asked.recipe.moment_tokens or tokens, make_generator(seed, "moments"))
     # `special` is the same for all of them and needs no order.
     return Contexts(tuple(ids[i] for i in order), groups[order], kept, moments, tuple(special), text, flags)
 
 
-def _positions(contexts: int, tokens: int, count: int, choices: np.random.Generator) -> Positions:
+def _positions(contexts: int, tokens: int, count: int, choices: np.random.Generator) -> RaggedArrays:
     """Sorted positions, drawn uniformly without replacement in each context; all where `count` asks for more."""
     drawn = np.argsort(choices.random((contexts, tokens)), axis=1)[:, :count]
     return tuple(np.sort(drawn, axis=1).astype(np.int64))
 
 
-def _dumped(made: Contexts) -> bytes:
+def _to_npz(made: Contexts) -> bytes:
     strings = {"flags": np.array(made.flags, str), "text_sha256": np.array(made.text_sha256 or "")}
     arrays = {"group": made.group, "digest": np.array(made.digest), **strings}
     for name in _RAGGED:
@@ -101,7 +101,7 @@ def _dumped(made: Contexts) -> bytes:
     return file.getvalue()
 
 
-def _loaded(path: Path) -> Contexts | None:
+def _from_npz(path: Path) -> Contexts | None:
     """What was kept; None where nothing was, or the file is damaged and must be made again."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:

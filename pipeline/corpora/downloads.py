@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline import cache
-from pipeline.corpora.text_io import BLOCK, blocks, sha256
+from pipeline.corpora.text_io import BLOCK_BYTES, hash_blocks, read_blocks
 from pipeline.errors import CorpusError, FetchError
 from pipeline.progress import Progress
 
@@ -17,7 +17,7 @@ TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Official:
+class OfficialText:
     """A packed text at an address.
 
     Args:
@@ -34,14 +34,14 @@ class Official:
         return cache.folder("downloads") / self.url.rpartition("/")[2]
 
 
-ENWIK8 = Official(
+ENWIK8 = OfficialText(
     name="enwik8",
     url="http://mattmahoney.net/dc/enwik8.zip",
     sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
 )
 
 
-def packed(official: Official) -> Path:
+def fetch_packed(official: OfficialText) -> Path:
     """The packed file: what lies at its place, else downloaded and checked.
 
     Raises:
@@ -53,12 +53,12 @@ def packed(official: Official) -> Path:
     return official.place
 
 
-def _download(official: Official) -> None:
+def _download(official: OfficialText) -> None:
     temporary = official.place.with_name(f".{official.place.name}.{uuid4().hex}")
     try:
         with temporary.open("wb") as file:
             file.writelines(_received(official.url))
-        if (found := sha256(blocks(temporary))) != official.sha256:
+        if (found := hash_blocks(read_blocks(temporary))) != official.sha256:
             raise CorpusError(
                 f"{official.name} with sha256 {official.sha256}",
                 f"{official.url} gave a text with {found}",
@@ -79,7 +79,7 @@ def _received(url: str) -> Iterator[bytes]:
     with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
         length = answer.headers.get("Content-Length")
         with Progress(f"Downloading {url}", int(length) if length else None) as progress:
-            while block := answer.read(BLOCK):
+            while block := answer.read(BLOCK_BYTES):
                 yield block
                 progress.advance(len(block))
         if length and progress.done < int(length):  # of which `read` with a size says nothing

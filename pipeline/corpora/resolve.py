@@ -5,16 +5,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import cache
-from pipeline.corpora.cleaning import cleaned
-from pipeline.corpora.downloads import ENWIK8, packed
-from pipeline.corpora.text_io import blocks, decodable, keep, kept, packing, sha256
+from pipeline.corpora.cleaning import clean_dump
+from pipeline.corpora.downloads import ENWIK8, fetch_packed
+from pipeline.corpora.text_io import (
+    cache_text,
+    check_utf8,
+    detect_compression,
+    find_cached_text,
+    hash_blocks,
+    read_blocks,
+)
 from pipeline.errors import CorpusError
 from pipeline.hashing import file_sha256, remembered
 from pipeline.progress import metered
 from pipeline.spec import Corpus
 
 
-def resolve(corpus: Corpus) -> Corpus:
+def resolve_corpus(corpus: Corpus) -> Corpus:
     """The corpus with the sha256 of its text's bytes after unpacking; null for random-uniform.
 
     A local file is read once, then remembered. Nothing is downloaded: the digest of the official enwik8 is known.
@@ -28,7 +35,7 @@ def resolve(corpus: Corpus) -> Corpus:
     return corpus.model_copy(update={"sha256": digest})
 
 
-def text_file(corpus: Corpus) -> Path:
+def prepare_text_file(corpus: Corpus) -> Path:
     """A plain UTF-8 file with the text of a resolved corpus, downloaded, unpacked and cleaned as its kind asks.
 
     Raises:
@@ -36,30 +43,30 @@ def text_file(corpus: Corpus) -> Path:
         FetchError: it cannot be downloaded now.
     """
     plain = _plain_file(corpus)
-    return cleaned(plain, str(corpus.sha256)) if corpus.kind == "enwik8" else plain
+    return clean_dump(plain, str(corpus.sha256)) if corpus.kind == "enwik8" else plain
 
 
 def text_sha256(corpus: Corpus) -> str | None:
     """Of the text that tokens are taken from: of a resolved enwik8 the prose, else what identifies the corpus."""
-    return file_sha256(text_file(corpus)) if corpus.kind == "enwik8" else corpus.sha256
+    return file_sha256(prepare_text_file(corpus)) if corpus.kind == "enwik8" else corpus.sha256
 
 
 def _plain_file(corpus: Corpus) -> Path:
     """The text as published, its bytes those that the corpus's sha256 stands for."""
     wanted = str(corpus.sha256)
     if corpus.path and not _is_packed(corpus.id, Path(corpus.path)):
-        _require(corpus, _digest(corpus.id, Path(corpus.path)), corpus.path)
+        _require_digest(corpus, _digest(corpus.id, Path(corpus.path)), corpus.path)
         return Path(corpus.path)
     with cache.exclusive(cache.folder("texts") / wanted):
-        if (place := kept(wanted)) is None:
-            source = Path(corpus.path) if corpus.path else packed(ENWIK8)
-            _require(corpus, keep(decodable(blocks(source), str(source))), source)
-            place = kept(wanted)
+        if (place := find_cached_text(wanted)) is None:
+            source = Path(corpus.path) if corpus.path else fetch_packed(ENWIK8)
+            _require_digest(corpus, cache_text(check_utf8(read_blocks(source), str(source))), source)
+            place = find_cached_text(wanted)
     assert place, "what was just unpacked has the digest that was just checked"
     return place
 
 
-def _require(corpus: Corpus, found: str, source: str | Path) -> None:
+def _require_digest(corpus: Corpus, found: str, source: str | Path) -> None:
     if found != corpus.sha256:
         raise CorpusError(
             f"corpus {corpus.id} with sha256 {corpus.sha256}",
@@ -69,25 +76,25 @@ def _require(corpus: Corpus, found: str, source: str | Path) -> None:
 
 
 def _is_packed(name: str, path: Path) -> bool:
-    with _readable(name, path):
-        return packing(path) is not None
+    with _os_error_as_corpus_error(name, path):
+        return detect_compression(path) is not None
 
 
 def _digest(name: str, path: Path) -> str:
-    with _readable(name, path):
-        return remembered(path, "text", _read_through)
+    with _os_error_as_corpus_error(name, path):
+        return remembered(path, "text", _hash_text)
 
 
-def _read_through(path: Path) -> str:
+def _hash_text(path: Path) -> str:
     """The text's sha256; what had to be unpacked is kept, so that it is unpacked once."""
-    stream, label = decodable(blocks(path), str(path)), f"Reading {path.name}"
-    if packing(path):
-        return keep(metered(stream, label, None))
-    return sha256(metered(stream, label, path.stat().st_size))
+    stream, label = check_utf8(read_blocks(path), str(path)), f"Reading {path.name}"
+    if detect_compression(path):
+        return cache_text(metered(stream, label, None))
+    return hash_blocks(metered(stream, label, path.stat().st_size))
 
 
 @contextmanager
-def _readable(name: str, path: Path) -> Iterator[None]:
+def _os_error_as_corpus_error(name: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

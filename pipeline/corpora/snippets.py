@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.special_tokens import Tokenizer, frame
+from pipeline.corpora.special_tokens import TokenizerProtocol, get_special_tokens
 from pipeline.errors import CorpusError
 from pipeline.spec import SnippetRecipe
 
@@ -23,7 +23,7 @@ class Snippet(NamedTuple):
         return Snippet(self.ids[:tokens], self.special[:tokens])
 
 
-def snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: Tokenizer, name: str) -> list[Snippet]:
+def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name: str) -> list[Snippet]:
     """The snippets, ragged, cut to `max_tokens`, special tokens counted.
 
     Snippet i is characters i * snippet_chars up to (i + 1) * snippet_chars, i from 0 on or, seeded, as drawn without
@@ -48,11 +48,11 @@ def snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: Tokenizer, name
     return [_tokens(text, recipe, tokenizer, name) for text, _ in zip(texts, range(recipe.snippets), strict=False)]
 
 
-def _tokens(text: str, recipe: SnippetRecipe, tokenizer: Tokenizer, name: str) -> Snippet:
+def _tokens(text: str, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name: str) -> Snippet:
     if recipe.bos == "tokenizer":
         ids, special = (np.array(part) for part in tokenizer.default(text))
     else:
-        special_tokens = frame(recipe, tokenizer)
+        special_tokens = get_special_tokens(recipe, tokenizer)
         ids = special_tokens.around(np.array(tokenizer.encode(text)))
         special = special_tokens.special(len(ids))
     if not len(ids):

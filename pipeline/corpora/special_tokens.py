@@ -9,7 +9,7 @@ from pipeline.errors import UsageError
 from pipeline.spec import Recipe
 
 
-class Tokenizer(Protocol):
+class TokenizerProtocol(Protocol):
     """Text to token ids, no special token unless it is asked for."""
 
     def encode(self, text: str) -> list[int]: ...
@@ -34,7 +34,7 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True)
-class Frame:
+class SpecialTokens:
     """Special token ids in front of a context and behind it; they count as part of its length."""
 
     front: list[int]
@@ -55,27 +55,27 @@ class Frame:
         return np.concatenate([front, body.astype(np.int32), back], axis=-1)
 
 
-def frame(recipe: Recipe, tokenizer: Tokenizer) -> Frame:
+def get_special_tokens(recipe: Recipe, tokenizer: TokenizerProtocol) -> SpecialTokens:
     """The special tokens of `recipe.bos`: none, the opening one, or whatever the tokenizer adds by itself.
 
     Raises:
         UsageError: the tokenizer has no opening token, or changes a text beyond adding tokens around it.
     """
     if recipe.bos == "none":
-        return Frame([], [])
+        return SpecialTokens([], [])
     if recipe.bos == "first":
         if tokenizer.bos_id is None:
             raise UsageError(f"bos: first in {recipe.label}", "the tokenizer has no such token", "Use bos: none")
-        return Frame([tokenizer.bos_id], [])
+        return SpecialTokens([tokenizer.bos_id], [])
     bare, (whole, _) = tokenizer.encode("a"), tokenizer.default("a")
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
-            return Frame(whole[:at], whole[at + len(bare) :])
+            return SpecialTokens(whole[:at], whole[at + len(bare) :])
     raise UsageError(
         f"bos: tokenizer in {recipe.label}", f"the tokenizer makes {whole} of {bare}", "Use bos: none or bos: first"
     )
 
 
-def generator(seed: int, purpose: str) -> np.random.Generator:
+def make_generator(seed: int, purpose: str) -> np.random.Generator:
     """PCG64 with a stream of its own for each purpose, so that no choice depends on how often another was made."""
     return np.random.Generator(np.random.PCG64([seed, *purpose.encode()]))

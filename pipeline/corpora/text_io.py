@@ -16,20 +16,20 @@ from pipeline import cache
 from pipeline.errors import CorpusError
 from pipeline.hashing import file_sha256
 
-BLOCK = 1 << 20
+BLOCK_BYTES = 1 << 20
 _MAGIC: dict[bytes, Literal["gzip", "zip"]] = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
 # zipfile reports an encrypted or exotic member as RuntimeError.
 _DAMAGE = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
-def packing(path: Path) -> Literal["gzip", "zip"] | None:
+def detect_compression(path: Path) -> Literal["gzip", "zip"] | None:
     """How a file is packed, by its first bytes, not its name; null for a plain one."""
     with path.open("rb") as file:
         head = file.read(4)
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def blocks(path: Path) -> Iterator[bytes]:
+def read_blocks(path: Path) -> Iterator[bytes]:
     """The bytes of a plain, gzip or one-member zip file after unpacking.
 
     Raises:
@@ -37,17 +37,17 @@ def blocks(path: Path) -> Iterator[bytes]:
         OSError: the file cannot be opened.
     """
     try:
-        with _opened(path) as file:
-            while block := file.read(BLOCK):
+        with _open_decompressed(path) as file:
+            while block := file.read(BLOCK_BYTES):
                 yield block
     except _DAMAGE as error:
-        found = f"a damaged {packing(path)} file ({error})"
+        found = f"a damaged {detect_compression(path)} file ({error})"
         raise CorpusError(f"corpus file {path}", found, "Fetch it again, or unpack it by hand") from error
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    kind = packing(path)
+def _open_decompressed(path: Path) -> Iterator[IO[bytes]]:
+    kind = detect_compression(path)
     if kind == "zip":
         with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
             yield file
@@ -65,7 +65,7 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     return members[0]
 
 
-def decodable(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
+def check_utf8(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
     """The same blocks, each proven to be UTF-8; a character cut at the end of the file is allowed.
 
     Raises:
@@ -83,7 +83,7 @@ def decodable(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
         yield block
 
 
-def sha256(stream: Iterable[bytes]) -> str:
+def hash_blocks(stream: Iterable[bytes]) -> str:
     """sha256 of all blocks, in hex."""
     state = hashlib.sha256()
     for block in stream:
@@ -91,29 +91,29 @@ def sha256(stream: Iterable[bytes]) -> str:
     return state.hexdigest()
 
 
-def keep(stream: Iterable[bytes]) -> str:
+def cache_text(stream: Iterable[bytes]) -> str:
     """Write a text into the cache, whole or not at all, under its sha256, which is returned."""
     temporary = cache.folder("texts") / f".{uuid4().hex}"
     try:
         with temporary.open("wb") as file:
-            digest = sha256(_written(stream, file))
-        os.replace(temporary, _place(digest))
+            digest = hash_blocks(_write_through(stream, file))
+        os.replace(temporary, _cached_path(digest))
     finally:
         temporary.unlink(missing_ok=True)
     return digest
 
 
-def kept(digest: str) -> Path | None:
+def find_cached_text(digest: str) -> Path | None:
     """The text with this sha256 where the cache has it, intact."""
-    path = _place(digest)
+    path = _cached_path(digest)
     return path if path.exists() and file_sha256(path) == digest else None
 
 
-def _place(digest: str) -> Path:
+def _cached_path(digest: str) -> Path:
     return cache.folder("texts") / f"{digest}.txt"
 
 
-def _written(stream: Iterable[bytes], file: IO[bytes]) -> Iterator[bytes]:
+def _write_through(stream: Iterable[bytes], file: IO[bytes]) -> Iterator[bytes]:
     for block in stream:
         file.write(block)
         yield block

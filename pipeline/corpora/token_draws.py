@@ -5,29 +5,29 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.resolve import text_file
-from pipeline.corpora.snippets import Snippet, snippets
-from pipeline.corpora.special_tokens import Tokenizer, frame, generator
-from pipeline.corpora.windows import Shape, mapped, window_ids
+from pipeline.corpora.resolve import prepare_text_file
+from pipeline.corpora.snippets import Snippet, read_snippets
+from pipeline.corpora.special_tokens import TokenizerProtocol, get_special_tokens, make_generator
+from pipeline.corpora.windows import ContextLayout, memmap_text, read_window_ids
 from pipeline.errors import CorpusError, UsageError
 from pipeline.spec import ContextRecipe, Corpus, SnippetRecipe
 
-RANDOM_TOKENS = 128
+DEFAULT_RANDOM_TOKENS = 128
 """Length of a context of random tokens where a snippet recipe states none."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class DrawRequest:
     """All that the ids of a cell depend on."""
 
     corpus: Corpus
     recipe: ContextRecipe | SnippetRecipe
-    tokenizer: Tokenizer
+    tokenizer: TokenizerProtocol
     vocab_size: int
     max_positions: int | None
 
 
-class Drawn(NamedTuple):
+class DrawnTokens(NamedTuple):
     """Each context in the order of the corpus, and the flags that hold."""
 
     ids: list[np.ndarray]
@@ -37,42 +37,44 @@ class Drawn(NamedTuple):
     flags: tuple[str, ...]
 
 
-def draw(asked: Asked) -> Drawn:
+def draw_tokens(asked: DrawRequest) -> DrawnTokens:
     """The contexts that the recipe takes from the corpus."""
     if isinstance(asked.recipe, SnippetRecipe) and not asked.corpus.kind.startswith("random"):
         found, shortened = _snippets(asked, asked.recipe)
         ids, special = [snippet.ids for snippet in found], [snippet.special for snippet in found]
         wanted = asked.recipe.snippets
     else:
-        shape = _shape(asked.recipe)
-        tokens = _within(shape.tokens, asked)
-        ids = list(_equal(asked, shape._replace(tokens=tokens)))
-        special = [frame(asked.recipe, asked.tokenizer).special(tokens)] * len(ids)
+        shape = _context_layout(asked.recipe)
+        tokens = _allowed_length(shape.tokens, asked)
+        ids = list(_draw_equal_length(asked, shape._replace(tokens=tokens)))
+        special = [get_special_tokens(asked.recipe, asked.tokenizer).special(tokens)] * len(ids)
         shortened, wanted = tokens < shape.tokens, shape.contexts
-    _require_known(ids, asked)
+    _require_ids_in_vocabulary(ids, asked)
     flags = {
         "shorter_context": shortened,
         "smaller_corpus": len(ids) < wanted,
         "tokenizer_round_trip": asked.corpus.kind != "random-uniform" and not asked.tokenizer.round_trips,
     }
-    return Drawn(ids, special, tuple(flag for flag, holds in flags.items() if holds))
+    return DrawnTokens(ids, special, tuple(flag for flag, holds in flags.items() if holds))
 
 
-def _snippets(asked: Asked, recipe: SnippetRecipe) -> tuple[list[Snippet], bool]:
+def _snippets(asked: DrawRequest, recipe: SnippetRecipe) -> tuple[list[Snippet], bool]:
     """Ragged snippets, and whether any had to be cut to the model's positions."""
-    found = snippets(mapped(text_file(asked.corpus)), recipe, asked.tokenizer, asked.corpus.id)
+    found = read_snippets(memmap_text(prepare_text_file(asked.corpus)), recipe, asked.tokenizer, asked.corpus.id)
     longest = max(len(snippet.ids) for snippet in found)
-    tokens = _within(longest, asked)
+    tokens = _allowed_length(longest, asked)
     return [snippet.cut(tokens) for snippet in found], tokens < longest
 
 
-def _shape(recipe: ContextRecipe | SnippetRecipe) -> Shape:
+def _context_layout(recipe: ContextRecipe | SnippetRecipe) -> ContextLayout:
     if isinstance(recipe, SnippetRecipe):
-        return Shape(recipe.snippets, recipe.max_tokens or RANDOM_TOKENS, 1, recipe.seed, allow_smaller=False)
-    return Shape(recipe.n_contexts, recipe.context_tokens, recipe.groups, recipe.seed, recipe.allow_smaller)
+        return ContextLayout(
+            recipe.snippets, recipe.max_tokens or DEFAULT_RANDOM_TOKENS, 1, recipe.seed, allow_smaller=False
+        )
+    return ContextLayout(recipe.n_contexts, recipe.context_tokens, recipe.groups, recipe.seed, recipe.allow_smaller)
 
 
-def _within(tokens: int, asked: Asked) -> int:
+def _allowed_length(tokens: int, asked: DrawRequest) -> int:
     """The length that the model's position table allows."""
     limit = asked.max_positions
     if limit is None or tokens <= limit:
@@ -86,9 +88,9 @@ def _within(tokens: int, asked: Asked) -> int:
     return limit
 
 
-def _equal(asked: Asked, shape: Shape) -> np.ndarray:
+def _draw_equal_length(asked: DrawRequest, shape: ContextLayout) -> np.ndarray:
     """Ids `[contexts, tokens]`, special tokens included."""
-    special = frame(asked.recipe, asked.tokenizer)
+    special = get_special_tokens(asked.recipe, asked.tokenizer)
     if len(special) >= shape.tokens:
         raise UsageError(
             f"contexts of {shape.tokens} tokens ({asked.recipe.label})",
@@ -98,10 +100,10 @@ def _equal(asked: Asked, shape: Shape) -> np.ndarray:
     body = shape._replace(tokens=shape.tokens - len(special))
     if asked.corpus.kind == "random-uniform":
         size = (body.contexts, body.tokens)
-        return special.around(generator(body.seed, "uniform").choice(_plain_ids(asked), size))
-    ids = window_ids(mapped(text_file(asked.corpus)), asked.tokenizer, body, asked.corpus.id)
+        return special.around(make_generator(body.seed, "uniform").choice(_plain_ids(asked), size))
+    ids = read_window_ids(memmap_text(prepare_text_file(asked.corpus)), asked.tokenizer, body, asked.corpus.id)
     if asked.corpus.kind == "random-unigram":
-        ids = _permuted(ids, _plain_ids(asked), generator(body.seed, "unigram"))
+        ids = _permuted(ids, _plain_ids(asked), make_generator(body.seed, "unigram"))
     return special.around(ids)
 
 
@@ -113,7 +115,7 @@ def _permuted(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) 
     return choices.permutation(pool).reshape(ids.shape)
 
 
-def _plain_ids(asked: Asked) -> np.ndarray:
+def _plain_ids(asked: DrawRequest) -> np.ndarray:
     if len(plain := asked.tokenizer.plain_ids(asked.vocab_size)):
         return plain
     raise CorpusError(
@@ -123,7 +125,7 @@ def _plain_ids(asked: Asked) -> np.ndarray:
     )
 
 
-def _require_known(ids: list[np.ndarray], asked: Asked) -> None:
+def _require_ids_in_vocabulary(ids: list[np.ndarray], asked: DrawRequest) -> None:
     if (largest := max(int(of_context.max()) for of_context in ids)) >= asked.vocab_size:
         raise CorpusError(
             f"token ids of corpus {asked.corpus.id}",

@@ -14,10 +14,10 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-OPAQUE = "ref|math|gallery|timeline|imagemap|hiero|score|pre|source|syntaxhighlight|templatestyles"
+DROPPED_ELEMENTS = "ref|math|gallery|timeline|imagemap|hiero|score|pre|source|syntaxhighlight|templatestyles"
 
 _REDIRECT = re.compile(r"\s*#redirect\b", re.I)
-_OPAQUE = re.compile(rf"<!--.*?(?:-->|\Z)|<({OPAQUE})\b[^<>]*(?:(?<=/)>|>.*?(?:</\1\s*>|\Z))", re.I | re.S)
+_OPAQUE = re.compile(rf"<!--.*?(?:-->|\Z)|<({DROPPED_ELEMENTS})\b[^<>]*(?:(?<=/)>|>.*?(?:</\1\s*>|\Z))", re.I | re.S)
 _NESTED = re.compile(
     r"(?P<open_template>\{\{)|(?P<close_template>\}\})"
     r"|(?P<open_table>^[ \t:*#]*\{\|)|(?P<close_table>^[ \t]*\|\}(?!\}))"
@@ -41,20 +41,20 @@ _LINES = (
 )
 
 
-def prose(wikitext: str) -> str:
+def extract_prose(wikitext: str) -> str:
     """The prose of one page, "" for a redirect; never raises, whatever the markup and wherever it is cut."""
     if _REDIRECT.match(wikitext):
         return ""
     text = _OPAQUE.sub("", wikitext)
-    text = _fold(text, _NESTED, lambda inside: "")
+    text = _replace_paired(text, _NESTED, lambda inside: "")
     text = _TAG.sub("", _BREAK.sub("\n", text))
-    text = _fold(_EXTERNAL.sub(r"\1", text), _LINK, _anchor)
+    text = _replace_paired(_EXTERNAL.sub(r"\1", text), _LINK, _anchor)
     for pattern, kept in _LINES:
         text = pattern.sub(kept, text)
     return _without_blanks(html.unescape(text))
 
 
-def _fold(text: str, marks: re.Pattern[str], render: Callable[[str], str]) -> str:
+def _replace_paired(text: str, marks: re.Pattern[str], render: Callable[[str], str]) -> str:
     """Replace what stands between paired marks by `render` of it, innermost first, in one pass.
 
     A closing mark also ends whatever was opened inside its pair and never closed; marks without a partner vanish.

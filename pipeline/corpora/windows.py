@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.special_tokens import Tokenizer, generator
+from pipeline.corpora.special_tokens import TokenizerProtocol, make_generator
 from pipeline.errors import CorpusError
 from pipeline.progress import Progress
 
@@ -23,7 +23,7 @@ class Window(NamedTuple):
     ids: list[int]
 
 
-class Shape(NamedTuple):
+class ContextLayout(NamedTuple):
     """Contexts of equal length that a recipe asks for."""
 
     contexts: int
@@ -33,15 +33,15 @@ class Shape(NamedTuple):
     allow_smaller: bool
 
 
-def mapped(path: Path) -> np.ndarray:
+def memmap_text(path: Path) -> np.ndarray:
     """A UTF-8 file as uint8 `[bytes]`, not read until used; a character cut at its end is left out."""
     if path.stat().st_size == 0:  # which cannot be mapped
         return np.zeros(0, np.uint8)
     data = np.memmap(path, np.uint8, "r")
-    return data[: len(data) - _cut(data[-4:].tolist())]
+    return data[: len(data) - _partial_character_bytes(data[-4:].tolist())]
 
 
-def _cut(tail: list[int]) -> int:
+def _partial_character_bytes(tail: list[int]) -> int:
     """Bytes of an unfinished character at the end of UTF-8."""
     for back, byte in enumerate(reversed(tail), start=1):
         if byte < 0x80:
@@ -51,10 +51,10 @@ def _cut(tail: list[int]) -> int:
     return 0
 
 
-class Reader:
+class WindowReader:
     """Reads windows of `tokens` tokens from a text; asks for as many bytes as the windows before needed."""
 
-    def __init__(self, data: np.ndarray, tokenizer: Tokenizer, tokens: int) -> None:
+    def __init__(self, data: np.ndarray, tokenizer: TokenizerProtocol, tokens: int) -> None:
         self.data, self.tokenizer, self.tokens = data, tokenizer, tokens
         self._bytes_per_token = 4.0
 
@@ -77,23 +77,25 @@ class Reader:
         return Window(start, start + used, ids[: self.tokens])
 
 
-def windows(data: np.ndarray, tokenizer: Tokenizer, shape: Shape) -> list[Window]:
+def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, shape: ContextLayout) -> list[Window]:
     """Disjoint windows in order, one begun in each n-th of the text at a seeded place.
 
     Where the text is too tight for that they aim at ever smaller shares of it (SPREADS). If even packing them without
     gaps does not do, what fits is returned, the last window maybe shorter.
     """
     n = shape.contexts
-    targets = (np.arange(n) + generator(shape.seed, "offsets").random(n)) * (len(data) / n)
+    targets = (np.arange(n) + make_generator(shape.seed, "offsets").random(n)) * (len(data) / n)
     packed: list[Window] = []
     for spread in SPREADS:
-        packed = _packed(Reader(data, tokenizer, shape.tokens), (targets * spread).astype(np.int64).tolist())
+        packed = _place_windows(
+            WindowReader(data, tokenizer, shape.tokens), (targets * spread).astype(np.int64).tolist()
+        )
         if len(packed) == n and len(packed[-1].ids) == shape.tokens:
             break
     return packed
 
 
-def _packed(reader: Reader, targets: list[int]) -> list[Window]:
+def _place_windows(reader: WindowReader, targets: list[int]) -> list[Window]:
     """Each window at its target or behind the one before, up to the first that the text cuts short."""
     found: list[Window] = []
     with Progress("Tokenising", len(targets), "contexts") as progress:
@@ -105,14 +107,14 @@ def _packed(reader: Reader, targets: list[int]) -> list[Window]:
     return found
 
 
-def window_ids(data: np.ndarray, tokenizer: Tokenizer, shape: Shape, name: str) -> np.ndarray:
+def read_window_ids(data: np.ndarray, tokenizer: TokenizerProtocol, shape: ContextLayout, name: str) -> np.ndarray:
     """Token ids `[contexts, tokens]`, int32; with `allow_smaller` of as many windows as there are, equal per group.
 
     Raises:
         CorpusError: the text is too small, with the tokens needed and the tokens there.
     """
     n, tokens, groups, _, allow_smaller = shape
-    found = windows(data, tokenizer, shape)
+    found = read_windows(data, tokenizer, shape)
     whole = [window.ids for window in found if len(window.ids) == tokens]
     fitting = len(whole) // groups * groups
     if fitting == 0 or (fitting < n and not allow_smaller):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.catalog import discovery, local_histories
 from pipeline.catalog.fetch import fetch_temporarily
-from pipeline.corpora import resolve
+from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, to_table
 from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
@@ -104,7 +104,7 @@ def corpus_named(text: str) -> Corpus:
         corpus = Corpus.model_validate(text)
     except ValidationError as error:
         raise UsageError(f"--corpus {text}", first_problem(error), "Write KIND or KIND:PATH") from error
-    return resolve(corpus)
+    return resolve_corpus(corpus)
 
 
 def recipe_named(text: str) -> ContextRecipe | SnippetRecipe:

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history
 from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.revisions import History
-from pipeline.corpora import resolve
+from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake.records import Named
@@ -100,7 +100,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     labels = lake.labels()
     histories = _histories(sweep, labels)
     checkpoints = select((h.checkpoints for h in histories), sweep.steps)
-    corpora = tuple(resolve(corpus) for corpus in sweep.corpora)
+    corpora = tuple(resolve_corpus(corpus) for corpus in sweep.corpora)
     sweep = sweep.model_copy(update={"corpora": corpora})
     wanted = [
         Cell(checkpoint=checkpoint, kind=kind, corpus=corpus, recipe=sweep.recipe)

@@ -7,7 +7,7 @@ from typing import Literal
 from uuid import uuid4
 
 from pipeline.catalog.scratch import own_scratch, remove_stale
-from pipeline.corpora import text_file
+from pipeline.corpora import prepare_text_file
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Checkpoint
@@ -39,7 +39,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
         return Report(held=plan.held)
     for corpus in plan.sweep.corpora:
         if corpus.sha256 is not None:
-            text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
+            prepare_text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
     remove_stale()  # what killed runs have fetched
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
     others = lake.under_way(within_s=LATELY_S)

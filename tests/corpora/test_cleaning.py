@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpora import cleaning, contexts, resolve
-from pipeline.corpora.cleaning import articles
-from pipeline.corpora.resolve import text_file
-from pipeline.corpora.wikitext import prose
+from pipeline.corpora import build_contexts, cleaning, resolve_corpus
+from pipeline.corpora.cleaning import extract_articles
+from pipeline.corpora.resolve import prepare_text_file
+from pipeline.corpora.wikitext import extract_prose
 from pipeline.recipe import built_in
 from pipeline.spec import ALGORITHMS, Cell, Checkpoint, Corpus
 from tests.corpora.fake import Characters, recipe
@@ -51,7 +51,7 @@ MARKUP = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]+[ />]|<!--|''|^=|^\
     ],
 )
 def test_markup_becomes_what_a_reader_sees(wikitext: str, words: str) -> None:
-    assert prose(wikitext) == words
+    assert extract_prose(wikitext) == words
 
 
 PAIRS = [
@@ -75,7 +75,7 @@ SIGNS = ["Image:", "|", "a", "=", "'", "<", ">", "&lt;", " ", "\n"]
 
 @given(st.lists(st.sampled_from(PAIRS + SIGNS)))
 def test_any_markup_whatever_gives_lines_without_spare_blanks(pieces: list[str]) -> None:
-    lines = prose("".join(pieces)).split("\n")
+    lines = extract_prose("".join(pieces)).split("\n")
     assert lines == [" ".join(line.split()) for line in lines]
     assert "" not in lines[:-1]
 
@@ -83,7 +83,7 @@ def test_any_markup_whatever_gives_lines_without_spare_blanks(pieces: list[str])
 @pytest.mark.parametrize("bomb", ["{{", "[[", "{|\n", "<ref>", "<!--", "[http:", "= ", "<a ", "'"])
 def test_markup_that_never_closes_takes_linear_time(bomb: str) -> None:
     # A page of 300 kB takes 0.01 to 0.3 s; quadratic time would take minutes, and the suite's limit is 120 s.
-    assert len(prose(bomb * (300_000 // len(bomb)) + "</table>|}]]" * 10_000)) <= 300_000 + 120_000
+    assert len(extract_prose(bomb * (300_000 // len(bomb)) + "</table>|}]]" * 10_000)) <= 300_000 + 120_000
 
 
 def dump(folder: Path, *pages: tuple[str, str], end: str = "") -> Path:
@@ -95,25 +95,25 @@ def dump(folder: Path, *pages: tuple[str, str], end: str = "") -> Path:
 
 def test_only_the_text_of_articles_is_read(tmp_path: Path) -> None:
     path = dump(tmp_path, ("One", "first"), ("Talk:One", "said"), ("Wikipedia talk:X", "s"), ("Two: 2", "&amp;quot;q"))
-    assert list(articles(path)) == [b"first\n\n", b'"q\n\n']
+    assert list(extract_articles(path)) == [b"first\n\n", b'"q\n\n']
 
 
 def test_an_empty_dump_and_one_without_pages_have_no_prose(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
-    assert list(articles(tmp_path / "empty")) == []
-    assert list(articles(dump(tmp_path))) == []
+    assert list(extract_articles(tmp_path / "empty")) == []
+    assert list(extract_articles(dump(tmp_path))) == []
 
 
 def test_a_cleaned_text_is_made_once_per_digest_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    corpus = resolve(Corpus(kind="enwik8", path=str(dump(tmp_path, ("One", "made once")))))
-    place = text_file(corpus)
+    corpus = resolve_corpus(Corpus(kind="enwik8", path=str(dump(tmp_path, ("One", "made once")))))
+    place = prepare_text_file(corpus)
     assert place.read_text() == "made once\n\n"
     with monkeypatch.context() as patch:
-        patch.setattr(cleaning, "articles", lambda path: pytest.fail("cleaned again"))
-        assert text_file(corpus) == place
+        patch.setattr(cleaning, "extract_articles", lambda path: pytest.fail("cleaned again"))
+        assert prepare_text_file(corpus) == place
     monkeypatch.setitem(ALGORITHMS, "cleaning", ALGORITHMS["cleaning"] + 1)
-    monkeypatch.setattr(cleaning, "prose", str.upper)
-    assert text_file(corpus).read_text() == "MADE ONCE\n\n"
+    monkeypatch.setattr(cleaning, "extract_prose", str.upper)
+    assert prepare_text_file(corpus).read_text() == "MADE ONCE\n\n"
 
 
 def test_the_rules_identify_a_cell_on_the_cleaned_text_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_the_rules_identify_a_cell_on_the_cleaned_text_alone(tmp_path: Path, mon
     )
 
     def id_on(kind: str) -> str:
-        corpus = resolve(Corpus(kind=kind, path=file))  # type: ignore[arg-type]
+        corpus = resolve_corpus(Corpus(kind=kind, path=file))  # type: ignore[arg-type]
         return Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=built_in("quick@1")).id
 
     before = {kind: id_on(kind) for kind in ("enwik8", "enwik8-raw", "text", "random-unigram")}
@@ -138,17 +138,17 @@ def test_contexts_tell_the_digest_of_the_cleaned_text(tmp_path: Path) -> None:
     file = dump(tmp_path, ("One", "''words'' " * 99))
     prose = ("words " * 99).strip().encode() + b"\n\n"
     for kind, text in (("enwik8", prose), ("enwik8-raw", file.read_bytes())):
-        corpus = resolve(Corpus(kind=kind, path=str(file)))  # type: ignore[arg-type]
+        corpus = resolve_corpus(Corpus(kind=kind, path=str(file)))  # type: ignore[arg-type]
         for _ in range(2):
-            made = contexts(corpus, recipe(), Characters(), 1 << 20, None, f"digest of {kind}")
+            made = build_contexts(corpus, recipe(), Characters(), 1 << 20, None, f"digest of {kind}")
             assert made.text_sha256 == hashlib.sha256(text).hexdigest()
     for _ in range(2):
-        made = contexts(Corpus(kind="random-uniform"), recipe(), Characters(), 1000, None, "digest of none")
+        made = build_contexts(Corpus(kind="random-uniform"), recipe(), Characters(), 1000, None, "digest of none")
         assert made.text_sha256 is None
 
 
 def test_real_articles_keep_their_sentences_and_lose_their_markup(shared: Callable[[str], Path]) -> None:
-    words = b"".join(articles(shared("data/enwik5"))).decode()
+    words = b"".join(extract_articles(shared("data/enwik5"))).decode()
     assert [match[0] for match in MARKUP.finditer(words)] == []
     for sentence in (
         "Anarchism originated as a term of abuse first used against early working class radicals including the Diggers "
@@ -168,10 +168,10 @@ def test_real_articles_keep_their_sentences_and_lose_their_markup(shared: Callab
 
 def test_a_dump_cut_anywhere_is_cleaned_up_to_the_cut(shared: Callable[[str], Path], tmp_path: Path) -> None:
     data = shared("data/enwik5").read_bytes()
-    whole = b"".join(articles(shared("data/enwik5"))).decode()
+    whole = b"".join(extract_articles(shared("data/enwik5"))).decode()
     for cut in np.random.default_rng(0).integers(0, len(data), 60):
         (tmp_path / "cut").write_bytes(data[:cut])
-        words = b"".join(articles(tmp_path / "cut")).decode()
+        words = b"".join(extract_articles(tmp_path / "cut")).decode()
         # The last lines may hold markup that the cut left open; all before is as in the whole dump.
         settled = words[: max(len(words) - 3000, 0)]
         assert whole.startswith(settled), int(cut)

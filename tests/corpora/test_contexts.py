@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline import cache
-from pipeline.corpora import Contexts, contexts, resolve
+from pipeline.corpora import Contexts, build_contexts, resolve_corpus
 from pipeline.errors import CorpusError, UsageError
 from pipeline.recipe import SnippetRecipe, built_in
 from pipeline.spec import Corpus
@@ -24,7 +24,7 @@ UNIFORM = Corpus(kind="random-uniform")
 @pytest.fixture
 def prose(tmp_path: Path) -> Corpus:
     (tmp_path / "prose").write_text(PROSE)
-    return resolve(Corpus(kind="text", path=str(tmp_path / "prose")))
+    return resolve_corpus(Corpus(kind="text", path=str(tmp_path / "prose")))
 
 
 def equal(a: Contexts, b: Contexts) -> bool:
@@ -59,7 +59,7 @@ for corpus in ({"text": sys.argv[1]}, {"random-unigram": sys.argv[1]}, {"random-
 def test_another_process_makes_the_same_contexts_and_positions(prose: Corpus) -> None:
     lines = []
     for corpus in (prose, prose.model_copy(update={"kind": "random-unigram"}), UNIFORM):
-        made = contexts(corpus, recipe(moment_tokens=5), Words(), 1000, None)
+        made = build_contexts(corpus, recipe(moment_tokens=5), Words(), 1000, None)
         lines.append(f"{made.digest} {[a.tolist() for a in (*made.kept, *made.moments)]}")
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(prose.path)]
     for hash_seed in ("1", "2"):
@@ -71,11 +71,11 @@ def test_another_process_makes_the_same_contexts_and_positions(prose: Corpus) ->
 
 def test_a_second_checkpoint_with_the_same_tokenizer_encodes_nothing(prose: Corpus) -> None:
     for form in (recipe(), SnippetRecipe(name="s", version=1, snippets=4, max_tokens=50)):
-        first = contexts(prose, form, Words(), 1000, None, "one")
+        first = build_contexts(prose, form, Words(), 1000, None, "one")
         tokenizer = Words()
-        assert equal(contexts(prose, form, tokenizer, 1000, None, "one"), first)
+        assert equal(build_contexts(prose, form, tokenizer, 1000, None, "one"), first)
         assert tokenizer.asked == []
-        contexts(prose, form, tokenizer, 1000, None, "another tokenizer")
+        build_contexts(prose, form, tokenizer, 1000, None, "another tokenizer")
         assert tokenizer.asked
 
 
@@ -99,23 +99,23 @@ def test_of_processes_that_begin_together_one_tokenises(prose: Corpus) -> None:
 
 
 def test_what_changes_no_token_shares_the_kept_contexts_and_what_does_shares_nothing(prose: Corpus) -> None:
-    contexts(prose, recipe(), Words(), 1000, None, "shares")
+    build_contexts(prose, recipe(), Words(), 1000, None, "shares")
     for changes_nothing in ({"name": "other"}, {"version": 2}, {"k": 4}, {"dtype": "bfloat16"}, {"sink_multiple": 3}):
-        contexts(prose, recipe(**changes_nothing), tokenizer := Words(), 1000, None, "shares")
+        build_contexts(prose, recipe(**changes_nothing), tokenizer := Words(), 1000, None, "shares")
         assert tokenizer.asked == []
     for changes in ({"seed": 1}, {"contexts": 4}, {"context_tokens": 15}, {"bos": "first"}, {"kept_per_context": 3}):
-        contexts(prose, recipe(**changes), tokenizer := Words(), 1000, None, "shares")
+        build_contexts(prose, recipe(**changes), tokenizer := Words(), 1000, None, "shares")
         assert tokenizer.asked
 
 
 def test_damaged_kept_contexts_are_made_again(prose: Corpus) -> None:
     before = set(cache.folder("contexts").glob("*.npz"))
-    first = contexts(prose, recipe(), Words(), 1000, None, "damaged")
+    first = build_contexts(prose, recipe(), Words(), 1000, None, "damaged")
     (place,) = set(cache.folder("contexts").glob("*.npz")) - before
     whole = place.read_bytes()
     for damage in (b"", b"rubbish", whole[:-100], whole[:200] + bytes(8) + whole[208:]):
         place.write_bytes(damage)
-        assert equal(contexts(prose, recipe(), Words(), 1000, None, "damaged"), first)
+        assert equal(build_contexts(prose, recipe(), Words(), 1000, None, "damaged"), first)
         assert place.read_bytes() == whole
 
 
@@ -124,8 +124,8 @@ def test_damaged_kept_contexts_are_made_again(prose: Corpus) -> None:
 
 def test_every_group_covers_the_whole_text_and_groups_share_nothing(tmp_path: Path) -> None:
     (tmp_path / "places").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))  # no character twice
-    places = resolve(Corpus(kind="text", path=str(tmp_path / "places")))
-    made = contexts(places, recipe(contexts=50), Characters(), 1 << 20, None)
+    places = resolve_corpus(Corpus(kind="text", path=str(tmp_path / "places")))
+    made = build_contexts(places, recipe(contexts=50), Characters(), 1 << 20, None)
     assert made.group.tolist() == [g for g in range(4) for _ in range(50)]
     tokens = np.stack(made.ids) - 0x4E00
     assert len(np.unique(tokens)) == 200 * 16
@@ -136,7 +136,7 @@ def test_every_group_covers_the_whole_text_and_groups_share_nothing(tmp_path: Pa
 
 
 def test_positions_are_drawn_uniformly_without_replacement_and_independently() -> None:
-    made = contexts(UNIFORM, recipe(contexts=2000, moment_tokens=8), Words(), 1000, None)
+    made = build_contexts(UNIFORM, recipe(contexts=2000, moment_tokens=8), Words(), 1000, None)
     for drawn, count in ((made.kept, 4), (made.moments, 8)):
         assert all(len(set(p)) == count and (np.diff(p) > 0).all() for p in map(np.ndarray.tolist, drawn))
         counts = np.bincount(np.concatenate(drawn), minlength=16)
@@ -148,7 +148,7 @@ def test_positions_are_drawn_uniformly_without_replacement_and_independently() -
 
 
 def test_all_positions_enter_the_moments_where_the_recipe_names_none(prose: Corpus) -> None:
-    made = contexts(prose, recipe(), Words(), 1000, None)
+    made = build_contexts(prose, recipe(), Words(), 1000, None)
     assert all(np.array_equal(moments, np.arange(16)) for moments in made.moments)
     assert made.moment_rows_per_group == [128] * 4
 
@@ -157,30 +157,32 @@ def test_all_positions_enter_the_moments_where_the_recipe_names_none(prose: Corp
 
 
 def test_uniform_ids_are_equally_frequent_and_stand_for_text() -> None:
-    ids = np.concatenate(contexts(UNIFORM, recipe(contexts=2000), Words(), 500, None).ids)
+    ids = np.concatenate(build_contexts(UNIFORM, recipe(contexts=2000), Words(), 500, None).ids)
     assert (ids.min(), ids.max()) == (10, 499)
     assert abs(chi_square(np.bincount(ids - 10, minlength=490))) < 4
-    other = np.concatenate(contexts(UNIFORM, recipe(contexts=2000, seed=1), Words(), 500, None).ids)
+    other = np.concatenate(build_contexts(UNIFORM, recipe(contexts=2000, seed=1), Words(), 500, None).ids)
     assert np.mean(ids == other) == pytest.approx(1 / 490, abs=0.001)  # se 0.00013
 
 
 def test_unigram_ids_have_exactly_the_frequencies_of_the_texts_windows_in_another_order(prose: Corpus) -> None:
     shuffled = prose.model_copy(update={"kind": "random-unigram"})
-    a, b = (np.stack(contexts(corpus, recipe(), Words(), 1000, None).ids) for corpus in (prose, shuffled))
+    a, b = (np.stack(build_contexts(corpus, recipe(), Words(), 1000, None).ids) for corpus in (prose, shuffled))
     assert Counter(a.ravel().tolist()) == Counter(b.ravel().tolist())
     assert np.mean(a == b) < 0.2  # the share of equal pairs of such a text is 0.09
 
 
 def test_special_tokens_of_the_text_are_left_out_of_unigram_ids(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("abcde\x05" * 1000)
-    made = contexts(resolve(Corpus(kind="random-unigram", path=str(tmp_path / "x"))), recipe(), Characters(), 200, None)
+    made = build_contexts(
+        resolve_corpus(Corpus(kind="random-unigram", path=str(tmp_path / "x"))), recipe(), Characters(), 200, None
+    )
     assert set(np.concatenate(made.ids).tolist()) == {97, 98, 99, 100, 101}
 
 
 def test_a_snippet_recipe_on_random_tokens_takes_contexts_of_equal_length(prose: Corpus) -> None:
     for kind, max_tokens, tokens in (("random-uniform", None, 128), ("random-unigram", 20, 20)):
         form = SnippetRecipe(name="s", version=1, snippets=7, max_tokens=max_tokens, bos="tokenizer")
-        made = contexts(prose.model_copy(update={"kind": kind}), form, Words(), 1000, None)
+        made = build_contexts(prose.model_copy(update={"kind": kind}), form, Words(), 1000, None)
         assert [len(ids) for ids in made.ids] == [tokens] * 7
         assert all((ids[0], ids[-1]) == (1, 2) and ids[1:-1].min() >= 10 for ids in made.ids)
         assert made.n_kept == 7 * tokens
@@ -191,7 +193,7 @@ def test_a_snippet_recipe_on_random_tokens_takes_contexts_of_equal_length(prose:
 
 def test_special_tokens_are_part_of_the_length(prose: Corpus) -> None:
     for bos, front, back in (("none", [], []), ("first", [1], []), ("tokenizer", [1], [2])):
-        made = contexts(prose, recipe(bos=bos), Characters(), 1000, None)
+        made = build_contexts(prose, recipe(bos=bos), Characters(), 1000, None)
         for ids, special in zip(made.ids, made.special, strict=True):
             assert len(ids) == len(special) == 16
             assert ids[special].tolist() == [*front, *back]
@@ -204,42 +206,44 @@ def test_special_tokens_that_are_not_there_or_leave_no_room_are_refused(prose: C
     tokenizer = Characters()
     tokenizer.bos_id = None
     with pytest.raises(UsageError, match="the tokenizer has no such token"):
-        contexts(prose, recipe(bos="first"), tokenizer, 1000, None)
+        build_contexts(prose, recipe(bos="first"), tokenizer, 1000, None)
     tokenizer.default = lambda text: ([7, 8], [False] * 2)  # type: ignore[method-assign]
     with pytest.raises(UsageError, match=r"the tokenizer makes \[7, 8\] of \[97\]"):
-        contexts(prose, recipe(bos="tokenizer"), tokenizer, 1000, None)
+        build_contexts(prose, recipe(bos="tokenizer"), tokenizer, 1000, None)
     with pytest.raises(UsageError, match="2 of them are special"):
-        contexts(prose, recipe(bos="tokenizer", context_tokens=2, kept_per_context=1), Characters(), 1000, None)
+        build_contexts(prose, recipe(bos="tokenizer", context_tokens=2, kept_per_context=1), Characters(), 1000, None)
 
 
 def test_a_context_beyond_the_position_table_is_refused_or_cut_and_flagged(prose: Corpus) -> None:
     for corpus in (prose, UNIFORM):
         with pytest.raises(CorpusError, match=r"contexts of 16 tokens .*: the model has 12 positions"):
-            contexts(corpus, recipe(), Words(), 1000, 12)
-        made = contexts(corpus, recipe(allow_shorter=True, kept_per_context=14), Words(), 1000, 12)
+            build_contexts(corpus, recipe(), Words(), 1000, 12)
+        made = build_contexts(corpus, recipe(allow_shorter=True, kept_per_context=14), Words(), 1000, 12)
         assert {len(ids) for ids in made.ids} == {len(kept) for kept in made.kept} == {made.context_tokens} == {12}
         assert made.flags == ("shorter_context",)
-        assert contexts(corpus, recipe(allow_shorter=True), Words(), 1000, 16).flags == ()
+        assert build_contexts(corpus, recipe(allow_shorter=True), Words(), 1000, 16).flags == ()
 
 
 def test_a_snippet_beyond_the_position_table_is_refused_or_cut_and_flagged(prose: Corpus) -> None:
     fields = {"name": "s", "version": 1, "snippets": 4}
     with pytest.raises(CorpusError, match=r"contexts of 512 tokens .*: the model has 100 positions"):
-        contexts(prose, SnippetRecipe.model_validate(fields), Characters(), 1000, 100)
-    made = contexts(prose, SnippetRecipe.model_validate(fields | {"allow_shorter": True}), Characters(), 1000, 100)
+        build_contexts(prose, SnippetRecipe.model_validate(fields), Characters(), 1000, 100)
+    made = build_contexts(
+        prose, SnippetRecipe.model_validate(fields | {"allow_shorter": True}), Characters(), 1000, 100
+    )
     assert [len(ids) for ids in made.ids] == [100] * 4
     assert made.flags == ("shorter_context",)
 
 
 def test_a_corpus_of_ten_bytes_is_refused_with_both_numbers_or_flagged(tmp_path: Path) -> None:
     (tmp_path / "ten").write_text("ten bytes!")
-    corpus = resolve(Corpus(kind="enwik8-raw", path=str(tmp_path / "ten")))
+    corpus = resolve_corpus(Corpus(kind="enwik8-raw", path=str(tmp_path / "ten")))
     with pytest.raises(CorpusError, match="32768 tokens are needed, 10 are there"):
-        contexts(corpus, built_in("quick@1"), Characters(), 1000, None)
+        build_contexts(corpus, built_in("quick@1"), Characters(), 1000, None)
     with pytest.raises(CorpusError, match="65536 characters are needed, 10 are there"):
-        contexts(corpus, built_in("authors@1"), Characters(), 1000, None)
+        build_contexts(corpus, built_in("authors@1"), Characters(), 1000, None)
     small = recipe(context_tokens=2, kept_per_context=1, allow_smaller=True)
-    made = contexts(corpus, small, Characters(), 1000, None)
+    made = build_contexts(corpus, small, Characters(), 1000, None)
     assert made.group.tolist() == [0, 1, 2, 3]
     assert made.flags == ("smaller_corpus",)
 
@@ -247,15 +251,15 @@ def test_a_corpus_of_ten_bytes_is_refused_with_both_numbers_or_flagged(tmp_path:
 def test_a_tokenizer_that_loses_text_is_flagged_where_there_is_text(prose: Corpus) -> None:
     lossy = Words()
     lossy.round_trips = False
-    assert contexts(prose, recipe(), lossy, 1000, None).flags == ("tokenizer_round_trip",)
-    assert contexts(UNIFORM, recipe(), lossy, 1000, None).flags == ()
+    assert build_contexts(prose, recipe(), lossy, 1000, None).flags == ("tokenizer_round_trip",)
+    assert build_contexts(UNIFORM, recipe(), lossy, 1000, None).flags == ()
 
 
 def test_ids_beyond_the_models_vocabulary_are_refused(prose: Corpus) -> None:
     form = SnippetRecipe(name="s", version=1, snippets=1, snippet_chars=200)
-    assert contexts(prose, form, Characters(), 120, None).ids[0].max() == 119
+    assert build_contexts(prose, form, Characters(), 120, None).ids[0].max() == 119
     with pytest.raises(CorpusError, match=r"gives 119, the model knows ids below 119"):
-        contexts(prose, form, Characters(), 119, None)
+        build_contexts(prose, form, Characters(), 119, None)
 
 
 def test_quick_fits_the_raw_sample_of_wikipedia_and_not_the_cleaned_one(shared: Callable[[str], Path]) -> None:
@@ -263,7 +267,9 @@ def test_quick_fits_the_raw_sample_of_wikipedia_and_not_the_cleaned_one(shared: 
 
     tokenizer = load_tokenizer(shared("histories/wiki-neox/step0"))
     file = str(shared("data/enwik5"))
-    made = contexts(resolve(Corpus(kind="enwik8-raw", path=file)), built_in("quick@1"), tokenizer, 1024, 128)
+    made = build_contexts(
+        resolve_corpus(Corpus(kind="enwik8-raw", path=file)), built_in("quick@1"), tokenizer, 1024, 128
+    )
     assert (len(made), made.context_tokens, made.n_kept, made.flags) == (256, 128, 4096, ())
     with pytest.raises(CorpusError, match=r"32768 tokens are needed, 29\d{3} are there"):
-        contexts(resolve(Corpus(kind="enwik8", path=file)), built_in("quick@1"), tokenizer, 1024, 128)
+        build_contexts(resolve_corpus(Corpus(kind="enwik8", path=file)), built_in("quick@1"), tokenizer, 1024, 128)

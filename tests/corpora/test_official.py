@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.corpora import downloads, resolve
-from pipeline.corpora.downloads import ENWIK8, Official
+from pipeline.corpora import downloads, resolve_corpus
+from pipeline.corpora.downloads import ENWIK8, OfficialText
 from pipeline.errors import CorpusError, FetchError
 from pipeline.spec import Corpus
 
@@ -64,70 +64,73 @@ def site(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.fixture
-def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Official]:
-    def at(url: str) -> Official:
+def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], OfficialText]:
+    def at(url: str) -> OfficialText:
         published = replace(ENWIK8, url=url, sha256=hashlib.sha256(TEXT).hexdigest())
-        monkeypatch.setattr(resolve, "ENWIK8", published)
+        monkeypatch.setattr(resolve_corpus, "ENWIK8", published)
         return published
 
     return at
 
 
-def test_the_published_digest_is_known_without_a_visit(site: Site, publish: Callable[[str], Official]) -> None:
+def test_the_published_digest_is_known_without_a_visit(site: Site, publish: Callable[[str], OfficialText]) -> None:
     assert ENWIK8.sha256 == "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
     publish(site.url)
-    assert resolve(RAW).sha256 == hashlib.sha256(TEXT).hexdigest()
+    assert resolve_corpus(RAW).hash_blocks == hashlib.sha256(TEXT).hexdigest()
     assert site.visits == 0
 
 
-def test_the_text_is_downloaded_once_for_both_kinds(site: Site, publish: Callable[[str], Official]) -> None:
+def test_the_text_is_downloaded_once_for_both_kinds(site: Site, publish: Callable[[str], OfficialText]) -> None:
     publish(site.url)
-    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
-    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
-    assert resolve.text_file(resolve(Corpus(kind="enwik8"))).read_bytes() == b"Word by word.\n\n" * 1000
+    assert resolve_corpus.prepare_text_file(resolve_corpus(RAW)).read_bytes() == TEXT
+    assert resolve_corpus.prepare_text_file(resolve_corpus(RAW)).read_bytes() == TEXT
+    assert (
+        resolve_corpus.prepare_text_file(resolve_corpus(Corpus(kind="enwik8"))).read_bytes()
+        == b"Word by word.\n\n" * 1000
+    )
     assert site.visits == 1
 
 
-def test_a_file_put_in_place_by_hand_is_used(site: Site, publish: Callable[[str], Official]) -> None:
+def test_a_file_put_in_place_by_hand_is_used(site: Site, publish: Callable[[str], OfficialText]) -> None:
     publish(site.url).place.write_bytes(site.body)
-    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
+    assert resolve_corpus.prepare_text_file(resolve_corpus(RAW)).read_bytes() == TEXT
     assert site.visits == 0
 
 
 @pytest.mark.parametrize("damage", ["other text", "cut zip", "no zip"])
 def test_a_download_that_is_not_the_known_text_is_refused_and_not_kept(
-    site: Site, publish: Callable[[str], Official], damage: str
+    site: Site, publish: Callable[[str], OfficialText], damage: str
 ) -> None:
     place = publish(site.url).place
     site.body = {"other text": zipped(TEXT[1:]), "cut zip": site.body[:-30], "no zip": b"<html>Gone"}[damage]
     with pytest.raises(CorpusError) as caught:
-        resolve.text_file(resolve(RAW))
+        resolve_corpus.prepare_text_file(resolve_corpus(RAW))
     assert len(str(caught.value).splitlines()) == 2
     assert list(place.parent.iterdir()) == []
 
 
 def test_a_download_that_the_network_cuts_off_may_work_the_next_time(
-    site: Site, publish: Callable[[str], Official]
+    site: Site, publish: Callable[[str], OfficialText]
 ) -> None:
     place, whole = publish(site.url).place, site.body
     site.body, site.length = whole[:-30], len(whole)
     with pytest.raises(FetchError, match=f"cut off after {len(whole) - 30:,} of {len(whole):,} bytes") as caught:
-        resolve.text_file(resolve(RAW))
+        resolve_corpus.prepare_text_file(resolve_corpus(RAW))
     assert len(str(caught.value).splitlines()) == 2
     assert list(place.parent.iterdir()) == []
     site.body = whole
-    assert resolve.text_file(resolve(RAW)).read_bytes() == TEXT
+    assert resolve_corpus.prepare_text_file(resolve_corpus(RAW)).read_bytes() == TEXT
 
 
-def test_a_wrong_file_put_in_place_by_hand_is_named(site: Site, publish: Callable[[str], Official]) -> None:
+def test_a_wrong_file_put_in_place_by_hand_is_named(site: Site, publish: Callable[[str], OfficialText]) -> None:
     place = publish(site.url).place
     place.write_bytes(zipped(b"something else"))
     with pytest.raises(CorpusError, match=f"{place} holds a text with {hashlib.sha256(b'something else').hexdigest()}"):
-        resolve.text_file(resolve(RAW))
+        resolve_corpus.prepare_text_file(resolve_corpus(RAW))
 
 
 def test_without_a_network_the_error_says_what_to_put_where(
-    publish: Callable[[str], Official], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    publish: Callable[[str], OfficialText], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SHAPELAKE_CACHE", str(tmp_path))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -136,7 +139,7 @@ def test_without_a_network_the_error_says_what_to_put_where(
         url = f"http://127.0.0.1:{free.getsockname()[1]}/enwik8.zip"
     publish(url)
     with pytest.raises(FetchError) as caught:
-        resolve.text_file(resolve(RAW))
+        resolve_corpus.prepare_text_file(resolve_corpus(RAW))
     first, second = str(caught.value).splitlines()
     assert first.startswith(f"enwik8 from {url}: cannot be downloaded (")
     assert "refused" in first

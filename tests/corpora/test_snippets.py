@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.corpora import contexts, resolve
-from pipeline.corpora.snippets import BLOCK, Snippet, snippets
+from pipeline.corpora import build_contexts, resolve_corpus
+from pipeline.corpora.snippets import BLOCK, Snippet, read_snippets
 from pipeline.errors import CorpusError
 from pipeline.recipe import SnippetRecipe, built_in
 from pipeline.spec import Corpus
@@ -28,12 +28,14 @@ def texts(found: list[Snippet]) -> list[str]:
 
 def test_sequential_snippets_are_slices_of_the_decoded_text() -> None:
     assert len(DATA) > 3 * BLOCK
-    assert texts(snippets(DATA, recipe(), Characters(), "x")) == [TEXT[512 * i : 512 * (i + 1)] for i in range(128)]
+    assert texts(read_snippets(DATA, recipe(), Characters(), "x")) == [
+        TEXT[512 * i : 512 * (i + 1)] for i in range(128)
+    ]
 
 
 def test_seeded_snippets_are_drawn_as_python_draws_them() -> None:
     drawn = random.Random(0).sample(range(len(TEXT) // 512), 128)
-    found = texts(snippets(DATA, recipe(order="seeded"), Characters(), "x"))
+    found = texts(read_snippets(DATA, recipe(order="seeded"), Characters(), "x"))
     assert found == [TEXT[512 * i : 512 * (i + 1)] for i in drawn]
 
 
@@ -45,7 +47,7 @@ def test_tokens_are_cut_and_special_tokens_count() -> None:
         ({"max_tokens": 100, "bos": "tokenizer"}, [1, *first[:99]], [0]),
         ({"bos": "tokenizer"}, [1, *first, 2], [0, 513]),
     ):
-        found = snippets(DATA, recipe(**fields), Characters(), "x")[0]
+        found = read_snippets(DATA, recipe(**fields), Characters(), "x")[0]
         assert found.ids.tolist() == wanted
         assert np.flatnonzero(found.special).tolist() == special
         assert len(found.special) == len(found.ids)
@@ -53,11 +55,11 @@ def test_tokens_are_cut_and_special_tokens_count() -> None:
 
 def test_the_last_snippet_may_end_with_the_text_and_one_more_character_is_too_many() -> None:
     fitting = np.frombuffer(TEXT[: 512 * 128].encode(), np.uint8)
-    assert texts(snippets(fitting, recipe(), Characters(), "x"))[-1] == TEXT[512 * 127 : 512 * 128]
+    assert texts(read_snippets(fitting, recipe(), Characters(), "x"))[-1] == TEXT[512 * 127 : 512 * 128]
     with pytest.raises(CorpusError, match="65536 characters are needed, 65535 are there"):
-        snippets(np.frombuffer(TEXT[: 512 * 128 - 1].encode(), np.uint8), recipe(), Characters(), "x")
+        read_snippets(np.frombuffer(TEXT[: 512 * 128 - 1].encode(), np.uint8), recipe(), Characters(), "x")
     with pytest.raises(CorpusError, match="65536 characters are needed, 0 are there"):
-        snippets(np.zeros(0, np.uint8), recipe(), Characters(), "x")
+        read_snippets(np.zeros(0, np.uint8), recipe(), Characters(), "x")
 
 
 def test_a_snippet_without_a_token_is_an_error() -> None:
@@ -66,12 +68,12 @@ def test_a_snippet_without_a_token_is_an_error() -> None:
             return super().encode(text.strip())
 
     with pytest.raises(CorpusError, match=f"no token in '{' ' * 20}'"):
-        snippets(np.full(512, 32, np.uint8), recipe(snippets=1), NoBlanks(), "x")
+        read_snippets(np.full(512, 32, np.uint8), recipe(snippets=1), NoBlanks(), "x")
 
 
 def test_only_the_snippets_are_tokenised() -> None:
     tokenizer = Characters()
-    snippets(DATA, recipe(order="seeded"), tokenizer, "x")
+    read_snippets(DATA, recipe(order="seeded"), tokenizer, "x")
     assert sum(map(len, tokenizer.asked)) == 128 * 512
 
 
@@ -82,8 +84,8 @@ def test_the_oracles_snippets_are_those_of_the_whole_file(shared: Callable[[str]
 
     folder, file = shared("histories/wiki-neox/step0"), shared("data/enwik5")
     oracle = recipe(order="sequential", max_tokens=128)
-    corpus = resolve(Corpus(kind="enwik8-raw", path=str(file)))
-    found = contexts(corpus, oracle, load_tokenizer(folder), 1024, 128)
+    corpus = resolve_corpus(Corpus(kind="enwik8-raw", path=str(file)))
+    found = build_contexts(corpus, oracle, load_tokenizer(folder), 1024, 128)
     text, tokenizer = file.read_bytes().decode(), AutoTokenizer.from_pretrained(folder)
     for i, ids in enumerate(found.ids):
         whole = tokenizer(text[512 * i : 512 * (i + 1)], add_special_tokens=False)["input_ids"]
@@ -95,7 +97,7 @@ def test_the_oracles_snippets_are_those_of_the_whole_file(shared: Callable[[str]
 
 
 def test_the_authors_protocol_needs_a_text_of_65536_characters(shared: Callable[[str], Path]) -> None:
-    corpus = resolve(Corpus(kind="enwik8-raw", path=str(shared("data/enwik5"))))
-    found = contexts(corpus, built_in("authors@1"), Characters(), 1 << 21, None)
+    corpus = resolve_corpus(Corpus(kind="enwik8-raw", path=str(shared("data/enwik5"))))
+    found = build_contexts(corpus, built_in("authors@1"), Characters(), 1 << 21, None)
     assert {len(ids) for ids in found.ids} == {514}
     assert len({ids.tobytes() for ids in found.ids}) == 128

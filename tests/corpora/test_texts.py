@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpora import resolve, text_io
-from pipeline.corpora.resolve import text_file
+from pipeline.corpora import resolve_corpus, text_io
+from pipeline.corpora.resolve import prepare_text_file
 from pipeline.errors import CorpusError
 from pipeline.spec import Corpus
 
@@ -37,9 +37,9 @@ def text(path: Path) -> Corpus:
 
 @pytest.mark.parametrize("kind", ["txt", "gz", "zip"])
 def test_plain_gzip_and_zip_have_the_digest_and_the_bytes_of_the_text(tmp_path: Path, kind: str) -> None:
-    corpus = resolve(text(packed(tmp_path, kind)))
+    corpus = resolve_corpus(text(packed(tmp_path, kind)))
     assert corpus.sha256 == hashlib.sha256(TEXT).hexdigest()
-    assert text_file(corpus).read_bytes() == TEXT
+    assert prepare_text_file(corpus).read_bytes() == TEXT
 
 
 def test_a_packed_text_is_unpacked_once_and_again_only_where_the_cache_lost_it(
@@ -47,21 +47,21 @@ def test_a_packed_text_is_unpacked_once_and_again_only_where_the_cache_lost_it(
 ) -> None:
     path = packed(tmp_path, "gz", TEXT + b"once")
     os.utime(path, (1e9, 1e9))
-    corpus = resolve(text(path))
-    place = text_file(corpus)
+    corpus = resolve_corpus(text(path))
+    place = prepare_text_file(corpus)
     with monkeypatch.context() as patch:
-        patch.setattr(text_io, "_opened", lambda path: pytest.fail("unpacked again"))
-        assert resolve(text(path)) == corpus
-        assert text_file(corpus) == place
+        patch.setattr(text_io, "_open_decompressed", lambda path: pytest.fail("unpacked again"))
+        assert resolve_corpus(text(path)) == corpus
+        assert prepare_text_file(corpus) == place
     place.write_bytes(b"damaged")
-    assert text_file(corpus).read_bytes() == TEXT + b"once"
+    assert prepare_text_file(corpus).read_bytes() == TEXT + b"once"
 
 
 @pytest.mark.parametrize(
     ("data", "found"),
     [
         (b"plain \xff rubbish", "no UTF-8 at byte 6"),
-        (b"a" * (text_io.BLOCK - 1) + "é".encode() + b"\xff", f"no UTF-8 at byte {text_io.BLOCK + 1}"),
+        (b"a" * (text_io.BLOCK_BYTES - 1) + "é".encode() + b"\xff", f"no UTF-8 at byte {text_io.BLOCK_BYTES + 1}"),
         (gzip.compress(TEXT, mtime=0)[:-20], "a damaged gzip file"),
         (gzip.compress(TEXT, mtime=0)[:-8] + bytes(8), "a damaged gzip file"),
         (gzip.compress(b"\xc3\x28", mtime=0), "no UTF-8 at byte 0"),
@@ -72,43 +72,43 @@ def test_a_packed_text_is_unpacked_once_and_again_only_where_the_cache_lost_it(
 def test_what_is_no_text_is_refused_with_what_was_found(tmp_path: Path, data: bytes, found: str) -> None:
     (tmp_path / "corpus").write_bytes(data)
     with pytest.raises(CorpusError, match=found) as caught:
-        resolve(text(tmp_path / "corpus"))
+        resolve_corpus(text(tmp_path / "corpus"))
     assert len(str(caught.value).splitlines()) == 2
 
 
 def test_an_absent_file_a_folder_and_a_zip_of_two_texts_are_refused(tmp_path: Path) -> None:
     for path, found in ((tmp_path / "none", "No such file or directory"), (tmp_path, "Is a directory")):
         with pytest.raises(CorpusError, match=f"cannot be read \\({found}\\)"):
-            resolve(text(path))
+            resolve_corpus(text(path))
     with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
         archive.writestr("a", "a")
         archive.writestr("b", "b")
     with pytest.raises(CorpusError, match="a zip with 2 members"):
-        resolve(text(tmp_path / "two.zip"))
+        resolve_corpus(text(tmp_path / "two.zip"))
 
 
 def test_a_character_cut_at_the_end_of_a_file_is_no_error(tmp_path: Path) -> None:
     for cut in range(1, 4):
         path = packed(tmp_path, "txt", "ab😀".encode()[:-cut])
-        assert resolve(text(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert resolve_corpus(text(path)).hash_blocks == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_file_that_changed_after_it_was_resolved_is_refused(tmp_path: Path) -> None:
-    corpus = resolve(text(packed(tmp_path, "txt", b"before")))
+    corpus = resolve_corpus(text(packed(tmp_path, "txt", b"before")))
     packed(tmp_path, "txt", b"after it")
     with pytest.raises(CorpusError, match=r"holds a text with .*\nPut the right text there"):
-        text_file(corpus)
+        prepare_text_file(corpus)
 
 
 def test_random_uniform_has_no_digest_and_random_unigram_that_of_its_text(tmp_path: Path) -> None:
-    assert resolve(Corpus(kind="random-uniform")).sha256 is None
+    assert resolve_corpus(Corpus(kind="random-uniform")).hash_blocks is None
     path = packed(tmp_path, "gz")
-    assert resolve(Corpus(kind="random-unigram", path=str(path))).sha256 == hashlib.sha256(TEXT).hexdigest()
+    assert resolve_corpus(Corpus(kind="random-unigram", path=str(path))).hash_blocks == hashlib.sha256(TEXT).hexdigest()
 
 
 @given(st.binary(max_size=40), st.integers(1, 8))
 def test_decodable_agrees_with_decoding_at_once_but_for_a_cut_at_the_end(data: bytes, size: int) -> None:
-    stream = text_io.decodable((data[at : at + size] for at in range(0, len(data), size)), "x")
+    stream = text_io.check_utf8((data[at : at + size] for at in range(0, len(data), size)), "x")
     try:
         data.decode()
         end = None
