@@ -17,7 +17,7 @@ from pipeline.analysis import find
 from pipeline.report import FIGURES, figure, spec
 
 URI = sys.argv[1] if sys.argv[0].endswith("tour.py") and len(sys.argv) > 1 else "shapelake-demo/lake"
-reader = lake.open(URI)
+reader = lake.open_lake(URI)
 reader.layers().filter("step IS NOT NULL").aggregate("model, corpus, count(DISTINCT step) AS steps, count(*) AS rows")
 
 # %% One line of SQL, as a frame

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from pipeline.catalog import scratch
 from pipeline.errors import ShapelakeError
 from pipeline.lake.open_store import open_store
-from pipeline.lake.store_check import probe
+from pipeline.lake.store_check import check_store
 
 State = Literal["fine", "note", "broken"]
 FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
@@ -150,7 +150,7 @@ def _hub() -> Check:
 
 
 def _lake(uri: str) -> Check:
-    findings = probe(open_store(uri))
+    findings = check_store(open_store(uri))
     if findings:
         return Check("lake", "note", " ".join(findings))
     return Check("lake", "fine", f"{uri} creates, lists and keeps what it is given")

@@ -110,7 +110,7 @@ def test_bad_checkpoints_are_listed_with_cause_and_command_and_the_others_finish
     lake = tmp_path / "lake"
     code, out, _ = shapelake("run", broken, "--lake", lake, "--backend", "inline")
     assert code == 1
-    rows = lakes.open(lake).sql("select distinct step from layers order by step").fetchall()
+    rows = lakes.open_lake(lake).sql("select distinct step from layers order by step").fetchall()
     assert rows == [(0,), (7,)], f"the sound ones are there, and no row of a broken one:\n{out}"
 
     code, listed, _ = shapelake("status", "--lake", lake, "--failed", "--json")

@@ -25,7 +25,7 @@ def test_eleven_checkpoints_on_two_corpora_give_eight_rows_each(shared, tmp_path
     lake = Lake(tmp_path / "lake")
     report = run(make_plan(wanted, lake), lake, "ray")
     assert report.exit_code == 0
-    reader = lakes.open(lake.uri)
+    reader = lakes.open_lake(lake.uri)
     counts = reader.sql(
         "select count(*), count(distinct step), count(distinct corpus), count(distinct layer) from layers"
     )

@@ -12,11 +12,10 @@ from jobs.bench.comparison import Comparison, Subject, within
 from jobs.bench.scale import Scale
 from jobs.bench.stub import stub_history
 from jobs.bench.timing import interleaved, timed
-from pipeline.lake import Lake, snapshot
-from pipeline.lake import open as open_lake
-from pipeline.lake.cell_index import Contents, per_cell
-from pipeline.lake.layout import CELLS
-from pipeline.lake.scan import schema
+from pipeline.lake import Lake, open_lake, snapshot
+from pipeline.lake.cell_index import CellIndex, aggregate_cells
+from pipeline.lake.layout import CELLS_PREFIX
+from pipeline.lake.scan import polars_schema
 from pipeline.spec import Checkpoint, Corpus, Local, Sweep, algorithm, built_in
 from pipeline.strict_model import digest
 from pipeline.sweep.plan import make_plan
@@ -45,9 +44,9 @@ def _filled(lake: Lake, scale: Scale) -> None:
     cells = pl.concat([_cells(checkpoints, corpus, recipe) for corpus in range(CORPORA) for recipe in range(RECIPES)])
     _touch(lake, cells.select("model_key", "cell_id").rows())
     layers = _of_layers(cells.drop("model_key"), scale.rows // len(cells)).lazy()
-    key = pl.format(f"{CELLS}/model_key={{}}/{{}}.parquet", "model_key", "cell_id").alias("key")
-    known = per_cell(layers).drop("layers").join(cells.lazy().select(key, "cell_id"), on="cell_id").collect()
-    with patch.object(snapshot, "contents", return_value=Contents(layers, known)):
+    key = pl.format(f"{CELLS_PREFIX}/model_key={{}}/{{}}.parquet", "model_key", "cell_id").alias("key")
+    known = aggregate_cells(layers).drop("layers").join(cells.lazy().select(key, "cell_id"), on="cell_id").collect()
+    with patch.object(snapshot, "contents", return_value=CellIndex(layers, known)):
         snapshot.compact(lake)
 
 
@@ -83,7 +82,7 @@ def _cells(checkpoints: Sequence[Checkpoint], corpus: int, recipe: int) -> pl.Da
 
 def _touch(lake: Lake, cells: Sequence[tuple[str, ...]]) -> None:
     for model_key, cell_id in cells:
-        path = Path(lake.uri, CELLS, f"model_key={model_key}", f"{cell_id}.parquet")
+        path = Path(lake.uri, CELLS_PREFIX, f"model_key={model_key}", f"{cell_id}.parquet")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
 
@@ -131,6 +130,6 @@ def _of_layers(cells: pl.DataFrame, layers: int) -> pl.DataFrame:
     )
     columns = [
         (pl.col(name) if name in known.columns else pl.lit(None)).cast(kind).alias(name)
-        for name, kind in schema().items()
+        for name, kind in polars_schema().items()
     ]
     return known.select(columns)

@@ -17,8 +17,7 @@ from jobs.bench.memory import Growth
 from jobs.bench.scale import Scale
 from jobs.bench.stub import NAP_S, nap, nap_before, nothing, stub_history
 from jobs.bench.timing import Took, now, since, timed
-from pipeline.lake import Lake
-from pipeline.lake import open as open_lake
+from pipeline.lake import Lake, open_lake
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
 from pipeline.sweep.backend import Stages, Work
 from pipeline.sweep.driver import Driver

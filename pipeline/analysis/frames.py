@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.curve_shapes import judge
-from pipeline.lake.lake import RECIPES, Lake
-from pipeline.lake.reader import Reader
+from pipeline.lake.lake import RECIPES_PREFIX, Lake
+from pipeline.lake.reader import LakeReader
 
-Lakelike = Reader | pl.DataFrame
+Lakelike = LakeReader | pl.DataFrame
 """A lake, or a frame that `rows` made of one."""
 KEYS = ("model", "kind", "stage", "run", "corpus", "recipe")
 """What one history is the history of; steps of different stages need not follow each other."""
@@ -76,12 +76,12 @@ def told_apart(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _groups(uri: str | Path) -> pl.DataFrame:
     store = Lake(uri).store
-    records = [json.loads(store.get(key)) for key in store.list(RECIPES) if key.endswith(".json")]
+    records = [json.loads(store.get(key)) for key in store.list(RECIPES_PREFIX) if key.endswith(".json")]
     found = [(f"{record['name']}@{record['version']}", record.get("groups", 1)) for record in records]
     return pl.DataFrame(found, schema={"recipe": pl.String, "groups": pl.Int64}, orient="row")
 
 
-def _audits(lake: Reader) -> pl.DataFrame:
+def _audits(lake: LakeReader) -> pl.DataFrame:
     """The state of each audited checkpoint; none in a lake whose checkpoints do not have it."""
     known = lake.checkpoints()
     if "audit" not in known.columns:

@@ -10,7 +10,7 @@ from pipeline.cli.app import LakeUri, app
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipeline.lake.reader import Reader
+    pass
 
 HUB = "hub"
 
@@ -41,7 +41,7 @@ def export(
         raise UsageError(
             f"--to {to}", "no tool that a lake is exported to", f"Name one of {', '.join((*TRACKERS, HUB))}"
         )
-    reader = lakes.open(lake)
+    reader = lakes.open_lake(lake)
     if to == HUB:
         _to_hub(reader, place, output or Path(place.rpartition("/")[2]), licence, publish)
     elif publish or output:

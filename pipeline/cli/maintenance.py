@@ -38,10 +38,10 @@ def verify(
 
     Example: shapelake verify --lake lake --recompute sweep.yaml
     """
-    from pipeline.lake.verify import verify
+    from pipeline.lake.verify import verify_lake
 
     opened = Lake.existing(lake)
-    problems = [problem._asdict() for problem in verify(opened)]
+    problems = [problem._asdict() for problem in verify_lake(opened)]
     if recompute:
         from pipeline.sweep import recompute as again
 
@@ -84,9 +84,9 @@ def gc(
 
     Example: shapelake gc --lake lake --delete
     """
-    from pipeline.lake.gc import gc
+    from pipeline.lake.gc import collect_garbage
 
-    keys = gc(Lake.existing(lake), dry_run=not delete)
+    keys = collect_garbage(Lake.existing(lake), dry_run=not delete)
     for key in keys:
         typer.echo(key)
     typer.echo(f"{len(keys)} files {'removed' if delete else 'could go: --delete removes them'}", err=True)

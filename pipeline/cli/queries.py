@@ -23,11 +23,11 @@ def query(
     Example: shapelake query "select step, layer, anisotropy from layers order by 1, 2" --lake lake
     """
     from pipeline import lake as lakes
-    from pipeline.lake.saved_queries import resolve
+    from pipeline.lake.saved_queries import resolve_query
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both given", "Choose one")
-    found = lakes.open(lake).frame(resolve(sql))
+    found = lakes.open_lake(lake).frame(resolve_query(sql))
     printed = render.csv if as_csv else render.json_rows if as_json else render.result
     printed(found.columns, found.rows())
 
@@ -45,7 +45,7 @@ def findings(
     from pipeline import lake as lakes
     from pipeline.analysis import FINDINGS, find
 
-    opened = lakes.open(lake)
+    opened = lakes.open_lake(lake)
     found = {one: find(one, opened) for one in ([name] if name else FINDINGS)}
     if as_json:
         print_json({one: frame.to_dicts() for one, frame in found.items()})
@@ -68,7 +68,7 @@ def report(
     from pipeline import lake as lakes
     from pipeline.report import write
 
-    typer.echo(write(lakes.open(lake), output, models)[0])
+    typer.echo(write(lakes.open_lake(lake), output, models)[0])
 
 
 @app.command()
@@ -85,7 +85,7 @@ def figure(
     from pipeline import lake as lakes
     from pipeline.report import figure as draw
 
-    typer.echo(draw(lakes.open(lake), name, output, models))
+    typer.echo(draw(lakes.open_lake(lake), name, output, models))
 
 
 @app.command()

@@ -8,8 +8,7 @@ import typer
 
 from pipeline import render
 from pipeline.cli.app import Json, LakeUri, app, print_json
-from pipeline.lake import Lake
-from pipeline.lake import status as lake_status
+from pipeline.lake import Lake, lake_status
 from pipeline.spec import Sweep
 from pipeline.sweep.config import load_sweep, override
 

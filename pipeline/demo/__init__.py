@@ -7,8 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipeline.demo.tables import print_tables
-from pipeline.lake import Lake
-from pipeline.lake import open as open_lake
+from pipeline.lake import Lake, open_lake
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
 from pipeline.sweep.driver import Report
 from pipeline.sweep.plan import make_plan

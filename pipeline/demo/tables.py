@@ -16,7 +16,7 @@ DIGITS = {"anisotropy": 3, "id_twonn": 1}
 
 def print_tables(uri: str) -> None:
     """Anisotropy and intrinsic dimension of every history and corpus, the peak of each table marked."""
-    reader, out = lakes.open(uri), console()
+    reader, out = lakes.open_lake(uri), console()
     histories = reader.sql("select distinct model, corpus from layers order by model, corpus desc").fetchall()
     for model, corpus in histories:
         for column, words in QUANTITIES.items():

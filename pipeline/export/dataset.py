@@ -16,8 +16,8 @@ from pipeline.catalog.hub_http import call_with_retries
 from pipeline.columns import source
 from pipeline.errors import UsageError
 from pipeline.export.dataset_card import card
-from pipeline.lake.lake import RECIPES, Lake
-from pipeline.lake.reader import Reader
+from pipeline.lake.lake import RECIPES_PREFIX, Lake
+from pipeline.lake.reader import LakeReader
 from pipeline.strict_model import digest
 
 VIEWS = ("layers", "checkpoints")
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
     """Files that were not there, or other than they are now."""
 
 
-def prepare(reader: Reader, dataset: str, folder: str | Path, licence: str) -> Prepared:
+def prepare(reader: LakeReader, dataset: str, folder: str | Path, licence: str) -> Prepared:
     """Write the dataset to `folder`, card last; a file that is there already stays, so a second time writes nothing.
 
     Args:
@@ -91,10 +91,10 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     return data.getvalue()
 
 
-def _beside(reader: Reader) -> dict[str, bytes]:
+def _beside(reader: LakeReader) -> dict[str, bytes]:
     """The meaning of the columns, and the recipes."""
     store = Lake(reader.uri).store
-    return {"columns.csv": source()} | {key: store.get(key) for key in store.list(RECIPES)}
+    return {"columns.csv": source()} | {key: store.get(key) for key in store.list(RECIPES_PREFIX)}
 
 
 def _write(path: Path, data: bytes) -> bool:

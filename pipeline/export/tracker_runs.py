@@ -10,7 +10,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis.frames import KEYS, history, told_apart
-from pipeline.lake.reader import Reader
+from pipeline.lake.reader import LakeReader
 from pipeline.strict_model import digest
 
 PER_LAYER = (
@@ -45,7 +45,7 @@ class Run(NamedTuple):
         return digest([self.name, [[point.step, str(point.measured), point.values] for point in self.points]])
 
 
-def runs(reader: Reader) -> Iterator[Run]:
+def runs(reader: LakeReader) -> Iterator[Run]:
     """Every run of the lake, by name. Labels without a step, or with one that cannot be believed, are in none."""
     columns = ", ".join((*KEYS, *_OF_ROWS, *PER_LAYER, *PER_STEP))
     frame = history(told_apart(reader.frame(f"SELECT {columns} FROM layers"))).sort(*KEYS, "step", "layer")

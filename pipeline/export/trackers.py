@@ -7,7 +7,7 @@ from typing import NamedTuple
 from pipeline import output_paths
 from pipeline.errors import UsageError
 from pipeline.export.tracker_runs import runs
-from pipeline.lake.reader import Reader
+from pipeline.lake.reader import LakeReader
 
 TRACKERS = {
     "tensorboard": "tensorboard --logdir {folder}",
@@ -24,7 +24,7 @@ class Replayed(NamedTuple):
     """The command that shows it."""
 
 
-def replay(reader: Reader, tracker: str, folder: str | Path) -> Replayed:
+def replay(reader: LakeReader, tracker: str, folder: str | Path) -> Replayed:
     """Replay every run of the lake to a folder of the tracker's own files; runs that are there already stay.
 
     Killed at any moment, the next replay writes what is missing.

@@ -6,25 +6,36 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.lake.lake import Lake
 from pipeline.lake.records import Audit, Audited, Failure, Label, Tombstone
-from pipeline.lake.status import status
+from pipeline.lake.status import lake_status
 
 if TYPE_CHECKING:
-    from pipeline.lake.reader import Reader
+    from pipeline.lake.reader import LakeReader
     from pipeline.lake.schema import to_table
 
-__all__ = ["Audit", "Audited", "Failure", "Label", "Lake", "Reader", "Tombstone", "open", "status", "to_table"]
-LAZY = {"Reader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
+__all__ = [
+    "Audit",
+    "Audited",
+    "Failure",
+    "Label",
+    "Lake",
+    "Reader",
+    "Tombstone",
+    "lake_status",
+    "open_lake",
+    "to_table",
+]
+LAZY_EXPORTS = {"Reader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
 
 
-def open(uri: str | Path) -> "Reader":
+def open_lake(uri: str | Path) -> "Reader":
     """The lake at `uri` for reading, as it is at this moment; UsageError where there is none."""
-    from pipeline.lake.reader import Reader
+    from pipeline.lake.reader import LakeReader
 
-    return Reader(Lake.existing(uri).uri)
+    return LakeReader(Lake.existing(uri).uri)
 
 
 def __getattr__(name: str) -> Any:
     """What loads pyarrow or duckdb, which planning does without, loads when it is first named."""
-    if name not in LAZY:
+    if name not in LAZY_EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(LAZY[name]), name)
+    return getattr(import_module(LAZY_EXPORTS[name]), name)

@@ -3,19 +3,19 @@
 from datetime import timedelta
 
 from pipeline.lake.lake import Lake
-from pipeline.lake.manifest import superseded
-from pipeline.lake.records import now
+from pipeline.lake.manifest import superseded_snapshot_keys
+from pipeline.lake.records import utc_now
 
 GRACE = timedelta(days=1)
 
 
-def gc(lake: Lake, grace: timedelta = GRACE, *, dry_run: bool = True) -> list[str]:
+def collect_garbage(lake: Lake, grace: timedelta = GRACE, *, dry_run: bool = True) -> list[str]:
     """Keys of what no one has needed for `grace`; removed only where `dry_run` is false.
 
     A reader that was opened longer than `grace` ago may find its snapshot gone. Cells, labels, attempts, tombstones,
     recipes and runs are never touched.
     """
-    keys = [*lake.store.leftovers(grace.total_seconds()), *superseded(lake.store, now() - grace)]
+    keys = [*lake.store.leftovers(grace.total_seconds()), *superseded_snapshot_keys(lake.store, utc_now() - grace)]
     if not dry_run:
         for key in keys:
             lake.store.delete(key)

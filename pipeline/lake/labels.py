@@ -12,23 +12,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import LakeError
 from pipeline.lake import manifest
-from pipeline.lake.layout import LABELS, SINGLE_LABELS, STAMP, listed
-from pipeline.lake.records import Label, now
+from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT, V1_LABELS_PREFIX, list_parsed
+from pipeline.lake.records import Label, utc_now
 from pipeline.lake.store import Store
 from pipeline.spec import Checkpoint
 from pipeline.strict_model import canonical
 
-Files = dict[str, list[Label]]
+LabelsByFile = dict[str, list[Label]]
 """The records of each file, by its key."""
-MANY, BUNDLE = TypeAdapter(list[Label]), TypeAdapter(Files)
+LABEL_LIST_ADAPTER, LABEL_BUNDLE_ADAPTER = TypeAdapter(list[Label]), TypeAdapter(LabelsByFile)
 
 
-class Labels:
+class LabelRecords:
     """Every label record of a lake. A file never changes, so that each is opened once, if the snapshot lacks it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._read: Files | None = None
+        self._read: LabelsByFile | None = None
 
     def all(self) -> list[Label]:
         """Every record, those of one file together.
@@ -41,62 +41,64 @@ class Labels:
     def record(self, checkpoints: Iterable[Checkpoint]) -> int:
         """Write, in one file, a record per label whose newest record does not already say the same; says how many."""
         newest = {label.name: label for label in sorted(self.all(), key=lambda label: label.seen_at)}
-        fresh = list(_news(checkpoints, newest))
+        fresh = list(_changed_labels(checkpoints, newest))
         if fresh:
-            data = dump(fresh)
+            data = encode_labels(fresh)
             stamp = max(label.seen_at for label in fresh)
-            self._store.put_new(f"{LABELS}/{stamp:{STAMP}}-{manifest.content_digest(data)}.json", data)
+            self._store.put_new(f"{LABELS_PREFIX}/{stamp:{TIMESTAMP_FORMAT}}-{manifest.bytes_digest(data)}.json", data)
         return len(fresh)
 
     def bundle(self) -> bytes:
         """The records of every file, for the snapshot."""
-        return BUNDLE.dump_json(self._files())
+        return LABEL_BUNDLE_ADAPTER.dump_json(self._files())
 
-    def _files(self) -> Files:
+    def _files(self) -> LabelsByFile:
         known = self._bundled() if self._read is None else self._read
-        keys = [key for form in (SINGLE_LABELS, LABELS) for key, _ in listed(self._store, form)]
+        keys = [key for form in (V1_LABELS_PREFIX, LABELS_PREFIX) for key, _ in list_parsed(self._store, form)]
         loose = [key for key in keys if key not in known]
         read = dict(zip(loose, map(self._records, loose, self._store.sources(loose)), strict=True))
         self._read = {key: known[key] if key in known else read[key] for key in keys}
         return self._read
 
-    def _bundled(self) -> Files:
-        if (snapshot := manifest.latest(self._store)) is None:
+    def _bundled(self) -> LabelsByFile:
+        if (snapshot := manifest.latest_snapshot(self._store)) is None:
             return {}
         key = snapshot.file(manifest.LABEL_FILE)
         data = self._store.get(key)
-        if manifest.content_digest(data) != snapshot.digests.get(manifest.LABEL_FILE):
-            raise manifest.damaged(self._store, key, "changed since it was written")
+        if manifest.bytes_digest(data) != snapshot.digests.get(manifest.LABEL_FILE):
+            raise manifest.damaged_snapshot_error(self._store, key, "changed since it was written")
         try:
-            return BUNDLE.validate_json(data)
+            return LABEL_BUNDLE_ADAPTER.validate_json(data)
         except ValidationError as error:
-            raise manifest.damaged(self._store, key, f"no label records ({error.errors()[0]['msg']})") from error
+            raise manifest.damaged_snapshot_error(
+                self._store, key, f"no label records ({error.errors()[0]['msg']})"
+            ) from error
 
     def _records(self, key: str, source: Path | bytes) -> list[Label]:
         data = source if isinstance(source, bytes) else self._store.get(key)
         try:
-            return parse(key, data)
+            return parse_labels(key, data)
         except ValidationError as error:
             found = f"not a label record ({error.errors()[0]['msg']})"
             raise LakeError(f"read {key} of the lake {self._store.uri}", found, "Move the file away") from error
 
 
-def parse(key: str, data: bytes) -> list[Label]:
+def parse_labels(key: str, data: bytes) -> list[Label]:
     """The records of a file of either form; ValidationError where it holds none."""
-    if key.startswith(f"{SINGLE_LABELS}/"):
+    if key.startswith(f"{V1_LABELS_PREFIX}/"):
         return [Label.model_validate_json(data)]
-    return MANY.validate_json(data)
+    return LABEL_LIST_ADAPTER.validate_json(data)
 
 
-def dump(labels: list[Label]) -> bytes:
+def encode_labels(labels: list[Label]) -> bytes:
     """The bytes of a file with these records."""
     return canonical([label.model_dump(mode="json") for label in labels]).encode()
 
 
-def _news(checkpoints: Iterable[Checkpoint], newest: dict[str, Label]) -> Iterator[Label]:
+def _changed_labels(checkpoints: Iterable[Checkpoint], newest: dict[str, Label]) -> Iterator[Label]:
     """What is to be written down, and becomes the newest record of its label at once."""
     for checkpoint in checkpoints:
-        label = Label.of(checkpoint, now())
+        label = Label.of(checkpoint, utc_now())
         if known := newest.get(label.name):
             if known.said == label.said:
                 continue

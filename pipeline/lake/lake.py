@@ -14,10 +14,20 @@ from pydantic import ValidationError
 
 from pipeline.columns import columns, source
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
-from pipeline.lake.labels import Labels
-from pipeline.lake.layout import ATTEMPTS, AUDITS, CELLS, COLUMNS, QUARANTINE, RECIPES, RUNS, STAMP, listed
+from pipeline.lake.labels import LabelRecords
+from pipeline.lake.layout import (
+    ATTEMPTS_PREFIX,
+    AUDITS_PREFIX,
+    CELLS_PREFIX,
+    COLUMNS_KEY,
+    QUARANTINE_PREFIX,
+    RECIPES_PREFIX,
+    RUNS_PREFIX,
+    TIMESTAMP_FORMAT,
+    list_parsed,
+)
 from pipeline.lake.open_store import open_store
-from pipeline.lake.records import Audit, Failure, Label, Named, Tombstone, now, resolve
+from pipeline.lake.records import Audit, Failure, Label, ResolvedLabel, Tombstone, resolve_labels, utc_now
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint
 from pipeline.strict_model import Noun, canonical, digest
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Record = TypeVar("Record", bound=Noun)
-LAST_RUNS = 5
+MAX_RECENT_RUNS = 5
 
 
 class Lake:
@@ -35,7 +45,7 @@ class Lake:
     def __init__(self, uri: str | Path) -> None:
         self.store = open_store(uri)
         self.uri = self.store.uri
-        self._labels = Labels(self.store)
+        self._labels = LabelRecords(self.store)
 
     @classmethod
     def existing(cls, uri: str | Path) -> "Lake":
@@ -58,7 +68,7 @@ class Lake:
         their numbers are equal, and the first by name stands for both.
         """
         files: dict[str, str] = {}
-        for key, name in listed(self.store, CELLS):
+        for key, name in list_parsed(self.store, CELLS_PREFIX):
             files.setdefault(name["cell"], key)
         return files
 
@@ -68,19 +78,19 @@ class Lake:
 
     def commit(self, cell_id: str, model_key: str, table: "pa.Table") -> bool:
         """Write a cell's rows once. False: another writer was first, which is as good."""
-        from pipeline.lake.schema import encode  # pyarrow loads only where rows are written
+        from pipeline.lake.schema import encode_parquet  # pyarrow loads only where rows are written
 
         if set(table.column("cell_id").to_pylist()) != {cell_id}:
             raise ValueError(f"rows of another cell than {cell_id}")
         self._describe_columns()
-        return self.store.put_new(f"{CELLS}/model_key={model_key}/{cell_id}.parquet", encode(table))
+        return self.store.put_new(f"{CELLS_PREFIX}/model_key={model_key}/{cell_id}.parquet", encode_parquet(table))
 
     def _describe_columns(self) -> None:
         """Keep units and meanings beside the data, for readers without this code; columns are only ever added."""
-        if self.store.put_new(COLUMNS, source()):
+        if self.store.put_new(COLUMNS_KEY, source()):
             return
-        if len(self.store.get(COLUMNS).splitlines()) < len(columns()) + 1:
-            self.store.put_pointer(COLUMNS, source())
+        if len(self.store.get(COLUMNS_KEY).splitlines()) < len(columns()) + 1:
+            self.store.put_pointer(COLUMNS_KEY, source())
 
     # labels
 
@@ -88,13 +98,13 @@ class Lake:
         """Write a record per label whose newest record does not already say the same, all in one file; how many."""
         return self._labels.record(checkpoints)
 
-    def labels(self) -> list[Named]:
+    def labels(self) -> list[ResolvedLabel]:
         """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded.
 
         Labels of a renamed repo have its new name.
         """
         now = {audit.formerly: audit.model for audit in self.audits() if audit.formerly}
-        return resolve(_renamed(label, now) for label in self._labels.all())
+        return resolve_labels(_renamed(label, now) for label in self._labels.all())
 
     def bundled_labels(self) -> bytes:
         """Every label record as the snapshot keeps them."""
@@ -108,7 +118,9 @@ class Lake:
         newest = self._newest_audits().get(model)
         if newest and newest[1]["said"] == audit.said:
             return False
-        return self.store.put_new(f"{AUDITS}/{model}-{audit.seen_at:{STAMP}}-{audit.said}.json", _json(audit))
+        return self.store.put_new(
+            f"{AUDITS_PREFIX}/{model}-{audit.seen_at:{TIMESTAMP_FORMAT}}-{audit.said}.json", _json(audit)
+        )
 
     def audits(self) -> list[Audit]:
         """The newest audit of each model."""
@@ -116,14 +128,14 @@ class Lake:
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
         """By the digest of the model's name; the names sort by time."""
-        return {name["model"]: (key, name) for key, name in listed(self.store, AUDITS)}
+        return {name["model"]: (key, name) for key, name in list_parsed(self.store, AUDITS_PREFIX)}
 
     # recipes
 
     def check_recipe(self, recipe: Recipe) -> None:
         """Refuse a recipe that differs from the one this lake knows under the same `name@version`."""
-        key = f"{RECIPES}/{recipe.label}.json"
-        if key not in self.store.list(RECIPES):
+        key = f"{RECIPES_PREFIX}/{recipe.label}.json"
+        if key not in self.store.list(RECIPES_PREFIX):
             return
         fields = type(recipe).model_fields
         defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
@@ -138,7 +150,7 @@ class Lake:
 
     def record_recipe(self, recipe: Recipe) -> None:
         """Keep the recipe as this lake's meaning of its `name@version`; RecipeDriftError if there is another."""
-        self.store.put_new(f"{RECIPES}/{recipe.label}.json", _json(recipe))
+        self.store.put_new(f"{RECIPES_PREFIX}/{recipe.label}.json", _json(recipe))
         self.check_recipe(recipe)
 
     # attempts and quarantine
@@ -146,47 +158,47 @@ class Lake:
     def record_attempt(self, failure: Failure) -> None:
         """Add one failed attempt; committed cells need no record."""
         name = f"{failure.cell_id}.{failure.error_class}.{uuid4().hex[:8]}.json"
-        self.store.put_new(f"{ATTEMPTS}/{name}", _json(failure))
+        self.store.put_new(f"{ATTEMPTS_PREFIX}/{name}", _json(failure))
 
     def attempts(self) -> dict[str, Counter[str]]:
         """How often each cell failed, by class; by listing alone."""
         strikes: dict[str, Counter[str]] = {}
-        for _, name in listed(self.store, ATTEMPTS):
+        for _, name in list_parsed(self.store, ATTEMPTS_PREFIX):
             strikes.setdefault(name["cell"], Counter())[name["error_class"]] += 1
         return strikes
 
     def failures(self, cell_ids: set[str]) -> list[Failure]:
         """Every failed attempt at these cells, oldest first."""
-        keys = [key for key, name in listed(self.store, ATTEMPTS) if name["cell"] in cell_ids]
+        keys = [key for key, name in list_parsed(self.store, ATTEMPTS_PREFIX) if name["cell"] in cell_ids]
         return sorted((self._read(Failure, key) for key in keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
         """Hide a committed cell, or stop trying one after its last failure."""
         tombstone = Tombstone.of(record) if isinstance(record, Failure) else record
-        self.store.put_pointer(f"{QUARANTINE}/{tombstone.cell_id}.json", _json(tombstone))
+        self.store.put_pointer(f"{QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
 
     def quarantined(self) -> set[str]:
         """Ids of the cells with a tombstone; by listing alone."""
-        return {name["cell"] for _, name in listed(self.store, QUARANTINE)}
+        return {name["cell"] for _, name in list_parsed(self.store, QUARANTINE_PREFIX)}
 
     def tombstones(self) -> list[Tombstone]:
-        return [self._read(Tombstone, key) for key, _ in listed(self.store, QUARANTINE)]
+        return [self._read(Tombstone, key) for key, _ in list_parsed(self.store, QUARANTINE_PREFIX)]
 
     def release(self, cell_id: str) -> bool:
         """Take the tombstone away; False where there was none."""
-        return self.store.delete(f"{QUARANTINE}/{cell_id}.json")
+        return self.store.delete(f"{QUARANTINE_PREFIX}/{cell_id}.json")
 
     # runs
 
     def write_plan(self, run_id: str, plan: Mapping[str, Any]) -> None:
         """Open a run: write its plan, and clear away what killed writers left."""
         self.store.tidy()
-        self.store.put_new(f"{RUNS}/{run_id}/plan.json", json.dumps(plan).encode())
+        self.store.put_new(f"{RUNS_PREFIX}/{run_id}/plan.json", json.dumps(plan).encode())
 
     def heartbeat(self, run_id: str, progress: Mapping[str, Any]) -> None:
         """Replace the run's progress; `run_id` and `when` are added."""
-        record = {**progress, "run_id": run_id, "when": now().isoformat()}
-        self.store.put_pointer(f"{RUNS}/{run_id}/progress.json", json.dumps(record).encode())
+        record = {**progress, "run_id": run_id, "when": utc_now().isoformat()}
+        self.store.put_pointer(f"{RUNS_PREFIX}/{run_id}/progress.json", json.dumps(record).encode())
 
     def runs(self) -> list[dict[str, Any]]:
         """The last progress of every run, oldest heartbeat first."""
@@ -194,8 +206,8 @@ class Lake:
 
     def under_way(self, within_s: float) -> list[str]:
         """Ids of the runs, of the last few begun, that have said something so lately and not that they have ended."""
-        since, found = now() - timedelta(seconds=within_s), []
-        for key in self._progress()[-LAST_RUNS:]:
+        since, found = utc_now() - timedelta(seconds=within_s), []
+        for key in self._progress()[-MAX_RECENT_RUNS:]:
             with suppress(LakeError, ValueError, KeyError):  # what cannot be read keeps nobody from working
                 run = json.loads(self.store.get(key))
                 found += [run["run_id"]] if not run["ended"] and datetime.fromisoformat(run["when"]) > since else []
@@ -203,7 +215,7 @@ class Lake:
 
     def _progress(self) -> list[str]:
         """Keys, in the order in which the runs began."""
-        return sorted(key for key in self.store.list(RUNS) if key.endswith("/progress.json"))
+        return sorted(key for key in self.store.list(RUNS_PREFIX) if key.endswith("/progress.json"))
 
     def _read(self, noun: type[Record], key: str) -> Record:
         try:

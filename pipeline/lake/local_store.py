@@ -10,9 +10,9 @@ from pathlib import Path
 from uuid import uuid4
 
 from pipeline.errors import LakeError
-from pipeline.lake.store import STAGING, Keys, Store, parts
+from pipeline.lake.store import STAGING, Keys, Store, split_key
 
-NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+NO_HARD_LINK_ERRNOS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 class LocalStore(Store):
@@ -28,7 +28,7 @@ class LocalStore(Store):
 
     def path(self, key: str) -> Path:
         """The file of `key`, which may not leave the root."""
-        return self.root.joinpath(*parts(key))
+        return self.root.joinpath(*split_key(key))
 
     def exists(self) -> bool:
         return self.root.exists()
@@ -99,7 +99,7 @@ class LocalStore(Store):
             # An NFS server may have made the link and lost its answer: then both names are one file.
             return os.path.samefile(staged, target)
         except OSError as error:
-            if error.errno not in NO_LINKS:
+            if error.errno not in NO_HARD_LINK_ERRNOS:
                 raise
             return self._replace_new(staged, target, error)
         return True

@@ -13,13 +13,13 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
 from obstore.store import from_url
 
 from pipeline.errors import LakeError, UsageError
-from pipeline.lake.store import Keys, Store, parts
+from pipeline.lake.store import Keys, Store, split_key
 
-FETCHERS = 16
-CLIENT = {"connect_timeout": "5s", "timeout": "300s"}
+MAX_CONCURRENT_READS = 16
+CLIENT_OPTIONS = {"connect_timeout": "5s", "timeout": "300s"}
 RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
-REFUSALS = ("501 Not Implemented", "NotImplemented")
-HIDDEN = (
+UNSUPPORTED_MARKERS = ("501 Not Implemented", "NotImplemented")
+SECRET_PATTERNS = (
     (r"(non-2xx status code: \d{3}[^:]*|error response):.*", r"\1"),  # the body: S3's own may quote the session's token
     (r"\?\S+", ""),  # queries of URLs, which may hold a signature
     (r"//[^/\s]*@", "//"),  # user and password of an endpoint
@@ -44,7 +44,9 @@ class ObjectStore(Store):
             do = "Give SCHEME://BUCKET/PREFIX; keys and endpoints belong into the environment"
             raise UsageError(f"lake {place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}", found, do)
         with self._asking("open"):
-            options = CLIENT | {"allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"}  # else given options hide it
+            options = CLIENT_OPTIONS | {
+                "allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"
+            }  # else given options hide it
             self._objects = from_url(self.uri, client_options=options, retry_config=RETRY)  # type: ignore[arg-type]
 
     def exists(self) -> bool:
@@ -66,7 +68,7 @@ class ObjectStore(Store):
             except AlreadyExistsError:
                 return False
             except (BaseError, NotImplementedError) as error:
-                if not _refused(error):
+                if not _is_unsupported(error):
                     raise
                 self._say_refused()
                 self._objects.put(key, data, use_multipart=False)
@@ -81,7 +83,7 @@ class ObjectStore(Store):
             return self._objects.get(key).bytes().to_bytes()
 
     def sources(self, keys: Iterable[str]) -> Sequence[bytes]:
-        with ThreadPoolExecutor(FETCHERS) as pool:
+        with ThreadPoolExecutor(MAX_CONCURRENT_READS) as pool:
             return list(pool.map(self.get, keys))
 
     def list(self, prefix: str) -> Keys:
@@ -114,19 +116,21 @@ class ObjectStore(Store):
         except (BaseError, OSError, ValueError) as error:
             do = "Check the bucket's name, the credentials and the endpoint in the environment"
             # Without its cause, of which a traceback would show all that is hidden here.
-            raise LakeError(f"{what} the lake {self.uri}", _first_line(error), do) from None
+            raise LakeError(f"{what} the lake {self.uri}", _redacted_first_line(error), do) from None
 
 
 def _key(key: str) -> str:
-    return "/".join(parts(key))
+    return "/".join(split_key(key))
 
 
-def _refused(error: Exception) -> bool:
-    return isinstance(error, NotSupportedError | NotImplementedError) or any(word in str(error) for word in REFUSALS)
+def _is_unsupported(error: Exception) -> bool:
+    return isinstance(error, NotSupportedError | NotImplementedError) or any(
+        word in str(error) for word in UNSUPPORTED_MARKERS
+    )
 
 
-def _first_line(error: Exception) -> str:
+def _redacted_first_line(error: Exception) -> str:
     line = str(error).partition("\n")[0]
-    for secret, rest in HIDDEN:
+    for secret, rest in SECRET_PATTERNS:
         line = re.sub(secret, rest, line)
     return line

@@ -7,8 +7,8 @@ from pipeline.errors import UsageError
 from pipeline.lake.local_store import LocalStore
 from pipeline.lake.store import Store
 
-OBJECT_STORES = ("s3", "gs", "az")
-PLACES = "Give a folder, or an object store as s3://, gs:// or az://"
+OBJECT_STORE_SCHEMES = ("s3", "gs", "az")
+SUPPORTED_URIS_HINT = "Give a folder, or an object store as s3://, gs:// or az://"
 
 
 def open_store(uri: str | Path) -> Store:
@@ -19,10 +19,12 @@ def open_store(uri: str | Path) -> Store:
     """
     text = str(uri)
     parts = urlsplit(text) if "://" in text else None
-    if parts and parts.scheme in OBJECT_STORES:
+    if parts and parts.scheme in OBJECT_STORE_SCHEMES:
         return _open_objects(text)
     if parts and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
-        raise UsageError(f"lake {text}", f"{parts.scheme}:// is not a place this version can write", PLACES)
+        raise UsageError(
+            f"lake {text}", f"{parts.scheme}:// is not a place this version can write", SUPPORTED_URIS_HINT
+        )
     path = unquote(parts.path) if parts else text
     if not path:
         raise UsageError("lake ''", "no path", "Give a folder")

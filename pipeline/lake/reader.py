@@ -10,15 +10,15 @@ import pyarrow as pa
 
 from pipeline.errors import UsageError
 from pipeline.lake import views
-from pipeline.lake.cell_index import contents
+from pipeline.lake.cell_index import load_cell_index
 from pipeline.lake.lake import Lake
-from pipeline.lake.records import Audit, Audited, Label, Named
-from pipeline.lake.scan import schema
+from pipeline.lake.records import Audit, Audited, Label, ResolvedLabel
+from pipeline.lake.scan import polars_schema
 
-SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
+SANDBOX_SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
 
 
-class Reader:
+class LakeReader:
     """A lake as it was when the reader was made.
 
     `layers`: one row per (label, layer of a cell), of each measurement the newest algorithm, without the cells that
@@ -29,7 +29,7 @@ class Reader:
     def __init__(self, uri: str | Path) -> None:
         lake = Lake(uri)
         self.uri = lake.uri
-        rows, cells = contents(lake)
+        rows, cells = load_cell_index(lake)
         self._tables: dict[str, pa.Table | pl.LazyFrame] = {
             "measured": rows,
             "committed": cells.to_arrow(),
@@ -55,30 +55,32 @@ class Reader:
 
         It is computed when it is fetched; what goes wrong then is a duckdb.Error.
         """
-        with _asking(text):
+        with _as_usage_error(text):
             if (result := self._connect().sql(text)) is not None:
                 return result
         raise UsageError(f"query {text.strip()!r}", "it returns no rows", "Ask with a SELECT")
 
     def frame(self, text: str) -> pl.DataFrame:
         """The result of `sql`, computed now: everything that can go wrong is an error in two lines."""
-        with _asking(text):
+        with _as_usage_error(text):
             return self.sql(text).pl()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
         """A database of its own for each query: none disturbs another, and none reaches outside."""
         database = self._database()
-        for view in (views.LAYERS, views.CELLS, views.CHECKPOINTS):
+        for view in (views.CREATE_LAYERS_VIEW, views.CREATE_CELLS_VIEW, views.CREATE_CHECKPOINTS_VIEW):
             database.execute(view)
-        for setting in (*SETTINGS, "lock_configuration = true"):
+        for setting in (*SANDBOX_SETTINGS, "lock_configuration = true"):
             database.execute(f"SET {setting}")
         return database
 
     def _shown(self) -> pl.DataFrame:
         """Which cells are shown, and under which label: of each measurement the newest algorithm."""
-        each = self._database().sql(views.LABELLED).pl()
-        newest = pl.col("algorithm").max().over(views.MEASUREMENT)
-        return each.filter(pl.col("algorithm").eq_missing(newest)).select("cell_id", "own", *views.OF_LABEL)
+        each = self._database().sql(views.SELECT_LABELLED_CELLS).pl()
+        newest = pl.col("algorithm").max().over(views.MEASUREMENT_COLUMNS)
+        return each.filter(pl.col("algorithm").eq_missing(newest)).select(
+            "cell_id", "own", *views.LABEL_DECIDED_COLUMNS
+        )
 
     def _database(self) -> duckdb.DuckDBPyConnection:
         database = duckdb.connect()
@@ -88,7 +90,7 @@ class Reader:
 
 
 @contextmanager
-def _asking(text: str) -> Iterator[None]:
+def _as_usage_error(text: str) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
@@ -97,17 +99,21 @@ def _asking(text: str) -> Iterator[None]:
         raise UsageError(asked, found, "Ask the views layers, checkpoints or cells with a SELECT") from error
 
 
-def _label_frame(labels: list[Named]) -> pl.DataFrame:
-    types = schema()
-    said = {name: types[name] for name in (*views.OF_LABEL, *views.DIGESTS) if name in Label.model_fields}
+def _label_frame(labels: list[ResolvedLabel]) -> pl.DataFrame:
+    types = polars_schema()
+    said = {
+        name: types[name]
+        for name in (*views.LABEL_DECIDED_COLUMNS, *views.DIGEST_COLUMNS)
+        if name in Label.model_fields
+    }
     said |= {"content": pl.String()}
-    found = {name: types[name] for name in views.UNKNOWN} | {"first_seen": types["written_at"]}
+    found = {name: types[name] for name in views.UNLABELLED_DEFAULTS} | {"first_seen": types["written_at"]}
     columns = {name: [getattr(named.label, name) for named in labels] for name in said}
     columns |= {name: [getattr(named, name) for named in labels] for name in found}
     return pl.DataFrame(columns, schema=said | found).with_columns(_kinds(labels))
 
 
-def _kinds(labels: list[Named]) -> pl.Series:
+def _kinds(labels: list[ResolvedLabel]) -> pl.Series:
     """Polars makes lists slowly from Python's, and few of them differ."""
     places = {kinds: place for place, kinds in enumerate(dict.fromkeys(named.label.kinds for named in labels))}
     distinct = pl.Series("kinds", [list(kinds) for kinds in places], dtype=pl.List(pl.String))
@@ -115,7 +121,7 @@ def _kinds(labels: list[Named]) -> pl.Series:
 
 
 def _audit_frame(audits: list[Audit]) -> pl.DataFrame:
-    types = schema() | {"state": pl.String(), "findings": pl.List(pl.String)}
+    types = polars_schema() | {"state": pl.String(), "findings": pl.List(pl.String)}
     own = {name: types[name] for name in Audited.model_fields}
     rows = [[audit.model, audit.family, *one.model_dump().values()] for audit in audits for one in audit.revisions]
     return pl.DataFrame(rows, schema={"model": pl.String(), "family": pl.String(), **own}, orient="row")

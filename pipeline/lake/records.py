@@ -10,14 +10,14 @@ from pydantic import Field
 from pipeline.spec import Checkpoint, Kind
 from pipeline.strict_model import Noun, digest
 
-Hex = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
-NOT_SAID = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
+FIELDS_NOT_IN_LABEL = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
 """Fields of a Checkpoint that a label leaves out: where its files are, and a guess."""
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
@@ -42,7 +42,7 @@ class Label(Noun):
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, seen_at: datetime) -> "Label":
-        fields = checkpoint.model_dump(exclude=NOT_SAID)
+        fields = checkpoint.model_dump(exclude=FIELDS_NOT_IN_LABEL)
         return cls(**fields, content=checkpoint.content, seen_at=seen_at)
 
     @property
@@ -84,7 +84,7 @@ class Audit(Noun):
     formerly: str | None = None
     """Another name of the model, under which the lake may have labels: the repo was renamed."""
     revisions: tuple[Audited, ...]
-    seen_at: datetime = Field(default_factory=now)
+    seen_at: datetime = Field(default_factory=utc_now)
 
     @property
     def said(self) -> str:
@@ -92,7 +92,7 @@ class Audit(Noun):
         return digest(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
 
-class Named(NamedTuple):
+class ResolvedLabel(NamedTuple):
     """A label and the content it points at or pointed at, with what the other labels say about it."""
 
     label: Label
@@ -101,7 +101,7 @@ class Named(NamedTuple):
     superseded: bool
 
 
-def resolve(labels: Iterable[Label]) -> list[Named]:
+def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
     """One entry per (label, content), described by its newest record.
 
     `superseded`: the label's newest record points at other content: weights, config or tokenizer. `duplicate_of`:
@@ -117,7 +117,7 @@ def resolve(labels: Iterable[Label]) -> list[Named]:
         if current[name] == content:
             holders.setdefault(label.weights_digest, []).append(name)
     return [
-        Named(
+        ResolvedLabel(
             label,
             first[name, content],
             next((other for other in holders.get(label.weights_digest, ()) if other != name), None),
@@ -130,7 +130,7 @@ def resolve(labels: Iterable[Label]) -> list[Named]:
 class Failure(Noun):
     """One failed attempt at a cell."""
 
-    cell_id: Hex
+    cell_id: HexDigest
     model: str
     model_key: str
     revision: str
@@ -152,7 +152,7 @@ class Failure(Noun):
     """Where it was made; empty where a worker died of which that is not known."""
     seconds: float | None = None
     """That it took until then; of one whose worker died, since Ray was given it."""
-    when: datetime = Field(default_factory=now)
+    when: datetime = Field(default_factory=utc_now)
 
     @property
     def wanted(self) -> tuple[str | None, ...]:
@@ -163,11 +163,11 @@ class Failure(Noun):
 class Tombstone(Noun):
     """Hides a committed cell from readers, or keeps a failed one from being tried again."""
 
-    cell_id: Hex
+    cell_id: HexDigest
     reason: str
     by: str
     """A run, or a person."""
-    when: datetime = Field(default_factory=now)
+    when: datetime = Field(default_factory=utc_now)
     failure: Failure | None = None
     """The last failure, where that is the reason."""
 

@@ -5,16 +5,16 @@ from typing import NamedTuple
 from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
-SIGN = "@"
+QUERY_SIGN = "@"
 
 
-class Saved(NamedTuple):
+class SavedQuery(NamedTuple):
     meaning: str
     sql: str
 
 
 _SAVED = {
-    "dome": Saved(
+    "dome": SavedQuery(
         "anisotropy over depth at the last step of each history: the highest block against the first and the last",
         """
         SELECT model, kind, stage, run, corpus, recipe, step,
@@ -30,7 +30,7 @@ _SAVED = {
         ORDER BY ALL
         """,
     ),
-    "id-peak": Saved(
+    "id-peak": SavedQuery(
         "the step at which each layer's dimension (id_twonn) is highest; `shapelake findings phases` tests it",
         """
         SELECT model, kind, stage, run, corpus, recipe, layer, count(*) AS steps,
@@ -41,7 +41,7 @@ _SAVED = {
         ORDER BY ALL
         """,
     ),
-    "sink": Saved(
+    "sink": SavedQuery(
         "anisotropy with and without sink tokens, and what share of tokens and of variance the sinks are",
         """
         SELECT model, kind, stage, run, corpus, recipe, step, revision, layer, anisotropy, anisotropy_no_sink,
@@ -51,7 +51,7 @@ _SAVED = {
         ORDER BY ALL
         """,
     ),
-    "audit": Saved(
+    "audit": SavedQuery(
         "every checkpoint label, what an audit said of it, and whether its weights are another's or have moved",
         """
         SELECT COLUMNS('^(model|revision|step|tokens_seen|stage|run|duplicate_of|superseded|audit|findings)$')
@@ -59,7 +59,7 @@ _SAVED = {
         ORDER BY model, step NULLS LAST, revision
         """,
     ),
-    "coverage": Saved(
+    "coverage": SavedQuery(
         "what has been measured: labels, steps and rows that are not ok, per model, corpus and recipe",
         """
         SELECT model, kind, corpus, recipe, count(DISTINCT revision) AS labels, min(step) AS first_step,
@@ -73,24 +73,24 @@ _SAVED = {
 }
 
 
-def saved() -> dict[str, Saved]:
+def all_saved_queries() -> dict[str, SavedQuery]:
     """Every saved query, (meaning, sql), by name without its sign."""
     return dict(_SAVED)
 
 
-def resolve(text: str) -> str:
+def resolve_query(text: str) -> str:
     """The SQL of `@name`; any other text as it is.
 
     Raises:
         UsageError: no saved query has this name.
     """
     name = text.strip()
-    if not name.startswith(SIGN):
+    if not name.startswith(QUERY_SIGN):
         return text
-    name = name.removeprefix(SIGN)
+    name = name.removeprefix(QUERY_SIGN)
     if name not in _SAVED:
-        known = ", ".join(f"{SIGN}{each}" for each in _SAVED)
+        known = ", ".join(f"{QUERY_SIGN}{each}" for each in _SAVED)
         raise UsageError(
-            f"query {SIGN}{name}", f"no such saved query{suggest(name, list(_SAVED))}", f"Ask one of {known}"
+            f"query {QUERY_SIGN}{name}", f"no such saved query{suggest(name, list(_SAVED))}", f"Ask one of {known}"
         )
     return _SAVED[name].sql

@@ -12,7 +12,7 @@ from pipeline.lake import checksum
 from pipeline.lake.store import Store
 
 MAGIC = b"PAR1"
-TYPES: dict[str, pl.DataType] = {
+POLARS_TYPES: dict[str, pl.DataType] = {
     "string": pl.String(),
     "bool": pl.Boolean(),
     "int16": pl.Int16(),
@@ -24,10 +24,10 @@ TYPES: dict[str, pl.DataType] = {
 }
 
 
-Source = Path | bytes
+ParquetSource = Path | bytes
 
 
-def scan(store: Store, keys: Iterable[str]) -> pl.LazyFrame:
+def scan_cells(store: Store, keys: Iterable[str]) -> pl.LazyFrame:
     """Every row of these cells with the columns of today: absent ones are null, unknown ones are left out.
 
     Polars reads thousands of small files three to five times faster than pyarrow or duckdb do.
@@ -38,18 +38,18 @@ def scan(store: Store, keys: Iterable[str]) -> pl.LazyFrame:
     keys = list(keys)
     sources = store.sources(keys)
     for key, source in zip(keys, sources, strict=True):
-        if found := damage(source):
+        if found := find_damage(source):
             raise LakeError(f"read {key} of the lake {store.uri}", found, "Move it out of the lake, or mend it")
-    return rows(sources)
+    return scan_unchecked(sources)
 
 
-def rows(sources: Sequence[Source]) -> pl.LazyFrame:
+def scan_unchecked(sources: Sequence[ParquetSource]) -> pl.LazyFrame:
     """Every row of these Parquet files with the columns of today, unchecked."""
     if not sources:
-        return pl.LazyFrame(schema=schema())
+        return pl.LazyFrame(schema=polars_schema())
     return pl.scan_parquet(
         list(sources),  # type: ignore[arg-type]
-        schema=schema(),
+        schema=polars_schema(),
         missing_columns="insert",
         extra_columns="ignore",
         hive_partitioning=False,
@@ -57,7 +57,7 @@ def rows(sources: Sequence[Source]) -> pl.LazyFrame:
     )
 
 
-def damage(source: Source) -> str | None:
+def find_damage(source: ParquetSource) -> str | None:
     """What is wrong with the file of a cell as a file; None where nothing is."""
     try:
         data = source.read_bytes() if isinstance(source, Path) else source
@@ -65,7 +65,7 @@ def damage(source: Source) -> str | None:
         return error.strerror
     if not (len(data) > 2 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
         return "not a whole Parquet file"
-    broken = checksum.is_broken(data)
+    broken = checksum.is_corrupt(data)
     if broken:
         return "changed since it was written"
     return _unreadable(data) if broken is None else None
@@ -82,12 +82,12 @@ def _unreadable(data: bytes) -> str | None:
     return None
 
 
-def schema() -> pl.Schema:
+def polars_schema() -> pl.Schema:
     """The lake's schema in polars' types."""
     return pl.Schema({column.name: _type(column.type) for column in columns()})
 
 
 def _type(name: str) -> pl.DataType:
     if name.startswith("list<"):
-        return pl.List(TYPES[name.removeprefix("list<").removesuffix(">")])
-    return TYPES[name]
+        return pl.List(POLARS_TYPES[name.removeprefix("list<").removesuffix(">")])
+    return POLARS_TYPES[name]

@@ -15,16 +15,16 @@ from pipeline.columns import METRICS, MU_PROBABILITIES, Column, columns, explain
 from pipeline.lake import checksum
 
 SCHEMA_VERSION = 1
-REQUIRED = (
+REQUIRED_COLUMNS = (
     *("cell_id", "recipe", "recipe_fingerprint", "algorithm", "model", "kind", "revision"),
     *("weights_digest", "config_digest", "tokenizer_digest", "corpus", "layer", "depth", "state", "status"),
 )
-LEAN: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
+SMALL_FILE_OPTIONS: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
 """A file holds a dozen rows: dictionaries, statistics and a second copy of the schema would be most of it."""
 
 
 @cache
-def schema() -> pa.Schema:
+def arrow_schema() -> pa.Schema:
     """Every column with its unit and meaning; the schema's own metadata carries what is constant."""
     constant = {"schema_version": str(SCHEMA_VERSION), "mu_probabilities": json.dumps(MU_PROBABILITIES)}
     return pa.schema([_field(column) for column in columns()], metadata=constant)
@@ -48,19 +48,19 @@ def to_table(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> 
     whole = [_complete(stamp | dict(row)) for row in rows]
     layers = [row["layer"] for row in whole]
     arrays = [_array(column, [row[column.name] for row in whole], layers) for column in columns()]
-    table = pa.Table.from_arrays(arrays, schema=schema())
-    return table.replace_schema_metadata({**(schema().metadata or {}), **metadata})
+    table = pa.Table.from_arrays(arrays, schema=arrow_schema())
+    return table.replace_schema_metadata({**(arrow_schema().metadata or {}), **metadata})
 
 
-def encode(table: pa.Table) -> bytes:
+def encode_parquet(table: pa.Table) -> bytes:
     """The table as one Parquet file in memory, checked by reading it back: a file is written whole or not at all."""
-    if not table.schema.equals(schema()):
+    if not table.schema.equals(arrow_schema()):
         raise ValueError("not a table of to_table: its schema differs from the lake's")
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", **LEAN) as writer:
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", **SMALL_FILE_OPTIONS) as writer:
         writer.add_key_value_metadata({**table.schema.metadata, checksum.KEY: checksum.BLANK})
         writer.write_table(table)
-    data = checksum.sealed(sink.getvalue().to_pybytes())
+    data = checksum.fill_checksum(sink.getvalue().to_pybytes())
     if not pq.read_table(pa.BufferReader(data)).equals(table):
         raise ValueError("the Parquet file does not read back as it was written")
     return data
@@ -72,7 +72,7 @@ def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValueError(f"{where}: no such columns: {', '.join(sorted(unknown))}")
     whole: dict[str, Any] = {name: row.get(name) for name in names()} | {"schema_version": SCHEMA_VERSION}
-    absent = [name for name in REQUIRED if whole[name] is None]
+    absent = [name for name in REQUIRED_COLUMNS if whole[name] is None]
     if absent or whole["flags"] is None:
         raise ValueError(f"{where}: null in {', '.join(absent or ['flags'])}")
     nulls = {name for name in names(*METRICS) if whole[name] is None and not null_by_definition(name, whole["depth"])}

@@ -6,19 +6,28 @@ from uuid import uuid4
 import polars as pl
 
 from pipeline.errors import LakeError
-from pipeline.lake.cell_index import UNREADABLE, contents
+from pipeline.lake.cell_index import PARQUET_READ_ERRORS, load_cell_index
 from pipeline.lake.lake import Lake
-from pipeline.lake.layout import STAMP
-from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, Snapshot, content_digest, latest
-from pipeline.lake.records import now
-from pipeline.lake.scan import schema
+from pipeline.lake.layout import TIMESTAMP_FORMAT
+from pipeline.lake.manifest import (
+    CELL_FILE,
+    LABEL_FILE,
+    LATEST_KEY,
+    ROW_FILE,
+    SNAPSHOTS_PREFIX,
+    Snapshot,
+    bytes_digest,
+    latest_snapshot,
+)
+from pipeline.lake.records import utc_now
+from pipeline.lake.scan import polars_schema
 from pipeline.lake.store import Store
 from pipeline.strict_model import canonical
 
-ORDER = ("model", "corpus", "recipe", "layer", "step", "cell_id")
+SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
 """What queries ask for, first: a row group then holds few values of it, and the others are skipped."""
 ROW_GROUP = 2**14
-LOOSE = 1000
+COMPACT_THRESHOLD = 1000
 """Files that a reader may have to open one by one: at about a millisecond for each, a second."""
 
 
@@ -32,8 +41,8 @@ def compact(lake: Lake) -> Snapshot | None:
     Raises:
         LakeError: a cell that cannot be read; `verify` lists them all.
     """
-    _forget_unless_sound(lake.store)
-    found = contents(lake)
+    _drop_corrupt_snapshot(lake.store)
+    found = load_cell_index(lake)
     if found.cells.is_empty():
         return None
     frame = _sorted(found.rows, lake.uri)
@@ -42,10 +51,10 @@ def compact(lake: Lake) -> Snapshot | None:
         CELL_FILE: _parquet(found.cells.sort("model", "cell_id", nulls_last=True)),
         LABEL_FILE: lake.bundled_labels(),
     }
-    written_at = now()
+    written_at = utc_now()
     snapshot = Snapshot(
-        key=f"{SNAPSHOTS}/v2/{written_at:{STAMP}}-{uuid4().hex[:8]}",
-        digests={name: content_digest(data) for name, data in files.items()},
+        key=f"{SNAPSHOTS_PREFIX}/v2/{written_at:{TIMESTAMP_FORMAT}}-{uuid4().hex[:8]}",
+        digests={name: bytes_digest(data) for name, data in files.items()},
         cells=found.cells.height,
         rows=frame.height,
         bytes=sum(map(len, files.values())),
@@ -54,47 +63,47 @@ def compact(lake: Lake) -> Snapshot | None:
     )
     for name, data in files.items():
         lake.store.put_new(snapshot.file(name), data)
-    lake.store.put_pointer(LATEST, canonical(snapshot.model_dump(mode="json")).encode())
+    lake.store.put_pointer(LATEST_KEY, canonical(snapshot.model_dump(mode="json")).encode())
     return snapshot
 
 
-def compact_if_loose(lake: Lake) -> Snapshot | None:
+def compact_if_due(lake: Lake) -> Snapshot | None:
     """`compact` where `LOOSE` cells or more came after the last one, or columns did, without which it is left aside.
 
     Raises:
         LakeError: as `compact`.
     """
-    named = latest(lake.store)
-    if named and not {*schema()} <= {*named.columns}:
+    named = latest_snapshot(lake.store)
+    if named and not {*polars_schema()} <= {*named.columns}:
         return compact(lake)
-    return compact(lake) if len(lake.cells()) - (named.cells if named else 0) >= LOOSE else None
+    return compact(lake) if len(lake.cells()) - (named.cells if named else 0) >= COMPACT_THRESHOLD else None
 
 
-def wrong(store: Store) -> str | None:
+def find_corrupt_file(store: Store) -> str | None:
     """The key of the first file of the snapshot that `LATEST` names whose bytes are not those that were written.
 
     Raises:
         LakeError: a `LATEST` that is no pointer to a snapshot, or a file that is not there.
     """
-    if (named := latest(store)) is None:
+    if (named := latest_snapshot(store)) is None:
         return None
     written = {named.file(name): digest for name, digest in named.digests.items()}
-    return next((key for key, digest in written.items() if content_digest(store.get(key)) != digest), None)
+    return next((key for key, digest in written.items() if bytes_digest(store.get(key)) != digest), None)
 
 
-def _forget_unless_sound(store: Store) -> None:
+def _drop_corrupt_snapshot(store: Store) -> None:
     try:
-        sound = wrong(store) is None
+        sound = find_corrupt_file(store) is None
     except LakeError:
         sound = False
     if not sound:
-        store.delete(LATEST)
+        store.delete(LATEST_KEY)
 
 
 def _sorted(rows: pl.LazyFrame, uri: str) -> pl.DataFrame:
     try:
-        return rows.sort(ORDER, nulls_last=True).collect()
-    except UNREADABLE as error:
+        return rows.sort(SORT_COLUMNS, nulls_last=True).collect()
+    except PARQUET_READ_ERRORS as error:
         raise LakeError(
             f"read the cells of the lake {uri}", " ".join(str(error).split()), "Run shapelake verify"
         ) from error

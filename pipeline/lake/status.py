@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 from pipeline.lake.lake import Lake
 from pipeline.lake.records import Failure, Tombstone
-from pipeline.lake.views import DIGESTS
+from pipeline.lake.views import DIGEST_COLUMNS
 from pipeline.strict_model import digest
 
-IDENTITY = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revision", "step", "written_at")
+STATUS_COLUMNS = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revision", "step", "written_at")
 
 
-class Measured(NamedTuple):
+class LabelledCell(NamedTuple):
     """A committed cell under one of its labels."""
 
     cell_id: str
@@ -36,7 +36,7 @@ class Measured(NamedTuple):
         return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
 
-def status(lake: Lake) -> dict[str, Any]:
+def lake_status(lake: Lake) -> dict[str, Any]:
     """The lake's state as plain values.
 
     `models`: counts per model. `failures`: every cell that failed and is not committed, with its last failure and
@@ -44,10 +44,10 @@ def status(lake: Lake) -> dict[str, Any]:
     `quarantined`: every tombstone. `runs`: the last progress of each.
     """
     stones = {stone.cell_id: stone for stone in lake.tombstones()}
-    measured = _measured(lake)
+    measured = _labelled_cells(lake)
     visible = [cell for cell in measured if cell.cell_id not in stones]
-    failed = _failed(lake, stones, visible)
-    held = [_held(stone, measured) for stone in stones.values()]
+    failed = _unresolved_failures(lake, stones, visible)
+    held = [_tombstone_entry(stone, measured) for stone in stones.values()]
     models = sorted({cell.model for cell in measured} | {failure.model for failure in failed})
     strikes = lake.attempts()
     return {
@@ -59,12 +59,12 @@ def status(lake: Lake) -> dict[str, Any]:
     }
 
 
-def _measured(lake: Lake) -> list[Measured]:
+def _labelled_cells(lake: Lake) -> list[LabelledCell]:
     if not lake.cells():
         return []
-    from pipeline.lake.cell_index import contents  # polars loads only where there is something to read
+    from pipeline.lake.cell_index import load_cell_index  # polars loads only where there is something to read
 
-    cells = contents(lake).cells.select("cell_id", *DIGESTS, *IDENTITY)
+    cells = load_cell_index(lake).cells.select("cell_id", *DIGEST_COLUMNS, *STATUS_COLUMNS)
     labels: dict[str, list[tuple[str, str, int | None, datetime]]] = {}
     for label, first_seen, *_ in lake.labels():
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))
@@ -72,11 +72,11 @@ def _measured(lake: Lake) -> list[Measured]:
     for cell_id, *rest in cells.sort("cell_id").iter_rows():
         content, (corpus, sha256, recipe, kind, *own, written_at) = digest(rest[:3]), rest[3:]
         for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
-            found.append(Measured(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen))
+            found.append(LabelledCell(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen))
     return found
 
 
-def _failed(lake: Lake, stones: dict[str, Tombstone], visible: list[Measured]) -> list[Failure]:
+def _unresolved_failures(lake: Lake, stones: dict[str, Tombstone], visible: list[LabelledCell]) -> list[Failure]:
     """The last failure of each cell that is still to be measured, oldest first."""
     committed = lake.committed()
     last = {id_: stone.failure for id_, stone in stones.items() if stone.failure and id_ not in committed}
@@ -88,7 +88,9 @@ def _failed(lake: Lake, stones: dict[str, Tombstone], visible: list[Measured]) -
     return sorted(standing, key=lambda failure: failure.when)
 
 
-def _model(model: str, visible: list[Measured], failed: list[Failure], held: list[dict[str, Any]]) -> dict[str, Any]:
+def _model(
+    model: str, visible: list[LabelledCell], failed: list[Failure], held: list[dict[str, Any]]
+) -> dict[str, Any]:
     cells = [cell for cell in visible if cell.model == model]
     ids = {stone["cell_id"] for stone in held}
     return {
@@ -116,7 +118,7 @@ def _failure(failure: Failure, strikes: Counter[str], quarantined: bool) -> dict
     }
 
 
-def _held(stone: Tombstone, measured: list[Measured]) -> dict[str, Any]:
+def _tombstone_entry(stone: Tombstone, measured: list[LabelledCell]) -> dict[str, Any]:
     known = stone.failure or next((cell for cell in measured if cell.cell_id == stone.cell_id), None)
     return {
         "cell_id": stone.cell_id,

@@ -7,7 +7,7 @@ from typing import Protocol
 from pipeline.errors import LakeError
 
 STAGING = "_staging"
-STALE_S = 86_400.0
+STAGING_MAX_AGE_S = 86_400.0
 Keys = list[str]
 
 
@@ -58,10 +58,10 @@ class Store(Protocol):
 
     def tidy(self) -> int:
         """Remove the left-overs of a day ago and earlier; says how many."""
-        return sum(self.delete(key) for key in self.leftovers(STALE_S))
+        return sum(self.delete(key) for key in self.leftovers(STAGING_MAX_AGE_S))
 
 
-def parts(key: str) -> list[str]:
+def split_key(key: str) -> list[str]:
     """The names on the way to `key`, none of which may lead out of the lake.
 
     Raises:

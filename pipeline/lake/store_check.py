@@ -7,7 +7,7 @@ from uuid import uuid4
 from pipeline.lake.store import STAGING, Store
 
 
-def probe(store: Store) -> list[str]:
+def check_store(store: Store) -> list[str]:
     """Write, create twice, read, list and delete one small file; a sentence per thing that does not hold.
 
     What the store itself warns of, such as links or conditions that are refused, is among them.
@@ -21,13 +21,13 @@ def probe(store: Store) -> list[str]:
     try:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            findings = list(_findings(store, key))
+            findings = list(_failed_guarantees(store, key))
         return [*dict.fromkeys(str(one.message) for one in said), *findings]
     finally:
         store.delete(key)
 
 
-def _findings(store: Store, key: str) -> Iterator[str]:
+def _failed_guarantees(store: Store, key: str) -> Iterator[str]:
     first, second = store.create(key, b"first"), store.create(key, b"second")
     held = store.get(key)
     if not first:

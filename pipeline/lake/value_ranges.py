@@ -10,35 +10,35 @@ ROUNDING = 1e-6
 POSITIVE = math.ulp(0.0)
 
 
-class Range(NamedTuple):
+class ValueRange(NamedTuple):
     low: float
     high: float = math.inf
 
 
-COUNT, SHARE, AMOUNT = Range(0), Range(-ROUNDING, 1 + ROUNDING), Range(0)
-BY_UNIT: dict[str, Range] = {
+COUNT, SHARE, AMOUNT = ValueRange(0), ValueRange(-ROUNDING, 1 + ROUNDING), ValueRange(0)
+RANGE_BY_UNIT: dict[str, ValueRange] = {
     "0..1": SHARE,
-    "-1..1": Range(-1 - ROUNDING, 1 + ROUNDING),
-    "dims": Range(POSITIVE),
-    **dict.fromkeys(("rank", "neighbours"), Range(1)),
+    "-1..1": ValueRange(-1 - ROUNDING, 1 + ROUNDING),
+    "dims": ValueRange(POSITIVE),
+    **dict.fromkeys(("rank", "neighbours"), ValueRange(1)),
     **dict.fromkeys(("parameters", "layers", "tokens", "contexts", "points", "steps", "bytes"), COUNT),
     **dict.fromkeys(("act", "act^2", "nats/token", "s", "MiB"), AMOUNT),
 }
-BY_NAME: dict[str, Range] = {
+RANGE_BY_COLUMN: dict[str, ValueRange] = {
     "layer": COUNT,
     "top_dims": COUNT,
     "noise_ratio": AMOUNT,
-    "mu_quantiles": Range(1),
-    "attempt": Range(1),
-    "algorithm": Range(1),
-    "schema_version": Range(1),
+    "mu_quantiles": ValueRange(1),
+    "attempt": ValueRange(1),
+    "algorithm": ValueRange(1),
+    "schema_version": ValueRange(1),
 }
-FREE = {"seed", "alpha"}
+UNBOUNDED_COLUMNS = {"seed", "alpha"}
 """Numbers that may be anything finite."""
 
 
-def range_of(column: Column) -> Range | None:
+def column_range(column: Column) -> ValueRange | None:
     """The bounds of a column, both included; None for words, times and what may be any number."""
     if column.name.endswith("_se"):
         return AMOUNT
-    return BY_NAME.get(column.name) or BY_UNIT.get(column.unit)
+    return RANGE_BY_COLUMN.get(column.name) or RANGE_BY_UNIT.get(column.unit)

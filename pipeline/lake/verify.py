@@ -15,20 +15,32 @@ from pipeline.columns import FLAGS, METRICS, columns, explained, names, null_by_
 from pipeline.errors import LakeError
 from pipeline.lake import labels
 from pipeline.lake.lake import Lake
-from pipeline.lake.layout import ATTEMPTS, CELLS, LABELS, NAMES, QUARANTINE, SINGLE_LABELS
-from pipeline.lake.manifest import LATEST, content_digest
+from pipeline.lake.layout import (
+    ATTEMPTS_PREFIX,
+    CELLS_PREFIX,
+    FILE_NAME_PATTERNS,
+    LABELS_PREFIX,
+    QUARANTINE_PREFIX,
+    V1_LABELS_PREFIX,
+)
+from pipeline.lake.manifest import LATEST_KEY, bytes_digest
 from pipeline.lake.records import Failure, Tombstone
-from pipeline.lake.scan import damage
-from pipeline.lake.schema import REQUIRED, schema
-from pipeline.lake.snapshot import wrong
-from pipeline.lake.value_ranges import range_of
+from pipeline.lake.scan import find_damage
+from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema
+from pipeline.lake.snapshot import find_corrupt_file
+from pipeline.lake.value_ranges import column_range
 from pipeline.spec import Checkpoint
 
-KEY = re.compile(rf"{CELLS}/model_key=(?P<model_key>[^/]+)/{NAMES[CELLS]}")
-WORDS = {"state": {"embedding", "block", "final_norm"}, "status": {"ok", "degenerate", "nonfinite"}}
-SAYS = {LABELS: "said", SINGLE_LABELS: "label", QUARANTINE: "cell", ATTEMPTS: "cell"}
+CELL_KEY_PATTERN = re.compile(rf"{CELLS_PREFIX}/model_key=(?P<model_key>[^/]+)/{FILE_NAME_PATTERNS[CELLS_PREFIX]}")
+ALLOWED_WORDS = {"state": {"embedding", "block", "final_norm"}, "status": {"ok", "degenerate", "nonfinite"}}
+CHECKED_NAME_GROUPS = {
+    LABELS_PREFIX: "said",
+    V1_LABELS_PREFIX: "label",
+    QUARANTINE_PREFIX: "cell",
+    ATTEMPTS_PREFIX: "cell",
+}
 """Which part of a record's name its content must bear out."""
-MEASURED = names("layer", *METRICS)
+COMPARED_COLUMNS = names("layer", *METRICS)
 
 
 class Problem(NamedTuple):
@@ -38,13 +50,13 @@ class Problem(NamedTuple):
     found: str
 
 
-def verify(lake: Lake) -> list[Problem]:
+def verify_lake(lake: Lake) -> list[Problem]:
     """What is wrong with the lake, by file; an empty list where nothing is. Every file is read.
 
     Raises:
         LakeError: the lake cannot be listed at all.
     """
-    return [*_cells(lake), *_records(lake), *_snapshot(lake)]
+    return [*_cell_problems(lake), *_record_problems(lake), *_snapshot_problems(lake)]
 
 
 def random_cell(lake: Lake, rng: random.Random) -> tuple[str, pa.Table]:
@@ -57,24 +69,24 @@ def random_cell(lake: Lake, rng: random.Random) -> tuple[str, pa.Table]:
         raise LakeError(f"lake {lake.uri}", "no committed cells", "Run a sweep first")
     cell_id = rng.choice(sorted(files))
     data = lake.store.get(files[cell_id])
-    if found := damage(data):
+    if found := find_damage(data):
         raise LakeError(f"read {files[cell_id]} of the lake {lake.uri}", found, "Move it out of the lake, or mend it")
     return cell_id, pq.read_table(BytesIO(data))
 
 
-def _cells(lake: Lake) -> Iterator[Problem]:
+def _cell_problems(lake: Lake) -> Iterator[Problem]:
     first: dict[str, tuple[str, pa.Table]] = {}
-    for key in lake.store.list(CELLS):
+    for key in lake.store.list(CELLS_PREFIX):
         if not key.endswith(".parquet"):
             continue
-        if not (name := KEY.fullmatch(key)):
+        if not (name := CELL_KEY_PATTERN.fullmatch(key)):
             yield Problem(key, "no name of a cell")
             continue
         table = _table(lake, key)
         if isinstance(table, str):
             yield Problem(key, table)
             continue
-        yield from (Problem(key, found) for found in _wrong(table, name["cell"], name["model_key"]))
+        yield from (Problem(key, found) for found in _table_problems(table, name["cell"], name["model_key"]))
         twin, rows = first.setdefault(name["cell"], (key, table))
         if twin != key and not _equal(rows, table):
             yield Problem(key, f"other numbers than {twin}, which is the same cell")
@@ -86,12 +98,12 @@ def _table(lake: Lake, key: str) -> pa.Table | str:
         data = lake.store.get(key)
     except LakeError as error:
         return error.found
-    return damage(data) or pq.read_table(BytesIO(data))
+    return find_damage(data) or pq.read_table(BytesIO(data))
 
 
-def _wrong(table: pa.Table, cell_id: str, model_key: str) -> Iterator[str]:
+def _table_problems(table: pa.Table, cell_id: str, model_key: str) -> Iterator[str]:
     """What is wrong with the rows of one cell."""
-    types = {field.name: field.type for field in schema()}
+    types = {field.name: field.type for field in arrow_schema()}
     odd = [f"{field.name} is {field.type}" for field in table.schema if types.get(field.name, field.type) != field.type]
     if odd or table.num_rows == 0:
         yield f"not the lake's types: {', '.join(odd)}" if odd else "no rows"
@@ -104,19 +116,21 @@ def _wrong(table: pa.Table, cell_id: str, model_key: str) -> Iterator[str]:
     if len({row.get("layer") for row in rows}) < len(rows):
         yield "a layer has two rows"
     for row in rows:
-        yield from (f"layer {row.get('layer')}: {found}" for found in _wrong_row(row))
+        yield from (f"layer {row.get('layer')}: {found}" for found in _row_problems(row))
 
 
-def _wrong_row(row: dict[str, Any]) -> Iterator[str]:
-    if absent := [name for name in REQUIRED if name in row and row[name] is None]:
+def _row_problems(row: dict[str, Any]) -> Iterator[str]:
+    if absent := [name for name in REQUIRED_COLUMNS if name in row and row[name] is None]:
         yield f"null in {', '.join(absent)}"
         return
     for column in columns():
-        wanted = range_of(column)
+        wanted = column_range(column)
         for value in _numbers(row.get(column.name)):
             if not math.isfinite(value) or (wanted and not wanted.low <= value <= wanted.high):
                 yield f"{column.name} = {value}"
-    yield from (f"{name} = {row[name]!r}" for name, known in WORDS.items() if name in row and row[name] not in known)
+    yield from (
+        f"{name} = {row[name]!r}" for name, known in ALLOWED_WORDS.items() if name in row and row[name] not in known
+    )
     flags = row.get("flags") or []
     yield from (f"unknown flag {flag!r}" for flag in flags if flag.partition(":")[0] not in FLAGS)
     nulls = {n for n in names(*METRICS) if n in row and row[n] is None and not null_by_definition(n, row["depth"])}
@@ -134,7 +148,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 def _equal(a: pa.Table, b: pa.Table) -> bool:
     held = {*a.column_names} & {*b.column_names}
-    shared = [name for name in MEASURED if name in held]
+    shared = [name for name in COMPARED_COLUMNS if name in held]
     return a.select(shared).equals(b.select(shared))
 
 
@@ -146,22 +160,22 @@ def _some(values: set[Any]) -> str:
     return ", ".join(sorted(map(str, values))[:3])
 
 
-def _records(lake: Lake) -> Iterator[Problem]:
+def _record_problems(lake: Lake) -> Iterator[Problem]:
     """Labels, tombstones and failures that cannot be read, or that lie under another's name."""
     own: dict[str, Callable[[str, bytes], str]] = {
-        LABELS: lambda key, data: content_digest(data) if labels.parse(key, data) else "no records",
-        SINGLE_LABELS: lambda key, data: labels.parse(key, data)[0].name_digest,
-        QUARANTINE: lambda _, data: Tombstone.model_validate_json(data).cell_id,
-        ATTEMPTS: lambda _, data: Failure.model_validate_json(data).cell_id,
+        LABELS_PREFIX: lambda key, data: bytes_digest(data) if labels.parse_labels(key, data) else "no records",
+        V1_LABELS_PREFIX: lambda key, data: labels.parse_labels(key, data)[0].name_digest,
+        QUARANTINE_PREFIX: lambda _, data: Tombstone.model_validate_json(data).cell_id,
+        ATTEMPTS_PREFIX: lambda _, data: Failure.model_validate_json(data).cell_id,
     }
     for prefix, said in own.items():
         for key in lake.store.list(prefix):
             if key.endswith(".json"):
-                yield from _record(lake, key, prefix, said)
+                yield from _check_record(lake, key, prefix, said)
 
 
-def _record(lake: Lake, key: str, prefix: str, own: Callable[[str, bytes], str]) -> Iterator[Problem]:
-    name = re.fullmatch(rf"(?:.*/)?{NAMES[prefix]}", key)
+def _check_record(lake: Lake, key: str, prefix: str, own: Callable[[str, bytes], str]) -> Iterator[Problem]:
+    name = re.fullmatch(rf"(?:.*/)?{FILE_NAME_PATTERNS[prefix]}", key)
     if not name:
         yield Problem(key, "no name of a record")
         return
@@ -170,13 +184,13 @@ def _record(lake: Lake, key: str, prefix: str, own: Callable[[str, bytes], str])
     except ValidationError as error:
         yield Problem(key, f"no such record ({error.errors()[0]['msg']})")
         return
-    if said != name[SAYS[prefix]]:
+    if said != name[CHECKED_NAME_GROUPS[prefix]]:
         yield Problem(key, "the record of another name")
 
 
-def _snapshot(lake: Lake) -> Iterator[Problem]:
+def _snapshot_problems(lake: Lake) -> Iterator[Problem]:
     try:
-        if key := wrong(lake.store):
+        if key := find_corrupt_file(lake.store):
             yield Problem(key, "changed since it was written")
     except LakeError as error:
-        yield Problem(LATEST, error.found)
+        yield Problem(LATEST_KEY, error.found)

@@ -10,7 +10,7 @@ from pipeline.analysis.phases import estimates
 from pipeline.analysis.student_t import quantile
 from pipeline.analysis.trust import doubts
 from pipeline.errors import UsageError
-from pipeline.lake.reader import Reader
+from pipeline.lake.reader import LakeReader
 
 ESTIMATORS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
 RANDOM = "random-"
@@ -56,7 +56,7 @@ class Tables(NamedTuple):
         return Tables(self.layers.filter(seen), means, self.gaps.clear(), self.peaks.clear())
 
 
-def chosen(reader: Reader, models: str) -> pl.DataFrame:
+def chosen(reader: LakeReader, models: str) -> pl.DataFrame:
     """The rows of the models whose name matches, with `history`, `text` and `t`; UsageError where there are none."""
     frame = rows(reader)
     known = frame["model"].unique().sort().to_list()

@@ -9,7 +9,7 @@ import vl_convert
 
 from pipeline import output_paths
 from pipeline.errors import UsageError
-from pipeline.lake.reader import Reader
+from pipeline.lake.reader import LakeReader
 from pipeline.report import history_charts, overview_charts, theme
 from pipeline.report.chart_data import RANDOM, chosen, tables
 from pipeline.report.chart_parts import (
@@ -78,7 +78,7 @@ FIGURES: dict[str, Callable[[Shown], Any]] = {
 }
 
 
-def figure(reader: Reader, name: str, path: str | Path, models: str = "*") -> Path:
+def figure(reader: LakeReader, name: str, path: str | Path, models: str = "*") -> Path:
     """Draw the figure `name`, one of FIGURES, from the lake to a file: .svg, .png or .pdf.
 
     Over texts of several kinds it shows the first that is not random tokens. Returns the path.
@@ -94,7 +94,7 @@ def figure(reader: Reader, name: str, path: str | Path, models: str = "*") -> Pa
     return path
 
 
-def spec(reader: Reader, name: str, models: str = "*") -> dict[str, Any]:
+def spec(reader: LakeReader, name: str, models: str = "*") -> dict[str, Any]:
     """The Vega-Lite spec of a figure with the rows that it draws: what a notebook shows."""
     found = tables(chosen(reader, models))
     shown = Shown.of(found)

@@ -12,7 +12,7 @@ import polars as pl
 import vl_convert
 
 from pipeline import output_paths
-from pipeline.lake.reader import Reader
+from pipeline.lake.reader import LakeReader
 from pipeline.report import tables as printed
 from pipeline.report import theme
 from pipeline.report.chart_data import ESTIMATORS, Tables, chosen, tables
@@ -48,7 +48,7 @@ class Content(NamedTuple):
         return Content(self.uri, rows, self.tables.of(history), self.verdicts.of(history), mine, self.specs)
 
 
-def write(reader: Reader, path: str | Path, models: str = "*") -> list[Path]:
+def write(reader: LakeReader, path: str | Path, models: str = "*") -> list[Path]:
     """Write the report of the models whose name matches; the paths of its pages, the one to open first.
 
     One file as long as it is no larger than MOST_BYTES; else an index, and beside it a folder of its name with one
@@ -75,7 +75,7 @@ def write(reader: Reader, path: str | Path, models: str = "*") -> list[Path]:
     return [path, *pages.values()]
 
 
-def gather(reader: Reader, models: str = "*") -> Content:
+def gather(reader: LakeReader, models: str = "*") -> Content:
     """Ask the lake for all that the pages show."""
     frame = chosen(reader, models)
     names = frame["model"].unique().sort().to_list()

@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline.lake import Lake, status
-from pipeline.lake.reader import Reader
-from pipeline.lake.saved_queries import saved
+from pipeline.lake import Lake, lake_status
+from pipeline.lake.reader import LakeReader
+from pipeline.lake.saved_queries import all_saved_queries
 
 METHOD = """SELECT corpus, left(corpus_sha256, 12) AS sha256, recipe, left(recipe_fingerprint, 12) AS fingerprint,
   max(context_tokens) AS context_tokens, max(n_contexts) AS contexts, min(n_points) AS fewest_points,
@@ -36,16 +36,16 @@ def table(name: str, caption: str, command: str, frame: pl.DataFrame) -> Table:
     return Table(name, caption, command, tuple(frame.columns), tuple(frame.iter_rows()))
 
 
-def coverage(reader: Reader, models: list[str]) -> Table:
+def coverage(reader: LakeReader, models: list[str]) -> Table:
     """What is measured."""
-    found = reader.frame(saved()["coverage"].sql).filter(pl.col("model").is_in(models))
+    found = reader.frame(all_saved_queries()["coverage"].sql).filter(pl.col("model").is_in(models))
     shown = found.with_columns(pl.col("last_written").dt.strftime("%Y-%m-%d %H:%M UTC"))
     return table("coverage", "What is measured.", "shapelake query @coverage --lake {lake}", shown)
 
 
-def failures(reader: Reader, models: list[str]) -> Table:
+def failures(reader: LakeReader, models: list[str]) -> Table:
     """What failed and is not measured, with its cause and the command that shows it again."""
-    failed = status(Lake(reader.uri))["failures"]
+    failed = lake_status(Lake(reader.uri))["failures"]
     found = [one | dict(zip(FAILURES, one["label"].rsplit("@", 1), strict=False)) for one in failed]
     found = [one for one in found if one["model"] in models]
     listed = tuple(tuple(failure[name] for name in FAILURES) for failure in found)
@@ -53,7 +53,7 @@ def failures(reader: Reader, models: list[str]) -> Table:
     return Table("failures", caption, "shapelake status --failed --lake {lake}", FAILURES, listed)
 
 
-def method(reader: Reader) -> Table:
+def method(reader: LakeReader) -> Table:
     """How the numbers were made."""
     caption = "What was read, by which recipe, with how many points."
     return table("method", caption, f'shapelake query "{METHOD}" --lake {{lake}}', reader.frame(METHOD))

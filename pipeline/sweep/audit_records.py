@@ -8,7 +8,7 @@ from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history
 from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.revisions import History
 from pipeline.lake import Audit, Audited, Lake
-from pipeline.lake.records import Named
+from pipeline.lake.records import ResolvedLabel
 from pipeline.sources import Hub, Local, Members, Source
 
 
@@ -32,7 +32,7 @@ def source(name: str) -> Source:
     return Hub(hub=name)
 
 
-def seen(labels: list[Named], model: str) -> dict[str, tuple[str | None, str]]:
+def seen(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
     """Commit and weights of each of the model's labels as the lake last saw them."""
     return {
         named.label.revision: (named.label.commit_sha, named.label.weights_digest)

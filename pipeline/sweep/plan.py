@@ -14,7 +14,7 @@ from pipeline.catalog.revisions import History
 from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
-from pipeline.lake.records import Named
+from pipeline.lake.records import ResolvedLabel
 from pipeline.recipe import BUILT_IN
 from pipeline.sources import matches
 from pipeline.spec import Cell, Checkpoint, Sweep
@@ -132,7 +132,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     )
 
 
-def _histories(sweep: Sweep, labels: list[Named]) -> tuple[History, ...]:
+def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]:
     """Every history whose model is wanted, with the state of each revision against what the lake knows."""
     found = _once(h for source in sources(sweep) for h in discover_histories(source, sweep.models))
     wanted = [h for h in found if matches(h.model, sweep.models)]
@@ -148,7 +148,7 @@ def _once(histories: Iterable[History]) -> list[History]:
     return list(by_model.values())
 
 
-def _contents(labels: list[Named]) -> dict[str, dict[str, str]]:
+def _contents(labels: list[ResolvedLabel]) -> dict[str, dict[str, str]]:
     """Weights digest by content, of all that each label was seen to have."""
     contents: dict[str, dict[str, str]] = {}
     for named in labels:

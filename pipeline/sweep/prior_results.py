@@ -6,7 +6,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from pipeline.lake import Lake
-from pipeline.lake.records import Named
+from pipeline.lake.records import ResolvedLabel
 from pipeline.spec import Cell, Corpus
 from pipeline.strict_model import digest
 
@@ -52,7 +52,7 @@ class Past:
         return mean(took) if took else None
 
 
-def known(lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[Named]) -> Past:
+def known(lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[ResolvedLabel]) -> Past:
     """Of the committed cells (`files`), those of the contents and models that the cells to run have.
 
     No file is opened where there are none.
@@ -62,7 +62,9 @@ def known(lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: It
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
     if not near:
         return Past()
-    from pipeline.lake.cell_index import contents as committed  # polars loads only where there is something to read
+    from pipeline.lake.cell_index import (
+        load_cell_index as committed,  # polars loads only where there is something to read
+    )
 
     cells = committed(lake, files).cells
     near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGESTS, *COLUMNS)

@@ -5,8 +5,7 @@ from typing import Any
 
 from pipeline.columns import METRICS, names
 from pipeline.errors import UsageError
-from pipeline.lake import Lake
-from pipeline.lake import open as open_lake
+from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell, Sweep
 from pipeline.sweep.measure_one import measured_here
 from pipeline.sweep.plan import make_plan

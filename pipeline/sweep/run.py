@@ -59,10 +59,10 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: Work | None = None) 
 
 def _compact(lake: Lake, progress: Progress) -> None:
     """Many new files become one. A reader does without, so that what goes wrong here is said and fails no run."""
-    from pipeline.lake.snapshot import compact_if_loose  # polars, where no checkpoint waits for it
+    from pipeline.lake.snapshot import compact_if_due  # polars, where no checkpoint waits for it
 
     try:
-        if made := compact_if_loose(lake):
+        if made := compact_if_due(lake):
             progress.say(f"compacted {made.cells} cells")
     except (LakeError, MemoryError) as error:
         progress.say(f"not compacted: {error}")

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.lake import Lake
-from pipeline.lake import open as open_lake
+from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell
 from pipeline.strict_model import canonical, digest
 from pipeline.watch.alert_rules import Layers, Rule, Value, change, value

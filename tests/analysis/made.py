@@ -10,10 +10,10 @@ import polars as pl
 from pipeline import lake as lakes
 from pipeline.analysis.frames import NEEDED
 from pipeline.lake import Lake
-from pipeline.lake.scan import schema
+from pipeline.lake.scan import polars_schema
 from tests.lake import made
 
-TYPES = {name: schema()[name] for name in NEEDED} | {"groups": pl.Int64(), "audit": pl.String()}
+TYPES = {name: polars_schema()[name] for name in NEEDED} | {"groups": pl.Int64(), "audit": pl.String()}
 SE = 0.01
 GROUPS = 4
 LAYERS = 12
@@ -131,4 +131,4 @@ def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.Reader:
         )
         own = [{name: value for name, value in each.items() if name not in kept} for each in members]
         assert lake.commit(cell_id, point.model_key, lakes.to_table([blank | each for each in own], {}))
-    return lakes.open(folder)
+    return lakes.open_lake(folder)

@@ -101,7 +101,7 @@ def test_an_unknown_finding_is_told_with_the_nearest():
 
 def test_an_empty_lake_has_empty_findings(tmp_path):
     Lake(tmp_path / "lake").record_recipe(made.made.QUICK)
-    assert all(found.is_empty() for found in findings(lakes.open(tmp_path / "lake")).values())
+    assert all(found.is_empty() for found in findings(lakes.open_lake(tmp_path / "lake")).values())
 
 
 def test_a_terminal_is_told_what_each_doubt_is_about(capsys):

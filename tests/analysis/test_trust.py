@@ -89,4 +89,4 @@ def test_the_audit_of_a_real_lake(tmp_path):
     said = {name: getattr(point, name) for name in Audited.model_fields if hasattr(point, name)}
     seen = Audited(**said, state="DUPLICATE_OF", findings=("its weights are those of step1",))
     Lake(tmp_path).record_audit(Audit(model="lab/small", family=None, revisions=(seen,)))
-    assert doubts(lakes.open(tmp_path)).filter(doubt="audit")["step"].to_list() == [2]
+    assert doubts(lakes.open_lake(tmp_path)).filter(doubt="audit")["step"].to_list() == [2]

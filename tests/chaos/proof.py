@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pipeline import lake as lakes
 from pipeline.lake import Lake
-from pipeline.lake.verify import verify
+from pipeline.lake.verify import verify_lake
 from pipeline.sweep.plan import Plan
 
 
@@ -45,8 +45,10 @@ def prove(plan: Plan, lake: Lake, bad: set[int]) -> Proof:
         committed=len(committed & wanted),
         quarantined=len(quarantined & wanted),
         missing=len(wanted - committed - quarantined),
-        duplicate=lakes.open(lake.uri).sql(count).fetchall()[0][0] + len(lake.store.list("cells/v1")) - len(committed),
-        unreadable=len({problem.key for problem in verify(lake)}),
+        duplicate=lakes.open_lake(lake.uri).sql(count).fetchall()[0][0]
+        + len(lake.store.list("cells/v1"))
+        - len(committed),
+        unreadable=len({problem.key for problem in verify_lake(lake)}),
         wronged=len(quarantined - condemned) + len(committed & condemned),
         strikes=sum(lake.attempts().values(), Counter()),
     )

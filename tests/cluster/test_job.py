@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lake import Lake, status
+from pipeline.lake import Lake, lake_status
 from tests import real
 from tests.cluster import four
 from tests.cluster.head import Head, head
@@ -87,7 +87,7 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     assert "stopping: running tasks finish" in out
     there = lake.committed()
     assert 2 <= len(there) < len(STEPS)
-    run = status(lake)["runs"][0]
+    run = lake_status(lake)["runs"][0]
     assert (run["committed"], run["ended"]) == (len(there), True), "it drained: nobody killed the driver"
 
     code, out, err = ended(submit())
@@ -119,7 +119,7 @@ def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(clus
     print(f"{took_s:.1f} s from the stop to the end of {n} tasks, {four.SLOTS} of them begun")
     assert took_s < four.DRAINED_S * four.crowded()
     assert len(lake.committed()) == len(four.begun(root)) == four.SLOTS, client.get_job_logs(job)
-    run = status(lake)["runs"][0]
+    run = lake_status(lake)["runs"][0]
     assert (run["committed"], run["to_run"], run["ended"]) == (four.SLOTS, n, True)
 
 

@@ -89,7 +89,7 @@ def test_a_second_replay_writes_nothing_and_a_new_checkpoint_its_run_alone(reade
     folder = tmp_path / "boards"
     replay(reader, "tensorboard", folder)
     before = files(folder)
-    assert replay(lakes.open(reader.uri), "tensorboard", folder)[:2] == (0, 2)
+    assert replay(lakes.open_lake(reader.uri), "tensorboard", folder)[:2] == (0, 2)
     assert files(folder) == before
     late = [row for row in rows([8]) if row["corpus"] == "text:book"]
     assert replay(made.commit(tmp_path / "lake", late), "tensorboard", folder)[:2] == (1, 1)

@@ -9,11 +9,10 @@ import pytest
 
 from pipeline import spec
 from pipeline.columns import columns
-from pipeline.lake import Lake, Reader
-from pipeline.lake import open as open_lake
+from pipeline.lake import Lake, Reader, open_lake
 from pipeline.lake.snapshot import compact
-from pipeline.lake.status import status
-from pipeline.lake.verify import verify
+from pipeline.lake.status import lake_status
+from pipeline.lake.verify import verify_lake
 from pipeline.recipe import BUILT_IN, ContextRecipe, built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Local, Resources, Sweep
 from pipeline.sweep.plan import make_plan
@@ -101,7 +100,7 @@ def test_an_algorithm_version_never_goes_back():
 
 
 def test_the_lake_is_sound(lake):
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
 
 
 def test_every_row_is_read_with_its_numbers(lake):
@@ -121,7 +120,7 @@ def test_failures_runs_and_audits_are_read(lake):
     assert Counter(failure.error_class for failure in lake.failures(QUARANTINED)) == {"permanent": 2}
     assert [run["committed"] for run in lake.runs()] == [4, 0, 2]
     assert [len(audit.revisions) for audit in lake.audits()] == [3]
-    state = status(lake)
+    state = lake_status(lake)
     assert [(model["model"], model["cells"], model["quarantined"]) for model in state["models"]] == [
         ("golden/wiki-gpt2", 6, 2)
     ]
@@ -131,7 +130,7 @@ def test_compacting_keeps_every_row(lake):
     before = open_lake(lake.uri).layers().pl().sort("cell_id", "layer")
     assert compact(lake).cells == len(CELLS)
     assert open_lake(lake.uri).layers().pl().sort("cell_id", "layer").equals(before)
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
 
 
 def sweep(history: Path, steps: str = "all") -> Sweep:

@@ -62,7 +62,7 @@ def sweep(source: Source, text: Path, **resources: object) -> Sweep:
 
 
 def rows(lake: Lake) -> list[dict[str, object]]:
-    frame = lakes.open(lake.uri).frame("select * from layers order by step, layer")
+    frame = lakes.open_lake(lake.uri).frame("select * from layers order by step, layer")
     return [{k: v for k, v in row.items() if k not in MAY_DIFFER | OF_A_LABEL} for row in frame.to_dicts()]
 
 
@@ -82,7 +82,7 @@ def test_the_hub_and_the_folder_give_the_same_cells_and_numbers(hub, folders, te
     assert rows(near) == rows(far)
     left = [path.name for path in (tmp_path / "scratch").iterdir() if path.name != ".leases.lock"]
     assert left == [], "what was fetched goes when it has been measured"
-    downloaded = lakes.open(far.uri).sql("select min(download_bytes), max(download_bytes) from cells").fetchall()
+    downloaded = lakes.open_lake(far.uri).sql("select min(download_bytes), max(download_bytes) from cells").fetchall()
     assert downloaded == [(remote.checkpoints[0].download_bytes,) * 2]
     assert remote.cost.download_bytes == len(STEPS) * remote.checkpoints[0].download_bytes
 

@@ -33,5 +33,5 @@ def test_three_steps_of_it_are_measured(tmp_path):
     )
     report = run(make_plan(sweep, lake), lake, "inline")
     assert (report.exit_code, report.committed) == (0, 3)
-    rows = lakes.open(lake.uri).sql("select step, count(*) from layers where status = 'ok' group by 1 order by 1")
+    rows = lakes.open_lake(lake.uri).sql("select step, count(*) from layers where status = 'ok' group by 1 order by 1")
     assert rows.fetchall() == [(0, 8), (512, 8), (143000, 8)]

@@ -104,7 +104,7 @@ def test_an_upload_over_an_old_label_runs_once_and_the_old_rows_stay(repo: Repo,
     repo.commit({"model.safetensors": b"corrected"}, branch="step2")
     plan, report = go(lake)
     assert (plan.reasons(), report.committed, states(plan)["step2"]) == ({"re-uploaded": 1}, 1, "REUPLOADED")
-    rows = lakes.open(lake.uri).sql("select superseded, count(*) from layers where step = 2 group by 1 order by 1")
+    rows = lakes.open_lake(lake.uri).sql("select superseded, count(*) from layers where step = 2 group by 1 order by 1")
     assert rows.fetchall() == [(False, stub.LAYERS), (True, stub.LAYERS)]
 
 
@@ -113,7 +113,7 @@ def test_two_labels_of_equal_weights_run_once_and_both_have_rows(repo: Repo, lak
     plan, report = go(lake)
     assert report.committed == len(STEPS), "step3 has the weights of step2"
     assert states(plan)["step3"] == "DUPLICATE_OF"
-    rows = lakes.open(lake.uri).sql("select revision, duplicate_of from layers where step in (2, 3) and layer = 0")
+    rows = lakes.open_lake(lake.uri).sql("select revision, duplicate_of from layers where step in (2, 3) and layer = 0")
     assert sorted(rows.fetchall()) == [("step2", "lab/small@step3"), ("step3", "lab/small@step2")]
 
 
@@ -123,7 +123,9 @@ def test_what_cannot_be_measured_is_listed_and_does_not_fail(repo: Repo, lake: L
     plan, report = go(lake)
     assert (report.exit_code, report.committed) == (0, len(STEPS))
     assert (states(plan)["step3000"], states(plan)["the-good-one"]) == ("NO_WEIGHTS", "UNPARSED")
-    seen = lakes.open(lake.uri).sql("select audit, measured from checkpoints where revision = 'step3000'").fetchall()
+    seen = (
+        lakes.open_lake(lake.uri).sql("select audit, measured from checkpoints where revision = 'step3000'").fetchall()
+    )
     assert seen == [("NO_WEIGHTS", False)]
 
 
@@ -132,7 +134,7 @@ def test_a_branch_that_went_away_is_gone_and_its_rows_stay(repo: Repo, lake: Lak
     repo.delete("step1")
     plan, report = go(lake)
     assert (plan.todo, states(plan)["step1"], report.exit_code) == ((), "GONE", 0)
-    assert lakes.open(lake.uri).sql("select count(*) from layers where step = 1").fetchall() == [(stub.LAYERS,)]
+    assert lakes.open_lake(lake.uri).sql("select count(*) from layers where step = 1").fetchall() == [(stub.LAYERS,)]
 
 
 def test_a_gated_repo_is_listed_and_skipped(repo: Repo, lake: Lake, hub: FakeHub) -> None:
@@ -208,5 +210,5 @@ def test_a_renamed_repo_is_the_same_model_under_its_new_name(repo: Repo, lake: L
     assert (plan.todo, report.exit_code) == ((), 0)
     plan, _ = go(lake)
     assert set(states(plan).values()) == {"UNCHANGED"}
-    rows = lakes.open(lake.uri).sql("select model, count(distinct step) from layers group by 1").fetchall()
+    rows = lakes.open_lake(lake.uri).sql("select model, count(distinct step) from layers group by 1").fetchall()
     assert rows == [("laboratory/small", len(STEPS))]

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.integrations import TrainerCallback
 from pipeline.integrations.trainer import READINGS
-from pipeline.lake import open as open_lake
+from pipeline.lake import open_lake
 from pipeline.sweep.measure_one import corpus_named, recipe_named
 from pipeline.watch import watch
 from pipeline.watch.checkpoint_folder import REQUESTS

@@ -37,7 +37,7 @@ def audit(*revisions: Audited, minutes: int = 0, model: str = "lab/small") -> Au
 
 def shown(lake: Lake) -> list[tuple[object, ...]]:
     query = "select revision, family, measured, audit, findings from checkpoints order by step, weights_digest"
-    return lakes.open(lake.uri).sql(query).fetchall()
+    return lakes.open_lake(lake.uri).sql(query).fetchall()
 
 
 def test_an_audit_is_kept_once_until_it_says_something_else(lake):
@@ -73,5 +73,5 @@ def test_what_is_superseded_takes_nothing_from_the_audit_of_what_replaced_it(lak
     made.commit(lake, MEASURED)
     lake.record_labels([made.checkpoint(1, weights="new")])
     lake.record_audit(audit(audited(1, "REUPLOADED", weights="new")))
-    states = dict(lakes.open(lake.uri).sql("select weights_digest, audit from checkpoints").fetchall())
+    states = dict(lakes.open_lake(lake.uri).sql("select weights_digest, audit from checkpoints").fetchall())
     assert states == {made.sha("w"): None, made.sha("new"): "REUPLOADED"}

@@ -14,16 +14,16 @@ from pipeline import lake as lakes
 from pipeline.columns import names
 from pipeline.errors import LakeError, ShapelakeError
 from pipeline.lake import Lake, to_table
-from pipeline.lake.layout import CELLS
+from pipeline.lake.layout import CELLS_PREFIX
 from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, ROW_FILE
-from pipeline.lake.schema import encode
+from pipeline.lake.schema import encode_parquet
 from pipeline.lake.snapshot import compact
 from tests.lake import made
 
 ASKED = "from layers order by cell_id, layer"
 OWN = made.cell(made.checkpoint(1)).id
 OTHER = made.cell(made.checkpoint(2)).id
-SOUND = encode(to_table(made.rows(made.cell(made.checkpoint(1))), {}))
+SOUND = encode_parquet(to_table(made.rows(made.cell(made.checkpoint(1))), {}))
 FEW, MANY = 5, pytest.param(2000, marks=pytest.mark.slow)
 CASES = pytest.mark.parametrize("cases", [FEW, MANY])
 
@@ -37,7 +37,7 @@ def lake(tmp_path):
 
 
 def rows(lake):
-    return lakes.open(lake.uri).frame(ASKED)
+    return lakes.open_lake(lake.uri).frame(ASKED)
 
 
 def answer(lake):
@@ -103,7 +103,7 @@ def test_a_cell_copied_to_the_name_of_another_is_named(lake):
     files = lake.cells()
     lake.store.path(files[OTHER]).write_bytes(lake.store.get(files[OWN]))
     with pytest.raises(LakeError, match=f"{OTHER}.*\n?.*own cell"):
-        lakes.open(lake.uri)
+        lakes.open_lake(lake.uri)
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20)
@@ -120,7 +120,7 @@ def test_a_file_of_any_name_is_ignored_or_named(lake, cases):
     @settings(max_examples=cases, deadline=None)
     @given(folder=NAMES | HOSTILE, name=NAMES | HOSTILE, suffix=st.sampled_from(["", ".parquet", ".json", ".tmp"]))
     def holds(folder, name, suffix):
-        path = lake.store.root / CELLS / folder / f"{name}{suffix}"
+        path = lake.store.root / CELLS_PREFIX / folder / f"{name}{suffix}"
         if {folder, path.name} & {".", ".."} or len(path.name.encode()) > 255:
             return
         path.parent.mkdir(exist_ok=True)

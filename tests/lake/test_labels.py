@@ -9,10 +9,10 @@ from pipeline import lake as lakes
 from pipeline.errors import LakeError
 from pipeline.lake import Label, Lake
 from pipeline.lake import labels as module
-from pipeline.lake.labels import parse
-from pipeline.lake.layout import LABELS, SINGLE_LABELS, STAMP
+from pipeline.lake.labels import parse_labels
+from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT, V1_LABELS_PREFIX
 from pipeline.lake.snapshot import compact
-from pipeline.lake.verify import verify
+from pipeline.lake.verify import verify_lake
 from pipeline.spec import Checkpoint
 from tests.lake import made
 
@@ -25,7 +25,7 @@ def lake(tmp_path):
 
 
 def ask(lake, sql):
-    return lakes.open(lake.uri).sql(sql).fetchall()
+    return lakes.open_lake(lake.uri).sql(sql).fetchall()
 
 
 def test_a_label_has_every_field_of_a_checkpoint_but_where_its_files_are():
@@ -47,7 +47,7 @@ def test_a_call_writes_one_file_for_all_its_labels_and_none_where_nothing_is_new
     lake.record_labels(points)
     lake.record_labels(points)
     lake.record_labels([*points, made.checkpoint(7), made.checkpoint(7)])
-    assert [len(json.loads(lake.store.get(key))) for key in lake.store.list(LABELS)] == [5, 1]
+    assert [len(json.loads(lake.store.get(key))) for key in lake.store.list(LABELS_PREFIX)] == [5, 1]
 
 
 def by_name(named):
@@ -56,10 +56,10 @@ def by_name(named):
 
 def as_before(lake):
     """The labels as earlier versions wrote them: one record to a file."""
-    for key in lake.store.list(LABELS):
-        for label in parse(key, lake.store.get(key)):
-            name = f"{label.seen_at:{STAMP}}-{label.name_digest}-{label.said}.json"
-            lake.store.put_new(f"{SINGLE_LABELS}/model_key=any/{name}", label.model_dump_json().encode())
+    for key in lake.store.list(LABELS_PREFIX):
+        for label in parse_labels(key, lake.store.get(key)):
+            name = f"{label.seen_at:{TIMESTAMP_FORMAT}}-{label.name_digest}-{label.said}.json"
+            lake.store.put_new(f"{V1_LABELS_PREFIX}/model_key=any/{name}", label.model_dump_json().encode())
         lake.store.delete(key)
 
 
@@ -71,7 +71,7 @@ def test_labels_of_an_older_lake_count_as_those_of_today_with_and_without_a_snap
     before = sorted(lake.labels(), key=by_name)
     as_before(lake)
     assert sorted(Lake(lake.uri).labels(), key=by_name) == before
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
     older = Lake(lake.uri)
     assert older.record_labels([made.checkpoint(1, weights="moved"), *points[1:]]) == 0
     assert older.record_labels([made.checkpoint(1, weights="moved again"), made.checkpoint(4)]) == 2
@@ -90,11 +90,11 @@ def test_two_drivers_at_once_see_what_the_other_has_written(lake):
 
 @pytest.mark.parametrize("data", [b"", b"[", b"{}", b"[{}]", b'[{"model": 1}]', b"null"])
 def test_a_file_that_holds_no_labels_is_named(lake, data):
-    key = f"{LABELS}/20260101T000000.000000Z-{'0' * 32}.json"
+    key = f"{LABELS_PREFIX}/20260101T000000.000000Z-{'0' * 32}.json"
     lake.store.put_new(key, data)
     with pytest.raises(LakeError, match=key):
         lake.labels()
-    assert [problem.key for problem in verify(lake)] == [key]
+    assert [problem.key for problem in verify_lake(lake)] == [key]
 
 
 def test_two_labels_of_equal_content_share_one_measurement_and_have_rows_of_their_own(lake):
@@ -133,9 +133,9 @@ def test_equal_weights_under_another_tokenizer_are_duplicates_and_no_shared_meas
 
 def test_the_first_seen_of_the_other_labels_is_the_one_named_and_of_those_the_earliest_step(lake, monkeypatch):
     """Steps 4 and 2 are seen at once, step 1 later: 2 comes first, then 4, then 1."""
-    monkeypatch.setattr(module, "now", lambda: NOON)
+    monkeypatch.setattr(module, "utc_now", lambda: NOON)
     lake.record_labels([made.checkpoint(step, weights="w") for step in (4, 2)])
-    monkeypatch.setattr(module, "now", lambda: NOON + timedelta(hours=1))
+    monkeypatch.setattr(module, "utc_now", lambda: NOON + timedelta(hours=1))
     lake.record_labels([made.checkpoint(1, weights="w")])
     assert ask(lake, "select step, duplicate_of from checkpoints order by 1") == [
         (1, "lab/small@step2"),
@@ -179,9 +179,9 @@ def test_after_an_edit_of_config_or_tokenizer_only_what_the_label_points_at_now_
 
 
 def test_a_record_comes_after_the_one_it_corrects_whatever_the_clock_says(lake, monkeypatch):
-    monkeypatch.setattr(module, "now", lambda: NOON)
+    monkeypatch.setattr(module, "utc_now", lambda: NOON)
     lake.record_labels([made.checkpoint(1, weights="a")])
-    monkeypatch.setattr(module, "now", lambda: NOON - timedelta(days=1))
+    monkeypatch.setattr(module, "utc_now", lambda: NOON - timedelta(days=1))
     lake.record_labels([made.checkpoint(1, weights="b")])
     current = [named.label for named in lake.labels() if not named.superseded]
     assert [label.weights_digest for label in current] == [made.sha("b")]

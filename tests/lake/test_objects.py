@@ -21,13 +21,13 @@ from obstore.store import MemoryStore
 
 from pipeline import lake as lakes
 from pipeline.errors import LakeError, UsageError
-from pipeline.lake import Lake, object_store, status
+from pipeline.lake import Lake, lake_status, object_store
 from pipeline.lake.local_store import LocalStore
 from pipeline.lake.object_store import ObjectStore
 from pipeline.lake.open_store import open_store
 from pipeline.lake.snapshot import compact
 from pipeline.lake.store import STAGING
-from pipeline.lake.store_check import probe
+from pipeline.lake.store_check import check_store
 from tests.lake import made, s3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -161,7 +161,7 @@ def test_an_object_is_never_replaced_and_a_pointer_always(s3_env):
 def test_a_sound_place_has_no_findings(s3_env, tmp_path):
     for uri in (URI, str(tmp_path / "lake")):
         store = open_store(uri)
-        assert probe(store) == []
+        assert check_store(store) == []
         assert store.list(STAGING) == []
 
 
@@ -170,7 +170,7 @@ def test_a_store_that_forgets_the_condition_is_found_out_and_files_still_stay(mo
     with s3.serve(s3.forgetful) as environment:
         served(monkeypatch, environment)
         store = open_store(URI)
-        (finding,) = probe(store)
+        (finding,) = check_store(store)
         assert "created twice" in finding
         assert "looked at before each write" in finding
         assert store.put_new("a", b"first")
@@ -187,7 +187,7 @@ def test_a_store_that_refuses_the_condition_is_written_to_and_it_is_said_once(mo
         assert store.put_new("b", b"first")
         assert not store.put_new("a", b"second")
         assert store.get("a") == b"first"
-        warned, found = probe(store)
+        warned, found = check_store(store)
         assert "refuses to create" in warned
         assert "created twice" in found
     assert len([one for one in said if "refuses to create" in str(one.message)]) == 1
@@ -205,14 +205,14 @@ def test_a_lake_in_an_object_store_reads_as_one_in_a_folder(s3_env, tmp_path):
             made.commit(lake, made.checkpoint(step))
         if step == 2:
             assert compact(there)
-        seen = [lakes.open(lake.uri).frame(asked) for lake in (there, here)]
+        seen = [lakes.open_lake(lake.uri).frame(asked) for lake in (there, here)]
         assert seen[0].equals(seen[1])
         assert seen[0].height == step * made.LAYERS
-    assert status(there)["models"][0]["cells"] == 3
+    assert lake_status(there)["models"][0]["cells"] == 3
     key = there.cells()[made.cell(made.checkpoint(3)).id]
     there.store.put_pointer(key, b"PAR1 in truth not PAR1")
     with pytest.raises(LakeError, match=key):
-        lakes.open(URI)
+        lakes.open_lake(URI)
 
 
 def test_a_bucket_that_is_not_there_is_an_error_in_two_lines(s3_env):

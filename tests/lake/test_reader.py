@@ -11,7 +11,7 @@ from pipeline import lake as lakes
 from pipeline.columns import names
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, Tombstone
-from pipeline.lake.layout import CELLS
+from pipeline.lake.layout import CELLS_PREFIX
 from tests.lake import made
 
 
@@ -21,7 +21,7 @@ def lake(tmp_path):
 
 
 def ask(lake, sql):
-    return lakes.open(lake.uri).sql(sql).fetchall()
+    return lakes.open_lake(lake.uri).sql(sql).fetchall()
 
 
 def bury(lake, cell_id):
@@ -40,7 +40,7 @@ def test_a_lake_that_does_not_exist_reads_as_empty_views_with_every_column(lake)
 def test_rows_come_back_as_written_through_pandas_polars_and_arrow(lake):
     for step in (1, 2):
         commit = made.commit(lake, made.checkpoint(step))
-    reader = lakes.open(lake.uri)
+    reader = lakes.open_lake(lake.uri)
     wanted = {"superseded": False, "schema_version": 1}
     expected = [row | wanted for row in made.rows(made.cell(made.checkpoint(2)))]
     relation = reader.layers().filter(f"cell_id = '{commit}'").order("layer")
@@ -54,22 +54,22 @@ def test_rows_come_back_as_written_through_pandas_polars_and_arrow(lake):
 
 def test_types_of_the_view_are_those_of_the_schema(lake):
     made.commit(lake, made.checkpoint(1))
-    from pipeline.lake.schema import schema
+    from pipeline.lake.schema import arrow_schema
 
-    table = lakes.open(lake.uri).layers().to_arrow_table()
+    table = lakes.open_lake(lake.uri).layers().to_arrow_table()
     written_at = table.schema.get_field_index("written_at")
     zoned = table.schema.set(written_at, pa.field("written_at", pa.timestamp("us", tz="UTC")))
-    assert table.cast(zoned).schema.equals(schema())
+    assert table.cast(zoned).schema.equals(arrow_schema())
 
 
 def test_plain_one_liners_read_the_cells_without_this_package(lake):
     for step in (1, 2):
         made.commit(lake, made.checkpoint(step))
-    glob = f"{lake.uri}/{CELLS}/**/*.parquet"
+    glob = f"{lake.uri}/{CELLS_PREFIX}/**/*.parquet"
     total = duckdb.sql(f"select sum(anisotropy), count(*), any_value(model_key) from read_parquet('{glob}')").fetchall()
     assert total == [(pytest.approx(0.6), 6, "lab--small")]
     assert pl.scan_parquet(glob).select(pl.sum("anisotropy")).collect().item() == pytest.approx(0.6)
-    frame = pd.read_parquet(f"{lake.uri}/{CELLS}")
+    frame = pd.read_parquet(f"{lake.uri}/{CELLS_PREFIX}")
     assert frame["anisotropy"].sum() == pytest.approx(0.6)
     assert set(frame["step"]) == {1, 2}
     kept = duckdb.sql(f"select decode(value) from parquet_kv_metadata('{glob}') where decode(key) = 'recipe'")
@@ -94,7 +94,7 @@ def test_filters_pushed_into_the_files_choose_the_rows_that_duckdb_itself_choose
     for step in (1, 2, 3):
         made.commit(lake, made.checkpoint(step), flags=["odd"] if step == 3 else [])
     made.commit(lake, made.checkpoint(None))
-    files = f"select * replace (false as superseded) from read_parquet('{lake.uri}/{CELLS}/**/*.parquet')"
+    files = f"select * replace (false as superseded) from read_parquet('{lake.uri}/{CELLS_PREFIX}/**/*.parquet')"
     query = "select revision, layer from {} where {} order by all"
     assert ask(lake, query.format("layers", where)) == duckdb.sql(query.format(f"({files})", where)).fetchall()
 
@@ -139,7 +139,7 @@ def test_files_of_another_version_read_as_today_with_nulls(lake):
     pq.write_table(table.drop_columns(["id_ks", "top_dims", "config_digest", "algorithm", "superseded"]), older)
     later = pq.read_table(newer).replace_schema_metadata(None)
     pq.write_table(later.append_column("later", pa.array([1, 2, 3])), newer)
-    rows = lakes.open(lake.uri).layers().pl()
+    rows = lakes.open_lake(lake.uri).layers().pl()
     assert rows.columns == list(names())
     assert rows.height == 9
     assert rows["id_ks"].null_count() == rows["algorithm"].null_count() == 3
@@ -149,12 +149,12 @@ def test_files_of_another_version_read_as_today_with_nulls(lake):
 @pytest.mark.parametrize("name", ["notes.parquet", f"{'e' * 32}.parquet"])
 def test_a_foreign_file_among_the_cells_is_named(lake, name):
     made.commit(lake, made.checkpoint(1))
-    path = lake.store.root / CELLS / "model_key=lab--small" / name
+    path = lake.store.root / CELLS_PREFIX / "model_key=lab--small" / name
     path.write_bytes(b"PAR1 but no more")
     with pytest.raises(LakeError, match=name):
-        lakes.open(lake.uri)
+        lakes.open_lake(lake.uri)
     path.rename(path.with_suffix(".txt"))
-    assert len(lakes.open(lake.uri).cells()) == 1
+    assert len(lakes.open_lake(lake.uri).cells()) == 1
 
 
 def test_a_truncated_cell_is_named(lake):
@@ -163,7 +163,7 @@ def test_a_truncated_cell_is_named(lake):
     path = lake.store.path(key)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(LakeError, match=path.name):
-        lakes.open(lake.uri)
+        lakes.open_lake(lake.uri)
 
 
 def test_one_cell_left_by_two_models_in_a_race_counts_once(lake):
@@ -230,7 +230,7 @@ def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path,
     frame = pd.DataFrame({"a": [SECRET]})
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UsageError) as caught:
-        lakes.open(lake.uri).frame(sql.format(secret=secret, folder=tmp_path, cell=cell))
+        lakes.open_lake(lake.uri).frame(sql.format(secret=secret, folder=tmp_path, cell=cell))
     assert len(str(caught.value).splitlines()) == 2
     assert SECRET not in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, frame.shape
@@ -238,7 +238,7 @@ def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path,
 
 def test_one_query_cannot_disturb_the_next(lake):
     made.commit(lake, made.checkpoint(1))
-    reader = lakes.open(lake.uri)
+    reader = lakes.open_lake(lake.uri)
     first = reader.layers().to_arrow_reader()
     assert reader.sql("create or replace view layers as select 1; select 2").fetchall() == [(2,)]
     assert reader.sql("select count(*) from layers").fetchall() == [(made.LAYERS,)]
@@ -247,16 +247,16 @@ def test_one_query_cannot_disturb_the_next(lake):
 
 def test_a_reader_keeps_what_it_saw(lake):
     made.commit(lake, made.checkpoint(1))
-    reader = lakes.open(lake.uri)
+    reader = lakes.open_lake(lake.uri)
     made.commit(lake, made.checkpoint(2))
     assert reader.sql("select count(*) from cells").fetchall() == [(1,)]
-    assert lakes.open(lake.uri).sql("select count(*) from cells").fetchall() == [(2,)]
+    assert lakes.open_lake(lake.uri).sql("select count(*) from cells").fetchall() == [(2,)]
 
 
 def test_what_fails_while_it_is_computed_is_told_in_two_lines(lake):
     made.commit(lake, made.checkpoint(1))
     with pytest.raises(UsageError, match="Conversion Error") as caught:
-        lakes.open(lake.uri).frame("select model::int from layers")
+        lakes.open_lake(lake.uri).frame("select model::int from layers")
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -266,7 +266,7 @@ def test_every_column_of_a_view_can_be_printed(lake, view, capsys):
     from pipeline import render
 
     made.commit(lake, made.checkpoint(1))
-    frame = lakes.open(lake.uri).frame(f"from {view}")
+    frame = lakes.open_lake(lake.uri).frame(f"from {view}")
     for printed in (render.csv, render.json_rows):
         printed(frame.columns, frame.rows())
         assert "2026-01-02 00:00:00+00:00" in capsys.readouterr().out

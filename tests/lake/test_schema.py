@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.columns import FLAGS, METRICS, MU_PROBABILITIES, columns, explained, names
 from pipeline.lake import scan
-from pipeline.lake.schema import REQUIRED, encode, schema, to_table
+from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema, encode_parquet, to_table
 from tests.lake import made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,11 +46,11 @@ def test_arrow_types_are_the_ones_named():
         expected = spelled.get(inner, inner)
         expected = f"list<item: {expected}>" if column.type.startswith("list<") else column.type
         expected = spelled.get(expected, expected).replace("timestamp[us, UTC]", "timestamp[us, tz=UTC]")
-        assert str(schema().field(column.name).type) == expected
+        assert str(arrow_schema().field(column.name).type) == expected
 
 
 def test_polars_reads_with_the_same_schema():
-    assert scan.schema() == pl.DataFrame(schema().empty_table()).schema
+    assert scan.polars_schema() == pl.DataFrame(arrow_schema().empty_table()).schema
 
 
 def test_every_column_has_a_meaning_of_its_own():
@@ -63,7 +63,7 @@ def test_every_column_has_a_meaning_of_its_own():
 
 def test_a_table_reads_back_as_written_with_its_metadata():
     table = to_table(rows(), {"recipe": "{}"})
-    back = pq.read_table(io.BytesIO(encode(table)))
+    back = pq.read_table(io.BytesIO(encode_parquet(table)))
     assert back.equals(table)
     assert back.to_pylist() == [row | {"schema_version": 1} for row in rows()] == table.to_pylist()
     metadata = back.schema.metadata
@@ -73,9 +73,9 @@ def test_a_table_reads_back_as_written_with_its_metadata():
 
 
 def test_what_a_row_leaves_out_is_null():
-    few = [{name: row[name] for name in (*REQUIRED, "flags")} | {"flags": ["not_measured"]} for row in rows()]
+    few = [{name: row[name] for name in (*REQUIRED_COLUMNS, "flags")} | {"flags": ["not_measured"]} for row in rows()]
     table = to_table(few, {})
-    assert table.schema.equals(schema())
+    assert table.schema.equals(arrow_schema())
     assert table.column("id_twonn").null_count == made.LAYERS
     assert len(set(table.column("written_at").to_pylist()) - {None}) == 1, "one time for the whole cell"
     assert set(table.column("schema_version").to_pylist()) == {1}
@@ -181,4 +181,4 @@ def test_every_word_that_the_code_says_is_known_and_every_known_word_is_said():
 
 def test_encode_takes_no_other_table():
     with pytest.raises(ValueError, match="its schema differs"):
-        encode(pa.table({"cell_id": ["a"]}))
+        encode_parquet(pa.table({"cell_id": ["a"]}))

@@ -9,13 +9,13 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, records, snapshot
-from pipeline.lake.cell_index import contents
-from pipeline.lake.gc import gc
-from pipeline.lake.layout import LABELS, STAMP
-from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST, ROW_FILE, SNAPSHOTS, latest
-from pipeline.lake.snapshot import ORDER, compact
+from pipeline.lake.cell_index import load_cell_index
+from pipeline.lake.gc import collect_garbage
+from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT
+from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, ROW_FILE, SNAPSHOTS_PREFIX, latest_snapshot
+from pipeline.lake.snapshot import SORT_COLUMNS, compact
 from pipeline.lake.store import STAGING
-from pipeline.lake.verify import verify
+from pipeline.lake.verify import verify_lake
 from tests.lake import killed, made
 
 
@@ -26,7 +26,7 @@ def lake(tmp_path):
 
 def views(lake):
     """All rows of the three views in a fixed order, as bytes."""
-    reader = lakes.open(lake.uri)
+    reader = lakes.open_lake(lake.uri)
     keys = {
         "layers": "model, revision, recipe, weights_digest, cell_id, layer",
         "checkpoints": "model, revision, weights_digest",
@@ -37,12 +37,12 @@ def views(lake):
 
 def without(lake):
     """What the views are to a reader who has no snapshot."""
-    said = lake.store.get(LATEST)
-    lake.store.delete(LATEST)
+    said = lake.store.get(LATEST_KEY)
+    lake.store.delete(LATEST_KEY)
     try:
         return views(lake)
     finally:
-        lake.store.put_pointer(LATEST, said)
+        lake.store.put_pointer(LATEST_KEY, said)
 
 
 def a_varied_lake(lake):
@@ -59,7 +59,7 @@ def a_varied_lake(lake):
 
 def test_a_lake_without_cells_has_no_snapshot(lake):
     assert compact(lake) is None
-    assert latest(lake.store) is None
+    assert latest_snapshot(lake.store) is None
     assert not lake.store.exists()
 
 
@@ -75,7 +75,7 @@ def test_the_views_are_the_same_with_and_without_a_snapshot_and_whatever_comes_a
     lake.quarantine(Tombstone(cell_id="b" * 32, reason="wrong", by="a person"))
     lake.release(made.cell(made.checkpoint(3)).id)
     assert views(lake) == without(lake)
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
 
 
 def test_a_snapshot_answers_without_its_cells_files(lake):
@@ -83,7 +83,7 @@ def test_a_snapshot_answers_without_its_cells_files(lake):
     a_varied_lake(lake)
     before = views(lake)
     compact(lake)
-    for key in (*lake.cells().values(), *lake.store.list(LABELS)):
+    for key in (*lake.cells().values(), *lake.store.list(LABELS_PREFIX)):
         lake.store.path(key).write_bytes(b"")
     assert views(lake) == before
 
@@ -96,7 +96,7 @@ def test_a_cell_that_is_gone_or_whose_file_is_now_another_is_not_read_from_the_s
     lake.store.delete(lake.cells()[made.cell(made.checkpoint(2)).id])
     twin = made.checkpoint(1, model="aaa/twin", weights="lab/small 1")
     made.commit(lake, twin, cell_id=made.cell(point).id)
-    assert lakes.open(lake.uri).frame("select distinct model, step from layers").rows() == [("aaa/twin", 1)]
+    assert lakes.open_lake(lake.uri).frame("select distinct model, step from layers").rows() == [("aaa/twin", 1)]
     assert views(lake) == without(lake)
 
 
@@ -105,7 +105,7 @@ def test_it_is_sorted_in_row_groups_with_statistics_and_reads_without_this_packa
     said = compact(lake)
     assert said
     frame = pl.read_parquet(lake.store.path(said.file(ROW_FILE)))
-    assert frame.equals(frame.sort(ORDER, nulls_last=True))
+    assert frame.equals(frame.sort(SORT_COLUMNS, nulls_last=True))
     assert set(pl.read_parquet(lake.store.path(said.file(CELL_FILE)))["key"]) == set(lake.cells().values())
     assert said.bytes == sum(path.stat().st_size for path in lake.store.path(said.key).iterdir())
 
@@ -117,19 +117,19 @@ def test_a_snapshot_of_an_older_schema_is_left_aside(lake):
     path = lake.store.path(said.file(ROW_FILE))
     pl.read_parquet(path).drop("id_ks").write_parquet(path)
     assert views(lake) == without(lake)
-    assert contents(lake).rows.collect()["id_ks"].null_count() == 0
+    assert load_cell_index(lake).rows.collect()["id_ks"].null_count() == 0
 
 
 @pytest.mark.parametrize("said", [b"", b"{}", b'{"key": "../../etc/passwd"}', b"snapshots/v1/x.parquet"])
 def test_a_pointer_that_points_nowhere_is_named(lake, said):
     made.commit(lake, made.checkpoint(1))
     compact(lake)
-    lake.store.put_pointer(LATEST, said)
-    with pytest.raises(LakeError, match=LATEST):
-        lakes.open(lake.uri)
-    assert [problem.key for problem in verify(lake)] == [LATEST]
+    lake.store.put_pointer(LATEST_KEY, said)
+    with pytest.raises(LakeError, match=LATEST_KEY):
+        lakes.open_lake(lake.uri)
+    assert [problem.key for problem in verify_lake(lake)] == [LATEST_KEY]
     assert compact(lake), "which also mends it"
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
 
 
 @pytest.mark.parametrize("file", [ROW_FILE, CELL_FILE, LABEL_FILE])
@@ -141,11 +141,11 @@ def test_a_snapshot_that_is_gone_or_no_parquet_is_named_and_mended(lake, file, d
     assert said
     damage(lake.store.path(said.file(file)))
     with pytest.raises(LakeError, match=said.key):
-        lakes.open(lake.uri)
-    assert len(verify(lake)) == 1
+        lakes.open_lake(lake.uri)
+    assert len(verify_lake(lake)) == 1
     assert compact(Lake(lake.uri))
     assert views(lake) == before
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
 
 
 def test_one_changed_byte_of_a_snapshot_is_not_copied_into_the_next(lake):
@@ -158,7 +158,7 @@ def test_one_changed_byte_of_a_snapshot_is_not_copied_into_the_next(lake):
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
-    assert [problem.key for problem in verify(lake)] == [said.file(ROW_FILE)]
+    assert [problem.key for problem in verify_lake(lake)] == [said.file(ROW_FILE)]
     assert compact(lake)
     assert views(lake) == before
 
@@ -170,12 +170,12 @@ def test_a_snapshot_of_an_older_version_is_no_error_and_goes_when_there_is_a_new
     a_varied_lake(lake)
     before = views(lake)
     lake.store.put_new(OLD, b"PAR1 rows alone PAR1")
-    lake.store.put_pointer(LATEST, f'{{"key": "{OLD}", "cells": 1, "rows": 1, "bytes": 1}}'.encode())
+    lake.store.put_pointer(LATEST_KEY, f'{{"key": "{OLD}", "cells": 1, "rows": 1, "bytes": 1}}'.encode())
     assert views(lake) == before
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
     assert compact(lake)
     assert views(lake) == before
-    assert gc(lake, timedelta(0), dry_run=False) == [OLD]
+    assert collect_garbage(lake, timedelta(0), dry_run=False) == [OLD]
 
 
 class Killed(BaseException):
@@ -195,12 +195,12 @@ def test_killed_before_a_step_the_old_snapshot_stands_and_the_next_run_mends_it(
         patch.setattr(type(lake.store), step, die)
         with pytest.raises(Killed):
             compact(lake)
-    assert latest(lake.store) == old
+    assert latest_snapshot(lake.store) == old
     assert views(lake) == without(lake)
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
     new = compact(lake)
     assert new
-    assert (new.cells, latest(lake.store)) == (2, new)
+    assert (new.cells, latest_snapshot(lake.store)) == (2, new)
 
 
 @pytest.mark.slow
@@ -209,29 +209,29 @@ def test_killed_before_any_of_its_system_calls_the_lake_reads_the_same(lake):
     before = views(lake)
     killed.moments("compact", Path(lake.uri))
     assert views(lake) == before == without(lake)
-    assert verify(lake) == []
-    gc(lake, timedelta(0), dry_run=False)
-    assert [lake.store.list(STAGING), len(lake.store.list(SNAPSHOTS))] == [[], 3]
+    assert verify_lake(lake) == []
+    collect_garbage(lake, timedelta(0), dry_run=False)
+    assert [lake.store.list(STAGING), len(lake.store.list(SNAPSHOTS_PREFIX))] == [[], 3]
 
 
 def test_gc_takes_what_is_of_no_use_after_the_grace_and_nothing_else(lake, monkeypatch):
     """Three snapshots an hour apart, one whose writer died, and a left-over in staging."""
     a_varied_lake(lake)
-    start, said = records.now(), []
+    start, said = records.utc_now(), []
     for hour in (3, 2, 1):
-        monkeypatch.setattr(snapshot, "now", lambda hour=hour: start - timedelta(hours=hour))
+        monkeypatch.setattr(snapshot, "utc_now", lambda hour=hour: start - timedelta(hours=hour))
         said.append(compact(lake))
-    dead = f"{SNAPSHOTS}/v2/{start - timedelta(minutes=150):{STAMP}}-{'0' * 8}/layers.parquet"
+    dead = f"{SNAPSHOTS_PREFIX}/v2/{start - timedelta(minutes=150):{TIMESTAMP_FORMAT}}-{'0' * 8}/layers.parquet"
     lake.store.put_new(dead, b"")
-    lake.store.put_new(f"{SNAPSHOTS}/notes.txt", b"")
+    lake.store.put_new(f"{SNAPSHOTS_PREFIX}/notes.txt", b"")
     (Path(lake.uri) / STAGING / "left").write_bytes(b"partial")
     kept = {key for key in Path(lake.uri).rglob("*") if key.is_file()}
-    assert gc(lake) == [], "a day is not over"
+    assert collect_garbage(lake) == [], "a day is not over"
     first, second = ([one.file(name) for name in sorted(one.digests)] for one in said[:2])
-    assert gc(lake, timedelta(minutes=110)) == [*first, dead]
+    assert collect_garbage(lake, timedelta(minutes=110)) == [*first, dead]
     assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept, "asked, and not told to"
-    gone = gc(lake, timedelta(0), dry_run=False)
+    gone = collect_garbage(lake, timedelta(0), dry_run=False)
     assert gone == [f"{STAGING}/left", *first, dead, *second]
     assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept - {lake.store.path(key) for key in gone}
-    assert latest(lake.store) == said[2]
-    assert verify(lake) == []
+    assert latest_snapshot(lake.store) == said[2]
+    assert verify_lake(lake) == []

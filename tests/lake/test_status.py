@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lake import Lake, Tombstone, status
+from pipeline.lake import Lake, Tombstone, lake_status
 from tests.lake import made
 from tests.lake.test_lake import failure
 
@@ -21,11 +21,11 @@ def lake(tmp_path):
 
 
 def model(lake, name="lab/small"):
-    return next(model for model in status(lake)["models"] if model["model"] == name)
+    return next(model for model in lake_status(lake)["models"] if model["model"] == name)
 
 
 def test_an_empty_lake(lake):
-    assert status(lake) == {"lake": lake.uri, "models": [], "failures": [], "quarantined": [], "runs": []}
+    assert lake_status(lake) == {"lake": lake.uri, "models": [], "failures": [], "quarantined": [], "runs": []}
 
 
 def test_a_model_is_counted_by_what_readers_see(lake):
@@ -44,10 +44,10 @@ def test_a_model_is_counted_by_what_readers_see(lake):
         "recipes": ["quick@1"],
         "last_write": "2026-01-02T00:00:00Z",
     }
-    assert [(stone["label"], stone["reason"]) for stone in status(lake)["quarantined"]] == [
+    assert [(stone["label"], stone["reason"]) for stone in lake_status(lake)["quarantined"]] == [
         ("lab/small@step9", "wrong")
     ]
-    assert status(lake)["failures"] == []
+    assert lake_status(lake)["failures"] == []
 
 
 def test_a_model_whose_cells_were_measured_under_another_name_is_there(lake):
@@ -61,20 +61,20 @@ def test_a_failed_cell_is_listed_with_its_last_cause_and_how_often(lake):
     point = made.checkpoint(1)
     for hour, message in enumerate(("first", "second")):
         lake.record_attempt(failure(point, message=message, when=LONG_AGO + timedelta(hours=hour)))
-    (listed,) = status(lake)["failures"]
+    (listed,) = lake_status(lake)["failures"]
     assert listed["label"] == "lab/small@step1"
     assert (listed["message"], listed["attempts"], listed["class"]) == ("second", 2, "crash")
     assert (listed["command"], listed["when"]) == ("shapelake measure ...", "2020-01-01T01:00:00Z")
     assert (model(lake)["failed"], model(lake)["quarantined"], listed["quarantined"]) == (1, 0, False)
     lake.quarantine(failure(point))
     assert (model(lake)["failed"], model(lake)["quarantined"]) == (0, 1)
-    assert status(lake)["failures"][0]["quarantined"]
+    assert lake_status(lake)["failures"][0]["quarantined"]
 
 
 def test_a_cell_that_was_committed_after_failures_has_not_failed(lake):
     lake.record_attempt(failure(made.checkpoint(1)))
     made.commit(lake, made.checkpoint(1))
-    assert status(lake)["failures"] == []
+    assert lake_status(lake)["failures"] == []
 
 
 def test_a_failure_of_files_since_replaced_and_measured_is_dropped(lake):
@@ -82,11 +82,11 @@ def test_a_failure_of_files_since_replaced_and_measured_is_dropped(lake):
     lake.record_labels([broken])
     lake.quarantine(failure(broken, when=LONG_AGO))
     lake.record_attempt(failure(broken, when=LONG_AGO))
-    assert len(status(lake)["failures"]) == 1
+    assert len(lake_status(lake)["failures"]) == 1
     lake.record_labels([mended])
-    assert len(status(lake)["failures"]) == 1, "mended but not measured"
+    assert len(lake_status(lake)["failures"]) == 1, "mended but not measured"
     made.commit(lake, mended)
-    assert status(lake)["failures"] == []
+    assert lake_status(lake)["failures"] == []
 
 
 def test_a_failure_after_the_label_was_measured_stands(lake):
@@ -95,13 +95,13 @@ def test_a_failure_after_the_label_was_measured_stands(lake):
     lake.record_labels([point])
     made.commit(lake, point)
     lake.record_attempt(failure(point, cell_id="f" * 32))
-    assert [listed["cell_id"] for listed in status(lake)["failures"]] == ["f" * 32]
+    assert [listed["cell_id"] for listed in lake_status(lake)["failures"]] == ["f" * 32]
 
 
 def test_a_failure_on_another_corpus_stands(lake):
     lake.record_attempt(failure(made.checkpoint(1), cell_id="f" * 32, corpus="enwik8", when=LONG_AGO))
     made.commit(lake, made.checkpoint(1))
-    assert len(status(lake)["failures"]) == 1
+    assert len(lake_status(lake)["failures"]) == 1
 
 
 def test_planning_and_status_load_no_heavy_library(lake):

@@ -20,12 +20,12 @@ import pytest
 
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, to_table
-from pipeline.lake.gc import gc
+from pipeline.lake.gc import collect_garbage
 from pipeline.lake.local_store import LocalStore
 from pipeline.lake.open_store import open_store
-from pipeline.lake.store import STAGING, STALE_S
-from pipeline.lake.store_check import probe
-from pipeline.lake.verify import verify
+from pipeline.lake.store import STAGING, STAGING_MAX_AGE_S
+from pipeline.lake.store_check import check_store
+from pipeline.lake.verify import verify_lake
 from tests.lake import killed, made
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,13 +101,13 @@ def test_a_commit_killed_before_each_of_its_system_calls_leaves_a_sound_lake(tmp
         lake = Lake(tmp_path / str(moment))
         there.append(lake.committed() == {wanted.id})
         left.append(bool(lake.store.list(STAGING)))
-        assert verify(lake) == []
-        gc(lake, timedelta(0), dry_run=False)
+        assert verify_lake(lake) == []
+        collect_garbage(lake, timedelta(0), dry_run=False)
         assert lake.store.list(STAGING) == []
         assert lake.commit(wanted.id, wanted.checkpoint.model_key, table) is not there[-1]
         (key,) = lake.cells().values()
         assert pq.read_table(BytesIO(lake.store.get(key))).equals(table)
-        assert verify(lake) == []
+        assert verify_lake(lake) == []
     assert there == sorted(there), "once there, it is there at every later moment"
     assert (there[0], there[-2], left[-1]) == (False, True, False)
     assert sum(left) > 10
@@ -119,7 +119,7 @@ def test_what_killed_writers_left_is_tidied_after_a_day_and_not_before(tmp_path)
     old, new = tmp_path / STAGING / "old", tmp_path / STAGING / "new"
     for path in (old, new):
         path.write_bytes(b"partial")
-    os.utime(old, (time.time() - STALE_S - 60,) * 2)
+    os.utime(old, (time.time() - STAGING_MAX_AGE_S - 60,) * 2)
     assert store.tidy() == 1
     assert (old.exists(), new.exists()) == (False, True)
 
@@ -150,7 +150,7 @@ def test_where_links_are_refused_files_are_renamed_and_it_is_said_once(tmp_path,
         assert store.put_new("a/c", b"first")
     assert len(said) == 1
     assert "hard links are refused" in str(said[0].message)
-    (finding,) = probe(store)
+    (finding,) = check_store(store)
     assert "hard links are refused" in finding
     assert not store.put_new("a/b", b"second")
     assert store.get("a/b") == b"first"

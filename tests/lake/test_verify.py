@@ -16,11 +16,11 @@ from pipeline import lake as lakes
 from pipeline.columns import columns
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, checksum, to_table
-from pipeline.lake.layout import CELLS
-from pipeline.lake.scan import damage
-from pipeline.lake.schema import encode
-from pipeline.lake.value_ranges import BY_NAME, BY_UNIT, FREE, range_of
-from pipeline.lake.verify import random_cell, verify
+from pipeline.lake.layout import CELLS_PREFIX
+from pipeline.lake.scan import find_damage
+from pipeline.lake.schema import encode_parquet
+from pipeline.lake.value_ranges import RANGE_BY_COLUMN, RANGE_BY_UNIT, UNBOUNDED_COLUMNS, column_range
+from pipeline.lake.verify import random_cell, verify_lake
 from tests.lake import made
 
 
@@ -46,26 +46,26 @@ def rewrite(lake, table):
 
 
 def found(lake):
-    return [problem.found for problem in verify(lake)]
+    return [problem.found for problem in verify_lake(lake)]
 
 
 def test_a_sound_lake_and_an_empty_one_have_no_problems(lake, tmp_path):
-    assert verify(lake) == []
-    assert verify(Lake(tmp_path / "none")) == []
+    assert verify_lake(lake) == []
+    assert verify_lake(Lake(tmp_path / "none")) == []
 
 
 NUMBERS = [c for c in columns() if "int" in c.type or "float" in c.type]
 
 
 def test_every_number_has_a_range_or_is_free_and_every_range_a_column():
-    assert {column.name for column in NUMBERS if range_of(column) is None} == FREE
-    assert set(BY_UNIT) <= {column.unit for column in columns()}
-    assert set(BY_NAME) <= {column.name for column in columns()}
+    assert {column.name for column in NUMBERS if column_range(column) is None} == UNBOUNDED_COLUMNS
+    assert set(RANGE_BY_UNIT) <= {column.unit for column in columns()}
+    assert set(RANGE_BY_COLUMN) <= {column.name for column in columns()}
 
 
-@pytest.mark.parametrize("column", [c for c in NUMBERS if range_of(c)], ids=lambda column: column.name)
+@pytest.mark.parametrize("column", [c for c in NUMBERS if column_range(c)], ids=lambda column: column.name)
 def test_a_value_beyond_its_range_is_found(lake, column):
-    wanted = range_of(column)
+    wanted = column_range(column)
     values = [-1] if wanted.low >= -0.5 else [-2]
     values += [2] if wanted.high < 2 else []
     for value in values:
@@ -78,9 +78,9 @@ def test_a_value_beyond_its_range_is_found(lake, column):
 
 
 def _typed(rows):
-    from pipeline.lake.schema import schema
+    from pipeline.lake.schema import arrow_schema
 
-    return pa.Table.from_pylist(rows, schema=schema())
+    return pa.Table.from_pylist(rows, schema=arrow_schema())
 
 
 def changed(**changes):
@@ -116,13 +116,13 @@ def test_what_contradicts_the_schema_or_the_name_is_found(lake, table, said):
 
 def test_a_row_of_an_older_version_with_fewer_columns_is_no_problem(lake):
     rewrite(lake, changed().drop_columns(["id_ks", "config_digest", "superseded"]))
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
 
 
 def test_twins_with_equal_numbers_are_no_problem_and_with_others_one(lake):
     twin = made.checkpoint(1, model="lab/twin", weights="lab/small 1")
     made.commit(lake, twin, cell_id=made.cell(made.checkpoint(1)).id)
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
     third = made.checkpoint(1, model="lab/third", weights="lab/small 1")
     made.commit(lake, third, cell_id=made.cell(made.checkpoint(1)).id, id_twonn=1.0)
     assert "other numbers" in found(lake)[0]
@@ -131,7 +131,7 @@ def test_twins_with_equal_numbers_are_no_problem_and_with_others_one(lake):
 def test_records_that_cannot_be_read_or_lie_under_another_name_are_named(lake):
     stone = Tombstone(cell_id="a" * 32, reason="wrong", by="a person")
     lake.quarantine(stone)
-    assert verify(lake) == []
+    assert verify_lake(lake) == []
     (label,) = lake.store.list("labels")
     for key, data in {
         label: b"{}",
@@ -139,13 +139,13 @@ def test_records_that_cannot_be_read_or_lie_under_another_name_are_named(lake):
         f"quarantine/{'b' * 32}.json": lake.store.get(f"quarantine/{'a' * 32}.json"),
         f"attempts/v1/{'c' * 32}.crash.{'0' * 8}.json": b"[]",
         "quarantine/notes.json": b"{}",
-        f"{CELLS}/model_key=x/notes.parquet": b"",
+        f"{CELLS_PREFIX}/model_key=x/notes.parquet": b"",
     }.items():
         lake.store.put_pointer(key, data)
-    wanted = {label, "quarantine/notes.json", f"{CELLS}/model_key=x/notes.parquet"}
+    wanted = {label, "quarantine/notes.json", f"{CELLS_PREFIX}/model_key=x/notes.parquet"}
     wanted |= {f"quarantine/{'a' * 32}.json", f"quarantine/{'b' * 32}.json"}
     wanted |= {f"attempts/v1/{'c' * 32}.crash.{'0' * 8}.json"}
-    assert {problem.key for problem in verify(lake)} == wanted
+    assert {problem.key for problem in verify_lake(lake)} == wanted
 
 
 def test_a_random_cell_is_any_of_them_with_its_metadata(lake):
@@ -159,19 +159,19 @@ def test_a_random_cell_is_any_of_them_with_its_metadata(lake):
         random_cell(Lake(lake.uri + "-none"), random.Random(0))
 
 
-SOUND = encode(to_table(made.rows(made.cell(made.checkpoint(1))), {"recipe": "{}"}))
+SOUND = encode_parquet(to_table(made.rows(made.cell(made.checkpoint(1))), {"recipe": "{}"}))
 
 
 def test_the_seal_sees_every_single_byte():
-    assert checksum.is_broken(SOUND) is False
+    assert checksum.is_corrupt(SOUND) is False
     start = SOUND.rfind(checksum.KEY.encode())
     for position in range(4, len(SOUND) - 4, 7):
         changed = bytearray(SOUND)
         changed[position] ^= 1
-        if damage(bytes(changed)) is None:
+        if find_damage(bytes(changed)) is None:
             assert start <= position < start + len(checksum.KEY) + 2, "the seal's own name; no number is changed"
     with pytest.raises(ValueError, match="blank"):
-        checksum.sealed(SOUND)
+        checksum.fill_checksum(SOUND)
 
 
 EDIT = st.tuples(st.integers(0, len(SOUND)), st.integers(0, 64), st.binary(max_size=16))
@@ -190,16 +190,16 @@ def test_a_mutated_file_is_an_error_or_the_same_numbers(lake, cases):
     asked = "from layers order by layer"
     key = only_key(lake)
     lake.store.path(key).write_bytes(SOUND)
-    before = lakes.open(lake.uri).frame(asked)
+    before = lakes.open_lake(lake.uri).frame(asked)
 
     @settings(max_examples=cases, deadline=None)
     @given(edits=EDITS)
     def holds(edits):
         lake.store.path(key).write_bytes(edited(SOUND, edits))
         with suppress(LakeError):
-            reader = lakes.open(lake.uri)
+            reader = lakes.open_lake(lake.uri)
             assert reader.frame(asked).equals(before)
-        assert (verify(lake) == []) == (damage(lake.store.get(key)) is None)
+        assert (verify_lake(lake) == []) == (find_damage(lake.store.get(key)) is None)
 
     holds()
 
@@ -222,7 +222,7 @@ def test_a_mutated_file_without_a_seal_never_ends_in_anything_but_rows_or_an_err
     def holds(edits):
         lake.store.path(key).write_bytes(edited(UNSEALED, edits))
         with suppress(LakeError):
-            lakes.open(lake.uri).frame("from layers")
-        verify(lake)
+            lakes.open_lake(lake.uri).frame("from layers")
+        verify_lake(lake)
 
     holds()

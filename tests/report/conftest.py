@@ -19,7 +19,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 def reader(uri: str):
     from pipeline import lake
 
-    return lake.open(uri)
+    return lake.open_lake(uri)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from pipeline import lake
 from pipeline.analysis import find
 from pipeline.lake import Lake
-from pipeline.lake.saved_queries import saved
+from pipeline.lake.saved_queries import all_saved_queries
 from pipeline.recipe import built_in
 from pipeline.report import figure, write
 from pipeline.report import page as pages
@@ -73,7 +73,7 @@ def untidy(tmp_path_factory):
     again = {64: {"revision": "main", "step": None}, 512: {"revision": "two-step9000", "step": 9000}}
     labels = [made.checkpoint("lab/big", "decoder", step, "two") for step in again]
     Lake(uri).record_labels([*labels, *(label.model_copy(update=again[label.step]) for label in labels)])
-    reader = lake.open(uri)
+    reader = lake.open_lake(uri)
     (path,) = write(reader, folder / "r.html")
     return reader, Page(path)
 
@@ -113,7 +113,7 @@ def _rounded(frame: pl.DataFrame) -> Counter:
 
 def test_printed_tables_hold_what_their_commands_give(reader, read):
     rows = [text for _, text in read.all("tr")]
-    coverage = reader.frame(saved()["coverage"].sql)
+    coverage = reader.frame(all_saved_queries()["coverage"].sql)
     assert coverage.height == 2 * len(MODELS)
     for model, kind in coverage.select("model", "kind").iter_rows():
         assert any(row.startswith(model + kind) for row in rows)
@@ -137,13 +137,13 @@ def test_a_page_that_is_too_large_becomes_an_index_and_a_page_per_model(reader, 
 
 def test_names_from_outside_are_only_ever_text(tmp_path):
     uri = made.lake(tmp_path / "lake", {HOSTILE: "decoder"}, (0, 1, 2))
-    (path,) = write(lake.open(uri), tmp_path / "r.html")
+    (path,) = write(lake.open_lake(uri), tmp_path / "r.html")
     read = Page(path)
     assert list(read.data["where"]["history"]) == [HOSTILE]
     sql = SECTIONS["map"].query.format(
         history=read.data["where"]["history"][HOSTILE], text=read.data["where"]["text"]["text:prose"]
     )
-    assert lake.open(uri).frame(sql).height == 3 * 6
+    assert lake.open_lake(uri).frame(sql).height == 3 * 6
     assert not read.all("b", class_="x")
     assert len(read.all("script")) == 3
 
@@ -155,7 +155,7 @@ def test_names_from_outside_are_only_ever_text(tmp_path):
 )
 def test_lakes_that_lack_what_some_charts_show(tmp_path, steps, recipe):
     uri = made.lake(tmp_path / "lake", {"lab/one": "encoder"}, steps, recipe=built_in(recipe))
-    reader = lake.open(uri)
+    reader = lake.open_lake(uri)
     (path,) = write(reader, tmp_path / "r.html")
     read = Page(path)
     assert len([row for row in read.rows("layers") if row["newest"] and row["block"]]) == 2 * 4
@@ -178,7 +178,7 @@ def test_size_at_scale(tmp_path):
     steps = (0, *(2**power for power in range(10)), *range(1000, 144_000, 1000))
     models = {f"lab/model-{place:02d}": "encoder" if place % 4 == 3 else "decoder" for place in range(20)}
     uri = made.lake(tmp_path / "lake", models, steps, blocks=23)
-    written = write(lake.open(uri), tmp_path / "report.html")
+    written = write(lake.open_lake(uri), tmp_path / "report.html")
     assert len(steps) == 154
     assert len(written) == 21
     assert max(path.stat().st_size for path in written) <= pages.MOST_BYTES

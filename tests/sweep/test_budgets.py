@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.lake import status
+from pipeline.lake import lake_status
 from pipeline.spec import Corpus
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
@@ -140,4 +140,4 @@ def test_a_failure_on_one_text_stands_though_another_of_its_name_was_measured(tm
     run(make_plan(sweeps[0], lake), lake, "inline", stub.work)
     (root / "step0" / "fault").unlink()
     run(make_plan(sweeps[1], lake), lake, "inline", stub.work)
-    assert [f["corpus"] for f in status(lake)["failures"]] == ["text:book"]
+    assert [f["corpus"] for f in lake_status(lake)["failures"]] == ["text:book"]

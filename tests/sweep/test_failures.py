@@ -45,7 +45,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lake import open as open_lake
+from pipeline.lake import open_lake
 from pipeline.sweep.task import Outcome, Task, failed
 from tests.sweep import stub
 from tests.sweep.runs import go, refuse

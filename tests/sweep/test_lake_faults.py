@@ -6,7 +6,7 @@ import os
 import pytest
 
 from pipeline.errors import LakeError
-from pipeline.lake.verify import verify
+from pipeline.lake.verify import verify_lake
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task, failed
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the
     _, report = go(root, lake, work)
     assert (report.exit_code, report.committed, len(tried)) == (1, 1, 4)
     assert "No space left on device" in report.stopped
-    assert (verify(lake), lake.store.list("_staging"), lake.attempts()) == ([], [], {})
+    assert (verify_lake(lake), lake.store.list("_staging"), lake.attempts()) == ([], [], {})
     monkeypatch.undo()
     _, report = go(root, lake)
     assert (report.exit_code, report.committed) == (0, 3)

@@ -1,7 +1,7 @@
 """A model that no node has room for: the others are measured, and it is told of once, whatever its checkpoints."""
 
 from pipeline import render
-from pipeline.lake import status
+from pipeline.lake import lake_status
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run_progress import Progress
@@ -35,7 +35,7 @@ def test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line(tmp_
     told = " ".join(capsys.readouterr().out.split())
     assert f"LEFT OUT {said} run where a node has more, or exclude it by --models" in told
     assert "3 of 6 wanted cells are in the lake, 3 new, 3 left out" in told
-    (run,) = status(lake)["runs"]
+    (run,) = lake_status(lake)["runs"]
     assert (run["to_run"], run["left_out"]) == (3, [{"model": "large", "cells": 3, "why": WHY}])
     assert not lake.attempts(), "no fault of theirs"
 

@@ -5,8 +5,7 @@ import shutil
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.lake import Tombstone
-from pipeline.lake import open as open_lake
+from pipeline.lake import Tombstone, open_lake
 from pipeline.spec import Local
 from pipeline.sweep.plan import limited, make_plan
 from pipeline.sweep.run import run

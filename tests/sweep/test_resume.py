@@ -64,7 +64,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, n,
     said, _ = driver.communicate(timeout=100)
     assert driver.returncode == 0, said
     assert readable(lake) == 2 * len(steps)
-    found = lakes.open(lake).sql("select count(*), count(distinct (cell_id, layer)) from layers").fetchall()
+    found = lakes.open_lake(lake).sql("select count(*), count(distinct (cell_id, layer)) from layers").fetchall()
     assert found == [(2 * len(steps) * 4, 2 * len(steps) * 4)]
     assert {name: seen[name] for name in seen} == {
         path.name: (path.stat().st_ino, path.stat().st_mtime_ns)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.lake import Lake
-from pipeline.lake import open as open_lake
-from pipeline.lake.verify import verify
+from pipeline.lake import Lake, open_lake
+from pipeline.lake.verify import verify_lake
 from tests.lake import s3
 from tests.sweep import stub
 
@@ -65,6 +64,6 @@ def test_each_cell_is_there_once_though_both_wanted_it(place, tmp_path, monkeypa
         count = "select count(*), count(distinct (cell_id, layer)) from layers"
         rows, distinct = open_lake(uri).sql(count).fetchall()[0]
         assert rows == distinct == STEPS * CORPORA * stub.LAYERS
-        assert list(verify(lake)) == []
+        assert list(verify_lake(lake)) == []
     tries = [len(stub.tries(root, step)) for step in range(STEPS)]
     assert max(tries) == 2, "at least one checkpoint was measured by both"

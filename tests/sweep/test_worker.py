@@ -12,8 +12,7 @@ import torch
 
 from pipeline import errors, measure, memory
 from pipeline.columns import names
-from pipeline.lake import Lake
-from pipeline.lake import open as open_lake
+from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell, Resources
 from pipeline.sweep import worker
 from pipeline.sweep.backend import InlineBackend, Stages

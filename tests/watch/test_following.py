@@ -6,8 +6,7 @@ import shutil
 
 import pytest
 
-from pipeline.lake import Lake, Tombstone
-from pipeline.lake import open as open_lake
+from pipeline.lake import Lake, Tombstone, open_lake
 from pipeline.watch import watch
 from pipeline.watch.alerts import owed, record_told
 from pipeline.watch.checkpoint_folder import REQUESTS
