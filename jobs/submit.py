@@ -28,7 +28,7 @@ import pipeline
 from pipeline.errors import ShapelakeError, UsageError
 from pipeline.spec import Sweep
 from pipeline.strict_model import digest
-from pipeline.sweep.config import load_sweep, override
+from pipeline.sweep.config import apply_overrides, load_sweep
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
@@ -41,7 +41,7 @@ SPARE_S = 30
 def main(words: Sequence[str] | None = None) -> int:
     asked, options = _parsed(words)
     try:
-        sweep = override(load_sweep(asked.sweep), asked.set)
+        sweep = apply_overrides(load_sweep(asked.sweep), asked.set)
         client = connected(asked.cluster)
         job = submitted(client, sweep, asked.lake, options)
         print(f"{job} is submitted; stop it with: ray job stop --address {asked.cluster} {job}", flush=True)

@@ -19,12 +19,12 @@ from jobs.bench.stub import NAP_S, nap, nap_before, nothing, stub_history
 from jobs.bench.timing import Took, now, since, timed
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
-from pipeline.sweep.backend import Stages, Work
+from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import BackendName, run
-from pipeline.sweep.run_progress import Progress
-from pipeline.sweep.worker import drop
+from pipeline.sweep.run_progress import RunProgress
+from pipeline.sweep.worker import discard_fetched
 
 ROUNDS = 5
 LAYERS, WIDTH, VOCABULARY, TOKENS = 6, 64, 1024, 128
@@ -90,7 +90,9 @@ def _swept(root: Path) -> tuple[Took, Took]:
     return took, Took(cells["inside"][0], cells["inside"][0])
 
 
-def _ran(root: Path, lake: Lake, backend: BackendName, work: Work | None = None, slots: int = 1) -> tuple[Took, float]:
+def _ran(
+    root: Path, lake: Lake, backend: BackendName, work: TaskFunction | None = None, slots: int = 1
+) -> tuple[Took, float]:
     """Seconds and MB of a run of everything in a history; planning, which hashes the files the first time, is not part
     of it."""
     plan = make_plan(_sweep(root, slots), lake)
@@ -136,10 +138,10 @@ def _fetched_ahead(root: Path) -> Comparison:
     sweep = _sweep(root, SLOTS)
     with tempfile.TemporaryDirectory() as folder:
         plan, lake = make_plan(sweep, Lake(folder)), Lake(folder)
-        with closing(RayBackend(Stages(nap_before, nap, drop), sweep.resources, AHEAD)) as backend:
-            Driver(plan, lake, backend, "first", Progress(NAPS)).run()
+        with closing(RayBackend(TaskFunctions(nap_before, nap, discard_fetched), sweep.resources, AHEAD)) as backend:
+            Driver(plan, lake, backend, "first", RunProgress(NAPS)).run()
             start, waited_s = now(), backend.gpu_wait_s
-            report = Driver(plan, lake, backend, "second", Progress(NAPS)).run()
+            report = Driver(plan, lake, backend, "second", RunProgress(NAPS)).run()
             slots_s, waited_s = SLOTS * since(start).wall, backend.gpu_wait_s - waited_s
     assert report.committed == NAPS, report
     subject = Subject("sweep", f"{SLOTS} slots, {NAP_S:g} s to fetch and {NAP_S:g} s to measure each, whole", NAPS)

@@ -20,10 +20,10 @@ def catalog(
     Example: shapelake catalog EleutherAI/pythia-70m
     """
     from pipeline.catalog.listing import list_catalog
-    from pipeline.sweep.audit_records import seen
+    from pipeline.sweep.audit_records import last_seen_revisions
 
     labels = [] if lake is None else Lake(lake).labels()
-    found = list_catalog(name, lambda model: seen(labels, model))
+    found = list_catalog(name, lambda model: last_seen_revisions(labels, model))
     print_json(found) if as_json else render.listing(found)
 
 
@@ -41,9 +41,9 @@ def audit(
 
     Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
     """
-    from pipeline.sweep.audit_records import audited
+    from pipeline.sweep.audit_records import audit_histories
 
-    found = audited(models, lake)
+    found = audit_histories(models, lake)
     print_json(found) if as_json else render.audits(found)
     wrong = [finding for history in found for finding in history["findings"] if finding["severity"] == "error"]
     raise typer.Exit(int(bool(wrong)))

@@ -45,7 +45,7 @@ def verify(
     if recompute:
         from pipeline.sweep import recompute as again
 
-        problems += again.recompute(load_sweep(recompute), opened, random.Random(seed))
+        problems += again.recompute_random_cell(load_sweep(recompute), opened, random.Random(seed))
     print_json(problems) if as_json else render.problems(problems, len(opened.committed()))
     raise typer.Exit(int(bool(problems)))
 

@@ -10,7 +10,7 @@ from pipeline import render
 from pipeline.cli.app import Json, LakeUri, app, print_json
 from pipeline.lake import Lake, lake_status
 from pipeline.spec import Sweep
-from pipeline.sweep.config import load_sweep, override
+from pipeline.sweep.config import apply_overrides, load_sweep
 
 SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or a module such as jobs.local.")]
 Steps = Annotated[str | None, typer.Option("--steps", metavar="SPEC", help="all, log2, every:N, last, or 0,512,3000.")]
@@ -59,11 +59,11 @@ def run(
 
 def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
     """Plan, run, print the report, and leave with its exit code."""
-    from pipeline.sweep.plan import limited, make_plan
+    from pipeline.sweep.plan import limit_cells, make_plan
     from pipeline.sweep.run import run
 
     opened = Lake(lake)
-    made = limited(make_plan(sweep, opened, retry), limit)
+    made = limit_cells(make_plan(sweep, opened, retry), limit)
     render.plan(made, lake)
     report = run(made, opened, backend)
     render.report(report, made, lake)
@@ -99,9 +99,9 @@ def measure(
 
     Example: shapelake measure runs/step512 --corpus text:book.txt --recipe quick@1
     """
-    from pipeline.sweep.measure_one import measure_one
+    from pipeline.sweep.measure_one import measure_checkpoint
 
-    rows = measure_one(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
+    rows = measure_checkpoint(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
     print_json(rows) if as_json else render.rows(rows)
 
 
@@ -123,4 +123,4 @@ def _chosen(
 ) -> Sweep:
     given = {"steps": steps, "models": models, "resources.address": address}
     short = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    return override(sweep, [*(overrides or []), *short]).relative_to(Path.cwd())
+    return apply_overrides(sweep, [*(overrides or []), *short]).relative_to(Path.cwd())

@@ -42,7 +42,7 @@ def watch(
     Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
     """
     from pipeline.lake import Lake
-    from pipeline.sweep.measure_one import corpus_named, recipe_named
+    from pipeline.sweep.measure_one import parse_corpus, parse_recipe
     from pipeline.watch import Followed, Layers, Rule
     from pipeline.watch import watch as follow
     from pipeline.watch.priority import give_way
@@ -52,8 +52,8 @@ def watch(
         rules=tuple(Rule.parse(text) for text in alert or []),
         layers=Layers.parse(layers),
         lake=Lake(lake or str(folder / LAKE)),
-        recipe=recipe_named(recipe),
-        corpus=corpus_named(corpus),
+        recipe=parse_recipe(recipe),
+        corpus=parse_corpus(corpus),
         resources=Resources(cpus=threads, slots=1, gpus=int(gpu_share is not None)),
         tokenizer=str(tokenizer.resolve()) if tokenizer else None,
     )

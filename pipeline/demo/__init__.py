@@ -9,7 +9,7 @@ from rich.console import Console
 from pipeline.demo.tables import print_tables
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
-from pipeline.sweep.driver import Report
+from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 
@@ -39,7 +39,7 @@ def demo(folder: Path) -> int:
     console.print("2/3 measuring every checkpoint, on prose and on random tokens, through local Ray")
     uri = str(folder / "lake")
     plan = make_plan(sweep(folder.resolve()), Lake(uri))
-    report: Report = run(plan, Lake(uri), "ray")
+    report: RunReport = run(plan, Lake(uri), "ray")
     console.print("3/3 what happened to the space they think in")
     sys.stderr.flush()
     print_tables(uri)

@@ -11,7 +11,6 @@ if TYPE_CHECKING:  # half a second that a query need not wait for
     from pipeline.catalog.revisions import History
     from pipeline.spec import Checkpoint
     from pipeline.sweep.cost import Cost
-    from pipeline.sweep.driver import Report
     from pipeline.sweep.plan import Plan
 
 MOST_LISTED = 10
@@ -48,12 +47,12 @@ def plan(made: "Plan", lake: str) -> None:
 
 def report(done: "Report", made: "Plan", lake: str) -> None:
     """How a run ended: what is there now, and for each failure its cause and the command that shows it again."""
-    from pipeline.sweep.plan import command
+    from pipeline.sweep.plan import reproduction_command
 
     out = console()
     for cell, outcome in done.failures.values():
         out.print(f"\nFAILED    {cell.name}: {outcome.error_class}\n{_indented(outcome.message)}", markup=False)
-        out.print(f"          again: {command(cell)}", markup=False)
+        out.print(f"          again: {reproduction_command(cell)}", markup=False)
     for one in done.left_out:
         out.print(f"\nLEFT OUT  {one}\n          run where a node has more, or exclude it by --models", markup=False)
     if done.stopped:

@@ -5,17 +5,20 @@ from collections import Counter
 from pipeline.lake import Failure, Lake, Tombstone
 from pipeline.spec import Cell
 from pipeline.sweep import retry_policy
-from pipeline.sweep.plan import Plan, command
+from pipeline.sweep.plan import Plan, reproduction_command
 from pipeline.sweep.task import Outcome, Task
 
 
-class Ledger:
+class AttemptTracker:
     """Counts failures, writes them to the lake, and quarantines what is out of tries."""
 
     def __init__(self, plan: Plan, lake: Lake, run_id: str) -> None:
         self._lake, self._run_id = lake, run_id
         self._verdicts: list[Tombstone] = []
-        self._strikes = {cell.id: retry_policy.of_the_cell(plan.attempts.get(cell.id, Counter())) for cell in plan.todo}
+        self._strikes = {
+            cell.id: retry_policy.keep_quarantining_failures(plan.attempts.get(cell.id, Counter()))
+            for cell in plan.todo
+        }
 
     def strikes(self, cell: Cell) -> Counter[str]:
         return self._strikes[cell.id]
@@ -32,9 +35,9 @@ class Ledger:
         strikes[error_class] += 1
         failure = self._failure(cell, outcome, task)
         self._lake.record_attempt(failure)
-        if not retry_policy.spent(error_class, strikes):
-            return error_class not in retry_policy.ONCE_A_RUN
-        if error_class not in retry_policy.NO_FAULT_OF_THE_CELL:
+        if not retry_policy.is_exhausted(error_class, strikes):
+            return error_class not in retry_policy.NOT_RETRIED_IN_RUN
+        if error_class not in retry_policy.NEVER_QUARANTINED:
             self._verdicts.append(Tombstone.of(failure))
         return False
 
@@ -61,7 +64,7 @@ class Ledger:
             error_class=str(outcome.error_class),
             message=outcome.message,
             traceback=outcome.traceback,
-            command=command(cell),
+            command=reproduction_command(cell),
             run_id=self._run_id,
             attempt=task.attempt,
             batch_tokens=task.batch_tokens,

@@ -12,18 +12,22 @@ from pipeline.lake.records import ResolvedLabel
 from pipeline.sources import Hub, Local, Members, Source
 
 
-def audited(names: list[str], uri: str | None) -> list[dict[str, Any]]:
+def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
     """Audit the histories of `names`, and keep the audits in the lake where one is named."""
     lake = None if uri is None else Lake(uri)
     labels = [] if lake is None else lake.labels()
-    found = [assign_states(h, seen(labels, h.model)) for name in names for h in discover_histories(source(name))]
+    found = [
+        assign_states(h, last_seen_revisions(labels, h.model))
+        for name in names
+        for h in discover_histories(parse_source_name(name))
+    ]
     if lake is not None:
         for history in found:
-            lake.record_audit(record(history))
+            lake.record_audit(build_audit_record(history))
     return [_as_json(history) for history in found]
 
 
-def source(name: str) -> Source:
+def parse_source_name(name: str) -> Source:
     """What a person means by `name`: a folder, a family of the catalogue, or a repo of the Hub."""
     if Path(name).is_dir():
         return Local(local=name)
@@ -32,7 +36,7 @@ def source(name: str) -> Source:
     return Hub(hub=name)
 
 
-def seen(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
+def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
     """Commit and weights of each of the model's labels as the lake last saw them."""
     return {
         named.label.revision: (named.label.commit_sha, named.label.weights_digest)
@@ -41,7 +45,7 @@ def seen(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None,
     }
 
 
-def record(history: History) -> Audit:
+def build_audit_record(history: History) -> Audit:
     """The audit as the lake keeps it: per revision its state, and what is said of it."""
     findings = audit_history(history)
     revisions = tuple(
@@ -63,7 +67,7 @@ def record(history: History) -> Audit:
     return Audit(model=history.model, family=history.rule, formerly=history.formerly, revisions=revisions)
 
 
-def worst(findings: tuple[HistoryFinding, ...]) -> tuple[HistoryFinding, ...]:
+def serious_findings(findings: tuple[HistoryFinding, ...]) -> tuple[HistoryFinding, ...]:
     """Those that a plan warns of: over which a curve would be wrong, or lack points."""
     return tuple(finding for finding in findings if finding.severity != "note")
 
@@ -73,5 +77,5 @@ def _as_json(history: History) -> dict[str, Any]:
         "model": history.model,
         "rule": history.rule,
         "findings": [finding._asdict() for finding in audit_history(history)],
-        "revisions": [one.model_dump() for one in record(history).revisions],
+        "revisions": [one.model_dump() for one in build_audit_record(history).revisions],
     }

@@ -9,21 +9,21 @@ from typing import NamedTuple, Protocol
 from pipeline.spec import Cell
 from pipeline.sweep.task import Outcome, Task
 
-Work = Callable[[Task], list[Outcome]]
+TaskFunction = Callable[[Task], list[Outcome]]
 """The body of a task, or the fetching of its checkpoint; never raises. Of a fetch that went well, no outcomes."""
-Finished = tuple[Task, list[Outcome]]
+FinishedTask = tuple[Task, list[Outcome]]
 
 
-class Stages(NamedTuple):
+class TaskFunctions(NamedTuple):
     """What is done to a task: its checkpoint is fetched to this machine, or into its memory, then measured."""
 
-    fetch: Work
-    measure: Work
+    fetch: TaskFunction
+    measure: TaskFunction
     discard: Callable[[Task], None]
     """Removes what was fetched for a task that will not be measured."""
 
 
-class LeftOut(NamedTuple):
+class LeftOutCells(NamedTuple):
     """Cells of one model that a backend can never run."""
 
     model: str
@@ -34,7 +34,7 @@ class LeftOut(NamedTuple):
         return f"{self.model}: {self.cells} cells left out: {self.why}"
 
 
-def is_fetched(task: Task, ahead: int) -> bool:
+def needs_fetch(task: Task, ahead: int) -> bool:
     """Whether a task passes the first stage: one from the Hub always, a local one where something is done ahead."""
     return ahead > 0 or task.checkpoint.remote is not None
 
@@ -66,7 +66,7 @@ class Backend(Protocol):
 
     def submit(self, task: Task) -> None: ...
 
-    def wait(self, timeout_s: float) -> list[Finished]:
+    def wait(self, timeout_s: float) -> list[FinishedTask]:
         """Tasks finished since the last call; waits for one at most so long."""
         ...
 
@@ -82,7 +82,7 @@ class Backend(Protocol):
 class InlineBackend:
     """Runs each task in this process, one at a time; threads fetch the checkpoints of those that come next."""
 
-    def __init__(self, stages: Stages, ahead: int = 0) -> None:
+    def __init__(self, stages: TaskFunctions, ahead: int = 0) -> None:
         self.slots, self.capacity, self.gpu_wait_s = 1, 1 + ahead, 0.0
         self._stages, self._ahead = stages, ahead
         self._queue: dict[Future[list[Outcome]], Task] = {}
@@ -98,7 +98,7 @@ class InlineBackend:
     def submit(self, task: Task) -> None:
         self._queue[self._begun(task)] = task
 
-    def wait(self, timeout_s: float) -> list[Finished]:
+    def wait(self, timeout_s: float) -> list[FinishedTask]:
         """The first whose files are there: one that waits for room on the disk may wait for another's to go."""
         began = time.monotonic()
         wait(self._queue, timeout_s, FIRST_COMPLETED)
@@ -112,7 +112,7 @@ class InlineBackend:
     def _begun(self, task: Task) -> "Future[list[Outcome]]":
         """The outcome of fetching in the background; the thread does not keep a process alive that wants to end."""
         future: Future[list[Outcome]] = Future()
-        if is_fetched(task, self._ahead):
+        if needs_fetch(task, self._ahead):
             Thread(target=lambda: future.set_result(self._stages.fetch(task)), daemon=True).start()
         else:
             future.set_result([])

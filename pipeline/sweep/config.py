@@ -14,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.spec import Sweep
 from pipeline.strict_model import first_problem
 
-NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 """What the parser raises for wrong text: beside its own error those of int(), of a wrong tag, of too deep a nest."""
 
 
@@ -24,26 +24,26 @@ def load_sweep(name: str) -> Sweep:
     Relative paths count from the YAML file's folder, in a module from the working folder.
     """
     if Path(name).suffix in (".yaml", ".yml"):
-        return _placed(_validated(name, _read_yaml(Path(name))), Path(name).resolve().parent)
-    return _placed(_from_module(name), Path.cwd())
+        return _resolve_paths(_validated(name, _read_yaml(Path(name))), Path(name).resolve().parent)
+    return _resolve_paths(_from_module(name), Path.cwd())
 
 
-def _placed(sweep: Sweep, folder: Path) -> Sweep:
+def _resolve_paths(sweep: Sweep, folder: Path) -> Sweep:
     try:
         return sweep.relative_to(folder)
     except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links, ~ of nobody
         raise UsageError(f"sweep {sweep.name}", f"a path that is none: {error}", "Correct it") from error
 
 
-def override(sweep: Sweep, overrides: Iterable[str]) -> Sweep:
+def apply_overrides(sweep: Sweep, overrides: Iterable[str]) -> Sweep:
     """The sweep with `dotted.key=value` applied and checked again."""
     overrides = tuple(overrides)
     if not overrides:
         return sweep
-    return _validated(sweep.name, overlaid(sweep.model_dump(mode="json"), overrides))
+    return _validated(sweep.name, merge_overrides(sweep.model_dump(mode="json"), overrides))
 
 
-def overlaid(fields: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+def merge_overrides(fields: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """`fields` with each `dotted.key=value` put in, the value read as YAML."""
     for text in overrides:
         key, equals, value = text.partition("=")
@@ -56,7 +56,7 @@ def overlaid(fields: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]
             if not isinstance(inner, dict):
                 raise UsageError(f"--set {text}", f"{parent} is {inner!r}, not a group of fields", "Set it whole")
             place = inner
-        place[last] = parsed(f"--set {text}", value)
+        place[last] = parse_yaml(f"--set {text}", value)
     return fields
 
 
@@ -69,11 +69,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
 
-def parsed(asked: str, text: str) -> Any:
+def parse_yaml(asked: str, text: str) -> Any:
     """The value of `text` as YAML."""
     try:
         return yaml.load(text, _Loader)
-    except NO_YAML as error:
+    except YAML_ERRORS as error:
         raise UsageError(asked, f"no YAML: {' '.join(str(error).split())[:300]}", "Correct it") from error
 
 
@@ -84,7 +84,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"sweep {path}", error.strerror or str(error), "Name a YAML file or a module") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"sweep {path}", f"no text: {error}", "Name a YAML file or a module") from error
-    fields = parsed(f"sweep {path}", text)
+    fields = parse_yaml(f"sweep {path}", text)
     if not isinstance(fields, dict):
         raise UsageError(f"sweep {path}", "no fields", "See the README for a sweep to start from")
     return fields

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.spec import Cell, Resources
-from pipeline.sweep.prior_results import Past
+from pipeline.sweep.prior_results import PriorResults
 
 FLOPS_PER_CORE, FLOPS_PER_GPU = 20e9, 150e12
 """What a forward pass gets of a server core in float32, and of a data-centre GPU in bfloat16: orders of magnitude."""
@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     basis: str
 
 
-def cost(todo: Sequence[Cell], past: Past, resources: Resources) -> Cost:
+def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources) -> Cost:
     """Download, disk and time; time as measured for a model where the lake has cells of it, else by arithmetic."""
     sizes = {cell.checkpoint.content: cell.checkpoint.download_bytes for cell in todo}
     at_once = resources.n_slots * (1 + resources.prefetch)

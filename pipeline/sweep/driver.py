@@ -12,20 +12,20 @@ from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell
 from pipeline.sweep import retry_policy
-from pipeline.sweep.attempts import Ledger
-from pipeline.sweep.backend import Backend, LeftOut
-from pipeline.sweep.circuit_breaker import Circuit
+from pipeline.sweep.attempts import AttemptTracker
+from pipeline.sweep.backend import Backend, LeftOutCells
+from pipeline.sweep.circuit_breaker import CircuitBreaker
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.run_progress import Progress
-from pipeline.sweep.signals import Signals
-from pipeline.sweep.task import Outcome, Task, failed
-from pipeline.sweep.utilization import Busy
+from pipeline.sweep.run_progress import RunProgress
+from pipeline.sweep.signals import SignalListener
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
+from pipeline.sweep.utilization import Utilization
 
 HEARTBEAT_S = 10.0
 
 
 @dataclass
-class Report:
+class RunReport:
     """How a run ended."""
 
     committed: int = 0
@@ -33,7 +33,7 @@ class Report:
     """The last failure of each cell that is not committed, by cell id."""
     held: tuple[Cell, ...] = ()
     """Wanted cells that stood quarantined before the run."""
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[LeftOutCells, ...] = ()
     """What no node can run, by model."""
     unfinished: int = 0
     """Wanted cells neither committed nor failed: the run was told to stop, or stopped itself."""
@@ -51,7 +51,7 @@ class Report:
 
 
 @dataclass(order=True)
-class _Waiting:
+class _QueuedTask:
     """A task that may start at `ready_at`; fewest attempts first, so that no task is starved by a bad one. But what one
     node could not run is tried on another at once: if none can, that is seen before every task has tried."""
 
@@ -65,28 +65,28 @@ class _Waiting:
 class Driver:
     """One run of a plan on a backend."""
 
-    def __init__(self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: Progress) -> None:
+    def __init__(self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: RunProgress) -> None:
         self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
         too_large = backend.too_large(plan.todo)
         self.cells = {cell.id: cell for cell in plan.todo if cell.id not in too_large}
-        self.ledger = Ledger(plan, lake, run_id)
+        self.ledger = AttemptTracker(plan, lake, run_id)
         models = Counter((c.checkpoint.model, too_large[c.id]) for c in plan.todo if c.id in too_large)
-        left_out = tuple(LeftOut(model, n, why) for (model, why), n in models.items())
-        self.report = Report(held=plan.held, left_out=left_out)
+        left_out = tuple(LeftOutCells(model, n, why) for (model, why), n in models.items())
+        self.report = RunReport(held=plan.held, left_out=left_out)
         self.rng = random.Random(run_id)
-        self.running: dict[str, _Waiting] = {}
+        self.running: dict[str, _QueuedTask] = {}
         self.to_label: set[str] = set()
-        self.circuit = Circuit()
-        self.busy = Busy()
+        self.circuit = CircuitBreaker()
+        self.busy = Utilization()
         self.lake_failures = 0
         self.paused_until = self.beat_at = 0.0
         self.waiting = sorted(self._wait_for(task) for task in self._tasks())
 
-    def run(self) -> Report:
+    def run(self) -> RunReport:
         """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
         for one in self.report.left_out:
             self.progress.left_out(one)
-        with Signals(self._on_signal):
+        with SignalListener(self._on_signal):
             drained_at = float("inf")
             self._show()
             while self.running or (self.waiting and not self._stopping):
@@ -131,11 +131,15 @@ class Driver:
             for cells in by_content.values()
         ]
 
-    def _wait_for(self, task: Task, delay_s: float = 0.0) -> _Waiting:
+    def _wait_for(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
         strikes = [self.ledger.strikes(cell) for cell in task.cells]
         rank = 0 if any(strike["setup"] for strike in strikes) else task.attempt
-        return _Waiting(
-            rank, self.rng.random(), task, time.monotonic() + delay_s, any(map(retry_policy.last_try, strikes))
+        return _QueuedTask(
+            rank,
+            self.rng.random(),
+            task,
+            time.monotonic() + delay_s,
+            any(map(retry_policy.is_last_crash_attempt, strikes)),
         )
 
     def _submit(self) -> None:
@@ -163,7 +167,7 @@ class Driver:
             outcomes = self._as_the_lake_has_it(outcomes)
             verdicts = [(self.cells[o.cell_id], o, o.ok or self._failed(o, task)) for o in outcomes]
         except LakeError as error:
-            outcomes = failed(task, "infra", str(error))
+            outcomes = fail_all_cells(task, "infra", str(error))
             verdicts = [(self.cells[o.cell_id], o, True) for o in outcomes]
         for cell, outcome, more in verdicts:
             self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome, more)
@@ -186,7 +190,7 @@ class Driver:
             return outcomes
         there = self.lake.committed()
         known = [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in there else o for o in outcomes]
-        dead = [o for o in known if o.error_class in retry_policy.OF_THE_WHOLE_TASK]
+        dead = [o for o in known if o.error_class in retry_policy.WORKER_FATAL]
         return [o.model_copy(update={"error_class": "not_begun"}) if o in dead[1:] else o for o in known]
 
     def _committed(self, cell: Cell, outcome: Outcome) -> None:
@@ -214,13 +218,13 @@ class Driver:
         if time.monotonic() < self.paused_until:
             return
         self.lake_failures += 1
-        self.paused_until = time.monotonic() + retry_policy.delay_s("infra", self.lake_failures, self.rng)
-        if self.lake_failures >= retry_policy.STRIKES["infra"]:
+        self.paused_until = time.monotonic() + retry_policy.draw_backoff_s("infra", self.lake_failures, self.rng)
+        if self.lake_failures >= retry_policy.MAX_FAILURES["infra"]:
             self.report.stopped = f"the lake cannot be written: {message}"
 
     def _retry(self, task: Task, again: list[tuple[Cell, Outcome]]) -> None:
         delays = [
-            retry_policy.delay_s(outcome.error_class, self.ledger.strikes(cell)[outcome.error_class], self.rng)
+            retry_policy.draw_backoff_s(outcome.error_class, self.ledger.strikes(cell)[outcome.error_class], self.rng)
             for cell, outcome in again
             if outcome.error_class is not None
         ]

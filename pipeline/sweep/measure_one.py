@@ -16,10 +16,10 @@ from pipeline.lake import Lake, to_table
 from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Hub, Resources
 from pipeline.strict_model import first_problem, suggest
-from pipeline.sweep.config import overlaid, parsed
+from pipeline.sweep.config import merge_overrides, parse_yaml
 
 
-def measure_one(
+def measure_checkpoint(
     name: str, corpus: str, recipe: str, tokenizer: str | None, kind: str | None, lake: str | None, sets: list[str]
 ) -> list[dict[str, Any]]:
     """Rows of one checkpoint, of every profile it has or of `kind` alone; committed to `lake` where one is given.
@@ -29,25 +29,25 @@ def measure_one(
     Args:
         name: a folder, or REPO@REVISION on the Hub.
     """
-    checkpoint = _found(name, tokenizer)
-    asked, resources = recipe_named(recipe), resources_set(sets)
+    checkpoint = _find_checkpoint(name, tokenizer)
+    asked, resources = parse_recipe(recipe), parse_resources(sets)
     opened_lake = None if lake is None else Lake(lake)
     if opened_lake is not None:
         opened_lake.check_recipe(asked)
-        checkpoint = _as_known(opened_lake, checkpoint)
+        checkpoint = _with_lake_label(opened_lake, checkpoint)
     cells = [
-        Cell(checkpoint=checkpoint, kind=profile, corpus=corpus_named(corpus), recipe=asked)
+        Cell(checkpoint=checkpoint, kind=profile, corpus=parse_corpus(corpus), recipe=asked)
         for profile in _profiles(checkpoint, kind)
     ]
     rows = []
-    for cell, measured in measured_here(cells, resources):
+    for cell, measured in measure_cells(cells, resources):
         if opened_lake is not None:
-            commit_measured(opened_lake, cell, measured)
+            commit_cell(opened_lake, cell, measured)
         rows += measured
     return rows
 
 
-def measured_here(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
+def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
     """The rows of each cell of one checkpoint, which is fetched where need be and loaded once."""
     from pipeline import measure
 
@@ -58,7 +58,7 @@ def measured_here(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple
             yield cell, measure.measure(cell, opened, resources.batch_tokens)
 
 
-def _found(name: str, tokenizer: str | None) -> Checkpoint:
+def _find_checkpoint(name: str, tokenizer: str | None) -> Checkpoint:
     """The folder of that name, else the revision of a repo."""
     repo, _, revision = name.partition("@")
     if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
@@ -66,7 +66,7 @@ def _found(name: str, tokenizer: str | None) -> Checkpoint:
     return discovery.resolve_checkpoint(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
 
 
-def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
+def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint as a label of the lake describes it: a sweep may know its family, or another name of its model."""
     current = [named.label for named in lake.labels() if not named.superseded]
     known = {label.name: label for label in current if label.content == checkpoint.content}
@@ -76,7 +76,7 @@ def _as_known(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
     return checkpoint.model_copy(update=label.model_dump(exclude={"content", "seen_at"}))
 
 
-def commit_measured(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
+def commit_cell(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
     """Commit the cell unless it is there, and end its quarantine if a failure was the reason: it did not fail now."""
     from pipeline.provenance import provenance
 
@@ -98,7 +98,7 @@ def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
     return (kind,)
 
 
-def corpus_named(text: str) -> Corpus:
+def parse_corpus(text: str) -> Corpus:
     """The corpus written KIND[:PATH], resolved."""
     try:
         corpus = Corpus.model_validate(text)
@@ -107,9 +107,9 @@ def corpus_named(text: str) -> Corpus:
     return resolve_corpus(corpus)
 
 
-def recipe_named(text: str) -> ContextRecipe | SnippetRecipe:
+def parse_recipe(text: str) -> ContextRecipe | SnippetRecipe:
     """The built-in recipe of that name, or one given by its fields."""
-    fields = parsed(f"--recipe {text}", text)
+    fields = parse_yaml(f"--recipe {text}", text)
     if not isinstance(fields, dict):
         return built_in(text)
     try:
@@ -118,9 +118,9 @@ def recipe_named(text: str) -> ContextRecipe | SnippetRecipe:
         raise UsageError(f"--recipe {text}", first_problem(error), "Correct its fields") from error
 
 
-def resources_set(sets: list[str]) -> Resources:
+def parse_resources(sets: list[str]) -> Resources:
     """The defaults with each resources.key=value put in."""
-    fields = overlaid({"resources": {}}, sets)
+    fields = merge_overrides({"resources": {}}, sets)
     if set(fields) != {"resources"}:
         wrong = (set(fields) - {"resources"}).pop()
         raise UsageError(f"--set {wrong}", f"not a field of measure{suggest(wrong, ['resources'])}", "Set resources.*")

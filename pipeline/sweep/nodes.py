@@ -11,22 +11,22 @@ from pipeline.errors import UsageError
 from pipeline.memory import gpus_for
 from pipeline.spec import Cell, Resources
 
-Node = dict[str, Any]
+RayNode = dict[str, Any]
 """As `ray.nodes()` describes it."""
-LOOK_S = 1.0
+REFRESH_INTERVAL_S = 1.0
 """The nodes are asked for so often; for each task it would take half a millisecond."""
 
 
-class Nodes:
+class NodeTracker:
     """The nodes that can run tasks of these resources, and which of them has the files of which checkpoint.
 
     Args:
         look: gives the nodes there are.
     """
 
-    def __init__(self, look: Callable[[], list[Node]], resources: Resources) -> None:
+    def __init__(self, look: Callable[[], list[RayNode]], resources: Resources) -> None:
         self._look, self._resources = look, resources
-        self._known: list[Node] = []
+        self._known: list[RayNode] = []
         self._looked_at = float("-inf")
         self._at: dict[str, str] = {}
         self._failures: Counter[str] = Counter()
@@ -34,9 +34,9 @@ class Nodes:
         self._failed_at: dict[str, set[str]] = {}
 
     @property
-    def fitting(self) -> list[Node]:
+    def fitting(self) -> list[RayNode]:
         """Living nodes that could run a task, as they were a second ago."""
-        if time.monotonic() - self._looked_at >= LOOK_S:
+        if time.monotonic() - self._looked_at >= REFRESH_INTERVAL_S:
             self._known = [node for node in self._alive() if self._fit(node)]
             self._looked_at = time.monotonic()
         return self._known
@@ -124,10 +124,10 @@ class Nodes:
         """GPUs that have room for the model."""
         return gpus_for(cell.checkpoint.n_params, cell.recipe.dtype, self._resources.gpu_bytes)
 
-    def _alive(self) -> list[Node]:
+    def _alive(self) -> list[RayNode]:
         return [node for node in self._look() if node["Alive"]]
 
-    def _fit(self, node: Node) -> int:
+    def _fit(self, node: RayNode) -> int:
         """Tasks that the node can run at once, were it idle."""
         want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
         return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)
@@ -149,6 +149,6 @@ def require_listener(address: str) -> None:
         ) from error
 
 
-def missing(paths: list[str]) -> list[str]:
+def find_missing_paths(paths: list[str]) -> list[str]:
     """Of these, what cannot be seen from this node."""
     return [path for path in paths if not Path(path).exists()]

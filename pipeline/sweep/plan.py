@@ -18,10 +18,10 @@ from pipeline.lake.records import ResolvedLabel
 from pipeline.recipe import BUILT_IN
 from pipeline.sources import matches
 from pipeline.spec import Cell, Checkpoint, Sweep
-from pipeline.sweep.audit_records import seen, worst
-from pipeline.sweep.cost import Cost, cost
-from pipeline.sweep.prior_results import known, reason
-from pipeline.sweep.step_selection import select, sources
+from pipeline.sweep.audit_records import last_seen_revisions, serious_findings
+from pipeline.sweep.cost import Cost, estimate_cost
+from pipeline.sweep.prior_results import load_prior_results, reason_to_run
+from pipeline.sweep.step_selection import select_checkpoints, select_sources
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     lake.check_recipe(sweep.recipe)
     labels = lake.labels()
     histories = _histories(sweep, labels)
-    checkpoints = select((h.checkpoints for h in histories), sweep.steps)
+    checkpoints = select_checkpoints((h.checkpoints for h in histories), sweep.steps)
     corpora = tuple(resolve_corpus(corpus) for corpus in sweep.corpora)
     sweep = sweep.model_copy(update={"corpora": corpora})
     wanted = [
@@ -115,7 +115,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     quarantined = lake.quarantined()
     released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
     todo = [cell for cell in cells if cell.id not in committed | (quarantined - released)]
-    past = known(lake, files, todo, labels)
+    past = load_prior_results(lake, files, todo, labels)
     contents = _contents(labels)
     return Plan(
         sweep=sweep,
@@ -124,22 +124,22 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
         committed=frozenset(committed),
         quarantined=frozenset(quarantined - released),
         released=frozenset(released),
-        reason={cell.id: reason(cell, past, contents, cell.id in attempts) for cell in todo},
+        reason={cell.id: reason_to_run(cell, past, contents, cell.id in attempts) for cell in todo},
         attempts=attempts,
         histories=histories,
-        findings=tuple((h.model, finding) for h in histories for finding in worst(audit_history(h))),
-        cost=cost(todo, past, sweep.resources),
+        findings=tuple((h.model, finding) for h in histories for finding in serious_findings(audit_history(h))),
+        cost=estimate_cost(todo, past, sweep.resources),
     )
 
 
 def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]:
     """Every history whose model is wanted, with the state of each revision against what the lake knows."""
-    found = _once(h for source in sources(sweep) for h in discover_histories(source, sweep.models))
+    found = _once(h for source in select_sources(sweep) for h in discover_histories(source, sweep.models))
     wanted = [h for h in found if matches(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)
         raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
-    return tuple(assign_states(h, seen(labels, h.model)) for h in wanted)
+    return tuple(assign_states(h, last_seen_revisions(labels, h.model)) for h in wanted)
 
 
 def _once(histories: Iterable[History]) -> list[History]:
@@ -156,7 +156,7 @@ def _contents(labels: list[ResolvedLabel]) -> dict[str, dict[str, str]]:
     return contents
 
 
-def limited(plan: Plan, limit: int | None) -> Plan:
+def limit_cells(plan: Plan, limit: int | None) -> Plan:
     """The plan with at most `limit` cells to run: the smoke test of a sweep."""
     if limit is None:
         return plan
@@ -182,7 +182,7 @@ def _refuse_equal_labels(checkpoints: tuple[Checkpoint, ...]) -> None:
             )
 
 
-def command(cell: Cell) -> str:
+def reproduction_command(cell: Cell) -> str:
     """The shell line that measures this cell alone and shows what goes wrong."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     corpus = cell.corpus.kind + (f":{cell.corpus.path}" if cell.corpus.path else "")

@@ -10,11 +10,11 @@ from pipeline.lake.records import ResolvedLabel
 from pipeline.spec import Cell, Corpus
 from pipeline.strict_model import digest
 
-COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
-DIGESTS = ("weights_digest", "config_digest", "tokenizer_digest")
+RESULT_COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
+DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
 
 
-class Known(NamedTuple):
+class CommittedCell(NamedTuple):
     """A committed cell of one of the models."""
 
     content: str
@@ -31,18 +31,18 @@ class Known(NamedTuple):
         return self.device is not None and not self.device.startswith("cpu")
 
 
-class Past:
+class PriorResults:
     """Committed cells, to be asked by what they measured and by what such cells take."""
 
-    def __init__(self, cells: Iterable[Known] = ()) -> None:
-        self._of_content: dict[tuple[str, str], list[Known]] = defaultdict(list)
+    def __init__(self, cells: Iterable[CommittedCell] = ()) -> None:
+        self._of_content: dict[tuple[str, str], list[CommittedCell]] = defaultdict(list)
         self._took: dict[tuple[str, str, str, bool], list[float]] = defaultdict(list)
         for one in cells:
             self._of_content[one.content, one.kind].append(one)
             if one.total_s is not None:
                 self._took[one.model, one.recipe, one.kind, one.on_gpu].append(one.total_s)
 
-    def of_content(self, cell: Cell) -> list[Known]:
+    def of_content(self, cell: Cell) -> list[CommittedCell]:
         """Those of the same files and profile, whatever the corpus and recipe."""
         return self._of_content.get((cell.checkpoint.content, cell.kind), [])
 
@@ -52,7 +52,9 @@ class Past:
         return mean(took) if took else None
 
 
-def known(lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[ResolvedLabel]) -> Past:
+def load_prior_results(
+    lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[ResolvedLabel]
+) -> PriorResults:
     """Of the committed cells (`files`), those of the contents and models that the cells to run have.
 
     No file is opened where there are none.
@@ -61,17 +63,17 @@ def known(lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: It
     models = {cell.checkpoint.model for cell in todo}
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
     if not near:
-        return Past()
+        return PriorResults()
     from pipeline.lake.cell_index import (
         load_cell_index as committed,  # polars loads only where there is something to read
     )
 
     cells = committed(lake, files).cells
-    near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGESTS, *COLUMNS)
-    return Past(Known(digest(row[:3]), *row[3:]) for row in near_cells.iter_rows())
+    near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGEST_COLUMNS, *RESULT_COLUMNS)
+    return PriorResults(CommittedCell(digest(row[:3]), *row[3:]) for row in near_cells.iter_rows())
 
 
-def reason(cell: Cell, past: Past, labels: dict[str, dict[str, str]], failed: bool) -> str:
+def reason_to_run(cell: Cell, past: PriorResults, labels: dict[str, dict[str, str]], failed: bool) -> str:
     """Why `cell` is to run.
 
     Args:
@@ -93,5 +95,5 @@ def reason(cell: Cell, past: Past, labels: dict[str, dict[str, str]], failed: bo
     return "algorithm version" if any(_same_text(one, cell.corpus) for one in mine) else "missing corpus"
 
 
-def _same_text(one: Known, corpus: Corpus) -> bool:
+def _same_text(one: CommittedCell, corpus: Corpus) -> bool:
     return (one.corpus, one.corpus_sha256) == (corpus.id, corpus.sha256)

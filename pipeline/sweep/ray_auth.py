@@ -4,7 +4,7 @@ import os
 import secrets
 
 
-def lock_local_ray() -> None:
+def enable_local_ray_auth() -> None:
     """Token authentication with a secret in this process's environment, which the processes of its Ray inherit.
 
     It leaves no file in the user's home, and an authentication mode that the user has set stands.

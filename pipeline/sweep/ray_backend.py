@@ -30,25 +30,28 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.catalog.scratch import DRIVER_ENV, current_owner, is_driver_dead, list_owners, release_owned_by
 from pipeline.errors import UsageError
 from pipeline.spec import Cell, Resources
-from pipeline.sweep.backend import Finished, Stages, is_fetched
-from pipeline.sweep.nodes import Nodes, missing, require_listener
-from pipeline.sweep.ray_tmpdir import ray_folder
-from pipeline.sweep.retry_policy import OF_THE_WHOLE_TASK
-from pipeline.sweep.signals import sigterm_kept
-from pipeline.sweep.task import Outcome, Task, failed
-from pipeline.sweep.watchdog import left_stack, place, stuck
+from pipeline.sweep.backend import FinishedTask, TaskFunctions, needs_fetch
+from pipeline.sweep.nodes import NodeTracker, find_missing_paths, require_listener
+from pipeline.sweep.ray_tmpdir import prepare_ray_tmpdir
+from pipeline.sweep.retry_policy import WORKER_FATAL
+from pipeline.sweep.signals import preserve_sigterm_handler
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
+from pipeline.sweep.watchdog import find_stuck, innermost_line, read_stack
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
-OF_THE_HUB = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
+WORKER_ENVIRONMENT = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 """Environment that workers on other nodes must have when they start, to fetch what the driver has found."""
-PASSED_ON = ("HF_TOKEN", DRIVER_ENV)
+TASK_ENVIRONMENT = ("HF_TOKEN", DRIVER_ENV)
 """What they need besides, as an argument of each task: what is in a runtime_env Ray writes into its logs."""
-NODE_GONE = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
-GRACE = 1.5  # the driver ends a task so much later than the worker's own watchdog
-ANSWER_S, ASK_AGAIN_S = 30.0, 300.0  # a node may take so long to answer; after stuck tasks it is asked so often
+NODE_LOST_ERRORS = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
+TIMEOUT_GRACE_FACTOR = 1.5  # the driver ends a task so much later than the worker's own watchdog
+NODE_ANSWER_TIMEOUT_S, STUCK_CHECK_INTERVAL_S = (
+    30.0,
+    300.0,
+)  # a node may take so long to answer; after stuck tasks it is asked so often
 
 
-class _Given(NamedTuple):
+class _InFlight(NamedTuple):
     """A task that Ray has been given, to fetch or to measure."""
 
     task: Task
@@ -68,9 +71,9 @@ class RayBackend:
             are all that Ray has.
     """
 
-    def __init__(self, stages: Stages, resources: Resources, ahead: int = 0, queue: int = 0) -> None:
+    def __init__(self, stages: TaskFunctions, resources: Resources, ahead: int = 0, queue: int = 0) -> None:
         self._stages, self._resources, self._ahead, self._queue = stages, resources, ahead, queue
-        self._nodes = Nodes(ray.nodes, resources)
+        self._nodes = NodeTracker(ray.nodes, resources)
         self._connect()
         # Only a function decorated with GPUs gets a fresh process per task.
         self._measure = _remote(
@@ -81,12 +84,12 @@ class RayBackend:
         )
         self._fetch = _remote(_with_environment(stages.fetch), num_cpus=0, name="fetch")
         self._discard = _remote(_with_environment(stages.discard), num_cpus=0, name="discard")
-        self._environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+        self._environment = {name: os.environ[name] for name in TASK_ENVIRONMENT if name in os.environ}
         self._to_fetch: deque[Task] = deque()
         """More than one only while no node can run them."""
-        self._fetching: dict[Any, _Given] = {}
+        self._fetching: dict[Any, _InFlight] = {}
         self._ready: deque[Task] = deque()
-        self._running: dict[Any, _Given] = {}
+        self._running: dict[Any, _InFlight] = {}
         """In the order in which they were given to Ray."""
         self.gpu_wait_s = 0.0
         self._stuck: set[Any] = set()
@@ -110,10 +113,10 @@ class RayBackend:
         return [self._running[ref].task for ref in self._begun(list(self._running))]
 
     def submit(self, task: Task) -> None:
-        (self._to_fetch if is_fetched(task, self._ahead) else self._ready).append(task)
+        (self._to_fetch if needs_fetch(task, self._ahead) else self._ready).append(task)
         self._start()
 
-    def wait(self, timeout_s: float) -> list[Finished]:
+    def wait(self, timeout_s: float) -> list[FinishedTask]:
         ready = self._waited(timeout_s)
         finished = [done for ref in ready if (done := self._finished(ref))]
         self._start()
@@ -167,7 +170,7 @@ class RayBackend:
                 return
             self._to_fetch.popleft()
             ref = self._fetch.options(**self._placed(task)).remote(task, self._environment)
-            self._fetching[ref] = _Given(task, 0, time.monotonic())
+            self._fetching[ref] = _InFlight(task, 0, time.monotonic())
 
     def _start_measuring(self) -> None:
         """What is ready, in turn, as far as there are slots; a node that is full holds up its own tasks alone."""
@@ -182,7 +185,7 @@ class RayBackend:
             self._ready.remove(task)
             options = {**self._placed(task), "memory": self._nodes.memory(task.shares), **self._gpus(task)}
             ref = self._measure.options(**options).remote(task, self._environment)
-            self._running[ref] = _Given(task, shares, time.monotonic())
+            self._running[ref] = _InFlight(task, shares, time.monotonic())
 
     def _taken(self, node: str = "") -> int:
         """Slots, of all nodes or of one."""
@@ -191,7 +194,7 @@ class RayBackend:
         )
         return sum(one.shares for one in here)
 
-    def _finished(self, ref: Any) -> Finished | None:
+    def _finished(self, ref: Any) -> FinishedTask | None:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
         was_fetched = ref in self._fetching
         task, _, since = (self._fetching if was_fetched else self._running).pop(ref)
@@ -206,16 +209,16 @@ class RayBackend:
 
     def _leave(self, task: Task, outcomes: list[Outcome]) -> None:
         """The task's node, where files go that a worker which died has left: now, or they might be the next try's."""
-        placed, died = self._placed(task), any(o.error_class in OF_THE_WHOLE_TASK for o in outcomes)
+        placed, died = self._placed(task), any(o.error_class in WORKER_FATAL for o in outcomes)
         if placed and died and task.checkpoint.download_bytes:
             with suppress(RayError):  # the node may have gone too
-                ray.get(self._discard.options(**placed).remote(task, self._environment), timeout=ANSWER_S)
+                ray.get(self._discard.options(**placed).remote(task, self._environment), timeout=NODE_ANSWER_TIMEOUT_S)
         self._nodes.leave(task.checkpoint.content)
 
     def _placed(self, task: Task) -> dict[str, Any]:
         """On the node that has its files and on no other, which might wait for room that its own tasks hold."""
         node = self._nodes.of(task.checkpoint.content)
-        return _on(node) if node else {}
+        return _pin_to_node(node) if node else {}
 
     def _shares(self, task: Task) -> int:
         """Slots that a task takes up: one, or as many as it has GPUs or needs the memory of."""
@@ -228,7 +231,7 @@ class RayBackend:
         if self._resources.address != "local":
             with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
                 self._asked(release_owned_by, [current_owner()])
-        with sigterm_kept():  # Ray's shutdown takes it away below Python's knowledge
+        with preserve_sigterm_handler():  # Ray's shutdown takes it away below Python's knowledge
             ray.shutdown()
 
     def _bury(self) -> None:
@@ -244,7 +247,7 @@ class RayBackend:
         """
         if self._resources.address == "local":
             return
-        answers = self._asked(missing, sorted(paths))
+        answers = self._asked(find_missing_paths, sorted(paths))
         lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
         lacking += [f"{node} does not say" for node, answer in answers if answer is None]
         if lacking:
@@ -256,15 +259,15 @@ class RayBackend:
             return [("", question(*about))]
         probe = _remote(question, num_cpus=0)
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        hosts = {probe.options(**_on(n["NodeID"])).remote(*about): n["NodeManagerHostname"] for n in nodes}
-        answered, silent = ray.wait(list(hosts), num_returns=len(hosts), timeout=ANSWER_S)
+        hosts = {probe.options(**_pin_to_node(n["NodeID"])).remote(*about): n["NodeManagerHostname"] for n in nodes}
+        answered, silent = ray.wait(list(hosts), num_returns=len(hosts), timeout=NODE_ANSWER_TIMEOUT_S)
         answers = [(hosts[ref], None) for ref in silent]
         for ref in silent:
             ray.cancel(ref, force=True)
         for ref in answered:
             try:
                 answers.append((hosts[ref], ray.get(ref)))
-            except NODE_GONE:
+            except NODE_LOST_ERRORS:
                 continue
             except RayError:
                 answers.append((hosts[ref], None))
@@ -281,14 +284,16 @@ class RayBackend:
                 "num_cpus": self._resources.threads * self._resources.n_slots,
                 "num_gpus": self._resources.gpus,
                 "object_store_memory": OBJECT_STORE_BYTES,
-                "_temp_dir": str(ray_folder()),
+                "_temp_dir": str(prepare_ray_tmpdir()),
             }
         else:
             require_listener(address)
-            options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in OF_THE_HUB if name in os.environ}}
+            options["runtime_env"] = {
+                "env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ}
+            }
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            with sigterm_kept():
+            with preserve_sigterm_handler():
                 ray.init(address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -312,41 +317,43 @@ class RayBackend:
             case RayTaskError():
                 stranger = isinstance(error.cause, TaskCancelledError)  # what an interrupt from outside becomes
                 error_class = "preempted" if stranger else "error"
-                return failed(task, error_class, f"{type(error.cause).__name__}: {error.cause}", str(error))
+                return fail_all_cells(task, error_class, f"{type(error.cause).__name__}: {error.cause}", str(error))
             case UnserializableException():
-                return failed(task, "error", "UnserializableException: an exception that cannot be pickled", str(error))
+                return fail_all_cells(
+                    task, "error", "UnserializableException: an exception that cannot be pickled", str(error)
+                )
             case TaskCancelledError():
                 return self._timed_out(task)
             case OutOfMemoryError():
-                return failed(task, "host_oom", _first_line(error), str(error))
+                return fail_all_cells(task, "host_oom", _first_line(error), str(error))
             case RuntimeEnvSetupError():
                 cause = str(error).strip().splitlines()[-1]
-                return failed(task, "setup", f"RuntimeEnvSetupError: {cause}", str(error))
-            case _ if isinstance(error, NODE_GONE):
+                return fail_all_cells(task, "setup", f"RuntimeEnvSetupError: {cause}", str(error))
+            case _ if isinstance(error, NODE_LOST_ERRORS):
                 self._nodes.look_again()
-                return failed(task, "preempted", _first_line(error))
+                return fail_all_cells(task, "preempted", _first_line(error))
         late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s
         stack = self._stack(task) if late else ""
         if stack or ref in self._stuck:
             return self._timed_out(task, stack)
-        return failed(task, "crash", _first_line(error))
+        return fail_all_cells(task, "crash", _first_line(error))
 
     def _timed_out(self, task: Task, stack: str = "") -> list[Outcome]:
-        at = f": in {place(stack)}" if place(stack) else ""
-        return failed(task, "timeout", f"no end after {self._resources.timeout_s:g} s{at}", stack)
+        at = f": in {innermost_line(stack)}" if innermost_line(stack) else ""
+        return fail_all_cells(task, "timeout", f"no end after {self._resources.timeout_s:g} s{at}", stack)
 
     def _stack(self, task: Task) -> str:
         """What the watchdog has left, on whichever node; empty where it did not end the task."""
-        return next((stack for _, stack in self._asked(left_stack, task) if stack), "")
+        return next((stack for _, stack in self._asked(read_stack, task) if stack), "")
 
     def _end_stuck(self) -> None:
         """The second line behind the worker's own watchdog, whose file tells a task that is stuck from one that waits
         for its turn."""
-        now, limit_s = time.monotonic(), GRACE * self._resources.timeout_s
+        now, limit_s = time.monotonic(), TIMEOUT_GRACE_FACTOR * self._resources.timeout_s
         late = {ref: one.task for ref, one in self._running.items() if now - one.since >= limit_s}
-        if not late or now - self._looked_at < min(limit_s, ASK_AGAIN_S):
+        if not late or now - self._looked_at < min(limit_s, STUCK_CHECK_INTERVAL_S):
             return
-        found = {content for _, there in self._asked(stuck, [*late.values()], limit_s) for content in there or ()}
+        found = {content for _, there in self._asked(find_stuck, [*late.values()], limit_s) for content in there or ()}
         for ref in (ref for ref, task in late.items() if task.checkpoint.content in found):
             ray.cancel(ref, force=True)
             self._stuck.add(ref)
@@ -359,7 +366,7 @@ def _remote(body: Callable[..., Any], **options: Any) -> Any:
     return decorate(max_retries=0, retry_exceptions=False, **options)(body)
 
 
-def _on(node: str) -> dict[str, Any]:
+def _pin_to_node(node: str) -> dict[str, Any]:
     """There and nowhere else."""
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
 

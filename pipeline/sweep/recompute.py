@@ -7,14 +7,14 @@ from pipeline.columns import METRICS, names
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell, Sweep
-from pipeline.sweep.measure_one import measured_here
+from pipeline.sweep.measure_one import measure_cells
 from pipeline.sweep.plan import make_plan
 
-FAR = 1e-4
+RELATIVE_TOLERANCE = 1e-4
 """Relative difference that no thread count and no device explains."""
 
 
-def recompute(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, str]]:
+def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, str]]:
     """What differs in one committed cell of the sweep that is measured again, as `key` and `found`.
 
     Raises:
@@ -39,7 +39,7 @@ def recompute(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, st
 
 
 def _measured(cell: Cell, sweep: Sweep) -> list[dict[str, Any]]:
-    ((_, rows),) = measured_here([cell], sweep.resources)
+    ((_, rows),) = measure_cells([cell], sweep.resources)
     return rows
 
 
@@ -47,5 +47,5 @@ def _differ(before: Any, now: Any) -> bool:
     if isinstance(before, list) and isinstance(now, list | tuple):
         return len(before) != len(now) or any(map(_differ, before, now))
     if isinstance(before, float) and isinstance(now, float | int):
-        return abs(before - now) > FAR * max(abs(before), abs(now), FAR)
+        return abs(before - now) > RELATIVE_TOLERANCE * max(abs(before), abs(now), RELATIVE_TOLERANCE)
     return before != now

@@ -5,7 +5,7 @@ from collections import Counter
 
 from pipeline.sweep.task import ErrorClass
 
-STRIKES: dict[ErrorClass, int] = {
+MAX_FAILURES: dict[ErrorClass, int] = {
     "permanent": 1,
     "error": 3,
     "oom": 3,
@@ -20,36 +20,36 @@ STRIKES: dict[ErrorClass, int] = {
 }
 """Failures of one cell after which it is not tried again."""
 
-NO_FAULT_OF_THE_CELL: frozenset[ErrorClass] = frozenset({"transient", "changed", "setup", "preempted", "infra"})
+NEVER_QUARANTINED: frozenset[ErrorClass] = frozenset({"transient", "changed", "setup", "preempted", "infra"})
 """Classes that never quarantine: counted within a run, and the next run starts afresh. The others are counted from the
 lake across runs, and the last strike quarantines the cell."""
 
-OF_THE_WHOLE_TASK: frozenset[ErrorClass] = frozenset({"crash", "timeout", "host_oom"})
+WORKER_FATAL: frozenset[ErrorClass] = frozenset({"crash", "timeout", "host_oom"})
 """Classes that end a worker with all that it had still to do."""
 
-OF_EVERY_TASK: frozenset[ErrorClass] = frozenset({"error", "crash", "timeout", "setup"})
+SYSTEMIC: frozenset[ErrorClass] = frozenset({"error", "crash", "timeout", "setup"})
 """Classes that a defect of the code or the cluster would cause in every task alike."""
 
-ONCE_A_RUN: frozenset[ErrorClass] = frozenset({"error"})
+NOT_RETRIED_IN_RUN: frozenset[ErrorClass] = frozenset({"error"})
 """Classes that the same code would only repeat: tried again by the next run, not by this one."""
 
 
-def of_the_cell(attempts: Counter[str]) -> Counter[str]:
+def keep_quarantining_failures(attempts: Counter[str]) -> Counter[str]:
     """Of the failed attempts that the lake knows, those that still count."""
-    return Counter({name: n for name, n in attempts.items() if name not in NO_FAULT_OF_THE_CELL})
+    return Counter({name: n for name, n in attempts.items() if name not in NEVER_QUARANTINED})
 
 
-def spent(error_class: ErrorClass, strikes: Counter[str]) -> bool:
+def is_exhausted(error_class: ErrorClass, strikes: Counter[str]) -> bool:
     """Whether a cell with these strikes is out of tries for this class."""
-    return strikes[error_class] >= STRIKES[error_class]
+    return strikes[error_class] >= MAX_FAILURES[error_class]
 
 
-def last_try(strikes: Counter[str]) -> bool:
+def is_last_crash_attempt(strikes: Counter[str]) -> bool:
     """Whether one more crash would condemn the cell: then it runs alone, so that no neighbour's crash counts."""
-    return strikes["crash"] >= STRIKES["crash"] - 1
+    return strikes["crash"] >= MAX_FAILURES["crash"] - 1
 
 
-def delay_s(error_class: ErrorClass, strikes: int, rng: random.Random) -> float:
+def draw_backoff_s(error_class: ErrorClass, strikes: int, rng: random.Random) -> float:
     """Exponential back-off with jitter where waiting helps, else none."""
     if error_class not in ("transient", "infra"):
         return 0.0

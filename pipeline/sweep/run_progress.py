@@ -7,13 +7,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from pipeline.spec import Cell
-from pipeline.sweep.backend import LeftOut
+from pipeline.sweep.backend import LeftOutCells
 from pipeline.sweep.task import Outcome
 
-PLAIN_EVERY_S = 30.0
+PRINT_EVERY_S = 30.0
 
 
-class Progress:
+class RunProgress:
     """Counts cells; use as a context manager."""
 
     def __init__(self, total: int, console: Console | None = None) -> None:
@@ -35,7 +35,7 @@ class Progress:
         )
         self.task = self.bar.add_task("cells", total=total, failed="", last="")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "RunProgress":
         self.bar.start()
         return self
 
@@ -51,7 +51,7 @@ class Progress:
         state = "failed, to be tried again" if again else "failed"
         self.say(f"{state}: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
 
-    def left_out(self, some: LeftOut) -> None:
+    def left_out(self, some: LeftOutCells) -> None:
         self.total -= some.cells
         self.bar.update(self.task, total=self.total)
         self.say(str(some))
@@ -64,7 +64,7 @@ class Progress:
             failures: cells that have failed and are not committed since.
         """
         self.bar.update(self.task, failed=f"[red]{failures} failed[/red]" if failures else "")
-        if self.live or time.monotonic() - self.spoken < PLAIN_EVERY_S:
+        if self.live or time.monotonic() - self.spoken < PRINT_EVERY_S:
             return
         elapsed = time.monotonic() - self.started
         left = f"{elapsed / self.done * (self.total - self.done):.0f} s left" if self.done else "no estimate yet"

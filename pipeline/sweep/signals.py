@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Signals:
+class SignalListener:
     """Tells of SIGTERM and SIGINT for as long as it is entered."""
 
     def __init__(self, tell: Callable[[int], None]) -> None:
@@ -26,7 +26,7 @@ class Signals:
 
 
 @contextmanager
-def sigterm_kept() -> Iterator[None]:
+def preserve_sigterm_handler() -> Iterator[None]:
     """SIGTERM as it is outside, where Ray's handler would end the process with exit code 15, and would stay."""
     handler = signal.getsignal(signal.SIGTERM)
     try:

@@ -7,13 +7,13 @@ from pipeline.errors import UsageError
 from pipeline.sources import matches
 from pipeline.spec import Checkpoint, Members, Source, Sweep
 
-Rule = Callable[[list[Checkpoint]], list[Checkpoint]]
+CheckpointSelector = Callable[[list[Checkpoint]], list[Checkpoint]]
 """What of a history in training order is wanted."""
 
-FORMS = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
+STEPS_SYNTAX = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
 
-def sources(sweep: Sweep) -> tuple[Source, ...]:
+def select_sources(sweep: Sweep) -> tuple[Source, ...]:
     """The sources whose model may match the sweep's glob; the others are not even looked at."""
     chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or matches(s.name, sweep.models))
     if not chosen:
@@ -22,7 +22,7 @@ def sources(sweep: Sweep) -> tuple[Source, ...]:
     return chosen
 
 
-def select(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Checkpoint, ...]:
+def select_checkpoints(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Checkpoint, ...]:
     """The checkpoints that `steps` wants of each history, every one thinned on its own.
 
     `every:N` and numbers are steps, whatever the stage and run. `log2` thins each stage of each run, by its steps, else
@@ -42,18 +42,18 @@ def select(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Check
 
 
 def _chosen(history: list[Checkpoint], parts: list[str]) -> list[Checkpoint]:
-    wanted = {c.revision for part in parts for c in _rule(part)(history)}
+    wanted = {c.revision for part in parts for c in _selector(part)(history)}
     return [c for c in history if c.revision in wanted]
 
 
-def _rule(part: str) -> Rule:
-    if part in RULES:
-        return RULES[part]
+def _selector(part: str) -> CheckpointSelector:
+    if part in SELECTORS:
+        return SELECTORS[part]
     if interval := _interval(part):
         return lambda history: [c for c in history if c.step is not None and c.step % interval == 0]
     if part.isdecimal():
         return lambda history: [c for c in history if c.step == int(part)]
-    raise UsageError(f"--steps {part}", "not a selection", f"Use {FORMS}")
+    raise UsageError(f"--steps {part}", "not a selection", f"Use {STEPS_SYNTAX}")
 
 
 def _interval(part: str) -> int:
@@ -64,7 +64,7 @@ def _interval(part: str) -> int:
 
 def _last(history: list[Checkpoint]) -> list[Checkpoint]:
     """The end of each run that reaches the last stage: a trunk that others go on from has none of its own."""
-    ends = {c.run: c for c in _placed(history)}.values()
+    ends = {c.run: c for c in _with_position(history)}.values()
     stages = list(dict.fromkeys(c.stage for c in history))
     rank = lambda c: (int(c.stage) if (c.stage or "").isdecimal() else 0, stages.index(c.stage))  # noqa: E731
     reached = max(map(rank, ends), default=None)
@@ -73,7 +73,7 @@ def _last(history: list[Checkpoint]) -> list[Checkpoint]:
 
 def _log2(history: list[Checkpoint]) -> list[Checkpoint]:
     lines: dict[tuple[str | None, str | None], list[Checkpoint]] = {}
-    for c in _placed(history):
+    for c in _with_position(history):
         lines.setdefault((c.run, c.stage), []).append(c)
     return [c for line in lines.values() for c in _thinned(line)]
 
@@ -94,17 +94,17 @@ def _nearest_powers(known: list[int]) -> set[int]:
     return nearest | {place for place in known if place == 0}
 
 
-def _placed(history: list[Checkpoint]) -> list[Checkpoint]:
+def _with_position(history: list[Checkpoint]) -> list[Checkpoint]:
     """Without a final model that says nothing of its place, unless none does."""
     return [c for c in history if {c.step, c.tokens_seen, c.stage, c.run} != {None}] or history
 
 
 def _refuse_what_matches_nothing(parts: list[str], histories: list[list[Checkpoint]]) -> None:
     if not parts:
-        raise UsageError("--steps", "nothing given", f"Use {FORMS}")
+        raise UsageError("--steps", "nothing given", f"Use {STEPS_SYNTAX}")
     there = [c for history in histories for c in history]
     for part in parts:
-        rule = _rule(part)
+        rule = _selector(part)
         if there and not any(rule(history) for history in histories):
             near = _nearest(part, {c.step for c in there if c.step is not None})
             do = f"The nearest are {', '.join(map(str, near))}" if near else "Use all, log2 or last"
@@ -118,5 +118,5 @@ def _nearest(part: str, steps: set[int]) -> list[int]:
     return sorted(sorted(steps), key=away)[:3]
 
 
-RULES: dict[str, Rule] = {"all": list, "last": _last, "log2": _log2}
+SELECTORS: dict[str, CheckpointSelector] = {"all": list, "last": _last, "log2": _log2}
 """What each word stands for."""

@@ -64,7 +64,7 @@ class Outcome(Noun):
         return self.error_class is None
 
 
-def failed(
+def fail_all_cells(
     task: Task, error_class: ErrorClass, message: str, traceback: str = "", seconds: float = 0.0
 ) -> list[Outcome]:
     """The same failure for every cell of a task."""

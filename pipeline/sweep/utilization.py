@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-class Busy:
+class Utilization:
     """The share of the slots' wall time in forward passes and metrics; on GPUs one also reads it as `gpu_busy`.
 
     The rest is starting processes, fetching, loading, committing and waiting. Cells count when they come back, so the

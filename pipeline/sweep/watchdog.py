@@ -17,7 +17,7 @@ from pipeline.sweep.task import Task
 
 
 @contextmanager
-def under_way(task: Task) -> Iterator[None]:
+def mark_in_flight(task: Task) -> Iterator[None]:
     """Keeps the file; where the process is killed or ends itself, it stays."""
     path = stack_file(task)
     path.touch()
@@ -28,7 +28,7 @@ def under_way(task: Task) -> Iterator[None]:
 
 
 @contextmanager
-def watchdog(task: Task) -> Iterator[None]:
+def exit_on_timeout(task: Task) -> Iterator[None]:
     """A timer outside the interpreter: it fires even where a task hangs in C code. Within `under_way`."""
     with stack_file(task).open("w") as file:
         os.utime(file.fileno())  # where opening an empty file anew leaves its time
@@ -44,20 +44,20 @@ def stack_file(task: Task) -> Path:
     return cache.folder("stacks") / f"{task.run_id}-{task.checkpoint.content}-{task.attempt}.txt"
 
 
-def left_stack(task: Task) -> str:
+def read_stack(task: Task) -> str:
     """What has been left on this node; empty where it did not end the task here."""
     path = stack_file(task)
     return path.read_text() if path.exists() else ""
 
 
-def place(stack: str) -> str:
+def innermost_line(stack: str) -> str:
     """The innermost line of the main thread, which is listed last, as FILE:LINE; empty if there is none."""
     main = stack.rpartition("(most recent call first):")[2]
     found = re.search(r'File "(?:.*/)?(.+?)", line (\d+)', main)
     return f"{found[1]}:{found[2]}" if found else ""
 
 
-def stuck(tasks: Iterable[Task], limit_s: float) -> list[str]:
+def find_stuck(tasks: Iterable[Task], limit_s: float) -> list[str]:
     """Contents of those which have been at one thing on this node for so long."""
     return [task.checkpoint.content for task in tasks if _age_s(stack_file(task)) >= limit_s]
 

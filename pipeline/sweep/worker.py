@@ -23,13 +23,13 @@ from pipeline.errors import (
 from pipeline.lake import Lake, to_table
 from pipeline.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
-from pipeline.sweep.task import ErrorClass, Outcome, Task, failed
-from pipeline.sweep.watchdog import under_way, watchdog
+from pipeline.sweep.task import ErrorClass, Outcome, Task, fail_all_cells
+from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 
 if TYPE_CHECKING:
     from pipeline.measure import Kept, Opened
 
-CLASSES: dict[type[ShapelakeError], ErrorClass] = {
+ERROR_CLASS_BY_EXCEPTION: dict[type[ShapelakeError], ErrorClass] = {
     CheckpointError: "permanent",
     CorpusError: "permanent",
     FetchError: "transient",
@@ -37,10 +37,10 @@ CLASSES: dict[type[ShapelakeError], ErrorClass] = {
     UsageError: "setup",
     LakeError: "infra",
 }
-Watch = Callable[[Task], AbstractContextManager[None]]
+TimeoutContext = Callable[[Task], AbstractContextManager[None]]
 
 
-def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
+def run_task(task: Task, watch: TimeoutContext = nullcontext) -> list[Outcome]:
     """Measure and commit the cells of one checkpoint; what was committed before a failure stays committed.
 
     `watch` is entered for the loading and again for each cell: each has the whole of the timeout.
@@ -48,15 +48,15 @@ def work(task: Task, watch: Watch = nullcontext) -> list[Outcome]:
     started = time.monotonic()
     try:
         with (
-            under_way(task),
+            mark_in_flight(task),
             fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint,
         ):
             return _measured(task, checkpoint, watch)
     except Exception as error:
-        return _went_wrong(task, error, started)
+        return _outcomes_of_error(task, error, started)
 
 
-def fetch(task: Task) -> list[Outcome]:
+def prefetch_task(task: Task) -> list[Outcome]:
     """Bring the task's checkpoint nearer before its turn: from the Hub to this machine's disk, where what was written
     last is in memory too, or from the disk into memory. Says what went wrong, if anything did."""
     started = time.monotonic()
@@ -65,14 +65,14 @@ def fetch(task: Task) -> list[Outcome]:
             return _read(Path(task.checkpoint.path))
         fetch_files(task.checkpoint, task.run_id, task.resources.scratch_bytes)
     except Exception as error:
-        return _went_wrong(task, error, started)
+        return _outcomes_of_error(task, error, started)
     return []
 
 
-def _went_wrong(task: Task, error: Exception, started: float) -> list[Outcome]:
+def _outcomes_of_error(task: Task, error: Exception, started: float) -> list[Outcome]:
     """The exception that is being handled, as the outcome of every cell."""
     seconds = time.monotonic() - started
-    return failed(task, classify(error), describe(error), traceback.format_exc(), seconds)
+    return fail_all_cells(task, classify_error(error), format_error(error), traceback.format_exc(), seconds)
 
 
 def _read(folder: Path) -> list[Outcome]:
@@ -82,19 +82,19 @@ def _read(folder: Path) -> list[Outcome]:
     return []
 
 
-def drop(task: Task) -> None:
+def discard_fetched(task: Task) -> None:
     """Remove what was fetched for a task that will not be measured."""
     discard_checkpoint(task.checkpoint, task.run_id)
 
 
-def watched(task: Task) -> list[Outcome]:
+def run_task_with_timeout(task: Task) -> list[Outcome]:
     """`work` under a watchdog that ends this process, stack kept, when something takes too long."""
-    return work(task, watchdog)
+    return run_task(task, exit_on_timeout)
 
 
-def classify(error: BaseException) -> ErrorClass:
+def classify_error(error: BaseException) -> ErrorClass:
     """The class of an exception, decided here where its type is known."""
-    for ours, error_class in CLASSES.items():
+    for ours, error_class in ERROR_CLASS_BY_EXCEPTION.items():
         if isinstance(error, ours):
             return error_class
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
@@ -104,36 +104,36 @@ def classify(error: BaseException) -> ErrorClass:
     return "error"
 
 
-def describe(error: BaseException) -> str:
+def format_error(error: BaseException) -> str:
     """What a user can act on: our own errors as they are, others with their type."""
     return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
 
 
-def _measured(task: Task, checkpoint: Checkpoint, watch: Watch) -> list[Outcome]:
+def _measured(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list[Outcome]:
     with watch(task):
         from pipeline import measure  # torch and transformers: only where work is done
 
-        kept = _kept()
+        kept = _model_cache()
         opened = measure.open_checkpoint(checkpoint, task.cells[0].recipe, task.resources, kept)
     there = Lake(task.lake).committed() if task.attempt > 1 else set()
     outcomes = []
     for cell in task.cells:
         with watch(task):
-            outcomes.append(Outcome(cell_id=cell.id) if cell.id in there else _cell(task, cell, opened))
+            outcomes.append(Outcome(cell_id=cell.id) if cell.id in there else _measure_and_commit(task, cell, opened))
     if all(outcome.ok for outcome in outcomes):
         kept.put(opened)
     return outcomes
 
 
 @cache
-def _kept() -> "Kept":
+def _model_cache() -> "Kept":
     """Of this process: of use where it does several tasks, inline and on the CPUs of a cluster."""
     from pipeline.measure import Kept
 
     return Kept()
 
 
-def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
+def _measure_and_commit(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     from pipeline import measure
     from pipeline.provenance import busy_s, provenance, summary
 
@@ -144,6 +144,6 @@ def _cell(task: Task, cell: Cell, opened: "Opened") -> Outcome:
         table = to_table(rows, provenance(cell.recipe))
         Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:
-        return _went_wrong(task, error, started)[0].model_copy(update={"cell_id": cell.id})
+        return _outcomes_of_error(task, error, started)[0].model_copy(update={"cell_id": cell.id})
     seconds = time.monotonic() - started
     return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, busy_s=busy_s(rows), summary=summary(rows))

@@ -8,7 +8,7 @@ from pipeline.catalog import local_histories
 from pipeline.errors import ChangedError, ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
-from pipeline.sweep.measure_one import commit_measured, measured_here
+from pipeline.sweep.measure_one import commit_cell, measure_cells
 from pipeline.watch.alert_rules import Layers, Rule
 from pipeline.watch.alerts import SHOWN, Alert, alerts, broken, changes
 from pipeline.watch.checkpoint_folder import Found, Signature, covers, drop_request, found, requests, unfinished
@@ -116,8 +116,8 @@ class Follower:
         committed = self._of.lake.committed()
         self._of.lake.record_labels([cells[0].checkpoint])
         if missing := [cell for cell in cells if cell.id not in committed]:
-            for cell, rows in measured_here(missing, self._of.resources):
-                commit_measured(self._of.lake, cell, rows)
+            for cell, rows in measure_cells(missing, self._of.resources):
+                commit_cell(self._of.lake, cell, rows)
 
     def _tell(self, cell: Cell) -> Told:
         self._told.add((cell.checkpoint.revision, cell.id))

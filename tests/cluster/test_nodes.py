@@ -22,7 +22,7 @@ from pipeline.spec import Resources, Sweep
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
-from pipeline.sweep.watchdog import under_way
+from pipeline.sweep.watchdog import mark_in_flight
 from tests.hub.conftest import hub  # noqa: F401
 from tests.hub.fake import FakeHub
 from tests.hub.test_reruns import files
@@ -188,7 +188,7 @@ def test_a_node_whose_disk_has_gone_costs_no_cell(hub, nodes, tmp_path):  # noqa
 def stuck_or_done(task: Task) -> list[Outcome]:
     """Of the first step a task whose watchdog does not fire."""
     if task.checkpoint.step == 0:
-        with under_way(task):
+        with mark_in_flight(task):
             time.sleep(60)
     return [Outcome(cell_id=cell.id, summary=os.environ["SHAPELAKE_SCRATCH"]) for cell in task.cells]
 
@@ -209,7 +209,7 @@ def test_what_is_given_to_a_node_that_has_just_gone_is_preempted_and_the_next_tr
     _, one, two = tasks(3, resources)
     with closing(opened(stuck_or_done, resources, ahead=1)) as backend:
         first = outcome(backend, one).summary
-        monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 1000.0)
+        monkeypatch.setattr("pipeline.sweep.nodes.REFRESH_INTERVAL_S", 1000.0)
         nodes.cluster.remove_node(nodes.by_scratch[first], allow_graceful=False)
         while sum(node["Alive"] for node in ray.nodes()) > 2:
             time.sleep(0.1)

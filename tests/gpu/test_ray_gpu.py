@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.geometry.candidates import default_engine, faiss_engine
 from pipeline.recipe import built_in
 from pipeline.spec import Cell, Checkpoint, Corpus, Resources
-from pipeline.sweep.backend import Stages, Work
+from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.task import Outcome, Task
 from tests import real
 from tests.gpu.test_gpu import cell
@@ -39,10 +39,10 @@ def _ray() -> None:
     pytest.importorskip("ray")
 
 
-def opened(measure: Work, resources: Resources, queue: int = 0) -> "AbstractContextManager[RayBackend]":
+def opened(measure: TaskFunction, resources: Resources, queue: int = 0) -> "AbstractContextManager[RayBackend]":
     from pipeline.sweep.ray_backend import RayBackend
 
-    return closing(RayBackend(Stages(lambda task: [], measure, lambda task: None), resources, queue=queue))
+    return closing(RayBackend(TaskFunctions(lambda task: [], measure, lambda task: None), resources, queue=queue))
 
 
 def on(gpus: int) -> Resources:
@@ -119,7 +119,7 @@ def starved(task: Task) -> list[Outcome]:
             HELD.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
         except torch.OutOfMemoryError:
             size //= 2
-    return worker.work(task)
+    return worker.run_task(task)
 
 
 def test_what_finds_no_room_on_the_device_is_out_of_memory(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.lake import Lake
 from pipeline.spec import Hub, Sweep
-from pipeline.sweep.driver import Report
+from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
@@ -62,7 +62,7 @@ def work(task: Task) -> list[Outcome]:
     return [stub.commit(task, cell) for cell in task.cells]
 
 
-def go(lake: Lake, wanted: Sweep | None = None) -> tuple[Plan, Report]:
+def go(lake: Lake, wanted: Sweep | None = None) -> tuple[Plan, RunReport]:
     plan = make_plan(wanted or sweep(), lake)
     return plan, run(plan, lake, "inline", work)
 

@@ -9,7 +9,7 @@ import torch
 from pipeline.integrations import TrainerCallback
 from pipeline.integrations.trainer import READINGS
 from pipeline.lake import open_lake
-from pipeline.sweep.measure_one import corpus_named, recipe_named
+from pipeline.sweep.measure_one import parse_corpus, parse_recipe
 from pipeline.watch import watch
 from pipeline.watch.checkpoint_folder import REQUESTS
 from tests import real
@@ -58,7 +58,7 @@ def test_a_trainers_requests_are_answered_by_a_watch(tmp_path):
     assert {path.name for path in (tmp_path / "run" / REQUESTS).iterdir()} == {"checkpoint-2", "checkpoint-4"}
     text = real.text(tmp_path / "prose.txt")
     followed = made.followed(tmp_path / "run")._replace(
-        corpus=corpus_named(f"text:{text}"), recipe=recipe_named(json.dumps(real.RECIPE))
+        corpus=parse_corpus(f"text:{text}"), recipe=parse_recipe(json.dumps(real.RECIPE))
     )
     lines: list[str] = []
     assert watch(followed, lines.append, 0.0, once=True) == 0

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ShapelakeError
 from pipeline.spec import Sweep
-from pipeline.sweep.config import load_sweep, override
+from pipeline.sweep.config import apply_overrides, load_sweep
 from tests.security.fuzz import COUNTS, forget_peak, holds_for_all, hostile_names, peak_bytes
 
 SOUND = {
@@ -79,7 +79,7 @@ def test_any_override_is_taken_or_refused(count):
 
     def holds(text: str) -> None:
         try:
-            override(sound, [text])
+            apply_overrides(sound, [text])
         except ShapelakeError:
             return
 

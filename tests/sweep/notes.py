@@ -7,7 +7,7 @@ import pytest
 from pipeline.recipe import built_in
 from pipeline.spec import Cell, Corpus, HubFile, Remote, Resources
 from pipeline.sweep import ray_backend
-from pipeline.sweep.backend import Stages
+from pipeline.sweep.backend import TaskFunctions
 from pipeline.sweep.ray_backend import RayBackend
 from pipeline.sweep.task import Task
 from tests.lake import made
@@ -57,8 +57,8 @@ class Notes:
 def backend(monkeypatch: pytest.MonkeyPatch, notes: Notes, queue: int = 0, **resources: object) -> RayBackend:
     for name in ("remote", "nodes", "cluster_resources", "wait", "cancel", "get", "init"):
         monkeypatch.setattr(ray_backend.ray, name, getattr(notes, name))
-    monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 0.0)
-    stages = Stages(lambda task: [], lambda task: [], lambda task: None)
+    monkeypatch.setattr("pipeline.sweep.nodes.REFRESH_INTERVAL_S", 0.0)
+    stages = TaskFunctions(lambda task: [], lambda task: [], lambda task: None)
     return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}), queue=queue)
 
 

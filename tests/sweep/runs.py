@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from pipeline.sweep.run_progress import Progress
+from pipeline.sweep.run_progress import RunProgress
 from pipeline.sweep.task import Task
 from tests.sweep import stub
 
@@ -57,4 +57,4 @@ class Scripted:
 
 def drive(root: Path, lake, backend: Scripted, **changes):
     plan = make_plan(stub.sweep(root, **changes), lake)
-    return Driver(plan, lake, backend, "run", Progress(len(plan.todo))).run()
+    return Driver(plan, lake, backend, "run", RunProgress(len(plan.todo))).run()

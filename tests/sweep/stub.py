@@ -17,9 +17,9 @@ from pathlib import Path
 
 from pipeline.lake import Lake, to_table
 from pipeline.spec import Cell, Corpus, Local, Resources, Sweep, algorithm
-from pipeline.sweep.task import Outcome, Task, failed
-from pipeline.sweep.watchdog import under_way, watchdog
-from pipeline.sweep.worker import classify, describe
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
+from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
+from pipeline.sweep.worker import classify_error, format_error
 
 CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 LAYERS = 3
@@ -71,7 +71,7 @@ def work(task: Task) -> list[Outcome]:
 def watched(task: Task) -> list[Outcome]:
     """`work`; one that hangs under the worker's own watchdog, as the others may take long on a busy machine."""
     fault = Path(task.checkpoint.path) / "fault"
-    with watchdog(task) if fault.exists() and fault.read_text() == "hang" else nullcontext():
+    with exit_on_timeout(task) if fault.exists() and fault.read_text() == "hang" else nullcontext():
         return work(task)
 
 
@@ -112,7 +112,7 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
     if name == "unpicklable":
         return [threading.Lock()]  # type: ignore[list-item]
     if name == "stuck":
-        with under_way(task):  # with no watchdog, or one that does not fire
+        with mark_in_flight(task):  # with no watchdog, or one that does not fire
             time.sleep(60)
     if name == "hang":
         time.sleep(60)
@@ -128,7 +128,7 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
             Outcome(cell_id=cell.id, error_class=error_class, message="MixedError: made for the test")  # type: ignore[arg-type]
             for cell, error_class in zip(task.cells, ("transient", "oom"), strict=False)
         ]
-    return failed(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]
+    return fail_all_cells(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]
 
 
 def _of_host() -> None:
@@ -151,7 +151,7 @@ def _out_of_memory(task: Task, allocate: Callable[[], None]) -> list[Outcome]:
     try:
         allocate()
     except Exception as error:
-        return failed(task, classify(error), describe(error))
+        return fail_all_cells(task, classify_error(error), format_error(error))
     raise AssertionError("there was room")
 
 

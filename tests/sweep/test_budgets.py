@@ -6,7 +6,7 @@ from pipeline.lake import lake_status
 from pipeline.spec import Corpus
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from pipeline.sweep.task import Outcome, Task, failed
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from tests.sweep import stub
 from tests.sweep.runs import Scripted, drive, go, refuse
 
@@ -51,7 +51,7 @@ def test_an_unforeseen_exception_waits_for_the_next_run_and_condemns_at_the_thir
 def dies_after_its_first_commit(task: Task) -> list[Outcome]:
     """What a backend reports of a worker that was killed when one of its cells was already in the lake."""
     stub.work(task.model_copy(update={"cells": task.cells[:1]}))
-    return failed(task, "crash", "WorkerCrashedError: made for the test")
+    return fail_all_cells(task, "crash", "WorkerCrashedError: made for the test")
 
 
 def test_a_committed_cell_is_never_struck_for_the_death_of_its_worker(tmp_path, lake):
@@ -80,7 +80,7 @@ def test_each_class_has_its_budget(tmp_path, lake, fault, tries, quarantined):
     def work(task: Task) -> list[Outcome]:
         if task.checkpoint.step == 0:
             asked.append(task.attempt)
-            return failed(task, fault, "Error: made for the test")
+            return fail_all_cells(task, fault, "Error: made for the test")
         return stub.work(task)
 
     plan, report = go(root, lake, work)
@@ -102,7 +102,7 @@ def test_the_last_try_before_quarantine_runs_alone(tmp_path, lake):
     root = stub.history(tmp_path / "runs", list(range(8)))
 
     def crashing(task: Task) -> list[Outcome]:
-        return failed(task, "crash", "made for the test") if task.checkpoint.step == 3 else stub.work(task)
+        return fail_all_cells(task, "crash", "made for the test") if task.checkpoint.step == 3 else stub.work(task)
 
     backend = Scripted(crashing)
     report = drive(root, lake, backend)
@@ -120,7 +120,7 @@ def test_only_the_cell_that_ran_is_struck_when_its_worker_dies(tmp_path, lake, f
     def work(task: Task) -> list[Outcome]:
         deadly.extend(() if deadly else (task.cells[0].id,))
         if task.cells[0].id == deadly[0]:
-            return failed(task, fault, "made for the test")
+            return fail_all_cells(task, fault, "made for the test")
         return stub.work(task)
 
     _, report = go(root, lake, work, n_corpora=3)

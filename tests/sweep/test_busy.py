@@ -5,19 +5,19 @@ import time
 import pytest
 
 from pipeline.lake import Lake
-from pipeline.sweep.backend import InlineBackend, Stages
+from pipeline.sweep.backend import InlineBackend, TaskFunctions
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from pipeline.sweep.run_progress import Progress
+from pipeline.sweep.run_progress import RunProgress
 from pipeline.sweep.task import Outcome
-from pipeline.sweep.utilization import Busy
+from pipeline.sweep.utilization import Utilization
 from tests.sweep import stub
 
 
 def test_the_share_is_of_all_slots_and_follows_a_cluster_that_grows():
     now = [0.0]
-    busy = Busy(lambda: now[0])
+    busy = Utilization(lambda: now[0])
     assert busy.share is None
     for seconds, slots in ((10.0, 1), (10.0, 3)):
         now[0] += seconds
@@ -57,8 +57,8 @@ def test_a_run_records_how_long_slots_were_free_for_want_of_files(tmp_path, caps
 
     lake = Lake(tmp_path / "lake")
     plan = make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2, 3])), lake)
-    backend = InlineBackend(Stages(fetch, measure, lambda task: None), ahead=1)
-    Driver(plan, lake, backend, "run", Progress(3)).run()
+    backend = InlineBackend(TaskFunctions(fetch, measure, lambda task: None), ahead=1)
+    Driver(plan, lake, backend, "run", RunProgress(3)).run()
     (record,) = lake.runs()
     assert fetch_s - 0.05 <= record["gpu_wait_s"] < 3 * fetch_s, "for the first alone: the others came meanwhile"
     sweeps.status({"models": [], "runs": [{**record, "gpu_wait_s": 12.3}], "failures": [], "lake": ""}, failed=False)

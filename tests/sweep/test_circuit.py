@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.sweep.circuit_breaker import Circuit
+from pipeline.sweep.circuit_breaker import CircuitBreaker
 from pipeline.sweep.task import ErrorClass, Outcome
 from tests.sweep import stub
 from tests.sweep.runs import go
@@ -16,7 +16,7 @@ def ill(error_class: ErrorClass = "error", message: str = "KeyError: 'x'") -> Ou
 
 def stopped(*ends: Outcome) -> int:
     """After how many checkpoints the circuit breaks; 0 if it does not."""
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     said = [circuit.settled(str(index), [end]) for index, end in enumerate(ends)]
     return next((index + 1 for index, reason in enumerate(said) if reason), 0)
 
@@ -44,12 +44,12 @@ def test_it_takes_five_of_five_or_more_than_half_of_twenty_that_fail_alike(ends,
 
 
 def test_one_checkpoint_that_fails_five_times_is_one():
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert not any(circuit.settled("same", [ill("crash")]) for _ in range(20))
 
 
 def test_the_last_try_of_a_checkpoint_counts():
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     for content in "abcd":
         circuit.settled(content, [ill("crash")])
     circuit.settled("a", [WELL])
@@ -57,7 +57,7 @@ def test_the_last_try_of_a_checkpoint_counts():
 
 
 def test_a_task_of_which_any_cell_was_measured_counts_as_well():
-    circuit = Circuit()
+    circuit = CircuitBreaker()
     assert not any(circuit.settled(str(i), [WELL, ill()]) for i in range(5))
 
 

@@ -4,8 +4,8 @@ import os
 import signal
 import time
 
-from pipeline.sweep.driver import Report
-from pipeline.sweep.task import Outcome, Task, failed
+from pipeline.sweep.driver import RunReport
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from tests.sweep import stub
 from tests.sweep.runs import Scripted, drive, go
 
@@ -36,9 +36,9 @@ def test_what_has_failed_besides_does_not_hide_that_work_is_left(tmp_path, lake)
 
 
 def test_a_run_that_gave_up_is_not_queued_again_for_a_signal():
-    assert Report(stopped="5 of the first 5", signal=15, unfinished=5).exit_code == 1
-    assert Report(signal=15, unfinished=5).exit_code == 143
-    assert Report(signal=15).exit_code == 0
+    assert RunReport(stopped="5 of the first 5", signal=15, unfinished=5).exit_code == 1
+    assert RunReport(signal=15, unfinished=5).exit_code == 143
+    assert RunReport(signal=15).exit_code == 0
 
 
 def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):
@@ -54,7 +54,7 @@ def test_a_retry_that_a_drain_cuts_off_is_left_to_a_rerun_not_a_failure(tmp_path
 
     def work(task: Task) -> list[Outcome]:
         os.kill(os.getpid(), signal.SIGTERM)
-        return failed(task, "preempted", "NodeDiedError: made for the test")
+        return fail_all_cells(task, "preempted", "NodeDiedError: made for the test")
 
     _, report = go(root, lake, work)
     assert (report.exit_code, report.unfinished, report.failures) == (143, 1, {})

@@ -46,7 +46,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.lake import open_lake
-from pipeline.sweep.task import Outcome, Task, failed
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from tests.sweep import stub
 from tests.sweep.runs import go, refuse
 
@@ -66,7 +66,7 @@ def test_an_attempt_that_was_given_up_may_finish_late(tmp_path, lake):
     def work(task: Task) -> list[Outcome]:
         if not lost:
             lost.append(task)
-            return failed(task, "preempted", "NodeDiedError: made for the test")
+            return fail_all_cells(task, "preempted", "NodeDiedError: made for the test")
         return stub.work(task)
 
     plan, report = go(root, lake, work)

@@ -9,8 +9,8 @@ from pipeline.errors import LakeError
 from pipeline.lake.verify import verify_lake
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from pipeline.sweep.task import Outcome, Task, failed
-from pipeline.sweep.worker import classify, describe
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
+from pipeline.sweep.worker import classify_error, format_error
 from tests.sweep import stub
 from tests.sweep.runs import Scripted, drive, go
 
@@ -27,7 +27,7 @@ def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path
 def test_one_hiccup_that_hits_all_that_runs_at_once_counts_once(tmp_path, lake, monkeypatch):
     """All four tasks come back with it within the first pause; three in a row would end the run."""
     root = stub.history(tmp_path / "runs", list(range(4)), faults=dict.fromkeys(range(4), "infra:1"))
-    monkeypatch.setattr("pipeline.sweep.retry_policy.delay_s", lambda *_: 2.0)
+    monkeypatch.setattr("pipeline.sweep.retry_policy.draw_backoff_s", lambda *_: 2.0)
     backend = Scripted(stub.work)
     report = drive(root, lake, backend)
     assert len(backend.together[3]) == 4
@@ -82,7 +82,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the
         try:
             return stub.work(task)
         except LakeError as error:
-            return failed(task, classify(error), describe(error))
+            return fail_all_cells(task, classify_error(error), format_error(error))
 
     _, report = go(root, lake, work)
     assert (report.exit_code, report.committed, len(tried)) == (1, 1, 4)

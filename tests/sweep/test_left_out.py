@@ -4,7 +4,7 @@ from pipeline import render
 from pipeline.lake import lake_status
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.run_progress import Progress
+from pipeline.sweep.run_progress import RunProgress
 from tests.sweep import stub
 from tests.sweep.runs import Scripted, refuse
 
@@ -20,7 +20,7 @@ class Small(Scripted):
 
 def drive(sweep, lake, work):
     plan = make_plan(sweep, lake)
-    return plan, Driver(plan, lake, Small(work), "run", Progress(len(plan.todo))).run()
+    return plan, Driver(plan, lake, Small(work), "run", RunProgress(len(plan.todo))).run()
 
 
 def test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line(tmp_path, lake, capsys):

@@ -5,17 +5,17 @@ from collections import Counter
 import pytest
 
 from pipeline.spec import Resources
-from pipeline.sweep.nodes import Node, Nodes
+from pipeline.sweep.nodes import NodeTracker, RayNode
 
 ONE_CPU = Resources(cpus=1)
 
 
-def node(name: str, cpus: int, gpus: int = 0) -> Node:
+def node(name: str, cpus: int, gpus: int = 0) -> RayNode:
     return {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
 
 
-def nodes(*some: Node) -> Nodes:
-    return Nodes(lambda: list(some), ONE_CPU)
+def nodes(*some: RayNode) -> NodeTracker:
+    return NodeTracker(lambda: list(some), ONE_CPU)
 
 
 def test_a_node_of_eight_gets_eight_times_as_much_as_one_of_one():
@@ -62,7 +62,7 @@ def test_what_could_not_be_fetched_on_a_node_goes_to_another_however_full_that_i
 def test_nodes_are_looked_at_once_a_second_and_at_once_when_one_was_lost(monkeypatch: pytest.MonkeyPatch):
     now, living = [100.0], [node("a", 1)]
     monkeypatch.setattr("pipeline.sweep.nodes.time.monotonic", lambda: now[0])
-    placed = Nodes(lambda: list(living), ONE_CPU)
+    placed = NodeTracker(lambda: list(living), ONE_CPU)
     assert placed.place("c0", gpus=0) == "a"
     living[:] = [node("b", 1)]
     assert placed.place("c1", gpus=0) == "a"

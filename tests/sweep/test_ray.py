@@ -12,9 +12,9 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.spec import Resources
-from pipeline.sweep.backend import Stages
+from pipeline.sweep.backend import TaskFunctions
 from pipeline.sweep.plan import make_plan
-from pipeline.sweep.run import QUEUE, run
+from pipeline.sweep.run import RAY_QUEUE_LENGTH, run
 from pipeline.sweep.task import Outcome, Task
 from tests.sweep import stub
 
@@ -73,7 +73,7 @@ def test_what_waits_within_ray_is_taken_back_when_the_run_is_told_to_stop(tmp_pa
 
     Thread(target=tell, daemon=True).start()
     report = run(make_plan(stub.sweep(root, cpus=2, slots=2), lake), lake, "ray", once_told)
-    assert n - 2 <= QUEUE, "all that did not run was within Ray"
+    assert n - 2 <= RAY_QUEUE_LENGTH, "all that did not run was within Ray"
     assert (report.exit_code, report.committed, report.unfinished) == (143, 2, n - 2)
     assert len(list(root.glob("*/begun"))) == 2
     plan = make_plan(stub.sweep(root, cpus=2, slots=2), lake)
@@ -84,4 +84,6 @@ def test_a_cluster_that_is_not_there_is_refused_at_once():
     from pipeline.sweep.ray_backend import RayBackend
 
     with pytest.raises(UsageError, match="nothing listens there"):
-        RayBackend(Stages(lambda task: [], stub.work, lambda task: None), Resources(cpus=1, address="127.0.0.1:1"))
+        RayBackend(
+            TaskFunctions(lambda task: [], stub.work, lambda task: None), Resources(cpus=1, address="127.0.0.1:1")
+        )

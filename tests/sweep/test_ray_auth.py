@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.lake import Lake
-from pipeline.sweep.ray_auth import lock_local_ray
+from pipeline.sweep.ray_auth import enable_local_ray_auth
 from tests.sweep import stub
 
 RUN = """
@@ -29,18 +29,18 @@ assert is_token_auth_enabled()
 
 def test_it_makes_a_secret(monkeypatch):
     monkeypatch.setattr(os, "environ", {})
-    lock_local_ray()
+    enable_local_ray_auth()
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert len(bytes.fromhex(os.environ["RAY_AUTH_TOKEN"])) == 32
     first = os.environ["RAY_AUTH_TOKEN"]
     os.environ.clear()
-    lock_local_ray()
+    enable_local_ray_auth()
     assert os.environ["RAY_AUTH_TOKEN"] != first
 
 
 def test_what_the_user_has_set_stands(monkeypatch):
     monkeypatch.setattr(os, "environ", {"RAY_AUTH_MODE": "disabled"})
-    lock_local_ray()
+    enable_local_ray_auth()
     assert os.environ == {"RAY_AUTH_MODE": "disabled"}
 
 

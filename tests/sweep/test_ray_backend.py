@@ -220,7 +220,7 @@ def test_the_next_try_is_not_given_to_the_node_that_was_lost(monkeypatch):
     """Though nodes are asked for once a second: within it a task could be lost twenty times, and given up."""
     notes = Notes({"CPU": 4}, {"CPU": 4})
     opened = backend(monkeypatch, notes)
-    monkeypatch.setattr("pipeline.sweep.nodes.LOOK_S", 1000.0)
+    monkeypatch.setattr("pipeline.sweep.nodes.REFRESH_INTERVAL_S", 1000.0)
     opened.submit(of_the_hub(cells=(cell_of(10**6),)))
     lost = notes.submitted[0]["scheduling_strategy"].node_id
     notes.living[:] = [node for node in notes.living if node["NodeID"] != lost]

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from pipeline.spec import Resources
-from pipeline.sweep.backend import Stages
+from pipeline.sweep.backend import TaskFunctions
 from pipeline.sweep.ray_backend import RayBackend
 from tests.sweep.notes import Notes, backend, cell_of, of_the_hub, task
 
@@ -50,7 +50,7 @@ def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
     from tests.sweep.test_ray_head import nap, naps
 
     resources = Resources(cpus=4, gpus=4, gpu_gb=24)
-    opened = RayBackend(Stages(lambda task: [], nap, lambda task: None), resources)
+    opened = RayBackend(TaskFunctions(lambda task: [], nap, lambda task: None), resources)
     began = time.monotonic()
     (why,) = opened.too_large([cell_of(45 * 10**9)]).values()
     assert why == "5 GPUs of 24 GB in one node are wanted, the largest node has 4"

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.spec import Remote, Resources
-from pipeline.sweep.backend import Stages, Work
+from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
@@ -33,10 +33,10 @@ def head() -> Iterator[str]:
     cluster.shutdown()
 
 
-def opened(measure: Work, resources: Resources, fetch: Work = lambda task: [], ahead: int = 0):
+def opened(measure: TaskFunction, resources: Resources, fetch: TaskFunction = lambda task: [], ahead: int = 0):
     from pipeline.sweep.ray_backend import RayBackend
 
-    return RayBackend(Stages(fetch, measure, lambda task: None), resources, ahead)
+    return RayBackend(TaskFunctions(fetch, measure, lambda task: None), resources, ahead)
 
 
 def nap(task: Task) -> list[Outcome]:

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.lake import Tombstone, open_lake
 from pipeline.spec import Local
-from pipeline.sweep.plan import limited, make_plan
+from pipeline.sweep.plan import limit_cells, make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Task
 from tests.sweep import stub
@@ -51,7 +51,7 @@ def test_equal_weights_run_once_and_both_labels_get_rows(tmp_path, lake):
 
 def test_a_limit_runs_that_many_cells_and_a_rerun_the_rest(tmp_path, lake):
     root = stub.history(tmp_path / "runs", [0, 1, 2, 3])
-    report = run(limited(make_plan(stub.sweep(root), lake), 3), lake, "inline", stub.work)
+    report = run(limit_cells(make_plan(stub.sweep(root), lake), 3), lake, "inline", stub.work)
     assert (report.exit_code, report.committed) == (0, 3)
     _, report = go(root, lake)
     assert (report.exit_code, report.committed) == (0, 1)

@@ -10,13 +10,13 @@ from pipeline.catalog.local_histories import discover_history
 from pipeline.catalog.revision_names import TrainingPoint, parse_name
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, Hub, Local, Members, Sweep
-from pipeline.sweep.step_selection import select, sources
+from pipeline.sweep.step_selection import select_checkpoints, select_sources
 from tests.lake import made
 from tests.sweep import stub
 
 
 def steps_of(root: Path, steps: str) -> list[int | None]:
-    return [c.step for c in select([discover_history(Local(local=str(root))).checkpoints], steps)]
+    return [c.step for c in select_checkpoints([discover_history(Local(local=str(root))).checkpoints], steps)]
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_a_final_model_alone_is_its_own_last_and_states_no_step(tmp_path):
 def test_one_history_that_matches_is_enough(tmp_path):
     roots = [stub.history(tmp_path / name, [step]) for name, step in (("a", 5), ("b", 7))]
     histories = [discover_history(Local(local=str(root))).checkpoints for root in roots]
-    assert [c.label for c in select(histories, "every:7")] == ["b@step7"]
+    assert [c.label for c in select_checkpoints(histories, "every:7")] == ["b@step7"]
 
 
 def point(name: str, step: int | None = None, tokens: int | None = None) -> Checkpoint:
@@ -110,33 +110,33 @@ MIXED = [point("1..a", 1), point("1..b", 2), point("1..c"), point("2..d", tokens
     ],
 )
 def test_stages_runs_and_what_has_no_steps(history, steps, chosen):
-    assert [c.revision for c in select([history], steps)] == chosen.split()
+    assert [c.revision for c in select_checkpoints([history], steps)] == chosen.split()
 
 
 @pytest.mark.parametrize("history", [SOUP, SOUP_GOES_ON, SEEDS, NAMED, BY_TOKENS, IN_ORDER, MIXED])
 def test_a_selection_is_a_part_of_the_history_in_its_order(history):
     for steps in ("all", "last", "log2", "last,log2"):
-        chosen = select([history], steps)
+        chosen = select_checkpoints([history], steps)
         assert chosen
         assert list(chosen) == [c for c in history if c in chosen]
-    last = select([history], "last")
-    assert select([last], "last") == last
-    assert list(select([history], "all")) == history
+    last = select_checkpoints([history], "last")
+    assert select_checkpoints([last], "last") == last
+    assert list(select_checkpoints([history], "all")) == history
 
 
 @pytest.mark.parametrize("steps", ["every:3", "3"])
 def test_a_history_without_steps_gives_none_beside_one_that_has_them(steps):
-    assert [c.step for c in select([IN_ORDER, [point("3", 3)]], steps)] == [3]
+    assert [c.step for c in select_checkpoints([IN_ORDER, [point("3", 3)]], steps)] == [3]
     for history in (IN_ORDER, BY_TOKENS):
         with pytest.raises(UsageError, match=r"no checkpoint states a step\.\nUse all, log2 or last"):
-            select([history], steps)
+            select_checkpoints([history], steps)
 
 
 @pytest.mark.parametrize("steps", ["all", "last", "log2", "every:3", "3"])
 def test_of_nothing_nothing_is_chosen(steps):
-    assert select([[], []], steps) == ()
+    assert select_checkpoints([[], []], steps) == ()
     with pytest.raises(UsageError, match="not a selection"):
-        select([[]], f"{steps},log3")
+        select_checkpoints([[]], f"{steps},log3")
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_sources_by_their_names_with_or_without_an_owner(glob, chosen):
     sweep = Sweep.model_validate(
         {"name": "t", "checkpoints": at, "corpora": ["random-uniform"], "recipe": "quick@1", "models": glob}
     )
-    assert [source.name for source in sources(sweep)] == chosen, "of a family only its members' names say"
+    assert [source.name for source in select_sources(sweep)] == chosen, "of a family only its members' names say"
 
 
 def test_order_is_by_step_never_lexical(root):

@@ -37,21 +37,21 @@ def test_the_place_is_the_innermost_line_of_the_main_thread(tmp_path: Path):
     script, stack = tmp_path / "hangs.py", tmp_path / "stack"
     script.write_text(HANGS)
     assert subprocess.run([sys.executable, str(script), str(stack)], check=False).returncode == 1
-    assert watchdog.place(stack.read_text()) == f"hangs.py:{HANGS.splitlines().index('def deep():') + 2}"
+    assert watchdog.innermost_line(stack.read_text()) == f"hangs.py:{HANGS.splitlines().index('def deep():') + 2}"
 
 
 def test_of_no_stack_there_is_no_place():
-    assert watchdog.place("") == ""
+    assert watchdog.innermost_line("") == ""
 
 
 def test_a_try_is_stuck_once_its_file_is_old_and_not_before_nor_after(task):
-    assert watchdog.stuck([task], 0.0) == [task.checkpoint.content], "any age will do"
-    with watchdog.under_way(task):
-        assert watchdog.stuck([task], 10.0) == []
+    assert watchdog.find_stuck([task], 0.0) == [task.checkpoint.content], "any age will do"
+    with watchdog.mark_in_flight(task):
+        assert watchdog.find_stuck([task], 10.0) == []
         old = time.time() - 20
         os.utime(watchdog.stack_file(task), (old, old))
-        assert watchdog.stuck([task], 10.0) == [task.checkpoint.content]
-        assert watchdog.stuck([task.model_copy(update={"attempt": 2})], 10.0) == [], "another try"
-        with watchdog.watchdog(task):
-            assert watchdog.stuck([task], 10.0) == [], "at something else since"
+        assert watchdog.find_stuck([task], 10.0) == [task.checkpoint.content]
+        assert watchdog.find_stuck([task.model_copy(update={"attempt": 2})], 10.0) == [], "another try"
+        with watchdog.exit_on_timeout(task):
+            assert watchdog.find_stuck([task], 10.0) == [], "at something else since"
     assert not watchdog.stack_file(task).exists()

@@ -15,9 +15,9 @@ from pipeline.columns import names
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell, Resources
 from pipeline.sweep import worker
-from pipeline.sweep.backend import InlineBackend, Stages
+from pipeline.sweep.backend import InlineBackend, TaskFunctions
 from pipeline.sweep.task import Task
-from pipeline.sweep.worker import classify
+from pipeline.sweep.worker import classify_error
 from tests import real
 from tests.test_memory import cell
 
@@ -41,12 +41,12 @@ from tests.test_memory import cell
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_classify(error, error_class):
-    assert classify(error) == error_class
+    assert classify_error(error) == error_class
 
 
 @pytest.fixture
 def lake(tmp_path) -> Lake:
-    worker._kept.cache_clear()
+    worker._model_cache.cache_clear()
     return Lake(tmp_path / "lake")
 
 
@@ -60,17 +60,17 @@ def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
     """The weights of a bad checkpoint are in it, or half of them."""
     good, bad = (cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2))
     like = measure.open_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).like
-    assert worker.work(task(lake, good))[0].ok
-    kept = worker._kept().take(like)
+    assert worker.run_task(task(lake, good))[0].ok
+    kept = worker._model_cache().take(like)
     assert kept is not None
-    worker._kept().put(kept)
+    worker._model_cache().put(kept)
 
     def fail(*args):
         raise ArithmeticError("made for the test")
 
     monkeypatch.setattr(measure, "describe_layer", fail)
-    assert worker.work(task(lake, bad))[0].error_class == "error"
-    assert worker._kept().take(like) is None
+    assert worker.run_task(task(lake, bad))[0].error_class == "error"
+    assert worker._model_cache().take(like) is None
 
 
 def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path, monkeypatch):
@@ -85,16 +85,16 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
         return forward(self, ids, capture)
 
     monkeypatch.setattr(measure.Profile, "forward", full)
-    (outcome,) = worker.work(task(lake, wanted))
+    (outcome,) = worker.run_task(task(lake, wanted))
     assert (outcome.error_class, sizes) == ("oom", [128, 128])
     assert outcome.host == socket.gethostname()
     assert outcome.seconds > 0
     assert not lake.committed()
-    assert worker.work(task(lake, wanted, attempt=2, halvings=1))[0].ok
+    assert worker.run_task(task(lake, wanted, attempt=2, halvings=1))[0].ok
     assert set(sizes[2:]) == {64}
     monkeypatch.setattr(measure.Profile, "forward", forward)
     plain = Lake(tmp_path / "plain")
-    assert worker.work(task(plain, wanted))[0].ok
+    assert worker.run_task(task(plain, wanted))[0].ok
     assert numbers_in(lake) == numbers_in(plain)
     batches = [open_lake(one.uri).frame("SELECT DISTINCT batch_tokens FROM layers").rows() for one in (lake, plain)]
     assert batches == [[(64,)], [(128,)]]
@@ -129,7 +129,7 @@ def test_the_weights_of_a_local_checkpoint_are_in_memory_before_its_turn_if_they
     if in_memory(weights):
         pytest.skip("a file system whose files are always in memory")
     monkeypatch.setattr(memory, "free_bytes", lambda device: free)
-    assert worker.fetch(task(lake, wanted)) == []
+    assert worker.prefetch_task(task(lake, wanted)) == []
     assert in_memory(weights) == share
 
 
@@ -144,7 +144,9 @@ def test_while_one_checkpoint_is_measured_the_next_is_read(lake, tmp_path, monke
             both.set()
 
     monkeypatch.setattr(worker, "read_ahead", note)
-    backend = InlineBackend(Stages(worker.fetch, lambda _: [] if both.wait(10) else 1 / 0, worker.drop), ahead=1)
+    backend = InlineBackend(
+        TaskFunctions(worker.prefetch_task, lambda _: [] if both.wait(10) else 1 / 0, worker.discard_fetched), ahead=1
+    )
     for one in wanted:
         backend.submit(task(lake, one))
     assert len(backend.wait(10) + backend.wait(10)) == 2

@@ -41,7 +41,7 @@ class Measured:
         self.flags: dict[int, list[str]] = {}
         """Of the steps that have any."""
         self._dimension = dimension
-        monkeypatch.setattr(module, "measured_here", self)
+        monkeypatch.setattr(module, "measure_cells", self)
 
     def __call__(self, cells: list[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
         for cell in cells:
