@@ -18,7 +18,7 @@ from pipeline import geometry
 from pipeline.catalog.digests import require_unchanged
 from pipeline.corpora import Batch, Contexts, build_contexts
 from pipeline.errors import UsageError
-from pipeline.geometry import Cloud, Fetched, LayerMoments, Stream, describe_layer, plan_layers, to_device
+from pipeline.geometry import HostCopy, LayerMoments, MomentStream, PointCloud, describe_layer, plan_passes, to_device
 from pipeline.loss import Loss
 from pipeline.memory import free_bytes, weights_room
 from pipeline.model import Model, Profile, Tokenizer, load_after, load_tokenizer, release
@@ -76,7 +76,7 @@ class Observed:
     """What one pass over the corpus leaves behind of the layers that it was for."""
 
     moments: list[LayerMoments]
-    clouds: list[Cloud]
+    clouds: list[PointCloud]
     forward_s: float
 
 
@@ -139,7 +139,7 @@ def plan(profile: Profile, text: Contexts, opened: Opened) -> list[list[int]]:
     """Which layers each pass is for: all of them in one, where their moments and clouds fit the device."""
     room = int(FOR_LAYERS * free_bytes(opened.device) / opened.tasks)
     widths = [state.width for state in profile.states]
-    return plan_layers(widths, text.n_kept, text.n_groups, opened.model.module.dtype, room)
+    return plan_passes(widths, text.n_kept, text.n_groups, opened.model.module.dtype, room)
 
 
 def observe(
@@ -156,10 +156,10 @@ def observe(
     device, widths, target = opened.device, [state.width for state in profile.states], next_raw(profile)
     watched = sorted({*layers, *(after for layer in layers if (after := target[layer]) is not None)})
     following = [watched.index(after) if (after := target[i]) in watched and i in layers else None for i in watched]
-    stream = Stream(
+    stream = MomentStream(
         [widths[layer] for layer in watched], text.moment_rows_per_group, recipe.sink_multiple, following, device
     )
-    clouds = {layer: Cloud(text.n_kept, widths[layer], opened.model.module.dtype, device) for layer in layers}
+    clouds = {layer: PointCloud(text.n_kept, widths[layer], opened.model.module.dtype, device) for layer in layers}
     sampler, counting = Sampler(stream, watched, clouds, device), _LossBehind(loss)
     for batch in text.batches(batch_tokens):
         ids = to_device(torch.from_numpy(batch.ids), device)
@@ -177,11 +177,11 @@ class _LossBehind:
 
     def __init__(self, loss: Loss | None) -> None:
         self._loss = loss
-        self._last: tuple[Tensor, Fetched | None, Batch] | None = None
+        self._last: tuple[Tensor, HostCopy | None, Batch] | None = None
 
     def add(self, ids: Tensor, causal: Tensor | None, batch: Batch) -> None:
         self.finish()
-        self._last = ids, None if causal is None else Fetched(causal), batch
+        self._last = ids, None if causal is None else HostCopy(causal), batch
 
     def finish(self) -> None:
         """Count what has not been counted."""

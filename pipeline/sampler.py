@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.corpora import Batch
-from pipeline.geometry import Cloud, Stream, to_device
+from pipeline.geometry import MomentStream, PointCloud, to_device
 
 
 class Sampler:
@@ -19,7 +19,9 @@ class Sampler:
         clouds: by layer, of those that are to have one.
     """
 
-    def __init__(self, stream: Stream, layers: Sequence[int], clouds: Mapping[int, Cloud], device: str) -> None:
+    def __init__(
+        self, stream: MomentStream, layers: Sequence[int], clouds: Mapping[int, PointCloud], device: str
+    ) -> None:
         self._stream, self._clouds, self._device = stream, clouds, device
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
 

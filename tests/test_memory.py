@@ -56,7 +56,7 @@ def test_layers_in_several_passes_give_the_same_bytes(folder, monkeypatch, plan)
     opened = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
     assert measure.plan(opened.model.profile(wanted.kind), _contexts(wanted, opened), opened) == [[0, 1, 2, 3]]
     whole = numbers(measure.measure(wanted, opened, 64))
-    monkeypatch.setattr(measure, "plan_layers", lambda *_: plan)
+    monkeypatch.setattr(measure, "plan_passes", lambda *_: plan)
     assert numbers(measure.measure(wanted, opened, 256)) == whole
     assert whole[1]["linearity"] is not None
 

@@ -13,7 +13,7 @@ from jobs.bench.comparison import Comparison, Subject, Wanted, at_most, compared
 from jobs.bench.data import curved
 from jobs.bench.scale import Knn, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
-from pipeline.geometry.exact_distances import distances
+from pipeline.geometry.exact_distances import pair_distances
 from pipeline.geometry.moment_stream import BLOCK_ROWS
 from pipeline.geometry.moments import Moments
 from pipeline.geometry.precision import full_precision, product_dtype
@@ -55,7 +55,7 @@ def _differences(size: Knn, device: str) -> Comparison:
     others = (index[:, None] + torch.randint(1, size.n, (size.n, LISTED)).to(device)) % size.n
     pairs = others.numel() * size.dim
     floor = roofline(3 * pairs, pairs * points.element_size(), torch.float32, device)
-    ours = timed(lambda: distances(points, index, others), device)
+    ours = timed(lambda: pair_distances(points, index, others), device)
     took = interleaved({"floor": floor, "ours": ours}, size.rounds)
     subject = Subject("kernels", f"distances to {LISTED} neighbours by differences", size.n, size.dim)
     return compared(subject, took["ours"], _named(torch.float32), took["floor"], REPORTED, unit_on(device))

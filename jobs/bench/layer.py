@@ -17,9 +17,9 @@ from jobs.bench.data import curved, gemm_floor
 from jobs.bench.knn import FLOOR
 from jobs.bench.scale import Scale
 from jobs.bench.timing import Took, interleaved, now, since, timed
-from pipeline.geometry import Cloud, LayerMoments, Stream, describe, describe_layer
+from pipeline.geometry import LayerMoments, MomentStream, PointCloud, describe, describe_layer
 from pipeline.geometry.eigen import top_eigenvalue
-from pipeline.geometry.group_estimates import over_groups, usable
+from pipeline.geometry.group_estimates import mean_over_groups, usable_group_radii
 from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import anisotropy, authors, counts
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
@@ -73,7 +73,7 @@ def _parts(
     states: list[Tensor],
     recipe: ContextRecipe,
     following: list[int | None],
-    describe: Callable[[LayerMoments, Cloud, ContextRecipe], object],
+    describe: Callable[[LayerMoments, PointCloud, ContextRecipe], object],
 ) -> _Parts:
     start = now()
     layers = streamed(states, recipe, following)
@@ -88,31 +88,31 @@ def streamed(states: list[Tensor], recipe: ContextRecipe, following: list[int | 
     """Moments of all tokens; the first of each context is a sink."""
     position = torch.arange(len(states[0]))
     per_group = recipe.contexts * recipe.context_tokens
-    stream = Stream([s.shape[1] for s in states], [per_group] * recipe.groups, recipe.sink_multiple, following)
+    stream = MomentStream([s.shape[1] for s in states], [per_group] * recipe.groups, recipe.sink_multiple, following)
     for index, points in enumerate(states):
         stream.put(index, points)
     stream.step(position % recipe.context_tokens == 0, position // per_group)
     return stream.close()
 
 
-def sampled(points: Tensor, recipe: ContextRecipe) -> Cloud:
+def sampled(points: Tensor, recipe: ContextRecipe) -> PointCloud:
     """The kept positions of each context, evenly spaced."""
     kept = torch.arange(0, len(points), recipe.context_tokens // recipe.kept_per_context)
     context = kept // recipe.context_tokens
-    cloud = Cloud(len(kept), points.shape[1], points.dtype)
+    cloud = PointCloud(len(kept), points.shape[1], points.dtype)
     cloud.put(points[kept], context, kept % 101, context // recipe.contexts)
     return cloud
 
 
-def few(moments: LayerMoments, cloud: Cloud, recipe: ContextRecipe) -> None:
+def few(moments: LayerMoments, cloud: PointCloud, recipe: ContextRecipe) -> None:
     """The small set, on a graph of k neighbours and without a full decomposition."""
     layer = Layer(moments, cloud, recipe.model_copy(update={"k": recipe.k // 2}))
     with torch.inference_mode():
         counts.measure(layer)
         authors.measure(layer)
-        radii = usable(layer)
+        radii = usable_group_radii(layer)
         for estimator in (id_twonn, id_mle):
-            over_groups(layer, [estimator(r) for r in radii])
+            mean_over_groups(layer, [estimator(r) for r in radii])
         anisotropy.anisotropy(layer.all)
         anisotropy.anisotropy_se(layer)
         anisotropy.anisotropy_no_sink(layer)

@@ -9,9 +9,9 @@ from jobs.bench.comparison import Comparison, Subject, at_least, compared, unit_
 from jobs.bench.data import curved
 from jobs.bench.scale import Scale
 from jobs.bench.timing import interleaved, timed
-from pipeline.geometry import Cloud, Stream
+from pipeline.geometry import MomentStream, PointCloud
 from pipeline.geometry.layer import Layer
-from pipeline.geometry.metrics import groups
+from pipeline.geometry.metrics import metric_groups
 from pipeline.recipe import built_in
 
 SVD, VALUES = "float32 SVD", "float32 SVD, values alone"
@@ -41,13 +41,13 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 def spectrum(points: Tensor) -> dict[str, object]:
     """Every column that counts towards `spectrum_s`, of a layer that nothing follows."""
     device = points.device
-    stream = Stream([points.shape[1]], [len(points)], sink_multiple=8.0, device=device)
+    stream = MomentStream([points.shape[1]], [len(points)], sink_multiple=8.0, device=device)
     stream.put(0, points)
     stream.step(torch.zeros(len(points), dtype=torch.bool), torch.zeros(len(points), dtype=torch.int64))
     (moments,) = stream.close()
-    layer = Layer(moments, Cloud(0, points.shape[1], points.dtype, device), built_in("standard@1"))
+    layer = Layer(moments, PointCloud(0, points.shape[1], points.dtype, device), built_in("standard@1"))
     with torch.inference_mode():
-        found = [group.measure(layer) for group in groups() if group.SECONDS == "spectrum_s"]
+        found = [group.measure(layer) for group in metric_groups() if group.SECONDS == "spectrum_s"]
     return {column: value for columns in found for column, value in columns.items()}
 
 

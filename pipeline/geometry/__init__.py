@@ -5,21 +5,21 @@ layers that arrive in batches.
 """
 
 from pipeline.geometry.accumulator import LayerMoments
-from pipeline.geometry.cloud import Cloud
+from pipeline.geometry.cloud import PointCloud
 from pipeline.geometry.describe import describe, describe_layer
-from pipeline.geometry.device_copies import Fetched, to_device
-from pipeline.geometry.memory_plan import plan_layers
-from pipeline.geometry.moment_stream import Stream
+from pipeline.geometry.device_copies import HostCopy, to_device
+from pipeline.geometry.memory_plan import plan_passes
+from pipeline.geometry.moment_stream import MomentStream
 from pipeline.geometry.precision import set_threads
 
 __all__ = [
-    "Cloud",
-    "Fetched",
+    "HostCopy",
     "LayerMoments",
-    "Stream",
+    "MomentStream",
+    "PointCloud",
     "describe",
     "describe_layer",
-    "plan_layers",
+    "plan_passes",
     "set_threads",
     "to_device",
 ]

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
 from torch import Tensor
 
-from pipeline.geometry.moments import Moments, Sums, merge
+from pipeline.geometry.moments import Moments, RowSums, merge_moments
 
-PILOT_ROWS = 512
+PILOT_NORM_ROWS = 512
 NORM_SAMPLE = 2**18
 """Up to so many norms are all kept, 1 MiB per layer; of more, each block's at every so many ranks."""
 
@@ -24,9 +24,9 @@ class LayerMoments:
     """Of all tokens, per group of contexts."""
     ordinary: list[Moments]
     """Likewise of the tokens that are no sinks."""
-    sinks: Sums
+    sinks: RowSums
     """Of the tokens that open their context or whose norm exceeds `sink_multiple` pilot medians, all groups."""
-    norms: "Norms"
+    norms: "NormStatistics"
     n_nonfinite: int
     """Rows left out of all sums."""
     pilot_norm: float
@@ -42,10 +42,10 @@ class LayerMoments:
     @property
     def all(self) -> Moments:
         """Of all tokens."""
-        return merge(self.groups)
+        return merge_moments(self.groups)
 
 
-class Norms:
+class NormStatistics:
     """Norms of the rows: their sum, largest and number of non-zero ones, and a sample for their median.
 
     The sample holds every norm of up to NORM_SAMPLE rows. Of more it holds, of each block of 2048 sorted norms, those
@@ -110,8 +110,8 @@ class Accumulator:
         self._directions = torch.zeros_like(self._shift)
         self._groups = [Moments.about(self._shift) for _ in range(n_groups)]
         self._ordinary = [Moments.about(self._shift) for _ in range(n_groups)]
-        self._sinks = Sums.about(self._shift)
-        self._norms = Norms(due, device)
+        self._sinks = RowSums.about(self._shift)
+        self._norms = NormStatistics(due, device)
 
     def add(
         self, rows: Float[Tensor, "rows dim"], first: Bool[Tensor, " rows"], group: int
@@ -124,7 +124,7 @@ class Accumulator:
         finite = largest.isfinite()
         x = torch.where(finite[:, None], rows, 0).to(torch.float64)
         norms = torch.linalg.vector_norm(x, dim=1)
-        some = finite & (finite.cumsum(0) <= PILOT_ROWS)
+        some = finite & (finite.cumsum(0) <= PILOT_NORM_ROWS)
         weights = torch.stack([some.to(torch.float64), (1 / norms).masked_fill(norms == 0, 0)])
         opening, directions = weights @ x
         self._open(opening, norms, some)

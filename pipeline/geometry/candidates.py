@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.geometry.chunking import chosen, tiles
-from pipeline.geometry.precision import full_precision, stored
+from pipeline.geometry.chunking import chunk_slices, select_rows
+from pipeline.geometry.precision import full_precision, upcast_to_float32
 
 try:
     import faiss as _faiss
@@ -29,11 +29,11 @@ else:
     _faiss.cvar.distance_compute_blas_database_bs = 2048
     _faiss.cvar.distance_compute_min_k_reservoir = 1
 
-FAISS_GPU_WIDTH = 2048
+FAISS_GPU_MAX_K = 2048
 """Largest k of FAISS on a GPU."""
-TILE_BYTES = {"cpu": 2**24, "cuda": 2**30}
+PRODUCT_BYTES = {"cpu": 2**24, "cuda": 2**30}
 """Of a matrix product's result. On the CPU as much as stays in the cache."""
-FAISS_GPU_DIM = 256
+BFLOAT16_MIN_DIM = 256
 """On a GPU FAISS selects in one pass over the products where torch takes about five, but multiplies in float32 alone.
 
 At 52 TFLOP/s in float32 and 400 in bfloat16, and 4 TB/s, the two break even near 170 dimensions (arithmetic, not
@@ -49,23 +49,23 @@ class Candidates(NamedTuple):
     indices: Int[Tensor, "rows width"]
 
 
-Engine = Callable[[Tensor, Tensor, int], Candidates]
+CandidateEngine = Callable[[Tensor, Tensor, int], Candidates]
 """(queries, points, width) -> the `width` nearest points of each query; a query that is a point proposes itself."""
 
 
-def default_engine(device: torch.device) -> Engine:
+def default_engine(device: torch.device) -> CandidateEngine:
     """FAISS on the device where the installed one can, else torch."""
     if _faiss is None or (device.type == "cuda" and not _has_gpu(_faiss)):
         return torch_engine
     return faiss_engine
 
 
-def first_rungs(device: torch.device, dim: int) -> tuple[tuple[Engine, torch.dtype], ...]:
+def default_ladder(device: torch.device, dim: int) -> tuple[tuple[CandidateEngine, torch.dtype], ...]:
     """Engines to be tried one after the other, each with the dtype that points are rounded to for it.
 
     Wide points on a GPU are multiplied in bfloat16 first, eight times as fast as in float32.
     """
-    if device.type == "cuda" and dim >= FAISS_GPU_DIM:
+    if device.type == "cuda" and dim >= BFLOAT16_MIN_DIM:
         return (torch_engine, torch.bfloat16), (torch_engine, torch.float32)
     return ((default_engine(device), torch.float32),)
 
@@ -75,13 +75,13 @@ def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poin
     if _faiss is None:
         raise ModuleNotFoundError("faiss is not installed")
     if queries.device.type == "cuda":
-        if width > FAISS_GPU_WIDTH:
+        if width > FAISS_GPU_MAX_K:
             return torch_engine(queries, points, width)
         return _faiss_gpu(_faiss, queries, points, width)
     return _faiss_cpu(_faiss, queries.float(), points.float(), width)
 
 
-def pairs_by_faiss(
+def faiss_squared_distances(
     points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
 ) -> Float[Tensor, "rows width"] | None:
     """Squared distances from each of `points[rows]` to its others by float32 differences; None where FAISS has none.
@@ -91,7 +91,7 @@ def pairs_by_faiss(
     if _faiss is None or points.device.type != "cpu":
         return None
     squared = torch.empty(others.shape)
-    arrays = (squared, chosen(points, rows), points, others.contiguous())
+    arrays = (squared, select_rows(points, rows), points, others.contiguous())
     pointers = (_faiss.swig_ptr(array.numpy()) for array in arrays)
     _faiss.fvec_L2sqr_by_idx(*pointers, points.shape[1], *others.shape)  # pyright: ignore[reportAttributeAccessIssue]
     return squared
@@ -105,14 +105,16 @@ def torch_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poin
     lengths, own = _squared_lengths(points), _squared_lengths(queries)
     found = []
     with full_precision():
-        for part in tiles(len(queries), len(points) * lengths.element_size(), TILE_BYTES[queries.device.type]):
+        for part in chunk_slices(
+            len(queries), len(points) * lengths.element_size(), PRODUCT_BYTES[queries.device.type]
+        ):
             nearest = _product_less(lengths, queries[part], points).topk(width, dim=1, largest=False, sorted=False)
             found.append(Candidates(nearest.values + own[part, None], nearest.indices))
     return Candidates(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def _squared_lengths(points: Tensor) -> Float[Tensor, " points"]:
-    return stored(points).square().sum(1)
+    return upcast_to_float32(points).square().sum(1)
 
 
 def _product_less(lengths: Tensor, queries: Tensor, points: Tensor) -> Float[Tensor, "rows points"]:
@@ -128,7 +130,7 @@ def _product_less(lengths: Tensor, queries: Tensor, points: Tensor) -> Float[Ten
 def direct_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
     """Every distance by differences: no cancellation, and an order of magnitude slower than a product."""
     found = []
-    for part in tiles(len(queries), len(points) * queries.element_size(), TILE_BYTES[queries.device.type]):
+    for part in chunk_slices(len(queries), len(points) * queries.element_size(), PRODUCT_BYTES[queries.device.type]):
         distances = torch.cdist(queries[part], points, compute_mode="donot_use_mm_for_euclid_dist")
         found.append(distances.square_().topk(width, dim=1, largest=False, sorted=False))
     return Candidates(torch.cat([f.values for f in found]), torch.cat([f.indices for f in found]))

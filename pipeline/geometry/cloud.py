@@ -7,10 +7,10 @@ from torch import Tensor
 
 from pipeline.geometry.device_copies import to_device
 
-Labels = Int[Tensor, " rows"] | Int[np.ndarray, " rows"]
+RowIds = Int[Tensor, " rows"] | Int[np.ndarray, " rows"]
 
 
-class Cloud:
+class PointCloud:
     """PointCloud: rows kept for the k-NN graph in the dtype in which the model made them, in a buffer of fixed size.
 
     The points are on the device. Their labels, which the host knows, stay there until they are asked for.
@@ -30,9 +30,9 @@ class Cloud:
     def put(
         self,
         rows: Float[Tensor, "rows dim"],
-        context: Labels | None = None,
-        token: Labels | None = None,
-        group: Labels | None = None,
+        context: RowIds | None = None,
+        token: RowIds | None = None,
+        group: RowIds | None = None,
     ) -> None:
         """Append rows; `context` and `token` are ids for the neighbour shares, `group` counts from 0.
 

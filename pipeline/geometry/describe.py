@@ -9,17 +9,17 @@ from torch import Tensor
 
 from pipeline.errors import UsageError
 from pipeline.geometry.accumulator import LayerMoments
-from pipeline.geometry.cloud import Cloud
-from pipeline.geometry.layer import Layer, Row
-from pipeline.geometry.metrics import groups as metric_groups
-from pipeline.geometry.moment_stream import Stream
+from pipeline.geometry.cloud import PointCloud
+from pipeline.geometry.layer import Layer, MetricValues
+from pipeline.geometry.metrics import metric_groups
+from pipeline.geometry.moment_stream import MomentStream
 from pipeline.recipe import Recipe, built_in
 
-Labels = Tensor | np.ndarray | Sequence[int]
-DEGENERATE = {"constant_layer", "too_few_tokens", "too_few_points"}
+IdsLike = Tensor | np.ndarray | Sequence[int]
+DEGENERATE_FLAGS = {"constant_layer", "too_few_tokens", "too_few_points"}
 
 
-def describe_layer(moments: LayerMoments, cloud: Cloud, recipe: Recipe) -> dict[str, object]:
+def describe_layer(moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> dict[str, object]:
     """Every metric of one layer by column name, with `status`, `flags` and the wall seconds of each kind of metric.
 
     Null always comes with a word in `flags`. The status is `nonfinite` where rows held NaN or infinity (the numbers
@@ -37,10 +37,10 @@ def describe_layer(moments: LayerMoments, cloud: Cloud, recipe: Recipe) -> dict[
 
 def describe(
     points: Tensor | np.ndarray,
-    contexts: Labels | None = None,
-    token_ids: Labels | None = None,
+    contexts: IdsLike | None = None,
+    token_ids: IdsLike | None = None,
     recipe: Recipe | str = "standard@1",
-    groups: Labels | None = None,
+    groups: IdsLike | None = None,
 ) -> dict[str, object]:
     """The geometry of a matrix of hidden states: one dict by column name, as in the lake.
 
@@ -63,16 +63,16 @@ def describe(
         group = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     _, group = group.unique(return_inverse=True)
     order = group.sort(stable=True).indices
-    stream = Stream([rows.shape[1]], group.bincount().tolist(), recipe.sink_multiple, device=rows.device)
+    stream = MomentStream([rows.shape[1]], group.bincount().tolist(), recipe.sink_multiple, device=rows.device)
     stream.put(0, rows[order])
     stream.step(first[order], group[order])
-    cloud = Cloud(len(rows), rows.shape[1], rows.dtype, rows.device)
+    cloud = PointCloud(len(rows), rows.shape[1], rows.dtype, rows.device)
     cloud.put(rows, labels["contexts"], labels["token_ids"], group)
     (moments,) = stream.close()
     return describe_layer(moments, cloud, recipe.model_copy(update={"authors_points": len(rows)}))
 
 
-def _measure(layer: Layer, seconds: str) -> Row:
+def _measure(layer: Layer, seconds: str) -> MetricValues:
     """The metrics whose time counts towards one column."""
     groups = (group for group in metric_groups() if seconds == group.SECONDS)
     return {column: value for group in groups for column, value in group.measure(layer).items()}
@@ -81,7 +81,7 @@ def _measure(layer: Layer, seconds: str) -> Row:
 def _status(flags: set[str]) -> str:
     if "nonfinite_rows" in flags:
         return "nonfinite"
-    return "degenerate" if flags & DEGENERATE else "ok"
+    return "degenerate" if flags & DEGENERATE_FLAGS else "ok"
 
 
 def _matrix(points: Tensor | np.ndarray) -> Tensor:
@@ -92,7 +92,7 @@ def _matrix(points: Tensor | np.ndarray) -> Tensor:
     return rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
 
 
-def _labels(name: str, values: Labels | None, rows: Tensor) -> Tensor | None:
+def _labels(name: str, values: IdsLike | None, rows: Tensor) -> Tensor | None:
     if values is None:
         return None
     labels = torch.as_tensor(values).to(rows.device)

@@ -13,7 +13,7 @@ def to_device(tensor: Shaped[Tensor, "..."], device: torch.device | str) -> Shap
     return tensor.to(device)
 
 
-class Fetched:
+class HostCopy:
     """A tensor on its way to the host; later work of the device is not waited for."""
 
     def __init__(self, tensor: Shaped[Tensor, "..."]) -> None:

@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
 
-from pipeline.geometry.chunking import WORK_BYTES, tiled, tiles
+from pipeline.geometry.chunking import CHUNK_BYTES, chunk_matrix_rows, chunk_slices
 
 _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 
 
-class Distinct(NamedTuple):
+class DistinctRows(NamedTuple):
     """The distinct rows of a cloud."""
 
     kept: Int[Tensor, " kept"]
@@ -20,7 +20,7 @@ class Distinct(NamedTuple):
     """How many rows equal it, itself among them."""
 
 
-def distinct(points: Shaped[Tensor, "points dim"]) -> Distinct:
+def find_distinct_rows(points: Shaped[Tensor, "points dim"]) -> DistinctRows:
     """The distinct rows of `points`, equal meaning equal in every coordinate (0.0 equals -0.0)."""
     order, opens = _sorted_runs(_hash(points))
     if not _runs_are_equal(points, order, opens):
@@ -29,14 +29,14 @@ def distinct(points: Shaped[Tensor, "points dim"]) -> Distinct:
     starts = opens.nonzero().flatten()
     ends = torch.cat([starts[1:], starts.new_tensor([len(points)])])
     kept, by_index = order[starts].sort()
-    return Distinct(kept, (ends - starts)[by_index])
+    return DistinctRows(kept, (ends - starts)[by_index])
 
 
 def _hash(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, " points"]:
     """Sum of the coordinates' bits times seeded odd 64-bit numbers, modulo 2^64."""
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**63), 2**63 - 1, (points.shape[1],), generator=generator).to(points.device) | 1
-    return torch.cat([(_bits(points[part]) * factors).sum(1) for part in tiled(points, 24)])
+    return torch.cat([(_bits(points[part]) * factors).sum(1) for part in chunk_matrix_rows(points, 24)])
 
 
 def _bits(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, "points dim"]:
@@ -58,5 +58,5 @@ def _runs_are_equal(
 ) -> bool:
     """Whether rows with one hash are really equal: each but the first of a run to the one before it."""
     later = (~opens).nonzero().flatten()
-    parts = tiles(len(later), 2 * points[:1].nbytes, WORK_BYTES[points.device.type])
+    parts = chunk_slices(len(later), 2 * points[:1].nbytes, CHUNK_BYTES[points.device.type])
     return all(bool((points[order[later[part]]] == points[order[later[part] - 1]]).all()) for part in parts)

@@ -12,19 +12,19 @@ LANCZOS_STEPS = 128
 LANCZOS_RESIDUAL = 1e-10
 
 
-class Eigen(NamedTuple):
+class EigenDecomposition(NamedTuple):
     """Eigenvalues of a positive semi-definite matrix, largest first, and on demand its eigenvectors as columns."""
 
     values: Float64[Tensor, " dim"]
     vectors: Float64[Tensor, "dim dim"] | None
 
 
-def decompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) -> Eigen:
+def eigendecompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) -> EigenDecomposition:
     """All eigenvalues; those that rounding made negative are zero."""
     if vectors:
         values, columns = torch.linalg.eigh(matrix)
-        return Eigen(values.flip(0).clamp_min(0), columns.flip(1))
-    return Eigen(torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0), None)
+        return EigenDecomposition(values.flip(0).clamp_min(0), columns.flip(1))
+    return EigenDecomposition(torch.linalg.eigvalsh(matrix).flip(0).clamp_min(0), None)
 
 
 def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
@@ -37,7 +37,7 @@ def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
         value, residual = _lanczos(matrix, LANCZOS_STEPS)
         if residual <= LANCZOS_RESIDUAL * value:
             return value
-    return float(decompose(matrix).values[0])
+    return float(eigendecompose(matrix).values[0])
 
 
 def _lanczos(matrix: Float64[Tensor, "dim dim"], steps: int) -> tuple[float, float]:

@@ -4,20 +4,20 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from pipeline.geometry.candidates import pairs_by_faiss
-from pipeline.geometry.chunking import WORK_BYTES, tiles
+from pipeline.geometry.candidates import faiss_squared_distances
+from pipeline.geometry.chunking import CHUNK_BYTES, chunk_slices
 
-SUMMED = {"cpu": 64, "cuda": 2048}
+FLOAT32_SUM_COORDINATES = {"cpu": 64, "cuda": 2048}
 """Coordinates of a sum in float32: at most 16 terms for each of a processor's lanes, then a tree over the lanes."""
-SLACK = 2.0**-20
+DISTANCE_TOLERANCE = 2.0**-20
 """Relative error of a distance is below this: (3 + 16 + 8) / 2 roundings at worst; 2e-7 was seen."""
-NEAREST = 16
+FLOAT64_RANKS = 16
 """Ranks taken again with squares summed in float64, to 6e-8; the estimates of small scales need no others."""
-CLEAR = 2.0**38
+UNDERFLOW_MARGIN = 2.0**38
 """A sum so many times the smallest normal number has lost nothing to underflow, in up to 4096 coordinates."""
 
 
-def distances(
+def pair_distances(
     points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
 ) -> Float64[Tensor, "rows width"]:
     """From each of `points[rows]` to its others; infinite where a difference overflows the dtype of the points.
@@ -26,10 +26,12 @@ def distances(
     float64 over those sums; of the nearest ones, and where squares leave the range of the dtype, in float64 throughout.
     """
     squared = torch.zeros(others.shape, dtype=torch.float64, device=points.device)
-    for some in points.split(SUMMED[points.device.type], dim=1):
+    for some in points.split(FLOAT32_SUM_COORDINATES[points.device.type], dim=1):
         squared += _squared(some.contiguous(), rows, others)
-    outside = ((squared < CLEAR * torch.finfo(points.dtype).tiny) | ~squared.isfinite()).nonzero(as_tuple=True)
-    near = squared.topk(min(NEAREST, others.shape[1]), largest=False).indices
+    outside = ((squared < UNDERFLOW_MARGIN * torch.finfo(points.dtype).tiny) | ~squared.isfinite()).nonzero(
+        as_tuple=True
+    )
+    near = squared.topk(min(FLOAT64_RANKS, others.shape[1]), largest=False).indices
     found = squared.sqrt_()
     found.scatter_(1, near, _in_float64(points, rows, others.gather(1, near)))
     found[outside] = _in_float64(points, rows[outside[0]], others[outside][:, None])[:, 0]
@@ -37,9 +39,9 @@ def distances(
 
 
 def _squared(points: Tensor, rows: Tensor, others: Tensor) -> Float[Tensor, "rows width"]:
-    if points.dtype == torch.float32 and (found := pairs_by_faiss(points, rows, others)) is not None:
+    if points.dtype == torch.float32 and (found := faiss_squared_distances(points, rows, others)) is not None:
         return found
-    parts = tiles(len(rows), others.shape[1] * points[0].nbytes, WORK_BYTES[points.device.type])
+    parts = chunk_slices(len(rows), others.shape[1] * points[0].nbytes, CHUNK_BYTES[points.device.type])
     return torch.cat([_gathered(points, rows[part], others[part]) for part in parts]).square_()
 
 
@@ -49,7 +51,7 @@ def _gathered(points: Tensor, rows: Tensor, others: Tensor) -> Float[Tensor, "ro
 
 
 def _in_float64(points: Tensor, rows: Tensor, others: Tensor) -> Float64[Tensor, "rows width"]:
-    parts = tiles(len(rows), 6 * others.shape[1] * points.shape[1], WORK_BYTES[points.device.type])
+    parts = chunk_slices(len(rows), 6 * others.shape[1] * points.shape[1], CHUNK_BYTES[points.device.type])
     differences = (_rows(points, others[part]).sub_(points[rows[part], None]) for part in parts)
     return torch.cat([torch.linalg.vector_norm(some, dim=2, dtype=torch.float64) for some in differences])
 

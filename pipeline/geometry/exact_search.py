@@ -8,21 +8,21 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from pipeline.geometry.candidates import Candidates, Engine, direct_engine, first_rungs, torch_engine
-from pipeline.geometry.chunking import chosen, tiled
-from pipeline.geometry.exact_distances import SLACK, distances
+from pipeline.geometry.candidates import CandidateEngine, Candidates, default_ladder, direct_engine, torch_engine
+from pipeline.geometry.chunking import chunk_matrix_rows, select_rows
+from pipeline.geometry.exact_distances import DISTANCE_TOLERANCE, pair_distances
 from pipeline.geometry.precision import UNIT_ROUNDOFF
 
 SHIFT_ROWS = 1024
-MASSIVE = 8.0
+MASSIVE_NORM_MULTIPLE = 8.0
 """Rows longer than this many median lengths get a bound of their own, or no other row could be certified."""
 STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}
 """Of one step of a product's sum; 16-bit operands are summed in float32, which tensor cores may truncate."""
-PILOT_ROWS = 256
+PILOT_QUERIES = 256
 """Tried first where another rung is near: one that certifies less than half of them is passed over."""
 
 
-class Lists(NamedTuple):
+class NeighborLists(NamedTuple):
     """Of each query its k nearest other points, nearest first, ties by index."""
 
     distances: Float64[Tensor, "rows k"]
@@ -48,7 +48,7 @@ class _View:
     def of(cls, points: Tensor, shift: Tensor, dtype: torch.dtype) -> "_View":
         values = points.new_empty(points.shape, dtype=dtype)
         length, error = points.new_empty(2, len(points), dtype=torch.float64)
-        for part in tiled(points, 24):
+        for part in chunk_matrix_rows(points, 24):
             exact = points[part] - shift
             values[part] = exact
             length[part] = torch.linalg.vector_norm(exact, dim=1)
@@ -58,16 +58,16 @@ class _View:
         length += error
         unit, dim = STEP_ROUNDOFF[dtype], points.shape[1]
         gamma = min(4 * (dim**0.5 + 8), dim + 8) * unit
-        return cls(values, length, error, gamma, length > MASSIVE * length.median())
+        return cls(values, length, error, gamma, length > MASSIVE_NORM_MULTIPLE * length.median())
 
 
-def search(
+def search_neighbors(
     points: Float[Tensor, "points dim"],
     k: int,
     rows: Int[Tensor, " rows"],
     seed: int = 0,
-    engine: Engine | None = None,
-) -> Lists:
+    engine: CandidateEngine | None = None,
+) -> NeighborLists:
     """The min(k, points - 1) nearest other points of `points[rows]`, exactly, whatever the engine.
 
     Candidates come from float32 products about the coordinate-wise median, on a GPU from bfloat16 ones before. Their
@@ -81,7 +81,7 @@ def search(
         engine: of the first rung, in float32; default as `first_rungs` has it.
     """
     k = max(min(k, len(points) - 1), 0)
-    lists = Lists(
+    lists = NeighborLists(
         points.new_zeros(len(rows), k, dtype=torch.float64),
         rows.new_zeros(len(rows), k),
         torch.full_like(rows, k == 0, dtype=torch.bool),
@@ -98,14 +98,16 @@ def search(
     return lists
 
 
-def _ladder(points: Tensor, k: int, rows: Tensor, seed: int, engine: Engine | None) -> Iterator[tuple[Engine, _View]]:
+def _ladder(
+    points: Tensor, k: int, rows: Tensor, seed: int, engine: CandidateEngine | None
+) -> Iterator[tuple[CandidateEngine, _View]]:
     """The rungs from cheap to certain; a rung's view is made when it is reached."""
     generator = torch.Generator().manual_seed(seed)
     some = torch.randperm(len(points), generator=generator)[:SHIFT_ROWS].to(points.device)
     shift = points[some].median(0).values.to(torch.float64)
-    *low, (propose, dtype) = [(engine, torch.float32)] if engine else first_rungs(points.device, points.shape[1])
+    *low, (propose, dtype) = [(engine, torch.float32)] if engine else default_ladder(points.device, points.shape[1])
     for cheap, coarse in low:
-        view, some = _View.of(points, shift, coarse), rows[:: -(-len(rows) // PILOT_ROWS)]
+        view, some = _View.of(points, shift, coarse), rows[:: -(-len(rows) // PILOT_QUERIES)]
         if float(_rung(points, view, some, k, cheap).certified.double().mean()) >= 0.5:
             yield cheap, view
     yield propose, _View.of(points, shift, dtype)
@@ -114,16 +116,16 @@ def _ladder(points: Tensor, k: int, rows: Tensor, seed: int, engine: Engine | No
     yield direct_engine, view
 
 
-def _rung(points: Tensor, view: _View, rows: Tensor, k: int, propose: Engine) -> Lists:
+def _rung(points: Tensor, view: _View, rows: Tensor, k: int, propose: CandidateEngine) -> NeighborLists:
     width = min(max(k + 8, 32), len(points) - 1)
-    found = propose(chosen(view.values, rows), view.values, width + 1)
+    found = propose(select_rows(view.values, rows), view.values, width + 1)
     candidates = _without_self(found, rows)
     nearest, indices = _by_differences(points, rows, candidates.clamp_min(0))
     nearest, indices = nearest[:, :k], indices[:, :k]
     sound = (candidates >= 0).all(1) & nearest.isfinite().all(1)
     if width < len(points) - 1 and propose is not direct_engine:
         sound &= _certified(view, rows, found.squared.amax(1).to(torch.float64), nearest[:, -1])
-    return Lists(nearest, indices, sound)
+    return NeighborLists(nearest, indices, sound)
 
 
 def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
@@ -137,7 +139,7 @@ def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
 def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Distances to the candidates from differences of the stored values; sorted, ties by index."""
     candidates = candidates.sort(1).values
-    nearest, order = distances(points, rows, candidates).sort(dim=1, stable=True)
+    nearest, order = pair_distances(points, rows, candidates).sort(dim=1, stable=True)
     return nearest, candidates.gather(1, order)
 
 
@@ -156,5 +158,5 @@ def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[
     reach = (cutoff - slip).clamp_min(0).sqrt() - error
     gap = view.length[view.massive].min() - own - view.error.max() if view.massive.any() else torch.inf
     # In float64 a tie that runs past the candidates is no failure: the distances are right either way.
-    last = last * (1 + (-SLACK if view.values.dtype == torch.float64 else SLACK))
+    last = last * (1 + (-DISTANCE_TOLERANCE if view.values.dtype == torch.float64 else DISTANCE_TOLERANCE))
     return (last <= reach) & (massive | (last <= gap))

@@ -15,7 +15,7 @@ Radii = Float64[Tensor, "_points _k"]
 """Neighbour distances of one group; groups may differ in points, and so in neighbours."""
 
 
-def usable(layer: Layer) -> list[Radii]:
+def usable_group_radii(layer: Layer) -> list[Radii]:
     """Of each group that can be measured.
 
     Groups with fewer than 100 points, or with r1 = r2 at every point, are left out (flags `group_too_small`, or
@@ -34,7 +34,7 @@ def usable(layer: Layer) -> list[Radii]:
     return distinct
 
 
-def over_groups(layer: Layer, values: list[float]) -> tuple[float, float | None] | tuple[None, None]:
+def mean_over_groups(layer: Layer, values: list[float]) -> tuple[float, float | None] | tuple[None, None]:
     """Mean of the groups' values and its standard error, sd / sqrt(groups), null with one group.
 
     An estimate is not finite where every distance that it uses is tied; such groups are left out (`tied_distances`).

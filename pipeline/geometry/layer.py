@@ -7,21 +7,21 @@ from jaxtyping import Float64, Int
 from torch import Tensor
 
 from pipeline.geometry.accumulator import LayerMoments
-from pipeline.geometry.cloud import Cloud
-from pipeline.geometry.eigen import Eigen, decompose
+from pipeline.geometry.cloud import PointCloud
+from pipeline.geometry.eigen import EigenDecomposition, eigendecompose
 from pipeline.geometry.moments import Moments
-from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
+from pipeline.geometry.neighbors import NeighborGraph, build_exact_graph, drop_near_duplicates
 from pipeline.geometry.precision import UNIT_ROUNDOFF, product_dtype
 from pipeline.recipe import Recipe
 
-Value = float | int | list[float] | list[int] | None
-Row = dict[str, Value]
+MetricValue = float | int | list[float] | list[int] | None
+MetricValues = dict[str, MetricValue]
 
 
 class Layer:
     """What every metric group measures; `flags` collects the reasons of nulls and the caveats of numbers."""
 
-    def __init__(self, moments: LayerMoments, cloud: Cloud, recipe: Recipe) -> None:
+    def __init__(self, moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> None:
         self.moments, self.cloud, self.recipe = moments, cloud, recipe
         self.flags: set[str] = set()
 
@@ -75,14 +75,14 @@ class Layer:
         return self.all.second_moment()
 
     @cached_property
-    def centered(self) -> Eigen:
+    def centered(self) -> EigenDecomposition:
         """Of the covariance; with vectors where a linear map is to be fitted."""
-        return decompose(self.covariance, vectors=self.moments.following is not None)
+        return eigendecompose(self.covariance, vectors=self.moments.following is not None)
 
     @cached_property
-    def uncentered(self) -> Eigen:
+    def uncentered(self) -> EigenDecomposition:
         """Of the second moment."""
-        return decompose(self.second_moment)
+        return eigendecompose(self.second_moment)
 
     @cached_property
     def members(self) -> list[Int[Tensor, " _members"]]:
@@ -91,23 +91,23 @@ class Layer:
         return [(self.cloud.group == g).nonzero().flatten() for g in groups]
 
     @cached_property
-    def exact_graphs(self) -> list[Graph]:
+    def exact_graphs(self) -> list[NeighborGraph]:
         """Per group the graph of its distinct points, with 2k neighbours: GRIDE at scale k needs the 2k-th."""
         k, seed = 2 * self.recipe.k, self.recipe.seed
-        return [exact_graph(self.cloud.points[members], k, seed) for members in self.members]
+        return [build_exact_graph(self.cloud.points[members], k, seed) for members in self.members]
 
     @cached_property
-    def graphs(self) -> list[Graph]:
+    def graphs(self) -> list[NeighborGraph]:
         """Per group the graph on which dimension is measured: near-duplicates are gone too."""
-        return [without_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.exact_graphs]
+        return [drop_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.exact_graphs]
 
     @cached_property
-    def authors_graph(self) -> Graph:
+    def authors_graph(self) -> NeighborGraph:
         """Of the first `authors_points` points, near-duplicates kept; the first group's where that is the same."""
         first = torch.arange(min(self.recipe.authors_points, len(self.cloud)), device=self.cloud.points.device)
         if self.members and torch.equal(first, self.members[0]):
             return self.exact_graphs[0]
-        return exact_graph(self.cloud.points[first], AUTHORS_NEIGHBORS, self.recipe.seed)
+        return build_exact_graph(self.cloud.points[first], AUTHORS_NEIGHBORS, self.recipe.seed)
 
 
 AUTHORS_NEIGHBORS = 4

@@ -8,15 +8,15 @@ import torch
 from pipeline.geometry.accumulator import NORM_SAMPLE
 from pipeline.geometry.moment_stream import BLOCK_ROWS
 
-SQUARES_AT_WORK = 12
+WORK_MATRICES = 12
 """dim x dim float64 matrices alive at once while one layer is described: its sums, covariances, eigenvectors."""
-POINT_COPIES_AT_WORK = 24
+WORK_BYTES_PER_COORDINATE = 24
 """Bytes per coordinate of the cloud while its neighbours are searched: stored, shifted in float64 and float32."""
 NEIGHBOUR_BYTES = 8192
 """Per point: its list and candidates, with room for k = 128."""
 
 
-def plan_layers(
+def plan_passes(
     widths: Sequence[int], n_points: int, groups: int, dtype: torch.dtype, free_bytes: int
 ) -> list[list[int]]:
     """Layers in as few runs as fit, in order; every layer is in one of them.
@@ -32,7 +32,7 @@ def plan_layers(
         dtype: in which the model makes its states.
         free_bytes: of the device, beside the model and one batch.
     """
-    room = free_bytes - work_bytes(max(widths), n_points)
+    room = free_bytes - describe_bytes(max(widths), n_points)
     plan: list[list[int]] = []
     for layer in range(len(widths)):
         if not plan or pass_bytes(widths[plan[-1][0] : layer + 2], n_points, groups, dtype) > room:
@@ -49,6 +49,6 @@ def pass_bytes(widths: Sequence[int], n_points: int, groups: int, dtype: torch.d
     return scatters + crosses + rows + len(widths) * NORM_SAMPLE * 4
 
 
-def work_bytes(width: int, n_points: int) -> int:
+def describe_bytes(width: int, n_points: int) -> int:
     """What describing one layer needs beside: one at a time."""
-    return SQUARES_AT_WORK * width**2 * 8 + n_points * (POINT_COPIES_AT_WORK * width + NEIGHBOUR_BYTES)
+    return WORK_MATRICES * width**2 * 8 + n_points * (WORK_BYTES_PER_COORDINATE * width + NEIGHBOUR_BYTES)

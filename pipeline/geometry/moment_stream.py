@@ -8,14 +8,14 @@ from torch import Tensor
 
 from pipeline.geometry.accumulator import Accumulator, LayerMoments
 from pipeline.geometry.device_copies import to_device
-from pipeline.geometry.moments import product
+from pipeline.geometry.moments import transposed_matmul
 from pipeline.geometry.precision import product_dtype
 
 BLOCK_ROWS = 2048
 """Rows per matrix product: fixed, so that no number depends on the batch size."""
 
 
-class Stream:
+class MomentStream:
     """Moments of every layer over one pass; a token is seen once, and no token is kept but in the current block.
 
     Blocks end after BLOCK_ROWS rows and where the group changes, never with a batch, so that batch size changes no
@@ -126,7 +126,7 @@ class Stream:
         for index, (layer, block) in enumerate(zip(self._layers, self._block, strict=True)):
             shifted = layer.add(block[: self._fill], first, self._group)
             for cross, before in waiting.pop(index, ()):
-                cross += product(before, shifted)
+                cross += transposed_matmul(before, shifted)
             target, cross = self._following[index], self._cross[index]
             if target is not None and cross is not None:
                 waiting.setdefault(target, []).append((cross, shifted))

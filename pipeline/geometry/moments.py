@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from pipeline.geometry.chunking import chosen
+from pipeline.geometry.chunking import select_rows
 from pipeline.geometry.precision import full_precision, product_dtype
 
 PANELS = 8
@@ -15,7 +15,7 @@ PANEL_COLUMNS = 256
 
 
 @dataclass
-class Sums:
+class RowSums:
     """Sums over rows y = x - shift, accumulated in float64."""
 
     shift: Float64[Tensor, " dim"]
@@ -27,12 +27,12 @@ class Sums:
     """sum of |y|^2"""
 
     @classmethod
-    def about(cls, shift: Float[Tensor, " dim"]) -> "Sums":
+    def about(cls, shift: Float[Tensor, " dim"]) -> "RowSums":
         """No rows yet. The shift is not copied: sums of no rows follow it when it is set."""
         shift = shift.to(torch.float64)
         return cls(shift, shift.new_zeros((), dtype=torch.int64), torch.zeros_like(shift), shift.new_zeros(()))
 
-    def take_in(self, other: "Sums") -> None:
+    def take_in(self, other: "RowSums") -> None:
         """Add the rows of `other`, in place; its shift must be the same."""
         for field in fields(self)[1:]:
             getattr(self, field.name).add_(getattr(other, field.name))
@@ -52,7 +52,7 @@ class Sums:
 
 
 @dataclass
-class Moments(Sums):
+class Moments(RowSums):
     """The same with the scatter and what unbiased estimates need.
 
     The scatter is a float64 product on the CPU and on GPUs that are good at it; elsewhere a float32 product of each
@@ -69,7 +69,7 @@ class Moments(Sums):
 
     @classmethod
     def about(cls, shift: Float[Tensor, " dim"]) -> "Moments":
-        sums, dim = Sums.about(shift), len(shift)
+        sums, dim = RowSums.about(shift), len(shift)
         more = sums.total.new_zeros(dim, dim), torch.zeros_like(sums.total), torch.zeros_like(sums.square)
         return cls(sums.shift, sums.n, sums.total, sums.square, *more)
 
@@ -105,7 +105,9 @@ class Moments(Sums):
         return (self.scatter + cross + cross.T) / self.n + torch.outer(self.shift, self.shift)
 
 
-def product(a: Float64[Tensor, "rows left"], b: Float64[Tensor, "rows right"]) -> Float64[Tensor, "left right"]:
+def transposed_matmul(
+    a: Float64[Tensor, "rows left"], b: Float64[Tensor, "rows right"]
+) -> Float64[Tensor, "left right"]:
     """a^T b of one block in float64, by float32 on GPUs that are bad at float64."""
     dtype = product_dtype(a.device)
     with full_precision():
@@ -127,13 +129,13 @@ def _panels(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
     step = max(PANEL_COLUMNS, -(-dim // PANELS))
     for start in range(0, dim, step):
         stop = min(start + step, dim)
-        panel = product(y[:, start:stop], y[:, :stop])
+        panel = transposed_matmul(y[:, start:stop], y[:, :stop])
         whole[start:stop, :stop] = panel
         whole[:start, start:stop] = panel[:, :start].T
     return whole
 
 
-def merge(parts: list[Moments]) -> Moments:
+def merge_moments(parts: list[Moments]) -> Moments:
     """The moments of all rows of all parts, added in order."""
     whole, *rest = parts
     for part in rest:
@@ -143,4 +145,4 @@ def merge(parts: list[Moments]) -> Moments:
 
 def _picked(y: Tensor, mask: Tensor) -> Tensor:
     """The rows that `mask` picks; on a GPU all rows, the others zero, since their number is not known on the host."""
-    return chosen(y, mask.nonzero().flatten()) if y.device.type == "cpu" else y * mask[:, None]
+    return select_rows(y, mask.nonzero().flatten()) if y.device.type == "cpu" else y * mask[:, None]

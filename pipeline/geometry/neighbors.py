@@ -6,18 +6,18 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from pipeline.geometry.candidates import Engine
-from pipeline.geometry.chunking import chosen, tiled
-from pipeline.geometry.duplicates import distinct
-from pipeline.geometry.exact_search import search
-from pipeline.geometry.precision import UNIT_ROUNDOFF, stored
+from pipeline.geometry.candidates import CandidateEngine
+from pipeline.geometry.chunking import chunk_matrix_rows, select_rows
+from pipeline.geometry.duplicates import find_distinct_rows
+from pipeline.geometry.exact_search import search_neighbors
+from pipeline.geometry.precision import UNIT_ROUNDOFF, upcast_to_float32
 
-MERGED_ROUNDINGS = 32
+NEAR_DUPLICATE_ROUNDINGS = 32
 """Copies may differ by so many roundings of their length, 2e-6 of it in float32: other batch shapes can cause that."""
 
 
 @dataclass(frozen=True)
-class Graph:
+class NeighborGraph:
     """The k nearest neighbours of every kept point; k is smaller where there are too few points."""
 
     kept: Int[Tensor, " kept"]
@@ -53,7 +53,9 @@ class Graph:
         return self.unit * torch.linalg.vector_norm(self.points, dim=1, dtype=torch.float64)
 
 
-def exact_graph(points: Float[Tensor, "points dim"], k: int, seed: int = 0, engine: Engine | None = None) -> Graph:
+def build_exact_graph(
+    points: Float[Tensor, "points dim"], k: int, seed: int = 0, engine: CandidateEngine | None = None
+) -> NeighborGraph:
     """The graph of the finite, distinct points, in whatever order of magnitude and with whatever offset they come.
 
     Args:
@@ -62,13 +64,13 @@ def exact_graph(points: Float[Tensor, "points dim"], k: int, seed: int = 0, engi
         seed: of the subsample whose median is the shift; changes no distance by more than 9.5e-7 relative.
         engine: proposes candidates; changes no distance either.
     """
-    largest = torch.cat([points[part].abs().amax(1) for part in tiled(points, 8)])
+    largest = torch.cat([points[part].abs().amax(1) for part in chunk_matrix_rows(points, 8)])
     finite = largest.isfinite().nonzero().flatten()
-    there = chosen(points, finite)
-    kept, copies = distinct(there)
-    values = stored(chosen(there, kept))
-    lists = search(values, k, torch.arange(len(values), device=points.device), seed, engine)
-    return Graph(
+    there = select_rows(points, finite)
+    kept, copies = find_distinct_rows(there)
+    values = upcast_to_float32(select_rows(there, kept))
+    lists = search_neighbors(values, k, torch.arange(len(values), device=points.device), seed, engine)
+    return NeighborGraph(
         finite[kept],
         copies,
         values,
@@ -79,14 +81,16 @@ def exact_graph(points: Float[Tensor, "points dim"], k: int, seed: int = 0, engi
     )
 
 
-def without_near_duplicates(graph: Graph, k: int, seed: int = 0, engine: Engine | None = None) -> Graph:
+def drop_near_duplicates(
+    graph: NeighborGraph, k: int, seed: int = 0, engine: CandidateEngine | None = None
+) -> NeighborGraph:
     """The graph without points that differ from an earlier one by no more than the noise of their own dtype.
 
     Two points are one where r <= min(32 u |x|, 0.02 median r1); the second bound keeps a low-precision layer with a
     large offset from losing real neighbours. Lists that held a removed point are searched again.
     """
     while len(graph.kept) > 1:
-        threshold = torch.minimum(MERGED_ROUNDINGS * graph.noise, 0.02 * graph.distances[:, 0].median())
+        threshold = torch.minimum(NEAR_DUPLICATE_ROUNDINGS * graph.noise, 0.02 * graph.distances[:, 0].median())
         row, column = (graph.distances <= threshold[:, None]).nonzero(as_tuple=True)
         if not len(row):
             break
@@ -96,14 +100,16 @@ def without_near_duplicates(graph: Graph, k: int, seed: int = 0, engine: Engine 
     return graph
 
 
-def _restrict(graph: Graph, keep: Bool[Tensor, " kept"], k: int, seed: int, engine: Engine | None) -> Graph:
+def _restrict(
+    graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int, engine: CandidateEngine | None
+) -> NeighborGraph:
     """The graph on some of its points; only lists that lose a member are searched again."""
     k = min(k, int(keep.sum()) - 1)
     points, renumber = graph.points[keep], keep.cumsum(0) - 1
     distances, indices, resolved = graph.distances[keep][:, :k], graph.indices[keep][:, :k], graph.resolved[keep]
     hurt = (~keep[indices]).any(1).nonzero().flatten()
     indices = renumber[indices]
-    again = search(points, k, hurt, seed, engine)
+    again = search_neighbors(points, k, hurt, seed, engine)
     distances[hurt], indices[hurt], resolved[hurt] = again
     return replace(
         graph,

@@ -11,7 +11,7 @@ from torch import Tensor
 UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 """Largest relative error of rounding to the dtype."""
 
-FLOAT64_COST = 4.0
+MAX_FLOAT64_SLOWDOWN = 4.0
 """Float64 products may take this many times as long as float32 ones; chips take about 1 or 2, or 32 and more."""
 
 
@@ -21,7 +21,7 @@ def product_dtype(device: torch.device | str) -> torch.dtype:
     On a GPU both are timed, once per process; a stream does so before its first batch.
     """
     device = torch.device(device)
-    if device.type != "cuda" or _slowdown(device) <= FLOAT64_COST:
+    if device.type != "cuda" or _slowdown(device) <= MAX_FLOAT64_SLOWDOWN:
         return torch.float64
     return torch.float32
 
@@ -65,6 +65,6 @@ def full_precision() -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-def stored(points: Tensor) -> Tensor:
+def upcast_to_float32(points: Tensor) -> Tensor:
     """The same values in float32, or as they are where they are float64: what differences are taken of."""
     return points.to(torch.promote_types(points.dtype, torch.float32))

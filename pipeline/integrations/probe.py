@@ -14,7 +14,7 @@ from pipeline.geometry.group_estimates import MIN_POINTS
 from pipeline.geometry.metrics.anisotropy import anisotropy
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.moments import Moments
-from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.neighbors import build_exact_graph
 from pipeline.model.blocks import count_layers, find_blocks, find_body, watch
 from pipeline.model.loss import token_losses
 
@@ -105,7 +105,7 @@ def _shape(layer: int, hidden: Float[Tensor, "tokens dim"], rows: Int[Tensor, " 
     spread = float(moments.covariance().trace())
     if not 0 < spread < float("inf"):
         return Shape(layer, None, None, None)
-    radii = exact_graph(hidden[rows], NEIGHBORS).radii
+    radii = build_exact_graph(hidden[rows], NEIGHBORS).radii
     if len(radii) < MIN_POINTS or not bool((radii[:, 1] > radii[:, 0]).any()):
         return Shape(layer, anisotropy(moments), None, None)
     return Shape(layer, anisotropy(moments), id_twonn(radii), id_mle(radii))

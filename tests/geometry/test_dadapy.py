@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.geometry.metrics.dimension import id_gride, id_mle, id_twonn
-from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.neighbors import build_exact_graph
 
 rng = np.random.default_rng(0)
 CLOUDS = {
@@ -34,7 +34,7 @@ DADAPY = {
 @pytest.mark.parametrize("name", CLOUDS)
 def test_dadapy_agrees(name: str) -> None:
     """TwoNN to 1e-6 (measured: 3e-10 the linear fit, 5e-14 the likelihood), GRIDE to 1 % (0.1 %: its (N - 1) / N)."""
-    distances = exact_graph(torch.from_numpy(CLOUDS[name]), 128).distances
+    distances = build_exact_graph(torch.from_numpy(CLOUDS[name]), 128).distances
     linear, likelihood, gride = DADAPY[name]
     assert id_twonn(distances) == pytest.approx(linear, rel=1e-6)
     assert id_mle(distances) == pytest.approx(likelihood, rel=1e-6)

@@ -22,14 +22,14 @@ from pipeline.geometry.metrics.dimension import (
     id_mle_c90,
     id_twonn,
 )
-from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.neighbors import build_exact_graph
 from tests.geometry.clouds import brute, curved, hard_clouds
 
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 
 
 def radii(points: Tensor, k: int = 128) -> Tensor:
-    return exact_graph(points, k).radii
+    return build_exact_graph(points, k).radii
 
 
 def poisson_radii(n: int, k: int, dim: float, seed: int = 0) -> Tensor:

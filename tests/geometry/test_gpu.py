@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from pipeline.corpora import Batch
-from pipeline.geometry import Cloud, Stream, exact_search, moments
-from pipeline.geometry.candidates import faiss_engine, first_rungs, torch_engine
-from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry import MomentStream, PointCloud, exact_search, moments
+from pipeline.geometry.candidates import default_ladder, faiss_engine, torch_engine
+from pipeline.geometry.neighbors import build_exact_graph
 from pipeline.sampler import Sampler
 from tests.geometry.clouds import hard_clouds
 
@@ -34,8 +34,8 @@ def batch(contexts: int, tokens: int, group: int) -> Batch:
 
 def test_the_stream_asks_the_device_nothing() -> None:
     """On the meta device every question that would wait for a GPU is an error, and none is asked before the end."""
-    stream = Stream([64, 96], [9000, 9000], 8.0, [1, None], device="meta")
-    clouds = {layer: Cloud(6000, width, torch.bfloat16, "meta") for layer, width in enumerate([64, 96])}
+    stream = MomentStream([64, 96], [9000, 9000], 8.0, [1, None], device="meta")
+    clouds = {layer: PointCloud(6000, width, torch.bfloat16, "meta") for layer, width in enumerate([64, 96])}
     sampler = Sampler(stream, [0, 1], clouds, "meta")
     for group in (0, 1):
         for _ in range(3):
@@ -71,9 +71,9 @@ def test_half_of_a_scatter_is_mirrored() -> None:
 @pytest.mark.parametrize("name", CLOUDS)
 def test_candidates_of_16_bit_products_end_in_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounded points propose, differences of the stored ones decide: distances and neighbours are byte-equal."""
-    exact = exact_graph(CLOUDS[name], 32, engine=torch_engine)
-    monkeypatch.setattr(exact_search, "first_rungs", lambda *_: COARSE)
-    coarse = exact_graph(CLOUDS[name], 32)
+    exact = build_exact_graph(CLOUDS[name], 32, engine=torch_engine)
+    monkeypatch.setattr(exact_search, "default_ladder", lambda *_: COARSE)
+    coarse = build_exact_graph(CLOUDS[name], 32)
     assert bool(coarse.resolved.all())
     assert torch.equal(coarse.distances, exact.distances)
     assert torch.equal(coarse.indices, exact.indices)
@@ -88,13 +88,13 @@ def test_16_bit_products_certify_plain_points_and_are_passed_over_elsewhere(monk
         rows_seen[view.values.dtype] = rows_seen.get(view.values.dtype, 0) + len(rows)
         return rung(points, view, rows, k, propose)
 
-    monkeypatch.setattr(exact_search, "first_rungs", lambda *_: COARSE)
+    monkeypatch.setattr(exact_search, "default_ladder", lambda *_: COARSE)
     monkeypatch.setattr(exact_search, "_rung", counted)
-    exact_graph(CLOUDS["plain"], 32)
+    build_exact_graph(CLOUDS["plain"], 32)
     assert rows_seen[torch.bfloat16] > 3000
     assert rows_seen.pop(torch.float32, 0) < 300
     rows_seen.clear()
-    exact_graph(CLOUDS["rogue 10000"], 32)
+    build_exact_graph(CLOUDS["rogue 10000"], 32)
     assert rows_seen[torch.bfloat16] <= 256
 
 
@@ -111,6 +111,6 @@ def test_lengths_belong_to_the_rounded_points() -> None:
 def test_the_engine_is_chosen_by_size() -> None:
     """FAISS for narrow points, 16-bit products for wide ones on a GPU; float32 on the CPU."""
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert first_rungs(cpu, 4096) == ((faiss_engine, torch.float32),)
-    assert [dtype for _, dtype in first_rungs(cuda, 4096)] == [torch.bfloat16, torch.float32]
-    assert [dtype for _, dtype in first_rungs(cuda, 64)] == [torch.float32]
+    assert default_ladder(cpu, 4096) == ((faiss_engine, torch.float32),)
+    assert [dtype for _, dtype in default_ladder(cuda, 4096)] == [torch.bfloat16, torch.float32]
+    assert [dtype for _, dtype in default_ladder(cuda, 64)] == [torch.float32]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.geometry import Cloud, Stream, describe_layer
+from pipeline.geometry import MomentStream, PointCloud, describe_layer
 from pipeline.recipe import built_in
 from tests.geometry.clouds import curved, hard_clouds, rotation
 
@@ -14,13 +14,13 @@ HARD = hard_clouds(3000, 96)
 def two_layers(x: Tensor, y: Tensor, groups: Tensor | None = None) -> list[dict[str, object]]:
     """Rows of two layers of which the first leads to the second."""
     groups = torch.zeros(len(x), dtype=torch.int64) if groups is None else groups
-    stream = Stream([x.shape[1], y.shape[1]], groups.bincount().tolist(), 8.0, following=[1, None])
+    stream = MomentStream([x.shape[1], y.shape[1]], groups.bincount().tolist(), 8.0, following=[1, None])
     stream.put(0, x)
     stream.put(1, y)
     stream.step(torch.zeros(len(x), dtype=torch.bool), groups)
     rows = []
     for moments, points in zip(stream.close(), (x, y), strict=True):
-        cloud = Cloud(200, points.shape[1], points.dtype)
+        cloud = PointCloud(200, points.shape[1], points.dtype)
         cloud.put(points[:200])
         rows.append(describe_layer(moments, cloud, built_in("quick@1")))
     return rows

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.geometry import Stream, accumulator, plan_layers
-from pipeline.geometry.accumulator import Norms
-from pipeline.geometry.memory_plan import pass_bytes, work_bytes
+from pipeline.geometry import MomentStream, accumulator, plan_passes
+from pipeline.geometry.accumulator import NormStatistics
+from pipeline.geometry.memory_plan import describe_bytes, pass_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_runs_hold_every_layer_once_and_fit(widths: list[int], n_points: int, gr
     """Whatever is free: layers in order, each once, and every run of more than one fits with the layer after it."""
     wanted = pass_bytes(widths, n_points, groups, torch.float32)
     room = int(share * wanted)
-    plan = plan_layers(widths, n_points, groups, torch.float32, room + work_bytes(max(widths), n_points))
+    plan = plan_passes(widths, n_points, groups, torch.float32, room + describe_bytes(max(widths), n_points))
     assert [layer for run in plan for layer in run] == list(range(len(widths)))
     for run in plan:
         taken = pass_bytes(widths[run[0] : run[-1] + 2], n_points, groups, torch.float32)
@@ -67,12 +67,12 @@ def test_a_large_model_on_a_large_and_on_a_small_card() -> None:
     """34 states of width 4096 in five groups: 46 GB of scatters beside 4 GB of cross scatters."""
     widths, points = [4096] * 34, 20_480
     assert pass_bytes(widths, points, 5, torch.bfloat16) == pytest.approx(56.4e9, rel=0.01)
-    assert len(plan_layers(widths, points, 5, torch.bfloat16, 120 * 10**9)) == 1
-    small = plan_layers(widths, points, 5, torch.bfloat16, 20 * 10**9)
+    assert len(plan_passes(widths, points, 5, torch.bfloat16, 120 * 10**9)) == 1
+    small = plan_passes(widths, points, 5, torch.bfloat16, 20 * 10**9)
     assert [len(run) for run in small] == [8, 8, 8, 8, 2]
 
 
-def stream_bytes(stream: Stream) -> int:
+def stream_bytes(stream: MomentStream) -> int:
     """Of all tensors that a stream holds, however deep, each storage once."""
     seen: dict[int, int] = {}
 
@@ -93,7 +93,7 @@ def stream_bytes(stream: Stream) -> int:
 def test_a_stream_holds_what_the_plan_counts(groups: int) -> None:
     """The formula of the planner against the tensors themselves: never less, and not much more."""
     widths, rows = [256, 256, 192], 3000
-    stream = Stream(widths, [rows] * groups, 8.0, [1, 2, None])
+    stream = MomentStream(widths, [rows] * groups, 8.0, [1, 2, None])
     for group in range(groups):
         for layer, width in enumerate(widths):
             stream.put(layer, torch.randn(rows, width))
@@ -104,7 +104,7 @@ def test_a_stream_holds_what_the_plan_counts(groups: int) -> None:
 
 def sampled_median(norms: torch.Tensor, sample: int, monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr(accumulator, "NORM_SAMPLE", sample)
-    kept = Norms(len(norms), CPU)
+    kept = NormStatistics(len(norms), CPU)
     for block in norms.split(2048):
         kept.add(block, torch.ones(len(block), dtype=torch.bool))
     assert len(kept.sample) <= 1.05 * sample
@@ -134,6 +134,6 @@ def test_the_sampled_median_of_equal_norms_is_that_norm(monkeypatch: pytest.Monk
 
 def test_rows_that_are_not_finite_are_in_no_norm() -> None:
     """They count for nothing in sum, largest, number and sample."""
-    kept, norms = Norms(4, CPU), torch.tensor([2.0, 0.0, 3.0, 0.0], dtype=torch.float64)
+    kept, norms = NormStatistics(4, CPU), torch.tensor([2.0, 0.0, 3.0, 0.0], dtype=torch.float64)
     kept.add(norms, torch.tensor([True, True, True, False]))
     assert (kept.total, kept.largest, kept.n_positive, kept.sample.tolist()) == (5.0, 3.0, 2, [0.0, 2.0, 3.0])

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from pipeline.columns import METRICS, explained, names
-from pipeline.geometry import Cloud, Stream
+from pipeline.geometry import MomentStream, PointCloud
 from pipeline.geometry.layer import Layer
-from pipeline.geometry.metrics import Group, groups
+from pipeline.geometry.metrics import MetricGroup, metric_groups
 from pipeline.metric_docs import metrics
 from pipeline.recipe import ContextRecipe
 from tests.geometry.clouds import curved, zipf
@@ -25,11 +25,11 @@ def layer_of(points: Tensor) -> Layer:
     """Two groups, contexts of ten rows, token ids, and a layer that follows."""
     group = (torch.arange(len(points)) >= len(points) // 2).long()
     context = torch.arange(len(points)) // 10
-    stream = Stream([points.shape[1]] * 2, group.bincount(minlength=2).tolist(), 8.0, following=[1, None])
+    stream = MomentStream([points.shape[1]] * 2, group.bincount(minlength=2).tolist(), 8.0, following=[1, None])
     stream.put(0, points)
     stream.put(1, points.roll(1, 1).tanh())
     stream.step(torch.arange(len(points)) % 10 == 0, group)
-    cloud = Cloud(len(points), points.shape[1], points.dtype)
+    cloud = PointCloud(len(points), points.shape[1], points.dtype)
     cloud.put(points, context, context % 7, group)
     return Layer(stream.close()[0], cloud, RECIPE)
 
@@ -64,13 +64,13 @@ def clouds() -> dict[str, Tensor]:
     }
 
 
-def by_name(group: Group) -> str:
+def by_name(group: MetricGroup) -> str:
     return group.__name__.rpartition(".")[2]
 
 
-@pytest.mark.parametrize("group", groups(), ids=by_name)
+@pytest.mark.parametrize("group", metric_groups(), ids=by_name)
 @pytest.mark.parametrize("name", clouds())
-def test_every_column_has_a_finite_value_or_a_reason(group: Group, name: str) -> None:
+def test_every_column_has_a_finite_value_or_a_reason(group: MetricGroup, name: str) -> None:
     """`measure` returns its COLUMNS; what is null has a word that explains it, and nothing is NaN or infinite."""
     layer = layer_of(clouds()[name])
     row = group.measure(layer)
@@ -84,13 +84,13 @@ def test_every_column_has_a_finite_value_or_a_reason(group: Group, name: str) ->
 
 def test_every_metric_column_belongs_to_one_module() -> None:
     """The groups of columns.csv that geometry measures are what the modules found return, each column once."""
-    owned = Counter(column for group in groups() for column in group.COLUMNS)
+    owned = Counter(column for group in metric_groups() for column in group.COLUMNS)
     assert set(owned) == set(names(*(group for group in METRICS if group != "loss")))
     assert set(owned.values()) == {1}
 
 
-@pytest.mark.parametrize("group", groups(), ids=by_name)
-def test_its_time_has_a_column(group: Group) -> None:
+@pytest.mark.parametrize("group", metric_groups(), ids=by_name)
+def test_its_time_has_a_column(group: MetricGroup) -> None:
     assert group.SECONDS in names("cost")
 
 

@@ -6,26 +6,26 @@ from torch import Tensor
 
 from pipeline.geometry import duplicates, exact_distances
 from pipeline.geometry import exact_search as search_module
-from pipeline.geometry.candidates import Engine, direct_engine, faiss_engine, torch_engine
-from pipeline.geometry.duplicates import distinct
-from pipeline.geometry.exact_search import search
+from pipeline.geometry.candidates import CandidateEngine, direct_engine, faiss_engine, torch_engine
+from pipeline.geometry.duplicates import find_distinct_rows
+from pipeline.geometry.exact_search import search_neighbors
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
-from pipeline.geometry.neighbors import Graph, exact_graph, without_near_duplicates
+from pipeline.geometry.neighbors import NeighborGraph, build_exact_graph, drop_near_duplicates
 from tests.geometry.clouds import brute, curved, hard_clouds, rotation, zipf
 
 K = 40
 CLOUDS = hard_clouds(1200, 256)
 
 
-def merged(points: Tensor, k: int = 64) -> Graph:
-    return without_near_duplicates(exact_graph(points, k), k)
+def merged(points: Tensor, k: int = 64) -> NeighborGraph:
+    return drop_near_duplicates(build_exact_graph(points, k), k)
 
 
 @pytest.mark.parametrize("engine", [faiss_engine, torch_engine])
 @pytest.mark.parametrize("name", CLOUDS)
-def test_lists_equal_brute_force(name: str, engine: Engine) -> None:
+def test_lists_equal_brute_force(name: str, engine: CandidateEngine) -> None:
     """First and second neighbours are the right ones, distances right to 1e-6, dimension to 1e-7."""
-    graph = exact_graph(CLOUDS[name], K, engine=engine)
+    graph = build_exact_graph(CLOUDS[name], K, engine=engine)
     distances, indices = brute(CLOUDS[name], K)
     assert torch.equal(graph.indices[:, :2], indices[:, :2])
     assert graph.n_unresolved == 0
@@ -56,7 +56,7 @@ def test_no_wrong_list_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
     wrong_and_certified = wrong = certified = 0
     for trial in range(100):
         points = in_three_heaps(300, 2 + 3 * trial, 10.0 ** (trial % 6), trial)  # from harmless to hopeless
-        lists = search(points, 8, torch.arange(300), engine=torch_engine)
+        lists = search_neighbors(points, 8, torch.arange(300), engine=torch_engine)
         error = ((lists.distances - brute(points, 8)[0]).abs() > 1e-6 * lists.distances).any(1)
         wrong += int(error.sum())
         certified += int(lists.certified.sum())
@@ -79,7 +79,7 @@ def test_every_rung_ends_in_exact_distances(apart: float, rungs: list[str], monk
 
     monkeypatch.setattr(search_module, "_rung", recorded)
     points = in_three_heaps(300, 32, apart, seed=4, dtype=torch.float64)
-    graph = exact_graph(points, 8, engine=torch_engine)
+    graph = build_exact_graph(points, 8, engine=torch_engine)
     assert used == rungs
     assert graph.n_unresolved == 0
     torch.testing.assert_close(graph.distances, brute(points, 8)[0], rtol=1e-12, atol=0)
@@ -87,7 +87,7 @@ def test_every_rung_ends_in_exact_distances(apart: float, rungs: list[str], monk
 
 def test_engines_agree() -> None:
     """FAISS, torch and direct differences as first engine give one graph, to the byte."""
-    graphs = [exact_graph(CLOUDS["rogue 1000"], K, engine=e) for e in (faiss_engine, torch_engine, direct_engine)]
+    graphs = [build_exact_graph(CLOUDS["rogue 1000"], K, engine=e) for e in (faiss_engine, torch_engine, direct_engine)]
     for graph in graphs[1:]:
         assert torch.equal(graph.distances, graphs[0].distances)
         assert torch.equal(graph.indices, graphs[0].indices)
@@ -98,11 +98,11 @@ def test_engines_agree() -> None:
 def test_nearest_differences_are_summed_in_float64(name: str, faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranks up to NEAREST are right to 1e-7, all others to 5e-7, with FAISS and without."""
     if not faiss:
-        monkeypatch.setattr(exact_distances, "pairs_by_faiss", lambda *_: None)
+        monkeypatch.setattr(exact_distances, "faiss_squared_distances", lambda *_: None)
     points, rows = CLOUDS[name], torch.arange(0, 1200, 7)
     exact, others = (found[rows] for found in brute(points, K))
-    found = exact_distances.distances(points, rows, others)
-    near = slice(exact_distances.NEAREST)
+    found = exact_distances.pair_distances(points, rows, others)
+    near = slice(exact_distances.FLOAT64_RANKS)
     torch.testing.assert_close(found[:, near], exact[:, near], rtol=1e-7, atol=0)  # measured: 6e-8
     torch.testing.assert_close(found, exact, rtol=5e-7, atol=0)  # measured: 2e-7
 
@@ -111,27 +111,27 @@ def test_nearest_differences_are_summed_in_float64(name: str, faiss: bool, monke
 def test_squares_may_leave_the_range_of_float32(power: int) -> None:
     """Points as small or large as float32 holds have the distances of the same points at a size of one."""
     points = curved(200, 96)
-    scaled = exact_graph(points * 2.0**power, 12).distances * 2.0**-power
-    torch.testing.assert_close(scaled, exact_graph(points, 12).distances, rtol=1e-6, atol=0)
+    scaled = build_exact_graph(points * 2.0**power, 12).distances * 2.0**-power
+    torch.testing.assert_close(scaled, build_exact_graph(points, 12).distances, rtol=1e-6, atol=0)
 
 
 def test_the_shift_changes_nothing() -> None:
     """Another subsample for the median leaves the graph as it is."""
-    graphs = [exact_graph(curved(5000, 8), 4, seed=seed) for seed in (0, 1)]
+    graphs = [build_exact_graph(curved(5000, 8), 4, seed=seed) for seed in (0, 1)]
     assert torch.equal(graphs[0].distances, graphs[1].distances)
 
 
 def test_ties_go_to_the_lowest_index() -> None:
     """On a square every corner has two neighbours at one distance; they come in order of index."""
     square = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-    graph = exact_graph(square, 3)
+    graph = build_exact_graph(square, 3)
     assert graph.indices.tolist() == [[1, 2, 3], [0, 3, 2], [0, 3, 1], [1, 2, 0]]
 
 
 def test_ties_beyond_the_candidates_keep_distances_exact() -> None:
     """On a lattice more points are tied than are proposed."""
     lattice = torch.cartesian_prod(*[torch.arange(6.0)] * 4)
-    graph = exact_graph(lattice, K)
+    graph = build_exact_graph(lattice, K)
     torch.testing.assert_close(graph.distances, brute(lattice, K)[0], rtol=1e-7, atol=0)
     assert graph.n_unresolved == 0
 
@@ -139,7 +139,7 @@ def test_ties_beyond_the_candidates_keep_distances_exact() -> None:
 @pytest.mark.parametrize(("n", "k"), [(1, 0), (2, 1), (5, 4), (50, K)])
 def test_small_clouds_have_fewer_columns(n: int, k: int) -> None:
     """k is cut to n - 1."""
-    graph = exact_graph(curved(n, 16), K)
+    graph = build_exact_graph(curved(n, 16), K)
     assert graph.distances.shape == (n, k)
     if k:
         torch.testing.assert_close(graph.distances, brute(curved(n, 16), k)[0], rtol=1e-6, atol=0)
@@ -179,7 +179,7 @@ def test_zipf_cloud_equals_its_distinct_rows() -> None:
 def test_distinct_keeps_first_copies(dtype: torch.dtype) -> None:
     """The first copy of each row, in order, with its multiplicity; 0.0 and -0.0 are one."""
     rows = torch.tensor([[1.0, 0.0], [2.0, 3.0], [1.0, -0.0], [2.0, 4.0], [2.0, 3.0], [1.0, 0.0]], dtype=dtype)
-    kept, copies = distinct(rows)
+    kept, copies = find_distinct_rows(rows)
     assert kept.tolist() == [0, 1, 3]
     assert copies.tolist() == [3, 2, 1]
 
@@ -188,7 +188,7 @@ def test_hash_collisions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows with one hash are compared; where they differ the rows themselves are sorted."""
     monkeypatch.setattr(duplicates, "_hash", lambda points: torch.zeros(len(points), dtype=torch.int64))
     points = curved(50, 4)
-    kept, copies = distinct(torch.cat([points, points[:9]]))
+    kept, copies = find_distinct_rows(torch.cat([points, points[:9]]))
     assert kept.tolist() == list(range(50))
     assert copies.tolist() == [2] * 9 + [1] * 41
 
@@ -208,7 +208,7 @@ def test_near_duplicates_are_merged(share: float, relative: float) -> None:
     n = int(share * 1500)
     noise = 1 + relative * torch.randn(n, 64, generator=torch.Generator().manual_seed(2))
     both = torch.cat([points, points[:n] * noise])
-    clean, graph, naive = id_mle(merged(points).radii), merged(both), exact_graph(both, 64)
+    clean, graph, naive = id_mle(merged(points).radii), merged(both), build_exact_graph(both, 64)
     assert id_mle(naive.radii) < 0.7 * clean
     assert graph.n_near_duplicates + graph.n_duplicates == n
     assert graph.kept.max() < 1500
@@ -220,8 +220,8 @@ def test_merged_graph_equals_the_graph_of_what_is_left() -> None:
     points = curved(400, 32)
     cluster = points[:1] * (1 + 2e-8 * torch.randn(100, 32, generator=torch.Generator().manual_seed(3)))
     both = torch.cat([points, cluster])
-    graph = without_near_duplicates(exact_graph(both, 8), 8)
-    again = exact_graph(both[graph.kept], 8)
+    graph = drop_near_duplicates(build_exact_graph(both, 8), 8)
+    again = build_exact_graph(both[graph.kept], 8)
     assert graph.n_near_duplicates > 90
     assert torch.equal(graph.distances, again.distances)
     assert torch.equal(graph.indices, again.indices)
@@ -247,7 +247,7 @@ def test_nonfinite_rows_are_left_out() -> None:
     points = curved(300, 16)
     bad = points.clone()
     bad[7, 3], bad[100, 0] = torch.nan, torch.inf
-    graph, clean = exact_graph(bad, 8), exact_graph(points[[i for i in range(300) if i not in (7, 100)]], 8)
+    graph, clean = build_exact_graph(bad, 8), build_exact_graph(points[[i for i in range(300) if i not in (7, 100)]], 8)
     assert graph.n_nonfinite == 2
     assert torch.equal(graph.distances, clean.distances)
 
@@ -255,6 +255,6 @@ def test_nonfinite_rows_are_left_out() -> None:
 def test_distances_beyond_float32_are_counted_as_unresolved() -> None:
     """A difference that overflows has no distance; its points are left out of the estimates, not guessed."""
     points = torch.cat([curved(200, 4), torch.tensor([[3e38, 0, 0, 0], [-3e38, 0, 0, 0]])])
-    graph = exact_graph(points, 201)
+    graph = build_exact_graph(points, 201)
     assert graph.n_unresolved == 2
     assert graph.radii.isfinite().all()

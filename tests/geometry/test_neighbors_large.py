@@ -5,7 +5,7 @@ import torch
 
 from pipeline.geometry.candidates import faiss_engine
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
-from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.neighbors import build_exact_graph
 from tests.geometry.clouds import brute, hard_clouds
 
 NAMES = list(hard_clouds(200, 8))
@@ -16,7 +16,7 @@ NAMES = list(hard_clouds(200, 8))
 def test_first_and_second_neighbours_are_right(name: str) -> None:
     """Distances to 1e-6, dimensions to 1e-7 of float64 brute force."""
     points = hard_clouds(4000, 512)[name]
-    graph = exact_graph(points, 64, engine=faiss_engine)
+    graph = build_exact_graph(points, 64, engine=faiss_engine)
     distances, indices = brute(points, 64)
     assert graph.n_unresolved == 0
     assert torch.equal(graph.indices[:, :2], indices[:, :2])

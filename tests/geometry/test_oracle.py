@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.geometry import Cloud, Stream, describe_layer
+from pipeline.geometry import MomentStream, PointCloud, describe_layer
 from pipeline.recipe import SnippetRecipe
 
 NEAR = 1e-6
@@ -27,13 +27,13 @@ def test_the_published_numbers(step: int, shared: Callable[[str], Path]) -> None
     expected = json.loads(shared("oracles/wiki-neox.json").read_text())[str(step)]["layers"]
     states = _hidden_states(shared(f"histories/wiki-neox/step{step}"), shared("data/enwik5").read_bytes().decode())
     tokens = len(states[0])
-    stream = Stream([x.shape[1] for x in states], [tokens], 8.0, following=[1, 2, 3, 4, 5, 6, None])
+    stream = MomentStream([x.shape[1] for x in states], [tokens], 8.0, following=[1, 2, 3, 4, 5, 6, None])
     for layer, rows in enumerate(states):
         stream.put(layer, rows)
     stream.step(torch.arange(tokens) % 128 == 0, torch.zeros(tokens, dtype=torch.int64))
     misses = []
     for layer, (moments, rows, truth) in enumerate(zip(stream.close(), states, expected, strict=True)):
-        cloud = Cloud(4096, rows.shape[1], rows.dtype)
+        cloud = PointCloud(4096, rows.shape[1], rows.dtype)
         cloud.put(rows[:4096])
         row = describe_layer(moments, cloud, RECIPE)
         assert row["n_tokens"] == tokens

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.columns import names
 from pipeline.geometry import describe
-from pipeline.geometry.eigen import _lanczos, decompose, top_eigenvalue
+from pipeline.geometry.eigen import _lanczos, eigendecompose, top_eigenvalue
 from pipeline.geometry.metrics.spectrum import participation_ratio_corrected
 from pipeline.geometry.moments import Moments
 from tests.geometry.clouds import curved, hard_clouds, rotation
@@ -214,7 +214,7 @@ def test_lanczos_equals_the_full_decomposition(kind: str) -> None:
     matrix = (turn * lam) @ turn.T
     assert top_eigenvalue(matrix) == pytest.approx(float(lam.max()), rel=1e-9)
     value, residual = _lanczos(matrix, 5)
-    assert float((decompose(matrix).values - value).abs().min()) <= residual + 1e-12
+    assert float((eigendecompose(matrix).values - value).abs().min()) <= residual + 1e-12
 
 
 def test_anisotropy_se_leaves_one_group_out() -> None:

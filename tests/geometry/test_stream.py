@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.geometry import LayerMoments, Stream, moments
+from pipeline.geometry import LayerMoments, MomentStream, moments
 from pipeline.geometry.metrics.anisotropy import anisotropy
 from pipeline.geometry.metrics.spectrum import participation_ratio_corrected
-from pipeline.geometry.moments import Moments, merge
+from pipeline.geometry.moments import Moments, merge_moments
 from tests.geometry.clouds import hard_clouds
 
 CLOUDS = hard_clouds(8192, 96)
@@ -21,7 +21,7 @@ def streamed(
     layers: list[Tensor], cuts: list[int], first: Tensor, group: Tensor, following: list[int | None] | None = None
 ) -> list[LayerMoments]:
     """Feed whole layers in batches that end at `cuts`."""
-    stream = Stream([x.shape[1] for x in layers], group.bincount().tolist(), 8.0, following)
+    stream = MomentStream([x.shape[1] for x in layers], group.bincount().tolist(), 8.0, following)
     for start, stop in zip([0, *cuts], [*cuts, len(group)], strict=True):
         for index, layer in enumerate(layers):
             stream.put(index, layer[start:stop])
@@ -105,7 +105,7 @@ def test_merge_is_addition_of_rows() -> None:
     for half, rows in zip(halves, points.split(4096), strict=True):
         half.add(rows)
         both.add(rows)
-    merged = merge(halves)
+    merged = merge_moments(halves)
     assert all(torch.equal(torch.as_tensor(vars(merged)[f]), torch.as_tensor(vars(both)[f])) for f in vars(both))
     assert merged.count == 8192
     with pytest.raises(ValueError, match="different shifts"):
@@ -134,7 +134,7 @@ def test_shards_of_any_size_merge_in_any_order(cuts: list[int], shuffle: Random)
     for part, rows in zip(parts, shards, strict=True):
         part.add(rows)
     whole = one(points).all
-    for sums in (merge(parts), one(torch.cat(shards)).all):
+    for sums in (merge_moments(parts), one(torch.cat(shards)).all):
         torch.testing.assert_close(sums.covariance(), whole.covariance(), rtol=1e-9, atol=1e-9)
         assert anisotropy(sums) == pytest.approx(anisotropy(whole), rel=1e-9)
         assert participation_ratio_corrected(sums) == pytest.approx(participation_ratio_corrected(whole), rel=1e-9)
@@ -198,7 +198,7 @@ def test_rows_enter_in_their_own_dtype(dtype: torch.dtype) -> None:
 
 def test_wrong_rows_are_refused() -> None:
     """A layer without rows, a batch of the wrong length, rows missing at the end."""
-    stream = Stream([4, 4], [3], 8.0)
+    stream = MomentStream([4, 4], [3], 8.0)
     stream.put(0, torch.ones(3, 4))
     labels = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match="every layer"):

@@ -9,10 +9,10 @@ import torch
 
 from pipeline import measure
 from pipeline.catalog.local_histories import inspect_checkpoint
-from pipeline.geometry import Stream, describe, to_device
+from pipeline.geometry import MomentStream, describe, to_device
 from pipeline.geometry.candidates import torch_engine
 from pipeline.geometry.memory_plan import pass_bytes
-from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.neighbors import build_exact_graph
 from pipeline.geometry.precision import product_dtype
 from pipeline.sampler import Sampler
 from pipeline.spec import Cell, Resources, Sweep
@@ -94,7 +94,7 @@ def test_a_matrix_has_the_numbers_of_the_cpu(name):
 @pytest.mark.parametrize("name", CLOUDS)
 @pytest.mark.parametrize("engine", [None, torch_engine], ids=["as chosen", "float32"])
 def test_neighbours_are_those_of_the_cpu(name, engine):
-    ours, theirs = exact_graph(CLOUDS[name].cuda(), 32, engine=engine), exact_graph(CLOUDS[name], 32)
+    ours, theirs = build_exact_graph(CLOUDS[name].cuda(), 32, engine=engine), build_exact_graph(CLOUDS[name], 32)
     assert bool(ours.resolved.all())
     torch.testing.assert_close(ours.distances.cpu(), theirs.distances, rtol=1e-6, atol=0)
     assert (ours.indices.cpu() == theirs.indices).double().mean() > 0.999
@@ -117,7 +117,7 @@ def test_a_stream_takes_the_memory_that_was_planned():
     product_dtype("cuda")
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
-    stream = Stream(widths, [rows] * groups, 8.0, following, "cuda")
+    stream = MomentStream(widths, [rows] * groups, 8.0, following, "cuda")
     for group in range(groups):
         for layer, width in enumerate(widths):
             stream.put(layer, torch.randn(rows, width, device="cuda", dtype=torch.bfloat16))

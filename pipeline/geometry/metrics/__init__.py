@@ -10,22 +10,22 @@ from functools import cache
 from importlib import import_module
 from typing import Protocol, cast, runtime_checkable
 
-from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.layer import Layer, MetricValues
 
 
 @runtime_checkable
-class Group(Protocol):
+class MetricGroup(Protocol):
     """What a module of this package offers."""
 
     __name__: str
     COLUMNS: tuple[str, ...]
     SECONDS: str
 
-    def measure(self, layer: Layer) -> Row: ...
+    def measure(self, layer: Layer) -> MetricValues: ...
 
 
 @cache
-def groups() -> tuple[Group, ...]:
+def metric_groups() -> tuple[MetricGroup, ...]:
     """Every metric group, in order of module names."""
     found = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-    return tuple(cast(Group, module) for module in found)
+    return tuple(cast(MetricGroup, module) for module in found)

@@ -3,8 +3,8 @@
 import math
 
 from pipeline.geometry.eigen import top_eigenvalue
-from pipeline.geometry.layer import Layer, Row
-from pipeline.geometry.moments import Moments, merge
+from pipeline.geometry.layer import Layer, MetricValues
+from pipeline.geometry.moments import Moments, merge_moments
 
 COLUMNS = (
     "anisotropy",
@@ -15,10 +15,10 @@ COLUMNS = (
     "sink_variance_share",
     "total_variance",
 )
-SECONDS = "spectrum_s"
+TIMING_COLUMN = "spectrum_s"
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The columns of this group; null on a layer that does not vary (`constant_layer`, `too_few_tokens`)."""
     if not layer.varies:
         return dict.fromkeys(COLUMNS)
@@ -73,7 +73,7 @@ def anisotropy_no_sink(layer: Layer) -> float | None:
     Source: this project; sinks as the cause: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
     Bias: that of an isotropic cloud as in `anisotropy`; it depends on `sink_multiple`.
     """
-    ordinary = merge(layer.moments.ordinary)
+    ordinary = merge_moments(layer.moments.ordinary)
     if not layer.is_spread(ordinary):
         layer.flags.add("too_few_ordinary_tokens")
         return None
@@ -114,7 +114,7 @@ def _jackknife(layer: Layer, groups: list[Moments]) -> float | None:
         return None
     without = []
     for i in range(n):  # one at a time: each is as large as a group's scatter
-        left = merge([*groups[:i], *groups[i + 1 :]])
+        left = merge_moments([*groups[:i], *groups[i + 1 :]])
         if not layer.is_spread(left):
             layer.flags.add("constant_without_a_group")
             return None

@@ -4,15 +4,15 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pipeline.geometry.chunking import WORK_BYTES, tiles
-from pipeline.geometry.layer import Layer, Row
-from pipeline.geometry.neighbors import Graph
+from pipeline.geometry.chunking import CHUNK_BYTES, chunk_slices
+from pipeline.geometry.layer import Layer, MetricValues
+from pipeline.geometry.neighbors import NeighborGraph
 
 COLUMNS = ("id_authors",)
-SECONDS = "knn_s"
+TIMING_COLUMN = "knn_s"
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The column of this group."""
     return {"id_authors": id_authors(layer)}
 
@@ -39,13 +39,13 @@ def id_authors(layer: Layer) -> float | None:
     return float((log_mu * -torch.log(1 - below)).sum() / log_mu.square().sum())
 
 
-def _mu(graph: Graph) -> Float64[Tensor, " usable"]:
+def _mu(graph: NeighborGraph) -> Float64[Tensor, " usable"]:
     """Sorted r2 / r1 of the points that have neither a copy nor r1 = r2."""
     points, weight = graph.points.to(torch.float64), graph.copies.to(torch.float64)
     points = points - (weight @ points) / weight.sum()
     points = points / (weight @ torch.linalg.vector_norm(points, dim=1) / weight.sum())
     near = graph.indices[:, :4]
-    parts = tiles(len(points), 16 * near.shape[1] * points.shape[1], WORK_BYTES[points.device.type])
+    parts = chunk_slices(len(points), 16 * near.shape[1] * points.shape[1], CHUNK_BYTES[points.device.type])
     distances = torch.cat([torch.linalg.vector_norm(points[part, None] - points[near[part]], dim=2) for part in parts])
     distances, order = distances.sort(dim=1, stable=True)
     nearest_has_copies = graph.copies[near.gather(1, order)[:, 0]] > 1

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from pipeline.geometry.layer import Layer, Row
-from pipeline.geometry.neighbors import Graph
+from pipeline.geometry.layer import Layer, MetricValues
+from pipeline.geometry.neighbors import NeighborGraph
 
 COLUMNS = (
     "n_tokens",
@@ -19,14 +19,14 @@ COLUMNS = (
     "same_token_share",
     "noise_ratio",
 )
-SECONDS = "knn_s"
-QUANTISED = 0.03
+TIMING_COLUMN = "knn_s"
+QUANTISED_NOISE_RATIO = 0.03
 """Above this noise ratio the rounding of the activations moves the dimension by percents."""
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The columns of this group; also flags `nonfinite_rows`, `unresolved_points` and `quantised`."""
-    row: Row = {
+    row: MetricValues = {
         "n_tokens": n_tokens(layer),
         "n_sink_tokens": n_sink_tokens(layer),
         "n_points": n_points(layer),
@@ -145,7 +145,7 @@ def noise_ratio(layer: Layer) -> float | None:
         layer.flags.add("too_few_points")
         return None
     ratio = float(torch.cat(ratios).median())
-    if ratio > QUANTISED:
+    if ratio > QUANTISED_NOISE_RATIO:
         layer.flags.add("quantised")
     return ratio
 
@@ -159,6 +159,6 @@ def _share(layer: Layer, labels: Int[Tensor, " points"]) -> float | None:
     return float(pairs.double().mean())
 
 
-def _same(graph: Graph, labels: Int[Tensor, " members"]) -> Tensor:
+def _same(graph: NeighborGraph, labels: Int[Tensor, " members"]) -> Tensor:
     own = labels[graph.kept]
     return (own[graph.indices[:, :2]] == own[:, None]).flatten()

@@ -7,8 +7,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.columns import MU_PROBABILITIES
-from pipeline.geometry.group_estimates import Radii, over_groups, usable
-from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.group_estimates import Radii, mean_over_groups, usable_group_radii
+from pipeline.geometry.layer import Layer, MetricValues
 
 COLUMNS = (
     *("id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),
@@ -19,24 +19,24 @@ COLUMNS = (
     "id_ks",
     *("r1_median", "r2_median", "mu_quantiles"),
 )
-SECONDS = "knn_s"
+TIMING_COLUMN = "knn_s"
 NEWTON_STEPS = 50
 FRACTIONS = tuple(i / 10 for i in range(1, 11))
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The columns of this group: means over the groups of contexts, `_se` = sd / sqrt(groups), null with one group.
 
     Null, or left out of a curve, where too few points or tied distances leave nothing to estimate (see `radii`).
     """
-    row: Row = dict.fromkeys(COLUMNS)
-    radii = usable(layer)
+    row: MetricValues = dict.fromkeys(COLUMNS)
+    radii = usable_group_radii(layer)
     if not radii:
         return row
-    for name, estimator in HEADLINES.items():
-        row[name], row[f"{name}_se"] = over_groups(layer, [estimator(r) for r in radii])
-    row["id_lb20"], _ = over_groups(layer, [id_lb20(r) for r in radii])
-    row["id_ks"], _ = over_groups(layer, [id_ks(r) for r in radii])
+    for name, estimator in HEADLINE_ESTIMATORS.items():
+        row[name], row[f"{name}_se"] = mean_over_groups(layer, [estimator(r) for r in radii])
+    row["id_lb20"], _ = mean_over_groups(layer, [id_lb20(r) for r in radii])
+    row["id_ks"], _ = mean_over_groups(layer, [id_ks(r) for r in radii])
     nearest = torch.cat([r[:, :2] for r in radii])
     row |= {"r1_median": r1_median(nearest), "r2_median": r2_median(nearest), "mu_quantiles": mu_quantiles(nearest)}
     return row | _gride_curve(layer, radii) | _fraction_curve(layer, radii)
@@ -187,11 +187,11 @@ def _censored(log_mu: Float64[Tensor, " points"], fraction: float) -> float:
     return float((kept - 1) / (log_mu[:kept].sum() + (n - kept) * log_mu[kept - 1]))
 
 
-def _gride_curve(layer: Layer, radii: list[Radii]) -> Row:
+def _gride_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
     """`id_gride` at k = 1, 2, 4 ... up to the recipe's k, as far as every group has 2k neighbours."""
     columns = min(r.shape[1] for r in radii)
     scales = [2**i for i in range(layer.recipe.k.bit_length()) if 2 ** (i + 1) <= columns]
-    curve = [(k, *over_groups(layer, [id_gride(r, k) for r in radii])) for k in scales]
+    curve = [(k, *mean_over_groups(layer, [id_gride(r, k) for r in radii])) for k in scales]
     found = [(k, mean, se) for k, mean, se in curve if mean is not None]
     errors = [se for _, _, se in found if se is not None]
     return {
@@ -201,12 +201,12 @@ def _gride_curve(layer: Layer, radii: list[Radii]) -> Row:
     }
 
 
-def _fraction_curve(layer: Layer, radii: list[Radii]) -> Row:
+def _fraction_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
     """`id_fraction_value` at every fraction that has one."""
-    curve = [(f, over_groups(layer, [id_fraction(r, f) for r in radii])[0]) for f in FRACTIONS]
+    curve = [(f, mean_over_groups(layer, [id_fraction(r, f) for r in radii])[0]) for f in FRACTIONS]
     found = [(f, value) for f, value in curve if value is not None]
     return {"id_fraction": [f for f, _ in found], "id_fraction_value": [value for _, value in found]}
 
 
-HEADLINES = {"id_twonn": id_twonn, "id_mle": id_mle, "id_mle_c50": id_mle_c50, "id_mle_c90": id_mle_c90}
+HEADLINE_ESTIMATORS = {"id_twonn": id_twonn, "id_mle": id_mle, "id_mle_c50": id_mle_c50, "id_mle_c90": id_mle_c90}
 """With a standard error each."""

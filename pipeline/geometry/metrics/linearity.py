@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.moments import Moments
 
 COLUMNS = ("linearity", "linearity_residual")
-SECONDS = "spectrum_s"
+TIMING_COLUMN = "spectrum_s"
 
 
-class Pair(NamedTuple):
+class LinearFit(NamedTuple):
     """Centered sums over the tokens of two layers."""
 
     cross: Float64[Tensor, "dim next"]
@@ -23,7 +23,7 @@ class Pair(NamedTuple):
     """Sum of |y - A x|^2 at the best A, over the same tokens."""
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The columns of this group; null where no layer follows.
 
     Also null where this or the following layer does not vary (`constant_layer`, `next_layer_constant`) or holds
@@ -40,7 +40,7 @@ def measure(layer: Layer) -> Row:
     return {"linearity": linearity(layer, pair), "linearity_residual": linearity_residual(layer, after, pair)}
 
 
-def linearity(layer: Layer, pair: Pair) -> float | None:
+def linearity(layer: Layer, pair: LinearFit) -> float | None:
     """R^2 of the best linear map to the next layer, centered, in sample.
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
@@ -52,7 +52,7 @@ def linearity(layer: Layer, pair: Pair) -> float | None:
     return 1 - pair.residual / pair.images
 
 
-def linearity_residual(layer: Layer, after: Moments, pair: Pair) -> float | None:
+def linearity_residual(layer: Layer, after: Moments, pair: LinearFit) -> float | None:
     """R^2 of the best linear map to the increment y - x, which the residual stream does not carry.
 
     The error is that of `linearity`, since A - 1 is as linear as A; only the variance to be explained is smaller.
@@ -73,7 +73,7 @@ def linearity_residual(layer: Layer, after: Moments, pair: Pair) -> float | None
     return 1 - pair.residual / increments
 
 
-def _fit(layer: Layer, after: Moments) -> Pair:
+def _fit(layer: Layer, after: Moments) -> LinearFit:
     """Least squares by the eigenvectors of the covariance; directions below the noise floor are not used."""
     before, (values, vectors) = layer.all, layer.centered
     if layer.moments.cross is None or vectors is None:
@@ -82,4 +82,4 @@ def _fit(layer: Layer, after: Moments) -> Pair:
     usable = values > layer.floor(float(values[0]))
     scaled = vectors[:, usable].T @ cross / ((before.count - 1) * values[usable]).sqrt()[:, None]
     images = after.deviation(after.mean)
-    return Pair(cross, images, max(images - float(scaled.square().sum()), 0.0))
+    return LinearFit(cross, images, max(images - float(scaled.square().sum()), 0.0))

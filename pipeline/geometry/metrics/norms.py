@@ -1,15 +1,15 @@
 """Lengths and directions: how long tokens are, how far they point the same way, which coordinates stand out."""
 
-from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.layer import Layer, MetricValues
 
 COLUMNS = ("cosine_mean", "norm_mean", "norm_median", "norm_max", "abs_max", "top_dims", "top_dims_share")
-SECONDS = "spectrum_s"
+TIMING_COLUMN = "spectrum_s"
 TOP_DIMS = 3
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The columns of this group; null without tokens (`too_few_tokens`) or variance (`constant_layer`)."""
-    row: Row = dict.fromkeys(COLUMNS)
+    row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.all.count:
         layer.flags.add("too_few_tokens")
         return row

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.moments import Moments
 
 COLUMNS = (
@@ -22,17 +22,17 @@ COLUMNS = (
     "alpha_lo",
     "alpha_hi",
 )
-SECONDS = "spectrum_s"
-TOP = 32
+TIMING_COLUMN = "spectrum_s"
+N_TOP_EIGENVALUES = 32
 ALPHA_RANKS = (12, 100)
 ALPHA_MIN_RANKS = 8
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The columns of this group; null on a layer that does not vary (`constant_layer`, `too_few_tokens`)."""
     if not layer.varies:
         return dict.fromkeys(COLUMNS)
-    row: Row = {
+    row: MetricValues = {
         "top_eigenvalues": top_eigenvalues(layer),
         "participation_ratio": participation_ratio(layer),
         "participation_ratio_corrected": participation_ratio_corrected(layer.all),
@@ -51,7 +51,7 @@ def top_eigenvalues(layer: Layer) -> list[float]:
     Source: principal component analysis.
     Bias: of a spike l among unit variances upward, l (1 + g / (l - 1)) with g = dim / N; small ones downward.
     """
-    return layer.centered.values[:TOP].tolist()
+    return layer.centered.values[:N_TOP_EIGENVALUES].tolist()
 
 
 def participation_ratio(layer: Layer) -> float:

@@ -6,18 +6,18 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from pipeline.geometry.group_estimates import Radii, over_groups, usable
-from pipeline.geometry.layer import Layer, Row
+from pipeline.geometry.group_estimates import Radii, mean_over_groups, usable_group_radii
+from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
-from pipeline.geometry.neighbors import exact_graph
+from pipeline.geometry.neighbors import build_exact_graph
 
 COLUMNS = ("id_twonn_gaussian", "id_twonn_gaussian_se", "id_mle_gaussian", "id_mle_gaussian_se")
-SECONDS = "knn_s"
+TIMING_COLUMN = "knn_s"
 
 
-def measure(layer: Layer) -> Row:
+def measure(layer: Layer) -> MetricValues:
     """The columns of this group: null where the recipe has no `surrogate`, or where the layer has no dimension."""
-    row: Row = dict.fromkeys(COLUMNS)
+    row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.recipe.surrogate or not layer.varies:
         return row
     radii = list(_surrogates(layer))
@@ -34,7 +34,7 @@ def id_twonn_gaussian(layer: Layer, radii: list[Radii]) -> tuple[float | None, f
     Source: this project; a surrogate that keeps the covariance alone, after Theiler et al. 1992.
     Bias: as `id_twonn`, at the surrogate's higher dimension; sinks stretch it along their line, as they do the layer.
     """
-    return over_groups(layer, [id_twonn(r) for r in radii])
+    return mean_over_groups(layer, [id_twonn(r) for r in radii])
 
 
 def id_mle_gaussian(layer: Layer, radii: list[Radii]) -> tuple[float | None, float | None]:
@@ -43,7 +43,7 @@ def id_mle_gaussian(layer: Layer, radii: list[Radii]) -> tuple[float | None, flo
     Source: as `id_twonn_gaussian`.
     Bias: as `id_mle`, at the surrogate's higher dimension; sinks stretch it along their line, as they do the layer.
     """
-    return over_groups(layer, [id_mle(r) for r in radii])
+    return mean_over_groups(layer, [id_mle(r) for r in radii])
 
 
 def _surrogates(layer: Layer) -> Iterator[Radii]:
@@ -54,9 +54,9 @@ def _surrogates(layer: Layer) -> Iterator[Radii]:
     """
     generator = torch.Generator().manual_seed(layer.recipe.seed)
     scale = layer.centered.values.sqrt()
-    for measured in usable(layer):
+    for measured in usable_group_radii(layer):
         points = _normal(len(measured), len(scale), generator).to(scale.device) * scale
-        yield exact_graph(points, 2, layer.recipe.seed).radii
+        yield build_exact_graph(points, 2, layer.recipe.seed).radii
 
 
 def _normal(rows: int, dim: int, generator: torch.Generator) -> Float64[Tensor, "rows dim"]:
