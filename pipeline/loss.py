@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.model import Profile
+from pipeline.model import LayerStack
 from pipeline.spec import Recipe
 
 MASK_STREAM = 1  # of the recipe's seed, so that the mask never shares its numbers with other choices
@@ -25,7 +25,7 @@ class Loss:
         different tokenizers do not compare.
     """
 
-    def __init__(self, profile: Profile, recipe: Recipe, mask_id: int | None, n_groups: int) -> None:
+    def __init__(self, profile: LayerStack, recipe: Recipe, mask_id: int | None, n_groups: int) -> None:
         self._profile = profile
         self._mask_id = mask_id
         self._share = recipe.mask_share

@@ -21,7 +21,7 @@ from pipeline.errors import UsageError
 from pipeline.geometry import HostCopy, LayerMoments, MomentStream, PointCloud, describe_layer, plan_passes, to_device
 from pipeline.loss import Loss
 from pipeline.memory import free_bytes, weights_room
-from pipeline.model import Model, Profile, Tokenizer, load_after, load_tokenizer, release
+from pipeline.model import LayerStack, Model, Tokenizer, load_tokenizer, release_weights, reload_model
 from pipeline.provenance import Row, about_cell, about_cost, about_text, merged
 from pipeline.sampler import Sampler
 from pipeline.spec import Cell, Checkpoint, Recipe, Resources
@@ -67,7 +67,7 @@ class Kept:
         opened, self._opened = self._opened, None
         if opened is None or opened.like == like:
             return opened
-        release(opened.model)
+        release_weights(opened.model)
         return None
 
 
@@ -98,7 +98,7 @@ def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources
     like = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
     before = kept and kept.take(like)
     try:
-        model = load_after(before and before.model, Path(checkpoint.path), recipe.dtype, _room(devices))
+        model = reload_model(before and before.model, Path(checkpoint.path), recipe.dtype, _room(devices))
         tokenizer = before.tokenizer if before else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # afterwards, so that files replaced while they were read are noticed too
@@ -135,7 +135,7 @@ def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:
     return [merged(about | cost, state, layer, flags) for state, layer in zip(profile.states, described, strict=True)]
 
 
-def plan(profile: Profile, text: Contexts, opened: Opened) -> list[list[int]]:
+def plan(profile: LayerStack, text: Contexts, opened: Opened) -> list[list[int]]:
     """Which layers each pass is for: all of them in one, where their moments and clouds fit the device."""
     room = int(FOR_LAYERS * free_bytes(opened.device) / opened.tasks)
     widths = [state.width for state in profile.states]
@@ -143,7 +143,7 @@ def plan(profile: Profile, text: Contexts, opened: Opened) -> list[list[int]]:
 
 
 def observe(
-    profile: Profile,
+    profile: LayerStack,
     text: Contexts,
     recipe: Recipe,
     opened: Opened,
@@ -191,7 +191,7 @@ class _LossBehind:
         self._last = None
 
 
-def next_raw(profile: Profile) -> list[int | None]:
+def next_raw(profile: LayerStack) -> list[int | None]:
     """For layers 0..L-1 the layer that their linear map leads to; none for the last block and the final norm."""
     return [state.layer + 1 if state.layer < profile.n_layers else None for state in profile.states]
 

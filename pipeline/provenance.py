@@ -14,14 +14,14 @@ import torch
 
 from pipeline.catalog.architectures import norm_placement
 from pipeline.corpora import Contexts
-from pipeline.model import Model, Profile, State
+from pipeline.model import LayerStack, Model, StateSpec
 from pipeline.spec import ALGORITHMS, Cell, Recipe, algorithm
 
 Row = dict[str, Any]
 PACKAGES = ("shapelake", "torch", "transformers", "tokenizers", "faiss-cpu", "faiss-gpu", "numpy", "ray", "pyarrow")
 
 
-def about_cell(cell: Cell, model: Model, profile: Profile) -> Row:
+def about_cell(cell: Cell, model: Model, profile: LayerStack) -> Row:
     """Identity, model and checkpoint."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     named = ("model", "revision", "family", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run")
@@ -72,7 +72,7 @@ def about_cost(device: str, batch_tokens: int, load_s: float, forward_s: float, 
     }
 
 
-def merged(about: Row, state: State, layer: Row, flags: Iterable[str]) -> Row:
+def merged(about: Row, state: StateSpec, layer: Row, flags: Iterable[str]) -> Row:
     """One row: what holds for the cell, where in the model, and what was measured there."""
     place = {"layer": state.layer, "depth": state.depth, "state": state.name}
     return {**about, **place, **layer, "flags": sorted({*layer["flags"], *flags})}

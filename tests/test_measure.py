@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object], first: bool) -> None:
     """Let something happen to the files just before or just after the weights are read."""
-    load = measure.load_after
+    load = measure.reload_model
 
     def disturbed(*args):
         if first:
@@ -35,7 +35,7 @@ def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]
             happen()
         return model
 
-    monkeypatch.setattr(measure, "load_after", disturbed)
+    monkeypatch.setattr(measure, "reload_model", disturbed)
 
 
 @pytest.mark.parametrize("first", [True, False])

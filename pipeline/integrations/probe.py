@@ -15,7 +15,7 @@ from pipeline.geometry.metrics.anisotropy import anisotropy
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.moments import Moments
 from pipeline.geometry.neighbors import build_exact_graph
-from pipeline.model.blocks import count_layers, find_blocks, find_body, watch
+from pipeline.model.blocks import capture_states, count_layers, find_body, find_hook_points
 from pipeline.model.loss import token_losses
 
 NEIGHBORS = 2
@@ -75,10 +75,10 @@ class Probe:
                 states[layer] = hidden.flatten(0, 1).clone()
 
         body = find_body(module, "decoder")
-        blocks = find_blocks(body, count_layers(body, "decoder"))
+        blocks = find_hook_points(body, count_layers(body, "decoder"))
         with torch.inference_mode(), _evaluating(module):
             ids = self._ids.to(module.device)
-            with watch(blocks, take, module.device):
+            with capture_states(blocks, take, module.device):
                 output = body(input_ids=ids, use_cache=False)
             hidden = output.last_hidden_state[:, :-1].flatten(0, 1)
             loss = float(token_losses(module, body, output, hidden, ids[:, 1:].flatten()).mean())

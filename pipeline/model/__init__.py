@@ -1,8 +1,18 @@
 """The models: strict loading, the hidden state of every layer, the model's own loss, its tokenizer."""
 
-from pipeline.model.layer_stack import Capture, Profile, State
-from pipeline.model.loading import Model, load
+from pipeline.model.layer_stack import CaptureCallback, LayerStack, StateSpec
+from pipeline.model.loading import Model, load_model
 from pipeline.model.tokenizer import Tokenizer, load_tokenizer
-from pipeline.model.weight_reload import load_after, release
+from pipeline.model.weight_reload import release_weights, reload_model
 
-__all__ = ["Capture", "Model", "Profile", "State", "Tokenizer", "load", "load_after", "load_tokenizer", "release"]
+__all__ = [
+    "CaptureCallback",
+    "LayerStack",
+    "Model",
+    "StateSpec",
+    "Tokenizer",
+    "load_model",
+    "load_tokenizer",
+    "release_weights",
+    "reload_model",
+]

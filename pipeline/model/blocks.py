@@ -13,7 +13,7 @@ from pipeline.errors import CheckpointError
 from pipeline.spec import Kind
 
 
-class Blocks(NamedTuple):
+class HookPoints(NamedTuple):
     entry: nn.Module
     """Its first input is the embedding state."""
     exits: tuple[nn.Module, ...]
@@ -34,7 +34,7 @@ def count_layers(body: nn.Module, kind: Kind) -> int:
     return getattr(config, "decoder_layers" if kind.endswith("decoder") else "", config.num_hidden_layers)
 
 
-def start_token(module: PreTrainedModel) -> int:
+def decoder_start_token(module: PreTrainedModel) -> int:
     """What the decoder of an encoder-decoder reads first: as config.json has it, else the padding token (T5)."""
     config: Any = module.config
     start = getattr(config, "decoder_start_token_id", None)
@@ -48,7 +48,7 @@ def start_token(module: PreTrainedModel) -> int:
     return start
 
 
-def block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
+def find_block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
     """The outermost list of `n_layers` modules in `body`.
 
     Raises:
@@ -58,28 +58,28 @@ def block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
     lists = (module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == length)
     blocks = next(lists, None)
     if blocks is None:
-        raise no_blocks(body, f"no list of {length} blocks in it")
+        raise blocks_error(body, f"no list of {length} blocks in it")
     return blocks
 
 
-def find_blocks(body: nn.Module, n_layers: int) -> Blocks:
+def find_hook_points(body: nn.Module, n_layers: int) -> HookPoints:
     """Where states enter and leave the blocks of `body`.
 
     Raises: as `block_list`.
     """
-    blocks = block_list(body, n_layers)
+    blocks = find_block_list(body, n_layers)
     conv = getattr(getattr(body, "encoder", None), "conv", None)  # DeBERTa-v2 large: part of its first block
-    return Blocks(blocks[0], tuple(blocks) if conv is None else (conv, *blocks[1:]))
+    return HookPoints(blocks[0], tuple(blocks) if conv is None else (conv, *blocks[1:]))
 
 
-def no_blocks(body: nn.Module, found: str) -> CheckpointError:
+def blocks_error(body: nn.Module, found: str) -> CheckpointError:
     return CheckpointError(
         f"hidden states of {type(body).__name__}", found, "Leave this model out, or teach pipeline/model/blocks.py"
     )
 
 
 @contextmanager
-def watch(blocks: Blocks, capture: Callable[[int, Tensor], None], home: torch.device) -> Iterator[None]:
+def capture_states(blocks: HookPoints, capture: Callable[[int, Tensor], None], home: torch.device) -> Iterator[None]:
     """While open, hand the entry's first input and each exit's output to `capture` at home, with their layers 0..L."""
     layers = itertools.count()
 

@@ -8,15 +8,22 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.model.blocks import count_layers, find_blocks, find_body, no_blocks, start_token, watch
+from pipeline.model.blocks import (
+    blocks_error,
+    capture_states,
+    count_layers,
+    decoder_start_token,
+    find_body,
+    find_hook_points,
+)
 from pipeline.model.loss import token_losses
 from pipeline.spec import Kind
 
-Capture = Callable[[int, Tensor], None]
+CaptureCallback = Callable[[int, Tensor], None]
 """Called with a layer and its hidden states [contexts, tokens, dim], which are lent for the call only."""
 
 
-class State(NamedTuple):
+class StateSpec(NamedTuple):
     """A place in the model where hidden states are taken."""
 
     layer: int
@@ -27,7 +34,7 @@ class State(NamedTuple):
     width: int
 
 
-class Profile:
+class LayerStack:
     """One stack of blocks: a decoder, an encoder, or either half of an encoder-decoder.
 
     Contexts of one call have equal length and no padding. On the CPU each context is forwarded alone: elementwise
@@ -39,8 +46,8 @@ class Profile:
         self._module = module
         self._body = find_body(module, kind)
         self.n_layers = count_layers(self._body, kind)
-        self._blocks = find_blocks(self._body, self.n_layers)
-        self._start = start_token(module) if kind == "encdec-decoder" else None
+        self._blocks = find_hook_points(self._body, self.n_layers)
+        self._start = decoder_start_token(module) if kind == "encdec-decoder" else None
         self.states = self._probe()
 
     @property
@@ -56,7 +63,7 @@ class Profile:
         return ("no_own_loss",) if self.kind.startswith("encdec") else ()
 
     def forward(
-        self, ids: Int[Tensor, "contexts tokens"], capture: Capture
+        self, ids: Int[Tensor, "contexts tokens"], capture: CaptureCallback
     ) -> Float[Tensor, "contexts predicted"] | None:
         """Run the contexts through the model, handing every state to `capture` as it arises; nothing is kept.
 
@@ -98,8 +105,8 @@ class Profile:
         tensor = tensor.to(self._module.device)
         return tensor.split(1) if tensor.device.type == "cpu" else (tensor,)
 
-    def _run(self, ids: Tensor, capture: Capture) -> Any:
-        with watch(self._blocks, capture, self._module.device):
+    def _run(self, ids: Tensor, capture: CaptureCallback) -> Any:
+        with capture_states(self._blocks, capture, self._module.device):
             output = self._call(ids)
         if self.states[-1].name == "final_norm":
             capture(self.n_layers + 1, output.last_hidden_state)
@@ -112,21 +119,21 @@ class Profile:
         shifted = torch.cat([ids.new_full((len(ids), 1), self._start), ids[:, :-1]], dim=1)
         return self._body(input_ids=shifted, encoder_hidden_states=context)
 
-    def _probe(self) -> tuple[State, ...]:
+    def _probe(self) -> tuple[StateSpec, ...]:
         """The states, as a pass over three tokens shows them."""
         seen: dict[int, Tensor] = {}
         ids = torch.zeros(1, 3, dtype=torch.long, device=self._module.device)
-        with torch.inference_mode(), watch(self._blocks, seen.__setitem__, ids.device):
+        with torch.inference_mode(), capture_states(self._blocks, seen.__setitem__, ids.device):
             final = self._call(ids).last_hidden_state
         if len(seen) != self.n_layers + 1:
-            raise no_blocks(self._body, f"{self.n_layers} blocks in config.json, {len(seen) - 1} seen to run")
+            raise blocks_error(self._body, f"{self.n_layers} blocks in config.json, {len(seen) - 1} seen to run")
         if any(hidden.shape[:2] != ids.shape for hidden in seen.values()):
-            raise no_blocks(self._body, "its blocks give no [contexts, tokens, dim]")
+            raise blocks_error(self._body, "its blocks give no [contexts, tokens, dim]")
         names = ["embedding"] + ["block"] * self.n_layers
         if final.data_ptr() != seen[self.n_layers].data_ptr():  # a norm, or a projection, after the last block
             seen[self.n_layers + 1] = final
             names.append("final_norm")
         return tuple(
-            State(layer, min(layer / self.n_layers, 1.0), name, seen[layer].shape[-1])  # type: ignore[arg-type]
+            StateSpec(layer, min(layer / self.n_layers, 1.0), name, seen[layer].shape[-1])  # type: ignore[arg-type]
             for layer, name in enumerate(names)
         )

@@ -17,13 +17,13 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTra
 
 from pipeline.catalog.architectures import infer_kinds
 from pipeline.errors import CheckpointError
-from pipeline.model.layer_stack import Profile
-from pipeline.model.placement import Room, place
-from pipeline.model.weight_files import Places, read_config, readable_weights
+from pipeline.model.layer_stack import LayerStack
+from pipeline.model.placement import WeightCapacity, distribute_blocks
+from pipeline.model.weight_files import WeightTargets, list_readable_weights, read_config
 from pipeline.recipe import FLOAT32_LIMIT
 from pipeline.spec import Kind
 
-BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
+CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
 """What transformers raises on a config.json that describes no model."""
 
 transformers.logging.set_verbosity_error()
@@ -36,15 +36,15 @@ class Model:
 
     module: PreTrainedModel
     """With its head where the file has one."""
-    profiles: dict[Kind, Profile]
+    profiles: dict[Kind, LayerStack]
     flags: tuple[str, ...]
     """`no_lm_head`; `unexpected_keys`, and `unexpected_keys:NAME` of the first three."""
     unexpected_keys: tuple[str, ...]
     """Tensors of the file that the class has no place for."""
-    places: Places | None = None
+    places: WeightTargets | None = None
     """Where each tensor of the files went, once that is known and simple."""
 
-    def profile(self, kind: Kind) -> Profile:
+    def profile(self, kind: Kind) -> LayerStack:
         """One of its profiles: an encoder-decoder has two, any other model one."""
         if kind not in self.profiles:
             raise CheckpointError(
@@ -84,7 +84,7 @@ class Model:
         return next((getattr(self.module.config, name) for name in stated if hasattr(self.module.config, name)), None)
 
 
-def load(folder: Path, dtype: str, device: str | Room) -> Model:
+def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     """Load the checkpoint in `folder`, in evaluation mode, without a cache of keys and values, and without remote code.
 
     Args:
@@ -98,20 +98,20 @@ def load(folder: Path, dtype: str, device: str | Room) -> Model:
         UsageError: more bytes than there is room for.
     """
     raw = read_config(folder)
-    files = readable_weights(folder)
+    files = list_readable_weights(folder)
     found = _kinds(folder, raw)
     config = _config(folder, raw)
     cls = _class(folder, config)
     module, info = _from_pretrained(folder, cls, config, _dtype(dtype, folder, cls, config), files)
-    if _check_keys(folder, module, info):
+    if _check_keys_head_missing(folder, module, info):
         module = module.base_model  # the file has no head, and transformers made one up
     check_finite(folder, module)
     torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and Mamba and DeBERTa convolve
     torch.backends.cuda.matmul.allow_tf32 = False
     module = module.eval()
-    module.to(device) if isinstance(device, str) else place(module, found, device)
+    module.to(device) if isinstance(device, str) else distribute_blocks(module, found, device)
     unexpected = tuple(sorted(info["unexpected_keys"]))
-    profiles: dict[Kind, Profile] = {kind: Profile(module, kind) for kind in found}
+    profiles: dict[Kind, LayerStack] = {kind: LayerStack(module, kind) for kind in found}
     return Model(module, profiles, _flags(module, unexpected), unexpected)
 
 
@@ -160,7 +160,7 @@ def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
         )
     try:
         config = CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
-    except BAD_CONFIG as error:
+    except CONFIG_ERRORS as error:
         raise CheckpointError(f"checkpoint {folder}", f"bad config.json ({_line(error)})", "Correct it") from error
     config.use_cache = False
     config.transformers_weights = None  # else it names a file in place of the one that was hashed and checked
@@ -188,7 +188,7 @@ def _dtype(name: str, folder: Path, cls: type[PreTrainedModel], config: Pretrain
     try:
         with torch.device("meta"):
             n_params = sum(parameter.numel() for parameter in build(config).parameters())
-    except BAD_CONFIG as error:
+    except CONFIG_ERRORS as error:
         raise CheckpointError(
             f"checkpoint {folder}", f"config.json makes no {cls.__name__} ({_line(error)})", "Correct config.json"
         ) from error
@@ -196,7 +196,7 @@ def _dtype(name: str, folder: Path, cls: type[PreTrainedModel], config: Pretrain
     return auto if name == "auto" else getattr(torch, name)
 
 
-def _check_keys(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
+def _check_keys_head_missing(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
     """Refuse what the body lacks; return whether the head is lacking instead."""
     wrong = {f"{name} {tuple(found)} instead of {tuple(want)}" for name, found, want in info["mismatched_keys"]}
     missing = {key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key)}

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-MAX_LOGITS = {"cpu": 2**24, "cuda": 2**27}
+LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
 """Logits at once, about 10 bytes each with what is made of them: 1.3 GB on a GPU, where fewer tokens would keep it
 waiting for the host."""
 
@@ -29,7 +29,7 @@ def token_losses(
     (a transform, a bias, scaling, soft-capping): `module` runs while its `body` only replays `hidden` in place of the
     last hidden state of `output`, what it had returned.
     """
-    size = max(MAX_LOGITS[hidden.device.type] // module.config.vocab_size, 1)
+    size = max(LOGITS_PER_CHUNK[hidden.device.type] // module.config.vocab_size, 1)
     losses = [
         F.cross_entropy(_logits(module, body, output, part).float(), target, reduction="none")
         for part, target in zip(hidden.split(size), targets.split(size), strict=True)

@@ -8,23 +8,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import UsageError
-from pipeline.model.blocks import block_list, count_layers, find_blocks, find_body
+from pipeline.model.blocks import count_layers, find_block_list, find_body, find_hook_points
 from pipeline.spec import Kind
 
-Room = Mapping[str, int]
+WeightCapacity = Mapping[str, int]
 """Bytes that weights may take, by device. The first is home: of embeddings, norms, heads, and of what is captured."""
 
 
-def place(module: PreTrainedModel, kinds: Sequence[Kind], room: Room) -> None:
+def distribute_blocks(module: PreTrainedModel, kinds: Sequence[Kind], room: WeightCapacity) -> None:
     """Move the module to the devices, each block to one; it is given its inputs there, and the last output comes home.
 
     Raises:
         UsageError: it does not fit.
     """
-    lists = [block_list(find_body(module, kind), count_layers(find_body(module, kind), kind)) for kind in kinds]
+    lists = [find_block_list(find_body(module, kind), count_layers(find_body(module, kind), kind)) for kind in kinds]
     blocks = [block for blocks in lists for block in blocks]
     sizes = [_bytes(block) for block in blocks]
-    devices = plan_blocks(type(module).__name__, sizes, _bytes(module) - sum(sizes), room)
+    devices = assign_block_devices(type(module).__name__, sizes, _bytes(module) - sum(sizes), room)
     for block, device in zip(blocks, devices, strict=True):
         block.to(device)
     _rest_to(module, blocks, home := next(iter(room)))
@@ -32,7 +32,7 @@ def place(module: PreTrainedModel, kinds: Sequence[Kind], room: Room) -> None:
         _connect(module, kinds, lists, home)
 
 
-def plan_blocks(name: str, sizes: Sequence[int], rest: int, room: Room) -> list[str]:
+def assign_block_devices(name: str, sizes: Sequence[int], rest: int, room: WeightCapacity) -> list[str]:
     """The device of each block: each device is filled before the next, so that states cross over seldom.
 
     Args:
@@ -58,7 +58,7 @@ def plan_blocks(name: str, sizes: Sequence[int], rest: int, room: Room) -> list[
     return planned
 
 
-def _too_large(name: str, n_bytes: int, room: Room) -> UsageError:
+def _too_large(name: str, n_bytes: int, room: WeightCapacity) -> UsageError:
     have = ", ".join(f"{device} {size / 2**30:.3g}" for device, size in room.items())
     return UsageError(
         f"weights of {name}: {n_bytes / 2**30:.3g} GiB",
@@ -78,24 +78,24 @@ def _rest_to(module: nn.Module, blocks: Sequence[nn.Module], device: str) -> Non
 def _connect(module: PreTrainedModel, kinds: Sequence[Kind], lists: Sequence[nn.ModuleList], home: str) -> None:
     for kind, blocks in zip(kinds, lists, strict=True):
         body = find_body(module, kind)
-        for part in {*blocks, *find_blocks(body, count_layers(body, kind)).exits}:
+        for part in {*blocks, *find_hook_points(body, count_layers(body, kind)).exits}:
             part.register_forward_pre_hook(_bring_inputs, with_kwargs=True)
-        blocks[-1].register_forward_hook(lambda _, args, output: moved(output, home))
+        blocks[-1].register_forward_hook(lambda _, args, output: move_tensors(output, home))
 
 
 def _bring_inputs(part: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
     device = next(part.parameters()).device
-    return moved(args, device), moved(kwargs, device)
+    return move_tensors(args, device), move_tensors(kwargs, device)
 
 
-def moved(value: Any, device: torch.device | str) -> Any:
+def move_tensors(value: Any, device: torch.device | str) -> Any:
     """Tensors on the device, in whatever tuples, lists and dicts they come; all else as it is."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
-        return {key: moved(inner, device) for key, inner in value.items()}
+        return {key: move_tensors(inner, device) for key, inner in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(moved(inner, device) for inner in value)
+        return type(value)(move_tensors(inner, device) for inner in value)
     return value
 
 

@@ -9,9 +9,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from pipeline.catalog.checkpoint_files import LocalFolder, has_tokenizer
 from pipeline.errors import CheckpointError
 
-PROBE = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
+ROUND_TRIP_TEXT = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
 """Text that lower-casing, Unicode clean-up, lost spaces and unknown characters all change."""
-PLAIN = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+PLAIN_ENCODING = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
 class Tokenizer:
@@ -26,7 +26,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids."""
-        return self._inner(text, **PLAIN)["input_ids"]
+        return self._inner(text, **PLAIN_ENCODING)["input_ids"]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
         """Token ids, and for each the index one past its last character; None from a tokenizer without offsets.
@@ -36,7 +36,7 @@ class Tokenizer:
         """
         if not self._inner.is_fast:
             return self.encode(text), None
-        out = self._inner(text, return_offsets_mapping=True, **PLAIN)
+        out = self._inner(text, return_offsets_mapping=True, **PLAIN_ENCODING)
         return out["input_ids"], [end for _, end in out["offset_mapping"]]
 
     def default(self, text: str) -> tuple[list[int], list[bool]]:
@@ -63,7 +63,7 @@ class Tokenizer:
     @property
     def round_trips(self) -> bool:
         """Whether a probe with accents, two scripts and odd white space decodes to itself."""
-        return self.decode(self.encode(PROBE)) == PROBE
+        return self.decode(self.encode(ROUND_TRIP_TEXT)) == ROUND_TRIP_TEXT
 
     def plain_ids(self, vocab_size: int) -> np.ndarray:
         """Ids that stand for text, ascending: below `vocab_size`, known, not special, not added, not empty; int64."""

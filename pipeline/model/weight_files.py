@@ -16,7 +16,7 @@ from pipeline.catalog.checkpoint_files import CONFIG_FILE, WEIGHT_FILES, LocalFo
 from pipeline.errors import CheckpointError
 
 
-class Place(NamedTuple):
+class WeightTarget(NamedTuple):
     """What is known of one tensor of a checkpoint's files."""
 
     shape: torch.Size
@@ -24,9 +24,9 @@ class Place(NamedTuple):
     """Of the module's tensor that holds it; None for one that the class has no place for."""
 
 
-Places = dict[str, Place]
+WeightTargets = dict[str, WeightTarget]
 
-BROKEN = (
+READ_ERRORS = (
     *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError),
     *(LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError),
 )
@@ -40,7 +40,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     return _json(folder / CONFIG_FILE)
 
 
-def readable_weights(folder: Path) -> list[Path]:
+def list_readable_weights(folder: Path) -> list[Path]:
     """The files with tensors that loading reads, all of one format, each one readable.
 
     Raises:
@@ -103,6 +103,6 @@ def _open(path: Path) -> None:
             with safe_open(path, framework="pt"):
                 return
         torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except BROKEN as error:
+    except READ_ERRORS as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"weights {path}", f"cannot be opened ({why})", "Fetch the file again") from error

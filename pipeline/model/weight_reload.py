@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.model.loading import Model, check_finite, load
-from pipeline.model.placement import Room
-from pipeline.model.weight_files import Place, Places, read_tensors, readable_weights
+from pipeline.model.loading import Model, check_finite, load_model
+from pipeline.model.placement import WeightCapacity
+from pipeline.model.weight_files import WeightTarget, WeightTargets, list_readable_weights, read_tensors
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 """The tensors of a module; tied ones are one under several names."""
 
 
-def load_after(before: Model | None, folder: Path, dtype: str, device: str | Room) -> Model:
+def reload_model(before: Model | None, folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     """`load`, in less time where a model of the same config, dtype and device is no longer needed; the bytes are equal.
 
     The first two models of a history are built; by the second it is seen where each tensor of the files goes. From
@@ -30,39 +30,39 @@ def load_after(before: Model | None, folder: Path, dtype: str, device: str | Roo
         CheckpointError: as `load`.
     """
     if before is None:
-        return load(folder, dtype, device)
-    files = readable_weights(folder)
-    if before.places is not None and overwrite(before.module, before.places, files):
+        return load_model(folder, dtype, device)
+    files = list_readable_weights(folder)
+    if before.places is not None and overwrite_weights(before.module, before.places, files):
         check_finite(folder, before.module)
         return before
-    release(before)  # its memory is needed
-    model = load(folder, dtype, device)
-    return replace(model, places=find_places(model.module, files))
+    release_weights(before)  # its memory is needed
+    model = load_model(folder, dtype, device)
+    return replace(model, places=find_weight_targets(model.module, files))
 
 
-def release(model: Model) -> None:
+def release_weights(model: Model) -> None:
     """Give back the memory of its weights, whoever still refers to it."""
     model.module.to_empty(device="meta")
 
 
-def find_places(module: PreTrainedModel, files: Sequence[Path]) -> Places | None:
+def find_weight_targets(module: PreTrainedModel, files: Sequence[Path]) -> WeightTargets | None:
     """Where in the module the tensors of its own files went, compared value by value.
 
     None where loading did more than put each in its place: tensors merged or transposed, or not from the files, or
     renamed so that values alone do not tell which is which, or equal by the config and not by the files.
     """
-    state, places = module.state_dict(), Places()
+    state, places = module.state_dict(), WeightTargets()
     for name, tensor in read_tensors(files):
-        found = _namesakes(state, name, module.base_model_prefix) or _doubles(state, tensor)
+        found = _match_by_name(state, name, module.base_model_prefix) or _match_by_value(state, tensor)
         if len({state[known].data_ptr() for known in found}) > 1 or not all(_equal(state[k], tensor) for k in found):
             return None
-        places[name] = Place(tensor.shape, next(iter(found), None))
+        places[name] = WeightTarget(tensor.shape, next(iter(found), None))
     filled = {state[place.name].data_ptr() for place in places.values() if place.name}
     whole = all(tensor.data_ptr() in filled for tensor in state.values())
     return places if whole and _tied_as_configured(module, state) else None
 
 
-def overwrite(module: PreTrainedModel, places: Places, files: Sequence[Path]) -> bool:
+def overwrite_weights(module: PreTrainedModel, places: WeightTargets, files: Sequence[Path]) -> bool:
     """Put each tensor of the files in its place; False, of a module spoiled, where the files are not alike."""
     state, left, filled = module.state_dict(), dict(places), set[int]()
     for name, tensor in read_tensors(files):
@@ -80,13 +80,13 @@ def overwrite(module: PreTrainedModel, places: Places, files: Sequence[Path]) ->
     return not left
 
 
-def _namesakes(state: State, name: str, prefix: str) -> list[str]:
+def _match_by_name(state: StateDict, name: str, prefix: str) -> list[str]:
     """The module's tensor of that name: files are written with a head and without."""
     names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
     return [known for known in names if known in state][:1]
 
 
-def _doubles(state: State, tensor: Tensor) -> list[str]:
+def _match_by_value(state: StateDict, tensor: Tensor) -> list[str]:
     """The module's tensors of that value, for one that was renamed."""
     return [known for known, held in state.items() if held.shape == tensor.shape and _equal(held, tensor)]
 
@@ -95,7 +95,7 @@ def _equal(held: Tensor, tensor: Tensor) -> bool:
     return torch.equal(held, tensor.to(held.device).to(held.dtype))
 
 
-def _tied_as_configured(module: PreTrainedModel, state: State) -> bool:
+def _tied_as_configured(module: PreTrainedModel, state: StateDict) -> bool:
     """Whether all pairs are one tensor that the config has as one; files with two different ones untie them."""
     pairs = module.get_expanded_tied_weights_keys(all_submodels=True).items()
     return all(state[one].data_ptr() == state[other].data_ptr() for one, other in pairs if {one, other} <= state.keys())

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline import measure
-from pipeline.model import Model, load, load_after
+from pipeline.model import Model, load_model, reload_model
 from pipeline.spec import Resources
 from tests import real
 from tests.gpu.test_gpu import HEADLINES, cell
@@ -45,8 +45,8 @@ def check_alike(ours: list[Tensor], theirs: list[Tensor]) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "opt", "mamba", "bert", "deberta-v2-conv", "t5"])
 def test_a_split_model_has_the_states_of_the_whole_one(name: str, elsewhere: str, tmp_path: Path) -> None:
     folder = tiny.save(name, tmp_path / name)
-    whole = load(folder, "float32", "cuda:0")
-    split = load(folder, "float32", room(whole, elsewhere))
+    whole = load_model(folder, "float32", "cuda:0")
+    split = load_model(folder, "float32", room(whole, elsewhere))
     assert {tensor.device for tensor in split.module.parameters()} == {torch.device("cuda:0"), torch.device(elsewhere)}
     check_alike(states(split), states(whole))
 
@@ -54,11 +54,11 @@ def test_a_split_model_has_the_states_of_the_whole_one(name: str, elsewhere: str
 @ELSEWHERE
 def test_the_next_checkpoint_is_put_where_the_one_before_was(elsewhere: str, tmp_path: Path) -> None:
     first = tiny.save("gpt_neox", tmp_path / "first")
-    devices = room(load(first, "float32", "cuda:0"), elsewhere)
-    split = load_after(load(first, "float32", devices), first, "float32", devices)
+    devices = room(load_model(first, "float32", "cuda:0"), elsewhere)
+    split = reload_model(load_model(first, "float32", devices), first, "float32", devices)
     folder = later(first, tmp_path / "later")
-    assert load_after(split, folder, "float32", devices) is split
-    check_alike(states(split), states(load(folder, "float32", "cuda:0")))
+    assert reload_model(split, folder, "float32", devices) is split
+    check_alike(states(split), states(load_model(folder, "float32", "cuda:0")))
 
 
 @ELSEWHERE

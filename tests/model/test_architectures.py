@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING
 
 from pipeline.catalog.architectures import ARCHITECTURES, infer_kinds, norm_placement
-from pipeline.model import load
+from pipeline.model import load_model
 from tests.model import tiny
 
 BOTH = ("encdec-encoder", "encdec-decoder")
@@ -82,7 +82,7 @@ def test_norm_placement_is_what_the_blocks_do(name: str, saved: Callable[[str], 
     Not asked of Gemma 2, which has norms on both sides, and ALBERT, whose group of layers is BERT's block.
     """
     folder = saved(name)
-    model = load(folder, "float32", "cpu")
+    model = load_model(folder, "float32", "cpu")
     profile = next(iter(model.profiles.values()))
     lists = [m for m in model.module.modules() if isinstance(m, nn.ModuleList) and len(m) == profile.n_layers]
     seen = seen_placement(lists[0][-1], lambda: profile.forward(ids[:1], lambda layer, hidden: None))

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.model import load, loading
+from pipeline.model import load_model, loading
 from tests.model import tiny
 
 Saved = Callable[[str], Path]
@@ -41,7 +41,7 @@ def reconfigure(folder: Path, **fields: Any) -> Path:
 def refusal(folder: Path) -> str:
     """The message with which `folder` is refused, in its two lines."""
     with pytest.raises(CheckpointError) as caught:
-        load(folder, "float32", "cpu")
+        load_model(folder, "float32", "cpu")
     assert str(caught.value).count("\n") == 1
     assert folder.name in str(caught.value)
     return str(caught.value)
@@ -59,7 +59,7 @@ def test_missing_shard(broken: Saved) -> None:
     tiny.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
     (folder / "model.safetensors").unlink(missing_ok=True)
     absent = sorted(folder.glob("model-*.safetensors"))[1]
-    assert load(folder, "float32", "cpu").profile("decoder").n_layers == 3
+    assert load_model(folder, "float32", "cpu").profile("decoder").n_layers == 3
     absent.unlink()
     assert f"absent: {absent.name}" in refusal(folder)
     index = folder / "model.safetensors.index.json"
@@ -119,13 +119,13 @@ def test_blocks_that_cannot_be_found(tmp_path: Path) -> None:
     XLNetLMHeadModel(XLNetConfig(n_layer=2, **sizes)).save_pretrained(tmp_path / "xlnet")
     for name, cls in (("funnel", "FunnelModel"), ("xlnet", "XLNetModel")):
         with pytest.raises(CheckpointError, match=cls):
-            load(tmp_path / name, "float32", "cpu")
+            load_model(tmp_path / name, "float32", "cpu")
 
 
 def test_a_file_without_a_head(broken: Saved, ids: Tensor) -> None:
     """The body is measured, the loss is null and flagged, and nothing random is counted."""
     folder = rewrite(broken("gpt_neox"), lambda tensors: tensors.pop("embed_out.weight"))
-    model, whole = load(folder, "float32", "cpu"), tiny.make("gpt_neox")
+    model, whole = load_model(folder, "float32", "cpu"), tiny.make("gpt_neox")
     assert model.flags == ("no_lm_head",)
     assert model.n_params == sum(parameter.numel() for parameter in whole.gpt_neox.parameters())
     assert model.profile("decoder").loss is None
@@ -136,7 +136,7 @@ def test_base_class(tmp_path: Path, ids: Tensor) -> None:
     """A file whose config names the base class, or none, has no loss; its blocks are those of the whole model."""
     tiny.make("bert").bert.save_pretrained(tmp_path)
     for fields in ({}, {"architectures": None}):
-        model = load(reconfigure(tmp_path, **fields), "float32", "cpu")
+        model = load_model(reconfigure(tmp_path, **fields), "float32", "cpu")
         assert model.flags == ("no_lm_head",)
         assert model.profile("encoder").masked_loss(ids, ids > 50, 4) is None
 
@@ -144,7 +144,7 @@ def test_base_class(tmp_path: Path, ids: Tensor) -> None:
 def test_absent_pooler_is_no_fault(saved: Saved, broken: Saved) -> None:
     """A masked-language model's file has no pooler; its base class would have one, which no number reads."""
     folder = reconfigure(broken("bert"), architectures=["BertModel"])
-    model = load(folder, "float32", "cpu")
+    model = load_model(folder, "float32", "cpu")
     assert model.flags[:2] == ("no_lm_head", "unexpected_keys")
     assert all(key.startswith("cls.") for key in model.unexpected_keys)
 
@@ -153,7 +153,7 @@ def test_unexpected_keys_are_named(broken: Saved) -> None:
     """Of any number of them, all in `unexpected_keys` and three in the flags."""
     names = [f"value_head.{index}.weight" for index in range(4)]
     folder = rewrite(broken("gpt2"), lambda tensors: tensors.update({name: torch.zeros(3) for name in names}))
-    model = load(folder, "float32", "cpu")
+    model = load_model(folder, "float32", "cpu")
     assert model.unexpected_keys == tuple(names)
     assert model.flags == ("unexpected_keys", *(f"unexpected_keys:{name}" for name in names[:3]))
 
@@ -168,7 +168,7 @@ def test_a_whole_file_outranks_an_index(broken: Saved) -> None:
         shard.write_bytes(b"no weights")
     assert "cannot be opened" in refusal(folder)
     (folder / "model.safetensors").write_bytes(whole)
-    load(folder, "float32", "cpu")
+    load_model(folder, "float32", "cpu")
 
 
 def test_config_names_no_other_file(broken: Saved) -> None:
@@ -176,7 +176,7 @@ def test_config_names_no_other_file(broken: Saved) -> None:
     folder = reconfigure(broken("gpt2"), transformers_weights="other.safetensors")
     want = load_file(folder / "model.safetensors")["transformer.wpe.weight"]
     save_file({}, folder / "other.safetensors", {"format": "pt"})
-    assert torch.equal(load(folder, "float32", "cpu").module.transformer.wpe.weight, want)
+    assert torch.equal(load_model(folder, "float32", "cpu").module.transformer.wpe.weight, want)
 
 
 @pytest.mark.parametrize(
@@ -198,12 +198,12 @@ def test_an_index_that_names_no_shard(content: str, found: str, broken: Saved) -
 def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
     """A .bin is read for its tensors alone: the same states; one that would run code, or is cut, is refused."""
     folder = broken("gpt2")
-    want = load(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
+    want = load_model(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     path = folder / "pytorch_model.bin"
     torch.save(tensors, path)
-    got = load(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
+    got = load_model(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
     assert got is not None
     assert want is not None
     assert torch.equal(got, want)
@@ -217,7 +217,7 @@ def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
 def test_dtype_auto(limit: int, dtype: str, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     """auto is float32 up to the limit of parameters and bfloat16 above, whatever dtype the file is in."""
     monkeypatch.setattr(loading, "FLOAT32_LIMIT", limit)
-    model = load(saved("gpt2"), "auto", "cpu")
+    model = load_model(saved("gpt2"), "auto", "cpu")
     assert model.dtype == dtype
     assert {tensor.dtype for tensor in model.module.state_dict().values()} == {getattr(torch, dtype)}
 
@@ -226,14 +226,14 @@ def test_explicit_dtype(saved: Saved, broken: Saved) -> None:
     """The dtype asked for, not the stored one: a float16 file runs in float32."""
     folder = broken("gpt2")
     tiny.make("gpt2").half().save_pretrained(folder)
-    assert load(folder, "float32", "cpu").dtype == "float32"
-    assert load(folder, "float16", "cpu").dtype == "float16"
+    assert load_model(folder, "float32", "cpu").dtype == "float32"
+    assert load_model(folder, "float16", "cpu").dtype == "float16"
 
 
 def test_reduced_precision_is_off(saved: Saved) -> None:
     """TF32 keeps 10 bits of a float32; no product may use it."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
-    load(saved("gpt2"), "float32", "cpu")
+    load_model(saved("gpt2"), "float32", "cpu")
     assert not torch.backends.cudnn.allow_tf32
     assert not torch.backends.cuda.matmul.allow_tf32
 
@@ -243,7 +243,7 @@ def test_reduced_precision_is_off(saved: Saved) -> None:
 )
 def test_facts(name: str, positions: int | None, saved: Saved) -> None:
     """Layers, width, vocabulary, parameters; and contexts that fit, which RoBERTa's table of 66 numbers from 2."""
-    model = load(saved(name), "float32", "cpu")
+    model = load_model(saved(name), "float32", "cpu")
     (profile,) = model.profiles.values()
     assert (model.arch, profile.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny.VOCAB)
     assert model.n_params == sum(parameter.numel() for parameter in tiny.make(name).parameters())
@@ -253,7 +253,7 @@ def test_facts(name: str, positions: int | None, saved: Saved) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "roberta", "bert", "opt"])
 def test_longest_context_runs_and_a_longer_one_does_not(name: str, saved: Saved) -> None:
     """`max_positions` is where a table of positions ends."""
-    model = load(saved(name), "float32", "cpu")
+    model = load_model(saved(name), "float32", "cpu")
     profile = next(iter(model.profiles.values()))
     longest = torch.full((1, model.max_positions or 0), 7)
     profile.forward(longest, lambda layer, hidden: None)
@@ -263,4 +263,4 @@ def test_longest_context_runs_and_a_longer_one_does_not(name: str, saved: Saved)
 
 def test_a_profile_it_does_not_have(saved: Saved) -> None:
     with pytest.raises(CheckpointError, match="it has decoder"):
-        load(saved("gpt2"), "float32", "cpu").profile("encoder")
+        load_model(saved("gpt2"), "float32", "cpu").profile("encoder")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model import Profile, load
+from pipeline.model import LayerStack, load_model
 from pipeline.model import loss as loss_module
 from tests.model import tiny
 
@@ -18,7 +18,7 @@ def ignore(layer: int, hidden: Tensor) -> None:
     pass
 
 
-def only(profiles: dict[str, Profile]) -> Profile:
+def only(profiles: dict[str, LayerStack]) -> LayerStack:
     (profile,) = profiles.values()
     return profile
 
@@ -26,13 +26,13 @@ def only(profiles: dict[str, Profile]) -> Profile:
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five tokens of logits at once: every context takes several chunks."""
-    monkeypatch.setitem(loss_module.MAX_LOGITS, "cpu", 5 * tiny.VOCAB)
+    monkeypatch.setitem(loss_module.LOGITS_PER_CHUNK, "cpu", 5 * tiny.VOCAB)
 
 
 @pytest.mark.parametrize("name", tiny.CAUSAL)
 def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
     """The mean over tokens equals the loss that the model computes from `labels=` (Gemma's soft-capping included)."""
-    model = load(saved(name), "float32", "cpu")
+    model = load_model(saved(name), "float32", "cpu")
     losses = only(model.profiles).forward(ids, ignore)
     assert losses is not None
     assert losses.shape == (3, 12)
@@ -45,7 +45,7 @@ def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
 @pytest.mark.parametrize("name", tiny.MASKED)
 def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
     """The mean over masked tokens equals the model's own, where it reads the mask and these tokens are its labels."""
-    model = load(saved(name), "float32", "cpu")
+    model = load_model(saved(name), "float32", "cpu")
     masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) < 0.3
     masked[1] = False
     losses = only(model.profiles).masked_loss(ids, masked, mask_id=4)
@@ -66,7 +66,7 @@ def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
 
 def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
     """Row c, column t is the loss of token t + 1 of context c, by the definition of cross entropy in float64."""
-    model = load(saved("gpt_neox"), "float32", "cpu")
+    model = load_model(saved("gpt_neox"), "float32", "cpu")
     losses = model.profile("decoder").forward(ids, ignore)
     assert losses is not None
     with torch.inference_mode():
@@ -80,7 +80,7 @@ def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
 
 def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
     """Losses of three contexts in one call have the bytes of three calls."""
-    profile = load(saved("llama"), "float32", "cpu").profile("decoder")
+    profile = load_model(saved("llama"), "float32", "cpu").profile("decoder")
     together = profile.forward(ids, ignore)
     alone = [profile.forward(row, ignore) for row in ids.split(1)]
     assert together is not None
@@ -90,7 +90,7 @@ def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_ids_of_any_integer_type(name: str, saved: Saved, ids: Tensor) -> None:
     """int32 ids, half the memory, give the bytes of int64 ones."""
-    profile = only(load(saved(name), "float32", "cpu").profiles)
+    profile = only(load_model(saved(name), "float32", "cpu").profiles)
 
     def losses(ids: Tensor) -> Tensor | None:
         return profile.forward(ids, ignore) if name == "gpt2" else profile.masked_loss(ids, ids > 50, mask_id=4)
@@ -103,7 +103,7 @@ def test_ids_of_any_integer_type(name: str, saved: Saved, ids: Tensor) -> None:
 
 def test_the_model_is_whole_again_after_a_loss(saved: Saved, ids: Tensor) -> None:
     """The body that replayed its output for the head computes again afterwards."""
-    model = load(saved("gpt2"), "float32", "cpu")
+    model = load_model(saved("gpt2"), "float32", "cpu")
     with torch.inference_mode():
         before = model.module(ids).logits
         model.profile("decoder").forward(ids, ignore)
@@ -113,7 +113,7 @@ def test_the_model_is_whole_again_after_a_loss(saved: Saved, ids: Tensor) -> Non
 @pytest.mark.parametrize("name", ["t5", "bert", "gpt2"])
 def test_no_loss_of_the_other_kind(name: str, saved: Saved, ids: Tensor) -> None:
     """A decoder has no masked loss, an encoder no causal one, an encoder-decoder neither."""
-    model = load(saved(name), "float32", "cpu")
+    model = load_model(saved(name), "float32", "cpu")
     for profile in model.profiles.values():
         causal = profile.forward(ids, ignore)
         masked = profile.masked_loss(ids, ids > 50, mask_id=4)

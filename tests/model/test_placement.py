@@ -12,9 +12,9 @@ from torch._subclasses import FakeTensorMode
 
 from pipeline.catalog.architectures import infer_kinds
 from pipeline.errors import UsageError
-from pipeline.model import Profile, load, placement
-from pipeline.model.blocks import block_list, count_layers, find_body
-from pipeline.model.placement import plan_blocks
+from pipeline.model import LayerStack, load_model, placement
+from pipeline.model.blocks import count_layers, find_block_list, find_body
+from pipeline.model.placement import assign_block_devices
 from pipeline.spec import Kind
 from tests.model import tiny
 
@@ -39,17 +39,17 @@ def test_blocks_fill_one_device_after_the_other(room: dict[str, int], want: list
     sizes = [3 * GIB // 2] * 4
     if want is None:
         with pytest.raises(UsageError, match=r"weights of M: 8 GiB: no room for them") as caught:
-            plan_blocks("M", sizes, 2 * GIB, room)
+            assign_block_devices("M", sizes, 2 * GIB, room)
         assert str(caught.value).count("\n") == 1
     else:
-        assert plan_blocks("M", sizes, 2 * GIB, room) == want
+        assert assign_block_devices("M", sizes, 2 * GIB, room) == want
 
 
 def blocks_of(module: Any) -> tuple[list[Kind], list[nn.Module]]:
     """Its kinds, and the blocks of all of them."""
     found = infer_kinds({"architectures": [type(module).__name__], "model_type": module.config.model_type})
     bodies = [(find_body(module, kind), kind) for kind in found]
-    return list(found), [block for body, kind in bodies for block in block_list(body, count_layers(body, kind))]
+    return list(found), [block for body, kind in bodies for block in find_block_list(body, count_layers(body, kind))]
 
 
 def room_of_two(module: Any, elsewhere: str) -> dict[str, int]:
@@ -59,7 +59,7 @@ def room_of_two(module: Any, elsewhere: str) -> dict[str, int]:
     return {"cpu": rest + (sizes[0] if len(sizes) > 1 else 0), elsewhere: sum(sizes)}
 
 
-def seen(profile: Profile, ids: Tensor) -> list[Tensor]:
+def seen(profile: LayerStack, ids: Tensor) -> list[Tensor]:
     found: list[Tensor] = []
     loss = profile.forward(ids, lambda layer, hidden: found.append(hidden.clone()))
     return found if loss is None else [*found, loss]
@@ -68,8 +68,8 @@ def seen(profile: Profile, ids: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("name", ["gpt_neox", "bert", "t5"])
 def test_a_split_changes_no_byte(name: str, saved: Saved, ids: Tensor) -> None:
     """The blocks' inputs are brought to them and the last output comes home (hooks with nothing to copy)."""
-    whole = load(saved(name), "float32", "cpu")
-    split = load(saved(name), "float32", room_of_two(whole.module, "cpu:1"))
+    whole = load_model(saved(name), "float32", "cpu")
+    split = load_model(saved(name), "float32", room_of_two(whole.module, "cpu:1"))
     hooked = [block for block in blocks_of(split.module)[1] if block._forward_pre_hooks]
     assert len(hooked) == len(blocks_of(split.module)[1])
     for kind, profile in whole.profiles.items():
@@ -87,13 +87,13 @@ def test_every_state_comes_home_and_no_operation_is_of_two_devices(
     name: str, saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rotations, masks and biases that are made once, outside the blocks, are brought to each of them too."""
-    module = load(saved(name), "float32", "cpu").module
+    module = load_model(saved(name), "float32", "cpu").module
     found, blocks = blocks_of(module)
     with pretended(module, monkeypatch):
-        placement.place(module, found, room_of_two(module, "meta"))
+        placement.distribute_blocks(module, found, room_of_two(module, "meta"))
         assert blocks[-1].state_dict().popitem()[1].device.type == "meta"
         ids = torch.zeros(2, 7, dtype=torch.long)
-        assert {state.device.type for kind in found for state in seen(Profile(module, kind), ids)} == {"cpu"}
+        assert {state.device.type for kind in found for state in seen(LayerStack(module, kind), ids)} == {"cpu"}
 
 
 @pytest.mark.parametrize("brought", ["args", "kwargs"])
@@ -106,11 +106,11 @@ def test_guard_what_is_not_brought_is_seen(brought: str, saved: Saved, monkeypat
         return (moved_args, kwargs) if brought == "args" else (args, moved_kwargs)
 
     monkeypatch.setattr(placement, "_bring_inputs", half)
-    module = load(saved("llama"), "float32", "cpu").module
+    module = load_model(saved("llama"), "float32", "cpu").module
     with pretended(module, monkeypatch):
-        placement.place(module, ["decoder"], room_of_two(module, "meta"))
+        placement.distribute_blocks(module, ["decoder"], room_of_two(module, "meta"))
         with pytest.raises(RuntimeError, match="devices, "):
-            Profile(module, "decoder")
+            LayerStack(module, "decoder")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.model import Model, load, load_after, weight_reload
+from pipeline.model import Model, load_model, reload_model, weight_reload
 from tests.model import tiny
 
 Saved = Callable[[str], Path]
@@ -33,7 +33,7 @@ def later(folder: Path, to: Path, change: Rewrite = lambda tensors: None, seed: 
 
 def second(folder: Path, dtype: str = "float32") -> Model:
     """A model that is ready to be overwritten."""
-    return load_after(load(folder, dtype, "cpu"), folder, dtype, "cpu")
+    return reload_model(load_model(folder, dtype, "cpu"), folder, dtype, "cpu")
 
 
 def states(model: Model, ids: Tensor) -> dict[tuple[str, int], Tensor]:
@@ -70,7 +70,7 @@ def test_every_architecture(name: str, saved: Saved, ids: Tensor, tmp_path: Path
     """Decoders, encoders and both in one; tied embeddings and untied; buffers of the file and of the class."""
     model = second(saved(name))
     folder = later(saved(name), tmp_path / "later")
-    swapped, fresh = load_after(model, folder, "float32", "cpu"), load(folder, "float32", "cpu")
+    swapped, fresh = reload_model(model, folder, "float32", "cpu"), load_model(folder, "float32", "cpu")
     assert swapped is model
     check_equal(swapped, fresh, ids)
 
@@ -85,8 +85,8 @@ def test_the_recipe_s_dtype(name: str, stored: str, run: str, saved: Saved, ids:
         tensors.update({key: tensor.to(getattr(torch, stored)) for key, tensor in tensors.items()})
 
     folder = later(saved(name), tmp_path / "later", in_stored)
-    assert load_after(model, folder, run, "cpu") is model
-    check_equal(model, load(folder, run, "cpu"), ids)
+    assert reload_model(model, folder, run, "cpu") is model
+    check_equal(model, load_model(folder, run, "cpu"), ids)
 
 
 def test_a_file_without_the_head(saved: Saved, ids: Tensor, tmp_path: Path) -> None:
@@ -95,8 +95,8 @@ def test_a_file_without_the_head(saved: Saved, ids: Tensor, tmp_path: Path) -> N
     model = second(headless)
     assert model.flags == ("no_lm_head",)
     folder = later(headless, tmp_path / "later")
-    assert load_after(model, folder, "float32", "cpu") is model
-    check_equal(model, load(folder, "float32", "cpu"), ids)
+    assert reload_model(model, folder, "float32", "cpu") is model
+    check_equal(model, load_model(folder, "float32", "cpu"), ids)
 
 
 def test_tensors_that_the_class_does_not_have(saved: Saved, ids: Tensor, tmp_path: Path) -> None:
@@ -109,11 +109,11 @@ def test_tensors_that_the_class_does_not_have(saved: Saved, ids: Tensor, tmp_pat
     model = second(first)
     assert "unexpected_keys:adapter.weight" in model.flags
     folder = later(saved("gpt_neox"), tmp_path / "with", more)
-    assert load_after(model, folder, "float32", "cpu") is model
-    check_equal(model, load(folder, "float32", "cpu"), ids)
-    without = load_after(model, saved("gpt_neox"), "float32", "cpu")
+    assert reload_model(model, folder, "float32", "cpu") is model
+    check_equal(model, load_model(folder, "float32", "cpu"), ids)
+    without = reload_model(model, saved("gpt_neox"), "float32", "cpu")
     assert without is not model
-    check_equal(without, load(saved("gpt_neox"), "float32", "cpu"), ids)
+    check_equal(without, load_model(saved("gpt_neox"), "float32", "cpu"), ids)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
@@ -121,22 +121,22 @@ def test_a_pickle_with_both_names_of_a_tied_tensor(name: str, saved: Saved, ids:
     folders = []
     for seed in (1, 2):
         folder = later(saved(name), tmp_path / str(seed), seed=seed)
-        state = load(folder, "float32", "cpu").module.state_dict()
+        state = load_model(folder, "float32", "cpu").module.state_dict()
         (folder / "model.safetensors").unlink()
         torch.save(state, folder / "pytorch_model.bin")
         folders.append(folder)
     model = second(folders[0])
-    assert load_after(model, folders[1], "float32", "cpu") is model
-    check_equal(model, load(folders[1], "float32", "cpu"), ids)
-    head = load(saved(name), "float32", "cpu").module.get_output_embeddings()
+    assert reload_model(model, folders[1], "float32", "cpu") is model
+    check_equal(model, load_model(folders[1], "float32", "cpu"), ids)
+    head = load_model(saved(name), "float32", "cpu").module.get_output_embeddings()
     key = next(key for key, value in model.module.state_dict().items() if value is not None and _is(model, value))
     state = torch.load(folders[1] / "pytorch_model.bin", weights_only=True)
     state[key] = head.weight.detach() + 1
     torch.save(state, folders[1] / "pytorch_model.bin")
-    untied = load_after(model, folders[1], "float32", "cpu")
+    untied = reload_model(model, folders[1], "float32", "cpu")
     assert untied is not model
     assert untied.places is None, "a config that ties what the file does not is left to transformers each time"
-    check_equal(untied, load(folders[1], "float32", "cpu"), ids)
+    check_equal(untied, load_model(folders[1], "float32", "cpu"), ids)
 
 
 def _is(model: Model, value: Tensor) -> bool:
@@ -155,27 +155,27 @@ def test_what_a_fresh_load_refuses(change: Rewrite, message: str, saved: Saved, 
     """In the same words."""
     model, folder = second(saved("gpt2")), later(saved("gpt2"), tmp_path / "bad", change)
     with pytest.raises(CheckpointError, match=message) as fresh:
-        load(folder, "float32", "cpu")
+        load_model(folder, "float32", "cpu")
     with pytest.raises(CheckpointError) as ours:
-        load_after(model, folder, "float32", "cpu")
+        reload_model(model, folder, "float32", "cpu")
     assert str(ours.value) == str(fresh.value)
 
 
 def test_what_is_not_simply_put_in_place_is_not_learned(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guard: a loader that scales one tensor is seen, and its module is not reused."""
-    model = load(saved("gpt2"), "float32", "cpu")
-    files = weight_reload.readable_weights(saved("gpt2"))
-    assert weight_reload.find_places(model.module, files)
+    model = load_model(saved("gpt2"), "float32", "cpu")
+    files = weight_reload.list_readable_weights(saved("gpt2"))
+    assert weight_reload.find_weight_targets(model.module, files)
     model.module.transformer.h[1].mlp.c_fc.weight.data.mul_(1.001)
-    assert weight_reload.find_places(model.module, files) is None
+    assert weight_reload.find_weight_targets(model.module, files) is None
 
 
 def test_the_memory_of_a_model_of_no_use_is_given_back_before_the_next_is_built(saved: Saved, monkeypatch) -> None:
-    before = load(saved("gpt2"), "float32", "cpu")
+    before = load_model(saved("gpt2"), "float32", "cpu")
 
     def watched(*args: Any) -> Model:
         assert all(parameter.is_meta for parameter in before.module.parameters())
-        return load(*args)
+        return load_model(*args)
 
-    monkeypatch.setattr(weight_reload, "load", watched)
-    assert load_after(before, saved("gpt2"), "float32", "cpu").places
+    monkeypatch.setattr(weight_reload, "load_model", watched)
+    assert reload_model(before, saved("gpt2"), "float32", "cpu").places

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.model import Profile, load
+from pipeline.model import LayerStack, load_model
 from tests.model import tiny
 
 Saved = Callable[[str], Path]
@@ -17,7 +17,7 @@ SHIFTED = {"mamba", "mamba2"}
 """Their `output_hidden_states` begins with the output of block 1."""
 
 
-def states(profile: Profile, ids: Tensor) -> list[Tensor]:
+def states(profile: LayerStack, ids: Tensor) -> list[Tensor]:
     """Every state [contexts, tokens, dim], as `capture` sees it."""
     parts: dict[int, list[Tensor]] = defaultdict(list)
     profile.forward(ids, lambda layer, hidden: parts[layer].append(hidden.clone()))
@@ -48,7 +48,7 @@ def alone(call: Any, ids: Tensor) -> tuple[Tensor, ...]:
 @torch.inference_mode()
 def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None:
     """Each state equals output_hidden_states bit for bit; the raw last block, normed, is the last of them."""
-    model = load(saved(name), "float32", "cpu")
+    model = load_model(saved(name), "float32", "cpu")
     (profile,) = model.profiles.values()
     want = alone(lambda row: model.module(row, output_hidden_states=True).hidden_states, ids)
     got = states(profile, ids)
@@ -63,7 +63,7 @@ def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None
 @torch.inference_mode()
 def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor) -> None:
     """The encoder reads the context; the decoder the same ids shifted right, so that position i predicts token i."""
-    model = load(saved(name), "float32", "cpu")
+    model = load_model(saved(name), "float32", "cpu")
     start = {"t5": 0, "bart": 2}[name]
     shifted = torch.cat([torch.full((len(ids), 1), start), ids[:, :-1]], dim=1)
     both = torch.stack([ids, shifted], dim=1)
@@ -82,7 +82,7 @@ def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor)
 )
 def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
     """Layer 0 is the embedding, depth is layer / L, and the state after a final norm is a row of its own at depth 1."""
-    (profile,) = load(saved(name), "float32", "cpu").profiles.values()
+    (profile,) = load_model(saved(name), "float32", "cpu").profiles.values()
     assert [state.name for state in profile.states[:4]] == ["embedding", "block", "block", "block"]
     assert [state.depth for state in profile.states[:4]] == [0, 1 / 3, 2 / 3, 1]
     assert (profile.states[-1].name, profile.states[-1].depth) == (last, 1)
@@ -92,7 +92,7 @@ def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
 def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None:
     """On the CPU 16 contexts in one call give the bytes of 16 calls, at a length where SiLU in a batch would not."""
     ids = torch.randint(5, tiny.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
-    profile = next(iter(load(saved(name), "float32", "cpu").profiles.values()))
+    profile = next(iter(load_model(saved(name), "float32", "cpu").profiles.values()))
     together = states(profile, ids)
     for row, context in enumerate(ids.split(1)):
         for hidden, single in zip(together, states(profile, context), strict=True):
@@ -101,7 +101,7 @@ def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None
 
 def test_hooks_are_gone_after_an_error(saved: Saved, ids: Tensor) -> None:
     """A capture that raises leaves no hook behind: the next pass calls only its own."""
-    profile = load(saved("gpt2"), "float32", "cpu").profile("decoder")
+    profile = load_model(saved("gpt2"), "float32", "cpu").profile("decoder")
 
     def fail(layer: int, hidden: Tensor) -> None:
         raise ArithmeticError(layer)
@@ -113,7 +113,7 @@ def test_hooks_are_gone_after_an_error(saved: Saved, ids: Tensor) -> None:
 
 def test_states_are_handed_out_not_kept(saved: Saved, ids: Tensor) -> None:
     """`capture` runs while the model does: block 2 has not run when the state of block 1 arrives."""
-    model = load(saved("gpt2"), "float32", "cpu")
+    model = load_model(saved("gpt2"), "float32", "cpu")
     order: list[str] = []
     model.module.transformer.h[1].register_forward_pre_hook(lambda module, args: order.append("block 2"))
     model.profile("decoder").forward(ids[:1], lambda layer, hidden: order.append(f"state {layer}"))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.catalog.local_histories import discover_history
 from pipeline.errors import CheckpointError
-from pipeline.model.weight_files import read_config, readable_weights
+from pipeline.model.weight_files import list_readable_weights, read_config
 from pipeline.spec import Local
 from tests.security.fuzz import COUNTS, forget_peak, holds_for_all, hostile_names, peak_bytes
 from tests.sweep import stub
@@ -39,7 +39,7 @@ def refused_or_read(root: Path) -> None:
     before = forget_peak()
     try:
         read_config(root)
-        readable_weights(root)
+        list_readable_weights(root)
     except CheckpointError:
         pass  # refused, in our own words
     assert discover_history(Local(local=str(root.parent))).revisions
@@ -84,7 +84,7 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path):
     index = {"metadata": {}, "weight_map": {"a": "../../outside.safetensors"}}
     (root / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match="no shard is named"):
-        readable_weights(root)
+        list_readable_weights(root)
 
 
 class Runs:
@@ -103,5 +103,5 @@ def test_a_pickle_that_is_more_than_tensors_is_refused_and_not_run(tmp_path):
     proof = tmp_path / "it ran"
     (root / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Runs(proof)}))
     with pytest.raises(CheckpointError, match="cannot be opened"):
-        readable_weights(root)
+        list_readable_weights(root)
     assert not proof.exists()

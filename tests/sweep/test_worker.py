@@ -76,7 +76,7 @@ def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
 def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path, monkeypatch):
     """The first try dies at its second batch; the next, with half the tokens a batch, has the numbers of none lost."""
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
-    forward, sizes = measure.Profile.forward, []
+    forward, sizes = measure.LayerStack.forward, []
 
     def full(self, ids, capture):
         sizes.append(ids.numel())
@@ -84,7 +84,7 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
             raise torch.OutOfMemoryError("made for the test")
         return forward(self, ids, capture)
 
-    monkeypatch.setattr(measure.Profile, "forward", full)
+    monkeypatch.setattr(measure.LayerStack, "forward", full)
     (outcome,) = worker.run_task(task(lake, wanted))
     assert (outcome.error_class, sizes) == ("oom", [128, 128])
     assert outcome.host == socket.gethostname()
@@ -92,7 +92,7 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
     assert not lake.committed()
     assert worker.run_task(task(lake, wanted, attempt=2, halvings=1))[0].ok
     assert set(sizes[2:]) == {64}
-    monkeypatch.setattr(measure.Profile, "forward", forward)
+    monkeypatch.setattr(measure.LayerStack, "forward", forward)
     plain = Lake(tmp_path / "plain")
     assert worker.run_task(task(plain, wanted))[0].ok
     assert numbers_in(lake) == numbers_in(plain)
