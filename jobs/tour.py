@@ -13,7 +13,7 @@ from pathlib import Path
 import altair as alt
 
 from pipeline import lake
-from pipeline.analysis import find
+from pipeline.analysis import compute_finding
 from pipeline.report import FIGURES, figure, spec
 
 URI = sys.argv[1] if sys.argv[0].endswith("tour.py") and len(sys.argv) > 1 else "shapelake-demo/lake"
@@ -25,7 +25,7 @@ reader.sql("SELECT step, layer, anisotropy, anisotropy_se FROM layers WHERE stat
 
 # %% What the lake says, and how sure it is
 for name in ("dome", "phases"):
-    for sentence in find(name, reader)["because"].head(4):
+    for sentence in compute_finding(name, reader)["because"].head(4):
         print(sentence)
 
 

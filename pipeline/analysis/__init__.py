@@ -8,40 +8,44 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.convergence import convergence
-from pipeline.analysis.dome import dome, matched
-from pipeline.analysis.explosions import explosions
-from pipeline.analysis.frames import Lakelike, rows
-from pipeline.analysis.phases import agreement, estimators, phases
-from pipeline.analysis.random_baselines import survival
-from pipeline.analysis.sinks import sinks
-from pipeline.analysis.trust import trust
+from pipeline.analysis.convergence import compute_convergence
+from pipeline.analysis.dome import compute_newest_domes, match_encoders_to_decoders
+from pipeline.analysis.explosions import compute_explosions
+from pipeline.analysis.frames import LakeOrFrame, load_layer_rows
+from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases
+from pipeline.analysis.random_baselines import compute_null_survival
+from pipeline.analysis.sinks import compute_sinks
+from pipeline.analysis.trust import compute_trust
 from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
-__all__ = ["FINDINGS", "Finding", "find", "findings", "rows"]
+__all__ = ["FINDINGS", "FindingSpec", "compute_all_findings", "compute_finding", "load_layer_rows"]
 
 
-class Finding(NamedTuple):
+class FindingSpec(NamedTuple):
     question: str
-    answer: Callable[[Lakelike], pl.DataFrame]
+    answer: Callable[[LakeOrFrame], pl.DataFrame]
 
 
-FINDINGS: dict[str, Finding] = {
-    "dome": Finding("Does anisotropy over depth peak inside, with and without sink tokens?", dome),
-    "matched": Finding("Is the dome of decoders higher than that of encoders of their size?", matched),
-    "convergence": Finding("Does the profile of anisotropy converge to one shape?", convergence),
-    "phases": Finding("Does intrinsic dimension expand and then compress, and when does it turn?", phases),
-    "estimators": Finding("What does each estimator of dimension say of that alone?", estimators),
-    "agreement": Finding("Do the estimators of dimension agree on that?", agreement),
-    "nulls": Finding("Which conclusions hold on random tokens as well?", survival),
-    "sinks": Finding("How much of mid-layer anisotropy is left without sink tokens?", sinks),
-    "explosions": Finding("When did the loss spike, and does intrinsic dimension rise before it?", explosions),
-    "trust": Finding("What not to believe, and why?", trust),
+FINDINGS: dict[str, FindingSpec] = {
+    "dome": FindingSpec("Does anisotropy over depth peak inside, with and without sink tokens?", compute_newest_domes),
+    "matched": FindingSpec(
+        "Is the dome of decoders higher than that of encoders of their size?", match_encoders_to_decoders
+    ),
+    "convergence": FindingSpec("Does the profile of anisotropy converge to one shape?", compute_convergence),
+    "phases": FindingSpec("Does intrinsic dimension expand and then compress, and when does it turn?", compute_phases),
+    "estimators": FindingSpec("What does each estimator of dimension say of that alone?", compute_estimators),
+    "agreement": FindingSpec("Do the estimators of dimension agree on that?", compute_agreement),
+    "nulls": FindingSpec("Which conclusions hold on random tokens as well?", compute_null_survival),
+    "sinks": FindingSpec("How much of mid-layer anisotropy is left without sink tokens?", compute_sinks),
+    "explosions": FindingSpec(
+        "When did the loss spike, and does intrinsic dimension rise before it?", compute_explosions
+    ),
+    "trust": FindingSpec("What not to believe, and why?", compute_trust),
 }
 
 
-def find(name: str, lake: Lakelike) -> pl.DataFrame:
+def compute_finding(name: str, lake: LakeOrFrame) -> pl.DataFrame:
     """The finding `name`, one of FINDINGS; UsageError where there is none."""
     if name not in FINDINGS:
         raise UsageError(
@@ -50,7 +54,7 @@ def find(name: str, lake: Lakelike) -> pl.DataFrame:
     return FINDINGS[name].answer(lake)
 
 
-def findings(lake: Lakelike) -> dict[str, pl.DataFrame]:
+def compute_all_findings(lake: LakeOrFrame) -> dict[str, pl.DataFrame]:
     """Every finding by name."""
-    frame = rows(lake)
+    frame = load_layer_rows(lake)
     return {name: finding.answer(frame) for name, finding in FINDINGS.items()}

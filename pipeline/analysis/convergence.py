@@ -6,22 +6,33 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.curve_shapes import Floats
-from pipeline.analysis.frames import KEYS, Lakelike, because, blocks, history, rows
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    load_layer_rows,
+    select_block_rows,
+    select_history_rows,
+)
 
-BAR = 4.0
+MIN_STANDARD_ERRORS = 4.0
 """Standard errors; 2 would be too few for squared distances, whose upper tail is long."""
-FEWEST = 5
+MIN_CHECKPOINTS = 5
 """Checkpoints: two distances in each half."""
 
 
-def distances(lake: Lakelike) -> pl.DataFrame:
+def measure_profile_distances(lake: LakeOrFrame) -> pl.DataFrame:
     """How far the profile moved from each checkpoint to the next, and how far each is from the last.
 
     Columns: keys of a history, `step` and `next_step`, `distance` (root mean square over the blocks of the difference
     of anisotropy), `noise` (what the rows' errors alone would give; null without), `to_last`, `rows`.
     """
-    by = [*KEYS, "layer"]
-    frame = blocks(history(rows(lake))).filter(pl.col("anisotropy").is_not_null()).sort(*by, "step")
+    by = [*HISTORY_COLUMNS, "layer"]
+    frame = (
+        select_block_rows(select_history_rows(load_layer_rows(lake)))
+        .filter(pl.col("anisotropy").is_not_null())
+        .sort(*by, "step")
+    )
     frame = frame.with_columns(
         next_step=pl.col("step").shift(-1).over(by),
         _moved=(pl.col("anisotropy").shift(-1).over(by) - pl.col("anisotropy")) ** 2,
@@ -30,18 +41,18 @@ def distances(lake: Lakelike) -> pl.DataFrame:
     ).filter(pl.col("next_step").is_not_null())
     whole = pl.when(pl.col("_noise").null_count() == 0).then(pl.col("_noise").mean().sqrt())
     return (
-        frame.group_by(*KEYS, "step", "next_step", maintain_order=True)
+        frame.group_by(*HISTORY_COLUMNS, "step", "next_step", maintain_order=True)
         .agg(
             distance=pl.col("_moved").mean().sqrt(),
             noise=whole,
             to_last=pl.col("_left").mean().sqrt(),
             rows=2 * pl.len(),
         )
-        .sort(*KEYS, "step")
+        .sort(*HISTORY_COLUMNS, "step")
     )
 
 
-def convergence(lake: Lakelike) -> pl.DataFrame:
+def compute_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     """Whether the profile moves less in the second half of a history's checkpoints than in the first.
 
     Columns: keys, `verdict` (still = it never moves beyond noise; settled = it moved, and no longer does; converging =
@@ -50,17 +61,17 @@ def convergence(lake: Lakelike) -> pl.DataFrame:
     Bias: halves are counted in checkpoints, so an uneven grid of steps shapes the answer. Errors of all blocks are
     taken as one, which overstates them.
     """
-    found = distances(lake)
-    histories = [_of_history(part) for part in found.partition_by(*KEYS, maintain_order=True)]
-    types = dict.fromkeys((*KEYS, "verdict"), pl.String) | {"checkpoints": pl.Int64, "rows": pl.Int64}
+    found = measure_profile_distances(lake)
+    histories = [_summarize_history(part) for part in found.partition_by(*HISTORY_COLUMNS, maintain_order=True)]
+    types = dict.fromkeys((*HISTORY_COLUMNS, "verdict"), pl.String) | {"checkpoints": pl.Int64, "rows": pl.Int64}
     types |= dict.fromkeys(("early", "early_se", "late", "late_se"), pl.Float64)
-    return because(pl.DataFrame(histories, schema=types), _sentence)
+    return add_because_column(pl.DataFrame(histories, schema=types), _sentence)
 
 
-def _of_history(part: pl.DataFrame) -> dict[str, Any]:
-    row: dict[str, Any] = {name: part[name][0] for name in KEYS}
+def _summarize_history(part: pl.DataFrame) -> dict[str, Any]:
+    row: dict[str, Any] = {name: part[name][0] for name in HISTORY_COLUMNS}
     row |= {"checkpoints": part.height + 1, "rows": int(part["rows"].sum()) // 2}
-    if part.height + 1 < FEWEST:
+    if part.height + 1 < MIN_CHECKPOINTS:
         return row | {"verdict": "too_few"}
     if part["noise"].null_count():
         return row | {"verdict": "no_errors"}
@@ -89,9 +100,13 @@ def _half(moved: Floats, noise: Floats) -> _Half:
 
 
 def _word(early: _Half, late: _Half) -> str:
-    if late.moved <= BAR * late.still_se:
-        return "settled" if early.moved > BAR * early.still_se else "still"
-    return "converging" if early.moved - late.moved > BAR / 2 * float(np.hypot(early.se, late.se)) else "moving"
+    if late.moved <= MIN_STANDARD_ERRORS * late.still_se:
+        return "settled" if early.moved > MIN_STANDARD_ERRORS * early.still_se else "still"
+    return (
+        "converging"
+        if early.moved - late.moved > MIN_STANDARD_ERRORS / 2 * float(np.hypot(early.se, late.se))
+        else "moving"
+    )
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -12,28 +12,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.analysis.student_t import quantile
+from pipeline.analysis.student_t import t_quantile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-ALPHA = 0.05
+FALSE_POSITIVE_RATE = 0.05
 """How often a curve that is all noise may be called anything but flat."""
-SE_MULTIPLE = 2.0
+MIN_STANDARD_ERRORS = 2.0
 """What a rise or a fall must exceed in any case, in standard errors."""
-WINDOW = 2
+POOLING_REACH = 2
 """Neighbours on either side with whom a row's variance is pooled: one row's rests on three or four differences."""
-SPREADS = (1.0, 2.0, 4.0, 8.0)
+ERROR_SPREADS = (1.0, 2.0, 4.0, 8.0)
 """Ranges of true errors, largest over least, for which there is a bar."""
 SIMULATED = 4000
 EXACT_UP_TO = 32
 """Curves longer than this are judged as if they had the next power of the square root of two points: stricter."""
-BLOCK = 2_000_000
+MAX_PAIRS_AT_ONCE = 2_000_000
 
 PEAK, VALLEY, RISING, FALLING, FLAT = "peak", "valley", "rising", "falling", "flat"
 
 
-class Shapes(NamedTuple):
+class CurveShapes(NamedTuple):
     """What curves do, one entry per curve. Intervals hold for all differences of a curve at once."""
 
     word: NDArray[np.str_]
@@ -50,7 +50,9 @@ class Shapes(NamedTuple):
     """The 95 % interval of `height`; `peak` is said exactly where `low` is above 0."""
 
 
-def judge(values: Floats, se: Floats, df: int, ends: bool = False, alpha: float = ALPHA) -> Shapes:
+def classify_curves(
+    values: Floats, se: Floats, df: int, ends: bool = False, alpha: float = FALSE_POSITIVE_RATE
+) -> CurveShapes:
     """The shape of each curve.
 
     Args:
@@ -65,23 +67,23 @@ def judge(values: Floats, se: Floats, df: int, ends: bool = False, alpha: float 
         jump cannot be seen from few groups, so no bar is below Student's t, which is strict: 12.7 standard errors with
         two groups, 4.3 with three.
     """
-    at_once = max(1, BLOCK // values.shape[1] ** 2)
+    at_once = max(1, MAX_PAIRS_AT_ONCE // values.shape[1] ** 2)
     variance = se**2
-    bars = np.array([_bar(values.shape[1], df, alpha, jumps) for jumps in spread(variance, df).tolist()])
+    bars = np.array([_bar(values.shape[1], df, alpha, jumps) for jumps in estimate_error_spread(variance, df).tolist()])
     parts = [
-        _judge(values[i : i + at_once], pooled(variance[i : i + at_once]), bars[i : i + at_once], ends)
+        _judge(values[i : i + at_once], pool_variances(variance[i : i + at_once]), bars[i : i + at_once], ends)
         for i in range(0, len(values), at_once)
     ]
-    return Shapes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return CurveShapes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
-def pooled(variance: Floats) -> Floats:
+def pool_variances(variance: Floats) -> Floats:
     """The mean with up to WINDOW neighbours on either side, never less than the point's own; [..., points]."""
     total, count = _windows(variance)
     return np.maximum(variance, total / count)
 
 
-def spread(variance: Floats, df: int) -> Floats:
+def estimate_error_spread(variance: Floats, df: int) -> Floats:
     """How many times the least of a curve's true errors the largest is: of SPREADS the one next above; [curves].
 
     Estimated from how far each variance, [curves, points], lies from the mean of its neighbours, on a log scale. If
@@ -95,16 +97,16 @@ def spread(variance: Floats, df: int) -> Floats:
     others = count - 1
     apart = np.log(variance) - np.log(np.maximum(total - variance, np.finfo(float).tiny) / others)
     noise = _trigamma(df) + np.mean([_trigamma(df * n) for n in others.tolist()])
-    excess = np.maximum(apart.var(-1, ddof=1) - noise, 0) / (1 + 1 / (2 * WINDOW))
-    found = np.searchsorted(SPREADS, np.exp(np.sqrt(3 * excess)))
-    return np.array(SPREADS)[np.minimum(found, len(SPREADS) - 1)]
+    excess = np.maximum(apart.var(-1, ddof=1) - noise, 0) / (1 + 1 / (2 * POOLING_REACH))
+    found = np.searchsorted(ERROR_SPREADS, np.exp(np.sqrt(3 * excess)))
+    return np.array(ERROR_SPREADS)[np.minimum(found, len(ERROR_SPREADS) - 1)]
 
 
 def _windows(variance: Floats) -> tuple[Floats, Ints]:
     """Of each point and its neighbours, the sum of the variances and the number."""
     n = variance.shape[-1]
     sums = np.concatenate([np.zeros_like(variance[..., :1]), variance.cumsum(-1)], axis=-1)
-    last, first = np.minimum(np.arange(n) + WINDOW + 1, n), np.maximum(np.arange(n) - WINDOW, 0)
+    last, first = np.minimum(np.arange(n) + POOLING_REACH + 1, n), np.maximum(np.arange(n) - POOLING_REACH, 0)
     return sums[..., last] - sums[..., first], last - first
 
 
@@ -115,7 +117,7 @@ def _trigamma(n: int) -> float:
 
 
 @lru_cache(maxsize=256)
-def critical(points: int, df: int, alpha: float = ALPHA, spread: float = 1.0) -> float:
+def critical_difference(points: int, df: int, alpha: float = FALSE_POSITIVE_RATE, spread: float = 1.0) -> float:
     """What the largest difference over its standard error exceeds with probability alpha in a curve of equal values.
 
     By simulation of normal values and chi-squared variances, with true errors anything from 1 to `spread` times the
@@ -128,7 +130,7 @@ def critical(points: int, df: int, alpha: float = ALPHA, spread: float = 1.0) ->
     values = random.standard_normal((SIMULATED, points))
     variance = random.chisquare(df, (SIMULATED, points)) / df
     error = spread ** random.random((SIMULATED, points))
-    values, variance = error * values, pooled(error**2 * variance)
+    values, variance = error * values, pool_variances(error**2 * variance)
     largest = np.zeros(SIMULATED)
     for lag in range(1, points):
         squares = (values[:, lag:] - values[:, :-lag]) ** 2 / (variance[:, lag:] + variance[:, :-lag])
@@ -141,10 +143,10 @@ def _bar(points: int, df: int, alpha: float, jumps: float) -> float:
     if points > EXACT_UP_TO:
         points = int(np.ceil(2 ** (np.ceil(2 * np.log2(points)) / 2)))
     # An error beside which all others vanish makes every difference from its point one and the same Student's t.
-    return max(SE_MULTIPLE, quantile(df, 1 - alpha / 2), critical(points, df, alpha, jumps))
+    return max(MIN_STANDARD_ERRORS, t_quantile(df, 1 - alpha / 2), critical_difference(points, df, alpha, jumps))
 
 
-def _judge(values: Floats, variance: Floats, bar: Floats, ends: bool) -> Shapes:
+def _judge(values: Floats, variance: Floats, bar: Floats, ends: bool) -> CurveShapes:
     gap = values[:, None, :] - values[:, :, None]  # [curves, a, p]: how far p stands above a
     margin = bar[:, None, None] * np.sqrt(variance[:, None, :] + variance[:, :, None])
     rise, fall = _sides(gap - margin, ends)
@@ -157,7 +159,7 @@ def _judge(values: Floats, variance: Floats, bar: Floats, ends: bool) -> Shapes:
     word = np.select([peaked, valley > 0, (up > 0) & (up >= down), down > 0], words, FLAT)
     top = np.where(peaked[:, None] & (both <= 0), -np.inf, values).argmax(1)
     first, last = _candidates(values, gap - margin, top)
-    return Shapes(word, top, first, last, height, both.max(1), high)
+    return CurveShapes(word, top, first, last, height, both.max(1), high)
 
 
 def _sides(gap: Floats, ends: bool) -> tuple[Floats, Floats]:

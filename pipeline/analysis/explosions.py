@@ -12,20 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.frames import KEYS, TOO_FEW, Lakelike, because, blocks, history, rows
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    TOO_FEW,
+    LakeOrFrame,
+    add_because_column,
+    load_layer_rows,
+    select_block_rows,
+    select_history_rows,
+)
 
-WINDOW, SIGMAS = 128, 6.0
-FEWEST_BEFORE = 8
+SPIKE_WINDOW, SIGMAS = 128, 6.0
+MIN_LOSSES_BEFORE_SPIKE = 8
 """Losses that a spike must stand out from; a lake holds fewer than a training log."""
-LAGS, NOT_LATER = (1, 2), (0, -1, -2)
-TREND, SPREAD = 2, 8
+LEAD_LAGS, NON_LEAD_LAGS = (1, 2), (0, -1, -2)
+TREND_REACH, SPREAD_REACH = 2, 8
 """Steps on either side whose median is the trend, and whose median distance from it is the spread."""
-LIMIT = 5.0
+MAX_SPREADS = 5.0
 """Spreads beyond which a step counts no more: one spike must not be all there is to a correlation."""
 MAD_TO_SD = 1.4826
-FEWEST = 48
+MIN_CHECKPOINTS = 48
 """Checkpoints: two turns always do as well, one for each lag, and must be fewer than 5 % of all."""
-LEVEL, ROUNDING = 0.05, 1e-12
+SIGNIFICANCE_LEVEL, P_VALUE_TOLERANCE = 0.05, 1e-12
 LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
 _FOUND = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "correlation": pl.Float64} | {
     "p": pl.Float64,
@@ -33,20 +41,20 @@ _FOUND = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "c
 }
 
 
-def is_spike(losses: Sequence[float], fewest: int = WINDOW) -> bool:
+def is_spike(losses: Sequence[float], fewest: int = SPIKE_WINDOW) -> bool:
     """Whether the last loss exceeds mean + 6 standard deviations of the 128 before it.
 
     One that is not finite is a spike; with fewer than `fewest` before it none else is.
 
     Source: the rule of OLMo-core's stability monitor.
     """
-    *before, last = losses[-WINDOW - 1 :]
+    *before, last = losses[-SPIKE_WINDOW - 1 :]
     if not np.isfinite(last):
         return True
     return len(before) >= fewest and bool(last > np.mean(before) + SIGMAS * np.std(before))
 
 
-def explosions(lake: Lakelike) -> pl.DataFrame:
+def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
     """Spikes of the loss and the lead of dimension, one row per history.
 
     Columns: keys of a history, `verdict` (leads: where dimension rises more than around, the loss does so one or two
@@ -56,12 +64,16 @@ def explosions(lake: Lakelike) -> pl.DataFrame:
     Error: of simulated histories without a lead (random walks, shared decay, noise that shrinks, 80 checkpoints) up to
     6 % are said to have one. A lead over the whole history says nothing about its explosions: these are too few.
     """
-    kept = blocks(history(rows(lake))).drop_nulls("id_mle")
-    series = kept.group_by(*KEYS, "step").agg(pl.col("loss").first(), pl.col("id_mle").log().mean().alias("log_id"))
-    gathered = series.sort("step").group_by(KEYS, maintain_order=True).agg("step", "loss", "log_id")
+    kept = select_block_rows(select_history_rows(load_layer_rows(lake))).drop_nulls("id_mle")
+    series = kept.group_by(*HISTORY_COLUMNS, "step").agg(
+        pl.col("loss").first(), pl.col("id_mle").log().mean().alias("log_id")
+    )
+    gathered = series.sort("step").group_by(HISTORY_COLUMNS, maintain_order=True).agg("step", "loss", "log_id")
     found = [_judged(row["step"], row["loss"], row["log_id"]) for row in gathered.iter_rows(named=True)]
     columns = [pl.Series(name, [one[name] for one in found], kind) for name, kind in _FOUND.items()]
-    return because(gathered.drop("step", "loss", "log_id").with_columns(columns).sort(KEYS), _sentence)
+    return add_because_column(
+        gathered.drop("step", "loss", "log_id").with_columns(columns).sort(HISTORY_COLUMNS), _sentence
+    )
 
 
 class Lead(NamedTuple):
@@ -76,29 +88,29 @@ class Lead(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        return LEADS if self.correlation > 0 and self.p < LEVEL and self.is_first else NO_LEAD
+        return LEADS if self.correlation > 0 and self.p < SIGNIFICANCE_LEVEL and self.is_first else NO_LEAD
 
 
-def lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
+def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
     """Whether dimension rises before the loss does.
 
     Args:
         log_id: [checkpoints], in training order, and likewise `log_loss`.
     """
-    dimension, loss = surprises(log_id), surprises(log_loss)
+    dimension, loss = standardize_steps(log_id), standardize_steps(log_loss)
     at = np.array([_correlation(np.roll(dimension, turn), loss) for turn in range(len(loss))])
-    best = np.max([np.roll(at, -lag) for lag in LAGS], axis=0)  # of each turn, over the lags; turn 0 is the truth
-    lag = max(LAGS, key=lambda lag: at[lag])
-    p = float((best >= best[0] - ROUNDING).mean())
-    return Lead(lag, float(at[lag]), p, bool(at[lag] > at[list(NOT_LATER)].max()))
+    best = np.max([np.roll(at, -lag) for lag in LEAD_LAGS], axis=0)  # of each turn, over the lags; turn 0 is the truth
+    lag = max(LEAD_LAGS, key=lambda lag: at[lag])
+    p = float((best >= best[0] - P_VALUE_TOLERANCE).mean())
+    return Lead(lag, float(at[lag]), p, bool(at[lag] > at[list(NON_LEAD_LAGS)].max()))
 
 
-def surprises(series: np.ndarray) -> np.ndarray:
+def standardize_steps(series: np.ndarray) -> np.ndarray:
     """[n] -> [n - 1]: steps without their trend, in units of their spread around; 0 where nothing varies."""
     steps = np.diff(series)
-    beside = steps - _running_median(steps, TREND)
-    spread = MAD_TO_SD * _running_median(np.abs(beside), SPREAD)
-    return np.clip(np.divide(beside, spread, out=np.zeros_like(beside), where=spread > 0), -LIMIT, LIMIT)
+    beside = steps - _running_median(steps, TREND_REACH)
+    spread = MAD_TO_SD * _running_median(np.abs(beside), SPREAD_REACH)
+    return np.clip(np.divide(beside, spread, out=np.zeros_like(beside), where=spread > 0), -MAX_SPREADS, MAX_SPREADS)
 
 
 def _running_median(values: np.ndarray, reach: int) -> np.ndarray:
@@ -119,10 +131,10 @@ def _judged(steps: list[int], losses: list[float | None], log_id: list[float]) -
     if not known:
         return nothing | {"verdict": NO_LOSS}
     at, loss, values = zip(*known, strict=True)
-    spikes = [step for i, step in enumerate(at) if is_spike(loss[: i + 1], FEWEST_BEFORE)]
-    if len(known) < FEWEST:
+    spikes = [step for i, step in enumerate(at) if is_spike(loss[: i + 1], MIN_LOSSES_BEFORE_SPIKE)]
+    if len(known) < MIN_CHECKPOINTS:
         return nothing | {"verdict": TOO_FEW, "events": spikes}
-    found = lead(np.array(values), np.log(loss))
+    found = estimate_lead(np.array(values), np.log(loss))
     return {
         "verdict": found.verdict,
         "events": spikes,

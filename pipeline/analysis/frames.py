@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.curve_shapes import judge
+from pipeline.analysis.curve_shapes import classify_curves
 from pipeline.lake.lake import RECIPES_PREFIX, Lake
 from pipeline.lake.reader import LakeReader
 
-Lakelike = LakeReader | pl.DataFrame
+LakeOrFrame = LakeReader | pl.DataFrame
 """A lake, or a frame that `rows` made of one."""
-KEYS = ("model", "kind", "stage", "run", "corpus", "recipe")
+HISTORY_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe")
 """What one history is the history of; steps of different stages need not follow each other."""
-LABEL = ("revision", "step")
-NEEDED = (
+LABEL_COLUMNS = ("revision", "step")
+NEEDED_COLUMNS = (
     *(
         "cell_id",
         "model",
@@ -47,13 +47,13 @@ NEEDED = (
     *("id_mle_se", "id_mle_c50", "id_mle_c50_se", "id_mle_c90", "id_mle_c90_se", "id_gride_k", "id_gride"),
     *("id_gride_se", "id_ks", "loss", "loss_se", "status", "flags"),
 )
-AUDITED = ("model", "revision", "weights_digest")
-FEWEST = 3
+AUDIT_KEYS = ("model", "revision", "weights_digest")
+MIN_CURVE_POINTS = 3
 """Points of a curve that can have an interior peak."""
 TOO_FEW, NO_ERRORS = "too_few", "no_errors"
 
 
-def rows(lake: Lakelike) -> pl.DataFrame:
+def load_layer_rows(lake: LakeOrFrame) -> pl.DataFrame:
     """The columns that findings rest on, with `groups` and `audit`; a frame as it is.
 
     `groups`: what the recipe's errors are taken over, null where the lake has no record of it. `audit`: what an audit
@@ -61,13 +61,13 @@ def rows(lake: Lakelike) -> pl.DataFrame:
     """
     if isinstance(lake, pl.DataFrame):
         return lake
-    names = ", ".join(f'"{name}"' for name in NEEDED)
+    names = ", ".join(f'"{name}"' for name in NEEDED_COLUMNS)
     frame = lake.frame(f"SELECT {names} FROM layers").join(_groups(lake.uri), on="recipe", how="left")
-    frame = frame.join(_audits(lake), on=AUDITED, how="left")
-    return told_apart(frame).sort(*KEYS, "step", "revision", "layer", "cell_id")
+    frame = frame.join(_audits(lake), on=AUDIT_KEYS, how="left")
+    return disambiguate_corpora(frame).sort(*HISTORY_COLUMNS, "step", "revision", "layer", "cell_id")
 
 
-def told_apart(frame: pl.DataFrame) -> pl.DataFrame:
+def disambiguate_corpora(frame: pl.DataFrame) -> pl.DataFrame:
     """Texts of different content under one corpus name get the head of their digest into it."""
     several = pl.col("corpus_sha256").n_unique().over("corpus") > 1
     named = pl.concat_str("corpus", pl.lit("#"), pl.col("corpus_sha256").fill_null("none").str.head(8))
@@ -85,36 +85,36 @@ def _audits(lake: LakeReader) -> pl.DataFrame:
     """The state of each audited checkpoint; none in a lake whose checkpoints do not have it."""
     known = lake.checkpoints()
     if "audit" not in known.columns:
-        return pl.DataFrame(schema=dict.fromkeys((*AUDITED, "audit"), pl.String))
-    return known.pl().select(*AUDITED, "audit").drop_nulls().group_by(AUDITED).agg(pl.col("audit").first())
+        return pl.DataFrame(schema=dict.fromkeys((*AUDIT_KEYS, "audit"), pl.String))
+    return known.pl().select(*AUDIT_KEYS, "audit").drop_nulls().group_by(AUDIT_KEYS).agg(pl.col("audit").first())
 
 
-def history(frame: pl.DataFrame) -> pl.DataFrame:
+def select_history_rows(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows of labels that state a step and can be believed to.
 
     Superseded labels are out; so are labels of equal weights with different steps, of which at most one is right.
     """
-    one_step = pl.col("step").n_unique().over(*KEYS, "layer", "weights_digest") == 1
+    one_step = pl.col("step").n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest") == 1
     stated = frame.filter(pl.col("step").is_not_null() & ~pl.col("superseded").fill_null(False))
-    return stated.filter(one_step).unique([*KEYS, "layer", "step"], keep="first", maintain_order=True)
+    return stated.filter(one_step).unique([*HISTORY_COLUMNS, "layer", "step"], keep="first", maintain_order=True)
 
 
-def newest(frame: pl.DataFrame) -> pl.DataFrame:
+def select_newest_rows(frame: pl.DataFrame) -> pl.DataFrame:
     """The rows of one label of each history: the last step that can be believed; any where no step is stated."""
     current = frame.filter(~pl.col("superseded").fill_null(False))
-    steps = history(current)
-    without = current.filter(pl.col("step").is_null()).join(steps, on=KEYS, how="anti", nulls_equal=True)
+    steps = select_history_rows(current)
+    without = current.filter(pl.col("step").is_null()).join(steps, on=HISTORY_COLUMNS, how="anti", nulls_equal=True)
     both = pl.concat([steps, without])
-    last = both.sort("step", "revision", nulls_last=False).group_by(KEYS).agg(pl.col("revision").last())
-    return both.join(last, on=[*KEYS, "revision"], nulls_equal=True)
+    last = both.sort("step", "revision", nulls_last=False).group_by(HISTORY_COLUMNS).agg(pl.col("revision").last())
+    return both.join(last, on=[*HISTORY_COLUMNS, "revision"], nulls_equal=True)
 
 
-def blocks(frame: pl.DataFrame) -> pl.DataFrame:
+def select_block_rows(frame: pl.DataFrame) -> pl.DataFrame:
     """The outputs of the blocks: neither the embedding nor the state after the final norm, another kind of object."""
     return frame.filter(pl.col("state") == "block")
 
 
-def curves(
+def tabulate_curve_shapes(
     frame: pl.DataFrame, by: Sequence[str], at: str, value: str, se: str, words: Mapping[str, str], ends: bool = False
 ) -> pl.DataFrame:
     """The shape of `value` over `at`, one row per curve.
@@ -125,7 +125,7 @@ def curves(
     """
     points = frame.filter(pl.col(value).is_not_null())
     sound = pl.col(se).is_not_null() & (pl.col("groups") > 1).fill_null(False)
-    points = points.with_columns(_sound=sound, _enough=sound.sum().over(*by) >= FEWEST)
+    points = points.with_columns(_sound=sound, _enough=sound.sum().over(*by) >= MIN_CURVE_POINTS)
     points = points.filter(pl.col("_sound") | ~pl.col("_enough")).sort(at)
     gathered = points.group_by(*by, maintain_order=True).agg(
         pl.col(at).alias("at"),
@@ -150,12 +150,12 @@ def _judged(batch: pl.DataFrame, words: Mapping[str, str], ends: bool) -> pl.Dat
     at, value, se = (np.array(batch[name].to_list(), float) for name in ("at", "value", "se"))
     each, points, df = np.arange(len(batch)), batch["rows"][0], batch["df"][0]
     none = [None] * len(batch)
-    if points < FEWEST:
+    if points < MIN_CURVE_POINTS:
         top = value.argmax(1)
         found: dict[str, Any] = dict.fromkeys(_SHAPE, none) | {"verdict": [TOO_FEW] * len(batch)}
         found |= {"top": at[each, top], "top_value": value[each, top]}
     else:
-        shape = judge(value, se, df, ends)
+        shape = classify_curves(value, se, df, ends)
         found = {"verdict": [words[word] for word in shape.word.tolist()], "height": shape.height}
         found |= {"top": at[each, shape.top], "top_value": value[each, shape.top]}
         found |= {"top_low": at[each, shape.first], "top_high": at[each, shape.last]}
@@ -166,12 +166,12 @@ def _judged(batch: pl.DataFrame, words: Mapping[str, str], ends: bool) -> pl.Dat
     return batch.with_columns(*(pl.Series(name, found[name], kind) for name, kind in _SHAPE.items()))
 
 
-def because(frame: pl.DataFrame, sentence: Callable[[dict[str, Any]], str]) -> pl.DataFrame:
+def add_because_column(frame: pl.DataFrame, sentence: Callable[[dict[str, Any]], str]) -> pl.DataFrame:
     """The frame with `because`: one sentence per row that a report can print."""
     return frame.with_columns(pl.Series("because", [sentence(row) for row in frame.iter_rows(named=True)], pl.String))
 
 
-def interval(row: Mapping[str, Any], name: str, form: str = ".3f", level: str = "95 %") -> str:
+def format_interval(row: Mapping[str, Any], name: str, form: str = ".3f", level: str = "95 %") -> str:
     """`0.412 (95 % 0.380 to 0.444)`; without an interval the value alone, without a value `unknown`.
 
     `level`: how often such an interval holds.

@@ -11,19 +11,35 @@ from typing import Any
 import polars as pl
 
 from pipeline.analysis.curve_shapes import FALLING, FLAT, PEAK, RISING, VALLEY
-from pipeline.analysis.frames import KEYS, NO_ERRORS, TOO_FEW, Lakelike, because, blocks, curves, history, rows
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    NO_ERRORS,
+    TOO_FEW,
+    LakeOrFrame,
+    add_because_column,
+    load_layer_rows,
+    select_block_rows,
+    select_history_rows,
+    tabulate_curve_shapes,
+)
 
 EXPAND_COMPRESS = "expand-compress"
-WORDS = {PEAK: EXPAND_COMPRESS, VALLEY: "compress-expand", RISING: "expand", FALLING: "compress", FLAT: "flat"}
-HEADLINES = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90")
-SCALES = {"id_gride_4": 2, "id_gride_16": 4}
+VERDICT_BY_SHAPE = {
+    PEAK: EXPAND_COMPRESS,
+    VALLEY: "compress-expand",
+    RISING: "expand",
+    FALLING: "compress",
+    FLAT: "flat",
+}
+HEADLINE_COLUMNS = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90")
+GRIDE_SCALE_INDEX = {"id_gride_4": 2, "id_gride_16": 4}
 """GRIDE at k = 4 and 16, and where in the lists they stand."""
-ESTIMATORS = (*HEADLINES, *SCALES)
-QUORUM = 3
+ESTIMATORS = (*HEADLINE_COLUMNS, *GRIDE_SCALE_INDEX)
+MIN_AGREEING_ESTIMATORS = 3
 """Estimators that must say the same."""
 
 
-def phases(lake: Lakelike) -> pl.DataFrame:
+def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
     """What dimension does over training, one row per layer, and one per model (`layer` null): the mean over its blocks.
 
     Columns: keys of a history, `layer`, `depth`, `verdict` (expand-compress, compress-expand, expand, compress, flat;
@@ -33,8 +49,8 @@ def phases(lake: Lakelike) -> pl.DataFrame:
     Error: a layer, and likewise a model, that is all noise is called anything but flat in 5 % of histories at most; a
     lake of many has its share.
     """
-    each = estimates(lake)
-    of = [*KEYS, "layer", "depth"]
+    each = classify_by_estimator(lake)
+    of = [*HISTORY_COLUMNS, "layer", "depth"]
     judged = each.filter(~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS]))
     counts = judged.group_by(*of, "verdict").agg(agreeing=pl.len())
     counts = counts.with_columns(
@@ -42,7 +58,7 @@ def phases(lake: Lakelike) -> pl.DataFrame:
         _tied=(pl.col("agreeing") == pl.col("agreeing").max().over(of)).sum().over(of) > 1,
     ).sort("agreeing", "verdict", descending=[True, False])
     voted = counts.group_by(of, maintain_order=True).first()
-    won = (pl.col("agreeing") >= QUORUM) & ~pl.col("_tied")
+    won = (pl.col("agreeing") >= MIN_AGREEING_ESTIMATORS) & ~pl.col("_tied")
     voted = voted.with_columns(voted=pl.when(won).then("verdict").otherwise(pl.lit("disputed"))).drop("verdict")
     both = each.join(voted, on=of, how="left", nulls_equal=True)
     agrees = (pl.col("verdict") == pl.col("voted")).fill_null(False)
@@ -52,15 +68,17 @@ def phases(lake: Lakelike) -> pl.DataFrame:
         agreeing=pl.col("agreeing").fill_null(0),
         estimators=pl.col("estimators").fill_null(0),
     ).rename({"estimator": "reference"})
-    return because(said.drop("voted", "_tied", "_order").sort(*KEYS, "layer", nulls_last=True), _sentence)
+    return add_because_column(
+        said.drop("voted", "_tied", "_order").sort(*HISTORY_COLUMNS, "layer", nulls_last=True), _sentence
+    )
 
 
-def estimates(lake: Lakelike) -> pl.DataFrame:
+def classify_by_estimator(lake: LakeOrFrame) -> pl.DataFrame:
     """As `phases`, for each estimator alone: `estimator` in place of `reference`, no vote."""
-    long = _long(history(rows(lake)))
+    long = _long(select_history_rows(load_layer_rows(lake)))
     mean = (
-        blocks(long)
-        .group_by(*KEYS, "estimator", "_order", "step", maintain_order=True)
+        select_block_rows(long)
+        .group_by(*HISTORY_COLUMNS, "estimator", "_order", "step", maintain_order=True)
         .agg(
             pl.col("log").mean(),
             # Layers read the same contexts, so their errors go together: that of a mean is at most the mean of theirs.
@@ -70,31 +88,35 @@ def estimates(lake: Lakelike) -> pl.DataFrame:
     )
     blank = pl.lit(None, pl.Int16).alias("layer"), pl.lit(None, pl.Float64).alias("depth")
     together = pl.concat([long.select(*mean.columns, "layer", "depth"), mean.with_columns(*blank)])
-    found = curves(together, [*KEYS, "layer", "depth", "estimator", "_order"], "step", "log", "log_se", WORDS)
+    found = tabulate_curve_shapes(
+        together, [*HISTORY_COLUMNS, "layer", "depth", "estimator", "_order"], "step", "log", "log_se", VERDICT_BY_SHAPE
+    )
     steps = {name: pl.col(name).round().cast(pl.Int64) for name in ("top", "top_low", "top_high")}
     shares = {name: pl.col(name).exp() - 1 for name in ("height", "height_low", "height_high")}
     found = (
-        found.sort(*KEYS, "layer", "_order", nulls_last=True)
+        found.sort(*HISTORY_COLUMNS, "layer", "_order", nulls_last=True)
         .with_columns(peak_value=pl.col("top_value").exp(), **steps, **shares)
         .drop("top_value")
     )
     return found.rename({name: name.replace("top", "peak_step") for name in steps})
 
 
-def estimators(lake: Lakelike) -> pl.DataFrame:
+def compute_estimators(lake: LakeOrFrame) -> pl.DataFrame:
     """`estimates` as a finding, with its sentence."""
-    return because(estimates(lake).drop("_order"), _alone)
+    return add_because_column(classify_by_estimator(lake).drop("_order"), _alone)
 
 
-def agreement(lake: Lakelike) -> pl.DataFrame:
+def compute_agreement(lake: LakeOrFrame) -> pl.DataFrame:
     """How often two estimators say the same of a layer's history.
 
     Columns: keys of a history, `estimator`, `other`, `rows` (layers that both judge), `same_verdict` (share of them),
     `same_peak` (share whose intervals of the peak's step meet), `verdict` (agree = at least 90 % of verdicts, differ),
     `because`.
     """
-    each = estimates(lake).filter(pl.col("layer").is_not_null() & ~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS]))
-    on = [*KEYS, "layer"]
+    each = classify_by_estimator(lake).filter(
+        pl.col("layer").is_not_null() & ~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS])
+    )
+    on = [*HISTORY_COLUMNS, "layer"]
     pairs = [
         each.filter(estimator=a).join(each.filter(estimator=b), on=on, nulls_equal=True, suffix="_other")
         for a, b in combinations(ESTIMATORS, 2)
@@ -102,11 +124,13 @@ def agreement(lake: Lakelike) -> pl.DataFrame:
     meet = (pl.col("peak_step_low") <= pl.col("peak_step_high_other")) & (
         pl.col("peak_step_low_other") <= pl.col("peak_step_high")
     )
-    table = pl.concat(pairs).group_by(*KEYS, "estimator", pl.col("estimator_other").alias("other"), maintain_order=True)
+    table = pl.concat(pairs).group_by(
+        *HISTORY_COLUMNS, "estimator", pl.col("estimator_other").alias("other"), maintain_order=True
+    )
     found = table.agg(
         rows=pl.len(), same_verdict=(pl.col("verdict") == pl.col("verdict_other")).mean(), same_peak=meet.mean()
     ).with_columns(verdict=pl.when(pl.col("same_verdict") >= 0.9).then(pl.lit("agree")).otherwise(pl.lit("differ")))
-    return because(
+    return add_because_column(
         found,
         lambda row: (
             f"{row['estimator']} and {row['other']} say the same of {row['same_verdict']:.0%} of {row['rows']} "
@@ -117,12 +141,12 @@ def agreement(lake: Lakelike) -> pl.DataFrame:
 
 def _long(frame: pl.DataFrame) -> pl.DataFrame:
     """One row per (row, estimator), as the logarithm, on which errors are alike at all heights."""
-    columns = [(name, pl.col(name), pl.col(f"{name}_se")) for name in HEADLINES]
-    for name, index in SCALES.items():
+    columns = [(name, pl.col(name), pl.col(f"{name}_se")) for name in HEADLINE_COLUMNS]
+    for name, index in GRIDE_SCALE_INDEX.items():
         at_scale = pl.col("id_gride_k").list.get(index, null_on_oob=True) == int(name.rpartition("_")[2])
         value, se = (pl.col(c).list.get(index, null_on_oob=True) for c in ("id_gride", "id_gride_se"))
         columns.append((name, pl.when(at_scale).then(value), pl.when(at_scale).then(se)))
-    kept = [*KEYS, "layer", "depth", "state", "step", "groups"]
+    kept = [*HISTORY_COLUMNS, "layer", "depth", "state", "step", "groups"]
     frames = [
         frame.filter(value > 0).select(
             *kept,
@@ -163,7 +187,5 @@ def _sentence(row: dict[str, Any]) -> str:
         "flat": "does not surely change",
     }.get(row["verdict"])
     if said is None:
-        return (
-            f"{subject}: no verdict has {QUORUM} estimators and more than any other; {row['reference']} is {highest}."
-        )
+        return f"{subject}: no verdict has {MIN_AGREEING_ESTIMATORS} estimators and more than any other; {row['reference']} is {highest}."
     return f"{subject} {said} in {votes}; {row['reference']} is {highest}."

@@ -4,19 +4,19 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.dome import dome
-from pipeline.analysis.frames import Lakelike, because, rows
-from pipeline.analysis.phases import EXPAND_COMPRESS, phases
+from pipeline.analysis.dome import compute_newest_domes
+from pipeline.analysis.frames import LakeOrFrame, add_because_column, load_layer_rows
+from pipeline.analysis.phases import EXPAND_COMPRESS, compute_phases
 
-RANDOM = "random-"
-CHECKPOINT = ("model", "kind", "stage", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")
+RANDOM_CORPUS_PREFIX = "random-"
+CHECKPOINT_KEYS = ("model", "kind", "stage", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")
 """Rows equal in these are of one checkpoint by one recipe."""
-PAIR = ("model", "kind", "stage", "run", "corpus", "null", "recipe")
-SIDE = ("model", "kind", "stage", "run", "recipe", "layer")
+PAIR_KEYS = ("model", "kind", "stage", "run", "corpus", "null", "recipe")
+SIDE_KEYS = ("model", "kind", "stage", "run", "recipe", "layer")
 VERDICTS = ("survives", "text_only", "random_only", "neither", "unknown")
 
 
-def survival(lake: Lakelike) -> pl.DataFrame:
+def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
     """Which conclusions drawn on a text also hold on random tokens, of the checkpoints that were measured on both.
 
     Columns: `model`, `kind`, `stage`, `run`, `corpus` (the text), `null` (random-uniform, random-unigram), `recipe`,
@@ -25,22 +25,26 @@ def survival(lake: Lakelike) -> pl.DataFrame:
     `on_text`, `on_null`, `difference` of the heights, text - random, with an interval that holds in 90 % at least: the
     sum of both; `rows`, `because`. A conclusion that survives is no evidence about language.
     """
-    frame = rows(lake)
+    frame = load_layer_rows(lake)
     corpora = frame["corpus"].unique().sort().to_list()
-    texts, nulls = ([name for name in corpora if name.startswith(RANDOM) == random] for random in (False, True))
+    texts, nulls = (
+        [name for name in corpora if name.startswith(RANDOM_CORPUS_PREFIX) == random] for random in (False, True)
+    )
     found = [_survival(frame, text, null) for text in texts for null in nulls]
-    return pl.concat([_survival(frame.clear(), "", ""), *found]).sort("conclusion", *PAIR, "layer", nulls_last=True)
+    return pl.concat([_survival(frame.clear(), "", ""), *found]).sort(
+        "conclusion", *PAIR_KEYS, "layer", nulls_last=True
+    )
 
 
 def _survival(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
     sides = [frame.filter(corpus=text), frame.filter(corpus=null)]
-    on = [*CHECKPOINT, "layer"]
+    on = [*CHECKPOINT_KEYS, "layer"]
     one, other = (a.join(b, on=on, how="semi", nulls_equal=True) for a, b in (sides, sides[::-1]))
-    domes = [dome(side).with_columns(layer=pl.lit(None, pl.Int16)) for side in (one, other)]
+    domes = [compute_newest_domes(side).with_columns(layer=pl.lit(None, pl.Int16)) for side in (one, other)]
     kept = ["verdict", "height", "height_low", "height_high", "rows"]
     no_sink = {f"no_sink_{name}": name for name in kept[:-1]}
     bare = [side.drop(kept[:-1]).rename(no_sink) for side in domes]
-    histories = [phases(side) for side in (one, other)]
+    histories = [compute_phases(side) for side in (one, other)]
     joined = [
         _pair(domes, kept, "dome", "dome"),
         _pair(bare, kept, "dome_no_sink", "dome"),
@@ -48,17 +52,17 @@ def _survival(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
         _same_step(histories, kept),
     ]
     table = pl.concat(joined).with_columns(corpus=pl.lit(text), null=pl.lit(null))
-    columns = [*PAIR, "conclusion", "layer", "verdict", "on_text", "on_null"]
+    columns = [*PAIR_KEYS, "conclusion", "layer", "verdict", "on_text", "on_null"]
     columns += ["difference", "difference_low", "difference_high", "rows"]
-    return because(table.select(columns), _sentence)
+    return add_because_column(table.select(columns), _sentence)
 
 
 def _pair(sides: list[pl.DataFrame], kept: list[str], conclusion: str, holds: str) -> pl.DataFrame:
-    text, random = (side.select(*SIDE, *kept) for side in sides)
-    both = text.join(random, on=SIDE, nulls_equal=True, suffix="_null")
+    text, random = (side.select(*SIDE_KEYS, *kept) for side in sides)
+    both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null")
     here, there = (pl.col(name) == holds for name in ("verdict", "verdict_null"))
     return both.select(
-        *SIDE,
+        *SIDE_KEYS,
         pl.lit(conclusion).alias("conclusion"),
         _word(here, there, _known("verdict") & _known("verdict_null")).alias("verdict"),
         pl.col("verdict").alias("on_text"),
@@ -73,14 +77,14 @@ def _pair(sides: list[pl.DataFrame], kept: list[str], conclusion: str, holds: st
 def _same_step(histories: list[pl.DataFrame], kept: list[str]) -> pl.DataFrame:
     """The peak's step, where the text has one: it survives if the null's peak may be at the same."""
     steps = ["peak_step_low", "peak_step_high"]
-    text, random = (side.select(*SIDE, "verdict", *steps) for side in histories)
-    both = text.join(random, on=SIDE, nulls_equal=True, suffix="_null").filter(verdict=EXPAND_COMPRESS)
+    text, random = (side.select(*SIDE_KEYS, "verdict", *steps) for side in histories)
+    both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null").filter(verdict=EXPAND_COMPRESS)
     meet = (pl.col("peak_step_low") <= pl.col("peak_step_high_null")) & (
         pl.col("peak_step_low_null") <= pl.col("peak_step_high")
     )
     there = (pl.col("verdict_null") == EXPAND_COMPRESS) & meet
-    said = both.select(*SIDE, _word(pl.lit(True), there, _known("verdict_null")).alias("_said"))
-    pairs = _pair(histories, kept, "peak_step", EXPAND_COMPRESS).join(said, on=SIDE, nulls_equal=True)
+    said = both.select(*SIDE_KEYS, _word(pl.lit(True), there, _known("verdict_null")).alias("_said"))
+    pairs = _pair(histories, kept, "peak_step", EXPAND_COMPRESS).join(said, on=SIDE_KEYS, nulls_equal=True)
     none = [pl.lit(None, pl.Float64).alias(name) for name in ("difference", "difference_low", "difference_high")]
     return pairs.with_columns(pl.col("_said").alias("verdict"), *none).drop("_said")
 

@@ -8,17 +8,26 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.frames import KEYS, LABEL, Lakelike, because, blocks, interval, newest, rows
-from pipeline.analysis.student_t import quantile
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LABEL_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_block_rows,
+    select_newest_rows,
+)
+from pipeline.analysis.student_t import t_quantile
 
-MIDDLE = (0.25, 0.75)
+MIDDLE_DEPTHS = (0.25, 0.75)
 """Depths, as shares of the model."""
-HALF = 0.5
-CONTEXT_TOKENS = 256
+SINK_VERDICT_LIMIT = 0.5
+REFERENCE_CONTEXT_TOKENS = 256
 """Length that anisotropy is carried over to, that of the recipe `standard`."""
 
 
-def sinks(lake: Lakelike) -> pl.DataFrame:
+def compute_sinks(lake: LakeOrFrame) -> pl.DataFrame:
     """How much of the anisotropy of the middle blocks is left without sink tokens, of each newest checkpoint.
 
     Columns: keys, `revision`, `step`, `verdict` (sinks = less than half is left, not_sinks = more, undecided,
@@ -27,10 +36,10 @@ def sinks(lake: Lakelike) -> pl.DataFrame:
     `rows`, `because`.
     Bias: errors of blocks and of both numbers are taken as one, which overstates that of the ratio.
     """
-    return _of_models(newest(rows(lake)))
+    return _of_models(select_newest_rows(load_layer_rows(lake)))
 
 
-def at_length(lake: Lakelike, context_tokens: int = CONTEXT_TOKENS) -> pl.DataFrame:
+def rescale_to_context_length(lake: LakeOrFrame, context_tokens: int = REFERENCE_CONTEXT_TOKENS) -> pl.DataFrame:
     """Each row's anisotropy if its contexts had another length: what compares runs of different lengths.
 
     Columns: keys, label, `layer`, `depth`, `anisotropy`, `anisotropy_no_sink`, `context_tokens` and
@@ -40,8 +49,8 @@ def at_length(lake: Lakelike, context_tokens: int = CONTEXT_TOKENS) -> pl.DataFr
         length; m, v and R follow from the row's trace, its sinks' share of it, and A with and without them.
     Bias: none where the sinks of a layer are one vector. What they vary beside it is counted among the others.
     """
-    kept = [*KEYS, *LABEL, "layer", "depth", "anisotropy", "anisotropy_no_sink", "context_tokens"]
-    return rows(lake).select(*kept, _at_length(context_tokens).alias("anisotropy_at"))
+    kept = [*HISTORY_COLUMNS, *LABEL_COLUMNS, "layer", "depth", "anisotropy", "anisotropy_no_sink", "context_tokens"]
+    return load_layer_rows(lake).select(*kept, _at_length(context_tokens).alias("anisotropy_at"))
 
 
 def _at_length(context_tokens: int) -> pl.Expr:
@@ -61,9 +70,9 @@ def _at_length(context_tokens: int) -> pl.Expr:
 
 
 def _of_models(frame: pl.DataFrame) -> pl.DataFrame:
-    middle = blocks(frame).filter(pl.col("depth").is_between(*MIDDLE))
-    middle = middle.with_columns(at_256=_at_length(CONTEXT_TOKENS))
-    by = [*KEYS, *LABEL]
+    middle = select_block_rows(frame).filter(pl.col("depth").is_between(*MIDDLE_DEPTHS))
+    middle = middle.with_columns(at_256=_at_length(REFERENCE_CONTEXT_TOKENS))
+    by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
     names = ["anisotropy", "anisotropy_no_sink", "at_256"]
     errors = ["anisotropy_se", "anisotropy_no_sink_se"]
     found = middle.group_by(by, maintain_order=True).agg(
@@ -74,19 +83,19 @@ def _of_models(frame: pl.DataFrame) -> pl.DataFrame:
     )
     left = pl.col("anisotropy_no_sink") / pl.col("anisotropy")
     relative = pl.sum_horizontal(*(pl.col(se) / pl.col(se.removesuffix("_se")) for se in errors), ignore_nulls=False)
-    t = pl.col("_df").replace_strict({df: quantile(df) for df in found["_df"].unique() if df}, default=None)
+    t = pl.col("_df").replace_strict({df: t_quantile(df) for df in found["_df"].unique() if df}, default=None)
     found = found.with_columns(left=left, _half=left * relative * t.cast(pl.Float64))
     found = found.with_columns(left_low=pl.col("left") - pl.col("_half"), left_high=pl.col("left") + pl.col("_half"))
     found = found.with_columns(_verdict().alias("verdict"))
     kept = ["verdict", *names, "left", "left_low", "left_high", "context_tokens", "rows"]
-    return because(found.select(*by, *kept).sort(by), _sentence)
+    return add_because_column(found.select(*by, *kept).sort(by), _sentence)
 
 
 def _verdict() -> pl.Expr:
     cases = pl.when(pl.col("left").is_null()).then(pl.lit("unknown"))
     cases = cases.when(pl.col("left_low").is_null()).then(pl.lit("no_errors"))
-    cases = cases.when(pl.col("left_high") < HALF).then(pl.lit("sinks"))
-    return cases.when(pl.col("left_low") > HALF).then(pl.lit("not_sinks")).otherwise(pl.lit("undecided"))
+    cases = cases.when(pl.col("left_high") < SINK_VERDICT_LIMIT).then(pl.lit("sinks"))
+    return cases.when(pl.col("left_low") > SINK_VERDICT_LIMIT).then(pl.lit("not_sinks")).otherwise(pl.lit("undecided"))
 
 
 def _sentence(row: dict[str, Any]) -> str:
@@ -94,7 +103,7 @@ def _sentence(row: dict[str, Any]) -> str:
         return "Anisotropy is not known with and without sink tokens in every middle block."
     at = "unknown" if row["at_256"] is None else f"{row['at_256']:.3f}"
     return (
-        f"Without sink tokens {interval(row, 'left', '.0%')} of the middle blocks' anisotropy of "
-        f"{row['anisotropy']:.3f} is left; on contexts of {CONTEXT_TOKENS} tokens instead of {row['context_tokens']} "
+        f"Without sink tokens {format_interval(row, 'left', '.0%')} of the middle blocks' anisotropy of "
+        f"{row['anisotropy']:.3f} is left; on contexts of {REFERENCE_CONTEXT_TOKENS} tokens instead of {row['context_tokens']} "
         f"it would be {at}."
     )

@@ -8,7 +8,7 @@ POINTS = 20_001
 
 
 @cache
-def quantile(df: int, probability: float = 0.975) -> float:
+def t_quantile(df: int, probability: float = 0.975) -> float:
     """The value that a t variable of `df` degrees of freedom stays below with this probability, above 0.5.
 
     Source: the density is (1 + t^2 / df)^(-(df + 1) / 2); with t = sqrt(df) tan(a) it is cos(a)^(df - 1), which is

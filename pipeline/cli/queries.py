@@ -43,10 +43,10 @@ def findings(
     Example: shapelake findings dome --lake lake
     """
     from pipeline import lake as lakes
-    from pipeline.analysis import FINDINGS, find
+    from pipeline.analysis import FINDINGS, compute_finding
 
     opened = lakes.open_lake(lake)
-    found = {one: find(one, opened) for one in ([name] if name else FINDINGS)}
+    found = {one: compute_finding(one, opened) for one in ([name] if name else FINDINGS)}
     if as_json:
         print_json({one: frame.to_dicts() for one, frame in found.items()})
     else:

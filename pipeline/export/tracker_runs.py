@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.frames import KEYS, history, told_apart
+from pipeline.analysis.frames import HISTORY_COLUMNS, disambiguate_corpora, select_history_rows
 from pipeline.lake.reader import LakeReader
 from pipeline.strict_model import digest
 
@@ -47,10 +47,12 @@ class Run(NamedTuple):
 
 def runs(reader: LakeReader) -> Iterator[Run]:
     """Every run of the lake, by name. Labels without a step, or with one that cannot be believed, are in none."""
-    columns = ", ".join((*KEYS, *_OF_ROWS, *PER_LAYER, *PER_STEP))
-    frame = history(told_apart(reader.frame(f"SELECT {columns} FROM layers"))).sort(*KEYS, "step", "layer")
-    for part in frame.partition_by(*KEYS, maintain_order=True):
-        keys = {name: part[name][0] for name in KEYS if part[name][0] is not None}
+    columns = ", ".join((*HISTORY_COLUMNS, *_OF_ROWS, *PER_LAYER, *PER_STEP))
+    frame = select_history_rows(disambiguate_corpora(reader.frame(f"SELECT {columns} FROM layers"))).sort(
+        *HISTORY_COLUMNS, "step", "layer"
+    )
+    for part in frame.partition_by(*HISTORY_COLUMNS, maintain_order=True):
+        keys = {name: part[name][0] for name in HISTORY_COLUMNS if part[name][0] is not None}
         name = "/".join(value.replace("/", "--").replace(":", "-") for value in keys.values())
         points = part.partition_by("step", maintain_order=True)
         yield Run(name, keys, tuple(_point(rows) for rows in points))

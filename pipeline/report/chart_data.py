@@ -5,10 +5,16 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.frames import KEYS, blocks, history, newest, rows
-from pipeline.analysis.phases import estimates
-from pipeline.analysis.student_t import quantile
-from pipeline.analysis.trust import doubts
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    load_layer_rows,
+    select_block_rows,
+    select_history_rows,
+    select_newest_rows,
+)
+from pipeline.analysis.phases import classify_by_estimator
+from pipeline.analysis.student_t import t_quantile
+from pipeline.analysis.trust import list_doubts
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 
@@ -58,7 +64,7 @@ class Tables(NamedTuple):
 
 def chosen(reader: LakeReader, models: str) -> pl.DataFrame:
     """The rows of the models whose name matches, with `history`, `text` and `t`; UsageError where there are none."""
-    frame = rows(reader)
+    frame = load_layer_rows(reader)
     known = frame["model"].unique().sort().to_list()
     if not (names := [name for name in known if fnmatchcase(name, models)]):
         there = ", ".join(known) or "nothing"
@@ -66,7 +72,7 @@ def chosen(reader: LakeReader, models: str) -> pl.DataFrame:
             f"models {models!r}", f"none in lake {reader.uri}, which has {there}", "Name one, or a pattern"
         )
     several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "stage", "run")}
-    by_df = {df: quantile(df) for df in range(1, int(frame["groups"].max() or 1))}  # type: ignore[arg-type]
+    by_df = {df: t_quantile(df) for df in range(1, int(frame["groups"].max() or 1))}  # type: ignore[arg-type]
     return frame.filter(pl.col("model").is_in(names)).with_columns(
         history=pl.concat_str("model", *(_where(test, name) for name, test in several.items())),
         text=pl.concat_str("corpus", _where(pl.col("recipe").n_unique() > 1, "recipe")),
@@ -81,12 +87,12 @@ def _where(test: pl.Expr, name: str) -> pl.Expr:
 
 def tables(frame: pl.DataFrame) -> Tables:
     """The tables of `chosen` rows."""
-    trained, last = history(frame), newest(frame)
-    labels = frame.select(*KEYS, *SERIES[:2]).unique().sort(KEYS)
-    label = [*KEYS, "revision", "step", "layer"]
+    trained, last = select_history_rows(frame), select_newest_rows(frame)
+    labels = frame.select(*HISTORY_COLUMNS, *SERIES[:2]).unique().sort(HISTORY_COLUMNS)
+    label = [*HISTORY_COLUMNS, "revision", "step", "layer"]
     every = pl.concat([trained, last]).unique(label, maintain_order=True)
     every = every.join(last.select(*label, newest=pl.lit(True)), on=label, how="left", nulls_equal=True)
-    marked = blocks(every).filter(_landmark()).select(*label, landmark=pl.lit(True))
+    marked = select_block_rows(every).filter(_landmark()).select(*label, landmark=pl.lit(True))
     every = every.join(marked, on=label, how="left", nulls_equal=True)
     every = every.join(_doubtful(frame), on=label, how="left", nulls_equal=True)
     every = every.with_columns(pl.col("newest", "landmark").fill_null(False), block=pl.col("state") == "block")
@@ -108,15 +114,15 @@ def _landmark() -> pl.Expr:
 
 def _doubtful(frame: pl.DataFrame) -> pl.DataFrame:
     """Why rows are not to be believed, whatever of theirs is drawn."""
-    found = doubts(frame).filter(
+    found = list_doubts(frame).filter(
         (pl.col("verdict") == "doubtful") & pl.col("about").is_in(["row", "label", "dimension"])
     )
-    return found.group_by(*KEYS, "revision", "step", "layer").agg(doubt=pl.col("because").first())
+    return found.group_by(*HISTORY_COLUMNS, "revision", "step", "layer").agg(doubt=pl.col("because").first())
 
 
 def _steps(trained: pl.DataFrame) -> pl.DataFrame:
     """A mean's error is taken as the mean of its layers' errors: they read the same contexts."""
-    return blocks(trained).group_by(*SERIES, "step").agg(pl.col(VALUES).mean())
+    return select_block_rows(trained).group_by(*SERIES, "step").agg(pl.col(VALUES).mean())
 
 
 def _gaps(trained: pl.DataFrame) -> pl.DataFrame:
@@ -136,9 +142,13 @@ def _hypot(name: str) -> pl.Expr:
 
 
 def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -> pl.DataFrame:
-    found = estimates(frame).filter(pl.col("estimator").is_in(list(ESTIMATORS))).join(labels, on=KEYS, nulls_equal=True)
-    bold = landmarks.select(*KEYS, "layer", "landmark").unique()
-    found = found.join(bold, on=[*KEYS, "layer"], how="left", nulls_equal=True)
+    found = (
+        classify_by_estimator(frame)
+        .filter(pl.col("estimator").is_in(list(ESTIMATORS)))
+        .join(labels, on=HISTORY_COLUMNS, nulls_equal=True)
+    )
+    bold = landmarks.select(*HISTORY_COLUMNS, "layer", "landmark").unique()
+    found = found.join(bold, on=[*HISTORY_COLUMNS, "layer"], how="left", nulls_equal=True)
     steps = ["peak_step", "peak_step_low", "peak_step_high", "peak_value"]
     kept = found.select("history", "text", "layer", "landmark", "estimator", "verdict", *steps)
     kept = kept.filter(~pl.col("verdict").is_in(UNMARKED))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis import FINDINGS
-from pipeline.analysis.frames import KEYS
+from pipeline.analysis.frames import HISTORY_COLUMNS
 from pipeline.report.tables import Table, table
 
 ORDER = ("doubtful", "care", "sound")
@@ -35,7 +35,7 @@ class Verdicts(NamedTuple):
 
 def verdicts(frame: pl.DataFrame) -> Verdicts:
     """Every finding about the chosen rows."""
-    names = frame.select(*KEYS, "history", "text").unique().sort(KEYS)
+    names = frame.select(*HISTORY_COLUMNS, "history", "text").unique().sort(HISTORY_COLUMNS)
     found = {name: _named(finding.answer(frame), names) for name, finding in FINDINGS.items()}
     lines = [
         Line(name, history, text, verdict, sentence)
@@ -58,7 +58,7 @@ def _whole(part: pl.DataFrame) -> pl.Expr:
 
 def _named(part: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
     """With `history` and `text`; of a history that is not on the page nothing."""
-    on = [name for name in KEYS if name in part.columns]
+    on = [name for name in HISTORY_COLUMNS if name in part.columns]
     if "kind" not in on:  # a pair of an encoder and a decoder: no one history
         texts = names.select("corpus", "recipe", "text").unique()
         part = part.join(names.select("model").unique(), on="model", how="semi")

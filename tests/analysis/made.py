@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 
 from pipeline import lake as lakes
-from pipeline.analysis.frames import NEEDED
+from pipeline.analysis.frames import NEEDED_COLUMNS
 from pipeline.lake import Lake
 from pipeline.lake.scan import polars_schema
 from tests.lake import made
 
-TYPES = {name: polars_schema()[name] for name in NEEDED} | {"groups": pl.Int64(), "audit": pl.String()}
+TYPES = {name: polars_schema()[name] for name in NEEDED_COLUMNS} | {"groups": pl.Int64(), "audit": pl.String()}
 SE = 0.01
 GROUPS = 4
 LAYERS = 12

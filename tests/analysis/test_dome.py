@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.convergence import convergence, distances
-from pipeline.analysis.dome import dome, domes, matched
+from pipeline.analysis.convergence import compute_convergence, measure_profile_distances
+from pipeline.analysis.dome import compute_all_domes, compute_newest_domes, match_encoders_to_decoders
 from tests.analysis import made
 
 KNOWN = {
@@ -21,7 +21,7 @@ KNOWN = {
 
 @pytest.mark.parametrize("shape", KNOWN)
 def test_a_profile_of_a_known_shape(shape):
-    (found,) = dome(made.frame(made.profile(shape))).to_dicts()
+    (found,) = compute_newest_domes(made.frame(made.profile(shape))).to_dicts()
     assert found["verdict"] == found["no_sink_verdict"] == KNOWN[shape]
     assert found["rows"] == made.LAYERS
     assert found["because"].startswith("Anisotropy ")
@@ -29,17 +29,17 @@ def test_a_profile_of_a_known_shape(shape):
 
 
 def test_where_and_how_high():
-    found = dome(made.frame(made.profile("dome"))).row(0, named=True)
+    found = compute_newest_domes(made.frame(made.profile("dome"))).row(0, named=True)
     # A half wave of 0.4 over depth 1/12..1, whose middle is 0.54.
     assert found["height_low"] < 0.4 < found["height_high"]
     assert found["depth_low"] <= 0.54 <= found["depth_high"]
-    late = dome(made.frame(made.profile("late"))).row(0, named=True)
+    late = compute_newest_domes(made.frame(made.profile("late"))).row(0, named=True)
     assert late["depth_low"] <= late["depth"] <= late["depth_high"]
     assert late["depth"] > 0.75
 
 
 def test_a_dome_that_the_sinks_make():
-    found = dome(made.frame(made.profile("dome", no_sink="noise"))).row(0, named=True)
+    found = compute_newest_domes(made.frame(made.profile("dome", no_sink="noise"))).row(0, named=True)
     assert (found["verdict"], found["no_sink_verdict"]) == ("dome", "flat")
 
 
@@ -49,7 +49,7 @@ def test_embedding_and_final_norm_are_no_part_of_the_profile():
         made.row(layer=0, state="embedding", anisotropy=0.9),
         made.row(layer=13, state="final_norm", anisotropy=0.0),
     ]
-    assert dome(made.frame([*rows, *ends])).equals(dome(made.frame(rows)))
+    assert compute_newest_domes(made.frame([*rows, *ends])).equals(compute_newest_domes(made.frame(rows)))
 
 
 def test_the_last_believable_step_counts_and_domes_gives_all():
@@ -62,32 +62,32 @@ def test_the_last_believable_step_counts_and_domes_gives_all():
             *made.profile("falling", step=8, weights_digest="same"),
         ]
     )
-    assert dome(frame).select("step", "verdict").rows() == [(5, "dome")]
-    assert domes(frame).sort("step")["step"].to_list() == [1, 5, 7, 8, 9]
+    assert compute_newest_domes(frame).select("step", "verdict").rows() == [(5, "dome")]
+    assert compute_all_domes(frame).sort("step")["step"].to_list() == [1, 5, 7, 8, 9]
 
 
 def test_a_model_without_steps_has_a_dome_too():
     rows = made.profile("dome")
     frame = made.frame(row | {"step": None, "revision": "main"} for row in rows)
-    assert dome(frame)["verdict"].to_list() == ["dome"]
+    assert compute_newest_domes(frame)["verdict"].to_list() == ["dome"]
 
 
 def test_one_group_gives_the_height_and_no_verdict():
-    found = dome(made.frame(made.profile("dome", groups=1))).row(0, named=True)
+    found = compute_newest_domes(made.frame(made.profile("dome", groups=1))).row(0, named=True)
     assert found["verdict"] == "no_errors"
     assert found["height"] == pytest.approx(0.4, abs=0.05)
     assert found["height_low"] is found["depth_low"] is None
 
 
 def test_two_blocks_have_no_interior():
-    assert dome(made.frame(made.profile("dome")[:2]))["verdict"].to_list() == ["too_few"]
+    assert compute_newest_domes(made.frame(made.profile("dome")[:2]))["verdict"].to_list() == ["too_few"]
 
 
 def test_noise_only_profiles_have_no_dome():
     """400 models: at most 5 % anything but flat, plus three binomial standard errors (3.3 %)."""
     models = 400
     frame = made.frame(row for i in range(models) for row in made.profile("noise", seed=i, model=f"lab/m{i}"))
-    found = dome(frame)
+    found = compute_newest_domes(frame)
     rates = {name: float((found[name] != "flat").mean()) for name in ("verdict", "no_sink_verdict")}
     print(f"not flat of {models} noise-only profiles: {rates}")
     assert max(rates.values()) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / models)
@@ -98,7 +98,7 @@ def pair(encoder, decoder, **changes):
         made.profile(encoder, model="lab/bert", kind="encoder"),
         made.profile(decoder, model="lab/gpt", seed=1, **changes),
     )
-    return matched(made.frame([*rows[0], *rows[1]])).row(0, named=True)
+    return match_encoders_to_decoders(made.frame([*rows[0], *rows[1]])).row(0, named=True)
 
 
 def test_encoders_against_decoders_of_their_size():
@@ -120,7 +120,9 @@ def test_models_of_other_sizes_texts_or_recipes_are_not_matched():
 
 def test_a_match_without_an_interior_says_so():
     encoder = made.profile("noise", model="lab/bert", kind="encoder")[:2]
-    found = matched(made.frame([*encoder, *made.profile("dome", model="lab/gpt", seed=1)])).row(0, named=True)
+    found = match_encoders_to_decoders(made.frame([*encoder, *made.profile("dome", model="lab/gpt", seed=1)])).row(
+        0, named=True
+    )
     assert (found["height"], found["difference"]) == (None, None)
     assert "no interior" in found["because"]
 
@@ -150,13 +152,13 @@ def run(amounts, noise=1.0, seed=0, together=False):
 )
 @pytest.mark.parametrize("together", [False, True])
 def test_convergence(amounts, verdict, together):
-    found = convergence(run(amounts, together=together)).row(0, named=True)
+    found = compute_convergence(run(amounts, together=together)).row(0, named=True)
     assert (found["verdict"], found["checkpoints"]) == (verdict, len(amounts))
     assert str(found["checkpoints"]) in found["because"] or "one to the next" in found["because"]
 
 
 def test_distances_are_root_mean_squares_over_blocks():
-    found = distances(run([0.0, 0.1, 0.1], noise=0))
+    found = measure_profile_distances(run([0.0, 0.1, 0.1], noise=0))
     wave = 0.1 * np.sin(np.pi * np.arange(1, made.LAYERS + 1) / made.LAYERS)
     assert found["distance"].to_list() == pytest.approx([np.sqrt((wave**2).mean()), 0])
     assert found["to_last"].to_list() == pytest.approx([np.sqrt((wave**2).mean()), 0], abs=1e-12)
@@ -176,6 +178,6 @@ def test_profiles_that_are_noise_are_still(together):
     frame = frame.with_columns(
         anisotropy=0.5 + made.SE * pl.Series(noise.ravel()), anisotropy_se=pl.Series(stated.ravel())
     )
-    rate = float((convergence(frame)["verdict"] != "still").mean())
+    rate = float((compute_convergence(frame)["verdict"] != "still").mean())
     print(f"not still of {models} noise-only histories, blocks erring {'as one' if together else 'alone'}: {rate:.3f}")
     assert rate <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / models)

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.explosions import explosions, is_spike, lead, surprises
+from pipeline.analysis.explosions import compute_explosions, estimate_lead, is_spike, standardize_steps
 from tests.analysis import made
 
 
@@ -27,7 +27,7 @@ def series(seed: int, lag: int, n: int = 80) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("lag", [1, 2])
 def test_a_lead_is_found_at_its_lag(lag):
-    found = lead(*series(0, lag))
+    found = estimate_lead(*series(0, lag))
     assert (found.lag, found.verdict) == (lag, "leads")
     assert found.correlation > 0.5
     assert found.p < 0.03
@@ -36,17 +36,17 @@ def test_a_lead_is_found_at_its_lag(lag):
 def test_a_lead_is_found_under_a_shared_decay():
     log_id, log_loss = series(0, 1)
     shape = np.exp(-np.arange(80) / 15)
-    assert lead(shape + 0.01 * log_id, shape + 0.01 * log_loss).verdict == "leads"
+    assert estimate_lead(shape + 0.01 * log_id, shape + 0.01 * log_loss).verdict == "leads"
 
 
 def test_what_falls_before_the_loss_rises_does_not_lead():
     log_id, log_loss = series(0, 1)
-    assert lead(-log_id, log_loss).verdict == "no_lead"
+    assert estimate_lead(-log_id, log_loss).verdict == "no_lead"
 
 
 def test_a_lag_is_no_lead():
     loss, dimension = series(1, 2)
-    assert lead(dimension, loss).verdict == "no_lead"
+    assert estimate_lead(dimension, loss).verdict == "no_lead"
 
 
 def noise(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -72,21 +72,21 @@ def test_without_a_lead_one_is_seen_in_about_five_of_a_hundred(kind):
     seen = 0
     for seed in range(100):
         first, second = (shape + (walk(scale * own) if walk else scale * own) for own in noise(seed))
-        seen += lead(first, second).verdict == "leads"
+        seen += estimate_lead(first, second).verdict == "leads"
     assert seen <= 9  # more by chance in 3 of 100 draws where 5 % is true
 
 
 def test_what_moves_at_once_does_not_lead():
     shared, own = noise(0)
-    assert lead(shared.cumsum(), (shared + 0.3 * own).cumsum()).verdict == "no_lead"
-    assert lead(DECAY, 2 * DECAY).verdict == "no_lead"
+    assert estimate_lead(shared.cumsum(), (shared + 0.3 * own).cumsum()).verdict == "no_lead"
+    assert estimate_lead(DECAY, 2 * DECAY).verdict == "no_lead"
 
 
 def test_surprises_know_neither_trend_nor_scale():
     own, _ = noise(0)
     walk = own.cumsum()
-    assert surprises(7 * walk + np.linspace(0, 100, 80)) == pytest.approx(surprises(walk))
-    assert not surprises(np.ones(80)).any()
+    assert standardize_steps(7 * walk + np.linspace(0, 100, 80)) == pytest.approx(standardize_steps(walk))
+    assert not standardize_steps(np.ones(80)).any()
 
 
 def lake(log_id: np.ndarray, loss: np.ndarray, model: str = "lab/small") -> list[dict]:
@@ -104,7 +104,7 @@ def test_a_lake_tells_events_and_leads_of_each_history():
     spiked[60] = 5.0
     rows = lake(0.01 * log_id, np.exp(0.01 * log_loss), "lab/leads") + lake(0.01 * log_id, spiked, "lab/spikes")
     rows += lake(log_id[:10], np.ones(10), "lab/young")
-    leads, spikes, young = explosions(made.frame(rows)).to_dicts()
+    leads, spikes, young = compute_explosions(made.frame(rows)).to_dicts()
     assert (leads["verdict"], leads["lag"], leads["events"], leads["rows"]) == ("leads", 2, [], 80)
     assert leads["p"] == pytest.approx(2 / 79)  # itself and the turn by one of 79 differences
     assert spikes["events"] == [6000]
@@ -114,12 +114,12 @@ def test_a_lake_tells_events_and_leads_of_each_history():
 
 
 def test_a_history_without_a_loss_is_said_to_have_none():
-    (found,) = explosions(made.frame([made.row(id_mle=5.0)])).to_dicts()
+    (found,) = compute_explosions(made.frame([made.row(id_mle=5.0)])).to_dicts()
     assert (found["verdict"], found["events"], found["p"]) == ("no_loss", [], None)
     assert found["because"] == "lab/small on enwik8: no checkpoint has a loss."
 
 
 def test_an_empty_lake_has_nothing_to_say():
-    found = explosions(made.frame([made.row()]))
+    found = compute_explosions(made.frame([made.row()]))
     assert found.is_empty()
     assert found.schema["events"] == pl.List(pl.Int64)

@@ -5,8 +5,8 @@ import pytest
 
 from pipeline import lake as lakes
 from pipeline import render
-from pipeline.analysis import FINDINGS, find, findings
-from pipeline.analysis.frames import rows
+from pipeline.analysis import FINDINGS, compute_all_findings, compute_finding
+from pipeline.analysis.frames import load_layer_rows
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from tests.analysis import made
@@ -41,7 +41,7 @@ def reader(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(reader):
-    return findings(reader)
+    return compute_all_findings(reader)
 
 
 def test_a_real_lake_from_commit_to_verdict(found):
@@ -61,11 +61,11 @@ def test_a_real_lake_from_commit_to_verdict(found):
 
 
 def test_a_frame_and_its_lake_give_the_same(reader, found):
-    frame = rows(reader)
+    frame = load_layer_rows(reader)
     assert frame["groups"].unique().to_list() == [4], "of the recipe that the lake keeps"
-    assert rows(frame) is frame
+    assert load_layer_rows(frame) is frame
     for name in ("dome", "phases", "trust"):
-        assert find(name, reader).equals(found[name]), name
+        assert compute_finding(name, reader).equals(found[name]), name
 
 
 @pytest.mark.parametrize("name", FINDINGS)
@@ -79,34 +79,34 @@ def test_every_finding_keeps_the_contract(found, name):
     assert not table["because"].str.contains("None|nan|inf ").any()
     floats = table.select(pl.selectors.float())
     assert not any(column.is_nan().any() or column.is_infinite().any() for column in floats)
-    assert find(name, made.frame([])).schema == table.schema, "an empty lake has the same columns"
+    assert compute_finding(name, made.frame([])).schema == table.schema, "an empty lake has the same columns"
 
 
 def test_a_lake_without_a_record_of_the_recipe_has_no_intervals(reader, tmp_path):
-    blind = rows(reader).with_columns(groups=pl.lit(None, pl.Int64))
-    assert set(find("dome", blind)["verdict"]) == {"no_errors"}
-    assert set(find("phases", blind.filter(pl.col("step") <= 3000))["verdict"]) <= {"no_errors", "too_few"}
+    blind = load_layer_rows(reader).with_columns(groups=pl.lit(None, pl.Int64))
+    assert set(compute_finding("dome", blind)["verdict"]) == {"no_errors"}
+    assert set(compute_finding("phases", blind.filter(pl.col("step") <= 3000))["verdict"]) <= {"no_errors", "too_few"}
 
 
 def test_two_texts_of_one_name_are_two_corpora(tmp_path):
     rows_ = [made.row(model=f"lab/m{i}", step=1, corpus="text:book", corpus_sha256=str(i) * 64) for i in (1, 2)]
-    frame = rows(made.commit(tmp_path, [*rows_, made.row(model="lab/m3", step=1)]))
+    frame = load_layer_rows(made.commit(tmp_path, [*rows_, made.row(model="lab/m3", step=1)]))
     assert sorted(frame["corpus"]) == ["enwik8", "text:book#11111111", "text:book#22222222"]
 
 
 def test_an_unknown_finding_is_told_with_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'dome'"):
-        find("domes", made.frame([]))
+        compute_finding("domes", made.frame([]))
 
 
 def test_an_empty_lake_has_empty_findings(tmp_path):
     Lake(tmp_path / "lake").record_recipe(made.made.QUICK)
-    assert all(found.is_empty() for found in findings(lakes.open_lake(tmp_path / "lake")).values())
+    assert all(found.is_empty() for found in compute_all_findings(lakes.open_lake(tmp_path / "lake")).values())
 
 
 def test_a_terminal_is_told_what_each_doubt_is_about(capsys):
     doubted = made.row(superseded=True, id_ks=0.5)
-    render.findings({"trust": "?"}, {"trust": find("trust", made.frame([doubted]))})
+    render.findings({"trust": "?"}, {"trust": compute_finding("trust", made.frame([doubted]))})
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for said in (
         "dimension care 100% of 1 rows are to be believed with care",

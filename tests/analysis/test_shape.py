@@ -4,11 +4,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pipeline.analysis.curve_shapes import ALPHA, FLAT, PEAK, SPREADS, critical, judge, pooled, spread
-from pipeline.analysis.student_t import quantile
+from pipeline.analysis.curve_shapes import (
+    ERROR_SPREADS,
+    FALSE_POSITIVE_RATE,
+    FLAT,
+    PEAK,
+    classify_curves,
+    critical_difference,
+    estimate_error_spread,
+    pool_variances,
+)
+from pipeline.analysis.student_t import t_quantile
 
 CURVES = 600
-MARGIN = 3 * np.sqrt(ALPHA * (1 - ALPHA) / CURVES)
+MARGIN = 3 * np.sqrt(FALSE_POSITIVE_RATE * (1 - FALSE_POSITIVE_RATE) / CURVES)
 """Three binomial standard errors, 2.7 %: a true rate of 5 % fails once in a thousand times."""
 
 
@@ -22,7 +31,7 @@ def drawn(truth, sigma, df=3, shared=0.0, curves=CURVES, seed=0):
 
 
 def said(word, *curve, **options):
-    return float((judge(*curve, **options).word == word).mean())
+    return float((classify_curves(*curve, **options).word == word).mean())
 
 
 SIZES = [(5, 3), (14, 3), (28, 4), (154, 4)]
@@ -36,23 +45,23 @@ def test_noise_alone_is_called_flat_in_95_percent_of_curves(points, df, sigma, e
     curve = drawn(np.zeros(points), sigma(points), df)
     rate = 1 - said(FLAT, *curve, df=df, ends=ends)
     print(f"{points} points, df {df}: {rate:.3f} of {CURVES} noise-only curves not flat")
-    assert rate <= ALPHA + MARGIN
+    assert rate <= FALSE_POSITIVE_RATE + MARGIN
 
 
 JUMPS = {
-    "two groups, three points": (np.geomspace(10, 1, 3), 1, ALPHA + MARGIN),
-    "two groups, one large error": (1 + 9.0 * (np.arange(12) == 6), 1, ALPHA + MARGIN),
-    "three groups, three points": (np.geomspace(100, 1, 3), 2, ALPHA + MARGIN),
-    "one error ten times its neighbours'": (1 + 9.0 * (np.arange(28) == 14), 4, ALPHA + MARGIN),
+    "two groups, three points": (np.geomspace(10, 1, 3), 1, FALSE_POSITIVE_RATE + MARGIN),
+    "two groups, one large error": (1 + 9.0 * (np.arange(12) == 6), 1, FALSE_POSITIVE_RATE + MARGIN),
+    "three groups, three points": (np.geomspace(100, 1, 3), 2, FALSE_POSITIVE_RATE + MARGIN),
+    "one error ten times its neighbours'": (1 + 9.0 * (np.arange(28) == 14), 4, FALSE_POSITIVE_RATE + MARGIN),
     **{
         f"each of {n} errors drawn from one to five": (
             np.geomspace(1, 5, n)[np.random.default_rng(0).permutation(n)],
             4,
-            ALPHA + MARGIN,
+            FALSE_POSITIVE_RATE + MARGIN,
         )
         for n in (14, 28, 154)
     },
-    "every second of 60 errors fivefold": (1 + 4.0 * (np.arange(60) % 2), 3, ALPHA + MARGIN),
+    "every second of 60 errors fivefold": (1 + 4.0 * (np.arange(60) % 2), 3, FALSE_POSITIVE_RATE + MARGIN),
 }
 
 
@@ -62,7 +71,7 @@ def test_errors_that_jump_make_no_more_false_claims(sigma, df, most):
     false, peaks = 1 - said(FLAT, *curve, df=df), said(PEAK, *curve, df=df)
     print(f"not flat {false:.3f}, peak {peaks:.3f}")
     assert false <= most
-    assert peaks <= ALPHA
+    assert peaks <= FALSE_POSITIVE_RATE
 
 
 @pytest.mark.parametrize(("points", "df"), [(28, 4), (154, 4)])
@@ -71,21 +80,21 @@ def test_how_much_errors_jump_is_seen(points, df):
     random = np.random.default_rng(1)
     for true in (1.0, 4.0):
         sigma = true ** random.random((CURVES, points))
-        found = spread(sigma**2 * random.chisquare(df, (CURVES, points)) / df, df)
+        found = estimate_error_spread(sigma**2 * random.chisquare(df, (CURVES, points)) / df, df)
         print(f"{points} points, true {true:g}: {dict(zip(*np.unique(found, return_counts=True), strict=True))}")
-        assert set(found) <= set(SPREADS)
+        assert set(found) <= set(ERROR_SPREADS)
         assert true / 2 <= np.median(found) <= 2 * true
     slow = np.geomspace(10, 1, points) ** 2 * random.chisquare(df, (CURVES, points)) / df
-    assert np.median(spread(slow, df)) <= 2, "a slow change is no jump"
+    assert np.median(estimate_error_spread(slow, df)) <= 2, "a slow change is no jump"
 
 
 def test_the_bar_grows_with_the_jumps():
-    bars = [critical(28, 4, spread=one) for one in SPREADS]
+    bars = [critical_difference(28, 4, spread=one) for one in ERROR_SPREADS]
     assert bars == sorted(bars)
 
 
 def test_two_groups_of_equal_errors_are_judged_right():
-    assert 1 - said(FLAT, *drawn(np.zeros(3), np.ones(3), df=1), df=1) <= ALPHA + MARGIN
+    assert 1 - said(FLAT, *drawn(np.zeros(3), np.ones(3), df=1), df=1) <= FALSE_POSITIVE_RATE + MARGIN
 
 
 def test_errors_that_points_share_make_fewer_claims_not_more():
@@ -106,7 +115,7 @@ NO_PEAK = {
 @pytest.mark.parametrize("points", [6, 20, 60])
 def test_a_curve_without_a_peak_is_not_given_one(points, truth):
     rate = said(PEAK, *drawn(truth(points), np.ones(points)), df=3)
-    assert rate <= ALPHA + MARGIN
+    assert rate <= FALSE_POSITIVE_RATE + MARGIN
 
 
 @pytest.mark.parametrize(("points", "least"), [(8, 0.85), (20, 0.9), (60, 0.95)])
@@ -124,28 +133,30 @@ def test_power_at_eight_standard_errors(points, least):
 @pytest.mark.parametrize("height", [0, 2, 5, 20])
 def test_intervals_cover_the_true_height_and_the_true_place(height):
     truth = height * np.sin(np.linspace(0, np.pi, 15)) ** 2 + 0.3 * np.arange(15)
-    shape = judge(*drawn(truth, np.ones(15)), df=3)
+    shape = classify_curves(*drawn(truth, np.ones(15)), df=3)
     inside = max(min(truth[p] - truth[:p].min(), truth[p] - truth[p + 1 :].min()) for p in range(1, 14))
-    assert ((shape.low <= inside) & (inside <= shape.high)).mean() >= 1 - ALPHA - MARGIN
+    assert ((shape.low <= inside) & (inside <= shape.high)).mean() >= 1 - FALSE_POSITIVE_RATE - MARGIN
     place = truth.argmax()
-    assert ((shape.first <= place) & (place <= shape.last)).mean() >= 1 - ALPHA - MARGIN
+    assert ((shape.first <= place) & (place <= shape.last)).mean() >= 1 - FALSE_POSITIVE_RATE - MARGIN
 
 
 def test_the_bar_of_known_variances_is_the_studentized_range():
     for points in (3, 10, 20):
-        exact = stats.studentized_range.ppf(1 - ALPHA, points, 1e5) / np.sqrt(2)
-        assert exact < critical(points, 100_000) < 1.03 * exact
+        exact = stats.studentized_range.ppf(1 - FALSE_POSITIVE_RATE, points, 1e5) / np.sqrt(2)
+        assert exact < critical_difference(points, 100_000) < 1.03 * exact
 
 
 def test_the_bar_grows_with_points_and_falls_with_groups():
-    assert critical(5, 3) < critical(10, 3) < critical(20, 3) < critical(40, 3)
-    assert critical(20, 3) > critical(20, 4) > critical(20, 30)
-    assert critical(20, 3) == critical(20, 3)
+    assert (
+        critical_difference(5, 3) < critical_difference(10, 3) < critical_difference(20, 3) < critical_difference(40, 3)
+    )
+    assert critical_difference(20, 3) > critical_difference(20, 4) > critical_difference(20, 30)
+    assert critical_difference(20, 3) == critical_difference(20, 3)
 
 
 def words(*values, ends=False, se=0.01):
     curve = np.array([values], float)
-    return judge(curve, np.full_like(curve, se), df=3, ends=ends).word[0]
+    return classify_curves(curve, np.full_like(curve, se), df=3, ends=ends).word[0]
 
 
 @pytest.mark.parametrize(
@@ -168,10 +179,10 @@ def test_words(values, anywhere, between_ends):
 
 def test_shift_scale_and_order_of_training_change_nothing_but_the_names():
     values, se = drawn(5 * np.sin(np.linspace(0, 3, 12)), np.ones(12))
-    shape, moved = judge(values, se, df=3), judge(7 * values - 3, 7 * se, df=3)
+    shape, moved = classify_curves(values, se, df=3), classify_curves(7 * values - 3, 7 * se, df=3)
     assert (shape.word == moved.word).all()
     np.testing.assert_allclose(moved.height, 7 * shape.height)
-    back = judge(values[:, ::-1], se[:, ::-1], df=3)
+    back = classify_curves(values[:, ::-1], se[:, ::-1], df=3)
     assert ((shape.word == PEAK) == (back.word == PEAK)).all()
     peaked = shape.word == PEAK
     assert peaked.any()
@@ -181,8 +192,8 @@ def test_shift_scale_and_order_of_training_change_nothing_but_the_names():
 
 def test_against_plain_loops():
     values, se = drawn(3 * np.sin(np.linspace(0, 3, 9)), np.ones(9), curves=40)
-    shape, variance = judge(values, se, df=3), pooled(se**2)
-    bars = [max(2.0, critical(9, 3, spread=jumps)) for jumps in spread(se**2, 3)]
+    shape, variance = classify_curves(values, se, df=3), pool_variances(se**2)
+    bars = [max(2.0, critical_difference(9, 3, spread=jumps)) for jumps in estimate_error_spread(se**2, 3)]
     assert len(set(bars)) > 1
     for x, v, bar, low, word in zip(values, variance, bars, shape.low, shape.word, strict=True):
         sure = lambda a, p, x=x, v=v, bar=bar: x[p] - x[a] - bar * np.sqrt(v[a] + v[p])  # noqa: E731
@@ -195,11 +206,11 @@ def test_against_plain_loops():
 
 def test_a_row_is_never_surer_than_itself_or_its_neighbours():
     variance = np.array([[1.0, 1.0, 100.0, 1.0, 1.0, 1.0]])
-    assert (pooled(variance) >= variance).all()
-    assert pooled(variance)[0].tolist() == pytest.approx([34, 25.75, 100, 20.8, 25.75, 1])
+    assert (pool_variances(variance) >= variance).all()
+    assert pool_variances(variance)[0].tolist() == pytest.approx([34, 25.75, 100, 20.8, 25.75, 1])
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 9, 30, 1000])
 def test_students_t(df):
     for probability in (0.9, 0.975):
-        assert quantile(df, probability) == pytest.approx(stats.t.ppf(probability, df), rel=1e-4)
+        assert t_quantile(df, probability) == pytest.approx(stats.t.ppf(probability, df), rel=1e-4)

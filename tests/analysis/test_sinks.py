@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.sinks import at_length, sinks
+from pipeline.analysis.sinks import compute_sinks, rescale_to_context_length
 from tests.analysis import made
 
 
@@ -25,7 +25,7 @@ def model(length, norm=60.0, dim=512, along=1.0):
 
 
 def carried(row, length):
-    return at_length(made.frame([row]), length)["anisotropy_at"].item()
+    return rescale_to_context_length(made.frame([row]), length)["anisotropy_at"].item()
 
 
 PUBLISHED = {16: 0.307, 64: 0.101, 128: 0.054, 512: 0.0155}
@@ -90,7 +90,7 @@ def test_what_the_formula_lacks_is_null():
 )
 def test_verdicts(anisotropy, bare, verdict):
     rows = [made.row(layer=i, depth=i / 12, anisotropy=anisotropy, anisotropy_no_sink=bare) for i in range(1, 13)]
-    found = sinks(made.frame(rows)).row(0, named=True)
+    found = compute_sinks(made.frame(rows)).row(0, named=True)
     assert (found["verdict"], found["rows"]) == (verdict, 7)
     if bare is not None:
         assert found["left"] == pytest.approx(bare / anisotropy)
@@ -99,16 +99,16 @@ def test_verdicts(anisotropy, bare, verdict):
 
 def test_the_interval_is_students_with_the_recipes_groups():
     rows = [made.row(anisotropy=0.5, anisotropy_no_sink=0.5)]
-    found = sinks(made.frame(rows)).row(0, named=True)
+    found = compute_sinks(made.frame(rows)).row(0, named=True)
     assert found["left_high"] - 1 == pytest.approx(3.18245 * 2 * made.SE / 0.5, rel=1e-4)
     for groups in (1, None):
-        found = sinks(made.frame([row | {"groups": groups} for row in rows])).row(0, named=True)
+        found = compute_sinks(made.frame([row | {"groups": groups} for row in rows])).row(0, named=True)
         assert (found["verdict"], found["left_low"]) == ("no_errors", None)
 
 
 def test_only_the_middle_blocks_count():
     middle = [made.row(layer=1, depth=0.5)]
     others = [made.row(layer=0, depth=0.5, state="embedding"), made.row(layer=9, depth=0.9, anisotropy=0.1)]
-    assert sinks(made.frame([*middle, *others])).equals(sinks(made.frame(middle)))
-    assert sinks(made.frame([])).is_empty()
-    assert isinstance(sinks(made.frame([])), pl.DataFrame)
+    assert compute_sinks(made.frame([*middle, *others])).equals(compute_sinks(made.frame(middle)))
+    assert compute_sinks(made.frame([])).is_empty()
+    assert isinstance(compute_sinks(made.frame([])), pl.DataFrame)

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline import lake as lakes
-from pipeline.analysis.trust import DOUBTS, doubts, trust
+from pipeline.analysis.trust import DOUBT_RULES, compute_trust, list_doubts
 from pipeline.lake import Audit, Audited, Lake
 from tests.analysis import made
 from tests.lake import made as lakemade
@@ -28,19 +28,19 @@ BROKEN = {
 
 
 def test_a_sound_row_has_no_doubt():
-    assert doubts(made.frame([made.row()])).is_empty()
-    assert set(trust(made.frame([made.row()]))["verdict"]) == {"sound"}
+    assert list_doubts(made.frame([made.row()])).is_empty()
+    assert set(compute_trust(made.frame([made.row()]))["verdict"]) == {"sound"}
 
 
 def test_every_rule_is_tested():
-    assert set(BROKEN) | {"mislabelled"} == set(DOUBTS)
+    assert set(BROKEN) | {"mislabelled"} == set(DOUBT_RULES)
 
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_row_that_breaks_one_rule(name):
     sound = made.row(step=1)
-    (doubt,) = doubts(made.frame([sound, made.row(step=2, **BROKEN[name])])).to_dicts()
-    rule = DOUBTS[name]
+    (doubt,) = list_doubts(made.frame([sound, made.row(step=2, **BROKEN[name])])).to_dicts()
+    rule = DOUBT_RULES[name]
     assert (doubt["doubt"], doubt["about"], doubt["verdict"], doubt["step"]) == (name, rule.about, rule.verdict, 2)
     assert doubt["value"] > doubt["limit"] == rule.limit
     assert doubt["because"].endswith(".")
@@ -49,29 +49,29 @@ def test_a_row_that_breaks_one_rule(name):
 
 def test_unknown_is_no_doubt():
     unknown = dict.fromkeys(("id_ks", "same_context_share", "noise_ratio", "n_points", "n_duplicates", "n_unresolved"))
-    assert doubts(made.frame([made.row(**unknown)])).is_empty()
+    assert list_doubts(made.frame([made.row(**unknown)])).is_empty()
 
 
 def test_equal_weights_under_two_steps_are_in_doubt_both():
     rows = [made.row(step=step, weights_digest="same") for step in (5, 7)] + [made.row(step=9)]
-    found = doubts(made.frame(rows))
+    found = list_doubts(made.frame(rows))
     assert found.select("step", "doubt", "value").rows() == [(5, "mislabelled", 2.0), (7, "mislabelled", 2.0)]
 
 
 def test_a_label_without_a_step_contradicts_no_other():
     """`main` beside the last step, as most published histories have it."""
     rows = [made.row(step=step, revision=name, weights_digest="same") for step, name in ((None, "main"), (7, "step7"))]
-    assert doubts(made.frame(rows)).is_empty()
+    assert list_doubts(made.frame(rows)).is_empty()
 
 
 def test_the_summary_counts_rows_and_gives_the_worst_word():
     rows = [made.row(layer=i) for i in range(8)]
-    care = {row["about"]: row for row in trust(made.frame([rows[0] | {"id_ks": 0.5}, *rows[1:]])).to_dicts()}
+    care = {row["about"]: row for row in compute_trust(made.frame([rows[0] | {"id_ks": 0.5}, *rows[1:]])).to_dicts()}
     assert (care["dimension"]["verdict"], care["dimension"]["share"]) == ("care", 1 / 8)
     rows[0] |= {"id_ks": 0.5, "same_context_share": 0.5}
     rows[1] |= {"id_ks": 0.5}
     rows[2] |= {"noise_ratio": 0.5}
-    found = {row["about"]: row for row in trust(made.frame(rows)).to_dicts()}
+    found = {row["about"]: row for row in compute_trust(made.frame(rows)).to_dicts()}
     assert set(found) == {"dimension", "id_authors", "label", "row"}
     assert (found["dimension"]["verdict"], found["dimension"]["share"]) == ("doubtful", 1 / 8)
     said = "12% of 8 rows are not to be believed, most often because rounding of the activations"
@@ -80,7 +80,7 @@ def test_the_summary_counts_rows_and_gives_the_worst_word():
 
 
 def test_an_audit_that_found_nothing_is_no_doubt():
-    assert doubts(made.frame([made.row(audit="NEW"), made.row(audit="UNCHANGED"), made.row()])).is_empty()
+    assert list_doubts(made.frame([made.row(audit="NEW"), made.row(audit="UNCHANGED"), made.row()])).is_empty()
 
 
 def test_the_audit_of_a_real_lake(tmp_path):
@@ -89,4 +89,4 @@ def test_the_audit_of_a_real_lake(tmp_path):
     said = {name: getattr(point, name) for name in Audited.model_fields if hasattr(point, name)}
     seen = Audited(**said, state="DUPLICATE_OF", findings=("its weights are those of step1",))
     Lake(tmp_path).record_audit(Audit(model="lab/small", family=None, revisions=(seen,)))
-    assert doubts(lakes.open_lake(tmp_path)).filter(doubt="audit")["step"].to_list() == [2]
+    assert list_doubts(lakes.open_lake(tmp_path)).filter(doubt="audit")["step"].to_list() == [2]

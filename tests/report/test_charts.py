@@ -9,7 +9,7 @@ import polars.selectors as cs
 import pytest
 import vl_convert
 
-from pipeline.analysis import find
+from pipeline.analysis import compute_finding
 from pipeline.errors import UsageError
 from pipeline.report import FIGURES, figure, history_charts, theme
 from pipeline.report.chart_data import ESTIMATORS, chosen, tables
@@ -117,6 +117,6 @@ def test_every_number_that_a_chart_draws_or_tells_is_in_its_table_or_in_a_findin
     shown = {name for name in numbers if re.search(rf'"field": "{name}"|datum\.{name}\b', spec)}
     if "estimator" in section.controls:
         shown |= set(ESTIMATORS) | {f"{name}_se" for name in ESTIMATORS} - {"id_authors_se"}
-    found = {name for finding in section.findings for name in find(finding, findings.frame([])).columns}
+    found = {name for finding in section.findings for name in compute_finding(finding, findings.frame([])).columns}
     assert shown
     assert shown <= {*section.columns, *found}

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from pipeline import lake
-from pipeline.analysis import find
+from pipeline.analysis import compute_finding
 from pipeline.lake import Lake
 from pipeline.lake.saved_queries import all_saved_queries
 from pipeline.recipe import built_in
@@ -54,7 +54,7 @@ def test_every_chart_has_a_question_a_table_a_query_and_words(read):
 def test_sentences_are_those_of_the_findings(reader, read):
     said = [text for _, text in read.all("p", class_="says")]
     for name in ("dome", "convergence", "sinks", "matched"):
-        for verdict, sentence in find(name, reader).select("verdict", "because").iter_rows():
+        for verdict, sentence in compute_finding(name, reader).select("verdict", "because").iter_rows():
             assert f"{verdict.replace('_', ' ')} {' '.join(sentence.split())}" in said
     assert any("expands and then compresses" in line for line in said)
 
