@@ -43,19 +43,19 @@ def watch(
     """
     from pipeline.lake import Lake
     from pipeline.sweep.measure_one import parse_corpus, parse_recipe
-    from pipeline.watch import Followed, Layers, Rule
-    from pipeline.watch import watch as follow
-    from pipeline.watch.priority import give_way
+    from pipeline.watch import AlertRule, LayerSelection, WatchConfig
+    from pipeline.watch import watch_folder as follow
+    from pipeline.watch.priority import lower_priority
 
-    followed = Followed(
+    followed = WatchConfig(
         folder=folder.resolve(),
-        rules=tuple(Rule.parse(text) for text in alert or []),
-        layers=Layers.parse(layers),
+        rules=tuple(AlertRule.parse(text) for text in alert or []),
+        layers=LayerSelection.parse(layers),
         lake=Lake(lake or str(folder / LAKE)),
         recipe=parse_recipe(recipe),
         corpus=parse_corpus(corpus),
         resources=Resources(cpus=threads, slots=1, gpus=int(gpu_share is not None)),
         tokenizer=str(tokenizer.resolve()) if tokenizer else None,
     )
-    give_way(niceness, gpu_share)
+    lower_priority(niceness, gpu_share)
     raise typer.Exit(follow(followed, typer.echo, every, once, on_alert))

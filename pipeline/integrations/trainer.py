@@ -13,7 +13,7 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
 from pipeline.integrations.probe import Probe, Reading
-from pipeline.watch.checkpoint_folder import REQUESTS
+from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
 
 READINGS = "shape.jsonl"
 SHARE = 0.01
@@ -78,5 +78,5 @@ class TrainerCallback(Base):
 
 
 def _request(folder: Path, name: str) -> None:
-    (folder / REQUESTS).mkdir(parents=True, exist_ok=True)
-    (folder / REQUESTS / name).touch()
+    (folder / REQUESTS_FOLDER).mkdir(parents=True, exist_ok=True)
+    (folder / REQUESTS_FOLDER / name).touch()

@@ -4,17 +4,19 @@ import time
 from collections.abc import Callable
 
 from pipeline.errors import UsageError
-from pipeline.watch.alert_rules import Layers, Rule
-from pipeline.watch.follower import Followed, Follower
-from pipeline.watch.notifier import Teller, check_target
+from pipeline.watch.alert_rules import AlertRule, LayerSelection
+from pipeline.watch.follower import Follower, WatchConfig
+from pipeline.watch.notifier import Notifier, check_target
 
-__all__ = ["Followed", "Layers", "Rule", "watch"]
+__all__ = ["AlertRule", "LayerSelection", "WatchConfig", "watch_folder"]
 
-FAILED, ALERTED = 1, 3
-Say = Callable[[str], object]
+EXIT_FAILED, EXIT_ALERTED = 1, 3
+LineWriter = Callable[[str], object]
 
 
-def watch(followed: Followed, say: Say, every_s: float, once: bool = False, on_alert: str | None = None) -> int:
+def watch_folder(
+    followed: WatchConfig, say: LineWriter, every_s: float, once: bool = False, on_alert: str | None = None
+) -> int:
     """Follow the folder for ever, or once through what is complete; the exit code: 3 an alert, 1 a failure, else 0.
 
     Args:
@@ -30,19 +32,19 @@ def watch(followed: Followed, say: Say, every_s: float, once: bool = False, on_a
     if not followed.folder.is_dir():
         raise UsageError(f"watch {followed.folder}", "no such folder", "Name the folder that training saves into")
     follower = Follower(followed)
-    teller = Teller(followed.lake, followed.folder, say, on_alert)
-    failed = _look(follower, say, teller)
+    teller = Notifier(followed.lake, followed.folder, say, on_alert)
+    failed = _poll(follower, say, teller)
     while True:
         time.sleep(every_s)
-        failed |= _look(follower, say, teller)
+        failed |= _poll(follower, say, teller)
         if once:
             break
     for name in follower.waiting():
         say(f"{name}: not complete")
-    return ALERTED if teller.tried else FAILED if failed else 0
+    return EXIT_ALERTED if teller.tried else EXIT_FAILED if failed else 0
 
 
-def _look(follower: Follower, say: Say, teller: Teller) -> bool:
+def _poll(follower: Follower, say: LineWriter, teller: Notifier) -> bool:
     """Whether anything failed."""
     teller.tell_owed()
     failed = False

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell
 from pipeline.strict_model import canonical, digest
-from pipeline.watch.alert_rules import Layers, Rule, Value, change, value
+from pipeline.watch.alert_rules import AlertRule, LayerSelection, MetricMean, mean_over_layers, standardized_change
 
-SHOWN = ("id_twonn", "anisotropy", "loss")
-FIRED, TOLD = "alerts/v1/fired", "alerts/v1/told"
+REPORTED_METRICS = ("id_twonn", "anisotropy", "loss")
+FIRED_PREFIX, DELIVERED_PREFIX = "alerts/v1/fired", "alerts/v1/told"
 LAYER_COLUMNS = ("cell_id", "step", "layer", "state")
 
 
@@ -34,11 +34,11 @@ class Alert(NamedTuple):
         return f"ALERT {self.rule} at {self.revision}: {self.value:.4g}, {self.change:+.1f} standard errors"
 
 
-class Change(NamedTuple):
+class MetricChange(NamedTuple):
     """Of one metric."""
 
     metric: str
-    value: Value | None
+    value: MetricMean | None
     change: float | None
 
     def __str__(self) -> str:
@@ -46,52 +46,52 @@ class Change(NamedTuple):
         return f"{self.metric} {shown}" + ("" if self.change is None else f" ({self.change:+.1f} se)")
 
 
-def changes(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, Layers]]) -> list[Change]:
+def compare_with_history(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerSelection]]) -> list[MetricChange]:
     """Of each metric over its layers at this cell, against the checkpoints of the same history before it."""
     steps = _rows(lake, cell, [metric for metric, _ in metrics])
     now = steps.pop(cell.checkpoint.step or 0, [])  # none where it is quarantined
     found = []
     for metric, layers in metrics:
-        current = value(metric, layers, now)
-        past = [value(metric, layers, rows) for rows in steps.values()]
-        found.append(Change(metric, current, change(current, past)))
+        current = mean_over_layers(metric, layers, now)
+        past = [mean_over_layers(metric, layers, rows) for rows in steps.values()]
+        found.append(MetricChange(metric, current, standardized_change(current, past)))
     return found
 
 
-def broken(lake: Lake, cell: Cell) -> list[str]:
+def nonfinite_flags(lake: Lake, cell: Cell) -> list[str]:
     """Flags of this cell that say NaN or infinity: of the loss, or of a state."""
     flags = f"SELECT unnest(flags) AS flag FROM layers WHERE cell_id = {_quoted(cell.id)}"
     query = f"SELECT DISTINCT flag FROM ({flags}) WHERE starts_with(flag, 'nonfinite') ORDER BY flag"
     return open_lake(lake.uri).frame(query)["flag"].to_list()
 
 
-def alerts(lake: Lake, cell: Cell, rules: Sequence[Rule]) -> list[Alert]:
+def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Alert]:
     """What fires at this cell and has not fired for it before; from now on it has, whoever looks."""
-    judged = changes(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
+    judged = compare_with_history(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
     fired = []
     for rule, found in zip(rules, judged, strict=True):
         if found.value is None or found.change is None or not rule.fires(found.change):
             continue
         alert = _alert(cell, rule, found.value, found.change)
-        if lake.store.put_new(f"{FIRED}/{alert.id}.json", canonical(alert._asdict()).encode()):
+        if lake.store.put_new(f"{FIRED_PREFIX}/{alert.id}.json", canonical(alert._asdict()).encode()):
             fired.append(alert)
     return fired
 
 
-def owed(lake: Lake, folder: Path) -> list[Alert]:
+def list_undelivered(lake: Lake, folder: Path) -> list[Alert]:
     """What fired in this folder and was not told since, in training order."""
-    told = {Path(key).name for key in lake.store.list(TOLD)}
-    keys = [key for key in lake.store.list(FIRED) if Path(key).name not in told]
+    told = {Path(key).name for key in lake.store.list(DELIVERED_PREFIX)}
+    keys = [key for key in lake.store.list(FIRED_PREFIX) if Path(key).name not in told]
     alerts = [Alert(**json.loads(lake.store.get(key))) for key in keys]
     return sorted((one for one in alerts if one.folder == str(folder)), key=lambda one: (one.step, one.id))
 
 
-def record_told(lake: Lake, alert: Alert) -> None:
+def record_delivery(lake: Lake, alert: Alert) -> None:
     """Somebody took it: nobody owes it any more."""
-    lake.store.put_new(f"{TOLD}/{alert.id}.json", b"{}")
+    lake.store.put_new(f"{DELIVERED_PREFIX}/{alert.id}.json", b"{}")
 
 
-def _alert(cell: Cell, rule: Rule, found: Value, change: float) -> Alert:
+def _alert(cell: Cell, rule: AlertRule, found: MetricMean, change: float) -> Alert:
     about = cell.checkpoint
     return Alert(
         id=f"{cell.id}-{digest(str(rule), bits=64)}",

@@ -9,12 +9,20 @@ from pipeline.errors import ChangedError, ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
 from pipeline.sweep.measure_one import commit_cell, measure_cells
-from pipeline.watch.alert_rules import Layers, Rule
-from pipeline.watch.alerts import SHOWN, Alert, alerts, broken, changes
-from pipeline.watch.checkpoint_folder import Found, Signature, covers, drop_request, found, requests, unfinished
+from pipeline.watch.alert_rules import AlertRule, LayerSelection
+from pipeline.watch.alerts import REPORTED_METRICS, Alert, compare_with_history, fire_alerts, nonfinite_flags
+from pipeline.watch.checkpoint_folder import (
+    CheckpointFolder,
+    FolderSignature,
+    drop_request,
+    is_request_current,
+    list_checkpoint_folders,
+    read_requests,
+    why_incomplete,
+)
 
 
-class Followed(NamedTuple):
+class WatchConfig(NamedTuple):
     """What is followed, and how its checkpoints are measured and judged."""
 
     folder: Path
@@ -23,11 +31,11 @@ class Followed(NamedTuple):
     recipe: Recipe
     resources: Resources
     tokenizer: str | None = None
-    layers: Layers = Layers("blocks")
-    rules: tuple[Rule, ...] = ()
+    layers: LayerSelection = LayerSelection("blocks")
+    rules: tuple[AlertRule, ...] = ()
 
 
-class Told(NamedTuple):
+class WatchEvent(NamedTuple):
     """One checkpoint: the line to print, the alerts that are new, and whether it could be measured."""
 
     line: str
@@ -38,23 +46,23 @@ class Told(NamedTuple):
 class Follower:
     """Knows what it has seen; a new one learns from the lake what has been measured and what has alarmed."""
 
-    def __init__(self, followed: Followed) -> None:
+    def __init__(self, followed: WatchConfig) -> None:
         self._of = followed
-        self._seen: dict[str, Signature] = {}
+        self._seen: dict[str, FolderSignature] = {}
         """At the last look."""
-        self._settled: dict[str, Signature] = {}
+        self._settled: dict[str, FolderSignature] = {}
         """When it was measured, or could not be."""
         self._told: set[tuple[str, str]] = set()
         self._problem: str | None = None
         """Why the folder could not be read at the last look."""
 
-    def look(self) -> Iterator[Told]:
+    def look(self) -> Iterator[WatchEvent]:
         """Take every checkpoint that is complete: unchanged since the last look, or requested, and whole.
 
         A folder that cannot be read is told once, and may come back.
         """
         try:
-            asked, there = requests(self._of.folder), found(self._of.folder)
+            asked, there = read_requests(self._of.folder), list_checkpoint_folders(self._of.folder)
         except OSError as error:
             yield from self._lost(f"{self._of.folder}: cannot be read: {error.strerror}")
             return
@@ -65,43 +73,43 @@ class Follower:
             name = one.path.name
             if self._settled.get(name) == one.signature or not (before.get(name) == one.signature or name in asked):
                 continue
-            if unfinished(one.path, own_tokenizer=self._of.tokenizer is None) is None:
+            if why_incomplete(one.path, own_tokenizer=self._of.tokenizer is None) is None:
                 yield from self._take(one)
 
     def waiting(self) -> list[str]:
         """Names of the checkpoints that were there at the last look and were neither measured nor given up."""
         return [name for name in self._seen if name not in self._settled]
 
-    def _lost(self, problem: str) -> Iterator[Told]:
+    def _lost(self, problem: str) -> Iterator[WatchEvent]:
         self._seen = {}
         if problem != self._problem:
-            yield Told(problem, failed=True)
+            yield WatchEvent(problem, failed=True)
         self._problem = problem
 
     def _drop_stale(self, asked: dict[str, int]) -> None:
         """Requests for what is gone, settled, or was written after them; they leave `asked` too."""
         for name, at in list(asked.items()):
             now = self._seen.get(name)
-            if now is None or self._settled.get(name) == now or not covers(at, now):
+            if now is None or self._settled.get(name) == now or not is_request_current(at, now):
                 del asked[name]
                 drop_request(self._of.folder, name)
 
-    def _take(self, one: Found) -> Iterator[Told]:
+    def _take(self, one: CheckpointFolder) -> Iterator[WatchEvent]:
         """Measure what the lake does not have. Rotated away or written anew meanwhile, it is left for the next look."""
         try:
             checkpoint = local_histories.inspect_checkpoint(one.path, self._of.tokenizer)
             cells = self._cells(checkpoint)
             self._measure(cells)
         except Exception as error:  # whatever a checkpoint does to torch, the next one is still to be watched
-            if isinstance(error, ChangedError) or unfinished(one.path, self._of.tokenizer is None):
+            if isinstance(error, ChangedError) or why_incomplete(one.path, self._of.tokenizer is None):
                 return
             self._settle(one)
-            yield Told(f"{one.path.name}: {_said(error)}", failed=True)
+            yield WatchEvent(f"{one.path.name}: {_format_error(error)}", failed=True)
             return
         self._settle(one)
         yield from (self._tell(cell) for cell in cells if (one.path.name, cell.id) not in self._told)
 
-    def _settle(self, one: Found) -> None:
+    def _settle(self, one: CheckpointFolder) -> None:
         self._settled[one.path.name] = one.signature
         drop_request(self._of.folder, one.path.name)
 
@@ -119,16 +127,16 @@ class Follower:
             for cell, rows in measure_cells(missing, self._of.resources):
                 commit_cell(self._of.lake, cell, rows)
 
-    def _tell(self, cell: Cell) -> Told:
+    def _tell(self, cell: Cell) -> WatchEvent:
         self._told.add((cell.checkpoint.revision, cell.id))
-        shown = changes(self._of.lake, cell, [(metric, self._of.layers) for metric in SHOWN])
-        flags = broken(self._of.lake, cell)
+        shown = compare_with_history(self._of.lake, cell, [(metric, self._of.layers) for metric in REPORTED_METRICS])
+        flags = nonfinite_flags(self._of.lake, cell)
         ending = [f"NaN or infinity ({', '.join(flags)})"] if flags else []
         line = "  ".join((cell.checkpoint.revision, *map(str, shown), *ending))
-        return Told(line, tuple(alerts(self._of.lake, cell, self._of.rules)))
+        return WatchEvent(line, tuple(fire_alerts(self._of.lake, cell, self._of.rules)))
 
 
-def _said(error: Exception) -> str:
+def _format_error(error: Exception) -> str:
     """In one line, with its class where it is none of ours."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ShapelakeError | OSError) else f"{type(error).__name__}: {text}"

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
-from pipeline.watch.alerts import Alert, owed, record_told
+from pipeline.watch.alerts import Alert, list_undelivered, record_delivery
 
-TIMEOUT_S = 60.0
-SCHEME = re.compile("https?://", re.IGNORECASE)
+DELIVERY_TIMEOUT_S = 60.0
+URL_SCHEME = re.compile("https?://", re.IGNORECASE)
 
 
-class Teller:
+class Notifier:
     """Tells each alert of a folder until it was taken; the lake keeps which were, for the watch after this one.
 
     A watch that is killed after an alert was taken and before that is recorded tells it twice, with the same `id`.
@@ -29,7 +29,7 @@ class Teller:
         self.tried = False
         """Whether there was anything to tell."""
         self._lake, self._say, self._target = lake, say, target
-        self._owed = owed(lake, folder)
+        self._owed = list_undelivered(lake, folder)
         self._problem: str | None = None
         """The last one said."""
 
@@ -53,9 +53,9 @@ class Teller:
 
     def _pass_on(self, alert: Alert) -> str | None:
         self.tried = True
-        problem = pass_on(alert, self._target) if self._target else None
+        problem = send_alert(alert, self._target) if self._target else None
         if problem is None:
-            record_told(self._lake, alert)
+            record_delivery(self._lake, alert)
         return problem
 
 
@@ -65,7 +65,7 @@ def check_target(target: str) -> None:
     Raises:
         UsageError: it begins with http and has no host, a port that is none, or characters that no address has.
     """
-    if not SCHEME.match(target):
+    if not URL_SCHEME.match(target):
         return
     try:
         parts = urlsplit(target)
@@ -76,14 +76,14 @@ def check_target(target: str) -> None:
         raise UsageError(f"--on-alert {target!r}", "no address", "Write one as https://host:port/path, or a command")
 
 
-def pass_on(alert: Alert, target: str) -> str | None:
+def send_alert(alert: Alert, target: str) -> str | None:
     """Run the command with the alert as JSON in SHAPELAKE_ALERT, or post it to an http(s) address.
 
     Returns:
         What went wrong, null if nothing: a warning that cannot be passed on must not stop the watch.
     """
     body = json.dumps(alert._asdict())
-    return _post(target, body) if SCHEME.match(target) else _run(target, body)
+    return _post(target, body) if URL_SCHEME.match(target) else _run(target, body)
 
 
 def _run(command: str, body: str) -> str | None:
@@ -95,18 +95,18 @@ def _run(command: str, body: str) -> str | None:
     except OSError as error:
         return f"{command!r} did not start: {error}"
     try:
-        code = process.wait(TIMEOUT_S)
+        code = process.wait(DELIVERY_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        return f"{command!r} did not end within {TIMEOUT_S:g} s"
+        return f"{command!r} did not end within {DELIVERY_TIMEOUT_S:g} s"
     return f"{command!r} ended with exit code {code}" if code else None
 
 
 def _post(address: str, body: str) -> str | None:
     request = urllib.request.Request(address, body.encode(), {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S):
+        with urllib.request.urlopen(request, timeout=DELIVERY_TIMEOUT_S):
             return None
     except (OSError, http.client.HTTPException, ValueError) as error:
         return f"{address} did not take it: {error!r}"

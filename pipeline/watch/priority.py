@@ -7,7 +7,7 @@ import torch
 from pipeline.errors import UsageError
 
 
-def give_way(niceness: int, gpu_share: float | None) -> None:
+def lower_priority(niceness: int, gpu_share: float | None) -> None:
     """Lower this process's priority, for good, and bound what it may take of the GPU's memory.
 
     Raises:

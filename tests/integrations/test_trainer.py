@@ -10,8 +10,8 @@ from pipeline.integrations import TrainerCallback
 from pipeline.integrations.trainer import READINGS
 from pipeline.lake import open_lake
 from pipeline.sweep.measure_one import parse_corpus, parse_recipe
-from pipeline.watch import watch
-from pipeline.watch.checkpoint_folder import REQUESTS
+from pipeline.watch import watch_folder
+from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
 from tests import real
 from tests.watch import made
 
@@ -55,16 +55,16 @@ def test_a_trainer_measures_in_place_at_every_save(tmp_path):
 
 def test_a_trainers_requests_are_answered_by_a_watch(tmp_path):
     trained(tmp_path / "run", TrainerCallback())
-    assert {path.name for path in (tmp_path / "run" / REQUESTS).iterdir()} == {"checkpoint-2", "checkpoint-4"}
+    assert {path.name for path in (tmp_path / "run" / REQUESTS_FOLDER).iterdir()} == {"checkpoint-2", "checkpoint-4"}
     text = real.text(tmp_path / "prose.txt")
     followed = made.followed(tmp_path / "run")._replace(
         corpus=parse_corpus(f"text:{text}"), recipe=parse_recipe(json.dumps(real.RECIPE))
     )
     lines: list[str] = []
-    assert watch(followed, lines.append, 0.0, once=True) == 0
+    assert watch_folder(followed, lines.append, 0.0, once=True) == 0
     assert [line.split()[0] for line in lines] == ["checkpoint-2", "checkpoint-4"]
     assert "id_twonn -" not in "".join(lines)
-    assert not list((tmp_path / "run" / REQUESTS).iterdir())
+    assert not list((tmp_path / "run" / REQUESTS_FOLDER).iterdir())
     frame = open_lake(followed.lake.uri).frame("SELECT DISTINCT step FROM layers WHERE id_mle > 0 ORDER BY step")
     assert frame.rows() == [(2,), (4,)]
 

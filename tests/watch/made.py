@@ -11,7 +11,7 @@ from safetensors.torch import save
 
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Corpus, Resources, built_in
-from pipeline.watch import Followed, Rule
+from pipeline.watch import AlertRule, WatchConfig
 from pipeline.watch import follower as module
 from tests.sweep import stub
 
@@ -57,12 +57,12 @@ class Measured:
         """What happens while it is being measured."""
 
 
-def followed(root: Path, *rules: str) -> Followed:
-    return Followed(
+def followed(root: Path, *rules: str) -> WatchConfig:
+    return WatchConfig(
         folder=root,
         lake=Lake(root / ".shapelake"),
         corpus=Corpus(kind="random-uniform"),
         recipe=built_in("quick@1"),
         resources=Resources(cpus=1, slots=1),
-        rules=tuple(map(Rule.parse, rules)),
+        rules=tuple(map(AlertRule.parse, rules)),
     )

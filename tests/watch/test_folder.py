@@ -4,31 +4,31 @@ import json
 
 import pytest
 
-from pipeline.watch.checkpoint_folder import found, unfinished
+from pipeline.watch.checkpoint_folder import list_checkpoint_folders, why_incomplete
 from tests.watch import made
 
 
 def test_a_whole_checkpoint_is_whole(tmp_path):
-    assert unfinished(made.write(tmp_path, 1)) is None
+    assert why_incomplete(made.write(tmp_path, 1)) is None
 
 
 @pytest.mark.parametrize("size", [0, 4, 8, 40, -1])
 def test_weights_cut_anywhere_are_not_whole(tmp_path, size):
     folder = made.write(tmp_path, 1)
     (folder / "model.safetensors").write_bytes(made.weights(1)[:size])
-    assert unfinished(folder) == "model.safetensors is not whole"
+    assert why_incomplete(folder) == "model.safetensors is not whole"
 
 
 def test_what_is_still_to_come_is_waited_for(tmp_path):
     folder = made.write(tmp_path, 1, size=0)
     (folder / "model.safetensors").write_bytes(made.weights(1))
-    assert unfinished(folder) == "no tokenizer"
-    assert unfinished(folder, own_tokenizer=False) is None
+    assert why_incomplete(folder) == "no tokenizer"
+    assert why_incomplete(folder, own_tokenizer=False) is None
     (folder / "config.json").unlink()
-    assert unfinished(folder) == "no config.json"
+    assert why_incomplete(folder) == "no config.json"
     (folder / "model.safetensors").unlink()
-    assert "model.safetensors" in (unfinished(folder) or "")
-    assert unfinished(tmp_path / "checkpoint-2") is not None
+    assert "model.safetensors" in (why_incomplete(folder) or "")
+    assert why_incomplete(tmp_path / "checkpoint-2") is not None
 
 
 def test_shards_are_all_there_and_all_whole(tmp_path):
@@ -36,12 +36,12 @@ def test_shards_are_all_there_and_all_whole(tmp_path):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
     shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
-    assert "1 of 2 shards absent" in (unfinished(folder) or "")
+    assert "1 of 2 shards absent" in (why_incomplete(folder) or "")
     second = folder / "model-00002-of-00002.safetensors"
     second.write_bytes(made.weights(2)[:-4])
-    assert unfinished(folder) == f"{second.name} is not whole"
+    assert why_incomplete(folder) == f"{second.name} is not whole"
     second.write_bytes(made.weights(2))
-    assert unfinished(folder) is None
+    assert why_incomplete(folder) is None
 
 
 def test_folders_come_in_training_order_and_others_not_at_all(tmp_path):
@@ -50,4 +50,8 @@ def test_folders_come_in_training_order_and_others_not_at_all(tmp_path):
     (tmp_path / ".shapelake").mkdir()
     (tmp_path / "logs").mkdir()
     (tmp_path / "checkpoint-5").write_text("a file")
-    assert [one.path.name for one in found(tmp_path)] == ["checkpoint-3", "checkpoint-20", "checkpoint-1000"]
+    assert [one.path.name for one in list_checkpoint_folders(tmp_path)] == [
+        "checkpoint-3",
+        "checkpoint-20",
+        "checkpoint-1000",
+    ]

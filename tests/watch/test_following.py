@@ -7,11 +7,11 @@ import shutil
 import pytest
 
 from pipeline.lake import Lake, Tombstone, open_lake
-from pipeline.watch import watch
-from pipeline.watch.alerts import owed, record_told
-from pipeline.watch.checkpoint_folder import REQUESTS
+from pipeline.watch import watch_folder
+from pipeline.watch.alerts import list_undelivered, record_delivery
+from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
 from pipeline.watch.follower import Follower
-from pipeline.watch.notifier import Teller
+from pipeline.watch.notifier import Notifier
 from tests.watch import made
 
 STEADY, JUMP = (10.0, 10.1, 9.9, 10.0, 10.1, 9.9), 20.0
@@ -117,7 +117,9 @@ def test_an_alert_that_a_killed_watch_owed_is_told_by_the_next(tmp_path, measure
     of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     follower = Follower(of)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.watch.follower.changes", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(
+            "pipeline.watch.follower.compare_with_history", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         for _ in range(5):  # killed after each commit
             with pytest.raises(KeyboardInterrupt):
                 looks(follower)
@@ -170,9 +172,9 @@ def test_nan_and_infinity_are_said_in_the_line(tmp_path, measured, flag):
 
 
 def request(root, name):
-    (root / REQUESTS).mkdir(exist_ok=True)
-    (root / REQUESTS / name).touch()
-    return root / REQUESTS / name
+    (root / REQUESTS_FOLDER).mkdir(exist_ok=True)
+    (root / REQUESTS_FOLDER / name).touch()
+    return root / REQUESTS_FOLDER / name
 
 
 def test_a_stale_request_is_dropped_and_takes_nothing(tmp_path, measured):
@@ -213,7 +215,7 @@ def test_the_lake_has_the_history_of_a_folder_that_rotates(tmp_path, measured):
 )
 def test_once_ends_with_3_where_an_alert_fired(tmp_path, measured, steps, rules, code):
     lines: list[str] = []
-    assert watch(made.followed(history(tmp_path, *steps), *rules), lines.append, 0.0, once=True) == code
+    assert watch_folder(made.followed(history(tmp_path, *steps), *rules), lines.append, 0.0, once=True) == code
     assert sum(line.startswith("ALERT") for line in lines) == (code == 3)
 
 
@@ -222,7 +224,7 @@ def test_once_says_what_was_not_complete_and_ends_with_1_where_something_failed(
     history(tmp_path, 0)
     made.write(tmp_path, 100, size=9)
     lines: list[str] = []
-    assert watch(made.followed(tmp_path), lines.append, 0.0, once=True) == 1
+    assert watch_folder(made.followed(tmp_path), lines.append, 0.0, once=True) == 1
     assert lines == ["checkpoint-0: a disk that cannot be read", "checkpoint-100: not complete"]
 
 
@@ -231,15 +233,15 @@ def test_an_alert_reaches_a_command_and_one_that_fails_is_said(tmp_path, measure
     kept = tmp_path / "alert.json"
     lines: list[str] = []
     command = f'printf %s "$SHAPELAKE_ALERT" > {kept}; exit 7'
-    assert watch(of, lines.append, 0.0, once=True, on_alert=command) == 3
+    assert watch_folder(of, lines.append, 0.0, once=True, on_alert=command) == 3
     told = json.loads(kept.read_text())
     assert (told["rule"], told["step"], told["value"]) == ("id_twonn@blocks>5", 600, 20.0)
     assert lines[-1] == f"alert not passed on: {command!r} ended with exit code 7"
     late: list[str] = []
-    assert watch(of, late.append, 0.0, once=True, on_alert=command.replace("exit 7", "exit 0")) == 3
+    assert watch_folder(of, late.append, 0.0, once=True, on_alert=command.replace("exit 7", "exit 0")) == 3
     assert late[0] == "ALERT id_twonn@blocks>5 at checkpoint-600: 20, +100.0 standard errors, told late"
     assert json.loads(kept.read_text()) == told
-    assert watch(of, late.append, 0.0, once=True, on_alert=command) == 0
+    assert watch_folder(of, late.append, 0.0, once=True, on_alert=command) == 0
 
 
 def test_an_alert_is_owed_from_before_it_is_told_until_it_was_taken(tmp_path, measured, monkeypatch):
@@ -248,20 +250,20 @@ def test_an_alert_is_owed_from_before_it_is_told_until_it_was_taken(tmp_path, me
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipeline.watch.notifier.pass_on", killed)
+    monkeypatch.setattr("pipeline.watch.notifier.send_alert", killed)
     with pytest.raises(KeyboardInterrupt):
-        watch(of, len, 0.0, once=True, on_alert="true")
-    (alert,) = owed(of.lake, tmp_path)
-    assert owed(of.lake, tmp_path / "another") == []
-    record_told(of.lake, alert)
-    assert owed(of.lake, tmp_path) == []
+        watch_folder(of, len, 0.0, once=True, on_alert="true")
+    (alert,) = list_undelivered(of.lake, tmp_path)
+    assert list_undelivered(of.lake, tmp_path / "another") == []
+    record_delivery(of.lake, alert)
+    assert list_undelivered(of.lake, tmp_path) == []
 
 
 def test_a_dead_webhook_is_asked_again_at_every_look_and_said_once(tmp_path, measured, monkeypatch):
     of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     follower, lines, problems = Follower(of), [], ["dead", "dead", "deaf", None]
-    monkeypatch.setattr("pipeline.watch.notifier.pass_on", lambda *_: problems.pop(0))
-    teller = Teller(of.lake, tmp_path, lines.append, "http://localhost:1")
+    monkeypatch.setattr("pipeline.watch.notifier.send_alert", lambda *_: problems.pop(0))
+    teller = Notifier(of.lake, tmp_path, lines.append, "http://localhost:1")
     looks(follower, 1)
     teller.tell(next(alert for one in follower.look() for alert in one.alerts))
     for _ in range(4):

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.watch.alert_rules import Layers, Rule, Value, change, value
+from pipeline.watch.alert_rules import AlertRule, LayerSelection, MetricMean, mean_over_layers, standardized_change
 
 ROWS = [
     {"layer": layer, "state": "block" if 0 < layer < 5 else "other", "id_mle": 10.0 * layer, "id_mle_se": 0.1 * layer}
@@ -20,9 +20,9 @@ ROWS = [
     ],
 )
 def test_a_rule_says_metric_layers_and_bound(text, metric, layers, bound):
-    rule = Rule.parse(text)
+    rule = AlertRule.parse(text)
     assert (rule.metric, rule.layers.text, rule.bound) == (metric, layers, bound)
-    assert Rule.parse(str(rule)) == rule
+    assert AlertRule.parse(str(rule)) == rule
 
 
 @pytest.mark.parametrize(
@@ -39,7 +39,7 @@ def test_a_rule_says_metric_layers_and_bound(text, metric, layers, bound):
 )
 def test_what_is_no_rule_is_said_in_two_lines(text, says):
     with pytest.raises(UsageError) as error:
-        Rule.parse(text)
+        AlertRule.parse(text)
     assert says in str(error.value)
     assert len(str(error.value).splitlines()) == 2
 
@@ -48,36 +48,36 @@ def test_what_is_no_rule_is_said_in_two_lines(text, says):
     ("layers", "mean", "error"), [("blocks", 25, 0.25), ("all", 25, 0.25), ("3-4", 35, 0.35), ("2", 20, 0.2)]
 )
 def test_a_value_is_the_mean_over_layers_and_of_their_errors(layers, mean, error):
-    found = value("id_mle", Layers.parse(layers), ROWS)
+    found = mean_over_layers("id_mle", LayerSelection.parse(layers), ROWS)
     assert found == pytest.approx((mean, error))
 
 
 def test_without_a_layer_or_its_number_there_is_no_value():
-    assert value("id_mle", Layers.parse("7"), ROWS) is None
-    assert value("id_mle", Layers.parse("blocks"), [ROWS[1] | {"id_mle": None}]) is None
+    assert mean_over_layers("id_mle", LayerSelection.parse("7"), ROWS) is None
+    assert mean_over_layers("id_mle", LayerSelection.parse("blocks"), [ROWS[1] | {"id_mle": None}]) is None
 
 
-def values(*means: float, error: float | None = 0.5) -> list[Value | None]:
-    return [Value(mean, error) for mean in means]
+def values(*means: float, error: float | None = 0.5) -> list[MetricMean | None]:
+    return [MetricMean(mean, error) for mean in means]
 
 
 def test_change_is_in_standard_errors_where_the_past_is_quieter():
-    assert change(Value(13.0, 0.5), values(10, 10, 10, 10, 12)) == pytest.approx(3 / 0.5)
+    assert standardized_change(MetricMean(13.0, 0.5), values(10, 10, 10, 10, 12)) == pytest.approx(3 / 0.5)
 
 
 def test_change_is_in_the_spread_of_the_past_where_that_is_larger():
-    assert change(Value(13.0, 0.5), values(6, 8, 10, 12, 14)) == pytest.approx(3 / (1.4826 * 2))
+    assert standardized_change(MetricMean(13.0, 0.5), values(6, 8, 10, 12, 14)) == pytest.approx(3 / (1.4826 * 2))
 
 
 def test_only_the_last_eight_count_and_four_are_needed():
-    assert change(Value(13.0, 0.5), values(*[1000.0] * 9, *[10.0] * 8)) == pytest.approx(6)
-    assert change(Value(13.0, 0.5), values(10, 10, 10)) is None
-    assert change(Value(13.0, 0.5), [None, None, *values(10, 10, 10)]) is None
-    assert change(Value(13.0, None), values(10, 10, 10, 10)) is None
+    assert standardized_change(MetricMean(13.0, 0.5), values(*[1000.0] * 9, *[10.0] * 8)) == pytest.approx(6)
+    assert standardized_change(MetricMean(13.0, 0.5), values(10, 10, 10)) is None
+    assert standardized_change(MetricMean(13.0, 0.5), [None, None, *values(10, 10, 10)]) is None
+    assert standardized_change(MetricMean(13.0, None), values(10, 10, 10, 10)) is None
 
 
 def test_a_rule_fires_beyond_its_bound_on_its_own_side():
-    rises, falls = Rule.parse("id_mle>4"), Rule.parse("id_mle<-4")
+    rises, falls = AlertRule.parse("id_mle>4"), AlertRule.parse("id_mle<-4")
     assert [rule.fires(at) for rule in (rises, falls) for at in (4.1, 4.0, -4.1, None)] == [
         *(True, False, False, False),
         *(False, False, True, False),

@@ -10,7 +10,7 @@ import pytest
 from pipeline.errors import UsageError
 from pipeline.watch import notifier
 from pipeline.watch.alerts import Alert
-from pipeline.watch.notifier import check_target, pass_on
+from pipeline.watch.notifier import check_target, send_alert
 
 ALERT = Alert("c-1", "/runs/mine", "id_mle@blocks>4", "mine", "checkpoint-600", 600, 20.0, 9.5)
 
@@ -38,7 +38,7 @@ def served():
 
 def test_a_webhook_is_sent_the_alert_with_its_id(served):
     address, asked = served(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    assert pass_on(ALERT, address) is None
+    assert send_alert(ALERT, address) is None
     head, body = b"".join(asked).split(b"\r\n\r\n")
     assert head.startswith(b"POST /alert ")
     assert json.loads(body) == ALERT._asdict()
@@ -55,18 +55,18 @@ def test_a_webhook_is_sent_the_alert_with_its_id(served):
 )
 def test_a_webhook_that_breaks_is_a_problem_and_no_error(served, answer, says):
     address, _ = served(answer)
-    assert says in (pass_on(ALERT, address) or "")
+    assert says in (send_alert(ALERT, address) or "")
 
 
 def test_nobody_at_the_address_is_a_problem_and_no_error():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    assert "refused" in (pass_on(ALERT, f"http://127.0.0.1:{port}") or "")
+    assert "refused" in (send_alert(ALERT, f"http://127.0.0.1:{port}") or "")
 
 
 def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path, monkeypatch):
-    monkeypatch.setattr(notifier, "TIMEOUT_S", 0.2)
-    assert "did not end within 0.2 s" in (pass_on(ALERT, f"(sleep 0.6; touch {tmp_path}/late) & sleep 5") or "")
+    monkeypatch.setattr(notifier, "DELIVERY_TIMEOUT_S", 0.2)
+    assert "did not end within 0.2 s" in (send_alert(ALERT, f"(sleep 0.6; touch {tmp_path}/late) & sleep 5") or "")
     time.sleep(0.7)
     assert not (tmp_path / "late").exists()
 
