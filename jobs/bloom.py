@@ -10,7 +10,7 @@ Expect: expansion, then compression (the paper's abstract; it gives no table of 
 model are too few for a step; their tokens are null, as nothing published gives the batch of these runs without doubt.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -21,4 +21,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

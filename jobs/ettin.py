@@ -10,7 +10,7 @@ Expect: nothing published measures these. If the objective makes the dome, as Ra
 the decoders have one; if pre-norm residual streams do, both kinds have.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -21,4 +21,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

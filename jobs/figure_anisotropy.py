@@ -10,7 +10,7 @@ Expect (authors' notebook, layers 1..11 of opt-125m): anisotropy .979 .987 .995 
 id_authors 15 16 13 13 13 12 14 13 13 11 11, with 10 % from one draw of snippets to the next. Encoders: no dome.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Hub, Sweep, built_in
 
 DECODERS = (
@@ -43,4 +43,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

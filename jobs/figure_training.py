@@ -15,7 +15,7 @@ branches 85 serve the end of training under earlier names (github.com/EleutherAI
 deduplicated run stands in for it.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Hub, Sweep, built_in
 
 HISTORIES = (
@@ -38,4 +38,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -10,7 +10,7 @@ Expect: unknown. The branches are numbered by checkpoint and state no step, so t
 for them: compare anisotropy, id_mle and loss by revision with `shapelake query`.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -21,4 +21,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -7,7 +7,7 @@ Cost: per checkpoint and corpus 4 x 64 contexts x 128 tokens = 32,768 tokens; 16
 80 GFLOP/s: 2 x 160e6 x 32,768 / 80e9 = 130 s.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Local, Sweep, built_in
 
 SWEEP = Sweep(
@@ -18,4 +18,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

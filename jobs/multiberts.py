@@ -9,7 +9,7 @@ Expect: no dome (Razzhigaev et al., EACL 2024: encoders are flat; Skean et al., 
 at every step; the spread over the five seeds is the error bar of any difference from a decoder.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -20,4 +20,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -10,7 +10,7 @@ Expect: at the last layer a fall, growth and compression, as in Pythia (Li et al
 OLMo 2); its norms act on the outputs of sublayers, so a dome here is not one of pre-norm residual streams alone.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -21,4 +21,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -10,7 +10,7 @@ of "The Shape of Learning" saw dimension grow before loss explosions; a checkpoi
 and after, not the lead in steps. Three checkpoints have no weights (github.com/EleutherAI/pythia/issues/202).
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -21,4 +21,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

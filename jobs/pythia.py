@@ -11,7 +11,7 @@ arXiv 2509.23024); no peak over depth at step 0 (Cheng et al., arXiv 2405.15471)
 Steps 0, 1 and 2 are one set of weights (github.com/EleutherAI/pythia/issues/83 and 198) and are measured once.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Hub, Sweep, built_in
 
 SWEEP = Sweep(
@@ -22,4 +22,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -11,7 +11,7 @@ of dimension over depth is much lower on shuffled text (Cheng et al., arXiv 2405
 """
 
 from jobs.figure_training import SWEEP as TRAINING
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus
 
 SWEEP = TRAINING.model_copy(
@@ -22,4 +22,4 @@ SWEEP = TRAINING.model_copy(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -20,7 +20,7 @@ Expect: on a day without news, no cell; with news, as many cells as `plan` tells
 from collections.abc import Iterator
 
 from pipeline.catalog.families import load_families
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 
@@ -43,4 +43,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -11,7 +11,7 @@ grows (Razzhigaev et al., EACL 2024, on other decoders); a turn near step 4000, 
 matter of tokens: a step here has a quarter of Pythia's.
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -22,4 +22,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -9,7 +9,7 @@ Expect: the dome of anisotropy over depth that the paper's authors draw for the 
 a jump between 2T and 2.5T tokens, where a fault in the beginning-of-text ids was mended (the publisher's README).
 """
 
-from pipeline.cli import job
+from pipeline.cli import run_job_module
 from pipeline.spec import Corpus, Members, Sweep, built_in
 
 SWEEP = Sweep(
@@ -20,4 +20,4 @@ SWEEP = Sweep(
 )
 
 if __name__ == "__main__":
-    job()
+    run_job_module()

@@ -12,7 +12,7 @@ from pipeline.cli.app import app
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
 
 
-def job() -> None:
+def run_job_module() -> None:
     """Make a module of `jobs` a program: `python -m jobs.X ...` is `shapelake run jobs.X ...`."""
     module = sys.modules["__main__"]
     assert module.__spec__ is not None, "run it as python -m jobs.X"
@@ -26,7 +26,7 @@ def main() -> None:
     """The console script."""
     # torch and FAISS bring a pool of threads each; one that spins while the other works takes its cores away.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
         app()
     except ShapelakeError as error:
@@ -36,6 +36,6 @@ def main() -> None:
         sys.stderr.close()
 
 
-def _leave(number: int, _: FrameType | None) -> None:
+def _exit_on_signal(number: int, _: FrameType | None) -> None:
     """What is open is closed, and the exit code is the shell's for the signal; a run's driver drains instead."""
     sys.exit(128 + number)

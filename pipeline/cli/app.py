@@ -16,7 +16,7 @@ app = typer.Typer(
 )
 
 LakeUri = Annotated[str, typer.Option("--lake", metavar="URI", help="Folder of the Parquet results.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable, on standard output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable, on standard output.")]
 
 
 def print_json(value: Any) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import render
-from pipeline.cli.app import Json, app, print_json
+from pipeline.cli.app import JsonOption, app, print_json
 from pipeline.lake import Lake
 
 
@@ -13,7 +13,7 @@ from pipeline.lake import Lake
 def catalog(
     name: Annotated[str | None, typer.Argument(metavar="[FAMILY|REPO]", help="All families if left out.")] = None,
     lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Say how each stands against it.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Known families and their models; of one model its checkpoints in training order, from the Hub.
 
@@ -33,7 +33,7 @@ def audit(
     lake: Annotated[
         str | None, typer.Option("--lake", metavar="URI", help="Compare with it, and keep it there.")
     ] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What is wrong with a history, found without downloading weights: equal, absent and mislabelled checkpoints.
 

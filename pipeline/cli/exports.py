@@ -12,7 +12,7 @@ from pipeline.errors import UsageError
 if TYPE_CHECKING:
     pass
 
-HUB = "hub"
+HUB_TARGET = "hub"
 
 
 @app.command()
@@ -37,12 +37,12 @@ def export(
     from pipeline import lake as lakes
     from pipeline.export import TRACKERS, replay
 
-    if to not in (*TRACKERS, HUB):
+    if to not in (*TRACKERS, HUB_TARGET):
         raise UsageError(
-            f"--to {to}", "no tool that a lake is exported to", f"Name one of {', '.join((*TRACKERS, HUB))}"
+            f"--to {to}", "no tool that a lake is exported to", f"Name one of {', '.join((*TRACKERS, HUB_TARGET))}"
         )
     reader = lakes.open_lake(lake)
-    if to == HUB:
+    if to == HUB_TARGET:
         _to_hub(reader, place, output or Path(place.rpartition("/")[2]), licence, publish)
     elif publish or output:
         raise UsageError("--upload and -o", f"{to} takes neither", "Leave them out")
@@ -59,5 +59,5 @@ def _to_hub(reader: "Reader", dataset: str, folder: Path, licence: str, publish:
     if publish:
         typer.echo(upload(prepared, dataset))
     else:
-        words = ["export", "--to", HUB, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]
+        words = ["export", "--to", HUB_TARGET, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]
         typer.echo(f"to upload it: shapelake {shlex.join(words)}")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pipeline import render
-from pipeline.cli.app import Json, LakeUri, app, print_json
+from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, Tombstone
 from pipeline.sweep.config import load_sweep
@@ -32,7 +32,7 @@ def verify(
         str | None, typer.Option("--recompute", metavar="SWEEP", help="Measure one random cell of it again too.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the choice of that cell.")] = 0,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Read every file of a lake and check it: whole, as it was written, every number in its range. Exit 1 if not.
 
@@ -95,7 +95,7 @@ def gc(
 @app.command()
 def doctor(
     lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Try this place for a lake too.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What will not work on this machine, on one screen; exit 1 if something will not.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline import render
-from pipeline.cli.app import Json, LakeUri, app, print_json
+from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.errors import UsageError
 
 
@@ -15,7 +15,7 @@ from pipeline.errors import UsageError
 def query(
     sql: Annotated[str, typer.Argument(help="DuckDB SQL over the views layers, checkpoints and cells, or @NAME.")],
     lake: LakeUri,
-    as_json: Json = False,
+    as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
 ) -> None:
     """Ask the lake.
@@ -36,7 +36,7 @@ def query(
 def findings(
     lake: LakeUri,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One finding; all if left out.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What the lake shows and how surely: dome, phases, nulls, sinks, trust ..., each with a verdict.
 
@@ -91,7 +91,7 @@ def figure(
 @app.command()
 def metrics(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A metric or a group; all if left out.")] = None,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What each metric means: unit, meaning, source, known bias.
 

@@ -7,26 +7,35 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline import render
-from pipeline.cli.app import Json, LakeUri, app, print_json
+from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.lake import Lake, lake_status
 from pipeline.spec import Sweep
 from pipeline.sweep.config import apply_overrides, load_sweep
 
-SweepName = Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or a module such as jobs.local.")]
-Steps = Annotated[str | None, typer.Option("--steps", metavar="SPEC", help="all, log2, every:N, last, or 0,512,3000.")]
-Models = Annotated[str | None, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")]
-Set = Annotated[
+SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or a module such as jobs.local.")]
+StepsOption = Annotated[
+    str | None, typer.Option("--steps", metavar="SPEC", help="all, log2, every:N, last, or 0,512,3000.")
+]
+ModelsOption = Annotated[str | None, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")]
+SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the sweep: resources.cpus=4.")
 ]
-BackendName = Annotated[Literal["ray", "inline"], typer.Option("--backend", help="inline: this process, no Ray.")]
-Address = Annotated[str | None, typer.Option("--address", metavar="ADDRESS", help="Ray: local, auto or HOST:PORT.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many cells.")]
-Retry = Annotated[bool, typer.Option("--retry-quarantined", help="Try quarantined cells again.")]
+BackendOption = Annotated[Literal["ray", "inline"], typer.Option("--backend", help="inline: this process, no Ray.")]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", metavar="ADDRESS", help="Ray: local, auto or HOST:PORT.")
+]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many cells.")]
+RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Try quarantined cells again.")]
 
 
 @app.command()
 def plan(
-    sweep: SweepName, lake: LakeUri, steps: Steps = None, models: Models = None, set_: Set = None, as_json: Json = False
+    sweep: SweepArgument,
+    lake: LakeUri,
+    steps: StepsOption = None,
+    models: ModelsOption = None,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """What a run would do: wanted, done, quarantined, to run, and why. Writes nothing.
 
@@ -34,27 +43,27 @@ def plan(
     """
     from pipeline.sweep.plan import make_plan
 
-    made = make_plan(_chosen(load_sweep(sweep), steps, models, None, set_), Lake(lake))
+    made = make_plan(_apply_options(load_sweep(sweep), steps, models, None, set_), Lake(lake))
     print_json(made.to_json()) if as_json else render.plan(made, lake)
 
 
 @app.command()
 def run(
-    sweep: SweepName,
+    sweep: SweepArgument,
     lake: LakeUri,
-    backend: BackendName = "ray",
-    address: Address = None,
-    limit: Limit = None,
-    steps: Steps = None,
-    models: Models = None,
-    set_: Set = None,
-    retry_quarantined: Retry = False,
+    backend: BackendOption = "ray",
+    address: AddressOption = None,
+    limit: LimitOption = None,
+    steps: StepsOption = None,
+    models: ModelsOption = None,
+    set_: SetOption = None,
+    retry_quarantined: RetryOption = False,
 ) -> None:
     """Measure every wanted cell that the lake does not have yet. Rerun it at any time.
 
     Example: shapelake run sweep.yaml --lake lake
     """
-    run_sweep(_chosen(load_sweep(sweep), steps, models, address, set_), lake, backend, limit, retry_quarantined)
+    run_sweep(_apply_options(load_sweep(sweep), steps, models, address, set_), lake, backend, limit, retry_quarantined)
 
 
 def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
@@ -74,7 +83,7 @@ def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, r
 def status(
     lake: LakeUri,
     failed: Annotated[bool, typer.Option("--failed", help="Every failure, with what reproduces it.")] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """What the lake holds, what runs, what failed.
 
@@ -92,8 +101,8 @@ def measure(
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help="One profile of an encoder-decoder.")] = None,
     lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows there too.")] = None,
-    set_: Set = None,
-    as_json: Json = False,
+    set_: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure one checkpoint here and now, without Ray; nothing is written unless --lake is given.
 
@@ -118,7 +127,7 @@ def demo(
     raise typer.Exit(demo(folder))
 
 
-def _chosen(
+def _apply_options(
     sweep: Sweep, steps: str | None, models: str | None, address: str | None, overrides: list[str] | None
 ) -> Sweep:
     given = {"steps": steps, "models": models, "resources.address": address}

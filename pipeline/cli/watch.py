@@ -8,9 +8,9 @@ import typer
 from pipeline.cli.app import app
 from pipeline.spec import Resources
 
-LAKE = ".shapelake"
+DEFAULT_LAKE_FOLDER = ".shapelake"
 """Beside the checkpoints, where no lake is named."""
-Rules = Annotated[
+AlertOption = Annotated[
     list[str] | None,
     typer.Option("--alert", metavar="RULE", help="METRIC[@LAYERS]>ERRORS, such as id_mle@blocks>4; several are fine."),
 ]
@@ -24,7 +24,7 @@ def watch(
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields.")] = "quick@1",
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
     layers: Annotated[str, typer.Option("--layers", help="Shown: blocks, all, 5, or 3-9.")] = "blocks",
-    alert: Rules = None,
+    alert: AlertOption = None,
     on_alert: Annotated[
         str | None,
         typer.Option("--on-alert", metavar="COMMAND", help="Gets SHAPELAKE_ALERT as JSON; or an http(s) address."),
@@ -51,7 +51,7 @@ def watch(
         folder=folder.resolve(),
         rules=tuple(AlertRule.parse(text) for text in alert or []),
         layers=LayerSelection.parse(layers),
-        lake=Lake(lake or str(folder / LAKE)),
+        lake=Lake(lake or str(folder / DEFAULT_LAKE_FOLDER)),
         recipe=parse_recipe(recipe),
         corpus=parse_corpus(corpus),
         resources=Resources(cpus=threads, slots=1, gpus=int(gpu_share is not None)),
