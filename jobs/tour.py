@@ -14,7 +14,7 @@ import altair as alt
 
 from pipeline import lake
 from pipeline.analysis import compute_finding
-from pipeline.report import FIGURES, figure, spec
+from pipeline.report import FIGURES, build_figure_spec, draw_figure
 
 URI = sys.argv[1] if sys.argv[0].endswith("tour.py") and len(sys.argv) > 1 else "shapelake-demo/lake"
 reader = lake.open_lake(URI)
@@ -32,11 +32,11 @@ for name in ("dome", "phases"):
 # %% The four figures: in a notebook `show` draws one, `figure` writes it for a paper
 def show(name: str) -> alt.Chart:
     """The figure `name`, as a notebook shows it."""
-    return alt.Chart.from_dict(spec(reader, name), validate=False)
+    return alt.Chart.from_dict(build_figure_spec(reader, name), validate=False)
 
 
 for name in FIGURES:
-    print(figure(reader, name, Path(URI).parent / f"{name}.svg"))
+    print(draw_figure(reader, name, Path(URI).parent / f"{name}.svg"))
 
 # %%
 show("anisotropy-depth")

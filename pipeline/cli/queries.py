@@ -66,9 +66,9 @@ def report(
     Example: shapelake report --lake lake -o report.html
     """
     from pipeline import lake as lakes
-    from pipeline.report import write
+    from pipeline.report import write_report
 
-    typer.echo(write(lakes.open_lake(lake), output, models)[0])
+    typer.echo(write_report(lakes.open_lake(lake), output, models)[0])
 
 
 @app.command()
@@ -83,7 +83,7 @@ def figure(
     Example: shapelake figure id-training --lake lake -o id.svg
     """
     from pipeline import lake as lakes
-    from pipeline.report import figure as draw
+    from pipeline.report import draw_figure as draw
 
     typer.echo(draw(lakes.open_lake(lake), name, output, models))
 

@@ -31,7 +31,7 @@ def sweep(folder: Path) -> Sweep:
 def demo(folder: Path) -> int:
     """Train what is not trained yet, measure what is not measured yet, print; returns the exit code."""
     from pipeline.demo.train import prepare
-    from pipeline.report import write
+    from pipeline.report import write_report
 
     console = Console(stderr=True)
     console.print("1/3 training a small decoder and a small encoder on Python's own documentation")
@@ -43,6 +43,6 @@ def demo(folder: Path) -> int:
     console.print("3/3 what happened to the space they think in")
     sys.stderr.flush()
     print_tables(uri)
-    page, *_ = write(open_lake(uri), folder / "report.html")
+    page, *_ = write_report(open_lake(uri), folder / "report.html")
     console.print(f"the same to look at: {page}")
     return report.exit_code

@@ -18,20 +18,20 @@ from pipeline.analysis.trust import list_doubts
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 
-ESTIMATORS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
-RANDOM = "random-"
-LANDMARKS = 4
+ESTIMATOR_LABELS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
+RANDOM_CORPUS_PREFIX = "random-"
+LANDMARK_PARTS = 4
 """Each model's first block, and the last of each of so many equal parts, are drawn boldly and with errors."""
-UNMARKED = ("flat", "disputed", "no_errors", "too_few")
+PEAKLESS_VERDICTS = ("flat", "disputed", "no_errors", "too_few")
 """Verdicts that give no peak to mark."""
-SERIES = ("history", "text", "kind")
-VALUES = (
+SERIES_KEYS = ("history", "text", "kind")
+VALUE_COLUMNS = (
     *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),
     *("id_authors", "loss", "loss_se", "t"),
 )
 
 
-class Tables(NamedTuple):
+class ChartTables(NamedTuple):
     """What the charts draw. A history is named by `history`, a corpus with its recipe by `text`."""
 
     layers: pl.DataFrame
@@ -44,25 +44,25 @@ class Tables(NamedTuple):
     peaks: pl.DataFrame
     """Where each estimator of dimension is highest over training, by layer (null: the mean over blocks)."""
 
-    def of(self, name: str) -> "Tables":
+    def of(self, name: str) -> "ChartTables":
         """The rows of one history."""
-        return Tables(*(table.filter(history=name) for table in self))
+        return ChartTables(*(table.filter(history=name) for table in self))
 
-    def thinned(self, most: int) -> "Tables":
+    def thinned(self, most: int) -> "ChartTables":
         """At most so many rows of layers: of each history only every n-th step, the first and the last among them."""
         nth = -(-self.layers.height // most)
         place, last = pl.col("step").rank("dense").over("history") - 1, pl.col("step").max().over("history")
         kept = (place % nth == 0) | (pl.col("step") == last) | pl.col("step").is_null() | pl.col("newest")
         return self._replace(layers=self.layers.filter(kept), gaps=self.gaps.filter(place % nth == 0))
 
-    def overview(self) -> "Tables":
+    def overview(self) -> "ChartTables":
         """What the charts across histories need: newest profiles, landmarks, means."""
         seen = pl.col("newest") | pl.col("landmark")
-        means = self.steps.select(*SERIES, "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "t")
-        return Tables(self.layers.filter(seen), means, self.gaps.clear(), self.peaks.clear())
+        means = self.steps.select(*SERIES_KEYS, "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "t")
+        return ChartTables(self.layers.filter(seen), means, self.gaps.clear(), self.peaks.clear())
 
 
-def chosen(reader: LakeReader, models: str) -> pl.DataFrame:
+def load_chart_rows(reader: LakeReader, models: str) -> pl.DataFrame:
     """The rows of the models whose name matches, with `history`, `text` and `t`; UsageError where there are none."""
     frame = load_layer_rows(reader)
     known = frame["model"].unique().sort().to_list()
@@ -74,21 +74,21 @@ def chosen(reader: LakeReader, models: str) -> pl.DataFrame:
     several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "stage", "run")}
     by_df = {df: t_quantile(df) for df in range(1, int(frame["groups"].max() or 1))}  # type: ignore[arg-type]
     return frame.filter(pl.col("model").is_in(names)).with_columns(
-        history=pl.concat_str("model", *(_where(test, name) for name, test in several.items())),
-        text=pl.concat_str("corpus", _where(pl.col("recipe").n_unique() > 1, "recipe")),
+        history=pl.concat_str("model", *(_suffix_if_ambiguous(test, name) for name, test in several.items())),
+        text=pl.concat_str("corpus", _suffix_if_ambiguous(pl.col("recipe").n_unique() > 1, "recipe")),
         t=(pl.col("groups") - 1).replace_strict(by_df, default=None, return_dtype=pl.Float64),
     )
 
 
-def _where(test: pl.Expr, name: str) -> pl.Expr:
+def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
     """` · name` where it is needed to tell things apart."""
     return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(" · ") + pl.col(name)).otherwise(pl.lit(""))
 
 
-def tables(frame: pl.DataFrame) -> Tables:
+def build_chart_tables(frame: pl.DataFrame) -> ChartTables:
     """The tables of `chosen` rows."""
     trained, last = select_history_rows(frame), select_newest_rows(frame)
-    labels = frame.select(*HISTORY_COLUMNS, *SERIES[:2]).unique().sort(HISTORY_COLUMNS)
+    labels = frame.select(*HISTORY_COLUMNS, *SERIES_KEYS[:2]).unique().sort(HISTORY_COLUMNS)
     label = [*HISTORY_COLUMNS, "revision", "step", "layer"]
     every = pl.concat([trained, last]).unique(label, maintain_order=True)
     every = every.join(last.select(*label, newest=pl.lit(True)), on=label, how="left", nulls_equal=True)
@@ -96,11 +96,23 @@ def tables(frame: pl.DataFrame) -> Tables:
     every = every.join(marked, on=label, how="left", nulls_equal=True)
     every = every.join(_doubtful(frame), on=label, how="left", nulls_equal=True)
     every = every.with_columns(pl.col("newest", "landmark").fill_null(False), block=pl.col("state") == "block")
-    kept = [*SERIES, "revision", "step", "layer", "depth", "state", "block", "newest", "landmark", "doubt", *VALUES]
-    order = [*SERIES, "step", "layer"]
-    return Tables(
+    kept = [
+        *SERIES_KEYS,
+        "revision",
+        "step",
+        "layer",
+        "depth",
+        "state",
+        "block",
+        "newest",
+        "landmark",
+        "doubt",
+        *VALUE_COLUMNS,
+    ]
+    order = [*SERIES_KEYS, "step", "layer"]
+    return ChartTables(
         every.select(kept).sort(order),
-        _steps(trained).sort(*SERIES, "step"),
+        _steps(trained).sort(*SERIES_KEYS, "step"),
         _gaps(trained).sort("history", "text", "random", "step", "layer"),
         _peaks(frame, labels, marked),
     )
@@ -108,7 +120,7 @@ def tables(frame: pl.DataFrame) -> Tables:
 
 def _landmark() -> pl.Expr:
     last = pl.col("layer").max().over("history")
-    ends = [(1 + (last - 1) * part / LANDMARKS).round() for part in range(LANDMARKS + 1)]
+    ends = [(1 + (last - 1) * part / LANDMARK_PARTS).round() for part in range(LANDMARK_PARTS + 1)]
     return pl.any_horizontal(pl.col("layer") == end for end in ends)
 
 
@@ -122,11 +134,11 @@ def _doubtful(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _steps(trained: pl.DataFrame) -> pl.DataFrame:
     """A mean's error is taken as the mean of its layers' errors: they read the same contexts."""
-    return select_block_rows(trained).group_by(*SERIES, "step").agg(pl.col(VALUES).mean())
+    return select_block_rows(trained).group_by(*SERIES_KEYS, "step").agg(pl.col(VALUE_COLUMNS).mean())
 
 
 def _gaps(trained: pl.DataFrame) -> pl.DataFrame:
-    random = pl.col("corpus").str.starts_with(RANDOM)
+    random = pl.col("corpus").str.starts_with(RANDOM_CORPUS_PREFIX)
     same = ["history", "recipe", "revision", "step", "layer", "weights_digest", "config_digest", "tokenizer_digest"]
     values = ["anisotropy", "anisotropy_se", "id_twonn", "id_twonn_se"]
     text = trained.filter(~random).select(*same, "text", "t", *values)
@@ -144,12 +156,12 @@ def _hypot(name: str) -> pl.Expr:
 def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -> pl.DataFrame:
     found = (
         classify_by_estimator(frame)
-        .filter(pl.col("estimator").is_in(list(ESTIMATORS)))
+        .filter(pl.col("estimator").is_in(list(ESTIMATOR_LABELS)))
         .join(labels, on=HISTORY_COLUMNS, nulls_equal=True)
     )
     bold = landmarks.select(*HISTORY_COLUMNS, "layer", "landmark").unique()
     found = found.join(bold, on=[*HISTORY_COLUMNS, "layer"], how="left", nulls_equal=True)
     steps = ["peak_step", "peak_step_low", "peak_step_high", "peak_value"]
     kept = found.select("history", "text", "layer", "landmark", "estimator", "verdict", *steps)
-    kept = kept.filter(~pl.col("verdict").is_in(UNMARKED))
+    kept = kept.filter(~pl.col("verdict").is_in(PEAKLESS_VERDICTS))
     return kept.with_columns(pl.col("landmark").fill_null(False)).sort("history", "text", "layer", "estimator")

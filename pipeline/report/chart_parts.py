@@ -4,19 +4,19 @@ from typing import Any, NamedTuple
 
 import altair as alt
 
-from pipeline.report.chart_data import ESTIMATORS, Tables
+from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.theme import WIDTH
 
-TICKS = [0, *(10**power for power in range(8))]
-SHORT = "format(datum.value, '.3~s')"
+STEP_TICKS = [0, *(10**power for power in range(8))]
+SHORT_NUMBER_EXPR = "format(datum.value, '.3~s')"
 """1k for 1000: as an axis' own format it would say 0k for 1."""
-STEP = "training step"
-ANISOTROPY = "anisotropy"
-DIMENSION = "intrinsic dimension"
-NEARLY_ALL, DENSE = 0.98, 40
-MOST_NAMED = 6
+STEP_TITLE = "training step"
+ANISOTROPY_TITLE = "anisotropy"
+DIMENSION_TITLE = "intrinsic dimension"
+GAP_QUANTILE, MAX_DOTTED_STEPS = 0.98, 40
+MAX_NAMED_HISTORIES = 6
 """More histories than these have no room for their names in a chart."""
-WORDS = {
+TOOLTIP_FORMATS = {
     "history": ("model", ""),
     "step": ("step", ",d"),
     "layer": ("layer", "d"),
@@ -33,10 +33,10 @@ WORDS = {
     "peak_value": ("dimension there", ".2f"),
 }
 """Name and number format of a column in a tooltip, where not the column's own name and three decimals."""
-TEXT = ("kind", "state", "pair", "verdict", "doubt")
+TEXT_COLUMNS = ("kind", "state", "pair", "verdict", "doubt")
 
 
-class Shown(NamedTuple):
+class ChartContext(NamedTuple):
     """What charts are made for: the choices of the controls, the first of each shown first."""
 
     histories: tuple[str, ...]
@@ -49,23 +49,26 @@ class Shown(NamedTuple):
     """Of each difference from random tokens, the size that nearly all stay below: one scale for all histories."""
 
     @classmethod
-    def of(cls, tables: Tables) -> "Shown":
+    def of(cls, tables: ChartTables) -> "ChartContext":
         frame = tables.layers
         return cls(
             tuple(frame["history"].unique().sort()),
             tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith("random-"), text))),
             tuple(frame["kind"].unique().sort()),
             int(frame["step"].max() or 0),  # type: ignore[arg-type]
-            frame["step"].n_unique() > DENSE,
-            {name: tables.gaps[f"{name}_gap"].abs().quantile(NEARLY_ALL) or 1.0 for name in ("anisotropy", "id_twonn")},
+            frame["step"].n_unique() > MAX_DOTTED_STEPS,
+            {
+                name: tables.gaps[f"{name}_gap"].abs().quantile(GAP_QUANTILE) or 1.0
+                for name in ("anisotropy", "id_twonn")
+            },
         )
 
     def first(self, control: str) -> str:
         """What `control` shows first."""
-        return {"history": self.histories, "text": self.texts, "estimator": tuple(ESTIMATORS)}[control][0]
+        return {"history": self.histories, "text": self.texts, "estimator": tuple(ESTIMATOR_LABELS)}[control][0]
 
 
-def rows(table: str, *by: str) -> alt.Chart:
+def base_chart(table: str, *by: str) -> alt.Chart:
     """The rows of the named table that the controls `by` ask for."""
     chart = alt.Chart(alt.NamedData(table))
     for control in by:
@@ -73,19 +76,19 @@ def rows(table: str, *by: str) -> alt.Chart:
     return chart
 
 
-def estimated(table: str, *by: str) -> alt.Chart:
+def dimension_chart(table: str, *by: str) -> alt.Chart:
     """As `rows`, with the `dimension` that the control `estimator` asks for, its `se` and 95 % interval."""
-    chart = rows(table, *by).transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
-    return interval(chart, "dimension", "se")
+    chart = base_chart(table, *by).transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
+    return add_interval(chart, "dimension", "se")
 
 
-def interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:
+def add_interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:
     """With `low` and `high`, the 95 % interval; both null where the rows state no error."""
     known = f"datum.{se} == null || datum.t == null ? null : datum.{value}"
     return chart.transform_calculate(low=f"{known} - datum.t * datum.{se}", high=f"{known} + datum.t * datum.{se}")
 
 
-def layered(*parts: Any, height: int = 320, **kept: Any) -> alt.LayerChart:
+def layer_charts(*parts: Any, height: int = 320, **kept: Any) -> alt.LayerChart:
     """The parts one over another, as wide as the page."""
     return alt.LayerChart(layer=list(parts)).properties(width=WIDTH, height=height, **kept)
 
@@ -110,59 +113,59 @@ def dots(chart: alt.Chart, size: int, *encoding: Any) -> list[alt.Chart]:
     return [points.encode(*encoding) for points in (sound, doubtful)]
 
 
-def ends(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
+def end_labels(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
     """What each line `per` is called, by its right end along `by`."""
     last = chart.transform_joinaggregate(end=f"max({by})", groupby=[per])
     last = last.transform_filter(f"datum.{by} == datum.end").transform_calculate(word=word)
     return last.mark_text(align="left", dx=8, aria=False, limit=150).encode(text="word:N")
 
 
-def step(shown: Shown, field: str = "step", labels: bool = True) -> alt.X:
+def step_axis(shown: ChartContext, field: str = "step", labels: bool = True) -> alt.X:
     """Training steps, logarithmic above 1 and with a place for 0."""
-    axis = alt.Axis(values=ticks(shown), labelExpr=SHORT, labels=labels, grid=False)
-    return alt.X(f"{field}:Q", title=STEP if labels else None, scale=alt.Scale(type="symlog"), axis=axis)
+    axis = alt.Axis(values=step_ticks(shown), labelExpr=SHORT_NUMBER_EXPR, labels=labels, grid=False)
+    return alt.X(f"{field}:Q", title=STEP_TITLE if labels else None, scale=alt.Scale(type="symlog"), axis=axis)
 
 
-def ticks(shown: Shown) -> list[int]:
-    return [tick for tick in TICKS if tick <= shown.last_step]
+def step_ticks(shown: ChartContext) -> list[int]:
+    return [tick for tick in STEP_TICKS if tick <= shown.last_step]
 
 
-def checkpoints(labels: bool) -> alt.X:
+def checkpoint_axis(labels: bool) -> alt.X:
     """One column per checkpoint."""
-    axis = alt.Axis(labels=labels, ticks=labels, labelAngle=0, labelExpr=SHORT)
-    return alt.X("step:O", title=f"{STEP} (one column per checkpoint)" if labels else None, axis=axis)
+    axis = alt.Axis(labels=labels, ticks=labels, labelAngle=0, labelExpr=SHORT_NUMBER_EXPR)
+    return alt.X("step:O", title=f"{STEP_TITLE} (one column per checkpoint)" if labels else None, axis=axis)
 
 
-def layers() -> alt.Y:
+def layer_axis() -> alt.Y:
     """The first layer at the bottom."""
     return alt.Y("layer:O", title="layer", sort="descending")
 
 
-def depth() -> alt.X:
+def depth_axis() -> alt.X:
     return alt.X(
         "depth:Q", title="depth (block / number of blocks)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)
     )
 
 
-def share(column: str = "anisotropy", title: str = ANISOTROPY) -> alt.Y:
+def share_axis(column: str = "anisotropy", title: str = ANISOTROPY_TITLE) -> alt.Y:
     """A quantity from 0 to 1, always drawn whole."""
     return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
 
 
-def free(column: str, title: str) -> alt.Y:
+def value_axis(column: str, title: str) -> alt.Y:
     """A quantity whose zero says nothing."""
     return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
 
 
-def by_depth() -> alt.Color:
+def depth_colour() -> alt.Color:
     return alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth", legend=alt.Legend(type="gradient"))
 
 
-def tip(*columns: str) -> list[alt.Tooltip]:
+def tooltips(*columns: str) -> list[alt.Tooltip]:
     """What a pointer reads off a mark."""
     return [_tip(column) for column in columns]
 
 
 def _tip(column: str) -> alt.Tooltip:
-    title, form = WORDS.get(column, (column.replace("_", " "), "" if column in TEXT else ".3f"))
+    title, form = TOOLTIP_FORMATS.get(column, (column.replace("_", " "), "" if column in TEXT_COLUMNS else ".3f"))
     return alt.Tooltip(column, type="quantitative" if form else "nominal", title=title, format=form)

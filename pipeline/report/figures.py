@@ -11,74 +11,82 @@ from pipeline import output_paths
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 from pipeline.report import history_charts, overview_charts, theme
-from pipeline.report.chart_data import RANDOM, chosen, tables
+from pipeline.report.chart_data import RANDOM_CORPUS_PREFIX, build_chart_tables, load_chart_rows
 from pipeline.report.chart_parts import (
-    DIMENSION,
-    Shown,
+    DIMENSION_TITLE,
+    ChartContext,
+    add_interval,
     band,
-    depth,
+    base_chart,
+    depth_axis,
+    dimension_chart,
     dots,
-    ends,
-    estimated,
-    free,
-    interval,
-    layered,
+    end_labels,
+    layer_charts,
     line,
-    rows,
-    share,
-    step,
+    share_axis,
+    step_axis,
+    value_axis,
 )
 from pipeline.strict_model import suggest
 
-COLUMNS = 3
-SCALE = 3
+FACET_COLUMNS = 3
+PNG_SCALE = 3
 """Pixels of a PNG per pixel of the page: 300 dots per inch at the width of a column of text."""
 
 
-def dimension_over_training(shown: Shown) -> alt.LayerChart:
+def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
     """Dimension, the mean over the blocks, of every model over training; a triangle where it is highest."""
-    base = estimated("steps", "text")
-    look, one, title = theme.by_kind(shown.kinds), alt.Detail("history:N"), f"{DIMENSION}, mean over blocks"
+    base = dimension_chart("steps", "text")
+    look, one, title = (
+        theme.kind_encodings(shown.kinds),
+        alt.Detail("history:N"),
+        f"{DIMENSION_TITLE}, mean over blocks",
+    )
     top = base.transform_joinaggregate(top="max(dimension)", groupby=["history"])
     peak = top.transform_filter("datum.dimension == datum.top").mark_point(shape="triangle-down", size=90, yOffset=-9)
-    return layered(
-        band(base).encode(step(shown), free("low", title), alt.Y2("high:Q"), look["color"], one),
-        line(base, dots=26).encode(step(shown), free("dimension", title), one, look["color"], look["strokeDash"]),
-        peak.encode(step(shown), free("dimension", title), look["color"]),
-        ends(base, "step", "history", "datum.history").encode(step(shown), free("dimension", title)),
+    return layer_charts(
+        band(base).encode(step_axis(shown), value_axis("low", title), alt.Y2("high:Q"), look["color"], one),
+        line(base, dots=26).encode(
+            step_axis(shown), value_axis("dimension", title), one, look["color"], look["strokeDash"]
+        ),
+        peak.encode(step_axis(shown), value_axis("dimension", title), look["color"]),
+        end_labels(base, "step", "history", "datum.history").encode(step_axis(shown), value_axis("dimension", title)),
     )
 
 
-def profiles_over_training(shown: Shown) -> alt.FacetChart:
+def profiles_over_training(shown: ChartContext) -> alt.FacetChart:
     """Anisotropy over depth at every checkpoint, one panel per model."""
-    base = rows("layers", "text").transform_filter("datum.step != null && datum.block")
-    lines = line(base, 1.5).encode(depth(), share(), history_charts.by_step(shown), alt.Detail("step:N"))
+    base = base_chart("layers", "text").transform_filter("datum.step != null && datum.block")
+    lines = line(base, 1.5).encode(depth_axis(), share_axis(), history_charts.step_colour(shown), alt.Detail("step:N"))
     return _panels(lines)
 
 
-def text_against_random(shown: Shown) -> alt.FacetChart:
+def text_against_random(shown: ChartContext) -> alt.FacetChart:
     """Anisotropy over depth at the newest checkpoint, on text and on random tokens, one panel per model."""
-    base = rows("layers").transform_filter("datum.newest && datum.block")
-    base = base.transform_calculate(input=f"indexof(datum.text, '{RANDOM}') == 0 ? 'random tokens' : 'text'")
-    base = interval(base, "anisotropy", "anisotropy_se")
-    look, one = theme.by_input(), alt.Detail("text:N")
+    base = base_chart("layers").transform_filter("datum.newest && datum.block")
+    base = base.transform_calculate(
+        input=f"indexof(datum.text, '{RANDOM_CORPUS_PREFIX}') == 0 ? 'random tokens' : 'text'"
+    )
+    base = add_interval(base, "anisotropy", "anisotropy_se")
+    look, one = theme.input_encodings(), alt.Detail("text:N")
     drawn = alt.layer(
-        band(base).encode(depth(), share("low"), alt.Y2("high:Q"), look["color"], one),
-        line(base).encode(depth(), share(), look["color"], look["strokeDash"], one),
-        *dots(base, 30, depth(), share(), look["color"], look["shape"], one),
+        band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], one),
+        line(base).encode(depth_axis(), share_axis(), look["color"], look["strokeDash"], one),
+        *dots(base, 30, depth_axis(), share_axis(), look["color"], look["shape"], one),
     )
     return _panels(drawn)
 
 
-FIGURES: dict[str, Callable[[Shown], Any]] = {
-    "anisotropy-depth": overview_charts.profile,
+FIGURES: dict[str, Callable[[ChartContext], Any]] = {
+    "anisotropy-depth": overview_charts.draw_profile,
     "anisotropy-training": profiles_over_training,
     "id-training": dimension_over_training,
     "random-tokens": text_against_random,
 }
 
 
-def figure(reader: LakeReader, name: str, path: str | Path, models: str = "*") -> Path:
+def draw_figure(reader: LakeReader, name: str, path: str | Path, models: str = "*") -> Path:
     """Draw the figure `name`, one of FIGURES, from the lake to a file: .svg, .png or .pdf.
 
     Over texts of several kinds it shows the first that is not random tokens. Returns the path.
@@ -90,27 +98,29 @@ def figure(reader: LakeReader, name: str, path: str | Path, models: str = "*") -
         near = suggest(name, list(FIGURES))
         raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Name one of {', '.join(FIGURES)}")
     path = output_paths.file("figure", path, tuple(_WRITERS))
-    path.write_bytes(_WRITERS[path.suffix](spec(reader, name, models)))
+    path.write_bytes(_WRITERS[path.suffix](build_figure_spec(reader, name, models)))
     return path
 
 
-def spec(reader: LakeReader, name: str, models: str = "*") -> dict[str, Any]:
+def build_figure_spec(reader: LakeReader, name: str, models: str = "*") -> dict[str, Any]:
     """The Vega-Lite spec of a figure with the rows that it draws: what a notebook shows."""
-    found = tables(chosen(reader, models))
-    shown = Shown.of(found)
+    found = build_chart_tables(load_chart_rows(reader, models))
+    shown = ChartContext.of(found)
     params = [{"name": control, "value": shown.first(control)} for control in ("text", "estimator")]
     drawn = FIGURES[name](shown).to_dict()
     used = {table: frame.to_dicts() for table, frame in found._asdict().items() if f"'name': '{table}'" in str(drawn)}
-    return {"params": params} | drawn | {"datasets": used, "config": theme.config("light") | {"background": "white"}}
+    return (
+        {"params": params} | drawn | {"datasets": used, "config": theme.vega_config("light") | {"background": "white"}}
+    )
 
 
 def _panels(chart: Any) -> alt.FacetChart:
-    small = chart.properties(width=theme.SMALL * 1.2, height=170)
-    return small.facet(alt.Facet("history:N", title=None), columns=COLUMNS)
+    small = chart.properties(width=theme.PANEL_WIDTH * 1.2, height=170)
+    return small.facet(alt.Facet("history:N", title=None), columns=FACET_COLUMNS)
 
 
 _WRITERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     ".svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
-    ".png": lambda spec: vl_convert.vegalite_to_png(spec, scale=SCALE),
+    ".png": lambda spec: vl_convert.vegalite_to_png(spec, scale=PNG_SCALE),
     ".pdf": vl_convert.vegalite_to_pdf,
 }

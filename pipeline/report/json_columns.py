@@ -10,7 +10,7 @@ DIGITS, DIGITS_OF_ERRORS = 5, 3
 """Significant digits of values and of their standard errors."""
 
 
-def columnar(frame: pl.DataFrame) -> dict[str, Any]:
+def to_json_columns(frame: pl.DataFrame) -> dict[str, Any]:
     """`rows`, and of each column its values, or its distinct `words` and where each row's stands `at`."""
     short = frame.with_columns(
         (cs.float() - cs.ends_with("_se")).round_sig_figs(DIGITS),
@@ -19,7 +19,7 @@ def columnar(frame: pl.DataFrame) -> dict[str, Any]:
     return {"rows": frame.height, "columns": {column.name: _column(column) for column in short.iter_columns()}}
 
 
-def script(value: Any) -> str:
+def to_script_json(value: Any) -> str:
     """JSON that no HTML parser takes for the end of its script element, nor for its own markup."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

@@ -15,40 +15,40 @@ from pipeline import output_paths
 from pipeline.lake.reader import LakeReader
 from pipeline.report import tables as printed
 from pipeline.report import theme
-from pipeline.report.chart_data import ESTIMATORS, Tables, chosen, tables
-from pipeline.report.chart_parts import Shown
-from pipeline.report.json_columns import columnar, script
-from pipeline.report.sections import HISTORY, HISTORY_KEYS, OVERVIEW, Section
-from pipeline.report.verdicts import Verdicts, verdicts
+from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables, build_chart_tables, load_chart_rows
+from pipeline.report.chart_parts import ChartContext
+from pipeline.report.json_columns import to_json_columns, to_script_json
+from pipeline.report.sections import HISTORY_KEYS, HISTORY_SECTIONS, OVERVIEW_SECTIONS, Section
+from pipeline.report.verdicts import Verdicts, collect_verdicts
 
-MOST_BYTES = 2_500_000
-MOST_ROWS = 16_000
+MAX_PAGE_BYTES = 2_500_000
+MAX_LAYER_ROWS = 16_000
 """Of layers in one file; beyond, every n-th step is drawn."""
-INDEX_ROWS = 8_000
-TOLD = ("table", "columns", "only", "controls", "query")
+MAX_INDEX_LAYER_ROWS = 8_000
+SCRIPT_SECTION_FIELDS = ("table", "columns", "only", "controls", "query")
 """What the page's code knows of a section."""
 ASSETS = files("pipeline.report") / "assets"
 
 
-class Content(NamedTuple):
+class PageContent(NamedTuple):
     """All that pages are made of."""
 
     uri: str
     frame: pl.DataFrame
-    tables: Tables
+    tables: ChartTables
     verdicts: Verdicts
     printed: tuple[printed.Table, ...]
     specs: dict[str, dict[str, Any]]
     """Of each section, made once for all pages: they share their scales, and the page's code sets the controls."""
 
-    def of(self, history: str) -> "Content":
+    def of(self, history: str) -> "PageContent":
         """What the page of one history is made of."""
         rows = self.frame.filter(history=history)
         mine = tuple(table.of(model=rows["model"][0]) for table in self.printed)
-        return Content(self.uri, rows, self.tables.of(history), self.verdicts.of(history), mine, self.specs)
+        return PageContent(self.uri, rows, self.tables.of(history), self.verdicts.of(history), mine, self.specs)
 
 
-def write(reader: LakeReader, path: str | Path, models: str = "*") -> list[Path]:
+def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> list[Path]:
     """Write the report of the models whose name matches; the paths of its pages, the one to open first.
 
     One file as long as it is no larger than MOST_BYTES; else an index, and beside it a folder of its name with one
@@ -58,68 +58,74 @@ def write(reader: LakeReader, path: str | Path, models: str = "*") -> list[Path]
         UsageError: no .html file that can be written, or no such model in the lake.
     """
     path = output_paths.file("report", path, [".html"])
-    content = gather(reader, models)
-    whole = render(content, (*OVERVIEW, *HISTORY), MOST_ROWS)
-    histories = Shown.of(content.tables).histories
-    if len(whole.encode()) <= MOST_BYTES or len(histories) == 1:
+    content = gather_content(reader, models)
+    whole = render_page(content, (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS), MAX_LAYER_ROWS)
+    histories = ChartContext.of(content.tables).histories
+    if len(whole.encode()) <= MAX_PAGE_BYTES or len(histories) == 1:
         path.write_text(whole)
         return [path]
     folder = output_paths.folder("pages of the report in", path.with_suffix(""))
     folder.mkdir(exist_ok=True)
     pages = {history: folder / f"{place:02d}-{_slug(history)}.html" for place, history in enumerate(histories, 1)}
     for history, page in pages.items():
-        page.write_text(render(content.of(history), HISTORY, MOST_ROWS, up=f"../{path.name}"))
+        page.write_text(render_page(content.of(history), HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}"))
     links = {history: f"{folder.name}/{page.name}" for history, page in pages.items()}
     index = content._replace(tables=content.tables.overview())
-    path.write_text(render(index, OVERVIEW, INDEX_ROWS, links=links))
+    path.write_text(render_page(index, OVERVIEW_SECTIONS, MAX_INDEX_LAYER_ROWS, links=links))
     return [path, *pages.values()]
 
 
-def gather(reader: LakeReader, models: str = "*") -> Content:
+def gather_content(reader: LakeReader, models: str = "*") -> PageContent:
     """Ask the lake for all that the pages show."""
-    frame = chosen(reader, models)
+    frame = load_chart_rows(reader, models)
     names = frame["model"].unique().sort().to_list()
-    found = (printed.coverage(reader, names), printed.failures(reader, names), printed.method(reader))
-    made = tables(frame)
-    specs = {section.name: section.spec(Shown.of(made)) for section in (*OVERVIEW, *HISTORY)}
-    return Content(reader.uri, frame, made, verdicts(frame), found, specs)
+    found = (printed.coverage_table(reader, names), printed.failure_table(reader, names), printed.method_table(reader))
+    made = build_chart_tables(frame)
+    specs = {section.name: section.spec(ChartContext.of(made)) for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
+    return PageContent(reader.uri, frame, made, collect_verdicts(frame), found, specs)
 
 
-def render(
-    content: Content, sections: tuple[Section, ...], most_rows: int, links: dict[str, str] | None = None, up: str = ""
+def render_page(
+    content: PageContent,
+    sections: tuple[Section, ...],
+    most_rows: int,
+    links: dict[str, str] | None = None,
+    up: str = "",
 ) -> str:
     """One page, as HTML."""
     drawn = content.tables.thinned(most_rows)
-    shown = Shown.of(drawn)
-    used = {section.table for section in sections} | ({"peaks"} if HISTORY[0] in sections else set())
+    shown = ChartContext.of(drawn)
+    used = {section.table for section in sections} | ({"peaks"} if HISTORY_SECTIONS[0] in sections else set())
     data = {
-        "tables": {name: columnar(frame) for name, frame in drawn._asdict().items() if name in used},
+        "tables": {name: to_json_columns(frame) for name, frame in drawn._asdict().items() if name in used},
         "specs": {section.name: content.specs[section.name] for section in sections},
-        "sections": {section.name: {part: getattr(section, part) for part in TOLD} for section in sections},
+        "sections": {
+            section.name: {part: getattr(section, part) for part in SCRIPT_SECTION_FIELDS} for section in sections
+        },
         "where": {"history": _histories(content.frame), "text": _texts(content.frame)},
-        "themes": {name: theme.config(name) for name in ("light", "dark")},
-        "widths": {"full": theme.WIDTH, "small": theme.SMALL},
+        "themes": {name: theme.vega_config(name) for name in ("light", "dark")},
+        "widths": {"full": theme.WIDTH, "small": theme.PANEL_WIDTH},
         "lake": shlex.quote(content.uri),
     }
     return _template().render(
         content=content,
         shown=shown,
         sections=sections,
-        estimators=ESTIMATORS,
+        estimators=ESTIMATOR_LABELS,
         facts=_facts(content.frame),
         thinned=drawn.layers.height < content.tables.layers.height,
         links=links or {},
         up=up,
         lake=shlex.quote(content.uri),
-        data=script(data),
-        bundle=bundle(),
+        data=to_script_json(data),
+        bundle=vega_bundle(),
         style=(ASSETS / "page.css").read_text(),
         code=(ASSETS / "page.js").read_text(),
     )
 
 
 @cache
-def bundle() -> str:
+def vega_bundle() -> str:
     """Vega, Vega-Lite and vega-embed in a scope of their own, safe inside a script element; it sets `vegaEmbed`."""
     # At the top level its short names collide with each other's and with the page's.
     code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")

@@ -7,12 +7,12 @@ import altair as alt
 
 WIDTH = 640
 """Pixels of a chart where nothing else says so; the page gives each the room that it has."""
-SMALL = 190
+PANEL_WIDTH = 190
 """Pixels of one of small multiples."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
-class Look(NamedTuple):
+class SeriesStyle(NamedTuple):
     """Colour, and what says the same without it. At least 3:1 against both backgrounds (Okabe and Ito's palette)."""
 
     colour: str
@@ -20,25 +20,33 @@ class Look(NamedTuple):
     shape: str
 
 
-KINDS = {
-    "decoder": Look("#0072b2", (1, 0), "circle"),
-    "encoder": Look("#d55e00", (6, 3), "square"),
-    "encdec-encoder": Look("#c0699b", (2, 2), "diamond"),
-    "encdec-decoder": Look("#009e73", (8, 2), "triangle-up"),
+KIND_STYLES = {
+    "decoder": SeriesStyle("#0072b2", (1, 0), "circle"),
+    "encoder": SeriesStyle("#d55e00", (6, 3), "square"),
+    "encdec-encoder": SeriesStyle("#c0699b", (2, 2), "diamond"),
+    "encdec-decoder": SeriesStyle("#009e73", (8, 2), "triangle-up"),
 }
-INPUTS = {"text": Look("#0072b2", (1, 0), "circle"), "random tokens": Look("#d55e00", (6, 3), "square")}
+INPUT_STYLES = {
+    "text": SeriesStyle("#0072b2", (1, 0), "circle"),
+    "random tokens": SeriesStyle("#d55e00", (6, 3), "square"),
+}
 
-INK = {"light": "#1c2127", "dark": "#e4e8ee"}
-QUIET = {"light": "#59626e", "dark": "#a3adba"}
-LINES = {"light": "#dfe3e8", "dark": "#343b45"}
-RAMP = {"light": [0.0, 0.85], "dark": [0.25, 1.0]}
+TEXT_COLOURS = {"light": "#1c2127", "dark": "#e4e8ee"}
+MUTED_COLOURS = {"light": "#59626e", "dark": "#a3adba"}
+GRID_COLOURS = {"light": "#dfe3e8", "dark": "#343b45"}
+VIRIDIS_EXTENTS = {"light": [0.0, 0.85], "dark": [0.25, 1.0]}
 """Parts of viridis that can be seen on the background."""
 
 
-def config(theme: str) -> dict[str, Any]:
+def vega_config(theme: str) -> dict[str, Any]:
     """The Vega-Lite config of `theme`, light or dark; the background is the page's."""
-    text = {"labelColor": QUIET[theme], "titleColor": INK[theme], "labelFontSize": 11, "titleFontSize": 12}
-    quiet = {"gridColor": LINES[theme], "domainColor": QUIET[theme], "tickColor": QUIET[theme]}
+    text = {
+        "labelColor": MUTED_COLOURS[theme],
+        "titleColor": TEXT_COLOURS[theme],
+        "labelFontSize": 11,
+        "titleFontSize": 12,
+    }
+    quiet = {"gridColor": GRID_COLOURS[theme], "domainColor": MUTED_COLOURS[theme], "tickColor": MUTED_COLOURS[theme]}
     return {
         "font": FONT,
         "background": None,
@@ -53,29 +61,29 @@ def config(theme: str) -> dict[str, Any]:
             "symbolSize": 90,
             "gradientLength": 160,
         },
-        "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": INK[theme]},
-        "title": {"color": INK[theme], "fontSize": 12, "fontWeight": 600, "anchor": "start"},
-        "text": {"color": INK[theme], "fontSize": 11},
-        "rule": {"color": QUIET[theme]},
+        "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": TEXT_COLOURS[theme]},
+        "title": {"color": TEXT_COLOURS[theme], "fontSize": 12, "fontWeight": 600, "anchor": "start"},
+        "text": {"color": TEXT_COLOURS[theme], "fontSize": 11},
+        "rule": {"color": MUTED_COLOURS[theme]},
         "range": {
-            "ramp": {"scheme": "viridis", "extent": RAMP[theme]},
+            "ramp": {"scheme": "viridis", "extent": VIRIDIS_EXTENTS[theme]},
             "heatmap": {"scheme": "cividis"},
             "diverging": {"scheme": "purpleorange"},
         },
     }
 
 
-def by_kind(kinds: Sequence[str]) -> dict[str, Any]:
+def kind_encodings(kinds: Sequence[str]) -> dict[str, Any]:
     """Colour, dash and shape of the kinds that are there."""
-    return _by("kind", {kind: look for kind, look in KINDS.items() if kind in kinds})
+    return _by("kind", {kind: look for kind, look in KIND_STYLES.items() if kind in kinds})
 
 
-def by_input() -> dict[str, Any]:
+def input_encodings() -> dict[str, Any]:
     """Colour, dash and shape of text and of random tokens."""
-    return _by("input", INPUTS)
+    return _by("input", INPUT_STYLES)
 
 
-def _by(field: str, looks: dict[str, Look]) -> dict[str, Any]:
+def _by(field: str, looks: dict[str, SeriesStyle]) -> dict[str, Any]:
     def scale(values: list[Any]) -> alt.Scale:
         return alt.Scale(domain=list(looks), range=values)
 

@@ -24,7 +24,7 @@ def reader(uri: str):
 
 @pytest.fixture(scope="session")
 def page(reader, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from pipeline.report import write
+    from pipeline.report import write_report
 
-    (written,) = write(reader, tmp_path_factory.mktemp("page") / "report.html")
+    (written,) = write_report(reader, tmp_path_factory.mktemp("page") / "report.html")
     return written

@@ -11,13 +11,13 @@ import vl_convert
 
 from pipeline.analysis import compute_finding
 from pipeline.errors import UsageError
-from pipeline.report import FIGURES, figure, history_charts, theme
-from pipeline.report.chart_data import ESTIMATORS, chosen, tables
-from pipeline.report.chart_parts import Shown
-from pipeline.report.sections import HISTORY, OVERVIEW
+from pipeline.report import FIGURES, draw_figure, history_charts, theme
+from pipeline.report.chart_data import ESTIMATOR_LABELS, build_chart_tables, load_chart_rows
+from pipeline.report.chart_parts import ChartContext
+from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS
 from tests.analysis import made as findings
 
-SECTIONS = {section.name: section for section in (*OVERVIEW, *HISTORY)}
+SECTIONS = {section.name: section for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
 LINES = r'<g class="mark-line role-mark[^>]*><path[^>]* d="([^"]*)"'
 TILES = r'<g class="mark-rect role-mark[^>]*>(.*?)</g>'
 MAGIC = {".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF"}
@@ -25,21 +25,21 @@ MAGIC = {".svg": b"<svg", ".png": b"\x89PNG", ".pdf": b"%PDF"}
 
 @pytest.fixture(scope="module")
 def made(reader):
-    return tables(chosen(reader, "*"))
+    return build_chart_tables(load_chart_rows(reader, "*"))
 
 
 def drawn(section, made, **chosen_):
     """The chart as SVG with these choices of the controls."""
-    spec = copy.deepcopy(section.spec(Shown.of(made)))
+    spec = copy.deepcopy(section.spec(ChartContext.of(made)))
     for param in spec["params"]:
         param["value"] = chosen_.get(param["name"], param["value"])
     spec["datasets"] = {name: table.to_dicts() for name, table in made._asdict().items()}
-    return vl_convert.vegalite_to_svg(spec | {"config": theme.config("light")})
+    return vl_convert.vegalite_to_svg(spec | {"config": theme.vega_config("light")})
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_spec_describes_itself_and_its_controls(section, made):
-    spec = section.spec(Shown.of(made))
+    spec = section.spec(ChartContext.of(made))
     assert spec["description"].startswith(section.question)
     assert [param["name"] for param in spec["params"]] == list(section.controls)
 
@@ -47,7 +47,7 @@ def test_every_spec_describes_itself_and_its_controls(section, made):
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_spec_is_valid(section, made):
-    alt.Chart.from_dict(section.spec(Shown.of(made)))
+    alt.Chart.from_dict(section.spec(ChartContext.of(made)))
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
@@ -59,11 +59,11 @@ def test_every_control_of_a_chart_changes_it(section, made):
             assert drawn(section, made, **{control: others[control]}) != first, control
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", ESTIMATOR_LABELS)
 def test_dimension_draws_by_every_estimator(made, estimator):
     svg = drawn(SECTIONS["dimension"], made, estimator=estimator)
     assert svg.count("layer 4") == 1
-    assert (history_charts.PEAK in svg) == (estimator != "id_authors")  # which has no errors, so no verdict
+    assert (history_charts.PEAK_COLOUR in svg) == (estimator != "id_authors")  # which has no errors, so no verdict
 
 
 def test_a_tile_per_layer_and_checkpoint(made):
@@ -96,27 +96,27 @@ def test_a_line_breaks_where_a_number_is_unknown(made):
     ("name", "suffix"), [*((name, ".svg") for name in FIGURES), ("id-training", ".png"), ("random-tokens", ".pdf")]
 )
 def test_figures(reader, tmp_path, name, suffix):
-    path = figure(reader, name, tmp_path / f"f{suffix}")
+    path = draw_figure(reader, name, tmp_path / f"f{suffix}")
     assert path.read_bytes().startswith(MAGIC[suffix])
     assert path.stat().st_size > 3000
 
 
 def test_a_figure_that_does_not_exist_names_those_that_do(reader, tmp_path):
     with pytest.raises(UsageError, match=r"did you mean 'id-training'.*\n.*anisotropy-depth"):
-        figure(reader, "id-trainig", tmp_path / "f.svg")
+        draw_figure(reader, "id-trainig", tmp_path / "f.svg")
     with pytest.raises(UsageError, match=r"not a \.svg, \.png, \.pdf file"):
-        figure(reader, "id-training", tmp_path / "f.gif")
+        draw_figure(reader, "id-training", tmp_path / "f.gif")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_number_that_a_chart_draws_or_tells_is_in_its_table_or_in_a_finding(section, made):
     """So it can be had by a query: that of the table, which returns each of its columns, or the finding's command."""
-    spec = json.dumps(section.spec(Shown.of(made)))
+    spec = json.dumps(section.spec(ChartContext.of(made)))
     numbers = {name for frame in made for name in frame.select(cs.numeric()).columns} - {"t"}
     shown = {name for name in numbers if re.search(rf'"field": "{name}"|datum\.{name}\b', spec)}
     if "estimator" in section.controls:
-        shown |= set(ESTIMATORS) | {f"{name}_se" for name in ESTIMATORS} - {"id_authors_se"}
+        shown |= set(ESTIMATOR_LABELS) | {f"{name}_se" for name in ESTIMATOR_LABELS} - {"id_authors_se"}
     found = {name for finding in section.findings for name in compute_finding(finding, findings.frame([])).columns}
     assert shown
     assert shown <= {*section.columns, *found}

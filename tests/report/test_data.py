@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.report.chart_data import chosen, tables
-from pipeline.report.json_columns import columnar, script
+from pipeline.report.chart_data import build_chart_tables, load_chart_rows
+from pipeline.report.json_columns import to_json_columns, to_script_json
 from tests.report.conftest import STEPS
 
 BLOCKS = 4
@@ -17,12 +17,12 @@ BLOCKS = 4
 
 @pytest.fixture(scope="module")
 def frame(reader):
-    return chosen(reader, "*")
+    return load_chart_rows(reader, "*")
 
 
 @pytest.fixture(scope="module")
 def made(frame):
-    return tables(frame)
+    return build_chart_tables(frame)
 
 
 def test_every_row_is_there_once_and_unchanged(reader, made):
@@ -79,9 +79,9 @@ def test_histories_and_texts_are_told_apart_by_no_more_words_than_needed(frame):
 
 
 def test_models_are_chosen_by_pattern(reader):
-    assert chosen(reader, "*/be*")["model"].unique().to_list() == ["lab/bert"]
+    assert load_chart_rows(reader, "*/be*")["model"].unique().to_list() == ["lab/bert"]
     with pytest.raises(UsageError, match="which has lab/bert, lab/big"):
-        chosen(reader, "nobody/*")
+        load_chart_rows(reader, "nobody/*")
 
 
 @given(
@@ -92,7 +92,7 @@ def test_models_are_chosen_by_pattern(reader):
 def test_columns_come_back_as_they_went(rows):
     schema = {"word": pl.String, "number": pl.Int64, "value": pl.Float64, "text": pl.String}
     frame = pl.DataFrame(rows, schema=schema, orient="row")
-    found = json.loads(script(columnar(frame)))
+    found = json.loads(to_script_json(to_json_columns(frame)))
     for name, column in found["columns"].items():
         values = [column["words"][place] for place in column["at"]] if isinstance(column, dict) else column
         expected = frame[name].to_list()
@@ -101,6 +101,6 @@ def test_columns_come_back_as_they_went(rows):
 
 @given(st.text())
 def test_no_text_ends_its_script_element(text):
-    said = script({"text": f"</script><!--{text}\u2028"})
+    said = to_script_json({"text": f"</script><!--{text}\u2028"})
     assert "<" not in said
     assert json.loads(said) == {"text": f"</script><!--{text}\u2028"}

@@ -11,15 +11,15 @@ from pipeline.analysis import compute_finding
 from pipeline.lake import Lake
 from pipeline.lake.saved_queries import all_saved_queries
 from pipeline.recipe import built_in
-from pipeline.report import figure, write
+from pipeline.report import draw_figure, write_report
 from pipeline.report import page as pages
-from pipeline.report.json_columns import columnar
-from pipeline.report.sections import HISTORY, OVERVIEW
+from pipeline.report.json_columns import to_json_columns
+from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS
 from tests.report import made
 from tests.report.conftest import MODELS, STEPS
 from tests.report.read import Page
 
-SECTIONS = {section.name: section for section in (*OVERVIEW, *HISTORY)}
+SECTIONS = {section.name: section for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
 HOSTILE = "lab/it's </script><b>&\"x"
 
 
@@ -74,7 +74,7 @@ def untidy(tmp_path_factory):
     labels = [made.checkpoint("lab/big", "decoder", step, "two") for step in again]
     Lake(uri).record_labels([*labels, *(label.model_copy(update=again[label.step]) for label in labels)])
     reader = lake.open_lake(uri)
-    (path,) = write(reader, folder / "r.html")
+    (path,) = write_report(reader, folder / "r.html")
     return reader, Page(path)
 
 
@@ -106,7 +106,7 @@ def compared(reader, read, section):
 
 
 def _rounded(frame: pl.DataFrame) -> Counter:
-    columns = columnar(frame)["columns"].values()
+    columns = to_json_columns(frame)["columns"].values()
     plain = [[c["words"][place] for place in c["at"]] if isinstance(c, dict) else c for c in columns]
     return Counter(zip(*plain, strict=True))
 
@@ -123,21 +123,21 @@ def test_printed_tables_hold_what_their_commands_give(reader, read):
 
 
 def test_a_page_that_is_too_large_becomes_an_index_and_a_page_per_model(reader, tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "MOST_BYTES", 900_000)
-    index, *rest = write(reader, tmp_path / "r.html")
+    monkeypatch.setattr(pages, "MAX_PAGE_BYTES", 900_000)
+    index, *rest = write_report(reader, tmp_path / "r.html")
     assert [path.relative_to(index.parent).as_posix() for path in rest] == ["r/01-lab--bert.html", "r/02-lab--big.html"]
     options = [found["value"] for found, _ in Page(index).all("option") if found.get("value")]
     assert options == ["r/01-lab--bert.html", "r/02-lab--big.html"]
     one = Page(rest[0])
     assert {row["history"] for row in one.rows("layers")} == {"lab/bert"}
     assert ("../r.html", "All models") in [(found["href"], text) for found, text in one.all("a")]
-    assert set(one.data["sections"]) == {section.name for section in HISTORY}
-    assert set(Page(index).data["sections"]) == {section.name for section in OVERVIEW}
+    assert set(one.data["sections"]) == {section.name for section in HISTORY_SECTIONS}
+    assert set(Page(index).data["sections"]) == {section.name for section in OVERVIEW_SECTIONS}
 
 
 def test_names_from_outside_are_only_ever_text(tmp_path):
     uri = made.lake(tmp_path / "lake", {HOSTILE: "decoder"}, (0, 1, 2))
-    (path,) = write(lake.open_lake(uri), tmp_path / "r.html")
+    (path,) = write_report(lake.open_lake(uri), tmp_path / "r.html")
     read = Page(path)
     assert list(read.data["where"]["history"]) == [HOSTILE]
     sql = SECTIONS["map"].query.format(
@@ -156,16 +156,16 @@ def test_names_from_outside_are_only_ever_text(tmp_path):
 def test_lakes_that_lack_what_some_charts_show(tmp_path, steps, recipe):
     uri = made.lake(tmp_path / "lake", {"lab/one": "encoder"}, steps, recipe=built_in(recipe))
     reader = lake.open_lake(uri)
-    (path,) = write(reader, tmp_path / "r.html")
+    (path,) = write_report(reader, tmp_path / "r.html")
     read = Page(path)
     assert len([row for row in read.rows("layers") if row["newest"] and row["block"]]) == 2 * 4
     assert bool(read.rows("steps")) == (steps != (None,))
     assert read.rows("peaks") == []
-    figure(reader, "anisotropy-depth", tmp_path / "f.svg")
+    draw_figure(reader, "anisotropy-depth", tmp_path / "f.svg")
 
 
 def test_the_bundle_stays_in_its_scope():
-    code = pages.bundle()
+    code = pages.vega_bundle()
     assert code.startswith("(function(){")
     assert code.endswith("})();")
     assert "</script" not in code
@@ -178,7 +178,7 @@ def test_size_at_scale(tmp_path):
     steps = (0, *(2**power for power in range(10)), *range(1000, 144_000, 1000))
     models = {f"lab/model-{place:02d}": "encoder" if place % 4 == 3 else "decoder" for place in range(20)}
     uri = made.lake(tmp_path / "lake", models, steps, blocks=23)
-    written = write(lake.open_lake(uri), tmp_path / "report.html")
+    written = write_report(lake.open_lake(uri), tmp_path / "report.html")
     assert len(steps) == 154
     assert len(written) == 21
-    assert max(path.stat().st_size for path in written) <= pages.MOST_BYTES
+    assert max(path.stat().st_size for path in written) <= pages.MAX_PAGE_BYTES
