@@ -35,11 +35,13 @@ def export(
     Example: shapelake export --to tensorboard boards --lake lake
     """
     from pipeline import lake as lakes
-    from pipeline.export import TRACKERS, replay
+    from pipeline.export import TRACKER_VIEW_COMMANDS, replay_runs
 
-    if to not in (*TRACKERS, HUB_TARGET):
+    if to not in (*TRACKER_VIEW_COMMANDS, HUB_TARGET):
         raise UsageError(
-            f"--to {to}", "no tool that a lake is exported to", f"Name one of {', '.join((*TRACKERS, HUB_TARGET))}"
+            f"--to {to}",
+            "no tool that a lake is exported to",
+            f"Name one of {', '.join((*TRACKER_VIEW_COMMANDS, HUB_TARGET))}",
         )
     reader = lakes.open_lake(lake)
     if to == HUB_TARGET:
@@ -47,17 +49,17 @@ def export(
     elif publish or output:
         raise UsageError("--upload and -o", f"{to} takes neither", "Leave them out")
     else:
-        done = replay(reader, to, place)
+        done = replay_runs(reader, to, place)
         typer.echo(f"{done.written} runs written, {done.unchanged} were there; to see them: {done.show}")
 
 
 def _to_hub(reader: "Reader", dataset: str, folder: Path, licence: str, publish: bool) -> None:
-    from pipeline.export import prepare, upload
+    from pipeline.export import prepare_dataset, upload_dataset
 
-    prepared = prepare(reader, dataset, folder, licence)
+    prepared = prepare_dataset(reader, dataset, folder, licence)
     typer.echo(f"{prepared.version} in {prepared.folder}: {prepared.written} files written")
     if publish:
-        typer.echo(upload(prepared, dataset))
+        typer.echo(upload_dataset(prepared, dataset))
     else:
         words = ["export", "--to", HUB_TARGET, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]
         typer.echo(f"to upload it: shapelake {shlex.join(words)}")

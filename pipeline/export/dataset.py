@@ -15,7 +15,7 @@ from pipeline import output_paths
 from pipeline.catalog.hub_http import call_with_retries
 from pipeline.columns import source
 from pipeline.errors import UsageError
-from pipeline.export.dataset_card import card
+from pipeline.export.dataset_card import format_card
 from pipeline.lake.lake import RECIPES_PREFIX, Lake
 from pipeline.lake.reader import LakeReader
 from pipeline.strict_model import digest
@@ -23,7 +23,7 @@ from pipeline.strict_model import digest
 VIEWS = ("layers", "checkpoints")
 
 
-class Prepared(NamedTuple):
+class PreparedDataset(NamedTuple):
     """A dataset as it would be uploaded."""
 
     folder: Path
@@ -33,7 +33,7 @@ class Prepared(NamedTuple):
     """Files that were not there, or other than they are now."""
 
 
-def prepare(reader: LakeReader, dataset: str, folder: str | Path, licence: str) -> Prepared:
+def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licence: str) -> PreparedDataset:
     """Write the dataset to `folder`, card last; a file that is there already stays, so a second time writes nothing.
 
     Args:
@@ -43,19 +43,19 @@ def prepare(reader: LakeReader, dataset: str, folder: str | Path, licence: str) 
     Raises:
         UsageError: a lake without rows, a name that no dataset can have, or a folder that cannot be written.
     """
-    _named(dataset)
+    _check_dataset_name(dataset)
     folder = output_paths.folder(f"export of dataset {dataset} in", folder)
     frames = {view: reader.frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
     if frames["layers"].is_empty():
         raise UsageError(f"export of lake {reader.uri}", "it has no rows", "Run a sweep first")
-    files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _beside(reader)
+    files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _metadata_files(reader)
     version = f"v-{digest({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})[:12]}"
-    files["README.md"] = card(frames["layers"], dataset, version, licence).encode()
-    written = sum(_write(folder / name, data) for name, data in files.items())
-    return Prepared(folder, version, written)
+    files["README.md"] = format_card(frames["layers"], dataset, version, licence).encode()
+    written = sum(_write_if_changed(folder / name, data) for name, data in files.items())
+    return PreparedDataset(folder, version, written)
 
 
-def _named(dataset: str) -> None:
+def _check_dataset_name(dataset: str) -> None:
     """Refuse a name that the Hub would; without an owner it would be somebody's."""
     try:
         validate_repo_id(dataset)
@@ -66,7 +66,7 @@ def _named(dataset: str) -> None:
         raise UsageError(f"dataset {dataset!r}", found, "Name it owner/name, as the Hub would")
 
 
-def upload(prepared: Prepared, dataset: str) -> str:
+def upload_dataset(prepared: PreparedDataset, dataset: str) -> str:
     """Upload a prepared folder as one commit with a tag of its version; returns its address. Private unless it exists.
 
     Raises:
@@ -76,7 +76,7 @@ def upload(prepared: Prepared, dataset: str) -> str:
     return call_with_retries(f"upload of dataset {dataset}", lambda: _upload(prepared, dataset))
 
 
-def _upload(prepared: Prepared, dataset: str) -> str:
+def _upload(prepared: PreparedDataset, dataset: str) -> str:
     """Every step may be done again."""
     api, kind, said = HfApi(), "dataset", f"Snapshot {prepared.version}"
     api.create_repo(dataset, repo_type=kind, private=True, exist_ok=True)
@@ -91,13 +91,13 @@ def _parquet(frame: pl.DataFrame) -> bytes:
     return data.getvalue()
 
 
-def _beside(reader: LakeReader) -> dict[str, bytes]:
+def _metadata_files(reader: LakeReader) -> dict[str, bytes]:
     """The meaning of the columns, and the recipes."""
     store = Lake(reader.uri).store
     return {"columns.csv": source()} | {key: store.get(key) for key in store.list(RECIPES_PREFIX)}
 
 
-def _write(path: Path, data: bytes) -> bool:
+def _write_if_changed(path: Path, data: bytes) -> bool:
     if path.exists() and path.read_bytes() == data:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

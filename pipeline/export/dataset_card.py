@@ -4,7 +4,7 @@ import polars as pl
 
 from pipeline.columns import METRICS, columns
 
-LAYOUT = """---
+CARD_TEMPLATE = """---
 pretty_name: {name}
 license: {licence}
 tags: [interpretability, training-dynamics, anisotropy, intrinsic-dimension, shapelake]
@@ -69,32 +69,32 @@ The numbers are under {licence}. The models and texts have licences of their own
 }}
 ```
 """
-SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
+SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M"}
 
 
-def card(layers: pl.DataFrame, dataset: str, version: str, licence: str) -> str:
+def format_card(layers: pl.DataFrame, dataset: str, version: str, licence: str) -> str:
     """The README of a dataset of these rows; it says nothing that they do not, such as the date of today."""
     name, written = dataset.split("/")[1], layers["written_at"]
-    return LAYOUT.format(
+    return CARD_TEMPLATE.format(
         name=name,
         dataset=dataset,
         version=version,
         licence=licence,
-        size=next((word for most, word in SIZES.items() if layers.height < most), "n>1M"),
+        size=next((word for most, word in SIZE_CATEGORIES.items() if layers.height < most), "n>1M"),
         first=f"{written.min():%Y-%m-%d}",
         last=f"{written.max():%Y-%m-%d}",
         year=f"{written.max():%Y}",
         rows=f"{layers.height:,}",
         labels=layers.select("model", "revision").n_unique(),
-        corpora=_list(layers["corpus"]),
-        recipes=_list(layers["recipe"]),
+        corpora=_join_names(layers["corpus"]),
+        recipes=_join_names(layers["recipe"]),
         models=_models(layers),
         columns="\n".join(f"| `{c.name}` | {c.unit} | {c.meaning} |" for c in columns() if c.group in METRICS),
         key=name.replace("-", "_"),
     )
 
 
-def _list(column: pl.Series) -> str:
+def _join_names(column: pl.Series) -> str:
     return ", ".join(f"`{value}`" for value in column.unique().sort())
 
 

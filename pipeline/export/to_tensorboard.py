@@ -8,15 +8,15 @@ from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAt
 from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from pipeline.export.tracker_runs import Run
+from pipeline.export.tracker_runs import TrackerRun
 
-FILE = "events.out.tfevents.0.shapelake"
+EVENT_FILE_NAME = "events.out.tfevents.0.shapelake"
 """TensorBoard takes what has `tfevents` in its name; a usual name holds the time and the host, ours must not."""
 
 
-def write(run: Run, folder: Path) -> bool:
+def write_run(run: TrackerRun, folder: Path) -> bool:
     """Write the run to its own folder; False if it is there already. A file is there whole or not at all."""
-    path, data = folder / run.name / FILE, events(run)
+    path, data = folder / run.name / EVENT_FILE_NAME, encode_events(run)
     if path.exists() and path.read_bytes() == data:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def write(run: Run, folder: Path) -> bool:
     return True
 
 
-def events(run: Run) -> bytes:
+def encode_events(run: TrackerRun) -> bytes:
     """The file's bytes: a header, then one event per checkpoint."""
     data = BytesIO()
     writer = RecordWriter(data)

@@ -3,12 +3,12 @@
 import os
 from pathlib import Path
 
-from pipeline.export.tracker_runs import Run
+from pipeline.export.tracker_runs import TrackerRun
 
 PROJECT = "shapelake"
 
 
-def write(run: Run, folder: Path) -> bool:
+def write_run(run: TrackerRun, folder: Path) -> bool:
     """Write the run to the database in `folder`; False if it is there already.
 
     A run is one transaction with its digest, so it is there whole or not at all; one that has grown is replaced.

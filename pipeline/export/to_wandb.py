@@ -6,12 +6,12 @@ from pathlib import Path
 
 import wandb  # pyright: ignore[reportMissingImports]
 
-from pipeline.export.tracker_runs import Run
+from pipeline.export.tracker_runs import TrackerRun
 
 PROJECT = "shapelake"
 
 
-def write(run: Run, folder: Path) -> bool:
+def write_run(run: TrackerRun, folder: Path) -> bool:
     """Write the run as a folder `offline-run-TIME-ID`; False if one of its id is there already.
 
     The id is the digest of the run: W&B refuses points before its last, so a history that has grown is a new run of

@@ -13,16 +13,16 @@ from pipeline.analysis.frames import HISTORY_COLUMNS, disambiguate_corpora, sele
 from pipeline.lake.reader import LakeReader
 from pipeline.strict_model import digest
 
-PER_LAYER = (
+LAYER_METRICS = (
     *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se", "id_twonn", "id_twonn_se"),
     *("id_mle", "id_mle_se", "effective_rank_lambda", "participation_ratio_corrected", "linearity", "norm_median"),
 )
-PER_STEP = ("loss", "loss_se")
+STEP_METRICS = ("loss", "loss_se")
 """Equal in all rows of a cell."""
-_OF_ROWS = ("corpus_sha256", "weights_digest", "superseded", "step", "layer", "written_at")
+_ROW_COLUMNS = ("corpus_sha256", "weights_digest", "superseded", "step", "layer", "written_at")
 
 
-class Point(NamedTuple):
+class TrackerPoint(NamedTuple):
     """All values of one checkpoint."""
 
     step: int
@@ -33,11 +33,11 @@ class Point(NamedTuple):
     """By name, such as `anisotropy/layer_03`. What is null in the lake is left out."""
 
 
-class Run(NamedTuple):
+class TrackerRun(NamedTuple):
     name: str
     """The keys of the history that are not null, joined by slashes; a path that any file system takes."""
     keys: dict[str, str]
-    points: tuple[Point, ...]
+    points: tuple[TrackerPoint, ...]
 
     @property
     def digest(self) -> str:
@@ -45,9 +45,9 @@ class Run(NamedTuple):
         return digest([self.name, [[point.step, str(point.measured), point.values] for point in self.points]])
 
 
-def runs(reader: LakeReader) -> Iterator[Run]:
+def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:
     """Every run of the lake, by name. Labels without a step, or with one that cannot be believed, are in none."""
-    columns = ", ".join((*HISTORY_COLUMNS, *_OF_ROWS, *PER_LAYER, *PER_STEP))
+    columns = ", ".join((*HISTORY_COLUMNS, *_ROW_COLUMNS, *LAYER_METRICS, *STEP_METRICS))
     frame = select_history_rows(disambiguate_corpora(reader.frame(f"SELECT {columns} FROM layers"))).sort(
         *HISTORY_COLUMNS, "step", "layer"
     )
@@ -55,13 +55,15 @@ def runs(reader: LakeReader) -> Iterator[Run]:
         keys = {name: part[name][0] for name in HISTORY_COLUMNS if part[name][0] is not None}
         name = "/".join(value.replace("/", "--").replace(":", "-") for value in keys.values())
         points = part.partition_by("step", maintain_order=True)
-        yield Run(name, keys, tuple(_point(rows) for rows in points))
+        yield TrackerRun(name, keys, tuple(_point(rows) for rows in points))
 
 
-def _point(rows: pl.DataFrame) -> Point:
+def _point(rows: pl.DataFrame) -> TrackerPoint:
     each = {
-        f"{column}/layer_{row['layer']:02d}": row[column] for column in PER_LAYER for row in rows.iter_rows(named=True)
+        f"{column}/layer_{row['layer']:02d}": row[column]
+        for column in LAYER_METRICS
+        for row in rows.iter_rows(named=True)
     }
-    values = each | {column: rows[column][0] for column in PER_STEP}
+    values = each | {column: rows[column][0] for column in STEP_METRICS}
     known = {name: value for name, value in values.items() if value is not None}
-    return Point(rows["step"][0], rows["written_at"].max(), known)  # type: ignore[arg-type]
+    return TrackerPoint(rows["step"][0], rows["written_at"].max(), known)  # type: ignore[arg-type]

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from pipeline import output_paths
 from pipeline.errors import UsageError
-from pipeline.export.tracker_runs import runs
+from pipeline.export.tracker_runs import iter_tracker_runs
 from pipeline.lake.reader import LakeReader
 
-TRACKERS = {
+TRACKER_VIEW_COMMANDS = {
     "tensorboard": "tensorboard --logdir {folder}",
     "wandb": "wandb sync {folder}/offline-run-*",
     "trackio": "TRACKIO_DIR={folder} trackio show --project shapelake",
@@ -17,14 +17,14 @@ TRACKERS = {
 """By name the command that shows what was written."""
 
 
-class Replayed(NamedTuple):
+class ReplayResult(NamedTuple):
     written: int
     unchanged: int
     show: str
     """The command that shows it."""
 
 
-def replay(reader: LakeReader, tracker: str, folder: str | Path) -> Replayed:
+def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayResult:
     """Replay every run of the lake to a folder of the tracker's own files; runs that are there already stay.
 
     Killed at any moment, the next replay writes what is missing.
@@ -38,5 +38,5 @@ def replay(reader: LakeReader, tracker: str, folder: str | Path) -> Replayed:
         found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
         raise UsageError(f"export to {tracker}", found, do) from error
     folder = output_paths.folder(f"export to {tracker} in", folder)
-    done = [write(run, folder) for run in runs(reader)]
-    return Replayed(sum(done), len(done) - sum(done), TRACKERS[tracker].format(folder=folder))
+    done = [write(run, folder) for run in iter_tracker_runs(reader)]
+    return ReplayResult(sum(done), len(done) - sum(done), TRACKER_VIEW_COMMANDS[tracker].format(folder=folder))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pipeline.cli import app
 from pipeline.columns import METRICS, names
 from pipeline.errors import UsageError
-from pipeline.export import prepare, upload
+from pipeline.export import prepare_dataset, upload_dataset
 from tests.analysis import made
 
 NAME = "lab/shapes"
@@ -28,7 +28,7 @@ def reader(tmp_path):
 
 
 def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
-    prepared = prepare(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
+    prepared = prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
     held = {str(path.relative_to(prepared.folder)) for path in prepared.folder.rglob("*") if path.is_file()}
     assert {"README.md", "columns.csv", "data/layers.parquet", "data/checkpoints.parquet"} < held
     assert any(name.startswith("recipes/") for name in held)
@@ -46,22 +46,22 @@ def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
 
 
 def test_equal_rows_are_one_version_and_a_second_time_writes_nothing(reader, tmp_path):
-    first = prepare(reader, NAME, tmp_path / "a", "cc-by-4.0")
-    other = prepare(reader, NAME, tmp_path / "b", "cc-by-4.0")
+    first = prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0")
+    other = prepare_dataset(reader, NAME, tmp_path / "b", "cc-by-4.0")
     assert first.version == other.version
-    assert prepare(reader, NAME, tmp_path / "a", "cc-by-4.0").written == 0
+    assert prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0").written == 0
     grown = made.commit(tmp_path / "lake", made.profile("dome", step=8))
-    later = prepare(grown, NAME, tmp_path / "a", "cc-by-4.0")
+    later = prepare_dataset(grown, NAME, tmp_path / "a", "cc-by-4.0")
     assert (later.version != first.version, later.written) == (True, 3), "two tables and the card"
 
 
 def test_killed_halfway_it_has_no_card_and_the_next_time_completes_it(reader, tmp_path, monkeypatch):
-    whole = prepare(reader, NAME, tmp_path / "whole", "cc-by-4.0")
-    monkeypatch.setattr("pipeline.export.dataset.card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    whole = prepare_dataset(reader, NAME, tmp_path / "whole", "cc-by-4.0")
+    monkeypatch.setattr("pipeline.export.dataset.format_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        prepare(reader, NAME, tmp_path / "broken", "cc-by-4.0")
+        prepare_dataset(reader, NAME, tmp_path / "broken", "cc-by-4.0")
     monkeypatch.undo()
-    prepare(reader, NAME, tmp_path / "broken", "cc-by-4.0")
+    prepare_dataset(reader, NAME, tmp_path / "broken", "cc-by-4.0")
     one, other = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (whole.folder, tmp_path / "broken")
@@ -72,7 +72,7 @@ def test_killed_halfway_it_has_no_card_and_the_next_time_completes_it(reader, tm
 @pytest.mark.parametrize("name", ["shapes", "lab/", "/shapes", "a/b/c", "me/a b", "me/a..b", "me/" + 100 * "a", ""])
 def test_what_no_dataset_can_be_called_is_refused(reader, tmp_path, name):
     with pytest.raises(UsageError, match="owner/name") as refused:
-        prepare(reader, name, tmp_path / "x", "cc-by-4.0")
+        prepare_dataset(reader, name, tmp_path / "x", "cc-by-4.0")
     assert len(str(refused.value).splitlines()) == 2
     assert not (tmp_path / "x").exists()
 
@@ -130,9 +130,9 @@ def hub(monkeypatch):
 
 
 def test_an_upload_is_the_folder_under_a_tag_of_its_version(reader, tmp_path, hub):
-    prepared = prepare(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
+    prepared = prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
     assert hub.asked == [], "preparing asks nobody"
-    assert upload(prepared, NAME).endswith(f"/datasets/{NAME}/tree/{prepared.version}")
+    assert upload_dataset(prepared, NAME).endswith(f"/datasets/{NAME}/tree/{prepared.version}")
     folder = prepared.folder
     assert hub.held == {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
@@ -154,5 +154,5 @@ def test_the_command_uploads_only_when_asked_to(reader, tmp_path, hub, monkeypat
 def test_offline_an_upload_says_so(reader, tmp_path, hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
-        upload(prepare(reader, NAME, tmp_path / "shapes", "cc-by-4.0"), NAME)
+        upload_dataset(prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0"), NAME)
     assert hub.asked == []

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline import lake as lakes
 from pipeline.errors import UsageError
-from pipeline.export import replay
-from pipeline.export.tracker_runs import runs
+from pipeline.export import replay_runs
+from pipeline.export.tracker_runs import iter_tracker_runs
 from tests.analysis import made
 
 ORDER = (64, 1, 1000, 0)
@@ -53,7 +53,7 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_run_is_a_history_on_a_text_sorted_by_step(reader):
-    one, other = runs(reader)
+    one, other = iter_tracker_runs(reader)
     assert (one.name, other.name) == (
         "lab--small/decoder/random-uniform/quick@1",
         "lab--small/decoder/text-book/quick@1",
@@ -73,7 +73,7 @@ def accumulated(folder: Path, run: str):
 
 
 def test_tensorboard_reads_back_what_the_lake_says(reader, tmp_path):
-    done = replay(reader, "tensorboard", tmp_path / "boards")
+    done = replay_runs(reader, "tensorboard", tmp_path / "boards")
     assert (done.written, done.unchanged) == (2, 0)
     read = accumulated(tmp_path / "boards", "lab--small/decoder/text-book/quick@1")
     asked = "SELECT step, anisotropy FROM layers WHERE corpus = 'text:book' AND layer = 2 ORDER BY step"
@@ -87,19 +87,19 @@ def test_tensorboard_reads_back_what_the_lake_says(reader, tmp_path):
 
 def test_a_second_replay_writes_nothing_and_a_new_checkpoint_its_run_alone(reader, tmp_path):
     folder = tmp_path / "boards"
-    replay(reader, "tensorboard", folder)
+    replay_runs(reader, "tensorboard", folder)
     before = files(folder)
-    assert replay(lakes.open_lake(reader.uri), "tensorboard", folder)[:2] == (0, 2)
+    assert replay_runs(lakes.open_lake(reader.uri), "tensorboard", folder)[:2] == (0, 2)
     assert files(folder) == before
     late = [row for row in rows([8]) if row["corpus"] == "text:book"]
-    assert replay(made.commit(tmp_path / "lake", late), "tensorboard", folder)[:2] == (1, 1)
+    assert replay_runs(made.commit(tmp_path / "lake", late), "tensorboard", folder)[:2] == (1, 1)
     read = accumulated(folder, "lab--small/decoder/text-book/quick@1")
     assert [event.step for event in read.Scalars("loss")] == [0, 1, 8, 64, 1000], "in its place, not at the end"
 
 
 def test_killed_halfway_the_next_replay_makes_the_same_files(reader, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    replay(reader, "tensorboard", whole)
+    replay_runs(reader, "tensorboard", whole)
 
     def killed(source, target):
         if "text-book" in str(target):
@@ -109,11 +109,11 @@ def test_killed_halfway_the_next_replay_makes_the_same_files(reader, tmp_path, m
     rename = os.replace
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        replay(reader, "tensorboard", broken)
+        replay_runs(reader, "tensorboard", broken)
     read = accumulated(broken, "lab--small/decoder/text-book/quick@1")
     assert read.Tags()["scalars"] == [], "half a run is none"
     monkeypatch.setattr(os, "replace", rename)
-    assert replay(reader, "tensorboard", broken)[:2] == (1, 1)
+    assert replay_runs(reader, "tensorboard", broken)[:2] == (1, 1)
     assert {name: data for name, (data, _) in files(broken).items()} == {
         name: data for name, (data, _) in files(whole).items()
     }
@@ -123,7 +123,7 @@ def test_a_tracker_that_is_not_installed_is_told_with_its_extra(reader, tmp_path
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delitem(sys.modules, "pipeline.export.to_wandb", raising=False)
     with pytest.raises(UsageError, match=r"wandb is not installed.\n.*shapelake\[wandb\]"):
-        replay(reader, "wandb", tmp_path)
+        replay_runs(reader, "wandb", tmp_path)
 
 
 def needs(extra: str) -> None:
@@ -137,17 +137,19 @@ def test_wandb_offline(reader, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     folder = tmp_path / "runs"
-    assert replay(reader, "wandb", folder)[:2] == (2, 0)
+    assert replay_runs(reader, "wandb", folder)[:2] == (2, 0)
     before = files(folder)
-    assert replay(reader, "wandb", folder)[:2] == (0, 2)
+    assert replay_runs(reader, "wandb", folder)[:2] == (0, 2)
     assert files(folder) == before
-    (run, *_) = runs(reader)
+    (run, *_) = iter_tracker_runs(reader)
     (written,) = folder.glob(f"offline-run-*-{run.digest}/run-*.wandb")
     points = history(written)
     assert [int(point["checkpoint_step"]) for point in points] == sorted(ORDER)
     assert float(points[2]["anisotropy/layer_02"]) == 64 / 1e4 + 0.2
     (folder / "partial").mkdir()
-    assert replay(made.commit(tmp_path / "lake", rows([8])), "wandb", folder)[:2] == (2, 0), "grown runs are new ones"
+    assert replay_runs(made.commit(tmp_path / "lake", rows([8])), "wandb", folder)[:2] == (2, 0), (
+        "grown runs are new ones"
+    )
     assert len(list(folder.iterdir())) == 4
 
 
@@ -182,14 +184,14 @@ def records(data: bytes) -> Iterator[bytes]:
 def test_trackio_locally(reader, tmp_path, monkeypatch):
     needs("trackio")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "db"))
-    assert replay(reader, "trackio", tmp_path / "db")[:2] == (2, 0)
-    assert replay(reader, "trackio", tmp_path / "db")[:2] == (0, 2)
+    assert replay_runs(reader, "trackio", tmp_path / "db")[:2] == (2, 0)
+    assert replay_runs(reader, "trackio", tmp_path / "db")[:2] == (0, 2)
     from trackio.sqlite_storage import SQLiteStorage
 
-    (run, *_) = runs(reader)
+    (run, *_) = iter_tracker_runs(reader)
     points = SQLiteStorage.get_logs("shapelake", run.name)
     assert [point["step"] for point in points] == sorted(ORDER)
     assert points[2]["anisotropy/layer_02"] == 64 / 1e4 + 0.2
-    assert replay(made.commit(tmp_path / "lake", rows([8])), "trackio", tmp_path / "db")[:2] == (2, 0)
+    assert replay_runs(made.commit(tmp_path / "lake", rows([8])), "trackio", tmp_path / "db")[:2] == (2, 0)
     grown = SQLiteStorage.get_logs("shapelake", run.name)
     assert [point["step"] for point in grown] == [0, 1, 8, 64, 1000], "replaced, not doubled"
