@@ -24,7 +24,7 @@ def catalog(
 
     labels = [] if lake is None else Lake(lake).labels()
     found = list_catalog(name, lambda model: last_seen_revisions(labels, model))
-    print_json(found) if as_json else render.listing(found)
+    print_json(found) if as_json else render.print_catalog(found)
 
 
 @app.command()
@@ -44,6 +44,6 @@ def audit(
     from pipeline.sweep.audit_records import audit_histories
 
     found = audit_histories(models, lake)
-    print_json(found) if as_json else render.audits(found)
+    print_json(found) if as_json else render.print_audits(found)
     wrong = [finding for history in found for finding in history["findings"] if finding["severity"] == "error"]
     raise typer.Exit(int(bool(wrong)))

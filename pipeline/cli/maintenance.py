@@ -46,7 +46,7 @@ def verify(
         from pipeline.sweep import recompute as again
 
         problems += again.recompute_random_cell(load_sweep(recompute), opened, random.Random(seed))
-    print_json(problems) if as_json else render.problems(problems, len(opened.committed()))
+    print_json(problems) if as_json else render.print_problems(problems, len(opened.committed()))
     raise typer.Exit(int(bool(problems)))
 
 
@@ -104,5 +104,5 @@ def doctor(
     from pipeline.doctor import checks
 
     found = [check._asdict() for check in checks(lake)]
-    print_json(found) if as_json else render.checks(found)
+    print_json(found) if as_json else render.print_checks(found)
     raise typer.Exit(int(any(check["state"] == "broken" for check in found)))

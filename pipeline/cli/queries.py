@@ -28,7 +28,7 @@ def query(
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both given", "Choose one")
     found = lakes.open_lake(lake).frame(resolve_query(sql))
-    printed = render.csv if as_csv else render.json_rows if as_json else render.result
+    printed = render.print_csv if as_csv else render.print_json_rows if as_json else render.print_query_result
     printed(found.columns, found.rows())
 
 
@@ -50,7 +50,7 @@ def findings(
     if as_json:
         print_json({one: frame.to_dicts() for one, frame in found.items()})
     else:
-        render.findings({one: FINDINGS[one].question for one in found}, found)
+        render.print_findings({one: FINDINGS[one].question for one in found}, found)
 
 
 @app.command()

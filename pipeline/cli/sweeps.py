@@ -44,7 +44,7 @@ def plan(
     from pipeline.sweep.plan import make_plan
 
     made = make_plan(_apply_options(load_sweep(sweep), steps, models, None, set_), Lake(lake))
-    print_json(made.to_json()) if as_json else render.plan(made, lake)
+    print_json(made.to_json()) if as_json else render.print_plan(made, lake)
 
 
 @app.command()
@@ -73,9 +73,9 @@ def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, r
 
     opened = Lake(lake)
     made = limit_cells(make_plan(sweep, opened, retry), limit)
-    render.plan(made, lake)
+    render.print_plan(made, lake)
     report = run(made, opened, backend)
-    render.report(report, made, lake)
+    render.print_run_report(report, made, lake)
     raise typer.Exit(report.exit_code)
 
 
@@ -90,7 +90,7 @@ def status(
     Example: shapelake status --lake lake --failed
     """
     state = lake_status(Lake.existing(lake))
-    print_json(state["failures"] if failed else state) if as_json else render.status(state, failed)
+    print_json(state["failures"] if failed else state) if as_json else render.print_status(state, failed)
 
 
 @app.command()
@@ -111,7 +111,7 @@ def measure(
     from pipeline.sweep.measure_one import measure_checkpoint
 
     rows = measure_checkpoint(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
-    print_json(rows) if as_json else render.rows(rows)
+    print_json(rows) if as_json else render.print_layers(rows)
 
 
 @app.command()
