@@ -10,9 +10,9 @@ layers. These models are far too small and too young for the paper's dome: the d
 from pathlib import Path
 
 from pipeline.cli import run_job_module
-from pipeline.demo import sweep
+from pipeline.demo import demo_sweep
 
-SWEEP = sweep(Path("shapelake-demo"))
+SWEEP = demo_sweep(Path("shapelake-demo"))
 
 if __name__ == "__main__":
     run_job_module()

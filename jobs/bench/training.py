@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 from jobs.bench.comparison import Comparison, Subject, at_most, compared, unit_on
 from jobs.bench.scale import Scale
 from jobs.bench.timing import Contender, interleaved, timed
-from pipeline.demo.train import BATCH, CONTEXT, MODELS, VOCABULARY
+from pipeline.demo.train import BATCH_SIZE, CONTEXT_TOKENS, MODEL_BUILDERS, VOCAB_SIZE
 from pipeline.integrations import Probe
-from pipeline.integrations.trainer import SHARE
+from pipeline.integrations.trainer import MAX_TIME_SHARE
 
 SAVE_STEPS, ROUNDS, PROBED = 500, 5, 16
 """`save_steps` of transformers' TrainingArguments; contexts of the probe."""
@@ -18,20 +18,20 @@ SAVE_STEPS, ROUNDS, PROBED = 500, 5, 16
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     """On the demo's decoder: a larger model's steps grow faster than its readings, whose clouds stay as they are."""
-    model = MODELS["demo-decoder"]()
+    model = MODEL_BUILDERS["demo-decoder"]()
     torch.nn.Module.to(model, device)
-    probe = Probe(torch.randint(VOCABULARY, (PROBED, CONTEXT)))
+    probe = Probe(torch.randint(VOCAB_SIZE, (PROBED, CONTEXT_TOKENS)))
     work = {"reading": timed(lambda: probe.read(model), device), "steps": _steps(model, device)}
     took = interleaved(work, ROUNDS)
     steps = [one.times(SAVE_STEPS) for one in took["steps"]]
-    subject = Subject("training", f"a reading of every layer each {SAVE_STEPS} steps", PROBED * CONTEXT)
-    yield compared(subject, took["reading"], f"{SAVE_STEPS} steps", steps, at_most(SHARE), unit_on(device))
+    subject = Subject("training", f"a reading of every layer each {SAVE_STEPS} steps", PROBED * CONTEXT_TOKENS)
+    yield compared(subject, took["reading"], f"{SAVE_STEPS} steps", steps, at_most(MAX_TIME_SHARE), unit_on(device))
 
 
 def _steps(model: PreTrainedModel, device: str) -> Contender:
     """One step of training."""
     optimizer = torch.optim.AdamW(model.parameters())
-    ids = torch.randint(VOCABULARY, (BATCH, CONTEXT), device=device)
+    ids = torch.randint(VOCAB_SIZE, (BATCH_SIZE, CONTEXT_TOKENS), device=device)
 
     def step() -> None:
         model(input_ids=ids, labels=ids).loss.backward()

@@ -122,9 +122,9 @@ def demo(
 
     Example: shapelake demo
     """
-    from pipeline.demo import demo
+    from pipeline.demo import run_demo
 
-    raise typer.Exit(demo(folder))
+    raise typer.Exit(run_demo(folder))
 
 
 def _apply_options(

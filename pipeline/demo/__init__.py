@@ -13,32 +13,32 @@ from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 
-HISTORIES = ("demo-decoder", "demo-encoder")
+HISTORY_NAMES = ("demo-decoder", "demo-encoder")
 
 
-def sweep(folder: Path) -> Sweep:
+def demo_sweep(folder: Path) -> Sweep:
     """Both histories, on text that they were not trained on and on random tokens."""
     cpus = os.cpu_count() or 1
     return Sweep(
         name="demo",
-        checkpoints=tuple(Local(local=str(folder / name)) for name in HISTORIES),
+        checkpoints=tuple(Local(local=str(folder / name)) for name in HISTORY_NAMES),
         corpora=(Corpus(kind="text", path=str(folder / "prose.txt")), Corpus(kind="random-uniform")),
         recipe=built_in("quick@1"),
         resources=Resources(cpus=cpus, slots=min(cpus, 4)),
     )
 
 
-def demo(folder: Path) -> int:
+def run_demo(folder: Path) -> int:
     """Train what is not trained yet, measure what is not measured yet, print; returns the exit code."""
-    from pipeline.demo.train import prepare
+    from pipeline.demo.train import train_missing
     from pipeline.report import write_report
 
     console = Console(stderr=True)
     console.print("1/3 training a small decoder and a small encoder on Python's own documentation")
-    prepare(folder, console)
+    train_missing(folder, console)
     console.print("2/3 measuring every checkpoint, on prose and on random tokens, through local Ray")
     uri = str(folder / "lake")
-    plan = make_plan(sweep(folder.resolve()), Lake(uri))
+    plan = make_plan(demo_sweep(folder.resolve()), Lake(uri))
     report: RunReport = run(plan, Lake(uri), "ray")
     console.print("3/3 what happened to the space they think in")
     sys.stderr.flush()

@@ -10,7 +10,7 @@ from pipeline import lake as lakes
 from pipeline.lake import Reader
 from pipeline.render.tables import console
 
-QUANTITIES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}
+TABLE_TITLES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}
 DIGITS = {"anisotropy": 3, "id_twonn": 1}
 
 
@@ -19,7 +19,7 @@ def print_tables(uri: str) -> None:
     reader, out = lakes.open_lake(uri), console()
     histories = reader.sql("select distinct model, corpus from layers order by model, corpus desc").fetchall()
     for model, corpus in histories:
-        for column, words in QUANTITIES.items():
+        for column, words in TABLE_TITLES.items():
             out.print(f"\n{model} on {corpus}: {words}, layer by step; * marks the peak", markup=False, style="bold")
             _print_table(out, reader, _query(reader, column, model, corpus), DIGITS[column])
     rows = reader.sql("select count(*) from layers").fetchall()[0][0]
@@ -45,11 +45,11 @@ def _print_table(out: Console, reader: Reader, query: str, digits: int) -> None:
     for name in found.columns:
         table.add_column(name, justify="left" if name == "state" else "right")
     for layer, state, *values in rows:
-        table.add_row(str(layer), state, *(_cell(value, peak, digits) for value in values))
+        table.add_row(str(layer), state, *(_format_value(value, peak, digits) for value in values))
     out.print(table)
 
 
-def _cell(value: Any, peak: float | None, digits: int) -> Text:
+def _format_value(value: Any, peak: float | None, digits: int) -> Text:
     if value is None:
         return Text("- ")
     mark = "*" if value == peak else " "

@@ -21,50 +21,50 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
-WIDTH, LAYERS, HEADS, VOCABULARY, CONTEXT = 64, 6, 4, 1024, 128
-BATCH, LEARNING_RATE, WARM_UP = 16, 2e-3, 20
+SAVED_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
+WIDTH, LAYERS, HEADS, VOCAB_SIZE, CONTEXT_TOKENS = 64, 6, 4, 1024, 128
+BATCH_SIZE, LEARNING_RATE, WARM_UP = 16, 2e-3, 20
 MASK_SHARE = 0.15
-MEASURED_SHARE = 0.35
+HELD_OUT_SHARE = 0.35
 """The end of the text is not trained on: there the histories are measured."""
 
 
-def prepare(folder: Path, console: Console) -> Path:
+def train_missing(folder: Path, console: Console) -> Path:
     """Train what is not there yet; return the file of the text that was held out."""
     text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
     held_out = folder / "prose.txt"
-    cut = int(len(text) * (1 - MEASURED_SHARE))
+    cut = int(len(text) * (1 - HELD_OUT_SHARE))
     folder.mkdir(parents=True, exist_ok=True)
     held_out.write_text(text[cut:])
-    missing = {name: make for name, make in MODELS.items() if not (folder / name).is_dir()}
+    missing = {name: make for name, make in MODEL_BUILDERS.items() if not (folder / name).is_dir()}
     if missing:
         disable_progress_bar()  # one bar per history, not one per file
         tokenizer = _tokenizer(text[:cut])
         ids = torch.tensor(tokenizer.encode(text[:cut], add_special_tokens=False, verbose=False))
         for name, make in missing.items():
-            _history(folder / name, make(), tokenizer, ids, console)
+            _train_history(folder / name, make(), tokenizer, ids, console)
     return held_out
 
 
-SHAPE: dict[str, Any] = dict(
-    vocab_size=VOCABULARY,
+MODEL_CONFIG: dict[str, Any] = dict(
+    vocab_size=VOCAB_SIZE,
     hidden_size=WIDTH,
     num_hidden_layers=LAYERS,
     num_attention_heads=HEADS,
     intermediate_size=4 * WIDTH,
-    max_position_embeddings=CONTEXT,
+    max_position_embeddings=CONTEXT_TOKENS,
 )
 
 
 def _decoder() -> PreTrainedModel:
-    return GPTNeoXForCausalLM(GPTNeoXConfig(**SHAPE, use_cache=False))
+    return GPTNeoXForCausalLM(GPTNeoXConfig(**MODEL_CONFIG, use_cache=False))
 
 
 def _encoder() -> PreTrainedModel:
-    return BertForMaskedLM(BertConfig(**SHAPE, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    return BertForMaskedLM(BertConfig(**MODEL_CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
 
 
-MODELS: dict[str, Callable[[], PreTrainedModel]] = {"demo-decoder": _decoder, "demo-encoder": _encoder}
+MODEL_BUILDERS: dict[str, Callable[[], PreTrainedModel]] = {"demo-decoder": _decoder, "demo-encoder": _encoder}
 
 
 def _tokenizer(text: str) -> PreTrainedTokenizerFast:
@@ -72,7 +72,7 @@ def _tokenizer(text: str) -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=VOCAB_SIZE,
         special_tokens=["[PAD]", "[MASK]"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -81,7 +81,7 @@ def _tokenizer(text: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="[PAD]", mask_token="[MASK]")
 
 
-def _history(
+def _train_history(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Tensor, console: Console
 ) -> None:
     """Train to the last of STEPS, saving at each; the folder appears when it is complete."""
@@ -96,8 +96,8 @@ def _history(
     with Progress(
         TextColumn(f"training {folder.name}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
     ) as bar:
-        for step in bar.track(range(STEPS[-1] + 1), total=STEPS[-1] + 1):
-            if step in STEPS:
+        for step in bar.track(range(SAVED_STEPS[-1] + 1), total=SAVED_STEPS[-1] + 1):
+            if step in SAVED_STEPS:
                 model.save_pretrained(partial / f"step{step}")
                 tokenizer.save_pretrained(partial / f"step{step}")
             loss = _loss(model, _batch(ids, generator), mask_id, generator)
@@ -110,8 +110,8 @@ def _history(
 
 
 def _batch(ids: Tensor, generator: torch.Generator) -> Tensor:
-    starts = torch.randint(len(ids) - CONTEXT, (BATCH,), generator=generator)
-    return torch.stack([ids[start : start + CONTEXT] for start in starts.tolist()])
+    starts = torch.randint(len(ids) - CONTEXT_TOKENS, (BATCH_SIZE,), generator=generator)
+    return torch.stack([ids[start : start + CONTEXT_TOKENS] for start in starts.tolist()])
 
 
 def _loss(model: PreTrainedModel, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:

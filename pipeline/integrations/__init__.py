@@ -3,12 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from pipeline.integrations.probe import Probe, Reading, Shape
+from pipeline.integrations.probe import LayerReading, Probe, Reading
 
 if TYPE_CHECKING:
     from pipeline.integrations.trainer import TrainerCallback
 
-__all__ = ["Probe", "Reading", "Shape", "TrainerCallback"]
+__all__ = ["LayerReading", "Probe", "Reading", "TrainerCallback"]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from pipeline.model.loss import token_losses
 NEIGHBORS = 2
 
 
-class Shape(NamedTuple):
+class LayerReading(NamedTuple):
     """Of one layer; null where it has none (NaN in it, constant, fewer than 100 distinct points)."""
 
     layer: int
@@ -36,7 +36,7 @@ class Reading(NamedTuple):
 
     loss: float | None
     """Nats per token; null where it is not finite."""
-    layers: tuple[Shape, ...]
+    layers: tuple[LayerReading, ...]
 
 
 class Probe:
@@ -83,7 +83,7 @@ class Probe:
             hidden = output.last_hidden_state[:, :-1].flatten(0, 1)
             loss = float(token_losses(module, body, output, hidden, ids[:, 1:].flatten()).mean())
             rows = self._rows.to(module.device)
-            layers = tuple(_shape(layer, states.pop(layer), rows) for layer in sorted(states))
+            layers = tuple(_read_layer(layer, states.pop(layer), rows) for layer in sorted(states))
         return Reading(loss if torch.isfinite(torch.tensor(loss)) else None, layers)
 
 
@@ -97,15 +97,15 @@ def _evaluating(module: PreTrainedModel) -> Iterator[None]:
         module.train(training)
 
 
-def _shape(layer: int, hidden: Float[Tensor, "tokens dim"], rows: Int[Tensor, " points"]) -> Shape:
+def _read_layer(layer: int, hidden: Float[Tensor, "tokens dim"], rows: Int[Tensor, " points"]) -> LayerReading:
     if not bool(hidden.isfinite().all()):
-        return Shape(layer, None, None, None)
+        return LayerReading(layer, None, None, None)
     moments = Moments.about(hidden.double().mean(0))
     moments.add(hidden)
     spread = float(moments.covariance().trace())
     if not 0 < spread < float("inf"):
-        return Shape(layer, None, None, None)
+        return LayerReading(layer, None, None, None)
     radii = build_exact_graph(hidden[rows], NEIGHBORS).radii
     if len(radii) < MIN_POINTS or not bool((radii[:, 1] > radii[:, 0]).any()):
-        return Shape(layer, anisotropy(moments), None, None)
-    return Shape(layer, anisotropy(moments), id_twonn(radii), id_mle(radii))
+        return LayerReading(layer, anisotropy(moments), None, None)
+    return LayerReading(layer, anisotropy(moments), id_twonn(radii), id_mle(radii))

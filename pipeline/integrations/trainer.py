@@ -15,8 +15,8 @@ from transformers.training_args import TrainingArguments
 from pipeline.integrations.probe import Probe, Reading
 from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
 
-READINGS = "shape.jsonl"
-SHARE = 0.01
+READINGS_FILE = "shape.jsonl"
+MAX_TIME_SHARE = 0.01
 """Most of the training time that measuring in place may add."""
 
 
@@ -32,7 +32,9 @@ class TrainerCallback(Base):
         share: the time budget.
     """
 
-    def __init__(self, ids: Int[Tensor, "contexts tokens"] | None = None, points: int = 1024, share: float = SHARE):
+    def __init__(
+        self, ids: Int[Tensor, "contexts tokens"] | None = None, points: int = 1024, share: float = MAX_TIME_SHARE
+    ):
         self.last: Reading | None = None
         self.spent_s = 0.0
         self._probe = None if ids is None else Probe(ids, points)
@@ -56,9 +58,9 @@ class TrainerCallback(Base):
             return
         folder = Path(args.output_dir or ".")
         if self._probe is None:
-            _request(folder, f"checkpoint-{state.global_step}")
+            _request_measurement(folder, f"checkpoint-{state.global_step}")
         elif model is not None and self._affordable:
-            self._read(model, state.global_step, folder / READINGS)
+            self._read(model, state.global_step, folder / READINGS_FILE)
 
     @property
     def _affordable(self) -> bool:
@@ -77,6 +79,6 @@ class TrainerCallback(Base):
             lines.write(json.dumps({"step": step, "loss": self.last.loss, "layers": layers}) + "\n")
 
 
-def _request(folder: Path, name: str) -> None:
+def _request_measurement(folder: Path, name: str) -> None:
     (folder / REQUESTS_FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / REQUESTS_FOLDER / name).touch()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.integrations import TrainerCallback
-from pipeline.integrations.trainer import READINGS
+from pipeline.integrations.trainer import READINGS_FILE
 from pipeline.lake import open_lake
 from pipeline.sweep.measure_one import parse_corpus, parse_recipe
 from pipeline.watch import watch_folder
@@ -45,7 +45,7 @@ def test_a_trainer_measures_in_place_at_every_save(tmp_path):
     ids = torch.randint(real.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(1))
     callback = TrainerCallback(ids, points=120, share=1e9)
     trained(tmp_path, callback)
-    lines = [json.loads(line) for line in (tmp_path / READINGS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / READINGS_FILE).read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
     assert [layer["layer"] for layer in lines[0]["layers"]] == [0, 1, 2]
     assert lines[0]["loss"] != lines[1]["loss"]
