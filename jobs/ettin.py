@@ -11,13 +11,13 @@ the decoders have one; if pre-norm residual streams do, both kinds have.
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="ettin",
     checkpoints=tuple(Members(family="ettin", models=f"*-{size}") for size in ("17m", "32m", "68m", "150m")),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ id_authors 15 16 13 13 13 12 14 13 13 11 11, with 10 % from one draw of snippets
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Hub, Sweep, built_in
+from pipeline.spec import Corpus, Hub, Sweep, built_in_recipe
 
 DECODERS = (
     "openai-community/gpt2",
@@ -38,7 +38,7 @@ SWEEP = Sweep(
     name="figure-anisotropy",
     checkpoints=tuple(Hub(hub=repo) for repo in (*DECODERS, *ENCODERS)),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("authors@1"),
+    recipe=built_in_recipe("authors@1"),
     steps="last",
 )
 

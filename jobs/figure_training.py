@@ -16,7 +16,7 @@ deduplicated run stands in for it.
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Hub, Sweep, built_in
+from pipeline.spec import Corpus, Hub, Sweep, built_in_recipe
 
 HISTORIES = (
     "EleutherAI/pythia-70m",
@@ -34,7 +34,7 @@ SWEEP = Sweep(
     name="figure-training",
     checkpoints=tuple(Hub(hub=repo) for repo in HISTORIES),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ for them: compare anisotropy, id_mle and loss by revision with `shapelake query`
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="k2-spike",
     checkpoints=(Members(family="k2-spike"),),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("quick@1"),
+    recipe=built_in_recipe("quick@1"),
 )
 
 if __name__ == "__main__":

@@ -8,13 +8,13 @@ Cost: per checkpoint and corpus 4 x 64 contexts x 128 tokens = 32,768 tokens; 16
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Local, Sweep, built_in
+from pipeline.spec import Corpus, Local, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="local",
     checkpoints=(Local(local="checkpoints"),),
     corpora=(Corpus(kind="random-uniform"),),
-    recipe=built_in("quick@1"),
+    recipe=built_in_recipe("quick@1"),
 )
 
 if __name__ == "__main__":

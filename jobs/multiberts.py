@@ -10,13 +10,13 @@ at every step; the spread over the five seeds is the error bar of any difference
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="multiberts",
     checkpoints=(Members(family="multiberts"),),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ OLMo 2); its norms act on the outputs of sublayers, so a dome here is not one of
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="olmo",
     checkpoints=(Members(family="olmo2", models="*-0425-1B*"),),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ and after, not the lead in steps. Three checkpoints have no weights (github.com/
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="polypythias",
     checkpoints=(Members(family="pythia-seeds", models="*-410m-seed*"),),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ Steps 0, 1 and 2 are one set of weights (github.com/EleutherAI/pythia/issues/83 
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Hub, Sweep, built_in
+from pipeline.spec import Corpus, Hub, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="pythia",
     checkpoints=tuple(Hub(hub=f"EleutherAI/pythia-{size}") for size in ("14m", "31m", "70m", "160m", "410m")),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 
 from pipeline.catalog.families import load_families
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 
 def small_histories() -> Iterator[Members]:
@@ -39,7 +39,7 @@ SWEEP = Sweep(
     name="refresh",
     checkpoints=tuple(small_histories()),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ matter of tokens: a step here has a quarter of Pythia's.
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="stanford-gpt2",
     checkpoints=(Members(family="stanford-gpt2", models="*-gpt2-small-*"),),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import yaml
 import pipeline
 from pipeline.errors import ShapelakeError, UsageError
 from pipeline.spec import Sweep
-from pipeline.strict_model import digest
+from pipeline.strict_model import digest_json
 from pipeline.sweep.config import apply_overrides, load_sweep
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def submitted(client: "JobSubmissionClient", sweep: Sweep, lake: str, options: l
     """
     fields = sweep.model_dump(mode="json", exclude_unset=True)
     uri = lake if "://" in lake else str(Path(lake).expanduser().resolve())
-    name = f"{sweep.name}-{digest([fields, uri, options], bits=32)}"
+    name = f"{sweep.name}-{digest_json([fields, uri, options], bits=32)}"
     before = [job for job in client.list_jobs() if (job.submission_id or "").startswith(f"{name}-")]
     for job in before:
         if not job.status.is_terminal():

@@ -10,13 +10,13 @@ a jump between 2T and 2.5T tokens, where a fault in the beginning-of-text ids wa
 """
 
 from pipeline.cli import run_job_module
-from pipeline.spec import Corpus, Members, Sweep, built_in
+from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 SWEEP = Sweep(
     name="tinyllama",
     checkpoints=(Members(family="tinyllama"), Members(family="tinyllama-repos")),
     corpora=(Corpus(kind="enwik8"),),
-    recipe=built_in("standard@1"),
+    recipe=built_in_recipe("standard@1"),
 )
 
 if __name__ == "__main__":

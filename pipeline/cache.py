@@ -27,7 +27,7 @@ def folder(name: str) -> Path:
     return path
 
 
-def write(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes) -> None:
     """Write `path` whole or not at all."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.write_bytes(data)
@@ -35,7 +35,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def hold_file_lock(path: Path) -> Iterator[None]:
     """One process at a time makes `path`; the lock beside it goes with the process that holds it."""
     with path.with_name(f".{path.name}.lock").open("w") as file:
         # A file system without locks costs only that the same thing is made twice.

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
-METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity", "loss")
+METRIC_GROUPS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity", "loss")
 """The groups of columns that are measured."""
 MU_PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 """Where the column `mu_quantiles` takes its quantiles."""
@@ -78,41 +78,41 @@ FLAGS: dict[str, Flag] = {
     "shorter_context": Flag("contexts are cut to the model's positions"),
     "smaller_corpus": Flag("the corpus has less text than the recipe asks for"),
     "tokenizer_round_trip": Flag("decoding the tokens does not give the text back"),
-    "not_measured": Flag("the row stands for a cell without its numbers, as in a rehearsal of a sweep", METRICS),
+    "not_measured": Flag("the row stands for a cell without its numbers, as in a rehearsal of a sweep", METRIC_GROUPS),
 }
 """Every word that `flags` may hold, up to its colon."""
 
 
 @cache
-def source() -> bytes:
+def read_csv_bytes() -> bytes:
     """The table itself, as CSV."""
     return (files("pipeline") / "columns.csv").read_bytes()
 
 
 @cache
-def columns() -> tuple[Column, ...]:
+def all_columns() -> tuple[Column, ...]:
     """Every column in file order."""
-    return tuple(Column(**row) for row in csv.DictReader(source().decode().splitlines()))
+    return tuple(Column(**row) for row in csv.DictReader(read_csv_bytes().decode().splitlines()))
 
 
 @cache
-def names(*groups: str) -> tuple[str, ...]:
+def column_names(*groups: str) -> tuple[str, ...]:
     """Names of the columns of the groups given, or of all."""
-    return tuple(c.name for c in columns() if not groups or c.group in groups)
+    return tuple(c.name for c in all_columns() if not groups or c.group in groups)
 
 
-def explained(flags: Iterable[str]) -> frozenset[str]:
+def explained_columns(flags: Iterable[str]) -> frozenset[str]:
     """Names of the columns whose null these words explain."""
     known = [FLAGS[word] for flag in flags if (word := flag.partition(":")[0]) in FLAGS]
     groups = {group for flag in known for group in flag.groups}
     return frozenset(column for flag in known for column in flag.columns) | {
-        column.name for column in columns() if column.group in groups
+        column.name for column in all_columns() if column.group in groups
     }
 
 
-def null_by_definition(name: str, depth: float) -> bool:
+def is_null_by_definition(name: str, depth: float) -> bool:
     """Whether a metric's null needs no word at this depth.
 
     A standard error takes two groups, a surrogate is a switch of the recipe, and no layer follows the last.
     """
-    return name.endswith(("_se", "_gaussian")) or (name in names("linearity") and depth == 1)
+    return name.endswith(("_se", "_gaussian")) or (name in column_names("linearity") and depth == 1)

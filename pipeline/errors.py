@@ -23,7 +23,7 @@ class UsageError(ShapelakeError):
     """A sweep file, a flag or a path that cannot mean anything (exit code 2)."""
 
 
-class AbsentError(UsageError):
+class NotFoundError(UsageError):
     """A repo, a revision, a commit or a file that is not there, or not for us to see."""
 
 
@@ -31,7 +31,7 @@ class CheckpointError(ShapelakeError):
     """Files that are not a complete, finite, loadable checkpoint."""
 
 
-class ChangedError(ShapelakeError):
+class FilesChangedError(ShapelakeError):
     """Files that are not those that were planned."""
 
 

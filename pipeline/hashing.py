@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pipeline import cache
 from pipeline.progress import Progress
-from pipeline.strict_model import canonical, digest
+from pipeline.strict_model import canonical_json, digest_json
 
 BLOCK = 1 << 20
 
-SETTLED_NS = 2_000_000_000
+MIN_AGE_NS = 2_000_000_000
 """A file younger than this may still change without its clock showing it, so its digest is not remembered."""
 
 
@@ -30,38 +30,38 @@ def file_sha256(path: Path, progress: Progress | None = None) -> str:
     size = path.stat().st_size
     with nullcontext(progress) if progress else Progress(f"Hashing {path.name}", size) as shown:
         end = shown.done + size
-        sha = remembered(path, "file", lambda path: _sha256(path, shown))
+        sha = cached_sha256(path, "file", lambda path: _sha256(path, shown))
         shown.advance(end - shown.done)  # of a remembered file nothing was read
     return sha
 
 
-def digest_of(shas: Iterable[tuple[str, str]]) -> str:
+def digest_file_hashes(shas: Iterable[tuple[str, str]]) -> str:
     """sha256 over the sorted (file name, sha256) pairs, written as JSON `[["a","9f.."],["b","03.."]]`, no spaces.
 
     Names alone enter, never folders, so that a Hub listing and a local copy give the same digest.
     """
-    return hashlib.sha256(canonical(sorted(shas)).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(sorted(shas)).encode()).hexdigest()
 
 
 def digest_of_files(folder: Path, names: Iterable[str], progress: Progress | None = None) -> str:
     """`digest_of` the files `names` in `folder`."""
-    return digest_of((name, file_sha256(folder / name, progress)) for name in names)
+    return digest_file_hashes((name, file_sha256(folder / name, progress)) for name in names)
 
 
-def remembered(path: Path, what: str, compute: Callable[[Path], str]) -> str:
+def cached_sha256(path: Path, what: str, compute: Callable[[Path], str]) -> str:
     """The sha256 that `compute(path)` gives, or gave when the file was last seen unchanged.
 
     Args:
         what: names the computation, so that two digests of one file are kept apart.
     """
-    note = cache.folder("sha256") / digest([what, *_identity(path)])
+    note = cache.folder("sha256") / digest_json([what, *_identity(path)])
     if (known := _read(note)) is not None:
         return known
     found = compute(path)
     # The identity is taken again: a file that changed while it was read must not be remembered as either.
-    settled = time.time_ns() - os.stat(path).st_mtime_ns > SETTLED_NS
-    if settled and note.name == digest([what, *_identity(path)]):
-        cache.write(note, found.encode())
+    settled = time.time_ns() - os.stat(path).st_mtime_ns > MIN_AGE_NS
+    if settled and note.name == digest_json([what, *_identity(path)]):
+        cache.write_atomic(note, found.encode())
     return found
 
 

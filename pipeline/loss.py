@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.model import LayerStack
 from pipeline.spec import Recipe
 
-MASK_STREAM = 1  # of the recipe's seed, so that the mask never shares its numbers with other choices
+MASK_RNG_STREAM = 1  # of the recipe's seed, so that the mask never shares its numbers with other choices
 
 
 class Loss:
@@ -29,7 +29,7 @@ class Loss:
         self._profile = profile
         self._mask_id = mask_id
         self._share = recipe.mask_share
-        self._masks = np.random.Generator(np.random.PCG64([recipe.seed, MASK_STREAM]))
+        self._masks = np.random.Generator(np.random.PCG64([recipe.seed, MASK_RNG_STREAM]))
         self._sums: list[list[float]] = [[] for _ in range(n_groups)]
         self._counts = [0] * n_groups
 

@@ -20,20 +20,20 @@ from pipeline.corpora import Batch, Contexts, build_contexts
 from pipeline.errors import UsageError
 from pipeline.geometry import HostCopy, LayerMoments, MomentStream, PointCloud, describe_layer, plan_passes, to_device
 from pipeline.loss import Loss
-from pipeline.memory import free_bytes, weights_room
+from pipeline.memory import free_bytes, weight_budgets
 from pipeline.model import LayerStack, Model, Tokenizer, load_tokenizer, release_weights, reload_model
-from pipeline.provenance import Row, about_cell, about_cost, about_text, merged
-from pipeline.sampler import Sampler
+from pipeline.provenance import LakeRow, build_row, cell_columns, cost_columns, text_columns
+from pipeline.sampler import HiddenStateSampler
 from pipeline.spec import Cell, Checkpoint, Recipe, Resources
 
-FOR_LAYERS = 0.7
+LAYERS_MEMORY_SHARE = 0.7
 """Share of the free memory that the layers may take; the rest is for one batch, and for others."""
-KEPT = 0.1
+CACHED_MODELS_MEMORY_SHARE = 0.1
 """Share of the free memory that the models of idle processes may take, all together."""
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedCheckpoint:
     """A checkpoint ready to be measured."""
 
     model: Model
@@ -49,20 +49,20 @@ class Opened:
     """Equal for checkpoints that one module and one tokenizer serve."""
 
 
-class Kept:
+class ModelCache:
     """What a process opened last, for the next checkpoint like it. Empty while a task is at work, so that one that
     fails leaves nothing of what it had in hand."""
 
     def __init__(self) -> None:
-        self._opened: Opened | None = None
+        self._opened: LoadedCheckpoint | None = None
 
-    def put(self, opened: Opened) -> None:
+    def put(self, opened: LoadedCheckpoint) -> None:
         """Keep it if it is small beside the free memory; what takes long to build beside loading is small."""
         n_bytes = sum(parameter.nbytes for parameter in opened.model.module.parameters())
-        if n_bytes * opened.processes <= KEPT * free_bytes(opened.device):
+        if n_bytes * opened.processes <= CACHED_MODELS_MEMORY_SHARE * free_bytes(opened.device):
             self._opened = opened
 
-    def take(self, like: tuple[str, ...]) -> Opened | None:
+    def take(self, like: tuple[str, ...]) -> LoadedCheckpoint | None:
         """It, or nothing where it is of another kind: then its memory is given back."""
         opened, self._opened = self._opened, None
         if opened is None or opened.like == like:
@@ -72,7 +72,7 @@ class Kept:
 
 
 @dataclass(frozen=True)
-class Observed:
+class PassResult:
     """What one pass over the corpus leaves behind of the layers that it was for."""
 
     moments: list[LayerMoments]
@@ -80,7 +80,9 @@ class Observed:
     forward_s: float
 
 
-def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources, kept: Kept | None = None) -> Opened:
+def load_checkpoint(
+    checkpoint: Checkpoint, recipe: Recipe, resources: Resources, kept: ModelCache | None = None
+) -> LoadedCheckpoint:
     """Load weights and tokenizer strictly, on this task's device and threads.
 
     Args:
@@ -98,15 +100,15 @@ def open_checkpoint(checkpoint: Checkpoint, recipe: Recipe, resources: Resources
     like = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
     before = kept and kept.take(like)
     try:
-        model = reload_model(before and before.model, Path(checkpoint.path), recipe.dtype, _room(devices))
+        model = reload_model(before and before.model, Path(checkpoint.path), recipe.dtype, _weight_placement(devices))
         tokenizer = before.tokenizer if before else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # afterwards, so that files replaced while they were read are noticed too
     tasks, processes = (1, 1) if resources.gpus else (resources.n_slots, resources.cpus)
-    return Opened(model, tokenizer, device, time.perf_counter() - started, tasks, processes, like)
+    return LoadedCheckpoint(model, tokenizer, device, time.perf_counter() - started, tasks, processes, like)
 
 
-def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:
+def measure(cell: Cell, opened: LoadedCheckpoint, batch_tokens: int) -> list[LakeRow]:
     """The rows of one cell, one per layer, in layer order.
 
     Args:
@@ -123,44 +125,46 @@ def measure(cell: Cell, opened: Opened, batch_tokens: int) -> list[Row]:
     )
     loss = Loss(profile, recipe, opened.tokenizer.mask_id, text.n_groups)
     forward_s, described = 0.0, []
-    for number, layers in enumerate(plan(profile, text, opened)):
-        seen = observe(profile, text, recipe, opened, batch_tokens, layers, None if number else loss)
+    for number, layers in enumerate(assign_layers_to_passes(profile, text, opened)):
+        seen = run_pass(profile, text, recipe, opened, batch_tokens, layers, None if number else loss)
         forward_s += seen.forward_s
         described += [describe_layer(m, c, recipe) for m, c in zip(seen.moments, seen.clouds, strict=True)]
         del seen  # or the next pass would have to fit beside this one
-    about = about_cell(cell, model, profile) | about_text(text) | loss.columns()
+    about = cell_columns(cell, model, profile) | text_columns(text) | loss.columns()
     total_s = time.perf_counter() - started
-    cost = about_cost(opened.device, batch_tokens, opened.load_s, forward_s, total_s)
+    cost = cost_columns(opened.device, batch_tokens, opened.load_s, forward_s, total_s)
     flags = (*model.flags, *profile.flags, *text.flags, *loss.flags)
-    return [merged(about | cost, state, layer, flags) for state, layer in zip(profile.states, described, strict=True)]
+    return [
+        build_row(about | cost, state, layer, flags) for state, layer in zip(profile.states, described, strict=True)
+    ]
 
 
-def plan(profile: LayerStack, text: Contexts, opened: Opened) -> list[list[int]]:
+def assign_layers_to_passes(profile: LayerStack, text: Contexts, opened: LoadedCheckpoint) -> list[list[int]]:
     """Which layers each pass is for: all of them in one, where their moments and clouds fit the device."""
-    room = int(FOR_LAYERS * free_bytes(opened.device) / opened.tasks)
+    room = int(LAYERS_MEMORY_SHARE * free_bytes(opened.device) / opened.tasks)
     widths = [state.width for state in profile.states]
     return plan_passes(widths, text.n_kept, text.n_groups, opened.model.module.dtype, room)
 
 
-def observe(
+def run_pass(
     profile: LayerStack,
     text: Contexts,
     recipe: Recipe,
-    opened: Opened,
+    opened: LoadedCheckpoint,
     batch_tokens: int,
     layers: list[int],
     loss: Loss | None = None,
-) -> Observed:
+) -> PassResult:
     """Forward every context once; keep moments and cloud of each of the layers, and count the loss."""
     started = time.perf_counter()
-    device, widths, target = opened.device, [state.width for state in profile.states], next_raw(profile)
+    device, widths, target = opened.device, [state.width for state in profile.states], linear_map_targets(profile)
     watched = sorted({*layers, *(after for layer in layers if (after := target[layer]) is not None)})
     following = [watched.index(after) if (after := target[i]) in watched and i in layers else None for i in watched]
     stream = MomentStream(
         [widths[layer] for layer in watched], text.moment_rows_per_group, recipe.sink_multiple, following, device
     )
     clouds = {layer: PointCloud(text.n_kept, widths[layer], opened.model.module.dtype, device) for layer in layers}
-    sampler, counting = Sampler(stream, watched, clouds, device), _LossBehind(loss)
+    sampler, counting = HiddenStateSampler(stream, watched, clouds, device), _DelayedLoss(loss)
     for batch in text.batches(batch_tokens):
         ids = to_device(torch.from_numpy(batch.ids), device)
         sampler.begin(batch)
@@ -169,10 +173,10 @@ def observe(
         counting.add(ids, causal, batch)
     counting.finish()
     moments = dict(zip(watched, stream.close(), strict=True))
-    return Observed([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
+    return PassResult([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
 
 
-class _LossBehind:
+class _DelayedLoss:
     """Counts the losses of a batch when the next one is under way, so that the device never waits for the host."""
 
     def __init__(self, loss: Loss | None) -> None:
@@ -191,16 +195,16 @@ class _LossBehind:
         self._last = None
 
 
-def next_raw(profile: LayerStack) -> list[int | None]:
+def linear_map_targets(profile: LayerStack) -> list[int | None]:
     """For layers 0..L-1 the layer that their linear map leads to; none for the last block and the final norm."""
     return [state.layer + 1 if state.layer < profile.n_layers else None for state in profile.states]
 
 
-def _room(devices: list[str]) -> str | dict[str, int]:
+def _weight_placement(devices: list[str]) -> str | dict[str, int]:
     """The one device; of several, the bytes that weights may take of each."""
     if len(devices) == 1:
         return devices[0]
-    return dict(zip(devices, weights_room([free_bytes(device) for device in devices]), strict=True))
+    return dict(zip(devices, weight_budgets([free_bytes(device) for device in devices]), strict=True))
 
 
 def _devices(resources: Resources) -> list[str]:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from pipeline.columns import METRICS, Column, columns
+from pipeline.columns import METRIC_GROUPS, Column, all_columns
 from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
-LABELLED = re.compile(r"^(Source|Bias): (.*(?:\n[ \t]+.*)*)", re.MULTILINE)
+LABELLED_LINES = re.compile(r"^(Source|Bias): (.*(?:\n[ \t]+.*)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
-class Metric:
+class MetricDoc:
     """A column of the lake, with what the docstring of its function says."""
 
     name: str
@@ -28,39 +28,39 @@ class Metric:
     bias: str
 
 
-def metrics(asked: str | None = None) -> tuple[Metric, ...]:
+def find_metrics(asked: str | None = None) -> tuple[MetricDoc, ...]:
     """Every metric in the order of columns.csv; or the one of that name, or else the group of that name.
 
     Raises:
         UsageError: a name that is neither a metric nor a group.
     """
-    every = [column for column in columns() if column.group in METRICS]
+    every = [column for column in all_columns() if column.group in METRIC_GROUPS]
     chosen = [column for column in every if asked in (None, column.name)]
     chosen = chosen or [column for column in every if column.group == asked]
     if not chosen:
-        near = suggest(str(asked), [*METRICS, *(column.name for column in every)])
+        near = suggest(str(asked), [*METRIC_GROUPS, *(column.name for column in every)])
         raise UsageError(f"metric {asked!r}", f"no such metric or group{near}", "List all: shapelake metrics")
     return tuple(map(_metric, chosen))
 
 
-def described(found: Iterable[Metric]) -> str:
+def format_metrics(found: Iterable[MetricDoc]) -> str:
     """The metrics for people: name and unit, then meaning, source and bias, as wide as the terminal."""
     width = min(shutil.get_terminal_size().columns, 110)
     return "\n\n".join("\n".join(_lines(metric, width)) for metric in found)
 
 
-def _lines(metric: Metric, width: int) -> Iterator[str]:
+def _lines(metric: MetricDoc, width: int) -> Iterator[str]:
     yield f"{metric.name}  [{metric.unit}]" if metric.unit else metric.name
     for word, text in (("", metric.meaning), ("source", metric.source), ("bias", metric.bias)):
         yield textwrap.fill(text, width, initial_indent=f"  {word:<8}", subsequent_indent=" " * 10)
 
 
-def _metric(column: Column) -> Metric:
+def _metric(column: Column) -> MetricDoc:
     """A column with the documentation of the longest name that it begins with."""
     owner = max((name for name in _documented() if f"{column.name}_".startswith(f"{name}_")), key=len, default=None)
     if owner is None:
         raise LookupError(f"no function or class documents the metric {column.name}")
-    return Metric(column.name, column.group, column.unit, column.meaning, *_documented()[owner])
+    return MetricDoc(column.name, column.group, column.unit, column.meaning, *_documented()[owner])
 
 
 @cache
@@ -79,4 +79,4 @@ def _documented() -> dict[str, tuple[str, str]]:
 
 def _said(docstring: str) -> dict[str, str]:
     """The labelled lines of a docstring, each with its indented continuation."""
-    return {label: " ".join(text.split()) for label, text in LABELLED.findall(docstring)}
+    return {label: " ".join(text.split()) for label, text in LABELLED_LINES.findall(docstring)}

@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import UsageError
 
 
-def file(asked: str, path: str | Path, suffixes: Sequence[str]) -> Path:
+def require_writable_file(asked: str, path: str | Path, suffixes: Sequence[str]) -> Path:
     """The path of a file to write, of one of these kinds, such as `.svg`; `asked` says what it will be.
 
     Raises:
@@ -21,7 +21,7 @@ def file(asked: str, path: str | Path, suffixes: Sequence[str]) -> Path:
     return _beside(asked, path)
 
 
-def folder(asked: str, path: str | Path) -> Path:
+def require_writable_folder(asked: str, path: str | Path) -> Path:
     """The path of a folder to fill; it need not be there, but what it lies in must.
 
     Raises:

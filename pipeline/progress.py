@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import rich.progress
 
-PATIENCE_S = 2.0
+SHOW_AFTER_S = 2.0
 REDRAW_S = 0.1
-SAY_EVERY_S = 30.0
+PRINT_EVERY_S = 30.0
 
 
 class Progress:
@@ -30,7 +30,7 @@ class Progress:
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Progress:
-        self._due = time.monotonic() + PATIENCE_S
+        self._due = time.monotonic() + SHOW_AFTER_S
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -47,7 +47,7 @@ class Progress:
         else:
             of = f" of {self.total:,}" if self.total else ""
             print(f"{self.label}: {self.done:,}{of} {self.unit}", file=sys.stderr, flush=True)
-            self._due = time.monotonic() + SAY_EVERY_S
+            self._due = time.monotonic() + PRINT_EVERY_S
 
     def _draw(self) -> None:
         if self._bar is None:
@@ -57,7 +57,7 @@ class Progress:
         self._bar.update(self._bar.task_ids[0], completed=self.done)
 
 
-def metered(blocks: Iterable[bytes], label: str, total: int | None) -> Iterator[bytes]:
+def track_bytes(blocks: Iterable[bytes], label: str, total: int | None) -> Iterator[bytes]:
     """The same blocks, their bytes counted."""
     with Progress(label, total) as progress:
         for block in blocks:

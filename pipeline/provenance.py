@@ -15,13 +15,23 @@ import torch
 from pipeline.catalog.architectures import norm_placement
 from pipeline.corpora import Contexts
 from pipeline.model import LayerStack, Model, StateSpec
-from pipeline.spec import ALGORITHMS, Cell, Recipe, algorithm
+from pipeline.spec import ALGORITHMS, Cell, Recipe, algorithm_number
 
-Row = dict[str, Any]
-PACKAGES = ("shapelake", "torch", "transformers", "tokenizers", "faiss-cpu", "faiss-gpu", "numpy", "ray", "pyarrow")
+LakeRow = dict[str, Any]
+RECORDED_PACKAGES = (
+    "shapelake",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "faiss-cpu",
+    "faiss-gpu",
+    "numpy",
+    "ray",
+    "pyarrow",
+)
 
 
-def about_cell(cell: Cell, model: Model, profile: LayerStack) -> Row:
+def cell_columns(cell: Cell, model: Model, profile: LayerStack) -> LakeRow:
     """Identity, model and checkpoint."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     named = ("model", "revision", "family", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run")
@@ -31,7 +41,7 @@ def about_cell(cell: Cell, model: Model, profile: LayerStack) -> Row:
         "cell_id": cell.id,
         "recipe": recipe.label,
         "recipe_fingerprint": recipe.fingerprint,
-        "algorithm": algorithm(),
+        "algorithm": algorithm_number(),
         "seed": recipe.seed,
         "kind": cell.kind,
         "corpus": cell.corpus.id,
@@ -46,7 +56,7 @@ def about_cell(cell: Cell, model: Model, profile: LayerStack) -> Row:
     }
 
 
-def about_text(text: Contexts) -> Row:
+def text_columns(text: Contexts) -> LakeRow:
     """What was read: how much, and digests that tell whether two rows read the same."""
     return {
         "text_sha256": text.text_sha256,
@@ -56,7 +66,7 @@ def about_text(text: Contexts) -> Row:
     }
 
 
-def about_cost(device: str, batch_tokens: int, load_s: float, forward_s: float, total_s: float) -> Row:
+def cost_columns(device: str, batch_tokens: int, load_s: float, forward_s: float, total_s: float) -> LakeRow:
     """Wall seconds of the cell; peaks of the process so far."""
     on_gpu = device != "cpu"
     return {
@@ -72,30 +82,30 @@ def about_cost(device: str, batch_tokens: int, load_s: float, forward_s: float, 
     }
 
 
-def merged(about: Row, state: StateSpec, layer: Row, flags: Iterable[str]) -> Row:
+def build_row(about: LakeRow, state: StateSpec, layer: LakeRow, flags: Iterable[str]) -> LakeRow:
     """One row: what holds for the cell, where in the model, and what was measured there."""
     place = {"layer": state.layer, "depth": state.depth, "state": state.name}
     return {**about, **place, **layer, "flags": sorted({*layer["flags"], *flags})}
 
 
-def provenance(recipe: Recipe) -> dict[str, str]:
+def file_metadata(recipe: Recipe) -> dict[str, str]:
     """Key-value metadata of a cell's file: resolved recipe, algorithm and package versions, the code's commit."""
     return {
         "recipe": json.dumps(recipe.model_dump(mode="json")),
         "algorithms": json.dumps(ALGORITHMS),
-        "packages": json.dumps({name: found for name in PACKAGES if (found := _version(name))}),
+        "packages": json.dumps({name: found for name in RECORDED_PACKAGES if (found := _version(name))}),
         "python": platform.python_version(),
         "cuda": torch.version.cuda or "",
         **_code(),
     }
 
 
-def busy_s(rows: list[Row]) -> float:
+def compute_s(rows: list[LakeRow]) -> float:
     """Wall seconds in the forward passes of a cell and in the metrics of its layers."""
     return rows[0]["forward_s"] + sum(row["knn_s"] + row["spectrum_s"] for row in rows)
 
 
-def summary(rows: list[Row]) -> str:
+def summarize_peaks(rows: list[LakeRow]) -> str:
     """The result in a few words: the peaks over layers."""
     peaks = {
         words: max((row[name] for row in rows if row[name] is not None), default=None)

@@ -5,18 +5,18 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, TypeAdapter, field_validator
 
 from pipeline.errors import UsageError
-from pipeline.strict_model import Noun, digest, suggest
+from pipeline.strict_model import StrictModel, digest_json, suggest
 
-Count = Annotated[int, Field(gt=0)]
-FLOAT32_LIMIT = 1_500_000_000
+PositiveCount = Annotated[int, Field(gt=0)]
+FLOAT32_MAX_PARAMS = 1_500_000_000
 """Parameters up to which dtype `auto` means float32; bfloat16 above."""
 
 
-class Recipe(Noun):
+class Recipe(StrictModel):
     """What both forms of a recipe share."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
-    version: Count
+    version: PositiveCount
     """Raise it whenever another field changes."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of every random choice: offsets, positions, random tokens, the mask of the masked loss."""
@@ -47,21 +47,21 @@ class Recipe(Noun):
 
         So a field added later, with what the code did before as its default, changes no fingerprint.
         """
-        return digest(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "version"}))
+        return digest_json(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "version"}))
 
 
 class ContextRecipe(Recipe):
     """Many contexts, few tokens of each: the sampling of `standard` and `quick`."""
 
-    contexts: Count
+    contexts: PositiveCount
     """Contexts per group."""
-    groups: Count = 1
+    groups: PositiveCount = 1
     """Disjoint groups of contexts, each with its own k-NN graph; standard errors come from them."""
     context_tokens: Annotated[int, Field(ge=2)]
     """Tokens per context."""
-    kept_per_context: Count
+    kept_per_context: PositiveCount
     """Positions of each context kept for the k-NN cloud, drawn uniformly without replacement."""
-    moment_tokens: Count | None = None
+    moment_tokens: PositiveCount | None = None
     """Positions of each context that enter the moments, drawn likewise; null = all."""
     allow_smaller: bool = False
     """Take what a small corpus has (flagged) instead of refusing it."""
@@ -87,11 +87,11 @@ class ContextRecipe(Recipe):
 class SnippetRecipe(Recipe):
     """Snippets of so many characters, every token kept, one group: the published protocol."""
 
-    snippets: Count
-    snippet_chars: Count = 512
+    snippets: PositiveCount
+    snippet_chars: PositiveCount = 512
     order: Literal["sequential", "seeded"] = "sequential"
     """sequential = from the head of the corpus; seeded = multiples of `snippet_chars` drawn by random.Random(0)."""
-    max_tokens: Count | None = None
+    max_tokens: PositiveCount | None = None
     """Tokens kept of each snippet; null = all. On random corpora null means 128."""
 
     @property
@@ -110,9 +110,9 @@ AnyRecipe = Annotated[
     Annotated[ContextRecipe, Tag("contexts")] | Annotated[SnippetRecipe, Tag("snippets")],
     Discriminator(_form, "recipe_form", "a recipe is the name@version of a built-in one, or its fields"),
 ]
-RECIPE: TypeAdapter[ContextRecipe | SnippetRecipe] = TypeAdapter(AnyRecipe)
+RECIPE_ADAPTER: TypeAdapter[ContextRecipe | SnippetRecipe] = TypeAdapter(AnyRecipe)
 
-BUILT_IN: dict[str, ContextRecipe | SnippetRecipe] = {
+BUILT_IN_RECIPES: dict[str, ContextRecipe | SnippetRecipe] = {
     recipe.label: recipe
     for recipe in (
         SnippetRecipe(name="authors", version=1, snippets=128, order="seeded", bos="tokenizer"),
@@ -130,10 +130,10 @@ BUILT_IN: dict[str, ContextRecipe | SnippetRecipe] = {
 }
 
 
-def built_in(label: str) -> ContextRecipe | SnippetRecipe:
+def built_in_recipe(label: str) -> ContextRecipe | SnippetRecipe:
     """The built-in recipe `name@version`."""
-    if label not in BUILT_IN:
+    if label not in BUILT_IN_RECIPES:
         raise UsageError(
-            f"recipe {label!r}", f"no such recipe{suggest(label, list(BUILT_IN))}", "Name a built-in recipe"
+            f"recipe {label!r}", f"no such recipe{suggest(label, list(BUILT_IN_RECIPES))}", "Name a built-in recipe"
         )
-    return BUILT_IN[label]
+    return BUILT_IN_RECIPES[label]

@@ -11,7 +11,7 @@ from pipeline.corpora import Batch
 from pipeline.geometry import MomentStream, PointCloud, to_device
 
 
-class Sampler:
+class HiddenStateSampler:
     """Hands the moment rows of each layer to the stream and its kept rows to the layer's cloud.
 
     Args:

@@ -4,10 +4,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from pipeline.strict_model import Noun, suggest
+from pipeline.strict_model import StrictModel, suggest
 
 
-class Local(Noun):
+class Local(StrictModel):
     """A folder whose sub-folders are HF checkpoints, or one checkpoint."""
 
     local: str
@@ -27,7 +27,7 @@ class Local(Noun):
         return self.model_copy(update={"local": place(self.local), "tokenizer": place(self.tokenizer)})
 
 
-class Hub(Noun):
+class Hub(StrictModel):
     """The history of one model in a repo of the Hugging Face Hub: its branches, tags or sub-folders."""
 
     hub: str
@@ -47,7 +47,7 @@ class Hub(Noun):
         return self.model_copy(update={"tokenizer": str(place)}) if place and place.is_dir() else self
 
 
-class Members(Noun):
+class Members(StrictModel):
     """The histories of a family of the catalogue."""
 
     family: str
@@ -62,17 +62,17 @@ class Members(Noun):
         return self
 
 
-Source = Local | Hub | Members
-SOURCES: dict[str, type[Local] | type[Hub] | type[Members]] = {"local": Local, "hub": Hub, "family": Members}
+CheckpointSource = Local | Hub | Members
+SOURCE_TYPES: dict[str, type[Local] | type[Hub] | type[Members]] = {"local": Local, "hub": Hub, "family": Members}
 """By the field that each must have; of a local history `family` is only a remark."""
 
 
-def matches(model: str, glob: str) -> bool:
+def matches_model(model: str, glob: str) -> bool:
     """Whether the name of a model, with or without its owner, matches `glob`; case counts."""
     return fnmatchcase(model, glob) or fnmatchcase(model.split("/")[-1], glob)
 
 
-def source(one: Any) -> Any:
+def parse_source(one: Any) -> Any:
     """The source that `one` describes, by its fields, so that a mistake is told in the terms of that kind."""
     if isinstance(one, Local | Hub | Members):
         return one
@@ -80,8 +80,8 @@ def source(one: Any) -> Any:
         raise ValueError(
             f"{one!r} is no source of checkpoints: write {{hub: REPO}}, {{family: NAME}} or {{local: PATH}}"
         )
-    for field, kind in SOURCES.items():
+    for field, kind in SOURCE_TYPES.items():
         if field in one:
             return kind.model_validate(one)
     wrong = next(iter(one), "")
-    raise ValueError(f"{wrong!r} is no source of checkpoints{suggest(str(wrong), list(SOURCES))}")
+    raise ValueError(f"{wrong!r} is no source of checkpoints{suggest(str(wrong), list(SOURCE_TYPES))}")

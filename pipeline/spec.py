@@ -7,29 +7,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.recipe import BUILT_IN, AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in
-from pipeline.sources import Hub, Local, Members, Source, source
-from pipeline.strict_model import Inside, Noun, digest, suggest
+from pipeline.recipe import BUILT_IN_RECIPES, AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in_recipe
+from pipeline.sources import CheckpointSource, Hub, Local, Members, parse_source
+from pipeline.strict_model import SafeRelativePath, StrictModel, digest_json, suggest
 
 __all__ = [
     "ALGORITHMS",
     "Cell",
     "Checkpoint",
+    "CheckpointSource",
     "ContextRecipe",
     "Corpus",
     "Hub",
     "HubFile",
-    "Kind",
     "Local",
     "Members",
+    "ModelKind",
     "Recipe",
-    "Remote",
+    "RemoteFiles",
     "Resources",
     "SnippetRecipe",
-    "Source",
     "Sweep",
-    "algorithm",
-    "built_in",
+    "algorithm_number",
+    "built_in_recipe",
 ]
 
 ALGORITHMS: dict[str, int] = {
@@ -39,31 +39,31 @@ ALGORITHMS: dict[str, int] = {
 """Version of each group of numbers, raised by hand when its code changes what it returns; `cleaning` that of the rules
 by which enwik8 becomes prose."""
 
-Kind = Literal["decoder", "encoder", "encdec-encoder", "encdec-decoder"]
+ModelKind = Literal["decoder", "encoder", "encdec-encoder", "encdec-decoder"]
 CorpusKind = Literal["enwik8", "enwik8-raw", "random-uniform", "random-unigram", "text"]
 
 
-def algorithm() -> int:
+def algorithm_number() -> int:
     """One number that grows whenever any of ALGORITHMS does."""
     return sum(ALGORITHMS.values())
 
 
-class HubFile(Noun):
+class HubFile(StrictModel):
     """A file of a Hub repo: its path there, its bytes, and the sha256 that a download must have."""
 
-    path: Inside
+    path: SafeRelativePath
     size: int
     sha256: str
 
 
-class Remote(Noun):
+class RemoteFiles(StrictModel):
     """Files on the Hub at one commit, which nothing can move."""
 
     repo: str
     """Canonical id."""
     commit: str
     files: tuple[HubFile, ...]
-    subfolder: Inside | Literal[""] = ""
+    subfolder: SafeRelativePath | Literal[""] = ""
     """Folder of the repo that holds them; it is left out of their names here."""
 
     @property
@@ -71,7 +71,7 @@ class Remote(Noun):
         return sum(file.size for file in self.files)
 
 
-class Checkpoint(Noun):
+class Checkpoint(StrictModel):
     """Weights at one point of one training run: where the files are, and what digests they have.
 
     A digest is the sha256 over the sorted (file name, sha256 of the file) of the files it covers.
@@ -85,11 +85,11 @@ class Checkpoint(Noun):
     """Folder with config.json and the weights; empty where they are on the Hub and not fetched yet."""
     tokenizer_path: str
     """Folder with the tokenizer files; the checkpoint's own unless the sweep names another."""
-    remote: Remote | None = None
+    remote: RemoteFiles | None = None
     """Where the files of `path` are fetched from."""
-    tokenizer_remote: Remote | None = None
+    tokenizer_remote: RemoteFiles | None = None
     """Where the tokenizer is fetched from, if not with the weights."""
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ModelKind, ...]
     """The profiles it has: one, or two for an encoder-decoder; empty where config.json cannot be read."""
     weights_digest: str
     config_digest: str
@@ -122,10 +122,10 @@ class Checkpoint(Noun):
     @cached_property
     def content(self) -> str:
         """Equal for two labels that must share one measurement."""
-        return digest([self.weights_digest, self.config_digest, self.tokenizer_digest])
+        return digest_json([self.weights_digest, self.config_digest, self.tokenizer_digest])
 
 
-class Corpus(Noun):
+class Corpus(StrictModel):
     """Where tokens come from. Written `{enwik8-raw: PATH}`, `{random-uniform: {}}`, `{text: PATH}` or `KIND[:PATH]`."""
 
     kind: CorpusKind
@@ -162,7 +162,7 @@ class Corpus(Noun):
         return f"text:{Path(self.path or '').stem}" if self.kind == "text" else self.kind
 
 
-class Resources(Noun):
+class Resources(StrictModel):
     """Everything that may not change a number."""
 
     gpus: Annotated[int, Field(ge=0)] = 0
@@ -210,11 +210,11 @@ class Resources(Noun):
         return max(self.cpus // self.n_slots, 1)
 
 
-class Sweep(Noun):
+class Sweep(StrictModel):
     """The wanted cells plus resources."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    checkpoints: Annotated[tuple[Source, ...], Field(min_length=1)]
+    checkpoints: Annotated[tuple[CheckpointSource, ...], Field(min_length=1)]
     corpora: Annotated[tuple[Corpus, ...], Field(min_length=1)]
     recipe: AnyRecipe
     resources: Resources = Resources()
@@ -226,17 +226,17 @@ class Sweep(Noun):
     @field_validator("checkpoints", mode="before")
     @classmethod
     def _by_their_field(cls, value: Any) -> Any:
-        return [source(one) for one in value] if isinstance(value, list | tuple) else value
+        return [parse_source(one) for one in value] if isinstance(value, list | tuple) else value
 
     @field_validator("recipe", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
-        return built_in(value) if isinstance(value, str) else value
+        return built_in_recipe(value) if isinstance(value, str) else value
 
     @field_validator("recipe")
     @classmethod
     def _built_in_is_not_redefined(cls, recipe: Recipe) -> Recipe:
-        known = BUILT_IN.get(recipe.label)
+        known = BUILT_IN_RECIPES.get(recipe.label)
         if known is not None and recipe != known:
             raise ValueError(f"{recipe.label} is built in and cannot be changed: give the recipe a name of your own")
         return recipe
@@ -252,11 +252,11 @@ class Sweep(Noun):
         )
 
 
-class Cell(Noun):
+class Cell(StrictModel):
     """(checkpoint, corpus, recipe) and which profile: the unit of identity, completion and commit."""
 
     checkpoint: Checkpoint
-    kind: Kind
+    kind: ModelKind
     corpus: Corpus
     recipe: AnyRecipe
 
@@ -265,7 +265,7 @@ class Cell(Noun):
         """Equal exactly for cells whose numbers must be equal: content, never labels, devices or batch sizes."""
         used = {"cleaning": self.corpus.kind == "enwik8", "surrogate": self.recipe.surrogate}
         unused = [name for name, is_used in used.items() if not is_used]
-        return digest(
+        return digest_json(
             {
                 "weights": self.checkpoint.weights_digest,
                 "config": self.checkpoint.config_digest,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 
-class Noun(BaseModel):
+class StrictModel(BaseModel):
     """Frozen pydantic model that refuses unknown fields and names the nearest right one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +29,7 @@ def _inside(path: str) -> str:
     return path
 
 
-Inside = Annotated[str, AfterValidator(_inside)]
+SafeRelativePath = Annotated[str, AfterValidator(_inside)]
 """A relative path from outside, which stays in whatever folder it is put."""
 
 
@@ -39,17 +39,17 @@ def suggest(word: str, known: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
 
 
-def canonical(value: Any) -> str:
+def canonical_json(value: Any) -> str:
     """Canonical JSON: sorted keys, no spaces, no NaN; raises TypeError on anything without one form."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def digest(value: Any, bits: int = 128) -> str:
+def digest_json(value: Any, bits: int = 128) -> str:
     """blake2b of the canonical JSON of `value`, in hex."""
-    return hashlib.blake2b(canonical(value).encode(), digest_size=bits // 8).hexdigest()
+    return hashlib.blake2b(canonical_json(value).encode(), digest_size=bits // 8).hexdigest()
 
 
-def first_problem(error: ValidationError) -> str:
+def format_first_error(error: ValidationError) -> str:
     """The first thing wrong, on one line: the field's place, what is wrong with it, and how much else is."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("contexts", "snippets"))

@@ -56,7 +56,7 @@ def test_a_token_file_that_only_heads_would_use_is_a_note(tmp_path):
 
 
 def test_the_hub_s_token_is_found_in_the_environment_and_in_its_file(monkeypatch, tmp_path):
-    assert doctor.TOKENLESS in doctor._hub().found
+    assert doctor.NO_TOKEN_MESSAGE in doctor._hub().found
     written(tmp_path / ".cache" / "huggingface" / "token")
     assert "token in" in doctor._hub().found
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -147,6 +147,6 @@ def test_a_store_that_lets_a_file_be_created_twice_is_a_note(monkeypatch, tmp_pa
 
 def test_a_lake_that_cannot_be_written_is_broken(tmp_path):
     (tmp_path / "file").touch()
-    found = {check.name: check for check in doctor.checks(str(tmp_path / "file" / "lake"))}
+    found = {check.name: check for check in doctor.run_checks(str(tmp_path / "file" / "lake"))}
     assert found["lake"].state == "broken"
     assert found["lake"].do

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipeline.loss import Loss
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 
 MASK = 999
-RECIPE = built_in("quick@1")
+RECIPE = built_in_recipe("quick@1")
 
 
 class Encoder:

@@ -51,17 +51,17 @@ def test_a_place_of_somebody_else_is_refused(tmp_path, monkeypatch):
     """Asked of the system, which tells an administrator that all is open."""
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     for refused in (
-        lambda: output_paths.file("figure", tmp_path / "f.svg", [".svg"]),
-        lambda: output_paths.folder("x", tmp_path),
+        lambda: output_paths.require_writable_file("figure", tmp_path / "f.svg", [".svg"]),
+        lambda: output_paths.require_writable_folder("x", tmp_path),
     ):
         with pytest.raises(UsageError, match="cannot be written by you"):
             refused()
     (tmp_path / "f.svg").write_text("")
-    assert output_paths.file("figure", tmp_path / "f.svg", [".svg"]) == tmp_path / "f.svg"
+    assert output_paths.require_writable_file("figure", tmp_path / "f.svg", [".svg"]) == tmp_path / "f.svg"
 
 
 def test_what_is_not_there_yet_is_a_name_as_good_as_what_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "boards").mkdir()
-    assert [str(output_paths.folder("x", name)) for name in ("new", "boards")] == ["new", "boards"]
-    assert str(output_paths.file("x", "f.svg", [".svg"])) == "f.svg"
+    assert [str(output_paths.require_writable_folder("x", name)) for name in ("new", "boards")] == ["new", "boards"]
+    assert str(output_paths.require_writable_file("x", "f.svg", [".svg"])) == "f.svg"

@@ -9,14 +9,14 @@ import torch
 from tokenizers import processors
 from transformers import BertConfig, BertForMaskedLM
 
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.lake import Lake
 from pipeline.spec import Sweep
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from tests import real
 
-MAY_DIFFER = {*names("cost", "provenance")}
+MAY_DIFFER = {*column_names("cost", "provenance")}
 ORACLE_RECIPE = {
     "name": "oracle",
     "version": 1,

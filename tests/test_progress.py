@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import progress
 from pipeline.catalog.local_histories import discover_history
-from pipeline.progress import Progress, metered
+from pipeline.progress import Progress, track_bytes
 from pipeline.spec import Local
 
 
@@ -72,4 +72,4 @@ def test_on_a_terminal_a_bar_appears_after_two_seconds(
 
 
 def test_metered_blocks_are_the_same_blocks() -> None:
-    assert list(metered(iter([b"a", b"", b"bc"]), "x", None)) == [b"a", b"", b"bc"]
+    assert list(track_bytes(iter([b"a", b"", b"bc"]), "x", None)) == [b"a", b"", b"bc"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.recipe import ContextRecipe, SnippetRecipe, built_in
+from pipeline.recipe import ContextRecipe, SnippetRecipe, built_in_recipe
 from pipeline.spec import Cell
 from tests.lake import made
 
@@ -49,4 +49,4 @@ def test_every_other_field_changes_the_fingerprint(field, value):
 
 def test_the_two_forms_never_share_a_fingerprint():
     assert SnippetRecipe(name="mine", version=1, snippets=8).fingerprint != ContextRecipe(**FIELDS).fingerprint
-    assert len({built_in(label).fingerprint for label in ("authors@1", "standard@1", "quick@1")}) == 3
+    assert len({built_in_recipe(label).fingerprint for label in ("authors@1", "standard@1", "quick@1")}) == 3

@@ -18,7 +18,7 @@ from jobs.bench.scale import Model, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
 from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.corpora import build_contexts
-from pipeline.measure import Opened, measure, open_checkpoint
+from pipeline.measure import LoadedCheckpoint, load_checkpoint, measure
 from pipeline.spec import Cell, ContextRecipe, Corpus, Resources
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 32_768}
@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
     """A checkpoint and what it reads."""
 
     cell: Cell
-    opened: Opened
+    opened: LoadedCheckpoint
     ids: Tensor
     """[contexts, tokens], the very ones that the cell reads."""
 
@@ -89,7 +89,7 @@ def load(folder: Path, recipe: ContextRecipe, device: str) -> Loaded:
     """A checkpoint folder, and the random tokens that the recipe has it read."""
     checkpoint, corpus = inspect_checkpoint(folder), Corpus(kind="random-uniform")
     resources = Resources(gpus=int(device == "cuda"), cpus=torch.get_num_threads())
-    opened = open_checkpoint(checkpoint, recipe, resources)
+    opened = load_checkpoint(checkpoint, recipe, resources)
     cell = Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=recipe)
     of_model = opened.model.vocab_size, opened.model.max_positions
     text = build_contexts(corpus, recipe, opened.tokenizer, *of_model, checkpoint.tokenizer_digest)

@@ -16,8 +16,8 @@ from pipeline.lake import Lake, open_lake, snapshot
 from pipeline.lake.cell_index import CellIndex, aggregate_cells
 from pipeline.lake.layout import CELLS_PREFIX
 from pipeline.lake.scan import polars_schema
-from pipeline.spec import Checkpoint, Corpus, Local, Sweep, algorithm, built_in
-from pipeline.strict_model import digest
+from pipeline.spec import Checkpoint, Corpus, Local, Sweep, algorithm_number, built_in_recipe
+from pipeline.strict_model import digest_json
 from pipeline.sweep.plan import make_plan
 
 ROUNDS = 5
@@ -58,9 +58,9 @@ def _checkpoint(index: int) -> Checkpoint:
         path="",
         tokenizer_path="",
         kinds=("decoder",),
-        weights_digest=digest([model, step], bits=256),
-        config_digest=digest(model, bits=256),
-        tokenizer_digest=digest("tokenizer", bits=256),
+        weights_digest=digest_json([model, step], bits=256),
+        config_digest=digest_json(model, bits=256),
+        tokenizer_digest=digest_json("tokenizer", bits=256),
         step=step,
     )
 
@@ -69,13 +69,13 @@ def _cells(checkpoints: Sequence[Checkpoint], corpus: int, recipe: int) -> pl.Da
     """One row per checkpoint, with the columns that say what its cell on this corpus by this recipe is."""
     of_label = ("model", "model_key", "revision", "step", "weights_digest", "config_digest", "tokenizer_digest")
     columns = {name: [getattr(checkpoint, name) for checkpoint in checkpoints] for name in of_label}
-    columns["cell_id"] = [digest([checkpoint.label, corpus, recipe]) for checkpoint in checkpoints]
+    columns["cell_id"] = [digest_json([checkpoint.label, corpus, recipe]) for checkpoint in checkpoints]
     return pl.DataFrame(columns).with_columns(
         corpus=pl.lit(f"text:{corpus}"),
         recipe=pl.lit(f"recipe@{recipe}"),
         recipe_fingerprint=pl.lit(str(recipe)),
         kind=pl.lit("decoder"),
-        algorithm=pl.lit(algorithm()),
+        algorithm=pl.lit(algorithm_number()),
         status=pl.lit("ok"),
     )
 
@@ -91,7 +91,7 @@ def _planned(root: Path, lake: Lake, scale: Scale) -> Iterator[Comparison]:
     """A sweep planned when nothing of it is there, and when all is; each time by one who opens the lake anew."""
     corpora = (Corpus(kind="random-uniform"),)
     sources = (Local(local=str(root), model="lab/model-7"),)
-    sweep = Sweep(name="bench", checkpoints=sources, corpora=corpora, recipe=built_in("quick@1"))
+    sweep = Sweep(name="bench", checkpoints=sources, corpora=corpora, recipe=built_in_recipe("quick@1"))
     plan = make_plan(sweep, lake)
     assert len(plan.todo) == WANTED
     plans = timed(lambda: make_plan(sweep, Lake(lake.uri)))

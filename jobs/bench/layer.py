@@ -23,7 +23,7 @@ from pipeline.geometry.group_estimates import mean_over_groups, usable_group_rad
 from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import anisotropy, authors, counts
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
-from pipeline.recipe import ContextRecipe, built_in
+from pipeline.recipe import ContextRecipe, built_in_recipe
 
 ROUNDS = 5
 LAYERS = 2
@@ -47,7 +47,7 @@ def _described(scale: Scale, device: str) -> Comparison:
 
 
 def _all_over_few(dim: int) -> Iterator[Comparison]:
-    recipe = built_in("quick@1")
+    recipe = built_in_recipe("quick@1")
     assert isinstance(recipe, ContextRecipe)
     states = [curved(recipe.tokens, dim, seed=seed) for seed in range(LAYERS)]
     small, whole = [], []

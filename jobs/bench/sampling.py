@@ -9,14 +9,14 @@ from jobs.bench.comparison import Comparison, Subject, at_most
 from jobs.bench.decoder import save_decoder
 from jobs.bench.scale import Scale
 from pipeline.measure import measure
-from pipeline.recipe import ContextRecipe, built_in
+from pipeline.recipe import ContextRecipe, built_in_recipe
 
 LAYERS, WIDTH, VOCABULARY = 6, 128, 1024
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     """`standard@1` with fewer contexts, on a decoder with random weights; each layer is a round."""
-    standard = built_in("standard@1")
+    standard = built_in_recipe("standard@1")
     assert isinstance(standard, ContextRecipe)
     recipe = standard.model_copy(update={"contexts": scale.sampled_contexts, "dtype": "float32"})
     with tempfile.TemporaryDirectory() as folder:

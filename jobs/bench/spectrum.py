@@ -12,7 +12,7 @@ from jobs.bench.timing import interleaved, timed
 from pipeline.geometry import MomentStream, PointCloud
 from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import metric_groups
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 
 SVD, VALUES = "float32 SVD", "float32 SVD, values alone"
 ROUNDING = 2.0**-53
@@ -45,7 +45,7 @@ def spectrum(points: Tensor) -> dict[str, object]:
     stream.put(0, points)
     stream.step(torch.zeros(len(points), dtype=torch.bool), torch.zeros(len(points), dtype=torch.int64))
     (moments,) = stream.close()
-    layer = Layer(moments, PointCloud(0, points.shape[1], points.dtype, device), built_in("standard@1"))
+    layer = Layer(moments, PointCloud(0, points.shape[1], points.dtype, device), built_in_recipe("standard@1"))
     with torch.inference_mode():
         found = [group.measure(layer) for group in metric_groups() if group.SECONDS == "spectrum_s"]
     return {column: value for columns in found for column, value in columns.items()}

@@ -18,7 +18,7 @@ from jobs.bench.scale import Scale
 from jobs.bench.stub import NAP_S, nap, nap_before, nothing, stub_history
 from jobs.bench.timing import Took, now, since, timed
 from pipeline.lake import Lake, open_lake
-from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
+from pipeline.spec import Corpus, Local, Resources, Sweep, built_in_recipe
 from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
@@ -115,7 +115,7 @@ def _sweep(root: Path, slots: int) -> Sweep:
         name="bench",
         checkpoints=(Local(local=str(root)),),
         corpora=(Corpus(kind="random-uniform"),),
-        recipe=built_in("quick@1"),
+        recipe=built_in_recipe("quick@1"),
         resources=Resources(slots=slots, cpus=slots * torch.get_num_threads()),
     )
 

@@ -4,15 +4,15 @@ import json
 from typing import Any, Literal, NamedTuple
 
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles
-from pipeline.spec import Kind
+from pipeline.spec import ModelKind
 
 Norm = Literal["pre", "post", "sublayer-post", "unknown"]
 
-DECODER: tuple[Kind, ...] = ("decoder",)
-ENCODER: tuple[Kind, ...] = ("encoder",)
-ENCODER_DECODER: tuple[Kind, ...] = ("encdec-encoder", "encdec-decoder")
+DECODER: tuple[ModelKind, ...] = ("decoder",)
+ENCODER: tuple[ModelKind, ...] = ("encoder",)
+ENCODER_DECODER: tuple[ModelKind, ...] = ("encdec-encoder", "encdec-decoder")
 
-CLASS_SUFFIXES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
+CLASS_SUFFIXES: tuple[tuple[str, tuple[ModelKind, ...]], ...] = (
     ("ForConditionalGeneration", ENCODER_DECODER),
     ("EncoderModel", ("encdec-encoder",)),
     ("ForCausalLM", DECODER),
@@ -25,11 +25,11 @@ CLASS_SUFFIXES: tuple[tuple[str, tuple[Kind, ...]], ...] = (
 
 
 class Architecture(NamedTuple):
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ModelKind, ...]
     norm: Norm
 
 
-def _rows(kinds: tuple[Kind, ...], norm: Norm, types: str) -> dict[str, Architecture]:
+def _rows(kinds: tuple[ModelKind, ...], norm: Norm, types: str) -> dict[str, Architecture]:
     return dict.fromkeys(types.split(), Architecture(kinds, norm))
 
 
@@ -57,7 +57,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 residual stream itself; sublayer-post = on a sublayer's output before it joins the stream (OLMo 2, arXiv 2501.00656)."""
 
 
-def infer_kinds(config: dict[str, Any]) -> tuple[Kind, ...]:
+def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
     """The profiles of the model that `config` (a parsed config.json) describes.
 
     The class names in `architectures` decide, then `model_type`; empty where neither is known.

@@ -11,10 +11,10 @@ from pipeline.catalog.checkpoint_files import (
     list_tokenizer_files,
     list_weight_files,
 )
-from pipeline.errors import ChangedError
-from pipeline.hashing import digest_of
+from pipeline.errors import FilesChangedError
+from pipeline.hashing import digest_file_hashes
 from pipeline.spec import Checkpoint
-from pipeline.strict_model import digest
+from pipeline.strict_model import digest_json
 
 Sha256ByName = Mapping[str, str]
 """sha256 by file name."""
@@ -50,15 +50,15 @@ class FileHashes(NamedTuple):
     def digests(self) -> Digests:
         """Without weights or config.json, ones that no other checkpoint shares."""
         return {
-            "weights_digest": digest_of(self.weights.items()) if self.weights else self._absent,
-            "config_digest": digest_of(self.config.items()) if self.config else self._absent,
-            "tokenizer_digest": digest_of(self.tokenizer.items()),
+            "weights_digest": digest_file_hashes(self.weights.items()) if self.weights else self._absent,
+            "config_digest": digest_file_hashes(self.config.items()) if self.config else self._absent,
+            "tokenizer_digest": digest_file_hashes(self.tokenizer.items()),
         }
 
     @property
     def _absent(self) -> str:
         """Two checkpoints that lack the same files are not the same checkpoint."""
-        return digest(["absent", self.place], bits=256)
+        return digest_json(["absent", self.place], bits=256)
 
 
 def weight_bytes(files: CheckpointFiles) -> int:
@@ -81,7 +81,7 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
     for name, found in now.items():
         if found != getattr(checkpoint, name):
             what = name.removesuffix("_digest")
-            raise ChangedError(
+            raise FilesChangedError(
                 f"checkpoint {checkpoint.label} in {checkpoint.path}",
                 f"its {what} {'are' if what == 'weights' else 'is'} not what was planned",
                 "Plan again",

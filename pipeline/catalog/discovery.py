@@ -3,10 +3,10 @@ a second that a local sweep need not wait."""
 
 from pipeline.catalog import local_histories
 from pipeline.catalog.revisions import History
-from pipeline.spec import Checkpoint, Hub, Local, Source
+from pipeline.spec import Checkpoint, CheckpointSource, Hub, Local
 
 
-def discover_histories(source: Source, models: str = "*") -> tuple[History, ...]:
+def discover_histories(source: CheckpointSource, models: str = "*") -> tuple[History, ...]:
     """The histories of a source, each with its revisions in training order.
 
     Args:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pipeline.catalog.family import Example, Family
 from pipeline.catalog.revision_names import TrainingPoint, is_ignored_name, parse_name
 from pipeline.errors import UsageError
-from pipeline.strict_model import first_problem, suggest
+from pipeline.strict_model import format_first_error, suggest
 
 FAMILIES_YAML = Path(__file__).with_name("families.yaml")
 
@@ -62,7 +62,7 @@ def parse_family(name: str, fields: Mapping[str, Any]) -> Family:
         return Family.model_validate({"name": name, **fields})
     except ValidationError as error:
         raise UsageError(
-            f"family {name}", first_problem(error), f"Correct its entry in {FAMILIES_YAML.name}"
+            f"family {name}", format_first_error(error), f"Correct its entry in {FAMILIES_YAML.name}"
         ) from error
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.catalog.architectures import Norm
 from pipeline.catalog.repo_templates import compile_template, expand_template, placeholders
 from pipeline.catalog.revision_names import SORTS_LAST, TrainingPoint, is_ignored_name, parse_groups, run_sort_key
-from pipeline.strict_model import Noun, suggest
+from pipeline.strict_model import StrictModel, suggest
 
 NAME_GROUPS = {"step", "kilo", "tokens", "position", "unit", "stage", "run"}
 
@@ -18,7 +18,7 @@ Where = Literal["branches", "tags", "branches-and-tags", "repos", "subfolders", 
 Tier = Literal["small", "medium", "large"]
 
 
-class Stage(Noun):
+class Stage(StrictModel):
     """A stretch of training with one batch size."""
 
     name: str | None = None
@@ -31,7 +31,7 @@ class Stage(Noun):
     """Tokens of the stages before it, where it counts from zero again; null = unknown, and so are its tokens."""
 
 
-class KnownBad(Noun):
+class KnownBad(StrictModel):
     """Published revisions that are not what their names say."""
 
     repo: str = "*"
@@ -56,7 +56,7 @@ class KnownBad(Noun):
         return f"{self.why} ({self.source})"
 
 
-class Example(Noun):
+class Example(StrictModel):
     """What a name must parse to; the entry's own test."""
 
     repo: str | None = None
@@ -68,7 +68,7 @@ class Example(Noun):
     run: str | None = None
 
 
-class Family(Noun):
+class Family(StrictModel):
     """One entry of the table."""
 
     name: str

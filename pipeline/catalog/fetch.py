@@ -11,11 +11,11 @@ from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
 from pipeline.catalog import scratch as node
 from pipeline.catalog.hub_http import call_with_retries
-from pipeline.errors import ChangedError, CheckpointError, FetchError
+from pipeline.errors import CheckpointError, FetchError, FilesChangedError
 from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
-from pipeline.spec import Checkpoint, HubFile, Remote
-from pipeline.strict_model import digest
+from pipeline.spec import Checkpoint, HubFile, RemoteFiles
+from pipeline.strict_model import digest_json
 
 __all__ = ["discard_checkpoint", "fetch_checkpoint", "fetch_temporarily", "remove_stale", "scratch_folder"]
 
@@ -25,7 +25,9 @@ remove_stale = node.remove_stale
 
 def scratch_folder(checkpoint: Checkpoint, run_id: str) -> Path:
     """The checkpoint's folder on this node, whether it is there or not."""
-    return node.scratch_root() / f"{run_id}-{digest([remote.model_dump() for _, remote in _parts(checkpoint)])[:16]}"
+    return (
+        node.scratch_root() / f"{run_id}-{digest_json([remote.model_dump() for _, remote in _parts(checkpoint)])[:16]}"
+    )
 
 
 def fetch_checkpoint(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Path:
@@ -77,7 +79,7 @@ def discard_checkpoint(checkpoint: Checkpoint, run_id: str) -> None:
             node.release_folder(folder)
 
 
-def _parts(checkpoint: Checkpoint) -> list[tuple[str, Remote]]:
+def _parts(checkpoint: Checkpoint) -> list[tuple[str, RemoteFiles]]:
     """(field of the checkpoint, remote that it comes from)."""
     parts = [("path", checkpoint.remote), ("tokenizer_path", checkpoint.tokenizer_remote)]
     return [(field, remote) for field, remote in parts if remote]
@@ -101,7 +103,7 @@ def _fill_folder(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None)
         raise
 
 
-def _fetch_file(remote: Remote, file: HubFile, folder: Path, progress: Progress) -> None:
+def _fetch_file(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progress) -> None:
     """The file as it is listed: from the user's HF cache, else downloaded, twice if need be."""
     path, start = folder / _name(remote, file), progress.done
     for bring in (_link, _download, _download):
@@ -119,7 +121,7 @@ def _fetch_file(remote: Remote, file: HubFile, folder: Path, progress: Progress)
     )
 
 
-def _link(remote: Remote, file: HubFile, folder: Path, _: Progress) -> bool:
+def _link(remote: RemoteFiles, file: HubFile, folder: Path, _: Progress) -> bool:
     """Link the file from the user's HF cache, where that has it at this commit."""
     known = try_to_load_from_cache(remote.repo, _name(remote, file), revision=remote.commit)
     if not isinstance(known, str):
@@ -131,7 +133,7 @@ def _link(remote: Remote, file: HubFile, folder: Path, _: Progress) -> bool:
     return True
 
 
-def _download(remote: Remote, file: HubFile, folder: Path, progress: Progress) -> bool:
+def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progress) -> bool:
     asked, start = _asked(remote, file), progress.done
 
     def once() -> None:
@@ -146,7 +148,7 @@ def _download(remote: Remote, file: HubFile, folder: Path, progress: Progress) -
                 tqdm_class=cast(Any, partial(_Counter, progress)),
             )
         except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-            raise ChangedError(asked, "it is no longer on the Hub", "Plan again") from error
+            raise FilesChangedError(asked, "it is no longer on the Hub", "Plan again") from error
 
     try:
         call_with_retries(asked, once)
@@ -168,10 +170,10 @@ class _Counter:
     def __exit__(self, *_: object) -> None: ...
 
 
-def _asked(remote: Remote, file: HubFile) -> str:
+def _asked(remote: RemoteFiles, file: HubFile) -> str:
     return f"{_name(remote, file)} of {remote.repo} at {remote.commit}"
 
 
-def _name(remote: Remote, file: HubFile) -> str:
+def _name(remote: RemoteFiles, file: HubFile) -> str:
     """The file's path in its repository."""
     return f"{remote.subfolder}/{file.path}" if remote.subfolder else file.path

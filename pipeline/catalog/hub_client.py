@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pipeline import cache
 from pipeline.catalog.hub_http import TransientError, call_with_retries, last_response_path
 from pipeline.errors import UsageError
-from pipeline.strict_model import Inside, Noun, canonical, digest
+from pipeline.strict_model import SafeRelativePath, StrictModel, canonical_json, digest_json
 
 
 class Refs(NamedTuple):
@@ -32,10 +32,10 @@ class Refs(NamedTuple):
     tags: dict[str, str]
 
 
-class TreeEntry(Noun):
+class TreeEntry(StrictModel):
     """A file of a commit."""
 
-    path: Inside
+    path: SafeRelativePath
     size: int
     oid: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
     """Of the git blob: equal for equal bytes; for an LFS file, that of its pointer. Names a file of the cache."""
@@ -73,12 +73,12 @@ def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
         FetchError: no answer now.
         UsageError: no such repository or commit.
     """
-    note = cache.folder("hub/trees") / digest([repo, commit])
+    note = cache.folder("hub/trees") / digest_json([repo, commit])
     if kept := _cached_tree(note):
         return kept
     found = call_with_retries(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
     if found:  # no commit is without files, so none today is no answer to keep
-        cache.write(note, canonical([entry.model_dump() for entry in found]).encode())
+        cache.write_atomic(note, canonical_json([entry.model_dump() for entry in found]).encode())
     return found
 
 
@@ -109,12 +109,12 @@ def is_access_denied(repo: str, commit: str) -> bool:
         FetchError: no answer now.
         UsageError: no such repository or commit.
     """
-    note = cache.folder("hub/open") / digest([constants.ENDPOINT, repo, _token_key()])
+    note = cache.folder("hub/open") / digest_json([constants.ENDPOINT, repo, _token_key()])
     if note.exists() or constants.is_offline_mode():
         return False
     held = call_with_retries(f"permission to read {repo}", lambda: _is_access_denied(repo, commit))
     if not held:
-        cache.write(note, b"")
+        cache.write_atomic(note, b"")
     return held
 
 
@@ -185,10 +185,10 @@ def _token_key() -> str:
 
 def _ask_or_cached(key: list[str], asked: str, ask: Callable[[], Any]) -> Any:
     """What `ask` gives now; offline, what it gave the last time."""
-    note = cache.folder("hub/latest") / digest([constants.ENDPOINT, *key])
+    note = cache.folder("hub/latest") / digest_json([constants.ENDPOINT, *key])
     if not constants.is_offline_mode():
         answer = call_with_retries(asked, ask)
-        cache.write(note, canonical(answer).encode())
+        cache.write_atomic(note, canonical_json(answer).encode())
         return answer
     try:
         return json.loads(note.read_bytes())
@@ -204,5 +204,5 @@ def _read_or_make(place: Path, make: Callable[[], bytes]) -> bytes:
         return place.read_bytes()
     except FileNotFoundError:
         data = make()
-        cache.write(place, data)
+        cache.write_atomic(place, data)
         return data

@@ -21,9 +21,9 @@ from pipeline.catalog.hub_refs import (
 )
 from pipeline.catalog.revision_resolver import RevisionResolver, map_in_parallel
 from pipeline.catalog.revisions import EMPTY_POINT, History
-from pipeline.errors import AbsentError, UsageError
+from pipeline.errors import NotFoundError, UsageError
 from pipeline.progress import Progress
-from pipeline.sources import matches
+from pipeline.sources import matches_model
 from pipeline.spec import Checkpoint, Hub, Members
 
 
@@ -74,7 +74,9 @@ def _requested_repos(source: Hub | Members) -> tuple[str, ...]:
         return _repos_per_checkpoint(source.hub) or (source.hub,)
     one = get_family(source.family)
     known = list_member_repos(one)
-    found = tuple(repo for repo in known if any(matches(name, source.models) for name in (repo, one.model_of(repo))))
+    found = tuple(
+        repo for repo in known if any(matches_model(name, source.models) for name in (repo, one.model_of(repo)))
+    )
     if not found:
         names = f"none of {', '.join(known[:3])} ..." if known else "the Hub lists none"
         raise UsageError(f"models {source.models!r} of {one.name}", names, "Give a glob that matches one")
@@ -92,14 +94,14 @@ def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
 
 
 def _is_wanted(source: Members, repo: str, models: str) -> bool:
-    return any(matches(name, models) for name in (repo, get_family(source.family).model_of(repo)))
+    return any(matches_model(name, models) for name in (repo, get_family(source.family).model_of(repo)))
 
 
 def _opened_or_none(repo: str) -> Repo | None:
     """None where the catalogue names a repo that is not there: one of many is no reason to leave out the others."""
     try:
         return open_repo(repo)
-    except AbsentError:
+    except NotFoundError:
         return None
 
 

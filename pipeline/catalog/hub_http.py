@@ -23,7 +23,7 @@ from huggingface_hub import constants, errors, get_token, set_client_factory
 from huggingface_hub.utils import disable_progress_bars, logging
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
-from pipeline.errors import AbsentError, FetchError, ShapelakeError, UsageError
+from pipeline.errors import FetchError, NotFoundError, ShapelakeError, UsageError
 from pipeline.progress import Progress
 
 __all__ = ["TransientError", "call_with_retries", "last_response_path", "to_shapelake_error"]
@@ -110,7 +110,7 @@ def to_shapelake_error(asked: str, error: BaseException) -> ShapelakeError:
         return to_shapelake_error(asked, error.__cause__)
     for kind, found, do in ERROR_MESSAGES:
         if isinstance(error, kind):
-            return AbsentError(asked, found, do) if kind in ABSENT_ERRORS else UsageError(asked, found, do)
+            return NotFoundError(asked, found, do) if kind in ABSENT_ERRORS else UsageError(asked, found, do)
     if isinstance(error, errors.HfHubHTTPError):
         return _error_for_status(asked, error.response.status_code)
     if isinstance(error, TransientError):

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from pipeline.catalog import hub_client
 from pipeline.catalog.hub_client import TreeEntry
-from pipeline.spec import HubFile, Remote
+from pipeline.spec import HubFile, RemoteFiles
 
 
 class HubFolder:
@@ -36,11 +36,11 @@ class HubFolder:
     def size(self, name: str) -> int:
         return self._entries[name].size
 
-    def remote(self, names: Iterable[str]) -> Remote:
+    def remote(self, names: Iterable[str]) -> RemoteFiles:
         """What is to be fetched, of `names` those that are there."""
         there = sorted(set(names) & self.names)
         files = tuple(HubFile(path=name, size=self.size(name), sha256=self.sha256(name)) for name in there)
-        return Remote(repo=self.repo, commit=self.commit, files=files, subfolder=self.subfolder)
+        return RemoteFiles(repo=self.repo, commit=self.commit, files=files, subfolder=self.subfolder)
 
 
 def find_folders_with(entries: Iterable[TreeEntry], holding: str) -> tuple[str, ...]:

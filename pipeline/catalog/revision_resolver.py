@@ -22,9 +22,9 @@ from pipeline.catalog.hub_client import TreeEntry
 from pipeline.catalog.hub_refs import MAIN, RevisionRef, list_subfolder_refs
 from pipeline.catalog.hub_tree import HubFolder
 from pipeline.catalog.revisions import EMPTY_POINT, FINAL_ORDER, UNKNOWN_ORDER, Revision
-from pipeline.errors import AbsentError, UsageError
+from pipeline.errors import NotFoundError, UsageError
 from pipeline.progress import Progress
-from pipeline.spec import Checkpoint, Remote
+from pipeline.spec import Checkpoint, RemoteFiles
 
 PARALLEL_REQUESTS = 8
 """Requests at once: the Hub counts them, and a first look at 20 models of Pythia takes 3,080."""
@@ -59,7 +59,7 @@ class RevisionResolver:
         """Nothing, and remembered as lost, where refs were staler than the repo (huggingface_hub#3406)."""
         try:
             return hub_client.fetch_tree(*commit)
-        except AbsentError:
+        except NotFoundError:
             self._lost.add(commit)
             return ()
 
@@ -97,7 +97,7 @@ class RevisionResolver:
         try:
             content = FileHashes.of(files, tokenizer)
             return replace(seen, files=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content))
-        except AbsentError as error:
+        except NotFoundError as error:
             return replace(seen, state="NO_WEIGHTS", why=f"listed, but {error.found}: {error.asked}")
 
     def _tokenizer(self, found: RevisionRef) -> CheckpointFiles | None:
@@ -163,7 +163,7 @@ def _checkpoint(
     )
 
 
-def _remote(tokenizer: CheckpointFiles) -> Remote | None:
+def _remote(tokenizer: CheckpointFiles) -> RemoteFiles | None:
     return tokenizer.remote(list_tokenizer_files(tokenizer)) if isinstance(tokenizer, HubFolder) else None
 
 

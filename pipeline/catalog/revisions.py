@@ -7,7 +7,7 @@ from typing import Literal
 from pipeline.catalog.digests import Sha256ByName
 from pipeline.catalog.family import KnownBad
 from pipeline.catalog.revision_names import TrainingPoint
-from pipeline.hashing import digest_of
+from pipeline.hashing import digest_file_hashes
 from pipeline.spec import Checkpoint
 
 EMPTY_POINT = TrainingPoint()
@@ -69,7 +69,7 @@ class Revision:
 
     @property
     def weights_digest(self) -> str | None:
-        return digest_of(self.files.items()) if self.files else None
+        return digest_file_hashes(self.files.items()) if self.files else None
 
     @property
     def shards(self) -> Mapping[str, str]:

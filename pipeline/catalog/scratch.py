@@ -168,7 +168,7 @@ def _lock(folder: Path, wait: bool) -> IO[str] | None:
 
 
 def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
-    with cache.exclusive(scratch_root() / "leases"):
+    with cache.hold_file_lock(scratch_root() / "leases"):
         others = [lease for lease in list_leases() if lease.folder != folder and not lease.is_stale]
         free = shutil.disk_usage(scratch_root()).free - sum(lease.to_come for lease in others)
         needed = size - _size(folder)
@@ -178,7 +178,7 @@ def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
         if needed > free or size > left:
             return False
         lease = {"owner": current_owner(), "bytes": size, "since": time.time()}
-        cache.write(_sidecar_path(folder, "lease"), json.dumps(lease).encode())
+        cache.write_atomic(_sidecar_path(folder, "lease"), json.dumps(lease).encode())
         return True
 
 

@@ -101,8 +101,8 @@ def doctor(
 
     Example: shapelake doctor --lake s3://bucket/lake
     """
-    from pipeline.doctor import checks
+    from pipeline.doctor import run_checks
 
-    found = [check._asdict() for check in checks(lake)]
+    found = [check._asdict() for check in run_checks(lake)]
     print_json(found) if as_json else render.print_checks(found)
     raise typer.Exit(int(any(check["state"] == "broken" for check in found)))

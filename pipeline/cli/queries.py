@@ -97,7 +97,7 @@ def metrics(
 
     Example: shapelake metrics id_twonn
     """
-    from pipeline.metric_docs import described, metrics
+    from pipeline.metric_docs import find_metrics, format_metrics
 
-    found = metrics(name)
-    print_json([asdict(metric) for metric in found]) if as_json else typer.echo(described(found))
+    found = find_metrics(name)
+    print_json([asdict(metric) for metric in found]) if as_json else typer.echo(format_metrics(found))

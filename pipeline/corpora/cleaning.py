@@ -14,7 +14,7 @@ from pathlib import Path
 from pipeline import cache
 from pipeline.corpora.text_io import cache_text, find_cached_text
 from pipeline.corpora.wikitext import extract_prose
-from pipeline.progress import metered
+from pipeline.progress import track_bytes
 from pipeline.spec import ALGORITHMS
 
 # Markup characters are escaped inside the dump's elements, so the next `<` ends one.
@@ -27,11 +27,11 @@ _OTHER_NAMESPACE = re.compile(
 def clean_dump(dump: Path, sha256: str) -> Path:
     """The file with the prose of a dump that has this sha256, made once per digest and version of the rules."""
     note = cache.folder("cleaned") / f"{sha256}-{ALGORITHMS['cleaning']}"
-    with cache.exclusive(note):
+    with cache.hold_file_lock(note):
         if note.exists() and (path := find_cached_text(note.read_text())):
             return path
-        digest = cache_text(metered(extract_articles(dump), f"Cleaning {dump.name}", None))
-        cache.write(note, digest.encode())
+        digest = cache_text(track_bytes(extract_articles(dump), f"Cleaning {dump.name}", None))
+        cache.write_atomic(note, digest.encode())
     path = find_cached_text(digest)
     assert path, "what was just written is there"
     return path

@@ -13,7 +13,7 @@ from pipeline.corpora.resolve import text_sha256
 from pipeline.corpora.special_tokens import TokenizerProtocol, make_generator
 from pipeline.corpora.token_draws import DrawRequest, draw_tokens
 from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
-from pipeline.strict_model import digest
+from pipeline.strict_model import digest_json
 
 _RAGGED = ("ids", "kept", "moments", "special")
 _NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share", "surrogate"}
@@ -48,16 +48,16 @@ def build_contexts(
     if tokenizer_digest is None:
         return _build(asked)
     path = cache.folder("contexts") / f"{_key(asked, tokenizer_digest)}.npz"
-    with cache.exclusive(path):
+    with cache.hold_file_lock(path):
         if (known := _from_npz(path)) is not None:
             return known
         made = _build(asked)
-        cache.write(path, _to_npz(made))
+        cache.write_atomic(path, _to_npz(made))
     return made
 
 
 def _key(asked: DrawRequest, tokenizer_digest: str) -> str:
-    return digest(
+    return digest_json(
         {
             "corpus": [asked.corpus.kind, asked.corpus.sha256],
             "cleaning": ALGORITHMS["cleaning"] if asked.corpus.kind == "enwik8" else None,

@@ -16,8 +16,8 @@ from pipeline.corpora.text_io import (
     read_blocks,
 )
 from pipeline.errors import CorpusError
-from pipeline.hashing import file_sha256, remembered
-from pipeline.progress import metered
+from pipeline.hashing import cached_sha256, file_sha256
+from pipeline.progress import track_bytes
 from pipeline.spec import Corpus
 
 
@@ -57,7 +57,7 @@ def _plain_file(corpus: Corpus) -> Path:
     if corpus.path and not _is_packed(corpus.id, Path(corpus.path)):
         _require_digest(corpus, _digest(corpus.id, Path(corpus.path)), corpus.path)
         return Path(corpus.path)
-    with cache.exclusive(cache.folder("texts") / wanted):
+    with cache.hold_file_lock(cache.folder("texts") / wanted):
         if (place := find_cached_text(wanted)) is None:
             source = Path(corpus.path) if corpus.path else fetch_packed(ENWIK8)
             _require_digest(corpus, cache_text(check_utf8(read_blocks(source), str(source))), source)
@@ -82,15 +82,15 @@ def _is_packed(name: str, path: Path) -> bool:
 
 def _digest(name: str, path: Path) -> str:
     with _os_error_as_corpus_error(name, path):
-        return remembered(path, "text", _hash_text)
+        return cached_sha256(path, "text", _hash_text)
 
 
 def _hash_text(path: Path) -> str:
     """The text's sha256; what had to be unpacked is kept, so that it is unpacked once."""
     stream, label = check_utf8(read_blocks(path), str(path)), f"Reading {path.name}"
     if detect_compression(path):
-        return cache_text(metered(stream, label, None))
-    return hash_blocks(metered(stream, label, path.stat().st_size))
+        return cache_text(track_bytes(stream, label, None))
+    return hash_blocks(track_bytes(stream, label, path.stat().st_size))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline.demo.tables import print_tables
 from pipeline.lake import Lake, open_lake
-from pipeline.spec import Corpus, Local, Resources, Sweep, built_in
+from pipeline.spec import Corpus, Local, Resources, Sweep, built_in_recipe
 from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
@@ -23,7 +23,7 @@ def demo_sweep(folder: Path) -> Sweep:
         name="demo",
         checkpoints=tuple(Local(local=str(folder / name)) for name in HISTORY_NAMES),
         corpora=(Corpus(kind="text", path=str(folder / "prose.txt")), Corpus(kind="random-uniform")),
-        recipe=built_in("quick@1"),
+        recipe=built_in_recipe("quick@1"),
         resources=Resources(cpus=cpus, slots=min(cpus, 4)),
     )
 

@@ -13,12 +13,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from pipeline import output_paths
 from pipeline.catalog.hub_http import call_with_retries
-from pipeline.columns import source
+from pipeline.columns import read_csv_bytes
 from pipeline.errors import UsageError
 from pipeline.export.dataset_card import format_card
 from pipeline.lake.lake import RECIPES_PREFIX, Lake
 from pipeline.lake.reader import LakeReader
-from pipeline.strict_model import digest
+from pipeline.strict_model import digest_json
 
 VIEWS = ("layers", "checkpoints")
 
@@ -44,12 +44,12 @@ def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licenc
         UsageError: a lake without rows, a name that no dataset can have, or a folder that cannot be written.
     """
     _check_dataset_name(dataset)
-    folder = output_paths.folder(f"export of dataset {dataset} in", folder)
+    folder = output_paths.require_writable_folder(f"export of dataset {dataset} in", folder)
     frames = {view: reader.frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
     if frames["layers"].is_empty():
         raise UsageError(f"export of lake {reader.uri}", "it has no rows", "Run a sweep first")
     files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _metadata_files(reader)
-    version = f"v-{digest({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})[:12]}"
+    version = f"v-{digest_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})[:12]}"
     files["README.md"] = format_card(frames["layers"], dataset, version, licence).encode()
     written = sum(_write_if_changed(folder / name, data) for name, data in files.items())
     return PreparedDataset(folder, version, written)
@@ -94,7 +94,7 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 def _metadata_files(reader: LakeReader) -> dict[str, bytes]:
     """The meaning of the columns, and the recipes."""
     store = Lake(reader.uri).store
-    return {"columns.csv": source()} | {key: store.get(key) for key in store.list(RECIPES_PREFIX)}
+    return {"columns.csv": read_csv_bytes()} | {key: store.get(key) for key in store.list(RECIPES_PREFIX)}
 
 
 def _write_if_changed(path: Path, data: bytes) -> bool:

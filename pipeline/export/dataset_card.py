@@ -2,7 +2,7 @@
 
 import polars as pl
 
-from pipeline.columns import METRICS, columns
+from pipeline.columns import METRIC_GROUPS, all_columns
 
 CARD_TEMPLATE = """---
 pretty_name: {name}
@@ -89,7 +89,9 @@ def format_card(layers: pl.DataFrame, dataset: str, version: str, licence: str) 
         corpora=_join_names(layers["corpus"]),
         recipes=_join_names(layers["recipe"]),
         models=_models(layers),
-        columns="\n".join(f"| `{c.name}` | {c.unit} | {c.meaning} |" for c in columns() if c.group in METRICS),
+        columns="\n".join(
+            f"| `{c.name}` | {c.unit} | {c.meaning} |" for c in all_columns() if c.group in METRIC_GROUPS
+        ),
         key=name.replace("-", "_"),
     )
 

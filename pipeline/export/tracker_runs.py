@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.analysis.frames import HISTORY_COLUMNS, disambiguate_corpora, select_history_rows
 from pipeline.lake.reader import LakeReader
-from pipeline.strict_model import digest
+from pipeline.strict_model import digest_json
 
 LAYER_METRICS = (
     *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se", "id_twonn", "id_twonn_se"),
@@ -42,7 +42,7 @@ class TrackerRun(NamedTuple):
     @property
     def digest(self) -> str:
         """Of all that is in it: equal runs are one."""
-        return digest([self.name, [[point.step, str(point.measured), point.values] for point in self.points]])
+        return digest_json([self.name, [[point.step, str(point.measured), point.values] for point in self.points]])
 
 
 def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:

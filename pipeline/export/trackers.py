@@ -37,6 +37,6 @@ def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayR
     except ModuleNotFoundError as error:
         found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
         raise UsageError(f"export to {tracker}", found, do) from error
-    folder = output_paths.folder(f"export to {tracker} in", folder)
+    folder = output_paths.require_writable_folder(f"export to {tracker} in", folder)
     done = [write(run, folder) for run in iter_tracker_runs(reader)]
     return ReplayResult(sum(done), len(done) - sum(done), TRACKER_VIEW_COMMANDS[tracker].format(folder=folder))

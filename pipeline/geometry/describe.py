@@ -13,7 +13,7 @@ from pipeline.geometry.cloud import PointCloud
 from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.metrics import metric_groups
 from pipeline.geometry.moment_stream import MomentStream
-from pipeline.recipe import Recipe, built_in
+from pipeline.recipe import Recipe, built_in_recipe
 
 IdsLike = Tensor | np.ndarray | Sequence[int]
 DEGENERATE_FLAGS = {"constant_layer", "too_few_tokens", "too_few_points"}
@@ -57,7 +57,7 @@ def describe(
     rows = _matrix(points)
     given = {"contexts": contexts, "token_ids": token_ids, "groups": groups}
     labels = {name: _labels(name, value, rows) for name, value in given.items()}
-    recipe = built_in(recipe) if isinstance(recipe, str) else recipe
+    recipe = built_in_recipe(recipe) if isinstance(recipe, str) else recipe
     first = _first_of_each(labels["contexts"], len(rows), rows.device)
     if (group := labels["groups"]) is None:
         group = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)

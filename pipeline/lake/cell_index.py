@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.errors import LakeError
 from pipeline.lake.lake import Lake
 from pipeline.lake.manifest import CELL_FILE, ROW_FILE, Snapshot, bytes_digest, damaged_snapshot_error, latest_snapshot
@@ -14,7 +14,11 @@ from pipeline.lake.scan import polars_schema, scan_cells, scan_unchecked
 from pipeline.lake.store import Store
 
 CELL_COLUMNS = (
-    *(name for name in names("keys", "model", "checkpoint", "text") if name not in ("duplicate_of", "superseded")),
+    *(
+        name
+        for name in column_names("keys", "model", "checkpoint", "text")
+        if name not in ("duplicate_of", "superseded")
+    ),
     *("device", "run_id", "written_at", "attempt", "batch_tokens"),
 )
 """Columns that are the same in every row of a cell."""

@@ -16,7 +16,7 @@ from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT, V1_LABELS_PREF
 from pipeline.lake.records import Label, utc_now
 from pipeline.lake.store import Store
 from pipeline.spec import Checkpoint
-from pipeline.strict_model import canonical
+from pipeline.strict_model import canonical_json
 
 LabelsByFile = dict[str, list[Label]]
 """The records of each file, by its key."""
@@ -92,7 +92,7 @@ def parse_labels(key: str, data: bytes) -> list[Label]:
 
 def encode_labels(labels: list[Label]) -> bytes:
     """The bytes of a file with these records."""
-    return canonical([label.model_dump(mode="json") for label in labels]).encode()
+    return canonical_json([label.model_dump(mode="json") for label in labels]).encode()
 
 
 def _changed_labels(checkpoints: Iterable[Checkpoint], newest: dict[str, Label]) -> Iterator[Label]:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pydantic import ValidationError
 
-from pipeline.columns import columns, source
+from pipeline.columns import all_columns, read_csv_bytes
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
 from pipeline.lake.labels import LabelRecords
 from pipeline.lake.layout import (
@@ -30,12 +30,12 @@ from pipeline.lake.open_store import open_store
 from pipeline.lake.records import Audit, Failure, Label, ResolvedLabel, Tombstone, resolve_labels, utc_now
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint
-from pipeline.strict_model import Noun, canonical, digest
+from pipeline.strict_model import StrictModel, canonical_json, digest_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Record = TypeVar("Record", bound=Noun)
+Record = TypeVar("Record", bound=StrictModel)
 MAX_RECENT_RUNS = 5
 
 
@@ -87,10 +87,10 @@ class Lake:
 
     def _describe_columns(self) -> None:
         """Keep units and meanings beside the data, for readers without this code; columns are only ever added."""
-        if self.store.put_new(COLUMNS_KEY, source()):
+        if self.store.put_new(COLUMNS_KEY, read_csv_bytes()):
             return
-        if len(self.store.get(COLUMNS_KEY).splitlines()) < len(columns()) + 1:
-            self.store.put_pointer(COLUMNS_KEY, source())
+        if len(self.store.get(COLUMNS_KEY).splitlines()) < len(all_columns()) + 1:
+            self.store.put_pointer(COLUMNS_KEY, read_csv_bytes())
 
     # labels
 
@@ -114,7 +114,7 @@ class Lake:
 
     def record_audit(self, audit: Audit) -> bool:
         """Keep an audit unless the newest of its model says the same."""
-        model = digest(audit.model, bits=64)
+        model = digest_json(audit.model, bits=64)
         newest = self._newest_audits().get(model)
         if newest and newest[1]["said"] == audit.said:
             return False
@@ -229,5 +229,5 @@ def _renamed(label: Label, now: Mapping[str, str]) -> Label:
     return label.model_copy(update={"model": now[label.model]}) if label.model in now else label
 
 
-def _json(noun: Noun) -> bytes:
-    return canonical(noun.model_dump(mode="json")).encode()
+def _json(noun: StrictModel) -> bytes:
+    return canonical_json(noun.model_dump(mode="json")).encode()

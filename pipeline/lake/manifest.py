@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 from pipeline.errors import LakeError
 from pipeline.lake.layout import TIMESTAMP_FORMAT, TIMESTAMP_PATTERN
 from pipeline.lake.store import Store
-from pipeline.strict_model import Noun
+from pipeline.strict_model import StrictModel
 
 SNAPSHOTS_PREFIX, LATEST_KEY = "snapshots", "LATEST"
 ROW_FILE, CELL_FILE, LABEL_FILE = "layers.parquet", "cells.parquet", "labels.json"
@@ -22,7 +22,7 @@ SNAPSHOT_FILE_PATTERN = re.compile(
 V1_SNAPSHOT_MARKER = b'"snapshots/v1/'
 
 
-class Snapshot(Noun):
+class Snapshot(StrictModel):
     """What `LATEST` says of the snapshot to read: three files in one folder."""
 
     key: Annotated[str, Field(pattern=f"^{SNAPSHOT_KEY_PATTERN}$")]

@@ -7,8 +7,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
-from pipeline.spec import Checkpoint, Kind
-from pipeline.strict_model import Noun, digest
+from pipeline.spec import Checkpoint, ModelKind
+from pipeline.strict_model import StrictModel, digest_json
 
 HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
@@ -21,12 +21,12 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Label(Noun):
+class Label(StrictModel):
     """What a label (model, revision) was seen to point at; the Checkpoint without its folders."""
 
     model: str
     revision: str
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ModelKind, ...]
     weights_digest: str
     config_digest: str
     tokenizer_digest: str
@@ -51,15 +51,15 @@ class Label(Noun):
 
     @property
     def name_digest(self) -> str:
-        return digest([self.model, self.revision], bits=64)
+        return digest_json([self.model, self.revision], bits=64)
 
     @property
     def said(self) -> str:
         """Digest of everything but the time: equal records say the same."""
-        return digest(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
+        return digest_json(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
 
-class Audited(Noun):
+class Audited(StrictModel):
     """A revision of a history as an audit saw it, whether or not it was ever measured."""
 
     revision: str
@@ -76,7 +76,7 @@ class Audited(Noun):
     """What is wrong with it, a sentence each."""
 
 
-class Audit(Noun):
+class Audit(StrictModel):
     """Every revision of one model's history at one time."""
 
     model: str
@@ -89,7 +89,7 @@ class Audit(Noun):
     @property
     def said(self) -> str:
         """Digest of everything but the time: equal audits say the same."""
-        return digest(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
+        return digest_json(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
 
 class ResolvedLabel(NamedTuple):
@@ -127,7 +127,7 @@ def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
     ]
 
 
-class Failure(Noun):
+class Failure(StrictModel):
     """One failed attempt at a cell."""
 
     cell_id: HexDigest
@@ -160,7 +160,7 @@ class Failure(Noun):
         return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
 
-class Tombstone(Noun):
+class Tombstone(StrictModel):
     """Hides a committed cell from readers, or keeps a failed one from being tried again."""
 
     cell_id: HexDigest

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
-from pipeline.columns import columns
+from pipeline.columns import all_columns
 from pipeline.errors import LakeError
 from pipeline.lake import checksum
 from pipeline.lake.store import Store
@@ -84,7 +84,7 @@ def _unreadable(data: bytes) -> str | None:
 
 def polars_schema() -> pl.Schema:
     """The lake's schema in polars' types."""
-    return pl.Schema({column.name: _type(column.type) for column in columns()})
+    return pl.Schema({column.name: _type(column.type) for column in all_columns()})
 
 
 def _type(name: str) -> pl.DataType:

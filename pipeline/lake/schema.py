@@ -11,7 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import METRICS, MU_PROBABILITIES, Column, columns, explained, names, null_by_definition
+from pipeline.columns import (
+    METRIC_GROUPS,
+    MU_PROBABILITIES,
+    Column,
+    all_columns,
+    column_names,
+    explained_columns,
+    is_null_by_definition,
+)
 from pipeline.lake import checksum
 
 SCHEMA_VERSION = 1
@@ -27,7 +35,7 @@ SMALL_FILE_OPTIONS: dict[str, Any] = {"use_dictionary": False, "write_statistics
 def arrow_schema() -> pa.Schema:
     """Every column with its unit and meaning; the schema's own metadata carries what is constant."""
     constant = {"schema_version": str(SCHEMA_VERSION), "mu_probabilities": json.dumps(MU_PROBABILITIES)}
-    return pa.schema([_field(column) for column in columns()], metadata=constant)
+    return pa.schema([_field(column) for column in all_columns()], metadata=constant)
 
 
 def to_table(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> pa.Table:
@@ -47,7 +55,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> 
     stamp = {"written_at": datetime.now(UTC)}
     whole = [_complete(stamp | dict(row)) for row in rows]
     layers = [row["layer"] for row in whole]
-    arrays = [_array(column, [row[column.name] for row in whole], layers) for column in columns()]
+    arrays = [_array(column, [row[column.name] for row in whole], layers) for column in all_columns()]
     table = pa.Table.from_arrays(arrays, schema=arrow_schema())
     return table.replace_schema_metadata({**(arrow_schema().metadata or {}), **metadata})
 
@@ -67,16 +75,20 @@ def encode_parquet(table: pa.Table) -> bytes:
 
 
 def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = set(row) - set(names())
+    unknown = set(row) - set(column_names())
     where = f"layer {row.get('layer')}"
     if unknown:
         raise ValueError(f"{where}: no such columns: {', '.join(sorted(unknown))}")
-    whole: dict[str, Any] = {name: row.get(name) for name in names()} | {"schema_version": SCHEMA_VERSION}
+    whole: dict[str, Any] = {name: row.get(name) for name in column_names()} | {"schema_version": SCHEMA_VERSION}
     absent = [name for name in REQUIRED_COLUMNS if whole[name] is None]
     if absent or whole["flags"] is None:
         raise ValueError(f"{where}: null in {', '.join(absent or ['flags'])}")
-    nulls = {name for name in names(*METRICS) if whole[name] is None and not null_by_definition(name, whole["depth"])}
-    if unexplained := sorted(nulls - explained(whole["flags"])):
+    nulls = {
+        name
+        for name in column_names(*METRIC_GROUPS)
+        if whole[name] is None and not is_null_by_definition(name, whole["depth"])
+    }
+    if unexplained := sorted(nulls - explained_columns(whole["flags"])):
         raise ValueError(f"{where}: null, and no word in flags explains it: {', '.join(unexplained)}")
     return whole
 

@@ -22,7 +22,7 @@ from pipeline.lake.manifest import (
 from pipeline.lake.records import utc_now
 from pipeline.lake.scan import polars_schema
 from pipeline.lake.store import Store
-from pipeline.strict_model import canonical
+from pipeline.strict_model import canonical_json
 
 SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
 """What queries ask for, first: a row group then holds few values of it, and the others are skipped."""
@@ -63,7 +63,7 @@ def compact(lake: Lake) -> Snapshot | None:
     )
     for name, data in files.items():
         lake.store.put_new(snapshot.file(name), data)
-    lake.store.put_pointer(LATEST_KEY, canonical(snapshot.model_dump(mode="json")).encode())
+    lake.store.put_pointer(LATEST_KEY, canonical_json(snapshot.model_dump(mode="json")).encode())
     return snapshot
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from pipeline.lake.lake import Lake
 from pipeline.lake.records import Failure, Tombstone
 from pipeline.lake.views import DIGEST_COLUMNS
-from pipeline.strict_model import digest
+from pipeline.strict_model import digest_json
 
 STATUS_COLUMNS = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revision", "step", "written_at")
 
@@ -70,7 +70,7 @@ def _labelled_cells(lake: Lake) -> list[LabelledCell]:
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))
     found = []
     for cell_id, *rest in cells.sort("cell_id").iter_rows():
-        content, (corpus, sha256, recipe, kind, *own, written_at) = digest(rest[:3]), rest[3:]
+        content, (corpus, sha256, recipe, kind, *own, written_at) = digest_json(rest[:3]), rest[3:]
         for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
             found.append(LabelledCell(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen))
     return found

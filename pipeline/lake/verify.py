@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline.columns import FLAGS, METRICS, columns, explained, names, null_by_definition
+from pipeline.columns import FLAGS, METRIC_GROUPS, all_columns, column_names, explained_columns, is_null_by_definition
 from pipeline.errors import LakeError
 from pipeline.lake import labels
 from pipeline.lake.lake import Lake
@@ -40,7 +40,7 @@ CHECKED_NAME_GROUPS = {
     ATTEMPTS_PREFIX: "cell",
 }
 """Which part of a record's name its content must bear out."""
-COMPARED_COLUMNS = names("layer", *METRICS)
+COMPARED_COLUMNS = column_names("layer", *METRIC_GROUPS)
 
 
 class Problem(NamedTuple):
@@ -123,7 +123,7 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
     if absent := [name for name in REQUIRED_COLUMNS if name in row and row[name] is None]:
         yield f"null in {', '.join(absent)}"
         return
-    for column in columns():
+    for column in all_columns():
         wanted = column_range(column)
         for value in _numbers(row.get(column.name)):
             if not math.isfinite(value) or (wanted and not wanted.low <= value <= wanted.high):
@@ -133,8 +133,12 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
     )
     flags = row.get("flags") or []
     yield from (f"unknown flag {flag!r}" for flag in flags if flag.partition(":")[0] not in FLAGS)
-    nulls = {n for n in names(*METRICS) if n in row and row[n] is None and not null_by_definition(n, row["depth"])}
-    if unexplained := sorted(nulls - explained(flags)):
+    nulls = {
+        n
+        for n in column_names(*METRIC_GROUPS)
+        if n in row and row[n] is None and not is_null_by_definition(n, row["depth"])
+    }
+    if unexplained := sorted(nulls - explained_columns(flags)):
         yield f"null without a reason: {', '.join(unexplained)}"
 
 

@@ -1,7 +1,7 @@
 """The SQL of the three views, over the tables `measured` (rows as committed), `committed` (one row per cell), `labels`,
 `audited`, `tombstones`, and `shown` and `borrowed`, which are made of these."""
 
-from pipeline.columns import names
+from pipeline.columns import column_names
 
 DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
 """What two labels must share to share a measurement."""
@@ -18,7 +18,9 @@ MEASUREMENT_COLUMNS = (
 )
 """Cells equal in these are versions of one measurement: the newest algorithm counts."""
 CONTENT_COLUMNS = tuple(
-    name for name in names("model", "checkpoint") if name not in (*LABEL_DECIDED_COLUMNS, *DIGEST_COLUMNS, "kind")
+    name
+    for name in column_names("model", "checkpoint")
+    if name not in (*LABEL_DECIDED_COLUMNS, *DIGEST_COLUMNS, "kind")
 )
 
 
@@ -45,10 +47,10 @@ WHERE c.cell_id NOT IN (FROM tombstones)
 LABEL_NAME_COLUMNS = ("model", "revision")
 CREATE_LAYERS_VIEW = f"""
 CREATE VIEW layers AS
-SELECT {", ".join(f"s.{name}" if name in LABEL_DECIDED_COLUMNS and name not in LABEL_NAME_COLUMNS else f"r.{name}" for name in names())}
+SELECT {", ".join(f"s.{name}" if name in LABEL_DECIDED_COLUMNS and name not in LABEL_NAME_COLUMNS else f"r.{name}" for name in column_names())}
 FROM measured r JOIN shown s USING (cell_id) WHERE s.own
 UNION ALL
-SELECT {", ".join(f"s.{name}" if name in LABEL_DECIDED_COLUMNS else f"r.{name}" for name in names())}
+SELECT {", ".join(f"s.{name}" if name in LABEL_DECIDED_COLUMNS else f"r.{name}" for name in column_names())}
 FROM borrowed r JOIN shown s USING (cell_id) WHERE NOT s.own
 """
 """Under its own label a row is found by its own columns, which files are sorted and filtered by."""

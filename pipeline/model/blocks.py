@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.errors import CheckpointError
-from pipeline.spec import Kind
+from pipeline.spec import ModelKind
 
 
 class HookPoints(NamedTuple):
@@ -20,7 +20,7 @@ class HookPoints(NamedTuple):
     """The n-th output of any of them is the state of layer n; ALBERT runs one module L times."""
 
 
-def find_body(module: PreTrainedModel, kind: Kind) -> nn.Module:
+def find_body(module: PreTrainedModel, kind: ModelKind) -> nn.Module:
     """The module that turns token ids into the last hidden state, and that the head is put upon."""
     base: Any = module.base_model
     if kind == "encoder":
@@ -28,7 +28,7 @@ def find_body(module: PreTrainedModel, kind: Kind) -> nn.Module:
     return base.get_encoder() if kind == "encdec-encoder" else base.get_decoder()  # OPT: a decoder in the base model
 
 
-def count_layers(body: nn.Module, kind: Kind) -> int:
+def count_layers(body: nn.Module, kind: ModelKind) -> int:
     """L, as the configuration states it."""
     config: Any = body.config
     return getattr(config, "decoder_layers" if kind.endswith("decoder") else "", config.num_hidden_layers)

@@ -17,7 +17,7 @@ from pipeline.model.blocks import (
     find_hook_points,
 )
 from pipeline.model.loss import token_losses
-from pipeline.spec import Kind
+from pipeline.spec import ModelKind
 
 CaptureCallback = Callable[[int, Tensor], None]
 """Called with a layer and its hidden states [contexts, tokens, dim], which are lent for the call only."""
@@ -41,8 +41,8 @@ class LayerStack:
     kernels round differently in the body and in the tail of a SIMD loop, so a row's bytes would depend on its batch.
     """
 
-    def __init__(self, module: PreTrainedModel, kind: Kind) -> None:
-        self.kind: Kind = kind
+    def __init__(self, module: PreTrainedModel, kind: ModelKind) -> None:
+        self.kind: ModelKind = kind
         self._module = module
         self._body = find_body(module, kind)
         self.n_layers = count_layers(self._body, kind)

@@ -20,8 +20,8 @@ from pipeline.errors import CheckpointError
 from pipeline.model.layer_stack import LayerStack
 from pipeline.model.placement import WeightCapacity, distribute_blocks
 from pipeline.model.weight_files import WeightTargets, list_readable_weights, read_config
-from pipeline.recipe import FLOAT32_LIMIT
-from pipeline.spec import Kind
+from pipeline.recipe import FLOAT32_MAX_PARAMS
+from pipeline.spec import ModelKind
 
 CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
 """What transformers raises on a config.json that describes no model."""
@@ -36,7 +36,7 @@ class Model:
 
     module: PreTrainedModel
     """With its head where the file has one."""
-    profiles: dict[Kind, LayerStack]
+    profiles: dict[ModelKind, LayerStack]
     flags: tuple[str, ...]
     """`no_lm_head`; `unexpected_keys`, and `unexpected_keys:NAME` of the first three."""
     unexpected_keys: tuple[str, ...]
@@ -44,7 +44,7 @@ class Model:
     places: WeightTargets | None = None
     """Where each tensor of the files went, once that is known and simple."""
 
-    def profile(self, kind: Kind) -> LayerStack:
+    def profile(self, kind: ModelKind) -> LayerStack:
         """One of its profiles: an encoder-decoder has two, any other model one."""
         if kind not in self.profiles:
             raise CheckpointError(
@@ -111,7 +111,7 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     module = module.eval()
     module.to(device) if isinstance(device, str) else distribute_blocks(module, found, device)
     unexpected = tuple(sorted(info["unexpected_keys"]))
-    profiles: dict[Kind, LayerStack] = {kind: LayerStack(module, kind) for kind in found}
+    profiles: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in found}
     return Model(module, profiles, _flags(module, unexpected), unexpected)
 
 
@@ -138,7 +138,7 @@ def _from_pretrained(
     return loaded
 
 
-def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[Kind, ...]:
+def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
     found = infer_kinds(raw)
     if not found:
         raise CheckpointError(
@@ -192,7 +192,7 @@ def _dtype(name: str, folder: Path, cls: type[PreTrainedModel], config: Pretrain
         raise CheckpointError(
             f"checkpoint {folder}", f"config.json makes no {cls.__name__} ({_line(error)})", "Correct config.json"
         ) from error
-    auto = torch.float32 if n_params <= FLOAT32_LIMIT else torch.bfloat16
+    auto = torch.float32 if n_params <= FLOAT32_MAX_PARAMS else torch.bfloat16
     return auto if name == "auto" else getattr(torch, name)
 
 

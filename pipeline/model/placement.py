@@ -9,13 +9,13 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import UsageError
 from pipeline.model.blocks import count_layers, find_block_list, find_body, find_hook_points
-from pipeline.spec import Kind
+from pipeline.spec import ModelKind
 
 WeightCapacity = Mapping[str, int]
 """Bytes that weights may take, by device. The first is home: of embeddings, norms, heads, and of what is captured."""
 
 
-def distribute_blocks(module: PreTrainedModel, kinds: Sequence[Kind], room: WeightCapacity) -> None:
+def distribute_blocks(module: PreTrainedModel, kinds: Sequence[ModelKind], room: WeightCapacity) -> None:
     """Move the module to the devices, each block to one; it is given its inputs there, and the last output comes home.
 
     Raises:
@@ -75,7 +75,7 @@ def _rest_to(module: nn.Module, blocks: Sequence[nn.Module], device: str) -> Non
             part._apply(lambda tensor: tensor.to(device), recurse=False)
 
 
-def _connect(module: PreTrainedModel, kinds: Sequence[Kind], lists: Sequence[nn.ModuleList], home: str) -> None:
+def _connect(module: PreTrainedModel, kinds: Sequence[ModelKind], lists: Sequence[nn.ModuleList], home: str) -> None:
     for kind, blocks in zip(kinds, lists, strict=True):
         body = find_body(module, kind)
         for part in {*blocks, *find_hook_points(body, count_layers(body, kind)).exits}:

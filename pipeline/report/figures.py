@@ -97,7 +97,7 @@ def draw_figure(reader: LakeReader, name: str, path: str | Path, models: str = "
     if name not in FIGURES:
         near = suggest(name, list(FIGURES))
         raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Name one of {', '.join(FIGURES)}")
-    path = output_paths.file("figure", path, tuple(_WRITERS))
+    path = output_paths.require_writable_file("figure", path, tuple(_WRITERS))
     path.write_bytes(_WRITERS[path.suffix](build_figure_spec(reader, name, models)))
     return path
 

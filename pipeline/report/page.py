@@ -57,14 +57,14 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> lis
     Raises:
         UsageError: no .html file that can be written, or no such model in the lake.
     """
-    path = output_paths.file("report", path, [".html"])
+    path = output_paths.require_writable_file("report", path, [".html"])
     content = gather_content(reader, models)
     whole = render_page(content, (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS), MAX_LAYER_ROWS)
     histories = ChartContext.of(content.tables).histories
     if len(whole.encode()) <= MAX_PAGE_BYTES or len(histories) == 1:
         path.write_text(whole)
         return [path]
-    folder = output_paths.folder("pages of the report in", path.with_suffix(""))
+    folder = output_paths.require_writable_folder("pages of the report in", path.with_suffix(""))
     folder.mkdir(exist_ok=True)
     pages = {history: folder / f"{place:02d}-{_slug(history)}.html" for place, history in enumerate(histories, 1)}
     for history, page in pages.items():

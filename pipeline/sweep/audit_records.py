@@ -9,7 +9,7 @@ from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.revisions import History
 from pipeline.lake import Audit, Audited, Lake
 from pipeline.lake.records import ResolvedLabel
-from pipeline.sources import Hub, Local, Members, Source
+from pipeline.sources import CheckpointSource, Hub, Local, Members
 
 
 def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
     return [_as_json(history) for history in found]
 
 
-def parse_source_name(name: str) -> Source:
+def parse_source_name(name: str) -> CheckpointSource:
     """What a person means by `name`: a folder, a family of the catalogue, or a repo of the Hub."""
     if Path(name).is_dir():
         return Local(local=name)

@@ -12,7 +12,7 @@ from yaml.composer import ComposerError
 
 from pipeline.errors import UsageError
 from pipeline.spec import Sweep
-from pipeline.strict_model import first_problem
+from pipeline.strict_model import format_first_error
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
 """What the parser raises for wrong text: beside its own error those of int(), of a wrong tag, of too deep a nest."""
@@ -116,4 +116,4 @@ def _validated(name: str, fields: dict[str, Any]) -> Sweep:
     try:
         return Sweep.model_validate(fields)
     except ValidationError as error:
-        raise UsageError(f"sweep {name}", first_problem(error), "Correct it") from error
+        raise UsageError(f"sweep {name}", format_first_error(error), "Correct it") from error

@@ -13,9 +13,9 @@ from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, to_table
-from pipeline.recipe import RECIPE, ContextRecipe, SnippetRecipe, built_in
+from pipeline.recipe import RECIPE_ADAPTER, ContextRecipe, SnippetRecipe, built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus, Hub, Resources
-from pipeline.strict_model import first_problem, suggest
+from pipeline.strict_model import format_first_error, suggest
 from pipeline.sweep.config import merge_overrides, parse_yaml
 
 
@@ -53,7 +53,7 @@ def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple
 
     first = cells[0]
     with fetch_temporarily(first.checkpoint, f"here-{os.getpid()}", resources.scratch_bytes) as checkpoint:
-        opened = measure.open_checkpoint(checkpoint, first.recipe, resources)
+        opened = measure.load_checkpoint(checkpoint, first.recipe, resources)
         for cell in cells:
             yield cell, measure.measure(cell, opened, resources.batch_tokens)
 
@@ -78,12 +78,12 @@ def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
 
 def commit_cell(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
     """Commit the cell unless it is there, and end its quarantine if a failure was the reason: it did not fail now."""
-    from pipeline.provenance import provenance
+    from pipeline.provenance import file_metadata
 
     lake.record_recipe(cell.recipe)
     lake.record_labels([cell.checkpoint])
     if cell.id not in lake.committed():
-        lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, provenance(cell.recipe)))
+        lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, file_metadata(cell.recipe)))
     if any(stone.cell_id == cell.id and stone.failure for stone in lake.tombstones()):
         lake.release(cell.id)
 
@@ -103,7 +103,7 @@ def parse_corpus(text: str) -> Corpus:
     try:
         corpus = Corpus.model_validate(text)
     except ValidationError as error:
-        raise UsageError(f"--corpus {text}", first_problem(error), "Write KIND or KIND:PATH") from error
+        raise UsageError(f"--corpus {text}", format_first_error(error), "Write KIND or KIND:PATH") from error
     return resolve_corpus(corpus)
 
 
@@ -111,11 +111,11 @@ def parse_recipe(text: str) -> ContextRecipe | SnippetRecipe:
     """The built-in recipe of that name, or one given by its fields."""
     fields = parse_yaml(f"--recipe {text}", text)
     if not isinstance(fields, dict):
-        return built_in(text)
+        return built_in_recipe(text)
     try:
-        return RECIPE.validate_python(fields)
+        return RECIPE_ADAPTER.validate_python(fields)
     except ValidationError as error:
-        raise UsageError(f"--recipe {text}", first_problem(error), "Correct its fields") from error
+        raise UsageError(f"--recipe {text}", format_first_error(error), "Correct its fields") from error
 
 
 def parse_resources(sets: list[str]) -> Resources:
@@ -127,4 +127,4 @@ def parse_resources(sets: list[str]) -> Resources:
     try:
         return Resources.model_validate(fields["resources"])
     except ValidationError as error:
-        raise UsageError("--set resources", first_problem(error), "Correct it") from error
+        raise UsageError("--set resources", format_first_error(error), "Correct it") from error

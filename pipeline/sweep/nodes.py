@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.memory import gpus_for
+from pipeline.memory import count_gpus_for_weights
 from pipeline.spec import Cell, Resources
 
 RayNode = dict[str, Any]
@@ -122,7 +122,7 @@ class NodeTracker:
 
     def _gpus(self, cell: Cell) -> int:
         """GPUs that have room for the model."""
-        return gpus_for(cell.checkpoint.n_params, cell.recipe.dtype, self._resources.gpu_bytes)
+        return count_gpus_for_weights(cell.checkpoint.n_params, cell.recipe.dtype, self._resources.gpu_bytes)
 
     def _alive(self) -> list[RayNode]:
         return [node for node in self._look() if node["Alive"]]

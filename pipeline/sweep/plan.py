@@ -15,8 +15,8 @@ from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake.records import ResolvedLabel
-from pipeline.recipe import BUILT_IN
-from pipeline.sources import matches
+from pipeline.recipe import BUILT_IN_RECIPES
+from pipeline.sources import matches_model
 from pipeline.spec import Cell, Checkpoint, Sweep
 from pipeline.sweep.audit_records import last_seen_revisions, serious_findings
 from pipeline.sweep.cost import Cost, estimate_cost
@@ -135,7 +135,7 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
 def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]:
     """Every history whose model is wanted, with the state of each revision against what the lake knows."""
     found = _once(h for source in select_sources(sweep) for h in discover_histories(source, sweep.models))
-    wanted = [h for h in found if matches(h.model, sweep.models)]
+    wanted = [h for h in found if matches_model(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)
         raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
@@ -190,7 +190,7 @@ def reproduction_command(cell: Cell) -> str:
     remote, tokenizer = checkpoint.remote, checkpoint.tokenizer_remote
     place = f"{remote.repo}@{checkpoint.revision}" if remote else checkpoint.path
     words = ["shapelake", "measure", place, "--corpus", corpus]
-    words += ["--recipe", recipe.label if BUILT_IN.get(recipe.label) == recipe else fields]
+    words += ["--recipe", recipe.label if BUILT_IN_RECIPES.get(recipe.label) == recipe else fields]
     if tokenizer or checkpoint.tokenizer_path != checkpoint.path:
         words += ["--tokenizer", tokenizer.repo if tokenizer else checkpoint.tokenizer_path]
     if len(checkpoint.kinds) > 1:

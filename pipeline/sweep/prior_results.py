@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pipeline.lake import Lake
 from pipeline.lake.records import ResolvedLabel
 from pipeline.spec import Cell, Corpus
-from pipeline.strict_model import digest
+from pipeline.strict_model import digest_json
 
 RESULT_COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
 DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
@@ -70,7 +70,7 @@ def load_prior_results(
 
     cells = committed(lake, files).cells
     near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGEST_COLUMNS, *RESULT_COLUMNS)
-    return PriorResults(CommittedCell(digest(row[:3]), *row[3:]) for row in near_cells.iter_rows())
+    return PriorResults(CommittedCell(digest_json(row[:3]), *row[3:]) for row in near_cells.iter_rows())
 
 
 def reason_to_run(cell: Cell, past: PriorResults, labels: dict[str, dict[str, str]], failed: bool) -> str:

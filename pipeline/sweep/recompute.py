@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from pipeline.columns import METRICS, names
+from pipeline.columns import METRIC_GROUPS, column_names
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell, Sweep
@@ -33,7 +33,7 @@ def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[
     return [
         {"key": f"{cell.name}, layer {layer}", "found": f"{name} was {before[layer][name]}, now {row.get(name)}"}
         for layer, row in now.items()
-        for name in names(*METRICS)
+        for name in column_names(*METRIC_GROUPS)
         if _differ(before[layer][name], row.get(name))
     ]
 

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Iterable
 
 from pipeline.errors import UsageError
-from pipeline.sources import matches
-from pipeline.spec import Checkpoint, Members, Source, Sweep
+from pipeline.sources import matches_model
+from pipeline.spec import Checkpoint, CheckpointSource, Members, Sweep
 
 CheckpointSelector = Callable[[list[Checkpoint]], list[Checkpoint]]
 """What of a history in training order is wanted."""
@@ -13,9 +13,9 @@ CheckpointSelector = Callable[[list[Checkpoint]], list[Checkpoint]]
 STEPS_SYNTAX = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
 
-def select_sources(sweep: Sweep) -> tuple[Source, ...]:
+def select_sources(sweep: Sweep) -> tuple[CheckpointSource, ...]:
     """The sources whose model may match the sweep's glob; the others are not even looked at."""
-    chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or matches(s.name, sweep.models))
+    chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or matches_model(s.name, sweep.models))
     if not chosen:
         names = ", ".join(source.name for source in sweep.checkpoints)
         raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")

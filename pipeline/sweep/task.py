@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.spec import Cell, Checkpoint, Resources
-from pipeline.strict_model import Noun
+from pipeline.strict_model import StrictModel
 
 ErrorClass = Literal[
     "permanent",  # the checkpoint or the corpus is bad: no retry can help
@@ -24,7 +24,7 @@ ErrorClass = Literal[
 ]
 
 
-class Task(Noun):
+class Task(StrictModel):
     """One checkpoint and its wanted cells: weights are loaded once."""
 
     lake: str
@@ -43,7 +43,7 @@ class Task(Noun):
         return max(self.resources.batch_tokens >> self.halvings, 1)
 
 
-class Outcome(Noun):
+class Outcome(StrictModel):
     """What became of one cell: committed, or failed with a class, a message and a traceback."""
 
     cell_id: str

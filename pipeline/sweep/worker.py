@@ -12,10 +12,10 @@ from pipeline.catalog.checkpoint_files import LocalFolder, list_weight_files
 from pipeline.catalog.fetch import discard_checkpoint, fetch_temporarily
 from pipeline.catalog.fetch import fetch_checkpoint as fetch_files
 from pipeline.errors import (
-    ChangedError,
     CheckpointError,
     CorpusError,
     FetchError,
+    FilesChangedError,
     LakeError,
     ShapelakeError,
     UsageError,
@@ -27,13 +27,13 @@ from pipeline.sweep.task import ErrorClass, Outcome, Task, fail_all_cells
 from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 
 if TYPE_CHECKING:
-    from pipeline.measure import Kept, Opened
+    pass
 
 ERROR_CLASS_BY_EXCEPTION: dict[type[ShapelakeError], ErrorClass] = {
     CheckpointError: "permanent",
     CorpusError: "permanent",
     FetchError: "transient",
-    ChangedError: "changed",
+    FilesChangedError: "changed",
     UsageError: "setup",
     LakeError: "infra",
 }
@@ -114,7 +114,7 @@ def _measured(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list
         from pipeline import measure  # torch and transformers: only where work is done
 
         kept = _model_cache()
-        opened = measure.open_checkpoint(checkpoint, task.cells[0].recipe, task.resources, kept)
+        opened = measure.load_checkpoint(checkpoint, task.cells[0].recipe, task.resources, kept)
     there = Lake(task.lake).committed() if task.attempt > 1 else set()
     outcomes = []
     for cell in task.cells:
@@ -128,22 +128,24 @@ def _measured(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list
 @cache
 def _model_cache() -> "Kept":
     """Of this process: of use where it does several tasks, inline and on the CPUs of a cluster."""
-    from pipeline.measure import Kept
+    from pipeline.measure import ModelCache
 
-    return Kept()
+    return ModelCache()
 
 
 def _measure_and_commit(task: Task, cell: Cell, opened: "Opened") -> Outcome:
     from pipeline import measure
-    from pipeline.provenance import busy_s, provenance, summary
+    from pipeline.provenance import compute_s, file_metadata, summarize_peaks
 
     started = time.monotonic()
     try:
         run = {"run_id": task.run_id, "attempt": task.attempt, "download_bytes": task.checkpoint.download_bytes}
         rows = [row | run for row in measure.measure(cell, opened, task.batch_tokens)]
-        table = to_table(rows, provenance(cell.recipe))
+        table = to_table(rows, file_metadata(cell.recipe))
         Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:
         return _outcomes_of_error(task, error, started)[0].model_copy(update={"cell_id": cell.id})
     seconds = time.monotonic() - started
-    return Outcome(cell_id=cell.id, rows=len(rows), seconds=seconds, busy_s=busy_s(rows), summary=summary(rows))
+    return Outcome(
+        cell_id=cell.id, rows=len(rows), seconds=seconds, busy_s=compute_s(rows), summary=summarize_peaks(rows)
+    )

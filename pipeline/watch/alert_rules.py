@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
-from pipeline.columns import columns
+from pipeline.columns import all_columns
 from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
@@ -72,7 +72,7 @@ class AlertRule(NamedTuple):
 
 def require_metric_with_error(name: str) -> str:
     """A column that has a standard error beside it; UsageError for any other."""
-    named = {column.name for column in columns()}
+    named = {column.name for column in all_columns()}
     with_error = sorted(one for one in named if f"{one}_se" in named)
     if name not in with_error:
         raise UsageError(f"metric {name!r}", f"no metric with an error{suggest(name, with_error)}", "Name one of these")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell
-from pipeline.strict_model import canonical, digest
+from pipeline.strict_model import canonical_json, digest_json
 from pipeline.watch.alert_rules import AlertRule, LayerSelection, MetricMean, mean_over_layers, standardized_change
 
 REPORTED_METRICS = ("id_twonn", "anisotropy", "loss")
@@ -73,7 +73,7 @@ def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Aler
         if found.value is None or found.change is None or not rule.fires(found.change):
             continue
         alert = _alert(cell, rule, found.value, found.change)
-        if lake.store.put_new(f"{FIRED_PREFIX}/{alert.id}.json", canonical(alert._asdict()).encode()):
+        if lake.store.put_new(f"{FIRED_PREFIX}/{alert.id}.json", canonical_json(alert._asdict()).encode()):
             fired.append(alert)
     return fired
 
@@ -94,7 +94,7 @@ def record_delivery(lake: Lake, alert: Alert) -> None:
 def _alert(cell: Cell, rule: AlertRule, found: MetricMean, change: float) -> Alert:
     about = cell.checkpoint
     return Alert(
-        id=f"{cell.id}-{digest(str(rule), bits=64)}",
+        id=f"{cell.id}-{digest_json(str(rule), bits=64)}",
         folder=str(Path(about.path).parent),
         rule=str(rule),
         model=about.model,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.catalog import local_histories
-from pipeline.errors import ChangedError, ShapelakeError
+from pipeline.errors import FilesChangedError, ShapelakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
 from pipeline.sweep.measure_one import commit_cell, measure_cells
@@ -101,7 +101,7 @@ class Follower:
             cells = self._cells(checkpoint)
             self._measure(cells)
         except Exception as error:  # whatever a checkpoint does to torch, the next one is still to be watched
-            if isinstance(error, ChangedError) or why_incomplete(one.path, self._of.tokenizer is None):
+            if isinstance(error, FilesChangedError) or why_incomplete(one.path, self._of.tokenizer is None):
                 return
             self._settle(one)
             yield WatchEvent(f"{one.path.name}: {_format_error(error)}", failed=True)

@@ -9,7 +9,7 @@ from pipeline.catalog.audit import audit_history
 from pipeline.catalog.checkpoint_files import LocalFolder, list_weight_files
 from pipeline.catalog.digests import require_unchanged
 from pipeline.catalog.local_histories import discover_history, inspect_checkpoint
-from pipeline.errors import ChangedError
+from pipeline.errors import FilesChangedError
 from pipeline.hashing import digest_of_files
 from pipeline.spec import Checkpoint, Local
 
@@ -112,7 +112,7 @@ def test_files_that_changed_since_the_plan_are_noticed(tmp_path: Path, name: str
     size = (tmp_path / "step1" / name).stat().st_size
     for content in ("x" * size, None):
         (tmp_path / "step1" / name).write_text(content) if content else (tmp_path / "step1" / name).unlink()
-        with pytest.raises(ChangedError, match=said) as caught:
+        with pytest.raises(FilesChangedError, match=said) as caught:
             require_unchanged(planned)
         assert len(str(caught.value).splitlines()) == 2
 

@@ -14,7 +14,7 @@ from pipeline.corpora import build_contexts, cleaning, resolve_corpus
 from pipeline.corpora.cleaning import extract_articles
 from pipeline.corpora.resolve import prepare_text_file
 from pipeline.corpora.wikitext import extract_prose
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 from pipeline.spec import ALGORITHMS, Cell, Checkpoint, Corpus
 from tests.corpora.fake import Characters, recipe
 
@@ -126,7 +126,7 @@ def test_the_rules_identify_a_cell_on_the_cleaned_text_alone(tmp_path: Path, mon
 
     def id_on(kind: str) -> str:
         corpus = resolve_corpus(Corpus(kind=kind, path=file))  # type: ignore[arg-type]
-        return Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=built_in("quick@1")).id
+        return Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=built_in_recipe("quick@1")).id
 
     before = {kind: id_on(kind) for kind in ("enwik8", "enwik8-raw", "text", "random-unigram")}
     monkeypatch.setitem(ALGORITHMS, "cleaning", ALGORITHMS["cleaning"] + 1)

@@ -13,7 +13,7 @@ import pytest
 from pipeline import cache
 from pipeline.corpora import Contexts, build_contexts, resolve_corpus
 from pipeline.errors import CorpusError, UsageError
-from pipeline.recipe import SnippetRecipe, built_in
+from pipeline.recipe import SnippetRecipe, built_in_recipe
 from pipeline.spec import Corpus
 from tests.corpora.fake import Characters, Words, recipe
 
@@ -239,9 +239,9 @@ def test_a_corpus_of_ten_bytes_is_refused_with_both_numbers_or_flagged(tmp_path:
     (tmp_path / "ten").write_text("ten bytes!")
     corpus = resolve_corpus(Corpus(kind="enwik8-raw", path=str(tmp_path / "ten")))
     with pytest.raises(CorpusError, match="32768 tokens are needed, 10 are there"):
-        build_contexts(corpus, built_in("quick@1"), Characters(), 1000, None)
+        build_contexts(corpus, built_in_recipe("quick@1"), Characters(), 1000, None)
     with pytest.raises(CorpusError, match="65536 characters are needed, 10 are there"):
-        build_contexts(corpus, built_in("authors@1"), Characters(), 1000, None)
+        build_contexts(corpus, built_in_recipe("authors@1"), Characters(), 1000, None)
     small = recipe(context_tokens=2, kept_per_context=1, allow_smaller=True)
     made = build_contexts(corpus, small, Characters(), 1000, None)
     assert made.group.tolist() == [0, 1, 2, 3]
@@ -268,8 +268,10 @@ def test_quick_fits_the_raw_sample_of_wikipedia_and_not_the_cleaned_one(shared: 
     tokenizer = load_tokenizer(shared("histories/wiki-neox/step0"))
     file = str(shared("data/enwik5"))
     made = build_contexts(
-        resolve_corpus(Corpus(kind="enwik8-raw", path=file)), built_in("quick@1"), tokenizer, 1024, 128
+        resolve_corpus(Corpus(kind="enwik8-raw", path=file)), built_in_recipe("quick@1"), tokenizer, 1024, 128
     )
     assert (len(made), made.context_tokens, made.n_kept, made.flags) == (256, 128, 4096, ())
     with pytest.raises(CorpusError, match=r"32768 tokens are needed, 29\d{3} are there"):
-        build_contexts(resolve_corpus(Corpus(kind="enwik8", path=file)), built_in("quick@1"), tokenizer, 1024, 128)
+        build_contexts(
+            resolve_corpus(Corpus(kind="enwik8", path=file)), built_in_recipe("quick@1"), tokenizer, 1024, 128
+        )

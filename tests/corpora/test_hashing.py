@@ -58,4 +58,4 @@ def test_the_digest_of_files_is_that_of_their_sorted_names_and_digests(tmp_path:
     pairs = [[name, hashlib.sha256(name.encode() * 3).hexdigest()] for name in ("a", "b")]
     wanted = hashlib.sha256(json.dumps(pairs, separators=(",", ":")).encode()).hexdigest()
     assert hashing.digest_of_files(tmp_path, ["b", "a"]) == wanted
-    assert hashing.digest_of(reversed([(a, b) for a, b in pairs])) == wanted
+    assert hashing.digest_file_hashes(reversed([(a, b) for a, b in pairs])) == wanted

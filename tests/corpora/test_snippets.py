@@ -10,7 +10,7 @@ import pytest
 from pipeline.corpora import build_contexts, resolve_corpus
 from pipeline.corpora.snippets import BLOCK, Snippet, read_snippets
 from pipeline.errors import CorpusError
-from pipeline.recipe import SnippetRecipe, built_in
+from pipeline.recipe import SnippetRecipe, built_in_recipe
 from pipeline.spec import Corpus
 from tests.corpora.fake import Characters, Words
 
@@ -98,6 +98,6 @@ def test_the_oracles_snippets_are_those_of_the_whole_file(shared: Callable[[str]
 
 def test_the_authors_protocol_needs_a_text_of_65536_characters(shared: Callable[[str], Path]) -> None:
     corpus = resolve_corpus(Corpus(kind="enwik8-raw", path=str(shared("data/enwik5"))))
-    found = build_contexts(corpus, built_in("authors@1"), Characters(), 1 << 21, None)
+    found = build_contexts(corpus, built_in_recipe("authors@1"), Characters(), 1 << 21, None)
     assert {len(ids) for ids in found.ids} == {514}
     assert len({ids.tobytes() for ids in found.ids}) == 128

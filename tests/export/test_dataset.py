@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from typer.testing import CliRunner
 
 from pipeline.cli import app
-from pipeline.columns import METRICS, names
+from pipeline.columns import METRIC_GROUPS, column_names
 from pipeline.errors import UsageError
 from pipeline.export import prepare_dataset, upload_dataset
 from tests.analysis import made
@@ -39,7 +39,7 @@ def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
     about = yaml.safe_load(head)
     assert about["license"] == "cc-by-4.0"
     assert {one["data_files"] for one in about["configs"]} <= held
-    assert all(f"`{name}`" in text for name in names(*METRICS))
+    assert all(f"`{name}`" in text for name in column_names(*METRIC_GROUPS))
     assert f"@{prepared.version}/data/layers.parquet" in text
     assert "2311.05928" in text
     assert "| lab/small | 2 | 1 to 64 |" in text

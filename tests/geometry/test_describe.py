@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.errors import UsageError
 from pipeline.geometry import describe, set_threads
 from tests.geometry.clouds import brute, curved, rotation, zipf
 
 METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity")
 ONE_LAYER = {"linearity", "linearity_residual"}
-SURROGATE = {name for name in names("dimension") if "gaussian" in name}
+SURROGATE = {name for name in column_names("dimension") if "gaussian" in name}
 COUNTS = ("n_points", "n_tokens", "n_duplicates")
 SCALE_FREE = (
     *("anisotropy", "participation_ratio", "participation_ratio_corrected", "effective_rank_lambda", "alpha"),
@@ -35,9 +35,9 @@ def cloud(seed: int) -> Tensor:
 def test_every_metric_column_is_there_and_nothing_else() -> None:
     """The columns of the contract's metric groups, two timings, status and flags."""
     row = describe(curved(600, 16), torch.arange(600) // 10, torch.arange(600) % 7, groups=torch.arange(600) // 300)
-    assert set(row) == {*names(*METRICS), "knn_s", "spectrum_s", "status", "flags"}
+    assert set(row) == {*column_names(*METRICS), "knn_s", "spectrum_s", "status", "flags"}
     assert row["status"] == "ok"
-    null = {name for name in names(*METRICS) if row[name] is None}
+    null = {name for name in column_names(*METRICS) if row[name] is None}
     assert null == ONE_LAYER | SURROGATE | {"alpha", "alpha_r2", "alpha_lo", "alpha_hi"}
     assert row["flags"] == ["alpha_range", "few_points"]
 
@@ -185,10 +185,10 @@ def test_threads_change_nothing_that_matters() -> None:
             torch.set_num_threads(n)
             set_threads(n)
             row = describe(points, groups=groups)
-            rows.append({name: row[name] for name in names(*METRICS)})
+            rows.append({name: row[name] for name in column_names(*METRICS)})
     finally:
         torch.set_num_threads(threads)
         set_threads(threads)
     assert rows[0] == rows[1]
-    for name in (name for name in names(*METRICS) if rows[0][name] is not None):
+    for name in (name for name in column_names(*METRICS) if rows[0][name] is not None):
         assert rows[2][name] == pytest.approx(rows[0][name], rel=1e-9), name

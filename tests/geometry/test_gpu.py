@@ -8,7 +8,7 @@ from pipeline.corpora import Batch
 from pipeline.geometry import MomentStream, PointCloud, exact_search, moments
 from pipeline.geometry.candidates import default_ladder, faiss_engine, torch_engine
 from pipeline.geometry.neighbors import build_exact_graph
-from pipeline.sampler import Sampler
+from pipeline.sampler import HiddenStateSampler
 from tests.geometry.clouds import hard_clouds
 
 CLOUDS = hard_clouds(3000, 256)
@@ -36,7 +36,7 @@ def test_the_stream_asks_the_device_nothing() -> None:
     """On the meta device every question that would wait for a GPU is an error, and none is asked before the end."""
     stream = MomentStream([64, 96], [9000, 9000], 8.0, [1, None], device="meta")
     clouds = {layer: PointCloud(6000, width, torch.bfloat16, "meta") for layer, width in enumerate([64, 96])}
-    sampler = Sampler(stream, [0, 1], clouds, "meta")
+    sampler = HiddenStateSampler(stream, [0, 1], clouds, "meta")
     for group in (0, 1):
         for _ in range(3):
             sampler.begin(batch(30, 100, group))

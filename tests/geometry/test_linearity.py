@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.geometry import MomentStream, PointCloud, describe_layer
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 from tests.geometry.clouds import curved, hard_clouds, rotation
 
 HARD = hard_clouds(3000, 96)
@@ -22,7 +22,7 @@ def two_layers(x: Tensor, y: Tensor, groups: Tensor | None = None) -> list[dict[
     for moments, points in zip(stream.close(), (x, y), strict=True):
         cloud = PointCloud(200, points.shape[1], points.dtype)
         cloud.put(points[:200])
-        rows.append(describe_layer(moments, cloud, built_in("quick@1")))
+        rows.append(describe_layer(moments, cloud, built_in_recipe("quick@1")))
     return rows
 
 

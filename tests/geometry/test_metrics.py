@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.columns import METRICS, explained, names
+from pipeline.columns import METRIC_GROUPS, column_names, explained_columns
 from pipeline.geometry import MomentStream, PointCloud
 from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import MetricGroup, metric_groups
-from pipeline.metric_docs import metrics
+from pipeline.metric_docs import find_metrics
 from pipeline.recipe import ContextRecipe
 from tests.geometry.clouds import curved, zipf
 
@@ -76,7 +76,7 @@ def test_every_column_has_a_finite_value_or_a_reason(group: MetricGroup, name: s
     row = group.measure(layer)
     assert set(row) == set(group.COLUMNS)
     for column, value in row.items():
-        explained_here = column in explained(layer.flags) or (column.endswith("_gaussian") and layer.flags)
+        explained_here = column in explained_columns(layer.flags) or (column.endswith("_gaussian") and layer.flags)
         assert value is not None or explained_here or column.endswith("_gaussian_se"), column
         for number in value if isinstance(value, list) else [value]:
             assert not isinstance(number, float) or math.isfinite(number), column
@@ -85,18 +85,18 @@ def test_every_column_has_a_finite_value_or_a_reason(group: MetricGroup, name: s
 def test_every_metric_column_belongs_to_one_module() -> None:
     """The groups of columns.csv that geometry measures are what the modules found return, each column once."""
     owned = Counter(column for group in metric_groups() for column in group.COLUMNS)
-    assert set(owned) == set(names(*(group for group in METRICS if group != "loss")))
+    assert set(owned) == set(column_names(*(group for group in METRIC_GROUPS if group != "loss")))
     assert set(owned.values()) == {1}
 
 
 @pytest.mark.parametrize("group", metric_groups(), ids=by_name)
 def test_its_time_has_a_column(group: MetricGroup) -> None:
-    assert group.SECONDS in names("cost")
+    assert group.SECONDS in column_names("cost")
 
 
-@pytest.mark.parametrize("name", names(*METRICS))
+@pytest.mark.parametrize("name", column_names(*METRIC_GROUPS))
 def test_every_metric_says_where_it_comes_from_and_how_it_errs(name: str) -> None:
-    (metric,) = metrics(name)
+    (metric,) = find_metrics(name)
     assert metric.meaning
     assert len(metric.source) > 5
     assert metric.bias.endswith(".")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.geometry import describe
 from pipeline.geometry.eigen import _lanczos, eigendecompose, top_eigenvalue
 from pipeline.geometry.metrics.spectrum import participation_ratio_corrected
@@ -91,7 +91,7 @@ def test_every_moment_metric_equals_the_float64_reference(name: str) -> None:
         assert row[column] == pytest.approx(value, rel=1e-6), column
     assert row["top_dims"] == x.var(0).topk(3).indices.tolist()
     others = {"anisotropy_se", "anisotropy_no_sink_se", "alpha_lo", "alpha_hi", "top_dims"}
-    assert set(expected) == set(names("anisotropy", "spectrum", "norms")) - others
+    assert set(expected) == set(column_names("anisotropy", "spectrum", "norms")) - others
 
 
 @pytest.mark.parametrize("k", [1, 5, 64])

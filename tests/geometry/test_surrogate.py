@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.geometry import describe
 from pipeline.geometry.metrics.surrogate import COLUMNS
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 from tests.geometry.clouds import curved, rotation
 
-RECIPE = built_in("quick@1").model_copy(update={"surrogate": True, "k": 2})
+RECIPE = built_in_recipe("quick@1").model_copy(update={"surrogate": True, "k": 2})
 
 
 def measured(points: Tensor, groups: int = 4, **changes: int) -> dict[str, object]:
@@ -72,7 +72,7 @@ def test_without_the_switch_there_is_none() -> None:
     """Null, without a word."""
     row = describe(curved(600, 16), torch.arange(600) // 10, recipe="quick@1")
     assert {row[name] for name in COLUMNS} == {None}
-    assert set(COLUMNS) <= set(names("dimension"))
+    assert set(COLUMNS) <= set(column_names("dimension"))
     assert row["flags"] == ["alpha_range", "no_token_ids"]
 
 

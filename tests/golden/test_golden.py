@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 
 from pipeline import spec
-from pipeline.columns import columns
+from pipeline.columns import all_columns
 from pipeline.lake import Lake, Reader, open_lake
 from pipeline.lake.snapshot import compact
 from pipeline.lake.status import lake_status
 from pipeline.lake.verify import verify_lake
-from pipeline.recipe import BUILT_IN, ContextRecipe, built_in
+from pipeline.recipe import BUILT_IN_RECIPES, ContextRecipe, built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus, Local, Resources, Sweep
 from pipeline.sweep.plan import make_plan
 
@@ -87,11 +87,11 @@ def point() -> Checkpoint:
     ],
 )
 def test_cell_ids_do_not_change(frozen, corpus, kind, recipe, expected):
-    assert Cell(checkpoint=point(), kind=kind, corpus=corpus, recipe=built_in(recipe)).id == expected
+    assert Cell(checkpoint=point(), kind=kind, corpus=corpus, recipe=built_in_recipe(recipe)).id == expected
 
 
 def test_recipe_fingerprints_do_not_change():
-    assert {label: BUILT_IN[label].fingerprint for label in FINGERPRINTS} == FINGERPRINTS
+    assert {label: BUILT_IN_RECIPES[label].fingerprint for label in FINGERPRINTS} == FINGERPRINTS
     assert GOLDEN.fingerprint == "b31fc8adc79dd969538bfad636d1b33f"
 
 
@@ -171,7 +171,7 @@ def test_the_numbers_come_out_again(lake, history, tmp_path):
 
 def numbers(lake: Lake) -> dict[tuple[str, int, str, int], float]:
     """Every number of the science columns by (cell, layer, column, index in its list); nulls are left out."""
-    names = [column.name for column in columns() if column.group not in ("cost", "provenance")]
+    names = [column.name for column in all_columns() if column.group not in ("cost", "provenance")]
     found = {}
     for row in open_lake(lake.uri).layers().pl().select(names).to_dicts():
         for name, value in row.items():

@@ -14,7 +14,7 @@ from pipeline.geometry.candidates import torch_engine
 from pipeline.geometry.memory_plan import pass_bytes
 from pipeline.geometry.neighbors import build_exact_graph
 from pipeline.geometry.precision import product_dtype
-from pipeline.sampler import Sampler
+from pipeline.sampler import HiddenStateSampler
 from pipeline.spec import Cell, Resources, Sweep
 from tests import real
 from tests.geometry.clouds import hard_clouds
@@ -34,7 +34,7 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-class Impatient(Sampler):
+class Impatient(HiddenStateSampler):
     """A sampler that may not wait for the device."""
 
     def begin(self, batch):
@@ -58,7 +58,7 @@ def cell(folder: Path) -> Cell:
 
 
 def measured(wanted: Cell, gpus: int, batch_tokens: int) -> list[dict]:
-    opened = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=gpus))
+    opened = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=gpus))
     return measure.measure(wanted, opened, batch_tokens)
 
 
@@ -69,7 +69,7 @@ def test_guard_the_debug_mode_sees_a_question() -> None:
 
 def test_a_checkpoint_has_the_numbers_of_the_cpu_and_the_stream_never_waits(tmp_path, monkeypatch):
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
-    monkeypatch.setattr(measure, "Sampler", Impatient)
+    monkeypatch.setattr(measure, "HiddenStateSampler", Impatient)
     on_gpu, on_cpu = measured(wanted, 1, 512), measured(wanted, 0, 512)
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         for name in HEADLINES:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.geometry.candidates import default_engine, faiss_engine
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus, Resources
 from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.task import Outcome, Task
@@ -64,7 +64,7 @@ def tasks(n: int, folder: Path, resources: Resources) -> list[Task]:
             tokenizer_digest="tokenizer",
         )
         corpus = Corpus(kind="random-uniform")
-        cells = (Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=built_in("quick@1")),)
+        cells = (Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=built_in_recipe("quick@1")),)
         found.append(Task(lake=str(folder), run_id="run", checkpoint=checkpoint, cells=cells, resources=resources))
     return found
 

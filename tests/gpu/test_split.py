@@ -64,12 +64,12 @@ def test_the_next_checkpoint_is_put_where_the_one_before_was(elsewhere: str, tmp
 @ELSEWHERE
 def test_a_split_checkpoint_has_the_rows_of_the_whole_one(elsewhere: str, tmp_path: Path, monkeypatch) -> None:
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
-    whole = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=1))
+    whole = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=1))
     theirs = measure.measure(wanted, whole, 512)
     devices = room(whole.model, elsewhere)
     monkeypatch.setattr(measure, "_devices", lambda resources: list(devices))
-    monkeypatch.setattr(measure, "weights_room", lambda free: list(devices.values()))
-    split = measure.open_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=2))
+    monkeypatch.setattr(measure, "weight_budgets", lambda free: list(devices.values()))
+    split = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=2))
     assert torch.device(elsewhere) in {tensor.device for tensor in split.model.module.parameters()}
     for ours, other in zip(measure.measure(wanted, split, 512), theirs, strict=True):
         assert {name: ours[name] for name in HEADLINES} == pytest.approx({n: other[n] for n in HEADLINES}, rel=1e-4)

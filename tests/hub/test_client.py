@@ -294,7 +294,7 @@ def test_offline_the_last_answers_count(hub, sha, monkeypatch):
 
 
 def test_a_long_wait_is_shown(hub, sha, monkeypatch, capsys):
-    monkeypatch.setattr("pipeline.progress.PATIENCE_S", 0.2)
+    monkeypatch.setattr("pipeline.progress.SHOW_AFTER_S", 0.2)
     hub.fail("*/refs", status=429, headers={"Retry-After": "1"})
     hub_client.fetch_refs(REPO)
     assert "Waiting for the Hub: 1 of 1 s" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.local_histories import inspect_checkpoint as local_single
 from pipeline.catalog.revisions import History
 from pipeline.errors import FetchError, UsageError
-from pipeline.spec import Cell, Corpus, Hub, Members, built_in
+from pipeline.spec import Cell, Corpus, Hub, Members, built_in_recipe
 from tests.hub.fake import FakeHub
 from tests.hub.folders import CONFIG, README, TOKENIZER, checkpoint, pythia, sharded, written
 
@@ -74,7 +74,7 @@ def test_digests_and_cell_are_those_of_the_same_folder_read_locally(
     for field in ("weights_digest", "config_digest", "tokenizer_digest", "kinds", "n_params", "step"):
         assert getattr(there, field) == getattr(here, field)
     cells = [
-        Cell(checkpoint=c, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in("quick@1"))
+        Cell(checkpoint=c, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in_recipe("quick@1"))
         for c in (there, here)
     ]
     assert cells[0].id == cells[1].id

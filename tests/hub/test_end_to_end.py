@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import lake as lakes
-from pipeline.columns import columns
+from pipeline.columns import all_columns
 from pipeline.lake import Lake
 from pipeline.lake.open_store import open_store
-from pipeline.spec import Hub, Local, Source, Sweep
+from pipeline.spec import CheckpointSource, Hub, Local, Sweep
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
 from tests import real
@@ -22,7 +22,7 @@ from tests.hub.fake import FakeHub
 from tests.lake import s3
 
 STEPS = (0, 1, 2, 4, 8, 16)
-MAY_DIFFER = {column.name for column in columns() if column.group in ("cost", "provenance")}
+MAY_DIFFER = {column.name for column in all_columns() if column.group in ("cost", "provenance")}
 OF_A_LABEL = {"revision", "commit_sha", "family", "tokens_seen", "tokens_source"}
 
 
@@ -49,7 +49,7 @@ def ray_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def sweep(source: Source, text: Path, **resources: object) -> Sweep:
+def sweep(source: CheckpointSource, text: Path, **resources: object) -> Sweep:
     return Sweep.model_validate(
         {
             "name": "t",

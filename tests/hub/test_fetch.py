@@ -11,8 +11,8 @@ import pytest
 from pipeline.catalog import fetch as fetching
 from pipeline.catalog import hub_http
 from pipeline.catalog.fetch import discard_checkpoint, fetch_checkpoint, fetch_temporarily
-from pipeline.errors import ChangedError, CheckpointError, FetchError, UsageError
-from pipeline.spec import Checkpoint, HubFile, Remote
+from pipeline.errors import CheckpointError, FetchError, FilesChangedError, UsageError
+from pipeline.spec import Checkpoint, HubFile, RemoteFiles
 from tests.hub.wanted import FILES, REPO, RUN, SIZE, WEIGHTS, checkpoint, files_in, left, sent
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -51,7 +51,7 @@ def test_a_tokenizer_of_another_repository_has_a_folder_of_its_own(hub):
     words = b'{"version": "1.0"}'
     sha = hub.repo("org/final").commit({"tokenizer.json": words})
     listed = HubFile(path="tokenizer.json", size=len(words), sha256=hashlib.sha256(words).hexdigest())
-    other = Remote(repo="org/final", commit=sha, files=(listed,))
+    other = RemoteFiles(repo="org/final", commit=sha, files=(listed,))
     with fetch_temporarily(checkpoint(hub).model_copy(update={"tokenizer_remote": other}), RUN) as here:
         assert files_in(Path(here.tokenizer_path)) == {"tokenizer.json": words}
         assert files_in(Path(here.path)) == FILES
@@ -158,7 +158,7 @@ def test_a_branch_that_moves_after_planning_changes_nothing(hub):
 def test_a_planned_commit_that_is_gone_has_to_be_planned_again(hub):
     wanted = checkpoint(hub)
     hub.repo(REPO).forget(wanted.remote.commit)
-    with pytest.raises(ChangedError, match="no longer on the Hub\\.\nPlan again"):
+    with pytest.raises(FilesChangedError, match="no longer on the Hub\\.\nPlan again"):
         fetch_checkpoint(wanted, RUN)
     assert left() == []
 
@@ -233,7 +233,7 @@ def test_a_full_disk_is_a_failure_that_may_pass(hub, monkeypatch):
 
 
 def test_a_download_is_shown(hub, monkeypatch, capfd):
-    monkeypatch.setattr("pipeline.progress.PATIENCE_S", 0.0)
+    monkeypatch.setattr("pipeline.progress.SHOW_AFTER_S", 0.0)
     fetch_checkpoint(checkpoint(hub), RUN)
     assert f"Downloading {REPO}@step1: " in (said := capfd.readouterr().err)
     assert f" of {SIZE:,} bytes" in said

@@ -11,7 +11,7 @@ import pytest
 from pipeline.catalog import hub_client
 from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.errors import UsageError
-from pipeline.spec import Checkpoint, HubFile, Remote
+from pipeline.spec import Checkpoint, HubFile, RemoteFiles
 from tests.hub.fake import FakeHub
 
 REPO = "org/model"
@@ -24,7 +24,7 @@ def checkpoint(hub: FakeHub) -> Checkpoint:
     listed = tuple(HubFile(path=n, size=len(d), sha256=hashlib.sha256(d).hexdigest()) for n, d in FILES.items())
     return Checkpoint(
         **dict(model=REPO, revision="step1", path="", tokenizer_path="", kinds=("decoder",)),
-        **dict(remote=Remote(repo=REPO, commit=sha, files=listed)),
+        **dict(remote=RemoteFiles(repo=REPO, commit=sha, files=listed)),
         **dict(weights_digest="w", config_digest="c", tokenizer_digest="t"),
     )
 

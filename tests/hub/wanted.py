@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from pipeline.catalog import scratch
-from pipeline.spec import Checkpoint, HubFile, Remote
+from pipeline.spec import Checkpoint, HubFile, RemoteFiles
 from tests.hub.fake import FakeHub
 
 REPO = "org/model"
@@ -19,7 +19,7 @@ def checkpoint(hub: FakeHub, branch: str = "step1", files: dict[str, bytes] = FI
     inside = {f"{subfolder}/{name}" if subfolder else name: data for name, data in files.items()}
     sha = hub.repo(REPO).commit({**inside, "optimizer.bin": b"o" * 5000, "README.md": branch.encode()}, branch)
     listed = tuple(HubFile(path=n, size=len(d), sha256=hashlib.sha256(d).hexdigest()) for n, d in files.items())
-    remote = Remote(repo=REPO, commit=sha, files=listed, subfolder=subfolder)
+    remote = RemoteFiles(repo=REPO, commit=sha, files=listed, subfolder=subfolder)
     return Checkpoint(
         **dict(model=REPO, revision=branch, path="", tokenizer_path="", remote=remote, kinds=("decoder",)),
         **dict(weights_digest="w", config_digest="c", tokenizer_digest="t"),

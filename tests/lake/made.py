@@ -3,12 +3,12 @@
 import hashlib
 from typing import Any
 
-from pipeline.columns import columns
+from pipeline.columns import all_columns
 from pipeline.lake import Lake, to_table
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus
 
-QUICK = built_in("quick@1")
+QUICK = built_in_recipe("quick@1")
 RANDOM = Corpus(kind="random-uniform")
 LAYERS = 3
 
@@ -44,7 +44,7 @@ def rows(made: Cell, cell_id: str | None = None, **changes: Any) -> list[dict[st
     point = made.checkpoint
     return [
         {
-            **{column.name: _value(column.type) for column in columns()},
+            **{column.name: _value(column.type) for column in all_columns()},
             **{name: getattr(point, name) for name in type(point).model_fields if name in _NAMES},
             "cell_id": cell_id or made.id,
             "recipe": made.recipe.label,
@@ -76,7 +76,7 @@ def commit(lake: Lake, point: Checkpoint, **changes: Any) -> str:
     return cell_id
 
 
-_NAMES = {column.name for column in columns()}
+_NAMES = {column.name for column in all_columns()}
 
 
 def _value(kind: str) -> Any:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.columns import METRICS, explained, names, null_by_definition
+from pipeline.columns import METRIC_GROUPS, column_names, explained_columns, is_null_by_definition
 from pipeline.geometry import describe
 
 
@@ -40,6 +40,6 @@ def test_every_null_of_a_hard_cloud_has_its_word(rows, labelled):
     n = len(rows)
     labels = dict(contexts=torch.arange(n) // 4, token_ids=torch.arange(n) % 7, groups=torch.arange(n) * 2 // n)
     row = describe(rows.clone(), **labels if labelled else {})
-    measured = set(names(*METRICS)) - set(names("loss"))
-    nulls = {name for name in measured if row[name] is None and not null_by_definition(name, depth=1)}
-    assert nulls <= explained(row["flags"]), row["flags"]  # type: ignore[arg-type]
+    measured = set(column_names(*METRIC_GROUPS)) - set(column_names("loss"))
+    nulls = {name for name in measured if row[name] is None and not is_null_by_definition(name, depth=1)}
+    assert nulls <= explained_columns(row["flags"]), row["flags"]  # type: ignore[arg-type]

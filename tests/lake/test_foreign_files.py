@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import lake as lakes
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.errors import LakeError, ShapelakeError
 from pipeline.lake import Lake, to_table
 from pipeline.lake.layout import CELLS_PREFIX
@@ -75,18 +75,18 @@ VALUES = st.one_of(
     st.just([{"a": 1}] * 3),
     st.sampled_from([[OWN] * 3, [OTHER] * 3, [OWN, OWN, OTHER]]),
 )
-COLUMNS = st.dictionaries(st.sampled_from(names()) | st.text(max_size=8), VALUES, max_size=8)
+COLUMNS = st.dictionaries(st.sampled_from(column_names()) | st.text(max_size=8), VALUES, max_size=8)
 
 
 @CASES
 def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, cases):
     """Some columns of a sound cell replaced, left out or added; the sound neighbour stays as it was."""
     before = rows(lake).filter(cell_id=OTHER)
-    sound = {name: [row[name] for row in made.rows(made.cell(made.checkpoint(1)))] for name in names()}
+    sound = {name: [row[name] for row in made.rows(made.cell(made.checkpoint(1)))] for name in column_names()}
     path = lake.store.path(lake.cells()[OWN])
 
     @settings(max_examples=cases, deadline=None)
-    @given(replaced=COLUMNS, dropped=st.sets(st.sampled_from(names()), max_size=4))
+    @given(replaced=COLUMNS, dropped=st.sets(st.sampled_from(column_names()), max_size=4))
     def holds(replaced, dropped):
         table = pa.table({name: values for name, values in (sound | replaced).items() if name not in dropped})
         pq.write_table(table, path)

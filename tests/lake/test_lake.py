@@ -63,14 +63,14 @@ def test_rows_are_committed_under_their_own_cell_only(lake):
 
 
 def test_the_lake_carries_the_meaning_of_its_columns(lake):
-    from pipeline.columns import names, source
+    from pipeline.columns import column_names, read_csv_bytes
 
     made.commit(lake, made.checkpoint(1))
     lines = lake.store.get("columns.csv").decode().splitlines()
-    assert [line.split(",")[0] for line in lines[1:]] == list(names())
+    assert [line.split(",")[0] for line in lines[1:]] == list(column_names())
     lake.store.put_pointer("columns.csv", "\n".join(lines[:-1]).encode())
     made.commit(lake, made.checkpoint(2))
-    assert lake.store.get("columns.csv") == source(), "a lake of an older version learns the new column"
+    assert lake.store.get("columns.csv") == read_csv_bytes(), "a lake of an older version learns the new column"
 
 
 def test_a_recipe_that_changed_under_its_version_is_refused_with_every_change(lake):

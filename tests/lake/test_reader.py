@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import lake as lakes
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, Tombstone
 from pipeline.lake.layout import CELLS_PREFIX
@@ -30,9 +30,9 @@ def bury(lake, cell_id):
 
 def test_a_lake_that_does_not_exist_reads_as_empty_views_with_every_column(lake):
     reader = lakes.Reader(lake.uri)
-    assert tuple(reader.layers().columns) == names()
+    assert tuple(reader.layers().columns) == column_names()
     assert len(reader.layers().df()) == len(reader.checkpoints().df()) == len(reader.cells().df()) == 0
-    assert set(names("model", "checkpoint")) < set(reader.checkpoints().columns)
+    assert set(column_names("model", "checkpoint")) < set(reader.checkpoints().columns)
     assert {"cell_id", "recipe", "total_s", "status", "hidden"} < set(reader.cells().columns)
     assert not lake.store.root.exists(), "reading creates nothing"
 
@@ -47,7 +47,7 @@ def test_rows_come_back_as_written_through_pandas_polars_and_arrow(lake):
     assert relation.to_arrow_table().to_pylist() == expected
     assert relation.pl().to_dicts() == expected
     frame = relation.df()
-    assert list(frame.columns) == list(names())
+    assert list(frame.columns) == list(column_names())
     assert frame["anisotropy"].tolist() == [0.0, 0.1, 0.2]
     assert str(frame["written_at"].dtype) == "datetime64[us, UTC]"
 
@@ -140,7 +140,7 @@ def test_files_of_another_version_read_as_today_with_nulls(lake):
     later = pq.read_table(newer).replace_schema_metadata(None)
     pq.write_table(later.append_column("later", pa.array([1, 2, 3])), newer)
     rows = lakes.open_lake(lake.uri).layers().pl()
-    assert rows.columns == list(names())
+    assert rows.columns == list(column_names())
     assert rows.height == 9
     assert rows["id_ks"].null_count() == rows["algorithm"].null_count() == 3
     assert rows["anisotropy"].null_count() == 0

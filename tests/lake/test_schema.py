@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.columns import FLAGS, METRICS, MU_PROBABILITIES, columns, explained, names
+from pipeline.columns import FLAGS, METRIC_GROUPS, MU_PROBABILITIES, all_columns, column_names, explained_columns
 from pipeline.lake import scan
 from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema, encode_parquet, to_table
 from tests.lake import made
@@ -35,13 +35,13 @@ def rows(**changes):
 def test_names_types_and_groups_are_the_contract_plus_the_added_columns(shared):
     with shared("schema.csv").open() as file:
         contract = {(row["name"], row["type"], row["group"]) for row in csv.DictReader(file)}
-    assert {(c.name, c.type, c.group) for c in columns()} == contract | ADDED
+    assert {(c.name, c.type, c.group) for c in all_columns()} == contract | ADDED
 
 
 def test_arrow_types_are_the_ones_named():
     """The types' own names, spelled as Arrow spells them."""
     spelled = {"float64": "double", "float32": "float"}
-    for column in columns():
+    for column in all_columns():
         inner = column.type.removeprefix("list<").removesuffix(">")
         expected = spelled.get(inner, inner)
         expected = f"list<item: {expected}>" if column.type.startswith("list<") else column.type
@@ -54,10 +54,10 @@ def test_polars_reads_with_the_same_schema():
 
 
 def test_every_column_has_a_meaning_of_its_own():
-    meanings = [column.meaning for column in columns()]
+    meanings = [column.meaning for column in all_columns()]
     assert all(meanings)
     assert len(set(meanings)) == len(meanings)
-    numbers = [c for c in columns() if c.group in METRICS and c.type.startswith(("float", "list<float"))]
+    numbers = [c for c in all_columns() if c.group in METRIC_GROUPS and c.type.startswith(("float", "list<float"))]
     assert {c.name for c in numbers if not c.unit} == {"noise_ratio", "alpha", "mu_quantiles"}, "ratios of no unit"
 
 
@@ -116,12 +116,12 @@ def test_a_cell_without_rows_is_refused():
         to_table([], {})
 
 
-BY_DEFINITION = {name for name in names(*METRICS) if name.endswith(("_se", "_gaussian"))}
+BY_DEFINITION = {name for name in column_names(*METRIC_GROUPS) if name.endswith(("_se", "_gaussian"))}
 
 
-@pytest.mark.parametrize("name", names(*METRICS))
+@pytest.mark.parametrize("name", column_names(*METRIC_GROUPS))
 def test_a_null_metric_needs_a_word_that_explains_it_unless_it_is_null_by_definition(name):
-    explaining = [word for word in FLAGS if name in explained([word])]
+    explaining = [word for word in FLAGS if name in explained_columns([word])]
     assert "not_measured" in explaining
     for word in explaining:
         to_table(rows(**{name: None}, flags=["quantised", word]), {})
@@ -144,7 +144,7 @@ def test_linearity_is_null_by_definition_where_no_layer_follows_and_only_there()
 
 
 def test_a_words_detail_after_the_colon_is_no_part_of_it():
-    assert explained(["no_lm_head:GPT2Model"]) == explained(["no_lm_head"]) == set(names("loss"))
+    assert explained_columns(["no_lm_head:GPT2Model"]) == explained_columns(["no_lm_head"]) == set(column_names("loss"))
 
 
 CAVEATS = {
@@ -154,13 +154,13 @@ CAVEATS = {
 
 
 def test_a_caveat_explains_no_null():
-    assert {word for word in FLAGS if not explained([word])} == CAVEATS
+    assert {word for word in FLAGS if not explained_columns([word])} == CAVEATS
 
 
 def test_flags_explain_columns_that_exist():
     for flag in FLAGS.values():
-        assert set(flag.groups) <= set(METRICS)
-        assert set(flag.columns) <= set(names(*METRICS))
+        assert set(flag.groups) <= set(METRIC_GROUPS)
+        assert set(flag.columns) <= set(column_names(*METRIC_GROUPS))
 
 
 RAISED = re.compile(r"""flags\.add\("([a-z_]+)"\)""")

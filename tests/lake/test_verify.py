@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import lake as lakes
-from pipeline.columns import columns
+from pipeline.columns import all_columns
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, checksum, to_table
 from pipeline.lake.layout import CELLS_PREFIX
@@ -54,13 +54,13 @@ def test_a_sound_lake_and_an_empty_one_have_no_problems(lake, tmp_path):
     assert verify_lake(Lake(tmp_path / "none")) == []
 
 
-NUMBERS = [c for c in columns() if "int" in c.type or "float" in c.type]
+NUMBERS = [c for c in all_columns() if "int" in c.type or "float" in c.type]
 
 
 def test_every_number_has_a_range_or_is_free_and_every_range_a_column():
     assert {column.name for column in NUMBERS if column_range(column) is None} == UNBOUNDED_COLUMNS
-    assert set(RANGE_BY_UNIT) <= {column.unit for column in columns()}
-    assert set(RANGE_BY_COLUMN) <= {column.name for column in columns()}
+    assert set(RANGE_BY_UNIT) <= {column.unit for column in all_columns()}
+    assert set(RANGE_BY_COLUMN) <= {column.name for column in all_columns()}
 
 
 @pytest.mark.parametrize("column", [c for c in NUMBERS if column_range(c)], ids=lambda column: column.name)

@@ -216,7 +216,7 @@ def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
 @pytest.mark.parametrize(("limit", "dtype"), [(10**9, "float32"), (1000, "bfloat16")])
 def test_dtype_auto(limit: int, dtype: str, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     """auto is float32 up to the limit of parameters and bfloat16 above, whatever dtype the file is in."""
-    monkeypatch.setattr(loading, "FLOAT32_LIMIT", limit)
+    monkeypatch.setattr(loading, "FLOAT32_MAX_PARAMS", limit)
     model = load_model(saved("gpt2"), "auto", "cpu")
     assert model.dtype == dtype
     assert {tensor.dtype for tensor in model.module.state_dict().values()} == {getattr(torch, dtype)}

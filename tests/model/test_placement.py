@@ -15,7 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.model import LayerStack, load_model, placement
 from pipeline.model.blocks import count_layers, find_block_list, find_body
 from pipeline.model.placement import assign_block_devices
-from pipeline.spec import Kind
+from pipeline.spec import ModelKind
 from tests.model import tiny
 
 Saved = Callable[[str], Path]
@@ -45,7 +45,7 @@ def test_blocks_fill_one_device_after_the_other(room: dict[str, int], want: list
         assert assign_block_devices("M", sizes, 2 * GIB, room) == want
 
 
-def blocks_of(module: Any) -> tuple[list[Kind], list[nn.Module]]:
+def blocks_of(module: Any) -> tuple[list[ModelKind], list[nn.Module]]:
     """Its kinds, and the blocks of all of them."""
     found = infer_kinds({"architectures": [type(module).__name__], "model_type": module.config.model_type})
     bodies = [(find_body(module, kind), kind) for kind in found]

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.columns import columns
+from pipeline.columns import all_columns
 from pipeline.lake import Lake, to_table
-from pipeline.recipe import Recipe, built_in
+from pipeline.recipe import Recipe, built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus
 from tests.lake.made import sha
 
-QUICK = built_in("quick@1")
+QUICK = built_in_recipe("quick@1")
 TEXT = Corpus(kind="text", path="prose.txt", sha256=sha("prose"))
 RANDOM = Corpus(kind="random-uniform")
 SE_SHARE = 0.01
 """Standard errors, as a share of the value."""
-_TYPES = {column.name: column.type for column in columns()}
+_TYPES = {column.name: column.type for column in all_columns()}
 
 
 def lake(

@@ -10,7 +10,7 @@ from pipeline import lake
 from pipeline.analysis import compute_finding
 from pipeline.lake import Lake
 from pipeline.lake.saved_queries import all_saved_queries
-from pipeline.recipe import built_in
+from pipeline.recipe import built_in_recipe
 from pipeline.report import draw_figure, write_report
 from pipeline.report import page as pages
 from pipeline.report.json_columns import to_json_columns
@@ -154,7 +154,7 @@ def test_names_from_outside_are_only_ever_text(tmp_path):
     ids=["no step stated", "one checkpoint", "no errors"],
 )
 def test_lakes_that_lack_what_some_charts_show(tmp_path, steps, recipe):
-    uri = made.lake(tmp_path / "lake", {"lab/one": "encoder"}, steps, recipe=built_in(recipe))
+    uri = made.lake(tmp_path / "lake", {"lab/one": "encoder"}, steps, recipe=built_in_recipe(recipe))
     reader = lake.open_lake(uri)
     (path,) = write_report(reader, tmp_path / "r.html")
     read = Page(path)

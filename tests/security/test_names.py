@@ -12,7 +12,7 @@ from pipeline.catalog.hub_client import TreeEntry
 from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.errors import ShapelakeError
 from pipeline.lake import Lake
-from pipeline.spec import Corpus, HubFile, Remote, Resources
+from pipeline.spec import Corpus, HubFile, RemoteFiles, Resources
 from pipeline.sweep.task import Task
 from tests.security.fuzz import COUNTS, holds_for_all, hostile_names
 from tests.sweep import stub
@@ -56,9 +56,11 @@ def test_a_commit_stays_in_the_lake(count, tmp_path: Path):
 
 
 def stub_cell(checkpoint):
-    from pipeline.spec import Cell, built_in
+    from pipeline.spec import Cell, built_in_recipe
 
-    return Cell(checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in("quick@1"))
+    return Cell(
+        checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in_recipe("quick@1")
+    )
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -82,7 +84,7 @@ def test_a_file_of_the_hub_stays_in_the_scratch(count, tmp_path, monkeypatch):
         path, subfolder, repo = drawn
         try:
             file = HubFile(path=path, size=1, sha256="0" * 64)
-            remote = Remote(repo=repo, commit="c" * 40, files=(file,), subfolder=subfolder)
+            remote = RemoteFiles(repo=repo, commit="c" * 40, files=(file,), subfolder=subfolder)
         except ValidationError:
             return
         folder = scratch_folder(known.model_copy(update={"remote": remote}), "run")

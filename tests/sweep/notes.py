@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.recipe import built_in
-from pipeline.spec import Cell, Corpus, HubFile, Remote, Resources
+from pipeline.recipe import built_in_recipe
+from pipeline.spec import Cell, Corpus, HubFile, RemoteFiles, Resources
 from pipeline.sweep import ray_backend
 from pipeline.sweep.backend import TaskFunctions
 from pipeline.sweep.ray_backend import RayBackend
@@ -71,7 +71,7 @@ def task(step: int = 0, **changes: object) -> Task:
 def of_the_hub(step: int = 0, **changes: object) -> Task:
     """A task whose checkpoint must be fetched."""
     files = (HubFile(path="model.safetensors", size=1, sha256="0" * 64),)
-    remote = Remote(repo="lab/small", commit="0" * 40, files=files)
+    remote = RemoteFiles(repo="lab/small", commit="0" * 40, files=files)
     return task(step, **changes).model_copy(
         update={"checkpoint": made.checkpoint(step).model_copy(update={"remote": remote})}
     )
@@ -79,4 +79,6 @@ def of_the_hub(step: int = 0, **changes: object) -> Task:
 
 def cell_of(n_params: int, step: int = 0) -> Cell:
     checkpoint = made.checkpoint(step).model_copy(update={"n_params": n_params})
-    return Cell(checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in("quick@1"))
+    return Cell(
+        checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in_recipe("quick@1")
+    )

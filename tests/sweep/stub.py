@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from pipeline.lake import Lake, to_table
-from pipeline.spec import Cell, Corpus, Local, Resources, Sweep, algorithm
+from pipeline.spec import Cell, Corpus, Local, Resources, Sweep, algorithm_number
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 from pipeline.sweep.worker import classify_error, format_error
@@ -169,7 +169,7 @@ def rows(cell: Cell) -> list[dict[str, object]]:
             "cell_id": cell.id,
             "recipe": cell.recipe.label,
             "recipe_fingerprint": cell.recipe.fingerprint,
-            "algorithm": algorithm(),
+            "algorithm": algorithm_number(),
             "model": checkpoint.model,
             "kind": cell.kind,
             "revision": checkpoint.revision,

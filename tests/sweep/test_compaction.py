@@ -5,7 +5,7 @@ import pytest
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, snapshot
 from pipeline.lake.manifest import LATEST_KEY, latest_snapshot
-from pipeline.strict_model import canonical
+from pipeline.strict_model import canonical_json
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from tests.sweep import stub
@@ -48,7 +48,7 @@ def test_a_snapshot_without_a_column_of_today_is_written_anew(tmp_path, lake, mo
     old = latest_snapshot(lake.store)
     assert old is not None
     before = old.model_copy(update={"columns": old.columns[:-1]})
-    lake.store.put_pointer(LATEST_KEY, canonical(before.model_dump(mode="json")).encode())
+    lake.store.put_pointer(LATEST_KEY, canonical_json(before.model_dump(mode="json")).encode())
     assert swept(tmp_path, lake, [0, 1, 2]).exit_code == 0
     new = latest_snapshot(lake.store)
     assert new is not None

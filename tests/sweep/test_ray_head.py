@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.spec import Remote, Resources
+from pipeline.spec import RemoteFiles, Resources
 from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
@@ -63,7 +63,7 @@ def naps(backend, tasks: list[Task]) -> list[tuple[float, float, str, str]]:
     return sorted(said)
 
 
-def tasks(n: int, resources: Resources, lake: str = "lake", remote: Remote | None = None) -> list[Task]:
+def tasks(n: int, resources: Resources, lake: str = "lake", remote: RemoteFiles | None = None) -> list[Task]:
     cells = [made.cell(made.checkpoint(step, remote=remote)) for step in range(n)]
     return [
         Task(lake=lake, run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=resources) for cell in cells
@@ -100,7 +100,7 @@ def test_fetching_ahead_keeps_the_slots_busy(head, tmp_path):
     """By the order of events, whatever the machine: a slot has waited if it was free before its files were there."""
     slots, n = 2, 16
     resources = Resources(cpus=slots, slots=slots, address=head)
-    wanted = tasks(n, resources, str(tmp_path), Remote(repo="lab/small", commit="c", files=()))
+    wanted = tasks(n, resources, str(tmp_path), RemoteFiles(repo="lab/small", commit="c", files=()))
     done = naps(opened(nap, resources, download, ahead=2), wanted)
     there = sorted(float(path.read_text()) for path in tmp_path.iterdir())
     free = sorted(ended for _, ended, *_ in done)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline import errors, measure, memory
-from pipeline.columns import names
+from pipeline.columns import column_names
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell, Resources
 from pipeline.sweep import worker
@@ -28,7 +28,7 @@ from tests.test_memory import cell
         (errors.CheckpointError("a", "b", "c"), "permanent"),
         (errors.CorpusError("a", "b", "c"), "permanent"),
         (errors.FetchError("a", "b", "c"), "transient"),
-        (errors.ChangedError("a", "b", "c"), "changed"),
+        (errors.FilesChangedError("a", "b", "c"), "changed"),
         (errors.UsageError("a", "b", "c"), "setup"),
         (errors.LakeError("a", "b", "c"), "infra"),
         (torch.OutOfMemoryError("out of memory"), "oom"),
@@ -59,7 +59,7 @@ def task(lake: Lake, *cells: Cell, **fields: int) -> Task:
 def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
     """The weights of a bad checkpoint are in it, or half of them."""
     good, bad = (cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2))
-    like = measure.open_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).like
+    like = measure.load_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).like
     assert worker.run_task(task(lake, good))[0].ok
     kept = worker._model_cache().take(like)
     assert kept is not None
@@ -103,7 +103,7 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
 def numbers_in(lake: Lake) -> list[tuple]:
     """Every column that may not differ between two runs."""
     frame = open_lake(lake.uri).frame("SELECT * FROM layers ORDER BY layer")
-    return frame.drop(names("cost", "provenance"), strict=False).rows()
+    return frame.drop(column_names("cost", "provenance"), strict=False).rows()
 
 
 def in_memory(path: Path) -> float:

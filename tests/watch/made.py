@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save
 
 from pipeline.lake import Lake
-from pipeline.spec import Cell, Corpus, Resources, built_in
+from pipeline.spec import Cell, Corpus, Resources, built_in_recipe
 from pipeline.watch import AlertRule, WatchConfig
 from pipeline.watch import follower as module
 from tests.sweep import stub
@@ -62,7 +62,7 @@ def followed(root: Path, *rules: str) -> WatchConfig:
         folder=root,
         lake=Lake(root / ".shapelake"),
         corpus=Corpus(kind="random-uniform"),
-        recipe=built_in("quick@1"),
+        recipe=built_in_recipe("quick@1"),
         resources=Resources(cpus=1, slots=1),
         rules=tuple(map(AlertRule.parse, rules)),
     )
