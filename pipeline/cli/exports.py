@@ -10,7 +10,7 @@ from pipeline.cli.app import LakeUri, app
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from pipeline.lake.reader import LakeReader
 
 HUB_TARGET = "hub"
 
@@ -53,7 +53,7 @@ def export(
         typer.echo(f"{done.written} runs written, {done.unchanged} were there; to see them: {done.show}")
 
 
-def _to_hub(reader: "Reader", dataset: str, folder: Path, licence: str, publish: bool) -> None:
+def _to_hub(reader: "LakeReader", dataset: str, folder: Path, licence: str, publish: bool) -> None:
     from pipeline.export import prepare_dataset, upload_dataset
 
     prepared = prepare_dataset(reader, dataset, folder, licence)

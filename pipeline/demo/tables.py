@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline import lake as lakes
-from pipeline.lake import Reader
+from pipeline.lake import LakeReader
 from pipeline.render.tables import console
 
 TABLE_TITLES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}
@@ -28,7 +28,7 @@ def print_tables(uri: str) -> None:
     out.print(f'query     shapelake query "{query}" --lake {uri}', markup=False)
 
 
-def _query(reader: Reader, column: str, model: str, corpus: str) -> str:
+def _query(reader: LakeReader, column: str, model: str, corpus: str) -> str:
     """One line of SQL that gives the table; the steps are named, for a pivot orders them as words."""
     where = f"model = '{model}' and corpus = '{corpus}'"
     steps = reader.sql(f"select distinct step from layers where {where} order by step").fetchall()
@@ -37,7 +37,7 @@ def _query(reader: Reader, column: str, model: str, corpus: str) -> str:
     return f"pivot ({rows}) on step in ({listed}) using first({column}) order by layer"
 
 
-def _print_table(out: Console, reader: Reader, query: str, digits: int) -> None:
+def _print_table(out: Console, reader: LakeReader, query: str, digits: int) -> None:
     found = reader.sql(query)
     rows = found.fetchall()
     peak = max((value for row in rows for value in row[2:] if value is not None), default=None)

@@ -18,16 +18,16 @@ __all__ = [
     "Failure",
     "Label",
     "Lake",
-    "Reader",
+    "LakeReader",
     "Tombstone",
     "lake_status",
     "open_lake",
     "to_table",
 ]
-LAZY_EXPORTS = {"Reader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
+LAZY_EXPORTS = {"LakeReader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
 
 
-def open_lake(uri: str | Path) -> "Reader":
+def open_lake(uri: str | Path) -> "LakeReader":
     """The lake at `uri` for reading, as it is at this moment; UsageError where there is none."""
     from pipeline.lake.reader import LakeReader
 

@@ -1,20 +1,28 @@
 """What the commands print for people. Data goes to standard output, everything else to standard error."""
 
-from pipeline.render.histories import audits, listing
-from pipeline.render.results import checks, csv, findings, json_rows, problems, result, rows
-from pipeline.render.sweeps import plan, report, status
+from pipeline.render.histories import print_audits, print_catalog
+from pipeline.render.results import (
+    print_checks,
+    print_csv,
+    print_findings,
+    print_json_rows,
+    print_layers,
+    print_problems,
+    print_query_result,
+)
+from pipeline.render.sweeps import print_plan, print_run_report, print_status
 
 __all__ = [
-    "audits",
-    "checks",
-    "csv",
-    "findings",
-    "json_rows",
-    "listing",
-    "plan",
-    "problems",
-    "report",
-    "result",
-    "rows",
-    "status",
+    "print_audits",
+    "print_catalog",
+    "print_checks",
+    "print_csv",
+    "print_findings",
+    "print_json_rows",
+    "print_layers",
+    "print_plan",
+    "print_problems",
+    "print_query_result",
+    "print_run_report",
+    "print_status",
 ]

@@ -8,13 +8,13 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.render.tables import console, number, table, with_error
+from pipeline.render.tables import console, format_number, format_with_error, make_rich_table
 
-SAID = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
+FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
 """Columns of a finding that a terminal shows; --json has the rest."""
 
 
-def rows(measured: list[dict[str, Any]]) -> None:
+def print_layers(measured: list[dict[str, Any]]) -> None:
     """The headline numbers of each layer, with their standard errors."""
     shown = Table(box=None, header_style="bold")
     for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
@@ -23,53 +23,55 @@ def rows(measured: list[dict[str, Any]]) -> None:
         shown.add_row(
             str(row["layer"]),
             row["state"],
-            with_error(row, "anisotropy", 4),
-            with_error(row, "anisotropy_no_sink", 4),
-            with_error(row, "id_twonn", 2),
-            with_error(row, "id_mle", 2),
-            number(row["id_authors"], 2),
+            format_with_error(row, "anisotropy", 4),
+            format_with_error(row, "anisotropy_no_sink", 4),
+            format_with_error(row, "id_twonn", 2),
+            format_with_error(row, "id_mle", 2),
+            format_number(row["id_authors"], 2),
             str(row["n_points"]),
             " ".join(row["flags"]),
         )
     console().print(shown)
     first = measured[0]
     if first["loss"] is not None:
-        console().print(f"loss {with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
+        console().print(f"loss {format_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
 
 
-def result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_query_result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A query's rows as a table."""
-    console().print(table(columns, rows))
+    console().print(make_rich_table(columns, rows))
 
 
-def findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
+def print_findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
     """Each question, and per history the verdict and the sentence behind it."""
     out = console()
     for name, frame in frames.items():
         out.print(f"\n{name}: {questions[name]}", markup=False)
-        said = [column for column in frame.columns if column in SAID]
-        result(said, frame.select(said).rows()) if len(frame) else out.print("  nothing to judge in this lake")
+        said = [column for column in frame.columns if column in FINDING_COLUMNS]
+        print_query_result(said, frame.select(said).rows()) if len(frame) else out.print(
+            "  nothing to judge in this lake"
+        )
 
 
-def problems(found: list[dict[str, Any]], n_cells: int) -> None:
+def print_problems(found: list[dict[str, Any]], n_cells: int) -> None:
     """What is wrong with a lake."""
     for problem in found:
         console().print(f"{problem['key']}: {problem['found']}", markup=False)
     console().print(f"{n_cells} cells, {len(found)} problems")
 
 
-def checks(found: list[dict[str, Any]]) -> None:
+def print_checks(found: list[dict[str, Any]]) -> None:
     """A line per check, and what to do about it."""
     for check in found:
         do = f" {check['do']}." if check["do"] else ""
         console().print(f"{check['state']:<8}{check['name']:<9}{check['found']}.{do}", markup=False)
 
 
-def csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(rows)
 
 
-def json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))

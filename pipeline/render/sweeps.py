@@ -5,25 +5,26 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.render.tables import console, of_records, size
+from pipeline.render.tables import console, format_bytes, table_from_records
 
 if TYPE_CHECKING:  # half a second that a query need not wait for
     from pipeline.catalog.revisions import History
     from pipeline.spec import Checkpoint
     from pipeline.sweep.cost import Cost
+    from pipeline.sweep.driver import RunReport
     from pipeline.sweep.plan import Plan
 
-MOST_LISTED = 10
+MAX_LISTED = 10
 
 
-def plan(made: "Plan", lake: str) -> None:
+def print_plan(made: "Plan", lake: str) -> None:
     """The plan as a few lines: what there is, what is wanted, what runs and why."""
     out = console()
     corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in made.sweep.corpora)
     done = len(made.cells) - len(made.todo) - len(made.held)
     out.print(f"sweep     {made.sweep.name}   recipe {made.sweep.recipe.label}   lake {lake}", markup=False)
     for history in {h.model: h for h in made.histories}.values():
-        out.print(f"history   {history.model}: {_wanted(made, history)}{_states(history)}", markup=False)
+        out.print(f"history   {history.model}: {_describe_wanted(made, history)}{_states(history)}", markup=False)
     out.print(f"corpora   {corpora}", markup=False)
     out.print(
         f"cells     {len(made.cells)} wanted   {done} done   {len(made.held)} quarantined   {len(made.todo)} to run"
@@ -35,17 +36,17 @@ def plan(made: "Plan", lake: str) -> None:
         if folders:
             why = "names no step, not measured" if what == "unparsed" else "no checkpoint"
             out.print(f"{what:<10}{_listed(folders)} ({why})", markup=False)
-    for model, finding in made.findings[:MOST_LISTED]:
+    for model, finding in made.findings[:MAX_LISTED]:
         out.print(f"warning   {model}: {finding.says}", markup=False)
-    if more := made.findings[MOST_LISTED:]:
+    if more := made.findings[MAX_LISTED:]:
         out.print(
             f"warning   and {len(more)} more: shapelake audit {' '.join(sorted({m for m, _ in more}))}", markup=False
         )
-    for cell in made.held[:MOST_LISTED]:
-        out.print(f"held      {cell.name} is quarantined: {_ask_what_failed(lake)}", markup=False)
+    for cell in made.held[:MAX_LISTED]:
+        out.print(f"held      {cell.name} is quarantined: {_failures_command(lake)}", markup=False)
 
 
-def report(done: "Report", made: "Plan", lake: str) -> None:
+def print_run_report(done: "RunReport", made: "Plan", lake: str) -> None:
     """How a run ended: what is there now, and for each failure its cause and the command that shows it again."""
     from pipeline.sweep.plan import reproduction_command
 
@@ -66,7 +67,7 @@ def report(done: "Report", made: "Plan", lake: str) -> None:
     out.print(f"\nlake      {lake}: " + ", ".join(parts), markup=False)
 
 
-def status(state: dict[str, Any], failed: bool) -> None:
+def print_status(state: dict[str, Any], failed: bool) -> None:
     """The lake per model, the last runs, and what failed."""
     out = console()
     if failed:
@@ -75,7 +76,7 @@ def status(state: dict[str, Any], failed: bool) -> None:
         if not state["failures"]:
             out.print("nothing failed")
         return
-    out.print(of_records(state["models"]) if state["models"] else "no cell is committed yet")
+    out.print(table_from_records(state["models"]) if state["models"] else "no cell is committed yet")
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or cut off"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
@@ -84,10 +85,10 @@ def status(state: dict[str, Any], failed: bool) -> None:
         counts += f", {run['gpu_wait_s']:.0f} s free for want of files" if run.get("gpu_wait_s", 0.0) >= 1 else ""
         out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)
     if state["failures"]:
-        out.print(f"{len(state['failures'])} failures: {_ask_what_failed(state['lake'])}", markup=False)
+        out.print(f"{len(state['failures'])} failures: {_failures_command(state['lake'])}", markup=False)
 
 
-def _wanted(made: "Plan", history: "History") -> str:
+def _describe_wanted(made: "Plan", history: "History") -> str:
     """How many checkpoints of it the sweep wants, or why none."""
     chosen = [c for c in made.checkpoints if c.model == history.model]
     if chosen:
@@ -111,10 +112,10 @@ def _cost(cost: "Cost") -> str:
     hours = "time unknown" if cost.hours is None else f"{cost.hours:.2g} {cost.unit}, {cost.basis}"
     if not cost.download_bytes:
         return f"nothing to download; {hours}"
-    return f"{size(cost.download_bytes)} to download, {size(cost.disk_bytes)} of disk at once; {hours}"
+    return f"{format_bytes(cost.download_bytes)} to download, {format_bytes(cost.disk_bytes)} of disk at once; {hours}"
 
 
-def _ask_what_failed(lake: str) -> str:
+def _failures_command(lake: str) -> str:
     return shlex.join(["shapelake", "status", "--failed", "--lake", lake])
 
 
@@ -132,8 +133,8 @@ def _span(history: Sequence["Checkpoint"]) -> str:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + more
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def _indented(text: str) -> str:

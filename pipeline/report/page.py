@@ -37,7 +37,7 @@ class PageContent(NamedTuple):
     frame: pl.DataFrame
     tables: ChartTables
     verdicts: Verdicts
-    printed: tuple[printed.Table, ...]
+    printed: tuple[printed.ReportTable, ...]
     specs: dict[str, dict[str, Any]]
     """Of each section, made once for all pages: they share their scales, and the page's code sets the controls."""
 

@@ -27,7 +27,7 @@ from pipeline.sweep.task import ErrorClass, Outcome, Task, fail_all_cells
 from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 
 if TYPE_CHECKING:
-    pass
+    from pipeline.measure import LoadedCheckpoint, ModelCache
 
 ERROR_CLASS_BY_EXCEPTION: dict[type[ShapelakeError], ErrorClass] = {
     CheckpointError: "permanent",
@@ -126,14 +126,14 @@ def _measured(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list
 
 
 @cache
-def _model_cache() -> "Kept":
+def _model_cache() -> "ModelCache":
     """Of this process: of use where it does several tasks, inline and on the CPUs of a cluster."""
     from pipeline.measure import ModelCache
 
     return ModelCache()
 
 
-def _measure_and_commit(task: Task, cell: Cell, opened: "Opened") -> Outcome:
+def _measure_and_commit(task: Task, cell: Cell, opened: "LoadedCheckpoint") -> Outcome:
     from pipeline import measure
     from pipeline.provenance import compute_s, file_metadata, summarize_peaks
 

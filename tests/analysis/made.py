@@ -108,7 +108,7 @@ def stated_errors(random: np.random.Generator, n: int) -> np.ndarray:
     return SE * np.sqrt(random.chisquare(GROUPS - 1, n) / (GROUPS - 1))
 
 
-def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.Reader:
+def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.LakeReader:
     """A real lake with these rows: one cell per (model, step, corpus)."""
     lake = Lake(folder)
     lake.record_recipe(made.QUICK)

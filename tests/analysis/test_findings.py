@@ -106,7 +106,7 @@ def test_an_empty_lake_has_empty_findings(tmp_path):
 
 def test_a_terminal_is_told_what_each_doubt_is_about(capsys):
     doubted = made.row(superseded=True, id_ks=0.5)
-    render.findings({"trust": "?"}, {"trust": compute_finding("trust", made.frame([doubted]))})
+    render.print_findings({"trust": "?"}, {"trust": compute_finding("trust", made.frame([doubted]))})
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for said in (
         "dimension care 100% of 1 rows are to be believed with care",

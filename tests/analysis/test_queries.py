@@ -69,4 +69,4 @@ def test_plain_sql_passes_and_a_wrong_name_is_told():
 
 def test_an_empty_lake_answers_with_no_rows(tmp_path):
     for name in all_saved_queries():
-        assert lakes.Reader(tmp_path).frame(resolve_query(f"@{name}")).is_empty()
+        assert lakes.LakeReader(tmp_path).frame(resolve_query(f"@{name}")).is_empty()

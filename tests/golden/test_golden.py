@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import spec
 from pipeline.columns import all_columns
-from pipeline.lake import Lake, Reader, open_lake
+from pipeline.lake import Lake, LakeReader, open_lake
 from pipeline.lake.snapshot import compact
 from pipeline.lake.status import lake_status
 from pipeline.lake.verify import verify_lake
@@ -106,7 +106,7 @@ def test_the_lake_is_sound(lake):
 def test_every_row_is_read_with_its_numbers(lake):
     assert lake.committed() == CELLS
     assert lake.quarantined() == QUARANTINED
-    rows = Reader(lake.uri).layers().pl()
+    rows = LakeReader(lake.uri).layers().pl()
     assert rows.group_by("step", "corpus").len().sort("step", "corpus").rows() == [
         (step, corpus, 8) for step in (0, 40, 600) for corpus in ("random-uniform", "text:prose")
     ]

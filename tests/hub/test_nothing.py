@@ -26,7 +26,7 @@ def test_nothing_to_measure_is_a_plan_that_says_why(hub: FakeHub, tmp_path, caps
     plan = make_plan(sweep(*sources, steps=steps), lake)
     assert (plan.checkpoints, plan.cells) == ((), ())
     assert plan.to_json()["models"] == {h.model: [] for h in plan.histories}
-    render.plan(plan, lake.uri)
+    render.print_plan(plan, lake.uri)
     said = " ".join(capsys.readouterr().out.split())
     assert "EleutherAI/pythia-14m: nothing to measure: gated, and access is not granted (GATED 4)" in said
     assert "lab/about: nothing to measure: neither model.safetensors nor pytorch_model.bin" in said
@@ -40,7 +40,7 @@ def test_a_history_that_the_steps_leave_out_is_told(hub: FakeHub, tmp_path, caps
     pythia(hub, "EleutherAI/pythia-31m", (0, 1000))
     plan = make_plan(sweep(Members(family="pythia", models="*m"), steps="1000", models="pythia-[13]*m"), Lake(tmp_path))
     assert [c.label for c in plan.checkpoints] == ["EleutherAI/pythia-31m@step1000"]
-    render.plan(plan, "lake")
+    render.print_plan(plan, "lake")
     said = " ".join(capsys.readouterr().out.split())
     assert "EleutherAI/pythia-14m: none of 4 checkpoints by --steps 1000, steps 0 to 512 (" in said
     assert "EleutherAI/pythia-31m: 1 checkpoints, steps 1000 to 1000" in said

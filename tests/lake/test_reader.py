@@ -29,7 +29,7 @@ def bury(lake, cell_id):
 
 
 def test_a_lake_that_does_not_exist_reads_as_empty_views_with_every_column(lake):
-    reader = lakes.Reader(lake.uri)
+    reader = lakes.LakeReader(lake.uri)
     assert tuple(reader.layers().columns) == column_names()
     assert len(reader.layers().df()) == len(reader.checkpoints().df()) == len(reader.cells().df()) == 0
     assert set(column_names("model", "checkpoint")) < set(reader.checkpoints().columns)
@@ -267,6 +267,6 @@ def test_every_column_of_a_view_can_be_printed(lake, view, capsys):
 
     made.commit(lake, made.checkpoint(1))
     frame = lakes.open_lake(lake.uri).frame(f"from {view}")
-    for printed in (render.csv, render.json_rows):
+    for printed in (render.print_csv, render.print_json_rows):
         printed(frame.columns, frame.rows())
         assert "2026-01-02 00:00:00+00:00" in capsys.readouterr().out

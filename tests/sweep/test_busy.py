@@ -38,7 +38,7 @@ def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
     run(make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2])), lake), lake, "inline", work)
     (record,) = lake.runs()
     assert 0 < record["busy"] <= 1
-    sweeps.status({"models": [], "runs": [{**record, "busy": 0.876}], "failures": [], "lake": ""}, failed=False)
+    sweeps.print_status({"models": [], "runs": [{**record, "busy": 0.876}], "failures": [], "lake": ""}, failed=False)
     assert "slots busy 88%" in " ".join(capsys.readouterr().out.split())
 
 
@@ -61,5 +61,7 @@ def test_a_run_records_how_long_slots_were_free_for_want_of_files(tmp_path, caps
     Driver(plan, lake, backend, "run", RunProgress(3)).run()
     (record,) = lake.runs()
     assert fetch_s - 0.05 <= record["gpu_wait_s"] < 3 * fetch_s, "for the first alone: the others came meanwhile"
-    sweeps.status({"models": [], "runs": [{**record, "gpu_wait_s": 12.3}], "failures": [], "lake": ""}, failed=False)
+    sweeps.print_status(
+        {"models": [], "runs": [{**record, "gpu_wait_s": 12.3}], "failures": [], "lake": ""}, failed=False
+    )
     assert "12 s free for want of files" in " ".join(capsys.readouterr().out.split())

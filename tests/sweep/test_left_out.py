@@ -31,7 +31,7 @@ def test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line(tmp_
     assert (report.exit_code, report.committed, report.unfinished, report.failures) == (1, 3, 0, {})
     said = f"large: 3 cells left out: {WHY}"
     assert capsys.readouterr().err.count(said) == 1
-    render.report(report, plan, lake.uri)
+    render.print_run_report(report, plan, lake.uri)
     told = " ".join(capsys.readouterr().out.split())
     assert f"LEFT OUT {said} run where a node has more, or exclude it by --models" in told
     assert "3 of 6 wanted cells are in the lake, 3 new, 3 left out" in told
