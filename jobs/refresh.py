@@ -27,7 +27,7 @@ from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 def small_histories() -> Iterator[Members]:
     """The histories of small models: a family as a whole where all of it is small, else each of its small repos."""
     for family in load_families():
-        repos = family.members()
+        repos = family.list_repos()
         small = [repo for repo in repos if family.tier_of(repo) == "small"]
         if not small or family.where == "final" or family.unloadable:
             continue

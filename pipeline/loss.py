@@ -38,9 +38,9 @@ class Loss:
         if causal is not None:
             for losses, of_text, of_group in zip(causal.cpu().numpy(), ~special[:, 1:], group, strict=True):
                 self._count(of_group, losses[of_text].tolist())
-        elif self._profile.loss == "masked" and self._mask_id is not None:
+        elif self._profile.loss_kind == "masked" and self._mask_id is not None:
             masked = np.stack([self._mask(~of_context) for of_context in special])
-            losses = self._profile.masked_loss(ids, torch.from_numpy(masked).to(ids.device), self._mask_id)
+            losses = self._profile.masked_token_losses(ids, torch.from_numpy(masked).to(ids.device), self._mask_id)
             assert losses is not None
             for part, of_group in zip(losses.split(masked.sum(axis=1).tolist()), group, strict=True):
                 self._count(of_group, part.tolist())
@@ -56,9 +56,9 @@ class Loss:
     @property
     def flags(self) -> tuple[str, ...]:
         """Why there is no loss, where there is none."""
-        if self._profile.loss == "masked" and self._mask_id is None:
+        if self._profile.loss_kind == "masked" and self._mask_id is None:
             return ("no_mask_token",)
-        if self._profile.loss is not None and not any(self._counts):
+        if self._profile.loss_kind is not None and not any(self._counts):
             return ("nothing_to_predict",)
         return ("nonfinite_loss",) if any(self._counts) and self.columns()["loss"] is None else ()
 

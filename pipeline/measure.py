@@ -41,11 +41,11 @@ class LoadedCheckpoint:
     device: str
     """Where the states are brought and the metrics computed; blocks of a large model may be on others."""
     load_s: float
-    tasks: int = 1
+    concurrent_tasks: int = 1
     """That share the device's memory."""
-    processes: int = 1
+    caching_processes: int = 1
     """That may come to keep a model there."""
-    like: tuple[str, ...] = ()
+    reuse_key: tuple[str, ...] = ()
     """Equal for checkpoints that one module and one tokenizer serve."""
 
 
@@ -59,13 +59,13 @@ class ModelCache:
     def put(self, opened: LoadedCheckpoint) -> None:
         """Keep it if it is small beside the free memory; what takes long to build beside loading is small."""
         n_bytes = sum(parameter.nbytes for parameter in opened.model.module.parameters())
-        if n_bytes * opened.processes <= CACHED_MODELS_MEMORY_SHARE * free_bytes(opened.device):
+        if n_bytes * opened.caching_processes <= CACHED_MODELS_MEMORY_SHARE * free_bytes(opened.device):
             self._opened = opened
 
     def take(self, like: tuple[str, ...]) -> LoadedCheckpoint | None:
         """It, or nothing where it is of another kind: then its memory is given back."""
         opened, self._opened = self._opened, None
-        if opened is None or opened.like == like:
+        if opened is None or opened.reuse_key == like:
             return opened
         release_weights(opened.model)
         return None
@@ -119,7 +119,7 @@ def measure(cell: Cell, opened: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     """
     started = time.perf_counter()
     model, recipe = opened.model, cell.recipe
-    profile = model.profile(cell.kind)
+    profile = model.stack(cell.kind)
     text = build_contexts(
         cell.corpus, recipe, opened.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest
     )
@@ -135,14 +135,15 @@ def measure(cell: Cell, opened: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     cost = cost_columns(opened.device, batch_tokens, opened.load_s, forward_s, total_s)
     flags = (*model.flags, *profile.flags, *text.flags, *loss.flags)
     return [
-        build_row(about | cost, state, layer, flags) for state, layer in zip(profile.states, described, strict=True)
+        build_row(about | cost, state, layer, flags)
+        for state, layer in zip(profile.state_specs, described, strict=True)
     ]
 
 
 def assign_layers_to_passes(profile: LayerStack, text: Contexts, opened: LoadedCheckpoint) -> list[list[int]]:
     """Which layers each pass is for: all of them in one, where their moments and clouds fit the device."""
-    room = int(LAYERS_MEMORY_SHARE * free_bytes(opened.device) / opened.tasks)
-    widths = [state.width for state in profile.states]
+    room = int(LAYERS_MEMORY_SHARE * free_bytes(opened.device) / opened.concurrent_tasks)
+    widths = [state.width for state in profile.state_specs]
     return plan_passes(widths, text.n_kept, text.n_groups, opened.model.module.dtype, room)
 
 
@@ -157,7 +158,7 @@ def run_pass(
 ) -> PassResult:
     """Forward every context once; keep moments and cloud of each of the layers, and count the loss."""
     started = time.perf_counter()
-    device, widths, target = opened.device, [state.width for state in profile.states], linear_map_targets(profile)
+    device, widths, target = opened.device, [state.width for state in profile.state_specs], linear_map_targets(profile)
     watched = sorted({*layers, *(after for layer in layers if (after := target[layer]) is not None)})
     following = [watched.index(after) if (after := target[i]) in watched and i in layers else None for i in watched]
     stream = MomentStream(
@@ -165,14 +166,14 @@ def run_pass(
     )
     clouds = {layer: PointCloud(text.n_kept, widths[layer], opened.model.module.dtype, device) for layer in layers}
     sampler, counting = HiddenStateSampler(stream, watched, clouds, device), _DelayedLoss(loss)
-    for batch in text.batches(batch_tokens):
+    for batch in text.iter_batches(batch_tokens):
         ids = to_device(torch.from_numpy(batch.ids), device)
-        sampler.begin(batch)
-        causal = profile.forward(ids, sampler.take)
-        sampler.end()
+        sampler.begin_batch(batch)
+        causal = profile.forward_and_capture(ids, sampler.add_states)
+        sampler.end_batch()
         counting.add(ids, causal, batch)
     counting.finish()
-    moments = dict(zip(watched, stream.close(), strict=True))
+    moments = dict(zip(watched, stream.finish(), strict=True))
     return PassResult([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
 
 
@@ -191,13 +192,13 @@ class _DelayedLoss:
         """Count what has not been counted."""
         if self._last is not None and self._loss is not None:
             ids, causal, batch = self._last
-            self._loss.add(ids, None if causal is None else causal.wait(), batch.special, batch.context_group)
+            self._loss.add(ids, None if causal is None else causal.wait(), batch.special_mask, batch.context_group)
         self._last = None
 
 
 def linear_map_targets(profile: LayerStack) -> list[int | None]:
     """For layers 0..L-1 the layer that their linear map leads to; none for the last block and the final norm."""
-    return [state.layer + 1 if state.layer < profile.n_layers else None for state in profile.states]
+    return [state.layer + 1 if state.layer < profile.n_layers else None for state in profile.state_specs]
 
 
 def _weight_placement(devices: list[str]) -> str | dict[str, int]:

@@ -79,7 +79,7 @@ class ContextRecipe(Recipe):
         return self.contexts * self.groups
 
     @property
-    def tokens(self) -> int:
+    def forwarded_tokens(self) -> int:
         """Tokens forwarded for a cell."""
         return self.n_contexts * self.context_tokens
 
@@ -95,7 +95,7 @@ class SnippetRecipe(Recipe):
     """Tokens kept of each snippet; null = all. On random corpora null means 128."""
 
     @property
-    def tokens(self) -> int:
+    def forwarded_tokens(self) -> int:
         """Tokens forwarded for a cell, at four characters each where none is cut off."""
         return self.snippets * (self.max_tokens or self.snippet_chars // 4)
 

@@ -25,14 +25,14 @@ class HiddenStateSampler:
         self._stream, self._clouds, self._device = stream, clouds, device
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
 
-    def begin(self, batch: Batch) -> None:
+    def begin_batch(self, batch: Batch) -> None:
         """What is taken from now on are states of this batch."""
         self._batch = batch
         self._passed = dict.fromkeys(self._slots, 0)
         self._moments = to_device(torch.from_numpy(batch.moment_rows), self._device)
         self._kept = to_device(torch.from_numpy(batch.kept_rows), self._device)
 
-    def take(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
+    def add_states(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
         """The state of `layer` for the next contexts of the batch, one or many; only sampled rows are copied."""
         if layer not in self._slots:
             return
@@ -40,16 +40,16 @@ class HiddenStateSampler:
         first = self._passed[layer]
         self._passed[layer] = last = first + len(rows)
         moments, kept = _between(batch.moment_rows, first, last), _between(batch.kept_rows, first, last)
-        self._stream.put(self._slots[layer], rows[self._moments[moments] - first])
+        self._stream.add_states(self._slots[layer], rows[self._moments[moments] - first])
         if layer in self._clouds:
-            self._clouds[layer].put(
+            self._clouds[layer].append(
                 rows[self._kept[kept] - first], batch.kept_context[kept], batch.kept_token[kept], batch.kept_group[kept]
             )
 
-    def end(self) -> None:
+    def end_batch(self) -> None:
         """Every layer has been taken for every context of the batch."""
         batch = self._batch
-        self._stream.step(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))
+        self._stream.end_batch(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))
 
 
 def _between(rows: np.ndarray, first: int, last: int) -> slice:

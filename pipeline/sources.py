@@ -21,7 +21,7 @@ class Local(StrictModel):
     def name(self) -> str:
         return self.model or Path(self.local).resolve().name
 
-    def relative_to(self, folder: Path) -> "Local":
+    def resolve_paths(self, folder: Path) -> "Local":
         """The same with relative paths taken from `folder`."""
         place = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
         return self.model_copy(update={"local": place(self.local), "tokenizer": place(self.tokenizer)})
@@ -41,7 +41,7 @@ class Hub(StrictModel):
     def name(self) -> str:
         return self.model or self.hub
 
-    def relative_to(self, folder: Path) -> "Hub":
+    def resolve_paths(self, folder: Path) -> "Hub":
         """The same with a tokenizer folder, where there is one of that name, taken from `folder`."""
         place = (folder / Path(self.tokenizer).expanduser()).resolve() if self.tokenizer else None
         return self.model_copy(update={"tokenizer": str(place)}) if place and place.is_dir() else self
@@ -58,7 +58,7 @@ class Members(StrictModel):
     def name(self) -> str:
         return self.family
 
-    def relative_to(self, folder: Path) -> "Members":
+    def resolve_paths(self, folder: Path) -> "Members":
         return self
 
 

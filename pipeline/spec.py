@@ -67,7 +67,7 @@ class RemoteFiles(StrictModel):
     """Folder of the repo that holds them; it is left out of their names here."""
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         return sum(file.size for file in self.files)
 
 
@@ -111,7 +111,7 @@ class Checkpoint(StrictModel):
     @property
     def download_bytes(self) -> int:
         """What fetching it takes: 0 of a local folder."""
-        return sum(remote.bytes for remote in (self.remote, self.tokenizer_remote) if remote)
+        return sum(remote.total_bytes for remote in (self.remote, self.tokenizer_remote) if remote)
 
     @property
     def model_key(self) -> str:
@@ -241,12 +241,12 @@ class Sweep(StrictModel):
             raise ValueError(f"{recipe.label} is built in and cannot be changed: give the recipe a name of your own")
         return recipe
 
-    def relative_to(self, folder: Path) -> "Sweep":
+    def resolve_paths(self, folder: Path) -> "Sweep":
         """The same sweep with relative paths taken from `folder`."""
         place = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
         return self.model_copy(
             update={
-                "checkpoints": tuple(source.relative_to(folder) for source in self.checkpoints),
+                "checkpoints": tuple(source.resolve_paths(folder) for source in self.checkpoints),
                 "corpora": tuple(c.model_copy(update={"path": place(c.path)}) for c in self.corpora),
             }
         )

@@ -120,18 +120,18 @@ def test_measure_commits_under_the_folders_name_and_ends_a_quarantine_for_failur
     lake.quarantine(failure(made.checkpoint(0), cell_id=cell_id, error_class="permanent"))
     assert shapelake(*run)[0] == 1, "it stands quarantined"
     code, *_ = shapelake(*measure, "--lake", lake.uri)
-    assert (code, lake.quarantined(), lake.committed()) == (0, set(), {cell_id})
+    assert (code, lake.quarantined_cell_ids(), lake.committed_cell_ids()) == (0, set(), {cell_id})
     assert [named.label.name for named in lake.labels()] == ["runs@step0"]
     assert shapelake(*run)[0] == 0
 
 
 def test_what_a_person_has_hidden_stays_hidden_when_it_is_measured_again(measured, tmp_path, shapelake):  # noqa: F811
     lake = Lake(measured)
-    for cell_id in lake.committed():
+    for cell_id in lake.committed_cell_ids():
         lake.quarantine(Tombstone(cell_id=cell_id, reason="wrong tokenizer", by="a person"))
     words = ("--corpus", f"text:{tmp_path / 'prose.txt'}", "--recipe", json.dumps(real.RECIPE), "--lake", measured)
     code, *_ = shapelake("measure", tmp_path / "runs" / "step10", *words)
-    assert (code, lake.quarantined()) == (0, lake.committed())
+    assert (code, lake.quarantined_cell_ids()) == (0, lake.committed_cell_ids())
 
 
 def test_measure_refuses_a_recipe_that_drifted_before_it_loads_anything(measured, tmp_path, shapelake):  # noqa: F811

@@ -56,7 +56,7 @@ def test_a_snapshot_changes_no_answer_and_an_old_one_can_go(measured, shapelake)
 
 
 def test_a_cell_is_hidden_and_shown_again(measured, shapelake):  # noqa: F811
-    cell = sorted(Lake(measured).committed())[0]
+    cell = sorted(Lake(measured).committed_cell_ids())[0]
     assert shapelake("quarantine", cell, "--reason", "wrong text", "--lake", measured)[0] == 0
     assert count(shapelake, measured) == 8
     assert shapelake("quarantine", cell, "--release", "--lake", measured)[0] == 0

@@ -139,8 +139,8 @@ def test_little_disk_is_a_note(monkeypatch):
 
 def test_a_store_that_lets_a_file_be_created_twice_is_a_note(monkeypatch, tmp_path):
     assert doctor._lake(str(tmp_path / "lake")).state == "fine"
-    create = LocalStore.create
-    monkeypatch.setattr(LocalStore, "create", lambda self, key, data: create(self, key, data) or True)
+    create = LocalStore.create_if_absent
+    monkeypatch.setattr(LocalStore, "create_if_absent", lambda self, key, data: create(self, key, data) or True)
     check = doctor._lake(str(tmp_path / "lake"))
     assert (check.state, "created twice" in check.found) == ("note", True)
 

@@ -91,7 +91,7 @@ def test_a_job_asks_for_what_the_table_knows_and_can_measure(name: str) -> None:
         else:
             assert isinstance(source, Members)
             one = get_family(source.family)
-            assert one.members(source.models), source
+            assert one.list_repos(source.models), source
         assert one.unloadable is None, source
 
 
@@ -104,12 +104,12 @@ def test_refresh_takes_every_small_history_once_and_nothing_else() -> None:
     taken = [
         (source.family, repo)
         for source in module("refresh").SWEEP.checkpoints
-        for repo in get_family(source.family).members(source.models)
+        for repo in get_family(source.family).list_repos(source.models)
     ]
     wanted = {
         (one.name, repo)
         for one in load_families()
-        for repo in one.members()
+        for repo in one.list_repos()
         if one.tier_of(repo) == "small" and one.where != "final" and not one.unloadable
     }
     assert len(taken) == len(set(taken))
@@ -125,4 +125,4 @@ def test_no_job_measures_a_history_that_is_mostly_known_to_be_wrong() -> None:
     assert all(parse_name(step) for step in grid)
     for repo in asked:
         one = find_family(repo)
-        assert sum(bool(one.faults(repo, step)) for step in grid) < len(grid) / 10, repo
+        assert sum(bool(one.known_bad_for(repo, step)) for step in grid) < len(grid) / 10, repo

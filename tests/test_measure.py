@@ -84,8 +84,8 @@ def test_what_is_kept_is_out_while_it_is_in_use_and_freed_where_it_is_of_no_use(
     kept, planned = measure.ModelCache(), inspect_checkpoint(folder)
     opened = measure.load_checkpoint(planned, RECIPE, CPU, kept)
     kept.put(opened)
-    assert kept.take(opened.like) is opened
-    assert kept.take(opened.like) is None
+    assert kept.take(opened.reuse_key) is opened
+    assert kept.take(opened.reuse_key) is None
     kept.put(opened)
     in_half = built_in_recipe("quick@1").model_copy(update={"dtype": "bfloat16"})
     other = measure.load_checkpoint(planned, in_half, CPU, kept)
@@ -99,7 +99,7 @@ def test_a_model_that_is_large_beside_the_free_memory_is_not_kept(folder, monkey
     for room, result in ((11 * size, opened), (9 * size, None)):
         monkeypatch.setattr(measure, "free_bytes", lambda device, room=room: room)
         kept.put(opened)
-        assert kept.take(opened.like) is result
+        assert kept.take(opened.reuse_key) is result
 
 
 def test_a_gpu_that_is_not_there_is_refused_in_two_lines(folder, monkeypatch):

@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 def test_layers_in_several_passes_give_the_same_bytes(folder, monkeypatch, plan):
     wanted = cell(folder)
     opened = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
-    assert measure.assign_layers_to_passes(opened.model.profile(wanted.kind), _contexts(wanted, opened), opened) == [
+    assert measure.assign_layers_to_passes(opened.model.stack(wanted.kind), _contexts(wanted, opened), opened) == [
         [0, 1, 2, 3]
     ]
     whole = numbers(measure.measure(wanted, opened, 64))
@@ -67,13 +67,13 @@ def test_a_full_device_means_a_pass_per_layer(folder, monkeypatch):
     wanted = cell(folder)
     opened = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
     monkeypatch.setattr(measure, "free_bytes", lambda device: 2**20)
-    plan = measure.assign_layers_to_passes(opened.model.profile(wanted.kind), _contexts(wanted, opened), opened)
+    plan = measure.assign_layers_to_passes(opened.model.stack(wanted.kind), _contexts(wanted, opened), opened)
     assert plan == [[0], [1], [2], [3]]
 
 
 def test_tasks_at_once_share_the_memory(folder):
     shared = measure.load_checkpoint(inspect_checkpoint(folder), cell(folder).recipe, Resources(cpus=4, slots=4))
-    assert shared.tasks == 4
+    assert shared.concurrent_tasks == 4
 
 
 def test_a_container_s_limit_is_what_is_free(tmp_path, monkeypatch):

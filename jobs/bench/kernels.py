@@ -43,9 +43,9 @@ def _scatter(size: Knn, device: str) -> Comparison:
 
 
 def _moments(points: Tensor) -> Moments:
-    moments = Moments.about(points.new_zeros(points.shape[1]))
+    moments = Moments.empty(points.new_zeros(points.shape[1]))
     for block in points.split(BLOCK_ROWS):
-        moments.add(block)
+        moments.add_rows(block)
     return moments
 
 

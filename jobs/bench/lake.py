@@ -46,7 +46,7 @@ def _filled(lake: Lake, scale: Scale) -> None:
     layers = _of_layers(cells.drop("model_key"), scale.rows // len(cells)).lazy()
     key = pl.format(f"{CELLS_PREFIX}/model_key={{}}/{{}}.parquet", "model_key", "cell_id").alias("key")
     known = aggregate_cells(layers).drop("layers").join(cells.lazy().select(key, "cell_id"), on="cell_id").collect()
-    with patch.object(snapshot, "contents", return_value=CellIndex(layers, known)):
+    with patch.object(snapshot, "load_cell_index", return_value=CellIndex(layers, known)):
         snapshot.compact(lake)
 
 
@@ -108,9 +108,9 @@ def _planned(root: Path, lake: Lake, scale: Scale) -> Iterator[Comparison]:
 
 def _queried(lake: Lake, scale: Scale) -> Iterator[Comparison]:
     reader = open_lake(lake.uri)
-    found = reader.frame(QUERY)
+    found = reader.query_frame(QUERY)
     assert len(found) == scale.cells // MODELS, found
-    contenders = {"query": timed(lambda: reader.frame(QUERY)), "opening": timed(lambda: open_lake(lake.uri))}
+    contenders = {"query": timed(lambda: reader.query_frame(QUERY)), "opening": timed(lambda: open_lake(lake.uri))}
     took = interleaved(contenders, ROUNDS)
     query = Subject("lake", "query by model and layer, snapshot", scale.rows)
     yield within(query, took["query"], QUERY_LIMIT_S, promised=scale.full)

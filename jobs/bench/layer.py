@@ -49,13 +49,13 @@ def _described(scale: Scale, device: str) -> Comparison:
 def _all_over_few(dim: int) -> Iterator[Comparison]:
     recipe = built_in_recipe("quick@1")
     assert isinstance(recipe, ContextRecipe)
-    states = [curved(recipe.tokens, dim, seed=seed) for seed in range(LAYERS)]
+    states = [curved(recipe.forwarded_tokens, dim, seed=seed) for seed in range(LAYERS)]
     small, whole = [], []
     for _ in range(ROUNDS):
         small.append(_parts(states, recipe, [None] * LAYERS, few))
         whole.append(_parts(states, recipe, [1, 0], describe_layer))
     for part in _Parts._fields:
-        subject = Subject("measure", f"all metrics of a layer: {part}", recipe.tokens, dim)
+        subject = Subject("measure", f"all metrics of a layer: {part}", recipe.forwarded_tokens, dim)
         mine, theirs = ([getattr(parts, part) for parts in rounds] for rounds in (whole, small))
         bound = BOUNDS.get(dim) if part == "both" else None
         yield compared(subject, mine, "the few that need least", theirs, at_most(bound))
@@ -90,9 +90,9 @@ def streamed(states: list[Tensor], recipe: ContextRecipe, following: list[int | 
     per_group = recipe.contexts * recipe.context_tokens
     stream = MomentStream([s.shape[1] for s in states], [per_group] * recipe.groups, recipe.sink_multiple, following)
     for index, points in enumerate(states):
-        stream.put(index, points)
-    stream.step(position % recipe.context_tokens == 0, position // per_group)
-    return stream.close()
+        stream.add_states(index, points)
+    stream.end_batch(position % recipe.context_tokens == 0, position // per_group)
+    return stream.finish()
 
 
 def sampled(points: Tensor, recipe: ContextRecipe) -> PointCloud:
@@ -100,7 +100,7 @@ def sampled(points: Tensor, recipe: ContextRecipe) -> PointCloud:
     kept = torch.arange(0, len(points), recipe.context_tokens // recipe.kept_per_context)
     context = kept // recipe.context_tokens
     cloud = PointCloud(len(kept), points.shape[1], points.dtype)
-    cloud.put(points[kept], context, kept % 101, context // recipe.contexts)
+    cloud.append(points[kept], context, kept % 101, context // recipe.contexts)
     return cloud
 
 
@@ -113,7 +113,7 @@ def few(moments: LayerMoments, cloud: PointCloud, recipe: ContextRecipe) -> None
         radii = usable_group_radii(layer)
         for estimator in (id_twonn, id_mle):
             mean_over_groups(layer, [estimator(r) for r in radii])
-        anisotropy.anisotropy(layer.all)
+        anisotropy.anisotropy(layer.pooled_moments)
         anisotropy.anisotropy_se(layer)
         anisotropy.anisotropy_no_sink(layer)
         anisotropy.sink_variance_share(layer)

@@ -28,7 +28,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     worst = max(distance / error for distance, error in zip(moved, errors, strict=True))
     work = f"anisotropy of {recipe.moment_tokens} instead of {recipe.context_tokens} tokens per context"
     subject, note = (
-        Subject("measure", work, recipe.tokens, WIDTH),
+        Subject("measure", work, recipe.forwarded_tokens, WIDTH),
         f"median of {len(moved)} states, the worst {worst:.2g} x",
     )
     yield Comparison(subject, "its standard error", "anisotropy", moved, errors, at_most(1.0), note)

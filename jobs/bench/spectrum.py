@@ -42,12 +42,12 @@ def spectrum(points: Tensor) -> dict[str, object]:
     """Every column that counts towards `spectrum_s`, of a layer that nothing follows."""
     device = points.device
     stream = MomentStream([points.shape[1]], [len(points)], sink_multiple=8.0, device=device)
-    stream.put(0, points)
-    stream.step(torch.zeros(len(points), dtype=torch.bool), torch.zeros(len(points), dtype=torch.int64))
-    (moments,) = stream.close()
+    stream.add_states(0, points)
+    stream.end_batch(torch.zeros(len(points), dtype=torch.bool), torch.zeros(len(points), dtype=torch.int64))
+    (moments,) = stream.finish()
     layer = Layer(moments, PointCloud(0, points.shape[1], points.dtype, device), built_in_recipe("standard@1"))
     with torch.inference_mode():
-        found = [group.measure(layer) for group in metric_groups() if group.SECONDS == "spectrum_s"]
+        found = [group.measure(layer) for group in metric_groups() if group.TIMING_COLUMN == "spectrum_s"]
     return {column: value for columns in found for column, value in columns.items()}
 
 

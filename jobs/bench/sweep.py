@@ -86,7 +86,7 @@ def _swept(root: Path) -> tuple[Took, Took]:
     with tempfile.TemporaryDirectory() as folder:
         lake = Lake(folder)
         took, _ = _ran(root, lake, "inline")
-        cells = open_lake(lake.uri).frame("SELECT sum(load_s + total_s) AS inside FROM cells")
+        cells = open_lake(lake.uri).query_frame("SELECT sum(load_s + total_s) AS inside FROM cells")
     return took, Took(cells["inside"][0], cells["inside"][0])
 
 

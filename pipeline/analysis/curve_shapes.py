@@ -36,17 +36,17 @@ PEAK, VALLEY, RISING, FALLING, FLAT = "peak", "valley", "rising", "falling", "fl
 class CurveShapes(NamedTuple):
     """What curves do, one entry per curve. Intervals hold for all differences of a curve at once."""
 
-    word: NDArray[np.str_]
+    shape_name: NDArray[np.str_]
     """peak, valley, rising, falling or flat."""
     top: Ints
     """Index of the peak; of the highest point where there is none."""
-    first: Ints
-    last: Ints
+    peak_first: Ints
+    peak_last: Ints
     """Of the points that may be the peak: none between here and there is sure to be lower."""
     height: Floats
     """How far the highest interior point stands above both sides; below 0 where none does."""
-    low: Floats
-    high: Floats
+    height_low: Floats
+    height_high: Floats
     """The 95 % interval of `height`; `peak` is said exactly where `low` is above 0."""
 
 

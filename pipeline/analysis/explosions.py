@@ -82,13 +82,17 @@ class Lead(NamedTuple):
     lag: int
     """In checkpoints."""
     correlation: float
-    p: float
-    is_first: bool
+    p_value: float
+    exceeds_earlier_lags: bool
     """Whether it exceeds the correlations with the loss at the same checkpoint and before."""
 
     @property
     def verdict(self) -> str:
-        return LEADS if self.correlation > 0 and self.p < SIGNIFICANCE_LEVEL and self.is_first else NO_LEAD
+        return (
+            LEADS
+            if self.correlation > 0 and self.p_value < SIGNIFICANCE_LEVEL and self.exceeds_earlier_lags
+            else NO_LEAD
+        )
 
 
 def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
@@ -140,7 +144,7 @@ def _judged(steps: list[int], losses: list[float | None], log_id: list[float]) -
         "events": spikes,
         "lag": found.lag,
         "correlation": found.correlation,
-        "p": found.p,
+        "p": found.p_value,
         "rows": len(known),
     }
 

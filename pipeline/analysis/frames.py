@@ -62,7 +62,7 @@ def load_layer_rows(lake: LakeOrFrame) -> pl.DataFrame:
     if isinstance(lake, pl.DataFrame):
         return lake
     names = ", ".join(f'"{name}"' for name in NEEDED_COLUMNS)
-    frame = lake.frame(f"SELECT {names} FROM layers").join(_groups(lake.uri), on="recipe", how="left")
+    frame = lake.query_frame(f"SELECT {names} FROM layers").join(_groups(lake.uri), on="recipe", how="left")
     frame = frame.join(_audits(lake), on=AUDIT_KEYS, how="left")
     return disambiguate_corpora(frame).sort(*HISTORY_COLUMNS, "step", "revision", "layer", "cell_id")
 
@@ -156,10 +156,10 @@ def _judged(batch: pl.DataFrame, words: Mapping[str, str], ends: bool) -> pl.Dat
         found |= {"top": at[each, top], "top_value": value[each, top]}
     else:
         shape = classify_curves(value, se, df, ends)
-        found = {"verdict": [words[word] for word in shape.word.tolist()], "height": shape.height}
+        found = {"verdict": [words[word] for word in shape.shape_name.tolist()], "height": shape.height}
         found |= {"top": at[each, shape.top], "top_value": value[each, shape.top]}
-        found |= {"top_low": at[each, shape.first], "top_high": at[each, shape.last]}
-        found |= {"height_low": shape.low, "height_high": shape.high}
+        found |= {"top_low": at[each, shape.peak_first], "top_high": at[each, shape.peak_last]}
+        found |= {"height_low": shape.height_low, "height_high": shape.height_high}
         if not batch["_enough"][0]:
             found |= {"verdict": [NO_ERRORS] * len(batch)}
             found |= dict.fromkeys(("top_low", "top_high", "height_low", "height_high"), none)

@@ -51,7 +51,7 @@ class HistoryFinding(NamedTuple):
 
 def audit_history(history: History) -> tuple[HistoryFinding, ...]:
     """Everything that is wrong with a history, the worst first."""
-    revisions = sorted(history.revisions, key=lambda revision: revision.key)
+    revisions = sorted(history.revisions, key=lambda revision: revision.sort_key)
     found = (
         *_known_bad(revisions),
         *_equal_to_final(revisions),
@@ -75,7 +75,7 @@ def classify_revisions(history: History, seen: RecordedRevisions) -> dict[str, R
     known = {weights for _, weights in seen.values()}
     partial = {revision.name for group in _sharing(history.revisions) for revision in group}
     found: dict[str, RevisionState] = {}
-    for revision in sorted(history.revisions, key=lambda revision: revision.key):
+    for revision in sorted(history.revisions, key=lambda revision: revision.sort_key):
         found[revision.name] = _state(revision, seen, known, partial)
         known.add(revision.weights_digest or "")
     gone: dict[str, RevisionState] = {name: "GONE" for name in sorted(seen) if name not in found}
@@ -86,7 +86,9 @@ def assign_states(history: History, seen: RecordedRevisions) -> History:
     """The history with `states` in its revisions; what is gone comes last."""
     now = classify_revisions(history, seen)
     there = tuple(replace(revision, state=now.pop(revision.name)) for revision in history.revisions)
-    gone = (Revision(name, order=UNKNOWN_ORDER, commit=seen[name][0], state=state) for name, state in now.items())
+    gone = (
+        Revision(name, training_order=UNKNOWN_ORDER, commit=seen[name][0], state=state) for name, state in now.items()
+    )
     return replace(history, revisions=(*there, *gone))
 
 
@@ -106,10 +108,10 @@ def _known_bad(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """What the catalogue knows and no listing shows, and what it knew; what listings do show is found in them."""
     for fault in dict.fromkeys(fault for revision in revisions for fault in revision.known_bad):
         group = [revision for revision in revisions if fault in revision.known_bad]
-        if not fault.is_listed:
-            yield _finding("known-bad", "error", group, f"{{}}: {fault.says}")
+        if not fault.shows_in_listing:
+            yield _finding("known-bad", "error", group, f"{{}}: {fault.description}")
         elif fixed := [revision for revision in group if is_confirmed_by_listing(fault, revision, revisions) is False]:
-            yield _finding("known-bad", "note", fixed, f"{{}}: fixed since it was known for {fault.says}")
+            yield _finding("known-bad", "note", fixed, f"{{}}: fixed since it was known for {fault.description}")
 
 
 def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
@@ -125,11 +127,13 @@ def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 def _equal_weights(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """Equal weights under different labels; of neighbours in training it may be true (a step that changed nothing)."""
     final = _finals(revisions)
-    at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.files)}
+    at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.weight_hashes)}
     for group in _equal(revisions):
         if not final.isdisjoint(revision.name for revision in group):
             continue
-        if all(at[b.name] - at[a.name] == 1 and a.place.run == b.place.run for a, b in pairwise(group)):
+        if all(
+            at[b.name] - at[a.name] == 1 and a.training_point.run == b.training_point.run for a, b in pairwise(group)
+        ):
             yield _finding("equal-weights", "note", group, f"{{}} have equal weights{_sources(group)}")
         else:
             says = f"{{}} have equal weights, but are no neighbours in training{_sources(group)}"
@@ -144,7 +148,7 @@ def _shared_shards(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """What the listing has and a curve will not."""
     without = [revision for revision in revisions if revision.state == "NO_WEIGHTS"]
-    for why, group in _by(without, lambda revision: revision.why).items():
+    for why, group in _by(without, lambda revision: revision.state_reason).items():
         is_main = all(revision.is_final for revision in group)
         yield _finding("no-weights", "note" if is_main else "warning", group, f"{{}}: {why}{_sources(group)}")
     if unparsed := [revision for revision in revisions if revision.state == "UNPARSED"]:
@@ -155,7 +159,9 @@ def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """Intervals much wider than those before and after them; a grid that only widens, as a log one, has none."""
-    for line in _by(revisions, lambda r: (r.place.run, r.place.stage) if _at(r) is not None else None).values():
+    for line in _by(
+        revisions, lambda r: (r.training_point.run, r.training_point.stage) if _at(r) is not None else None
+    ).values():
         steps = [(_at(revision) or 0, revision) for revision in line]
         widths = [b - a for (a, _), (b, _) in pairwise(steps)]
         for index, width in enumerate(widths):
@@ -173,18 +179,18 @@ def _usual(widths: Sequence[int], index: int) -> float | None:
 
 def _at(revision: Revision) -> int | None:
     """Its step, else its tokens or what its publisher counts."""
-    place = revision.place
+    place = revision.training_point
     return next((count for count in (place.step, place.tokens, place.position) if count is not None), None)
 
 
 def _read_by_the_generic_rule(history: History) -> Iterator[HistoryFinding]:
-    if history.rule == "generic" and len(history.revisions) > 1:
+    if history.family_name == "generic" and len(history.revisions) > 1:
         says = f"{history.model} is not in the catalogue: its names were read by the general rule"
         yield HistoryFinding("generic-rule", "note", (), says)
 
 
 def _nothing_there(history: History) -> Iterator[HistoryFinding]:
-    if history.absent:
+    if history.missing_on_hub:
         yield HistoryFinding("no-repo", "warning", (), f"{history.model} is not on the Hub, or is private")
     elif not history.revisions:
         says = f"{history.model} has no revisions: no branch, tag or sub-folder that may be a checkpoint"
@@ -193,7 +199,11 @@ def _nothing_there(history: History) -> Iterator[HistoryFinding]:
 
 def _finals(revisions: Sequence[Revision]) -> set[str]:
     """`main`, and the last step of each run that has weights."""
-    last = {revision.place.run: revision.name for revision in revisions if revision.files and _at(revision) is not None}
+    last = {
+        revision.training_point.run: revision.name
+        for revision in revisions
+        if revision.weight_hashes and _at(revision) is not None
+    }
     return {*last.values(), *(revision.name for revision in revisions if revision.is_final)}
 
 
@@ -206,7 +216,7 @@ def _sharing(revisions: Iterable[Revision]) -> list[list[Revision]]:
     """Groups of revisions, of different weights, that have a weight file in common."""
     holders: dict[str, list[Revision]] = {}
     for revision in revisions:
-        for sha in dict.fromkeys(revision.shards.values()):
+        for sha in dict.fromkeys(revision.shard_hashes.values()):
             holders.setdefault(sha, []).append(revision)
     groups = [group for group in holders.values() if len({revision.weights_digest for revision in group}) > 1]
     return list({tuple(revision.name for revision in group): group for group in groups}.values())

@@ -28,7 +28,7 @@ class CheckpointFiles(Protocol):
     """The files of one checkpoint by name, in a folder or on the Hub."""
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         """Where they are; no two checkpoints are in one place."""
         ...
 
@@ -51,7 +51,7 @@ class LocalFolder:
 
     def __init__(self, path: Path, progress: Progress | None = None) -> None:
         self.path, self.progress = path, progress
-        self.place = str(path)
+        self.location = str(path)
         self.names = (
             frozenset(entry.name for entry in path.iterdir() if entry.is_file()) if path.is_dir() else frozenset()
         )

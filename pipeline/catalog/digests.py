@@ -31,16 +31,16 @@ class Digests(TypedDict):
 class FileHashes(NamedTuple):
     """The files of a checkpoint that are there, each with its sha256."""
 
-    place: str
+    location: str
     weights: Sha256ByName
     config: Sha256ByName
     tokenizer: Sha256ByName
 
     @classmethod
-    def of(cls, files: CheckpointFiles, tokenizer: CheckpointFiles) -> "FileHashes":
+    def from_files(cls, files: CheckpointFiles, tokenizer: CheckpointFiles) -> "FileHashes":
         """Hashes what is in a folder; of files on the Hub reads only those that it keeps no sha256 of."""
         return cls(
-            files.place,
+            files.location,
             _shas(files, list_weight_files(files)),
             _shas(files, (CONFIG_FILE,)),
             _shas(tokenizer, list_tokenizer_files(tokenizer)),
@@ -58,7 +58,7 @@ class FileHashes(NamedTuple):
     @property
     def _absent(self) -> str:
         """Two checkpoints that lack the same files are not the same checkpoint."""
-        return digest_json(["absent", self.place], bits=256)
+        return digest_json(["absent", self.location], bits=256)
 
 
 def weight_bytes(files: CheckpointFiles) -> int:
@@ -77,7 +77,9 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
     Raises:
         ChangedError: they are others.
     """
-    now = FileHashes.of(LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))).digests
+    now = FileHashes.from_files(
+        LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
+    ).digests
     for name, found in now.items():
         if found != getattr(checkpoint, name):
             what = name.removesuffix("_digest")

@@ -26,11 +26,11 @@ class GenericFamily(Family):
     def is_generic(self) -> bool:
         return True
 
-    def place(self, repo: str, name: str) -> TrainingPoint | None:
+    def parse_name(self, repo: str, name: str) -> TrainingPoint | None:
         return parse_name(name)
 
-    def order(self, place: TrainingPoint) -> tuple:
-        return place.order
+    def sort_key(self, place: TrainingPoint) -> tuple:
+        return place.sort_key
 
     def skips(self, name: str) -> bool:
         return is_ignored_name(name)

@@ -46,12 +46,12 @@ class KnownBad(StrictModel):
     """Of a fault that is their absence. Told only where they are absent."""
 
     @property
-    def is_listed(self) -> bool:
+    def shows_in_listing(self) -> bool:
         """Whether a listing of the Hub shows if it is still so."""
         return self.no_weights or self.equal_to is not None
 
     @property
-    def says(self) -> str:
+    def description(self) -> str:
         """For people, with its source."""
         return f"{self.why} ({self.source})"
 
@@ -132,20 +132,20 @@ class Family(StrictModel):
         return False
 
     @cached_property
-    def repos(self) -> tuple[str, ...]:
+    def expanded_ids(self) -> tuple[str, ...]:
         """Every repo id of the family; those with * are patterns and stay so."""
         return tuple(repo for template in self.ids for repo in expand_template(template, self.vars))
 
     @property
-    def patterns(self) -> tuple[str, ...]:
+    def repo_patterns(self) -> tuple[str, ...]:
         """Those of `repos` that only a listing of the Hub can fill in."""
-        return tuple(repo for repo in self.repos if "*" in repo)
+        return tuple(repo for repo in self.expanded_ids if "*" in repo)
 
-    def members(self, glob: str = "*") -> tuple[str, ...]:
+    def list_repos(self, glob: str = "*") -> tuple[str, ...]:
         """Repo ids that match `glob`, with or without their owner; patterns are left out."""
         return tuple(
             repo
-            for repo in self.repos
+            for repo in self.expanded_ids
             if "*" not in repo and (fnmatchcase(repo, glob) or fnmatchcase(repo.split("/")[-1], glob))
         )
 
@@ -153,7 +153,7 @@ class Family(StrictModel):
         """Whether `repo` is one of the family; case counts."""
         return self._values(repo) is not None
 
-    def place(self, repo: str, name: str) -> TrainingPoint | None:
+    def parse_name(self, repo: str, name: str) -> TrainingPoint | None:
         """Where in training the checkpoint `name` of `repo` stands; None if the name does not say.
 
         Args:
@@ -169,9 +169,9 @@ class Family(StrictModel):
         run = said.run or (self._values(repo) or {}).get("run")
         return _with_tokens(said._replace(run=run), stage)
 
-    def order(self, place: TrainingPoint) -> tuple:
+    def sort_key(self, place: TrainingPoint) -> tuple:
         """Sorts the places of one history in training order: run, stage, step or tokens."""
-        return (run_sort_key(place.run), self._ranks.get(place.stage, SORTS_LAST), *place.progress)
+        return (run_sort_key(place.run), self._ranks.get(place.stage, SORTS_LAST), *place.sort_key_in_stage)
 
     def skips(self, name: str) -> bool:
         """Whether `name` is no point of the history and nothing to report."""
@@ -191,7 +191,7 @@ class Family(StrictModel):
         """How large the model is."""
         return next(tier for glob, tier in self.tiers.items() if fnmatchcase(repo, glob))
 
-    def faults(self, repo: str, rev: str) -> tuple[KnownBad, ...]:
+    def known_bad_for(self, repo: str, rev: str) -> tuple[KnownBad, ...]:
         """What is known to be wrong with a revision; listings may show that it no longer is."""
         return tuple(bad for bad in self.known_bad if fnmatchcase(repo, bad.repo) and bad.rev.fullmatch(rev))
 
@@ -200,7 +200,7 @@ class Family(StrictModel):
         return {name: rank for rank, name in enumerate(dict.fromkeys(stage.name for stage in self.stages))}
 
     @cached_property
-    def _shapes(self) -> tuple[re.Pattern[str], ...]:
+    def _id_patterns(self) -> tuple[re.Pattern[str], ...]:
         return tuple(compile_template(template, self.vars) for template in (*self.ids, *self.aliases))
 
     def _stage(self, repo: str, name: str | None) -> Stage | None:
@@ -209,7 +209,7 @@ class Family(StrictModel):
 
     def _values(self, repo: str) -> dict[str, str] | None:
         """The placeholders' values in `repo`; None if it is not of the family."""
-        matches = (one.fullmatch(repo) for one in self._shapes)
+        matches = (one.fullmatch(repo) for one in self._id_patterns)
         return next((match.groupdict() for match in matches if match), None)
 
     def _filled(self, template: str | None, repo: str) -> str | None:

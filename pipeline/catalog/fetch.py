@@ -91,7 +91,7 @@ def _fill_folder(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None)
         return
     remove_stale()  # on every node, not on the driver's alone
     try:
-        size = sum(remote.bytes for _, remote in parts)
+        size = sum(remote.total_bytes for _, remote in parts)
         node.reserve(folder, size, budget_bytes)
         with Progress(f"Downloading {checkpoint.label}", size) as progress:
             for field, remote in parts:

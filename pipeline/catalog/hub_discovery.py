@@ -41,7 +41,7 @@ def discover_histories(source: Hub | Members, models: str) -> tuple[History, ...
     reading = RevisionResolver(tokenizer)
     by_model = {repo.model: [other for other in repos if other.model == repo.model] for repo in repos}
     histories = [_history(name or model, group, reading) for model, group in by_model.items()]
-    return (*histories, *(History(repo, (), rule=source.name, absent=True) for repo in absent))
+    return (*histories, *(History(repo, (), family_name=source.name, missing_on_hub=True) for repo in absent))
 
 
 def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
@@ -50,23 +50,29 @@ def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
     revision = find_ref_name(repo, revision)
     is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
     at = resolve_ref(repo, MAIN if is_folder else revision)
-    inner = reading.with_subfolders([at._replace(place=at.place or EMPTY_POINT)], f"Reading {repo.model}")
+    inner = reading.expand_subfolders(
+        [at._replace(training_point=at.training_point or EMPTY_POINT)], f"Reading {repo.model}"
+    )
     found = next((one for one in inner if one.name == (revision if is_folder else at.name)), None)
     if found is None:
         raise UsageError(
             f"checkpoint {source.hub}@{revision}", "no such checkpoint", "List them with shapelake catalog"
         )
-    seen = reading.revision(source.model or repo.model, found._replace(place=found.place or EMPTY_POINT))
+    seen = reading.resolve(
+        source.model or repo.model, found._replace(training_point=found.training_point or EMPTY_POINT)
+    )
     if seen.checkpoint is None:
-        raise UsageError(f"checkpoint {source.hub}@{revision}", seen.why or seen.state, "Choose another revision")
+        raise UsageError(
+            f"checkpoint {source.hub}@{revision}", seen.state_reason or seen.state, "Choose another revision"
+        )
     return seen.checkpoint
 
 
 def list_member_repos(one: Family) -> tuple[str, ...]:
     """Repo ids of a family; one request more where only the Hub knows which there are."""
     if one.where == "repos":
-        return tuple(repo for repo in _search_hub(one.repos) if one.claims(repo))
-    return (*one.members(), *(repo for repo in _search_hub(one.patterns) if one.claims(repo)))
+        return tuple(repo for repo in _search_hub(one.expanded_ids) if one.claims(repo))
+    return (*one.list_repos(), *(repo for repo in _search_hub(one.repo_patterns) if one.claims(repo)))
 
 
 def _requested_repos(source: Hub | Members) -> tuple[str, ...]:
@@ -86,8 +92,8 @@ def _requested_repos(source: Hub | Members) -> tuple[str, ...]:
 def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
     """The repos of a model whose checkpoints have one each, that of the final model last; empty for any other."""
     for one in load_families():
-        if one.where == "repos" and model in map(one.model_of, one.repos):
-            listed = _search_hub(one.repos)
+        if one.where == "repos" and model in map(one.model_of, one.expanded_ids):
+            listed = _search_hub(one.expanded_ids)
             steps = tuple(repo for repo in listed if one.claims(repo) and one.model_of(repo) == model)
             return (*steps, *(repo for repo in listed if repo == model))
     return ()
@@ -116,16 +122,16 @@ def _search_hub(patterns: Iterable[str]) -> list[str]:
 
 def _history(model: str, repos: Sequence[Repo], reading: RevisionResolver) -> History:
     found: list[RevisionRef] = [one for repo in repos for one in list_revision_refs(repo)]
-    inner = reading.with_subfolders(found, f"Reading {model}")
+    inner = reading.expand_subfolders(found, f"Reading {model}")
     with Progress(f"Reading {model}", len(inner), "revisions") as progress:
         revisions = []
         for one in inner:
-            revisions.append(reading.revision(model, one))
+            revisions.append(reading.resolve(model, one))
             progress.advance(1)
     return History(
         model=model,
-        revisions=tuple(sorted(revisions, key=lambda revision: revision.key)),
-        other=tuple(name for repo in repos for name in list_skipped_names(repo)),
-        rule=repos[0].family.name,
-        formerly=repos[0].asked if repos[0].asked not in (repos[0].refs.repo, model) else None,
+        revisions=tuple(sorted(revisions, key=lambda revision: revision.sort_key)),
+        ignored_names=tuple(name for repo in repos for name in list_skipped_names(repo)),
+        family_name=repos[0].family.name,
+        formerly=repos[0].requested_id if repos[0].requested_id not in (repos[0].refs.repo, model) else None,
     )

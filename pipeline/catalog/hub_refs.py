@@ -22,15 +22,15 @@ class Repo(NamedTuple):
 
     refs: Refs
     family: Family
-    known_as: str
+    catalog_id: str
     """Its id in the family's table: the canonical one, or the one that was asked for."""
-    asked: str
+    requested_id: str
     """The id that was asked for: an older one where the repo was renamed."""
 
     @property
     def model(self) -> str:
         """The model whose history it holds, or a part of it."""
-        return self.family.model_of(self.known_as) if self.family.where == "repos" else self.refs.repo
+        return self.family.model_of(self.catalog_id) if self.family.where == "repos" else self.refs.repo
 
 
 class RevisionRef(NamedTuple):
@@ -39,7 +39,7 @@ class RevisionRef(NamedTuple):
     repo: Repo
     name: str
     commit: str
-    place: TrainingPoint | None
+    training_point: TrainingPoint | None
     """Null = the name does not say."""
     subfolder: str = ""
 
@@ -66,7 +66,7 @@ def list_revision_refs(repo: Repo) -> list[RevisionRef]:
     believed = not repo.family.is_generic or has_enough_parsed_names(points)
     found = [resolve_ref(repo, name) for name in points]
     main = [resolve_ref(repo, MAIN)] if MAIN in repo.refs.branches else []
-    return main + [one if believed else one._replace(place=None) for one in found]
+    return main + [one if believed else one._replace(training_point=None) for one in found]
 
 
 def list_skipped_names(repo: Repo) -> tuple[str, ...]:
@@ -80,10 +80,10 @@ def resolve_ref(repo: Repo, name: str) -> RevisionRef:
     Raises:
         UsageError: there is none.
     """
-    own = repo.known_as.split("/")[-1]
+    own = repo.catalog_id.split("/")[-1]
     if repo.family.where == "repos" and name in (MAIN, own):
-        return RevisionRef(repo, own, _commit(repo, MAIN), repo.family.place(repo.known_as, own))
-    place = repo.family.place(repo.known_as, name)
+        return RevisionRef(repo, own, _commit(repo, MAIN), repo.family.parse_name(repo.catalog_id, own))
+    place = repo.family.parse_name(repo.catalog_id, name)
     return RevisionRef(repo, name, _commit(repo, name), place or EMPTY_POINT if name == MAIN else place)
 
 
@@ -98,7 +98,9 @@ def list_subfolder_refs(main: RevisionRef, entries: Iterable[TreeEntry]) -> list
     entries, repo = tuple(entries), main.repo
     names = [name for name in find_folders_with(entries, CONFIG_FILE) if not repo.family.skips(name)]
     own = [main] if any(entry.path == CONFIG_FILE for entry in entries) else []
-    return own + [RevisionRef(repo, name, main.commit, repo.family.place(repo.known_as, name), name) for name in names]
+    return own + [
+        RevisionRef(repo, name, main.commit, repo.family.parse_name(repo.catalog_id, name), name) for name in names
+    ]
 
 
 def _names(repo: Repo) -> list[str]:

@@ -18,7 +18,7 @@ class HubFolder:
         self, repo: str, commit: str, entries: Iterable[TreeEntry], shas: dict[str, str], subfolder: str = ""
     ) -> None:
         self.repo, self.commit, self.subfolder, self._shas = repo, commit, subfolder, shas
-        self.place = "/".join(filter(None, (f"{repo}@{commit}", subfolder)))
+        self.location = "/".join(filter(None, (f"{repo}@{commit}", subfolder)))
         start = f"{subfolder}/" if subfolder else ""
         inside = {entry.path.removeprefix(start): entry for entry in entries if entry.path.startswith(start)}
         self._entries = {name: entry for name, entry in inside.items() if "/" not in name}
@@ -36,7 +36,7 @@ class HubFolder:
     def size(self, name: str) -> int:
         return self._entries[name].size
 
-    def remote(self, names: Iterable[str]) -> RemoteFiles:
+    def to_remote(self, names: Iterable[str]) -> RemoteFiles:
         """What is to be fetched, of `names` those that are there."""
         there = sorted(set(names) & self.names)
         files = tuple(HubFile(path=name, size=self.size(name), sha256=self.sha256(name)) for name in there)

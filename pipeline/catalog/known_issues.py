@@ -13,9 +13,9 @@ def is_confirmed_by_listing(fault: KnownBad, revision: Revision, among: Iterable
         among: revisions of the same history, `revision` itself or not.
     """
     if fault.no_weights:
-        return True if revision.state == "NO_WEIGHTS" else False if revision.files else None
-    others = [one for one in among if one.files and one.name != revision.name and _is_named(fault, one)]
-    if not (revision.files and others):
+        return True if revision.state == "NO_WEIGHTS" else False if revision.weight_hashes else None
+    others = [one for one in among if one.weight_hashes and one.name != revision.name and _is_named(fault, one)]
+    if not (revision.weight_hashes and others):
         return None
     return any(one.weights_digest == revision.weights_digest for one in others)
 
@@ -24,7 +24,7 @@ def list_active_issues(revision: Revision, among: Iterable[Revision]) -> tuple[K
     """The faults to be told of a revision: those that the listing shows, and those that no listing could."""
     among = tuple(among)
     return tuple(
-        one for one in revision.known_bad if not one.is_listed or is_confirmed_by_listing(one, revision, among)
+        one for one in revision.known_bad if not one.shows_in_listing or is_confirmed_by_listing(one, revision, among)
     )
 
 

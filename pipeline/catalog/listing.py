@@ -43,7 +43,7 @@ def _some(lines: list[Line], asked: str) -> list[Line]:
 def _family(one: Family) -> Line:
     return {
         "family": one.name,
-        "models": None if one.patterns else len(dict.fromkeys(map(one.model_of, one.members()))),
+        "models": None if one.repo_patterns else len(dict.fromkeys(map(one.model_of, one.list_repos()))),
         "where": one.where,
         "tier": " ".join(dict.fromkeys(one.tiers.values())),
         "kind": one.kind,
@@ -73,29 +73,31 @@ def _models(one: Family) -> list[Line]:
 
 
 def _checkpoints(history: History) -> list[Line]:
-    first = {one.weights_digest: one.name for one in reversed(history.revisions) if one.files}
+    first = {one.weights_digest: one.name for one in reversed(history.revisions) if one.weight_hashes}
     return [
         {
             "model": history.model,
             "revision": one.name,
-            "step": one.place.step,
-            "tokens": one.place.tokens,
-            "stage": one.place.stage,
-            "run": one.place.run,
+            "step": one.training_point.step,
+            "tokens": one.training_point.tokens,
+            "stage": one.training_point.stage,
+            "run": one.training_point.run,
             "state": one.state,
             "same_as": None if (other := first.get(one.weights_digest)) == one.name else other,
-            "why": one.why or "; ".join(bad.says for bad in list_active_issues(one, history.revisions)) or None,
+            "why": one.state_reason
+            or "; ".join(bad.description for bad in list_active_issues(one, history.revisions))
+            or None,
             "commit": one.commit,
             "bytes": one.checkpoint.download_bytes if one.checkpoint else None,
-            "rule": history.rule,
+            "rule": history.family_name,
         }
         for one in history.revisions
     ]
 
 
 def _members(one: Family) -> tuple[str, ...]:
-    if not one.patterns:
-        return one.members()
+    if not one.repo_patterns:
+        return one.list_repos()
     from pipeline.catalog import hub_discovery
 
     return hub_discovery.list_member_repos(one)

@@ -36,17 +36,19 @@ def discover_history(source: Local) -> History:
             f"no checkpoint among {len(folders)} sub-folders{_examples(rest)}",
             "Name them by step (step512, checkpoint-1000, iter_0002000, ...), each with config.json and weights",
         )
-    placed.sort(key=lambda item: (item[0].order, item[1].name))
+    placed.sort(key=lambda item: (item[0].sort_key, item[1].name))
     model = _model(root) if is_one and source.model is None else source.name
     with Progress(f"Hashing {model}", sum(bytes_to_hash(LocalFolder(path)) for _, path in placed)) as progress:
         found = [(place, *hash_checkpoint(path, place, source, model, progress)) for place, path in placed]
     unparsed = [
-        Revision(path.name, order=UNKNOWN_ORDER, state="UNPARSED") for path in rest if (path / CONFIG_FILE).is_file()
+        Revision(path.name, training_order=UNKNOWN_ORDER, state="UNPARSED")
+        for path in rest
+        if (path / CONFIG_FILE).is_file()
     ]
     return History(
         model=model,
         revisions=(*(_revision(*one) for one in found), *unparsed),
-        other=tuple(path.name for path in rest if not (path / CONFIG_FILE).is_file()),
+        ignored_names=tuple(path.name for path in rest if not (path / CONFIG_FILE).is_file()),
     )
 
 
@@ -56,7 +58,7 @@ def hash_checkpoint(
     """The checkpoint in `folder`, and whatever files are there."""
     tokenizer = Path(source.tokenizer) if source.tokenizer else folder
     files = LocalFolder(folder, progress)
-    content = FileHashes.of(files, LocalFolder(tokenizer))
+    content = FileHashes.from_files(files, LocalFolder(tokenizer))
     checkpoint = Checkpoint(
         model=model,
         revision=folder.name if parse_name(folder.name) else "main",
@@ -82,11 +84,11 @@ def _revision(place: TrainingPoint, checkpoint: Checkpoint, content: FileHashes)
     why = unloadable_reason(LocalFolder(Path(checkpoint.path)))
     return Revision(
         name=checkpoint.revision,
-        place=place,
-        order=FINAL_ORDER if place == EMPTY_POINT else (0, place.order),
+        training_point=place,
+        training_order=FINAL_ORDER if place == EMPTY_POINT else (0, place.sort_key),
         state="NO_WEIGHTS" if why else "NEW",
-        why=why,
-        files={} if why else content.weights,
+        state_reason=why,
+        weight_hashes={} if why else content.weights,
         checkpoint=checkpoint,
     )
 

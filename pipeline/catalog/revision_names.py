@@ -39,13 +39,13 @@ class TrainingPoint(NamedTuple):
     """Orders a history whose publisher counts something else: words, chunks of data."""
 
     @property
-    def order(self) -> tuple:
+    def sort_key(self) -> tuple:
         """Training order: run, stage, step, tokens; what has no place comes last."""
         placed = any(value is not None for value in (self.stage, self.step, self.tokens, self.position))
-        return (run_sort_key(self.run), int(self.stage or 0) if placed else SORTS_LAST, *self.progress)
+        return (run_sort_key(self.run), int(self.stage or 0) if placed else SORTS_LAST, *self.sort_key_in_stage)
 
     @property
-    def progress(self) -> tuple[int, int]:
+    def sort_key_in_stage(self) -> tuple[int, int]:
         """Step, then tokens or position: the order within a stage of a run."""
         seen = self.position if self.tokens is None else self.tokens
         return (SORTS_LAST if self.step is None else self.step, SORTS_LAST if seen is None else seen)

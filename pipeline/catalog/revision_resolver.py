@@ -45,12 +45,12 @@ class RevisionResolver:
         self._tokenizers: dict[str, CheckpointFiles] = {}
         self._trees: dict[tuple[str, str], tuple[TreeEntry, ...]] = {}
         self._shas: dict[str, str] = {}
-        self._held: dict[str, bool] = {}
-        self._lost: set[tuple[str, str]] = set()
+        self._access_denied: dict[str, bool] = {}
+        self._missing_commits: set[tuple[str, str]] = set()
 
-    def with_subfolders(self, found: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
+    def expand_subfolders(self, found: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
         """Read the trees of all that has a place; pointers into sub-folders stand for the commits that hold them."""
-        commits = dict.fromkeys(_commit(one) for one in found if one.place is not None)
+        commits = dict.fromkeys(_commit(one) for one in found if one.training_point is not None)
         trees = map_in_parallel(self._tree, list(commits), label, "trees")
         self._trees |= dict(zip(commits, trees, strict=True))
         return [inner for one in found for inner in self._inner(one)]
@@ -60,49 +60,51 @@ class RevisionResolver:
         try:
             return hub_client.fetch_tree(*commit)
         except NotFoundError:
-            self._lost.add(commit)
+            self._missing_commits.add(commit)
             return ()
 
-    def revision(self, model: str, found: RevisionRef) -> Revision:
+    def resolve(self, model: str, found: RevisionRef) -> Revision:
         """What `found` points at; of a tree that was read."""
         family = found.repo.family
         order = (
             UNKNOWN_ORDER
-            if found.place is None
+            if found.training_point is None
             else FINAL_ORDER
-            if found.place == EMPTY_POINT
-            else (0, family.order(found.place))
+            if found.training_point == EMPTY_POINT
+            else (0, family.sort_key(found.training_point))
         )
-        bad = family.faults(found.repo.known_as, found.name)
-        seen = Revision(found.name, found.place or EMPTY_POINT, order, found.commit, known_bad=bad)
-        if found.place is None:
-            return replace(seen, state="UNPARSED", why=_why_unparsed(found))
-        if _commit(found) in self._lost:
-            return replace(seen, state="NO_WEIGHTS", why="the Hub names a commit that it does not have")
-        if self._is_held(found):
-            return replace(seen, state="GATED", why="gated, and access is not granted")
-        return self._looked_into(model, found, seen)
+        bad = family.known_bad_for(found.repo.catalog_id, found.name)
+        seen = Revision(found.name, found.training_point or EMPTY_POINT, order, found.commit, known_bad=bad)
+        if found.training_point is None:
+            return replace(seen, state="UNPARSED", state_reason=_why_unparsed(found))
+        if _commit(found) in self._missing_commits:
+            return replace(seen, state="NO_WEIGHTS", state_reason="the Hub names a commit that it does not have")
+        if self._is_access_denied(found):
+            return replace(seen, state="GATED", state_reason="gated, and access is not granted")
+        return self._resolve_files(model, found, seen)
 
-    def _is_held(self, found: RevisionRef) -> bool:
+    def _is_access_denied(self, found: RevisionRef) -> bool:
         repo = found.repo.refs.repo
-        if repo not in self._held:
-            self._held[repo] = hub_client.is_access_denied(repo, found.commit)
-        return self._held[repo]
+        if repo not in self._access_denied:
+            self._access_denied[repo] = hub_client.is_access_denied(repo, found.commit)
+        return self._access_denied[repo]
 
-    def _looked_into(self, model: str, found: RevisionRef, seen: Revision) -> Revision:
+    def _resolve_files(self, model: str, found: RevisionRef, seen: Revision) -> Revision:
         files = HubFolder(*_commit(found), self._trees[_commit(found)], self._shas, found.subfolder)
         if why := unloadable_reason(files, pickles=found.repo.family.weights == "bin"):
-            return replace(seen, state="NO_WEIGHTS", why=why)
+            return replace(seen, state="NO_WEIGHTS", state_reason=why)
         tokenizer = self._tokenizer(found) or files
         try:
-            content = FileHashes.of(files, tokenizer)
-            return replace(seen, files=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content))
+            content = FileHashes.from_files(files, tokenizer)
+            return replace(
+                seen, weight_hashes=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content)
+            )
         except NotFoundError as error:
-            return replace(seen, state="NO_WEIGHTS", why=f"listed, but {error.found}: {error.asked}")
+            return replace(seen, state="NO_WEIGHTS", state_reason=f"listed, but {error.found}: {error.asked}")
 
     def _tokenizer(self, found: RevisionRef) -> CheckpointFiles | None:
         """Null = the checkpoint's own."""
-        name = self._asked or found.repo.family.tokenizer_for(found.repo.known_as)
+        name = self._asked or found.repo.family.tokenizer_for(found.repo.catalog_id)
         if name and name not in self._tokenizers:
             self._tokenizers[name] = self._tokenizer_at(name)
         return self._tokenizers[name] if name else None
@@ -140,7 +142,7 @@ def map_in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit
 
 
 def _why_unparsed(found: RevisionRef) -> str:
-    if found.repo.family.place(found.repo.known_as, found.name) is None:
+    if found.repo.family.parse_name(found.repo.catalog_id, found.name) is None:
         return "its name does not say where in training it stands"
     return "too few names of this repo say a step for the general rule to be believed"
 
@@ -154,17 +156,17 @@ def _checkpoint(
         model=model,
         revision=found.name,
         path="",
-        tokenizer_path=tokenizer.place if isinstance(tokenizer, LocalFolder) else "",
-        remote=files.remote((CONFIG_FILE, *list_weight_files(files), *own)),
+        tokenizer_path=tokenizer.location if isinstance(tokenizer, LocalFolder) else "",
+        remote=files.to_remote((CONFIG_FILE, *list_weight_files(files), *own)),
         tokenizer_remote=None if tokenizer is files else _remote(tokenizer),
         family=None if family.is_generic else family.name,
         commit_sha=found.commit,
-        **build_checkpoint_fields(files, content, found.place or EMPTY_POINT),
+        **build_checkpoint_fields(files, content, found.training_point or EMPTY_POINT),
     )
 
 
 def _remote(tokenizer: CheckpointFiles) -> RemoteFiles | None:
-    return tokenizer.remote(list_tokenizer_files(tokenizer)) if isinstance(tokenizer, HubFolder) else None
+    return tokenizer.to_remote(list_tokenizer_files(tokenizer)) if isinstance(tokenizer, HubFolder) else None
 
 
 def _commit(found: RevisionRef) -> tuple[str, str]:

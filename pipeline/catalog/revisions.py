@@ -40,17 +40,17 @@ class Revision:
     """One name in a history: a branch, tag, sub-folder, or repo of its own."""
 
     name: str
-    place: TrainingPoint = EMPTY_POINT
+    training_point: TrainingPoint = EMPTY_POINT
     """Where in training it stands; empty for a final model and for a name that does not say."""
-    order: tuple = FINAL_ORDER
+    training_order: tuple = FINAL_ORDER
     """Sorts the revisions of a history in training order: (0, order of the place), FINAL or UNPLACED."""
     commit: str | None = None
     """Null for a local folder."""
     state: RevisionState = "NEW"
     """NO_WEIGHTS, UNPARSED, GATED, or NEW as long as nothing is known of the lake."""
-    why: str | None = None
+    state_reason: str | None = None
     """Why it is not measured."""
-    files: Sha256ByName = field(default_factory=dict)
+    weight_hashes: Sha256ByName = field(default_factory=dict)
     """Its weight files that are there, an index among them, by name with their sha256."""
     known_bad: tuple[KnownBad, ...] = ()
     """What the catalogue knows to be wrong with it, whether or not the listing agrees."""
@@ -58,23 +58,23 @@ class Revision:
     """Null for what is not measured."""
 
     @property
-    def key(self) -> tuple:
+    def sort_key(self) -> tuple:
         """Training order, with the name for ties."""
-        return self.order, self.name
+        return self.training_order, self.name
 
     @property
     def is_final(self) -> bool:
         """A trained model that its publisher gives no step: `main`, which may be the last step or a soup of several."""
-        return self.order == FINAL_ORDER
+        return self.training_order == FINAL_ORDER
 
     @property
     def weights_digest(self) -> str | None:
-        return digest_file_hashes(self.files.items()) if self.files else None
+        return digest_file_hashes(self.weight_hashes.items()) if self.weight_hashes else None
 
     @property
-    def shards(self) -> Mapping[str, str]:
+    def shard_hashes(self) -> Mapping[str, str]:
         """The files with tensors in them: an index may well be that of every step."""
-        return {name: sha for name, sha in self.files.items() if not name.endswith(".json")}
+        return {name: sha for name, sha in self.weight_hashes.items() if not name.endswith(".json")}
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ class History:
 
     model: str
     revisions: tuple[Revision, ...]
-    other: tuple[str, ...] = ()
+    ignored_names: tuple[str, ...] = ()
     """Sub-folders that hold no checkpoint, and names that are no point of this history: not looked into."""
-    rule: str = "local"
+    family_name: str = "local"
     """The catalogue's family by which names were read; generic for a repo that it does not know."""
     formerly: str | None = None
     """The id by which it was asked for, where the repo was renamed since."""
-    absent: bool = False
+    missing_on_hub: bool = False
     """The catalogue has the repo, the Hub has not."""
 
     @property

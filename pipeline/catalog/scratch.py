@@ -43,7 +43,7 @@ class Lease(NamedTuple):
         return is_driver_dead(self.owner) or (not _is_here(self.owner) and time.time() - self.since > STALE_AFTER_S)
 
     @property
-    def to_come(self) -> int:
+    def unwritten_bytes(self) -> int:
         """Bytes that it may still write."""
         return max(self.bytes - _size(self.folder), 0)
 
@@ -170,7 +170,7 @@ def _lock(folder: Path, wait: bool) -> IO[str] | None:
 def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
     with cache.hold_file_lock(scratch_root() / "leases"):
         others = [lease for lease in list_leases() if lease.folder != folder and not lease.is_stale]
-        free = shutil.disk_usage(scratch_root()).free - sum(lease.to_come for lease in others)
+        free = shutil.disk_usage(scratch_root()).free - sum(lease.unwritten_bytes for lease in others)
         needed = size - _size(folder)
         if needed > free and not others:
             raise _too_large(folder, needed, f"the disk has {free:,} bytes free", "Free some, or set SHAPELAKE_SCRATCH")

@@ -50,14 +50,16 @@ def export(
         raise UsageError("--upload and -o", f"{to} takes neither", "Leave them out")
     else:
         done = replay_runs(reader, to, place)
-        typer.echo(f"{done.written} runs written, {done.unchanged} were there; to see them: {done.show}")
+        typer.echo(
+            f"{done.runs_written} runs written, {done.runs_unchanged} were there; to see them: {done.view_command}"
+        )
 
 
 def _to_hub(reader: "LakeReader", dataset: str, folder: Path, licence: str, publish: bool) -> None:
     from pipeline.export import prepare_dataset, upload_dataset
 
     prepared = prepare_dataset(reader, dataset, folder, licence)
-    typer.echo(f"{prepared.version} in {prepared.folder}: {prepared.written} files written")
+    typer.echo(f"{prepared.version} in {prepared.folder}: {prepared.files_written} files written")
     if publish:
         typer.echo(upload_dataset(prepared, dataset))
     else:

@@ -46,7 +46,7 @@ def verify(
         from pipeline.sweep import recompute as again
 
         problems += again.recompute_random_cell(load_sweep(recompute), opened, random.Random(seed))
-    print_json(problems) if as_json else render.print_problems(problems, len(opened.committed()))
+    print_json(problems) if as_json else render.print_problems(problems, len(opened.committed_cell_ids()))
     raise typer.Exit(int(bool(problems)))
 
 
@@ -64,7 +64,7 @@ def quarantine(
     opened = Lake.existing(lake)
     if (reason is None) != release:
         raise UsageError("quarantine", "neither or both of --reason and --release", "Give one")
-    known = opened.quarantined() if release else opened.committed()
+    known = opened.quarantined_cell_ids() if release else opened.committed_cell_ids()
     if cell not in known:
         state = "quarantined" if release else "committed"
         raise UsageError(f"cell {cell}", f"no {state} cell of that id", "Ask: select cell_id, hidden from cells")

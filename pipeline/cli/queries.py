@@ -27,7 +27,7 @@ def query(
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both given", "Choose one")
-    found = lakes.open_lake(lake).frame(resolve_query(sql))
+    found = lakes.open_lake(lake).query_frame(resolve_query(sql))
     printed = render.print_csv if as_csv else render.print_json_rows if as_json else render.print_query_result
     printed(found.columns, found.rows())
 

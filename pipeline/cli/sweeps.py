@@ -132,4 +132,4 @@ def _apply_options(
 ) -> Sweep:
     given = {"steps": steps, "models": models, "resources.address": address}
     short = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    return apply_overrides(sweep, [*(overrides or []), *short]).relative_to(Path.cwd())
+    return apply_overrides(sweep, [*(overrides or []), *short]).resolve_paths(Path.cwd())

@@ -20,7 +20,7 @@ class Batch:
 
     ids: np.ndarray
     """`[contexts, tokens]`."""
-    special: np.ndarray
+    special_mask: np.ndarray
     """`[contexts, tokens]`, bool."""
     context_group: np.ndarray
     """`[contexts]`."""
@@ -44,13 +44,13 @@ class Contexts:
 
     ids: RaggedArrays
     """Per context its token ids, int32 `[tokens]`; of one length but for snippets."""
-    group: np.ndarray
+    context_group: np.ndarray
     """`[contexts]`, int64, nondecreasing from 0, none empty."""
-    kept: RaggedArrays
+    kept_positions: RaggedArrays
     """Per context the sorted positions kept for the k-NN cloud, int64."""
-    moments: RaggedArrays
+    moment_positions: RaggedArrays
     """Per context the sorted positions that enter the moments, int64."""
-    special: tuple[np.ndarray, ...]
+    special_masks: tuple[np.ndarray, ...]
     """Per context which of its tokens are special ones put around the text, bool `[tokens]`."""
     text_sha256: str | None
     """Of the text they are taken from: of enwik8 the cleaned one; null for random-uniform."""
@@ -62,7 +62,7 @@ class Contexts:
 
     @property
     def n_groups(self) -> int:
-        return int(self.group[-1]) + 1
+        return int(self.context_group[-1]) + 1
 
     @property
     def context_tokens(self) -> int:
@@ -75,11 +75,11 @@ class Contexts:
 
     @property
     def n_kept(self) -> int:
-        return sum(len(kept) for kept in self.kept)
+        return sum(len(kept) for kept in self.kept_positions)
 
     @property
     def moment_rows_per_group(self) -> list[int]:
-        rows = np.bincount(self.group, weights=[len(moments) for moments in self.moments])
+        rows = np.bincount(self.context_group, weights=[len(moments) for moments in self.moment_positions])
         return rows.astype(int).tolist()
 
     @cached_property
@@ -90,7 +90,7 @@ class Contexts:
             state.update(ids.astype("<i4").tobytes())
         return state.hexdigest()
 
-    def batches(self, batch_tokens: int) -> Iterator[Batch]:
+    def iter_batches(self, batch_tokens: int) -> Iterator[Batch]:
         """All contexts in order, at most `batch_tokens` tokens at once but at least one context.
 
         The rows of all batches, one after the other, do not depend on `batch_tokens`.
@@ -102,12 +102,12 @@ class Contexts:
                 yield self._batch(slice(numbers[at], numbers[at : at + size][-1] + 1))
 
     def _batch(self, part: slice) -> Batch:
-        ids, group = np.stack(self.ids[part]).astype(np.int64), self.group[part]
-        moment_context, moment_position = _flat(self.moments[part])
-        kept_context, kept_position = _flat(self.kept[part])
+        ids, group = np.stack(self.ids[part]).astype(np.int64), self.context_group[part]
+        moment_context, moment_position = _flat(self.moment_positions[part])
+        kept_context, kept_position = _flat(self.kept_positions[part])
         return Batch(
             ids=ids,
-            special=np.stack(self.special[part]),
+            special_mask=np.stack(self.special_masks[part]),
             context_group=group,
             moment_rows=moment_context * ids.shape[1] + moment_position,
             moment_group=group[moment_context],

@@ -15,7 +15,7 @@ from pipeline.corpora.token_draws import DrawRequest, draw_tokens
 from pipeline.spec import ALGORITHMS, ContextRecipe, Corpus, SnippetRecipe
 from pipeline.strict_model import digest_json
 
-_RAGGED = ("ids", "kept", "moments", "special")
+_RAGGED = ("ids", "kept_positions", "moment_positions", "special_masks")
 _NO_SAMPLING = {"name", "version", "dtype", "sink_multiple", "k", "authors_points", "mask_share", "surrogate"}
 
 
@@ -92,7 +92,7 @@ def _positions(contexts: int, tokens: int, count: int, choices: np.random.Genera
 
 def _to_npz(made: Contexts) -> bytes:
     strings = {"flags": np.array(made.flags, str), "text_sha256": np.array(made.text_sha256 or "")}
-    arrays = {"group": made.group, "digest": np.array(made.digest), **strings}
+    arrays = {"group": made.context_group, "digest": np.array(made.digest), **strings}
     for name in _RAGGED:
         parts = getattr(made, name)
         arrays |= {name: np.concatenate(parts), f"{name}_sizes": np.array([len(part) for part in parts])}
@@ -107,7 +107,7 @@ def _from_npz(path: Path) -> Contexts | None:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             ragged = {name: tuple(np.split(file[name], file[f"{name}_sizes"].cumsum()[:-1])) for name in _RAGGED}
             strings = {"text_sha256": str(file["text_sha256"]) or None, "flags": tuple(file["flags"].tolist())}
-            known = Contexts(**ragged, group=file["group"], **strings)
+            known = Contexts(**ragged, context_group=file["group"], **strings)
             return known if known.digest == str(file["digest"]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None

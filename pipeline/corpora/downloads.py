@@ -29,7 +29,7 @@ class OfficialText:
     sha256: str
 
     @property
-    def place(self) -> Path:
+    def download_path(self) -> Path:
         """Where its packed file is kept, and where a person may put it."""
         return cache.folder("downloads") / self.url.rpartition("/")[2]
 
@@ -48,13 +48,13 @@ def fetch_packed(official: OfficialText) -> Path:
         FetchError: it cannot be downloaded now.
         CorpusError: what came is not the text with the known sha256.
     """
-    if not official.place.exists():
+    if not official.download_path.exists():
         _download(official)
-    return official.place
+    return official.download_path
 
 
 def _download(official: OfficialText) -> None:
-    temporary = official.place.with_name(f".{official.place.name}.{uuid4().hex}")
+    temporary = official.download_path.with_name(f".{official.download_path.name}.{uuid4().hex}")
     try:
         with temporary.open("wb") as file:
             file.writelines(_received(official.url))
@@ -62,14 +62,14 @@ def _download(official: OfficialText) -> None:
             raise CorpusError(
                 f"{official.name} with sha256 {official.sha256}",
                 f"{official.url} gave a text with {found}",
-                f"Put the right file at {official.place}, or name your own: {official.name}:PATH",
+                f"Put the right file at {official.download_path}, or name your own: {official.name}:PATH",
             )
-        os.replace(temporary, official.place)
+        os.replace(temporary, official.download_path)
     except (OSError, http.client.HTTPException) as error:
         raise FetchError(
             f"{official.name} from {official.url}",
             f"cannot be downloaded ({getattr(error, 'reason', None) or error})",
-            f"Put the file at {official.place}, or name your own copy: {official.name}:PATH",
+            f"Put the file at {official.download_path}, or name your own copy: {official.name}:PATH",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,10 +17,10 @@ class Snippet(NamedTuple):
     """Token ids, int32 `[tokens]`, and which of them are special tokens put around the text, bool."""
 
     ids: np.ndarray
-    special: np.ndarray
+    special_mask: np.ndarray
 
-    def cut(self, tokens: int | None) -> "Snippet":
-        return Snippet(self.ids[:tokens], self.special[:tokens])
+    def truncate(self, tokens: int | None) -> "Snippet":
+        return Snippet(self.ids[:tokens], self.special_mask[:tokens])
 
 
 def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name: str) -> list[Snippet]:
@@ -50,16 +50,16 @@ def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerP
 
 def _tokens(text: str, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name: str) -> Snippet:
     if recipe.bos == "tokenizer":
-        ids, special = (np.array(part) for part in tokenizer.default(text))
+        ids, special = (np.array(part) for part in tokenizer.encode_with_special_tokens(text))
     else:
         special_tokens = get_special_tokens(recipe, tokenizer)
-        ids = special_tokens.around(np.array(tokenizer.encode(text)))
-        special = special_tokens.special(len(ids))
+        ids = special_tokens.wrap(np.array(tokenizer.encode(text)))
+        special = special_tokens.special_mask(len(ids))
     if not len(ids):
         raise CorpusError(
             f"a snippet of corpus {name}", f"no token in {text[:20]!r}...", "Use a corpus without long runs of blanks"
         )
-    return Snippet(ids.astype(np.int32), special.astype(bool)).cut(recipe.max_tokens)
+    return Snippet(ids.astype(np.int32), special.astype(bool)).truncate(recipe.max_tokens)
 
 
 def _firsts(data: np.ndarray) -> np.ndarray:

@@ -18,11 +18,11 @@ class TokenizerProtocol(Protocol):
         """Ids, and for each the index one past its last character; None where the tokenizer cannot tell."""
         ...
 
-    def default(self, text: str) -> tuple[list[int], list[bool]]:
+    def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:
         """Ids with the special tokens that the tokenizer itself puts around a text, and which of them these are."""
         ...
 
-    def plain_ids(self, vocab_size: int) -> np.ndarray:
+    def text_token_ids(self, vocab_size: int) -> np.ndarray:
         """Ids that stand for text: known, below `vocab_size`, not special, not added, not empty."""
         ...
 
@@ -43,12 +43,12 @@ class SpecialTokens:
     def __len__(self) -> int:
         return len(self.front) + len(self.back)
 
-    def special(self, tokens: int) -> np.ndarray:
+    def special_mask(self, tokens: int) -> np.ndarray:
         """Which positions of a context of so many tokens it takes, bool."""
         position = np.arange(tokens)
         return (position < len(self.front)) | (position >= tokens - len(self.back))
 
-    def around(self, body: np.ndarray) -> np.ndarray:
+    def wrap(self, body: np.ndarray) -> np.ndarray:
         """int32 ids `[..., tokens]` with the frame added to the last axis."""
         row = (*body.shape[:-1], 1)
         front, back = np.tile(np.array(self.front, np.int32), row), np.tile(np.array(self.back, np.int32), row)
@@ -67,7 +67,7 @@ def get_special_tokens(recipe: Recipe, tokenizer: TokenizerProtocol) -> SpecialT
         if tokenizer.bos_id is None:
             raise UsageError(f"bos: first in {recipe.label}", "the tokenizer has no such token", "Use bos: none")
         return SpecialTokens([tokenizer.bos_id], [])
-    bare, (whole, _) = tokenizer.encode("a"), tokenizer.default("a")
+    bare, (whole, _) = tokenizer.encode("a"), tokenizer.encode_with_special_tokens("a")
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
             return SpecialTokens(whole[:at], whole[at + len(bare) :])

@@ -32,7 +32,7 @@ class DrawnTokens(NamedTuple):
 
     ids: list[np.ndarray]
     """int32 `[tokens]`."""
-    special: list[np.ndarray]
+    special_masks: list[np.ndarray]
     """Which of them are special tokens put around the text, bool."""
     flags: tuple[str, ...]
 
@@ -41,14 +41,14 @@ def draw_tokens(asked: DrawRequest) -> DrawnTokens:
     """The contexts that the recipe takes from the corpus."""
     if isinstance(asked.recipe, SnippetRecipe) and not asked.corpus.kind.startswith("random"):
         found, shortened = _snippets(asked, asked.recipe)
-        ids, special = [snippet.ids for snippet in found], [snippet.special for snippet in found]
+        ids, special = [snippet.ids for snippet in found], [snippet.special_mask for snippet in found]
         wanted = asked.recipe.snippets
     else:
         shape = _context_layout(asked.recipe)
-        tokens = _allowed_length(shape.tokens, asked)
-        ids = list(_draw_equal_length(asked, shape._replace(tokens=tokens)))
-        special = [get_special_tokens(asked.recipe, asked.tokenizer).special(tokens)] * len(ids)
-        shortened, wanted = tokens < shape.tokens, shape.contexts
+        tokens = _allowed_length(shape.context_tokens, asked)
+        ids = list(_draw_equal_length(asked, shape._replace(context_tokens=tokens)))
+        special = [get_special_tokens(asked.recipe, asked.tokenizer).special_mask(tokens)] * len(ids)
+        shortened, wanted = tokens < shape.context_tokens, shape.n_contexts
     _require_ids_in_vocabulary(ids, asked)
     flags = {
         "shorter_context": shortened,
@@ -63,7 +63,7 @@ def _snippets(asked: DrawRequest, recipe: SnippetRecipe) -> tuple[list[Snippet],
     found = read_snippets(memmap_text(prepare_text_file(asked.corpus)), recipe, asked.tokenizer, asked.corpus.id)
     longest = max(len(snippet.ids) for snippet in found)
     tokens = _allowed_length(longest, asked)
-    return [snippet.cut(tokens) for snippet in found], tokens < longest
+    return [snippet.truncate(tokens) for snippet in found], tokens < longest
 
 
 def _context_layout(recipe: ContextRecipe | SnippetRecipe) -> ContextLayout:
@@ -91,20 +91,20 @@ def _allowed_length(tokens: int, asked: DrawRequest) -> int:
 def _draw_equal_length(asked: DrawRequest, shape: ContextLayout) -> np.ndarray:
     """Ids `[contexts, tokens]`, special tokens included."""
     special = get_special_tokens(asked.recipe, asked.tokenizer)
-    if len(special) >= shape.tokens:
+    if len(special) >= shape.context_tokens:
         raise UsageError(
-            f"contexts of {shape.tokens} tokens ({asked.recipe.label})",
+            f"contexts of {shape.context_tokens} tokens ({asked.recipe.label})",
             f"{len(special)} of them are special tokens",
             "Use longer contexts, or bos: none",
         )
-    body = shape._replace(tokens=shape.tokens - len(special))
+    body = shape._replace(context_tokens=shape.context_tokens - len(special))
     if asked.corpus.kind == "random-uniform":
-        size = (body.contexts, body.tokens)
-        return special.around(make_generator(body.seed, "uniform").choice(_plain_ids(asked), size))
+        size = (body.n_contexts, body.context_tokens)
+        return special.wrap(make_generator(body.seed, "uniform").choice(_plain_ids(asked), size))
     ids = read_window_ids(memmap_text(prepare_text_file(asked.corpus)), asked.tokenizer, body, asked.corpus.id)
     if asked.corpus.kind == "random-unigram":
         ids = _permuted(ids, _plain_ids(asked), make_generator(body.seed, "unigram"))
-    return special.around(ids)
+    return special.wrap(ids)
 
 
 def _permuted(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -> np.ndarray:
@@ -116,7 +116,7 @@ def _permuted(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) 
 
 
 def _plain_ids(asked: DrawRequest) -> np.ndarray:
-    if len(plain := asked.tokenizer.plain_ids(asked.vocab_size)):
+    if len(plain := asked.tokenizer.text_token_ids(asked.vocab_size)):
         return plain
     raise CorpusError(
         f"random tokens below {asked.vocab_size}",

@@ -26,8 +26,8 @@ class Window(NamedTuple):
 class ContextLayout(NamedTuple):
     """Contexts of equal length that a recipe asks for."""
 
-    contexts: int
-    tokens: int
+    n_contexts: int
+    context_tokens: int
     groups: int
     seed: int
     allow_smaller: bool
@@ -58,7 +58,7 @@ class WindowReader:
         self.data, self.tokenizer, self.tokens = data, tokenizer, tokens
         self._bytes_per_token = 4.0
 
-    def window(self, start: int) -> Window:
+    def read_window(self, start: int) -> Window:
         """The window that begins with the first whole character at or after byte `start`."""
         while start < len(self.data) and self.data[start] & 0xC0 == 0x80:
             start += 1
@@ -83,14 +83,14 @@ def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, shape: ContextL
     Where the text is too tight for that they aim at ever smaller shares of it (SPREADS). If even packing them without
     gaps does not do, what fits is returned, the last window maybe shorter.
     """
-    n = shape.contexts
+    n = shape.n_contexts
     targets = (np.arange(n) + make_generator(shape.seed, "offsets").random(n)) * (len(data) / n)
     packed: list[Window] = []
     for spread in SPREADS:
         packed = _place_windows(
-            WindowReader(data, tokenizer, shape.tokens), (targets * spread).astype(np.int64).tolist()
+            WindowReader(data, tokenizer, shape.context_tokens), (targets * spread).astype(np.int64).tolist()
         )
-        if len(packed) == n and len(packed[-1].ids) == shape.tokens:
+        if len(packed) == n and len(packed[-1].ids) == shape.context_tokens:
             break
     return packed
 
@@ -100,7 +100,7 @@ def _place_windows(reader: WindowReader, targets: list[int]) -> list[Window]:
     found: list[Window] = []
     with Progress("Tokenising", len(targets), "contexts") as progress:
         for target in targets:
-            found.append(reader.window(max(target, found[-1].end if found else 0)))
+            found.append(reader.read_window(max(target, found[-1].end if found else 0)))
             if len(found[-1].ids) < reader.tokens:
                 break
             progress.advance(1)

@@ -29,7 +29,7 @@ class PreparedDataset(NamedTuple):
     folder: Path
     version: str
     """`v-` and the head of the digest of its data: equal rows are one version, whenever they are read."""
-    written: int
+    files_written: int
     """Files that were not there, or other than they are now."""
 
 
@@ -45,7 +45,7 @@ def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licenc
     """
     _check_dataset_name(dataset)
     folder = output_paths.require_writable_folder(f"export of dataset {dataset} in", folder)
-    frames = {view: reader.frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
+    frames = {view: reader.query_frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
     if frames["layers"].is_empty():
         raise UsageError(f"export of lake {reader.uri}", "it has no rows", "Run a sweep first")
     files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _metadata_files(reader)

@@ -30,9 +30,11 @@ def encode_events(run: TrackerRun) -> bytes:
     """The file's bytes: a header, then one event per checkpoint."""
     data = BytesIO()
     writer = RecordWriter(data)
-    writer.write(Event(wall_time=run.points[0].measured.timestamp(), file_version="brain.Event:2").SerializeToString())
+    writer.write(
+        Event(wall_time=run.points[0].measured_at.timestamp(), file_version="brain.Event:2").SerializeToString()
+    )
     for point in run.points:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()]
-        event = Event(wall_time=point.measured.timestamp(), step=point.step, summary=Summary(value=values))
+        event = Event(wall_time=point.measured_at.timestamp(), step=point.step, summary=Summary(value=values))
         writer.write(event.SerializeToString(deterministic=True))
     return data.getvalue()

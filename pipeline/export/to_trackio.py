@@ -25,7 +25,7 @@ def write_run(run: TrackerRun, folder: Path) -> bool:
         run=run.name,
         metrics_list=[point.values for point in run.points],
         steps=[point.step for point in run.points],
-        timestamps=[point.measured.isoformat() for point in run.points],
-        config={**run.keys, "digest": run.digest},
+        timestamps=[point.measured_at.isoformat() for point in run.points],
+        config={**run.history_keys, "digest": run.digest},
     )
     return True

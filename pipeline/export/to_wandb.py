@@ -25,8 +25,8 @@ def write_run(run: TrackerRun, folder: Path) -> bool:
     settings = wandb.Settings(
         console="off", silent=True, disable_git=True, save_code=False, x_disable_stats=True, x_disable_meta=True
     )
-    names = {"project": PROJECT, "id": run.digest, "name": run.name, "group": run.keys["model"]}
-    with wandb.init(mode="offline", dir=aside, config=run.keys, settings=settings, **names) as writer:
+    names = {"project": PROJECT, "id": run.digest, "name": run.name, "group": run.history_keys["model"]}
+    with wandb.init(mode="offline", dir=aside, config=run.history_keys, settings=settings, **names) as writer:
         writer.define_metric("*", step_metric="checkpoint_step")
         for point in run.points:
             writer.log({**point.values, "checkpoint_step": point.step}, step=point.step)

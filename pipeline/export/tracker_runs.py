@@ -27,7 +27,7 @@ class TrackerPoint(NamedTuple):
 
     step: int
     """Of training: the x axis everywhere."""
-    measured: datetime
+    measured_at: datetime
     """When the lake got them, which stands for the wall clock: a replay tomorrow is the same replay."""
     values: dict[str, float]
     """By name, such as `anisotropy/layer_03`. What is null in the lake is left out."""
@@ -36,19 +36,19 @@ class TrackerPoint(NamedTuple):
 class TrackerRun(NamedTuple):
     name: str
     """The keys of the history that are not null, joined by slashes; a path that any file system takes."""
-    keys: dict[str, str]
+    history_keys: dict[str, str]
     points: tuple[TrackerPoint, ...]
 
     @property
     def digest(self) -> str:
         """Of all that is in it: equal runs are one."""
-        return digest_json([self.name, [[point.step, str(point.measured), point.values] for point in self.points]])
+        return digest_json([self.name, [[point.step, str(point.measured_at), point.values] for point in self.points]])
 
 
 def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:
     """Every run of the lake, by name. Labels without a step, or with one that cannot be believed, are in none."""
     columns = ", ".join((*HISTORY_COLUMNS, *_ROW_COLUMNS, *LAYER_METRICS, *STEP_METRICS))
-    frame = select_history_rows(disambiguate_corpora(reader.frame(f"SELECT {columns} FROM layers"))).sort(
+    frame = select_history_rows(disambiguate_corpora(reader.query_frame(f"SELECT {columns} FROM layers"))).sort(
         *HISTORY_COLUMNS, "step", "layer"
     )
     for part in frame.partition_by(*HISTORY_COLUMNS, maintain_order=True):

@@ -18,9 +18,9 @@ TRACKER_VIEW_COMMANDS = {
 
 
 class ReplayResult(NamedTuple):
-    written: int
-    unchanged: int
-    show: str
+    runs_written: int
+    runs_unchanged: int
+    view_command: str
     """The command that shows it."""
 
 
@@ -33,7 +33,7 @@ def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayR
         UsageError: the tracker is not installed, or the folder cannot be written.
     """
     try:
-        write = import_module(f"pipeline.export.to_{tracker}").write
+        write = import_module(f"pipeline.export.to_{tracker}").write_run
     except ModuleNotFoundError as error:
         found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
         raise UsageError(f"export to {tracker}", found, do) from error

@@ -20,29 +20,29 @@ class LayerMoments:
 
     dtype: torch.dtype
     """In which the rows arrived."""
-    groups: list[Moments]
+    group_moments: list[Moments]
     """Of all tokens, per group of contexts."""
-    ordinary: list[Moments]
+    group_moments_no_sink: list[Moments]
     """Likewise of the tokens that are no sinks."""
-    sinks: RowSums
+    sink_sums: RowSums
     """Of the tokens that open their context or whose norm exceeds `sink_multiple` pilot medians, all groups."""
-    norms: "NormStatistics"
+    norm_statistics: "NormStatistics"
     n_nonfinite: int
     """Rows left out of all sums."""
     pilot_norm: float
     """Median norm of the first rows; of those that are not zero where at least half are (padding)."""
     abs_max: float
-    directions: Float64[Tensor, " dim"]
+    direction_sum: Float64[Tensor, " dim"]
     """Sum of x / |x|."""
-    following: "LayerMoments | None" = None
+    next_layer: "LayerMoments | None" = None
     """The layer to which `cross` leads."""
-    cross: Float64[Tensor, "dim next"] | None = None
+    cross_scatter: Float64[Tensor, "dim next"] | None = None
     """Sum of y z^T, y this layer's shifted row and z the following layer's; rows that are not finite count as zero."""
 
     @property
-    def all(self) -> Moments:
+    def pooled_moments(self) -> Moments:
         """Of all tokens."""
-        return merge_moments(self.groups)
+        return merge_moments(self.group_moments)
 
 
 class NormStatistics:
@@ -108,9 +108,9 @@ class Accumulator:
         self._pilot, self._abs_max = torch.zeros(2, dtype=torch.float64, device=device)
         self._nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self._directions = torch.zeros_like(self._shift)
-        self._groups = [Moments.about(self._shift) for _ in range(n_groups)]
-        self._ordinary = [Moments.about(self._shift) for _ in range(n_groups)]
-        self._sinks = RowSums.about(self._shift)
+        self._groups = [Moments.empty(self._shift) for _ in range(n_groups)]
+        self._ordinary = [Moments.empty(self._shift) for _ in range(n_groups)]
+        self._sinks = RowSums.empty(self._shift)
         self._norms = NormStatistics(due, device)
 
     def add(
@@ -127,13 +127,13 @@ class Accumulator:
         some = finite & (finite.cumsum(0) <= PILOT_NORM_ROWS)
         weights = torch.stack([some.to(torch.float64), (1 / norms).masked_fill(norms == 0, 0)])
         opening, directions = weights @ x
-        self._open(opening, norms, some)
+        self._set_shift_and_pilot(opening, norms, some)
         self._nonfinite += (~finite).sum()
         self._norms.add(norms, finite)
         self._abs_max.copy_(torch.maximum(self._abs_max, largest.masked_fill(~finite, 0).max()))
         self._directions += directions
         y = x.addr_(finite.to(torch.float64), self._shift, alpha=-1)  # x - shift, or zero
-        self._split(y, finite, first | (norms > self._longest()), group)
+        self._split(y, finite, first | (norms > self._sink_threshold()), group)
         return y
 
     def result(self) -> LayerMoments:
@@ -141,34 +141,34 @@ class Accumulator:
         nonfinite, pilot, abs_max = torch.stack([self._nonfinite.double(), self._pilot, self._abs_max]).tolist()
         return LayerMoments(
             dtype=self._dtype,
-            groups=self._groups,
-            ordinary=self._ordinary,
-            sinks=self._sinks,
-            norms=self._norms,
+            group_moments=self._groups,
+            group_moments_no_sink=self._ordinary,
+            sink_sums=self._sinks,
+            norm_statistics=self._norms,
             n_nonfinite=int(nonfinite),
             pilot_norm=pilot,
             abs_max=abs_max,
-            directions=self._directions,
+            direction_sum=self._directions,
         )
 
-    def _open(self, opening: Tensor, norms: Tensor, some: Tensor) -> None:
+    def _set_shift_and_pilot(self, opening: Tensor, norms: Tensor, some: Tensor) -> None:
         """Set shift and pilot norm, in the first block that has `some` finite rows, `opening` being their sum."""
         mean = opening / some.sum().clamp_min(1)
         self._shift.copy_(torch.where(self._opened, self._shift, mean))
         self._pilot.copy_(torch.where(self._opened, self._pilot, _typical(norms, some)))
         self._opened |= some.any()
 
-    def _longest(self) -> Tensor:
+    def _sink_threshold(self) -> Tensor:
         """Norm above which a token is a sink."""
         return torch.where(self._pilot > 0, self._multiple * self._pilot, torch.inf)
 
     def _split(self, y: Tensor, finite: Tensor, sink: Tensor, group: int) -> None:
-        ordinary = Moments.of(y, finite & ~sink, self._shift)
-        sinks = Moments.of(y, finite & sink, self._shift)
+        ordinary = Moments.from_masked_rows(y, finite & ~sink, self._shift)
+        sinks = Moments.from_masked_rows(y, finite & sink, self._shift)
         for part in (ordinary, sinks):
-            self._groups[group].take_in(part)
-        self._ordinary[group].take_in(ordinary)
-        self._sinks.take_in(sinks)
+            self._groups[group].add_in_place(part)
+        self._ordinary[group].add_in_place(ordinary)
+        self._sinks.add_in_place(sinks)
 
 
 def _typical(norms: Float64[Tensor, " rows"], some: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:

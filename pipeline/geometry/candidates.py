@@ -44,7 +44,7 @@ measured).
 class Candidates(NamedTuple):
     """Of each query its `width` nearest points by approximate squared distance, in no particular order."""
 
-    squared: Float[Tensor, "rows width"]
+    squared_distances: Float[Tensor, "rows width"]
     """float32, or float64 for points in float64."""
     indices: Int[Tensor, "rows width"]
 

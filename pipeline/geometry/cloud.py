@@ -25,9 +25,9 @@ class PointCloud:
         self._points = torch.empty(capacity, dim, dtype=dtype, device=device)
         self._labels = torch.zeros(3, capacity, dtype=torch.int64)
         self._fill = 0
-        self.has_contexts = self.has_tokens = capacity > 0
+        self.has_context_ids = self.has_token_ids = capacity > 0
 
-    def put(
+    def append(
         self,
         rows: Float[Tensor, "rows dim"],
         context: RowIds | None = None,
@@ -46,8 +46,8 @@ class PointCloud:
         for labels, given in zip(self._labels, (context, token, group), strict=True):
             if given is not None:
                 labels[part] = torch.as_tensor(given)
-        self.has_contexts &= context is not None
-        self.has_tokens &= token is not None
+        self.has_context_ids &= context is not None
+        self.has_token_ids &= token is not None
         self._fill = part.stop
 
     def __len__(self) -> int:
@@ -58,15 +58,15 @@ class PointCloud:
         return self._points[: self._fill]
 
     @property
-    def context(self) -> Int[Tensor, " points"]:
+    def context_ids(self) -> Int[Tensor, " points"]:
         return self._label(0)
 
     @property
-    def token(self) -> Int[Tensor, " points"]:
+    def token_ids(self) -> Int[Tensor, " points"]:
         return self._label(1)
 
     @property
-    def group(self) -> Int[Tensor, " points"]:
+    def group_ids(self) -> Int[Tensor, " points"]:
         return self._label(2)
 
     def _label(self, row: int) -> Int[Tensor, " points"]:

@@ -28,7 +28,7 @@ def describe_layer(moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> 
     layer = Layer(moments, cloud, recipe)
     row: dict[str, object] = {}
     with torch.inference_mode():
-        for seconds in sorted({group.SECONDS for group in metric_groups()}):
+        for seconds in sorted({group.TIMING_COLUMN for group in metric_groups()}):
             started = time.perf_counter()
             row.update(_measure(layer, seconds))
             row[seconds] = time.perf_counter() - started
@@ -64,17 +64,17 @@ def describe(
     _, group = group.unique(return_inverse=True)
     order = group.sort(stable=True).indices
     stream = MomentStream([rows.shape[1]], group.bincount().tolist(), recipe.sink_multiple, device=rows.device)
-    stream.put(0, rows[order])
-    stream.step(first[order], group[order])
+    stream.add_states(0, rows[order])
+    stream.end_batch(first[order], group[order])
     cloud = PointCloud(len(rows), rows.shape[1], rows.dtype, rows.device)
-    cloud.put(rows, labels["contexts"], labels["token_ids"], group)
-    (moments,) = stream.close()
+    cloud.append(rows, labels["contexts"], labels["token_ids"], group)
+    (moments,) = stream.finish()
     return describe_layer(moments, cloud, recipe.model_copy(update={"authors_points": len(rows)}))
 
 
 def _measure(layer: Layer, seconds: str) -> MetricValues:
     """The metrics whose time counts towards one column."""
-    groups = (group for group in metric_groups() if seconds == group.SECONDS)
+    groups = (group for group in metric_groups() if seconds == group.TIMING_COLUMN)
     return {column: value for group in groups for column, value in group.measure(layer).items()}
 
 

@@ -14,9 +14,9 @@ _BITS = {8: torch.int64, 4: torch.int32, 2: torch.int16}
 class DistinctRows(NamedTuple):
     """The distinct rows of a cloud."""
 
-    kept: Int[Tensor, " kept"]
+    first_indices: Int[Tensor, " first_indices"]
     """Index of the first copy of each, ascending."""
-    copies: Int[Tensor, " kept"]
+    copies: Int[Tensor, " first_indices"]
     """How many rows equal it, itself among them."""
 
 

@@ -124,7 +124,7 @@ def _rung(points: Tensor, view: _View, rows: Tensor, k: int, propose: CandidateE
     nearest, indices = nearest[:, :k], indices[:, :k]
     sound = (candidates >= 0).all(1) & nearest.isfinite().all(1)
     if width < len(points) - 1 and propose is not direct_engine:
-        sound &= _certified(view, rows, found.squared.amax(1).to(torch.float64), nearest[:, -1])
+        sound &= _certified(view, rows, found.squared_distances.amax(1).to(torch.float64), nearest[:, -1])
     return NeighborLists(nearest, indices, sound)
 
 
@@ -132,7 +132,7 @@ def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
     """One candidate less per row: the query itself, or the farthest where cancellation hid the query."""
     drop = found.indices == rows[:, None]
     absent = (~drop.any(1)).nonzero().flatten()
-    drop[absent, found.squared[absent].argmax(1)] = True
+    drop[absent, found.squared_distances[absent].argmax(1)] = True
     return found.indices[~drop].view(len(rows), -1)
 
 

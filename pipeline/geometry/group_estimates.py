@@ -21,10 +21,10 @@ def usable_group_radii(layer: Layer) -> list[Radii]:
     Groups with fewer than 100 points, or with r1 = r2 at every point, are left out (flags `group_too_small`, or
     `too_few_points` where no group has 100, and `tied_distances`); those with fewer than 500 count (`few_points`).
     """
-    enough = [g.radii for g in layer.graphs if len(g.radii) >= MIN_POINTS]
+    enough = [g.radii for g in layer.dimension_graphs if len(g.radii) >= MIN_POINTS]
     if not enough:
         layer.flags.add("too_few_points")
-    elif len(enough) < len(layer.graphs):
+    elif len(enough) < len(layer.dimension_graphs):
         layer.flags.add("group_too_small")
     if any(len(r) < FEW_POINTS for r in enough):
         layer.flags.add("few_points")

@@ -26,17 +26,17 @@ class Layer:
         self.flags: set[str] = set()
 
     @cached_property
-    def all(self) -> Moments:
+    def pooled_moments(self) -> Moments:
         """Moments of all tokens."""
-        return self.moments.all
+        return self.moments.pooled_moments
 
     @cached_property
     def varies(self) -> bool:
         """Whether tokens differ by more than the rounding of a float64 mean; if not, the layer is constant."""
-        if self.all.count < 2:
+        if self.pooled_moments.count < 2:
             self.flags.add("too_few_tokens")
             return False
-        if not self.is_spread(self.all):
+        if not self.is_spread(self.pooled_moments):
             self.flags.add("constant_layer")
             return False
         return True
@@ -50,12 +50,12 @@ class Layer:
         """
         if some.count < 2:
             return False
-        cancellation = 2.0**-40 if product_dtype(some.total.device) == torch.float64 else 2.0**-14
+        cancellation = 2.0**-40 if product_dtype(some.shifted_sum.device) == torch.float64 else 2.0**-14
         rounding = 2.0**-96 * float(self.second_moment.trace())
         rounding += cancellation * float(some.scatter.trace()) / some.count
         return float(some.covariance().trace()) > rounding
 
-    def floor(self, largest: float) -> float:
+    def eigenvalue_floor(self, largest: float) -> float:
         """Eigenvalues below this are noise, `largest` being the first of their kind.
 
         The larger of `dim * 2^-52 * largest` (what a float64 decomposition resolves; `2^-20 * largest` where products
@@ -68,45 +68,45 @@ class Layer:
 
     @cached_property
     def covariance(self) -> Float64[Tensor, "dim dim"]:
-        return self.all.covariance()
+        return self.pooled_moments.covariance()
 
     @cached_property
     def second_moment(self) -> Float64[Tensor, "dim dim"]:
-        return self.all.second_moment()
+        return self.pooled_moments.second_moment()
 
     @cached_property
-    def centered(self) -> EigenDecomposition:
+    def covariance_eigen(self) -> EigenDecomposition:
         """Of the covariance; with vectors where a linear map is to be fitted."""
-        return eigendecompose(self.covariance, vectors=self.moments.following is not None)
+        return eigendecompose(self.covariance, vectors=self.moments.next_layer is not None)
 
     @cached_property
-    def uncentered(self) -> EigenDecomposition:
+    def second_moment_eigen(self) -> EigenDecomposition:
         """Of the second moment."""
         return eigendecompose(self.second_moment)
 
     @cached_property
-    def members(self) -> list[Int[Tensor, " _members"]]:
+    def group_members(self) -> list[Int[Tensor, " _members"]]:
         """Per group the indices of its points in the cloud."""
-        groups = range(int(self.cloud.group.max()) + 1) if len(self.cloud) else ()
-        return [(self.cloud.group == g).nonzero().flatten() for g in groups]
+        groups = range(int(self.cloud.group_ids.max()) + 1) if len(self.cloud) else ()
+        return [(self.cloud.group_ids == g).nonzero().flatten() for g in groups]
 
     @cached_property
-    def exact_graphs(self) -> list[NeighborGraph]:
+    def deduplicated_graphs(self) -> list[NeighborGraph]:
         """Per group the graph of its distinct points, with 2k neighbours: GRIDE at scale k needs the 2k-th."""
         k, seed = 2 * self.recipe.k, self.recipe.seed
-        return [build_exact_graph(self.cloud.points[members], k, seed) for members in self.members]
+        return [build_exact_graph(self.cloud.points[members], k, seed) for members in self.group_members]
 
     @cached_property
-    def graphs(self) -> list[NeighborGraph]:
+    def dimension_graphs(self) -> list[NeighborGraph]:
         """Per group the graph on which dimension is measured: near-duplicates are gone too."""
-        return [drop_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.exact_graphs]
+        return [drop_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.deduplicated_graphs]
 
     @cached_property
     def authors_graph(self) -> NeighborGraph:
         """Of the first `authors_points` points, near-duplicates kept; the first group's where that is the same."""
         first = torch.arange(min(self.recipe.authors_points, len(self.cloud)), device=self.cloud.points.device)
-        if self.members and torch.equal(first, self.members[0]):
-            return self.exact_graphs[0]
+        if self.group_members and torch.equal(first, self.group_members[0]):
+            return self.deduplicated_graphs[0]
         return build_exact_graph(self.cloud.points[first], AUTHORS_NEIGHBORS, self.recipe.seed)
 
 

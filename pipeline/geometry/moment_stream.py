@@ -52,14 +52,14 @@ class MomentStream:
         self._cross: list[Tensor | None] = []
         product_dtype(device)  # may time the device, which must not happen between batches
 
-    def put(self, layer: int, rows: Float[Tensor, "rows dim"]) -> None:
+    def add_states(self, layer: int, rows: Float[Tensor, "rows dim"]) -> None:
         """Hand over rows of one layer, in token order, in one or more parts; they are kept until `step`, not copied.
 
         Before each `step` every layer must get the same tokens.
         """
         self._batch[layer].append(rows.detach())
 
-    def step(self, first: Bool[Tensor, " rows"], group: Int[Tensor, " rows"]) -> None:
+    def end_batch(self, first: Bool[Tensor, " rows"], group: Int[Tensor, " rows"]) -> None:
         """End a batch: `first` marks the rows that open their context, `group` counts from 0.
 
         Raises:
@@ -77,7 +77,7 @@ class MomentStream:
             self._take(batch, first, start, stop)
         self._batch = [[] for _ in self._widths]
 
-    def close(self) -> list[LayerMoments]:
+    def finish(self) -> list[LayerMoments]:
         """Fold what is left and return the layers in order.
 
         Raises:
@@ -88,7 +88,7 @@ class MomentStream:
             raise ValueError(f"rows per group still due when the stream was closed: {self._due}")
         layers = [layer.result() for layer in self._layers]
         for layer, target, cross in zip(layers, self._following, self._cross, strict=True):
-            layer.following, layer.cross = None if target is None else layers[target], cross
+            layer.next_layer, layer.cross_scatter = None if target is None else layers[target], cross
         return layers
 
     def _prepare(self, batch: list[Tensor]) -> None:

@@ -19,36 +19,36 @@ class RowSums:
     """Sums over rows y = x - shift, accumulated in float64."""
 
     shift: Float64[Tensor, " dim"]
-    n: Int64[Tensor, ""]
+    count_tensor: Int64[Tensor, ""]
     """Number of rows, on the device: how many are chosen is not known on the host."""
-    total: Float64[Tensor, " dim"]
+    shifted_sum: Float64[Tensor, " dim"]
     """sum of y"""
-    square: Float64[Tensor, ""]
+    square_sum: Float64[Tensor, ""]
     """sum of |y|^2"""
 
     @classmethod
-    def about(cls, shift: Float[Tensor, " dim"]) -> "RowSums":
+    def empty(cls, shift: Float[Tensor, " dim"]) -> "RowSums":
         """No rows yet. The shift is not copied: sums of no rows follow it when it is set."""
         shift = shift.to(torch.float64)
         return cls(shift, shift.new_zeros((), dtype=torch.int64), torch.zeros_like(shift), shift.new_zeros(()))
 
-    def take_in(self, other: "RowSums") -> None:
+    def add_in_place(self, other: "RowSums") -> None:
         """Add the rows of `other`, in place; its shift must be the same."""
         for field in fields(self)[1:]:
             getattr(self, field.name).add_(getattr(other, field.name))
 
     @property
     def count(self) -> int:
-        return int(self.n)
+        return int(self.count_tensor)
 
     @property
     def mean(self) -> Float64[Tensor, " dim"]:
-        return self.shift + self.total / self.n
+        return self.shift + self.shifted_sum / self.count_tensor
 
-    def deviation(self, center: Float64[Tensor, " dim"]) -> float:
+    def squared_deviation(self, center: Float64[Tensor, " dim"]) -> float:
         """Sum of |x - center|^2."""
         away = center - self.shift
-        return float(self.square - 2 * away @ self.total + self.n * (away @ away))
+        return float(self.square_sum - 2 * away @ self.shifted_sum + self.count_tensor * (away @ away))
 
 
 @dataclass
@@ -62,19 +62,23 @@ class Moments(RowSums):
 
     scatter: Float64[Tensor, "dim dim"]
     """sum of y y^T"""
-    third: Float64[Tensor, " dim"]
+    cubic_sum: Float64[Tensor, " dim"]
     """sum of |y|^2 y"""
-    fourth: Float64[Tensor, ""]
+    quartic_sum: Float64[Tensor, ""]
     """sum of |y|^4"""
 
     @classmethod
-    def about(cls, shift: Float[Tensor, " dim"]) -> "Moments":
-        sums, dim = RowSums.about(shift), len(shift)
-        more = sums.total.new_zeros(dim, dim), torch.zeros_like(sums.total), torch.zeros_like(sums.square)
-        return cls(sums.shift, sums.n, sums.total, sums.square, *more)
+    def empty(cls, shift: Float[Tensor, " dim"]) -> "Moments":
+        sums, dim = RowSums.empty(shift), len(shift)
+        more = (
+            sums.shifted_sum.new_zeros(dim, dim),
+            torch.zeros_like(sums.shifted_sum),
+            torch.zeros_like(sums.square_sum),
+        )
+        return cls(sums.shift, sums.count_tensor, sums.shifted_sum, sums.square_sum, *more)
 
     @classmethod
-    def of(
+    def from_masked_rows(
         cls, y: Float64[Tensor, "rows dim"], mask: Bool[Tensor, " rows"], shift: Float64[Tensor, " dim"]
     ) -> "Moments":
         """Of the rows that `mask` picks out of a block of shifted ones."""
@@ -83,10 +87,10 @@ class Moments(RowSums):
         total, third = torch.stack([torch.ones_like(length), length]) @ y
         return cls(shift, mask.sum(), total, length.sum(), gram(y), third, length.square().sum())
 
-    def add(self, rows: Float[Tensor, "rows dim"]) -> None:
+    def add_rows(self, rows: Float[Tensor, "rows dim"]) -> None:
         """Add a block of rows, all finite."""
         every = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        self.take_in(Moments.of(rows.to(torch.float64) - self.shift, every, self.shift))
+        self.add_in_place(Moments.from_masked_rows(rows.to(torch.float64) - self.shift, every, self.shift))
 
     def __add__(self, other: "Moments") -> "Moments":
         """The moments of both sets of rows; both must be about the same shift."""
@@ -97,12 +101,14 @@ class Moments(RowSums):
 
     def covariance(self) -> Float64[Tensor, "dim dim"]:
         """Centered, divided by n - 1; needs two rows."""
-        return (self.scatter - torch.outer(self.total, self.total) / self.n) / (self.n - 1)
+        return (self.scatter - torch.outer(self.shifted_sum, self.shifted_sum) / self.count_tensor) / (
+            self.count_tensor - 1
+        )
 
     def second_moment(self) -> Float64[Tensor, "dim dim"]:
         """Mean of x x^T, uncentered."""
-        cross = torch.outer(self.shift, self.total)
-        return (self.scatter + cross + cross.T) / self.n + torch.outer(self.shift, self.shift)
+        cross = torch.outer(self.shift, self.shifted_sum)
+        return (self.scatter + cross + cross.T) / self.count_tensor + torch.outer(self.shift, self.shift)
 
 
 def transposed_matmul(

@@ -20,9 +20,9 @@ NEAR_DUPLICATE_ROUNDINGS = 32
 class NeighborGraph:
     """The k nearest neighbours of every kept point; k is smaller where there are too few points."""
 
-    kept: Int[Tensor, " kept"]
+    point_indices: Int[Tensor, " point_indices"]
     """Index of each kept point in the cloud, ascending."""
-    copies: Int[Tensor, " kept"]
+    copies: Int[Tensor, " point_indices"]
     """How many points of the cloud are exactly equal to it, itself among them."""
     points: Float[Tensor, "kept dim"]
     """The kept points, float32 or float64."""
@@ -30,9 +30,9 @@ class NeighborGraph:
     """Nearest first."""
     indices: Int[Tensor, "kept k"]
     """Of the neighbours among the kept points; ties by index."""
-    resolved: Bool[Tensor, " kept"]
+    resolved: Bool[Tensor, " point_indices"]
     """False where exact neighbours could not be certified; estimators leave such rows out."""
-    unit: float
+    rounding_unit: float
     """Rounding unit of the dtype in which the cloud came."""
     n_nonfinite: int
     n_duplicates: int
@@ -48,9 +48,9 @@ class NeighborGraph:
         return self.distances[self.resolved]
 
     @property
-    def noise(self) -> Float64[Tensor, " kept"]:
+    def rounding_noise(self) -> Float64[Tensor, " point_indices"]:
         """By how much rounding of the activations may have moved each point: unit * |x|."""
-        return self.unit * torch.linalg.vector_norm(self.points, dim=1, dtype=torch.float64)
+        return self.rounding_unit * torch.linalg.vector_norm(self.points, dim=1, dtype=torch.float64)
 
 
 def build_exact_graph(
@@ -75,7 +75,7 @@ def build_exact_graph(
         copies,
         values,
         *lists,
-        unit=UNIT_ROUNDOFF[points.dtype],
+        rounding_unit=UNIT_ROUNDOFF[points.dtype],
         n_nonfinite=len(points) - len(finite),
         n_duplicates=len(finite) - len(kept),
     )
@@ -89,8 +89,10 @@ def drop_near_duplicates(
     Two points are one where r <= min(32 u |x|, 0.02 median r1); the second bound keeps a low-precision layer with a
     large offset from losing real neighbours. Lists that held a removed point are searched again.
     """
-    while len(graph.kept) > 1:
-        threshold = torch.minimum(NEAR_DUPLICATE_ROUNDINGS * graph.noise, 0.02 * graph.distances[:, 0].median())
+    while len(graph.point_indices) > 1:
+        threshold = torch.minimum(
+            NEAR_DUPLICATE_ROUNDINGS * graph.rounding_noise, 0.02 * graph.distances[:, 0].median()
+        )
         row, column = (graph.distances <= threshold[:, None]).nonzero(as_tuple=True)
         if not len(row):
             break
@@ -113,7 +115,7 @@ def _restrict(
     distances[hurt], indices[hurt], resolved[hurt] = again
     return replace(
         graph,
-        kept=graph.kept[keep],
+        point_indices=graph.point_indices[keep],
         copies=graph.copies[keep],
         points=points,
         distances=distances,

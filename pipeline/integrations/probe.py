@@ -100,8 +100,8 @@ def _evaluating(module: PreTrainedModel) -> Iterator[None]:
 def _read_layer(layer: int, hidden: Float[Tensor, "tokens dim"], rows: Int[Tensor, " points"]) -> LayerReading:
     if not bool(hidden.isfinite().all()):
         return LayerReading(layer, None, None, None)
-    moments = Moments.about(hidden.double().mean(0))
-    moments.add(hidden)
+    moments = Moments.empty(hidden.double().mean(0))
+    moments.add_rows(hidden)
     spread = float(moments.covariance().trace())
     if not 0 < spread < float("inf"):
         return LayerReading(layer, None, None, None)

@@ -35,7 +35,7 @@ class TrainerCallback(Base):
     def __init__(
         self, ids: Int[Tensor, "contexts tokens"] | None = None, points: int = 1024, share: float = MAX_TIME_SHARE
     ):
-        self.last: Reading | None = None
+        self.last_reading: Reading | None = None
         self.spent_s = 0.0
         self._probe = None if ids is None else Probe(ids, points)
         self._share, self._cost_s = share, 0.0
@@ -71,12 +71,12 @@ class TrainerCallback(Base):
     def _read(self, model: PreTrainedModel, step: int, file: Path) -> None:
         assert self._probe is not None
         started = time.perf_counter()
-        self.last = self._probe.read(model)
+        self.last_reading = self._probe.read(model)
         self._cost_s = time.perf_counter() - started
         self.spent_s += self._cost_s
-        layers = [shape._asdict() for shape in self.last.layers]
+        layers = [shape._asdict() for shape in self.last_reading.layers]
         with file.open("a") as lines:
-            lines.write(json.dumps({"step": step, "loss": self.last.loss, "layers": layers}) + "\n")
+            lines.write(json.dumps({"step": step, "loss": self.last_reading.loss, "layers": layers}) + "\n")
 
 
 def _request_measurement(folder: Path, name: str) -> None:

@@ -46,7 +46,7 @@ def load_cell_index(lake: Lake, files: Mapping[str, str] | None = None) -> CellI
     Raises:
         LakeError: a file that cannot be read, or that holds other rows than those of its cell.
     """
-    files = lake.cells() if files is None else files
+    files = lake.cell_files() if files is None else files
     snapshot = latest_snapshot(lake.store)
     held = snapshot and _load_snapshot_index(lake.store, snapshot)
     return _merge_index(lake.store, files, held) if held else index_cell_files(lake.store, files)
@@ -77,11 +77,11 @@ def _raise_unreadable(store: Store, files: Mapping[str, str], cell_ids: Iterable
 
 def _load_snapshot_index(store: Store, snapshot: Snapshot) -> CellIndex | None:
     """What the snapshot holds; None where a column of today is not in it."""
-    row_key, cell_key = snapshot.file(ROW_FILE), snapshot.file(CELL_FILE)
+    row_key, cell_key = snapshot.file_key(ROW_FILE), snapshot.file_key(CELL_FILE)
     data = store.get(cell_key)
     if bytes_digest(data) != snapshot.digests.get(CELL_FILE):
         raise damaged_snapshot_error(store, cell_key, "changed since it was written")
-    sources = store.sources([row_key])
+    sources = store.paths_or_bytes([row_key])
     try:
         cells, columns = pl.read_parquet(BytesIO(data)), pl.scan_parquet(list(sources)).collect_schema()  # type: ignore[arg-type]
     except PARQUET_READ_ERRORS as error:

@@ -15,7 +15,10 @@ def collect_garbage(lake: Lake, grace: timedelta = GRACE, *, dry_run: bool = Tru
     A reader that was opened longer than `grace` ago may find its snapshot gone. Cells, labels, attempts, tombstones,
     recipes and runs are never touched.
     """
-    keys = [*lake.store.leftovers(grace.total_seconds()), *superseded_snapshot_keys(lake.store, utc_now() - grace)]
+    keys = [
+        *lake.store.list_stale_staging(grace.total_seconds()),
+        *superseded_snapshot_keys(lake.store, utc_now() - grace),
+    ]
     if not dry_run:
         for key in keys:
             lake.store.delete(key)

@@ -30,7 +30,7 @@ class LabelRecords:
         self._store = store
         self._read: LabelsByFile | None = None
 
-    def all(self) -> list[Label]:
+    def read_all(self) -> list[Label]:
         """Every record, those of one file together.
 
         Raises:
@@ -38,9 +38,9 @@ class LabelRecords:
         """
         return [label for labels in self._files().values() for label in labels]
 
-    def record(self, checkpoints: Iterable[Checkpoint]) -> int:
+    def write_changed(self, checkpoints: Iterable[Checkpoint]) -> int:
         """Write, in one file, a record per label whose newest record does not already say the same; says how many."""
-        newest = {label.name: label for label in sorted(self.all(), key=lambda label: label.seen_at)}
+        newest = {label.name: label for label in sorted(self.read_all(), key=lambda label: label.seen_at)}
         fresh = list(_changed_labels(checkpoints, newest))
         if fresh:
             data = encode_labels(fresh)
@@ -48,7 +48,7 @@ class LabelRecords:
             self._store.put_new(f"{LABELS_PREFIX}/{stamp:{TIMESTAMP_FORMAT}}-{manifest.bytes_digest(data)}.json", data)
         return len(fresh)
 
-    def bundle(self) -> bytes:
+    def encode_bundle(self) -> bytes:
         """The records of every file, for the snapshot."""
         return LABEL_BUNDLE_ADAPTER.dump_json(self._files())
 
@@ -56,14 +56,14 @@ class LabelRecords:
         known = self._bundled() if self._read is None else self._read
         keys = [key for form in (V1_LABELS_PREFIX, LABELS_PREFIX) for key, _ in list_parsed(self._store, form)]
         loose = [key for key in keys if key not in known]
-        read = dict(zip(loose, map(self._records, loose, self._store.sources(loose)), strict=True))
+        read = dict(zip(loose, map(self._records, loose, self._store.paths_or_bytes(loose)), strict=True))
         self._read = {key: known[key] if key in known else read[key] for key in keys}
         return self._read
 
     def _bundled(self) -> LabelsByFile:
         if (snapshot := manifest.latest_snapshot(self._store)) is None:
             return {}
-        key = snapshot.file(manifest.LABEL_FILE)
+        key = snapshot.file_key(manifest.LABEL_FILE)
         data = self._store.get(key)
         if manifest.bytes_digest(data) != snapshot.digests.get(manifest.LABEL_FILE):
             raise manifest.damaged_snapshot_error(self._store, key, "changed since it was written")
@@ -98,9 +98,9 @@ def encode_labels(labels: list[Label]) -> bytes:
 def _changed_labels(checkpoints: Iterable[Checkpoint], newest: dict[str, Label]) -> Iterator[Label]:
     """What is to be written down, and becomes the newest record of its label at once."""
     for checkpoint in checkpoints:
-        label = Label.of(checkpoint, utc_now())
+        label = Label.from_checkpoint(checkpoint, utc_now())
         if known := newest.get(label.name):
-            if known.said == label.said:
+            if known.digest_without_time == label.digest_without_time:
                 continue
             # A record must come after the one it corrects, even where this machine's clock is behind.
             after = known.seen_at + timedelta(microseconds=1)

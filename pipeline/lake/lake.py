@@ -61,7 +61,7 @@ class Lake:
 
     # cells
 
-    def cells(self) -> dict[str, str]:
+    def cell_files(self) -> dict[str, str]:
         """Key of the file of each committed cell, by cell id; by listing alone.
 
         Two labels of equal content under two models may, in a race of two runs, have left one file each:
@@ -72,9 +72,9 @@ class Lake:
             files.setdefault(name["cell"], key)
         return files
 
-    def committed(self) -> set[str]:
+    def committed_cell_ids(self) -> set[str]:
         """Ids of the committed cells, of all models: equal content under another name is committed too."""
-        return set(self.cells())
+        return set(self.cell_files())
 
     def commit(self, cell_id: str, model_key: str, table: "pa.Table") -> bool:
         """Write a cell's rows once. False: another writer was first, which is as good."""
@@ -90,13 +90,13 @@ class Lake:
         if self.store.put_new(COLUMNS_KEY, read_csv_bytes()):
             return
         if len(self.store.get(COLUMNS_KEY).splitlines()) < len(all_columns()) + 1:
-            self.store.put_pointer(COLUMNS_KEY, read_csv_bytes())
+            self.store.put_or_replace(COLUMNS_KEY, read_csv_bytes())
 
     # labels
 
     def record_labels(self, checkpoints: Iterable[Checkpoint]) -> int:
         """Write a record per label whose newest record does not already say the same, all in one file; how many."""
-        return self._labels.record(checkpoints)
+        return self._labels.write_changed(checkpoints)
 
     def labels(self) -> list[ResolvedLabel]:
         """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded.
@@ -104,11 +104,11 @@ class Lake:
         Labels of a renamed repo have its new name.
         """
         now = {audit.formerly: audit.model for audit in self.audits() if audit.formerly}
-        return resolve_labels(_renamed(label, now) for label in self._labels.all())
+        return resolve_labels(_renamed(label, now) for label in self._labels.read_all())
 
-    def bundled_labels(self) -> bytes:
+    def encode_label_bundle(self) -> bytes:
         """Every label record as the snapshot keeps them."""
-        return self._labels.bundle()
+        return self._labels.encode_bundle()
 
     # audits
 
@@ -116,10 +116,10 @@ class Lake:
         """Keep an audit unless the newest of its model says the same."""
         model = digest_json(audit.model, bits=64)
         newest = self._newest_audits().get(model)
-        if newest and newest[1]["said"] == audit.said:
+        if newest and newest[1]["said"] == audit.digest_without_time:
             return False
         return self.store.put_new(
-            f"{AUDITS_PREFIX}/{model}-{audit.seen_at:{TIMESTAMP_FORMAT}}-{audit.said}.json", _json(audit)
+            f"{AUDITS_PREFIX}/{model}-{audit.seen_at:{TIMESTAMP_FORMAT}}-{audit.digest_without_time}.json", _json(audit)
         )
 
     def audits(self) -> list[Audit]:
@@ -160,7 +160,7 @@ class Lake:
         name = f"{failure.cell_id}.{failure.error_class}.{uuid4().hex[:8]}.json"
         self.store.put_new(f"{ATTEMPTS_PREFIX}/{name}", _json(failure))
 
-    def attempts(self) -> dict[str, Counter[str]]:
+    def failure_counts(self) -> dict[str, Counter[str]]:
         """How often each cell failed, by class; by listing alone."""
         strikes: dict[str, Counter[str]] = {}
         for _, name in list_parsed(self.store, ATTEMPTS_PREFIX):
@@ -174,10 +174,10 @@ class Lake:
 
     def quarantine(self, record: Tombstone | Failure) -> None:
         """Hide a committed cell, or stop trying one after its last failure."""
-        tombstone = Tombstone.of(record) if isinstance(record, Failure) else record
-        self.store.put_pointer(f"{QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
+        tombstone = Tombstone.from_failure(record) if isinstance(record, Failure) else record
+        self.store.put_or_replace(f"{QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
 
-    def quarantined(self) -> set[str]:
+    def quarantined_cell_ids(self) -> set[str]:
         """Ids of the cells with a tombstone; by listing alone."""
         return {name["cell"] for _, name in list_parsed(self.store, QUARANTINE_PREFIX)}
 
@@ -190,30 +190,30 @@ class Lake:
 
     # runs
 
-    def write_plan(self, run_id: str, plan: Mapping[str, Any]) -> None:
+    def begin_run(self, run_id: str, plan: Mapping[str, Any]) -> None:
         """Open a run: write its plan, and clear away what killed writers left."""
-        self.store.tidy()
+        self.store.remove_stale_staging()
         self.store.put_new(f"{RUNS_PREFIX}/{run_id}/plan.json", json.dumps(plan).encode())
 
     def heartbeat(self, run_id: str, progress: Mapping[str, Any]) -> None:
         """Replace the run's progress; `run_id` and `when` are added."""
         record = {**progress, "run_id": run_id, "when": utc_now().isoformat()}
-        self.store.put_pointer(f"{RUNS_PREFIX}/{run_id}/progress.json", json.dumps(record).encode())
+        self.store.put_or_replace(f"{RUNS_PREFIX}/{run_id}/progress.json", json.dumps(record).encode())
 
     def runs(self) -> list[dict[str, Any]]:
         """The last progress of every run, oldest heartbeat first."""
-        return sorted((json.loads(self.store.get(key)) for key in self._progress()), key=lambda run: run["when"])
+        return sorted((json.loads(self.store.get(key)) for key in self._progress_keys()), key=lambda run: run["when"])
 
-    def under_way(self, within_s: float) -> list[str]:
+    def active_runs(self, within_s: float) -> list[str]:
         """Ids of the runs, of the last few begun, that have said something so lately and not that they have ended."""
         since, found = utc_now() - timedelta(seconds=within_s), []
-        for key in self._progress()[-MAX_RECENT_RUNS:]:
+        for key in self._progress_keys()[-MAX_RECENT_RUNS:]:
             with suppress(LakeError, ValueError, KeyError):  # what cannot be read keeps nobody from working
                 run = json.loads(self.store.get(key))
                 found += [run["run_id"]] if not run["ended"] and datetime.fromisoformat(run["when"]) > since else []
         return found
 
-    def _progress(self) -> list[str]:
+    def _progress_keys(self) -> list[str]:
         """Keys, in the order in which the runs began."""
         return sorted(key for key in self.store.list(RUNS_PREFIX) if key.endswith("/progress.json"))
 

@@ -37,14 +37,14 @@ class LocalStore(Store):
         with self._reading(key):
             return self.path(key).exists()
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create_if_absent(self, key: str, data: bytes) -> bool:
         target = self.path(key)
         with self._writing(key), self._staged(data) as staged:
             created = self._link_new(staged, target)
             _sync(target.parent)
         return created
 
-    def put_pointer(self, key: str, data: bytes) -> None:
+    def put_or_replace(self, key: str, data: bytes) -> None:
         target = self.path(key)
         with self._writing(key), self._staged(data) as staged:
             os.replace(staged, target)
@@ -54,7 +54,7 @@ class LocalStore(Store):
         with self._reading(key):
             return self.path(key).read_bytes()
 
-    def sources(self, keys: Iterable[str]) -> Sequence[Path]:
+    def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[Path]:
         return [self.path(key) for key in keys]
 
     def list(self, prefix: str) -> Keys:
@@ -71,7 +71,7 @@ class LocalStore(Store):
             _sync(target.parent)
         return True
 
-    def leftovers(self, age_s: float) -> Keys:
+    def list_stale_staging(self, age_s: float) -> Keys:
         found, horizon = [], time.time() - age_s
         for path in sorted((self.root / STAGING).glob("*")):
             with suppress(FileNotFoundError):  # its writer has just finished, or another run tidies too

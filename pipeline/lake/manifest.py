@@ -35,7 +35,7 @@ class Snapshot(StrictModel):
     columns: tuple[str, ...] = ()
     """Of its rows; none where it was written before this was noted."""
 
-    def file(self, name: str) -> str:
+    def file_key(self, name: str) -> str:
         """The key of a file of it."""
         return f"{self.key}/{name}"
 

@@ -43,26 +43,26 @@ class ObjectStore(Store):
             found = "no bucket" if not place.netloc else "more than a bucket and a prefix"
             do = "Give SCHEME://BUCKET/PREFIX; keys and endpoints belong into the environment"
             raise UsageError(f"lake {place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}", found, do)
-        with self._asking("open"):
+        with self._as_lake_error("open"):
             options = CLIENT_OPTIONS | {
                 "allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"
             }  # else given options hide it
             self._objects = from_url(self.uri, client_options=options, retry_config=RETRY)  # type: ignore[arg-type]
 
     def exists(self) -> bool:
-        with self._asking("list"):
+        with self._as_lake_error("list"):
             return any(self._objects.list(chunk_size=1))
 
     def has(self, key: str) -> bool:
-        with self._asking(f"read {_key(key)} of"):
+        with self._as_lake_error(f"read {_key(key)} of"):
             try:
                 self._objects.head(key)
             except FileNotFoundError:
                 return False
             return True
 
-    def create(self, key: str, data: bytes) -> bool:
-        with self._asking(f"write {_key(key)} to"):
+    def create_if_absent(self, key: str, data: bytes) -> bool:
+        with self._as_lake_error(f"write {_key(key)} to"):
             try:
                 self._objects.put(key, data, mode="create", use_multipart=False)
             except AlreadyExistsError:
@@ -70,37 +70,37 @@ class ObjectStore(Store):
             except (BaseError, NotImplementedError) as error:
                 if not _is_unsupported(error):
                     raise
-                self._say_refused()
+                self._warn_no_conditional_put()
                 self._objects.put(key, data, use_multipart=False)
             return True
 
-    def put_pointer(self, key: str, data: bytes) -> None:
-        with self._asking(f"write {_key(key)} to"):
+    def put_or_replace(self, key: str, data: bytes) -> None:
+        with self._as_lake_error(f"write {_key(key)} to"):
             self._objects.put(key, data, use_multipart=False)
 
     def get(self, key: str) -> bytes:
-        with self._asking(f"read {_key(key)} of"):
+        with self._as_lake_error(f"read {_key(key)} of"):
             return self._objects.get(key).bytes().to_bytes()
 
-    def sources(self, keys: Iterable[str]) -> Sequence[bytes]:
+    def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[bytes]:
         with ThreadPoolExecutor(MAX_CONCURRENT_READS) as pool:
             return list(pool.map(self.get, keys))
 
     def list(self, prefix: str) -> Keys:
-        with self._asking(f"list {_key(prefix)} of"):
+        with self._as_lake_error(f"list {_key(prefix)} of"):
             return sorted(found["path"] for chunk in self._objects.list(prefix) for found in chunk)
 
     def delete(self, key: str) -> bool:
         if not self.has(key):
             return False
-        with self._asking(f"delete {_key(key)} of"):
+        with self._as_lake_error(f"delete {_key(key)} of"):
             self._objects.delete(key)
         return True
 
-    def leftovers(self, age_s: float) -> Keys:
+    def list_stale_staging(self, age_s: float) -> Keys:
         return []  # a put that is cut off leaves nothing
 
-    def _say_refused(self) -> None:
+    def _warn_no_conditional_put(self) -> None:
         warnings.warn(
             f"lake {self.uri}: this store refuses to create a file only where its name is free, so names are looked "
             "at before each write. Files still appear whole or not at all, but of two writers of one file both may "
@@ -110,7 +110,7 @@ class ObjectStore(Store):
         )
 
     @contextmanager
-    def _asking(self, what: str) -> Iterator[None]:
+    def _as_lake_error(self, what: str) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError, ValueError) as error:

@@ -35,9 +35,11 @@ class LakeReader:
             "committed": cells.to_arrow(),
             "labels": _label_frame(lake.labels()).to_arrow(),
             "audited": _audit_frame(lake.audits()).to_arrow(),
-            "tombstones": pl.DataFrame({"cell_id": sorted(lake.quarantined())}, {"cell_id": pl.String}).to_arrow(),
+            "tombstones": pl.DataFrame(
+                {"cell_id": sorted(lake.quarantined_cell_ids())}, {"cell_id": pl.String}
+            ).to_arrow(),
         }
-        shown = self._shown()
+        shown = self._visible_cells()
         lent = shown.filter(~pl.col("own"))["cell_id"].unique().implode()
         self._tables |= {"shown": shown.to_arrow(), "borrowed": rows.filter(pl.col("cell_id").is_in(lent))}
 
@@ -60,7 +62,7 @@ class LakeReader:
                 return result
         raise UsageError(f"query {text.strip()!r}", "it returns no rows", "Ask with a SELECT")
 
-    def frame(self, text: str) -> pl.DataFrame:
+    def query_frame(self, text: str) -> pl.DataFrame:
         """The result of `sql`, computed now: everything that can go wrong is an error in two lines."""
         with _as_usage_error(text):
             return self.sql(text).pl()
@@ -74,7 +76,7 @@ class LakeReader:
             database.execute(f"SET {setting}")
         return database
 
-    def _shown(self) -> pl.DataFrame:
+    def _visible_cells(self) -> pl.DataFrame:
         """Which cells are shown, and under which label: of each measurement the newest algorithm."""
         each = self._database().sql(views.SELECT_LABELLED_CELLS).pl()
         newest = pl.col("algorithm").max().over(views.MEASUREMENT_COLUMNS)

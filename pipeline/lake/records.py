@@ -41,7 +41,7 @@ class Label(StrictModel):
     seen_at: datetime
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, seen_at: datetime) -> "Label":
+    def from_checkpoint(cls, checkpoint: Checkpoint, seen_at: datetime) -> "Label":
         fields = checkpoint.model_dump(exclude=FIELDS_NOT_IN_LABEL)
         return cls(**fields, content=checkpoint.content, seen_at=seen_at)
 
@@ -54,7 +54,7 @@ class Label(StrictModel):
         return digest_json([self.model, self.revision], bits=64)
 
     @property
-    def said(self) -> str:
+    def digest_without_time(self) -> str:
         """Digest of everything but the time: equal records say the same."""
         return digest_json(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
@@ -87,7 +87,7 @@ class Audit(StrictModel):
     seen_at: datetime = Field(default_factory=utc_now)
 
     @property
-    def said(self) -> str:
+    def digest_without_time(self) -> str:
         """Digest of everything but the time: equal audits say the same."""
         return digest_json(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
@@ -155,7 +155,7 @@ class Failure(StrictModel):
     when: datetime = Field(default_factory=utc_now)
 
     @property
-    def wanted(self) -> tuple[str | None, ...]:
+    def measurement_key(self) -> tuple[str | None, ...]:
         """What the cell was to measure, whatever the files behind the label."""
         return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
@@ -172,7 +172,7 @@ class Tombstone(StrictModel):
     """The last failure, where that is the reason."""
 
     @classmethod
-    def of(cls, failure: Failure) -> "Tombstone":
+    def from_failure(cls, failure: Failure) -> "Tombstone":
         return cls(
             cell_id=failure.cell_id,
             reason=f"{failure.error_class}: {failure.message}",

@@ -36,7 +36,7 @@ def scan_cells(store: Store, keys: Iterable[str]) -> pl.LazyFrame:
         LakeError: a file that is no Parquet file, or not the one that was written.
     """
     keys = list(keys)
-    sources = store.sources(keys)
+    sources = store.paths_or_bytes(keys)
     for key, source in zip(keys, sources, strict=True):
         if found := find_damage(source):
             raise LakeError(f"read {key} of the lake {store.uri}", found, "Move it out of the lake, or mend it")

@@ -49,7 +49,7 @@ def compact(lake: Lake) -> Snapshot | None:
     files = {
         ROW_FILE: _parquet(frame),
         CELL_FILE: _parquet(found.cells.sort("model", "cell_id", nulls_last=True)),
-        LABEL_FILE: lake.bundled_labels(),
+        LABEL_FILE: lake.encode_label_bundle(),
     }
     written_at = utc_now()
     snapshot = Snapshot(
@@ -62,8 +62,8 @@ def compact(lake: Lake) -> Snapshot | None:
         columns=tuple(frame.columns),
     )
     for name, data in files.items():
-        lake.store.put_new(snapshot.file(name), data)
-    lake.store.put_pointer(LATEST_KEY, canonical_json(snapshot.model_dump(mode="json")).encode())
+        lake.store.put_new(snapshot.file_key(name), data)
+    lake.store.put_or_replace(LATEST_KEY, canonical_json(snapshot.model_dump(mode="json")).encode())
     return snapshot
 
 
@@ -76,7 +76,7 @@ def compact_if_due(lake: Lake) -> Snapshot | None:
     named = latest_snapshot(lake.store)
     if named and not {*polars_schema()} <= {*named.columns}:
         return compact(lake)
-    return compact(lake) if len(lake.cells()) - (named.cells if named else 0) >= COMPACT_THRESHOLD else None
+    return compact(lake) if len(lake.cell_files()) - (named.cells if named else 0) >= COMPACT_THRESHOLD else None
 
 
 def find_corrupt_file(store: Store) -> str | None:
@@ -87,7 +87,7 @@ def find_corrupt_file(store: Store) -> str | None:
     """
     if (named := latest_snapshot(store)) is None:
         return None
-    written = {named.file(name): digest for name, digest in named.digests.items()}
+    written = {named.file_key(name): digest for name, digest in named.digests.items()}
     return next((key for key, digest in written.items() if bytes_digest(store.get(key)) != digest), None)
 
 

@@ -28,11 +28,11 @@ class LabelledCell(NamedTuple):
     """When the label was first seen to point at these files."""
 
     @property
-    def since(self) -> datetime:
+    def valid_since(self) -> datetime:
         return max(self.written_at, self.seen_at)
 
     @property
-    def wanted(self) -> tuple[str | None, ...]:
+    def measurement_key(self) -> tuple[str | None, ...]:
         return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
 
@@ -49,7 +49,7 @@ def lake_status(lake: Lake) -> dict[str, Any]:
     failed = _unresolved_failures(lake, stones, visible)
     held = [_tombstone_entry(stone, measured) for stone in stones.values()]
     models = sorted({cell.model for cell in measured} | {failure.model for failure in failed})
-    strikes = lake.attempts()
+    strikes = lake.failure_counts()
     return {
         "lake": lake.uri,
         "models": [_model(model, visible, failed, held) for model in models],
@@ -60,7 +60,7 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 
 
 def _labelled_cells(lake: Lake) -> list[LabelledCell]:
-    if not lake.cells():
+    if not lake.cell_files():
         return []
     from pipeline.lake.cell_index import load_cell_index  # polars loads only where there is something to read
 
@@ -78,13 +78,13 @@ def _labelled_cells(lake: Lake) -> list[LabelledCell]:
 
 def _unresolved_failures(lake: Lake, stones: dict[str, Tombstone], visible: list[LabelledCell]) -> list[Failure]:
     """The last failure of each cell that is still to be measured, oldest first."""
-    committed = lake.committed()
+    committed = lake.committed_cell_ids()
     last = {id_: stone.failure for id_, stone in stones.items() if stone.failure and id_ not in committed}
-    last |= {failure.cell_id: failure for failure in lake.failures(set(lake.attempts()) - committed)}
+    last |= {failure.cell_id: failure for failure in lake.failures(set(lake.failure_counts()) - committed)}
     since: dict[tuple[str | None, ...], datetime] = {}
     for cell in visible:
-        since[cell.wanted] = max(cell.since, since.get(cell.wanted, cell.since))
-    standing = [f for f in last.values() if f.wanted not in since or since[f.wanted] < f.when]
+        since[cell.measurement_key] = max(cell.valid_since, since.get(cell.measurement_key, cell.valid_since))
+    standing = [f for f in last.values() if f.measurement_key not in since or since[f.measurement_key] < f.when]
     return sorted(standing, key=lambda failure: failure.when)
 
 

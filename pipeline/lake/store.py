@@ -26,13 +26,13 @@ class Store(Protocol):
 
     def put_new(self, key: str, data: bytes) -> bool:
         """Create `key` whole and durable: True if created, False if it existed (and stays as it was)."""
-        return not self.has(key) and self.create(key, data)
+        return not self.has(key) and self.create_if_absent(key, data)
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create_if_absent(self, key: str, data: bytes) -> bool:
         """`put_new` without the look first: what alone decides between two writers at once."""
         ...
 
-    def put_pointer(self, key: str, data: bytes) -> None:
+    def put_or_replace(self, key: str, data: bytes) -> None:
         """Create or replace `key` at once: for small files that nobody scans."""
         ...
 
@@ -40,7 +40,7 @@ class Store(Protocol):
         """The bytes of `key`; LakeError where there are none."""
         ...
 
-    def sources(self, keys: Iterable[str]) -> Sequence[Path | bytes]:
+    def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[Path | bytes]:
         """What to read each key from: its file, or, where there are no files, its bytes."""
         ...
 
@@ -52,13 +52,13 @@ class Store(Protocol):
         """Remove `key`; False where there was none."""
         ...
 
-    def leftovers(self, age_s: float) -> Keys:
+    def list_stale_staging(self, age_s: float) -> Keys:
         """Keys of what writers that were killed this long ago, or longer, left in staging."""
         ...
 
-    def tidy(self) -> int:
+    def remove_stale_staging(self) -> int:
         """Remove the left-overs of a day ago and earlier; says how many."""
-        return sum(self.delete(key) for key in self.leftovers(STAGING_MAX_AGE_S))
+        return sum(self.delete(key) for key in self.list_stale_staging(STAGING_MAX_AGE_S))
 
 
 def split_key(key: str) -> list[str]:

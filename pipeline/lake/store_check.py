@@ -28,7 +28,7 @@ def check_store(store: Store) -> list[str]:
 
 
 def _failed_guarantees(store: Store, key: str) -> Iterator[str]:
-    first, second = store.create(key, b"first"), store.create(key, b"second")
+    first, second = store.create_if_absent(key, b"first"), store.create_if_absent(key, b"second")
     held = store.get(key)
     if not first:
         yield "A name that was never used counts as taken: nothing can be committed."
@@ -37,7 +37,7 @@ def _failed_guarantees(store: Store, key: str) -> Iterator[str]:
             "A file can be created twice, so names are looked at before each write instead: files are still whole or "
             "absent, but of two runs that write one cell at the same moment the later one stays. Run one at a time."
         )
-    store.put_pointer(key, b"third")
+    store.put_or_replace(key, b"third")
     if store.get(key) != b"third":
         yield "A replaced file still reads as it was before: progress and LATEST may be seen late."
     if key not in store.list(STAGING):

@@ -65,7 +65,7 @@ def random_cell(lake: Lake, rng: random.Random) -> tuple[str, pa.Table]:
     Raises:
         LakeError: no cells, or a file that is damaged.
     """
-    if not (files := lake.cells()):
+    if not (files := lake.cell_files()):
         raise LakeError(f"lake {lake.uri}", "no committed cells", "Run a sweep first")
     cell_id = rng.choice(sorted(files))
     data = lake.store.get(files[cell_id])

@@ -48,10 +48,10 @@ class LayerStack:
         self.n_layers = count_layers(self._body, kind)
         self._blocks = find_hook_points(self._body, self.n_layers)
         self._start = decoder_start_token(module) if kind == "encdec-decoder" else None
-        self.states = self._probe()
+        self.state_specs = self._probe()
 
     @property
-    def loss(self) -> Literal["causal", "masked"] | None:
+    def loss_kind(self) -> Literal["causal", "masked"] | None:
         """Which loss this profile has of its own: `forward` gives the causal one, `masked_loss` the masked one."""
         if self._module.get_output_embeddings() is None:
             return None
@@ -62,7 +62,7 @@ class LayerStack:
         """`no_own_loss` for the halves of an encoder-decoder: span corruption is not defined on plain text."""
         return ("no_own_loss",) if self.kind.startswith("encdec") else ()
 
-    def forward(
+    def forward_and_capture(
         self, ids: Int[Tensor, "contexts tokens"], capture: CaptureCallback
     ) -> Float[Tensor, "contexts predicted"] | None:
         """Run the contexts through the model, handing every state to `capture` as it arises; nothing is kept.
@@ -74,20 +74,20 @@ class LayerStack:
             The causal loss of tokens 1.. of each context in nats, float32; None where there is no causal head.
         """
         with torch.inference_mode():
-            if self.loss == "causal":
+            if self.loss_kind == "causal":
                 return torch.cat([self._causal(part, self._run(part, capture)) for part in self._parts(ids.long())])
             for part in self._parts(ids.long()):
                 self._run(part, capture)
         return None
 
-    def masked_loss(
+    def masked_token_losses(
         self, ids: Int[Tensor, "contexts tokens"], masked: Bool[Tensor, "contexts tokens"], mask_id: int
     ) -> Float[Tensor, " masked"] | None:
         """The loss in nats, float32, of the tokens at `masked`, in row order, where the model reads `mask_id` instead.
 
         Every masked position shows `mask_id` (no 80/10/10 mixture). None where there is no masked-language-model head.
         """
-        if self.loss != "masked":
+        if self.loss_kind != "masked":
             return None
         with torch.inference_mode():
             parts = zip(self._parts(ids.long()), self._parts(masked), strict=True)
@@ -108,7 +108,7 @@ class LayerStack:
     def _run(self, ids: Tensor, capture: CaptureCallback) -> Any:
         with capture_states(self._blocks, capture, self._module.device):
             output = self._call(ids)
-        if self.states[-1].name == "final_norm":
+        if self.state_specs[-1].name == "final_norm":
             capture(self.n_layers + 1, output.last_hidden_state)
         return output
 

@@ -36,21 +36,21 @@ class Model:
 
     module: PreTrainedModel
     """With its head where the file has one."""
-    profiles: dict[ModelKind, LayerStack]
+    stacks: dict[ModelKind, LayerStack]
     flags: tuple[str, ...]
     """`no_lm_head`; `unexpected_keys`, and `unexpected_keys:NAME` of the first three."""
     unexpected_keys: tuple[str, ...]
     """Tensors of the file that the class has no place for."""
-    places: WeightTargets | None = None
+    weight_targets: WeightTargets | None = None
     """Where each tensor of the files went, once that is known and simple."""
 
-    def profile(self, kind: ModelKind) -> LayerStack:
+    def stack(self, kind: ModelKind) -> LayerStack:
         """One of its profiles: an encoder-decoder has two, any other model one."""
-        if kind not in self.profiles:
+        if kind not in self.stacks:
             raise CheckpointError(
-                f"profile {kind} of {type(self.module).__name__}", f"it has {', '.join(self.profiles)}", "Ask for those"
+                f"profile {kind} of {type(self.module).__name__}", f"it has {', '.join(self.stacks)}", "Ask for those"
             )
-        return self.profiles[kind]
+        return self.stacks[kind]
 
     @property
     def arch(self) -> str:

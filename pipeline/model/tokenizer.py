@@ -39,7 +39,7 @@ class Tokenizer:
         out = self._inner(text, return_offsets_mapping=True, **PLAIN_ENCODING)
         return out["input_ids"], [end for _, end in out["offset_mapping"]]
 
-    def default(self, text: str) -> tuple[list[int], list[bool]]:
+    def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:
         """Token ids as the tokenizer makes them by itself: its special tokens added, those spelled in `text` read.
 
         Returns:
@@ -65,7 +65,7 @@ class Tokenizer:
         """Whether a probe with accents, two scripts and odd white space decodes to itself."""
         return self.decode(self.encode(ROUND_TRIP_TEXT)) == ROUND_TRIP_TEXT
 
-    def plain_ids(self, vocab_size: int) -> np.ndarray:
+    def text_token_ids(self, vocab_size: int) -> np.ndarray:
         """Ids that stand for text, ascending: below `vocab_size`, known, not special, not added, not empty; int64."""
         left_out = {*self._inner.all_special_ids, *self._inner.get_added_vocab().values()}
         ids = [id_ for id_ in range(min(len(self), vocab_size)) if id_ not in left_out]

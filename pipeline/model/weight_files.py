@@ -20,7 +20,7 @@ class WeightTarget(NamedTuple):
     """What is known of one tensor of a checkpoint's files."""
 
     shape: torch.Size
-    name: str | None
+    module_tensor: str | None
     """Of the module's tensor that holds it; None for one that the class has no place for."""
 
 

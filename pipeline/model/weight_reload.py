@@ -32,12 +32,12 @@ def reload_model(before: Model | None, folder: Path, dtype: str, device: str | W
     if before is None:
         return load_model(folder, dtype, device)
     files = list_readable_weights(folder)
-    if before.places is not None and overwrite_weights(before.module, before.places, files):
+    if before.weight_targets is not None and overwrite_weights(before.module, before.weight_targets, files):
         check_finite(folder, before.module)
         return before
     release_weights(before)  # its memory is needed
     model = load_model(folder, dtype, device)
-    return replace(model, places=find_weight_targets(model.module, files))
+    return replace(model, weight_targets=find_weight_targets(model.module, files))
 
 
 def release_weights(model: Model) -> None:
@@ -57,7 +57,7 @@ def find_weight_targets(module: PreTrainedModel, files: Sequence[Path]) -> Weigh
         if len({state[known].data_ptr() for known in found}) > 1 or not all(_equal(state[k], tensor) for k in found):
             return None
         places[name] = WeightTarget(tensor.shape, next(iter(found), None))
-    filled = {state[place.name].data_ptr() for place in places.values() if place.name}
+    filled = {state[place.module_tensor].data_ptr() for place in places.values() if place.module_tensor}
     whole = all(tensor.data_ptr() in filled for tensor in state.values())
     return places if whole and _tied_as_configured(module, state) else None
 
@@ -69,9 +69,9 @@ def overwrite_weights(module: PreTrainedModel, places: WeightTargets, files: Seq
         place = left.pop(name, None)
         if place is None or place.shape != tensor.shape:
             return False
-        if place.name is None:
+        if place.module_tensor is None:
             continue
-        into = state[place.name]
+        into = state[place.module_tensor]
         if into.data_ptr() not in filled:
             into.copy_(tensor.to(into.device))
             filled.add(into.data_ptr())

@@ -21,18 +21,18 @@ def print_plan(made: "Plan", lake: str) -> None:
     """The plan as a few lines: what there is, what is wanted, what runs and why."""
     out = console()
     corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in made.sweep.corpora)
-    done = len(made.cells) - len(made.todo) - len(made.held)
+    done = len(made.cells) - len(made.todo) - len(made.quarantined_cells)
     out.print(f"sweep     {made.sweep.name}   recipe {made.sweep.recipe.label}   lake {lake}", markup=False)
     for history in {h.model: h for h in made.histories}.values():
         out.print(f"history   {history.model}: {_describe_wanted(made, history)}{_states(history)}", markup=False)
     out.print(f"corpora   {corpora}", markup=False)
     out.print(
-        f"cells     {len(made.cells)} wanted   {done} done   {len(made.held)} quarantined   {len(made.todo)} to run"
+        f"cells     {len(made.cells)} wanted   {done} done   {len(made.quarantined_cells)} quarantined   {len(made.todo)} to run"
     )
     if made.todo:
-        out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in made.reasons().items()))
+        out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in made.count_reasons().items()))
         out.print(f"cost      {_cost(made.cost)}", markup=False)
-    for what, folders in (("unparsed", made.unparsed), ("ignored", made.other)):
+    for what, folders in (("unparsed", made.unparsed_names), ("ignored", made.other_folders)):
         if folders:
             why = "names no step, not measured" if what == "unparsed" else "no checkpoint"
             out.print(f"{what:<10}{_listed(folders)} ({why})", markup=False)
@@ -42,7 +42,7 @@ def print_plan(made: "Plan", lake: str) -> None:
         out.print(
             f"warning   and {len(more)} more: shapelake audit {' '.join(sorted({m for m, _ in more}))}", markup=False
         )
-    for cell in made.held[:MAX_LISTED]:
+    for cell in made.quarantined_cells[:MAX_LISTED]:
         out.print(f"held      {cell.name} is quarantined: {_failures_command(lake)}", markup=False)
 
 
@@ -56,14 +56,14 @@ def print_run_report(done: "RunReport", made: "Plan", lake: str) -> None:
         out.print(f"          again: {reproduction_command(cell)}", markup=False)
     for one in done.left_out:
         out.print(f"\nLEFT OUT  {one}\n          run where a node has more, or exclude it by --models", markup=False)
-    if done.stopped:
-        out.print(f"\nSTOPPED   {done.stopped}", markup=False)
-    total = len(made.cells) - len(made.todo) + done.committed - len(done.held)
+    if done.stop_reason:
+        out.print(f"\nSTOPPED   {done.stop_reason}", markup=False)
+    total = len(made.cells) - len(made.todo) + done.committed - len(done.quarantined_cells)
     parts = [f"{total} of {len(made.cells)} wanted cells are in the lake", f"{done.committed} new"]
     parts += [f"{len(done.failures)} failed"] if done.failures else []
-    parts += [f"{len(done.held)} quarantined"] if done.held else []
+    parts += [f"{len(done.quarantined_cells)} quarantined"] if done.quarantined_cells else []
     parts += [f"{sum(one.cells for one in done.left_out)} left out"] if done.left_out else []
-    parts += [f"{done.unfinished} left to a rerun"] if done.unfinished else []
+    parts += [f"{done.n_unfinished} left to a rerun"] if done.n_unfinished else []
     out.print(f"\nlake      {lake}: " + ", ".join(parts), markup=False)
 
 
@@ -95,16 +95,18 @@ def _describe_wanted(made: "Plan", history: "History") -> str:
         return f"{len(chosen)} checkpoints, {_span(chosen)}"
     if there := history.checkpoints:
         return f"none of {len(there)} checkpoints by --steps {made.sweep.steps}, {_span(there)}"
-    why = dict.fromkeys(revision.why for revision in history.revisions if revision.why)
-    return "nothing to measure: " + (_listed(tuple(why)) or ("no such repo" if history.absent else "it is empty"))
+    why = dict.fromkeys(revision.state_reason for revision in history.revisions if revision.state_reason)
+    return "nothing to measure: " + (
+        _listed(tuple(why)) or ("no such repo" if history.missing_on_hub else "it is empty")
+    )
 
 
 def _states(history: "History") -> str:
     """How its revisions stand against the lake; of a local history nothing that the other lines do not say."""
-    if history.rule == "local" or not history.revisions:
+    if history.family_name == "local" or not history.revisions:
         return ""
     counts = Counter(revision.state for revision in history.revisions)
-    rule = ", names read by the general rule" if history.rule == "generic" else ""
+    rule = ", names read by the general rule" if history.family_name == "generic" else ""
     return f" ({' | '.join(f'{state} {n}' for state, n in counts.items())}{rule})"
 
 

@@ -44,18 +44,18 @@ class ChartTables(NamedTuple):
     peaks: pl.DataFrame
     """Where each estimator of dimension is highest over training, by layer (null: the mean over blocks)."""
 
-    def of(self, name: str) -> "ChartTables":
+    def for_history(self, name: str) -> "ChartTables":
         """The rows of one history."""
         return ChartTables(*(table.filter(history=name) for table in self))
 
-    def thinned(self, most: int) -> "ChartTables":
+    def downsample(self, most: int) -> "ChartTables":
         """At most so many rows of layers: of each history only every n-th step, the first and the last among them."""
         nth = -(-self.layers.height // most)
         place, last = pl.col("step").rank("dense").over("history") - 1, pl.col("step").max().over("history")
         kept = (place % nth == 0) | (pl.col("step") == last) | pl.col("step").is_null() | pl.col("newest")
         return self._replace(layers=self.layers.filter(kept), gaps=self.gaps.filter(place % nth == 0))
 
-    def overview(self) -> "ChartTables":
+    def for_overview(self) -> "ChartTables":
         """What the charts across histories need: newest profiles, landmarks, means."""
         seen = pl.col("newest") | pl.col("landmark")
         means = self.steps.select(*SERIES_KEYS, "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "t")

@@ -45,11 +45,11 @@ class ChartContext(NamedTuple):
     last_step: int
     dense: bool
     """Whether checkpoints are so many that a dot on each would be a band."""
-    widest: dict[str, float]
+    gap_limits: dict[str, float]
     """Of each difference from random tokens, the size that nearly all stay below: one scale for all histories."""
 
     @classmethod
-    def of(cls, tables: ChartTables) -> "ChartContext":
+    def from_tables(cls, tables: ChartTables) -> "ChartContext":
         frame = tables.layers
         return cls(
             tuple(frame["history"].unique().sort()),
@@ -63,7 +63,7 @@ class ChartContext(NamedTuple):
             },
         )
 
-    def first(self, control: str) -> str:
+    def default_choice(self, control: str) -> str:
         """What `control` shows first."""
         return {"history": self.histories, "text": self.texts, "estimator": tuple(ESTIMATOR_LABELS)}[control][0]
 

@@ -105,8 +105,8 @@ def draw_figure(reader: LakeReader, name: str, path: str | Path, models: str = "
 def build_figure_spec(reader: LakeReader, name: str, models: str = "*") -> dict[str, Any]:
     """The Vega-Lite spec of a figure with the rows that it draws: what a notebook shows."""
     found = build_chart_tables(load_chart_rows(reader, models))
-    shown = ChartContext.of(found)
-    params = [{"name": control, "value": shown.first(control)} for control in ("text", "estimator")]
+    shown = ChartContext.from_tables(found)
+    params = [{"name": control, "value": shown.default_choice(control)} for control in ("text", "estimator")]
     drawn = FIGURES[name](shown).to_dict()
     used = {table: frame.to_dicts() for table, frame in found._asdict().items() if f"'name': '{table}'" in str(drawn)}
     return (

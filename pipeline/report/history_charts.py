@@ -149,7 +149,7 @@ def _gap(shown: ChartContext, column: str, title: str, labels: bool) -> alt.Laye
         gap=f"datum.{column}_gap", gap_se=f"datum.{column}_gap_se"
     )
     base = base.transform_filter("datum.gap != null")
-    most = shown.widest[column]
+    most = shown.gap_limits[column]
     colour = alt.Color("gap:Q", scale=alt.Scale(domain=[-most, most], domainMid=0, clamp=True), title="difference")
     told = tooltips("step", "layer", "gap", "gap_se")
     unsure = base.transform_filter("datum.gap_se != null && abs(datum.gap) < datum.t * datum.gap_se")

@@ -37,15 +37,17 @@ class PageContent(NamedTuple):
     frame: pl.DataFrame
     tables: ChartTables
     verdicts: Verdicts
-    printed: tuple[printed.ReportTable, ...]
+    printed_tables: tuple[printed.ReportTable, ...]
     specs: dict[str, dict[str, Any]]
     """Of each section, made once for all pages: they share their scales, and the page's code sets the controls."""
 
-    def of(self, history: str) -> "PageContent":
+    def for_history(self, history: str) -> "PageContent":
         """What the page of one history is made of."""
         rows = self.frame.filter(history=history)
-        mine = tuple(table.of(model=rows["model"][0]) for table in self.printed)
-        return PageContent(self.uri, rows, self.tables.of(history), self.verdicts.of(history), mine, self.specs)
+        mine = tuple(table.filter_rows(model=rows["model"][0]) for table in self.printed_tables)
+        return PageContent(
+            self.uri, rows, self.tables.for_history(history), self.verdicts.for_history(history), mine, self.specs
+        )
 
 
 def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> list[Path]:
@@ -60,7 +62,7 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> lis
     path = output_paths.require_writable_file("report", path, [".html"])
     content = gather_content(reader, models)
     whole = render_page(content, (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS), MAX_LAYER_ROWS)
-    histories = ChartContext.of(content.tables).histories
+    histories = ChartContext.from_tables(content.tables).histories
     if len(whole.encode()) <= MAX_PAGE_BYTES or len(histories) == 1:
         path.write_text(whole)
         return [path]
@@ -68,9 +70,11 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> lis
     folder.mkdir(exist_ok=True)
     pages = {history: folder / f"{place:02d}-{_slug(history)}.html" for place, history in enumerate(histories, 1)}
     for history, page in pages.items():
-        page.write_text(render_page(content.of(history), HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}"))
+        page.write_text(
+            render_page(content.for_history(history), HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}")
+        )
     links = {history: f"{folder.name}/{page.name}" for history, page in pages.items()}
-    index = content._replace(tables=content.tables.overview())
+    index = content._replace(tables=content.tables.for_overview())
     path.write_text(render_page(index, OVERVIEW_SECTIONS, MAX_INDEX_LAYER_ROWS, links=links))
     return [path, *pages.values()]
 
@@ -81,7 +85,10 @@ def gather_content(reader: LakeReader, models: str = "*") -> PageContent:
     names = frame["model"].unique().sort().to_list()
     found = (printed.coverage_table(reader, names), printed.failure_table(reader, names), printed.method_table(reader))
     made = build_chart_tables(frame)
-    specs = {section.name: section.spec(ChartContext.of(made)) for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
+    specs = {
+        section.name: section.build_spec(ChartContext.from_tables(made))
+        for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)
+    }
     return PageContent(reader.uri, frame, made, collect_verdicts(frame), found, specs)
 
 
@@ -93,8 +100,8 @@ def render_page(
     up: str = "",
 ) -> str:
     """One page, as HTML."""
-    drawn = content.tables.thinned(most_rows)
-    shown = ChartContext.of(drawn)
+    drawn = content.tables.downsample(most_rows)
+    shown = ChartContext.from_tables(drawn)
     used = {section.table for section in sections} | ({"peaks"} if HISTORY_SECTIONS[0] in sections else set())
     data = {
         "tables": {name: to_json_columns(frame) for name, frame in drawn._asdict().items() if name in used},

@@ -32,7 +32,7 @@ class Section(NamedTuple):
 
     name: str
     question: str
-    reading: str
+    how_to_read: str
     """How to read the chart; what is not colour alone."""
     table: str
     columns: tuple[str, ...]
@@ -45,12 +45,12 @@ class Section(NamedTuple):
     findings: tuple[str, ...]
     draw: Callable[[ChartContext], Any]
 
-    def spec(self, shown: ChartContext) -> dict[str, Any]:
+    def build_spec(self, shown: ChartContext) -> dict[str, Any]:
         """The Vega-Lite spec, without data; not validated, which would take most of the page's time."""
-        chart = self.draw(shown).properties(description=f"{self.question} {self.reading}")
-        return {"params": [{"name": name, "value": shown.first(name)} for name in self.controls]} | chart.to_dict(
-            validate=False
-        )
+        chart = self.draw(shown).properties(description=f"{self.question} {self.how_to_read}")
+        return {
+            "params": [{"name": name, "value": shown.default_choice(name)} for name in self.controls]
+        } | chart.to_dict(validate=False)
 
 
 OVERVIEW_SECTIONS = (

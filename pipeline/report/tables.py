@@ -25,7 +25,7 @@ class ReportTable(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
 
-    def of(self, **values: str) -> "ReportTable":
+    def filter_rows(self, **values: str) -> "ReportTable":
         """The rows that have these values, in those of the columns that the table has."""
         asked = {self.columns.index(name): value for name, value in values.items() if name in self.columns}
         rows = (row for row in self.rows if all(row[place] == value for place, value in asked.items()))
@@ -38,7 +38,7 @@ def make_report_table(name: str, caption: str, command: str, frame: pl.DataFrame
 
 def coverage_table(reader: LakeReader, models: list[str]) -> ReportTable:
     """What is measured."""
-    found = reader.frame(all_saved_queries()["coverage"].sql).filter(pl.col("model").is_in(models))
+    found = reader.query_frame(all_saved_queries()["coverage"].sql).filter(pl.col("model").is_in(models))
     shown = found.with_columns(pl.col("last_written").dt.strftime("%Y-%m-%d %H:%M UTC"))
     return make_report_table("coverage", "What is measured.", "shapelake query @coverage --lake {lake}", shown)
 
@@ -57,5 +57,5 @@ def method_table(reader: LakeReader) -> ReportTable:
     """How the numbers were made."""
     caption = "What was read, by which recipe, with how many points."
     return make_report_table(
-        "method", caption, f'shapelake query "{METHOD_SQL}" --lake {{lake}}', reader.frame(METHOD_SQL)
+        "method", caption, f'shapelake query "{METHOD_SQL}" --lake {{lake}}', reader.query_frame(METHOD_SQL)
     )

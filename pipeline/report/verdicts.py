@@ -28,9 +28,11 @@ class Verdicts(NamedTuple):
     agreement: ReportTable
     trust: ReportTable
 
-    def of(self, history: str) -> "Verdicts":
+    def for_history(self, history: str) -> "Verdicts":
         lines = tuple(line for line in self.lines if line.history in (history, None))
-        return Verdicts(lines, *(table.of(history=history) for table in (self.summary, self.agreement, self.trust)))
+        return Verdicts(
+            lines, *(table.filter_rows(history=history) for table in (self.summary, self.agreement, self.trust))
+        )
 
 
 def collect_verdicts(frame: pl.DataFrame) -> Verdicts:

@@ -20,10 +20,10 @@ class AttemptTracker:
             for cell in plan.todo
         }
 
-    def strikes(self, cell: Cell) -> Counter[str]:
+    def failure_counts(self, cell: Cell) -> Counter[str]:
         return self._strikes[cell.id]
 
-    def strike(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
+    def record_failure(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
         """Record a failure; True if the cell may be tried again in this run.
 
         Raises:
@@ -38,10 +38,10 @@ class AttemptTracker:
         if not retry_policy.is_exhausted(error_class, strikes):
             return error_class not in retry_policy.NOT_RETRIED_IN_RUN
         if error_class not in retry_policy.NEVER_QUARANTINED:
-            self._verdicts.append(Tombstone.of(failure))
+            self._verdicts.append(Tombstone.from_failure(failure))
         return False
 
-    def condemn(self) -> None:
+    def quarantine_exhausted(self) -> None:
         """Quarantine the cells that are out of tries; not before it is sure that the code is not to blame.
 
         Raises:

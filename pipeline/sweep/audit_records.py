@@ -52,10 +52,10 @@ def build_audit_record(history: History) -> Audit:
         Audited(
             revision=revision.name,
             commit_sha=revision.commit,
-            step=revision.place.step,
-            tokens_seen=revision.place.tokens,
-            stage=revision.place.stage,
-            run=revision.place.run,
+            step=revision.training_point.step,
+            tokens_seen=revision.training_point.tokens,
+            stage=revision.training_point.stage,
+            run=revision.training_point.run,
             weights_digest=revision.weights_digest,
             state=revision.state,
             findings=tuple(
@@ -64,7 +64,7 @@ def build_audit_record(history: History) -> Audit:
         )
         for revision in history.revisions
     )
-    return Audit(model=history.model, family=history.rule, formerly=history.formerly, revisions=revisions)
+    return Audit(model=history.model, family=history.family_name, formerly=history.formerly, revisions=revisions)
 
 
 def serious_findings(findings: tuple[HistoryFinding, ...]) -> tuple[HistoryFinding, ...]:
@@ -75,7 +75,7 @@ def serious_findings(findings: tuple[HistoryFinding, ...]) -> tuple[HistoryFindi
 def _as_json(history: History) -> dict[str, Any]:
     return {
         "model": history.model,
-        "rule": history.rule,
+        "rule": history.family_name,
         "findings": [finding._asdict() for finding in audit_history(history)],
         "revisions": [one.model_dump() for one in build_audit_record(history).revisions],
     }

@@ -60,7 +60,7 @@ class Backend(Protocol):
     gpu_wait_s: float
     """How long slots, GPUs where there are any, have been free because files of their next tasks were not there yet."""
 
-    def too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
+    def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         """Cells that it can never run, and why, by cell id."""
         ...
 
@@ -92,7 +92,7 @@ class InlineBackend:
         """What is measured by the next call of `wait`, if its files are there then."""
         return list(self._queue.values())[:1]
 
-    def too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
+    def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         return {}
 
     def submit(self, task: Task) -> None:

@@ -17,13 +17,13 @@ class CircuitBreaker:
         self._ends: dict[str, str] = {}
 
     @property
-    def is_closed(self) -> bool:
+    def is_disarmed(self) -> bool:
         """So many checkpoints have come to an end that those which fail are to blame themselves."""
         return len(self._ends) >= max(TRIP_THRESHOLDS)
 
-    def settled(self, content: str, outcomes: Iterable[Outcome]) -> str:
+    def record_task(self, content: str, outcomes: Iterable[Outcome]) -> str:
         """Take note of a task's end; why the run must stop, if it must."""
-        if self.is_closed:
+        if self.is_disarmed:
             return ""
         is_new = content not in self._ends
         self._ends[content] = _end(list(outcomes))

@@ -30,7 +30,7 @@ def load_sweep(name: str) -> Sweep:
 
 def _resolve_paths(sweep: Sweep, folder: Path) -> Sweep:
     try:
-        return sweep.relative_to(folder)
+        return sweep.resolve_paths(folder)
     except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links, ~ of nobody
         raise UsageError(f"sweep {sweep.name}", f"a path that is none: {error}", "Correct it") from error
 

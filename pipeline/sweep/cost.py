@@ -31,7 +31,7 @@ def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources
     disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
     if resources.scratch_gb is not None:
         disk = min(disk, int(resources.scratch_gb * 1e9))
-    measured = [past.seconds(cell, resources.gpus > 0) for cell in todo]
+    measured = [past.mean_seconds(cell, resources.gpus > 0) for cell in todo]
     by_size = [_arithmetic_s(cell, resources) for cell in todo]
     times = [m if m is not None else a for m, a in zip(measured, by_size, strict=True)]
     known = [time for time in times if time is not None]
@@ -44,7 +44,7 @@ def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources
 def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
     """2 FLOP per parameter and token of a forward pass."""
     n_params = cell.checkpoint.n_params
-    return None if n_params is None else 2 * n_params * cell.recipe.tokens / _rate(resources)
+    return None if n_params is None else 2 * n_params * cell.recipe.forwarded_tokens / _rate(resources)
 
 
 def _rate(resources: Resources) -> float:

@@ -31,23 +31,23 @@ class RunReport:
     committed: int = 0
     failures: dict[str, tuple[Cell, Outcome]] = field(default_factory=dict)
     """The last failure of each cell that is not committed, by cell id."""
-    held: tuple[Cell, ...] = ()
+    quarantined_cells: tuple[Cell, ...] = ()
     """Wanted cells that stood quarantined before the run."""
     left_out: tuple[LeftOutCells, ...] = ()
     """What no node can run, by model."""
-    unfinished: int = 0
+    n_unfinished: int = 0
     """Wanted cells neither committed nor failed: the run was told to stop, or stopped itself."""
-    signal: int = 0
-    stopped: str = ""
+    signal_number: int = 0
+    stop_reason: str = ""
     """Why the driver gave up, where it did."""
 
     @property
     def exit_code(self) -> int:
         """0 all wanted cells are committed; 143 SIGTERM has left work for a rerun, whatever failed besides; 1 something
         failed, stands quarantined or is left out, or the run gave up."""
-        if self.signal and self.unfinished and not self.stopped:
-            return 128 + self.signal
-        return 1 if self.failures or self.held or self.left_out or self.stopped else 0
+        if self.signal_number and self.n_unfinished and not self.stop_reason:
+            return 128 + self.signal_number
+        return 1 if self.failures or self.quarantined_cells or self.left_out or self.stop_reason else 0
 
 
 @dataclass(order=True)
@@ -67,32 +67,32 @@ class Driver:
 
     def __init__(self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: RunProgress) -> None:
         self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
-        too_large = backend.too_large(plan.todo)
+        too_large = backend.find_too_large(plan.todo)
         self.cells = {cell.id: cell for cell in plan.todo if cell.id not in too_large}
-        self.ledger = AttemptTracker(plan, lake, run_id)
+        self.attempt_tracker = AttemptTracker(plan, lake, run_id)
         models = Counter((c.checkpoint.model, too_large[c.id]) for c in plan.todo if c.id in too_large)
         left_out = tuple(LeftOutCells(model, n, why) for (model, why), n in models.items())
-        self.report = RunReport(held=plan.held, left_out=left_out)
+        self.report = RunReport(quarantined_cells=plan.quarantined_cells, left_out=left_out)
         self.rng = random.Random(run_id)
         self.running: dict[str, _QueuedTask] = {}
-        self.to_label: set[str] = set()
-        self.circuit = CircuitBreaker()
-        self.busy = Utilization()
+        self.contents_to_label: set[str] = set()
+        self.circuit_breaker = CircuitBreaker()
+        self.utilization = Utilization()
         self.lake_failures = 0
-        self.paused_until = self.beat_at = 0.0
-        self.waiting = sorted(self._wait_for(task) for task in self._tasks())
+        self.paused_until = self.next_heartbeat_at = 0.0
+        self.waiting = sorted(self._make_queued_task(task) for task in self._tasks())
 
     def run(self) -> RunReport:
         """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
         for one in self.report.left_out:
-            self.progress.left_out(one)
+            self.progress.report_left_out(one)
         with SignalListener(self._on_signal):
             drained_at = float("inf")
             self._show()
             while self.running or (self.waiting and not self._stopping):
                 self._submit()
                 for task, outcomes in self.backend.wait(self._patience_s()):
-                    self._settle(self.running.pop(task.checkpoint.content).task, outcomes)
+                    self._handle_outcomes(self.running.pop(task.checkpoint.content).task, outcomes)
                 self._show()
                 if self._stopping:
                     for task in self.backend.withdraw():
@@ -103,15 +103,15 @@ class Driver:
         for waiting in (*self.waiting, *self.running.values()):  # their next try is left to a rerun: no failure yet
             for cell in waiting.task.cells:
                 self.report.failures.pop(cell.id, None)
-        if not self.report.stopped:
-            self._write(self.ledger.condemn)
-        self.report.unfinished = len(self.cells) - self.report.committed - len(self.report.failures)
+        if not self.report.stop_reason:
+            self._write_best_effort(self.attempt_tracker.quarantine_exhausted)
+        self.report.n_unfinished = len(self.cells) - self.report.committed - len(self.report.failures)
         self._show(last=True)
         return self.report
 
     @property
     def _stopping(self) -> bool:
-        return bool(self.report.signal or self.report.stopped)
+        return bool(self.report.signal_number or self.report.stop_reason)
 
     def _tasks(self) -> list[Task]:
         by_content: dict[str, list[Cell]] = {}
@@ -124,15 +124,15 @@ class Driver:
                 checkpoint=cells[0].checkpoint,
                 cells=tuple(cells),
                 resources=self.plan.sweep.resources,
-                attempt=1 + max(self.ledger.strikes(c).total() for c in cells),
-                halvings=max(self.ledger.strikes(c)["oom"] for c in cells),
-                shares=1 + max(self.ledger.strikes(c)["host_oom"] for c in cells),
+                attempt=1 + max(self.attempt_tracker.failure_counts(c).total() for c in cells),
+                batch_halvings=max(self.attempt_tracker.failure_counts(c)["oom"] for c in cells),
+                memory_slots=1 + max(self.attempt_tracker.failure_counts(c)["host_oom"] for c in cells),
             )
             for cells in by_content.values()
         ]
 
-    def _wait_for(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
-        strikes = [self.ledger.strikes(cell) for cell in task.cells]
+    def _make_queued_task(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
+        strikes = [self.attempt_tracker.failure_counts(cell) for cell in task.cells]
         rank = 0 if any(strike["setup"] for strike in strikes) else task.attempt
         return _QueuedTask(
             rank,
@@ -161,10 +161,10 @@ class Driver:
         time.sleep(min(max(next_at - time.monotonic(), 0.0), 0.5))
         return 0.0
 
-    def _settle(self, task: Task, outcomes: list[Outcome]) -> None:
+    def _handle_outcomes(self, task: Task, outcomes: list[Outcome]) -> None:
         """Count what is committed, record what failed, and queue what deserves another try."""
         try:
-            outcomes = self._as_the_lake_has_it(outcomes)
+            outcomes = self._reconcile_with_lake(outcomes)
             verdicts = [(self.cells[o.cell_id], o, o.ok or self._failed(o, task)) for o in outcomes]
         except LakeError as error:
             outcomes = fail_all_cells(task, "infra", str(error))
@@ -175,42 +175,44 @@ class Driver:
             self._lake_failed(infra[0])
         elsewhere = all(more and outcome.error_class == "setup" for _, outcome, more in verdicts)
         if not elsewhere:  # on another node it may yet go well
-            self.report.stopped = self.report.stopped or self.circuit.settled(task.checkpoint.content, outcomes)
-        if self.circuit.is_closed:
-            self._write(self.ledger.condemn)
+            self.report.stop_reason = self.report.stop_reason or self.circuit_breaker.record_task(
+                task.checkpoint.content, outcomes
+            )
+        if self.circuit_breaker.is_disarmed:
+            self._write_best_effort(self.attempt_tracker.quarantine_exhausted)
         if again := [(cell, outcome) for cell, outcome, more in verdicts if more and not outcome.ok]:
             self._retry(task, again)
 
-    def _as_the_lake_has_it(self, outcomes: list[Outcome]) -> list[Outcome]:
+    def _reconcile_with_lake(self, outcomes: list[Outcome]) -> list[Outcome]:
         """A worker that died may have committed some of its cells before: the lake is right, not the outcome.
 
         Its cells run in order, so of the others only the first can have killed it; the rest never began.
         """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
-        there = self.lake.committed()
+        there = self.lake.committed_cell_ids()
         known = [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in there else o for o in outcomes]
         dead = [o for o in known if o.error_class in retry_policy.WORKER_FATAL]
         return [o.model_copy(update={"error_class": "not_begun"}) if o in dead[1:] else o for o in known]
 
     def _committed(self, cell: Cell, outcome: Outcome) -> None:
         self.report.committed += 1
-        self.busy.add(outcome.busy_s)
+        self.utilization.add_compute_time(outcome.compute_s)
         self.report.failures.pop(cell.id, None)
         self.lake_failures = 0
-        self.progress.committed(cell, outcome)
-        self.to_label.add(cell.checkpoint.content)
+        self.progress.report_commit(cell, outcome)
+        self.contents_to_label.add(cell.checkpoint.content)
 
     def _failed(self, outcome: Outcome, task: Task) -> bool:
         """True if the cell may be tried again in this run."""
         if outcome.error_class in ("infra", "not_begun"):
             return True
-        return self.ledger.strike(self.cells[outcome.cell_id], outcome, task)
+        return self.attempt_tracker.record_failure(self.cells[outcome.cell_id], outcome, task)
 
     def _report(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         if outcome.error_class != "not_begun":
             self.report.failures[cell.id] = (cell, outcome)
-            self.progress.failed(cell, outcome, again)
+            self.progress.report_failure(cell, outcome, again)
 
     def _lake_failed(self, message: str) -> None:
         """Begin nothing for a while, and take what fails meanwhile for the same failure; the third in a row without a
@@ -220,11 +222,13 @@ class Driver:
         self.lake_failures += 1
         self.paused_until = time.monotonic() + retry_policy.draw_backoff_s("infra", self.lake_failures, self.rng)
         if self.lake_failures >= retry_policy.MAX_FAILURES["infra"]:
-            self.report.stopped = f"the lake cannot be written: {message}"
+            self.report.stop_reason = f"the lake cannot be written: {message}"
 
     def _retry(self, task: Task, again: list[tuple[Cell, Outcome]]) -> None:
         delays = [
-            retry_policy.draw_backoff_s(outcome.error_class, self.ledger.strikes(cell)[outcome.error_class], self.rng)
+            retry_policy.draw_backoff_s(
+                outcome.error_class, self.attempt_tracker.failure_counts(cell)[outcome.error_class], self.rng
+            )
             for cell, outcome in again
             if outcome.error_class is not None
         ]
@@ -232,29 +236,29 @@ class Driver:
             update={
                 "cells": tuple(cell for cell, _ in again),
                 "attempt": task.attempt + 1,
-                "halvings": task.halvings + any(outcome.error_class == "oom" for _, outcome in again),
-                "shares": task.shares + any(outcome.error_class == "host_oom" for _, outcome in again),
+                "batch_halvings": task.batch_halvings + any(outcome.error_class == "oom" for _, outcome in again),
+                "memory_slots": task.memory_slots + any(outcome.error_class == "host_oom" for _, outcome in again),
             }
         )
-        insort(self.waiting, self._wait_for(following, max(delays)))
+        insort(self.waiting, self._make_queued_task(following, max(delays)))
 
     def _show(self, last: bool = False) -> None:
-        self.busy.tick(self.backend.slots)
+        self.utilization.add_slot_time(self.backend.slots)
         measuring = len(self.backend.measuring)
-        self.progress.tick(measuring, len(self.running) - measuring, len(self.report.failures), self._stopping)
-        if last or time.monotonic() > self.beat_at:
-            self.beat_at = time.monotonic() + HEARTBEAT_S
-            self._label()
-            self._write(lambda: self.lake.heartbeat(self.run_id, self._state(ended=last)))
+        self.progress.refresh(measuring, len(self.running) - measuring, len(self.report.failures), self._stopping)
+        if last or time.monotonic() > self.next_heartbeat_at:
+            self.next_heartbeat_at = time.monotonic() + HEARTBEAT_S
+            self._record_labels()
+            self._write_best_effort(lambda: self.lake.heartbeat(self.run_id, self._heartbeat_fields(ended=last)))
 
-    def _label(self) -> None:
+    def _record_labels(self) -> None:
         """Record the labels of what was committed since the last time; listing them for each cell would not scale."""
-        contents, self.to_label = self.to_label, set()
+        contents, self.contents_to_label = self.contents_to_label, set()
         labels = [c for c in self.plan.checkpoints if c.content in contents] if contents else []
         if labels:
-            self._write(lambda: self.lake.record_labels(labels))
+            self._write_best_effort(lambda: self.lake.record_labels(labels))
 
-    def _state(self, ended: bool) -> dict[str, object]:
+    def _heartbeat_fields(self, ended: bool) -> dict[str, object]:
         return {
             "sweep": self.plan.sweep.name,
             "wanted": len(self.plan.cells),
@@ -262,21 +266,21 @@ class Driver:
             "committed": self.report.committed,
             "failed": len(self.report.failures),
             "left_out": [one._asdict() for one in self.report.left_out],
-            "busy": self.busy.share,
+            "busy": self.utilization.share,
             "gpu_wait_s": round(self.backend.gpu_wait_s, 1),
             "running": [task.checkpoint.label for task in self.backend.measuring],
             "ended": ended,
         }
 
-    def _write(self, write: Callable[[], object]) -> None:
+    def _write_best_effort(self, write: Callable[[], object]) -> None:
         """A record that the next run makes good: if the lake refuses it now, that is said and no more."""
         try:
             write()
         except LakeError as error:
-            self.progress.say(str(error))
+            self.progress.print_line(str(error))
 
     def _on_signal(self, number: int) -> None:
-        if self.report.signal and number == signal.SIGINT:
+        if self.report.signal_number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.report.signal = number
-        self.progress.say("stopping: running tasks finish; what is committed stays in the lake")
+        self.report.signal_number = number
+        self.progress.print_line("stopping: running tasks finish; what is committed stays in the lake")

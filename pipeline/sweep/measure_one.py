@@ -82,7 +82,7 @@ def commit_cell(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
 
     lake.record_recipe(cell.recipe)
     lake.record_labels([cell.checkpoint])
-    if cell.id not in lake.committed():
+    if cell.id not in lake.committed_cell_ids():
         lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows, file_metadata(cell.recipe)))
     if any(stone.cell_id == cell.id and stone.failure for stone in lake.tombstones()):
         lake.release(cell.id)

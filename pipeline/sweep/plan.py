@@ -35,9 +35,9 @@ class Plan:
     """Every wanted cell once, in training order."""
     committed: frozenset[str]
     quarantined: frozenset[str]
-    released: frozenset[str]
+    to_release: frozenset[str]
     """Wanted cells whose tombstone goes away when the run starts, because the user asks for another try."""
-    reason: Mapping[str, str]
+    reason_by_cell: Mapping[str, str]
     """Why each cell to run is not there yet, by cell id."""
     attempts: Mapping[str, Counter[str]]
     histories: tuple[History, ...]
@@ -52,27 +52,27 @@ class Plan:
         return tuple(c for c in self.cells if c.id not in self.committed and c.id not in self.quarantined)
 
     @property
-    def known_checkpoints(self) -> tuple[Checkpoint, ...]:
+    def committed_checkpoints(self) -> tuple[Checkpoint, ...]:
         """Those of which a wanted cell is committed: their labels belong in the lake."""
         there = {cell.checkpoint.content for cell in self.cells if cell.id in self.committed}
         return tuple(c for c in self.checkpoints if c.content in there)
 
     @property
-    def held(self) -> tuple[Cell, ...]:
+    def quarantined_cells(self) -> tuple[Cell, ...]:
         """Wanted cells that stand quarantined."""
         return tuple(c for c in self.cells if c.id in self.quarantined)
 
-    def reasons(self) -> dict[str, int]:
+    def count_reasons(self) -> dict[str, int]:
         """Cells to run by why they are not there yet."""
-        return dict(Counter(self.reason[cell.id] for cell in self.todo))
+        return dict(Counter(self.reason_by_cell[cell.id] for cell in self.todo))
 
     @property
-    def unparsed(self) -> tuple[str, ...]:
+    def unparsed_names(self) -> tuple[str, ...]:
         return tuple(f"{h.model}/{name}" for h in self.histories for name in h.unparsed)
 
     @property
-    def other(self) -> tuple[str, ...]:
-        return tuple(f"{h.model}/{name}" for h in self.histories for name in h.other)
+    def other_folders(self) -> tuple[str, ...]:
+        return tuple(f"{h.model}/{name}" for h in self.histories for name in h.ignored_names)
 
     def to_json(self) -> dict[str, Any]:
         """For `plan --json`."""
@@ -82,15 +82,15 @@ class Plan:
             "models": {h.model: [c.revision for c in self.checkpoints if c.model == h.model] for h in self.histories},
             "corpora": [{"id": c.id, "sha256": c.sha256} for c in self.sweep.corpora],
             "wanted": len(self.cells),
-            "done": len(self.cells) - len(self.todo) - len(self.held),
-            "quarantined": [cell.name for cell in self.held],
+            "done": len(self.cells) - len(self.todo) - len(self.quarantined_cells),
+            "quarantined": [cell.name for cell in self.quarantined_cells],
             "to_run": [cell.name for cell in self.todo],
-            "reasons": self.reasons(),
+            "reasons": self.count_reasons(),
             "states": {h.model: dict(Counter(r.state for r in h.revisions)) for h in self.histories},
             "findings": [{"model": model, **finding._asdict()} for model, finding in self.findings],
             "cost": self.cost._asdict(),
-            "unparsed": list(self.unparsed),
-            "other_folders": list(self.other),
+            "unparsed": list(self.unparsed_names),
+            "other_folders": list(self.other_folders),
         }
 
 
@@ -110,9 +110,9 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
     ]
     _refuse_equal_labels(checkpoints)
     cells = tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1]
-    files, attempts = lake.cells(), lake.attempts()
+    files, attempts = lake.cell_files(), lake.failure_counts()
     committed = set(files)
-    quarantined = lake.quarantined()
+    quarantined = lake.quarantined_cell_ids()
     released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
     todo = [cell for cell in cells if cell.id not in committed | (quarantined - released)]
     past = load_prior_results(lake, files, todo, labels)
@@ -123,8 +123,8 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
         cells=cells,
         committed=frozenset(committed),
         quarantined=frozenset(quarantined - released),
-        released=frozenset(released),
-        reason={cell.id: reason_to_run(cell, past, contents, cell.id in attempts) for cell in todo},
+        to_release=frozenset(released),
+        reason_by_cell={cell.id: reason_to_run(cell, past, contents, cell.id in attempts) for cell in todo},
         attempts=attempts,
         histories=histories,
         findings=tuple((h.model, finding) for h in histories for finding in serious_findings(audit_history(h))),
@@ -144,7 +144,7 @@ def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]
 
 def _once(histories: Iterable[History]) -> list[History]:
     """A repo that two sources name counts once."""
-    by_model = {(h.model, h.rule if h.rule != "local" else id(h)): h for h in histories}
+    by_model = {(h.model, h.family_name if h.family_name != "local" else id(h)): h for h in histories}
     return list(by_model.values())
 
 

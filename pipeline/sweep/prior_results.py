@@ -42,11 +42,11 @@ class PriorResults:
             if one.total_s is not None:
                 self._took[one.model, one.recipe, one.kind, one.on_gpu].append(one.total_s)
 
-    def of_content(self, cell: Cell) -> list[CommittedCell]:
+    def find_same_content(self, cell: Cell) -> list[CommittedCell]:
         """Those of the same files and profile, whatever the corpus and recipe."""
         return self._of_content.get((cell.checkpoint.content, cell.kind), [])
 
-    def seconds(self, cell: Cell, on_gpu: bool) -> float | None:
+    def mean_seconds(self, cell: Cell, on_gpu: bool) -> float | None:
         """What such a cell took so far: the mean over those of its model, recipe and profile on such a device."""
         took = self._took.get((cell.checkpoint.model, cell.recipe.label, cell.kind, on_gpu))
         return mean(took) if took else None
@@ -83,7 +83,7 @@ def reason_to_run(cell: Cell, past: PriorResults, labels: dict[str, dict[str, st
     """
     if failed:
         return "failed before"
-    mine = past.of_content(cell)
+    mine = past.find_same_content(cell)
     if not mine:
         before = labels.get(cell.checkpoint.label, {})
         if cell.checkpoint.weights_digest in before.values():

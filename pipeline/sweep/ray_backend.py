@@ -55,7 +55,7 @@ class _InFlight(NamedTuple):
     """A task that Ray has been given, to fetch or to measure."""
 
     task: Task
-    shares: int
+    slots_taken: int
     since: float
 
 
@@ -118,7 +118,7 @@ class RayBackend:
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
         ready = self._waited(timeout_s)
-        finished = [done for ref in ready if (done := self._finished(ref))]
+        finished = [done for ref in ready if (done := self._collect_finished(ref))]
         self._start()
         self._end_stuck()
         return finished
@@ -129,7 +129,7 @@ class RayBackend:
         if not under_way and self._to_fetch:
             time.sleep(timeout_s)  # for a node
         ready = ray.wait(under_way, num_returns=1, timeout=timeout_s)[0] if under_way else []
-        free = max(self.slots - self._taken(), 0)
+        free = max(self.slots - self._slots_taken(), 0)
         self.gpu_wait_s += min(free, len(self._fetching)) * (time.monotonic() - began)
         return ready
 
@@ -137,12 +137,12 @@ class RayBackend:
         for ref in self._fetching:
             ray.cancel(ref, force=True)
         tasks = [*self._to_fetch, *(one.task for one in self._fetching.values()), *self._ready]
-        tasks += self._unqueued()
+        tasks += self._cancel_queued()
         for queue in (self._to_fetch, self._fetching, self._ready):
             queue.clear()
         return tasks
 
-    def _unqueued(self) -> list[Task]:
+    def _cancel_queued(self) -> list[Task]:
         """What Ray has not begun is taken back from it; what has ended meanwhile is left to `wait`."""
         refs = list(self._running)
         _, unfinished = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
@@ -155,7 +155,7 @@ class RayBackend:
         """Of unfinished ones, in the order in which Ray was given them, those that it has slots for."""
         if not self._queue:
             return refs
-        shares = accumulate(self._running[ref].shares for ref in refs)
+        shares = accumulate(self._running[ref].slots_taken for ref in refs)
         return [ref for ref, taken in zip(refs, shares, strict=True) if taken <= self.slots]
 
     def _start(self) -> None:
@@ -166,79 +166,85 @@ class RayBackend:
         """Not before there is a node to measure it: a fetch needs no CPU, and Ray would run it on the head too."""
         while self._to_fetch:
             task = self._to_fetch[0]
-            if not self._nodes.place(task.checkpoint.content, self._nodes.gpus(task.cells)):
+            if not self._nodes.assign_node(task.checkpoint.content, self._nodes.count_gpus(task.cells)):
                 return
             self._to_fetch.popleft()
-            ref = self._fetch.options(**self._placed(task)).remote(task, self._environment)
+            ref = self._fetch.options(**self._node_options(task)).remote(task, self._environment)
             self._fetching[ref] = _InFlight(task, 0, time.monotonic())
 
     def _start_measuring(self) -> None:
         """What is ready, in turn, as far as there are slots; a node that is full holds up its own tasks alone."""
         full: set[str] = set()
         for task in tuple(self._ready):
-            node, shares = self._nodes.of(task.checkpoint.content), self._shares(task)
-            if self._taken() + shares > self.slots + (self._queue if shares == 1 else 0):
+            node, shares = self._nodes.find_node(task.checkpoint.content), self._slots_needed(task)
+            if self._slots_taken() + shares > self.slots + (self._queue if shares == 1 else 0):
                 return
-            if node and (node in full or not self._nodes.has_room(node, self._taken(node), shares)):
+            if node and (node in full or not self._nodes.has_room(node, self._slots_taken(node), shares)):
                 full.add(node)
                 continue
             self._ready.remove(task)
-            options = {**self._placed(task), "memory": self._nodes.memory(task.shares), **self._gpus(task)}
+            options = {
+                **self._node_options(task),
+                "memory": self._nodes.memory_bytes(task.memory_slots),
+                **self._gpus(task),
+            }
             ref = self._measure.options(**options).remote(task, self._environment)
             self._running[ref] = _InFlight(task, shares, time.monotonic())
 
-    def _taken(self, node: str = "") -> int:
+    def _slots_taken(self, node: str = "") -> int:
         """Slots, of all nodes or of one."""
         here = (
-            one for one in self._running.values() if not node or self._nodes.of(one.task.checkpoint.content) == node
+            one
+            for one in self._running.values()
+            if not node or self._nodes.find_node(one.task.checkpoint.content) == node
         )
-        return sum(one.shares for one in here)
+        return sum(one.slots_taken for one in here)
 
-    def _finished(self, ref: Any) -> FinishedTask | None:
+    def _collect_finished(self, ref: Any) -> FinishedTask | None:
         """What a Ray task has come to; of a fetch that went well nothing yet, its task is ready now."""
         was_fetched = ref in self._fetching
         task, _, since = (self._fetching if was_fetched else self._running).pop(ref)
         outcomes = self._outcomes(ref, task, time.monotonic() - since)
         if was_fetched:
-            self._nodes.fetched(task.checkpoint.content, well=not outcomes)
+            self._nodes.record_fetch(task.checkpoint.content, well=not outcomes)
             if not outcomes:
                 self._ready.append(task)
                 return None
-        self._leave(task, outcomes)
+        self._release_node(task, outcomes)
         return task, outcomes
 
-    def _leave(self, task: Task, outcomes: list[Outcome]) -> None:
+    def _release_node(self, task: Task, outcomes: list[Outcome]) -> None:
         """The task's node, where files go that a worker which died has left: now, or they might be the next try's."""
-        placed, died = self._placed(task), any(o.error_class in WORKER_FATAL for o in outcomes)
+        placed, died = self._node_options(task), any(o.error_class in WORKER_FATAL for o in outcomes)
         if placed and died and task.checkpoint.download_bytes:
             with suppress(RayError):  # the node may have gone too
                 ray.get(self._discard.options(**placed).remote(task, self._environment), timeout=NODE_ANSWER_TIMEOUT_S)
-        self._nodes.leave(task.checkpoint.content)
+        self._nodes.forget_files(task.checkpoint.content)
 
-    def _placed(self, task: Task) -> dict[str, Any]:
+    def _node_options(self, task: Task) -> dict[str, Any]:
         """On the node that has its files and on no other, which might wait for room that its own tasks hold."""
-        node = self._nodes.of(task.checkpoint.content)
+        node = self._nodes.find_node(task.checkpoint.content)
         return _pin_to_node(node) if node else {}
 
-    def _shares(self, task: Task) -> int:
+    def _slots_needed(self, task: Task) -> int:
         """Slots that a task takes up: one, or as many as it has GPUs or needs the memory of."""
-        return min(max(task.shares, self._nodes.gpus(task.cells), 1), self.slots)
+        return min(max(task.memory_slots, self._nodes.count_gpus(task.cells), 1), self.slots)
 
     def _gpus(self, task: Task) -> dict[str, int]:
-        return {"num_gpus": self._nodes.gpus(task.cells)} if self._resources.gpus else {}
+        return {"num_gpus": self._nodes.count_gpus(task.cells)} if self._resources.gpus else {}
 
     def close(self) -> None:
         if self._resources.address != "local":
             with suppress(RayError):  # a node that does not answer keeps what this driver had there for a day
-                self._asked(release_owned_by, [current_owner()])
+                self._ask_nodes(release_owned_by, [current_owner()])
         with preserve_sigterm_handler():  # Ray's shutdown takes it away below Python's knowledge
             ray.shutdown()
 
-    def _bury(self) -> None:
+    def _free_dead_drivers(self) -> None:
         """Free the nodes of what dead drivers of this machine had there: only here can be seen that they are dead."""
-        owners = {owner for _, found in self._asked(list_owners) for owner in found or ()}
+        owners = {owner for _, found in self._ask_nodes(list_owners) for owner in found or ()}
         if dead := sorted(owner for owner in owners if is_driver_dead(owner)):
-            self._asked(release_owned_by, dead)
+            self._ask_nodes(release_owned_by, dead)
 
     def require_visible(self, paths: Iterable[str]) -> None:
         """Refuse unless every node of the cluster sees every path.
@@ -247,13 +253,13 @@ class RayBackend:
         """
         if self._resources.address == "local":
             return
-        answers = self._asked(find_missing_paths, sorted(paths))
+        answers = self._ask_nodes(find_missing_paths, sorted(paths))
         lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
         lacking += [f"{node} does not say" for node, answer in answers if answer is None]
         if lacking:
             raise UsageError("local files on a cluster", "; ".join(lacking), "Put them where every node sees them")
 
-    def _asked(self, question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
+    def _ask_nodes(self, question: Callable[..., Any], *about: Any) -> list[tuple[str, Any]]:
         """What each node answers, by its host; None of one that cannot say, and nothing of one that goes meanwhile."""
         if self._resources.address == "local":
             return [("", question(*about))]
@@ -273,8 +279,8 @@ class RayBackend:
                 answers.append((hosts[ref], None))
         return answers
 
-    def too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        return self._nodes.too_large(cells)
+    def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
+        return self._nodes.find_too_large(cells)
 
     def _connect(self) -> None:
         address = self._resources.address
@@ -298,9 +304,9 @@ class RayBackend:
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
-        self._nodes.require_a_fit()
+        self._nodes.require_usable_node()
         if address != "local":
-            self._bury()
+            self._free_dead_drivers()
 
     def _outcomes(self, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
         """What the worker answers, or what Ray says of it, with the node where it was if that is known."""
@@ -308,11 +314,11 @@ class RayBackend:
             return ray.get(ref)
         except RayError as error:
             here = gethostname() if self._resources.address == "local" else ""
-            where = self._nodes.host(task.checkpoint.content) or here
-            said = self._said(error, ref, task, elapsed_s)
+            where = self._nodes.find_host(task.checkpoint.content) or here
+            said = self._outcomes_of_ray_error(error, ref, task, elapsed_s)
             return [one.model_copy(update={"host": where, "seconds": elapsed_s}) for one in said]
 
-    def _said(self, error: RayError, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
+    def _outcomes_of_ray_error(self, error: RayError, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
         match error:
             case RayTaskError():
                 stranger = isinstance(error.cause, TaskCancelledError)  # what an interrupt from outside becomes
@@ -330,7 +336,7 @@ class RayBackend:
                 cause = str(error).strip().splitlines()[-1]
                 return fail_all_cells(task, "setup", f"RuntimeEnvSetupError: {cause}", str(error))
             case _ if isinstance(error, NODE_LOST_ERRORS):
-                self._nodes.look_again()
+                self._nodes.invalidate()
                 return fail_all_cells(task, "preempted", _first_line(error))
         late = isinstance(error, WorkerCrashedError) and elapsed_s >= self._resources.timeout_s
         stack = self._stack(task) if late else ""
@@ -344,7 +350,7 @@ class RayBackend:
 
     def _stack(self, task: Task) -> str:
         """What the watchdog has left, on whichever node; empty where it did not end the task."""
-        return next((stack for _, stack in self._asked(read_stack, task) if stack), "")
+        return next((stack for _, stack in self._ask_nodes(read_stack, task) if stack), "")
 
     def _end_stuck(self) -> None:
         """The second line behind the worker's own watchdog, whose file tells a task that is stuck from one that waits
@@ -353,7 +359,9 @@ class RayBackend:
         late = {ref: one.task for ref, one in self._running.items() if now - one.since >= limit_s}
         if not late or now - self._looked_at < min(limit_s, STUCK_CHECK_INTERVAL_S):
             return
-        found = {content for _, there in self._asked(find_stuck, [*late.values()], limit_s) for content in there or ()}
+        found = {
+            content for _, there in self._ask_nodes(find_stuck, [*late.values()], limit_s) for content in there or ()
+        }
         for ref in (ref for ref, task in late.items() if task.checkpoint.content in found):
             ray.cancel(ref, force=True)
             self._stuck.add(ref)

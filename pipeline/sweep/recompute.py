@@ -25,7 +25,7 @@ def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[
     if not committed:
         raise UsageError(f"a cell of {sweep.name} to measure again", "none is committed", "Run the sweep first")
     cell = rng.choice(committed)
-    known = open_lake(lake.uri).frame(f"SELECT * FROM layers WHERE cell_id = '{cell.id}'").to_dicts()
+    known = open_lake(lake.uri).query_frame(f"SELECT * FROM layers WHERE cell_id = '{cell.id}'").to_dicts()
     before = {row["layer"]: row for row in known}
     now = {row["layer"]: row for row in _measured(cell, sweep)}
     if before.keys() != now.keys():

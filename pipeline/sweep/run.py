@@ -30,29 +30,31 @@ the last one ended. With 64 under way 10,000 tasks that do nothing take 13 secon
 def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None = None) -> RunReport:
     """Measure what the plan still wants. `work` replaces the body of a task, for tests of scale."""
     lake.record_recipe(plan.sweep.recipe)
-    lake.record_labels(plan.known_checkpoints)
+    lake.record_labels(plan.committed_checkpoints)
     for history in plan.histories:
-        if history.rule != "local":
+        if history.family_name != "local":
             lake.record_audit(build_audit_record(history))
     if not plan.todo:
-        _release(lake, plan.released)
-        return RunReport(held=plan.held)
+        _release(lake, plan.to_release)
+        return RunReport(quarantined_cells=plan.quarantined_cells)
     for corpus in plan.sweep.corpora:
         if corpus.sha256 is not None:
             prepare_text_file(corpus)  # downloads, unpacks and cleans once, before anything else is started
     remove_stale()  # what killed runs have fetched
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
-    others = lake.under_way(within_s=ACTIVE_WITHIN_S)
-    lake.write_plan(run_id, plan.to_json())
+    others = lake.active_runs(within_s=ACTIVE_WITHIN_S)
+    lake.begin_run(run_id, plan.to_json())
     with own_scratch(), RunProgress(total=len(plan.todo)) as progress:
-        progress.say(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
+        progress.print_line(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         for other in others:
-            progress.say(f"run {other} may be under way too: what both want is measured twice, and nothing is lost")
+            progress.print_line(
+                f"run {other} may be under way too: what both want is measured twice, and nothing is lost"
+            )
         with closing(_open_backend(backend, plan, work)) as opened:
             driver = Driver(plan, lake, opened, run_id, progress)
-            _release(lake, plan.released & driver.cells.keys())
+            _release(lake, plan.to_release & driver.cells.keys())
             report = driver.run()
-        if not report.signal:
+        if not report.signal_number:
             _compact(lake, progress)
     return report
 
@@ -63,9 +65,9 @@ def _compact(lake: Lake, progress: RunProgress) -> None:
 
     try:
         if made := compact_if_due(lake):
-            progress.say(f"compacted {made.cells} cells")
+            progress.print_line(f"compacted {made.cells} cells")
     except (LakeError, MemoryError) as error:
-        progress.say(f"not compacted: {error}")
+        progress.print_line(f"not compacted: {error}")
 
 
 def _release(lake: Lake, released: Iterable[str]) -> None:
@@ -100,7 +102,7 @@ def _open_backend(name: BackendName, plan: Plan, work: TaskFunction | None) -> B
         queue,
     )
     corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
-    too_large = ray.too_large(plan.todo)
+    too_large = ray.find_too_large(plan.todo)
     wanted = [cell.checkpoint for cell in plan.todo if cell.id not in too_large]
     ray.require_visible(corpora | {p for c in wanted for p in (c.path, c.tokenizer_path) if p})
     return ray

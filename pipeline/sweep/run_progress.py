@@ -20,7 +20,7 @@ class RunProgress:
         self.console = console or Console(stderr=True)
         self.total, self.done = total, 0
         self.last = ""
-        self.started = self.spoken = time.monotonic()
+        self.started = self.last_printed_at = time.monotonic()
         self.live = self.console.is_terminal
         self.bar = Bar(
             TextColumn("{task.description}"),
@@ -42,21 +42,21 @@ class RunProgress:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
-    def committed(self, cell: Cell, outcome: Outcome) -> None:
+    def report_commit(self, cell: Cell, outcome: Outcome) -> None:
         self.done += 1
         self.last = f"{cell.checkpoint.revision} {cell.corpus.id} {outcome.summary}"
         self.bar.update(self.task, completed=self.done, last=f"last: {self.last}")
 
-    def failed(self, cell: Cell, outcome: Outcome, again: bool) -> None:
+    def report_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         state = "failed, to be tried again" if again else "failed"
-        self.say(f"{state}: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
+        self.print_line(f"{state}: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
 
-    def left_out(self, some: LeftOutCells) -> None:
+    def report_left_out(self, some: LeftOutCells) -> None:
         self.total -= some.cells
         self.bar.update(self.task, total=self.total)
-        self.say(str(some))
+        self.print_line(str(some))
 
-    def tick(self, running: int, waiting: int, failures: int, stopping: bool) -> None:
+    def refresh(self, running: int, waiting: int, failures: int, stopping: bool) -> None:
         """Called every second or so; prints a plain line when it is time and nobody watches a bar.
 
         Args:
@@ -64,15 +64,15 @@ class RunProgress:
             failures: cells that have failed and are not committed since.
         """
         self.bar.update(self.task, failed=f"[red]{failures} failed[/red]" if failures else "")
-        if self.live or time.monotonic() - self.spoken < PRINT_EVERY_S:
+        if self.live or time.monotonic() - self.last_printed_at < PRINT_EVERY_S:
             return
         elapsed = time.monotonic() - self.started
         left = f"{elapsed / self.done * (self.total - self.done):.0f} s left" if self.done else "no estimate yet"
         state = "stopping, " if stopping else ""
         tasks = f"{running} tasks running, {waiting} being fetched or waiting"
-        self.say(f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}")
+        self.print_line(f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}")
 
-    def say(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """One line now, whatever the form."""
-        self.spoken = time.monotonic()
+        self.last_printed_at = time.monotonic()
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -33,14 +33,14 @@ class Task(StrictModel):
     cells: tuple[Cell, ...]
     resources: Resources
     attempt: int = 1
-    halvings: int = 0
+    batch_halvings: int = 0
     """How often the batch was halved after running out of memory."""
-    shares: int = 1
+    memory_slots: int = 1
     """Of how many slots it has the memory: one more each time a node has killed it for its memory."""
 
     @property
     def batch_tokens(self) -> int:
-        return max(self.resources.batch_tokens >> self.halvings, 1)
+        return max(self.resources.batch_tokens >> self.batch_halvings, 1)
 
 
 class Outcome(StrictModel):
@@ -52,9 +52,9 @@ class Outcome(StrictModel):
     traceback: str = ""
     host: str = Field(default_factory=socket.gethostname)
     """Where it was tried; empty of a worker that died where Ray does not say."""
-    rows: int = 0
+    n_rows: int = 0
     seconds: float = 0.0
-    busy_s: float = 0.0
+    compute_s: float = 0.0
     """Of them in forward passes and metrics."""
     summary: str = ""
     """A few words on the result, for the progress line."""

@@ -16,13 +16,13 @@ class Utilization:
         self._seen = clock()
         self._slots_s = self._busy_s = 0.0
 
-    def tick(self, slots: int) -> None:
+    def add_slot_time(self, slots: int) -> None:
         """Since the last tick there were so many slots."""
         now = self._clock()
         self._slots_s += slots * (now - self._seen)
         self._seen = now
 
-    def add(self, seconds: float) -> None:
+    def add_compute_time(self, seconds: float) -> None:
         """What a cell spent in forward passes and metrics."""
         self._busy_s += seconds
 

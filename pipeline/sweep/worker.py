@@ -115,7 +115,7 @@ def _measured(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list
 
         kept = _model_cache()
         opened = measure.load_checkpoint(checkpoint, task.cells[0].recipe, task.resources, kept)
-    there = Lake(task.lake).committed() if task.attempt > 1 else set()
+    there = Lake(task.lake).committed_cell_ids() if task.attempt > 1 else set()
     outcomes = []
     for cell in task.cells:
         with watch(task):
@@ -147,5 +147,5 @@ def _measure_and_commit(task: Task, cell: Cell, opened: "LoadedCheckpoint") -> O
         return _outcomes_of_error(task, error, started)[0].model_copy(update={"cell_id": cell.id})
     seconds = time.monotonic() - started
     return Outcome(
-        cell_id=cell.id, rows=len(rows), seconds=seconds, busy_s=compute_s(rows), summary=summarize_peaks(rows)
+        cell_id=cell.id, n_rows=len(rows), seconds=seconds, compute_s=compute_s(rows), summary=summarize_peaks(rows)
     )

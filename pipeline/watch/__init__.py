@@ -39,18 +39,18 @@ def watch_folder(
         failed |= _poll(follower, say, teller)
         if once:
             break
-    for name in follower.waiting():
+    for name in follower.list_pending():
         say(f"{name}: not complete")
-    return EXIT_ALERTED if teller.tried else EXIT_FAILED if failed else 0
+    return EXIT_ALERTED if teller.any_attempted else EXIT_FAILED if failed else 0
 
 
 def _poll(follower: Follower, say: LineWriter, teller: Notifier) -> bool:
     """Whether anything failed."""
-    teller.tell_owed()
+    teller.retry_undelivered()
     failed = False
-    for one in follower.look():
+    for one in follower.poll():
         say(one.line)
         for alert in one.alerts:
-            teller.tell(alert)
+            teller.deliver(alert)
         failed |= one.failed
     return failed

@@ -33,7 +33,7 @@ class LayerSelection(NamedTuple):
                 return cls(text, first, last)
         raise UsageError(f"layers {text!r}", "no layers", "Write blocks, all, a layer as 5, or a range as 3-9")
 
-    def choose(self, rows: Sequence[MetricRow]) -> list[MetricRow]:
+    def filter_rows(self, rows: Sequence[MetricRow]) -> list[MetricRow]:
         if self.first is None:
             return [row for row in rows if self.text == "all" or row["state"] == "block"]
         return [row for row in rows if self.first <= row["layer"] <= (self.last or self.first)]
@@ -81,7 +81,7 @@ def require_metric_with_error(name: str) -> str:
 
 def mean_over_layers(metric: str, layers: LayerSelection, rows: Sequence[MetricRow]) -> MetricMean | None:
     """Of one checkpoint's rows; null where any chosen layer has none."""
-    chosen = [(row[metric], row[f"{metric}_se"]) for row in layers.choose(rows)]
+    chosen = [(row[metric], row[f"{metric}_se"]) for row in layers.filter_rows(rows)]
     if not chosen or any(found is None for found, _ in chosen):
         return None
     errors = [error for _, error in chosen if error is not None]

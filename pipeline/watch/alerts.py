@@ -62,7 +62,7 @@ def nonfinite_flags(lake: Lake, cell: Cell) -> list[str]:
     """Flags of this cell that say NaN or infinity: of the loss, or of a state."""
     flags = f"SELECT unnest(flags) AS flag FROM layers WHERE cell_id = {_quoted(cell.id)}"
     query = f"SELECT DISTINCT flag FROM ({flags}) WHERE starts_with(flag, 'nonfinite') ORDER BY flag"
-    return open_lake(lake.uri).frame(query)["flag"].to_list()
+    return open_lake(lake.uri).query_frame(query)["flag"].to_list()
 
 
 def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Alert]:
@@ -114,7 +114,7 @@ def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> dict[int, list[dict
     names = ", ".join((*LAYER_COLUMNS, *dict.fromkeys(name for one in metrics for name in (one, f"{one}_se"))))
     query = f"SELECT {names} FROM layers WHERE {where} AND step <= {about.step} AND NOT superseded"
     found: dict[int, list[dict[str, Any]]] = {}
-    for row in open_lake(lake.uri).frame(f"{query} ORDER BY step, layer").to_dicts():
+    for row in open_lake(lake.uri).query_frame(f"{query} ORDER BY step, layer").to_dicts():
         found.setdefault(row["step"], []).append(row)
     return found
 

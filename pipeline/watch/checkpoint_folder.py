@@ -22,7 +22,7 @@ class CheckpointFolder(NamedTuple):
     """A sub-folder whose name states a step."""
 
     path: Path
-    place: TrainingPoint
+    training_point: TrainingPoint
     signature: FolderSignature
 
 
@@ -30,7 +30,7 @@ def list_checkpoint_folders(root: Path) -> list[CheckpointFolder]:
     """Every sub-folder that states a step, in training order; one that vanishes meanwhile is left out."""
     named = [(path, place) for path in root.iterdir() if (place := parse_name(path.name)) and place.step is not None]
     seen = [CheckpointFolder(*one, mark) for one in named if (mark := _signature(one[0])) is not None]
-    return sorted(seen, key=lambda one: (one.place.order, one.path.name))
+    return sorted(seen, key=lambda one: (one.training_point.sort_key, one.path.name))
 
 
 def why_incomplete(folder: Path, own_tokenizer: bool = True) -> str | None:

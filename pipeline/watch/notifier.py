@@ -26,33 +26,33 @@ class Notifier:
     """
 
     def __init__(self, lake: Lake, folder: Path, say: Callable[[str], object], target: str | None) -> None:
-        self.tried = False
+        self.any_attempted = False
         """Whether there was anything to tell."""
         self._lake, self._say, self._target = lake, say, target
-        self._owed = list_undelivered(lake, folder)
+        self._undelivered = list_undelivered(lake, folder)
         self._problem: str | None = None
         """The last one said."""
 
-    def tell(self, alert: Alert) -> None:
+    def deliver(self, alert: Alert) -> None:
         """Say it and pass it on; it is owed if nobody takes it."""
         self._say(str(alert))
-        self._problem = self._pass_on(alert)
+        self._problem = self._send_and_record(alert)
         if self._problem:
             self._say(f"alert not passed on: {self._problem}")
-            self._owed.append(alert)
+            self._undelivered.append(alert)
 
-    def tell_owed(self) -> None:
+    def retry_undelivered(self) -> None:
         """Try again, until one is not taken: a dead webhook costs one wait a look, and the same problem one line."""
-        while self._owed:
-            before, self._problem = self._problem, self._pass_on(self._owed[0])
+        while self._undelivered:
+            before, self._problem = self._problem, self._send_and_record(self._undelivered[0])
             if self._problem:
                 if self._problem != before:
                     self._say(f"alert still not passed on: {self._problem}")
                 return
-            self._say(f"{self._owed.pop(0)}, told late")
+            self._say(f"{self._undelivered.pop(0)}, told late")
 
-    def _pass_on(self, alert: Alert) -> str | None:
-        self.tried = True
+    def _send_and_record(self, alert: Alert) -> str | None:
+        self.any_attempted = True
         problem = send_alert(alert, self._target) if self._target else None
         if problem is None:
             record_delivery(self._lake, alert)

@@ -30,7 +30,7 @@ def test_a_lead_is_found_at_its_lag(lag):
     found = estimate_lead(*series(0, lag))
     assert (found.lag, found.verdict) == (lag, "leads")
     assert found.correlation > 0.5
-    assert found.p < 0.03
+    assert found.p_value < 0.03
 
 
 def test_a_lead_is_found_under_a_shared_decay():

@@ -27,11 +27,11 @@ def test_the_names():
 
 @pytest.mark.parametrize("name", all_saved_queries())
 def test_every_saved_query_runs_and_finds_rows(reader, name):
-    assert len(reader.frame(resolve_query(f"@{name}"))) > 0
+    assert len(reader.query_frame(resolve_query(f"@{name}"))) > 0
 
 
 def test_the_dome_is_that_of_the_last_step_and_of_blocks(reader):
-    (row,) = reader.frame(resolve_query("@dome")).to_dicts()
+    (row,) = reader.query_frame(resolve_query("@dome")).to_dicts()
     assert row["step"] == 3
     assert row["peak"] < 0.9
     assert 0.3 < row["peak_depth"] < 0.8
@@ -39,22 +39,22 @@ def test_the_dome_is_that_of_the_last_step_and_of_blocks(reader):
 
 
 def test_the_peak_of_dimension(reader):
-    found = reader.frame(resolve_query("@id-peak")).filter(layer=5).row(0, named=True)
+    found = reader.query_frame(resolve_query("@id-peak")).filter(layer=5).row(0, named=True)
     assert (found["peak_step"], found["peak"], found["peak_se"], found["steps"]) == (2, 15.0, 0.1, 3)
     assert found["at_first_step"] == found["at_last_step"] == 10.0
 
 
 def test_sinks_and_coverage(reader):
-    found = reader.frame(resolve_query("@sink"))
+    found = reader.query_frame(resolve_query("@sink"))
     assert len(found) == 3 * made.LAYERS
     assert found["sink_token_share"].to_list() == pytest.approx([100 / 12_800] * len(found))
-    (covered,) = reader.frame(resolve_query("@coverage")).to_dicts()
+    (covered,) = reader.query_frame(resolve_query("@coverage")).to_dicts()
     assert (covered["labels"], covered["first_step"], covered["last_step"], covered["rows"]) == (3, 1, 3, 37)
     assert covered["not_ok"] == 0
 
 
 def test_the_audit_lists_every_label(reader):
-    found = reader.frame(resolve_query("@audit"))
+    found = reader.query_frame(resolve_query("@audit"))
     assert found["revision"].to_list() == ["step1", "step2", "step3"]
     assert {"duplicate_of", "superseded"} <= set(found.columns)
 
@@ -69,4 +69,4 @@ def test_plain_sql_passes_and_a_wrong_name_is_told():
 
 def test_an_empty_lake_answers_with_no_rows(tmp_path):
     for name in all_saved_queries():
-        assert lakes.LakeReader(tmp_path).frame(resolve_query(f"@{name}")).is_empty()
+        assert lakes.LakeReader(tmp_path).query_frame(resolve_query(f"@{name}")).is_empty()

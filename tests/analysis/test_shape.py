@@ -31,7 +31,7 @@ def drawn(truth, sigma, df=3, shared=0.0, curves=CURVES, seed=0):
 
 
 def said(word, *curve, **options):
-    return float((classify_curves(*curve, **options).word == word).mean())
+    return float((classify_curves(*curve, **options).shape_name == word).mean())
 
 
 SIZES = [(5, 3), (14, 3), (28, 4), (154, 4)]
@@ -135,9 +135,9 @@ def test_intervals_cover_the_true_height_and_the_true_place(height):
     truth = height * np.sin(np.linspace(0, np.pi, 15)) ** 2 + 0.3 * np.arange(15)
     shape = classify_curves(*drawn(truth, np.ones(15)), df=3)
     inside = max(min(truth[p] - truth[:p].min(), truth[p] - truth[p + 1 :].min()) for p in range(1, 14))
-    assert ((shape.low <= inside) & (inside <= shape.high)).mean() >= 1 - FALSE_POSITIVE_RATE - MARGIN
+    assert ((shape.height_low <= inside) & (inside <= shape.height_high)).mean() >= 1 - FALSE_POSITIVE_RATE - MARGIN
     place = truth.argmax()
-    assert ((shape.first <= place) & (place <= shape.last)).mean() >= 1 - FALSE_POSITIVE_RATE - MARGIN
+    assert ((shape.peak_first <= place) & (place <= shape.peak_last)).mean() >= 1 - FALSE_POSITIVE_RATE - MARGIN
 
 
 def test_the_bar_of_known_variances_is_the_studentized_range():
@@ -156,7 +156,7 @@ def test_the_bar_grows_with_points_and_falls_with_groups():
 
 def words(*values, ends=False, se=0.01):
     curve = np.array([values], float)
-    return classify_curves(curve, np.full_like(curve, se), df=3, ends=ends).word[0]
+    return classify_curves(curve, np.full_like(curve, se), df=3, ends=ends).shape_name[0]
 
 
 @pytest.mark.parametrize(
@@ -180,14 +180,14 @@ def test_words(values, anywhere, between_ends):
 def test_shift_scale_and_order_of_training_change_nothing_but_the_names():
     values, se = drawn(5 * np.sin(np.linspace(0, 3, 12)), np.ones(12))
     shape, moved = classify_curves(values, se, df=3), classify_curves(7 * values - 3, 7 * se, df=3)
-    assert (shape.word == moved.word).all()
+    assert (shape.shape_name == moved.shape_name).all()
     np.testing.assert_allclose(moved.height, 7 * shape.height)
     back = classify_curves(values[:, ::-1], se[:, ::-1], df=3)
-    assert ((shape.word == PEAK) == (back.word == PEAK)).all()
-    peaked = shape.word == PEAK
+    assert ((shape.shape_name == PEAK) == (back.shape_name == PEAK)).all()
+    peaked = shape.shape_name == PEAK
     assert peaked.any()
     assert (back.top[peaked] == 11 - shape.top[peaked]).all()
-    assert (back.first[peaked] == 11 - shape.last[peaked]).all()
+    assert (back.peak_first[peaked] == 11 - shape.peak_last[peaked]).all()
 
 
 def test_against_plain_loops():
@@ -195,7 +195,7 @@ def test_against_plain_loops():
     shape, variance = classify_curves(values, se, df=3), pool_variances(se**2)
     bars = [max(2.0, critical_difference(9, 3, spread=jumps)) for jumps in estimate_error_spread(se**2, 3)]
     assert len(set(bars)) > 1
-    for x, v, bar, low, word in zip(values, variance, bars, shape.low, shape.word, strict=True):
+    for x, v, bar, low, word in zip(values, variance, bars, shape.height_low, shape.shape_name, strict=True):
         sure = lambda a, p, x=x, v=v, bar=bar: x[p] - x[a] - bar * np.sqrt(v[a] + v[p])  # noqa: E731
         best = max(
             min(max(sure(a, p) for a in range(p)), max(sure(b, p) for b in range(p + 1, 9))) for p in range(1, 8)

@@ -119,13 +119,13 @@ PUBLISHED = {
 def test_a_published_name_is_read_as_its_publisher_means_it(repo: str, name: str) -> None:
     found = find_family(repo)
     assert not found.is_generic
-    assert found.place(repo, name) == PUBLISHED[repo, name]
+    assert found.parse_name(repo, name) == PUBLISHED[repo, name]
 
 
 @pytest.mark.parametrize("one", load_families(), ids=lambda one: one.name)
 def test_an_entry_reads_its_own_examples(one: Family) -> None:
     for name, example in one.examples.items():
-        place = one.place(example.repo or one.repos[0], name)
+        place = one.parse_name(example.repo or one.expanded_ids[0], name)
         assert place is not None, name
         stated = {field: getattr(place, field) for field in type(example).model_fields if field != "repo"}
         assert stated == example.model_dump(exclude={"repo"}), name
@@ -134,19 +134,19 @@ def test_an_entry_reads_its_own_examples(one: Family) -> None:
 
 @pytest.mark.parametrize("one", load_families(), ids=lambda one: one.name)
 def test_an_entry_is_whole(one: Family) -> None:
-    assert len(set(one.repos)) == len(one.repos)
+    assert len(set(one.expanded_ids)) == len(one.expanded_ids)
     named = {example.stage for example in one.examples.values()}
     assert named <= {stage.name for stage in one.stages}
     assert ("position" in one.rev.groupindex) == (one.position is not None)
     for bad in one.known_bad:
-        assert any(fnmatchcase(repo, bad.repo) for repo in one.repos), bad
-    for repo in one.members():
+        assert any(fnmatchcase(repo, bad.repo) for repo in one.expanded_ids), bad
+    for repo in one.list_repos():
         assert one.tier_of(repo) in ("small", "medium", "large")
         assert not re.search(r"[{}*]", one.model_of(repo) + (one.tokenizer_for(repo) or ""))
 
 
 def test_no_two_families_claim_one_repo() -> None:
-    ids = {one.name: [*one.repos, *(e.repo for e in one.examples.values() if e.repo)] for one in load_families()}
+    ids = {one.name: [*one.expanded_ids, *(e.repo for e in one.examples.values() if e.repo)] for one in load_families()}
     shared = [
         (repo, one.name, other.name)
         for one, other in combinations(load_families(), 2)
@@ -179,20 +179,20 @@ def test_an_unknown_repo_goes_through_the_generic_rule_and_says_so(repo: str) ->
     found = find_family(repo)
     assert found is GENERIC_FAMILY
     assert (found.name, found.is_generic) == ("generic", True)
-    assert found.place(repo, "stage2-step1000-tokens2B") == TrainingPoint(1000, 2 * B, "2", None, NAME)
-    assert found.place(repo, "ext1000") is None
+    assert found.parse_name(repo, "stage2-step1000-tokens2B") == TrainingPoint(1000, 2 * B, "2", None, NAME)
+    assert found.parse_name(repo, "ext1000") is None
     assert found.skips("main")
     assert not found.skips("ext1000")
 
 
 def test_a_name_that_the_entry_does_not_know_is_unparsed_not_dropped() -> None:
     pythia, smollm3, olmo3 = get_family("pythia"), get_family("smollm3"), get_family("olmo3-7b")
-    assert pythia.place("EleutherAI/pythia-70m", "step-1000") is None
+    assert pythia.parse_name("EleutherAI/pythia-70m", "step-1000") is None
     assert not pythia.skips("step-1000")
     assert pythia.skips("main")
     assert smollm3.skips("it-SFT")
     assert not smollm3.skips("long-ctx")
-    assert olmo3.place("allenai/Olmo-3-1025-7B", "stage4-step10") is None  # a stage whose rank is not stated
+    assert olmo3.parse_name("allenai/Olmo-3-1025-7B", "stage4-step10") is None  # a stage whose rank is not stated
 
 
 def test_a_final_model_is_its_main_and_nothing_else() -> None:
@@ -219,7 +219,7 @@ def test_a_final_model_is_its_main_and_nothing_else() -> None:
 )
 def test_a_wrong_entry_is_told_where_and_what(fields: dict[str, object], told: str) -> None:
     right = {"ids": ["a/b"], "where": "branches", "kind": "decoder", "tiers": {"*": "small"}, "source": "x"}
-    assert parse_family("mine", {**right, "examples": {"main": {}}}).repos == ("a/b",)
+    assert parse_family("mine", {**right, "examples": {"main": {}}}).expanded_ids == ("a/b",)
     with pytest.raises(UsageError, match=re.escape(told)) as error:
         parse_family("mine", {**right, "examples": {"main": {}}, **fields})
     assert "family mine" in str(error.value)
@@ -235,32 +235,35 @@ def test_placeholders_are_filled_from_the_repo() -> None:
     assert get_family("pythia").tokenizer_for("EleutherAI/pythia-70m") is None
     multiberts = get_family("multiberts")
     assert multiberts.model_of("google/multiberts-seed_3-step_20k") == "google/multiberts-seed_3"
-    assert len(multiberts.members("*seed_3-*")) == 29
+    assert len(multiberts.list_repos("*seed_3-*")) == 29
     assert get_family("pythia").model_of("EleutherAI/pythia-1b") == "EleutherAI/pythia-1b"
 
 
 def test_members_match_with_and_without_their_owner() -> None:
     bloom = get_family("bloom")
-    assert bloom.members("bloom-560m*") == bloom.members("bigscience/bloom-560m*") != ()
-    assert len(bloom.members()) == 5
-    assert len(get_family("pythia").members()) == 18
-    assert len(get_family("pythia-seeds").members()) == 45
-    assert (get_family("datadecide").members(), get_family("datadecide").patterns) == ((), ("allenai/DataDecide-*",))
+    assert bloom.list_repos("bloom-560m*") == bloom.list_repos("bigscience/bloom-560m*") != ()
+    assert len(bloom.list_repos()) == 5
+    assert len(get_family("pythia").list_repos()) == 18
+    assert len(get_family("pythia-seeds").list_repos()) == 45
+    assert (get_family("datadecide").list_repos(), get_family("datadecide").repo_patterns) == (
+        (),
+        ("allenai/DataDecide-*",),
+    )
 
 
 def test_known_faults_are_told_with_their_source() -> None:
     pythia = get_family("pythia")
-    why = lambda one, repo, rev: "; ".join(fault.says for fault in one.faults(repo, rev))  # noqa: E731
+    why = lambda one, repo, rev: "; ".join(fault.description for fault in one.known_bad_for(repo, rev))  # noqa: E731
     bad = [step for step in PYTHIA_GRID if "205" in why(pythia, "EleutherAI/pythia-2.8b", f"step{step}")]
     assert (len(PYTHIA_GRID), len(bad)) == (154, 85)  # 86 by the report, with step143000, which is the end
     assert {0, 512, 53000, 64000, 65000, 140000} <= set(bad)
     assert not {66000, 143000} & set(bad)
     assert "issues/206" in why(pythia, "EleutherAI/pythia-12b", "step58000")
-    assert not pythia.faults("EleutherAI/pythia-12b", "step59000")
-    assert not pythia.faults("EleutherAI/pythia-2.8b-deduped", "step1000")
-    assert len(pythia.faults("EleutherAI/pythia-2.8b", "step1")) == 2
+    assert not pythia.known_bad_for("EleutherAI/pythia-12b", "step59000")
+    assert not pythia.known_bad_for("EleutherAI/pythia-2.8b-deduped", "step1000")
+    assert len(pythia.known_bad_for("EleutherAI/pythia-2.8b", "step1")) == 2
     assert "no weights" in why(get_family("pythia-seeds"), "EleutherAI/pythia-410m-seed6", "step88000")
-    assert not get_family("pythia-decoupled").faults("EleutherAI/pythia-160m-data-seed1", "step0")
+    assert not get_family("pythia-decoupled").known_bad_for("EleutherAI/pythia-160m-data-seed1", "step0")
 
 
 def test_the_table_ships_with_the_package() -> None:
@@ -285,7 +288,7 @@ HISTORIES = {
 def test_the_order_is_total_transitive_and_independent_of_the_input_s(repo: str, data: st.DataObject) -> None:
     one = find_family(repo)
     names = data.draw(st.lists(HISTORIES[repo], unique=True, max_size=20))
-    key = lambda name: (one.order(one.place(repo, name)), name)  # noqa: E731  # type: ignore[arg-type]
+    key = lambda name: (one.sort_key(one.parse_name(repo, name)), name)  # noqa: E731  # type: ignore[arg-type]
     ordered = sorted(names, key=key)
     assert sorted(data.draw(st.permutations(names)), key=key) == ordered
     assert all(key(a) < key(b) for a, b in combinations(ordered, 2))
@@ -294,19 +297,19 @@ def test_the_order_is_total_transitive_and_independent_of_the_input_s(repo: str,
 @given(st.sampled_from(sorted(HISTORIES)), st.data())
 def test_runs_and_stages_never_interleave_and_numbers_are_no_words(repo: str, data: st.DataObject) -> None:
     one = find_family(repo)
-    places = [one.place(repo, name) for name in data.draw(st.lists(HISTORIES[repo], max_size=20))]
-    ordered = sorted((place for place in places if place), key=one.order)
+    places = [one.parse_name(repo, name) for name in data.draw(st.lists(HISTORIES[repo], max_size=20))]
+    ordered = sorted((place for place in places if place), key=one.sort_key)
     stretches = [(place.run, place.stage) for place in ordered]
     assert len([s for i, s in enumerate(stretches) if i == 0 or s != stretches[i - 1]]) == len(set(stretches))
     for stretch in set(stretches):
-        steps = [p.progress for p in ordered if (p.run, p.stage) == stretch]
+        steps = [p.sort_key_in_stage for p in ordered if (p.run, p.stage) == stretch]
         assert steps == sorted(steps)
 
 
 def test_stages_are_in_training_order() -> None:
     def ordered(repo: str, *names: str) -> list[str]:
         one = find_family(repo)
-        return sorted(names, key=lambda name: one.order(one.place(repo, name)))  # type: ignore[arg-type]
+        return sorted(names, key=lambda name: one.sort_key(one.parse_name(repo, name)))  # type: ignore[arg-type]
 
     ettin = ["step9", "step10", "step599525", "ext1000", "decay100", "decay500"]
     assert ordered("jhu-clsp/ettin-encoder-17m", *reversed(ettin)) == ettin

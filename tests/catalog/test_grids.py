@@ -14,21 +14,21 @@ BLOOM = (1000, 10_000, *range(100_000, 700_000, 100_000))
 BLOOM_1B7 = (1000, *range(50_000, 350_000, 50_000))
 
 RUNS = {
-    **dict.fromkeys(get_family("pythia").repos),
+    **dict.fromkeys(get_family("pythia").expanded_ids),
     **{f"EleutherAI/pythia-410m-seed{seed}": str(seed) for seed in range(1, 10)},
     **{f"EleutherAI/pythia-160m-{part}-seed{n}": f"{part}-seed{n}" for part in ("data", "weight") for n in (1, 2, 3)},
 }
-MISTRALS = [repo for repo in get_family("stanford-gpt2").repos if "small" in repo]
+MISTRALS = [repo for repo in get_family("stanford-gpt2").expanded_ids if "small" in repo]
 
 
 def reads(repo: str, template: str, steps: Sequence[int], tokens_per_step: int | None, run: str | None) -> None:
     """The names of a grid, in any order, have their steps and tokens, and sort as training went."""
     one = find_family(repo)
-    places = {template.format(step): one.place(repo, template.format(step)) for step in steps}
+    places = {template.format(step): one.parse_name(repo, template.format(step)) for step in steps}
     shuffled = Random(0).sample(list(places.items()), len(places))
     found = [place for _, place in shuffled if place is not None and not one.is_generic]
     assert len(found) == len(steps)
-    ordered = sorted(found, key=one.order)
+    ordered = sorted(found, key=one.sort_key)
     tokens = [step * tokens_per_step if tokens_per_step else None for step in steps]
     assert [(place.step, place.tokens, place.run) for place in ordered] == [
         (step, seen, run) for step, seen in zip(steps, tokens, strict=True)
@@ -54,10 +54,10 @@ def test_the_28_steps_of_a_multiberts_seed_and_its_start(seed: int) -> None:
     one, model = get_family("multiberts"), f"google/multiberts-seed_{seed}"
     repos = [f"{model}-step_{step // 1000}k" for step in MULTIBERTS]
     assert len(repos) == 1 + 28
-    assert set(one.members(f"*-seed_{seed}-*")) == set(repos)
+    assert set(one.list_repos(f"*-seed_{seed}-*")) == set(repos)
     assert {one.model_of(repo) for repo in repos} == {model}
-    places = [find_family(repo).place(repo, repo.split("/")[1]) for repo in Random(seed).sample(repos, len(repos))]
-    ordered = sorted((place for place in places if place), key=one.order)
+    places = [find_family(repo).parse_name(repo, repo.split("/")[1]) for repo in Random(seed).sample(repos, len(repos))]
+    ordered = sorted((place for place in places if place), key=one.sort_key)
     assert [(place.step, place.tokens, place.run) for place in ordered] == [
         (step, step * 256 * 512, str(seed)) for step in MULTIBERTS
     ]
@@ -76,8 +76,8 @@ def test_the_1446_steps_of_olmo_1b_0724() -> None:
     repo = "allenai/OLMo-1B-0724-hf"
     tokens = {step: round(step * 2_097_152 / 10**9) for step in range(1000, 1_447_000, 1000)}
     one = find_family(repo)
-    places = [one.place(repo, f"step{step}-tokens{seen}B") for step, seen in reversed(tokens.items())]
-    ordered = sorted((place for place in places if place), key=one.order)
+    places = [one.parse_name(repo, f"step{step}-tokens{seen}B") for step, seen in reversed(tokens.items())]
+    ordered = sorted((place for place in places if place), key=one.sort_key)
     assert len(ordered) == 1446
     assert [(place.step, place.tokens) for place in ordered] == [(step, seen * 10**9) for step, seen in tokens.items()]
 
@@ -85,6 +85,6 @@ def test_the_1446_steps_of_olmo_1b_0724() -> None:
 def test_the_359_checkpoints_of_amber() -> None:
     """They count chunks of data, not steps, so that neither step nor tokens are claimed."""
     one = find_family("LLM360/Amber")
-    places = [one.place("LLM360/Amber", f"ckpt_{chunk:03}") for chunk in reversed(range(359))]
-    ordered = sorted((place for place in places if place), key=one.order)
+    places = [one.parse_name("LLM360/Amber", f"ckpt_{chunk:03}") for chunk in reversed(range(359))]
+    ordered = sorted((place for place in places if place), key=one.sort_key)
     assert [(place.position, place.step, place.tokens) for place in ordered] == [(n, None, None) for n in range(359)]

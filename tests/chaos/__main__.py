@@ -94,7 +94,7 @@ class Chaos:
             self.driver = self._start()
 
     def _done(self) -> int:
-        return len(self.lake.committed()) + len(self.lake.quarantined())
+        return len(self.lake.committed_cell_ids()) + len(self.lake.quarantined_cell_ids())
 
     def _kill_worker(self) -> bool:
         """Of those that are measuring just now; False if all is done."""

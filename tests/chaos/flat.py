@@ -80,7 +80,7 @@ def main() -> int:
         first = _attend(folder, range(WARM, options.cells // 2, options.cells // 10), kill=True)
         at = range(options.cells // 2 + WARM, options.cells - CORPORA, options.cells // 10)
         second = _attend(folder, [*at, options.cells - CORPORA], kill=False)
-    done = len(Lake(folder / "lake").committed())
+    done = len(Lake(folder / "lake").committed_cell_ids())
     grown = {name for figures in (first, second) for name in _grown(figures[0][1], figures[-1][1])}
     grown |= {"files left in the scratch"} if _size(folder / "scratch") >= WEIGHTS else set()
     print(f"{'grown: ' + ', '.join(sorted(grown)) if grown else 'flat'}; {done} of {options.cells} cells; {folder}")
@@ -135,7 +135,7 @@ def _attend(folder: Path, at: Iterable[int], kill: bool) -> list[tuple[int, Figu
 def _when(folder: Path, driver: "subprocess.Popen[bytes]", cells: int) -> tuple[int, Figures]:
     """The driver's figures once so many cells are committed."""
     lake = Lake(folder / "lake")
-    while (done := len(lake.committed())) < cells:
+    while (done := len(lake.committed_cell_ids())) < cells:
         if driver.poll() is not None:
             raise RuntimeError(f"the driver ended at {done} cells, see {folder}")
         time.sleep(0.5)

@@ -39,7 +39,7 @@ def prove(plan: Plan, lake: Lake, bad: set[int]) -> Proof:
     """
     wanted = {cell.id for cell in plan.cells}
     condemned = {cell.id for cell in plan.cells if cell.checkpoint.step in bad}
-    committed, quarantined = lake.committed(), lake.quarantined()
+    committed, quarantined = lake.committed_cell_ids(), lake.quarantined_cell_ids()
     count = "select count(*) - count(distinct (cell_id, layer)) from layers"
     return Proof(
         committed=len(committed & wanted),
@@ -50,5 +50,5 @@ def prove(plan: Plan, lake: Lake, bad: set[int]) -> Proof:
         - len(committed),
         unreadable=len({problem.key for problem in verify_lake(lake)}),
         wronged=len(quarantined - condemned) + len(committed & condemned),
-        strikes=sum(lake.attempts().values(), Counter()),
+        strikes=sum(lake.failure_counts().values(), Counter()),
     )

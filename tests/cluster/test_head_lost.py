@@ -35,7 +35,7 @@ def test_a_driver_without_its_head_ends_and_a_rerun_does_the_rest(tmp_path, monk
         cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
         try:
             driver = _driver(root, lake, str(cluster.address))
-            while len(lake.committed()) < STEPS // 4:
+            while len(lake.committed_cell_ids()) < STEPS // 4:
                 assert driver.poll() is None, driver.communicate()
                 time.sleep(0.05)
             cluster.head_node.kill_gcs_server()
@@ -43,11 +43,11 @@ def test_a_driver_without_its_head_ends_and_a_rerun_does_the_rest(tmp_path, monk
         finally:
             cluster.shutdown()
     assert driver.returncode == 1, said
-    there = lake.committed()
+    there = lake.committed_cell_ids()
     assert len(there) < 2 * STEPS
     report = run(plan := make_plan(victims.sweep(root, "local"), lake), lake, "inline", victims.work)
     assert (report.exit_code, report.committed) == (0, 2 * STEPS - len(there))
-    assert lake.committed() == {cell.id for cell in plan.cells}
+    assert lake.committed_cell_ids() == {cell.id for cell in plan.cells}
 
 
 def _driver(root: Path, lake: Lake, address: str) -> "subprocess.Popen[str]":

@@ -76,7 +76,7 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     said = first.stdout.readline()
     assert " is submitted; " in said, ended(first)
     job = said.split()[0]
-    while len(lake.committed()) < 2:
+    while len(lake.committed_cell_ids()) < 2:
         assert first.poll() is None, ended(first)
         time.sleep(0.1)
     code, out, err = ended(submit("--detach"))
@@ -85,7 +85,7 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     code, out, err = ended(first)
     assert code == 143, out + err
     assert "stopping: running tasks finish" in out
-    there = lake.committed()
+    there = lake.committed_cell_ids()
     assert 2 <= len(there) < len(STEPS)
     run = lake_status(lake)["runs"][0]
     assert (run["committed"], run["ended"]) == (len(there), True), "it drained: nobody killed the driver"
@@ -93,8 +93,8 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     code, out, err = ended(submit())
     assert code == 0, out + err
     assert f"{len(STEPS) - len(there)} to run" in out, out
-    assert len(lake.committed()) == len(STEPS)
-    assert there < lake.committed()
+    assert len(lake.committed_cell_ids()) == len(STEPS)
+    assert there < lake.committed_cell_ids()
 
 
 @pytest.mark.timeout(300)
@@ -118,7 +118,7 @@ def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(clus
     took_s = time.monotonic() - told
     print(f"{took_s:.1f} s from the stop to the end of {n} tasks, {four.SLOTS} of them begun")
     assert took_s < four.DRAINED_S * four.crowded()
-    assert len(lake.committed()) == len(four.begun(root)) == four.SLOTS, client.get_job_logs(job)
+    assert len(lake.committed_cell_ids()) == len(four.begun(root)) == four.SLOTS, client.get_job_logs(job)
     run = lake_status(lake)["runs"][0]
     assert (run["committed"], run["to_run"], run["ended"]) == (four.SLOTS, n, True)
 

@@ -135,7 +135,7 @@ def test_what_a_lost_node_had_is_done_on_the_other(hub, nodes, tmp_path):  # noq
         while not lost:
             time.sleep(0.05)
             at_work = [note["disk"] for note in notes(tmp_path) if note and "ended" not in note]
-            if len(lake.committed()) >= 3 and at_work:
+            if len(lake.committed_cell_ids()) >= 3 and at_work:
                 lost.append(at_work[-1])
                 nodes.cluster.remove_node(nodes.by_scratch[at_work[-1]], allow_graceful=False)
 
@@ -144,9 +144,9 @@ def test_what_a_lost_node_had_is_done_on_the_other(hub, nodes, tmp_path):  # noq
     report = run(plan, lake, "ray", work)
     assert lost, "no node was lost"
     assert (report.exit_code, report.committed, report.failures) == (0, STEPS, {})
-    assert lake.committed() == {cell.id for cell in plan.cells}
-    assert not lake.quarantined()
-    cut_off = lake.attempts()
+    assert lake.committed_cell_ids() == {cell.id for cell in plan.cells}
+    assert not lake.quarantined_cell_ids()
+    cut_off = lake.failure_counts()
     assert cut_off, "something was under way there"
     assert {tuple(strikes) for strikes in cut_off.values()} == {("preempted",)}, "which is no fault of the cell"
     assert notes(tmp_path)[-1]["disk"] not in lost
@@ -158,7 +158,7 @@ def test_a_run_that_is_stopped_leaves_nothing_on_any_node(hub, nodes, tmp_path):
     lake = Lake(tmp_path / "lake")
 
     def stop() -> None:
-        while len(lake.committed()) < 3:
+        while len(lake.committed_cell_ids()) < 3:
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_leaves_nothing_on_any_node(hub, nodes, tmp_path):
     leases = [path for disk in nodes.by_scratch for path in Path(disk).glob(".*.lease")]
     assert leases == []
     assert run(make_plan(plan.sweep, lake), lake, "ray", work).exit_code == 0
-    assert len(lake.committed()) == STEPS
+    assert len(lake.committed_cell_ids()) == STEPS
 
 
 def test_a_node_whose_disk_has_gone_costs_no_cell(hub, nodes, tmp_path):  # noqa: F811
@@ -179,7 +179,7 @@ def test_a_node_whose_disk_has_gone_costs_no_cell(hub, nodes, tmp_path):  # noqa
     Path(broken).write_text("where a folder should be")
     report = run(planned(hub, nodes, lake), lake, "ray", work)
     assert (report.exit_code, report.committed) == (0, STEPS)
-    strikes = lake.attempts()
+    strikes = lake.failure_counts()
     assert strikes, "some were fetched there"
     assert all(set(classes) == {"setup"} for classes in strikes.values())
     assert {note["disk"] for note in notes(tmp_path)} == set(nodes.by_scratch) - {broken}

@@ -25,11 +25,11 @@ class Characters:
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
         return self.encode(text), list(range(1, len(text) + 1)) if self.offsets else None
 
-    def default(self, text: str) -> tuple[list[int], list[bool]]:
+    def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:
         ids = self.encode(text)
         return [1, *ids, 2], [True, *[False] * len(ids), True]
 
-    def plain_ids(self, vocab_size: int) -> np.ndarray:
+    def text_token_ids(self, vocab_size: int) -> np.ndarray:
         return np.arange(10, min(vocab_size, 910))
 
 

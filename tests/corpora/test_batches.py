@@ -28,7 +28,7 @@ def rows(batches: list[Batch]) -> dict[str, list[int]]:
     for batch in batches:
         flat = batch.ids.ravel()
         found["ids"] += flat.tolist()
-        found["special"] += batch.special.ravel().tolist()
+        found["special"] += batch.special_mask.ravel().tolist()
         found["group"] += batch.context_group.tolist()
         found["kept"] += zip(flat[batch.kept_rows], batch.kept_context, batch.kept_group, batch.kept_token, strict=True)
         found["moments"] += zip(flat[batch.moment_rows], batch.moment_group, batch.moment_first, strict=True)
@@ -40,15 +40,15 @@ def test_rows_are_those_of_a_plain_loop_whatever_the_batch_size(
     lengths: list[int], n_groups: int, batch_tokens: int, seed: int
 ) -> None:
     text = ragged(lengths, min(n_groups, len(lengths)), seed)
-    batches = list(text.batches(batch_tokens))
+    batches = list(text.iter_batches(batch_tokens))
     kept, moments = [], []
-    for number, (ids, group) in enumerate(zip(text.ids, text.group, strict=True)):
-        kept += [(ids[p], number, group, ids[p]) for p in text.kept[number]]
-        moments += [(ids[p], group, p == 0) for p in text.moments[number]]
+    for number, (ids, group) in enumerate(zip(text.ids, text.context_group, strict=True)):
+        kept += [(ids[p], number, group, ids[p]) for p in text.kept_positions[number]]
+        moments += [(ids[p], group, p == 0) for p in text.moment_positions[number]]
     assert rows(batches) == {
         "ids": np.concatenate(text.ids).tolist(),
-        "special": np.concatenate(text.special).tolist(),
-        "group": text.group.tolist(),
+        "special": np.concatenate(text.special_masks).tolist(),
+        "group": text.context_group.tolist(),
         "kept": kept,
         "moments": moments,
     }
@@ -58,15 +58,15 @@ def test_rows_are_those_of_a_plain_loop_whatever_the_batch_size(
 
 def test_a_batch_is_as_large_as_allowed() -> None:
     text = ragged([4] * 10 + [3] * 5, 1, 0)
-    assert [b.ids.shape for b in text.batches(13)] == [(3, 4), (3, 4), (3, 4), (1, 4), (4, 3), (1, 3)]
-    assert [b.ids.shape for b in text.batches(10**9)] == [(10, 4), (5, 3)]
+    assert [b.ids.shape for b in text.iter_batches(13)] == [(3, 4), (3, 4), (3, 4), (1, 4), (4, 3), (1, 3)]
+    assert [b.ids.shape for b in text.iter_batches(10**9)] == [(10, 4), (5, 3)]
 
 
 def test_counts_are_those_of_the_rows() -> None:
     text = ragged([4, 2, 3, 5], 2, 0)
     assert (len(text), text.n_tokens, text.context_tokens, text.n_groups) == (4, 14, 5, 2)
-    assert text.n_kept == sum(len(batch.kept_rows) for batch in text.batches(1))
-    in_groups = np.concatenate([batch.moment_group for batch in text.batches(1)])
+    assert text.n_kept == sum(len(batch.kept_rows) for batch in text.iter_batches(1))
+    in_groups = np.concatenate([batch.moment_group for batch in text.iter_batches(1)])
     assert text.moment_rows_per_group == [int((in_groups == g).sum()) for g in (0, 1)]
 
 

@@ -30,10 +30,10 @@ def prose(tmp_path: Path) -> Corpus:
 def equal(a: Contexts, b: Contexts) -> bool:
     same = [
         np.array_equal(x, y)
-        for name in ("ids", "kept", "moments", "special")
+        for name in ("ids", "kept_positions", "moment_positions", "special_masks")
         for x, y in zip(getattr(a, name), getattr(b, name), strict=True)
     ]
-    facts = [(text.group.tolist(), text.flags, text.text_sha256, text.digest) for text in (a, b)]
+    facts = [(text.context_group.tolist(), text.flags, text.text_sha256, text.digest) for text in (a, b)]
     return all(same) and facts[0] == facts[1]
 
 
@@ -52,7 +52,7 @@ from pipeline.spec import Corpus
 from tests.corpora.fake import Words, recipe
 for corpus in ({"text": sys.argv[1]}, {"random-unigram": sys.argv[1]}, {"random-uniform": {}}):
     made = contexts(resolve(Corpus.model_validate(corpus)), recipe(moment_tokens=5), Words(), 1000, None)
-    print(made.digest, [a.tolist() for a in (*made.kept, *made.moments)])
+    print(made.digest, [a.tolist() for a in (*made.kept_positions, *made.moment_positions)])
 """
 
 
@@ -60,7 +60,7 @@ def test_another_process_makes_the_same_contexts_and_positions(prose: Corpus) ->
     lines = []
     for corpus in (prose, prose.model_copy(update={"kind": "random-unigram"}), UNIFORM):
         made = build_contexts(corpus, recipe(moment_tokens=5), Words(), 1000, None)
-        lines.append(f"{made.digest} {[a.tolist() for a in (*made.kept, *made.moments)]}")
+        lines.append(f"{made.digest} {[a.tolist() for a in (*made.kept_positions, *made.moment_positions)]}")
     command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(prose.path)]
     for hash_seed in ("1", "2"):
         run = subprocess.run(
@@ -126,30 +126,30 @@ def test_every_group_covers_the_whole_text_and_groups_share_nothing(tmp_path: Pa
     (tmp_path / "places").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))  # no character twice
     places = resolve_corpus(Corpus(kind="text", path=str(tmp_path / "places")))
     made = build_contexts(places, recipe(contexts=50), Characters(), 1 << 20, None)
-    assert made.group.tolist() == [g for g in range(4) for _ in range(50)]
+    assert made.context_group.tolist() == [g for g in range(4) for _ in range(50)]
     tokens = np.stack(made.ids) - 0x4E00
     assert len(np.unique(tokens)) == 200 * 16
     for group in range(4):
-        shares = tokens[made.group == group, 0] // 100  # two hundred windows over 20,000 characters
+        shares = tokens[made.context_group == group, 0] // 100  # two hundred windows over 20,000 characters
         # A window may be pushed back a little by the one before it.
         assert np.abs(shares - np.arange(group, 200, 4)).max() <= 1
 
 
 def test_positions_are_drawn_uniformly_without_replacement_and_independently() -> None:
     made = build_contexts(UNIFORM, recipe(contexts=2000, moment_tokens=8), Words(), 1000, None)
-    for drawn, count in ((made.kept, 4), (made.moments, 8)):
+    for drawn, count in ((made.kept_positions, 4), (made.moment_positions, 8)):
         assert all(len(set(p)) == count and (np.diff(p) > 0).all() for p in map(np.ndarray.tolist, drawn))
         counts = np.bincount(np.concatenate(drawn), minlength=16)
         assert len(counts) == 16
         assert abs(chi_square(counts)) < 4
         assert counts[0] / len(made) == pytest.approx(count / 16, abs=0.02)  # se 0.005
-    both = np.mean([len(set(k) & set(m)) for k, m in zip(made.kept, made.moments, strict=True)])
+    both = np.mean([len(set(k) & set(m)) for k, m in zip(made.kept_positions, made.moment_positions, strict=True)])
     assert both == pytest.approx(4 * 8 / 16, abs=0.05)  # hypergeometric: sd 0.89, se 0.010
 
 
 def test_all_positions_enter_the_moments_where_the_recipe_names_none(prose: Corpus) -> None:
     made = build_contexts(prose, recipe(), Words(), 1000, None)
-    assert all(np.array_equal(moments, np.arange(16)) for moments in made.moments)
+    assert all(np.array_equal(moments, np.arange(16)) for moments in made.moment_positions)
     assert made.moment_rows_per_group == [128] * 4
 
 
@@ -194,7 +194,7 @@ def test_a_snippet_recipe_on_random_tokens_takes_contexts_of_equal_length(prose:
 def test_special_tokens_are_part_of_the_length(prose: Corpus) -> None:
     for bos, front, back in (("none", [], []), ("first", [1], []), ("tokenizer", [1], [2])):
         made = build_contexts(prose, recipe(bos=bos), Characters(), 1000, None)
-        for ids, special in zip(made.ids, made.special, strict=True):
+        for ids, special in zip(made.ids, made.special_masks, strict=True):
             assert len(ids) == len(special) == 16
             assert ids[special].tolist() == [*front, *back]
             body = ids[len(front) : len(ids) - len(back)].tolist()
@@ -219,7 +219,12 @@ def test_a_context_beyond_the_position_table_is_refused_or_cut_and_flagged(prose
         with pytest.raises(CorpusError, match=r"contexts of 16 tokens .*: the model has 12 positions"):
             build_contexts(corpus, recipe(), Words(), 1000, 12)
         made = build_contexts(corpus, recipe(allow_shorter=True, kept_per_context=14), Words(), 1000, 12)
-        assert {len(ids) for ids in made.ids} == {len(kept) for kept in made.kept} == {made.context_tokens} == {12}
+        assert (
+            {len(ids) for ids in made.ids}
+            == {len(kept) for kept in made.kept_positions}
+            == {made.context_tokens}
+            == {12}
+        )
         assert made.flags == ("shorter_context",)
         assert build_contexts(corpus, recipe(allow_shorter=True), Words(), 1000, 16).flags == ()
 
@@ -244,7 +249,7 @@ def test_a_corpus_of_ten_bytes_is_refused_with_both_numbers_or_flagged(tmp_path:
         build_contexts(corpus, built_in_recipe("authors@1"), Characters(), 1000, None)
     small = recipe(context_tokens=2, kept_per_context=1, allow_smaller=True)
     made = build_contexts(corpus, small, Characters(), 1000, None)
-    assert made.group.tolist() == [0, 1, 2, 3]
+    assert made.context_group.tolist() == [0, 1, 2, 3]
     assert made.flags == ("smaller_corpus",)
 
 

@@ -76,7 +76,7 @@ def publish(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], OfficialText]:
 def test_the_published_digest_is_known_without_a_visit(site: Site, publish: Callable[[str], OfficialText]) -> None:
     assert ENWIK8.sha256 == "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
     publish(site.url)
-    assert resolve_corpus(RAW).hash_blocks == hashlib.sha256(TEXT).hexdigest()
+    assert resolve_corpus(RAW).sha256 == hashlib.sha256(TEXT).hexdigest()
     assert site.visits == 0
 
 
@@ -92,7 +92,7 @@ def test_the_text_is_downloaded_once_for_both_kinds(site: Site, publish: Callabl
 
 
 def test_a_file_put_in_place_by_hand_is_used(site: Site, publish: Callable[[str], OfficialText]) -> None:
-    publish(site.url).place.write_bytes(site.body)
+    publish(site.url).download_path.write_bytes(site.body)
     assert resolve_corpus.prepare_text_file(resolve_corpus(RAW)).read_bytes() == TEXT
     assert site.visits == 0
 
@@ -101,7 +101,7 @@ def test_a_file_put_in_place_by_hand_is_used(site: Site, publish: Callable[[str]
 def test_a_download_that_is_not_the_known_text_is_refused_and_not_kept(
     site: Site, publish: Callable[[str], OfficialText], damage: str
 ) -> None:
-    place = publish(site.url).place
+    place = publish(site.url).download_path
     site.body = {"other text": zipped(TEXT[1:]), "cut zip": site.body[:-30], "no zip": b"<html>Gone"}[damage]
     with pytest.raises(CorpusError) as caught:
         resolve_corpus.prepare_text_file(resolve_corpus(RAW))
@@ -112,7 +112,7 @@ def test_a_download_that_is_not_the_known_text_is_refused_and_not_kept(
 def test_a_download_that_the_network_cuts_off_may_work_the_next_time(
     site: Site, publish: Callable[[str], OfficialText]
 ) -> None:
-    place, whole = publish(site.url).place, site.body
+    place, whole = publish(site.url).download_path, site.body
     site.body, site.length = whole[:-30], len(whole)
     with pytest.raises(FetchError, match=f"cut off after {len(whole) - 30:,} of {len(whole):,} bytes") as caught:
         resolve_corpus.prepare_text_file(resolve_corpus(RAW))
@@ -123,7 +123,7 @@ def test_a_download_that_the_network_cuts_off_may_work_the_next_time(
 
 
 def test_a_wrong_file_put_in_place_by_hand_is_named(site: Site, publish: Callable[[str], OfficialText]) -> None:
-    place = publish(site.url).place
+    place = publish(site.url).download_path
     place.write_bytes(zipped(b"something else"))
     with pytest.raises(CorpusError, match=f"{place} holds a text with {hashlib.sha256(b'something else').hexdigest()}"):
         resolve_corpus.prepare_text_file(resolve_corpus(RAW))

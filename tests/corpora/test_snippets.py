@@ -49,8 +49,8 @@ def test_tokens_are_cut_and_special_tokens_count() -> None:
     ):
         found = read_snippets(DATA, recipe(**fields), Characters(), "x")[0]
         assert found.ids.tolist() == wanted
-        assert np.flatnonzero(found.special).tolist() == special
-        assert len(found.special) == len(found.ids)
+        assert np.flatnonzero(found.special_mask).tolist() == special
+        assert len(found.special_mask) == len(found.ids)
 
 
 def test_the_last_snippet_may_end_with_the_text_and_one_more_character_is_too_many() -> None:
@@ -92,7 +92,9 @@ def test_the_oracles_snippets_are_those_of_the_whole_file(shared: Callable[[str]
         assert ids.tolist() == whole[:128]
     assert len(found) == 128
     assert found.n_groups == 1
-    assert all(np.array_equal(kept, np.arange(len(ids))) for kept, ids in zip(found.kept, found.ids, strict=True))
+    assert all(
+        np.array_equal(kept, np.arange(len(ids))) for kept, ids in zip(found.kept_positions, found.ids, strict=True)
+    )
     assert found.n_kept == found.moment_rows_per_group[0] == found.n_tokens
 
 

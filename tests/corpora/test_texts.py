@@ -90,7 +90,7 @@ def test_an_absent_file_a_folder_and_a_zip_of_two_texts_are_refused(tmp_path: Pa
 def test_a_character_cut_at_the_end_of_a_file_is_no_error(tmp_path: Path) -> None:
     for cut in range(1, 4):
         path = packed(tmp_path, "txt", "ab😀".encode()[:-cut])
-        assert resolve_corpus(text(path)).hash_blocks == hashlib.sha256(path.read_bytes()).hexdigest()
+        assert resolve_corpus(text(path)).sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_a_file_that_changed_after_it_was_resolved_is_refused(tmp_path: Path) -> None:
@@ -101,9 +101,9 @@ def test_a_file_that_changed_after_it_was_resolved_is_refused(tmp_path: Path) ->
 
 
 def test_random_uniform_has_no_digest_and_random_unigram_that_of_its_text(tmp_path: Path) -> None:
-    assert resolve_corpus(Corpus(kind="random-uniform")).hash_blocks is None
+    assert resolve_corpus(Corpus(kind="random-uniform")).sha256 is None
     path = packed(tmp_path, "gz")
-    assert resolve_corpus(Corpus(kind="random-unigram", path=str(path))).hash_blocks == hashlib.sha256(TEXT).hexdigest()
+    assert resolve_corpus(Corpus(kind="random-unigram", path=str(path))).sha256 == hashlib.sha256(TEXT).hexdigest()
 
 
 @given(st.binary(max_size=40), st.integers(1, 8))

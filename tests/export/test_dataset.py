@@ -32,9 +32,9 @@ def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
     held = {str(path.relative_to(prepared.folder)) for path in prepared.folder.rglob("*") if path.is_file()}
     assert {"README.md", "columns.csv", "data/layers.parquet", "data/checkpoints.parquet"} < held
     assert any(name.startswith("recipes/") for name in held)
-    assert prepared.written == len(held)
+    assert prepared.files_written == len(held)
     layers = pl.read_parquet(prepared.folder / "data" / "layers.parquet")
-    assert layers.equals(reader.frame("FROM layers ORDER BY ALL"))
+    assert layers.equals(reader.query_frame("FROM layers ORDER BY ALL"))
     head, text = re.fullmatch("---\n(.*?)\n---\n(.*)", (prepared.folder / "README.md").read_text(), re.DOTALL).groups()
     about = yaml.safe_load(head)
     assert about["license"] == "cc-by-4.0"
@@ -49,10 +49,10 @@ def test_equal_rows_are_one_version_and_a_second_time_writes_nothing(reader, tmp
     first = prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0")
     other = prepare_dataset(reader, NAME, tmp_path / "b", "cc-by-4.0")
     assert first.version == other.version
-    assert prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0").written == 0
+    assert prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0").files_written == 0
     grown = made.commit(tmp_path / "lake", made.profile("dome", step=8))
     later = prepare_dataset(grown, NAME, tmp_path / "a", "cc-by-4.0")
-    assert (later.version != first.version, later.written) == (True, 3), "two tables and the card"
+    assert (later.version != first.version, later.files_written) == (True, 3), "two tables and the card"
 
 
 def test_killed_halfway_it_has_no_card_and_the_next_time_completes_it(reader, tmp_path, monkeypatch):

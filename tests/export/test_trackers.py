@@ -74,13 +74,15 @@ def accumulated(folder: Path, run: str):
 
 def test_tensorboard_reads_back_what_the_lake_says(reader, tmp_path):
     done = replay_runs(reader, "tensorboard", tmp_path / "boards")
-    assert (done.written, done.unchanged) == (2, 0)
+    assert (done.runs_written, done.runs_unchanged) == (2, 0)
     read = accumulated(tmp_path / "boards", "lab--small/decoder/text-book/quick@1")
     asked = "SELECT step, anisotropy FROM layers WHERE corpus = 'text:book' AND layer = 2 ORDER BY step"
     said = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in read.Scalars("anisotropy/layer_02")]
-    assert reader.frame(asked).rows() == said
+    assert reader.query_frame(asked).rows() == said
     times = [event.wall_time for event in read.Scalars("loss")]
-    measured = reader.frame("SELECT written_at FROM layers WHERE corpus = 'text:book' AND layer = 1 ORDER BY step")
+    measured = reader.query_frame(
+        "SELECT written_at FROM layers WHERE corpus = 'text:book' AND layer = 1 ORDER BY step"
+    )
     assert times == [when.timestamp() for (when,) in measured.rows()]
     assert all(tag.startswith("loss") or "/layer_" in tag for tag in read.Tags()["scalars"])
 

@@ -20,7 +20,7 @@ def batch(contexts: int, tokens: int, group: int) -> Batch:
     rows, kept = np.arange(contexts * tokens), np.arange(0, contexts * tokens, 3)
     return Batch(
         ids=np.zeros((contexts, tokens), np.int64),
-        special=np.zeros((contexts, tokens), bool),
+        special_mask=np.zeros((contexts, tokens), bool),
         context_group=np.full(contexts, group),
         moment_rows=rows,
         moment_group=np.full(len(rows), group),
@@ -39,13 +39,13 @@ def test_the_stream_asks_the_device_nothing() -> None:
     sampler = HiddenStateSampler(stream, [0, 1], clouds, "meta")
     for group in (0, 1):
         for _ in range(3):
-            sampler.begin(batch(30, 100, group))
+            sampler.begin_batch(batch(30, 100, group))
             for layer, width in enumerate([64, 96]):
-                sampler.take(layer, torch.empty(30, 100, width, dtype=torch.bfloat16, device="meta"))
-            sampler.end()
+                sampler.add_states(layer, torch.empty(30, 100, width, dtype=torch.bfloat16, device="meta"))
+            sampler.end_batch()
     assert len(clouds[1]) == 6000
     with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
-        stream.close()
+        stream.finish()
 
 
 def test_all_rows_with_zeros_sum_up_as_the_chosen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,9 +53,9 @@ def test_all_rows_with_zeros_sum_up_as_the_chosen_ones(monkeypatch: pytest.Monke
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(2048, 300, generator=generator, dtype=torch.float64)
     mask, shift = torch.rand(2048, generator=generator) < 0.7, torch.zeros(300, dtype=torch.float64)
-    chosen = moments.Moments.of(y, mask, shift)
+    chosen = moments.Moments.from_masked_rows(y, mask, shift)
     monkeypatch.setattr(moments, "_picked", lambda y, mask: y * mask[:, None])
-    masked = moments.Moments.of(y, mask, shift)
+    masked = moments.Moments.from_masked_rows(y, mask, shift)
     for name in vars(chosen):
         torch.testing.assert_close(vars(masked)[name], vars(chosen)[name], rtol=1e-11, atol=1e-11)
 
@@ -104,8 +104,8 @@ def test_lengths_belong_to_the_rounded_points() -> None:
     found = torch_engine(points, points, 5)
     near = points[found.indices].double()
     direct = (near - points[:, None].double()).square().sum(2)
-    assert found.squared.dtype == torch.float32
-    torch.testing.assert_close(found.squared.double(), direct, rtol=0, atol=1e-4 * float(direct.max()))
+    assert found.squared_distances.dtype == torch.float32
+    torch.testing.assert_close(found.squared_distances.double(), direct, rtol=0, atol=1e-4 * float(direct.max()))
 
 
 def test_the_engine_is_chosen_by_size() -> None:

@@ -15,13 +15,13 @@ def two_layers(x: Tensor, y: Tensor, groups: Tensor | None = None) -> list[dict[
     """Rows of two layers of which the first leads to the second."""
     groups = torch.zeros(len(x), dtype=torch.int64) if groups is None else groups
     stream = MomentStream([x.shape[1], y.shape[1]], groups.bincount().tolist(), 8.0, following=[1, None])
-    stream.put(0, x)
-    stream.put(1, y)
-    stream.step(torch.zeros(len(x), dtype=torch.bool), groups)
+    stream.add_states(0, x)
+    stream.add_states(1, y)
+    stream.end_batch(torch.zeros(len(x), dtype=torch.bool), groups)
     rows = []
-    for moments, points in zip(stream.close(), (x, y), strict=True):
+    for moments, points in zip(stream.finish(), (x, y), strict=True):
         cloud = PointCloud(200, points.shape[1], points.dtype)
-        cloud.put(points[:200])
+        cloud.append(points[:200])
         rows.append(describe_layer(moments, cloud, built_in_recipe("quick@1")))
     return rows
 

@@ -96,8 +96,8 @@ def test_a_stream_holds_what_the_plan_counts(groups: int) -> None:
     stream = MomentStream(widths, [rows] * groups, 8.0, [1, 2, None])
     for group in range(groups):
         for layer, width in enumerate(widths):
-            stream.put(layer, torch.randn(rows, width))
-        stream.step(torch.zeros(rows, dtype=torch.bool), torch.full((rows,), group))
+            stream.add_states(layer, torch.randn(rows, width))
+        stream.end_batch(torch.zeros(rows, dtype=torch.bool), torch.full((rows,), group))
     counted = pass_bytes(widths, 0, groups, torch.float32)
     assert 0.6 * counted < stream_bytes(stream) <= counted
 

@@ -26,12 +26,12 @@ def layer_of(points: Tensor) -> Layer:
     group = (torch.arange(len(points)) >= len(points) // 2).long()
     context = torch.arange(len(points)) // 10
     stream = MomentStream([points.shape[1]] * 2, group.bincount(minlength=2).tolist(), 8.0, following=[1, None])
-    stream.put(0, points)
-    stream.put(1, points.roll(1, 1).tanh())
-    stream.step(torch.arange(len(points)) % 10 == 0, group)
+    stream.add_states(0, points)
+    stream.add_states(1, points.roll(1, 1).tanh())
+    stream.end_batch(torch.arange(len(points)) % 10 == 0, group)
     cloud = PointCloud(len(points), points.shape[1], points.dtype)
-    cloud.put(points, context, context % 7, group)
-    return Layer(stream.close()[0], cloud, RECIPE)
+    cloud.append(points, context, context % 7, group)
+    return Layer(stream.finish()[0], cloud, RECIPE)
 
 
 def clouds() -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ def test_every_metric_column_belongs_to_one_module() -> None:
 
 @pytest.mark.parametrize("group", metric_groups(), ids=by_name)
 def test_its_time_has_a_column(group: MetricGroup) -> None:
-    assert group.SECONDS in column_names("cost")
+    assert group.TIMING_COLUMN in column_names("cost")
 
 
 @pytest.mark.parametrize("name", column_names(*METRIC_GROUPS))

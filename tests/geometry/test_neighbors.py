@@ -38,7 +38,7 @@ def test_lists_equal_brute_force(name: str, engine: CandidateEngine) -> None:
 def test_those_clouds_do_break_raw_float32_products() -> None:
     """Guard of the test above: uncentered float32 distances miss the dimension by more than 10 %."""
     points = CLOUDS["offset 1000"]
-    squared = torch_engine(points, points, 3).squared.sort(1).values[:, 1:]
+    squared = torch_engine(points, points, 3).squared_distances.sort(1).values[:, 1:]
     truth = id_twonn(brute(points, 2)[0])
     assert abs(id_twonn(squared.double().clamp_min(1e-12).sqrt()) - truth) > 0.1 * truth
 
@@ -162,7 +162,7 @@ def test_exact_duplicates_change_nothing(share: float) -> None:
     repeats = points[: int(share * 1000)]
     both = torch.cat([points, repeats, repeats])[torch.randperm(1000 + 2 * len(repeats))]
     graph, clean = merged(both), merged(points)
-    assert (graph.n_duplicates, len(graph.kept)) == (2 * len(repeats), 1000)
+    assert (graph.n_duplicates, len(graph.point_indices)) == (2 * len(repeats), 1000)
     assert id_mle(graph.radii) == pytest.approx(id_mle(clean.radii), rel=1e-12)
     assert int(graph.copies.sum()) == len(both)
 
@@ -171,7 +171,7 @@ def test_zipf_cloud_equals_its_distinct_rows() -> None:
     """6000 tokens of a Zipf vocabulary read as their distinct vectors do."""
     points = zipf(6000, 6000)
     graph, clean = merged(points), merged(points.unique(dim=0))
-    assert len(graph.kept) + graph.n_duplicates == 6000
+    assert len(graph.point_indices) + graph.n_duplicates == 6000
     assert id_mle(graph.radii) == pytest.approx(id_mle(clean.radii), rel=1e-6)
 
 
@@ -211,7 +211,7 @@ def test_near_duplicates_are_merged(share: float, relative: float) -> None:
     clean, graph, naive = id_mle(merged(points).radii), merged(both), build_exact_graph(both, 64)
     assert id_mle(naive.radii) < 0.7 * clean
     assert graph.n_near_duplicates + graph.n_duplicates == n
-    assert graph.kept.max() < 1500
+    assert graph.point_indices.max() < 1500
     assert id_mle(graph.radii) == pytest.approx(clean, rel=0.05)
 
 
@@ -221,7 +221,7 @@ def test_merged_graph_equals_the_graph_of_what_is_left() -> None:
     cluster = points[:1] * (1 + 2e-8 * torch.randn(100, 32, generator=torch.Generator().manual_seed(3)))
     both = torch.cat([points, cluster])
     graph = drop_near_duplicates(build_exact_graph(both, 8), 8)
-    again = build_exact_graph(both[graph.kept], 8)
+    again = build_exact_graph(both[graph.point_indices], 8)
     assert graph.n_near_duplicates > 90
     assert torch.equal(graph.distances, again.distances)
     assert torch.equal(graph.indices, again.indices)
@@ -232,7 +232,7 @@ def test_low_precision_with_an_offset_keeps_its_neighbours() -> None:
     points = (curved(1000, 64) + 8).to(torch.bfloat16)
     graph = merged(points)
     assert graph.n_near_duplicates == 0
-    assert float((graph.noise / graph.distances[:, 0]).median()) > 0.03
+    assert float((graph.rounding_noise / graph.distances[:, 0]).median()) > 0.03
 
 
 def test_far_outliers_do_not_merge_a_noisy_bulk() -> None:

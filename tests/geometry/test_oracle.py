@@ -29,12 +29,12 @@ def test_the_published_numbers(step: int, shared: Callable[[str], Path]) -> None
     tokens = len(states[0])
     stream = MomentStream([x.shape[1] for x in states], [tokens], 8.0, following=[1, 2, 3, 4, 5, 6, None])
     for layer, rows in enumerate(states):
-        stream.put(layer, rows)
-    stream.step(torch.arange(tokens) % 128 == 0, torch.zeros(tokens, dtype=torch.int64))
+        stream.add_states(layer, rows)
+    stream.end_batch(torch.arange(tokens) % 128 == 0, torch.zeros(tokens, dtype=torch.int64))
     misses = []
-    for layer, (moments, rows, truth) in enumerate(zip(stream.close(), states, expected, strict=True)):
+    for layer, (moments, rows, truth) in enumerate(zip(stream.finish(), states, expected, strict=True)):
         cloud = PointCloud(4096, rows.shape[1], rows.dtype)
-        cloud.put(rows[:4096])
+        cloud.append(rows[:4096])
         row = describe_layer(moments, cloud, RECIPE)
         assert row["n_tokens"] == tokens
         assert row["anisotropy"] == pytest.approx(truth["anisotropy"], abs=1e-6)

@@ -28,8 +28,8 @@ def with_spectrum(eigenvalues: Tensor, n: int = 2000, seed: int = 0) -> Tensor:
 
 
 def moments_of(points: Tensor) -> Moments:
-    sums = Moments.about(points[:100].double().mean(0))
-    sums.add(points)
+    sums = Moments.empty(points[:100].double().mean(0))
+    sums.add_rows(points)
     return sums
 
 

@@ -24,9 +24,9 @@ def streamed(
     stream = MomentStream([x.shape[1] for x in layers], group.bincount().tolist(), 8.0, following)
     for start, stop in zip([0, *cuts], [*cuts, len(group)], strict=True):
         for index, layer in enumerate(layers):
-            stream.put(index, layer[start:stop])
-        stream.step(first[start:stop], group[start:stop])
-    return stream.close()
+            stream.add_states(index, layer[start:stop])
+        stream.end_batch(first[start:stop], group[start:stop])
+    return stream.finish()
 
 
 def one(points: Tensor) -> LayerMoments:
@@ -45,7 +45,7 @@ def reference(points: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("name", CLOUDS)
 def test_one_pass_equals_the_svd(name: str) -> None:
     """Anisotropy and trace equal those of the centered matrix's SVD."""
-    whole = one(CLOUDS[name]).all
+    whole = one(CLOUDS[name]).pooled_moments
     expected = reference(CLOUDS[name])
     # measured: at most 6e-14
     assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(expected, rel=1e-12)
@@ -55,7 +55,7 @@ def test_one_pass_equals_the_svd(name: str) -> None:
 def test_float32_products_suffice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On chips that are bad at float64 the same within 1e-6."""
     monkeypatch.setattr(moments, "product_dtype", lambda device: torch.float32)
-    whole = one(CLOUDS[name]).all
+    whole = one(CLOUDS[name]).pooled_moments
     assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(reference(CLOUDS[name]), rel=1e-6)
 
 
@@ -63,9 +63,9 @@ def test_without_a_shift_float32_products_fail(monkeypatch: pytest.MonkeyPatch) 
     """Guard of the test above: the shift is what makes it pass."""
     monkeypatch.setattr(moments, "product_dtype", lambda device: torch.float32)
     points = CLOUDS["offset 10000"]
-    sums = Moments.about(torch.zeros(points.shape[1]))
+    sums = Moments.empty(torch.zeros(points.shape[1]))
     for block in points.split(2048):
-        sums.add(block)
+        sums.add_rows(block)
     assert abs(anisotropy(sums) / reference(points)[0] - 1) > 1e-3
 
 
@@ -78,38 +78,42 @@ def test_batches_change_no_byte(cuts: list[int]) -> None:
     layers, following = [points, points.square()[:, :32]], [1, None]
     whole, cut = (streamed(layers, c, first, group, following) for c in ([], cuts))
     for a, b in zip(whole, cut, strict=True):
-        for left, right in zip([*a.groups, *a.ordinary, a.sinks], [*b.groups, *b.ordinary, b.sinks], strict=True):
+        for left, right in zip(
+            [*a.group_moments, *a.group_moments_no_sink, a.sink_sums],
+            [*b.group_moments, *b.group_moments_no_sink, b.sink_sums],
+            strict=True,
+        ):
             assert all(torch.equal(torch.as_tensor(vars(left)[f]), torch.as_tensor(vars(right)[f])) for f in vars(left))
-        assert torch.equal(a.norms.sample, b.norms.sample)
-        assert torch.equal(a.directions, b.directions)
-    assert whole[0].cross is not None
-    assert cut[0].cross is not None
-    assert torch.equal(whole[0].cross, cut[0].cross)
+        assert torch.equal(a.norm_statistics.sample, b.norm_statistics.sample)
+        assert torch.equal(a.direction_sum, b.direction_sum)
+    assert whole[0].cross_scatter is not None
+    assert cut[0].cross_scatter is not None
+    assert torch.equal(whole[0].cross_scatter, cut[0].cross_scatter)
 
 
 def test_groups_and_sinks_merge_to_the_whole() -> None:
     """The moments of ordinary and sink tokens of all groups add up to those of all tokens."""
     points = CLOUDS["massive 100"][:3000].double()
     (layer,) = streamed([points], [], torch.arange(3000) % 30 == 0, torch.arange(3000) // 1000)
-    torch.testing.assert_close(layer.all.covariance(), points.T.cov(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(layer.all.mean, points.mean(0), rtol=1e-10, atol=1e-14)
-    torch.testing.assert_close(layer.groups[1].covariance(), points[1000:2000].T.cov(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(layer.all.second_moment(), points.T @ points / 3000, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.pooled_moments.covariance(), points.T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.pooled_moments.mean, points.mean(0), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(layer.group_moments[1].covariance(), points[1000:2000].T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.pooled_moments.second_moment(), points.T @ points / 3000, rtol=1e-10, atol=1e-12)
 
 
 def test_merge_is_addition_of_rows() -> None:
     """Two halves merged equal one pass, in every sum."""
     points = CLOUDS["plain"].double()
-    halves = [Moments.about(points[0]) for _ in range(2)]
-    both = Moments.about(points[0])
+    halves = [Moments.empty(points[0]) for _ in range(2)]
+    both = Moments.empty(points[0])
     for half, rows in zip(halves, points.split(4096), strict=True):
-        half.add(rows)
-        both.add(rows)
+        half.add_rows(rows)
+        both.add_rows(rows)
     merged = merge_moments(halves)
     assert all(torch.equal(torch.as_tensor(vars(merged)[f]), torch.as_tensor(vars(both)[f])) for f in vars(both))
     assert merged.count == 8192
     with pytest.raises(ValueError, match="different shifts"):
-        merged + Moments.about(points[1])
+        merged + Moments.empty(points[1])
 
 
 @settings(max_examples=15, deadline=None)
@@ -118,9 +122,9 @@ def test_batches_of_any_size_change_no_byte(cuts: set[int]) -> None:
     """Wherever the same rows are cut into batches, the sums have the same bytes."""
     points, group, first = CLOUDS["rogue 100"][:3000], torch.arange(3000) // 1100, torch.arange(3000) % 25 == 0
     (whole,), (cut,) = (streamed([points], ends, first, group) for ends in ([], sorted(cuts)))
-    assert torch.equal(whole.all.scatter, cut.all.scatter)
-    assert torch.equal(whole.all.third, cut.all.third)
-    assert torch.equal(whole.norms.sample, cut.norms.sample)
+    assert torch.equal(whole.pooled_moments.scatter, cut.pooled_moments.scatter)
+    assert torch.equal(whole.pooled_moments.cubic_sum, cut.pooled_moments.cubic_sum)
+    assert torch.equal(whole.norm_statistics.sample, cut.norm_statistics.sample)
 
 
 @settings(max_examples=15, deadline=None)
@@ -130,11 +134,11 @@ def test_shards_of_any_size_merge_in_any_order(cuts: list[int], shuffle: Random)
     points = CLOUDS["massive 100"][:2000].double()
     shards = list(points.tensor_split(sorted(cuts)))
     shuffle.shuffle(shards)
-    parts = [Moments.about(points[0]) for _ in shards]
+    parts = [Moments.empty(points[0]) for _ in shards]
     for part, rows in zip(parts, shards, strict=True):
-        part.add(rows)
-    whole = one(points).all
-    for sums in (merge_moments(parts), one(torch.cat(shards)).all):
+        part.add_rows(rows)
+    whole = one(points).pooled_moments
+    for sums in (merge_moments(parts), one(torch.cat(shards)).pooled_moments):
         torch.testing.assert_close(sums.covariance(), whole.covariance(), rtol=1e-9, atol=1e-9)
         assert anisotropy(sums) == pytest.approx(anisotropy(whole), rel=1e-9)
         assert participation_ratio_corrected(sums) == pytest.approx(participation_ratio_corrected(whole), rel=1e-9)
@@ -150,9 +154,9 @@ def test_sinks_are_openers_and_long_rows() -> None:
     first[[0, 500]] = True
     (layer,) = streamed([points], [300], first, torch.zeros(1000, dtype=torch.int64))
     assert layer.pilot_norm == pytest.approx(1, abs=1e-6)
-    assert layer.sinks.count == 4
+    assert layer.sink_sums.count == 4
     expected = points[[0, 5, 500, 700]].double()
-    torch.testing.assert_close(layer.sinks.mean, expected.mean(0))
+    torch.testing.assert_close(layer.sink_sums.mean, expected.mean(0))
 
 
 @pytest.mark.parametrize("zeros", [256, 400, 511, 512, 600])
@@ -165,7 +169,7 @@ def test_zero_rows_make_no_sinks_of_the_others(zeros: int) -> None:
     first[[0, 700]] = True
     (layer,) = streamed([points], [1500], first, torch.zeros(1500, dtype=torch.int64))
     assert layer.pilot_norm == pytest.approx(float(zeros < 512), abs=1e-6)
-    assert layer.sinks.count == (3 if zeros < 512 else 2)
+    assert layer.sink_sums.count == (3 if zeros < 512 else 2)
 
 
 def test_nonfinite_rows_are_left_out_of_every_sum() -> None:
@@ -175,14 +179,14 @@ def test_nonfinite_rows_are_left_out_of_every_sum() -> None:
     points[:2100, 3] = torch.nan
     layer = one(points)
     assert layer.n_nonfinite == 2100
-    assert layer.all.count == 2900
-    torch.testing.assert_close(layer.all.covariance(), clean.double().T.cov(), rtol=1e-10, atol=1e-12)
+    assert layer.pooled_moments.count == 2900
+    torch.testing.assert_close(layer.pooled_moments.covariance(), clean.double().T.cov(), rtol=1e-10, atol=1e-12)
 
 
 def test_only_nonfinite_rows_leave_empty_sums() -> None:
     """Nothing to sum is a count of zero, not a crash."""
     layer = one(torch.full((10, 4), torch.inf))
-    assert (layer.all.count, layer.n_nonfinite) == (0, 10)
+    assert (layer.pooled_moments.count, layer.n_nonfinite) == (0, 10)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -191,20 +195,20 @@ def test_rows_enter_in_their_own_dtype(dtype: torch.dtype) -> None:
     points = CLOUDS["plain"][:3000].to(dtype)
     layer = one(points)
     assert layer.dtype == dtype
-    torch.testing.assert_close(layer.all.covariance(), points.double().T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.pooled_moments.covariance(), points.double().T.cov(), rtol=1e-10, atol=1e-12)
     exact = points.double().norm(dim=1).sort().values
-    torch.testing.assert_close(layer.norms.sample.double().sort().values, exact, rtol=1e-7, atol=0)
+    torch.testing.assert_close(layer.norm_statistics.sample.double().sort().values, exact, rtol=1e-7, atol=0)
 
 
 def test_wrong_rows_are_refused() -> None:
     """A layer without rows, a batch of the wrong length, rows missing at the end."""
     stream = MomentStream([4, 4], [3], 8.0)
-    stream.put(0, torch.ones(3, 4))
+    stream.add_states(0, torch.ones(3, 4))
     labels = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)
     with pytest.raises(ValueError, match="every layer"):
-        stream.step(*labels)
-    stream.put(1, torch.ones(2, 4))
+        stream.end_batch(*labels)
+    stream.add_states(1, torch.ones(2, 4))
     with pytest.raises(ValueError, match="every layer"):
-        stream.step(*labels)
+        stream.end_batch(*labels)
     with pytest.raises(ValueError, match="still due"):
-        stream.close()
+        stream.finish()

@@ -104,8 +104,8 @@ def test_the_lake_is_sound(lake):
 
 
 def test_every_row_is_read_with_its_numbers(lake):
-    assert lake.committed() == CELLS
-    assert lake.quarantined() == QUARANTINED
+    assert lake.committed_cell_ids() == CELLS
+    assert lake.quarantined_cell_ids() == QUARANTINED
     rows = LakeReader(lake.uri).layers().pl()
     assert rows.group_by("step", "corpus").len().sort("step", "corpus").rows() == [
         (step, corpus, 8) for step in (0, 40, 600) for corpus in ("random-uniform", "text:prose")
@@ -151,7 +151,7 @@ def test_a_rerun_has_nothing_to_do(frozen, lake, history):
 
 
 def test_only_a_newer_algorithm_makes_a_cell_wanted_again(lake, history):
-    reasons = make_plan(sweep(history), lake).reasons()
+    reasons = make_plan(sweep(history), lake).count_reasons()
     assert set(reasons) <= {"algorithm version"}
     assert sum(reasons.values()) in (0, len(CELLS))
 

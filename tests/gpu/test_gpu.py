@@ -39,15 +39,15 @@ class Impatient(HiddenStateSampler):
 
     def begin(self, batch):
         with no_waiting():
-            super().begin(batch)
+            super().begin_batch(batch)
 
     def take(self, layer, hidden):
         with no_waiting():
-            super().take(layer, hidden)
+            super().add_states(layer, hidden)
 
     def end(self):
         with no_waiting():
-            super().end()
+            super().end_batch()
 
 
 def cell(folder: Path) -> Cell:
@@ -120,8 +120,8 @@ def test_a_stream_takes_the_memory_that_was_planned():
     stream = MomentStream(widths, [rows] * groups, 8.0, following, "cuda")
     for group in range(groups):
         for layer, width in enumerate(widths):
-            stream.put(layer, torch.randn(rows, width, device="cuda", dtype=torch.bfloat16))
-        stream.step(torch.zeros(rows, dtype=torch.bool), torch.full((rows,), group))
+            stream.add_states(layer, torch.randn(rows, width, device="cuda", dtype=torch.bfloat16))
+        stream.end_batch(torch.zeros(rows, dtype=torch.bool), torch.full((rows,), group))
     held = torch.cuda.memory_allocated() - before
     planned = pass_bytes(widths, 0, groups, torch.bfloat16)
     assert 0.7 * planned < held <= planned

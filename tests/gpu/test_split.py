@@ -31,7 +31,7 @@ def room(model: Model, elsewhere: str) -> dict[str, int]:
 
 def states(model: Model) -> list[Tensor]:
     """Every hidden state of every profile, and its loss, all on the first GPU."""
-    found = [state for profile in model.profiles.values() for state in seen(profile, IDS)]
+    found = [state for profile in model.stacks.values() for state in seen(profile, IDS)]
     assert {state.device for state in found} == {torch.device("cuda:0")}
     return found
 

@@ -29,15 +29,15 @@ def at(step: int, weights: str | None = None, *shards: str, run: str | None = No
     """A revision with one weight file, or with the given shards; weights null = of its own."""
     place = TrainingPoint(step, run=run)
     files = {f"{i}.safetensors": sha for i, sha in enumerate(shards or [weights or f"{run} {step}"])}
-    return Revision(f"{run or ''}step{step}", place, (0, place.order), "commit", files=files)
+    return Revision(f"{run or ''}step{step}", place, (0, place.sort_key), "commit", weight_hashes=files)
 
 
 def main(weights: str) -> Revision:
-    return Revision("main", order=FINAL_ORDER, commit="commit", files={"0.safetensors": weights})
+    return Revision("main", training_order=FINAL_ORDER, commit="commit", weight_hashes={"0.safetensors": weights})
 
 
 def history(*revisions: Revision, rule: str = "pythia") -> History:
-    return History("model", revisions, rule=rule)
+    return History("model", revisions, family_name=rule)
 
 
 FAULT = KnownBad(rev=re.compile("x"), why="not its own", source="source")
@@ -73,7 +73,7 @@ def test_final_weights_in_mid_training() -> None:
 def test_a_shard_of_another_step() -> None:
     steps = [at(0, None, "a0", "b0"), at(1, None, "a9", "b1"), at(2, None, "a2", "b2"), at(3, None, "a9", "b9")]
     assert found(*steps) == [("shared-shards", "error", ("step1", "step3"))]
-    same_index = [replace(one, files={**one.files, "index.json": "same"}) for one in (at(0), at(1))]
+    same_index = [replace(one, weight_hashes={**one.weight_hashes, "index.json": "same"}) for one in (at(0), at(1))]
     assert found(*same_index) == []
 
 
@@ -103,12 +103,12 @@ def test_stages_and_runs_have_grids_of_their_own() -> None:
 
 def test_what_is_not_measured_is_told() -> None:
     revisions = [
-        replace(at(0), files={}, state="NO_WEIGHTS", why="no config.json"),
+        replace(at(0), weight_hashes={}, state="NO_WEIGHTS", state_reason="no config.json"),
         replace(at(1), known_bad=(FAULT,)),
         at(2),
-        Revision("main", order=FINAL_ORDER, state="NO_WEIGHTS", why="neither"),
-        Revision("odd", order=UNKNOWN_ORDER, state="UNPARSED"),
-        Revision("step9", order=UNKNOWN_ORDER, state="GATED"),
+        Revision("main", training_order=FINAL_ORDER, state="NO_WEIGHTS", state_reason="neither"),
+        Revision("odd", training_order=UNKNOWN_ORDER, state="UNPARSED"),
+        Revision("step9", training_order=UNKNOWN_ORDER, state="GATED"),
     ]
     findings = audit_history(history(*revisions, rule="generic"))
     assert [(f.what, f.severity, f.revisions) for f in findings] == [
@@ -143,14 +143,16 @@ def test_a_known_fault_is_told_where_the_digests_agree_and_as_fixed_where_they_d
 
 def test_of_a_known_fault_that_nothing_at_hand_shows_nothing_is_said() -> None:
     assert found(replace(at(1), known_bad=(EQUAL,)), at(2)) == [], "no step0 to compare with"
-    gated = replace(at(1), known_bad=(EQUAL,), files={}, state="GATED")
+    gated = replace(at(1), known_bad=(EQUAL,), weight_hashes={}, state="GATED")
     assert found(at(0), gated, at(2)) == [("gated", "note", ("step1",))]
 
 
 def test_known_to_lack_weights() -> None:
     lacks = KnownBad(rev=re.compile("x"), why="no weights", source="the report", no_weights=True)
     (one,) = audit_history(
-        history(at(0), replace(at(1), known_bad=(lacks,), files={}, state="NO_WEIGHTS", why="none"), at(2))
+        history(
+            at(0), replace(at(1), known_bad=(lacks,), weight_hashes={}, state="NO_WEIGHTS", state_reason="none"), at(2)
+        )
     )
     assert (one.what, one.severity, one.says) == ("no-weights", "warning", "step1: none (the report)")
     (one,) = audit_history(history(at(0), replace(at(1), known_bad=(lacks,)), at(2)))
@@ -223,9 +225,9 @@ def test_every_state() -> None:
         at(4, None, "a", "b"),
         at(5, None, "a", "c"),
         at(6),
-        replace(at(7), files={}, state="NO_WEIGHTS"),
-        Revision("odd", order=UNKNOWN_ORDER, state="UNPARSED"),
-        Revision("closed", order=UNKNOWN_ORDER, state="GATED"),
+        replace(at(7), weight_hashes={}, state="NO_WEIGHTS"),
+        Revision("odd", training_order=UNKNOWN_ORDER, state="UNPARSED"),
+        Revision("closed", training_order=UNKNOWN_ORDER, state="GATED"),
     ]
     assert classify_revisions(history(*revisions), seen_of(revisions)) == {
         "step0": "REUPLOADED",
@@ -263,7 +265,7 @@ def histories(draw: st.DrawFn) -> list[Revision]:
         elif kind == "shards":
             revisions.append(at(step, None, draw(few), draw(few)))
         else:
-            revisions.append(Revision(f"step{step}", order=UNKNOWN_ORDER, state=kind))  # type: ignore[arg-type]
+            revisions.append(Revision(f"step{step}", training_order=UNKNOWN_ORDER, state=kind))  # type: ignore[arg-type]
     return revisions
 
 

@@ -31,7 +31,7 @@ def states(history: History) -> dict[str, str]:
 def test_a_history_on_branches(hub: FakeHub) -> None:
     repo = pythia(hub)
     history = only(Hub(hub="EleutherAI/pythia-14m"))
-    assert (history.model, history.rule) == ("EleutherAI/pythia-14m", "pythia")
+    assert (history.model, history.family_name) == ("EleutherAI/pythia-14m", "pythia")
     assert names(history) == ["step0", "step1", "step512", "main"]
     assert [c.revision for c in history.checkpoints] == names(history)
     assert [(c.step, c.tokens_seen, c.tokens_source) for c in history.checkpoints] == [
@@ -89,7 +89,7 @@ def test_the_files_to_fetch_are_those_that_were_hashed_and_no_more(hub: FakeHub,
     assert found.tokenizer_remote is None
     wanted = {file.path: files[file.path] for file in found.remote.files}
     assert set(files) - set(wanted) == {*README, "pytorch_model.bin", "training_args.bin", "model.onnx"}
-    assert found.remote.bytes == sum(len(data or b"") for data in wanted.values())
+    assert found.remote.total_bytes == sum(len(data or b"") for data in wanted.values())
     assert local_single(written(tmp_path / "step1", wanted)).content == found.content
 
 
@@ -151,7 +151,7 @@ def test_a_renamed_repo_has_its_canonical_name_and_its_family(hub: FakeHub) -> N
     hub.repo("LLM360/Amber").commit(checkpoint("amber"), branch="ckpt_000")
     hub.rename("LLM360/Amber", "Elsewhere/Amber")
     history = only(Hub(hub="LLM360/Amber"))
-    assert (history.model, history.rule) == ("Elsewhere/Amber", "amber")
+    assert (history.model, history.family_name) == ("Elsewhere/Amber", "amber")
     (found,) = history.checkpoints
     assert found.remote
     assert found.model == found.remote.repo == "Elsewhere/Amber"
@@ -186,8 +186,8 @@ def test_a_branch_without_weights_is_told_and_not_wanted(
     pythia(hub).commit(files, branch="step2")
     found = next(r for r in only(Hub(hub="EleutherAI/pythia-14m")).revisions if r.name == "step2")
     assert (found.state, found.weights_digest, found.checkpoint) == ("NO_WEIGHTS", None, None)
-    assert found.why is not None
-    assert found.why.startswith(why)
+    assert found.state_reason is not None
+    assert found.state_reason.startswith(why)
 
 
 def test_pickles_are_wanted_only_where_the_family_is_known_to_use_them(hub: FakeHub) -> None:
@@ -195,7 +195,7 @@ def test_pickles_are_wanted_only_where_the_family_is_known_to_use_them(hub: Fake
         hub.repo("someone/model").commit(checkpoint(f"{step}", name="pytorch_model.bin"), branch=f"step{step}")
     history = only(Hub(hub="someone/model"))
     assert history.checkpoints == ()
-    assert {r.why for r in history.revisions} == {
+    assert {r.state_reason for r in history.revisions} == {
         "pytorch_model.bin is a pickle, which this family is not known to use"
     }
 
@@ -207,7 +207,9 @@ def test_a_pickle_in_an_index_of_safetensors_is_a_pickle(hub: FakeHub) -> None:
         hub.repo("someone/model").commit({"config.json": CONFIG, **files}, branch=f"step{step}")
     history = only(Hub(hub="someone/model"))
     assert set(states(history).values()) == {"NO_WEIGHTS"}
-    assert {r.why for r in history.revisions} == {"shard.bin is a pickle, which this family is not known to use"}
+    assert {r.state_reason for r in history.revisions} == {
+        "shard.bin is a pickle, which this family is not known to use"
+    }
 
 
 def test_main_with_only_a_readme(hub: FakeHub) -> None:
@@ -217,7 +219,7 @@ def test_main_with_only_a_readme(hub: FakeHub) -> None:
     repo.commit(checkpoint("chat"), branch="it-SFT")
     history = only(Hub(hub="HuggingFaceTB/SmolLM3-3B-checkpoints"))
     assert states(history) == {"stage1-step-40000": "NEW", "main": "NO_WEIGHTS"}
-    assert history.other == ("it-SFT",)
+    assert history.ignored_names == ("it-SFT",)
 
 
 def test_an_unknown_repo_goes_through_the_generic_rule_and_says_so(hub: FakeHub) -> None:
@@ -227,12 +229,12 @@ def test_an_unknown_repo_goes_through_the_generic_rule_and_says_so(hub: FakeHub)
     repo.tag("step300", repo.branches["step300"])
     repo.tag("v1.0", repo.branches["step2000"])
     history = only(Hub(hub="someone/model", model="mine"))
-    assert (history.model, history.rule) == ("mine", "generic")
+    assert (history.model, history.family_name) == ("mine", "generic")
     assert [(c.step, c.model, c.family) for c in history.checkpoints] == [
         (step, "mine", None) for step in (20, 300, 1000, 2000)
     ]
     assert history.unparsed == ("deeper-starling",)
-    assert history.other == ("v1.0",)
+    assert history.ignored_names == ("v1.0",)
     assert not hub.asked(f"*/tree/{repo.branches['deeper-starling']}"), "what will not be measured is not looked into"
 
 
@@ -243,7 +245,9 @@ def test_too_few_names_are_no_history(hub: FakeHub) -> None:
     history = only(Hub(hub="someone/model"))
     assert names(history) == ["main", "experiment", "step1000", "wip"]
     assert [c.revision for c in history.checkpoints] == ["main"]
-    assert history.revisions[2].why == "too few names of this repo say a step for the general rule to be believed"
+    assert (
+        history.revisions[2].state_reason == "too few names of this repo say a step for the general rule to be believed"
+    )
 
 
 def test_a_final_model_is_its_main(hub: FakeHub) -> None:
@@ -259,7 +263,7 @@ def test_a_file_that_is_listed_and_not_there_spoils_no_other(hub: FakeHub) -> No
     history = only(Hub(hub="EleutherAI/pythia-14m"))
     assert [c.revision for c in history.checkpoints] == ["step0", "main"]
     (said,) = [revision for revision in history.revisions if revision.state == "NO_WEIGHTS"]
-    assert (said.name, said.why) == (
+    assert (said.name, said.state_reason) == (
         "step512",
         f"listed, but no such file: config.json of EleutherAI/pythia-14m at {lost}",
     )

@@ -62,7 +62,7 @@ def sweep(source: CheckpointSource, text: Path, **resources: object) -> Sweep:
 
 
 def rows(lake: Lake) -> list[dict[str, object]]:
-    frame = lakes.open_lake(lake.uri).frame("select * from layers order by step, layer")
+    frame = lakes.open_lake(lake.uri).query_frame("select * from layers order by step, layer")
     return [{k: v for k, v in row.items() if k not in MAY_DIFFER | OF_A_LABEL} for row in frame.to_dicts()]
 
 
@@ -113,7 +113,7 @@ def test_a_checkpoint_damaged_on_the_way_is_quarantined_and_the_others_go_on(hub
     assert [(cell.checkpoint.revision, o.error_class) for cell, o in report.failures.values()] == [
         ("step2", "permanent")
     ]
-    assert len(lake.quarantined()) == 1
+    assert len(lake.quarantined_cell_ids()) == 1
 
 
 @pytest.mark.parametrize("backend", ["inline", "ray"])
@@ -153,7 +153,7 @@ def test_a_lake_in_s3_that_refuses_cells_is_told_of_without_the_keys(hub, folder
         bucket = open_store("s3://bucket")
         files = {key: bucket.get(key) for key in bucket.list("lake")}
     assert (report.exit_code, report.committed) == (1, 0)
-    assert "403 Forbidden" in report.stopped
+    assert "403 Forbidden" in report.stop_reason
     assert {key.rpartition("/")[2] for key in files} >= {"plan.json", "progress.json"}
     assert not [key for key, data in files.items() if tells(data)]
     assert not tells("".join([repr(report), *capfd.readouterr()]))

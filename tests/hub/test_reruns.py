@@ -73,7 +73,7 @@ def states(plan: Plan) -> dict[str, str]:
 
 def test_a_first_run_takes_every_step_once_and_a_second_none(repo: Repo, lake: Lake, hub: FakeHub) -> None:
     plan, report = go(lake)
-    assert plan.reasons() == {"new checkpoint": len(STEPS)}
+    assert plan.count_reasons() == {"new checkpoint": len(STEPS)}
     assert (report.exit_code, report.committed) == (0, len(STEPS))
     before = len(hub.requests)
     plan, report = go(lake)
@@ -86,7 +86,7 @@ def test_a_new_branch_is_one_cell(repo: Repo, lake: Lake) -> None:
     go(lake)
     repo.commit(files("another"), branch="step2000")
     plan, report = go(lake)
-    assert plan.reasons() == {"new checkpoint": 1}
+    assert plan.count_reasons() == {"new checkpoint": 1}
     assert (report.committed, states(plan)["step2000"]) == (1, "NEW")
 
 
@@ -103,7 +103,7 @@ def test_an_upload_over_an_old_label_runs_once_and_the_old_rows_stay(repo: Repo,
     go(lake)
     repo.commit({"model.safetensors": b"corrected"}, branch="step2")
     plan, report = go(lake)
-    assert (plan.reasons(), report.committed, states(plan)["step2"]) == ({"re-uploaded": 1}, 1, "REUPLOADED")
+    assert (plan.count_reasons(), report.committed, states(plan)["step2"]) == ({"re-uploaded": 1}, 1, "REUPLOADED")
     rows = lakes.open_lake(lake.uri).sql("select superseded, count(*) from layers where step = 2 group by 1 order by 1")
     assert rows.fetchall() == [(False, stub.LAYERS), (True, stub.LAYERS)]
 
@@ -155,10 +155,10 @@ def test_the_reasons_tell_a_corpus_from_a_recipe_from_an_algorithm(
     both = sweep(corpora=("random-uniform", f"text:{tmp_path / 'book.txt'}"))
     repo.commit(files("another"), branch="step2000")
     plan, _ = go(lake, both)
-    assert plan.reasons() == {"missing corpus": len(STEPS), "new checkpoint": 2}
-    assert make_plan(sweep(recipe="standard@1"), lake).reasons() == {"missing recipe": len(STEPS) + 1}
+    assert plan.count_reasons() == {"missing corpus": len(STEPS), "new checkpoint": 2}
+    assert make_plan(sweep(recipe="standard@1"), lake).count_reasons() == {"missing recipe": len(STEPS) + 1}
     monkeypatch.setitem(spec.ALGORITHMS, "loss", spec.ALGORITHMS["loss"] + 1)
-    assert make_plan(sweep(), lake).reasons() == {"algorithm version": len(STEPS) + 1}
+    assert make_plan(sweep(), lake).count_reasons() == {"algorithm version": len(STEPS) + 1}
 
 
 def test_a_warm_plan_over_twenty_repos_makes_twenty_requests(hub: FakeHub, lake: Lake) -> None:
@@ -180,7 +180,7 @@ def test_another_config_under_the_same_weights_says_so(repo: Repo, lake: Lake) -
     go(lake)
     repo.commit({"config.json": json.dumps(stub.CONFIG | {"n_ctx": 7}).encode()}, branch="step4")
     plan, report = go(lake)
-    assert (plan.reasons(), report.committed) == ({"new config or tokenizer": 1}, 1)
+    assert (plan.count_reasons(), report.committed) == ({"new config or tokenizer": 1}, 1)
 
 
 def test_a_run_that_is_stopped_while_it_fetches_leaves_nothing(

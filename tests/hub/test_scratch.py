@@ -80,7 +80,7 @@ def downloads_on_disk() -> set[str]:
 
 def test_with_room_for_one_checkpoint_three_that_are_wanted_take_turns(hub):
     steps = [checkpoint(hub, f"step{n}", {**FILES, "config.json": b"%d" % n}) for n in range(3)]
-    budget = max(step.remote.bytes for step in steps)
+    budget = max(step.remote.total_bytes for step in steps)
     running, most = [child(step, budget, work_s=0.3) for step in steps], 0
     while any(process.poll() is None for process in running):
         most = max(most, len(downloads_on_disk()))

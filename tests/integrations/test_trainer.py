@@ -49,8 +49,8 @@ def test_a_trainer_measures_in_place_at_every_save(tmp_path):
     assert [line["step"] for line in lines] == [2, 4]
     assert [layer["layer"] for layer in lines[0]["layers"]] == [0, 1, 2]
     assert lines[0]["loss"] != lines[1]["loss"]
-    assert callback.last is not None
-    assert callback.last.loss == lines[1]["loss"]
+    assert callback.last_reading is not None
+    assert callback.last_reading.loss == lines[1]["loss"]
 
 
 def test_a_trainers_requests_are_answered_by_a_watch(tmp_path):
@@ -65,7 +65,7 @@ def test_a_trainers_requests_are_answered_by_a_watch(tmp_path):
     assert [line.split()[0] for line in lines] == ["checkpoint-2", "checkpoint-4"]
     assert "id_twonn -" not in "".join(lines)
     assert not list((tmp_path / "run" / REQUESTS_FOLDER).iterdir())
-    frame = open_lake(followed.lake.uri).frame("SELECT DISTINCT step FROM layers WHERE id_mle > 0 ORDER BY step")
+    frame = open_lake(followed.lake.uri).query_frame("SELECT DISTINCT step FROM layers WHERE id_mle > 0 ORDER BY step")
     assert frame.rows() == [(2,), (4,)]
 
 

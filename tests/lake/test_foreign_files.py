@@ -37,7 +37,7 @@ def lake(tmp_path):
 
 
 def rows(lake):
-    return lakes.open_lake(lake.uri).frame(ASKED)
+    return lakes.open_lake(lake.uri).query_frame(ASKED)
 
 
 def answer(lake):
@@ -52,7 +52,7 @@ def answer(lake):
 
 @CASES
 def test_a_truncated_file_is_always_an_error(lake, cases):
-    path = lake.store.path(lake.cells()[OWN])
+    path = lake.store.path(lake.cell_files()[OWN])
 
     @settings(max_examples=cases, deadline=None)
     @given(length=st.integers(0, len(SOUND) - 1))
@@ -83,7 +83,7 @@ def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, case
     """Some columns of a sound cell replaced, left out or added; the sound neighbour stays as it was."""
     before = rows(lake).filter(cell_id=OTHER)
     sound = {name: [row[name] for row in made.rows(made.cell(made.checkpoint(1)))] for name in column_names()}
-    path = lake.store.path(lake.cells()[OWN])
+    path = lake.store.path(lake.cell_files()[OWN])
 
     @settings(max_examples=cases, deadline=None)
     @given(replaced=COLUMNS, dropped=st.sets(st.sampled_from(column_names()), max_size=4))
@@ -100,7 +100,7 @@ def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, case
 
 def test_a_cell_copied_to_the_name_of_another_is_named(lake):
     """Sealed, whole, and yet not what its name says."""
-    files = lake.cells()
+    files = lake.cell_files()
     lake.store.path(files[OTHER]).write_bytes(lake.store.get(files[OWN]))
     with pytest.raises(LakeError, match=f"{OTHER}.*\n?.*own cell"):
         lakes.open_lake(lake.uri)
@@ -145,7 +145,7 @@ def test_columns_that_are_said_to_lie_in_another_file_are_not_read_from_there(la
     footer.set_file_path(str(secret))
     data = BytesIO()
     footer.write_metadata_file(data)
-    lake.store.path(lake.cells()[OWN]).write_bytes(data.getvalue())
+    lake.store.path(lake.cell_files()[OWN]).write_bytes(data.getvalue())
     with suppress(LakeError):
         assert 4.25 not in rows(lake)["id_twonn"].to_list()
 
@@ -160,7 +160,7 @@ def test_a_mutated_snapshot_never_ends_in_anything_but_rows_or_an_error(lake, na
     before = rows(lake)
     said = compact(lake)
     assert said
-    path = lake.store.path(said.file(name))
+    path = lake.store.path(said.file_key(name))
     data = path.read_bytes()
 
     @settings(max_examples=cases, deadline=None)

@@ -58,7 +58,7 @@ def as_before(lake):
     """The labels as earlier versions wrote them: one record to a file."""
     for key in lake.store.list(LABELS_PREFIX):
         for label in parse_labels(key, lake.store.get(key)):
-            name = f"{label.seen_at:{TIMESTAMP_FORMAT}}-{label.name_digest}-{label.said}.json"
+            name = f"{label.seen_at:{TIMESTAMP_FORMAT}}-{label.name_digest}-{label.digest_without_time}.json"
             lake.store.put_new(f"{V1_LABELS_PREFIX}/model_key=any/{name}", label.model_dump_json().encode())
         lake.store.delete(key)
 
@@ -149,7 +149,7 @@ def reupload(lake, *words):
     for word in words:
         point = made.checkpoint(1, weights=word)
         lake.record_labels([point])
-        if made.cell(point).id not in lake.committed():
+        if made.cell(point).id not in lake.committed_cell_ids():
             made.commit(lake, point, id_twonn=float(len(word)))
 
 

@@ -38,8 +38,8 @@ def failure(point, error_class="crash", **changes):
 
 
 def test_a_lake_that_does_not_exist_reads_as_empty(lake):
-    assert lake.committed() == lake.quarantined() == set()
-    assert lake.attempts() == {}
+    assert lake.committed_cell_ids() == lake.quarantined_cell_ids() == set()
+    assert lake.failure_counts() == {}
     assert lake.labels() == lake.tombstones() == lake.runs() == []
     lake.check_recipe(made.QUICK)
     assert not lake.store.root.exists()
@@ -49,11 +49,11 @@ def test_the_second_commit_of_a_cell_changes_nothing(lake):
     point = made.checkpoint(1)
     cell = made.cell(point)
     assert lake.commit(cell.id, point.model_key, to_table(made.rows(cell, id_twonn=1.0), {}))
-    (key,) = lake.cells().values()
+    (key,) = lake.cell_files().values()
     data = lake.store.get(key)
     assert not lake.commit(cell.id, point.model_key, to_table(made.rows(cell, id_twonn=2.0), {}))
     assert lake.store.get(key) == data
-    assert lake.committed() == {cell.id}
+    assert lake.committed_cell_ids() == {cell.id}
 
 
 def test_rows_are_committed_under_their_own_cell_only(lake):
@@ -68,7 +68,7 @@ def test_the_lake_carries_the_meaning_of_its_columns(lake):
     made.commit(lake, made.checkpoint(1))
     lines = lake.store.get("columns.csv").decode().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == list(column_names())
-    lake.store.put_pointer("columns.csv", "\n".join(lines[:-1]).encode())
+    lake.store.put_or_replace("columns.csv", "\n".join(lines[:-1]).encode())
     made.commit(lake, made.checkpoint(2))
     assert lake.store.get("columns.csv") == read_csv_bytes(), "a lake of an older version learns the new column"
 
@@ -110,8 +110,8 @@ def test_strikes_are_counted_by_class_from_names_alone(lake):
         lake.record_attempt(failure(point, error_class))
     lake.record_attempt(failure(made.checkpoint(2), "transient"))
     for key in lake.store.list("attempts/v1"):
-        lake.store.put_pointer(key, b"not even JSON")
-    assert lake.attempts() == {
+        lake.store.put_or_replace(key, b"not even JSON")
+    assert lake.failure_counts() == {
         made.cell(point).id: {"crash": 2, "host_oom": 1},
         made.cell(made.checkpoint(2)).id: {"transient": 1},
     }
@@ -129,25 +129,25 @@ def test_failures_come_back_whole_and_in_order(lake):
 def test_a_tombstone_stands_until_released_and_the_newest_reason_counts(lake):
     last = failure(made.checkpoint(1))
     lake.quarantine(last)
-    assert lake.quarantined() == {last.cell_id}
+    assert lake.quarantined_cell_ids() == {last.cell_id}
     assert lake.tombstones()[0].failure == last
     assert lake.tombstones()[0].reason == "crash: the worker died"
     lake.quarantine(Tombstone(cell_id=last.cell_id, reason="by hand", by="me"))
     assert [stone.reason for stone in lake.tombstones()] == ["by hand"]
     assert lake.release(last.cell_id)
     assert not lake.release(last.cell_id)
-    assert lake.quarantined() == set()
+    assert lake.quarantined_cell_ids() == set()
 
 
 def test_a_record_that_is_none_is_named(lake):
     lake.quarantine(failure(made.checkpoint(1)))
     (key,) = lake.store.list("quarantine")
-    lake.store.put_pointer(key, b'{"reason": "no cell"}')
+    lake.store.put_or_replace(key, b'{"reason": "no cell"}')
     with pytest.raises(LakeError, match=key):
         lake.tombstones()
     lake.store.put_new("quarantine/notes.json", b"{}")
     with pytest.raises(LakeError, match=r"notes\.json is no file of a lake"):
-        lake.quarantined()
+        lake.quarantined_cell_ids()
 
 
 def test_a_cell_id_cannot_be_a_path():
@@ -156,7 +156,7 @@ def test_a_cell_id_cannot_be_a_path():
 
 
 def test_a_run_shows_its_last_heartbeat(lake):
-    lake.write_plan("run-1", {"cells": ["a"]})
+    lake.begin_run("run-1", {"cells": ["a"]})
     assert lake.runs() == []
     for done in (1, 2):
         lake.heartbeat("run-1", {"committed": done})

@@ -117,7 +117,7 @@ import sys
 from pipeline.lake.open_store import open_store
 store = open_store(sys.argv[1])
 for i in range(10**6):
-    store.create(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**22))
+    store.create_if_absent(f"cells/v1/{sys.argv[2]}-{i}", bytes(2**22))
     print(i, flush=True)
 """
 
@@ -135,7 +135,7 @@ def test_a_writer_killed_while_it_puts_leaves_whole_objects_only(s3_env):
     keys = store.list("cells/v1")
     assert len({key.split("-")[0] for key in keys}) == 5
     assert {len(store.get(key)) for key in keys} == {2**22}
-    assert store.leftovers(0) == []
+    assert store.list_stale_staging(0) == []
 
 
 def test_an_object_is_never_replaced_and_a_pointer_always(s3_env):
@@ -143,10 +143,10 @@ def test_an_object_is_never_replaced_and_a_pointer_always(s3_env):
     assert not store.exists()
     assert store.put_new("a/b", b"first")
     assert not store.put_new("a/b", b"second")
-    assert not store.create("a/b", b"second")
+    assert not store.create_if_absent("a/b", b"second")
     assert store.get("a/b") == b"first"
-    store.put_pointer("a/p", b"first")
-    store.put_pointer("a/p", b"second")
+    store.put_or_replace("a/p", b"first")
+    store.put_or_replace("a/p", b"second")
     assert store.get("a/p") == b"second"
     store.put_new("ab/c", b"")
     assert store.list("a") == ["a/b", "a/p"]
@@ -205,12 +205,12 @@ def test_a_lake_in_an_object_store_reads_as_one_in_a_folder(s3_env, tmp_path):
             made.commit(lake, made.checkpoint(step))
         if step == 2:
             assert compact(there)
-        seen = [lakes.open_lake(lake.uri).frame(asked) for lake in (there, here)]
+        seen = [lakes.open_lake(lake.uri).query_frame(asked) for lake in (there, here)]
         assert seen[0].equals(seen[1])
         assert seen[0].height == step * made.LAYERS
     assert lake_status(there)["models"][0]["cells"] == 3
-    key = there.cells()[made.cell(made.checkpoint(3)).id]
-    there.store.put_pointer(key, b"PAR1 in truth not PAR1")
+    key = there.cell_files()[made.cell(made.checkpoint(3)).id]
+    there.store.put_or_replace(key, b"PAR1 in truth not PAR1")
     with pytest.raises(LakeError, match=key):
         lakes.open_lake(URI)
 
@@ -304,7 +304,7 @@ def test_no_key_from_outside_leaves_the_prefix(cases, monkeypatch):
     @given(key=KEY)
     def holds(key):
         with suppress(LakeError):
-            assert store.create(key, b"data")
+            assert store.create_if_absent(key, b"data")
             assert [found["path"] for chunk in inside.list() for found in chunk] == [key], "its own name and no other"
             assert store.delete(key)
 

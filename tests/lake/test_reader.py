@@ -134,7 +134,7 @@ def test_files_of_another_version_read_as_today_with_nulls(lake):
     """One older (columns missing) and one newer (a column more) beside one of today."""
     for step in (1, 2, 3):
         made.commit(lake, made.checkpoint(step))
-    older, newer, _ = (lake.store.path(key) for key in lake.cells().values())
+    older, newer, _ = (lake.store.path(key) for key in lake.cell_files().values())
     table = pq.read_table(older).replace_schema_metadata(None)
     pq.write_table(table.drop_columns(["id_ks", "top_dims", "config_digest", "algorithm", "superseded"]), older)
     later = pq.read_table(newer).replace_schema_metadata(None)
@@ -159,7 +159,7 @@ def test_a_foreign_file_among_the_cells_is_named(lake, name):
 
 def test_a_truncated_cell_is_named(lake):
     made.commit(lake, made.checkpoint(1))
-    (key,) = lake.cells().values()
+    (key,) = lake.cell_files().values()
     path = lake.store.path(key)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(LakeError, match=path.name):
@@ -170,7 +170,7 @@ def test_one_cell_left_by_two_models_in_a_race_counts_once(lake):
     point, twin = made.checkpoint(1), made.checkpoint(1, model="lab/twin", weights="lab/small 1")
     assert made.commit(lake, point) == made.commit(lake, twin)
     assert ask(lake, "select count(*) from layers") == [(made.LAYERS,)]
-    assert len(lake.committed()) == 1
+    assert len(lake.committed_cell_ids()) == 1
 
 
 SECRET = "not for SQL"
@@ -224,13 +224,13 @@ SECRET = "not for SQL"
 )
 def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path, sql):
     made.commit(lake, made.checkpoint(1))
-    (key,) = lake.cells().values()
+    (key,) = lake.cell_files().values()
     cell, secret = lake.store.path(key), tmp_path / "secret"
     secret.write_text(SECRET)
     frame = pd.DataFrame({"a": [SECRET]})
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     with pytest.raises(UsageError) as caught:
-        lakes.open_lake(lake.uri).frame(sql.format(secret=secret, folder=tmp_path, cell=cell))
+        lakes.open_lake(lake.uri).query_frame(sql.format(secret=secret, folder=tmp_path, cell=cell))
     assert len(str(caught.value).splitlines()) == 2
     assert SECRET not in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, frame.shape
@@ -256,7 +256,7 @@ def test_a_reader_keeps_what_it_saw(lake):
 def test_what_fails_while_it_is_computed_is_told_in_two_lines(lake):
     made.commit(lake, made.checkpoint(1))
     with pytest.raises(UsageError, match="Conversion Error") as caught:
-        lakes.open_lake(lake.uri).frame("select model::int from layers")
+        lakes.open_lake(lake.uri).query_frame("select model::int from layers")
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -266,7 +266,7 @@ def test_every_column_of_a_view_can_be_printed(lake, view, capsys):
     from pipeline import render
 
     made.commit(lake, made.checkpoint(1))
-    frame = lakes.open_lake(lake.uri).frame(f"from {view}")
+    frame = lakes.open_lake(lake.uri).query_frame(f"from {view}")
     for printed in (render.print_csv, render.print_json_rows):
         printed(frame.columns, frame.rows())
         assert "2026-01-02 00:00:00+00:00" in capsys.readouterr().out

@@ -32,7 +32,7 @@ def views(lake):
         "checkpoints": "model, revision, weights_digest",
         "cells": "cell_id",
     }
-    return {view: reader.frame(f"from {view} order by {key}").write_json() for view, key in keys.items()}
+    return {view: reader.query_frame(f"from {view} order by {key}").write_json() for view, key in keys.items()}
 
 
 def without(lake):
@@ -42,7 +42,7 @@ def without(lake):
     try:
         return views(lake)
     finally:
-        lake.store.put_pointer(LATEST_KEY, said)
+        lake.store.put_or_replace(LATEST_KEY, said)
 
 
 def a_varied_lake(lake):
@@ -83,7 +83,7 @@ def test_a_snapshot_answers_without_its_cells_files(lake):
     a_varied_lake(lake)
     before = views(lake)
     compact(lake)
-    for key in (*lake.cells().values(), *lake.store.list(LABELS_PREFIX)):
+    for key in (*lake.cell_files().values(), *lake.store.list(LABELS_PREFIX)):
         lake.store.path(key).write_bytes(b"")
     assert views(lake) == before
 
@@ -93,10 +93,10 @@ def test_a_cell_that_is_gone_or_whose_file_is_now_another_is_not_read_from_the_s
     for one in (point, made.checkpoint(2)):
         made.commit(lake, one)
     compact(lake)
-    lake.store.delete(lake.cells()[made.cell(made.checkpoint(2)).id])
+    lake.store.delete(lake.cell_files()[made.cell(made.checkpoint(2)).id])
     twin = made.checkpoint(1, model="aaa/twin", weights="lab/small 1")
     made.commit(lake, twin, cell_id=made.cell(point).id)
-    assert lakes.open_lake(lake.uri).frame("select distinct model, step from layers").rows() == [("aaa/twin", 1)]
+    assert lakes.open_lake(lake.uri).query_frame("select distinct model, step from layers").rows() == [("aaa/twin", 1)]
     assert views(lake) == without(lake)
 
 
@@ -104,9 +104,9 @@ def test_it_is_sorted_in_row_groups_with_statistics_and_reads_without_this_packa
     a_varied_lake(lake)
     said = compact(lake)
     assert said
-    frame = pl.read_parquet(lake.store.path(said.file(ROW_FILE)))
+    frame = pl.read_parquet(lake.store.path(said.file_key(ROW_FILE)))
     assert frame.equals(frame.sort(SORT_COLUMNS, nulls_last=True))
-    assert set(pl.read_parquet(lake.store.path(said.file(CELL_FILE)))["key"]) == set(lake.cells().values())
+    assert set(pl.read_parquet(lake.store.path(said.file_key(CELL_FILE)))["key"]) == set(lake.cell_files().values())
     assert said.bytes == sum(path.stat().st_size for path in lake.store.path(said.key).iterdir())
 
 
@@ -114,7 +114,7 @@ def test_a_snapshot_of_an_older_schema_is_left_aside(lake):
     a_varied_lake(lake)
     said = compact(lake)
     assert said
-    path = lake.store.path(said.file(ROW_FILE))
+    path = lake.store.path(said.file_key(ROW_FILE))
     pl.read_parquet(path).drop("id_ks").write_parquet(path)
     assert views(lake) == without(lake)
     assert load_cell_index(lake).rows.collect()["id_ks"].null_count() == 0
@@ -124,7 +124,7 @@ def test_a_snapshot_of_an_older_schema_is_left_aside(lake):
 def test_a_pointer_that_points_nowhere_is_named(lake, said):
     made.commit(lake, made.checkpoint(1))
     compact(lake)
-    lake.store.put_pointer(LATEST_KEY, said)
+    lake.store.put_or_replace(LATEST_KEY, said)
     with pytest.raises(LakeError, match=LATEST_KEY):
         lakes.open_lake(lake.uri)
     assert [problem.key for problem in verify_lake(lake)] == [LATEST_KEY]
@@ -139,7 +139,7 @@ def test_a_snapshot_that_is_gone_or_no_parquet_is_named_and_mended(lake, file, d
     before = views(lake)
     said = compact(lake)
     assert said
-    damage(lake.store.path(said.file(file)))
+    damage(lake.store.path(said.file_key(file)))
     with pytest.raises(LakeError, match=said.key):
         lakes.open_lake(lake.uri)
     assert len(verify_lake(lake)) == 1
@@ -154,11 +154,11 @@ def test_one_changed_byte_of_a_snapshot_is_not_copied_into_the_next(lake):
     before = views(lake)
     said = compact(lake)
     assert said
-    path = lake.store.path(said.file(ROW_FILE))
+    path = lake.store.path(said.file_key(ROW_FILE))
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
-    assert [problem.key for problem in verify_lake(lake)] == [said.file(ROW_FILE)]
+    assert [problem.key for problem in verify_lake(lake)] == [said.file_key(ROW_FILE)]
     assert compact(lake)
     assert views(lake) == before
 
@@ -170,7 +170,7 @@ def test_a_snapshot_of_an_older_version_is_no_error_and_goes_when_there_is_a_new
     a_varied_lake(lake)
     before = views(lake)
     lake.store.put_new(OLD, b"PAR1 rows alone PAR1")
-    lake.store.put_pointer(LATEST_KEY, f'{{"key": "{OLD}", "cells": 1, "rows": 1, "bytes": 1}}'.encode())
+    lake.store.put_or_replace(LATEST_KEY, f'{{"key": "{OLD}", "cells": 1, "rows": 1, "bytes": 1}}'.encode())
     assert views(lake) == before
     assert verify_lake(lake) == []
     assert compact(lake)
@@ -182,7 +182,7 @@ class Killed(BaseException):
     """Stands for SIGKILL between two steps; inside one step the store's own tests kill for real."""
 
 
-@pytest.mark.parametrize("step", ["put_new", "put_pointer"])
+@pytest.mark.parametrize("step", ["put_new", "put_or_replace"])
 def test_killed_before_a_step_the_old_snapshot_stands_and_the_next_run_mends_it(lake, monkeypatch, step):
     made.commit(lake, made.checkpoint(1))
     old = compact(lake)
@@ -227,7 +227,7 @@ def test_gc_takes_what_is_of_no_use_after_the_grace_and_nothing_else(lake, monke
     (Path(lake.uri) / STAGING / "left").write_bytes(b"partial")
     kept = {key for key in Path(lake.uri).rglob("*") if key.is_file()}
     assert collect_garbage(lake) == [], "a day is not over"
-    first, second = ([one.file(name) for name in sorted(one.digests)] for one in said[:2])
+    first, second = ([one.file_key(name) for name in sorted(one.digests)] for one in said[:2])
     assert collect_garbage(lake, timedelta(minutes=110)) == [*first, dead]
     assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept, "asked, and not told to"
     gone = collect_garbage(lake, timedelta(0), dry_run=False)

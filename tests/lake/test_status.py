@@ -108,7 +108,7 @@ def test_planning_and_status_load_no_heavy_library(lake):
     made.commit(lake, made.checkpoint(1))
     heavy = ("torch", "transformers", "ray", "duckdb", "pandas", "pyarrow")
     script = (
-        "import sys; from pipeline.lake import Lake, status; lake = Lake(sys.argv[1]); lake.committed(); "
+        "import sys; from pipeline.lake import Lake, status; lake = Lake(sys.argv[1]); lake.committed_cell_ids(); "
         f"assert status(lake)['models']; print([name for name in {heavy} if name in sys.modules])"
     )
     words = [sys.executable, "-c", script, lake.uri]

@@ -99,13 +99,13 @@ def test_a_commit_killed_before_each_of_its_system_calls_leaves_a_sound_lake(tmp
     moments, there, left = killed.moments("commit", tmp_path), [], []
     for moment in range(moments + 1):
         lake = Lake(tmp_path / str(moment))
-        there.append(lake.committed() == {wanted.id})
+        there.append(lake.committed_cell_ids() == {wanted.id})
         left.append(bool(lake.store.list(STAGING)))
         assert verify_lake(lake) == []
         collect_garbage(lake, timedelta(0), dry_run=False)
         assert lake.store.list(STAGING) == []
         assert lake.commit(wanted.id, wanted.checkpoint.model_key, table) is not there[-1]
-        (key,) = lake.cells().values()
+        (key,) = lake.cell_files().values()
         assert pq.read_table(BytesIO(lake.store.get(key))).equals(table)
         assert verify_lake(lake) == []
     assert there == sorted(there), "once there, it is there at every later moment"
@@ -120,7 +120,7 @@ def test_what_killed_writers_left_is_tidied_after_a_day_and_not_before(tmp_path)
     for path in (old, new):
         path.write_bytes(b"partial")
     os.utime(old, (time.time() - STAGING_MAX_AGE_S - 60,) * 2)
-    assert store.tidy() == 1
+    assert store.remove_stale_staging() == 1
     assert (old.exists(), new.exists()) == (False, True)
 
 
@@ -129,8 +129,8 @@ def test_a_file_is_never_replaced_and_a_pointer_always(tmp_path):
     assert store.put_new("a/b", b"first")
     assert not store.put_new("a/b", b"second")
     assert store.get("a/b") == b"first"
-    store.put_pointer("a/p", b"first")
-    store.put_pointer("a/p", b"second")
+    store.put_or_replace("a/p", b"first")
+    store.put_or_replace("a/p", b"second")
     assert store.get("a/p") == b"second"
     assert store.list("a") == ["a/b", "a/p"]
     assert store.delete("a/p")

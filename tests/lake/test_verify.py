@@ -34,7 +34,7 @@ def lake(tmp_path):
 
 
 def only_key(lake):
-    (key,) = lake.cells().values()
+    (key,) = lake.cell_files().values()
     return key
 
 
@@ -42,7 +42,7 @@ def rewrite(lake, table):
     """The cell's file as one who may write anything would write it: without a seal."""
     data = BytesIO()
     pq.write_table(table.replace_schema_metadata(None), data)
-    lake.store.put_pointer(only_key(lake), data.getvalue())
+    lake.store.put_or_replace(only_key(lake), data.getvalue())
 
 
 def found(lake):
@@ -141,7 +141,7 @@ def test_records_that_cannot_be_read_or_lie_under_another_name_are_named(lake):
         "quarantine/notes.json": b"{}",
         f"{CELLS_PREFIX}/model_key=x/notes.parquet": b"",
     }.items():
-        lake.store.put_pointer(key, data)
+        lake.store.put_or_replace(key, data)
     wanted = {label, "quarantine/notes.json", f"{CELLS_PREFIX}/model_key=x/notes.parquet"}
     wanted |= {f"quarantine/{'a' * 32}.json", f"quarantine/{'b' * 32}.json"}
     wanted |= {f"attempts/v1/{'c' * 32}.crash.{'0' * 8}.json"}
@@ -151,7 +151,7 @@ def test_records_that_cannot_be_read_or_lie_under_another_name_are_named(lake):
 def test_a_random_cell_is_any_of_them_with_its_metadata(lake):
     made.commit(lake, made.checkpoint(2))
     picked = [random_cell(lake, random.Random(seed)) for seed in range(20)]
-    assert {cell_id for cell_id, _ in picked} == set(lake.cells())
+    assert {cell_id for cell_id, _ in picked} == set(lake.cell_files())
     for cell_id, table in picked:
         assert set(table.column("cell_id").to_pylist()) == {cell_id}
         assert json.loads(table.schema.metadata[b"recipe"]) == {}
@@ -190,7 +190,7 @@ def test_a_mutated_file_is_an_error_or_the_same_numbers(lake, cases):
     asked = "from layers order by layer"
     key = only_key(lake)
     lake.store.path(key).write_bytes(SOUND)
-    before = lakes.open_lake(lake.uri).frame(asked)
+    before = lakes.open_lake(lake.uri).query_frame(asked)
 
     @settings(max_examples=cases, deadline=None)
     @given(edits=EDITS)
@@ -198,7 +198,7 @@ def test_a_mutated_file_is_an_error_or_the_same_numbers(lake, cases):
         lake.store.path(key).write_bytes(edited(SOUND, edits))
         with suppress(LakeError):
             reader = lakes.open_lake(lake.uri)
-            assert reader.frame(asked).equals(before)
+            assert reader.query_frame(asked).equals(before)
         assert (verify_lake(lake) == []) == (find_damage(lake.store.get(key)) is None)
 
     holds()
@@ -222,7 +222,7 @@ def test_a_mutated_file_without_a_seal_never_ends_in_anything_but_rows_or_an_err
     def holds(edits):
         lake.store.path(key).write_bytes(edited(UNSEALED, edits))
         with suppress(LakeError):
-            lakes.open_lake(lake.uri).frame("from layers")
+            lakes.open_lake(lake.uri).query_frame("from layers")
         verify_lake(lake)
 
     holds()

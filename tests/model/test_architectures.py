@@ -83,9 +83,9 @@ def test_norm_placement_is_what_the_blocks_do(name: str, saved: Callable[[str], 
     """
     folder = saved(name)
     model = load_model(folder, "float32", "cpu")
-    profile = next(iter(model.profiles.values()))
+    profile = next(iter(model.stacks.values()))
     lists = [m for m in model.module.modules() if isinstance(m, nn.ModuleList) and len(m) == profile.n_layers]
-    seen = seen_placement(lists[0][-1], lambda: profile.forward(ids[:1], lambda layer, hidden: None))
+    seen = seen_placement(lists[0][-1], lambda: profile.forward_and_capture(ids[:1], lambda layer, hidden: None))
     assert norm_placement(json.loads((folder / "config.json").read_text())) == seen
 
 

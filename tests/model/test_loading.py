@@ -59,7 +59,7 @@ def test_missing_shard(broken: Saved) -> None:
     tiny.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
     (folder / "model.safetensors").unlink(missing_ok=True)
     absent = sorted(folder.glob("model-*.safetensors"))[1]
-    assert load_model(folder, "float32", "cpu").profile("decoder").n_layers == 3
+    assert load_model(folder, "float32", "cpu").stack("decoder").n_layers == 3
     absent.unlink()
     assert f"absent: {absent.name}" in refusal(folder)
     index = folder / "model.safetensors.index.json"
@@ -128,8 +128,8 @@ def test_a_file_without_a_head(broken: Saved, ids: Tensor) -> None:
     model, whole = load_model(folder, "float32", "cpu"), tiny.make("gpt_neox")
     assert model.flags == ("no_lm_head",)
     assert model.n_params == sum(parameter.numel() for parameter in whole.gpt_neox.parameters())
-    assert model.profile("decoder").loss is None
-    assert model.profile("decoder").forward(ids, lambda layer, hidden: None) is None
+    assert model.stack("decoder").loss_kind is None
+    assert model.stack("decoder").forward_and_capture(ids, lambda layer, hidden: None) is None
 
 
 def test_base_class(tmp_path: Path, ids: Tensor) -> None:
@@ -138,7 +138,7 @@ def test_base_class(tmp_path: Path, ids: Tensor) -> None:
     for fields in ({}, {"architectures": None}):
         model = load_model(reconfigure(tmp_path, **fields), "float32", "cpu")
         assert model.flags == ("no_lm_head",)
-        assert model.profile("encoder").masked_loss(ids, ids > 50, 4) is None
+        assert model.stack("encoder").masked_token_losses(ids, ids > 50, 4) is None
 
 
 def test_absent_pooler_is_no_fault(saved: Saved, broken: Saved) -> None:
@@ -198,12 +198,12 @@ def test_an_index_that_names_no_shard(content: str, found: str, broken: Saved) -
 def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
     """A .bin is read for its tensors alone: the same states; one that would run code, or is cut, is refused."""
     folder = broken("gpt2")
-    want = load_model(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
+    want = load_model(folder, "float32", "cpu").stack("decoder").forward_and_capture(ids, lambda layer, hidden: None)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     path = folder / "pytorch_model.bin"
     torch.save(tensors, path)
-    got = load_model(folder, "float32", "cpu").profile("decoder").forward(ids, lambda layer, hidden: None)
+    got = load_model(folder, "float32", "cpu").stack("decoder").forward_and_capture(ids, lambda layer, hidden: None)
     assert got is not None
     assert want is not None
     assert torch.equal(got, want)
@@ -244,7 +244,7 @@ def test_reduced_precision_is_off(saved: Saved) -> None:
 def test_facts(name: str, positions: int | None, saved: Saved) -> None:
     """Layers, width, vocabulary, parameters; and contexts that fit, which RoBERTa's table of 66 numbers from 2."""
     model = load_model(saved(name), "float32", "cpu")
-    (profile,) = model.profiles.values()
+    (profile,) = model.stacks.values()
     assert (model.arch, profile.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny.VOCAB)
     assert model.n_params == sum(parameter.numel() for parameter in tiny.make(name).parameters())
     assert model.max_positions == positions
@@ -254,13 +254,13 @@ def test_facts(name: str, positions: int | None, saved: Saved) -> None:
 def test_longest_context_runs_and_a_longer_one_does_not(name: str, saved: Saved) -> None:
     """`max_positions` is where a table of positions ends."""
     model = load_model(saved(name), "float32", "cpu")
-    profile = next(iter(model.profiles.values()))
+    profile = next(iter(model.stacks.values()))
     longest = torch.full((1, model.max_positions or 0), 7)
-    profile.forward(longest, lambda layer, hidden: None)
+    profile.forward_and_capture(longest, lambda layer, hidden: None)
     with pytest.raises((IndexError, RuntimeError)):
-        profile.forward(torch.full((1, longest.shape[1] + 1), 7), lambda layer, hidden: None)
+        profile.forward_and_capture(torch.full((1, longest.shape[1] + 1), 7), lambda layer, hidden: None)
 
 
 def test_a_profile_it_does_not_have(saved: Saved) -> None:
     with pytest.raises(CheckpointError, match="it has decoder"):
-        load_model(saved("gpt2"), "float32", "cpu").profile("encoder")
+        load_model(saved("gpt2"), "float32", "cpu").stack("encoder")

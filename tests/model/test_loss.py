@@ -33,7 +33,7 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
     """The mean over tokens equals the loss that the model computes from `labels=` (Gemma's soft-capping included)."""
     model = load_model(saved(name), "float32", "cpu")
-    losses = only(model.profiles).forward(ids, ignore)
+    losses = only(model.stacks).forward_and_capture(ids, ignore)
     assert losses is not None
     assert losses.shape == (3, 12)
     with torch.inference_mode():
@@ -48,7 +48,7 @@ def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
     model = load_model(saved(name), "float32", "cpu")
     masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) < 0.3
     masked[1] = False
-    losses = only(model.profiles).masked_loss(ids, masked, mask_id=4)
+    losses = only(model.stacks).masked_token_losses(ids, masked, mask_id=4)
     assert losses is not None
     assert losses.shape == (int(masked.sum()),)
     with torch.inference_mode():
@@ -67,7 +67,7 @@ def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
 def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
     """Row c, column t is the loss of token t + 1 of context c, by the definition of cross entropy in float64."""
     model = load_model(saved("gpt_neox"), "float32", "cpu")
-    losses = model.profile("decoder").forward(ids, ignore)
+    losses = model.stack("decoder").forward_and_capture(ids, ignore)
     assert losses is not None
     with torch.inference_mode():
         logits = model.module(ids).logits.double()
@@ -80,9 +80,9 @@ def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
 
 def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
     """Losses of three contexts in one call have the bytes of three calls."""
-    profile = load_model(saved("llama"), "float32", "cpu").profile("decoder")
-    together = profile.forward(ids, ignore)
-    alone = [profile.forward(row, ignore) for row in ids.split(1)]
+    profile = load_model(saved("llama"), "float32", "cpu").stack("decoder")
+    together = profile.forward_and_capture(ids, ignore)
+    alone = [profile.forward_and_capture(row, ignore) for row in ids.split(1)]
     assert together is not None
     assert torch.equal(together, torch.cat([row for row in alone if row is not None]))
 
@@ -90,10 +90,14 @@ def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_ids_of_any_integer_type(name: str, saved: Saved, ids: Tensor) -> None:
     """int32 ids, half the memory, give the bytes of int64 ones."""
-    profile = only(load_model(saved(name), "float32", "cpu").profiles)
+    profile = only(load_model(saved(name), "float32", "cpu").stacks)
 
     def losses(ids: Tensor) -> Tensor | None:
-        return profile.forward(ids, ignore) if name == "gpt2" else profile.masked_loss(ids, ids > 50, mask_id=4)
+        return (
+            profile.forward_and_capture(ids, ignore)
+            if name == "gpt2"
+            else profile.masked_token_losses(ids, ids > 50, mask_id=4)
+        )
 
     wide, narrow = losses(ids), losses(ids.int())
     assert wide is not None
@@ -106,7 +110,7 @@ def test_the_model_is_whole_again_after_a_loss(saved: Saved, ids: Tensor) -> Non
     model = load_model(saved("gpt2"), "float32", "cpu")
     with torch.inference_mode():
         before = model.module(ids).logits
-        model.profile("decoder").forward(ids, ignore)
+        model.stack("decoder").forward_and_capture(ids, ignore)
         assert torch.equal(model.module(ids).logits, before)
 
 
@@ -114,10 +118,10 @@ def test_the_model_is_whole_again_after_a_loss(saved: Saved, ids: Tensor) -> Non
 def test_no_loss_of_the_other_kind(name: str, saved: Saved, ids: Tensor) -> None:
     """A decoder has no masked loss, an encoder no causal one, an encoder-decoder neither."""
     model = load_model(saved(name), "float32", "cpu")
-    for profile in model.profiles.values():
-        causal = profile.forward(ids, ignore)
-        masked = profile.masked_loss(ids, ids > 50, mask_id=4)
+    for profile in model.stacks.values():
+        causal = profile.forward_and_capture(ids, ignore)
+        masked = profile.masked_token_losses(ids, ids > 50, mask_id=4)
         assert {"causal": causal is not None, "masked": masked is not None} == {
-            "causal": profile.loss == "causal",
-            "masked": profile.loss == "masked",
+            "causal": profile.loss_kind == "causal",
+            "masked": profile.loss_kind == "masked",
         }

@@ -61,7 +61,7 @@ def room_of_two(module: Any, elsewhere: str) -> dict[str, int]:
 
 def seen(profile: LayerStack, ids: Tensor) -> list[Tensor]:
     found: list[Tensor] = []
-    loss = profile.forward(ids, lambda layer, hidden: found.append(hidden.clone()))
+    loss = profile.forward_and_capture(ids, lambda layer, hidden: found.append(hidden.clone()))
     return found if loss is None else [*found, loss]
 
 
@@ -72,8 +72,8 @@ def test_a_split_changes_no_byte(name: str, saved: Saved, ids: Tensor) -> None:
     split = load_model(saved(name), "float32", room_of_two(whole.module, "cpu:1"))
     hooked = [block for block in blocks_of(split.module)[1] if block._forward_pre_hooks]
     assert len(hooked) == len(blocks_of(split.module)[1])
-    for kind, profile in whole.profiles.items():
-        ours, theirs = seen(split.profile(kind), ids), seen(profile, ids)
+    for kind, profile in whole.stacks.items():
+        ours, theirs = seen(split.stack(kind), ids), seen(profile, ids)
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 

@@ -39,8 +39,10 @@ def second(folder: Path, dtype: str = "float32") -> Model:
 def states(model: Model, ids: Tensor) -> dict[tuple[str, int], Tensor]:
     """Every hidden state of every profile, and its loss."""
     seen: dict[tuple[str, int], Tensor] = {}
-    for kind, profile in model.profiles.items():
-        loss = profile.forward(ids[:1], lambda layer, hidden, kind=kind: seen.update({(kind, layer): hidden.clone()}))
+    for kind, profile in model.stacks.items():
+        loss = profile.forward_and_capture(
+            ids[:1], lambda layer, hidden, kind=kind: seen.update({(kind, layer): hidden.clone()})
+        )
         if loss is not None:
             seen[kind, -1] = loss
     return seen
@@ -135,7 +137,7 @@ def test_a_pickle_with_both_names_of_a_tied_tensor(name: str, saved: Saved, ids:
     torch.save(state, folders[1] / "pytorch_model.bin")
     untied = reload_model(model, folders[1], "float32", "cpu")
     assert untied is not model
-    assert untied.places is None, "a config that ties what the file does not is left to transformers each time"
+    assert untied.weight_targets is None, "a config that ties what the file does not is left to transformers each time"
     check_equal(untied, load_model(folders[1], "float32", "cpu"), ids)
 
 
@@ -178,4 +180,4 @@ def test_the_memory_of_a_model_of_no_use_is_given_back_before_the_next_is_built(
         return load_model(*args)
 
     monkeypatch.setattr(weight_reload, "load_model", watched)
-    assert reload_model(before, saved("gpt2"), "float32", "cpu").places
+    assert reload_model(before, saved("gpt2"), "float32", "cpu").weight_targets

@@ -20,8 +20,8 @@ SHIFTED = {"mamba", "mamba2"}
 def states(profile: LayerStack, ids: Tensor) -> list[Tensor]:
     """Every state [contexts, tokens, dim], as `capture` sees it."""
     parts: dict[int, list[Tensor]] = defaultdict(list)
-    profile.forward(ids, lambda layer, hidden: parts[layer].append(hidden.clone()))
-    assert sorted(parts) == [state.layer for state in profile.states]
+    profile.forward_and_capture(ids, lambda layer, hidden: parts[layer].append(hidden.clone()))
+    assert sorted(parts) == [state.layer for state in profile.state_specs]
     return [torch.cat(parts[layer]) for layer in sorted(parts)]
 
 
@@ -49,10 +49,10 @@ def alone(call: Any, ids: Tensor) -> tuple[Tensor, ...]:
 def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None:
     """Each state equals output_hidden_states bit for bit; the raw last block, normed, is the last of them."""
     model = load_model(saved(name), "float32", "cpu")
-    (profile,) = model.profiles.values()
+    (profile,) = model.stacks.values()
     want = alone(lambda row: model.module(row, output_hidden_states=True).hidden_states, ids)
     got = states(profile, ids)
-    assert [hidden.shape[-1] for hidden in got] == [state.width for state in profile.states]
+    assert [hidden.shape[-1] for hidden in got] == [state.width for state in profile.state_specs]
     body = model.module.base_model.get_decoder() if profile.kind == "decoder" else model.module.base_model
     check(got[1:] if name in SHIFTED else got, want, body)
     if name in SHIFTED:
@@ -68,13 +68,13 @@ def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor)
     shifted = torch.cat([torch.full((len(ids), 1), start), ids[:, :-1]], dim=1)
     both = torch.stack([ids, shifted], dim=1)
     call = lambda pair: model.module(pair[:, 0], decoder_input_ids=pair[:, 1], output_hidden_states=True)  # noqa: E731
-    encoder, decoder = model.profile("encdec-encoder"), model.profile("encdec-decoder")
+    encoder, decoder = model.stack("encdec-encoder"), model.stack("encdec-decoder")
     check(states(encoder, ids), alone(lambda pair: call(pair).encoder_hidden_states, both), model.module.get_encoder())
     check(states(decoder, ids), alone(lambda pair: call(pair).decoder_hidden_states, both), model.module.get_decoder())
     assert (encoder.n_layers, decoder.n_layers) == (3, 2)
     assert encoder.flags == decoder.flags == ("no_own_loss",)
-    assert encoder.forward(ids, lambda layer, hidden: None) is None
-    assert decoder.forward(ids, lambda layer, hidden: None) is None
+    assert encoder.forward_and_capture(ids, lambda layer, hidden: None) is None
+    assert decoder.forward_and_capture(ids, lambda layer, hidden: None) is None
 
 
 @pytest.mark.parametrize(
@@ -82,17 +82,17 @@ def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor)
 )
 def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
     """Layer 0 is the embedding, depth is layer / L, and the state after a final norm is a row of its own at depth 1."""
-    (profile,) = load_model(saved(name), "float32", "cpu").profiles.values()
-    assert [state.name for state in profile.states[:4]] == ["embedding", "block", "block", "block"]
-    assert [state.depth for state in profile.states[:4]] == [0, 1 / 3, 2 / 3, 1]
-    assert (profile.states[-1].name, profile.states[-1].depth) == (last, 1)
+    (profile,) = load_model(saved(name), "float32", "cpu").stacks.values()
+    assert [state.name for state in profile.state_specs[:4]] == ["embedding", "block", "block", "block"]
+    assert [state.depth for state in profile.state_specs[:4]] == [0, 1 / 3, 2 / 3, 1]
+    assert (profile.state_specs[-1].name, profile.state_specs[-1].depth) == (last, 1)
 
 
 @pytest.mark.parametrize("name", ["llama", "mamba", "modernbert", "t5"])
 def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None:
     """On the CPU 16 contexts in one call give the bytes of 16 calls, at a length where SiLU in a batch would not."""
     ids = torch.randint(5, tiny.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
-    profile = next(iter(load_model(saved(name), "float32", "cpu").profiles.values()))
+    profile = next(iter(load_model(saved(name), "float32", "cpu").stacks.values()))
     together = states(profile, ids)
     for row, context in enumerate(ids.split(1)):
         for hidden, single in zip(together, states(profile, context), strict=True):
@@ -101,13 +101,13 @@ def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None
 
 def test_hooks_are_gone_after_an_error(saved: Saved, ids: Tensor) -> None:
     """A capture that raises leaves no hook behind: the next pass calls only its own."""
-    profile = load_model(saved("gpt2"), "float32", "cpu").profile("decoder")
+    profile = load_model(saved("gpt2"), "float32", "cpu").stack("decoder")
 
     def fail(layer: int, hidden: Tensor) -> None:
         raise ArithmeticError(layer)
 
     with pytest.raises(ArithmeticError):
-        profile.forward(ids, fail)
+        profile.forward_and_capture(ids, fail)
     assert len(states(profile, ids)) == 5
 
 
@@ -116,5 +116,5 @@ def test_states_are_handed_out_not_kept(saved: Saved, ids: Tensor) -> None:
     model = load_model(saved("gpt2"), "float32", "cpu")
     order: list[str] = []
     model.module.transformer.h[1].register_forward_pre_hook(lambda module, args: order.append("block 2"))
-    model.profile("decoder").forward(ids[:1], lambda layer, hidden: order.append(f"state {layer}"))
+    model.stack("decoder").forward_and_capture(ids[:1], lambda layer, hidden: order.append(f"state {layer}"))
     assert order == ["state 0", "state 1", "block 2", "state 2", "state 3", "state 4"]

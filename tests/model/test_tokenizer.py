@@ -59,7 +59,7 @@ def test_ends_cut_the_text_at_tokens(wiki: Tokenizer) -> None:
 def test_no_special_token_from_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
     """A text that spells a special token is read letter by letter, but by the tokenizer's own default."""
     assert set(wiki.encode("a <|endoftext|> [MASK]")).isdisjoint({0, 1, 2})
-    assert {0, 1} < set(wiki.default("a <|endoftext|> [MASK]")[0])
+    assert {0, 1} < set(wiki.encode_with_special_tokens("a <|endoftext|> [MASK]")[0])
     assert wordpiece.encode("hello [CLS].") == [WORDS.index(word) for word in ("hello", "[", "cls", "]", ".")]
     ids, _ = wordpiece.encode_with_offsets("hello [CLS].")
     assert ids == wordpiece.encode("hello [CLS].")
@@ -67,15 +67,15 @@ def test_no_special_token_from_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> 
 
 def test_the_default_adds_what_the_tokenizer_adds(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
     """[CLS] hello world [SEP] for BERT's kind, and which are added; nothing where the tokenizer's file adds nothing."""
-    assert wordpiece.default("hello world") == ([2, 5, 6, 3], [True, False, False, True])
+    assert wordpiece.encode_with_special_tokens("hello world") == ([2, 5, 6, 3], [True, False, False, True])
     assert wordpiece.encode("hello world") == [5, 6]
     ids = wiki.encode("hello")
-    assert wiki.default("hello") == (ids, [False] * len(ids))
+    assert wiki.encode_with_special_tokens("hello") == (ids, [False] * len(ids))
 
 
 def test_a_special_token_that_a_text_spells_is_not_an_added_one(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
-    assert wordpiece.default("hello [MASK]") == ([2, 5, 4, 3], [True, False, False, True])
-    assert not any(wiki.default("a <|endoftext|> [MASK]")[1])
+    assert wordpiece.encode_with_special_tokens("hello [MASK]") == ([2, 5, 4, 3], [True, False, False, True])
+    assert not any(wiki.encode_with_special_tokens("a <|endoftext|> [MASK]")[1])
 
 
 def test_what_opens_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
@@ -91,13 +91,13 @@ def test_loss_of_text_is_seen(wordpiece: Tokenizer) -> None:
 
 def test_plain_ids(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
     """Neither special tokens nor added ones, and nothing beyond the model's vocabulary or the tokenizer's."""
-    plain = wordpiece.plain_ids(1000)
+    plain = wordpiece.text_token_ids(1000)
     assert plain.dtype == np.int64
     assert plain.tolist() == [WORDS.index(word) for word in WORDS[5:]]
     assert len(wordpiece) == len(WORDS) + 1
-    assert wordpiece.plain_ids(8).tolist() == [5, 6, 7]
-    assert wiki.plain_ids(1024).tolist() == list(range(3, 1024))
-    assert wiki.plain_ids(5000).tolist() == list(range(3, 1024))
+    assert wordpiece.text_token_ids(8).tolist() == [5, 6, 7]
+    assert wiki.text_token_ids(1024).tolist() == list(range(3, 1024))
+    assert wiki.text_token_ids(5000).tolist() == list(range(3, 1024))
 
 
 def test_ids_that_decode_to_nothing_are_left_out(shared: Callable[[str], Path], tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_ids_that_decode_to_nothing_are_left_out(shared: Callable[[str], Path], 
     path.write_text(json.dumps(content))
     tokenizer = load_tokenizer(folder)
     assert len(tokenizer) == 1025
-    assert tokenizer.plain_ids(2000).tolist() == list(range(3, 1024))
+    assert tokenizer.text_token_ids(2000).tolist() == list(range(3, 1024))
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:

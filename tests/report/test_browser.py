@@ -113,7 +113,7 @@ def test_the_table_behind_a_chart_opens_and_sorts_and_its_numbers_are_the_querys
     opened.wait(f"{cells}.length")
     rows = opened.run(cells)
     sql = opened.run("document.querySelector('code[data-section=map]').textContent").split('"')[1]
-    found = reader.frame(sql)
+    found = reader.query_frame(sql)
     assert len(rows) == found.height == 36
     assert [float(row[3]) for row in rows] == pytest.approx(found["anisotropy"].to_list(), rel=1e-4)
     head = "document.querySelector('details.table[data-section=map] th:nth-child(4)')"

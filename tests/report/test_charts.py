@@ -30,7 +30,7 @@ def made(reader):
 
 def drawn(section, made, **chosen_):
     """The chart as SVG with these choices of the controls."""
-    spec = copy.deepcopy(section.spec(ChartContext.of(made)))
+    spec = copy.deepcopy(section.build_spec(ChartContext.from_tables(made)))
     for param in spec["params"]:
         param["value"] = chosen_.get(param["name"], param["value"])
     spec["datasets"] = {name: table.to_dicts() for name, table in made._asdict().items()}
@@ -39,7 +39,7 @@ def drawn(section, made, **chosen_):
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_spec_describes_itself_and_its_controls(section, made):
-    spec = section.spec(ChartContext.of(made))
+    spec = section.build_spec(ChartContext.from_tables(made))
     assert spec["description"].startswith(section.question)
     assert [param["name"] for param in spec["params"]] == list(section.controls)
 
@@ -47,7 +47,7 @@ def test_every_spec_describes_itself_and_its_controls(section, made):
 @pytest.mark.slow
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_spec_is_valid(section, made):
-    alt.Chart.from_dict(section.spec(ChartContext.of(made)))
+    alt.Chart.from_dict(section.build_spec(ChartContext.from_tables(made)))
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
@@ -112,7 +112,7 @@ def test_a_figure_that_does_not_exist_names_those_that_do(reader, tmp_path):
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_number_that_a_chart_draws_or_tells_is_in_its_table_or_in_a_finding(section, made):
     """So it can be had by a query: that of the table, which returns each of its columns, or the finding's command."""
-    spec = json.dumps(section.spec(ChartContext.of(made)))
+    spec = json.dumps(section.build_spec(ChartContext.from_tables(made)))
     numbers = {name for frame in made for name in frame.select(cs.numeric()).columns} - {"t"}
     shown = {name for name in numbers if re.search(rf'"field": "{name}"|datum\.{name}\b', spec)}
     if "estimator" in section.controls:

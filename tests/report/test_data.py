@@ -28,7 +28,7 @@ def made(frame):
 def test_every_row_is_there_once_and_unchanged(reader, made):
     asked = "SELECT model, corpus, step, layer, anisotropy, id_twonn, id_twonn_se, loss FROM layers ORDER BY ALL"
     drawn = made.layers.select("history", "text", "step", "layer", "anisotropy", "id_twonn", "id_twonn_se", "loss")
-    assert sorted(drawn.rows()) == reader.frame(asked).rows()
+    assert sorted(drawn.rows()) == reader.query_frame(asked).rows()
 
 
 def test_the_newest_rows_are_those_of_the_last_step(made):
@@ -60,9 +60,9 @@ def test_gaps_are_text_minus_random_with_the_errors_of_a_difference(reader, made
 
 
 def test_thinning_keeps_the_ends_and_the_newest(made):
-    thin = made.thinned(made.layers.height // 3)
+    thin = made.downsample(made.layers.height // 3)
     assert sorted(thin.layers["step"].unique()) == [STEPS[0], STEPS[3], STEPS[-1]]
-    assert made.thinned(made.layers.height).layers.equals(made.layers)
+    assert made.downsample(made.layers.height).layers.equals(made.layers)
 
 
 def test_a_peak_is_marked_only_where_a_finding_gives_one(made):

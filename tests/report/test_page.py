@@ -44,7 +44,7 @@ def test_every_chart_has_a_question_a_table_a_query_and_words(read):
     captions = [text for _, text in read.all("figcaption")]
     for section in SECTIONS.values():
         assert section.question in titles
-        assert section.reading in captions
+        assert section.how_to_read in captions
         assert all(column in read.data["tables"][section.table]["columns"] for column in section.columns)
     named = {found["aria-labelledby"] for found, _ in read.all("section")}
     assert named <= set(ids)
@@ -100,7 +100,7 @@ def compared(reader, read, section):
             tuple(row[column] for column in columns) for row in rows if all(row[name] == asked[name] for name in by)
         )
         sql = told["query"].replace("{history}", where["history"][history]).replace("{text}", where["text"][text])
-        assert behind <= _rounded(reader.frame(sql).select(columns))
+        assert behind <= _rounded(reader.query_frame(sql).select(columns))
         total += behind.total()
     return total
 
@@ -113,7 +113,7 @@ def _rounded(frame: pl.DataFrame) -> Counter:
 
 def test_printed_tables_hold_what_their_commands_give(reader, read):
     rows = [text for _, text in read.all("tr")]
-    coverage = reader.frame(all_saved_queries()["coverage"].sql)
+    coverage = reader.query_frame(all_saved_queries()["coverage"].sql)
     assert coverage.height == 2 * len(MODELS)
     for model, kind in coverage.select("model", "kind").iter_rows():
         assert any(row.startswith(model + kind) for row in rows)
@@ -143,7 +143,7 @@ def test_names_from_outside_are_only_ever_text(tmp_path):
     sql = SECTIONS["map"].query.format(
         history=read.data["where"]["history"][HOSTILE], text=read.data["where"]["text"]["text:prose"]
     )
-    assert lake.open_lake(uri).frame(sql).height == 3 * 6
+    assert lake.open_lake(uri).query_frame(sql).height == 3 * 6
     assert not read.all("b", class_="x")
     assert len(read.all("script")) == 3
 

@@ -31,7 +31,7 @@ class Scripted:
     def __init__(self, work=None) -> None:
         self.work, self.queue, self.together = work, [], []
 
-    def too_large(self, cells) -> dict[str, str]:
+    def find_too_large(self, cells) -> dict[str, str]:
         return {}
 
     def submit(self, task: Task) -> None:

@@ -16,27 +16,27 @@ def test_a_bad_checkpoint_is_quarantined_and_the_others_finish(tmp_path, lake):
     plan, report = go(root, lake, n_corpora=2)
     assert (report.exit_code, report.committed, len(report.failures)) == (1, 4, 2)
     bad = {cell.id for cell in plan.cells if cell.checkpoint.step == 1}
-    assert lake.quarantined() == bad
+    assert lake.quarantined_cell_ids() == bad
     assert len(stub.tries(root, 1)) == 1
     plan, report = go(root, lake, refuse, n_corpora=2)
     assert report.exit_code == 1
-    assert {cell.id for cell in report.held} == bad
+    assert {cell.id for cell in report.quarantined_cells} == bad
 
 
 def test_transient_failures_are_retried_and_written_down(tmp_path, lake):
     root = stub.history(tmp_path / "runs", [0], faults={0: "transient:2"})
     plan, report = go(root, lake)
     assert (report.exit_code, report.committed) == (0, 1)
-    assert lake.attempts()[plan.cells[0].id] == {"transient": 2}
-    assert lake.quarantined() == set()
+    assert lake.failure_counts()[plan.cells[0].id] == {"transient": 2}
+    assert lake.quarantined_cell_ids() == set()
 
 
 def test_running_out_of_memory_halves_the_batch_until_the_budget_is_spent(tmp_path, lake):
     root = stub.history(tmp_path / "runs", [0], faults={0: "oom"})
     _, report = go(root, lake, batch_tokens=1000)
     assert [line.split()[1] for line in stub.tries(root, 0)] == ["1000", "500", "250"]
-    assert [failure.batch_tokens for failure in lake.failures(lake.quarantined())] == [1000, 500, 250]
-    assert (report.exit_code, len(lake.quarantined())) == (1, 1)
+    assert [failure.batch_tokens for failure in lake.failures(lake.quarantined_cell_ids())] == [1000, 500, 250]
+    assert (report.exit_code, len(lake.quarantined_cell_ids())) == (1, 1)
 
 
 def test_an_unforeseen_exception_waits_for_the_next_run_and_condemns_at_the_third(tmp_path, lake):
@@ -45,7 +45,7 @@ def test_an_unforeseen_exception_waits_for_the_next_run_and_condemns_at_the_thir
         _, report = go(root, lake)
         assert report.exit_code == 1
         assert len(stub.tries(root, 0)) == nth
-        assert len(lake.quarantined()) == (nth == 3)
+        assert len(lake.quarantined_cell_ids()) == (nth == 3)
 
 
 def dies_after_its_first_commit(task: Task) -> list[Outcome]:
@@ -58,8 +58,8 @@ def test_a_committed_cell_is_never_struck_for_the_death_of_its_worker(tmp_path, 
     root = stub.history(tmp_path / "runs", [0])
     plan, report = go(root, lake, dies_after_its_first_commit, n_corpora=2)
     assert (report.exit_code, report.committed) == (0, 2)
-    assert lake.attempts() == {plan.cells[1].id: {"crash": 1}}
-    assert lake.quarantined() == set()
+    assert lake.failure_counts() == {plan.cells[1].id: {"crash": 1}}
+    assert lake.quarantined_cell_ids() == set()
 
 
 @pytest.mark.parametrize(
@@ -85,10 +85,10 @@ def test_each_class_has_its_budget(tmp_path, lake, fault, tries, quarantined):
 
     plan, report = go(root, lake, work)
     assert asked == list(range(1, tries + 1))
-    assert (report.exit_code, report.committed, len(lake.quarantined())) == (1, 1, quarantined)
+    assert (report.exit_code, report.committed, len(lake.quarantined_cell_ids())) == (1, 1, quarantined)
     if not quarantined:
         go(root, lake)
-        assert lake.committed() == {cell.id for cell in plan.cells}, "the next run starts afresh"
+        assert lake.committed_cell_ids() == {cell.id for cell in plan.cells}, "the next run starts afresh"
 
 
 def test_mixed_failures_of_one_task_halve_the_batch_too(tmp_path, lake):
@@ -107,7 +107,7 @@ def test_the_last_try_before_quarantine_runs_alone(tmp_path, lake):
     backend = Scripted(crashing)
     report = drive(root, lake, backend)
     beside = [group for group in backend.together if 3 in group]
-    assert (report.committed, len(lake.quarantined())) == (7, 1)
+    assert (report.committed, len(lake.quarantined_cell_ids())) == (7, 1)
     assert len(beside) >= 5
     assert beside[-1] == {3}, "its fifth try had the backend to itself"
 
@@ -124,8 +124,8 @@ def test_only_the_cell_that_ran_is_struck_when_its_worker_dies(tmp_path, lake, f
         return stub.work(task)
 
     _, report = go(root, lake, work, n_corpora=3)
-    assert lake.quarantined() == set(deadly)
-    assert {cell_id: dict(classes) for cell_id, classes in lake.attempts().items()} == {deadly[0]: {fault: tries}}
+    assert lake.quarantined_cell_ids() == set(deadly)
+    assert {cell_id: dict(classes) for cell_id, classes in lake.failure_counts().items()} == {deadly[0]: {fault: tries}}
     assert (report.exit_code, report.committed) == (1, 2)
 
 

@@ -21,9 +21,9 @@ def test_the_share_is_of_all_slots_and_follows_a_cluster_that_grows():
     assert busy.share is None
     for seconds, slots in ((10.0, 1), (10.0, 3)):
         now[0] += seconds
-        busy.tick(slots)
-    busy.add(7.0)
-    busy.add(3.0)
+        busy.add_slot_time(slots)
+    busy.add_compute_time(7.0)
+    busy.add_compute_time(3.0)
     assert busy.share == pytest.approx(10 / 40)
 
 

@@ -48,7 +48,7 @@ def test_a_snapshot_without_a_column_of_today_is_written_anew(tmp_path, lake, mo
     old = latest_snapshot(lake.store)
     assert old is not None
     before = old.model_copy(update={"columns": old.columns[:-1]})
-    lake.store.put_pointer(LATEST_KEY, canonical_json(before.model_dump(mode="json")).encode())
+    lake.store.put_or_replace(LATEST_KEY, canonical_json(before.model_dump(mode="json")).encode())
     assert swept(tmp_path, lake, [0, 1, 2]).exit_code == 0
     new = latest_snapshot(lake.store)
     assert new is not None

@@ -14,7 +14,7 @@ def test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143(tmp_path
     steps = list(range(6))
     root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "sigterm"))
     _, report = go(root, lake)
-    assert (report.exit_code, report.committed, report.unfinished) == (143, 1, 5)
+    assert (report.exit_code, report.committed, report.n_unfinished) == (143, 1, 5)
     for step in steps:
         (root / f"step{step}" / "fault").unlink()
     _, report = go(root, lake)
@@ -30,15 +30,15 @@ def test_what_has_failed_besides_does_not_hide_that_work_is_left(tmp_path, lake)
     for step in steps[1:]:
         (root / f"step{step}" / "fault").write_text("sigterm")
     _, report = go(stub.history(root, [7, 8], faults={7: "sigterm", 8: "sigterm"}), lake)
-    assert (report.exit_code, len(report.held), report.committed, report.unfinished) == (143, 1, 1, 1)
+    assert (report.exit_code, len(report.quarantined_cells), report.committed, report.n_unfinished) == (143, 1, 1, 1)
     _, report = go(root, lake)
     assert (report.exit_code, report.committed) == (1, 1), "nothing is left but what stands quarantined"
 
 
 def test_a_run_that_gave_up_is_not_queued_again_for_a_signal():
-    assert RunReport(stopped="5 of the first 5", signal=15, unfinished=5).exit_code == 1
-    assert RunReport(signal=15, unfinished=5).exit_code == 143
-    assert RunReport(signal=15).exit_code == 0
+    assert RunReport(stop_reason="5 of the first 5", signal_number=15, n_unfinished=5).exit_code == 1
+    assert RunReport(signal_number=15, n_unfinished=5).exit_code == 143
+    assert RunReport(signal_number=15).exit_code == 0
 
 
 def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):
@@ -46,7 +46,7 @@ def test_a_drain_ends_at_its_deadline_though_tasks_still_run(tmp_path, lake):
     started = time.monotonic()
     report = drive(root, lake, Scripted(), drain_s=0.3)
     assert 0.3 <= time.monotonic() - started < 5
-    assert (report.exit_code, report.committed, report.unfinished) == (143, 0, 6)
+    assert (report.exit_code, report.committed, report.n_unfinished) == (143, 0, 6)
 
 
 def test_a_retry_that_a_drain_cuts_off_is_left_to_a_rerun_not_a_failure(tmp_path, lake):
@@ -57,4 +57,4 @@ def test_a_retry_that_a_drain_cuts_off_is_left_to_a_rerun_not_a_failure(tmp_path
         return fail_all_cells(task, "preempted", "NodeDiedError: made for the test")
 
     _, report = go(root, lake, work)
-    assert (report.exit_code, report.unfinished, report.failures) == (143, 1, {})
+    assert (report.exit_code, report.n_unfinished, report.failures) == (143, 1, {})

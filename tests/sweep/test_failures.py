@@ -71,10 +71,10 @@ def test_an_attempt_that_was_given_up_may_finish_late(tmp_path, lake):
 
     plan, report = go(root, lake, work)
     assert (report.exit_code, report.committed) == (0, 1)
-    (key,) = lake.cells().values()
+    (key,) = lake.cell_files().values()
     before = lake.store.get(key)
-    assert stub.work(lost[0]) == [Outcome(cell_id=plan.cells[0].id, rows=stub.LAYERS)]
-    assert (lake.store.get(key), list(lake.cells().values())) == (before, [key])
+    assert stub.work(lost[0]) == [Outcome(cell_id=plan.cells[0].id, n_rows=stub.LAYERS)]
+    assert (lake.store.get(key), list(lake.cell_files().values())) == (before, [key])
     go(root, lake, refuse)
 
 
@@ -90,13 +90,13 @@ def test_two_drivers_on_one_lake_write_each_cell_once(tmp_path, lake, capsys):
 
     _, first = go(root, lake, work, n_corpora=2)
     assert (first.exit_code, seconds[0].exit_code) == (0, 0)
-    assert (first.committed, seconds[0].committed, len(lake.cells())) == (6, 6, 6)
+    assert (first.committed, seconds[0].committed, len(lake.cell_files())) == (6, 6, 6)
     rows = open_lake(lake.uri).sql("select count(*), count(distinct (cell_id, layer)) from layers").fetchall()
     assert rows == [(6 * stub.LAYERS, 6 * stub.LAYERS)]
     first_id, second_id = (run["run_id"] for run in sorted(lake.runs(), key=lambda run: run["when"], reverse=True))
     said = capsys.readouterr().err
     assert f"run {first_id} may be under way too" in said
     assert f"run {second_id} may be" not in said, "the first had begun before, and a third finds both ended"
-    lake.store.put_pointer(f"runs/{first_id}/progress.json", b"")
+    lake.store.put_or_replace(f"runs/{first_id}/progress.json", b"")
     go(stub.history(root, [3]), lake)
     assert "may be under way" not in capsys.readouterr().err, "nor does a record that cannot be read stop it"

@@ -19,9 +19,9 @@ def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path
     root = stub.history(tmp_path / "runs", [0, 1, 2], faults=dict.fromkeys([0, 1, 2], "infra"))
     _, report = go(root, lake)
     assert report.exit_code == 1
-    assert "cannot be written" in report.stopped
-    assert lake.quarantined() == set()
-    assert lake.attempts() == {}
+    assert "cannot be written" in report.stop_reason
+    assert lake.quarantined_cell_ids() == set()
+    assert lake.failure_counts() == {}
 
 
 def test_one_hiccup_that_hits_all_that_runs_at_once_counts_once(tmp_path, lake, monkeypatch):
@@ -31,7 +31,7 @@ def test_one_hiccup_that_hits_all_that_runs_at_once_counts_once(tmp_path, lake, 
     backend = Scripted(stub.work)
     report = drive(root, lake, backend)
     assert len(backend.together[3]) == 4
-    assert (report.exit_code, report.committed, report.stopped) == (0, 4, "")
+    assert (report.exit_code, report.committed, report.stop_reason) == (0, 4, "")
 
 
 def test_one_lake_error_of_a_task_of_many_cells_counts_once(tmp_path, lake):
@@ -64,7 +64,7 @@ def test_one_hiccup_of_the_lake_loses_no_retry(tmp_path, lake, monkeypatch, brok
 
     monkeypatch.setattr(lake, broken, hiccup)
     report = run(plan, lake, "inline", stub.work)
-    assert (report.exit_code, report.committed, report.stopped) == (0, 6, "")
+    assert (report.exit_code, report.committed, report.stop_reason) == (0, 6, "")
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest(tmp_path, lake, monkeypatch):
@@ -86,8 +86,8 @@ def test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the
 
     _, report = go(root, lake, work)
     assert (report.exit_code, report.committed, len(tried)) == (1, 1, 4)
-    assert "No space left on device" in report.stopped
-    assert (verify_lake(lake), lake.store.list("_staging"), lake.attempts()) == ([], [], {})
+    assert "No space left on device" in report.stop_reason
+    assert (verify_lake(lake), lake.store.list("_staging"), lake.failure_counts()) == ([], [], {})
     monkeypatch.undo()
     _, report = go(root, lake)
     assert (report.exit_code, report.committed) == (0, 3)

@@ -14,7 +14,7 @@ WHY = "2 GPUs of 24 GB in one node are wanted, the largest node has 1"
 class Small(Scripted):
     """Has no room for what is called large."""
 
-    def too_large(self, cells) -> dict[str, str]:
+    def find_too_large(self, cells) -> dict[str, str]:
         return {cell.id: WHY for cell in cells if cell.checkpoint.model == "large"}
 
 
@@ -28,7 +28,7 @@ def test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line(tmp_
     large = stub.sweep(stub.history(tmp_path / "large", [3, 4, 5]))
     both = small.model_copy(update={"checkpoints": small.checkpoints + large.checkpoints})
     plan, report = drive(both, lake, stub.work)
-    assert (report.exit_code, report.committed, report.unfinished, report.failures) == (1, 3, 0, {})
+    assert (report.exit_code, report.committed, report.n_unfinished, report.failures) == (1, 3, 0, {})
     said = f"large: 3 cells left out: {WHY}"
     assert capsys.readouterr().err.count(said) == 1
     render.print_run_report(report, plan, lake.uri)
@@ -37,7 +37,7 @@ def test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line(tmp_
     assert "3 of 6 wanted cells are in the lake, 3 new, 3 left out" in told
     (run,) = lake_status(lake)["runs"]
     assert (run["to_run"], run["left_out"]) == (3, [{"model": "large", "cells": 3, "why": WHY}])
-    assert not lake.attempts(), "no fault of theirs"
+    assert not lake.failure_counts(), "no fault of theirs"
 
     plan, report = drive(both, lake, refuse)
     assert (len(plan.todo), report.exit_code, report.committed) == (3, 1, 0)

@@ -20,63 +20,63 @@ def nodes(*some: RayNode) -> NodeTracker:
 
 def test_a_node_of_eight_gets_eight_times_as_much_as_one_of_one():
     placed = nodes(node("head", 0), node("small", 1), node("large", 8))
-    counts = Counter(placed.place(f"c{index}", gpus=0) for index in range(18))
+    counts = Counter(placed.assign_node(f"c{index}", gpus=0) for index in range(18))
     assert counts == {"small": 2, "large": 16}
 
 
 def test_what_has_left_counts_no_more():
     placed = nodes(node("a", 1), node("b", 1))
-    first = placed.place("c0", gpus=0)
-    placed.leave("c0")
-    assert placed.of("c0") == ""
-    assert placed.place("c1", gpus=0) == first
+    first = placed.assign_node("c0", gpus=0)
+    placed.forget_files("c0")
+    assert placed.find_node("c0") == ""
+    assert placed.assign_node("c1", gpus=0) == first
 
 
 def test_a_node_where_fetching_fails_is_asked_last_until_it_works_again():
     """Fast failures would keep it the emptiest, and draw every task."""
     placed = nodes(node("bad", 1), node("good", 1))
     for name in ("c0", "c1"):
-        if placed.place(name, gpus=0) == "bad":
+        if placed.assign_node(name, gpus=0) == "bad":
             for _ in range(3):
-                placed.fetched(name, well=False)
+                placed.record_fetch(name, well=False)
     for name in ("c0", "c1"):
-        placed.leave(name)
-    assert [placed.place(f"d{index}", gpus=0) for index in range(4)] == ["good", "good", "good", "bad"]
-    placed.fetched("d3", well=True)
-    assert [placed.place(f"e{index}", gpus=0) for index in range(2)] == ["bad", "bad"]
+        placed.forget_files(name)
+    assert [placed.assign_node(f"d{index}", gpus=0) for index in range(4)] == ["good", "good", "good", "bad"]
+    placed.record_fetch("d3", well=True)
+    assert [placed.assign_node(f"e{index}", gpus=0) for index in range(2)] == ["bad", "bad"]
 
 
 def test_what_could_not_be_fetched_on_a_node_goes_to_another_however_full_that_is():
     placed = nodes(node("a", 1), node("b", 1))
-    first = placed.place("c0", gpus=0)
-    placed.fetched("c0", well=False)
-    placed.leave("c0")
+    first = placed.assign_node("c0", gpus=0)
+    placed.record_fetch("c0", well=False)
+    placed.forget_files("c0")
     other = "b" if first == "a" else "a"
     for full in ("c1", "c2", "c3"):
         placed._at[full] = other
-    assert placed.place("c0", gpus=0) == other
-    placed.fetched("c0", well=False)
-    assert placed.place("c0", gpus=0) == first, "it failed on both"
+    assert placed.assign_node("c0", gpus=0) == other
+    placed.record_fetch("c0", well=False)
+    assert placed.assign_node("c0", gpus=0) == first, "it failed on both"
 
 
 def test_nodes_are_looked_at_once_a_second_and_at_once_when_one_was_lost(monkeypatch: pytest.MonkeyPatch):
     now, living = [100.0], [node("a", 1)]
     monkeypatch.setattr("pipeline.sweep.nodes.time.monotonic", lambda: now[0])
     placed = NodeTracker(lambda: list(living), ONE_CPU)
-    assert placed.place("c0", gpus=0) == "a"
+    assert placed.assign_node("c0", gpus=0) == "a"
     living[:] = [node("b", 1)]
-    assert placed.place("c1", gpus=0) == "a"
-    placed.look_again()
-    assert placed.place("c1", gpus=0) == "b"
+    assert placed.assign_node("c1", gpus=0) == "a"
+    placed.invalidate()
+    assert placed.assign_node("c1", gpus=0) == "b"
     living[:] = []
     now[0] += 1.0
-    assert placed.place("c2", gpus=0) == ""
+    assert placed.assign_node("c2", gpus=0) == ""
 
 
 def test_gpus_must_be_on_one_node():
     placed = nodes(node("one", 8, gpus=1), node("two", 8, gpus=2))
-    assert placed.place("c0", gpus=2) == "two"
-    assert placed.place("c1", gpus=3) == ""
+    assert placed.assign_node("c0", gpus=2) == "two"
+    assert placed.assign_node("c1", gpus=3) == ""
 
 
 @pytest.mark.parametrize(

@@ -36,15 +36,15 @@ def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_
     report = run(plan, lake, "ray", stub.watched)
 
     names = {cell.id: faults.get(cell.checkpoint.step, "") for cell in plan.cells}
-    attempts = {names[cell_id]: dict(classes) for cell_id, classes in lake.attempts().items()}
+    attempts = {names[cell_id]: dict(classes) for cell_id, classes in lake.failure_counts().items()}
     assert attempts == {
         **{f"{name}:1": {error_class: 1} for name, error_class in (DEATHS | TRIED_AGAIN).items()},
         **{name: {error_class: 1} for name, error_class in REFUSED.items()},
         **{"crash": {"crash": 5}, "hang": {"timeout": 2}, "stuck": {"timeout": 2}, "permanent": {"permanent": 1}},
     }
     condemned = {"crash", "hang", "stuck", "permanent"}
-    assert {names[cell_id] for cell_id in lake.quarantined()} == condemned
-    assert {names[cell_id] for cell_id in names.keys() - lake.committed()} == {*condemned, *REFUSED}
+    assert {names[cell_id] for cell_id in lake.quarantined_cell_ids()} == condemned
+    assert {names[cell_id] for cell_id in names.keys() - lake.committed_cell_ids()} == {*condemned, *REFUSED}
     assert (report.exit_code, report.committed) == (1, 20 - len(condemned) - len(REFUSED))
     stuck = lake.failures({cell_id for cell_id, name in names.items() if name == "hang"})[0]
     assert re.fullmatch(r"no end after 1 s: in stub\.py:\d+", stuck.message)
@@ -74,7 +74,7 @@ def test_what_waits_within_ray_is_taken_back_when_the_run_is_told_to_stop(tmp_pa
     Thread(target=tell, daemon=True).start()
     report = run(make_plan(stub.sweep(root, cpus=2, slots=2), lake), lake, "ray", once_told)
     assert n - 2 <= RAY_QUEUE_LENGTH, "all that did not run was within Ray"
-    assert (report.exit_code, report.committed, report.unfinished) == (143, 2, n - 2)
+    assert (report.exit_code, report.committed, report.n_unfinished) == (143, 2, n - 2)
     assert len(list(root.glob("*/begun"))) == 2
     plan = make_plan(stub.sweep(root, cpus=2, slots=2), lake)
     assert run(plan, lake, "inline", stub.work).committed == n - 2

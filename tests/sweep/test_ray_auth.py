@@ -55,5 +55,5 @@ def test_a_run_of_its_own_ray_is_locked_and_leaves_no_token_behind(tmp_path: Pat
         words, env=environment | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert len(Lake(tmp_path / "lake").committed()) == 1
+    assert len(Lake(tmp_path / "lake").committed_cell_ids()) == 1
     assert not (tmp_path / ".ray").exists()

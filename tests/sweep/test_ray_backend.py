@@ -63,13 +63,13 @@ def test_a_task_killed_for_its_memory_gets_that_of_another_slot(monkeypatch):
     notes = Notes({"CPU": 4, "memory": 8 * GIB})
     opened = backend(monkeypatch, notes)
     for step in range(4):
-        opened.submit(task(step, shares=2 if step == 0 else 1))
+        opened.submit(task(step, memory_slots=2 if step == 0 else 1))
     assert [options["memory"] for options in notes.submitted] == [4 * GIB, 2 * GIB, 2 * GIB], "the fourth waits"
 
 
 def test_one_slot_has_all_the_memory_there_is(monkeypatch):
     notes = Notes({"CPU": 4, "memory": 8 * GIB})
-    backend(monkeypatch, notes, slots=1).submit(task(shares=2))
+    backend(monkeypatch, notes, slots=1).submit(task(memory_slots=2))
     assert [options["memory"] for options in notes.submitted] == [8 * GIB]
 
 
@@ -81,7 +81,7 @@ def test_a_local_checkpoint_is_read_ahead_on_the_node_that_will_measure_it(monke
     (options,) = notes.submitted
     assert "memory" not in options, "the measuring waits for the reading"
     (ref,) = opened._fetching
-    assert opened._finished(ref) is None
+    assert opened._collect_finished(ref) is None
     opened._start()
     assert notes.submitted[1]["scheduling_strategy"].node_id == options["scheduling_strategy"].node_id
 
@@ -99,7 +99,7 @@ def test_ray_holds_as_many_more_as_the_queue_and_what_is_begun_are_the_first_by_
     opened = backend(monkeypatch, notes, queue=3, cpus=2, slots=2)
     assert opened.capacity == 5
     for step in range(6):
-        opened.submit(task(step, shares=2 if step == 0 else 1))
+        opened.submit(task(step, memory_slots=2 if step == 0 else 1))
     assert len(notes.submitted) == 4, "of two shares, and one each"
     assert [one.checkpoint.step for one in opened.measuring] == [0], "which has both slots"
     ended = next(iter(opened._running))
@@ -113,7 +113,7 @@ def test_a_task_of_two_shares_waits_until_nothing_is_queued_before_it(monkeypatc
     notes = Notes({"CPU": 2})
     opened = backend(monkeypatch, notes, queue=3, cpus=2, slots=2)
     opened.submit(task(0))
-    opened.submit(task(1, shares=2))
+    opened.submit(task(1, memory_slots=2))
     opened.submit(task(2))
     assert [one.task.checkpoint.step for one in opened._running.values()] == [0]
 
@@ -188,13 +188,16 @@ def test_a_node_that_is_full_holds_up_its_own_tasks_alone(monkeypatch):
         opened.submit(of_the_hub(step))
     notes.answer = []
     for ref in tuple(opened._fetching):
-        opened._finished(ref)
+        opened._collect_finished(ref)
     opened._start()
     first, other = (one.task for one in opened._running.values())
-    nodes = {task.checkpoint.step: opened._nodes.of(task.checkpoint.content) for task in (first, other, *opened._ready)}
+    nodes = {
+        task.checkpoint.step: opened._nodes.find_node(task.checkpoint.content)
+        for task in (first, other, *opened._ready)
+    }
     assert [nodes[step] for step in range(4)] == [nodes[0], nodes[1]] * 2
     notes.answer = [Outcome(cell_id="c")]
-    opened._finished(next(ref for ref, one in opened._running.items() if one.task is other))
+    opened._collect_finished(next(ref for ref, one in opened._running.items() if one.task is other))
     opened._start()
     assert {one.task.checkpoint.step for one in opened._running.values()} == {0, 3}
 
@@ -206,11 +209,11 @@ def test_a_worker_that_died_leaves_no_files_on_its_node(monkeypatch, stage):
     opened.submit(of_the_hub(cells=(cell_of(10**6),)))
     if stage == "measuring":
         notes.answer = []
-        assert opened._finished(next(iter(opened._fetching))) is None
+        assert opened._collect_finished(next(iter(opened._fetching))) is None
         opened._start()
     before = len(notes.submitted)
     notes.answer = exceptions.WorkerCrashedError()
-    _, (outcome,) = opened._finished(next(iter(opened._fetching or opened._running)))
+    _, (outcome,) = opened._collect_finished(next(iter(opened._fetching or opened._running)))
     assert (outcome.error_class, outcome.host) == ("crash", "n0"), "the node's name, not the driver's"
     (discard,) = notes.submitted[before:]
     assert discard["scheduling_strategy"].node_id == notes.living[0]["NodeID"]
@@ -226,7 +229,7 @@ def test_the_next_try_is_not_given_to_the_node_that_was_lost(monkeypatch):
     notes.living[:] = [node for node in notes.living if node["NodeID"] != lost]
     notes.answer = exceptions.TaskUnschedulableError("the node is gone")
     (ref,) = opened._fetching
-    _, (outcome,) = opened._finished(ref)
+    _, (outcome,) = opened._collect_finished(ref)
     assert outcome.error_class == "preempted"
     opened.submit(of_the_hub(cells=(cell_of(10**6),)))
     assert notes.submitted[-1]["scheduling_strategy"].node_id == notes.living[0]["NodeID"] != lost
@@ -237,10 +240,10 @@ def test_what_went_well_has_removed_its_own_files(monkeypatch):
     opened = backend(monkeypatch, notes)
     opened.submit(of_the_hub())
     notes.answer = []
-    opened._finished(next(iter(opened._fetching)))
+    opened._collect_finished(next(iter(opened._fetching)))
     opened._start()
     before, notes.answer = len(notes.submitted), [Outcome(cell_id="c")]
-    opened._finished(next(iter(opened._running)))
+    opened._collect_finished(next(iter(opened._running)))
     assert len(notes.submitted) == before
 
 
@@ -279,6 +282,6 @@ def test_a_worker_that_died_after_its_time_and_left_a_stack_on_any_node_was_stuc
     opened = backend(monkeypatch, notes, timeout_s=10)
     lost = Task.model_construct(**{**dict(task()), "cells": (SimpleNamespace(id="c"),)})
     notes.answer = exceptions.WorkerCrashedError()
-    monkeypatch.setattr(opened, "_asked", lambda *_: [("n0", ""), ("n1", stack)])
+    monkeypatch.setattr(opened, "_ask_nodes", lambda *_: [("n0", ""), ("n1", stack)])
     (outcome,) = opened._outcomes("ref", lost, elapsed_s)
     assert (outcome.error_class, outcome.traceback) == (error_class, stack if error_class == "timeout" else "")

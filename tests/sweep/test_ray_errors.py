@@ -36,9 +36,9 @@ def test_who_takes_too_much_memory_is_killed_by_rays_monitor_gets_more_and_is_co
     lake = Lake(tmp_path / "lake")
     plan = make_plan(stub.sweep(root, cpus=2, slots=2), lake)
     report = run(plan, lake, "ray", hog)
-    (bad,) = lake.quarantined()
+    (bad,) = lake.quarantined_cell_ids()
     assert {cell.id: cell.checkpoint.step for cell in plan.cells}[bad] == 0
-    assert lake.attempts() == {bad: {"host_oom": 2}}
+    assert lake.failure_counts() == {bad: {"host_oom": 2}}
     assert (report.exit_code, report.committed) == (1, 2)
     for failure in lake.failures({bad}):
         assert "low on memory" in failure.message
@@ -52,9 +52,9 @@ def test_an_environment_that_cannot_be_made_ends_the_run_and_condemns_nobody(tmp
     lake = Lake(tmp_path / "lake")
     plan = make_plan(stub.sweep(root, cpus=2, slots=2), lake)
     report = run(plan, lake, "ray", stub.work)
-    assert "RuntimeEnvSetupError: no fault of theirs" in report.stopped
-    assert (report.exit_code, report.committed, lake.quarantined()) == (1, 0, set())
+    assert "RuntimeEnvSetupError: no fault of theirs" in report.stop_reason
+    assert (report.exit_code, report.committed, lake.quarantined_cell_ids()) == (1, 0, set())
     assert "conda" in lake.failures({cell.id for cell in plan.cells})[0].message.lower(), "the cause"
-    assert all(set(attempts) == {"setup"} for attempts in lake.attempts().values())
+    assert all(set(attempts) == {"setup"} for attempts in lake.failure_counts().values())
     monkeypatch.undo()
     assert run(make_plan(plan.sweep, lake), lake, "inline", stub.work).committed == 6

@@ -23,7 +23,7 @@ def test_a_model_gets_as_many_gpus_as_have_room_for_its_weights(monkeypatch, bil
     notes = Notes({"CPU": 64, "GPU": 8})
     opened = backend(monkeypatch, notes, cpus=8, gpus=8, slots=8, gpu_gb=24)
     cells = tuple(cell_of(int(billions * 1e9)) for _ in range(2))
-    assert opened.too_large(cells) == {}
+    assert opened.find_too_large(cells) == {}
     for step in range(2):
         opened.submit(task(step, cells=cells[step : step + 1]))
     assert [options["num_gpus"] for options in notes.submitted] == [gpus] * min(8 // gpus, 2)
@@ -41,7 +41,7 @@ def test_a_model_that_no_node_which_runs_tasks_has_gpus_for_is_too_large(monkeyp
     )
     small, large = cell_of(10**9), cell_of(32 * 10**9, step=1)
     why = "4 GPUs of 24 GB in one node are wanted, the largest node has 2"
-    assert opened.too_large([small, large]) == opened.too_large([large]) == {large.id: why}
+    assert opened.find_too_large([small, large]) == opened.find_too_large([large]) == {large.id: why}
 
 
 @pytest.mark.slow
@@ -52,7 +52,7 @@ def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
     resources = Resources(cpus=4, gpus=4, gpu_gb=24)
     opened = RayBackend(TaskFunctions(lambda task: [], nap, lambda task: None), resources)
     began = time.monotonic()
-    (why,) = opened.too_large([cell_of(45 * 10**9)]).values()
+    (why,) = opened.find_too_large([cell_of(45 * 10**9)]).values()
     assert why == "5 GPUs of 24 GB in one node are wanted, the largest node has 4"
     assert time.monotonic() - began < 2
     large = [task(step, cells=(cell_of(12 * 10**9),), resources=resources) for step in range(4)]

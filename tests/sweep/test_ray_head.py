@@ -123,5 +123,5 @@ def test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_beg
     Thread(target=tell, daemon=True).start()
     report = run(plan, lake, "ray", four.three_seconds)
     assert time.monotonic() - told[0] < four.DRAINED_S * four.crowded()
-    assert (report.exit_code, report.committed, report.unfinished) == (exit_code, 4, n - 4)
+    assert (report.exit_code, report.committed, report.n_unfinished) == (exit_code, 4, n - 4)
     assert len(four.begun(root)) == 4

@@ -18,7 +18,7 @@ def test_every_wanted_cell_is_committed_once_and_a_rerun_submits_nothing(tmp_pat
     root = stub.history(tmp_path / "runs", [0, 1, 2, 10])
     plan, report = go(root, lake, n_corpora=2)
     assert (report.exit_code, report.committed, len(plan.cells)) == (0, 8, 8)
-    assert lake.committed() == {cell.id for cell in plan.cells}
+    assert lake.committed_cell_ids() == {cell.id for cell in plan.cells}
     plan, report = go(root, lake, refuse, n_corpora=2)
     assert (report.exit_code, report.committed, plan.todo) == (0, 0, ())
 
@@ -29,7 +29,7 @@ def test_one_new_checkpoint_runs_exactly_its_cells(tmp_path, lake):
     stub.history(root, [2])
     plan, report = go(root, lake)
     assert [cell.checkpoint.revision for cell in plan.todo] == ["step2"]
-    assert plan.reasons() == {"new checkpoint": 1}
+    assert plan.count_reasons() == {"new checkpoint": 1}
     assert len(stub.tries(root, 0)) == len(stub.tries(root, 2)) == report.committed == 1
 
 
@@ -37,7 +37,7 @@ def test_a_new_corpus_runs_alone_and_says_so(tmp_path, lake):
     root = stub.history(tmp_path / "runs", [0, 1])
     go(root, lake)
     plan, report = go(root, lake, n_corpora=2)
-    assert plan.reasons() == {"missing corpus": 2}
+    assert plan.count_reasons() == {"missing corpus": 2}
     assert (report.exit_code, report.committed) == (0, 2)
 
 
@@ -104,5 +104,5 @@ def test_retrying_uncovers_a_committed_cell_whose_tombstone_was_for_a_failure(tm
     hidden = plan.cells[1].id
     lake.quarantine(Tombstone(cell_id=hidden, reason="looks odd", by="a person"))
     plan, report = go(root, lake, refuse, retry=True)
-    assert lake.quarantined() == {hidden}, "what a person has hidden stays hidden"
-    assert (report.exit_code, [cell.id for cell in report.held]) == (1, [hidden])
+    assert lake.quarantined_cell_ids() == {hidden}, "what a person has hidden stays hidden"
+    assert (report.exit_code, [cell.id for cell in report.quarantined_cells]) == (1, [hidden])

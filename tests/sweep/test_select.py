@@ -167,7 +167,7 @@ def test_order_is_by_step_never_lexical(root):
 def test_the_order_of_names_is_that_of_their_steps(steps):
     spellings = ("step{}", "checkpoint-{}", "global_step{}", "iter_{:07d}", "step{}-tokens2B")
     names = [spellings[i % len(spellings)].format(step) for i, step in enumerate(steps)]
-    ordered = sorted(names, key=lambda name: parse_name(name).order)  # type: ignore[union-attr]
+    ordered = sorted(names, key=lambda name: parse_name(name).sort_key)  # type: ignore[union-attr]
     assert [parse_name(name).step for name in ordered] == sorted(steps)  # type: ignore[union-attr]
 
 
@@ -196,7 +196,7 @@ def test_what_cannot_be_parsed_is_reported(root):
         (root / name).mkdir()
     (root / "best" / "config.json").write_text("{}")
     history = discover_history(Local(local=str(root)))
-    assert (history.unparsed, history.other) == (("best",), ("logs",))
+    assert (history.unparsed, history.ignored_names) == (("best",), ("logs",))
 
 
 def test_a_folder_without_checkpoints_is_refused_in_two_lines(tmp_path):

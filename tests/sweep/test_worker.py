@@ -59,7 +59,7 @@ def task(lake: Lake, *cells: Cell, **fields: int) -> Task:
 def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
     """The weights of a bad checkpoint are in it, or half of them."""
     good, bad = (cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2))
-    like = measure.load_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).like
+    like = measure.load_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).reuse_key
     assert worker.run_task(task(lake, good))[0].ok
     kept = worker._model_cache().take(like)
     assert kept is not None
@@ -76,7 +76,7 @@ def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
 def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path, monkeypatch):
     """The first try dies at its second batch; the next, with half the tokens a batch, has the numbers of none lost."""
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
-    forward, sizes = measure.LayerStack.forward, []
+    forward, sizes = measure.LayerStack.forward_and_capture, []
 
     def full(self, ids, capture):
         sizes.append(ids.numel())
@@ -84,25 +84,27 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
             raise torch.OutOfMemoryError("made for the test")
         return forward(self, ids, capture)
 
-    monkeypatch.setattr(measure.LayerStack, "forward", full)
+    monkeypatch.setattr(measure.LayerStack, "forward_and_capture", full)
     (outcome,) = worker.run_task(task(lake, wanted))
     assert (outcome.error_class, sizes) == ("oom", [128, 128])
     assert outcome.host == socket.gethostname()
     assert outcome.seconds > 0
-    assert not lake.committed()
-    assert worker.run_task(task(lake, wanted, attempt=2, halvings=1))[0].ok
+    assert not lake.committed_cell_ids()
+    assert worker.run_task(task(lake, wanted, attempt=2, batch_halvings=1))[0].ok
     assert set(sizes[2:]) == {64}
-    monkeypatch.setattr(measure.LayerStack, "forward", forward)
+    monkeypatch.setattr(measure.LayerStack, "forward_and_capture", forward)
     plain = Lake(tmp_path / "plain")
     assert worker.run_task(task(plain, wanted))[0].ok
     assert numbers_in(lake) == numbers_in(plain)
-    batches = [open_lake(one.uri).frame("SELECT DISTINCT batch_tokens FROM layers").rows() for one in (lake, plain)]
+    batches = [
+        open_lake(one.uri).query_frame("SELECT DISTINCT batch_tokens FROM layers").rows() for one in (lake, plain)
+    ]
     assert batches == [[(64,)], [(128,)]]
 
 
 def numbers_in(lake: Lake) -> list[tuple]:
     """Every column that may not differ between two runs."""
-    frame = open_lake(lake.uri).frame("SELECT * FROM layers ORDER BY layer")
+    frame = open_lake(lake.uri).query_frame("SELECT * FROM layers ORDER BY layer")
     return frame.drop(column_names("cost", "provenance"), strict=False).rows()
 
 

@@ -26,7 +26,7 @@ def measured(monkeypatch):
 
 def looks(follower: Follower, times: int = 2) -> list[str]:
     """What so many looks tell, the alerts too."""
-    told = [one for _ in range(times) for one in follower.look()]
+    told = [one for _ in range(times) for one in follower.poll()]
     return [line for one in told for line in (one.line, *map(str, one.alerts))]
 
 
@@ -49,10 +49,10 @@ def test_a_writer_that_stalls_is_waited_for(tmp_path, measured):
     for size in (0, 30, 100, 100, 100):
         made.write(tmp_path, 0, size)
         assert looks(follower, 1) == []
-    assert follower.waiting() == ["checkpoint-0"]
+    assert follower.list_pending() == ["checkpoint-0"]
     made.write(tmp_path, 0)
     assert len(looks(follower)) == 1
-    assert follower.waiting() == []
+    assert follower.list_pending() == []
 
 
 def test_a_save_that_crashed_holds_up_no_other_and_is_taken_when_written_anew(tmp_path, measured):
@@ -157,7 +157,7 @@ def test_a_folder_that_is_removed_is_told_once_and_may_come_back(tmp_path, measu
     looks(follower)
     shutil.move(tmp_path / "run", tmp_path / "away")
     assert looks(follower, 3) == [f"{tmp_path / 'run'}: cannot be read: No such file or directory"]
-    assert follower.waiting() == []
+    assert follower.list_pending() == []
     shutil.move(tmp_path / "away", tmp_path / "run")
     history(tmp_path / "run", 100)
     assert [line.split()[0] for line in looks(follower)] == ["checkpoint-100"]
@@ -205,7 +205,7 @@ def test_the_lake_has_the_history_of_a_folder_that_rotates(tmp_path, measured):
         history(tmp_path, step)
         looks(follower)
         shutil.rmtree(tmp_path / f"checkpoint-{step}")
-    frame = open_lake(of.lake.uri).frame("SELECT DISTINCT step, model FROM layers ORDER BY step")
+    frame = open_lake(of.lake.uri).query_frame("SELECT DISTINCT step, model FROM layers ORDER BY step")
     assert frame.rows() == [(step, tmp_path.name) for step in (0, 100, 200)]
 
 
@@ -265,9 +265,9 @@ def test_a_dead_webhook_is_asked_again_at_every_look_and_said_once(tmp_path, mea
     monkeypatch.setattr("pipeline.watch.notifier.send_alert", lambda *_: problems.pop(0))
     teller = Notifier(of.lake, tmp_path, lines.append, "http://localhost:1")
     looks(follower, 1)
-    teller.tell(next(alert for one in follower.look() for alert in one.alerts))
+    teller.deliver(next(alert for one in follower.poll() for alert in one.alerts))
     for _ in range(4):
-        teller.tell_owed()
+        teller.retry_undelivered()
     assert lines[1:3] == ["alert not passed on: dead", "alert still not passed on: deaf"]
     assert lines[3:] == [f"{lines[0]}, told late"]
     assert problems == []
@@ -290,7 +290,7 @@ def test_equal_weights_under_a_later_step_are_told_but_not_measured_again(tmp_pa
 def test_a_quarantined_checkpoint_has_no_numbers_and_no_alert(tmp_path, measured):
     of = made.followed(history(tmp_path, *TO_ALERT), "id_twonn>5")
     looks(Follower(of._replace(rules=())))
-    (last,) = open_lake(of.lake.uri).frame("SELECT DISTINCT cell_id FROM layers WHERE step = 600")["cell_id"]
+    (last,) = open_lake(of.lake.uri).query_frame("SELECT DISTINCT cell_id FROM layers WHERE step = 600")["cell_id"]
     of.lake.quarantine(Tombstone(cell_id=last, reason="a test", by="a test"))
     *_, line = looks(Follower(of))
     assert line == "checkpoint-600  id_twonn -  anisotropy -  loss -"

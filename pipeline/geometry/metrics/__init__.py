@@ -19,7 +19,7 @@ class MetricGroup(Protocol):
 
     __name__: str
     COLUMNS: tuple[str, ...]
-    SECONDS: str
+    TIMING_COLUMN: str
 
     def measure(self, layer: Layer) -> MetricValues: ...
 

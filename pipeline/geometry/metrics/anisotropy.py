@@ -23,7 +23,7 @@ def measure(layer: Layer) -> MetricValues:
     if not layer.varies:
         return dict.fromkeys(COLUMNS)
     return {
-        "anisotropy": anisotropy(layer.all, float(layer.centered.values[0])),
+        "anisotropy": anisotropy(layer.pooled_moments, float(layer.covariance_eigen.values[0])),
         "anisotropy_se": anisotropy_se(layer),
         "anisotropy_uncentered": anisotropy_uncentered(layer),
         "anisotropy_no_sink": anisotropy_no_sink(layer),
@@ -55,7 +55,7 @@ def anisotropy_se(layer: Layer) -> float | None:
     Source: delete-a-group jackknife over disjoint groups of contexts.
     Bias: upward, as the jackknife's is; with few groups it is itself uncertain (30 % with five).
     """
-    return _jackknife(layer, layer.moments.groups)
+    return _jackknife(layer, layer.moments.group_moments)
 
 
 def anisotropy_uncentered(layer: Layer) -> float:
@@ -64,7 +64,7 @@ def anisotropy_uncentered(layer: Layer) -> float:
     Source: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
     Bias: near 1 wherever the mean is long, whatever the spread about it.
     """
-    return float(layer.uncentered.values[0] / layer.second_moment.trace())
+    return float(layer.second_moment_eigen.values[0] / layer.second_moment.trace())
 
 
 def anisotropy_no_sink(layer: Layer) -> float | None:
@@ -73,7 +73,7 @@ def anisotropy_no_sink(layer: Layer) -> float | None:
     Source: this project; sinks as the cause: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
     Bias: that of an isotropic cloud as in `anisotropy`; it depends on `sink_multiple`.
     """
-    ordinary = merge_moments(layer.moments.ordinary)
+    ordinary = merge_moments(layer.moments.group_moments_no_sink)
     if not layer.is_spread(ordinary):
         layer.flags.add("too_few_ordinary_tokens")
         return None
@@ -86,7 +86,7 @@ def anisotropy_no_sink_se(layer: Layer) -> float | None:
     Source: delete-a-group jackknife over disjoint groups of contexts.
     Bias: as that of `anisotropy_se`; which tokens are sinks is taken as known.
     """
-    return _jackknife(layer, layer.moments.ordinary)
+    return _jackknife(layer, layer.moments.group_moments_no_sink)
 
 
 def sink_variance_share(layer: Layer) -> float:
@@ -95,8 +95,8 @@ def sink_variance_share(layer: Layer) -> float:
     Source: this project; an analysis of variance.
     Bias: none; it depends on `sink_multiple` and on the context's length.
     """
-    center = layer.all.mean
-    return layer.moments.sinks.deviation(center) / layer.all.deviation(center)
+    center = layer.pooled_moments.mean
+    return layer.moments.sink_sums.squared_deviation(center) / layer.pooled_moments.squared_deviation(center)
 
 
 def total_variance(layer: Layer) -> float:

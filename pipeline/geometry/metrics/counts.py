@@ -51,7 +51,7 @@ def n_tokens(layer: Layer) -> int:
     Source: a count.
     Bias: none.
     """
-    return layer.all.count
+    return layer.pooled_moments.count
 
 
 def n_sink_tokens(layer: Layer) -> int:
@@ -60,7 +60,7 @@ def n_sink_tokens(layer: Layer) -> int:
     Source: this project; the tokens of the massive activations of Sun et al. 2024 (arXiv 2402.17762).
     Bias: the median is that of the first 512 tokens, not of all.
     """
-    return layer.moments.sinks.count
+    return layer.moments.sink_sums.count
 
 
 def n_points(layer: Layer) -> int:
@@ -69,7 +69,7 @@ def n_points(layer: Layer) -> int:
     Source: a count.
     Bias: none.
     """
-    return sum(len(g.kept) for g in layer.graphs)
+    return sum(len(g.point_indices) for g in layer.dimension_graphs)
 
 
 def n_duplicates(layer: Layer) -> int:
@@ -78,7 +78,7 @@ def n_duplicates(layer: Layer) -> int:
     Source: a count; why: Facco et al. 2017 assume that points are distinct.
     Bias: none.
     """
-    return sum(g.n_duplicates for g in layer.graphs)
+    return sum(g.n_duplicates for g in layer.dimension_graphs)
 
 
 def n_near_duplicates(layer: Layer) -> int:
@@ -87,7 +87,7 @@ def n_near_duplicates(layer: Layer) -> int:
     Source: this project.
     Bias: a pair that truly is that close is removed too.
     """
-    return sum(g.n_near_duplicates for g in layer.graphs)
+    return sum(g.n_near_duplicates for g in layer.dimension_graphs)
 
 
 def n_nonfinite(layer: Layer) -> int:
@@ -96,7 +96,7 @@ def n_nonfinite(layer: Layer) -> int:
     Source: a count.
     Bias: none.
     """
-    return sum(g.n_nonfinite for g in layer.graphs)
+    return sum(g.n_nonfinite for g in layer.dimension_graphs)
 
 
 def n_unresolved(layer: Layer) -> int:
@@ -105,7 +105,7 @@ def n_unresolved(layer: Layer) -> int:
     Source: this project.
     Bias: none.
     """
-    return sum(g.n_unresolved for g in layer.graphs)
+    return sum(g.n_unresolved for g in layer.dimension_graphs)
 
 
 def same_context_share(layer: Layer) -> float | None:
@@ -116,10 +116,10 @@ def same_context_share(layer: Layer) -> float | None:
     Source: this project; two regimes of nearest-neighbour dimensions: Osman et al. 2026 (arXiv 2608.14361).
     Bias: none; it falls as a group has more contexts and fewer points of each.
     """
-    if not layer.cloud.has_contexts:
+    if not layer.cloud.has_context_ids:
         layer.flags.add("no_contexts")
         return None
-    return _share(layer, layer.cloud.context)
+    return _share(layer, layer.cloud.context_ids)
 
 
 def same_token_share(layer: Layer) -> float | None:
@@ -128,10 +128,10 @@ def same_token_share(layer: Layer) -> float | None:
     Source: this project.
     Bias: none; it grows with the number of points.
     """
-    if not layer.cloud.has_tokens:
+    if not layer.cloud.has_token_ids:
         layer.flags.add("no_token_ids")
         return None
-    return _share(layer, layer.cloud.token)
+    return _share(layer, layer.cloud.token_ids)
 
 
 def noise_ratio(layer: Layer) -> float | None:
@@ -140,7 +140,7 @@ def noise_ratio(layer: Layer) -> float | None:
     Source: this project.
     Bias: upward by about sqrt(3): the bound of a rounding error stands for its spread.
     """
-    ratios = [g.noise / g.distances[:, 0] for g in layer.graphs if g.distances.shape[1]]
+    ratios = [g.rounding_noise / g.distances[:, 0] for g in layer.dimension_graphs if g.distances.shape[1]]
     if not ratios:
         layer.flags.add("too_few_points")
         return None
@@ -151,7 +151,10 @@ def noise_ratio(layer: Layer) -> float | None:
 
 
 def _share(layer: Layer, labels: Int[Tensor, " points"]) -> float | None:
-    same = [_same(graph, labels[members]) for graph, members in zip(layer.graphs, layer.members, strict=True)]
+    same = [
+        _same(graph, labels[members])
+        for graph, members in zip(layer.dimension_graphs, layer.group_members, strict=True)
+    ]
     pairs = torch.cat(same) if same else torch.zeros(0)
     if not pairs.numel():
         layer.flags.add("too_few_points")
@@ -160,5 +163,5 @@ def _share(layer: Layer, labels: Int[Tensor, " points"]) -> float | None:
 
 
 def _same(graph: NeighborGraph, labels: Int[Tensor, " members"]) -> Tensor:
-    own = labels[graph.kept]
+    own = labels[graph.point_indices]
     return (own[graph.indices[:, :2]] == own[:, None]).flatten()

@@ -17,9 +17,9 @@ class LinearFit(NamedTuple):
     """Centered sums over the tokens of two layers."""
 
     cross: Float64[Tensor, "dim next"]
-    images: float
+    target_sum_of_squares: float
     """Sum of |y - mean y|^2 of the following layer."""
-    residual: float
+    residual_sum_of_squares: float
     """Sum of |y - A x|^2 at the best A, over the same tokens."""
 
 
@@ -29,13 +29,13 @@ def measure(layer: Layer) -> MetricValues:
     Also null where this or the following layer does not vary (`constant_layer`, `next_layer_constant`) or holds
     non-finite rows (`nonfinite_rows`), since then the two would not have the same tokens.
     """
-    following = layer.moments.following
+    following = layer.moments.next_layer
     if following is None or not layer.varies:
         return dict.fromkeys(COLUMNS)
     if layer.moments.n_nonfinite or following.n_nonfinite:
         layer.flags.add("nonfinite_rows")
         return dict.fromkeys(COLUMNS)
-    after = following.all
+    after = following.pooled_moments
     pair = _fit(layer, after)
     return {"linearity": linearity(layer, pair), "linearity_residual": linearity_residual(layer, after, pair)}
 
@@ -46,10 +46,10 @@ def linearity(layer: Layer, pair: LinearFit) -> float | None:
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
     Bias: near 1 wherever the residual stream dominates; unrelated layers read dim / (N - 1), so take N >= 5 dim.
     """
-    if pair.images <= 0:
+    if pair.target_sum_of_squares <= 0:
         layer.flags.add("next_layer_constant")
         return None
-    return 1 - pair.residual / pair.images
+    return 1 - pair.residual_sum_of_squares / pair.target_sum_of_squares
 
 
 def linearity_residual(layer: Layer, after: Moments, pair: LinearFit) -> float | None:
@@ -61,25 +61,25 @@ def linearity_residual(layer: Layer, after: Moments, pair: LinearFit) -> float |
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), without the residual component.
     Bias: unrelated layers read dim / (N - 1), so take N >= 5 dim.
     """
-    before = layer.all
-    if len(before.total) != len(after.total):
+    before = layer.pooled_moments
+    if len(before.shifted_sum) != len(after.shifted_sum):
         layer.flags.add("width_changes")
         return None
-    variance = before.deviation(before.mean)
-    increments = variance + pair.images - 2 * float(pair.cross.trace())
-    if increments <= len(before.total) * 2.0**-52 * variance:
+    variance = before.squared_deviation(before.mean)
+    increments = variance + pair.target_sum_of_squares - 2 * float(pair.cross.trace())
+    if increments <= len(before.shifted_sum) * 2.0**-52 * variance:
         layer.flags.add("no_increment")
         return None
-    return 1 - pair.residual / increments
+    return 1 - pair.residual_sum_of_squares / increments
 
 
 def _fit(layer: Layer, after: Moments) -> LinearFit:
     """Least squares by the eigenvectors of the covariance; directions below the noise floor are not used."""
-    before, (values, vectors) = layer.all, layer.centered
-    if layer.moments.cross is None or vectors is None:
+    before, (values, vectors) = layer.pooled_moments, layer.covariance_eigen
+    if layer.moments.cross_scatter is None or vectors is None:
         raise ValueError("a layer that has a following one has their cross scatter")
-    cross = layer.moments.cross - torch.outer(before.total, after.total) / before.count
-    usable = values > layer.floor(float(values[0]))
+    cross = layer.moments.cross_scatter - torch.outer(before.shifted_sum, after.shifted_sum) / before.count
+    usable = values > layer.eigenvalue_floor(float(values[0]))
     scaled = vectors[:, usable].T @ cross / ((before.count - 1) * values[usable]).sqrt()[:, None]
-    images = after.deviation(after.mean)
+    images = after.squared_deviation(after.mean)
     return LinearFit(cross, images, max(images - float(scaled.square().sum()), 0.0))

@@ -10,7 +10,7 @@ TOP_DIMS = 3
 def measure(layer: Layer) -> MetricValues:
     """The columns of this group; null without tokens (`too_few_tokens`) or variance (`constant_layer`)."""
     row: MetricValues = dict.fromkeys(COLUMNS)
-    if not layer.all.count:
+    if not layer.pooled_moments.count:
         layer.flags.add("too_few_tokens")
         return row
     row |= {
@@ -33,11 +33,11 @@ def cosine_mean(layer: Layer) -> float | None:
     Source: Ethayarajh 2019 (arXiv 1909.00512), there over a sample of pairs.
     Bias: few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404).
     """
-    n = layer.moments.norms.n_positive
+    n = layer.moments.norm_statistics.n_positive
     if n < 2:
         layer.flags.add("too_few_tokens")
         return None
-    return (float(layer.moments.directions.square().sum()) - n) / (n * (n - 1))
+    return (float(layer.moments.direction_sum.square().sum()) - n) / (n * (n - 1))
 
 
 def norm_mean(layer: Layer) -> float:
@@ -46,7 +46,7 @@ def norm_mean(layer: Layer) -> float:
     Source: a moment.
     Bias: none; a few sinks can carry much of it, see `norm_median`.
     """
-    return layer.moments.norms.total / layer.all.count
+    return layer.moments.norm_statistics.total / layer.pooled_moments.count
 
 
 def norm_median(layer: Layer) -> float:
@@ -57,7 +57,7 @@ def norm_median(layer: Layer) -> float:
     Source: a quantile.
     Bias: none; the sample adds at most its own standard error up to 16 million tokens, 5 % of it at one million.
     """
-    return float(layer.moments.norms.sample.median())
+    return float(layer.moments.norm_statistics.sample.median())
 
 
 def norm_max(layer: Layer) -> float:
@@ -66,7 +66,7 @@ def norm_max(layer: Layer) -> float:
     Source: a maximum.
     Bias: grows with the number of tokens.
     """
-    return layer.moments.norms.largest
+    return layer.moments.norm_statistics.largest
 
 
 def abs_max(layer: Layer) -> float:

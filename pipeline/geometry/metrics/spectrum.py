@@ -35,7 +35,7 @@ def measure(layer: Layer) -> MetricValues:
     row: MetricValues = {
         "top_eigenvalues": top_eigenvalues(layer),
         "participation_ratio": participation_ratio(layer),
-        "participation_ratio_corrected": participation_ratio_corrected(layer.all),
+        "participation_ratio_corrected": participation_ratio_corrected(layer.pooled_moments),
         "effective_rank_sigma": effective_rank_sigma(layer),
         "effective_rank_lambda": effective_rank_lambda(layer),
         **dict(zip(("alpha", "alpha_r2", "alpha_lo", "alpha_hi"), alpha(layer), strict=True)),
@@ -51,7 +51,7 @@ def top_eigenvalues(layer: Layer) -> list[float]:
     Source: principal component analysis.
     Bias: of a spike l among unit variances upward, l (1 + g / (l - 1)) with g = dim / N; small ones downward.
     """
-    return layer.centered.values[:N_TOP_EIGENVALUES].tolist()
+    return layer.covariance_eigen.values[:N_TOP_EIGENVALUES].tolist()
 
 
 def participation_ratio(layer: Layer) -> float:
@@ -72,10 +72,10 @@ def participation_ratio_corrected(moments: Moments) -> float | None:
     Source: Chun et al. 2025 (arXiv 2509.26560), corrected for rows.
     Bias: tokens of one context are not independent, so some of the uncorrected one's is left.
     """
-    n, s, t = moments.count, moments.scatter, moments.total
+    n, s, t = moments.count, moments.scatter, moments.shifted_sum
     if n < 4:
         return None
-    trace, length, fourth, third = s.trace(), t @ t, moments.fourth, t @ moments.third
+    trace, length, fourth, third = s.trace(), t @ t, moments.quartic_sum, t @ moments.cubic_sum
     square, through = s.square().sum(), t @ s @ t
     pairs = (n - 1) * (n - 2)
     above = (
@@ -101,7 +101,7 @@ def effective_rank_sigma(layer: Layer) -> float:
     Source: RankMe, Garrido et al. 2023 (arXiv 2210.02885), after Roy and Vetterli 2007; without its epsilon.
     Bias: downward: it cannot exceed N, and an isotropic cloud with N = 4 dim reads 97 % of dim.
     """
-    return _exp_entropy(_above_floor(layer, layer.uncentered.values).sqrt())
+    return _exp_entropy(_above_floor(layer, layer.second_moment_eigen.values).sqrt())
 
 
 def effective_rank_lambda(layer: Layer) -> float:
@@ -110,7 +110,7 @@ def effective_rank_lambda(layer: Layer) -> float:
     Source: Roy and Vetterli 2007, on eigenvalues as in Li et al. 2025 (arXiv 2509.23024).
     Bias: downward: it cannot exceed N - 1, and an isotropic cloud with N = 4 dim reads 88 % of dim.
     """
-    return _exp_entropy(_above_floor(layer, layer.centered.values))
+    return _exp_entropy(_above_floor(layer, layer.covariance_eigen.values))
 
 
 def alpha(layer: Layer) -> tuple[float, float, int, int] | tuple[None, None, None, None]:
@@ -122,7 +122,7 @@ def alpha(layer: Layer) -> tuple[float, float, int, int] | tuple[None, None, Non
     Source: Stringer et al. 2019 (Nature 571, 361); alpha-ReQ, Agrawal et al. 2022.
     Bias: upward where N is not many times dim; the range changes the value, so compare equal ranges only.
     """
-    values = _above_floor(layer, layer.centered.values)
+    values = _above_floor(layer, layer.covariance_eigen.values)
     lo, hi = ALPHA_RANKS[0], min(ALPHA_RANKS[1], len(values))
     if hi - lo + 1 < ALPHA_MIN_RANKS:
         layer.flags.add("alpha_range")
@@ -133,7 +133,7 @@ def alpha(layer: Layer) -> tuple[float, float, int, int] | tuple[None, None, Non
 
 
 def _above_floor(layer: Layer, values: Float64[Tensor, " dim"]) -> Float64[Tensor, " kept"]:
-    kept = values[values > layer.floor(float(values[0]))]
+    kept = values[values > layer.eigenvalue_floor(float(values[0]))]
     if len(kept) < len(values):
         layer.flags.add("spectrum_floor")
     return kept

@@ -53,7 +53,7 @@ def _surrogates(layer: Layer) -> Iterator[Radii]:
     the same normal deviates: layers then differ by their spectra and not by the draw.
     """
     generator = torch.Generator().manual_seed(layer.recipe.seed)
-    scale = layer.centered.values.sqrt()
+    scale = layer.covariance_eigen.values.sqrt()
     for measured in usable_group_radii(layer):
         points = _normal(len(measured), len(scale), generator).to(scale.device) * scale
         yield build_exact_graph(points, 2, layer.recipe.seed).radii
