@@ -47,11 +47,11 @@ def chi_square(counts: np.ndarray) -> float:
 
 IN_ANOTHER_PROCESS = """
 import sys
-from pipeline.corpora import contexts, resolve
+from pipeline.corpora import build_contexts, resolve_corpus
 from pipeline.spec import Corpus
 from tests.corpora.fake import Words, recipe
 for corpus in ({"text": sys.argv[1]}, {"random-unigram": sys.argv[1]}, {"random-uniform": {}}):
-    made = contexts(resolve(Corpus.model_validate(corpus)), recipe(moment_tokens=5), Words(), 1000, None)
+    made = build_contexts(resolve_corpus(Corpus.model_validate(corpus)), recipe(moment_tokens=5), Words(), 1000, None)
     print(made.digest, [a.tolist() for a in (*made.kept_positions, *made.moment_positions)])
 """
 
@@ -81,7 +81,7 @@ def test_a_second_checkpoint_with_the_same_tokenizer_encodes_nothing(prose: Corp
 
 AT_ONCE = """
 import sys, time
-from pipeline.corpora import contexts, resolve
+from pipeline.corpora import build_contexts, resolve_corpus
 from pipeline.spec import Corpus
 from tests.corpora.fake import Words, recipe
 tokenizer = Words()
