@@ -1,5 +1,6 @@
-"""Audits against a lake: the state of every revision, what is wrong with it, and the record of both."""
+"""Audits of histories against a lake: state and findings of every revision, and their record in the lake."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,23 @@ from pipeline.sources import CheckpointSource, Hub, Local, Members
 
 
 def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
-    """Audit the histories of `names`, and keep the audits in the lake where one is named."""
+    """Audit the histories of `names`; record the audits if a lake is given."""
     lake = None if uri is None else Lake(uri)
     labels = [] if lake is None else lake.labels()
-    found = [
+    histories = [
         assign_states(h, last_seen_revisions(labels, h.model))
         for name in names
         for h in discover_histories(parse_source_name(name))
     ]
+    audited = [(history, audit_history(history)) for history in histories]
     if lake is not None:
-        for history in found:
-            lake.record_audit(build_audit_record(history))
-    return [_as_json(history) for history in found]
+        for history, findings in audited:
+            lake.record_audit(build_audit_record(history, findings))
+    return [_as_json(history, findings) for history, findings in audited]
 
 
 def parse_source_name(name: str) -> CheckpointSource:
-    """What a person means by `name`: a folder, a family of the catalogue, or a repo of the Hub."""
+    """Interpret `name` as a local folder, a family of the catalogue, or a Hub repo, in this order."""
     if Path(name).is_dir():
         return Local(local=name)
     if name in {family.name for family in families.load_families()}:
@@ -37,7 +39,7 @@ def parse_source_name(name: str) -> CheckpointSource:
 
 
 def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
-    """Commit and weights of each of the model's labels as the lake last saw them."""
+    """(commit, weights digest) by revision of the model, as the lake last recorded them."""
     return {
         named.label.revision: (named.label.commit_sha, named.label.weights_digest)
         for named in labels
@@ -45,9 +47,9 @@ def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tu
     }
 
 
-def build_audit_record(history: History) -> Audit:
-    """The audit as the lake keeps it: per revision its state, and what is said of it."""
-    findings = audit_history(history)
+def build_audit_record(history: History, findings: Iterable[HistoryFinding]) -> Audit:
+    """Audit record for the lake: state and findings of every revision."""
+    findings = tuple(findings)
     revisions = tuple(
         Audited(
             revision=revision.name,
@@ -68,14 +70,14 @@ def build_audit_record(history: History) -> Audit:
 
 
 def serious_findings(findings: tuple[HistoryFinding, ...]) -> tuple[HistoryFinding, ...]:
-    """Those that a plan warns of: over which a curve would be wrong, or lack points."""
+    """Findings that would make a curve wrong or incomplete; a plan warns of these."""
     return tuple(finding for finding in findings if finding.severity != "note")
 
 
-def _as_json(history: History) -> dict[str, Any]:
+def _as_json(history: History, findings: tuple[HistoryFinding, ...]) -> dict[str, Any]:
     return {
         "model": history.model,
         "rule": history.family_name,
-        "findings": [finding._asdict() for finding in audit_history(history)],
-        "revisions": [one.model_dump() for one in build_audit_record(history).revisions],
+        "findings": [finding._asdict() for finding in findings],
+        "revisions": [revision.model_dump() for revision in build_audit_record(history, findings).revisions],
     }

@@ -1,4 +1,4 @@
-"""Where tasks run. The driver knows only this protocol; the inline backend needs no Ray."""
+"""Backend protocol: where tasks run. The inline backend needs no Ray; the driver knows only the protocol."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,21 +10,21 @@ from pipeline.spec import Cell
 from pipeline.sweep.task import Outcome, Task
 
 TaskFunction = Callable[[Task], list[Outcome]]
-"""The body of a task, or the fetching of its checkpoint; never raises. Of a fetch that went well, no outcomes."""
+"""Body of a task, or the fetch of its checkpoint. Never raises; a successful fetch returns no outcomes."""
 FinishedTask = tuple[Task, list[Outcome]]
 
 
 class TaskFunctions(NamedTuple):
-    """What is done to a task: its checkpoint is fetched to this machine, or into its memory, then measured."""
+    """The stages of a task: fetch its checkpoint to the machine or into its page cache, then measure it."""
 
     fetch: TaskFunction
     measure: TaskFunction
     discard: Callable[[Task], None]
-    """Removes what was fetched for a task that will not be measured."""
+    """Removes the fetched files of a task that will not be measured."""
 
 
 class LeftOutCells(NamedTuple):
-    """Cells of one model that a backend can never run."""
+    """Cells of one model that no node of a backend can run."""
 
     model: str
     cells: int
@@ -35,52 +35,57 @@ class LeftOutCells(NamedTuple):
 
 
 def needs_fetch(task: Task, ahead: int) -> bool:
-    """Whether a task passes the first stage: one from the Hub always, a local one where something is done ahead."""
+    """Return True if a task has a fetch stage: always from the Hub, for local files only if they are read ahead."""
     return ahead > 0 or task.checkpoint.remote is not None
 
 
 class Backend(Protocol):
-    """Runs tasks; every submitted task comes back exactly once, from `wait` whatever befell it, or from `withdraw`."""
+    """Runs tasks. Every submitted task is returned exactly once: by `wait` (success or failure) or by `withdraw`
+    (cancelled before its measurement started)."""
 
     @property
     def slots(self) -> int:
-        """Tasks it measures at once."""
+        """Number of tasks measured at once."""
         ...
 
     @property
     def capacity(self) -> int:
-        """Tasks it can have at once, those being fetched ahead among them."""
+        """Number of tasks accepted at once, including those that are fetched ahead."""
         ...
 
     @property
     def measuring(self) -> list[Task]:
-        """What is in its slots."""
+        """Tasks that occupy a slot."""
         ...
 
     gpu_wait_s: float
-    """How long slots, GPUs where there are any, have been free because files of their next tasks were not there yet."""
+    """Slot-seconds (GPU-seconds where there are GPUs) idle because the next task's files were not fetched yet."""
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Cells that it can never run, and why, by cell id."""
+        """Reason by cell id for cells that no node can run."""
+        ...
+
+    def require_visible(self, paths: Iterable[str]) -> None:
+        """Raise UsageError unless every node sees every path."""
         ...
 
     def submit(self, task: Task) -> None: ...
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Tasks finished since the last call; waits for one at most so long."""
+        """Tasks finished since the last call; blocks up to the timeout for the first one."""
         ...
 
     def withdraw(self) -> list[Task]:
-        """Take back the tasks whose measuring has not begun."""
+        """Cancel and return the tasks whose measurement has not started."""
         ...
 
     def close(self) -> None:
-        """End what still runs."""
+        """End whatever still runs and release the nodes."""
         ...
 
 
 class InlineBackend:
-    """Runs each task in this process, one at a time; threads fetch the checkpoints of those that come next."""
+    """Runs one task at a time in this process; threads fetch the checkpoints of the next ones."""
 
     def __init__(self, stages: TaskFunctions, ahead: int = 0) -> None:
         self.slots, self.capacity, self.gpu_wait_s = 1, 1 + ahead, 0.0
@@ -89,17 +94,20 @@ class InlineBackend:
 
     @property
     def measuring(self) -> list[Task]:
-        """What is measured by the next call of `wait`, if its files are there then."""
+        """The task that the next call of `wait` measures, provided that its files are fetched first."""
         return list(self._queue.values())[:1]
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         return {}
 
+    def require_visible(self, paths: Iterable[str]) -> None:
+        """This process resolved the paths itself."""
+
     def submit(self, task: Task) -> None:
-        self._queue[self._begun(task)] = task
+        self._queue[self._start_fetch(task)] = task
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """The first whose files are there: one that waits for room on the disk may wait for another's to go."""
+        """Measure the first task whose files are fetched: another may be waiting for its disk space."""
         began = time.monotonic()
         wait(self._queue, timeout_s, FIRST_COMPLETED)
         self.gpu_wait_s += time.monotonic() - began
@@ -109,8 +117,8 @@ class InlineBackend:
         task = self._queue.pop(fetched)
         return [(task, fetched.result() or self._stages.measure(task))]
 
-    def _begun(self, task: Task) -> "Future[list[Outcome]]":
-        """The outcome of fetching in the background; the thread does not keep a process alive that wants to end."""
+    def _start_fetch(self, task: Task) -> "Future[list[Outcome]]":
+        """Fetch in a daemon thread, which does not keep a stopping process alive."""
         future: Future[list[Outcome]] = Future()
         if needs_fetch(task, self._ahead):
             Thread(target=lambda: future.set_result(self._stages.fetch(task)), daemon=True).start()

@@ -1,39 +1,43 @@
-"""The circuit breaker: when the first checkpoints of a run end alike, the code or the cluster is at fault, not they."""
+"""Circuit breaker: stops a run whose first checkpoints all fail alike, since then the code or the cluster is at fault.
+
+Apart from the driver because its rule is tested without a run.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
 
-from pipeline.sweep import retry_policy
+from pipeline.sweep.retry_policy import POLICIES
 from pipeline.sweep.task import Outcome
 
 TRIP_THRESHOLDS = {5: 5, 20: 11}
-"""Of the first so many checkpoints, so many that come to the same such end stop the run."""
+"""Number of checkpoints finished -> number of them with the same systemic failure that stops the run."""
 
 
 class CircuitBreaker:
-    """Remembers the last end of each checkpoint of a run, until so many have been seen that all is well."""
+    """Remembers the last result of each checkpoint until enough have finished for the breaker to disarm."""
 
     def __init__(self) -> None:
-        self._ends: dict[str, str] = {}
+        self._failure_by_content: dict[str, str] = {}
 
     @property
     def is_disarmed(self) -> bool:
-        """So many checkpoints have come to an end that those which fail are to blame themselves."""
-        return len(self._ends) >= max(TRIP_THRESHOLDS)
+        """True once enough checkpoints have finished that failures are the checkpoints' own."""
+        return len(self._failure_by_content) >= max(TRIP_THRESHOLDS)
 
     def record_task(self, content: str, outcomes: Iterable[Outcome]) -> str:
-        """Take note of a task's end; why the run must stop, if it must."""
+        """Record a finished task; return the reason to stop the run, empty if it goes on."""
         if self.is_disarmed:
             return ""
-        is_new = content not in self._ends
-        self._ends[content] = _end(list(outcomes))
-        end, alike = Counter(self._ends.values()).most_common(1)[0]
-        if not is_new or not end or alike < TRIP_THRESHOLDS.get(len(self._ends), alike + 1):
+        is_new = content not in self._failure_by_content
+        self._failure_by_content[content] = _systemic_failure(list(outcomes))
+        name, count = Counter(self._failure_by_content.values()).most_common(1)[0]
+        finished = len(self._failure_by_content)
+        if not is_new or not name or count < TRIP_THRESHOLDS.get(finished, count + 1):
             return ""
-        return f"{alike} of the first {len(self._ends)} checkpoints failed with {end}: no fault of theirs"
+        return f"{count} of the first {finished} checkpoints failed with {name}: the code or the cluster is at fault"
 
 
-def _end(outcomes: list[Outcome]) -> str:
-    """The name of the exception, no checkpoint's own, that ended a task; empty where any cell fared otherwise."""
-    ends = {o.message.split(":")[0] if o.error_class in retry_policy.SYSTEMIC else "" for o in outcomes}
-    return ends.pop() if len(ends) == 1 else ""
+def _systemic_failure(outcomes: list[Outcome]) -> str:
+    """Exception name shared by all cells of a task, if its class is systemic; empty otherwise."""
+    names = {o.message.split(":")[0] if o.error_class and POLICIES[o.error_class].systemic else "" for o in outcomes}
+    return names.pop() if len(names) == 1 else ""

@@ -1,4 +1,4 @@
-"""A sweep from a YAML file or a Python module: the same model either way."""
+"""Sweep configuration: load from a YAML file or a Python module, and apply `--set` overrides."""
 
 import importlib
 import sys
@@ -15,13 +15,16 @@ from pipeline.spec import Sweep
 from pipeline.strict_model import format_first_error
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-"""What the parser raises for wrong text: beside its own error those of int(), of a wrong tag, of too deep a nest."""
+"""Exceptions of the YAML parser for invalid text: its own, and those of int(), of unknown tags and of deep nesting."""
+
+
+REQUIRED_FIELDS = "name, checkpoints: [{local: PATH}], corpora: [{text: PATH}], recipe: quick@1"
 
 
 def load_sweep(name: str) -> Sweep:
-    """The sweep `name`: a YAML file, or a module that defines SWEEP.
+    """Load the sweep `name`: a YAML file, or a module that defines SWEEP.
 
-    Relative paths count from the YAML file's folder, in a module from the working folder.
+    Relative paths are relative to the YAML file's folder; in a module, to the working directory.
     """
     if Path(name).suffix in (".yaml", ".yml"):
         return _resolve_paths(_validated(name, _read_yaml(Path(name))), Path(name).resolve().parent)
@@ -31,12 +34,13 @@ def load_sweep(name: str) -> Sweep:
 def _resolve_paths(sweep: Sweep, folder: Path) -> Sweep:
     try:
         return sweep.resolve_paths(folder)
-    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a loop of links, ~ of nobody
-        raise UsageError(f"sweep {sweep.name}", f"a path that is none: {error}", "Correct it") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte, a symlink loop, an unknown ~user
+        do = "Write paths of existing files and folders under checkpoints and corpora"
+        raise UsageError(f"sweep {sweep.name}", f"invalid path: {error}", do) from error
 
 
 def apply_overrides(sweep: Sweep, overrides: Iterable[str]) -> Sweep:
-    """The sweep with `dotted.key=value` applied and checked again."""
+    """Return the sweep with every `dotted.key=value` applied and validated."""
     overrides = tuple(overrides)
     if not overrides:
         return sweep
@@ -44,57 +48,62 @@ def apply_overrides(sweep: Sweep, overrides: Iterable[str]) -> Sweep:
 
 
 def merge_overrides(fields: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`fields` with each `dotted.key=value` put in, the value read as YAML."""
+    """Apply every `dotted.key=value` to nested fields, in place; values are parsed as YAML."""
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise UsageError(f"--set {text}", "no key=value", "Write it as --set resources.cpus=4")
+            raise UsageError(f"--set {text}", "not of the form key=value", "Write --set resources.cpus=4")
         *parents, last = key.split(".")
-        place = fields
+        target = fields
         for parent in parents:
-            inner = place.setdefault(parent, {})
+            inner = target.setdefault(parent, {})
             if not isinstance(inner, dict):
-                raise UsageError(f"--set {text}", f"{parent} is {inner!r}, not a group of fields", "Set it whole")
-            place = inner
-        place[last] = parse_yaml(f"--set {text}", value)
+                do = f"Set the whole field: --set {parent}=VALUE"
+                raise UsageError(f"--set {text}", f"{parent} is {inner!r}, not a group of fields", do)
+            target = inner
+        target[last] = parse_yaml(f"--set {text}", value)
     return fields
 
 
 class _Loader(yaml.SafeLoader):
-    """Without aliases: ten lines of them can stand for more values than there is memory."""
+    """Safe loader without aliases, since nested aliases can expand to more values than memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise ComposerError(None, None, "an alias, which a sweep has no use for", self.peek_event().start_mark)
+            raise ComposerError(None, None, "aliases are not supported", self.peek_event().start_mark)
         return super().compose_node(parent, index)
 
 
-def parse_yaml(asked: str, text: str) -> Any:
-    """The value of `text` as YAML."""
+def parse_yaml(asked: str, text: str, do: str = "Write valid YAML") -> Any:
+    """Parse `text` as YAML; `asked` and `do` begin and end the error message."""
     try:
         return yaml.load(text, _Loader)
     except YAML_ERRORS as error:
-        raise UsageError(asked, f"no YAML: {' '.join(str(error).split())[:300]}", "Correct it") from error
+        raise UsageError(asked, f"invalid YAML: {' '.join(str(error).split())[:300]}", do) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except OSError as error:
-        raise UsageError(f"sweep {path}", error.strerror or str(error), "Name a YAML file or a module") from error
+        raise UsageError(
+            f"sweep {path}", error.strerror or str(error), "Name an existing YAML file or a module such as jobs.local"
+        ) from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"sweep {path}", f"no text: {error}", "Name a YAML file or a module") from error
-    fields = parse_yaml(f"sweep {path}", text)
+        raise UsageError(
+            f"sweep {path}", f"not a text file: {error}", "Name a YAML file or a module such as jobs.local"
+        ) from error
+    fields = parse_yaml(f"sweep {path}", text, "Fix the YAML at that line")
     if not isinstance(fields, dict):
-        raise UsageError(f"sweep {path}", "no fields", "See the README for a sweep to start from")
+        raise UsageError(f"sweep {path}", "not a mapping of fields", f"Write the fields {REQUIRED_FIELDS}")
     return fields
 
 
 def _from_module(name: str) -> Sweep:
     absent = UsageError(
         f"sweep {name or repr(name)}",
-        "neither a YAML file nor a module here",
-        "Name one, such as jobs.local or sweep.yaml",
+        "neither a YAML file nor an importable module",
+        "Name a sweep such as sweep.yaml or jobs.local",
     )
     if not all(part.isidentifier() for part in name.split(".")):
         raise absent
@@ -108,7 +117,7 @@ def _from_module(name: str) -> Sweep:
     finally:
         sys.path.remove("")
     if not isinstance(sweep, Sweep):
-        raise UsageError(f"sweep {name}", "the module defines no SWEEP", "Give it SWEEP = Sweep(...)")
+        raise UsageError(f"sweep {name}", "the module defines no SWEEP", "Define SWEEP = Sweep(...) in the module")
     return sweep
 
 
@@ -116,4 +125,4 @@ def _validated(name: str, fields: dict[str, Any]) -> Sweep:
     try:
         return Sweep.model_validate(fields)
     except ValidationError as error:
-        raise UsageError(f"sweep {name}", format_first_error(error), "Correct it") from error
+        raise UsageError(f"sweep {name}", format_first_error(error), f"Write the fields {REQUIRED_FIELDS}") from error

@@ -1,4 +1,4 @@
-"""What a run will take, said before anything is spent: bytes to download, disk, hours."""
+"""Cost estimate of a run before it starts: bytes to download, disk space, hours."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -7,25 +7,25 @@ from pipeline.spec import Cell, Resources
 from pipeline.sweep.prior_results import PriorResults
 
 FLOPS_PER_CORE, FLOPS_PER_GPU = 20e9, 150e12
-"""What a forward pass gets of a server core in float32, and of a data-centre GPU in bfloat16: orders of magnitude."""
+"""Assumed forward-pass throughput of a server core in float32 and of a data-centre GPU in bfloat16; rough figures."""
 
 
 class Cost(NamedTuple):
-    """Of the cells to run."""
+    """Estimate for the cells to run."""
 
     download_bytes: int
     """Each checkpoint counted once."""
     disk_bytes: int
-    """Most that fetched checkpoints take at once, over all nodes."""
+    """Peak disk space of fetched checkpoints over all nodes."""
     hours: float | None
-    """Of one slot after another; null where a model's size is not known."""
+    """Sum over cells, as if one slot ran them in turn; null if a model's size is not known."""
     unit: str
-    """GPU-hours, or hours (of a slot with so many threads)."""
+    """GPU-hours, or hours of one CPU slot."""
     basis: str
 
 
 def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources) -> Cost:
-    """Download, disk and time; time as measured for a model where the lake has cells of it, else by arithmetic."""
+    """Estimate download, disk and time; time from the lake's own cells of the same model, otherwise by FLOPs."""
     sizes = {cell.checkpoint.content: cell.checkpoint.download_bytes for cell in todo}
     at_once = resources.n_slots * (1 + resources.prefetch)
     disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
@@ -42,7 +42,7 @@ def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources
 
 
 def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
-    """2 FLOP per parameter and token of a forward pass."""
+    """2 FLOPs per parameter and token of a forward pass, over the assumed throughput."""
     n_params = cell.checkpoint.n_params
     return None if n_params is None else 2 * n_params * cell.recipe.forwarded_tokens / _rate(resources)
 

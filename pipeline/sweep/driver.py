@@ -1,50 +1,49 @@
-"""The loop: order, retries, back-off, drain. It owns every retry, and its only memory is the lake."""
+"""Driver loop of a run: order, retries, back-off and drain. The driver owns every retry; its only state is the lake."""
 
 import random
 import signal
 import time
 from bisect import insort
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell
-from pipeline.sweep import retry_policy
 from pipeline.sweep.attempts import AttemptTracker
 from pipeline.sweep.backend import Backend, LeftOutCells
 from pipeline.sweep.circuit_breaker import CircuitBreaker
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.run_progress import RunProgress
+from pipeline.sweep.retry_policy import POLICIES, count_retries, draw_backoff_s, must_run_alone
+from pipeline.sweep.run_progress import RunProgress, Utilization
 from pipeline.sweep.signals import SignalListener
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-from pipeline.sweep.utilization import Utilization
 
 HEARTBEAT_S = 10.0
 
 
 @dataclass
 class RunReport:
-    """How a run ended."""
+    """Result of a run."""
 
     committed: int = 0
     failures: dict[str, tuple[Cell, Outcome]] = field(default_factory=dict)
-    """The last failure of each cell that is not committed, by cell id."""
+    """Last failure of each cell that is not committed, by cell id."""
     quarantined_cells: tuple[Cell, ...] = ()
-    """Wanted cells that stood quarantined before the run."""
+    """Wanted cells that were quarantined before the run."""
     left_out: tuple[LeftOutCells, ...] = ()
-    """What no node can run, by model."""
+    """Cells that no node can run, by model."""
     n_unfinished: int = 0
-    """Wanted cells neither committed nor failed: the run was told to stop, or stopped itself."""
+    """Wanted cells neither committed nor failed, because the run was told to stop or stopped itself."""
     signal_number: int = 0
     stop_reason: str = ""
-    """Why the driver gave up, where it did."""
+    """Reason why the driver stopped the run itself; empty if it did not."""
 
     @property
     def exit_code(self) -> int:
-        """0 all wanted cells are committed; 143 SIGTERM has left work for a rerun, whatever failed besides; 1 something
-        failed, stands quarantined or is left out, or the run gave up."""
+        """0 if all wanted cells are committed; 143 if SIGTERM left work for a rerun, even if cells failed too; 1 if a
+        cell failed, is quarantined or was left out, or the driver stopped the run."""
         if self.signal_number and self.n_unfinished and not self.stop_reason:
             return 128 + self.signal_number
         return 1 if self.failures or self.quarantined_cells or self.left_out or self.stop_reason else 0
@@ -52,8 +51,8 @@ class RunReport:
 
 @dataclass(order=True)
 class _QueuedTask:
-    """A task that may start at `ready_at`; fewest attempts first, so that no task is starved by a bad one. But what one
-    node could not run is tried on another at once: if none can, that is seen before every task has tried."""
+    """A task that may start at `ready_at`. Fewest attempts first, so that a failing task starves no other; rank 0 for a
+    task that another node may be able to run, so that this is known before every task has tried."""
 
     rank: int
     shuffled: float
@@ -63,13 +62,25 @@ class _QueuedTask:
 
 
 class Driver:
-    """One run of a plan on a backend."""
+    """One run of a plan on a backend.
 
-    def __init__(self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: RunProgress) -> None:
+    Args:
+        too_large: reason by cell id for cells that no node of the backend can run.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        lake: Lake,
+        backend: Backend,
+        run_id: str,
+        progress: RunProgress,
+        too_large: Mapping[str, str] | None = None,
+    ) -> None:
         self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
-        too_large = backend.find_too_large(plan.todo)
+        too_large = too_large or {}
         self.cells = {cell.id: cell for cell in plan.todo if cell.id not in too_large}
-        self.attempt_tracker = AttemptTracker(plan, lake, run_id)
+        self.attempts = AttemptTracker(plan, lake, run_id)
         models = Counter((c.checkpoint.model, too_large[c.id]) for c in plan.todo if c.id in too_large)
         left_out = tuple(LeftOutCells(model, n, why) for (model, why), n in models.items())
         self.report = RunReport(quarantined_cells=plan.quarantined_cells, left_out=left_out)
@@ -80,34 +91,35 @@ class Driver:
         self.utilization = Utilization()
         self.lake_failures = 0
         self.paused_until = self.next_heartbeat_at = 0.0
-        self.waiting = sorted(self._make_queued_task(task) for task in self._tasks())
+        self.waiting = sorted(self._queue(task) for task in self._tasks())
 
     def run(self) -> RunReport:
-        """Work until nothing is left, a signal has drained the run, or the circuit breaker stops it."""
-        for one in self.report.left_out:
-            self.progress.report_left_out(one)
+        """Work until no task is left, a signal has drained the run, or the circuit breaker stops it."""
+        for cells in self.report.left_out:
+            self.progress.report_left_out(cells)
         with SignalListener(self._on_signal):
-            drained_at = float("inf")
-            self._show()
-            while self.running or (self.waiting and not self._stopping):
-                self._submit()
-                for task, outcomes in self.backend.wait(self._patience_s()):
-                    self._handle_outcomes(self.running.pop(task.checkpoint.content).task, outcomes)
-                self._show()
-                if self._stopping:
-                    for task in self.backend.withdraw():
-                        insort(self.waiting, self.running.pop(task.checkpoint.content))
-                    drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
-                if time.monotonic() > drained_at:
-                    break
-        for waiting in (*self.waiting, *self.running.values()):  # their next try is left to a rerun: no failure yet
-            for cell in waiting.task.cells:
+            self._loop()
+        for queued in (*self.waiting, *self.running.values()):  # their retries are left to a rerun: not failed yet
+            for cell in queued.task.cells:
                 self.report.failures.pop(cell.id, None)
         if not self.report.stop_reason:
-            self._write_best_effort(self.attempt_tracker.quarantine_exhausted)
+            self._write_best_effort(self.attempts.quarantine_exhausted)
         self.report.n_unfinished = len(self.cells) - self.report.committed - len(self.report.failures)
-        self._show(last=True)
+        self._refresh(last=True)
         return self.report
+
+    def _loop(self) -> None:
+        drained_at = float("inf")
+        self._refresh()
+        while (self.running or (self.waiting and not self._stopping)) and time.monotonic() <= drained_at:
+            self._submit()
+            for task, outcomes in self.backend.wait(self._wait_timeout_s()):
+                self._handle_outcomes(self.running.pop(task.checkpoint.content).task, outcomes)
+            self._refresh()
+            if self._stopping:
+                for task in self.backend.withdraw():
+                    insort(self.waiting, self.running.pop(task.checkpoint.content))
+                drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
 
     @property
     def _stopping(self) -> bool:
@@ -117,83 +129,74 @@ class Driver:
         by_content: dict[str, list[Cell]] = {}
         for cell in self.cells.values():
             by_content.setdefault(cell.checkpoint.content, []).append(cell)
-        return [
-            Task(
-                lake=self.lake.uri,
-                run_id=self.run_id,
-                checkpoint=cells[0].checkpoint,
-                cells=tuple(cells),
-                resources=self.plan.sweep.resources,
-                attempt=1 + max(self.attempt_tracker.failure_counts(c).total() for c in cells),
-                batch_halvings=max(self.attempt_tracker.failure_counts(c)["oom"] for c in cells),
-                memory_slots=1 + max(self.attempt_tracker.failure_counts(c)["host_oom"] for c in cells),
-            )
-            for cells in by_content.values()
-        ]
+        return [self._task(tuple(cells)) for cells in by_content.values()]
 
-    def _make_queued_task(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
-        strikes = [self.attempt_tracker.failure_counts(cell) for cell in task.cells]
-        rank = 0 if any(strike["setup"] for strike in strikes) else task.attempt
-        return _QueuedTask(
-            rank,
-            self.rng.random(),
-            task,
-            time.monotonic() + delay_s,
-            any(map(retry_policy.is_last_crash_attempt, strikes)),
+    def _task(self, cells: tuple[Cell, ...]) -> Task:
+        """First task of this run for these cells of one checkpoint, changed as failures of earlier runs ask."""
+        failures = [self.attempts.failure_counts(cell) for cell in cells]
+        return Task(
+            lake=self.lake.uri,
+            run_id=self.run_id,
+            checkpoint=cells[0].checkpoint,
+            cells=cells,
+            resources=self.plan.sweep.resources,
+            attempt=1 + max(counts.total() for counts in failures),
+            batch_halvings=max(count_retries(counts, "half_batch") for counts in failures),
+            memory_slots=1 + max(count_retries(counts, "more_memory") for counts in failures),
         )
 
+    def _queue(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
+        failures = [self.attempts.failure_counts(cell) for cell in task.cells]
+        rank = 0 if any(count_retries(counts, "other_node") for counts in failures) else task.attempt
+        alone = any(map(must_run_alone, failures))
+        return _QueuedTask(rank, self.rng.random(), task, time.monotonic() + delay_s, alone)
+
     def _submit(self) -> None:
-        """Fill the backend; a task on its last try runs alone."""
+        """Fill the backend; a task that must run alone waits until no other task runs."""
         while not self._stopping and len(self.running) < self.backend.capacity:
             now = time.monotonic()
-            ready = (w for w in self.waiting if w.ready_at <= now and now >= self.paused_until)
+            ready = (queued for queued in self.waiting if queued.ready_at <= now and now >= self.paused_until)
             first = next(ready, None)
-            if first is None or any(w.alone for w in self.running.values()) or (first.alone and self.running):
+            if first is None or any(q.alone for q in self.running.values()) or (first.alone and self.running):
                 return
             self.waiting.remove(first)
             self.running[first.task.checkpoint.content] = first
             self.backend.submit(first.task)
 
-    def _patience_s(self) -> float:
+    def _wait_timeout_s(self) -> float:
         if self.running:
             return 1.0
-        next_at = max(min((w.ready_at for w in self.waiting), default=0.0), self.paused_until)
+        next_at = max(min((queued.ready_at for queued in self.waiting), default=0.0), self.paused_until)
         time.sleep(min(max(next_at - time.monotonic(), 0.0), 0.5))
         return 0.0
 
     def _handle_outcomes(self, task: Task, outcomes: list[Outcome]) -> None:
-        """Count what is committed, record what failed, and queue what deserves another try."""
+        """Count commits, record failures, and queue the cells that may be retried."""
         try:
             outcomes = self._reconcile_with_lake(outcomes)
-            verdicts = [(self.cells[o.cell_id], o, o.ok or self._failed(o, task)) for o in outcomes]
+            retry = {o.cell_id: self.attempts.record_failure(self.cells[o.cell_id], o, task) for o in _failed(outcomes)}
         except LakeError as error:
             outcomes = fail_all_cells(task, "infra", str(error))
-            verdicts = [(self.cells[o.cell_id], o, True) for o in outcomes]
-        for cell, outcome, more in verdicts:
-            self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome, more)
-        if infra := [outcome.message for outcome in outcomes if outcome.error_class == "infra"]:
-            self._lake_failed(infra[0])
-        elsewhere = all(more and outcome.error_class == "setup" for _, outcome, more in verdicts)
-        if not elsewhere:  # on another node it may yet go well
-            self.report.stop_reason = self.report.stop_reason or self.circuit_breaker.record_task(
-                task.checkpoint.content, outcomes
-            )
-        if self.circuit_breaker.is_disarmed:
-            self._write_best_effort(self.attempt_tracker.quarantine_exhausted)
-        if again := [(cell, outcome) for cell, outcome, more in verdicts if more and not outcome.ok]:
+            retry = dict.fromkeys((outcome.cell_id for outcome in outcomes), True)
+        for outcome in outcomes:
+            cell = self.cells[outcome.cell_id]
+            self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome, retry[outcome.cell_id])
+        self._check_lake(outcomes)
+        self._check_circuit_breaker(task, outcomes, retry)
+        if again := [outcome for outcome in _failed(outcomes) if retry[outcome.cell_id]]:
             self._retry(task, again)
 
     def _reconcile_with_lake(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """A worker that died may have committed some of its cells before: the lake is right, not the outcome.
+        """Replace the outcomes of a dead worker by what the lake shows: it may have committed some of its cells.
 
-        Its cells run in order, so of the others only the first can have killed it; the rest never began.
+        Cells run in order, so only the first uncommitted one can have ended the worker; the rest never began.
         """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
-        there = self.lake.committed_cell_ids()
-        known = [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in there else o for o in outcomes]
-        dead = [o for o in known if o.error_class in retry_policy.WORKER_FATAL]
-        return [o.model_copy(update={"error_class": "not_begun"}) if o in dead[1:] else o for o in known]
+        committed = self.lake.committed_cell_ids()
+        known = [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in committed else o for o in outcomes]
+        lost = [o.cell_id for o in known if o.error_class and POLICIES[o.error_class].scope == "worker"]
+        return [o.model_copy(update={"error_class": "not_begun"}) if o.cell_id in lost[1:] else o for o in known]
 
     def _committed(self, cell: Cell, outcome: Outcome) -> None:
         self.report.committed += 1
@@ -203,46 +206,52 @@ class Driver:
         self.progress.report_commit(cell, outcome)
         self.contents_to_label.add(cell.checkpoint.content)
 
-    def _failed(self, outcome: Outcome, task: Task) -> bool:
-        """True if the cell may be tried again in this run."""
-        if outcome.error_class in ("infra", "not_begun"):
-            return True
-        return self.attempt_tracker.record_failure(self.cells[outcome.cell_id], outcome, task)
-
     def _report(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         if outcome.error_class != "not_begun":
             self.report.failures[cell.id] = (cell, outcome)
             self.progress.report_failure(cell, outcome, again)
 
-    def _lake_failed(self, message: str) -> None:
-        """Begin nothing for a while, and take what fails meanwhile for the same failure; the third in a row without a
-        commit between them ends the run."""
-        if time.monotonic() < self.paused_until:
+    def _check_lake(self, outcomes: list[Outcome]) -> None:
+        """After a failed write to the lake, start nothing until the back-off has passed; failures meanwhile count as
+        the same one. The third in a row without a commit in between stops the run."""
+        refused = [o.message for o in _failed(outcomes) if o.error_class and POLICIES[o.error_class].scope == "lake"]
+        if not refused or time.monotonic() < self.paused_until:
             return
         self.lake_failures += 1
-        self.paused_until = time.monotonic() + retry_policy.draw_backoff_s("infra", self.lake_failures, self.rng)
-        if self.lake_failures >= retry_policy.MAX_FAILURES["infra"]:
-            self.report.stop_reason = f"the lake cannot be written: {message}"
+        self.paused_until = time.monotonic() + draw_backoff_s("infra", self.lake_failures, self.rng)
+        if self.lake_failures >= (POLICIES["infra"].max_attempts or 0):
+            self.report.stop_reason = f"the lake cannot be written: {refused[0]}"
 
-    def _retry(self, task: Task, again: list[tuple[Cell, Outcome]]) -> None:
-        delays = [
-            retry_policy.draw_backoff_s(
-                outcome.error_class, self.attempt_tracker.failure_counts(cell)[outcome.error_class], self.rng
-            )
-            for cell, outcome in again
-            if outcome.error_class is not None
-        ]
-        following = task.model_copy(
+    def _check_circuit_breaker(self, task: Task, outcomes: list[Outcome], retry: Mapping[str, bool]) -> None:
+        """Stop the run if the breaker trips; a task that goes to another node has not finished yet."""
+        to_other_node = all(
+            o.error_class and POLICIES[o.error_class].on_retry == "other_node" and retry[o.cell_id] for o in outcomes
+        )
+        if not to_other_node:
+            reason = self.circuit_breaker.record_task(task.checkpoint.content, outcomes)
+            self.report.stop_reason = self.report.stop_reason or reason
+        if self.circuit_breaker.is_disarmed:
+            self._write_best_effort(self.attempts.quarantine_exhausted)
+
+    def _retry(self, task: Task, failed: list[Outcome]) -> None:
+        """Queue the failed cells of a task again, changed as the policies of their failures ask."""
+        classes = {outcome.cell_id: outcome.error_class for outcome in failed if outcome.error_class}
+        changes = [POLICIES[error_class].on_retry for error_class in classes.values()]
+        cells = tuple(self.cells[cell_id] for cell_id in classes)
+        retried = task.model_copy(
             update={
-                "cells": tuple(cell for cell, _ in again),
+                "cells": cells,
                 "attempt": task.attempt + 1,
-                "batch_halvings": task.batch_halvings + any(outcome.error_class == "oom" for _, outcome in again),
-                "memory_slots": task.memory_slots + any(outcome.error_class == "host_oom" for _, outcome in again),
+                "batch_halvings": task.batch_halvings + ("half_batch" in changes),
+                "memory_slots": task.memory_slots + ("more_memory" in changes),
             }
         )
-        insort(self.waiting, self._make_queued_task(following, max(delays)))
+        counts = (self.attempts.failure_counts(cell)[classes[cell.id]] for cell in cells)
+        delays = [draw_backoff_s(c, n, self.rng) for c, n in zip(classes.values(), counts, strict=True)]
+        insort(self.waiting, self._queue(retried, max(delays)))
 
-    def _show(self, last: bool = False) -> None:
+    def _refresh(self, last: bool = False) -> None:
+        """Update the progress display; every HEARTBEAT_S, write labels and the heartbeat."""
         self.utilization.add_slot_time(self.backend.slots)
         measuring = len(self.backend.measuring)
         self.progress.refresh(measuring, len(self.running) - measuring, len(self.report.failures), self._stopping)
@@ -252,7 +261,7 @@ class Driver:
             self._write_best_effort(lambda: self.lake.heartbeat(self.run_id, self._heartbeat_fields(ended=last)))
 
     def _record_labels(self) -> None:
-        """Record the labels of what was committed since the last time; listing them for each cell would not scale."""
+        """Record the labels of everything committed since the last call, in one write."""
         contents, self.contents_to_label = self.contents_to_label, set()
         labels = [c for c in self.plan.checkpoints if c.content in contents] if contents else []
         if labels:
@@ -265,7 +274,7 @@ class Driver:
             "to_run": len(self.cells),
             "committed": self.report.committed,
             "failed": len(self.report.failures),
-            "left_out": [one._asdict() for one in self.report.left_out],
+            "left_out": [cells._asdict() for cells in self.report.left_out],
             "busy": self.utilization.share,
             "gpu_wait_s": round(self.backend.gpu_wait_s, 1),
             "running": [task.checkpoint.label for task in self.backend.measuring],
@@ -273,7 +282,7 @@ class Driver:
         }
 
     def _write_best_effort(self, write: Callable[[], object]) -> None:
-        """A record that the next run makes good: if the lake refuses it now, that is said and no more."""
+        """Write a record that the next run would repair; if the lake refuses, print the error and go on."""
         try:
             write()
         except LakeError as error:
@@ -283,4 +292,8 @@ class Driver:
         if self.report.signal_number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.report.signal_number = number
-        self.progress.print_line("stopping: running tasks finish; what is committed stays in the lake")
+        self.progress.print_line("stopping: running tasks finish; committed cells stay in the lake")
+
+
+def _failed(outcomes: list[Outcome]) -> list[Outcome]:
+    return [outcome for outcome in outcomes if not outcome.ok]

@@ -1,4 +1,4 @@
-"""One checkpoint, here and now: the body of `shapelake measure`, without a driver."""
+"""Measurement of one checkpoint in this process, without a driver: the body of `shapelake measure`."""
 
 import os
 import re
@@ -22,21 +22,21 @@ from pipeline.sweep.config import merge_overrides, parse_yaml
 def measure_checkpoint(
     name: str, corpus: str, recipe: str, tokenizer: str | None, kind: str | None, lake: str | None, sets: list[str]
 ) -> list[dict[str, Any]]:
-    """Rows of one checkpoint, of every profile it has or of `kind` alone; committed to `lake` where one is given.
+    """Rows of one checkpoint for every profile or only `kind`; committed if a lake is given.
 
-    A cell that the lake has is measured and returned all the same, and stays there as it is.
+    A cell that the lake already has is measured and returned too; the committed rows stay unchanged.
 
     Args:
         name: a folder, or REPO@REVISION on the Hub.
     """
     checkpoint = _find_checkpoint(name, tokenizer)
-    asked, resources = parse_recipe(recipe), parse_resources(sets)
+    parsed_recipe, resources = parse_recipe(recipe), parse_resources(sets)
     opened_lake = None if lake is None else Lake(lake)
     if opened_lake is not None:
-        opened_lake.check_recipe(asked)
+        opened_lake.check_recipe(parsed_recipe)
         checkpoint = _with_lake_label(opened_lake, checkpoint)
     cells = [
-        Cell(checkpoint=checkpoint, kind=profile, corpus=parse_corpus(corpus), recipe=asked)
+        Cell(checkpoint=checkpoint, kind=profile, corpus=parse_corpus(corpus), recipe=parsed_recipe)
         for profile in _profiles(checkpoint, kind)
     ]
     rows = []
@@ -48,18 +48,19 @@ def measure_checkpoint(
 
 
 def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
-    """The rows of each cell of one checkpoint, which is fetched where need be and loaded once."""
-    from pipeline import measure
+    """Yield the rows of each cell of one checkpoint, which is fetched if it is on the Hub, and loaded once."""
+    from pipeline.measure import measure
+    from pipeline.measurement.loaded_checkpoint import load_checkpoint
 
     first = cells[0]
     with fetch_temporarily(first.checkpoint, f"here-{os.getpid()}", resources.scratch_bytes) as checkpoint:
-        opened = measure.load_checkpoint(checkpoint, first.recipe, resources)
+        loaded = load_checkpoint(checkpoint, first.recipe, resources)
         for cell in cells:
-            yield cell, measure.measure(cell, opened, resources.batch_tokens)
+            yield cell, measure(cell, loaded, resources.batch_tokens)
 
 
 def _find_checkpoint(name: str, tokenizer: str | None) -> Checkpoint:
-    """The folder of that name, else the revision of a repo."""
+    """The local folder `name` if it exists, otherwise the revision REPO@REVISION on the Hub."""
     repo, _, revision = name.partition("@")
     if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
         return local_histories.inspect_checkpoint(Path(name).resolve(), tokenizer and str(Path(tokenizer).resolve()))
@@ -67,7 +68,7 @@ def _find_checkpoint(name: str, tokenizer: str | None) -> Checkpoint:
 
 
 def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint as a label of the lake describes it: a sweep may know its family, or another name of its model."""
+    """The checkpoint with the model name and family under which the lake already knows its content."""
     current = [named.label for named in lake.labels() if not named.superseded]
     known = {label.name: label for label in current if label.content == checkpoint.content}
     if not known:
@@ -77,8 +78,8 @@ def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def commit_cell(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
-    """Commit the cell unless it is there, and end its quarantine if a failure was the reason: it did not fail now."""
-    from pipeline.provenance import file_metadata
+    """Commit the cell unless the lake has it; release a quarantine that an earlier failure caused."""
+    from pipeline.measurement.provenance import file_metadata
 
     lake.record_recipe(cell.recipe)
     lake.record_labels([cell.checkpoint])
@@ -93,38 +94,52 @@ def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
         return checkpoint.kinds or ("decoder",)
     if kind not in checkpoint.kinds:
         raise UsageError(
-            f"--kind {kind}", f"{checkpoint.label} has {', '.join(checkpoint.kinds)}", "Choose one of these"
+            f"--kind {kind}",
+            f"{checkpoint.label} has {', '.join(checkpoint.kinds)}",
+            f"Write --kind {checkpoint.kinds[0]}" if checkpoint.kinds else "Leave --kind out",
         )
     return (kind,)
 
 
 def parse_corpus(text: str) -> Corpus:
-    """The corpus written KIND[:PATH], resolved."""
+    """Parse KIND or KIND:PATH and resolve the corpus."""
     try:
         corpus = Corpus.model_validate(text)
     except ValidationError as error:
-        raise UsageError(f"--corpus {text}", format_first_error(error), "Write KIND or KIND:PATH") from error
+        raise UsageError(
+            f"--corpus {text}", format_first_error(error), "Write KIND or KIND:PATH, such as --corpus text:book.txt"
+        ) from error
     return resolve_corpus(corpus)
 
 
 def parse_recipe(text: str) -> ContextRecipe | SnippetRecipe:
-    """The built-in recipe of that name, or one given by its fields."""
+    """Parse the name of a built-in recipe, or the fields of a recipe as YAML or JSON."""
     fields = parse_yaml(f"--recipe {text}", text)
     if not isinstance(fields, dict):
         return built_in_recipe(text)
     try:
         return RECIPE_ADAPTER.validate_python(fields)
     except ValidationError as error:
-        raise UsageError(f"--recipe {text}", format_first_error(error), "Correct its fields") from error
+        raise UsageError(
+            f"--recipe {text}",
+            format_first_error(error),
+            "Write --recipe quick@1, or all fields of a recipe (pipeline/recipes.md)",
+        ) from error
 
 
 def parse_resources(sets: list[str]) -> Resources:
-    """The defaults with each resources.key=value put in."""
+    """Default resources with each `resources.key=value` applied."""
     fields = merge_overrides({"resources": {}}, sets)
     if set(fields) != {"resources"}:
         wrong = (set(fields) - {"resources"}).pop()
-        raise UsageError(f"--set {wrong}", f"not a field of measure{suggest(wrong, ['resources'])}", "Set resources.*")
+        raise UsageError(
+            f"--set {wrong}",
+            f"not a field of measure{suggest(wrong, ['resources'])}",
+            "Write --set resources.cpus=4 or another field of resources",
+        )
     try:
         return Resources.model_validate(fields["resources"])
     except ValidationError as error:
-        raise UsageError("--set resources", format_first_error(error), "Correct it") from error
+        raise UsageError(
+            "--set resources", format_first_error(error), "Write --set resources.FIELD=VALUE, such as resources.cpus=4"
+        ) from error

@@ -1,4 +1,4 @@
-"""The nodes of a cluster: what each can run, and whose files lie where. Bookkeeping over what Ray says, without Ray."""
+"""Nodes of a cluster: what each can run, and which checkpoint's files are on which node. No import of Ray."""
 
 import socket
 import time
@@ -8,99 +8,102 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UsageError
-from pipeline.memory import count_gpus_for_weights
+from pipeline.measurement.memory import count_gpus_for_weights
 from pipeline.spec import Cell, Resources
 
 RayNode = dict[str, Any]
-"""As `ray.nodes()` describes it."""
+"""Description of a node by `ray.nodes()`."""
 REFRESH_INTERVAL_S = 1.0
-"""The nodes are asked for so often; for each task it would take half a millisecond."""
+"""Age at which the node list is read again; reading it for each task would take half a millisecond."""
 
 
 class NodeTracker:
-    """The nodes that can run tasks of these resources, and which of them has the files of which checkpoint.
+    """Nodes that can run tasks of these resources, and the node that has each checkpoint's files.
 
     Args:
-        look: gives the nodes there are.
+        list_nodes: returns the nodes of the cluster, such as `ray.nodes`.
     """
 
-    def __init__(self, look: Callable[[], list[RayNode]], resources: Resources) -> None:
-        self._look, self._resources = look, resources
-        self._known: list[RayNode] = []
-        self._looked_at = float("-inf")
-        self._at: dict[str, str] = {}
-        self._failures: Counter[str] = Counter()
-        """Of fetching on each node, since it last went well."""
-        self._failed_at: dict[str, set[str]] = {}
+    def __init__(self, list_nodes: Callable[[], list[RayNode]], resources: Resources) -> None:
+        self._list_nodes, self._resources = list_nodes, resources
+        self._usable: list[RayNode] = []
+        self._refreshed_at = float("-inf")
+        self._node_by_content: dict[str, str] = {}
+        self._fetch_failures: Counter[str] = Counter()
+        """Failed fetches per node since its last successful one."""
+        self._failed_nodes: dict[str, set[str]] = {}
+        """Nodes where the fetch of a checkpoint failed, by content."""
 
     @property
     def usable_nodes(self) -> list[RayNode]:
-        """Living nodes that could run a task, as they were a second ago."""
-        if time.monotonic() - self._looked_at >= REFRESH_INTERVAL_S:
-            self._known = [node for node in self._alive() if self._fit(node)]
-            self._looked_at = time.monotonic()
-        return self._known
+        """Living nodes that can run a task; at most REFRESH_INTERVAL_S old."""
+        if time.monotonic() - self._refreshed_at >= REFRESH_INTERVAL_S:
+            self._usable = [node for node in self._alive() if self._fit(node)]
+            self._refreshed_at = time.monotonic()
+        return self._usable
 
     def invalidate(self) -> None:
-        """One was lost: a task given to it before that is noticed would only be lost too."""
-        self._looked_at = float("-inf")
+        """Refresh the node list at the next use, because a node was lost."""
+        self._refreshed_at = float("-inf")
 
     def assign_node(self, content: str, gpus: int) -> str:
-        """Id of the node where the files of a checkpoint shall go; empty while no node has so many GPUs.
+        """Choose the node for a checkpoint's files; return its id, empty while no node has that many GPUs.
 
-        The one with the fewest tasks for those it can run. One where fetching fails counts as fuller by each failure;
-        one where that of this checkpoint has failed comes last.
+        The node with the lowest load relative to what it can run. Each failed fetch on a node raises its load by one;
+        a node where the fetch of this checkpoint failed comes last.
         """
-        load = Counter(self._at.values())
+        load = Counter(self._node_by_content.values())
         fitting = [node for node in self.usable_nodes if node["Resources"].get("GPU", 0) >= gpus]
         cost = {node["NodeID"]: load[node["NodeID"]] / self._fit(node) for node in fitting}
         if not cost:
             return ""
-        failed_at = self._failed_at.get(content, ())
-        self._at[content] = min(cost, key=lambda node: (node in failed_at, cost[node] + self._failures[node]))
-        return self._at[content]
+        failed = self._failed_nodes.get(content, ())
+        node = min(cost, key=lambda node: (node in failed, cost[node] + self._fetch_failures[node]))
+        self._node_by_content[content] = node
+        return node
 
     def find_node(self, content: str) -> str:
-        """The node that has the files; empty where none has."""
-        return self._at.get(content, "")
+        """Id of the node that has the files; empty if none has."""
+        return self._node_by_content.get(content, "")
 
     def find_host(self, content: str) -> str:
-        """The host of that node; empty if it is not known."""
-        at = self.find_node(content)
-        return next((node["NodeManagerHostname"] for node in self._look() if at and node["NodeID"] == at), "")
+        """Host of the node that has the files; empty if it is not known."""
+        found = self.find_node(content)
+        hosts = (node["NodeManagerHostname"] for node in self._list_nodes() if found and node["NodeID"] == found)
+        return next(hosts, "")
 
     def record_fetch(self, content: str, well: bool) -> None:
-        """How the fetching went."""
+        """Record whether the fetch of a checkpoint succeeded on its node."""
         node = self.find_node(content)
-        self._failures[node] = 0 if well else self._failures[node] + 1
+        self._fetch_failures[node] = 0 if well else self._fetch_failures[node] + 1
         if well:
-            self._failed_at.pop(content, None)
+            self._failed_nodes.pop(content, None)
         else:
-            self._failed_at.setdefault(content, set()).add(node)
+            self._failed_nodes.setdefault(content, set()).add(node)
 
     def forget_files(self, content: str) -> None:
-        """The files have gone."""
-        self._at.pop(content, None)
+        """Forget a checkpoint's files, which were deleted or lost."""
+        self._node_by_content.pop(content, None)
 
-    def has_room(self, node: str, taken: int, shares: int) -> bool:
-        """Whether so many more slots are free on a node of which so many are taken; of one that has gone, yes: what is
-        given to it comes back at once."""
-        fits = next((self._fit(known) for known in self.usable_nodes if known["NodeID"] == node), None)
-        return fits is None or taken + min(shares, fits) <= fits
+    def has_room(self, node: str, taken: int, needed: int) -> bool:
+        """Return True if `needed` slots are free given `taken`; True for a lost node, whose tasks then fail at once."""
+        fits = next((self._fit(usable) for usable in self.usable_nodes if usable["NodeID"] == node), None)
+        return fits is None or taken + min(needed, fits) <= fits
 
     def count_gpus(self, cells: Iterable[Cell]) -> int:
-        """Of a task of these cells, all on one node: several where one has no room for the weights."""
+        """GPUs of a task with these cells: more than one if a single GPU cannot hold the weights."""
         return max(map(self._gpus, cells), default=1) if self._resources.gpus else 0
 
-    def memory_bytes(self, shares: int) -> int:
-        """Bytes that are set aside for a task on its node: one share is a slot's, of the smallest node."""
+    def memory_bytes(self, slots: int) -> int:
+        """Bytes that Ray reserves for a task; one slot's worth is that of the smallest node."""
         nodes = [(node["Resources"].get("memory", 0), self._fit(node)) for node in self.usable_nodes]
-        return int(min((memory / slots * min(shares, slots) for memory, slots in nodes), default=0))
+        return int(min((memory / fits * min(slots, fits) for memory, fits in nodes), default=0))
 
     def require_usable_node(self) -> None:
-        """An impossible request would wait for ever without a word.
+        """Refuse a task that no node can ever run; Ray would wait for such a node without an error.
 
-        Raises: UsageError with what the nodes have.
+        Raises:
+            UsageError: lists what the nodes have.
         """
         if not self.usable_nodes:
             have = [node["Resources"] for node in self._alive()]
@@ -112,31 +115,31 @@ class NodeTracker:
             )
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Cells of models that take more GPUs than any node has, whose tasks would wait for ever; by cell id, why."""
+        """Reason by cell id for cells of models that take more GPUs than any node has."""
         if not self._resources.gpus or not self.usable_nodes:
             return {}
         most = max(int(node["Resources"]["GPU"]) for node in self.usable_nodes)
         found = {cell.id: wanted for cell in cells if (wanted := self._gpus(cell)) > most}
-        beside = f"GPUs of {self._resources.gpu_gb:g} GB in one node are wanted, the largest node has {most}"
-        return {cell_id: f"{wanted} {beside}" for cell_id, wanted in found.items()}
+        reason = f"GPUs of {self._resources.gpu_gb:g} GB in one node are needed, the largest node has {most}"
+        return {cell_id: f"{wanted} {reason}" for cell_id, wanted in found.items()}
 
     def _gpus(self, cell: Cell) -> int:
-        """GPUs that have room for the model."""
         return count_gpus_for_weights(cell.checkpoint.n_params, cell.recipe.dtype, self._resources.gpu_bytes)
 
     def _alive(self) -> list[RayNode]:
-        return [node for node in self._look() if node["Alive"]]
+        return [node for node in self._list_nodes() if node["Alive"]]
 
     def _fit(self, node: RayNode) -> int:
-        """Tasks that the node can run at once, were it idle."""
+        """Number of tasks that the node can run at once when idle."""
         want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
         return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)
 
 
 def require_listener(address: str) -> None:
-    """Ray itself would wait two minutes for a head that is not there.
+    """Check that a Ray head listens at HOST:PORT; Ray itself would wait two minutes for it.
 
-    Raises: UsageError if nothing listens at HOST:PORT.
+    Raises:
+        UsageError: nothing listens there.
     """
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdigit():
@@ -145,10 +148,10 @@ def require_listener(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
         raise UsageError(
-            f"Ray at {address}", f"nothing listens there ({error})", "Start the head, or use --address local"
+            f"Ray at {address}", f"nothing listens there ({error})", "Start the Ray head, or use --address local"
         ) from error
 
 
 def find_missing_paths(paths: list[str]) -> list[str]:
-    """Of these, what cannot be seen from this node."""
+    """Those of the paths that do not exist on this node."""
     return [path for path in paths if not Path(path).exists()]

@@ -1,4 +1,4 @@
-"""Wanted cells minus what the lake has: the only thing a rerun needs to know."""
+"""Plan of a sweep: its wanted cells, compared with what the lake already has."""
 
 import json
 import shlex
@@ -26,24 +26,25 @@ from pipeline.sweep.step_selection import select_checkpoints, select_sources
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep wants and where each cell stands."""
+    """Wanted checkpoints and cells of a sweep, and the state of each cell in the lake."""
 
     sweep: Sweep
     checkpoints: tuple[Checkpoint, ...]
-    """Every wanted label; two with equal content share their cells."""
+    """Wanted checkpoints, one per label; labels with equal content share their cells."""
     cells: tuple[Cell, ...]
-    """Every wanted cell once, in training order."""
+    """Wanted cells without duplicates, in training order."""
     committed: frozenset[str]
     quarantined: frozenset[str]
     to_release: frozenset[str]
-    """Wanted cells whose tombstone goes away when the run starts, because the user asks for another try."""
+    """Wanted cells whose tombstone the run deletes at its start, because of `--retry-quarantined`."""
     reason_by_cell: Mapping[str, str]
-    """Why each cell to run is not there yet, by cell id."""
+    """Reason why each cell to run is not in the lake yet, by cell id."""
     attempts: Mapping[str, Counter[str]]
+    """Recorded failures by cell id and class."""
     histories: tuple[History, ...]
-    """With the state of every revision against the lake."""
-    findings: tuple[tuple[str, HistoryFinding], ...]
-    """What is wrong with the histories, by model."""
+    """Histories of the wanted models; every revision with its state against the lake."""
+    audits: tuple[tuple[HistoryFinding, ...], ...]
+    """Audit findings of each history, in the order of `histories`."""
     cost: Cost
 
     @cached_property
@@ -53,18 +54,24 @@ class Plan:
 
     @property
     def committed_checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Those of which a wanted cell is committed: their labels belong in the lake."""
-        there = {cell.checkpoint.content for cell in self.cells if cell.id in self.committed}
-        return tuple(c for c in self.checkpoints if c.content in there)
+        """Checkpoints with a committed wanted cell; their labels belong in the lake."""
+        contents = {cell.checkpoint.content for cell in self.cells if cell.id in self.committed}
+        return tuple(c for c in self.checkpoints if c.content in contents)
 
     @property
     def quarantined_cells(self) -> tuple[Cell, ...]:
-        """Wanted cells that stand quarantined."""
+        """Wanted cells that are quarantined."""
         return tuple(c for c in self.cells if c.id in self.quarantined)
 
     def count_reasons(self) -> dict[str, int]:
-        """Cells to run by why they are not there yet."""
+        """Number of cells to run by reason."""
         return dict(Counter(self.reason_by_cell[cell.id] for cell in self.todo))
+
+    @property
+    def findings(self) -> tuple[tuple[str, HistoryFinding], ...]:
+        """(model, finding) of the serious findings."""
+        audited = zip(self.histories, self.audits, strict=True)
+        return tuple((h.model, finding) for h, findings in audited for finding in serious_findings(findings))
 
     @property
     def unparsed_names(self) -> tuple[str, ...]:
@@ -75,7 +82,7 @@ class Plan:
         return tuple(f"{h.model}/{name}" for h in self.histories for name in h.ignored_names)
 
     def to_json(self) -> dict[str, Any]:
-        """For `plan --json`."""
+        """The plan as `plan --json` prints it and a run records it."""
         return {
             "sweep": self.sweep.name,
             "recipe": self.sweep.recipe.label,
@@ -95,21 +102,24 @@ class Plan:
 
 
 def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan:
-    """Discover, select, and compare with the lake by listing names; writes nothing, loads no model."""
+    """Discover and select checkpoints and compare them with the lake. Writes nothing and loads no model.
+
+    The lake's state comes from listing file names; cell files are read only for reasons and cost.
+
+    Args:
+        retry_quarantined: include cells that a failure quarantined.
+
+    Raises:
+        UsageError: nothing matches, or one label names two checkpoints.
+        RecipeDriftError: the lake knows another recipe under this name and version.
+    """
     lake.check_recipe(sweep.recipe)
     labels = lake.labels()
     histories = _histories(sweep, labels)
     checkpoints = select_checkpoints((h.checkpoints for h in histories), sweep.steps)
-    corpora = tuple(resolve_corpus(corpus) for corpus in sweep.corpora)
-    sweep = sweep.model_copy(update={"corpora": corpora})
-    wanted = [
-        Cell(checkpoint=checkpoint, kind=kind, corpus=corpus, recipe=sweep.recipe)
-        for checkpoint in checkpoints
-        for kind in checkpoint.kinds or ("decoder",)  # what cannot be read fails when it is loaded, and says why
-        for corpus in corpora
-    ]
-    _refuse_equal_labels(checkpoints)
-    cells = tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1]
+    _require_unique_labels(checkpoints)
+    sweep = sweep.model_copy(update={"corpora": tuple(resolve_corpus(corpus) for corpus in sweep.corpora)})
+    cells = _wanted_cells(sweep, checkpoints)
     files, attempts = lake.cell_files(), lake.failure_counts()
     committed = set(files)
     quarantined = lake.quarantined_cell_ids()
@@ -127,37 +137,52 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan
         reason_by_cell={cell.id: reason_to_run(cell, past, contents, cell.id in attempts) for cell in todo},
         attempts=attempts,
         histories=histories,
-        findings=tuple((h.model, finding) for h in histories for finding in serious_findings(audit_history(h))),
+        audits=tuple(audit_history(history) for history in histories),
         cost=estimate_cost(todo, past, sweep.resources),
     )
 
 
+def _wanted_cells(sweep: Sweep, checkpoints: tuple[Checkpoint, ...]) -> tuple[Cell, ...]:
+    """Every (checkpoint, profile, corpus) once; of equal cells the first one."""
+    wanted = [
+        Cell(checkpoint=checkpoint, kind=kind, corpus=corpus, recipe=sweep.recipe)
+        for checkpoint in checkpoints
+        for kind in checkpoint.kinds or ("decoder",)  # an unreadable config fails at load, with its reason
+        for corpus in sweep.corpora
+    ]
+    return tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1]
+
+
 def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]:
-    """Every history whose model is wanted, with the state of each revision against what the lake knows."""
-    found = _once(h for source in select_sources(sweep) for h in discover_histories(source, sweep.models))
+    """Histories of the wanted models, with the state of each revision against the lake."""
+    found = _without_duplicates(h for source in select_sources(sweep) for h in discover_histories(source, sweep.models))
     wanted = [h for h in found if matches_model(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)
-        raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
+        raise UsageError(
+            f"--models {sweep.models}",
+            f"matches none of {names}",
+            f"Write --models {found[0].model if found else 'GLOB'}",
+        )
     return tuple(assign_states(h, last_seen_revisions(labels, h.model)) for h in wanted)
 
 
-def _once(histories: Iterable[History]) -> list[History]:
-    """A repo that two sources name counts once."""
+def _without_duplicates(histories: Iterable[History]) -> list[History]:
+    """Drop histories of a repo that another source names too; local folders are kept."""
     by_model = {(h.model, h.family_name if h.family_name != "local" else id(h)): h for h in histories}
     return list(by_model.values())
 
 
 def _contents(labels: list[ResolvedLabel]) -> dict[str, dict[str, str]]:
-    """Weights digest by content, of all that each label was seen to have."""
+    """By label name, the weights digest of every content that the label has had."""
     contents: dict[str, dict[str, str]] = {}
-    for named in labels:
-        contents.setdefault(named.label.name, {})[named.label.content] = named.label.weights_digest
+    for resolved in labels:
+        contents.setdefault(resolved.label.name, {})[resolved.label.content] = resolved.label.weights_digest
     return contents
 
 
 def limit_cells(plan: Plan, limit: int | None) -> Plan:
-    """The plan with at most `limit` cells to run: the smoke test of a sweep."""
+    """Return the plan with at most `limit` cells to run, for a smoke test of a sweep."""
     if limit is None:
         return plan
     left_out = {cell.id for cell in plan.todo[limit:]}
@@ -165,31 +190,31 @@ def limit_cells(plan: Plan, limit: int | None) -> Plan:
 
 
 def _failed_before(lake: Lake) -> set[str]:
-    """Cells quarantined for a failure; what a person has hidden stays hidden."""
-    return {stone.cell_id for stone in lake.tombstones() if stone.failure is not None}
+    """Cells quarantined because of a failure; cells that a person hid stay hidden."""
+    return {tombstone.cell_id for tombstone in lake.tombstones() if tombstone.failure is not None}
 
 
-def _refuse_equal_labels(checkpoints: tuple[Checkpoint, ...]) -> None:
-    """One name for two different checkpoints would make each look like a newer upload of the other."""
+def _require_unique_labels(checkpoints: tuple[Checkpoint, ...]) -> None:
+    """Refuse two checkpoints under one label: each would look like a re-upload of the other."""
     first: dict[str, Checkpoint] = {}
     for checkpoint in checkpoints:
         other = first.setdefault(checkpoint.label, checkpoint)
         if other.content != checkpoint.content:
             raise UsageError(
                 f"checkpoint {checkpoint.label}",
-                f"two of that name: {other.path} and {checkpoint.path}",
-                "Give one history a name of its own: {local: FOLDER, model: NAME}",
+                f"two checkpoints have this label: {other.path} and {checkpoint.path}",
+                "Name the model of one history: {local: FOLDER, model: NAME}",
             )
 
 
 def reproduction_command(cell: Cell) -> str:
-    """The shell line that measures this cell alone and shows what goes wrong."""
+    """Shell command that measures this cell alone, to reproduce its failure."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     corpus = cell.corpus.kind + (f":{cell.corpus.path}" if cell.corpus.path else "")
     fields = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
     remote, tokenizer = checkpoint.remote, checkpoint.tokenizer_remote
-    place = f"{remote.repo}@{checkpoint.revision}" if remote else checkpoint.path
-    words = ["shapelake", "measure", place, "--corpus", corpus]
+    name = f"{remote.repo}@{checkpoint.revision}" if remote else checkpoint.path
+    words = ["shapelake", "measure", name, "--corpus", corpus]
     words += ["--recipe", recipe.label if BUILT_IN_RECIPES.get(recipe.label) == recipe else fields]
     if tokenizer or checkpoint.tokenizer_path != checkpoint.path:
         words += ["--tokenizer", tokenizer.repo if tokenizer else checkpoint.tokenizer_path]

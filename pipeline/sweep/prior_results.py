@@ -1,4 +1,4 @@
-"""What the lake already knows of the models of a plan: why a cell is still to run, and what cells of its kind took."""
+"""Prior results in the lake for the models of a plan: reasons to run a cell, and the time that similar cells took."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
 
 
 class CommittedCell(NamedTuple):
-    """A committed cell of one of the models."""
+    """Columns of a committed cell that a plan needs."""
 
     content: str
     model: str
@@ -32,54 +32,48 @@ class CommittedCell(NamedTuple):
 
 
 class PriorResults:
-    """Committed cells, to be asked by what they measured and by what such cells take."""
+    """Committed cells, indexed by content and by (model, recipe, profile, device kind)."""
 
     def __init__(self, cells: Iterable[CommittedCell] = ()) -> None:
-        self._of_content: dict[tuple[str, str], list[CommittedCell]] = defaultdict(list)
-        self._took: dict[tuple[str, str, str, bool], list[float]] = defaultdict(list)
+        self._by_content: dict[tuple[str, str], list[CommittedCell]] = defaultdict(list)
+        self._seconds: dict[tuple[str, str, str, bool], list[float]] = defaultdict(list)
         for one in cells:
-            self._of_content[one.content, one.kind].append(one)
+            self._by_content[one.content, one.kind].append(one)
             if one.total_s is not None:
-                self._took[one.model, one.recipe, one.kind, one.on_gpu].append(one.total_s)
+                self._seconds[one.model, one.recipe, one.kind, one.on_gpu].append(one.total_s)
 
     def find_same_content(self, cell: Cell) -> list[CommittedCell]:
-        """Those of the same files and profile, whatever the corpus and recipe."""
-        return self._of_content.get((cell.checkpoint.content, cell.kind), [])
+        """Committed cells with the same checkpoint files and profile, for any corpus and recipe."""
+        return self._by_content.get((cell.checkpoint.content, cell.kind), [])
 
     def mean_seconds(self, cell: Cell, on_gpu: bool) -> float | None:
-        """What such a cell took so far: the mean over those of its model, recipe and profile on such a device."""
-        took = self._took.get((cell.checkpoint.model, cell.recipe.label, cell.kind, on_gpu))
-        return mean(took) if took else None
+        """Mean seconds of committed cells with the same model, recipe, profile and device kind; None without any."""
+        seconds = self._seconds.get((cell.checkpoint.model, cell.recipe.label, cell.kind, on_gpu))
+        return mean(seconds) if seconds else None
 
 
 def load_prior_results(
     lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[ResolvedLabel]
 ) -> PriorResults:
-    """Of the committed cells (`files`), those of the contents and models that the cells to run have.
-
-    No file is opened where there are none.
-    """
+    """Load the committed cells that share content or model with a cell to run; opens no file if there are none."""
     contents = {cell.checkpoint.content for cell in todo}
     models = {cell.checkpoint.model for cell in todo}
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
     if not near:
         return PriorResults()
-    from pipeline.lake.cell_index import (
-        load_cell_index as committed,  # polars loads only where there is something to read
-    )
+    from pipeline.lake.cell_index import load_cell_index  # loads polars
 
-    cells = committed(lake, files).cells
+    cells = load_cell_index(lake, files).cells
     near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGEST_COLUMNS, *RESULT_COLUMNS)
     return PriorResults(CommittedCell(digest_json(row[:3]), *row[3:]) for row in near_cells.iter_rows())
 
 
 def reason_to_run(cell: Cell, past: PriorResults, labels: dict[str, dict[str, str]], failed: bool) -> str:
-    """Why `cell` is to run.
+    """Reason why `cell` is not in the lake yet.
 
     Args:
-        past: what is committed.
-        labels: what each label was seen to have: weights digest by content.
-        failed: it was tried before.
+        labels: by label, the weights digest of every content that the label has had.
+        failed: an earlier run attempted the cell.
     """
     if failed:
         return "failed before"

@@ -1,4 +1,7 @@
-"""One random cell of a sweep measured again: does the lake hold the numbers of today's code and machine?"""
+"""Recompute one random cell of a sweep and compare it with the lake.
+
+Apart from `pipeline.lake.verify`, which may not import the measurement.
+"""
 
 import random
 from typing import Any
@@ -11,19 +14,19 @@ from pipeline.sweep.measure_one import measure_cells
 from pipeline.sweep.plan import make_plan
 
 RELATIVE_TOLERANCE = 1e-4
-"""Relative difference that no thread count and no device explains."""
+"""Relative difference beyond what another thread count or device causes."""
 
 
 def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, str]]:
-    """What differs in one committed cell of the sweep that is measured again, as `key` and `found`.
+    """Measure one committed cell of the sweep again; return the differences as `key` and `found`.
 
     Raises:
-        UsageError: none of its cells is committed.
+        UsageError: no cell of the sweep is committed.
     """
     plan = make_plan(sweep, lake)
     committed = [cell for cell in plan.cells if cell.id in plan.committed]
     if not committed:
-        raise UsageError(f"a cell of {sweep.name} to measure again", "none is committed", "Run the sweep first")
+        raise UsageError(f"a committed cell of sweep {sweep.name}", "none is in the lake", "Run the sweep first")
     cell = rng.choice(committed)
     known = open_lake(lake.uri).query_frame(f"SELECT * FROM layers WHERE cell_id = '{cell.id}'").to_dicts()
     before = {row["layer"]: row for row in known}

@@ -1,56 +1,101 @@
-"""How often each class of failure may happen before a cell is given up, and how long to wait in between."""
+"""Failure policy: one row per class of failure. Nothing else in the package distinguishes the classes.
+
+A new class is one row here, plus the exception that maps to it in `worker.ERROR_CLASS_BY_EXCEPTION`; the table in
+`failures.md` is tested against these rows.
+"""
 
 import random
 from collections import Counter
+from collections.abc import Mapping
+from typing import Literal, NamedTuple, cast
 
-from pipeline.sweep.task import ErrorClass
+ErrorClass = Literal[
+    "permanent",
+    "error",
+    "oom",
+    "host_oom",
+    "crash",
+    "timeout",
+    "transient",
+    "changed",
+    "setup",
+    "preempted",
+    "infra",
+    "not_begun",
+]
+"""Names are part of the lake's format: they are in the file names of `attempts/v1`."""
 
-MAX_FAILURES: dict[ErrorClass, int] = {
-    "permanent": 1,
-    "error": 3,
-    "oom": 3,
-    "host_oom": 2,
-    "crash": 5,
-    "timeout": 2,
-    "transient": 5,
-    "changed": 1,
-    "setup": 2,  # another node may have the room
-    "preempted": 20,
-    "infra": 3,
+
+class FailurePolicy(NamedTuple):
+    """Consequences of a failure of one class."""
+
+    cause: str
+    max_attempts: int | None
+    """Failures of one cell after which it is not tried again; None = unlimited and not recorded as an attempt."""
+    quarantines: bool = False
+    """Count attempts across runs and quarantine the cell at the last one; otherwise every run starts from zero."""
+    retry_in_run: bool = True
+    """Retry in the same run; otherwise the next run does."""
+    backoff: bool = False
+    """Wait before a retry: exponential with jitter."""
+    scope: Literal["cell", "worker", "lake"] = "cell"
+    """Extent of the failure: one cell, the worker process with all its remaining cells, or the whole run's lake."""
+    systemic: bool = False
+    """May come from a defect of the code or the cluster that hits every task: counted by the circuit breaker."""
+    on_retry: Literal["repeat", "half_batch", "more_memory", "other_node", "last_alone"] = "repeat"
+    """Change for the next attempt; `last_alone` = the last attempt runs while no other task does."""
+
+
+POLICIES: dict[ErrorClass, FailurePolicy] = {
+    "permanent": FailurePolicy("the checkpoint or the corpus is unusable", 1, quarantines=True),
+    "error": FailurePolicy("unexpected exception", 3, quarantines=True, retry_in_run=False, systemic=True),
+    "oom": FailurePolicy("the GPU or the process is out of memory", 3, quarantines=True, on_retry="half_batch"),
+    "host_oom": FailurePolicy(
+        "the node killed the worker for its memory", 2, quarantines=True, scope="worker", on_retry="more_memory"
+    ),
+    "crash": FailurePolicy(
+        "the worker process died", 5, quarantines=True, scope="worker", systemic=True, on_retry="last_alone"
+    ),
+    "timeout": FailurePolicy("the watchdog ended the worker", 2, quarantines=True, scope="worker", systemic=True),
+    "transient": FailurePolicy("network or busy disk", 5, backoff=True),
+    "changed": FailurePolicy("the files are not the planned ones", 1),
+    "setup": FailurePolicy("the node cannot run the task", 2, systemic=True, on_retry="other_node"),
+    "preempted": FailurePolicy("the node was lost", 20),
+    "infra": FailurePolicy("the lake cannot be written", 3, backoff=True, scope="lake"),
+    "not_begun": FailurePolicy("the worker died in an earlier cell of the task", None),
 }
-"""Failures of one cell after which it is not tried again."""
-
-NEVER_QUARANTINED: frozenset[ErrorClass] = frozenset({"transient", "changed", "setup", "preempted", "infra"})
-"""Classes that never quarantine: counted within a run, and the next run starts afresh. The others are counted from the
-lake across runs, and the last strike quarantines the cell."""
-
-WORKER_FATAL: frozenset[ErrorClass] = frozenset({"crash", "timeout", "host_oom"})
-"""Classes that end a worker with all that it had still to do."""
-
-SYSTEMIC: frozenset[ErrorClass] = frozenset({"error", "crash", "timeout", "setup"})
-"""Classes that a defect of the code or the cluster would cause in every task alike."""
-
-NOT_RETRIED_IN_RUN: frozenset[ErrorClass] = frozenset({"error"})
-"""Classes that the same code would only repeat: tried again by the next run, not by this one."""
 
 
-def keep_quarantining_failures(attempts: Counter[str]) -> Counter[str]:
-    """Of the failed attempts that the lake knows, those that still count."""
-    return Counter({name: n for name, n in attempts.items() if name not in NEVER_QUARANTINED})
+def count_across_runs(attempts: Counter[str]) -> Counter[str]:
+    """Return the recorded attempts of classes that quarantine; the others do not outlive a run."""
+    return Counter({name: n for name, n in attempts.items() if (p := _policy(name)) and p.quarantines})
 
 
-def is_exhausted(error_class: ErrorClass, strikes: Counter[str]) -> bool:
-    """Whether a cell with these strikes is out of tries for this class."""
-    return strikes[error_class] >= MAX_FAILURES[error_class]
+def is_exhausted(error_class: ErrorClass, failures: Counter[str]) -> bool:
+    """Return True if a cell with these failures has no attempt of this class left."""
+    limit = POLICIES[error_class].max_attempts
+    return limit is not None and failures[error_class] >= limit
 
 
-def is_last_crash_attempt(strikes: Counter[str]) -> bool:
-    """Whether one more crash would condemn the cell: then it runs alone, so that no neighbour's crash counts."""
-    return strikes["crash"] >= MAX_FAILURES["crash"] - 1
+def must_run_alone(failures: Counter[str]) -> bool:
+    """Return True before the last attempt of a `last_alone` class: no neighbour's crash may quarantine the cell."""
+    return any(
+        p.on_retry == "last_alone" and failures[name] >= (p.max_attempts or 0) - 1 for name, p in POLICIES.items()
+    )
 
 
-def draw_backoff_s(error_class: ErrorClass, strikes: int, rng: random.Random) -> float:
-    """Exponential back-off with jitter where waiting helps, else none."""
-    if error_class not in ("transient", "infra"):
+def count_retries(failures: Counter[str], change: str) -> int:
+    """Number of failures whose policy changes the next attempt in this way, such as `half_batch`."""
+    return sum(n for name, n in failures.items() if (p := _policy(name)) and p.on_retry == change)
+
+
+def draw_backoff_s(error_class: ErrorClass, failures: int, rng: random.Random) -> float:
+    """Seconds to wait before the next attempt: exponential with jitter up to 60 s, 0 for classes without back-off."""
+    if not POLICIES[error_class].backoff:
         return 0.0
-    return min(0.2 * 2**strikes, 60.0) * rng.uniform(0.5, 1.0)
+    return min(0.2 * 2**failures, 60.0) * rng.uniform(0.5, 1.0)
+
+
+def _policy(name: str) -> FailurePolicy | None:
+    """None for a class that only another version of this package knows."""
+    return cast(Mapping[str, FailurePolicy], POLICIES).get(name)

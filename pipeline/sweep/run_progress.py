@@ -1,6 +1,7 @@
-"""What a run shows while it works: a live bar on a terminal, else one line every 30 seconds."""
+"""Display of a run: a live bar on a terminal, otherwise one line every 30 seconds; and the utilization of its slots."""
 
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -48,20 +49,20 @@ class RunProgress:
         self.bar.update(self.task, completed=self.done, last=f"last: {self.last}")
 
     def report_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
-        state = "failed, to be tried again" if again else "failed"
+        state = "failed, will be retried" if again else "failed"
         self.print_line(f"{state}: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
 
-    def report_left_out(self, some: LeftOutCells) -> None:
-        self.total -= some.cells
+    def report_left_out(self, left_out: LeftOutCells) -> None:
+        self.total -= left_out.cells
         self.bar.update(self.task, total=self.total)
-        self.print_line(str(some))
+        self.print_line(str(left_out))
 
     def refresh(self, running: int, waiting: int, failures: int, stopping: bool) -> None:
-        """Called every second or so; prints a plain line when it is time and nobody watches a bar.
+        """Update the bar; without a terminal, print a line every PRINT_EVERY_S. Called about once a second.
 
         Args:
-            waiting: tasks whose files are being fetched, or that wait for their turn.
-            failures: cells that have failed and are not committed since.
+            waiting: tasks that are queued or whose files are being fetched.
+            failures: cells whose last attempt failed and that are not committed.
         """
         self.bar.update(self.task, failed=f"[red]{failures} failed[/red]" if failures else "")
         if self.live or time.monotonic() - self.last_printed_at < PRINT_EVERY_S:
@@ -69,10 +70,37 @@ class RunProgress:
         elapsed = time.monotonic() - self.started
         left = f"{elapsed / self.done * (self.total - self.done):.0f} s left" if self.done else "no estimate yet"
         state = "stopping, " if stopping else ""
-        tasks = f"{running} tasks running, {waiting} being fetched or waiting"
+        tasks = f"{running} tasks running, {waiting} fetching or queued"
         self.print_line(f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}")
 
     def print_line(self, line: str) -> None:
-        """One line now, whatever the form."""
         self.last_printed_at = time.monotonic()
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+class Utilization:
+    """Share of the slots' wall time spent in forward passes and metrics.
+
+    The rest is starting processes, fetching, loading, committing and waiting. A cell counts when it finishes, so the
+    share is too low while cells are in flight.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._updated_at = clock()
+        self._slots_s = self._compute_s = 0.0
+
+    def add_slot_time(self, slots: int) -> None:
+        """Accumulate slot-seconds since the previous call."""
+        now = self._clock()
+        self._slots_s += slots * (now - self._updated_at)
+        self._updated_at = now
+
+    def add_compute_time(self, seconds: float) -> None:
+        """Add the seconds that a cell spent in forward passes and metrics."""
+        self._compute_s += seconds
+
+    @property
+    def share(self) -> float | None:
+        """Between 0 and 1; None before any time has passed."""
+        return round(self._compute_s / self._slots_s, 4) if self._slots_s else None

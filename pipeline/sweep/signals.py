@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT, told to a loop that then drains, and kept from who would take them."""
+"""Handling of SIGTERM and SIGINT: a listener for loops that drain, and protection from libraries that take them."""
 
 import signal
 import sys
@@ -9,10 +9,10 @@ from types import FrameType
 
 
 class SignalListener:
-    """Tells of SIGTERM and SIGINT for as long as it is entered."""
+    """Context manager that calls `on_signal` with the number of each SIGTERM and SIGINT."""
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_signal: Callable[[int], None]) -> None:
+        self._on_signal = on_signal
 
     def __enter__(self) -> None:
         self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -22,17 +22,20 @@ class SignalListener:
             signal.signal(number, old)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
-        self._tell(number)
+        self._on_signal(number)
 
 
 @contextmanager
 def preserve_sigterm_handler() -> Iterator[None]:
-    """SIGTERM as it is outside, where Ray's handler would end the process with exit code 15, and would stay."""
+    """Restore the SIGTERM handler on exit. Ray installs its own, which ends the process with exit code 15; such an exit
+    becomes 143 here."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
     except SystemExit as left:
         sys.exit(128 + signal.SIGTERM if left.code == signal.SIGTERM else left.code)
     finally:
-        if handler is not None and threading.current_thread() is threading.main_thread():  # no other may set one
+        if (
+            handler is not None and threading.current_thread() is threading.main_thread()
+        ):  # only the main thread may set one
             signal.signal(signal.SIGTERM, handler)

@@ -1,4 +1,4 @@
-"""Which checkpoints of a history: `--steps` and `--models`."""
+"""Selection of sources by `--models` and of checkpoints by `--steps`."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,37 +8,40 @@ from pipeline.sources import matches_model
 from pipeline.spec import Checkpoint, CheckpointSource, Members, Sweep
 
 CheckpointSelector = Callable[[list[Checkpoint]], list[Checkpoint]]
-"""What of a history in training order is wanted."""
+"""Maps a history in training order to the selected checkpoints."""
 
 STEPS_SYNTAX = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
 
 def select_sources(sweep: Sweep) -> tuple[CheckpointSource, ...]:
-    """The sources whose model may match the sweep's glob; the others are not even looked at."""
+    """Sources whose model may match the sweep's glob; the others are not listed at all."""
     chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or matches_model(s.name, sweep.models))
     if not chosen:
         names = ", ".join(source.name for source in sweep.checkpoints)
-        raise UsageError(f"--models {sweep.models}", f"none of {names}", "Give a glob that matches one")
+        raise UsageError(
+            f"--models {sweep.models}", f"matches none of {names}", f"Write --models {sweep.checkpoints[0].name}"
+        )
     return chosen
 
 
 def select_checkpoints(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Checkpoint, ...]:
-    """The checkpoints that `steps` wants of each history, every one thinned on its own.
+    """Select checkpoints by `steps` from each history separately.
 
-    `every:N` and numbers are steps, whatever the stage and run. `log2` thins each stage of each run, by its steps, else
-    by its tokens, else by the order. `last` is the end of training: of siblings, that of each. A final model without a
-    place counts for these two only where no other has one either.
+    `every:N` and numbers match steps in every stage and run. `log2` selects, per stage and run, the checkpoint nearest
+    to each power of two in steps, or in tokens or position if steps are not stated. `last` is the end of training of
+    each run that reaches the last stage. A final model without step, tokens, stage and run takes part in these two
+    only if no other checkpoint of the history has any of them.
 
     Args:
         histories: each in training order.
 
     Raises:
-        UsageError: no selection, or one that matches nothing although there are checkpoints.
+        UsageError: invalid selection, or one that matches no checkpoint.
     """
-    thinned = [list(history) for history in histories]
+    listed = [list(history) for history in histories]
     parts = [part.strip() for part in steps.split(",") if part.strip()]
-    _refuse_what_matches_nothing(parts, thinned)
-    return tuple(c for history in thinned for c in _chosen(history, parts))
+    _require_matches(parts, listed)
+    return tuple(c for history in listed for c in _chosen(history, parts))
 
 
 def _chosen(history: list[Checkpoint], parts: list[str]) -> list[Checkpoint]:
@@ -53,17 +56,17 @@ def _selector(part: str) -> CheckpointSelector:
         return lambda history: [c for c in history if c.step is not None and c.step % interval == 0]
     if part.isdecimal():
         return lambda history: [c for c in history if c.step == int(part)]
-    raise UsageError(f"--steps {part}", "not a selection", f"Use {STEPS_SYNTAX}")
+    raise UsageError(f"--steps {part}", "not a valid selection", f"Write {STEPS_SYNTAX}")
 
 
 def _interval(part: str) -> int:
-    """N of `every:N`; 0 for what is none."""
+    """N of `every:N`; 0 for any other text."""
     number = part.removeprefix("every:")
     return int(number) if number != part and number.isdecimal() else 0
 
 
 def _last(history: list[Checkpoint]) -> list[Checkpoint]:
-    """The end of each run that reaches the last stage: a trunk that others go on from has none of its own."""
+    """Last checkpoint of each run that reaches the last stage; a trunk that other runs continue does not count."""
     ends = {c.run: c for c in _with_position(history)}.values()
     stages = list(dict.fromkeys(c.stage for c in history))
     rank = lambda c: (int(c.stage) if (c.stage or "").isdecimal() else 0, stages.index(c.stage))  # noqa: E731
@@ -79,44 +82,43 @@ def _log2(history: list[Checkpoint]) -> list[Checkpoint]:
 
 
 def _thinned(line: list[Checkpoint]) -> list[Checkpoint]:
-    """Those at the coordinates nearest to the powers of two, all in the one coordinate that the line has."""
+    """Checkpoints nearest to the powers of two, in steps, or in tokens or position if no step is stated."""
     stated = ([getattr(c, name) for c in line] for name in ("step", "tokens_seen"))
-    places = next((found for found in stated if any(place is not None for place in found)), range(1, len(line) + 1))
-    wanted = _nearest_powers(sorted({place for place in places if place is not None}))
-    return [c for c, place in zip(line, places, strict=True) if place in wanted]
+    values = next((found for found in stated if any(v is not None for v in found)), range(1, len(line) + 1))
+    wanted = _nearest_powers(sorted({v for v in values if v is not None}))
+    return [c for c, value in zip(line, values, strict=True) if value in wanted]
 
 
-def _nearest_powers(known: list[int]) -> set[int]:
-    """0 where it is, and the one nearest to each power of two on a log scale, up to the last."""
-    positive = [place for place in known if place > 0]
+def _nearest_powers(values: list[int]) -> set[int]:
+    """0 if present, and the value nearest to each power of two on a log scale, up to the largest."""
+    positive = [value for value in values if value > 0]
     powers = range((positive[-1] if positive else 0).bit_length())
-    nearest = {min(positive, key=lambda place: abs(math.log2(place) - power)) for power in powers}
-    return nearest | {place for place in known if place == 0}
+    nearest = {min(positive, key=lambda value: abs(math.log2(value) - power)) for power in powers}
+    return nearest | {value for value in values if value == 0}
 
 
 def _with_position(history: list[Checkpoint]) -> list[Checkpoint]:
-    """Without a final model that says nothing of its place, unless none does."""
+    """Drop checkpoints without step, tokens, stage and run, unless no checkpoint has any."""
     return [c for c in history if {c.step, c.tokens_seen, c.stage, c.run} != {None}] or history
 
 
-def _refuse_what_matches_nothing(parts: list[str], histories: list[list[Checkpoint]]) -> None:
+def _require_matches(parts: list[str], histories: list[list[Checkpoint]]) -> None:
     if not parts:
-        raise UsageError("--steps", "nothing given", f"Use {STEPS_SYNTAX}")
-    there = [c for history in histories for c in history]
+        raise UsageError("--steps", "empty selection", f"Write {STEPS_SYNTAX}")
+    available = [c for history in histories for c in history]
     for part in parts:
-        rule = _selector(part)
-        if there and not any(rule(history) for history in histories):
-            near = _nearest(part, {c.step for c in there if c.step is not None})
-            do = f"The nearest are {', '.join(map(str, near))}" if near else "Use all, log2 or last"
+        selector = _selector(part)
+        if available and not any(selector(history) for history in histories):
+            near = _nearest(part, {c.step for c in available if c.step is not None})
+            do = f"Choose one of the nearest steps: {', '.join(map(str, near))}" if near else "Use all, log2 or last"
             raise UsageError(f"--steps {part}", "no such step" if near else "no checkpoint states a step", do)
 
 
 def _nearest(part: str, steps: set[int]) -> list[int]:
-    """Up to three steps nearest to the one that `part` asks for, or to a multiple of N for `every:N`."""
+    """Up to three steps nearest to the selected one, or to a multiple of N for `every:N`."""
     interval = _interval(part)
-    away = lambda step: min(step % interval, -step % interval) if interval else abs(step - int(part))  # noqa: E731
-    return sorted(sorted(steps), key=away)[:3]
+    distance = lambda step: min(step % interval, -step % interval) if interval else abs(step - int(part))  # noqa: E731
+    return sorted(sorted(steps), key=distance)[:3]
 
 
 SELECTORS: dict[str, CheckpointSelector] = {"all": list, "last": _last, "log2": _log2}
-"""What each word stands for."""

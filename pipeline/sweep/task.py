@@ -1,27 +1,12 @@
-"""What travels between the driver and its workers: tasks out, typed outcomes back; no exception crosses."""
+"""Messages between driver and workers: tasks out, typed outcomes back. No exception crosses the process border."""
 
 import socket
-from typing import Literal
 
 from pydantic import Field
 
 from pipeline.spec import Cell, Checkpoint, Resources
 from pipeline.strict_model import StrictModel
-
-ErrorClass = Literal[
-    "permanent",  # the checkpoint or the corpus is bad: no retry can help
-    "error",  # an exception nobody foresaw, perhaps a defect of this code
-    "transient",  # the network, a busy disk
-    "oom",  # the device or the process ran out of memory: retried with half the batch
-    "host_oom",  # the node killed the worker for its memory
-    "crash",  # the worker died
-    "timeout",  # the watchdog ended it
-    "preempted",  # the node went away
-    "changed",  # the files are not those that were planned
-    "not_begun",  # the worker died in an earlier cell of the task
-    "setup",  # these resources cannot run it
-    "infra",  # the lake cannot be written
-]
+from pipeline.sweep.retry_policy import ErrorClass
 
 
 class Task(StrictModel):
@@ -34,9 +19,9 @@ class Task(StrictModel):
     resources: Resources
     attempt: int = 1
     batch_halvings: int = 0
-    """How often the batch was halved after running out of memory."""
+    """Number of times the batch was halved after running out of memory."""
     memory_slots: int = 1
-    """Of how many slots it has the memory: one more each time a node has killed it for its memory."""
+    """Number of slots whose memory the task reserves; raised after each kill by the node's memory monitor."""
 
     @property
     def batch_tokens(self) -> int:
@@ -44,20 +29,20 @@ class Task(StrictModel):
 
 
 class Outcome(StrictModel):
-    """What became of one cell: committed, or failed with a class, a message and a traceback."""
+    """Result of one cell: committed, or failed with a class, a message and a traceback."""
 
     cell_id: str
     error_class: ErrorClass | None = None
     message: str = ""
     traceback: str = ""
     host: str = Field(default_factory=socket.gethostname)
-    """Where it was tried; empty of a worker that died where Ray does not say."""
+    """Host of the attempt; empty for a dead worker if Ray does not report its host."""
     n_rows: int = 0
     seconds: float = 0.0
     compute_s: float = 0.0
-    """Of them in forward passes and metrics."""
+    """Seconds in forward passes and metrics, out of `seconds`."""
     summary: str = ""
-    """A few words on the result, for the progress line."""
+    """Short description of the result for the progress line."""
 
     @property
     def ok(self) -> bool:

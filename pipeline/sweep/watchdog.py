@@ -1,7 +1,7 @@
-"""Ends a process that has been at one thing for too long, from within, and leaves its stack.
+"""Watchdog: ends a worker process that exceeds its timeout, from within, and leaves its stack in a file.
 
-Its file is there while a try of a task is under way, on the node that runs it, and as old as what the task is at: so
-the driver can tell one that is stuck, though the watchdog has not ended it, from one that waits for its turn.
+The file exists on the node while an attempt is in flight, and its age is that of the current stage (loading, or one
+cell). The driver uses it to tell a stuck task from a queued one.
 """
 
 import faulthandler
@@ -18,7 +18,7 @@ from pipeline.sweep.task import Task
 
 @contextmanager
 def mark_in_flight(task: Task) -> Iterator[None]:
-    """Keeps the file; where the process is killed or ends itself, it stays."""
+    """Create the attempt's file and delete it on exit; it stays if the process is killed."""
     path = stack_file(task)
     path.touch()
     try:
@@ -29,9 +29,9 @@ def mark_in_flight(task: Task) -> Iterator[None]:
 
 @contextmanager
 def exit_on_timeout(task: Task) -> Iterator[None]:
-    """A timer outside the interpreter: it fires even where a task hangs in C code. Within `under_way`."""
+    """Dump the stack and end the process after the timeout, even if it hangs in C code. Use within `mark_in_flight`."""
     with stack_file(task).open("w") as file:
-        os.utime(file.fileno())  # where opening an empty file anew leaves its time
+        os.utime(file.fileno())  # opening an empty file does not change its time
         faulthandler.dump_traceback_later(task.resources.timeout_s, exit=True, file=file)
         try:
             yield
@@ -40,30 +40,29 @@ def exit_on_timeout(task: Task) -> Iterator[None]:
 
 
 def stack_file(task: Task) -> Path:
-    """Of this try."""
     return cache.folder("stacks") / f"{task.run_id}-{task.checkpoint.content}-{task.attempt}.txt"
 
 
 def read_stack(task: Task) -> str:
-    """What has been left on this node; empty where it did not end the task here."""
+    """Stack that the watchdog left on this node; empty if it did not end the task here."""
     path = stack_file(task)
     return path.read_text() if path.exists() else ""
 
 
 def innermost_line(stack: str) -> str:
-    """The innermost line of the main thread, which is listed last, as FILE:LINE; empty if there is none."""
+    """FILE:LINE of the innermost frame of the main thread, which is listed last; empty if there is none."""
     main = stack.rpartition("(most recent call first):")[2]
     found = re.search(r'File "(?:.*/)?(.+?)", line (\d+)', main)
     return f"{found[1]}:{found[2]}" if found else ""
 
 
 def find_stuck(tasks: Iterable[Task], limit_s: float) -> list[str]:
-    """Contents of those which have been at one thing on this node for so long."""
+    """Contents of the tasks whose current stage on this node is older than the limit."""
     return [task.checkpoint.content for task in tasks if _age_s(stack_file(task)) >= limit_s]
 
 
 def _age_s(path: Path) -> float:
-    """Seconds since it was begun; 0 if it is not there."""
+    """Seconds since the file was last touched; 0 if it does not exist."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

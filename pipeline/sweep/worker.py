@@ -1,4 +1,4 @@
-"""The body of a task: fetch, load once, measure and commit each cell. It never raises across the process border."""
+"""Body of a task: fetch, load once, measure and commit each cell. Exceptions become typed outcomes."""
 
 import time
 import traceback
@@ -21,13 +21,13 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.lake import Lake, to_table
-from pipeline.memory import read_ahead
+from pipeline.measurement.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.task import ErrorClass, Outcome, Task, fail_all_cells
 from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 
 if TYPE_CHECKING:
-    from pipeline.measure import LoadedCheckpoint, ModelCache
+    from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint, ModelCache
 
 ERROR_CLASS_BY_EXCEPTION: dict[type[ShapelakeError], ErrorClass] = {
     CheckpointError: "permanent",
@@ -41,9 +41,10 @@ TimeoutContext = Callable[[Task], AbstractContextManager[None]]
 
 
 def run_task(task: Task, watch: TimeoutContext = nullcontext) -> list[Outcome]:
-    """Measure and commit the cells of one checkpoint; what was committed before a failure stays committed.
+    """Measure and commit the cells of one checkpoint; cells committed before a failure stay committed.
 
-    `watch` is entered for the loading and again for each cell: each has the whole of the timeout.
+    Args:
+        watch: context entered for loading and again for each cell, so that each has the full timeout.
     """
     started = time.monotonic()
     try:
@@ -57,12 +58,15 @@ def run_task(task: Task, watch: TimeoutContext = nullcontext) -> list[Outcome]:
 
 
 def prefetch_task(task: Task) -> list[Outcome]:
-    """Bring the task's checkpoint nearer before its turn: from the Hub to this machine's disk, where what was written
-    last is in memory too, or from the disk into memory. Says what went wrong, if anything did."""
+    """Fetch the task's checkpoint ahead: from the Hub to this machine's disk, or from disk into the page cache.
+
+    Returns the failures; empty on success.
+    """
     started = time.monotonic()
     try:
         if task.checkpoint.remote is None:
-            return _read(Path(task.checkpoint.path))
+            _read_ahead(Path(task.checkpoint.path))
+            return []
         fetch_files(task.checkpoint, task.run_id, task.resources.scratch_bytes)
     except Exception as error:
         return _outcomes_of_error(task, error, started)
@@ -70,32 +74,31 @@ def prefetch_task(task: Task) -> list[Outcome]:
 
 
 def _outcomes_of_error(task: Task, error: Exception, started: float) -> list[Outcome]:
-    """The exception that is being handled, as the outcome of every cell."""
+    """The exception being handled, as the outcome of every cell of the task."""
     seconds = time.monotonic() - started
     return fail_all_cells(task, classify_error(error), format_error(error), traceback.format_exc(), seconds)
 
 
-def _read(folder: Path) -> list[Outcome]:
-    """The weight files that are there; loading says what is not."""
+def _read_ahead(folder: Path) -> None:
+    """Read the weight files that exist into the page cache; a missing one is reported when the model is loaded."""
     files = LocalFolder(folder)
     read_ahead([folder / name for name in list_weight_files(files) if name in files.names])
-    return []
 
 
 def discard_fetched(task: Task) -> None:
-    """Remove what was fetched for a task that will not be measured."""
+    """Delete the fetched files of a task that will not be measured."""
     discard_checkpoint(task.checkpoint, task.run_id)
 
 
 def run_task_with_timeout(task: Task) -> list[Outcome]:
-    """`work` under a watchdog that ends this process, stack kept, when something takes too long."""
+    """`run_task` under the watchdog, which ends this process and keeps its stack after the timeout."""
     return run_task(task, exit_on_timeout)
 
 
 def classify_error(error: BaseException) -> ErrorClass:
-    """The class of an exception, decided here where its type is known."""
-    for ours, error_class in ERROR_CLASS_BY_EXCEPTION.items():
-        if isinstance(error, ours):
+    """Failure class of an exception; `error` for types that are not listed."""
+    for exception, error_class in ERROR_CLASS_BY_EXCEPTION.items():
+        if isinstance(error, exception):
             return error_class
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return "oom"
@@ -105,42 +108,43 @@ def classify_error(error: BaseException) -> ErrorClass:
 
 
 def format_error(error: BaseException) -> str:
-    """What a user can act on: our own errors as they are, others with their type."""
+    """Message for the user: a ShapelakeError as it is, any other exception with its type."""
     return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
 
 
 def _measured(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list[Outcome]:
     with watch(task):
-        from pipeline import measure  # torch and transformers: only where work is done
+        from pipeline.measurement.loaded_checkpoint import load_checkpoint  # loads torch and transformers
 
-        kept = _model_cache()
-        opened = measure.load_checkpoint(checkpoint, task.cells[0].recipe, task.resources, kept)
-    there = Lake(task.lake).committed_cell_ids() if task.attempt > 1 else set()
+        models = _model_cache()
+        loaded = load_checkpoint(checkpoint, task.cells[0].recipe, task.resources, models)
+    committed = Lake(task.lake).committed_cell_ids() if task.attempt > 1 else set()
     outcomes = []
     for cell in task.cells:
         with watch(task):
-            outcomes.append(Outcome(cell_id=cell.id) if cell.id in there else _measure_and_commit(task, cell, opened))
+            done = cell.id in committed
+            outcomes.append(Outcome(cell_id=cell.id) if done else _measure_and_commit(task, cell, loaded))
     if all(outcome.ok for outcome in outcomes):
-        kept.put(opened)
+        models.put(loaded)
     return outcomes
 
 
 @cache
 def _model_cache() -> "ModelCache":
-    """Of this process: of use where it does several tasks, inline and on the CPUs of a cluster."""
-    from pipeline.measure import ModelCache
+    """Model cache of this process, which runs several tasks inline and on the CPUs of a cluster."""
+    from pipeline.measurement.loaded_checkpoint import ModelCache
 
     return ModelCache()
 
 
-def _measure_and_commit(task: Task, cell: Cell, opened: "LoadedCheckpoint") -> Outcome:
-    from pipeline import measure
-    from pipeline.provenance import compute_s, file_metadata, summarize_peaks
+def _measure_and_commit(task: Task, cell: Cell, loaded: "LoadedCheckpoint") -> Outcome:
+    from pipeline.measure import measure
+    from pipeline.measurement.provenance import compute_s, file_metadata, summarize_peaks
 
     started = time.monotonic()
     try:
         run = {"run_id": task.run_id, "attempt": task.attempt, "download_bytes": task.checkpoint.download_bytes}
-        rows = [row | run for row in measure.measure(cell, opened, task.batch_tokens)]
+        rows = [row | run for row in measure(cell, loaded, task.batch_tokens)]
         table = to_table(rows, file_metadata(cell.recipe))
         Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:

@@ -34,6 +34,8 @@ class Scripted:
     def find_too_large(self, cells) -> dict[str, str]:
         return {}
 
+    def require_visible(self, paths) -> None: ...
+
     def submit(self, task: Task) -> None:
         self.queue.append(task)
         self.together.append({t.checkpoint.step for t in self.queue})

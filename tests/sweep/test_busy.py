@@ -9,9 +9,8 @@ from pipeline.sweep.backend import InlineBackend, TaskFunctions
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from pipeline.sweep.run_progress import RunProgress
+from pipeline.sweep.run_progress import RunProgress, Utilization
 from pipeline.sweep.task import Outcome
-from pipeline.sweep.utilization import Utilization
 from tests.sweep import stub
 
 
@@ -32,7 +31,7 @@ def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
     from pipeline.render import sweeps
 
     def work(task) -> list[Outcome]:
-        return [o.model_copy(update={"busy_s": 1e-3}) for o in stub.work(task)]
+        return [o.model_copy(update={"compute_s": 1e-3}) for o in stub.work(task)]
 
     lake = Lake(tmp_path / "lake")
     run(make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2])), lake), lake, "inline", work)
@@ -64,4 +63,4 @@ def test_a_run_records_how_long_slots_were_free_for_want_of_files(tmp_path, caps
     sweeps.print_status(
         {"models": [], "runs": [{**record, "gpu_wait_s": 12.3}], "failures": [], "lake": ""}, failed=False
     )
-    assert "12 s free for want of files" in " ".join(capsys.readouterr().out.split())
+    assert "slots idle 12 s" in " ".join(capsys.readouterr().out.split())

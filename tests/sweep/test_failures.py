@@ -24,7 +24,7 @@
 | SIGTERM | sweep/test_drain::test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143 |
 | SIGTERM, on Ray | sweep/test_ray_head::test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_begun |
 | `ray job stop` | cluster/test_job::test_a_sweep_is_watched_stopped_and_finished |
-| no node fits | sweep/test_ray_backend::test_what_no_node_can_run_is_refused_with_what_the_nodes_have |
+| no node fits | sweep/test_ray_backend::test_a_task_that_no_node_can_run_is_refused_with_what_the_nodes_have |
 | no node has the GPUs that a model takes | sweep/test_left_out::test_the_others_are_measured_and_what_is_left_out_is_listed_in_one_line |
 | SIGTERM, with tasks that wait within Ray | sweep/test_ray::test_what_waits_within_ray_is_taken_back_when_the_run_is_told_to_stop |
 | the lake's disk full | sweep/test_lake_faults::test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest |
@@ -95,8 +95,8 @@ def test_two_drivers_on_one_lake_write_each_cell_once(tmp_path, lake, capsys):
     assert rows == [(6 * stub.LAYERS, 6 * stub.LAYERS)]
     first_id, second_id = (run["run_id"] for run in sorted(lake.runs(), key=lambda run: run["when"], reverse=True))
     said = capsys.readouterr().err
-    assert f"run {first_id} may be under way too" in said
-    assert f"run {second_id} may be" not in said, "the first had begun before, and a third finds both ended"
+    assert f"run {first_id} may be active too" in said
+    assert f"run {second_id} may be active" not in said, "the first had begun before, and a third finds both ended"
     lake.store.put_or_replace(f"runs/{first_id}/progress.json", b"")
     go(stub.history(root, [3]), lake)
-    assert "may be under way" not in capsys.readouterr().err, "nor does a record that cannot be read stop it"
+    assert "may be active" not in capsys.readouterr().err, "nor does a record that cannot be read stop it"

@@ -50,7 +50,7 @@ def test_a_heartbeat_that_fails_is_said_and_the_run_goes_on(tmp_path, lake, monk
     assert "no space left" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("broken", ["committed", "record_attempt"])
+@pytest.mark.parametrize("broken", ["committed_cell_ids", "record_attempt"])
 def test_one_hiccup_of_the_lake_loses_no_retry(tmp_path, lake, monkeypatch, broken):
     root = stub.history(tmp_path / "runs", [0, 1], faults={0: "transient:1"})
     plan = make_plan(stub.sweep(root, 3), lake)

@@ -46,17 +46,16 @@ def test_a_node_where_fetching_fails_is_asked_last_until_it_works_again():
     assert [placed.assign_node(f"e{index}", gpus=0) for index in range(2)] == ["bad", "bad"]
 
 
-def test_what_could_not_be_fetched_on_a_node_goes_to_another_however_full_that_is():
-    placed = nodes(node("a", 1), node("b", 1))
-    first = placed.assign_node("c0", gpus=0)
+def test_a_checkpoint_goes_to_another_node_after_a_failed_fetch_however_full_that_node_is():
+    placed = nodes(node("large", 8), node("small", 1))
+    assert placed.assign_node("c0", gpus=0) == "large"
     placed.record_fetch("c0", well=False)
     placed.forget_files("c0")
-    other = "b" if first == "a" else "a"
-    for full in ("c1", "c2", "c3"):
-        placed._at[full] = other
-    assert placed.assign_node("c0", gpus=0) == other
+    counts = Counter(placed.assign_node(f"c{index}", gpus=0) for index in range(1, 12))
+    assert counts["small"] / 1 > counts["large"] / 8, "the small node is the fuller one"
+    assert placed.assign_node("c0", gpus=0) == "small"
     placed.record_fetch("c0", well=False)
-    assert placed.assign_node("c0", gpus=0) == first, "it failed on both"
+    assert placed.assign_node("c0", gpus=0) == "large", "the fetch failed on both"
 
 
 def test_nodes_are_looked_at_once_a_second_and_at_once_when_one_was_lost(monkeypatch: pytest.MonkeyPatch):

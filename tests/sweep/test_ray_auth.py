@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from pipeline.lake import Lake
-from pipeline.sweep.ray_auth import enable_local_ray_auth
+from pipeline.sweep.ray_local import enable_local_ray_auth
 from tests.sweep import stub
 
 RUN = """

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from pipeline.sweep.ray_tmpdir import prepare_ray_tmpdir
+from pipeline.sweep.ray_local import prepare_ray_tmpdir
 
 
 def test_only_sessions_of_dead_drivers_go(tmp_path, monkeypatch):

@@ -71,7 +71,7 @@ def test_two_histories_of_one_name_are_refused(tmp_path, lake):
     other = stub.history(tmp_path / "b" / "runs", [0])
     (other / "step0" / "model.safetensors").write_bytes(b"others")
     two = wanted.model_copy(update={"checkpoints": (*wanted.checkpoints, Local(local=str(other)))})
-    with pytest.raises(UsageError, match="two of that name"):
+    with pytest.raises(UsageError, match="two checkpoints have this label"):
         make_plan(two, lake)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline import lake as lakes
 from tests import real
-from tests.test_bad_input import sweep_file
+from tests.real import sweep_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -86,7 +86,7 @@ def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
     done = readable(lake)
     assert driver.returncode == 143, said
     assert 0 < done < n
-    assert f"{n - done} left to a rerun" in said
+    assert f"{n - done} unfinished" in said
     driver = start(sweep, lake, "inline")
     said, _ = driver.communicate(timeout=60)
     assert (driver.returncode, readable(lake)) == (0, n), said

@@ -10,9 +10,11 @@ from threading import Event
 import pytest
 import torch
 
-from pipeline import errors, measure, memory
+from pipeline import errors, measure
 from pipeline.columns import column_names
 from pipeline.lake import Lake, open_lake
+from pipeline.measurement import memory
+from pipeline.measurement.loaded_checkpoint import load_checkpoint
 from pipeline.spec import Cell, Resources
 from pipeline.sweep import worker
 from pipeline.sweep.backend import InlineBackend, TaskFunctions
@@ -59,7 +61,7 @@ def task(lake: Lake, *cells: Cell, **fields: int) -> Task:
 def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
     """The weights of a bad checkpoint are in it, or half of them."""
     good, bad = (cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2))
-    like = measure.load_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).reuse_key
+    like = load_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).reuse_key
     assert worker.run_task(task(lake, good))[0].ok
     kept = worker._model_cache().take(like)
     assert kept is not None

@@ -1,0 +1,131 @@
+"""Connection to a Ray cluster: start or attach, run a function on every node, free what dead drivers left, shut down.
+
+Ray is imported in this file, `ray_backend.py`, `ray_errors.py` and `ray_jobs.py` and nowhere else.
+"""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from pipeline.catalog.scratch import current_owner, is_driver_dead, list_owners, release_owned_by
+from pipeline.errors import UsageError
+from pipeline.spec import Resources
+from pipeline.sweep.nodes import find_missing_paths, require_listener
+from pipeline.sweep.ray_errors import NODE_LOST_ERRORS
+from pipeline.sweep.ray_local import prepare_ray_tmpdir
+from pipeline.sweep.signals import preserve_sigterm_handler
+
+OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
+WORKER_ENVIRONMENT = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
+"""Variables that workers on other nodes need at start, so that they fetch from where the driver discovered."""
+NODE_ANSWER_TIMEOUT_S = 30.0
+
+
+class RayCluster:
+    """The Ray of one run: local and started here, or a running cluster."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self.is_local = resources.address == "local"
+
+    def connect(self) -> None:
+        """Start a local Ray or attach to the cluster at `resources.address`.
+
+        Raises:
+            UsageError: nothing listens at the address, or Ray cannot be started.
+        """
+        address = self._resources.address
+        if not self.is_local:
+            require_listener(address)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            with preserve_sigterm_handler():
+                ray.init(address, **self._options())
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
+
+    def _options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+        if not self.is_local:
+            environment = {name: os.environ[name] for name in WORKER_ENVIRONMENT if name in os.environ}
+            return options | {"runtime_env": {"env_vars": environment}}
+        return options | {
+            "num_cpus": self._resources.threads * self._resources.n_slots,
+            "num_gpus": self._resources.gpus,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "_temp_dir": str(prepare_ray_tmpdir()),
+        }
+
+    def close(self) -> None:
+        """Free this driver's scratch on every node and shut Ray down."""
+        if not self.is_local:
+            with suppress(RayError):  # a node that does not answer frees the scratch itself after a day
+                self.ask_nodes(release_owned_by, [current_owner()])
+        with preserve_sigterm_handler():  # Ray's shutdown resets the handler below Python's knowledge
+            ray.shutdown()
+
+    def free_dead_drivers(self) -> None:
+        """Free the scratch of this machine's dead drivers on all nodes; no other machine can see that they died."""
+        if self.is_local:
+            return
+        owners = {owner for _, found in self.ask_nodes(list_owners) for owner in found or ()}
+        if dead := sorted(owner for owner in owners if is_driver_dead(owner)):
+            self.ask_nodes(release_owned_by, dead)
+
+    def require_visible(self, paths: Iterable[str]) -> None:
+        """Check that every node sees every path.
+
+        Raises:
+            UsageError: lists what is missing on which node.
+        """
+        if self.is_local:
+            return
+        answers = self.ask_nodes(find_missing_paths, sorted(paths))
+        lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
+        lacking += [f"{node} does not answer" for node, answer in answers if answer is None]
+        if lacking:
+            raise UsageError(
+                "local files on a cluster",
+                "; ".join(lacking),
+                "Put the files on storage that every node mounts at the same path",
+            )
+
+    def ask_nodes(self, function: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
+        """Call `function(*args)` on every living node; return (host, result) pairs.
+
+        The result is None for a node that fails or does not answer in time; a node lost meanwhile is left out.
+        """
+        if self.is_local:
+            return [("", function(*args))]
+        remote = make_remote(function, num_cpus=0)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        hosts = {remote.options(**pin_to_node(n["NodeID"])).remote(*args): n["NodeManagerHostname"] for n in nodes}
+        answered, silent = ray.wait(list(hosts), num_returns=len(hosts), timeout=NODE_ANSWER_TIMEOUT_S)
+        for ref in silent:
+            ray.cancel(ref, force=True)
+        answers = [(hosts[ref], None) for ref in silent]
+        for ref in answered:
+            try:
+                answers.append((hosts[ref], ray.get(ref)))
+            except NODE_LOST_ERRORS:
+                continue
+            except RayError:
+                answers.append((hosts[ref], None))
+        return answers
+
+
+def make_remote(function: Callable[..., Any], **options: Any) -> Any:
+    """A Ray remote function that Ray never retries."""
+    decorate: Any = ray.remote  # its overloads lack `name`
+    return decorate(max_retries=0, retry_exceptions=False, **options)(function)
+
+
+def pin_to_node(node: str) -> dict[str, Any]:
+    """Task options that bind a task to one node."""
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
