@@ -1,4 +1,4 @@
-"""The nouns: Checkpoint, Corpus, Recipe, Resources, Sweep, Cell; and what makes two cells the same."""
+"""Core types: Checkpoint, Corpus, Recipe, Resources, Sweep and Cell, and the identity of a cell."""
 
 import os
 from functools import cached_property
@@ -36,20 +36,20 @@ ALGORITHMS: dict[str, int] = {
     **{"cleaning": 1, "sampling": 1, "capture": 1, "loss": 2},
     **{"counts": 1, "anisotropy": 4, "spectrum": 3, "norms": 3, "dimension": 2, "linearity": 3, "surrogate": 2},
 }
-"""Version of each group of numbers, raised by hand when its code changes what it returns; `cleaning` that of the rules
-by which enwik8 becomes prose."""
+"""Version of each group of metrics, raised by hand when its code returns other numbers; `cleaning` is the version of
+the rules that turn enwik8 into prose."""
 
 ModelKind = Literal["decoder", "encoder", "encdec-encoder", "encdec-decoder"]
 CorpusKind = Literal["enwik8", "enwik8-raw", "random-uniform", "random-unigram", "text"]
 
 
 def algorithm_number() -> int:
-    """One number that grows whenever any of ALGORITHMS does."""
+    """Sum of ALGORITHMS: grows whenever a version is raised."""
     return sum(ALGORITHMS.values())
 
 
 class HubFile(StrictModel):
-    """A file of a Hub repo: its path there, its bytes, and the sha256 that a download must have."""
+    """File of a Hub repo: path in the repo, size in bytes, and the sha256 that a download must have."""
 
     path: SafeRelativePath
     size: int
@@ -57,14 +57,14 @@ class HubFile(StrictModel):
 
 
 class RemoteFiles(StrictModel):
-    """Files on the Hub at one commit, which nothing can move."""
+    """Files on the Hub at one immutable commit."""
 
     repo: str
-    """Canonical id."""
+    """Canonical repo id."""
     commit: str
     files: tuple[HubFile, ...]
     subfolder: SafeRelativePath | Literal[""] = ""
-    """Folder of the repo that holds them; it is left out of their names here."""
+    """Folder of the repo that holds the files; file names are relative to it."""
 
     @property
     def total_bytes(self) -> int:
@@ -72,25 +72,25 @@ class RemoteFiles(StrictModel):
 
 
 class Checkpoint(StrictModel):
-    """Weights at one point of one training run: where the files are, and what digests they have.
+    """Weights at one point of one training run: location of the files, and their digests.
 
-    A digest is the sha256 over the sorted (file name, sha256 of the file) of the files it covers.
+    A digest is the sha256 over the sorted (file name, sha256 of the file) pairs of the files that it covers.
     """
 
     model: str
     """Hub repo id, or the local folder's name."""
     revision: str
-    """Branch, tag or folder."""
+    """Branch, tag, commit or folder."""
     path: str
-    """Folder with config.json and the weights; empty where they are on the Hub and not fetched yet."""
+    """Folder with config.json and the weights; empty if they are on the Hub and not fetched yet."""
     tokenizer_path: str
-    """Folder with the tokenizer files; the checkpoint's own unless the sweep names another."""
+    """Folder with the tokenizer files: `path`, unless the sweep names another tokenizer."""
     remote: RemoteFiles | None = None
-    """Where the files of `path` are fetched from."""
+    """Origin of the files of `path`, if they are on the Hub."""
     tokenizer_remote: RemoteFiles | None = None
-    """Where the tokenizer is fetched from, if not with the weights."""
+    """Origin of the tokenizer, if it is not fetched with the weights."""
     kinds: tuple[ModelKind, ...]
-    """The profiles it has: one, or two for an encoder-decoder; empty where config.json cannot be read."""
+    """Kinds of its layer stacks: one, or two for an encoder-decoder; empty if config.json cannot be read."""
     weights_digest: str
     config_digest: str
     tokenizer_digest: str
@@ -102,7 +102,7 @@ class Checkpoint(StrictModel):
     stage: str | None = None
     run: str | None = None
     n_params: int | None = None
-    """Parameters as the size of the weight files suggests; for the cost of a plan, not for its numbers."""
+    """Estimated from the size of the weight files; used for the cost of a plan only."""
 
     @property
     def label(self) -> str:
@@ -110,29 +110,29 @@ class Checkpoint(StrictModel):
 
     @property
     def download_bytes(self) -> int:
-        """What fetching it takes: 0 of a local folder."""
+        """Bytes to download; 0 for a local folder."""
         return sum(remote.total_bytes for remote in (self.remote, self.tokenizer_remote) if remote)
 
     @property
     def model_key(self) -> str:
-        """The lake's partition key: the model's name with nothing in it that a path could trip over."""
+        """Partition key in the lake: the model's name with path-unsafe characters replaced."""
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in self.model.replace("/", "--"))
         return safe.lstrip(".") or "-"
 
     @cached_property
     def content(self) -> str:
-        """Equal for two labels that must share one measurement."""
+        """Digest of weights, config and tokenizer: equal for labels that share one measurement."""
         return digest_json([self.weights_digest, self.config_digest, self.tokenizer_digest])
 
 
 class Corpus(StrictModel):
-    """Where tokens come from. Written `{enwik8-raw: PATH}`, `{random-uniform: {}}`, `{text: PATH}` or `KIND[:PATH]`."""
+    """Source of tokens. Written `{enwik8-raw: PATH}`, `{random-uniform: {}}`, `{text: PATH}` or `KIND[:PATH]`."""
 
     kind: CorpusKind
     path: str | None = None
-    """A local file, plain, .gz or .zip; for random-unigram the text whose token frequencies are kept."""
+    """Local file, plain, .gz or .zip; for random-unigram the text that gives the token frequencies."""
     sha256: str | None = None
-    """Of the text's bytes after unpacking; null until resolved, and for random-uniform."""
+    """sha256 of the unpacked text; None until resolved, and for random-uniform."""
 
     @model_validator(mode="before")
     @classmethod
@@ -163,28 +163,28 @@ class Corpus(StrictModel):
 
 
 class Resources(StrictModel):
-    """Everything that may not change a number."""
+    """Settings that never change a number: devices, batch size, timeouts."""
 
     gpus: Annotated[int, Field(ge=0)] = 0
     """GPUs of a local run."""
     gpu_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory of one GPU: a task whose weights take more than 60 % of it gets several; null = each gets one."""
+    """Memory of one GPU in GB: a task whose weights take more than 60 % of it gets several GPUs; null = always one."""
     cpus: Annotated[int, Field(gt=0)] = Field(default_factory=lambda: os.cpu_count() or 1)
     """CPUs of a local run, in total."""
     slots: Annotated[int, Field(gt=0)] | None = None
-    """Tasks at once; null = one per GPU, else 1."""
+    """Tasks at once; null = one per GPU, or 1 without GPUs."""
     batch_tokens: Annotated[int, Field(gt=0)] = 8192
-    """Tokens per forward pass, at least one context."""
+    """Tokens per forward pass; a batch holds at least one context."""
     address: str = "local"
     """Ray: local, auto or HOST:PORT."""
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0
-    """A task that takes longer is killed and counted as failed."""
+    """Seconds after which a task is killed and counted as failed."""
     drain_s: Annotated[float, Field(ge=0)] = 300.0
-    """Grace for running tasks after SIGTERM."""
+    """Seconds that running tasks may take to finish after SIGTERM."""
     scratch_gb: Annotated[float, Field(gt=0)] | None = None
-    """Most that fetched checkpoints may take of a node's disk; null = what is free."""
+    """Disk space in GB for fetched checkpoints on a node; null = all free space."""
     prefetch: Annotated[int, Field(ge=0)] = 1
-    """Checkpoints fetched ahead per slot, while those before them are measured."""
+    """Checkpoints fetched ahead per slot while others are measured."""
 
     @property
     def scratch_bytes(self) -> int | None:
@@ -211,7 +211,7 @@ class Resources(StrictModel):
 
 
 class Sweep(StrictModel):
-    """The wanted cells plus resources."""
+    """Wanted cells (checkpoints x corpora x recipe) plus resources."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     checkpoints: Annotated[tuple[CheckpointSource, ...], Field(min_length=1)]
@@ -219,7 +219,7 @@ class Sweep(StrictModel):
     recipe: AnyRecipe
     resources: Resources = Resources()
     steps: str = "all"
-    """all, log2, every:N, last, or a list of steps."""
+    """Selection of steps: all, log2, every:N, last, or steps separated by commas."""
     models: str = "*"
     """Glob over model names."""
 
@@ -242,18 +242,18 @@ class Sweep(StrictModel):
         return recipe
 
     def resolve_paths(self, folder: Path) -> "Sweep":
-        """The same sweep with relative paths taken from `folder`."""
-        place = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
+        """Return the sweep with relative paths resolved against `folder`."""
+        absolute = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
         return self.model_copy(
             update={
                 "checkpoints": tuple(source.resolve_paths(folder) for source in self.checkpoints),
-                "corpora": tuple(c.model_copy(update={"path": place(c.path)}) for c in self.corpora),
+                "corpora": tuple(c.model_copy(update={"path": absolute(c.path)}) for c in self.corpora),
             }
         )
 
 
 class Cell(StrictModel):
-    """(checkpoint, corpus, recipe) and which profile: the unit of identity, completion and commit."""
+    """(checkpoint, layer stack, corpus, recipe): the unit of identity, completion and commit."""
 
     checkpoint: Checkpoint
     kind: ModelKind
@@ -262,14 +262,15 @@ class Cell(StrictModel):
 
     @cached_property
     def id(self) -> str:
-        """Equal exactly for cells whose numbers must be equal: content, never labels, devices or batch sizes."""
+        """Digest of everything that may change a number: content, corpus, recipe, algorithm versions. Labels,
+        devices and batch sizes are not part of it."""
         used = {"cleaning": self.corpus.kind == "enwik8", "surrogate": self.recipe.surrogate}
         unused = [name for name, is_used in used.items() if not is_used]
         return digest_json(
             {
                 "weights": self.checkpoint.weights_digest,
                 "config": self.checkpoint.config_digest,
-                "tokenizer": self.checkpoint.tokenizer_digest,  # random ids too avoid its special and unused ids
+                "tokenizer": self.checkpoint.tokenizer_digest,  # random tokens avoid its special and unused ids
                 "kind": self.kind,
                 "corpus": [self.corpus.id, self.corpus.sha256],
                 "recipe": self.recipe.model_dump(mode="json", exclude_defaults=True),
@@ -279,6 +280,6 @@ class Cell(StrictModel):
 
     @property
     def name(self) -> str:
-        """For people: model@revision, corpus and recipe, and the profile where a model has two."""
-        profile = f" ({self.kind})" if len(self.checkpoint.kinds) > 1 else ""
-        return f"{self.checkpoint.label} {self.corpus.id} {self.recipe.label}{profile}"
+        """Display name: model@revision, corpus and recipe, and the kind if a model has two layer stacks."""
+        kind = f" ({self.kind})" if len(self.checkpoint.kinds) > 1 else ""
+        return f"{self.checkpoint.label} {self.corpus.id} {self.recipe.label}{kind}"

@@ -28,16 +28,13 @@ MAY_IMPORT = {
     "corpora": SPEC | {"hashing", "progress"},
     "geometry": SPEC,
     "model": SPEC | {"catalog"},
-    "loss": SPEC | {"model"},
-    "provenance": SPEC | {"catalog", "corpora", "model"},
-    "memory": {"recipe"},
-    "sampler": {"corpora", "geometry"},
-    "measure": SPEC | {"catalog", "corpora", "geometry", "model", "loss", "memory", "provenance", "sampler"},
+    "measurement": SPEC | {"catalog", "corpora", "geometry", "model"},
+    "measure": SPEC | {"corpora", "geometry", "model", "measurement"},
     "lake": SPEC,
     "analysis": BASE | {"lake"},
     "export": BASE | {"analysis", "catalog", "lake"},
     "report": BASE | {"analysis", "lake"},
-    "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "memory", "provenance"},
+    "sweep": SPEC | {"catalog", "corpora", "lake", "measure", "measurement"},
     "render": SPEC | {"catalog", "lake", "sweep"},
     "demo": SPEC | {"lake", "report", "sweep", "render"},
     "doctor": SPEC | {"catalog", "geometry", "lake"},
@@ -50,17 +47,18 @@ MAY_IMPORT = {
 }
 OWNERS = {
     "torch": {
-        *("doctor", "geometry", "memory", "model", "loss", "provenance", "sampler", "measure", "demo"),
-        *("integrations", "watch/priority"),
+        *("doctor", "geometry", "model", "measurement", "measure", "demo"),
+        *("integrations", "watch/__init__"),
     },
     "transformers": {"model", "demo", "integrations"},
     "tokenizers": {"demo"},
     "faiss": {"doctor", "geometry"},
-    "ray": {"sweep/ray_backend"},
+    "ray": {f"sweep/ray_{name}" for name in ("backend", "cluster", "errors", "jobs")},
     "pyarrow": {"lake"},
     "obstore": {"lake/object_store"},
     "duckdb": {"lake", "render"},
     "pandas": {"lake"},
+    "scipy": {"analysis"},
     "polars": {"lake", "analysis", "export", "report", "doctor"},
     "huggingface_hub": {
         "catalog",
@@ -115,7 +113,7 @@ def test_every_heavy_library_has_its_owner():
     assert not wrong
 
 
-HEAVY = ("torch", "transformers", "ray")
+HEAVY = ("torch", "transformers", "ray", "scipy")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.loss import Loss
+from pipeline.measurement.loss import Loss
 from pipeline.recipe import built_in_recipe
 
 MASK = 999
@@ -17,12 +17,12 @@ RECIPE = built_in_recipe("quick@1")
 class Encoder:
     """A profile whose loss of a masked token is its id, and that keeps what it was asked to mask."""
 
-    loss = "masked"
+    loss_kind = "masked"
 
     def __init__(self) -> None:
         self.masks: list[np.ndarray] = []
 
-    def masked_loss(self, ids, masked, mask_id):
+    def masked_token_losses(self, ids, masked, mask_id):
         assert mask_id == MASK
         self.masks += list(masked.numpy())
         return ids[masked].float()
@@ -79,7 +79,7 @@ def test_a_context_of_special_tokens_alone_counts_nothing() -> None:
 def test_causal_loss_is_the_mean_over_predicted_text(front: int, back: int) -> None:
     """Of token 1 on, and of no special token; groups weigh alike, and their spread is the error."""
     ids, special = contexts(6, 12, front, back)
-    loss = Loss(SimpleNamespace(loss="causal"), RECIPE, None, 2)  # type: ignore[arg-type]
+    loss = Loss(SimpleNamespace(loss_kind="causal"), RECIPE, None, 2)  # type: ignore[arg-type]
     loss.add(ids, ids[:, 1:].float(), special, np.array([0, 0, 1, 1, 1, 1]))
     counted = [[int(i) for i in row[1:] if i >= 0] for row in ids]
     means = [np.mean(counted[:2]), np.mean(counted[2:])]

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import measure, memory
+from pipeline import measure
 from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.columns import column_names
+from pipeline.measurement import memory
+from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint, load_checkpoint
 from pipeline.spec import Cell, Resources, Sweep
 from tests import real
 
@@ -36,7 +38,7 @@ def cell(folder: Path, contexts: int = 8, kept: int = 16) -> Cell:
 def measured(folder: Path, length: int) -> list[dict]:
     """Rows of a corpus of `length` times 16 contexts a group, with as many points of the k-NN cloud each time."""
     wanted = cell(folder, contexts=16 * length, kept=16 // length)
-    return measure.measure(wanted, measure.load_checkpoint(wanted.checkpoint, wanted.recipe, CPU), 512)
+    return measure.measure(wanted, load_checkpoint(wanted.checkpoint, wanted.recipe, CPU), 512)
 
 
 def numbers(rows: list[dict]) -> list[dict]:
@@ -53,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("plan", [[[0], [1], [2], [3]], [[0, 1], [2, 3]]])
 def test_layers_in_several_passes_give_the_same_bytes(folder, monkeypatch, plan):
     wanted = cell(folder)
-    opened = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
+    opened = load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
     assert measure.assign_layers_to_passes(opened.model.stack(wanted.kind), _contexts(wanted, opened), opened) == [
         [0, 1, 2, 3]
     ]
@@ -65,14 +67,14 @@ def test_layers_in_several_passes_give_the_same_bytes(folder, monkeypatch, plan)
 
 def test_a_full_device_means_a_pass_per_layer(folder, monkeypatch):
     wanted = cell(folder)
-    opened = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
+    opened = load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
     monkeypatch.setattr(measure, "free_bytes", lambda device: 2**20)
     plan = measure.assign_layers_to_passes(opened.model.stack(wanted.kind), _contexts(wanted, opened), opened)
     assert plan == [[0], [1], [2], [3]]
 
 
 def test_tasks_at_once_share_the_memory(folder):
-    shared = measure.load_checkpoint(inspect_checkpoint(folder), cell(folder).recipe, Resources(cpus=4, slots=4))
+    shared = load_checkpoint(inspect_checkpoint(folder), cell(folder).recipe, Resources(cpus=4, slots=4))
     assert shared.concurrent_tasks == 4
 
 
@@ -99,7 +101,7 @@ def test_a_corpus_of_sixteen_times_the_length_takes_no_more_memory(folder):
     assert peak_kib(folder, 16) <= 1.05 * peak_kib(folder, 1)
 
 
-def _contexts(wanted: Cell, opened: measure.LoadedCheckpoint):
+def _contexts(wanted: Cell, opened: LoadedCheckpoint):
     model = opened.model
     return measure.build_contexts(
         wanted.corpus,

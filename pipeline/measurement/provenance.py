@@ -1,4 +1,4 @@
-"""A row's columns that are not geometry: what was measured, on what, at what cost, with which code."""
+"""Columns of a row beside the metrics: identity, text, cost and provenance; and the metadata of a cell's file."""
 
 import json
 import platform
@@ -31,8 +31,8 @@ RECORDED_PACKAGES = (
 )
 
 
-def cell_columns(cell: Cell, model: Model, profile: LayerStack) -> LakeRow:
-    """Identity, model and checkpoint."""
+def cell_columns(cell: Cell, model: Model, stack: LayerStack) -> LakeRow:
+    """Columns of identity, model and checkpoint."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     named = ("model", "revision", "family", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run")
     digests = ("weights_digest", "config_digest", "tokenizer_digest")
@@ -49,7 +49,7 @@ def cell_columns(cell: Cell, model: Model, profile: LayerStack) -> LakeRow:
         "arch": model.arch,
         "norm_placement": norm_placement(model.module.config.to_dict()),
         "n_params": model.n_params,
-        "n_layers": profile.n_layers,
+        "n_layers": stack.n_layers,
         "d_model": model.d_model,
         "vocab_size": model.vocab_size,
         "dtype": model.dtype,
@@ -57,7 +57,7 @@ def cell_columns(cell: Cell, model: Model, profile: LayerStack) -> LakeRow:
 
 
 def text_columns(text: Contexts) -> LakeRow:
-    """What was read: how much, and digests that tell whether two rows read the same."""
+    """Columns of the text: its size, and digests that are equal for rows measured on the same contexts."""
     return {
         "text_sha256": text.text_sha256,
         "contexts_digest": text.digest,
@@ -67,7 +67,7 @@ def text_columns(text: Contexts) -> LakeRow:
 
 
 def cost_columns(device: str, batch_tokens: int, load_s: float, forward_s: float, total_s: float) -> LakeRow:
-    """Wall seconds of the cell; peaks of the process so far."""
+    """Columns of cost: wall seconds of the cell, and peak memory of the process so far."""
     on_gpu = device != "cpu"
     return {
         "load_s": load_s,
@@ -83,13 +83,13 @@ def cost_columns(device: str, batch_tokens: int, load_s: float, forward_s: float
 
 
 def build_row(about: LakeRow, state: StateSpec, layer: LakeRow, flags: Iterable[str]) -> LakeRow:
-    """One row: what holds for the cell, where in the model, and what was measured there."""
-    place = {"layer": state.layer, "depth": state.depth, "state": state.name}
-    return {**about, **place, **layer, "flags": sorted({*layer["flags"], *flags})}
+    """Build one row from the cell's columns, the layer's position and the layer's metrics."""
+    position = {"layer": state.layer, "depth": state.depth, "state": state.name}
+    return {**about, **position, **layer, "flags": sorted({*layer["flags"], *flags})}
 
 
 def file_metadata(recipe: Recipe) -> dict[str, str]:
-    """Key-value metadata of a cell's file: resolved recipe, algorithm and package versions, the code's commit."""
+    """Metadata of a cell's file: resolved recipe, versions of algorithms and packages, git commit of the code."""
     return {
         "recipe": json.dumps(recipe.model_dump(mode="json")),
         "algorithms": json.dumps(ALGORITHMS),
@@ -101,12 +101,12 @@ def file_metadata(recipe: Recipe) -> dict[str, str]:
 
 
 def compute_s(rows: list[LakeRow]) -> float:
-    """Wall seconds in the forward passes of a cell and in the metrics of its layers."""
+    """Wall seconds of a cell's forward passes and metrics."""
     return rows[0]["forward_s"] + sum(row["knn_s"] + row["spectrum_s"] for row in rows)
 
 
 def summarize_peaks(rows: list[LakeRow]) -> str:
-    """The result in a few words: the peaks over layers."""
+    """Short summary of a cell: the largest anisotropy and dimension over its layers."""
     peaks = {
         words: max((row[name] for row in rows if row[name] is not None), default=None)
         for words, name in (("anisotropy", "anisotropy"), ("ID", "id_twonn"))
@@ -123,7 +123,7 @@ def _version(name: str) -> str | None:
 
 @cache
 def _code() -> dict[str, str]:
-    """Git commit of this code and whether it was changed since; empty where it runs outside a checkout."""
+    """Git commit of this code and whether the checkout is modified; empty outside a checkout."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

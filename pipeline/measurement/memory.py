@@ -1,4 +1,4 @@
-"""Bytes: what is free on the host and on the GPU, how many GPUs the weights of a model take, files read ahead."""
+"""Memory: free bytes of host and GPU, GPUs that a model's weights take, and read-ahead of files."""
 
 import math
 import os
@@ -10,22 +10,22 @@ from pipeline.recipe import FLOAT32_MAX_PARAMS
 
 CGROUP = Path("/sys/fs/cgroup")
 FIRST_GPU_WEIGHTS_SHARE, OTHER_GPU_WEIGHTS_SHARE = 0.6, 0.9
-"""Share of a GPU's memory that weights may take: of the first, where the metrics are, and of any other; there the rest
-is for the states of one batch."""
+"""Share of a GPU's memory that weights may take: less on the first GPU, which also computes the metrics. The rest holds
+the activations of one batch."""
 READ_AHEAD_SHARE = 0.5
-"""Share of the free host memory that the files of one checkpoint may take ahead of its turn."""
+"""Share of the free host memory that the files of one checkpoint may take when they are read ahead."""
 CHUNK = 2**24
 
 
 def weight_budgets(free: Sequence[int]) -> list[int]:
-    """Bytes that weights may take of each GPU of a task."""
+    """Bytes of weights allowed on each GPU of a task, given its free bytes."""
     return [
         int((OTHER_GPU_WEIGHTS_SHARE if number else FIRST_GPU_WEIGHTS_SHARE) * size) for number, size in enumerate(free)
     ]
 
 
 def count_gpus_for_weights(n_params: int | None, dtype: str, gpu_bytes: int | None) -> int:
-    """The fewest GPUs that have room for the weights in the recipe's dtype; 1 where either size is not known."""
+    """Smallest number of GPUs that hold the weights in the recipe's dtype; 1 if either size is unknown."""
     if n_params is None or gpu_bytes is None:
         return 1
     wide = dtype == "float32" or (dtype == "auto" and n_params <= FLOAT32_MAX_PARAMS)
@@ -34,20 +34,19 @@ def count_gpus_for_weights(n_params: int | None, dtype: str, gpu_bytes: int | No
 
 
 def free_bytes(device: str) -> int:
-    """Of the GPU's memory, or of the host's: what this process could still take."""
+    """Bytes that this process can still allocate on the GPU, or on the host."""
     if device == "cpu":
         return min(_free_on_machine(), _free_in_container())
-    import torch  # not for the driver, which only plans
+    import torch  # not needed by the driver, which only plans
 
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def read_ahead(paths: Sequence[Path]) -> None:
-    """Have the system keep the files in its cache, if they fit, so that who loads them soon waits for no disk.
+    """Read files into the page cache, if they fit, so that a later load does not wait for the disk.
 
-    It takes memory from nobody: the system drops the pages for whoever needs them. Advice to it (`posix_fadvise`) would
-    bring no more of each file than its read-ahead window.
+    The kernel drops these pages when memory is needed. `posix_fadvise` loads only a window of each file.
     """
     if sum(path.stat().st_size for path in paths) > READ_AHEAD_SHARE * free_bytes("cpu"):
         return
@@ -59,7 +58,7 @@ def read_ahead(paths: Sequence[Path]) -> None:
 
 
 def _free_on_machine() -> int:
-    """Free, or free at once because it only caches files; all of it where the system does not say."""
+    """Available host memory (free plus reclaimable); total memory on systems without /proc/meminfo."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except FileNotFoundError:
@@ -68,7 +67,7 @@ def _free_on_machine() -> int:
 
 
 def _free_in_container() -> int:
-    """What is left of the container's limit (cgroup v2), cached files not counted; no bound without one."""
+    """Memory left under the container's limit (cgroup v2), page cache not counted; unbounded without a limit."""
     try:
         limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""Between the model and the geometry: of every state that passes, the sampled rows and nothing else."""
+"""Sampler between model and geometry: copies the sampled rows of each hidden state and nothing else."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,11 +12,11 @@ from pipeline.geometry import MomentStream, PointCloud, to_device
 
 
 class HiddenStateSampler:
-    """Hands the moment rows of each layer to the stream and its kept rows to the layer's cloud.
+    """Passes the moment rows of each layer to the stream and its kept rows to the layer's cloud.
 
     Args:
-        layers: those of the stream, in its order; states of others pass by.
-        clouds: by layer, of those that are to have one.
+        layers: layers of the stream, in its order; hidden states of other layers are ignored.
+        clouds: point clouds by layer.
     """
 
     def __init__(
@@ -26,14 +26,14 @@ class HiddenStateSampler:
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
 
     def begin_batch(self, batch: Batch) -> None:
-        """What is taken from now on are states of this batch."""
+        """Start a batch: the following states belong to it."""
         self._batch = batch
         self._passed = dict.fromkeys(self._slots, 0)
         self._moments = to_device(torch.from_numpy(batch.moment_rows), self._device)
         self._kept = to_device(torch.from_numpy(batch.kept_rows), self._device)
 
     def add_states(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
-        """The state of `layer` for the next contexts of the batch, one or many; only sampled rows are copied."""
+        """Take the hidden states of `layer` for the next one or more contexts of the batch."""
         if layer not in self._slots:
             return
         batch, rows = self._batch, hidden.flatten(0, 1)
@@ -47,12 +47,12 @@ class HiddenStateSampler:
             )
 
     def end_batch(self) -> None:
-        """Every layer has been taken for every context of the batch."""
+        """End a batch, once every layer has been added for every context."""
         batch = self._batch
         self._stream.end_batch(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))
 
 
 def _between(rows: np.ndarray, first: int, last: int) -> slice:
-    """Which of the ascending `rows` lie in first..last."""
+    """Slice of the ascending `rows` that lie in first <= row < last."""
     low, high = np.searchsorted(rows, (first, last))
     return slice(int(low), int(high))
