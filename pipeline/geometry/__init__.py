@@ -1,7 +1,7 @@
-"""The numerical core: moments, spectra, exact neighbours and dimensions of hidden states. Pure functions, no I/O.
+"""Numerical core: moments, spectra, exact neighbours and dimensions of hidden states. No I/O.
 
-`describe` takes a matrix and returns a dict by column name; `Stream`, `Cloud` and `describe_layer` are the same for
-layers that arrive in batches.
+`describe` measures one matrix and returns a dict keyed by column name. `MomentStream`, `PointCloud` and
+`describe_layer` do the same for layers that arrive in batches.
 """
 
 from pipeline.geometry.accumulator import LayerMoments

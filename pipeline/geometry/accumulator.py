@@ -1,4 +1,4 @@
-"""What one layer leaves behind, block of rows by block of rows, without a question to the device."""
+"""Block-wise streaming statistics of one layer, accumulated without device synchronisation."""
 
 import math
 from dataclasses import dataclass
@@ -11,47 +11,48 @@ from pipeline.geometry.moments import Moments, RowSums, merge_moments
 
 PILOT_NORM_ROWS = 512
 NORM_SAMPLE = 2**18
-"""Up to so many norms are all kept, 1 MiB per layer; of more, each block's at every so many ranks."""
+"""Number of float32 norms stored per layer (1 MiB); of more rows, every s-th rank of each block is stored."""
 
 
 @dataclass
 class LayerMoments:
-    """What one pass leaves of one layer, over its finite rows."""
+    """Statistics of one layer over the finite rows of one pass, in float64."""
 
     dtype: torch.dtype
-    """In which the rows arrived."""
+    """Dtype of the rows as the model produced them."""
     group_moments: list[Moments]
-    """Of all tokens, per group of contexts."""
+    """Moments of all tokens, one per group of contexts."""
     group_moments_no_sink: list[Moments]
-    """Likewise of the tokens that are no sinks."""
+    """Moments of the tokens that are not sinks, one per group of contexts."""
     sink_sums: RowSums
-    """Of the tokens that open their context or whose norm exceeds `sink_multiple` pilot medians, all groups."""
+    """Sums over the sink tokens of all groups: first of a context, or norm above `sink_multiple` pilot norms."""
     norm_statistics: "NormStatistics"
     n_nonfinite: int
-    """Rows left out of all sums."""
+    """Number of rows with NaN or infinity, which no sum includes."""
     pilot_norm: float
-    """Median norm of the first rows; of those that are not zero where at least half are (padding)."""
+    """Median norm of the first rows; of the non-zero ones if at least half are zero (padding)."""
     abs_max: float
     direction_sum: Float64[Tensor, " dim"]
     """Sum of x / |x|."""
     next_layer: "LayerMoments | None" = None
-    """The layer to which `cross` leads."""
+    """Layer on the other side of `cross_scatter`."""
     cross_scatter: Float64[Tensor, "dim next"] | None = None
-    """Sum of y z^T, y this layer's shifted row and z the following layer's; rows that are not finite count as zero."""
+    """Sum of y z^T with y the shifted row of this layer and z of the next layer; non-finite rows count as zero."""
 
     @property
     def pooled_moments(self) -> Moments:
-        """Of all tokens."""
+        """Moments of the tokens of all groups."""
         return merge_moments(self.group_moments)
 
 
 class NormStatistics:
-    """Norms of the rows: their sum, largest and number of non-zero ones, and a sample for their median.
+    """Sum, maximum and number of non-zero row norms, and a sample of norms for the median.
 
-    The sample holds every norm of up to NORM_SAMPLE rows. Of more it holds, of each block of 2048 sorted norms, those
-    in the middle of every s ranks, s the power of two that is enough. The median's rank is then off by at most s / 2
-    per block, all the same way; errors of either sign add up to about s / 78 of the median's own standard error (5 %
-    at a million rows, below one up to 16 million).
+    The sample contains every norm of up to NORM_SAMPLE rows. For more rows it contains, of each block of 2048 sorted
+    norms, the middle one of every s ranks, s being the smallest sufficient power of two. The rank of the median is
+    then off by at most s / 2 per block if all errors have one sign; with errors of either sign the total is about
+    s / 78 of the median's own standard error (5 % at one million rows, below 1 up to 16 million). `due` is the number
+    of rows to expect.
     """
 
     def __init__(self, due: int, device: torch.device) -> None:
@@ -61,17 +62,17 @@ class NormStatistics:
         self._positive = torch.zeros((), dtype=torch.int64, device=device)
 
     def add(self, norms: Float64[Tensor, " rows"], finite: Bool[Tensor, " rows"]) -> None:
-        """Add a block; rows that are not finite have the norm zero here and count for nothing."""
+        """Add a block of norms; non-finite rows must have norm zero and are not counted."""
         self._sum += norms.sum()
         self._largest.copy_(torch.maximum(self._largest, norms.max()))
         self._positive += (norms > 0).sum()
         ranked = norms.masked_fill(~finite, torch.inf).to(torch.float32).sort().values
-        middle = (self._every - 1 + len(self._sampled) % 2) // 2  # of an even number both in turn
+        middle = (self._every - 1 + len(self._sampled) % 2) // 2  # an even s has two middle ranks: alternate
         self._sampled.append(ranked[middle :: self._every].clone())
 
     @property
     def sample(self) -> Float32[Tensor, " sample"]:
-        """Block by block, ascending in each."""
+        """Sampled norms, block by block and ascending within each block."""
         norms = torch.cat(self._sampled)
         return norms[norms.isfinite()]
 
@@ -89,14 +90,14 @@ class NormStatistics:
 
 
 class Accumulator:
-    """The sums of one layer while rows arrive. Shift and pilot norm come from the first finite rows.
+    """Running float64 sums of one layer; shift and pilot norm come from the first PILOT_NORM_ROWS finite rows.
 
     Args:
-        dtype: in which the rows arrive.
+        dtype: dtype of the rows.
         dim: width of the layer.
-        n_groups: of contexts.
-        due: rows that will come.
-        sink_multiple: a token is a sink if its norm exceeds this many pilot medians, or if it opens its context.
+        n_groups: number of groups of contexts.
+        due: number of rows to expect.
+        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
     """
 
     def __init__(
@@ -116,18 +117,18 @@ class Accumulator:
     def add(
         self, rows: Float[Tensor, "rows dim"], first: Bool[Tensor, " rows"], group: int
     ) -> Float64[Tensor, "rows dim"]:
-        """Add a block of one group's rows, of which `first` open their context; returns them shifted.
+        """Add a block of rows of one group and return the shifted rows, with zeros for non-finite rows.
 
-        Rows that are not finite are zero in what is returned.
+        `first` marks the rows that open their context.
         """
         largest = rows.abs().amax(1)
         finite = largest.isfinite()
         x = torch.where(finite[:, None], rows, 0).to(torch.float64)
         norms = torch.linalg.vector_norm(x, dim=1)
-        some = finite & (finite.cumsum(0) <= PILOT_NORM_ROWS)
-        weights = torch.stack([some.to(torch.float64), (1 / norms).masked_fill(norms == 0, 0)])
-        opening, directions = weights @ x
-        self._set_shift_and_pilot(opening, norms, some)
+        pilot = finite & (finite.cumsum(0) <= PILOT_NORM_ROWS)
+        weights = torch.stack([pilot.to(torch.float64), (1 / norms).masked_fill(norms == 0, 0)])
+        pilot_sum, directions = weights @ x
+        self._set_shift_and_pilot(pilot_sum, norms, pilot)
         self._nonfinite += (~finite).sum()
         self._norms.add(norms, finite)
         self._abs_max.copy_(torch.maximum(self._abs_max, largest.masked_fill(~finite, 0).max()))
@@ -137,7 +138,7 @@ class Accumulator:
         return y
 
     def result(self) -> LayerMoments:
-        """What has been summed up."""
+        """Return the statistics of all rows added so far."""
         nonfinite, pilot, abs_max = torch.stack([self._nonfinite.double(), self._pilot, self._abs_max]).tolist()
         return LayerMoments(
             dtype=self._dtype,
@@ -151,15 +152,14 @@ class Accumulator:
             direction_sum=self._directions,
         )
 
-    def _set_shift_and_pilot(self, opening: Tensor, norms: Tensor, some: Tensor) -> None:
-        """Set shift and pilot norm, in the first block that has `some` finite rows, `opening` being their sum."""
-        mean = opening / some.sum().clamp_min(1)
+    def _set_shift_and_pilot(self, pilot_sum: Tensor, norms: Tensor, pilot: Tensor) -> None:
+        """Set shift and pilot norm in the first block that has finite rows; later calls change nothing."""
+        mean = pilot_sum / pilot.sum().clamp_min(1)
         self._shift.copy_(torch.where(self._opened, self._shift, mean))
-        self._pilot.copy_(torch.where(self._opened, self._pilot, _typical(norms, some)))
-        self._opened |= some.any()
+        self._pilot.copy_(torch.where(self._opened, self._pilot, _pilot_norm(norms, pilot)))
+        self._opened |= pilot.any()
 
     def _sink_threshold(self) -> Tensor:
-        """Norm above which a token is a sink."""
         return torch.where(self._pilot > 0, self._multiple * self._pilot, torch.inf)
 
     def _split(self, y: Tensor, finite: Tensor, sink: Tensor, group: int) -> None:
@@ -171,15 +171,15 @@ class Accumulator:
         self._sinks.add_in_place(sinks)
 
 
-def _typical(norms: Float64[Tensor, " rows"], some: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:
-    """Their median, or that of those that are not zero where it would be zero itself; 0 if all are."""
-    median = _median(norms, some)
-    return torch.where(median > 0, median, _median(norms, some & (norms > 0)))
+def _pilot_norm(norms: Float64[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:
+    """Return the median of the masked norms, or of the non-zero ones if that is zero; 0 if all are zero."""
+    median = _median(norms, mask)
+    return torch.where(median > 0, median, _median(norms, mask & (norms > 0)))
 
 
-def _median(values: Float64[Tensor, " rows"], some: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:
-    """The lower median of some values, 0 if there are none; `torch.median` of a selection would ask the device."""
-    ranked = values.masked_fill(~some, torch.inf).sort().values
-    n: Int64[Tensor, ""] = some.sum()
+def _median(values: Float64[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:
+    """Return the lower median of the masked values, 0 if none; boolean indexing would synchronise the device."""
+    ranked = values.masked_fill(~mask, torch.inf).sort().values
+    n: Int64[Tensor, ""] = mask.sum()
     middle = ranked.index_select(0, ((n - 1) // 2).clamp_min(0)[None])[0]
     return torch.where(n > 0, middle, 0.0)

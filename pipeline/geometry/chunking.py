@@ -1,4 +1,4 @@
-"""Rows in parts that fit where the device is fast, and a choice of rows that copies nothing where all are chosen."""
+"""Row chunks sized for the device, and row selection without a copy when all rows are selected."""
 
 from collections.abc import Iterator
 
@@ -6,22 +6,22 @@ from jaxtyping import Int, Shaped
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**30}
-"""Of the work on one tile. Little on the CPU: fresh pages cost more than the arithmetic on them."""
+"""Working memory of one chunk by device; small on the CPU, where fresh pages cost more than the arithmetic."""
 
 
 def chunk_slices(rows: int, bytes_per_row: int, work: int) -> Iterator[slice]:
-    """Slices of the rows that need at most `work` bytes each; of no rows one that is empty."""
+    """Return slices of `rows` rows with at most `work` bytes each; zero rows give one empty slice."""
     step = max(work // max(bytes_per_row, 1), 1)
     return (slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step))
 
 
 def chunk_matrix_rows(points: Shaped[Tensor, "rows dim"], bytes_per_coordinate: int) -> Iterator[slice]:
-    """Slices of a matrix's rows, for work that needs so many bytes for each of their coordinates."""
+    """Return slices of the rows of a matrix for work that needs `bytes_per_coordinate` bytes per element."""
     return chunk_slices(len(points), bytes_per_coordinate * points.shape[1], CHUNK_BYTES[points.device.type])
 
 
 def select_rows(
-    rows: Shaped[Tensor, "rows ..."], ascending: Int[Tensor, " select_rows"]
-) -> Shaped[Tensor, "select_rows ..."]:
-    """The rows of these distinct indices in ascending order; the same storage where these are all."""
+    rows: Shaped[Tensor, "rows ..."], ascending: Int[Tensor, " selected"]
+) -> Shaped[Tensor, "selected ..."]:
+    """Return the rows at distinct ascending indices; shares storage with `rows` if all are selected."""
     return rows if len(ascending) == len(rows) else rows.index_select(0, ascending)

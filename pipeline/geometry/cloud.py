@@ -1,4 +1,4 @@
-"""The sampled hidden states of one layer, with where each came from."""
+"""Point cloud: the sampled hidden states of one layer with context, token and group ids."""
 
 import numpy as np
 import torch
@@ -11,14 +11,14 @@ RowIds = Int[Tensor, " rows"] | Int[np.ndarray, " rows"]
 
 
 class PointCloud:
-    """PointCloud: rows kept for the k-NN graph in the dtype in which the model made them, in a buffer of fixed size.
+    """Fixed-size buffer of rows for the k-NN graph, in the model's own dtype.
 
-    The points are on the device. Their labels, which the host knows, stay there until they are asked for.
+    Points are stored on the device. Their ids stay on the host until they are read.
 
     Args:
-        capacity: rows it will hold.
+        capacity: maximum number of rows.
         dim: width of the layer.
-        dtype: native dtype of the rows.
+        dtype: dtype of the rows.
     """
 
     def __init__(self, capacity: int, dim: int, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
@@ -34,14 +34,14 @@ class PointCloud:
         token: RowIds | None = None,
         group: RowIds | None = None,
     ) -> None:
-        """Append rows; `context` and `token` are ids for the neighbour shares, `group` counts from 0.
+        """Append rows; `context` and `token` are ids for the neighbour shares, `group` is a 0-based group index.
 
         Raises:
-            ValueError: more rows than the cloud was made for.
+            ValueError: the rows exceed the capacity.
         """
         part = slice(self._fill, self._fill + len(rows))
         if part.stop > len(self._points):
-            raise ValueError(f"a cloud of {len(self._points)} rows was given {part.stop}")
+            raise ValueError(f"{part.stop} rows exceed the capacity of the point cloud, {len(self._points)}")
         self._points[part] = rows
         for labels, given in zip(self._labels, (context, token, group), strict=True):
             if given is not None:

@@ -1,4 +1,4 @@
-"""From moments and cloud of a layer to its row; and the same for a matrix at hand."""
+"""Row of metrics of one layer, from its moments and its point cloud or from a whole matrix of hidden states."""
 
 import time
 from collections.abc import Sequence
@@ -20,18 +20,19 @@ DEGENERATE_FLAGS = {"constant_layer", "too_few_tokens", "too_few_points"}
 
 
 def describe_layer(moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> dict[str, object]:
-    """Every metric of one layer by column name, with `status`, `flags` and the wall seconds of each kind of metric.
+    """Return every metric of one layer by column name, with `status`, `flags` and the wall time per timing column.
 
-    Null always comes with a word in `flags`. The status is `nonfinite` where rows held NaN or infinity (the numbers
-    are those of the other rows), `degenerate` where there is nothing to measure, else `ok`.
+    A word in `flags` explains every null. The status is `nonfinite` if rows contain NaN or infinity (the values are
+    those of the other rows), `degenerate` if there is nothing to measure, else `ok`. Sums accumulate in
+    float64; `Moments` and `pair_distances` state the dtype of the products.
     """
     layer = Layer(moments, cloud, recipe)
     row: dict[str, object] = {}
     with torch.inference_mode():
-        for seconds in sorted({group.TIMING_COLUMN for group in metric_groups()}):
+        for timing_column in sorted({group.TIMING_COLUMN for group in metric_groups()}):
             started = time.perf_counter()
-            row.update(_measure(layer, seconds))
-            row[seconds] = time.perf_counter() - started
+            row.update(_measure(layer, timing_column))
+            row[timing_column] = time.perf_counter() - started
     return {**row, "status": _status(layer.flags), "flags": sorted(layer.flags)}
 
 
@@ -42,17 +43,17 @@ def describe(
     recipe: Recipe | str = "standard@1",
     groups: IdsLike | None = None,
 ) -> dict[str, object]:
-    """The geometry of a matrix of hidden states: one dict by column name, as in the lake.
+    """Return the geometry of a matrix of hidden states as one dict keyed by column name, as in the lake.
 
     Args:
-        points: `[N, dim]`, floating, in the dtype in which the model made them; any device.
-        contexts: id of each row's context; the first row of each counts as a sink.
-        token_ids: token id of each row.
-        recipe: of which `k`, `sink_multiple` and `seed` are used; `id_authors` takes all points.
-        groups: disjoint groups of contexts; with two or more the standard errors are filled.
+        points: `[N, dim]`, floating point, in the model's own dtype; on any device.
+        contexts: `[N]`, id of each row's context; the first row of each context counts as a sink token.
+        token_ids: `[N]`, token id of each row.
+        recipe: supplies `k`, `sink_multiple`, `seed` and `surrogate`; `id_authors` uses all points.
+        groups: `[N]`, disjoint groups of contexts; two or more groups give standard errors.
 
     Raises:
-        UsageError: a shape that is no matrix, or labels that do not fit it.
+        UsageError: `points` is not a non-empty floating-point matrix, or labels have another length.
     """
     rows = _matrix(points)
     given = {"contexts": contexts, "token_ids": token_ids, "groups": groups}
@@ -72,9 +73,8 @@ def describe(
     return describe_layer(moments, cloud, recipe.model_copy(update={"authors_points": len(rows)}))
 
 
-def _measure(layer: Layer, seconds: str) -> MetricValues:
-    """The metrics whose time counts towards one column."""
-    groups = (group for group in metric_groups() if seconds == group.TIMING_COLUMN)
+def _measure(layer: Layer, timing_column: str) -> MetricValues:
+    groups = (group for group in metric_groups() if timing_column == group.TIMING_COLUMN)
     return {column: value for group in groups for column, value in group.measure(layer).items()}
 
 
@@ -88,7 +88,7 @@ def _matrix(points: Tensor | np.ndarray) -> Tensor:
     rows = torch.as_tensor(points).detach()
     if rows.ndim != 2 or not rows.numel() or not rows.is_floating_point():
         found = f"an array of shape {tuple(rows.shape)} and type {rows.dtype}"
-        raise UsageError("points", found, "Give a non-empty floating-point matrix, one row per token")
+        raise UsageError("points", found, "Give a non-empty floating-point matrix [tokens, dim]")
     return rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
 
 
@@ -97,12 +97,14 @@ def _labels(name: str, values: IdsLike | None, rows: Tensor) -> Tensor | None:
         return None
     labels = torch.as_tensor(values).to(rows.device)
     if labels.shape != rows.shape[:1]:
-        raise UsageError(name, f"shape {tuple(labels.shape)} for {len(rows)} points", "Give one integer per point")
+        raise UsageError(
+            name, f"shape {tuple(labels.shape)} for {len(rows)} points", f"Give {len(rows)} integers, one per point"
+        )
     return labels.to(torch.int64)
 
 
 def _first_of_each(labels: Tensor | None, n: int, device: torch.device) -> Tensor:
-    """Which rows are the first with their label; none without labels."""
+    """Return the mask of rows that are the first with their label; all False without labels."""
     first = torch.zeros(n, dtype=torch.bool, device=device)
     if labels is not None:
         _, context = labels.unique(return_inverse=True)

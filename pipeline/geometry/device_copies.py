@@ -1,4 +1,4 @@
-"""Between host and device without waiting for the device."""
+"""Asynchronous copies between host and device."""
 
 import torch
 from jaxtyping import Shaped
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def to_device(tensor: Shaped[Tensor, "..."], device: torch.device | str) -> Shaped[Tensor, "..."]:
-    """The tensor on the device; a copy from the host is queued and not waited for."""
+    """Return the tensor on the device; a copy from host to GPU is queued without waiting."""
     device = torch.device(device)
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -14,7 +14,7 @@ def to_device(tensor: Shaped[Tensor, "..."], device: torch.device | str) -> Shap
 
 
 class HostCopy:
-    """A tensor on its way to the host; later work of the device is not waited for."""
+    """Asynchronous copy of a tensor to the host; waiting does not include later device work."""
 
     def __init__(self, tensor: Shaped[Tensor, "..."]) -> None:
         self._copy = tensor.to("cpu", non_blocking=True)
@@ -23,7 +23,7 @@ class HostCopy:
             self._arrival.record(torch.cuda.current_stream(tensor.device))
 
     def wait(self) -> Shaped[Tensor, "..."]:
-        """The tensor, when it is there."""
+        """Return the host tensor once the copy is complete."""
         if self._arrival is not None:
             self._arrival.synchronize()
         return self._copy

@@ -1,4 +1,4 @@
-"""Eigenvalues of symmetric float64 matrices: all of them, or the largest alone."""
+"""Eigenvalues of symmetric float64 matrices: the full spectrum or the largest one."""
 
 from typing import NamedTuple
 
@@ -7,20 +7,20 @@ from jaxtyping import Float64
 from torch import Tensor
 
 DENSE_DIM = 256
-"""Up to here the full decomposition is as cheap as Lanczos."""
+"""Largest dim at which the full decomposition is as cheap as Lanczos."""
 LANCZOS_STEPS = 128
 LANCZOS_RESIDUAL = 1e-10
 
 
 class EigenDecomposition(NamedTuple):
-    """Eigenvalues of a positive semi-definite matrix, largest first, and on demand its eigenvectors as columns."""
+    """Eigenvalues of a positive semi-definite matrix, descending, and optionally eigenvectors as columns."""
 
     values: Float64[Tensor, " dim"]
     vectors: Float64[Tensor, "dim dim"] | None
 
 
 def eigendecompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) -> EigenDecomposition:
-    """All eigenvalues; those that rounding made negative are zero."""
+    """Return all eigenvalues in float64; values that rounding made negative are set to zero."""
     if vectors:
         values, columns = torch.linalg.eigh(matrix)
         return EigenDecomposition(values.flip(0).clamp_min(0), columns.flip(1))
@@ -28,10 +28,10 @@ def eigendecompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) ->
 
 
 def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
-    """The largest eigenvalue, to a relative error of 1e-10 or that of the full decomposition.
+    """Return the largest eigenvalue with relative error 1e-10 or that of the full decomposition.
 
-    Lanczos with full reorthogonalisation from a seeded start; some eigenvalue lies within the residual, and the
-    largest is found unless the start is orthogonal to its vector. What has not converged is decomposed in full.
+    Lanczos with full reorthogonalisation from a seeded start vector. Some eigenvalue lies within the residual; it is
+    the largest unless the start is orthogonal to its eigenvector. Without convergence the matrix is fully decomposed.
     """
     if len(matrix) > DENSE_DIM:
         value, residual = _lanczos(matrix, LANCZOS_STEPS)
@@ -41,7 +41,7 @@ def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
 
 
 def _lanczos(matrix: Float64[Tensor, "dim dim"], steps: int) -> tuple[float, float]:
-    """Largest Ritz value and its residual, after at most `steps` products."""
+    """Return the largest Ritz value and its residual after at most `steps` products."""
     generator = torch.Generator().manual_seed(0)
     vector = torch.randn(len(matrix), generator=generator, dtype=torch.float64).to(matrix.device)
     basis = matrix.new_zeros(steps, len(matrix))
@@ -52,7 +52,7 @@ def _lanczos(matrix: Float64[Tensor, "dim dim"], steps: int) -> tuple[float, flo
         basis[step] = vector
         image = matrix @ vector
         diagonal.append(float(vector @ image))
-        for _ in range(2):  # twice is enough
+        for _ in range(2):  # two Gram-Schmidt passes restore orthogonality
             image = image - basis[: step + 1].T @ (basis[: step + 1] @ image)
         off.append(float(image.norm()))
         value, last = _ritz(diagonal, off)
@@ -64,7 +64,7 @@ def _lanczos(matrix: Float64[Tensor, "dim dim"], steps: int) -> tuple[float, flo
 
 
 def _ritz(diagonal: list[float], off: list[float]) -> tuple[float, float]:
-    """Largest eigenvalue of the tridiagonal matrix and the last coordinate of its vector."""
+    """Return the largest eigenvalue of the tridiagonal matrix and |last coordinate| of its eigenvector."""
     side = torch.tensor(off[:-1], dtype=torch.float64)
     small = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(side, 1) + torch.diag(side, -1)
     values, vectors = torch.linalg.eigh(small)

@@ -1,4 +1,4 @@
-"""Distances of chosen pairs by differences of the stored values, where a product's cancellation does not reach."""
+"""Distances of given pairs by differences of the stored values, free of a product's cancellation."""
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -8,26 +8,27 @@ from pipeline.geometry.candidates import faiss_squared_distances
 from pipeline.geometry.chunking import CHUNK_BYTES, chunk_slices
 
 FLOAT32_SUM_COORDINATES = {"cpu": 64, "cuda": 2048}
-"""Coordinates of a sum in float32: at most 16 terms for each of a processor's lanes, then a tree over the lanes."""
+"""Coordinates summed in float32: at most 16 terms per SIMD lane, then a tree over the lanes."""
 DISTANCE_TOLERANCE = 2.0**-20
-"""Relative error of a distance is below this: (3 + 16 + 8) / 2 roundings at worst; 2e-7 was seen."""
+"""Upper bound of the relative error of a distance: (3 + 16 + 8) / 2 roundings at worst; measured: 2e-7."""
 FLOAT64_RANKS = 16
-"""Ranks taken again with squares summed in float64, to 6e-8; the estimates of small scales need no others."""
+"""Nearest ranks recomputed with squares summed in float64, to 6e-8; small-scale estimates use only these ranks."""
 UNDERFLOW_MARGIN = 2.0**38
-"""A sum so many times the smallest normal number has lost nothing to underflow, in up to 4096 coordinates."""
+"""Multiple of the smallest normal number above which a sum of up to 4096 squares lost nothing to underflow."""
 
 
 def pair_distances(
     points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
 ) -> Float64[Tensor, "rows width"]:
-    """From each of `points[rows]` to its others; infinite where a difference overflows the dtype of the points.
+    """Return float64 distances from `points[rows]` to their `others`; infinite if a difference overflows the dtype.
 
-    Differences are taken in the dtype of the points. Their squares are summed in it over a few coordinates and in
-    float64 over those sums; of the nearest ones, and where squares leave the range of the dtype, in float64 throughout.
+    Differences are taken in the dtype of the points. Squares are summed in that dtype over a few coordinates and in
+    float64 over these partial sums. The FLOAT64_RANKS nearest ranks, and pairs whose squares leave the range of the
+    dtype, are summed in float64 throughout.
     """
     squared = torch.zeros(others.shape, dtype=torch.float64, device=points.device)
-    for some in points.split(FLOAT32_SUM_COORDINATES[points.device.type], dim=1):
-        squared += _squared(some.contiguous(), rows, others)
+    for block in points.split(FLOAT32_SUM_COORDINATES[points.device.type], dim=1):
+        squared += _squared(block.contiguous(), rows, others)
     outside = ((squared < UNDERFLOW_MARGIN * torch.finfo(points.dtype).tiny) | ~squared.isfinite()).nonzero(
         as_tuple=True
     )
@@ -53,7 +54,7 @@ def _gathered(points: Tensor, rows: Tensor, others: Tensor) -> Float[Tensor, "ro
 def _in_float64(points: Tensor, rows: Tensor, others: Tensor) -> Float64[Tensor, "rows width"]:
     parts = chunk_slices(len(rows), 6 * others.shape[1] * points.shape[1], CHUNK_BYTES[points.device.type])
     differences = (_rows(points, others[part]).sub_(points[rows[part], None]) for part in parts)
-    return torch.cat([torch.linalg.vector_norm(some, dim=2, dtype=torch.float64) for some in differences])
+    return torch.cat([torch.linalg.vector_norm(part, dim=2, dtype=torch.float64) for part in differences])
 
 
 def _rows(points: Tensor, indices: Tensor) -> Float[Tensor, "rows width dim"]:

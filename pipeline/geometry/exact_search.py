@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: float32 candidates, distances again by differences, and a certificate for every list."""
+"""Exact nearest neighbours: float32 candidates, distances recomputed by differences, a certificate per list."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,33 +15,33 @@ from pipeline.geometry.precision import UNIT_ROUNDOFF
 
 SHIFT_ROWS = 1024
 MASSIVE_NORM_MULTIPLE = 8.0
-"""Rows longer than this many median lengths get a bound of their own, or no other row could be certified."""
+"""Points longer than this many median lengths get a separate bound; with a common one no row could be certified."""
 STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}
-"""Of one step of a product's sum; 16-bit operands are summed in float32, which tensor cores may truncate."""
+"""Rounding unit of one step of a product's sum; tensor cores may truncate float32 sums of 16-bit operands."""
 PILOT_QUERIES = 256
-"""Tried first where another rung is near: one that certifies less than half of them is passed over."""
+"""Queries tried first on a cheap engine; an engine that certifies less than half of them is skipped."""
 
 
 class NeighborLists(NamedTuple):
-    """Of each query its k nearest other points, nearest first, ties by index."""
+    """The k nearest other points of each query, nearest first, ties ordered by index."""
 
     distances: Float64[Tensor, "rows k"]
     indices: Int[Tensor, "rows k"]
     certified: Bool[Tensor, " rows"]
-    """Whether no other point can be nearer than the last one of the list, by more than SLACK."""
+    """True if no point outside the list can be nearer than its last point by more than DISTANCE_TOLERANCE."""
 
 
 @dataclass(frozen=True)
 class _View:
-    """The points as one engine sees them: shifted and rounded, with what rounding can have done to distances."""
+    """Points as one engine sees them: shifted and rounded, with bounds on the effect of rounding."""
 
     values: Float[Tensor, "points dim"]
     length: Float64[Tensor, " points"]
-    """Not less than that of the values, and hardly more."""
+    """Tight upper bound of the length of each value."""
     error: Float64[Tensor, " points"]
-    """Distance by which rounding moved a point."""
+    """Upper bound of the distance by which rounding moved each point."""
     gamma: float
-    """Relative error of a product: 4 times the statistical bound (sqrt(d) + 8) u, or the worst case if smaller."""
+    """Relative error of a product: 4 times the statistical bound (sqrt(d) + 8) u, at most the worst case (d + 8) u."""
     massive: Bool[Tensor, " points"]
 
     @classmethod
@@ -53,7 +53,7 @@ class _View:
             values[part] = exact
             length[part] = torch.linalg.vector_norm(exact, dim=1)
             error[part] = torch.linalg.vector_norm(exact.sub_(values[part]), dim=1)
-        # The float64 difference itself is rounded once.
+        # The float64 difference itself has one rounding.
         error += UNIT_ROUNDOFF[torch.float64] * length
         length += error
         unit, dim = STEP_ROUNDOFF[dtype], points.shape[1]
@@ -68,17 +68,19 @@ def search_neighbors(
     seed: int = 0,
     engine: CandidateEngine | None = None,
 ) -> NeighborLists:
-    """The min(k, points - 1) nearest other points of `points[rows]`, exactly, whatever the engine.
+    """Return the min(k, points - 1) exact nearest other points of `points[rows]`, independent of the engine.
 
-    Candidates come from float32 products about the coordinate-wise median, on a GPU from bfloat16 ones before. Their
-    distances are taken again as differences of the stored values (see `differences`). A list is certified when the
-    triangle inequality over the rounding errors rules out every point that was not proposed; what is not certified
-    goes through float64 products, then through differences from every point.
+    Candidates come from float32 products about the coordinate-wise median, on a GPU from bfloat16 products first.
+    Their distances are recomputed by differences of the stored values (see `pair_distances`). A list is certified if
+    the triangle inequality with the rounding errors excludes every point that was not proposed. Uncertified lists are
+    searched again with float64 products and then with differences from every point.
 
     Args:
-        points: finite and distinct, float32 or float64.
+        points: `[points, dim]`, finite and distinct, float32 or float64.
+        k: number of neighbours.
         rows: indices of the queries, ascending.
-        engine: of the first rung, in float32; default as `first_rungs` has it.
+        seed: seed of the subsample whose median is the shift.
+        engine: first engine, used in float32; default: `default_ladder`.
     """
     k = max(min(k, len(points) - 1), 0)
     lists = NeighborLists(
@@ -89,10 +91,10 @@ def search_neighbors(
     if not k or not len(rows):
         return lists
     for propose, view in _ladder(points, k, rows, seed, engine):
-        open_ = (~lists.certified).nonzero().flatten()
-        found = _rung(points, view, rows[open_], k, propose)
+        uncertified = (~lists.certified).nonzero().flatten()
+        found = _search_with(points, view, rows[uncertified], k, propose)
         for whole, part in zip(lists, found, strict=True):
-            whole[open_] = part
+            whole[uncertified] = part
         if bool(lists.certified.all()):
             break
     return lists
@@ -101,14 +103,14 @@ def search_neighbors(
 def _ladder(
     points: Tensor, k: int, rows: Tensor, seed: int, engine: CandidateEngine | None
 ) -> Iterator[tuple[CandidateEngine, _View]]:
-    """The rungs from cheap to certain; a rung's view is made when it is reached."""
+    """Yield the engines from cheapest to exact, each with its view of the points, created on demand."""
     generator = torch.Generator().manual_seed(seed)
-    some = torch.randperm(len(points), generator=generator)[:SHIFT_ROWS].to(points.device)
-    shift = points[some].median(0).values.to(torch.float64)
-    *low, (propose, dtype) = [(engine, torch.float32)] if engine else default_ladder(points.device, points.shape[1])
-    for cheap, coarse in low:
-        view, some = _View.of(points, shift, coarse), rows[:: -(-len(rows) // PILOT_QUERIES)]
-        if float(_rung(points, view, some, k, cheap).certified.double().mean()) >= 0.5:
+    subsample = torch.randperm(len(points), generator=generator)[:SHIFT_ROWS].to(points.device)
+    shift = points[subsample].median(0).values.to(torch.float64)
+    *cheaper, (propose, dtype) = [(engine, torch.float32)] if engine else default_ladder(points.device, points.shape[1])
+    for cheap, coarse in cheaper:
+        view, pilot = _View.of(points, shift, coarse), rows[:: -(-len(rows) // PILOT_QUERIES)]
+        if float(_search_with(points, view, pilot, k, cheap).certified.double().mean()) >= 0.5:
             yield cheap, view
     yield propose, _View.of(points, shift, dtype)
     view = _View.of(points, shift, torch.float64)
@@ -116,7 +118,7 @@ def _ladder(
     yield direct_engine, view
 
 
-def _rung(points: Tensor, view: _View, rows: Tensor, k: int, propose: CandidateEngine) -> NeighborLists:
+def _search_with(points: Tensor, view: _View, rows: Tensor, k: int, propose: CandidateEngine) -> NeighborLists:
     width = min(max(k + 8, 32), len(points) - 1)
     found = propose(select_rows(view.values, rows), view.values, width + 1)
     candidates = _without_self(found, rows)
@@ -129,7 +131,7 @@ def _rung(points: Tensor, view: _View, rows: Tensor, k: int, propose: CandidateE
 
 
 def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
-    """One candidate less per row: the query itself, or the farthest where cancellation hid the query."""
+    """Drop one candidate per row: the query itself, or the farthest if cancellation hid the query."""
     drop = found.indices == rows[:, None]
     absent = (~drop.any(1)).nonzero().flatten()
     drop[absent, found.squared_distances[absent].argmax(1)] = True
@@ -137,18 +139,18 @@ def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
 
 
 def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Distances to the candidates from differences of the stored values; sorted, ties by index."""
+    """Return the distances to the candidates by differences, and the candidates, sorted; ties ordered by index."""
     candidates = candidates.sort(1).values
     nearest, order = pair_distances(points, rows, candidates).sort(dim=1, stable=True)
     return nearest, candidates.gather(1, order)
 
 
 def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[Tensor, " rows"]:
-    """Whether no point beyond the candidates can be nearer than the list's last.
+    """Return True per row if no point outside the candidates can be nearer than the last point of its list.
 
-    A point that was not proposed has an approximate squared distance of at least `cutoff`, off by at most
-    2 gamma (|x|^2 + |y|^2), between positions off by the rounding errors. For ordinary rows y ranges over the ordinary
-    points alone; massive ones are farther than the difference of the lengths.
+    A point that was not proposed has an approximate squared distance of at least `cutoff`, with an error of at most
+    2 gamma (|x|^2 + |y|^2), between positions with rounding errors. For ordinary rows y ranges over the ordinary
+    points; massive points are farther away than the difference of the lengths.
     """
     massive, own = view.massive[rows], view.length[rows]
     ordinary = ~view.massive
@@ -157,6 +159,6 @@ def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[
     slip = 2 * view.gamma * (own.square() + farthest.square())
     reach = (cutoff - slip).clamp_min(0).sqrt() - error
     gap = view.length[view.massive].min() - own - view.error.max() if view.massive.any() else torch.inf
-    # In float64 a tie that runs past the candidates is no failure: the distances are right either way.
+    # In float64 a tie that extends beyond the candidates may be certified: the distances are the same either way.
     last = last * (1 + (-DISTANCE_TOLERANCE if view.values.dtype == torch.float64 else DISTANCE_TOLERANCE))
     return (last <= reach) & (massive | (last <= gap))

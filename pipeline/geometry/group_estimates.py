@@ -1,4 +1,4 @@
-"""Neighbour distances of the groups that have a dimension, and the mean of an estimate over them."""
+"""Neighbour distances of the groups that are large enough, and the mean of an estimate over groups."""
 
 import math
 
@@ -8,18 +8,18 @@ from torch import Tensor
 from pipeline.geometry.layer import Layer
 
 MIN_POINTS = 100
-"""Below this a group has no dimension: one standard deviation would be 10 % or more."""
+"""Minimum points of a group for a dimension estimate; with fewer the standard deviation would reach 10 %."""
 FEW_POINTS = 500
 
 Radii = Float64[Tensor, "_points _k"]
-"""Neighbour distances of one group; groups may differ in points, and so in neighbours."""
+"""Neighbour distances of one group; the number of points and neighbours may differ between groups."""
 
 
 def usable_group_radii(layer: Layer) -> list[Radii]:
-    """Of each group that can be measured.
+    """Return the neighbour distances of every group that can be measured, float64.
 
-    Groups with fewer than 100 points, or with r1 = r2 at every point, are left out (flags `group_too_small`, or
-    `too_few_points` where no group has 100, and `tied_distances`); those with fewer than 500 count (`few_points`).
+    Groups with fewer than 100 points are left out (flag `group_too_small`, or `too_few_points` if no group has 100),
+    as are groups with r1 = r2 at every point (`tied_distances`). Groups with fewer than 500 count (`few_points`).
     """
     enough = [g.radii for g in layer.dimension_graphs if len(g.radii) >= MIN_POINTS]
     if not enough:
@@ -35,9 +35,9 @@ def usable_group_radii(layer: Layer) -> list[Radii]:
 
 
 def mean_over_groups(layer: Layer, values: list[float]) -> tuple[float, float | None] | tuple[None, None]:
-    """Mean of the groups' values and its standard error, sd / sqrt(groups), null with one group.
+    """Return the mean over groups and its standard error, sd / sqrt(groups); the error is None with one group.
 
-    An estimate is not finite where every distance that it uses is tied; such groups are left out (`tied_distances`).
+    An estimate is not finite if all its distances are tied; such groups are left out (flag `tied_distances`).
     """
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < len(values):

@@ -1,4 +1,4 @@
-"""One layer as the metrics see it: its moments, its cloud, and what several metrics share, made once."""
+"""Input of the metrics: moments and point cloud of one layer, with cached intermediate results."""
 
 from functools import cached_property
 
@@ -19,7 +19,7 @@ MetricValues = dict[str, MetricValue]
 
 
 class Layer:
-    """What every metric group measures; `flags` collects the reasons of nulls and the caveats of numbers."""
+    """Input of every metric group; `flags` collects the reasons for nulls and the caveats on values."""
 
     def __init__(self, moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> None:
         self.moments, self.cloud, self.recipe = moments, cloud, recipe
@@ -27,12 +27,12 @@ class Layer:
 
     @cached_property
     def pooled_moments(self) -> Moments:
-        """Moments of all tokens."""
+        """Moments of the tokens of all groups."""
         return self.moments.pooled_moments
 
     @cached_property
     def varies(self) -> bool:
-        """Whether tokens differ by more than the rounding of a float64 mean; if not, the layer is constant."""
+        """True if tokens differ by more than the rounding of a float64 mean; otherwise sets a flag."""
         if self.pooled_moments.count < 2:
             self.flags.add("too_few_tokens")
             return False
@@ -41,25 +41,26 @@ class Layer:
             return False
         return True
 
-    def is_spread(self, some: Moments) -> bool:
-        """Whether some of the layer's tokens are two or more and differ by more than rounding.
+    def is_spread(self, part: Moments) -> bool:
+        """Return True if `part`, moments of a subset of the tokens, has two or more tokens that differ beyond rounding.
 
-        Rounding of the mean, and of the variance as a difference of sums about a shift that may lie far away: for
-        constant rows that leaves up to 2^-45 of their mean |x - shift|^2, whatever dim (20,000 rows, float64
-        products; 2^-15 in float32). Spreads below 1e-6 (8e-3) of the distance to the shift cannot be told from it.
+        The bound covers rounding of the mean and cancellation in the variance, which is a difference of sums about a
+        shift that may be far away: constant rows leave up to 2^-45 of their mean |x - shift|^2 at any dim (20,000
+        rows, float64 products; 2^-15 in float32). Spreads below 1e-6 (float32: 8e-3) of the distance to the shift
+        are indistinguishable from rounding.
         """
-        if some.count < 2:
+        if part.count < 2:
             return False
-        cancellation = 2.0**-40 if product_dtype(some.shifted_sum.device) == torch.float64 else 2.0**-14
+        cancellation = 2.0**-40 if product_dtype(part.shifted_sum.device) == torch.float64 else 2.0**-14
         rounding = 2.0**-96 * float(self.second_moment.trace())
-        rounding += cancellation * float(some.scatter.trace()) / some.count
-        return float(some.covariance().trace()) > rounding
+        rounding += cancellation * float(part.scatter.trace()) / part.count
+        return float(part.covariance().trace()) > rounding
 
     def eigenvalue_floor(self, largest: float) -> float:
-        """Eigenvalues below this are noise, `largest` being the first of their kind.
+        """Return the noise floor of a spectrum whose largest eigenvalue is `largest`.
 
-        The larger of `dim * 2^-52 * largest` (what a float64 decomposition resolves; `2^-20 * largest` where products
-        run in float32) and `unit^2 * median_j E[x_j^2] / 3` (the variance of rounding activations to their dtype).
+        The floor is the larger of `dim * 2^-52 * largest` (resolution of a float64 decomposition; `2^-20 * largest`
+        with float32 products) and `unit^2 * median_j E[x_j^2] / 3` (variance of rounding activations to their dtype).
         """
         dim, device = len(self.covariance), self.covariance.device
         resolution = dim * 2.0**-52 if product_dtype(device) == torch.float64 else 2.0**-20
@@ -76,34 +77,34 @@ class Layer:
 
     @cached_property
     def covariance_eigen(self) -> EigenDecomposition:
-        """Of the covariance; with vectors where a linear map is to be fitted."""
+        """Eigenvalues of the covariance; with eigenvectors if a linear map to a next layer is fitted."""
         return eigendecompose(self.covariance, vectors=self.moments.next_layer is not None)
 
     @cached_property
     def second_moment_eigen(self) -> EigenDecomposition:
-        """Of the second moment."""
+        """Eigenvalues of the uncentered second moment."""
         return eigendecompose(self.second_moment)
 
     @cached_property
     def group_members(self) -> list[Int[Tensor, " _members"]]:
-        """Per group the indices of its points in the cloud."""
+        """Indices of each group's points in the cloud."""
         groups = range(int(self.cloud.group_ids.max()) + 1) if len(self.cloud) else ()
         return [(self.cloud.group_ids == g).nonzero().flatten() for g in groups]
 
     @cached_property
     def deduplicated_graphs(self) -> list[NeighborGraph]:
-        """Per group the graph of its distinct points, with 2k neighbours: GRIDE at scale k needs the 2k-th."""
+        """k-NN graph of each group's distinct points, with 2k neighbours because GRIDE at scale k needs the 2k-th."""
         k, seed = 2 * self.recipe.k, self.recipe.seed
         return [build_exact_graph(self.cloud.points[members], k, seed) for members in self.group_members]
 
     @cached_property
     def dimension_graphs(self) -> list[NeighborGraph]:
-        """Per group the graph on which dimension is measured: near-duplicates are gone too."""
+        """k-NN graph of each group without near-duplicates, on which the dimension is measured."""
         return [drop_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.deduplicated_graphs]
 
     @cached_property
     def authors_graph(self) -> NeighborGraph:
-        """Of the first `authors_points` points, near-duplicates kept; the first group's where that is the same."""
+        """k-NN graph of the first `authors_points` points with near-duplicates, shared with an equal first group."""
         first = torch.arange(min(self.recipe.authors_points, len(self.cloud)), device=self.cloud.points.device)
         if self.group_members and torch.equal(first, self.group_members[0]):
             return self.deduplicated_graphs[0]
@@ -111,4 +112,4 @@ class Layer:
 
 
 AUTHORS_NEIGHBORS = 4
-"""Two are used; two more, so that float64 may order near-ties in its own way."""
+"""Neighbours per point: two are used, and two spare ones let float64 distances reorder near-ties."""

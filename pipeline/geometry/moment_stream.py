@@ -1,4 +1,4 @@
-"""From rows that arrive layer by layer and batch by batch to moments over blocks at fixed token boundaries."""
+"""Streaming moments of all layers of one pass, in blocks at fixed token boundaries."""
 
 from collections.abc import Sequence
 
@@ -12,23 +12,23 @@ from pipeline.geometry.moments import transposed_matmul
 from pipeline.geometry.precision import product_dtype
 
 BLOCK_ROWS = 2048
-"""Rows per matrix product: fixed, so that no number depends on the batch size."""
+"""Rows per matrix product; fixed, so that results do not depend on the batch size."""
 
 
 class MomentStream:
-    """Moments of every layer over one pass; a token is seen once, and no token is kept but in the current block.
+    """Moments of every layer over one pass; only the rows of the current block are stored.
 
-    Blocks end after BLOCK_ROWS rows and where the group changes, never with a batch, so that batch size changes no
-    byte. Each layer's shift (the mean) and pilot norm (the median) come from the first rows of its first block.
-    Memory per layer: 2 * groups * dim^2 * 8 bytes, dim^2 * 8 more for each layer with a `following` one, a block of
-    rows, and a MiB of norms (see `budget`). On a GPU nothing here waits for the device before `close`.
+    A block ends after BLOCK_ROWS rows or at a change of group, never at the end of a batch, so results are
+    byte-identical for every batch size. Each layer's shift (mean) and pilot norm (median) come from the first rows
+    of its first block. Memory per layer: 2 * groups * dim^2 * 8 bytes, dim^2 * 8 more if the layer has a `following`
+    layer, one block of rows and 1 MiB of norms (see `memory_plan`). On a GPU nothing synchronises before `finish`.
 
     Args:
-        widths: of the layers, in order.
-        rows_per_group: how many rows each group of contexts will bring.
-        sink_multiple: a token is a sink if its norm exceeds this many pilot medians, or if it opens its context.
-        following: for each layer the index of the layer, a later one, to which its linear map is wanted, or None.
-        device: where the rows are and the sums will be.
+        widths: width of each layer, in order.
+        rows_per_group: number of rows of each group of contexts.
+        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
+        following: per layer the index of the later layer to which a linear map is fitted, or None.
+        device: device of the rows and the sums.
     """
 
     def __init__(
@@ -50,24 +50,24 @@ class MomentStream:
         self._fill, self._group = 0, 0
         self._layers: list[Accumulator] = []
         self._cross: list[Tensor | None] = []
-        product_dtype(device)  # may time the device, which must not happen between batches
+        product_dtype(device)  # may time the device, which would synchronise between batches
 
     def add_states(self, layer: int, rows: Float[Tensor, "rows dim"]) -> None:
-        """Hand over rows of one layer, in token order, in one or more parts; they are kept until `step`, not copied.
+        """Add rows of one layer in token order, in one or more parts; rows are referenced, not copied.
 
-        Before each `step` every layer must get the same tokens.
+        Before each `end_batch` every layer must get the same tokens.
         """
         self._batch[layer].append(rows.detach())
 
     def end_batch(self, first: Bool[Tensor, " rows"], group: Int[Tensor, " rows"]) -> None:
-        """End a batch: `first` marks the rows that open their context, `group` counts from 0.
+        """End a batch: `first` marks the rows that open their context, `group` is the 0-based group of each row.
 
         Raises:
-            ValueError: a layer whose rows are not those of the batch.
+            ValueError: a layer has another number of rows or another width.
         """
         rows = [_joined(parts) for parts in self._batch]
         if any(part is None or part.shape != (len(group), d) for part, d in zip(rows, self._widths, strict=True)):
-            raise ValueError(f"a batch of {len(group)} rows must bring every layer just as many")
+            raise ValueError(f"every layer must get the {len(group)} rows of the batch, each of the layer's width")
         batch = [part for part in rows if part is not None]
         if not self._layers:
             self._prepare(batch)
@@ -78,14 +78,14 @@ class MomentStream:
         self._batch = [[] for _ in self._widths]
 
     def finish(self) -> list[LayerMoments]:
-        """Fold what is left and return the layers in order.
+        """Fold the last block and return the layers in order.
 
         Raises:
-            ValueError: rows that were announced and did not come, or came unannounced.
+            ValueError: a group got fewer or more rows than `rows_per_group` announced.
         """
         self._fold()
         if any(self._due) or not self._layers:
-            raise ValueError(f"rows per group still due when the stream was closed: {self._due}")
+            raise ValueError(f"stream finished with rows per group still due: {self._due}")
         layers = [layer.result() for layer in self._layers]
         for layer, target, cross in zip(layers, self._following, self._cross, strict=True):
             layer.next_layer, layer.cross_scatter = None if target is None else layers[target], cross
@@ -109,11 +109,11 @@ class MomentStream:
         self._due[self._group] -= stop - start
         while start < stop:
             size = min(stop - start, BLOCK_ROWS - self._fill)
-            into, of = slice(self._fill, self._fill + size), slice(start, start + size)
+            target, source = slice(self._fill, self._fill + size), slice(start, start + size)
             for block, rows in zip(self._block, batch, strict=True):
-                block[into] = rows[of]
-            self._first[into] = first[of]
-            self._fill, start = into.stop, of.stop
+                block[target] = rows[source]
+            self._first[target] = first[source]
+            self._fill, start = target.stop, source.stop
             if self._fill == BLOCK_ROWS:
                 self._fold()
 
@@ -134,12 +134,12 @@ class MomentStream:
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:
-    """The parts as one; a single one is not copied."""
+    """Concatenate the parts without copying a single part; None without parts."""
     return torch.cat(parts) if len(parts) > 1 else parts[0] if parts else None
 
 
 def _runs(group: Int[Tensor, " rows"]) -> list[tuple[int, int, int]]:
-    """(start, stop, group) of each run of equal groups."""
+    """Return (start, stop, group) of each run of equal groups."""
     groups, counts = (part.tolist() for part in torch.unique_consecutive(group.cpu(), return_counts=True))
     stops = torch.tensor(counts).cumsum(0).tolist()
     return [(stop - count, stop, g) for g, count, stop in zip(groups, counts, stops, strict=True)]

@@ -1,4 +1,4 @@
-"""One-pass moments about a fixed shift: count, sum, scatter; mergeable without a change of bytes in the sums."""
+"""One-pass moments about a fixed shift: count, sum and scatter, mergeable by plain addition."""
 
 from dataclasses import dataclass, fields
 
@@ -11,7 +11,7 @@ from pipeline.geometry.precision import full_precision, product_dtype
 
 PANELS = 8
 PANEL_COLUMNS = 256
-"""On a GPU a scatter is made in at most so many panels of at least so many columns."""
+"""Maximum number of panels, and minimum columns per panel, of a scatter product on a GPU."""
 
 
 @dataclass
@@ -20,7 +20,7 @@ class RowSums:
 
     shift: Float64[Tensor, " dim"]
     count_tensor: Int64[Tensor, ""]
-    """Number of rows, on the device: how many are chosen is not known on the host."""
+    """Number of rows, stored on the device because the host does not know how many rows a mask selects."""
     shifted_sum: Float64[Tensor, " dim"]
     """sum of y"""
     square_sum: Float64[Tensor, ""]
@@ -28,12 +28,12 @@ class RowSums:
 
     @classmethod
     def empty(cls, shift: Float[Tensor, " dim"]) -> "RowSums":
-        """No rows yet. The shift is not copied: sums of no rows follow it when it is set."""
+        """Return sums over zero rows. The shift is shared, not copied: the caller may set it in place later."""
         shift = shift.to(torch.float64)
         return cls(shift, shift.new_zeros((), dtype=torch.int64), torch.zeros_like(shift), shift.new_zeros(()))
 
     def add_in_place(self, other: "RowSums") -> None:
-        """Add the rows of `other`, in place; its shift must be the same."""
+        """Add the rows of `other` in place; both must have the same shift."""
         for field in fields(self)[1:]:
             getattr(self, field.name).add_(getattr(other, field.name))
 
@@ -53,11 +53,11 @@ class RowSums:
 
 @dataclass
 class Moments(RowSums):
-    """The same with the scatter and what unbiased estimates need.
+    """Row sums with the scatter and the higher sums that unbiased estimates need.
 
-    The scatter is a float64 product on the CPU and on GPUs that are good at it; elsewhere a float32 product of each
-    block, added in float64. About a shift near the mean the relative error of a variance is 1e-15 and 6e-9;
-    without one it grows with (mean / sd)^2.
+    The scatter is a float64 product on the CPU and on GPUs with fast float64; elsewhere each block is a float32
+    product, added in float64. With a shift near the mean the relative error of a variance is 1e-15 (float64) or 6e-9
+    (float32); without a shift the error grows with (mean / sd)^2.
     """
 
     scatter: Float64[Tensor, "dim dim"]
@@ -81,32 +81,32 @@ class Moments(RowSums):
     def from_masked_rows(
         cls, y: Float64[Tensor, "rows dim"], mask: Bool[Tensor, " rows"], shift: Float64[Tensor, " dim"]
     ) -> "Moments":
-        """Of the rows that `mask` picks out of a block of shifted ones."""
-        y = _picked(y, mask)
+        """Return the moments of the rows of `y`, already shifted, that `mask` selects."""
+        y = _select_or_zero(y, mask)
         length = torch.linalg.vector_norm(y, dim=1).square()
         total, third = torch.stack([torch.ones_like(length), length]) @ y
         return cls(shift, mask.sum(), total, length.sum(), gram(y), third, length.square().sum())
 
     def add_rows(self, rows: Float[Tensor, "rows dim"]) -> None:
-        """Add a block of rows, all finite."""
+        """Add a block of finite, unshifted rows."""
         every = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
         self.add_in_place(Moments.from_masked_rows(rows.to(torch.float64) - self.shift, every, self.shift))
 
     def __add__(self, other: "Moments") -> "Moments":
-        """The moments of both sets of rows; both must be about the same shift."""
+        """Return the moments of both sets of rows; ValueError if their shifts differ."""
         if not torch.equal(self.shift, other.shift):
-            raise ValueError("moments about different shifts do not add")
+            raise ValueError("cannot add moments about different shifts")
         sums = (getattr(self, f.name) + getattr(other, f.name) for f in fields(self)[1:])
         return Moments(self.shift, *sums)
 
     def covariance(self) -> Float64[Tensor, "dim dim"]:
-        """Centered, divided by n - 1; needs two rows."""
+        """Return the centered covariance, divided by n - 1; needs at least two rows."""
         return (self.scatter - torch.outer(self.shifted_sum, self.shifted_sum) / self.count_tensor) / (
             self.count_tensor - 1
         )
 
     def second_moment(self) -> Float64[Tensor, "dim dim"]:
-        """Mean of x x^T, uncentered."""
+        """Return the mean of x x^T, uncentered."""
         cross = torch.outer(self.shift, self.shifted_sum)
         return (self.scatter + cross + cross.T) / self.count_tensor + torch.outer(self.shift, self.shift)
 
@@ -114,22 +114,22 @@ class Moments(RowSums):
 def transposed_matmul(
     a: Float64[Tensor, "rows left"], b: Float64[Tensor, "rows right"]
 ) -> Float64[Tensor, "left right"]:
-    """a^T b of one block in float64, by float32 on GPUs that are bad at float64."""
+    """Return a^T b of one block as float64; the product runs in float32 on GPUs with slow float64."""
     dtype = product_dtype(a.device)
     with full_precision():
         return (a.to(dtype).T @ b.to(dtype)).to(torch.float64)
 
 
 def gram(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
-    """y^T y in float64, or as `product` has it; half of it is computed and mirrored."""
+    """Return y^T y as float64, in the precision of `transposed_matmul`; half is computed and mirrored."""
     if y.device.type != "cpu":
         return _panels(y)
     rows = y.to(product_dtype(y.device)).numpy()
-    return torch.from_numpy(rows.T @ rows).to(torch.float64)  # numpy sees one matrix twice: SYRK, which torch lacks
+    return torch.from_numpy(rows.T @ rows).to(torch.float64)  # numpy dispatches x.T @ x to SYRK, torch does not
 
 
 def _panels(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
-    """The lower half in panels: 0.6 of the arithmetic where dim is large."""
+    """Return y^T y from panels of its lower half: 0.6 of the arithmetic for large dim."""
     dim = y.shape[1]
     whole = y.new_empty(dim, dim)
     step = max(PANEL_COLUMNS, -(-dim // PANELS))
@@ -142,13 +142,13 @@ def _panels(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
 
 
 def merge_moments(parts: list[Moments]) -> Moments:
-    """The moments of all rows of all parts, added in order."""
+    """Return the sum of the moments, added in order."""
     whole, *rest = parts
     for part in rest:
         whole = whole + part
     return whole
 
 
-def _picked(y: Tensor, mask: Tensor) -> Tensor:
-    """The rows that `mask` picks; on a GPU all rows, the others zero, since their number is not known on the host."""
+def _select_or_zero(y: Tensor, mask: Tensor) -> Tensor:
+    """Return the selected rows on the CPU; on a GPU all rows with zeros elsewhere, which needs no synchronisation."""
     return select_rows(y, mask.nonzero().flatten()) if y.device.type == "cpu" else y * mask[:, None]

@@ -1,4 +1,4 @@
-"""The exact k-NN graph of a cloud: sanitised, without duplicates, every list certified."""
+"""Exact k-NN graph of a point cloud: finite and distinct points, every neighbour list certified."""
 
 from dataclasses import dataclass, replace
 
@@ -13,27 +13,27 @@ from pipeline.geometry.exact_search import search_neighbors
 from pipeline.geometry.precision import UNIT_ROUNDOFF, upcast_to_float32
 
 NEAR_DUPLICATE_ROUNDINGS = 32
-"""Copies may differ by so many roundings of their length, 2e-6 of it in float32: other batch shapes can cause that."""
+"""Roundings of its norm by which a copy may differ (2e-6 relative in float32); other batch shapes cause that much."""
 
 
 @dataclass(frozen=True)
 class NeighborGraph:
-    """The k nearest neighbours of every kept point; k is smaller where there are too few points."""
+    """k nearest neighbours of every kept point; k is smaller if there are too few points."""
 
-    point_indices: Int[Tensor, " point_indices"]
+    point_indices: Int[Tensor, " kept"]
     """Index of each kept point in the cloud, ascending."""
-    copies: Int[Tensor, " point_indices"]
-    """How many points of the cloud are exactly equal to it, itself among them."""
+    copies: Int[Tensor, " kept"]
+    """Number of points of the cloud exactly equal to each kept point, including itself."""
     points: Float[Tensor, "kept dim"]
-    """The kept points, float32 or float64."""
+    """Kept points, float32 or float64."""
     distances: Float64[Tensor, "kept k"]
-    """Nearest first."""
+    """Distances to the neighbours, ascending."""
     indices: Int[Tensor, "kept k"]
-    """Of the neighbours among the kept points; ties by index."""
-    resolved: Bool[Tensor, " point_indices"]
-    """False where exact neighbours could not be certified; estimators leave such rows out."""
+    """Indices of the neighbours among the kept points; ties ordered by index."""
+    resolved: Bool[Tensor, " kept"]
+    """False for points whose neighbours could not be certified as exact; estimators leave them out."""
     rounding_unit: float
-    """Rounding unit of the dtype in which the cloud came."""
+    """Rounding unit of the cloud's original dtype."""
     n_nonfinite: int
     n_duplicates: int
     n_near_duplicates: int = 0
@@ -48,27 +48,27 @@ class NeighborGraph:
         return self.distances[self.resolved]
 
     @property
-    def rounding_noise(self) -> Float64[Tensor, " point_indices"]:
-        """By how much rounding of the activations may have moved each point: unit * |x|."""
+    def rounding_noise(self) -> Float64[Tensor, " kept"]:
+        """Distance by which rounding of the activations may have moved each point: unit * |x|."""
         return self.rounding_unit * torch.linalg.vector_norm(self.points, dim=1, dtype=torch.float64)
 
 
 def build_exact_graph(
     points: Float[Tensor, "points dim"], k: int, seed: int = 0, engine: CandidateEngine | None = None
 ) -> NeighborGraph:
-    """The graph of the finite, distinct points, in whatever order of magnitude and with whatever offset they come.
+    """Build the graph of the finite, distinct points; exact for points of any magnitude and offset.
 
     Args:
-        points: in the dtype in which the model made them.
-        k: neighbours wanted.
-        seed: of the subsample whose median is the shift; changes no distance by more than 9.5e-7 relative.
-        engine: proposes candidates; changes no distance either.
+        points: `[points, dim]` in the model's own dtype.
+        k: number of neighbours.
+        seed: seed of the subsample whose median is the shift; changes no distance by more than 9.5e-7 relative.
+        engine: source of candidates; changes no distance by more than that either.
     """
     largest = torch.cat([points[part].abs().amax(1) for part in chunk_matrix_rows(points, 8)])
     finite = largest.isfinite().nonzero().flatten()
-    there = select_rows(points, finite)
-    kept, copies = find_distinct_rows(there)
-    values = upcast_to_float32(select_rows(there, kept))
+    finite_points = select_rows(points, finite)
+    kept, copies = find_distinct_rows(finite_points)
+    values = upcast_to_float32(select_rows(finite_points, kept))
     lists = search_neighbors(values, k, torch.arange(len(values), device=points.device), seed, engine)
     return NeighborGraph(
         finite[kept],
@@ -84,10 +84,10 @@ def build_exact_graph(
 def drop_near_duplicates(
     graph: NeighborGraph, k: int, seed: int = 0, engine: CandidateEngine | None = None
 ) -> NeighborGraph:
-    """The graph without points that differ from an earlier one by no more than the noise of their own dtype.
+    """Return the graph without points that differ from an earlier point by no more than rounding of the dtype.
 
-    Two points are one where r <= min(32 u |x|, 0.02 median r1); the second bound keeps a low-precision layer with a
-    large offset from losing real neighbours. Lists that held a removed point are searched again.
+    A pair is a near-duplicate if r <= min(32 u |x|, 0.02 median r1); the second bound protects real neighbours in a
+    low-precision layer with a large offset. Lists that contained a removed point are searched again.
     """
     while len(graph.point_indices) > 1:
         threshold = torch.minimum(
@@ -105,14 +105,13 @@ def drop_near_duplicates(
 def _restrict(
     graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int, engine: CandidateEngine | None
 ) -> NeighborGraph:
-    """The graph on some of its points; only lists that lose a member are searched again."""
+    """Return the graph on the points in `keep`; only lists that lose a member are searched again."""
     k = min(k, int(keep.sum()) - 1)
     points, renumber = graph.points[keep], keep.cumsum(0) - 1
     distances, indices, resolved = graph.distances[keep][:, :k], graph.indices[keep][:, :k], graph.resolved[keep]
-    hurt = (~keep[indices]).any(1).nonzero().flatten()
+    stale = (~keep[indices]).any(1).nonzero().flatten()
     indices = renumber[indices]
-    again = search_neighbors(points, k, hurt, seed, engine)
-    distances[hurt], indices[hurt], resolved[hurt] = again
+    distances[stale], indices[stale], resolved[stale] = search_neighbors(points, k, stale, seed, engine)
     return replace(
         graph,
         point_indices=graph.point_indices[keep],

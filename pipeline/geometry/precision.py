@@ -1,4 +1,4 @@
-"""How numbers are held and multiplied: rounding units, the dtype of matrix products, and no TF32 anywhere."""
+"""Numerical precision: rounding units, dtype of matrix products, and matrix products without TF32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16
 """Largest relative error of rounding to the dtype."""
 
 MAX_FLOAT64_SLOWDOWN = 4.0
-"""Float64 products may take this many times as long as float32 ones; chips take about 1 or 2, or 32 and more."""
+"""Largest accepted time ratio of float64 to float32 products; devices have about 1 to 2, or 32 and more."""
 
 
 def product_dtype(device: torch.device | str) -> torch.dtype:
-    """float64 where its matrix products are affordable, else float32 (accumulated block by block in float64).
+    """Return float64 if its matrix products are affordable, else float32 (blocks are accumulated in float64).
 
-    On a GPU both are timed, once per process; a stream does so before its first batch.
+    On a GPU both dtypes are timed once per process; `MomentStream` does so before its first batch.
     """
     device = torch.device(device)
     if device.type != "cuda" or _slowdown(device) <= MAX_FLOAT64_SLOWDOWN:
@@ -28,7 +28,6 @@ def product_dtype(device: torch.device | str) -> torch.dtype:
 
 @cache
 def _slowdown(device: torch.device) -> float:
-    """Seconds of a float64 product over those of a float32 one."""
     with full_precision():
         return _product_ms(device, torch.float64) / _product_ms(device, torch.float32)
 
@@ -36,7 +35,7 @@ def _slowdown(device: torch.device) -> float:
 def _product_ms(device: torch.device, dtype: torch.dtype) -> float:
     square = torch.ones(2048, 2048, dtype=dtype, device=device)
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.mm(square, square)  # the first one sets things up
+    torch.mm(square, square)  # warm-up
     start.record(torch.cuda.current_stream(device))
     for _ in range(4):
         torch.mm(square, square)
@@ -46,14 +45,14 @@ def _product_ms(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def set_threads(threads: int) -> None:
-    """Of every library that multiplies matrices here: torch, numpy and FAISS each bring pools of their own."""
+    """Set the thread count of torch, numpy and FAISS, each of which has its own thread pool."""
     torch.set_num_threads(threads)
     threadpool_limits(threads)
 
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Float32 products in float32 on every device (no TF32, no bfloat16), whatever the caller's settings."""
+    """Run float32 products in float32 on every device (no TF32, no bfloat16), then restore the caller's settings."""
     backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # pyright: ignore[reportAttributeAccessIssue]
     before = [backend.fp32_precision for backend in backends]
     try:
@@ -66,5 +65,5 @@ def full_precision() -> Iterator[None]:
 
 
 def upcast_to_float32(points: Tensor) -> Tensor:
-    """The same values in float32, or as they are where they are float64: what differences are taken of."""
+    """Return the points in float32, or unchanged if float64."""
     return points.to(torch.promote_types(points.dtype, torch.float32))

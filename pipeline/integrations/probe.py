@@ -1,4 +1,4 @@
-"""The shape of a live model on a fixed batch: loss, and dimension and anisotropy of every layer, in milliseconds."""
+"""Probe of a live model on a fixed batch: loss, and dimension and anisotropy of every layer, in milliseconds."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ NEIGHBORS = 2
 
 
 class LayerReading(NamedTuple):
-    """Of one layer; null where it has none (NaN in it, constant, fewer than 100 distinct points)."""
+    """Metrics of one layer; None if not measurable (NaN or infinity, constant, or fewer than 100 distinct points)."""
 
     layer: int
     """0 = input of the first block, 1..L = output of block i."""
@@ -32,23 +32,24 @@ class LayerReading(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What a probe saw."""
+    """Result of one reading of a probe."""
 
     loss: float | None
-    """Nats per token; null where it is not finite."""
+    """Loss in nats per token; None if not finite."""
     layers: tuple[LayerReading, ...]
 
 
 class Probe:
-    """Measures the same tokens again and again, so that a change is the model's and not the sample's.
+    """Measures a decoder on the same tokens every time, so that changes come from the model, not from the sample.
 
-    A fixed sample hides its own error: readings of one probe compare with each other, not with those of a recipe.
+    A fixed sample has an unknown error: compare readings of one probe with each other, not with those of a recipe.
 
     Args:
-        ids: [contexts, tokens] of equal length, without padding, held out from training.
-        points: rows of the k-NN cloud, drawn once among all tokens but the first of each context.
-        layers: to be measured; all if left out.
-        seed: of that draw.
+        ids: [contexts, tokens] of equal length, without padding, held out from training; UsageError if fewer than 100
+            tokens remain without the first of each context.
+        points: maximum points of the cloud, drawn once among all tokens except the first of each context.
+        layers: layers to measure; all by default.
+        seed: seed of the draw.
     """
 
     def __init__(
@@ -61,13 +62,15 @@ class Probe:
         n_contexts, length = ids.shape
         if n_contexts * (length - 1) < MIN_POINTS:
             found = f"{n_contexts} contexts of {length} tokens"
-            raise UsageError("a probe", found, f"Give at least {MIN_POINTS} tokens beside the first of each context")
+            raise UsageError(
+                "ids of a probe", found, f"Give at least {MIN_POINTS} tokens besides the first of each context"
+            )
         later = (torch.arange(n_contexts)[:, None] * length + torch.arange(1, length)).flatten()
         chosen = torch.randperm(len(later), generator=torch.Generator().manual_seed(seed))[:points]
         self._ids, self._rows, self._layers = ids.long(), later[chosen].sort().values, layers
 
     def read(self, module: PreTrainedModel) -> Reading:
-        """One pass over the tokens. The module's mode, gradients and generators are left as they were."""
+        """Measure the model in one forward pass; training mode, gradients and random generators are unchanged."""
         states: dict[int, Tensor] = {}
 
         def take(layer: int, hidden: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""For transformers' Trainer: at every save ask a running `shapelake watch`, or measure in place on a fixed batch."""
+"""Callback for transformers' Trainer: on every save, request a `shapelake watch` or measure in process."""
 
 import json
 import time
@@ -17,19 +17,19 @@ from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
 
 READINGS_FILE = "shape.jsonl"
 MAX_TIME_SHARE = 0.01
-"""Most of the training time that measuring in place may add."""
+"""Maximum share of the training time spent on measuring in process."""
 
 
 class TrainerCallback(Base):
-    """Without `ids`, names each saved checkpoint to a watch on the output folder; with them, reads the live model.
+    """Requests measurement of each saved checkpoint by a watch on the output folder; with `ids`, probes the live model.
 
-    A reading is skipped where it would take measuring beyond `share` of the training time so far, by what the last
-    one took. Each is a line of `shape.jsonl` in the output folder; the latest is `last`, which a loop may act upon.
+    A reading is skipped if it would exceed `share` of the training time so far, judged by the duration of the last
+    reading. Each reading is a line of `shape.jsonl` in the output folder and is stored in `last_reading`.
 
     Args:
-        ids: [contexts, tokens] to be read, held out from training.
-        points: of the k-NN cloud.
-        share: the time budget.
+        ids: [contexts, tokens] for the probe, held out from training.
+        points: maximum points of the probe's cloud.
+        share: maximum share of the training time spent on readings.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TrainerCallback(Base):
 
     @property
     def _affordable(self) -> bool:
-        """The first reading always is: nobody knows yet what it takes."""
+        """True if the next reading fits into the time budget; always for the first, whose duration is unknown."""
         trained = time.perf_counter() - self._started - self.spent_s
         return self.spent_s == 0 or self.spent_s + self._cost_s <= self._share * trained
 
@@ -74,7 +74,7 @@ class TrainerCallback(Base):
         self.last_reading = self._probe.read(model)
         self._cost_s = time.perf_counter() - started
         self.spent_s += self._cost_s
-        layers = [shape._asdict() for shape in self.last_reading.layers]
+        layers = [layer._asdict() for layer in self.last_reading.layers]
         with file.open("a") as lines:
             lines.write(json.dumps({"step": step, "loss": self.last_reading.loss, "layers": layers}) + "\n")
 

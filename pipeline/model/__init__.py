@@ -1,4 +1,4 @@
-"""The models: strict loading, the hidden state of every layer, the model's own loss, its tokenizer."""
+"""Models: strict loading, hidden states of every layer, the model's own loss, tokenizers."""
 
 from pipeline.model.layer_stack import CaptureCallback, LayerStack, StateSpec
 from pipeline.model.loading import Model, load_model

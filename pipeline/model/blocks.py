@@ -1,4 +1,4 @@
-"""Where the blocks of a model are, and hooks on them."""
+"""Location of a model's blocks, and the forward hooks that capture their hidden states."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -15,27 +15,27 @@ from pipeline.spec import ModelKind
 
 class HookPoints(NamedTuple):
     entry: nn.Module
-    """Its first input is the embedding state."""
+    """Module whose first input is the embedding state."""
     exits: tuple[nn.Module, ...]
-    """The n-th output of any of them is the state of layer n; ALBERT runs one module L times."""
+    """Modules whose n-th output, counted over all of them, is the state of layer n; ALBERT runs one module L times."""
 
 
 def find_body(module: PreTrainedModel, kind: ModelKind) -> nn.Module:
-    """The module that turns token ids into the last hidden state, and that the head is put upon."""
+    """Return the module that maps token ids to the last hidden state, on which the head is placed."""
     base: Any = module.base_model
     if kind == "encoder":
         return base
-    return base.get_encoder() if kind == "encdec-encoder" else base.get_decoder()  # OPT: a decoder in the base model
+    return base.get_encoder() if kind == "encdec-encoder" else base.get_decoder()  # OPT: inside the base model
 
 
 def count_layers(body: nn.Module, kind: ModelKind) -> int:
-    """L, as the configuration states it."""
+    """Return the number of blocks, L, from the configuration."""
     config: Any = body.config
     return getattr(config, "decoder_layers" if kind.endswith("decoder") else "", config.num_hidden_layers)
 
 
 def decoder_start_token(module: PreTrainedModel) -> int:
-    """What the decoder of an encoder-decoder reads first: as config.json has it, else the padding token (T5)."""
+    """Return the decoder's first input id: decoder_start_token_id, else pad_token_id (T5), else CheckpointError."""
     config: Any = module.config
     start = getattr(config, "decoder_start_token_id", None)
     start = config.pad_token_id if start is None else start
@@ -43,44 +43,37 @@ def decoder_start_token(module: PreTrainedModel) -> int:
         raise CheckpointError(
             f"decoder of {type(module).__name__}",
             "neither decoder_start_token_id nor pad_token_id in config.json",
-            "Add the former",
+            "Add decoder_start_token_id to config.json",
         )
     return start
 
 
 def find_block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
-    """The outermost list of `n_layers` modules in `body`.
-
-    Raises:
-        CheckpointError: there is none; names the class.
-    """
-    length = getattr(body.config, "num_hidden_groups", n_layers)  # ALBERT: layers of a group share their weights
+    """Return the outermost list of `n_layers` modules in `body`; CheckpointError with the class if there is none."""
+    length = getattr(body.config, "num_hidden_groups", n_layers)  # ALBERT: layers of a group share weights
     lists = (module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == length)
     blocks = next(lists, None)
     if blocks is None:
-        raise blocks_error(body, f"no list of {length} blocks in it")
+        raise blocks_error(body, f"no list of {length} blocks")
     return blocks
 
 
 def find_hook_points(body: nn.Module, n_layers: int) -> HookPoints:
-    """Where states enter and leave the blocks of `body`.
-
-    Raises: as `block_list`.
-    """
+    """Return the modules at which states enter and leave the blocks; raises as `find_block_list`."""
     blocks = find_block_list(body, n_layers)
-    conv = getattr(getattr(body, "encoder", None), "conv", None)  # DeBERTa-v2 large: part of its first block
+    conv = getattr(getattr(body, "encoder", None), "conv", None)  # DeBERTa-v2 large: part of the first block
     return HookPoints(blocks[0], tuple(blocks) if conv is None else (conv, *blocks[1:]))
 
 
 def blocks_error(body: nn.Module, found: str) -> CheckpointError:
     return CheckpointError(
-        f"hidden states of {type(body).__name__}", found, "Leave this model out, or teach pipeline/model/blocks.py"
+        f"hidden states of {type(body).__name__}", found, "Leave this model out, or extend pipeline/model/blocks.py"
     )
 
 
 @contextmanager
 def capture_states(blocks: HookPoints, capture: Callable[[int, Tensor], None], home: torch.device) -> Iterator[None]:
-    """While open, hand the entry's first input and each exit's output to `capture` at home, with their layers 0..L."""
+    """Call `capture(layer, state)` on device `home` for layers 0..L during forward passes; hooks end on exit."""
     layers = itertools.count()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

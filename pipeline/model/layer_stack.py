@@ -1,4 +1,4 @@
-"""One profile of a model: its states, and the pass that hands out each of them as it arises."""
+"""One stack of blocks of a model, and the forward pass that streams its hidden states."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -20,16 +20,16 @@ from pipeline.model.loss import token_losses
 from pipeline.spec import ModelKind
 
 CaptureCallback = Callable[[int, Tensor], None]
-"""Called with a layer and its hidden states [contexts, tokens, dim], which are lent for the call only."""
+"""Callback for a layer index and its hidden states [contexts, tokens, dim], which are valid during the call only."""
 
 
 class StateSpec(NamedTuple):
-    """A place in the model where hidden states are taken."""
+    """Position in the model at which hidden states are captured."""
 
     layer: int
-    """0 = input of the first block, 1..L = output of block i, L+1 = what the body returns after its final norm."""
+    """0 = input of the first block, 1..L = output of block i, L+1 = output of the body after its final norm."""
     depth: float
-    """layer / L; the final norm has 1."""
+    """layer / L; 1 for the final norm."""
     name: Literal["embedding", "block", "final_norm"]
     width: int
 
@@ -37,8 +37,9 @@ class StateSpec(NamedTuple):
 class LayerStack:
     """One stack of blocks: a decoder, an encoder, or either half of an encoder-decoder.
 
-    Contexts of one call have equal length and no padding. On the CPU each context is forwarded alone: elementwise
-    kernels round differently in the body and in the tail of a SIMD loop, so a row's bytes would depend on its batch.
+    Contexts of one call have equal length and no padding. On the CPU each context is forwarded separately: elementwise
+    kernels round differently in the body and the tail of a SIMD loop, so results would depend on the batch.
+    CheckpointError is raised if the blocks cannot be found or do not return [contexts, tokens, dim].
     """
 
     def __init__(self, module: PreTrainedModel, kind: ModelKind) -> None:
@@ -52,26 +53,26 @@ class LayerStack:
 
     @property
     def loss_kind(self) -> Literal["causal", "masked"] | None:
-        """Which loss this profile has of its own: `forward` gives the causal one, `masked_loss` the masked one."""
+        """Kind of the model's own loss: from `forward_and_capture` if causal, from `masked_token_losses` if masked."""
         if self._module.get_output_embeddings() is None:
             return None
         return {"decoder": "causal", "encoder": "masked"}.get(self.kind)  # type: ignore[return-value]
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """`no_own_loss` for the halves of an encoder-decoder: span corruption is not defined on plain text."""
+        """`no_own_loss` for either half of an encoder-decoder: span corruption is undefined on plain text."""
         return ("no_own_loss",) if self.kind.startswith("encdec") else ()
 
     def forward_and_capture(
         self, ids: Int[Tensor, "contexts tokens"], capture: CaptureCallback
     ) -> Float[Tensor, "contexts predicted"] | None:
-        """Run the contexts through the model, handing every state to `capture` as it arises; nothing is kept.
+        """Run the contexts through the model and pass every state to `capture` as it is computed; none is stored.
 
-        `capture` sees the contexts of each layer in the order of `ids`: on the CPU one per call, else all at once.
-        The decoder of an encoder-decoder reads the context shifted right by one: position i stands for token i.
+        `capture` gets the contexts of each layer in the order of `ids`: one per call on the CPU, else all at once.
+        The decoder of an encoder-decoder reads the context shifted right by one, so position i predicts token i.
 
         Returns:
-            The causal loss of tokens 1.. of each context in nats, float32; None where there is no causal head.
+            Causal loss in nats, float32, of tokens 1.. of each context; None without a causal head.
         """
         with torch.inference_mode():
             if self.loss_kind == "causal":
@@ -83,9 +84,9 @@ class LayerStack:
     def masked_token_losses(
         self, ids: Int[Tensor, "contexts tokens"], masked: Bool[Tensor, "contexts tokens"], mask_id: int
     ) -> Float[Tensor, " masked"] | None:
-        """The loss in nats, float32, of the tokens at `masked`, in row order, where the model reads `mask_id` instead.
+        """Return the loss in nats, float32, of the tokens at `masked`, in row order; None without a masked-LM head.
 
-        Every masked position shows `mask_id` (no 80/10/10 mixture). None where there is no masked-language-model head.
+        The model reads `mask_id` at every masked position (no 80/10/10 mixture).
         """
         if self.loss_kind != "masked":
             return None
@@ -120,20 +121,20 @@ class LayerStack:
         return self._body(input_ids=shifted, encoder_hidden_states=context)
 
     def _probe(self) -> tuple[StateSpec, ...]:
-        """The states, as a pass over three tokens shows them."""
-        seen: dict[int, Tensor] = {}
+        """Return the specs of all states, found by a forward pass over three tokens."""
+        states: dict[int, Tensor] = {}
         ids = torch.zeros(1, 3, dtype=torch.long, device=self._module.device)
-        with torch.inference_mode(), capture_states(self._blocks, seen.__setitem__, ids.device):
+        with torch.inference_mode(), capture_states(self._blocks, states.__setitem__, ids.device):
             final = self._call(ids).last_hidden_state
-        if len(seen) != self.n_layers + 1:
-            raise blocks_error(self._body, f"{self.n_layers} blocks in config.json, {len(seen) - 1} seen to run")
-        if any(hidden.shape[:2] != ids.shape for hidden in seen.values()):
-            raise blocks_error(self._body, "its blocks give no [contexts, tokens, dim]")
+        if len(states) != self.n_layers + 1:
+            raise blocks_error(self._body, f"{self.n_layers} blocks in config.json, but {len(states) - 1} ran")
+        if any(hidden.shape[:2] != ids.shape for hidden in states.values()):
+            raise blocks_error(self._body, "the output of its blocks is not [contexts, tokens, dim]")
         names = ["embedding"] + ["block"] * self.n_layers
-        if final.data_ptr() != seen[self.n_layers].data_ptr():  # a norm, or a projection, after the last block
-            seen[self.n_layers + 1] = final
+        if final.data_ptr() != states[self.n_layers].data_ptr():  # a norm or projection follows the last block
+            states[self.n_layers + 1] = final
             names.append("final_norm")
         return tuple(
-            StateSpec(layer, min(layer / self.n_layers, 1.0), name, seen[layer].shape[-1])  # type: ignore[arg-type]
+            StateSpec(layer, min(layer / self.n_layers, 1.0), name, states[layer].shape[-1])  # type: ignore[arg-type]
             for layer, name in enumerate(names)
         )

@@ -1,4 +1,4 @@
-"""Strict loading: the class that config.json names, an explicit dtype, every weight of the body present and finite."""
+"""Strict loading: the class named in config.json, an explicit dtype, all weights of the body present and finite."""
 
 import os
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # else loading a .bin may open a pull request on the Hub
+os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # otherwise loading a .bin may open a pull request on the Hub
 
 import torch
 import transformers
@@ -24,7 +24,7 @@ from pipeline.recipe import FLOAT32_MAX_PARAMS
 from pipeline.spec import ModelKind
 
 CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
-"""What transformers raises on a config.json that describes no model."""
+"""Exceptions that transformers raises for a config.json that does not describe a model."""
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -32,24 +32,23 @@ transformers.logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Model:
-    """A checkpoint in memory, ready to be measured."""
+    """Checkpoint loaded into memory, in evaluation mode."""
 
     module: PreTrainedModel
-    """With its head where the file has one."""
+    """Module, with its head if the weight files contain one."""
     stacks: dict[ModelKind, LayerStack]
     flags: tuple[str, ...]
-    """`no_lm_head`; `unexpected_keys`, and `unexpected_keys:NAME` of the first three."""
+    """`no_lm_head`; `unexpected_keys` with `unexpected_keys:NAME` for the first three names."""
     unexpected_keys: tuple[str, ...]
-    """Tensors of the file that the class has no place for."""
+    """Tensors of the files that the class does not use."""
     weight_targets: WeightTargets | None = None
-    """Where each tensor of the files went, once that is known and simple."""
+    """Module tensor of each file tensor, for `reload_model`; None if unknown or if loading transformed tensors."""
 
     def stack(self, kind: ModelKind) -> LayerStack:
-        """One of its profiles: an encoder-decoder has two, any other model one."""
+        """Return the stack of a kind, one of two for an encoder-decoder; CheckpointError if the model has none."""
         if kind not in self.stacks:
-            raise CheckpointError(
-                f"profile {kind} of {type(self.module).__name__}", f"it has {', '.join(self.stacks)}", "Ask for those"
-            )
+            has = ", ".join(self.stacks)
+            raise CheckpointError(f"{kind} of {type(self.module).__name__}", f"it has only {has}", f"Ask for {has}")
         return self.stacks[kind]
 
     @property
@@ -58,7 +57,7 @@ class Model:
 
     @property
     def n_params(self) -> int:
-        """Parameters, shared ones counted once."""
+        """Number of parameters, shared ones counted once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
@@ -75,7 +74,7 @@ class Model:
 
     @property
     def max_positions(self) -> int | None:
-        """Longest context it was made for, in tokens; None where its config states none (Mamba)."""
+        """Maximum context length in tokens; None if the config states none (Mamba)."""
         for module in self.module.modules():
             table = getattr(module, "position_embeddings", None)
             if isinstance(table, nn.Embedding) and table.padding_idx is not None:
@@ -85,34 +84,34 @@ class Model:
 
 
 def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
-    """Load the checkpoint in `folder`, in evaluation mode, without a cache of keys and values, and without remote code.
+    """Load a checkpoint in evaluation mode, without key-value cache, remote code and (process-wide) TF32.
 
     Args:
-        folder: with config.json and the weights; nothing is fetched.
+        folder: contains config.json and the weights; nothing is downloaded.
         dtype: float32, bfloat16, float16, or auto (float32 up to 1.5B parameters, bfloat16 above).
-        device: a torch device, or the room for weights on each of several; the first one takes in and hands out.
+        device: a torch device, or the bytes for weights per device; the first device holds inputs and outputs.
 
     Raises:
-        CheckpointError: files absent or truncated, a class that transformers does not have, a tensor of the body
-            absent, of another shape or not finite, blocks that cannot be found.
-        UsageError: more bytes than there is room for.
+        CheckpointError: files are missing or truncated, transformers lacks the class, a tensor of the body is missing,
+            has another shape or is not finite, or the blocks cannot be found.
+        UsageError: the weights do not fit on the devices.
     """
     raw = read_config(folder)
     files = list_readable_weights(folder)
-    found = _kinds(folder, raw)
+    kinds = _kinds(folder, raw)
     config = _config(folder, raw)
     cls = _class(folder, config)
     module, info = _from_pretrained(folder, cls, config, _dtype(dtype, folder, cls, config), files)
     if _check_keys_head_missing(folder, module, info):
-        module = module.base_model  # the file has no head, and transformers made one up
+        module = module.base_model  # drop the randomly initialised head that the files lack
     check_finite(folder, module)
-    torch.backends.cudnn.allow_tf32 = False  # torch's default is True, and Mamba and DeBERTa convolve
+    torch.backends.cudnn.allow_tf32 = False  # torch defaults to True, and Mamba and DeBERTa convolve
     torch.backends.cuda.matmul.allow_tf32 = False
     module = module.eval()
-    module.to(device) if isinstance(device, str) else distribute_blocks(module, found, device)
+    module.to(device) if isinstance(device, str) else distribute_blocks(module, kinds, device)
     unexpected = tuple(sorted(info["unexpected_keys"]))
-    profiles: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in found}
-    return Model(module, profiles, _flags(module, unexpected), unexpected)
+    stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
+    return Model(module, stacks, _flags(module, unexpected), unexpected)
 
 
 def _flags(module: PreTrainedModel, unexpected: tuple[str, ...]) -> tuple[str, ...]:
@@ -124,7 +123,7 @@ def _flags(module: PreTrainedModel, unexpected: tuple[str, ...]) -> tuple[str, .
 def _from_pretrained(
     folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype, files: list[Path]
 ) -> tuple[Any, dict[str, Any]]:
-    """The module, filled up with random weights where the files lack some, and the report that says where."""
+    """Return the module, with random weights for missing tensors, and the report of missing tensors."""
     loaded: Any = cls.from_pretrained(
         folder,
         config=config,
@@ -143,8 +142,8 @@ def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
     if not found:
         raise CheckpointError(
             f"checkpoint {folder}",
-            f"class {raw.get('architectures')}, model_type {raw.get('model_type')!r}: decoder or encoder is not known",
-            "Add the type to pipeline/catalog/architectures.py",
+            f"unknown model_type {raw.get('model_type')!r} with class {raw.get('architectures')}",
+            "Add the model_type to pipeline/catalog/architectures.py",
         )
     return found
 
@@ -152,23 +151,23 @@ def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
 def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
     model_type = str(raw.get("model_type"))
     if model_type not in CONFIG_MAPPING:
-        found = "which needs code of its own (auto_map)" if "auto_map" in raw else "which transformers does not have"
+        found = "which needs remote code (auto_map)" if "auto_map" in raw else "which transformers does not have"
         raise CheckpointError(
             f"checkpoint {folder}",
             f"model_type {model_type!r}, {found}",
-            "Convert it to a class of transformers; code from a checkpoint is never run",
+            "Convert it to a transformers class; code from a checkpoint is never run",
         )
     try:
         config = CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
     except CONFIG_ERRORS as error:
-        raise CheckpointError(f"checkpoint {folder}", f"bad config.json ({_line(error)})", "Correct it") from error
+        raise CheckpointError(f"checkpoint {folder}", f"bad config.json ({_line(error)})", "Fix that field") from error
     config.use_cache = False
-    config.transformers_weights = None  # else it names a file in place of the one that was hashed and checked
+    config.transformers_weights = None  # it could name another file than the one hashed and checked
     return config
 
 
 def _class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
-    """The class that `architectures` names first; without one, the base class of the model type."""
+    """Return the first class in `architectures`, or the base class of the model type if there is none."""
     if not config.architectures:
         return cast(type[PreTrainedModel], MODEL_MAPPING[type(config)])
     name = config.architectures[0]
@@ -177,27 +176,27 @@ def _class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
         raise CheckpointError(
             f"checkpoint {folder}",
             f"class {name}, which transformers {transformers.__version__} does not have",
-            "Correct `architectures` in config.json",
+            "Write a transformers class into `architectures` in config.json, or upgrade transformers",
         )
     return cls
 
 
 def _dtype(name: str, folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig) -> torch.dtype:
-    """The dtype of that name; auto asks the number of parameters, with none of them allocated."""
-    build: Any = cls  # decorated beyond what pyright follows
+    """Return the dtype called `name`; auto decides by the number of parameters, counted on the meta device."""
+    build: Any = cls  # decorators hide the signature from pyright
     try:
         with torch.device("meta"):
             n_params = sum(parameter.numel() for parameter in build(config).parameters())
     except CONFIG_ERRORS as error:
         raise CheckpointError(
-            f"checkpoint {folder}", f"config.json makes no {cls.__name__} ({_line(error)})", "Correct config.json"
+            f"checkpoint {folder}", f"config.json is invalid for {cls.__name__} ({_line(error)})", "Fix config.json"
         ) from error
     auto = torch.float32 if n_params <= FLOAT32_MAX_PARAMS else torch.bfloat16
     return auto if name == "auto" else getattr(torch, name)
 
 
 def _check_keys_head_missing(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
-    """Refuse what the body lacks; return whether the head is lacking instead."""
+    """Raise CheckpointError for missing or misshapen tensors of the body; return True if only the head is missing."""
     wrong = {f"{name} {tuple(found)} instead of {tuple(want)}" for name, found, want in info["mismatched_keys"]}
     missing = {key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key)}
     head = {key for key in missing if _in_head(module, key)}
@@ -209,7 +208,7 @@ def _check_keys_head_missing(folder: Path, module: PreTrainedModel, info: dict[s
                 for what, keys in (("absent", missing - head), ("of another shape", wrong))
                 if keys
             ),
-            "Fetch the files again, or correct config.json",
+            "Download the files again, or fix the sizes in config.json",
         )
     return bool(head)
 
@@ -221,7 +220,7 @@ def _in_head(module: PreTrainedModel, key: str) -> bool:
 
 
 def check_finite(folder: Path, module: nn.Module) -> None:
-    """Refuse weights with NaN or infinity in them."""
+    """Raise CheckpointError if weights contain NaN or infinity."""
     bad = {name for name, tensor in module.state_dict().items() if not _finite(tensor)}
     if bad:
         raise CheckpointError(
@@ -230,7 +229,7 @@ def check_finite(folder: Path, module: nn.Module) -> None:
 
 
 def _finite(tensor: Tensor) -> bool:
-    """NaN and infinity both reach the extremes, and no mask of the tensor's size is needed."""
+    # NaN and infinity show in the extremes, which needs no mask of the tensor's size.
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))

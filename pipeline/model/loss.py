@@ -1,4 +1,4 @@
-"""A model's own loss, token by token, from its last hidden state."""
+"""Per-token loss of a model from its last hidden state."""
 
 import copy
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
-"""Logits at once, about 10 bytes each with what is made of them: 1.3 GB on a GPU, where fewer tokens would keep it
-waiting for the host."""
+"""Logits per chunk, about 10 bytes each with temporaries: 1.3 GB on a GPU, where smaller chunks would wait for the
+host."""
 
 
 def token_losses(
@@ -23,11 +23,11 @@ def token_losses(
     hidden: Float[Tensor, "tokens dim"],
     targets: Int[Tensor, " tokens"],
 ) -> Float[Tensor, " tokens"]:
-    """Cross entropy in nats of each target under the head of `module`, from float32 logits, in chunks of tokens.
+    """Return the cross entropy in nats of each target under the head of `module`, from float32 logits, in chunks.
 
-    The head is the class's own path from the last hidden state to the logits, with whatever it has beside a matrix
-    (a transform, a bias, scaling, soft-capping): `module` runs while its `body` only replays `hidden` in place of the
-    last hidden state of `output`, what it had returned.
+    The head is the class's own path from the last hidden state to the logits, including a transform, bias, scaling or
+    soft-capping: `module` runs with its `body` patched to return `output`, its earlier result, with `hidden` as the
+    last hidden state. Not thread-safe.
     """
     size = max(LOGITS_PER_CHUNK[hidden.device.type] // module.config.vocab_size, 1)
     losses = [
@@ -51,4 +51,4 @@ def _replaying(body: nn.Module, output: Any, hidden: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        del body.forward  # the class's own shows again
+        del body.forward  # uncovers the method of the class

@@ -1,4 +1,4 @@
-"""One model over several devices: whole blocks, in order, by their bytes; everything else on the first."""
+"""Placement of one model on several devices: whole blocks in order by size, everything else on the first device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from pipeline.model.blocks import count_layers, find_block_list, find_body, find
 from pipeline.spec import ModelKind
 
 WeightCapacity = Mapping[str, int]
-"""Bytes that weights may take, by device. The first is home: of embeddings, norms, heads, and of what is captured."""
+"""Bytes available for weights, by device. The first device is home: embeddings, norms, heads and captured states."""
 
 
 def distribute_blocks(module: PreTrainedModel, kinds: Sequence[ModelKind], room: WeightCapacity) -> None:
-    """Move the module to the devices, each block to one; it is given its inputs there, and the last output comes home.
+    """Move each block to one device and everything else home; hooks move inputs to the blocks and the output home.
 
     Raises:
-        UsageError: it does not fit.
+        UsageError: the weights do not fit.
     """
     lists = [find_block_list(find_body(module, kind), count_layers(find_body(module, kind), kind)) for kind in kinds]
     blocks = [block for blocks in lists for block in blocks]
@@ -33,15 +33,16 @@ def distribute_blocks(module: PreTrainedModel, kinds: Sequence[ModelKind], room:
 
 
 def assign_block_devices(name: str, sizes: Sequence[int], rest: int, room: WeightCapacity) -> list[str]:
-    """The device of each block: each device is filled before the next, so that states cross over seldom.
+    """Return the device of each block; devices are filled in order, so states change device as rarely as possible.
 
     Args:
-        name: of the model.
+        name: class of the model, for the error message.
         sizes: bytes of each block.
-        rest: bytes of what is not in a block.
+        rest: bytes outside the blocks, which must fit on the first device.
+        room: bytes available for weights, by device.
 
     Raises:
-        UsageError: a device too few, or all too small.
+        UsageError: the devices are too few or too small.
     """
     home, *others = room
     devices, left, planned = iter(others), room[home] - rest, []
@@ -62,13 +63,12 @@ def _too_large(name: str, n_bytes: int, room: WeightCapacity) -> UsageError:
     have = ", ".join(f"{device} {size / 2**30:.3g}" for device, size in room.items())
     return UsageError(
         f"weights of {name}: {n_bytes / 2**30:.3g} GiB",
-        f"no room for them in whole blocks (GiB for weights: {have})",
-        "Set resources.gpus to more, or run on GPUs with more memory, or leave this model out",
+        f"they do not fit in whole blocks (GiB for weights: {have})",
+        f"Set resources.gpus to more than {len(room)}, use GPUs with more memory, or leave this model out",
     )
 
 
 def _rest_to(module: nn.Module, blocks: Sequence[nn.Module], device: str) -> None:
-    """Move what is in no block."""
     inside = {part for block in blocks for part in block.modules()}
     for part in module.modules():
         if part not in inside:
@@ -89,7 +89,7 @@ def _bring_inputs(part: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def move_tensors(value: Any, device: torch.device | str) -> Any:
-    """Tensors on the device, in whatever tuples, lists and dicts they come; all else as it is."""
+    """Return `value` with all tensors in nested tuples, lists and dicts moved to the device; the rest unchanged."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -100,6 +100,6 @@ def move_tensors(value: Any, device: torch.device | str) -> Any:
 
 
 def _bytes(module: nn.Module) -> int:
-    """Of its parameters and buffers, tied ones counted once."""
+    """Return the bytes of parameters and buffers, tied ones counted once."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return sum(tensor.nbytes for tensor in tensors.values())

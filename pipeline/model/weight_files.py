@@ -1,4 +1,4 @@
-"""Whether the files of a checkpoint folder can be opened, before a model is built from them."""
+"""Checks and reads the files of a checkpoint folder before a model is built from them."""
 
 import json
 import pickle
@@ -17,11 +17,11 @@ from pipeline.errors import CheckpointError
 
 
 class WeightTarget(NamedTuple):
-    """What is known of one tensor of a checkpoint's files."""
+    """Shape of one tensor of the checkpoint files and the module tensor it is loaded into."""
 
     shape: torch.Size
     module_tensor: str | None
-    """Of the module's tensor that holds it; None for one that the class has no place for."""
+    """Name of the module tensor; None for a tensor that the class does not use."""
 
 
 WeightTargets = dict[str, WeightTarget]
@@ -30,22 +30,22 @@ READ_ERRORS = (
     *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError),
     *(LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError),
 )
-"""What the readers raise for a damaged file: beside their own errors whatever an unpickler stumbles over."""
+"""Exceptions that the readers raise for a damaged file, including any error inside the unpickler."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The parsed config.json of `folder`."""
+    """Parse config.json of `folder`; CheckpointError if the file is missing or not a JSON object."""
     if not (folder / CONFIG_FILE).exists():
         raise CheckpointError(f"checkpoint {folder}", "no config.json", "Name a folder with config.json and weights")
     return _json(folder / CONFIG_FILE)
 
 
 def list_readable_weights(folder: Path) -> list[Path]:
-    """The files with tensors that loading reads, all of one format, each one readable.
+    """Return the weight files that loading reads, all of one format and each readable.
 
     Raises:
-        CheckpointError: there are none, a shard is absent, or a file cannot be opened (truncated, or a pickle with
-            more in it than tensors).
+        CheckpointError: there are none, a shard is missing, or a file cannot be opened (truncated, or a pickle with
+            other objects than tensors).
     """
     names = list_weight_files(LocalFolder(folder))
     if not names:
@@ -61,11 +61,11 @@ def list_readable_weights(folder: Path) -> list[Path]:
 
 
 def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Name and value of every tensor, mapped from the file: its bytes are read where it is used."""
+    """Yield name and value of every tensor, memory-mapped: bytes are read on first use."""
     for path in files:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (it is no dict)
+                for name in file.keys():  # noqa: SIM118 (not a dict)
                     yield name, file.get_tensor(name)
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -74,35 +74,35 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"file {path}", f"not JSON ({error})", "Fetch it again") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"file {path}", f"a JSON {type(found).__name__}, not an object", "Fetch it again")
-    return found
+        raise CheckpointError(f"file {path}", f"not JSON ({error})", "Download it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"file {path}", f"a JSON {type(content).__name__}, not an object", "Download it again")
+    return content
 
 
 def _shards(index: Path, files: list[Path]) -> list[Path]:
     _json(index)
     if not files:
-        raise CheckpointError(f"file {index}", "no shard is named in it", "Fetch it again")
+        raise CheckpointError(f"file {index}", "no shard is named in weight_map", "Download it again")
     absent = [path.name for path in files if not path.exists()]
     if absent:
         raise CheckpointError(
             f"checkpoint {index.parent}",
             f"{len(absent)} of {len(files)} shards absent: {absent[0]}",
-            "Fetch them again",
+            "Download the absent shards",
         )
     return files
 
 
 def _open(path: Path) -> None:
-    """Read the header, which tells a truncated file; tensors stay on disk."""
+    """Read the header only, which detects a truncated file; tensors stay on disk."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return
         torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
     except READ_ERRORS as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"weights {path}", f"cannot be opened ({why})", "Fetch the file again") from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"weights {path}", f"cannot be opened ({reason})", "Download the file again") from error

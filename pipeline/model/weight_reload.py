@@ -1,4 +1,4 @@
-"""The next checkpoint of a history in the module of the one before: its weights are put in place, nothing is built."""
+"""Reuse of a module for the next checkpoint of a history: weights are overwritten in place."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,21 +13,22 @@ from pipeline.model.placement import WeightCapacity
 from pipeline.model.weight_files import WeightTarget, WeightTargets, list_readable_weights, read_tensors
 
 StateDict = dict[str, Tensor]
-"""The tensors of a module; tied ones are one under several names."""
+"""Tensors of a module by name; a tied tensor appears under several names."""
 
 
 def reload_model(before: Model | None, folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
-    """`load`, in less time where a model of the same config, dtype and device is no longer needed; the bytes are equal.
+    """Load a checkpoint like `load_model`, faster if `before` has the same config, dtype and device; byte-identical.
 
-    The first two models of a history are built; by the second it is seen where each tensor of the files goes. From
-    then on the module is kept and its tensors are overwritten straight from the files, unless those hold other names
-    or shapes than before: then the module is built anew, which finds and says what is wrong.
+    The first two models of a history are built; the second one shows where each tensor of the files goes. Later calls
+    overwrite the module's tensors directly from the files. If names or shapes differ from before, the module is built
+    again, which reports what is wrong.
 
     Args:
-        before: lost to the caller, whatever happens.
+        before: model of the previous checkpoint; must not be used afterwards, even on error.
+        folder: as for `load_model`, like `dtype` and `device`.
 
     Raises:
-        CheckpointError: as `load`.
+        CheckpointError: as `load_model`.
     """
     if before is None:
         return load_model(folder, dtype, device)
@@ -35,67 +36,67 @@ def reload_model(before: Model | None, folder: Path, dtype: str, device: str | W
     if before.weight_targets is not None and overwrite_weights(before.module, before.weight_targets, files):
         check_finite(folder, before.module)
         return before
-    release_weights(before)  # its memory is needed
+    release_weights(before)  # frees the memory for the next model
     model = load_model(folder, dtype, device)
     return replace(model, weight_targets=find_weight_targets(model.module, files))
 
 
 def release_weights(model: Model) -> None:
-    """Give back the memory of its weights, whoever still refers to it."""
+    """Free the memory of the weights even if references to the model remain."""
     model.module.to_empty(device="meta")
 
 
 def find_weight_targets(module: PreTrainedModel, files: Sequence[Path]) -> WeightTargets | None:
-    """Where in the module the tensors of its own files went, compared value by value.
+    """Return the module tensor of each file tensor, found by comparing values.
 
-    None where loading did more than put each in its place: tensors merged or transposed, or not from the files, or
-    renamed so that values alone do not tell which is which, or equal by the config and not by the files.
+    None if loading did more than copy: tensors were merged or transposed, not read from the files, renamed so that
+    values alone are ambiguous, or tied by the config but not in the files.
     """
-    state, places = module.state_dict(), WeightTargets()
+    state, targets = module.state_dict(), WeightTargets()
     for name, tensor in read_tensors(files):
-        found = _match_by_name(state, name, module.base_model_prefix) or _match_by_value(state, tensor)
-        if len({state[known].data_ptr() for known in found}) > 1 or not all(_equal(state[k], tensor) for k in found):
+        matches = _match_by_name(state, name, module.base_model_prefix) or _match_by_value(state, tensor)
+        if len({state[m].data_ptr() for m in matches}) > 1 or not all(_equal(state[m], tensor) for m in matches):
             return None
-        places[name] = WeightTarget(tensor.shape, next(iter(found), None))
-    filled = {state[place.module_tensor].data_ptr() for place in places.values() if place.module_tensor}
-    whole = all(tensor.data_ptr() in filled for tensor in state.values())
-    return places if whole and _tied_as_configured(module, state) else None
+        targets[name] = WeightTarget(tensor.shape, next(iter(matches), None))
+    filled = {state[target.module_tensor].data_ptr() for target in targets.values() if target.module_tensor}
+    complete = all(tensor.data_ptr() in filled for tensor in state.values())
+    return targets if complete and _tied_as_configured(module, state) else None
 
 
-def overwrite_weights(module: PreTrainedModel, places: WeightTargets, files: Sequence[Path]) -> bool:
-    """Put each tensor of the files in its place; False, of a module spoiled, where the files are not alike."""
-    state, left, filled = module.state_dict(), dict(places), set[int]()
+def overwrite_weights(module: PreTrainedModel, targets: WeightTargets, files: Sequence[Path]) -> bool:
+    """Copy each file tensor to its target; return False, with the module partly overwritten, if the files differ."""
+    state, left, filled = module.state_dict(), dict(targets), set[int]()
     for name, tensor in read_tensors(files):
-        place = left.pop(name, None)
-        if place is None or place.shape != tensor.shape:
+        target = left.pop(name, None)
+        if target is None or target.shape != tensor.shape:
             return False
-        if place.module_tensor is None:
+        if target.module_tensor is None:
             continue
-        into = state[place.module_tensor]
+        into = state[target.module_tensor]
         if into.data_ptr() not in filled:
             into.copy_(tensor.to(into.device))
             filled.add(into.data_ptr())
-        elif not _equal(into, tensor):  # the other name of a tied one; tied no longer
+        elif not _equal(into, tensor):  # second name of a tied tensor whose values now differ
             return False
     return not left
 
 
 def _match_by_name(state: StateDict, name: str, prefix: str) -> list[str]:
-    """The module's tensor of that name: files are written with a head and without."""
+    """Return the module tensor called `name`, with or without the base-model prefix: files may lack the head."""
     names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
-    return [known for known in names if known in state][:1]
+    return [candidate for candidate in names if candidate in state][:1]
 
 
 def _match_by_value(state: StateDict, tensor: Tensor) -> list[str]:
-    """The module's tensors of that value, for one that was renamed."""
-    return [known for known, held in state.items() if held.shape == tensor.shape and _equal(held, tensor)]
+    """Return the module tensors with that value, for a tensor that was renamed on loading."""
+    return [name for name, loaded in state.items() if loaded.shape == tensor.shape and _equal(loaded, tensor)]
 
 
-def _equal(held: Tensor, tensor: Tensor) -> bool:
-    return torch.equal(held, tensor.to(held.device).to(held.dtype))
+def _equal(loaded: Tensor, tensor: Tensor) -> bool:
+    return torch.equal(loaded, tensor.to(loaded.device).to(loaded.dtype))
 
 
 def _tied_as_configured(module: PreTrainedModel, state: StateDict) -> bool:
-    """Whether all pairs are one tensor that the config has as one; files with two different ones untie them."""
+    """Return True if all pairs tied by the config share storage; files with two different tensors untie them."""
     pairs = module.get_expanded_tied_weights_keys(all_submodels=True).items()
-    return all(state[one].data_ptr() == state[other].data_ptr() for one, other in pairs if {one, other} <= state.keys())
+    return all(state[a].data_ptr() == state[b].data_ptr() for a, b in pairs if {a, b} <= state.keys())

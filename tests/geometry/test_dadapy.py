@@ -1,6 +1,6 @@
-"""TwoNN and GRIDE against DADApy 0.3.4, run by itself (numpy 1.26) on the two clouds made here.
+"""TwoNN and GRIDE against DADApy 0.3.4, run separately (numpy 1.26) on the two clouds below.
 
-Its calls: IdEstimation(coordinates=X).compute_id_2NN(algorithm="base") and "ml", and
+Calls: IdEstimation(coordinates=X).compute_id_2NN(algorithm="base") and "ml", and
 .return_id_scaling_gride(range_max=128).
 """
 
@@ -33,7 +33,7 @@ DADAPY = {
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_dadapy_agrees(name: str) -> None:
-    """TwoNN to 1e-6 (measured: 3e-10 the linear fit, 5e-14 the likelihood), GRIDE to 1 % (0.1 %: its (N - 1) / N)."""
+    """TwoNN agrees to 1e-6 (measured: linear fit 3e-10, likelihood 5e-14), GRIDE to 1 % (0.1 %: factor (N - 1) / N)."""
     distances = build_exact_graph(torch.from_numpy(CLOUDS[name]), 128).distances
     linear, likelihood, gride = DADAPY[name]
     assert id_twonn(distances) == pytest.approx(linear, rel=1e-6)

@@ -1,4 +1,4 @@
-"""The notebook entry: its contract, its honest edges, and what must leave its numbers alone."""
+"""`describe`: columns, edge cases with status and flags, and invariances of the metrics."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def cloud(seed: int) -> Tensor:
 
 
 def test_every_metric_column_is_there_and_nothing_else() -> None:
-    """The columns of the contract's metric groups, two timings, status and flags."""
+    """A row has the columns of the geometry groups, two timings, status and flags."""
     row = describe(curved(600, 16), torch.arange(600) // 10, torch.arange(600) % 7, groups=torch.arange(600) // 300)
     assert set(row) == {*column_names(*METRICS), "knn_s", "spectrum_s", "status", "flags"}
     assert row["status"] == "ok"
@@ -43,7 +43,7 @@ def test_every_metric_column_is_there_and_nothing_else() -> None:
 
 
 def edges() -> dict[str, tuple[Tensor, str, str]]:
-    """Clouds, the status and a word they must get."""
+    """Return clouds with the status and a flag that they must get."""
     base = curved(600, 16)
     nan = base.clone()
     nan[5, 5] = torch.nan
@@ -65,18 +65,18 @@ def edges() -> dict[str, tuple[Tensor, str, str]]:
 
 @pytest.mark.parametrize("name", edges())
 def test_honest_edges(name: str) -> None:
-    """A null has a word, a doubtful number has one too, and no NaN or infinity ever comes out."""
-    points, status, word = edges()[name]
+    """Edge cases get their status and flag, and no value is NaN or infinite."""
+    points, status, flag = edges()[name]
     row = describe(points, contexts=torch.arange(len(points)) // 10)
     assert row["status"] == status
-    assert word in row["flags"]
+    assert flag in row["flags"]
     for column, value in row.items():
         for number in value if isinstance(value, list) else [value]:
             assert not isinstance(number, float) or np.isfinite(number), column
 
 
 def test_numpy_and_torch_agree() -> None:
-    """The same numbers from an array, and from a tensor that requires a gradient."""
+    """An array and a tensor that requires a gradient give equal metrics."""
     points = curved(400, 12)
     expected = flat(describe(points), (*SCALE_FREE, *COUNTS))
     assert flat(describe(points.numpy()), (*SCALE_FREE, *COUNTS)) == expected
@@ -84,14 +84,14 @@ def test_numpy_and_torch_agree() -> None:
 
 
 def test_first_rows_of_contexts_are_sinks() -> None:
-    """One per context, wherever its rows stand."""
+    """The first row of each context is a sink, in any order of rows."""
     context = torch.arange(600).flip(0) % 20
     assert describe(curved(600, 16), contexts=context)["n_sink_tokens"] == 20
     assert describe(curved(600, 16))["n_sink_tokens"] == 0
 
 
 def test_neighbour_shares() -> None:
-    """Tight contexts: all neighbours from the own context; tokens: as brute force counts first and second ones."""
+    """Tight contexts give share 1; the token share equals brute force over first and second neighbours."""
     centers = 100 * torch.randn(60, 1, 16, generator=torch.Generator().manual_seed(1))
     points = (centers + torch.randn(60, 10, 16, generator=torch.Generator().manual_seed(2))).flatten(0, 1)
     row = describe(points, contexts=torch.arange(600) // 10, token_ids=torch.arange(600) % 2)
@@ -102,7 +102,7 @@ def test_neighbour_shares() -> None:
 
 
 def test_groups_may_be_interleaved_and_named_freely() -> None:
-    """Group labels are labels: order and values do not matter."""
+    """Order and values of group labels have no effect."""
     points, groups = curved(800, 16), torch.arange(800) % 4
     by_name = describe(points, groups=groups * 10 - 7)
     sorted_ = describe(points[groups.argsort(stable=True)], groups=groups.sort().values)
@@ -120,7 +120,7 @@ def test_groups_may_be_interleaved_and_named_freely() -> None:
     ],
 )
 def test_wrong_input_says_what_is_wrong(points: Tensor, labels: list[int] | None, found: str) -> None:
-    """Asked, found, what to do."""
+    """The error states what was found and what to give."""
     with pytest.raises(UsageError, match=r"Give") as error:
         describe(points, contexts=labels)
     assert found in str(error.value)
@@ -129,7 +129,7 @@ def test_wrong_input_says_what_is_wrong(points: Tensor, labels: list[int] | None
 @settings(max_examples=8, deadline=None)
 @given(points_seeds, st.floats(-3, 3))
 def test_shifts_leave_everything_centered(seed: int, exponent: float) -> None:
-    """Adding a constant vector changes no centered metric."""
+    """Adding a constant vector does not change centered metrics."""
     points = cloud(seed)
     moved = describe(points + 10.0**exponent)
     assert flat(moved) == pytest.approx(flat(describe(points)), rel=1e-6)  # float64 rows; measured: 1e-9
@@ -138,7 +138,7 @@ def test_shifts_leave_everything_centered(seed: int, exponent: float) -> None:
 @settings(max_examples=8, deadline=None)
 @given(points_seeds, st.integers(-30, 30))
 def test_scales_leave_everything_scale_free(seed: int, exponent: int) -> None:
-    """A power of two changes no byte of a ratio."""
+    """Scaling by a power of two does not change scale-free metrics."""
     points = cloud(seed)
     assert flat(describe(points * 2.0**exponent)) == pytest.approx(flat(describe(points)), rel=1e-12)
 
@@ -146,7 +146,7 @@ def test_scales_leave_everything_scale_free(seed: int, exponent: int) -> None:
 @settings(max_examples=8, deadline=None)
 @given(points_seeds)
 def test_rotation_leaves_everything(seed: int) -> None:
-    """An orthogonal map changes no metric but the coordinates that stand out; padding with zeros likewise."""
+    """Rotation and padding with zero columns change no metric except those of single coordinates."""
     points = cloud(seed)
     expected = flat(describe(points), (*SCALE_FREE, "cosine_mean", "effective_rank_sigma"))
     for moved in (points @ rotation(24, seed), torch.cat([points, torch.zeros(300, 5).double()], 1)):
@@ -157,7 +157,7 @@ def test_rotation_leaves_everything(seed: int) -> None:
 @settings(max_examples=8, deadline=None)
 @given(points_seeds)
 def test_order_is_irrelevant(seed: int) -> None:
-    """Permuting rows changes sums by their rounding alone."""
+    """Permuting rows changes metrics by rounding only."""
     points = cloud(seed)
     mixed = points[torch.randperm(300, generator=torch.Generator().manual_seed(seed))]
     assert flat(describe(mixed)) == pytest.approx(flat(describe(points)), rel=1e-9)
@@ -166,7 +166,7 @@ def test_order_is_irrelevant(seed: int) -> None:
 @settings(max_examples=8, deadline=None)
 @given(points_seeds, st.integers(1, 200))
 def test_duplicated_rows_leave_the_dimension(seed: int, copies: int) -> None:
-    """Every estimate but the published one, whose flaw this is."""
+    """Duplicates change no estimate except `id_authors`, which is known to be biased by duplicates."""
     points = cloud(seed)
     columns = ("id_twonn", "id_mle", "id_mle_c50", "id_lb20", "id_gride", "id_ks", "n_points", "mu_quantiles")
     both = describe(torch.cat([points, points[:copies]]))
@@ -176,7 +176,7 @@ def test_duplicated_rows_leave_the_dimension(seed: int, copies: int) -> None:
 
 
 def test_threads_change_nothing_that_matters() -> None:
-    """Equal bytes at equal threads; at another number at most 1e-9."""
+    """Equal thread counts give equal bytes; other counts differ by at most 1e-9."""
     points, groups = curved(2000, 64), torch.arange(2000) // 1000
     threads = torch.get_num_threads()
     rows = []

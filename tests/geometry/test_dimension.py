@@ -1,4 +1,4 @@
-"""Dimension estimators against independent code, exact laws and the published function."""
+"""Dimension estimators against independent code, exact distributions and the published function."""
 
 import math
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def poisson_radii(n: int, k: int, dim: float, seed: int = 0) -> Tensor:
 
 
 def published(points: Tensor) -> float:
-    """The published function, rewritten as plain loops: sort all float64 distances of every row."""
+    """Return the published estimate, rewritten with plain loops that sort all float64 distances of every row."""
     x = points.double()
     x = x - x.mean(0)
     x = x / x.norm(dim=1).mean()
@@ -49,20 +49,19 @@ def published(points: Tensor) -> float:
         r1, r2 = (x - x[i]).norm(dim=1)[torch.arange(len(x)) != i].sort().values[:2].tolist()
         mu.append(-1.0 if r1 < 1e-8 else r2 / r1)
     ordered = np.sort(mu)
-    useless = int((ordered <= 1 + 1e-8).sum())
-    kept = ordered[useless:]
-    share = np.arange(1 + useless, len(x) + 1).astype(np.float32) / np.float32(
-        len(x)
-    )  # float32, as torch divides integers
-    fitted = len(kept) // 5
-    log_mu, log_share = np.log(kept[:fitted]), -np.log(np.float32(1) - share[:fitted])
+    unusable = int((ordered <= 1 + 1e-8).sum())
+    usable = ordered[unusable:]
+    # float32 because torch divides integers in float32
+    share = np.arange(1 + unusable, len(x) + 1).astype(np.float32) / np.float32(len(x))
+    fitted = len(usable) // 5
+    log_mu, log_share = np.log(usable[:fitted]), -np.log(np.float32(1) - share[:fitted])
     return float((log_mu * log_share).sum() / (log_mu**2).sum())
 
 
 @pytest.mark.filterwarnings("ignore:divide by zero:RuntimeWarning")
 @pytest.mark.parametrize(("dim", "n"), [(3, 400), (10, 1500), (40, 800)])
 def test_equal_to_scikit_dimension(dim: int, n: int) -> None:
-    """On the same distances TwoNN, its likelihoods at 1, 0.9 and 0.5, and Levina-Bickel agree to 1e-6."""
+    """TwoNN, its likelihoods at fractions 1, 0.9 and 0.5, and Levina-Bickel agree to 1e-6 on the same distances."""
     r = radii(curved(n, 64, dim))
     pairs = r[:, :2].numpy()
 
@@ -80,7 +79,7 @@ def test_equal_to_scikit_dimension(dim: int, n: int) -> None:
 
 @pytest.mark.parametrize("k", SCALES)
 def test_gride_maximises_its_likelihood(k: int) -> None:
-    """The root is where Denti's likelihood of r_2k / r_k, written down here afresh, is largest."""
+    """The estimate maximises Denti's likelihood of r_2k / r_k, implemented independently here."""
     r = radii(curved(600, 32, 5))
     log_mu = (r[:, 2 * k - 1] / r[:, k - 1]).log().numpy()
 
@@ -93,7 +92,7 @@ def test_gride_maximises_its_likelihood(k: int) -> None:
 
 
 def test_gride_at_one_is_the_likelihood_of_twonn() -> None:
-    """Up to the factor (N - 1) / N that makes TwoNN's unbiased; also with tied pairs."""
+    """GRIDE at k = 1 equals `id_mle` up to its factor (N - 1) / N; tied pairs keep GRIDE finite."""
     r = radii(curved(500, 16, 4))
     assert id_gride(r, 1) == pytest.approx(id_mle(r) * 500 / 499, rel=1e-12)
     r[:50, 3] = r[:50, 1]
@@ -102,7 +101,7 @@ def test_gride_at_one_is_the_likelihood_of_twonn() -> None:
 
 @pytest.mark.parametrize("dim", [1, 2, 5, 20])
 def test_exact_laws_give_exact_dimensions(dim: int) -> None:
-    """In a Poisson process every estimator, at every scale, returns the dimension within 3 standard deviations."""
+    """Every estimator returns the dimension of a Poisson process within 3 standard deviations, at every scale."""
     n = 20_000
     r = poisson_radii(n, 128, dim)
     relative = {id_twonn: 1.07, id_mle: 1.0, id_mle_c90: 1.06, id_mle_c50: 1.42, id_lb20: 0.23}  # sd * sqrt(n)
@@ -118,7 +117,7 @@ def test_exact_laws_give_exact_dimensions(dim: int) -> None:
 
 @pytest.mark.parametrize("k", SCALES[:-1])
 def test_gride_law(k: int) -> None:
-    """E[d log(r_2k / r_k)] = psi(2k) - psi(k)."""
+    """E[d log(r_2k / r_k)] equals psi(2k) - psi(k)."""
     r = poisson_radii(20_000, 64, 3)
     mean = float(3 * (r[:, 2 * k - 1] / r[:, k - 1]).log().mean())
     assert mean == pytest.approx(special.psi(2 * k) - special.psi(k), rel=0.03)  # measured: 0.7 %
@@ -126,7 +125,7 @@ def test_gride_law(k: int) -> None:
 
 @pytest.mark.parametrize("dim", [1, 2, 5, 8])
 def test_on_a_flat_torus_mu_is_pareto_for_every_n(dim: int) -> None:
-    """Uniform points, geodesic distance: E[d log mu] = 1, so 1 / mean(1 / estimate) is the dimension."""
+    """Uniform points with geodesic distance have E[d log mu] = 1, so 1 / mean(1 / estimate) is the dimension."""
     inverse = []
     for seed in range(8):
         x = torch.rand(800, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -138,11 +137,11 @@ def test_on_a_flat_torus_mu_is_pareto_for_every_n(dim: int) -> None:
 
 
 def test_published_values() -> None:
-    """What llm_microscope 0.0.7 returns for its own README example."""
+    """The values equal those of llm_microscope 0.0.7 for its README example."""
     torch.manual_seed(0)
     row = describe(torch.randn(1000, 10))
     assert row["id_authors"] == pytest.approx(8.911751409, rel=1e-9)
-    assert row["anisotropy"] == pytest.approx(0.115724616, rel=2e-7)  # theirs is a float32 SVD
+    assert row["anisotropy"] == pytest.approx(0.115724616, rel=2e-7)  # llm_microscope uses a float32 SVD
 
 
 @pytest.mark.parametrize(
@@ -150,7 +149,7 @@ def test_published_values() -> None:
     [("M1_Sphere", 10.015936), ("M7_Roll", 1.859916), ("M10a_Cubic", 10.458087), ("M12_Norm", 16.063421)],
 )
 def test_published_code_on_benchmark_manifolds(name: str, value: float) -> None:
-    """What llm_microscope 0.0.7 returns on scikit-dimension's manifolds."""
+    """`id_authors` equals the value of llm_microscope 0.0.7 on scikit-dimension's manifolds."""
     manifolds = skdim.datasets.BenchmarkManifolds(random_state=0)
     intrinsic, dim, _ = manifolds.truth.loc[name, ["Intrinsic Dimension", "Number of variables", "Description"]]
     points = manifolds.generate(name=name, n=1000, dim=int(dim), d=int(intrinsic))
@@ -159,7 +158,7 @@ def test_published_code_on_benchmark_manifolds(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("copies", [0, 60, 300])
 def test_id_authors_keeps_the_flaws(copies: int) -> None:
-    """With rows repeated, it errs exactly as the published function does."""
+    """Repeated rows: `id_authors` has the same bias as the published function."""
     g = torch.Generator().manual_seed(5)
     points = torch.randn(600, 8, generator=g)
     points = torch.cat([points, points[:copies]])[torch.randperm(600 + copies, generator=g)]
@@ -173,14 +172,14 @@ def test_id_authors_keeps_the_flaws(copies: int) -> None:
 
 
 def test_id_authors_keeps_near_duplicates() -> None:
-    """Pairs closer than float32 resolves at that length, which the other estimators merge, count as neighbours."""
+    """Pairs within float32 rounding, which the other estimators merge, count as neighbours."""
     points = curved(500, 16).double()
     points = torch.cat([points, points[:30] * (1 + 1e-14), points[30:60] * (1 + 1e-7)])
     assert describe(points)["id_authors"] == pytest.approx(published(points), rel=1e-7)
 
 
 def neighbour_clouds() -> dict[str, Tensor]:
-    """Hard float32 clouds, and what rounding to two bytes leaves of a cloud with an offset."""
+    """Return hard float32 clouds, and clouds with an offset rounded to bfloat16 and float16."""
     hard = hard_clouds(1000, 64)
     base = curved(1000, 64)
     return hard | {"bfloat16": (base + 30).to(torch.bfloat16), "float16": (base + 100).to(torch.float16)}
@@ -188,7 +187,7 @@ def neighbour_clouds() -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", neighbour_clouds())
 def test_every_neighbour_metric_equals_the_float64_reference(name: str) -> None:
-    """Within 1e-6 of what all N^2 float64 differences of the distinct rows give."""
+    """Every metric agrees to 1e-6 with all N^2 float64 differences of the distinct rows."""
     points = neighbour_clouds()[name]
     row = describe(points, contexts=torch.arange(1000) // 20, token_ids=torch.arange(1000) % 7)
     assert row["n_duplicates"] == row["n_near_duplicates"] == row["n_unresolved"] == 0
@@ -212,7 +211,7 @@ def test_every_neighbour_metric_equals_the_float64_reference(name: str) -> None:
 
 
 def test_headlines_are_means_over_groups() -> None:
-    """Each group has a graph of its own; the mean is reported, with sd / sqrt(groups)."""
+    """Each group has a separate graph; the value is the mean over groups, the error sd / sqrt(groups)."""
     points, groups = curved(2000, 32), torch.arange(2000) % 4
     row = describe(points, groups=groups)
     parts = [describe(points[groups == g]) for g in range(4)]
@@ -227,7 +226,7 @@ def test_headlines_are_means_over_groups() -> None:
 
 
 def test_intervals_over_groups_cover() -> None:
-    """On clustered clouds 95 % t-intervals over five groups cover the estimator's expectation 88-99 % of the time."""
+    """95 % t-intervals over five groups cover the expectation in 88 to 99 % of trials on clustered clouds."""
     estimates = []
     for seed in range(150 * 5):
         g = torch.Generator().manual_seed(seed)
@@ -242,7 +241,7 @@ def test_intervals_over_groups_cover() -> None:
 
 @pytest.mark.parametrize(("n", "flag"), [(99, "too_few_points"), (300, "few_points")])
 def test_few_points_are_flagged(n: int, flag: str) -> None:
-    """Below 100 points there is no estimate; below 500 there is one with a caveat."""
+    """Fewer than 100 points give no estimate, fewer than 500 an estimate with a flag."""
     row = describe(curved(n, 16))
     assert flag in row["flags"]
     assert (row["id_mle"] is None) == (n < 100)
@@ -251,7 +250,7 @@ def test_few_points_are_flagged(n: int, flag: str) -> None:
 
 @pytest.mark.parametrize(("sizes", "left"), [((400, 400, 60), 2), ((700, 60), 1), ((60, 60), 0)])
 def test_a_small_group_is_left_out_and_the_row_stays_ok(sizes: tuple[int, ...], left: int) -> None:
-    """The numbers are the mean over the groups left; one group leaves no error, and none leaves a degenerate row."""
+    """Values are means over the other groups; one group gives no error, zero groups give a degenerate row."""
     groups = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     points = curved(len(groups), 16)
     row = describe(points, groups=groups)
@@ -264,7 +263,7 @@ def test_a_small_group_is_left_out_and_the_row_stays_ok(sizes: tuple[int, ...], 
 
 
 def test_copies_of_every_point_leave_only_the_published_code_without_a_number() -> None:
-    """It drops points with a copy; the others measure the distinct points, so the row is not degenerate."""
+    """`id_authors` drops points with a copy; other estimators use the distinct points, so the row is ok."""
     row = describe(curved(600, 16).repeat(2, 1))
     assert row["id_authors"] is None
     assert row["id_twonn"] is not None
@@ -273,14 +272,14 @@ def test_copies_of_every_point_leave_only_the_published_code_without_a_number() 
 
 
 def test_lattices_have_no_dimension() -> None:
-    """Where every point has r1 = r2 the estimate would be a division by zero: null and a word."""
+    """A cloud in which every point has r1 = r2 gives null with a flag instead of a division by zero."""
     row = describe(torch.cartesian_prod(*[torch.arange(4.0)] * 4))
     assert row["id_mle"] is None
     assert "tied_distances" in row["flags"]
 
 
 def test_ties_cost_only_the_estimates_that_are_made_of_them() -> None:
-    """A lattice of which a third is displaced: no slope over the tied fractions, the likelihood of all of mu stays."""
+    """A lattice with displaced points has no slope over the tied fractions but a likelihood over all of mu."""
     points = torch.cartesian_prod(*[torch.arange(4.0)] * 4)
     points[:100] += 0.01 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     row = describe(points)
@@ -294,7 +293,7 @@ def test_ties_cost_only_the_estimates_that_are_made_of_them() -> None:
 
 
 def _published_manifolds() -> dict[str, tuple[float, float]]:
-    """Table S2 of Huang, Chen and Chung: (MLE, k = 20; TwoNN, discard 0.1) at N = 2500."""
+    """Return table S2 of Huang, Chen and Chung: (MLE with k = 20, TwoNN with discard 0.1) at N = 2500."""
     table = """
         M1_Sphere 9.0 9.4; M2_Affine_3to5 2.8 2.9; M3_Nonlinear_4to6 3.7 3.8; M4_Nonlinear 4.0 3.9; M5a_Helix1d 1.0 1.0;
         M5b_Helix2d 2.6 2.0; M6_Nonlinear 6.4 6.0; M7_Roll 2.0 2.0; M8_Nonlinear 13.5 13.3; M9_Affine 14.5 15.5;
@@ -314,7 +313,7 @@ FAST = ("M1_Sphere", "M5b_Helix2d", "M8_Nonlinear", "M10d_Cubic", "M12_Norm", "M
     "name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in MANIFOLDS]
 )
 def test_benchmark_manifolds(name: str) -> None:
-    """Mean of five draws against published values: within max(0.15, 4 %), 8 % on the least regular one."""
+    """The mean of five draws is within max(0.15, 4 %) of the published value, 8 % for the least regular manifold."""
     estimates: dict[Callable, list[float]] = {id_lb20: [], id_twonn: []}
     for seed in range(5):
         manifolds = skdim.datasets.BenchmarkManifolds(random_state=seed)

@@ -1,4 +1,4 @@
-"""What a GPU would run, on what there is: shapes on the meta device, 16-bit products and masked sums on the CPU."""
+"""GPU code paths without a GPU: shapes on the meta device, 16-bit products and masked sums on the CPU."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from pipeline.corpora import Batch
 from pipeline.geometry import MomentStream, PointCloud, exact_search, moments
 from pipeline.geometry.candidates import default_ladder, faiss_engine, torch_engine
 from pipeline.geometry.neighbors import build_exact_graph
-from pipeline.sampler import HiddenStateSampler
+from pipeline.measurement.sampler import HiddenStateSampler
 from tests.geometry.clouds import hard_clouds
 
 CLOUDS = hard_clouds(3000, 256)
@@ -16,7 +16,7 @@ COARSE = (torch_engine, torch.bfloat16), (torch_engine, torch.float32)
 
 
 def batch(contexts: int, tokens: int, group: int) -> Batch:
-    """Every token enters the moments, every third the cloud."""
+    """Return a batch whose tokens all enter the moments and of which every third enters the cloud."""
     rows, kept = np.arange(contexts * tokens), np.arange(0, contexts * tokens, 3)
     return Batch(
         ids=np.zeros((contexts, tokens), np.int64),
@@ -33,7 +33,7 @@ def batch(contexts: int, tokens: int, group: int) -> Batch:
 
 
 def test_the_stream_asks_the_device_nothing() -> None:
-    """On the meta device every question that would wait for a GPU is an error, and none is asked before the end."""
+    """No call synchronises before `finish`: every synchronisation is an error on the meta device."""
     stream = MomentStream([64, 96], [9000, 9000], 8.0, [1, None], device="meta")
     clouds = {layer: PointCloud(6000, width, torch.bfloat16, "meta") for layer, width in enumerate([64, 96])}
     sampler = HiddenStateSampler(stream, [0, 1], clouds, "meta")
@@ -49,19 +49,19 @@ def test_the_stream_asks_the_device_nothing() -> None:
 
 
 def test_all_rows_with_zeros_sum_up_as_the_chosen_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The masked sums of a GPU are those of the chosen rows."""
+    """The masked sums of the GPU path equal sums over the selected rows."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randn(2048, 300, generator=generator, dtype=torch.float64)
     mask, shift = torch.rand(2048, generator=generator) < 0.7, torch.zeros(300, dtype=torch.float64)
     chosen = moments.Moments.from_masked_rows(y, mask, shift)
-    monkeypatch.setattr(moments, "_picked", lambda y, mask: y * mask[:, None])
+    monkeypatch.setattr(moments, "_select_or_zero", lambda y, mask: y * mask[:, None])
     masked = moments.Moments.from_masked_rows(y, mask, shift)
     for name in vars(chosen):
         torch.testing.assert_close(vars(masked)[name], vars(chosen)[name], rtol=1e-11, atol=1e-11)
 
 
 def test_half_of_a_scatter_is_mirrored() -> None:
-    """Panels and their mirror images are the whole product."""
+    """Panels and their mirror images give the whole product."""
     y = torch.randn(500, 700, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     whole = moments.gram(y)
     assert torch.equal(whole[:256, 256:], whole[256:, :256].T)
@@ -70,7 +70,7 @@ def test_half_of_a_scatter_is_mirrored() -> None:
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_candidates_of_16_bit_products_end_in_the_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounded points propose, differences of the stored ones decide: distances and neighbours are byte-equal."""
+    """Rounded points propose and differences of the stored points decide: the graphs are byte-identical."""
     exact = build_exact_graph(CLOUDS[name], 32, engine=torch_engine)
     monkeypatch.setattr(exact_search, "default_ladder", lambda *_: COARSE)
     coarse = build_exact_graph(CLOUDS[name], 32)
@@ -80,26 +80,26 @@ def test_candidates_of_16_bit_products_end_in_the_same_bytes(name: str, monkeypa
 
 
 def test_16_bit_products_certify_plain_points_and_are_passed_over_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where rounding hides neighbours the pilot shows it, and only its few rows are lost."""
-    rows_seen: dict[torch.dtype, int] = {}
-    rung = exact_search._rung
+    """Pilot queries detect that rounding hides neighbours, and only they are wasted."""
+    searched: dict[torch.dtype, int] = {}
+    search_with = exact_search._search_with
 
     def counted(points, view, rows, k, propose):
-        rows_seen[view.values.dtype] = rows_seen.get(view.values.dtype, 0) + len(rows)
-        return rung(points, view, rows, k, propose)
+        searched[view.values.dtype] = searched.get(view.values.dtype, 0) + len(rows)
+        return search_with(points, view, rows, k, propose)
 
     monkeypatch.setattr(exact_search, "default_ladder", lambda *_: COARSE)
-    monkeypatch.setattr(exact_search, "_rung", counted)
+    monkeypatch.setattr(exact_search, "_search_with", counted)
     build_exact_graph(CLOUDS["plain"], 32)
-    assert rows_seen[torch.bfloat16] > 3000
-    assert rows_seen.pop(torch.float32, 0) < 300
-    rows_seen.clear()
+    assert searched[torch.bfloat16] > 3000
+    assert searched.pop(torch.float32, 0) < 300
+    searched.clear()
     build_exact_graph(CLOUDS["rogue 10000"], 32)
-    assert rows_seen[torch.bfloat16] <= 256
+    assert searched[torch.bfloat16] <= 256
 
 
 def test_lengths_belong_to_the_rounded_points() -> None:
-    """Squared distances of 16-bit points are those of the rounded values, in float32."""
+    """Squared distances of 16-bit points are computed from the rounded values, in float32."""
     points = CLOUDS["plain"][:500].to(torch.bfloat16)
     found = torch_engine(points, points, 5)
     near = points[found.indices].double()
@@ -109,7 +109,7 @@ def test_lengths_belong_to_the_rounded_points() -> None:
 
 
 def test_the_engine_is_chosen_by_size() -> None:
-    """FAISS for narrow points, 16-bit products for wide ones on a GPU; float32 on the CPU."""
+    """A GPU uses float32 for narrow points and 16-bit products for wide ones; the CPU uses float32."""
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert default_ladder(cpu, 4096) == ((faiss_engine, torch.float32),)
     assert [dtype for _, dtype in default_ladder(cuda, 4096)] == [torch.bfloat16, torch.float32]

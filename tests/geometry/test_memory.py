@@ -1,4 +1,4 @@
-"""Memory of a stream: bounded whatever its length, planned before the first batch; the median norm from a sample."""
+"""Memory of a stream: independent of its length, planned before the first batch; median norm from a sample."""
 
 import math
 import subprocess
@@ -19,29 +19,29 @@ CPU = torch.device("cpu")
 STREAM = """
 import resource, sys
 import torch
-from pipeline.geometry import Cloud, Stream
+from pipeline.geometry import MomentStream, PointCloud
 n, dim = int(sys.argv[1]) * 8192, 64
-stream, cloud = Stream([dim, dim], [n // 2, n // 2], 8.0, [1, None]), Cloud(1000, dim, torch.float32)
+stream, cloud = MomentStream([dim, dim], [n // 2, n // 2], 8.0, [1, None]), PointCloud(1000, dim, torch.float32)
 generator = torch.Generator().manual_seed(0)
-cloud.put(torch.randn(1000, dim, generator=generator))
+cloud.append(torch.randn(1000, dim, generator=generator))
 for start in range(0, n, 4096):
     rows = torch.randn(4096, dim, generator=generator)
-    stream.put(0, rows)
-    stream.put(1, rows.tanh())
-    stream.step(torch.arange(4096) % 64 == 0, torch.full((4096,), int(start >= n // 2)))
-stream.close()
+    stream.add_states(0, rows)
+    stream.add_states(1, rows.tanh())
+    stream.end_batch(torch.arange(4096) % 64 == 0, torch.full((4096,), int(start >= n // 2)))
+stream.finish()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
 def peak_kib(script: str, *arguments: str) -> int:
-    """Peak resident memory of a process of its own."""
+    """Return the peak resident memory of a new process that runs `script`."""
     command = [sys.executable, "-c", script, *arguments]
     return int(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def test_a_stream_of_sixteen_times_the_length_takes_no_more_memory() -> None:
-    """Kept rows would be 60 MiB more; allowed are 5 % of a process that has torch in it."""
+    """Storing the rows would need 60 MiB more; allowed are 5 % of a process that has imported torch."""
     # measured: 0.2 %
     assert peak_kib(STREAM, "16") <= 1.05 * peak_kib(STREAM, "1")
 
@@ -51,34 +51,33 @@ WIDTHS = st.lists(st.integers(1, 512), min_size=1, max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(WIDTHS, st.integers(1, 4000), st.integers(1, 6), st.floats(0, 3))
-def test_runs_hold_every_layer_once_and_fit(widths: list[int], n_points: int, groups: int, share: float) -> None:
-    """Whatever is free: layers in order, each once, and every run of more than one fits with the layer after it."""
-    wanted = pass_bytes(widths, n_points, groups, torch.float32)
-    room = int(share * wanted)
+def test_passes_cover_every_layer_once_and_fit(widths: list[int], n_points: int, groups: int, share: float) -> None:
+    """For any free memory, every layer is in one pass, in order; a pass of several layers fits with its next layer."""
+    room = int(share * pass_bytes(widths, n_points, groups, torch.float32))
     plan = plan_passes(widths, n_points, groups, torch.float32, room + describe_bytes(max(widths), n_points))
-    assert [layer for run in plan for layer in run] == list(range(len(widths)))
-    for run in plan:
-        taken = pass_bytes(widths[run[0] : run[-1] + 2], n_points, groups, torch.float32)
-        assert len(run) == 1 or taken <= room
+    assert [layer for layers in plan for layer in layers] == list(range(len(widths)))
+    for layers in plan:
+        needed = pass_bytes(widths[layers[0] : layers[-1] + 2], n_points, groups, torch.float32)
+        assert len(layers) == 1 or needed <= room
     assert len(plan) == 1 or share < 1
 
 
 def test_a_large_model_on_a_large_and_on_a_small_card() -> None:
-    """34 states of width 4096 in five groups: 46 GB of scatters beside 4 GB of cross scatters."""
+    """34 states of width 4096 in five groups: 46 GB of scatters and 4 GB of cross scatters."""
     widths, points = [4096] * 34, 20_480
     assert pass_bytes(widths, points, 5, torch.bfloat16) == pytest.approx(56.4e9, rel=0.01)
     assert len(plan_passes(widths, points, 5, torch.bfloat16, 120 * 10**9)) == 1
     small = plan_passes(widths, points, 5, torch.bfloat16, 20 * 10**9)
-    assert [len(run) for run in small] == [8, 8, 8, 8, 2]
+    assert [len(layers) for layers in small] == [8, 8, 8, 8, 2]
 
 
 def stream_bytes(stream: MomentStream) -> int:
-    """Of all tensors that a stream holds, however deep, each storage once."""
-    seen: dict[int, int] = {}
+    """Return the bytes of all tensors reachable from a stream, each storage counted once."""
+    storages: dict[int, int] = {}
 
     def visit(thing: object) -> None:
         if isinstance(thing, torch.Tensor):
-            seen[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
         elif isinstance(thing, list | tuple):
             for part in thing:
                 visit(part)
@@ -86,12 +85,12 @@ def stream_bytes(stream: MomentStream) -> int:
             visit(list(vars(thing).values()))
 
     visit(stream)
-    return sum(seen.values())
+    return sum(storages.values())
 
 
 @pytest.mark.parametrize("groups", [1, 5])
 def test_a_stream_holds_what_the_plan_counts(groups: int) -> None:
-    """The formula of the planner against the tensors themselves: never less, and not much more."""
+    """The planned bytes are an upper bound of the actual tensors, and less than 1.7 times as large."""
     widths, rows = [256, 256, 192], 3000
     stream = MomentStream(widths, [rows] * groups, 8.0, [1, 2, None])
     for group in range(groups):
@@ -104,16 +103,16 @@ def test_a_stream_holds_what_the_plan_counts(groups: int) -> None:
 
 def sampled_median(norms: torch.Tensor, sample: int, monkeypatch: pytest.MonkeyPatch) -> float:
     monkeypatch.setattr(accumulator, "NORM_SAMPLE", sample)
-    kept = NormStatistics(len(norms), CPU)
+    statistics = NormStatistics(len(norms), CPU)
     for block in norms.split(2048):
-        kept.add(block, torch.ones(len(block), dtype=torch.bool))
-    assert len(kept.sample) <= 1.05 * sample
-    return float(kept.sample.median())
+        statistics.add(block, torch.ones(len(block), dtype=torch.bool))
+    assert len(statistics.sample) <= 1.05 * sample
+    return float(statistics.sample.median())
 
 
 @pytest.mark.parametrize("stride", [1, 4, 16])
 def test_the_sampled_median_errs_by_less_than_its_own_error(stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against the exact median of log-normal norms that drift, in standard errors of a median; exact if all fit."""
+    """Error against the exact median of drifting log-normal norms, in standard errors; zero if all norms fit."""
     n, errors = 2**17, []
     for seed in range(8):
         generator = torch.Generator().manual_seed(seed)
@@ -128,12 +127,12 @@ def test_the_sampled_median_errs_by_less_than_its_own_error(stride: int, monkeyp
 
 
 def test_the_sampled_median_of_equal_norms_is_that_norm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a norm layer all tokens are as long; a histogram would show its bin."""
+    """After a norm layer all tokens have one length; a histogram would return a bin instead."""
     assert sampled_median(torch.full((10_000,), 27.7, dtype=torch.float64), 1000, monkeypatch) == pytest.approx(27.7)
 
 
 def test_rows_that_are_not_finite_are_in_no_norm() -> None:
-    """They count for nothing in sum, largest, number and sample."""
-    kept, norms = NormStatistics(4, CPU), torch.tensor([2.0, 0.0, 3.0, 0.0], dtype=torch.float64)
-    kept.add(norms, torch.tensor([True, True, True, False]))
-    assert (kept.total, kept.largest, kept.n_positive, kept.sample.tolist()) == (5.0, 3.0, 2, [0.0, 2.0, 3.0])
+    """Sum, maximum, count and sample ignore them."""
+    found, norms = NormStatistics(4, CPU), torch.tensor([2.0, 0.0, 3.0, 0.0], dtype=torch.float64)
+    found.add(norms, torch.tensor([True, True, True, False]))
+    assert (found.total, found.largest, found.n_positive, found.sample.tolist()) == (5.0, 3.0, 2, [0.0, 2.0, 3.0])

@@ -1,4 +1,4 @@
-"""The contract of a metric group, for every module found: its columns, its nulls, its documentation."""
+"""Contract of every metric group: columns, nulls with a reason, documentation."""
 
 import math
 from collections import Counter
@@ -18,11 +18,11 @@ from tests.geometry.clouds import curved, zipf
 RECIPE = ContextRecipe(
     name="contract", version=1, groups=2, contexts=1, context_tokens=2, kept_per_context=1, k=8, surrogate=True
 )
-"""Everything that is optional is on, so that no null goes without saying."""
+"""Recipe with every option enabled, so that no null is due to an option."""
 
 
 def layer_of(points: Tensor) -> Layer:
-    """Two groups, contexts of ten rows, token ids, and a layer that follows."""
+    """Return a layer with two groups, contexts of ten rows, token ids and a next layer."""
     group = (torch.arange(len(points)) >= len(points) // 2).long()
     context = torch.arange(len(points)) // 10
     stream = MomentStream([points.shape[1]] * 2, group.bincount(minlength=2).tolist(), 8.0, following=[1, None])
@@ -71,7 +71,7 @@ def by_name(group: MetricGroup) -> str:
 @pytest.mark.parametrize("group", metric_groups(), ids=by_name)
 @pytest.mark.parametrize("name", clouds())
 def test_every_column_has_a_finite_value_or_a_reason(group: MetricGroup, name: str) -> None:
-    """`measure` returns its COLUMNS; what is null has a word that explains it, and nothing is NaN or infinite."""
+    """`measure` returns exactly COLUMNS; a flag explains every null, and no value is NaN or infinite."""
     layer = layer_of(clouds()[name])
     row = group.measure(layer)
     assert set(row) == set(group.COLUMNS)
@@ -83,7 +83,7 @@ def test_every_column_has_a_finite_value_or_a_reason(group: MetricGroup, name: s
 
 
 def test_every_metric_column_belongs_to_one_module() -> None:
-    """The groups of columns.csv that geometry measures are what the modules found return, each column once."""
+    """The modules return exactly the geometry columns of columns.csv, each column once."""
     owned = Counter(column for group in metric_groups() for column in group.COLUMNS)
     assert set(owned) == set(column_names(*(group for group in METRIC_GROUPS if group != "loss")))
     assert set(owned.values()) == {1}

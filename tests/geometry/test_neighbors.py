@@ -1,4 +1,4 @@
-"""Exact neighbours against float64 brute force, on clouds that break float32 products."""
+"""Exact neighbours against float64 brute force on clouds for which float32 products fail."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def merged(points: Tensor, k: int = 64) -> NeighborGraph:
 @pytest.mark.parametrize("engine", [faiss_engine, torch_engine])
 @pytest.mark.parametrize("name", CLOUDS)
 def test_lists_equal_brute_force(name: str, engine: CandidateEngine) -> None:
-    """First and second neighbours are the right ones, distances right to 1e-6, dimension to 1e-7."""
+    """First and second neighbours are exact, distances agree to 1e-6, dimensions to 1e-7."""
     graph = build_exact_graph(CLOUDS[name], K, engine=engine)
     distances, indices = brute(CLOUDS[name], K)
     assert torch.equal(graph.indices[:, :2], indices[:, :2])
@@ -36,26 +36,26 @@ def test_lists_equal_brute_force(name: str, engine: CandidateEngine) -> None:
 
 
 def test_those_clouds_do_break_raw_float32_products() -> None:
-    """Guard of the test above: uncentered float32 distances miss the dimension by more than 10 %."""
+    """Guards the test above: uncentered float32 distances change the dimension by more than 10 %."""
     points = CLOUDS["offset 1000"]
     squared = torch_engine(points, points, 3).squared_distances.sort(1).values[:, 1:]
     truth = id_twonn(brute(points, 2)[0])
     assert abs(id_twonn(squared.double().clamp_min(1e-12).sqrt()) - truth) > 0.1 * truth
 
 
-def in_three_heaps(n: int, dim: int, apart: float, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A curved cloud in three places so far apart that no shift helps: close neighbours at great length."""
+def three_clusters(n: int, dim: int, apart: float, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a curved cloud in three clusters so far apart that no shift helps: close neighbours, large norms."""
     g = torch.Generator().manual_seed(seed)
     return curved(n, dim, 1 + seed % 8, seed).to(dtype) + apart * torch.randint(-1, 2, (n, 1), generator=g)
 
 
 def test_no_wrong_list_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the float32 rung alone: what it certifies is right, and what it gets wrong it does not certify."""
+    """The first float32 search alone certifies no list with a wrong distance."""
     ladder = search_module._ladder
     monkeypatch.setattr(search_module, "_ladder", lambda *a: [next(iter(ladder(*a)))])
     wrong_and_certified = wrong = certified = 0
     for trial in range(100):
-        points = in_three_heaps(300, 2 + 3 * trial, 10.0 ** (trial % 6), trial)  # from harmless to hopeless
+        points = three_clusters(300, 2 + 3 * trial, 10.0 ** (trial % 6), trial)  # from easy to impossible in float32
         lists = search_neighbors(points, 8, torch.arange(300), engine=torch_engine)
         error = ((lists.distances - brute(points, 8)[0]).abs() > 1e-6 * lists.distances).any(1)
         wrong += int(error.sum())
@@ -70,15 +70,15 @@ def test_no_wrong_list_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
     ("apart", "rungs"), [(1.0, ["torch"]), (1e5, ["torch", "torch"]), (1e9, ["torch", "torch", "direct"])]
 )
 def test_every_rung_ends_in_exact_distances(apart: float, rungs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where float32 and then float64 products fail, differences from every point remain; nothing is unresolved."""
-    used, rung = [], search_module._rung
+    """Differences from every point remain when float32 and float64 products fail; nothing is unresolved."""
+    used, search_with = [], search_module._search_with
 
     def recorded(*args: object) -> object:
         used.append(args[-1].__name__.removesuffix("_engine"))
-        return rung(*args)
+        return search_with(*args)
 
-    monkeypatch.setattr(search_module, "_rung", recorded)
-    points = in_three_heaps(300, 32, apart, seed=4, dtype=torch.float64)
+    monkeypatch.setattr(search_module, "_search_with", recorded)
+    points = three_clusters(300, 32, apart, seed=4, dtype=torch.float64)
     graph = build_exact_graph(points, 8, engine=torch_engine)
     assert used == rungs
     assert graph.n_unresolved == 0
@@ -86,7 +86,7 @@ def test_every_rung_ends_in_exact_distances(apart: float, rungs: list[str], monk
 
 
 def test_engines_agree() -> None:
-    """FAISS, torch and direct differences as first engine give one graph, to the byte."""
+    """FAISS, torch and direct differences as first engine give byte-identical graphs."""
     graphs = [build_exact_graph(CLOUDS["rogue 1000"], K, engine=e) for e in (faiss_engine, torch_engine, direct_engine)]
     for graph in graphs[1:]:
         assert torch.equal(graph.distances, graphs[0].distances)
@@ -96,7 +96,7 @@ def test_engines_agree() -> None:
 @pytest.mark.parametrize("name", ["plain", "offset 10000", "rogue 1000"])
 @pytest.mark.parametrize("faiss", [True, False])
 def test_nearest_differences_are_summed_in_float64(name: str, faiss: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ranks up to NEAREST are right to 1e-7, all others to 5e-7, with FAISS and without."""
+    """Ranks up to FLOAT64_RANKS agree to 1e-7, all others to 5e-7, with and without FAISS."""
     if not faiss:
         monkeypatch.setattr(exact_distances, "faiss_squared_distances", lambda *_: None)
     points, rows = CLOUDS[name], torch.arange(0, 1200, 7)
@@ -109,27 +109,27 @@ def test_nearest_differences_are_summed_in_float64(name: str, faiss: bool, monke
 
 @pytest.mark.parametrize("power", [-120, -70, 70, 120])
 def test_squares_may_leave_the_range_of_float32(power: int) -> None:
-    """Points as small or large as float32 holds have the distances of the same points at a size of one."""
+    """Points near the limits of float32 have the same relative distances as points of unit size."""
     points = curved(200, 96)
     scaled = build_exact_graph(points * 2.0**power, 12).distances * 2.0**-power
     torch.testing.assert_close(scaled, build_exact_graph(points, 12).distances, rtol=1e-6, atol=0)
 
 
 def test_the_shift_changes_nothing() -> None:
-    """Another subsample for the median leaves the graph as it is."""
+    """The subsample whose median is the shift does not affect the graph."""
     graphs = [build_exact_graph(curved(5000, 8), 4, seed=seed) for seed in (0, 1)]
     assert torch.equal(graphs[0].distances, graphs[1].distances)
 
 
 def test_ties_go_to_the_lowest_index() -> None:
-    """On a square every corner has two neighbours at one distance; they come in order of index."""
+    """Every corner of a square has two neighbours at the same distance, ordered by index."""
     square = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     graph = build_exact_graph(square, 3)
     assert graph.indices.tolist() == [[1, 2, 3], [0, 3, 2], [0, 3, 1], [1, 2, 0]]
 
 
 def test_ties_beyond_the_candidates_keep_distances_exact() -> None:
-    """On a lattice more points are tied than are proposed."""
+    """More points of a lattice are tied than the engine proposes."""
     lattice = torch.cartesian_prod(*[torch.arange(6.0)] * 4)
     graph = build_exact_graph(lattice, K)
     torch.testing.assert_close(graph.distances, brute(lattice, K)[0], rtol=1e-7, atol=0)
@@ -138,7 +138,7 @@ def test_ties_beyond_the_candidates_keep_distances_exact() -> None:
 
 @pytest.mark.parametrize(("n", "k"), [(1, 0), (2, 1), (5, 4), (50, K)])
 def test_small_clouds_have_fewer_columns(n: int, k: int) -> None:
-    """k is cut to n - 1."""
+    """A cloud of n points has at most n - 1 neighbours."""
     graph = build_exact_graph(curved(n, 16), K)
     assert graph.distances.shape == (n, k)
     if k:
@@ -146,7 +146,7 @@ def test_small_clouds_have_fewer_columns(n: int, k: int) -> None:
 
 
 def test_translation_scale_and_rotation_leave_the_dimension() -> None:
-    """Exactly for a power of two, to 1e-6 for a translation float32 can represent, to 1e-4 for a rotation."""
+    """Equal to 1e-12 for a power of two, 1e-6 for a translation exact in float32, 1e-4 for a rotation."""
     points = (curved(1500, 64) * 2**10).round() / 2**10
     truth = id_mle(merged(points).radii)
     assert id_mle(merged(points * 2.0**-20).radii) == pytest.approx(truth, rel=1e-12)
@@ -157,7 +157,7 @@ def test_translation_scale_and_rotation_leave_the_dimension() -> None:
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.1, 0.2, 0.4])
 def test_exact_duplicates_change_nothing(share: float) -> None:
-    """Rows repeated, in whatever order, leave distances and dimension equal to those of the distinct rows."""
+    """Repeated rows in any order do not change distances and dimension of the distinct rows."""
     points = curved(1000, 64)
     repeats = points[: int(share * 1000)]
     both = torch.cat([points, repeats, repeats])[torch.randperm(1000 + 2 * len(repeats))]
@@ -168,7 +168,7 @@ def test_exact_duplicates_change_nothing(share: float) -> None:
 
 
 def test_zipf_cloud_equals_its_distinct_rows() -> None:
-    """6000 tokens of a Zipf vocabulary read as their distinct vectors do."""
+    """6000 tokens of a Zipf vocabulary give the dimension of their distinct vectors."""
     points = zipf(6000, 6000)
     graph, clean = merged(points), merged(points.unique(dim=0))
     assert len(graph.point_indices) + graph.n_duplicates == 6000
@@ -177,7 +177,7 @@ def test_zipf_cloud_equals_its_distinct_rows() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_distinct_keeps_first_copies(dtype: torch.dtype) -> None:
-    """The first copy of each row, in order, with its multiplicity; 0.0 and -0.0 are one."""
+    """The first copy of each row is returned in order with its multiplicity; 0.0 equals -0.0."""
     rows = torch.tensor([[1.0, 0.0], [2.0, 3.0], [1.0, -0.0], [2.0, 4.0], [2.0, 3.0], [1.0, 0.0]], dtype=dtype)
     kept, copies = find_distinct_rows(rows)
     assert kept.tolist() == [0, 1, 3]
@@ -185,7 +185,7 @@ def test_distinct_keeps_first_copies(dtype: torch.dtype) -> None:
 
 
 def test_hash_collisions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows with one hash are compared; where they differ the rows themselves are sorted."""
+    """Rows with equal hashes are compared; if they differ, the rows themselves are sorted."""
     monkeypatch.setattr(duplicates, "_hash", lambda points: torch.zeros(len(points), dtype=torch.int64))
     points = curved(50, 4)
     kept, copies = find_distinct_rows(torch.cat([points, points[:9]]))
@@ -195,7 +195,7 @@ def test_hash_collisions_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 def test_signs_alone_do_not_collide(dtype: torch.dtype) -> None:
-    """All corners of a cube, which differ in sign bits only, have hashes of their own."""
+    """The corners of a cube, which differ in sign bits only, have distinct hashes."""
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=dtype)] * 10)
     assert len(duplicates._hash(corners).unique()) == 1024
 
@@ -203,7 +203,7 @@ def test_signs_alone_do_not_collide(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("relative", [1e-7, 1e-6])
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.2])
 def test_near_duplicates_are_merged(share: float, relative: float) -> None:
-    """Copies that differ by up to 1e-6 relative: the dimension is within 5 % of the clean one, not halved."""
+    """Copies that differ by up to 1e-6 relative change the dimension by at most 5 %; unmerged, by over 30 %."""
     points = curved(1500, 64)
     n = int(share * 1500)
     noise = 1 + relative * torch.randn(n, 64, generator=torch.Generator().manual_seed(2))
@@ -216,7 +216,7 @@ def test_near_duplicates_are_merged(share: float, relative: float) -> None:
 
 
 def test_merged_graph_equals_the_graph_of_what_is_left() -> None:
-    """Lists repaired after the merge are those of a search from scratch, also within clusters larger than k."""
+    """Lists repaired after the merge equal those of a new search, also within clusters larger than k."""
     points = curved(400, 32)
     cluster = points[:1] * (1 + 2e-8 * torch.randn(100, 32, generator=torch.Generator().manual_seed(3)))
     both = torch.cat([points, cluster])
@@ -228,7 +228,7 @@ def test_merged_graph_equals_the_graph_of_what_is_left() -> None:
 
 
 def test_low_precision_with_an_offset_keeps_its_neighbours() -> None:
-    """bfloat16 under a large offset is noisy, not duplicated: nothing is merged beyond exact copies."""
+    """bfloat16 points with a large offset are noisy, not duplicated: only exact copies are merged."""
     points = (curved(1000, 64) + 8).to(torch.bfloat16)
     graph = merged(points)
     assert graph.n_near_duplicates == 0
@@ -236,14 +236,14 @@ def test_low_precision_with_an_offset_keeps_its_neighbours() -> None:
 
 
 def test_far_outliers_do_not_merge_a_noisy_bulk() -> None:
-    """Where noise exceeds the bulk's nearest distances, a few distant points must not set the scale of merging."""
+    """A few distant points do not set the merging scale when noise exceeds the nearest distances of the bulk."""
     points = curved(1000, 64)
     points[:20] *= 200
     assert merged((points + 32).to(torch.bfloat16)).n_near_duplicates == 0
 
 
 def test_nonfinite_rows_are_left_out() -> None:
-    """NaN and infinity are counted, and the graph is that of the other rows."""
+    """Rows with NaN and infinity are counted, and the graph is that of the other rows."""
     points = curved(300, 16)
     bad = points.clone()
     bad[7, 3], bad[100, 0] = torch.nan, torch.inf
@@ -253,7 +253,7 @@ def test_nonfinite_rows_are_left_out() -> None:
 
 
 def test_distances_beyond_float32_are_counted_as_unresolved() -> None:
-    """A difference that overflows has no distance; its points are left out of the estimates, not guessed."""
+    """Points whose differences overflow have no distance and are left out of the estimates."""
     points = torch.cat([curved(200, 4), torch.tensor([[3e38, 0, 0, 0], [-3e38, 0, 0, 0]])])
     graph = build_exact_graph(points, 201)
     assert graph.n_unresolved == 2

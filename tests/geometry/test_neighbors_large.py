@@ -1,4 +1,4 @@
-"""The clouds of test_neighbors at N = 4000, d = 512: offsets to 10^4 spreads, rogue dimensions, massive tokens."""
+"""Clouds of test_neighbors at N = 4000, d = 512: offsets up to 10^4 spreads, rogue dimensions, massive tokens."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ NAMES = list(hard_clouds(200, 8))
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_first_and_second_neighbours_are_right(name: str) -> None:
-    """Distances to 1e-6, dimensions to 1e-7 of float64 brute force."""
+    """Distances agree with float64 brute force to 1e-6, dimensions to 1e-7."""
     points = hard_clouds(4000, 512)[name]
     graph = build_exact_graph(points, 64, engine=faiss_engine)
     distances, indices = brute(points, 64)

@@ -19,7 +19,7 @@ HARD = hard_clouds(3000, 96)
 
 
 def with_spectrum(eigenvalues: Tensor, n: int = 2000, seed: int = 0) -> Tensor:
-    """Float64 points whose sample covariance has exactly these eigenvalues."""
+    """Return float64 points whose sample covariance has exactly these eigenvalues."""
     d = len(eigenvalues)
     g = torch.Generator().manual_seed(seed)
     x = torch.randn(n, d, generator=g, dtype=torch.float64)
@@ -34,7 +34,7 @@ def moments_of(points: Tensor) -> Moments:
 
 
 def reference(x: Tensor, context: Tensor) -> dict[str, float | list]:
-    """Every moment metric from the whole float64 matrix: singular values, Gram matrices, sorted norms."""
+    """Return every moment metric from the whole float64 matrix: singular values, Gram matrices, sorted norms."""
     n, centered, norms = len(x), x - x.mean(0), x.norm(dim=1)
     lam, raw = torch.linalg.svdvals(centered).square() / (n - 1), torch.linalg.svdvals(x)
     p, q, variance = lam / lam.sum(), raw / raw.sum(), x.var(0)
@@ -67,14 +67,14 @@ def reference(x: Tensor, context: Tensor) -> dict[str, float | list]:
 
 
 def weighted_line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, float]:
-    """Coefficients of numpy's weighted line and its R^2."""
+    """Return the coefficients of numpy's weighted line and its R^2."""
     line = np.polyfit(x, y, 1, w=np.sqrt(w))
     residual = (w * (y - np.polyval(line, x)) ** 2).sum()
     return line, 1 - residual / (w * (y - np.average(y, weights=w)) ** 2).sum()
 
 
 def unbiased_ratio(lam: Tensor, square: Tensor) -> Tensor:
-    """Himeno and Yamada (2014): unbiased (tr S)^2 over unbiased tr S^2, from the sample covariance's eigenvalues."""
+    """Return unbiased (tr S)^2 over unbiased tr S^2 from sample eigenvalues, as Himeno and Yamada (2014)."""
     n, q = len(square), square.square().sum() / (len(square) - 1)
     trace2, of_square = lam.sum() ** 2, lam.square().sum()
     above = 2 * of_square + (n**2 - 3 * n + 1) * trace2 - n * q
@@ -83,7 +83,7 @@ def unbiased_ratio(lam: Tensor, square: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("name", HARD)
 def test_every_moment_metric_equals_the_float64_reference(name: str) -> None:
-    """Float32 clouds, however offset or stretched: within 1e-6 of what the whole float64 matrix gives."""
+    """Metrics of offset and stretched float32 clouds agree to 1e-6 with the whole float64 matrix."""
     x, context = HARD[name].double(), torch.arange(len(HARD[name])) // 50
     row, expected = describe(HARD[name], contexts=context), reference(x, context)
     assert "spectrum_floor" not in row["flags"]
@@ -96,7 +96,7 @@ def test_every_moment_metric_equals_the_float64_reference(name: str) -> None:
 
 @pytest.mark.parametrize("k", [1, 5, 64])
 def test_equal_eigenvalues(k: int) -> None:
-    """k equal ones: participation ratio and effective rank k, anisotropy 1/k, IsoScore (k - 1) / (d - 1)."""
+    """k equal eigenvalues give participation ratio and effective rank k, anisotropy 1/k, IsoScore (k - 1) / (d - 1)."""
     d = 64
     row = describe(with_spectrum(torch.cat([torch.ones(k), torch.zeros(d - k)])))
     assert row["participation_ratio"] == pytest.approx(k, rel=1e-9)
@@ -107,7 +107,7 @@ def test_equal_eigenvalues(k: int) -> None:
 
 
 def test_isoscore_identity() -> None:
-    """IsoScore as its authors define it, from the variances along the principal axes, is (PR - 1) / (d - 1)."""
+    """IsoScore by its definition, from the variances along the principal axes, is (PR - 1) / (d - 1)."""
     x = curved(500, 20).double()
     d, row = x.shape[1], describe(x)
     variances = np.linalg.eigvalsh(np.cov(x.numpy().T))
@@ -119,7 +119,7 @@ def test_isoscore_identity() -> None:
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.5])
 def test_power_laws(exponent: float) -> None:
-    """lambda_i = i^-a reads alpha = a, with R^2 = 1, on whatever ranks there are."""
+    """lambda_i = i^-a gives alpha = a with R^2 = 1 on the available ranks."""
     for dim, last in ((128, 100), (40, 40), (19, 19)):
         row = describe(with_spectrum(torch.arange(1, dim + 1, dtype=torch.float64) ** -exponent))
         assert (row["alpha_lo"], row["alpha_hi"]) == (12, last)
@@ -131,7 +131,7 @@ def test_power_laws(exponent: float) -> None:
 
 
 def test_alpha_is_the_weighted_line() -> None:
-    """Slope and R^2 equal numpy's weighted fit on a spectrum that is no power law."""
+    """Slope and R^2 equal numpy's weighted fit on an exponential spectrum."""
     lam = torch.exp(-torch.arange(64.0).double() / 9)
     row = describe(with_spectrum(lam))
     rank = np.arange(12, 65)
@@ -140,7 +140,7 @@ def test_alpha_is_the_weighted_line() -> None:
 
 
 def test_isotropic_gaussian() -> None:
-    """PR is 1 / (1/d + 1/N), its correction d; anisotropy sits at the Marchenko-Pastur edge."""
+    """PR is 1 / (1/d + 1/N), corrected PR is d, and anisotropy is at the Marchenko-Pastur edge."""
     n, d = 4000, 100
     row = describe(torch.randn(n, d, generator=torch.Generator().manual_seed(0)))
     assert row["participation_ratio"] == pytest.approx(1 / (1 / d + 1 / n), rel=2e-3)  # measured: 2e-4
@@ -150,7 +150,7 @@ def test_isotropic_gaussian() -> None:
 
 @pytest.mark.parametrize(("d", "n", "spike"), [(768, 4096, 50.0), (200, 1000, 20.0), (768, 4096, 1.0)])
 def test_spiked_gaussian(d: int, n: int, spike: float) -> None:
-    """A spike l above the threshold reads l (1 + g / (l - 1)) / (l + d - 1), g = d / N; below it, the edge."""
+    """A spike l above the threshold gives l (1 + g / (l - 1)) / (l + d - 1), g = d / N; below, the edge."""
     x = torch.randn(n, d, generator=torch.Generator().manual_seed(1))
     x[:, 0] *= math.sqrt(spike)
     g = d / n
@@ -162,7 +162,7 @@ def test_spiked_gaussian(d: int, n: int, spike: float) -> None:
 
 @pytest.mark.parametrize("length", [16, 64, 128])
 def test_sinks_explain_the_anisotropy_they_cause(length: int) -> None:
-    """One sink of norm m per context of L tokens: the closed form with it, that of noise without it."""
+    """One sink of norm m per context of L tokens gives the closed form, and noise without the sinks."""
     d, m, contexts = 128, 60.0, 40 * 128 // length
     x = torch.randn(contexts * length, d, generator=torch.Generator().manual_seed(2))
     context = torch.arange(len(x)) // length
@@ -181,7 +181,7 @@ def test_sinks_explain_the_anisotropy_they_cause(length: int) -> None:
 
 
 def test_corrected_ratio_averages_over_distinct_tokens() -> None:
-    """Equal to the brute-force averages over all ordered quadruples of different rows."""
+    """The ratio equals brute-force averages over all ordered quadruples of different rows."""
     x = torch.randn(7, 3, generator=torch.Generator().manual_seed(3), dtype=torch.float64) + 2
     gram = (x @ x.T).tolist()
     above = below = 0.0
@@ -194,14 +194,14 @@ def test_corrected_ratio_averages_over_distinct_tokens() -> None:
 
 @pytest.mark.parametrize(("n", "d", "value"), [(40, 30, 9.27011082161583), (300, 20, 8.002393085576644)])
 def test_corrected_ratio_equals_the_package(n: int, d: int, value: float) -> None:
-    """What PyPI `dimensionality` 0.1.4 returns as `row`."""
+    """The ratio equals `row` of the PyPI package `dimensionality` 0.1.4."""
     x = np.random.default_rng(0).normal(size=(n, d)) * np.arange(1, d + 1) ** -0.5
     assert participation_ratio_corrected(moments_of(torch.from_numpy(x))) == pytest.approx(value, rel=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["flat", "clustered", "gap", "rank one", "decaying"])
 def test_lanczos_equals_the_full_decomposition(kind: str) -> None:
-    """To 1e-9 on spectra that are kind and unkind to it; where it does not converge it says so."""
+    """Lanczos agrees to 1e-9 on easy and hard spectra; without convergence the residual bounds its error."""
     d = 400
     lam = {
         "flat": 1 + torch.rand(d, generator=torch.Generator().manual_seed(4)),
@@ -218,24 +218,24 @@ def test_lanczos_equals_the_full_decomposition(kind: str) -> None:
 
 
 def test_anisotropy_se_leaves_one_group_out() -> None:
-    """The jackknife over groups, by the SVD of what is left: of all tokens, and of those that open no context."""
+    """The jackknife over groups equals SVDs of the remaining rows, for all tokens and without openers."""
     points, groups, opens = curved(1500, 32), torch.arange(1500) // 50 % 5, torch.arange(1500) % 50 == 0
     points[opens] *= 3
     row = describe(points, groups=groups, contexts=torch.arange(1500) // 50)
-    for name, kept in (("anisotropy", opens | True), ("anisotropy_no_sink", ~opens)):
-        left = []
+    for name, mask in (("anisotropy", opens | True), ("anisotropy_no_sink", ~opens)):
+        without = []
         for g in range(5):
-            x = points[kept & (groups != g)].double()
+            x = points[mask & (groups != g)].double()
             s = torch.linalg.svdvals(x - x.mean(0)).square()
-            left.append(float(s[0] / s.sum()))
-        expected = math.sqrt(4 / 5 * ((np.array(left) - np.mean(left)) ** 2).sum())
+            without.append(float(s[0] / s.sum()))
+        expected = math.sqrt(4 / 5 * ((np.array(without) - np.mean(without)) ** 2).sum())
         assert row[f"{name}_se"] == pytest.approx(expected, rel=1e-6), name
 
 
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("dim", [2, 16, 96])
 def test_constant_parts_far_from_the_shift_have_no_anisotropy(dim: int, seed: int) -> None:
-    """Rounding of a constant part is no variance: neither where only openers vary, nor where one group of four does."""
+    """Rounding of constant rows is not variance, if only openers vary and if only one of four groups varies."""
     g = torch.Generator().manual_seed(seed)
     constant = 10.0 ** (seed - 2) * torch.randn(dim, generator=g) if seed else torch.full((dim,), 0.3)
     openers = constant.repeat(6000, 1)
@@ -253,7 +253,7 @@ def test_constant_parts_far_from_the_shift_have_no_anisotropy(dim: int, seed: in
 
 
 def test_padding_rows_leave_the_anisotropy_a_share() -> None:
-    """Of 1500 rows the first 400 zero: none is a sink, so the share of variance is that of all."""
+    """400 zero rows of 1500 make no token a sink, so both anisotropies are equal."""
     points = curved(1500, 32)
     points[:400] = 0
     row = describe(points)
@@ -263,14 +263,14 @@ def test_padding_rows_leave_the_anisotropy_a_share() -> None:
 
 
 def test_mean_cosine_of_a_displaced_gaussian() -> None:
-    """N(m, s^2 I) reads |m|^2 / (|m|^2 + d s^2) in many dimensions."""
+    """N(m, s^2 I) has mean cosine |m|^2 / (|m|^2 + d s^2) in many dimensions."""
     d = 1000
     x = torch.randn(1000, d, generator=torch.Generator().manual_seed(5)) + 0.5
     assert describe(x)["cosine_mean"] == pytest.approx(0.25 / 1.25, rel=5e-3)  # measured: 1e-3
 
 
 def test_more_coordinates_than_tokens() -> None:
-    """N <= d: the spectrum has N - 1 values, says so, and counts no rounding noise as rank or decay."""
+    """N <= d leaves N - 1 eigenvalues and a flag; rounding noise enters neither rank nor decay."""
     row = describe(torch.randn(60, 300, generator=torch.Generator().manual_seed(6)))
     assert "spectrum_floor" in row["flags"]
     assert row["alpha_hi"] == 59

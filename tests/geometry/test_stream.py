@@ -20,7 +20,7 @@ CLOUDS = hard_clouds(8192, 96)
 def streamed(
     layers: list[Tensor], cuts: list[int], first: Tensor, group: Tensor, following: list[int | None] | None = None
 ) -> list[LayerMoments]:
-    """Feed whole layers in batches that end at `cuts`."""
+    """Stream whole layers in batches that end at `cuts`."""
     stream = MomentStream([x.shape[1] for x in layers], group.bincount().tolist(), 8.0, following)
     for start, stop in zip([0, *cuts], [*cuts, len(group)], strict=True):
         for index, layer in enumerate(layers):
@@ -29,14 +29,14 @@ def streamed(
     return stream.finish()
 
 
-def one(points: Tensor) -> LayerMoments:
-    """All rows as one group without sinks by position."""
+def stream_one(points: Tensor) -> LayerMoments:
+    """Stream all rows as one group in which no row opens a context."""
     none = torch.zeros(len(points), dtype=torch.bool)
     return streamed([points], [], none, torch.zeros(len(points), dtype=torch.int64))[0]
 
 
 def reference(points: Tensor) -> tuple[float, float]:
-    """Anisotropy and trace from the float64 singular values of the centered matrix."""
+    """Return anisotropy and trace from the float64 singular values of the centered matrix."""
     wide = points.double()
     squares = torch.linalg.svdvals(wide - wide.mean(0)).square()
     return float(squares[0] / squares.sum()), float(squares.sum() / (len(points) - 1))
@@ -44,8 +44,8 @@ def reference(points: Tensor) -> tuple[float, float]:
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_one_pass_equals_the_svd(name: str) -> None:
-    """Anisotropy and trace equal those of the centered matrix's SVD."""
-    whole = one(CLOUDS[name]).pooled_moments
+    """Anisotropy and trace equal those of the SVD of the centered matrix."""
+    whole = stream_one(CLOUDS[name]).pooled_moments
     expected = reference(CLOUDS[name])
     # measured: at most 6e-14
     assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(expected, rel=1e-12)
@@ -53,14 +53,14 @@ def test_one_pass_equals_the_svd(name: str) -> None:
 
 @pytest.mark.parametrize("name", CLOUDS)
 def test_float32_products_suffice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On chips that are bad at float64 the same within 1e-6."""
+    """The error is below 1e-6 with float32 products, as on GPUs with slow float64."""
     monkeypatch.setattr(moments, "product_dtype", lambda device: torch.float32)
-    whole = one(CLOUDS[name]).pooled_moments
+    whole = stream_one(CLOUDS[name]).pooled_moments
     assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(reference(CLOUDS[name]), rel=1e-6)
 
 
 def test_without_a_shift_float32_products_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guard of the test above: the shift is what makes it pass."""
+    """Guards the test above: without the shift the error exceeds 1e-3."""
     monkeypatch.setattr(moments, "product_dtype", lambda device: torch.float32)
     points = CLOUDS["offset 10000"]
     sums = Moments.empty(torch.zeros(points.shape[1]))
@@ -71,7 +71,7 @@ def test_without_a_shift_float32_products_fail(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("cuts", [[1], [100, 2048, 2049, 5000], list(range(64, 6000, 64))])
 def test_batches_change_no_byte(cuts: list[int]) -> None:
-    """However the rows are cut into batches, every sum has the same bytes."""
+    """Every sum is byte-identical for every division into batches."""
     points = CLOUDS["massive 100"][:6000]
     group = (torch.arange(6000) >= 2500).long()
     first = torch.arange(6000) % 50 == 0
@@ -92,7 +92,7 @@ def test_batches_change_no_byte(cuts: list[int]) -> None:
 
 
 def test_groups_and_sinks_merge_to_the_whole() -> None:
-    """The moments of ordinary and sink tokens of all groups add up to those of all tokens."""
+    """Moments of ordinary and sink tokens of all groups add up to those of all tokens."""
     points = CLOUDS["massive 100"][:3000].double()
     (layer,) = streamed([points], [], torch.arange(3000) % 30 == 0, torch.arange(3000) // 1000)
     torch.testing.assert_close(layer.pooled_moments.covariance(), points.T.cov(), rtol=1e-10, atol=1e-12)
@@ -102,7 +102,7 @@ def test_groups_and_sinks_merge_to_the_whole() -> None:
 
 
 def test_merge_is_addition_of_rows() -> None:
-    """Two halves merged equal one pass, in every sum."""
+    """Two merged halves equal one pass in every sum; different shifts are refused."""
     points = CLOUDS["plain"].double()
     halves = [Moments.empty(points[0]) for _ in range(2)]
     both = Moments.empty(points[0])
@@ -119,7 +119,7 @@ def test_merge_is_addition_of_rows() -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.sets(st.integers(1, 2999), max_size=30))
 def test_batches_of_any_size_change_no_byte(cuts: set[int]) -> None:
-    """Wherever the same rows are cut into batches, the sums have the same bytes."""
+    """Sums are byte-identical for random batch sizes."""
     points, group, first = CLOUDS["rogue 100"][:3000], torch.arange(3000) // 1100, torch.arange(3000) % 25 == 0
     (whole,), (cut,) = (streamed([points], ends, first, group) for ends in ([], sorted(cuts)))
     assert torch.equal(whole.pooled_moments.scatter, cut.pooled_moments.scatter)
@@ -130,22 +130,22 @@ def test_batches_of_any_size_change_no_byte(cuts: set[int]) -> None:
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 1999), max_size=6, unique=True), st.randoms(use_true_random=False))
 def test_shards_of_any_size_merge_in_any_order(cuts: list[int], shuffle: Random) -> None:
-    """Batches in another order, or shards merged in another order, give the moments of one pass but for rounding."""
+    """Rows or shards in another order give the moments of one pass up to rounding."""
     points = CLOUDS["massive 100"][:2000].double()
     shards = list(points.tensor_split(sorted(cuts)))
     shuffle.shuffle(shards)
     parts = [Moments.empty(points[0]) for _ in shards]
     for part, rows in zip(parts, shards, strict=True):
         part.add_rows(rows)
-    whole = one(points).pooled_moments
-    for sums in (merge_moments(parts), one(torch.cat(shards)).pooled_moments):
+    whole = stream_one(points).pooled_moments
+    for sums in (merge_moments(parts), stream_one(torch.cat(shards)).pooled_moments):
         torch.testing.assert_close(sums.covariance(), whole.covariance(), rtol=1e-9, atol=1e-9)
         assert anisotropy(sums) == pytest.approx(anisotropy(whole), rel=1e-9)
         assert participation_ratio_corrected(sums) == pytest.approx(participation_ratio_corrected(whole), rel=1e-9)
 
 
 def test_sinks_are_openers_and_long_rows() -> None:
-    """A row is a sink if it opens its context or its norm exceeds eight pilot medians; exactly those."""
+    """Sinks are exactly the rows that open their context or whose norm exceeds eight pilot norms."""
     g = torch.Generator().manual_seed(0)
     points = torch.nn.functional.normalize(torch.randn(1000, 16, generator=g))
     points[[5, 700]] *= 8.01
@@ -161,7 +161,7 @@ def test_sinks_are_openers_and_long_rows() -> None:
 
 @pytest.mark.parametrize("zeros", [256, 400, 511, 512, 600])
 def test_zero_rows_make_no_sinks_of_the_others(zeros: int) -> None:
-    """Where the first rows are mostly zero the median is that of the others; with no others only openers are sinks."""
+    """Zero rows do not enter the pilot norm if at least half are zero; without others only openers are sinks."""
     points = torch.nn.functional.normalize(torch.randn(1500, 16, generator=torch.Generator().manual_seed(0)))
     points[:zeros] = 0
     points[1200] *= 9
@@ -173,27 +173,27 @@ def test_zero_rows_make_no_sinks_of_the_others(zeros: int) -> None:
 
 
 def test_nonfinite_rows_are_left_out_of_every_sum() -> None:
-    """Sums are those of the finite rows, wherever the others stand, also in the first block alone."""
+    """Sums are those of the finite rows, even if the whole first block is not finite."""
     points = CLOUDS["plain"][:5000].clone()
     clean = points[torch.arange(5000) >= 2100]
     points[:2100, 3] = torch.nan
-    layer = one(points)
+    layer = stream_one(points)
     assert layer.n_nonfinite == 2100
     assert layer.pooled_moments.count == 2900
     torch.testing.assert_close(layer.pooled_moments.covariance(), clean.double().T.cov(), rtol=1e-10, atol=1e-12)
 
 
 def test_only_nonfinite_rows_leave_empty_sums() -> None:
-    """Nothing to sum is a count of zero, not a crash."""
-    layer = one(torch.full((10, 4), torch.inf))
+    """The count is zero without finite rows."""
+    layer = stream_one(torch.full((10, 4), torch.inf))
     assert (layer.pooled_moments.count, layer.n_nonfinite) == (0, 10)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_rows_enter_in_their_own_dtype(dtype: torch.dtype) -> None:
-    """No rounding beyond that of the rows themselves."""
+    """Rows of any dtype are accumulated without further rounding."""
     points = CLOUDS["plain"][:3000].to(dtype)
-    layer = one(points)
+    layer = stream_one(points)
     assert layer.dtype == dtype
     torch.testing.assert_close(layer.pooled_moments.covariance(), points.double().T.cov(), rtol=1e-10, atol=1e-12)
     exact = points.double().norm(dim=1).sort().values
@@ -201,7 +201,7 @@ def test_rows_enter_in_their_own_dtype(dtype: torch.dtype) -> None:
 
 
 def test_wrong_rows_are_refused() -> None:
-    """A layer without rows, a batch of the wrong length, rows missing at the end."""
+    """A layer without rows, a batch of wrong length and missing rows at the end raise ValueError."""
     stream = MomentStream([4, 4], [3], 8.0)
     stream.add_states(0, torch.ones(3, 4))
     labels = torch.zeros(3, dtype=torch.bool), torch.zeros(3, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The Gaussian surrogate: equal to a Gaussian, far above a thin manifold, and a matter of the spectrum alone."""
+"""Gaussian surrogate: equal for a Gaussian cloud, far above a thin manifold, dependent on the spectrum only."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def measured(points: Tensor, groups: int = 4, **changes: int) -> dict[str, objec
 
 
 def gaussian(n: int, dim: int, decay: float, seed: int) -> Tensor:
-    """Gaussian points with eigenvalues i^-decay, turned and displaced."""
+    """Return rotated and shifted Gaussian points with eigenvalues i^-decay."""
     g = torch.Generator().manual_seed(seed)
     scale = torch.arange(1, dim + 1, dtype=torch.float64) ** (-decay / 2)
     return torch.randn(n, dim, generator=g, dtype=torch.float64) * scale @ rotation(dim) + 3
@@ -27,15 +27,14 @@ def gaussian(n: int, dim: int, decay: float, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("decay", [0.0, 1.0, 2.0])
 def test_a_gaussian_reads_as_its_own_surrogate(decay: float) -> None:
-    """Measured and surrogate dimension differ by no more than their standard errors allow."""
+    """Measured and surrogate dimension agree within error."""
     differences = []
     for seed in range(4):
         row = measured(gaussian(3200, 24, decay, seed), seed=seed)
         for name in ("id_twonn", "id_mle"):
             error = np.hypot(row[f"{name}_se"], row[f"{name}_gaussian_se"])
-            assert row[f"{name}_gaussian"] == pytest.approx(
-                row[name], abs=6 * error
-            )  # errors have 3 degrees of freedom
+            # standard errors have 3 degrees of freedom
+            assert row[f"{name}_gaussian"] == pytest.approx(row[name], abs=6 * error)
             differences.append(row[f"{name}_gaussian"] / row[name] - 1)
     # sd of one draw 2 to 3 %; measured means: at most 0.7 %
     assert abs(np.mean(differences)) < 0.03
@@ -43,7 +42,7 @@ def test_a_gaussian_reads_as_its_own_surrogate(decay: float) -> None:
 
 @pytest.mark.parametrize("intrinsic", [2, 4])
 def test_a_curved_manifold_lies_far_below_its_surrogate(intrinsic: int) -> None:
-    """A few curved dimensions spread over 128 coordinates: the spectrum alone would say several times as many."""
+    """Few curved dimensions spread over 128 coordinates: the spectrum alone implies several times as many."""
     g = torch.Generator().manual_seed(0)
     points = torch.sin(3 * torch.randn(2000, intrinsic, generator=g) @ torch.randn(intrinsic, 128, generator=g))
     row = measured(points, groups=2)
@@ -52,7 +51,7 @@ def test_a_curved_manifold_lies_far_below_its_surrogate(intrinsic: int) -> None:
 
 
 def test_only_the_covariance_matters() -> None:
-    """Not the mean, the axes or the unit; and the same seed gives the same surrogate, another seed another."""
+    """Mean, axes and unit have no effect; equal seeds give equal surrogates, other seeds different ones."""
     points = curved(1000, 32).double()
     expected = [measured(points)[name] for name in COLUMNS]
     for moved in (points, 8 * (points @ rotation(32)) + 5):
@@ -61,7 +60,7 @@ def test_only_the_covariance_matters() -> None:
 
 
 def test_it_draws_as_many_points_as_were_measured() -> None:
-    """In a flat cloud the dimension read depends on the number of points; duplicates must not raise it."""
+    """The estimate for a flat cloud depends on the number of points; duplicates must not increase that number."""
     points = gaussian(1600, 40, 0.0, 0)
     twice = torch.cat([points, points])
     once, both = (measured(x, groups=1)["id_mle_gaussian"] for x in (points, twice))
@@ -69,7 +68,7 @@ def test_it_draws_as_many_points_as_were_measured() -> None:
 
 
 def test_without_the_switch_there_is_none() -> None:
-    """Null, without a word."""
+    """The columns are null without a flag."""
     row = describe(curved(600, 16), torch.arange(600) // 10, recipe="quick@1")
     assert {row[name] for name in COLUMNS} == {None}
     assert set(COLUMNS) <= set(column_names("dimension"))
@@ -77,7 +76,7 @@ def test_without_the_switch_there_is_none() -> None:
 
 
 def test_a_constant_layer_has_none() -> None:
-    """Null with a word."""
+    """The columns are null with the flag `constant_layer`."""
     row = measured(torch.ones(600, 16))
     assert {row[name] for name in COLUMNS} == {None}
     assert "constant_layer" in row["flags"]

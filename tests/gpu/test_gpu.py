@@ -1,4 +1,4 @@
-"""On a CUDA device: the same numbers as on the CPU, no question to the device in the stream, memory as planned."""
+"""CUDA device: same results as on the CPU, no synchronisation in the stream, memory as planned."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,8 @@ from pipeline.geometry.candidates import torch_engine
 from pipeline.geometry.memory_plan import pass_bytes
 from pipeline.geometry.neighbors import build_exact_graph
 from pipeline.geometry.precision import product_dtype
-from pipeline.sampler import HiddenStateSampler
+from pipeline.measurement.loaded_checkpoint import load_checkpoint
+from pipeline.measurement.sampler import HiddenStateSampler
 from pipeline.spec import Cell, Resources, Sweep
 from tests import real
 from tests.geometry.clouds import hard_clouds
@@ -25,8 +26,8 @@ HEADLINES = ("anisotropy", "anisotropy_no_sink", "id_twonn", "id_mle", "effectiv
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
-    """Any call that would make the host wait for the device is an error."""
+def no_synchronisation() -> Iterator[None]:
+    """Raise on any call that synchronises the host with the device."""
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -34,19 +35,19 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-class Impatient(HiddenStateSampler):
-    """A sampler that may not wait for the device."""
+class UnsynchronisedSampler(HiddenStateSampler):
+    """Sampler that raises on synchronisation with the device."""
 
-    def begin(self, batch):
-        with no_waiting():
+    def begin_batch(self, batch):
+        with no_synchronisation():
             super().begin_batch(batch)
 
-    def take(self, layer, hidden):
-        with no_waiting():
+    def add_states(self, layer, hidden):
+        with no_synchronisation():
             super().add_states(layer, hidden)
 
-    def end(self):
-        with no_waiting():
+    def end_batch(self):
+        with no_synchronisation():
             super().end_batch()
 
 
@@ -58,18 +59,18 @@ def cell(folder: Path) -> Cell:
 
 
 def measured(wanted: Cell, gpus: int, batch_tokens: int) -> list[dict]:
-    opened = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=gpus))
-    return measure.measure(wanted, opened, batch_tokens)
+    loaded = load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=gpus))
+    return measure.measure(wanted, loaded, batch_tokens)
 
 
 def test_guard_the_debug_mode_sees_a_question() -> None:
-    with pytest.raises(RuntimeError, match="synchroniz"), no_waiting():
+    with pytest.raises(RuntimeError, match="synchroniz"), no_synchronisation():
         torch.ones(3, device="cuda").sum().item()
 
 
 def test_a_checkpoint_has_the_numbers_of_the_cpu_and_the_stream_never_waits(tmp_path, monkeypatch):
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
-    monkeypatch.setattr(measure, "HiddenStateSampler", Impatient)
+    monkeypatch.setattr(measure, "HiddenStateSampler", UnsynchronisedSampler)
     on_gpu, on_cpu = measured(wanted, 1, 512), measured(wanted, 0, 512)
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
         for name in HEADLINES:
@@ -101,13 +102,13 @@ def test_neighbours_are_those_of_the_cpu(name, engine):
 
 
 def test_16_bit_products_certify_plain_points():
-    """Wide points need the float32 rung for few rows at most; the coarse one runs on tensor cores."""
+    """Few rows of wide points need the float32 search; the 16-bit search runs on tensor cores."""
     from pipeline.geometry import exact_search
 
     points = CLOUDS["plain"].cuda()
     shift = points.median(0).values.double()
     view = exact_search._View.of(points, shift, torch.bfloat16)
-    found = exact_search._rung(points, view, torch.arange(4000, device="cuda"), 32, torch_engine)
+    found = exact_search._search_with(points, view, torch.arange(4000, device="cuda"), 32, torch_engine)
     assert found.certified.double().mean() > 0.95
 
 
@@ -122,13 +123,13 @@ def test_a_stream_takes_the_memory_that_was_planned():
         for layer, width in enumerate(widths):
             stream.add_states(layer, torch.randn(rows, width, device="cuda", dtype=torch.bfloat16))
         stream.end_batch(torch.zeros(rows, dtype=torch.bool), torch.full((rows,), group))
-    held = torch.cuda.memory_allocated() - before
+    allocated = torch.cuda.memory_allocated() - before
     planned = pass_bytes(widths, 0, groups, torch.bfloat16)
-    assert 0.7 * planned < held <= planned
+    assert 0.7 * planned < allocated <= planned
 
 
 def test_copies_to_the_device_are_queued():
-    with no_waiting():
-        there = to_device(torch.arange(1000), "cuda")
-        there += 1
-    assert there.sum().item() == 500_500
+    with no_synchronisation():
+        copy = to_device(torch.arange(1000), "cuda")
+        copy += 1
+    assert copy.sum().item() == 500_500

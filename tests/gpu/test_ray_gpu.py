@@ -1,6 +1,6 @@
-"""Tasks of Ray on real GPUs: memory goes with its task, no two share a device, and FAISS finds neighbours there.
+"""Ray tasks on real GPUs: memory is freed after a task, tasks do not share a device, and FAISS works there.
 
-Ray is asked for when a test begins: without it this file is collected, and skipped.
+Ray is imported when a test starts, so that this file is collected, and its tests skipped, without Ray.
 """
 
 import os
@@ -28,10 +28,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 N_GPUS = torch.cuda.device_count()
 HELD_BYTES, SLACK_BYTES = 2 * 10**9, 10**8
 GONE_S, MEET_S = 20.0, 12.0
-"""Most that a process may take to end, and by how much tasks given together may begin apart, per GPU."""
+"""Maximum time for a process to end, and between the starts of tasks submitted together, per GPU."""
 N, DIM, K = 2000, 64, 10
 HELD: list[Tensor] = []
-"""For as long as its process lives."""
+"""Tensors that keep device memory allocated until their process ends."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +39,7 @@ def _ray() -> None:
     pytest.importorskip("ray")
 
 
-def opened(measure: TaskFunction, resources: Resources, queue: int = 0) -> "AbstractContextManager[RayBackend]":
+def ray_backend(measure: TaskFunction, resources: Resources, queue: int = 0) -> "AbstractContextManager[RayBackend]":
     from pipeline.sweep.ray_backend import RayBackend
 
     return closing(RayBackend(TaskFunctions(lambda task: [], measure, lambda task: None), resources, queue=queue))
@@ -50,7 +50,7 @@ def on(gpus: int) -> Resources:
 
 
 def tasks(n: int, folder: Path, resources: Resources) -> list[Task]:
-    """Of checkpoints that nobody opens; `folder` is theirs to leave notes in."""
+    """Return tasks of checkpoints that do not exist; the tasks leave files in `folder`."""
     found = []
     for step in range(n):
         checkpoint = Checkpoint(
@@ -69,49 +69,49 @@ def tasks(n: int, folder: Path, resources: Resources) -> list[Task]:
     return found
 
 
-def said(backend: "RayBackend", given: list[Task]) -> list[str]:
-    """What each of these tasks, all given at once, has to say."""
-    assert len(given) <= backend.capacity
-    for task in given:
+def summaries(backend: "RayBackend", submitted: list[Task]) -> list[str]:
+    """Submit all tasks at once and return the summary of each outcome."""
+    assert len(submitted) <= backend.capacity
+    for task in submitted:
         backend.submit(task)
-    told: list[str] = []
-    while len(told) < len(given):
+    found: list[str] = []
+    while len(found) < len(submitted):
         for _, (outcome,) in backend.wait(1.0):
             assert outcome.ok, outcome.message + outcome.traceback
-            told.append(outcome.summary)
-    return told
+            found.append(outcome.summary)
+    return found
 
 
-def say(task: Task, *words: object) -> list[Outcome]:
+def outcomes(task: Task, *words: object) -> list[Outcome]:
     return [Outcome(cell_id=cell.id, summary=" ".join(map(str, words))) for cell in task.cells]
 
 
 def used_bytes() -> int:
-    """Of the first device, by all processes together."""
+    """Return the bytes used on the first device by all processes."""
     free, total = torch.cuda.mem_get_info(0)
     return total - free
 
 
 def hold(task: Task) -> list[Outcome]:
-    """Take memory for good; how much is used then."""
+    """Allocate memory until the process ends; the summary is the used memory."""
     HELD.append(torch.empty(HELD_BYTES, dtype=torch.uint8, device="cuda"))
-    return say(task, used_bytes())
+    return outcomes(task, used_bytes())
 
 
 def test_the_memory_of_a_task_is_free_once_it_has_come_back(tmp_path):
     before = used_bytes()
-    with opened(hold, on(1)) as backend:
-        (then,) = said(backend, tasks(1, tmp_path, on(1)))
-        assert int(then) >= before + HELD_BYTES
+    with ray_backend(hold, on(1)) as backend:
+        (used,) = summaries(backend, tasks(1, tmp_path, on(1)))
+        assert int(used) >= before + HELD_BYTES
         until = time.monotonic() + GONE_S
-        while used_bytes() > before + SLACK_BYTES:  # while Ray is there, which would end every worker as it goes
-            assert time.monotonic() < until, f"{used_bytes() - before} bytes are still held"
+        while used_bytes() > before + SLACK_BYTES:  # while Ray runs: its shutdown would end every worker
+            assert time.monotonic() < until, f"{used_bytes() - before} bytes are still allocated"
             time.sleep(0.1)
 
 
 def starved(task: Task) -> list[Outcome]:
-    """Measure, on a device that is full."""
-    from pipeline.sweep import worker  # and with it the lake's packages
+    """Measure on a device without free memory."""
+    from pipeline.sweep import worker  # imports the packages of the lake
 
     size, _ = torch.cuda.mem_get_info(0)
     while size:
@@ -125,7 +125,7 @@ def starved(task: Task) -> list[Outcome]:
 def test_what_finds_no_room_on_the_device_is_out_of_memory(tmp_path):
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
     task = Task(lake=str(tmp_path), run_id="run", checkpoint=wanted.checkpoint, cells=(wanted,), resources=on(1))
-    with opened(starved, on(1)) as backend:
+    with ray_backend(starved, on(1)) as backend:
         backend.submit(task)
         while not (done := backend.wait(1.0)):
             pass
@@ -135,7 +135,7 @@ def test_what_finds_no_room_on_the_device_is_out_of_memory(tmp_path):
 
 
 class Visit(NamedTuple):
-    """When a task ran, and on what."""
+    """Time and devices of one task."""
 
     began: float
     ended: float
@@ -148,58 +148,58 @@ def uuid(device: int) -> str:
 
 
 def visit(task: Task) -> list[Outcome]:
-    """Wait for a task on every GPU, of one GPU for a second task: as long as it may take to begin, were there room."""
+    """Wait until a task runs on every GPU (with one GPU: for a second task), up to the longest possible start time."""
     began, folder, gpus = time.time(), Path(task.lake), task.resources.gpus
     (folder / task.checkpoint.revision).touch()
     while len(list(folder.iterdir())) < max(gpus, 2) and time.time() < began + gpus * MEET_S:
         time.sleep(0.05)
     uuids = [uuid(device) for device in range(torch.cuda.device_count())]
-    return say(task, began, time.time(), os.environ["CUDA_VISIBLE_DEVICES"], *uuids)
+    return outcomes(task, began, time.time(), os.environ["CUDA_VISIBLE_DEVICES"], *uuids)
 
 
-def visits(told: list[str]) -> list[Visit]:
-    """In the order in which they began."""
-    words = [one.split(" ") for one in told]
+def visits(lines: list[str]) -> list[Visit]:
+    """Parse the visits, ordered by start time."""
+    words = [line.split(" ") for line in lines]
     return sorted(Visit(float(w[0]), float(w[1]), w[2].split(","), w[3:]) for w in words)
 
 
 @pytest.mark.skipif(N_GPUS == 1, reason="one CUDA device; tasks at once need two")
 def test_tasks_at_once_see_a_gpu_each_and_no_other(tmp_path):
-    with opened(visit, on(N_GPUS)) as backend:
-        found = visits(said(backend, tasks(N_GPUS, tmp_path, on(N_GPUS))))
-    assert max(one.began for one in found) < min(one.ended for one in found)
-    assert {(len(one.visible), len(one.uuids)) for one in found} == {(1, 1)}
-    assert len({one.visible[0] for one in found}) == N_GPUS
-    assert {one.uuids[0] for one in found} == {uuid(device) for device in range(N_GPUS)}
+    with ray_backend(visit, on(N_GPUS)) as backend:
+        found = visits(summaries(backend, tasks(N_GPUS, tmp_path, on(N_GPUS))))
+    assert max(v.began for v in found) < min(v.ended for v in found)
+    assert {(len(v.visible), len(v.uuids)) for v in found} == {(1, 1)}
+    assert len({v.visible[0] for v in found}) == N_GPUS
+    assert {v.uuids[0] for v in found} == {uuid(device) for device in range(N_GPUS)}
 
 
 def test_tasks_given_to_one_gpu_together_take_turns(tmp_path):
-    with opened(visit, on(1), queue=1) as backend:
-        first, second = visits(said(backend, tasks(2, tmp_path, on(1))))
+    with ray_backend(visit, on(1), queue=1) as backend:
+        first, second = visits(summaries(backend, tasks(2, tmp_path, on(1))))
     assert first.ended <= second.began
     assert len(first.visible) == len(second.visible) == 1
     assert first.uuids == second.uuids == [uuid(0)]
 
 
 def cloud() -> Tensor:
-    """With this seed no point that is left out is nearer than 1e-3 to being in, squared: 20 errors of float32."""
+    """Return points whose (K + 1)-th neighbour is separated from the next by 1e-3 squared, 20 float32 errors."""
     return torch.randn(N, DIM, generator=torch.Generator().manual_seed(8)).cuda()
 
 
 def search(task: Task) -> list[Outcome]:
-    """Leave what the engine of a run proposes for `cloud`; which one that is."""
+    """Save the candidates that the default engine proposes for `cloud`; the summary is the engine's name."""
     points = cloud()
     engine = default_engine(points.device)
     torch.save(tuple(engine(points, points, K + 1)), Path(task.lake, "candidates.pt"))
-    return say(task, engine.__name__)
+    return outcomes(task, engine.__name__)
 
 
 def test_faiss_in_a_task_finds_the_neighbours_of_all_distances(tmp_path):
     faiss = pytest.importorskip("faiss")
     if not getattr(faiss, "get_num_gpus", int)():
         pytest.skip("the FAISS installed here sees no GPU")
-    with opened(search, on(1)) as backend:
-        assert said(backend, tasks(1, tmp_path, on(1))) == [faiss_engine.__name__]
+    with ray_backend(search, on(1)) as backend:
+        assert summaries(backend, tasks(1, tmp_path, on(1))) == [faiss_engine.__name__]
     squared, indices = torch.load(tmp_path / "candidates.pt")
     distances = torch.cdist(cloud(), cloud(), compute_mode="donot_use_mm_for_euclid_dist")
     nearest = distances.topk(K + 1, largest=False)  # each point is its own first

@@ -1,4 +1,4 @@
-"""A model over two devices, at least one of them a GPU: the values of the unsplit one."""
+"""Model split over two devices, at least one a GPU: same values as the unsplit model."""
 
 from pathlib import Path
 
@@ -7,31 +7,33 @@ import torch
 from torch import Tensor
 
 from pipeline import measure
+from pipeline.measurement import loaded_checkpoint
+from pipeline.measurement.loaded_checkpoint import load_checkpoint
 from pipeline.model import Model, load_model, reload_model
 from pipeline.spec import Resources
 from tests import real
 from tests.gpu.test_gpu import HEADLINES, cell
 from tests.model import tiny
-from tests.model.test_placement import room_of_two, seen
+from tests.model.test_placement import captured_states, room_of_two
 from tests.model.test_reuse import later
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 IDS = torch.randint(5, 99, (3, 13), generator=torch.Generator().manual_seed(1))
 TOLERANCE = 1e-4
-"""Of the largest value of a state or loss, in float32 without TF32: the sums of a GPU and a CPU are in other orders."""
+"""Error relative to the largest value of a state or loss, in float32 without TF32; CPU and GPU sum in other orders."""
 TWO_GPUS = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one CUDA device; a split over two needs two")
 ELSEWHERE = pytest.mark.parametrize("elsewhere", [pytest.param("cuda:1", marks=TWO_GPUS), "cpu"])
 
 
 def room(model: Model, elsewhere: str) -> dict[str, int]:
-    """On the first GPU for one block and what is in none."""
+    """Return capacities: the first GPU fits one block and the tensors outside the blocks."""
     at_home, others = room_of_two(model.module, "elsewhere").values()
     return {"cuda:0": at_home, elsewhere: others}
 
 
 def states(model: Model) -> list[Tensor]:
-    """Every hidden state of every profile, and its loss, all on the first GPU."""
-    found = [state for profile in model.stacks.values() for state in seen(profile, IDS)]
+    """Return every hidden state and the loss of every stack; asserts that all are on the first GPU."""
+    found = [state for profile in model.stacks.values() for state in captured_states(profile, IDS)]
     assert {state.device for state in found} == {torch.device("cuda:0")}
     return found
 
@@ -64,12 +66,12 @@ def test_the_next_checkpoint_is_put_where_the_one_before_was(elsewhere: str, tmp
 @ELSEWHERE
 def test_a_split_checkpoint_has_the_rows_of_the_whole_one(elsewhere: str, tmp_path: Path, monkeypatch) -> None:
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
-    whole = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=1))
+    whole = load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=1))
     theirs = measure.measure(wanted, whole, 512)
     devices = room(whole.model, elsewhere)
-    monkeypatch.setattr(measure, "_devices", lambda resources: list(devices))
-    monkeypatch.setattr(measure, "weight_budgets", lambda free: list(devices.values()))
-    split = measure.load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=2))
+    monkeypatch.setattr(loaded_checkpoint, "_devices", lambda resources: list(devices))
+    monkeypatch.setattr(loaded_checkpoint, "weight_budgets", lambda free: list(devices.values()))
+    split = load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=2))
     assert torch.device(elsewhere) in {tensor.device for tensor in split.model.module.parameters()}
     for ours, other in zip(measure.measure(wanted, split, 512), theirs, strict=True):
         assert {name: ours[name] for name in HEADLINES} == pytest.approx({n: other[n] for n in HEADLINES}, rel=1e-4)

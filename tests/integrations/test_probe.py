@@ -1,4 +1,4 @@
-"""A probe's numbers are those of the project's own measurement of the same states, and it leaves no trace."""
+"""Readings of a probe equal `describe` on the same states, and reading does not affect training."""
 
 import math
 
@@ -24,13 +24,13 @@ def ids():
 def test_all_layers_are_read_as_describe_reads_their_states(model, ids):
     reading = Probe(ids, points=10_000).read(model)
     states = model(input_ids=ids, output_hidden_states=True).hidden_states
-    assert [shape.layer for shape in reading.layers] == [0, 1, 2]
-    for shape in reading.layers[1:2]:  # the last of `hidden_states` is after the final norm
-        hidden = states[shape.layer].detach()
+    assert [layer.layer for layer in reading.layers] == [0, 1, 2]
+    for layer in reading.layers[1:2]:  # the last one in `hidden_states` is after the final norm
+        hidden = states[layer.layer].detach()
         whole, later = describe(hidden.flatten(0, 1)), describe(hidden[:, 1:].flatten(0, 1))
-        assert shape.anisotropy == pytest.approx(whole["anisotropy"], rel=1e-6)
-        assert shape.id_twonn == pytest.approx(later["id_twonn"], rel=1e-6)
-        assert shape.id_mle == pytest.approx(later["id_mle"], rel=1e-6)
+        assert layer.anisotropy == pytest.approx(whole["anisotropy"], rel=1e-6)
+        assert layer.id_twonn == pytest.approx(later["id_twonn"], rel=1e-6)
+        assert layer.id_mle == pytest.approx(later["id_mle"], rel=1e-6)
 
 
 def test_the_loss_is_the_models_own(model, ids):
@@ -55,7 +55,7 @@ def n_hooks(model):
 
 
 def test_only_the_layers_asked_for_are_measured(model, ids):
-    assert [shape.layer for shape in Probe(ids, layers=[2]).read(model).layers] == [2]
+    assert [layer.layer for layer in Probe(ids, layers=[2]).read(model).layers] == [2]
 
 
 def test_states_that_are_not_finite_have_no_shape(ids):
@@ -64,9 +64,10 @@ def test_states_that_are_not_finite_have_no_shape(ids):
         broken.gpt_neox.layers[1].mlp.dense_4h_to_h.bias[3] = math.nan
     reading = Probe(ids).read(broken)
     assert reading.loss is None
-    assert [shape.id_mle is None for shape in reading.layers] == [False, False, True]
+    assert [layer.id_mle is None for layer in reading.layers] == [False, False, True]
 
 
 def test_too_few_tokens_are_refused_in_two_lines(ids):
-    with pytest.raises(UsageError, match="at least 100 tokens"):
+    with pytest.raises(UsageError, match="at least 100 tokens") as error:
         Probe(ids[:2])
+    assert str(error.value).count("\n") == 1

@@ -1,4 +1,4 @@
-"""A real Trainer with the callback: readings on schedule and in budget, and requests that a watch answers."""
+"""Callback in a real Trainer: readings on schedule and within the time budget, requests fulfilled by a watch."""
 
 import json
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ pytest.importorskip("accelerate")
 
 
 def trained(folder, callback, steps=4):
-    """A Trainer's run of a few steps, saved at every second one."""
+    """Train for a few steps and save every second step."""
     rows = torch.randint(real.VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
@@ -70,7 +70,7 @@ def test_a_trainers_requests_are_answered_by_a_watch(tmp_path):
 
 
 class Clock:
-    """A trainer's time: training takes a second a save, a reading what it is told to."""
+    """Fake clock: training takes one second per save, a reading takes `reading_s`."""
 
     def __init__(self, monkeypatch, reading_s):
         self.now, self.readings = 0.0, 0

@@ -1,4 +1,4 @@
-"""Tiny checkpoints, made once for all files here."""
+"""Fixtures of the model tests: tiny checkpoints, created once per session."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Checkpoint folder of the tiny model of a name; not to be written to."""
+    """Return a function from the name of a tiny model to its checkpoint folder, which is read-only."""
     from tests.model import tiny
 
     root = tmp_path_factory.mktemp("tiny")
@@ -19,13 +19,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def ids() -> Tensor:
-    """Three contexts of 13 tokens, a length no SIMD width divides, without the special ids of any config."""
+    """Three contexts of 13 tokens, not a multiple of any SIMD width, without special ids of any config."""
     return torch.randint(5, 99, (3, 13), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, and wait long for one on a busy machine."""
+    """Run on one thread: tiny matrices gain nothing from a second one and would wait on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

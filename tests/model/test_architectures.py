@@ -1,4 +1,4 @@
-"""The table of architectures: profiles and norm placement from config.json, checked against the models themselves."""
+"""Table of architectures: kinds and norm placement from config.json, checked against the models."""
 
 import json
 import subprocess
@@ -31,7 +31,7 @@ BOTH = ("encdec-encoder", "encdec-decoder")
     ],
 )
 def test_the_class_name_decides(name: str, want: tuple[str, ...]) -> None:
-    """Whatever the model type says."""
+    """The class name takes precedence over the model type."""
     for model_type in ("bert", "gpt2", "unheard-of"):
         assert infer_kinds({"architectures": [name], "model_type": model_type}) == want
 
@@ -40,7 +40,7 @@ def test_the_class_name_decides(name: str, want: tuple[str, ...]) -> None:
     ("model_type", "want"), [("gpt_neox", ("decoder",)), ("bert", ("encoder",)), ("t5", BOTH), ("unheard-of", ())]
 )
 def test_else_the_model_type_decides(model_type: str, want: tuple[str, ...]) -> None:
-    """Where config.json has no class name, or that of a base class."""
+    """The model type decides if config.json has no class name or that of a base class."""
     assert infer_kinds({"model_type": model_type}) == want
     assert infer_kinds({"model_type": model_type, "architectures": None}) == want
     assert infer_kinds({"model_type": model_type, "architectures": ["SomeModel"]}) == want
@@ -52,45 +52,49 @@ def test_a_config_that_says_nothing() -> None:
 
 
 def test_every_type_is_one_of_transformers() -> None:
-    """No entry is a misspelling that would never be found."""
+    """Every entry is a model type of transformers, so that no misspelling stays unnoticed."""
     assert set(ARCHITECTURES) <= set(CONFIG_MAPPING)
 
 
-def seen_placement(block: nn.Module, run: Callable[[], object]) -> str:
-    """post where a norm's output leaves `block`, pre where a norm reads what enters it, else sublayer-post."""
-    entered: list[Tensor] = []
-    left: list[Tensor] = []
-    read: list[Tensor] = []
-    made: list[Tensor] = []
+def observed_placement(block: nn.Module, run: Callable[[], object]) -> str:
+    """Return post if `block` returns a norm's output, pre if a norm reads its input, else sublayer-post."""
+    block_inputs: list[Tensor] = []
+    block_outputs: list[Tensor] = []
+    norm_inputs: list[Tensor] = []
+    norm_outputs: list[Tensor] = []
     for norm in block.modules():
         if "Norm" in type(norm).__name__:
-            norm.register_forward_pre_hook(lambda _, args: read.append(args[0]))
-            norm.register_forward_hook(lambda _, args, output: made.append(output))
+            norm.register_forward_pre_hook(lambda _, args: norm_inputs.append(args[0]))
+            norm.register_forward_hook(lambda _, args, output: norm_outputs.append(output))
     block.register_forward_pre_hook(
-        lambda _, args, kwargs: entered.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
+        lambda _, args, kwargs: block_inputs.append(args[0] if args else kwargs["hidden_states"]), with_kwargs=True
     )
-    block.register_forward_hook(lambda _, args, output: left.append(output[0] if isinstance(output, tuple) else output))
+    block.register_forward_hook(lambda _, args, out: block_outputs.append(out[0] if isinstance(out, tuple) else out))
     run()
-    same = lambda one, others: any(one.data_ptr() == other.data_ptr() for other in others)  # noqa: E731
-    return "post" if same(left[-1], made) else "pre" if same(entered[-1], read) else "sublayer-post"
+    shared = lambda tensor, others: any(tensor.data_ptr() == other.data_ptr() for other in others)  # noqa: E731
+    if shared(block_outputs[-1], norm_outputs):
+        return "post"
+    return "pre" if shared(block_inputs[-1], norm_inputs) else "sublayer-post"
 
 
 @pytest.mark.parametrize("name", [name for name in tiny.CLASSES if name not in ("gemma2", "albert")])
 def test_norm_placement_is_what_the_blocks_do(name: str, saved: Callable[[str], Path], ids: Tensor) -> None:
-    """The table agrees with what the last block is seen to normalise.
+    """The table agrees with the norms observed in the last block.
 
-    Not asked of Gemma 2, which has norms on both sides, and ALBERT, whose group of layers is BERT's block.
+    Excludes Gemma 2, which has norms on both sides, and ALBERT, whose group of layers is BERT's block.
     """
     folder = saved(name)
     model = load_model(folder, "float32", "cpu")
     profile = next(iter(model.stacks.values()))
     lists = [m for m in model.module.modules() if isinstance(m, nn.ModuleList) and len(m) == profile.n_layers]
-    seen = seen_placement(lists[0][-1], lambda: profile.forward_and_capture(ids[:1], lambda layer, hidden: None))
-    assert norm_placement(json.loads((folder / "config.json").read_text())) == seen
+    observed = observed_placement(
+        lists[0][-1], lambda: profile.forward_and_capture(ids[:1], lambda layer, hidden: None)
+    )
+    assert norm_placement(json.loads((folder / "config.json").read_text())) == observed
 
 
 def test_neither_torch_nor_transformers() -> None:
-    """Planning a sweep reads the table, and must not wait for either import."""
+    """The table is read during planning, which must not wait for either import."""
     code = "import sys, pipeline.catalog.architectures; print({'torch', 'transformers'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""Loading is strict: what is not a complete, finite, known checkpoint is refused with what is wrong by name."""
+"""Strict loading: an incomplete, non-finite or unknown checkpoint is refused with the names of the faulty parts."""
 
 import json
 import shutil
@@ -20,12 +20,12 @@ Saved = Callable[[str], Path]
 
 @pytest.fixture
 def broken(saved: Saved, tmp_path: Path) -> Saved:
-    """A copy of a tiny checkpoint, to be spoiled."""
+    """Return a function that copies a tiny checkpoint, for tests that damage it."""
     return lambda name: Path(shutil.copytree(saved(name), tmp_path / name))
 
 
 def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> Path:
-    """Apply `change` to the tensors of the file."""
+    """Apply `change` to the tensors of the weight file."""
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -39,7 +39,7 @@ def reconfigure(folder: Path, **fields: Any) -> Path:
 
 
 def refusal(folder: Path) -> str:
-    """The message with which `folder` is refused, in its two lines."""
+    """Return the message with which `folder` is refused; checks that it has two lines and names the folder."""
     with pytest.raises(CheckpointError) as caught:
         load_model(folder, "float32", "cpu")
     assert str(caught.value).count("\n") == 1
@@ -68,7 +68,7 @@ def test_missing_shard(broken: Saved) -> None:
 
 
 def test_missing_layer(broken: Saved) -> None:
-    """A block that config.json counts and the file lacks is no random block, as transformers would have it."""
+    """A block in config.json but not in the file is refused; transformers would initialise it randomly."""
     folder = reconfigure(broken("gpt2"), n_layer=4)
     assert "12 tensors absent: transformer.h.3.attn.c_attn.bias" in refusal(folder)
 
@@ -85,7 +85,7 @@ def test_not_finite(value: float, broken: Saved) -> None:
 
 
 def test_nothing_there(broken: Saved, tmp_path: Path) -> None:
-    """No config.json, and no weights beside it."""
+    """A missing config.json and missing weights are both refused."""
     assert "config.json" in refusal(tmp_path)
     folder = broken("gpt2")
     (folder / "model.safetensors").unlink()
@@ -93,7 +93,7 @@ def test_nothing_there(broken: Saved, tmp_path: Path) -> None:
 
 
 def test_unknown_architecture(broken: Saved) -> None:
-    """A class that transformers lacks is named, and code from a checkpoint is not run."""
+    """A class that transformers lacks is named, and code from a checkpoint is never run."""
     folder = reconfigure(broken("gpt2"), architectures=["GPT9LMHeadModel"])
     assert "GPT9LMHeadModel" in refusal(folder)
     (folder / "modeling_own.py").write_text("raise SystemExit('remote code ran')")
@@ -102,16 +102,16 @@ def test_unknown_architecture(broken: Saved) -> None:
 
 
 def test_bad_config(broken: Saved) -> None:
-    """A config.json that is no JSON, has a field of another type, or describes no model."""
+    """A config.json that is not JSON, has a field of wrong type or an invalid value is refused."""
     folder = broken("gpt_neox")
     assert "bad config.json" in refusal(reconfigure(folder, hidden_size="wide"))
-    assert "makes no GPTNeoXForCausalLM" in refusal(reconfigure(folder, hidden_size=32, hidden_act="glue"))
+    assert "GPTNeoXForCausalLM" in refusal(reconfigure(folder, hidden_size=32, hidden_act="glue"))
     (folder / "config.json").write_text("{")
     assert "not JSON" in refusal(folder)
 
 
 def test_blocks_that_cannot_be_found(tmp_path: Path) -> None:
-    """Funnel keeps its blocks in lists of lists, XLNet puts tokens before contexts: both are named and refused."""
+    """Funnel (nested lists of blocks) and XLNet (tokens before contexts) are refused with their class names."""
     from transformers import FunnelConfig, FunnelForMaskedLM, XLNetConfig, XLNetLMHeadModel
 
     sizes: dict[str, Any] = {"vocab_size": 50, "d_model": 16, "n_head": 2, "d_inner": 16}
@@ -123,7 +123,7 @@ def test_blocks_that_cannot_be_found(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_head(broken: Saved, ids: Tensor) -> None:
-    """The body is measured, the loss is null and flagged, and nothing random is counted."""
+    """The body is measured, the loss is None with a flag, and no random head is counted."""
     folder = rewrite(broken("gpt_neox"), lambda tensors: tensors.pop("embed_out.weight"))
     model, whole = load_model(folder, "float32", "cpu"), tiny.make("gpt_neox")
     assert model.flags == ("no_lm_head",)
@@ -133,7 +133,7 @@ def test_a_file_without_a_head(broken: Saved, ids: Tensor) -> None:
 
 
 def test_base_class(tmp_path: Path, ids: Tensor) -> None:
-    """A file whose config names the base class, or none, has no loss; its blocks are those of the whole model."""
+    """A config with the base class or without a class gives no loss but the blocks of the whole model."""
     tiny.make("bert").bert.save_pretrained(tmp_path)
     for fields in ({}, {"architectures": None}):
         model = load_model(reconfigure(tmp_path, **fields), "float32", "cpu")
@@ -142,7 +142,7 @@ def test_base_class(tmp_path: Path, ids: Tensor) -> None:
 
 
 def test_absent_pooler_is_no_fault(saved: Saved, broken: Saved) -> None:
-    """A masked-language model's file has no pooler; its base class would have one, which no number reads."""
+    """The files of a masked-language model have no pooler; its base class has one, which nothing uses."""
     folder = reconfigure(broken("bert"), architectures=["BertModel"])
     model = load_model(folder, "float32", "cpu")
     assert model.flags[:2] == ("no_lm_head", "unexpected_keys")
@@ -150,7 +150,7 @@ def test_absent_pooler_is_no_fault(saved: Saved, broken: Saved) -> None:
 
 
 def test_unexpected_keys_are_named(broken: Saved) -> None:
-    """Of any number of them, all in `unexpected_keys` and three in the flags."""
+    """All unexpected keys are in `unexpected_keys`, the first three also in the flags."""
     names = [f"value_head.{index}.weight" for index in range(4)]
     folder = rewrite(broken("gpt2"), lambda tensors: tensors.update({name: torch.zeros(3) for name in names}))
     model = load_model(folder, "float32", "cpu")
@@ -159,7 +159,7 @@ def test_unexpected_keys_are_named(broken: Saved) -> None:
 
 
 def test_a_whole_file_outranks_an_index(broken: Saved) -> None:
-    """What is checked is what is loaded: beside a whole file, the shards of an index are neither."""
+    """A single weight file takes precedence over an index, whose shards are neither checked nor loaded."""
     folder = broken("gpt2")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").unlink()
@@ -172,7 +172,7 @@ def test_a_whole_file_outranks_an_index(broken: Saved) -> None:
 
 
 def test_config_names_no_other_file(broken: Saved) -> None:
-    """`transformers_weights` in config.json would have another file loaded than the one that is hashed and checked."""
+    """`transformers_weights` in config.json is ignored, since it could name a file that was not checked."""
     folder = reconfigure(broken("gpt2"), transformers_weights="other.safetensors")
     want = load_file(folder / "model.safetensors")["transformer.wpe.weight"]
     save_file({}, folder / "other.safetensors", {"format": "pt"})
@@ -182,9 +182,9 @@ def test_config_names_no_other_file(broken: Saved) -> None:
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ("{}", "no shard is named in it"),
-        ('{"weight_map": {}}', "no shard is named in it"),
-        ('{"weight_map": [1]}', "no shard is named in it"),
+        ("{}", "no shard is named"),
+        ('{"weight_map": {}}', "no shard is named"),
+        ('{"weight_map": [1]}', "no shard is named"),
         ("[]", "a JSON list, not an object"),
     ],
 )
@@ -196,7 +196,7 @@ def test_an_index_that_names_no_shard(content: str, found: str, broken: Saved) -
 
 
 def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
-    """A .bin is read for its tensors alone: the same states; one that would run code, or is cut, is refused."""
+    """A .bin file gives the same states; a truncated one or one with other objects than tensors is refused."""
     folder = broken("gpt2")
     want = load_model(folder, "float32", "cpu").stack("decoder").forward_and_capture(ids, lambda layer, hidden: None)
     tensors = load_file(folder / "model.safetensors")
@@ -215,7 +215,7 @@ def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
 
 @pytest.mark.parametrize(("limit", "dtype"), [(10**9, "float32"), (1000, "bfloat16")])
 def test_dtype_auto(limit: int, dtype: str, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
-    """auto is float32 up to the limit of parameters and bfloat16 above, whatever dtype the file is in."""
+    """auto is float32 up to the parameter limit and bfloat16 above, independent of the dtype of the file."""
     monkeypatch.setattr(loading, "FLOAT32_MAX_PARAMS", limit)
     model = load_model(saved("gpt2"), "auto", "cpu")
     assert model.dtype == dtype
@@ -223,7 +223,7 @@ def test_dtype_auto(limit: int, dtype: str, saved: Saved, monkeypatch: pytest.Mo
 
 
 def test_explicit_dtype(saved: Saved, broken: Saved) -> None:
-    """The dtype asked for, not the stored one: a float16 file runs in float32."""
+    """The requested dtype overrides the stored one: a float16 file runs in float32."""
     folder = broken("gpt2")
     tiny.make("gpt2").half().save_pretrained(folder)
     assert load_model(folder, "float32", "cpu").dtype == "float32"
@@ -231,7 +231,7 @@ def test_explicit_dtype(saved: Saved, broken: Saved) -> None:
 
 
 def test_reduced_precision_is_off(saved: Saved) -> None:
-    """TF32 keeps 10 bits of a float32; no product may use it."""
+    """Loading disables TF32, which has a mantissa of 10 bits only."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
     load_model(saved("gpt2"), "float32", "cpu")
     assert not torch.backends.cudnn.allow_tf32
@@ -242,7 +242,7 @@ def test_reduced_precision_is_off(saved: Saved) -> None:
     ("name", "positions"), [("gpt2", 64), ("roberta", 64), ("bert", 64), ("llama", 64), ("mamba", None)]
 )
 def test_facts(name: str, positions: int | None, saved: Saved) -> None:
-    """Layers, width, vocabulary, parameters; and contexts that fit, which RoBERTa's table of 66 numbers from 2."""
+    """Layers, width, vocabulary, parameters and maximum context; RoBERTa counts its 66 positions from 2."""
     model = load_model(saved(name), "float32", "cpu")
     (profile,) = model.stacks.values()
     assert (model.arch, profile.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny.VOCAB)
@@ -252,7 +252,7 @@ def test_facts(name: str, positions: int | None, saved: Saved) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "roberta", "bert", "opt"])
 def test_longest_context_runs_and_a_longer_one_does_not(name: str, saved: Saved) -> None:
-    """`max_positions` is where a table of positions ends."""
+    """A context of `max_positions` tokens runs, a longer one exceeds the table of positions."""
     model = load_model(saved(name), "float32", "cpu")
     profile = next(iter(model.stacks.values()))
     longest = torch.full((1, model.max_positions or 0), 7)
@@ -262,5 +262,5 @@ def test_longest_context_runs_and_a_longer_one_does_not(name: str, saved: Saved)
 
 
 def test_a_profile_it_does_not_have(saved: Saved) -> None:
-    with pytest.raises(CheckpointError, match="it has decoder"):
+    with pytest.raises(CheckpointError, match="encoder of GPT2LMHeadModel: it has only decoder"):
         load_model(saved("gpt2"), "float32", "cpu").stack("encoder")

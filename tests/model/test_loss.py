@@ -1,4 +1,4 @@
-"""The losses are those of the model's own class."""
+"""Losses equal those of the model's own class."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,13 @@ def only(profiles: dict[str, LayerStack]) -> LayerStack:
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five tokens of logits at once: every context takes several chunks."""
+    """Limit chunks to the logits of five tokens, so that every context needs several chunks."""
     monkeypatch.setitem(loss_module.LOGITS_PER_CHUNK, "cpu", 5 * tiny.VOCAB)
 
 
 @pytest.mark.parametrize("name", tiny.CAUSAL)
 def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
-    """The mean over tokens equals the loss that the model computes from `labels=` (Gemma's soft-capping included)."""
+    """The mean over tokens equals the model's loss for `labels=`, including Gemma's soft-capping."""
     model = load_model(saved(name), "float32", "cpu")
     losses = only(model.stacks).forward_and_capture(ids, ignore)
     assert losses is not None
@@ -44,7 +44,7 @@ def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
 
 @pytest.mark.parametrize("name", tiny.MASKED)
 def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
-    """The mean over masked tokens equals the model's own, where it reads the mask and these tokens are its labels."""
+    """The mean over masked tokens equals the model's loss for masked input with these tokens as labels."""
     model = load_model(saved(name), "float32", "cpu")
     masked = torch.rand(ids.shape, generator=torch.Generator().manual_seed(3)) < 0.3
     masked[1] = False
@@ -55,9 +55,9 @@ def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
         logits = model.module(ids.masked_fill(masked, 4))
         logits = logits.prediction_logits if name == "bert-pretraining" else logits.logits
     want = torch.nn.functional.cross_entropy(logits[masked], ids[masked])
-    # Measured over all models and 20 seeds: at most 2.2e-7 relative, against either.
+    # Measured over all models and 20 seeds: at most 2.2e-7 relative against both references.
     torch.testing.assert_close(losses.mean(), want, rtol=1e-6, atol=0)
-    if name != "bert-pretraining":  # whose own loss includes the next-sentence task
+    if name != "bert-pretraining":  # its own loss includes the next-sentence task
         labels = ids.masked_fill(~masked, -100)
         with torch.inference_mode():
             own = model.module(ids.masked_fill(masked, 4), labels=labels).loss
@@ -65,7 +65,7 @@ def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
 
 
 def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
-    """Row c, column t is the loss of token t + 1 of context c, by the definition of cross entropy in float64."""
+    """Row c, column t is the float64 cross entropy of token t + 1 of context c."""
     model = load_model(saved("gpt_neox"), "float32", "cpu")
     losses = model.stack("decoder").forward_and_capture(ids, ignore)
     assert losses is not None
@@ -74,12 +74,12 @@ def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
     for context, token in ((0, 1), (2, 12)):
         row = logits[context, token - 1]
         want = torch.log(row.exp().sum()) - row[ids[context, token]]
-        # Measured: 1.6e-7 on these two; of 720 tokens at most 4.3e-7, a rounding of a float32 loss of 4.7.
+        # Measured: 1.6e-7 on these two tokens; at most 4.3e-7 on 720 tokens, one rounding of a float32 loss of 4.7.
         assert abs(losses[context, token - 1] - want) < 1e-6
 
 
 def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
-    """Losses of three contexts in one call have the bytes of three calls."""
+    """Losses of three contexts in one call are byte-identical to three calls."""
     profile = load_model(saved("llama"), "float32", "cpu").stack("decoder")
     together = profile.forward_and_capture(ids, ignore)
     alone = [profile.forward_and_capture(row, ignore) for row in ids.split(1)]
@@ -89,7 +89,7 @@ def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_ids_of_any_integer_type(name: str, saved: Saved, ids: Tensor) -> None:
-    """int32 ids, half the memory, give the bytes of int64 ones."""
+    """int32 ids give results byte-identical to int64 ids."""
     profile = only(load_model(saved(name), "float32", "cpu").stacks)
 
     def losses(ids: Tensor) -> Tensor | None:
@@ -106,7 +106,7 @@ def test_ids_of_any_integer_type(name: str, saved: Saved, ids: Tensor) -> None:
 
 
 def test_the_model_is_whole_again_after_a_loss(saved: Saved, ids: Tensor) -> None:
-    """The body that replayed its output for the head computes again afterwards."""
+    """The body, patched to replay its output for the head, computes again afterwards."""
     model = load_model(saved("gpt2"), "float32", "cpu")
     with torch.inference_mode():
         before = model.module(ids).logits
@@ -116,7 +116,7 @@ def test_the_model_is_whole_again_after_a_loss(saved: Saved, ids: Tensor) -> Non
 
 @pytest.mark.parametrize("name", ["t5", "bert", "gpt2"])
 def test_no_loss_of_the_other_kind(name: str, saved: Saved, ids: Tensor) -> None:
-    """A decoder has no masked loss, an encoder no causal one, an encoder-decoder neither."""
+    """A decoder has no masked loss, an encoder no causal loss, an encoder-decoder neither."""
     model = load_model(saved(name), "float32", "cpu")
     for profile in model.stacks.values():
         causal = profile.forward_and_capture(ids, ignore)

@@ -1,4 +1,4 @@
-"""A model over several devices: planned by bytes, every state brought home, and not a byte different."""
+"""Placement of a model on several devices: planned by bytes, states return home, results are byte-identical."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,11 +34,11 @@ GIB = 2**30
     ],
 )
 def test_blocks_fill_one_device_after_the_other(room: dict[str, int], want: list[str] | None) -> None:
-    """Four blocks of 1.5 GiB and 2 GiB beside them, which the first device must have room for."""
+    """Four blocks of 1.5 GiB are placed in order; the 2 GiB outside the blocks must fit on the first device."""
     room = {device: size * GIB for device, size in room.items()}
     sizes = [3 * GIB // 2] * 4
     if want is None:
-        with pytest.raises(UsageError, match=r"weights of M: 8 GiB: no room for them") as caught:
+        with pytest.raises(UsageError, match=r"weights of M: 8 GiB") as caught:
             assign_block_devices("M", sizes, 2 * GIB, room)
         assert str(caught.value).count("\n") == 1
     else:
@@ -46,20 +46,21 @@ def test_blocks_fill_one_device_after_the_other(room: dict[str, int], want: list
 
 
 def blocks_of(module: Any) -> tuple[list[ModelKind], list[nn.Module]]:
-    """Its kinds, and the blocks of all of them."""
+    """Return the kinds of a model and the blocks of all its stacks."""
     found = infer_kinds({"architectures": [type(module).__name__], "model_type": module.config.model_type})
     bodies = [(find_body(module, kind), kind) for kind in found]
     return list(found), [block for body, kind in bodies for block in find_block_list(body, count_layers(body, kind))]
 
 
 def room_of_two(module: Any, elsewhere: str) -> dict[str, int]:
-    """At home for one block and what is in none; the others are elsewhere, where there are several."""
+    """Return capacities: home fits one block (none if there is only one) and the rest; `elsewhere` fits all blocks."""
     sizes = [placement._bytes(block) for block in blocks_of(module)[1]]
     rest = placement._bytes(module) - sum(sizes)
     return {"cpu": rest + (sizes[0] if len(sizes) > 1 else 0), elsewhere: sum(sizes)}
 
 
-def seen(profile: LayerStack, ids: Tensor) -> list[Tensor]:
+def captured_states(profile: LayerStack, ids: Tensor) -> list[Tensor]:
+    """Return every captured state, and the loss if there is one."""
     found: list[Tensor] = []
     loss = profile.forward_and_capture(ids, lambda layer, hidden: found.append(hidden.clone()))
     return found if loss is None else [*found, loss]
@@ -67,13 +68,13 @@ def seen(profile: LayerStack, ids: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", ["gpt_neox", "bert", "t5"])
 def test_a_split_changes_no_byte(name: str, saved: Saved, ids: Tensor) -> None:
-    """The blocks' inputs are brought to them and the last output comes home (hooks with nothing to copy)."""
+    """Hooks move inputs to the blocks and the last output home; here both devices are the CPU."""
     whole = load_model(saved(name), "float32", "cpu")
     split = load_model(saved(name), "float32", room_of_two(whole.module, "cpu:1"))
     hooked = [block for block in blocks_of(split.module)[1] if block._forward_pre_hooks]
     assert len(hooked) == len(blocks_of(split.module)[1])
     for kind, profile in whole.stacks.items():
-        ours, theirs = seen(split.stack(kind), ids), seen(profile, ids)
+        ours, theirs = captured_states(split.stack(kind), ids), captured_states(profile, ids)
         assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
@@ -86,19 +87,21 @@ QUICK = ("gpt2", "gpt_neox", "llama")
 def test_every_state_comes_home_and_no_operation_is_of_two_devices(
     name: str, saved: Saved, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rotations, masks and biases that are made once, outside the blocks, are brought to each of them too."""
+    """Rotations, masks and biases computed once outside the blocks are moved to each block too."""
     module = load_model(saved(name), "float32", "cpu").module
     found, blocks = blocks_of(module)
-    with pretended(module, monkeypatch):
+    with fake_tensors(module, monkeypatch):
         placement.distribute_blocks(module, found, room_of_two(module, "meta"))
         assert blocks[-1].state_dict().popitem()[1].device.type == "meta"
         ids = torch.zeros(2, 7, dtype=torch.long)
-        assert {state.device.type for kind in found for state in seen(LayerStack(module, kind), ids)} == {"cpu"}
+        assert {state.device.type for kind in found for state in captured_states(LayerStack(module, kind), ids)} == {
+            "cpu"
+        }
 
 
 @pytest.mark.parametrize("brought", ["args", "kwargs"])
 def test_guard_what_is_not_brought_is_seen(brought: str, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block of LLaMA takes the state as an argument, and the rotation by name."""
+    """Guards the test above: a block of LLaMA takes the state as argument and the rotation as keyword argument."""
     bring = placement._bring_inputs
 
     def half(part: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
@@ -107,24 +110,24 @@ def test_guard_what_is_not_brought_is_seen(brought: str, saved: Saved, monkeypat
 
     monkeypatch.setattr(placement, "_bring_inputs", half)
     module = load_model(saved("llama"), "float32", "cpu").module
-    with pretended(module, monkeypatch):
+    with fake_tensors(module, monkeypatch):
         placement.distribute_blocks(module, ["decoder"], room_of_two(module, "meta"))
         with pytest.raises(RuntimeError, match="devices, "):
             LayerStack(module, "decoder")
 
 
 @contextmanager
-def pretended(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Its tensors have a shape and a device, and torch refuses an operation on the CPU and on `meta` at once."""
-    monkeypatch.setattr(nn.Module, "_apply", replaced)
+def fake_tensors(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Replace the tensors by fake ones, so that torch refuses operations that mix the CPU and `meta`."""
+    monkeypatch.setattr(nn.Module, "_apply", apply_with_new_parameters)
     monkeypatch.setattr(Tensor, "data_ptr", lambda tensor: id(tensor))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         module._apply(mode.from_tensor)
         yield
 
 
-def replaced(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """`nn.Module._apply` that makes new parameters, since pretended ones cannot change their device."""
+def apply_with_new_parameters(self: nn.Module, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    """Replacement of `nn.Module._apply` that creates new parameters, since fake ones cannot change device."""
     for part in self.modules() if recurse else [self]:
         for name, parameter in part.named_parameters(recurse=False):
             part._parameters[name] = nn.Parameter(fn(parameter.data), requires_grad=False)

@@ -1,4 +1,4 @@
-"""A module whose weights are overwritten is the module that a fresh load would make, to the last byte."""
+"""A module with overwritten weights is byte-identical to a freshly loaded one."""
 
 import shutil
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Rewrite = Callable[[dict[str, Tensor]], Any]
 
 
 def later(folder: Path, to: Path, change: Rewrite = lambda tensors: None, seed: int = 1) -> Path:
-    """A later checkpoint of the same history: other values of every tensor, and whatever `change` does to them."""
+    """Write a later checkpoint of the same history: other values of every tensor, then `change` applied to them."""
     shutil.copytree(folder, to)
     generator = torch.Generator().manual_seed(seed)
     tensors = {
@@ -32,34 +32,34 @@ def later(folder: Path, to: Path, change: Rewrite = lambda tensors: None, seed: 
 
 
 def second(folder: Path, dtype: str = "float32") -> Model:
-    """A model that is ready to be overwritten."""
+    """Return the second model of a history, which later loads can overwrite."""
     return reload_model(load_model(folder, dtype, "cpu"), folder, dtype, "cpu")
 
 
 def states(model: Model, ids: Tensor) -> dict[tuple[str, int], Tensor]:
-    """Every hidden state of every profile, and its loss."""
-    seen: dict[tuple[str, int], Tensor] = {}
+    """Return every hidden state of every stack, and its loss as layer -1."""
+    found: dict[tuple[str, int], Tensor] = {}
     for kind, profile in model.stacks.items():
         loss = profile.forward_and_capture(
-            ids[:1], lambda layer, hidden, kind=kind: seen.update({(kind, layer): hidden.clone()})
+            ids[:1], lambda layer, hidden, kind=kind: found.update({(kind, layer): hidden.clone()})
         )
         if loss is not None:
-            seen[kind, -1] = loss
-    return seen
+            found[kind, -1] = loss
+    return found
 
 
 def check_equal(ours: Model, fresh: Model, ids: Tensor) -> None:
-    """Weights, buffers, ties, states and what is said of the file, all equal."""
+    """Assert that weights, buffers, ties, states, flags and unexpected keys are equal."""
     assert (ours.flags, ours.unexpected_keys, ours.n_params) == (fresh.flags, fresh.unexpected_keys, fresh.n_params)
-    for held in ("named_parameters", "named_buffers"):
-        mine, theirs = (dict(getattr(model.module, held)()) for model in (ours, fresh))
+    for method in ("named_parameters", "named_buffers"):
+        mine, theirs = (dict(getattr(model.module, method)()) for model in (ours, fresh))
         assert mine.keys() == theirs.keys()
         for name, tensor in theirs.items():
             assert mine[name].dtype == tensor.dtype
             assert torch.equal(mine[name], tensor), name
     mine, theirs = states(ours, ids), states(fresh, ids)
     assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[place], theirs[place]) for place in theirs)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
 
 
 QUICK = ("gpt2", "gpt_neox", "llama", "opt-350m", "mamba", "bert", "modernbert", "t5")
@@ -69,7 +69,7 @@ QUICK = ("gpt2", "gpt_neox", "llama", "opt-350m", "mamba", "bert", "modernbert",
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny.CLASSES]
 )
 def test_every_architecture(name: str, saved: Saved, ids: Tensor, tmp_path: Path) -> None:
-    """Decoders, encoders and both in one; tied embeddings and untied; buffers of the file and of the class."""
+    """Decoders, encoders and encoder-decoders; tied and untied embeddings; buffers of the file and of the class."""
     model = second(saved(name))
     folder = later(saved(name), tmp_path / "later")
     swapped, fresh = reload_model(model, folder, "float32", "cpu"), load_model(folder, "float32", "cpu")
@@ -80,7 +80,7 @@ def test_every_architecture(name: str, saved: Saved, ids: Tensor, tmp_path: Path
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 @pytest.mark.parametrize(("stored", "run"), [("float16", "float32"), ("float32", "bfloat16")])
 def test_the_recipe_s_dtype(name: str, stored: str, run: str, saved: Saved, ids: Tensor, tmp_path: Path) -> None:
-    """Values are rounded as a fresh load rounds them."""
+    """Values are rounded to the recipe's dtype as by a fresh load."""
     model = second(saved(name), run)
 
     def in_stored(tensors: dict[str, Tensor]) -> None:
@@ -92,7 +92,7 @@ def test_the_recipe_s_dtype(name: str, stored: str, run: str, saved: Saved, ids:
 
 
 def test_a_file_without_the_head(saved: Saved, ids: Tensor, tmp_path: Path) -> None:
-    """The base model is overwritten, under names that lack its prefix or have it."""
+    """The base model is overwritten from names with and without its prefix."""
     headless = later(saved("gpt_neox"), tmp_path / "headless", lambda tensors: tensors.pop("embed_out.weight"), 2)
     model = second(headless)
     assert model.flags == ("no_lm_head",)
@@ -102,7 +102,7 @@ def test_a_file_without_the_head(saved: Saved, ids: Tensor, tmp_path: Path) -> N
 
 
 def test_tensors_that_the_class_does_not_have(saved: Saved, ids: Tensor, tmp_path: Path) -> None:
-    """They are flagged again, and belong to what must be alike."""
+    """Unexpected tensors are flagged again; a file without them causes a fresh load."""
 
     def more(tensors: dict[str, Tensor]) -> None:
         tensors["adapter.weight"] = torch.ones(3)
@@ -137,7 +137,9 @@ def test_a_pickle_with_both_names_of_a_tied_tensor(name: str, saved: Saved, ids:
     torch.save(state, folders[1] / "pytorch_model.bin")
     untied = reload_model(model, folders[1], "float32", "cpu")
     assert untied is not model
-    assert untied.weight_targets is None, "a config that ties what the file does not is left to transformers each time"
+    assert untied.weight_targets is None, (
+        "files that contradict the tying of the config are always loaded by transformers"
+    )
     check_equal(untied, load_model(folders[1], "float32", "cpu"), ids)
 
 
@@ -154,7 +156,7 @@ def _is(model: Model, value: Tensor) -> bool:
     ],
 )
 def test_what_a_fresh_load_refuses(change: Rewrite, message: str, saved: Saved, tmp_path: Path) -> None:
-    """In the same words."""
+    """Reloading raises the same error as a fresh load."""
     model, folder = second(saved("gpt2")), later(saved("gpt2"), tmp_path / "bad", change)
     with pytest.raises(CheckpointError, match=message) as fresh:
         load_model(folder, "float32", "cpu")
@@ -164,7 +166,7 @@ def test_what_a_fresh_load_refuses(change: Rewrite, message: str, saved: Saved, 
 
 
 def test_what_is_not_simply_put_in_place_is_not_learned(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guard: a loader that scales one tensor is seen, and its module is not reused."""
+    """A module in which loading scaled one tensor is detected and not reused."""
     model = load_model(saved("gpt2"), "float32", "cpu")
     files = weight_reload.list_readable_weights(saved("gpt2"))
     assert weight_reload.find_weight_targets(model.module, files)

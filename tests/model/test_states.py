@@ -1,4 +1,4 @@
-"""The hidden states handed to `capture` are those of the model."""
+"""The hidden states passed to `capture` equal those of the model."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from tests.model import tiny
 
 Saved = Callable[[str], Path]
 SHIFTED = {"mamba", "mamba2"}
-"""Their `output_hidden_states` begins with the output of block 1."""
+"""Models whose `output_hidden_states` begins with the output of block 1."""
 
 
 def states(profile: LayerStack, ids: Tensor) -> list[Tensor]:
-    """Every state [contexts, tokens, dim], as `capture` sees it."""
+    """Return every state [contexts, tokens, dim] that `capture` gets."""
     parts: dict[int, list[Tensor]] = defaultdict(list)
     profile.forward_and_capture(ids, lambda layer, hidden: parts[layer].append(hidden.clone()))
     assert sorted(parts) == [state.layer for state in profile.state_specs]
@@ -31,7 +31,7 @@ def final_norm(body: nn.Module) -> nn.Module:
 
 
 def check(got: list[Tensor], want: tuple[Tensor, ...], body: nn.Module) -> None:
-    """`got` holds the states of `want`, and between the last two the raw output of the last block."""
+    """Assert that `got` is `want`, optionally with the raw output of the last block before the last state."""
     if len(got) == len(want) + 1:
         torch.testing.assert_close(final_norm(body)(got[-2]), want[-1], rtol=0, atol=0)
         got = [*got[:-2], got[-1]]
@@ -40,14 +40,14 @@ def check(got: list[Tensor], want: tuple[Tensor, ...], body: nn.Module) -> None:
 
 
 def alone(call: Any, ids: Tensor) -> tuple[Tensor, ...]:
-    """Hidden states of each context forwarded alone."""
+    """Return the hidden states of each context forwarded separately."""
     return tuple(torch.cat(rows) for rows in zip(*(call(row) for row in ids.split(1)), strict=True))
 
 
 @pytest.mark.parametrize("name", tiny.CAUSAL + tiny.MASKED)
 @torch.inference_mode()
 def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None:
-    """Each state equals output_hidden_states bit for bit; the raw last block, normed, is the last of them."""
+    """States equal output_hidden_states bit for bit; the final norm of the raw last block is the last one."""
     model = load_model(saved(name), "float32", "cpu")
     (profile,) = model.stacks.values()
     want = alone(lambda row: model.module(row, output_hidden_states=True).hidden_states, ids)
@@ -62,7 +62,7 @@ def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None
 @pytest.mark.parametrize("name", tiny.TWOFOLD)
 @torch.inference_mode()
 def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor) -> None:
-    """The encoder reads the context; the decoder the same ids shifted right, so that position i predicts token i."""
+    """The encoder reads the context, the decoder the same ids shifted right, so position i predicts token i."""
     model = load_model(saved(name), "float32", "cpu")
     start = {"t5": 0, "bart": 2}[name]
     shifted = torch.cat([torch.full((len(ids), 1), start), ids[:, :-1]], dim=1)
@@ -81,7 +81,7 @@ def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor)
     ("name", "last"), [("gpt2", "final_norm"), ("opt-350m", "final_norm"), ("bert", "block"), ("albert", "block")]
 )
 def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
-    """Layer 0 is the embedding, depth is layer / L, and the state after a final norm is a row of its own at depth 1."""
+    """Layer 0 is the embedding, depth is layer / L, and the state after a final norm is a separate row at depth 1."""
     (profile,) = load_model(saved(name), "float32", "cpu").stacks.values()
     assert [state.name for state in profile.state_specs[:4]] == ["embedding", "block", "block", "block"]
     assert [state.depth for state in profile.state_specs[:4]] == [0, 1 / 3, 2 / 3, 1]
@@ -90,7 +90,7 @@ def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "mamba", "modernbert", "t5"])
 def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None:
-    """On the CPU 16 contexts in one call give the bytes of 16 calls, at a length where SiLU in a batch would not."""
+    """16 contexts in one CPU call are byte-identical to 16 calls, at a length at which a batched SiLU would differ."""
     ids = torch.randint(5, tiny.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
     profile = next(iter(load_model(saved(name), "float32", "cpu").stacks.values()))
     together = states(profile, ids)
@@ -100,7 +100,7 @@ def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None
 
 
 def test_hooks_are_gone_after_an_error(saved: Saved, ids: Tensor) -> None:
-    """A capture that raises leaves no hook behind: the next pass calls only its own."""
+    """A capture that raises leaves no hook behind: the next pass calls only its own capture."""
     profile = load_model(saved("gpt2"), "float32", "cpu").stack("decoder")
 
     def fail(layer: int, hidden: Tensor) -> None:
@@ -112,7 +112,7 @@ def test_hooks_are_gone_after_an_error(saved: Saved, ids: Tensor) -> None:
 
 
 def test_states_are_handed_out_not_kept(saved: Saved, ids: Tensor) -> None:
-    """`capture` runs while the model does: block 2 has not run when the state of block 1 arrives."""
+    """`capture` runs during the forward pass: block 2 has not run when the state of block 1 arrives."""
     model = load_model(saved("gpt2"), "float32", "cpu")
     order: list[str] = []
     model.module.transformer.h[1].register_forward_pre_hook(lambda module, args: order.append("block 2"))

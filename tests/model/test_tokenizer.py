@@ -1,4 +1,4 @@
-"""The tokenizer: special tokens only where asked for, ends of tokens in characters, ids that stand for text."""
+"""Tokenizer: special tokens only on request, ends of tokens in characters, ids of text tokens."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ def wiki(shared: Callable[[str], Path]) -> Tokenizer:
 
 @pytest.fixture
 def wordpiece(tmp_path: Path) -> Tokenizer:
-    """A lower-casing word-piece tokenizer of BERT's kind, with an added word beside its special tokens."""
+    """Lower-casing word-piece tokenizer as in BERT, with an added word besides its special tokens."""
     from tokenizers import BertWordPieceTokenizer
 
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
@@ -36,28 +36,28 @@ def wordpiece(tmp_path: Path) -> Tokenizer:
 
 
 def test_ids_decode_to_the_text(wiki: Tokenizer, shared: Callable[[str], Path]) -> None:
-    """A byte-level tokenizer loses nothing of a Wikipedia page, and says so of its probe."""
+    """A byte-level tokenizer reproduces a Wikipedia page and has `round_trips` set."""
     text = shared("data/enwik5").read_bytes()[:20000].decode("utf-8", "ignore")
     assert wiki.decode(wiki.encode(text)) == text
     assert wiki.round_trips
 
 
 def test_ends_cut_the_text_at_tokens(wiki: Tokenizer) -> None:
-    """The first n tokens are those of the text up to the n-th end, also where one character takes several tokens."""
+    """The first n tokens decode to the text up to the n-th end, also if a character needs several tokens."""
     text = "Plain text, 東京 and naïve words.\n\nNext"
     ids, ends = wiki.encode_with_offsets(text)
     assert ends is not None
     assert ids == wiki.encode(text)
     assert ends[-1] == len(text)
     assert ends == sorted(ends)
-    whole = [n for n in range(1, len(ends)) if ends[n] > ends[n - 1]]  # no character goes on after token n
+    whole = [n for n in range(1, len(ends)) if ends[n] > ends[n - 1]]  # no character continues after token n
     assert len(whole) > 10
     for n in whole:
         assert wiki.decode(ids[:n]) == text[: ends[n - 1]]
 
 
 def test_no_special_token_from_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
-    """A text that spells a special token is read letter by letter, but by the tokenizer's own default."""
+    """A special token spelled in a text is plain text, except in `encode_with_special_tokens`."""
     assert set(wiki.encode("a <|endoftext|> [MASK]")).isdisjoint({0, 1, 2})
     assert {0, 1} < set(wiki.encode_with_special_tokens("a <|endoftext|> [MASK]")[0])
     assert wordpiece.encode("hello [CLS].") == [WORDS.index(word) for word in ("hello", "[", "cls", "]", ".")]
@@ -66,7 +66,7 @@ def test_no_special_token_from_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> 
 
 
 def test_the_default_adds_what_the_tokenizer_adds(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
-    """[CLS] hello world [SEP] for BERT's kind, and which are added; nothing where the tokenizer's file adds nothing."""
+    """BERT adds [CLS] and [SEP], which the mask marks; a tokenizer without defaults adds nothing."""
     assert wordpiece.encode_with_special_tokens("hello world") == ([2, 5, 6, 3], [True, False, False, True])
     assert wordpiece.encode("hello world") == [5, 6]
     ids = wiki.encode("hello")
@@ -79,18 +79,18 @@ def test_a_special_token_that_a_text_spells_is_not_an_added_one(wiki: Tokenizer,
 
 
 def test_what_opens_a_text(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
-    """The class token stands in for a beginning-of-sequence token; where there is neither, None."""
+    """The class token replaces a missing beginning-of-sequence token; None without either."""
     assert (wordpiece.bos_id, wordpiece.mask_id) == (2, 4)
     assert (wiki.bos_id, wiki.mask_id) == (None, 1)
 
 
 def test_loss_of_text_is_seen(wordpiece: Tokenizer) -> None:
-    """Lower-casing and unknown characters do not survive."""
+    """Lower-casing and unknown characters break the round trip."""
     assert not wordpiece.round_trips
 
 
 def test_plain_ids(wiki: Tokenizer, wordpiece: Tokenizer) -> None:
-    """Neither special tokens nor added ones, and nothing beyond the model's vocabulary or the tokenizer's."""
+    """Text ids exclude special and added tokens and ids beyond the vocabulary of the model or the tokenizer."""
     plain = wordpiece.text_token_ids(1000)
     assert plain.dtype == np.int64
     assert plain.tolist() == [WORDS.index(word) for word in WORDS[5:]]
@@ -112,12 +112,12 @@ def test_ids_that_decode_to_nothing_are_left_out(shared: Callable[[str], Path], 
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
-    """A folder of weights alone is refused, never given an empty tokenizer; so is a spoiled file."""
+    """A folder without tokenizer files and a corrupt tokenizer file raise CheckpointError with the path."""
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(CheckpointError, match="no tokenizer files"):
         load_tokenizer(tmp_path)
-    for spoiled in ('{"version": "1.0", "model"', '{"version": "1.0", "model": {"type": "New"}}'):
-        (tmp_path / "tokenizer.json").write_text(spoiled)
+    for corrupt in ('{"version": "1.0", "model"', '{"version": "1.0", "model": {"type": "New"}}'):
+        (tmp_path / "tokenizer.json").write_text(corrupt)
         with pytest.raises(CheckpointError, match="cannot be read") as caught:
             load_tokenizer(tmp_path)
         assert str(tmp_path) in str(caught.value)

@@ -1,4 +1,4 @@
-"""One tiny model with random weights per architecture: 3 blocks, width 32, saved as a checkpoint folder."""
+"""Tiny models with random weights, one per architecture: 3 blocks, width 32, saved as checkpoint folders."""
 
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ MASKED = [name for name in CLASSES if name not in (*CAUSAL, *TWOFOLD)]
 
 
 def make(name: str) -> Any:
-    """The model `name` with weights large enough that every layer differs from the next, biases and norms too."""
+    """Return the model `name`, with all weights large enough that every layer differs from the next."""
     cls_name, fields = CLASSES[name]
     cls = getattr(transformers, cls_name)
     torch.manual_seed(0)

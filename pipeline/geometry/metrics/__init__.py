@@ -1,8 +1,8 @@
-"""The metrics, one module per group; a module is found by being here.
+"""Metrics, one module per group; every module in this package is registered automatically.
 
-It states COLUMNS (of columns.csv), `measure(layer)`, which returns exactly these, and SECONDS, the column that its wall
-time is added to. A column is documented by the function of its name, or of the longest name that it begins with; the
-docstring's last lines are `Source:` (paper or definition) and `Bias:` (what is known of it).
+A module defines COLUMNS (names in columns.csv), `measure(layer)`, which returns exactly these columns, and
+TIMING_COLUMN, the column to which its wall time is added. A column is documented by the function with its name or with
+its longest prefix; the last lines of that docstring are `Source:` (paper or definition) and `Bias:` (known bias).
 """
 
 import pkgutil
@@ -15,7 +15,7 @@ from pipeline.geometry.layer import Layer, MetricValues
 
 @runtime_checkable
 class MetricGroup(Protocol):
-    """What a module of this package offers."""
+    """Interface of a module of this package."""
 
     __name__: str
     COLUMNS: tuple[str, ...]
@@ -26,6 +26,6 @@ class MetricGroup(Protocol):
 
 @cache
 def metric_groups() -> tuple[MetricGroup, ...]:
-    """Every metric group, in order of module names."""
-    found = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
-    return tuple(cast(MetricGroup, module) for module in found)
+    """Return all metric groups, ordered by module name."""
+    modules = (import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__))
+    return tuple(cast(MetricGroup, module) for module in modules)

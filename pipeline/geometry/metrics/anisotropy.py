@@ -1,4 +1,4 @@
-"""Anisotropy: how much of the variance lies along one line, and how much of that is the sinks' doing."""
+"""Anisotropy: share of the variance along one direction, with and without sink tokens."""
 
 import math
 
@@ -7,19 +7,14 @@ from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.moments import Moments, merge_moments
 
 COLUMNS = (
-    "anisotropy",
-    "anisotropy_se",
-    "anisotropy_uncentered",
-    "anisotropy_no_sink",
-    "anisotropy_no_sink_se",
-    "sink_variance_share",
-    "total_variance",
+    *("anisotropy", "anisotropy_se", "anisotropy_uncentered", "anisotropy_no_sink", "anisotropy_no_sink_se"),
+    *("sink_variance_share", "total_variance"),
 )
 TIMING_COLUMN = "spectrum_s"
 
 
 def measure(layer: Layer) -> MetricValues:
-    """The columns of this group; null on a layer that does not vary (`constant_layer`, `too_few_tokens`)."""
+    """Return the columns of this group; null if the layer does not vary (`constant_layer`, `too_few_tokens`)."""
     if not layer.varies:
         return dict.fromkeys(COLUMNS)
     return {
@@ -34,10 +29,11 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def anisotropy(moments: Moments, largest: float | None = None) -> float:
-    """lambda_1 / sum lambda of the centered covariance, rows as they are; range 1/dim..1.
+    """Return lambda_1 / sum lambda of the centered covariance, rows not normalised; range 1/dim..1.
 
     Args:
-        largest: lambda_1 where it is known already.
+        moments: float64 moments of at least two tokens that differ.
+        largest: lambda_1 if it is already known.
 
     Source: Razzhigaev et al. 2024 (arXiv 2311.05928), section 3.
     Bias: an isotropic cloud of N tokens reads (1 + sqrt(dim / N))^2 / dim; one sink per context makes it depend on the
@@ -48,30 +44,30 @@ def anisotropy(moments: Moments, largest: float | None = None) -> float:
 
 
 def anisotropy_se(layer: Layer) -> float | None:
-    """Standard error of `anisotropy` by leaving one group of contexts out; null with one group.
+    """Return the standard error of `anisotropy` by leaving out one group of contexts; None with one group.
 
-    Also null where the tokens that are left do not vary (`constant_without_a_group`).
+    Also None if the remaining tokens do not vary (`constant_without_a_group`).
 
     Source: delete-a-group jackknife over disjoint groups of contexts.
-    Bias: upward, as the jackknife's is; with few groups it is itself uncertain (30 % with five).
+    Bias: upward, as for every jackknife; with few groups it is itself uncertain (30 % with five).
     """
     return _jackknife(layer, layer.moments.group_moments)
 
 
 def anisotropy_uncentered(layer: Layer) -> float:
-    """lambda_1 / sum lambda of the second moment: the mean direction counts as variance.
+    """Return lambda_1 / sum lambda of the uncentered second moment: the mean direction counts as variance.
 
     Source: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
-    Bias: near 1 wherever the mean is long, whatever the spread about it.
+    Bias: near 1 if the mean is long, regardless of the spread about it.
     """
     return float(layer.second_moment_eigen.values[0] / layer.second_moment.trace())
 
 
 def anisotropy_no_sink(layer: Layer) -> float | None:
-    """`anisotropy` of the tokens that are not sinks; null where those are fewer than two or do not vary.
+    """Return `anisotropy` of the tokens that are not sinks; None if there are fewer than two or they do not vary.
 
     Source: this project; sinks as the cause: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
-    Bias: that of an isotropic cloud as in `anisotropy`; it depends on `sink_multiple`.
+    Bias: as `anisotropy` for an isotropic cloud; the value depends on `sink_multiple`.
     """
     ordinary = merge_moments(layer.moments.group_moments_no_sink)
     if not layer.is_spread(ordinary):
@@ -81,26 +77,26 @@ def anisotropy_no_sink(layer: Layer) -> float | None:
 
 
 def anisotropy_no_sink_se(layer: Layer) -> float | None:
-    """Standard error of `anisotropy_no_sink` by leaving one group of contexts out; null where that of all tokens is.
+    """Return the standard error of `anisotropy_no_sink`; None in the same cases as `anisotropy_se`.
 
     Source: delete-a-group jackknife over disjoint groups of contexts.
-    Bias: as that of `anisotropy_se`; which tokens are sinks is taken as known.
+    Bias: as `anisotropy_se`; the set of sink tokens is treated as known.
     """
     return _jackknife(layer, layer.moments.group_moments_no_sink)
 
 
 def sink_variance_share(layer: Layer) -> float:
-    """Share of sum |x - mean|^2 that the sink tokens carry; mean over all tokens.
+    """Return the share of sum |x - mean|^2 that sink tokens carry, with the mean over all tokens.
 
     Source: this project; an analysis of variance.
-    Bias: none; it depends on `sink_multiple` and on the context's length.
+    Bias: none; the value depends on `sink_multiple` and on the context's length.
     """
     center = layer.pooled_moments.mean
     return layer.moments.sink_sums.squared_deviation(center) / layer.pooled_moments.squared_deviation(center)
 
 
 def total_variance(layer: Layer) -> float:
-    """Trace of the centered covariance, in squared units of the activations.
+    """Return the trace of the centered covariance, in squared units of the activations.
 
     Source: sum over coordinates of the unbiased sample variance.
     Bias: none.
@@ -113,7 +109,7 @@ def _jackknife(layer: Layer, groups: list[Moments]) -> float | None:
     if n < 2:
         return None
     without = []
-    for i in range(n):  # one at a time: each is as large as a group's scatter
+    for i in range(n):  # one at a time: each remainder is as large as a group's scatter
         left = merge_moments([*groups[:i], *groups[i + 1 :]])
         if not layer.is_spread(left):
             layer.flags.add("constant_without_a_group")

@@ -1,4 +1,4 @@
-"""Counts: what entered, what was left out and why, and whose neighbours the neighbours are."""
+"""Counts of tokens and points used and left out, and shares of neighbours with equal context or token."""
 
 import torch
 from jaxtyping import Int
@@ -8,24 +8,16 @@ from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.neighbors import NeighborGraph
 
 COLUMNS = (
-    "n_tokens",
-    "n_sink_tokens",
-    "n_points",
-    "n_duplicates",
-    "n_near_duplicates",
-    "n_nonfinite",
-    "n_unresolved",
-    "same_context_share",
-    "same_token_share",
-    "noise_ratio",
+    *("n_tokens", "n_sink_tokens", "n_points", "n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved"),
+    *("same_context_share", "same_token_share", "noise_ratio"),
 )
 TIMING_COLUMN = "knn_s"
 QUANTISED_NOISE_RATIO = 0.03
-"""Above this noise ratio the rounding of the activations moves the dimension by percents."""
+"""Noise ratio above which rounding of the activations changes the dimension by several percent."""
 
 
 def measure(layer: Layer) -> MetricValues:
-    """The columns of this group; also flags `nonfinite_rows`, `unresolved_points` and `quantised`."""
+    """Return the columns of this group; may set the flags `nonfinite_rows`, `unresolved_points` and `quantised`."""
     row: MetricValues = {
         "n_tokens": n_tokens(layer),
         "n_sink_tokens": n_sink_tokens(layer),
@@ -46,7 +38,7 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def n_tokens(layer: Layer) -> int:
-    """Finite rows that entered the moments.
+    """Return the number of finite rows in the moments.
 
     Source: a count.
     Bias: none.
@@ -55,16 +47,16 @@ def n_tokens(layer: Layer) -> int:
 
 
 def n_sink_tokens(layer: Layer) -> int:
-    """Tokens that open their context, or are longer than `sink_multiple` medians of the layer's first rows.
+    """Return the number of sink tokens: first of a context, or norm above `sink_multiple` pilot norms.
 
     Source: this project; the tokens of the massive activations of Sun et al. 2024 (arXiv 2402.17762).
-    Bias: the median is that of the first 512 tokens, not of all.
+    Bias: the pilot norm is the median of the first 512 tokens, not of all.
     """
     return layer.moments.sink_sums.count
 
 
 def n_points(layer: Layer) -> int:
-    """Points of the k-NN graphs, all groups.
+    """Return the number of points in the k-NN graphs of all groups.
 
     Source: a count.
     Bias: none.
@@ -73,25 +65,25 @@ def n_points(layer: Layer) -> int:
 
 
 def n_duplicates(layer: Layer) -> int:
-    """Points removed because every coordinate equals that of an earlier one of the group.
+    """Return the number of points removed because they equal an earlier point of the group in every coordinate.
 
-    Source: a count; why: Facco et al. 2017 assume that points are distinct.
+    Source: a count; reason: Facco et al. 2017 assume that points are distinct.
     Bias: none.
     """
     return sum(g.n_duplicates for g in layer.dimension_graphs)
 
 
 def n_near_duplicates(layer: Layer) -> int:
-    """Points removed because they lie within min(32 u |x|, 0.02 median r1) of an earlier one, u the dtype's unit.
+    """Return the number of points removed within min(32 u |x|, 0.02 median r1) of an earlier point, u = rounding unit.
 
     Source: this project.
-    Bias: a pair that truly is that close is removed too.
+    Bias: distinct points that are that close are removed too.
     """
     return sum(g.n_near_duplicates for g in layer.dimension_graphs)
 
 
 def n_nonfinite(layer: Layer) -> int:
-    """Points of the cloud with a NaN or an infinity.
+    """Return the number of points of the cloud with NaN or infinity.
 
     Source: a count.
     Bias: none.
@@ -100,7 +92,7 @@ def n_nonfinite(layer: Layer) -> int:
 
 
 def n_unresolved(layer: Layer) -> int:
-    """Points whose neighbours could not be certified as exact; no estimate uses them.
+    """Return the number of points without certified exact neighbours; no estimate uses them.
 
     Source: this project.
     Bias: none.
@@ -109,12 +101,12 @@ def n_unresolved(layer: Layer) -> int:
 
 
 def same_context_share(layer: Layer) -> float | None:
-    """Share of first and second neighbours from the point's own context; null without context ids.
+    """Return the share of first and second neighbours from the same context; None without context ids.
 
-    A high share says that the dimension measured is that of single contexts.
+    A high share means that the measured dimension is that of single contexts.
 
     Source: this project; two regimes of nearest-neighbour dimensions: Osman et al. 2026 (arXiv 2608.14361).
-    Bias: none; it falls as a group has more contexts and fewer points of each.
+    Bias: none; falls if a group has more contexts and fewer points of each.
     """
     if not layer.cloud.has_context_ids:
         layer.flags.add("no_contexts")
@@ -123,10 +115,10 @@ def same_context_share(layer: Layer) -> float | None:
 
 
 def same_token_share(layer: Layer) -> float | None:
-    """Share of first and second neighbours with the point's own token id; null without token ids.
+    """Return the share of first and second neighbours with the same token id; None without token ids.
 
     Source: this project.
-    Bias: none; it grows with the number of points.
+    Bias: none; grows with the number of points.
     """
     if not layer.cloud.has_token_ids:
         layer.flags.add("no_token_ids")
@@ -135,10 +127,10 @@ def same_token_share(layer: Layer) -> float | None:
 
 
 def noise_ratio(layer: Layer) -> float | None:
-    """Median of unit * |x| / r1: how much of the nearest distance may be rounding of the activations.
+    """Return the median of unit * |x| / r1, the share of r1 that may be rounding of the activations.
 
     Source: this project.
-    Bias: upward by about sqrt(3): the bound of a rounding error stands for its spread.
+    Bias: upward by about sqrt(3), because the bound of a rounding error is used instead of its spread.
     """
     ratios = [g.rounding_noise / g.distances[:, 0] for g in layer.dimension_graphs if g.distances.shape[1]]
     if not ratios:
@@ -152,7 +144,7 @@ def noise_ratio(layer: Layer) -> float | None:
 
 def _share(layer: Layer, labels: Int[Tensor, " points"]) -> float | None:
     same = [
-        _same(graph, labels[members])
+        _has_equal_label(graph, labels[members])
         for graph, members in zip(layer.dimension_graphs, layer.group_members, strict=True)
     ]
     pairs = torch.cat(same) if same else torch.zeros(0)
@@ -162,6 +154,6 @@ def _share(layer: Layer, labels: Int[Tensor, " points"]) -> float | None:
     return float(pairs.double().mean())
 
 
-def _same(graph: NeighborGraph, labels: Int[Tensor, " members"]) -> Tensor:
+def _has_equal_label(graph: NeighborGraph, labels: Int[Tensor, " members"]) -> Tensor:
     own = labels[graph.point_indices]
     return (own[graph.indices[:, :2]] == own[:, None]).flatten()

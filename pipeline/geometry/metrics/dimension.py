@@ -25,9 +25,10 @@ FRACTIONS = tuple(i / 10 for i in range(1, 11))
 
 
 def measure(layer: Layer) -> MetricValues:
-    """The columns of this group: means over the groups of contexts, `_se` = sd / sqrt(groups), null with one group.
+    """Return the columns of this group: means over groups of contexts; `_se` = sd / sqrt(groups), null with one group.
 
-    Null, or left out of a curve, where too few points or tied distances leave nothing to estimate (see `radii`).
+    A value is null, or left out of a curve, if too few points or tied distances leave nothing to estimate (see
+    `usable_group_radii`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     radii = usable_group_radii(layer)
@@ -43,9 +44,9 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def id_twonn(radii: Radii) -> float:
-    """TwoNN: slope through the origin of -log(1 - i/N) on the sorted log mu, lowest 90 %; mu = r2 / r1.
+    """Return TwoNN: slope through the origin of -log(1 - i/N) on the sorted log mu, lowest 90 %; mu = r2 / r1.
 
-    Relative standard deviation 1.7 % at N = 4096.
+    `radii` are float64 `[points, k >= 2]`, ascending. Relative standard deviation 1.7 % at N = 4096.
 
     Source: Facco et al. 2017 (arXiv 1803.06992).
     Bias: downward from about ten dimensions on (boundary), by 15 % at d = 20 and 30 % at d = 50 for N = 10,000;
@@ -56,58 +57,59 @@ def id_twonn(radii: Radii) -> float:
 
 
 def id_mle(radii: Radii) -> float:
-    """TwoNN's maximum likelihood (N - 1) / sum log mu: the smallest variance, 1.6 % at N = 4096.
+    """Return the maximum likelihood of TwoNN, (N - 1) / sum log mu: smallest variance, 1.6 % at N = 4096.
 
     Source: Denti et al. 2022 (arXiv 2104.13832), the unbiased estimator for Facco's model.
-    Bias: as `id_twonn`; and the far tail of mu (noise, near-duplicate pairs) pulls it down.
+    Bias: as `id_twonn`; the far tail of mu (noise, near-duplicate pairs) also biases it downward.
     """
     log_mu = _log_mu(radii)
     return float((len(log_mu) - 1) / log_mu.sum())
 
 
 def id_mle_c50(radii: Radii) -> float:
-    """Maximum likelihood of the lowest half of mu, the rest censored on the right: the tail counts, not its size.
+    """Return the maximum likelihood of the lowest half of mu; of the right-censored rest only the count enters.
 
     Source: type-II censored Pareto likelihood; scikit-dimension's `mle` with discard_fraction 0.5.
-    Bias: as `id_twonn`, less of the tail; relative standard deviation 2.2 % at N = 4096.
+    Bias: as `id_twonn`, less affected by the tail; relative standard deviation 2.2 % at N = 4096.
     """
     return _censored(_log_mu(radii), 0.5)
 
 
 def id_mle_c90(radii: Radii) -> float:
-    """Maximum likelihood of the lowest 90 % of mu, the rest censored on the right.
+    """Return the maximum likelihood of the lowest 90 % of mu, the rest right-censored.
 
     Source: type-II censored Pareto likelihood; scikit-dimension's `mle` with discard_fraction 0.1.
-    Bias: as `id_twonn`, less of the farthest tail; relative standard deviation 1.7 % at N = 4096.
+    Bias: as `id_twonn`, less affected by the farthest tail; relative standard deviation 1.7 % at N = 4096.
     """
     return _censored(_log_mu(radii), 0.9)
 
 
 def id_lb20(radii: Radii) -> float:
-    """Levina-Bickel with 20 neighbours, averaged as inverses; with fewer than 20 as many as there are.
+    """Return Levina-Bickel with 20 neighbours (fewer if there are fewer), averaged as inverses.
 
-    A larger scale than TwoNN's, at a quarter of its variance.
+    The scale is larger than that of TwoNN, the variance a quarter.
 
     Source: Levina and Bickel 2004; the average of MacKay and Ghahramani 2005.
-    Bias: more by boundary and curvature than `id_twonn`: mean error 19 % against 11 % on the benchmark manifolds.
+    Bias: boundary and curvature bias it more than `id_twonn`: mean error 19 % against 11 % on the benchmark manifolds.
     """
     near = radii[:, :20]
     return float(1 / (near[:, -1:] / near[:, :-1]).log().mean())
 
 
 def id_gride(radii: Radii, k: int) -> float:
-    """GRIDE: maximum likelihood of r_2k / r_k, the dimension at the scale of k neighbours.
+    """Return GRIDE: maximum likelihood of r_2k / r_k, the dimension at the scale of k neighbours.
 
-    At k = 1 it is TwoNN's N / sum log mu. A curve that falls with k says noise, one that rises says curvature.
+    At k = 1 this is TwoNN's N / sum log mu. A curve that falls with k indicates noise, a rising one curvature.
+    Infinite if all ratios are 1.
 
     Source: Denti et al. 2022 (arXiv 2104.13832).
-    Bias: as `id_twonn`, growing with k by boundary and curvature while that of noise falls.
+    Bias: as `id_twonn`; bias from boundary and curvature grows with k, bias from noise falls.
     """
     log_ratio = (radii[:, 2 * k - 1] / radii[:, k - 1]).log()
     n, total = len(log_ratio), float(log_ratio.sum())
     if total == 0:
         return math.inf
-    # The score is convex and falls to its one root; this start lies to its left, from where Newton cannot overshoot.
+    # The score is convex and decreasing with one root; the start lies left of the root, so Newton cannot overshoot.
     d = 2 * k * n / ((3 * k - 1) * total)
     for _ in range(NEWTON_STEPS):
         lost = -torch.expm1(-d * log_ratio)  # 1 - (r_k / r_2k)^d
@@ -121,7 +123,7 @@ def id_gride(radii: Radii, k: int) -> float:
 
 
 def id_fraction(radii: Radii, fraction: float) -> float:
-    """TwoNN's slope over the lowest `fraction` of mu; a flat curve over fractions is what a Pareto law gives.
+    """Return the slope of TwoNN over the lowest `fraction` of mu; a Pareto law gives a flat curve over fractions.
 
     Source: Facco et al. 2017 (arXiv 1803.06992), at fractions 0.1 ... 1.0 instead of 0.9 alone.
     Bias: as `id_twonn`; relative standard deviation 5 % at fraction 0.1 and N = 4096.
@@ -131,11 +133,11 @@ def id_fraction(radii: Radii, fraction: float) -> float:
 
 
 def id_ks(radii: Radii) -> float:
-    """Kolmogorov-Smirnov distance of mu to the Pareto law with exponent `id_mle`.
+    """Return the Kolmogorov-Smirnov distance between mu and the Pareto law with exponent `id_mle`.
 
     Source: Kolmogorov-Smirnov statistic; the law of mu: Facco et al. 2017.
-    Bias: the exponent is fitted and points depend on each other, so 1.36 / sqrt(N) is no 5 % point: read it as a size,
-        not as a test.
+    Bias: the exponent is fitted and points are dependent, so 1.36 / sqrt(N) is not the 5 % point: an effect size,
+        not a test.
     """
     log_mu = _log_mu(radii)
     n, law = len(log_mu), -torch.expm1(-id_mle(radii) * log_mu)
@@ -144,7 +146,7 @@ def id_ks(radii: Radii) -> float:
 
 
 def r1_median(radii: Radii) -> float:
-    """Median distance to the first neighbour, over all groups.
+    """Return the median distance to the first neighbour over all groups.
 
     Source: a quantile.
     Bias: falls with the number of points, as N^(-1/d).
@@ -153,7 +155,7 @@ def r1_median(radii: Radii) -> float:
 
 
 def r2_median(radii: Radii) -> float:
-    """Median distance to the second neighbour, over all groups.
+    """Return the median distance to the second neighbour over all groups.
 
     Source: a quantile.
     Bias: falls with the number of points, as N^(-1/d).
@@ -162,7 +164,7 @@ def r2_median(radii: Radii) -> float:
 
 
 def mu_quantiles(radii: Radii) -> list[float]:
-    """Quantiles of mu = r2 / r1 at MU_PROBABILITIES, over all groups.
+    """Return the quantiles of mu = r2 / r1 at MU_PROBABILITIES over all groups.
 
     Source: quantiles; those of a Pareto law are (1 - p)^(-1/d).
     Bias: none.
@@ -176,19 +178,19 @@ def _log_mu(radii: Radii) -> Float64[Tensor, " points"]:
 
 
 def _slope(log_mu: Float64[Tensor, " points"], fitted: int) -> float:
-    """Least squares through the origin over the `fitted` lowest; not finite where all of these are zero."""
+    """Return the least-squares slope through the origin over the `fitted` lowest; not finite if all are zero."""
     x = log_mu[:fitted]
     y = -torch.log1p(-torch.arange(1, fitted + 1, device=x.device, dtype=torch.float64) / len(log_mu))
     return float((x * y).sum() / x.square().sum())
 
 
 def _censored(log_mu: Float64[Tensor, " points"], fraction: float) -> float:
-    n, kept = len(log_mu), int(len(log_mu) * fraction)
-    return float((kept - 1) / (log_mu[:kept].sum() + (n - kept) * log_mu[kept - 1]))
+    n, uncensored = len(log_mu), int(len(log_mu) * fraction)
+    return float((uncensored - 1) / (log_mu[:uncensored].sum() + (n - uncensored) * log_mu[uncensored - 1]))
 
 
 def _gride_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
-    """`id_gride` at k = 1, 2, 4 ... up to the recipe's k, as far as every group has 2k neighbours."""
+    """Return `id_gride` at k = 1, 2, 4 ... up to the recipe's k, as far as every group has 2k neighbours."""
     columns = min(r.shape[1] for r in radii)
     scales = [2**i for i in range(layer.recipe.k.bit_length()) if 2 ** (i + 1) <= columns]
     curve = [(k, *mean_over_groups(layer, [id_gride(r, k) for r in radii])) for k in scales]
@@ -202,11 +204,11 @@ def _gride_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
 
 
 def _fraction_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
-    """`id_fraction_value` at every fraction that has one."""
+    """Return `id_fraction_value` at every fraction with a finite estimate."""
     curve = [(f, mean_over_groups(layer, [id_fraction(r, f) for r in radii])[0]) for f in FRACTIONS]
     found = [(f, value) for f, value in curve if value is not None]
     return {"id_fraction": [f for f, _ in found], "id_fraction_value": [value for _, value in found]}
 
 
 HEADLINE_ESTIMATORS = {"id_twonn": id_twonn, "id_mle": id_mle, "id_mle_c50": id_mle_c50, "id_mle_c90": id_mle_c90}
-"""With a standard error each."""
+"""Estimators whose columns have a standard error."""

@@ -1,4 +1,4 @@
-"""How well a linear map takes one layer to the next (Razzhigaev et al. 2024, arXiv 2405.12250)."""
+"""Linearity: R^2 of the best linear map from one layer to the next (Razzhigaev et al. 2024, arXiv 2405.12250)."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ TIMING_COLUMN = "spectrum_s"
 
 
 class LinearFit(NamedTuple):
-    """Centered sums over the tokens of two layers."""
+    """Centered float64 sums over the tokens of two layers."""
 
     cross: Float64[Tensor, "dim next"]
     target_sum_of_squares: float
@@ -24,10 +24,10 @@ class LinearFit(NamedTuple):
 
 
 def measure(layer: Layer) -> MetricValues:
-    """The columns of this group; null where no layer follows.
+    """Return the columns of this group; null if no layer follows.
 
-    Also null where this or the following layer does not vary (`constant_layer`, `next_layer_constant`) or holds
-    non-finite rows (`nonfinite_rows`), since then the two would not have the same tokens.
+    Also null if this or the next layer does not vary (`constant_layer`, `next_layer_constant`) or has non-finite rows
+    (`nonfinite_rows`), because the two layers would then not cover the same tokens.
     """
     following = layer.moments.next_layer
     if following is None or not layer.varies:
@@ -41,10 +41,10 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def linearity(layer: Layer, pair: LinearFit) -> float | None:
-    """R^2 of the best linear map to the next layer, centered, in sample.
+    """Return R^2 of the best linear map to the next layer, centered, in sample.
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
-    Bias: near 1 wherever the residual stream dominates; unrelated layers read dim / (N - 1), so take N >= 5 dim.
+    Bias: near 1 if the residual stream dominates; unrelated layers read dim / (N - 1), so take N >= 5 dim.
     """
     if pair.target_sum_of_squares <= 0:
         layer.flags.add("next_layer_constant")
@@ -53,10 +53,10 @@ def linearity(layer: Layer, pair: LinearFit) -> float | None:
 
 
 def linearity_residual(layer: Layer, after: Moments, pair: LinearFit) -> float | None:
-    """R^2 of the best linear map to the increment y - x, which the residual stream does not carry.
+    """Return R^2 of the best linear map to the increment y - x, which excludes the residual stream.
 
-    The error is that of `linearity`, since A - 1 is as linear as A; only the variance to be explained is smaller.
-    Null where widths differ (`width_changes`) or nothing is added (`no_increment`).
+    The residual is that of `linearity`, since A - 1 is as linear as A; only the variance to explain is smaller. None
+    if the widths differ (`width_changes`) or the increment is zero (`no_increment`).
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), without the residual component.
     Bias: unrelated layers read dim / (N - 1), so take N >= 5 dim.
@@ -74,12 +74,12 @@ def linearity_residual(layer: Layer, after: Moments, pair: LinearFit) -> float |
 
 
 def _fit(layer: Layer, after: Moments) -> LinearFit:
-    """Least squares by the eigenvectors of the covariance; directions below the noise floor are not used."""
+    """Solve least squares by the eigenvectors of the covariance, without directions below the noise floor."""
     before, (values, vectors) = layer.pooled_moments, layer.covariance_eigen
     if layer.moments.cross_scatter is None or vectors is None:
-        raise ValueError("a layer that has a following one has their cross scatter")
+        raise ValueError("no cross scatter or eigenvectors for the linear map to the next layer")
     cross = layer.moments.cross_scatter - torch.outer(before.shifted_sum, after.shifted_sum) / before.count
     usable = values > layer.eigenvalue_floor(float(values[0]))
     scaled = vectors[:, usable].T @ cross / ((before.count - 1) * values[usable]).sqrt()[:, None]
-    images = after.squared_deviation(after.mean)
-    return LinearFit(cross, images, max(images - float(scaled.square().sum()), 0.0))
+    total = after.squared_deviation(after.mean)
+    return LinearFit(cross, total, max(total - float(scaled.square().sum()), 0.0))

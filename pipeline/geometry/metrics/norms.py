@@ -1,4 +1,4 @@
-"""Lengths and directions: how long tokens are, how far they point the same way, which coordinates stand out."""
+"""Norms: lengths of tokens, mean cosine between tokens, and coordinates with the largest variance."""
 
 from pipeline.geometry.layer import Layer, MetricValues
 
@@ -8,7 +8,7 @@ TOP_DIMS = 3
 
 
 def measure(layer: Layer) -> MetricValues:
-    """The columns of this group; null without tokens (`too_few_tokens`) or variance (`constant_layer`)."""
+    """Return the columns of this group; null without tokens (`too_few_tokens`) or variance (`constant_layer`)."""
     row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.pooled_moments.count:
         layer.flags.add("too_few_tokens")
@@ -26,9 +26,9 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def cosine_mean(layer: Layer) -> float | None:
-    """Mean cosine over all pairs of tokens of non-zero length: (|sum u|^2 - N) / (N (N - 1)), u = x / |x|; exact.
+    """Return the exact mean cosine over all pairs of non-zero tokens: (|sum u|^2 - N) / (N (N - 1)), u = x / |x|.
 
-    Null with fewer than two such tokens.
+    None with fewer than two such tokens.
 
     Source: Ethayarajh 2019 (arXiv 1909.00512), there over a sample of pairs.
     Bias: few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404).
@@ -41,18 +41,18 @@ def cosine_mean(layer: Layer) -> float | None:
 
 
 def norm_mean(layer: Layer) -> float:
-    """Mean length of a token.
+    """Return the mean norm of a token.
 
     Source: a moment.
-    Bias: none; a few sinks can carry much of it, see `norm_median`.
+    Bias: none; a few sinks can dominate the mean, see `norm_median`.
     """
     return layer.moments.norm_statistics.total / layer.pooled_moments.count
 
 
 def norm_median(layer: Layer) -> float:
-    """Median length of a token; of an even number the lower of the middle two.
+    """Return the median norm of a token, the lower of the middle two for an even count.
 
-    Of up to 262,144 tokens it is exact; of more it is that of a sample at even ranks of every 2048 of them.
+    Exact up to 262,144 tokens; above, the median of a sample at even ranks of every 2048 tokens.
 
     Source: a quantile.
     Bias: none; the sample adds at most its own standard error up to 16 million tokens, 5 % of it at one million.
@@ -61,7 +61,7 @@ def norm_median(layer: Layer) -> float:
 
 
 def norm_max(layer: Layer) -> float:
-    """Length of the longest token.
+    """Return the largest norm of a token.
 
     Source: a maximum.
     Bias: grows with the number of tokens.
@@ -70,7 +70,7 @@ def norm_max(layer: Layer) -> float:
 
 
 def abs_max(layer: Layer) -> float:
-    """Largest absolute coordinate of any token.
+    """Return the largest absolute coordinate of any token.
 
     Source: a maximum; massive activations: Sun et al. 2024 (arXiv 2402.17762).
     Bias: grows with the number of tokens.
@@ -79,10 +79,10 @@ def abs_max(layer: Layer) -> float:
 
 
 def top_dims(layer: Layer) -> tuple[list[int], list[float]]:
-    """The three coordinates of largest variance and their shares of the total.
+    """Return the three coordinates with the largest variance and their shares of the total variance.
 
     Source: rogue dimensions, Timkey and van Schijndel 2021 (arXiv 2109.04404).
-    Bias: shares of the largest of many coordinates read too high where all are equal.
+    Bias: upward if all variances are equal, since the largest of many shares is selected.
     """
     variance = layer.covariance.diagonal()
     share, dims = (variance / variance.sum()).topk(min(TOP_DIMS, len(variance)))

@@ -1,7 +1,7 @@
-"""The spectrum beyond its first value: how many dimensions carry the variance, and how fast it decays.
+"""Spectrum: largest eigenvalues, participation ratio, effective ranks and decay exponent.
 
-Effective ranks and alpha use eigenvalues above the layer's noise floor only; where that leaves any out, the flag is
-`spectrum_floor`.
+Effective ranks and alpha use only eigenvalues above the layer's noise floor; the flag `spectrum_floor` is set if that
+leaves any out.
 """
 
 import torch
@@ -11,16 +11,10 @@ from torch import Tensor
 from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.moments import Moments
 
+ALPHA_COLUMNS = ("alpha", "alpha_r2", "alpha_lo", "alpha_hi")
 COLUMNS = (
-    "top_eigenvalues",
-    "participation_ratio",
-    "participation_ratio_corrected",
-    "effective_rank_sigma",
-    "effective_rank_lambda",
-    "alpha",
-    "alpha_r2",
-    "alpha_lo",
-    "alpha_hi",
+    *("top_eigenvalues", "participation_ratio", "participation_ratio_corrected"),
+    *("effective_rank_sigma", "effective_rank_lambda", *ALPHA_COLUMNS),
 )
 TIMING_COLUMN = "spectrum_s"
 N_TOP_EIGENVALUES = 32
@@ -29,7 +23,7 @@ ALPHA_MIN_RANKS = 8
 
 
 def measure(layer: Layer) -> MetricValues:
-    """The columns of this group; null on a layer that does not vary (`constant_layer`, `too_few_tokens`)."""
+    """Return the columns of this group; null if the layer does not vary (`constant_layer`, `too_few_tokens`)."""
     if not layer.varies:
         return dict.fromkeys(COLUMNS)
     row: MetricValues = {
@@ -38,7 +32,7 @@ def measure(layer: Layer) -> MetricValues:
         "participation_ratio_corrected": participation_ratio_corrected(layer.pooled_moments),
         "effective_rank_sigma": effective_rank_sigma(layer),
         "effective_rank_lambda": effective_rank_lambda(layer),
-        **dict(zip(("alpha", "alpha_r2", "alpha_lo", "alpha_hi"), alpha(layer), strict=True)),
+        **dict(zip(ALPHA_COLUMNS, alpha(layer), strict=True)),
     }
     if row["participation_ratio_corrected"] is None:
         layer.flags.add("too_few_tokens")
@@ -46,16 +40,16 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def top_eigenvalues(layer: Layer) -> list[float]:
-    """The 32 largest eigenvalues of the centered covariance, or all where there are fewer.
+    """Return the 32 largest eigenvalues of the centered covariance, or all if there are fewer.
 
     Source: principal component analysis.
-    Bias: of a spike l among unit variances upward, l (1 + g / (l - 1)) with g = dim / N; small ones downward.
+    Bias: upward for a spike l among unit variances, l (1 + g / (l - 1)) with g = dim / N; downward for small ones.
     """
     return layer.covariance_eigen.values[:N_TOP_EIGENVALUES].tolist()
 
 
 def participation_ratio(layer: Layer) -> float:
-    """(sum lambda)^2 / sum lambda^2, centered; IsoScore is (PR - 1) / (dim - 1).
+    """Return (sum lambda)^2 / sum lambda^2, centered; IsoScore is (PR - 1) / (dim - 1).
 
     Source: Gao et al. 2017 (bioRxiv 214262).
     Bias: 1/PR is too large by about 1/N, so PR is too small; see `participation_ratio_corrected`.
@@ -64,13 +58,13 @@ def participation_ratio(layer: Layer) -> float:
 
 
 def participation_ratio_corrected(moments: Moments) -> float | None:
-    """The ratio of unbiased estimates of (sum lambda)^2 and sum lambda^2.
+    """Return the ratio of unbiased estimates of (sum lambda)^2 and sum lambda^2.
 
-    Averages over four different tokens each, from sums about the shift; null with fewer than four tokens, or where
-    the estimate of the denominator is not positive.
+    Both are averages over four different tokens, computed from sums about the shift. None with fewer than four tokens
+    or if the estimate of the denominator is not positive.
 
     Source: Chun et al. 2025 (arXiv 2509.26560), corrected for rows.
-    Bias: tokens of one context are not independent, so some of the uncorrected one's is left.
+    Bias: tokens of one context are not independent, so part of the bias of `participation_ratio` remains.
     """
     n, s, t = moments.count, moments.scatter, moments.shifted_sum
     if n < 4:
@@ -94,33 +88,33 @@ def participation_ratio_corrected(moments: Moments) -> float | None:
 
 
 def effective_rank_sigma(layer: Layer) -> float:
-    """exp of the entropy of sigma / sum sigma, sigma the singular values of the uncentered matrix.
+    """Return exp of the entropy of sigma / sum sigma, sigma the singular values of the uncentered matrix.
 
-    Larger than `effective_rank_lambda` where tokens are spread, smaller where a mean direction dominates.
+    Larger than `effective_rank_lambda` if tokens are spread, smaller if a mean direction dominates.
 
     Source: RankMe, Garrido et al. 2023 (arXiv 2210.02885), after Roy and Vetterli 2007; without its epsilon.
-    Bias: downward: it cannot exceed N, and an isotropic cloud with N = 4 dim reads 97 % of dim.
+    Bias: downward: the value cannot exceed N, and an isotropic cloud with N = 4 dim reads 97 % of dim.
     """
     return _exp_entropy(_above_floor(layer, layer.second_moment_eigen.values).sqrt())
 
 
 def effective_rank_lambda(layer: Layer) -> float:
-    """exp of the entropy of lambda / sum lambda, centered.
+    """Return exp of the entropy of lambda / sum lambda, centered.
 
     Source: Roy and Vetterli 2007, on eigenvalues as in Li et al. 2025 (arXiv 2509.23024).
-    Bias: downward: it cannot exceed N - 1, and an isotropic cloud with N = 4 dim reads 88 % of dim.
+    Bias: downward: the value cannot exceed N - 1, and an isotropic cloud with N = 4 dim reads 88 % of dim.
     """
     return _exp_entropy(_above_floor(layer, layer.covariance_eigen.values))
 
 
 def alpha(layer: Layer) -> tuple[float, float, int, int] | tuple[None, None, None, None]:
-    """Decay exponent: minus the slope of log lambda on log rank, its R^2, first and last rank of the fit.
+    """Return the decay exponent (negative slope of log lambda on log rank), its R^2, first and last rank of the fit.
 
-    Least squares with weights 1 / rank on ranks 12..100, or up to the last eigenvalue above the floor; null with
-    fewer than eight ranks (`alpha_range`).
+    Least squares with weights 1 / rank over ranks 12..100, or up to the last eigenvalue above the noise floor; None
+    with fewer than eight ranks (`alpha_range`).
 
     Source: Stringer et al. 2019 (Nature 571, 361); alpha-ReQ, Agrawal et al. 2022.
-    Bias: upward where N is not many times dim; the range changes the value, so compare equal ranges only.
+    Bias: upward if N is not many times dim; the range affects the value, so compare equal ranges only.
     """
     values = _above_floor(layer, layer.covariance_eigen.values)
     lo, hi = ALPHA_RANKS[0], min(ALPHA_RANKS[1], len(values))
@@ -145,7 +139,7 @@ def _exp_entropy(weights: Float64[Tensor, " kept"]) -> float:
 
 
 def _line(x: Tensor, y: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Slope and R^2 of the weighted least-squares line; a constant y is fitted perfectly."""
+    """Return slope and R^2 of the weighted least-squares line; R^2 of a constant y is 1."""
     weight = weight / weight.sum()
     x, y = x - weight @ x, y - weight @ y
     slope = (weight * x) @ y / ((weight * x) @ x)

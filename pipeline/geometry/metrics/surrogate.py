@@ -1,4 +1,4 @@
-"""How much of the dimension is the spectrum's doing: that of Gaussian points with the layer's own covariance."""
+"""Gaussian surrogate: dimension of Gaussian points with the layer's covariance, the part due to the spectrum."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ TIMING_COLUMN = "knn_s"
 
 
 def measure(layer: Layer) -> MetricValues:
-    """The columns of this group: null where the recipe has no `surrogate`, or where the layer has no dimension."""
+    """Return the columns of this group; null without `surrogate` in the recipe or without a measurable group."""
     row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.recipe.surrogate or not layer.varies:
         return row
@@ -29,28 +29,28 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def id_twonn_gaussian(layer: Layer, radii: list[Radii]) -> tuple[float | None, float | None]:
-    """`id_twonn` of the surrogate, and its error over groups: what the measured one exceeds or falls short of.
+    """Return `id_twonn` of the surrogate and its standard error over groups, as a reference for the layer's value.
 
     Source: this project; a surrogate that keeps the covariance alone, after Theiler et al. 1992.
-    Bias: as `id_twonn`, at the surrogate's higher dimension; sinks stretch it along their line, as they do the layer.
+    Bias: as `id_twonn`, at the surrogate's higher dimension; sinks stretch the surrogate as they do the layer.
     """
     return mean_over_groups(layer, [id_twonn(r) for r in radii])
 
 
 def id_mle_gaussian(layer: Layer, radii: list[Radii]) -> tuple[float | None, float | None]:
-    """`id_mle` of the surrogate, and its error over groups.
+    """Return `id_mle` of the surrogate and its standard error over groups.
 
     Source: as `id_twonn_gaussian`.
-    Bias: as `id_mle`, at the surrogate's higher dimension; sinks stretch it along their line, as they do the layer.
+    Bias: as `id_mle`, at the surrogate's higher dimension; sinks stretch the surrogate as they do the layer.
     """
     return mean_over_groups(layer, [id_mle(r) for r in radii])
 
 
 def _surrogates(layer: Layer) -> Iterator[Radii]:
-    """First and second distances of one Gaussian cloud per group that has a dimension, with as many points.
+    """Yield first and second neighbour distances of one Gaussian cloud per measurable group, with as many points.
 
-    Drawn in the layer's principal axes about its mean, since distances depend on neither. Every layer of a cell gets
-    the same normal deviates: layers then differ by their spectra and not by the draw.
+    Points are drawn in the principal axes without the mean, since distances depend on neither. Every layer of a cell
+    uses the same normal deviates, so layers differ by their spectra and not by the draw.
     """
     generator = torch.Generator().manual_seed(layer.recipe.seed)
     scale = layer.covariance_eigen.values.sqrt()
