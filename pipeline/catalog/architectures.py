@@ -1,4 +1,4 @@
-"""What a config.json says about a model without loading it: its profiles, and where its blocks normalise."""
+"""Model kinds and norm placement derived from config.json without loading the model."""
 
 import json
 from typing import Any, Literal, NamedTuple
@@ -21,7 +21,7 @@ CLASS_SUFFIXES: tuple[tuple[str, tuple[ModelKind, ...]], ...] = (
     ("ForMaskedLM", ENCODER),
     ("ForPreTraining", ENCODER),
 )
-"""How the names in `architectures` end, and the profiles that follows from; a base class (GPT2Model) says nothing."""
+"""Class name suffix in `architectures` -> model kinds; a base class (GPT2Model) does not determine the kind."""
 
 
 class Architecture(NamedTuple):
@@ -53,46 +53,47 @@ ARCHITECTURES: dict[str, Architecture] = {
     **_rows(ENCODER_DECODER, "pre", "mbart mt5 pegasus t5 umt5"),
     **_rows(ENCODER_DECODER, "post", "bart marian"),
 }
-"""By `model_type`. pre = the norm is on a sublayer's input, and the residual stream is never normalised; post = on the
-residual stream itself; sublayer-post = on a sublayer's output before it joins the stream (OLMo 2, arXiv 2501.00656)."""
+"""Architecture by `model_type`. pre = norm on a sublayer's input, the residual stream is never normalised; post = norm
+on the residual stream itself; sublayer-post = norm on a sublayer's output before it is added to the residual stream
+(OLMo 2, arXiv 2501.00656)."""
 
 
 def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
-    """The profiles of the model that `config` (a parsed config.json) describes.
+    """Return the kinds of the model that `config` (a parsed config.json) describes; empty if unknown.
 
-    The class names in `architectures` decide, then `model_type`; empty where neither is known.
+    The class names in `architectures` take precedence over `model_type`.
     """
     names = config.get("architectures")
     for name in names if isinstance(names, list) else ():
-        for suffix, found in CLASS_SUFFIXES:
+        for suffix, kinds in CLASS_SUFFIXES:
             if str(name).endswith(suffix):
-                return found
-    known = _known(config)
+                return kinds
+    known = _lookup(config)
     return known.kinds if known else ()
 
 
 def parse_config(files: CheckpointFiles) -> dict[str, Any]:
-    """The parsed config.json among `files`; empty where it is absent or no JSON object: loading it says why."""
+    """Return the parsed config.json; empty if it is absent or invalid, which fails with a reason at loading."""
     try:
-        found = json.loads(files.read(CONFIG_FILE)) if CONFIG_FILE in files.names else {}
+        config = json.loads(files.read(CONFIG_FILE)) if CONFIG_FILE in files.names else {}
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def bytes_per_parameter(config: dict[str, Any]) -> int:
-    """Of the files that `config` describes; where it does not say, float32."""
+    """Return the bytes per stored parameter; float32 if `config` names no dtype."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return 2 if stored.removeprefix("torch.") in ("float16", "bfloat16") else 4
 
 
 def norm_placement(config: dict[str, Any]) -> Norm:
-    """Where the blocks of the model that `config` describes normalise; unknown where the table has no entry."""
+    """Return the norm placement in the blocks of the model; "unknown" if the table has no entry."""
     if config.get("model_type") == "opt" and not config.get("do_layer_norm_before", True):
-        return "post"  # opt-350m alone of its family
-    known = _known(config)
+        return "post"  # only opt-350m
+    known = _lookup(config)
     return known.norm if known else "unknown"
 
 
-def _known(config: dict[str, Any]) -> Architecture | None:
+def _lookup(config: dict[str, Any]) -> Architecture | None:
     return ARCHITECTURES.get(str(config.get("model_type")))

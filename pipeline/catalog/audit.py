@@ -1,7 +1,8 @@
-"""What is wrong with a published history, and what changed since the lake saw it: from listings alone, no weights.
+"""Audit of a published history against its listing and the lake: mislabelled weights, gaps, changes; reads no weights.
 
-A label is no evidence. Of pythia-2.8b 86 step branches serve the final weights (EleutherAI/pythia#205), pythia-12b has
-steps with the final model's first shard (#206), OLMo-2-1124-7B three equal steps far apart (allenai/OLMo#915).
+Labels are not reliable: 86 step branches of pythia-2.8b serve the final weights (EleutherAI/pythia#205), steps of
+pythia-12b have the final model's first shard (#206), and three distant steps of OLMo-2-1124-7B are equal
+(allenai/OLMo#915).
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from pipeline.catalog.known_issues import is_confirmed_by_listing
 from pipeline.catalog.revisions import UNKNOWN_ORDER, History, Revision, RevisionState
 
 Severity = Literal["error", "warning", "note"]
-"""error: a curve over these points is wrong; warning: it lacks points; note: worth knowing."""
+"""error: a curve over these points is wrong; warning: the curve lacks points; note: no effect on a curve."""
 FindingName = Literal[
     "known-bad",
     "equals-final",
@@ -29,75 +30,76 @@ FindingName = Literal[
     "no-revisions",
 ]
 RecordedRevisions = Mapping[str, tuple[str | None, str]]
-"""Commit and weights digest of each label, by revision name, as the lake last saw it."""
+"""Newest recorded commit and weights digest by revision name, from the lake."""
 
 K = TypeVar("K", bound=Hashable)
 
 GAP_RATIO = 1.5
-"""An interval this much wider than those around it is a gap; rounded step names stay below."""
+"""Ratio of an interval to its neighbours above which the interval is a gap; rounded step names stay below."""
 GAP_NEIGHBORS = 4
 
 
 class HistoryFinding(NamedTuple):
-    """One thing that is wrong, and where."""
+    """One audit finding and the revisions concerned."""
 
     what: FindingName
     severity: Severity
     revisions: tuple[str, ...]
-    """In training order; of a gap those on both sides."""
+    """Revisions in training order; for a gap, the two revisions at its ends."""
     says: str
-    """For people: one sentence that names the revisions, the first and last of many."""
+    """One sentence with the revision names; long lists are abbreviated."""
 
 
 def audit_history(history: History) -> tuple[HistoryFinding, ...]:
-    """Everything that is wrong with a history, the worst first."""
+    """Return all findings about a history, the most severe first."""
     revisions = sorted(history.revisions, key=lambda revision: revision.sort_key)
-    found = (
+    findings = (
         *_known_bad(revisions),
         *_equal_to_final(revisions),
         *_equal_weights(revisions),
         *_shared_shards(revisions),
         *_not_measured(revisions),
         *_gaps(revisions),
-        *_read_by_the_generic_rule(history),
-        *_nothing_there(history),
+        *_generic_rule(history),
+        *_nothing_found(history),
     )
-    return tuple(sorted(found, key=lambda finding: Severity.__args__.index(finding.severity)))
+    return tuple(sorted(findings, key=lambda finding: Severity.__args__.index(finding.severity)))
 
 
-def classify_revisions(history: History, seen: RecordedRevisions) -> dict[str, RevisionState]:
-    """The state of every revision and of every label seen before; the first that applies:
+def classify_revisions(history: History, recorded: RecordedRevisions) -> dict[str, RevisionState]:
+    """Return the state of every revision and of every recorded label. The first rule that applies:
 
-    1. what cannot be measured, whatever it was: GATED, UNPARSED, NO_WEIGHTS; what is no longer there: GONE;
-    2. what the lake has seen under this name: REUPLOADED, RETAGGED, UNCHANGED;
-    3. what it has not: DUPLICATE_OF (of anything seen, or of what comes before it in training), PARTIAL_DUP, NEW.
+    1. not measurable: GATED, UNPARSED, NO_WEIGHTS; recorded but no longer listed: GONE;
+    2. recorded under this name: REUPLOADED, RETAGGED, UNCHANGED;
+    3. not recorded: DUPLICATE_OF (recorded weights, or those of an earlier revision in training), PARTIAL_DUP, NEW.
     """
-    known = {weights for _, weights in seen.values()}
-    partial = {revision.name for group in _sharing(history.revisions) for revision in group}
-    found: dict[str, RevisionState] = {}
+    known = {weights for _, weights in recorded.values()}
+    partial = {revision.name for group in _group_by_shared_file(history.revisions) for revision in group}
+    states: dict[str, RevisionState] = {}
     for revision in sorted(history.revisions, key=lambda revision: revision.sort_key):
-        found[revision.name] = _state(revision, seen, known, partial)
+        states[revision.name] = _state(revision, recorded, known, partial)
         known.add(revision.weights_digest or "")
-    gone: dict[str, RevisionState] = {name: "GONE" for name in sorted(seen) if name not in found}
-    return found | gone
+    gone: dict[str, RevisionState] = {name: "GONE" for name in sorted(recorded) if name not in states}
+    return states | gone
 
 
-def assign_states(history: History, seen: RecordedRevisions) -> History:
-    """The history with `states` in its revisions; what is gone comes last."""
-    now = classify_revisions(history, seen)
-    there = tuple(replace(revision, state=now.pop(revision.name)) for revision in history.revisions)
+def assign_states(history: History, recorded: RecordedRevisions) -> History:
+    """Return the history with states from `classify_revisions`; GONE revisions are appended."""
+    states = classify_revisions(history, recorded)
+    listed = tuple(replace(revision, state=states.pop(revision.name)) for revision in history.revisions)
     gone = (
-        Revision(name, training_order=UNKNOWN_ORDER, commit=seen[name][0], state=state) for name, state in now.items()
+        Revision(name, training_order=UNKNOWN_ORDER, commit=recorded[name][0], state=state)
+        for name, state in states.items()
     )
-    return replace(history, revisions=(*there, *gone))
+    return replace(history, revisions=(*listed, *gone))
 
 
-def _state(revision: Revision, seen: RecordedRevisions, known: set[str], partial: set[str]) -> RevisionState:
+def _state(revision: Revision, recorded: RecordedRevisions, known: set[str], partial: set[str]) -> RevisionState:
     weights = revision.weights_digest
     if weights is None:
         return revision.state
-    if revision.name in seen:
-        commit, before = seen[revision.name]
+    if revision.name in recorded:
+        commit, before = recorded[revision.name]
         return "REUPLOADED" if weights != before else "UNCHANGED" if commit == revision.commit else "RETAGGED"
     if weights in known:
         return "DUPLICATE_OF"
@@ -105,19 +107,19 @@ def _state(revision: Revision, seen: RecordedRevisions, known: set[str], partial
 
 
 def _known_bad(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """What the catalogue knows and no listing shows, and what it knew; what listings do show is found in them."""
-    for fault in dict.fromkeys(fault for revision in revisions for fault in revision.known_bad):
-        group = [revision for revision in revisions if fault in revision.known_bad]
-        if not fault.shows_in_listing:
-            yield _finding("known-bad", "error", group, f"{{}}: {fault.description}")
-        elif fixed := [revision for revision in group if is_confirmed_by_listing(fault, revision, revisions) is False]:
-            yield _finding("known-bad", "note", fixed, f"{{}}: fixed since it was known for {fault.description}")
+    """Yield known issues that a listing cannot show, and fixed ones; the other checks yield confirmed issues."""
+    for issue in dict.fromkeys(issue for revision in revisions for issue in revision.known_bad):
+        group = [revision for revision in revisions if issue in revision.known_bad]
+        if not issue.shows_in_listing:
+            yield _finding("known-bad", "error", group, f"{{}}: {issue.description}")
+        elif fixed := [revision for revision in group if is_confirmed_by_listing(issue, revision, revisions) is False]:
+            yield _finding("known-bad", "note", fixed, f"{{}}: known issue, now fixed: {issue.description}")
 
 
 def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Steps in mid-training with the weights of `main` or of a last step."""
+    """Yield mid-training steps with the weights of `main` or of a last step."""
     final = _finals(revisions)
-    for group in _equal(revisions):
+    for group in _group_by_weights(revisions):
         middle = [revision for revision in group if revision.name not in final]
         if middle and (ends := [revision.name for revision in group if revision.name in final]):
             says = f"{{}} {_have(middle)} the weights of {ends[-1]}, the end of training{_sources(group)}"
@@ -125,10 +127,10 @@ def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _equal_weights(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Equal weights under different labels; of neighbours in training it may be true (a step that changed nothing)."""
+    """Yield equal weights under different labels; only a note for adjacent steps, which can be truly equal."""
     final = _finals(revisions)
     at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.weight_hashes)}
-    for group in _equal(revisions):
+    for group in _group_by_weights(revisions):
         if not final.isdisjoint(revision.name for revision in group):
             continue
         if all(
@@ -136,84 +138,84 @@ def _equal_weights(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
         ):
             yield _finding("equal-weights", "note", group, f"{{}} have equal weights{_sources(group)}")
         else:
-            says = f"{{}} have equal weights, but are no neighbours in training{_sources(group)}"
+            says = f"{{}} have equal weights, but are not adjacent in training{_sources(group)}"
             yield _finding("equal-weights", "error", group, says)
 
 
 def _shared_shards(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    for group in _sharing(revisions):
-        yield _finding("shared-shards", "error", group, "{} share some of their weight files, not all")
+    for group in _group_by_shared_file(revisions):
+        yield _finding("shared-shards", "error", group, "{} share some, but not all, of their weight files")
 
 
 def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """What the listing has and a curve will not."""
+    """Yield revisions that are listed but cannot be measured."""
     without = [revision for revision in revisions if revision.state == "NO_WEIGHTS"]
-    for why, group in _by(without, lambda revision: revision.state_reason).items():
+    for why, group in _group_by(without, lambda revision: revision.state_reason).items():
         is_main = all(revision.is_final for revision in group)
         yield _finding("no-weights", "note" if is_main else "warning", group, f"{{}}: {why}{_sources(group)}")
     if unparsed := [revision for revision in revisions if revision.state == "UNPARSED"]:
-        yield _finding("unparsed", "warning", unparsed, "{}: no known way to say where in training that is")
+        yield _finding("unparsed", "warning", unparsed, "{}: the name states no known training step")
     if gated := [revision for revision in revisions if revision.state == "GATED"]:
         yield _finding("gated", "note", gated, "{}: gated, and access is not granted")
 
 
 def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Intervals much wider than those before and after them; a grid that only widens, as a log one, has none."""
-    for line in _by(
-        revisions, lambda r: (r.training_point.run, r.training_point.stage) if _at(r) is not None else None
+    """Yield intervals much wider than their neighbours on both sides; a grid that only widens (log-spaced) has none."""
+    for stage in _group_by(
+        revisions, lambda r: (r.training_point.run, r.training_point.stage) if _count(r) is not None else None
     ).values():
-        steps = [(_at(revision) or 0, revision) for revision in line]
+        steps = [(_count(revision) or 0, revision) for revision in stage]
         widths = [b - a for (a, _), (b, _) in pairwise(steps)]
         for index, width in enumerate(widths):
             usual = _usual(widths, index)
             if usual is not None and width > GAP_RATIO * usual:
                 ends = [steps[index][1], steps[index + 1][1]]
-                yield _finding("gap", "warning", ends, f"nothing between {{}}, where the grid is {usual:,.0f} wide")
+                says = f"no checkpoint between {{}}, where the usual interval is {usual:,.0f}"
+                yield _finding("gap", "warning", ends, says)
 
 
 def _usual(widths: Sequence[int], index: int) -> float | None:
-    """The width of the grid on the wider side of an interval; None at an end, where nobody can tell."""
+    """Return the median interval on the wider side of an interval; None for the first and last interval."""
     before, after = widths[max(index - GAP_NEIGHBORS, 0) : index], widths[index + 1 : index + 1 + GAP_NEIGHBORS]
     return max(median(before), median(after)) if before and after else None
 
 
-def _at(revision: Revision) -> int | None:
-    """Its step, else its tokens or what its publisher counts."""
-    place = revision.training_point
-    return next((count for count in (place.step, place.tokens, place.position) if count is not None), None)
+def _count(revision: Revision) -> int | None:
+    """Return the step, else the tokens, else the position in the publisher's unit."""
+    point = revision.training_point
+    return next((count for count in (point.step, point.tokens, point.position) if count is not None), None)
 
 
-def _read_by_the_generic_rule(history: History) -> Iterator[HistoryFinding]:
+def _generic_rule(history: History) -> Iterator[HistoryFinding]:
     if history.family_name == "generic" and len(history.revisions) > 1:
         says = f"{history.model} is not in the catalogue: its names were read by the general rule"
         yield HistoryFinding("generic-rule", "note", (), says)
 
 
-def _nothing_there(history: History) -> Iterator[HistoryFinding]:
+def _nothing_found(history: History) -> Iterator[HistoryFinding]:
     if history.missing_on_hub:
         yield HistoryFinding("no-repo", "warning", (), f"{history.model} is not on the Hub, or is private")
     elif not history.revisions:
-        says = f"{history.model} has no revisions: no branch, tag or sub-folder that may be a checkpoint"
+        says = f"{history.model} has no revisions: no branch, tag or subfolder can be a checkpoint"
         yield HistoryFinding("no-revisions", "warning", (), says)
 
 
 def _finals(revisions: Sequence[Revision]) -> set[str]:
-    """`main`, and the last step of each run that has weights."""
+    """Return `main`, and the last step with weights of each run."""
     last = {
         revision.training_point.run: revision.name
         for revision in revisions
-        if revision.weight_hashes and _at(revision) is not None
+        if revision.weight_hashes and _count(revision) is not None
     }
     return {*last.values(), *(revision.name for revision in revisions if revision.is_final)}
 
 
-def _equal(revisions: Iterable[Revision]) -> list[list[Revision]]:
-    """Groups of revisions with equal weights."""
-    return [group for group in _by(revisions, lambda r: r.weights_digest).values() if len(group) > 1]
+def _group_by_weights(revisions: Iterable[Revision]) -> list[list[Revision]]:
+    return [group for group in _group_by(revisions, lambda r: r.weights_digest).values() if len(group) > 1]
 
 
-def _sharing(revisions: Iterable[Revision]) -> list[list[Revision]]:
-    """Groups of revisions, of different weights, that have a weight file in common."""
+def _group_by_shared_file(revisions: Iterable[Revision]) -> list[list[Revision]]:
+    """Return groups of revisions with different weights and at least one weight file in common."""
     holders: dict[str, list[Revision]] = {}
     for revision in revisions:
         for sha in dict.fromkeys(revision.shard_hashes.values()):
@@ -222,12 +224,12 @@ def _sharing(revisions: Iterable[Revision]) -> list[list[Revision]]:
     return list({tuple(revision.name for revision in group): group for group in groups}.values())
 
 
-def _by(revisions: Iterable[Revision], key: Callable[[Revision], K | None]) -> dict[K, list[Revision]]:
-    """The revisions by `key`, those without one left out."""
+def _group_by(revisions: Iterable[Revision], key: Callable[[Revision], K | None]) -> dict[K, list[Revision]]:
+    """Group revisions by `key`; revisions whose key is None are dropped."""
     groups: dict[K, list[Revision]] = {}
     for revision in revisions:
-        if (found := key(revision)) is not None:
-            groups.setdefault(found, []).append(revision)
+        if (value := key(revision)) is not None:
+            groups.setdefault(value, []).append(revision)
     return groups
 
 
@@ -237,9 +239,9 @@ def _finding(what: FindingName, severity: Severity, group: Sequence[Revision], s
 
 
 def _sources(group: Sequence[Revision]) -> str:
-    """Where else it stands that these revisions have this fault."""
-    shown = dict.fromkeys(f.source for one in group for f in one.known_bad if is_confirmed_by_listing(f, one, group))
-    return f" ({', '.join(shown)})" if shown else ""
+    """Return the sources of the group's known issues that this listing confirms, in parentheses."""
+    sources = dict.fromkeys(i.source for r in group for i in r.known_bad if is_confirmed_by_listing(i, r, group))
+    return f" ({', '.join(sources)})" if sources else ""
 
 
 def _have(group: Sequence[Revision]) -> str:
@@ -247,7 +249,7 @@ def _have(group: Sequence[Revision]) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """step0, step1 and step2; of many the first, the last and how many."""
+    """Join names: "step0, step1 and step2"; more than four are abbreviated with their number."""
     if len(names) > 4:
         return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} revisions)"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint are read: one list for what is loaded, fetched, hashed and checked."""
+"""Selection of a checkpoint's files: the same list for loading, download, hashing and verification."""
 
 import json
 from collections.abc import Collection
@@ -11,10 +11,10 @@ from pipeline.progress import Progress
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""In the order in which loading tries them; each whole, else in shards beside an index."""
+"""Weight files in the order in which loading tries them; each is one file or shards beside an index."""
 SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 VOCABULARY_PATTERNS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
-"""Any one of them makes a tokenizer."""
+"""Files with a vocabulary; any one of them is sufficient for a tokenizer."""
 TOKENIZER_PATTERNS = (
     *VOCABULARY_PATTERNS,
     "merges.txt",
@@ -29,7 +29,7 @@ class CheckpointFiles(Protocol):
 
     @property
     def location(self) -> str:
-        """Where they are; no two checkpoints are in one place."""
+        """Unique location: a folder path, or REPO@COMMIT with a subfolder."""
         ...
 
     @property
@@ -43,10 +43,10 @@ class CheckpointFiles(Protocol):
 
 
 class LocalFolder:
-    """The files of a folder, which may be absent; listed once.
+    """Files of a local folder, listed once; an absent folder has no files.
 
     Args:
-        progress: to which the bytes are added that are hashed.
+        progress: progress bar advanced by the bytes that are hashed.
     """
 
     def __init__(self, path: Path, progress: Progress | None = None) -> None:
@@ -67,10 +67,10 @@ class LocalFolder:
 
 
 def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
-    """Names of the weight files that loading reads: a whole file, or an index and every shard that it names.
+    """Return the names of the weight files that loading reads: a whole file, or an index and the shards it lists.
 
-    A shard may be absent, and of an index that cannot be understood there are none: loading says so. Empty where there
-    are no weights.
+    Listed shards may be absent, and an index that cannot be parsed lists none; loading reports both. Empty without
+    weights.
     """
     for whole in WEIGHT_FILES:
         if whole in files.names:
@@ -81,10 +81,10 @@ def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | None:
-    """Why the files cannot be loaded, as far as their names say; null where they can.
+    """Return the reason why the files cannot be loaded, judged by their names and the index; None if they can.
 
     Args:
-        pickles: weights in .bin files are wanted where there are no others.
+        pickles: accept .bin weights if there are no safetensors.
     """
     weights = list_weight_files(files)
     absent = [name for name in weights if name not in files.names]
@@ -92,15 +92,15 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | Non
         return f"neither {' nor '.join(WEIGHT_FILES)}"
     if CONFIG_FILE not in files.names:
         return f"no {CONFIG_FILE}"
-    if not pickles and (found := next((name for name in weights if not name.endswith(SAFETENSORS_SUFFIXES)), None)):
-        return f"{found} is a pickle, which this family is not known to use"
+    if not pickles and (pickle := next((name for name in weights if not name.endswith(SAFETENSORS_SUFFIXES)), None)):
+        return f"{pickle} is a pickle, and the catalogue does not allow pickles for this family"
     if len(weights) == 1 and weights[0] not in WEIGHT_FILES:
-        return f"no shard is named in {weights[0]}"
+        return f"{weights[0]} lists no shards"
     return f"{len(absent)} of {len(weights) - 1} shards absent: {absent[0]}" if absent else None
 
 
 def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
-    """Names of the files that a tokenizer is made from."""
+    """Return the names of the tokenizer files."""
     return _matching(files, TOKENIZER_PATTERNS)
 
 
@@ -109,7 +109,7 @@ def has_tokenizer(files: CheckpointFiles) -> bool:
 
 
 def _shards(index: bytes) -> list[str]:
-    """None either of an index that leads out of its folder, where nothing is hashed."""
+    """Return the shard names; empty if any name is a path outside the folder, whose files would not be hashed."""
     try:
         names = sorted(set(map(str, json.loads(index)["weight_map"].values())))
         return [] if any("/" in name or name in ("", ".", "..") for name in names) else names

@@ -1,4 +1,4 @@
-"""What the files and the name of a checkpoint say about it: the same for a folder and for the Hub."""
+"""Checkpoint fields derived from file contents and the training point, for local folders and the Hub alike."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from pipeline.catalog.digests import FileHashes, weight_bytes
 from pipeline.catalog.revision_names import TrainingPoint
 
 
-def build_checkpoint_fields(files: CheckpointFiles, content: FileHashes, place: TrainingPoint) -> dict[str, Any]:
-    """The fields of a Checkpoint that are neither its label nor where its files are."""
+def build_checkpoint_fields(files: CheckpointFiles, hashes: FileHashes, point: TrainingPoint) -> dict[str, Any]:
+    """Return the fields of a Checkpoint except its label and its file locations."""
     config = parse_config(files)
     return {
         "kinds": infer_kinds(config),
         "n_params": weight_bytes(files) // bytes_per_parameter(config) or None,
-        "step": place.step,
-        "tokens_seen": place.tokens,
-        "tokens_source": place.tokens_source,
-        "stage": place.stage,
-        "run": place.run,
-        **content.digests,
+        "step": point.step,
+        "tokens_seen": point.tokens,
+        "tokens_source": point.tokens_source,
+        "stage": point.stage,
+        "run": point.run,
+        **hashes.digests,
     }

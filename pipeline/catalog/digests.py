@@ -1,4 +1,4 @@
-"""The digests that identify a checkpoint: taken for the plan, and taken again once its files have been loaded."""
+"""Checksums that identify a checkpoint: computed for the plan, and compared again after the files were loaded."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,11 +17,10 @@ from pipeline.spec import Checkpoint
 from pipeline.strict_model import digest_json
 
 Sha256ByName = Mapping[str, str]
-"""sha256 by file name."""
 
 
 class Digests(TypedDict):
-    """The fields of a Checkpoint that its files decide."""
+    """Checkpoint fields computed from file contents."""
 
     weights_digest: str
     config_digest: str
@@ -29,7 +28,7 @@ class Digests(TypedDict):
 
 
 class FileHashes(NamedTuple):
-    """The files of a checkpoint that are there, each with its sha256."""
+    """sha256 of each file of a checkpoint that exists."""
 
     location: str
     weights: Sha256ByName
@@ -38,7 +37,7 @@ class FileHashes(NamedTuple):
 
     @classmethod
     def from_files(cls, files: CheckpointFiles, tokenizer: CheckpointFiles) -> "FileHashes":
-        """Hashes what is in a folder; of files on the Hub reads only those that it keeps no sha256 of."""
+        """Hash local files; on the Hub, read only the files whose sha256 the listing lacks."""
         return cls(
             files.location,
             _shas(files, list_weight_files(files)),
@@ -48,7 +47,7 @@ class FileHashes(NamedTuple):
 
     @property
     def digests(self) -> Digests:
-        """Without weights or config.json, ones that no other checkpoint shares."""
+        """Digests of weights, config and tokenizer; unique to this location if weights or config.json are absent."""
         return {
             "weights_digest": digest_file_hashes(self.weights.items()) if self.weights else self._absent,
             "config_digest": digest_file_hashes(self.config.items()) if self.config else self._absent,
@@ -57,36 +56,35 @@ class FileHashes(NamedTuple):
 
     @property
     def _absent(self) -> str:
-        """Two checkpoints that lack the same files are not the same checkpoint."""
+        # Two checkpoints that lack the same files must not count as duplicates.
         return digest_json(["absent", self.location], bits=256)
 
 
 def weight_bytes(files: CheckpointFiles) -> int:
-    """Size of the weight files that are there."""
+    """Return the total size of the weight files that exist."""
     return sum(files.size(name) for name in list_weight_files(files) if name in files.names)
 
 
 def bytes_to_hash(files: CheckpointFiles) -> int:
-    """Size of what `Content.of` reads of a checkpoint itself, its tokenizer apart."""
+    """Return the number of bytes that `FileHashes.from_files` reads, without tokenizer files."""
     return weight_bytes(files) + (files.size(CONFIG_FILE) if CONFIG_FILE in files.names else 0)
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
-    """Compare the files with what was planned; cheap where their clocks have not moved.
+    """Compare the files with the planned digests; cached, so cheap if the files' timestamps are unchanged.
 
     Raises:
-        ChangedError: they are others.
+        FilesChangedError: a digest differs.
     """
-    now = FileHashes.from_files(
+    current = FileHashes.from_files(
         LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
     ).digests
-    for name, found in now.items():
-        if found != getattr(checkpoint, name):
-            what = name.removesuffix("_digest")
+    for name, digest in current.items():
+        if digest != getattr(checkpoint, name):
             raise FilesChangedError(
                 f"checkpoint {checkpoint.label} in {checkpoint.path}",
-                f"its {what} {'are' if what == 'weights' else 'is'} not what was planned",
-                "Plan again",
+                f"its {name.removesuffix('_digest')} changed after the plan was made",
+                "Run the sweep again to plan with the new files",
             )
 
 

@@ -1,5 +1,5 @@
-"""The one door to histories, wherever they are. What speaks to the Hub is loaded only for what is there: it takes half
-a second that a local sweep need not wait."""
+"""Entry point for histories, local or on the Hub. The Hub modules are imported on demand: their import takes half a
+second, which a local sweep does not need."""
 
 from pipeline.catalog import local_histories
 from pipeline.catalog.revisions import History
@@ -7,17 +7,17 @@ from pipeline.spec import Checkpoint, CheckpointSource, Hub, Local
 
 
 def discover_histories(source: CheckpointSource, models: str = "*") -> tuple[History, ...]:
-    """The histories of a source, each with its revisions in training order.
+    """Return the histories of a source, each with its revisions in training order.
 
     Args:
-        models: glob over model names; of a family the others are not asked for.
+        models: glob over model names; members of a family that do not match are not requested from the Hub.
 
-    Of a repo of the Hub one refs request is made, and one tree request per commit not seen before; of a family whose
-    checkpoints are repos, or are named by a pattern, one listing more.
+    A Hub repo costs one refs request and one tree request per commit that is not cached; a family whose checkpoints
+    are repos, or whose repos are given by a pattern, costs one more listing request per owner.
 
     Raises:
-        UsageError: no such folder, repo or family, or one that cannot be measured.
-        FetchError: the Hub gives no answer now.
+        UsageError: the folder, repo or family does not exist or cannot be measured.
+        FetchError: the Hub did not answer.
     """
     if isinstance(source, Local):
         return (local_histories.discover_history(source),)
@@ -27,11 +27,11 @@ def discover_histories(source: CheckpointSource, models: str = "*") -> tuple[His
 
 
 def resolve_checkpoint(source: Hub, revision: str = "main") -> Checkpoint:
-    """One checkpoint of a repo: a branch, tag, sub-folder or commit, whether or not its name says where it stands.
+    """Return one checkpoint of a repo by branch, tag, subfolder or commit; its name need not state a step.
 
     Raises:
-        UsageError: there is none of that name, or it cannot be measured.
-        FetchError: the Hub gives no answer now.
+        UsageError: the revision does not exist or cannot be measured.
+        FetchError: the Hub did not answer.
     """
     from pipeline.catalog import hub_discovery
 

@@ -1,7 +1,4 @@
-"""The table of published families, and the rule for repos that are not in it.
-
-The table is `families.yaml`: one family, one entry. What is irregular about a family is a field of its entry.
-"""
+"""Catalogue of published families (`families.yaml`, one entry per family), and the generic rule for all other repos."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -20,7 +17,7 @@ FAMILIES_YAML = Path(__file__).with_name("families.yaml")
 
 
 class GenericFamily(Family):
-    """The rule for repos that the table does not know: names are read by `names.parse`."""
+    """Rule for repos outside the catalogue: names are parsed by `revision_names.parse_name`."""
 
     @property
     def is_generic(self) -> bool:
@@ -29,8 +26,8 @@ class GenericFamily(Family):
     def parse_name(self, repo: str, name: str) -> TrainingPoint | None:
         return parse_name(name)
 
-    def sort_key(self, place: TrainingPoint) -> tuple:
-        return place.sort_key
+    def sort_key(self, point: TrainingPoint) -> tuple:
+        return point.sort_key
 
     def skips(self, name: str) -> bool:
         return is_ignored_name(name)
@@ -45,30 +42,34 @@ GENERIC_FAMILY = GenericFamily(
     source="the repo's own names",
     examples={"step1000": Example(step=1000)},
 )
-"""Its tier is the most careful one: how large an unknown model is, only its files say."""
+"""Fallback for repos outside the catalogue; its tier is the largest, because the model's size is unknown."""
 
 
 @cache
 def load_families() -> tuple[Family, ...]:
-    """Every family of the table, in its order."""
+    """Return all families in the order of the catalogue."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     entries = yaml.load(FAMILIES_YAML.read_text(), loader)
     return tuple(parse_family(name, fields) for name, fields in entries.items())
 
 
 def parse_family(name: str, fields: Mapping[str, Any]) -> Family:
-    """The family that one entry of the table describes."""
+    """Validate one entry of the catalogue.
+
+    Raises:
+        UsageError: a field is unknown, missing or invalid.
+    """
     try:
         return Family.model_validate({"name": name, **fields})
     except ValidationError as error:
         raise UsageError(
-            f"family {name}", format_first_error(error), f"Correct its entry in {FAMILIES_YAML.name}"
+            f"family {name}", format_first_error(error), f"Fix this field of entry {name} in {FAMILIES_YAML.name}"
         ) from error
 
 
 def get_family(name: str) -> Family:
-    """The family called `name`."""
-    known = {one.name: one for one in load_families()}
+    """Return the family called `name`; raises UsageError if the catalogue has none."""
+    known = {family.name: family for family in load_families()}
     if name not in known:
         raise UsageError(
             f"family {name!r}", f"no such family{suggest(name, list(known))}", "List them with shapelake catalog"
@@ -77,5 +78,5 @@ def get_family(name: str) -> Family:
 
 
 def find_family(repo: str) -> Family:
-    """The family that claims `repo`, else GENERIC."""
-    return next((one for one in load_families() if one.claims(repo)), GENERIC_FAMILY)
+    """Return the family that claims `repo`, else GENERIC_FAMILY."""
+    return next((family for family in load_families() if family.claims(repo)), GENERIC_FAMILY)

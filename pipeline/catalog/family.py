@@ -1,14 +1,16 @@
-"""A published family of models: where it keeps its history and how its names state the place in training."""
+"""Schema of a catalogue entry: where a model family publishes its checkpoints, and how to parse their names."""
 
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from functools import cached_property
+from itertools import product
+from string import Formatter
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline.catalog.architectures import Norm
-from pipeline.catalog.repo_templates import compile_template, expand_template, placeholders
 from pipeline.catalog.revision_names import SORTS_LAST, TrainingPoint, is_ignored_name, parse_groups, run_sort_key
 from pipeline.strict_model import StrictModel, suggest
 
@@ -19,48 +21,48 @@ Tier = Literal["small", "medium", "large"]
 
 
 class Stage(StrictModel):
-    """A stretch of training with one batch size."""
+    """Training stage with a constant batch size."""
 
     name: str | None = None
-    """As revisions call it; null = those that name no stage."""
+    """Stage name in revision names; null = revisions without a stage name."""
     repos: str = "*"
-    """Glob over the repo ids it is true of."""
+    """Glob over the repo ids that this stage applies to."""
     tokens_per_step: Annotated[int, Field(gt=0)] | None = None
-    """Null where the publisher does not state it, or where it changes within the stage."""
+    """Batch size in tokens; null if the publisher does not state it or it changes within the stage."""
     tokens_before: Annotated[int, Field(ge=0)] | None = 0
-    """Tokens of the stages before it, where it counts from zero again; null = unknown, and so are its tokens."""
+    """Tokens of the preceding stages if this stage counts from zero; null = unknown, which makes its tokens null."""
 
 
 class KnownBad(StrictModel):
-    """Published revisions that are not what their names say."""
+    """Known issue: published revisions whose weights do not match their names."""
 
     repo: str = "*"
     """Glob over the repo ids."""
     rev: re.Pattern[str]
-    """That the whole name must match."""
+    """Regex that the whole revision name must match."""
     why: str
     source: str
     equal_to: re.Pattern[str] | None = None
-    """Of a fault that is equal weights: the names, one of which it is equal to. Told only where the digests agree."""
+    """Names of revisions, one of which has the same weights; reported only if the digests agree."""
     no_weights: bool = False
-    """Of a fault that is their absence. Told only where they are absent."""
+    """True if the issue is missing weights; reported only if they are missing."""
 
     @property
     def shows_in_listing(self) -> bool:
-        """Whether a listing of the Hub shows if it is still so."""
+        """True if a Hub listing can confirm the issue."""
         return self.no_weights or self.equal_to is not None
 
     @property
     def description(self) -> str:
-        """For people, with its source."""
+        """Description with its source, for messages."""
         return f"{self.why} ({self.source})"
 
 
 class Example(StrictModel):
-    """What a name must parse to; the entry's own test."""
+    """Expected parse result of a name; every entry is tested against its examples."""
 
     repo: str | None = None
-    """Null = the first of the family."""
+    """Repo id; null = the first of the family."""
     step: int | None = None
     tokens: int | None = None
     position: int | None = None
@@ -69,40 +71,40 @@ class Example(StrictModel):
 
 
 class Family(StrictModel):
-    """One entry of the table."""
+    """One entry of the catalogue."""
 
     name: str
     ids: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Repo ids, with {placeholders} that `vars` fills in, or with * where they cannot be listed."""
+    """Repo id templates with {placeholders} from `vars`, or with * for ids that only a Hub listing has."""
     vars: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Values of each placeholder; that of {run} is the run of a repo's checkpoints."""
+    """Values of each placeholder; the value of {run} is the run of the repo's checkpoints."""
     aliases: tuple[str, ...] = ()
     """Other ids of the same repos, recognised but not listed."""
     where: Where
     rev: re.Pattern[str] = re.compile("main")
-    """That a checkpoint's name must match whole: the branch, tag, sub-folder or, for `repos`, repo id."""
+    """Regex of the whole checkpoint name: branch, tag, subfolder or, with `where: repos`, repo id without owner."""
     skip: re.Pattern[str] | None = None
-    """Names that are no point of the history, besides main, refs/*, pr/N, versions and commits."""
+    """Names that are not checkpoints, besides main, refs/*, pr/N, versions and commits."""
     position: str | None = None
-    """What the group `position` of `rev` counts, where it has one."""
+    """Unit of the group `position` in `rev`, if it has one."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
-    """In training order; of several rows for one stage the first that is true of the repo counts."""
+    """Stages in training order; for several rows of one stage, the first whose `repos` matches applies."""
     model: str | None = None
-    """For `repos`: name of the model whose checkpoint a repo is; null = the repo id."""
+    """Model name template for `where: repos`, where each repo is one checkpoint; null = the repo id."""
     tokenizer: str | None = None
     """Repo of the tokenizer; null = each checkpoint's own files."""
     weights: Literal["safetensors", "bin"] = "safetensors"
-    """bin = pickles are read, weights only, where a commit has no safetensors."""
+    """bin = pickles are read (weights only) if a commit has no safetensors."""
     kind: Literal["decoder", "encoder", "encdec", "by-config"]
     norm: Norm = "unknown"
     tiers: dict[str, Tier]
-    """Size by glob over the repo ids, the first that matches; small up to 0.5B parameters, medium up to 2B."""
+    """Size by glob over repo ids, first match wins: small up to 0.5B parameters, medium up to 2B."""
     gated: bool = False
     unloadable: str | None = None
-    """Why it cannot be measured; null = it can."""
+    """Reason why the family cannot be measured; null = it can."""
     known_bad: tuple[KnownBad, ...] = ()
     source: str
-    """Where the publisher describes the history; else who found it so."""
+    """Publisher's description of the history, or another party's if there is none."""
     examples: Annotated[dict[str, Example], Field(min_length=1)]
 
     @field_validator("rev")
@@ -116,33 +118,33 @@ class Family(StrictModel):
     @classmethod
     def _covers_every_repo(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
         if "*" not in tiers:
-            raise ValueError("no tier for '*', that is for the rest")
+            raise ValueError("no tier for '*', the default of all other repos")
         return tiers
 
     @model_validator(mode="after")
     def _fills_its_placeholders(self) -> "Family":
         for template in (*self.ids, *self.aliases, self.model or "", self.tokenizer or ""):
-            for unknown in placeholders(template) - self.vars.keys():
+            for unknown in _placeholders(template) - self.vars.keys():
                 raise ValueError(f"vars has no {unknown!r}, which {template} needs")
         return self
 
     @property
     def is_generic(self) -> bool:
-        """Whether this is the rule for repos that the table does not know."""
+        """True for the rule for repos outside the catalogue."""
         return False
 
     @cached_property
     def expanded_ids(self) -> tuple[str, ...]:
-        """Every repo id of the family; those with * are patterns and stay so."""
-        return tuple(repo for template in self.ids for repo in expand_template(template, self.vars))
+        """All repo ids of the family; patterns with * stay unexpanded."""
+        return tuple(repo for template in self.ids for repo in _expand_template(template, self.vars))
 
     @property
     def repo_patterns(self) -> tuple[str, ...]:
-        """Those of `repos` that only a listing of the Hub can fill in."""
+        """Patterns with * among `expanded_ids`; only a Hub listing can expand them."""
         return tuple(repo for repo in self.expanded_ids if "*" in repo)
 
     def list_repos(self, glob: str = "*") -> tuple[str, ...]:
-        """Repo ids that match `glob`, with or without their owner; patterns are left out."""
+        """Return repo ids that match `glob`, with or without their owner; patterns with * are excluded."""
         return tuple(
             repo
             for repo in self.expanded_ids
@@ -150,49 +152,49 @@ class Family(StrictModel):
         )
 
     def claims(self, repo: str) -> bool:
-        """Whether `repo` is one of the family; case counts."""
+        """Return True if `repo` belongs to the family; case-sensitive."""
         return self._values(repo) is not None
 
     def parse_name(self, repo: str, name: str) -> TrainingPoint | None:
-        """Where in training the checkpoint `name` of `repo` stands; None if the name does not say.
+        """Return the training point of the checkpoint `name` of `repo`; None if the name does not state it.
 
         Args:
-            name: branch, tag, sub-folder or, for `where: repos`, the repo id, with or without its owner.
+            name: branch, tag, subfolder or, for `where: repos`, the repo id, with or without its owner.
         """
         match = self.rev.fullmatch(name.split("/")[-1] if self.where == "repos" else name)
         if match is None:
             return None
-        said = parse_groups(match.groupdict())
-        stage = self._stage(repo, said.stage) if said else None
-        if said is None or stage is None:
+        point = parse_groups(match.groupdict())
+        stage = self._stage(repo, point.stage) if point else None
+        if point is None or stage is None:
             return None
-        run = said.run or (self._values(repo) or {}).get("run")
-        return _with_tokens(said._replace(run=run), stage)
+        run = point.run or (self._values(repo) or {}).get("run")
+        return _with_tokens(point._replace(run=run), stage)
 
-    def sort_key(self, place: TrainingPoint) -> tuple:
-        """Sorts the places of one history in training order: run, stage, step or tokens."""
-        return (run_sort_key(place.run), self._ranks.get(place.stage, SORTS_LAST), *place.sort_key_in_stage)
+    def sort_key(self, point: TrainingPoint) -> tuple:
+        """Return the sort key of training order within one history: run, stage, step or tokens."""
+        return (run_sort_key(point.run), self._ranks.get(point.stage, SORTS_LAST), *point.sort_key_in_stage)
 
     def skips(self, name: str) -> bool:
-        """Whether `name` is no point of the history and nothing to report."""
+        """Return True if `name` is known not to be a checkpoint; skipped names are not reported."""
         if self.rev.fullmatch(name):
             return False
         return is_ignored_name(name) or (self.skip is not None and self.skip.fullmatch(name) is not None)
 
     def model_of(self, repo: str) -> str:
-        """Name of the model whose history, or whose one checkpoint, `repo` holds."""
-        return self._filled(self.model, repo) or repo
+        """Return the name of the model whose history, or single checkpoint, is in `repo`."""
+        return self._fill_template(self.model, repo) or repo
 
     def tokenizer_for(self, repo: str) -> str | None:
-        """Repo of the tokenizer; None = each checkpoint's own files."""
-        return self._filled(self.tokenizer, repo)
+        """Return the repo of the tokenizer; None = each checkpoint's own files."""
+        return self._fill_template(self.tokenizer, repo)
 
     def tier_of(self, repo: str) -> Tier:
-        """How large the model is."""
+        """Return the size class of the model."""
         return next(tier for glob, tier in self.tiers.items() if fnmatchcase(repo, glob))
 
     def known_bad_for(self, repo: str, rev: str) -> tuple[KnownBad, ...]:
-        """What is known to be wrong with a revision; listings may show that it no longer is."""
+        """Return the known issues of a revision; a listing may show that they are fixed."""
         return tuple(bad for bad in self.known_bad if fnmatchcase(repo, bad.repo) and bad.rev.fullmatch(rev))
 
     @cached_property
@@ -201,29 +203,49 @@ class Family(StrictModel):
 
     @cached_property
     def _id_patterns(self) -> tuple[re.Pattern[str], ...]:
-        return tuple(compile_template(template, self.vars) for template in (*self.ids, *self.aliases))
+        return tuple(_compile_template(template, self.vars) for template in (*self.ids, *self.aliases))
 
     def _stage(self, repo: str, name: str | None) -> Stage | None:
-        of_that_name = [stage for stage in self.stages if stage.name == name]
-        return next((stage for stage in of_that_name if fnmatchcase(repo, stage.repos)), None)
+        return next((stage for stage in self.stages if stage.name == name and fnmatchcase(repo, stage.repos)), None)
 
     def _values(self, repo: str) -> dict[str, str] | None:
-        """The placeholders' values in `repo`; None if it is not of the family."""
-        matches = (one.fullmatch(repo) for one in self._id_patterns)
+        """Return the placeholder values in `repo`; None if `repo` does not belong to the family."""
+        matches = (pattern.fullmatch(repo) for pattern in self._id_patterns)
         return next((match.groupdict() for match in matches if match), None)
 
-    def _filled(self, template: str | None, repo: str) -> str | None:
+    def _fill_template(self, template: str | None, repo: str) -> str | None:
         values = self._values(repo)
         return template.format(**values) if template and values is not None else None
 
 
-def _with_tokens(place: TrainingPoint, stage: Stage) -> TrainingPoint:
-    """`place` with its tokens counted from the start of training; null where they cannot be known."""
+def _with_tokens(point: TrainingPoint, stage: Stage) -> TrainingPoint:
+    """Return `point` with tokens counted from the start of training; None if they are unknown."""
     before = stage.tokens_before
     if before is None:
-        return place._replace(tokens=None, tokens_source=None)
-    if place.tokens is not None:
-        return place._replace(tokens=before + place.tokens)
-    if place.step is None or stage.tokens_per_step is None:
-        return place
-    return place._replace(tokens=before + place.step * stage.tokens_per_step, tokens_source="step-times-batch")
+        return point._replace(tokens=None, tokens_source=None)
+    if point.tokens is not None:
+        return point._replace(tokens=before + point.tokens)
+    if point.step is None or stage.tokens_per_step is None:
+        return point
+    return point._replace(tokens=before + point.step * stage.tokens_per_step, tokens_source="step-times-batch")
+
+
+def _placeholders(template: str) -> set[str]:
+    return {field for _, field, _, _ in Formatter().parse(template) if field}
+
+
+def _expand_template(template: str, values: Mapping[str, tuple[str, ...]]) -> list[str]:
+    """Return `template` with every combination of its placeholders' values."""
+    names = [name for name in values if name in _placeholders(template)]
+    combinations = product(*(values[name] for name in names))
+    return [template.format(**dict(zip(names, combination, strict=True))) for combination in combinations]
+
+
+def _compile_template(template: str, values: Mapping[str, tuple[str, ...]]) -> re.Pattern[str]:
+    """Compile `template` to a regex of repo ids, with one group per placeholder; * matches anything but a slash."""
+    parts = []
+    for literal, name, _, _ in Formatter().parse(template):
+        parts.append(re.escape(literal).replace(r"\*", "[^/]*"))
+        if name:
+            parts.append(f"(?P<{name}>{'|'.join(map(re.escape, values[name]))})")
+    return re.compile("".join(parts))

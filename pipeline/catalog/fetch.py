@@ -1,4 +1,4 @@
-"""Download of a checkpoint by commit into the node's scratch: only its files, each checked, removed afterwards."""
+"""Download of a checkpoint by commit into the node's scratch; every file is verified, and removed after use."""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from huggingface_hub import errors, hf_hub_download, try_to_load_from_cache
 
-from pipeline.catalog import scratch as node
+from pipeline.catalog import scratch
 from pipeline.catalog.hub_http import call_with_retries
 from pipeline.errors import CheckpointError, FetchError, FilesChangedError
 from pipeline.hashing import file_sha256
@@ -17,70 +17,68 @@ from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, HubFile, RemoteFiles
 from pipeline.strict_model import digest_json
 
-__all__ = ["discard_checkpoint", "fetch_checkpoint", "fetch_temporarily", "remove_stale", "scratch_folder"]
+__all__ = ["discard_checkpoint", "fetch_checkpoint", "fetch_temporarily", "scratch_folder"]
 
 COMPLETE_MARKER = ".complete"
-remove_stale = node.remove_stale
 
 
 def scratch_folder(checkpoint: Checkpoint, run_id: str) -> Path:
-    """The checkpoint's folder on this node, whether it is there or not."""
-    return (
-        node.scratch_root() / f"{run_id}-{digest_json([remote.model_dump() for _, remote in _parts(checkpoint)])[:16]}"
-    )
+    """Return the path of the checkpoint's folder on this node; the folder may not exist."""
+    remotes = [remote.model_dump() for _, remote in _parts(checkpoint)]
+    return scratch.scratch_root() / f"{run_id}-{digest_json(remotes)[:16]}"
 
 
 def fetch_checkpoint(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Path:
-    """Download a Hub checkpoint into its scratch folder, once its bytes fit; at once where it is there already.
+    """Download a Hub checkpoint into its scratch folder, after a wait for free space; idempotent.
 
-    The folder outlives this process and goes with `discard`, or with `sweep` once the driver is dead. Nothing is left
-    of a fetch that failed.
+    The folder outlives this process. It is removed by `discard_checkpoint`, or by `remove_stale` once the driver is
+    dead. A failed download leaves nothing.
 
     Args:
-        budget_bytes: that all checkpoints of this node may take together; null = as much as the disk has.
+        budget_bytes: disk budget of all checkpoints of this node together; None = no limit but the disk.
 
     Raises:
-        FetchError: a stall, a busy Hub, a broken connection: it may work the next time.
-        CheckpointError: a file that is not the one the Hub lists, twice.
-        ChangedError: a file or the commit is gone from the Hub.
-        UsageError: no permission, offline, or more bytes than the budget or the disk has.
+        FetchError: a stall, a busy Hub or a broken connection; a later attempt can succeed.
+        CheckpointError: a file differs from the Hub's listing after two downloads.
+        FilesChangedError: a file or the commit no longer exists on the Hub.
+        UsageError: access denied, offline, or the checkpoint exceeds the budget or the disk.
     """
     folder = scratch_folder(checkpoint, run_id)
-    with node.lock_folder(folder):
+    with scratch.lock_folder(folder):
         _fill_folder(checkpoint, folder, budget_bytes)
     return folder
 
 
 @contextmanager
 def fetch_temporarily(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Iterator[Checkpoint]:
-    """The checkpoint with its files in local folders, which go with the block; one without a remote is given as it is.
+    """Yield the checkpoint with local paths, and remove its files on exit; a local checkpoint is yielded unchanged.
 
-    Raises: as `fetch`.
+    Raises: as `fetch_checkpoint`.
     """
     if not (parts := _parts(checkpoint)):
         yield checkpoint
         return
     folder = scratch_folder(checkpoint, run_id)
-    with node.lock_folder(folder):
+    with scratch.lock_folder(folder):
         try:
             _fill_folder(checkpoint, folder, budget_bytes)
-            places = {field: str(folder / field / remote.subfolder) for field, remote in parts}
+            paths = {field: str(folder / field / remote.subfolder) for field, remote in parts}
             if checkpoint.remote and not checkpoint.tokenizer_remote and not checkpoint.tokenizer_path:
-                places["tokenizer_path"] = places["path"]
-            yield checkpoint.model_copy(update=places)
+                paths["tokenizer_path"] = paths["path"]
+            yield checkpoint.model_copy(update=paths)
         finally:
-            node.release_folder(folder)
+            scratch.release_folder(folder)
 
 
 def discard_checkpoint(checkpoint: Checkpoint, run_id: str) -> None:
-    """Remove the checkpoint's scratch folder, if it is there; one still being filled is left to the next sweep."""
-    with node.lock_folder(folder := scratch_folder(checkpoint, run_id), wait=False) as is_ours:
-        if is_ours:
-            node.release_folder(folder)
+    """Remove the checkpoint's scratch folder, if any; a folder that another process locks is left to `remove_stale`."""
+    with scratch.lock_folder(folder := scratch_folder(checkpoint, run_id), wait=False) as locked:
+        if locked:
+            scratch.release_folder(folder)
 
 
 def _parts(checkpoint: Checkpoint) -> list[tuple[str, RemoteFiles]]:
-    """(field of the checkpoint, remote that it comes from)."""
+    """Return (path field of the checkpoint, remote files that fill it)."""
     parts = [("path", checkpoint.remote), ("tokenizer_path", checkpoint.tokenizer_remote)]
     return [(field, remote) for field, remote in parts if remote]
 
@@ -89,52 +87,52 @@ def _fill_folder(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None)
     parts = _parts(checkpoint)
     if (folder / COMPLETE_MARKER).exists():
         return
-    remove_stale()  # on every node, not on the driver's alone
+    scratch.remove_stale()  # runs on every node, not only on the driver's
     try:
         size = sum(remote.total_bytes for _, remote in parts)
-        node.reserve(folder, size, budget_bytes)
+        scratch.reserve(folder, size, budget_bytes)
         with Progress(f"Downloading {checkpoint.label}", size) as progress:
             for field, remote in parts:
                 for file in remote.files:
                     _fetch_file(remote, file, folder / field, progress)
         (folder / COMPLETE_MARKER).touch()
     except BaseException:
-        node.release_folder(folder)
+        scratch.release_folder(folder)
         raise
 
 
 def _fetch_file(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progress) -> None:
-    """The file as it is listed: from the user's HF cache, else downloaded, twice if need be."""
+    """Fetch a file and verify its sha256: link it from the user's HF cache, else download it up to twice."""
     path, start = folder / _name(remote, file), progress.done
-    for bring in (_link, _download, _download):
-        if not bring(remote, file, folder, progress):
+    for fetch in (_link, _download, _download):
+        if not fetch(remote, file, folder, progress):
             continue
-        progress.advance(start + file.size - progress.done)  # what was linked, or was there before
+        progress.advance(start + file.size - progress.done)  # bytes that were linked or already there
         if file_sha256(path) == file.sha256:
             return
         path.unlink()
         progress.advance(start - progress.done)
     raise CheckpointError(
-        _asked(remote, file),
-        "a flipped bit or a damaged upload: twice its sha256 was not the one that the Hub lists",
-        "Leave this checkpoint out, and tell the owner of the repository",
+        _describe(remote, file),
+        "two downloads do not have the sha256 that the Hub lists: a flipped bit or a damaged upload",
+        "Exclude this checkpoint from the sweep, and report the file to the owner of the repository",
     )
 
 
 def _link(remote: RemoteFiles, file: HubFile, folder: Path, _: Progress) -> bool:
-    """Link the file from the user's HF cache, where that has it at this commit."""
-    known = try_to_load_from_cache(remote.repo, _name(remote, file), revision=remote.commit)
-    if not isinstance(known, str):
+    """Link the file from the user's HF cache; returns False if the cache lacks it at this commit."""
+    cached = try_to_load_from_cache(remote.repo, _name(remote, file), revision=remote.commit)
+    if not isinstance(cached, str):
         return False
     path = folder / _name(remote, file)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # what a fetch that was killed left
-    path.symlink_to(os.path.realpath(known))
+    path.unlink(missing_ok=True)  # left over from a killed process
+    path.symlink_to(os.path.realpath(cached))
     return True
 
 
 def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progress) -> bool:
-    asked, start = _asked(remote, file), progress.done
+    asked, start = _describe(remote, file), progress.done
 
     def once() -> None:
         progress.advance(start - progress.done)
@@ -144,22 +142,25 @@ def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progre
                 _name(remote, file),
                 revision=remote.commit,
                 local_dir=folder,
-                cache_dir=folder / ".cache" / "none",  # else a damaged copy in the user's cache would be taken again
+                cache_dir=folder / ".cache" / "none",  # else a damaged copy in the user's cache would be reused
                 tqdm_class=cast(Any, partial(_Counter, progress)),
             )
         except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-            raise FilesChangedError(asked, "it is no longer on the Hub", "Plan again") from error
+            raise FilesChangedError(
+                asked, "no longer on the Hub", "Run the sweep again to plan with the current commits"
+            ) from error
 
     try:
         call_with_retries(asked, once)
-    except OSError as error:  # of the disk; or without a number, the library's word for a wrong size
-        found = error.strerror or "its size is not the one listed"
-        raise FetchError(asked, found, f"Try again, with room in {folder.parent.parent}") from error
+    except OSError as error:  # a disk error; without errno, the library's error for a wrong size
+        found = error.strerror or "the downloaded size differs from the size that the Hub lists"
+        do = f"Give {folder.parent.parent} write permission and {file.size:,} bytes of free space"
+        raise FetchError(asked, found, do if error.errno else "Run again to repeat the download") from error
     return True
 
 
 class _Counter:
-    """Takes the place of the library's progress bar: its bytes are added to ours."""
+    """Stand-in for the library's progress bar that forwards bytes to our `Progress`."""
 
     def __init__(self, progress: Progress, **_: object) -> None:
         self.update = progress.advance
@@ -170,10 +171,10 @@ class _Counter:
     def __exit__(self, *_: object) -> None: ...
 
 
-def _asked(remote: RemoteFiles, file: HubFile) -> str:
+def _describe(remote: RemoteFiles, file: HubFile) -> str:
     return f"{_name(remote, file)} of {remote.repo} at {remote.commit}"
 
 
 def _name(remote: RemoteFiles, file: HubFile) -> str:
-    """The file's path in its repository."""
+    """Return the file's path in its repository."""
     return f"{remote.subfolder}/{file.path}" if remote.subfolder else file.path

@@ -1,6 +1,6 @@
-"""The one way to the Hugging Face Hub's listings and small files; what cannot change is asked for once.
+"""Client of the Hugging Face Hub for listings and small files; immutable answers are cached without expiry.
 
-HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE mean what they mean to huggingface_hub.
+HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have the same meaning as in huggingface_hub.
 """
 
 import hashlib
@@ -23,115 +23,114 @@ from pipeline.strict_model import SafeRelativePath, StrictModel, canonical_json,
 
 
 class Refs(NamedTuple):
-    """The names of a repository's commits."""
+    """Branches and tags of a repository, name -> commit."""
 
     repo: str
-    """Canonical id, which differs from the one asked for where the repository was renamed."""
+    """Canonical id; differs from the requested id if the repository was renamed."""
     branches: dict[str, str]
-    """Name -> commit."""
     tags: dict[str, str]
 
 
 class TreeEntry(StrictModel):
-    """A file of a commit."""
+    """File of a commit."""
 
     path: SafeRelativePath
     size: int
     oid: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
-    """Of the git blob: equal for equal bytes; for an LFS file, that of its pointer. Names a file of the cache."""
+    """Id of the git blob (for an LFS file, of its pointer); equal bytes have equal ids. Used as cache file name."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-    """Of LFS files, which is what weights are; null for others."""
+    """Checksum of LFS files, which include all weights; None for other files."""
 
 
 REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[TreeEntry, ...])
 
 
 def fetch_refs(repo: str) -> Refs:
-    """Branches and tags, in one request; with HF_HUB_OFFLINE the last answer.
+    """Return branches and tags, in one request; with HF_HUB_OFFLINE, the last cached answer.
 
     Raises:
-        FetchError: no answer now.
-        UsageError: no such repository, no permission, or offline and never asked before.
+        FetchError: the Hub did not answer.
+        UsageError: the repository does not exist, access is denied, or the client is offline without a cached answer.
     """
-    return Refs(**_ask_or_cached(["refs", repo], f"refs of {repo}", lambda: _refs(repo)))
+    return Refs(**_request_or_cached(["refs", repo], f"refs of {repo}", lambda: _refs(repo)))
 
 
 def list_model_ids(author: str, search: str = "") -> tuple[str, ...]:
-    """Ids of the author's models whose names contain `search`, sorted; with HF_HUB_OFFLINE the last answer.
+    """Return the sorted ids of the author's models that contain `search`; with HF_HUB_OFFLINE, the last cached answer.
 
     Raises:
-        FetchError, UsageError: as for `refs`.
+        FetchError, UsageError: as for `fetch_refs`.
     """
-    asked = f"models of {author} named like {search!r}" if search else f"models of {author}"
-    return tuple(sorted(_ask_or_cached(["repos", author, search], asked, lambda: _repos(author, search))))
+    asked = f"models of {author} that contain {search!r}" if search else f"models of {author}"
+    return tuple(sorted(_request_or_cached(["repos", author, search], asked, lambda: _repos(author, search))))
 
 
 def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
-    """All files of a commit, sub-folders included; asked for once, kept for ever.
+    """Return all files of a commit including subfolders; cached without expiry.
 
     Raises:
-        FetchError: no answer now.
-        UsageError: no such repository or commit.
+        FetchError: the Hub did not answer.
+        UsageError: the repository or commit does not exist.
     """
-    note = cache.folder("hub/trees") / digest_json([repo, commit])
-    if kept := _cached_tree(note):
-        return kept
-    found = call_with_retries(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
-    if found:  # no commit is without files, so none today is no answer to keep
-        cache.write_atomic(note, canonical_json([entry.model_dump() for entry in found]).encode())
-    return found
+    path = cache.folder("hub/trees") / digest_json([repo, commit])
+    if cached := _cached_tree(path):
+        return cached
+    entries = call_with_retries(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
+    if entries:  # every commit has files, so an empty answer is wrong and is not cached
+        cache.write_atomic(path, canonical_json([entry.model_dump() for entry in entries]).encode())
+    return entries
 
 
 def fetch_small_file(repo: str, commit: str, entry: TreeEntry) -> bytes:
-    """A small file, whole and checked against its entry; kept for ever.
+    """Return the bytes of a small file, verified against its entry; cached without expiry.
 
     Raises:
-        FetchError: no answer now, or damaged ones.
-        UsageError: gated, or no such file.
+        FetchError: the Hub did not answer, or sent damaged bytes.
+        UsageError: the repository is gated, or the file does not exist.
     """
     asked = f"{entry.path} of {repo} at {commit}"
-    return _read_or_make(
+    return _read_or_create(
         cache.folder("hub/files") / entry.oid, lambda: call_with_retries(asked, lambda: _checked(repo, commit, entry))
     )
 
 
 def fetch_sha256(repo: str, commit: str, entry: TreeEntry) -> str:
-    """The sha256 of a file: the Hub's own of an LFS file, else of the bytes, which are read."""
+    """Return the sha256 of a file: from the listing for an LFS file, else of the downloaded bytes."""
     return entry.sha256 or hashlib.sha256(fetch_small_file(repo, commit, entry)).hexdigest()
 
 
 def is_access_denied(repo: str, commit: str) -> bool:
-    """Whether the repository is gated and its files are not granted; refs and trees are open even then.
+    """Return True if the repository is gated and its files are not granted; refs and trees are readable even then.
 
-    Asked once per token: that files may be read is kept for ever, that they may not is asked again.
+    A granted access is cached per token without expiry; a denied one is not cached.
 
     Raises:
-        FetchError: no answer now.
-        UsageError: no such repository or commit.
+        FetchError: the Hub did not answer.
+        UsageError: the repository or commit does not exist.
     """
-    note = cache.folder("hub/open") / digest_json([constants.ENDPOINT, repo, _token_key()])
-    if note.exists() or constants.is_offline_mode():
+    granted = cache.folder("hub/open") / digest_json([constants.ENDPOINT, repo, _token_key()])
+    if granted.exists() or constants.is_offline_mode():
         return False
-    held = call_with_retries(f"permission to read {repo}", lambda: _is_access_denied(repo, commit))
-    if not held:
-        cache.write_atomic(note, b"")
-    return held
+    denied = call_with_retries(f"permission to read {repo}", lambda: _is_access_denied(repo, commit))
+    if not denied:
+        cache.write_atomic(granted, b"")
+    return denied
 
 
 @contextmanager
 def _malformed_as_transient() -> Iterator[None]:
-    """What the library and our own types stumble over inside the block is an answer that is no listing."""
+    """Raise TransientError if the library or our types cannot parse an answer inside the block."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, UnicodeError, RecursionError, ValidationError) as error:
-        raise TransientError("answers something that is no listing") from error
+        raise TransientError("sent a malformed listing") from error
 
 
 def _refs(repo: str) -> dict[str, Any]:
     with _malformed_as_transient():
-        found = HfApi().list_repo_refs(repo)
+        listed = HfApi().list_repo_refs(repo)
         name = re.fullmatch(r"/api/models/(.+)/refs", last_response_path())
-        branches, tags = ({ref.name: ref.target_commit for ref in refs} for refs in (found.branches, found.tags))
+        branches, tags = ({ref.name: ref.target_commit for ref in refs} for refs in (listed.branches, listed.tags))
         return REFS.validate_python(Refs(name[1] if name else repo, branches, tags))._asdict()
 
 
@@ -149,22 +148,22 @@ def _tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
         )
 
 
-def _cached_tree(note: Path) -> tuple[TreeEntry, ...]:
-    """Empty where there is none, or none that can be understood: it is asked for again."""
+def _cached_tree(path: Path) -> tuple[TreeEntry, ...]:
+    """Return the cached tree; empty if it is absent or cannot be parsed."""
     try:
-        return TREE.validate_json(note.read_bytes())
+        return TREE.validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return ()
 
 
 def _checked(repo: str, commit: str, entry: TreeEntry) -> bytes:
     url = hf_hub_url(repo, entry.path, revision=commit)
-    answer = get_session().get(url, headers=build_hf_headers())
-    hf_raise_for_status(answer)
-    data = answer.content
+    response = get_session().get(url, headers=build_hf_headers())
+    hf_raise_for_status(response)
+    data = response.content
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     if entry.sha256 != hashlib.sha256(data).hexdigest() and entry.oid != blob:
-        raise TransientError("sends damaged bytes")
+        raise TransientError("sent damaged bytes")
     return data
 
 
@@ -179,30 +178,29 @@ def _is_access_denied(repo: str, commit: str) -> bool:
 
 
 def _token_key() -> str:
-    """Tells one token from another without showing it; of nobody the same each time."""
+    """Return a non-reversible cache key of the HF token; constant if there is no token."""
     return hashlib.blake2b((get_token() or "").encode(), salt=b"shapelake", digest_size=16).hexdigest()
 
 
-def _ask_or_cached(key: list[str], asked: str, ask: Callable[[], Any]) -> Any:
-    """What `ask` gives now; offline, what it gave the last time."""
-    note = cache.folder("hub/latest") / digest_json([constants.ENDPOINT, *key])
+def _request_or_cached(key: list[str], asked: str, request: Callable[[], Any]) -> Any:
+    """Return and cache the answer of `request`; offline, return the last cached answer."""
+    path = cache.folder("hub/latest") / digest_json([constants.ENDPOINT, *key])
     if not constants.is_offline_mode():
-        answer = call_with_retries(asked, ask)
-        cache.write_atomic(note, canonical_json(answer).encode())
+        answer = call_with_retries(asked, request)
+        cache.write_atomic(path, canonical_json(answer).encode())
         return answer
     try:
-        return json.loads(note.read_bytes())
+        return json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UsageError(
-            asked, "HF_HUB_OFFLINE is set, and it was never asked before", "Unset HF_HUB_OFFLINE once"
+            asked, "HF_HUB_OFFLINE is set, and the cache has no answer", "Unset HF_HUB_OFFLINE once to fill the cache"
         ) from None
 
 
-def _read_or_make(place: Path, make: Callable[[], bytes]) -> bytes:
-    """The bytes at `place`, made and put there the first time."""
+def _read_or_create(path: Path, create: Callable[[], bytes]) -> bytes:
     try:
-        return place.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        data = make()
-        cache.write_atomic(place, data)
+        data = create()
+        cache.write_atomic(path, data)
         return data

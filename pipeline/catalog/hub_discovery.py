@@ -1,7 +1,7 @@
-"""Histories on the Hugging Face Hub, by one refs request per repo and one tree per new commit.
+"""Discovery of histories on the Hugging Face Hub: one refs request per repo and one tree request per new commit.
 
-The names of a repo's branches, tags or sub-folders become revisions by the rules of its family; what they point at
-comes from the tree, which has the sha256 of every weight file, and from the small files beside it.
+The names of a repo's branches, tags or subfolders are parsed by the rules of its family. The tree of a commit has the
+sha256 of every weight file; config and tokenizer files are small and are downloaded.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,73 +28,72 @@ from pipeline.spec import Checkpoint, Hub, Members
 
 
 def discover_histories(source: Hub | Members, models: str) -> tuple[History, ...]:
-    """The histories of a repo or of a family's members whose model matches the glob `models`."""
-    asked = [repo for repo in _requested_repos(source) if isinstance(source, Hub) or _is_wanted(source, repo, models)]
-    label = f"Asking for the names of {source.name}"
+    """Return the histories of a repo, or of a family's members whose model matches the glob `models`."""
+    ids = [repo for repo in _requested_repos(source) if isinstance(source, Hub) or _is_wanted(source, repo, models)]
+    label = f"Listing revisions of {source.name}"
     if isinstance(source, Members):
-        found = map_in_parallel(_opened_or_none, asked, label, "repos")
+        opened = map_in_parallel(_open_if_present, ids, label, "repos")
     else:
-        found = map_in_parallel(open_repo, asked, label, "repos")
-    repos = [repo for repo in found if repo is not None]
-    absent = [repo for repo, seen in zip(asked, found, strict=True) if seen is None]
+        opened = map_in_parallel(open_repo, ids, label, "repos")
+    repos = [repo for repo in opened if repo is not None]
+    absent = [id_ for id_, repo in zip(ids, opened, strict=True) if repo is None]
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
-    reading = RevisionResolver(tokenizer)
+    resolver = RevisionResolver(tokenizer)
     by_model = {repo.model: [other for other in repos if other.model == repo.model] for repo in repos}
-    histories = [_history(name or model, group, reading) for model, group in by_model.items()]
+    histories = [_history(name or model, group, resolver) for model, group in by_model.items()]
     return (*histories, *(History(repo, (), family_name=source.name, missing_on_hub=True) for repo in absent))
 
 
 def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
-    """The checkpoint that a branch, a tag, a sub-folder or a commit points at."""
-    repo, reading = open_repo(source.hub), RevisionResolver(source.tokenizer)
+    """Return the checkpoint of a branch, a tag, a subfolder or a commit."""
+    repo, resolver = open_repo(source.hub), RevisionResolver(source.tokenizer)
     revision = find_ref_name(repo, revision)
     is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
-    at = resolve_ref(repo, MAIN if is_folder else revision)
-    inner = reading.expand_subfolders(
-        [at._replace(training_point=at.training_point or EMPTY_POINT)], f"Reading {repo.model}"
+    ref = resolve_ref(repo, MAIN if is_folder else revision)
+    expanded = resolver.expand_subfolders(
+        [ref._replace(training_point=ref.training_point or EMPTY_POINT)], f"Reading {repo.model}"
     )
-    found = next((one for one in inner if one.name == (revision if is_folder else at.name)), None)
-    if found is None:
-        raise UsageError(
-            f"checkpoint {source.hub}@{revision}", "no such checkpoint", "List them with shapelake catalog"
-        )
-    seen = reading.resolve(
-        source.model or repo.model, found._replace(training_point=found.training_point or EMPTY_POINT)
+    match = next((inner for inner in expanded if inner.name == (revision if is_folder else ref.name)), None)
+    asked, listed = f"checkpoint {source.hub}@{revision}", f"shapelake catalog {source.hub}"
+    if match is None:
+        raise UsageError(asked, "no such checkpoint", f"List the checkpoints with {listed}")
+    resolved = resolver.resolve(
+        source.model or repo.model, match._replace(training_point=match.training_point or EMPTY_POINT)
     )
-    if seen.checkpoint is None:
-        raise UsageError(
-            f"checkpoint {source.hub}@{revision}", seen.state_reason or seen.state, "Choose another revision"
-        )
-    return seen.checkpoint
+    if resolved.checkpoint is None:
+        found = resolved.state_reason or resolved.state
+        raise UsageError(asked, found, f"Choose a measurable revision from {listed}")
+    return resolved.checkpoint
 
 
-def list_member_repos(one: Family) -> tuple[str, ...]:
-    """Repo ids of a family; one request more where only the Hub knows which there are."""
-    if one.where == "repos":
-        return tuple(repo for repo in _search_hub(one.expanded_ids) if one.claims(repo))
-    return (*one.list_repos(), *(repo for repo in _search_hub(one.repo_patterns) if one.claims(repo)))
+def list_member_repos(family: Family) -> tuple[str, ...]:
+    """Return the repo ids of a family; patterns and `where: repos` cost one listing request per owner."""
+    if family.where == "repos":
+        return tuple(repo for repo in _search_hub(family.expanded_ids) if family.claims(repo))
+    return (*family.list_repos(), *(repo for repo in _search_hub(family.repo_patterns) if family.claims(repo)))
 
 
 def _requested_repos(source: Hub | Members) -> tuple[str, ...]:
     if isinstance(source, Hub):
         return _repos_per_checkpoint(source.hub) or (source.hub,)
-    one = get_family(source.family)
-    known = list_member_repos(one)
-    found = tuple(
-        repo for repo in known if any(matches_model(name, source.models) for name in (repo, one.model_of(repo)))
+    family = get_family(source.family)
+    members = list_member_repos(family)
+    matches = tuple(
+        repo for repo in members if any(matches_model(name, source.models) for name in (repo, family.model_of(repo)))
     )
-    if not found:
-        names = f"none of {', '.join(known[:3])} ..." if known else "the Hub lists none"
-        raise UsageError(f"models {source.models!r} of {one.name}", names, "Give a glob that matches one")
-    return found
+    if not matches:
+        found = f"none of {', '.join(members[:3])} ..." if members else "the Hub lists none"
+        do = f"Give a glob that matches a model of shapelake catalog {family.name}"
+        raise UsageError(f"models {source.models!r} of {family.name}", found, do)
+    return matches
 
 
 def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
-    """The repos of a model whose checkpoints have one each, that of the final model last; empty for any other."""
-    for one in load_families():
-        if one.where == "repos" and model in map(one.model_of, one.expanded_ids):
-            listed = _search_hub(one.expanded_ids)
-            steps = tuple(repo for repo in listed if one.claims(repo) and one.model_of(repo) == model)
+    """Return the repos of a model with one repo per checkpoint, the final model last; empty for all other models."""
+    for family in load_families():
+        if family.where == "repos" and model in map(family.model_of, family.expanded_ids):
+            listed = _search_hub(family.expanded_ids)
+            steps = tuple(repo for repo in listed if family.claims(repo) and family.model_of(repo) == model)
             return (*steps, *(repo for repo in listed if repo == model))
     return ()
 
@@ -103,8 +102,8 @@ def _is_wanted(source: Members, repo: str, models: str) -> bool:
     return any(matches_model(name, models) for name in (repo, get_family(source.family).model_of(repo)))
 
 
-def _opened_or_none(repo: str) -> Repo | None:
-    """None where the catalogue names a repo that is not there: one of many is no reason to leave out the others."""
+def _open_if_present(repo: str) -> Repo | None:
+    # One missing member of a family must not fail the others.
     try:
         return open_repo(repo)
     except NotFoundError:
@@ -112,21 +111,22 @@ def _opened_or_none(repo: str) -> Repo | None:
 
 
 def _search_hub(patterns: Iterable[str]) -> list[str]:
-    """What the Hub has of repos that are named like these: one request per owner."""
-    starts: dict[str, list[str]] = {}
+    """Return the repos on the Hub whose names contain the patterns' common prefix: one request per owner."""
+    prefixes: dict[str, list[str]] = {}
     for pattern in patterns:
         owner, name = pattern.split("/")
-        starts.setdefault(owner, []).append(name.split("*")[0])
-    return [repo for owner, names in starts.items() for repo in hub_client.list_model_ids(owner, commonprefix(names))]  # noqa: RUF071
+        prefixes.setdefault(owner, []).append(name.split("*")[0])
+    common = {owner: commonprefix(names) for owner, names in prefixes.items()}  # noqa: RUF071
+    return [repo for owner, prefix in common.items() for repo in hub_client.list_model_ids(owner, prefix)]
 
 
-def _history(model: str, repos: Sequence[Repo], reading: RevisionResolver) -> History:
-    found: list[RevisionRef] = [one for repo in repos for one in list_revision_refs(repo)]
-    inner = reading.expand_subfolders(found, f"Reading {model}")
-    with Progress(f"Reading {model}", len(inner), "revisions") as progress:
+def _history(model: str, repos: Sequence[Repo], resolver: RevisionResolver) -> History:
+    refs: list[RevisionRef] = [ref for repo in repos for ref in list_revision_refs(repo)]
+    expanded = resolver.expand_subfolders(refs, f"Reading {model}")
+    with Progress(f"Reading {model}", len(expanded), "revisions") as progress:
         revisions = []
-        for one in inner:
-            revisions.append(reading.resolve(model, one))
+        for ref in expanded:
+            revisions.append(resolver.resolve(model, ref))
             progress.advance(1)
     return History(
         model=model,

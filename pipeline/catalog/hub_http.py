@@ -1,9 +1,9 @@
-"""The wire to the Hugging Face Hub: time limits, one retry policy, and errors in our own words.
+"""HTTP layer for the Hugging Face Hub: timeouts, one retry policy, and translation of errors.
 
-huggingface_hub waits for an answer for ever in some calls, retries in some and not in others. The HTTP client that it
-is given here sets a time limit on every request and turns every passing failure into one exception that the library's
-own retries do not know, so that `patiently` alone decides how often and how long. Only the bodies of downloads are left
-to the library, which resumes them where they broke off.
+huggingface_hub waits without a limit in some calls, and retries in some calls only. The HTTP client installed here
+sets a timeout on every request and turns every transient failure into TransientError, which the library's own retries
+do not catch, so that `call_with_retries` is the only retry policy. The exception is the body of a download, which the
+library resumes after a broken connection.
 """
 
 import json
@@ -29,10 +29,10 @@ from pipeline.progress import Progress
 __all__ = ["TransientError", "call_with_retries", "last_response_path", "to_shapelake_error"]
 
 TIMEOUT_S = 30.0
-"""Without a byte, of a request that names no limit of its own; downloads have HF_HUB_DOWNLOAD_TIMEOUT."""
+"""Time without a received byte after which a request fails; downloads use HF_HUB_DOWNLOAD_TIMEOUT instead."""
 MAX_ATTEMPTS = 5
 MAX_TOTAL_WAIT_S = 900.0
-"""All waits of one call together: the Hub counts requests in windows of 300 s."""
+"""Limit on the sum of one call's waits: the Hub's rate limits have windows of 300 s."""
 FIRST_WAIT_S = 1.0
 TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 LIBRARY_ERRORS = (
@@ -43,18 +43,19 @@ LIBRARY_ERRORS = (
     errors.OfflineModeIsEnabled,
     errors.XetDownloadError,
 )
-"""What the library and its transport raise for reasons that lie outside this code."""
+"""Errors that the library and its transport raise for external reasons."""
 
 ERROR_MESSAGES: tuple[tuple[type[Exception], str, str], ...] = (
-    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and it is not in the cache", "Unset HF_HUB_OFFLINE"),
-    (errors.GatedRepoError, "gated, and not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
-    (errors.RepositoryNotFoundError, "no such repository, or a private one", "Correct its name, or set HF_TOKEN"),
-    (errors.RevisionNotFoundError, "no such revision", "Name a branch, a tag or a commit of the repository"),
-    (errors.RemoteEntryNotFoundError, "no such file", "Name a file of that revision"),
-    (errors.HFValidationError, "no name that a repository can have", "Write it as OWNER/NAME"),
+    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and the cache does not have it", "Unset HF_HUB_OFFLINE"),
+    (errors.GatedRepoError, "gated, and access is not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
+    (errors.RepositoryNotFoundError, "no such repository, or it is private", "Check the spelling, or set HF_TOKEN"),
+    (errors.RevisionNotFoundError, "no such revision", "Give a branch, a tag or a commit of the repository"),
+    (errors.RemoteEntryNotFoundError, "no such file", "Give a file of that revision"),
+    (errors.HFValidationError, "not a valid repository id", "Write it as OWNER/NAME"),
 )
-"""(error, what it says, what to do) of those that do not pass; the first that fits."""
+"""(error class, finding, instruction) for permanent failures; the first matching row applies."""
 
+RUN_AGAIN = "Run again once the Hub responds (https://status.huggingface.co)"
 ABSENT_ERRORS = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
 
 T = TypeVar("T")
@@ -63,11 +64,11 @@ _JITTER = random.Random()
 
 
 class TransientError(Exception):
-    """A failure that may be over at the next try.
+    """Failure that a retry can resolve.
 
     Args:
-        found: what came, for people.
-        wait_s: after which time the Hub wants to be asked again, where it says.
+        found: description of the failure for the message; its subject is the Hub.
+        wait_s: wait that the Hub requests before the next attempt, if any.
     """
 
     def __init__(self, found: str, wait_s: float | None = None) -> None:
@@ -76,16 +77,17 @@ class TransientError(Exception):
 
 
 def call_with_retries(asked: str, call: Callable[[], T]) -> T:
-    """The result of `call`, tried at most TRIES times with waits of at most WAITS_S seconds in all.
+    """Return the result of `call`, with at most MAX_ATTEMPTS attempts and MAX_TOTAL_WAIT_S seconds of waits in total.
 
-    A wait is what the Hub asks for in `Retry-After` or `RateLimit`, else doubles from FIRST_WAIT_S, with jitter.
+    A wait is as long as the Hub requests in `Retry-After` or `RateLimit`, else an exponential back-off from
+    FIRST_WAIT_S; both with jitter.
 
     Args:
-        asked: what is wanted, for the error.
+        asked: description of the request for the error message.
 
     Raises:
-        FetchError: no answer, or none that is whole; it may work the next time.
-        UsageError: no such repository or revision, no permission, or HF_HUB_OFFLINE is set.
+        FetchError: no answer or an incomplete one; a later call can succeed.
+        UsageError: the repository or revision does not exist, access is denied, or HF_HUB_OFFLINE is set.
     """
     _prepare()
     _require_usable_token()
@@ -105,7 +107,7 @@ def call_with_retries(asked: str, call: Callable[[], T]) -> T:
 
 
 def to_shapelake_error(asked: str, error: BaseException) -> ShapelakeError:
-    """An error of the library or its transport in our own words: FetchError where it may pass, else UsageError."""
+    """Translate an error of the library or its transport: FetchError if a retry can succeed, else UsageError."""
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
         return to_shapelake_error(asked, error.__cause__)
     for kind, found, do in ERROR_MESSAGES:
@@ -115,18 +117,19 @@ def to_shapelake_error(asked: str, error: BaseException) -> ShapelakeError:
         return _error_for_status(asked, error.response.status_code)
     if isinstance(error, TransientError):
         wait = f" and asks to wait {error.wait_s:,.0f} s" if error.wait_s else ""
-        return FetchError(asked, f"the Hub {error.found}{wait}, {MAX_ATTEMPTS} tries at most", "Try again later")
-    # Never the transport's own words: of a malformed header it quotes the value, and that may be the token.
-    return FetchError(asked, f"no whole answer ({type(error).__name__})", "Check the network and HF_ENDPOINT")
+        do = f"Run again in {error.wait_s:,.0f} s" if error.wait_s else RUN_AGAIN
+        return FetchError(asked, f"the Hub {error.found}{wait}, after at most {MAX_ATTEMPTS} attempts", do)
+    # The transport's message is not quoted: for a malformed header it has the value, which may be the token.
+    return FetchError(asked, f"no complete answer ({type(error).__name__})", "Check the network and HF_ENDPOINT")
 
 
 def last_response_path() -> str:
-    """Path of the address from which this thread's last answer came: after redirects, the canonical one."""
+    """Return the URL path of this thread's last response, after redirects: the canonical path."""
     return _LAST.path
 
 
 def _is_transient(error: BaseException) -> bool:
-    """Of a broken download only a reset connection: the others the library has tried again itself."""
+    # Of download errors only a reset connection is retried here: the library retries the others itself.
     if isinstance(error, errors.HfHubHTTPError):
         return error.response.status_code in TRANSIENT_STATUSES
     return isinstance(error, TransientError | httpx2.ReadError | json.JSONDecodeError | errors.XetDownloadError)
@@ -134,23 +137,23 @@ def _is_transient(error: BaseException) -> bool:
 
 def _error_for_status(asked: str, status: int) -> ShapelakeError:
     if status in TRANSIENT_STATUSES:
-        return FetchError(asked, f"the Hub answers {status}", "Try again later")
+        return FetchError(asked, f"the Hub answered {status}", RUN_AGAIN)
     if status in (401, 403):
-        return UsageError(asked, f"the Hub refuses it ({status})", "Set HF_TOKEN to a token that may read it")
-    return UsageError(asked, f"the Hub answers {status}", "Correct the name, or HF_ENDPOINT")
+        return UsageError(asked, f"the Hub denied access ({status})", "Set HF_TOKEN to a token with read access")
+    return UsageError(asked, f"the Hub answered {status}", "Check the repository id and HF_ENDPOINT")
 
 
 @cache
 def _prepare() -> None:
-    """Once per process: our HTTP client, no telemetry, no bars and no log lines but our own.
+    """Configure huggingface_hub once per process: our HTTP client, no telemetry, no progress bars, no log output.
 
-    Plain HTTP unless HF_HUB_DISABLE_XET says otherwise: only there can a stall be seen, and the xet cache is disk that
-    no budget counts.
+    Xet is disabled unless HF_HUB_DISABLE_XET enables it: stalls are detected only over plain HTTP, and the xet cache
+    uses disk space outside the budget.
     """
     constants.HF_HUB_DISABLE_TELEMETRY = True
     constants.HF_HUB_DISABLE_XET = os.environ.get("HF_HUB_DISABLE_XET", "1").upper() in constants.ENV_VARS_TRUE_VALUES
     disable_progress_bars()
-    logging.set_verbosity_error()  # its warnings quote signed addresses
+    logging.set_verbosity_error()  # its warnings quote signed URLs
     set_client_factory(_client)
 
 
@@ -159,13 +162,13 @@ class _Client(httpx2.Client):
         if stream:  # a download, which the library resumes
             return super().send(request, stream=True, **options)
         try:
-            answer = super().send(request, **options)
+            response = super().send(request, **options)
         except httpx2.TransportError as error:
-            raise TransientError(f"gives no whole answer ({type(error).__name__})") from error
-        if answer.status_code in TRANSIENT_STATUSES:
-            raise TransientError(f"answers {answer.status_code}", _retry_after_s(answer))
-        _LAST.path = answer.url.path
-        return answer
+            raise TransientError(f"sent no complete answer ({type(error).__name__})") from error
+        if response.status_code in TRANSIENT_STATUSES:
+            raise TransientError(f"answered {response.status_code}", _retry_after_s(response))
+        _LAST.path = response.url.path
+        return response
 
 
 def _client() -> httpx2.Client:
@@ -173,7 +176,7 @@ def _client() -> httpx2.Client:
 
 
 def _limit_request(request: httpx2.Request) -> None:
-    """A time limit on every request, and the token for the endpoint alone."""
+    """Set a timeout on the request, and remove the token unless the request goes to the endpoint."""
     if constants.is_offline_mode():
         raise errors.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
     limits = request.extensions.setdefault("timeout", {})
@@ -189,7 +192,7 @@ def _is_at(url: httpx2.URL, endpoint: str) -> bool:
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
-    """Seconds from `Retry-After` (a number or a date), or to the end of the rate limit's window."""
+    """Return the seconds in `Retry-After` (a number or a date), else until the rate limit's window ends."""
     after = response.headers.get("Retry-After", "").strip()
     if after.isdigit():
         return float(after)
@@ -208,7 +211,7 @@ def _wait_s(state: RetryCallState) -> float:
 
 
 def _sleep(seconds: float) -> None:
-    """Wait, and say so where a person would wonder."""
+    """Sleep with a progress display."""
     end = time.monotonic() + seconds
     with Progress("Waiting for the Hub", round(seconds), "s") as progress:
         while (left := end - time.monotonic()) > 0:
@@ -217,7 +220,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _require_usable_token() -> None:
-    """A token with a control or foreign character would come back inside the transport's own error."""
+    # The transport would quote a token with control or non-ASCII characters in its error message.
     token = get_token() or ""
     if not (token.isascii() and token.isprintable()):
-        raise UsageError("HF_TOKEN", "it has characters that no token has", "Copy it again")
+        raise UsageError("HF_TOKEN", "the token has control or non-ASCII characters", "Copy the token again")

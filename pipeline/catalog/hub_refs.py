@@ -1,4 +1,4 @@
-"""The names in a repo of the Hub: which of them are points of its history, and where in training each stands."""
+"""Branches, tags and subfolders of a Hub repo as candidate checkpoints, with the training points in their names."""
 
 import re
 from collections.abc import Iterable
@@ -18,99 +18,99 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Repo(NamedTuple):
-    """A repo as its refs show it, and the family whose rules its names follow."""
+    """Refs of a Hub repo, and the family whose rules parse its names."""
 
     refs: Refs
     family: Family
     catalog_id: str
-    """Its id in the family's table: the canonical one, or the one that was asked for."""
+    """Id in the catalogue: the canonical or the requested id."""
     requested_id: str
-    """The id that was asked for: an older one where the repo was renamed."""
+    """Id that was requested; differs from the canonical id if the repo was renamed."""
 
     @property
     def model(self) -> str:
-        """The model whose history it holds, or a part of it."""
+        """Name of the model whose history, or part of it, is in this repo."""
         return self.family.model_of(self.catalog_id) if self.family.where == "repos" else self.refs.repo
 
 
 class RevisionRef(NamedTuple):
-    """A name and the commit that it points at."""
+    """Name of a candidate checkpoint, and its commit."""
 
     repo: Repo
     name: str
     commit: str
     training_point: TrainingPoint | None
-    """Null = the name does not say."""
+    """Training point in the name; None if the name does not state it."""
     subfolder: str = ""
 
 
 def open_repo(repo: str) -> Repo:
-    """The repo, in one request.
+    """Fetch a repo's refs in one request, and find its family.
 
     Raises:
-        UsageError: no such repo, or one of a family that cannot be measured.
+        UsageError: the repo does not exist, or its family cannot be measured.
     """
     refs = hub_client.fetch_refs(repo)
-    known_as = next((name for name in (refs.repo, repo) if not find_family(name).is_generic), refs.repo)
-    family = find_family(known_as)
+    catalog_id = next((name for name in (refs.repo, repo) if not find_family(name).is_generic), refs.repo)
+    family = find_family(catalog_id)
     if family.unloadable:
-        raise UsageError(f"checkpoints of {repo}", family.unloadable, "Leave it out")
-    return Repo(refs, family, known_as, repo)
+        raise UsageError(f"checkpoints of {repo}", family.unloadable, "Remove it from the list of checkpoints")
+    return Repo(refs, family, catalog_id, repo)
 
 
 def list_revision_refs(repo: Repo) -> list[RevisionRef]:
-    """`main` and every name that is, or may be, a point of the history; of sub-folders, only the commit they are in."""
+    """Return `main` and all names that can be checkpoints; for subfolders, only the commit that contains them."""
     if repo.family.where == "repos":
         return [resolve_ref(repo, MAIN)] if MAIN in repo.refs.branches else []
-    points = [name for name in _names(repo) if not repo.family.skips(name)]
-    believed = not repo.family.is_generic or has_enough_parsed_names(points)
-    found = [resolve_ref(repo, name) for name in points]
+    names = [name for name in _names(repo) if not repo.family.skips(name)]
+    trusted = not repo.family.is_generic or has_enough_parsed_names(names)
+    refs = [resolve_ref(repo, name) for name in names]
     main = [resolve_ref(repo, MAIN)] if MAIN in repo.refs.branches else []
-    return main + [one if believed else one._replace(training_point=None) for one in found]
+    return main + [ref if trusted else ref._replace(training_point=None) for ref in refs]
 
 
 def list_skipped_names(repo: Repo) -> tuple[str, ...]:
-    """Names that the family knows to be no points of the history."""
+    """Return the names that are known not to be checkpoints."""
     return tuple(sorted(name for name in _names(repo) if repo.family.skips(name)))
 
 
 def resolve_ref(repo: Repo, name: str) -> RevisionRef:
-    """What the branch or tag `name` points at, or the commit of that name.
+    """Resolve a branch, a tag or a commit to its commit and training point.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the repo has no such branch or tag.
     """
-    own = repo.catalog_id.split("/")[-1]
-    if repo.family.where == "repos" and name in (MAIN, own):
-        return RevisionRef(repo, own, _commit(repo, MAIN), repo.family.parse_name(repo.catalog_id, own))
-    place = repo.family.parse_name(repo.catalog_id, name)
-    return RevisionRef(repo, name, _commit(repo, name), place or EMPTY_POINT if name == MAIN else place)
+    own_name = repo.catalog_id.split("/")[-1]
+    if repo.family.where == "repos" and name in (MAIN, own_name):
+        return RevisionRef(repo, own_name, _commit(repo, MAIN), repo.family.parse_name(repo.catalog_id, own_name))
+    point = repo.family.parse_name(repo.catalog_id, name)
+    return RevisionRef(repo, name, _commit(repo, name), point or EMPTY_POINT if name == MAIN else point)
 
 
 def find_ref_name(repo: Repo, revision: str) -> str:
-    """The branch or tag that points at the commit `revision`, else `revision` as it is."""
-    known = repo.refs.branches | repo.refs.tags
-    return next((name for name, commit in known.items() if commit == revision), revision)
+    """Return the branch or tag whose commit is `revision`, else `revision` unchanged."""
+    refs = repo.refs.branches | repo.refs.tags
+    return next((name for name, commit in refs.items() if commit == revision), revision)
 
 
 def list_subfolder_refs(main: RevisionRef, entries: Iterable[TreeEntry]) -> list[RevisionRef]:
-    """The sub-folders with a config.json, and `main` itself where it is a checkpoint too."""
+    """Return the subfolders with a config.json, and `main` itself if it has a config.json too."""
     entries, repo = tuple(entries), main.repo
     names = [name for name in find_folders_with(entries, CONFIG_FILE) if not repo.family.skips(name)]
-    own = [main] if any(entry.path == CONFIG_FILE for entry in entries) else []
-    return own + [
+    root = [main] if any(entry.path == CONFIG_FILE for entry in entries) else []
+    return root + [
         RevisionRef(repo, name, main.commit, repo.family.parse_name(repo.catalog_id, name), name) for name in names
     ]
 
 
 def _names(repo: Repo) -> list[str]:
-    """Branches or tags but `main`, as the family has it."""
-    of = {
+    """Return the branches and tags that the family uses for checkpoints, without `main`."""
+    refs = {
         "branches": repo.refs.branches,
         "tags": repo.refs.tags,
         "branches-and-tags": repo.refs.tags | repo.refs.branches,
     }
-    return [name for name in of.get(repo.family.where, {}) if name != MAIN]
+    return [name for name in refs.get(repo.family.where, {}) if name != MAIN]
 
 
 def _commit(repo: Repo, name: str) -> str:
@@ -120,6 +120,8 @@ def _commit(repo: Repo, name: str) -> str:
         return name
     if commit is None:
         raise UsageError(
-            f"checkpoint {repo.refs.repo}@{name}", "no such branch or tag", "List them with shapelake catalog"
+            f"checkpoint {repo.refs.repo}@{name}",
+            "no such branch or tag",
+            f"List the checkpoints with shapelake catalog {repo.refs.repo}",
         )
     return commit

@@ -1,4 +1,4 @@
-"""The files of a checkpoint on the Hub, as if they lay in a folder: names from the tree, bytes only of small ones."""
+"""Files of a checkpoint on the Hub with the interface of a local folder; only small files are downloaded."""
 
 from collections.abc import Iterable
 
@@ -8,10 +8,10 @@ from pipeline.spec import HubFile, RemoteFiles
 
 
 class HubFolder:
-    """The files in one folder of a Hub repo at one commit.
+    """Files in one folder of a Hub repo at one commit.
 
     Args:
-        shas: sha256 by git blob, shared by many trees: a tokenizer is that of every step, and is hashed once.
+        shas: cache of sha256 by git blob, shared by many trees: the tokenizer files of all steps are hashed once.
     """
 
     def __init__(
@@ -19,8 +19,8 @@ class HubFolder:
     ) -> None:
         self.repo, self.commit, self.subfolder, self._shas = repo, commit, subfolder, shas
         self.location = "/".join(filter(None, (f"{repo}@{commit}", subfolder)))
-        start = f"{subfolder}/" if subfolder else ""
-        inside = {entry.path.removeprefix(start): entry for entry in entries if entry.path.startswith(start)}
+        prefix = f"{subfolder}/" if subfolder else ""
+        inside = {entry.path.removeprefix(prefix): entry for entry in entries if entry.path.startswith(prefix)}
         self._entries = {name: entry for name, entry in inside.items() if "/" not in name}
         self.names = frozenset(self._entries)
 
@@ -37,14 +37,13 @@ class HubFolder:
         return self._entries[name].size
 
     def to_remote(self, names: Iterable[str]) -> RemoteFiles:
-        """What is to be fetched, of `names` those that are there."""
-        there = sorted(set(names) & self.names)
-        files = tuple(HubFile(path=name, size=self.size(name), sha256=self.sha256(name)) for name in there)
+        """Return a download list of those files in `names` that exist."""
+        present = sorted(set(names) & self.names)
+        files = tuple(HubFile(path=name, size=self.size(name), sha256=self.sha256(name)) for name in present)
         return RemoteFiles(repo=self.repo, commit=self.commit, files=files, subfolder=self.subfolder)
 
 
-def find_folders_with(entries: Iterable[TreeEntry], holding: str) -> tuple[str, ...]:
-    """Sub-folders that have a file called `holding`, sorted."""
-    return tuple(
-        sorted(entry.path.removesuffix(f"/{holding}") for entry in entries if entry.path.endswith(f"/{holding}"))
-    )
+def find_folders_with(entries: Iterable[TreeEntry], file_name: str) -> tuple[str, ...]:
+    """Return the sorted subfolders that contain a file called `file_name`."""
+    suffix = f"/{file_name}"
+    return tuple(sorted(entry.path.removesuffix(suffix) for entry in entries if entry.path.endswith(suffix)))

@@ -1,4 +1,4 @@
-"""What `shapelake catalog` shows: the families, the models of one, or the checkpoints of one model."""
+"""Rows of `shapelake catalog`: all families, the models of a family, or the checkpoints of a model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,104 +11,106 @@ from pipeline.catalog.revisions import History
 from pipeline.errors import UsageError
 from pipeline.spec import Hub
 
-Line = dict[str, Any]
+CatalogRow = dict[str, Any]
 
 
-def list_catalog(name: str | None = None, seen: Callable[[str], RecordedRevisions] = lambda model: {}) -> list[Line]:
-    """One line per family; per model of the family `name`; or per checkpoint of the repo `name`, in training order.
+def list_catalog(
+    name: str | None = None, recorded: Callable[[str], RecordedRevisions] = lambda model: {}
+) -> list[CatalogRow]:
+    """Return one row per family; per model of the family `name`; or per checkpoint of the repo `name`.
 
-    The Hub is asked only for a repo, and for a family whose models are named by a pattern.
+    Checkpoints are in training order. The Hub is contacted only for a repo, and for a family with repo id patterns.
 
     Args:
-        seen: what the lake knows of a model's labels, from which the states follow.
+        recorded: labels of a model in the lake, which determine the states of its revisions.
 
     Raises:
-        UsageError: no such family or repo, or one that the Hub has nothing of.
-        FetchError: the Hub gives no answer now.
+        UsageError: the family or repo does not exist, or the Hub has no models or checkpoints of it.
+        FetchError: the Hub did not answer.
     """
     if name is None:
-        return [_family(one) for one in load_families()]
+        return [_family_row(family) for family in load_families()]
     if "/" not in name:
-        return _some(_models(get_family(name)), f"models of {name}")
-    histories = [assign_states(history, seen(history.model)) for history in discover_histories(Hub(hub=name))]
-    return _some([line for history in histories for line in _checkpoints(history)], f"checkpoints of {name}")
+        return _require_rows(_model_rows(get_family(name)), f"models of {name}")
+    histories = [assign_states(history, recorded(history.model)) for history in discover_histories(Hub(hub=name))]
+    return _require_rows([row for history in histories for row in _checkpoint_rows(history)], f"checkpoints of {name}")
 
 
-def _some(lines: list[Line], asked: str) -> list[Line]:
-    if not lines:
-        raise UsageError(asked, "the Hub has none", "List the families with shapelake catalog")
-    return lines
+def _require_rows(rows: list[CatalogRow], asked: str) -> list[CatalogRow]:
+    if not rows:
+        raise UsageError(asked, "the Hub has none", "Choose a family from the list that shapelake catalog prints")
+    return rows
 
 
-def _family(one: Family) -> Line:
+def _family_row(family: Family) -> CatalogRow:
     return {
-        "family": one.name,
-        "models": None if one.repo_patterns else len(dict.fromkeys(map(one.model_of, one.list_repos()))),
-        "where": one.where,
-        "tier": " ".join(dict.fromkeys(one.tiers.values())),
-        "kind": one.kind,
-        "norm": one.norm,
-        "unit": _unit(one),
-        "gated": one.gated,
-        "unloadable": one.unloadable,
-        "source": one.source,
+        "family": family.name,
+        "models": None if family.repo_patterns else len(set(map(family.model_of, family.list_repos()))),
+        "where": family.where,
+        "tier": " ".join(dict.fromkeys(family.tiers.values())),
+        "kind": family.kind,
+        "norm": family.norm,
+        "unit": _unit(family),
+        "gated": family.gated,
+        "unloadable": family.unloadable,
+        "source": family.source,
     }
 
 
-def _models(one: Family) -> list[Line]:
-    repos = _members(one)
-    models = {one.model_of(repo): repo for repo in reversed(repos)}
+def _model_rows(family: Family) -> list[CatalogRow]:
+    repos = _members(family)
+    models = {family.model_of(repo): repo for repo in reversed(repos)}
     return [
         {
             "model": model,
-            "family": one.name,
-            "tier": one.tier_of(repo),
-            "repos": sum(one.model_of(other) == model for other in repos),
-            "tokenizer": one.tokenizer_for(repo),
-            "gated": one.gated,
-            "unloadable": one.unloadable,
+            "family": family.name,
+            "tier": family.tier_of(repo),
+            "repos": sum(family.model_of(other) == model for other in repos),
+            "tokenizer": family.tokenizer_for(repo),
+            "gated": family.gated,
+            "unloadable": family.unloadable,
         }
         for model, repo in reversed(models.items())
     ]
 
 
-def _checkpoints(history: History) -> list[Line]:
-    first = {one.weights_digest: one.name for one in reversed(history.revisions) if one.weight_hashes}
+def _checkpoint_rows(history: History) -> list[CatalogRow]:
+    first = {r.weights_digest: r.name for r in reversed(history.revisions) if r.weight_hashes}
     return [
         {
             "model": history.model,
-            "revision": one.name,
-            "step": one.training_point.step,
-            "tokens": one.training_point.tokens,
-            "stage": one.training_point.stage,
-            "run": one.training_point.run,
-            "state": one.state,
-            "same_as": None if (other := first.get(one.weights_digest)) == one.name else other,
-            "why": one.state_reason
-            or "; ".join(bad.description for bad in list_active_issues(one, history.revisions))
+            "revision": revision.name,
+            "step": revision.training_point.step,
+            "tokens": revision.training_point.tokens,
+            "stage": revision.training_point.stage,
+            "run": revision.training_point.run,
+            "state": revision.state,
+            "same_as": None if (other := first.get(revision.weights_digest)) == revision.name else other,
+            "why": revision.state_reason
+            or "; ".join(issue.description for issue in list_active_issues(revision, history.revisions))
             or None,
-            "commit": one.commit,
-            "bytes": one.checkpoint.download_bytes if one.checkpoint else None,
+            "commit": revision.commit,
+            "bytes": revision.checkpoint.download_bytes if revision.checkpoint else None,
             "rule": history.family_name,
         }
-        for one in history.revisions
+        for revision in history.revisions
     ]
 
 
-def _members(one: Family) -> tuple[str, ...]:
-    if not one.repo_patterns:
-        return one.list_repos()
+def _members(family: Family) -> tuple[str, ...]:
+    if not family.repo_patterns:
+        return family.list_repos()
     from pipeline.catalog import hub_discovery
 
-    return hub_discovery.list_member_repos(one)
+    return hub_discovery.list_member_repos(family)
 
 
-def _unit(one: Family) -> str | None:
-    """In what its names say how far training had come, and how tokens follow from it; null for a final model."""
-    groups = one.rev.groupindex
-    batches = dict.fromkeys(f"{stage.tokens_per_step:,}" for stage in one.stages if stage.tokens_per_step)
+def _unit(family: Family) -> str | None:
+    """Return the unit of training progress in revision names, with tokens per step if known; None for a final model."""
+    groups = family.rev.groupindex
+    batches = dict.fromkeys(f"{stage.tokens_per_step:,}" for stage in family.stages if stage.tokens_per_step)
     if "tokens" in groups:
         return "tokens"
     if "step" in groups:
         return f"step of {' or '.join(batches)} tokens" if batches else "step"
-    return one.position
+    return family.position

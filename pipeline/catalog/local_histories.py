@@ -1,4 +1,4 @@
-"""Histories in local folders: every sub-folder that is an HF checkpoint, in training order."""
+"""Discovery of histories in local folders: each subfolder with a HF checkpoint is a revision."""
 
 from pathlib import Path
 
@@ -13,33 +13,36 @@ from pipeline.spec import Checkpoint, Local
 
 
 def discover_history(source: Local) -> History:
-    """The history in a folder: its sub-folders, and the folder itself where it is a checkpoint.
+    """Return the history in a folder: its subfolders, and the folder itself if it is a checkpoint.
 
-    A sub-folder whose name states a step is always taken, whatever is in it: what it lacks is found when it is
-    loaded and reported as that checkpoint's failure.
+    A subfolder whose name states a step is always included, even if incomplete: missing files are reported as a
+    failure of that checkpoint when it is loaded.
+
+    Raises:
+        UsageError: the folder does not exist or contains no checkpoint.
     """
     root = Path(source.local)
     if not root.is_dir():
         raise UsageError(
             f"history {root}",
             "no such folder",
-            "Name a folder whose sub-folders are checkpoints (step512, checkpoint-1000, ...)",
+            "Give a folder whose subfolders are checkpoints (step512, checkpoint-1000, ...)",
         )
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    placed = [(place, path) for path in folders if (place := parse_name(path.name))]
+    parsed = [(point, path) for path in folders if (point := parse_name(path.name))]
     rest = [path for path in folders if parse_name(path.name) is None]
-    if is_one := (root / CONFIG_FILE).is_file():
-        placed.append((parse_name(root.name) or EMPTY_POINT, root))
-    if not placed:
+    if root_is_checkpoint := (root / CONFIG_FILE).is_file():
+        parsed.append((parse_name(root.name) or EMPTY_POINT, root))
+    if not parsed:
         raise UsageError(
             f"history {root}",
-            f"no checkpoint among {len(folders)} sub-folders{_examples(rest)}",
-            "Name them by step (step512, checkpoint-1000, iter_0002000, ...), each with config.json and weights",
+            f"no checkpoint among {len(folders)} subfolders{_examples(rest)}",
+            "Name each subfolder by its step (step512, checkpoint-1000, iter_0002000, ...)",
         )
-    placed.sort(key=lambda item: (item[0].sort_key, item[1].name))
-    model = _model(root) if is_one and source.model is None else source.name
-    with Progress(f"Hashing {model}", sum(bytes_to_hash(LocalFolder(path)) for _, path in placed)) as progress:
-        found = [(place, *hash_checkpoint(path, place, source, model, progress)) for place, path in placed]
+    parsed.sort(key=lambda item: (item[0].sort_key, item[1].name))
+    model = _model(root) if root_is_checkpoint and source.model is None else source.name
+    with Progress(f"Hashing {model}", sum(bytes_to_hash(LocalFolder(path)) for _, path in parsed)) as progress:
+        hashed = [(point, *hash_checkpoint(path, point, source, model, progress)) for point, path in parsed]
     unparsed = [
         Revision(path.name, training_order=UNKNOWN_ORDER, state="UNPARSED")
         for path in rest
@@ -47,54 +50,54 @@ def discover_history(source: Local) -> History:
     ]
     return History(
         model=model,
-        revisions=(*(_revision(*one) for one in found), *unparsed),
+        revisions=(*(_revision(*item) for item in hashed), *unparsed),
         ignored_names=tuple(path.name for path in rest if not (path / CONFIG_FILE).is_file()),
     )
 
 
 def hash_checkpoint(
-    folder: Path, place: TrainingPoint, source: Local, model: str, progress: Progress | None = None
+    folder: Path, point: TrainingPoint, source: Local, model: str, progress: Progress | None = None
 ) -> tuple[Checkpoint, FileHashes]:
-    """The checkpoint in `folder`, and whatever files are there."""
+    """Return the checkpoint in `folder`, and the hashes of the files that exist."""
     tokenizer = Path(source.tokenizer) if source.tokenizer else folder
     files = LocalFolder(folder, progress)
-    content = FileHashes.from_files(files, LocalFolder(tokenizer))
+    hashes = FileHashes.from_files(files, LocalFolder(tokenizer))
     checkpoint = Checkpoint(
         model=model,
         revision=folder.name if parse_name(folder.name) else "main",
         path=str(folder),
         tokenizer_path=str(tokenizer),
         family=source.family,
-        **build_checkpoint_fields(files, content, place),
+        **build_checkpoint_fields(files, hashes, point),
     )
-    return checkpoint, content
+    return checkpoint, hashes
 
 
 def inspect_checkpoint(folder: Path, tokenizer: str | None = None) -> Checkpoint:
-    """The checkpoint in one folder."""
+    """Return the checkpoint in one folder; raises UsageError if the folder has no config.json."""
     if not (folder / CONFIG_FILE).is_file():
         found = "no config.json in it" if folder.is_dir() else "no such folder"
-        raise UsageError(f"checkpoint {folder}", found, "Name a folder saved by save_pretrained")
-    place = parse_name(folder.name) or EMPTY_POINT
-    return hash_checkpoint(folder, place, Local(local=str(folder), tokenizer=tokenizer), _model(folder))[0]
+        raise UsageError(f"checkpoint {folder}", found, "Give a folder saved by save_pretrained")
+    point = parse_name(folder.name) or EMPTY_POINT
+    return hash_checkpoint(folder, point, Local(local=str(folder), tokenizer=tokenizer), _model(folder))[0]
 
 
-def _revision(place: TrainingPoint, checkpoint: Checkpoint, content: FileHashes) -> Revision:
-    """Measured whatever it lacks: that it cannot be loaded is then its failure."""
-    why = unloadable_reason(LocalFolder(Path(checkpoint.path)))
+def _revision(point: TrainingPoint, checkpoint: Checkpoint, hashes: FileHashes) -> Revision:
+    # An incomplete checkpoint is included too: loading it then fails with the reason.
+    reason = unloadable_reason(LocalFolder(Path(checkpoint.path)))
     return Revision(
         name=checkpoint.revision,
-        training_point=place,
-        training_order=FINAL_ORDER if place == EMPTY_POINT else (0, place.sort_key),
-        state="NO_WEIGHTS" if why else "NEW",
-        state_reason=why,
-        weight_hashes={} if why else content.weights,
+        training_point=point,
+        training_order=FINAL_ORDER if point == EMPTY_POINT else (0, point.sort_key),
+        state="NO_WEIGHTS" if reason else "NEW",
+        state_reason=reason,
+        weight_hashes={} if reason else hashes.weights,
         checkpoint=checkpoint,
     )
 
 
 def _model(folder: Path) -> str:
-    """Of a folder that is a checkpoint: its parent's name where its own states a step."""
+    """Return the model name of a checkpoint folder: its parent's name if its own name states a step."""
     folder = folder.resolve()
     return folder.parent.name if parse_name(folder.name) else folder.name
 

@@ -1,4 +1,4 @@
-"""What a revision's name says about its place in training. Nothing is guessed: an unknown part leaves it unparsed."""
+"""Parsing of revision names to training points. Nothing is guessed: a name with an unknown part stays unparsed."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,20 +15,20 @@ _PARTS = "|".join(
 )
 _PART = re.compile(rf"(?:{_PARTS})(?:[-_.]|$)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
-_NO_POINT = re.compile(r"main|refs/.*|pr/\d+|v\d+(?:\.\d+)*|[0-9a-f]{40}")
+_IGNORED = re.compile(r"main|refs/.*|pr/\d+|v\d+(?:\.\d+)*|[0-9a-f]{40}")
 
 MIN_PARSED_NAMES, MIN_PARSED_SHARE = 3, 0.8
-"""Least number, and least share, of a repo's names that must parse before the generic rule is believed."""
+"""Minimum number and fraction of a repo's names that must parse before the generic rule applies to it."""
 
 TokensSource = Literal["name", "step-times-batch"]
 SORTS_LAST = 2**63
-"""Sorts what has no place behind everything that has."""
+"""Sort value of a missing step, token count or stage: after all known values."""
 STEP_LIMIT, TOKEN_LIMIT, GROUP_LENGTH_LIMIT = 10**12, SORTS_LAST, 100
-"""What no publisher counts to: steps, tokens, and the characters of a number or a run's name."""
+"""Exclusive limits of plausible steps and tokens, and the maximum length of a number or run name in characters."""
 
 
 class TrainingPoint(NamedTuple):
-    """Where a checkpoint stands in training; null where its name does not say."""
+    """Position of a checkpoint in training; a field is None if the name does not state it."""
 
     step: int | None = None
     tokens: int | None = None
@@ -36,76 +36,77 @@ class TrainingPoint(NamedTuple):
     run: str | None = None
     tokens_source: TokensSource | None = None
     position: int | None = None
-    """Orders a history whose publisher counts something else: words, chunks of data."""
+    """Count in the publisher's own unit (words, chunks of data); orders the history."""
 
     @property
     def sort_key(self) -> tuple:
-        """Training order: run, stage, step, tokens; what has no place comes last."""
-        placed = any(value is not None for value in (self.stage, self.step, self.tokens, self.position))
-        return (run_sort_key(self.run), int(self.stage or 0) if placed else SORTS_LAST, *self.sort_key_in_stage)
+        """Sort key of training order: run, stage, step, tokens; an empty point sorts last."""
+        known = any(value is not None for value in (self.stage, self.step, self.tokens, self.position))
+        return (run_sort_key(self.run), int(self.stage or 0) if known else SORTS_LAST, *self.sort_key_in_stage)
 
     @property
     def sort_key_in_stage(self) -> tuple[int, int]:
-        """Step, then tokens or position: the order within a stage of a run."""
-        seen = self.position if self.tokens is None else self.tokens
-        return (SORTS_LAST if self.step is None else self.step, SORTS_LAST if seen is None else seen)
+        """Sort key within a stage of a run: step, then tokens or position."""
+        count = self.position if self.tokens is None else self.tokens
+        return (SORTS_LAST if self.step is None else self.step, SORTS_LAST if count is None else count)
 
 
 def parse_name(name: str) -> TrainingPoint | None:
-    """The place that `name` states, or None if any part of it is unknown or it names neither step nor tokens.
+    """Parse a revision name; None if any part is unknown, or if the name states neither step nor tokens.
 
     Known: step512, checkpoint-1000, global_step1000, iter_0002000, step-50k-token-105b, step1000-tokens2B,
     stage2-ingredient1-step500-tokens3B, step100-seed-default.
     """
-    found: dict[str, str] = {}
+    groups: dict[str, str] = {}
     at = 0
     while at < len(name):
         part = _PART.match(name, at)
         if part is None:
             return None
-        said = {key: value for key, value in part.groupdict().items() if value}
-        if said.keys() & found.keys():
+        new = {key: value for key, value in part.groupdict().items() if value}
+        if new.keys() & groups.keys():
             return None
-        found |= said
+        groups |= new
         at = part.end()
-    return parse_groups(found) if found.keys() & {"step", "tokens"} else None
+    return parse_groups(groups) if groups.keys() & {"step", "tokens"} else None
 
 
-def parse_groups(found: Mapping[str, str | None]) -> TrainingPoint | None:
-    """The place in the named groups of a match: step and kilo, tokens or position and their unit, stage, run.
+def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
+    """Parse the named groups of a regex match: step and kilo, tokens or position and their unit, stage, run.
 
-    Exact: 16.78B is 16,780,000,000, which a float is not. None where a number is beyond STEPS or TOKENS.
+    Decimal arithmetic is exact: 16.78B is 16,780,000,000, which a float product is not. Returns None if a number
+    reaches STEP_LIMIT or TOKEN_LIMIT.
     """
-    if any(len(value) > GROUP_LENGTH_LIMIT for value in found.values() if value):
+    if any(len(value) > GROUP_LENGTH_LIMIT for value in groups.values() if value):
         return None
-    scale = _UNITS[(found.get("unit") or "").lower()]
-    counted = {kind: int(Decimal(count) * scale) for kind in ("tokens", "position") if (count := found.get(kind))}
-    step = found.get("step")
-    place = TrainingPoint(
-        step=int(step) * (1000 if found.get("kilo") else 1) if step else None,
-        tokens=counted.get("tokens"),
-        stage=found.get("stage"),
-        run=found.get("run"),
-        tokens_source="name" if "tokens" in counted else None,
-        position=counted.get("position"),
+    scale = _UNITS[(groups.get("unit") or "").lower()]
+    counts = {kind: int(Decimal(count) * scale) for kind in ("tokens", "position") if (count := groups.get(kind))}
+    step = groups.get("step")
+    point = TrainingPoint(
+        step=int(step) * (1000 if groups.get("kilo") else 1) if step else None,
+        tokens=counts.get("tokens"),
+        stage=groups.get("stage"),
+        run=groups.get("run"),
+        tokens_source="name" if "tokens" in counts else None,
+        position=counts.get("position"),
     )
-    return place if (place.step or 0) < STEP_LIMIT and all(n < TOKEN_LIMIT for n in counted.values()) else None
+    return point if (point.step or 0) < STEP_LIMIT and all(n < TOKEN_LIMIT for n in counts.values()) else None
 
 
 def run_sort_key(run: str | None) -> tuple[int, int, str]:
-    """The run without a name first, numbered runs by number, then the others by name."""
+    """Sort key of runs: the unnamed run, then numbered runs by number, then other runs by name."""
     if run is None:
         return (0, 0, "")
     return (1, int(run), run) if run.isdecimal() else (2, 0, run)
 
 
 def is_ignored_name(name: str) -> bool:
-    """Whether `name` is of a kind that is no point of any history: main, refs/*, pr/N, v1.0, a commit."""
-    return _NO_POINT.fullmatch(name) is not None
+    """Return True if `name` is never a checkpoint: main, refs/*, pr/N, v1.0, a commit."""
+    return _IGNORED.fullmatch(name) is not None
 
 
 def has_enough_parsed_names(names: Iterable[str]) -> bool:
-    """Whether the generic rule is to be believed of a repo with these names: enough of them parse."""
-    points = [name for name in names if not is_ignored_name(name)]
-    parsed = sum(parse_name(name) is not None for name in points)
-    return parsed >= MIN_PARSED_NAMES and parsed >= MIN_PARSED_SHARE * len(points)
+    """Return True if enough of a repo's names parse for the generic rule to apply to it."""
+    candidates = [name for name in names if not is_ignored_name(name)]
+    parsed = sum(parse_name(name) is not None for name in candidates)
+    return parsed >= MIN_PARSED_NAMES and parsed >= MIN_PARSED_SHARE * len(candidates)

@@ -1,4 +1,4 @@
-"""What names on the Hub point at: trees read in parallel, then the small files, each content once."""
+"""Resolution of Hub refs to revisions: trees are fetched in parallel, then small files, one request per content."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -27,141 +27,142 @@ from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, RemoteFiles
 
 PARALLEL_REQUESTS = 8
-"""Requests at once: the Hub counts them, and a first look at 20 models of Pythia takes 3,080."""
+"""Concurrent requests; limited because the Hub has rate limits, and a cold listing of 20 Pythia models takes 3,080."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class RevisionResolver:
-    """What one discovery reads of the Hub.
+    """Resolver of refs to revisions, with the caches of one discovery.
 
     Args:
-        tokenizer: repo or folder in place of what the families say.
+        tokenizer: repo or folder that overrides the families' tokenizers.
     """
 
     def __init__(self, tokenizer: str | None = None) -> None:
-        self._asked = tokenizer
+        self._tokenizer_override = tokenizer
         self._tokenizers: dict[str, CheckpointFiles] = {}
         self._trees: dict[tuple[str, str], tuple[TreeEntry, ...]] = {}
         self._shas: dict[str, str] = {}
         self._access_denied: dict[str, bool] = {}
         self._missing_commits: set[tuple[str, str]] = set()
 
-    def expand_subfolders(self, found: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
-        """Read the trees of all that has a place; pointers into sub-folders stand for the commits that hold them."""
-        commits = dict.fromkeys(_commit(one) for one in found if one.training_point is not None)
+    def expand_subfolders(self, refs: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
+        """Fetch the trees of all refs with a training point; replace refs of subfolder repos by their subfolders."""
+        commits = dict.fromkeys(_commit(ref) for ref in refs if ref.training_point is not None)
         trees = map_in_parallel(self._tree, list(commits), label, "trees")
         self._trees |= dict(zip(commits, trees, strict=True))
-        return [inner for one in found for inner in self._inner(one)]
+        return [inner for ref in refs for inner in self._expand(ref)]
 
     def _tree(self, commit: tuple[str, str]) -> tuple[TreeEntry, ...]:
-        """Nothing, and remembered as lost, where refs were staler than the repo (huggingface_hub#3406)."""
+        """Return the tree; empty if refs name a commit that the repo no longer has (huggingface_hub#3406)."""
         try:
             return hub_client.fetch_tree(*commit)
         except NotFoundError:
             self._missing_commits.add(commit)
             return ()
 
-    def resolve(self, model: str, found: RevisionRef) -> Revision:
-        """What `found` points at; of a tree that was read."""
-        family = found.repo.family
+    def resolve(self, model: str, ref: RevisionRef) -> Revision:
+        """Return the revision of a ref whose tree was fetched by `expand_subfolders`."""
+        family = ref.repo.family
         order = (
             UNKNOWN_ORDER
-            if found.training_point is None
+            if ref.training_point is None
             else FINAL_ORDER
-            if found.training_point == EMPTY_POINT
-            else (0, family.sort_key(found.training_point))
+            if ref.training_point == EMPTY_POINT
+            else (0, family.sort_key(ref.training_point))
         )
-        bad = family.known_bad_for(found.repo.catalog_id, found.name)
-        seen = Revision(found.name, found.training_point or EMPTY_POINT, order, found.commit, known_bad=bad)
-        if found.training_point is None:
-            return replace(seen, state="UNPARSED", state_reason=_why_unparsed(found))
-        if _commit(found) in self._missing_commits:
-            return replace(seen, state="NO_WEIGHTS", state_reason="the Hub names a commit that it does not have")
-        if self._is_access_denied(found):
-            return replace(seen, state="GATED", state_reason="gated, and access is not granted")
-        return self._resolve_files(model, found, seen)
+        issues = family.known_bad_for(ref.repo.catalog_id, ref.name)
+        revision = Revision(ref.name, ref.training_point or EMPTY_POINT, order, ref.commit, known_bad=issues)
+        if ref.training_point is None:
+            return replace(revision, state="UNPARSED", state_reason=_why_unparsed(ref))
+        if _commit(ref) in self._missing_commits:
+            return replace(revision, state="NO_WEIGHTS", state_reason="the Hub does not have the commit that it lists")
+        if self._is_access_denied(ref):
+            return replace(revision, state="GATED", state_reason="gated, and access is not granted")
+        return self._resolve_files(model, ref, revision)
 
-    def _is_access_denied(self, found: RevisionRef) -> bool:
-        repo = found.repo.refs.repo
+    def _is_access_denied(self, ref: RevisionRef) -> bool:
+        repo = ref.repo.refs.repo
         if repo not in self._access_denied:
-            self._access_denied[repo] = hub_client.is_access_denied(repo, found.commit)
+            self._access_denied[repo] = hub_client.is_access_denied(repo, ref.commit)
         return self._access_denied[repo]
 
-    def _resolve_files(self, model: str, found: RevisionRef, seen: Revision) -> Revision:
-        files = HubFolder(*_commit(found), self._trees[_commit(found)], self._shas, found.subfolder)
-        if why := unloadable_reason(files, pickles=found.repo.family.weights == "bin"):
-            return replace(seen, state="NO_WEIGHTS", state_reason=why)
-        tokenizer = self._tokenizer(found) or files
+    def _resolve_files(self, model: str, ref: RevisionRef, revision: Revision) -> Revision:
+        files = HubFolder(*_commit(ref), self._trees[_commit(ref)], self._shas, ref.subfolder)
+        if reason := unloadable_reason(files, pickles=ref.repo.family.weights == "bin"):
+            return replace(revision, state="NO_WEIGHTS", state_reason=reason)
+        tokenizer = self._tokenizer(ref) or files
         try:
-            content = FileHashes.from_files(files, tokenizer)
-            return replace(
-                seen, weight_hashes=content.weights, checkpoint=_checkpoint(model, found, files, tokenizer, content)
-            )
+            hashes = FileHashes.from_files(files, tokenizer)
+            checkpoint = _checkpoint(model, ref, files, tokenizer, hashes)
+            return replace(revision, weight_hashes=hashes.weights, checkpoint=checkpoint)
         except NotFoundError as error:
-            return replace(seen, state="NO_WEIGHTS", state_reason=f"listed, but {error.found}: {error.asked}")
+            return replace(revision, state="NO_WEIGHTS", state_reason=f"listed, but {error.found}: {error.asked}")
 
-    def _tokenizer(self, found: RevisionRef) -> CheckpointFiles | None:
-        """Null = the checkpoint's own."""
-        name = self._asked or found.repo.family.tokenizer_for(found.repo.catalog_id)
+    def _tokenizer(self, ref: RevisionRef) -> CheckpointFiles | None:
+        """Return the files of a separate tokenizer; None if the checkpoint has its own."""
+        name = self._tokenizer_override or ref.repo.family.tokenizer_for(ref.repo.catalog_id)
         if name and name not in self._tokenizers:
-            self._tokenizers[name] = self._tokenizer_at(name)
+            self._tokenizers[name] = self._open_tokenizer(name)
         return self._tokenizers[name] if name else None
 
-    def _tokenizer_at(self, name: str) -> CheckpointFiles:
-        """The files of the tokenizer in a folder, or in the `main` of a repo."""
-        files = LocalFolder(Path(name)) if Path(name).is_dir() else self._main(name)
+    def _open_tokenizer(self, name: str) -> CheckpointFiles:
+        """Return the tokenizer files in a folder, or on the `main` branch of a repo."""
+        files = LocalFolder(Path(name)) if Path(name).is_dir() else self._open_main(name)
         if not has_tokenizer(files):
-            raise UsageError(f"tokenizer {name}", "no tokenizer files", "Name a repo or a folder that has them")
+            raise UsageError(
+                f"tokenizer {name}", "no tokenizer files", "Give a repo or folder with tokenizer.json or a vocabulary"
+            )
         return files
 
-    def _main(self, repo: str) -> HubFolder:
+    def _open_main(self, repo: str) -> HubFolder:
         refs = hub_client.fetch_refs(repo)
         if MAIN not in refs.branches:
-            raise UsageError(f"tokenizer {repo}", f"no branch {MAIN}", "Name another repo or a folder")
+            raise UsageError(f"tokenizer {repo}", f"no branch {MAIN}", f"Give a folder, or a repo with branch {MAIN}")
         commit = refs.branches[MAIN]
         return HubFolder(refs.repo, commit, hub_client.fetch_tree(refs.repo, commit), self._shas)
 
-    def _inner(self, found: RevisionRef) -> list[RevisionRef]:
-        has_subfolders = found.repo.family.where == "subfolders" and not found.subfolder
-        return list_subfolder_refs(found, self._trees[_commit(found)]) if has_subfolders else [found]
+    def _expand(self, ref: RevisionRef) -> list[RevisionRef]:
+        has_subfolders = ref.repo.family.where == "subfolders" and not ref.subfolder
+        return list_subfolder_refs(ref, self._trees[_commit(ref)]) if has_subfolders else [ref]
 
 
 def map_in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: str) -> list[R]:
-    """`call` of each item, in their order; the first failure ends it."""
+    """Return `call(item)` for all items in order; the first failure cancels the calls that have not started."""
     with Progress(label, len(items), unit) as progress, ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        waiting = [pool.submit(call, item) for item in items]
+        futures = [pool.submit(call, item) for item in items]
         try:
-            for done in as_completed(waiting):
-                done.result()
+            for future in as_completed(futures):
+                future.result()
                 progress.advance(1)
         finally:
             pool.shutdown(cancel_futures=True)
-    return [done.result() for done in waiting]
+    return [future.result() for future in futures]
 
 
-def _why_unparsed(found: RevisionRef) -> str:
-    if found.repo.family.parse_name(found.repo.catalog_id, found.name) is None:
-        return "its name does not say where in training it stands"
-    return "too few names of this repo say a step for the general rule to be believed"
+def _why_unparsed(ref: RevisionRef) -> str:
+    if ref.repo.family.parse_name(ref.repo.catalog_id, ref.name) is None:
+        return "the name does not state a training step"
+    return "too few names of this repo state a training step for the general rule to apply"
 
 
 def _checkpoint(
-    model: str, found: RevisionRef, files: HubFolder, tokenizer: CheckpointFiles, content: FileHashes
+    model: str, ref: RevisionRef, files: HubFolder, tokenizer: CheckpointFiles, hashes: FileHashes
 ) -> Checkpoint:
     own = list_tokenizer_files(files) if tokenizer is files else ()
-    family = found.repo.family
+    family = ref.repo.family
     return Checkpoint(
         model=model,
-        revision=found.name,
+        revision=ref.name,
         path="",
         tokenizer_path=tokenizer.location if isinstance(tokenizer, LocalFolder) else "",
         remote=files.to_remote((CONFIG_FILE, *list_weight_files(files), *own)),
         tokenizer_remote=None if tokenizer is files else _remote(tokenizer),
         family=None if family.is_generic else family.name,
-        commit_sha=found.commit,
-        **build_checkpoint_fields(files, content, found.training_point or EMPTY_POINT),
+        commit_sha=ref.commit,
+        **build_checkpoint_fields(files, hashes, ref.training_point or EMPTY_POINT),
     )
 
 
@@ -169,5 +170,5 @@ def _remote(tokenizer: CheckpointFiles) -> RemoteFiles | None:
     return tokenizer.to_remote(list_tokenizer_files(tokenizer)) if isinstance(tokenizer, HubFolder) else None
 
 
-def _commit(found: RevisionRef) -> tuple[str, str]:
-    return found.repo.refs.repo, found.commit
+def _commit(ref: RevisionRef) -> tuple[str, str]:
+    return ref.repo.refs.repo, ref.commit

@@ -1,4 +1,4 @@
-"""What was seen of a history: every name in it, what that points at, and in which state it is."""
+"""Data model of a discovered history: revisions with training point, commit, weight hashes and state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from pipeline.spec import Checkpoint
 
 EMPTY_POINT = TrainingPoint()
 FINAL_ORDER, UNKNOWN_ORDER = (1,), (2,)
-"""Sort a final model behind all that has a place, and what may have any behind that."""
+"""Training orders that sort after all known training points: of a final model, and of an unparsed name."""
 
 RevisionState = Literal[
     "NEW",
@@ -26,45 +26,45 @@ RevisionState = Literal[
     "UNPARSED",
     "GATED",
 ]
-"""How a revision stands against what the lake knows of it; `audit.states` says which comes first.
+"""State of a revision relative to the lake; `audit.classify_revisions` has the precedence.
 
-NEW never seen; UNCHANGED same commit; RETAGGED other commit, same weights; REUPLOADED other weights; DUPLICATE_OF never
-seen, weights known under another name; PARTIAL_DUP never seen, some of its weight files are also those of another name;
-NO_WEIGHTS nothing there that can be loaded; GONE seen before, no longer there; UNPARSED a name that does not say where
-in training it stands; GATED access not granted.
+NEW: not recorded. UNCHANGED: same commit. RETAGGED: other commit, same weights. REUPLOADED: other weights.
+DUPLICATE_OF: not recorded, weights known under another name. PARTIAL_DUP: not recorded, shares some weight files with
+another name. NO_WEIGHTS: not loadable. GONE: recorded, no longer listed. UNPARSED: the name states no training point.
+GATED: access not granted.
 """
 
 
 @dataclass(frozen=True)
 class Revision:
-    """One name in a history: a branch, tag, sub-folder, or repo of its own."""
+    """Named checkpoint of a history: a branch, tag or subfolder, or a repo with a single checkpoint."""
 
     name: str
     training_point: TrainingPoint = EMPTY_POINT
-    """Where in training it stands; empty for a final model and for a name that does not say."""
+    """Training point in the name; empty for a final model and for an unparsed name."""
     training_order: tuple = FINAL_ORDER
-    """Sorts the revisions of a history in training order: (0, order of the place), FINAL or UNPLACED."""
+    """Sort key of training order: (0, key of the training point), FINAL_ORDER or UNKNOWN_ORDER."""
     commit: str | None = None
-    """Null for a local folder."""
+    """Hub commit; None for a local folder."""
     state: RevisionState = "NEW"
-    """NO_WEIGHTS, UNPARSED, GATED, or NEW as long as nothing is known of the lake."""
+    """State; before the comparison with a lake only NO_WEIGHTS, UNPARSED, GATED or NEW."""
     state_reason: str | None = None
-    """Why it is not measured."""
+    """Reason why the revision is not measured."""
     weight_hashes: Sha256ByName = field(default_factory=dict)
-    """Its weight files that are there, an index among them, by name with their sha256."""
+    """sha256 by name of the weight files that exist, including an index."""
     known_bad: tuple[KnownBad, ...] = ()
-    """What the catalogue knows to be wrong with it, whether or not the listing agrees."""
+    """Known issues in the catalogue, confirmed by the listing or not."""
     checkpoint: Checkpoint | None = None
-    """Null for what is not measured."""
+    """Checkpoint to measure; None if the revision is not measured."""
 
     @property
     def sort_key(self) -> tuple:
-        """Training order, with the name for ties."""
+        """Sort key of training order, with the name as tie-breaker."""
         return self.training_order, self.name
 
     @property
     def is_final(self) -> bool:
-        """A trained model that its publisher gives no step: `main`, which may be the last step or a soup of several."""
+        """True for a trained model without a stated step: `main`, the last step or an average of several."""
         return self.training_order == FINAL_ORDER
 
     @property
@@ -73,31 +73,31 @@ class Revision:
 
     @property
     def shard_hashes(self) -> Mapping[str, str]:
-        """The files with tensors in them: an index may well be that of every step."""
+        """Weight files without the index, which may be identical for all steps."""
         return {name: sha for name, sha in self.weight_hashes.items() if not name.endswith(".json")}
 
 
 @dataclass(frozen=True)
 class History:
-    """The revisions of one model in training order, and the names that are none."""
+    """Revisions of one model in training order, and the ignored names."""
 
     model: str
     revisions: tuple[Revision, ...]
     ignored_names: tuple[str, ...] = ()
-    """Sub-folders that hold no checkpoint, and names that are no point of this history: not looked into."""
+    """Subfolders without a checkpoint, and names that are not checkpoints; neither is inspected."""
     family_name: str = "local"
-    """The catalogue's family by which names were read; generic for a repo that it does not know."""
+    """Catalogue family whose rules parsed the names; "generic" for a repo outside the catalogue."""
     formerly: str | None = None
-    """The id by which it was asked for, where the repo was renamed since."""
+    """Requested id, if the repo was renamed."""
     missing_on_hub: bool = False
-    """The catalogue has the repo, the Hub has not."""
+    """True if the catalogue lists the repo but the Hub does not have it."""
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Those that can be measured."""
+        """Checkpoints that can be measured."""
         return tuple(revision.checkpoint for revision in self.revisions if revision.checkpoint)
 
     @property
     def unparsed(self) -> tuple[str, ...]:
-        """Names that do not say where in training they stand: not measured."""
+        """Names that state no training point; they are not measured."""
         return tuple(revision.name for revision in self.revisions if revision.state == "UNPARSED")

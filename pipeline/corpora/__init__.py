@@ -1,6 +1,6 @@
-"""Where tokens come from: texts and random tokens, as contexts that are equal for every checkpoint with one tokenizer.
+"""Corpora: texts and random tokens, cut into contexts that are identical for all checkpoints with the same tokenizer.
 
-`resolve` fills in what identifies a corpus; `contexts` gives its token ids and which of them are sampled.
+`resolve` adds a corpus's checksum; `contexts` builds its token ids and sampled positions.
 """
 
 from pipeline.corpora.batches import Batch, Contexts

@@ -1,4 +1,4 @@
-"""Contexts: the token ids of a cell and which positions are sampled; and their batches, in an order of their own."""
+"""Token ids and sampled positions of a cell, and their batches in a deterministic order."""
 
 import hashlib
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ RaggedArrays = tuple[np.ndarray, ...]
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Consecutive contexts of equal length, and where in `hidden.reshape(-1, dim)` their sampled rows are.
+    """Consecutive contexts of equal length, with the rows of `hidden.reshape(-1, dim)` to sample.
 
-    All arrays are int64 but for the two of bool; rows are in order of context, then position.
+    Arrays are int64 unless marked bool. Rows are ordered by context, then by position.
     """
 
     ids: np.ndarray
@@ -25,37 +25,37 @@ class Batch:
     context_group: np.ndarray
     """`[contexts]`."""
     moment_rows: np.ndarray
-    """`[moments]`, context in the batch * tokens + position, of the rows that enter the moments."""
+    """`[moments]`, rows that enter the moments: context index in the batch * tokens + position."""
     moment_group: np.ndarray
     moment_first: np.ndarray
-    """Which of them open their context, bool."""
+    """`[moments]`, bool: True for the first position of a context."""
     kept_rows: np.ndarray
-    """`[kept]`, likewise, of the rows of the k-NN cloud."""
+    """`[kept]`, rows of the k-NN point cloud, numbered as `moment_rows`."""
     kept_group: np.ndarray
     kept_context: np.ndarray
-    """Number of the context among all contexts of the cell."""
+    """`[kept]`, index of the context among all contexts of the cell."""
     kept_token: np.ndarray
-    """Token id."""
+    """`[kept]`, token ids."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contexts:
-    """What every checkpoint with one tokenizer is asked to read, ordered by group."""
+    """Model input of a cell, ordered by group; identical for all checkpoints with the same tokenizer."""
 
     ids: RaggedArrays
-    """Per context its token ids, int32 `[tokens]`; of one length but for snippets."""
+    """Token ids per context, int32 `[tokens]`; equal lengths except for snippets."""
     context_group: np.ndarray
-    """`[contexts]`, int64, nondecreasing from 0, none empty."""
+    """`[contexts]`, int64, nondecreasing from 0; no group is empty."""
     kept_positions: RaggedArrays
-    """Per context the sorted positions kept for the k-NN cloud, int64."""
+    """Sorted positions per context of the k-NN point cloud, int64."""
     moment_positions: RaggedArrays
-    """Per context the sorted positions that enter the moments, int64."""
+    """Sorted positions per context that enter the moments, int64."""
     special_masks: tuple[np.ndarray, ...]
-    """Per context which of its tokens are special ones put around the text, bool `[tokens]`."""
+    """Mask per context of the special tokens added around the text, bool `[tokens]`."""
     text_sha256: str | None
-    """Of the text they are taken from: of enwik8 the cleaned one; null for random-uniform."""
+    """Checksum of the source text, after cleaning for enwik8; None for random-uniform."""
     flags: tuple[str, ...] = ()
-    """`shorter_context`, `smaller_corpus`, `tokenizer_round_trip`, where they hold."""
+    """Applicable flags among `shorter_context`, `smaller_corpus`, `tokenizer_round_trip`."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,7 +66,7 @@ class Contexts:
 
     @property
     def context_tokens(self) -> int:
-        """Length of a context, of the longest where they differ."""
+        """Length of the longest context."""
         return max(len(ids) for ids in self.ids)
 
     @property
@@ -84,16 +84,16 @@ class Contexts:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the lengths and ids, little-endian int32."""
+        """Checksum (sha256) of the lengths and ids as little-endian int32."""
         state = hashlib.sha256(np.array([len(ids) for ids in self.ids], "<i4").tobytes())
         for ids in self.ids:
             state.update(ids.astype("<i4").tobytes())
         return state.hexdigest()
 
     def iter_batches(self, batch_tokens: int) -> Iterator[Batch]:
-        """All contexts in order, at most `batch_tokens` tokens at once but at least one context.
+        """Yield all contexts in order, in batches of at most `batch_tokens` tokens but at least one context.
 
-        The rows of all batches, one after the other, do not depend on `batch_tokens`.
+        The concatenated rows of all batches do not depend on `batch_tokens`.
         """
         for length, run in groupby(range(len(self)), key=lambda i: len(self.ids[i])):
             numbers = list(run)
@@ -120,6 +120,6 @@ class Contexts:
 
 
 def _flat(positions: RaggedArrays) -> tuple[np.ndarray, np.ndarray]:
-    """Context in the batch and position of every row."""
-    counts = [len(of_context) for of_context in positions]
+    """Return the context index and the position of every row."""
+    counts = [len(per_context) for per_context in positions]
     return np.repeat(np.arange(len(positions)), counts), np.concatenate(positions)

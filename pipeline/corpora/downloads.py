@@ -1,4 +1,4 @@
-"""Texts with one official place and a known digest: fetched once into the cache, checked, never trusted."""
+"""Download of published texts with a known checksum into the cache, verified before use."""
 
 import http.client
 import os
@@ -18,11 +18,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class OfficialText:
-    """A packed text at an address.
-
-    Args:
-        sha256: of the text's bytes after unpacking.
-    """
+    """Published text: its URL, and the sha256 of its bytes after unpacking."""
 
     name: str
     url: str
@@ -30,7 +26,7 @@ class OfficialText:
 
     @property
     def download_path(self) -> Path:
-        """Where its packed file is kept, and where a person may put it."""
+        """Path of the packed file in the cache; a file put there by hand is used without a download."""
         return cache.folder("downloads") / self.url.rpartition("/")[2]
 
 
@@ -42,11 +38,11 @@ ENWIK8 = OfficialText(
 
 
 def fetch_packed(official: OfficialText) -> Path:
-    """The packed file: what lies at its place, else downloaded and checked.
+    """Return the packed file: the cached one, else a download with a verified checksum.
 
     Raises:
-        FetchError: it cannot be downloaded now.
-        CorpusError: what came is not the text with the known sha256.
+        FetchError: the download failed and can be repeated later.
+        CorpusError: the downloaded text does not have the expected sha256.
     """
     if not official.download_path.exists():
         _download(official)
@@ -57,30 +53,30 @@ def _download(official: OfficialText) -> None:
     temporary = official.download_path.with_name(f".{official.download_path.name}.{uuid4().hex}")
     try:
         with temporary.open("wb") as file:
-            file.writelines(_received(official.url))
+            file.writelines(_download_blocks(official.url))
         if (found := hash_blocks(read_blocks(temporary))) != official.sha256:
             raise CorpusError(
                 f"{official.name} with sha256 {official.sha256}",
-                f"{official.url} gave a text with {found}",
-                f"Put the right file at {official.download_path}, or name your own: {official.name}:PATH",
+                f"{official.url} returned a text with sha256 {found}",
+                f"Put the right file at {official.download_path}, or use a local copy: {official.name}:PATH",
             )
         os.replace(temporary, official.download_path)
     except (OSError, http.client.HTTPException) as error:
         raise FetchError(
             f"{official.name} from {official.url}",
             f"cannot be downloaded ({getattr(error, 'reason', None) or error})",
-            f"Put the file at {official.download_path}, or name your own copy: {official.name}:PATH",
+            f"Put the file at {official.download_path}, or use a local copy: {official.name}:PATH",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _received(url: str) -> Iterator[bytes]:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-        length = answer.headers.get("Content-Length")
+def _download_blocks(url: str) -> Iterator[bytes]:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        length = response.headers.get("Content-Length")
         with Progress(f"Downloading {url}", int(length) if length else None) as progress:
-            while block := answer.read(BLOCK_BYTES):
+            while block := response.read(BLOCK_BYTES):
                 yield block
                 progress.advance(len(block))
-        if length and progress.done < int(length):  # of which `read` with a size says nothing
+        if length and progress.done < int(length):  # `read(size)` does not raise on a truncated body
             raise ConnectionError(f"cut off after {progress.done:,} of {int(length):,} bytes")

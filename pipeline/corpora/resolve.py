@@ -1,11 +1,10 @@
-"""From a Corpus to the plain file of its text, with the digest that identifies it."""
+"""Resolution of a corpus: its checksum, and a plain UTF-8 file with its text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import cache
-from pipeline.corpora.cleaning import clean_dump
 from pipeline.corpora.downloads import ENWIK8, fetch_packed
 from pipeline.corpora.text_io import (
     cache_text,
@@ -15,19 +14,20 @@ from pipeline.corpora.text_io import (
     hash_blocks,
     read_blocks,
 )
+from pipeline.corpora.wikitext import extract_articles
 from pipeline.errors import CorpusError
 from pipeline.hashing import cached_sha256, file_sha256
 from pipeline.progress import track_bytes
-from pipeline.spec import Corpus
+from pipeline.spec import ALGORITHMS, Corpus
 
 
 def resolve_corpus(corpus: Corpus) -> Corpus:
-    """The corpus with the sha256 of its text's bytes after unpacking; null for random-uniform.
+    """Return the corpus with the sha256 of its decompressed text; random-uniform has none.
 
-    A local file is read once, then remembered. Nothing is downloaded: the digest of the official enwik8 is known.
+    The checksum of a local file is cached. Nothing is downloaded: the checksum of the official enwik8 is a constant.
 
     Raises:
-        CorpusError: there is no such file, or it is not UTF-8 text, plain, .gz or .zip with one member.
+        CorpusError: the file is absent, or is not UTF-8 text, plain, .gz or .zip with one member.
     """
     if corpus.kind == "random-uniform":
         return corpus
@@ -36,42 +36,57 @@ def resolve_corpus(corpus: Corpus) -> Corpus:
 
 
 def prepare_text_file(corpus: Corpus) -> Path:
-    """A plain UTF-8 file with the text of a resolved corpus, downloaded, unpacked and cleaned as its kind asks.
+    """Return a plain UTF-8 file with the text of a resolved corpus, downloaded, unpacked and cleaned as needed.
 
     Raises:
         CorpusError: the file changed since the corpus was resolved.
-        FetchError: it cannot be downloaded now.
+        FetchError: the official text cannot be downloaded now.
     """
     plain = _plain_file(corpus)
-    return clean_dump(plain, str(corpus.sha256)) if corpus.kind == "enwik8" else plain
+    return _clean_dump(plain, str(corpus.sha256)) if corpus.kind == "enwik8" else plain
 
 
 def text_sha256(corpus: Corpus) -> str | None:
-    """Of the text that tokens are taken from: of a resolved enwik8 the prose, else what identifies the corpus."""
+    """Return the checksum of the text to tokenise: of the cleaned prose for enwik8, else of the corpus itself."""
     return file_sha256(prepare_text_file(corpus)) if corpus.kind == "enwik8" else corpus.sha256
 
 
 def _plain_file(corpus: Corpus) -> Path:
-    """The text as published, its bytes those that the corpus's sha256 stands for."""
-    wanted = str(corpus.sha256)
+    """Return a plain file of the text before cleaning, verified against the corpus's sha256."""
+    sha256 = str(corpus.sha256)
     if corpus.path and not _is_packed(corpus.id, Path(corpus.path)):
         _require_digest(corpus, _digest(corpus.id, Path(corpus.path)), corpus.path)
         return Path(corpus.path)
-    with cache.hold_file_lock(cache.folder("texts") / wanted):
-        if (place := find_cached_text(wanted)) is None:
+    with cache.hold_file_lock(cache.folder("texts") / sha256):
+        if (path := find_cached_text(sha256)) is None:
             source = Path(corpus.path) if corpus.path else fetch_packed(ENWIK8)
             _require_digest(corpus, cache_text(check_utf8(read_blocks(source), str(source))), source)
-            place = find_cached_text(wanted)
-    assert place, "what was just unpacked has the digest that was just checked"
-    return place
+            path = find_cached_text(sha256)
+    assert path, "the text was just cached under this checksum"
+    return path
+
+
+def _clean_dump(dump: Path, sha256: str) -> Path:
+    """Return a file with the prose of a dump, cached per checksum and version of the cleaning rules."""
+    entry = cache.folder("cleaned") / f"{sha256}-{ALGORITHMS['cleaning']}"
+    with cache.hold_file_lock(entry):
+        if entry.exists() and (path := find_cached_text(entry.read_text())):
+            return path
+        digest = cache_text(track_bytes(extract_articles(dump), f"Cleaning {dump.name}", None))
+        cache.write_atomic(entry, digest.encode())
+    path = find_cached_text(digest)
+    assert path, "the text was just cached under this checksum"
+    return path
 
 
 def _require_digest(corpus: Corpus, found: str, source: str | Path) -> None:
     if found != corpus.sha256:
         raise CorpusError(
             f"corpus {corpus.id} with sha256 {corpus.sha256}",
-            f"{source} holds a text with {found}",
-            "Put the right text there, or plan again with what is there now",
+            f"{source} contains a text with sha256 {found}",
+            "Restore the original text, or plan the sweep again with this one"
+            if corpus.path
+            else f"Delete {source}, and run again to download it",
         )
 
 
@@ -86,7 +101,7 @@ def _digest(name: str, path: Path) -> str:
 
 
 def _hash_text(path: Path) -> str:
-    """The text's sha256; what had to be unpacked is kept, so that it is unpacked once."""
+    """Return the text's sha256; an unpacked text is cached, so that it is unpacked once."""
     stream, label = check_utf8(read_blocks(path), str(path)), f"Reading {path.name}"
     if detect_compression(path):
         return cache_text(track_bytes(stream, label, None))
@@ -100,4 +115,6 @@ def _os_error_as_corpus_error(name: str, path: Path) -> Iterator[None]:
     except OSError as error:
         other = f": {error.filename}" if error.filename and str(error.filename) != str(path) else ""
         found = f"cannot be read ({error.strerror or error}{other})"
-        raise CorpusError(f"corpus {name} from {path}", found, "Name a UTF-8 text, plain, .gz or .zip") from error
+        raise CorpusError(
+            f"corpus {name} from {path}", found, "Give the path of a readable UTF-8 text: plain, .gz or .zip"
+        ) from error

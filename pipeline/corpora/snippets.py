@@ -1,4 +1,4 @@
-"""Snippets of so many characters of a text: the published protocol's way to take tokens."""
+"""Snippets: fixed numbers of characters of a text, the sampling of the published protocol."""
 
 import codecs
 import random
@@ -14,7 +14,7 @@ BLOCK = 1 << 16
 
 
 class Snippet(NamedTuple):
-    """Token ids, int32 `[tokens]`, and which of them are special tokens put around the text, bool."""
+    """Token ids, int32 `[tokens]`, and the bool mask of the special tokens added around the text."""
 
     ids: np.ndarray
     special_mask: np.ndarray
@@ -24,27 +24,27 @@ class Snippet(NamedTuple):
 
 
 def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name: str) -> list[Snippet]:
-    """The snippets, ragged, cut to `max_tokens`, special tokens counted.
+    """Return snippets of varying length, cut to `max_tokens` including special tokens.
 
-    Snippet i is characters i * snippet_chars up to (i + 1) * snippet_chars, i from 0 on or, seeded, as drawn without
-    replacement by `random.Random(0)`, in the order drawn. Source: LLM-Microscope's notebook (`random.seed(0)`,
-    snippets at multiples of 512 characters); its exact draw is not published.
+    Snippet i is characters i * snippet_chars to (i + 1) * snippet_chars. The order is i = 0, 1, 2 ... or, with
+    `order: seeded`, a draw without replacement by `random.Random(0)`. Source: LLM-Microscope's notebook
+    (`random.seed(0)`, snippets at multiples of 512 characters); its exact draw is not published.
 
     Raises:
-        CorpusError: too few characters, with both numbers, or a snippet that has no token.
+        CorpusError: the text has too few characters (the message has both numbers), or a snippet has no tokens.
     """
-    firsts = _firsts(data)
-    wanted, there = recipe.snippets * recipe.snippet_chars, int(firsts[-1])
-    if wanted > there:
+    block_starts = _block_starts(data)
+    needed, available = recipe.snippets * recipe.snippet_chars, int(block_starts[-1])
+    if needed > available:
         raise CorpusError(
             f"{recipe.snippets} snippets of {recipe.snippet_chars} characters from corpus {name}",
-            f"{wanted} characters are needed, {there} are there",
-            "Use a larger corpus or a smaller recipe",
+            f"{needed} characters are needed, {available} are available",
+            f"Use a corpus with at least {needed} characters, or a recipe with fewer snippets",
         )
-    numbers = range(there // recipe.snippet_chars)
+    numbers = range(available // recipe.snippet_chars)
     if recipe.order == "seeded":
         numbers = random.Random(0).sample(numbers, recipe.snippets)
-    texts = (_characters(data, firsts, i * recipe.snippet_chars, recipe.snippet_chars) for i in numbers)
+    texts = (_characters(data, block_starts, i * recipe.snippet_chars, recipe.snippet_chars) for i in numbers)
     return [_tokens(text, recipe, tokenizer, name) for text, _ in zip(texts, range(recipe.snippets), strict=False)]
 
 
@@ -57,25 +57,24 @@ def _tokens(text: str, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name
         special = special_tokens.special_mask(len(ids))
     if not len(ids):
         raise CorpusError(
-            f"a snippet of corpus {name}", f"no token in {text[:20]!r}...", "Use a corpus without long runs of blanks"
+            f"a snippet of corpus {name}", f"no token in {text[:20]!r}...", "Use a corpus without long runs of spaces"
         )
     return Snippet(ids.astype(np.int32), special.astype(bool)).truncate(recipe.max_tokens)
 
 
-def _firsts(data: np.ndarray) -> np.ndarray:
-    """Characters in front of each block of BLOCK bytes, and in all."""
-    counts = [int(np.count_nonzero(_leads(data[at : at + BLOCK]))) for at in range(0, len(data), BLOCK)]
+def _block_starts(data: np.ndarray) -> np.ndarray:
+    """Return the number of characters before each block of BLOCK bytes, and the total as the last element."""
+    counts = [int(np.count_nonzero(_is_lead_byte(data[at : at + BLOCK]))) for at in range(0, len(data), BLOCK)]
     return np.cumsum([0, *counts])
 
 
-def _leads(data: np.ndarray) -> np.ndarray:
-    """Which bytes begin a character."""
+def _is_lead_byte(data: np.ndarray) -> np.ndarray:
     return data & 0xC0 != 0x80
 
 
-def _characters(data: np.ndarray, firsts: np.ndarray, start: int, count: int) -> str:
-    """Characters `start` to `start + count`, all there."""
-    block = int(np.searchsorted(firsts, start, side="right")) - 1
-    leads = np.flatnonzero(_leads(data[block * BLOCK : (block + 1) * BLOCK]))
-    at = block * BLOCK + int(leads[start - firsts[block]])
+def _characters(data: np.ndarray, block_starts: np.ndarray, start: int, count: int) -> str:
+    """Return characters `start` to `start + count`, which must exist."""
+    block = int(np.searchsorted(block_starts, start, side="right")) - 1
+    lead_bytes = np.flatnonzero(_is_lead_byte(data[block * BLOCK : (block + 1) * BLOCK]))
+    at = block * BLOCK + int(lead_bytes[start - block_starts[block]])
     return codecs.utf_8_decode(data[at : at + 4 * count].tobytes(), "strict", False)[0][:count]

@@ -1,4 +1,4 @@
-"""What sampling asks of a tokenizer, the special tokens around a context, and the generators of every choice."""
+"""Tokenizer interface for sampling, special tokens around a context, and seeded random generators."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,20 +10,20 @@ from pipeline.spec import Recipe
 
 
 class TokenizerProtocol(Protocol):
-    """Text to token ids, no special token unless it is asked for."""
+    """Tokenizer interface; special tokens are added only by `encode_with_special_tokens`."""
 
     def encode(self, text: str) -> list[int]: ...
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Ids, and for each the index one past its last character; None where the tokenizer cannot tell."""
+        """Return ids, and for each id the end index of its characters; None if the tokenizer has no offsets."""
         ...
 
     def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:
-        """Ids with the special tokens that the tokenizer itself puts around a text, and which of them these are."""
+        """Return ids including the tokenizer's own special tokens, and the mask of the special tokens."""
         ...
 
     def text_token_ids(self, vocab_size: int) -> np.ndarray:
-        """Ids that stand for text: known, below `vocab_size`, not special, not added, not empty."""
+        """Return ids of text tokens: known, below `vocab_size`, not special, not added, not decoded to ''."""
         ...
 
     @property
@@ -35,7 +35,7 @@ class TokenizerProtocol(Protocol):
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Special token ids in front of a context and behind it; they count as part of its length."""
+    """Special token ids before and after a context; they count towards its length."""
 
     front: list[int]
     back: list[int]
@@ -44,38 +44,40 @@ class SpecialTokens:
         return len(self.front) + len(self.back)
 
     def special_mask(self, tokens: int) -> np.ndarray:
-        """Which positions of a context of so many tokens it takes, bool."""
+        """Return the bool mask `[tokens]` of the special tokens in a context of this length."""
         position = np.arange(tokens)
         return (position < len(self.front)) | (position >= tokens - len(self.back))
 
     def wrap(self, body: np.ndarray) -> np.ndarray:
-        """int32 ids `[..., tokens]` with the frame added to the last axis."""
+        """Return int32 ids `[..., tokens]`: `body` with the special tokens added along the last axis."""
         row = (*body.shape[:-1], 1)
         front, back = np.tile(np.array(self.front, np.int32), row), np.tile(np.array(self.back, np.int32), row)
         return np.concatenate([front, body.astype(np.int32), back], axis=-1)
 
 
 def get_special_tokens(recipe: Recipe, tokenizer: TokenizerProtocol) -> SpecialTokens:
-    """The special tokens of `recipe.bos`: none, the opening one, or whatever the tokenizer adds by itself.
+    """Return the special tokens of `recipe.bos`: none, the BOS token, or those that the tokenizer adds by default.
 
     Raises:
-        UsageError: the tokenizer has no opening token, or changes a text beyond adding tokens around it.
+        UsageError: the tokenizer has no BOS token, or its default changes the ids of the text itself.
     """
     if recipe.bos == "none":
         return SpecialTokens([], [])
     if recipe.bos == "first":
         if tokenizer.bos_id is None:
-            raise UsageError(f"bos: first in {recipe.label}", "the tokenizer has no such token", "Use bos: none")
+            raise UsageError(f"bos: first in {recipe.label}", "the tokenizer has no BOS token", "Use bos: none")
         return SpecialTokens([tokenizer.bos_id], [])
     bare, (whole, _) = tokenizer.encode("a"), tokenizer.encode_with_special_tokens("a")
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
             return SpecialTokens(whole[:at], whole[at + len(bare) :])
     raise UsageError(
-        f"bos: tokenizer in {recipe.label}", f"the tokenizer makes {whole} of {bare}", "Use bos: none or bos: first"
+        f"bos: tokenizer in {recipe.label}",
+        f"the tokenizer encodes 'a' as {bare}, and with special tokens as {whole}",
+        "Use bos: none or bos: first",
     )
 
 
 def make_generator(seed: int, purpose: str) -> np.random.Generator:
-    """PCG64 with a stream of its own for each purpose, so that no choice depends on how often another was made."""
+    """Return a PCG64 generator with a separate stream per purpose, so that draws are independent of each other."""
     return np.random.Generator(np.random.PCG64([seed, *purpose.encode()]))

@@ -1,4 +1,4 @@
-"""Streams of text bytes: unpacked, checked, hashed, kept in the cache under their sha256; never wholly in memory."""
+"""Streaming text input: decompression, UTF-8 check, checksum, and a content-addressed cache; constant memory."""
 
 import codecs
 import gzip
@@ -18,22 +18,22 @@ from pipeline.hashing import file_sha256
 
 BLOCK_BYTES = 1 << 20
 _MAGIC: dict[bytes, Literal["gzip", "zip"]] = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
-# zipfile reports an encrypted or exotic member as RuntimeError.
+# zipfile raises RuntimeError for an encrypted member or an unsupported compression.
 _DAMAGE = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def detect_compression(path: Path) -> Literal["gzip", "zip"] | None:
-    """How a file is packed, by its first bytes, not its name; null for a plain one."""
+    """Return the compression of a file by its first bytes, not by its name; None for a plain file."""
     with path.open("rb") as file:
         head = file.read(4)
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """The bytes of a plain, gzip or one-member zip file after unpacking.
+    """Yield the unpacked bytes of a plain, gzip or one-member zip file.
 
     Raises:
-        CorpusError: the packed file is damaged, or a zip has not exactly one member.
+        CorpusError: the packed file is damaged, or a zip does not have exactly one member.
         OSError: the file cannot be opened.
     """
     try:
@@ -42,7 +42,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
                 yield block
     except _DAMAGE as error:
         found = f"a damaged {detect_compression(path)} file ({error})"
-        raise CorpusError(f"corpus file {path}", found, "Fetch it again, or unpack it by hand") from error
+        raise CorpusError(f"corpus file {path}", found, "Replace it with an intact copy or a plain text") from error
 
 
 @contextmanager
@@ -60,16 +60,18 @@ def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
     members = [info for info in archive.infolist() if not info.is_dir()]
     if len(members) != 1:
         raise CorpusError(
-            f"corpus file {path}", f"a zip with {len(members)} members", "Give a zip that holds one text, or the text"
+            f"corpus file {path}",
+            f"a zip with {len(members)} members",
+            "Give a zip with one text file, or a plain text",
         )
     return members[0]
 
 
 def check_utf8(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The same blocks, each proven to be UTF-8; a character cut at the end of the file is allowed.
+    """Yield the blocks unchanged after a UTF-8 check; a character cut at the end of the file is allowed.
 
     Raises:
-        CorpusError: bytes that are no UTF-8, with their place.
+        CorpusError: invalid UTF-8; the message has the byte offset.
     """
     decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
     for block in stream:
@@ -77,14 +79,14 @@ def check_utf8(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
         try:
             decoder.decode(block)
         except UnicodeDecodeError as error:
-            found = f"no UTF-8 at byte {start + error.start}"
-            raise CorpusError(f"corpus file {name}", found, "Give UTF-8 text, plain, .gz or .zip") from error
+            found = f"invalid UTF-8 at byte {start + error.start}"
+            raise CorpusError(f"corpus file {name}", found, "Convert it to UTF-8; .gz and .zip are allowed") from error
         at += len(block)
         yield block
 
 
 def hash_blocks(stream: Iterable[bytes]) -> str:
-    """sha256 of all blocks, in hex."""
+    """Return the sha256 of all blocks in hex."""
     state = hashlib.sha256()
     for block in stream:
         state.update(block)
@@ -92,7 +94,7 @@ def hash_blocks(stream: Iterable[bytes]) -> str:
 
 
 def cache_text(stream: Iterable[bytes]) -> str:
-    """Write a text into the cache, whole or not at all, under its sha256, which is returned."""
+    """Write a text atomically to the cache under its sha256, and return the sha256."""
     temporary = cache.folder("texts") / f".{uuid4().hex}"
     try:
         with temporary.open("wb") as file:
@@ -104,7 +106,7 @@ def cache_text(stream: Iterable[bytes]) -> str:
 
 
 def find_cached_text(digest: str) -> Path | None:
-    """The text with this sha256 where the cache has it, intact."""
+    """Return the cached text with this sha256; None if it is absent or damaged."""
     path = _cached_path(digest)
     return path if path.exists() and file_sha256(path) == digest else None
 

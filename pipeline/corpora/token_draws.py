@@ -1,4 +1,4 @@
-"""Token ids of every context: windows or snippets of a text, or random tokens of two kinds."""
+"""Token ids of all contexts: windows or snippets of a text, or random tokens (uniform or unigram)."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from pipeline.errors import CorpusError, UsageError
 from pipeline.spec import ContextRecipe, Corpus, SnippetRecipe
 
 DEFAULT_RANDOM_TOKENS = 128
-"""Length of a context of random tokens where a snippet recipe states none."""
+"""Length of a context of random tokens if a snippet recipe has no `max_tokens`."""
 
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """All that the ids of a cell depend on."""
+    """All inputs that determine the token ids of a cell."""
 
     corpus: Corpus
     recipe: ContextRecipe | SnippetRecipe
@@ -28,42 +28,43 @@ class DrawRequest:
 
 
 class DrawnTokens(NamedTuple):
-    """Each context in the order of the corpus, and the flags that hold."""
+    """Contexts in corpus order, and the applicable flags."""
 
     ids: list[np.ndarray]
-    """int32 `[tokens]`."""
+    """Token ids per context, int32 `[tokens]`."""
     special_masks: list[np.ndarray]
-    """Which of them are special tokens put around the text, bool."""
+    """Mask per context of the special tokens added around the text, bool `[tokens]`."""
     flags: tuple[str, ...]
 
 
-def draw_tokens(asked: DrawRequest) -> DrawnTokens:
-    """The contexts that the recipe takes from the corpus."""
-    if isinstance(asked.recipe, SnippetRecipe) and not asked.corpus.kind.startswith("random"):
-        found, shortened = _snippets(asked, asked.recipe)
-        ids, special = [snippet.ids for snippet in found], [snippet.special_mask for snippet in found]
-        wanted = asked.recipe.snippets
+def draw_tokens(request: DrawRequest) -> DrawnTokens:
+    """Return the contexts that the recipe reads or draws from the corpus."""
+    if isinstance(request.recipe, SnippetRecipe) and not request.corpus.kind.startswith("random"):
+        snippets, shortened = _snippets(request, request.recipe)
+        ids, special = [snippet.ids for snippet in snippets], [snippet.special_mask for snippet in snippets]
+        wanted = request.recipe.snippets
     else:
-        shape = _context_layout(asked.recipe)
-        tokens = _allowed_length(shape.context_tokens, asked)
-        ids = list(_draw_equal_length(asked, shape._replace(context_tokens=tokens)))
-        special = [get_special_tokens(asked.recipe, asked.tokenizer).special_mask(tokens)] * len(ids)
-        shortened, wanted = tokens < shape.context_tokens, shape.n_contexts
-    _require_ids_in_vocabulary(ids, asked)
+        layout = _context_layout(request.recipe)
+        tokens = _allowed_length(layout.context_tokens, request)
+        ids = list(_draw_equal_length(request, layout._replace(context_tokens=tokens)))
+        special = [get_special_tokens(request.recipe, request.tokenizer).special_mask(tokens)] * len(ids)
+        shortened, wanted = tokens < layout.context_tokens, layout.n_contexts
+    _require_ids_in_vocabulary(ids, request)
     flags = {
         "shorter_context": shortened,
         "smaller_corpus": len(ids) < wanted,
-        "tokenizer_round_trip": asked.corpus.kind != "random-uniform" and not asked.tokenizer.round_trips,
+        "tokenizer_round_trip": request.corpus.kind != "random-uniform" and not request.tokenizer.round_trips,
     }
     return DrawnTokens(ids, special, tuple(flag for flag, holds in flags.items() if holds))
 
 
-def _snippets(asked: DrawRequest, recipe: SnippetRecipe) -> tuple[list[Snippet], bool]:
-    """Ragged snippets, and whether any had to be cut to the model's positions."""
-    found = read_snippets(memmap_text(prepare_text_file(asked.corpus)), recipe, asked.tokenizer, asked.corpus.id)
-    longest = max(len(snippet.ids) for snippet in found)
-    tokens = _allowed_length(longest, asked)
-    return [snippet.truncate(tokens) for snippet in found], tokens < longest
+def _snippets(request: DrawRequest, recipe: SnippetRecipe) -> tuple[list[Snippet], bool]:
+    """Return snippets of varying length, and True if any was cut to the model's positions."""
+    text = memmap_text(prepare_text_file(request.corpus))
+    snippets = read_snippets(text, recipe, request.tokenizer, request.corpus.id)
+    longest = max(len(snippet.ids) for snippet in snippets)
+    tokens = _allowed_length(longest, request)
+    return [snippet.truncate(tokens) for snippet in snippets], tokens < longest
 
 
 def _context_layout(recipe: ContextRecipe | SnippetRecipe) -> ContextLayout:
@@ -74,61 +75,61 @@ def _context_layout(recipe: ContextRecipe | SnippetRecipe) -> ContextLayout:
     return ContextLayout(recipe.n_contexts, recipe.context_tokens, recipe.groups, recipe.seed, recipe.allow_smaller)
 
 
-def _allowed_length(tokens: int, asked: DrawRequest) -> int:
-    """The length that the model's position table allows."""
-    limit = asked.max_positions
+def _allowed_length(tokens: int, request: DrawRequest) -> int:
+    """Return `tokens`, or the size of the model's position table if that is smaller."""
+    limit = request.max_positions
     if limit is None or tokens <= limit:
         return tokens
-    if not asked.recipe.allow_shorter:
+    if not request.recipe.allow_shorter:
         raise CorpusError(
-            f"contexts of {tokens} tokens ({asked.recipe.label})",
+            f"contexts of {tokens} tokens ({request.recipe.label})",
             f"the model has {limit} positions",
-            "Use a recipe with shorter contexts, or allow_shorter: true to cut them",
+            "Use a recipe with shorter contexts, or set allow_shorter: true to cut them",
         )
     return limit
 
 
-def _draw_equal_length(asked: DrawRequest, shape: ContextLayout) -> np.ndarray:
-    """Ids `[contexts, tokens]`, special tokens included."""
-    special = get_special_tokens(asked.recipe, asked.tokenizer)
-    if len(special) >= shape.context_tokens:
+def _draw_equal_length(request: DrawRequest, layout: ContextLayout) -> np.ndarray:
+    """Return ids `[contexts, tokens]` including special tokens."""
+    special = get_special_tokens(request.recipe, request.tokenizer)
+    if len(special) >= layout.context_tokens:
         raise UsageError(
-            f"contexts of {shape.context_tokens} tokens ({asked.recipe.label})",
+            f"contexts of {layout.context_tokens} tokens ({request.recipe.label})",
             f"{len(special)} of them are special tokens",
-            "Use longer contexts, or bos: none",
+            f"Use contexts of more than {len(special)} tokens, or bos: none",
         )
-    body = shape._replace(context_tokens=shape.context_tokens - len(special))
-    if asked.corpus.kind == "random-uniform":
+    body = layout._replace(context_tokens=layout.context_tokens - len(special))
+    if request.corpus.kind == "random-uniform":
         size = (body.n_contexts, body.context_tokens)
-        return special.wrap(make_generator(body.seed, "uniform").choice(_plain_ids(asked), size))
-    ids = read_window_ids(memmap_text(prepare_text_file(asked.corpus)), asked.tokenizer, body, asked.corpus.id)
-    if asked.corpus.kind == "random-unigram":
-        ids = _permuted(ids, _plain_ids(asked), make_generator(body.seed, "unigram"))
+        return special.wrap(make_generator(body.seed, "uniform").choice(_plain_ids(request), size))
+    ids = read_window_ids(memmap_text(prepare_text_file(request.corpus)), request.tokenizer, body, request.corpus.id)
+    if request.corpus.kind == "random-unigram":
+        ids = _permute(ids, _plain_ids(request), make_generator(body.seed, "unigram"))
     return special.wrap(ids)
 
 
-def _permuted(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-    """The same tokens in random order over all contexts; any that is not plain gives way to one drawn from the rest."""
+def _permute(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -> np.ndarray:
+    """Permute all tokens over all contexts; a token outside `plain` is replaced by a draw from those inside."""
     pool = ids.ravel()
     is_plain = np.isin(pool, plain)
     pool = np.where(is_plain, pool, choices.choice(pool[is_plain], len(pool)))
     return choices.permutation(pool).reshape(ids.shape)
 
 
-def _plain_ids(asked: DrawRequest) -> np.ndarray:
-    if len(plain := asked.tokenizer.text_token_ids(asked.vocab_size)):
+def _plain_ids(request: DrawRequest) -> np.ndarray:
+    if len(plain := request.tokenizer.text_token_ids(request.vocab_size)):
         return plain
     raise CorpusError(
-        f"random tokens below {asked.vocab_size}",
-        "the tokenizer has none that stands for text",
-        "Use another tokenizer",
+        f"random tokens below {request.vocab_size}",
+        "the tokenizer has no text tokens in this range",
+        "Set `tokenizer` of the checkpoint source to the model's own tokenizer",
     )
 
 
-def _require_ids_in_vocabulary(ids: list[np.ndarray], asked: DrawRequest) -> None:
-    if (largest := max(int(of_context.max()) for of_context in ids)) >= asked.vocab_size:
+def _require_ids_in_vocabulary(ids: list[np.ndarray], request: DrawRequest) -> None:
+    if (largest := max(int(context.max()) for context in ids)) >= request.vocab_size:
         raise CorpusError(
-            f"token ids of corpus {asked.corpus.id}",
-            f"the tokenizer gives {largest}, the model knows ids below {asked.vocab_size}",
-            "Name the model's own tokenizer",
+            f"token ids of corpus {request.corpus.id}",
+            f"the tokenizer yields id {largest}, and the model accepts ids below {request.vocab_size}",
+            "Set `tokenizer` of the checkpoint source to the model's own tokenizer",
         )

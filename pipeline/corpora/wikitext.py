@@ -1,23 +1,34 @@
-"""Wiki markup to prose: roughly the words a reader of the rendered article sees.
+"""Prose from a Wikipedia XML dump: roughly the words that a reader of the rendered articles sees.
 
-Dropped with all they hold: redirects, comments, templates `{{ }}`, tables (`{| |}` and `<table>`), the elements of
-OPAQUE (references, formulas, galleries, listings), links to images, files and categories, interlanguage links,
-addresses of external links. Dropped, their content kept: every other HTML tag, emphasis quotes, list and heading marks.
-Kept: the anchor text of links, headings as lines of their own, case, digits, punctuation. Entities become characters,
-runs of blank space one space, and empty lines go, so that a line is a paragraph, a heading or a list item.
-Markup that never closes loses its opening mark only, but a comment or an OPAQUE element runs to the end of the page,
-as it does in MediaWiki.
+Articles: only `<text>` of pages in the main namespace is read (no `Talk:`, `Template:` ...); redirects yield nothing.
+Pages follow the dump's order: one paragraph per line, one empty line between pages. A truncated dump is cleaned up to
+the cut.
+Dropped with content: comments, templates `{{ }}`, tables (`{| |}` and `<table>`), DROPPED_ELEMENTS (references,
+formulas, galleries, listings), links to images, files and categories, interlanguage links, addresses of external links.
+Dropped, content kept: all other HTML tags, emphasis quotes, list and heading marks.
+Kept: the anchor text of links, headings as separate lines, case, digits, punctuation. Entities become characters,
+runs of white space one space, and empty lines are removed, so that a line is a paragraph, a heading or a list item.
+Unclosed markup loses only its opening mark, except that an unclosed comment or DROPPED_ELEMENTS tag extends to the end
+of the page, as in MediaWiki.
+A change of any output byte requires a new version number in ALGORITHMS["cleaning"].
 """
 
 import html
+import mmap
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 DROPPED_ELEMENTS = "ref|math|gallery|timeline|imagemap|hiero|score|pre|source|syntaxhighlight|templatestyles"
 
+# Markup characters are escaped inside the dump's elements, so the next `<` ends an element.
+_ELEMENT = re.compile(rb"<title>([^<]*)|<text\b[^>]*>([^<]*)")
+_OTHER_NAMESPACE = re.compile(
+    r"(?:Media|Special|(?:User|Wikipedia|Image|MediaWiki|Template|Help|Category|Portal)(?: talk)?|Talk):"
+)
 _REDIRECT = re.compile(r"\s*#redirect\b", re.I)
-_OPAQUE = re.compile(rf"<!--.*?(?:-->|\Z)|<({DROPPED_ELEMENTS})\b[^<>]*(?:(?<=/)>|>.*?(?:</\1\s*>|\Z))", re.I | re.S)
+_DROPPED = re.compile(rf"<!--.*?(?:-->|\Z)|<({DROPPED_ELEMENTS})\b[^<>]*(?:(?<=/)>|>.*?(?:</\1\s*>|\Z))", re.I | re.S)
 _NESTED = re.compile(
     r"(?P<open_template>\{\{)|(?P<close_template>\}\})"
     r"|(?P<open_table>^[ \t:*#]*\{\|)|(?P<close_table>^[ \t]*\|\}(?!\}))"
@@ -32,7 +43,7 @@ _EXTERNAL = re.compile(
 _BREAK = re.compile(r"</?(?:br|p|div|li|dt|dd|tr|hr|h[1-6]|center|blockquote)\b[^<>]*>", re.I)
 _TAG = re.compile(r"</?[a-z][^<>]*(?:>|\Z)", re.I)
 _LINES = (
-    (re.compile(r"^[ \t]*\|.*", re.M), ""),  # a cell left over from a table that never closes
+    (re.compile(r"^[ \t]*\|.*", re.M), ""),  # a cell of an unclosed table
     (re.compile(r"^(={1,6})(.+?)\1[ \t]*$", re.M), r"\2"),
     (re.compile(r"^-{4,}", re.M), ""),
     (re.compile(r"^[*#:;]+", re.M), ""),
@@ -41,23 +52,45 @@ _LINES = (
 )
 
 
+def extract_articles(dump: Path) -> Iterator[bytes]:
+    """Yield the prose of each article as UTF-8 with an empty line after it; holds one page in memory at a time."""
+    if dump.stat().st_size == 0:  # mmap refuses an empty file
+        return
+    with dump.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        is_article = True
+        for element in _ELEMENT.finditer(data):
+            title, text = element.groups()
+            if title is not None:
+                is_article = not _OTHER_NAMESPACE.match(title.decode(errors="ignore"))
+            elif is_article and (words := extract_prose(_unescape_xml(text))):
+                yield f"{words}\n\n".encode()
+
+
+def _unescape_xml(text: bytes) -> str:
+    """Decode XML text; drops a character that is cut by the end of the file."""
+    characters = text.decode(errors="ignore")
+    for name, mark in (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&amp;", "&")):
+        characters = characters.replace(name, mark)
+    return characters
+
+
 def extract_prose(wikitext: str) -> str:
-    """The prose of one page, "" for a redirect; never raises, whatever the markup and wherever it is cut."""
+    """Return the prose of one page, "" for a redirect; accepts malformed and truncated markup without an error."""
     if _REDIRECT.match(wikitext):
         return ""
-    text = _OPAQUE.sub("", wikitext)
+    text = _DROPPED.sub("", wikitext)
     text = _replace_paired(text, _NESTED, lambda inside: "")
     text = _TAG.sub("", _BREAK.sub("\n", text))
     text = _replace_paired(_EXTERNAL.sub(r"\1", text), _LINK, _anchor)
-    for pattern, kept in _LINES:
-        text = pattern.sub(kept, text)
-    return _without_blanks(html.unescape(text))
+    for pattern, replacement in _LINES:
+        text = pattern.sub(replacement, text)
+    return _collapse_blanks(html.unescape(text))
 
 
 def _replace_paired(text: str, marks: re.Pattern[str], render: Callable[[str], str]) -> str:
-    """Replace what stands between paired marks by `render` of it, innermost first, in one pass.
+    """Replace the text between paired marks by `render(text)`, innermost pair first, in one pass.
 
-    A closing mark also ends whatever was opened inside its pair and never closed; marks without a partner vanish.
+    A closing mark also closes unclosed marks inside its pair. Marks without a partner are removed.
     """
     done: list[str] = []
     opened: list[tuple[str, int]] = []
@@ -81,7 +114,7 @@ def _replace_paired(text: str, marks: re.Pattern[str], render: Callable[[str], s
 
 
 def _anchor(link: str) -> str:
-    """What a reader sees of `[[link]]`."""
+    """Return the text that a reader sees for `[[link]]`."""
     target, bar, label = link.partition("|")
     if _HIDDEN.match(target):
         return ""
@@ -90,6 +123,6 @@ def _anchor(link: str) -> str:
     return label or target.lstrip(": ")
 
 
-def _without_blanks(text: str) -> str:
+def _collapse_blanks(text: str) -> str:
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)

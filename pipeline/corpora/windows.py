@@ -1,4 +1,4 @@
-"""Disjoint windows of whole tokens, spread over a text; only they are read and tokenised."""
+"""Disjoint windows of whole tokens, spread over a text; only the bytes of the windows are read and tokenised."""
 
 import codecs
 from math import ceil
@@ -12,11 +12,11 @@ from pipeline.errors import CorpusError
 from pipeline.progress import Progress
 
 SPREADS = (1.0, 0.99, 0.95, 0.8, 0.5, 0.0)
-"""Shares of the text that the windows aim at, tried in turn where it is tight; 0 packs them from the head on."""
+"""Fractions of the text over which windows are spread, tried in order until all fit; 0 packs them from the start."""
 
 
 class Window(NamedTuple):
-    """Bytes `start` to `end` of a text and their token ids, fewer than asked only where the text ends."""
+    """Bytes `start` to `end` of a text and their token ids; short only if the text ends."""
 
     start: int
     end: int
@@ -24,7 +24,7 @@ class Window(NamedTuple):
 
 
 class ContextLayout(NamedTuple):
-    """Contexts of equal length that a recipe asks for."""
+    """Number and length of a recipe's equal-length contexts."""
 
     n_contexts: int
     context_tokens: int
@@ -34,95 +34,95 @@ class ContextLayout(NamedTuple):
 
 
 def memmap_text(path: Path) -> np.ndarray:
-    """A UTF-8 file as uint8 `[bytes]`, not read until used; a character cut at its end is left out."""
-    if path.stat().st_size == 0:  # which cannot be mapped
+    """Memory-map a UTF-8 file as uint8 `[bytes]`, without a character that is cut at its end."""
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros(0, np.uint8)
     data = np.memmap(path, np.uint8, "r")
     return data[: len(data) - _partial_character_bytes(data[-4:].tolist())]
 
 
 def _partial_character_bytes(tail: list[int]) -> int:
-    """Bytes of an unfinished character at the end of UTF-8."""
+    """Return the number of bytes of an incomplete character at the end of UTF-8 bytes."""
     for back, byte in enumerate(reversed(tail), start=1):
         if byte < 0x80:
             return 0
-        if byte >= 0xC0:  # the first of two, three or four
+        if byte >= 0xC0:  # lead byte of two, three or four bytes
             return back if back < 2 + (byte >= 0xE0) + (byte >= 0xF0) else 0
     return 0
 
 
 class WindowReader:
-    """Reads windows of `tokens` tokens from a text; asks for as many bytes as the windows before needed."""
+    """Reader of windows of `tokens` tokens; estimates the bytes to read from the preceding windows."""
 
     def __init__(self, data: np.ndarray, tokenizer: TokenizerProtocol, tokens: int) -> None:
         self.data, self.tokenizer, self.tokens = data, tokenizer, tokens
         self._bytes_per_token = 4.0
 
     def read_window(self, start: int) -> Window:
-        """The window that begins with the first whole character at or after byte `start`."""
+        """Return the window that starts with the first whole character at or after byte `start`."""
         while start < len(self.data) and self.data[start] & 0xC0 == 0x80:
             start += 1
         size = ceil(1.25 * self._bytes_per_token * self.tokens) + 16
         while True:
             text, used = codecs.utf_8_decode(self.data[start : start + size].tobytes(), "strict", False)
             ids, ends = self.tokenizer.encode_with_offsets(text)
-            # One token more than asked: the last one may be a piece of a word that goes on.
+            # One more token is needed: the last token may be a prefix of a longer one.
             if len(ids) > self.tokens or start + size >= len(self.data):
                 break
             size *= 2
         self._bytes_per_token = used / max(len(ids), 1)
-        # Without offsets the whole piece counts as used: wasteful, but never overlapping.
+        # Without offsets all decoded bytes count as used: this wastes text, but windows never overlap.
         if ends is not None and len(ids) >= self.tokens:
             used = len(text[: max(ends[: self.tokens])].encode())
         return Window(start, start + used, ids[: self.tokens])
 
 
-def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, shape: ContextLayout) -> list[Window]:
-    """Disjoint windows in order, one begun in each n-th of the text at a seeded place.
+def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, layout: ContextLayout) -> list[Window]:
+    """Return disjoint windows in order, one per n-th of the text, each at a seeded offset in its n-th.
 
-    Where the text is too tight for that they aim at ever smaller shares of it (SPREADS). If even packing them without
-    gaps does not do, what fits is returned, the last window maybe shorter.
+    If the text is too small for that, the windows are spread over smaller fractions of it (SPREADS). If the windows
+    do not fit even without gaps, those that fit are returned, and the last may be short.
     """
-    n = shape.n_contexts
-    targets = (np.arange(n) + make_generator(shape.seed, "offsets").random(n)) * (len(data) / n)
-    packed: list[Window] = []
+    n = layout.n_contexts
+    targets = (np.arange(n) + make_generator(layout.seed, "offsets").random(n)) * (len(data) / n)
+    windows: list[Window] = []
     for spread in SPREADS:
-        packed = _place_windows(
-            WindowReader(data, tokenizer, shape.context_tokens), (targets * spread).astype(np.int64).tolist()
+        windows = _place_windows(
+            WindowReader(data, tokenizer, layout.context_tokens), (targets * spread).astype(np.int64).tolist()
         )
-        if len(packed) == n and len(packed[-1].ids) == shape.context_tokens:
+        if len(windows) == n and len(windows[-1].ids) == layout.context_tokens:
             break
-    return packed
+    return windows
 
 
 def _place_windows(reader: WindowReader, targets: list[int]) -> list[Window]:
-    """Each window at its target or behind the one before, up to the first that the text cuts short."""
-    found: list[Window] = []
+    """Read each window at its target or after the preceding window; stops after the first short window."""
+    windows: list[Window] = []
     with Progress("Tokenising", len(targets), "contexts") as progress:
         for target in targets:
-            found.append(reader.read_window(max(target, found[-1].end if found else 0)))
-            if len(found[-1].ids) < reader.tokens:
+            windows.append(reader.read_window(max(target, windows[-1].end if windows else 0)))
+            if len(windows[-1].ids) < reader.tokens:
                 break
             progress.advance(1)
-    return found
+    return windows
 
 
-def read_window_ids(data: np.ndarray, tokenizer: TokenizerProtocol, shape: ContextLayout, name: str) -> np.ndarray:
-    """Token ids `[contexts, tokens]`, int32; with `allow_smaller` of as many windows as there are, equal per group.
+def read_window_ids(data: np.ndarray, tokenizer: TokenizerProtocol, layout: ContextLayout, name: str) -> np.ndarray:
+    """Return token ids `[contexts, tokens]`, int32; `allow_smaller` permits fewer contexts, still equal per group.
 
     Raises:
-        CorpusError: the text is too small, with the tokens needed and the tokens there.
+        CorpusError: the text is too small; the message has the tokens needed and the tokens available.
     """
-    n, tokens, groups, _, allow_smaller = shape
-    found = read_windows(data, tokenizer, shape)
-    whole = [window.ids for window in found if len(window.ids) == tokens]
+    n, tokens, groups, _, allow_smaller = layout
+    windows = read_windows(data, tokenizer, layout)
+    whole = [window.ids for window in windows if len(window.ids) == tokens]
     fitting = len(whole) // groups * groups
     if fitting == 0 or (fitting < n and not allow_smaller):
-        there = sum(len(window.ids) for window in found)
-        smaller = "" if allow_smaller else ", or allow_smaller: true to take what there is"
+        available = sum(len(window.ids) for window in windows)
+        smaller = "" if allow_smaller else ", or set allow_smaller: true to use the tokens available"
         raise CorpusError(
             f"{n} contexts of {tokens} tokens from corpus {name}",
-            f"{n * tokens} tokens are needed, {there} are there",
+            f"{n * tokens} tokens are needed, {available} are available",
             f"Use a larger corpus or a smaller recipe{smaller}",
         )
     return np.array(whole[:fitting], np.int32)

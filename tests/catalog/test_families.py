@@ -1,4 +1,4 @@
-"""The table of families: every published name is read as its publisher means it, and nothing else is claimed."""
+"""Catalogue of families: published names parse as documented by their publishers, and families do not overlap."""
 
 import re
 import tomllib
@@ -25,11 +25,11 @@ from pipeline.errors import UsageError
 B, T = 10**9, 10**12
 STEPS, NAME = "step-times-batch", "name"
 BATCH = 2097152
-"""Tokens per step of Pythia."""
+"""Pythia's tokens per step."""
 
 PYTHIA_GRID = [0, *(2**i for i in range(10)), *range(1000, 144000, 1000)]
 
-# repo, name: step, tokens, stage, run, where the tokens come from
+# repo, name: step, tokens, stage, run, source of the token count
 PUBLISHED = {
     ("EleutherAI/pythia-14m", "step0"): TrainingPoint(0, 0, None, None, STEPS),
     ("EleutherAI/pythia-70m", "step1"): TrainingPoint(1, BATCH, None, None, STEPS),
@@ -116,37 +116,37 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("repo", "name"), PUBLISHED)
-def test_a_published_name_is_read_as_its_publisher_means_it(repo: str, name: str) -> None:
-    found = find_family(repo)
-    assert not found.is_generic
-    assert found.parse_name(repo, name) == PUBLISHED[repo, name]
+def test_a_published_name_parses_as_documented_by_its_publisher(repo: str, name: str) -> None:
+    family = find_family(repo)
+    assert not family.is_generic
+    assert family.parse_name(repo, name) == PUBLISHED[repo, name]
 
 
-@pytest.mark.parametrize("one", load_families(), ids=lambda one: one.name)
-def test_an_entry_reads_its_own_examples(one: Family) -> None:
-    for name, example in one.examples.items():
-        place = one.parse_name(example.repo or one.expanded_ids[0], name)
-        assert place is not None, name
-        stated = {field: getattr(place, field) for field in type(example).model_fields if field != "repo"}
-        assert stated == example.model_dump(exclude={"repo"}), name
-        assert not one.skips(name)
+@pytest.mark.parametrize("family", load_families(), ids=lambda family: family.name)
+def test_an_entry_reads_its_own_examples(family: Family) -> None:
+    for name, example in family.examples.items():
+        point = family.parse_name(example.repo or family.expanded_ids[0], name)
+        assert point is not None, name
+        parsed = {field: getattr(point, field) for field in type(example).model_fields if field != "repo"}
+        assert parsed == example.model_dump(exclude={"repo"}), name
+        assert not family.skips(name)
 
 
-@pytest.mark.parametrize("one", load_families(), ids=lambda one: one.name)
-def test_an_entry_is_whole(one: Family) -> None:
-    assert len(set(one.expanded_ids)) == len(one.expanded_ids)
-    named = {example.stage for example in one.examples.values()}
-    assert named <= {stage.name for stage in one.stages}
-    assert ("position" in one.rev.groupindex) == (one.position is not None)
-    for bad in one.known_bad:
-        assert any(fnmatchcase(repo, bad.repo) for repo in one.expanded_ids), bad
-    for repo in one.list_repos():
-        assert one.tier_of(repo) in ("small", "medium", "large")
-        assert not re.search(r"[{}*]", one.model_of(repo) + (one.tokenizer_for(repo) or ""))
+@pytest.mark.parametrize("family", load_families(), ids=lambda family: family.name)
+def test_an_entry_is_consistent(family: Family) -> None:
+    assert len(set(family.expanded_ids)) == len(family.expanded_ids)
+    stages = {example.stage for example in family.examples.values()}
+    assert stages <= {stage.name for stage in family.stages}
+    assert ("position" in family.rev.groupindex) == (family.position is not None)
+    for bad in family.known_bad:
+        assert any(fnmatchcase(repo, bad.repo) for repo in family.expanded_ids), bad
+    for repo in family.list_repos():
+        assert family.tier_of(repo) in ("small", "medium", "large")
+        assert not re.search(r"[{}*]", family.model_of(repo) + (family.tokenizer_for(repo) or ""))
 
 
 def test_no_two_families_claim_one_repo() -> None:
-    ids = {one.name: [*one.expanded_ids, *(e.repo for e in one.examples.values() if e.repo)] for one in load_families()}
+    ids = {f.name: [*f.expanded_ids, *(e.repo for e in f.examples.values() if e.repo)] for f in load_families()}
     shared = [
         (repo, one.name, other.name)
         for one, other in combinations(load_families(), 2)
@@ -154,15 +154,15 @@ def test_no_two_families_claim_one_repo() -> None:
         if one.claims(repo) and other.claims(repo)
     ]
     assert not shared
-    assert all(one.claims(repo) for one in load_families() for repo in ids[one.name])
+    assert all(family.claims(repo) for family in load_families() for repo in ids[family.name])
 
 
-def test_there_are_the_families_that_are_wanted() -> None:
-    histories = [one for one in load_families() if one.where != "final" and not one.unloadable]
+def test_the_catalogue_covers_all_layouts_and_model_kinds() -> None:
+    histories = [family for family in load_families() if family.where != "final" and not family.unloadable]
     assert len(histories) >= 25
-    assert {"branches", "tags", "repos", "subfolders"} <= {one.where for one in histories}
-    finals = [one for one in load_families() if one.where == "final"]
-    assert {"encoder", "decoder", "encdec"} <= {one.kind for one in finals}
+    assert {"branches", "tags", "repos", "subfolders"} <= {family.where for family in histories}
+    finals = [family for family in load_families() if family.where == "final"]
+    assert {"encoder", "decoder", "encdec"} <= {family.kind for family in finals}
 
 
 @pytest.mark.parametrize(
@@ -176,13 +176,13 @@ def test_there_are_the_families_that_are_wanted() -> None:
     ],
 )
 def test_an_unknown_repo_goes_through_the_generic_rule_and_says_so(repo: str) -> None:
-    found = find_family(repo)
-    assert found is GENERIC_FAMILY
-    assert (found.name, found.is_generic) == ("generic", True)
-    assert found.parse_name(repo, "stage2-step1000-tokens2B") == TrainingPoint(1000, 2 * B, "2", None, NAME)
-    assert found.parse_name(repo, "ext1000") is None
-    assert found.skips("main")
-    assert not found.skips("ext1000")
+    family = find_family(repo)
+    assert family is GENERIC_FAMILY
+    assert (family.name, family.is_generic) == ("generic", True)
+    assert family.parse_name(repo, "stage2-step1000-tokens2B") == TrainingPoint(1000, 2 * B, "2", None, NAME)
+    assert family.parse_name(repo, "ext1000") is None
+    assert family.skips("main")
+    assert not family.skips("ext1000")
 
 
 def test_a_name_that_the_entry_does_not_know_is_unparsed_not_dropped() -> None:
@@ -192,7 +192,7 @@ def test_a_name_that_the_entry_does_not_know_is_unparsed_not_dropped() -> None:
     assert pythia.skips("main")
     assert smollm3.skips("it-SFT")
     assert not smollm3.skips("long-ctx")
-    assert olmo3.parse_name("allenai/Olmo-3-1025-7B", "stage4-step10") is None  # a stage whose rank is not stated
+    assert olmo3.parse_name("allenai/Olmo-3-1025-7B", "stage4-step10") is None  # stage 4 is not in the entry
 
 
 def test_a_final_model_is_its_main_and_nothing_else() -> None:
@@ -203,7 +203,7 @@ def test_a_final_model_is_its_main_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"weigths": "bin"}, "unknown field 'weigths'; did you mean 'weights'?"),
         ({"rev": r"step(?P<stp>\d+)"}, "unknown group 'stp'; did you mean 'step'?"),
@@ -217,11 +217,11 @@ def test_a_final_model_is_its_main_and_nothing_else() -> None:
         ({"stages": [{"tokens_per_stp": 1}]}, "did you mean 'tokens_per_step'?"),
     ],
 )
-def test_a_wrong_entry_is_told_where_and_what(fields: dict[str, object], told: str) -> None:
-    right = {"ids": ["a/b"], "where": "branches", "kind": "decoder", "tiers": {"*": "small"}, "source": "x"}
-    assert parse_family("mine", {**right, "examples": {"main": {}}}).expanded_ids == ("a/b",)
-    with pytest.raises(UsageError, match=re.escape(told)) as error:
-        parse_family("mine", {**right, "examples": {"main": {}}, **fields})
+def test_an_invalid_entry_raises_with_its_family_and_field(fields: dict[str, object], message: str) -> None:
+    valid = {"ids": ["a/b"], "where": "branches", "kind": "decoder", "tiers": {"*": "small"}, "source": "x"}
+    assert parse_family("mine", {**valid, "examples": {"main": {}}}).expanded_ids == ("a/b",)
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
+        parse_family("mine", {**valid, "examples": {"main": {}}, **fields})
     assert "family mine" in str(error.value)
 
 
@@ -251,11 +251,14 @@ def test_members_match_with_and_without_their_owner() -> None:
     )
 
 
-def test_known_faults_are_told_with_their_source() -> None:
+def test_known_issues_name_their_source() -> None:
     pythia = get_family("pythia")
-    why = lambda one, repo, rev: "; ".join(fault.description for fault in one.known_bad_for(repo, rev))  # noqa: E731
+
+    def why(family: Family, repo: str, rev: str) -> str:
+        return "; ".join(issue.description for issue in family.known_bad_for(repo, rev))
+
     bad = [step for step in PYTHIA_GRID if "205" in why(pythia, "EleutherAI/pythia-2.8b", f"step{step}")]
-    assert (len(PYTHIA_GRID), len(bad)) == (154, 85)  # 86 by the report, with step143000, which is the end
+    assert (len(PYTHIA_GRID), len(bad)) == (154, 85)  # the report counts 86 with step143000, the end of training
     assert {0, 512, 53000, 64000, 65000, 140000} <= set(bad)
     assert not {66000, 143000} & set(bad)
     assert "issues/206" in why(pythia, "EleutherAI/pythia-12b", "step58000")
@@ -285,31 +288,31 @@ HISTORIES = {
 
 
 @given(st.sampled_from(sorted(HISTORIES)), st.data())
-def test_the_order_is_total_transitive_and_independent_of_the_input_s(repo: str, data: st.DataObject) -> None:
-    one = find_family(repo)
+def test_the_order_is_total_and_independent_of_the_input_order(repo: str, data: st.DataObject) -> None:
+    family = find_family(repo)
     names = data.draw(st.lists(HISTORIES[repo], unique=True, max_size=20))
-    key = lambda name: (one.sort_key(one.parse_name(repo, name)), name)  # noqa: E731  # type: ignore[arg-type]
+    key = lambda name: (family.sort_key(family.parse_name(repo, name)), name)  # noqa: E731  # type: ignore[arg-type]
     ordered = sorted(names, key=key)
     assert sorted(data.draw(st.permutations(names)), key=key) == ordered
     assert all(key(a) < key(b) for a, b in combinations(ordered, 2))
 
 
 @given(st.sampled_from(sorted(HISTORIES)), st.data())
-def test_runs_and_stages_never_interleave_and_numbers_are_no_words(repo: str, data: st.DataObject) -> None:
-    one = find_family(repo)
-    places = [one.parse_name(repo, name) for name in data.draw(st.lists(HISTORIES[repo], max_size=20))]
-    ordered = sorted((place for place in places if place), key=one.sort_key)
-    stretches = [(place.run, place.stage) for place in ordered]
-    assert len([s for i, s in enumerate(stretches) if i == 0 or s != stretches[i - 1]]) == len(set(stretches))
-    for stretch in set(stretches):
-        steps = [p.sort_key_in_stage for p in ordered if (p.run, p.stage) == stretch]
+def test_runs_and_stages_never_interleave_and_steps_sort_by_number(repo: str, data: st.DataObject) -> None:
+    family = find_family(repo)
+    points = [family.parse_name(repo, name) for name in data.draw(st.lists(HISTORIES[repo], max_size=20))]
+    ordered = sorted((point for point in points if point), key=family.sort_key)
+    stages = [(point.run, point.stage) for point in ordered]
+    assert len([s for i, s in enumerate(stages) if i == 0 or s != stages[i - 1]]) == len(set(stages))
+    for stage in set(stages):
+        steps = [p.sort_key_in_stage for p in ordered if (p.run, p.stage) == stage]
         assert steps == sorted(steps)
 
 
 def test_stages_are_in_training_order() -> None:
     def ordered(repo: str, *names: str) -> list[str]:
-        one = find_family(repo)
-        return sorted(names, key=lambda name: one.sort_key(one.parse_name(repo, name)))  # type: ignore[arg-type]
+        family = find_family(repo)
+        return sorted(names, key=lambda name: family.sort_key(family.parse_name(repo, name)))  # type: ignore[arg-type]
 
     ettin = ["step9", "step10", "step599525", "ext1000", "decay100", "decay500"]
     assert ordered("jhu-clsp/ettin-encoder-17m", *reversed(ettin)) == ettin

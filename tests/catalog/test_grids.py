@@ -1,4 +1,4 @@
-"""Whole published grids: every name of them is read, tokens exactly, and sorts in training order."""
+"""Complete published grids: every name parses, token counts are exact, and names sort in training order."""
 
 from collections.abc import Sequence
 from random import Random
@@ -21,70 +21,70 @@ RUNS = {
 MISTRALS = [repo for repo in get_family("stanford-gpt2").expanded_ids if "small" in repo]
 
 
-def reads(repo: str, template: str, steps: Sequence[int], tokens_per_step: int | None, run: str | None) -> None:
-    """The names of a grid, in any order, have their steps and tokens, and sort as training went."""
-    one = find_family(repo)
-    places = {template.format(step): one.parse_name(repo, template.format(step)) for step in steps}
-    shuffled = Random(0).sample(list(places.items()), len(places))
-    found = [place for _, place in shuffled if place is not None and not one.is_generic]
-    assert len(found) == len(steps)
-    ordered = sorted(found, key=one.sort_key)
+def check_grid(repo: str, template: str, steps: Sequence[int], tokens_per_step: int | None, run: str | None) -> None:
+    """Assert that the shuffled names of a grid parse to their steps and tokens, and sort in training order."""
+    family = find_family(repo)
+    points = {template.format(step): family.parse_name(repo, template.format(step)) for step in steps}
+    shuffled = Random(0).sample(list(points.items()), len(points))
+    parsed = [point for _, point in shuffled if point is not None and not family.is_generic]
+    assert len(parsed) == len(steps)
+    ordered = sorted(parsed, key=family.sort_key)
     tokens = [step * tokens_per_step if tokens_per_step else None for step in steps]
-    assert [(place.step, place.tokens, place.run) for place in ordered] == [
-        (step, seen, run) for step, seen in zip(steps, tokens, strict=True)
+    assert [(point.step, point.tokens, point.run) for point in ordered] == [
+        (step, count, run) for step, count in zip(steps, tokens, strict=True)
     ]
-    assert not any(one.skips(name) for name in places)
+    assert not any(family.skips(name) for name in points)
 
 
 @pytest.mark.parametrize("repo", RUNS)
 def test_the_154_steps_of_a_pythia(repo: str) -> None:
     assert len(PYTHIA) == 154
-    reads(repo, "step{}", PYTHIA, 2_097_152, RUNS[repo])
+    check_grid(repo, "step{}", PYTHIA, 2_097_152, RUNS[repo])
 
 
 @pytest.mark.parametrize("repo", MISTRALS)
 def test_the_609_steps_of_a_stanford_gpt2(repo: str) -> None:
     assert (len(STANFORD), len(MISTRALS)) == (609, 5)
-    reads(repo, "checkpoint-{}", STANFORD, 512 * 1024, repo.removeprefix("stanford-crfm/"))
+    check_grid(repo, "checkpoint-{}", STANFORD, 512 * 1024, repo.removeprefix("stanford-crfm/"))
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_28_steps_of_a_multiberts_seed_and_its_start(seed: int) -> None:
-    """One repo each, of one model; that of step 0 is the untrained one."""
-    one, model = get_family("multiberts"), f"google/multiberts-seed_{seed}"
+    """Each checkpoint of a model has a separate repo; step 0 is the untrained model."""
+    family, model = get_family("multiberts"), f"google/multiberts-seed_{seed}"
     repos = [f"{model}-step_{step // 1000}k" for step in MULTIBERTS]
     assert len(repos) == 1 + 28
-    assert set(one.list_repos(f"*-seed_{seed}-*")) == set(repos)
-    assert {one.model_of(repo) for repo in repos} == {model}
-    places = [find_family(repo).parse_name(repo, repo.split("/")[1]) for repo in Random(seed).sample(repos, len(repos))]
-    ordered = sorted((place for place in places if place), key=one.sort_key)
-    assert [(place.step, place.tokens, place.run) for place in ordered] == [
+    assert set(family.list_repos(f"*-seed_{seed}-*")) == set(repos)
+    assert {family.model_of(repo) for repo in repos} == {model}
+    points = [find_family(repo).parse_name(repo, repo.split("/")[1]) for repo in Random(seed).sample(repos, len(repos))]
+    ordered = sorted((point for point in points if point), key=family.sort_key)
+    assert [(point.step, point.tokens, point.run) for point in ordered] == [
         (step, step * 256 * 512, str(seed)) for step in MULTIBERTS
     ]
 
 
 @pytest.mark.parametrize("size", ["560m", "1b1", "1b7", "3b", "7b1"])
 def test_the_tags_of_a_bloom(size: str) -> None:
-    """Its publisher states no tokens per step."""
+    """BLOOM's publisher states no tokens per step."""
     steps = BLOOM_1B7 if size == "1b7" else BLOOM
     assert len(steps) == (7 if size == "1b7" else 8)
-    reads(f"bigscience/bloom-{size}-intermediate", "global_step{}", steps, None, None)
+    check_grid(f"bigscience/bloom-{size}-intermediate", "global_step{}", steps, None, None)
 
 
 def test_the_1446_steps_of_olmo_1b_0724() -> None:
-    """Tokens are rounded in its names, and are as the names say."""
+    """The names have rounded token counts, which take precedence over step times batch size."""
     repo = "allenai/OLMo-1B-0724-hf"
     tokens = {step: round(step * 2_097_152 / 10**9) for step in range(1000, 1_447_000, 1000)}
-    one = find_family(repo)
-    places = [one.parse_name(repo, f"step{step}-tokens{seen}B") for step, seen in reversed(tokens.items())]
-    ordered = sorted((place for place in places if place), key=one.sort_key)
+    family = find_family(repo)
+    points = [family.parse_name(repo, f"step{step}-tokens{count}B") for step, count in reversed(tokens.items())]
+    ordered = sorted((point for point in points if point), key=family.sort_key)
     assert len(ordered) == 1446
-    assert [(place.step, place.tokens) for place in ordered] == [(step, seen * 10**9) for step, seen in tokens.items()]
+    assert [(p.step, p.tokens) for p in ordered] == [(step, count * 10**9) for step, count in tokens.items()]
 
 
 def test_the_359_checkpoints_of_amber() -> None:
-    """They count chunks of data, not steps, so that neither step nor tokens are claimed."""
-    one = find_family("LLM360/Amber")
-    places = [one.parse_name("LLM360/Amber", f"ckpt_{chunk:03}") for chunk in reversed(range(359))]
-    ordered = sorted((place for place in places if place), key=one.sort_key)
-    assert [(place.position, place.step, place.tokens) for place in ordered] == [(n, None, None) for n in range(359)]
+    """Amber's names count chunks of data, so step and tokens stay unknown."""
+    family = find_family("LLM360/Amber")
+    points = [family.parse_name("LLM360/Amber", f"ckpt_{chunk:03}") for chunk in reversed(range(359))]
+    ordered = sorted((point for point in points if point), key=family.sort_key)
+    assert [(point.position, point.step, point.tokens) for point in ordered] == [(n, None, None) for n in range(359)]

@@ -1,4 +1,4 @@
-"""Local histories: which files make a checkpoint, under which name, and that what is absent is never the same."""
+"""Local histories: files and name of a checkpoint, and distinct digests for checkpoints that lack files."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.catalog.checkpoint_files import LocalFolder, list_weight_files
 from pipeline.catalog.digests import require_unchanged
 from pipeline.catalog.local_histories import discover_history, inspect_checkpoint
 from pipeline.errors import FilesChangedError
-from pipeline.hashing import digest_of_files
+from pipeline.hashing import digest_file_hashes, file_sha256
 from pipeline.spec import Checkpoint, Local
 
 
@@ -23,7 +23,7 @@ def checkpoint(folder: Path, content: str = "weights") -> Path:
 
 
 def sharded(folder: Path, whole: str = "model.safetensors") -> None:
-    """An index of two shards, the second of which is absent, and a stray file of the same pattern."""
+    """Write an index of two shards, the first shard, and a stray file of the same pattern."""
     stem, suffix = whole.split(".")
     names = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
     (folder / f"{whole}.index.json").write_text(
@@ -34,7 +34,7 @@ def sharded(folder: Path, whole: str = "model.safetensors") -> None:
 
 
 def test_weight_files_are_those_that_loading_tries_first(tmp_path: Path) -> None:
-    """safetensors before pickles, and of each the whole file before an index, as transformers has it."""
+    """Loading in transformers prefers safetensors to pickles, and a whole file to an index."""
     assert list_weight_files(LocalFolder(tmp_path)) == ()
     sharded(tmp_path, "pytorch_model.bin")
     pickles = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
@@ -48,19 +48,22 @@ def test_weight_files_are_those_that_loading_tries_first(tmp_path: Path) -> None
     assert list_weight_files(LocalFolder(tmp_path)) == ("model.safetensors",)
 
 
-def test_the_weights_digest_covers_what_is_loaded_and_nothing_else(tmp_path: Path) -> None:
+def test_the_weights_digest_covers_exactly_the_loaded_files(tmp_path: Path) -> None:
+    def digest(*names: str) -> str:
+        return digest_file_hashes((name, file_sha256(folder / name)) for name in names)
+
     folder = checkpoint(tmp_path / "a")
     whole = inspect_checkpoint(folder).weights_digest
-    assert whole == digest_of_files(folder, ["model.safetensors"])
+    assert whole == digest("model.safetensors")
     sharded(folder)
     assert inspect_checkpoint(folder).weights_digest == whole
     (folder / "model.safetensors").unlink()
-    there = ["model.safetensors.index.json", "model-00001-of-00002.safetensors"]
-    assert inspect_checkpoint(folder).weights_digest == digest_of_files(folder, there)
+    sharded_digest = digest("model.safetensors.index.json", "model-00001-of-00002.safetensors")
+    assert inspect_checkpoint(folder).weights_digest == sharded_digest
 
 
 def test_checkpoints_that_lack_files_are_never_the_same(tmp_path: Path) -> None:
-    """Empty folders, folders without weights and folders without config.json: each fails under a name of its own."""
+    """Folders without files, without weights and without config.json all have different digests."""
     for step in range(6):
         folder = checkpoint(tmp_path / "runs" / f"step{step}")
         for name, steps in (
@@ -70,9 +73,9 @@ def test_checkpoints_that_lack_files_are_never_the_same(tmp_path: Path) -> None:
         ):
             if step in steps:
                 (folder / name).unlink()
-    found = discover_history(Local(local=str(tmp_path / "runs"))).checkpoints
-    assert len({checkpoint.content for checkpoint in found}) == 6
-    assert discover_history(Local(local=str(tmp_path / "runs"))).checkpoints == found
+    checkpoints = discover_history(Local(local=str(tmp_path / "runs"))).checkpoints
+    assert len({checkpoint.content for checkpoint in checkpoints}) == 6
+    assert discover_history(Local(local=str(tmp_path / "runs"))).checkpoints == checkpoints
 
 
 def test_equal_files_in_two_folders_are_the_same(tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ def test_equal_files_in_two_folders_are_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "label"), [("step512", "runs@step512"), ("final", "final@main")])
 def test_a_folder_that_is_a_checkpoint_has_one_name(tmp_path: Path, name: str, label: str) -> None:
-    """As a history of one, and measured by itself: named by its parent where its own name is a step."""
+    """Discovery and `inspect_checkpoint` agree: the model is the parent folder if the folder name is a step."""
     folder = checkpoint(tmp_path / "runs" / name)
     (alone,) = discover_history(Local(local=str(folder))).checkpoints
     assert alone == inspect_checkpoint(folder)
@@ -99,26 +102,26 @@ def test_a_checkpoint_of_a_history_has_the_name_that_it_has_alone(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
-        ("model.safetensors", "its weights are not what was planned"),
-        ("config.json", "its config is not what was planned"),
-        ("tokenizer.json", "its tokenizer is not what was planned"),
+        ("model.safetensors", "its weights changed"),
+        ("config.json", "its config changed"),
+        ("tokenizer.json", "its tokenizer changed"),
     ],
 )
-def test_files_that_changed_since_the_plan_are_noticed(tmp_path: Path, name: str, said: str) -> None:
+def test_files_that_changed_since_the_plan_are_noticed(tmp_path: Path, name: str, message: str) -> None:
     planned: Checkpoint = inspect_checkpoint(checkpoint(tmp_path / "step1"))
     require_unchanged(planned)
     size = (tmp_path / "step1" / name).stat().st_size
     for content in ("x" * size, None):
         (tmp_path / "step1" / name).write_text(content) if content else (tmp_path / "step1" / name).unlink()
-        with pytest.raises(FilesChangedError, match=said) as caught:
+        with pytest.raises(FilesChangedError, match=f"step1.*{message}") as caught:
             require_unchanged(planned)
         assert len(str(caught.value).splitlines()) == 2
 
 
 def test_a_folder_is_audited_as_a_repo_is(tmp_path: Path) -> None:
-    """What it lacks is told, and its checkpoint is wanted all the same: the failure then says so."""
+    """The audit reports an incomplete checkpoint, which is still planned so that its failure is recorded."""
     for step, content in ((0, "a"), (1, "b"), (2, "a"), (3, "c")):
         checkpoint(tmp_path / "runs" / f"step{step}", content * 8)
     checkpoint(tmp_path / "runs" / "best")
@@ -129,9 +132,9 @@ def test_a_folder_is_audited_as_a_repo_is(tmp_path: Path) -> None:
         **{"step3": "NO_WEIGHTS", "best": "UNPARSED"},
     }
     assert [c.step for c in history.checkpoints] == [0, 1, 2, 3]
-    assert [c.n_params for c in history.checkpoints] == [2, 2, 2, None]  # float32 where config.json does not say
-    assert [(found.what, found.revisions) for found in audit_history(history)] == [
-        ("equals-final", ("step0",)),  # those of step2, the last that has weights
+    assert [c.n_params for c in history.checkpoints] == [2, 2, 2, None]  # float32 if config.json has no dtype
+    assert [(finding.what, finding.revisions) for finding in audit_history(history)] == [
+        ("equals-final", ("step0",)),  # equal to step2, the last step with weights
         ("no-weights", ("step3",)),
         ("unparsed", ("best",)),
     ]

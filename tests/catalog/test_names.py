@@ -1,4 +1,4 @@
-"""The generic rule: what a name says is read exactly, what it does not say is not guessed."""
+"""Generic parsing rule: stated values are exact, and missing values are not guessed."""
 
 import pytest
 from hypothesis import given
@@ -14,7 +14,7 @@ from pipeline.catalog.revision_names import (
 
 B, T = 10**9, 10**12
 
-SAID = {
+PARSED = {
     "step512": TrainingPoint(512),
     "step0": TrainingPoint(0),
     "step-125000": TrainingPoint(125000),
@@ -34,34 +34,34 @@ SAID = {
     "step29901-seed-default": TrainingPoint(29901, run="default"),
     "step-0334000_tokens-0700B-phase1": TrainingPoint(334000, 700 * B, "1", None, "name"),
 }
-UNSAID = (
+UNPARSED = (
     *("main", "ext1000", "decay100", "deeper-starling", "it-SFT", "best", "stage1", "seed3", "", "fp32"),
     *("TinyLlama-1.1B", "step1-step2", "step12x", "1000", "v1.0", "10B", "hf_ckpt/16.78B", "longctx-step500"),
 )
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", PARSED)
 def test_a_name_is_read_exactly(name: str) -> None:
-    assert parse_name(name) == SAID[name]
+    assert parse_name(name) == PARSED[name]
 
 
-@pytest.mark.parametrize("name", UNSAID)
-def test_what_a_name_does_not_say_is_not_guessed(name: str) -> None:
+@pytest.mark.parametrize("name", UNPARSED)
+def test_an_unknown_name_is_not_parsed(name: str) -> None:
     assert parse_name(name) is None
 
 
 @pytest.mark.parametrize("name", ["main", "refs/pr/3", "refs/convert/parquet", "pr/12", "v1", "v1.0.2", "0f" * 20])
-def test_names_that_are_no_point_of_a_history(name: str) -> None:
+def test_names_that_are_never_checkpoints(name: str) -> None:
     assert is_ignored_name(name)
 
 
 @pytest.mark.parametrize("name", ["step1", "mainline", "1234567", "v1-step5", "0f" * 19, "pr/x"])
-def test_other_names_may_be_points(name: str) -> None:
+def test_other_names_can_be_checkpoints(name: str) -> None:
     assert not is_ignored_name(name)
 
 
 @pytest.mark.parametrize(
-    ("names", "believed"),
+    ("names", "applies"),
     [
         (["step1", "step2", "step3"], True),
         (["step1", "step2", "main", "v1.0", "refs/pr/1"], False),  # two
@@ -70,18 +70,18 @@ def test_other_names_may_be_points(name: str) -> None:
         ([], False),
     ],
 )
-def test_the_rule_is_believed_of_a_repo_where_enough_of_its_names_parse(names: list[str], believed: bool) -> None:
-    assert has_enough_parsed_names(names) is believed
+def test_the_rule_applies_to_a_repo_if_enough_names_parse(names: list[str], applies: bool) -> None:
+    assert has_enough_parsed_names(names) is applies
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**6))
 def test_units_are_exact(step: int, count: int) -> None:
-    """In floats 16.78e9 is 16780000000.000002."""
-    place = parse_name(f"step{step}-tokens{count // 100}.{count % 100:02}B")
-    assert place == TrainingPoint(step, count * 10**7, tokens_source="name")
+    """A float product is not exact: 16.78 * 1e9 == 16780000000.000002."""
+    point = parse_name(f"step{step}-tokens{count // 100}.{count % 100:02}B")
+    assert point == TrainingPoint(step, count * 10**7, tokens_source="name")
 
 
-PLACES = st.builds(
+POINTS = st.builds(
     TrainingPoint,
     step=st.none() | st.integers(0, 10**7),
     tokens=st.none() | st.integers(0, 10**13),
@@ -90,16 +90,16 @@ PLACES = st.builds(
 )
 
 
-@given(st.lists(PLACES), st.randoms(use_true_random=False))
-def test_the_order_is_total_and_independent_of_the_input_s(places: list[TrainingPoint], random) -> None:
-    shuffled = places[:]
+@given(st.lists(POINTS), st.randoms(use_true_random=False))
+def test_the_order_is_total_and_independent_of_the_input_order(points: list[TrainingPoint], random) -> None:
+    shuffled = points[:]
     random.shuffle(shuffled)
-    assert [p.sort_key for p in sorted(shuffled, key=lambda p: p.sort_key)] == sorted(p.sort_key for p in places)
+    assert [p.sort_key for p in sorted(shuffled, key=lambda p: p.sort_key)] == sorted(p.sort_key for p in points)
 
 
 def test_runs_are_ordered_by_number_then_by_name() -> None:
     assert sorted(["default", "10", None, "2", "a"], key=run_sort_key) == [None, "2", "10", "a", "default"]
 
 
-def test_what_has_no_place_comes_last() -> None:
+def test_an_empty_point_sorts_last() -> None:
     assert TrainingPoint().sort_key > TrainingPoint(10**12, stage="9").sort_key

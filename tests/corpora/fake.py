@@ -1,4 +1,4 @@
-"""Tokenizers small enough to reason about, and what they were asked."""
+"""Minimal tokenizers that record the texts they encode."""
 
 import re
 import zlib
@@ -9,7 +9,7 @@ from pipeline.recipe import ContextRecipe
 
 
 class Characters:
-    """One token per character, its id the code point; <s> is 1 and </s> is 2."""
+    """Tokenizer with one token per character, whose id is the code point; <s> is 1 and </s> is 2."""
 
     bos_id: int | None = 1
     round_trips = True
@@ -34,7 +34,7 @@ class Characters:
 
 
 class Words(Characters):
-    """One token per word of up to eight letters with the blank before it; blanks left over are tokens too."""
+    """Tokenizer with one token per word of up to eight letters including a preceding space, and per extra space."""
 
     def encode(self, text: str) -> list[int]:
         return self.encode_with_offsets(text)[0]

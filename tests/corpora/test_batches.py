@@ -1,4 +1,4 @@
-"""Batches hold every context and every sampled row once, in an order that does not depend on their size."""
+"""Batches contain every context and every sampled row exactly once, in an order independent of the batch size."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from pipeline.corpora import Batch, Contexts
 
 
 def ragged(lengths: list[int], n_groups: int, seed: int) -> Contexts:
-    """Contexts whose token ids are all different, with a random half of their positions sampled."""
+    """Return contexts with distinct token ids, and a random half of their positions sampled."""
     choices, ids, at = np.random.default_rng(seed), [], 0
     for length in lengths:
         ids.append(np.arange(at, at + length, dtype=np.int32))
@@ -22,17 +22,17 @@ def ragged(lengths: list[int], n_groups: int, seed: int) -> Contexts:
     return Contexts(tuple(ids), np.arange(len(lengths)) * n_groups // len(lengths), kept, moments, special, None)
 
 
-def rows(batches: list[Batch]) -> dict[str, list[int]]:
-    """All batches, one after the other."""
-    found: dict[str, list[int]] = {name: [] for name in ("ids", "special", "group", "kept", "moments")}
+def concatenate(batches: list[Batch]) -> dict[str, list[int]]:
+    """Concatenate all batches."""
+    rows: dict[str, list[int]] = {name: [] for name in ("ids", "special", "group", "kept", "moments")}
     for batch in batches:
         flat = batch.ids.ravel()
-        found["ids"] += flat.tolist()
-        found["special"] += batch.special_mask.ravel().tolist()
-        found["group"] += batch.context_group.tolist()
-        found["kept"] += zip(flat[batch.kept_rows], batch.kept_context, batch.kept_group, batch.kept_token, strict=True)
-        found["moments"] += zip(flat[batch.moment_rows], batch.moment_group, batch.moment_first, strict=True)
-    return found
+        rows["ids"] += flat.tolist()
+        rows["special"] += batch.special_mask.ravel().tolist()
+        rows["group"] += batch.context_group.tolist()
+        rows["kept"] += zip(flat[batch.kept_rows], batch.kept_context, batch.kept_group, batch.kept_token, strict=True)
+        rows["moments"] += zip(flat[batch.moment_rows], batch.moment_group, batch.moment_first, strict=True)
+    return rows
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 3), st.integers(1, 40), st.integers(0, 9))
@@ -45,7 +45,7 @@ def test_rows_are_those_of_a_plain_loop_whatever_the_batch_size(
     for number, (ids, group) in enumerate(zip(text.ids, text.context_group, strict=True)):
         kept += [(ids[p], number, group, ids[p]) for p in text.kept_positions[number]]
         moments += [(ids[p], group, p == 0) for p in text.moment_positions[number]]
-    assert rows(batches) == {
+    assert concatenate(batches) == {
         "ids": np.concatenate(text.ids).tolist(),
         "special": np.concatenate(text.special_masks).tolist(),
         "group": text.context_group.tolist(),

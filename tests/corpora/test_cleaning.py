@@ -1,4 +1,4 @@
-"""Of a Wikipedia dump the prose is kept and the markup goes, wherever the dump is cut."""
+"""Cleaning of a Wikipedia dump keeps the prose and removes the markup, even if the dump is truncated."""
 
 import hashlib
 import re
@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.corpora import build_contexts, cleaning, resolve_corpus
-from pipeline.corpora.cleaning import extract_articles
+from pipeline.corpora import build_contexts, resolve, resolve_corpus, wikitext
 from pipeline.corpora.resolve import prepare_text_file
-from pipeline.corpora.wikitext import extract_prose
+from pipeline.corpora.wikitext import extract_articles, extract_prose
 from pipeline.recipe import built_in_recipe
 from pipeline.spec import ALGORITHMS, Cell, Checkpoint, Corpus
 from tests.corpora.fake import Characters, recipe
@@ -22,7 +21,7 @@ MARKUP = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]+[ />]|<!--|''|^=|^\
 
 
 @pytest.mark.parametrize(
-    ("wikitext", "words"),
+    ("markup", "words"),
     [
         ("#REDIRECT [[AAA]]", ""),
         ("#redirect [[AAA]] {{R from CamelCase}}", ""),
@@ -50,8 +49,8 @@ MARKUP = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]+[ />]|<!--|''|^=|^\
         ("a   b\t c\n\n\n d ", "a b c\nd"),
     ],
 )
-def test_markup_becomes_what_a_reader_sees(wikitext: str, words: str) -> None:
-    assert extract_prose(wikitext) == words
+def test_markup_becomes_what_a_reader_sees(markup: str, words: str) -> None:
+    assert extract_prose(markup) == words
 
 
 PAIRS = [
@@ -74,7 +73,7 @@ SIGNS = ["Image:", "|", "a", "=", "'", "<", ">", "&lt;", " ", "\n"]
 
 
 @given(st.lists(st.sampled_from(PAIRS + SIGNS)))
-def test_any_markup_whatever_gives_lines_without_spare_blanks(pieces: list[str]) -> None:
+def test_any_markup_gives_lines_without_redundant_spaces(pieces: list[str]) -> None:
     lines = extract_prose("".join(pieces)).split("\n")
     assert lines == [" ".join(line.split()) for line in lines]
     assert "" not in lines[:-1]
@@ -82,7 +81,7 @@ def test_any_markup_whatever_gives_lines_without_spare_blanks(pieces: list[str])
 
 @pytest.mark.parametrize("bomb", ["{{", "[[", "{|\n", "<ref>", "<!--", "[http:", "= ", "<a ", "'"])
 def test_markup_that_never_closes_takes_linear_time(bomb: str) -> None:
-    # A page of 300 kB takes 0.01 to 0.3 s; quadratic time would take minutes, and the suite's limit is 120 s.
+    # A page of 300 kB takes 0.01 to 0.3 s; a quadratic algorithm would take minutes and exceed the 120 s timeout.
     assert len(extract_prose(bomb * (300_000 // len(bomb)) + "</table>|}]]" * 10_000)) <= 300_000 + 120_000
 
 
@@ -106,13 +105,13 @@ def test_an_empty_dump_and_one_without_pages_have_no_prose(tmp_path: Path) -> No
 
 def test_a_cleaned_text_is_made_once_per_digest_and_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = resolve_corpus(Corpus(kind="enwik8", path=str(dump(tmp_path, ("One", "made once")))))
-    place = prepare_text_file(corpus)
-    assert place.read_text() == "made once\n\n"
+    path = prepare_text_file(corpus)
+    assert path.read_text() == "made once\n\n"
     with monkeypatch.context() as patch:
-        patch.setattr(cleaning, "extract_articles", lambda path: pytest.fail("cleaned again"))
-        assert prepare_text_file(corpus) == place
+        patch.setattr(resolve, "extract_articles", lambda path: pytest.fail("cleaned again"))
+        assert prepare_text_file(corpus) == path
     monkeypatch.setitem(ALGORITHMS, "cleaning", ALGORITHMS["cleaning"] + 1)
-    monkeypatch.setattr(cleaning, "extract_prose", str.upper)
+    monkeypatch.setattr(wikitext, "extract_prose", str.upper)
     assert prepare_text_file(corpus).read_text() == "MADE ONCE\n\n"
 
 
@@ -133,8 +132,8 @@ def test_the_rules_identify_a_cell_on_the_cleaned_text_alone(tmp_path: Path, mon
     assert {kind for kind in before if id_on(kind) != before[kind]} == {"enwik8"}
 
 
-def test_contexts_tell_the_digest_of_the_cleaned_text(tmp_path: Path) -> None:
-    """Whether they are made or come from the cache; of a text that is not cleaned it is the corpus's own."""
+def test_contexts_have_the_digest_of_the_cleaned_text(tmp_path: Path) -> None:
+    """The digest is the same for new and cached contexts; without cleaning it is the corpus's sha256."""
     file = dump(tmp_path, ("One", "''words'' " * 99))
     prose = ("words " * 99).strip().encode() + b"\n\n"
     for kind, text in (("enwik8", prose), ("enwik8-raw", file.read_bytes())):
@@ -163,7 +162,7 @@ def test_real_articles_keep_their_sentences_and_lose_their_markup(shared: Callab
         assert sentence in words
     assert "REDIRECT" not in words
     assert "Anarquismo" not in words  # a link to another language
-    assert words.count("\n\n") == 2  # the two articles of the file that are no redirect
+    assert words.count("\n\n") == 2  # the two articles of the file that are not redirects
 
 
 def test_a_dump_cut_anywhere_is_cleaned_up_to_the_cut(shared: Callable[[str], Path], tmp_path: Path) -> None:
@@ -172,7 +171,7 @@ def test_a_dump_cut_anywhere_is_cleaned_up_to_the_cut(shared: Callable[[str], Pa
     for cut in np.random.default_rng(0).integers(0, len(data), 60):
         (tmp_path / "cut").write_bytes(data[:cut])
         words = b"".join(extract_articles(tmp_path / "cut")).decode()
-        # The last lines may hold markup that the cut left open; all before is as in the whole dump.
+        # The last lines can have markup that the cut left unclosed; the text before equals the whole dump's.
         settled = words[: max(len(words) - 3000, 0)]
         assert whole.startswith(settled), int(cut)
         assert not MARKUP.search(settled)

@@ -1,4 +1,4 @@
-"""Contexts are deterministic, made once per tokenizer, dealt to groups evenly, and sampled fairly."""
+"""Contexts are deterministic, cached per tokenizer, spread evenly over groups, and sampled uniformly."""
 
 import os
 import subprocess
@@ -38,12 +38,12 @@ def equal(a: Contexts, b: Contexts) -> bool:
 
 
 def chi_square(counts: np.ndarray) -> float:
-    """Standard score of the counts under equal chances."""
+    """Return the standard score of the counts under a uniform distribution."""
     mean, freedom = counts.mean(), len(counts) - 1
     return float((((counts - mean) ** 2 / mean).sum() - freedom) / np.sqrt(2 * freedom))
 
 
-# --- the same for every process and every checkpoint
+# --- identical for all processes and checkpoints
 
 IN_ANOTHER_PROCESS = """
 import sys
@@ -87,18 +87,18 @@ from tests.corpora.fake import Words, recipe
 tokenizer = Words()
 inner = tokenizer.encode_with_offsets
 tokenizer.encode_with_offsets = lambda text: (time.sleep(0.01), inner(text))[1]
-contexts(resolve(Corpus(kind="text", path=sys.argv[1])), recipe(), tokenizer, 1000, None, "at once")
+build_contexts(resolve_corpus(Corpus(kind="text", path=sys.argv[1])), recipe(), tokenizer, 1000, None, "at once")
 print(bool(tokenizer.asked))
 """
 
 
-def test_of_processes_that_begin_together_one_tokenises(prose: Corpus) -> None:
+def test_only_one_of_concurrent_processes_tokenises(prose: Corpus) -> None:
     command = [sys.executable, "-c", AT_ONCE, str(prose.path)]
     runs = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": "."}, stdout=subprocess.PIPE) for _ in range(3)]
     assert sorted(run.communicate()[0] for run in runs) == [b"False\n", b"False\n", b"True\n"]
 
 
-def test_what_changes_no_token_shares_the_kept_contexts_and_what_does_shares_nothing(prose: Corpus) -> None:
+def test_only_recipe_fields_that_change_tokens_change_the_cache_key(prose: Corpus) -> None:
     build_contexts(prose, recipe(), Words(), 1000, None, "shares")
     for changes_nothing in ({"name": "other"}, {"version": 2}, {"k": 4}, {"dtype": "bfloat16"}, {"sink_multiple": 3}):
         build_contexts(prose, recipe(**changes_nothing), tokenizer := Words(), 1000, None, "shares")
@@ -108,30 +108,30 @@ def test_what_changes_no_token_shares_the_kept_contexts_and_what_does_shares_not
         assert tokenizer.asked
 
 
-def test_damaged_kept_contexts_are_made_again(prose: Corpus) -> None:
+def test_damaged_cached_contexts_are_built_again(prose: Corpus) -> None:
     before = set(cache.folder("contexts").glob("*.npz"))
     first = build_contexts(prose, recipe(), Words(), 1000, None, "damaged")
-    (place,) = set(cache.folder("contexts").glob("*.npz")) - before
-    whole = place.read_bytes()
+    (path,) = set(cache.folder("contexts").glob("*.npz")) - before
+    whole = path.read_bytes()
     for damage in (b"", b"rubbish", whole[:-100], whole[:200] + bytes(8) + whole[208:]):
-        place.write_bytes(damage)
+        path.write_bytes(damage)
         assert equal(build_contexts(prose, recipe(), Words(), 1000, None, "damaged"), first)
-        assert place.read_bytes() == whole
+        assert path.read_bytes() == whole
 
 
 # --- groups and positions
 
 
 def test_every_group_covers_the_whole_text_and_groups_share_nothing(tmp_path: Path) -> None:
-    (tmp_path / "places").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))  # no character twice
-    places = resolve_corpus(Corpus(kind="text", path=str(tmp_path / "places")))
-    made = build_contexts(places, recipe(contexts=50), Characters(), 1 << 20, None)
+    (tmp_path / "text").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 20_000))))  # all characters distinct
+    corpus = resolve_corpus(Corpus(kind="text", path=str(tmp_path / "text")))
+    made = build_contexts(corpus, recipe(contexts=50), Characters(), 1 << 20, None)
     assert made.context_group.tolist() == [g for g in range(4) for _ in range(50)]
     tokens = np.stack(made.ids) - 0x4E00
     assert len(np.unique(tokens)) == 200 * 16
     for group in range(4):
         shares = tokens[made.context_group == group, 0] // 100  # two hundred windows over 20,000 characters
-        # A window may be pushed back a little by the one before it.
+        # A window can start a little late if it would overlap the preceding window.
         assert np.abs(shares - np.arange(group, 200, 4)).max() <= 1
 
 
@@ -168,7 +168,7 @@ def test_unigram_ids_have_exactly_the_frequencies_of_the_texts_windows_in_anothe
     shuffled = prose.model_copy(update={"kind": "random-unigram"})
     a, b = (np.stack(build_contexts(corpus, recipe(), Words(), 1000, None).ids) for corpus in (prose, shuffled))
     assert Counter(a.ravel().tolist()) == Counter(b.ravel().tolist())
-    assert np.mean(a == b) < 0.2  # the share of equal pairs of such a text is 0.09
+    assert np.mean(a == b) < 0.2  # two random tokens of this text are equal with probability 0.09
 
 
 def test_special_tokens_of_the_text_are_left_out_of_unigram_ids(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_snippet_recipe_on_random_tokens_takes_contexts_of_equal_length(prose:
         assert made.n_kept == 7 * tokens
 
 
-# --- special tokens, lengths, refusals
+# --- special tokens, lengths, errors
 
 
 def test_special_tokens_are_part_of_the_length(prose: Corpus) -> None:
@@ -205,10 +205,10 @@ def test_special_tokens_are_part_of_the_length(prose: Corpus) -> None:
 def test_special_tokens_that_are_not_there_or_leave_no_room_are_refused(prose: Corpus) -> None:
     tokenizer = Characters()
     tokenizer.bos_id = None
-    with pytest.raises(UsageError, match="the tokenizer has no such token"):
+    with pytest.raises(UsageError, match="the tokenizer has no BOS token"):
         build_contexts(prose, recipe(bos="first"), tokenizer, 1000, None)
-    tokenizer.default = lambda text: ([7, 8], [False] * 2)  # type: ignore[method-assign]
-    with pytest.raises(UsageError, match=r"the tokenizer makes \[7, 8\] of \[97\]"):
+    tokenizer.encode_with_special_tokens = lambda text: ([7, 8], [False] * 2)  # type: ignore[method-assign]
+    with pytest.raises(UsageError, match=r"\[97\].*\[7, 8\]"):
         build_contexts(prose, recipe(bos="tokenizer"), tokenizer, 1000, None)
     with pytest.raises(UsageError, match="2 of them are special"):
         build_contexts(prose, recipe(bos="tokenizer", context_tokens=2, kept_per_context=1), Characters(), 1000, None)
@@ -243,9 +243,9 @@ def test_a_snippet_beyond_the_position_table_is_refused_or_cut_and_flagged(prose
 def test_a_corpus_of_ten_bytes_is_refused_with_both_numbers_or_flagged(tmp_path: Path) -> None:
     (tmp_path / "ten").write_text("ten bytes!")
     corpus = resolve_corpus(Corpus(kind="enwik8-raw", path=str(tmp_path / "ten")))
-    with pytest.raises(CorpusError, match="32768 tokens are needed, 10 are there"):
+    with pytest.raises(CorpusError, match=r"32768 tokens .* 10 "):
         build_contexts(corpus, built_in_recipe("quick@1"), Characters(), 1000, None)
-    with pytest.raises(CorpusError, match="65536 characters are needed, 10 are there"):
+    with pytest.raises(CorpusError, match=r"65536 characters .* 10 "):
         build_contexts(corpus, built_in_recipe("authors@1"), Characters(), 1000, None)
     small = recipe(context_tokens=2, kept_per_context=1, allow_smaller=True)
     made = build_contexts(corpus, small, Characters(), 1000, None)
@@ -263,7 +263,7 @@ def test_a_tokenizer_that_loses_text_is_flagged_where_there_is_text(prose: Corpu
 def test_ids_beyond_the_models_vocabulary_are_refused(prose: Corpus) -> None:
     form = SnippetRecipe(name="s", version=1, snippets=1, snippet_chars=200)
     assert build_contexts(prose, form, Characters(), 120, None).ids[0].max() == 119
-    with pytest.raises(CorpusError, match=r"gives 119, the model knows ids below 119"):
+    with pytest.raises(CorpusError, match=r"id 119, .* below 119"):
         build_contexts(prose, form, Characters(), 119, None)
 
 
@@ -276,7 +276,7 @@ def test_quick_fits_the_raw_sample_of_wikipedia_and_not_the_cleaned_one(shared: 
         resolve_corpus(Corpus(kind="enwik8-raw", path=file)), built_in_recipe("quick@1"), tokenizer, 1024, 128
     )
     assert (len(made), made.context_tokens, made.n_kept, made.flags) == (256, 128, 4096, ())
-    with pytest.raises(CorpusError, match=r"32768 tokens are needed, 29\d{3} are there"):
+    with pytest.raises(CorpusError, match=r"32768 tokens .* 29\d{3} "):
         build_contexts(
             resolve_corpus(Corpus(kind="enwik8", path=file)), built_in_recipe("quick@1"), tokenizer, 1024, 128
         )

@@ -1,4 +1,4 @@
-"""Snippets are what slicing the whole decoded text gives, without decoding the whole text."""
+"""Snippets equal slices of the decoded text, without decoding the whole text."""
 
 import random
 from collections.abc import Callable
@@ -56,9 +56,9 @@ def test_tokens_are_cut_and_special_tokens_count() -> None:
 def test_the_last_snippet_may_end_with_the_text_and_one_more_character_is_too_many() -> None:
     fitting = np.frombuffer(TEXT[: 512 * 128].encode(), np.uint8)
     assert texts(read_snippets(fitting, recipe(), Characters(), "x"))[-1] == TEXT[512 * 127 : 512 * 128]
-    with pytest.raises(CorpusError, match="65536 characters are needed, 65535 are there"):
+    with pytest.raises(CorpusError, match=r"65536 .* 65535"):
         read_snippets(np.frombuffer(TEXT[: 512 * 128 - 1].encode(), np.uint8), recipe(), Characters(), "x")
-    with pytest.raises(CorpusError, match="65536 characters are needed, 0 are there"):
+    with pytest.raises(CorpusError, match=r"65536 .* 0 "):
         read_snippets(np.zeros(0, np.uint8), recipe(), Characters(), "x")
 
 

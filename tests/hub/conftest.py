@@ -1,4 +1,4 @@
-"""A fake Hub for one test, with every cache and scratch folder of its own, and secrets that no test may write down."""
+"""Fixture of a fake Hub per test with separate cache and scratch folders; checks that no test leaks a secret."""
 
 import time
 from collections.abc import Generator, Iterator
@@ -12,28 +12,28 @@ from pyarrow.parquet import ParquetFile
 from tests.hub.fake import FakeHub
 
 TOKEN = "hf_" + "nobodyMayReadThis" * 2
-"""In the environment of every test with a Hub; tests that need to be without delete it."""
+"""Token in the environment of every test with a Hub; tests without a token delete it."""
 SECRETS = {
     "HF_TOKEN": TOKEN,
     "RAY_AUTH_TOKEN": "nobodyMaySubmitWithThis",
     "AWS_SECRET_ACCESS_KEY": "nobodyMaySignWithThis",
     "AWS_SESSION_TOKEN": "nobodyMayActWithThis",
 }
-"""Beside it those that a run has on a cluster and with a lake in S3; no encoding or line break hides one."""
+"""Secrets of a run on a cluster with a lake in S3; alphanumeric, so that encoding cannot hide them."""
 
 
-def tellers(folder: Path) -> list[Path]:
-    """The files below a folder in which a secret stands."""
-    return [path for path in folder.rglob("*") if path.is_file() and tells(_read(path))]
+def files_with_secrets(folder: Path) -> list[Path]:
+
+    return [path for path in folder.rglob("*") if path.is_file() and contains_secret(_read(path))]
 
 
-def tells(text: bytes | str) -> bool:
+def contains_secret(text: bytes | str) -> bool:
     data = text.encode() if isinstance(text, str) else text
     return any(secret.encode() in data for secret in SECRETS.values())
 
 
 def _read(path: Path) -> bytes:
-    """A file; of Parquet, whose pages are compressed, the rows and the metadata too."""
+    """Return the bytes of a file; for Parquet, whose pages are compressed, with decoded rows and metadata."""
     data = path.read_bytes()
     if path.suffix != ".parquet":
         return data
@@ -43,7 +43,7 @@ def _read(path: Path) -> bytes:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A fake Hub that this process and its children take for the real one."""
+    """Start a fake Hub, and configure this process and its children to use it."""
     import huggingface_hub
     from huggingface_hub import constants
 
@@ -53,7 +53,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
             monkeypatch.setenv(name, value)
         for name, value in SECRETS.items():
             monkeypatch.setenv(name, value)
-        # The library reads its environment when it is imported, long before a test.
+        # The library reads its environment at import, so its constants are patched too.
         home = Path(environment["HF_HOME"])
         monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         files = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
@@ -65,25 +65,25 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         yield hub
         huggingface_hub.close_session()
-    told = tellers(tmp_path)
-    assert not told, f"a secret was written to {told}"
+    leaks = files_with_secrets(tmp_path)
+    assert not leaks, f"a secret was written to {leaks}"
 
 
 @pytest.fixture
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before what failed is tried again, by us and by the library, and for room on the disk."""
+    """Shorten the back-off of our retries and of the library's, and the polling for disk space."""
     from pipeline.catalog import hub_http, scratch
 
     monkeypatch.setattr(hub_http, "FIRST_WAIT_S", 0.01)
     monkeypatch.setattr(scratch, "POLL_S", 0.02)
-    # The library waits 1 s before it resumes.
+    # The library waits 1 s before it resumes a download.
     monkeypatch.setattr("huggingface_hub.file_download.time", SimpleNamespace(sleep=lambda _: time.sleep(0.01)))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
-    """No test here prints, logs or raises a secret."""
+    """Fail a test that prints, logs or raises a secret."""
     report = yield
-    if tells(report.longreprtext + report.capstdout + report.capstderr + report.caplog):
+    if contains_secret(report.longreprtext + report.capstdout + report.capstderr + report.caplog):
         report.outcome, report.longrepr = "failed", "a secret was printed, logged or raised"
     return report

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub on loopback: the endpoints and headers that huggingface_hub and transformers use, and faults.
+"""Fake Hugging Face Hub on loopback with fault injection: the endpoints that huggingface_hub and transformers use.
 
     with FakeHub() as hub:
         repo = hub.repo("org/name")
@@ -6,7 +6,7 @@
         repo.tag("v1", sha)
         hub.fail("*/refs", status=503, times=2)
 
-Large files are served by a second port, as the Hub's CDN does: a token must never get there.
+Large files are served on a second port, which stands for the Hub's CDN and must never receive a token.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from threading import Event, Lock, Thread
 from tests.hub.server import Handler
 
 LARGE = re.compile(r"\.(safetensors|bin|h5|msgpack|onnx|gguf|pth|pt)$")
-"""What a repository's .gitattributes usually gives to LFS."""
+"""Files that .gitattributes usually assigns to LFS."""
 
 
 @dataclass(frozen=True)
 class File:
-    """One file's bytes and the two names the Hub gives them."""
+    """Content of a file, with its sha256 and git blob id."""
 
     data: bytes
     is_lfs: bool
@@ -38,7 +38,7 @@ class File:
 
     @property
     def oid(self) -> str:
-        """The git blob: of the file, or of the pointer that stands for it."""
+        """Git blob id of the file, or of its LFS pointer."""
         return hashlib.sha1(b"blob %d\0" % len(self.pointer) + self.pointer).hexdigest()
 
     @property
@@ -54,18 +54,18 @@ class File:
 
 @dataclass
 class Repo:
-    """A model repository: commits never change, branches and tags point at them."""
+    """Model repository: immutable commits, and branches and tags that point to them."""
 
     id: str
     gated: bool = False
-    """Only `granted` tokens get its files; refs and trees are open to all."""
+    """True if only `granted` tokens can read files; refs and trees are public."""
     granted: set[str] = field(default_factory=set)
     commits: dict[str, dict[str, File]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: Mapping[str, bytes | None], branch: str = "main") -> str:
-        """Put `files` (path -> bytes, None = removed) on top of `branch`, or of nothing where it is new."""
+        """Commit `files` (path -> bytes, None = remove) on `branch`, which is created empty if it does not exist."""
         tree = dict(self.commits.get(self.branches.get(branch, ""), {}))
         for path, data in files.items():
             tree.pop(path, None)
@@ -80,44 +80,44 @@ class Repo:
         self.tags[name] = sha
 
     def delete(self, name: str) -> None:
-        """Remove a branch or tag; its commit can still be read."""
+        """Remove a branch or tag; its commit stays readable."""
         (self.branches if name in self.branches else self.tags).pop(name)
 
     def forget(self, sha: str) -> None:
-        """Remove a commit and what points at it, as a squashed history does."""
+        """Remove a commit with its branches and tags, as a squash of the history does."""
         del self.commits[sha]
         for refs in (self.branches, self.tags):
             for name in [name for name, target in refs.items() if target == sha]:
                 del refs[name]
 
     def resolve(self, revision: str) -> str | None:
-        """The commit that a branch, a tag or a commit names."""
+        """Return the commit of a branch, a tag or a commit id."""
         sha = self.branches.get(revision) or self.tags.get(revision) or revision
         return sha if sha in self.commits else None
 
 
 @dataclass
 class Request:
-    """What a client asked; the token itself is not kept."""
+    """Logged request of a client, without the token."""
 
     method: str
     path: str
-    """Without the query."""
+    """URL path without the query."""
     query: str
     port: int
     authorized: bool
-    """An Authorization header was sent."""
+    """True if the request had an Authorization header."""
     headers: dict[str, str]
-    """All but Authorization, names in lower case."""
+    """Headers except Authorization, with lower-case names."""
     status: int = 0
     sent: int = 0
-    """Bytes of the body that went out."""
+    """Bytes of the response body that were sent."""
     at: float = field(default_factory=time.monotonic)
 
 
 @dataclass
 class Fault:
-    """One thing that goes wrong, for the next `times` requests that match; null = for ever."""
+    """Injected fault for the next `times` matching requests; None = for all."""
 
     pattern: str
     method: str
@@ -134,10 +134,10 @@ class Fault:
 
 
 class FakeHub:
-    """Both servers, the repositories, the log of requests and the faults to come."""
+    """Hub and CDN servers, the repositories, the request log and the pending faults."""
 
     page = 1000
-    """Entries per page of a tree."""
+    """Entries per page of a tree listing."""
 
     def __init__(self) -> None:
         self.repos: dict[str, Repo] = {}
@@ -163,7 +163,7 @@ class FakeHub:
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self, folder: Path) -> dict[str, str]:
-        """What a child process needs to take this for the Hub, with all its state under `folder`."""
+        """Return the environment for a child process that uses this Hub, with all state under `folder`."""
         return {
             "HF_ENDPOINT": self.endpoint,
             "HF_HOME": str(folder / "hf"),
@@ -174,11 +174,11 @@ class FakeHub:
         }
 
     def repo(self, name: str) -> Repo:
-        """The repository `name`, new where there is none."""
+        """Return the repository `name`; creates it if it does not exist."""
         return self.repos.setdefault(name, Repo(name))
 
     def rename(self, old: str, new: str) -> None:
-        """`old` answers 307 to `new` from now on."""
+        """Rename a repository; requests for `old` are redirected with status 307."""
         repo = self.repos.pop(old)
         repo.id = new
         self.repos[new], self.renames[old] = repo, new
@@ -195,28 +195,28 @@ class FakeHub:
         times: int | None = 1,
         method: str = "*",
     ) -> None:
-        """Let the next `times` (None = all) requests whose path matches the glob `pattern` go wrong.
+        """Inject a fault into the next `times` (None = all) requests whose path matches the glob `pattern`.
 
         Args:
-            status: answer this, with `headers`, in place of what was asked for. Without it the reply itself suffers:
-            cut: close the connection after so many bytes of the body.
-            flip: invert the lowest bit of the body's byte of this number.
-            stall: send nothing for so many seconds, after `cut` bytes or before the first.
+            status: respond with this status and `headers`. Without a status, the response body is faulty:
+            cut: number of body bytes after which the connection is closed.
+            flip: index of the body byte whose lowest bit is inverted.
+            stall: pause in seconds, after `cut` bytes or before the first byte.
         """
         self.faults.append(Fault(pattern, method, times, status, dict(headers or {}), cut, flip, stall))
 
     def fault(self, method: str, path: str, is_in_the_body: bool) -> Fault | None:
-        """The next fault for a request, used up by asking."""
+        """Take the next fault for a request; decrements its `times`."""
         with self.lock:
             for fault in self.faults:
-                wanted = fnmatch(path, fault.pattern) and fnmatch(method, fault.method) and fault.times != 0
-                if wanted and fault.is_in_the_body == is_in_the_body:
+                matches = fnmatch(path, fault.pattern) and fnmatch(method, fault.method) and fault.times != 0
+                if matches and fault.is_in_the_body == is_in_the_body:
                     fault.times = fault.times and fault.times - 1
                     return fault
         return None
 
     def asked(self, pattern: str = "*", method: str = "*") -> list[Request]:
-        """The requests so far whose path matches the glob `pattern`."""
+        """Return the logged requests whose path matches the glob `pattern`."""
         return [r for r in self.requests if fnmatch(r.path, pattern) and fnmatch(r.method, method)]
 
     def _serve(self) -> ThreadingHTTPServer:

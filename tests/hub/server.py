@@ -1,4 +1,4 @@
-"""The routes of the fake Hub: what each endpoint answers, with the headers that the clients read."""
+"""HTTP routes of the fake Hub."""
 
 import json
 import re
@@ -23,7 +23,7 @@ ROUTES = {
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves one connection of `hub`."""
+    """Request handler of the Hub and CDN servers."""
 
     hub: "FakeHub"
     protocol_version = "HTTP/1.1"
@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
         self.asked = self._log()
         if fault := self.hub.fault(self.command, self.asked.path, is_in_the_body=False):
             return self._send(fault.status or 500, b"{}", fault.headers)
-        raw = urlsplit(self.path).path  # a slash inside a revision is %2F
+        raw = urlsplit(self.path).path  # not unquoted: a slash inside a revision is %2F
         for name, route in ROUTES.items():
             if match := route.fullmatch(raw):
                 return self._route(name, {key: unquote(value) for key, value in match.groupdict().items()})
@@ -95,7 +95,7 @@ class Handler(BaseHTTPRequestHandler):
     _main = _info
 
     def _auth(self, repo: "Repo", *_: object) -> None:
-        self._error(403, "GatedRepo") if self._is_held(repo) else self._json({})
+        self._error(403, "GatedRepo") if self._is_denied(repo) else self._json({})
 
     def _tree(self, repo: "Repo", commit: str, _: str) -> None:
         entries = [_entry(path, file) for path, file in sorted(repo.commits[commit].items())]
@@ -105,7 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         self._json(entries[start:end], link if end < len(entries) else {})
 
     def _resolve(self, repo: "Repo", commit: str, path: str) -> None:
-        if self._is_held(repo):
+        if self._is_denied(repo):
             return self._error(403 if self.asked.authorized else 401, "GatedRepo")
         file = repo.commits[commit].get(path)
         if file is None:
@@ -121,16 +121,16 @@ class Handler(BaseHTTPRequestHandler):
         file = repo.commits[commit][path]
         self._bytes(file.data, {"ETag": f'"{file.sha256}"', "Accept-Ranges": "bytes"})
 
-    def _is_held(self, repo: "Repo") -> bool:
+    def _is_denied(self, repo: "Repo") -> bool:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         return repo.gated and token not in repo.granted
 
     def _bytes(self, data: bytes, headers: dict[str, str]) -> None:
-        """A file, or the part of it that the Range header asks for."""
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if wanted is None:
+        """Send a file, or the byte range in the Range header."""
+        byte_range = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if byte_range is None:
             return self._send(200, data, headers)
-        start, end = int(wanted[1]), min(int(wanted[2] or len(data)) + 1, len(data))
+        start, end = int(byte_range[1]), min(int(byte_range[2] or len(data)) + 1, len(data))
         if start >= len(data):
             return self._send(416, b"", headers | {"Content-Range": f"bytes */{len(data)}"})
         return self._send(206, data[start:end], headers | {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"})
@@ -163,11 +163,11 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _push(self, part: bytes) -> None:
-        """Bytes on the wire, counted as they go."""
+        """Send bytes in small parts and count them."""
         for start in range(0, len(part), 1 << 16):
             try:
                 self.wfile.write(part[start : start + (1 << 16)])
-            except (BrokenPipeError, ConnectionResetError):  # the client gave up, as it should on a stall
+            except (BrokenPipeError, ConnectionResetError):  # the client timed out
                 self.close_connection = True
                 return
             self.asked.sent += len(part[start : start + (1 << 16)])

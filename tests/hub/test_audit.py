@@ -1,4 +1,4 @@
-"""What an audit finds in a history, and in which state each label is: known faults by hand, the rest by property."""
+"""Audit findings and label states: known issues by example, all other rules by property-based tests."""
 
 import re
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history, classify_revisions
+from pipeline.catalog.audit import assign_states, audit_history, classify_revisions
 from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.family import KnownBad
 from pipeline.catalog.revision_names import TrainingPoint
@@ -26,10 +26,10 @@ OLMO = (*range(0, 118_000, 1000), *range(330_000, 340_000, 1000))
 
 
 def at(step: int, weights: str | None = None, *shards: str, run: str | None = None) -> Revision:
-    """A revision with one weight file, or with the given shards; weights null = of its own."""
-    place = TrainingPoint(step, run=run)
+    """Return a revision with one weight file, or with the given shards; `weights` None = unique weights."""
+    point = TrainingPoint(step, run=run)
     files = {f"{i}.safetensors": sha for i, sha in enumerate(shards or [weights or f"{run} {step}"])}
-    return Revision(f"{run or ''}step{step}", place, (0, place.sort_key), "commit", weight_hashes=files)
+    return Revision(f"{run or ''}step{step}", point, (0, point.sort_key), "commit", weight_hashes=files)
 
 
 def main(weights: str) -> Revision:
@@ -40,11 +40,11 @@ def history(*revisions: Revision, rule: str = "pythia") -> History:
     return History("model", revisions, family_name=rule)
 
 
-FAULT = KnownBad(rev=re.compile("x"), why="not its own", source="source")
+ISSUE = KnownBad(rev=re.compile("x"), why="wrong weights", source="source")
 EQUAL = KnownBad(rev=re.compile("x"), why="equal to step0", source="the report", equal_to=re.compile("step0"))
 
 
-def found(*revisions: Revision) -> list[tuple[str, str, tuple[str, ...]]]:
+def audit(*revisions: Revision) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(f.what, f.severity, f.revisions) for f in audit_history(history(*revisions))]
 
 
@@ -53,33 +53,33 @@ def test_a_sound_history_has_no_findings() -> None:
 
 
 def test_equal_neighbours_are_a_note_and_equal_strangers_an_error() -> None:
-    """step0 = step1 may be true; steps 101000, 175000 and 300000 of one run are not equal."""
-    assert found(at(0, "a"), at(1, "a"), at(2), at(3)) == [("equal-weights", "note", ("step0", "step1"))]
-    assert found(at(0, "a"), at(1), at(2, "a"), at(3)) == [("equal-weights", "error", ("step0", "step2"))]
+    """step0 = step1 can be true; equal weights of distant steps of one run cannot."""
+    assert audit(at(0, "a"), at(1, "a"), at(2), at(3)) == [("equal-weights", "note", ("step0", "step1"))]
+    assert audit(at(0, "a"), at(1), at(2, "a"), at(3)) == [("equal-weights", "error", ("step0", "step2"))]
     runs = [at(0, "a", run="0"), at(1, "b", run="0"), at(0, "c", run="1"), at(1, "b", run="2"), at(2, run="2")]
-    assert found(*runs)[0][:2] == ("equals-final", "error"), "the last step of one run in the middle of another"
+    assert audit(*runs)[0][:2] == ("equals-final", "error"), "the last step of one run in the middle of another"
 
 
 def test_final_weights_in_mid_training() -> None:
-    """The last step may equal main; an earlier one may not, nor the last where main has no weights."""
-    assert found(at(0), at(1), at(2, "end"), main("end")) == []
+    """The last step may equal main; an earlier step may equal neither main nor the last step."""
+    assert audit(at(0), at(1), at(2, "end"), main("end")) == []
     (one,) = audit_history(history(at(0, "end"), at(1), at(2, "end"), main("end")))
     assert (one.what, one.severity, one.revisions) == ("equals-final", "error", ("step0",))
     assert one.says == "step0 has the weights of main, the end of training"
-    assert found(at(0, "end"), at(1), at(2, "end")) == [("equals-final", "error", ("step0",))]
-    assert found(at(0), at(1, "soup"), at(2), main("soup")) == [("equals-final", "error", ("step1",))]
+    assert audit(at(0, "end"), at(1), at(2, "end")) == [("equals-final", "error", ("step0",))]
+    assert audit(at(0), at(1, "soup"), at(2), main("soup")) == [("equals-final", "error", ("step1",))]
 
 
 def test_a_shard_of_another_step() -> None:
     steps = [at(0, None, "a0", "b0"), at(1, None, "a9", "b1"), at(2, None, "a2", "b2"), at(3, None, "a9", "b9")]
-    assert found(*steps) == [("shared-shards", "error", ("step1", "step3"))]
+    assert audit(*steps) == [("shared-shards", "error", ("step1", "step3"))]
     same_index = [replace(one, weight_hashes={**one.weight_hashes, "index.json": "same"}) for one in (at(0), at(1))]
-    assert found(*same_index) == []
+    assert audit(*same_index) == []
 
 
 @pytest.mark.parametrize("grid", [PYTHIA, STANFORD, BLOOM, (0, 1, 2, 4, 8, 16), (5, 9), (5,), (0, 1000, 2000, 2646)])
-def test_a_whole_grid_has_no_gap(grid: Sequence[int]) -> None:
-    assert found(*(at(step) for step in grid)) == []
+def test_a_complete_grid_has_no_gap(grid: Sequence[int]) -> None:
+    assert audit(*(at(step) for step in grid)) == []
 
 
 @pytest.mark.parametrize(
@@ -93,18 +93,18 @@ def test_a_whole_grid_has_no_gap(grid: Sequence[int]) -> None:
 )
 def test_a_hole_in_the_grid_is_a_gap(grid: Sequence[int], gaps: list[tuple[int, int]]) -> None:
     ends = [tuple(f"step{step}" for step in gap) for gap in gaps]
-    assert found(*(at(step) for step in grid)) == [("gap", "warning", pair) for pair in ends]
+    assert audit(*(at(step) for step in grid)) == [("gap", "warning", pair) for pair in ends]
 
 
-def test_stages_and_runs_have_grids_of_their_own() -> None:
+def test_runs_have_separate_grids() -> None:
     runs = [at(step, run=run) for run in ("1", "2") for step in range(0, 10_000 * int(run), 1000 * int(run))]
-    assert found(*runs) == []
+    assert audit(*runs) == []
 
 
 def test_what_is_not_measured_is_told() -> None:
     revisions = [
         replace(at(0), weight_hashes={}, state="NO_WEIGHTS", state_reason="no config.json"),
-        replace(at(1), known_bad=(FAULT,)),
+        replace(at(1), known_bad=(ISSUE,)),
         at(2),
         Revision("main", training_order=FINAL_ORDER, state="NO_WEIGHTS", state_reason="neither"),
         Revision("odd", training_order=UNKNOWN_ORDER, state="UNPARSED"),
@@ -120,31 +120,28 @@ def test_what_is_not_measured_is_told() -> None:
         ("generic-rule", "note", ()),
     ]
     assert all(finding.says for finding in findings)
-    assert findings[0].says == "step1: not its own (source)"
+    assert findings[0].says == "step1: wrong weights (source)"
 
 
-def test_a_known_fault_is_told_where_the_digests_agree_and_as_fixed_where_they_do_not() -> None:
-    """Of equal weights the digests decide, the catalogue adds its source; a note where a curve stays right."""
-
-    def told(*weights: str) -> list[tuple[str, str]]:
+def test_a_known_issue_is_reported_if_confirmed_and_noted_as_fixed_if_refuted() -> None:
+    """Digests decide whether weights are equal; a known issue adds its source to the finding."""
+    for weights, expected in {
+        "aaabc": [("equal-weights", "note", ("step0", "step1", "step2"))],
+        "abcde": [("known-bad", "note", ("step1", "step2"))],
+        "aabcd": [("known-bad", "note", ("step2",)), ("equal-weights", "note", ("step0", "step1"))],
+        "abacd": [("equal-weights", "error", ("step0", "step2")), ("known-bad", "note", ("step1",))],
+    }.items():
         steps = [replace(at(step, w), known_bad=(EQUAL,) if step in (1, 2) else ()) for step, w in enumerate(weights)]
-        return [(finding.severity, finding.says) for finding in audit_history(history(*steps))]
-
-    assert told(*"aaabc") == [("note", "step0, step1 and step2 have equal weights (the report)")]
-    fixed = "fixed since it was known for equal to step0 (the report)"
-    assert told(*"abcde") == [("note", f"step1 and step2: {fixed}")]
-    assert told(*"aabcd") == [
-        ("note", f"step2: {fixed}"),
-        ("note", "step0 and step1 have equal weights (the report)"),
-    ]
-    strangers = "step0 and step2 have equal weights, but are no neighbours in training (the report)"
-    assert told(*"abacd") == [("error", strangers), ("note", f"step1: {fixed}")]
+        findings = audit_history(history(*steps))
+        assert [(f.what, f.severity, f.revisions) for f in findings] == expected
+        assert all("(the report)" in f.says for f in findings)
+        assert all(("fixed" in f.says) == (f.what == "known-bad") for f in findings)
 
 
-def test_of_a_known_fault_that_nothing_at_hand_shows_nothing_is_said() -> None:
-    assert found(replace(at(1), known_bad=(EQUAL,)), at(2)) == [], "no step0 to compare with"
+def test_a_known_issue_that_the_listing_cannot_decide_is_not_reported() -> None:
+    assert audit(replace(at(1), known_bad=(EQUAL,)), at(2)) == [], "no step0 to compare with"
     gated = replace(at(1), known_bad=(EQUAL,), weight_hashes={}, state="GATED")
-    assert found(at(0), gated, at(2)) == [("gated", "note", ("step1",))]
+    assert audit(at(0), gated, at(2)) == [("gated", "note", ("step1",))]
 
 
 def test_known_to_lack_weights() -> None:
@@ -161,16 +158,16 @@ def test_known_to_lack_weights() -> None:
 
 @pytest.mark.parametrize("name", ["EleutherAI/pythia-14m", "EleutherAI/pythia-14m-seed1", "EleutherAI/pythia-2.8b"])
 def test_a_sound_pythia_has_no_error(hub: FakeHub, name: str) -> None:
-    """Whatever was once known of it: the early steps are equal, as they are, or they are not."""
+    """Known issues of Pythia's early steps are notes, both if the listing confirms and if it refutes them."""
     repo = pythia(hub, name, steps=(0, 1, 2, 4, 8, 1000))
     (fixed,) = discover_histories(Hub(hub=name))
     assert {finding.severity for finding in audit_history(fixed)} == {"note"}
     for step in (1, 2):
         repo.commit(checkpoint(f"{name} 0"), branch=f"step{step}")
     (equal,) = discover_histories(Hub(hub=name))
-    told = next(finding for finding in audit_history(equal) if finding.what == "equal-weights")
-    assert (told.severity, told.revisions) == ("note", ("step0", "step1", "step2"))
-    assert "EleutherAI/pythia/issues" in told.says
+    finding = next(finding for finding in audit_history(equal) if finding.what == "equal-weights")
+    assert (finding.severity, finding.revisions) == ("note", ("step0", "step1", "step2"))
+    assert "EleutherAI/pythia/issues" in finding.says
 
 
 def test_the_end_of_training_under_early_names_is_an_error_with_its_source(hub: FakeHub) -> None:
@@ -202,7 +199,7 @@ def test_a_family_of_which_nothing_exists_is_said_so_of_each_model(hub: FakeHub)
 
 def test_many_names_are_shortened() -> None:
     (one,) = audit_history(
-        history(*(replace(at(step), known_bad=(FAULT.model_copy(update={"why": "bad {}"}),)) for step in range(9)))
+        history(*(replace(at(step), known_bad=(ISSUE.model_copy(update={"why": "bad {}"}),)) for step in range(9)))
     )
     assert one.says == "step0, step1 ... step8 (9 revisions): bad {} (source)"
 
@@ -211,7 +208,7 @@ STATES = RevisionState.__args__
 KNOWN = {"step0": ("commit", "other"), "step1": ("old", None), "step2": ("commit", None), "gone": ("commit", "x")}
 
 
-def seen_of(revisions: Sequence[Revision]) -> dict[str, tuple[str | None, str]]:
+def recorded_labels(revisions: Sequence[Revision]) -> dict[str, tuple[str | None, str]]:
     digests = {revision.name: revision.weights_digest or "" for revision in revisions}
     return {name: (commit, weights or digests.get(name, "")) for name, (commit, weights) in KNOWN.items()}
 
@@ -229,7 +226,7 @@ def test_every_state() -> None:
         Revision("odd", training_order=UNKNOWN_ORDER, state="UNPARSED"),
         Revision("closed", training_order=UNKNOWN_ORDER, state="GATED"),
     ]
-    assert classify_revisions(history(*revisions), seen_of(revisions)) == {
+    assert classify_revisions(history(*revisions), recorded_labels(revisions)) == {
         "step0": "REUPLOADED",
         "step1": "RETAGGED",
         "step2": "UNCHANGED",
@@ -255,7 +252,7 @@ def test_the_first_of_equal_weights_in_training_is_new() -> None:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Revision]:
-    """Up to 12 revisions with few different weights, so that much is shared."""
+    """Draw up to 12 revisions with at most four different weights, so that many are equal."""
     few = st.sampled_from("abcd")
     kinds = draw(st.lists(st.sampled_from(["at", "shards", "NO_WEIGHTS", "UNPARSED", "GATED"]), max_size=12))
     revisions: list[Revision] = []
@@ -265,7 +262,8 @@ def histories(draw: st.DrawFn) -> list[Revision]:
         elif kind == "shards":
             revisions.append(at(step, None, draw(few), draw(few)))
         else:
-            revisions.append(Revision(f"step{step}", training_order=UNKNOWN_ORDER, state=kind))  # type: ignore[arg-type]
+            unmeasured = Revision(f"step{step}", training_order=UNKNOWN_ORDER)
+            revisions.append(replace(unmeasured, state=kind))  # type: ignore[arg-type]
     return revisions
 
 
@@ -273,17 +271,17 @@ def histories(draw: st.DrawFn) -> list[Revision]:
 def test_every_label_has_exactly_one_state_whatever_the_order_of_the_input(
     revisions: list[Revision], is_warm: bool, seed: int
 ) -> None:
-    seen = seen_of(revisions) if is_warm else {}
-    found = classify_revisions(history(*revisions), seen)
-    assert found.keys() == {revision.name for revision in revisions} | seen.keys()
-    assert set(found.values()) <= set(STATES)
+    recorded = recorded_labels(revisions) if is_warm else {}
+    states = classify_revisions(history(*revisions), recorded)
+    assert states.keys() == {revision.name for revision in revisions} | recorded.keys()
+    assert set(states.values()) <= set(STATES)
     shuffled = Random(seed).sample(revisions, len(revisions))
-    assert classify_revisions(history(*shuffled), dict(reversed(seen.items()))) == found
+    assert classify_revisions(history(*shuffled), dict(reversed(recorded.items()))) == states
     assert audit_history(history(*shuffled)) == audit_history(history(*revisions))
-    assert {r.name: r.state for r in assign_states(history(*shuffled), seen).revisions} == found
+    assert {r.name: r.state for r in assign_states(history(*shuffled), recorded).revisions} == states
     measured = [r for r in revisions if r.weights_digest]
-    kept = {r.name: (r.commit, r.weights_digest or "") for r in measured}
-    assert all(classify_revisions(history(*revisions), kept)[r.name] == "UNCHANGED" for r in measured)
+    same = {r.name: (r.commit, r.weights_digest or "") for r in measured}
+    assert all(classify_revisions(history(*revisions), same)[r.name] == "UNCHANGED" for r in measured)
     new = [
         r.weights_digest
         for r in measured
@@ -293,7 +291,7 @@ def test_every_label_has_exactly_one_state_whatever_the_order_of_the_input(
 
 
 def lake(history: History) -> dict[str, tuple[str | None, str]]:
-    """What a lake knows that has measured all of it."""
+    """Return the labels in a lake that has measured the whole history."""
     return {c.revision: (c.commit_sha, c.weights_digest) for c in history.checkpoints}
 
 
@@ -316,7 +314,7 @@ def test_changes_of_a_published_history(hub: FakeHub) -> None:
 
 
 def test_an_audit_needs_no_weights(hub: FakeHub) -> None:
-    """Faults of three published histories at once, told from trees alone."""
+    """Issues of three published histories in one repo are found from trees alone."""
     repo = pythia(hub, "EleutherAI/pythia-12b", steps=tuple(range(0, 7000, 1000)))
     for step, (first, second) in {1000: "ab", 4000: "xz", 6000: "xy"}.items():
         repo.commit({"model.safetensors": None, **sharded(first, second)}, branch=f"step{step}")
@@ -324,8 +322,8 @@ def test_an_audit_needs_no_weights(hub: FakeHub) -> None:
     repo.commit(checkpoint("EleutherAI/pythia-12b 0"), branch="step3000")
     repo.delete("step5000")
     (one,) = discover_histories(Hub(hub=repo.id))
-    told: list[HistoryFinding] = [finding for finding in audit_history(one) if finding.severity == "error"]
-    assert [(finding.what, finding.revisions) for finding in told] == [
+    errors = [finding for finding in audit_history(one) if finding.severity == "error"]
+    assert [(finding.what, finding.revisions) for finding in errors] == [
         ("equal-weights", ("step0", "step3000")),
         ("shared-shards", ("step4000", "step6000", "main")),
     ]

@@ -1,4 +1,4 @@
-"""Listings and small files: one request each, kept, patient with a busy Hub, plain about everything else."""
+"""Hub client: one request per listing or small file, cached; retries transient errors, and reports permanent ones."""
 
 import hashlib
 import json
@@ -96,7 +96,7 @@ def test_an_answer_that_is_no_listing_is_a_failure_that_may_pass_and_is_not_kept
     with monkeypatch.context() as broken:
         broken.setattr(hub_http, "FIRST_WAIT_S", 0.001)
         broken.setattr(Handler, f"_{listing}", lambda self, *_: self._send(200, body, {}))
-        with pytest.raises(FetchError, match="the Hub answers something that is no listing") as error:
+        with pytest.raises(FetchError, match="malformed listing") as error:
             call[listing](REPO)
     assert len(str(error.value).splitlines()) == 2
     assert call[listing](REPO)
@@ -109,12 +109,12 @@ def test_an_empty_tree_is_not_kept(hub, sha, monkeypatch):
     assert len(hub_client.fetch_tree(REPO, sha)) == 2
 
 
-@pytest.mark.parametrize("kept", [b"[]", b"", b"null", b'[{"path": "config.json"}]', b"[1]"])
-def test_a_kept_tree_that_cannot_be_understood_is_asked_for_again(hub, sha, kept):
-    whole = hub_client.fetch_tree(REPO, sha)
-    (note,) = cache.folder("hub/trees").iterdir()
-    note.write_bytes(kept)
-    assert hub_client.fetch_tree(REPO, sha) == whole
+@pytest.mark.parametrize("cached", [b"[]", b"", b"null", b'[{"path": "config.json"}]', b"[1]"])
+def test_a_cached_tree_that_cannot_be_parsed_is_fetched_again(hub, sha, cached):
+    tree = hub_client.fetch_tree(REPO, sha)
+    (file,) = cache.folder("hub/trees").iterdir()
+    file.write_bytes(cached)
+    assert hub_client.fetch_tree(REPO, sha) == tree
     assert len(hub.asked("*/tree/*")) == 2
 
 
@@ -174,7 +174,7 @@ def test_a_full_window_is_waited_for_as_long_as_the_hub_says(hub, sha, headers, 
 def test_a_wait_beyond_patience_fails_at_once(hub, sha):
     hub.fail("*/refs", status=429, headers={"Retry-After": "100000"}, times=None)
     started = time.monotonic()
-    with pytest.raises(FetchError, match="429 and asks to wait 100,000 s"):
+    with pytest.raises(FetchError, match=r"429.*100,000 s"):
         hub_client.fetch_refs(REPO)
     assert time.monotonic() - started < 1.0
     assert len(hub.requests) == 1
@@ -195,7 +195,7 @@ def test_a_busy_hub_is_asked_again(hub, sha, status):
         hub_client.list_model_ids,
         lambda repo: hub_client.is_access_denied(repo, "0" * 40),
     ],
-    ids=["refs", "tree", "repos", "is_held"],
+    ids=["refs", "tree", "repos", "is_access_denied"],
 )
 def test_a_hub_that_stays_busy_gets_no_more_than_the_stated_tries(hub, sha, call):
     hub.fail("*", status=503, times=None)
@@ -217,7 +217,7 @@ def test_an_error_that_stays_is_not_asked_again(hub, sha):
     [
         (lambda sha: hub_client.fetch_refs("org/absent"), "no such repository"),
         (lambda sha: hub_client.fetch_tree(REPO, "1" * 40), "no such revision"),
-        (lambda sha: hub_client.fetch_refs("a/b/c"), "no name that a repository can have"),
+        (lambda sha: hub_client.fetch_refs("a/b/c"), "not a valid repository id"),
     ],
     ids=["repo", "revision", "name"],
 )
@@ -232,7 +232,7 @@ def test_an_answer_that_never_comes_is_given_up(hub, sha, monkeypatch):
     hub.fail("*/refs", stall=30.0, times=1)
     assert hub_client.fetch_refs(REPO).branches == {"step1": sha}
     hub.fail("*/tree/*", stall=30.0, times=None)
-    with pytest.raises(FetchError, match="no whole answer \\(ReadTimeout\\)"):
+    with pytest.raises(FetchError, match="ReadTimeout"):
         hub_client.fetch_tree(REPO, sha)
     assert len(hub.asked("*/tree/*")) == hub_http.MAX_ATTEMPTS
 
@@ -244,7 +244,7 @@ def test_a_listing_that_breaks_off_is_asked_for_again(hub, sha):
 
 def test_no_hub_at_all_is_a_failure_that_may_pass(hub, sha, monkeypatch):
     monkeypatch.setattr(hub_client.constants, "ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(FetchError, match="no whole answer"):
+    with pytest.raises(FetchError, match="ConnectError"):
         hub_client.fetch_refs(REPO)
 
 
@@ -262,11 +262,11 @@ def test_a_gated_repository_lists_its_files_and_holds_them(hub, sha, monkeypatch
 
 def test_that_files_may_be_read_is_remembered_of_the_token_that_may(hub, sha, monkeypatch):
     hub.repo(REPO).gated, hub.repo(REPO).granted = True, {"hf_granted"}
-    for token, held in (("hf_granted", False), ("hf_other", True), ("", True), ("hf_granted", False)):
+    for token, denied in (("hf_granted", False), ("hf_other", True), ("", True), ("hf_granted", False)):
         monkeypatch.setenv("HF_TOKEN", token)
-        assert hub_client.is_access_denied(REPO, sha) == held
+        assert hub_client.is_access_denied(REPO, sha) == denied
     assert len(hub.asked("*/config.json")) == 3
-    assert not any("hf_granted" in str(note) + note.read_text() for note in cache.folder("hub/open").iterdir())
+    assert not any("hf_granted" in str(file) + file.read_text() for file in cache.folder("hub/open").iterdir())
 
 
 def test_a_commit_without_a_config_is_not_held(hub):

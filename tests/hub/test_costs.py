@@ -1,4 +1,4 @@
-"""What reading a history costs in requests: cold, warm, after a commit; and trees are read side by side."""
+"""Requests per discovery: cold, warm and after a commit; and trees are fetched in parallel."""
 
 import time
 
@@ -9,16 +9,15 @@ from pipeline.catalog.revision_resolver import PARALLEL_REQUESTS, map_in_paralle
 from pipeline.errors import FetchError
 from pipeline.spec import Hub
 from tests.hub.fake import FakeHub
-from tests.hub.folders import TOKENIZER, pythia, sharded
-from tests.hub.test_discover import only
+from tests.hub.folders import TOKENIZER, discover_one, pythia, sharded
 
 
 def test_cold_costs_refs_a_tree_per_commit_and_each_small_file_once(hub: FakeHub) -> None:
-    """And one question whether the files may be read."""
+    """One more request checks the permission to read files."""
     repo = pythia(hub, steps=(0, 1, 2, 4, 8))
     repo.commit({**sharded("a", "b"), "config.json": b'{"other": 1}'}, branch="step16")
     repo.branches["main"] = repo.branches["step8"]
-    only(Hub(hub="EleutherAI/pythia-14m"))
+    discover_one(Hub(hub="EleutherAI/pythia-14m"))
     assert len(hub.asked("*/refs")) == 1
     assert len(hub.asked("*/tree/*")) == len(repo.commits) - 1
     permission = "config.json"
@@ -39,10 +38,10 @@ def test_warm_over_twenty_repos_makes_exactly_twenty_requests(hub: FakeHub) -> N
 
 def test_a_commit_to_the_readme_costs_one_tree_and_changes_no_digest(hub: FakeHub) -> None:
     repo = pythia(hub)
-    before = only(Hub(hub="EleutherAI/pythia-14m"))
+    before = discover_one(Hub(hub="EleutherAI/pythia-14m"))
     hub.requests.clear()
     repo.commit({"README.md": b"more about"}, branch="step512")
-    after = only(Hub(hub="EleutherAI/pythia-14m"))
+    after = discover_one(Hub(hub="EleutherAI/pythia-14m"))
     assert len(hub.asked("*/refs")) == len(hub.asked("*/tree/*")) == 1
     assert len(hub.requests) == 2
     assert [r.weights_digest for r in after.revisions] == [r.weights_digest for r in before.revisions]
@@ -56,7 +55,7 @@ def test_trees_are_read_side_by_side_and_the_first_failure_ends_it() -> None:
     def fails(number: int) -> None:
         tried.append(number)
         time.sleep(0.002)
-        raise FetchError(f"tree {number}", "no answer", "Try again later")
+        raise FetchError(f"tree {number}", "no answer", "Run again once the Hub responds")
 
     with pytest.raises(FetchError):
         map_in_parallel(fails, list(range(1000)), "Failing", "trees")

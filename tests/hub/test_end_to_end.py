@@ -1,4 +1,4 @@
-"""A history read from the Hub gives the numbers of the same folders read from the disk, and leaves nothing behind."""
+"""End-to-end sweeps: a history on the Hub gives the same numbers as local copies, and scratch is empty afterwards."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from pipeline.spec import CheckpointSource, Hub, Local, Sweep
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
 from tests import real
-from tests.hub.conftest import SECRETS, tellers, tells
+from tests.hub.conftest import SECRETS, contains_secret, files_with_secrets
 from tests.hub.fake import FakeHub
 from tests.lake import s3
 
@@ -44,7 +44,7 @@ def published(hub: FakeHub, folders: Path) -> None:
 
 @pytest.fixture
 def ray_folder() -> Iterator[Path]:
-    """Ray's sockets need a short path."""
+    """Create a temporary folder with a short path, which Ray's sockets need."""
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -81,7 +81,7 @@ def test_the_hub_and_the_folder_give_the_same_cells_and_numbers(hub, folders, te
     assert [cell.id for cell in local.cells] == [cell.id for cell in remote.cells]
     assert rows(near) == rows(far)
     left = [path.name for path in (tmp_path / "scratch").iterdir() if path.name != ".leases.lock"]
-    assert left == [], "what was fetched goes when it has been measured"
+    assert left == [], "downloads are removed after they were measured"
     downloaded = lakes.open_lake(far.uri).sql("select min(download_bytes), max(download_bytes) from cells").fetchall()
     assert downloaded == [(remote.checkpoints[0].download_bytes,) * 2]
     assert remote.cost.download_bytes == len(STEPS) * remote.checkpoints[0].download_bytes
@@ -118,7 +118,7 @@ def test_a_checkpoint_damaged_on_the_way_is_quarantined_and_the_others_go_on(hub
 
 @pytest.mark.parametrize("backend", ["inline", "ray"])
 def test_the_command_line_from_plan_to_query(hub, folders, text, tmp_path, backend, ray_folder):
-    """In processes of their own, which take the Hub from their environment; no secret in it is written anywhere."""
+    """Run in child processes that get Hub and secrets from the environment; no secret may be written anywhere."""
     published(hub, folders)
     (tmp_path / "sweep.yaml").write_text(
         f"name: t\ncheckpoints: [{{hub: lab/small}}]\ncorpora: [{{text: {text}}}]\nrecipe: {real.RECIPE}\n"
@@ -139,9 +139,9 @@ def test_the_command_line_from_plan_to_query(hub, folders, text, tmp_path, backe
     assert ran.returncode == 0, ran.stderr
     asked = shell("query", "select count(distinct step) n from layers", *lake, "--csv")
     assert asked.stdout == "n\n2\n"
-    assert not tells("".join(done.stdout + done.stderr for done in (planned, ran, asked)))
+    assert not contains_secret("".join(done.stdout + done.stderr for done in (planned, ran, asked)))
     assert any(path.is_file() for path in ray_folder.rglob("*")) == (backend == "ray")
-    assert tellers(ray_folder) == [], "Ray's own logs"
+    assert files_with_secrets(ray_folder) == [], "Ray's own logs"
 
 
 def test_a_lake_in_s3_that_refuses_cells_is_told_of_without_the_keys(hub, folders, text, monkeypatch, capfd):
@@ -155,5 +155,5 @@ def test_a_lake_in_s3_that_refuses_cells_is_told_of_without_the_keys(hub, folder
     assert (report.exit_code, report.committed) == (1, 0)
     assert "403 Forbidden" in report.stop_reason
     assert {key.rpartition("/")[2] for key in files} >= {"plan.json", "progress.json"}
-    assert not [key for key, data in files.items() if tells(data)]
-    assert not tells("".join([repr(report), *capfd.readouterr()]))
+    assert not [key for key, data in files.items() if contains_secret(data)]
+    assert not contains_secret("".join([repr(report), *capfd.readouterr()]))

@@ -1,4 +1,4 @@
-"""Download by commit: every file checked, resumed where it broke off, and nothing left."""
+"""Download by commit: every file is verified, broken downloads resume, and nothing is left in scratch."""
 
 import errno
 import hashlib
@@ -13,7 +13,7 @@ from pipeline.catalog import hub_http
 from pipeline.catalog.fetch import discard_checkpoint, fetch_checkpoint, fetch_temporarily
 from pipeline.errors import CheckpointError, FetchError, FilesChangedError, UsageError
 from pipeline.spec import Checkpoint, HubFile, RemoteFiles
-from tests.hub.wanted import FILES, REPO, RUN, SIZE, WEIGHTS, checkpoint, files_in, left, sent
+from tests.hub.remote_checkpoint import FILES, REPO, RUN, SIZE, WEIGHTS, bytes_sent, checkpoint, files_in, leftovers
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 
@@ -23,15 +23,15 @@ def test_only_the_wanted_files_are_downloaded_and_nothing_is_left(hub):
         assert files_in(Path(here.path)) == FILES
         assert here.tokenizer_path == here.path
         assert here == wanted.model_copy(update={"path": here.path, "tokenizer_path": here.path})
-    assert left() == []
+    assert leftovers() == []
     assert not hub.asked("*optimizer*")
-    assert sent(hub, "*") == SIZE
+    assert bytes_sent(hub, "*") == SIZE
 
 
 def test_the_folder_goes_when_the_work_fails(hub):
     with pytest.raises(ZeroDivisionError), fetch_temporarily(checkpoint(hub), RUN):
         raise ZeroDivisionError
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_a_local_checkpoint_is_given_as_it_is(hub):
@@ -64,14 +64,14 @@ def test_what_was_fetched_ahead_is_used_without_a_request(hub):
     with fetch_temporarily(wanted, RUN) as here:
         assert files_in(Path(here.path)) == FILES
     assert len(hub.requests) == asked
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_what_was_fetched_for_nothing_is_discarded(hub):
     fetch_checkpoint(wanted := checkpoint(hub), RUN)
     discard_checkpoint(wanted, RUN)
     discard_checkpoint(wanted, RUN)
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_two_runs_and_two_checkpoints_have_folders_of_their_own(hub):
@@ -93,14 +93,14 @@ def test_a_truncated_body_is_resumed_where_it_broke_off(hub, monkeypatch):
     ranges = [request.headers.get("range") for request in hub.asked("/cdn/*", "GET")]
     assert ranges[0] is None
     assert cut - 1000 < int(ranges[1].removeprefix("bytes=").removesuffix("-")) <= cut
-    assert sent(hub, WEIGHTS) < len(FILES["model.safetensors"]) + 2 * 1000
+    assert bytes_sent(hub, WEIGHTS) < len(FILES["model.safetensors"]) + 2 * 1000
 
 
 def test_one_flipped_bit_is_caught_and_the_file_fetched_again(hub):
     hub.fail(WEIGHTS, flip=70_000)
     with fetch_temporarily(checkpoint(hub), RUN) as here:
         assert files_in(Path(here.path)) == FILES
-    assert sent(hub, WEIGHTS) == 2 * len(FILES["model.safetensors"])
+    assert bytes_sent(hub, WEIGHTS) == 2 * len(FILES["model.safetensors"])
 
 
 def test_a_bit_that_stays_flipped_is_an_error_of_the_checkpoint(hub):
@@ -108,7 +108,7 @@ def test_a_bit_that_stays_flipped_is_an_error_of_the_checkpoint(hub):
     with pytest.raises(CheckpointError, match=r"model\.safetensors.*flipped bit"):
         fetch_checkpoint(checkpoint(hub), RUN)
     assert len(hub.asked("/cdn/*", "GET")) == 2
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_a_small_file_too_is_checked(hub):
@@ -127,7 +127,7 @@ def test_a_stall_is_resumed_and_one_without_end_times_out(hub, monkeypatch):
     with pytest.raises(FetchError, match="ReadTimeout"):
         fetch_checkpoint(checkpoint(hub), RUN)
     assert time.monotonic() - started < 5.0
-    assert left() == []
+    assert leftovers() == []
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
@@ -144,7 +144,7 @@ def test_a_hub_that_stays_busy_fails_the_download_for_now(hub, method):
     with pytest.raises(FetchError, match="503"):
         fetch_checkpoint(checkpoint(hub), RUN)
     assert len(hub.asked(WEIGHTS, method)) == hub_http.MAX_ATTEMPTS
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_a_branch_that_moves_after_planning_changes_nothing(hub):
@@ -158,9 +158,11 @@ def test_a_branch_that_moves_after_planning_changes_nothing(hub):
 def test_a_planned_commit_that_is_gone_has_to_be_planned_again(hub):
     wanted = checkpoint(hub)
     hub.repo(REPO).forget(wanted.remote.commit)
-    with pytest.raises(FilesChangedError, match="no longer on the Hub\\.\nPlan again"):
+    with pytest.raises(FilesChangedError, match="no longer on the Hub") as error:
         fetch_checkpoint(wanted, RUN)
-    assert left() == []
+    assert wanted.remote.commit in str(error.value)
+    assert "plan" in error.value.do
+    assert leftovers() == []
 
 
 def test_a_gated_repository_is_refused_in_one_request(hub):
@@ -202,7 +204,7 @@ def test_links_that_a_killed_fetch_left_are_made_again(hub, tmp_path):
     (left_over / "model.safetensors").write_bytes(b"half")
     with fetch_temporarily(wanted, RUN) as here:
         assert files_in(Path(here.path)) == FILES
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_a_damaged_copy_in_the_users_cache_is_not_taken(hub):
@@ -227,13 +229,14 @@ def test_a_full_disk_is_a_failure_that_may_pass(hub, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(fetching, "hf_hub_download", full)
-    with pytest.raises(FetchError, match="No space left on device"):
+    with pytest.raises(FetchError, match="No space left on device") as error:
         fetch_checkpoint(checkpoint(hub), RUN)
-    assert left() == []
+    assert "free space" in error.value.do
+    assert leftovers() == []
 
 
 def test_a_download_is_shown(hub, monkeypatch, capfd):
     monkeypatch.setattr("pipeline.progress.SHOW_AFTER_S", 0.0)
     fetch_checkpoint(checkpoint(hub), RUN)
-    assert f"Downloading {REPO}@step1: " in (said := capfd.readouterr().err)
-    assert f" of {SIZE:,} bytes" in said
+    assert f"Downloading {REPO}@step1: " in (shown := capfd.readouterr().err)
+    assert f" of {SIZE:,} bytes" in shown

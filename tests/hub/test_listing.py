@@ -1,4 +1,4 @@
-"""What the catalogue lists: from the table alone where it can, else from the Hub."""
+"""Rows of `shapelake catalog`: from the catalogue alone if possible, else from the Hub."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_every_family_has_a_line_without_a_request(hub: FakeHub) -> None:
     assert shown["tinyllama"][-1] == "tokens"
     assert shown["amber"][-1] == "chunks of data"
     assert lines["pythia"]["tier"] == "small medium large"
-    assert lines["pythia-intervention"]["models"] is None, "only the Hub knows"
+    assert lines["pythia-intervention"]["models"] is None, "given by a pattern that only the Hub can expand"
     assert lines["multiberts-final"]["unit"] is None
 
 
@@ -61,7 +61,7 @@ def test_the_checkpoints_of_a_model_in_training_order_with_their_states(hub: Fak
         ("old", None, None, "GONE"),
     ]
     assert lines[4]["why"].startswith("neither")
-    assert lines[1]["why"] is None, "known as equal to step0, which it is not"
+    assert lines[1]["why"] is None, "the known issue (equal to step0) is refuted by the listing"
     assert [line["same_as"] for line in lines] == [None] * 5 + ["step2"] + [None] * 2
     assert {line["rule"] for line in lines} == {"pythia"}
     assert lines[0]["bytes"] == sum(

@@ -1,4 +1,4 @@
-"""The real Hub, for those who have it: `pytest -m network`."""
+"""Tests against the real Hub: `pytest -m network`."""
 
 import pytest
 

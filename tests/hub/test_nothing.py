@@ -1,4 +1,4 @@
-"""A sweep of which nothing can be measured is a plan that says why, and no error."""
+"""A sweep without measurable checkpoints gives a plan with reasons instead of an error."""
 
 import pytest
 
@@ -27,11 +27,11 @@ def test_nothing_to_measure_is_a_plan_that_says_why(hub: FakeHub, tmp_path, caps
     assert (plan.checkpoints, plan.cells) == ((), ())
     assert plan.to_json()["models"] == {h.model: [] for h in plan.histories}
     render.print_plan(plan, lake.uri)
-    said = " ".join(capsys.readouterr().out.split())
-    assert "EleutherAI/pythia-14m: nothing to measure: gated, and access is not granted (GATED 4)" in said
-    assert "lab/about: nothing to measure: neither model.safetensors nor pytorch_model.bin" in said
-    assert "EleutherAI/pythia-31m: nothing to measure: no such repo" in said
-    assert "cells 0 wanted" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "EleutherAI/pythia-14m: nothing to measure: gated, and access is not granted (GATED 4)" in output
+    assert "lab/about: nothing to measure: neither model.safetensors nor pytorch_model.bin" in output
+    assert "EleutherAI/pythia-31m: nothing to measure: no such repo" in output
+    assert "cells 0 wanted" in output
     assert run(plan, lake, "inline").exit_code == 0
 
 
@@ -41,9 +41,9 @@ def test_a_history_that_the_steps_leave_out_is_told(hub: FakeHub, tmp_path, caps
     plan = make_plan(sweep(Members(family="pythia", models="*m"), steps="1000", models="pythia-[13]*m"), Lake(tmp_path))
     assert [c.label for c in plan.checkpoints] == ["EleutherAI/pythia-31m@step1000"]
     render.print_plan(plan, "lake")
-    said = " ".join(capsys.readouterr().out.split())
-    assert "EleutherAI/pythia-14m: none of 4 checkpoints by --steps 1000, steps 0 to 512 (" in said
-    assert "EleutherAI/pythia-31m: 1 checkpoints, steps 1000 to 1000" in said
+    output = " ".join(capsys.readouterr().out.split())
+    assert "EleutherAI/pythia-14m: 0 of 4 checkpoints match --steps 1000, steps 0 to 512 (" in output
+    assert "EleutherAI/pythia-31m: 1 checkpoints, steps 1000 to 1000" in output
 
 
 @pytest.mark.parametrize("source", [Hub(hub="EleutherAI/pythia-14m"), Members(family="pythia")])

@@ -1,4 +1,4 @@
-"""What a change on the Hub costs: counted in requests and in cells that run."""
+"""Reruns after changes on the Hub: number of requests and of cells that run."""
 
 import json
 import signal
@@ -186,7 +186,7 @@ def test_another_config_under_the_same_weights_says_so(repo: Repo, lake: Lake) -
 def test_a_run_that_is_stopped_while_it_fetches_leaves_nothing(
     repo: Repo, lake: Lake, hub: FakeHub, tmp_path: Path
 ) -> None:
-    """In a process of its own, which gets SIGTERM while a download hangs."""
+    """A child process gets SIGTERM while a download hangs."""
     (tmp_path / "sweep.yaml").write_text(
         "name: t\ncheckpoints: [{hub: lab/small}]\ncorpora: [random-uniform]\nrecipe: quick@1\n"
         "resources: {cpus: 1, drain_s: 1}\n"
@@ -198,8 +198,8 @@ def test_a_run_that_is_stopped_while_it_fetches_leaves_nothing(
     while not any(path.is_dir() for path in scratch.glob("*")):
         time.sleep(0.1)
     child.send_signal(signal.SIGTERM)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 143, said
+    _, stderr = child.communicate(timeout=60)
+    assert child.returncode == 143, stderr
     assert [path for path in scratch.iterdir() if path.is_dir()] == []
 
 

@@ -1,4 +1,4 @@
-"""A node's scratch: room within its budget, one fetch at a time, and leases that go with their drivers."""
+"""Scratch of a node: disk budget, one download per checkpoint at a time, and cleanup of stale leases."""
 
 import json
 import os
@@ -16,16 +16,17 @@ import pytest
 
 from pipeline.catalog import fetch as fetching
 from pipeline.catalog import scratch
-from pipeline.catalog.fetch import fetch_checkpoint, remove_stale
+from pipeline.catalog.fetch import fetch_checkpoint
+from pipeline.catalog.scratch import remove_stale
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint
-from tests.hub.wanted import FILES, RUN, SIZE, checkpoint, left, sent
+from tests.hub.remote_checkpoint import FILES, RUN, SIZE, bytes_sent, checkpoint, leftovers
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def test_a_checkpoint_beyond_the_budget_names_both_numbers(hub):
-    with pytest.raises(UsageError, match=rf"{SIZE:,} bytes in .* the budget of the node is {SIZE - 1:,} bytes"):
+    with pytest.raises(UsageError, match=rf"{SIZE:,} bytes in .* {SIZE - 1:,} bytes\.\n.*scratch_gb"):
         fetch_checkpoint(checkpoint(hub), RUN, SIZE - 1)
     assert not hub.requests
 
@@ -34,7 +35,7 @@ def test_a_checkpoint_beyond_the_free_disk_names_both_numbers(hub, monkeypatch):
     monkeypatch.setattr(scratch.shutil, "disk_usage", lambda _: SimpleNamespace(free=12_345))
     with pytest.raises(UsageError, match=rf"{SIZE:,} bytes in .* the disk has 12,345 bytes free"):
         fetch_checkpoint(checkpoint(hub), RUN)
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_room_that_is_leased_but_not_yet_filled_is_no_room(hub, monkeypatch):
@@ -49,17 +50,17 @@ CHILD = """
 import sys, time
 from pipeline.catalog import fetch as fetching
 from pipeline.catalog import scratch
-from pipeline.catalog.fetch import fetched
+from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.spec import Checkpoint
 scratch.POLL_S = 0.02
-with fetched(Checkpoint.model_validate_json(sys.argv[1]), "run", int(sys.argv[2]) or None) as here:
+with fetch_temporarily(Checkpoint.model_validate_json(sys.argv[1]), "run", int(sys.argv[2]) or None) as here:
     print(here.path, flush=True)
     time.sleep(float(sys.argv[3]))
 """
 
 
 def child(wanted: Checkpoint, budget: int = 0, work_s: float = 0.0) -> subprocess.Popen:
-    """A process of its own that fetches, works for a while and cleans up."""
+    """Start a process that fetches the checkpoint, sleeps `work_s` seconds and cleans up."""
     words = [sys.executable, "-c", CHILD, wanted.model_dump_json(), str(budget), str(work_s)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
@@ -72,9 +73,9 @@ def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 def downloads_on_disk() -> set[str]:
-    """Checkpoints of which there is a byte: what was seen on a walk and is still there after it was there at once."""
-    seen = [Path(base, name) for base, _, names in os.walk(scratch.scratch_root()) for name in names]
-    large = [path for path in seen if path.suffix in (".safetensors", ".incomplete") and path.exists()]
+    """Return the checkpoint folders with weights on disk; files that vanish during the walk do not count."""
+    walked = [Path(base, name) for base, _, names in os.walk(scratch.scratch_root()) for name in names]
+    large = [path for path in walked if path.suffix in (".safetensors", ".incomplete") and path.exists()]
     return {path.relative_to(scratch.scratch_root()).parts[0] for path in large}
 
 
@@ -87,11 +88,11 @@ def test_with_room_for_one_checkpoint_three_that_are_wanted_take_turns(hub):
         time.sleep(0.005)
     assert [process.wait() for process in running] == [0, 0, 0], [process.stderr.read() for process in running]
     assert most == 1
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_who_wants_what_another_is_fetching_waits_for_it(hub):
-    fetch_checkpoint(checkpoint(hub, "step0"), RUN)  # the client is made at its first use, which takes its time
+    fetch_checkpoint(checkpoint(hub, "step0"), RUN)  # warm-up: the HTTP client is created at its first use
     hub.requests.clear()
     wanted, done = checkpoint(hub), Event()
     second = Thread(target=lambda: (fetch_checkpoint(wanted, RUN), done.set()))
@@ -102,7 +103,7 @@ def test_who_wants_what_another_is_fetching_waits_for_it(hub):
     assert done.wait(10)
     second.join()
     fetch_checkpoint(wanted, RUN)
-    assert sent(hub, "*") == SIZE
+    assert bytes_sent(hub, "*") == SIZE
 
 
 def test_who_waited_for_a_lock_that_went_with_its_folder_waits_for_the_next(hub):
@@ -119,8 +120,8 @@ def test_who_waited_for_a_lock_that_went_with_its_folder_waits_for_the_next(hub)
         time.sleep(0.1)
         assert not held.is_set()
     assert held.wait(10)
-    with scratch.lock_folder(folder, wait=False) as is_ours:
-        assert not is_ours
+    with scratch.lock_folder(folder, wait=False) as locked:
+        assert not locked
     done.set()
     waiting.join()
 
@@ -130,13 +131,13 @@ def test_a_killed_download_leaves_a_folder_that_the_next_sweep_removes(hub):
     process = child(wanted := checkpoint(hub))
     folder = fetching.scratch_folder(wanted, "run")
     until(lambda: any(folder.rglob("*.incomplete")))
-    assert remove_stale() == 0  # its owner lives
+    assert remove_stale() == 0  # the owner is alive
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert folder.exists()
     assert remove_stale() == 1
     assert remove_stale() == 0
-    assert left() == []
+    assert leftovers() == []
 
 
 def test_a_killed_download_holds_neither_budget_nor_disk(hub):
@@ -160,7 +161,7 @@ def test_the_folder_of_another_hosts_driver_stays_for_a_day(hub):
     lease_of(root / "young", "another-host:1", 0.9 * scratch.STALE_AFTER_S)
     lease_of(root / "old", "another-host:1", 1.1 * scratch.STALE_AFTER_S)
     assert remove_stale() == 1
-    assert sorted(left()) == [".young.lease", "young"]
+    assert sorted(leftovers()) == [".young.lease", "young"]
 
 
 def test_a_folder_in_use_is_not_swept(hub):
@@ -189,8 +190,8 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_what_dead_and_ending_drivers_hold_is_told_apart_and_removed_by_owner(hub):
-    """A driver sees of drivers of its own machine whether they live; what they hold on any node goes by their name."""
+def test_leases_are_removed_by_owner_and_only_local_drivers_count_as_dead(hub):
+    """Drivers of other hosts cannot be checked; `release_owned_by` works for any owner."""
     here, pid = socket.gethostname(), dead_process()
     dead, living, stranger = f"{here}:{pid}", f"{here}:{os.getpid()}", f"another-host:{pid}"
     for name, owner in {"a": dead, "b": living, "c": stranger, "d": living}.items():
@@ -198,4 +199,4 @@ def test_what_dead_and_ending_drivers_hold_is_told_apart_and_removed_by_owner(hu
     assert scratch.list_owners() == sorted([dead, living, stranger])
     assert [scratch.is_driver_dead(owner) for owner in (dead, living, stranger)] == [True, False, False]
     assert scratch.release_owned_by([dead, living]) == 3
-    assert sorted(left()) == [".c.lease", "c"]
+    assert sorted(leftovers()) == [".c.lease", "c"]

@@ -1,4 +1,4 @@
-"""The token goes to the endpoint and nowhere else: no other host, no file, no log line, no exception."""
+"""The token is sent to the endpoint only: never to another host, a file, a log line or an exception."""
 
 import hashlib
 import os
@@ -95,16 +95,17 @@ CHILD = """
 import logging, pickle, sys, traceback
 logging.basicConfig(level=logging.DEBUG)
 import huggingface_hub.file_download
-from pipeline.catalog import client, fetch, wire
+from pipeline.catalog import fetch, hub_client, hub_http
 from pipeline.spec import Checkpoint
-wire.FIRST_WAIT_S, wire.TIMEOUT_S, wire.constants.HF_HUB_DOWNLOAD_TIMEOUT = 0.001, 0.1, 0.1
+hub_http.FIRST_WAIT_S, hub_http.TIMEOUT_S, hub_http.constants.HF_HUB_DOWNLOAD_TIMEOUT = 0.001, 0.1, 0.1
 huggingface_hub.file_download.time = type("quick", (), {"sleep": staticmethod(lambda s: None)})
 wanted = Checkpoint.model_validate_json(sys.argv[1])
 repo, commit = wanted.remote.repo, wanted.remote.commit
-entry = client.Entry(path="config.json", size=1, oid="0" * 40, sha256=None)
+entry = hub_client.TreeEntry(path="config.json", size=1, oid="0" * 40, sha256=None)
 calls = (
-    lambda: client.refs(repo), lambda: client.tree(repo, commit), lambda: client.repos("org"),
-    lambda: client.read(repo, commit, entry), lambda: client.is_held(repo, commit), lambda: fetch.fetch(wanted, "run"),
+    lambda: hub_client.fetch_refs(repo), lambda: hub_client.fetch_tree(repo, commit),
+    lambda: hub_client.list_model_ids("org"), lambda: hub_client.fetch_small_file(repo, commit, entry),
+    lambda: hub_client.is_access_denied(repo, commit), lambda: fetch.fetch_checkpoint(wanted, "run"),
 )
 for fault in sys.stdin:
     failed = 0
@@ -130,7 +131,7 @@ def test_the_token_is_in_no_file_no_log_line_and_no_exception(hub, tmp_path):
     failed = {fault: failures(child, hub, fault) for fault in FAULTS}
     child.communicate()
     assert child.returncode == 0
-    assert all(n >= 5 for n in failed.values()), failed  # of the six calls one is a HEAD, without a body to suffer
+    assert all(n >= 5 for n in failed.values()), failed  # one of the six calls is a HEAD request without a body
     assert any(request.authorized for request in hub.requests)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert files[tmp_path / "log"].count(b"Traceback") >= 5 * len(FAULTS)
@@ -138,7 +139,7 @@ def test_the_token_is_in_no_file_no_log_line_and_no_exception(hub, tmp_path):
 
 
 def failures(child: subprocess.Popen, hub: FakeHub, fault: str) -> int:
-    """How many of the child's calls fail under a fault."""
+    """Return the number of the child's calls that fail under a fault."""
     hub.faults.clear()
     hub.fail("*", times=None, **FAULTS[fault])
     child.stdin.write(f"{fault}\n")

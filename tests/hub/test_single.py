@@ -1,4 +1,4 @@
-"""One checkpoint of the Hub by its name: which revision it is, where its files lie, and what that costs."""
+"""Resolution of one checkpoint on the Hub by branch, commit, subfolder or repo."""
 
 import pytest
 
@@ -6,15 +6,14 @@ from pipeline.catalog.discovery import resolve_checkpoint
 from pipeline.errors import UsageError
 from pipeline.spec import Hub
 from tests.hub.fake import FakeHub
-from tests.hub.folders import TOKENIZER, checkpoint, pythia
-from tests.hub.test_discover import only
+from tests.hub.folders import TOKENIZER, checkpoint, discover_one, pythia
 
 
 def test_one_checkpoint_costs_one_tree(hub: FakeHub) -> None:
     pythia(hub).commit(checkpoint("odd"), branch="an-odd-name")
     found = resolve_checkpoint(Hub(hub="EleutherAI/pythia-14m"), "step1")
     assert len(hub.asked("*/tree/*")) == 1
-    assert found == only(Hub(hub="EleutherAI/pythia-14m")).checkpoints[1]
+    assert found == discover_one(Hub(hub="EleutherAI/pythia-14m")).checkpoints[1]
     assert resolve_checkpoint(Hub(hub="EleutherAI/pythia-14m"), "an-odd-name").step is None
     with pytest.raises(UsageError, match="no such branch or tag"):
         resolve_checkpoint(Hub(hub="EleutherAI/pythia-14m"), "step3")
@@ -43,7 +42,7 @@ def test_one_checkpoint_in_a_sub_folder(hub: FakeHub) -> None:
 
 
 def test_one_checkpoint_with_a_repo_of_its_own(hub: FakeHub) -> None:
-    """By its repo, or by the name that it has in the history."""
+    """The checkpoint resolves by its repo, and by its revision name in the history."""
     name = "multiberts-seed_0-step_20k"
     hub.repo(f"google/{name}").commit(checkpoint("bert", name="pytorch_model.bin"))
     found = resolve_checkpoint(Hub(hub=f"google/{name}"))

@@ -1,4 +1,4 @@
-"""A checkpoint of the fake Hub that is to be fetched, and what a fetch leaves on this machine."""
+"""Checkpoint on the fake Hub for download tests, and inspection of the files that a download leaves."""
 
 import hashlib
 from pathlib import Path
@@ -15,7 +15,7 @@ WEIGHTS = "*/model.safetensors"
 
 
 def checkpoint(hub: FakeHub, branch: str = "step1", files: dict[str, bytes] = FILES, subfolder: str = "") -> Checkpoint:
-    """A checkpoint of the fake Hub, with files beside it that nobody wants."""
+    """Publish a checkpoint with additional files that must not be downloaded."""
     inside = {f"{subfolder}/{name}" if subfolder else name: data for name, data in files.items()}
     sha = hub.repo(REPO).commit({**inside, "optimizer.bin": b"o" * 5000, "README.md": branch.encode()}, branch)
     listed = tuple(HubFile(path=n, size=len(d), sha256=hashlib.sha256(d).hexdigest()) for n, d in files.items())
@@ -27,15 +27,15 @@ def checkpoint(hub: FakeHub, branch: str = "step1", files: dict[str, bytes] = FI
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
-    """The files below a folder that are no book-keeping."""
-    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in found.items() if not name.startswith(".")}
+    """Return the files below a folder, without the download's own bookkeeping files."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if not name.startswith(".")}
 
 
-def left() -> list[str]:
-    """What there is in the scratch, but for the lock that lasts."""
+def leftovers() -> list[str]:
+    """Return the names in the scratch folder, without the permanent lock file."""
     return [path.name for path in scratch.scratch_root().iterdir() if path.name != ".leases.lock"]
 
 
-def sent(hub: FakeHub, pattern: str) -> int:
+def bytes_sent(hub: FakeHub, pattern: str) -> int:
     return sum(request.sent for request in hub.asked(pattern, "GET"))
