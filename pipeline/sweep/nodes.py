@@ -153,5 +153,5 @@ def require_listener(address: str) -> None:
 
 
 def find_missing_paths(paths: list[str]) -> list[str]:
-    """Those of the paths that do not exist on this node."""
+    """Return the paths that do not exist on this node."""
     return [path for path in paths if not Path(path).exists()]

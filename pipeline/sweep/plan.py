@@ -174,7 +174,7 @@ def _without_duplicates(histories: Iterable[History]) -> list[History]:
 
 
 def _contents(labels: list[ResolvedLabel]) -> dict[str, dict[str, str]]:
-    """By label name, the weights digest of every content that the label has had."""
+    """Weights digest of every content that a label has had, by label name."""
     contents: dict[str, dict[str, str]] = {}
     for resolved in labels:
         contents.setdefault(resolved.label.name, {})[resolved.label.content] = resolved.label.weights_digest

@@ -140,7 +140,7 @@ class RayBackend:
         return [self._running.pop(ref).task for ref in queued]
 
     def _started(self, refs: list[Any]) -> list[Any]:
-        """Those of the unfinished tasks, in order of submission, that Ray has slots for."""
+        """Unfinished tasks that Ray has slots for, in order of submission."""
         if not self._queue:
             return refs
         taken = accumulate(self._running[ref].slots_taken for ref in refs)

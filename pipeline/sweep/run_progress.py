@@ -102,5 +102,5 @@ class Utilization:
 
     @property
     def share(self) -> float | None:
-        """Between 0 and 1; None before any time has passed."""
+        """Share between 0 and 1; None before any time has passed."""
         return round(self._compute_s / self._slots_s, 4) if self._slots_s else None

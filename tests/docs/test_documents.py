@@ -86,7 +86,7 @@ def test_links_lead_to_files(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_shell_line_is_a_valid_command_or_has_a_reason(name):
-    """Of this package's commands, the options must exist; other first words are listed with a reason."""
+    """Options of this package's commands must exist; other first words are listed with a reason."""
     program = typer.main.get_command(app)
     assert isinstance(program, click.Group) or hasattr(program, "commands")
     for words in commands(name):

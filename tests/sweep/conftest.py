@@ -1,4 +1,4 @@
-"""A lake that is not there yet."""
+"""Fixture: a lake that does not exist yet."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from tests.sweep import stub
 
 
 def go(root: Path, lake, work=stub.work, retry: bool = False, **changes):
-    """Plan and run the stub sweep over `root`; returns the plan and the report."""
+    """Plan and run the stub sweep over `root`; return plan and report."""
     plan = make_plan(stub.sweep(root, **changes), lake, retry)
     return plan, run(plan, lake, "inline", work)
 
@@ -23,7 +23,7 @@ def refuse(task):
 
 
 class Scripted:
-    """A backend of four slots that finishes one task per call, or none; it remembers who ran beside whom."""
+    """Backend of four slots that finishes at most one task per call and records which tasks ran together."""
 
     slots = capacity = 4
     gpu_wait_s = 0.0

@@ -1,7 +1,7 @@
-"""Stand-ins for checkpoints and for the work of a task, so that the driver can be tested by the hundred.
+"""Stub checkpoints and a stub task body, so that the driver can be tested with hundreds of them.
 
 A stub checkpoint is a folder with a config, a few weight bytes and, where it should misbehave, a file `fault`:
-CLASS fails every time, CLASS:N the first N times. What was tried is written down beside it.
+CLASS fails every time, CLASS:N the first N times. Every attempt is logged beside it.
 """
 
 import faulthandler
@@ -26,7 +26,7 @@ LAYERS = 3
 
 
 def history(root: Path, steps: list[int], faults: dict[int, str] | None = None, same: bool = False) -> Path:
-    """A folder of stub checkpoints; `same` gives all of them equal weights."""
+    """Create a folder of stub checkpoints; `same` gives all of them equal weights."""
     for step in steps:
         folder = root / f"step{step}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def history(root: Path, steps: list[int], faults: dict[int, str] | None = None, 
 
 
 def sweep(root: Path, n_corpora: int = 1, **resources: object) -> Sweep:
-    """A sweep over a stub history, on as many corpora as wanted."""
+    """Sweep over a stub history on `n_corpora` corpora."""
     corpora = [Corpus(kind="random-uniform")]
     for index in range(n_corpora - 1):
         path = root.parent / f"text{index}.txt"
@@ -69,20 +69,20 @@ def work(task: Task) -> list[Outcome]:
 
 
 def watched(task: Task) -> list[Outcome]:
-    """`work`; one that hangs under the worker's own watchdog, as the others may take long on a busy machine."""
+    """`work`, under the worker's watchdog only for a checkpoint that hangs: others may be slow on a busy machine."""
     fault = Path(task.checkpoint.path) / "fault"
     with exit_on_timeout(task) if fault.exists() and fault.read_text() == "hang" else nullcontext():
         return work(task)
 
 
 def tries(root: Path, step: int) -> list[str]:
-    """One line per try of a checkpoint: attempt, batch tokens, cells."""
+    """Log of attempts at a checkpoint, one line each: attempt, batch tokens, cells."""
     path = root / f"step{step}" / "tries"
     return path.read_text().splitlines() if path.exists() else []
 
 
 class TwoArguments(Exception):
-    """What pickle cannot bring back."""
+    """Exception that pickle cannot restore."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one)
@@ -103,7 +103,7 @@ DEATHS = {
     "two": lambda: _raise(TwoArguments("one", "two")),
     "interrupt": lambda: _raise(KeyboardInterrupt()),
 }
-"""Ways of a worker to end that `worker.work` does not turn into outcomes."""
+"""Ways for a worker to end that `run_task` does not turn into outcomes."""
 
 
 def _misbehave(name: str, task: Task) -> list[Outcome]:
@@ -136,18 +136,18 @@ def _of_host() -> None:
 
 
 def _of_gpu() -> None:
-    """What torch raises where a GPU has no room; on one it is made in earnest (tests/gpu)."""
+    """Raise torch's out-of-memory error; tests/gpu provokes the real one."""
     import torch
 
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 EiB")
 
 
 MEMORIES = {"memory": _of_host, "gpu_memory": _of_gpu}
-"""That an allocation may find full."""
+"""Allocations that fail for want of memory."""
 
 
 def _out_of_memory(task: Task, allocate: Callable[[], None]) -> list[Outcome]:
-    """As a worker answers to an allocation that fails."""
+    """Outcomes of a worker whose allocation fails."""
     try:
         allocate()
     except Exception as error:
@@ -162,7 +162,7 @@ def commit(task: Task, cell: Cell) -> Outcome:
 
 
 def rows(cell: Cell) -> list[dict[str, object]]:
-    """The least that the schema takes: no number, and the word that says so."""
+    """Minimal rows that the schema accepts: no metric, and the flag `not_measured`."""
     checkpoint = cell.checkpoint
     return [
         {

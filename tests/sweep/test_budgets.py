@@ -1,4 +1,4 @@
-"""How often a cell is tried, by the class of its failures, and what each try is given."""
+"""Attempts per cell by failure class, and the changes of each attempt."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_an_unforeseen_exception_waits_for_the_next_run_and_condemns_at_the_thir
 
 
 def dies_after_its_first_commit(task: Task) -> list[Outcome]:
-    """What a backend reports of a worker that was killed when one of its cells was already in the lake."""
+    """Outcomes of a worker that was killed after one of its cells had been committed."""
     stub.work(task.model_copy(update={"cells": task.cells[:1]}))
     return fail_all_cells(task, "crash", "WorkerCrashedError: made for the test")
 

@@ -1,4 +1,4 @@
-"""The share of the slots' time that goes into forward passes and metrics."""
+"""Utilization: share of the slots' time in forward passes and metrics, and slot time lost to downloads."""
 
 import time
 
@@ -27,7 +27,7 @@ def test_the_share_is_of_all_slots_and_follows_a_cluster_that_grows():
 
 
 def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
-    """Cells that say they were all work, in a run that is little else but waiting for its only task."""
+    """Every cell reports a millisecond of compute time."""
     from pipeline.render import sweeps
 
     def work(task) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""When the first checkpoints all end alike, the run stops and condemns nobody."""
+"""Circuit breaker: a run whose first checkpoints all fail alike stops and quarantines nothing."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def ill(error_class: ErrorClass = "error", message: str = "KeyError: 'x'") -> Ou
 
 
 def stopped(*ends: Outcome) -> int:
-    """After how many checkpoints the circuit breaks; 0 if it does not."""
+    """Number of checkpoints after which the breaker trips; 0 if it does not."""
     circuit = CircuitBreaker()
     said = [circuit.record_task(str(index), [end]) for index, end in enumerate(ends)]
     return next((index + 1 for index, reason in enumerate(said) if reason), 0)
@@ -85,7 +85,7 @@ def test_a_defect_condemns_nobody_however_often_it_is_run_and_all_goes_on_when_i
 
 
 def test_what_no_node_can_run_is_seen_before_every_task_has_tried(tmp_path, lake):
-    """Each is tried once more, on another node, and at once."""
+    """Each task is retried once, on another node, without waiting."""
     steps = list(range(40))
     root = stub.history(tmp_path / "runs", steps, faults=dict.fromkeys(steps, "setup"))
     _, report = go(root, lake)

@@ -1,4 +1,4 @@
-"""A run that leaves many loose cells compacts the lake, and fails over nothing that goes wrong with it."""
+"""A run that leaves many uncompacted cells compacts the lake; a failed compaction fails no run."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_run_does_not_fail_because_its_lake_cannot_be_compacted(tmp_path, lake
 
 
 def test_a_snapshot_without_a_column_of_today_is_written_anew(tmp_path, lake, monkeypatch):
-    """Or every reader would read each cell's file until a thousand new cells have come."""
+    """Otherwise readers would open every cell file until a thousand new cells exist."""
     assert swept(tmp_path, lake, [0, 1]).exit_code == 0
     old = latest_snapshot(lake.store)
     assert old is not None

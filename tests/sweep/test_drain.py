@@ -1,4 +1,4 @@
-"""SIGTERM: what runs finishes, what waits is left to a rerun."""
+"""SIGTERM: running tasks finish, waiting tasks are left to a rerun."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ def test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143(tmp_path
 
 
 def test_what_has_failed_besides_does_not_hide_that_work_is_left(tmp_path, lake):
-    """Or a job that is cut off at a time limit would not be queued again."""
+    """Otherwise a job stopped at its time limit would not be requeued."""
     steps = list(range(6))
     root = stub.history(tmp_path / "runs", steps, faults={0: "permanent"})
     _, report = go(root, lake)

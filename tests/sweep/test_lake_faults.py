@@ -1,4 +1,4 @@
-"""A lake that refuses a write, for a moment or for good."""
+"""A lake that refuses writes, once or permanently."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path
 
 
 def test_one_hiccup_that_hits_all_that_runs_at_once_counts_once(tmp_path, lake, monkeypatch):
-    """All four tasks come back with it within the first pause; three in a row would end the run."""
+    """All four tasks fail within the first pause, which counts once; three in a row would end the run."""
     root = stub.history(tmp_path / "runs", list(range(4)), faults=dict.fromkeys(range(4), "infra:1"))
     monkeypatch.setattr("pipeline.sweep.retry_policy.draw_backoff_s", lambda *_: 2.0)
     backend = Scripted(stub.work)
@@ -68,7 +68,7 @@ def test_one_hiccup_of_the_lake_loses_no_retry(tmp_path, lake, monkeypatch, brok
 
 
 def test_a_disk_that_fills_up_ends_the_run_with_whole_files_and_a_rerun_does_the_rest(tmp_path, lake, monkeypatch):
-    """Three tries, none of them counted against a cell."""
+    """Three attempts, none of them counted against a cell."""
     root = stub.history(tmp_path / "runs", [0, 1, 2, 3])
     tried: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A model that no node has room for: the others are measured, and it is told of once, whatever its checkpoints."""
+"""A model that no node can hold is left out and reported once; the others are measured."""
 
 from pipeline import render
 from pipeline.lake import lake_status
@@ -12,7 +12,7 @@ WHY = "2 GPUs of 24 GB in one node are needed, the largest node has 1"
 
 
 class Small(Scripted):
-    """Has no room for what is called large."""
+    """Backend without room for models named `large`."""
 
     def find_too_large(self, cells) -> dict[str, str]:
         return {cell.id: WHY for cell in cells if cell.checkpoint.model == "large"}

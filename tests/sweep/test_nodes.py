@@ -1,4 +1,4 @@
-"""Where files go: to the emptiest node that can use them, away from where fetching fails, never to a lost one."""
+"""Placement of files: the least loaded usable node, not where fetches fail, never a lost node."""
 
 from collections import Counter
 
@@ -33,7 +33,7 @@ def test_what_has_left_counts_no_more():
 
 
 def test_a_node_where_fetching_fails_is_asked_last_until_it_works_again():
-    """Fast failures would keep it the emptiest, and draw every task."""
+    """Fast failures would keep the node least loaded and attract every task."""
     placed = nodes(node("bad", 1), node("good", 1))
     for name in ("c0", "c1"):
         if placed.assign_node(name, gpus=0) == "bad":

@@ -1,4 +1,4 @@
-"""The driver on a real local Ray: whatever befalls a task comes back as a typed outcome, and the others finish."""
+"""The driver on a real local Ray: every failure is a typed outcome, and the other tasks finish."""
 
 import os
 import re
@@ -20,11 +20,11 @@ from tests.sweep import stub
 
 CRASHES = ("segv", "exit", "_exit", "abort", "term")
 DEATHS = {**dict.fromkeys(CRASHES, "crash"), "interrupt": "preempted"}
-"""What the attempt is called, by how the worker ended."""
+"""Failure class by way of the worker's death."""
 TRIED_AGAIN = {**dict.fromkeys(stub.MEMORIES, "oom"), "transient": "transient"}
-"""What a worker answers that deserves another try."""
+"""Failures that are retried."""
 REFUSED = {"raise": "error", "two": "error", "unpicklable": "error"}
-"""What must not come out of a worker, and does."""
+"""Results that no worker should return."""
 
 
 def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_path: Path):
@@ -52,7 +52,7 @@ def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_
 
 
 def once_told(task: Task) -> list[Outcome]:
-    """From when the run was told to stop."""
+    """Seconds from the stop to the end of the run."""
     folder = Path(task.checkpoint.path)
     (folder / "begun").touch()
     while not (folder.parent / "told").exists():

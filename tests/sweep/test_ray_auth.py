@@ -1,4 +1,4 @@
-"""A local run locks its Ray by a token of its own, unless the user has said how."""
+"""A local run protects its Ray with its own token, unless the user has set an authentication mode."""
 
 import os
 import subprocess

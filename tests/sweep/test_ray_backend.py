@@ -180,7 +180,7 @@ def test_a_task_that_waits_for_a_node_can_be_withdrawn(monkeypatch):
 
 
 def test_a_full_node_holds_up_only_its_own_tasks(monkeypatch):
-    """Of two tasks on each of two nodes, the second of the free node passes the second of the full one."""
+    """Two tasks per node: the second task of the free node overtakes the second task of the full one."""
     fake = FakeRay({"CPU": 1}, {"CPU": 1})
     backend = open_backend(monkeypatch, fake, cpus=1, slots=1)
     monkeypatch.setattr(RayBackend, "slots", 2)

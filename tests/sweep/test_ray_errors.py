@@ -1,4 +1,4 @@
-"""What Ray itself says of a task, said by a real Ray: its memory monitor, an environment that cannot be made."""
+"""Errors of a real Ray: its memory monitor, and an environment that cannot be created."""
 
 import time
 from pathlib import Path
@@ -17,11 +17,11 @@ from tests.sweep import stub
 pytestmark = pytest.mark.slow
 
 MARGIN, PIECE = 2 * 2**30, 50 * 2**20
-"""Bytes that a node may use beyond what it uses now, and what is taken at a time."""
+"""Bytes that a node may use beyond its present use, and bytes per allocation."""
 
 
 def hog(task: Task) -> list[Outcome]:
-    """Of the first checkpoint take more memory than the node has; measure the others."""
+    """Allocate more memory than the node has for the first checkpoint; measure the others."""
     held = []
     while task.checkpoint.step == 0 and len(held) * PIECE < 2 * MARGIN:
         held.append(b"." * PIECE)

@@ -1,4 +1,4 @@
-"""What a killed driver leaves of its Ray goes when the next one starts; a living one's stays."""
+"""The Ray session of a killed driver is deleted when the next run starts; that of a living one stays."""
 
 import os
 import subprocess

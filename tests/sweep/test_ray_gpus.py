@@ -19,7 +19,7 @@ def test_a_model_of_two_gpus_is_fetched_where_two_are(monkeypatch):
 
 @pytest.mark.parametrize(("billions", "gpus"), [(1.4, 1), (6.9, 1), (12, 2), (32, 4), (70, 7)])
 def test_a_model_gets_as_many_gpus_as_have_room_for_its_weights(monkeypatch, billions, gpus):
-    """bfloat16 on cards of 24 GB, of which the first keeps 40 % for the metrics, each other 10 %."""
+    """bfloat16 on GPUs of 24 GB: 40 % of the first and 10 % of each other are reserved."""
     fake = FakeRay({"CPU": 64, "GPU": 8})
     opened = open_backend(monkeypatch, fake, cpus=8, gpus=8, slots=8, gpu_gb=24)
     cells = tuple(cell_of_size(int(billions * 1e9)) for _ in range(2))
@@ -46,7 +46,7 @@ def test_a_model_that_no_node_which_runs_tasks_has_gpus_for_is_too_large(monkeyp
 
 @pytest.mark.slow
 def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
-    """On a real Ray with four GPUs that are none; one for which they are too few is refused at once."""
+    """A real Ray with four declared GPUs; a model that needs more is refused at once."""
     from tests.sweep.test_ray_head import nap, naps
 
     resources = Resources(cpus=4, gpus=4, gpu_gb=24)

@@ -1,4 +1,4 @@
-"""The Ray backend on a head of its own: what no node can run, a GPU each, files before they are asked for, a drain."""
+"""Ray backend on its own head: tasks that no node can run, one GPU per task, prefetch, drain."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    """Address of a Ray head with four CPUs and four GPUs that are none."""
+    """Address of a Ray head with four CPUs and four declared GPUs."""
     from ray.cluster_utils import Cluster
 
     size = {"num_cpus": 4, "num_gpus": 4, "object_store_memory": 80 * 2**20}
@@ -40,7 +40,7 @@ def opened(measure: TaskFunction, resources: Resources, fetch: TaskFunction = la
 
 
 def nap(task: Task) -> list[Outcome]:
-    """Sleep a second; who did, when and on which GPUs."""
+    """Sleep a second; record process, times and GPUs."""
     began = time.time()
     time.sleep(1)
     said = f"{began} {time.time()} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
@@ -90,14 +90,14 @@ def test_tasks_at_once_have_a_gpu_each_and_every_task_has_a_process_of_its_own(h
 
 
 def download(task: Task) -> list[Outcome]:
-    """Takes a second, and leaves a note when it is done."""
+    """Sleep a second, then write a note."""
     time.sleep(1)
     Path(task.lake, f"{task.checkpoint.step}").write_text(f"{time.time()}")
     return []
 
 
 def test_fetching_ahead_keeps_the_slots_busy(head, tmp_path):
-    """By the order of events, whatever the machine: a slot has waited if it was free before its files were there."""
+    """Order of events, independent of speed: a slot waited if it was free before its files were fetched."""
     slots, n = 2, 16
     resources = Resources(cpus=slots, slots=slots, address=head)
     wanted = tasks(n, resources, str(tmp_path), RemoteFiles(repo="lab/small", commit="c", files=()))

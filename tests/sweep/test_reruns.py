@@ -1,4 +1,4 @@
-"""What a rerun does: exactly what is not there yet, for whatever reason it is not."""
+"""A rerun measures exactly the cells that the lake lacks."""
 
 import shutil
 

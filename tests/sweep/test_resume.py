@@ -1,4 +1,4 @@
-"""`kill -9` of the driver at random moments, then a plain rerun: every cell, none twice, never a partial file."""
+"""`kill -9` of the driver at random moments and a rerun: every cell once, no partial file."""
 
 import os
 import random
@@ -26,7 +26,7 @@ def start(sweep: Path, lake: Path, backend: str) -> subprocess.Popen:
 
 
 def readable(lake: Path) -> int:
-    """Cells that a reader sees right now; any partial file would raise."""
+    """Number of cells that a reader sees now; a partial file would raise."""
     files = list(lake.glob("cells/v1/*/*.parquet"))
     for path in files:
         assert pq.read_table(path).num_rows == 4
@@ -94,7 +94,7 @@ def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.5, 2.0, 4.0])
 def test_sigterm_so_long_after_ray_was_called_for_has_one_exit_code(tmp_path, delay_s):
-    """Planned, Ray imported, Ray starting, tasks at work, as the machine is fast: there is always work left."""
+    """Moments from planning to measuring, depending on the machine; work is always left."""
     sweep = sweep_file(tmp_path, real.history(tmp_path / "runs", list(range(60))))
     driver = start(sweep, tmp_path / "lake", "ray")
     assert driver.stdout
@@ -109,7 +109,7 @@ def test_sigterm_so_long_after_ray_was_called_for_has_one_exit_code(tmp_path, de
 
 @pytest.mark.slow
 def test_sigterm_after_the_end_of_ray_is_an_exit_and_no_death(tmp_path):
-    """Ray's shutdown leaves no handler: the process would die where it is, nothing closed and nothing flushed."""
+    """Ray's shutdown removes the handler; the process would die without flushing its output."""
     program = "import os, signal, sys, time\nfrom pipeline.sweep import run as module\n"
     program += "module._compact = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
     program += "from pipeline.cli import main\nmain()\n"

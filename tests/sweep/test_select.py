@@ -1,4 +1,4 @@
-"""Selections of a history, and what its names say."""
+"""Selection of checkpoints by `--steps` and of models by `--models`."""
 
 from pathlib import Path
 
@@ -70,13 +70,13 @@ def test_one_history_that_matches_is_enough(tmp_path):
 
 
 def point(name: str, step: int | None = None, tokens: int | None = None) -> Checkpoint:
-    """STAGE.RUN.name, either of them empty; `main` is a final model."""
+    """Checkpoint from STAGE.RUN.name, each part may be empty; `main` is a final model."""
     stage, run, _ = name.split(".") if "." in name else ("", "", name)
     return made.checkpoint(step, name, revision=name, tokens_seen=tokens, stage=stage or None, run=run or None)
 
 
 def stages(*spans: tuple[str, int]) -> list[Checkpoint]:
-    """Every step of each STAGE.RUN up to a last one, and a final model."""
+    """Checkpoints at every step of each STAGE.RUN up to its last, and a final model."""
     return [*(point(f"{of}.{step}", step) for of, last in spans for step in range(1, last + 1)), point("main")]
 
 

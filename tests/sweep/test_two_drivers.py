@@ -1,4 +1,4 @@
-"""Two drivers of one sweep at once, in processes of their own: waste, and no damage."""
+"""Two drivers of one sweep at once, in two processes: double work, no damage."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ sys.exit(run(plan, lake, "inline", work).exit_code)
 
 
 def started(root: Path, lake: str) -> "subprocess.Popen[str]":
-    """A driver that has planned, and waits for a line before it runs."""
+    """Start a driver that plans and waits for a line on stdin before it runs."""
     words = [sys.executable, "-c", DRIVER, str(root), lake, str(CORPORA)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(words, cwd=ROOT, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
@@ -44,7 +44,7 @@ def started(root: Path, lake: str) -> "subprocess.Popen[str]":
 
 @pytest.mark.parametrize("place", ["folder", "object store"])
 def test_each_cell_is_there_once_though_both_wanted_it(place, tmp_path, monkeypatch):
-    """Both have planned every cell before either begins."""
+    """Both drivers have planned every cell before either starts."""
     root = stub.history(tmp_path / "runs", list(range(STEPS)))
     with ExitStack() as stack:
         uri = str(tmp_path / "lake")

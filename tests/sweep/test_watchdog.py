@@ -1,4 +1,4 @@
-"""What the watchdog leaves: a stack of which the main thread's line is told, and a file as old as what a try is at."""
+"""Watchdog: the stack that it leaves, and the file whose age is that of the current stage."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The body of a task: what it keeps for the next one, and the class of a failure, decided where its type is known."""
+"""Body of a task: its model cache, and the failure class of each exception."""
 
 import ctypes
 import mmap
@@ -53,13 +53,13 @@ def lake(tmp_path) -> Lake:
 
 
 def task(lake: Lake, *cells: Cell, **fields: int) -> Task:
-    """Small batches, so that there are several."""
+    """Task with small batches, so that there are several."""
     resources = Resources(cpus=1, batch_tokens=128)
     return Task(lake=lake.uri, run_id="run", checkpoint=cells[0].checkpoint, cells=cells, resources=resources, **fields)
 
 
 def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
-    """The weights of a bad checkpoint are in it, or half of them."""
+    """The module would hold the weights of the bad checkpoint, or half of them."""
     good, bad = (cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2))
     like = load_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).reuse_key
     assert worker.run_task(task(lake, good))[0].ok
@@ -76,7 +76,7 @@ def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
 
 
 def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path, monkeypatch):
-    """The first try dies at its second batch; the next, with half the tokens a batch, has the numbers of none lost."""
+    """The first attempt fails at its second batch; the next, with half the batch, gives the same numbers as without failure."""
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
     forward, sizes = measure.LayerStack.forward_and_capture, []
 
@@ -105,13 +105,13 @@ def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path
 
 
 def numbers_in(lake: Lake) -> list[tuple]:
-    """Every column that may not differ between two runs."""
+    """Columns that must be equal in two runs."""
     frame = open_lake(lake.uri).query_frame("SELECT * FROM layers ORDER BY layer")
     return frame.drop(column_names("cost", "provenance"), strict=False).rows()
 
 
 def in_memory(path: Path) -> float:
-    """Share of the file's pages that the system holds in its cache, as mincore has it."""
+    """Share of the file's pages in the page cache, by mincore."""
     libc, size = ctypes.CDLL(None, use_errno=True), path.stat().st_size
     with path.open("r+b") as file, mmap.mmap(file.fileno(), size) as view:
         pages = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
@@ -138,7 +138,7 @@ def test_the_weights_of_a_local_checkpoint_are_in_memory_before_its_turn_if_they
 
 
 def test_while_one_checkpoint_is_measured_the_next_is_read(lake, tmp_path, monkeypatch):
-    """The measuring of each waits until the files of both have been read."""
+    """Measuring waits until the files of both checkpoints have been read."""
     wanted = [cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2)]
     read, both = set(), Event()
 
