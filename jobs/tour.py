@@ -1,9 +1,9 @@
 # %% [markdown]
-"""A tour of a lake: open it, ask it, and draw the paper's four figures. Cells for a notebook, or one program.
+"""Tour of a lake: open it, query it, print findings, and draw the paper's four figures, as notebook cells or a program.
 
 Command: shapelake demo && python -m jobs.tour shapelake-demo/lake
-Cost: seconds; it measures nothing. Figures are written beside the lake.
-Expect: of the demo, two small models whose anisotropy grows in training; of the paper's models, the paper's figures.
+Cost: seconds; it measures nothing. Figures are written next to the lake.
+Expect: for the demo, two small models whose anisotropy grows in training; for the paper's models, the paper's figures.
 """
 
 # %% Open
@@ -23,15 +23,15 @@ reader.layers().filter("step IS NOT NULL").aggregate("model, corpus, count(DISTI
 # %% One line of SQL, as a frame
 reader.sql("SELECT step, layer, anisotropy, anisotropy_se FROM layers WHERE state = 'block' ORDER BY ALL").pl()
 
-# %% What the lake says, and how sure it is
+# %% Findings: one sentence each, with the effect and its error
 for name in ("dome", "phases"):
     for sentence in compute_finding(name, reader)["because"].head(4):
         print(sentence)
 
 
-# %% The four figures: in a notebook `show` draws one, `figure` writes it for a paper
+# %% The four figures: `show` displays one in a notebook, `draw_figure` writes it to a file
 def show(name: str) -> alt.Chart:
-    """The figure `name`, as a notebook shows it."""
+    """Return the figure `name` for display in a notebook."""
     return alt.Chart.from_dict(build_figure_spec(reader, name), validate=False)
 
 

@@ -1,6 +1,7 @@
-"""Findings: what a lake says, each as a frame with a verdict, the effect with its error, and one sentence.
+"""Findings about a lake: each is a frame with a verdict, the effect with its error, and one sentence per row.
 
-Each is a function of a lake (`pipeline.lake.open(uri)`), or of the frame that `rows` makes of one and several share.
+Every finding is a function of a lake (`pipeline.lake.open_lake(uri)`) or of the frame that `load_layer_rows` returns,
+which several findings can share. Tests, thresholds, error rates and limits of each: `pipeline/analysis/findings.md`.
 """
 
 from collections.abc import Callable
@@ -28,33 +29,37 @@ class FindingSpec(NamedTuple):
 
 
 FINDINGS: dict[str, FindingSpec] = {
-    "dome": FindingSpec("Does anisotropy over depth peak inside, with and without sink tokens?", compute_newest_domes),
+    "dome": FindingSpec(
+        "Does anisotropy over depth peak in the interior, with and without sink tokens?", compute_newest_domes
+    ),
     "matched": FindingSpec(
-        "Is the dome of decoders higher than that of encoders of their size?", match_encoders_to_decoders
+        "Is the dome of decoders higher than that of encoders of similar size?", match_encoders_to_decoders
     ),
-    "convergence": FindingSpec("Does the profile of anisotropy converge to one shape?", compute_convergence),
-    "phases": FindingSpec("Does intrinsic dimension expand and then compress, and when does it turn?", compute_phases),
-    "estimators": FindingSpec("What does each estimator of dimension say of that alone?", compute_estimators),
-    "agreement": FindingSpec("Do the estimators of dimension agree on that?", compute_agreement),
-    "nulls": FindingSpec("Which conclusions hold on random tokens as well?", compute_null_survival),
-    "sinks": FindingSpec("How much of mid-layer anisotropy is left without sink tokens?", compute_sinks),
+    "convergence": FindingSpec("Does the profile of anisotropy converge in training?", compute_convergence),
+    "phases": FindingSpec(
+        "Does intrinsic dimension expand and then compress in training, and at which step does it peak?", compute_phases
+    ),
+    "estimators": FindingSpec("Which phases does each estimator of dimension show on its own?", compute_estimators),
+    "agreement": FindingSpec("Do the estimators of dimension agree on the phases?", compute_agreement),
+    "nulls": FindingSpec("Which conclusions also hold on random tokens?", compute_null_survival),
+    "sinks": FindingSpec("How much mid-layer anisotropy is left without sink tokens?", compute_sinks),
     "explosions": FindingSpec(
-        "When did the loss spike, and does intrinsic dimension rise before it?", compute_explosions
+        "When did the loss spike, and does intrinsic dimension rise before the loss does?", compute_explosions
     ),
-    "trust": FindingSpec("What not to believe, and why?", compute_trust),
+    "trust": FindingSpec("Which measurements are unreliable, and why?", compute_trust),
 }
 
 
 def compute_finding(name: str, lake: LakeOrFrame) -> pl.DataFrame:
-    """The finding `name`, one of FINDINGS; UsageError where there is none."""
+    """Compute one finding; UsageError if `name` is not in FINDINGS."""
     if name not in FINDINGS:
         raise UsageError(
-            f"finding {name!r}", f"no such finding{suggest(name, list(FINDINGS))}", f"Name one of {', '.join(FINDINGS)}"
+            f"finding {name!r}", f"no such finding{suggest(name, list(FINDINGS))}", f"Use one of {', '.join(FINDINGS)}"
         )
     return FINDINGS[name].answer(lake)
 
 
 def compute_all_findings(lake: LakeOrFrame) -> dict[str, pl.DataFrame]:
-    """Every finding by name."""
+    """Compute every finding, by name; the lake is read once."""
     frame = load_layer_rows(lake)
     return {name: finding.answer(frame) for name, finding in FINDINGS.items()}

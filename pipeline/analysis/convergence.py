@@ -1,4 +1,4 @@
-"""Do profiles of anisotropy over depth converge to one shape in training?"""
+"""Convergence of the profile of anisotropy over depth during training."""
 
 from typing import Any, NamedTuple
 
@@ -16,16 +16,16 @@ from pipeline.analysis.frames import (
 )
 
 MIN_STANDARD_ERRORS = 4.0
-"""Standard errors; 2 would be too few for squared distances, whose upper tail is long."""
+"""Threshold for movement, in standard errors; 2 is too few for squared distances, whose upper tail is long."""
 MIN_CHECKPOINTS = 5
-"""Checkpoints: two distances in each half."""
+"""Checkpoints needed for a verdict: two distances in each half."""
 
 
 def measure_profile_distances(lake: LakeOrFrame) -> pl.DataFrame:
-    """How far the profile moved from each checkpoint to the next, and how far each is from the last.
+    """Measure the distance of each profile to the next checkpoint's and to the last checkpoint's.
 
     Columns: keys of a history, `step` and `next_step`, `distance` (root mean square over the blocks of the difference
-    of anisotropy), `noise` (what the rows' errors alone would give; null without), `to_last`, `rows`.
+    of anisotropy), `noise` (the distance expected from the rows' errors alone; null without errors), `to_last`, `rows`.
     """
     by = [*HISTORY_COLUMNS, "layer"]
     frame = (
@@ -39,12 +39,12 @@ def measure_profile_distances(lake: LakeOrFrame) -> pl.DataFrame:
         _noise=pl.col("anisotropy_se").shift(-1).over(by) ** 2 + pl.col("anisotropy_se") ** 2,
         _left=(pl.col("anisotropy").last().over(by) - pl.col("anisotropy")) ** 2,
     ).filter(pl.col("next_step").is_not_null())
-    whole = pl.when(pl.col("_noise").null_count() == 0).then(pl.col("_noise").mean().sqrt())
+    noise = pl.when(pl.col("_noise").null_count() == 0).then(pl.col("_noise").mean().sqrt())
     return (
         frame.group_by(*HISTORY_COLUMNS, "step", "next_step", maintain_order=True)
         .agg(
             distance=pl.col("_moved").mean().sqrt(),
-            noise=whole,
+            noise=noise,
             to_last=pl.col("_left").mean().sqrt(),
             rows=2 * pl.len(),
         )
@@ -53,16 +53,17 @@ def measure_profile_distances(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def compute_convergence(lake: LakeOrFrame) -> pl.DataFrame:
-    """Whether the profile moves less in the second half of a history's checkpoints than in the first.
+    """Compare the movement of the profile in the first and the second half of a history's checkpoints.
 
-    Columns: keys, `verdict` (still = it never moves beyond noise; settled = it moved, and no longer does; converging =
-    less than before; moving = as much as before or more; too_few, no_errors), `early` and `late` (mean squared distance
-    of successive profiles, noise taken off, each with its `_se`), `checkpoints`, `rows`, `because`.
-    Bias: halves are counted in checkpoints, so an uneven grid of steps shapes the answer. Errors of all blocks are
-    taken as one, which overstates them.
+    Columns: keys, `verdict` (still = no movement beyond noise in either half; settled = movement in the first half
+    only; converging = less movement in the second half; moving = not significantly less; too_few, no_errors), `early`
+    and `late` (mean squared distance of successive profiles, noise subtracted, each with its `_se`), `checkpoints`,
+    `rows`, `because`.
+    Bias: halves are counted in checkpoints, so an uneven grid of steps affects the verdict. The errors of all blocks
+    are treated as fully correlated, which overstates them.
     """
-    found = measure_profile_distances(lake)
-    histories = [_summarize_history(part) for part in found.partition_by(*HISTORY_COLUMNS, maintain_order=True)]
+    distances = measure_profile_distances(lake)
+    histories = [_summarize_history(part) for part in distances.partition_by(*HISTORY_COLUMNS, maintain_order=True)]
     types = dict.fromkeys((*HISTORY_COLUMNS, "verdict"), pl.String) | {"checkpoints": pl.Int64, "rows": pl.Int64}
     types |= dict.fromkeys(("early", "early_se", "late", "late_se"), pl.Float64)
     return add_because_column(pl.DataFrame(histories, schema=types), _sentence)
@@ -77,29 +78,29 @@ def _summarize_history(part: pl.DataFrame) -> dict[str, Any]:
         return row | {"verdict": "no_errors"}
     squares, noise = part["distance"].to_numpy() ** 2, part["noise"].to_numpy() ** 2
     moved, middle = squares - noise, part.height // 2
-    early, late = (_half(moved[half], noise[half]) for half in (slice(middle), slice(middle, None)))
+    early, late = (_summarize_half(moved[half], noise[half]) for half in (slice(middle), slice(middle, None)))
     row |= {"early": early.moved, "early_se": early.se, "late": late.moved, "late_se": late.se}
-    return row | {"verdict": _word(early, late)}
+    return row | {"verdict": _verdict(early, late)}
 
 
 class _Half(NamedTuple):
     moved: float
     se: float
     still_se: float
-    """Its error if nothing moved: by this it is told from 0."""
+    """Standard error under the hypothesis of no movement; it decides whether `moved` differs from 0."""
 
 
-def _half(moved: Floats, noise: Floats) -> _Half:
-    """(d + e)^2 has variance 2 s^4 + 4 s^2 d^2 if all blocks err as one by e of variance s^2.
+def _summarize_half(moved: Floats, noise: Floats) -> _Half:
+    """(d + e)^2 has variance 2 s^4 + 4 s^2 d^2 if all blocks share one error e of variance s^2.
 
-    Neighbouring distances share a checkpoint: they count as half as many.
+    Neighbouring distances share a checkpoint, so they count as half as many.
     """
     still = 2 * noise**2
     errors = (float(np.sqrt(2 * v.mean() / len(v))) for v in (still + 4 * noise * np.maximum(moved, 0), still))
     return _Half(float(moved.mean()), *errors)
 
 
-def _word(early: _Half, late: _Half) -> str:
+def _verdict(early: _Half, late: _Half) -> str:
     if late.moved <= MIN_STANDARD_ERRORS * late.still_se:
         return "settled" if early.moved > MIN_STANDARD_ERRORS * early.still_se else "still"
     return (
@@ -110,14 +111,15 @@ def _word(early: _Half, late: _Half) -> str:
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    if row["verdict"] in ("too_few", "no_errors"):
-        lack = f"only {row['checkpoints']} checkpoints" if row["verdict"] == "too_few" else "no standard errors"
-        return f"There are {lack} to judge by."
-    said = {
-        "still": "The profile never moves beyond its errors",
-        "settled": "The profile moves in the first half of the checkpoints and not surely in the second",
-        "converging": "The profile moves less in the second half of the checkpoints than in the first",
-        "moving": "The profile moves in the second half of the checkpoints not surely less than in the first",
+    if row["verdict"] == "too_few":
+        return f"Only {row['checkpoints']} checkpoints; a verdict needs at least {MIN_CHECKPOINTS}."
+    if row["verdict"] == "no_errors":
+        return f"The rows of these {row['checkpoints']} checkpoints have no standard errors, which a verdict needs."
+    text = {
+        "still": "The profile does not move beyond its errors in either half of the checkpoints",
+        "settled": "The profile moves in the first half of the checkpoints; movement in the second is within error",
+        "converging": "The profile moves significantly less in the second half of the checkpoints than in the first",
+        "moving": "The profile moves in the second half of the checkpoints, not significantly less than in the first",
     }[row["verdict"]]
     early, late = (max(row[name], 0) ** 0.5 for name in ("early", "late"))
-    return f"{said}: {early:.3f} from one to the next, then {late:.3f}."
+    return f"{text}: {early:.3f} per checkpoint in the first half, {late:.3f} in the second (root mean square)."

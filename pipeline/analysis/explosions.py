@@ -1,9 +1,9 @@
-"""Explosions of the loss: when they came, and whether intrinsic dimension rose before the loss did.
+"""Explosions of the loss: their steps, and whether intrinsic dimension rises before the loss does.
 
-Training bends both curves and calms both, which alone correlates them at every lag. So both are taken as steps of their
-logarithm from checkpoint to checkpoint (dimension: mean over blocks) less the median of the steps around, over the
-spread of those around. The lead is their correlation with the loss one or two checkpoints later, the larger of the two.
-Its null: the same with the dimension turned round against the loss by every possible number of checkpoints.
+Training bends both curves and reduces the noise of both, which alone correlates them at every lag. Both are therefore
+taken as differences of their logarithm between checkpoints (dimension: mean over blocks), minus the running median and
+divided by the running spread of these differences. The lead is the larger of the correlations with the loss one and two
+checkpoints later. Its null distribution is the same statistic for every circular shift of dimension against the loss.
 """
 
 from collections.abc import Sequence
@@ -24,27 +24,25 @@ from pipeline.analysis.frames import (
 
 SPIKE_WINDOW, SIGMAS = 128, 6.0
 MIN_LOSSES_BEFORE_SPIKE = 8
-"""Losses that a spike must stand out from; a lake holds fewer than a training log."""
+"""Losses needed before a spike; fewer than SPIKE_WINDOW, since a lake has fewer losses than a training log."""
 LEAD_LAGS, NON_LEAD_LAGS = (1, 2), (0, -1, -2)
 TREND_REACH, SPREAD_REACH = 2, 8
-"""Steps on either side whose median is the trend, and whose median distance from it is the spread."""
+"""Reach, on either side, of the running median (trend) and of the running median absolute deviation (spread)."""
 MAX_SPREADS = 5.0
-"""Spreads beyond which a step counts no more: one spike must not be all there is to a correlation."""
+"""Clipping bound of a standardized difference, so that one spike does not dominate the correlation."""
 MAD_TO_SD = 1.4826
 MIN_CHECKPOINTS = 48
-"""Checkpoints: two turns always do as well, one for each lag, and must be fewer than 5 % of all."""
+"""Checkpoints needed for a test: two shifts always tie with the truth, one per lag, and must be under 5 % of all."""
 SIGNIFICANCE_LEVEL, P_VALUE_TOLERANCE = 0.05, 1e-12
 LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
-_FOUND = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "correlation": pl.Float64} | {
-    "p": pl.Float64,
-    "rows": pl.Int64,
-}
+_RESULT_TYPES = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "correlation": pl.Float64}
+_RESULT_TYPES |= {"p": pl.Float64, "rows": pl.Int64}
 
 
 def is_spike(losses: Sequence[float], fewest: int = SPIKE_WINDOW) -> bool:
-    """Whether the last loss exceeds mean + 6 standard deviations of the 128 before it.
+    """Return True if the last loss is not finite or exceeds mean + 6 standard deviations of the 128 before it.
 
-    One that is not finite is a spike; with fewer than `fewest` before it none else is.
+    A finite loss with fewer than `fewest` losses before it is never a spike.
 
     Source: the rule of OLMo-core's stability monitor.
     """
@@ -55,36 +53,36 @@ def is_spike(losses: Sequence[float], fewest: int = SPIKE_WINDOW) -> bool:
 
 
 def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
-    """Spikes of the loss and the lead of dimension, one row per history.
+    """Find the spikes of the loss and test whether dimension leads the loss, one row per history.
 
-    Columns: keys of a history, `verdict` (leads: where dimension rises more than around, the loss does so one or two
-    checkpoints later, p below 5 %, and closer than at once or before; no_lead; too_few under 48 checkpoints; no_loss),
-    `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is largest, `p` by turning one
-    series against the other, `rows`, `because`.
+    Columns: keys of a history, `verdict` (leads = the correlation of dimension with the loss one or two checkpoints
+    later is positive, has p below 5 %, and exceeds those at lag 0, -1 and -2; no_lead; too_few = under 48 checkpoints;
+    no_loss), `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is largest, `p` from
+    circular shifts of one series against the other, `rows`, `because`.
     Error: of simulated histories without a lead (random walks, shared decay, noise that shrinks, 80 checkpoints) up to
-    6 % are said to have one. A lead over the whole history says nothing about its explosions: these are too few.
+    6 % get the verdict leads. A lead over the whole history says nothing about its explosions, which are too few.
     """
     kept = select_block_rows(select_history_rows(load_layer_rows(lake))).drop_nulls("id_mle")
     series = kept.group_by(*HISTORY_COLUMNS, "step").agg(
         pl.col("loss").first(), pl.col("id_mle").log().mean().alias("log_id")
     )
     gathered = series.sort("step").group_by(HISTORY_COLUMNS, maintain_order=True).agg("step", "loss", "log_id")
-    found = [_judged(row["step"], row["loss"], row["log_id"]) for row in gathered.iter_rows(named=True)]
-    columns = [pl.Series(name, [one[name] for one in found], kind) for name, kind in _FOUND.items()]
+    results = [_analyze_history(row["step"], row["loss"], row["log_id"]) for row in gathered.iter_rows(named=True)]
+    columns = [pl.Series(name, [result[name] for result in results], kind) for name, kind in _RESULT_TYPES.items()]
     return add_because_column(
         gathered.drop("step", "loss", "log_id").with_columns(columns).sort(HISTORY_COLUMNS), _sentence
     )
 
 
 class Lead(NamedTuple):
-    """The largest correlation of dimension with a later loss."""
+    """Largest correlation of dimension with a later loss."""
 
     lag: int
-    """In checkpoints."""
+    """Checkpoints by which dimension precedes the loss."""
     correlation: float
     p_value: float
     exceeds_earlier_lags: bool
-    """Whether it exceeds the correlations with the loss at the same checkpoint and before."""
+    """True if the correlation exceeds those with the loss at the same checkpoint and one and two earlier."""
 
     @property
     def verdict(self) -> str:
@@ -96,66 +94,64 @@ class Lead(NamedTuple):
 
 
 def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
-    """Whether dimension rises before the loss does.
+    """Estimate the lead of dimension over the loss.
+
+    By hand, since scipy.stats.permutation_test has no circular shifts, which keep each series' autocorrelation.
 
     Args:
-        log_id: [checkpoints], in training order, and likewise `log_loss`.
+        log_id: [checkpoints], in training order.
+        log_loss: [checkpoints], likewise.
     """
     dimension, loss = standardize_steps(log_id), standardize_steps(log_loss)
-    at = np.array([_correlation(np.roll(dimension, turn), loss) for turn in range(len(loss))])
-    best = np.max([np.roll(at, -lag) for lag in LEAD_LAGS], axis=0)  # of each turn, over the lags; turn 0 is the truth
+    at = np.array([_correlation(np.roll(dimension, shift), loss) for shift in range(len(loss))])
+    best = np.max([np.roll(at, -lag) for lag in LEAD_LAGS], axis=0)  # [shifts], over the lags; shift 0 is the data
     lag = max(LEAD_LAGS, key=lambda lag: at[lag])
     p = float((best >= best[0] - P_VALUE_TOLERANCE).mean())
     return Lead(lag, float(at[lag]), p, bool(at[lag] > at[list(NON_LEAD_LAGS)].max()))
 
 
 def standardize_steps(series: np.ndarray) -> np.ndarray:
-    """[n] -> [n - 1]: steps without their trend, in units of their spread around; 0 where nothing varies."""
+    """[n] -> [n - 1]: differences minus their running median, in units of the running spread; 0 if the spread is 0."""
     steps = np.diff(series)
-    beside = steps - _running_median(steps, TREND_REACH)
-    spread = MAD_TO_SD * _running_median(np.abs(beside), SPREAD_REACH)
-    return np.clip(np.divide(beside, spread, out=np.zeros_like(beside), where=spread > 0), -MAX_SPREADS, MAX_SPREADS)
+    residual = steps - _running_median(steps, TREND_REACH)
+    spread = MAD_TO_SD * _running_median(np.abs(residual), SPREAD_REACH)
+    scaled = np.divide(residual, spread, out=np.zeros_like(residual), where=spread > 0)
+    return np.clip(scaled, -MAX_SPREADS, MAX_SPREADS)
 
 
 def _running_median(values: np.ndarray, reach: int) -> np.ndarray:
-    """[n] -> [n]: of each value and `reach` on either side; beyond the ends they are mirrored."""
+    """[n] -> [n]: median of each value and `reach` values on either side; mirrored beyond the ends."""
+    # scipy.ndimage.median_filter differs in short series and does not propagate NaN.
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, mode="reflect"), 2 * reach + 1)
     return np.median(windows, axis=1)
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """0 where either does not vary."""
+    """Pearson correlation; 0 if either series is constant."""
     return float(np.corrcoef(first, second)[0, 1]) if first.std() > 0 and second.std() > 0 else 0.0
 
 
-def _judged(steps: list[int], losses: list[float | None], log_id: list[float]) -> dict[str, Any]:
-    """Of the checkpoints that have a loss."""
+def _analyze_history(steps: list[int], losses: list[float | None], log_id: list[float]) -> dict[str, Any]:
+    """Values of _RESULT_TYPES, from the checkpoints that have a loss."""
     known = [(step, loss, value) for step, loss, value in zip(steps, losses, log_id, strict=True) if loss is not None]
-    nothing = {**dict.fromkeys(_FOUND), "rows": len(steps), "events": []}
+    no_result = {**dict.fromkeys(_RESULT_TYPES), "rows": len(steps), "events": []}
     if not known:
-        return nothing | {"verdict": NO_LOSS}
-    at, loss, values = zip(*known, strict=True)
-    spikes = [step for i, step in enumerate(at) if is_spike(loss[: i + 1], MIN_LOSSES_BEFORE_SPIKE)]
+        return no_result | {"verdict": NO_LOSS}
+    steps_with_loss, loss, values = zip(*known, strict=True)
+    spikes = [step for i, step in enumerate(steps_with_loss) if is_spike(loss[: i + 1], MIN_LOSSES_BEFORE_SPIKE)]
     if len(known) < MIN_CHECKPOINTS:
-        return nothing | {"verdict": TOO_FEW, "events": spikes}
-    found = estimate_lead(np.array(values), np.log(loss))
-    return {
-        "verdict": found.verdict,
-        "events": spikes,
-        "lag": found.lag,
-        "correlation": found.correlation,
-        "p": found.p_value,
-        "rows": len(known),
-    }
+        return no_result | {"verdict": TOO_FEW, "events": spikes}
+    lead = estimate_lead(np.array(values), np.log(loss))
+    tested = {"lag": lead.lag, "correlation": lead.correlation, "p": lead.p_value}
+    return {"verdict": lead.verdict, "events": spikes, "rows": len(known)} | tested
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    about = f"{row['model']} on {row['corpus']}"
+    subject = f"{row['model']} on {row['corpus']}"
     if row["verdict"] == NO_LOSS:
-        return f"{about}: no checkpoint has a loss."
-    seen = f"{about}: the loss spikes at {', '.join(f'{step:,}' for step in row['events']) or 'no step'}"
+        return f"{subject}: no checkpoint has a loss."
+    spikes = f"{subject}: the loss spikes at {', '.join(f'{step:,}' for step in row['events']) or 'no step'}"
     if row["verdict"] == TOO_FEW:
-        return f"{seen}; {row['rows']} checkpoints are too few to tell what leads what."
-    said = "rises before the loss" if row["verdict"] == LEADS else "does not rise before the loss"
-    at = f"correlation {row['correlation']:.2f} at {row['lag']} checkpoints, p {row['p']:.3f}"
-    return f"{seen}; dimension {said}: {at}."
+        return f"{spikes}; {row['rows']} checkpoints are too few to test for a lead ({MIN_CHECKPOINTS} needed)."
+    text = "rises significantly before the loss" if row["verdict"] == LEADS else "does not significantly lead the loss"
+    return f"{spikes}; dimension {text}: correlation {row['correlation']:.2f} at lag {row['lag']}, p {row['p']:.3f}."

@@ -1,4 +1,4 @@
-"""Text against random tokens: which conclusions are about language, and which hold for any input at all?"""
+"""Text against random tokens: conclusions that also hold without language."""
 
 from typing import Any
 
@@ -10,44 +10,44 @@ from pipeline.analysis.phases import EXPAND_COMPRESS, compute_phases
 
 RANDOM_CORPUS_PREFIX = "random-"
 CHECKPOINT_KEYS = ("model", "kind", "stage", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")
-"""Rows equal in these are of one checkpoint by one recipe."""
+"""Columns that identify a checkpoint measured by one recipe."""
 PAIR_KEYS = ("model", "kind", "stage", "run", "corpus", "null", "recipe")
 SIDE_KEYS = ("model", "kind", "stage", "run", "recipe", "layer")
 VERDICTS = ("survives", "text_only", "random_only", "neither", "unknown")
 
 
 def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
-    """Which conclusions drawn on a text also hold on random tokens, of the checkpoints that were measured on both.
+    """Compare conclusions on text with those on random tokens, over the checkpoints that were measured on both.
 
     Columns: `model`, `kind`, `stage`, `run`, `corpus` (the text), `null` (random-uniform, random-unigram), `recipe`,
-    `conclusion` (dome; dome_no_sink; phases; peak_step = both expand and compress and their peaks may be one), `layer`
-    (null = the model), `verdict` (survives, text_only, random_only, neither; unknown where one side has no verdict),
-    `on_text`, `on_null`, `difference` of the heights, text - random, with an interval that holds in 90 % at least: the
-    sum of both; `rows`, `because`. A conclusion that survives is no evidence about language.
+    `conclusion` (dome; dome_no_sink; phases; peak_step = both expand and compress, and the intervals of their peaks
+    overlap), `layer` (null = the model), `verdict` (survives, text_only, random_only, neither; unknown if one side has
+    no verdict), `on_text`, `on_null`, `difference` of the heights (text - random) with the sum of both intervals, which
+    covers at least 90 %, `rows`, `because`. A conclusion that survives is no evidence about language.
     """
     frame = load_layer_rows(lake)
     corpora = frame["corpus"].unique().sort().to_list()
     texts, nulls = (
         [name for name in corpora if name.startswith(RANDOM_CORPUS_PREFIX) == random] for random in (False, True)
     )
-    found = [_survival(frame, text, null) for text in texts for null in nulls]
-    return pl.concat([_survival(frame.clear(), "", ""), *found]).sort(
+    pairs = [_compare_corpora(frame, text, null) for text in texts for null in nulls]
+    return pl.concat([_compare_corpora(frame.clear(), "", ""), *pairs]).sort(
         "conclusion", *PAIR_KEYS, "layer", nulls_last=True
     )
 
 
-def _survival(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
+def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
     sides = [frame.filter(corpus=text), frame.filter(corpus=null)]
     on = [*CHECKPOINT_KEYS, "layer"]
-    one, other = (a.join(b, on=on, how="semi", nulls_equal=True) for a, b in (sides, sides[::-1]))
-    domes = [compute_newest_domes(side).with_columns(layer=pl.lit(None, pl.Int16)) for side in (one, other)]
+    sides = [a.join(b, on=on, how="semi", nulls_equal=True) for a, b in (sides, sides[::-1])]
+    domes = [compute_newest_domes(side).with_columns(layer=pl.lit(None, pl.Int16)) for side in sides]
     kept = ["verdict", "height", "height_low", "height_high", "rows"]
-    no_sink = {f"no_sink_{name}": name for name in kept[:-1]}
-    bare = [side.drop(kept[:-1]).rename(no_sink) for side in domes]
-    histories = [compute_phases(side) for side in (one, other)]
+    names = {f"no_sink_{name}": name for name in kept[:-1]}
+    no_sink_domes = [side.drop(kept[:-1]).rename(names) for side in domes]
+    histories = [compute_phases(side) for side in sides]
     joined = [
         _pair(domes, kept, "dome", "dome"),
-        _pair(bare, kept, "dome_no_sink", "dome"),
+        _pair(no_sink_domes, kept, "dome_no_sink", "dome"),
         _pair(histories, kept, "phases", EXPAND_COMPRESS),
         _same_step(histories, kept),
     ]
@@ -58,13 +58,14 @@ def _survival(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
 
 
 def _pair(sides: list[pl.DataFrame], kept: list[str], conclusion: str, holds: str) -> pl.DataFrame:
+    """Pair the rows of both sides; the conclusion is drawn where the verdict is `holds`."""
     text, random = (side.select(*SIDE_KEYS, *kept) for side in sides)
     both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null")
-    here, there = (pl.col(name) == holds for name in ("verdict", "verdict_null"))
+    on_text, on_null = (pl.col(name) == holds for name in ("verdict", "verdict_null"))
     return both.select(
         *SIDE_KEYS,
         pl.lit(conclusion).alias("conclusion"),
-        _word(here, there, _known("verdict") & _known("verdict_null")).alias("verdict"),
+        _verdict(on_text, on_null, _known("verdict") & _known("verdict_null")).alias("verdict"),
         pl.col("verdict").alias("on_text"),
         pl.col("verdict_null").alias("on_null"),
         (pl.col("height") - pl.col("height_null")).alias("difference"),
@@ -75,39 +76,42 @@ def _pair(sides: list[pl.DataFrame], kept: list[str], conclusion: str, holds: st
 
 
 def _same_step(histories: list[pl.DataFrame], kept: list[str]) -> pl.DataFrame:
-    """The peak's step, where the text has one: it survives if the null's peak may be at the same."""
+    """Compare the steps of the peaks, where the text has one; the conclusion survives if their intervals overlap."""
     steps = ["peak_step_low", "peak_step_high"]
     text, random = (side.select(*SIDE_KEYS, "verdict", *steps) for side in histories)
     both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null").filter(verdict=EXPAND_COMPRESS)
     meet = (pl.col("peak_step_low") <= pl.col("peak_step_high_null")) & (
         pl.col("peak_step_low_null") <= pl.col("peak_step_high")
     )
-    there = (pl.col("verdict_null") == EXPAND_COMPRESS) & meet
-    said = both.select(*SIDE_KEYS, _word(pl.lit(True), there, _known("verdict_null")).alias("_said"))
-    pairs = _pair(histories, kept, "peak_step", EXPAND_COMPRESS).join(said, on=SIDE_KEYS, nulls_equal=True)
+    on_null = (pl.col("verdict_null") == EXPAND_COMPRESS) & meet
+    verdicts = both.select(*SIDE_KEYS, _verdict(pl.lit(True), on_null, _known("verdict_null")).alias("_verdict"))
+    pairs = _pair(histories, kept, "peak_step", EXPAND_COMPRESS).join(verdicts, on=SIDE_KEYS, nulls_equal=True)
     none = [pl.lit(None, pl.Float64).alias(name) for name in ("difference", "difference_low", "difference_high")]
-    return pairs.with_columns(pl.col("_said").alias("verdict"), *none).drop("_said")
+    return pairs.with_columns(pl.col("_verdict").alias("verdict"), *none).drop("_verdict")
 
 
 def _known(name: str) -> pl.Expr:
     return pl.col(name).is_not_null() & ~pl.col(name).is_in(["too_few", "no_errors", "disputed"])
 
 
-def _word(here: pl.Expr, there: pl.Expr, known: pl.Expr) -> pl.Expr:
-    cases = pl.when(here & there).then(pl.lit("survives")).when(here).then(pl.lit("text_only"))
-    said = cases.when(there).then(pl.lit("random_only")).otherwise(pl.lit("neither"))
-    return pl.when(known.fill_null(False)).then(said).otherwise(pl.lit("unknown"))
+def _verdict(on_text: pl.Expr, on_null: pl.Expr, known: pl.Expr) -> pl.Expr:
+    cases = pl.when(on_text & on_null).then(pl.lit("survives")).when(on_text).then(pl.lit("text_only"))
+    cases = cases.when(on_null).then(pl.lit("random_only")).otherwise(pl.lit("neither"))
+    return pl.when(known.fill_null(False)).then(cases).otherwise(pl.lit("unknown"))
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    where = "the model" if row["layer"] is None else f"layer {row['layer']}"
-    name = {"dome": "The dome", "dome_no_sink": "The dome without sink tokens", "phases": "Expansion and compression"}
-    subject = f"{name.get(row['conclusion'], 'The step of the peak')} of {where}"
-    said = {
-        "survives": f"is there on {row['null']} as on {row['corpus']}: it does not take language",
-        "text_only": f"is there on {row['corpus']} and not on {row['null']}",
-        "random_only": f"is there on {row['null']} and not on {row['corpus']}",
-        "neither": f"is there neither on {row['corpus']} nor on {row['null']}",
+    subject = {
+        "dome": "The dome of {}",
+        "dome_no_sink": "The dome of {} without sink tokens",
+        "phases": "Expansion and compression of {}",
+        "peak_step": "A peak of {} at the same step",
+    }[row["conclusion"]].format("the model" if row["layer"] is None else f"layer {row['layer']}")
+    text = {
+        "survives": f"found on both {row['corpus']} and {row['null']}, so it does not require language",
+        "text_only": f"found on {row['corpus']} and not on {row['null']}",
+        "random_only": f"found on {row['null']} and not on {row['corpus']}",
+        "neither": f"found on neither {row['corpus']} nor {row['null']}",
         "unknown": "cannot be compared",
     }[row["verdict"]]
-    return f"{subject} {said} ({row['on_text']} against {row['on_null']})."
+    return f"{subject}: {text} ({row['on_text']} against {row['on_null']})."

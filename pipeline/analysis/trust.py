@@ -1,4 +1,4 @@
-"""What not to believe: one row per doubt about a row of the lake, with the value, the bound and the reason."""
+"""Reliability of measurements: one row per doubt about a row of the lake, with value, limit and reason."""
 
 from typing import Any, NamedTuple
 
@@ -8,14 +8,14 @@ from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, add_because_c
 
 
 class DoubtRule(NamedTuple):
-    """A rule of trust."""
+    """A condition under which part of a row is unreliable."""
 
     about: str
-    """What is in doubt: dimension, id_authors, loss, anisotropy, row, label."""
+    """Part in doubt: dimension, id_authors, row or label."""
     verdict: str
-    """doubtful = do not believe it; care = believe it with the reason in mind."""
+    """doubtful = unreliable; care = reliable if read with the reason in mind."""
     value: pl.Expr
-    """A number that is above the limit where there is a doubt."""
+    """Number that exceeds `limit` if there is a doubt."""
     limit: float
     because: str
 
@@ -28,7 +28,7 @@ _COPIES = pl.col("n_duplicates") + pl.col("n_near_duplicates")
 _POINTS = pl.col("n_points") + _COPIES + pl.col("n_unresolved") + pl.col("n_nonfinite")
 
 CLEAN_AUDITS = ("NEW", "UNCHANGED")
-"""States of an audit that are no finding."""
+"""Audit states without a finding."""
 
 DOUBT_RULES: dict[str, DoubtRule] = {
     "status": DoubtRule("row", "doubtful", (pl.col("status") != "ok").cast(pl.Float64), 0, "its status is not ok"),
@@ -41,45 +41,45 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest").cast(pl.Float64)
         * pl.col("step").is_not_null(),
         1,
-        "labels of so many different steps have the same weights, and at most one can be right",
+        "labels of several steps have these weights, and at most one can be right",
     ),
     "duplicate": DoubtRule(
         "label",
         "care",
         pl.col("duplicate_of").is_not_null().cast(pl.Float64),
         0,
-        "another label has the same weights: the two are one measurement",
+        "another label has the same weights, so the two are one measurement",
     ),
     "audit": DoubtRule(
         "label",
         "doubtful",
         (~pl.col("audit").is_in(CLEAN_AUDITS)).cast(pl.Float64),
         0,
-        "an audit of the checkpoint found something: `shapelake query @audit` says what",
+        "an audit of the checkpoint reported a finding, listed by `shapelake query @audit`",
     ),
     "ks": DoubtRule(
         "dimension",
         "care",
         pl.col("id_ks"),
         0.1,
-        "the distance of mu to a Pareto law is large: the dimension depends on the fraction that is fitted",
+        "mu is far from a Pareto law, so the dimension depends on the fitted fraction",
     ),
     "same_context": DoubtRule(
         "dimension",
         "care",
         pl.col("same_context_share"),
         0.1,
-        "neighbours often share a context: the dimension is that of contexts, and too low",
+        "neighbours often come from the point's own context, so the dimension is that of contexts, and too low",
     ),
     "duplicates": DoubtRule(
-        "dimension", "care", _COPIES / _POINTS, 0.2, "so many points are copies: the dimension is that of the others"
+        "dimension", "care", _COPIES / _POINTS, 0.2, "many points are copies; the dimension is that of the others"
     ),
     "authors_duplicates": DoubtRule(
         "id_authors",
         "doubtful",
         pl.when(pl.col("id_authors").is_not_null()).then(_COPIES / _POINTS),
         0.01,
-        "copies push this estimate up, by 6 % at a share of 0.01 and twofold at 0.2",
+        "copies bias this estimate upward, by 6 % at a share of 0.01 and by a factor of 2 at 0.2",
     ),
     "noise": DoubtRule(
         "dimension",
@@ -89,35 +89,39 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "rounding of the activations is visible in the nearest distances",
     ),
     "unresolved": DoubtRule(
-        "dimension", "care", pl.col("n_unresolved") / _POINTS, 0.01, "neighbours of so many points are not certain"
+        "dimension",
+        "care",
+        pl.col("n_unresolved") / _POINTS,
+        0.01,
+        "the neighbours of some points could not be certified",
     ),
     "nonfinite": DoubtRule(
-        "row", "doubtful", pl.col("n_nonfinite").cast(pl.Float64), 0, "so many points have a NaN or an infinity"
+        "row", "doubtful", pl.col("n_nonfinite").cast(pl.Float64), 0, "some points have a NaN or an infinity"
     ),
     "few_points": DoubtRule("dimension", "care", _flagged("few_points"), 0, "a group has fewer than 500 points"),
     "round_trip": DoubtRule(
-        "row", "care", _flagged("tokenizer_round_trip"), 0, "decoding the tokens does not give the text back"
+        "row", "care", _flagged("tokenizer_round_trip"), 0, "decoding the tokens does not reproduce the text"
     ),
     "unexpected_keys": DoubtRule(
         "row", "care", _flagged("unexpected_keys"), 0, "the checkpoint has weights that the model does not use"
     ),
     "shorter_context": DoubtRule(
-        "row", "care", _flagged("shorter_context"), 0, "contexts are shorter than the recipe's: compare with care"
+        "row", "care", _flagged("shorter_context"), 0, "contexts are shorter than the recipe's"
     ),
 }
-"""Limits, with their reasons, are those of the recipes' page and of `pipeline metrics`; `ks` and `same_context` are
-sizes at which dimension was seen to move by a tenth, not tests."""
+"""Limits follow `pipeline/recipes.md` and `shapelake metrics`. Those of `ks` and `same_context` are not tests: they are
+the sizes at which dimension was observed to change by 10 %."""
 
 
 def list_doubts(lake: LakeOrFrame) -> pl.DataFrame:
-    """Every doubt about every row.
+    """List every doubt about every row.
 
-    Columns: keys, `revision`, `step`, `layer`, `doubt` (a name of DOUBTS), `about` (dimension, id_authors, row,
-    label), `verdict` (doubtful, care), `value`, `limit`, `because`. A row that is not listed has none.
+    Columns: keys, `revision`, `step`, `layer`, `doubt` (a name of DOUBT_RULES), `about` (dimension, id_authors, row,
+    label), `verdict` (doubtful, care), `value`, `limit`, `because`. Rows without a doubt are not listed.
     """
     frame = load_layer_rows(lake)
     kept = [*HISTORY_COLUMNS, "revision", "step", "layer"]
-    found = [
+    doubts = [
         frame.select(
             *kept,
             doubt=pl.lit(name),
@@ -129,27 +133,27 @@ def list_doubts(lake: LakeOrFrame) -> pl.DataFrame:
         for name, rule in DOUBT_RULES.items()
     ]
     return add_because_column(
-        pl.concat(found).sort(*HISTORY_COLUMNS, "step", "revision", "layer", nulls_last=True), _sentence
+        pl.concat(doubts).sort(*HISTORY_COLUMNS, "step", "revision", "layer", nulls_last=True), _sentence
     )
 
 
 def compute_trust(lake: LakeOrFrame) -> pl.DataFrame:
-    """How far to believe each history: one row per (keys, what is in doubt).
+    """Summarize the doubts about each history, one row per (keys, `about`).
 
-    Columns: keys, `about`, `verdict` (the worst: doubtful = a row not to be believed, care; sound = no row in doubt),
-    `share` of the rows that have a doubt of this verdict, `rows`, `because` (the commonest of these doubts).
+    Columns: keys, `about`, `verdict` (the worst of any row: doubtful, care; sound = no row in doubt), `share` of the
+    rows that have a doubt of this verdict, `rows`, `because` (the most frequent of these doubts).
     """
     every = load_layer_rows(lake).group_by(HISTORY_COLUMNS).agg(rows=pl.len())
     about = pl.DataFrame({"about": sorted({rule.about for rule in DOUBT_RULES.values()})})
     every = every.join(about, how="cross")
-    found, of = list_doubts(lake), [*HISTORY_COLUMNS, "about"]
-    worst = found.filter(pl.col("verdict") == pl.col("verdict").max().over(of))  # doubtful > care, as words too
-    said = worst.group_by(of).agg(
+    doubts, of = list_doubts(lake), [*HISTORY_COLUMNS, "about"]
+    worst = doubts.filter(pl.col("verdict") == pl.col("verdict").max().over(of))  # alphabetically, doubtful > care
+    summary = worst.group_by(of).agg(
         pl.col("verdict").first(),
         _rows=pl.struct("revision", "layer").n_unique(),
         _most=pl.col("doubt").mode().sort().first(),
     )
-    table = every.join(said, on=of, how="left", nulls_equal=True).with_columns(
+    table = every.join(summary, on=of, how="left", nulls_equal=True).with_columns(
         verdict=pl.col("verdict").fill_null("sound"), share=pl.col("_rows").fill_null(0) / pl.col("rows")
     )
     return add_because_column(table.select(*of, "verdict", "share", "rows", "_most").sort(of), _history_sentence).drop(
@@ -166,7 +170,6 @@ def _sentence(row: dict[str, Any]) -> str:
 def _history_sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == "sound":
         return f"No doubt about {row['about']} in {row['rows']} rows."
-    said = {"doubtful": "not to be believed", "care": "to be believed with care"}[row["verdict"]]
-    return (
-        f"{row['share']:.0%} of {row['rows']} rows are {said}, most often because {DOUBT_RULES[row['_most']].because}."
-    )
+    text = {"doubtful": "are unreliable", "care": "need care"}[row["verdict"]]
+    reason = DOUBT_RULES[row["_most"]].because
+    return f"{row['share']:.0%} of {row['rows']} rows {text}, most often because {reason}."

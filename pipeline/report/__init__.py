@@ -1,4 +1,4 @@
-"""A lake to look at: the one-file page, and the paper's figures."""
+"""HTML report of a lake, and the paper's figures drawn from it."""
 
 from pipeline.report.figures import FIGURES, build_figure_spec, draw_figure
 from pipeline.report.page import write_report

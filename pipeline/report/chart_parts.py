@@ -1,4 +1,4 @@
-"""What charts are put together from: rows that the controls ask for, axes, lines with their names, tooltips."""
+"""Building blocks of charts: filtered rows, marks, axes, line labels, tooltips."""
 
 from typing import Any, NamedTuple
 
@@ -9,13 +9,13 @@ from pipeline.report.theme import WIDTH
 
 STEP_TICKS = [0, *(10**power for power in range(8))]
 SHORT_NUMBER_EXPR = "format(datum.value, '.3~s')"
-"""1k for 1000: as an axis' own format it would say 0k for 1."""
+"""SI format, such as 1k for 1000. It is an expression because the same format of an axis prints 0k for 1."""
 STEP_TITLE = "training step"
 ANISOTROPY_TITLE = "anisotropy"
 DIMENSION_TITLE = "intrinsic dimension"
 GAP_QUANTILE, MAX_DOTTED_STEPS = 0.98, 40
 MAX_NAMED_HISTORIES = 6
-"""More histories than these have no room for their names in a chart."""
+"""Most histories whose names fit into one chart."""
 TOOLTIP_FORMATS = {
     "history": ("model", ""),
     "step": ("step", ",d"),
@@ -32,21 +32,21 @@ TOOLTIP_FORMATS = {
     "peak_step_high": ("to step", ",d"),
     "peak_value": ("dimension there", ".2f"),
 }
-"""Name and number format of a column in a tooltip, where not the column's own name and three decimals."""
+"""Title and number format in a tooltip; other columns have their name and three decimals."""
 TEXT_COLUMNS = ("kind", "state", "pair", "verdict", "doubt")
 
 
 class ChartContext(NamedTuple):
-    """What charts are made for: the choices of the controls, the first of each shown first."""
+    """Values of the page's controls, the default first, and scales shared by all charts."""
 
     histories: tuple[str, ...]
     texts: tuple[str, ...]
     kinds: tuple[str, ...]
     last_step: int
     dense: bool
-    """Whether checkpoints are so many that a dot on each would be a band."""
+    """True if there are too many checkpoints for a dot on each."""
     gap_limits: dict[str, float]
-    """Of each difference from random tokens, the size that nearly all stay below: one scale for all histories."""
+    """98 % quantile of the absolute difference from random tokens, per metric: one colour scale for all histories."""
 
     @classmethod
     def from_tables(cls, tables: ChartTables) -> "ChartContext":
@@ -64,12 +64,12 @@ class ChartContext(NamedTuple):
         )
 
     def default_choice(self, control: str) -> str:
-        """What `control` shows first."""
+        """Default value of a control."""
         return {"history": self.histories, "text": self.texts, "estimator": tuple(ESTIMATOR_LABELS)}[control][0]
 
 
 def base_chart(table: str, *by: str) -> alt.Chart:
-    """The rows of the named table that the controls `by` ask for."""
+    """Chart of the rows of a named table, filtered by the controls `by`."""
     chart = alt.Chart(alt.NamedData(table))
     for control in by:
         chart = chart.transform_filter(f"datum.{control} == {control}")
@@ -77,24 +77,24 @@ def base_chart(table: str, *by: str) -> alt.Chart:
 
 
 def dimension_chart(table: str, *by: str) -> alt.Chart:
-    """As `rows`, with the `dimension` that the control `estimator` asks for, its `se` and 95 % interval."""
+    """Like `base_chart`, with `dimension` by the selected estimator, its `se` and its 95 % interval."""
     chart = base_chart(table, *by).transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
     return add_interval(chart, "dimension", "se")
 
 
 def add_interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:
-    """With `low` and `high`, the 95 % interval; both null where the rows state no error."""
+    """Add `low` and `high`, the 95 % interval; null for rows without a standard error."""
     known = f"datum.{se} == null || datum.t == null ? null : datum.{value}"
     return chart.transform_calculate(low=f"{known} - datum.t * datum.{se}", high=f"{known} + datum.t * datum.{se}")
 
 
 def layer_charts(*parts: Any, height: int = 320, **kept: Any) -> alt.LayerChart:
-    """The parts one over another, as wide as the page."""
+    """Layer the parts in one chart of the page's width."""
     return alt.LayerChart(layer=list(parts)).properties(width=WIDTH, height=height, **kept)
 
 
 def band(chart: alt.Chart, opacity: float = 0.18, **kept: Any) -> alt.Chart:
-    """The area from `low` to `high`."""
+    """Area from `low` to `high`."""
     return chart.transform_filter("datum.low != null").mark_area(opacity=opacity, aria=False, **kept)
 
 
@@ -106,7 +106,7 @@ def line(chart: alt.Chart, width: float = 2, dots: int = 0, **kept: Any) -> alt.
 
 
 def dots(chart: alt.Chart, size: int, *encoding: Any) -> list[alt.Chart]:
-    """Points, hollow where trust calls the row doubtful."""
+    """Points, hollow if the finding `trust` calls the row doubtful."""
     look: dict[str, Any] = {"size": size, "opacity": 1, "aria": False}
     sound = chart.transform_filter("!datum.doubt").mark_point(filled=True, **look)
     doubtful = chart.transform_filter("datum.doubt").mark_point(filled=False, strokeWidth=1, **look)
@@ -114,14 +114,14 @@ def dots(chart: alt.Chart, size: int, *encoding: Any) -> list[alt.Chart]:
 
 
 def end_labels(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
-    """What each line `per` is called, by its right end along `by`."""
+    """Label of each line (one per value of `per`) at its right end along `by`."""
     last = chart.transform_joinaggregate(end=f"max({by})", groupby=[per])
     last = last.transform_filter(f"datum.{by} == datum.end").transform_calculate(word=word)
     return last.mark_text(align="left", dx=8, aria=False, limit=150).encode(text="word:N")
 
 
 def step_axis(shown: ChartContext, field: str = "step", labels: bool = True) -> alt.X:
-    """Training steps, logarithmic above 1 and with a place for 0."""
+    """Axis of training steps: symlog, logarithmic above 1 and including 0."""
     axis = alt.Axis(values=step_ticks(shown), labelExpr=SHORT_NUMBER_EXPR, labels=labels, grid=False)
     return alt.X(f"{field}:Q", title=STEP_TITLE if labels else None, scale=alt.Scale(type="symlog"), axis=axis)
 
@@ -131,13 +131,13 @@ def step_ticks(shown: ChartContext) -> list[int]:
 
 
 def checkpoint_axis(labels: bool) -> alt.X:
-    """One column per checkpoint."""
+    """Axis of checkpoints: one column each."""
     axis = alt.Axis(labels=labels, ticks=labels, labelAngle=0, labelExpr=SHORT_NUMBER_EXPR)
     return alt.X("step:O", title=f"{STEP_TITLE} (one column per checkpoint)" if labels else None, axis=axis)
 
 
 def layer_axis() -> alt.Y:
-    """The first layer at the bottom."""
+    """Axis of layers, the first at the bottom."""
     return alt.Y("layer:O", title="layer", sort="descending")
 
 
@@ -148,12 +148,12 @@ def depth_axis() -> alt.X:
 
 
 def share_axis(column: str = "anisotropy", title: str = ANISOTROPY_TITLE) -> alt.Y:
-    """A quantity from 0 to 1, always drawn whole."""
+    """Axis of a share, always from 0 to 1."""
     return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
 
 
 def value_axis(column: str, title: str) -> alt.Y:
-    """A quantity whose zero says nothing."""
+    """Axis that need not include zero."""
     return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
 
 
@@ -162,7 +162,6 @@ def depth_colour() -> alt.Color:
 
 
 def tooltips(*columns: str) -> list[alt.Tooltip]:
-    """What a pointer reads off a mark."""
     return [_tip(column) for column in columns]
 
 

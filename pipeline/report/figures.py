@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from a lake for a paper or a slide."""
+"""The paper's figures, drawn from a lake as SVG, PNG or PDF."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,13 +32,13 @@ from pipeline.strict_model import suggest
 
 FACET_COLUMNS = 3
 PNG_SCALE = 3
-"""Pixels of a PNG per pixel of the page: 300 dots per inch at the width of a column of text."""
+"""PNG pixels per chart pixel: 300 dots per inch at the width of a text column."""
 
 
 def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
-    """Dimension, the mean over the blocks, of every model over training; a triangle where it is highest."""
+    """Dimension over training, mean over the blocks, of every model; a triangle marks the highest step."""
     base = dimension_chart("steps", "text")
-    look, one, title = (
+    look, each, title = (
         theme.kind_encodings(shown.kinds),
         alt.Detail("history:N"),
         f"{DIMENSION_TITLE}, mean over blocks",
@@ -46,9 +46,9 @@ def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
     top = base.transform_joinaggregate(top="max(dimension)", groupby=["history"])
     peak = top.transform_filter("datum.dimension == datum.top").mark_point(shape="triangle-down", size=90, yOffset=-9)
     return layer_charts(
-        band(base).encode(step_axis(shown), value_axis("low", title), alt.Y2("high:Q"), look["color"], one),
+        band(base).encode(step_axis(shown), value_axis("low", title), alt.Y2("high:Q"), look["color"], each),
         line(base, dots=26).encode(
-            step_axis(shown), value_axis("dimension", title), one, look["color"], look["strokeDash"]
+            step_axis(shown), value_axis("dimension", title), each, look["color"], look["strokeDash"]
         ),
         peak.encode(step_axis(shown), value_axis("dimension", title), look["color"]),
         end_labels(base, "step", "history", "datum.history").encode(step_axis(shown), value_axis("dimension", title)),
@@ -69,11 +69,11 @@ def text_against_random(shown: ChartContext) -> alt.FacetChart:
         input=f"indexof(datum.text, '{RANDOM_CORPUS_PREFIX}') == 0 ? 'random tokens' : 'text'"
     )
     base = add_interval(base, "anisotropy", "anisotropy_se")
-    look, one = theme.input_encodings(), alt.Detail("text:N")
+    look, each = theme.input_encodings(), alt.Detail("text:N")
     drawn = alt.layer(
-        band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], one),
-        line(base).encode(depth_axis(), share_axis(), look["color"], look["strokeDash"], one),
-        *dots(base, 30, depth_axis(), share_axis(), look["color"], look["shape"], one),
+        band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], each),
+        line(base).encode(depth_axis(), share_axis(), look["color"], look["strokeDash"], each),
+        *dots(base, 30, depth_axis(), share_axis(), look["color"], look["shape"], each),
     )
     return _panels(drawn)
 
@@ -87,28 +87,28 @@ FIGURES: dict[str, Callable[[ChartContext], Any]] = {
 
 
 def draw_figure(reader: LakeReader, name: str, path: str | Path, models: str = "*") -> Path:
-    """Draw the figure `name`, one of FIGURES, from the lake to a file: .svg, .png or .pdf.
+    """Draw a figure of FIGURES to a .svg, .png or .pdf file and return its path.
 
-    Over texts of several kinds it shows the first that is not random tokens. Returns the path.
+    A lake with several texts is drawn on the first that is not random tokens.
 
     Raises:
-        UsageError: no such figure, a file that cannot be written or of no such kind, or no such model in the lake.
+        UsageError: unknown figure, unsupported extension, path not writable, or no model in the lake matches.
     """
     if name not in FIGURES:
         near = suggest(name, list(FIGURES))
-        raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Name one of {', '.join(FIGURES)}")
+        raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Use one of {', '.join(FIGURES)}")
     path = output_paths.require_writable_file("figure", path, tuple(_WRITERS))
     path.write_bytes(_WRITERS[path.suffix](build_figure_spec(reader, name, models)))
     return path
 
 
 def build_figure_spec(reader: LakeReader, name: str, models: str = "*") -> dict[str, Any]:
-    """The Vega-Lite spec of a figure with the rows that it draws: what a notebook shows."""
-    found = build_chart_tables(load_chart_rows(reader, models))
-    shown = ChartContext.from_tables(found)
+    """Build the Vega-Lite spec of a figure, including its data."""
+    tables = build_chart_tables(load_chart_rows(reader, models))
+    shown = ChartContext.from_tables(tables)
     params = [{"name": control, "value": shown.default_choice(control)} for control in ("text", "estimator")]
     drawn = FIGURES[name](shown).to_dict()
-    used = {table: frame.to_dicts() for table, frame in found._asdict().items() if f"'name': '{table}'" in str(drawn)}
+    used = {table: frame.to_dicts() for table, frame in tables._asdict().items() if f"'name': '{table}'" in str(drawn)}
     return (
         {"params": params} | drawn | {"datasets": used, "config": theme.vega_config("light") | {"background": "white"}}
     )

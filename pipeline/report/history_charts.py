@@ -1,4 +1,4 @@
-"""Charts of one history: layer by checkpoint, over training, and against random tokens."""
+"""Charts of one history: layer by checkpoint, over training, and text against random tokens."""
 
 import altair as alt
 
@@ -30,11 +30,11 @@ from pipeline.report.chart_parts import (
 
 HISTORY_CONTROLS = ("history", "text")
 DIMENSION_COLOUR, LOSS_COLOUR = "#0072b2", "#d55e00"
-PEAK_COLOUR, IS_PROVEN_EXPR = "#c0392b", f"datum.verdict == '{EXPAND_COMPRESS}'"
+PEAK_COLOUR, IS_SIGNIFICANT_EXPR = "#c0392b", f"datum.verdict == '{EXPAND_COMPRESS}'"
 
 
 def draw_heat_map(shown: ChartContext) -> alt.VConcatChart:
-    """Anisotropy, layer by checkpoint, with and without sink tokens; a dot on each checkpoint's highest block."""
+    """Anisotropy, layer by checkpoint, with and without sink tokens; a dot marks each checkpoint's highest block."""
     panels = [_map(shown, "anisotropy", "all tokens", False)]
     panels += [_map(shown, "anisotropy_no_sink", "without sink tokens", True)]
     return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared")
@@ -42,22 +42,22 @@ def draw_heat_map(shown: ChartContext) -> alt.VConcatChart:
 
 def _map(shown: ChartContext, column: str, title: str, labels: bool) -> alt.LayerChart:
     base = base_chart("layers", *HISTORY_CONTROLS).transform_filter(f"datum.step != null && datum.{column} != null")
-    told = tooltips("step", "layer", "state", column, "anisotropy_se", "id_twonn", "id_twonn_se", "loss", "doubt")
+    tips = tooltips("step", "layer", "state", column, "anisotropy_se", "id_twonn", "id_twonn_se", "loss", "doubt")
     colour = alt.Color(f"{column}:Q", scale=alt.Scale(domain=[0, 1]), title=ANISOTROPY_TITLE)
     highest = base.transform_filter("datum.block")
     highest = highest.transform_joinaggregate(top=f"max({column})", groupby=["step"])
     marks = highest.transform_filter(f"datum.{column} == datum.top").mark_point(
         size=6 if shown.dense else 28, color="white", stroke="black", strokeWidth=0.5, filled=True, aria=False
     )
-    tiles = base.mark_rect(aria=False).encode(checkpoint_axis(labels), layer_axis(), colour, told)
+    tiles = base.mark_rect(aria=False).encode(checkpoint_axis(labels), layer_axis(), colour, tips)
     return layer_charts(tiles, marks.encode(checkpoint_axis(labels), layer_axis()), height=190, title=title)
 
 
 def draw_profiles(shown: ChartContext) -> alt.LayerChart:
-    """Anisotropy over depth at every checkpoint, coloured by step; first and last named, the last one bold."""
+    """Anisotropy over depth at every checkpoint, coloured by step; first and last labelled, the last bold."""
     base = base_chart("layers", *HISTORY_CONTROLS).transform_filter("datum.step != null && datum.block")
     colour = step_colour(shown)
-    told = tooltips("step", "layer", "depth", "anisotropy", "anisotropy_se")
+    tips = tooltips("step", "layer", "depth", "anisotropy", "anisotropy_se")
     last = base.transform_filter("datum.newest")
     first = base.transform_joinaggregate(begin="min(step)").transform_filter("datum.step == datum.begin")
     words = [
@@ -65,8 +65,8 @@ def draw_profiles(shown: ChartContext) -> alt.LayerChart:
         for part in (first, last)
     ]
     return layer_charts(
-        line(base, 1.3).encode(depth_axis(), share_axis(), colour, told, detail="step:N"),
-        line(last, 3, dots=40).encode(depth_axis(), share_axis(), colour, told),
+        line(base, 1.3).encode(depth_axis(), share_axis(), colour, tips, detail="step:N"),
+        line(last, 3, dots=40).encode(depth_axis(), share_axis(), colour, tips),
         *words,
     )
 
@@ -77,16 +77,16 @@ def step_colour(shown: ChartContext) -> alt.Color:
 
 
 def draw_dimension(shown: ChartContext) -> alt.LayerChart:
-    """Dimension over training by block; landmarks bold with their 95 % band, a triangle at each one's peak."""
+    """Dimension over training by block; landmark blocks bold with their 95 % band, a triangle at each peak."""
     base = dimension_chart("layers", *HISTORY_CONTROLS).transform_filter("datum.step != null && datum.block")
     bold = base.transform_filter("datum.landmark")
     x, y, each = step_axis(shown), value_axis("dimension", DIMENSION_TITLE), alt.Detail("layer:N")
-    told = tooltips("step", "layer", "dimension", "se", "loss", "doubt")
+    tips = tooltips("step", "layer", "dimension", "se", "loss", "doubt")
     return layer_charts(
         line(base, 1, opacity=0.35).encode(x, y, depth_colour(), each),
         band(bold).encode(x, value_axis("low", DIMENSION_TITLE), alt.Y2("high:Q"), depth_colour(), each),
         line(bold).encode(x, y, depth_colour(), alt.StrokeDash("layer:O", legend=None)),
-        *dots(bold, 8 if shown.dense else 20, x, y, depth_colour(), told),
+        *dots(bold, 8 if shown.dense else 20, x, y, depth_colour(), tips),
         *_peaks(shown),
         end_labels(bold, "step", "layer", "'layer ' + datum.layer").encode(x, y),
         height=380,
@@ -94,24 +94,24 @@ def draw_dimension(shown: ChartContext) -> alt.LayerChart:
 
 
 def _peaks(shown: ChartContext) -> list[alt.Chart]:
-    """Triangles: filled and with the interval of their step where this estimator proves rise and fall, else hollow."""
+    """Triangles: filled, with the interval of their step, if rise and fall are significant, else hollow."""
     base = base_chart("peaks", *HISTORY_CONTROLS, "estimator").transform_filter("datum.landmark")
-    told = tooltips("layer", "verdict", "peak_step", "peak_step_low", "peak_step_high", "peak_value")
-    proven = alt.condition(IS_PROVEN_EXPR, alt.value(1), alt.value(0))
+    tips = tooltips("layer", "verdict", "peak_step", "peak_step_low", "peak_step_high", "peak_value")
+    significant = alt.condition(IS_SIGNIFICANT_EXPR, alt.value(1), alt.value(0))
     marks = base.mark_point(
         shape="triangle-down", size=80, yOffset=-9, fill=PEAK_COLOUR, stroke=PEAK_COLOUR, opacity=1, aria=False
     )
     y = value_axis("peak_value", DIMENSION_TITLE)
     return [
-        base.transform_filter(IS_PROVEN_EXPR)
+        base.transform_filter(IS_SIGNIFICANT_EXPR)
         .mark_rule(color=PEAK_COLOUR, aria=False)
         .encode(step_axis(shown, "peak_step_low"), y, x2="peak_step_high:Q"),
-        marks.encode(step_axis(shown, "peak_step"), y, told, fillOpacity=proven),
+        marks.encode(step_axis(shown, "peak_step"), y, tips, fillOpacity=significant),
     ]
 
 
 def draw_dimension_and_loss(shown: ChartContext) -> alt.VConcatChart:
-    """Dimension, the mean over the blocks, above the loss, on one axis of steps."""
+    """Dimension (mean over the blocks) above the loss, on a shared axis of steps."""
     upper = dimension_chart("steps", *HISTORY_CONTROLS)
     lower = add_interval(
         base_chart("steps", *HISTORY_CONTROLS).transform_filter("datum.loss != null"), "loss", "loss_se"
@@ -127,16 +127,16 @@ def _over_steps(
     shown: ChartContext, base: alt.Chart, column: str, title: str, colour: str, labels: bool
 ) -> alt.LayerChart:
     x, y = step_axis(shown, labels=labels), value_axis(column, title)
-    told = tooltips("step", column, "low", "high")
+    tips = tooltips("step", column, "low", "high")
     return layer_charts(
         band(base, color=colour).encode(x, value_axis("low", title), alt.Y2("high:Q")),
-        line(base, dots=0 if shown.dense else 30, color=colour).encode(x, y, told),
+        line(base, dots=0 if shown.dense else 30, color=colour).encode(x, y, tips),
         height=160,
     )
 
 
 def draw_random_gaps(shown: ChartContext) -> alt.VConcatChart:
-    """Text minus random tokens, layer by checkpoint; a dot where the difference may be nothing."""
+    """Text minus random tokens, layer by checkpoint; a dot marks differences within error (95 %)."""
     panels = [
         _gap(shown, "anisotropy", "anisotropy: text - random", False),
         _gap(shown, "id_twonn", "dimension (TwoNN): text - random", True),
@@ -151,8 +151,8 @@ def _gap(shown: ChartContext, column: str, title: str, labels: bool) -> alt.Laye
     base = base.transform_filter("datum.gap != null")
     most = shown.gap_limits[column]
     colour = alt.Color("gap:Q", scale=alt.Scale(domain=[-most, most], domainMid=0, clamp=True), title="difference")
-    told = tooltips("step", "layer", "gap", "gap_se")
-    unsure = base.transform_filter("datum.gap_se != null && abs(datum.gap) < datum.t * datum.gap_se")
-    marks = unsure.mark_point(size=10, filled=True, color="#444", opacity=1, aria=False)
-    tiles = base.mark_rect(aria=False).encode(checkpoint_axis(labels), layer_axis(), colour, told)
+    tips = tooltips("step", "layer", "gap", "gap_se")
+    within_error = base.transform_filter("datum.gap_se != null && abs(datum.gap) < datum.t * datum.gap_se")
+    marks = within_error.mark_point(size=10, filled=True, color="#444", opacity=1, aria=False)
+    tiles = base.mark_rect(aria=False).encode(checkpoint_axis(labels), layer_axis(), colour, tips)
     return layer_charts(tiles, marks.encode(checkpoint_axis(labels), layer_axis()), height=190, title=title)

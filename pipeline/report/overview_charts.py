@@ -1,4 +1,4 @@
-"""Charts across histories: what the models of a lake have in common, and what tells encoders from decoders."""
+"""Charts across histories: all models of a lake, encoders and decoders distinguished."""
 
 import altair as alt
 
@@ -28,47 +28,47 @@ def draw_profile(shown: ChartContext) -> alt.LayerChart:
     """Anisotropy over relative depth at the newest checkpoint of every model."""
     base = base_chart("layers", "text").transform_filter("datum.newest && datum.block")
     base = add_interval(base, "anisotropy", "anisotropy_se")
-    look, one = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
-    told = tooltips(
+    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    tips = tooltips(
         "history", "kind", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "doubt"
     )
     parts = [
-        band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], one),
-        line(base).encode(depth_axis(), share_axis(), one, look["color"], look["strokeDash"]),
-        *dots(base, 40, depth_axis(), share_axis(), look["color"], look["shape"], one, told),
+        band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], each),
+        line(base).encode(depth_axis(), share_axis(), each, look["color"], look["strokeDash"]),
+        *dots(base, 40, depth_axis(), share_axis(), look["color"], look["shape"], each, tips),
     ]
     return layer_charts(*parts, *_named(shown, base, "depth", depth_axis(), share_axis()))
 
 
 def draw_growth(shown: ChartContext) -> alt.LayerChart:
-    """Anisotropy over training of every model, the mean over its blocks; thin and faint without sink tokens."""
+    """Anisotropy over training of every model, mean over its blocks; thin and faint without sink tokens."""
     base = add_interval(base_chart("steps", "text"), "anisotropy", "anisotropy_se")
-    look, one = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
-    told = tooltips("history", "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
+    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    tips = tooltips("history", "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
     title = "anisotropy, mean over blocks"
     y = share_axis(title=title)
     parts = [
-        band(base).encode(step_axis(shown), share_axis("low", title), alt.Y2("high:Q"), look["color"], one),
+        band(base).encode(step_axis(shown), share_axis("low", title), alt.Y2("high:Q"), look["color"], each),
         line(base, 1, opacity=0.6).encode(
-            step_axis(shown), share_axis("anisotropy_no_sink", title), one, look["color"], look["strokeDash"]
+            step_axis(shown), share_axis("anisotropy_no_sink", title), each, look["color"], look["strokeDash"]
         ),
         line(base, dots=0 if shown.dense else 26).encode(
-            step_axis(shown), y, one, told, look["color"], look["strokeDash"]
+            step_axis(shown), y, each, tips, look["color"], look["strokeDash"]
         ),
     ]
     return layer_charts(*parts, *_named(shown, base, "step", step_axis(shown), y))
 
 
 def draw_dimension_multiples(shown: ChartContext) -> alt.FacetChart:
-    """Dimension over training of each model, its landmark blocks one line each."""
+    """Dimension over training, one panel per model, one line per landmark block."""
     base = dimension_chart("layers", "text").transform_filter("datum.landmark && datum.step != null")
-    told = tooltips("history", "step", "layer", "dimension", "se")
+    tips = tooltips("history", "step", "layer", "dimension", "se")
     lines = line(base, 1.5, dots=0 if shown.dense else 12).encode(
         step_axis(shown),
         value_axis("dimension", DIMENSION_TITLE),
         depth_colour(),
         alt.StrokeDash("layer:O", legend=None),
-        told,
+        tips,
     )
     facets = lines.properties(width=theme.PANEL_WIDTH, height=130).facet(alt.Facet("history:N", title=None), columns=3)
     return facets.resolve_scale(y="independent")

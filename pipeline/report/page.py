@@ -1,5 +1,6 @@
-"""The page: one HTML file that needs no network, or an index and one page per history where one would be too large."""
+"""The report: one offline HTML file, or an index and one page per history if that file is too large."""
 
+import json
 import re
 import shlex
 from functools import cache
@@ -13,25 +14,24 @@ import vl_convert
 
 from pipeline import output_paths
 from pipeline.lake.reader import LakeReader
+from pipeline.report import chart_data, theme
 from pipeline.report import tables as printed
-from pipeline.report import theme
-from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables, build_chart_tables, load_chart_rows
+from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.chart_parts import ChartContext
-from pipeline.report.json_columns import to_json_columns, to_script_json
 from pipeline.report.sections import HISTORY_KEYS, HISTORY_SECTIONS, OVERVIEW_SECTIONS, Section
 from pipeline.report.verdicts import Verdicts, collect_verdicts
 
 MAX_PAGE_BYTES = 2_500_000
 MAX_LAYER_ROWS = 16_000
-"""Of layers in one file; beyond, every n-th step is drawn."""
+"""Rows of layers in one file; longer histories are drawn at every n-th step."""
 MAX_INDEX_LAYER_ROWS = 8_000
 SCRIPT_SECTION_FIELDS = ("table", "columns", "only", "controls", "query")
-"""What the page's code knows of a section."""
+"""Fields of a section that page.js reads."""
 ASSETS = files("pipeline.report") / "assets"
 
 
 class PageContent(NamedTuple):
-    """All that pages are made of."""
+    """Content of the pages."""
 
     uri: str
     frame: pl.DataFrame
@@ -39,25 +39,24 @@ class PageContent(NamedTuple):
     verdicts: Verdicts
     printed_tables: tuple[printed.ReportTable, ...]
     specs: dict[str, dict[str, Any]]
-    """Of each section, made once for all pages: they share their scales, and the page's code sets the controls."""
+    """Vega-Lite spec per section, shared by all pages so that scales agree; page.js sets the controls."""
 
     def for_history(self, history: str) -> "PageContent":
-        """What the page of one history is made of."""
+        """Select the content of the page of one history."""
         rows = self.frame.filter(history=history)
-        mine = tuple(table.filter_rows(model=rows["model"][0]) for table in self.printed_tables)
-        return PageContent(
-            self.uri, rows, self.tables.for_history(history), self.verdicts.for_history(history), mine, self.specs
-        )
+        printed_tables = tuple(table.filter_rows(model=rows["model"][0]) for table in self.printed_tables)
+        tables, verdicts = self.tables.for_history(history), self.verdicts.for_history(history)
+        return PageContent(self.uri, rows, tables, verdicts, printed_tables, self.specs)
 
 
 def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> list[Path]:
-    """Write the report of the models whose name matches; the paths of its pages, the one to open first.
+    """Write the report of the models whose name matches; return the paths of its pages, the start page first.
 
-    One file as long as it is no larger than MOST_BYTES; else an index, and beside it a folder of its name with one
-    page per history.
+    The report is one file of at most MAX_PAGE_BYTES. A larger one is split into an index and, beside it, a folder of
+    the same name with one page per history.
 
     Raises:
-        UsageError: no .html file that can be written, or no such model in the lake.
+        UsageError: `path` is not a writable .html file, or no model in the lake matches.
     """
     path = output_paths.require_writable_file("report", path, [".html"])
     content = gather_content(reader, models)
@@ -68,7 +67,7 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> lis
         return [path]
     folder = output_paths.require_writable_folder("pages of the report in", path.with_suffix(""))
     folder.mkdir(exist_ok=True)
-    pages = {history: folder / f"{place:02d}-{_slug(history)}.html" for place, history in enumerate(histories, 1)}
+    pages = {history: folder / f"{number:02d}-{_slug(history)}.html" for number, history in enumerate(histories, 1)}
     for history, page in pages.items():
         page.write_text(
             render_page(content.for_history(history), HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}")
@@ -80,16 +79,17 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> lis
 
 
 def gather_content(reader: LakeReader, models: str = "*") -> PageContent:
-    """Ask the lake for all that the pages show."""
-    frame = load_chart_rows(reader, models)
+    """Read the content of all pages from the lake."""
+    frame = chart_data.load_chart_rows(reader, models)
     names = frame["model"].unique().sort().to_list()
-    found = (printed.coverage_table(reader, names), printed.failure_table(reader, names), printed.method_table(reader))
-    made = build_chart_tables(frame)
+    of_models = printed.coverage_table(reader, names), printed.failure_table(reader, names)
+    printed_tables = (*of_models, printed.method_table(reader))
+    tables = chart_data.build_chart_tables(frame)
     specs = {
-        section.name: section.build_spec(ChartContext.from_tables(made))
+        section.name: section.build_spec(ChartContext.from_tables(tables))
         for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)
     }
-    return PageContent(reader.uri, frame, made, collect_verdicts(frame), found, specs)
+    return PageContent(reader.uri, frame, tables, collect_verdicts(frame), printed_tables, specs)
 
 
 def render_page(
@@ -99,12 +99,12 @@ def render_page(
     links: dict[str, str] | None = None,
     up: str = "",
 ) -> str:
-    """One page, as HTML."""
+    """Render one page as HTML."""
     drawn = content.tables.downsample(most_rows)
     shown = ChartContext.from_tables(drawn)
     used = {section.table for section in sections} | ({"peaks"} if HISTORY_SECTIONS[0] in sections else set())
     data = {
-        "tables": {name: to_json_columns(frame) for name, frame in drawn._asdict().items() if name in used},
+        "tables": {name: chart_data.to_json_columns(frame) for name, frame in drawn._asdict().items() if name in used},
         "specs": {section.name: content.specs[section.name] for section in sections},
         "sections": {
             section.name: {part: getattr(section, part) for part in SCRIPT_SECTION_FIELDS} for section in sections
@@ -131,10 +131,16 @@ def render_page(
     )
 
 
+def to_script_json(value: Any) -> str:
+    """Encode as JSON that is safe inside an HTML script element."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
 @cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and vega-embed in a scope of their own, safe inside a script element; it sets `vegaEmbed`."""
-    # At the top level its short names collide with each other's and with the page's.
+    """Return Vega, Vega-Lite and vega-embed as code for a script element; it defines the global `vegaEmbed`."""
+    # A function scope, since the bundle's short top-level names collide with each other and with page.js.
     code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return f"(function(){{{code}}})();".replace("</script", "<\\/script")
 
@@ -154,20 +160,20 @@ def _facts(frame: pl.DataFrame) -> dict[str, int]:
 
 
 def _histories(frame: pl.DataFrame) -> dict[str, str]:
-    """The condition in SQL that each history is."""
+    """SQL condition that selects each history."""
     each = frame.select("history", *HISTORY_KEYS).unique().sort("history")
     return {row.pop("history"): _sql(**row) for row in each.iter_rows(named=True)}
 
 
 def _texts(frame: pl.DataFrame) -> dict[str, str]:
-    """Likewise of each text; of two under one name the digest's head tells which."""
+    """SQL condition that selects each text; the head of the digest disambiguates a shared corpus name."""
     each = frame.select("text", "corpus", "recipe").unique().sort(pl.col("text").str.starts_with("random-"), "text")
-    found = {}
+    conditions = {}
     for text, corpus, recipe in each.iter_rows():
         name, _, head = corpus.partition("#")
-        which = f" AND coalesce(corpus_sha256, 'none') LIKE '{head}%'" if head else ""
-        found[text] = _sql(corpus=name, recipe=recipe) + which
-    return found
+        digest = f" AND coalesce(corpus_sha256, 'none') LIKE '{head}%'" if head else ""
+        conditions[text] = _sql(corpus=name, recipe=recipe) + digest
+    return conditions
 
 
 def _sql(**values: str | None) -> str:

@@ -1,4 +1,4 @@
-"""The tables that the page prints: coverage, failures, method; each with the command that gives it."""
+"""Printed tables of the page: coverage, failures, method, each with the command that reproduces it."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ FAILURE_COLUMNS = ("model", "revision", "corpus", "recipe", "class", "message", 
 
 
 class ReportTable(NamedTuple):
-    """Rows for people, and the command that gives them."""
+    """Printed rows and the command that reproduces them."""
 
     name: str
     caption: str
@@ -26,9 +26,9 @@ class ReportTable(NamedTuple):
     rows: tuple[tuple[Any, ...], ...]
 
     def filter_rows(self, **values: str) -> "ReportTable":
-        """The rows that have these values, in those of the columns that the table has."""
-        asked = {self.columns.index(name): value for name, value in values.items() if name in self.columns}
-        rows = (row for row in self.rows if all(row[place] == value for place, value in asked.items()))
+        """Select the rows with these values; columns that the table lacks are ignored."""
+        wanted = {self.columns.index(name): value for name, value in values.items() if name in self.columns}
+        rows = (row for row in self.rows if all(row[index] == value for index, value in wanted.items()))
         return self._replace(rows=tuple(rows))
 
 
@@ -37,25 +37,24 @@ def make_report_table(name: str, caption: str, command: str, frame: pl.DataFrame
 
 
 def coverage_table(reader: LakeReader, models: list[str]) -> ReportTable:
-    """What is measured."""
-    found = reader.query_frame(all_saved_queries()["coverage"].sql).filter(pl.col("model").is_in(models))
-    shown = found.with_columns(pl.col("last_written").dt.strftime("%Y-%m-%d %H:%M UTC"))
-    return make_report_table("coverage", "What is measured.", "shapelake query @coverage --lake {lake}", shown)
+    """Table of the measured labels, steps and rows per model, corpus and recipe."""
+    coverage = reader.query_frame(all_saved_queries()["coverage"].sql).filter(pl.col("model").is_in(models))
+    shown = coverage.with_columns(pl.col("last_written").dt.strftime("%Y-%m-%d %H:%M UTC"))
+    return make_report_table("coverage", "Measurements in the lake.", "shapelake query @coverage --lake {lake}", shown)
 
 
 def failure_table(reader: LakeReader, models: list[str]) -> ReportTable:
-    """What failed and is not measured, with its cause and the command that shows it again."""
+    """Table of the failed cells that are still not measured, with their errors and reproducing commands."""
     failed = lake_status(Lake(reader.uri))["failures"]
-    found = [one | dict(zip(FAILURE_COLUMNS, one["label"].rsplit("@", 1), strict=False)) for one in failed]
-    found = [one for one in found if one["model"] in models]
-    listed = tuple(tuple(failure[name] for name in FAILURE_COLUMNS) for failure in found)
-    caption = "What failed and is not measured." if listed else "Nothing failed that is not measured since."
+    rows = [cell | dict(zip(FAILURE_COLUMNS, cell["label"].rsplit("@", 1), strict=False)) for cell in failed]
+    listed = tuple(tuple(row[name] for name in FAILURE_COLUMNS) for row in rows if row["model"] in models)
+    caption = "Failed cells." if listed else "No failed cells."
     return ReportTable("failures", caption, "shapelake status --failed --lake {lake}", FAILURE_COLUMNS, listed)
 
 
 def method_table(reader: LakeReader) -> ReportTable:
-    """How the numbers were made."""
-    caption = "What was read, by which recipe, with how many points."
+    """Table of corpora, recipes, numbers of points, dtypes and devices."""
+    caption = "Corpora, recipes and numbers of points."
     return make_report_table(
         "method", caption, f'shapelake query "{METHOD_SQL}" --lake {{lake}}', reader.query_frame(METHOD_SQL)
     )

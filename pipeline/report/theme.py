@@ -1,4 +1,4 @@
-"""How every chart looks: colours, dashes and shapes by kind, ramps, and the two themes of the page."""
+"""Style of all charts: colours, dashes and shapes by kind, colour ramps, light and dark theme."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 import altair as alt
 
 WIDTH = 640
-"""Pixels of a chart where nothing else says so; the page gives each the room that it has."""
+"""Default width of a chart in pixels; page.js fits charts to the window."""
 PANEL_WIDTH = 190
-"""Pixels of one of small multiples."""
+"""Width in pixels of one panel of small multiples."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 class SeriesStyle(NamedTuple):
-    """Colour, and what says the same without it. At least 3:1 against both backgrounds (Okabe and Ito's palette)."""
+    """Colour, dash and shape of a series; contrast at least 3:1 on both backgrounds (palette of Okabe and Ito)."""
 
     colour: str
     dash: tuple[int, int]
@@ -35,11 +35,11 @@ TEXT_COLOURS = {"light": "#1c2127", "dark": "#e4e8ee"}
 MUTED_COLOURS = {"light": "#59626e", "dark": "#a3adba"}
 GRID_COLOURS = {"light": "#dfe3e8", "dark": "#343b45"}
 VIRIDIS_EXTENTS = {"light": [0.0, 0.85], "dark": [0.25, 1.0]}
-"""Parts of viridis that can be seen on the background."""
+"""Range of viridis that is visible on the background."""
 
 
 def vega_config(theme: str) -> dict[str, Any]:
-    """The Vega-Lite config of `theme`, light or dark; the background is the page's."""
+    """Vega-Lite config of the theme light or dark; the chart background is transparent."""
     text = {
         "labelColor": MUTED_COLOURS[theme],
         "titleColor": TEXT_COLOURS[theme],
@@ -74,12 +74,12 @@ def vega_config(theme: str) -> dict[str, Any]:
 
 
 def kind_encodings(kinds: Sequence[str]) -> dict[str, Any]:
-    """Colour, dash and shape of the kinds that are there."""
+    """Encodings of colour, dash and shape for these kinds."""
     return _by("kind", {kind: look for kind, look in KIND_STYLES.items() if kind in kinds})
 
 
 def input_encodings() -> dict[str, Any]:
-    """Colour, dash and shape of text and of random tokens."""
+    """Encodings of colour, dash and shape for text and random tokens."""
     return _by("input", INPUT_STYLES)
 
 

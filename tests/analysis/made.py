@@ -1,4 +1,4 @@
-"""Lakes with a known answer: frames of rows as `pipeline.analysis.frames` gives them, and the same as real lakes."""
+"""Test data with known verdicts: frames of rows as `load_layer_rows` returns them, and real lakes of such rows."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 3000)
 HEADLINES = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90")
 
 Curve = Callable[[np.ndarray], np.ndarray]
-"""Of depth, or of the share of training, both 0..1."""
+"""Function of depth or of the share of training, both in 0..1."""
 
 SHAPES: dict[str, Curve] = {
     "dome": lambda x: 0.3 + 0.4 * np.sin(np.pi * x),
@@ -35,7 +35,7 @@ SHAPES: dict[str, Curve] = {
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    """One row of a small decoder, without a doubt."""
+    """Return one row of a small decoder that no rule of trust doubts."""
     return {
         "cell_id": "c",
         "model": "lab/small",
@@ -76,18 +76,20 @@ def frame(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
 
 
 def profile(shape: str = "dome", no_sink: str | None = None, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
-    """The blocks of one checkpoint, with noise of SE and stated errors of three degrees of freedom."""
+    """Return the blocks of one checkpoint, with noise of SE and standard errors of three degrees of freedom."""
     depth = np.arange(1, LAYERS + 1) / LAYERS
     x, random = (depth - depth[0]) / (1 - depth[0]), np.random.default_rng(seed)
-    values, bare = (SHAPES[name](x) + SE * random.standard_normal(LAYERS) for name in (shape, no_sink or shape))
+    values, no_sink_values = (
+        SHAPES[name](x) + SE * random.standard_normal(LAYERS) for name in (shape, no_sink or shape)
+    )
     errors = stated_errors(random, LAYERS), stated_errors(random, LAYERS)
     names = ("depth", "anisotropy", "anisotropy_no_sink", "anisotropy_se", "anisotropy_no_sink_se")
-    each = zip(*(column.tolist() for column in (depth, values, bare, *errors)), strict=True)
+    each = zip(*(column.tolist() for column in (depth, values, no_sink_values, *errors)), strict=True)
     return [row(layer=i, **dict(zip(names, one, strict=True)), **changes) for i, one in enumerate(each, 1)]
 
 
 def training(shape: str, layers: int = 2, seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
-    """A history of dimension, every estimator at its own height; errors 2 % of it."""
+    """Return a history of dimension with independent noise of 2 % per estimator."""
     random, share = np.random.default_rng(seed), np.arange(len(STEPS)) / (len(STEPS) - 1)
     rows = []
     for layer in range(1, layers + 1):
@@ -104,12 +106,12 @@ def training(shape: str, layers: int = 2, seed: int = 0, **changes: Any) -> list
 
 
 def stated_errors(random: np.random.Generator, n: int) -> np.ndarray:
-    """SE as GROUPS groups would state it."""
+    """Sample estimates of SE from GROUPS groups."""
     return SE * np.sqrt(random.chisquare(GROUPS - 1, n) / (GROUPS - 1))
 
 
 def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.LakeReader:
-    """A real lake with these rows: one cell per (model, step, corpus)."""
+    """Commit the rows to a new lake, one cell per (model, step, corpus), and open it."""
     lake = Lake(folder)
     lake.record_recipe(made.QUICK)
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -119,7 +121,7 @@ def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.LakeReader:
         point = made.checkpoint(step, model=model, kinds=(members[0]["kind"],))
         cell_id = made.sha(f"{model} {step} {corpus}")[:32]
         blank = made.rows(made.cell(point), cell_id, stage=None, run=None)[0]
-        kept = (
+        fixed = (
             "cell_id",
             "revision",
             "weights_digest",
@@ -129,6 +131,6 @@ def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.LakeReader:
             "audit",
             "recipe",
         )
-        own = [{name: value for name, value in each.items() if name not in kept} for each in members]
+        own = [{name: value for name, value in each.items() if name not in fixed} for each in members]
         assert lake.commit(cell_id, point.model_key, lakes.to_table([blank | each for each in own], {}))
     return lakes.open_lake(folder)

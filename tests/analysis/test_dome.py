@@ -1,4 +1,4 @@
-"""The dome and the convergence of profiles, on rows whose answer is known."""
+"""Findings `dome`, `matched` and `convergence` on rows with known verdicts."""
 
 import numpy as np
 import polars as pl
@@ -30,7 +30,7 @@ def test_a_profile_of_a_known_shape(shape):
 
 def test_where_and_how_high():
     found = compute_newest_domes(made.frame(made.profile("dome"))).row(0, named=True)
-    # A half wave of 0.4 over depth 1/12..1, whose middle is 0.54.
+    # The profile is a half wave of height 0.4 over depth 1/12..1, with its peak at 0.54.
     assert found["height_low"] < 0.4 < found["height_high"]
     assert found["depth_low"] <= 0.54 <= found["depth_high"]
     late = compute_newest_domes(made.frame(made.profile("late"))).row(0, named=True)
@@ -84,7 +84,7 @@ def test_two_blocks_have_no_interior():
 
 
 def test_noise_only_profiles_have_no_dome():
-    """400 models: at most 5 % anything but flat, plus three binomial standard errors (3.3 %)."""
+    """At most 5 % of 400 models are anything but flat, plus three binomial standard errors (3.3 %)."""
     models = 400
     frame = made.frame(row for i in range(models) for row in made.profile("noise", seed=i, model=f"lab/m{i}"))
     found = compute_newest_domes(frame)
@@ -118,7 +118,7 @@ def test_models_of_other_sizes_texts_or_recipes_are_not_matched():
     assert pair("noise", "dome", groups=1)["verdict"] == "no_errors"
 
 
-def test_a_match_without_an_interior_says_so():
+def test_a_match_without_an_interior_has_no_difference():
     encoder = made.profile("noise", model="lab/bert", kind="encoder")[:2]
     found = match_encoders_to_decoders(made.frame([*encoder, *made.profile("dome", model="lab/gpt", seed=1)])).row(
         0, named=True
@@ -128,7 +128,7 @@ def test_a_match_without_an_interior_says_so():
 
 
 def run(amounts, noise=1.0, seed=0, together=False):
-    """A history whose profile at each checkpoint is a dome of that amount; `together`: all blocks err as one."""
+    """Return a history whose profiles are domes of these heights; `together`: all blocks share one error."""
     random, rows = np.random.default_rng(seed), []
     for step, amount in enumerate(amounts):
         common, stated = random.standard_normal(), made.stated_errors(random, made.LAYERS)
@@ -154,7 +154,8 @@ def run(amounts, noise=1.0, seed=0, together=False):
 def test_convergence(amounts, verdict, together):
     found = compute_convergence(run(amounts, together=together)).row(0, named=True)
     assert (found["verdict"], found["checkpoints"]) == (verdict, len(amounts))
-    assert str(found["checkpoints"]) in found["because"] or "one to the next" in found["because"]
+    sizes = [f"{max(found[name] or 0, 0) ** 0.5:.3f}" for name in ("early", "late")]
+    assert all(fact in found["because"] for fact in (["4 checkpoints"] if verdict == "too_few" else sizes))
 
 
 def test_distances_are_root_mean_squares_over_blocks():
@@ -167,7 +168,7 @@ def test_distances_are_root_mean_squares_over_blocks():
 
 @pytest.mark.parametrize("together", [False, True])
 def test_profiles_that_are_noise_are_still(together):
-    """400 histories; at most 5 %, plus three binomial standard errors (3.3 %)."""
+    """At most 5 % of 400 histories are anything but still, plus three binomial standard errors (3.3 %)."""
     one = run(np.zeros(9))
     random, models = np.random.default_rng(0), 400
     frame = pl.concat([one.with_columns(model=pl.lit(f"lab/m{i}")) for i in range(models)])
@@ -179,5 +180,5 @@ def test_profiles_that_are_noise_are_still(together):
         anisotropy=0.5 + made.SE * pl.Series(noise.ravel()), anisotropy_se=pl.Series(stated.ravel())
     )
     rate = float((compute_convergence(frame)["verdict"] != "still").mean())
-    print(f"not still of {models} noise-only histories, blocks erring {'as one' if together else 'alone'}: {rate:.3f}")
+    print(f"not still of {models} noise-only histories, {'shared' if together else 'independent'} errors: {rate:.3f}")
     assert rate <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / models)

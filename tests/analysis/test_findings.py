@@ -1,4 +1,4 @@
-"""The findings together: their contract, and one real lake from commit to verdict."""
+"""Contract of all findings, and one real lake from commit to verdict."""
 
 import polars as pl
 import pytest
@@ -10,6 +10,7 @@ from pipeline.analysis.frames import load_layer_rows
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from tests.analysis import made
+from tests.conftest import ROOT
 
 VERDICTS = {
     "dome": {"dome", "valley", "rising", "falling", "flat", "too_few", "no_errors"},
@@ -27,7 +28,7 @@ VERDICTS = {
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
-    """Two models on text and random tokens; the encoder's profile is flat, the decoder's a dome on text alone."""
+    """Lake of a decoder with a dome on text only, measured on text and random tokens, and an encoder with none."""
     members = []
     for step in made.STEPS:
         for corpus, shape in (("enwik8", "dome"), ("random-uniform", "noise")):
@@ -62,7 +63,7 @@ def test_a_real_lake_from_commit_to_verdict(found):
 
 def test_a_frame_and_its_lake_give_the_same(reader, found):
     frame = load_layer_rows(reader)
-    assert frame["groups"].unique().to_list() == [4], "of the recipe that the lake keeps"
+    assert frame["groups"].unique().to_list() == [4], "groups of the recipe recorded in the lake"
     assert load_layer_rows(frame) is frame
     for name in ("dome", "phases", "trust"):
         assert compute_finding(name, reader).equals(found[name]), name
@@ -94,7 +95,14 @@ def test_two_texts_of_one_name_are_two_corpora(tmp_path):
     assert sorted(frame["corpus"]) == ["enwik8", "text:book#11111111", "text:book#22222222"]
 
 
-def test_an_unknown_finding_is_told_with_the_nearest():
+def test_findings_md_has_every_question_and_verdict():
+    text = (ROOT / "pipeline/analysis/findings.md").read_text()
+    for name, finding in FINDINGS.items():
+        assert f"| `{name}` | {finding.question} |" in text
+        assert not [word for word in VERDICTS[name] if f"`{word}`" not in text]
+
+
+def test_an_unknown_finding_suggests_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'dome'"):
         compute_finding("domes", made.frame([]))
 
@@ -104,12 +112,9 @@ def test_an_empty_lake_has_empty_findings(tmp_path):
     assert all(found.is_empty() for found in compute_all_findings(lakes.open_lake(tmp_path / "lake")).values())
 
 
-def test_a_terminal_is_told_what_each_doubt_is_about(capsys):
+def test_a_terminal_shows_the_subject_of_each_doubt(capsys):
     doubted = made.row(superseded=True, id_ks=0.5)
     render.print_findings({"trust": "?"}, {"trust": compute_finding("trust", made.frame([doubted]))})
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    for said in (
-        "dimension care 100% of 1 rows are to be believed with care",
-        "label doubtful 100% of 1 rows are not to",
-    ):
-        assert sum(said in line for line in printed) == 1
+    for row in ("dimension care 100% of 1 rows", "label doubtful 100% of 1 rows"):
+        assert sum(row in line for line in printed) == 1

@@ -1,4 +1,4 @@
-"""Phases of training, on histories whose answer is known."""
+"""Findings `phases`, `estimators`, `agreement` and `nulls` on histories with known verdicts."""
 
 import numpy as np
 import polars as pl
@@ -22,7 +22,7 @@ KNOWN = {
 @pytest.mark.parametrize("shape", KNOWN)
 def test_a_history_of_a_known_shape(shape):
     found = compute_phases(made.frame(made.training(shape)))
-    assert found["layer"].to_list() == [1, 2, None], "layers, then the model"
+    assert found["layer"].to_list() == [1, 2, None], "layers first, then the model"
     assert found["verdict"].to_list() == [KNOWN[shape]] * 3
     assert (found["agreeing"] >= 3).all()
     assert found["estimators"].to_list() == [len(ESTIMATORS)] * 3
@@ -37,7 +37,7 @@ def test_the_step_of_the_peak_and_its_interval(shape, peak):
         assert row["peak_step_low"] <= row["peak_step"] <= row["peak_step_high"]
         assert any(row["peak_step_low"] <= step <= row["peak_step_high"] for step in nearest)
         assert row["peak_value"] == pytest.approx(14, rel=0.1)
-        # The peak is 0.7, the ends 0.3.
+        # The peak is at 0.7, the ends are at 0.3.
         assert row["height_low"] < 0.7 / 0.3 - 1 < row["height_high"]
 
 
@@ -79,7 +79,7 @@ def test_a_row_without_an_error_does_not_cost_the_history():
 
 
 def test_labels_that_cannot_be_believed_are_left_out():
-    """A second label of the first weights, at the step where it makes a valley, and a superseded one."""
+    """Add a label with the first weights at a step where they would make a valley, and a superseded label."""
     sound = made.training("rising")
     wrong = [row | {"step": 700, "revision": "step700"} for row in sound if row["step"] == 0]
     gone = [row | {"step": 800, "revision": "step800", "superseded": True, "weights_digest": "gone"} for row in wrong]
@@ -99,10 +99,10 @@ def test_stages_whose_steps_count_anew_are_histories_of_their_own():
 
 
 def test_noise_only_histories_and_power():
-    """1200 layers of 400 models whose dimension never changes, and as many with a peak of ten standard errors.
+    """400 models of 3 layers without a change of dimension, and 100 with a peak of ten standard errors.
 
-    At most 5 % of layers and of models may be called anything but flat, plus three binomial standard errors (1.9 % of
-    1200 layers, 3.3 % of 400 models).
+    At most 5 % of layers and of models are anything but flat, plus three binomial standard errors (1.9 % of 1200
+    layers, 3.3 % of 400 models). At least 95 % of the peaks are found.
     """
     models, layers = 400, 3
     frame = histories(models, layers, np.zeros(len(made.STEPS)))
@@ -122,35 +122,35 @@ def test_noise_only_histories_and_power():
 
 
 def histories(models, layers, log_curve, seed=0):
-    """Histories of dimension about exp(log_curve) * 20 with 2 % noise, equal in all estimators as points shared are."""
+    """Return histories of dimension exp(log_curve) * 20 with 2 % noise, the same in all estimators."""
     random, n = np.random.default_rng(seed), len(made.STEPS)
     shape = (models, layers, n)
     value = 20 * np.exp(log_curve + 0.02 * random.standard_normal(shape)).ravel()
     se = value * 0.02 * made.stated_errors(random, models * layers * n) / made.SE
     index = np.indices(shape).reshape(3, -1)
-    one = made.frame([made.row()]).drop("model", "layer", "step", "weights_digest", *made.HEADLINES)
-    own = {f"{name}{end}": values for name in made.HEADLINES for end, values in (("", value), ("_se", se))}
-    made_of = pl.DataFrame(
+    other_columns = made.frame([made.row()]).drop("model", "layer", "step", "weights_digest", *made.HEADLINES)
+    measured = {f"{name}{end}": values for name in made.HEADLINES for end, values in (("", value), ("_se", se))}
+    histories_frame = pl.DataFrame(
         {
             "model": [f"lab/m{i}" for i in index[0]],
             "layer": (index[1] + 1).astype(np.int16),
             "step": np.array(made.STEPS)[index[2]],
             "weights_digest": [f"w{i}" for i in index[2]],
-            **own,
+            **measured,
         }
     )
-    rest = [name for name in one.columns if name not in made_of.columns]
-    return made_of.join(one.select(rest), how="cross")
+    rest = [name for name in other_columns.columns if name not in histories_frame.columns]
+    return histories_frame.join(other_columns.select(rest), how="cross")
 
 
 def test_agreement_is_complete_where_estimators_are_copies():
     found = compute_agreement(histories(3, 2, np.zeros(len(made.STEPS))))
-    assert len(found) == 3 * 6, "pairs of the four that are there"
+    assert len(found) == 3 * 6, "all pairs of the four estimators"
     assert set(found["verdict"]) == {"agree"}
     assert found["same_verdict"].to_list() == found["same_peak"].to_list() == [1.0] * 18
 
 
-def test_agreement_of_estimators_that_tell_different_stories():
+def test_agreement_of_estimators_with_different_verdicts():
     one, other = made.frame(made.training("dome")), made.frame(made.training("rising"))
     mixed = one.with_columns(other["id_mle", "id_mle_se"])
     row = compute_agreement(mixed).filter(estimator="id_twonn", other="id_mle").row(0, named=True)

@@ -1,4 +1,4 @@
-"""Saved queries, each run on a small real lake."""
+"""Saved queries on a small real lake."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_the_audit_lists_every_label(reader):
     assert {"duplicate_of", "superseded"} <= set(found.columns)
 
 
-def test_plain_sql_passes_and_a_wrong_name_is_told():
+def test_plain_sql_passes_and_a_wrong_name_is_an_error():
     assert resolve_query("select 1") == "select 1"
     assert resolve_query(" @dome ") == all_saved_queries()["dome"].sql
     with pytest.raises(UsageError, match="did you mean 'coverage'") as caught:

@@ -1,4 +1,4 @@
-"""The lake is plain Parquet: duckdb, pandas and polars read it in one line each, without this package."""
+"""A lake is plain Parquet, which duckdb, pandas and polars read in one line without this package."""
 
 import duckdb
 import pandas as pd

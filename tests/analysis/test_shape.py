@@ -1,6 +1,7 @@
-"""The decision about a noisy curve: how often it is wrong on noise, how often right on a peak, and closed forms."""
+"""Shapes of noisy curves: false-positive rate, power, coverage of intervals, and closed forms."""
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy import stats
 
@@ -14,23 +15,25 @@ from pipeline.analysis.curve_shapes import (
     estimate_error_spread,
     pool_variances,
 )
-from pipeline.analysis.student_t import t_quantile
+from pipeline.analysis.frames import t_quantile
 
 CURVES = 600
 MARGIN = 3 * np.sqrt(FALSE_POSITIVE_RATE * (1 - FALSE_POSITIVE_RATE) / CURVES)
-"""Three binomial standard errors, 2.7 %: a true rate of 5 % fails once in a thousand times."""
+"""Three binomial standard errors, 2.7 %: a true rate of 5 % fails once in a thousand runs."""
 
 
 def drawn(truth, sigma, df=3, shared=0.0, curves=CURVES, seed=0):
-    """[curves, points] values about the truth and the errors that df + 1 groups would state; `shared` of the noise
-    variance is common to a curve, as errors of the same contexts are."""
+    """Draw [curves, points] noisy values and their standard errors from df + 1 groups.
+
+    The share `shared` of the noise variance is common to a curve, as in errors from the same contexts.
+    """
     random, n = np.random.default_rng(seed), len(truth)
     noise = np.sqrt(shared) * random.standard_normal((curves, 1))
     noise = noise + np.sqrt(1 - shared) * random.standard_normal((curves, n))
     return truth + sigma * noise, sigma * np.sqrt(random.chisquare(df, (curves, n)) / df)
 
 
-def said(word, *curve, **options):
+def rate_of(word, *curve, **options):
     return float((classify_curves(*curve, **options).shape_name == word).mean())
 
 
@@ -43,7 +46,7 @@ SIGMAS = {"equal errors": np.ones, "errors that shrink tenfold": lambda n: np.ge
 @pytest.mark.parametrize(("points", "df"), SIZES)
 def test_noise_alone_is_called_flat_in_95_percent_of_curves(points, df, sigma, ends):
     curve = drawn(np.zeros(points), sigma(points), df)
-    rate = 1 - said(FLAT, *curve, df=df, ends=ends)
+    rate = 1 - rate_of(FLAT, *curve, df=df, ends=ends)
     print(f"{points} points, df {df}: {rate:.3f} of {CURVES} noise-only curves not flat")
     assert rate <= FALSE_POSITIVE_RATE + MARGIN
 
@@ -68,15 +71,15 @@ JUMPS = {
 @pytest.mark.parametrize(("sigma", "df", "most"), JUMPS.values(), ids=JUMPS)
 def test_errors_that_jump_make_no_more_false_claims(sigma, df, most):
     curve = drawn(np.zeros(len(sigma)), sigma, df=df, curves=CURVES)
-    false, peaks = 1 - said(FLAT, *curve, df=df), said(PEAK, *curve, df=df)
-    print(f"not flat {false:.3f}, peak {peaks:.3f}")
-    assert false <= most
+    not_flat, peaks = 1 - rate_of(FLAT, *curve, df=df), rate_of(PEAK, *curve, df=df)
+    print(f"not flat {not_flat:.3f}, peak {peaks:.3f}")
+    assert not_flat <= most
     assert peaks <= FALSE_POSITIVE_RATE
 
 
 @pytest.mark.parametrize(("points", "df"), [(28, 4), (154, 4)])
-def test_how_much_errors_jump_is_seen(points, df):
-    """Where they do not, at most a few curves are held for jumping more than twofold."""
+def test_the_spread_of_errors_is_estimated(points, df):
+    """The median estimate is within a factor of 2, for equal errors, errors spread fourfold, and a slow trend."""
     random = np.random.default_rng(1)
     for true in (1.0, 4.0):
         sigma = true ** random.random((CURVES, points))
@@ -85,20 +88,20 @@ def test_how_much_errors_jump_is_seen(points, df):
         assert set(found) <= set(ERROR_SPREADS)
         assert true / 2 <= np.median(found) <= 2 * true
     slow = np.geomspace(10, 1, points) ** 2 * random.chisquare(df, (CURVES, points)) / df
-    assert np.median(estimate_error_spread(slow, df)) <= 2, "a slow change is no jump"
+    assert np.median(estimate_error_spread(slow, df)) <= 2, "a slow change is not a spread"
 
 
-def test_the_bar_grows_with_the_jumps():
-    bars = [critical_difference(28, 4, spread=one) for one in ERROR_SPREADS]
-    assert bars == sorted(bars)
+def test_the_critical_difference_grows_with_the_spread():
+    bounds = [critical_difference(28, 4, spread=spread) for spread in ERROR_SPREADS]
+    assert bounds == sorted(bounds)
 
 
 def test_two_groups_of_equal_errors_are_judged_right():
-    assert 1 - said(FLAT, *drawn(np.zeros(3), np.ones(3), df=1), df=1) <= FALSE_POSITIVE_RATE + MARGIN
+    assert 1 - rate_of(FLAT, *drawn(np.zeros(3), np.ones(3), df=1), df=1) <= FALSE_POSITIVE_RATE + MARGIN
 
 
 def test_errors_that_points_share_make_fewer_claims_not_more():
-    rates = [1 - said(FLAT, *drawn(np.zeros(20), np.ones(20), shared=shared), df=3) for shared in (0.0, 0.5, 0.9)]
+    rates = [1 - rate_of(FLAT, *drawn(np.zeros(20), np.ones(20), shared=shared), df=3) for shared in (0.0, 0.5, 0.9)]
     assert rates[0] > rates[1] >= rates[2]
 
 
@@ -114,15 +117,15 @@ NO_PEAK = {
 @pytest.mark.parametrize("truth", NO_PEAK.values(), ids=NO_PEAK)
 @pytest.mark.parametrize("points", [6, 20, 60])
 def test_a_curve_without_a_peak_is_not_given_one(points, truth):
-    rate = said(PEAK, *drawn(truth(points), np.ones(points)), df=3)
+    rate = rate_of(PEAK, *drawn(truth(points), np.ones(points)), df=3)
     assert rate <= FALSE_POSITIVE_RATE + MARGIN
 
 
 @pytest.mark.parametrize(("points", "least"), [(8, 0.85), (20, 0.9), (60, 0.95)])
 def test_power_at_eight_standard_errors(points, least):
-    """A half wave whose top is so many standard errors of one point above its ends."""
+    """Power on a half wave whose top is 4 to 10 standard errors of one point above its ends."""
     power = {
-        height: said(PEAK, *drawn(height * np.sin(np.linspace(0, np.pi, points)), np.ones(points)), df=3)
+        height: rate_of(PEAK, *drawn(height * np.sin(np.linspace(0, np.pi, points)), np.ones(points)), df=3)
         for height in (4, 6, 8, 10)
     }
     print(f"{points} points, power by height in standard errors: {power}")
@@ -140,13 +143,13 @@ def test_intervals_cover_the_true_height_and_the_true_place(height):
     assert ((shape.peak_first <= place) & (place <= shape.peak_last)).mean() >= 1 - FALSE_POSITIVE_RATE - MARGIN
 
 
-def test_the_bar_of_known_variances_is_the_studentized_range():
+def test_the_critical_difference_of_known_variances_is_the_studentized_range():
     for points in (3, 10, 20):
         exact = stats.studentized_range.ppf(1 - FALSE_POSITIVE_RATE, points, 1e5) / np.sqrt(2)
         assert exact < critical_difference(points, 100_000) < 1.03 * exact
 
 
-def test_the_bar_grows_with_points_and_falls_with_groups():
+def test_the_critical_difference_grows_with_points_and_falls_with_groups():
     assert (
         critical_difference(5, 3) < critical_difference(10, 3) < critical_difference(20, 3) < critical_difference(40, 3)
     )
@@ -193,12 +196,12 @@ def test_shift_scale_and_order_of_training_change_nothing_but_the_names():
 def test_against_plain_loops():
     values, se = drawn(3 * np.sin(np.linspace(0, 3, 9)), np.ones(9), curves=40)
     shape, variance = classify_curves(values, se, df=3), pool_variances(se**2)
-    bars = [max(2.0, critical_difference(9, 3, spread=jumps)) for jumps in estimate_error_spread(se**2, 3)]
-    assert len(set(bars)) > 1
-    for x, v, bar, low, word in zip(values, variance, bars, shape.height_low, shape.shape_name, strict=True):
-        sure = lambda a, p, x=x, v=v, bar=bar: x[p] - x[a] - bar * np.sqrt(v[a] + v[p])  # noqa: E731
+    bounds = [max(2.0, critical_difference(9, 3, spread=spread)) for spread in estimate_error_spread(se**2, 3)]
+    assert len(set(bounds)) > 1
+    for x, v, bound, low, word in zip(values, variance, bounds, shape.height_low, shape.shape_name, strict=True):
+        gap_low = lambda a, p, x=x, v=v, bound=bound: x[p] - x[a] - bound * np.sqrt(v[a] + v[p])  # noqa: E731
         best = max(
-            min(max(sure(a, p) for a in range(p)), max(sure(b, p) for b in range(p + 1, 9))) for p in range(1, 8)
+            min(max(gap_low(a, p) for a in range(p)), max(gap_low(b, p) for b in range(p + 1, 9))) for p in range(1, 8)
         )
         assert low == pytest.approx(best)
         assert (word == PEAK) == (best > 0)
@@ -210,7 +213,9 @@ def test_a_row_is_never_surer_than_itself_or_its_neighbours():
     assert pool_variances(variance)[0].tolist() == pytest.approx([34, 25.75, 100, 20.8, 25.75, 1])
 
 
-@pytest.mark.parametrize("df", [1, 2, 3, 4, 9, 30, 1000])
-def test_students_t(df):
-    for probability in (0.9, 0.975):
-        assert t_quantile(df, probability) == pytest.approx(stats.t.ppf(probability, df), rel=1e-4)
+def test_students_t_by_number_of_groups():
+    groups = pl.DataFrame({"groups": [None, 0, 1, 2, 3, 4, 5, 10, 31, 1001]})
+    found = groups.select(t_quantile(pl.col("groups")))["groups"].to_list()
+    assert found[:3] == [None, None, None]
+    assert found[3:] == pytest.approx([stats.t.ppf(0.975, df) for df in (1, 2, 3, 4, 9, 30, 1000)], rel=1e-12)
+    assert found[3:6] == pytest.approx([12.7062047, 4.3026527, 3.1824463], rel=1e-7), "published table"

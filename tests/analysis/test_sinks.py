@@ -1,4 +1,4 @@
-"""Sinks: what is left without them, and the length correction against published numbers and against simulation."""
+"""Finding `sinks`, and the length correction against published numbers and against simulation."""
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ from tests.analysis import made
 
 
 def model(length, norm=60.0, dim=512, along=1.0):
-    """The row of a layer of two kinds of tokens, by the closed form; one sink per context."""
+    """Return the row of a layer of two kinds of tokens, one sink per context, by the closed form."""
     p = 1 / length
     line, trace = p * (1 - p) * norm**2, (1 - p) * (along + dim - 1)
     share = (p * (1 - p) ** 2 * norm**2) / (line + trace)
@@ -24,35 +24,35 @@ def model(length, norm=60.0, dim=512, along=1.0):
     )
 
 
-def carried(row, length):
+def rescaled(row, length):
     return rescale_to_context_length(made.frame([row]), length)["anisotropy_at"].item()
 
 
 PUBLISHED = {16: 0.307, 64: 0.101, 128: 0.054, 512: 0.0155}
-"""Norm 60 in 512 dimensions of unit variance: notes of the measure, checked there by simulation."""
+"""Anisotropy by context length for a sink of norm 60 in 512 dimensions of unit variance, checked by simulation."""
 
 
 @pytest.mark.parametrize("there", PUBLISHED)
 @pytest.mark.parametrize("here", PUBLISHED)
-def test_every_length_is_carried_over_to_every_other(here, there):
+def test_every_length_is_rescaled_to_every_other(here, there):
     assert model(here)["anisotropy"] == pytest.approx(PUBLISHED[here], rel=0.01)
-    assert carried(model(here), there) == pytest.approx(model(there)["anisotropy"], rel=1e-9)
+    assert rescaled(model(here), there) == pytest.approx(model(there)["anisotropy"], rel=1e-9)
 
 
 def test_tokens_that_vary_along_the_sinks_keep_that_variance():
-    assert carried(model(64, along=30.0), 512) == pytest.approx(model(512, along=30.0)["anisotropy"], rel=1e-9)
+    assert rescaled(model(64, along=30.0), 512) == pytest.approx(model(512, along=30.0)["anisotropy"], rel=1e-9)
 
 
-def test_a_length_is_carried_over_to_itself_whatever_the_row():
+def test_a_length_is_rescaled_to_itself_whatever_the_row():
     random = np.random.default_rng(0)
     for _ in range(50):
         anisotropy, no_sink, share = random.uniform(0.05, 0.9), random.uniform(0.01, 0.5), random.uniform(0, 0.9)
         row = made.row(anisotropy=anisotropy, anisotropy_no_sink=no_sink, sink_variance_share=share)
-        assert carried(row, 128) == pytest.approx(anisotropy)
+        assert rescaled(row, 128) == pytest.approx(anisotropy)
 
 
 def measured(length, contexts=800, dim=24, norm=12.0, seed=0):
-    """The same columns measured on simulated tokens whose variance differs by direction."""
+    """Measure the same columns on simulated tokens whose variance differs by direction."""
     random = np.random.default_rng(seed)
     tokens = random.standard_normal((contexts, length, dim)) * np.geomspace(2, 0.5, dim)
     tokens[:, 0] = np.eye(dim)[3] * norm + 0.05 * random.standard_normal((contexts, dim))
@@ -74,14 +74,14 @@ def measured(length, contexts=800, dim=24, norm=12.0, seed=0):
 @pytest.mark.parametrize(("here", "there"), [(8, 32), (32, 8), (16, 64)])
 def test_against_simulated_tokens(here, there):
     target = measured(there, seed=1)["anisotropy"]
-    assert carried(measured(here), there) == pytest.approx(target, rel=0.05)
-    assert abs(measured(here)["anisotropy"] - target) > 0.2 * target, "the length does matter here"
+    assert rescaled(measured(here), there) == pytest.approx(target, rel=0.05)
+    assert abs(measured(here)["anisotropy"] - target) > 0.2 * target, "anisotropy depends on the length here"
 
 
-def test_what_the_formula_lacks_is_null():
+def test_a_row_without_an_input_of_the_formula_is_null():
     for lack in ("sink_variance_share", "anisotropy_no_sink", "context_tokens"):
-        assert carried(model(64) | {lack: None}, 128) is None
-    assert carried(model(64) | {"n_sink_tokens": 0}, 16) is None
+        assert rescaled(model(64) | {lack: None}, 128) is None
+    assert rescaled(model(64) | {"n_sink_tokens": 0}, 16) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What not to believe: each rule of trust on a row that breaks it and no other."""
+"""Finding `trust`: each rule on a row that breaks this rule only."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_equal_weights_under_two_steps_are_in_doubt_both():
 
 
 def test_a_label_without_a_step_contradicts_no_other():
-    """`main` beside the last step, as most published histories have it."""
+    """`main` next to the last step, as in most published histories."""
     rows = [made.row(step=step, revision=name, weights_digest="same") for step, name in ((None, "main"), (7, "step7"))]
     assert list_doubts(made.frame(rows)).is_empty()
 
@@ -74,8 +74,11 @@ def test_the_summary_counts_rows_and_gives_the_worst_word():
     found = {row["about"]: row for row in compute_trust(made.frame(rows)).to_dicts()}
     assert set(found) == {"dimension", "id_authors", "label", "row"}
     assert (found["dimension"]["verdict"], found["dimension"]["share"]) == ("doubtful", 1 / 8)
-    said = "12% of 8 rows are not to be believed, most often because rounding of the activations"
-    assert found["dimension"]["because"].startswith(said), "no reason of `care`, though one is commoner"
+    sentence = found["dimension"]["because"]
+    assert sentence.startswith("12% of 8 rows")
+    assert DOUBT_RULES["noise"].because in sentence, (
+        "the reason of a doubtful row, although one of `care` is more frequent"
+    )
     assert found["row"]["verdict"] == found["label"]["verdict"] == "sound"
 
 
@@ -86,7 +89,7 @@ def test_an_audit_that_found_nothing_is_no_doubt():
 def test_the_audit_of_a_real_lake(tmp_path):
     made.commit(tmp_path, [made.row(step=1), made.row(step=2)])
     point = lakemade.checkpoint(2)
-    said = {name: getattr(point, name) for name in Audited.model_fields if hasattr(point, name)}
-    seen = Audited(**said, state="DUPLICATE_OF", findings=("its weights are those of step1",))
-    Lake(tmp_path).record_audit(Audit(model="lab/small", family=None, revisions=(seen,)))
+    fields = {name: getattr(point, name) for name in Audited.model_fields if hasattr(point, name)}
+    audited = Audited(**fields, state="DUPLICATE_OF", findings=("its weights are those of step1",))
+    Lake(tmp_path).record_audit(Audit(model="lab/small", family=None, revisions=(audited,)))
     assert list_doubts(lakes.open_lake(tmp_path)).filter(doubt="audit")["step"].to_list() == [2]

@@ -1,4 +1,4 @@
-"""A headless Chromium, spoken to over the pipe of its own debugging protocol: no driver, no port, no package."""
+"""Headless Chromium, controlled over a pipe by its debugging protocol, without a driver, port or package."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from typing import Any
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync", "--hide-scrollbars", "--remote-debugging-pipe"),
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # no name resolves: what a page asks of any host fails
+    "--host-resolver-rules=MAP * ~NOTFOUND",  # no name resolves, so every request to a host fails
 )
 
 
@@ -20,11 +20,11 @@ def executable() -> str | None:
 
 
 class Chromium:
-    """A browser with one page. `complaints` is all that went wrong in it, `asked` every address that it asked for."""
+    """Browser with one page; `errors` are errors and warnings since `open`, `requests` the requested addresses."""
 
     def __init__(self, profile: Path) -> None:
         to_browser, from_browser = os.pipe(), os.pipe()
-        # The protocol is on descriptors 3 and 4 of the browser.
+        # The browser expects the protocol on file descriptors 3 and 4.
         command = [executable() or "chromium", *FLAGS, f"--user-data-dir={profile}", "about:blank"]
         line = 'exec 3<&"$1" 4>&"$2"; shift 2; exec "$@"'
         self._process = subprocess.Popen(
@@ -36,8 +36,8 @@ class Chromium:
         os.close(from_browser[1])
         self._out, self._in = os.fdopen(to_browser[1], "wb"), os.fdopen(from_browser[0], "rb")
         self._count, self._session, self._buffer = 0, None, b""
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
+        self.errors: list[str] = []
+        self.requests: list[str] = []
         page = next(t for t in self.send("Target.getTargets")["targetInfos"] if t["type"] == "page")
         self._session = self.send("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -53,14 +53,14 @@ class Chromium:
         self._in.close()
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
-        """The result of one command; what happens meanwhile is noted."""
+        """Send a command and return its result; events received meanwhile are recorded."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": params}
         message |= {"sessionId": self._session} if self._session else {}
         self._out.write(json.dumps(message).encode() + b"\0")
         self._out.flush()
         while (answer := self._receive()).get("id") != self._count:
-            self._note(answer)
+            self._record(answer)
         assert "error" not in answer, answer["error"]
         return answer["result"]
 
@@ -70,11 +70,11 @@ class Chromium:
             "Emulation.setEmulatedMedia", features=[scheme, {"name": "prefers-reduced-motion", "value": "reduce"}]
         )
         self.size(width, height)
-        self.complaints.clear()
-        self.asked.clear()
+        self.errors.clear()
+        self.requests.clear()
         self.send("Page.navigate", url=address)
         while (event := self._receive()).get("method") != "Page.loadEventFired":
-            self._note(event)
+            self._record(event)
 
     def size(self, width: int, height: int = 900) -> None:
         self.send(
@@ -83,32 +83,32 @@ class Chromium:
         )
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression, waited for where it is a promise."""
+        """Return the value of a JavaScript expression; a promise is awaited."""
         result = self.send("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
 
     def wait(self, script: str, seconds: float = 30) -> Any:
-        """The value of an expression as soon as it is true."""
-        polled = f"""new Promise((done, fail) => {{
+        """Poll a JavaScript expression and return its value once it is true."""
+        promise = f"""new Promise((done, fail) => {{
             const end = Date.now() + {seconds * 1000};
-            const late = () => (Date.now() > end ? fail('waited') : setTimeout(ask, 20));
-            const ask = () => {{ const value = {script}; value ? done(value) : late(); }};
-            ask(); }})"""
-        return self.run(polled)
+            const retry = () => (Date.now() > end ? fail('timeout') : setTimeout(poll, 20));
+            const poll = () => {{ const value = {script}; value ? done(value) : retry(); }};
+            poll(); }})"""
+        return self.run(promise)
 
     def busy(self) -> float:
-        """Processor seconds that the page's main thread has worked: what others do on this machine does not count."""
+        """CPU seconds of the page's main thread, independent of the load on this machine."""
         metrics = self.send("Performance.getMetrics")["metrics"]
         return next(metric["value"] for metric in metrics if metric["name"] == "TaskDuration")
 
     def press(self, key: str, code: int) -> None:
-        """One key, as a person presses it."""
+        """Press and release a key."""
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def picture(self, path: Path, whole: bool = True) -> Path:
-        """A screenshot, of the whole page or of what is seen of it."""
+        """Write a screenshot of the whole page or of the window."""
         shot = self.send("Page.captureScreenshot", captureBeyondViewport=whole, format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
         return path
@@ -121,14 +121,14 @@ class Chromium:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def _note(self, event: dict[str, Any]) -> None:
+    def _record(self, event: dict[str, Any]) -> None:
         params = event.get("params", {})
         match event.get("method"):
             case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
-                self.complaints.append(str([one.get("value", one.get("description")) for one in params["args"]]))
+                self.errors.append(str([arg.get("value", arg.get("description")) for arg in params["args"]]))
             case "Runtime.exceptionThrown":
-                self.complaints.append(str(params["exceptionDetails"].get("exception", params)))
+                self.errors.append(str(params["exceptionDetails"].get("exception", params)))
             case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
-                self.complaints.append(params["entry"]["text"])
+                self.errors.append(params["entry"]["text"])
             case "Network.requestWillBeSent":
-                self.asked.append(params["request"]["url"])
+                self.requests.append(params["request"]["url"])

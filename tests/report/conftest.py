@@ -1,4 +1,4 @@
-"""One small lake and its page, made once."""
+"""Fixtures: one small lake, its reader and its page."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Lakes whose numbers look like the paper's: a dome that grows, a dimension that expands and compresses."""
+"""Lakes with numbers like the paper's: a dome that grows, a dimension that expands and compresses."""
 
 import math
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ QUICK = built_in_recipe("quick@1")
 TEXT = Corpus(kind="text", path="prose.txt", sha256=sha("prose"))
 RANDOM = Corpus(kind="random-uniform")
 SE_SHARE = 0.01
-"""Standard errors, as a share of the value."""
+"""Standard errors as a share of the value."""
 _TYPES = {column.name: column.type for column in all_columns()}
 
 
@@ -29,11 +29,11 @@ def lake(
     recipe: Recipe = QUICK,
     stages: tuple[str | None, ...] = (None,),
 ) -> str:
-    """A lake of histories by (name, kind), each measured on a text and on random tokens; its URI."""
+    """Write a lake of one history per (name, kind), each on a text and on random tokens; return its URI."""
     made = Lake(folder)
     made.record_recipe(recipe)
     random = np.random.default_rng(0)
-    for place, (model, kind) in enumerate(models.items()):
+    for index, (model, kind) in enumerate(models.items()):
         cells = [
             Cell(checkpoint=checkpoint(model, kind, step, stage), kind=kind, corpus=corpus, recipe=recipe)
             for stage in stages
@@ -41,11 +41,11 @@ def lake(
             for corpus in (TEXT, RANDOM)
         ]
         rows = [
-            _row(cell, layer, blocks, steps[-1] or 0, place, random) for cell in cells for layer in range(blocks + 2)
+            _row(cell, layer, blocks, steps[-1] or 0, index, random) for cell in cells for layer in range(blocks + 2)
         ]
         table = to_table(rows, {"recipe": recipe.model_dump_json()})
-        for index, cell in enumerate(cells):
-            part = table.slice(index * (blocks + 2), blocks + 2)
+        for i, cell in enumerate(cells):
+            part = table.slice(i * (blocks + 2), blocks + 2)
             assert made.commit(cell.id, cell.checkpoint.model_key, part)
     return str(folder)
 
@@ -66,14 +66,14 @@ def checkpoint(model: str, kind: str, step: int | None, stage: str | None = None
 
 
 def _row(
-    cell: Cell, layer: int, blocks: int, last_step: int, place: int, random: np.random.Generator
+    cell: Cell, layer: int, blocks: int, last_step: int, model_index: int, random: np.random.Generator
 ) -> dict[str, Any]:
-    """One layer's row; what no chart shows is a constant."""
+    """Return the row of one layer; columns that no chart shows are constant."""
     text = cell.corpus.kind == "text"
     depth, progress = min(layer / blocks, 1.0), math.log1p(cell.checkpoint.step or 0) / math.log1p(max(last_step, 1))
-    dome = (0.9 - 0.03 * place) * math.sin(math.pi * min(depth, 0.98)) if cell.kind == "decoder" else 0.15
+    dome = (0.9 - 0.03 * model_index) * math.sin(math.pi * min(depth, 0.98)) if cell.kind == "decoder" else 0.15
     anisotropy = 0.05 + dome * progress * (1 if text else 0.8)
-    dimension = 8 + 12 * math.sin(math.pi * min(1, 1.4 * progress)) * (0.5 + depth) + 0.3 * place
+    dimension = 8 + 12 * math.sin(math.pi * min(1, 1.4 * progress)) * (0.5 + depth) + 0.3 * model_index
     noisy = dict(
         anisotropy=anisotropy,
         anisotropy_no_sink=anisotropy * 0.4,

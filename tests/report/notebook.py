@@ -1,4 +1,4 @@
-"""`jobs/tour.py` as a notebook: `python -m tests.report.notebook` writes it anew after a change."""
+"""Convert `jobs/tour.py` to a notebook: `python -m tests.report.notebook` rewrites `jobs/tour.ipynb`."""
 
 import json
 from typing import Any
@@ -10,15 +10,15 @@ MARK, TEXT = "# %%", " [markdown]"
 
 
 def render(script: str) -> dict[str, Any]:
-    """The notebook of a script in percent format: a cell per mark, text where the mark says so."""
+    """Convert a script in percent format to a notebook, one cell per mark."""
     parts = [part.partition("\n") for part in script.split(MARK)[1:]]
-    cells = [_cell(place, head, body.strip("\n")) for place, (head, _, body) in enumerate(parts)]
+    cells = [_cell(index, head, body.strip("\n")) for index, (head, _, body) in enumerate(parts)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def _cell(place: int, head: str, body: str) -> dict[str, Any]:
-    shared = {"id": f"cell-{place}", "metadata": {}}
+def _cell(index: int, head: str, body: str) -> dict[str, Any]:
+    shared = {"id": f"cell-{index}", "metadata": {}}
     if head == TEXT:
         return {"cell_type": "markdown", **shared, "source": body.strip('"\n').splitlines(keepends=True)}
     title = f"#{head}\n" if head else ""

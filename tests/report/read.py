@@ -1,4 +1,4 @@
-"""A written page as a program reads it: its elements, and the data in it."""
+"""Parser of a written page: its elements and its embedded data."""
 
 import json
 from html.parser import HTMLParser
@@ -9,7 +9,7 @@ VOID = {"meta", "input", "br", "link"}
 
 
 class Page(HTMLParser):
-    """`elements`: (name, attributes, own text). Elements that are not closed, or closed twice, are an error."""
+    """Parsed page. `elements` are (name, attributes, text); unbalanced elements raise an AssertionError."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -29,11 +29,11 @@ class Page(HTMLParser):
         assert self.elements[self._open.pop()][0] == tag
 
     def handle_data(self, data: str) -> None:
-        for place in self._open:
-            self.elements[place][2].append(data)
+        for index in self._open:
+            self.elements[index][2].append(data)
 
     def all(self, tag: str, **attributes: str) -> list[tuple[dict[str, str | None], str]]:
-        """(attributes, text) of the elements of this name, a word of `class` counting as the class."""
+        """Return (attributes, text) of the matching elements; `class_` matches one of an element's classes."""
         return [
             (found, " ".join("".join(text).split()))
             for name, found, text in self.elements
@@ -45,13 +45,13 @@ class Page(HTMLParser):
         return text
 
     def rows(self, table: str) -> list[dict[str, Any]]:
-        """The rows of one of its tables of data."""
-        found = self.data["tables"][table]
+        """Decode the rows of an embedded data table."""
+        encoded = self.data["tables"][table]
         columns = {
-            name: [column["words"][place] for place in column["at"]] if isinstance(column, dict) else column
-            for name, column in found["columns"].items()
+            name: [column["words"][index] for index in column["at"]] if isinstance(column, dict) else column
+            for name, column in encoded["columns"].items()
         }
-        return [{name: values[row] for name, values in columns.items()} for row in range(found["rows"])]
+        return [{name: values[row] for name, values in columns.items()} for row in range(encoded["rows"])]
 
 
 def _has(found: dict[str, str | None], key: str, value: str) -> bool:

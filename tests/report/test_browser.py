@@ -1,4 +1,4 @@
-"""The page in a real browser: `make test-browser`. Screenshots are kept in `build/screenshots`."""
+"""The page in Chromium: `make test-browser`. Screenshots are written to `build/screenshots`."""
 
 from pathlib import Path
 
@@ -25,12 +25,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def opened(browser: Chromium, page: Path):
-    """The page with every chart drawn; afterwards nothing may have been complained of, nor asked of any host."""
+    """Open the page with every chart drawn; after the test, check that it had no errors and no other requests."""
     browser.open(page.as_uri(), WIDTHS["desk"])
     _drawn(browser)
     yield browser
-    assert browser.complaints == []
-    assert set(browser.asked) == {page.as_uri()}
+    assert browser.errors == []
+    assert set(browser.requests) == {page.as_uri()}
 
 
 def _drawn(browser: Chromium) -> int:
@@ -50,8 +50,8 @@ def test_it_opens_fast_whole_and_no_wider_than_the_window(browser, page, width, 
     assert browser.run("getComputedStyle(document.body).backgroundColor") == (
         "rgb(20, 23, 28)" if dark else "rgb(255, 255, 255)"
     )
-    assert browser.complaints == []
-    assert set(browser.asked) == {page.as_uri()}
+    assert browser.errors == []
+    assert set(browser.requests) == {page.as_uri()}
     browser.picture(SHOTS / f"report-{width}-{'dark' if dark else 'light'}.png")
 
 
@@ -74,8 +74,8 @@ def test_every_switch_changes_its_pictures(opened, control, value, charts):
 
 def _choose(browser: Chromium, control: str, value: str) -> None:
     browser.run(f"""(() => {{
-        const one = document.querySelector('[name={control}][value="{value}"]');
-        if (one) return one.click();
+        const radio = document.querySelector('[name={control}][value="{value}"]');
+        if (radio) return radio.click();
         const list = document.querySelector('select[name={control}]');
         list.value = '{value}';
         list.dispatchEvent(new Event('change', {{ bubbles: true }}));
@@ -97,12 +97,12 @@ def test_the_theme_can_be_switched_and_every_chart_with_it(opened):
 def test_sentences_and_queries_follow_the_switches(opened):
     shown = "[...document.querySelectorAll('.says')].filter((line) => !line.hidden).map((line) => line.innerText)"
     query = "document.querySelector('code[data-section=map]').textContent"
-    before, asked = opened.run(shown), opened.run(query)
+    before, query_before = opened.run(shown), opened.run(query)
     _choose(opened, "history", "lab/big")
     after = opened.run(shown)
     assert before != after
     assert len(after) >= 5
-    assert "model = 'lab/bert'" in asked
+    assert "model = 'lab/bert'" in query_before
     assert "model = 'lab/big'" in opened.run(query)
 
 
@@ -132,11 +132,11 @@ def test_a_keyboard_alone_reaches_and_moves_the_switches(opened):
         opened.run(RENDERED)
     assert opened.run("document.querySelector('[name=text]:checked').value") == "random-uniform"
     assert opened.run(PICTURE.format("map")) != before
-    seen = set()
+    focused = set()
     for _ in range(14):
         opened.press("Tab", 9)
-        seen.add(opened.run("document.activeElement.name || document.activeElement.tagName"))
-    assert {"estimator", "theme"} <= seen
+        focused.add(opened.run("document.activeElement.name || document.activeElement.tagName"))
+    assert {"estimator", "theme"} <= focused
 
 
 def test_charts_are_named_for_those_who_do_not_see_them(opened):

@@ -1,4 +1,4 @@
-"""Every chart and figure draws, without a browser."""
+"""Every chart and figure, rendered without a browser."""
 
 import copy
 import json
@@ -28,11 +28,11 @@ def made(reader):
     return build_chart_tables(load_chart_rows(reader, "*"))
 
 
-def drawn(section, made, **chosen_):
-    """The chart as SVG with these choices of the controls."""
+def drawn(section, made, **choices):
+    """Render a chart as SVG with these values of the controls."""
     spec = copy.deepcopy(section.build_spec(ChartContext.from_tables(made)))
     for param in spec["params"]:
-        param["value"] = chosen_.get(param["name"], param["value"])
+        param["value"] = choices.get(param["name"], param["value"])
     spec["datasets"] = {name: table.to_dicts() for name, table in made._asdict().items()}
     return vl_convert.vegalite_to_svg(spec | {"config": theme.vega_config("light")})
 
@@ -55,7 +55,7 @@ def test_every_control_of_a_chart_changes_it(section, made):
     first = drawn(section, made)
     others = {"history": "lab/big", "text": "random-uniform", "estimator": "id_mle"}
     for control in section.controls:
-        if (control, section.table) != ("text", "gaps"):  # random tokens are not compared with themselves
+        if (control, section.table) != ("text", "gaps"):  # random tokens have no gap to themselves
             assert drawn(section, made, **{control: others[control]}) != first, control
 
 
@@ -63,7 +63,7 @@ def test_every_control_of_a_chart_changes_it(section, made):
 def test_dimension_draws_by_every_estimator(made, estimator):
     svg = drawn(SECTIONS["dimension"], made, estimator=estimator)
     assert svg.count("layer 4") == 1
-    assert (history_charts.PEAK_COLOUR in svg) == (estimator != "id_authors")  # which has no errors, so no verdict
+    assert (history_charts.PEAK_COLOUR in svg) == (estimator != "id_authors")  # no errors, so no verdict
 
 
 def test_a_tile_per_layer_and_checkpoint(made):
@@ -104,14 +104,14 @@ def test_figures(reader, tmp_path, name, suffix):
 def test_a_figure_that_does_not_exist_names_those_that_do(reader, tmp_path):
     with pytest.raises(UsageError, match=r"did you mean 'id-training'.*\n.*anisotropy-depth"):
         draw_figure(reader, "id-trainig", tmp_path / "f.svg")
-    with pytest.raises(UsageError, match=r"not a \.svg, \.png, \.pdf file"):
+    with pytest.raises(UsageError, match=r"(?s)f\.gif.*\.svg.*\.png.*\.pdf"):
         draw_figure(reader, "id-training", tmp_path / "f.gif")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_number_that_a_chart_draws_or_tells_is_in_its_table_or_in_a_finding(section, made):
-    """So it can be had by a query: that of the table, which returns each of its columns, or the finding's command."""
+    """Such a number can be queried, by the section's SQL or by the command of its finding."""
     spec = json.dumps(section.build_spec(ChartContext.from_tables(made)))
     numbers = {name for frame in made for name in frame.select(cs.numeric()).columns} - {"t"}
     shown = {name for name in numbers if re.search(rf'"field": "{name}"|datum\.{name}\b', spec)}

@@ -1,4 +1,4 @@
-"""What the charts draw is what the lake holds."""
+"""Chart tables equal the rows of the lake."""
 
 import json
 
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import UsageError
-from pipeline.report.chart_data import build_chart_tables, load_chart_rows
-from pipeline.report.json_columns import to_json_columns, to_script_json
+from pipeline.report.chart_data import build_chart_tables, load_chart_rows, to_json_columns
+from pipeline.report.page import to_script_json
 from tests.report.conftest import STEPS
 
 BLOCKS = 4
@@ -26,9 +26,9 @@ def made(frame):
 
 
 def test_every_row_is_there_once_and_unchanged(reader, made):
-    asked = "SELECT model, corpus, step, layer, anisotropy, id_twonn, id_twonn_se, loss FROM layers ORDER BY ALL"
+    sql = "SELECT model, corpus, step, layer, anisotropy, id_twonn, id_twonn_se, loss FROM layers ORDER BY ALL"
     drawn = made.layers.select("history", "text", "step", "layer", "anisotropy", "id_twonn", "id_twonn_se", "loss")
-    assert sorted(drawn.rows()) == reader.query_frame(asked).rows()
+    assert sorted(drawn.rows()) == reader.query_frame(sql).rows()
 
 
 def test_the_newest_rows_are_those_of_the_last_step(made):
@@ -41,21 +41,21 @@ def test_landmarks_are_the_first_block_the_last_and_those_between(made):
 
 
 def test_means_are_over_blocks_alone(reader, made):
-    asked = """SELECT model, corpus, step, avg(anisotropy), avg(id_twonn) FROM layers WHERE state = 'block'
+    sql = """SELECT model, corpus, step, avg(anisotropy), avg(id_twonn) FROM layers WHERE state = 'block'
         GROUP BY ALL ORDER BY ALL"""
     found = sorted(made.steps.select("history", "text", "step", "anisotropy", "id_twonn").rows())
     assert len(found) == 2 * 2 * len(STEPS)
-    for mine, theirs in zip(found, reader.sql(asked).fetchall(), strict=True):
+    for mine, theirs in zip(found, reader.sql(sql).fetchall(), strict=True):
         assert mine[:3] == theirs[:3]
         assert mine[3:] == pytest.approx(theirs[3:], rel=1e-12)
 
 
 def test_gaps_are_text_minus_random_with_the_errors_of_a_difference(reader, made):
-    asked = """SELECT t.anisotropy - r.anisotropy, sqrt(t.anisotropy_se ** 2 + r.anisotropy_se ** 2)
+    sql = """SELECT t.anisotropy - r.anisotropy, sqrt(t.anisotropy_se ** 2 + r.anisotropy_se ** 2)
         FROM layers t JOIN layers r USING (model, step, layer) WHERE t.corpus = 'text:prose'
         AND r.corpus = 'random-uniform' AND model = 'lab/big' AND step = 64 AND layer = 2"""
     one = made.gaps.filter(history="lab/big", step=64, layer=2)
-    assert one.select("anisotropy_gap", "anisotropy_gap_se").row(0) == pytest.approx(reader.sql(asked).fetchall()[0])
+    assert one.select("anisotropy_gap", "anisotropy_gap_se").row(0) == pytest.approx(reader.sql(sql).fetchall()[0])
     assert made.gaps.height == 2 * len(STEPS) * (BLOCKS + 2)
 
 
@@ -73,14 +73,14 @@ def test_a_peak_is_marked_only_where_a_finding_gives_one(made):
     assert not (set(made.peaks["peak_step"]) & {STEPS[0], STEPS[-1]})
 
 
-def test_histories_and_texts_are_told_apart_by_no_more_words_than_needed(frame):
+def test_names_of_histories_and_texts_have_no_needless_suffix(frame):
     assert set(frame["history"]) == {"lab/big", "lab/bert"}
     assert set(frame["text"]) == {"text:prose", "random-uniform"}
 
 
 def test_models_are_chosen_by_pattern(reader):
     assert load_chart_rows(reader, "*/be*")["model"].unique().to_list() == ["lab/bert"]
-    with pytest.raises(UsageError, match="which has lab/bert, lab/big"):
+    with pytest.raises(UsageError, match="lab/bert, lab/big"):
         load_chart_rows(reader, "nobody/*")
 
 
@@ -94,13 +94,13 @@ def test_columns_come_back_as_they_went(rows):
     frame = pl.DataFrame(rows, schema=schema, orient="row")
     found = json.loads(to_script_json(to_json_columns(frame)))
     for name, column in found["columns"].items():
-        values = [column["words"][place] for place in column["at"]] if isinstance(column, dict) else column
+        values = [column["words"][index] for index in column["at"]] if isinstance(column, dict) else column
         expected = frame[name].to_list()
         assert values == (pytest.approx(expected, rel=1e-4) if name == "value" else expected)
 
 
 @given(st.text())
 def test_no_text_ends_its_script_element(text):
-    said = to_script_json({"text": f"</script><!--{text}\u2028"})
-    assert "<" not in said
-    assert json.loads(said) == {"text": f"</script><!--{text}\u2028"}
+    encoded = to_script_json({"text": f"</script><!--{text}\u2028"})
+    assert "<" not in encoded
+    assert json.loads(encoded) == {"text": f"</script><!--{text}\u2028"}

@@ -1,4 +1,4 @@
-"""The page: what stands in it, where it comes from, what it weighs; the browser is in test_browser.py."""
+"""Content, sources and size of the page; test_browser.py tests it in a browser."""
 
 from collections import Counter
 from itertools import product
@@ -13,7 +13,7 @@ from pipeline.lake.saved_queries import all_saved_queries
 from pipeline.recipe import built_in_recipe
 from pipeline.report import draw_figure, write_report
 from pipeline.report import page as pages
-from pipeline.report.json_columns import to_json_columns
+from pipeline.report.chart_data import to_json_columns
 from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS
 from tests.report import made
 from tests.report.conftest import MODELS, STEPS
@@ -28,7 +28,7 @@ def read(page):
     return Page(page)
 
 
-def test_it_asks_for_nothing_from_outside(page, read):
+def test_it_has_no_external_resources(page, read):
     assert not [found for _, found, _ in read.elements if {"src", "href"} & set(found) and found.get("href") != "#main"]
     policy = next(found["content"] for found, _ in read.all("meta") if "http-equiv" in found)
     assert policy.startswith("default-src 'none'")
@@ -52,27 +52,27 @@ def test_every_chart_has_a_question_a_table_a_query_and_words(read):
 
 
 def test_sentences_are_those_of_the_findings(reader, read):
-    said = [text for _, text in read.all("p", class_="says")]
+    lines = [text for _, text in read.all("p", class_="says")]
     for name in ("dome", "convergence", "sinks", "matched"):
         for verdict, sentence in compute_finding(name, reader).select("verdict", "because").iter_rows():
-            assert f"{verdict.replace('_', ' ')} {' '.join(sentence.split())}" in said
-    assert any("expands and then compresses" in line for line in said)
+            assert f"{verdict.replace('_', ' ')} {' '.join(sentence.split())}" in lines
+    assert any(line.startswith("expand-compress ") for line in lines)
 
 
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_number_can_be_had_by_the_query_that_is_shown(reader, read, section):
-    """Also for the page's code, which fills in the same conditions from the same data."""
+    """page.js fills in the same conditions from the same data."""
     assert compared(reader, read, section) >= len(STEPS)
 
 
 @pytest.fixture(scope="module")
 def untidy(tmp_path_factory):
-    """Two stages with the same steps, `main` beside a step, and a last step with the weights of the one before it."""
+    """Lake of two stages with equal steps, `main` next to a step, and a last step with the previous step's weights."""
     folder = tmp_path_factory.mktemp("untidy")
     uri = made.lake(folder / "lake", {"lab/big": "decoder"}, (0, 8, 64, 512), blocks=3, stages=("one", "two"))
-    again = {64: {"revision": "main", "step": None}, 512: {"revision": "two-step9000", "step": 9000}}
-    labels = [made.checkpoint("lab/big", "decoder", step, "two") for step in again]
-    Lake(uri).record_labels([*labels, *(label.model_copy(update=again[label.step]) for label in labels)])
+    labels_of = {64: {"revision": "main", "step": None}, 512: {"revision": "two-step9000", "step": 9000}}
+    labels = [made.checkpoint("lab/big", "decoder", step, "two") for step in labels_of]
+    Lake(uri).record_labels([*labels, *(label.model_copy(update=labels_of[label.step]) for label in labels)])
     reader = lake.open_lake(uri)
     (path,) = write_report(reader, folder / "r.html")
     return reader, Page(path)
@@ -88,18 +88,18 @@ def test_queries_believe_what_the_charts_believe(untidy, section):
 
 
 def compared(reader, read, section):
-    """How many rows behind the chart were found among those of its query, for every choice of the controls."""
-    told, where = read.data["sections"][section.name], read.data["where"]
-    by = [control for control in told["controls"] if control != "estimator"]
-    rows = [row for row in read.rows(told["table"]) if all(row[name] not in (False, None) for name in told["only"])]
-    columns = [column for column in told["columns"] if column != "history"]
+    """Check the rows behind a chart against its query, for all values of the controls; return their number."""
+    spec, where = read.data["sections"][section.name], read.data["where"]
+    by = [control for control in spec["controls"] if control != "estimator"]
+    rows = [row for row in read.rows(spec["table"]) if all(row[name] not in (False, None) for name in spec["only"])]
+    columns = [column for column in spec["columns"] if column != "history"]
     total = 0
     for history, text in product(where["history"], where["text"]):
-        asked = {"history": history, "text": text}
+        choice = {"history": history, "text": text}
         behind = Counter(
-            tuple(row[column] for column in columns) for row in rows if all(row[name] == asked[name] for name in by)
+            tuple(row[column] for column in columns) for row in rows if all(row[name] == choice[name] for name in by)
         )
-        sql = told["query"].replace("{history}", where["history"][history]).replace("{text}", where["text"][text])
+        sql = spec["query"].replace("{history}", where["history"][history]).replace("{text}", where["text"][text])
         assert behind <= _rounded(reader.query_frame(sql).select(columns))
         total += behind.total()
     return total
@@ -107,7 +107,7 @@ def compared(reader, read, section):
 
 def _rounded(frame: pl.DataFrame) -> Counter:
     columns = to_json_columns(frame)["columns"].values()
-    plain = [[c["words"][place] for place in c["at"]] if isinstance(c, dict) else c for c in columns]
+    plain = [[c["words"][index] for index in c["at"]] if isinstance(c, dict) else c for c in columns]
     return Counter(zip(*plain, strict=True))
 
 
@@ -174,9 +174,9 @@ def test_the_bundle_stays_in_its_scope():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_size_at_scale(tmp_path):
-    """20 models, 154 checkpoints, 25 layers, 2 corpora."""
+    """20 models with 154 checkpoints, 25 layers and 2 corpora stay within the limit of bytes per page."""
     steps = (0, *(2**power for power in range(10)), *range(1000, 144_000, 1000))
-    models = {f"lab/model-{place:02d}": "encoder" if place % 4 == 3 else "decoder" for place in range(20)}
+    models = {f"lab/model-{i:02d}": "encoder" if i % 4 == 3 else "decoder" for i in range(20)}
     uri = made.lake(tmp_path / "lake", models, steps, blocks=23)
     written = write_report(lake.open_lake(uri), tmp_path / "report.html")
     assert len(steps) == 154

@@ -1,8 +1,8 @@
 "use strict";
-// Draws every chart from the tables in this file, and keeps charts, sentences, tables and queries to the controls.
+// Draws every chart from the tables in this file, and updates charts, sentences, tables and queries with the controls.
 (() => {
-  const told = JSON.parse(document.getElementById("data").textContent);
-  const tables = Object.fromEntries(Object.entries(told.tables).map(([name, table]) => [name, rowsOf(table)]));
+  const page = JSON.parse(document.getElementById("data").textContent);
+  const tables = Object.fromEntries(Object.entries(page.tables).map(([name, table]) => [name, rowsOf(table)]));
   const form = document.querySelector(".controls");
   const views = new Map();
   const state = { history: null, text: null, estimator: null };
@@ -13,38 +13,37 @@
     return Array.from({ length: rows }, (_, i) => Object.fromEntries(read.map(([name, at]) => [name, at(i)])));
   }
 
-  // What random tokens are subtracted from is the text that was shown last.
+  // Random tokens are subtracted from the last selected text that is not random itself.
   function read() {
     for (const name of Object.keys(state)) {
-      const asked = form.elements[name]?.value;
-      state[name] = asked ?? Object.keys(told.where[name] ?? {})[0];
+      state[name] = form.elements[name]?.value ?? Object.keys(page.where[name] ?? {})[0];
     }
     state.gaps = state.text.startsWith("random-") ? state.gaps ?? state.text : state.text;
   }
 
-  const asked = (section, control) => (control === "text" && section.table === "gaps" ? state.gaps : state[control]);
+  const choice = (section, control) => (control === "text" && section.table === "gaps" ? state.gaps : state[control]);
 
   function rowsBehind(section, name = section.table) {
     const by = section.controls.filter((control) => control !== "estimator");
     const only = name === section.table ? section.only : [];
     return tables[name].filter(
       (row) =>
-        by.every((control) => row[control] === asked(section, control)) &&
+        by.every((control) => row[control] === choice(section, control)) &&
         only.every((column) => row[column] !== false && row[column] !== null),
     );
   }
 
-  // Vega writes into the rows that it is given, so each chart gets its own.
+  // Vega modifies the rows that it receives, so each chart gets copies.
   function dataOf(name) {
-    const section = told.sections[name];
-    const used = Object.keys(tables).filter((table) => JSON.stringify(told.specs[name]).includes(`"name":"${table}"`));
+    const section = page.sections[name];
+    const used = Object.keys(tables).filter((table) => JSON.stringify(page.specs[name]).includes(`"name":"${table}"`));
     return Object.fromEntries(used.map((table) => [table, rowsBehind(section, table).map((row) => ({ ...row }))]));
   }
 
   function fitted(spec, room) {
-    const { full, small } = told.widths;
+    const { full, small } = page.widths;
     const copy = structuredClone(spec);
-    const facets = Object.keys(told.where.history).length;
+    const facets = Object.keys(page.where.history).length;
     if (copy.columns) copy.columns = Math.max(1, Math.min(facets, Math.floor(room / (small + 70))));
     if (copy.width === full) return { ...copy, width: room, autosize: { type: "fit-x", contains: "padding" } };
     for (const part of copy.vconcat ?? [copy.spec]) {
@@ -56,13 +55,13 @@
 
   async function draw(element) {
     const name = element.dataset.section;
-    const section = told.sections[name];
+    const section = page.sections[name];
     views.get(name)?.finalize();
-    const spec = fitted(told.specs[name], element.parentElement.clientWidth);
-    for (const param of spec.params) param.value = asked(section, param.name);
+    const spec = fitted(page.specs[name], element.parentElement.clientWidth);
+    for (const param of spec.params) param.value = choice(section, param.name);
     spec.datasets = dataOf(name);
-    const config = told.themes[theme];
-    // Errors alone are said: that a band has no points, as where an estimator has no errors, is no fault.
+    const config = page.themes[theme];
+    // Log errors only: an empty band is expected for an estimator without standard errors.
     const options = { mode: "vega-lite", renderer: "svg", actions: false, logLevel: 1, config };
     const { view } = await vegaEmbed(element, spec, options);
     views.set(name, view);
@@ -70,7 +69,7 @@
 
   async function drawAll() {
     for (const element of document.querySelectorAll(".chart")) {
-      await new Promise((done) => setTimeout(done)); // the page can be read before its last chart is drawn
+      await new Promise((done) => setTimeout(done)); // keep the page responsive between charts
       await draw(element);
     }
     document.documentElement.dataset.drawn = String(views.size);
@@ -81,7 +80,7 @@
     for (const line of document.querySelectorAll(".says")) {
       line.hidden = ["history", "text"].some((by) => by in line.dataset && line.dataset[by] !== state[by]);
     }
-    for (const [name, section] of Object.entries(told.sections)) {
+    for (const [name, section] of Object.entries(page.sections)) {
       const empty = rowsBehind(section).length === 0;
       const chart = document.querySelector(`.chart[data-section="${name}"]`);
       chart.parentElement.hidden = empty;
@@ -92,7 +91,7 @@
       if (details.open) fill(details);
       const view = views.get(name);
       if (!view) continue;
-      for (const control of section.controls) view.signal(control, asked(section, control));
+      for (const control of section.controls) view.signal(control, choice(section, control));
       for (const [table, rows] of Object.entries(dataOf(name))) view.data(table, rows);
       await view.runAsync();
     }
@@ -100,21 +99,20 @@
 
   function subject(section) {
     const estimator = form.querySelector("[name=estimator]:checked").parentElement.textContent.trim();
-    const words = { history: state.history, text: asked(section, "text"), estimator: `dimension by ${estimator}` };
-    return [section.controls.includes("history") ? "" : "all models", ...section.controls.map((control) => words[control])]
-      .filter(Boolean)
-      .join(" · ");
+    const words = { history: state.history, text: choice(section, "text"), estimator: `dimension by ${estimator}` };
+    const scope = section.controls.includes("history") ? [] : ["all models"];
+    return [...scope, ...section.controls.map((control) => words[control])].filter(Boolean).join(" · ");
   }
 
   function query(section) {
-    const where = (control) => told.where[control][asked(section, control)];
+    const where = (control) => page.where[control][choice(section, control)];
     const sql = section.query.replaceAll("{history}", () => where("history")).replaceAll("{text}", () => where("text"));
-    return `shapelake query "${sql}" --lake ${told.lake}`;
+    return `shapelake query "${sql}" --lake ${page.lake}`;
   }
 
-  // The table behind a chart is made when it is opened: as a rule nobody opens all.
+  // Tables behind charts are built when they are opened, since few readers open them all.
   function fill(details) {
-    const section = told.sections[details.dataset.section];
+    const section = page.sections[details.dataset.section];
     const table = document.createElement("table");
     table.className = "sortable";
     const head = table.createTHead().insertRow();
@@ -141,11 +139,12 @@
   }
 
   function save(details) {
-    const section = told.sections[details.dataset.section];
+    const section = page.sections[details.dataset.section];
     const quoted = (value) => (/[",\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
     const lines = rowsBehind(section).map((row) => section.columns.map((name) => quoted(String(row[name] ?? ""))));
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([[section.columns, ...lines].map((line) => line.join(",") + "\n").join("")]));
+    const csv = [section.columns, ...lines].map((line) => line.join(",") + "\n").join("");
+    link.href = URL.createObjectURL(new Blob([csv]));
     link.download = `${details.dataset.section}.csv`;
     link.click();
   }
@@ -159,7 +158,7 @@
     const collate = new Intl.Collator("en", { numeric: true }).compare;
     const key = (row) => row.cells[head.cellIndex].textContent;
     const compare = (a, b) => {
-      if (a === "" || b === "") return (a === "") - (b === ""); // unknown comes last, either way
+      if (a === "" || b === "") return (a === "") - (b === ""); // empty cells last in both orders
       const numbers = Number(a) - Number(b);
       return (up ? 1 : -1) * (Number.isNaN(numbers) ? collate(a, b) : numbers);
     };
