@@ -30,62 +30,6 @@ class Flag(NamedTuple):
     """Single columns whose null the flag explains."""
 
 
-FLAGS: dict[str, Flag] = {
-    "too_few_tokens": Flag(
-        "fewer tokens than the metric needs, which is two for most metrics",
-        ("anisotropy", "spectrum", "norms", "linearity"),
-    ),
-    "constant_layer": Flag(
-        "all tokens are equal within rounding", ("anisotropy", "spectrum", "linearity"), ("top_dims", "top_dims_share")
-    ),
-    "too_few_ordinary_tokens": Flag(
-        "tokens that are not sinks: fewer than two, or all equal", (), ("anisotropy_no_sink", "anisotropy_no_sink_se")
-    ),
-    "constant_without_a_group": Flag(
-        "all tokens are equal once one group is left out", (), ("anisotropy_se", "anisotropy_no_sink_se")
-    ),
-    "alpha_range": Flag(
-        "too few eigenvalues above the noise floor for a fit", (), ("alpha", "alpha_r2", "alpha_lo", "alpha_hi")
-    ),
-    "spectrum_floor": Flag("eigenvalues below the noise floor are left out"),
-    "too_few_points": Flag(
-        "no group has enough distinct points",
-        ("dimension",),
-        ("same_context_share", "same_token_share", "noise_ratio"),
-    ),
-    "group_too_small": Flag(
-        "groups with fewer than 100 distinct points are left out",
-        (),
-        (
-            *("id_twonn_se", "id_mle_se", "id_mle_c50_se", "id_mle_c90_se", "id_gride_se"),
-            *("id_twonn_gaussian_se", "id_mle_gaussian_se"),
-        ),
-    ),
-    "too_few_without_copies": Flag("too few of the first points have no exact copy", (), ("id_authors",)),
-    "few_points": Flag("a group has fewer than 500 points"),
-    "tied_distances": Flag("groups with tied distances are left out", ("dimension",)),
-    "unresolved_points": Flag("points without certified neighbours are left out of every estimate"),
-    "quantised": Flag("rounding of the activations is visible in the nearest distances"),
-    "no_contexts": Flag("the points have no context ids", (), ("same_context_share",)),
-    "no_token_ids": Flag("the points have no token ids", (), ("same_token_share",)),
-    "nonfinite_rows": Flag("rows with NaN or infinity in this or the next layer are left out", ("linearity",)),
-    "next_layer_constant": Flag("the next layer does not vary", ("linearity",)),
-    "width_changes": Flag("the next layer has another width", (), ("linearity_residual",)),
-    "no_increment": Flag("the next layer adds nothing to this layer", (), ("linearity_residual",)),
-    "no_lm_head": Flag("the model has no language-model head", ("loss",)),
-    "no_own_loss": Flag("either half of an encoder-decoder has no loss of its own", ("loss",)),
-    "no_mask_token": Flag("the tokenizer has no mask token", ("loss",)),
-    "nothing_to_predict": Flag("no context has a second token", ("loss",)),
-    "nonfinite_loss": Flag("the loss of the model is NaN or infinite", ("loss",)),
-    "unexpected_keys": Flag("the weight files have tensors that the model does not use; `:NAME` gives the first three"),
-    "shorter_context": Flag("contexts are cut to the maximum number of positions of the model"),
-    "smaller_corpus": Flag("the corpus has less text than the recipe asks for"),
-    "tokenizer_round_trip": Flag("decoding the tokens does not reproduce the text"),
-    "not_measured": Flag("placeholder row of a cell without measurements, as in a rehearsed sweep", METRIC_GROUPS),
-}
-"""Every word that the column `flags` may contain, up to its colon."""
-
-
 class ValueRange(NamedTuple):
     low: float
     high: float = math.inf
@@ -133,6 +77,15 @@ def column_range(column: Column) -> ValueRange | None:
     if column.name.endswith("_se"):
         return _NON_NEGATIVE
     return RANGE_BY_COLUMN.get(column.name) or RANGE_BY_UNIT.get(column.unit)
+
+
+def _read_flags() -> dict[str, Flag]:
+    rows = csv.DictReader((files("pipeline") / "flags.csv").read_text().splitlines())
+    return {r["word"]: Flag(r["meaning"], tuple(r["groups"].split()), tuple(r["columns"].split())) for r in rows}
+
+
+FLAGS = _read_flags()
+"""Every word that the column `flags` may contain, up to its colon."""
 
 
 def explained_columns(flags: Iterable[str]) -> frozenset[str]:

@@ -15,7 +15,7 @@ from pipeline.sweep.attempts import AttemptTracker
 from pipeline.sweep.backend import Backend, LeftOutCells
 from pipeline.sweep.circuit_breaker import CircuitBreaker
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.retry_policy import POLICIES, count_retries, draw_backoff_s, must_run_alone
+from pipeline.sweep.retry_policy import POLICIES, ErrorClass, count_retries, draw_backoff_s, must_run_alone
 from pipeline.sweep.run_progress import RunProgress, Utilization
 from pipeline.sweep.signals import SignalListener
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
@@ -235,7 +235,7 @@ class Driver:
 
     def _retry(self, task: Task, failed: list[Outcome]) -> None:
         """Queue the failed cells of a task again, changed as the policies of their failures ask."""
-        classes = {outcome.cell_id: outcome.error_class for outcome in failed if outcome.error_class}
+        classes: dict[str, ErrorClass] = {o.cell_id: o.error_class for o in failed if o.error_class}
         changes = [POLICIES[error_class].on_retry for error_class in classes.values()]
         cells = tuple(self.cells[cell_id] for cell_id in classes)
         retried = task.model_copy(
