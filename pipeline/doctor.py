@@ -1,4 +1,4 @@
-"""What will not work on this machine, tried or looked at: packages, devices, numbers, disk, the Hub, a lake."""
+"""Checks of this machine: packages, devices, a known estimate, disk, the Hub and, if named, a lake."""
 
 import os
 import re
@@ -11,18 +11,18 @@ from typing import Literal, NamedTuple
 from pipeline.catalog import scratch
 from pipeline.errors import ShapelakeError
 from pipeline.lake.open_store import open_store
-from pipeline.lake.store_check import check_store
+from pipeline.lake.store import check_store
 
 CheckStatus = Literal["fine", "note", "broken"]
 FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
 CUBE_DIM, CUBE_POINTS, TWONN_MIN, TWONN_MAX = 5, 2000, 4.2, 5.2
-"""TwoNN of a uniform cube of 5 dimensions in 20 at this N: 4.71 with its faces, sd 0.14 over 20 draws."""
+"""Accepted TwoNN estimates of a uniform 5-dimensional cube in 20 dimensions at this N: mean 4.71 (biased by the cube's
+faces), standard deviation 0.14 over 20 draws."""
 LOW_DISK_BYTES = 20e9
-NO_TOKEN_MESSAGE = "not set: fewer requests, nothing gated"
 
 
 class CheckResult(NamedTuple):
-    """One thing looked at."""
+    """Result of one check."""
 
     name: str
     state: CheckStatus
@@ -31,12 +31,12 @@ class CheckResult(NamedTuple):
 
 
 def run_checks(lake: str | None = None) -> Iterator[CheckResult]:
-    """Every check in turn; one that fails with an error of ours is a broken one.
+    """Run the checks one after the other; a check that raises ShapelakeError is reported as broken.
 
     Args:
-        lake: a place for a lake, which is tried by writing one small file and removing it.
+        lake: URI of a lake to check as well; the check writes one small file there and removes it.
     """
-    asked: list[tuple[str, Callable[[], CheckResult]]] = [
+    checks: list[tuple[str, Callable[[], CheckResult]]] = [
         ("torch", _torch),
         ("faiss", _faiss),
         ("TwoNN", _twonn),
@@ -44,10 +44,10 @@ def run_checks(lake: str | None = None) -> Iterator[CheckResult]:
         ("scratch", _disk),
         ("hub", _hub),
     ]
-    asked += [("lake", lambda: _lake(lake))] if lake else []
-    for name, ask in asked:
+    checks += [("lake", lambda: _lake(lake))] if lake else []
+    for name, check in checks:
         try:
-            yield ask()
+            yield check()
         except ShapelakeError as error:
             yield CheckResult(name, "broken", f"{error.asked}: {error.found}", error.do)
 
@@ -59,43 +59,43 @@ def _torch() -> CheckResult:
     if torch.cuda.is_available():
         return CheckResult("torch", "fine", f"{torch.__version__}, {torch.cuda.get_device_name()}")
     if built:
-        return CheckResult("torch", "broken", f"built for CUDA {built}, but sees no device", "Check the driver")
-    return CheckResult("torch", "note", f"{torch.__version__}, no GPU: large models take long")
+        return CheckResult("torch", "broken", f"built for CUDA {built}, but finds no device", "Check the NVIDIA driver")
+    return CheckResult("torch", "note", f"{torch.__version__}, no GPU: large models are slow")
 
 
 def _faiss() -> CheckResult:
     installed = [name for name in FAISS_PACKAGES if _version(name)]
     if len(installed) > 1:
-        found = f"{' and '.join(installed)} overwrite each other's module"
-        return CheckResult("faiss", "broken", found, "Uninstall both, then install one")
+        found = f"{' and '.join(installed)} overwrite each other: both install the module faiss"
+        do = f"Run pip uninstall {' '.join(installed)}, then install one of them"
+        return CheckResult("faiss", "broken", found, do)
     if not installed:
-        return CheckResult("faiss", "note", "not installed: the same neighbours come from torch, more slowly")
+        return CheckResult("faiss", "note", "not installed: torch finds the same neighbours, but more slowly")
     return _faiss_device(installed[0])
 
 
 def _faiss_device(name: str) -> CheckResult:
     import torch
 
-    said = f"{name} {_version(name)}"
+    package = f"{name} {_version(name)}"
     try:
         import faiss
-    except (ImportError, RuntimeError) as error:  # the latter where a library of CUDA is absent
-        return CheckResult(
-            "faiss", "broken", f"{said} cannot be loaded: {error}", f"Install {name} again with what it needs"
-        )
+    except (ImportError, RuntimeError) as error:  # RuntimeError if a CUDA library is missing
+        do = f"Reinstall {name} and its dependencies"
+        return CheckResult("faiss", "broken", f"{package} cannot be loaded: {error}", do)
     gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
     if torch.cuda.is_available() and not gpus:
-        return CheckResult("faiss", "note", f"{said} sees no GPU: neighbours are searched by torch there")
+        return CheckResult("faiss", "note", f"{package} finds no GPU: torch searches neighbours on the GPU")
     built, other = _cuda_of(name), (torch.version.cuda or "").partition(".")[0]
     if gpus and built != other:
-        return CheckResult("faiss", "note", f"{said} is built for CUDA {built}, torch for {other}: both are loaded")
-    return CheckResult("faiss", "fine", f"{said}, {gpus} GPUs")
+        found = f"{package} is built for CUDA {built or '(unknown)'}, torch for {other}: both versions are loaded"
+        return CheckResult("faiss", "note", found)
+    return CheckResult("faiss", "fine", f"{package}, {gpus} GPUs")
 
 
 def _cuda_of(name: str) -> str | None:
-    """The CUDA that a package was built for, by the runtime that it asks for: its major version."""
-    asked = " ".join(requires(name) or ())
-    found = re.search(r"nvidia-cuda-runtime(?:-cu(\d+)|\S*>=(\d+))", asked)
+    """Major CUDA version of the runtime that the package requires; None if it requires no runtime."""
+    found = re.search(r"nvidia-cuda-runtime(?:-cu(\d+)|\S*>=(\d+))", " ".join(requires(name) or ()))
     return found and (found[1] or found[2])
 
 
@@ -108,60 +108,60 @@ def _twonn() -> CheckResult:
     cube = torch.rand(CUBE_POINTS, CUBE_DIM, generator=generator, dtype=torch.float64)
     basis, _ = torch.linalg.qr(torch.randn(20, CUBE_DIM, generator=generator, dtype=torch.float64))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    found = describe((cube @ basis.T).to(device, torch.float32))["id_twonn"]
-    read = f"{found:.2f}" if isinstance(found, float) else f"{found}"
-    said = f"a cube of {CUBE_DIM} dimensions in 20 reads {read} on the {device}"
-    if isinstance(found, float) and TWONN_MIN < found < TWONN_MAX:
-        return CheckResult("TwoNN", "fine", said)
-    return CheckResult("TwoNN", "broken", said, "Report it with the versions above")
+    estimate = describe((cube @ basis.T).to(device, torch.float32))["id_twonn"]
+    shown = f"{estimate:.2f}" if isinstance(estimate, float) else f"{estimate}"
+    found = f"estimate {shown} for a {CUBE_DIM}-dimensional cube in 20 dimensions, on the {device}"
+    if isinstance(estimate, float) and TWONN_MIN < estimate < TWONN_MAX:
+        return CheckResult("TwoNN", "fine", found)
+    return CheckResult("TwoNN", "broken", found, "Report a bug with the versions above")
 
 
 def _ray() -> CheckResult:
     mode = os.environ.get("RAY_AUTH_MODE")
-    said = f"ray {_version('ray')}, RAY_AUTH_MODE {mode or 'not set'}"
+    setting = f"ray {_version('ray')}, RAY_AUTH_MODE {mode or 'not set'}"
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if mode == "token" and not (os.environ.get("RAY_AUTH_TOKEN") or file.is_file()):
-        return CheckResult(
-            "ray", "broken", f"{said}, and no token in RAY_AUTH_TOKEN or {file}", "Set the cluster's token"
-        )
+        found = f"{setting}, but there is no token in RAY_AUTH_TOKEN or {file}"
+        return CheckResult("ray", "broken", found, "Set RAY_AUTH_TOKEN to the cluster's token")
     if mode == "token":
-        return CheckResult("ray", "fine", said)
+        return CheckResult("ray", "fine", setting)
     if mode:
-        return CheckResult(
-            "ray", "note", f"{said}: who reaches a Ray here runs code on it", "Unset it, or set it to token"
-        )
+        found = f"{setting}: anyone who can connect to a Ray head on this machine can run code here"
+        return CheckResult("ray", "note", found, "Set RAY_AUTH_MODE=token, or unset it")
     if file.is_file():
-        found = f"{said}, but {file} is there: a head started here asks for it, a driver with an address sends none"
+        found = f"{setting}, but {file} exists: a head started here requires it, a driver with an address omits it"
         return CheckResult("ray", "note", found, "Set RAY_AUTH_MODE=token")
-    return CheckResult(
-        "ray", "note", f"{said}: a local run locks its own", "On a cluster set RAY_AUTH_MODE=token everywhere"
-    )
+    found = f"{setting}: a local run generates its own token"
+    return CheckResult("ray", "note", found, "On a cluster set RAY_AUTH_MODE=token on every node")
 
 
 def _disk() -> CheckResult:
     root = scratch.scratch_root()
     free = shutil.disk_usage(root).free
-    said = f"{free / 1e9:,.0f} GB free in {root}"
+    found = f"{free / 1e9:,.0f} GB free in {root}"
     if free < LOW_DISK_BYTES:
-        return CheckResult("scratch", "note", said, "Set SHAPELAKE_SCRATCH to a larger disk, or resources.scratch_gb")
-    return CheckResult("scratch", "fine", said)
+        do = "Set SHAPELAKE_SCRATCH to a folder on a larger disk, or set resources.scratch_gb"
+        return CheckResult("scratch", "note", found, do)
+    return CheckResult("scratch", "fine", found)
 
 
 def _hub() -> CheckResult:
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
-    token = "set" if os.environ.get("HF_TOKEN") else f"in {file}" if file.is_file() else NO_TOKEN_MESSAGE
+    missing = "not set: lower rate limits, no gated repos"
+    token = "set" if os.environ.get("HF_TOKEN") else f"in {file}" if file.is_file() else missing
     offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
-    where = os.environ.get("HF_ENDPOINT", "the public one")
-    state: CheckStatus = "note" if offline else "fine"
-    return CheckResult("hub", state, f"endpoint {where}, token {token}{', HF_HUB_OFFLINE is set' if offline else ''}")
+    found = f"endpoint {os.environ.get('HF_ENDPOINT', 'the public one')}, token {token}"
+    if offline:
+        return CheckResult("hub", "note", f"{found}, HF_HUB_OFFLINE is set")
+    return CheckResult("hub", "fine", found)
 
 
 def _lake(uri: str) -> CheckResult:
     findings = check_store(open_store(uri))
     if findings:
         return CheckResult("lake", "note", " ".join(findings))
-    return CheckResult("lake", "fine", f"{uri} creates, lists and keeps what it is given")
+    return CheckResult("lake", "fine", f"{uri}: atomic create, read, replace and list work")
 
 
 def _version(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""A lake as a dataset of the Hub: a folder with the rows, what they mean, and a card; uploading it is another step."""
+"""Export of a lake as a dataset of the Hub: a folder with rows, column meanings and a card, uploaded separately."""
 
 import hashlib
 import os
@@ -24,30 +24,31 @@ VIEWS = ("layers", "checkpoints")
 
 
 class PreparedDataset(NamedTuple):
-    """A dataset as it would be uploaded."""
+    """Dataset folder that is ready for upload."""
 
     folder: Path
     version: str
-    """`v-` and the head of the digest of its data: equal rows are one version, whenever they are read."""
+    """`v-` and 12 hex digits of the digest of its data: equal rows give the same version at any time."""
     files_written: int
-    """Files that were not there, or other than they are now."""
+    """Number of files that were missing or had other content."""
 
 
 def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licence: str) -> PreparedDataset:
-    """Write the dataset to `folder`, card last; a file that is there already stays, so a second time writes nothing.
+    """Write the dataset to `folder`, with the card last; files with equal content are not rewritten.
 
     Args:
         dataset: `owner/name` on the Hub.
-        licence: of the data, as the Hub spells it, such as `cc-by-4.0`.
+        licence: licence of the data by its Hub identifier, such as `cc-by-4.0`.
 
     Raises:
-        UsageError: a lake without rows, a name that no dataset can have, or a folder that cannot be written.
+        UsageError: the lake has no rows, the name is not valid on the Hub, or the folder cannot be written.
     """
     _check_dataset_name(dataset)
     folder = output_paths.require_writable_folder(f"export of dataset {dataset} in", folder)
     frames = {view: reader.query_frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
     if frames["layers"].is_empty():
-        raise UsageError(f"export of lake {reader.uri}", "it has no rows", "Run a sweep first")
+        do = f"Measure first: shapelake run SWEEP --lake {reader.uri}"
+        raise UsageError(f"export of lake {reader.uri}", "it has no rows", do)
     files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _metadata_files(reader)
     version = f"v-{digest_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})[:12]}"
     files["README.md"] = format_card(frames["layers"], dataset, version, licence).encode()
@@ -56,31 +57,31 @@ def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licenc
 
 
 def _check_dataset_name(dataset: str) -> None:
-    """Refuse a name that the Hub would; without an owner it would be somebody's."""
+    """Raise UsageError for a name that the Hub would refuse, or one without an owner."""
     try:
         validate_repo_id(dataset)
         found = "" if "/" in dataset else "it has no owner"
     except HFValidationError as error:
         found = " ".join(str(error).split()).rstrip(".")
     if found:
-        raise UsageError(f"dataset {dataset!r}", found, "Name it owner/name, as the Hub would")
+        raise UsageError(f"dataset {dataset!r}", found, "Use the form owner/name, e.g. my-lab/shapes")
 
 
 def upload_dataset(prepared: PreparedDataset, dataset: str) -> str:
-    """Upload a prepared folder as one commit with a tag of its version; returns its address. Private unless it exists.
+    """Upload a prepared folder as one commit, tagged with its version, and return its URL. A new dataset is private.
 
     Raises:
-        UsageError: the Hub refuses it, or HF_HUB_OFFLINE is set.
-        FetchError: no answer now.
+        UsageError: the Hub refuses the upload, or HF_HUB_OFFLINE is set.
+        FetchError: the Hub does not answer.
     """
     return call_with_retries(f"upload of dataset {dataset}", lambda: _upload(prepared, dataset))
 
 
 def _upload(prepared: PreparedDataset, dataset: str) -> str:
-    """Every step may be done again."""
-    api, kind, said = HfApi(), "dataset", f"Snapshot {prepared.version}"
+    """Run the upload; every step is idempotent, so a retry is safe."""
+    api, kind, message = HfApi(), "dataset", f"Snapshot {prepared.version}"
     api.create_repo(dataset, repo_type=kind, private=True, exist_ok=True)
-    commit = api.upload_folder(repo_id=dataset, repo_type=kind, folder_path=prepared.folder, commit_message=said)
+    commit = api.upload_folder(repo_id=dataset, repo_type=kind, folder_path=prepared.folder, commit_message=message)
     api.create_tag(dataset, repo_type=kind, tag=prepared.version, revision=commit.oid, exist_ok=True)
     return f"{api.endpoint}/datasets/{dataset}/tree/{prepared.version}"
 
@@ -92,7 +93,7 @@ def _parquet(frame: pl.DataFrame) -> bytes:
 
 
 def _metadata_files(reader: LakeReader) -> dict[str, bytes]:
-    """The meaning of the columns, and the recipes."""
+    """Return the column meanings and the recipes, by file name."""
     store = Lake(reader.uri).store
     return {"columns.csv": read_csv_bytes()} | {key: store.get(key) for key in store.list(RECIPES_PREFIX)}
 

@@ -1,4 +1,4 @@
-"""The card of a dataset: what the Hub and its readers must know, in the dataset's README."""
+"""Dataset card: the README.md with the metadata that the Hub and its readers need."""
 
 import polars as pl
 
@@ -38,13 +38,13 @@ duckdb.sql("from 'hf://datasets/{dataset}@{version}/data/layers.parquet'")
 load_dataset("{dataset}", "layers", revision="{version}")
 ```
 
-`layers` has a row per label and layer; `checkpoints` a row per label, with what an audit said of it. There is no NaN:
-what is unknown is null, with the reason in `flags`. Errors (`_se`) are over disjoint groups of contexts. Numbers of
+`layers` has one row per label and layer; `checkpoints` one row per label, with its audit. No value is NaN: an unknown
+value is null, with the reason in `flags`. Standard errors (`_se`) are over disjoint groups of contexts. Numbers of
 different recipes are not comparable; each recipe is in `recipes/`.
 
 ## Columns
 
-The measured ones; all are in `columns.csv`.
+The measured columns; `columns.csv` has all of them.
 
 | column | unit | meaning |
 |---|---|---|
@@ -52,7 +52,7 @@ The measured ones; all are in `columns.csv`.
 
 ## Licence and citation
 
-The numbers are under {licence}. The models and texts have licences of their own and are not part of this dataset.
+The numbers are under {licence}. The models and texts have their own licences and are not part of this dataset.
 
 ```bibtex
 @inproceedings{{razzhigaev2024shape,
@@ -73,7 +73,7 @@ SIZE_CATEGORIES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_0
 
 
 def format_card(layers: pl.DataFrame, dataset: str, version: str, licence: str) -> str:
-    """The README of a dataset of these rows; it says nothing that they do not, such as the date of today."""
+    """Return the card of a dataset of these rows. It depends on nothing else, such as the current date."""
     name, written = dataset.split("/")[1], layers["written_at"]
     return CARD_TEMPLATE.format(
         name=name,
@@ -101,10 +101,10 @@ def _join_names(column: pl.Series) -> str:
 
 
 def _models(layers: pl.DataFrame) -> str:
-    each = layers.group_by("model").agg(
+    models = layers.group_by("model").agg(
         pl.col("revision").n_unique(), low=pl.col("step").min(), high=pl.col("step").max()
     )
     return "\n".join(
         f"| {model} | {labels} | {'not stated' if low is None else f'{low:,} to {high:,}'} |"
-        for model, labels, low, high in each.sort("model").iter_rows()
+        for model, labels, low, high in models.sort("model").iter_rows()
     )

@@ -1,4 +1,4 @@
-"""Runs as TensorBoard's event files: one file per run, equal bytes for equal rows."""
+"""TensorBoard writer: one event file per run, byte-identical for equal rows."""
 
 import os
 from io import BytesIO
@@ -11,11 +11,11 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from pipeline.export.tracker_runs import TrackerRun
 
 EVENT_FILE_NAME = "events.out.tfevents.0.shapelake"
-"""TensorBoard takes what has `tfevents` in its name; a usual name holds the time and the host, ours must not."""
+"""TensorBoard reads files with `tfevents` in their name. The usual time and host would make equal runs differ."""
 
 
 def write_run(run: TrackerRun, folder: Path) -> bool:
-    """Write the run to its own folder; False if it is there already. A file is there whole or not at all."""
+    """Write the run to its own folder atomically; return False if it exists already."""
     path, data = folder / run.name / EVENT_FILE_NAME, encode_events(run)
     if path.exists() and path.read_bytes() == data:
         return False
@@ -27,7 +27,7 @@ def write_run(run: TrackerRun, folder: Path) -> bool:
 
 
 def encode_events(run: TrackerRun) -> bytes:
-    """The file's bytes: a header, then one event per checkpoint."""
+    """Encode the event file: a header, then one event per checkpoint."""
     data = BytesIO()
     writer = RecordWriter(data)
     writer.write(

@@ -1,4 +1,4 @@
-"""Runs for trackio's dashboard: one project of its local database."""
+"""trackio writer: one project in its local database."""
 
 import os
 from pathlib import Path
@@ -9,15 +9,15 @@ PROJECT = "shapelake"
 
 
 def write_run(run: TrackerRun, folder: Path) -> bool:
-    """Write the run to the database in `folder`; False if it is there already.
+    """Write the run to the database in `folder`; return False if it exists already.
 
-    A run is one transaction with its digest, so it is there whole or not at all; one that has grown is replaced.
+    A run and its digest are one transaction, so a run is complete or absent; a run that has grown is replaced.
     """
-    os.environ["TRACKIO_DIR"] = str(folder.resolve())  # read when trackio is imported
+    os.environ["TRACKIO_DIR"] = str(folder.resolve())  # trackio reads it on import
     from trackio.sqlite_storage import SQLiteStorage  # pyright: ignore[reportMissingImports]
 
-    held = SQLiteStorage.get_run_config(PROJECT, run.name)
-    if held and held.get("digest") == run.digest:
+    config = SQLiteStorage.get_run_config(PROJECT, run.name)
+    if config and config.get("digest") == run.digest:
         return False
     SQLiteStorage.delete_run(PROJECT, run.name)
     SQLiteStorage.bulk_log(

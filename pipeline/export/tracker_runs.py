@@ -1,15 +1,19 @@
-"""A lake as a tracker thinks of it: one run per history and text, its checkpoints in the order of training.
+"""Replay of a lake to experiment trackers: one run per history and text, with checkpoints in training order.
 
-Cells finish in any order, and trackers drop or misplace what comes late; so runs are made of the lake, sorted.
+Cells finish in any order, and trackers drop or misplace late points; so runs are built from the finished lake, sorted.
 """
 
 from collections.abc import Iterator
 from datetime import datetime
+from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
+from pipeline import output_paths
 from pipeline.analysis.frames import HISTORY_COLUMNS, disambiguate_corpora, select_history_rows
+from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 from pipeline.strict_model import digest_json
 
@@ -18,35 +22,66 @@ LAYER_METRICS = (
     *("id_mle", "id_mle_se", "effective_rank_lambda", "participation_ratio_corrected", "linearity", "norm_median"),
 )
 STEP_METRICS = ("loss", "loss_se")
-"""Equal in all rows of a cell."""
+"""Metrics with one value per cell."""
 _ROW_COLUMNS = ("corpus_sha256", "weights_digest", "superseded", "step", "layer", "written_at")
+TRACKER_VIEW_COMMANDS = {
+    "tensorboard": "tensorboard --logdir {folder}",
+    "wandb": "wandb sync {folder}/offline-run-*",
+    "trackio": "TRACKIO_DIR={folder} trackio show --project shapelake",
+}
+"""Command that shows the exported runs, by tracker."""
 
 
 class TrackerPoint(NamedTuple):
-    """All values of one checkpoint."""
+    """Values of one checkpoint."""
 
     step: int
-    """Of training: the x axis everywhere."""
+    """Training step, the x axis of every tracker."""
     measured_at: datetime
-    """When the lake got them, which stands for the wall clock: a replay tomorrow is the same replay."""
+    """Time of the commit, used as wall time so that every replay is identical."""
     values: dict[str, float]
-    """By name, such as `anisotropy/layer_03`. What is null in the lake is left out."""
+    """Values by name, such as `anisotropy/layer_03`, without nulls."""
 
 
 class TrackerRun(NamedTuple):
     name: str
-    """The keys of the history that are not null, joined by slashes; a path that any file system takes."""
+    """Non-null keys of the history joined by slashes; a valid path on any file system."""
     history_keys: dict[str, str]
     points: tuple[TrackerPoint, ...]
 
     @property
     def digest(self) -> str:
-        """Of all that is in it: equal runs are one."""
+        """Digest of the name and all points, to recognise an unchanged run."""
         return digest_json([self.name, [[point.step, str(point.measured_at), point.values] for point in self.points]])
 
 
+class ReplayResult(NamedTuple):
+    runs_written: int
+    runs_unchanged: int
+    view_command: str
+    """Command that shows the runs."""
+
+
+def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayResult:
+    """Write every run of the lake to a folder of the tracker's files; unchanged runs are not rewritten.
+
+    Idempotent: after a kill at any moment, the next replay writes the missing runs.
+
+    Raises:
+        UsageError: the tracker is not installed, or the folder cannot be written.
+    """
+    try:
+        write = import_module(f"pipeline.export.to_{tracker}").write_run
+    except ModuleNotFoundError as error:
+        found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
+        raise UsageError(f"export to {tracker}", found, do) from error
+    folder = output_paths.require_writable_folder(f"export to {tracker} in", folder)
+    done = [write(run, folder) for run in iter_tracker_runs(reader)]
+    return ReplayResult(sum(done), len(done) - sum(done), TRACKER_VIEW_COMMANDS[tracker].format(folder=folder))
+
+
 def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:
-    """Every run of the lake, by name. Labels without a step, or with one that cannot be believed, are in none."""
+    """Yield every run of the lake, by name. Labels without a step, or with an unreliable one, are left out."""
     columns = ", ".join((*HISTORY_COLUMNS, *_ROW_COLUMNS, *LAYER_METRICS, *STEP_METRICS))
     frame = select_history_rows(disambiguate_corpora(reader.query_frame(f"SELECT {columns} FROM layers"))).sort(
         *HISTORY_COLUMNS, "step", "layer"
@@ -59,11 +94,11 @@ def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:
 
 
 def _point(rows: pl.DataFrame) -> TrackerPoint:
-    each = {
+    layer_values = {
         f"{column}/layer_{row['layer']:02d}": row[column]
         for column in LAYER_METRICS
         for row in rows.iter_rows(named=True)
     }
-    values = each | {column: rows[column][0] for column in STEP_METRICS}
+    values = layer_values | {column: rows[column][0] for column in STEP_METRICS}
     known = {name: value for name, value in values.items() if value is not None}
     return TrackerPoint(rows["step"][0], rows["written_at"].max(), known)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The lake of results: plain Parquet that anyone reads without this package, and the state of every sweep."""
+"""Lake of results: plain Parquet that any tool reads without this package, and the state of every sweep."""
 
 from importlib import import_module
 from pathlib import Path
@@ -28,14 +28,14 @@ LAZY_EXPORTS = {"LakeReader": "pipeline.lake.reader", "to_table": "pipeline.lake
 
 
 def open_lake(uri: str | Path) -> "LakeReader":
-    """The lake at `uri` for reading, as it is at this moment; UsageError where there is none."""
+    """Open the lake at `uri` for reading in its current state; raise UsageError if it does not exist."""
     from pipeline.lake.reader import LakeReader
 
     return LakeReader(Lake.existing(uri).uri)
 
 
 def __getattr__(name: str) -> Any:
-    """What loads pyarrow or duckdb, which planning does without, loads when it is first named."""
+    """Import names that load pyarrow or duckdb on first use, because planning needs neither."""
     if name not in LAZY_EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(LAZY_EXPORTS[name]), name)

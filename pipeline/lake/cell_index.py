@@ -1,4 +1,4 @@
-"""What a lake has committed: its rows, and one row per cell. From the snapshot, and from the files that came later."""
+"""Index of the committed cells: all rows, and one row per cell; read from the snapshot and from newer files."""
 
 from collections.abc import Iterable, Mapping
 from io import BytesIO
@@ -21,105 +21,101 @@ CELL_COLUMNS = (
     ),
     *("device", "run_id", "written_at", "attempt", "batch_tokens"),
 )
-"""Columns that are the same in every row of a cell."""
+"""Columns with one value per cell."""
 CELL_COST_COLUMNS = ("load_s", "forward_s", "total_s", "peak_device_mib", "peak_host_mib", "download_bytes")
 LAYER_COST_COLUMNS = ("knn_s", "spectrum_s")
 PARQUET_READ_ERRORS = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
-"""What polars may raise for a file that is not what it says it is."""
+"""Errors that polars raises for a damaged file."""
 
 
 class CellIndex(NamedTuple):
-    """The committed cells."""
+    """Committed cells of a lake."""
 
     rows: pl.LazyFrame
-    """Every row, with the columns of today."""
+    """Every row, with the current columns."""
     cells: pl.DataFrame
-    """One row per cell: the key of its file, what all its rows share, their number, worst status and costs."""
+    """One row per cell: the key of its file, the columns its rows share, row count, worst status and costs."""
 
 
 def load_cell_index(lake: Lake, files: Mapping[str, str] | None = None) -> CellIndex:
-    """Every committed cell, each once. A snapshot without a column of today is left aside until the next `compact`.
+    """Load every committed cell once. A snapshot that lacks a current column is ignored until the next `compact`.
 
     Args:
-        files: `lake.cells()`, of one who has listed them before.
+        files: result of `lake.cell_files()`, if the caller has listed them already.
 
     Raises:
-        LakeError: a file that cannot be read, or that holds other rows than those of its cell.
+        LakeError: a file cannot be read, or its rows are not those of its cell.
     """
     files = lake.cell_files() if files is None else files
     snapshot = latest_snapshot(lake.store)
-    held = snapshot and _load_snapshot_index(lake.store, snapshot)
-    return _merge_index(lake.store, files, held) if held else index_cell_files(lake.store, files)
+    cached = snapshot and _load_snapshot_index(lake.store, snapshot)
+    return _merge_index(lake.store, files, cached) if cached else index_cell_files(lake.store, files)
 
 
 def index_cell_files(store: Store, files: Mapping[str, str]) -> CellIndex:
-    """The cells of these files, given by cell id, from nothing but the files."""
-    found = scan_cells(store, files.values())
+    """Index the cells of these files (cell id -> key) without the snapshot."""
+    rows = scan_cells(store, files.values())
     try:
-        cells = aggregate_cells(found).collect()
+        cells = aggregate_cells(rows).collect()
     except PARQUET_READ_ERRORS as error:
-        said = " ".join(str(error).split())
-        raise LakeError(f"read the cells of the lake {store.uri}", said, "Run shapelake verify") from error
+        found, do = " ".join(str(error).split()), f"Run shapelake verify --lake {store.uri}"
+        raise LakeError(f"read the cells of the lake {store.uri}", found, do) from error
     if foreign := files.keys() ^ set(cells["cell_id"]):
-        _raise_unreadable(store, files, foreign, "not the rows of its own cell")
-    if twice := cells.filter(pl.col("rows") != pl.col("layers"))["cell_id"].to_list():
-        _raise_unreadable(store, files, twice, "a layer has two rows")
+        _raise_unreadable(store, files, foreign, "its rows are not those of its cell id")
+    if duplicates := cells.filter(pl.col("rows") != pl.col("layers"))["cell_id"].to_list():
+        _raise_unreadable(store, files, duplicates, "a layer has two rows")
     keys = cells["cell_id"].replace_strict(files, return_dtype=pl.String)
-    return CellIndex(found, cells.drop("layers").insert_column(0, keys.alias("key")))
+    return CellIndex(rows, cells.drop("layers").insert_column(0, keys.alias("key")))
 
 
 def _raise_unreadable(store: Store, files: Mapping[str, str], cell_ids: Iterable[str], found: str) -> None:
     key = min((files[cell_id] for cell_id in cell_ids if cell_id in files), default="the cells")
-    raise LakeError(
-        f"read {key} of the lake {store.uri}", found, "Run shapelake verify; mend it, or move it out of the lake"
-    )
+    raise LakeError(f"read {key} of the lake {store.uri}", found, "Restore the file or move it out of the lake")
 
 
 def _load_snapshot_index(store: Store, snapshot: Snapshot) -> CellIndex | None:
-    """What the snapshot holds; None where a column of today is not in it."""
+    """Load the index of the snapshot; None if it lacks a current column."""
     row_key, cell_key = snapshot.file_key(ROW_FILE), snapshot.file_key(CELL_FILE)
     data = store.get(cell_key)
     if bytes_digest(data) != snapshot.digests.get(CELL_FILE):
         raise damaged_snapshot_error(store, cell_key, "changed since it was written")
     sources = store.paths_or_bytes([row_key])
     try:
-        cells, columns = pl.read_parquet(BytesIO(data)), pl.scan_parquet(list(sources)).collect_schema()  # type: ignore[arg-type]
+        cells = pl.read_parquet(BytesIO(data))
+        columns = pl.scan_parquet(list(sources)).collect_schema()  # type: ignore[arg-type]
     except PARQUET_READ_ERRORS as error:
         raise damaged_snapshot_error(store, row_key, " ".join(str(error).split())) from error
     wanted = aggregate_cells(pl.LazyFrame(schema=polars_schema())).drop("layers").collect_schema()
-    return (
-        CellIndex(scan_unchecked(sources), cells)
-        if {*polars_schema()} <= {*columns} and {*wanted} <= {*cells.columns}
-        else None
-    )
+    is_current = {*polars_schema()} <= {*columns} and {*wanted} <= {*cells.columns}
+    return CellIndex(scan_unchecked(sources), cells) if is_current else None
 
 
-def _merge_index(store: Store, files: Mapping[str, str], held: CellIndex) -> CellIndex:
-    """Of what the snapshot holds, the cells whose files are still there, and those that it lacks."""
-    known, there = set(held.cells["key"]), set(files.values())
-    found, cells = held
-    if known - there:
-        gone = pl.col("key").is_in(known - there)
-        found = found.filter(~pl.col("cell_id").is_in(cells.filter(gone)["cell_id"].implode()))
+def _merge_index(store: Store, files: Mapping[str, str], cached: CellIndex) -> CellIndex:
+    """Drop cells whose file is gone from the snapshot's index, and add the cells that it lacks."""
+    cached_keys, current_keys = set(cached.cells["key"]), set(files.values())
+    rows, cells = cached
+    if cached_keys - current_keys:
+        gone = pl.col("key").is_in(cached_keys - current_keys)
+        rows = rows.filter(~pl.col("cell_id").is_in(cells.filter(gone)["cell_id"].implode()))
         cells = cells.filter(~gone)
-    if there <= known:
-        return CellIndex(found, cells)
-    late = index_cell_files(store, {cell_id: key for cell_id, key in files.items() if key not in known})
-    return CellIndex(pl.concat([found, late.rows]), pl.concat([cells, late.cells.select(cells.columns)]))
+    if current_keys <= cached_keys:
+        return CellIndex(rows, cells)
+    added = index_cell_files(store, {cell_id: key for cell_id, key in files.items() if key not in cached_keys})
+    return CellIndex(pl.concat([rows, added.rows]), pl.concat([cells, added.cells.select(cells.columns)]))
 
 
-def aggregate_cells(found: pl.LazyFrame) -> pl.LazyFrame:
-    """One row per cell, with the number of its distinct layers."""
+def aggregate_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Reduce rows to one row per cell, with the number of its distinct layers."""
     status = pl.col("status").fill_null("")
     worst = pl.when(~status.is_in(["ok", "degenerate"]).all()).then(pl.lit("nonfinite"))
     worst = (
         worst.when((status == "degenerate").any()).then(pl.lit("degenerate")).otherwise(pl.lit("ok")).alias("status")
     )
-    spent = [
+    layer_costs = [
         pl.when(pl.col(name).count() > 0).then(pl.col(name).cast(pl.Float64).sum()).alias(name)
         for name in LAYER_COST_COLUMNS
     ]
     shared = [pl.col(name).first() for name in CELL_COLUMNS if name != "cell_id"]
     counts = [pl.len().cast(pl.Int64).alias("rows"), pl.col("layer").n_unique().cast(pl.Int64).alias("layers")]
-    dear = [pl.col(name).max() for name in CELL_COST_COLUMNS]
-    return found.group_by("cell_id").agg(*shared, *counts, worst, *dear, *spent).sort("cell_id")
+    cell_costs = [pl.col(name).max() for name in CELL_COST_COLUMNS]
+    return rows.group_by("cell_id").agg(*shared, *counts, worst, *cell_costs, *layer_costs).sort("cell_id")

@@ -1,4 +1,4 @@
-"""A digest of a Parquet file inside the file: one changed byte anywhere is seen before a number is read."""
+"""Checksum of a Parquet file, stored inside the file: any changed byte is detected before a number is read."""
 
 import re
 from hashlib import blake2b
@@ -6,35 +6,35 @@ from hashlib import blake2b
 KEY, WIDTH = "file_digest", 32
 BLANK = "0" * WIDTH
 ENTRY_PATTERN = re.compile(KEY.encode() + rb"\x18\x20(.{32})", re.DOTALL)
-"""The entry of the file's key-value metadata as it is stored: the key, then a string of 32 characters."""
+"""Encoded entry of the file's key-value metadata: the key, then the header of a string of 32 characters, then these."""
 
 
 def fill_checksum(data: bytes) -> bytes:
-    """The file with the blank seal in its metadata filled in.
+    """Return the file with its blank checksum filled in.
 
     Raises:
-        ValueError: no blank seal.
+        ValueError: the metadata hold no blank checksum.
     """
-    place = _find_checksum(data)
-    if place is None or data[place] != BLANK.encode():
-        raise ValueError(f"a file without a blank {KEY!r} in its metadata")
-    return data[: place.start] + _compute_checksum(data, place) + data[place.stop :]
+    span = _find_checksum(data)
+    if span is None or data[span] != BLANK.encode():
+        raise ValueError(f"no blank {KEY!r} in the metadata of the file")
+    return data[: span.start] + _compute_checksum(data, span) + data[span.stop :]
 
 
 def is_corrupt(data: bytes) -> bool | None:
-    """Whether the file differs from what was sealed; None where it has no seal."""
-    place = _find_checksum(data)
-    return None if place is None else data[place] != _compute_checksum(data, place)
+    """Return True if the file does not match its checksum; None if it has no checksum."""
+    span = _find_checksum(data)
+    return None if span is None else data[span] != _compute_checksum(data, span)
 
 
 def _find_checksum(data: bytes) -> slice | None:
-    """Where the seal stands: the last one, since metadata come last."""
+    """Return the position of the checksum: the last match, because metadata follow the data."""
     start = data.rfind(KEY.encode())
-    found = ENTRY_PATTERN.match(data, start) if start >= 0 else None
-    return slice(*found.span(1)) if found else None
+    match = ENTRY_PATTERN.match(data, start) if start >= 0 else None
+    return slice(*match.span(1)) if match else None
 
 
-def _compute_checksum(data: bytes, place: slice) -> bytes:
-    body = blake2b(memoryview(data)[: place.start], digest_size=WIDTH // 2)
-    body.update(memoryview(data)[place.stop :])
+def _compute_checksum(data: bytes, span: slice) -> bytes:
+    body = blake2b(memoryview(data)[: span.start], digest_size=WIDTH // 2)
+    body.update(memoryview(data)[span.stop :])
     return body.hexdigest().encode()

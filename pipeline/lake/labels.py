@@ -1,7 +1,7 @@
-"""The label records of a lake: written many to a file, read from the snapshot and from what is newer.
+"""Label records of a lake: many per file, read from the snapshot and from files that the snapshot lacks.
 
-A file `labels/v2/TIME-DIGEST.json` is the list of records of one call. Lakes of earlier versions have a file for each
-record under `labels/v1/model_key=MODEL/`; both are read, and a record counts the same in either.
+A file `labels/v2/TIME-DIGEST.json` lists the records of one call. Lakes of earlier versions have one file per record
+under `labels/v1/model_key=MODEL/`; both forms are read and count the same.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,48 +19,48 @@ from pipeline.spec import Checkpoint
 from pipeline.strict_model import canonical_json
 
 LabelsByFile = dict[str, list[Label]]
-"""The records of each file, by its key."""
+"""Records of each file, by its key."""
 LABEL_LIST_ADAPTER, LABEL_BUNDLE_ADAPTER = TypeAdapter(list[Label]), TypeAdapter(LabelsByFile)
 
 
 class LabelRecords:
-    """Every label record of a lake. A file never changes, so that each is opened once, if the snapshot lacks it."""
+    """Label records of a lake. Files never change, so each file that the snapshot lacks is read once."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._read: LabelsByFile | None = None
 
     def read_all(self) -> list[Label]:
-        """Every record, those of one file together.
+        """Return every record; the records of one file stay together.
 
         Raises:
-            LakeError: a file that holds no records.
+            LakeError: a file holds no label records.
         """
         return [label for labels in self._files().values() for label in labels]
 
     def write_changed(self, checkpoints: Iterable[Checkpoint]) -> int:
-        """Write, in one file, a record per label whose newest record does not already say the same; says how many."""
+        """Write one file with a record per label whose newest record differs; return the number of records."""
         newest = {label.name: label for label in sorted(self.read_all(), key=lambda label: label.seen_at)}
-        fresh = list(_changed_labels(checkpoints, newest))
-        if fresh:
-            data = encode_labels(fresh)
-            stamp = max(label.seen_at for label in fresh)
+        changed = list(_changed_labels(checkpoints, newest))
+        if changed:
+            data = encode_labels(changed)
+            stamp = max(label.seen_at for label in changed)
             self._store.put_new(f"{LABELS_PREFIX}/{stamp:{TIMESTAMP_FORMAT}}-{manifest.bytes_digest(data)}.json", data)
-        return len(fresh)
+        return len(changed)
 
     def encode_bundle(self) -> bytes:
-        """The records of every file, for the snapshot."""
+        """Encode the records of every file, for the snapshot."""
         return LABEL_BUNDLE_ADAPTER.dump_json(self._files())
 
     def _files(self) -> LabelsByFile:
-        known = self._bundled() if self._read is None else self._read
+        known = self._read_bundle() if self._read is None else self._read
         keys = [key for form in (V1_LABELS_PREFIX, LABELS_PREFIX) for key, _ in list_parsed(self._store, form)]
         loose = [key for key in keys if key not in known]
-        read = dict(zip(loose, map(self._records, loose, self._store.paths_or_bytes(loose)), strict=True))
+        read = dict(zip(loose, map(self._parse, loose, self._store.paths_or_bytes(loose)), strict=True))
         self._read = {key: known[key] if key in known else read[key] for key in keys}
         return self._read
 
-    def _bundled(self) -> LabelsByFile:
+    def _read_bundle(self) -> LabelsByFile:
         if (snapshot := manifest.latest_snapshot(self._store)) is None:
             return {}
         key = snapshot.file_key(manifest.LABEL_FILE)
@@ -71,38 +71,40 @@ class LabelRecords:
             return LABEL_BUNDLE_ADAPTER.validate_json(data)
         except ValidationError as error:
             raise manifest.damaged_snapshot_error(
-                self._store, key, f"no label records ({error.errors()[0]['msg']})"
+                self._store, key, f"not a bundle of label records ({error.errors()[0]['msg']})"
             ) from error
 
-    def _records(self, key: str, source: Path | bytes) -> list[Label]:
+    def _parse(self, key: str, source: Path | bytes) -> list[Label]:
         data = source if isinstance(source, bytes) else self._store.get(key)
         try:
             return parse_labels(key, data)
         except ValidationError as error:
             found = f"not a label record ({error.errors()[0]['msg']})"
-            raise LakeError(f"read {key} of the lake {self._store.uri}", found, "Move the file away") from error
+            raise LakeError(
+                f"read {key} of the lake {self._store.uri}", found, "Move the file out of the lake"
+            ) from error
 
 
 def parse_labels(key: str, data: bytes) -> list[Label]:
-    """The records of a file of either form; ValidationError where it holds none."""
+    """Parse the records of a file of either form; raise ValidationError if it holds none."""
     if key.startswith(f"{V1_LABELS_PREFIX}/"):
         return [Label.model_validate_json(data)]
     return LABEL_LIST_ADAPTER.validate_json(data)
 
 
 def encode_labels(labels: list[Label]) -> bytes:
-    """The bytes of a file with these records."""
+    """Encode these records as the content of one file."""
     return canonical_json([label.model_dump(mode="json") for label in labels]).encode()
 
 
 def _changed_labels(checkpoints: Iterable[Checkpoint], newest: dict[str, Label]) -> Iterator[Label]:
-    """What is to be written down, and becomes the newest record of its label at once."""
+    """Yield each record to write; in `newest` it becomes the newest record of its label at once."""
     for checkpoint in checkpoints:
         label = Label.from_checkpoint(checkpoint, utc_now())
         if known := newest.get(label.name):
             if known.digest_without_time == label.digest_without_time:
                 continue
-            # A record must come after the one it corrects, even where this machine's clock is behind.
+            # A record must be later than the one it corrects, even if the clock of this machine is behind.
             after = known.seen_at + timedelta(microseconds=1)
             label = label.model_copy(update={"seen_at": max(label.seen_at, after)})
         newest[label.name] = label

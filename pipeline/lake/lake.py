@@ -1,4 +1,4 @@
-"""The lake: committed cells, labels, recipes, attempts, tombstones and runs. It is the only state there is."""
+"""The lake: committed cells, labels, recipes, attempts, tombstones and runs. A sweep has no other state."""
 
 import json
 import re
@@ -40,7 +40,7 @@ MAX_RECENT_RUNS = 5
 
 
 class Lake:
-    """A lake at a folder or URI. One that does not exist reads as empty; the first write creates it."""
+    """Lake at a folder or URI. A lake that does not exist reads as empty; the first write creates it."""
 
     def __init__(self, uri: str | Path) -> None:
         self.store = open_store(uri)
@@ -49,23 +49,23 @@ class Lake:
 
     @classmethod
     def existing(cls, uri: str | Path) -> "Lake":
-        """The lake at `uri` for one who only reads: a folder that is not there is a mistyped one.
+        """Open the lake at `uri` for reading only, where a missing folder is most likely a typing error.
 
         Raises:
-            UsageError: there is no such folder.
+            UsageError: the lake does not exist.
         """
         lake = cls(uri)
         if not lake.store.exists():
-            raise UsageError(f"lake {uri}", "no such folder", "Name the folder that `run` was given")
+            raise UsageError(f"lake {uri}", "no such folder", "Name the lake that `shapelake run --lake` wrote")
         return lake
 
     # cells
 
     def cell_files(self) -> dict[str, str]:
-        """Key of the file of each committed cell, by cell id; by listing alone.
+        """Map each committed cell id to the key of its file; lists names and opens no file.
 
-        Two labels of equal content under two models may, in a race of two runs, have left one file each:
-        their numbers are equal, and the first by name stands for both.
+        Two labels of equal content under two models can leave one file each if two runs race. Their numbers are equal,
+        and the first file by name counts.
         """
         files: dict[str, str] = {}
         for key, name in list_parsed(self.store, CELLS_PREFIX):
@@ -73,20 +73,20 @@ class Lake:
         return files
 
     def committed_cell_ids(self) -> set[str]:
-        """Ids of the committed cells, of all models: equal content under another name is committed too."""
+        """Return the ids of the committed cells of all models: equal content under another name is committed too."""
         return set(self.cell_files())
 
     def commit(self, cell_id: str, model_key: str, table: "pa.Table") -> bool:
-        """Write a cell's rows once. False: another writer was first, which is as good."""
+        """Write a cell's rows once. Return False if they were committed before, which is equally good."""
         from pipeline.lake.schema import encode_parquet  # pyarrow loads only where rows are written
 
         if set(table.column("cell_id").to_pylist()) != {cell_id}:
-            raise ValueError(f"rows of another cell than {cell_id}")
+            raise ValueError(f"the rows are not those of cell {cell_id}")
         self._describe_columns()
         return self.store.put_new(f"{CELLS_PREFIX}/model_key={model_key}/{cell_id}.parquet", encode_parquet(table))
 
     def _describe_columns(self) -> None:
-        """Keep units and meanings beside the data, for readers without this code; columns are only ever added."""
+        """Store units and meanings beside the data, for readers without this package; columns are only added."""
         if self.store.put_new(COLUMNS_KEY, read_csv_bytes()):
             return
         if len(self.store.get(COLUMNS_KEY).splitlines()) < len(all_columns()) + 1:
@@ -95,45 +95,45 @@ class Lake:
     # labels
 
     def record_labels(self, checkpoints: Iterable[Checkpoint]) -> int:
-        """Write a record per label whose newest record does not already say the same, all in one file; how many."""
+        """Write one file with a record per label whose newest record differs; return the number of records."""
         return self._labels.write_changed(checkpoints)
 
     def labels(self) -> list[ResolvedLabel]:
-        """Every (label, content) ever seen, each with the first label of equal weights and whether it is superseded.
+        """Return every (label, content) ever seen, with the first label of equal weights and whether it is superseded.
 
         Labels of a renamed repo have its new name.
         """
-        now = {audit.formerly: audit.model for audit in self.audits() if audit.formerly}
-        return resolve_labels(_renamed(label, now) for label in self._labels.read_all())
+        new_names = {audit.formerly: audit.model for audit in self.audits() if audit.formerly}
+        return resolve_labels(_renamed(label, new_names) for label in self._labels.read_all())
 
     def encode_label_bundle(self) -> bytes:
-        """Every label record as the snapshot keeps them."""
+        """Encode every label record for the snapshot."""
         return self._labels.encode_bundle()
 
     # audits
 
     def record_audit(self, audit: Audit) -> bool:
-        """Keep an audit unless the newest of its model says the same."""
+        """Write an audit unless it equals the newest audit of its model."""
         model = digest_json(audit.model, bits=64)
         newest = self._newest_audits().get(model)
-        if newest and newest[1]["said"] == audit.digest_without_time:
+        if newest and newest[1]["digest"] == audit.digest_without_time:
             return False
         return self.store.put_new(
             f"{AUDITS_PREFIX}/{model}-{audit.seen_at:{TIMESTAMP_FORMAT}}-{audit.digest_without_time}.json", _json(audit)
         )
 
     def audits(self) -> list[Audit]:
-        """The newest audit of each model."""
+        """Return the newest audit of each model."""
         return [self._read(Audit, key) for key, _ in self._newest_audits().values()]
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
-        """By the digest of the model's name; the names sort by time."""
+        """Map the digest of each model's name to its newest audit; file names sort by time."""
         return {name["model"]: (key, name) for key, name in list_parsed(self.store, AUDITS_PREFIX)}
 
     # recipes
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Refuse a recipe that differs from the one this lake knows under the same `name@version`."""
+        """Raise RecipeDriftError if the recipe differs from the one in the lake with the same `name@version`."""
         key = f"{RECIPES_PREFIX}/{recipe.label}.json"
         if key not in self.store.list(RECIPES_PREFIX):
             return
@@ -149,49 +149,49 @@ class Lake:
             )
 
     def record_recipe(self, recipe: Recipe) -> None:
-        """Keep the recipe as this lake's meaning of its `name@version`; RecipeDriftError if there is another."""
+        """Store the recipe under its `name@version`; raise RecipeDriftError if the lake has a different one."""
         self.store.put_new(f"{RECIPES_PREFIX}/{recipe.label}.json", _json(recipe))
         self.check_recipe(recipe)
 
     # attempts and quarantine
 
     def record_attempt(self, failure: Failure) -> None:
-        """Add one failed attempt; committed cells need no record."""
+        """Add one failed attempt; a success needs no record, because its cell is committed."""
         name = f"{failure.cell_id}.{failure.error_class}.{uuid4().hex[:8]}.json"
         self.store.put_new(f"{ATTEMPTS_PREFIX}/{name}", _json(failure))
 
     def failure_counts(self) -> dict[str, Counter[str]]:
-        """How often each cell failed, by class; by listing alone."""
-        strikes: dict[str, Counter[str]] = {}
+        """Count the failed attempts of each cell by error class; lists names and opens no file."""
+        counts: dict[str, Counter[str]] = {}
         for _, name in list_parsed(self.store, ATTEMPTS_PREFIX):
-            strikes.setdefault(name["cell"], Counter())[name["error_class"]] += 1
-        return strikes
+            counts.setdefault(name["cell"], Counter())[name["error_class"]] += 1
+        return counts
 
     def failures(self, cell_ids: set[str]) -> list[Failure]:
-        """Every failed attempt at these cells, oldest first."""
+        """Return every failed attempt at these cells, oldest first."""
         keys = [key for key, name in list_parsed(self.store, ATTEMPTS_PREFIX) if name["cell"] in cell_ids]
         return sorted((self._read(Failure, key) for key in keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
-        """Hide a committed cell, or stop trying one after its last failure."""
+        """Write a tombstone: it hides a committed cell, or stops further attempts after the last failure."""
         tombstone = Tombstone.from_failure(record) if isinstance(record, Failure) else record
         self.store.put_or_replace(f"{QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
 
     def quarantined_cell_ids(self) -> set[str]:
-        """Ids of the cells with a tombstone; by listing alone."""
+        """Return the ids of the cells with a tombstone; lists names and opens no file."""
         return {name["cell"] for _, name in list_parsed(self.store, QUARANTINE_PREFIX)}
 
     def tombstones(self) -> list[Tombstone]:
         return [self._read(Tombstone, key) for key, _ in list_parsed(self.store, QUARANTINE_PREFIX)]
 
     def release(self, cell_id: str) -> bool:
-        """Take the tombstone away; False where there was none."""
+        """Remove the tombstone; return False if there is none."""
         return self.store.delete(f"{QUARANTINE_PREFIX}/{cell_id}.json")
 
     # runs
 
     def begin_run(self, run_id: str, plan: Mapping[str, Any]) -> None:
-        """Open a run: write its plan, and clear away what killed writers left."""
+        """Start a run: write its plan and remove stale staged files."""
         self.store.remove_stale_staging()
         self.store.put_new(f"{RUNS_PREFIX}/{run_id}/plan.json", json.dumps(plan).encode())
 
@@ -201,33 +201,36 @@ class Lake:
         self.store.put_or_replace(f"{RUNS_PREFIX}/{run_id}/progress.json", json.dumps(record).encode())
 
     def runs(self) -> list[dict[str, Any]]:
-        """The last progress of every run, oldest heartbeat first."""
+        """Return the last progress record of every run, oldest heartbeat first."""
         return sorted((json.loads(self.store.get(key)) for key in self._progress_keys()), key=lambda run: run["when"])
 
     def active_runs(self, within_s: float) -> list[str]:
-        """Ids of the runs, of the last few begun, that have said something so lately and not that they have ended."""
-        since, found = utc_now() - timedelta(seconds=within_s), []
+        """Return the ids of unfinished runs with a heartbeat in the last `within_s` seconds.
+
+        Only the `MAX_RECENT_RUNS` runs that began last are read.
+        """
+        since, active = utc_now() - timedelta(seconds=within_s), []
         for key in self._progress_keys()[-MAX_RECENT_RUNS:]:
-            with suppress(LakeError, ValueError, KeyError):  # what cannot be read keeps nobody from working
+            with suppress(LakeError, ValueError, KeyError):  # an unreadable record must not stop a new run
                 run = json.loads(self.store.get(key))
-                found += [run["run_id"]] if not run["ended"] and datetime.fromisoformat(run["when"]) > since else []
-        return found
+                active += [run["run_id"]] if not run["ended"] and datetime.fromisoformat(run["when"]) > since else []
+        return active
 
     def _progress_keys(self) -> list[str]:
-        """Keys, in the order in which the runs began."""
+        """Return the keys in the order in which the runs began, by which run ids sort."""
         return sorted(key for key in self.store.list(RUNS_PREFIX) if key.endswith("/progress.json"))
 
-    def _read(self, noun: type[Record], key: str) -> Record:
+    def _read(self, record_type: type[Record], key: str) -> Record:
         try:
-            return noun.model_validate_json(self.store.get(key))
+            return record_type.model_validate_json(self.store.get(key))
         except ValidationError as error:
-            found = f"not a {noun.__name__.lower()} record ({error.errors()[0]['msg']})"
-            raise LakeError(f"read {key} of the lake {self.uri}", found, "Move the file away") from error
+            found = f"not a valid {record_type.__name__.lower()} record ({error.errors()[0]['msg']})"
+            raise LakeError(f"read {key} of the lake {self.uri}", found, "Move the file out of the lake") from error
 
 
-def _renamed(label: Label, now: Mapping[str, str]) -> Label:
-    return label.model_copy(update={"model": now[label.model]}) if label.model in now else label
+def _renamed(label: Label, new_names: Mapping[str, str]) -> Label:
+    return label.model_copy(update={"model": new_names[label.model]}) if label.model in new_names else label
 
 
-def _json(noun: StrictModel) -> bytes:
-    return canonical_json(noun.model_dump(mode="json")).encode()
+def _json(record: StrictModel) -> bytes:
+    return canonical_json(record.model_dump(mode="json")).encode()

@@ -1,4 +1,4 @@
-"""A lake in a folder: files are written aside, synced, and linked to their names."""
+"""Lake in a folder: files are written to staging, synced, and hard-linked to their names."""
 
 import errno
 import os
@@ -16,10 +16,10 @@ NO_HARD_LINK_ERRNOS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 
 
 class LocalStore(Store):
-    """A folder on a local or network file system.
+    """Directory-backed store with atomic commits, on a local or network file system.
 
-    A file is written and synced in `_staging/` and then linked to its name: the link fails if the name is taken,
-    and a reader sees the whole file or none, whenever the writer is killed.
+    A file is written and synced in `_staging/`, then hard-linked to its name. The link fails if the name exists, and
+    a reader sees the complete file or none, even if the writer is killed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -27,7 +27,7 @@ class LocalStore(Store):
         self.uri = str(self.root)
 
     def path(self, key: str) -> Path:
-        """The file of `key`, which may not leave the root."""
+        """Return the path of `key`, which cannot leave the root."""
         return self.root.joinpath(*split_key(key))
 
     def exists(self) -> bool:
@@ -72,12 +72,12 @@ class LocalStore(Store):
         return True
 
     def list_stale_staging(self, age_s: float) -> Keys:
-        found, horizon = [], time.time() - age_s
+        keys, cutoff = [], time.time() - age_s
         for path in sorted((self.root / STAGING).glob("*")):
-            with suppress(FileNotFoundError):  # its writer has just finished, or another run tidies too
-                if path.stat().st_mtime < horizon:
-                    found.append(f"{STAGING}/{path.name}")
-        return found
+            with suppress(FileNotFoundError):  # its writer finished, or another run removed the file
+                if path.stat().st_mtime < cutoff:
+                    keys.append(f"{STAGING}/{path.name}")
+        return keys
 
     def _walk(self, prefix: str) -> Iterator[str]:
         folder = self.path(prefix)
@@ -92,11 +92,11 @@ class LocalStore(Store):
                     yield key
 
     def _link_new(self, staged: Path, target: Path) -> bool:
-        """Give `staged` the name `target` unless that is taken."""
+        """Hard-link `staged` to `target`; return False if `target` exists."""
         try:
             os.link(staged, target)
         except FileExistsError:
-            # An NFS server may have made the link and lost its answer: then both names are one file.
+            # An NFS server may have made the link although its reply was lost; then both names are one file.
             return os.path.samefile(staged, target)
         except OSError as error:
             if error.errno not in NO_HARD_LINK_ERRNOS:
@@ -106,10 +106,10 @@ class LocalStore(Store):
 
     def _replace_new(self, staged: Path, target: Path, refusal: OSError) -> bool:
         warnings.warn(
-            f"lake {self.uri}: hard links are refused here ({refusal.strerror}), so files are renamed into place. They "
-            "still appear whole or not at all, but of two writers of one file both may count as the first.",
+            f"lake {self.uri}: the file system refuses hard links ({refusal.strerror}), so files are renamed instead. "
+            "Files are still complete or absent, but two concurrent writers of one file may both report success.",
             RuntimeWarning,
-            stacklevel=2,  # one place, so that Python says it once
+            stacklevel=2,  # one code location, so that Python shows the warning once
         )
         if target.exists():
             return False
@@ -118,7 +118,7 @@ class LocalStore(Store):
 
     @contextmanager
     def _staged(self, data: bytes) -> Iterator[Path]:
-        """A synced file with these bytes, on the lake's own file system and outside every glob."""
+        """Yield a synced file with these bytes, on the lake's file system and outside every reader's glob."""
         staged = self.root / STAGING / uuid4().hex
         try:
             with staged.open("xb") as file:
@@ -139,7 +139,7 @@ class LocalStore(Store):
             raise LakeError(
                 f"write {key} to the lake {self.uri}",
                 error.strerror or str(error),
-                "Make the folder writable, free space on it, or name another with --lake",
+                "Make the folder writable, free disk space, or choose another folder with --lake",
             ) from error
 
     @contextmanager
@@ -153,7 +153,7 @@ class LocalStore(Store):
 
 
 def _make_folder(folder: Path) -> None:
-    """mkdir -p that lasts: each new name is synced in its parent."""
+    """Create `folder` and its parents durably: the parent of each new folder is synced."""
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -167,7 +167,7 @@ def _sync(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder, and say so with EINVAL
+        if error.errno != errno.EINVAL:  # some file systems cannot sync a folder and report EINVAL
             raise
     finally:
         os.close(handle)

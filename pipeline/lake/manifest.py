@@ -1,4 +1,4 @@
-"""What the newest snapshot is, and which older ones nobody needs. Loads no frames: planning reads it too."""
+"""Pointer to the newest snapshot, and the superseded ones. Loads no data frames, because planning reads it too."""
 
 import re
 from collections.abc import Iterable
@@ -23,63 +23,62 @@ V1_SNAPSHOT_MARKER = b'"snapshots/v1/'
 
 
 class Snapshot(StrictModel):
-    """What `LATEST` says of the snapshot to read: three files in one folder."""
+    """Content of `LATEST`: the snapshot to read, which is three files in one folder."""
 
     key: Annotated[str, Field(pattern=f"^{SNAPSHOT_KEY_PATTERN}$")]
     digests: dict[str, str]
-    """Of each file, by name."""
+    """Digest of each file, by file name."""
     cells: int
     rows: int
     bytes: int
     written_at: datetime
     columns: tuple[str, ...] = ()
-    """Of its rows; none where it was written before this was noted."""
+    """Columns of its rows; empty in snapshots of versions that did not record them."""
 
     def file_key(self, name: str) -> str:
-        """The key of a file of it."""
+        """Return the key of one of its files."""
         return f"{self.key}/{name}"
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:
-    """The snapshot that `LATEST` names; None where there is none yet, or one of an older version.
+    """Return the snapshot that `LATEST` names; None if there is none, or only one of format v1.
 
     Raises:
-        LakeError: a `LATEST` that is no pointer to a snapshot.
+        LakeError: `LATEST` cannot be parsed.
     """
     if not store.has(LATEST_KEY):
         return None
-    said = store.get(LATEST_KEY)
-    if V1_SNAPSHOT_MARKER in said:
+    content = store.get(LATEST_KEY)
+    if V1_SNAPSHOT_MARKER in content:
         return None
     try:
-        return Snapshot.model_validate_json(said)
+        return Snapshot.model_validate_json(content)
     except ValidationError as error:
-        raise damaged_snapshot_error(
-            store, LATEST_KEY, f"no pointer to a snapshot ({error.errors()[0]['msg']})"
-        ) from error
+        found = f"not a pointer to a snapshot ({error.errors()[0]['msg']})"
+        raise damaged_snapshot_error(store, LATEST_KEY, found) from error
 
 
 def damaged_snapshot_error(store: Store, key: str, found: str) -> LakeError:
-    """The error of a snapshot that cannot be read; the cells are there to make another of."""
-    return LakeError(f"read {key} of the lake {store.uri}", found, "Run shapelake compact")
+    """Build the error for an unreadable snapshot, which `compact` can rebuild from the cells."""
+    return LakeError(f"read {key} of the lake {store.uri}", found, f"Run shapelake compact --lake {store.uri}")
 
 
 def superseded_snapshot_keys(store: Store, before: datetime) -> list[str]:
-    """Keys of the snapshots that `LATEST` had left behind by then, and of those whose writer was killed."""
-    named = latest_snapshot(store)
+    """Return the keys of snapshots superseded before `before`, and of snapshots whose writer was killed by then."""
+    latest = latest_snapshot(store)
     stamps = {
-        key: found["stamp"] for key in store.list(SNAPSHOTS_PREFIX) if (found := SNAPSHOT_FILE_PATTERN.fullmatch(key))
+        key: match["stamp"] for key in store.list(SNAPSHOTS_PREFIX) if (match := SNAPSHOT_FILE_PATTERN.fullmatch(key))
     }
-    others = [key for key in stamps if not named or not key.startswith(f"{named.key}/")]
+    others = [key for key in stamps if not latest or not key.startswith(f"{latest.key}/")]
     return [key for key in others if _superseded_at(stamps[key], stamps.values()) < before]
 
 
 def bytes_digest(data: bytes) -> str:
-    """What `LATEST` says of a file's bytes."""
+    """Return the digest of a file as `LATEST` records it."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def _superseded_at(stamp: str, stamps: Iterable[str]) -> datetime:
-    """When a snapshot was left behind: as the next one was written, or, where there is none, at once."""
+    """Return the time at which the next snapshot was written; the snapshot's own time if there is none."""
     successor = min((other for other in stamps if other > stamp), default=stamp)
     return datetime.strptime(successor, TIMESTAMP_FORMAT).replace(tzinfo=UTC)

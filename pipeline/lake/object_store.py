@@ -1,4 +1,4 @@
-"""A lake in an object store: one request per file, created only where its name is free."""
+"""Lake in an object store: one put request per file, conditional on a free name."""
 
 import os
 import re
@@ -20,33 +20,32 @@ CLIENT_OPTIONS = {"connect_timeout": "5s", "timeout": "300s"}
 RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=60)}
 UNSUPPORTED_MARKERS = ("501 Not Implemented", "NotImplemented")
 SECRET_PATTERNS = (
-    (r"(non-2xx status code: \d{3}[^:]*|error response):.*", r"\1"),  # the body: S3's own may quote the session's token
-    (r"\?\S+", ""),  # queries of URLs, which may hold a signature
+    (r"(non-2xx status code: \d{3}[^:]*|error response):.*", r"\1"),  # the body: S3 may quote the session token
+    (r"\?\S+", ""),  # URL queries, which may hold a signature
     (r"//[^/\s]*@", "//"),  # user and password of an endpoint
-    (r'".*"', '"..."'),  # a setting that cannot be read
+    (r'".*"', '"..."'),  # a setting that cannot be parsed
 )
-"""What an error may say that is secret, and what stays of it."""
+"""Patterns of secrets in error messages, and their replacements."""
 
 
 class ObjectStore(Store):
-    """A prefix of a bucket or container; credentials and endpoint come from the environment, as for any of its tools.
+    """Prefix of a bucket or container; credentials and endpoint come from the usual environment variables.
 
-    A file is one put request under the condition that its name is free, so it is whole or absent, and of two writers
-    one creates it. Stores that ignore the condition are found out by `probe`; there, as where it is refused, the look
-    at the name before each put is all there is.
+    A file is one put request, conditional on a free name: it is complete or absent, and one of two concurrent writers
+    creates it. `check_store` detects stores that ignore the condition; on these, and on stores that refuse it, only
+    the check before each put protects existing files.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
-        place = urlsplit(uri)
-        if not place.netloc or "@" in place.netloc or place.query or place.fragment:
-            found = "no bucket" if not place.netloc else "more than a bucket and a prefix"
-            do = "Give SCHEME://BUCKET/PREFIX; keys and endpoints belong into the environment"
-            raise UsageError(f"lake {place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}", found, do)
+        parts = urlsplit(uri)
+        if not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
+            found = "more than a bucket and a prefix" if parts.netloc else "no bucket"
+            do = "Write SCHEME://BUCKET/PREFIX, with keys and endpoint in the environment"
+            raise UsageError(f"lake {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", found, do)
         with self._as_lake_error("open"):
-            options = CLIENT_OPTIONS | {
-                "allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"
-            }  # else given options hide it
+            # Options that are passed hide the variable, so its value is passed too.
+            options = CLIENT_OPTIONS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"}
             self._objects = from_url(self.uri, client_options=options, retry_config=RETRY)  # type: ignore[arg-type]
 
     def exists(self) -> bool:
@@ -98,25 +97,25 @@ class ObjectStore(Store):
         return True
 
     def list_stale_staging(self, age_s: float) -> Keys:
-        return []  # a put that is cut off leaves nothing
+        return []  # an interrupted put leaves nothing
 
     def _warn_no_conditional_put(self) -> None:
         warnings.warn(
-            f"lake {self.uri}: this store refuses to create a file only where its name is free, so names are looked "
-            "at before each write. Files still appear whole or not at all, but of two writers of one file both may "
-            "count as the first, and the later one stays.",
+            f"lake {self.uri}: the store refuses conditional puts, so only the check before each write protects "
+            "existing files. Files are still complete or absent, but two concurrent writers of one file may both "
+            "report success, and the later one wins.",
             RuntimeWarning,
-            stacklevel=2,  # one place, so that Python says it once
+            stacklevel=2,  # one code location, so that Python shows the warning once
         )
 
     @contextmanager
-    def _as_lake_error(self, what: str) -> Iterator[None]:
+    def _as_lake_error(self, action: str) -> Iterator[None]:
         try:
             yield
         except (BaseError, OSError, ValueError) as error:
-            do = "Check the bucket's name, the credentials and the endpoint in the environment"
-            # Without its cause, of which a traceback would show all that is hidden here.
-            raise LakeError(f"{what} the lake {self.uri}", _redacted_first_line(error), do) from None
+            do = "Check the bucket name, the credentials and the endpoint in the environment"
+            # `from None`, because a traceback of the cause would show the redacted text.
+            raise LakeError(f"{action} the lake {self.uri}", _redacted_first_line(error), do) from None
 
 
 def _key(key: str) -> str:
@@ -131,6 +130,6 @@ def _is_unsupported(error: Exception) -> bool:
 
 def _redacted_first_line(error: Exception) -> str:
     line = str(error).partition("\n")[0]
-    for secret, rest in SECRET_PATTERNS:
-        line = re.sub(secret, rest, line)
+    for secret, replacement in SECRET_PATTERNS:
+        line = re.sub(secret, replacement, line)
     return line

@@ -1,4 +1,4 @@
-"""Which place a URI means: a folder, or a prefix of an object store."""
+"""Opens the store of a lake URI. A separate module, because both backends import `store`."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -8,29 +8,28 @@ from pipeline.lake.local_store import LocalStore
 from pipeline.lake.store import Store
 
 OBJECT_STORE_SCHEMES = ("s3", "gs", "az")
-SUPPORTED_URIS_HINT = "Give a folder, or an object store as s3://, gs:// or az://"
+SUPPORTED_URIS_HINT = "Name a folder, or an object store with s3://, gs:// or az://"
 
 
 def open_store(uri: str | Path) -> Store:
-    """The store at a folder, a `file://` URI or an object store; nothing is created before the first write.
+    """Open the store at a folder, a `file://` URI or an object store; nothing is created before the first write.
 
     Raises:
-        UsageError: no path, a place of another kind, a file, or an object store without obstore installed.
+        UsageError: the path is empty or a file, the scheme is not supported, or obstore is not installed.
     """
     text = str(uri)
     parts = urlsplit(text) if "://" in text else None
     if parts and parts.scheme in OBJECT_STORE_SCHEMES:
         return _open_objects(text)
     if parts and (parts.scheme != "file" or parts.netloc not in ("", "localhost")):
-        raise UsageError(
-            f"lake {text}", f"{parts.scheme}:// is not a place this version can write", SUPPORTED_URIS_HINT
-        )
+        found = f"{parts.scheme}://{parts.hostname or ''} is not a supported store"
+        raise UsageError(f"lake {text}", found, SUPPORTED_URIS_HINT)
     path = unquote(parts.path) if parts else text
     if not path:
-        raise UsageError("lake ''", "no path", "Give a folder")
+        raise UsageError("lake ''", "no path", "Name a folder")
     store = LocalStore(Path(path))
     if store.root.exists() and not store.root.is_dir():
-        raise UsageError(f"lake {text}", "a file, not a folder", "Give a folder")
+        raise UsageError(f"lake {text}", "a file, not a folder", "Name a folder")
     return store
 
 

@@ -1,4 +1,4 @@
-"""Reading a lake with SQL, or as frames: the views `layers`, `checkpoints` and `cells`."""
+"""Reads a lake with SQL or as data frames: the views `layers`, `checkpoints` and `cells`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +15,16 @@ from pipeline.lake.lake import Lake
 from pipeline.lake.records import Audit, Audited, Label, ResolvedLabel
 from pipeline.lake.scan import polars_schema
 
+SELECT_HINT = "Use a SELECT over the views layers, checkpoints or cells"
 SANDBOX_SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
 
 
 class LakeReader:
-    """A lake as it was when the reader was made.
+    """Lake in its state at the creation of the reader.
 
-    `layers`: one row per (label, layer of a cell), of each measurement the newest algorithm, without the cells that
-    have a tombstone. `checkpoints`: one row per label and content. `cells`: one row per committed cell, `hidden`
-    where it has a tombstone. Each is a duckdb relation: `.df()`, `.pl()`, `.arrow()`, `.filter(...)`.
+    `layers`: one row per (label, layer of a cell); only the newest algorithm of each measurement, no cells with a
+    tombstone. `checkpoints`: one row per label and content. `cells`: one row per committed cell; `hidden` is true if
+    the cell has a tombstone. Each is a duckdb relation: `.df()`, `.pl()`, `.arrow()`, `.filter(...)`.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -39,9 +40,9 @@ class LakeReader:
                 {"cell_id": sorted(lake.quarantined_cell_ids())}, {"cell_id": pl.String}
             ).to_arrow(),
         }
-        shown = self._visible_cells()
-        lent = shown.filter(~pl.col("own"))["cell_id"].unique().implode()
-        self._tables |= {"shown": shown.to_arrow(), "borrowed": rows.filter(pl.col("cell_id").is_in(lent))}
+        visible = self._visible_cells()
+        shared = visible.filter(~pl.col("own"))["cell_id"].unique().implode()
+        self._tables |= {"visible": visible.to_arrow(), "shared": rows.filter(pl.col("cell_id").is_in(shared))}
 
     def layers(self) -> duckdb.DuckDBPyRelation:
         return self.sql("FROM layers")
@@ -53,22 +54,25 @@ class LakeReader:
         return self.sql("FROM cells")
 
     def sql(self, text: str) -> duckdb.DuckDBPyRelation:
-        """The result of a query over the three views, which can read nothing else and write nothing at all.
+        """Return the result of a query over the three views; it can read nothing else and write nothing.
 
-        It is computed when it is fetched; what goes wrong then is a duckdb.Error.
+        The result is computed when it is fetched; an error at that point is a duckdb.Error.
+
+        Raises:
+            UsageError: the query is not valid, or the statement has no result (such as CREATE).
         """
         with _as_usage_error(text):
             if (result := self._connect().sql(text)) is not None:
                 return result
-        raise UsageError(f"query {text.strip()!r}", "it returns no rows", "Ask with a SELECT")
+        raise UsageError(f"query {text.strip()!r}", "the statement has no result", SELECT_HINT)
 
     def query_frame(self, text: str) -> pl.DataFrame:
-        """The result of `sql`, computed now: everything that can go wrong is an error in two lines."""
+        """Return the computed result of `sql`; raise UsageError for any error in the query or its computation."""
         with _as_usage_error(text):
             return self.sql(text).pl()
 
     def _connect(self) -> duckdb.DuckDBPyConnection:
-        """A database of its own for each query: none disturbs another, and none reaches outside."""
+        """Open a separate sandboxed database, so that queries affect neither each other nor anything outside."""
         database = self._database()
         for view in (views.CREATE_LAYERS_VIEW, views.CREATE_CELLS_VIEW, views.CREATE_CHECKPOINTS_VIEW):
             database.execute(view)
@@ -77,10 +81,10 @@ class LakeReader:
         return database
 
     def _visible_cells(self) -> pl.DataFrame:
-        """Which cells are shown, and under which label: of each measurement the newest algorithm."""
-        each = self._database().sql(views.SELECT_LABELLED_CELLS).pl()
+        """Select the cells with the newest algorithm of each measurement, once under each of their labels."""
+        labelled = self._database().sql(views.SELECT_LABELLED_CELLS).pl()
         newest = pl.col("algorithm").max().over(views.MEASUREMENT_COLUMNS)
-        return each.filter(pl.col("algorithm").eq_missing(newest)).select(
+        return labelled.filter(pl.col("algorithm").eq_missing(newest)).select(
             "cell_id", "own", *views.LABEL_DECIDED_COLUMNS
         )
 
@@ -97,33 +101,32 @@ def _as_usage_error(text: str) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         found = " ".join(str(error).split()).rstrip(".")
-        asked = f"query {text.strip()!r}"
-        raise UsageError(asked, found, "Ask the views layers, checkpoints or cells with a SELECT") from error
+        raise UsageError(f"query {text.strip()!r}", found, SELECT_HINT) from error
 
 
 def _label_frame(labels: list[ResolvedLabel]) -> pl.DataFrame:
     types = polars_schema()
-    said = {
+    label_types = {
         name: types[name]
         for name in (*views.LABEL_DECIDED_COLUMNS, *views.DIGEST_COLUMNS)
         if name in Label.model_fields
     }
-    said |= {"content": pl.String()}
-    found = {name: types[name] for name in views.UNLABELLED_DEFAULTS} | {"first_seen": types["written_at"]}
-    columns = {name: [getattr(named.label, name) for named in labels] for name in said}
-    columns |= {name: [getattr(named, name) for named in labels] for name in found}
-    return pl.DataFrame(columns, schema=said | found).with_columns(_kinds(labels))
+    label_types |= {"content": pl.String()}
+    resolved_types = {name: types[name] for name in views.UNLABELLED_DEFAULTS} | {"first_seen": types["written_at"]}
+    columns = {name: [getattr(resolved.label, name) for resolved in labels] for name in label_types}
+    columns |= {name: [getattr(resolved, name) for resolved in labels] for name in resolved_types}
+    return pl.DataFrame(columns, schema=label_types | resolved_types).with_columns(_kinds(labels))
 
 
 def _kinds(labels: list[ResolvedLabel]) -> pl.Series:
-    """Polars makes lists slowly from Python's, and few of them differ."""
-    places = {kinds: place for place, kinds in enumerate(dict.fromkeys(named.label.kinds for named in labels))}
-    distinct = pl.Series("kinds", [list(kinds) for kinds in places], dtype=pl.List(pl.String))
-    return distinct.gather([places[named.label.kinds] for named in labels])
+    """Build the list column from its few distinct values: polars converts Python lists slowly."""
+    indices = {kinds: i for i, kinds in enumerate(dict.fromkeys(resolved.label.kinds for resolved in labels))}
+    distinct = pl.Series("kinds", [list(kinds) for kinds in indices], dtype=pl.List(pl.String))
+    return distinct.gather([indices[resolved.label.kinds] for resolved in labels])
 
 
 def _audit_frame(audits: list[Audit]) -> pl.DataFrame:
     types = polars_schema() | {"state": pl.String(), "findings": pl.List(pl.String)}
-    own = {name: types[name] for name in Audited.model_fields}
-    rows = [[audit.model, audit.family, *one.model_dump().values()] for audit in audits for one in audit.revisions]
-    return pl.DataFrame(rows, schema={"model": pl.String(), "family": pl.String(), **own}, orient="row")
+    schema = {"model": pl.String(), "family": pl.String()} | {name: types[name] for name in Audited.model_fields}
+    rows = [[audit.model, audit.family, *seen.model_dump().values()] for audit in audits for seen in audit.revisions]
+    return pl.DataFrame(rows, schema=schema, orient="row")

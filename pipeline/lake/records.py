@@ -1,4 +1,4 @@
-"""The lake's small records: labels, failures and tombstones."""
+"""Records of a lake: labels, audits, failures and tombstones."""
 
 import socket
 from collections.abc import Iterable
@@ -11,10 +11,8 @@ from pipeline.spec import Checkpoint, ModelKind
 from pipeline.strict_model import StrictModel, digest_json
 
 HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
-
-
 FIELDS_NOT_IN_LABEL = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
-"""Fields of a Checkpoint that a label leaves out: where its files are, and a guess."""
+"""Fields of a Checkpoint that a label omits: the location of its files, and an estimate."""
 
 
 def utc_now() -> datetime:
@@ -22,7 +20,7 @@ def utc_now() -> datetime:
 
 
 class Label(StrictModel):
-    """What a label (model, revision) was seen to point at; the Checkpoint without its folders."""
+    """Observation of the content behind a label (model, revision): a Checkpoint without the location of its files."""
 
     model: str
     revision: str
@@ -55,12 +53,12 @@ class Label(StrictModel):
 
     @property
     def digest_without_time(self) -> str:
-        """Digest of everything but the time: equal records say the same."""
+        """Digest of every field except `seen_at`, to recognise an unchanged record."""
         return digest_json(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
 
 class Audited(StrictModel):
-    """A revision of a history as an audit saw it, whether or not it was ever measured."""
+    """State of one revision in an audit, measured or not."""
 
     revision: str
     commit_sha: str | None
@@ -69,31 +67,31 @@ class Audited(StrictModel):
     stage: str | None
     run: str | None
     weights_digest: str | None
-    """Null where it has no weights."""
+    """None if the revision has no weights."""
     state: str
-    """NEW, UNCHANGED, DUPLICATE_OF ...: a word of `pipeline.catalog.audit`."""
+    """NEW, UNCHANGED, DUPLICATE_OF ...: a state of `pipeline.catalog.audit`."""
     findings: tuple[str, ...]
-    """What is wrong with it, a sentence each."""
+    """Problems of the revision, one sentence each."""
 
 
 class Audit(StrictModel):
-    """Every revision of one model's history at one time."""
+    """All revisions of one model at one time."""
 
     model: str
     family: str | None
     formerly: str | None = None
-    """Another name of the model, under which the lake may have labels: the repo was renamed."""
+    """Earlier name of a renamed repo, under which the lake may have labels."""
     revisions: tuple[Audited, ...]
     seen_at: datetime = Field(default_factory=utc_now)
 
     @property
     def digest_without_time(self) -> str:
-        """Digest of everything but the time: equal audits say the same."""
+        """Digest of every field except `seen_at`, to recognise an unchanged audit."""
         return digest_json(self.model_dump(mode="json", exclude={"seen_at"}), bits=64)
 
 
 class ResolvedLabel(NamedTuple):
-    """A label and the content it points at or pointed at, with what the other labels say about it."""
+    """Label with one content that it points or pointed to, related to all other labels."""
 
     label: Label
     first_seen: datetime
@@ -102,12 +100,12 @@ class ResolvedLabel(NamedTuple):
 
 
 def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
-    """One entry per (label, content), described by its newest record.
+    """Return one entry per (label, content), with the newest record of that pair.
 
-    `superseded`: the label's newest record points at other content: weights, config or tokenizer. `duplicate_of`:
-    the first other label (by first sight, then step) that points at equal weights now; both of a pair name each other.
+    `superseded`: the label's newest record points to other content (weights, config or tokenizer). `duplicate_of`:
+    the first other label, by `first_seen`, then step, that points to equal weights now; two duplicates name each other.
     """
-    by_time = sorted(((label.name, label) for label in labels), key=lambda named: named[1].seen_at)
+    by_time = sorted(((label.name, label) for label in labels), key=lambda pair: pair[1].seen_at)
     current = {name: label.content for name, label in by_time}
     newest = {(name, label.content): label for name, label in by_time}
     first = {(name, label.content): label.seen_at for name, label in reversed(by_time)}
@@ -128,7 +126,7 @@ def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
 
 
 class Failure(StrictModel):
-    """One failed attempt at a cell."""
+    """Attempt at a cell that failed."""
 
     cell_id: HexDigest
     model: str
@@ -139,37 +137,37 @@ class Failure(StrictModel):
     recipe: str
     kind: str
     error_class: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
-    """The outcome class the driver counts strikes by: permanent, transient, crash ..."""
+    """Error class, by which the driver counts attempts: permanent, transient, crash ..."""
     message: str
     traceback: str | None = None
     command: str
-    """Reproduces the failure."""
+    """Command that reproduces the failure."""
     run_id: str
     attempt: int
     batch_tokens: int | None = None
-    """Tokens per forward pass of this attempt; less after each time that the memory was short."""
+    """Tokens per forward pass of this attempt; reduced after each out-of-memory failure."""
     host: str = Field(default_factory=socket.gethostname)
-    """Where it was made; empty where a worker died of which that is not known."""
+    """Host of the attempt; empty if the worker died and its host is unknown."""
     seconds: float | None = None
-    """That it took until then; of one whose worker died, since Ray was given it."""
+    """Duration until the failure; since submission to Ray if the worker died."""
     when: datetime = Field(default_factory=utc_now)
 
     @property
     def measurement_key(self) -> tuple[str | None, ...]:
-        """What the cell was to measure, whatever the files behind the label."""
+        """Identity of the wanted measurement, independent of the content behind the label."""
         return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
 
 class Tombstone(StrictModel):
-    """Hides a committed cell from readers, or keeps a failed one from being tried again."""
+    """Quarantine record: hides a committed cell from readers, or stops attempts at a failed one."""
 
     cell_id: HexDigest
     reason: str
     by: str
-    """A run, or a person."""
+    """Author of the record: `run RUN_ID` or `a person`."""
     when: datetime = Field(default_factory=utc_now)
     failure: Failure | None = None
-    """The last failure, where that is the reason."""
+    """Last failure, if that is the reason."""
 
     @classmethod
     def from_failure(cls, failure: Failure) -> "Tombstone":

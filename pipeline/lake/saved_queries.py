@@ -1,4 +1,4 @@
-"""Saved queries: questions that many ask, by name. `shapelake query @dome` is the SQL below."""
+"""Saved queries: frequent questions by name. `shapelake query @dome` runs the SQL below."""
 
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ _SAVED = {
         """,
     ),
     "sink": SavedQuery(
-        "anisotropy with and without sink tokens, and what share of tokens and of variance the sinks are",
+        "anisotropy with and without sink tokens, and the share of sinks in tokens and in variance",
         """
         SELECT model, kind, stage, run, corpus, recipe, step, revision, layer, anisotropy, anisotropy_no_sink,
             anisotropy_no_sink / nullif(anisotropy, 0) AS share_left,
@@ -52,7 +52,7 @@ _SAVED = {
         """,
     ),
     "audit": SavedQuery(
-        "every checkpoint label, what an audit said of it, and whether its weights are another's or have moved",
+        "every checkpoint label with its audit, the label that it duplicates, and whether its content was replaced",
         """
         SELECT COLUMNS('^(model|revision|step|tokens_seen|stage|run|duplicate_of|superseded|audit|findings)$')
         FROM checkpoints
@@ -60,7 +60,7 @@ _SAVED = {
         """,
     ),
     "coverage": SavedQuery(
-        "what has been measured: labels, steps and rows that are not ok, per model, corpus and recipe",
+        "labels, steps and rows whose status is not ok, per model, corpus and recipe",
         """
         SELECT model, kind, corpus, recipe, count(DISTINCT revision) AS labels, min(step) AS first_step,
             max(step) AS last_step, count(DISTINCT layer) AS layers, count(*) AS rows,
@@ -74,12 +74,12 @@ _SAVED = {
 
 
 def all_saved_queries() -> dict[str, SavedQuery]:
-    """Every saved query, (meaning, sql), by name without its sign."""
+    """Return the saved queries by name, without the `@`."""
     return dict(_SAVED)
 
 
 def resolve_query(text: str) -> str:
-    """The SQL of `@name`; any other text as it is.
+    """Return the SQL of `@name`; any other text unchanged.
 
     Raises:
         UsageError: no saved query has this name.
@@ -90,7 +90,6 @@ def resolve_query(text: str) -> str:
     name = name.removeprefix(QUERY_SIGN)
     if name not in _SAVED:
         known = ", ".join(f"{QUERY_SIGN}{each}" for each in _SAVED)
-        raise UsageError(
-            f"query {QUERY_SIGN}{name}", f"no such saved query{suggest(name, list(_SAVED))}", f"Ask one of {known}"
-        )
+        found = f"no such saved query{suggest(name, list(_SAVED))}"
+        raise UsageError(f"query {QUERY_SIGN}{name}", found, f"Use one of {known}")
     return _SAVED[name].sql

@@ -1,4 +1,4 @@
-"""The rows of many cells as one lazy frame, whatever version of the schema each file was written with."""
+"""Scans the rows of many cells as one lazy frame, across all versions of the schema."""
 
 from collections.abc import Iterable, Sequence
 from io import BytesIO
@@ -22,29 +22,28 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     "float64": pl.Float64(),
     "timestamp[us, UTC]": pl.Datetime("us", "UTC"),
 }
-
-
 ParquetSource = Path | bytes
 
 
 def scan_cells(store: Store, keys: Iterable[str]) -> pl.LazyFrame:
-    """Every row of these cells with the columns of today: absent ones are null, unknown ones are left out.
+    """Scan the rows of these cells with the current columns: missing ones are null, unknown ones are dropped.
 
-    Polars reads thousands of small files three to five times faster than pyarrow or duckdb do.
+    Polars reads thousands of small files three to five times faster than pyarrow or duckdb.
 
     Raises:
-        LakeError: a file that is no Parquet file, or not the one that was written.
+        LakeError: a file is not valid Parquet or does not match its checksum.
     """
     keys = list(keys)
     sources = store.paths_or_bytes(keys)
     for key, source in zip(keys, sources, strict=True):
         if found := find_damage(source):
-            raise LakeError(f"read {key} of the lake {store.uri}", found, "Move it out of the lake, or mend it")
+            do = "Restore the file or move it out of the lake"
+            raise LakeError(f"read {key} of the lake {store.uri}", found, do)
     return scan_unchecked(sources)
 
 
 def scan_unchecked(sources: Sequence[ParquetSource]) -> pl.LazyFrame:
-    """Every row of these Parquet files with the columns of today, unchecked."""
+    """Scan the rows of these Parquet files with the current columns, without integrity checks."""
     if not sources:
         return pl.LazyFrame(schema=polars_schema())
     return pl.scan_parquet(
@@ -58,32 +57,32 @@ def scan_unchecked(sources: Sequence[ParquetSource]) -> pl.LazyFrame:
 
 
 def find_damage(source: ParquetSource) -> str | None:
-    """What is wrong with the file of a cell as a file; None where nothing is."""
+    """Describe the damage of a cell's file; None if the file is intact."""
     try:
         data = source.read_bytes() if isinstance(source, Path) else source
     except OSError as error:
         return error.strerror
     if not (len(data) > 2 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
-        return "not a whole Parquet file"
-    broken = checksum.is_corrupt(data)
-    if broken:
+        return "not a complete Parquet file"
+    is_corrupt = checksum.is_corrupt(data)
+    if is_corrupt:
         return "changed since it was written"
-    return _unreadable(data) if broken is None else None
+    return _find_parse_error(data) if is_corrupt is None else None
 
 
-def _unreadable(data: bytes) -> str | None:
-    """Whether a file without a seal, written by hand or by an older version, can be read to its end."""
-    import pyarrow.parquet as pq  # slow to load, and seldom needed
+def _find_parse_error(data: bytes) -> str | None:
+    """Read a file without a checksum to its end; such files were written by hand or by an older version."""
+    import pyarrow.parquet as pq  # slow to load, rarely needed
 
     try:
         pq.read_table(BytesIO(data)).validate(full=True)
     except (OSError, ValueError, MemoryError) as error:  # ArrowInvalid is a ValueError
-        return f"no readable Parquet file ({' '.join(str(error).split())})"
+        return f"not a readable Parquet file ({' '.join(str(error).split())})"
     return None
 
 
 def polars_schema() -> pl.Schema:
-    """The lake's schema in polars' types."""
+    """Return the lake's schema in polars types."""
     return pl.Schema({column.name: _type(column.type) for column in all_columns()})
 
 

@@ -1,5 +1,6 @@
-"""A lake in three sorted files, so that a reader opens these and not thousands. A cache of the cells and labels."""
+"""Snapshots, which cache all cells and labels in three files so that readers need not open thousands; and their gc."""
 
+from datetime import timedelta
 from io import BytesIO
 from uuid import uuid4
 
@@ -18,6 +19,7 @@ from pipeline.lake.manifest import (
     Snapshot,
     bytes_digest,
     latest_snapshot,
+    superseded_snapshot_keys,
 )
 from pipeline.lake.records import utc_now
 from pipeline.lake.scan import polars_schema
@@ -25,37 +27,38 @@ from pipeline.lake.store import Store
 from pipeline.strict_model import canonical_json
 
 SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
-"""What queries ask for, first: a row group then holds few values of it, and the others are skipped."""
+"""Filter columns of typical queries first: each row group then holds few of their values, and most are skipped."""
 ROW_GROUP = 2**14
 COMPACT_THRESHOLD = 1000
-"""Files that a reader may have to open one by one: at about a millisecond for each, a second."""
+"""Cells outside the snapshot that make a new one due: at about 1 ms per file, a reader needs 1 s for them."""
+GC_GRACE = timedelta(days=1)
 
 
 def compact(lake: Lake) -> Snapshot | None:
-    """Write a snapshot of every committed cell and label, then point `LATEST` at it; None for a lake without cells.
+    """Write a snapshot of every committed cell and label, then point `LATEST` to it; None for a lake without cells.
 
-    Killed at any moment, `LATEST` names the old snapshot or the new one, and both are whole. Rows are those of the
-    cells with the columns of today: what the views expand or hide is left to them. What the old snapshot holds is taken
-    from it, if its bytes are those that were written; else it is forgotten.
+    `LATEST` changes atomically: after a kill it names the old snapshot or the new one, and both are complete. The
+    rows are those of the cells, with the current columns; the views expand labels and hide cells. Cells in the old
+    snapshot are copied from it if its files match their digests; otherwise `LATEST` is deleted first.
 
     Raises:
-        LakeError: a cell that cannot be read; `verify` lists them all.
+        LakeError: a cell cannot be read; `verify` lists all of them.
     """
     _drop_corrupt_snapshot(lake.store)
-    found = load_cell_index(lake)
-    if found.cells.is_empty():
+    index = load_cell_index(lake)
+    if index.cells.is_empty():
         return None
-    frame = _sorted(found.rows, lake.uri)
+    frame = _sorted(index.rows, lake.uri)
     files = {
         ROW_FILE: _parquet(frame),
-        CELL_FILE: _parquet(found.cells.sort("model", "cell_id", nulls_last=True)),
+        CELL_FILE: _parquet(index.cells.sort("model", "cell_id", nulls_last=True)),
         LABEL_FILE: lake.encode_label_bundle(),
     }
     written_at = utc_now()
     snapshot = Snapshot(
         key=f"{SNAPSHOTS_PREFIX}/v2/{written_at:{TIMESTAMP_FORMAT}}-{uuid4().hex[:8]}",
         digests={name: bytes_digest(data) for name, data in files.items()},
-        cells=found.cells.height,
+        cells=index.cells.height,
         rows=frame.height,
         bytes=sum(map(len, files.values())),
         written_at=written_at,
@@ -68,27 +71,43 @@ def compact(lake: Lake) -> Snapshot | None:
 
 
 def compact_if_due(lake: Lake) -> Snapshot | None:
-    """`compact` where `LOOSE` cells or more came after the last one, or columns did, without which it is left aside.
+    """Compact if `COMPACT_THRESHOLD` or more cells, or any column, are newer than the snapshot; else return None.
 
     Raises:
-        LakeError: as `compact`.
+        LakeError: as in `compact`.
     """
-    named = latest_snapshot(lake.store)
-    if named and not {*polars_schema()} <= {*named.columns}:
+    latest = latest_snapshot(lake.store)
+    if latest and not {*polars_schema()} <= {*latest.columns}:  # readers ignore a snapshot that lacks a column
         return compact(lake)
-    return compact(lake) if len(lake.cell_files()) - (named.cells if named else 0) >= COMPACT_THRESHOLD else None
+    return compact(lake) if len(lake.cell_files()) - (latest.cells if latest else 0) >= COMPACT_THRESHOLD else None
+
+
+def collect_garbage(lake: Lake, grace: timedelta = GC_GRACE, *, dry_run: bool = True) -> list[str]:
+    """Return the keys of stale staged files and superseded snapshots; delete them unless `dry_run`.
+
+    Stale means unused for `grace`: a reader opened before that may lose its snapshot. Cells, labels, attempts,
+    tombstones, recipes and runs are never deleted.
+    """
+    keys = [
+        *lake.store.list_stale_staging(grace.total_seconds()),
+        *superseded_snapshot_keys(lake.store, utc_now() - grace),
+    ]
+    if not dry_run:
+        for key in keys:
+            lake.store.delete(key)
+    return keys
 
 
 def find_corrupt_file(store: Store) -> str | None:
-    """The key of the first file of the snapshot that `LATEST` names whose bytes are not those that were written.
+    """Return the key of the first file of the newest snapshot that does not match its digest; None if all match.
 
     Raises:
-        LakeError: a `LATEST` that is no pointer to a snapshot, or a file that is not there.
+        LakeError: `LATEST` cannot be parsed, or a file is missing.
     """
-    if (named := latest_snapshot(store)) is None:
+    if (latest := latest_snapshot(store)) is None:
         return None
-    written = {named.file_key(name): digest for name, digest in named.digests.items()}
-    return next((key for key, digest in written.items() if bytes_digest(store.get(key)) != digest), None)
+    digests = {latest.file_key(name): digest for name, digest in latest.digests.items()}
+    return next((key for key, digest in digests.items() if bytes_digest(store.get(key)) != digest), None)
 
 
 def _drop_corrupt_snapshot(store: Store) -> None:
@@ -104,9 +123,8 @@ def _sorted(rows: pl.LazyFrame, uri: str) -> pl.DataFrame:
     try:
         return rows.sort(SORT_COLUMNS, nulls_last=True).collect()
     except PARQUET_READ_ERRORS as error:
-        raise LakeError(
-            f"read the cells of the lake {uri}", " ".join(str(error).split()), "Run shapelake verify"
-        ) from error
+        found = " ".join(str(error).split())
+        raise LakeError(f"read the cells of the lake {uri}", found, f"Run shapelake verify --lake {uri}") from error
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

@@ -1,4 +1,4 @@
-"""What `shapelake status` says: per model what is committed, what failed, what stands quarantined, what runs."""
+"""State of a lake for `shapelake status`: committed cells per model, failures, tombstones and runs."""
 
 from collections import Counter
 from datetime import datetime
@@ -13,7 +13,7 @@ STATUS_COLUMNS = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revisio
 
 
 class LabelledCell(NamedTuple):
-    """A committed cell under one of its labels."""
+    """Committed cell under one of its labels."""
 
     cell_id: str
     model: str
@@ -25,7 +25,7 @@ class LabelledCell(NamedTuple):
     kind: str
     written_at: datetime
     seen_at: datetime
-    """When the label was first seen to point at these files."""
+    """Time at which the label was first seen with these files."""
 
     @property
     def valid_since(self) -> datetime:
@@ -37,24 +37,24 @@ class LabelledCell(NamedTuple):
 
 
 def lake_status(lake: Lake) -> dict[str, Any]:
-    """The lake's state as plain values.
+    """Return the state of the lake as plain values.
 
-    `models`: counts per model. `failures`: every cell that failed and is not committed, with its last failure and
-    the command that shows it again; left out where its label was measured since, with other files or newer code.
-    `quarantined`: every tombstone. `runs`: the last progress of each.
+    `models`: counts per model. `failures`: every cell that failed and is not committed, with its last failure and the
+    command that reproduces it; omitted if its label was measured later, with other files or newer code.
+    `quarantined`: every tombstone. `runs`: the last progress record of each run.
     """
-    stones = {stone.cell_id: stone for stone in lake.tombstones()}
+    tombstones = {tombstone.cell_id: tombstone for tombstone in lake.tombstones()}
     measured = _labelled_cells(lake)
-    visible = [cell for cell in measured if cell.cell_id not in stones]
-    failed = _unresolved_failures(lake, stones, visible)
-    held = [_tombstone_entry(stone, measured) for stone in stones.values()]
+    visible = [cell for cell in measured if cell.cell_id not in tombstones]
+    failed = _unresolved_failures(lake, tombstones, visible)
+    quarantined = [_tombstone_entry(tombstone, measured) for tombstone in tombstones.values()]
     models = sorted({cell.model for cell in measured} | {failure.model for failure in failed})
-    strikes = lake.failure_counts()
+    counts = lake.failure_counts()
     return {
         "lake": lake.uri,
-        "models": [_model(model, visible, failed, held) for model in models],
-        "failures": [_failure(f, strikes.get(f.cell_id, Counter()), f.cell_id in stones) for f in failed],
-        "quarantined": held,
+        "models": [_model(model, visible, failed, quarantined) for model in models],
+        "failures": [_failure(f, counts.get(f.cell_id, Counter()), f.cell_id in tombstones) for f in failed],
+        "quarantined": quarantined,
         "runs": lake.runs(),
     }
 
@@ -62,43 +62,45 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 def _labelled_cells(lake: Lake) -> list[LabelledCell]:
     if not lake.cell_files():
         return []
-    from pipeline.lake.cell_index import load_cell_index  # polars loads only where there is something to read
+    from pipeline.lake.cell_index import load_cell_index  # polars is loaded only if there are cells
 
     cells = load_cell_index(lake).cells.select("cell_id", *DIGEST_COLUMNS, *STATUS_COLUMNS)
     labels: dict[str, list[tuple[str, str, int | None, datetime]]] = {}
     for label, first_seen, *_ in lake.labels():
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))
-    found = []
+    labelled = []
     for cell_id, *rest in cells.sort("cell_id").iter_rows():
         content, (corpus, sha256, recipe, kind, *own, written_at) = digest_json(rest[:3]), rest[3:]
         for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
-            found.append(LabelledCell(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen))
-    return found
+            labelled.append(
+                LabelledCell(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen)
+            )
+    return labelled
 
 
-def _unresolved_failures(lake: Lake, stones: dict[str, Tombstone], visible: list[LabelledCell]) -> list[Failure]:
-    """The last failure of each cell that is still to be measured, oldest first."""
+def _unresolved_failures(lake: Lake, tombstones: dict[str, Tombstone], visible: list[LabelledCell]) -> list[Failure]:
+    """Return the last failure of each cell that is not measured yet, oldest first."""
     committed = lake.committed_cell_ids()
-    last = {id_: stone.failure for id_, stone in stones.items() if stone.failure and id_ not in committed}
+    last = {id_: stone.failure for id_, stone in tombstones.items() if stone.failure and id_ not in committed}
     last |= {failure.cell_id: failure for failure in lake.failures(set(lake.failure_counts()) - committed)}
     since: dict[tuple[str | None, ...], datetime] = {}
     for cell in visible:
         since[cell.measurement_key] = max(cell.valid_since, since.get(cell.measurement_key, cell.valid_since))
-    standing = [f for f in last.values() if f.measurement_key not in since or since[f.measurement_key] < f.when]
-    return sorted(standing, key=lambda failure: failure.when)
+    unresolved = [f for f in last.values() if f.measurement_key not in since or since[f.measurement_key] < f.when]
+    return sorted(unresolved, key=lambda failure: failure.when)
 
 
 def _model(
-    model: str, visible: list[LabelledCell], failed: list[Failure], held: list[dict[str, Any]]
+    model: str, visible: list[LabelledCell], failed: list[Failure], quarantined: list[dict[str, Any]]
 ) -> dict[str, Any]:
     cells = [cell for cell in visible if cell.model == model]
-    ids = {stone["cell_id"] for stone in held}
+    ids = {entry["cell_id"] for entry in quarantined}
     return {
         "model": model,
         "checkpoints": len({cell.revision for cell in cells}),
         "cells": len({cell.cell_id for cell in cells}),
         "failed": sum(f.model == model and f.cell_id not in ids for f in failed),
-        "quarantined": sum(stone["model"] == model for stone in held),
+        "quarantined": sum(entry["model"] == model for entry in quarantined),
         "newest_step": max((cell.step for cell in cells if cell.step is not None), default=None),
         "corpora": sorted({cell.corpus for cell in cells}),
         "recipes": sorted({cell.recipe for cell in cells}),
@@ -106,27 +108,27 @@ def _model(
     }
 
 
-def _failure(failure: Failure, strikes: Counter[str], quarantined: bool) -> dict[str, Any]:
+def _failure(failure: Failure, counts: Counter[str], quarantined: bool) -> dict[str, Any]:
     return {
         "label": f"{failure.model}@{failure.revision}",
         **{name: getattr(failure, name) for name in ("corpus", "recipe", "kind", "cell_id")},
         "class": failure.error_class,
         **{name: getattr(failure, name) for name in ("message", "command", "run_id", "host")},
-        "attempts": strikes.total(),
+        "attempts": counts.total(),
         "quarantined": quarantined,
         "when": _utc(failure.when),
     }
 
 
-def _tombstone_entry(stone: Tombstone, measured: list[LabelledCell]) -> dict[str, Any]:
-    known = stone.failure or next((cell for cell in measured if cell.cell_id == stone.cell_id), None)
+def _tombstone_entry(tombstone: Tombstone, measured: list[LabelledCell]) -> dict[str, Any]:
+    cell = tombstone.failure or next((cell for cell in measured if cell.cell_id == tombstone.cell_id), None)
     return {
-        "cell_id": stone.cell_id,
-        "model": known and known.model,
-        "label": known and f"{known.model}@{known.revision}",
-        "reason": stone.reason,
-        "by": stone.by,
-        "when": _utc(stone.when),
+        "cell_id": tombstone.cell_id,
+        "model": cell and cell.model,
+        "label": cell and f"{cell.model}@{cell.revision}",
+        "reason": tombstone.reason,
+        "by": tombstone.by,
+        "when": _utc(tombstone.when),
     }
 
 

@@ -1,8 +1,10 @@
-"""What a lake needs of a place: create-if-absent is the only commit, and no data file is ever replaced."""
+"""Storage interface of a lake: create-if-absent is the only commit, and no data file is ever replaced."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
+from uuid import uuid4
 
 from pipeline.errors import LakeError
 
@@ -12,62 +14,100 @@ Keys = list[str]
 
 
 class Store(Protocol):
-    """What a lake needs of a place. Keys are relative, with `/` between their parts."""
+    """Storage backend of a lake. Keys are relative paths with `/` between their parts."""
 
     uri: str
 
     def exists(self) -> bool:
-        """Whether anything is here at all."""
+        """Return True if the folder exists or, in an object store, if any key does."""
         ...
 
     def has(self, key: str) -> bool:
-        """Whether there is a `key`."""
+        """Return True if `key` exists."""
         ...
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Create `key` whole and durable: True if created, False if it existed (and stays as it was)."""
+        """Create `key` atomically and durably. Return False if `key` exists, whose content then stays."""
         return not self.has(key) and self.create_if_absent(key, data)
 
     def create_if_absent(self, key: str, data: bytes) -> bool:
-        """`put_new` without the look first: what alone decides between two writers at once."""
+        """Do the same as `put_new` without its prior check; this call alone decides between concurrent writers."""
         ...
 
     def put_or_replace(self, key: str, data: bytes) -> None:
-        """Create or replace `key` at once: for small files that nobody scans."""
+        """Create or replace `key` atomically: for small files that no scan reads."""
         ...
 
     def get(self, key: str) -> bytes:
-        """The bytes of `key`; LakeError where there are none."""
+        """Return the bytes of `key`; raise LakeError if `key` does not exist."""
         ...
 
     def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[Path | bytes]:
-        """What to read each key from: its file, or, where there are no files, its bytes."""
+        """Return a readable source per key: the path of its file, or its bytes if the store has no files."""
         ...
 
     def list(self, prefix: str) -> Keys:
-        """Keys below the folder `prefix`, sorted; none where it does not exist."""
+        """Return the sorted keys below the folder `prefix`; none if the folder does not exist."""
         ...
 
     def delete(self, key: str) -> bool:
-        """Remove `key`; False where there was none."""
+        """Remove `key`; return False if `key` does not exist."""
         ...
 
     def list_stale_staging(self, age_s: float) -> Keys:
-        """Keys of what writers that were killed this long ago, or longer, left in staging."""
+        """Return the keys of staged files that killed writers left at least `age_s` seconds ago."""
         ...
 
     def remove_stale_staging(self) -> int:
-        """Remove the left-overs of a day ago and earlier; says how many."""
+        """Remove staged files that are older than a day; return their number."""
         return sum(self.delete(key) for key in self.list_stale_staging(STAGING_MAX_AGE_S))
 
 
 def split_key(key: str) -> list[str]:
-    """The names on the way to `key`, none of which may lead out of the lake.
+    """Split `key` into its parts, none of which may lead out of the lake.
 
     Raises:
-        LakeError: a name that is empty, goes up, or holds what no file of a lake is called.
+        LakeError: a part is empty, `.` or `..`, or the key has a backslash or a character that is not printable.
     """
     names = key.split("/")
     if not key.isprintable() or "\\" in key or any(name in ("", ".", "..") for name in names):
-        raise LakeError(f"lake key {key!r}", "it would leave the lake's folder", "Give a plain relative name")
+        found = "not a plain relative path, so it could leave the lake's folder"
+        raise LakeError(f"lake key {key!r}", found, "Rename the file or move it out of the lake")
     return names
+
+
+def check_store(store: Store) -> list[str]:
+    """Try the guarantees of the store with one small file; return a sentence per guarantee that does not hold.
+
+    The file is created twice, replaced, read, listed and deleted. It lies in staging, which no reader lists. Warnings
+    of the store itself, such as refused hard links or conditional puts, are part of the result.
+
+    Raises:
+        LakeError: the store cannot be written or read at all.
+    """
+    key = f"{STAGING}/probe-{uuid4().hex}"
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            findings = list(_failed_guarantees(store, key))
+        return [*dict.fromkeys(str(warning.message) for warning in caught), *findings]
+    finally:
+        store.delete(key)
+
+
+def _failed_guarantees(store: Store, key: str) -> Iterator[str]:
+    first, second = store.create_if_absent(key, b"first"), store.create_if_absent(key, b"second")
+    content = store.get(key)
+    if not first:
+        yield "A new name is reported as existing: nothing can be committed."
+    if second or content != b"first":
+        yield (
+            "A file can be created twice, so only the check before each write protects existing files. Files are still "
+            "complete or absent, but if two runs commit one cell at the same moment, the later one wins. Run one at a "
+            "time."
+        )
+    store.put_or_replace(key, b"third")
+    if store.get(key) != b"third":
+        yield "A replaced file still reads as before: readers may see progress and LATEST late."
+    if key not in store.list(STAGING):
+        yield "A new file is not listed at once: a rerun may measure a finished cell again."

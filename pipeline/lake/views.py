@@ -1,22 +1,25 @@
-"""The SQL of the three views, over the tables `measured` (rows as committed), `committed` (one row per cell), `labels`,
-`audited`, `tombstones`, and `shown` and `borrowed`, which are made of these."""
+"""SQL of the three views `layers`, `cells` and `checkpoints`.
+
+They read the tables `measured` (committed rows), `committed` (one row per cell), `labels`, `audited`, `tombstones`,
+`visible` (visible cells, once per label) and `shared` (rows of cells that are visible under a second label).
+"""
 
 from pipeline.columns import column_names
 
 DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
-"""What two labels must share to share a measurement."""
+"""Two labels share a measurement if these are equal."""
 LABEL_DECIDED_COLUMNS = (
     *("model", "family", "revision", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run"),
     *("duplicate_of", "superseded"),
 )
-"""Columns that a label decides; the rest belongs to the content."""
+"""Columns that depend on the label; the other columns depend on the content."""
 UNLABELLED_DEFAULTS = {"duplicate_of": "NULL", "superseded": "false"}
-"""Columns that no cell knows of itself."""
+"""Columns that only label records provide, with their value for a cell that has no label record."""
 MEASUREMENT_COLUMNS = (
     *("model", "revision", *DIGEST_COLUMNS, "corpus", "corpus_sha256"),
     *("kind", "recipe", "recipe_fingerprint"),
 )
-"""Cells equal in these are versions of one measurement: the newest algorithm counts."""
+"""Cells with equal values are versions of one measurement, of which the newest algorithm is visible."""
 CONTENT_COLUMNS = tuple(
     name
     for name in column_names("model", "checkpoint")
@@ -25,7 +28,7 @@ CONTENT_COLUMNS = tuple(
 
 
 def _labelled(name: str, own: str) -> str:
-    """`name` as the label says it; a cell whose label record is lost is its own label."""
+    """Select `name` from the label record, or from the cell if its label record is lost."""
     return (
         f"CASE WHEN l.content IS NULL THEN {UNLABELLED_DEFAULTS.get(name, f'{own}.{name}')} ELSE l.{name} END AS {name}"
     )
@@ -42,30 +45,38 @@ SELECT c.cell_id, c.algorithm, {", ".join(_labelled(name, "c") for name in LABEL
 FROM committed c LEFT JOIN labels l USING ({", ".join(DIGEST_COLUMNS)})
 WHERE c.cell_id NOT IN (FROM tombstones)
 """
-"""Every cell that is not hidden, under each of its labels; `own`: the one under which it was measured first."""
+"""Every cell that is not hidden, under each of its labels; `own` marks the label under which it was measured."""
 
 LABEL_NAME_COLUMNS = ("model", "revision")
+LABEL_ONLY_COLUMNS = tuple(name for name in LABEL_DECIDED_COLUMNS if name not in LABEL_NAME_COLUMNS)
+
+
+def _row_columns(from_label: tuple[str, ...]) -> str:
+    return ", ".join(f"v.{name}" if name in from_label else f"r.{name}" for name in column_names())
+
+
 CREATE_LAYERS_VIEW = f"""
 CREATE VIEW layers AS
-SELECT {", ".join(f"s.{name}" if name in LABEL_DECIDED_COLUMNS and name not in LABEL_NAME_COLUMNS else f"r.{name}" for name in column_names())}
-FROM measured r JOIN shown s USING (cell_id) WHERE s.own
+SELECT {_row_columns(from_label=LABEL_ONLY_COLUMNS)}
+FROM measured r JOIN visible v USING (cell_id) WHERE v.own
 UNION ALL
-SELECT {", ".join(f"s.{name}" if name in LABEL_DECIDED_COLUMNS else f"r.{name}" for name in column_names())}
-FROM borrowed r JOIN shown s USING (cell_id) WHERE NOT s.own
+SELECT {_row_columns(from_label=LABEL_DECIDED_COLUMNS)}
+FROM shared r JOIN visible v USING (cell_id) WHERE NOT v.own
 """
-"""Under its own label a row is found by its own columns, which files are sorted and filtered by."""
+"""Under its own label a row keeps its own model and revision, so that filters on these are pushed into the files."""
 
 CREATE_CELLS_VIEW = """
 CREATE VIEW cells AS SELECT * EXCLUDE (key), cell_id IN (FROM tombstones) AS hidden FROM committed
 """
 
 AUDIT_COLUMNS = ("step", "tokens_seen", "stage", "run", "family", "commit_sha")
-"""Columns of `checkpoints` that the audit alone knows of a revision that was never measured."""
+"""Columns of `checkpoints` that come from the audit for a revision that was never measured."""
 
 CREATE_CHECKPOINTS_VIEW = f"""
 CREATE VIEW checkpoints AS
 WITH c AS (
-    SELECT {", ".join(DIGEST_COLUMNS)}, {_each("any_value({0}) AS {0}", (*CONTENT_COLUMNS, *LABEL_DECIDED_COLUMNS[:-2]))},
+    SELECT {", ".join(DIGEST_COLUMNS)},
+        {_each("any_value({0}) AS {0}", (*CONTENT_COLUMNS, *LABEL_DECIDED_COLUMNS[:-2]))},
         list_sort(list(DISTINCT kind)) AS kinds, min(written_at) AS first_seen
     FROM cells GROUP BY {", ".join(DIGEST_COLUMNS)}
 ), known AS (

@@ -1,7 +1,8 @@
-"""What the commands print for people. Data goes to standard output, everything else to standard error."""
+"""Terminal output of the commands. Data goes to standard output, everything else to standard error."""
 
-from pipeline.render.histories import print_audits, print_catalog
 from pipeline.render.results import (
+    print_audits,
+    print_catalog,
     print_checks,
     print_csv,
     print_findings,

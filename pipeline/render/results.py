@@ -1,21 +1,29 @@
-"""The rows of a measurement, and the rows of a query."""
+"""Terminal output of results: measurements, queries, findings, checks, the catalogue and audits."""
 
 import csv as csv_format
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from pipeline.render.tables import console, format_number, format_with_error, make_rich_table
+from pipeline.render.tables import (
+    console,
+    format_bytes,
+    format_number,
+    format_with_error,
+    make_rich_table,
+    table_from_records,
+)
 
 FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
-"""Columns of a finding that a terminal shows; --json has the rest."""
+"""Columns of a finding that a terminal shows; --json has all of them."""
 
 
 def print_layers(measured: list[dict[str, Any]]) -> None:
-    """The headline numbers of each layer, with their standard errors."""
+    """Print the headline numbers of each layer with their standard errors."""
     shown = Table(box=None, header_style="bold")
     for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
         shown.add_column(name, justify="left" if name in ("state", "flags") else "right")
@@ -38,30 +46,29 @@ def print_layers(measured: list[dict[str, Any]]) -> None:
 
 
 def print_query_result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A query's rows as a table."""
     console().print(make_rich_table(columns, rows))
 
 
 def print_findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
-    """Each question, and per history the verdict and the sentence behind it."""
+    """Print each question and, per history, its verdict and the reason."""
     out = console()
     for name, frame in frames.items():
         out.print(f"\n{name}: {questions[name]}", markup=False)
-        said = [column for column in frame.columns if column in FINDING_COLUMNS]
-        print_query_result(said, frame.select(said).rows()) if len(frame) else out.print(
-            "  nothing to judge in this lake"
-        )
+        columns = [column for column in frame.columns if column in FINDING_COLUMNS]
+        if len(frame):
+            print_query_result(columns, frame.select(columns).rows())
+        else:
+            out.print("  no data for this finding in the lake")
 
 
 def print_problems(found: list[dict[str, Any]], n_cells: int) -> None:
-    """What is wrong with a lake."""
     for problem in found:
         console().print(f"{problem['key']}: {problem['found']}", markup=False)
     console().print(f"{n_cells} cells, {len(found)} problems")
 
 
 def print_checks(found: list[dict[str, Any]]) -> None:
-    """A line per check, and what to do about it."""
+    """Print one line per check, with its remedy."""
     for check in found:
         do = f" {check['do']}." if check["do"] else ""
         console().print(f"{check['state']:<8}{check['name']:<9}{check['found']}.{do}", markup=False)
@@ -75,3 +82,35 @@ def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def print_json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], default=str))
+
+
+def print_catalog(lines: list[dict[str, Any]]) -> None:
+    """Print families, models or checkpoints; columns that are empty in every line are omitted."""
+    columns = [name for name in lines[0] if any(line[name] not in (None, "", False) for line in lines)]
+    shown = [{name: _format_field(name, line[name]) for name in columns if name != "rule"} for line in lines]
+    console().print(table_from_records(shown))
+    if any(line.get("rule") == "generic" for line in lines):
+        console().print("not in the catalogue: revision names are read by the general rule")
+
+
+def print_audits(histories: list[dict[str, Any]]) -> None:
+    """Print per model the number of revisions in each state, then the problems, worst first."""
+    out = console()
+    for history in histories:
+        counts = Counter(revision["state"] for revision in history["revisions"])
+        states = " | ".join(f"{state} {count}" for state, count in counts.items())
+        out.print(f"{history['model']}: {len(history['revisions'])} revisions ({states})", markup=False)
+        for finding in history["findings"]:
+            out.print(f"  {finding['severity']:<8}{finding['says']}", markup=False)
+        if not history["findings"]:
+            out.print("  no problems in the file listings; weights were not read")
+
+
+def _format_field(name: str, value: Any) -> Any:
+    if name == "commit":
+        return value and value[:8]
+    if name == "bytes":
+        return value and format_bytes(value)
+    if name in ("step", "tokens"):
+        return None if value is None else f"{value:,}"
+    return ("yes" if value else None) if isinstance(value, bool) else value

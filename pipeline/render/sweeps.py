@@ -1,4 +1,4 @@
-"""A plan, how a run ended, and what the lake holds, in a few lines each."""
+"""Terminal output of plans, run reports and the status of a lake."""
 
 import shlex
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.render.tables import console, format_bytes, table_from_records
 
-if TYPE_CHECKING:  # half a second that a query need not wait for
+if TYPE_CHECKING:  # these imports take 0.5 s, which a query does not need
     from pipeline.catalog.revisions import History
     from pipeline.spec import Checkpoint
     from pipeline.sweep.cost import Cost
@@ -17,92 +17,96 @@ if TYPE_CHECKING:  # half a second that a query need not wait for
 MAX_LISTED = 10
 
 
-def print_plan(made: "Plan", lake: str) -> None:
-    """The plan as a few lines: what there is, what is wanted, what runs and why."""
+def print_plan(plan: "Plan", lake: str) -> None:
+    """Print what exists, what is wanted, what will run and why."""
     out = console()
-    corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in made.sweep.corpora)
-    done = len(made.cells) - len(made.todo) - len(made.quarantined_cells)
-    out.print(f"sweep     {made.sweep.name}   recipe {made.sweep.recipe.label}   lake {lake}", markup=False)
-    for history in {h.model: h for h in made.histories}.values():
-        out.print(f"history   {history.model}: {_describe_wanted(made, history)}{_states(history)}", markup=False)
+    corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in plan.sweep.corpora)
+    done = len(plan.cells) - len(plan.todo) - len(plan.quarantined_cells)
+    out.print(f"sweep     {plan.sweep.name}   recipe {plan.sweep.recipe.label}   lake {lake}", markup=False)
+    for history in {h.model: h for h in plan.histories}.values():
+        out.print(f"history   {history.model}: {_describe_wanted(plan, history)}{_states(history)}", markup=False)
     out.print(f"corpora   {corpora}", markup=False)
     out.print(
-        f"cells     {len(made.cells)} wanted   {done} done   {len(made.quarantined_cells)} quarantined   {len(made.todo)} to run"
+        f"cells     {len(plan.cells)} wanted   {done} done   {len(plan.quarantined_cells)} quarantined   "
+        f"{len(plan.todo)} to run"
     )
-    if made.todo:
-        out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in made.count_reasons().items()))
-        out.print(f"cost      {_cost(made.cost)}", markup=False)
-    for what, folders in (("unparsed", made.unparsed_names), ("ignored", made.other_folders)):
-        if folders:
-            why = "names no step, not measured" if what == "unparsed" else "no checkpoint"
-            out.print(f"{what:<10}{_listed(folders)} ({why})", markup=False)
-    for model, finding in made.findings[:MAX_LISTED]:
+    if plan.todo:
+        out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
+        out.print(f"cost      {_cost(plan.cost)}", markup=False)
+    if plan.unparsed_names:
+        out.print(f"unparsed  {_listed(plan.unparsed_names)} (no step in the name; not measured)", markup=False)
+    if plan.other_folders:
+        out.print(f"ignored   {_listed(plan.other_folders)} (not a checkpoint)", markup=False)
+    for model, finding in plan.findings[:MAX_LISTED]:
         out.print(f"warning   {model}: {finding.says}", markup=False)
-    if more := made.findings[MAX_LISTED:]:
+    if more := plan.findings[MAX_LISTED:]:
         out.print(
             f"warning   and {len(more)} more: shapelake audit {' '.join(sorted({m for m, _ in more}))}", markup=False
         )
-    for cell in made.quarantined_cells[:MAX_LISTED]:
-        out.print(f"held      {cell.name} is quarantined: {_failures_command(lake)}", markup=False)
+    for cell in plan.quarantined_cells[:MAX_LISTED]:
+        out.print(f"skipped   {cell.name} is quarantined: {_failures_command(lake)}", markup=False)
 
 
-def print_run_report(done: "RunReport", made: "Plan", lake: str) -> None:
-    """How a run ended: what is there now, and for each failure its cause and the command that shows it again."""
+def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
+    """Print how a run ended: the cells in the lake, and the cause and reproduction command of each failure."""
     from pipeline.sweep.plan import reproduction_command
 
     out = console()
-    for cell, outcome in done.failures.values():
+    for cell, outcome in report.failures.values():
         out.print(f"\nFAILED    {cell.name}: {outcome.error_class}\n{_indented(outcome.message)}", markup=False)
-        out.print(f"          again: {reproduction_command(cell)}", markup=False)
-    for one in done.left_out:
-        out.print(f"\nLEFT OUT  {one}\n          run where a node has more, or exclude it by --models", markup=False)
-    if done.stop_reason:
-        out.print(f"\nSTOPPED   {done.stop_reason}", markup=False)
-    total = len(made.cells) - len(made.todo) + done.committed - len(done.quarantined_cells)
-    parts = [f"{total} of {len(made.cells)} wanted cells are in the lake", f"{done.committed} new"]
-    parts += [f"{len(done.failures)} failed"] if done.failures else []
-    parts += [f"{len(done.quarantined_cells)} quarantined"] if done.quarantined_cells else []
-    parts += [f"{sum(one.cells for one in done.left_out)} left out"] if done.left_out else []
-    parts += [f"{done.n_unfinished} left to a rerun"] if done.n_unfinished else []
+        out.print(f"          reproduce: {reproduction_command(cell)}", markup=False)
+    for group in report.left_out:
+        do = "run it on a cluster with larger nodes, or exclude it with --models"
+        out.print(f"\nLEFT OUT  {group}\n          {do}", markup=False)
+    if report.stop_reason:
+        out.print(f"\nSTOPPED   {report.stop_reason}", markup=False)
+    total = len(plan.cells) - len(plan.todo) + report.committed - len(report.quarantined_cells)
+    parts = [f"{total} of {len(plan.cells)} wanted cells are in the lake", f"{report.committed} new"]
+    parts += [f"{len(report.failures)} failed"] if report.failures else []
+    parts += [f"{len(report.quarantined_cells)} quarantined"] if report.quarantined_cells else []
+    parts += [f"{sum(group.cells for group in report.left_out)} left out"] if report.left_out else []
+    parts += [f"{report.n_unfinished} unfinished (run again)"] if report.n_unfinished else []
     out.print(f"\nlake      {lake}: " + ", ".join(parts), markup=False)
 
 
 def print_status(state: dict[str, Any], failed: bool) -> None:
-    """The lake per model, the last runs, and what failed."""
+    """Print the models, the last runs and the number of failures; with `failed` each failure instead."""
     out = console()
     if failed:
         for failure in state["failures"]:
             out.print(_failure(failure), markup=False)
         if not state["failures"]:
-            out.print("nothing failed")
+            out.print("no failures")
         return
-    out.print(table_from_records(state["models"]) if state["models"] else "no cell is committed yet")
+    out.print(table_from_records(state["models"]) if state["models"] else "no committed cells yet")
     for run in state["runs"][-3:]:
-        ended = "ended" if run["ended"] else "running or cut off"
+        ended = "ended" if run["ended"] else "running or interrupted"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
-        counts += f", {sum(one['cells'] for one in run['left_out'])} left out" if run.get("left_out") else ""
+        counts += f", {sum(group['cells'] for group in run['left_out'])} left out" if run.get("left_out") else ""
         counts += f", slots busy {run['busy']:.0%}" if run.get("busy") else ""
-        counts += f", {run['gpu_wait_s']:.0f} s free for want of files" if run.get("gpu_wait_s", 0.0) >= 1 else ""
-        out.print(f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heard of {run['when']}", markup=False)
+        counts += f", slots idle {run['gpu_wait_s']:.0f} s during downloads" if run.get("gpu_wait_s", 0.0) >= 1 else ""
+        out.print(
+            f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heartbeat {run['when']}", markup=False
+        )
     if state["failures"]:
         out.print(f"{len(state['failures'])} failures: {_failures_command(state['lake'])}", markup=False)
 
 
-def _describe_wanted(made: "Plan", history: "History") -> str:
-    """How many checkpoints of it the sweep wants, or why none."""
-    chosen = [c for c in made.checkpoints if c.model == history.model]
+def _describe_wanted(plan: "Plan", history: "History") -> str:
+    """Describe the wanted checkpoints of a history, or why there are none."""
+    chosen = [c for c in plan.checkpoints if c.model == history.model]
     if chosen:
         return f"{len(chosen)} checkpoints, {_span(chosen)}"
-    if there := history.checkpoints:
-        return f"none of {len(there)} checkpoints by --steps {made.sweep.steps}, {_span(there)}"
-    why = dict.fromkeys(revision.state_reason for revision in history.revisions if revision.state_reason)
+    if known := history.checkpoints:
+        return f"0 of {len(known)} checkpoints match --steps {plan.sweep.steps}, {_span(known)}"
+    reasons = dict.fromkeys(revision.state_reason for revision in history.revisions if revision.state_reason)
     return "nothing to measure: " + (
-        _listed(tuple(why)) or ("no such repo" if history.missing_on_hub else "it is empty")
+        _listed(tuple(reasons)) or ("no such repo" if history.missing_on_hub else "no revisions")
     )
 
 
 def _states(history: "History") -> str:
-    """How its revisions stand against the lake; of a local history nothing that the other lines do not say."""
+    """Count the revisions by state; empty for a local history, whose states the other lines imply."""
     if history.family_name == "local" or not history.revisions:
         return ""
     counts = Counter(revision.state for revision in history.revisions)
@@ -114,7 +118,7 @@ def _cost(cost: "Cost") -> str:
     hours = "time unknown" if cost.hours is None else f"{cost.hours:.2g} {cost.unit}, {cost.basis}"
     if not cost.download_bytes:
         return f"nothing to download; {hours}"
-    return f"{format_bytes(cost.download_bytes)} to download, {format_bytes(cost.disk_bytes)} of disk at once; {hours}"
+    return f"{format_bytes(cost.download_bytes)} to download, at most {format_bytes(cost.disk_bytes)} on disk; {hours}"
 
 
 def _failures_command(lake: str) -> str:
@@ -125,13 +129,13 @@ def _failure(failure: dict[str, Any]) -> str:
     return (
         f"{failure['label']} {failure['corpus']} {failure['recipe']}: {failure['class']}, "
         f"{failure['attempts']} attempts, last {failure['when']}\n{_indented(failure['message'])}\n"
-        f"          again: {failure['command']}"
+        f"          reproduce: {failure['command']}"
     )
 
 
 def _span(history: Sequence["Checkpoint"]) -> str:
     steps = [c.step for c in history if c.step is not None]
-    return f"steps {min(steps)} to {max(steps)}" if steps else "no step stated"
+    return f"steps {min(steps)} to {max(steps)}" if steps else "no step in the names"
 
 
 def _listed(names: tuple[str, ...]) -> str:

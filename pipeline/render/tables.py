@@ -1,4 +1,4 @@
-"""Tables and numbers for a terminal."""
+"""Tables and number formats for a terminal."""
 
 import sys
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ NON_TTY_WIDTH = 200
 
 
 def console() -> Console:
-    """Standard output; wide where nobody sees it, so that tables in files and pipes are not cut."""
+    """Return a console on standard output; in files and pipes it is wide, so that tables are not cut."""
     return Console(width=None if sys.stdout.isatty() else NON_TTY_WIDTH, highlight=False, soft_wrap=True)
 
 
@@ -28,7 +28,7 @@ def make_rich_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Ta
 
 
 def table_from_records(records: list[dict[str, Any]]) -> Table:
-    """The table of records with equal keys, of which there is at least one."""
+    """Build a table from one or more records with equal keys."""
     return make_rich_table(records[0], (record.values() for record in records))
 
 

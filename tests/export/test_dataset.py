@@ -1,4 +1,4 @@
-"""A dataset for the Hub: whole, the same whenever it is made, and uploaded only when asked to."""
+"""Dataset for the Hub: complete, reproducible, and uploaded only on request."""
 
 import base64
 import json
@@ -29,23 +29,23 @@ def reader(tmp_path):
 
 def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
     prepared = prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
-    held = {str(path.relative_to(prepared.folder)) for path in prepared.folder.rglob("*") if path.is_file()}
-    assert {"README.md", "columns.csv", "data/layers.parquet", "data/checkpoints.parquet"} < held
-    assert any(name.startswith("recipes/") for name in held)
-    assert prepared.files_written == len(held)
+    files = {str(path.relative_to(prepared.folder)) for path in prepared.folder.rglob("*") if path.is_file()}
+    assert {"README.md", "columns.csv", "data/layers.parquet", "data/checkpoints.parquet"} < files
+    assert any(name.startswith("recipes/") for name in files)
+    assert prepared.files_written == len(files)
     layers = pl.read_parquet(prepared.folder / "data" / "layers.parquet")
     assert layers.equals(reader.query_frame("FROM layers ORDER BY ALL"))
     head, text = re.fullmatch("---\n(.*?)\n---\n(.*)", (prepared.folder / "README.md").read_text(), re.DOTALL).groups()
-    about = yaml.safe_load(head)
-    assert about["license"] == "cc-by-4.0"
-    assert {one["data_files"] for one in about["configs"]} <= held
+    metadata = yaml.safe_load(head)
+    assert metadata["license"] == "cc-by-4.0"
+    assert {config["data_files"] for config in metadata["configs"]} <= files
     assert all(f"`{name}`" in text for name in column_names(*METRIC_GROUPS))
     assert f"@{prepared.version}/data/layers.parquet" in text
     assert "2311.05928" in text
     assert "| lab/small | 2 | 1 to 64 |" in text
 
 
-def test_equal_rows_are_one_version_and_a_second_time_writes_nothing(reader, tmp_path):
+def test_equal_rows_give_one_version_and_a_second_call_writes_nothing(reader, tmp_path):
     first = prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0")
     other = prepare_dataset(reader, NAME, tmp_path / "b", "cc-by-4.0")
     assert first.version == other.version
@@ -55,22 +55,22 @@ def test_equal_rows_are_one_version_and_a_second_time_writes_nothing(reader, tmp
     assert (later.version != first.version, later.files_written) == (True, 3), "two tables and the card"
 
 
-def test_killed_halfway_it_has_no_card_and_the_next_time_completes_it(reader, tmp_path, monkeypatch):
+def test_after_a_kill_the_next_call_completes_the_dataset(reader, tmp_path, monkeypatch):
     whole = prepare_dataset(reader, NAME, tmp_path / "whole", "cc-by-4.0")
     monkeypatch.setattr("pipeline.export.dataset.format_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         prepare_dataset(reader, NAME, tmp_path / "broken", "cc-by-4.0")
     monkeypatch.undo()
     prepare_dataset(reader, NAME, tmp_path / "broken", "cc-by-4.0")
-    one, other = (
+    expected, repaired = (
         {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         for folder in (whole.folder, tmp_path / "broken")
     )
-    assert one == other
+    assert repaired == expected
 
 
 @pytest.mark.parametrize("name", ["shapes", "lab/", "/shapes", "a/b/c", "me/a b", "me/a..b", "me/" + 100 * "a", ""])
-def test_what_no_dataset_can_be_called_is_refused(reader, tmp_path, name):
+def test_an_invalid_dataset_name_is_refused(reader, tmp_path, name):
     with pytest.raises(UsageError, match="owner/name") as refused:
         prepare_dataset(reader, name, tmp_path / "x", "cc-by-4.0")
     assert len(str(refused.value).splitlines()) == 2
@@ -78,17 +78,17 @@ def test_what_no_dataset_can_be_called_is_refused(reader, tmp_path, name):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The four endpoints that an upload asks: create, preupload, commit, tag. It keeps what it is given."""
+    """Server with the four endpoints of an upload: create, preupload, commit, tag. It stores files and tags."""
 
-    held: dict[str, bytes]
+    stored: dict[str, bytes]
     tags: dict[str, str]
-    asked: list[str]
+    requests: list[str]
 
     def log_message(self, *_: object) -> None: ...
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         assert self.headers["Authorization"] == "Bearer hf_test"
         answer = json.dumps(self._answer(self.path.rsplit("/", 2)[-2 if "/main" in self.path else -1], body)).encode()
         self.send_response(200)
@@ -97,17 +97,17 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer)
 
-    def _answer(self, what: str, body: bytes) -> dict[str, object]:
-        if what == "create":
-            assert json.loads(body)["visibility"] == "private", "nothing is public by itself"
+    def _answer(self, action: str, body: bytes) -> dict[str, object]:
+        if action == "create":
+            assert json.loads(body)["visibility"] == "private", "a new dataset is private"
             return {"url": f"https://huggingface.co/datasets/{NAME}"}
-        if what == "preupload":
+        if action == "preupload":
             files = json.loads(body)["files"]
             return {"files": [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in files]}
-        if what == "commit":
+        if action == "commit":
             lines = [json.loads(line) for line in body.splitlines()]
             added = [line["value"] for line in lines if line["key"] == "file"]
-            self.held.update({file["path"]: base64.b64decode(file["content"]) for file in added})
+            self.stored.update({file["path"]: base64.b64decode(file["content"]) for file in added})
             return {"commitUrl": f"https://huggingface.co/datasets/{NAME}/commit/{'c' * 40}", "commitOid": "c" * 40}
         if "/tag/" in self.path:
             self.tags[json.loads(body)["tag"]] = self.path.rsplit("/", 1)[1]
@@ -117,7 +117,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    Hub.held, Hub.tags, Hub.asked = {}, {}, []
+    Hub.stored, Hub.tags, Hub.requests = {}, {}, []
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -129,30 +129,30 @@ def hub(monkeypatch):
     server.server_close()
 
 
-def test_an_upload_is_the_folder_under_a_tag_of_its_version(reader, tmp_path, hub):
+def test_an_upload_has_the_files_of_the_folder_and_a_tag_with_its_version(reader, tmp_path, hub):
     prepared = prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
-    assert hub.asked == [], "preparing asks nobody"
+    assert hub.requests == [], "preparing sends no request"
     assert upload_dataset(prepared, NAME).endswith(f"/datasets/{NAME}/tree/{prepared.version}")
     folder = prepared.folder
-    assert hub.held == {
+    assert hub.stored == {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
     assert hub.tags == {prepared.version: "c" * 40}
 
 
-def test_the_command_uploads_only_when_asked_to(reader, tmp_path, hub, monkeypatch):
+def test_the_command_uploads_only_with_the_flag(reader, tmp_path, hub, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["export", "--to", "hub", NAME, "--lake", str(tmp_path / "lake")]
     done = CliRunner().invoke(app, words)
-    assert (done.exit_code, hub.asked) == (0, [])
+    assert (done.exit_code, hub.requests) == (0, [])
     assert (tmp_path / "shapes" / "README.md").exists()
     assert f"shapelake {' '.join([*words, '-o', 'shapes'])} --upload" in done.output
     assert CliRunner().invoke(app, [*words, "--upload"]).exit_code == 0
-    assert "data/layers.parquet" in hub.held
+    assert "data/layers.parquet" in hub.stored
 
 
-def test_offline_an_upload_says_so(reader, tmp_path, hub, monkeypatch):
+def test_an_offline_upload_is_refused(reader, tmp_path, hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UsageError, match="HF_HUB_OFFLINE"):
         upload_dataset(prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0"), NAME)
-    assert hub.asked == []
+    assert hub.requests == []

@@ -1,4 +1,4 @@
-"""A replay is sorted, says what the lake says, and is the same however often and however it is broken off."""
+"""Replay to trackers: sorted, equal to the lake, and idempotent after repeats and kills."""
 
 import importlib.util
 import os
@@ -15,11 +15,11 @@ from pipeline.export.tracker_runs import iter_tracker_runs
 from tests.analysis import made
 
 ORDER = (64, 1, 1000, 0)
-"""In which the cells are committed."""
+"""Order in which the cells are committed."""
 
 
 def rows(steps=ORDER):
-    """Two layers on a text and on random tokens; every number tells its step and layer."""
+    """Return two layers on a text and on random tokens; each number encodes its step and layer."""
     return [
         made.row(
             step=step,
@@ -44,7 +44,7 @@ def reader(tmp_path):
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Bytes and time of writing of every file."""
+    """Return content and modification time of every file."""
     return {
         str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in sorted(folder.rglob("*"))
@@ -53,15 +53,15 @@ def files(folder: Path) -> dict[str, tuple[bytes, int]]:
 
 
 def test_a_run_is_a_history_on_a_text_sorted_by_step(reader):
-    one, other = iter_tracker_runs(reader)
-    assert (one.name, other.name) == (
+    random, text = iter_tracker_runs(reader)
+    assert (random.name, text.name) == (
         "lab--small/decoder/random-uniform/quick@1",
         "lab--small/decoder/text-book/quick@1",
     )
-    assert [point.step for point in one.points] == sorted(ORDER)
-    assert one.points[2].values["anisotropy/layer_02"] == 64 / 1e4 + 0.2
-    assert one.points[2].values["loss"] == 3.5
-    assert "linearity/layer_01" not in one.points[0].values, "null is no number"
+    assert [point.step for point in random.points] == sorted(ORDER)
+    assert random.points[2].values["anisotropy/layer_02"] == 64 / 1e4 + 0.2
+    assert random.points[2].values["loss"] == 3.5
+    assert "linearity/layer_01" not in random.points[0].values, "nulls are omitted"
 
 
 def accumulated(folder: Path, run: str):
@@ -72,13 +72,13 @@ def accumulated(folder: Path, run: str):
     return read
 
 
-def test_tensorboard_reads_back_what_the_lake_says(reader, tmp_path):
+def test_tensorboard_reads_back_the_values_of_the_lake(reader, tmp_path):
     done = replay_runs(reader, "tensorboard", tmp_path / "boards")
     assert (done.runs_written, done.runs_unchanged) == (2, 0)
     read = accumulated(tmp_path / "boards", "lab--small/decoder/text-book/quick@1")
-    asked = "SELECT step, anisotropy FROM layers WHERE corpus = 'text:book' AND layer = 2 ORDER BY step"
-    said = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in read.Scalars("anisotropy/layer_02")]
-    assert reader.query_frame(asked).rows() == said
+    query = "SELECT step, anisotropy FROM layers WHERE corpus = 'text:book' AND layer = 2 ORDER BY step"
+    events = [(event.step, pytest.approx(event.value, rel=1e-6)) for event in read.Scalars("anisotropy/layer_02")]
+    assert reader.query_frame(query).rows() == events
     times = [event.wall_time for event in read.Scalars("loss")]
     measured = reader.query_frame(
         "SELECT written_at FROM layers WHERE corpus = 'text:book' AND layer = 1 ORDER BY step"
@@ -87,7 +87,7 @@ def test_tensorboard_reads_back_what_the_lake_says(reader, tmp_path):
     assert all(tag.startswith("loss") or "/layer_" in tag for tag in read.Tags()["scalars"])
 
 
-def test_a_second_replay_writes_nothing_and_a_new_checkpoint_its_run_alone(reader, tmp_path):
+def test_a_second_replay_writes_nothing_and_a_new_checkpoint_only_its_run(reader, tmp_path):
     folder = tmp_path / "boards"
     replay_runs(reader, "tensorboard", folder)
     before = files(folder)
@@ -96,10 +96,10 @@ def test_a_second_replay_writes_nothing_and_a_new_checkpoint_its_run_alone(reade
     late = [row for row in rows([8]) if row["corpus"] == "text:book"]
     assert replay_runs(made.commit(tmp_path / "lake", late), "tensorboard", folder)[:2] == (1, 1)
     read = accumulated(folder, "lab--small/decoder/text-book/quick@1")
-    assert [event.step for event in read.Scalars("loss")] == [0, 1, 8, 64, 1000], "in its place, not at the end"
+    assert [event.step for event in read.Scalars("loss")] == [0, 1, 8, 64, 1000], "sorted, not appended"
 
 
-def test_killed_halfway_the_next_replay_makes_the_same_files(reader, tmp_path, monkeypatch):
+def test_after_a_kill_the_next_replay_makes_the_same_files(reader, tmp_path, monkeypatch):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     replay_runs(reader, "tensorboard", whole)
 
@@ -113,7 +113,7 @@ def test_killed_halfway_the_next_replay_makes_the_same_files(reader, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         replay_runs(reader, "tensorboard", broken)
     read = accumulated(broken, "lab--small/decoder/text-book/quick@1")
-    assert read.Tags()["scalars"] == [], "half a run is none"
+    assert read.Tags()["scalars"] == [], "a partial file has no data"
     monkeypatch.setattr(os, "replace", rename)
     assert replay_runs(reader, "tensorboard", broken)[:2] == (1, 1)
     assert {name: data for name, (data, _) in files(broken).items()} == {
@@ -121,10 +121,10 @@ def test_killed_halfway_the_next_replay_makes_the_same_files(reader, tmp_path, m
     }
 
 
-def test_a_tracker_that_is_not_installed_is_told_with_its_extra(reader, tmp_path, monkeypatch):
+def test_a_missing_tracker_is_named_with_its_extra(reader, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.delitem(sys.modules, "pipeline.export.to_wandb", raising=False)
-    with pytest.raises(UsageError, match=r"wandb is not installed.\n.*shapelake\[wandb\]"):
+    with pytest.raises(UsageError, match=r"wandb is not installed.*\n.*shapelake\[wandb\]"):
         replay_runs(reader, "wandb", tmp_path)
 
 
@@ -150,13 +150,13 @@ def test_wandb_offline(reader, tmp_path, monkeypatch):
     assert float(points[2]["anisotropy/layer_02"]) == 64 / 1e4 + 0.2
     (folder / "partial").mkdir()
     assert replay_runs(made.commit(tmp_path / "lake", rows([8])), "wandb", folder)[:2] == (2, 0), (
-        "grown runs are new ones"
+        "a grown run is a new run"
     )
     assert len(list(folder.iterdir())) == 4
 
 
 def history(path: Path) -> list[dict[str, str]]:
-    """The logged points in W&B's own file."""
+    """Parse the logged points in a file of W&B."""
     from wandb.proto import wandb_internal_pb2
 
     found = []
@@ -168,18 +168,18 @@ def history(path: Path) -> list[dict[str, str]]:
 
 
 def records(data: bytes) -> Iterator[bytes]:
-    """The records of a LevelDB log: seven bytes of checksum, length and kind before each part, blocks of 32 KiB."""
-    whole, place = b"", 7
-    while place + 7 <= len(data):
-        if (left := -place % 32_768) < 7:
-            place += left
+    """Yield the records of a LevelDB log: 32 KiB blocks; each part has a 7-byte header (checksum, length, kind)."""
+    record, position = b"", 7
+    while position + 7 <= len(data):
+        if (rest := -position % 32_768) < 7:
+            position += rest
             continue
-        length, kind = int.from_bytes(data[place + 4 : place + 6], "little"), data[place + 6]
-        whole += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (1, 4):  # a whole record, or its last part
-            yield whole
-            whole = b""
+        length, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+        record += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a complete record, or its last part
+            yield record
+            record = b""
 
 
 @pytest.mark.slow

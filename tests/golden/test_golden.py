@@ -1,4 +1,4 @@
-"""Compatibility: ids, fingerprints and a lake written by commit 78e1148 keep their meaning in every later version."""
+"""Compatibility: ids, fingerprints and a lake written by commit 78e1148 stay valid in every later version."""
 
 import shutil
 from collections import Counter
@@ -44,7 +44,7 @@ FINGERPRINTS = {
 
 @pytest.fixture
 def frozen(monkeypatch):
-    """The algorithm versions of the golden commit."""
+    """Set the algorithm versions of the golden commit."""
     monkeypatch.setattr(spec, "ALGORITHMS", ALGORITHMS)
 
 
@@ -55,7 +55,7 @@ def lake(tmp_path) -> Lake:
 
 @pytest.fixture
 def history(tmp_path, shared) -> Path:
-    """The three checkpoints that the golden lake has measured."""
+    """Copy the three checkpoints that the golden lake has measured."""
     for step in ("step0", "step40", "step600"):
         shutil.copytree(shared("histories/wiki-gpt2") / step, tmp_path / "runs" / step)
     return tmp_path / "runs"
@@ -95,11 +95,11 @@ def test_recipe_fingerprints_do_not_change():
     assert GOLDEN.fingerprint == "b31fc8adc79dd969538bfad636d1b33f"
 
 
-def test_an_algorithm_version_never_goes_back():
+def test_algorithm_versions_never_decrease():
     assert {name: version for name, version in ALGORITHMS.items() if spec.ALGORITHMS[name] < version} == {}
 
 
-def test_the_lake_is_sound(lake):
+def test_the_lake_verifies(lake):
     assert verify_lake(lake) == []
 
 
@@ -156,12 +156,12 @@ def test_only_a_newer_algorithm_makes_a_cell_wanted_again(lake, history):
     assert sum(reasons.values()) in (0, len(CELLS))
 
 
-def test_the_numbers_come_out_again(lake, history, tmp_path):
-    """To 1e-9, as thread counts and CPUs change the last digits; null exactly where it was null."""
+def test_a_new_measurement_gives_the_same_numbers(lake, history, tmp_path):
+    """Tolerance 1e-9, because thread counts and CPUs change the last digits; the same values are null."""
     from pipeline.sweep.run import run
 
     if spec.ALGORITHMS != ALGORITHMS:
-        pytest.skip("an algorithm has a newer version: its numbers are meant to differ")
+        pytest.skip("an algorithm has a newer version, so its numbers differ")
     fresh = Lake(tmp_path / "fresh")
     assert run(make_plan(sweep(history, steps="40"), fresh), fresh, "inline").exit_code == 0
     old, new = numbers(lake), numbers(fresh)
@@ -170,12 +170,12 @@ def test_the_numbers_come_out_again(lake, history, tmp_path):
 
 
 def numbers(lake: Lake) -> dict[tuple[str, int, str, int], float]:
-    """Every number of the science columns by (cell, layer, column, index in its list); nulls are left out."""
+    """Return the non-null numbers outside cost and provenance by (cell, layer, column, list index)."""
     names = [column.name for column in all_columns() if column.group not in ("cost", "provenance")]
     found = {}
     for row in open_lake(lake.uri).layers().pl().select(names).to_dicts():
         for name, value in row.items():
-            for index, one in enumerate(value if isinstance(value, list) else [value]):
-                if isinstance(one, float):
-                    found[row["cell_id"], row["layer"], name, index] = one
+            for index, item in enumerate(value if isinstance(value, list) else [value]):
+                if isinstance(item, float):
+                    found[row["cell_id"], row["layer"], name, index] = item
     return found

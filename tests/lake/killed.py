@@ -1,8 +1,8 @@
-"""A writer that is killed before each of its system calls in turn, and halfway through each write.
+"""Kills a writer before each of its system calls in turn, and halfway through each write.
 
 Command: python -m tests.lake.killed WORK ROOT
-Every moment has a process of its own, forked before any thread is started. Prints how many moments there were until one
-came to its end, and that one's exit code.
+Each kill point has its own process, forked before any thread starts. Prints the number of kill points until a process
+ends by itself, and the exit code of that process.
 """
 
 import io
@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import pyarrow.dataset  # noqa: F401  before the fork, or each moment would take as long as this does
+import pyarrow.dataset  # noqa: F401  before the fork, else every child would load it again
 
 from pipeline.lake import Lake, to_table
 from pipeline.lake.local_store import LocalStore
@@ -26,12 +26,12 @@ CALLS = ("fsync", "link", "replace", "open", "close", "unlink", "mkdir", "stat",
 
 
 def moments(work: str, root: Path) -> int:
-    """How many there are; what each of them leaves lies below `root`."""
+    """Run `work` once per kill point, each in the folder `root`/NUMBER, and return the number of kill points."""
     words = [sys.executable, "-m", "tests.lake.killed", work, str(root)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     number, code = map(int, done.stdout.split())
     assert code == 0
-    assert number > 10, "every call was a moment to die"
+    assert number > 10, "the calls were intercepted"
     return number
 
 
@@ -50,7 +50,7 @@ def commit(root: Path, moment: int) -> bool:
 
 
 def compact(root: Path, _: int) -> bool:
-    from pipeline.lake.snapshot import compact  # threads of polars do not survive a fork
+    from pipeline.lake.snapshot import compact  # threads of polars do not survive a fork, so it loads in the child
 
     return compact(Lake(root)) is not None
 
@@ -59,7 +59,7 @@ WORKS: dict[str, Callable[[Path, int], bool]] = {"put": put, "commit": commit, "
 
 
 def arm(moment: int) -> None:
-    """Let this process be killed before its n-th call."""
+    """Kill this process before its `moment`-th intercepted call."""
     ticks = count()
 
     def tick() -> None:
@@ -100,7 +100,7 @@ def main(work: str, root: str) -> None:
         if code != -signal.SIGKILL:
             print(moment, code)
             return
-    raise RuntimeError(f"{work} still has moments to die in")
+    raise RuntimeError(f"{work} has more than 500 kill points")
 
 
 if __name__ == "__main__":

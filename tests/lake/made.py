@@ -1,4 +1,4 @@
-"""Checkpoints and cells made by hand, with numbers that a test can predict."""
+"""Checkpoints and cells with predictable numbers."""
 
 import hashlib
 from typing import Any
@@ -18,7 +18,7 @@ def sha(text: str) -> str:
 
 
 def checkpoint(step: int | None, weights: str | None = None, model: str = "lab/small", **changes: Any) -> Checkpoint:
-    """A checkpoint whose weights are equal exactly where the word `weights` is; by default one's own."""
+    """Build a checkpoint; equal words in `weights` give equal digests, None a digest per model and step."""
     return Checkpoint(
         **{
             "model": model,
@@ -40,7 +40,7 @@ def cell(point: Checkpoint, corpus: Corpus = RANDOM) -> Cell:
 
 
 def rows(made: Cell, cell_id: str | None = None, **changes: Any) -> list[dict[str, Any]]:
-    """One row per layer, no column null but those that may be; anisotropy = layer / 10."""
+    """Return one row per layer, without nulls in required or metric columns; anisotropy = layer / 10."""
     point = made.checkpoint
     return [
         {
@@ -69,7 +69,7 @@ def rows(made: Cell, cell_id: str | None = None, **changes: Any) -> list[dict[st
 
 
 def commit(lake: Lake, point: Checkpoint, **changes: Any) -> str:
-    """Commit a cell of `point`; its id."""
+    """Commit a cell of `point` and return its id."""
     made = cell(point)
     cell_id = changes.pop("cell_id", made.id)
     assert lake.commit(cell_id, point.model_key, to_table(rows(made, cell_id, **changes), {"recipe": "{}"}))

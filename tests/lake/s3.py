@@ -1,4 +1,4 @@
-"""A fake S3 on this machine: moto behind a front that can forget, or refuse, the condition of a put, or the put."""
+"""Local S3 server (moto) behind a front that can ignore or refuse conditional puts, or refuse every put."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ def honest(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
 
 
 def forgetful(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
-    """As stores that know no conditional put: every put succeeds."""
+    """Ignore the condition of a put, so that every put succeeds."""
     environ.pop(CONDITION, None)
     return app(environ, start)
 
 
 def refusing(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
-    """As stores that answer a conditional put with "not implemented"."""
+    """Answer a conditional put with 501 Not Implemented."""
     if CONDITION not in environ:
         return app(environ, start)
     environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
@@ -33,7 +33,7 @@ def refusing(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> An
 
 
 def distrusting(environ: dict[str, Any], start: Any, app: Callable[..., Any]) -> Any:
-    """As S3 answers a signature that it finds wrong, here that of every cell: with the headers that were signed."""
+    """Answer every put of a cell as S3 answers a wrong signature: with the signed headers in the body."""
     if environ["REQUEST_METHOD"] != "PUT" or "/cells/" not in environ["PATH_INFO"]:
         return app(environ, start)
     environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
@@ -44,7 +44,7 @@ def distrusting(environ: dict[str, Any], start: Any, app: Callable[..., Any]) ->
 
 @contextmanager
 def serve(front: Front = honest, bucket: str = "bucket") -> Iterator[dict[str, str]]:
-    """The environment in which `s3://{bucket}/...` is this server."""
+    """Serve `s3://{bucket}/...` and yield the environment variables of its clients."""
     app = DomainDispatcherApplication(create_backend_app)
     server = make_server(
         "127.0.0.1", 0, lambda environ, start: front(environ, start, app), threaded=True, request_handler=_Silent

@@ -1,4 +1,4 @@
-"""Audits: the newest of each model counts, and the `checkpoints` view shows what was never measured too."""
+"""Audits: the newest one per model counts, and the view `checkpoints` includes revisions that were never measured."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -40,11 +40,11 @@ def shown(lake: Lake) -> list[tuple[object, ...]]:
     return lakes.open_lake(lake.uri).sql(query).fetchall()
 
 
-def test_an_audit_is_kept_once_until_it_says_something_else(lake):
+def test_an_audit_is_written_only_if_it_differs_from_the_newest(lake):
     assert lake.record_audit(audit(audited(1, "NEW")))
     assert not lake.record_audit(audit(audited(1, "NEW"), minutes=1))
     assert lake.record_audit(audit(audited(1, "UNCHANGED"), minutes=2))
-    assert lake.record_audit(audit(audited(1, "NEW"), minutes=3)), "what was said before the newest is new again"
+    assert lake.record_audit(audit(audited(1, "NEW"), minutes=3)), "only the newest audit is compared"
     assert lake.record_audit(audit(audited(1, "NEW"), model="lab/other"))
     assert [(a.model, a.revisions[0].state) for a in lake.audits()] in (
         [("lab/small", "NEW"), ("lab/other", "NEW")],
@@ -52,7 +52,7 @@ def test_an_audit_is_kept_once_until_it_says_something_else(lake):
     )
 
 
-def test_the_view_shows_what_was_measured_and_what_was_only_seen(lake):
+def test_the_view_shows_measured_and_audited_revisions(lake):
     lake.record_labels([MEASURED])
     made.commit(lake, MEASURED)
     lake.record_audit(audit(audited(1, "UNCHANGED"), audited(2, "NO_WEIGHTS", "it has no weights", weights=None)))
@@ -62,13 +62,13 @@ def test_the_view_shows_what_was_measured_and_what_was_only_seen(lake):
     ]
 
 
-def test_without_an_audit_nothing_is_claimed(lake):
+def test_without_an_audit_its_columns_are_null(lake):
     lake.record_labels([MEASURED])
     made.commit(lake, MEASURED)
     assert shown(lake) == [("step1", None, True, None, None)]
 
 
-def test_what_is_superseded_takes_nothing_from_the_audit_of_what_replaced_it(lake):
+def test_a_superseded_label_does_not_get_the_audit_of_its_replacement(lake):
     lake.record_labels([MEASURED])
     made.commit(lake, MEASURED)
     lake.record_labels([made.checkpoint(1, weights="new")])

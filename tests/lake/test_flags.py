@@ -1,4 +1,4 @@
-"""The words that geometry says do explain the nulls that it leaves: measured on clouds made to leave them."""
+"""Flags of `describe` explain every null that it returns, on point clouds that provoke nulls."""
 
 import pytest
 import torch
@@ -35,8 +35,8 @@ CLOUDS = {
 
 @pytest.mark.parametrize("labelled", [False, True], ids=["bare", "with contexts, tokens and groups"])
 @pytest.mark.parametrize("rows", CLOUDS.values(), ids=CLOUDS)
-def test_every_null_of_a_hard_cloud_has_its_word(rows, labelled):
-    """Depth 1: a matrix has no next layer, and its loss is not geometry's."""
+def test_every_null_of_a_degenerate_cloud_has_a_flag(rows, labelled):
+    """At depth 1, because a matrix has no next layer; loss columns are not part of geometry."""
     n = len(rows)
     labels = dict(contexts=torch.arange(n) // 4, token_ids=torch.arange(n) % 7, groups=torch.arange(n) * 2 // n)
     row = describe(rows.clone(), **labels if labelled else {})

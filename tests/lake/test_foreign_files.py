@@ -1,4 +1,4 @@
-"""Files that this package did not write: an error in two lines, or rows of their own cell; never those of another."""
+"""Files that this package did not write give a two-line error or rows of their own cell, never rows of another."""
 
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from pipeline.lake.schema import encode_parquet
 from pipeline.lake.snapshot import compact
 from tests.lake import made
 
-ASKED = "from layers order by cell_id, layer"
+QUERY = "from layers order by cell_id, layer"
 OWN = made.cell(made.checkpoint(1)).id
 OTHER = made.cell(made.checkpoint(2)).id
 SOUND = encode_parquet(to_table(made.rows(made.cell(made.checkpoint(1))), {}))
@@ -37,11 +37,11 @@ def lake(tmp_path):
 
 
 def rows(lake):
-    return lakes.open_lake(lake.uri).query_frame(ASKED)
+    return lakes.open_lake(lake.uri).query_frame(QUERY)
 
 
 def answer(lake):
-    """The rows, or None where the answer is an error, which must be one for a person to read."""
+    """Return the rows, or None if the answer is an error, which must be a ShapelakeError in two lines."""
     with suppress(ShapelakeError):
         return rows(lake)
     with pytest.raises(ShapelakeError) as caught:
@@ -80,7 +80,7 @@ COLUMNS = st.dictionaries(st.sampled_from(column_names()) | st.text(max_size=8),
 
 @CASES
 def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, cases):
-    """Some columns of a sound cell replaced, left out or added; the sound neighbour stays as it was."""
+    """Replace, drop or add columns of an intact cell; the rows of another intact cell do not change."""
     before = rows(lake).filter(cell_id=OTHER)
     sound = {name: [row[name] for row in made.rows(made.cell(made.checkpoint(1)))] for name in column_names()}
     path = lake.store.path(lake.cell_files()[OWN])
@@ -99,10 +99,10 @@ def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, case
 
 
 def test_a_cell_copied_to_the_name_of_another_is_named(lake):
-    """Sealed, whole, and yet not what its name says."""
+    """The copy is complete and its checksum matches, but its name is wrong."""
     files = lake.cell_files()
     lake.store.path(files[OTHER]).write_bytes(lake.store.get(files[OWN]))
-    with pytest.raises(LakeError, match=f"{OTHER}.*\n?.*own cell"):
+    with pytest.raises(LakeError, match=f"{OTHER}.*rows"):
         lakes.open_lake(lake.uri)
 
 
@@ -114,7 +114,7 @@ HOSTILE = st.sampled_from(
 
 @CASES
 def test_a_file_of_any_name_is_ignored_or_named(lake, cases):
-    """Names are taken as they are: no pattern, no way out, no word of SQL."""
+    """Names are used literally: not as a glob, a path out of the lake, or SQL."""
     before = rows(lake)
 
     @settings(max_examples=cases, deadline=None)
@@ -136,8 +136,8 @@ def test_a_file_of_any_name_is_ignored_or_named(lake, cases):
     holds()
 
 
-def test_columns_that_are_said_to_lie_in_another_file_are_not_read_from_there(lake, tmp_path):
-    """A Parquet footer may name a file for its column chunks."""
+def test_column_chunks_in_an_external_file_are_not_read(lake, tmp_path):
+    """A Parquet footer may name another file for its column chunks."""
     secret = tmp_path / "secret.parquet"
     table = to_table(made.rows(made.cell(made.checkpoint(1)), id_twonn=4.25), {})
     pq.write_table(table, secret)
@@ -155,20 +155,20 @@ EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 64), st.binary(max_si
 
 @CASES
 @pytest.mark.parametrize("name", [ROW_FILE, CELL_FILE, LABEL_FILE])
-def test_a_mutated_snapshot_never_ends_in_anything_but_rows_or_an_error(lake, name, cases):
-    """Cells and labels are read whole and checked first; of the rows, `verify` alone says whether a number changed."""
+def test_a_mutated_snapshot_gives_rows_or_an_error(lake, name, cases):
+    """Readers check the digests of cells and labels; a changed number in the rows file is found by `verify` only."""
     before = rows(lake)
-    said = compact(lake)
-    assert said
-    path = lake.store.path(said.file_key(name))
+    snapshot = compact(lake)
+    assert snapshot
+    path = lake.store.path(snapshot.file_key(name))
     data = path.read_bytes()
 
     @settings(max_examples=cases, deadline=None)
     @given(edits=EDITS)
     def holds(edits):
         changed = data
-        for place, length, new in edits:
-            start = int(place * len(changed))
+        for position, length, new in edits:
+            start = int(position * len(changed))
             changed = changed[:start] + new + changed[start + length :]
         path.write_bytes(changed)
         found = answer(lake)

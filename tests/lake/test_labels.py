@@ -1,4 +1,4 @@
-"""Labels: many may share one measurement, and a label may come to point elsewhere."""
+"""Labels: several may share one measurement, and a label may later point to other content."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -28,21 +28,21 @@ def ask(lake, sql):
     return lakes.open_lake(lake.uri).sql(sql).fetchall()
 
 
-def test_a_label_has_every_field_of_a_checkpoint_but_where_its_files_are():
-    places = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
-    assert set(Label.model_fields) == set(Checkpoint.model_fields) - places | {"content", "seen_at"}
+def test_a_label_has_every_field_of_a_checkpoint_except_file_locations():
+    omitted = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
+    assert set(Label.model_fields) == set(Checkpoint.model_fields) - omitted | {"content", "seen_at"}
 
 
-def test_a_label_is_recorded_once_and_again_when_it_says_something_else(lake):
+def test_a_label_is_recorded_again_only_if_it_changed(lake):
     points = [made.checkpoint(step) for step in (1, 2)]
     assert lake.record_labels(points) == 2
     assert lake.record_labels(points) == 0
-    assert lake.record_labels([made.checkpoint(1, path="/elsewhere")]) == 0, "where the files lie is no matter"
+    assert lake.record_labels([made.checkpoint(1, path="/elsewhere")]) == 0, "the location of the files does not count"
     assert lake.record_labels([made.checkpoint(1, family="Small"), points[1]]) == 1
     assert lake.record_labels([made.checkpoint(1, weights="new")]) == 1
 
 
-def test_a_call_writes_one_file_for_all_its_labels_and_none_where_nothing_is_new(lake):
+def test_a_call_writes_one_file_for_all_new_labels_or_none(lake):
     points = [made.checkpoint(step) for step in range(5)]
     lake.record_labels(points)
     lake.record_labels(points)
@@ -54,8 +54,8 @@ def by_name(named):
     return named.label.name, named.label.content
 
 
-def as_before(lake):
-    """The labels as earlier versions wrote them: one record to a file."""
+def rewrite_as_v1(lake):
+    """Rewrite the labels in the form of earlier versions: one record per file."""
     for key in lake.store.list(LABELS_PREFIX):
         for label in parse_labels(key, lake.store.get(key)):
             name = f"{label.seen_at:{TIMESTAMP_FORMAT}}-{label.name_digest}-{label.digest_without_time}.json"
@@ -63,13 +63,13 @@ def as_before(lake):
         lake.store.delete(key)
 
 
-def test_labels_of_an_older_lake_count_as_those_of_today_with_and_without_a_snapshot(lake):
+def test_v1_labels_count_the_same_with_and_without_a_snapshot(lake):
     points = [made.checkpoint(1), made.checkpoint(2), made.checkpoint(3, weights="lab/small 2")]
     lake.record_labels(points)
     lake.record_labels([made.checkpoint(1, weights="moved")])
     made.commit(lake, points[0])
     before = sorted(lake.labels(), key=by_name)
-    as_before(lake)
+    rewrite_as_v1(lake)
     assert sorted(Lake(lake.uri).labels(), key=by_name) == before
     assert verify_lake(lake) == []
     older = Lake(lake.uri)
@@ -80,7 +80,7 @@ def test_labels_of_an_older_lake_count_as_those_of_today_with_and_without_a_snap
     assert len(older.labels()) == len(before) + 2
 
 
-def test_two_drivers_at_once_see_what_the_other_has_written(lake):
+def test_two_open_lakes_see_each_others_labels(lake):
     other = Lake(lake.uri)
     assert lake.record_labels([made.checkpoint(1)]) == 1
     assert other.record_labels([made.checkpoint(1), made.checkpoint(2)]) == 1
@@ -97,7 +97,7 @@ def test_a_file_that_holds_no_labels_is_named(lake, data):
     assert [problem.key for problem in verify_lake(lake)] == [key]
 
 
-def test_two_labels_of_equal_content_share_one_measurement_and_have_rows_of_their_own(lake):
+def test_two_labels_of_equal_content_share_one_measurement_and_each_has_rows(lake):
     first, second = made.checkpoint(1, weights="w"), made.checkpoint(8, weights="w", stage="late")
     lake.record_labels([first, second])
     made.commit(lake, first)
@@ -120,7 +120,7 @@ def test_a_label_of_another_model_gets_rows_too(lake):
     ]
 
 
-def test_equal_weights_under_another_tokenizer_are_duplicates_and_no_shared_measurement(lake):
+def test_equal_weights_with_another_tokenizer_are_duplicates_but_share_no_measurement(lake):
     first, second = made.checkpoint(1, weights="w"), made.checkpoint(2, weights="w", tokenizer_digest=made.sha("other"))
     lake.record_labels([first, second])
     made.commit(lake, first)
@@ -131,8 +131,8 @@ def test_equal_weights_under_another_tokenizer_are_duplicates_and_no_shared_meas
     ]
 
 
-def test_the_first_seen_of_the_other_labels_is_the_one_named_and_of_those_the_earliest_step(lake, monkeypatch):
-    """Steps 4 and 2 are seen at once, step 1 later: 2 comes first, then 4, then 1."""
+def test_duplicate_of_is_the_other_label_seen_first_then_with_the_lowest_step(lake, monkeypatch):
+    """Steps 4 and 2 are seen at the same time, step 1 later, so the order is 2, 4, 1."""
     monkeypatch.setattr(module, "utc_now", lambda: NOON)
     lake.record_labels([made.checkpoint(step, weights="w") for step in (4, 2)])
     monkeypatch.setattr(module, "utc_now", lambda: NOON + timedelta(hours=1))
@@ -145,7 +145,7 @@ def test_the_first_seen_of_the_other_labels_is_the_one_named_and_of_those_the_ea
 
 
 def reupload(lake, *words):
-    """One label pointing at each of these weights in turn, measured each time."""
+    """Let one label point to each of these weights in turn, measured each time."""
     for word in words:
         point = made.checkpoint(1, weights=word)
         lake.record_labels([point])
@@ -166,7 +166,7 @@ def test_after_a_return_to_the_old_weights_the_others_are_superseded(lake):
 
 
 @pytest.mark.parametrize("edited", ["config_digest", "tokenizer_digest"])
-def test_after_an_edit_of_config_or_tokenizer_only_what_the_label_points_at_now_is_current(lake, edited):
+def test_after_an_edit_of_config_or_tokenizer_only_the_current_content_is_not_superseded(lake, edited):
     before, after = made.checkpoint(1, weights="w"), made.checkpoint(1, weights="w", **{edited: made.sha("edited")})
     for point, value in ((before, 1.0), (after, 2.0)):
         lake.record_labels([point])
@@ -178,7 +178,7 @@ def test_after_an_edit_of_config_or_tokenizer_only_what_the_label_points_at_now_
     assert ask(lake, query) == [(1.0, False, None), (2.0, True, None)]
 
 
-def test_a_record_comes_after_the_one_it_corrects_whatever_the_clock_says(lake, monkeypatch):
+def test_a_record_is_later_than_the_one_it_corrects_even_if_the_clock_goes_back(lake, monkeypatch):
     monkeypatch.setattr(module, "utc_now", lambda: NOON)
     lake.record_labels([made.checkpoint(1, weights="a")])
     monkeypatch.setattr(module, "utc_now", lambda: NOON - timedelta(days=1))
@@ -187,7 +187,7 @@ def test_a_record_comes_after_the_one_it_corrects_whatever_the_clock_says(lake, 
     assert [label.weights_digest for label in current] == [made.sha("b")]
 
 
-def test_a_label_that_moved_away_is_no_longer_what_others_duplicate(lake):
+def test_a_label_that_moved_is_no_longer_named_as_duplicate(lake):
     lake.record_labels([made.checkpoint(1, weights="w"), made.checkpoint(2, weights="w")])
     lake.record_labels([made.checkpoint(1, weights="fixed")])
     assert ask(lake, "select step, superseded, duplicate_of from checkpoints order by all") == [
@@ -197,7 +197,7 @@ def test_a_label_that_moved_away_is_no_longer_what_others_duplicate(lake):
     ]
 
 
-def test_what_a_label_says_now_describes_its_old_cells(lake):
+def test_the_newest_label_record_describes_older_cells(lake):
     point = made.checkpoint(1)
     lake.record_labels([point])
     made.commit(lake, point)
@@ -205,7 +205,7 @@ def test_what_a_label_says_now_describes_its_old_cells(lake):
     assert ask(lake, "select distinct family, tokens_seen, superseded from layers") == [("Small", 5, False)]
 
 
-def test_a_cell_whose_label_record_is_lost_is_its_own_label(lake):
+def test_a_cell_without_a_label_record_keeps_its_own_label(lake):
     made.commit(lake, made.checkpoint(3))
     assert ask(lake, "select distinct model, step, duplicate_of, superseded from layers") == [
         ("lab/small", 3, None, False)
@@ -215,7 +215,7 @@ def test_a_cell_whose_label_record_is_lost_is_its_own_label(lake):
     ]
 
 
-def test_checkpoints_shows_what_is_wanted_and_not_yet_measured(lake):
+def test_checkpoints_includes_labels_without_a_measurement(lake):
     lake.record_labels([made.checkpoint(1), made.checkpoint(2, kinds=("encdec-encoder", "encdec-decoder"))])
     made.commit(lake, made.checkpoint(1))
     assert ask(lake, "select step, kinds, arch, content is null from checkpoints order by step") == [

@@ -1,4 +1,4 @@
-"""Commits, recipes, attempts, tombstones and runs."""
+"""Lake: commits, recipes, attempts, tombstones and runs."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_the_second_commit_of_a_cell_changes_nothing(lake):
 
 def test_rows_are_committed_under_their_own_cell_only(lake):
     point = made.checkpoint(1)
-    with pytest.raises(ValueError, match="rows of another cell"):
+    with pytest.raises(ValueError, match="0" * 32):
         lake.commit("0" * 32, point.model_key, to_table(made.rows(made.cell(point)), {}))
 
 
@@ -70,7 +70,7 @@ def test_the_lake_carries_the_meaning_of_its_columns(lake):
     assert [line.split(",")[0] for line in lines[1:]] == list(column_names())
     lake.store.put_or_replace("columns.csv", "\n".join(lines[:-1]).encode())
     made.commit(lake, made.checkpoint(2))
-    assert lake.store.get("columns.csv") == read_csv_bytes(), "a lake of an older version learns the new column"
+    assert lake.store.get("columns.csv") == read_csv_bytes(), "the file of an older version gets the new column"
 
 
 def test_a_recipe_that_changed_under_its_version_is_refused_with_every_change(lake):
@@ -79,10 +79,8 @@ def test_a_recipe_that_changed_under_its_version_is_refused_with_every_change(la
     changed = made.QUICK.model_copy(update={"k": 32, "seed": 5})
     with pytest.raises(RecipeDriftError) as caught:
         lake.check_recipe(changed)
-    assert str(caught.value) == (
-        "recipe quick@1: changed since this lake first used it: seed 0 -> 5, k 64 -> 32.\n"
-        "Give it version 2, or undo the change."
-    )
+    for fact in ("quick@1", "seed 0 -> 5", "k 64 -> 32", "version 2"):
+        assert fact in str(caught.value)
     assert isinstance(caught.value, UsageError)
     with pytest.raises(RecipeDriftError):
         lake.record_recipe(changed)
@@ -104,7 +102,7 @@ def test_a_field_that_a_later_version_of_the_code_adds_is_no_drift(lake):
         lake.check_recipe(made.QUICK.model_copy(update={"allow_shorter": True}))
 
 
-def test_strikes_are_counted_by_class_from_names_alone(lake):
+def test_failures_are_counted_by_class_from_file_names(lake):
     point = made.checkpoint(1)
     for error_class in ("crash", "crash", "host_oom"):
         lake.record_attempt(failure(point, error_class))
@@ -119,14 +117,14 @@ def test_strikes_are_counted_by_class_from_names_alone(lake):
 
 def test_failures_come_back_whole_and_in_order(lake):
     point = made.checkpoint(1)
-    told = [failure(point, message=word, traceback="File ...") for word in ("first", "second")]
-    for one in reversed(told):
-        lake.record_attempt(one)
-    assert lake.failures({made.cell(point).id}) == told
+    failures = [failure(point, message=word, traceback="File ...") for word in ("first", "second")]
+    for attempt in reversed(failures):
+        lake.record_attempt(attempt)
+    assert lake.failures({made.cell(point).id}) == failures
     assert lake.failures({"0" * 32}) == []
 
 
-def test_a_tombstone_stands_until_released_and_the_newest_reason_counts(lake):
+def test_a_tombstone_lasts_until_released_and_the_newest_reason_counts(lake):
     last = failure(made.checkpoint(1))
     lake.quarantine(last)
     assert lake.quarantined_cell_ids() == {last.cell_id}
@@ -139,14 +137,14 @@ def test_a_tombstone_stands_until_released_and_the_newest_reason_counts(lake):
     assert lake.quarantined_cell_ids() == set()
 
 
-def test_a_record_that_is_none_is_named(lake):
+def test_an_invalid_record_is_named(lake):
     lake.quarantine(failure(made.checkpoint(1)))
     (key,) = lake.store.list("quarantine")
     lake.store.put_or_replace(key, b'{"reason": "no cell"}')
     with pytest.raises(LakeError, match=key):
         lake.tombstones()
     lake.store.put_new("quarantine/notes.json", b"{}")
-    with pytest.raises(LakeError, match=r"notes\.json is no file of a lake"):
+    with pytest.raises(LakeError, match=r"quarantine/notes\.json"):
         lake.quarantined_cell_ids()
 
 

@@ -1,4 +1,4 @@
-"""Object stores: one winner per name, whole objects or none, stores that cannot promise it, and a lake in one."""
+"""Object stores: one winner per name, complete objects or none, stores without these guarantees, and a lake in S3."""
 
 import os
 import random
@@ -26,8 +26,7 @@ from pipeline.lake.local_store import LocalStore
 from pipeline.lake.object_store import ObjectStore
 from pipeline.lake.open_store import open_store
 from pipeline.lake.snapshot import compact
-from pipeline.lake.store import STAGING
-from pipeline.lake.store_check import check_store
+from pipeline.lake.store import STAGING, check_store
 from tests.lake import made, s3
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +41,7 @@ def s3_env(monkeypatch) -> Iterator[dict[str, str]]:
         yield environment
 
 
-def served(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
+def set_environment(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -62,7 +61,7 @@ for line in sys.stdin:
 
 
 class Put(NamedTuple):
-    """One writer's attempt at one key; `began` and `ended` on the clock that all processes of a machine share."""
+    """Attempt of one writer at one key; `began` and `ended` are times of the machine-wide monotonic clock."""
 
     won: bool
     began: float
@@ -70,7 +69,7 @@ class Put(NamedTuple):
 
 
 def race(uri: str, keys: int, writers: int = 6) -> list[list[Put]]:
-    """For each key the attempt of every writer: processes of their own, which start on each key at one moment."""
+    """Return the attempt of every writer at each key; writers are processes that start on a key at the same time."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
     racers = [subprocess.Popen([sys.executable, "-c", RACER, uri, str(n)], **pipes) for n in range(writers)]
     for racer in racers:
@@ -91,7 +90,7 @@ def attempt(racers: list[subprocess.Popen], key: int) -> list[Put]:
 
 
 def overlapped(puts: list[Put]) -> bool:
-    """Whether at least two writers were at work on the key at one time."""
+    """Return True if at least two writers worked on the key at the same time."""
     in_order = sorted(puts, key=lambda put: put.began)
     return any(later.began < earlier.ended for earlier, later in pairwise(in_order))
 
@@ -100,12 +99,12 @@ KEYS = [15, pytest.param(150, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("keys", KEYS)
-@pytest.mark.parametrize("place", ["local", "s3"])
-def test_of_six_writers_of_the_same_keys_exactly_one_creates_each(place, keys, tmp_path, s3_env):
-    uri = URI if place == "s3" else str(tmp_path)
+@pytest.mark.parametrize("backend", ["local", "s3"])
+def test_of_six_writers_of_the_same_keys_exactly_one_creates_each(backend, keys, tmp_path, s3_env):
+    uri = URI if backend == "s3" else str(tmp_path)
     puts = race(uri, keys)
     assert [sum(put.won for put in key) for key in puts] == [1] * keys
-    assert any(map(overlapped, puts)), "they did race"
+    assert any(map(overlapped, puts)), "the writers raced"
     store = open_store(uri)
     for key in range(keys):
         (winner,) = [writer for writer, put in enumerate(puts[key]) if put.won]
@@ -122,7 +121,7 @@ for i in range(10**6):
 """
 
 
-def test_a_writer_killed_while_it_puts_leaves_whole_objects_only(s3_env):
+def test_a_writer_killed_during_a_put_leaves_only_complete_objects(s3_env):
     rng = random.Random(0)
     for n in range(5):
         words = [sys.executable, "-c", WRITER, URI, str(n)]
@@ -138,7 +137,7 @@ def test_a_writer_killed_while_it_puts_leaves_whole_objects_only(s3_env):
     assert store.list_stale_staging(0) == []
 
 
-def test_an_object_is_never_replaced_and_a_pointer_always(s3_env):
+def test_put_new_never_replaces_and_put_or_replace_always_does(s3_env):
     store = open_store(URI + "/")
     assert not store.exists()
     assert store.put_new("a/b", b"first")
@@ -158,64 +157,63 @@ def test_an_object_is_never_replaced_and_a_pointer_always(s3_env):
         store.get("a/p")
 
 
-def test_a_sound_place_has_no_findings(s3_env, tmp_path):
+def test_check_store_finds_nothing_in_a_sound_store(s3_env, tmp_path):
     for uri in (URI, str(tmp_path / "lake")):
         store = open_store(uri)
         assert check_store(store) == []
         assert store.list(STAGING) == []
 
 
-def test_a_store_that_forgets_the_condition_is_found_out_and_files_still_stay(monkeypatch):
-    """Without a race the look before each write is enough."""
+def test_a_store_that_ignores_the_condition_is_detected_and_files_are_not_replaced(monkeypatch):
+    """The check before each write is enough without a race."""
     with s3.serve(s3.forgetful) as environment:
-        served(monkeypatch, environment)
+        set_environment(monkeypatch, environment)
         store = open_store(URI)
         (finding,) = check_store(store)
         assert "created twice" in finding
-        assert "looked at before each write" in finding
         assert store.put_new("a", b"first")
         assert not store.put_new("a", b"second")
         assert store.get("a") == b"first"
 
 
-def test_a_store_that_refuses_the_condition_is_written_to_and_it_is_said_once(monkeypatch):
-    with s3.serve(s3.refusing) as environment, warnings.catch_warnings(record=True) as said:
+def test_a_store_that_refuses_the_condition_works_and_warns_once(monkeypatch):
+    with s3.serve(s3.refusing) as environment, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
-        served(monkeypatch, environment)
+        set_environment(monkeypatch, environment)
         store = open_store(URI)
         assert store.put_new("a", b"first")
         assert store.put_new("b", b"first")
         assert not store.put_new("a", b"second")
         assert store.get("a") == b"first"
         warned, found = check_store(store)
-        assert "refuses to create" in warned
+        assert "conditional put" in warned
         assert "created twice" in found
-    assert len([one for one in said if "refuses to create" in str(one.message)]) == 1
+    assert len([warning for warning in caught if "conditional put" in str(warning.message)]) == 1
 
 
-def test_a_lake_in_an_object_store_reads_as_one_in_a_folder(s3_env, tmp_path):
+def test_a_lake_in_an_object_store_reads_like_one_in_a_folder(s3_env, tmp_path):
     """Also with a snapshot, and with cells committed after it."""
-    asked = "from layers order by model, step, layer"
-    there, here = Lake(URI), Lake(tmp_path / "lake")
+    query = "from layers order by model, step, layer"
+    remote, local = Lake(URI), Lake(tmp_path / "lake")
     with pytest.raises(UsageError):
         Lake.existing(URI)
     for step in (1, 2, 3):
-        for lake in (there, here):
+        for lake in (remote, local):
             lake.record_labels([made.checkpoint(step)])
             made.commit(lake, made.checkpoint(step))
         if step == 2:
-            assert compact(there)
-        seen = [lakes.open_lake(lake.uri).query_frame(asked) for lake in (there, here)]
-        assert seen[0].equals(seen[1])
-        assert seen[0].height == step * made.LAYERS
-    assert lake_status(there)["models"][0]["cells"] == 3
-    key = there.cell_files()[made.cell(made.checkpoint(3)).id]
-    there.store.put_or_replace(key, b"PAR1 in truth not PAR1")
+            assert compact(remote)
+        remote_rows, local_rows = (lakes.open_lake(lake.uri).query_frame(query) for lake in (remote, local))
+        assert remote_rows.equals(local_rows)
+        assert remote_rows.height == step * made.LAYERS
+    assert lake_status(remote)["models"][0]["cells"] == 3
+    key = remote.cell_files()[made.cell(made.checkpoint(3)).id]
+    remote.store.put_or_replace(key, b"PAR1 not Parquet PAR1")
     with pytest.raises(LakeError, match=key):
         lakes.open_lake(URI)
 
 
-def test_a_bucket_that_is_not_there_is_an_error_in_two_lines(s3_env):
+def test_a_missing_bucket_is_an_error_in_two_lines(s3_env):
     store = open_store("s3://nowhere/lake")
     for use in (store.exists, lambda: store.put_new("a", b""), lambda: store.list("a")):
         with pytest.raises(LakeError) as caught:
@@ -225,22 +223,22 @@ def test_a_bucket_that_is_not_there_is_an_error_in_two_lines(s3_env):
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///lake", "s3://key:secret@bucket/lake", "s3://bucket/lake?token=secret"])
-def test_a_uri_that_is_more_or_less_than_a_place_is_refused_without_its_secrets(uri):
+def test_a_uri_with_credentials_or_without_a_bucket_is_refused_without_its_secrets(uri):
     with pytest.raises(UsageError) as caught:
         open_store(uri)
     assert "secret" not in str(caught.value)
 
 
-def test_an_error_has_nothing_of_the_answer_nor_has_its_traceback(monkeypatch):
-    """S3 quotes the token of the session where a signature is wrong."""
+def test_neither_an_error_nor_its_traceback_quotes_the_response(monkeypatch):
+    """S3 quotes the session token if a signature is wrong."""
     with s3.serve(s3.distrusting) as environment:
-        served(monkeypatch, environment | {"AWS_SESSION_TOKEN": "secret"})
+        set_environment(monkeypatch, environment | {"AWS_SESSION_TOKEN": "secret"})
         with pytest.raises(LakeError, match=r"403 Forbidden\.\n") as caught:
             open_store(URI).put_new("cells/a", b"")
     assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_an_error_quotes_no_key_of_the_environment(monkeypatch):
+def test_an_error_does_not_quote_a_key_from_the_environment(monkeypatch):
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT_KEY", '"secret"')
     with pytest.raises(LakeError, match="decode") as caught:
         open_store("gs://bucket/lake")
@@ -256,17 +254,17 @@ def test_an_error_names_the_endpoint_without_its_password(monkeypatch, s3_env):
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/lake", "az://container/lake", "s3://bucket"])
-def test_every_kind_of_object_store_is_opened_without_a_word_to_it(uri, monkeypatch):
+def test_every_kind_of_object_store_is_opened_without_a_request(uri, monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "someone")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("GOOGLE_SKIP_SIGNATURE", "true")
     assert open_store(uri).uri == uri
 
 
-def test_without_the_extra_it_is_named_in_two_lines(monkeypatch):
+def test_a_missing_extra_is_named_in_two_lines(monkeypatch):
     monkeypatch.delitem(sys.modules, "pipeline.lake.object_store")
     monkeypatch.setitem(sys.modules, "obstore.store", None)
-    with pytest.raises(UsageError, match=r"object stores need obstore.*\n.*cloud") as caught:
+    with pytest.raises(UsageError, match=r"obstore.*\n.*\[cloud\]") as caught:
         open_store(URI)
     assert len(str(caught.value).splitlines()) == 2
 
@@ -280,7 +278,7 @@ CASES = pytest.mark.parametrize("cases", [200, pytest.param(2000, marks=pytest.m
 
 
 @CASES
-def test_no_key_from_outside_leaves_the_folder(cases):
+def test_no_key_leaves_the_folder(cases):
     store = LocalStore(Path("/the/lake"))
 
     @settings(max_examples=cases, deadline=None)
@@ -295,7 +293,7 @@ def test_no_key_from_outside_leaves_the_folder(cases):
 
 
 @CASES
-def test_no_key_from_outside_leaves_the_prefix(cases, monkeypatch):
+def test_no_key_leaves_the_prefix(cases, monkeypatch):
     inside = MemoryStore()
     monkeypatch.setattr(object_store, "from_url", lambda *_, **__: inside)
     store = ObjectStore(URI)
@@ -305,7 +303,9 @@ def test_no_key_from_outside_leaves_the_prefix(cases, monkeypatch):
     def holds(key):
         with suppress(LakeError):
             assert store.create_if_absent(key, b"data")
-            assert [found["path"] for chunk in inside.list() for found in chunk] == [key], "its own name and no other"
+            assert [found["path"] for chunk in inside.list() for found in chunk] == [key], (
+                "exactly this object was created"
+            )
             assert store.delete(key)
 
     holds()

@@ -1,4 +1,4 @@
-"""A lake in S3 is plain Parquet too: pyarrow and polars read every value that was written, without this package."""
+"""A lake in S3 is plain Parquet: pyarrow and polars read every committed value without this package."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Of a server that holds a lake. The readers find the keys in the environment, and must be told where it is."""
+    """URL of a server with a lake. Readers find the keys in the environment and get the URL as an option."""
     with s3.serve() as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -42,16 +42,19 @@ def written() -> Rows:
     return in_order(rows)
 
 
-def test_pyarrow_reads_what_was_written_and_the_folders_name(endpoint):
-    """From a file system, and in one line as README has it."""
+def test_pyarrow_reads_every_value_and_the_partition_key(endpoint):
+    """Read through a file system object, and in one line as in README."""
     host = endpoint.removeprefix("http://")
     system = S3FileSystem(endpoint_override=host, scheme="http", region="us-east-1")
-    for place, options in ((CELLS, {"filesystem": system}), (f"s3://{CELLS}?endpoint_override={host}&scheme=http", {})):
-        found = ds.dataset(place, partitioning="hive", **options).to_table()
+    for source, options in (
+        (CELLS, {"filesystem": system}),
+        (f"s3://{CELLS}?endpoint_override={host}&scheme=http", {}),
+    ):
+        found = ds.dataset(source, partitioning="hive", **options).to_table()
         assert in_order(found.to_pylist()) == written()
 
 
-def test_polars_reads_what_was_written_and_the_folders_name(endpoint):
+def test_polars_reads_every_value_and_the_partition_key(endpoint):
     options = {"aws_endpoint_url": endpoint, "aws_allow_http": "true"}
     lazy = pl.scan_parquet(
         f"s3://{CELLS}/**/*.parquet",

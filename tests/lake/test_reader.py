@@ -1,4 +1,7 @@
-"""The views: what a reader sees of cells, tombstones, algorithm versions and older files; and what SQL cannot do."""
+"""Views over cells, tombstones, algorithm versions and older files; and the limits of the SQL sandbox."""
+
+import re
+from pathlib import Path
 
 import duckdb
 import pandas as pd
@@ -11,7 +14,7 @@ from pipeline import lake as lakes
 from pipeline.columns import column_names
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, Tombstone
-from pipeline.lake.layout import CELLS_PREFIX
+from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
 from tests.lake import made
 
 
@@ -24,7 +27,7 @@ def ask(lake, sql):
     return lakes.open_lake(lake.uri).sql(sql).fetchall()
 
 
-def bury(lake, cell_id):
+def hide(lake, cell_id):
     lake.quarantine(Tombstone(cell_id=cell_id, reason="wrong tokenizer", by="a person"))
 
 
@@ -72,8 +75,19 @@ def test_plain_one_liners_read_the_cells_without_this_package(lake):
     frame = pd.read_parquet(f"{lake.uri}/{CELLS_PREFIX}")
     assert frame["anisotropy"].sum() == pytest.approx(0.6)
     assert set(frame["step"]) == {1, 2}
-    kept = duckdb.sql(f"select decode(value) from parquet_kv_metadata('{glob}') where decode(key) = 'recipe'")
-    assert kept.fetchall() == [("{}",), ("{}",)]
+    recipes = duckdb.sql(f"select decode(value) from parquet_kv_metadata('{glob}') where decode(key) = 'recipe'")
+    assert recipes.fetchall() == [("{}",), ("{}",)]
+
+
+def test_format_md_names_every_prefix_and_its_snippets_run(lake, monkeypatch):
+    made.commit(lake, made.checkpoint(1))
+    monkeypatch.chdir(Path(lake.uri).parent)
+    text = (Path(lakes.__file__).parent / "format.md").read_text()
+    assert all(f"`{prefix}/" in text for prefix in FILE_NAME_PATTERNS)
+    snippets = re.findall("```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) == 2
+    for snippet in snippets:
+        exec(snippet, {})
 
 
 WHERES = (
@@ -90,7 +104,7 @@ WHERES = (
 
 
 @pytest.mark.parametrize("where", WHERES)
-def test_filters_pushed_into_the_files_choose_the_rows_that_duckdb_itself_chooses(lake, where):
+def test_filters_pushed_into_the_files_select_the_same_rows_as_duckdb(lake, where):
     for step in (1, 2, 3):
         made.commit(lake, made.checkpoint(step), flags=["odd"] if step == 3 else [])
     made.commit(lake, made.checkpoint(None))
@@ -107,7 +121,7 @@ def test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_ba
     made.commit(lake, point, cell_id="d" * 32, algorithm=6, recipe="other@1", id_twonn=3.0)
     query = "select distinct step, id_twonn from layers order by all"
     assert ask(lake, query) == [(1, 3.0), (1, 10.0), (2, 2.0)]
-    bury(lake, "b" * 32)
+    hide(lake, "b" * 32)
     assert ask(lake, query) == [(1, 3.0), (1, 6.0), (2, 2.0)]
     assert ask(lake, "select cell_id[1], hidden from cells order by 1") == [
         ("a", False),
@@ -130,8 +144,8 @@ def test_a_cell_shows_its_worst_status_and_its_costs(lake):
     assert ask(lake, query) == [(cell_id, 3, "nonfinite", 6.0, 9.0, "lab/small", "random-uniform", False)]
 
 
-def test_files_of_another_version_read_as_today_with_nulls(lake):
-    """One older (columns missing) and one newer (a column more) beside one of today."""
+def test_files_of_other_versions_have_nulls_for_missing_columns(lake):
+    """One older file (missing columns), one newer file (an extra column) and one current file."""
     for step in (1, 2, 3):
         made.commit(lake, made.checkpoint(step))
     older, newer, _ = (lake.store.path(key) for key in lake.cell_files().values())
@@ -150,7 +164,7 @@ def test_files_of_another_version_read_as_today_with_nulls(lake):
 def test_a_foreign_file_among_the_cells_is_named(lake, name):
     made.commit(lake, made.checkpoint(1))
     path = lake.store.root / CELLS_PREFIX / "model_key=lab--small" / name
-    path.write_bytes(b"PAR1 but no more")
+    path.write_bytes(b"PAR1 but truncated")
     with pytest.raises(LakeError, match=name):
         lakes.open_lake(lake.uri)
     path.rename(path.with_suffix(".txt"))
@@ -166,7 +180,7 @@ def test_a_truncated_cell_is_named(lake):
         lakes.open_lake(lake.uri)
 
 
-def test_one_cell_left_by_two_models_in_a_race_counts_once(lake):
+def test_a_cell_committed_under_two_models_counts_once(lake):
     point, twin = made.checkpoint(1), made.checkpoint(1, model="lab/twin", weights="lab/small 1")
     assert made.commit(lake, point) == made.commit(lake, twin)
     assert ask(lake, "select count(*) from layers") == [(made.LAYERS,)]
@@ -242,10 +256,10 @@ def test_one_query_cannot_disturb_the_next(lake):
     first = reader.layers().to_arrow_reader()
     assert reader.sql("create or replace view layers as select 1; select 2").fetchall() == [(2,)]
     assert reader.sql("select count(*) from layers").fetchall() == [(made.LAYERS,)]
-    assert first.read_all().num_rows == made.LAYERS, "a result still open is not invalidated"
+    assert first.read_all().num_rows == made.LAYERS, "an open result stays valid"
 
 
-def test_a_reader_keeps_what_it_saw(lake):
+def test_a_reader_does_not_see_later_commits(lake):
     made.commit(lake, made.checkpoint(1))
     reader = lakes.open_lake(lake.uri)
     made.commit(lake, made.checkpoint(2))
@@ -253,7 +267,7 @@ def test_a_reader_keeps_what_it_saw(lake):
     assert lakes.open_lake(lake.uri).sql("select count(*) from cells").fetchall() == [(2,)]
 
 
-def test_what_fails_while_it_is_computed_is_told_in_two_lines(lake):
+def test_an_error_during_computation_has_two_lines(lake):
     made.commit(lake, made.checkpoint(1))
     with pytest.raises(UsageError, match="Conversion Error") as caught:
         lakes.open_lake(lake.uri).query_frame("select model::int from layers")
@@ -262,7 +276,7 @@ def test_what_fails_while_it_is_computed_is_told_in_two_lines(lake):
 
 @pytest.mark.parametrize("view", ["layers", "checkpoints", "cells"])
 def test_every_column_of_a_view_can_be_printed(lake, view, capsys):
-    """Times and lists too; duckdb's own fetchall wants pytz for a time with a zone."""
+    """Including times and lists; duckdb's fetchall would need pytz for a time with a zone."""
     from pipeline import render
 
     made.commit(lake, made.checkpoint(1))

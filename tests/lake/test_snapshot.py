@@ -1,4 +1,4 @@
-"""The snapshot: the same answers as from the cells, whole at every moment, and taken away only when it is of no use."""
+"""Snapshots: same answers as from the cells, complete at every moment, and deleted only once superseded."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -10,10 +10,9 @@ from pipeline import lake as lakes
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, records, snapshot
 from pipeline.lake.cell_index import load_cell_index
-from pipeline.lake.gc import collect_garbage
 from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT
 from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, ROW_FILE, SNAPSHOTS_PREFIX, latest_snapshot
-from pipeline.lake.snapshot import SORT_COLUMNS, compact
+from pipeline.lake.snapshot import SORT_COLUMNS, collect_garbage, compact
 from pipeline.lake.store import STAGING
 from pipeline.lake.verify import verify_lake
 from tests.lake import killed, made
@@ -25,7 +24,7 @@ def lake(tmp_path):
 
 
 def views(lake):
-    """All rows of the three views in a fixed order, as bytes."""
+    """Return all rows of the three views in a fixed order, as JSON."""
     reader = lakes.open_lake(lake.uri)
     keys = {
         "layers": "model, revision, recipe, weights_digest, cell_id, layer",
@@ -35,18 +34,18 @@ def views(lake):
     return {view: reader.query_frame(f"from {view} order by {key}").write_json() for view, key in keys.items()}
 
 
-def without(lake):
-    """What the views are to a reader who has no snapshot."""
-    said = lake.store.get(LATEST_KEY)
+def views_without_snapshot(lake):
+    """Return the views for a reader without the snapshot."""
+    pointer = lake.store.get(LATEST_KEY)
     lake.store.delete(LATEST_KEY)
     try:
         return views(lake)
     finally:
-        lake.store.put_or_replace(LATEST_KEY, said)
+        lake.store.put_or_replace(LATEST_KEY, pointer)
 
 
 def a_varied_lake(lake):
-    """Two models, shared weights, an older algorithm, a re-upload, a tombstone, unknown steps, a lost label."""
+    """Commit two models, shared weights, two algorithms, a re-upload, a tombstone, an unknown step and a lost label."""
     shared = [made.checkpoint(1, weights="w"), made.checkpoint(8, weights="w", model="lab/other", family="New")]
     again = [made.checkpoint(2, weights=word) for word in "ab"]
     lake.record_labels([*shared, again[0], made.checkpoint(3), made.checkpoint(None)])
@@ -63,23 +62,23 @@ def test_a_lake_without_cells_has_no_snapshot(lake):
     assert not lake.store.exists()
 
 
-def test_the_views_are_the_same_with_and_without_a_snapshot_and_whatever_comes_after_it(lake):
+def test_the_views_are_the_same_with_and_without_a_snapshot_also_after_later_writes(lake):
     a_varied_lake(lake)
-    said = compact(lake)
-    assert said
-    assert (said.cells, said.rows) == (7, 7 * made.LAYERS)
-    assert views(lake) == without(lake)
+    compacted = compact(lake)
+    assert compacted
+    assert (compacted.cells, compacted.rows) == (7, 7 * made.LAYERS)
+    assert views(lake) == views_without_snapshot(lake)
     made.commit(lake, made.checkpoint(4))
     made.commit(lake, made.checkpoint(1, weights="w"), cell_id="b" * 32, algorithm=10, id_twonn=10.0)
     lake.record_labels([made.checkpoint(5, weights="w")])
     lake.quarantine(Tombstone(cell_id="b" * 32, reason="wrong", by="a person"))
     lake.release(made.cell(made.checkpoint(3)).id)
-    assert views(lake) == without(lake)
+    assert views(lake) == views_without_snapshot(lake)
     assert verify_lake(lake) == []
 
 
 def test_a_snapshot_answers_without_its_cells_files(lake):
-    """Proof that it is used: the files are listed, and never opened."""
+    """The cell and label files are listed but never opened."""
     a_varied_lake(lake)
     before = views(lake)
     compact(lake)
@@ -88,7 +87,7 @@ def test_a_snapshot_answers_without_its_cells_files(lake):
     assert views(lake) == before
 
 
-def test_a_cell_that_is_gone_or_whose_file_is_now_another_is_not_read_from_the_snapshot(lake):
+def test_a_deleted_cell_or_one_whose_file_changed_its_key_is_not_read_from_the_snapshot(lake):
     point = made.checkpoint(1)
     for one in (point, made.checkpoint(2)):
         made.commit(lake, one)
@@ -97,50 +96,52 @@ def test_a_cell_that_is_gone_or_whose_file_is_now_another_is_not_read_from_the_s
     twin = made.checkpoint(1, model="aaa/twin", weights="lab/small 1")
     made.commit(lake, twin, cell_id=made.cell(point).id)
     assert lakes.open_lake(lake.uri).query_frame("select distinct model, step from layers").rows() == [("aaa/twin", 1)]
-    assert views(lake) == without(lake)
+    assert views(lake) == views_without_snapshot(lake)
 
 
 def test_it_is_sorted_in_row_groups_with_statistics_and_reads_without_this_package(lake):
     a_varied_lake(lake)
-    said = compact(lake)
-    assert said
-    frame = pl.read_parquet(lake.store.path(said.file_key(ROW_FILE)))
+    compacted = compact(lake)
+    assert compacted
+    frame = pl.read_parquet(lake.store.path(compacted.file_key(ROW_FILE)))
     assert frame.equals(frame.sort(SORT_COLUMNS, nulls_last=True))
-    assert set(pl.read_parquet(lake.store.path(said.file_key(CELL_FILE)))["key"]) == set(lake.cell_files().values())
-    assert said.bytes == sum(path.stat().st_size for path in lake.store.path(said.key).iterdir())
+    assert set(pl.read_parquet(lake.store.path(compacted.file_key(CELL_FILE)))["key"]) == set(
+        lake.cell_files().values()
+    )
+    assert compacted.bytes == sum(path.stat().st_size for path in lake.store.path(compacted.key).iterdir())
 
 
-def test_a_snapshot_of_an_older_schema_is_left_aside(lake):
+def test_a_snapshot_of_an_older_schema_is_ignored(lake):
     a_varied_lake(lake)
-    said = compact(lake)
-    assert said
-    path = lake.store.path(said.file_key(ROW_FILE))
+    compacted = compact(lake)
+    assert compacted
+    path = lake.store.path(compacted.file_key(ROW_FILE))
     pl.read_parquet(path).drop("id_ks").write_parquet(path)
-    assert views(lake) == without(lake)
+    assert views(lake) == views_without_snapshot(lake)
     assert load_cell_index(lake).rows.collect()["id_ks"].null_count() == 0
 
 
-@pytest.mark.parametrize("said", [b"", b"{}", b'{"key": "../../etc/passwd"}', b"snapshots/v1/x.parquet"])
-def test_a_pointer_that_points_nowhere_is_named(lake, said):
+@pytest.mark.parametrize("pointer", [b"", b"{}", b'{"key": "../../etc/passwd"}', b"snapshots/v1/x.parquet"])
+def test_an_invalid_pointer_is_named(lake, pointer):
     made.commit(lake, made.checkpoint(1))
     compact(lake)
-    lake.store.put_or_replace(LATEST_KEY, said)
+    lake.store.put_or_replace(LATEST_KEY, pointer)
     with pytest.raises(LakeError, match=LATEST_KEY):
         lakes.open_lake(lake.uri)
     assert [problem.key for problem in verify_lake(lake)] == [LATEST_KEY]
-    assert compact(lake), "which also mends it"
+    assert compact(lake), "compact repairs the pointer"
     assert verify_lake(lake) == []
 
 
 @pytest.mark.parametrize("file", [ROW_FILE, CELL_FILE, LABEL_FILE])
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1 no PAR1")])
-def test_a_snapshot_that_is_gone_or_no_parquet_is_named_and_mended(lake, file, damage):
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1 not PAR1")])
+def test_a_missing_or_damaged_snapshot_is_named_and_repaired(lake, file, damage):
     a_varied_lake(lake)
     before = views(lake)
-    said = compact(lake)
-    assert said
-    damage(lake.store.path(said.file_key(file)))
-    with pytest.raises(LakeError, match=said.key):
+    compacted = compact(lake)
+    assert compacted
+    damage(lake.store.path(compacted.file_key(file)))
+    with pytest.raises(LakeError, match=compacted.key):
         lakes.open_lake(lake.uri)
     assert len(verify_lake(lake)) == 1
     assert compact(Lake(lake.uri))
@@ -149,16 +150,16 @@ def test_a_snapshot_that_is_gone_or_no_parquet_is_named_and_mended(lake, file, d
 
 
 def test_one_changed_byte_of_a_snapshot_is_not_copied_into_the_next(lake):
-    """Of the rows, which a reader does not check whole."""
+    """The byte is in the rows file, whose digest readers do not check."""
     a_varied_lake(lake)
     before = views(lake)
-    said = compact(lake)
-    assert said
-    path = lake.store.path(said.file_key(ROW_FILE))
+    compacted = compact(lake)
+    assert compacted
+    path = lake.store.path(compacted.file_key(ROW_FILE))
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
-    assert [problem.key for problem in verify_lake(lake)] == [said.file_key(ROW_FILE)]
+    assert [problem.key for problem in verify_lake(lake)] == [compacted.file_key(ROW_FILE)]
     assert compact(lake)
     assert views(lake) == before
 
@@ -166,7 +167,7 @@ def test_one_changed_byte_of_a_snapshot_is_not_copied_into_the_next(lake):
 OLD = "snapshots/v1/20260101T000000.000000Z-" + "0" * 32 + ".parquet"
 
 
-def test_a_snapshot_of_an_older_version_is_no_error_and_goes_when_there_is_a_new_one(lake):
+def test_a_v1_snapshot_is_ignored_and_deleted_after_the_next_one(lake):
     a_varied_lake(lake)
     before = views(lake)
     lake.store.put_new(OLD, b"PAR1 rows alone PAR1")
@@ -179,11 +180,11 @@ def test_a_snapshot_of_an_older_version_is_no_error_and_goes_when_there_is_a_new
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL between two steps; inside one step the store's own tests kill for real."""
+    """Simulates SIGKILL between two steps; the tests of the store kill within a step."""
 
 
 @pytest.mark.parametrize("step", ["put_new", "put_or_replace"])
-def test_killed_before_a_step_the_old_snapshot_stands_and_the_next_run_mends_it(lake, monkeypatch, step):
+def test_killed_before_a_step_the_old_snapshot_stays_and_the_next_compact_succeeds(lake, monkeypatch, step):
     made.commit(lake, made.checkpoint(1))
     old = compact(lake)
     made.commit(lake, made.checkpoint(2))
@@ -196,7 +197,7 @@ def test_killed_before_a_step_the_old_snapshot_stands_and_the_next_run_mends_it(
         with pytest.raises(Killed):
             compact(lake)
     assert latest_snapshot(lake.store) == old
-    assert views(lake) == without(lake)
+    assert views(lake) == views_without_snapshot(lake)
     assert verify_lake(lake) == []
     new = compact(lake)
     assert new
@@ -208,30 +209,32 @@ def test_killed_before_any_of_its_system_calls_the_lake_reads_the_same(lake):
     a_varied_lake(lake)
     before = views(lake)
     killed.moments("compact", Path(lake.uri))
-    assert views(lake) == before == without(lake)
+    assert views(lake) == before == views_without_snapshot(lake)
     assert verify_lake(lake) == []
     collect_garbage(lake, timedelta(0), dry_run=False)
     assert [lake.store.list(STAGING), len(lake.store.list(SNAPSHOTS_PREFIX))] == [[], 3]
 
 
-def test_gc_takes_what_is_of_no_use_after_the_grace_and_nothing_else(lake, monkeypatch):
-    """Three snapshots an hour apart, one whose writer died, and a left-over in staging."""
+def test_gc_deletes_superseded_files_after_the_grace_period_and_nothing_else(lake, monkeypatch):
+    """Three snapshots an hour apart, one whose writer was killed, and a stale staged file."""
     a_varied_lake(lake)
-    start, said = records.utc_now(), []
+    start, snapshots = records.utc_now(), []
     for hour in (3, 2, 1):
-        monkeypatch.setattr(snapshot, "utc_now", lambda hour=hour: start - timedelta(hours=hour))
-        said.append(compact(lake))
+        with monkeypatch.context() as patch:
+            patch.setattr(snapshot, "utc_now", lambda hour=hour: start - timedelta(hours=hour))
+            snapshots.append(compact(lake))
     dead = f"{SNAPSHOTS_PREFIX}/v2/{start - timedelta(minutes=150):{TIMESTAMP_FORMAT}}-{'0' * 8}/layers.parquet"
     lake.store.put_new(dead, b"")
     lake.store.put_new(f"{SNAPSHOTS_PREFIX}/notes.txt", b"")
     (Path(lake.uri) / STAGING / "left").write_bytes(b"partial")
-    kept = {key for key in Path(lake.uri).rglob("*") if key.is_file()}
-    assert collect_garbage(lake) == [], "a day is not over"
-    first, second = ([one.file_key(name) for name in sorted(one.digests)] for one in said[:2])
+    before = {path for path in Path(lake.uri).rglob("*") if path.is_file()}
+    assert collect_garbage(lake) == [], "the default grace is a day"
+    first, second = ([each.file_key(name) for name in sorted(each.digests)] for each in snapshots[:2])
     assert collect_garbage(lake, timedelta(minutes=110)) == [*first, dead]
-    assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept, "asked, and not told to"
-    gone = collect_garbage(lake, timedelta(0), dry_run=False)
-    assert gone == [f"{STAGING}/left", *first, dead, *second]
-    assert {key for key in Path(lake.uri).rglob("*") if key.is_file()} == kept - {lake.store.path(key) for key in gone}
-    assert latest_snapshot(lake.store) == said[2]
+    assert {path for path in Path(lake.uri).rglob("*") if path.is_file()} == before, "a dry run deletes nothing"
+    deleted = collect_garbage(lake, timedelta(0), dry_run=False)
+    assert deleted == [f"{STAGING}/left", *first, dead, *second]
+    after = {path for path in Path(lake.uri).rglob("*") if path.is_file()}
+    assert after == before - {lake.store.path(key) for key in deleted}
+    assert latest_snapshot(lake.store) == snapshots[2]
     assert verify_lake(lake) == []

@@ -1,4 +1,4 @@
-"""Status: what is there, what failed and still matters, what is hidden."""
+"""Status: committed cells, unresolved failures and tombstones."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_an_empty_lake(lake):
     assert lake_status(lake) == {"lake": lake.uri, "models": [], "failures": [], "quarantined": [], "runs": []}
 
 
-def test_a_model_is_counted_by_what_readers_see(lake):
+def test_a_model_counts_only_visible_cells(lake):
     points = [made.checkpoint(step) for step in (1, 2, 9)]
     lake.record_labels(points)
     ids = [made.commit(lake, point) for point in points]
@@ -50,14 +50,14 @@ def test_a_model_is_counted_by_what_readers_see(lake):
     assert lake_status(lake)["failures"] == []
 
 
-def test_a_model_whose_cells_were_measured_under_another_name_is_there(lake):
+def test_a_model_whose_cells_were_measured_under_another_name_is_listed(lake):
     first, twin = made.checkpoint(1, weights="w"), made.checkpoint(5, weights="w", model="lab/twin")
     lake.record_labels([first, twin])
     made.commit(lake, first)
     assert (model(lake, "lab/twin")["cells"], model(lake, "lab/twin")["newest_step"]) == (1, 5)
 
 
-def test_a_failed_cell_is_listed_with_its_last_cause_and_how_often(lake):
+def test_a_failed_cell_is_listed_with_its_last_cause_and_number_of_attempts(lake):
     point = made.checkpoint(1)
     for hour, message in enumerate(("first", "second")):
         lake.record_attempt(failure(point, message=message, when=LONG_AGO + timedelta(hours=hour)))
@@ -78,19 +78,19 @@ def test_a_cell_that_was_committed_after_failures_has_not_failed(lake):
 
 
 def test_a_failure_of_files_since_replaced_and_measured_is_dropped(lake):
-    broken, mended = made.checkpoint(1, weights="broken"), made.checkpoint(1, weights="mended")
+    broken, fixed = made.checkpoint(1, weights="broken"), made.checkpoint(1, weights="fixed")
     lake.record_labels([broken])
     lake.quarantine(failure(broken, when=LONG_AGO))
     lake.record_attempt(failure(broken, when=LONG_AGO))
     assert len(lake_status(lake)["failures"]) == 1
-    lake.record_labels([mended])
-    assert len(lake_status(lake)["failures"]) == 1, "mended but not measured"
-    made.commit(lake, mended)
+    lake.record_labels([fixed])
+    assert len(lake_status(lake)["failures"]) == 1, "fixed but not measured"
+    made.commit(lake, fixed)
     assert lake_status(lake)["failures"] == []
 
 
-def test_a_failure_after_the_label_was_measured_stands(lake):
-    """Newer code wants the same measurement again and fails at it."""
+def test_a_failure_after_the_label_was_measured_is_listed(lake):
+    """A newer algorithm needs the measurement again, and it fails."""
     point = made.checkpoint(1)
     lake.record_labels([point])
     made.commit(lake, point)
@@ -98,7 +98,7 @@ def test_a_failure_after_the_label_was_measured_stands(lake):
     assert [listed["cell_id"] for listed in lake_status(lake)["failures"]] == ["f" * 32]
 
 
-def test_a_failure_on_another_corpus_stands(lake):
+def test_a_failure_on_another_corpus_is_listed(lake):
     lake.record_attempt(failure(made.checkpoint(1), cell_id="f" * 32, corpus="enwik8", when=LONG_AGO))
     made.commit(lake, made.checkpoint(1))
     assert len(lake_status(lake)["failures"]) == 1
@@ -108,8 +108,8 @@ def test_planning_and_status_load_no_heavy_library(lake):
     made.commit(lake, made.checkpoint(1))
     heavy = ("torch", "transformers", "ray", "duckdb", "pandas", "pyarrow")
     script = (
-        "import sys; from pipeline.lake import Lake, status; lake = Lake(sys.argv[1]); lake.committed_cell_ids(); "
-        f"assert status(lake)['models']; print([name for name in {heavy} if name in sys.modules])"
+        "import sys; from pipeline.lake import Lake, lake_status; lake = Lake(sys.argv[1]); lake.committed_cell_ids(); "
+        f"assert lake_status(lake)['models']; print([name for name in {heavy} if name in sys.modules])"
     )
     words = [sys.executable, "-c", script, lake.uri]
     assert subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "[]\n"
