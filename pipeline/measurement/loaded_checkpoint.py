@@ -98,9 +98,8 @@ def _devices(resources: Resources) -> list[str]:
     if not resources.gpus:
         return ["cpu"]
     if not torch.cuda.is_available():
-        raise UsageError(
-            f"resources.gpus={resources.gpus}", "no CUDA device", "Set resources.gpus=0, or run where there is a GPU"
-        )
+        do = "Set resources.gpus=0, or run where there is a GPU"
+        raise UsageError(f"resources.gpus={resources.gpus}", "no CUDA device", do)
     visible = torch.cuda.device_count()
     used = min(visible, resources.gpus) if resources.address == "local" else visible
     return [f"cuda:{number}" for number in range(used)]

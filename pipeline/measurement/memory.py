@@ -19,9 +19,8 @@ CHUNK = 2**24
 
 def weight_budgets(free: Sequence[int]) -> list[int]:
     """Bytes of weights allowed on each GPU of a task, given its free bytes."""
-    return [
-        int((OTHER_GPU_WEIGHTS_SHARE if number else FIRST_GPU_WEIGHTS_SHARE) * size) for number, size in enumerate(free)
-    ]
+    shares = (FIRST_GPU_WEIGHTS_SHARE, *[OTHER_GPU_WEIGHTS_SHARE] * (len(free) - 1))
+    return [int(share * size) for share, size in zip(shares, free, strict=True)]
 
 
 def count_gpus_for_weights(n_params: int | None, dtype: str, gpu_bytes: int | None) -> int:

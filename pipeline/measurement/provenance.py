@@ -19,15 +19,8 @@ from pipeline.spec import ALGORITHMS, Cell, Recipe, algorithm_number
 
 LakeRow = dict[str, Any]
 RECORDED_PACKAGES = (
-    "shapelake",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "faiss-cpu",
-    "faiss-gpu",
-    "numpy",
-    "ray",
-    "pyarrow",
+    *("shapelake", "torch", "transformers", "tokenizers", "faiss-cpu", "faiss-gpu"),
+    *("numpy", "ray", "pyarrow"),
 )
 
 
@@ -58,12 +51,8 @@ def cell_columns(cell: Cell, model: Model, stack: LayerStack) -> LakeRow:
 
 def text_columns(text: Contexts) -> LakeRow:
     """Columns of the text: its size, and digests that are equal for rows measured on the same contexts."""
-    return {
-        "text_sha256": text.text_sha256,
-        "contexts_digest": text.digest,
-        "context_tokens": text.context_tokens,
-        "n_contexts": len(text),
-    }
+    digests = {"text_sha256": text.text_sha256, "contexts_digest": text.digest}
+    return {**digests, "context_tokens": text.context_tokens, "n_contexts": len(text)}
 
 
 def cost_columns(device: str, batch_tokens: int, load_s: float, forward_s: float, total_s: float) -> LakeRow:
@@ -107,11 +96,9 @@ def compute_s(rows: list[LakeRow]) -> float:
 
 def summarize_peaks(rows: list[LakeRow]) -> str:
     """Short summary of a cell: the largest anisotropy and dimension over its layers."""
-    peaks = {
-        words: max((row[name] for row in rows if row[name] is not None), default=None)
-        for words, name in (("anisotropy", "anisotropy"), ("ID", "id_twonn"))
-    }
-    return ", ".join(f"{words} up to {peak:.2f}" for words, peak in peaks.items() if peak is not None)
+    columns = {"anisotropy": "anisotropy", "ID": "id_twonn"}
+    values = {title: [row[name] for row in rows if row[name] is not None] for title, name in columns.items()}
+    return ", ".join(f"{title} up to {max(found):.2f}" for title, found in values.items() if found)
 
 
 def _version(name: str) -> str | None:

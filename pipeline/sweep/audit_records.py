@@ -17,11 +17,8 @@ def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
     """Audit the histories of `names`; record the audits if a lake is given."""
     lake = None if uri is None else Lake(uri)
     labels = [] if lake is None else lake.labels()
-    histories = [
-        assign_states(h, last_seen_revisions(labels, h.model))
-        for name in names
-        for h in discover_histories(parse_source_name(name))
-    ]
+    found = [history for name in names for history in discover_histories(parse_source_name(name))]
+    histories = [assign_states(history, last_seen_revisions(labels, history.model)) for history in found]
     audited = [(history, audit_history(history)) for history in histories]
     if lake is not None:
         for history, findings in audited:
@@ -40,11 +37,8 @@ def parse_source_name(name: str) -> CheckpointSource:
 
 def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
     """(commit, weights digest) by revision of the model, as the lake last recorded them."""
-    return {
-        named.label.revision: (named.label.commit_sha, named.label.weights_digest)
-        for named in labels
-        if named.label.model == model and not named.superseded
-    }
+    current = [resolved.label for resolved in labels if resolved.label.model == model and not resolved.superseded]
+    return {label.revision: (label.commit_sha, label.weights_digest) for label in current}
 
 
 def build_audit_record(history: History, findings: Iterable[HistoryFinding]) -> Audit:

@@ -19,6 +19,7 @@ YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeErro
 
 
 REQUIRED_FIELDS = "name, checkpoints: [{local: PATH}], corpora: [{text: PATH}], recipe: quick@1"
+NAME_A_SWEEP = "Name an existing YAML file such as sweep.yaml, or a module such as jobs.local"
 
 
 def load_sweep(name: str) -> Sweep:
@@ -86,13 +87,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except OSError as error:
-        raise UsageError(
-            f"sweep {path}", error.strerror or str(error), "Name an existing YAML file or a module such as jobs.local"
-        ) from error
+        raise UsageError(f"sweep {path}", error.strerror or str(error), NAME_A_SWEEP) from error
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"sweep {path}", f"not a text file: {error}", "Name a YAML file or a module such as jobs.local"
-        ) from error
+        raise UsageError(f"sweep {path}", f"not a text file: {error}", NAME_A_SWEEP) from error
     fields = parse_yaml(f"sweep {path}", text, "Fix the YAML at that line")
     if not isinstance(fields, dict):
         raise UsageError(f"sweep {path}", "not a mapping of fields", f"Write the fields {REQUIRED_FIELDS}")
@@ -100,11 +97,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _from_module(name: str) -> Sweep:
-    absent = UsageError(
-        f"sweep {name or repr(name)}",
-        "neither a YAML file nor an importable module",
-        "Name a sweep such as sweep.yaml or jobs.local",
-    )
+    absent = UsageError(f"sweep {name or repr(name)}", "neither a YAML file nor an importable module", NAME_A_SWEEP)
     if not all(part.isidentifier() for part in name.split(".")):
         raise absent
     sys.path.insert(0, "")

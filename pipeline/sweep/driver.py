@@ -69,16 +69,9 @@ class Driver:
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        lake: Lake,
-        backend: Backend,
-        run_id: str,
-        progress: RunProgress,
-        too_large: Mapping[str, str] | None = None,
+        self, plan: Plan, lake: Lake, backend: Backend, run_id: str, progress: RunProgress, too_large: dict[str, str]
     ) -> None:
         self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
-        too_large = too_large or {}
         self.cells = {cell.id: cell for cell in plan.todo if cell.id not in too_large}
         self.attempts = AttemptTracker(plan, lake, run_id)
         models = Counter((c.checkpoint.model, too_large[c.id]) for c in plan.todo if c.id in too_large)

@@ -35,10 +35,8 @@ def measure_checkpoint(
     if opened_lake is not None:
         opened_lake.check_recipe(parsed_recipe)
         checkpoint = _with_lake_label(opened_lake, checkpoint)
-    cells = [
-        Cell(checkpoint=checkpoint, kind=profile, corpus=parse_corpus(corpus), recipe=parsed_recipe)
-        for profile in _profiles(checkpoint, kind)
-    ]
+    source, kinds = parse_corpus(corpus), _kinds(checkpoint, kind)
+    cells = [Cell(checkpoint=checkpoint, kind=kind, corpus=source, recipe=parsed_recipe) for kind in kinds]
     rows = []
     for cell, measured in measure_cells(cells, resources):
         if opened_lake is not None:
@@ -89,15 +87,12 @@ def commit_cell(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
         lake.release(cell.id)
 
 
-def _profiles(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
+def _kinds(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
     if kind is None:
         return checkpoint.kinds or ("decoder",)
     if kind not in checkpoint.kinds:
-        raise UsageError(
-            f"--kind {kind}",
-            f"{checkpoint.label} has {', '.join(checkpoint.kinds)}",
-            f"Write --kind {checkpoint.kinds[0]}" if checkpoint.kinds else "Leave --kind out",
-        )
+        do = f"Write --kind {checkpoint.kinds[0]}" if checkpoint.kinds else "Leave --kind out"
+        raise UsageError(f"--kind {kind}", f"{checkpoint.label} has {', '.join(checkpoint.kinds)}", do)
     return (kind,)
 
 
@@ -106,9 +101,8 @@ def parse_corpus(text: str) -> Corpus:
     try:
         corpus = Corpus.model_validate(text)
     except ValidationError as error:
-        raise UsageError(
-            f"--corpus {text}", format_first_error(error), "Write KIND or KIND:PATH, such as --corpus text:book.txt"
-        ) from error
+        do = "Write KIND or KIND:PATH, such as --corpus text:book.txt"
+        raise UsageError(f"--corpus {text}", format_first_error(error), do) from error
     return resolve_corpus(corpus)
 
 
@@ -120,11 +114,8 @@ def parse_recipe(text: str) -> ContextRecipe | SnippetRecipe:
     try:
         return RECIPE_ADAPTER.validate_python(fields)
     except ValidationError as error:
-        raise UsageError(
-            f"--recipe {text}",
-            format_first_error(error),
-            "Write --recipe quick@1, or all fields of a recipe (pipeline/recipes.md)",
-        ) from error
+        do = "Write --recipe quick@1, or all fields of a recipe (pipeline/recipes.md)"
+        raise UsageError(f"--recipe {text}", format_first_error(error), do) from error
 
 
 def parse_resources(sets: list[str]) -> Resources:
@@ -132,14 +123,10 @@ def parse_resources(sets: list[str]) -> Resources:
     fields = merge_overrides({"resources": {}}, sets)
     if set(fields) != {"resources"}:
         wrong = (set(fields) - {"resources"}).pop()
-        raise UsageError(
-            f"--set {wrong}",
-            f"not a field of measure{suggest(wrong, ['resources'])}",
-            "Write --set resources.cpus=4 or another field of resources",
-        )
+        found = f"not a field of measure{suggest(wrong, ['resources'])}"
+        raise UsageError(f"--set {wrong}", found, "Write --set resources.cpus=4 or another field of resources")
     try:
         return Resources.model_validate(fields["resources"])
     except ValidationError as error:
-        raise UsageError(
-            "--set resources", format_first_error(error), "Write --set resources.FIELD=VALUE, such as resources.cpus=4"
-        ) from error
+        do = "Write --set resources.FIELD=VALUE, such as resources.cpus=4"
+        raise UsageError("--set resources", format_first_error(error), do) from error

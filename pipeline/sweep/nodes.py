@@ -147,9 +147,8 @@ def require_listener(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise UsageError(
-            f"Ray at {address}", f"nothing listens there ({error})", "Start the Ray head, or use --address local"
-        ) from error
+        do = "Start the Ray head, or use --address local"
+        raise UsageError(f"Ray at {address}", f"nothing listens there ({error})", do) from error
 
 
 def find_missing_paths(paths: list[str]) -> list[str]:

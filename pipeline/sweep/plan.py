@@ -160,9 +160,7 @@ def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]
     if not wanted:
         names = ", ".join(h.model for h in found)
         raise UsageError(
-            f"--models {sweep.models}",
-            f"matches none of {names}",
-            f"Write --models {found[0].model if found else 'GLOB'}",
+            f"--models {sweep.models}", f"matches none of {names}", "Write --models with one of these names"
         )
     return tuple(assign_states(h, last_seen_revisions(labels, h.model)) for h in wanted)
 
@@ -200,11 +198,9 @@ def _require_unique_labels(checkpoints: tuple[Checkpoint, ...]) -> None:
     for checkpoint in checkpoints:
         other = first.setdefault(checkpoint.label, checkpoint)
         if other.content != checkpoint.content:
-            raise UsageError(
-                f"checkpoint {checkpoint.label}",
-                f"two checkpoints have this label: {other.path} and {checkpoint.path}",
-                "Name the model of one history: {local: FOLDER, model: NAME}",
-            )
+            found = f"two checkpoints have this label: {other.path} and {checkpoint.path}"
+            do = "Name the model of one history: {local: FOLDER, model: NAME}"
+            raise UsageError(f"checkpoint {checkpoint.label}", found, do)
 
 
 def reproduction_command(cell: Cell) -> str:

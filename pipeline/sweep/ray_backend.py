@@ -59,12 +59,8 @@ class RayBackend:
         self._nodes.require_usable_node()
         self._cluster.free_dead_drivers()
         # Only a function decorated with GPUs gets a fresh process per task.
-        self._measure = make_remote(
-            _with_environment(stages.measure),
-            num_gpus=1 if resources.gpus else 0,
-            num_cpus=resources.threads,
-            name="measure",
-        )
+        gpus, cpus = (1 if resources.gpus else 0), resources.threads
+        self._measure = make_remote(_with_environment(stages.measure), num_gpus=gpus, num_cpus=cpus, name="measure")
         self._fetch = make_remote(_with_environment(stages.fetch), num_cpus=0, name="fetch")
         self._discard = make_remote(_with_environment(stages.discard), num_cpus=0, name="discard")
         self._environment = {name: os.environ[name] for name in TASK_ENVIRONMENT if name in os.environ}

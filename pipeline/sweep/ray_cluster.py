@@ -90,11 +90,8 @@ class RayCluster:
         lacking = [f"{node} lacks {', '.join(answer[:3])}" for node, answer in answers if answer]
         lacking += [f"{node} does not answer" for node, answer in answers if answer is None]
         if lacking:
-            raise UsageError(
-                "local files on a cluster",
-                "; ".join(lacking),
-                "Put the files on storage that every node mounts at the same path",
-            )
+            do = "Put the files on storage that every node mounts at the same path"
+            raise UsageError("local files on a cluster", "; ".join(lacking), do)
 
     def ask_nodes(self, function: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
         """Call `function(*args)` on every living node; return (host, result) pairs.

@@ -19,7 +19,7 @@ def select_sources(sweep: Sweep) -> tuple[CheckpointSource, ...]:
     if not chosen:
         names = ", ".join(source.name for source in sweep.checkpoints)
         raise UsageError(
-            f"--models {sweep.models}", f"matches none of {names}", f"Write --models {sweep.checkpoints[0].name}"
+            f"--models {sweep.models}", f"matches none of {names}", "Write --models with one of these names"
         )
     return chosen
 

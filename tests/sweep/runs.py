@@ -59,4 +59,4 @@ class Scripted:
 
 def drive(root: Path, lake, backend: Scripted, **changes):
     plan = make_plan(stub.sweep(root, **changes), lake)
-    return Driver(plan, lake, backend, "run", RunProgress(len(plan.todo))).run()
+    return Driver(plan, lake, backend, "run", RunProgress(len(plan.todo)), {}).run()

@@ -57,7 +57,7 @@ def test_a_run_records_how_long_slots_were_free_for_want_of_files(tmp_path, caps
     lake = Lake(tmp_path / "lake")
     plan = make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2, 3])), lake)
     backend = InlineBackend(TaskFunctions(fetch, measure, lambda task: None), ahead=1)
-    Driver(plan, lake, backend, "run", RunProgress(3)).run()
+    Driver(plan, lake, backend, "run", RunProgress(3), {}).run()
     (record,) = lake.runs()
     assert fetch_s - 0.05 <= record["gpu_wait_s"] < 3 * fetch_s, "for the first alone: the others came meanwhile"
     sweeps.print_status(

@@ -76,7 +76,7 @@ def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
 
 
 def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path, monkeypatch):
-    """The first attempt fails at its second batch; the next, with half the batch, gives the same numbers as without failure."""
+    """The first attempt fails at its second batch; the next, with half the batch, gives the same numbers."""
     wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
     forward, sizes = measure.LayerStack.forward_and_capture, []
 
