@@ -1,1 +1,1 @@
-"""One file per run: its docstring is the question, the command, the cost and the numbers to expect."""
+"""Named sweeps, one module each; the docstring states the question, the command, the cost and the expected result."""

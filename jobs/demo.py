@@ -1,10 +1,10 @@
-"""Does the anisotropy of a decoder differ from that of an encoder already in a minute of training?
+"""Do the anisotropies of a decoder and of an encoder differ after a minute of training?
 
 Command: shapelake demo (trains both histories first), then: python -m jobs.demo --lake shapelake-demo/lake
-Cost: 10 checkpoints x 2 models x 2 corpora = 40 cells; each forwards 4 x 64 contexts x 128 tokens = 32,768 tokens
+Cost: 10 checkpoints x 2 models x 2 corpora = 40 cells; each cell forwards 4 x 64 contexts x 128 tokens = 32,768 tokens
 through 0.4M parameters. About two minutes on 2 cores.
-Expect: at step 0 anisotropy near 0.1 in every layer of both; after 256 steps the decoder's rises in the middle
-layers. These models are far too small and too young for the paper's dome: the demo shows the machinery.
+Expect: anisotropy near 0.1 in every layer of both models at step 0; after 256 steps it is higher in the decoder's
+middle layers. The models are too small and too young for the paper's dome: the demo shows the pipeline, not the result.
 """
 
 from pathlib import Path

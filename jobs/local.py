@@ -1,8 +1,8 @@
-"""How did the space of my own model change over its training?
+"""Does the hidden-state geometry of your own model change over its training?
 
 Command: python -m jobs.local --lake LAKE --set 'checkpoints=[{local: PATH}]' [--set 'corpora=[{text: FILE}]']
-The folder PATH holds one sub-folder per checkpoint (checkpoint-500, step1000, ...), as save_pretrained and
-transformers' Trainer write them. Without --set it takes the folder ./checkpoints and random tokens, which need no file.
+PATH holds one subfolder per checkpoint (checkpoint-500, step1000, ...) as written by save_pretrained or transformers'
+Trainer. Defaults: the folder ./checkpoints, and random tokens, which need no file.
 Cost: per checkpoint and corpus 4 x 64 contexts x 128 tokens = 32,768 tokens; 160M parameters on 2 CPU cores at
 80 GFLOP/s: 2 x 160e6 x 32,768 / 80e9 = 130 s.
 """

@@ -1,14 +1,14 @@
-"""How does the shape form in the first thousand steps, and does it form alike in five seeds?
+"""Does the geometry of the first thousand steps form alike in five seeds, and at which step does it turn?
 
 Source: Stanford CRFM, Mistral (github.com/stanford-crfm/mistral); GPT-2 small with a checkpoint every 10 steps up to
-100, every 50 up to 2000, every 100 up to 20,000, every 1000 up to 400,000: the densest early history there is.
+100, every 50 up to 2000, every 100 up to 20,000, every 1000 up to 400,000: the densest early history published.
 Command: python -m jobs.stanford_gpt2 --lake LAKE [--steps log2]
 Bytes: 1.24e8 parameters, 4 bytes each: 5 x 609 x 4 x 1.24e8 = 1.5e12, 0.5e9 at a time.
 GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
-5 x 609 x 2 x 1.24e8 x 1.31e6 / 4e13 / 3600 = 6.9. The metrics come on top.
-Expect: nothing published measures these. Dimension that grows and then shrinks, anisotropy of the middle layers that
-grows (Razzhigaev et al., EACL 2024, on other decoders); a turn near step 4000, if that of Pythia near step 1000 is a
-matter of tokens: a step here has a quarter of Pythia's.
+5 x 609 x 2 x 1.24e8 x 1.31e6 / 4e13 / 3600 = 6.9. Metrics are not included.
+Expect: no published measurement. As in other decoders (Razzhigaev et al., EACL 2024): dimension grows, then
+shrinks; anisotropy of the middle layers grows. A turn near step 4000, if Pythia's turn near step 1000 depends on
+tokens: a step here has a quarter of Pythia's tokens.
 """
 
 from pipeline.cli import run_job_module

@@ -1,4 +1,4 @@
-"""The bench: what it prints and writes is whole and consistent; how fast anything is, it says itself."""
+"""Benchmark: printed and written results are complete and consistent; no test asserts a speed."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from jobs.bench import __main__ as bench
-from jobs.bench import checkpoint, kernels, knn, lake, layer, peers, sampling, spectrum, sweep
+from jobs.bench import checkpoint, kernels, knn, lake, layer, peers, sampling, spectrum, sweep, table
 from jobs.bench.checkpoint import BARE, FLOOR, PLAIN
 from jobs.bench.comparison import Comparison, Subject, at_least, at_most
 from jobs.bench.scale import QUICK, Knn, Model
@@ -17,6 +17,7 @@ from jobs.bench.timing import Took, interleaved
 TINY = QUICK._replace(
     knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), sampled_contexts=8, cells=1000, rows=4000, full=True
 )
+RESULTS = Path(bench.__file__).parent / "results"
 PUBLISHED = """
 import torch
 def intrinsic_dimension(emb, device):
@@ -24,14 +25,14 @@ def intrinsic_dimension(emb, device):
     for i in range(len(emb)):
         torch.nn.functional.pairwise_distance(emb[i, None, :], emb[None, :, :], eps=0)
         seen[-1] += 1
-    raise AssertionError("it was not left")
+    raise AssertionError("the loop was not stopped")
 seen = []
 """
 
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A stand-in for the authors' file, with their loop; DADApy is not installed."""
+    """Stub of the authors' file with their loop; DADApy is not installed."""
     path = tmp_path / "functions.py"
     path.write_text(PUBLISHED)
     monkeypatch.setattr(peers, "PUBLISHED", path)
@@ -43,7 +44,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def written(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> tuple[dict, str]:
-    """What `--only knn --quick` writes and prints, at tiny sizes."""
+    """JSON and stdout of `--only knn --quick` at tiny sizes."""
     monkeypatch.setattr("jobs.bench.scale.QUICK", TINY)
     bench.main(["--only", "knn", "--quick", "--json", str(tmp_path / "bench.json")])
     return json.loads((tmp_path / "bench.json").read_text()), capsys.readouterr().out
@@ -83,16 +84,16 @@ def test_every_row_holds_its_rounds_and_a_ratio_and_verdict_that_follow_from_the
     assert {row["target"] for row in rows} == {"<= 1.2", "<= 1.5", ">= 340", ">= 2", None}
 
 
-def test_the_table_has_a_line_per_row_and_names_the_peers_that_are_not_there(written):
+def test_the_table_has_a_line_per_row_and_names_absent_peers(written):
     found, out = written
     lines = [line for line in out.splitlines() if line.startswith("| k-NN")]
     assert len(lines) == len(found["rows"])
     assert {line.count(" | ") for line in lines} == {7}
-    assert "not installed (make bench does): DADApy" in out
+    assert [line for line in out.splitlines() if "make bench" in line and "DADApy" in line]
 
 
-def test_the_authors_loop_is_left_and_scaled_to_all_points(published, monkeypatch):
-    """By a clock that goes one second per call: a point takes one second, whatever the slice."""
+def test_the_authors_loop_is_stopped_and_scaled_to_all_points(published, monkeypatch):
+    """The stub clock advances one second per call, so a point takes one second for any number of points."""
     ticks = iter(range(1000))
     monkeypatch.setattr(peers, "now", lambda device: Took(float(tick := next(ticks)), 2.0 * tick))
     for points in (1, 7):
@@ -100,8 +101,8 @@ def test_the_authors_loop_is_left_and_scaled_to_all_points(published, monkeypatc
     assert peers.authors().seen == [1, 7]
 
 
-def test_a_large_cloud_asks_scikit_learn_for_a_part_and_leaves_out_what_has_none(published):
-    """Its row says of how many points; those with N x N distances are not run."""
+def test_a_large_cloud_queries_part_of_scikit_learn_and_skips_peers_without_queries(published):
+    """The note of its row states the number of points; peers with N x N distances are skipped."""
     sizes = TINY._replace(knn=(Knn(300, 16, rounds=1, queries=100),))
     notes = {row.reference: row.note for row in knn.rows(sizes, "cpu")}
     assert notes["scikit-learn"] == "from 100 of its points"
@@ -109,8 +110,8 @@ def test_a_large_cloud_asks_scikit_learn_for_a_part_and_leaves_out_what_has_none
 
 
 @pytest.mark.slow
-def test_few_tokens_are_weighed_against_all_of_them_state_by_state():
-    """A round per state; the errors are those of the few."""
+def test_few_tokens_are_compared_with_all_tokens_per_state():
+    """There is one round per hidden state; the errors are those of the few tokens."""
     (row,) = sampling.rows(TINY, "cpu")
     assert row.subject.work.startswith("anisotropy of 32 instead of 256 tokens")
     assert len(row.ours) == len(row.theirs) == sampling.LAYERS + 2
@@ -118,7 +119,7 @@ def test_few_tokens_are_weighed_against_all_of_them_state_by_state():
     assert 0 < row.ratio < 4
 
 
-def test_contenders_take_turns():
+def test_contenders_alternate():
     turns = []
     contenders = {name: lambda name=name: turns.append(name) or Took(1.0, 2.0) for name in "ab"}
     assert interleaved(contenders, 3) == {"a": [Took(1.0, 2.0)] * 3, "b": [Took(1.0, 2.0)] * 3}
@@ -141,7 +142,7 @@ def test_costs_are_ours_over_theirs_and_gains_the_reverse(wanted, ratio, verdict
 
 
 def test_lakes_are_planned_and_queried_at_their_sizes():
-    """The rows check by themselves what is left to do and that the query finds every step of a model."""
+    """The rows themselves assert the remaining cells of each plan and that the query finds every step of a model."""
     queried, opened, *planned = lake.rows(TINY, "cpu")
     assert (queried.subject.n, opened.subject.n) == (4000, 1000)
     assert [row.subject.n for row in planned] == [1000, 1000], "a finished sweep, and new checkpoints"
@@ -149,42 +150,42 @@ def test_lakes_are_planned_and_queried_at_their_sizes():
 
 
 def test_spectra_are_compared_in_the_same_quantities():
-    """The error row holds float64 to float64's accuracy and float32 to no better than its own."""
+    """The error row shows float64 accuracy for ours and float32 accuracy for the SVD."""
     *_, errors = spectrum.rows(TINY._replace(spectrum=Knn(500, 24, rounds=1)), "cpu")
     assert errors.unit == "relative error"
     assert errors.ours[0] < 1e-13
     assert 1e-13 < errors.theirs[0] < 1e-4
 
 
-def test_kernels_stand_beside_the_larger_of_two_floors():
-    """What has few bytes for its operations is bound by these, what has many by those."""
+def test_kernels_are_compared_with_the_larger_of_two_floors():
+    """Few bytes per operation: bound by operations. Many bytes: bound by bytes."""
     assert [row.subject.dim for row in kernels.rows(TINY._replace(spectrum=Knn(500, 24, rounds=1)), "cpu")] == [24, 16]
     few, many = (kernels.roofline(1e6, n_bytes, torch.float32, "cpu")() for n_bytes in (1.0, 1e12))
     assert few.wall < 1 < many.wall
 
 
-def test_layers_and_checkpoints_bring_every_row(published, monkeypatch):
-    """The plain script is compared where the authors' file is there, and left out where it is not."""
+def test_layers_and_checkpoints_yield_every_row(published, monkeypatch):
+    """The plain script is compared if the authors' file is installed, and skipped otherwise."""
     monkeypatch.setattr(layer, "ROUNDS", 1)
     model = Model(layers=1, dim=64, vocabulary=50, contexts=8, tokens=16, kept=8, moments=8, rounds=1)
     tiny = TINY._replace(layer=Knn(300, 16, rounds=1), widths=(16,), model=model, plain_contexts=2, authors_points=2)
     works = [row.subject.work for row in layer.rows(tiny, "cpu")]
     assert works[0].startswith("describe()")
-    assert [work.rpartition(": ")[2] for work in works[1:]] == ["moments", "metrics", "both"]
-    published.write_text(PUBLISHED + "calculate_anisotropy_torch = procrustes_similarity = lambda *words: 0.0\n")
+    assert [work.rpartition(": ")[2] for work in works[1:]] == ["moments", "metrics", "total"]
+    published.write_text(PUBLISHED + "calculate_anisotropy_torch = procrustes_similarity = lambda *args: 0.0\n")
     assert [row.reference for row in checkpoint.rows(tiny, "cpu")] == [BARE, PLAIN, FLOOR]
     published.unlink()
     assert [row.reference for row in checkpoint.rows(tiny, "cpu")] == [BARE, FLOOR]
 
 
 @pytest.mark.slow
-def test_sweeps_commit_all_they_were_given(monkeypatch):
-    """The rows check by themselves that every task is committed, without Ray and on it."""
+def test_sweeps_commit_every_task(monkeypatch):
+    """The rows themselves assert that every task is committed, without Ray and on Ray."""
     monkeypatch.setattr(sweep, "ROUNDS", 1)
     rows = list(sweep.rows(TINY._replace(checkpoints=1, tasks=10), "cpu"))
     assert [row.subject.n for row in rows] == [1, 1, 1, *[10] * 4, sweep.NAPS]
     assert {row.unit for row in rows} == {"s", "MB"}
-    assert rows[0].ratio > 1  # the whole takes longer than what is in it
+    assert rows[0].ratio > 1  # a sweep takes longer than the work inside it
 
 
 @pytest.mark.parametrize("group", ["kn", ""])
@@ -193,3 +194,19 @@ def test_a_group_that_does_not_exist_is_named(group, capsys):
         bench.main(["--only", group])
     assert end.value.code == 2
     assert f"no group {group!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", sorted(RESULTS.glob("*.md")), ids=lambda page: page.stem)
+def test_published_results_have_the_columns_of_the_table_and_consistent_verdicts(page):
+    text = page.read_text()
+    assert table.head() in text
+    assert page.stem[:10] in text, "the date"
+    for line in text.split(table.head())[1].partition("\n\n")[0].strip().splitlines():
+        *_, ratio, target, verdict = (cell.strip() for cell in line.strip("|").split("|"))
+        if not target:
+            assert verdict == "", line
+            continue
+        sense, bound, _ = target.split()
+        value = float(ratio.split()[0].replace(",", ""))
+        met = value <= float(bound) if sense == "<=" else value >= float(bound)
+        assert verdict == ("pass" if met else "falls short"), line

@@ -1,4 +1,4 @@
-"""Every job says what it asks, how to start it, what it costs and what to expect, and asks for what there is."""
+"""Every job states its question, command, cost and expectation, and selects checkpoints that exist."""
 
 import importlib
 import re
@@ -16,7 +16,7 @@ from pipeline.sweep.config import load_sweep
 
 FOLDER = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__" and "\n# %%" not in path.read_text())
-"""Without the notebook, which is no job: it reads a lake when it is imported."""
+"""All jobs; the notebook jobs/tour.py is excluded, because importing it reads a lake."""
 PARTS = ("Source", "Command", "Bytes", "GPU-hours", "Expect")
 EQUATION = re.compile(r"(?<![\w.])\d[\d.,e]*(?: [x/+] \d[\d.e]*)+ = \d[\d.e]*\d")
 
@@ -30,7 +30,7 @@ def docstring(name: str) -> str:
 
 
 def on_the_hub(name: str) -> bool:
-    """By its text: a job is imported only where it is tested."""
+    """Return True if a job selects Hub checkpoints; reads its source, so that only tests import jobs."""
     return re.search(r"\b(Hub|Members|TRAINING)\b", (FOLDER / f"{name}.py").read_text()) is not None
 
 
@@ -42,7 +42,7 @@ def equations(text: str) -> Iterator[str]:
 
 
 def value(side: str) -> float:
-    """Of `a x b / c + d`, from left to right as people read it, products before sums."""
+    """Evaluate `a x b / c + d` from left to right, products before sums."""
     total = 0.0
     for part in side.split(" + "):
         first, *rest = re.split(r" ([x/]) ", part)
@@ -65,52 +65,52 @@ def test_a_job_is_a_sweep_or_a_program(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)
-def test_a_job_on_the_hub_tells_its_cost_and_what_to_expect(name: str) -> None:
-    told = docstring(name)
+def test_a_job_on_the_hub_states_its_cost_and_expectation(name: str) -> None:
+    text = docstring(name)
     for part in PARTS:
-        assert re.search(rf"^{part}\b.*:", told, re.MULTILINE), part
-    assert f"python -m jobs.{name} --lake LAKE" in told
-    assert "?" in told.split("\nSource")[0]
+        assert re.search(rf"^{part}\b.*:", text, re.MULTILINE), part
+    assert f"python -m jobs.{name} --lake LAKE" in text
+    assert "?" in text.split("\nSource")[0]
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)
 def test_the_arithmetic_is_right(name: str) -> None:
-    shown = list(equations(docstring(name)))
-    assert len(shown) >= 2  # bytes and GPU-hours
-    for equation in shown:
+    found = list(equations(docstring(name)))
+    assert len(found) >= 2  # bytes and GPU-hours
+    for equation in found:
         left, right = equation.split(" = ")
         assert value(left) == pytest.approx(float(right), rel=0.04), equation
 
 
 @pytest.mark.parametrize("name", ON_THE_HUB)
-def test_a_job_asks_for_what_the_table_knows_and_can_measure(name: str) -> None:
+def test_a_job_selects_families_that_are_catalogued_and_loadable(name: str) -> None:
     for source in module(name).SWEEP.checkpoints:
         if isinstance(source, Hub):
-            one = find_family(source.hub)
-            assert not one.is_generic, source
+            family = find_family(source.hub)
+            assert not family.is_generic, source
         else:
             assert isinstance(source, Members)
-            one = get_family(source.family)
-            assert one.list_repos(source.models), source
-        assert one.unloadable is None, source
+            family = get_family(source.family)
+            assert family.list_repos(source.models), source
+        assert family.unloadable is None, source
 
 
-def test_every_wanted_job_is_there() -> None:
+def test_every_planned_job_exists() -> None:
     wanted = {"pythia", "polypythias", "bloom", "tinyllama", "olmo", "multiberts", "ettin", "stanford_gpt2", "refresh"}
     assert wanted | {"figure_anisotropy", "figure_training", "random_tokens"} <= set(ON_THE_HUB)
 
 
-def test_refresh_takes_every_small_history_once_and_nothing_else() -> None:
+def test_refresh_selects_every_small_history_once_and_nothing_else() -> None:
     taken = [
         (source.family, repo)
         for source in module("refresh").SWEEP.checkpoints
         for repo in get_family(source.family).list_repos(source.models)
     ]
     wanted = {
-        (one.name, repo)
-        for one in load_families()
-        for repo in one.list_repos()
-        if one.tier_of(repo) == "small" and one.where != "final" and not one.unloadable
+        (family.name, repo)
+        for family in load_families()
+        for repo in family.list_repos()
+        if family.tier_of(repo) == "small" and family.where != "final" and not family.unloadable
     }
     assert len(taken) == len(set(taken))
     assert set(taken) == wanted
@@ -118,11 +118,28 @@ def test_refresh_takes_every_small_history_once_and_nothing_else() -> None:
     assert not any(fnmatchcase(repo, "*-1b") for _, repo in taken)
 
 
-def test_no_job_measures_a_history_that_is_mostly_known_to_be_wrong() -> None:
-    """pythia-2.8b serves the end of training under most of its early names."""
-    asked = {source.hub for name in ON_THE_HUB for source in module(name).SWEEP.checkpoints if isinstance(source, Hub)}
+def test_no_job_measures_a_mostly_mislabelled_history() -> None:
+    """pythia-2.8b holds weights from the end of training under most of its early step names."""
+    repos = {source.hub for name in ON_THE_HUB for source in module(name).SWEEP.checkpoints if isinstance(source, Hub)}
     grid = [f"step{step}" for step in range(1000, 144000, 1000)]
     assert all(parse_name(step) for step in grid)
-    for repo in asked:
-        one = find_family(repo)
-        assert sum(bool(one.known_bad_for(repo, step)) for step in grid) < len(grid) / 10, repo
+    for repo in repos:
+        family = find_family(repo)
+        assert sum(bool(family.known_bad_for(repo, step)) for step in grid) < len(grid) / 10, repo
+
+
+def test_the_readme_lists_every_job_with_its_cost() -> None:
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.+) \|$", (FOLDER / "README.md").read_text(), re.MULTILINE))
+    assert set(rows) == {name for name in JOBS if hasattr(module(name), "SWEEP")}
+    for name in set(rows) & set(ON_THE_HUB):
+        *_, size, hours = rows[name].split(" | ")
+        for part, figure in (("Bytes", size), ("GPU-hours", hours)):
+            assert any(float(figure) == pytest.approx(cost, rel=0.05) for cost in costs(name, part)), (name, part)
+
+
+def costs(name: str, part: str) -> list[float]:
+    """Results of the equations in one part of a docstring, and their sum; the number of tokens is left out."""
+    text = re.search(rf"^{part}\b.*?(?=^(?:GPU-hours|Expect)\b)", docstring(name), re.MULTILINE | re.DOTALL)
+    assert text, (name, part)
+    results = [float(equation.split(" = ")[1]) for equation in equations(text[0]) if "1024 x 256" not in equation]
+    return [*results, sum(results)]

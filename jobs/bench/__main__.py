@@ -1,4 +1,4 @@
-"""The command line: choose groups of rows, print each row as it is measured, write all of them as JSON."""
+"""Command line of the benchmark: select groups of rows, print each row once measured, write all of them as JSON."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ import torch
 
 from jobs.bench import peers, table
 from jobs.bench.comparison import Comparison
-from jobs.bench.machine import in_a_line, machine
+from jobs.bench.machine import format_machine, machine
 from jobs.bench.scale import Scale, scale
 from pipeline.geometry import set_threads
 from pipeline.strict_model import suggest
@@ -27,46 +27,47 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "lake": ("lake",),
     "training": ("training",),
 }
-"""Modules with `rows`, imported when asked for: where there is a GPU, the packages of a lake may be absent."""
+"""Modules with a function `rows`, imported on demand: a GPU machine may lack the packages that the lake needs."""
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    asked = _parsed(words)
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse_arguments(arguments)
     set_threads(torch.get_num_threads())
-    about = machine(asked.device)
-    print(f"{in_a_line(about)}\n\n{table.head()}", flush=True)
+    about = machine(options.device)
+    print(f"{format_machine(about)}\n\n{table.head()}", flush=True)
     rows = []
     with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, SHAPELAKE_CACHE=cache):
-        for row in measured(asked.only, scale(asked.device, asked.quick), asked.device):
+        for row in measure_groups(options.only, scale(options.device, options.quick), options.device):
             rows.append(row)
             print(table.line(row), flush=True)
     if absent := peers.absent():
-        print(f"\nnot measured, because not installed (make bench does): {', '.join(absent)}")
-    if asked.json:
-        whole = {**about, "device": asked.device, "quick": asked.quick, "absent": absent}
-        asked.json.write_text(json.dumps({**whole, "rows": [row.to_json() for row in rows]}, indent=1) + "\n")
+        print(f"\nnot measured because not installed (run make bench): {', '.join(absent)}")
+    if options.json:
+        context = {**about, "device": options.device, "quick": options.quick, "absent": absent}
+        options.json.write_text(json.dumps({**context, "rows": [row.to_json() for row in rows]}, indent=1) + "\n")
 
 
-def measured(names: Sequence[str], sizes: Scale, device: str) -> Iterator[Comparison]:
-    """Every row of these groups, as soon as it is known."""
+def measure_groups(names: Sequence[str], sizes: Scale, device: str) -> Iterator[Comparison]:
+    """Yield each row of these groups as soon as it is measured."""
     for name in names:
         for module in GROUPS[name]:
             yield from import_module(f"jobs.bench.{module}").rows(sizes, device)
 
 
-def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("python -m jobs.bench", description="This project and its peers, side by side.")
-    parser.add_argument("--only", type=_groups, default=list(GROUPS), metavar=",".join(GROUPS), help="groups of rows")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write everything that was measured")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: the sizes of a GPU")
-    parser.add_argument("--quick", action="store_true", help="leave out what is large")
-    asked = parser.parse_args(words)
-    if asked.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no CUDA device here; leave it out, or run where there is one")
-    return asked
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("python -m jobs.bench", description="Benchmark this project against its peers.")
+    names = list(GROUPS)
+    parser.add_argument("--only", type=_parse_groups, default=names, metavar=",".join(names), help="groups of rows")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="output file for all measurements")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda selects GPU problem sizes")
+    parser.add_argument("--quick", action="store_true", help="small problem sizes only")
+    options = parser.parse_args(arguments)
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no CUDA device; omit the option or run on a GPU machine")
+    return options
 
 
-def _groups(text: str) -> list[str]:
+def _parse_groups(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in GROUPS:

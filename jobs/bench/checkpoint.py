@@ -1,4 +1,4 @@
-"""One checkpoint whole, beside a bare forward pass of the same tokens and beside the plain script one would write."""
+"""One full checkpoint against a bare forward pass over the same tokens and against a straightforward script."""
 
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +18,8 @@ from jobs.bench.scale import Model, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
 from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.corpora import build_contexts
-from pipeline.measure import LoadedCheckpoint, load_checkpoint, measure
+from pipeline.measure import measure
+from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint, load_checkpoint
 from pipeline.spec import Cell, ContextRecipe, Corpus, Resources
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 32_768}
@@ -34,18 +35,18 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 class Loaded(NamedTuple):
-    """A checkpoint and what it reads."""
+    """Loaded checkpoint and its input tokens."""
 
     cell: Cell
-    opened: LoadedCheckpoint
+    checkpoint: LoadedCheckpoint
     ids: Tensor
-    """[contexts, tokens], the very ones that the cell reads."""
+    """[contexts, tokens], the same tokens that the cell measures."""
 
 
 def _contenders(loaded: Loaded, scale: Scale, device: str) -> dict[str, Contender]:
-    model = loaded.opened.model
+    model = loaded.checkpoint.model
     contenders = {
-        "ours": timed(lambda: measure(loaded.cell, loaded.opened, BATCH_TOKENS[device]), device),
+        "ours": timed(lambda: measure(loaded.cell, loaded.checkpoint, BATCH_TOKENS[device]), device),
         BARE: lambda: _bare(loaded, scale.bare_contexts),
         FLOOR: forward_floor(model.n_params, loaded.ids.numel(), scale.model.dim, model.module.dtype, device),
         PLAIN: lambda: _plain(loaded, scale, device),
@@ -57,20 +58,20 @@ def _contenders(loaded: Loaded, scale: Scale, device: str) -> dict[str, Contende
 
 def _compared(took: dict[str, list[Took]], scale: Scale, unit: Unit) -> Iterator[Comparison]:
     model, tokens = scale.model, scale.model.contexts * scale.model.tokens
-    whole = Subject("measure", f"checkpoint of {model.layers} layers, all metrics", tokens, model.dim)
+    full = Subject("measure", f"checkpoint of {model.layers} layers, all metrics", tokens, model.dim)
     bare = Subject("measure", BARE, tokens, model.dim)
     on_top, gain = at_most(scale.on_top).only_if(scale.full), at_least(12.0).only_if(scale.full)
-    utilised = at_most(scale.utilised and 1 / scale.utilised).only_if(scale.full)
+    utilisation = at_most(scale.utilisation and 1 / scale.utilisation).only_if(scale.full)
     slice_ = f"from {min(scale.bare_contexts, model.contexts)} contexts"
-    yield compared(whole, took["ours"], BARE, took[BARE], on_top, unit, f"{slice_}; {_rate(tokens, took['ours'])}")
+    yield compared(full, took["ours"], BARE, took[BARE], on_top, unit, f"{slice_}; {_rate(tokens, took['ours'])}")
     if PLAIN in took:
         note = f"from {scale.plain_contexts} contexts, one layer and {scale.authors_points} points of its loop"
-        yield compared(whole, took["ours"], PLAIN, took[PLAIN], gain, unit, note)
-    yield compared(bare, took[BARE], FLOOR, took[FLOOR], utilised, unit, _rate(tokens, took[BARE]))
+        yield compared(full, took["ours"], PLAIN, took[PLAIN], gain, unit, note)
+    yield compared(bare, took[BARE], FLOOR, took[FLOOR], utilisation, unit, _rate(tokens, took[BARE]))
 
 
 def _rate(tokens: int, took: list[Took]) -> str:
-    return f"ours at {tokens / median(one.wall for one in took):,.0f} tokens/s"
+    return f"ours at {tokens / median(round_.wall for round_ in took):,.0f} tokens/s"
 
 
 def _recipe(model: Model, device: str) -> ContextRecipe:
@@ -86,50 +87,50 @@ def _recipe(model: Model, device: str) -> ContextRecipe:
 
 
 def load(folder: Path, recipe: ContextRecipe, device: str) -> Loaded:
-    """A checkpoint folder, and the random tokens that the recipe has it read."""
+    """Load a checkpoint folder and draw the random tokens of the recipe."""
     checkpoint, corpus = inspect_checkpoint(folder), Corpus(kind="random-uniform")
     resources = Resources(gpus=int(device == "cuda"), cpus=torch.get_num_threads())
     opened = load_checkpoint(checkpoint, recipe, resources)
     cell = Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=recipe)
-    of_model = opened.model.vocab_size, opened.model.max_positions
-    text = build_contexts(corpus, recipe, opened.tokenizer, *of_model, checkpoint.tokenizer_digest)
+    limits = opened.model.vocab_size, opened.model.max_positions
+    text = build_contexts(corpus, recipe, opened.tokenizer, *limits, checkpoint.tokenizer_digest)
     return Loaded(cell, opened, torch.from_numpy(np.stack(text.ids)).long().to(device))
 
 
 def _bare(loaded: Loaded, n: int) -> Took:
-    """The pass over the first `n` contexts, scaled up to all of them."""
-    some = loaded.ids[:n]
-    return timed(lambda: _forward(loaded, some), some.device.type)().times(len(loaded.ids) / len(some))
+    """Time the forward pass over the first `n` contexts, scaled up to all contexts."""
+    first = loaded.ids[:n]
+    return timed(lambda: _forward(loaded, first), first.device.type)().times(len(loaded.ids) / len(first))
 
 
 def _forward(loaded: Loaded, ids: Tensor, output_hidden_states: bool = False) -> list[tuple[Tensor, ...]]:
-    """The model over the contexts, logits and all; of each batch the hidden states where they are asked for."""
+    """Run the whole model, logits included; return the hidden states of each batch if `output_hidden_states`."""
     batch = max(BATCH_TOKENS[ids.device.type] // ids.shape[1], 1)
     with torch.inference_mode():
         passes = (
-            loaded.opened.model.module(input_ids=part, output_hidden_states=output_hidden_states)
+            loaded.checkpoint.model.module(input_ids=part, output_hidden_states=output_hidden_states)
             for part in ids.split(batch)
         )
         return [output.hidden_states or () for output in passes]
 
 
 def _plain(loaded: Loaded, scale: Scale, device: str) -> Took:
-    """transformers with `output_hidden_states`, then the authors' functions layer by layer on the same sample sizes.
+    """Time transformers with `output_hidden_states`, then the authors' functions per layer on the same sample sizes.
 
-    The pass is timed on a few contexts; the functions on one layer of points of the same shapes.
+    The pass is timed on a few contexts, the functions on one layer of points of the same shapes.
     """
     model = scale.model
-    some = loaded.ids[: scale.plain_contexts]
-    passed = timed(lambda: _kept(_forward(loaded, some, output_hidden_states=True)), device)()
+    first = loaded.ids[: scale.plain_contexts]
+    forward = timed(lambda: _collect_states(_forward(loaded, first, output_hidden_states=True)), device)()
     moments, following = (curved(model.contexts * model.moments, model.dim, device, seed) for seed in (0, 1))
     cloud = curved(model.contexts * model.kept, model.dim, device)
     published = peers.authors()
     spectrum = timed(lambda: published.calculate_anisotropy_torch(moments), device)()
     linearity = timed(lambda: published.procrustes_similarity(moments, following), device)()
     layer = spectrum.plus(linearity).plus(peers.authors_loop(cloud, scale.authors_points))
-    return passed.times(len(loaded.ids) / len(some)).plus(layer.times(model.layers + 1))
+    return forward.times(len(loaded.ids) / len(first)).plus(layer.times(model.layers + 1))
 
 
-def _kept(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
-    """Every hidden state of every layer, as such scripts collect them."""
+def _collect_states(batches: list[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Concatenate the hidden states of all batches per layer, as such scripts do."""
     return [torch.cat([state.flatten(0, 1) for state in layer]) for layer in zip(*batches, strict=True)]

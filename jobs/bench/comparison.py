@@ -1,4 +1,4 @@
-"""One row of the table: this project's time for a piece of work, a reference's, their ratio, and what was wanted."""
+"""One row of the benchmark table: this project's cost of some work, the reference's, their ratio and the target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from typing import Any, Literal, NamedTuple
 from jobs.bench.timing import Took
 
 Unit = Literal["CPU s", "s", "MB", "relative error", "anisotropy"]
-"""CPU seconds of all threads, wall seconds, or what is no time at all."""
+"""CPU seconds of all threads, wall seconds, or a quantity other than time."""
 
 
 class Wanted(NamedTuple):
-    """Which way the ratio goes, and the bound it should keep; None = reported only."""
+    """Target of a row: direction of the ratio and its bound; a bound of None means reported without a target."""
 
     sense: Literal["<=", ">="]
-    """<= : the ratio is ours / reference, a cost; >= : it is reference / ours, a gain."""
+    """With "<=" the ratio is ours / reference (a cost), with ">=" it is reference / ours (a gain)."""
     bound: float | None = None
 
     def only_if(self, promised: bool) -> "Wanted":
-        """Without the bound where the size is not the one it was set for."""
+        """Return this target; without its bound unless the size is the one that the bound was set for."""
         return self if promised else self._replace(bound=None)
 
 
@@ -32,18 +32,18 @@ def at_least(bound: float | None = None) -> Wanted:
 
 
 class Subject(NamedTuple):
-    """What was done, on how much."""
+    """Measured work and its size."""
 
     group: str
     work: str
     n: int
-    """Points, tokens, checkpoints, tasks, cells or rows, as `work` says."""
+    """Number of points, tokens, checkpoints, tasks, cells or rows, depending on `work`."""
     dim: int | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Both sides of one piece of work, round by round."""
+    """Measurements of both sides, one per round, in `unit`."""
 
     subject: Subject
     reference: str
@@ -55,7 +55,6 @@ class Comparison:
 
     @property
     def ratios(self) -> list[float]:
-        """Round by round."""
         pairs = zip(self.ours, self.theirs, strict=True)
         return [o / t if self.wanted.sense == "<=" else t / o for o, t in pairs]
 
@@ -65,19 +64,19 @@ class Comparison:
 
     @property
     def spread(self) -> float | None:
-        """Median absolute deviation of the ratios; None of a single round."""
+        """Median absolute deviation of the ratios; None for a single round."""
         return median(abs(r - self.ratio) for r in self.ratios) if len(self.ratios) > 1 else None
 
     @property
     def verdict(self) -> Literal["pass", "falls short"] | None:
-        """None where nothing was promised."""
+        """Comparison of the ratio with the bound; None without a bound."""
         sense, bound = self.wanted
         if bound is None:
             return None
         return "pass" if (self.ratio <= bound if sense == "<=" else self.ratio >= bound) else "falls short"
 
     def to_json(self) -> dict[str, Any]:
-        """Every field, the rounds among them; target and verdict are null where nothing was promised."""
+        """Return every field, including all rounds; target and verdict are null without a bound."""
         sense, bound = self.wanted
         return {
             **self.subject._asdict(),
@@ -106,17 +105,17 @@ def compared(
     unit: Unit = "CPU s",
     note: str = "",
 ) -> Comparison:
-    """Two contenders of the same interleaved rounds."""
+    """Build a row from two contenders of the same interleaved rounds."""
     mine, others = ([took.cpu if unit == "CPU s" else took.wall for took in side] for side in (ours, theirs))
     return Comparison(subject, reference, unit, mine, others, wanted, note)
 
 
 def within(subject: Subject, ours: Sequence[Took], limit_s: float, note: str = "", promised: bool = True) -> Comparison:
-    """Wall seconds against a limit."""
+    """Build a row that compares wall seconds with a fixed limit."""
     limits = [Took(limit_s, limit_s)] * len(ours)
-    return compared(subject, ours, f"a limit of {limit_s:g} s", limits, at_most(1.0).only_if(promised), "s", note)
+    return compared(subject, ours, "limit", limits, at_most(1.0).only_if(promised), "s", note)
 
 
 def unit_on(device: str) -> Unit:
-    """The clock that fits work on the device."""
+    """Return the unit for compute-bound work: wall seconds on a GPU, CPU seconds otherwise."""
     return "s" if device == "cuda" else "CPU s"

@@ -1,4 +1,4 @@
-"""Times DADApy in its own environment: python dadapy_child.py POINTS.npy K THREADS prints {"wall": s, "cpu": s}."""
+"""Time DADApy in its own environment: python dadapy_child.py POINTS.npy K THREADS prints {"wall": s, "cpu": s}."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Points and floors that several groups of rows share."""
+"""Test points and hardware floors shared by several groups of rows."""
 
 import numpy as np
 import torch
@@ -8,20 +8,20 @@ from jobs.bench.timing import Contender, Took, timed
 
 INTRINSIC = 10
 SLAB = 2048
-"""Rows of the products from which a rate is taken."""
+"""Rows of the matrix products whose rate is measured."""
 
 
 def curved(n: int, dim: int, device: str = "cpu", seed: int = 0) -> Tensor:
-    """Float32 points on a curved manifold of ten dimensions."""
+    """Return float32 points [n, dim] on a curved ten-dimensional manifold."""
     generator = torch.Generator().manual_seed(seed)
     inner = torch.randn(n, INTRINSIC, generator=generator)
     return torch.tanh(inner @ torch.randn(INTRINSIC, dim, generator=generator) / 3).to(device)
 
 
 def gemm_floor(points: Tensor) -> Contender:
-    """What 2 N^2 d float32 operations take at the rate of a slab of that very product.
+    """Time of 2 N^2 d float32 operations, extrapolated from SLAB rows of the same product.
 
-    On the CPU at the better rate of torch's library and numpy's: either is the faster one on some processors.
+    On the CPU the faster of torch's and numpy's libraries counts: which one is faster depends on the processor.
     """
     device, slab = points.device.type, points[:SLAB]
     out = torch.empty(len(slab), len(points), device=device)
@@ -32,7 +32,7 @@ def gemm_floor(points: Tensor) -> Contender:
 
 
 def forward_floor(parameters: int, tokens: int, dim: int, dtype: torch.dtype, device: str) -> Contender:
-    """What 2 operations per parameter and token take at the rate of a product of the model's own width and dtype."""
+    """Time of 2 operations per parameter and token at the measured rate of a product of the model's width and dtype."""
     left, right = (
         torch.ones(SLAB, dim, dtype=dtype, device=device),
         torch.ones(dim, 4 * dim, dtype=dtype, device=device),

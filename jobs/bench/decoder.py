@@ -1,4 +1,4 @@
-"""A decoder with random weights, saved as a checkpoint folder that anything of transformers can load."""
+"""Decoder with random weights, saved as a checkpoint folder that transformers loads."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 
 def save_decoder(folder: Path, layers: int, dim: int, vocabulary: int, positions: int, seed: int = 0) -> Path:
-    """A GPT-2 of this shape with 64 dimensions per head, and a tokenizer of as many words."""
+    """Save a GPT-2 of this shape with 64 dimensions per head, and a tokenizer of `vocabulary` words."""
     disable_progress_bar()
     torch.manual_seed(seed)
     config = GPT2Config(

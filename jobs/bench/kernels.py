@@ -1,7 +1,7 @@
-"""Each kernel of a layer beside what its operations and its bytes cost at least on this machine.
+"""Kernels of one layer against their roofline on this machine.
 
-A floor is the larger of two times: so many operations at the rate of a large product, so many bytes at that of a large
-copy, both measured in the same rounds. What stays in a cache may beat the second.
+The floor is the larger of two times: the operations at the rate of a large product, and the bytes at the rate of a
+large copy, both measured in the same rounds. A working set that fits in cache may beat the second.
 """
 
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from pipeline.geometry.moments import Moments
 from pipeline.geometry.precision import full_precision, product_dtype
 
 LISTED = 72
-"""Neighbours whose distances are taken again: those that a search with k = 64 lists."""
+"""Neighbours per point whose distances are recomputed: the candidates of a search with k = 64."""
 SIDE = 2048
-"""Of the square product from which a rate is taken."""
+"""Side of the square product whose rate is measured."""
 COPIED = 2**28
-"""Bytes: more than any cache holds."""
+"""Bytes copied to measure the memory rate: larger than any cache."""
 REPORTED: Wanted = at_most()
 
 
@@ -33,7 +33,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def _scatter(size: Knn, device: str) -> Comparison:
-    """N d^2 operations, the half of a product that is symmetric, and every coordinate read once in float64."""
+    """Compare with N d^2 operations (half of a symmetric product) and one float64 read of each coordinate."""
     points = curved(size.n, size.dim, device).to(torch.float64)
     dtype = product_dtype(device)
     floor = roofline(size.n * size.dim**2, points.nbytes, dtype, device)
@@ -50,19 +50,19 @@ def _moments(points: Tensor) -> Moments:
 
 
 def _differences(size: Knn, device: str) -> Comparison:
-    """3 operations for each coordinate of each pair, and the one that is gathered read once."""
+    """Compare with 3 operations per coordinate of each pair and one read of each gathered coordinate."""
     points, index = curved(size.n, size.dim, device), torch.arange(size.n, device=device)
     others = (index[:, None] + torch.randint(1, size.n, (size.n, LISTED)).to(device)) % size.n
     pairs = others.numel() * size.dim
     floor = roofline(3 * pairs, pairs * points.element_size(), torch.float32, device)
     ours = timed(lambda: pair_distances(points, index, others), device)
     took = interleaved({"floor": floor, "ours": ours}, size.rounds)
-    subject = Subject("kernels", f"distances to {LISTED} neighbours by differences", size.n, size.dim)
+    subject = Subject("kernels", f"exact distances to {LISTED} neighbours", size.n, size.dim)
     return compared(subject, took["ours"], _named(torch.float32), took["floor"], REPORTED, unit_on(device))
 
 
 def roofline(operations: float, n_bytes: float, dtype: torch.dtype, device: str) -> Contender:
-    """The larger of what the operations and what the bytes take."""
+    """Time the larger of the two floors: operations and bytes."""
     square = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
     source = torch.zeros(COPIED, dtype=torch.int8, device=device)
     product, into = torch.empty_like(square), torch.empty_like(source)
@@ -78,4 +78,4 @@ def roofline(operations: float, n_bytes: float, dtype: torch.dtype, device: str)
 
 
 def _named(dtype: torch.dtype) -> str:
-    return f"floor of its {str(dtype).removeprefix('torch.')} operations and bytes"
+    return f"{str(dtype).removeprefix('torch.')} roofline"

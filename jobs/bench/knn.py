@@ -1,4 +1,4 @@
-"""k-NN: candidates, and lists re-ranked and certified, beside the floor and every peer."""
+"""k-NN candidates and exact (re-ranked and certified) lists against the GEMM floor and every peer."""
 
 from collections.abc import Iterator
 
@@ -15,18 +15,18 @@ from pipeline.geometry.neighbors import build_exact_graph
 
 K = 64
 WIDTH = K + 9
-"""Candidates per query as the certified search asks for them, the query itself among them."""
+"""Candidates per query in the certified search, including the query itself."""
 FLOOR = "GEMM floor"
 GAINS = {AUTHORS: 340.0, TWONN: 2.0, SKLEARN: None, DADAPY: None}
-"""Wanted of the certified lists over each peer."""
+"""Target gain of the certified lists over each peer; None = reported without a target."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     for size in scale.knn:
-        yield from _at(size, scale, device)
+        yield from _compare_size(size, scale, device)
 
 
-def _at(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
+def _compare_size(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
     points = curved(size.n, size.dim, device)
     took = interleaved({**_own(points), **_peers(points, size, scale.authors_points)}, size.rounds)
     unit, once = unit_on(device), "one round" if size.rounds == 1 else ""
@@ -38,7 +38,7 @@ def _at(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
     for peer, gain in GAINS.items():
         if peer in took:
             wanted = at_least(gain).only_if(promised)
-            note = _part(peer, size, scale.authors_points) or once
+            note = _part_note(peer, size, scale.authors_points) or once
             yield compared(certified, took["certified"], peer, took[peer], wanted, unit, note)
     if scale.knn_limit_s and promised:
         yield within(certified, took["certified"], scale.knn_limit_s)
@@ -55,17 +55,17 @@ def _own(points: Tensor) -> dict[str, Contender]:
 
 
 def _peers(points: Tensor, size: Knn, authors_points: int) -> dict[str, Contender]:
-    """Those that are installed; on a GPU the authors' loop alone, which is the only other one that runs there."""
+    """Return the installed peers; on a GPU only the authors' loop, the only peer that runs there."""
     contenders: dict[str, Contender] = {AUTHORS: lambda: peers.authors_loop(points, authors_points)}
     if points.device.type == "cpu":
         contenders[SKLEARN] = lambda: peers.sklearn_neighbors(points, K, size.queries or size.n)
         if not size.queries:
             contenders[TWONN] = timed(lambda: peers.twonn(points))
             contenders[DADAPY] = lambda: peers.dadapy_neighbors(points, K)
-    return {name: contend for name, contend in contenders.items() if name not in peers.absent()}
+    return {name: contender for name, contender in contenders.items() if name not in peers.absent()}
 
 
-def _part(peer: str, size: Knn, authors_points: int) -> str:
-    """What was measured of a peer that was not run whole."""
+def _part_note(peer: str, size: Knn, authors_points: int) -> str:
+    """Note for a peer that was measured on part of the points and scaled up; empty otherwise."""
     parts = {AUTHORS: authors_points, SKLEARN: size.queries}
     return f"from {parts[peer]:,} of its points" if parts.get(peer) else ""

@@ -1,4 +1,4 @@
-"""A large lake, compacted: planning, opening it, and a query by model and layer."""
+"""Large compacted lake: planning a sweep over it, opening it, and a query by model and layer."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from pipeline.sweep.plan import make_plan
 
 ROUNDS = 5
 MODELS, CORPORA, RECIPES = 50, 5, 2
-"""A checkpoint has a cell for every corpus and recipe."""
+"""Number of each; every checkpoint has one cell per corpus and recipe."""
 WANTED = 16
 PLAN_LIMIT_S, OPENING_LIMIT_S, QUERY_LIMIT_S = 1.0, 1.0, 0.2
 QUERY = "SELECT step, anisotropy, id_twonn FROM layers WHERE model = 'lab/model-7' AND layer = 1 ORDER BY ALL"
@@ -32,18 +32,18 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         lake = Lake(root / "lake")
-        _filled(lake, scale)
-        yield from _queried(lake, scale)
-        yield from _planned(stub_history(root / "stubs", WANTED), lake, scale)
+        _fill(lake, scale)
+        yield from _time_queries(lake, scale)
+        yield from _time_plans(stub_history(root / "stubs", WANTED), lake, scale)
 
 
-def _filled(lake: Lake, scale: Scale) -> None:
-    """A lake of so many cells, whose files are empty, with the label of every checkpoint and a snapshot of all rows."""
+def _fill(lake: Lake, scale: Scale) -> None:
+    """Fill a lake with `scale.cells` empty cell files, the labels of all checkpoints and a snapshot of all rows."""
     checkpoints = [_checkpoint(index) for index in range(scale.cells // (CORPORA * RECIPES))]
     lake.record_labels(checkpoints)
     cells = pl.concat([_cells(checkpoints, corpus, recipe) for corpus in range(CORPORA) for recipe in range(RECIPES)])
     _touch(lake, cells.select("model_key", "cell_id").rows())
-    layers = _of_layers(cells.drop("model_key"), scale.rows // len(cells)).lazy()
+    layers = _layer_rows(cells.drop("model_key"), scale.rows // len(cells)).lazy()
     key = pl.format(f"{CELLS_PREFIX}/model_key={{}}/{{}}.parquet", "model_key", "cell_id").alias("key")
     known = aggregate_cells(layers).drop("layers").join(cells.lazy().select(key, "cell_id"), on="cell_id").collect()
     with patch.object(snapshot, "load_cell_index", return_value=CellIndex(layers, known)):
@@ -66,9 +66,9 @@ def _checkpoint(index: int) -> Checkpoint:
 
 
 def _cells(checkpoints: Sequence[Checkpoint], corpus: int, recipe: int) -> pl.DataFrame:
-    """One row per checkpoint, with the columns that say what its cell on this corpus by this recipe is."""
-    of_label = ("model", "model_key", "revision", "step", "weights_digest", "config_digest", "tokenizer_digest")
-    columns = {name: [getattr(checkpoint, name) for checkpoint in checkpoints] for name in of_label}
+    """Return one row per checkpoint with the identity columns of its cell for this corpus and recipe."""
+    label_columns = ("model", "model_key", "revision", "step", "weights_digest", "config_digest", "tokenizer_digest")
+    columns = {name: [getattr(checkpoint, name) for checkpoint in checkpoints] for name in label_columns}
     columns["cell_id"] = [digest_json([checkpoint.label, corpus, recipe]) for checkpoint in checkpoints]
     return pl.DataFrame(columns).with_columns(
         corpus=pl.lit(f"text:{corpus}"),
@@ -87,8 +87,8 @@ def _touch(lake: Lake, cells: Sequence[tuple[str, ...]]) -> None:
         path.touch()
 
 
-def _planned(root: Path, lake: Lake, scale: Scale) -> Iterator[Comparison]:
-    """A sweep planned when nothing of it is there, and when all is; each time by one who opens the lake anew."""
+def _time_plans(root: Path, lake: Lake, scale: Scale) -> Iterator[Comparison]:
+    """Time the plan of a sweep before and after all its cells exist, opening the lake anew each time."""
     corpora = (Corpus(kind="random-uniform"),)
     sources = (Local(local=str(root), model="lab/model-7"),)
     sweep = Sweep(name="bench", checkpoints=sources, corpora=corpora, recipe=built_in_recipe("quick@1"))
@@ -101,12 +101,12 @@ def _planned(root: Path, lake: Lake, scale: Scale) -> Iterator[Comparison]:
     done = interleaved({"plan": plans}, ROUNDS)["plan"]
     assert not make_plan(sweep, lake).todo
     labels = f"{scale.cells // (CORPORA * RECIPES):,} labels"
-    for what, took in {"of a finished sweep": done, "of new checkpoints of a known model": new}.items():
-        subject = Subject("lake", f"plan {what} over a lake of cells", scale.cells)
+    for case, took in {"of a finished sweep": done, "of new checkpoints of a known model": new}.items():
+        subject = Subject("lake", f"plan {case} over a lake of cells", scale.cells)
         yield within(subject, took, PLAN_LIMIT_S, labels, scale.full)
 
 
-def _queried(lake: Lake, scale: Scale) -> Iterator[Comparison]:
+def _time_queries(lake: Lake, scale: Scale) -> Iterator[Comparison]:
     reader = open_lake(lake.uri)
     found = reader.query_frame(QUERY)
     assert len(found) == scale.cells // MODELS, found
@@ -118,18 +118,18 @@ def _queried(lake: Lake, scale: Scale) -> Iterator[Comparison]:
     yield within(opening, took["opening"], OPENING_LIMIT_S, promised=scale.full)
 
 
-def _of_layers(cells: pl.DataFrame, layers: int) -> pl.DataFrame:
-    """Every row of these cells; what the query and the views do not ask for is null."""
-    whole = cells.join(pl.DataFrame({"layer": range(layers)}), how="cross")
-    numbers = np.random.default_rng(0).random((2, len(whole)))
-    known = whole.with_columns(
+def _layer_rows(cells: pl.DataFrame, layers: int) -> pl.DataFrame:
+    """Return `layers` rows per cell; columns that neither the query nor the views read are null."""
+    rows = cells.join(pl.DataFrame({"layer": range(layers)}), how="cross")
+    numbers = np.random.default_rng(0).random((2, len(rows)))
+    rows = rows.with_columns(
         anisotropy=pl.lit(numbers[0]),
         id_twonn=pl.lit(numbers[1]),
         depth=pl.col("layer") / layers,
         state=pl.lit("block"),
     )
     columns = [
-        (pl.col(name) if name in known.columns else pl.lit(None)).cast(kind).alias(name)
+        (pl.col(name) if name in rows.columns else pl.lit(None)).cast(kind).alias(name)
         for name, kind in polars_schema().items()
     ]
-    return known.select(columns)
+    return rows.select(columns)

@@ -1,9 +1,9 @@
-"""One layer: `describe()` beside the k-NN floor, and all metrics beside those that need least.
+"""One layer: `describe()` against the GEMM floor, and all metrics against a minimal set.
 
-The small set is anisotropy, id_authors, id_twonn, id_mle and the counts, and gets what it needs and no more: no cross
-scatter, the largest eigenvalue alone, k neighbours instead of 2k. Both sets get two consecutive layers as the demo's
-sweep has them: 4 groups x 64 contexts x 128 tokens = 32,768 tokens in the moments, 4 x 1024 points, float32, without
-the forward pass, which is the larger part of a sweep.
+The minimal set is anisotropy, id_authors, id_twonn, id_mle and the counts, computed with only what they need: no cross
+scatter, only the largest eigenvalue, k neighbours instead of 2k. Both sets measure two consecutive layers as in the
+demo's sweep: 4 groups x 64 contexts x 128 tokens = 32,768 tokens in the moments, 4 x 1024 points, float32, without the
+forward pass, which is the larger part of a sweep.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,16 +28,16 @@ from pipeline.recipe import ContextRecipe, built_in_recipe
 ROUNDS = 5
 LAYERS = 2
 BOUNDS = {64: 1.6}
-"""Wanted of all metrics over the small set, by width: the demo's."""
+"""Target cost of all metrics relative to the minimal set, by width; 64 is the demo's."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    yield _described(scale, device)
+    yield _compare_describe(scale, device)
     for dim in scale.widths:
-        yield from _all_over_few(dim)
+        yield from _compare_metric_sets(dim)
 
 
-def _described(scale: Scale, device: str) -> Comparison:
+def _compare_describe(scale: Scale, device: str) -> Comparison:
     n, dim, rounds, _ = scale.layer
     points, index = curved(n, dim, device), torch.arange(n)
     work = timed(lambda: describe(points, contexts=index // 4, token_ids=index % 101), device)
@@ -46,27 +46,27 @@ def _described(scale: Scale, device: str) -> Comparison:
     return compared(subject, took["ours"], FLOOR, took[FLOOR], at_most(2.5), unit_on(device))
 
 
-def _all_over_few(dim: int) -> Iterator[Comparison]:
+def _compare_metric_sets(dim: int) -> Iterator[Comparison]:
     recipe = built_in_recipe("quick@1")
     assert isinstance(recipe, ContextRecipe)
     states = [curved(recipe.forwarded_tokens, dim, seed=seed) for seed in range(LAYERS)]
-    small, whole = [], []
+    minimal, full = [], []
     for _ in range(ROUNDS):
-        small.append(_parts(states, recipe, [None] * LAYERS, few))
-        whole.append(_parts(states, recipe, [1, 0], describe_layer))
+        minimal.append(_parts(states, recipe, [None] * LAYERS, measure_minimal))
+        full.append(_parts(states, recipe, [1, 0], describe_layer))
     for part in _Parts._fields:
         subject = Subject("measure", f"all metrics of a layer: {part}", recipe.forwarded_tokens, dim)
-        mine, theirs = ([getattr(parts, part) for parts in rounds] for rounds in (whole, small))
-        bound = BOUNDS.get(dim) if part == "both" else None
-        yield compared(subject, mine, "the few that need least", theirs, at_most(bound))
+        mine, theirs = ([getattr(parts, part) for parts in rounds] for rounds in (full, minimal))
+        bound = BOUNDS.get(dim) if part == "total" else None
+        yield compared(subject, mine, "minimal metric set", theirs, at_most(bound))
 
 
 class _Parts(NamedTuple):
-    """What a layer took: its moments, its metrics, and both."""
+    """Time per layer."""
 
     moments: Took
     metrics: Took
-    both: Took
+    total: Took
 
 
 def _parts(
@@ -76,16 +76,16 @@ def _parts(
     describe: Callable[[LayerMoments, PointCloud, ContextRecipe], object],
 ) -> _Parts:
     start = now()
-    layers = streamed(states, recipe, following)
+    layers = stream_moments(states, recipe, following)
     moments, between = since(start), now()
     for layer, points in zip(layers, states, strict=True):
-        describe(layer, sampled(points, recipe), recipe)
+        describe(layer, sample_cloud(points, recipe), recipe)
     metrics = since(between)
     return _Parts(*(took.times(1 / LAYERS) for took in (moments, metrics, moments.plus(metrics))))
 
 
-def streamed(states: list[Tensor], recipe: ContextRecipe, following: list[int | None]) -> list[LayerMoments]:
-    """Moments of all tokens; the first of each context is a sink."""
+def stream_moments(states: list[Tensor], recipe: ContextRecipe, following: list[int | None]) -> list[LayerMoments]:
+    """Return the moments of all tokens; the first token of each context is a sink token."""
     position = torch.arange(len(states[0]))
     per_group = recipe.contexts * recipe.context_tokens
     stream = MomentStream([s.shape[1] for s in states], [per_group] * recipe.groups, recipe.sink_multiple, following)
@@ -95,8 +95,8 @@ def streamed(states: list[Tensor], recipe: ContextRecipe, following: list[int | 
     return stream.finish()
 
 
-def sampled(points: Tensor, recipe: ContextRecipe) -> PointCloud:
-    """The kept positions of each context, evenly spaced."""
+def sample_cloud(points: Tensor, recipe: ContextRecipe) -> PointCloud:
+    """Return the point cloud of evenly spaced positions of each context."""
     kept = torch.arange(0, len(points), recipe.context_tokens // recipe.kept_per_context)
     context = kept // recipe.context_tokens
     cloud = PointCloud(len(kept), points.shape[1], points.dtype)
@@ -104,8 +104,8 @@ def sampled(points: Tensor, recipe: ContextRecipe) -> PointCloud:
     return cloud
 
 
-def few(moments: LayerMoments, cloud: PointCloud, recipe: ContextRecipe) -> None:
-    """The small set, on a graph of k neighbours and without a full decomposition."""
+def measure_minimal(moments: LayerMoments, cloud: PointCloud, recipe: ContextRecipe) -> None:
+    """Compute the minimal metric set, on a graph of k neighbours and without a full eigendecomposition."""
     layer = Layer(moments, cloud, recipe.model_copy(update={"k": recipe.k // 2}))
     with torch.inference_mode():
         counts.measure(layer)

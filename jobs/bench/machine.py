@@ -1,4 +1,4 @@
-"""On what was measured: processor, threads, load, versions and date."""
+"""Description of the machine and software of a measurement."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "numpy", "faiss-cpu", "faiss-gpu", "transformers", "ray", "
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Of this process, now; memory in GiB, load average over the last minute."""
+    """Describe this machine and process now; memory in GiB, load average over the last minute."""
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "processor": _processor(),
@@ -30,16 +30,16 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def in_a_line(about: dict[str, Any]) -> str:
-    """For people."""
+def format_machine(about: dict[str, Any]) -> str:
+    """Format the result of `machine` as one line of text."""
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    where = f"{about['processor']}, {about['cores']} cores ({about['threads']} threads), {about['memory_gib']} GiB"
-    where += f", {about['gpu']} (CUDA {about['cuda']})" if about["gpu"] else ""
-    return f"{about['date']}; {where}; load {about['load_average']}; Python {about['python']}, {versions}"
+    text = f"{about['processor']}, {about['cores']} cores ({about['threads']} threads), {about['memory_gib']} GiB"
+    text += f", {about['gpu']} (CUDA {about['cuda']})" if about["gpu"] else ""
+    return f"{about['date']}; {text}; load {about['load_average']}; Python {about['python']}, {versions}"
 
 
 def _processor() -> str:
-    """The model's name where the system tells it, else the architecture."""
+    """Return the processor's model name where /proc/cpuinfo has it, else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,4 +1,4 @@
-"""The peers: scikit-dimension and scikit-learn from `.venv`, the authors' functions and DADApy from `.bench/`."""
+"""Peer libraries: scikit-dimension and scikit-learn from `.venv`, the authors' functions and DADApy from `.bench/`."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ from torch.nn import functional
 from jobs.bench.timing import Took, now, timed
 
 FOLDER = Path(__file__).resolve().parents[2] / ".bench"
-"""Filled by `make bench`; a peer that is not there is left out and named."""
+"""Folder filled by `make bench`; a peer absent from it is skipped and reported."""
 PUBLISHED = FOLDER / "authors" / "llm_microscope" / "functions.py"
 PYTHON = FOLDER / "dadapy" / "bin" / "python"
 INSTALLED = FOLDER / "dadapy" / ".ready"
@@ -28,13 +28,13 @@ AUTHORS, TWONN, SKLEARN, DADAPY = "authors' loop", "scikit-dimension TwoNN", "sc
 
 
 def absent() -> list[str]:
-    """Peers that `make bench` would install."""
-    return [name for name, place in {AUTHORS: PUBLISHED, DADAPY: INSTALLED}.items() if not place.exists()]
+    """Return the peers that are not installed; `make bench` installs them."""
+    return [name for name, path in {AUTHORS: PUBLISHED, DADAPY: INSTALLED}.items() if not path.exists()]
 
 
 @cache
 def authors() -> ModuleType:
-    """The published functions, as they lie in their file."""
+    """Import the published functions from their file."""
     spec = spec_from_file_location("llm_microscope_functions", PUBLISHED)
     assert spec is not None
     assert spec.loader is not None
@@ -44,34 +44,34 @@ def authors() -> ModuleType:
 
 
 def authors_loop(points: Tensor, n: int) -> Took:
-    """The authors' `intrinsic_dimension` left after `n` of its points, scaled up to all of them.
+    """Time the authors' `intrinsic_dimension`, stopped after `n` points and scaled up to all points.
 
-    Its loop calls `pairwise_distance` once per point: from one call to the next is what a point takes.
+    Its loop calls `pairwise_distance` once per point, so the interval between calls is the time per point.
     """
-    with _called(n + 1) as calls, suppress(_Enough):
+    with _record_calls(n + 1) as calls, suppress(_LoopStopped):
         authors().intrinsic_dimension(points, points.device)
     first, last = calls[0], calls[-1]
     return Took(last.wall - first.wall, last.cpu - first.cpu).times(len(points) / n)
 
 
 def twonn(points: Tensor) -> float:
-    """scikit-dimension's TwoNN."""
+    """Estimate with scikit-dimension's TwoNN."""
     from skdim.id import TwoNN
 
     return float(TwoNN().fit(points.numpy()).dimension_)
 
 
 def sklearn_neighbors(points: Tensor, k: int, queries: int) -> Took:
-    """scikit-learn's NearestNeighbors by brute force, the fastest it has in such dimensions, scaled up from a slice."""
+    """Time scikit-learn's brute-force search, its fastest in high dimension, on a slice of queries and scale it up."""
     from sklearn.neighbors import NearestNeighbors
 
-    array, some = points.numpy(), points[:queries].numpy()
-    search = timed(lambda: NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(array).kneighbors(some))
-    return search().times(len(array) / len(some))
+    array, queried = points.numpy(), points[:queries].numpy()
+    search = timed(lambda: NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(array).kneighbors(queried))
+    return search().times(len(array) / len(queried))
 
 
 def dadapy_neighbors(points: Tensor, k: int) -> Took:
-    """DADApy's distances, timed by a child in an environment of its own: it needs an older numpy."""
+    """Time DADApy's distances in a child process: it needs an older numpy, hence its own environment."""
     import numpy as np
 
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
@@ -85,32 +85,32 @@ def dadapy_neighbors(points: Tensor, k: int) -> Took:
 
 
 def versions() -> dict[str, str]:
-    """Of the peers in `.bench/`."""
+    """Return the version of each peer installed in `.bench/`."""
     found = {"llm-microscope": _wheel(PUBLISHED.parent.parent, "llm_microscope")}
     found["DADApy"] = _wheel(FOLDER / "dadapy" / "lib", "dadapy")
     return {name: version for name, version in found.items() if version}
 
 
 def _wheel(folder: Path, package: str) -> str | None:
-    """Version of the package installed somewhere below the folder."""
+    """Return the version of a package installed anywhere below the folder, else None."""
     found = next(folder.rglob(f"{package}-*.dist-info"), None)
     return found and found.name.removeprefix(f"{package}-").removesuffix(".dist-info")
 
 
-class _Enough(Exception):
-    """Ends the authors' loop."""
+class _LoopStopped(Exception):
+    """Raised to stop the authors' loop."""
 
 
 @contextmanager
-def _called(limit: int) -> Iterator[list[Took]]:
-    """The times at which `pairwise_distance` is called; the call that reaches the limit raises."""
+def _record_calls(limit: int) -> Iterator[list[Took]]:
+    """Record the time of each call of `pairwise_distance`; call number `limit` raises _LoopStopped."""
     original, calls = functional.pairwise_distance, []
 
-    def counted(*words: Any, **names: Any) -> Tensor:
-        calls.append(now(words[0].device.type))
+    def recording(*args: Any, **kwargs: Any) -> Tensor:
+        calls.append(now(args[0].device.type))
         if len(calls) == limit:
-            raise _Enough
-        return original(*words, **names)
+            raise _LoopStopped
+        return original(*args, **kwargs)
 
-    with patch.object(functional, "pairwise_distance", counted):
+    with patch.object(functional, "pairwise_distance", recording):
         yield calls

@@ -1,4 +1,4 @@
-"""Whether few tokens per context give the anisotropy of all of them: how far it moves beside its standard error."""
+"""Effect of measuring few tokens per context: shift of the anisotropy relative to its standard error."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,28 +15,28 @@ LAYERS, WIDTH, VOCABULARY = 6, 128, 1024
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    """`standard@1` with fewer contexts, on a decoder with random weights; each layer is a round."""
+    """Compare with `standard@1` at fewer contexts, on a decoder with random weights; each layer is one round."""
     standard = built_in_recipe("standard@1")
     assert isinstance(standard, ContextRecipe)
     recipe = standard.model_copy(update={"contexts": scale.sampled_contexts, "dtype": "float32"})
     with tempfile.TemporaryDirectory() as folder:
         save_decoder(Path(folder), LAYERS, WIDTH, VOCABULARY, recipe.context_tokens)
         loaded = load(Path(folder), recipe, device)
-        few, every = (_anisotropy(loaded, tokens, device) for tokens in (recipe.moment_tokens, None))
-    moved = [abs(one - other) for (one, _), (other, _) in zip(few, every, strict=True)]
+        few, full = (_anisotropy(loaded, tokens, device) for tokens in (recipe.moment_tokens, None))
+    shifts = [abs(a - b) for (a, _), (b, _) in zip(few, full, strict=True)]
     errors = [error for _, error in few]
-    worst = max(distance / error for distance, error in zip(moved, errors, strict=True))
+    worst = max(shift / error for shift, error in zip(shifts, errors, strict=True))
     work = f"anisotropy of {recipe.moment_tokens} instead of {recipe.context_tokens} tokens per context"
     subject, note = (
         Subject("measure", work, recipe.forwarded_tokens, WIDTH),
-        f"median of {len(moved)} states, the worst {worst:.2g} x",
+        f"median of {len(shifts)} states, the worst {worst:.2g} x",
     )
-    yield Comparison(subject, "its standard error", "anisotropy", moved, errors, at_most(1.0), note)
+    yield Comparison(subject, "its standard error", "anisotropy", shifts, errors, at_most(1.0), note)
 
 
 def _anisotropy(loaded: Loaded, moment_tokens: int | None, device: str) -> list[tuple[float, float]]:
-    """Of every state, with its standard error."""
+    """Return the anisotropy of every hidden state and its standard error."""
     recipe = loaded.cell.recipe.model_copy(update={"moment_tokens": moment_tokens})
     cell = loaded.cell.model_copy(update={"recipe": recipe})
-    found = measure(cell, loaded.opened, BATCH_TOKENS[device])
-    return [(float(str(row["anisotropy"])), float(str(row["anisotropy_se"]))) for row in found]
+    rows = measure(cell, loaded.checkpoint, BATCH_TOKENS[device])
+    return [(float(str(row["anisotropy"])), float(str(row["anisotropy_se"]))) for row in rows]

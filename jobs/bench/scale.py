@@ -1,62 +1,62 @@
-"""How large the work is: in full, quickly, and on a GPU. Nothing else in the bench knows a size or a target."""
+"""Problem sizes of the benchmark and the targets that depend on them: full, quick, and on a GPU."""
 
 from typing import NamedTuple
 
 
 class Knn(NamedTuple):
-    """A cloud, and how often it is measured."""
+    """Point cloud [n, dim] and the number of rounds."""
 
     n: int
     dim: int
     rounds: int = 5
     queries: int | None = None
-    """Of scikit-learn, before it is scaled up; the peers that have no part, only N x N distances, are then left out."""
+    """Queries of scikit-learn before scaling up; if set, peers that compute all N x N distances are skipped."""
 
 
 class Model(NamedTuple):
-    """A decoder with random weights and what is read with it."""
+    """Decoder with random weights and the tokens that it reads."""
 
     layers: int
     dim: int
     vocabulary: int
     contexts: int
     tokens: int
-    """Per context."""
+    """Tokens per context."""
     kept: int
-    """Of each context, for the k-NN cloud."""
+    """Tokens of each context in the k-NN cloud."""
     moments: int
-    """Of each context."""
+    """Tokens of each context in the moments."""
     rounds: int = 5
 
 
 class Scale(NamedTuple):
     knn: tuple[Knn, ...]
     authors_points: int
-    """Of the authors' loop, before it is left."""
+    """Points after which the authors' loop is stopped."""
     layer: Knn
-    """Of `describe()`, and the one size of `knn` for which targets are set."""
+    """Size of `describe()`, and the only size of `knn` with targets."""
     widths: tuple[int, ...]
-    """At which all metrics are weighed against the few that need least."""
+    """Dimensions at which all metrics are compared with the minimal metric set."""
     spectrum: Knn
     model: Model
     bare_contexts: int
-    """Forwarded by the bare pass before it is scaled up: its batches do not know of each other."""
+    """Contexts forwarded by the bare pass before scaling up; its batches are independent."""
     plain_contexts: int
-    """Forwarded by the plain script before it is scaled up."""
+    """Contexts forwarded by the plain script before scaling up."""
     sampled_contexts: int
-    """Per group, to compare the anisotropy of few tokens of each with that of all."""
+    """Contexts per group when the anisotropy of few tokens is compared with that of all tokens."""
     checkpoints: int
     tasks: int
     cells: int
     rows: int
     full: bool = True
-    """Whether `spectrum`, `model` and what follows it have the sizes for which targets are set."""
+    """True if `spectrum`, `model` and the fields after it have the sizes for which targets are set."""
     on_top: float = 1.35
-    """Wanted: a checkpoint with metrics over a bare forward pass."""
-    utilised: float | None = None
-    """Wanted: share of the measured rate of matrix products at which the bare forward pass runs."""
+    """Target: checkpoint with metrics relative to a bare forward pass."""
+    utilisation: float | None = None
+    """Target: rate of the bare forward pass as a share of the measured rate of matrix products."""
     knn_limit_s: float | None = None
-    """Wanted: wall seconds of the k-NN of one layer."""
+    """Target: wall seconds of the k-NN of one layer."""
 
 
 GPT2_SMALL = Model(layers=12, dim=768, vocabulary=50257, contexts=256, tokens=256, kept=39, moments=32)
@@ -103,7 +103,7 @@ ON_GPU = FULL._replace(
     bare_contexts=4096,
     plain_contexts=32,
     on_top=1.15,
-    utilised=0.45,
+    utilisation=0.45,
     knn_limit_s=0.25,
 )
 
@@ -116,7 +116,7 @@ ON_GPU_QUICK = QUICK._replace(
 
 
 def scale(device: str, quick: bool) -> Scale:
-    """The sizes of a device; sweeps and lakes run on the CPU and have the same everywhere."""
+    """Return the sizes for a device; sweeps and lakes run on the CPU and have the same sizes everywhere."""
     if device == "cuda":
         return ON_GPU_QUICK if quick else ON_GPU
     return QUICK if quick else FULL

@@ -1,4 +1,4 @@
-"""All spectrum metrics of a tall matrix beside one float32 SVD of it: the time of both, and the error."""
+"""All spectrum metrics of a tall matrix against one float32 SVD of it: time and numerical error."""
 
 from collections.abc import Iterator, Mapping
 
@@ -14,9 +14,9 @@ from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import metric_groups
 from pipeline.recipe import built_in_recipe
 
-SVD, VALUES = "float32 SVD", "float32 SVD, values alone"
+SVD, VALUES = "float32 SVD", "float32 SVD, singular values only"
 ROUNDING = 2.0**-53
-"""An error below this cannot be told from that of the float64 reference."""
+"""Resolution of the float64 reference: smaller errors are reported as this."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
@@ -31,15 +31,15 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     subject = Subject("spectrum", "all spectrum metrics", n, dim)
     yield compared(subject, took["ours"], SVD, took[SVD], at_least(5.0).only_if(scale.full), unit_on(device))
     yield compared(subject, took["ours"], VALUES, took[VALUES], at_least(), unit_on(device))
-    truth = of_values(singular_values(points.double()))
-    mine, theirs = spectrum(points), of_values(singular_values(points).double())
+    truth = metrics_of_singular_values(singular_values(points.double()))
+    mine, theirs = spectrum(points), metrics_of_singular_values(singular_values(points).double())
     ours, svd = ([max(_error(found, truth), ROUNDING)] for found in (mine, theirs))
     note = f"the worst of {', '.join(truth)} against float64"
     yield Comparison(subject, SVD, "relative error", ours, svd, at_least(100.0).only_if(scale.full), note)
 
 
 def spectrum(points: Tensor) -> dict[str, object]:
-    """Every column that counts towards `spectrum_s`, of a layer that nothing follows."""
+    """Compute every column that counts towards `spectrum_s`, for a layer without a following layer."""
     device = points.device
     stream = MomentStream([points.shape[1]], [len(points)], sink_multiple=8.0, device=device)
     stream.add_states(0, points)
@@ -52,12 +52,12 @@ def spectrum(points: Tensor) -> dict[str, object]:
 
 
 def singular_values(points: Tensor) -> Tensor:
-    """Of the centered matrix, in its own dtype."""
+    """Return the singular values of the centered matrix, in its dtype."""
     return torch.linalg.svdvals(points - points.mean(0))
 
 
-def of_values(singular: Tensor) -> dict[str, float]:
-    """The same metrics from the singular values of the centered matrix, in float64."""
+def metrics_of_singular_values(singular: Tensor) -> dict[str, float]:
+    """Compute the same metrics in float64 from the singular values of the centered matrix."""
     share = singular.square() / singular.square().sum()
     return {
         "anisotropy": float(share[0]),

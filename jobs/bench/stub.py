@@ -1,4 +1,4 @@
-"""Stand-ins for checkpoints and for the work of a task, so that the machinery is timed and nothing else."""
+"""Stub checkpoints and stub task functions, so that only the sweep machinery is timed."""
 
 import json
 import time
@@ -11,7 +11,7 @@ CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 
 
 def stub_history(root: Path, n: int) -> Path:
-    """A history of `n` checkpoints of a few bytes each, no two alike."""
+    """Write a history of `n` distinct checkpoints of a few bytes each."""
     for step in range(n):
         folder = root / f"step{step}"
         folder.mkdir(parents=True)
@@ -22,17 +22,17 @@ def stub_history(root: Path, n: int) -> Path:
 
 
 def nothing(task: Task) -> list[Outcome]:
-    """The work of a task that has none."""
+    """Task function that returns at once."""
     return [Outcome(cell_id=cell.id) for cell in task.cells]
 
 
 def nap(task: Task) -> list[Outcome]:
-    """The work of a task that takes a while of one slot and no processor."""
+    """Task function that occupies a slot for `NAP_S` without using a processor."""
     time.sleep(NAP_S)
     return nothing(task)
 
 
 def nap_before(task: Task) -> list[Outcome]:
-    """Its fetching."""
+    """Fetch function that takes `NAP_S`."""
     time.sleep(NAP_S)
     return []

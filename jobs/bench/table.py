@@ -1,4 +1,4 @@
-"""The table as Markdown, a line at a time."""
+"""Markdown table of comparisons, one line at a time."""
 
 from statistics import median
 
@@ -8,32 +8,32 @@ HEAD = ("work", "N", "d", "ours", "reference", "ratio", "target", "")
 
 
 def head() -> str:
-    return f"{_line(HEAD)}\n{_line(['---'] * len(HEAD))}"
+    return f"{_format_row(HEAD)}\n{_format_row(['---'] * len(HEAD))}"
 
 
 def line(row: Comparison) -> str:
-    """One comparison; the ratio with its median absolute deviation."""
+    """Format one comparison; the ratio is followed by its median absolute deviation."""
     target = "" if row.wanted.bound is None else f"{row.wanted.sense} {row.wanted.bound:g} x"
-    spread = "" if row.spread is None else f" ± {_short(row.spread)}"
-    reference = f"{row.reference} {_short(median(row.theirs))}" + (f" ({row.note})" if row.note else "")
-    return _line(
+    spread = "" if row.spread is None else f" ± {_format_number(row.spread)}"
+    reference = f"{row.reference} {_format_number(median(row.theirs))}" + (f" ({row.note})" if row.note else "")
+    return _format_row(
         (
             row.subject.work,
             f"{row.subject.n:,}",
             "" if row.subject.dim is None else f"{row.subject.dim:,}",
-            f"{_short(median(row.ours))} {row.unit}",
+            f"{_format_number(median(row.ours))} {row.unit}",
             reference,
-            f"{_short(row.ratio)}{spread} x",
+            f"{_format_number(row.ratio)}{spread} x",
             target,
             row.verdict or "",
         )
     )
 
 
-def _line(cells: tuple[str, ...] | list[str]) -> str:
+def _format_row(cells: tuple[str, ...] | list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _short(value: float) -> str:
-    """Three digits that count."""
+def _format_number(value: float) -> str:
+    """Format with three significant digits."""
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

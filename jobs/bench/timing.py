@@ -1,4 +1,4 @@
-"""Times: of both sides of a comparison in turn, so that what disturbs one disturbs the other."""
+"""Interleaved timing of both sides of a comparison, so that a disturbance affects both."""
 
 import sys
 import time
@@ -9,14 +9,14 @@ import torch
 
 
 class Took(NamedTuple):
-    """Seconds of one piece of work."""
+    """Seconds taken by one piece of work."""
 
     wall: float
     cpu: float
-    """Of all threads of the process."""
+    """CPU seconds of all threads of the process."""
 
     def times(self, factor: float) -> "Took":
-        """Of so many times the work."""
+        """Return the time scaled to `factor` times the work."""
         return Took(self.wall * factor, self.cpu * factor)
 
     def plus(self, other: "Took") -> "Took":
@@ -27,7 +27,7 @@ Contender = Callable[[], Took]
 
 
 def now(device: str = "cpu") -> Took:
-    """The clocks, once everything asked of the device is done."""
+    """Read the clocks after all queued device work has finished."""
     if device == "cuda":
         torch.cuda.synchronize()
     return Took(time.perf_counter(), time.process_time())
@@ -39,7 +39,7 @@ def since(start: Took, device: str = "cpu") -> Took:
 
 
 def timed(work: Callable[[], object], device: str = "cpu") -> Contender:
-    """A contender that does `work` and says what it took."""
+    """Return a contender that runs `work` and returns its time."""
 
     def contend() -> Took:
         start = now(device)
@@ -50,17 +50,17 @@ def timed(work: Callable[[], object], device: str = "cpu") -> Contender:
 
 
 def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[Took]]:
-    """What each took in each round; in a round every contender runs once, in order."""
+    """Return the time of each contender per round; each round runs every contender once, in order."""
     took: dict[str, list[Took]] = {name: [] for name in contenders}
     for number in range(1, rounds + 1):
-        for name, contend in contenders.items():
-            _tell(f"round {number} of {rounds}: {name}")
-            took[name].append(contend())
-    _tell("")
+        for name, contender in contenders.items():
+            _show_status(f"round {number} of {rounds}: {name}")
+            took[name].append(contender())
+    _show_status("")
     return took
 
 
-def _tell(what: str) -> None:
-    """Replace the last line of a terminal."""
+def _show_status(text: str) -> None:
+    """Replace the status line of a terminal; no output elsewhere."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{what}", end="", file=sys.stderr, flush=True)
+        print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a reading of the live model adds to training, at the Trainer's default of one save in 500 steps."""
+"""Training overhead of probing the live model at the Trainer's default of one save every 500 steps."""
 
 from collections.abc import Iterator
 
@@ -13,23 +13,23 @@ from pipeline.integrations import Probe
 from pipeline.integrations.trainer import MAX_TIME_SHARE
 
 SAVE_STEPS, ROUNDS, PROBED = 500, 5, 16
-"""`save_steps` of transformers' TrainingArguments; contexts of the probe."""
+"""`save_steps` of transformers' TrainingArguments, rounds, and contexts of the probe."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    """On the demo's decoder: a larger model's steps grow faster than its readings, whose clouds stay as they are."""
+    """Measure the demo's decoder, a worst case: in a larger model steps grow faster than readings of a fixed cloud."""
     model = MODEL_BUILDERS["demo-decoder"]()
     torch.nn.Module.to(model, device)
     probe = Probe(torch.randint(VOCAB_SIZE, (PROBED, CONTEXT_TOKENS)))
     work = {"reading": timed(lambda: probe.read(model), device), "steps": _steps(model, device)}
     took = interleaved(work, ROUNDS)
-    steps = [one.times(SAVE_STEPS) for one in took["steps"]]
-    subject = Subject("training", f"a reading of every layer each {SAVE_STEPS} steps", PROBED * CONTEXT_TOKENS)
+    steps = [step.times(SAVE_STEPS) for step in took["steps"]]
+    subject = Subject("training", f"reading of every layer every {SAVE_STEPS} steps", PROBED * CONTEXT_TOKENS)
     yield compared(subject, took["reading"], f"{SAVE_STEPS} steps", steps, at_most(MAX_TIME_SHARE), unit_on(device))
 
 
 def _steps(model: PreTrainedModel, device: str) -> Contender:
-    """One step of training."""
+    """Return a contender that runs one training step."""
     optimizer = torch.optim.AdamW(model.parameters())
     ids = torch.randint(VOCAB_SIZE, (BATCH_SIZE, CONTEXT_TOKENS), device=device)
 
@@ -38,5 +38,5 @@ def _steps(model: PreTrainedModel, device: str) -> Contender:
         optimizer.step()
         optimizer.zero_grad()
 
-    step()  # the first one makes the optimizer's state
+    step()  # warm-up: creates the optimizer state
     return timed(step, device)

@@ -1,47 +1,48 @@
-"""The command line: train what is missing, judge, print."""
+"""Command line of the study: train the missing runs, evaluate the detectors, print the tables."""
 
 import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jobs.bench.machine import in_a_line, machine
+from jobs.bench.machine import format_machine, machine
 from jobs.explosions import table
-from jobs.explosions.traces import record, recorded, runs
+from jobs.explosions.traces import read_trace, record, runs
 
 SHARES = (0.1, 0.25)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    asked = _parsed(words)
-    wanted = runs(asked.seeds, asked.first)
-    record(wanted, asked.out, asked.workers)
-    traces = {run: recorded(run, asked.out) for run in wanted}
-    text = "\n".join(_report(traces, asked))
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _parse_arguments(arguments)
+    wanted = runs(options.seeds, options.first)
+    record(wanted, options.out, options.workers)
+    traces = {run: read_trace(run, options.out) for run in wanted}
+    text = "\n".join(_report(traces, options))
     print(text)
-    if asked.table:
-        asked.table.write_text(text + "\n")
+    if options.table:
+        options.table.write_text(text + "\n")
 
 
-def _report(traces: table.Traces, asked: argparse.Namespace) -> Iterator[str]:
-    yield f"`python -m jobs.explosions --seeds {asked.seeds} --first {asked.first}`; {in_a_line(machine('cpu'))}."
+def _report(traces: table.Traces, options: argparse.Namespace) -> Iterator[str]:
+    command = f"python -m jobs.explosions --seeds {options.seeds} --first {options.first}"
+    yield f"`{command}`; {format_machine(machine('cpu'))}."
     yield ""
     for disturbed, name in ((True, "disturbed"), (False, "calm")):
         seeds = [run.seed for run in traces if run.is_induced == disturbed]
         yield f"- {name}: {len(seeds)} runs, every other seed of {min(seeds)} to {max(seeds)}"
     yield from table.about(traces)
     for share in SHARES:
-        yield f"\nThresholds at which at most {share:.0%} of the calm training runs alarm:\n"
+        yield f"\nThresholds at which at most {share:.0%} of the calm training runs raise an alarm:\n"
         yield from table.markdown(traces, share)
 
 
-def _parsed(words: Sequence[str] | None) -> argparse.Namespace:
+def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m jobs.explosions", description="Which number warns of an explosion?")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the traces are kept")
-    parser.add_argument("--seeds", type=int, default=8, help="runs of each way to explode")
-    parser.add_argument("--first", type=int, default=0, help="rounds of seeds to pass over")
-    parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
-    parser.add_argument("--table", type=Path, metavar="FILE", help="where to write the tables")
-    return parser.parse_args(words)
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder of the traces")
+    parser.add_argument("--seeds", type=int, default=8, help="runs per disturbance")
+    parser.add_argument("--first", type=int, default=0, help="rounds of seeds to skip")
+    parser.add_argument("--workers", type=int, default=2, help="number of single-threaded processes")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="output file for the tables")
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Detectors: one number of a run against its own recent past, and an alarm where it leaves it too far."""
+"""Detectors: one number of a run compared with its recent past, and an alarm where the deviation is large."""
 
 import math
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ from jobs.explosions.disturbances import EARLIEST
 from jobs.explosions.training import LAYERS, Run
 
 WINDOW, FEWEST = 128, 16
-"""Steps of the past that a value is compared with, and the fewest readings in them."""
+"""Length of the past in steps, and the fewest readings in it for a score."""
 FLOOR = 1e-3
-"""Least spread: values are logarithms or shares, of which a thousandth is no news."""
+"""Smallest spread: values are logarithms or shares, where a change of 0.001 is negligible."""
 HORIZON = 128
-"""An alarm so many steps before the event warned of it; an earlier one did not."""
+"""Most steps between an alarm and the event that it counts as a warning of."""
 
 
 class Detector(NamedTuple):
-    """An alarm where `direction` * z exceeds a threshold; direction 0 takes |z|."""
+    """Alarm where `direction` * z exceeds a threshold; direction 0 uses |z|."""
 
     name: str
     columns: tuple[str, ...]
@@ -27,13 +27,13 @@ class Detector(NamedTuple):
     log: bool = True
 
     def values(self, run: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values, the mean over the columns, where all of them are known."""
+        """Return steps and values (mean over the columns) of the rows without nulls."""
         known = run.select("step", *self.columns).drop_nulls()
         values = known.select(self.columns).to_numpy()
         return known["step"].to_numpy(), (np.log(values) if self.log else values).mean(1)
 
     def scores(self, run: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and scores from EARLIEST on: nothing after a step has a part in its score."""
+        """Return steps and scores from EARLIEST on; a score uses only earlier steps and its own."""
         steps, values = self.values(run)
         judged = [i for i in range(len(steps)) if steps[i] >= EARLIEST]
         pasts = [values[(steps >= steps[i] - WINDOW) & (steps < steps[i])] for i in judged]
@@ -42,7 +42,7 @@ class Detector(NamedTuple):
 
 
 def blocks(name: str) -> tuple[str, ...]:
-    """The columns of `name` at the outputs of the blocks."""
+    """Return the columns of metric `name` at the block outputs."""
     return tuple(f"{name}_{layer}" for layer in range(1, LAYERS + 1))
 
 
@@ -58,7 +58,7 @@ DETECTORS = (
 
 
 def robust_z(value: float, past: np.ndarray) -> float:
-    """(value - median) / (1.4826 MAD) of the past; 0 where that is too short to say."""
+    """Return (value - median) / (1.4826 MAD) of the past; 0 if the past has fewer than FEWEST readings."""
     if len(past) < FEWEST:
         return 0.0
     center = np.median(past)
@@ -66,13 +66,13 @@ def robust_z(value: float, past: np.ndarray) -> float:
 
 
 def threshold(detector: Detector, calm: Sequence[pl.DataFrame], share: float) -> float:
-    """The lowest at which at most this share of the calm runs has an alarm."""
+    """Return the lowest threshold at which at most this share of the calm runs has an alarm."""
     highest = sorted((float(detector.scores(run)[1].max()) for run in calm), reverse=True)
     return highest[math.floor(share * len(highest))]
 
 
 def first_alarm(detector: Detector, run: pl.DataFrame, above: float, since: int = EARLIEST) -> int | None:
-    """The first step from `since` on at which an alarm begins, the reading before being none; null if none does."""
+    """Return the first step from `since` on at which an alarm begins (no alarm at the reading before), else None."""
     steps, scores = detector.scores(run)
     on = scores > above
     begins = on & ~np.concatenate([[False], on[:-1]])
@@ -81,9 +81,9 @@ def first_alarm(detector: Detector, run: pl.DataFrame, above: float, since: int 
 
 
 def lead(detector: Detector, about: Run, run: pl.DataFrame, above: float) -> int:
-    """Steps from the first alarm that counts to the event, the last row of `run`; 0 if nothing warned of it.
+    """Return the steps from the first valid alarm to the event (last row of `run`); 0 without a warning.
 
-    What is read at `start` is of weights that no disturbed update has touched, and does not count.
+    The reading at `start` does not count: no disturbed update has changed its weights yet.
     """
     event = run["step"][-1]
     alarm = first_alarm(detector, run, above, max(about.start + 1, event - HORIZON))

@@ -1,4 +1,4 @@
-"""What is done to a run: six ways to make its loss explode, and four harmless things that a detector must bear."""
+"""Disturbances of a run: six that make its loss explode, and four harmless schedules that must not raise an alarm."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 STEPS = 288
 EARLIEST, LATEST = 160, 192
-"""Between which steps a disturbance begins."""
+"""Range of steps in which a disturbance starts."""
 
 
 def _same(step: int, value: float) -> float:
@@ -17,21 +17,21 @@ def _same(step: int, value: float) -> float:
 
 
 class Disturbance(NamedTuple):
-    """What changes at step `start` of a run; everything else is as in a calm one."""
+    """Changes to a run from step `start` on; everything else is as in a calm run."""
 
     start: int
     rate: Callable[[int], float] = lambda since: 1.0
-    """Factor of the learning rate, so many steps after the start."""
+    """Factor of the learning rate, as a function of the steps since the start."""
     batch: Callable[[int, Tensor], Tensor] = lambda since, batch: batch
-    """What is trained on in place of a batch, so many steps after the start."""
+    """Replacement of a training batch, as a function of the steps since the start."""
     begin: Callable[[Optimizer], None] = lambda optimizer: None
-    """Done to the optimizer once, at the start."""
+    """Change to the optimizer, applied once at the start."""
     after: Callable[[Optimizer], None] = lambda optimizer: None
-    """Done to it after every step from the start on."""
+    """Change to the optimizer, applied after every step from the start on."""
 
 
 def disturbance(kind: str, seed: int) -> Disturbance:
-    """Of this kind, its start and its strength drawn by the seed."""
+    """Return a disturbance of this kind; the seed determines its start and strength."""
     generator = torch.Generator().manual_seed(seed)
     start = int(torch.randint(EARLIEST, LATEST, (), generator=generator))
     return KINDS[kind](start, float(torch.rand((), generator=generator)))
@@ -44,38 +44,38 @@ def _rate_ramp(start: int, strength: float) -> Disturbance:
 
 
 def _rate_climb(start: int, strength: float) -> Disturbance:
-    """The learning rate grows by 1.5 to 4 times what it was, every step."""
+    """The learning rate grows linearly, every step by 1.5 to 4 times its initial value."""
     slope = 1.5 + 2.5 * strength
     return Disturbance(start, rate=lambda since: 1 + slope * since)
 
 
 def _restart(start: int, strength: float) -> Disturbance:
-    """Adam forgets its moments and starts again without warm-up, at 4 to 7 times the rate."""
+    """Adam's moments are cleared and training continues without warm-up, at 4 to 7 times the learning rate."""
     factor = 4 + 3 * strength
     return Disturbance(start, rate=lambda since: factor, begin=lambda optimizer: optimizer.state.clear())
 
 
 def _short_memory(start: int, strength: float) -> Disturbance:
-    """Adam's beta2 falls to 0.1 to 0.4, below a beta1 of 0.95 to 0.99, at three times the rate."""
+    """Adam's beta2 falls to 0.1 to 0.4, below a beta1 of 0.95 to 0.99, at three times the learning rate."""
     betas = 0.95 + 0.04 * strength, 0.4 - 0.3 * strength
     return Disturbance(start, rate=lambda since: 3.0, begin=lambda optimizer: _set(optimizer, betas=betas, eps=1e-12))
 
 
 def _bad_batches(start: int, strength: float) -> Disturbance:
-    """Half to all of the contexts of every batch are random bytes, at four times the rate."""
+    """Half to all contexts of every batch are random bytes, at four times the learning rate."""
     share = (1 + strength) / 2
-    generator = torch.Generator().manual_seed(int(strength * 2**24))  # no two runs share their noise
+    generator = torch.Generator().manual_seed(int(strength * 2**24))  # different noise in every run
 
-    def spoilt(since: int, batch: Tensor) -> Tensor:
+    def replace_contexts(since: int, batch: Tensor) -> Tensor:
         bad = round(share * len(batch))
         noise = torch.randint(256, batch.shape, generator=generator)
         return torch.cat([noise[:bad], batch[bad:]])
 
-    return Disturbance(start, rate=lambda since: 4.0, batch=spoilt)
+    return Disturbance(start, rate=lambda since: 4.0, batch=replace_contexts)
 
 
 def _low_precision(start: int, strength: float) -> Disturbance:
-    """Adam's second moment is kept in float16, where small ones become 0; epsilon 1e-8 to 1e-7."""
+    """Adam's second moment is rounded to float16, where small values underflow to 0; epsilon 1e-8 to 1e-7."""
     epsilon = 1e-8 * 10**strength
 
     def rounded(optimizer: Optimizer) -> None:
@@ -95,18 +95,18 @@ def _constant(start: int, strength: float) -> Disturbance:
 
 
 def _cosine(start: int, strength: float) -> Disturbance:
-    """The learning rate falls to a tenth by the end."""
+    """The learning rate decays to a tenth by the end."""
     left = STEPS - start
     return Disturbance(start, rate=lambda since: 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * since / left))))
 
 
 def _drop(start: int, strength: float) -> Disturbance:
-    """The learning rate falls to 0.1 to 0.5 of itself at once."""
+    """The learning rate drops at once to between 0.1 and 0.5 of its value."""
     return Disturbance(start, rate=lambda since: 0.1 * 5**strength)
 
 
 def _bump(start: int, strength: float) -> Disturbance:
-    """The learning rate rises by 20 to 50 %, which a run survives."""
+    """The learning rate rises by 20 to 50 %, without an explosion."""
     return Disturbance(start, rate=lambda since: 1.2 + 0.3 * strength)
 
 

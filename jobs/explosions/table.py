@@ -1,4 +1,4 @@
-"""What the held-out runs say: how often each detector is wrong, how often it warns, and how early."""
+"""Results on held-out runs: false alarms, warnings and lead of each detector."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,62 +16,64 @@ RESAMPLES = 2000
 Traces = Mapping[Run, pl.DataFrame]
 REFERENCE = "gradient norm rises"
 HEAD = (
-    *("detector", "alarms above z", "calm runs with a false alarm", "explosions warned of"),
-    *("median lead where warned", "mean lead, none = 0", "the same less the gradient norm's"),
+    *("detector", "alarm threshold z", "calm runs with a false alarm", "explosions with a warning"),
+    *("median lead of warnings", "mean lead, 0 without warning", "mean lead minus that of the gradient norm"),
 )
 
 
-class Judged(NamedTuple):
-    """A detector at its threshold, on held-out runs."""
+class Evaluation(NamedTuple):
+    """Results of one detector at its threshold on held-out runs."""
 
     detector: Detector
     above: float
     false: np.ndarray
-    """Per held-out calm run whether it alarmed."""
+    """True per held-out calm run with an alarm."""
     leads: np.ndarray
-    """Per exploded run how many steps before the event; 0 if it did not warn."""
+    """Lead in steps per exploded run; 0 without a warning."""
 
 
 def is_training(run: Run) -> bool:
-    """Calm runs on which thresholds are set: half of each kind. No disturbed run is one."""
+    """Return True for the half of each calm kind that sets the thresholds; False for every disturbed run."""
     n = run.seed // 2
     return not run.is_induced and (n % len(CALM) + n // len(CALM)) % 2 == 0
 
 
 def exploded(traces: Traces, kind: str | None = None) -> list[Run]:
-    """Disturbed runs that ended in an event."""
-    asked = [run for run in traces if run.is_induced and kind in (None, run.kind)]
-    return [run for run in asked if is_spike(traces[run]["loss"].fill_null(math.inf).to_list())]
+    """Return the disturbed runs that ended in an event."""
+    induced = [run for run in traces if run.is_induced and kind in (None, run.kind)]
+    return [run for run in induced if is_spike(traces[run]["loss"].fill_null(math.inf).to_list())]
 
 
 def gradual(traces: Traces, kind: str | None = None) -> list[Run]:
-    """Those of whose shape there is a reading between the first disturbed update and the event, which can warn."""
+    """Return the exploded runs with a reading between the first disturbed update and the event, which can warn."""
     return [run for run in exploded(traces, kind) if (traces[run]["step"][-1] - 1) // EVERY > run.start // EVERY]
 
 
-def judge(traces: Traces, share: float) -> list[Judged]:
-    """Every detector at the threshold that lets at most this share of the calm training runs alarm."""
+def evaluate(traces: Traces, share: float) -> list[Evaluation]:
+    """Evaluate every detector at the threshold where at most this share of the calm training runs has an alarm."""
     training = [trace for run, trace in traces.items() if is_training(run)]
     held_out = [trace for run, trace in traces.items() if not run.is_induced and not is_training(run)]
-    judged = []
+    evaluations = []
     for detector in DETECTORS:
         above = threshold(detector, training, share)
         false = [first_alarm(detector, trace, above) is not None for trace in held_out]
         leads = [lead(detector, run, traces[run], above) for run in gradual(traces)]
-        judged.append(Judged(detector, above, np.array(false), np.array(leads)))
-    return judged
+        evaluations.append(Evaluation(detector, above, np.array(false), np.array(leads)))
+    return evaluations
 
 
 def markdown(traces: Traces, share: float) -> Iterator[str]:
-    """Two tables, line by line: of each detector over all explosions, and by the way in which they were induced."""
-    judged = judge(traces, share)
-    reference = next(one.leads for one in judged if one.detector.name == REFERENCE)
-    yield from _table(HEAD, ([one.detector.name, *_cells(one, reference)] for one in judged))
+    """Yield the lines of two Markdown tables: per detector over all explosions, and per kind of disturbance."""
+    evaluations = evaluate(traces, share)
+    reference = next(row.leads for row in evaluations if row.detector.name == REFERENCE)
+    yield from _table(HEAD, ([row.detector.name, *_cells(row, reference)] for row in evaluations))
     yield ""
     kinds = [run.kind for run in gradual(traces)]
-    by_kind = ([one.leads[[kind == asked for kind in kinds]] for asked in INDUCED] for one in judged)
-    named = zip(judged, by_kind, strict=True)
-    yield from _table(("detector", *INDUCED), ([one.detector.name, *map(_warned, leads)] for one, leads in named))
+    by_kind = ([row.leads[[kind == induced for kind in kinds]] for induced in INDUCED] for row in evaluations)
+    rows = zip(evaluations, by_kind, strict=True)
+    yield from _table(
+        ("detector", *INDUCED), ([row.detector.name, *map(_format_warnings, leads)] for row, leads in rows)
+    )
 
 
 def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -79,29 +81,29 @@ def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]
         yield f"| {' | '.join(line)} |"
 
 
-def _cells(one: Judged, reference: np.ndarray) -> list[str]:
-    warned = one.leads[one.leads > 0]
+def _cells(row: Evaluation, reference: np.ndarray) -> list[str]:
+    warned = row.leads[row.leads > 0]
     return [
-        f"{one.above:.1f}",
-        _share(int(one.false.sum()), len(one.false)),
-        _share(len(warned), len(one.leads)),
-        _over_runs(warned, np.median),
-        _over_runs(one.leads, np.mean),
-        "" if one.detector.name == REFERENCE else _over_runs(one.leads - reference, np.mean),
+        f"{row.above:.1f}",
+        _format_share(int(row.false.sum()), len(row.false)),
+        _format_share(len(warned), len(row.leads)),
+        _format_interval(warned, np.median),
+        _format_interval(row.leads, np.mean),
+        "" if row.detector.name == REFERENCE else _format_interval(row.leads - reference, np.mean),
     ]
 
 
-def _warned(leads: np.ndarray) -> str:
+def _format_warnings(leads: np.ndarray) -> str:
     warned = leads[leads > 0]
     return f"{len(warned)} of {len(leads)}" + (f", {np.median(warned):.0f}" if len(warned) else "")
 
 
-def _share(k: int, n: int) -> str:
+def _format_share(k: int, n: int) -> str:
     return f"{k} of {n} ({' to '.join(f'{bound:.0%}' for bound in wilson(k, n))})" if n else "none"
 
 
 def wilson(k: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share, k of n.
+    """Return the 95 % confidence interval of the share k of n.
 
     Source: Wilson 1927.
     """
@@ -110,8 +112,8 @@ def wilson(k: int, n: int) -> tuple[float, float]:
     return max(center - half, 0.0), min(center + half, 1.0)
 
 
-def _over_runs(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> str:
-    """The statistic with its 95 % bootstrap interval over runs."""
+def _format_interval(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> str:
+    """Format the statistic with its 95 % bootstrap interval over runs."""
     if not len(values):
         return "-"
     generator = np.random.default_rng(0)
@@ -121,13 +123,13 @@ def _over_runs(values: np.ndarray, statistic: Callable[[np.ndarray], float]) -> 
 
 
 def about(traces: Traces) -> Iterator[str]:
-    """How many disturbed runs of each kind exploded, how many of these too soon, and how calm the calm ones were."""
+    """Yield one line per kind: runs that exploded, those too early for a warning, and spikes in calm runs."""
     for kind in INDUCED:
         n = sum(run.kind == kind for run in traces)
-        ended, slowly = exploded(traces, kind), gradual(traces, kind)
-        ends = [traces[run]["step"][-1] - run.start for run in slowly]
+        ended, later = exploded(traces, kind), gradual(traces, kind)
+        ends = [traces[run]["step"][-1] - run.start for run in later]
         after = f", the others after {min(ends)} to {max(ends)} steps" if ends else ""
-        yield f"- {kind}: {len(ended)} of {n} exploded, {len(ended) - len(slowly)} before a reading{after}"
+        yield f"- {kind}: {len(ended)} of {n} exploded, {len(ended) - len(later)} before a reading{after}"
     calm = [trace["loss"].to_list() for run, trace in traces.items() if not run.is_induced]
     spikes = sum(is_spike(losses[: step + 1]) for losses in calm for step in range(EARLIEST, len(losses)))
     yield f"- calm: {len(calm)} runs, {spikes} spikes in {sum(len(losses) - EARLIEST for losses in calm):,} steps"

@@ -1,4 +1,4 @@
-"""The runs of the experiment and their traces, one Parquet file each: what is there is not run again."""
+"""Runs of the study and their traces, one Parquet file each; existing traces are not recomputed."""
 
 import multiprocessing
 import os
@@ -14,10 +14,9 @@ from pipeline.progress import Progress
 
 
 def runs(seeds: int, first: int = 0) -> list[Run]:
-    """Each way to explode so many times, and after each a calm run, over their kinds in turn.
+    """Return `seeds` runs per disturbance, each followed by a calm run, cycling through the kinds.
 
-    Every run has a seed of its own, even where it is disturbed and odd where it is calm: no two share anything.
-    `first` rounds of them are passed over.
+    All seeds differ, even for disturbed and odd for calm runs. The first `first` rounds of seeds are skipped.
     """
     pairs = range(first * len(INDUCED), (first + seeds) * len(INDUCED))
     induced, calm = list(INDUCED), list(CALM)
@@ -25,7 +24,7 @@ def runs(seeds: int, first: int = 0) -> list[Run]:
 
 
 def record(wanted: list[Run], folder: Path, workers: int) -> None:
-    """Train every run of which the folder has no trace yet."""
+    """Train every run without a trace in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [(run, folder) for run in wanted if not _file(run, folder).exists()]
     if not missing:
@@ -38,8 +37,7 @@ def record(wanted: list[Run], folder: Path, workers: int) -> None:
             progress.advance(1)
 
 
-def recorded(run: Run, folder: Path) -> pl.DataFrame:
-    """The trace of one run."""
+def read_trace(run: Run, folder: Path) -> pl.DataFrame:
     return pl.read_parquet(_file(run, folder))
 
 
@@ -49,7 +47,7 @@ def _one_thread() -> None:
 
 
 def _record(task: tuple[Run, Path]) -> None:
-    """The file appears when it is whole; another process may have been first."""
+    """Write the trace atomically: the final name appears only when the file is complete."""
     run, folder = task
     if _file(run, folder).exists():
         return

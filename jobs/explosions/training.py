@@ -1,4 +1,4 @@
-"""One short training run of a small decoder, its loss and gradient at every step and its shape at every eighth."""
+"""Short training run of a small decoder: loss and gradient norm at every step, geometry at every eighth."""
 
 import math
 import pydoc_data.topics
@@ -19,7 +19,7 @@ from pipeline.integrations.probe import Probe
 WIDTH, LAYERS, HEADS, CONTEXT, BATCH = 48, 3, 4, 32, 12
 RATE, WARM_UP = 3e-3, 40
 EVERY = 8
-"""Steps from one reading of the shape to the next."""
+"""Steps between readings of the geometry."""
 FIRST_READING = 32
 PROBED_SHARE, PROBE_CONTEXTS, POINTS = 0.2, 32, 512
 
@@ -38,18 +38,18 @@ class Run(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Step at which it is disturbed."""
+        """Step at which the disturbance starts."""
         return disturbance(self.kind, self.seed).start
 
 
 def trace(run: Run) -> Iterator[dict[str, Any]]:
-    """One row per step; all are of the weights before the step is taken. The event is the last row.
+    """Yield one row per step, measured on the weights before that step; the event is the last row.
 
-    Columns: step, loss (of a batch as it should be, also where a spoilt one is trained on), gradient (norm), and at
-    every eighth step of the probe: probe_loss, sign_diversity, and per layer id_twonn_L, id_mle_L, anisotropy_L.
+    Columns: step, loss (of the undisturbed batch, even if a disturbed one is trained on), gradient (norm), and at every
+    eighth step from the probe: probe_loss, sign_diversity, and per layer id_twonn_L, id_mle_L, anisotropy_L.
     """
     plan, batches = disturbance(run.kind, run.seed), _batches(run.seed)
-    model, probe = _model(run.seed), Probe(_probed(), POINTS, range(1, LAYERS + 1))
+    model, probe = _model(run.seed), Probe(_probe_contexts(), POINTS, range(1, LAYERS + 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01, fused=True)
     losses: list[float] = []
     for step in range(STEPS):
@@ -58,7 +58,7 @@ def trace(run: Run) -> Iterator[dict[str, Any]]:
             plan.begin(optimizer)
         batch = next(batches)
         losses.append(_backward(model, batch, plan, since))
-        row = {"step": step, "loss": _known(losses[-1]), "gradient": _known(_norm(model))}
+        row = {"step": step, "loss": _null_if_not_finite(losses[-1]), "gradient": _null_if_not_finite(_norm(model))}
         if step >= FIRST_READING and step % EVERY == 0 and math.isfinite(losses[-1]):
             row |= _reading(model, probe)
         yield row
@@ -73,7 +73,7 @@ def trace(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def _backward(model: nn.Module, batch: Tensor, plan: Disturbance, since: int) -> float:
-    """Gradients of the batch that is trained on; returns the loss of the one that should be."""
+    """Compute the gradients of the training batch; return the loss of the undisturbed batch."""
     model.zero_grad()
     used = plan.batch(since, batch) if since >= 0 else batch
     loss = model(input_ids=used, labels=used).loss
@@ -84,7 +84,7 @@ def _backward(model: nn.Module, batch: Tensor, plan: Disturbance, since: int) ->
         return model(input_ids=batch, labels=batch).loss.item()
 
 
-def _known(value: float) -> float | None:
+def _null_if_not_finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
@@ -93,30 +93,30 @@ def _norm(model: nn.Module) -> float:
 
 
 def _reading(model: GPTNeoXForCausalLM, probe: Probe) -> dict[str, Any]:
-    with _signs(model) as diversity:
-        seen = probe.read(model)
-    row = {"probe_loss": seen.loss, "sign_diversity": sum(diversity) / len(diversity)}
-    for shape in seen.layers:
-        row |= {f"{name}_{shape.layer}": value for name, value in shape._asdict().items() if name != "layer"}
+    with _record_sign_diversity(model) as diversity:
+        reading = probe.read(model)
+    row = {"probe_loss": reading.loss, "sign_diversity": sum(diversity) / len(diversity)}
+    for layer in reading.layers:
+        row |= {f"{name}_{layer.layer}": value for name, value in layer._asdict().items() if name != "layer"}
     return row
 
 
 @contextmanager
-def _signs(model: nn.Module) -> Iterator[list[float]]:
-    """While open, one number per linear map in a block that is run: 1 - |mean sign of <x, v>| over its inputs x.
+def _record_sign_diversity(model: nn.Module) -> Iterator[list[float]]:
+    """Record, per linear map of a block and forward pass, 1 - |mean sign of <x, v>| over its inputs x.
 
-    v is the map's leading right singular vector; 0 says that all inputs lie on one side of it (arXiv 2510.04202).
+    v is the map's leading right singular vector; 0 means that all inputs lie on one side of it (arXiv 2510.04202).
     """
-    found: list[float] = []
+    values: list[float] = []
 
-    def look(module: nn.Linear, args: tuple[Tensor, ...]) -> None:
+    def record(module: nn.Linear, args: tuple[Tensor, ...]) -> None:
         leading = torch.linalg.svd(module.weight, full_matrices=False).Vh[0]
-        found.append(1 - abs(float((args[0] @ leading).sign().mean())))
+        values.append(1 - abs(float((args[0] @ leading).sign().mean())))
 
     maps = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and ".layers." in name]
-    hooks = [one.register_forward_pre_hook(look) for one in maps]
+    hooks = [linear.register_forward_pre_hook(record) for linear in maps]
     try:
-        yield found
+        yield values
     finally:
         for hook in hooks:
             hook.remove()
@@ -139,7 +139,7 @@ def _model(seed: int) -> GPTNeoXForCausalLM:
 
 @cache
 def _text() -> Tensor:
-    """Prose that every CPython carries, as bytes."""
+    """Return the documentation text that ships with CPython, as bytes."""
     text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
     return torch.tensor(list(text.encode()))
 
@@ -152,8 +152,8 @@ def _batches(seed: int) -> Iterator[Tensor]:
         yield torch.stack([trained[start : start + CONTEXT] for start in starts.tolist()])
 
 
-def _probed() -> Tensor:
-    """Evenly spaced contexts of the end of the text, which is not trained on."""
+def _probe_contexts() -> Tensor:
+    """Return evenly spaced contexts of the held-out end of the text."""
     held_out = _text()[int(len(_text()) * (1 - PROBED_SHARE)) :]
     starts = torch.linspace(0, len(held_out) - CONTEXT, PROBE_CONTEXTS).long()
     return torch.stack([held_out[start : start + CONTEXT] for start in starts.tolist()])

@@ -1,1 +1,1 @@
-"""Random faults against a real Ray and a real lake; only the measuring is a stand-in: `python -m tests.chaos -h`."""
+"""Random kills against a real Ray and a real lake; only measuring is a stub. Usage: `python -m tests.chaos -h`."""

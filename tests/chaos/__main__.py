@@ -1,4 +1,4 @@
-"""Kill workers, drivers and nodes of a sweep at random until it is done, then prove that nothing was lost.
+"""Kill workers, drivers and nodes of a sweep at random until it is complete, then check that no cell was lost.
 
 Example: python -m tests.chaos --tasks 400 --worker-kills 25 --driver-kills 8 --node-kills 3 --seed 0
 """
@@ -18,22 +18,22 @@ from pathlib import Path
 
 from pipeline.lake import Lake
 from pipeline.sweep.plan import Plan, make_plan
-from tests.chaos import victims
+from tests.chaos import stub_sweep
 from tests.chaos.cluster import ROOT, Nodes, nodes
-from tests.chaos.proof import Proof, prove
+from tests.chaos.invariants import Invariants, check_invariants
 
 KILLS = ("worker", "driver", "node")
 POLL_S = 0.05
 LAST_KILL = 0.9
-"""Share of the cells after which nothing is killed any more."""
-LEFT_ALONE = 4
-"""Runs after the last kill within which all must be done: an unforeseen exception is tried once in each of three."""
-STARTS = 60
-"""Drivers after which something else than a kill must be ending them."""
+"""Share of completed cells after which nothing is killed any more."""
+QUIET_RUNS = 4
+"""Runs after the last kill within which all cells must be done; an unexpected exception is retried in three runs."""
+MAX_STARTS = 60
+"""Limit on driver starts: more mean that drivers end for a reason other than a kill."""
 
 
 class Chaos:
-    """One sweep under attack."""
+    """Sweep whose processes are killed at random."""
 
     def __init__(self, folder: Path, cluster: Nodes, rng: random.Random) -> None:
         self.root, self.lake = folder / "runs", Lake(folder / "lake")
@@ -42,33 +42,33 @@ class Chaos:
         self.log = (folder / "drivers.log").open("w")
         self.starts, self.since = 0, time.monotonic()
         self.killed: Counter[str] = Counter()
-        """What was killed in fact: a kill that falls due when all is done has no victim."""
+        """Processes actually killed; a kill that is due after the last cell finds nothing to kill."""
         self.driver = self._start()
 
-    def rage(self, kills: list[str]) -> None:
-        """Kill one after another, each when a random share of the cells is done."""
+    def perform_kills(self, kills: list[str]) -> None:
+        """Perform the kills one by one, each when a random share of the cells is done."""
         at = sorted(self.rng.uniform(0, LAST_KILL * self.wanted) for _ in kills)
         for done, kill in zip(at, self.rng.sample(kills, len(kills)), strict=True):
             while self._done() < done:
                 self._keep_running()
             time.sleep(self.rng.uniform(0, 0.3))
-            self._say(f"kill a {kill}")
+            self._log_line(f"kill a {kill}")
             self.killed[kill] += getattr(self, f"_kill_{kill}")()
 
     def finish(self) -> None:
-        """Let it run until nothing is left to do.
+        """Run until nothing is left to do.
 
-        Raises: RuntimeError if that takes more runs than it may.
+        Raises: RuntimeError after QUIET_RUNS runs.
         """
-        for _ in range(LEFT_ALONE):
+        for _ in range(QUIET_RUNS):
             self.driver.wait()
             if not self.plan().todo:
                 return
             self.driver = self._start()
-        raise RuntimeError(f"{len(self.plan().todo)} cells are still to run after {LEFT_ALONE} quiet runs")
+        raise RuntimeError(f"{len(self.plan().todo)} cells are left after {QUIET_RUNS} runs without a kill")
 
     def plan(self) -> Plan:
-        return make_plan(victims.sweep(self.root, self.cluster.address), self.lake)
+        return make_plan(stub_sweep.sweep(self.root, self.cluster.address), self.lake)
 
     def close(self) -> None:
         with suppress(ProcessLookupError):
@@ -76,17 +76,18 @@ class Chaos:
         self.driver.wait()
         self.log.close()
 
-    def _say(self, what: str) -> None:
-        """Among what the drivers say."""
-        print(f"chaos: {time.monotonic() - self.since:.1f} s, {self._done()} cells: {what}", file=self.log, flush=True)
+    def _log_line(self, text: str) -> None:
+        """Write a line between the output of the drivers."""
+        print(f"chaos: {time.monotonic() - self.since:.1f} s, {self._done()} cells: {text}", file=self.log, flush=True)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        if self.starts == STARTS:
-            raise RuntimeError(f"{STARTS} drivers have ended and {len(self.plan().todo)} cells are still to run")
+        if self.starts == MAX_STARTS:
+            raise RuntimeError(f"{MAX_STARTS} drivers have ended and {len(self.plan().todo)} cells are left")
         self.starts += 1
-        self._say(f"driver {self.starts}")
-        words = [sys.executable, "-m", "tests.chaos.drive", str(self.root), self.lake.uri, self.cluster.address]
-        return subprocess.Popen(words, cwd=ROOT, stdout=self.log, stderr=self.log)
+        self._log_line(f"driver {self.starts}")
+        command = [sys.executable, "-m", "tests.chaos.driver_process"]
+        command += [str(self.root), self.lake.uri, self.cluster.address]
+        return subprocess.Popen(command, cwd=ROOT, stdout=self.log, stderr=self.log)
 
     def _keep_running(self) -> None:
         time.sleep(POLL_S)
@@ -97,18 +98,18 @@ class Chaos:
         return len(self.lake.committed_cell_ids()) + len(self.lake.quarantined_cell_ids())
 
     def _kill_worker(self) -> bool:
-        """Of those that are measuring just now; False if all is done."""
+        """Kill a worker that is measuring; return False if all cells are done."""
         while self._done() < self.wanted:
-            notes = sorted((self.root.parent / victims.RUNNING).iterdir())
-            for note in self.rng.sample(notes, len(notes)):
-                if _killed(int(note.name)):
+            markers = sorted((self.root.parent / stub_sweep.RUNNING).iterdir())
+            for marker in self.rng.sample(markers, len(markers)):
+                if _kill_ray_worker(int(marker.name)):
                     return True
-                note.unlink(missing_ok=True)
+                marker.unlink(missing_ok=True)
             self._keep_running()
         return False
 
     def _kill_driver(self) -> bool:
-        """False if it has nothing left to do."""
+        """Kill and restart the driver; return False if it has nothing left to do."""
         if self._done() >= self.wanted:
             return False
         self._keep_running()
@@ -122,8 +123,8 @@ class Chaos:
         return True
 
 
-def _killed(pid: int) -> bool:
-    """Whether it was a worker of Ray and is dead now: notes outlive their processes, and numbers are used again."""
+def _kill_ray_worker(pid: int) -> bool:
+    """Kill a Ray worker; return False if the process is gone or, after reuse of its id, another program."""
     try:
         if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             return False
@@ -134,42 +135,44 @@ def _killed(pid: int) -> bool:
 
 
 def main(words: list[str] | None = None) -> int:
-    """0 if the proof holds; the folder is kept if it does not."""
+    """Return 0 if the invariants hold; otherwise keep the folder."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--tasks", type=int, default=400)
+    parser.add_argument("--tasks", type=int, default=400, help="number of checkpoints")
     for kill in KILLS:
-        parser.add_argument(f"--{kill}-kills", type=int, default=0)
-    parser.add_argument("--nodes", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", action="store_true", help="keep the folder though the proof holds")
+        parser.add_argument(f"--{kill}-kills", type=int, default=0, help=f"number of {kill}s to kill")
+    parser.add_argument("--nodes", type=int, default=2, help="number of worker nodes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the kills")
+    parser.add_argument("--keep", action="store_true", help="keep the folder even if the invariants hold")
     options = parser.parse_args(words)
     kills = [kill for kill in KILLS for _ in range(getattr(options, f"{kill}_kills"))]
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     started = time.monotonic()
-    chaos, proof = attack(folder, options.tasks, kills, options.nodes, random.Random(options.seed))
-    figures = [f"{name} {value}" for name, value in proof._asdict().items() if isinstance(value, int)]
+    chaos, invariants = attack(folder, options.tasks, kills, options.nodes, random.Random(options.seed))
+    figures = [f"{name} {value}" for name, value in invariants._asdict().items() if isinstance(value, int)]
     killed = ", ".join(f"{chaos.killed[kill]} {kill}" for kill in KILLS)
-    strikes = " ".join(f"{name}:{n}" for name, n in sorted(proof.strikes.items()))
+    failures = " ".join(f"{name}:{n}" for name, n in sorted(invariants.failures.items()))
+    verdict = "holds" if invariants.holds else f"FAILS, see {folder}"
+    took_s = time.monotonic() - started
     print(
-        f"{'holds' if proof.holds else f'FAILS, see {folder}'}: {options.tasks} tasks, {', '.join(figures)}; killed "
-        f"{killed}; {chaos.starts} drivers; strikes {strikes}; {time.monotonic() - started:.0f} s; seed {options.seed}"
+        f"{verdict}: {options.tasks} tasks, {', '.join(figures)}; killed {killed}; {chaos.starts} drivers; "
+        f"failures {failures}; {took_s:.0f} s; seed {options.seed}"
     )
-    if proof.holds and not options.keep:
+    if invariants.holds and not options.keep:
         shutil.rmtree(folder)
-    return not proof.holds
+    return not invariants.holds
 
 
-def attack(folder: Path, tasks: int, kills: list[str], n_nodes: int, rng: random.Random) -> tuple[Chaos, Proof]:
-    """What was done, and the proof."""
-    bad = victims.history(folder / "runs", tasks, rng)
+def attack(folder: Path, tasks: int, kills: list[str], n_nodes: int, rng: random.Random) -> tuple[Chaos, Invariants]:
+    """Run a sweep under random kills; return it with the invariants of its lake."""
+    bad = stub_sweep.history(folder / "runs", tasks, rng)
     with nodes(n_nodes, folder) as cluster:
         chaos = Chaos(folder, cluster, rng)
         try:
-            chaos.rage(kills)
+            chaos.perform_kills(kills)
             chaos.finish()
         finally:
             chaos.close()
-        return chaos, prove(chaos.plan(), chaos.lake, bad)
+        return chaos, check_invariants(chaos.plan(), chaos.lake, bad)
 
 
 if __name__ == "__main__":

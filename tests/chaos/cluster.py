@@ -1,4 +1,4 @@
-"""A Ray cluster of processes of this host, whose nodes can be lost and replaced. It ends with the block, by pid."""
+"""Ray cluster of local processes whose nodes can be killed and replaced; ended by process id on exit."""
 
 import os
 import random
@@ -11,18 +11,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CPUS = 2
-"""Tasks at once on each node."""
+"""Concurrent tasks per node."""
 STORE_BYTES = 80 * 2**20
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What all processes of a chaos run share; Ray reads its part of it once, when it is imported."""
+    """Return the environment of all processes of a chaos run; Ray reads its variables once, on import."""
     return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_worker_niceness": "0",  # 15 by default: on a busy machine the workers would hardly run
-        # A node that has gone is missed after 3 s, by default after 15, for which it would keep its tasks.
+        "RAY_worker_niceness": "0",  # the default of 15 starves the workers on a busy machine
+        # A lost node is detected after 3 s instead of 15 s, during which its tasks would hang.
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "3",
         "RAY_TMPDIR": str(folder / "ray"),
@@ -32,7 +32,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 class Nodes:
-    """Worker nodes that can be killed; the head has no CPU and stays."""
+    """Worker nodes that can be killed; the head has no CPUs and survives."""
 
     def __init__(self, n: int) -> None:
         from ray.cluster_utils import Cluster
@@ -52,25 +52,25 @@ class Nodes:
         self._cluster.add_node(num_cpus=CPUS, object_store_memory=STORE_BYTES)
 
     def lose(self, rng: random.Random) -> None:
-        """Kill every process of one node at once; another takes its place."""
+        """Kill all processes of a random node at once, and add a replacement."""
         nodes = sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id)
         self._cluster.remove_node(rng.choice(nodes), allow_graceful=False)
         self.add()
 
     def close(self) -> None:
-        """At once: asked politely, the processes of a node take up to a minute to end."""
+        """Kill all nodes; a graceful stop takes up to a minute per node."""
         for node in [*self._cluster.worker_nodes, self._cluster.head_node]:
             self._cluster.remove_node(node, allow_graceful=False)
 
 
 @contextmanager
 def nodes(n: int, folder: Path) -> Iterator[Nodes]:
-    """A head and `n` nodes; import nothing of Ray before."""
+    """Start a head and `n` worker nodes; Ray must not be imported before."""
     (folder / "ray").mkdir()
     os.environ.update(environment(folder))
-    made = Nodes(n)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Ray has set its own, which leaves our children behind
+    cluster = Nodes(n)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Ray's own handler leaves child processes behind
     try:
-        yield made
+        yield cluster
     finally:
-        made.close()
+        cluster.close()

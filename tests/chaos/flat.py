@@ -1,7 +1,7 @@
-"""A long sweep stays flat: what a driver, the scratch and Ray take after 200 cells they take at the end.
+"""Leak check of a long sweep: memory, open files, scratch and Ray's logs do not grow after the first 200 cells.
 
-Tiny checkpoints of a Hub on this machine are fetched, "measured" and committed through local Ray; in the middle the
-driver is killed and started again. Example: python -m tests.chaos.flat --cells 5000
+Tiny checkpoints of a local fake Hub are fetched, measured by a stub and committed through local Ray; the driver is
+killed and restarted in the middle. Example: python -m tests.chaos.flat --cells 5000
 """
 
 import argparse
@@ -29,24 +29,25 @@ from tests.sweep import stub
 
 CORPORA = 25
 WARM = 200
-"""Cells after which the first figures are taken."""
+"""Cells before the first measurement of resources."""
 SLACK = 1.1
+"""Largest accepted growth factor."""
 WEIGHTS = 2**16
 SLOTS, PREFETCH = 2, 2
 QUIET = {"RAY_event_stats_print_interval_ms": "0"}
-"""Without it Ray's processes log their statistics every minute, 0.1 MB whatever is done: not what a cell leaves."""
+"""Turns off Ray's statistics log, which grows by 0.1 MB a minute regardless of the cells."""
 
 
 class Figures(NamedTuple):
-    """What a sweep takes at one moment."""
+    """Resources of a sweep at one moment."""
 
     rss_mb: float
-    """Of the driver."""
+    """Resident memory of the driver."""
     files: int
-    """That the driver has open."""
+    """Open files of the driver."""
     scratch_mb: float
     ray_mb: float
-    """In Ray's temporary folder: its logs."""
+    """Size of Ray's temporary folder, mostly logs."""
 
     @classmethod
     def of(cls, pid: int, folder: Path) -> "Figures":
@@ -59,30 +60,30 @@ class Figures(NamedTuple):
         )
 
 
-VARIES = Figures(rss_mb=0, files=0, scratch_mb=SLOTS * (1 + PREFETCH) * WEIGHTS / 2**20, ray_mb=0.1)
-"""What is on the scratch at one moment is between nothing and all that may be fetched. Ray's folder holds less than
-0.1 MB at first, and its logs get about ten bytes a cell; with `--gpus`, a process per task, 7.5 kB a task: that grows.
+VARIATION = Figures(rss_mb=0, files=0, scratch_mb=SLOTS * (1 + PREFETCH) * WEIGHTS / 2**20, ray_mb=0.1)
+"""Normal variation of each figure. Scratch holds between nothing and all prefetched checkpoints. Ray's folder starts
+below 0.1 MB and gains about ten bytes per cell; with `--gpus` (a process per task) 7.5 kB per task, which is growth.
 """
 
 
 def main() -> int:
-    """0 if nothing has grown by more than a tenth."""
+    """Return 0 if no figure has grown by more than a tenth and all cells are committed."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.flat", description=__doc__)
-    parser.add_argument("--cells", type=int, default=5000)
-    parser.add_argument("--gpus", type=int, default=0, help="simulated: with them each task has a process of its own")
+    parser.add_argument("--cells", type=int, default=5000, help="number of cells")
+    parser.add_argument("--gpus", type=int, default=0, help="simulated GPUs: each task then has its own process")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no driver is left behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the driver
     folder = Path(tempfile.mkdtemp(prefix="flat-"))
     (folder / "ray").mkdir()
     with FakeHub() as hub:
         os.environ.update(environment(folder) | hub.environment(folder) | QUIET)
         (folder / "sweep.json").write_text(_sweep(folder, hub, options.cells, options.gpus).model_dump_json())
-        first = _attend(folder, range(WARM, options.cells // 2, options.cells // 10), kill=True)
+        first = _run_driver(folder, range(WARM, options.cells // 2, options.cells // 10), kill=True)
         at = range(options.cells // 2 + WARM, options.cells - CORPORA, options.cells // 10)
-        second = _attend(folder, [*at, options.cells - CORPORA], kill=False)
+        second = _run_driver(folder, [*at, options.cells - CORPORA], kill=False)
     done = len(Lake(folder / "lake").committed_cell_ids())
     grown = {name for figures in (first, second) for name in _grown(figures[0][1], figures[-1][1])}
-    grown |= {"files left in the scratch"} if _size(folder / "scratch") >= WEIGHTS else set()
+    grown |= {"files left in scratch"} if _size(folder / "scratch") >= WEIGHTS else set()
     print(f"{'grown: ' + ', '.join(sorted(grown)) if grown else 'flat'}; {done} of {options.cells} cells; {folder}")
     if not grown:
         shutil.rmtree(folder)
@@ -90,9 +91,9 @@ def main() -> int:
 
 
 def _grown(start: Figures, end: Figures) -> list[str]:
-    """What a driver takes more of than after its first cells, by a tenth and what such a figure varies by."""
-    most = Figures(*(SLACK * value + by for value, by in zip(start, VARIES, strict=True)))
-    return [name for name in Figures._fields if getattr(end, name) > getattr(most, name)]
+    """Return the figures that grew by more than a tenth plus their normal variation."""
+    limits = Figures(*(SLACK * value + variation for value, variation in zip(start, VARIATION, strict=True)))
+    return [name for name in Figures._fields if getattr(end, name) > getattr(limits, name)]
 
 
 def _sweep(folder: Path, hub: FakeHub, cells: int, gpus: int) -> Sweep:
@@ -117,23 +118,23 @@ def _texts(folder: Path) -> Iterator[Corpus]:
         yield Corpus(kind="text", path=str(path))
 
 
-def _attend(folder: Path, at: Iterable[int], kill: bool) -> list[tuple[int, Figures]]:
-    """Run a driver; its figures when so many cells are committed, and its end."""
+def _run_driver(folder: Path, at: Iterable[int], kill: bool) -> list[tuple[int, Figures]]:
+    """Run a driver; return its figures at each number of committed cells in `at`."""
     with (folder / "driver.log").open("a") as log:
-        words = [sys.executable, "-m", "tests.chaos.flat", "--drive", str(folder)]
-        driver = subprocess.Popen(words, cwd=ROOT, stdout=log, stderr=log)
+        command = [sys.executable, "-m", "tests.chaos.flat", "--drive", str(folder)]
+        driver = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
         try:
-            found = [_when(folder, driver, cells) for cells in at]
+            figures = [_wait_for_cells(folder, driver, cells) for cells in at]
             if not kill:
                 driver.wait()
         finally:
             driver.kill()
             driver.wait()
-    return found
+    return figures
 
 
-def _when(folder: Path, driver: "subprocess.Popen[bytes]", cells: int) -> tuple[int, Figures]:
-    """The driver's figures once so many cells are committed."""
+def _wait_for_cells(folder: Path, driver: "subprocess.Popen[bytes]", cells: int) -> tuple[int, Figures]:
+    """Wait for `cells` committed cells; return their actual number and the driver's figures."""
     lake = Lake(folder / "lake")
     while (done := len(lake.committed_cell_ids())) < cells:
         if driver.poll() is not None:
@@ -151,14 +152,14 @@ def _drive(folder: Path) -> int:
 
 
 def work(task: Task) -> list[Outcome]:
-    """Everything but the measuring."""
+    """Fetch and commit without measuring."""
     with fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
         assert (Path(checkpoint.path) / "model.safetensors").stat().st_size == WEIGHTS
         return [stub.commit(task, cell) for cell in task.cells]
 
 
 def _size(folder: Path) -> int:
-    """Bytes below it, whatever comes and goes meanwhile."""
+    """Return the bytes below a folder while files come and go."""
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
@@ -168,6 +169,6 @@ def _size(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    from tests.chaos import flat  # so that workers find `work` by its module's name
+    from tests.chaos import flat  # so that workers can unpickle `work` by its module name
 
     sys.exit(flat._drive(Path(sys.argv[2])) if sys.argv[1:2] == ["--drive"] else flat.main())

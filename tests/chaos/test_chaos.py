@@ -1,4 +1,4 @@
-"""The chaos command, small and at full size."""
+"""Chaos command at small and at full size."""
 
 import subprocess
 import sys
@@ -28,5 +28,5 @@ def test_whatever_is_killed_nothing_is_lost_doubled_or_condemned_wrongly(words, 
         [sys.executable, "-m", "tests.chaos", *words.split()], cwd=ROOT, capture_output=True, text=True
     )
     assert chaos.returncode == 0, chaos.stdout + chaos.stderr
-    assert "missing 0, duplicate 0, unreadable 0, wronged 0" in chaos.stdout
+    assert "missing 0, duplicate 0, unreadable 0, misjudged 0" in chaos.stdout
     assert f"killed {killed};" in chaos.stdout

@@ -1,4 +1,4 @@
-"""The command that looks whether a long sweep stays flat, at full size."""
+"""Leak check of a long sweep, at full size."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A driver, as a job is one, whose tasks take three seconds from when four have begun: what a drain must finish.
+"""Driver process of a drain test: its tasks end three seconds after four of them have begun.
 
 Command: python -m tests.cluster.four RUNS LAKE ADDRESS
 """
@@ -18,7 +18,7 @@ from tests.sweep import stub
 SLOTS = 4
 TASK_S = 3.0
 DRAINED_S = 6.0
-"""From the stop to the end, the four having just begun."""
+"""Limit from the stop to the end of the run, when four tasks have just begun."""
 
 
 def three_seconds(task: Task) -> list[Outcome]:
@@ -35,7 +35,7 @@ def begun(root: Path) -> list[Path]:
 
 
 def crowded() -> float:
-    """By how much a machine with more to do than cores takes longer."""
+    """Return the load per core, at least 1: the factor by which a busy machine is slower."""
     return max(os.getloadavg()[0] / (os.cpu_count() or 1), 1)
 
 

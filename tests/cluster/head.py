@@ -1,4 +1,4 @@
-"""A Ray head with a dashboard and a token, in processes of its own, for tests that talk to it from outside."""
+"""Ray head with dashboard and token in separate processes, for tests that connect to it as a client."""
 
 import os
 import secrets
@@ -16,20 +16,20 @@ START_S = 120.0
 
 
 class Head(NamedTuple):
-    """Where it listens, and what whoever talks to it must have in the environment."""
+    """Dashboard address and the environment that its clients need."""
 
     dashboard: str
     environment: dict[str, str]
 
     @property
     def token(self) -> str:
-        """For a client in a process whose Ray has read its own environment before."""
+        """Token for clients in a process whose Ray has already read another environment."""
         return self.environment["RAY_AUTH_TOKEN"]
 
 
 @contextmanager
 def head(cpus: int) -> Iterator[Head]:
-    """Its processes, and no others, are ended with the block."""
+    """Start a head; on exit end its processes and no others."""
     gcs, dashboard = free_port(), free_port()
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
@@ -51,7 +51,7 @@ def head(cpus: int) -> Iterator[Head]:
             _wait_for(dashboard, started, log)
             yield Head(f"http://127.0.0.1:{dashboard}", environment)
         finally:
-            started.terminate()  # with --block it ends what it has started
+            started.terminate()  # with --block it ends the processes that it started
             started.wait(60)
 
 

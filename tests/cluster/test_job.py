@@ -1,4 +1,4 @@
-"""`jobs.submit` against a real job server: refused without the token; submitted, stopped with a drain, done again."""
+"""`shapelake submit` against a real job server: refused without the token; submitted, stopped, submitted again."""
 
 import importlib.util
 import subprocess
@@ -32,7 +32,7 @@ def cluster() -> Iterator[Head]:
 
 @pytest.fixture
 def submit(cluster: Head, tmp_path: Path) -> Submit:
-    """`python -m jobs.submit` of a history of real checkpoints, in a process of its own."""
+    """Start `shapelake submit` of a history of real checkpoints, in a separate process."""
     real.history(tmp_path / "runs", STEPS)
     real.text(tmp_path / "prose.txt")
     recipe = real.RECIPE | {"contexts": 400, "groups": 5}
@@ -40,9 +40,9 @@ def submit(cluster: Head, tmp_path: Path) -> Submit:
     (tmp_path / "sweep.yaml").write_text(f"{sweep}resources: {{cpus: 4, slots: 1, drain_s: 60}}\n")
 
     def submitting(*words: str, **environment: str) -> "subprocess.Popen[str]":
-        asked = [tmp_path / "sweep.yaml", "--cluster", cluster.dashboard, "--lake", tmp_path / "lake", *words]
+        arguments = [tmp_path / "sweep.yaml", "--cluster", cluster.dashboard, "--lake", tmp_path / "lake", *words]
         return subprocess.Popen(
-            [sys.executable, "-m", "jobs.submit", *map(str, asked)],
+            [sys.executable, "-m", "pipeline", "submit", *map(str, arguments)],
             cwd=ROOT,
             env=cluster.environment | environment,
             text=True,
@@ -73,28 +73,28 @@ def test_a_sweep_is_watched_stopped_and_finished(cluster, submit, tmp_path):
     lake = Lake(tmp_path / "lake")
     first = submit()
     assert first.stdout
-    said = first.stdout.readline()
-    assert " is submitted; " in said, ended(first)
-    job = said.split()[0]
+    line = first.stdout.readline()
+    assert "ray job stop" in line, ended(first)
+    job = line.split()[0]
     while len(lake.committed_cell_ids()) < 2:
         assert first.poll() is None, ended(first)
         time.sleep(0.1)
     code, out, err = ended(submit("--detach"))
-    assert (code, "it still runs" in err) == (2, True), (out, err)
+    assert (code, job in err) == (2, True), (out, err)
     stop(cluster, job)
     code, out, err = ended(first)
     assert code == 143, out + err
     assert "stopping: running tasks finish" in out
-    there = lake.committed_cell_ids()
-    assert 2 <= len(there) < len(STEPS)
+    committed = lake.committed_cell_ids()
+    assert 2 <= len(committed) < len(STEPS)
     run = lake_status(lake)["runs"][0]
-    assert (run["committed"], run["ended"]) == (len(there), True), "it drained: nobody killed the driver"
+    assert (run["committed"], run["ended"]) == (len(committed), True), "the driver drained and was not killed"
 
     code, out, err = ended(submit())
     assert code == 0, out + err
-    assert f"{len(STEPS) - len(there)} to run" in out, out
+    assert f"{len(STEPS) - len(committed)} to run" in out, out
     assert len(lake.committed_cell_ids()) == len(STEPS)
-    assert there < lake.committed_cell_ids()
+    assert committed < lake.committed_cell_ids()
 
 
 @pytest.mark.timeout(300)
@@ -111,11 +111,11 @@ def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(clus
     while len(four.begun(root)) < four.SLOTS:
         assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
         time.sleep(0.05)
-    told = time.monotonic()
+    stopped = time.monotonic()
     client.stop_job(job)
     while not client.get_job_status(job).is_terminal():
         time.sleep(0.05)
-    took_s = time.monotonic() - told
+    took_s = time.monotonic() - stopped
     print(f"{took_s:.1f} s from the stop to the end of {n} tasks, {four.SLOTS} of them begun")
     assert took_s < four.DRAINED_S * four.crowded()
     assert len(lake.committed_cell_ids()) == len(four.begun(root)) == four.SLOTS, client.get_job_logs(job)
@@ -124,6 +124,6 @@ def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(clus
 
 
 def stop(cluster: Head, job: str) -> None:
-    """As a person does it, without waiting for the end."""
+    """Stop a job from the command line, without waiting for its end."""
     words = ["job", "stop", "--no-wait", "--address", cluster.dashboard, job]
     subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words], env=cluster.environment, check=True)

@@ -1,4 +1,4 @@
-"""The shipped files that start a cluster, as texts by name, and what they must agree with elsewhere."""
+"""Files of infra/ as text by name, and the versions that they must agree with."""
 
 import re
 import tomllib
@@ -20,12 +20,12 @@ PINS = ("constraints.txt", "constraints-gpu.txt")
 
 
 def shipped() -> dict[str, str]:
-    """Every file of infra/ by its name."""
+    """Return the text of every file of infra/ by name."""
     return {path.name: path.read_text() for path in sorted((ROOT / "infra").iterdir()) if path.is_file()}
 
 
 def parsed(files: Files, name: str) -> Any:
-    """The YAML of a file; whoever gets it must not change it."""
+    """Parse the YAML of a file; the result is cached and must not be modified."""
     return loaded(files[name])
 
 
@@ -35,7 +35,7 @@ def loaded(text: str) -> Any:
 
 
 def cluster_spec(files: Files, name: str) -> Any:
-    """The cluster in a manifest of any of the three kinds."""
+    """Return the cluster spec of a manifest of any of the three kinds."""
     spec = parsed(files, name)["spec"]
     return spec if name == "raycluster.yaml" else _job_spec(spec)["rayClusterSpec"]
 
@@ -49,12 +49,12 @@ def _job_spec(spec: Any) -> Any:
 
 
 def pins(files: Files, name: str = "constraints.txt") -> dict[str, str]:
-    """Version by package of a constraints file."""
+    """Return the pinned version of each package in a constraints file."""
     return dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", files[name], re.MULTILINE))
 
 
 def tag(files: Files, target: str) -> str:
-    """The tag that an image of this repository has: its version, Ray's and Python's, and its target."""
+    """Return the image tag: versions of this project, Ray and Python, and the build target."""
     project = _project()
     python = project["tool"]["ruff"]["target-version"]
     return f"{project['project']['version']}-ray{pins(files)['ray']}-{python}-{target}"

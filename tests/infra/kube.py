@@ -1,6 +1,6 @@
-"""The fields that our KubeRay manifests use, as JSON schemas: an unknown field is an error, as it is to the API server.
+"""JSON schemas of the fields in our KubeRay manifests; an unknown field is an error, as it is for the API server.
 
-Source: the types of ray.io/v1 in KubeRay 1.7 and core/v1 of Kubernetes, as far as the manifests go.
+Source: the types of ray.io/v1 in KubeRay 1.7 and of Kubernetes core/v1, restricted to the fields that we use.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ Schema = dict[str, Any]
 
 
 def closed(required: Schema, optional: Schema | None = None) -> Schema:
-    """An object with these fields and no others."""
+    """Return the schema of an object with only these fields."""
     properties = required | (optional or {})
     return {"type": "object", "properties": properties, "required": list(required), "additionalProperties": False}
 
@@ -19,7 +19,7 @@ def many(item: Schema) -> Schema:
 
 
 def words(**patterns: str) -> Schema:
-    """An object with just these fields, each a word of its pattern."""
+    """Return the schema of an object with only these string fields, each matching its pattern."""
     return closed({name: {"type": "string", "pattern": f"^(?:{pattern})$"} for name, pattern in patterns.items()})
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the images and the SLURM script: each check returns its findings as sentences."""
+"""Checks of the images and the SLURM script; each check yields its findings as sentences."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ from tests.infra.files import PINS, Files, pins, tag
 
 
 def dockerfile(files: Files) -> Iterator[str]:
-    """Pinned, unprivileged, and nothing in it but code."""
+    """Check that the images are pinned and unprivileged and contain only code."""
     text = re.sub(r"\\\n", " ", files["Dockerfile"])
     lines = [line.split(None, 1) for line in text.splitlines() if line.strip() and not line.startswith("#")]
     python = tag(files, "cpu").split("-")[2].removeprefix("py")
@@ -18,23 +18,23 @@ def dockerfile(files: Files) -> Iterator[str]:
     if extra := copied - {"pyproject.toml", "README.md", "LICENSE", "jobs", "pipeline", *(f"infra/{n}" for n in PINS)}:
         yield f"Dockerfile: copies {sorted(extra)}"
     if any(key == "ADD" for key, _ in lines):
-        yield "Dockerfile: ADD fetches what nobody pinned"
+        yield "Dockerfile: ADD downloads files without a pin"
     base = rf"python:{python[0]}\.{python[1:]}-slim-bookworm(@sha256:[0-9a-f]{{64}})? AS base"
     if lines[0][0] != "FROM" or not re.fullmatch(base, lines[0][1]):
-        yield f"Dockerfile: {' '.join(lines[0])}, the code is for Python {python}"
+        yield f"Dockerfile: {' '.join(lines[0])} is not an image of Python {python}"
     for key, rest in lines:
         if "pip install" in rest and "-c infra/constraints.txt" not in rest:
             yield f"Dockerfile: {key} {rest} without the pins"
     for target in ("cpu", "gpu"):
         yield from (f"Dockerfile {target}: {finding}" for finding in _stage(target, lines))
         if f"--target {target} -t registry.example.com/shapelake:{tag(files, target)} ." not in files["Dockerfile"]:
-            yield f"Dockerfile: how to build {target} does not give it the tag {tag(files, target)}"
+            yield f"Dockerfile: the build command of {target} lacks the tag {tag(files, target)}"
     if files["Dockerfile.dockerignore"].splitlines()[1] != "*":
-        yield "Dockerfile.dockerignore: what is not named must stay out"
+        yield "Dockerfile.dockerignore: the first rule must be *, so that only named files enter an image"
 
 
 def gpu_pins(files: Files) -> Iterator[str]:
-    """One FAISS, of the version that the tests passed with."""
+    """Check that GPU images pin one FAISS, at the version that the tests passed with."""
     cpu, gpu = pins(files), pins(files, "constraints-gpu.txt")
     if gpu.get("faiss-gpu") != cpu["faiss-cpu"]:
         yield f"constraints-gpu.txt: faiss-gpu {gpu.get('faiss-gpu')}, the tests passed with {cpu['faiss-cpu']}"
@@ -45,14 +45,14 @@ def gpu_pins(files: Files) -> Iterator[str]:
 
 
 def slurm(files: Files) -> Iterator[str]:
-    """bash reads it; it is told of the limit before the drain is too long for what is left."""
+    """Check the syntax, and that SLURM signals the script early enough before the limit for a drain."""
     text = files["slurm.sbatch"]
-    if said := _syntax_error(text):
-        yield f"slurm.sbatch: {said}"
+    if error := _syntax_error(text):
+        yield f"slurm.sbatch: {error}"
     given = dict(re.findall(r"^#SBATCH --([a-z-]+)(?:=(\S+))?$", text, re.MULTILINE))
     notice = re.fullmatch(r"B:USR1@(\d+)", given.get("signal", ""))
     drain = re.search(r"^drain_s=(\d+)$", text, re.MULTILINE)
-    if not notice or not drain or int(notice[1]) < int(drain[1]) + 90:  # SLURM may be a minute late
+    if not notice or not drain or int(notice[1]) < int(drain[1]) + 90:  # SLURM may signal a minute late
         yield f"slurm.sbatch: --signal {given.get('signal')} leaves no time for the drain"
     if (
         not {"requeue", "exclusive", "nodes", "gpus-per-node", "time"} <= given.keys()
@@ -60,7 +60,7 @@ def slurm(files: Files) -> Iterator[str]:
     ):
         yield f"slurm.sbatch: directives {sorted(given)}"
     if not re.search(r"^set -euo pipefail$", text, re.MULTILINE):
-        yield "slurm.sbatch: goes on after an error"
+        yield "slurm.sbatch: does not stop at an error (set -euo pipefail)"
     if "export RAY_AUTH_MODE=token RAY_AUTH_TOKEN" not in text:
         yield "slurm.sbatch: Ray's authentication is not on"
     if re.search(r"^[^#]*\bray stop\b", text, re.MULTILINE):
@@ -74,7 +74,7 @@ def _syntax_error(text: str) -> str:
 
 
 def _stage(target: str, lines: list[list[str]]) -> Iterator[str]:
-    """Findings in the build stage `target`, from its FROM to the next."""
+    """Yield findings in the build stage `target`, from its FROM to the next."""
     starts = [at for at, (key, _) in enumerate(lines) if key == "FROM"] + [len(lines)]
     bounds = [(a, b) for a, b in pairwise(starts) if lines[a][1].endswith(f" AS {target}")]
     if not bounds:
@@ -82,18 +82,18 @@ def _stage(target: str, lines: list[list[str]]) -> Iterator[str]:
         return
     stage = lines[slice(*bounds[0])]
     if stage[-1] != ["USER", "1000:1000"]:
-        yield "does not end as an unprivileged user"
+        yield "the stage does not end as an unprivileged user"
     installs = [rest for key, rest in lines if key == "RUN" and f".[{target},cloud,cluster]" in rest]
     if len(installs) != 1 or (target == "gpu") != ("constraints-gpu.txt" in installs[0]):
         yield f"installs {installs}"
     whole = " ".join(rest for _, rest in lines)
-    for said in ("RAY_AUTH_MODE=token", "HOME=/home/shapelake", "rsync", "wget"):
-        if said not in whole:
-            yield f"without {said}"
+    for required in ("RAY_AUTH_MODE=token", "HOME=/home/shapelake", "rsync", "wget"):
+        if required not in whole:
+            yield f"without {required}"
 
 
 def _unquoted(text: str) -> Iterator[str]:
-    """Variables whose value would be split into words: outside quotes, arithmetic, tests, assignments and defaults."""
+    """Yield unquoted variables outside arithmetic, tests, assignments and defaults, where bash splits words."""
     for line in text.splitlines():
         if line.startswith("#"):
             continue

@@ -1,4 +1,4 @@
-"""The files that start a cluster hold together, and every check of them can fail."""
+"""The files of infra/ pass every check, and every check detects a mutation."""
 
 import os
 from pathlib import Path
@@ -43,13 +43,13 @@ MUTATIONS = [
     ("rayjob.yaml", "backoffLimit: 0", "backoffLimit: 3", "backoffLimit"),
     ("rayjob.yaml", "resources.cpus=7", "resources.cpus=8", "a task of 8 CPUs"),
     ("rayjob.yaml", "--set resources.gpu_gb=24 ", "", "gpu_gb None"),
-    ("rayjob.yaml", "replicas: 4", "replicas: 5", "not that of raycluster.yaml"),
+    ("rayjob.yaml", "replicas: 4", "replicas: 5", "raycluster.yaml"),
     ("rayjob.yaml", "shutdownAfterJobFinishes: true", "shutdownAfterJobFinishes: false", "True"),
     ("raycronjob.yaml", "gpu_gb=24", "gpu_gb=80", "gpu_gb 80"),
     ("raycronjob.yaml", "schedule: 0 3 * * *", "schedule: 0 3 * *", "schedule"),
-    ("raycronjob.yaml", "activeDeadlineSeconds: 82800", "activeDeadlineSeconds: 86400", "one night"),
-    ("raycronjob.yaml", "jobs.refresh", "jobs.pythia", "not the job to schedule"),
-    ("Dockerfile", "-slim-bookworm", ":latest", "the code is for Python"),
+    ("raycronjob.yaml", "activeDeadlineSeconds: 82800", "activeDeadlineSeconds: 86400", "overlap"),
+    ("raycronjob.yaml", "jobs.refresh", "jobs.pythia", "jobs.refresh"),
+    ("Dockerfile", "-slim-bookworm", ":latest", "Python 311"),
     ("Dockerfile", "COPY pipeline pipeline", "COPY . .", "copies"),
     ("Dockerfile", "COPY jobs jobs", "COPY jobs weights jobs", "weights"),
     ("Dockerfile", "USER 1000:1000\n\nFROM", "USER root\n\nFROM", "unprivileged"),
@@ -57,7 +57,7 @@ MUTATIONS = [
     ("Dockerfile", " -c infra/constraints-gpu.txt", "", "installs"),
     ("Dockerfile", "RAY_AUTH_MODE=token", "RAY_AUTH_MODE=disabled", "authentication off"),
     ("Dockerfile", "ENV HOME=/home/shapelake", "ENV HOME=/root", "without HOME"),
-    ("Dockerfile.dockerignore", "\n*\n", "\n", "must stay out"),
+    ("Dockerfile.dockerignore", "\n*\n", "\n", "first rule"),
     ("constraints-gpu.txt", "faiss-gpu==1.15.1", "faiss-gpu==1.14.1", "faiss-gpu 1.14.1"),
     ("constraints-gpu.txt", "nvidia-curand-cu12==10.3.10.19", "torch==2.13.0", "pinned twice"),
     ("constraints.txt", "ray==2.60.0", "ray==2.61.0", "tag"),
@@ -74,7 +74,7 @@ MUTATIONS = [
         for page in ("README.md", "aws.md", "gcp.md", "kubernetes.md")
     ),
     ("cluster.aws.yaml", 'gpu: l4, vram_gb: "24"', 'gpu: l4, vram_gb: "48"', "GPUs of 48 GB"),
-    ("Dockerfile", "-slim-bookworm", "-slim-bookworm@sha256:latest", "the code is for Python"),
+    ("Dockerfile", "-slim-bookworm", "-slim-bookworm@sha256:latest", "Python 311"),
     ("env.example", "RAY_AUTH_MODE=token\n", "RAY_AUTH_MODE=disabled\n", "authentication off"),
     ("env.example", "RAY_AUTH_TOKEN=\n", "RAY_AUTH_TOKEN=0123456789abcdef\n", "a secret"),
 ]
@@ -84,12 +84,12 @@ def test_the_shipped_files_have_no_problems():
     assert problems(FILES) == []
 
 
-@pytest.mark.parametrize(("name", "old", "new", "said"), MUTATIONS, ids=lambda word: word.strip()[:30])
-def test_a_mutated_file_is_found_out(name, old, new, said):
+@pytest.mark.parametrize(("name", "old", "new", "fact"), MUTATIONS, ids=lambda word: word.strip()[:30])
+def test_a_mutated_file_is_detected(name, old, new, fact):
     mutated = FILES[name].replace(old, new)
-    assert mutated != FILES[name], "the mutation finds nothing to change"
+    assert mutated != FILES[name], "the mutation changes nothing"
     found = problems(FILES | {name: mutated})
-    assert any(said in finding for finding in found), found
+    assert any(fact in finding for finding in found), found
 
 
 def test_every_file_but_the_pages_is_mutated():
@@ -117,9 +117,9 @@ def refuse_by_crd(manifest, folder):
 
 
 def strict(schema):
-    """As the API server takes it: a field that a structural schema does not name is none."""
+    """Close a structural schema as the API server does: fields that the schema does not name are rejected."""
     if isinstance(schema, list):
-        return [strict(one) for one in schema]
+        return [strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     if schema.get("x-kubernetes-int-or-string"):
@@ -129,7 +129,7 @@ def strict(schema):
     return {"additionalProperties": is_open} | inner if "properties" in inner else inner
 
 
-def test_a_definition_refuses_fields_that_it_does_not_name(tmp_path):
+def test_a_definition_rejects_unknown_fields(tmp_path):
     spec = {"properties": {"replicas": {"type": "integer"}, "cpu": {"x-kubernetes-int-or-string": True}}}
     schema = {"properties": {"apiVersion": {}, "kind": {}, "spec": spec}}
     definition = {"spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]}}

@@ -1,4 +1,4 @@
-"""The pages say how to start, watch and stop each target, name what there is, and reckon rightly."""
+"""Pages of infra/: sections of each target, correct arithmetic, and names of existing files and jobs."""
 
 import re
 
@@ -13,22 +13,22 @@ PAGES = sorted(name for name in FILES if name.endswith(".md"))
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_says_how_to_start_watch_and_stop_it_and_what_it_costs(name):
+def test_a_target_has_every_section(name):
     for part in ("Before.", "Start.", "Watch.", "Stop.", "What it costs."):
         assert f"**{part}**" in FILES[name], part
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_arithmetic_of_a_page_is_right(name):
-    shown = list(equations(FILES[name]))
-    assert shown
-    for equation in shown:
+    found = list(equations(FILES[name]))
+    assert found
+    for equation in found:
         left, right = equation.split(" = ")
         assert value(left) == pytest.approx(float(right), rel=0.02), equation
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_names_files_jobs_and_settings_that_there_are(name):
+def test_a_page_names_only_existing_files_jobs_and_images(name):
     text = FILES[name]
     for file in re.findall(r"infra/([\w.-]+\w)", text) + re.findall(r"\]\(([\w.-]+)\)", text):
         assert file in FILES, file
@@ -38,7 +38,7 @@ def test_a_page_names_files_jobs_and_settings_that_there_are(name):
         assert image in FILES["Dockerfile"], target
 
 
-def test_every_file_is_on_a_page():
+def test_every_file_is_mentioned_on_a_page():
     pages = " ".join(FILES[name] for name in PAGES)
     files = set(FILES) - set(PAGES) - {"Dockerfile.dockerignore"}
     assert {name for name in files if name not in pages} == set()

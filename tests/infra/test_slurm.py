@@ -1,4 +1,4 @@
-"""The SLURM script among props: `ray`, `srun`, `scontrol` and the driver are scripts that write down their words."""
+"""SLURM script with stubs: `ray`, `srun`, `scontrol` and the driver are scripts that log their arguments."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ import pytest
 
 from tests.infra.files import ROOT
 
-PROP = """#!/bin/sh
-echo "$(basename "$0") $*" >> "$STAGE/said"
-touch "$STAGE/$(basename "$0").said"
+STUB = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$STAGE/log"
+touch "$STAGE/$(basename "$0").called"
 """
-DRIVER = """echo "token ${#RAY_AUTH_TOKEN} $RAY_AUTH_MODE" >> "$STAGE/said"
-trap 'echo drained >> "$STAGE/said"; [ -e "$STAGE/slow" ] || exit "${CODE:-143}"' TERM
+DRIVER = """echo "token ${#RAY_AUTH_TOKEN} $RAY_AUTH_MODE" >> "$STAGE/log"
+trap 'echo drained >> "$STAGE/log"; [ -e "$STAGE/slow" ] || exit "${CODE:-143}"' TERM
 touch "$STAGE/driver.ready"
 for _ in $(seq 100); do [ -e "$STAGE/done" ] && exit "${CODE:-0}"; sleep 0.1; done
 exit 1
@@ -25,12 +25,12 @@ exit 1
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Path:
-    """A checkout with a .venv of props."""
+    """Checkout whose .venv/bin holds the stubs."""
     programs = tmp_path / ".venv" / "bin"
     programs.mkdir(parents=True)
     for name in ("ray", "srun", "scontrol", "python"):
         path = programs / name
-        path.write_text(PROP + (DRIVER if name == "python" else ""))
+        path.write_text(STUB + (DRIVER if name == "python" else ""))
         path.chmod(0o755)
     return tmp_path
 
@@ -61,46 +61,46 @@ def wait_until(done: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def said(stage: Path) -> list[str]:
-    return (stage / "said").read_text().splitlines()
+def read_log(stage: Path) -> list[str]:
+    return (stage / "log").read_text().splitlines()
 
 
 def test_a_sweep_runs_on_all_nodes_with_a_token(stage):
     job = started(stage)
-    wait_for(stage / "srun.said")
+    wait_for(stage / "srun.called")
     (stage / "done").touch()
     assert job.wait(20) == 0
-    lines = {line.split()[0]: line for line in said(stage)}
+    lines = {line.split()[0]: line for line in read_log(stage)}
     assert lines["ray"].startswith("ray start --head --node-ip-address=")
     assert "--port=20007 " in lines["ray"]
     assert "--nodes=2 --ntasks=2 --relative=1 ray start --address=" in lines["srun"]
     assert " -m pipeline run jobs.pythia --lake /lake --address " in lines["python"]
     settings = ("gpus=1", "gpu_gb=80", "cpus=8", "drain_s=300")
-    assert f"{' '.join(f'--set resources.{one}' for one in settings)} --steps log2" in lines["python"]
+    assert f"{' '.join(f'--set resources.{setting}' for setting in settings)} --steps log2" in lines["python"]
     assert lines["token"] == "token 64 token"
 
 
 @pytest.mark.parametrize(
     ("number", "restarts", "requeued"),
     [(signal.SIGUSR1, "0", True), (signal.SIGUSR1, "20", False), (signal.SIGTERM, "0", False)],
-    ids=["limit", "limit too often", "cancelled"],
+    ids=["limit", "too many requeues", "cancelled"],
 )
-def test_a_signal_drains_the_driver_and_only_the_limit_queues_the_job_again(stage, number, restarts, requeued):
+def test_a_signal_drains_the_driver_and_only_the_limit_requeues_the_job(stage, number, restarts, requeued):
     job = started(stage, SLURM_RESTART_COUNT=restarts)
     wait_for(stage / "driver.ready")
     job.send_signal(number)
     assert job.wait(20) == 143
-    assert "drained" in said(stage)
-    assert ("scontrol requeue 7" in said(stage)) == requeued
+    assert "drained" in read_log(stage)
+    assert ("scontrol requeue 7" in read_log(stage)) == requeued
 
 
 @pytest.mark.parametrize(("code", "requeued"), [("143", True), ("1", False), ("0", False)])
-def test_at_the_limit_the_job_is_queued_again_only_if_work_is_left(stage, code, requeued):
+def test_at_the_limit_the_job_is_requeued_only_if_work_is_left(stage, code, requeued):
     job = started(stage, CODE=code)
     wait_for(stage / "driver.ready")
     job.send_signal(signal.SIGUSR1)
     assert job.wait(20) == int(code)
-    assert ("scontrol requeue 7" in said(stage)) == requeued
+    assert ("scontrol requeue 7" in read_log(stage)) == requeued
 
 
 @pytest.mark.parametrize("code", ["0", "1", "143"])
@@ -108,25 +108,25 @@ def test_without_a_signal_the_job_ends_with_the_code_of_the_driver(stage, code):
     job = started(stage, CODE=code)
     (stage / "done").touch()
     assert job.wait(20) == int(code)
-    assert "scontrol requeue 7" not in said(stage)
+    assert "scontrol requeue 7" not in read_log(stage)
 
 
-def test_a_stop_stays_one_when_the_limit_comes_during_its_drain(stage):
+def test_a_stop_is_not_requeued_when_the_limit_comes_during_its_drain(stage):
     (stage / "slow").touch()
     job = started(stage, CODE="143")
     wait_for(stage / "driver.ready")
     for number, drains in ((signal.SIGTERM, 1), (signal.SIGUSR1, 2)):
         job.send_signal(number)
-        wait_until(lambda drains=drains: said(stage).count("drained") == drains, "drain")
+        wait_until(lambda drains=drains: read_log(stage).count("drained") == drains, "drain")
     (stage / "done").touch()
     assert job.wait(20) == 143
-    assert "scontrol requeue 7" not in said(stage)
+    assert "scontrol requeue 7" not in read_log(stage)
 
 
 @pytest.mark.parametrize("absent", ["SHAPELAKE_LAKE", "SHAPELAKE_GPU_GB", "SLURM_GPUS_ON_NODE"])
-def test_without_what_it_needs_nothing_starts(stage, absent):
+def test_without_a_required_variable_nothing_starts(stage, absent):
     job = started(stage, **{absent: ""})
-    _, complaint = job.communicate(timeout=20)
+    _, error = job.communicate(timeout=20)
     assert job.returncode != 0
-    assert absent in complaint
-    assert not (stage / "said").exists()
+    assert absent in error
+    assert not (stage / "log").exists()

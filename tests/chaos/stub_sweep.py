@@ -1,4 +1,4 @@
-"""The histories and the stand-in for measuring that a chaos run uses: slow enough to be killed, and known to be bad."""
+"""Stub history, sweep and task function of a chaos run: slow enough to be killed, with known bad checkpoints."""
 
 import os
 import random
@@ -13,19 +13,19 @@ from pipeline.sweep.task import Outcome, Task
 from tests.sweep import stub
 
 BAD = ("permanent", "oom", "crash", "hang", "error", "permanent", "crash", "oom", "permanent", "crash")
-"""Faults that no retry mends, in turn."""
+"""Faults that no retry repairs, assigned in turn."""
 FLAKY = ("halfway:1", "transient:1", "oom:1", "preempted:2", "crash:1", "host_oom:1")
-"""Faults that a retry mends."""
+"""Faults that a retry repairs."""
 TIMEOUT_S = 5.0
 RUNNING = "running"
-"""Folder beside the history with one empty file per task at work, named by the process that does it."""
+"""Folder beside the history with one empty file per running task, named by its process id."""
 
 
 def history(root: Path, tasks: int, rng: random.Random) -> set[int]:
-    """Stub checkpoints of which one in 40 is bad and one in 20 flaky; returns the steps of the bad ones."""
+    """Write stub checkpoints, one in 40 bad and one in 20 flaky; return the steps of the bad ones."""
     steps = list(range(tasks))
-    spoilt = rng.sample(steps, max(tasks // 40, 2) + tasks // 20)
-    bad, flaky = spoilt[: max(tasks // 40, 2)], spoilt[max(tasks // 40, 2) :]
+    faulty = rng.sample(steps, max(tasks // 40, 2) + tasks // 20)
+    bad, flaky = faulty[: max(tasks // 40, 2)], faulty[max(tasks // 40, 2) :]
     faults = dict(zip(bad, cycle(BAD), strict=False)) | dict(zip(flaky, cycle(FLAKY), strict=False))
     stub.history(root, steps, faults)
     (root.parent / RUNNING).mkdir()
@@ -33,25 +33,25 @@ def history(root: Path, tasks: int, rng: random.Random) -> set[int]:
 
 
 def sweep(root: Path, address: str) -> Sweep:
-    """Two cells per checkpoint, a CPU per task, on all that the cluster has."""
+    """Build a sweep with two cells per checkpoint and one CPU per task, on the whole cluster."""
     return stub.sweep(root, n_corpora=2, slots=None, address=address, timeout_s=TIMEOUT_S, drain_s=5)
 
 
 def work(task: Task) -> list[Outcome]:
-    """What `stub.watched` does, a cell at a time, each a tenth of a second."""
+    """Run `stub.watched` for one cell at a time, about a tenth of a second each."""
     outcomes = []
     for cell in task.cells:
-        with _seen(Path(task.checkpoint.path)):
+        with _mark_running(Path(task.checkpoint.path)):
             time.sleep(random.uniform(0.02, 0.2))
             outcomes += stub.watched(task.model_copy(update={"cells": (cell,)}))
     return outcomes
 
 
 @contextmanager
-def _seen(folder: Path) -> Iterator[None]:
-    note = folder.parent.parent / RUNNING / str(os.getpid())
-    note.touch()
+def _mark_running(folder: Path) -> Iterator[None]:
+    marker = folder.parent.parent / RUNNING / str(os.getpid())
+    marker.touch()
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)

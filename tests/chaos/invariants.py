@@ -1,4 +1,4 @@
-"""What must hold of a lake after any faults: nothing missing, doubled or damaged, and nobody condemned wrongly."""
+"""Invariants of a lake after any faults: no cell missing, duplicated, damaged or wrongly quarantined."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from pipeline.lake.verify import verify_lake
 from pipeline.sweep.plan import Plan
 
 
-class Proof(NamedTuple):
-    """Counts of what is and of what must not be."""
+class Invariants(NamedTuple):
+    """Counts of cells and of violations."""
 
     committed: int
     quarantined: int
@@ -19,29 +19,29 @@ class Proof(NamedTuple):
     duplicate: int
     """Rows beyond one per (cell, layer)."""
     unreadable: int
-    """Files of the lake in which `verify` finds something."""
-    wronged: int
-    """Good cells that stand quarantined, and bad ones that are committed."""
-    strikes: Counter[str]
-    """Failed attempts in the lake, by class."""
+    """Files of the lake in which `verify` finds a problem."""
+    misjudged: int
+    """Good cells that are quarantined, and bad cells that are committed."""
+    failures: Counter[str]
+    """Failed attempts in the lake, by error class."""
 
     @property
     def holds(self) -> bool:
-        return not (self.missing or self.duplicate or self.unreadable or self.wronged)
+        return not (self.missing or self.duplicate or self.unreadable or self.misjudged)
 
 
-def prove(plan: Plan, lake: Lake, bad: set[int]) -> Proof:
-    """Look at the lake as a stranger would.
+def check_invariants(plan: Plan, lake: Lake, bad: set[int]) -> Invariants:
+    """Count cells and violations through the public interface of the lake.
 
     Args:
-        plan: with every wanted cell.
-        bad: steps of the checkpoints that no retry can mend.
+        plan: plan with every wanted cell.
+        bad: steps of the checkpoints that no retry can repair.
     """
     wanted = {cell.id for cell in plan.cells}
-    condemned = {cell.id for cell in plan.cells if cell.checkpoint.step in bad}
+    bad_cells = {cell.id for cell in plan.cells if cell.checkpoint.step in bad}
     committed, quarantined = lake.committed_cell_ids(), lake.quarantined_cell_ids()
     count = "select count(*) - count(distinct (cell_id, layer)) from layers"
-    return Proof(
+    return Invariants(
         committed=len(committed & wanted),
         quarantined=len(quarantined & wanted),
         missing=len(wanted - committed - quarantined),
@@ -49,6 +49,6 @@ def prove(plan: Plan, lake: Lake, bad: set[int]) -> Proof:
         + len(lake.store.list("cells/v1"))
         - len(committed),
         unreadable=len({problem.key for problem in verify_lake(lake)}),
-        wronged=len(quarantined - condemned) + len(committed & condemned),
-        strikes=sum(lake.failure_counts().values(), Counter()),
+        misjudged=len(quarantined - bad_cells) + len(committed & bad_cells),
+        failures=sum(lake.failure_counts().values(), Counter()),
     )
