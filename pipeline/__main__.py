@@ -1,4 +1,4 @@
-"""`python -m pipeline` is the command `shapelake`."""
+"""Entry point of `python -m pipeline`, the same as the command `shapelake`."""
 
 from pipeline.cli import main
 

@@ -1,4 +1,4 @@
-"""The user's cache folder: things that can always be made again. Correctness never depends on it."""
+"""User cache folder for files that can be recomputed. Correctness never depends on it."""
 
 import fcntl
 import os
@@ -11,10 +11,10 @@ from pipeline.errors import UsageError
 
 
 def folder(name: str) -> Path:
-    """The cache's sub-folder `name`, made if needed; the root is $SHAPELAKE_CACHE or ~/.cache/shapelake.
+    """Return the cache's subfolder `name`, created if needed; the root is $SHAPELAKE_CACHE or ~/.cache/shapelake.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: the folder cannot be created.
     """
     base = os.environ.get("SHAPELAKE_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "shapelake")
     path = Path(base).expanduser() / name
@@ -22,13 +22,13 @@ def folder(name: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"cache folder {path}", error.strerror or str(error), "Set SHAPELAKE_CACHE to a folder that can be written"
+            f"cache folder {path}", error.strerror or str(error), "Set SHAPELAKE_CACHE to a writable folder"
         ) from error
     return path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `path` whole or not at all."""
+    """Write `path` atomically: a reader sees all of `data` or the previous file."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")
     temporary.write_bytes(data)
     os.replace(temporary, path)
@@ -36,9 +36,9 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def hold_file_lock(path: Path) -> Iterator[None]:
-    """One process at a time makes `path`; the lock beside it goes with the process that holds it."""
+    """Hold an exclusive lock on `path` between processes; the kernel releases it if the process dies."""
     with path.with_name(f".{path.name}.lock").open("w") as file:
-        # A file system without locks costs only that the same thing is made twice.
+        # On a file system without locks two processes may do the same work; the result is still correct.
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,13 +1,13 @@
-"""Errors a user can act on: what was asked, what was found, what to do, in two lines."""
+"""Errors that a user can act on: what was asked, what was found and what to do, printed as two lines."""
 
 
 class ShapelakeError(ValueError):
-    """Wrong input from outside; never raised for a defect of this code.
+    """Base class of errors caused by input; never raised for a defect of this code.
 
     Args:
-        asked: what the caller wanted, with the name of the thing (a file, a field, a revision).
-        found: what is there instead.
-        do: the next step, as an imperative sentence without the full stop.
+        asked: the request, with the name of the thing (a file, a field, a revision).
+        found: the reason why the request failed.
+        do: the next step for this case, as an imperative sentence without the full stop.
     """
 
     def __init__(self, asked: str, found: str, do: str) -> None:
@@ -20,32 +20,32 @@ class ShapelakeError(ValueError):
 
 
 class UsageError(ShapelakeError):
-    """A sweep file, a flag or a path that cannot mean anything (exit code 2)."""
+    """Invalid sweep file, option or path (exit code 2)."""
 
 
 class NotFoundError(UsageError):
-    """A repo, a revision, a commit or a file that is not there, or not for us to see."""
+    """Repo, revision, commit or file that does not exist or that this user may not read."""
 
 
 class CheckpointError(ShapelakeError):
-    """Files that are not a complete, finite, loadable checkpoint."""
+    """Checkpoint files that are incomplete, contain non-finite weights or cannot be loaded."""
 
 
 class FilesChangedError(ShapelakeError):
-    """Files that are not those that were planned."""
+    """Checkpoint files that changed or disappeared after planning."""
 
 
 class CorpusError(ShapelakeError):
-    """A corpus that is absent, not what it claims to be, or too small for the recipe."""
+    """Corpus that is absent, has the wrong checksum, does not fit the model or is too small for the recipe."""
 
 
 class FetchError(ShapelakeError):
-    """A download that failed on the way: it may work the next time."""
+    """Download that failed in transit; retrying it may succeed."""
 
 
 class LakeError(ShapelakeError):
-    """A lake that cannot be read or written."""
+    """Lake that cannot be read or written."""
 
 
 class RecipeDriftError(UsageError):
-    """A recipe that changed under an old `name@version`."""
+    """Recipe whose fields changed although its `name@version` did not."""

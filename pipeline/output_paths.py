@@ -1,4 +1,4 @@
-"""Where results go: refused before any work where they could not be written. No missing parent is made."""
+"""Checks of output paths, made before any work starts. Missing parent folders are not created."""
 
 import os
 from collections.abc import Sequence
@@ -8,36 +8,38 @@ from pipeline.errors import UsageError
 
 
 def require_writable_file(asked: str, path: str | Path, suffixes: Sequence[str]) -> Path:
-    """The path of a file to write, of one of these kinds, such as `.svg`; `asked` says what it will be.
+    """Return `path` if a file with one of these suffixes, such as `.svg`, can be written there.
+
+    `asked` names the output in error messages.
 
     Raises:
-        UsageError: another kind of file, a folder, or a place that cannot be written.
+        UsageError: the suffix is another one, the path is a folder, or it cannot be written.
     """
     path = Path(path)
     if path.suffix not in suffixes:
-        raise UsageError(f"{asked} {path}", f"not a {', '.join(suffixes)} file", "Name it by what it shall be")
+        found = f"unsupported extension {path.suffix!r}" if path.suffix else "no file extension"
+        raise UsageError(f"{asked} {path}", found, f"Use the extension {' or '.join(suffixes)}")
     if path.is_dir():
-        raise UsageError(f"{asked} {path}", "a folder is there", "Name another file")
-    return _beside(asked, path)
+        raise UsageError(f"{asked} {path}", "it is a folder", "Choose a file name that is not taken by a folder")
+    return _require_writable(asked, path)
 
 
 def require_writable_folder(asked: str, path: str | Path) -> Path:
-    """The path of a folder to fill; it need not be there, but what it lies in must.
+    """Return `path` if it is a writable folder or can be created in a folder that exists.
 
     Raises:
-        UsageError: a file is there, or it cannot be written.
+        UsageError: the path is a file, or it cannot be written.
     """
     path = Path(path)
     if path.exists() and not path.is_dir():
-        raise UsageError(f"{asked} {path}", "it is no folder", "Name another one")
-    return _beside(asked, path)
+        raise UsageError(f"{asked} {path}", "it is a file", "Choose a folder, or a name that is not taken")
+    return _require_writable(asked, path)
 
 
-def _beside(asked: str, path: Path) -> Path:
-    """`path`, which can be written: itself where it is there, else in the folder that it lies in."""
+def _require_writable(asked: str, path: Path) -> Path:
     if not path.parent.is_dir():
-        raise UsageError(f"{asked} {path}", f"there is no folder {path.parent}", "Make it, or name another place")
-    held = path if path.exists() else path.parent
-    if not os.access(held, os.W_OK):
-        raise UsageError(f"{asked} {path}", f"{held} cannot be written by you", "Name another place")
+        raise UsageError(f"{asked} {path}", f"there is no folder {path.parent}", f"Create {path.parent} first")
+    target = path if path.exists() else path.parent
+    if not os.access(target, os.W_OK):
+        raise UsageError(f"{asked} {path}", f"no permission to write {target}", "Choose a path that you can write to")
     return path

@@ -1,4 +1,4 @@
-"""What a wait of more than two seconds shows: a bar on a terminal, else a line on standard error every 30 s."""
+"""Progress of waits over two seconds: a bar on a terminal, else a line on standard error every 30 s."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PRINT_EVERY_S = 30.0
 
 
 class Progress:
-    """Counts what is done; `with Progress("Cleaning", total) as progress: progress.advance(n)`.
+    """Progress counter: `with Progress("Cleaning", total) as progress: progress.advance(n)`.
 
     Args:
-        label: what is being done.
-        total: amount in all, null where it is not known.
-        unit: `bytes`, or the name of the things counted.
+        label: name of the work in progress.
+        total: total amount; None if unknown.
+        unit: `bytes`, or the plural name of the items counted.
     """
 
     def __init__(self, label: str, total: int | None, unit: str = "bytes") -> None:
@@ -45,8 +45,8 @@ class Progress:
             self._draw()
             self._due = time.monotonic() + REDRAW_S
         else:
-            of = f" of {self.total:,}" if self.total else ""
-            print(f"{self.label}: {self.done:,}{of} {self.unit}", file=sys.stderr, flush=True)
+            total = f" of {self.total:,}" if self.total else ""
+            print(f"{self.label}: {self.done:,}{total} {self.unit}", file=sys.stderr, flush=True)
             self._due = time.monotonic() + PRINT_EVERY_S
 
     def _draw(self) -> None:
@@ -58,7 +58,7 @@ class Progress:
 
 
 def track_bytes(blocks: Iterable[bytes], label: str, total: int | None) -> Iterator[bytes]:
-    """The same blocks, their bytes counted."""
+    """Yield the blocks unchanged and report their bytes as progress."""
     with Progress(label, total) as progress:
         for block in blocks:
             yield block
@@ -66,9 +66,9 @@ def track_bytes(blocks: Iterable[bytes], label: str, total: int | None) -> Itera
 
 
 def _bar(unit: str) -> rich.progress.Progress:
-    import rich.progress as shown  # only where there is something to wait for
+    import rich.progress as bars  # imported late: most commands never show a bar
     from rich.console import Console
 
-    amount = shown.DownloadColumn() if unit == "bytes" else shown.MofNCompleteColumn()
-    columns = (shown.TextColumn("{task.description}"), shown.BarColumn(), amount, shown.TimeRemainingColumn())
-    return shown.Progress(*columns, console=Console(stderr=True), transient=True)
+    amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), amount, bars.TimeRemainingColumn())
+    return bars.Progress(*columns, console=Console(stderr=True), transient=True)

@@ -1,4 +1,4 @@
-"""Recipes: everything that may change a number, as `name@version`."""
+"""Recipes: every setting that may change a result, as `name@version`."""
 
 from typing import Annotated, Any, Literal
 
@@ -13,29 +13,29 @@ FLOAT32_MAX_PARAMS = 1_500_000_000
 
 
 class Recipe(StrictModel):
-    """What both forms of a recipe share."""
+    """Fields shared by both forms of a recipe."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]*$")]
     version: PositiveCount
     """Raise it whenever another field changes."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of every random choice: offsets, positions, random tokens, the mask of the masked loss."""
+    """Seed of every random choice: offsets, positions, random tokens, the mask of the masked loss."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the weights as run; auto = float32 up to 1.5B parameters, bfloat16 above."""
+    """Weight dtype of the forward pass; auto = float32 up to 1.5B parameters, bfloat16 above."""
     bos: Literal["none", "first", "tokenizer"] = "none"
-    """none = no special token ever; first = one in front of every context; tokenizer = its own default."""
+    """Special tokens: none = no token; first = BOS before every context; tokenizer = the tokenizer's default."""
     sink_multiple: Annotated[float, Field(gt=1)] = 8.0
-    """A token is a sink if it opens its context or its norm exceeds this many pilot medians."""
+    """A token is a sink if it is the first of its context or its norm exceeds this multiple of the pilot median."""
     k: Annotated[int, Field(ge=2, le=1024)] = 64
     """Largest scale of the GRIDE curve; the k-NN graph holds 2k neighbours per point."""
     authors_points: Annotated[int, Field(ge=20)] = 4096
-    """Points of `id_authors`: the first so many kept points in order, duplicates kept."""
+    """Points of `id_authors`: the first this many kept points in order, duplicates included."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
-    """Share of the positions masked for the masked-language-model loss of encoders."""
+    """Fraction of positions masked for the masked-language-model loss of encoders."""
     allow_shorter: bool = False
-    """Cut contexts to the model's position table (flagged) instead of refusing."""
+    """Cut contexts to the model's position table (flagged) instead of raising an error."""
     surrogate: bool = False
-    """Measure the dimension of Gaussian points with each layer's own covariance too."""
+    """Also measure the dimension of Gaussian points that have each layer's covariance."""
 
     @property
     def label(self) -> str:
@@ -43,35 +43,35 @@ class Recipe(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of every field that may change a number; a default is part of the contract and is left out.
+        """Digest of every field that may change a result and differs from its default.
 
-        So a field added later, with what the code did before as its default, changes no fingerprint.
+        A field added later, with the previous behaviour as its default, therefore changes no fingerprint.
         """
         return digest_json(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "version"}))
 
 
 class ContextRecipe(Recipe):
-    """Many contexts, few tokens of each: the sampling of `standard` and `quick`."""
+    """Sampling of `standard` and `quick`: many contexts, few tokens of each."""
 
     contexts: PositiveCount
     """Contexts per group."""
     groups: PositiveCount = 1
-    """Disjoint groups of contexts, each with its own k-NN graph; standard errors come from them."""
+    """Disjoint groups of contexts, each with its own k-NN graph; standard errors are computed over the groups."""
     context_tokens: Annotated[int, Field(ge=2)]
     """Tokens per context."""
     kept_per_context: PositiveCount
     """Positions of each context kept for the k-NN cloud, drawn uniformly without replacement."""
     moment_tokens: PositiveCount | None = None
-    """Positions of each context that enter the moments, drawn likewise; null = all."""
+    """Positions of each context used for the moments, drawn in the same way; None = all."""
     allow_smaller: bool = False
-    """Take what a small corpus has (flagged) instead of refusing it."""
+    """Use fewer tokens on a small corpus (flagged) instead of raising an error."""
 
     @field_validator("kept_per_context", "moment_tokens")
     @classmethod
     def _fits_the_context(cls, value: int | None, info: Any) -> int | None:
         tokens = info.data.get("context_tokens")
         if value is not None and tokens is not None and value > tokens:
-            raise ValueError(f"{value} positions of a context of {tokens} tokens")
+            raise ValueError(f"{value} positions exceed context_tokens ({tokens})")
         return value
 
     @property
@@ -80,23 +80,23 @@ class ContextRecipe(Recipe):
 
     @property
     def forwarded_tokens(self) -> int:
-        """Tokens forwarded for a cell."""
+        """Tokens in the forward pass of a cell."""
         return self.n_contexts * self.context_tokens
 
 
 class SnippetRecipe(Recipe):
-    """Snippets of so many characters, every token kept, one group: the published protocol."""
+    """Published protocol: snippets of a fixed number of characters, every token kept, one group."""
 
     snippets: PositiveCount
     snippet_chars: PositiveCount = 512
     order: Literal["sequential", "seeded"] = "sequential"
-    """sequential = from the head of the corpus; seeded = multiples of `snippet_chars` drawn by random.Random(0)."""
+    """sequential = from the start of the corpus; seeded = multiples of `snippet_chars` drawn by random.Random(0)."""
     max_tokens: PositiveCount | None = None
-    """Tokens kept of each snippet; null = all. On random corpora null means 128."""
+    """Maximum tokens of each snippet; None = all, on random corpora 128."""
 
     @property
     def forwarded_tokens(self) -> int:
-        """Tokens forwarded for a cell, at four characters each where none is cut off."""
+        """Tokens in the forward pass of a cell, estimated at four characters per token if there is no maximum."""
         return self.snippets * (self.max_tokens or self.snippet_chars // 4)
 
 
@@ -108,7 +108,7 @@ def _form(value: Any) -> str | None:
 
 AnyRecipe = Annotated[
     Annotated[ContextRecipe, Tag("contexts")] | Annotated[SnippetRecipe, Tag("snippets")],
-    Discriminator(_form, "recipe_form", "a recipe is the name@version of a built-in one, or its fields"),
+    Discriminator(_form, "recipe_form", "write the name@version of a built-in recipe, or the fields of a recipe"),
 ]
 RECIPE_ADAPTER: TypeAdapter[ContextRecipe | SnippetRecipe] = TypeAdapter(AnyRecipe)
 
@@ -131,9 +131,8 @@ BUILT_IN_RECIPES: dict[str, ContextRecipe | SnippetRecipe] = {
 
 
 def built_in_recipe(label: str) -> ContextRecipe | SnippetRecipe:
-    """The built-in recipe `name@version`."""
+    """Return the built-in recipe `name@version`; UsageError for any other label."""
     if label not in BUILT_IN_RECIPES:
-        raise UsageError(
-            f"recipe {label!r}", f"no such recipe{suggest(label, list(BUILT_IN_RECIPES))}", "Name a built-in recipe"
-        )
+        found = f"no such recipe{suggest(label, list(BUILT_IN_RECIPES))}"
+        raise UsageError(f"recipe {label!r}", found, "Write a built-in label, or the recipe's fields")
     return BUILT_IN_RECIPES[label]

@@ -1,4 +1,4 @@
-"""The base of every noun: frozen, strict, and with one canonical form from which digests are made."""
+"""Base class of the data models (frozen, no unknown fields), and the canonical JSON that digests are made from."""
 
 import hashlib
 import json
@@ -9,48 +9,48 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, mod
 
 
 class StrictModel(BaseModel):
-    """Frozen pydantic model that refuses unknown fields and names the nearest right one."""
+    """Frozen pydantic model that rejects unknown fields and suggests the closest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_nearest_field(cls, data: Any) -> Any:
+    def _reject_unknown_fields(cls, data: Any) -> Any:
         if isinstance(data, dict):
             for key in set(data) - set(cls.model_fields):
                 raise ValueError(f"unknown field {key!r}{suggest(str(key), list(cls.model_fields))}")
         return data
 
 
-def _inside(path: str) -> str:
-    path.encode()  # a lone surrogate is a ValueError, and no name of a file
+def _require_inside(path: str) -> str:
+    path.encode()  # a lone surrogate raises ValueError: it cannot be part of a file name
     if "\0" in path or {"", ".", ".."} & set(path.split("/")):
-        raise ValueError(f"{path!r} leads out of the folder that it belongs to")
+        raise ValueError(f"{path!r} is not a plain relative path: remove '..', empty parts and zero bytes")
     return path
 
 
-SafeRelativePath = Annotated[str, AfterValidator(_inside)]
-"""A relative path from outside, which stays in whatever folder it is put."""
+SafeRelativePath = Annotated[str, AfterValidator(_require_inside)]
+"""Relative path from an untrusted source; joined to a folder, it stays inside that folder."""
 
 
 def suggest(word: str, known: list[str]) -> str:
-    """`; did you mean 'x'?` where something is near, else the list of what is known."""
+    """Return `; did you mean 'x'?` for the closest known word, else `; known: ...` with all of them."""
     near = get_close_matches(word, known, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
 
 
 def canonical_json(value: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, no NaN; raises TypeError on anything without one form."""
+    """Return canonical JSON: sorted keys, no spaces, no NaN; TypeError for values that JSON cannot represent."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def digest_json(value: Any, bits: int = 128) -> str:
-    """blake2b of the canonical JSON of `value`, in hex."""
+    """Return the blake2b digest of the canonical JSON of `value`, in hex."""
     return hashlib.blake2b(canonical_json(value).encode(), digest_size=bits // 8).hexdigest()
 
 
 def format_first_error(error: ValidationError) -> str:
-    """The first thing wrong, on one line: the field's place, what is wrong with it, and how much else is."""
+    """Format the first validation error on one line: field path, problem, and the number of further errors."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("contexts", "snippets"))
     message = " ".join(first["msg"].removeprefix("Value error, ").split())

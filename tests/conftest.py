@@ -1,10 +1,11 @@
-"""Shared by all tests: no network, a cache of their own, and the folder of outside test inputs where it is there.
+"""Fixtures of all tests: no network, a separate cache, and the optional folder of shared test inputs.
 
-Nothing here may import `pipeline` at the top: the jaxtyping hook must see its first import.
+Do not import `pipeline` at module level here: the jaxtyping hook must see its first import.
 """
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +19,14 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_AUTH_MODE="disabled",
-    RAY_worker_niceness="0",  # 15 by default: on a busy machine the workers would hardly run
+    RAY_worker_niceness="0",  # default 15: on a busy machine the workers would starve
     OMP_NUM_THREADS="2",
     OMP_WAIT_POLICY="PASSIVE",
 )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `-m gpu` no other file is even imported: where there is a GPU, Ray, FAISS or pyarrow may be absent."""
+    """Skip other test files under `-m gpu`, even their import: a GPU machine may lack Ray, FAISS or pyarrow."""
     if config.getoption("markexpr") == "gpu" and collection_path.parent == ROOT / "tests":
         return collection_path.name != "gpu"
     return None
@@ -33,15 +34,46 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture
 def shared() -> Callable[[str], Path]:
-    """Path of an input nobody here computed; skips where the folder is absent."""
+    """Return the path of a shared input that was computed independently; skip if it is absent."""
 
     def find(name: str) -> Path:
         path = SHARED / name
         if not path.exists():
-            pytest.skip(f"needs {name} of the shared folder beside the project, which is not there")
+            pytest.skip(f"needs {name} in the folder shared/ beside the project")
         return path
 
     return find
+
+
+@pytest.fixture
+def shapelake(monkeypatch, capsys):
+    """Run the command line in this process; returns (exit code, standard output, standard error)."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        from pipeline.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["shapelake", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+@pytest.fixture
+def measured_lake(tmp_path, shapelake):
+    """Lake with one history of three checkpoints, `runs` beside it, measured on text."""
+    from tests import real
+
+    root = real.history(tmp_path / "runs", [0, 1, 10])
+    lake = tmp_path / "lake"
+    code, *_ = shapelake("run", real.sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
+    assert code == 0
+    return lake
 
 
 @pytest.fixture(autouse=True)
@@ -64,5 +96,5 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _is_own(host: str) -> bool:
-    """Ray's local processes speak over this machine's own address."""
+    """Return True for this machine's own address, over which Ray's local processes communicate."""
     return host in {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), None)}

@@ -1,5 +1,6 @@
-"""Small real checkpoints and a small real text, made in a second, for tests that go the whole way."""
+"""Builders of small real checkpoints and a text, made within a second, for end-to-end tests."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ RECIPE = {"name": "tiny", "version": 1, "contexts": 8, "groups": 3, "context_tok
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, and two special ones."""
+    """Tokenizer with one token per byte and two special tokens."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: index for index, token in enumerate(["[PAD]", "[MASK]", *alphabet])}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -22,7 +23,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def model(seed: int) -> GPTNeoXForCausalLM:
-    """Two blocks of width 32 with random weights."""
+    """GPT-NeoX with two blocks of width 32 and random weights."""
     torch.manual_seed(seed)
     config = GPTNeoXConfig(
         vocab_size=VOCABULARY,
@@ -42,16 +43,32 @@ def checkpoint(folder: Path, seed: int) -> Path:
 
 
 def history(root: Path, steps: list[int]) -> Path:
-    """A history whose weights at step s are those of seed s."""
+    """Write a history whose checkpoint at step s has the weights of seed s."""
     for step in steps:
         checkpoint(root / f"step{step}", step)
     return root
 
 
 def text(path: Path, characters: int = 20_000) -> Path:
-    """English-like prose: enough for RECIPE many times over."""
+    """Write English-like prose, much more than RECIPE needs."""
     words = SENTENCE.split()
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randint(len(words), (characters // 4,), generator=generator).tolist()
     path.write_text(" ".join(words[index] for index in chosen)[:characters])
+    return path
+
+
+def sweep_file(folder: Path, root: Path, **changes: object) -> Path:
+    """Write a sweep of the history `root` on text, with `changes` to its fields."""
+    text(folder / "prose.txt")
+    fields = {
+        "name": "test",
+        "checkpoints": [{"local": str(root)}],
+        "corpora": [{"text": "prose.txt"}],
+        "recipe": RECIPE,
+        "resources": {"cpus": 1},
+        **changes,
+    }
+    path = folder / "sweep.yaml"
+    path.write_text(json.dumps(fields))
     return path

@@ -1,4 +1,4 @@
-"""The commands that read a lake and look after it, and those about published histories, as a person types them."""
+"""Commands that read or maintain a lake, and commands for published histories, through the command line."""
 
 import json
 
@@ -8,85 +8,86 @@ from pipeline import doctor
 from pipeline.lake import Lake
 from tests.hub.conftest import hub  # noqa: F401
 from tests.hub.test_reruns import files
-from tests.test_bad_input import shapelake  # noqa: F401
-from tests.test_cli import measured  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def count(shapelake, lake, view="layers"):  # noqa: F811
+def count(shapelake, lake, view="layers"):
     _, out, _ = shapelake("query", f"select count(*) n from {view}", "--lake", lake, "--json")
     return json.loads(out)[0]["n"]
 
 
-def test_a_sound_lake_verifies_and_a_cell_of_it_measures_the_same_again(measured, tmp_path, shapelake):  # noqa: F811
-    code, out, err = shapelake("verify", "--lake", measured, "--recompute", tmp_path / "sweep.yaml")
+def test_a_sound_lake_verifies_and_a_cell_of_it_measures_the_same_again(measured_lake, tmp_path, shapelake):
+    code, out, err = shapelake("verify", "--lake", measured_lake, "--recompute", tmp_path / "sweep.yaml")
     assert (code, out) == (0, "3 cells, 0 problems\n"), err
 
 
-def test_a_cell_whose_numbers_are_not_those_of_its_weights_is_told(measured, tmp_path, shapelake, monkeypatch):  # noqa: F811
+def test_a_cell_whose_numbers_are_not_those_of_its_weights_is_reported(measured_lake, tmp_path, shapelake, monkeypatch):
     from pipeline.sweep import recompute
 
     truth = recompute._measured
-    off = lambda cell, sweep: [row | {"anisotropy": row["anisotropy"] * 1.001} for row in truth(cell, sweep)]  # noqa: E731
-    monkeypatch.setattr(recompute, "_measured", off)
-    code, out, _ = shapelake("verify", "--lake", measured, "--recompute", tmp_path / "sweep.yaml", "--json")
+
+    def wrong(cell, sweep):
+        return [row | {"anisotropy": row["anisotropy"] * 1.001} for row in truth(cell, sweep)]
+
+    monkeypatch.setattr(recompute, "_measured", wrong)
+    code, out, _ = shapelake("verify", "--lake", measured_lake, "--recompute", tmp_path / "sweep.yaml", "--json")
     assert code == 1
     assert [problem["found"].split()[0] for problem in json.loads(out)] == ["anisotropy"] * 4
 
 
-def test_a_damaged_file_is_named(measured, shapelake):  # noqa: F811
-    path = next(measured.glob("cells/v1/**/*.parquet"))
+def test_a_damaged_file_is_named(measured_lake, shapelake):
+    path = next(measured_lake.glob("cells/v1/**/*.parquet"))
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(bytes(data))
-    code, out, _ = shapelake("verify", "--lake", measured)
+    code, out, _ = shapelake("verify", "--lake", measured_lake)
     assert code == 1
     assert path.name in out
 
 
-def test_a_snapshot_changes_no_answer_and_an_old_one_can_go(measured, shapelake):  # noqa: F811
-    ask = ("query", "from layers order by cell_id, layer", "--lake", measured, "--json")
+def test_a_snapshot_changes_no_answer_and_an_old_one_can_go(measured_lake, shapelake):
+    ask = ("query", "from layers order by cell_id, layer", "--lake", measured_lake, "--json")
     before = shapelake(*ask)
-    assert shapelake("compact", "--lake", measured)[1].startswith("3 cells, 12 rows")
+    assert shapelake("compact", "--lake", measured_lake)[1].startswith("3 cells, 12 rows")
     assert shapelake(*ask) == before
-    code, out, err = shapelake("gc", "--lake", measured)
+    code, out, err = shapelake("gc", "--lake", measured_lake)
     assert (code, out) == (0, "")
-    assert "0 files could go" in err
+    assert err.startswith("0 files")
 
 
-def test_a_cell_is_hidden_and_shown_again(measured, shapelake):  # noqa: F811
-    cell = sorted(Lake(measured).committed_cell_ids())[0]
-    assert shapelake("quarantine", cell, "--reason", "wrong text", "--lake", measured)[0] == 0
-    assert count(shapelake, measured) == 8
-    assert shapelake("quarantine", cell, "--release", "--lake", measured)[0] == 0
-    assert count(shapelake, measured) == 12
-    assert shapelake("quarantine", cell, "--release", "--lake", measured)[0] == 2
-    assert shapelake("quarantine", "f" * 32, "--reason", "x", "--lake", measured)[0] == 2
-    assert shapelake("quarantine", cell, "--lake", measured)[0] == 2
+def test_a_cell_is_hidden_and_shown_again(measured_lake, shapelake):
+    cell = sorted(Lake(measured_lake).committed_cell_ids())[0]
+    assert shapelake("quarantine", cell, "--reason", "wrong text", "--lake", measured_lake)[0] == 0
+    assert count(shapelake, measured_lake) == 8
+    assert shapelake("quarantine", cell, "--release", "--lake", measured_lake)[0] == 0
+    assert count(shapelake, measured_lake) == 12
+    assert shapelake("quarantine", cell, "--release", "--lake", measured_lake)[0] == 2
+    assert shapelake("quarantine", "f" * 32, "--reason", "x", "--lake", measured_lake)[0] == 2
+    assert shapelake("quarantine", cell, "--lake", measured_lake)[0] == 2
 
 
-def test_findings_report_and_figure_of_a_lake(measured, tmp_path, shapelake):  # noqa: F811
-    code, out, err = shapelake("findings", "trust", "--lake", measured, "--json")
+def test_findings_report_and_figure_of_a_lake(measured_lake, tmp_path, shapelake):
+    code, out, err = shapelake("findings", "trust", "--lake", measured_lake, "--json")
     assert code == 0, err
     assert set(json.loads(out)) == {"trust"}
     page, drawn = tmp_path / "r.html", tmp_path / "f.svg"
-    assert shapelake("report", "--lake", measured, "-o", page)[:2] == (0, f"{page}\n")
+    assert shapelake("report", "--lake", measured_lake, "-o", page)[:2] == (0, f"{page}\n")
     assert "<html" in page.read_text()
-    assert shapelake("figure", "id-training", "--lake", measured, "-o", drawn)[0] == 0
+    assert shapelake("figure", "id-training", "--lake", measured_lake, "-o", drawn)[0] == 0
     assert "<svg" in drawn.read_text()
-    code, _, err = shapelake("figure", "id-trainin", "--lake", measured, "-o", drawn)
+    code, _, err = shapelake("figure", "id-trainin", "--lake", measured_lake, "-o", drawn)
     assert (code, "did you mean 'id-training'" in err) == (2, True)
 
 
-def test_the_doctor_finds_what_is_broken(tmp_path, shapelake, monkeypatch):  # noqa: F811
+def test_the_doctor_finds_what_is_broken(tmp_path, shapelake, monkeypatch):
     code, out, _ = shapelake("doctor", "--lake", tmp_path / "lake", "--json")
     states = {check["name"]: check["state"] for check in json.loads(out)}
     assert (code, states["TwoNN"], states["lake"]) == (0, "fine", "fine")
-    monkeypatch.setattr(doctor, "_version", lambda name: "1.0")
+    monkeypatch.setattr(doctor, "version", lambda name: "1.0")
     code, out, _ = shapelake("doctor")
     assert code == 1
-    assert "overwrite each other's module" in out
+    assert "faiss-cpu and faiss-gpu" in out
 
 
 def test_catalog_and_audit_of_a_repo(hub, tmp_path, shapelake):  # noqa: F811
@@ -104,5 +105,5 @@ def test_catalog_and_audit_of_a_repo(hub, tmp_path, shapelake):  # noqa: F811
     assert code == 0
     assert "step0" in out
     code, _, err = shapelake("audit", "lab/smal")
-    assert (code, "no such repository" in err) == (2, True)
+    assert (code, "lab/smal" in err) == (2, True)
     assert shapelake("catalog")[0] == 0

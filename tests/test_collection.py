@@ -1,4 +1,4 @@
-"""`pytest -m gpu` needs torch and transformers, and none of the libraries around them: tests of those are skipped."""
+"""`pytest -m gpu` needs only torch and transformers; tests of other libraries are skipped if these are absent."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ ABSENT = [
 PROGRAM = """
 import sys
 absent, given = sys.argv[1].split(","), sys.argv[2:]
-sys.modules.update(dict.fromkeys(absent))  # to import any of them fails, as if it were not installed
+sys.modules.update(dict.fromkeys(absent))  # importing any of them fails, as if it were not installed
 import pytest
 import torch
 torch.cuda.is_available = lambda: True
@@ -30,8 +30,8 @@ sys.exit(pytest.main(["-m", "gpu", "-p", "no:xdist", "-p", "no:cacheprovider", *
 """
 
 
-def told(*given: str) -> str:
-    """What `pytest -m gpu` says where there is a GPU, or so it seems, and none of ABSENT."""
+def run_gpu_tests(*given: str) -> str:
+    """Return the output of `pytest -m gpu` with a GPU simulated and every library of ABSENT missing."""
     program = [sys.executable, "-c", PROGRAM, ",".join(ABSENT), *given]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -39,13 +39,13 @@ def told(*given: str) -> str:
 
 
 def test_tests_for_gpus_are_collected_without_ray_faiss_and_readers_of_the_lake():
-    lines = told("--collect-only").splitlines()
+    lines = run_gpu_tests("--collect-only").splitlines()
     files = {line.partition("::")[0] for line in lines if line.startswith("tests/")}
     assert files == {"tests/gpu/test_gpu.py", "tests/gpu/test_ray_gpu.py", "tests/gpu/test_split.py"}
 
 
 def test_tests_of_ray_on_gpus_are_skipped_without_ray():
-    lines = told("-rs", "tests/gpu/test_ray_gpu.py").splitlines()
+    lines = run_gpu_tests("-rs", "tests/gpu/test_ray_gpu.py").splitlines()
     reasons = [line.partition(": ")[2] for line in lines if line.startswith("SKIPPED")]
     assert reasons
     assert all(reason.startswith("could not import 'ray'") for reason in reasons), reasons

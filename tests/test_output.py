@@ -1,4 +1,4 @@
-"""Where results go: what cannot be written is refused in two lines, and nothing is written."""
+"""Output paths: an unwritable path is refused in two lines, and nothing is written."""
 
 import os
 
@@ -7,7 +7,6 @@ import pytest
 from pipeline import output_paths
 from pipeline.errors import UsageError
 from tests.analysis import made
-from tests.test_bad_input import shapelake  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +34,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("words", REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_written_is_refused_in_two_lines(lake, tmp_path, shapelake, monkeypatch, words):  # noqa: F811
+def test_what_cannot_be_written_is_refused_in_two_lines(lake, tmp_path, shapelake, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     for name in ("folder.svg", "folder.html"):
         (tmp_path / name).mkdir()
@@ -48,13 +47,13 @@ def test_what_cannot_be_written_is_refused_in_two_lines(lake, tmp_path, shapelak
 
 
 def test_a_place_of_somebody_else_is_refused(tmp_path, monkeypatch):
-    """Asked of the system, which tells an administrator that all is open."""
+    """`os.access` is patched, because it reports every path as writable to root."""
     monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)
     for refused in (
         lambda: output_paths.require_writable_file("figure", tmp_path / "f.svg", [".svg"]),
         lambda: output_paths.require_writable_folder("x", tmp_path),
     ):
-        with pytest.raises(UsageError, match="cannot be written by you"):
+        with pytest.raises(UsageError, match=str(tmp_path)):
             refused()
     (tmp_path / "f.svg").write_text("")
     assert output_paths.require_writable_file("figure", tmp_path / "f.svg", [".svg"]) == tmp_path / "f.svg"

@@ -1,4 +1,4 @@
-"""The whole way, from checkpoint folders to rows: truth against outside values, and what must not change a number."""
+"""End-to-end runs from checkpoint folders to rows, against reference values; and settings that must change no byte."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ ORACLE_RECIPE = {
 
 
 def encoder(folder: Path) -> Path:
-    """Two blocks of BERT with random weights; its tokenizer puts special tokens around a text."""
+    """Write BERT with two blocks and random weights; its tokenizer adds special tokens around a text."""
     torch.manual_seed(0)
     sizes = {"vocab_size": real.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     BertForMaskedLM(BertConfig(**sizes, intermediate_size=64, max_position_embeddings=64)).save_pretrained(folder)
@@ -53,7 +53,7 @@ def sweep(root: Path, corpora: list[object], recipe: object = None, **resources:
 
 
 def rows(wanted: Sweep, lake: Path, backend: str = "inline") -> list[dict]:
-    """Run a sweep and return its rows as they lie in the files, without what may differ between two runs."""
+    """Run a sweep and return the rows of its files, without the columns that may differ between two runs."""
     report = run(make_plan(wanted, Lake(lake)), Lake(lake), backend)
     assert report.exit_code == 0, [outcome.message for _, outcome in report.failures.values()]
     found = [row for path in lake.glob("cells/v1/*/*.parquet") for row in pq.read_table(path).to_pylist()]
@@ -95,7 +95,7 @@ def test_batch_size_changes_no_byte_of_an_encoder_with_a_masked_loss(corpora, tm
 
 def test_batch_size_changes_no_byte_of_ragged_snippets(history, tmp_path):
     text = real.text(tmp_path / "prose.txt")
-    text.write_text(text.read_text().replace("s", "\u6771"))  # one character, three tokens
+    text.write_text(text.read_text().replace("s", "\u6771"))  # one character of three tokens
     recipe = {"name": "ragged", "version": 1, "snippets": 32, "snippet_chars": 40, "max_tokens": 50}
     wanted = sweep(history, [{"text": str(text)}], recipe, batch_tokens=1).model_copy(update={"steps": "last"})
     one = rows(wanted, tmp_path / "batch1")
@@ -123,10 +123,10 @@ def test_rows_carry_what_they_were_measured_on(history, corpora, tmp_path):
 
 @pytest.mark.parametrize("steps", [["3000"], pytest.param(["0", "64", "512", "3000"], marks=pytest.mark.slow)])
 def test_the_published_code_agrees_on_every_layer(shared, tmp_path, steps):
-    """Tolerances as the outside values state them: anisotropy 1e-6, loss 1e-5.
+    """Compare with the reference values, at their stated tolerances: anisotropy 1e-6, loss 1e-5.
 
-    id_authors within 1 %: it moves by 0.25 % with each point whose nearest copy the CPU's rounding tells apart, at most
-    0.42 % measured under AVX2 and 1e-6 where rounding agrees (tests/geometry/test_oracle.py tells them apart).
+    id_authors within 1 %: each point whose duplicate differs by CPU rounding changes it by 0.25 %; at most 0.42 % was
+    measured under AVX2, and 1e-6 if rounding agrees (tests/geometry/test_oracle.py distinguishes the two).
     """
     oracle = json.loads(shared("oracles/wiki-neox.json").read_text())
     root, text = shared("histories/wiki-neox"), shared("data/enwik5")
@@ -139,7 +139,7 @@ def test_the_published_code_agrees_on_every_layer(shared, tmp_path, steps):
         assert found[step, 0]["n_tokens"] == truth["n_tokens"]
         assert found[step, 0]["loss"] == pytest.approx(truth["loss_nats_per_token"], abs=1e-5)
         for layer in truth["layers"]:
-            index = layer["hidden_state"]  # the last of them is the final norm, our layer L + 1
+            index = layer["hidden_state"]  # the last hidden state is the final norm, layer L + 1 here
             row = found[step, index if index < 6 else 7]
             assert row["anisotropy"] == pytest.approx(layer["anisotropy"], abs=1e-6), (step, index)
             assert row["id_authors"] == pytest.approx(layer["id_authors"], rel=1e-2), (step, index)

@@ -1,4 +1,4 @@
-"""A wait of more than two seconds shows itself, a shorter one does not."""
+"""Progress appears in waits of more than two seconds and not before."""
 
 import re
 import sys
@@ -13,7 +13,7 @@ from pipeline.spec import Local
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Clock whose time is set by the test."""
 
     now = 0.0
 
@@ -42,7 +42,7 @@ def test_off_a_terminal_a_line_comes_after_two_seconds_and_then_every_thirty(
 def test_hashing_many_small_files_shows_itself_as_one_long_wait(
     clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Five checkpoints of two seconds each, none of which alone would say a word; a remembered one counts as done."""
+    """Five checkpoints of two seconds each, each too short to report alone; bytes with a cached hash count as done."""
     advance = Progress.advance
 
     def slow(self: Progress, amount: int) -> None:

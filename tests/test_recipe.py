@@ -1,4 +1,4 @@
-"""Recipes: what their fingerprint holds, and what it does not."""
+"""Recipes: which fields change the fingerprint and the cell id."""
 
 import pytest
 
@@ -10,7 +10,7 @@ FIELDS = dict(name="mine", version=1, contexts=8, context_tokens=32, kept_per_co
 
 
 class Later(ContextRecipe):
-    """The recipe of a later version of this code: one more field, whose default is what was done before."""
+    """Recipe of a later version of this code, with one more field whose default is the previous behaviour."""
 
     shrink: float = 0.0
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Science is in recipes, not in flags."""
+"""Command line: parse options, call the package, print. Settings that change a result are in recipes, not options."""
 
 import os
 import signal
@@ -7,15 +7,15 @@ from types import FrameType
 
 import typer
 
-from pipeline.cli import catalog, exports, maintenance, queries, sweeps, watch  # noqa: F401  each adds its commands
+from pipeline.cli import catalog, exports, maintenance, queries, submit, sweeps, watch  # noqa: F401  register commands
 from pipeline.cli.app import app
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
 
 
 def run_job_module() -> None:
-    """Make a module of `jobs` a program: `python -m jobs.X ...` is `shapelake run jobs.X ...`."""
+    """Run the main module as a job: `python -m jobs.X ...` is `shapelake run jobs.X ...`."""
     module = sys.modules["__main__"]
-    assert module.__spec__ is not None, "run it as python -m jobs.X"
+    assert module.__spec__ is not None, "run the module as python -m jobs.X"
     if {"-h", "--help"} & set(sys.argv):
         typer.echo(f"{module.__doc__}")
     sys.argv[1:] = ["run", module.__spec__.name, *sys.argv[1:]]
@@ -23,8 +23,8 @@ def run_job_module() -> None:
 
 
 def main() -> None:
-    """The console script."""
-    # torch and FAISS bring a pool of threads each; one that spins while the other works takes its cores away.
+    """Entry point of the console script."""
+    # torch and FAISS each have a thread pool; idle threads that spin would take cores from the other pool.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _exit_on_signal)
     try:
@@ -32,10 +32,10 @@ def main() -> None:
     except ShapelakeError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, UsageError | CorpusError) else 1)
-    except BrokenPipeError:  # the reader of our output has left: `shapelake query ... | head`
+    except BrokenPipeError:  # the reader of standard output has exited: `shapelake query ... | head`
         sys.stderr.close()
 
 
 def _exit_on_signal(number: int, _: FrameType | None) -> None:
-    """What is open is closed, and the exit code is the shell's for the signal; a run's driver drains instead."""
+    """Exit with the shell's code for the signal, closing open resources; a run replaces this handler by a drain."""
     sys.exit(128 + number)

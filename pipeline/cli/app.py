@@ -1,4 +1,4 @@
-"""The program and the options that several commands have."""
+"""The typer application, and options shared by several commands."""
 
 import json
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 app = typer.Typer(
     name="shapelake",
-    help="The shape of the space in which a language model thinks, layer by layer, over a whole training history.",
+    help="Measure the geometry of language-model checkpoints, layer by layer, over a whole training history.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -15,8 +15,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-LakeUri = Annotated[str, typer.Option("--lake", metavar="URI", help="Folder of the Parquet results.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable, on standard output.")]
+LakeUri = Annotated[str, typer.Option("--lake", metavar="URI", help="Lake: a folder, s3://, gs:// or az://.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def print_json(value: Any) -> None:

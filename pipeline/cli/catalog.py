@@ -1,4 +1,4 @@
-"""Commands about published histories: catalog, audit."""
+"""Commands for published histories: catalog, audit."""
 
 from typing import Annotated
 
@@ -11,11 +11,11 @@ from pipeline.lake import Lake
 
 @app.command()
 def catalog(
-    name: Annotated[str | None, typer.Argument(metavar="[FAMILY|REPO]", help="All families if left out.")] = None,
-    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Say how each stands against it.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[FAMILY|REPO]", help="Default: all families.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Compare with this lake.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Known families and their models; of one model its checkpoints in training order, from the Hub.
+    """List known families, the models of a family, or the checkpoints of a model in training order, from the Hub.
 
     Example: shapelake catalog EleutherAI/pythia-70m
     """
@@ -29,15 +29,15 @@ def catalog(
 
 @app.command()
 def audit(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Repos or families of the Hub, or folders.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Hub repos, families or folders.")],
     lake: Annotated[
-        str | None, typer.Option("--lake", metavar="URI", help="Compare with it, and keep it there.")
+        str | None, typer.Option("--lake", metavar="URI", help="Compare with this lake and record the audit in it.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What is wrong with a history, found without downloading weights: equal, absent and mislabelled checkpoints.
+    """Find equal, absent and mislabelled checkpoints of a history, without downloading weights.
 
-    Exit code 1 if a checkpoint is not what its label says.
+    Exit code 1 if a checkpoint does not match its label.
 
     Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
     """

@@ -1,4 +1,4 @@
-"""The command that hands a lake to other tools: export."""
+"""Command for other tools: export."""
 
 import shlex
 from pathlib import Path
@@ -17,20 +17,18 @@ HUB_TARGET = "hub"
 
 @app.command()
 def export(
-    place: Annotated[str, typer.Argument(metavar="DIR|DATASET", help="A folder; for the hub owner/name.")],
+    target: Annotated[str, typer.Argument(metavar="DIR|DATASET", help="Output folder; for hub OWNER/NAME.")],
     lake: LakeUri,
-    to: Annotated[str, typer.Option("--to", metavar="TOOL", help="tensorboard, wandb, trackio or hub.")],
+    to: Annotated[str, typer.Option("--to", metavar="TOOL", help="Target tool: tensorboard, wandb, trackio or hub.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Of the dataset; its name if left out.")
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder of the dataset. Default: its name.")
     ] = None,
-    licence: Annotated[str, typer.Option("--license", help="Of the dataset, as the Hub spells it.")] = "cc-by-4.0",
-    publish: Annotated[
-        bool, typer.Option("--upload", help="Upload the dataset; without, it is only prepared.")
-    ] = False,
+    licence: Annotated[str, typer.Option("--license", help="License id of the dataset.")] = "cc-by-4.0",
+    publish: Annotated[bool, typer.Option("--upload", help="Upload the dataset to the Hub.")] = False,
 ) -> None:
-    """Replay a lake to an experiment tracker's own files, sorted by step, or prepare it as a dataset of the Hub.
+    """Write a lake as files of an experiment tracker, sorted by step, or as a Hub dataset.
 
-    A second time only what is new is written. Nothing leaves this machine without --upload.
+    A repeated export writes only new runs. Nothing leaves this machine without --upload.
 
     Example: shapelake export --to tensorboard boards --lake lake
     """
@@ -40,18 +38,18 @@ def export(
     if to not in (*TRACKER_VIEW_COMMANDS, HUB_TARGET):
         raise UsageError(
             f"--to {to}",
-            "no tool that a lake is exported to",
-            f"Name one of {', '.join((*TRACKER_VIEW_COMMANDS, HUB_TARGET))}",
+            "unknown tool",
+            f"Use one of {', '.join((*TRACKER_VIEW_COMMANDS, HUB_TARGET))}",
         )
     reader = lakes.open_lake(lake)
     if to == HUB_TARGET:
-        _to_hub(reader, place, output or Path(place.rpartition("/")[2]), licence, publish)
+        _to_hub(reader, target, output or Path(target.rpartition("/")[2]), licence, publish)
     elif publish or output:
-        raise UsageError("--upload and -o", f"{to} takes neither", "Leave them out")
+        raise UsageError("--upload or -o", f"--to {to} accepts neither", "Leave them out, or export --to hub")
     else:
-        done = replay_runs(reader, to, place)
+        done = replay_runs(reader, to, target)
         typer.echo(
-            f"{done.runs_written} runs written, {done.runs_unchanged} were there; to see them: {done.view_command}"
+            f"{done.runs_written} runs written, {done.runs_unchanged} unchanged; to view them: {done.view_command}"
         )
 
 
@@ -63,5 +61,5 @@ def _to_hub(reader: "LakeReader", dataset: str, folder: Path, licence: str, publ
     if publish:
         typer.echo(upload_dataset(prepared, dataset))
     else:
-        words = ["export", "--to", HUB_TARGET, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]
-        typer.echo(f"to upload it: shapelake {shlex.join(words)}")
+        command = ["export", "--to", HUB_TARGET, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]
+        typer.echo(f"to upload it: shapelake {shlex.join(command)}")

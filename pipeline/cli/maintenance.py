@@ -1,4 +1,4 @@
-"""Commands that look after a lake, and after the machine: compact, verify, quarantine, gc, doctor."""
+"""Commands that maintain a lake and check the machine: compact, verify, quarantine, gc, doctor."""
 
 import random
 from typing import Annotated
@@ -14,27 +14,26 @@ from pipeline.sweep.config import load_sweep
 
 @app.command()
 def compact(lake: LakeUri) -> None:
-    """Write all cells into one sorted file, so that queries open one and not thousands; the cells stay.
+    """Write a sorted snapshot of all cells, which queries open instead of thousands of files; the cells stay.
 
     Example: shapelake compact --lake lake
     """
     from pipeline.lake.snapshot import compact
 
     made = compact(Lake.existing(lake))
-    said = made and f"{made.cells} cells, {made.rows} rows, {made.bytes:,} bytes: {made.key}"
-    typer.echo(said or "no cells yet")
+    typer.echo(f"{made.cells} cells, {made.rows} rows, {made.bytes:,} bytes: {made.key}" if made else "no cells yet")
 
 
 @app.command()
 def verify(
     lake: LakeUri,
     recompute: Annotated[
-        str | None, typer.Option("--recompute", metavar="SWEEP", help="Measure one random cell of it again too.")
+        str | None, typer.Option("--recompute", metavar="SWEEP", help="Also measure one random cell of SWEEP again.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the choice of that cell.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing the cell.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every file of a lake and check it: whole, as it was written, every number in its range. Exit 1 if not.
+    """Read every file of a lake; check completeness, checksums and value ranges. Exit code 1 if a check fails.
 
     Example: shapelake verify --lake lake --recompute sweep.yaml
     """
@@ -53,21 +52,22 @@ def verify(
 @app.command()
 def quarantine(
     lake: LakeUri,
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="Its id, from the view cells.")],
-    reason: Annotated[str | None, typer.Option("--reason", help="Hide it, for this reason.")] = None,
-    release: Annotated[bool, typer.Option("--release", help="Show it again, or let it be tried again.")] = False,
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="Cell id, from the view cells.")],
+    reason: Annotated[str | None, typer.Option("--reason", help="Hide the cell for this reason.")] = None,
+    release: Annotated[bool, typer.Option("--release", help="Show the cell again, or allow a retry.")] = False,
 ) -> None:
-    """Hide a committed cell from every reader, or bring it back; nothing is deleted.
+    """Hide a committed cell from every reader, or release it. Nothing is deleted.
 
     Example: shapelake quarantine CELL --reason "wrong tokenizer" --lake lake
     """
     opened = Lake.existing(lake)
     if (reason is None) != release:
-        raise UsageError("quarantine", "neither or both of --reason and --release", "Give one")
+        raise UsageError("quarantine", "neither or both of --reason and --release", "Give exactly one of them")
     known = opened.quarantined_cell_ids() if release else opened.committed_cell_ids()
     if cell not in known:
         state = "quarantined" if release else "committed"
-        raise UsageError(f"cell {cell}", f"no {state} cell of that id", "Ask: select cell_id, hidden from cells")
+        do = f"List ids with: shapelake query 'select cell_id, hidden from cells' --lake {lake}"
+        raise UsageError(f"cell {cell}", f"no {state} cell has this id", do)
     if release:
         opened.release(cell)
     else:
@@ -78,26 +78,26 @@ def quarantine(
 @app.command()
 def gc(
     lake: LakeUri,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without, they are only listed.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the files instead of listing them.")] = False,
 ) -> None:
-    """What killed writers left a day ago or earlier, and snapshots that newer ones replaced; never a cell.
+    """List or remove files that interrupted writers left over a day ago, and superseded snapshots; never cells.
 
     Example: shapelake gc --lake lake --delete
     """
-    from pipeline.lake.gc import collect_garbage
+    from pipeline.lake.snapshot import collect_garbage
 
     keys = collect_garbage(Lake.existing(lake), dry_run=not delete)
     for key in keys:
         typer.echo(key)
-    typer.echo(f"{len(keys)} files {'removed' if delete else 'could go: --delete removes them'}", err=True)
+    typer.echo(f"{len(keys)} files {'removed' if delete else 'can be removed with --delete'}", err=True)
 
 
 @app.command()
 def doctor(
-    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Try this place for a lake too.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Also check this lake's store.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What will not work on this machine, on one screen; exit 1 if something will not.
+    """Check this machine: packages, devices, a known estimate, Ray, disk and the Hub. Exit code 1 if one is broken.
 
     Example: shapelake doctor --lake s3://bucket/lake
     """

@@ -1,4 +1,4 @@
-"""Commands that read: query, findings, report, figure, metrics."""
+"""Commands that read a lake: query, findings, report, figure, metrics."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -13,12 +13,12 @@ from pipeline.errors import UsageError
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(help="DuckDB SQL over the views layers, checkpoints and cells, or @NAME.")],
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="SQL on the views layers, checkpoints, cells; or @NAME.")],
     lake: LakeUri,
     as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="CSV on standard output.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
 ) -> None:
-    """Ask the lake.
+    """Query the lake with SQL.
 
     Example: shapelake query "select step, layer, anisotropy from layers order by 1, 2" --lake lake
     """
@@ -26,7 +26,7 @@ def query(
     from pipeline.lake.saved_queries import resolve_query
 
     if as_json and as_csv:
-        raise UsageError("--json and --csv", "both given", "Choose one")
+        raise UsageError("--json and --csv", "both were given", "Choose one of them")
     found = lakes.open_lake(lake).query_frame(resolve_query(sql))
     printed = render.print_csv if as_csv else render.print_json_rows if as_json else render.print_query_result
     printed(found.columns, found.rows())
@@ -35,10 +35,10 @@ def query(
 @app.command()
 def findings(
     lake: LakeUri,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One finding; all if left out.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Finding to compute. Default: all.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What the lake shows and how surely: dome, phases, nulls, sinks, trust ..., each with a verdict.
+    """Compute findings (dome, phases, nulls, sinks, trust ...), each with a verdict and its errors.
 
     Example: shapelake findings dome --lake lake
     """
@@ -46,22 +46,22 @@ def findings(
     from pipeline.analysis import FINDINGS, compute_finding
 
     opened = lakes.open_lake(lake)
-    found = {one: compute_finding(one, opened) for one in ([name] if name else FINDINGS)}
+    found = {finding: compute_finding(finding, opened) for finding in ([name] if name else FINDINGS)}
     if as_json:
-        print_json({one: frame.to_dicts() for one, frame in found.items()})
+        print_json({finding: frame.to_dicts() for finding, frame in found.items()})
     else:
-        render.print_findings({one: FINDINGS[one].question for one in found}, found)
+        render.print_findings({finding: FINDINGS[finding].question for finding in found}, found)
 
 
 @app.command()
 def report(
     lake: LakeUri,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="An .html file.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file, .html.")] = Path(
         "report.html"
     ),
-    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")] = "*",
+    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Glob on model names.")] = "*",
 ) -> None:
-    """The lake as a page to look at: one file without a network, or an index and a page per model.
+    """Write an interactive HTML report: one self-contained file, or an index and a page per model.
 
     Example: shapelake report --lake lake -o report.html
     """
@@ -73,12 +73,12 @@ def report(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as anisotropy-depth; a wrong one lists them.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as anisotropy-depth; an unknown name lists all.")],
     lake: LakeUri,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="An .svg, .png or .pdf file.")],
-    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")] = "*",
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file: .svg, .png or .pdf.")],
+    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Glob on model names.")] = "*",
 ) -> None:
-    """One of the paper's figures from this lake, for a paper or a slide.
+    """Draw one of the paper's figures from this lake, for a paper or a slide.
 
     Example: shapelake figure id-training --lake lake -o id.svg
     """
@@ -90,10 +90,10 @@ def figure(
 
 @app.command()
 def metrics(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="A metric or a group; all if left out.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Metric or group. Default: all.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What each metric means: unit, meaning, source, known bias.
+    """Print unit, meaning, source and known bias of each metric.
 
     Example: shapelake metrics id_twonn
     """

@@ -1,4 +1,4 @@
-"""Commands that measure: plan, run, status, measure, demo."""
+"""Commands that plan, run and measure: plan, run, status, measure, demo."""
 
 import json
 from pathlib import Path
@@ -12,20 +12,20 @@ from pipeline.lake import Lake, lake_status
 from pipeline.spec import Sweep
 from pipeline.sweep.config import apply_overrides, load_sweep
 
-SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="A YAML file, or a module such as jobs.local.")]
+SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file, or module such as jobs.local.")]
 StepsOption = Annotated[
-    str | None, typer.Option("--steps", metavar="SPEC", help="all, log2, every:N, last, or 0,512,3000.")
+    str | None, typer.Option("--steps", metavar="SPEC", help="Steps: all, log2, every:N, last or 0,512,3000.")
 ]
-ModelsOption = Annotated[str | None, typer.Option("--models", metavar="GLOB", help="Only models whose name matches.")]
+ModelsOption = Annotated[str | None, typer.Option("--models", metavar="GLOB", help="Glob on model names.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the sweep: resources.cpus=4.")
 ]
-BackendOption = Annotated[Literal["ray", "inline"], typer.Option("--backend", help="inline: this process, no Ray.")]
+BackendOption = Annotated[Literal["ray", "inline"], typer.Option("--backend", help="inline: in this process, no Ray.")]
 AddressOption = Annotated[
-    str | None, typer.Option("--address", metavar="ADDRESS", help="Ray: local, auto or HOST:PORT.")
+    str | None, typer.Option("--address", metavar="ADDRESS", help="Ray address: local, auto or HOST:PORT.")
 ]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many cells.")]
-RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Try quarantined cells again.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of cells.")]
+RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Retry quarantined cells.")]
 
 
 @app.command()
@@ -37,13 +37,13 @@ def plan(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """What a run would do: wanted, done, quarantined, to run, and why. Writes nothing.
+    """Show how many cells are wanted, done, quarantined and to run, and why. Writes nothing.
 
     Example: shapelake plan sweep.yaml --lake lake --steps log2
     """
     from pipeline.sweep.plan import make_plan
 
-    made = make_plan(_apply_options(load_sweep(sweep), steps, models, None, set_), Lake(lake))
+    made = make_plan(apply_options(load_sweep(sweep), steps, models, None, set_), Lake(lake))
     print_json(made.to_json()) if as_json else render.print_plan(made, lake)
 
 
@@ -59,15 +59,15 @@ def run(
     set_: SetOption = None,
     retry_quarantined: RetryOption = False,
 ) -> None:
-    """Measure every wanted cell that the lake does not have yet. Rerun it at any time.
+    """Measure every wanted cell that the lake lacks. Idempotent: run it again at any time.
 
     Example: shapelake run sweep.yaml --lake lake
     """
-    run_sweep(_apply_options(load_sweep(sweep), steps, models, address, set_), lake, backend, limit, retry_quarantined)
+    run_sweep(apply_options(load_sweep(sweep), steps, models, address, set_), lake, backend, limit, retry_quarantined)
 
 
 def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
-    """Plan, run, print the report, and leave with its exit code."""
+    """Plan, run, print the report, and exit with its code."""
     from pipeline.sweep.plan import limit_cells, make_plan
     from pipeline.sweep.run import run
 
@@ -82,10 +82,10 @@ def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, r
 @app.command()
 def status(
     lake: LakeUri,
-    failed: Annotated[bool, typer.Option("--failed", help="Every failure, with what reproduces it.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List failures and how to reproduce each.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What the lake holds, what runs, what failed.
+    """Summarize a lake: models, cells, runs and failures.
 
     Example: shapelake status --lake lake --failed
     """
@@ -95,16 +95,16 @@ def status(
 
 @app.command()
 def measure(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A folder, or REPO@REVISION on the Hub.")],
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, or REPO@REVISION on the Hub.")],
     corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="enwik8-raw:FILE, random-uniform ...")],
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields as JSON or YAML.")],
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe, or fields as YAML.")],
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="One profile of an encoder-decoder.")] = None,
-    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows there too.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Profile of an encoder-decoder. Default: all.")] = None,
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows to this lake.")] = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure one checkpoint here and now, without Ray; nothing is written unless --lake is given.
+    """Measure one checkpoint in this process, without Ray; writes only if --lake is given.
 
     Example: shapelake measure runs/step512 --corpus text:book.txt --recipe quick@1
     """
@@ -116,9 +116,9 @@ def measure(
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Option("--folder", help="Where its histories and lake go.")] = Path("shapelake-demo"),
+    folder: Annotated[Path, typer.Option("--folder", help="Output folder.")] = Path("shapelake-demo"),
 ) -> None:
-    """Train a small decoder and a small encoder, sweep both histories, and print what happened to their space.
+    """Train a small decoder and a small encoder, sweep both histories, and print anisotropy and dimension.
 
     Example: shapelake demo
     """
@@ -127,9 +127,10 @@ def demo(
     raise typer.Exit(run_demo(folder))
 
 
-def _apply_options(
+def apply_options(
     sweep: Sweep, steps: str | None, models: str | None, address: str | None, overrides: list[str] | None
 ) -> Sweep:
+    """Return the sweep with the options applied and checked; relative paths are resolved against the current folder."""
     given = {"steps": steps, "models": models, "resources.address": address}
-    short = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
-    return apply_overrides(sweep, [*(overrides or []), *short]).resolve_paths(Path.cwd())
+    options = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
+    return apply_overrides(sweep, [*(overrides or []), *options]).resolve_paths(Path.cwd())

@@ -1,4 +1,4 @@
-"""The command that follows a training run: watch."""
+"""Command for training runs: watch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,45 +9,43 @@ from pipeline.cli.app import app
 from pipeline.spec import Resources
 
 DEFAULT_LAKE_FOLDER = ".shapelake"
-"""Beside the checkpoints, where no lake is named."""
+"""Default lake, in the watched folder."""
 AlertOption = Annotated[
     list[str] | None,
-    typer.Option("--alert", metavar="RULE", help="METRIC[@LAYERS]>ERRORS, such as id_mle@blocks>4; several are fine."),
+    typer.Option("--alert", metavar="RULE", help="METRIC[@LAYERS]>ERRORS, such as id_mle@blocks>4; repeatable."),
 ]
 
 
 @app.command()
 def watch(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where training saves step512, checkpoint-1000 ...")],
-    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="By default one in FOLDER.")] = None,
-    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="What it reads.")] = "enwik8",
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in, or its fields.")] = "quick@1",
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with step512, checkpoint-1000 ...")],
+    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Lake. Default: FOLDER/.shapelake.")] = None,
+    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="Corpus to measure on.")] = "enwik8",
+    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe or fields.")] = "quick@1",
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
-    layers: Annotated[str, typer.Option("--layers", help="Shown: blocks, all, 5, or 3-9.")] = "blocks",
+    layers: Annotated[str, typer.Option("--layers", help="Layers to report: blocks, all, 5 or 3-9.")] = "blocks",
     alert: AlertOption = None,
     on_alert: Annotated[
         str | None,
-        typer.Option("--on-alert", metavar="COMMAND", help="Gets SHAPELAKE_ALERT as JSON; or an http(s) address."),
+        typer.Option("--on-alert", metavar="COMMAND", help="Command (gets $SHAPELAKE_ALERT, JSON) or http(s) URL."),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="What is there now; exit code 3 if an alert fired.")] = False,
-    every: Annotated[float, typer.Option("--every", min=0, metavar="SECONDS", help="From look to look.")] = 10.0,
-    niceness: Annotated[int, typer.Option("--nice", min=0, max=19, help="Priority given up.")] = 10,
+    once: Annotated[bool, typer.Option("--once", help="Make one pass; exit code 3 after an alert.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0, metavar="S", help="Polling interval in seconds.")] = 10.0,
+    niceness: Annotated[int, typer.Option("--nice", min=0, max=19, help="Process niceness.")] = 10,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
     gpu_share: Annotated[
-        float | None, typer.Option("--gpu-share", min=0, max=1, help="Measure on the GPU, in this share of its memory.")
+        float | None, typer.Option("--gpu-share", min=0, max=1, help="Measure on the GPU, using this share of memory.")
     ] = None,
 ) -> None:
-    """Follow a training run: measure each checkpoint when it is complete, and warn when its shape changes.
+    """Watch a training run: measure each checkpoint when it is complete, and raise an alert when a metric changes.
 
     Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
     """
     from pipeline.lake import Lake
     from pipeline.sweep.measure_one import parse_corpus, parse_recipe
-    from pipeline.watch import AlertRule, LayerSelection, WatchConfig
-    from pipeline.watch import watch_folder as follow
-    from pipeline.watch.priority import lower_priority
+    from pipeline.watch import AlertRule, LayerSelection, WatchConfig, lower_priority, watch_folder
 
-    followed = WatchConfig(
+    config = WatchConfig(
         folder=folder.resolve(),
         rules=tuple(AlertRule.parse(text) for text in alert or []),
         layers=LayerSelection.parse(layers),
@@ -58,4 +56,4 @@ def watch(
         tokenizer=str(tokenizer.resolve()) if tokenizer else None,
     )
     lower_priority(niceness, gpu_share)
-    raise typer.Exit(follow(followed, typer.echo, every, once, on_alert))
+    raise typer.Exit(watch_folder(config, typer.echo, every, once, on_alert))

@@ -1,23 +1,28 @@
-"""The demo: two small histories, one real sweep over each, and what became of their space."""
+"""Demo: train two small models, sweep both histories, and print how their geometry changed."""
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from pipeline.demo.tables import print_tables
-from pipeline.lake import Lake, open_lake
+from pipeline.lake import Lake, LakeReader, open_lake
+from pipeline.render.tables import console as output_console
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in_recipe
 from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 
 HISTORY_NAMES = ("demo-decoder", "demo-encoder")
+TABLE_TITLES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}
+DIGITS = {"anisotropy": 3, "id_twonn": 1}
 
 
 def demo_sweep(folder: Path) -> Sweep:
-    """Both histories, on text that they were not trained on and on random tokens."""
+    """Return the sweep of both histories, on held-out text and on random tokens."""
     cpus = os.cpu_count() or 1
     return Sweep(
         name="demo",
@@ -29,20 +34,62 @@ def demo_sweep(folder: Path) -> Sweep:
 
 
 def run_demo(folder: Path) -> int:
-    """Train what is not trained yet, measure what is not measured yet, print; returns the exit code."""
+    """Train and measure what is still missing, print tables and a report; return the exit code."""
     from pipeline.demo.train import train_missing
     from pipeline.report import write_report
 
-    console = Console(stderr=True)
-    console.print("1/3 training a small decoder and a small encoder on Python's own documentation")
-    train_missing(folder, console)
-    console.print("2/3 measuring every checkpoint, on prose and on random tokens, through local Ray")
+    progress = Console(stderr=True)
+    progress.print("1/3 training a small decoder and a small encoder on Python's own documentation")
+    train_missing(folder, progress)
+    progress.print("2/3 measuring every checkpoint, on prose and on random tokens, through local Ray")
     uri = str(folder / "lake")
     plan = make_plan(demo_sweep(folder.resolve()), Lake(uri))
     report: RunReport = run(plan, Lake(uri), "ray")
-    console.print("3/3 what happened to the space they think in")
+    progress.print("3/3 anisotropy and intrinsic dimension of every layer over training")
     sys.stderr.flush()
     print_tables(uri)
     page, *_ = write_report(open_lake(uri), folder / "report.html")
-    console.print(f"the same to look at: {page}")
+    progress.print(f"the same results as a web page: {page}")
     return report.exit_code
+
+
+def print_tables(uri: str) -> None:
+    """Print layer x step tables of every history and corpus, the peak marked, and the query of the first table."""
+    reader, out = open_lake(uri), output_console()
+    histories = reader.sql("select distinct model, corpus from layers order by model, corpus desc").fetchall()
+    for model, corpus in histories:
+        for column, title in TABLE_TITLES.items():
+            out.print(f"\n{model} on {corpus}: {title}, layer by step; * marks the peak", markup=False, style="bold")
+            _print_table(out, reader, _query(reader, column, model, corpus), DIGITS[column])
+    rows = reader.sql("select count(*) from layers").fetchall()[0][0]
+    query = _query(reader, "anisotropy", *histories[0])
+    out.print(f"\nlake      {uri}  ({rows} rows)", markup=False)
+    out.print(f'query     shapelake query "{query}" --lake {uri}', markup=False)
+
+
+def _query(reader: LakeReader, column: str, model: str, corpus: str) -> str:
+    """Return the SQL of one table. The steps are listed because a pivot would sort them as text."""
+    where = f"model = '{model}' and corpus = '{corpus}'"
+    steps = reader.sql(f"select distinct step from layers where {where} order by step").fetchall()
+    listed = ", ".join(str(step) for (step,) in steps)
+    rows = f"select layer, state, step, {column} from layers where {where}"
+    return f"pivot ({rows}) on step in ({listed}) using first({column}) order by layer"
+
+
+def _print_table(out: Console, reader: LakeReader, query: str, digits: int) -> None:
+    found = reader.sql(query)
+    rows = found.fetchall()
+    peak = max((value for row in rows for value in row[2:] if value is not None), default=None)
+    table = Table(box=None, header_style="bold")
+    for name in found.columns:
+        table.add_column(name, justify="left" if name == "state" else "right")
+    for layer, state, *values in rows:
+        table.add_row(str(layer), state, *(_format_value(value, peak, digits) for value in values))
+    out.print(table)
+
+
+def _format_value(value: Any, peak: float | None, digits: int) -> Text:
+    if value is None:
+        return Text("- ")
+    mark = "*" if value == peak else " "
+    return Text(f"{value:.{digits}f}{mark}", style="bold" if value == peak else "")

@@ -1,4 +1,4 @@
-"""A small decoder and a small encoder, trained on the prose that every CPython carries, saved at log-spaced steps."""
+"""Training of a small decoder and a small encoder on CPython's own documentation, saved at log-spaced steps."""
 
 import pydoc_data.topics
 import shutil
@@ -26,11 +26,11 @@ WIDTH, LAYERS, HEADS, VOCAB_SIZE, CONTEXT_TOKENS = 64, 6, 4, 1024, 128
 BATCH_SIZE, LEARNING_RATE, WARM_UP = 16, 2e-3, 20
 MASK_SHARE = 0.15
 HELD_OUT_SHARE = 0.35
-"""The end of the text is not trained on: there the histories are measured."""
+"""Share of the text, at its end, that is held out from training and used for measuring."""
 
 
 def train_missing(folder: Path, console: Console) -> Path:
-    """Train what is not there yet; return the file of the text that was held out."""
+    """Train the histories that are missing in `folder`; return the file of the held-out text."""
     text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
     held_out = folder / "prose.txt"
     cut = int(len(text) * (1 - HELD_OUT_SHARE))
@@ -38,7 +38,7 @@ def train_missing(folder: Path, console: Console) -> Path:
     held_out.write_text(text[cut:])
     missing = {name: make for name, make in MODEL_BUILDERS.items() if not (folder / name).is_dir()}
     if missing:
-        disable_progress_bar()  # one bar per history, not one per file
+        disable_progress_bar()  # else transformers draws a bar for every saved file
         tokenizer = _tokenizer(text[:cut])
         ids = torch.tensor(tokenizer.encode(text[:cut], add_special_tokens=False, verbose=False))
         for name, make in missing.items():
@@ -84,7 +84,7 @@ def _tokenizer(text: str) -> PreTrainedTokenizerFast:
 def _train_history(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, ids: Tensor, console: Console
 ) -> None:
-    """Train to the last of STEPS, saving at each; the folder appears when it is complete."""
+    """Train to the last of SAVED_STEPS, saving at each; `folder` is created atomically, by renaming, at the end."""
     partial = folder.with_name(f".{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)
     torch.manual_seed(0)
@@ -115,7 +115,7 @@ def _batch(ids: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _loss(model: PreTrainedModel, ids: Tensor, mask_id: int, generator: torch.Generator) -> Tensor:
-    """Next token for the decoder, masked tokens for the encoder."""
+    """Next-token loss for the decoder, masked-token loss for the encoder."""
     if isinstance(model, GPTNeoXForCausalLM):
         return model(input_ids=ids, labels=ids).loss
     masked = torch.rand(ids.shape, generator=generator) < MASK_SHARE

@@ -1,5 +1,6 @@
-"""Watching a training run: its checkpoints are measured as they appear, and a change that a rule names is told."""
+"""Watch a training run: measure its checkpoints as they appear and raise alerts when a metric changes."""
 
+import os
 import time
 from collections.abc import Callable
 
@@ -8,49 +9,64 @@ from pipeline.watch.alert_rules import AlertRule, LayerSelection
 from pipeline.watch.follower import Follower, WatchConfig
 from pipeline.watch.notifier import Notifier, check_target
 
-__all__ = ["AlertRule", "LayerSelection", "WatchConfig", "watch_folder"]
+__all__ = ["AlertRule", "LayerSelection", "WatchConfig", "lower_priority", "watch_folder"]
 
 EXIT_FAILED, EXIT_ALERTED = 1, 3
 LineWriter = Callable[[str], object]
 
 
 def watch_folder(
-    followed: WatchConfig, say: LineWriter, every_s: float, once: bool = False, on_alert: str | None = None
+    config: WatchConfig, write_line: LineWriter, every_s: float, once: bool = False, on_alert: str | None = None
 ) -> int:
-    """Follow the folder for ever, or once through what is complete; the exit code: 3 an alert, 1 a failure, else 0.
+    """Watch the folder until interrupted, or make one pass with `once`; return 3 after an alert, 1 after a failure.
 
     Args:
-        say: takes each line.
-        every_s: from one look to the next; what has not changed from one to the next is taken to be complete.
-        on_alert: a command or an http(s) address.
+        every_s: polling interval; a checkpoint that did not change during one interval is considered complete.
+        on_alert: shell command or http(s) address that receives alerts.
 
     Raises:
-        UsageError: there is no such folder, or `on_alert` is an address that cannot be one.
+        UsageError: the folder does not exist, or `on_alert` is an invalid address.
     """
     if on_alert:
         check_target(on_alert)
-    if not followed.folder.is_dir():
-        raise UsageError(f"watch {followed.folder}", "no such folder", "Name the folder that training saves into")
-    follower = Follower(followed)
-    teller = Notifier(followed.lake, followed.folder, say, on_alert)
-    failed = _poll(follower, say, teller)
+    if not config.folder.is_dir():
+        raise UsageError(f"watch {config.folder}", "no such folder", "Name the folder that training saves into")
+    follower = Follower(config)
+    notifier = Notifier(config.lake, config.folder, write_line, on_alert)
+    failed = _poll(follower, write_line, notifier)
     while True:
         time.sleep(every_s)
-        failed |= _poll(follower, say, teller)
+        failed |= _poll(follower, write_line, notifier)
         if once:
             break
     for name in follower.list_pending():
-        say(f"{name}: not complete")
-    return EXIT_ALERTED if teller.any_attempted else EXIT_FAILED if failed else 0
+        write_line(f"{name}: not complete")
+    return EXIT_ALERTED if notifier.any_attempted else EXIT_FAILED if failed else 0
 
 
-def _poll(follower: Follower, say: LineWriter, teller: Notifier) -> bool:
-    """Whether anything failed."""
-    teller.retry_undelivered()
+def _poll(follower: Follower, write_line: LineWriter, notifier: Notifier) -> bool:
+    """Process every checkpoint that is complete; return True if one failed."""
+    notifier.retry_undelivered()
     failed = False
-    for one in follower.poll():
-        say(one.line)
-        for alert in one.alerts:
-            teller.deliver(alert)
-        failed |= one.failed
+    for event in follower.poll():
+        write_line(event.line)
+        for alert in event.alerts:
+            notifier.deliver(alert)
+        failed |= event.failed
     return failed
+
+
+def lower_priority(niceness: int, gpu_share: float | None) -> None:
+    """Leave the machine to training: lower this process's priority and cap its share of the GPU's memory.
+
+    Raises:
+        UsageError: `gpu_share` is given and no CUDA device is available.
+    """
+    os.nice(niceness)
+    if gpu_share is None:
+        return
+    import torch  # imported late: a watch on the CPU imports torch only with its first measurement
+
+    if not torch.cuda.is_available():
+        raise UsageError(f"--gpu-share {gpu_share}", "no CUDA device", "Leave it out, or watch on a machine with a GPU")
+    torch.cuda.set_per_process_memory_fraction(gpu_share)

@@ -1,4 +1,4 @@
-"""Alert rules: a metric, layers, and by how much it must have changed: `id_mle@blocks>4`, `anisotropy@3-9<-5`."""
+"""Alert rules: a metric, layers and a bound in standard errors, as in `id_mle@blocks>4` or `anisotropy@3-9<-5`."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,14 +10,14 @@ from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
 BASELINE_WINDOW, MIN_BASELINE = 8, 4
-"""Checkpoints before the newest that it is compared with, and how few of them are too few."""
+"""Number of preceding checkpoints in the baseline, and the least number that it needs."""
 RULE_PATTERN = re.compile(r"(?P<metric>\w+)(?:@(?P<layers>[\w-]+))?\s*(?P<sign>[<>])\s*(?P<bound>[+-]?\d+(?:\.\d+)?)")
 MAD_TO_SD = 1.4826
 MetricRow = Mapping[str, Any]
 
 
 class LayerSelection(NamedTuple):
-    """Which layers: every block (`blocks`), every state (`all`), one (`5`) or a range (`3-9`)."""
+    """Selected layers: every block (`blocks`), every hidden state (`all`), one layer (`5`) or a range (`3-9`)."""
 
     text: str
     first: int | None = None
@@ -27,11 +27,11 @@ class LayerSelection(NamedTuple):
     def parse(cls, text: str) -> "LayerSelection":
         if text in ("blocks", "all"):
             return cls(text)
-        if found := re.fullmatch(r"(\d+)(?:-(\d+))?", text):
-            first, last = int(found[1]), int(found[2] or found[1])
+        if match := re.fullmatch(r"(\d+)(?:-(\d+))?", text):
+            first, last = int(match[1]), int(match[2] or match[1])
             if first <= last:
                 return cls(text, first, last)
-        raise UsageError(f"layers {text!r}", "no layers", "Write blocks, all, a layer as 5, or a range as 3-9")
+        raise UsageError(f"layers {text!r}", "not a selection of layers", "Write blocks, all, 5 or a range as 3-9")
 
     def filter_rows(self, rows: Sequence[MetricRow]) -> list[MetricRow]:
         if self.first is None:
@@ -40,14 +40,14 @@ class LayerSelection(NamedTuple):
 
 
 class MetricMean(NamedTuple):
-    """The mean of a metric over layers. They read the same contexts, so its error is at most the mean of theirs."""
+    """Mean of a metric over layers. The layers share contexts, so its error is at most the mean of their errors."""
 
     mean: float
     error: float | None
 
 
 class AlertRule(NamedTuple):
-    """An alert where the change of a metric passes a bound, in standard errors."""
+    """Condition on the change of a metric, in standard errors: above a positive or below a negative bound."""
 
     metric: str
     layers: LayerSelection
@@ -55,13 +55,12 @@ class AlertRule(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "AlertRule":
-        found = RULE_PATTERN.fullmatch(text.strip())
-        bound = float(found["bound"]) if found else 0.0
-        if found is None or (bound > 0) != (found["sign"] == ">") or not bound:
-            raise UsageError(
-                f"alert {text!r}", "no rule", "Write METRIC[@LAYERS]>ERRORS or <-ERRORS, such as id_mle@blocks>4"
-            )
-        return cls(require_metric_with_error(found["metric"]), LayerSelection.parse(found["layers"] or "blocks"), bound)
+        match = RULE_PATTERN.fullmatch(text.strip())
+        bound = float(match["bound"]) if match else 0.0
+        if match is None or (bound > 0) != (match["sign"] == ">") or not bound:
+            do = "Write METRIC[@LAYERS]>ERRORS or METRIC[@LAYERS]<-ERRORS, such as id_mle@blocks>4"
+            raise UsageError(f"alert {text!r}", "invalid rule", do)
+        return cls(require_metric_with_error(match["metric"]), LayerSelection.parse(match["layers"] or "blocks"), bound)
 
     def __str__(self) -> str:
         return f"{self.metric}@{self.layers.text}{'>' if self.bound > 0 else '<'}{self.bound:g}"
@@ -71,33 +70,34 @@ class AlertRule(NamedTuple):
 
 
 def require_metric_with_error(name: str) -> str:
-    """A column that has a standard error beside it; UsageError for any other."""
-    named = {column.name for column in all_columns()}
-    with_error = sorted(one for one in named if f"{one}_se" in named)
+    """Return `name` if it is a column with a standard error; raise UsageError for any other."""
+    columns = {column.name for column in all_columns()}
+    with_error = sorted(column for column in columns if f"{column}_se" in columns)
     if name not in with_error:
-        raise UsageError(f"metric {name!r}", f"no metric with an error{suggest(name, with_error)}", "Name one of these")
+        found = f"not a metric with a standard error{suggest(name, with_error)}"
+        raise UsageError(f"metric {name!r}", found, "Use a metric that has a column NAME_se")
     return name
 
 
 def mean_over_layers(metric: str, layers: LayerSelection, rows: Sequence[MetricRow]) -> MetricMean | None:
-    """Of one checkpoint's rows; null where any chosen layer has none."""
+    """Average a metric over the selected rows of one checkpoint; None if no row is selected or a value is null."""
     chosen = [(row[metric], row[f"{metric}_se"]) for row in layers.filter_rows(rows)]
-    if not chosen or any(found is None for found, _ in chosen):
+    if not chosen or any(value is None for value, _ in chosen):
         return None
     errors = [error for _, error in chosen if error is not None]
     error = sum(errors) / len(errors) if len(errors) == len(chosen) else None
-    return MetricMean(sum(found for found, _ in chosen) / len(chosen), error)
+    return MetricMean(sum(value for value, _ in chosen) / len(chosen), error)
 
 
 def standardized_change(now: MetricMean | None, before: Sequence[MetricMean | None]) -> float | None:
-    """From the median of the checkpoints before, in units of the standard error or of their own spread, if larger.
+    """Return the change from the median of the baseline, in units of the standard error or the baseline's spread.
 
-    A metric that training moves anyway spreads over the window, so that only what is more than usual counts. Null with
-    fewer than 4 values before, or where there is no unit.
+    The larger of the two units is used: a metric that moves throughout training has a wide baseline, so only an
+    unusual change counts. None with fewer than 4 baseline values, or if both units are zero.
     """
-    past = [one.mean for one in before[-BASELINE_WINDOW:] if one is not None]
+    past = [value.mean for value in before[-BASELINE_WINDOW:] if value is not None]
     if now is None or len(past) < MIN_BASELINE:
         return None
     center = median(past)
-    unit = max(now.error or 0.0, MAD_TO_SD * median(abs(one - center) for one in past))
+    unit = max(now.error or 0.0, MAD_TO_SD * median(abs(value - center) for value in past))
     return (now.mean - center) / unit if unit else None

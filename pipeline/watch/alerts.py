@@ -1,4 +1,4 @@
-"""What a checkpoint's numbers are against those before it, and the alerts that follow: each is recorded once."""
+"""Changes of a checkpoint's metrics against preceding checkpoints, and alerts, each recorded exactly once."""
 
 import json
 from collections.abc import Sequence
@@ -16,26 +16,26 @@ LAYER_COLUMNS = ("cell_id", "step", "layer", "state")
 
 
 class Alert(NamedTuple):
-    """A rule that fired at a checkpoint."""
+    """Rule that fired at a checkpoint."""
 
     id: str
-    """The same wherever and however often this alert is told."""
+    """Stable id: equal in every delivery of this alert."""
     folder: str
-    """The one that is watched."""
+    """Watched folder."""
     rule: str
     model: str
     revision: str
     step: int
     value: float
     change: float
-    """In standard errors, from the checkpoints before."""
+    """Change from the preceding checkpoints, in standard errors."""
 
     def __str__(self) -> str:
         return f"ALERT {self.rule} at {self.revision}: {self.value:.4g}, {self.change:+.1f} standard errors"
 
 
 class MetricChange(NamedTuple):
-    """Of one metric."""
+    """Value of one metric and its standardized change; each is None if it cannot be computed."""
 
     metric: str
     value: MetricMean | None
@@ -47,76 +47,76 @@ class MetricChange(NamedTuple):
 
 
 def compare_with_history(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerSelection]]) -> list[MetricChange]:
-    """Of each metric over its layers at this cell, against the checkpoints of the same history before it."""
+    """Compare each metric at this cell, averaged over its layers, with preceding checkpoints of the same history."""
     steps = _rows(lake, cell, [metric for metric, _ in metrics])
-    now = steps.pop(cell.checkpoint.step or 0, [])  # none where it is quarantined
-    found = []
+    now = steps.pop(cell.checkpoint.step or 0, [])  # a quarantined cell has no rows
+    changes = []
     for metric, layers in metrics:
         current = mean_over_layers(metric, layers, now)
         past = [mean_over_layers(metric, layers, rows) for rows in steps.values()]
-        found.append(MetricChange(metric, current, standardized_change(current, past)))
-    return found
+        changes.append(MetricChange(metric, current, standardized_change(current, past)))
+    return changes
 
 
 def nonfinite_flags(lake: Lake, cell: Cell) -> list[str]:
-    """Flags of this cell that say NaN or infinity: of the loss, or of a state."""
+    """Return the flags of this cell that mark NaN or infinity in the loss or in a hidden state."""
     flags = f"SELECT unnest(flags) AS flag FROM layers WHERE cell_id = {_quoted(cell.id)}"
     query = f"SELECT DISTINCT flag FROM ({flags}) WHERE starts_with(flag, 'nonfinite') ORDER BY flag"
     return open_lake(lake.uri).query_frame(query)["flag"].to_list()
 
 
 def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Alert]:
-    """What fires at this cell and has not fired for it before; from now on it has, whoever looks."""
-    judged = compare_with_history(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
+    """Evaluate the rules at this cell and return new alerts; recording is atomic, so only one process returns each."""
+    changes = compare_with_history(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
     fired = []
-    for rule, found in zip(rules, judged, strict=True):
-        if found.value is None or found.change is None or not rule.fires(found.change):
+    for rule, change in zip(rules, changes, strict=True):
+        if change.value is None or change.change is None or not rule.fires(change.change):
             continue
-        alert = _alert(cell, rule, found.value, found.change)
+        alert = _alert(cell, rule, change.value, change.change)
         if lake.store.put_new(f"{FIRED_PREFIX}/{alert.id}.json", canonical_json(alert._asdict()).encode()):
             fired.append(alert)
     return fired
 
 
 def list_undelivered(lake: Lake, folder: Path) -> list[Alert]:
-    """What fired in this folder and was not told since, in training order."""
-    told = {Path(key).name for key in lake.store.list(DELIVERED_PREFIX)}
-    keys = [key for key in lake.store.list(FIRED_PREFIX) if Path(key).name not in told]
+    """List alerts that fired in this folder and have no recorded delivery, in training order."""
+    delivered = {Path(key).name for key in lake.store.list(DELIVERED_PREFIX)}
+    keys = [key for key in lake.store.list(FIRED_PREFIX) if Path(key).name not in delivered]
     alerts = [Alert(**json.loads(lake.store.get(key))) for key in keys]
-    return sorted((one for one in alerts if one.folder == str(folder)), key=lambda one: (one.step, one.id))
+    return sorted((alert for alert in alerts if alert.folder == str(folder)), key=lambda alert: (alert.step, alert.id))
 
 
 def record_delivery(lake: Lake, alert: Alert) -> None:
-    """Somebody took it: nobody owes it any more."""
+    """Record that the alert was accepted, so that it is not delivered again."""
     lake.store.put_new(f"{DELIVERED_PREFIX}/{alert.id}.json", b"{}")
 
 
-def _alert(cell: Cell, rule: AlertRule, found: MetricMean, change: float) -> Alert:
-    about = cell.checkpoint
+def _alert(cell: Cell, rule: AlertRule, value: MetricMean, change: float) -> Alert:
+    checkpoint = cell.checkpoint
     return Alert(
         id=f"{cell.id}-{digest_json(str(rule), bits=64)}",
-        folder=str(Path(about.path).parent),
+        folder=str(Path(checkpoint.path).parent),
         rule=str(rule),
-        model=about.model,
-        revision=about.revision,
-        step=about.step or 0,
-        value=found.mean,
+        model=checkpoint.model,
+        revision=checkpoint.revision,
+        step=checkpoint.step or 0,
+        value=value.mean,
         change=change,
     )
 
 
 def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> dict[int, list[dict[str, Any]]]:
-    """The rows of the checkpoints of this history up to and with the cell's, by step, in training order."""
-    about = cell.checkpoint
-    same = {"model": about.model, "kind": cell.kind, "recipe": cell.recipe.label, "corpus": cell.corpus.id}
-    same |= {"stage": about.stage, "run": about.run, "corpus_sha256": cell.corpus.sha256}
+    """Load the rows of this history up to and including the cell's checkpoint, by step in training order."""
+    checkpoint = cell.checkpoint
+    same = {"model": checkpoint.model, "kind": cell.kind, "recipe": cell.recipe.label, "corpus": cell.corpus.id}
+    same |= {"stage": checkpoint.stage, "run": checkpoint.run, "corpus_sha256": cell.corpus.sha256}
     where = " AND ".join(f"{name} IS NOT DISTINCT FROM {_quoted(text)}" for name, text in same.items())
     names = ", ".join((*LAYER_COLUMNS, *dict.fromkeys(name for one in metrics for name in (one, f"{one}_se"))))
-    query = f"SELECT {names} FROM layers WHERE {where} AND step <= {about.step} AND NOT superseded"
-    found: dict[int, list[dict[str, Any]]] = {}
+    query = f"SELECT {names} FROM layers WHERE {where} AND step <= {checkpoint.step} AND NOT superseded"
+    by_step: dict[int, list[dict[str, Any]]] = {}
     for row in open_lake(lake.uri).query_frame(f"{query} ORDER BY step, layer").to_dicts():
-        found.setdefault(row["step"], []).append(row)
-    return found
+        by_step.setdefault(row["step"], []).append(row)
+    return by_step
 
 
 def _quoted(text: str | None) -> str:

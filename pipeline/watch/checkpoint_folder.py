@@ -1,4 +1,4 @@
-"""Which checkpoints of a folder are complete: nothing that is still being written is measured."""
+"""Checkpoints in a training folder, and the test that a checkpoint is complete, not still being written."""
 
 import json
 import struct
@@ -10,16 +10,16 @@ from pipeline.catalog.checkpoint_files import LocalFolder, has_tokenizer, list_w
 from pipeline.catalog.revision_names import TrainingPoint, parse_name
 
 MAX_HEADER_BYTES = 100_000_000
-"""Longest header that the safetensors format allows."""
+"""Maximum header length of the safetensors format."""
 REQUESTS_FOLDER = ".shapelake-requests"
-"""Folder in which training names checkpoints that it has finished writing, as empty files."""
+"""Folder of empty files, each named after a checkpoint that training has finished writing."""
 
 FolderSignature = tuple[tuple[str, int, int], ...]
-"""Name, size and time of change of every file."""
+"""Name, size and modification time (ns) of every file."""
 
 
 class CheckpointFolder(NamedTuple):
-    """A sub-folder whose name states a step."""
+    """Sub-folder whose name states a step."""
 
     path: Path
     training_point: TrainingPoint
@@ -27,14 +27,14 @@ class CheckpointFolder(NamedTuple):
 
 
 def list_checkpoint_folders(root: Path) -> list[CheckpointFolder]:
-    """Every sub-folder that states a step, in training order; one that vanishes meanwhile is left out."""
-    named = [(path, place) for path in root.iterdir() if (place := parse_name(path.name)) and place.step is not None]
-    seen = [CheckpointFolder(*one, mark) for one in named if (mark := _signature(one[0])) is not None]
-    return sorted(seen, key=lambda one: (one.training_point.sort_key, one.path.name))
+    """List the sub-folders whose names state a step, in training order; skip one that vanishes meanwhile."""
+    named = [(path, point) for path in root.iterdir() if (point := parse_name(path.name)) and point.step is not None]
+    found = [CheckpointFolder(*one, mark) for one in named if (mark := _signature(one[0])) is not None]
+    return sorted(found, key=lambda checkpoint: (checkpoint.training_point.sort_key, checkpoint.path.name))
 
 
 def why_incomplete(folder: Path, own_tokenizer: bool = True) -> str | None:
-    """Why a checkpoint cannot be complete yet, by its names, index and headers; null where it can be."""
+    """Return the reason why a checkpoint is incomplete, from file names, index and headers; None if it may be whole."""
     try:
         files = LocalFolder(folder)
         if why := unloadable_reason(files):
@@ -45,25 +45,25 @@ def why_incomplete(folder: Path, own_tokenizer: bool = True) -> str | None:
             name for name in list_weight_files(files) if name.endswith(".safetensors") and not _is_whole(folder / name)
         ]
     except FileNotFoundError:
-        return "gone"
+        return "the folder was removed"
     except (OSError, ValueError) as error:
         return f"cannot be read: {error}"
-    return f"{wrong[0]} is not whole" if wrong else None
+    return f"{wrong[0]} is truncated" if wrong else None
 
 
 def read_requests(root: Path) -> dict[str, int]:
-    """Names of the checkpoints that training says it has finished, and when it said so, in nanoseconds."""
-    named = _signature(root / REQUESTS_FOLDER) or ()
-    return {name: at for name, _, at in named}
+    """Return the checkpoints that training reports as finished, with the time of each report in nanoseconds."""
+    files = _signature(root / REQUESTS_FOLDER) or ()
+    return {name: at for name, _, at in files}
 
 
 def is_request_current(request_ns: int, signature: FolderSignature) -> bool:
-    """Whether nothing was written after the request: an older one speaks of other files."""
+    """Return True if no file changed after the request; an older request refers to files since replaced."""
     return all(request_ns >= at for _, _, at in signature)
 
 
 def drop_request(root: Path, name: str) -> None:
-    """Take it away; one that cannot be removed asks for what is settled, and does nothing."""
+    """Remove a request. A failure to remove it is harmless: requests for settled checkpoints are ignored."""
     with suppress(OSError):
         (root / REQUESTS_FOLDER / name).unlink(missing_ok=True)
 
@@ -79,7 +79,7 @@ def _signature(folder: Path) -> FolderSignature | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a safetensors file has the size that its header promises."""
+    """Return True if a safetensors file has exactly the size that its header states."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0

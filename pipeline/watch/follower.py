@@ -1,4 +1,4 @@
-"""Following a folder: each checkpoint that becomes complete is measured once, told, and judged."""
+"""Follower of a training folder: each checkpoint that becomes complete is measured once and compared with the past."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ from pipeline.watch.checkpoint_folder import (
 
 
 class WatchConfig(NamedTuple):
-    """What is followed, and how its checkpoints are measured and judged."""
+    """Watched folder, measurement settings and alert rules."""
 
     folder: Path
     lake: Lake
@@ -36,7 +36,7 @@ class WatchConfig(NamedTuple):
 
 
 class WatchEvent(NamedTuple):
-    """One checkpoint: the line to print, the alerts that are new, and whether it could be measured."""
+    """Result for one checkpoint: the line to print, new alerts, and `failed` if it could not be measured."""
 
     line: str
     alerts: tuple[Alert, ...] = ()
@@ -44,40 +44,40 @@ class WatchEvent(NamedTuple):
 
 
 class Follower:
-    """Knows what it has seen; a new one learns from the lake what has been measured and what has alarmed."""
+    """Polls a folder. Measurements and alerts are recorded in the lake, so a restarted follower repeats neither."""
 
-    def __init__(self, followed: WatchConfig) -> None:
-        self._config = followed
+    def __init__(self, config: WatchConfig) -> None:
+        self._config = config
         self._seen: dict[str, FolderSignature] = {}
-        """At the last look."""
+        """Signatures at the last poll."""
         self._settled: dict[str, FolderSignature] = {}
-        """When it was measured, or could not be."""
+        """Signatures at the time of measurement or failure."""
         self._reported: set[tuple[str, str]] = set()
         self._problem: str | None = None
-        """Why the folder could not be read at the last look."""
+        """Reason why the folder could not be read at the last poll."""
 
     def poll(self) -> Iterator[WatchEvent]:
-        """Take every checkpoint that is complete: unchanged since the last look, or requested, and whole.
+        """Process every complete checkpoint: its files are whole, and unchanged since the last poll or requested.
 
-        A folder that cannot be read is told once, and may come back.
+        An unreadable folder is reported once; polling continues and recovers when the folder comes back.
         """
         try:
-            asked, there = read_requests(self._config.folder), list_checkpoint_folders(self._config.folder)
+            requests, folders = read_requests(self._config.folder), list_checkpoint_folders(self._config.folder)
         except OSError as error:
             yield from self._report_unreadable(f"{self._config.folder}: cannot be read: {error.strerror}")
             return
         self._problem = None
-        before, self._seen = self._seen, {one.path.name: one.signature for one in there}
-        self._drop_stale(asked)
-        for one in there:
-            name = one.path.name
-            if self._settled.get(name) == one.signature or not (before.get(name) == one.signature or name in asked):
+        before, self._seen = self._seen, {folder.path.name: folder.signature for folder in folders}
+        self._drop_stale(requests)
+        for folder in folders:
+            name, signature = folder.path.name, folder.signature
+            if self._settled.get(name) == signature or not (before.get(name) == signature or name in requests):
                 continue
-            if why_incomplete(one.path, own_tokenizer=self._config.tokenizer is None) is None:
-                yield from self._process(one)
+            if why_incomplete(folder.path, own_tokenizer=self._config.tokenizer is None) is None:
+                yield from self._process(folder)
 
     def list_pending(self) -> list[str]:
-        """Names of the checkpoints that were there at the last look and were neither measured nor given up."""
+        """List checkpoints that existed at the last poll and have neither been measured nor failed."""
         return [name for name in self._seen if name not in self._settled]
 
     def _report_unreadable(self, problem: str) -> Iterator[WatchEvent]:
@@ -86,37 +86,38 @@ class Follower:
             yield WatchEvent(problem, failed=True)
         self._problem = problem
 
-    def _drop_stale(self, asked: dict[str, int]) -> None:
-        """Requests for what is gone, settled, or was written after them; they leave `asked` too."""
-        for name, at in list(asked.items()):
+    def _drop_stale(self, requests: dict[str, int]) -> None:
+        """Drop requests whose checkpoint is gone, settled or newer than the request, also from `requests`."""
+        for name, at in list(requests.items()):
             now = self._seen.get(name)
             if now is None or self._settled.get(name) == now or not is_request_current(at, now):
-                del asked[name]
+                del requests[name]
                 drop_request(self._config.folder, name)
 
-    def _process(self, one: CheckpointFolder) -> Iterator[WatchEvent]:
-        """Measure what the lake does not have. Rotated away or written anew meanwhile, it is left for the next look."""
+    def _process(self, folder: CheckpointFolder) -> Iterator[WatchEvent]:
+        """Measure the cells missing in the lake; leave a checkpoint deleted or rewritten meanwhile to the next poll."""
+        path = folder.path
         try:
-            checkpoint = local_histories.inspect_checkpoint(one.path, self._config.tokenizer)
+            checkpoint = local_histories.inspect_checkpoint(path, self._config.tokenizer)
             cells = self._cells(checkpoint)
             self._measure(cells)
-        except Exception as error:  # whatever a checkpoint does to torch, the next one is still to be watched
-            if isinstance(error, FilesChangedError) or why_incomplete(one.path, self._config.tokenizer is None):
+        except Exception as error:  # any failure of one checkpoint: the next ones must still be measured
+            if isinstance(error, FilesChangedError) or why_incomplete(path, self._config.tokenizer is None):
                 return
-            self._settle(one)
-            yield WatchEvent(f"{one.path.name}: {_format_error(error)}", failed=True)
+            self._settle(folder)
+            yield WatchEvent(f"{path.name}: {_format_error(error)}", failed=True)
             return
-        self._settle(one)
-        yield from (self._make_event(cell) for cell in cells if (one.path.name, cell.id) not in self._reported)
+        self._settle(folder)
+        yield from (self._make_event(cell) for cell in cells if (path.name, cell.id) not in self._reported)
 
-    def _settle(self, one: CheckpointFolder) -> None:
-        self._settled[one.path.name] = one.signature
-        drop_request(self._config.folder, one.path.name)
+    def _settle(self, folder: CheckpointFolder) -> None:
+        self._settled[folder.path.name] = folder.signature
+        drop_request(self._config.folder, folder.path.name)
 
     def _cells(self, checkpoint: Checkpoint) -> list[Cell]:
-        of = self._config
+        corpus, recipe = self._config.corpus, self._config.recipe
         return [
-            Cell(checkpoint=checkpoint, kind=kind, corpus=of.corpus, recipe=of.recipe)  # type: ignore[arg-type]
+            Cell(checkpoint=checkpoint, kind=kind, corpus=corpus, recipe=recipe)  # type: ignore[arg-type]
             for kind in checkpoint.kinds or ("decoder",)
         ]
 
@@ -139,6 +140,6 @@ class Follower:
 
 
 def _format_error(error: Exception) -> str:
-    """In one line, with its class where it is none of ours."""
+    """Format on one line; an unexpected error is prefixed with its class."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ShapelakeError | OSError) else f"{type(error).__name__}: {text}"

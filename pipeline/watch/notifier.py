@@ -1,4 +1,4 @@
-"""Passing alerts on, to a command or to a webhook: one that nobody took is owed, and is tried again."""
+"""Delivery of alerts to a command or webhook, at least once: a failed delivery is retried."""
 
 import http.client
 import json
@@ -20,36 +20,36 @@ URL_SCHEME = re.compile("https?://", re.IGNORECASE)
 
 
 class Notifier:
-    """Tells each alert of a folder until it was taken; the lake keeps which were, for the watch after this one.
+    """Delivers the alerts of a folder at least once; deliveries are recorded in the lake, also for the next watch.
 
-    A watch that is killed after an alert was taken and before that is recorded tells it twice, with the same `id`.
+    A watch killed between a delivery and its record delivers the alert again, with the same `id`.
     """
 
-    def __init__(self, lake: Lake, folder: Path, say: Callable[[str], object], target: str | None) -> None:
+    def __init__(self, lake: Lake, folder: Path, write_line: Callable[[str], object], target: str | None) -> None:
         self.any_attempted = False
-        """Whether there was anything to tell."""
-        self._lake, self._say, self._target = lake, say, target
+        """True once a delivery was attempted."""
+        self._lake, self._write_line, self._target = lake, write_line, target
         self._undelivered = list_undelivered(lake, folder)
         self._problem: str | None = None
-        """The last one said."""
+        """Last problem that was printed."""
 
     def deliver(self, alert: Alert) -> None:
-        """Say it and pass it on; it is owed if nobody takes it."""
-        self._say(str(alert))
+        """Print the alert and send it; a failed alert is queued for `retry_undelivered`."""
+        self._write_line(str(alert))
         self._problem = self._send_and_record(alert)
         if self._problem:
-            self._say(f"alert not passed on: {self._problem}")
+            self._write_line(f"alert not delivered: {self._problem}")
             self._undelivered.append(alert)
 
     def retry_undelivered(self) -> None:
-        """Try again, until one is not taken: a dead webhook costs one wait a look, and the same problem one line."""
+        """Retry in order, up to the first failure: a dead webhook costs one time-out per poll and one printed line."""
         while self._undelivered:
             before, self._problem = self._problem, self._send_and_record(self._undelivered[0])
             if self._problem:
                 if self._problem != before:
-                    self._say(f"alert still not passed on: {self._problem}")
+                    self._write_line(f"alert still not delivered: {self._problem}")
                 return
-            self._say(f"{self._undelivered.pop(0)}, told late")
+            self._write_line(f"{self._undelivered.pop(0)}, delivered late")
 
     def _send_and_record(self, alert: Alert) -> str | None:
         self.any_attempted = True
@@ -60,10 +60,10 @@ class Notifier:
 
 
 def check_target(target: str) -> None:
-    """Refuse an address that no request can be sent to.
+    """Reject an invalid address; shell commands are not checked.
 
     Raises:
-        UsageError: it begins with http and has no host, a port that is none, or characters that no address has.
+        UsageError: the target begins with http(s):// but has no host, an invalid port or invalid characters.
     """
     if not URL_SCHEME.match(target):
         return
@@ -73,21 +73,21 @@ def check_target(target: str) -> None:
     except ValueError:
         good = False
     if not good:
-        raise UsageError(f"--on-alert {target!r}", "no address", "Write one as https://host:port/path, or a command")
+        raise UsageError(f"--on-alert {target!r}", "invalid address", "Write https://host:port/path, or a command")
 
 
 def send_alert(alert: Alert, target: str) -> str | None:
     """Run the command with the alert as JSON in SHAPELAKE_ALERT, or post it to an http(s) address.
 
     Returns:
-        What went wrong, null if nothing: a warning that cannot be passed on must not stop the watch.
+        The problem, or None after success. Nothing is raised: a failed delivery must not stop the watch.
     """
     body = json.dumps(alert._asdict())
     return _post(target, body) if URL_SCHEME.match(target) else _run(target, body)
 
 
 def _run(command: str, body: str) -> str | None:
-    """In a process group of its own, which a command that takes too long does not outlive."""
+    """Run the command in its own process group, so that a time-out kills its children too."""
     try:
         process = subprocess.Popen(
             command, shell=True, env={**os.environ, "SHAPELAKE_ALERT": body}, start_new_session=True
@@ -109,4 +109,4 @@ def _post(address: str, body: str) -> str | None:
         with urllib.request.urlopen(request, timeout=DELIVERY_TIMEOUT_S):
             return None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"{address} did not take it: {error!r}"
+        return f"{address} did not accept it: {error!r}"

@@ -1,4 +1,4 @@
-"""Many cases of one property: a few by default, thousands under `slow`."""
+"""Property tests on hostile input: few cases by default, thousands under `slow`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,18 +22,18 @@ hostile_names = st.one_of(
 
 
 def holds_for_all(count: int, values: st.SearchStrategy[Any], holds: Callable[[Any], None]) -> None:
-    """Check `holds` of so many values; what fails is printed as small as it gets."""
+    """Check `holds` on `count` values; Hypothesis prints the smallest failing one."""
     checked = given(values)(holds)
     settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))(checked)()
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has had since `forget_peak`."""
+    """Return the peak memory of this process since `forget_peak`, in bytes."""
     status = Path("/proc/self/status").read_text()
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:"))
 
 
 def forget_peak() -> int:
-    """Start counting anew; bytes at this moment."""
+    """Reset the peak memory counter and return the current memory, in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_bytes()

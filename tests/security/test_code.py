@@ -1,4 +1,4 @@
-"""What the code may not do, read from its syntax: run what it reads, or trust it."""
+"""Static checks of the source code: input is never executed and never trusted."""
 
 import ast
 from collections.abc import Iterator
@@ -14,26 +14,27 @@ NEVER = {
     *("pickle.load", "pickle.loads", "pickle.Unpickler", "marshal.load", "marshal.loads", "shelve.open"),
     *("yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "pandas.read_pickle", "joblib.load", "torch.hub.load"),
 }
-OF_THE_USER = {"pipeline/watch/notifier.py": "subprocess.Popen with shell=True"}
-"""What a person has typed on the command line is theirs to run."""
-MUST_SAY = {"torch.load": ("weights_only", True)}
+USER_COMMANDS = {"pipeline/watch/notifier.py": "subprocess.Popen with shell=True"}
+"""Allowed because the user typed the command on the command line."""
+REQUIRED_ARGUMENTS = {"torch.load": ("weights_only", True)}
 SAFE_LOADERS = {"_Loader", "loader", "yaml.SafeLoader", "yaml.CSafeLoader"}
 SAFE = {"trust_remote_code": False, "shell": False, "weights_only": True, "allow_pickle": False, "verify": True}
-"""Arguments that may only ever be given these values."""
+"""Arguments and the only values that they may have."""
 
 
 def findings(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
-            yield from of_call(ast.unparse(node.func), node)
+            yield from call_findings(ast.unparse(node.func), node)
 
 
-def of_call(name: str, call: ast.Call) -> Iterator[str]:
+def call_findings(name: str, call: ast.Call) -> Iterator[str]:
     given = {word.arg: word.value.value if isinstance(word.value, ast.Constant) else ... for word in call.keywords}
     if name in NEVER:
         yield f"line {call.lineno}: {name}"
-    if name in MUST_SAY and given.get(MUST_SAY[name][0]) is not MUST_SAY[name][1]:
-        yield f"line {call.lineno}: {name} without {MUST_SAY[name][0]}={MUST_SAY[name][1]}"
+    argument, value = REQUIRED_ARGUMENTS.get(name, ("", None))
+    if argument and given.get(argument) is not value:
+        yield f"line {call.lineno}: {name} without {argument}={value}"
     if name == "yaml.load" and ast.unparse(call.args[1] if len(call.args) > 1 else call) not in SAFE_LOADERS:
         yield f"line {call.lineno}: yaml.load with {ast.unparse(call)}"
     for word, safe in SAFE.items():
@@ -41,11 +42,11 @@ def of_call(name: str, call: ast.Call) -> Iterator[str]:
             yield f"line {call.lineno}: {name} with {word}={given[word]}"
 
 
-def test_nothing_that_is_read_is_run():
+def test_input_is_never_executed():
     for path in MODULES:
         name = path.relative_to(ROOT).as_posix()
-        found = [one for one in findings(ast.parse(path.read_text())) if not one.endswith(OF_THE_USER.get(name, "\0"))]
-        assert not found, name
+        allowed = USER_COMMANDS.get(name, "\0")
+        assert not [found for found in findings(ast.parse(path.read_text())) if not found.endswith(allowed)], name
 
 
 @pytest.mark.parametrize(
@@ -67,12 +68,8 @@ def test_each_rule_finds_what_it_is_for(code):
     assert list(findings(ast.parse(code)))
 
 
-def is_call(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call)
-
-
-def test_every_loader_of_transformers_is_told_not_to_run_code():
-    """`from_pretrained` of a tokenizer or a config may run code of the checkpoint; those of a model class may not."""
+def test_every_loader_of_transformers_is_called_with_trust_remote_code():
+    """Auto classes can run code from the checkpoint, so `trust_remote_code` must be passed; model classes cannot."""
     loaders = [
         (path, node)
         for path in MODULES
@@ -81,7 +78,7 @@ def test_every_loader_of_transformers_is_told_not_to_run_code():
         and ast.unparse(node.func).startswith("Auto")
         and "from_" in ast.unparse(node.func)
     ]
-    assert loaders, "the rule has something to look at"
+    assert loaders, "no loader was found to check"
     for path, node in loaders:
         assert "trust_remote_code" in {word.arg for word in node.keywords}, f"{path.name}:{node.lineno}"
 

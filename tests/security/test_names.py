@@ -1,4 +1,4 @@
-"""Names from outside: of models, revisions, corpora and files. None leads out of the lake or a node's scratch."""
+"""Untrusted names of models, revisions, corpora and files: none can escape the lake or a node's scratch."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from pipeline.sweep.task import Task
 from tests.security.fuzz import COUNTS, holds_for_all, hostile_names
 from tests.sweep import stub
 
-OF_A_PATH = st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\0"]), max_size=5).map("/".join) | hostile_names
+path_parts = st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\0"]), max_size=5).map("/".join) | hostile_names
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_revision_is_a_place_or_none(count):
     def holds(name: str) -> None:
-        place = revision_names.parse_name(name)
-        assert place is None or all(n is None or 0 <= n < 2**63 for n in (place.step, place.tokens, place.position))
+        point = revision_names.parse_name(name)
+        assert point is None or all(n is None or 0 <= n < 2**63 for n in (point.step, point.tokens, point.position))
 
     holds_for_all(count, hostile_names, holds)
 
@@ -46,11 +46,11 @@ def test_a_commit_stays_in_the_lake(count, tmp_path: Path):
             stub.commit(task, renamed)
             lake.record_labels([checkpoint])
         except ShapelakeError:
-            pass  # refused, in our own words
+            pass  # refused with a proper error
         assert {path.name for path in world.iterdir()} == {"runs", "deep"}
         assert {path.name for path in (world / "deep").iterdir()} <= {"lake"}
 
-    texts = hostile_names.filter(lambda name: "\ud800" not in name)  # no text: Arrow has no word for it
+    texts = hostile_names.filter(lambda name: "\ud800" not in name)  # a lone surrogate is not valid text for Arrow
     holds_for_all(count, st.tuples(texts, texts, st.text("0123456789abcdef", min_size=1)), holds)
     assert lake.committed_cell_ids()
 
@@ -64,7 +64,7 @@ def stub_cell(checkpoint):
 
 
 @pytest.mark.parametrize("count", COUNTS)
-def test_a_corpus_is_told_by_a_name_that_is_no_path(count):
+def test_a_corpus_id_is_never_a_path(count):
     def holds(path: str) -> None:
         try:
             corpus = Corpus(kind="text", path=path)
@@ -88,15 +88,15 @@ def test_a_file_of_the_hub_stays_in_the_scratch(count, tmp_path, monkeypatch):
         except ValidationError:
             return
         folder = scratch_folder(known.model_copy(update={"remote": remote}), "run")
-        place = (folder / "path" / subfolder / path).resolve()
-        assert place.is_relative_to(tmp_path / "scratch" / folder.name)
+        target = (folder / "path" / subfolder / path).resolve()
+        assert target.is_relative_to(tmp_path / "scratch" / folder.name)
 
-    holds_for_all(count, st.tuples(OF_A_PATH, OF_A_PATH, hostile_names), holds)
+    holds_for_all(count, st.tuples(path_parts, path_parts, hostile_names), holds)
 
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_a_listing_of_the_hub_names_files_of_its_own_alone(count):
-    """The name under which a small file is kept is what the Hub says its blob is."""
+    """A small file is cached under the blob id that the Hub states, so the id must be a plain hex string."""
 
     def holds(drawn: tuple[str, str]) -> None:
         path, oid = drawn
@@ -108,4 +108,4 @@ def test_a_listing_of_the_hub_names_files_of_its_own_alone(count):
         assert ".." not in entry.path.split("/")
         assert not entry.path.startswith("/")
 
-    holds_for_all(count, st.tuples(OF_A_PATH, hostile_names | st.just("a" * 40)), holds)
+    holds_for_all(count, st.tuples(path_parts, hostile_names | st.just("a" * 40)), holds)

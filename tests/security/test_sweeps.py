@@ -1,4 +1,4 @@
-"""Sweep files from outside: a sweep, or an error in our own words; never much memory."""
+"""Untrusted sweep files: each gives a sweep or a ShapelakeError, within bounded memory."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Checkpoint files from outside: read, or refused as a CheckpointError; never run, and never much memory."""
+"""Untrusted checkpoint files: read or refused with a CheckpointError; never executed, within bounded memory."""
 
 import json
 import pickle
@@ -35,13 +35,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refused_or_read(root: Path) -> None:
-    """What loading does with the files before it builds a model, and what planning does."""
+    """Do what loading does with the files before it builds a model, and what planning does."""
     before = forget_peak()
     try:
         read_config(root)
         list_readable_weights(root)
     except CheckpointError:
-        pass  # refused, in our own words
+        pass  # refused with a proper error
     assert discover_history(Local(local=str(root.parent))).revisions
     assert peak_bytes() - before < 200e6
 
@@ -88,7 +88,7 @@ def test_an_index_cannot_lead_out_of_its_folder(tmp_path):
 
 
 class Runs:
-    """A pickle that writes a file when it is loaded."""
+    """Object whose pickle creates a file when it is loaded."""
 
     def __init__(self, proof: Path) -> None:
         self.proof = proof

@@ -1,4 +1,4 @@
-"""Checkpoint folders as training writes them, and measurements of them that cost nothing and are known."""
+"""Checkpoint folders as training writes them, and stubbed measurements with known values."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def weights(step: int, dtype: torch.dtype = torch.float32) -> bytes:
 
 
 def write(root: Path, step: int, size: int | None = None) -> Path:
-    """A checkpoint; with `size` only so many bytes of its weights have been written, and nothing after them."""
+    """Write a checkpoint; with `size`, stop after that many bytes of its weights."""
     folder = root / f"checkpoint-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG))
@@ -34,12 +34,12 @@ def write(root: Path, step: int, size: int | None = None) -> Path:
 
 
 class Measured:
-    """In place of a measurement: id_twonn is what `dimension` says of the step, its error 0.1."""
+    """Stub of `measure_cells`: id_twonn is `dimension(step)`, its standard error 0.1."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dimension: Callable[[int], float]) -> None:
         self.steps: list[int] = []
         self.flags: dict[int, list[str]] = {}
-        """Of the steps that have any."""
+        """Extra flags by step."""
         self._dimension = dimension
         monkeypatch.setattr(module, "measure_cells", self)
 
@@ -54,7 +54,7 @@ class Measured:
             yield cell, [row | known | {"flags": [*row["flags"], *extra]} for row in rows]
 
     def before(self, step: int) -> None:
-        """What happens while it is being measured."""
+        """Hook called while a step is being measured; tests replace it."""
 
 
 def followed(root: Path, *rules: str) -> WatchConfig:

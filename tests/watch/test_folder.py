@@ -1,4 +1,4 @@
-"""What counts as a whole checkpoint, by its files alone."""
+"""Completeness of a checkpoint, judged from its files alone."""
 
 import json
 
@@ -16,7 +16,7 @@ def test_a_whole_checkpoint_is_whole(tmp_path):
 def test_weights_cut_anywhere_are_not_whole(tmp_path, size):
     folder = made.write(tmp_path, 1)
     (folder / "model.safetensors").write_bytes(made.weights(1)[:size])
-    assert why_incomplete(folder) == "model.safetensors is not whole"
+    assert "model.safetensors" in (why_incomplete(folder) or "")
 
 
 def test_what_is_still_to_come_is_waited_for(tmp_path):
@@ -39,7 +39,7 @@ def test_shards_are_all_there_and_all_whole(tmp_path):
     assert "1 of 2 shards absent" in (why_incomplete(folder) or "")
     second = folder / "model-00002-of-00002.safetensors"
     second.write_bytes(made.weights(2)[:-4])
-    assert why_incomplete(folder) == f"{second.name} is not whole"
+    assert second.name in (why_incomplete(folder) or "")
     second.write_bytes(made.weights(2))
     assert why_incomplete(folder) is None
 
@@ -50,7 +50,7 @@ def test_folders_come_in_training_order_and_others_not_at_all(tmp_path):
     (tmp_path / ".shapelake").mkdir()
     (tmp_path / "logs").mkdir()
     (tmp_path / "checkpoint-5").write_text("a file")
-    assert [one.path.name for one in list_checkpoint_folders(tmp_path)] == [
+    assert [folder.path.name for folder in list_checkpoint_folders(tmp_path)] == [
         "checkpoint-3",
         "checkpoint-20",
         "checkpoint-1000",

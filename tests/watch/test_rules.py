@@ -1,4 +1,4 @@
-"""The grammar of alerts, and the change that they judge, against arithmetic by hand."""
+"""Grammar of alert rules, and the standardized change, checked against arithmetic by hand."""
 
 import pytest
 
@@ -29,15 +29,15 @@ def test_a_rule_says_metric_layers_and_bound(text, metric, layers, bound):
     ("text", "says"),
     [
         ("id_mle", "METRIC[@LAYERS]"),
-        ("id_mle>-4", "METRIC[@LAYERS]"),  # a rise by less than nothing
+        ("id_mle>-4", "METRIC[@LAYERS]"),  # a rise with a negative bound
         ("id_mle>0", "METRIC[@LAYERS]"),
         ("id_mel>4", "did you mean 'id_mle'?"),
-        ("n_points>4", "no metric with an error"),
-        ("id_mle@9-3>4", "no layers"),
-        ("id_mle@middle>4", "no layers"),
+        ("n_points>4", "'n_points'"),
+        ("id_mle@9-3>4", "'9-3'"),
+        ("id_mle@middle>4", "'middle'"),
     ],
 )
-def test_what_is_no_rule_is_said_in_two_lines(text, says):
+def test_an_invalid_rule_is_refused_in_two_lines(text, says):
     with pytest.raises(UsageError) as error:
         AlertRule.parse(text)
     assert says in str(error.value)

@@ -1,4 +1,4 @@
-"""Commands and webhooks that take an alert, refuse it, hang, or break the protocol."""
+"""Commands and webhooks that accept an alert, refuse it, hang or break the protocol."""
 
 import json
 import socket
@@ -17,29 +17,29 @@ ALERT = Alert("c-1", "/runs/mine", "id_mle@blocks>4", "mine", "checkpoint-600", 
 
 @pytest.fixture
 def served():
-    """Answers one request with what it is given; returns the address, and what was asked."""
-    asked: list[bytes] = []
+    """Server that answers one request with the given bytes; `start` returns its address and the request."""
+    received: list[bytes] = []
     server = socket.create_server(("127.0.0.1", 0))
 
     def start(answer: bytes) -> tuple[str, list[bytes]]:
         def serve() -> None:
             connection, _ = server.accept()
             with connection:
-                while b"}" not in b"".join(asked):
-                    asked.append(connection.recv(65536))
+                while b"}" not in b"".join(received):
+                    received.append(connection.recv(65536))
                 connection.sendall(answer)
 
         threading.Thread(target=serve, daemon=True).start()
-        return f"http://127.0.0.1:{server.getsockname()[1]}/alert", asked
+        return f"http://127.0.0.1:{server.getsockname()[1]}/alert", received
 
     yield start
     server.close()
 
 
 def test_a_webhook_is_sent_the_alert_with_its_id(served):
-    address, asked = served(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    address, received = served(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
     assert send_alert(ALERT, address) is None
-    head, body = b"".join(asked).split(b"\r\n\r\n")
+    head, body = b"".join(received).split(b"\r\n\r\n")
     assert head.startswith(b"POST /alert ")
     assert json.loads(body) == ALERT._asdict()
     assert json.loads(body)["id"] == "c-1"
@@ -78,6 +78,6 @@ def test_addresses_and_commands_are_taken(good):
 
 @pytest.mark.parametrize("bad", ["http://", "http://host:port/", "https://a host/", "http://höst/", "http://[::1"])
 def test_what_is_no_address_is_refused_in_two_lines(bad):
-    with pytest.raises(UsageError, match="no address") as error:
+    with pytest.raises(UsageError, match="--on-alert") as error:
         check_target(bad)
     assert len(str(error.value).splitlines()) == 2
