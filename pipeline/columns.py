@@ -31,6 +31,8 @@ class Flag(NamedTuple):
 
 
 class ValueRange(NamedTuple):
+    """Inclusive bounds of a column's values."""
+
     low: float
     high: float = math.inf
 

@@ -30,9 +30,8 @@ def encode_events(run: TrackerRun) -> bytes:
     """Encode the event file: a header, then one event per checkpoint."""
     data = BytesIO()
     writer = RecordWriter(data)
-    writer.write(
-        Event(wall_time=run.points[0].measured_at.timestamp(), file_version="brain.Event:2").SerializeToString()
-    )
+    began = run.points[0].measured_at.timestamp()
+    writer.write(Event(wall_time=began, file_version="brain.Event:2").SerializeToString())
     for point in run.points:
         values = [Summary.Value(tag=name, simple_value=value) for name, value in point.values.items()]
         event = Event(wall_time=point.measured_at.timestamp(), step=point.step, summary=Summary(value=values))

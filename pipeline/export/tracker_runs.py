@@ -83,9 +83,8 @@ def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayR
 def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:
     """Yield every run of the lake, by name. Labels without a step, or with an unreliable one, are left out."""
     columns = ", ".join((*HISTORY_COLUMNS, *_ROW_COLUMNS, *LAYER_METRICS, *STEP_METRICS))
-    frame = select_history_rows(disambiguate_corpora(reader.query_frame(f"SELECT {columns} FROM layers"))).sort(
-        *HISTORY_COLUMNS, "step", "layer"
-    )
+    rows = disambiguate_corpora(reader.query_frame(f"SELECT {columns} FROM layers"))
+    frame = select_history_rows(rows).sort(*HISTORY_COLUMNS, "step", "layer")
     for part in frame.partition_by(*HISTORY_COLUMNS, maintain_order=True):
         keys = {name: part[name][0] for name in HISTORY_COLUMNS if part[name][0] is not None}
         name = "/".join(value.replace("/", "--").replace(":", "-") for value in keys.values())
@@ -94,11 +93,8 @@ def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:
 
 
 def _point(rows: pl.DataFrame) -> TrackerPoint:
-    layer_values = {
-        f"{column}/layer_{row['layer']:02d}": row[column]
-        for column in LAYER_METRICS
-        for row in rows.iter_rows(named=True)
-    }
-    values = layer_values | {column: rows[column][0] for column in STEP_METRICS}
+    layers = rows.to_dicts()
+    layer_values = {f"{name}/layer_{row['layer']:02d}": row[name] for name in LAYER_METRICS for row in layers}
+    values = layer_values | {name: rows[name][0] for name in STEP_METRICS}
     known = {name: value for name, value in values.items() if value is not None}
     return TrackerPoint(rows["step"][0], rows["written_at"].max(), known)  # type: ignore[arg-type]

@@ -12,18 +12,8 @@ if TYPE_CHECKING:
     from pipeline.lake.reader import LakeReader
     from pipeline.lake.schema import to_table
 
-__all__ = [
-    "Audit",
-    "Audited",
-    "Failure",
-    "Label",
-    "Lake",
-    "LakeReader",
-    "Tombstone",
-    "lake_status",
-    "open_lake",
-    "to_table",
-]
+__all__ = ["Audit", "Audited", "Failure", "Label", "Lake", "LakeReader", "Tombstone"]
+__all__ += ["lake_status", "open_lake", "to_table"]
 LAZY_EXPORTS = {"LakeReader": "pipeline.lake.reader", "to_table": "pipeline.lake.schema"}
 
 

@@ -14,11 +14,7 @@ from pipeline.lake.scan import polars_schema, scan_cells, scan_unchecked
 from pipeline.lake.store import Store
 
 CELL_COLUMNS = (
-    *(
-        name
-        for name in column_names("keys", "model", "checkpoint", "text")
-        if name not in ("duplicate_of", "superseded")
-    ),
+    *(n for n in column_names("keys", "model", "checkpoint", "text") if n not in ("duplicate_of", "superseded")),
     *("device", "run_id", "written_at", "attempt", "batch_tokens"),
 )
 """Columns with one value per cell."""
@@ -55,17 +51,22 @@ def load_cell_index(lake: Lake, files: Mapping[str, str] | None = None) -> CellI
 def index_cell_files(store: Store, files: Mapping[str, str]) -> CellIndex:
     """Index the cells of these files (cell id -> key) without the snapshot."""
     rows = scan_cells(store, files.values())
-    try:
-        cells = aggregate_cells(rows).collect()
-    except PARQUET_READ_ERRORS as error:
-        found, do = " ".join(str(error).split()), f"Run shapelake verify --lake {store.uri}"
-        raise LakeError(f"read the cells of the lake {store.uri}", found, do) from error
+    cells = collect_rows(aggregate_cells(rows), store.uri)
     if foreign := files.keys() ^ set(cells["cell_id"]):
         _raise_unreadable(store, files, foreign, "its rows are not those of its cell id")
     if duplicates := cells.filter(pl.col("rows") != pl.col("layers"))["cell_id"].to_list():
         _raise_unreadable(store, files, duplicates, "a layer has two rows")
     keys = cells["cell_id"].replace_strict(files, return_dtype=pl.String)
     return CellIndex(rows, cells.drop("layers").insert_column(0, keys.alias("key")))
+
+
+def collect_rows(rows: pl.LazyFrame, uri: str) -> pl.DataFrame:
+    """Compute a frame over the cells of the lake `uri`; raise LakeError if a file is damaged."""
+    try:
+        return rows.collect()
+    except PARQUET_READ_ERRORS as error:
+        found, do = " ".join(str(error).split()), f"Run shapelake verify --lake {uri}"
+        raise LakeError(f"read the cells of the lake {uri}", found, do) from error
 
 
 def _raise_unreadable(store: Store, files: Mapping[str, str], cell_ids: Iterable[str], found: str) -> None:
@@ -107,15 +108,11 @@ def _merge_index(store: Store, files: Mapping[str, str], cached: CellIndex) -> C
 def aggregate_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
     """Reduce rows to one row per cell, with the number of its distinct layers."""
     status = pl.col("status").fill_null("")
-    worst = pl.when(~status.is_in(["ok", "degenerate"]).all()).then(pl.lit("nonfinite"))
-    worst = (
-        worst.when((status == "degenerate").any()).then(pl.lit("degenerate")).otherwise(pl.lit("ok")).alias("status")
-    )
-    layer_costs = [
-        pl.when(pl.col(name).count() > 0).then(pl.col(name).cast(pl.Float64).sum()).alias(name)
-        for name in LAYER_COST_COLUMNS
-    ]
+    nonfinite, degenerate = ~status.is_in(["ok", "degenerate"]).all(), (status == "degenerate").any()
+    worst = pl.when(nonfinite).then(pl.lit("nonfinite")).when(degenerate).then(pl.lit("degenerate"))
     shared = [pl.col(name).first() for name in CELL_COLUMNS if name != "cell_id"]
     counts = [pl.len().cast(pl.Int64).alias("rows"), pl.col("layer").n_unique().cast(pl.Int64).alias("layers")]
-    cell_costs = [pl.col(name).max() for name in CELL_COST_COLUMNS]
-    return rows.group_by("cell_id").agg(*shared, *counts, worst, *cell_costs, *layer_costs).sort("cell_id")
+    status = worst.otherwise(pl.lit("ok")).alias("status")
+    costs = [pl.col(name).max() for name in CELL_COST_COLUMNS]
+    costs += [pl.when(c.count() > 0).then(c.cast(pl.Float64).sum()) for c in map(pl.col, LAYER_COST_COLUMNS)]
+    return rows.group_by("cell_id").agg(*shared, *counts, status, *costs).sort("cell_id")

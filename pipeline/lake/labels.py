@@ -70,19 +70,16 @@ class LabelRecords:
         try:
             return LABEL_BUNDLE_ADAPTER.validate_json(data)
         except ValidationError as error:
-            raise manifest.damaged_snapshot_error(
-                self._store, key, f"not a bundle of label records ({error.errors()[0]['msg']})"
-            ) from error
+            found = f"not a bundle of label records ({error.errors()[0]['msg']})"
+            raise manifest.damaged_snapshot_error(self._store, key, found) from error
 
     def _parse(self, key: str, source: Path | bytes) -> list[Label]:
         data = source if isinstance(source, bytes) else self._store.get(key)
         try:
             return parse_labels(key, data)
         except ValidationError as error:
-            found = f"not a label record ({error.errors()[0]['msg']})"
-            raise LakeError(
-                f"read {key} of the lake {self._store.uri}", found, "Move the file out of the lake"
-            ) from error
+            found, do = f"not a label record ({error.errors()[0]['msg']})", "Move the file out of the lake"
+            raise LakeError(f"read {key} of the lake {self._store.uri}", found, do) from error
 
 
 def parse_labels(key: str, data: bytes) -> list[Label]:

@@ -14,18 +14,9 @@ from pydantic import ValidationError
 
 from pipeline.columns import all_columns, read_csv_bytes
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
+from pipeline.lake import layout
 from pipeline.lake.labels import LabelRecords
-from pipeline.lake.layout import (
-    ATTEMPTS_PREFIX,
-    AUDITS_PREFIX,
-    CELLS_PREFIX,
-    COLUMNS_KEY,
-    QUARANTINE_PREFIX,
-    RECIPES_PREFIX,
-    RUNS_PREFIX,
-    TIMESTAMP_FORMAT,
-    list_parsed,
-)
+from pipeline.lake.layout import RECIPES_PREFIX, list_parsed
 from pipeline.lake.open_store import open_store
 from pipeline.lake.records import Audit, Failure, Label, ResolvedLabel, Tombstone, resolve_labels, utc_now
 from pipeline.recipe import Recipe
@@ -68,7 +59,7 @@ class Lake:
         and the first file by name counts.
         """
         files: dict[str, str] = {}
-        for key, name in list_parsed(self.store, CELLS_PREFIX):
+        for key, name in list_parsed(self.store, layout.CELLS_PREFIX):
             files.setdefault(name["cell"], key)
         return files
 
@@ -83,14 +74,14 @@ class Lake:
         if set(table.column("cell_id").to_pylist()) != {cell_id}:
             raise ValueError(f"the rows are not those of cell {cell_id}")
         self._describe_columns()
-        return self.store.put_new(f"{CELLS_PREFIX}/model_key={model_key}/{cell_id}.parquet", encode_parquet(table))
+        return self.store.put_new(layout.cell_key(model_key, cell_id), encode_parquet(table))
 
     def _describe_columns(self) -> None:
         """Store units and meanings beside the data, for readers without this package; columns are only added."""
-        if self.store.put_new(COLUMNS_KEY, read_csv_bytes()):
+        if self.store.put_new(layout.COLUMNS_KEY, read_csv_bytes()):
             return
-        if len(self.store.get(COLUMNS_KEY).splitlines()) < len(all_columns()) + 1:
-            self.store.put_or_replace(COLUMNS_KEY, read_csv_bytes())
+        if len(self.store.get(layout.COLUMNS_KEY).splitlines()) < len(all_columns()) + 1:
+            self.store.put_or_replace(layout.COLUMNS_KEY, read_csv_bytes())
 
     # labels
 
@@ -114,13 +105,12 @@ class Lake:
 
     def record_audit(self, audit: Audit) -> bool:
         """Write an audit unless it equals the newest audit of its model."""
-        model = digest_json(audit.model, bits=64)
+        model, digest = digest_json(audit.model, bits=64), audit.digest_without_time
         newest = self._newest_audits().get(model)
-        if newest and newest[1]["digest"] == audit.digest_without_time:
+        if newest and newest[1]["digest"] == digest:
             return False
-        return self.store.put_new(
-            f"{AUDITS_PREFIX}/{model}-{audit.seen_at:{TIMESTAMP_FORMAT}}-{audit.digest_without_time}.json", _json(audit)
-        )
+        name = f"{model}-{audit.seen_at:{layout.TIMESTAMP_FORMAT}}-{digest}.json"
+        return self.store.put_new(f"{layout.AUDITS_PREFIX}/{name}", _json(audit))
 
     def audits(self) -> list[Audit]:
         """Return the newest audit of each model."""
@@ -128,7 +118,7 @@ class Lake:
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
         """Map the digest of each model's name to its newest audit; file names sort by time."""
-        return {name["model"]: (key, name) for key, name in list_parsed(self.store, AUDITS_PREFIX)}
+        return {name["model"]: (key, name) for key, name in list_parsed(self.store, layout.AUDITS_PREFIX)}
 
     # recipes
 
@@ -137,16 +127,12 @@ class Lake:
         key = f"{RECIPES_PREFIX}/{recipe.label}.json"
         if key not in self.store.list(RECIPES_PREFIX):
             return
-        fields = type(recipe).model_fields
-        defaults = {name: field.default for name, field in fields.items() if not field.is_required()}
+        defaults = {name: field.default for name, field in type(recipe).model_fields.items() if not field.is_required()}
         old, new = defaults | json.loads(self.store.get(key)), recipe.model_dump(mode="json")
         if changed := [name for name in old | new if old.get(name) != new.get(name)]:
-            raise RecipeDriftError(
-                f"recipe {recipe.label}",
-                "changed since this lake first used it: "
-                + ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in changed),
-                f"Give it version {recipe.version + 1}, or undo the change",
-            )
+            changes = ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in changed)
+            do = f"Give it version {recipe.version + 1}, or undo the change"
+            raise RecipeDriftError(f"recipe {recipe.label}", f"changed since this lake first used it: {changes}", do)
 
     def record_recipe(self, recipe: Recipe) -> None:
         """Store the recipe under its `name@version`; raise RecipeDriftError if the lake has a different one."""
@@ -158,47 +144,47 @@ class Lake:
     def record_attempt(self, failure: Failure) -> None:
         """Add one failed attempt; a success needs no record, because its cell is committed."""
         name = f"{failure.cell_id}.{failure.error_class}.{uuid4().hex[:8]}.json"
-        self.store.put_new(f"{ATTEMPTS_PREFIX}/{name}", _json(failure))
+        self.store.put_new(f"{layout.ATTEMPTS_PREFIX}/{name}", _json(failure))
 
     def failure_counts(self) -> dict[str, Counter[str]]:
         """Count the failed attempts of each cell by error class; lists names and opens no file."""
         counts: dict[str, Counter[str]] = {}
-        for _, name in list_parsed(self.store, ATTEMPTS_PREFIX):
+        for _, name in list_parsed(self.store, layout.ATTEMPTS_PREFIX):
             counts.setdefault(name["cell"], Counter())[name["error_class"]] += 1
         return counts
 
     def failures(self, cell_ids: set[str]) -> list[Failure]:
         """Return every failed attempt at these cells, oldest first."""
-        keys = [key for key, name in list_parsed(self.store, ATTEMPTS_PREFIX) if name["cell"] in cell_ids]
+        keys = [key for key, name in list_parsed(self.store, layout.ATTEMPTS_PREFIX) if name["cell"] in cell_ids]
         return sorted((self._read(Failure, key) for key in keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
         """Write a tombstone: it hides a committed cell, or stops further attempts after the last failure."""
         tombstone = Tombstone.from_failure(record) if isinstance(record, Failure) else record
-        self.store.put_or_replace(f"{QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
+        self.store.put_or_replace(f"{layout.QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
 
     def quarantined_cell_ids(self) -> set[str]:
         """Return the ids of the cells with a tombstone; lists names and opens no file."""
-        return {name["cell"] for _, name in list_parsed(self.store, QUARANTINE_PREFIX)}
+        return {name["cell"] for _, name in list_parsed(self.store, layout.QUARANTINE_PREFIX)}
 
     def tombstones(self) -> list[Tombstone]:
-        return [self._read(Tombstone, key) for key, _ in list_parsed(self.store, QUARANTINE_PREFIX)]
+        return [self._read(Tombstone, key) for key, _ in list_parsed(self.store, layout.QUARANTINE_PREFIX)]
 
     def release(self, cell_id: str) -> bool:
         """Remove the tombstone; return False if there is none."""
-        return self.store.delete(f"{QUARANTINE_PREFIX}/{cell_id}.json")
+        return self.store.delete(f"{layout.QUARANTINE_PREFIX}/{cell_id}.json")
 
     # runs
 
     def begin_run(self, run_id: str, plan: Mapping[str, Any]) -> None:
         """Start a run: write its plan and remove stale staged files."""
         self.store.remove_stale_staging()
-        self.store.put_new(f"{RUNS_PREFIX}/{run_id}/plan.json", json.dumps(plan).encode())
+        self.store.put_new(f"{layout.RUNS_PREFIX}/{run_id}/plan.json", json.dumps(plan).encode())
 
     def heartbeat(self, run_id: str, progress: Mapping[str, Any]) -> None:
         """Replace the run's progress; `run_id` and `when` are added."""
         record = {**progress, "run_id": run_id, "when": utc_now().isoformat()}
-        self.store.put_or_replace(f"{RUNS_PREFIX}/{run_id}/progress.json", json.dumps(record).encode())
+        self.store.put_or_replace(f"{layout.RUNS_PREFIX}/{run_id}/progress.json", json.dumps(record).encode())
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the last progress record of every run, oldest heartbeat first."""
@@ -218,7 +204,7 @@ class Lake:
 
     def _progress_keys(self) -> list[str]:
         """Return the keys in the order in which the runs began, by which run ids sort."""
-        return sorted(key for key in self.store.list(RUNS_PREFIX) if key.endswith("/progress.json"))
+        return sorted(key for key in self.store.list(layout.RUNS_PREFIX) if key.endswith("/progress.json"))
 
     def _read(self, record_type: type[Record], key: str) -> Record:
         try:

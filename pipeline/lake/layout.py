@@ -6,14 +6,8 @@ from collections.abc import Iterator
 from pipeline.errors import LakeError
 from pipeline.lake.store import Store
 
-CELLS_PREFIX, LABELS_PREFIX, AUDITS_PREFIX, RECIPES_PREFIX, ATTEMPTS_PREFIX = (
-    "cells/v1",
-    "labels/v2",
-    "audits/v1",
-    "recipes",
-    "attempts/v1",
-)
-QUARANTINE_PREFIX, RUNS_PREFIX, COLUMNS_KEY = "quarantine", "runs", "columns.csv"
+CELLS_PREFIX, LABELS_PREFIX, AUDITS_PREFIX, RECIPES_PREFIX = "cells/v1", "labels/v2", "audits/v1", "recipes"
+ATTEMPTS_PREFIX, QUARANTINE_PREFIX, RUNS_PREFIX, COLUMNS_KEY = "attempts/v1", "quarantine", "runs", "columns.csv"
 V1_LABELS_PREFIX = "labels/v1"
 """Label files of earlier versions, one record per file: still read, no longer written."""
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
@@ -28,6 +22,11 @@ FILE_NAME_PATTERNS = {
 }
 
 
+def cell_key(model_key: str, cell_id: str) -> str:
+    """Return the key of a cell's file."""
+    return f"{CELLS_PREFIX}/model_key={model_key}/{cell_id}.parquet"
+
+
 def list_parsed(store: Store, prefix: str) -> Iterator[tuple[str, re.Match[str]]]:
     """Yield (key, parsed name) of each file below `prefix`; files with another suffix are ignored, as in every reader.
 
@@ -40,5 +39,5 @@ def list_parsed(store: Store, prefix: str) -> Iterator[tuple[str, re.Match[str]]
         if name := pattern.fullmatch(key, key.rfind("/") + 1):
             yield key, name
         elif key.endswith(f".{suffix}"):
-            shown = key if key.isprintable() else repr(key)  # a name may hold control codes of the terminal
+            shown = key if key.isprintable() else repr(key)  # a name may contain terminal control codes
             raise LakeError(f"lake {store.uri}", f"{shown} is not a lake file name", "Move the file out of the lake")

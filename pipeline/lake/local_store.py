@@ -86,10 +86,7 @@ class LocalStore(Store):
         with os.scandir(folder) as entries:
             for entry in entries:
                 key = f"{prefix}/{entry.name}"
-                if entry.is_dir():
-                    yield from self._walk(key)
-                else:
-                    yield key
+                yield from self._walk(key) if entry.is_dir() else [key]
 
     def _link_new(self, staged: Path, target: Path) -> bool:
         """Hard-link `staged` to `target`; return False if `target` exists."""
@@ -136,20 +133,16 @@ class LocalStore(Store):
             _make_folder(self.path(key).parent)
             yield
         except OSError as error:
-            raise LakeError(
-                f"write {key} to the lake {self.uri}",
-                error.strerror or str(error),
-                "Make the folder writable, free disk space, or choose another folder with --lake",
-            ) from error
+            do = "Make the folder writable, free disk space, or choose another folder with --lake"
+            raise LakeError(f"write {key} to the lake {self.uri}", error.strerror or str(error), do) from error
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise LakeError(
-                f"read {key} of the lake {self.uri}", error.strerror or str(error), "Check the path and its permissions"
-            ) from error
+            do = "Check the path and its permissions"
+            raise LakeError(f"read {key} of the lake {self.uri}", error.strerror or str(error), do) from error
 
 
 def _make_folder(folder: Path) -> None:

@@ -16,9 +16,7 @@ from pipeline.strict_model import StrictModel
 SNAPSHOTS_PREFIX, LATEST_KEY = "snapshots", "LATEST"
 ROW_FILE, CELL_FILE, LABEL_FILE = "layers.parquet", "cells.parquet", "labels.json"
 SNAPSHOT_KEY_PATTERN = r"snapshots/v2/\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}"
-SNAPSHOT_FILE_PATTERN = re.compile(
-    rf"{SNAPSHOTS_PREFIX}/v\d+/{TIMESTAMP_PATTERN}-[0-9a-f]+(\.parquet|/[a-z]+\.(parquet|json))"
-)
+SNAPSHOT_FILE_PATTERN = re.compile(rf"snapshots/v\d+/{TIMESTAMP_PATTERN}-[0-9a-f]+(\.parquet|/[a-z]+\.(parquet|json))")
 V1_SNAPSHOT_MARKER = b'"snapshots/v1/'
 
 
@@ -66,9 +64,8 @@ def damaged_snapshot_error(store: Store, key: str, found: str) -> LakeError:
 def superseded_snapshot_keys(store: Store, before: datetime) -> list[str]:
     """Return the keys of snapshots superseded before `before`, and of snapshots whose writer was killed by then."""
     latest = latest_snapshot(store)
-    stamps = {
-        key: match["stamp"] for key in store.list(SNAPSHOTS_PREFIX) if (match := SNAPSHOT_FILE_PATTERN.fullmatch(key))
-    }
+    names = {key: SNAPSHOT_FILE_PATTERN.fullmatch(key) for key in store.list(SNAPSHOTS_PREFIX)}
+    stamps = {key: name["stamp"] for key, name in names.items() if name}
     others = [key for key in stamps if not latest or not key.startswith(f"{latest.key}/")]
     return [key for key in others if _superseded_at(stamps[key], stamps.values()) < before]
 

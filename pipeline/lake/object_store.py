@@ -123,9 +123,8 @@ def _key(key: str) -> str:
 
 
 def _is_unsupported(error: Exception) -> bool:
-    return isinstance(error, NotSupportedError | NotImplementedError) or any(
-        word in str(error) for word in UNSUPPORTED_MARKERS
-    )
+    says_so = any(word in str(error) for word in UNSUPPORTED_MARKERS)
+    return says_so or isinstance(error, NotSupportedError | NotImplementedError)
 
 
 def _redacted_first_line(error: Exception) -> str:

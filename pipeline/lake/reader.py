@@ -31,14 +31,13 @@ class LakeReader:
         lake = Lake(uri)
         self.uri = lake.uri
         rows, cells = load_cell_index(lake)
+        hidden = pl.DataFrame({"cell_id": sorted(lake.quarantined_cell_ids())}, {"cell_id": pl.String})
         self._tables: dict[str, pa.Table | pl.LazyFrame] = {
             "measured": rows,
             "committed": cells.to_arrow(),
             "labels": _label_frame(lake.labels()).to_arrow(),
             "audited": _audit_frame(lake.audits()).to_arrow(),
-            "tombstones": pl.DataFrame(
-                {"cell_id": sorted(lake.quarantined_cell_ids())}, {"cell_id": pl.String}
-            ).to_arrow(),
+            "tombstones": hidden.to_arrow(),
         }
         visible = self._visible_cells()
         shared = visible.filter(~pl.col("own"))["cell_id"].unique().implode()
@@ -84,9 +83,8 @@ class LakeReader:
         """Select the cells with the newest algorithm of each measurement, once under each of their labels."""
         labelled = self._database().sql(views.SELECT_LABELLED_CELLS).pl()
         newest = pl.col("algorithm").max().over(views.MEASUREMENT_COLUMNS)
-        return labelled.filter(pl.col("algorithm").eq_missing(newest)).select(
-            "cell_id", "own", *views.LABEL_DECIDED_COLUMNS
-        )
+        visible = labelled.filter(pl.col("algorithm").eq_missing(newest))
+        return visible.select("cell_id", "own", *views.LABEL_DECIDED_COLUMNS)
 
     def _database(self) -> duckdb.DuckDBPyConnection:
         database = duckdb.connect()
@@ -106,12 +104,8 @@ def _as_usage_error(text: str) -> Iterator[None]:
 
 def _label_frame(labels: list[ResolvedLabel]) -> pl.DataFrame:
     types = polars_schema()
-    label_types = {
-        name: types[name]
-        for name in (*views.LABEL_DECIDED_COLUMNS, *views.DIGEST_COLUMNS)
-        if name in Label.model_fields
-    }
-    label_types |= {"content": pl.String()}
+    names = (*views.LABEL_DECIDED_COLUMNS, *views.DIGEST_COLUMNS)
+    label_types = {name: types[name] for name in names if name in Label.model_fields} | {"content": pl.String()}
     resolved_types = {name: types[name] for name in views.UNLABELLED_DEFAULTS} | {"first_seen": types["written_at"]}
     columns = {name: [getattr(resolved.label, name) for resolved in labels] for name in label_types}
     columns |= {name: [getattr(resolved, name) for resolved in labels] for name in resolved_types}

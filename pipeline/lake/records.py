@@ -91,7 +91,7 @@ class Audit(StrictModel):
 
 
 class ResolvedLabel(NamedTuple):
-    """Label with one content that it points or pointed to, related to all other labels."""
+    """One (label, content) pair, current or former, with its duplicate and superseded state among all labels."""
 
     label: Label
     first_seen: datetime
@@ -171,9 +171,5 @@ class Tombstone(StrictModel):
 
     @classmethod
     def from_failure(cls, failure: Failure) -> "Tombstone":
-        return cls(
-            cell_id=failure.cell_id,
-            reason=f"{failure.error_class}: {failure.message}",
-            by=f"run {failure.run_id}",
-            failure=failure,
-        )
+        reason, by = f"{failure.error_class}: {failure.message}", f"run {failure.run_id}"
+        return cls(cell_id=failure.cell_id, reason=reason, by=by, failure=failure)

@@ -13,13 +13,8 @@ from pipeline.lake.store import Store
 
 MAGIC = b"PAR1"
 POLARS_TYPES: dict[str, pl.DataType] = {
-    "string": pl.String(),
-    "bool": pl.Boolean(),
-    "int16": pl.Int16(),
-    "int32": pl.Int32(),
-    "int64": pl.Int64(),
-    "float32": pl.Float32(),
-    "float64": pl.Float64(),
+    **{"string": pl.String(), "bool": pl.Boolean(), "int16": pl.Int16(), "int32": pl.Int32(), "int64": pl.Int64()},
+    **{"float32": pl.Float32(), "float64": pl.Float64()},
     "timestamp[us, UTC]": pl.Datetime("us", "UTC"),
 }
 ParquetSource = Path | bytes

@@ -11,15 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.columns import (
-    METRIC_GROUPS,
-    MU_PROBABILITIES,
-    Column,
-    all_columns,
-    column_names,
-    explained_columns,
-    is_null_by_definition,
-)
+from pipeline import columns
+from pipeline.columns import METRIC_GROUPS, Column, all_columns, column_names, explained_columns, is_null_by_definition
 from pipeline.lake import checksum
 
 SCHEMA_VERSION = 1
@@ -34,7 +27,7 @@ SMALL_FILE_OPTIONS: dict[str, Any] = {"use_dictionary": False, "write_statistics
 @cache
 def arrow_schema() -> pa.Schema:
     """Return every column with unit and meaning; constants are in the metadata of the schema."""
-    constant = {"schema_version": str(SCHEMA_VERSION), "mu_probabilities": json.dumps(MU_PROBABILITIES)}
+    constant = {"schema_version": str(SCHEMA_VERSION), "mu_probabilities": json.dumps(columns.MU_PROBABILITIES)}
     return pa.schema([_field(column) for column in all_columns()], metadata=constant)
 
 
@@ -74,21 +67,22 @@ def encode_parquet(table: pa.Table) -> bytes:
     return data
 
 
+def unexplained_nulls(row: Mapping[str, Any]) -> list[str]:
+    """Return the metrics in the row that are null although no word in its `flags` explains it."""
+    nulls = {name for name in column_names(*METRIC_GROUPS) if name in row and row[name] is None}
+    explained = explained_columns(row.get("flags") or [])
+    return sorted(name for name in nulls - explained if not is_null_by_definition(name, row["depth"]))
+
+
 def _complete(row: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = set(row) - set(column_names())
     where = f"layer {row.get('layer')}"
-    if unknown:
+    if unknown := set(row) - set(column_names()):
         raise ValueError(f"{where}: unknown columns: {', '.join(sorted(unknown))}")
     complete: dict[str, Any] = {name: row.get(name) for name in column_names()} | {"schema_version": SCHEMA_VERSION}
     absent = [name for name in REQUIRED_COLUMNS if complete[name] is None]
     if absent or complete["flags"] is None:
         raise ValueError(f"{where}: null in {', '.join(absent or ['flags'])}")
-    nulls = {
-        name
-        for name in column_names(*METRIC_GROUPS)
-        if complete[name] is None and not is_null_by_definition(name, complete["depth"])
-    }
-    if unexplained := sorted(nulls - explained_columns(complete["flags"])):
+    if unexplained := unexplained_nulls(complete):
         raise ValueError(f"{where}: null without a word in flags that explains it: {', '.join(unexplained)}")
     return complete
 

@@ -1,5 +1,6 @@
 """Snapshots, which cache all cells and labels in three files so that readers need not open thousands; and their gc."""
 
+from contextlib import suppress
 from datetime import timedelta
 from io import BytesIO
 from uuid import uuid4
@@ -7,20 +8,11 @@ from uuid import uuid4
 import polars as pl
 
 from pipeline.errors import LakeError
-from pipeline.lake.cell_index import PARQUET_READ_ERRORS, load_cell_index
+from pipeline.lake import manifest
+from pipeline.lake.cell_index import collect_rows, load_cell_index
 from pipeline.lake.lake import Lake
 from pipeline.lake.layout import TIMESTAMP_FORMAT
-from pipeline.lake.manifest import (
-    CELL_FILE,
-    LABEL_FILE,
-    LATEST_KEY,
-    ROW_FILE,
-    SNAPSHOTS_PREFIX,
-    Snapshot,
-    bytes_digest,
-    latest_snapshot,
-    superseded_snapshot_keys,
-)
+from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, ROW_FILE, Snapshot, bytes_digest, latest_snapshot
 from pipeline.lake.records import utc_now
 from pipeline.lake.scan import polars_schema
 from pipeline.lake.store import Store
@@ -48,17 +40,14 @@ def compact(lake: Lake) -> Snapshot | None:
     index = load_cell_index(lake)
     if index.cells.is_empty():
         return None
-    frame = _sorted(index.rows, lake.uri)
-    files = {
-        ROW_FILE: _parquet(frame),
-        CELL_FILE: _parquet(index.cells.sort("model", "cell_id", nulls_last=True)),
-        LABEL_FILE: lake.encode_label_bundle(),
-    }
+    frame = collect_rows(index.rows.sort(SORT_COLUMNS, nulls_last=True), lake.uri)
+    cells = index.cells.sort("model", "cell_id", nulls_last=True)
+    files = {ROW_FILE: _parquet(frame), CELL_FILE: _parquet(cells), LABEL_FILE: lake.encode_label_bundle()}
     written_at = utc_now()
     snapshot = Snapshot(
-        key=f"{SNAPSHOTS_PREFIX}/v2/{written_at:{TIMESTAMP_FORMAT}}-{uuid4().hex[:8]}",
+        key=f"{manifest.SNAPSHOTS_PREFIX}/v2/{written_at:{TIMESTAMP_FORMAT}}-{uuid4().hex[:8]}",
         digests={name: bytes_digest(data) for name, data in files.items()},
-        cells=index.cells.height,
+        cells=cells.height,
         rows=frame.height,
         bytes=sum(map(len, files.values())),
         written_at=written_at,
@@ -88,10 +77,8 @@ def collect_garbage(lake: Lake, grace: timedelta = GC_GRACE, *, dry_run: bool = 
     Stale means unused for `grace`: a reader opened before that may lose its snapshot. Cells, labels, attempts,
     tombstones, recipes and runs are never deleted.
     """
-    keys = [
-        *lake.store.list_stale_staging(grace.total_seconds()),
-        *superseded_snapshot_keys(lake.store, utc_now() - grace),
-    ]
+    keys = lake.store.list_stale_staging(grace.total_seconds())
+    keys += manifest.superseded_snapshot_keys(lake.store, utc_now() - grace)
     if not dry_run:
         for key in keys:
             lake.store.delete(key)
@@ -111,20 +98,10 @@ def find_corrupt_file(store: Store) -> str | None:
 
 
 def _drop_corrupt_snapshot(store: Store) -> None:
-    try:
-        sound = find_corrupt_file(store) is None
-    except LakeError:
-        sound = False
-    if not sound:
-        store.delete(LATEST_KEY)
-
-
-def _sorted(rows: pl.LazyFrame, uri: str) -> pl.DataFrame:
-    try:
-        return rows.sort(SORT_COLUMNS, nulls_last=True).collect()
-    except PARQUET_READ_ERRORS as error:
-        found = " ".join(str(error).split())
-        raise LakeError(f"read the cells of the lake {uri}", found, f"Run shapelake verify --lake {uri}") from error
+    with suppress(LakeError):
+        if find_corrupt_file(store) is None:
+            return
+    store.delete(LATEST_KEY)
 
 
 def _parquet(frame: pl.DataFrame) -> bytes:

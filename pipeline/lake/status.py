@@ -10,6 +10,8 @@ from pipeline.lake.views import DIGEST_COLUMNS
 from pipeline.strict_model import digest_json
 
 STATUS_COLUMNS = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revision", "step", "written_at")
+Entry = dict[str, Any]
+"""Values of one model, failure or tombstone, by name."""
 
 
 class LabelledCell(NamedTuple):
@@ -70,11 +72,9 @@ def _labelled_cells(lake: Lake) -> list[LabelledCell]:
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))
     labelled = []
     for cell_id, *rest in cells.sort("cell_id").iter_rows():
-        content, (corpus, sha256, recipe, kind, *own, written_at) = digest_json(rest[:3]), rest[3:]
+        content, (corpus, sha, recipe, kind, *own, written_at) = digest_json(rest[:3]), rest[3:]
         for model, revision, step, seen in labels.get(content) or [(*own, written_at)]:
-            labelled.append(
-                LabelledCell(cell_id, model, revision, step, corpus, sha256, recipe, kind, written_at, seen)
-            )
+            labelled.append(LabelledCell(cell_id, model, revision, step, corpus, sha, recipe, kind, written_at, seen))
     return labelled
 
 
@@ -90,9 +90,7 @@ def _unresolved_failures(lake: Lake, tombstones: dict[str, Tombstone], visible: 
     return sorted(unresolved, key=lambda failure: failure.when)
 
 
-def _model(
-    model: str, visible: list[LabelledCell], failed: list[Failure], quarantined: list[dict[str, Any]]
-) -> dict[str, Any]:
+def _model(model: str, visible: list[LabelledCell], failed: list[Failure], quarantined: list[Entry]) -> Entry:
     cells = [cell for cell in visible if cell.model == model]
     ids = {entry["cell_id"] for entry in quarantined}
     return {
@@ -108,7 +106,7 @@ def _model(
     }
 
 
-def _failure(failure: Failure, counts: Counter[str], quarantined: bool) -> dict[str, Any]:
+def _failure(failure: Failure, counts: Counter[str], quarantined: bool) -> Entry:
     return {
         "label": f"{failure.model}@{failure.revision}",
         **{name: getattr(failure, name) for name in ("corpus", "recipe", "kind", "cell_id")},
@@ -120,7 +118,7 @@ def _failure(failure: Failure, counts: Counter[str], quarantined: bool) -> dict[
     }
 
 
-def _tombstone_entry(tombstone: Tombstone, measured: list[LabelledCell]) -> dict[str, Any]:
+def _tombstone_entry(tombstone: Tombstone, measured: list[LabelledCell]) -> Entry:
     cell = tombstone.failure or next((cell for cell in measured if cell.cell_id == tombstone.cell_id), None)
     return {
         "cell_id": tombstone.cell_id,

@@ -10,40 +10,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipeline.columns import (
-    FLAGS,
-    METRIC_GROUPS,
-    all_columns,
-    column_names,
-    column_range,
-    explained_columns,
-    is_null_by_definition,
-)
+from pipeline.columns import FLAGS, METRIC_GROUPS, all_columns, column_names, column_range
 from pipeline.errors import LakeError
-from pipeline.lake import labels
+from pipeline.lake import labels, layout
 from pipeline.lake.lake import Lake
-from pipeline.lake.layout import (
-    ATTEMPTS_PREFIX,
-    CELLS_PREFIX,
-    FILE_NAME_PATTERNS,
-    LABELS_PREFIX,
-    QUARANTINE_PREFIX,
-    V1_LABELS_PREFIX,
-)
+from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
 from pipeline.lake.manifest import LATEST_KEY, bytes_digest
 from pipeline.lake.records import Failure, Tombstone
 from pipeline.lake.scan import find_damage
-from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema
+from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema, unexplained_nulls
 from pipeline.lake.snapshot import find_corrupt_file
 from pipeline.spec import Checkpoint
 
 CELL_KEY_PATTERN = re.compile(rf"{CELLS_PREFIX}/model_key=(?P<model_key>[^/]+)/{FILE_NAME_PATTERNS[CELLS_PREFIX]}")
 ALLOWED_WORDS = {"state": {"embedding", "block", "final_norm"}, "status": {"ok", "degenerate", "nonfinite"}}
 CHECKED_NAME_GROUPS = {
-    LABELS_PREFIX: "digest",
-    V1_LABELS_PREFIX: "label",
-    QUARANTINE_PREFIX: "cell",
-    ATTEMPTS_PREFIX: "cell",
+    **{layout.LABELS_PREFIX: "digest", layout.V1_LABELS_PREFIX: "label"},
+    **{layout.QUARANTINE_PREFIX: "cell", layout.ATTEMPTS_PREFIX: "cell"},
 }
 """Part of a record's file name that must match its content."""
 COMPARED_COLUMNS = column_names("layer", *METRIC_GROUPS)
@@ -119,17 +102,9 @@ def _row_problems(row: dict[str, Any]) -> Iterator[str]:
         for value in _numbers(row.get(column.name)):
             if not math.isfinite(value) or (bounds and not bounds.low <= value <= bounds.high):
                 yield f"{column.name} = {value}"
-    yield from (
-        f"{name} = {row[name]!r}" for name, known in ALLOWED_WORDS.items() if name in row and row[name] not in known
-    )
-    flags = row.get("flags") or []
-    yield from (f"unknown flag {flag!r}" for flag in flags if flag.partition(":")[0] not in FLAGS)
-    nulls = {
-        n
-        for n in column_names(*METRIC_GROUPS)
-        if n in row and row[n] is None and not is_null_by_definition(n, row["depth"])
-    }
-    if unexplained := sorted(nulls - explained_columns(flags)):
+    yield from (f"{n} = {row[n]!r}" for n, known in ALLOWED_WORDS.items() if n in row and row[n] not in known)
+    yield from (f"unknown flag {flag!r}" for flag in row.get("flags") or [] if flag.partition(":")[0] not in FLAGS)
+    if unexplained := unexplained_nulls(row):
         yield f"null without a word in flags that explains it: {', '.join(unexplained)}"
 
 
@@ -142,8 +117,7 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _equal(a: pa.Table, b: pa.Table) -> bool:
-    common = {*a.column_names} & {*b.column_names}
-    shared = [name for name in COMPARED_COLUMNS if name in common]
+    shared = [name for name in COMPARED_COLUMNS if name in a.column_names and name in b.column_names]
     return a.select(shared).equals(b.select(shared))
 
 
@@ -158,10 +132,10 @@ def _join_first(values: set[Any]) -> str:
 def _record_problems(lake: Lake) -> Iterator[Problem]:
     """Yield labels, tombstones and failures that cannot be read or whose content does not match the file name."""
     name_from_content: dict[str, Callable[[str, bytes], str]] = {
-        LABELS_PREFIX: lambda key, data: bytes_digest(data) if labels.parse_labels(key, data) else "no records",
-        V1_LABELS_PREFIX: lambda key, data: labels.parse_labels(key, data)[0].name_digest,
-        QUARANTINE_PREFIX: lambda _, data: Tombstone.model_validate_json(data).cell_id,
-        ATTEMPTS_PREFIX: lambda _, data: Failure.model_validate_json(data).cell_id,
+        layout.LABELS_PREFIX: lambda key, data: bytes_digest(data) if labels.parse_labels(key, data) else "no records",
+        layout.V1_LABELS_PREFIX: lambda key, data: labels.parse_labels(key, data)[0].name_digest,
+        layout.QUARANTINE_PREFIX: lambda _, data: Tombstone.model_validate_json(data).cell_id,
+        layout.ATTEMPTS_PREFIX: lambda _, data: Failure.model_validate_json(data).cell_id,
     }
     for prefix, parse_name in name_from_content.items():
         for key in lake.store.list(prefix):
@@ -170,8 +144,7 @@ def _record_problems(lake: Lake) -> Iterator[Problem]:
 
 
 def _check_record(lake: Lake, key: str, prefix: str, parse_name: Callable[[str, bytes], str]) -> Iterator[Problem]:
-    name = re.fullmatch(rf"(?:.*/)?{FILE_NAME_PATTERNS[prefix]}", key)
-    if not name:
+    if not (name := re.fullmatch(rf"(?:.*/)?{FILE_NAME_PATTERNS[prefix]}", key)):
         yield Problem(key, "not a record file name")
         return
     try:

@@ -16,22 +16,17 @@ LABEL_DECIDED_COLUMNS = (
 UNLABELLED_DEFAULTS = {"duplicate_of": "NULL", "superseded": "false"}
 """Columns that only label records provide, with their value for a cell that has no label record."""
 MEASUREMENT_COLUMNS = (
-    *("model", "revision", *DIGEST_COLUMNS, "corpus", "corpus_sha256"),
-    *("kind", "recipe", "recipe_fingerprint"),
+    *("model", "revision", *DIGEST_COLUMNS, "corpus", "corpus_sha256", "kind", "recipe", "recipe_fingerprint"),
 )
 """Cells with equal values are versions of one measurement, of which the newest algorithm is visible."""
-CONTENT_COLUMNS = tuple(
-    name
-    for name in column_names("model", "checkpoint")
-    if name not in (*LABEL_DECIDED_COLUMNS, *DIGEST_COLUMNS, "kind")
-)
+_NOT_CONTENT = {*LABEL_DECIDED_COLUMNS, *DIGEST_COLUMNS, "kind"}
+CONTENT_COLUMNS = tuple(name for name in column_names("model", "checkpoint") if name not in _NOT_CONTENT)
 
 
 def _labelled(name: str, own: str) -> str:
     """Select `name` from the label record, or from the cell if its label record is lost."""
-    return (
-        f"CASE WHEN l.content IS NULL THEN {UNLABELLED_DEFAULTS.get(name, f'{own}.{name}')} ELSE l.{name} END AS {name}"
-    )
+    default = UNLABELLED_DEFAULTS.get(name, f"{own}.{name}")
+    return f"CASE WHEN l.content IS NULL THEN {default} ELSE l.{name} END AS {name}"
 
 
 def _each(form: str, columns: tuple[str, ...]) -> str:
@@ -47,8 +42,7 @@ WHERE c.cell_id NOT IN (FROM tombstones)
 """
 """Every cell that is not hidden, under each of its labels; `own` marks the label under which it was measured."""
 
-LABEL_NAME_COLUMNS = ("model", "revision")
-LABEL_ONLY_COLUMNS = tuple(name for name in LABEL_DECIDED_COLUMNS if name not in LABEL_NAME_COLUMNS)
+LABEL_ONLY_COLUMNS = tuple(name for name in LABEL_DECIDED_COLUMNS if name not in ("model", "revision"))
 
 
 def _row_columns(from_label: tuple[str, ...]) -> str:

@@ -13,17 +13,5 @@ from pipeline.render.results import (
 )
 from pipeline.render.sweeps import print_plan, print_run_report, print_status
 
-__all__ = [
-    "print_audits",
-    "print_catalog",
-    "print_checks",
-    "print_csv",
-    "print_findings",
-    "print_json_rows",
-    "print_layers",
-    "print_plan",
-    "print_problems",
-    "print_query_result",
-    "print_run_report",
-    "print_status",
-]
+__all__ = ["print_audits", "print_catalog", "print_checks", "print_csv", "print_findings", "print_json_rows"]
+__all__ += ["print_layers", "print_plan", "print_problems", "print_query_result", "print_run_report", "print_status"]

@@ -9,17 +9,12 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.render.tables import (
-    console,
-    format_bytes,
-    format_number,
-    format_with_error,
-    make_rich_table,
-    table_from_records,
-)
+from pipeline.render.tables import console, format_bytes, format_with_error, make_rich_table, table_from_records
 
 FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
 """Columns of a finding that a terminal shows; --json has all of them."""
+LAYER_DIGITS = {"anisotropy": 4, "anisotropy_no_sink": 4, "id_twonn": 2, "id_mle": 2, "id_authors": 2}
+"""Decimals of the metrics in the table of layers."""
 
 
 def print_layers(measured: list[dict[str, Any]]) -> None:
@@ -28,17 +23,8 @@ def print_layers(measured: list[dict[str, Any]]) -> None:
     for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
         shown.add_column(name, justify="left" if name in ("state", "flags") else "right")
     for row in measured:
-        shown.add_row(
-            str(row["layer"]),
-            row["state"],
-            format_with_error(row, "anisotropy", 4),
-            format_with_error(row, "anisotropy_no_sink", 4),
-            format_with_error(row, "id_twonn", 2),
-            format_with_error(row, "id_mle", 2),
-            format_number(row["id_authors"], 2),
-            str(row["n_points"]),
-            " ".join(row["flags"]),
-        )
+        metrics = [format_with_error(row, name, digits) for name, digits in LAYER_DIGITS.items()]
+        shown.add_row(str(row["layer"]), row["state"], *metrics, str(row["n_points"]), " ".join(row["flags"]))
     console().print(shown)
     first = measured[0]
     if first["loss"] is not None:

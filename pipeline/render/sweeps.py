@@ -21,16 +21,15 @@ def print_plan(plan: "Plan", lake: str) -> None:
     """Print what exists, what is wanted, what will run and why."""
     out = console()
     corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in plan.sweep.corpora)
-    done = len(plan.cells) - len(plan.todo) - len(plan.quarantined_cells)
+    todo, quarantined = plan.todo, plan.quarantined_cells
+    done = len(plan.cells) - len(todo) - len(quarantined)
     out.print(f"sweep     {plan.sweep.name}   recipe {plan.sweep.recipe.label}   lake {lake}", markup=False)
     for history in {h.model: h for h in plan.histories}.values():
         out.print(f"history   {history.model}: {_describe_wanted(plan, history)}{_states(history)}", markup=False)
     out.print(f"corpora   {corpora}", markup=False)
-    out.print(
-        f"cells     {len(plan.cells)} wanted   {done} done   {len(plan.quarantined_cells)} quarantined   "
-        f"{len(plan.todo)} to run"
-    )
-    if plan.todo:
+    counts = f"{done} done   {len(quarantined)} quarantined   {len(todo)} to run"
+    out.print(f"cells     {len(plan.cells)} wanted   {counts}")
+    if todo:
         out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
         out.print(f"cost      {_cost(plan.cost)}", markup=False)
     if plan.unparsed_names:
@@ -40,10 +39,9 @@ def print_plan(plan: "Plan", lake: str) -> None:
     for model, finding in plan.findings[:MAX_LISTED]:
         out.print(f"warning   {model}: {finding.says}", markup=False)
     if more := plan.findings[MAX_LISTED:]:
-        out.print(
-            f"warning   and {len(more)} more: shapelake audit {' '.join(sorted({m for m, _ in more}))}", markup=False
-        )
-    for cell in plan.quarantined_cells[:MAX_LISTED]:
+        models = " ".join(sorted({model for model, _ in more}))
+        out.print(f"warning   and {len(more)} more: shapelake audit {models}", markup=False)
+    for cell in quarantined[:MAX_LISTED]:
         out.print(f"skipped   {cell.name} is quarantined: {_failures_command(lake)}", markup=False)
 
 
@@ -85,9 +83,8 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
         counts += f", {sum(group['cells'] for group in run['left_out'])} left out" if run.get("left_out") else ""
         counts += f", slots busy {run['busy']:.0%}" if run.get("busy") else ""
         counts += f", slots idle {run['gpu_wait_s']:.0f} s during downloads" if run.get("gpu_wait_s", 0.0) >= 1 else ""
-        out.print(
-            f"run {run['run_id']} ({run['sweep']}): {counts}, {ended}, last heartbeat {run['when']}", markup=False
-        )
+        counts += f", {ended}, last heartbeat {run['when']}"
+        out.print(f"run {run['run_id']} ({run['sweep']}): {counts}", markup=False)
     if state["failures"]:
         out.print(f"{len(state['failures'])} failures: {_failures_command(state['lake'])}", markup=False)
 
@@ -100,9 +97,8 @@ def _describe_wanted(plan: "Plan", history: "History") -> str:
     if known := history.checkpoints:
         return f"0 of {len(known)} checkpoints match --steps {plan.sweep.steps}, {_span(known)}"
     reasons = dict.fromkeys(revision.state_reason for revision in history.revisions if revision.state_reason)
-    return "nothing to measure: " + (
-        _listed(tuple(reasons)) or ("no such repo" if history.missing_on_hub else "no revisions")
-    )
+    no_reason = "no such repo" if history.missing_on_hub else "no revisions"
+    return f"nothing to measure: {_listed(tuple(reasons)) or no_reason}"
 
 
 def _states(history: "History") -> str:

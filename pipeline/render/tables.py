@@ -41,9 +41,6 @@ def format_value(value: Any) -> str:
 
 
 def format_with_error(row: dict[str, Any], name: str, digits: int) -> str:
-    error = row[f"{name}_se"]
-    return format_number(row[name], digits) + (f" ± {error:.{digits}f}" if error is not None else "")
-
-
-def format_number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    value, error = row[name], row.get(f"{name}_se")
+    shown = "-" if value is None else f"{value:.{digits}f}"
+    return shown if error is None else f"{shown} ± {error:.{digits}f}"

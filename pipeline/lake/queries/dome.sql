@@ -1,0 +1,12 @@
+-- anisotropy over depth at the last step of each history: the highest block against the first and the last
+SELECT model, kind, stage, run, corpus, recipe, step,
+    arg_max(layer, anisotropy) AS peak_layer, arg_max(depth, anisotropy) AS peak_depth,
+    max(anisotropy) AS peak, arg_max(anisotropy_se, anisotropy) AS peak_se,
+    arg_min(anisotropy, layer) AS first_block, arg_max(anisotropy, layer) AS last_block,
+    max(anisotropy_no_sink) AS peak_no_sink
+FROM layers WHERE state = 'block' AND NOT coalesce(superseded, false)
+GROUP BY model, kind, stage, run, corpus, corpus_sha256, recipe, revision, step
+QUALIFY row_number() OVER (
+    PARTITION BY model, kind, stage, run, corpus, corpus_sha256, recipe ORDER BY step DESC NULLS LAST, revision
+) = 1
+ORDER BY ALL
