@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 EXTRAS := cpu,dev,report
 BENCH := .bench
 
-.PHONY: demo test test-slow test-browser bench explosions-small lint format constraints clean
+.PHONY: pages demo test test-slow test-browser bench explosions-small lint format constraints clean
 
 demo: $(READY)
 	@$(VENV)/bin/shapelake demo
@@ -50,6 +50,10 @@ lint: $(READY)
 format: $(READY)
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+
+# Pages that are generated from the code; a test compares them.
+pages: $(READY)
+	@$(VENV)/bin/python -m tests.docs.pages
 
 # The environment is rebuilt only when its inputs change.
 $(READY): pyproject.toml infra/constraints.txt

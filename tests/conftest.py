@@ -67,11 +67,11 @@ def shapelake(monkeypatch, capsys):
 @pytest.fixture
 def measured_lake(tmp_path, shapelake):
     """Lake with one history of three checkpoints, `runs` beside it, measured on text."""
-    from tests import real
+    from tests.support import tiny_checkpoints as tiny
 
-    root = real.history(tmp_path / "runs", [0, 1, 10])
+    root = tiny.history(tmp_path / "runs", [0, 1, 10])
     lake = tmp_path / "lake"
-    code, *_ = shapelake("run", real.sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
+    code, *_ = shapelake("run", tiny.sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
     assert code == 0
     return lake
 

@@ -145,7 +145,7 @@ def _finished(folder: Path) -> tuple[Path, Path]:
     from pipeline.sweep.config import load_sweep
     from pipeline.sweep.plan import make_plan
     from pipeline.sweep.run import run
-    from tests.sweep import stub
+    from tests.support import stub_checkpoints as stub
 
     root = stub.history(folder / "runs", [0, 1, 2])
     (folder / "sweep.yaml").write_text(

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests import real
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
+from tests.support import tiny_checkpoints as tiny
 
 
 def weights(folder: Path) -> Path:
@@ -64,10 +64,10 @@ BREAKAGES = {
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
     """Sweep over steps 0 and 7, which are sound, and 1 to 6, each broken as in BREAKAGES."""
-    root = real.history(tmp_path / "runs", [0, *BREAKAGES, 7])
+    root = tiny.history(tmp_path / "runs", [0, *BREAKAGES, 7])
     for step, (breakage, _) in BREAKAGES.items():
         breakage(root / f"step{step}")
-    return real.sweep_file(tmp_path, root)
+    return tiny.sweep_file(tmp_path, root)
 
 
 def test_bad_checkpoints_are_listed_with_cause_and_command_and_the_others_finish(broken, tmp_path, shapelake):
@@ -106,11 +106,11 @@ def test_bad_checkpoints_are_listed_with_cause_and_command_and_the_others_finish
 
 
 def test_a_corpus_of_ten_bytes_says_both_numbers(tmp_path, shapelake):
-    root = real.history(tmp_path / "runs", [0])
-    path = real.sweep_file(tmp_path, root)
+    root = tiny.history(tmp_path / "runs", [0])
+    path = tiny.sweep_file(tmp_path, root)
     (tmp_path / "prose.txt").write_text("ten bytes.")
     code, out, _ = shapelake("run", path, "--lake", tmp_path / "lake", "--backend", "inline")
-    needed = real.RECIPE["contexts"] * real.RECIPE["groups"] * real.RECIPE["context_tokens"]
+    needed = tiny.RECIPE["contexts"] * tiny.RECIPE["groups"] * tiny.RECIPE["context_tokens"]
     assert code == 1
     assert f"{needed}" in out.replace(",", "")
     assert " 10 " in out.replace(",", "")
@@ -121,8 +121,8 @@ def test_a_corpus_of_ten_bytes_says_both_numbers(tmp_path, shapelake):
     [
         ({"recipes": "quick@1"}, "did you mean 'recipe'"),
         ({"recipe": "quik@1"}, "did you mean 'quick@1'"),
-        ({"recipe": {**real.RECIPE, "contexs": 3}}, "did you mean 'contexts'"),
-        ({"recipe": {**real.RECIPE, "kept_per_context": 64}}, "64 positions exceed context_tokens (32)"),
+        ({"recipe": {**tiny.RECIPE, "contexs": 3}}, "did you mean 'contexts'"),
+        ({"recipe": {**tiny.RECIPE, "kept_per_context": 64}}, "64 positions exceed context_tokens (32)"),
         ({"resources": {"gpu": 1}}, "did you mean 'gpus'"),
         ({"corpora": [{"enwik8-rw": "x"}]}, "did you mean 'enwik8-raw'"),
         ({"corpora": [{"text": "absent.txt"}]}, "absent.txt"),
@@ -136,7 +136,7 @@ def test_a_corpus_of_ten_bytes_says_both_numbers(tmp_path, shapelake):
 )
 def test_a_wrong_sweep_is_refused_in_two_lines(tmp_path, shapelake, changes, fact):
     root = stub.history(tmp_path / "runs", [5, 11])
-    assert_refused(shapelake("plan", real.sweep_file(tmp_path, root, **changes), "--lake", tmp_path / "lake"), fact)
+    assert_refused(shapelake("plan", tiny.sweep_file(tmp_path, root, **changes), "--lake", tmp_path / "lake"), fact)
 
 
 def assert_refused(result: tuple[int, str, str], fact: str) -> None:
@@ -163,7 +163,7 @@ def assert_refused(result: tuple[int, str, str], fact: str) -> None:
 def test_a_wrong_set_is_refused_in_two_lines(tmp_path, shapelake, text, fact):
     root = stub.history(tmp_path / "runs", [0])
     assert_refused(
-        shapelake("plan", real.sweep_file(tmp_path, root), "--lake", tmp_path / "lake", "--set", text),
+        shapelake("plan", tiny.sweep_file(tmp_path, root), "--lake", tmp_path / "lake", "--set", text),
         fact,
     )
 
@@ -204,7 +204,7 @@ UNSUPPORTED_URIS = ("ftp://host/lake", "hdfs://host/lake")
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_a_lake_to_be_written_may_be_absent_but_not_of_another_kind(tmp_path, shapelake, command):
     root = stub.history(tmp_path / "runs", [0])
-    sweep = real.sweep_file(tmp_path, root)
+    sweep = tiny.sweep_file(tmp_path, root)
     (tmp_path / "file").touch()
     for lake in (tmp_path / "file", "", *UNSUPPORTED_URIS):
         assert_refused(shapelake(command, sweep, "--lake", lake), str(lake) or "lake")
@@ -214,35 +214,35 @@ def test_a_lake_to_be_written_may_be_absent_but_not_of_another_kind(tmp_path, sh
 
 def test_a_history_without_checkpoints_is_refused(tmp_path, shapelake):
     (tmp_path / "runs").mkdir()
-    code, _, err = shapelake("plan", real.sweep_file(tmp_path, tmp_path / "runs"), "--lake", tmp_path / "lake")
+    code, _, err = shapelake("plan", tiny.sweep_file(tmp_path, tmp_path / "runs"), "--lake", tmp_path / "lake")
     assert (code, len(err.splitlines())) == (2, 2)
     assert str(tmp_path / "runs") in err
 
 
 def test_a_lake_that_cannot_be_written_is_said_in_two_lines(tmp_path, shapelake):
-    root = real.history(tmp_path / "runs", [0])
+    root = tiny.history(tmp_path / "runs", [0])
     (tmp_path / "file").write_text("in the way")
     lake = tmp_path / "file" / "lake"
-    code, _, err = shapelake("run", real.sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
+    code, _, err = shapelake("run", tiny.sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
     assert code == 1
     assert str(lake) in err
     assert len(err.strip().splitlines()) == 2, err
 
 
 def test_a_recipe_that_changed_under_its_version_is_refused_with_the_change(tmp_path, shapelake):
-    root = real.history(tmp_path / "runs", [0])
+    root = tiny.history(tmp_path / "runs", [0])
     lake = tmp_path / "lake"
-    code, *_ = shapelake("run", real.sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
+    code, *_ = shapelake("run", tiny.sweep_file(tmp_path, root), "--lake", lake, "--backend", "inline")
     assert code == 0
-    changed = real.sweep_file(tmp_path, root, recipe={**real.RECIPE, "contexts": 9})
+    changed = tiny.sweep_file(tmp_path, root, recipe={**tiny.RECIPE, "contexts": 9})
     code, _, err = shapelake("plan", changed, "--lake", lake)
     assert code == 2
     assert "contexts 8 -> 9" in err
 
 
 def test_a_built_in_recipe_cannot_be_redefined(tmp_path, shapelake):
-    root = real.history(tmp_path / "runs", [0])
-    path = real.sweep_file(tmp_path, root, recipe="quick@1")
+    root = tiny.history(tmp_path / "runs", [0])
+    path = tiny.sweep_file(tmp_path, root, recipe="quick@1")
     code, _, err = shapelake("plan", path, "--lake", tmp_path / "lake", "--set", "recipe.contexts=3")
     assert code == 2
     assert "quick@1" in err

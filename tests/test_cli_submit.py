@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pipeline.sweep import ray_jobs
-from tests import real
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
+from tests.support import tiny_checkpoints as tiny
 
 URL = "http://localhost:8265"
 
@@ -61,7 +61,7 @@ def client(monkeypatch):
 
 @pytest.fixture
 def submit(shapelake, tmp_path):
-    sweep = real.sweep_file(tmp_path, stub.history(tmp_path / "runs", [0, 1]))
+    sweep = tiny.sweep_file(tmp_path, stub.history(tmp_path / "runs", [0, 1]))
     return lambda *words: shapelake("submit", sweep, "--cluster", URL, "--lake", "s3://bucket/lake", *words)
 
 

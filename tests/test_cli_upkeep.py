@@ -7,7 +7,7 @@ import pytest
 from pipeline import doctor
 from pipeline.lake import Lake
 from tests.hub.conftest import hub  # noqa: F401
-from tests.hub.test_reruns import files
+from tests.support.stub_files import files
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

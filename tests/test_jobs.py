@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from pipeline.catalog.families import find_family, get_family, load_families
 from pipeline.catalog.revision_names import parse_name
 from pipeline.spec import Hub, Members, Sweep
 from pipeline.sweep.config import load_sweep
+from tests.support.equations import equations, value
 
 FOLDER = Path(__file__).parents[1] / "jobs"
 JOBS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__" and "\n# %%" not in path.read_text())
 """All jobs; the notebook jobs/tour.py is excluded, because importing it reads a lake."""
 PARTS = ("Source", "Command", "Bytes", "GPU-hours", "Expect")
-EQUATION = re.compile(r"(?<![\w.])\d[\d.,e]*(?: [x/+] \d[\d.e]*)+ = \d[\d.e]*\d")
 
 
 def module(name: str) -> Any:
@@ -35,22 +34,6 @@ def on_the_hub(name: str) -> bool:
 
 
 ON_THE_HUB = list(filter(on_the_hub, JOBS))
-
-
-def equations(text: str) -> Iterator[str]:
-    yield from (match.group() for match in EQUATION.finditer(" ".join(text.split())))
-
-
-def value(side: str) -> float:
-    """Evaluate `a x b / c + d` from left to right, products before sums."""
-    total = 0.0
-    for part in side.split(" + "):
-        first, *rest = re.split(r" ([x/]) ", part)
-        product = float(first.replace(",", ""))
-        for sign, factor in zip(rest[::2], rest[1::2], strict=True):
-            product = product * float(factor) if sign == "x" else product / float(factor)
-        total += product
-    return total
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -13,8 +13,8 @@ from pipeline.measurement import loaded_checkpoint
 from pipeline.measurement.loaded_checkpoint import ModelCache, load_checkpoint
 from pipeline.recipe import built_in_recipe
 from pipeline.spec import Resources
-from tests import real
-from tests.test_memory import cell, numbers
+from tests.support import tiny_checkpoints as tiny
+from tests.support.tiny_cells import cell, numbers
 
 CPU = Resources(cpus=1)
 RECIPE = built_in_recipe("quick@1")
@@ -22,7 +22,7 @@ RECIPE = built_in_recipe("quick@1")
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return real.checkpoint(tmp_path / "step1", seed=1)
+    return tiny.checkpoint(tmp_path / "step1", seed=1)
 
 
 def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object], first: bool) -> None:
@@ -44,7 +44,7 @@ def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]
 def test_weights_replaced_since_the_plan_are_not_measured_under_its_name(folder, tmp_path, monkeypatch, first):
     planned = inspect_checkpoint(folder)
     load_checkpoint(planned, RECIPE, CPU)
-    other = real.checkpoint(tmp_path / "other", seed=2)
+    other = tiny.checkpoint(tmp_path / "other", seed=2)
     during_loading(monkeypatch, lambda: shutil.copy(other / "model.safetensors", folder), first)
     with pytest.raises(FilesChangedError, match=r"step1.*its weights changed"):
         load_checkpoint(planned, RECIPE, CPU)
@@ -74,7 +74,7 @@ def test_a_history_through_one_module_has_the_numbers_of_fresh_loads(tmp_path):
     """The third checkpoint is measured in the module and with the tokenizer of the second."""
     kept, modules = ModelCache(), []
     for step in range(3):
-        wanted = cell(real.checkpoint(tmp_path / f"step{step}", seed=step))
+        wanted = cell(tiny.checkpoint(tmp_path / f"step{step}", seed=step))
         kept.put(opened := load_checkpoint(wanted.checkpoint, wanted.recipe, CPU, kept))
         modules.append(opened.model.module)
     assert modules[1] is modules[2]

@@ -8,48 +8,25 @@ import pytest
 
 from pipeline import measure
 from pipeline.catalog.local_histories import inspect_checkpoint
-from pipeline.columns import column_names
 from pipeline.measurement import memory
 from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint, load_checkpoint
-from pipeline.spec import Cell, Resources, Sweep
-from tests import real
+from pipeline.spec import Cell, Resources
+from tests.support import tiny_checkpoints as tiny
+from tests.support.tiny_cells import CPU, cell, numbers
 
 ROOT = Path(__file__).resolve().parent.parent
-CPU = Resources(cpus=1)
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from tests.test_memory import measured
+from tests.support.tiny_cells import measured
 measured(Path(sys.argv[1]), int(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def cell(folder: Path, contexts: int = 8, kept: int = 16) -> Cell:
-    """Random tokens for the checkpoint in `folder`."""
-    recipe = {**real.RECIPE, "contexts": contexts, "kept_per_context": kept}
-    sweep = Sweep.model_validate(
-        {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}], "recipe": recipe}
-    )
-    checkpoint = inspect_checkpoint(folder)
-    return Cell(checkpoint=checkpoint, corpus=sweep.corpora[0], recipe=sweep.recipe, kind=checkpoint.kinds[0])
-
-
-def measured(folder: Path, length: int) -> list[dict]:
-    """Rows of a corpus of `length` times 16 contexts a group, with as many points of the k-NN cloud each time."""
-    wanted = cell(folder, contexts=16 * length, kept=16 // length)
-    return measure.measure(wanted, load_checkpoint(wanted.checkpoint, wanted.recipe, CPU), 512)
-
-
-def numbers(rows: list[dict]) -> list[dict]:
-    """What must not depend on how it was measured."""
-    free = {*column_names("cost", "provenance")}
-    return [{name: value for name, value in row.items() if name not in free} for row in rows]
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return real.checkpoint(tmp_path / "step1", seed=1)
+    return tiny.checkpoint(tmp_path / "step1", seed=1)
 
 
 @pytest.mark.parametrize("plan", [[[0], [1], [2], [3]], [[0, 1], [2, 3]]])

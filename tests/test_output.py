@@ -6,13 +6,13 @@ import pytest
 
 from pipeline import output_paths
 from pipeline.errors import UsageError
-from tests.analysis import made
+from tests.support import finding_rows
 
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
     folder = tmp_path_factory.mktemp("output") / "lake"
-    made.commit(folder, [row for step in (0, 1) for row in made.profile("dome", step=step)])
+    finding_rows.commit(folder, [row for step in (0, 1) for row in finding_rows.profile("dome", step=step)])
     return folder
 
 

@@ -14,7 +14,7 @@ from pipeline.lake import Lake
 from pipeline.spec import Sweep
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from tests import real
+from tests.support import tiny_checkpoints as tiny
 
 MAY_DIFFER = {*column_names("cost", "provenance")}
 ORACLE_RECIPE = {
@@ -31,9 +31,14 @@ ORACLE_RECIPE = {
 def encoder(folder: Path) -> Path:
     """Write BERT with two blocks and random weights; its tokenizer adds special tokens around a text."""
     torch.manual_seed(0)
-    sizes = {"vocab_size": real.VOCABULARY, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes = {
+        "vocab_size": tiny.VOCABULARY,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     BertForMaskedLM(BertConfig(**sizes, intermediate_size=64, max_position_embeddings=64)).save_pretrained(folder)
-    tokenizer = real.tokenizer()
+    tokenizer = tiny.tokenizer()
     frame = processors.TemplateProcessing(single="[PAD] $A [PAD]", special_tokens=[("[PAD]", 0)])
     tokenizer.backend_tokenizer.post_processor = frame
     tokenizer.save_pretrained(folder)
@@ -46,7 +51,7 @@ def sweep(root: Path, corpora: list[object], recipe: object = None, **resources:
             "name": "test",
             "checkpoints": [{"local": str(root)}],
             "corpora": corpora,
-            "recipe": recipe or real.RECIPE,
+            "recipe": recipe or tiny.RECIPE,
             "resources": {"cpus": 1, "slots": 1, **resources},
         }
     )
@@ -63,12 +68,12 @@ def rows(wanted: Sweep, lake: Path, backend: str = "inline") -> list[dict]:
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory) -> Path:
-    return real.history(tmp_path_factory.mktemp("sameness") / "runs", [0, 1])
+    return tiny.history(tmp_path_factory.mktemp("sameness") / "runs", [0, 1])
 
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory) -> list[object]:
-    return [{"text": str(real.text(tmp_path_factory.mktemp("text") / "prose.txt"))}, "random-uniform"]
+    return [{"text": str(tiny.text(tmp_path_factory.mktemp("text") / "prose.txt"))}, "random-uniform"]
 
 
 def test_neither_batch_size_nor_backend_nor_slots_change_a_byte(history, corpora, tmp_path):
@@ -86,7 +91,7 @@ def test_one_slot_of_ray_gives_the_bytes_of_none(history, corpora, tmp_path):
 
 def test_batch_size_changes_no_byte_of_an_encoder_with_a_masked_loss(corpora, tmp_path):
     root = encoder(tmp_path / "bert" / "step1").parent
-    recipe = real.RECIPE | {"bos": "tokenizer"}
+    recipe = tiny.RECIPE | {"bos": "tokenizer"}
     one = rows(sweep(root, corpora, recipe, batch_tokens=1), tmp_path / "batch1")
     assert {row["kind"] for row in one} == {"encoder"}
     assert {row["loss_tokens"] for row in one} == {24 * round(0.15 * 30)}, "of 32 tokens two are special"
@@ -94,7 +99,7 @@ def test_batch_size_changes_no_byte_of_an_encoder_with_a_masked_loss(corpora, tm
 
 
 def test_batch_size_changes_no_byte_of_ragged_snippets(history, tmp_path):
-    text = real.text(tmp_path / "prose.txt")
+    text = tiny.text(tmp_path / "prose.txt")
     text.write_text(text.read_text().replace("s", "\u6771"))  # one character of three tokens
     recipe = {"name": "ragged", "version": 1, "snippets": 32, "snippet_chars": 40, "max_tokens": 50}
     wanted = sweep(history, [{"text": str(text)}], recipe, batch_tokens=1).model_copy(update={"steps": "last"})

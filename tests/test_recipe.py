@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.recipe import ContextRecipe, SnippetRecipe, built_in_recipe
 from pipeline.spec import Cell
-from tests.lake import made
+from tests.support import lake_rows
 
 FIELDS = dict(name="mine", version=1, contexts=8, context_tokens=32, kept_per_context=16)
 
@@ -19,7 +19,7 @@ def test_a_field_added_later_changes_neither_fingerprint_nor_cell_id_until_it_is
     now, later, other = ContextRecipe(**FIELDS), Later(**FIELDS), Later(**FIELDS, shrink=0.5)
     assert later.fingerprint == now.fingerprint != other.fingerprint
     cells = [
-        Cell(checkpoint=made.checkpoint(1), kind="decoder", corpus=made.RANDOM, recipe=recipe)
+        Cell(checkpoint=lake_rows.checkpoint(1), kind="decoder", corpus=lake_rows.RANDOM, recipe=recipe)
         for recipe in (now, later, other)
     ]
     assert cells[0].id == cells[1].id != cells[2].id
@@ -33,7 +33,7 @@ def test_name_and_version_are_in_the_cell_id_and_not_in_the_fingerprint():
     mine, other = ContextRecipe(**FIELDS), ContextRecipe(**FIELDS | {"name": "other", "version": 2})
     assert mine.fingerprint == other.fingerprint
     ids = {
-        Cell(checkpoint=made.checkpoint(1), kind="decoder", corpus=made.RANDOM, recipe=recipe).id
+        Cell(checkpoint=lake_rows.checkpoint(1), kind="decoder", corpus=lake_rows.RANDOM, recipe=recipe).id
         for recipe in (mine, other)
     }
     assert len(ids) == 2

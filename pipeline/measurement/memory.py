@@ -1,4 +1,4 @@
-"""Memory: free bytes of host and GPU, GPUs that a model's weights take, and read-ahead of files."""
+"""Memory: free bytes of host and GPU, number of GPUs that a model's weights need, and read-ahead of files."""
 
 import math
 import os

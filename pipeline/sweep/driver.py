@@ -51,8 +51,8 @@ class RunReport:
 
 @dataclass(order=True)
 class _QueuedTask:
-    """A task that may start at `ready_at`. Fewest attempts first, so that a failing task starves no other; rank 0 for a
-    task that another node may be able to run, so that this is known before every task has tried."""
+    """A task that may start at `ready_at`. Fewest attempts first, so that a failing task starves no other. Rank 0 is
+    a retry on another node: a bad node is recognised before every task has failed on it."""
 
     rank: int
     shuffled: float
@@ -173,7 +173,10 @@ class Driver:
             retry = dict.fromkeys((outcome.cell_id for outcome in outcomes), True)
         for outcome in outcomes:
             cell = self.cells[outcome.cell_id]
-            self._committed(cell, outcome) if outcome.ok else self._report(cell, outcome, retry[outcome.cell_id])
+            if outcome.ok:
+                self._on_commit(cell, outcome)
+            else:
+                self._on_failure(cell, outcome, retry[outcome.cell_id])
         self._check_lake(outcomes)
         self._check_circuit_breaker(task, outcomes, retry)
         if again := [outcome for outcome in _failed(outcomes) if retry[outcome.cell_id]]:
@@ -191,7 +194,7 @@ class Driver:
         lost = [o.cell_id for o in known if o.error_class and POLICIES[o.error_class].scope == "worker"]
         return [o.model_copy(update={"error_class": "not_begun"}) if o.cell_id in lost[1:] else o for o in known]
 
-    def _committed(self, cell: Cell, outcome: Outcome) -> None:
+    def _on_commit(self, cell: Cell, outcome: Outcome) -> None:
         self.report.committed += 1
         self.utilization.add_compute_time(outcome.compute_s)
         self.report.failures.pop(cell.id, None)
@@ -199,7 +202,7 @@ class Driver:
         self.progress.report_commit(cell, outcome)
         self.contents_to_label.add(cell.checkpoint.content)
 
-    def _report(self, cell: Cell, outcome: Outcome, again: bool) -> None:
+    def _on_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         if outcome.error_class != "not_begun":
             self.report.failures[cell.id] = (cell, outcome)
             self.progress.report_failure(cell, outcome, again)

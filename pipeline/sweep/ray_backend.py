@@ -127,7 +127,7 @@ class RayBackend:
         return tasks
 
     def _cancel_queued(self) -> list[Task]:
-        """Cancel what Ray has not started; what has finished meanwhile is left to `wait`."""
+        """Cancel and return the tasks that Ray has not started; `wait` returns those that have finished meanwhile."""
         refs = list(self._running)
         _, unfinished = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
         queued = unfinished[len(self._started(unfinished)) :]
@@ -237,7 +237,7 @@ class RayBackend:
         return fail_all_cells(task, "timeout", f"no end after {self._resources.timeout_s:g} s{at}", stack)
 
     def _stack(self, task: Task) -> str:
-        """Stack that the task's watchdog left on any node; empty if it did not end the task."""
+        """Stack that the watchdog saved before it ended the task's process; empty if it did not end it."""
         return next((stack for _, stack in self._cluster.ask_nodes(read_stack, task) if stack), "")
 
     def _cancel_stuck(self) -> None:

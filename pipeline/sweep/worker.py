@@ -52,7 +52,7 @@ def run_task(task: Task, watch: TimeoutContext = nullcontext) -> list[Outcome]:
             mark_in_flight(task),
             fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint,
         ):
-            return _measured(task, checkpoint, watch)
+            return _measure_cells(task, checkpoint, watch)
     except Exception as error:
         return _outcomes_of_error(task, error, started)
 
@@ -112,7 +112,7 @@ def format_error(error: BaseException) -> str:
     return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
 
 
-def _measured(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list[Outcome]:
+def _measure_cells(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list[Outcome]:
     with watch(task):
         from pipeline.measurement.loaded_checkpoint import load_checkpoint  # loads torch and transformers
 

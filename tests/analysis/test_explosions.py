@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from pipeline.analysis.explosions import compute_explosions, estimate_lead, is_spike, standardize_steps
-from tests.analysis import made
+from tests.support import finding_rows
 
 
 def test_a_spike_exceeds_mean_plus_six_sigma_of_the_last_128():
@@ -92,7 +92,9 @@ def test_standardized_steps_are_invariant_to_trend_and_scale():
 def lake(log_id: np.ndarray, loss: np.ndarray, model: str = "lab/small") -> list[dict]:
     """Return two blocks per step with a mean log dimension of `log_id`."""
     return [
-        made.row(model=model, step=step * 100, layer=layer, loss=loss[step], id_mle=float(np.exp(log_id[step] + shift)))
+        finding_rows.row(
+            model=model, step=step * 100, layer=layer, loss=loss[step], id_mle=float(np.exp(log_id[step] + shift))
+        )
         for step in range(len(loss))
         for layer, shift in ((1, 0.3), (2, -0.3))
     ]
@@ -104,7 +106,7 @@ def test_a_lake_has_events_and_leads_of_each_history():
     spiked[60] = 5.0
     rows = lake(0.01 * log_id, np.exp(0.01 * log_loss), "lab/leads") + lake(0.01 * log_id, spiked, "lab/spikes")
     rows += lake(log_id[:10], np.ones(10), "lab/young")
-    leads, spikes, young = compute_explosions(made.frame(rows)).to_dicts()
+    leads, spikes, young = compute_explosions(finding_rows.frame(rows)).to_dicts()
     assert (leads["verdict"], leads["lag"], leads["events"], leads["rows"]) == ("leads", 2, [], 80)
     assert leads["p"] == pytest.approx(2 / 79)  # the data and one other of the 79 circular shifts
     assert spikes["events"] == [6000]
@@ -114,12 +116,12 @@ def test_a_lake_has_events_and_leads_of_each_history():
 
 
 def test_a_history_without_a_loss_is_said_to_have_none():
-    (found,) = compute_explosions(made.frame([made.row(id_mle=5.0)])).to_dicts()
+    (found,) = compute_explosions(finding_rows.frame([finding_rows.row(id_mle=5.0)])).to_dicts()
     assert (found["verdict"], found["events"], found["p"]) == ("no_loss", [], None)
     assert "lab/small on enwik8" in found["because"]
 
 
 def test_an_empty_lake_has_nothing_to_say():
-    found = compute_explosions(made.frame([made.row()]))
+    found = compute_explosions(finding_rows.frame([finding_rows.row()]))
     assert found.is_empty()
     assert found.schema["events"] == pl.List(pl.Int64)

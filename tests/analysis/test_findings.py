@@ -9,8 +9,8 @@ from pipeline.analysis import FINDINGS, compute_all_findings, compute_finding
 from pipeline.analysis.frames import load_layer_rows
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
-from tests.analysis import made
 from tests.conftest import ROOT
+from tests.support import finding_rows
 
 VERDICTS = {
     "dome": {"dome", "valley", "rising", "falling", "flat", "too_few", "no_errors"},
@@ -30,14 +30,14 @@ VERDICTS = {
 def reader(tmp_path_factory):
     """Lake of a decoder with a dome on text only, measured on text and random tokens, and an encoder with none."""
     members = []
-    for step in made.STEPS:
+    for step in finding_rows.STEPS:
         for corpus, shape in (("enwik8", "dome"), ("random-uniform", "noise")):
-            training = [row for row in made.training(shape, made.LAYERS) if row["step"] == step]
-            profiles = made.profile(shape, step=step, corpus=corpus, seed=step)
+            training = [row for row in finding_rows.training(shape, finding_rows.LAYERS) if row["step"] == step]
+            profiles = finding_rows.profile(shape, step=step, corpus=corpus, seed=step)
             shared = ("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se", "corpus", "depth")
             members += [t | {name: p[name] for name in shared} for t, p in zip(training, profiles, strict=True)]
-    members += made.profile("noise", step=3000, model="lab/bert", kind="encoder")
-    return made.commit(tmp_path_factory.mktemp("lake"), members)
+    members += finding_rows.profile("noise", step=3000, model="lab/bert", kind="encoder")
+    return finding_rows.commit(tmp_path_factory.mktemp("lake"), members)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_every_finding_keeps_the_contract(found, name):
     assert not table["because"].str.contains("None|nan|inf ").any()
     floats = table.select(pl.selectors.float())
     assert not any(column.is_nan().any() or column.is_infinite().any() for column in floats)
-    assert compute_finding(name, made.frame([])).schema == table.schema, "an empty lake has the same columns"
+    assert compute_finding(name, finding_rows.frame([])).schema == table.schema, "an empty lake has the same columns"
 
 
 def test_a_lake_without_a_record_of_the_recipe_has_no_intervals(reader, tmp_path):
@@ -90,8 +90,8 @@ def test_a_lake_without_a_record_of_the_recipe_has_no_intervals(reader, tmp_path
 
 
 def test_two_texts_of_one_name_are_two_corpora(tmp_path):
-    rows_ = [made.row(model=f"lab/m{i}", step=1, corpus="text:book", corpus_sha256=str(i) * 64) for i in (1, 2)]
-    frame = load_layer_rows(made.commit(tmp_path, [*rows_, made.row(model="lab/m3", step=1)]))
+    rows_ = [finding_rows.row(model=f"lab/m{i}", step=1, corpus="text:book", corpus_sha256=str(i) * 64) for i in (1, 2)]
+    frame = load_layer_rows(finding_rows.commit(tmp_path, [*rows_, finding_rows.row(model="lab/m3", step=1)]))
     assert sorted(frame["corpus"]) == ["enwik8", "text:book#11111111", "text:book#22222222"]
 
 
@@ -104,17 +104,17 @@ def test_findings_md_has_every_question_and_verdict():
 
 def test_an_unknown_finding_suggests_the_nearest():
     with pytest.raises(UsageError, match="did you mean 'dome'"):
-        compute_finding("domes", made.frame([]))
+        compute_finding("domes", finding_rows.frame([]))
 
 
 def test_an_empty_lake_has_empty_findings(tmp_path):
-    Lake(tmp_path / "lake").record_recipe(made.made.QUICK)
+    Lake(tmp_path / "lake").record_recipe(finding_rows.made.QUICK)
     assert all(found.is_empty() for found in compute_all_findings(lakes.open_lake(tmp_path / "lake")).values())
 
 
 def test_a_terminal_shows_the_subject_of_each_doubt(capsys):
-    doubted = made.row(superseded=True, id_ks=0.5)
-    render.print_findings({"trust": "?"}, {"trust": compute_finding("trust", made.frame([doubted]))})
+    doubted = finding_rows.row(superseded=True, id_ks=0.5)
+    render.print_findings({"trust": "?"}, {"trust": compute_finding("trust", finding_rows.frame([doubted]))})
     printed = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     for row in ("dimension care 100% of 1 rows", "label doubtful 100% of 1 rows"):
         assert sum(row in line for line in printed) == 1

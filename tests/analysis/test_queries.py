@@ -5,19 +5,19 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.errors import UsageError
 from pipeline.lake.saved_queries import all_saved_queries, resolve_query
-from tests.analysis import made
+from tests.support import finding_rows
 
 
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory):
     rows = [row | {"id_twonn": 10.0 + 5 * (row["step"] == 2), "id_twonn_se": 0.1} for row in profiles()]
-    return made.commit(tmp_path_factory.mktemp("lake"), rows)
+    return finding_rows.commit(tmp_path_factory.mktemp("lake"), rows)
 
 
 def profiles():
     for step, shape in ((1, "noise"), (2, "rising"), (3, "dome")):
-        yield from made.profile(shape, step=step)
-    yield made.row(step=3, layer=0, state="embedding", anisotropy=0.99)
+        yield from finding_rows.profile(shape, step=step)
+    yield finding_rows.row(step=3, layer=0, state="embedding", anisotropy=0.99)
 
 
 def test_the_names():
@@ -46,7 +46,7 @@ def test_the_peak_of_dimension(reader):
 
 def test_sinks_and_coverage(reader):
     found = reader.query_frame(resolve_query("@sink"))
-    assert len(found) == 3 * made.LAYERS
+    assert len(found) == 3 * finding_rows.LAYERS
     assert found["sink_token_share"].to_list() == pytest.approx([100 / 12_800] * len(found))
     (covered,) = reader.query_frame(resolve_query("@coverage")).to_dicts()
     assert (covered["labels"], covered["first_step"], covered["last_step"], covered["rows"]) == (3, 1, 3, 37)

@@ -5,7 +5,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from tests.analysis import made
+from tests.support import finding_rows
 
 STEPS = (1, 2, 3)
 MODELS = ("lab/one", "lab/two")
@@ -13,8 +13,8 @@ MODELS = ("lab/one", "lab/two")
 
 @pytest.fixture(scope="module")
 def lake(tmp_path_factory):
-    rows = [row for model in MODELS for step in STEPS for row in made.profile("dome", step=step, model=model)]
-    return made.commit(tmp_path_factory.mktemp("lake"), rows).uri
+    rows = [row for model in MODELS for step in STEPS for row in finding_rows.profile("dome", step=step, model=model)]
+    return finding_rows.commit(tmp_path_factory.mktemp("lake"), rows).uri
 
 
 def test_one_line_each_gives_equal_counts(lake):
@@ -27,12 +27,12 @@ def test_one_line_each_gives_equal_counts(lake):
         .item(),
         "pandas": len(pd.read_parquet(f"{lake}/cells")),
     }
-    assert set(counts.values()) == {len(MODELS) * len(STEPS) * made.LAYERS}
+    assert set(counts.values()) == {len(MODELS) * len(STEPS) * finding_rows.LAYERS}
 
 
 def test_the_partition_tells_models_apart_in_all_three(lake):
     glob = f"{lake}/cells/v1/**/*.parquet"
-    expected = {model.replace("/", "--"): len(STEPS) * made.LAYERS for model in MODELS}
+    expected = {model.replace("/", "--"): len(STEPS) * finding_rows.LAYERS for model in MODELS}
     by_duckdb = duckdb.sql(
         f"select model_key, count(*) from read_parquet('{glob}', union_by_name=true, hive_partitioning=true) group by 1"
     )

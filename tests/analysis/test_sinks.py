@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 
 from pipeline.analysis.sinks import compute_sinks, rescale_to_context_length
-from tests.analysis import made
+from tests.support import finding_rows
 
 
 def model(length, norm=60.0, dim=512, along=1.0):
@@ -13,7 +13,7 @@ def model(length, norm=60.0, dim=512, along=1.0):
     p = 1 / length
     line, trace = p * (1 - p) * norm**2, (1 - p) * (along + dim - 1)
     share = (p * (1 - p) ** 2 * norm**2) / (line + trace)
-    return made.row(
+    return finding_rows.row(
         n_tokens=12_800 * length,
         n_sink_tokens=12_800,
         context_tokens=length,
@@ -25,7 +25,7 @@ def model(length, norm=60.0, dim=512, along=1.0):
 
 
 def rescaled(row, length):
-    return rescale_to_context_length(made.frame([row]), length)["anisotropy_at"].item()
+    return rescale_to_context_length(finding_rows.frame([row]), length)["anisotropy_at"].item()
 
 
 PUBLISHED = {16: 0.307, 64: 0.101, 128: 0.054, 512: 0.0155}
@@ -47,7 +47,7 @@ def test_a_length_is_rescaled_to_itself_whatever_the_row():
     random = np.random.default_rng(0)
     for _ in range(50):
         anisotropy, no_sink, share = random.uniform(0.05, 0.9), random.uniform(0.01, 0.5), random.uniform(0, 0.9)
-        row = made.row(anisotropy=anisotropy, anisotropy_no_sink=no_sink, sink_variance_share=share)
+        row = finding_rows.row(anisotropy=anisotropy, anisotropy_no_sink=no_sink, sink_variance_share=share)
         assert rescaled(row, 128) == pytest.approx(anisotropy)
 
 
@@ -61,7 +61,7 @@ def measured(length, contexts=800, dim=24, norm=12.0, seed=0):
     x, first = tokens.reshape(-1, dim), first.ravel()
     center = x - x.mean(0)
     top = [np.linalg.eigvalsh(np.cov(part.T)) for part in (x, x[~first])]
-    return made.row(
+    return finding_rows.row(
         n_tokens=len(x),
         n_sink_tokens=int(first.sum()),
         context_tokens=length,
@@ -89,8 +89,10 @@ def test_a_row_without_an_input_of_the_formula_is_null():
     [(0.9, 0.1, "sinks"), (0.5, 0.45, "not_sinks"), (0.5, 0.25, "undecided"), (0.5, None, "unknown")],
 )
 def test_verdicts(anisotropy, bare, verdict):
-    rows = [made.row(layer=i, depth=i / 12, anisotropy=anisotropy, anisotropy_no_sink=bare) for i in range(1, 13)]
-    found = compute_sinks(made.frame(rows)).row(0, named=True)
+    rows = [
+        finding_rows.row(layer=i, depth=i / 12, anisotropy=anisotropy, anisotropy_no_sink=bare) for i in range(1, 13)
+    ]
+    found = compute_sinks(finding_rows.frame(rows)).row(0, named=True)
     assert (found["verdict"], found["rows"]) == (verdict, 7)
     if bare is not None:
         assert found["left"] == pytest.approx(bare / anisotropy)
@@ -98,17 +100,20 @@ def test_verdicts(anisotropy, bare, verdict):
 
 
 def test_the_interval_is_students_with_the_recipes_groups():
-    rows = [made.row(anisotropy=0.5, anisotropy_no_sink=0.5)]
-    found = compute_sinks(made.frame(rows)).row(0, named=True)
-    assert found["left_high"] - 1 == pytest.approx(3.18245 * 2 * made.SE / 0.5, rel=1e-4)
+    rows = [finding_rows.row(anisotropy=0.5, anisotropy_no_sink=0.5)]
+    found = compute_sinks(finding_rows.frame(rows)).row(0, named=True)
+    assert found["left_high"] - 1 == pytest.approx(3.18245 * 2 * finding_rows.SE / 0.5, rel=1e-4)
     for groups in (1, None):
-        found = compute_sinks(made.frame([row | {"groups": groups} for row in rows])).row(0, named=True)
+        found = compute_sinks(finding_rows.frame([row | {"groups": groups} for row in rows])).row(0, named=True)
         assert (found["verdict"], found["left_low"]) == ("no_errors", None)
 
 
 def test_only_the_middle_blocks_count():
-    middle = [made.row(layer=1, depth=0.5)]
-    others = [made.row(layer=0, depth=0.5, state="embedding"), made.row(layer=9, depth=0.9, anisotropy=0.1)]
-    assert compute_sinks(made.frame([*middle, *others])).equals(compute_sinks(made.frame(middle)))
-    assert compute_sinks(made.frame([])).is_empty()
-    assert isinstance(compute_sinks(made.frame([])), pl.DataFrame)
+    middle = [finding_rows.row(layer=1, depth=0.5)]
+    others = [
+        finding_rows.row(layer=0, depth=0.5, state="embedding"),
+        finding_rows.row(layer=9, depth=0.9, anisotropy=0.1),
+    ]
+    assert compute_sinks(finding_rows.frame([*middle, *others])).equals(compute_sinks(finding_rows.frame(middle)))
+    assert compute_sinks(finding_rows.frame([])).is_empty()
+    assert isinstance(compute_sinks(finding_rows.frame([])), pl.DataFrame)

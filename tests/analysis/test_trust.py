@@ -5,8 +5,8 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.analysis.trust import DOUBT_RULES, compute_trust, list_doubts
 from pipeline.lake import Audit, Audited, Lake
-from tests.analysis import made
-from tests.lake import made as lakemade
+from tests.support import finding_rows
+from tests.support import lake_rows as lakemade
 
 BROKEN = {
     "status": {"status": "nonfinite"},
@@ -28,8 +28,8 @@ BROKEN = {
 
 
 def test_a_sound_row_has_no_doubt():
-    assert list_doubts(made.frame([made.row()])).is_empty()
-    assert set(compute_trust(made.frame([made.row()]))["verdict"]) == {"sound"}
+    assert list_doubts(finding_rows.frame([finding_rows.row()])).is_empty()
+    assert set(compute_trust(finding_rows.frame([finding_rows.row()]))["verdict"]) == {"sound"}
 
 
 def test_every_rule_is_tested():
@@ -38,8 +38,8 @@ def test_every_rule_is_tested():
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_row_that_breaks_one_rule(name):
-    sound = made.row(step=1)
-    (doubt,) = list_doubts(made.frame([sound, made.row(step=2, **BROKEN[name])])).to_dicts()
+    sound = finding_rows.row(step=1)
+    (doubt,) = list_doubts(finding_rows.frame([sound, finding_rows.row(step=2, **BROKEN[name])])).to_dicts()
     rule = DOUBT_RULES[name]
     assert (doubt["doubt"], doubt["about"], doubt["verdict"], doubt["step"]) == (name, rule.about, rule.verdict, 2)
     assert doubt["value"] > doubt["limit"] == rule.limit
@@ -49,29 +49,34 @@ def test_a_row_that_breaks_one_rule(name):
 
 def test_unknown_is_no_doubt():
     unknown = dict.fromkeys(("id_ks", "same_context_share", "noise_ratio", "n_points", "n_duplicates", "n_unresolved"))
-    assert list_doubts(made.frame([made.row(**unknown)])).is_empty()
+    assert list_doubts(finding_rows.frame([finding_rows.row(**unknown)])).is_empty()
 
 
 def test_equal_weights_under_two_steps_are_in_doubt_both():
-    rows = [made.row(step=step, weights_digest="same") for step in (5, 7)] + [made.row(step=9)]
-    found = list_doubts(made.frame(rows))
+    rows = [finding_rows.row(step=step, weights_digest="same") for step in (5, 7)] + [finding_rows.row(step=9)]
+    found = list_doubts(finding_rows.frame(rows))
     assert found.select("step", "doubt", "value").rows() == [(5, "mislabelled", 2.0), (7, "mislabelled", 2.0)]
 
 
 def test_a_label_without_a_step_contradicts_no_other():
     """`main` next to the last step, as in most published histories."""
-    rows = [made.row(step=step, revision=name, weights_digest="same") for step, name in ((None, "main"), (7, "step7"))]
-    assert list_doubts(made.frame(rows)).is_empty()
+    rows = [
+        finding_rows.row(step=step, revision=name, weights_digest="same")
+        for step, name in ((None, "main"), (7, "step7"))
+    ]
+    assert list_doubts(finding_rows.frame(rows)).is_empty()
 
 
 def test_the_summary_counts_rows_and_gives_the_worst_word():
-    rows = [made.row(layer=i) for i in range(8)]
-    care = {row["about"]: row for row in compute_trust(made.frame([rows[0] | {"id_ks": 0.5}, *rows[1:]])).to_dicts()}
+    rows = [finding_rows.row(layer=i) for i in range(8)]
+    care = {
+        row["about"]: row for row in compute_trust(finding_rows.frame([rows[0] | {"id_ks": 0.5}, *rows[1:]])).to_dicts()
+    }
     assert (care["dimension"]["verdict"], care["dimension"]["share"]) == ("care", 1 / 8)
     rows[0] |= {"id_ks": 0.5, "same_context_share": 0.5}
     rows[1] |= {"id_ks": 0.5}
     rows[2] |= {"noise_ratio": 0.5}
-    found = {row["about"]: row for row in compute_trust(made.frame(rows)).to_dicts()}
+    found = {row["about"]: row for row in compute_trust(finding_rows.frame(rows)).to_dicts()}
     assert set(found) == {"dimension", "id_authors", "label", "row"}
     assert (found["dimension"]["verdict"], found["dimension"]["share"]) == ("doubtful", 1 / 8)
     sentence = found["dimension"]["because"]
@@ -83,11 +88,13 @@ def test_the_summary_counts_rows_and_gives_the_worst_word():
 
 
 def test_an_audit_that_found_nothing_is_no_doubt():
-    assert list_doubts(made.frame([made.row(audit="NEW"), made.row(audit="UNCHANGED"), made.row()])).is_empty()
+    assert list_doubts(
+        finding_rows.frame([finding_rows.row(audit="NEW"), finding_rows.row(audit="UNCHANGED"), finding_rows.row()])
+    ).is_empty()
 
 
 def test_the_audit_of_a_real_lake(tmp_path):
-    made.commit(tmp_path, [made.row(step=1), made.row(step=2)])
+    finding_rows.commit(tmp_path, [finding_rows.row(step=1), finding_rows.row(step=2)])
     point = lakemade.checkpoint(2)
     fields = {name: getattr(point, name) for name in Audited.model_fields if hasattr(point, name)}
     audited = Audited(**fields, state="DUPLICATE_OF", findings=("its weights are those of step1",))

@@ -24,8 +24,8 @@ from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
 from tests.chaos.cluster import ROOT, environment
-from tests.hub.fake import FakeHub
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
+from tests.support.fake_hub import FakeHub
 
 CORPORA = 25
 WARM = 200

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.spec import Sweep
 from pipeline.sweep.task import Outcome, Task
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 BAD = ("permanent", "oom", "crash", "hang", "error", "permanent", "crash", "oom", "permanent", "crash")
 """Faults that no retry repairs, assigned in turn."""

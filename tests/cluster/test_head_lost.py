@@ -14,7 +14,7 @@ from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from tests.chaos import stub_sweep
 from tests.chaos.cluster import ROOT, STORE_BYTES
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 STEPS = 60
 PATIENCE_S = 10

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from pipeline.lake import Lake, lake_status
-from tests import real
-from tests.cluster import four
-from tests.cluster.head import Head, head
 from tests.infra.files import ROOT
-from tests.sweep import stub
+from tests.support import four_task_driver
+from tests.support import stub_checkpoints as stub
+from tests.support import tiny_checkpoints as tiny
+from tests.support.ray_head import Head, head
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,16 +26,16 @@ Submit = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Head]:
-    with head(cpus=four.SLOTS) as started:
+    with head(cpus=four_task_driver.SLOTS) as started:
         yield started
 
 
 @pytest.fixture
 def submit(cluster: Head, tmp_path: Path) -> Submit:
     """Start `shapelake submit` of a history of real checkpoints, in a separate process."""
-    real.history(tmp_path / "runs", STEPS)
-    real.text(tmp_path / "prose.txt")
-    recipe = real.RECIPE | {"contexts": 400, "groups": 5}
+    tiny.history(tmp_path / "runs", STEPS)
+    tiny.text(tmp_path / "prose.txt")
+    recipe = tiny.RECIPE | {"contexts": 400, "groups": 5}
     sweep = f"name: tiny\ncheckpoints: [{{local: runs}}]\ncorpora: [random-uniform]\nrecipe: {recipe}\n"
     (tmp_path / "sweep.yaml").write_text(f"{sweep}resources: {{cpus: 4, slots: 1, drain_s: 60}}\n")
 
@@ -105,10 +105,10 @@ def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(clus
     root, lake = stub.history(tmp_path / "runs", list(range(n))), Lake(tmp_path / "lake")
     client = JobSubmissionClient(cluster.dashboard, headers={"Authorization": f"Bearer {cluster.token}"})
     job = client.submit_job(
-        entrypoint=f"exec {sys.executable} -m tests.cluster.four {root} {lake.uri} auto",
+        entrypoint=f"exec {sys.executable} -m tests.support.four_task_driver {root} {lake.uri} auto",
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "RAY_JOB_STOP_WAIT_TIME_S": "60"}},
     )
-    while len(four.begun(root)) < four.SLOTS:
+    while len(four_task_driver.begun(root)) < four_task_driver.SLOTS:
         assert not client.get_job_status(job).is_terminal(), client.get_job_logs(job)
         time.sleep(0.05)
     stopped = time.monotonic()
@@ -116,11 +116,13 @@ def test_a_stop_lets_four_tasks_of_three_seconds_finish_and_begins_no_other(clus
     while not client.get_job_status(job).is_terminal():
         time.sleep(0.05)
     took_s = time.monotonic() - stopped
-    print(f"{took_s:.1f} s from the stop to the end of {n} tasks, {four.SLOTS} of them begun")
-    assert took_s < four.DRAINED_S * four.crowded()
-    assert len(lake.committed_cell_ids()) == len(four.begun(root)) == four.SLOTS, client.get_job_logs(job)
+    print(f"{took_s:.1f} s from the stop to the end of {n} tasks, {four_task_driver.SLOTS} of them begun")
+    assert took_s < four_task_driver.DRAINED_S * four_task_driver.crowded()
+    assert len(lake.committed_cell_ids()) == len(four_task_driver.begun(root)) == four_task_driver.SLOTS, (
+        client.get_job_logs(job)
+    )
     run = lake_status(lake)["runs"][0]
-    assert (run["committed"], run["to_run"], run["ended"]) == (four.SLOTS, n, True)
+    assert (run["committed"], run["to_run"], run["ended"]) == (four_task_driver.SLOTS, n, True)
 
 
 def stop(cluster: Head, job: str) -> None:

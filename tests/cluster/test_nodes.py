@@ -24,10 +24,10 @@ from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
 from pipeline.sweep.watchdog import mark_in_flight
 from tests.hub.conftest import hub  # noqa: F401
-from tests.hub.fake import FakeHub
-from tests.hub.test_reruns import files
-from tests.sweep import stub
-from tests.sweep.test_ray_head import opened, tasks
+from tests.support import stub_checkpoints as stub
+from tests.support.fake_hub import FakeHub
+from tests.support.ray_tasks import opened, tasks
+from tests.support.stub_files import files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -15,7 +15,7 @@ from pipeline.corpora.resolve import prepare_text_file
 from pipeline.corpora.wikitext import extract_articles, extract_prose
 from pipeline.recipe import built_in_recipe
 from pipeline.spec import ALGORITHMS, Cell, Checkpoint, Corpus
-from tests.corpora.fake import Characters, recipe
+from tests.support.fake_tokenizers import Characters, recipe
 
 MARKUP = re.compile(r"\[\[|\]\]|\{\{|\}\}|\{\||\|\}|</?[a-z]+[ />]|<!--|''|^=|^\*|&[a-z]+;|__[A-Z]|  |\n\n\n", re.M)
 

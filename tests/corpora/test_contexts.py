@@ -15,7 +15,7 @@ from pipeline.corpora import Contexts, build_contexts, resolve_corpus
 from pipeline.errors import CorpusError, UsageError
 from pipeline.recipe import SnippetRecipe, built_in_recipe
 from pipeline.spec import Corpus
-from tests.corpora.fake import Characters, Words, recipe
+from tests.support.fake_tokenizers import Characters, Words, recipe
 
 PROSE = "".join(f"{n} bottles of beer on the wall, {n} bottles of beer: take one down, " for n in range(2000))
 UNIFORM = Corpus(kind="random-uniform")
@@ -49,7 +49,7 @@ IN_ANOTHER_PROCESS = """
 import sys
 from pipeline.corpora import build_contexts, resolve_corpus
 from pipeline.spec import Corpus
-from tests.corpora.fake import Words, recipe
+from tests.support.fake_tokenizers import Words, recipe
 for corpus in ({"text": sys.argv[1]}, {"random-unigram": sys.argv[1]}, {"random-uniform": {}}):
     made = build_contexts(resolve_corpus(Corpus.model_validate(corpus)), recipe(moment_tokens=5), Words(), 1000, None)
     print(made.digest, [a.tolist() for a in (*made.kept_positions, *made.moment_positions)])
@@ -83,7 +83,7 @@ AT_ONCE = """
 import sys, time
 from pipeline.corpora import build_contexts, resolve_corpus
 from pipeline.spec import Corpus
-from tests.corpora.fake import Words, recipe
+from tests.support.fake_tokenizers import Words, recipe
 tokenizer = Words()
 inner = tokenizer.encode_with_offsets
 tokenizer.encode_with_offsets = lambda text: (time.sleep(0.01), inner(text))[1]

@@ -12,7 +12,7 @@ from pipeline.corpora.snippets import BLOCK, Snippet, read_snippets
 from pipeline.errors import CorpusError
 from pipeline.recipe import SnippetRecipe, built_in_recipe
 from pipeline.spec import Corpus
-from tests.corpora.fake import Characters, Words
+from tests.support.fake_tokenizers import Characters, Words
 
 TEXT = "".join(np.random.default_rng(0).choice(list("aé漢😀 "), 100_000).tolist())
 DATA = np.frombuffer(TEXT.encode(), np.uint8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.corpora.windows import ContextLayout, memmap_text, read_window_ids, read_windows
 from pipeline.errors import CorpusError
-from tests.corpora.fake import Characters, Words
+from tests.support.fake_tokenizers import Characters, Words
 
 MULTIBYTE = st.text(st.sampled_from("aé漢😀 \n"), max_size=400)
 

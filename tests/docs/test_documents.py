@@ -14,7 +14,7 @@ import yaml
 from pipeline.cli.app import app
 from pipeline.lake import Lake
 from pipeline.spec import Sweep
-from tests import real
+from tests.support import tiny_checkpoints as tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
@@ -127,8 +127,8 @@ def test_the_code_tour_names_what_is_in_the_files():
 def workplace(tmp_path, monkeypatch) -> Path:
     """A folder in which the README's own sweep can be run: three small checkpoints and a text."""
     steps = [0, 1, 512]
-    real.history(tmp_path / "runs" / "my-model", steps)
-    real.text(tmp_path / "book.txt", 60_000)
+    tiny.history(tmp_path / "runs" / "my-model", steps)
+    tiny.text(tmp_path / "book.txt", 60_000)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     return tmp_path
@@ -152,12 +152,12 @@ def test_the_readmes_own_sweep_runs_with_its_commands(workplace, capsys, monkeyp
     from pipeline.cli import main
 
     (fields, *_) = yaml_blocks("README.md")
-    (workplace / "sweep.yaml").write_text(yaml.safe_dump(fields | {"recipe": real.RECIPE}))
+    (workplace / "sweep.yaml").write_text(yaml.safe_dump(fields | {"recipe": tiny.RECIPE}))
     ran = []
     for words in commands("README.md"):
         if words[0] != "shapelake" or {"hub.yaml", "submit", "catalog", "audit"} & set(words):
             continue
-        words = [yaml.safe_dump(real.RECIPE) if word == "quick@1" else word for word in words]
+        words = [yaml.safe_dump(tiny.RECIPE) if word == "quick@1" else word for word in words]
         words += ["--backend", "inline"] if words[1] == "run" else []
         monkeypatch.setattr("sys.argv", words)
         assert _exit_code(main) == 0, (words, capsys.readouterr())

@@ -36,8 +36,15 @@ class Change:
         path = self._touch(name)
         path.write_text((path.read_text() if path.exists() else "") + text)
 
-    def generate(self, name: str, module: str) -> None:
-        self._touch(name).write_text(self.python("-m", module))
+    def generate(self, name: str) -> None:
+        """Regenerate all pages; only the named one may change."""
+        before = self._texts()
+        self.python("-m", "tests.docs.pages")
+        assert {page for page, text in self._texts().items() if text != before[page]} == {name}
+        self._touch(name)
+
+    def _texts(self) -> dict[str, str]:
+        return {page: (self.copy / page).read_text() for page in ("pipeline/columns.md", "pipeline/cli/reference.md")}
 
     def python(self, *words: str) -> str:
         """Standard output of a Python process that imports the copy."""
@@ -86,7 +93,7 @@ def norm_ratio(layer: Layer) -> float:
     )
     change.append("pipeline/columns.csv", "norm_ratio,float64,norms,1,largest length of a token over the mean length\n")
     change.replace("pipeline/spec.py", '"norms": 3', '"norms": 4')
-    change.generate("pipeline/columns.md", "pipeline.metric_docs")
+    change.generate("pipeline/columns.md")
     assert change.touched == listed("add a metric", "kurtosis")
     assert "norm_ratio" in (copy / "pipeline/columns.md").read_text()
     row = change.python(
@@ -143,7 +150,7 @@ def hello(name: str) -> None:
 ''',
     )
     change.replace("pipeline/cli/__init__.py", "exports,", "exports, hello,")
-    change.generate("pipeline/cli/reference.md", "pipeline.cli.reference")
+    change.generate("pipeline/cli/reference.md")
     assert change.touched == listed("add a command", "hello")
     assert change.python("-m", "pipeline", "hello", "you").strip() == "hello you"
     assert "shapelake hello you" in (copy / "pipeline/cli/reference.md").read_text()
@@ -172,7 +179,7 @@ def test_a_failure_class(copy):
         "from pipeline.sweep.plan import make_plan\n"
         "from pipeline.sweep.run import run\n"
         "from pipeline.sweep.task import fail_all_cells\n"
-        "from tests.sweep import stub\n"
+        "from tests.support import stub_checkpoints as stub\n"
         "root = stub.history(Path('runs'), [0]); lake = Lake('lake')\n"
         "report = run(make_plan(stub.sweep(root), lake), lake, 'inline', lambda t: fail_all_cells(t, 'licence', 'x'))\n"
         "counts = sum(lake.failure_counts().values(), start=__import__('collections').Counter())\n"

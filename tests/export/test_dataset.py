@@ -17,14 +17,16 @@ from pipeline.cli import app
 from pipeline.columns import METRIC_GROUPS, column_names
 from pipeline.errors import UsageError
 from pipeline.export import prepare_dataset, upload_dataset
-from tests.analysis import made
+from tests.support import finding_rows
 
 NAME = "lab/shapes"
 
 
 @pytest.fixture
 def reader(tmp_path):
-    return made.commit(tmp_path / "lake", [row for step in (64, 1) for row in made.profile("dome", step=step)])
+    return finding_rows.commit(
+        tmp_path / "lake", [row for step in (64, 1) for row in finding_rows.profile("dome", step=step)]
+    )
 
 
 def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
@@ -50,7 +52,7 @@ def test_equal_rows_give_one_version_and_a_second_call_writes_nothing(reader, tm
     other = prepare_dataset(reader, NAME, tmp_path / "b", "cc-by-4.0")
     assert first.version == other.version
     assert prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0").files_written == 0
-    grown = made.commit(tmp_path / "lake", made.profile("dome", step=8))
+    grown = finding_rows.commit(tmp_path / "lake", finding_rows.profile("dome", step=8))
     later = prepare_dataset(grown, NAME, tmp_path / "a", "cc-by-4.0")
     assert (later.version != first.version, later.files_written) == (True, 3), "two tables and the card"
 

@@ -12,7 +12,7 @@ from pipeline import lake as lakes
 from pipeline.errors import UsageError
 from pipeline.export import replay_runs
 from pipeline.export.tracker_runs import iter_tracker_runs
-from tests.analysis import made
+from tests.support import finding_rows
 
 ORDER = (64, 1, 1000, 0)
 """Order in which the cells are committed."""
@@ -21,7 +21,7 @@ ORDER = (64, 1, 1000, 0)
 def rows(steps=ORDER):
     """Return two layers on a text and on random tokens; each number encodes its step and layer."""
     return [
-        made.row(
+        finding_rows.row(
             step=step,
             layer=layer,
             depth=layer / 2,
@@ -39,8 +39,8 @@ def rows(steps=ORDER):
 
 @pytest.fixture
 def reader(tmp_path):
-    stateless = [made.row(step=None, revision="main", model="lab/other")]
-    return made.commit(tmp_path / "lake", [*rows(), *stateless])
+    stateless = [finding_rows.row(step=None, revision="main", model="lab/other")]
+    return finding_rows.commit(tmp_path / "lake", [*rows(), *stateless])
 
 
 def files(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -94,7 +94,7 @@ def test_a_second_replay_writes_nothing_and_a_new_checkpoint_only_its_run(reader
     assert replay_runs(lakes.open_lake(reader.uri), "tensorboard", folder)[:2] == (0, 2)
     assert files(folder) == before
     late = [row for row in rows([8]) if row["corpus"] == "text:book"]
-    assert replay_runs(made.commit(tmp_path / "lake", late), "tensorboard", folder)[:2] == (1, 1)
+    assert replay_runs(finding_rows.commit(tmp_path / "lake", late), "tensorboard", folder)[:2] == (1, 1)
     read = accumulated(folder, "lab--small/decoder/text-book/quick@1")
     assert [event.step for event in read.Scalars("loss")] == [0, 1, 8, 64, 1000], "sorted, not appended"
 
@@ -149,7 +149,7 @@ def test_wandb_offline(reader, tmp_path, monkeypatch):
     assert [int(point["checkpoint_step"]) for point in points] == sorted(ORDER)
     assert float(points[2]["anisotropy/layer_02"]) == 64 / 1e4 + 0.2
     (folder / "partial").mkdir()
-    assert replay_runs(made.commit(tmp_path / "lake", rows([8])), "wandb", folder)[:2] == (2, 0), (
+    assert replay_runs(finding_rows.commit(tmp_path / "lake", rows([8])), "wandb", folder)[:2] == (2, 0), (
         "a grown run is a new run"
     )
     assert len(list(folder.iterdir())) == 4
@@ -194,6 +194,6 @@ def test_trackio_locally(reader, tmp_path, monkeypatch):
     points = SQLiteStorage.get_logs("shapelake", run.name)
     assert [point["step"] for point in points] == sorted(ORDER)
     assert points[2]["anisotropy/layer_02"] == 64 / 1e4 + 0.2
-    assert replay_runs(made.commit(tmp_path / "lake", rows([8])), "trackio", tmp_path / "db")[:2] == (2, 0)
+    assert replay_runs(finding_rows.commit(tmp_path / "lake", rows([8])), "trackio", tmp_path / "db")[:2] == (2, 0)
     grown = SQLiteStorage.get_logs("shapelake", run.name)
     assert [point["step"] for point in grown] == [0, 1, 8, 64, 1000], "replaced, not doubled"

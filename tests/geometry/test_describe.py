@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.columns import column_names
 from pipeline.errors import UsageError
 from pipeline.geometry import describe, set_threads
-from tests.geometry.clouds import brute, curved, rotation, zipf
+from tests.support.point_clouds import brute, curved, rotation, zipf
 
 METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity")
 ONE_LAYER = {"linearity", "linearity_residual"}

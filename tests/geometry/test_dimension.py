@@ -23,7 +23,7 @@ from pipeline.geometry.metrics.dimension import (
     id_twonn,
 )
 from pipeline.geometry.neighbors import build_exact_graph
-from tests.geometry.clouds import brute, curved, hard_clouds
+from tests.support.point_clouds import brute, curved, hard_clouds
 
 SCALES = (1, 2, 4, 8, 16, 32, 64)
 

@@ -9,7 +9,7 @@ from pipeline.geometry import MomentStream, PointCloud, exact_search, moments
 from pipeline.geometry.candidates import default_ladder, faiss_engine, torch_engine
 from pipeline.geometry.neighbors import build_exact_graph
 from pipeline.measurement.sampler import HiddenStateSampler
-from tests.geometry.clouds import hard_clouds
+from tests.support.point_clouds import hard_clouds
 
 CLOUDS = hard_clouds(3000, 256)
 COARSE = (torch_engine, torch.bfloat16), (torch_engine, torch.float32)

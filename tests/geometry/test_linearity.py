@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.geometry import MomentStream, PointCloud, describe_layer
 from pipeline.recipe import built_in_recipe
-from tests.geometry.clouds import curved, hard_clouds, rotation
+from tests.support.point_clouds import curved, hard_clouds, rotation
 
 HARD = hard_clouds(3000, 96)
 

@@ -13,7 +13,7 @@ from pipeline.geometry.layer import Layer
 from pipeline.geometry.metrics import MetricGroup, metric_groups
 from pipeline.metric_docs import find_metrics
 from pipeline.recipe import ContextRecipe
-from tests.geometry.clouds import curved, zipf
+from tests.support.point_clouds import curved, zipf
 
 RECIPE = ContextRecipe(
     name="contract", version=1, groups=2, contexts=1, context_tokens=2, kept_per_context=1, k=8, surrogate=True

@@ -11,7 +11,7 @@ from pipeline.geometry.duplicates import find_distinct_rows
 from pipeline.geometry.exact_search import search_neighbors
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.neighbors import NeighborGraph, build_exact_graph, drop_near_duplicates
-from tests.geometry.clouds import brute, curved, hard_clouds, rotation, zipf
+from tests.support.point_clouds import brute, curved, hard_clouds, rotation, zipf
 
 K = 40
 CLOUDS = hard_clouds(1200, 256)

@@ -6,7 +6,7 @@ import torch
 from pipeline.geometry.candidates import faiss_engine
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.neighbors import build_exact_graph
-from tests.geometry.clouds import brute, hard_clouds
+from tests.support.point_clouds import brute, hard_clouds
 
 NAMES = list(hard_clouds(200, 8))
 

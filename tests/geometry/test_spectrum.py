@@ -13,7 +13,7 @@ from pipeline.geometry import describe
 from pipeline.geometry.eigen import _lanczos, eigendecompose, top_eigenvalue
 from pipeline.geometry.metrics.spectrum import participation_ratio_corrected
 from pipeline.geometry.moments import Moments
-from tests.geometry.clouds import curved, hard_clouds, rotation
+from tests.support.point_clouds import curved, hard_clouds, rotation
 
 HARD = hard_clouds(3000, 96)
 

@@ -12,7 +12,7 @@ from pipeline.geometry import LayerMoments, MomentStream, moments
 from pipeline.geometry.metrics.anisotropy import anisotropy
 from pipeline.geometry.metrics.spectrum import participation_ratio_corrected
 from pipeline.geometry.moments import Moments, merge_moments
-from tests.geometry.clouds import hard_clouds
+from tests.support.point_clouds import hard_clouds
 
 CLOUDS = hard_clouds(8192, 96)
 

@@ -9,7 +9,7 @@ from pipeline.columns import column_names
 from pipeline.geometry import describe
 from pipeline.geometry.metrics.surrogate import COLUMNS
 from pipeline.recipe import built_in_recipe
-from tests.geometry.clouds import curved, rotation
+from tests.support.point_clouds import curved, rotation
 
 RECIPE = built_in_recipe("quick@1").model_copy(update={"surrogate": True, "k": 2})
 

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline import measure
-from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.geometry import MomentStream, describe, to_device
 from pipeline.geometry.candidates import torch_engine
 from pipeline.geometry.memory_plan import pass_bytes
@@ -16,13 +14,13 @@ from pipeline.geometry.neighbors import build_exact_graph
 from pipeline.geometry.precision import product_dtype
 from pipeline.measurement.loaded_checkpoint import load_checkpoint
 from pipeline.measurement.sampler import HiddenStateSampler
-from pipeline.spec import Cell, Resources, Sweep
-from tests import real
-from tests.geometry.clouds import hard_clouds
+from pipeline.spec import Cell, Resources
+from tests.support import tiny_checkpoints as tiny
+from tests.support.gpu_cells import HEADLINES, cell
+from tests.support.point_clouds import hard_clouds
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 CLOUDS = hard_clouds(4000, 512)
-HEADLINES = ("anisotropy", "anisotropy_no_sink", "id_twonn", "id_mle", "effective_rank_lambda", "loss", "norm_median")
 
 
 @contextmanager
@@ -51,13 +49,6 @@ class UnsynchronisedSampler(HiddenStateSampler):
             super().end_batch()
 
 
-def cell(folder: Path) -> Cell:
-    wanted = {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}]}
-    sweep = Sweep.model_validate({**wanted, "recipe": {**real.RECIPE, "contexts": 64}})
-    checkpoint = inspect_checkpoint(folder)
-    return Cell(checkpoint=checkpoint, corpus=sweep.corpora[0], recipe=sweep.recipe, kind=checkpoint.kinds[0])
-
-
 def measured(wanted: Cell, gpus: int, batch_tokens: int) -> list[dict]:
     loaded = load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=gpus))
     return measure.measure(wanted, loaded, batch_tokens)
@@ -69,7 +60,7 @@ def test_guard_the_debug_mode_sees_a_question() -> None:
 
 
 def test_a_checkpoint_has_the_numbers_of_the_cpu_and_the_stream_never_waits(tmp_path, monkeypatch):
-    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    wanted = cell(tiny.checkpoint(tmp_path / "step1", seed=1))
     monkeypatch.setattr(measure, "HiddenStateSampler", UnsynchronisedSampler)
     on_gpu, on_cpu = measured(wanted, 1, 512), measured(wanted, 0, 512)
     for ours, theirs in zip(on_gpu, on_cpu, strict=True):
@@ -78,7 +69,7 @@ def test_a_checkpoint_has_the_numbers_of_the_cpu_and_the_stream_never_waits(tmp_
 
 
 def test_batch_size_changes_no_headline(tmp_path):
-    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    wanted = cell(tiny.checkpoint(tmp_path / "step1", seed=1))
     for ours, theirs in zip(measured(wanted, 1, 64), measured(wanted, 1, 4096), strict=True):
         assert {name: ours[name] for name in HEADLINES} == pytest.approx({n: theirs[n] for n in HEADLINES}, rel=1e-4)
 

@@ -18,8 +18,8 @@ from pipeline.recipe import built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus, Resources
 from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.task import Outcome, Task
-from tests import real
-from tests.gpu.test_gpu import cell
+from tests.support import tiny_checkpoints as tiny
+from tests.support.gpu_cells import cell
 
 if TYPE_CHECKING:
     from pipeline.sweep.ray_backend import RayBackend
@@ -123,7 +123,7 @@ def starved(task: Task) -> list[Outcome]:
 
 
 def test_what_finds_no_room_on_the_device_is_out_of_memory(tmp_path):
-    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    wanted = cell(tiny.checkpoint(tmp_path / "step1", seed=1))
     task = Task(lake=str(tmp_path), run_id="run", checkpoint=wanted.checkpoint, cells=(wanted,), resources=on(1))
     with ray_backend(starved, on(1)) as backend:
         backend.submit(task)

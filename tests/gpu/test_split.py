@@ -11,11 +11,11 @@ from pipeline.measurement import loaded_checkpoint
 from pipeline.measurement.loaded_checkpoint import load_checkpoint
 from pipeline.model import Model, load_model, reload_model
 from pipeline.spec import Resources
-from tests import real
-from tests.gpu.test_gpu import HEADLINES, cell
-from tests.model import tiny
-from tests.model.test_placement import captured_states, room_of_two
-from tests.model.test_reuse import later
+from tests.support import tiny_checkpoints as tiny
+from tests.support import tiny_models
+from tests.support.gpu_cells import HEADLINES, cell
+from tests.support.later_checkpoint import later
+from tests.support.split_models import captured_states, room_of_two
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 IDS = torch.randint(5, 99, (3, 13), generator=torch.Generator().manual_seed(1))
@@ -46,7 +46,7 @@ def check_alike(ours: list[Tensor], theirs: list[Tensor]) -> None:
 @ELSEWHERE
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "opt", "mamba", "bert", "deberta-v2-conv", "t5"])
 def test_a_split_model_has_the_states_of_the_whole_one(name: str, elsewhere: str, tmp_path: Path) -> None:
-    folder = tiny.save(name, tmp_path / name)
+    folder = tiny_models.save(name, tmp_path / name)
     whole = load_model(folder, "float32", "cuda:0")
     split = load_model(folder, "float32", room(whole, elsewhere))
     assert {tensor.device for tensor in split.module.parameters()} == {torch.device("cuda:0"), torch.device(elsewhere)}
@@ -55,7 +55,7 @@ def test_a_split_model_has_the_states_of_the_whole_one(name: str, elsewhere: str
 
 @ELSEWHERE
 def test_the_next_checkpoint_is_put_where_the_one_before_was(elsewhere: str, tmp_path: Path) -> None:
-    first = tiny.save("gpt_neox", tmp_path / "first")
+    first = tiny_models.save("gpt_neox", tmp_path / "first")
     devices = room(load_model(first, "float32", "cuda:0"), elsewhere)
     split = reload_model(load_model(first, "float32", devices), first, "float32", devices)
     folder = later(first, tmp_path / "later")
@@ -65,7 +65,7 @@ def test_the_next_checkpoint_is_put_where_the_one_before_was(elsewhere: str, tmp
 
 @ELSEWHERE
 def test_a_split_checkpoint_has_the_rows_of_the_whole_one(elsewhere: str, tmp_path: Path, monkeypatch) -> None:
-    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    wanted = cell(tiny.checkpoint(tmp_path / "step1", seed=1))
     whole = load_checkpoint(wanted.checkpoint, wanted.recipe, Resources(cpus=1, gpus=1))
     theirs = measure.measure(wanted, whole, 512)
     devices = room(whole.model, elsewhere)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pyarrow.parquet import ParquetFile
 
-from tests.hub.fake import FakeHub
+from tests.support.fake_hub import FakeHub
 
 TOKEN = "hf_" + "nobodyMayReadThis" * 2
 """Token in the environment of every test with a Hub; tests without a token delete it."""

@@ -16,8 +16,8 @@ from pipeline.catalog.revision_names import TrainingPoint
 from pipeline.catalog.revisions import FINAL_ORDER, UNKNOWN_ORDER, History, Revision, RevisionState
 from pipeline.errors import UsageError
 from pipeline.spec import Hub, Members
-from tests.hub.fake import FakeHub
-from tests.hub.folders import README, checkpoint, pythia, sharded
+from tests.support.fake_hub import FakeHub
+from tests.support.hub_folders import README, checkpoint, pythia, sharded
 
 PYTHIA = (0, *(2**n for n in range(10)), *range(1000, 144000, 1000))
 STANFORD = (*range(0, 100, 10), *range(100, 2000, 50), *range(2000, 20000, 100), *range(20000, 401000, 1000))

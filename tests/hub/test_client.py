@@ -9,8 +9,8 @@ import pytest
 from pipeline import cache
 from pipeline.catalog import hub_client, hub_http
 from pipeline.errors import FetchError, UsageError
-from tests.hub.fake import FakeHub
-from tests.hub.server import Handler
+from tests.support.fake_hub import FakeHub
+from tests.support.fake_hub_server import Handler
 
 REPO = "org/model"
 CONFIG = b'{"model_type": "gpt2"}'

@@ -8,8 +8,8 @@ from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.revision_resolver import PARALLEL_REQUESTS, map_in_parallel
 from pipeline.errors import FetchError
 from pipeline.spec import Hub
-from tests.hub.fake import FakeHub
-from tests.hub.folders import TOKENIZER, discover_one, pythia, sharded
+from tests.support.fake_hub import FakeHub
+from tests.support.hub_folders import TOKENIZER, discover_one, pythia, sharded
 
 
 def test_cold_costs_refs_a_tree_per_commit_and_each_small_file_once(hub: FakeHub) -> None:

@@ -11,8 +11,8 @@ from pipeline.catalog.local_histories import inspect_checkpoint as local_single
 from pipeline.catalog.revisions import History
 from pipeline.errors import FetchError, UsageError
 from pipeline.spec import Cell, Corpus, Hub, Members, built_in_recipe
-from tests.hub.fake import FakeHub
-from tests.hub.folders import CONFIG, README, TOKENIZER, checkpoint, discover_one, pythia, sharded, written
+from tests.support.fake_hub import FakeHub
+from tests.support.hub_folders import CONFIG, README, TOKENIZER, checkpoint, discover_one, pythia, sharded, written
 
 
 def names(history: History) -> list[str]:

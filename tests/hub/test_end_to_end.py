@@ -16,10 +16,10 @@ from pipeline.lake.open_store import open_store
 from pipeline.spec import CheckpointSource, Hub, Local, Sweep
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
-from tests import real
 from tests.hub.conftest import SECRETS, contains_secret, files_with_secrets
-from tests.hub.fake import FakeHub
-from tests.lake import s3
+from tests.support import fake_s3
+from tests.support import tiny_checkpoints as tiny
+from tests.support.fake_hub import FakeHub
 
 STEPS = (0, 1, 2, 4, 8, 16)
 MAY_DIFFER = {column.name for column in all_columns() if column.group in ("cost", "provenance")}
@@ -28,12 +28,12 @@ OF_A_LABEL = {"revision", "commit_sha", "family", "tokens_seen", "tokens_source"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return real.history(tmp_path_factory.mktemp("local") / "lab--small", list(STEPS))
+    return tiny.history(tmp_path_factory.mktemp("local") / "lab--small", list(STEPS))
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return real.text(tmp_path_factory.mktemp("text") / "prose.txt")
+    return tiny.text(tmp_path_factory.mktemp("text") / "prose.txt")
 
 
 def published(hub: FakeHub, folders: Path) -> None:
@@ -55,7 +55,7 @@ def sweep(source: CheckpointSource, text: Path, **resources: object) -> Sweep:
             "name": "t",
             "checkpoints": [source],
             "corpora": [{"text": str(text)}],
-            "recipe": real.RECIPE,
+            "recipe": tiny.RECIPE,
             "resources": {"cpus": 1, **resources},
         }
     )
@@ -121,7 +121,7 @@ def test_the_command_line_from_plan_to_query(hub, folders, text, tmp_path, backe
     """Run in child processes that get Hub and secrets from the environment; no secret may be written anywhere."""
     published(hub, folders)
     (tmp_path / "sweep.yaml").write_text(
-        f"name: t\ncheckpoints: [{{hub: lab/small}}]\ncorpora: [{{text: {text}}}]\nrecipe: {real.RECIPE}\n"
+        f"name: t\ncheckpoints: [{{hub: lab/small}}]\ncorpora: [{{text: {text}}}]\nrecipe: {tiny.RECIPE}\n"
         "resources: {cpus: 1}\n"
     )
     shell = lambda *words: subprocess.run(  # noqa: E731
@@ -145,7 +145,7 @@ def test_the_command_line_from_plan_to_query(hub, folders, text, tmp_path, backe
 
 
 def test_a_lake_in_s3_that_refuses_cells_is_told_of_without_the_keys(hub, folders, text, monkeypatch, capfd):
-    with s3.serve(s3.distrusting) as environment:
+    with fake_s3.serve(fake_s3.distrusting) as environment:
         for name, value in (environment | SECRETS).items():
             monkeypatch.setenv(name, value)
         lake = Lake("s3://bucket/lake")

@@ -13,7 +13,7 @@ from pipeline.catalog import hub_http
 from pipeline.catalog.fetch import discard_checkpoint, fetch_checkpoint, fetch_temporarily
 from pipeline.errors import CheckpointError, FetchError, FilesChangedError, UsageError
 from pipeline.spec import Checkpoint, HubFile, RemoteFiles
-from tests.hub.remote_checkpoint import FILES, REPO, RUN, SIZE, WEIGHTS, bytes_sent, checkpoint, files_in, leftovers
+from tests.support.remote_checkpoint import FILES, REPO, RUN, SIZE, WEIGHTS, bytes_sent, checkpoint, files_in, leftovers
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 

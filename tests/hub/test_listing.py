@@ -7,8 +7,8 @@ import pytest
 from pipeline.catalog.families import load_families
 from pipeline.catalog.listing import list_catalog
 from pipeline.errors import UsageError
-from tests.hub.fake import FakeHub
-from tests.hub.folders import README, checkpoint, pythia
+from tests.support.fake_hub import FakeHub
+from tests.support.hub_folders import README, checkpoint, pythia
 
 
 def test_every_family_has_a_line_without_a_request(hub: FakeHub) -> None:

@@ -8,8 +8,8 @@ from pipeline.lake import Lake
 from pipeline.spec import Hub, Members, Sweep
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from tests.hub.fake import FakeHub
-from tests.hub.folders import README, pythia
+from tests.support.fake_hub import FakeHub
+from tests.support.hub_folders import README, pythia
 
 
 def sweep(*sources: Hub | Members, **changes: str) -> Sweep:

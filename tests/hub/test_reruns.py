@@ -16,19 +16,11 @@ from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
-from tests.hub.fake import FakeHub, Repo
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
+from tests.support.fake_hub import FakeHub, Repo
+from tests.support.stub_files import files
 
 STEPS = (0, 1, 2, 4, 1000)
-
-
-def files(weights: str, **more: bytes) -> dict[str, bytes]:
-    return {
-        "config.json": json.dumps(stub.CONFIG).encode(),
-        "tokenizer.json": b"{}",
-        "model.safetensors": weights.encode(),
-        **more,
-    }
 
 
 def published(hub: FakeHub, name: str = "lab/small") -> Repo:

@@ -20,7 +20,7 @@ from pipeline.catalog.fetch import fetch_checkpoint
 from pipeline.catalog.scratch import remove_stale
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint
-from tests.hub.remote_checkpoint import FILES, RUN, SIZE, bytes_sent, checkpoint, leftovers
+from tests.support.remote_checkpoint import FILES, RUN, SIZE, bytes_sent, checkpoint, leftovers
 
 pytestmark = pytest.mark.usefixtures("short_waits")
 

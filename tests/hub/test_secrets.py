@@ -12,7 +12,7 @@ from pipeline.catalog import hub_client
 from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, HubFile, RemoteFiles
-from tests.hub.fake import FakeHub
+from tests.support.fake_hub import FakeHub
 
 REPO = "org/model"
 TOKEN = "hf_MySecretThatNobodyMaySee1234567890"

@@ -5,8 +5,8 @@ import pytest
 from pipeline.catalog.discovery import resolve_checkpoint
 from pipeline.errors import UsageError
 from pipeline.spec import Hub
-from tests.hub.fake import FakeHub
-from tests.hub.folders import TOKENIZER, checkpoint, discover_one, pythia
+from tests.support.fake_hub import FakeHub
+from tests.support.hub_folders import TOKENIZER, checkpoint, discover_one, pythia
 
 
 def test_one_checkpoint_costs_one_tree(hub: FakeHub) -> None:

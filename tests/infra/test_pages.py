@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.infra.files import ROOT, shipped
-from tests.test_jobs import equations, value
+from tests.support.equations import equations, value
 
 FILES = shipped()
 TARGETS = ("aws.md", "gcp.md", "kubernetes.md", "slurm.md")

@@ -8,17 +8,17 @@ import torch
 from pipeline.errors import UsageError
 from pipeline.geometry import describe
 from pipeline.integrations import Probe
-from tests import real
+from tests.support import tiny_checkpoints as tiny
 
 
 @pytest.fixture(scope="module")
 def model():
-    return real.model(0)
+    return tiny.model(0)
 
 
 @pytest.fixture(scope="module")
 def ids():
-    return torch.randint(real.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(0))
+    return torch.randint(tiny.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(0))
 
 
 def test_all_layers_are_read_as_describe_reads_their_states(model, ids):
@@ -59,7 +59,7 @@ def test_only_the_layers_asked_for_are_measured(model, ids):
 
 
 def test_states_that_are_not_finite_have_no_shape(ids):
-    broken = real.model(1)
+    broken = tiny.model(1)
     with torch.no_grad():
         broken.gpt_neox.layers[1].mlp.dense_4h_to_h.bias[3] = math.nan
     reading = Probe(ids).read(broken)

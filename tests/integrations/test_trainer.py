@@ -12,8 +12,8 @@ from pipeline.lake import open_lake
 from pipeline.sweep.measure_one import parse_corpus, parse_recipe
 from pipeline.watch import watch_folder
 from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
-from tests import real
-from tests.watch import made
+from tests.support import tiny_checkpoints as tiny
+from tests.support import watched_history
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
@@ -21,7 +21,7 @@ pytest.importorskip("accelerate")
 
 def trained(folder, callback, steps=4):
     """Train for a few steps and save every second step."""
-    rows = torch.randint(real.VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
+    rows = torch.randint(tiny.VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
@@ -33,16 +33,16 @@ def trained(folder, callback, steps=4):
         seed=0,
     )
     transformers.Trainer(
-        model=real.model(0),
+        model=tiny.model(0),
         args=arguments,
         train_dataset=[{"input_ids": row, "labels": row} for row in rows],
-        processing_class=real.tokenizer(),
+        processing_class=tiny.tokenizer(),
         callbacks=[callback],
     ).train()
 
 
 def test_a_trainer_measures_in_place_at_every_save(tmp_path):
-    ids = torch.randint(real.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(tiny.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(1))
     callback = TrainerCallback(ids, points=120, share=1e9)
     trained(tmp_path, callback)
     lines = [json.loads(line) for line in (tmp_path / READINGS_FILE).read_text().splitlines()]
@@ -56,9 +56,9 @@ def test_a_trainer_measures_in_place_at_every_save(tmp_path):
 def test_a_trainers_requests_are_answered_by_a_watch(tmp_path):
     trained(tmp_path / "run", TrainerCallback())
     assert {path.name for path in (tmp_path / "run" / REQUESTS_FOLDER).iterdir()} == {"checkpoint-2", "checkpoint-4"}
-    text = real.text(tmp_path / "prose.txt")
-    followed = made.followed(tmp_path / "run")._replace(
-        corpus=parse_corpus(f"text:{text}"), recipe=parse_recipe(json.dumps(real.RECIPE))
+    text = tiny.text(tmp_path / "prose.txt")
+    followed = watched_history.followed(tmp_path / "run")._replace(
+        corpus=parse_corpus(f"text:{text}"), recipe=parse_recipe(json.dumps(tiny.RECIPE))
     )
     lines: list[str] = []
     assert watch_folder(followed, lines.append, 0.0, once=True) == 0

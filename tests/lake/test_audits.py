@@ -6,10 +6,10 @@ import pytest
 
 from pipeline import lake as lakes
 from pipeline.lake import Audit, Audited, Lake
-from tests.lake import made
+from tests.support import lake_rows
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
-MEASURED = made.checkpoint(1, weights="w")
+MEASURED = lake_rows.checkpoint(1, weights="w")
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def audited(step: int, state: str, *findings: str, weights: str | None = "w") ->
         tokens_seen=None,
         stage=None,
         run=None,
-        weights_digest=weights and made.sha(weights),
+        weights_digest=weights and lake_rows.sha(weights),
         state=state,
         findings=findings,
     )
@@ -54,7 +54,7 @@ def test_an_audit_is_written_only_if_it_differs_from_the_newest(lake):
 
 def test_the_view_shows_measured_and_audited_revisions(lake):
     lake.record_labels([MEASURED])
-    made.commit(lake, MEASURED)
+    lake_rows.commit(lake, MEASURED)
     lake.record_audit(audit(audited(1, "UNCHANGED"), audited(2, "NO_WEIGHTS", "it has no weights", weights=None)))
     assert shown(lake) == [
         ("step1", "small", True, "UNCHANGED", []),
@@ -64,14 +64,14 @@ def test_the_view_shows_measured_and_audited_revisions(lake):
 
 def test_without_an_audit_its_columns_are_null(lake):
     lake.record_labels([MEASURED])
-    made.commit(lake, MEASURED)
+    lake_rows.commit(lake, MEASURED)
     assert shown(lake) == [("step1", None, True, None, None)]
 
 
 def test_a_superseded_label_does_not_get_the_audit_of_its_replacement(lake):
     lake.record_labels([MEASURED])
-    made.commit(lake, MEASURED)
-    lake.record_labels([made.checkpoint(1, weights="new")])
+    lake_rows.commit(lake, MEASURED)
+    lake.record_labels([lake_rows.checkpoint(1, weights="new")])
     lake.record_audit(audit(audited(1, "REUPLOADED", weights="new")))
     states = dict(lakes.open_lake(lake.uri).sql("select weights_digest, audit from checkpoints").fetchall())
-    assert states == {made.sha("w"): None, made.sha("new"): "REUPLOADED"}
+    assert states == {lake_rows.sha("w"): None, lake_rows.sha("new"): "REUPLOADED"}

@@ -18,12 +18,12 @@ from pipeline.lake.layout import CELLS_PREFIX
 from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, ROW_FILE
 from pipeline.lake.schema import encode_parquet
 from pipeline.lake.snapshot import compact
-from tests.lake import made
+from tests.support import lake_rows
 
 QUERY = "from layers order by cell_id, layer"
-OWN = made.cell(made.checkpoint(1)).id
-OTHER = made.cell(made.checkpoint(2)).id
-SOUND = encode_parquet(to_table(made.rows(made.cell(made.checkpoint(1))), {}))
+OWN = lake_rows.cell(lake_rows.checkpoint(1)).id
+OTHER = lake_rows.cell(lake_rows.checkpoint(2)).id
+SOUND = encode_parquet(to_table(lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(1))), {}))
 FEW, MANY = 5, pytest.param(2000, marks=pytest.mark.slow)
 CASES = pytest.mark.parametrize("cases", [FEW, MANY])
 
@@ -32,7 +32,7 @@ CASES = pytest.mark.parametrize("cases", [FEW, MANY])
 def lake(tmp_path):
     lake = Lake(tmp_path / "lake")
     for step in (1, 2):
-        made.commit(lake, made.checkpoint(step))
+        lake_rows.commit(lake, lake_rows.checkpoint(step))
     return lake
 
 
@@ -82,7 +82,9 @@ COLUMNS = st.dictionaries(st.sampled_from(column_names()) | st.text(max_size=8),
 def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, cases):
     """Replace, drop or add columns of an intact cell; the rows of another intact cell do not change."""
     before = rows(lake).filter(cell_id=OTHER)
-    sound = {name: [row[name] for row in made.rows(made.cell(made.checkpoint(1)))] for name in column_names()}
+    sound = {
+        name: [row[name] for row in lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(1)))] for name in column_names()
+    }
     path = lake.store.path(lake.cell_files()[OWN])
 
     @settings(max_examples=cases, deadline=None)
@@ -93,7 +95,7 @@ def test_a_file_of_another_schema_is_an_error_or_rows_of_its_own_cell(lake, case
         if (found := answer(lake)) is not None:
             assert found.filter(cell_id=OTHER).equals(before)
             assert set(found["cell_id"]) <= {OWN, OTHER}
-            assert found.height <= 2 * made.LAYERS
+            assert found.height <= 2 * lake_rows.LAYERS
 
     holds()
 
@@ -139,7 +141,7 @@ def test_a_file_of_any_name_is_ignored_or_named(lake, cases):
 def test_column_chunks_in_an_external_file_are_not_read(lake, tmp_path):
     """A Parquet footer may name another file for its column chunks."""
     secret = tmp_path / "secret.parquet"
-    table = to_table(made.rows(made.cell(made.checkpoint(1)), id_twonn=4.25), {})
+    table = to_table(lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(1)), id_twonn=4.25), {})
     pq.write_table(table, secret)
     footer = pq.read_metadata(secret)
     footer.set_file_path(str(secret))

@@ -14,7 +14,7 @@ from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT, V1_LABELS_PREF
 from pipeline.lake.snapshot import compact
 from pipeline.lake.verify import verify_lake
 from pipeline.spec import Checkpoint
-from tests.lake import made
+from tests.support import lake_rows
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 
@@ -34,19 +34,21 @@ def test_a_label_has_every_field_of_a_checkpoint_except_file_locations():
 
 
 def test_a_label_is_recorded_again_only_if_it_changed(lake):
-    points = [made.checkpoint(step) for step in (1, 2)]
+    points = [lake_rows.checkpoint(step) for step in (1, 2)]
     assert lake.record_labels(points) == 2
     assert lake.record_labels(points) == 0
-    assert lake.record_labels([made.checkpoint(1, path="/elsewhere")]) == 0, "the location of the files does not count"
-    assert lake.record_labels([made.checkpoint(1, family="Small"), points[1]]) == 1
-    assert lake.record_labels([made.checkpoint(1, weights="new")]) == 1
+    assert lake.record_labels([lake_rows.checkpoint(1, path="/elsewhere")]) == 0, (
+        "the location of the files does not count"
+    )
+    assert lake.record_labels([lake_rows.checkpoint(1, family="Small"), points[1]]) == 1
+    assert lake.record_labels([lake_rows.checkpoint(1, weights="new")]) == 1
 
 
 def test_a_call_writes_one_file_for_all_new_labels_or_none(lake):
-    points = [made.checkpoint(step) for step in range(5)]
+    points = [lake_rows.checkpoint(step) for step in range(5)]
     lake.record_labels(points)
     lake.record_labels(points)
-    lake.record_labels([*points, made.checkpoint(7), made.checkpoint(7)])
+    lake.record_labels([*points, lake_rows.checkpoint(7), lake_rows.checkpoint(7)])
     assert [len(json.loads(lake.store.get(key))) for key in lake.store.list(LABELS_PREFIX)] == [5, 1]
 
 
@@ -64,17 +66,17 @@ def rewrite_as_v1(lake):
 
 
 def test_v1_labels_count_the_same_with_and_without_a_snapshot(lake):
-    points = [made.checkpoint(1), made.checkpoint(2), made.checkpoint(3, weights="lab/small 2")]
+    points = [lake_rows.checkpoint(1), lake_rows.checkpoint(2), lake_rows.checkpoint(3, weights="lab/small 2")]
     lake.record_labels(points)
-    lake.record_labels([made.checkpoint(1, weights="moved")])
-    made.commit(lake, points[0])
+    lake.record_labels([lake_rows.checkpoint(1, weights="moved")])
+    lake_rows.commit(lake, points[0])
     before = sorted(lake.labels(), key=by_name)
     rewrite_as_v1(lake)
     assert sorted(Lake(lake.uri).labels(), key=by_name) == before
     assert verify_lake(lake) == []
     older = Lake(lake.uri)
-    assert older.record_labels([made.checkpoint(1, weights="moved"), *points[1:]]) == 0
-    assert older.record_labels([made.checkpoint(1, weights="moved again"), made.checkpoint(4)]) == 2
+    assert older.record_labels([lake_rows.checkpoint(1, weights="moved"), *points[1:]]) == 0
+    assert older.record_labels([lake_rows.checkpoint(1, weights="moved again"), lake_rows.checkpoint(4)]) == 2
     compact(older)
     assert sorted(Lake(lake.uri).labels(), key=by_name) == sorted(older.labels(), key=by_name)
     assert len(older.labels()) == len(before) + 2
@@ -82,9 +84,9 @@ def test_v1_labels_count_the_same_with_and_without_a_snapshot(lake):
 
 def test_two_open_lakes_see_each_others_labels(lake):
     other = Lake(lake.uri)
-    assert lake.record_labels([made.checkpoint(1)]) == 1
-    assert other.record_labels([made.checkpoint(1), made.checkpoint(2)]) == 1
-    assert lake.record_labels([made.checkpoint(1), made.checkpoint(2)]) == 0
+    assert lake.record_labels([lake_rows.checkpoint(1)]) == 1
+    assert other.record_labels([lake_rows.checkpoint(1), lake_rows.checkpoint(2)]) == 1
+    assert lake.record_labels([lake_rows.checkpoint(1), lake_rows.checkpoint(2)]) == 0
     assert [named.label for named in lake.labels()] == [named.label for named in other.labels()]
 
 
@@ -98,21 +100,24 @@ def test_a_file_that_holds_no_labels_is_named(lake, data):
 
 
 def test_two_labels_of_equal_content_share_one_measurement_and_each_has_rows(lake):
-    first, second = made.checkpoint(1, weights="w"), made.checkpoint(8, weights="w", stage="late")
+    first, second = lake_rows.checkpoint(1, weights="w"), lake_rows.checkpoint(8, weights="w", stage="late")
     lake.record_labels([first, second])
-    made.commit(lake, first)
+    lake_rows.commit(lake, first)
     query = "select revision, step, stage, duplicate_of, superseded, count(*) from layers group by all order by step"
     assert ask(lake, query) == [
-        ("step1", 1, None, "lab/small@step8", False, made.LAYERS),
-        ("step8", 8, "late", "lab/small@step1", False, made.LAYERS),
+        ("step1", 1, None, "lab/small@step8", False, lake_rows.LAYERS),
+        ("step8", 8, "late", "lab/small@step1", False, lake_rows.LAYERS),
     ]
     assert ask(lake, "select count(*) from cells") == [(1,)]
 
 
 def test_a_label_of_another_model_gets_rows_too(lake):
-    first, second = made.checkpoint(1, weights="w"), made.checkpoint(1, weights="w", model="lab/renamed", family="New")
+    first, second = (
+        lake_rows.checkpoint(1, weights="w"),
+        lake_rows.checkpoint(1, weights="w", model="lab/renamed", family="New"),
+    )
     lake.record_labels([first, second])
-    made.commit(lake, first)
+    lake_rows.commit(lake, first)
     query = "select distinct model, family, duplicate_of from layers order by all"
     assert ask(lake, query) == [
         ("lab/renamed", "New", "lab/small@step1"),
@@ -121,9 +126,12 @@ def test_a_label_of_another_model_gets_rows_too(lake):
 
 
 def test_equal_weights_with_another_tokenizer_are_duplicates_but_share_no_measurement(lake):
-    first, second = made.checkpoint(1, weights="w"), made.checkpoint(2, weights="w", tokenizer_digest=made.sha("other"))
+    first, second = (
+        lake_rows.checkpoint(1, weights="w"),
+        lake_rows.checkpoint(2, weights="w", tokenizer_digest=lake_rows.sha("other")),
+    )
     lake.record_labels([first, second])
-    made.commit(lake, first)
+    lake_rows.commit(lake, first)
     assert ask(lake, "select distinct step, duplicate_of from layers") == [(1, "lab/small@step2")]
     assert ask(lake, "select step, duplicate_of from checkpoints order by 1") == [
         (1, "lab/small@step2"),
@@ -134,9 +142,9 @@ def test_equal_weights_with_another_tokenizer_are_duplicates_but_share_no_measur
 def test_duplicate_of_is_the_other_label_seen_first_then_with_the_lowest_step(lake, monkeypatch):
     """Steps 4 and 2 are seen at the same time, step 1 later, so the order is 2, 4, 1."""
     monkeypatch.setattr(module, "utc_now", lambda: NOON)
-    lake.record_labels([made.checkpoint(step, weights="w") for step in (4, 2)])
+    lake.record_labels([lake_rows.checkpoint(step, weights="w") for step in (4, 2)])
     monkeypatch.setattr(module, "utc_now", lambda: NOON + timedelta(hours=1))
-    lake.record_labels([made.checkpoint(1, weights="w")])
+    lake.record_labels([lake_rows.checkpoint(1, weights="w")])
     assert ask(lake, "select step, duplicate_of from checkpoints order by 1") == [
         (1, "lab/small@step2"),
         (2, "lab/small@step4"),
@@ -147,10 +155,10 @@ def test_duplicate_of_is_the_other_label_seen_first_then_with_the_lowest_step(la
 def reupload(lake, *words):
     """Let one label point to each of these weights in turn, measured each time."""
     for word in words:
-        point = made.checkpoint(1, weights=word)
+        point = lake_rows.checkpoint(1, weights=word)
         lake.record_labels([point])
-        if made.cell(point).id not in lake.committed_cell_ids():
-            made.commit(lake, point, id_twonn=float(len(word)))
+        if lake_rows.cell(point).id not in lake.committed_cell_ids():
+            lake_rows.commit(lake, point, id_twonn=float(len(word)))
 
 
 def test_after_a_reupload_old_rows_stay_and_are_superseded(lake):
@@ -167,29 +175,32 @@ def test_after_a_return_to_the_old_weights_the_others_are_superseded(lake):
 
 @pytest.mark.parametrize("edited", ["config_digest", "tokenizer_digest"])
 def test_after_an_edit_of_config_or_tokenizer_only_the_current_content_is_not_superseded(lake, edited):
-    before, after = made.checkpoint(1, weights="w"), made.checkpoint(1, weights="w", **{edited: made.sha("edited")})
+    before, after = (
+        lake_rows.checkpoint(1, weights="w"),
+        lake_rows.checkpoint(1, weights="w", **{edited: lake_rows.sha("edited")}),
+    )
     for point, value in ((before, 1.0), (after, 2.0)):
         lake.record_labels([point])
-        made.commit(lake, point, id_twonn=value, algorithm=6 - int(value))  # older code may measure newer content
+        lake_rows.commit(lake, point, id_twonn=value, algorithm=6 - int(value))  # older code may measure newer content
     query = "select distinct id_twonn, superseded, duplicate_of from layers order by all"
     assert ask(lake, query) == [(1.0, True, None), (2.0, False, None)]
-    assert ask(lake, "select count(*) from layers where not superseded") == [(made.LAYERS,)]
+    assert ask(lake, "select count(*) from layers where not superseded") == [(lake_rows.LAYERS,)]
     lake.record_labels([before])
     assert ask(lake, query) == [(1.0, False, None), (2.0, True, None)]
 
 
 def test_a_record_is_later_than_the_one_it_corrects_even_if_the_clock_goes_back(lake, monkeypatch):
     monkeypatch.setattr(module, "utc_now", lambda: NOON)
-    lake.record_labels([made.checkpoint(1, weights="a")])
+    lake.record_labels([lake_rows.checkpoint(1, weights="a")])
     monkeypatch.setattr(module, "utc_now", lambda: NOON - timedelta(days=1))
-    lake.record_labels([made.checkpoint(1, weights="b")])
+    lake.record_labels([lake_rows.checkpoint(1, weights="b")])
     current = [named.label for named in lake.labels() if not named.superseded]
-    assert [label.weights_digest for label in current] == [made.sha("b")]
+    assert [label.weights_digest for label in current] == [lake_rows.sha("b")]
 
 
 def test_a_label_that_moved_is_no_longer_named_as_duplicate(lake):
-    lake.record_labels([made.checkpoint(1, weights="w"), made.checkpoint(2, weights="w")])
-    lake.record_labels([made.checkpoint(1, weights="fixed")])
+    lake.record_labels([lake_rows.checkpoint(1, weights="w"), lake_rows.checkpoint(2, weights="w")])
+    lake.record_labels([lake_rows.checkpoint(1, weights="fixed")])
     assert ask(lake, "select step, superseded, duplicate_of from checkpoints order by all") == [
         (1, False, None),
         (1, True, "lab/small@step2"),
@@ -198,15 +209,15 @@ def test_a_label_that_moved_is_no_longer_named_as_duplicate(lake):
 
 
 def test_the_newest_label_record_describes_older_cells(lake):
-    point = made.checkpoint(1)
+    point = lake_rows.checkpoint(1)
     lake.record_labels([point])
-    made.commit(lake, point)
-    lake.record_labels([made.checkpoint(1, family="Small", tokens_seen=5)])
+    lake_rows.commit(lake, point)
+    lake.record_labels([lake_rows.checkpoint(1, family="Small", tokens_seen=5)])
     assert ask(lake, "select distinct family, tokens_seen, superseded from layers") == [("Small", 5, False)]
 
 
 def test_a_cell_without_a_label_record_keeps_its_own_label(lake):
-    made.commit(lake, made.checkpoint(3))
+    lake_rows.commit(lake, lake_rows.checkpoint(3))
     assert ask(lake, "select distinct model, step, duplicate_of, superseded from layers") == [
         ("lab/small", 3, None, False)
     ]
@@ -216,8 +227,8 @@ def test_a_cell_without_a_label_record_keeps_its_own_label(lake):
 
 
 def test_checkpoints_includes_labels_without_a_measurement(lake):
-    lake.record_labels([made.checkpoint(1), made.checkpoint(2, kinds=("encdec-encoder", "encdec-decoder"))])
-    made.commit(lake, made.checkpoint(1))
+    lake.record_labels([lake_rows.checkpoint(1), lake_rows.checkpoint(2, kinds=("encdec-encoder", "encdec-decoder"))])
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     assert ask(lake, "select step, kinds, arch, content is null from checkpoints order by step") == [
         (1, ["decoder"], "word", False),
         (2, ["encdec-encoder", "encdec-decoder"], None, False),

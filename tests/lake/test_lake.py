@@ -5,9 +5,10 @@ import json
 import pytest
 
 from pipeline.errors import LakeError, RecipeDriftError, UsageError
-from pipeline.lake import Failure, Lake, Tombstone, to_table
+from pipeline.lake import Lake, Tombstone, to_table
 from pipeline.recipe import ContextRecipe, SnippetRecipe
-from tests.lake import made
+from tests.support import lake_rows
+from tests.support.lake_rows import failure
 
 
 @pytest.fixture
@@ -15,68 +16,46 @@ def lake(tmp_path):
     return Lake(tmp_path / "lake")
 
 
-def failure(point, error_class="crash", **changes):
-    cell = made.cell(point)
-    return Failure(
-        **{
-            "cell_id": cell.id,
-            "model": point.model,
-            "model_key": point.model_key,
-            "revision": point.revision,
-            "corpus": cell.corpus.id,
-            "corpus_sha256": cell.corpus.sha256,
-            "recipe": cell.recipe.label,
-            "kind": cell.kind,
-            "error_class": error_class,
-            "message": "the worker died",
-            "command": "shapelake measure ...",
-            "run_id": "run-1",
-            "attempt": 1,
-            **changes,
-        }
-    )
-
-
 def test_a_lake_that_does_not_exist_reads_as_empty(lake):
     assert lake.committed_cell_ids() == lake.quarantined_cell_ids() == set()
     assert lake.failure_counts() == {}
     assert lake.labels() == lake.tombstones() == lake.runs() == []
-    lake.check_recipe(made.QUICK)
+    lake.check_recipe(lake_rows.QUICK)
     assert not lake.store.root.exists()
 
 
 def test_the_second_commit_of_a_cell_changes_nothing(lake):
-    point = made.checkpoint(1)
-    cell = made.cell(point)
-    assert lake.commit(cell.id, point.model_key, to_table(made.rows(cell, id_twonn=1.0), {}))
+    point = lake_rows.checkpoint(1)
+    cell = lake_rows.cell(point)
+    assert lake.commit(cell.id, point.model_key, to_table(lake_rows.rows(cell, id_twonn=1.0), {}))
     (key,) = lake.cell_files().values()
     data = lake.store.get(key)
-    assert not lake.commit(cell.id, point.model_key, to_table(made.rows(cell, id_twonn=2.0), {}))
+    assert not lake.commit(cell.id, point.model_key, to_table(lake_rows.rows(cell, id_twonn=2.0), {}))
     assert lake.store.get(key) == data
     assert lake.committed_cell_ids() == {cell.id}
 
 
 def test_rows_are_committed_under_their_own_cell_only(lake):
-    point = made.checkpoint(1)
+    point = lake_rows.checkpoint(1)
     with pytest.raises(ValueError, match="0" * 32):
-        lake.commit("0" * 32, point.model_key, to_table(made.rows(made.cell(point)), {}))
+        lake.commit("0" * 32, point.model_key, to_table(lake_rows.rows(lake_rows.cell(point)), {}))
 
 
 def test_the_lake_carries_the_meaning_of_its_columns(lake):
     from pipeline.columns import column_names, read_csv_bytes
 
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     lines = lake.store.get("columns.csv").decode().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == list(column_names())
     lake.store.put_or_replace("columns.csv", "\n".join(lines[:-1]).encode())
-    made.commit(lake, made.checkpoint(2))
+    lake_rows.commit(lake, lake_rows.checkpoint(2))
     assert lake.store.get("columns.csv") == read_csv_bytes(), "the file of an older version gets the new column"
 
 
 def test_a_recipe_that_changed_under_its_version_is_refused_with_every_change(lake):
-    lake.record_recipe(made.QUICK)
-    lake.record_recipe(made.QUICK)
-    changed = made.QUICK.model_copy(update={"k": 32, "seed": 5})
+    lake.record_recipe(lake_rows.QUICK)
+    lake.record_recipe(lake_rows.QUICK)
+    changed = lake_rows.QUICK.model_copy(update={"k": 32, "seed": 5})
     with pytest.raises(RecipeDriftError) as caught:
         lake.check_recipe(changed)
     for fact in ("quick@1", "seed 0 -> 5", "k 64 -> 32", "version 2"):
@@ -94,38 +73,38 @@ def test_another_form_of_recipe_under_the_same_version_is_drift(lake):
 
 
 def test_a_field_that_a_later_version_of_the_code_adds_is_no_drift(lake):
-    old = made.QUICK.model_dump(mode="json")
+    old = lake_rows.QUICK.model_dump(mode="json")
     del old["allow_shorter"]
     lake.store.put_new("recipes/quick@1.json", json.dumps(old).encode())
-    lake.check_recipe(made.QUICK)
+    lake.check_recipe(lake_rows.QUICK)
     with pytest.raises(RecipeDriftError, match="allow_shorter False -> True"):
-        lake.check_recipe(made.QUICK.model_copy(update={"allow_shorter": True}))
+        lake.check_recipe(lake_rows.QUICK.model_copy(update={"allow_shorter": True}))
 
 
 def test_failures_are_counted_by_class_from_file_names(lake):
-    point = made.checkpoint(1)
+    point = lake_rows.checkpoint(1)
     for error_class in ("crash", "crash", "host_oom"):
         lake.record_attempt(failure(point, error_class))
-    lake.record_attempt(failure(made.checkpoint(2), "transient"))
+    lake.record_attempt(failure(lake_rows.checkpoint(2), "transient"))
     for key in lake.store.list("attempts/v1"):
         lake.store.put_or_replace(key, b"not even JSON")
     assert lake.failure_counts() == {
-        made.cell(point).id: {"crash": 2, "host_oom": 1},
-        made.cell(made.checkpoint(2)).id: {"transient": 1},
+        lake_rows.cell(point).id: {"crash": 2, "host_oom": 1},
+        lake_rows.cell(lake_rows.checkpoint(2)).id: {"transient": 1},
     }
 
 
 def test_failures_come_back_whole_and_in_order(lake):
-    point = made.checkpoint(1)
+    point = lake_rows.checkpoint(1)
     failures = [failure(point, message=word, traceback="File ...") for word in ("first", "second")]
     for attempt in reversed(failures):
         lake.record_attempt(attempt)
-    assert lake.failures({made.cell(point).id}) == failures
+    assert lake.failures({lake_rows.cell(point).id}) == failures
     assert lake.failures({"0" * 32}) == []
 
 
 def test_a_tombstone_lasts_until_released_and_the_newest_reason_counts(lake):
-    last = failure(made.checkpoint(1))
+    last = failure(lake_rows.checkpoint(1))
     lake.quarantine(last)
     assert lake.quarantined_cell_ids() == {last.cell_id}
     assert lake.tombstones()[0].failure == last
@@ -138,7 +117,7 @@ def test_a_tombstone_lasts_until_released_and_the_newest_reason_counts(lake):
 
 
 def test_an_invalid_record_is_named(lake):
-    lake.quarantine(failure(made.checkpoint(1)))
+    lake.quarantine(failure(lake_rows.checkpoint(1)))
     (key,) = lake.store.list("quarantine")
     lake.store.put_or_replace(key, b'{"reason": "no cell"}')
     with pytest.raises(LakeError, match=key):

@@ -27,7 +27,7 @@ from pipeline.lake.object_store import ObjectStore
 from pipeline.lake.open_store import open_store
 from pipeline.lake.snapshot import compact
 from pipeline.lake.store import STAGING, check_store
-from tests.lake import made, s3
+from tests.support import fake_s3, lake_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 URI = "s3://bucket/some/lake"
@@ -35,7 +35,7 @@ URI = "s3://bucket/some/lake"
 
 @pytest.fixture
 def s3_env(monkeypatch) -> Iterator[dict[str, str]]:
-    with s3.serve() as environment:
+    with fake_s3.serve() as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         yield environment
@@ -166,7 +166,7 @@ def test_check_store_finds_nothing_in_a_sound_store(s3_env, tmp_path):
 
 def test_a_store_that_ignores_the_condition_is_detected_and_files_are_not_replaced(monkeypatch):
     """The check before each write is enough without a race."""
-    with s3.serve(s3.forgetful) as environment:
+    with fake_s3.serve(fake_s3.forgetful) as environment:
         set_environment(monkeypatch, environment)
         store = open_store(URI)
         (finding,) = check_store(store)
@@ -177,7 +177,7 @@ def test_a_store_that_ignores_the_condition_is_detected_and_files_are_not_replac
 
 
 def test_a_store_that_refuses_the_condition_works_and_warns_once(monkeypatch):
-    with s3.serve(s3.refusing) as environment, warnings.catch_warnings(record=True) as caught:
+    with fake_s3.serve(fake_s3.refusing) as environment, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         set_environment(monkeypatch, environment)
         store = open_store(URI)
@@ -199,15 +199,15 @@ def test_a_lake_in_an_object_store_reads_like_one_in_a_folder(s3_env, tmp_path):
         Lake.existing(URI)
     for step in (1, 2, 3):
         for lake in (remote, local):
-            lake.record_labels([made.checkpoint(step)])
-            made.commit(lake, made.checkpoint(step))
+            lake.record_labels([lake_rows.checkpoint(step)])
+            lake_rows.commit(lake, lake_rows.checkpoint(step))
         if step == 2:
             assert compact(remote)
         remote_rows, local_rows = (lakes.open_lake(lake.uri).query_frame(query) for lake in (remote, local))
         assert remote_rows.equals(local_rows)
-        assert remote_rows.height == step * made.LAYERS
+        assert remote_rows.height == step * lake_rows.LAYERS
     assert lake_status(remote)["models"][0]["cells"] == 3
-    key = remote.cell_files()[made.cell(made.checkpoint(3)).id]
+    key = remote.cell_files()[lake_rows.cell(lake_rows.checkpoint(3)).id]
     remote.store.put_or_replace(key, b"PAR1 not Parquet PAR1")
     with pytest.raises(LakeError, match=key):
         lakes.open_lake(URI)
@@ -231,7 +231,7 @@ def test_a_uri_with_credentials_or_without_a_bucket_is_refused_without_its_secre
 
 def test_neither_an_error_nor_its_traceback_quotes_the_response(monkeypatch):
     """S3 quotes the session token if a signature is wrong."""
-    with s3.serve(s3.distrusting) as environment:
+    with fake_s3.serve(fake_s3.distrusting) as environment:
         set_environment(monkeypatch, environment | {"AWS_SESSION_TOKEN": "secret"})
         with pytest.raises(LakeError, match=r"403 Forbidden\.\n") as caught:
             open_store(URI).put_new("cells/a", b"")

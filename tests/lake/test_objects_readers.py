@@ -9,9 +9,9 @@ import pytest
 from pyarrow.fs import S3FileSystem
 
 from pipeline.lake import Lake, to_table
-from tests.lake import made, s3
+from tests.support import fake_s3, lake_rows
 
-POINTS = [made.checkpoint(step, model=model) for model in ("lab/one", "lab/two") for step in (1, 2)]
+POINTS = [lake_rows.checkpoint(step, model=model) for model in ("lab/one", "lab/two") for step in (1, 2)]
 CELLS = "bucket/some/lake/cells/v1"
 Rows = list[dict[str, Any]]
 
@@ -19,12 +19,12 @@ Rows = list[dict[str, Any]]
 @pytest.fixture
 def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """URL of a server with a lake. Readers find the keys in the environment and get the URL as an option."""
-    with s3.serve() as environment:
+    with fake_s3.serve() as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
         lake = Lake("s3://bucket/some/lake")
         for point in POINTS:
-            made.commit(lake, point)
+            lake_rows.commit(lake, point)
         monkeypatch.delenv("AWS_ENDPOINT")
         monkeypatch.delenv("AWS_ALLOW_HTTP")
         yield environment["AWS_ENDPOINT"]
@@ -37,7 +37,7 @@ def in_order(rows: Rows) -> Rows:
 def written() -> Rows:
     rows: Rows = []
     for point in POINTS:
-        table = to_table(made.rows(made.cell(point)), {})
+        table = to_table(lake_rows.rows(lake_rows.cell(point)), {})
         rows += [{"model_key": point.model_key} | row for row in table.to_pylist()]
     return in_order(rows)
 

@@ -15,7 +15,7 @@ from pipeline.columns import column_names
 from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake, Tombstone
 from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
-from tests.lake import made
+from tests.support import lake_rows
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_a_lake_that_does_not_exist_reads_as_empty_views_with_every_column(lake)
 
 def test_rows_come_back_as_written_through_pandas_polars_and_arrow(lake):
     for step in (1, 2):
-        commit = made.commit(lake, made.checkpoint(step))
+        commit = lake_rows.commit(lake, lake_rows.checkpoint(step))
     reader = lakes.open_lake(lake.uri)
     wanted = {"superseded": False, "schema_version": 1}
-    expected = [row | wanted for row in made.rows(made.cell(made.checkpoint(2)))]
+    expected = [row | wanted for row in lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(2)))]
     relation = reader.layers().filter(f"cell_id = '{commit}'").order("layer")
     assert relation.to_arrow_table().to_pylist() == expected
     assert relation.pl().to_dicts() == expected
@@ -56,7 +56,7 @@ def test_rows_come_back_as_written_through_pandas_polars_and_arrow(lake):
 
 
 def test_types_of_the_view_are_those_of_the_schema(lake):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     from pipeline.lake.schema import arrow_schema
 
     table = lakes.open_lake(lake.uri).layers().to_arrow_table()
@@ -67,7 +67,7 @@ def test_types_of_the_view_are_those_of_the_schema(lake):
 
 def test_plain_one_liners_read_the_cells_without_this_package(lake):
     for step in (1, 2):
-        made.commit(lake, made.checkpoint(step))
+        lake_rows.commit(lake, lake_rows.checkpoint(step))
     glob = f"{lake.uri}/{CELLS_PREFIX}/**/*.parquet"
     total = duckdb.sql(f"select sum(anisotropy), count(*), any_value(model_key) from read_parquet('{glob}')").fetchall()
     assert total == [(pytest.approx(0.6), 6, "lab--small")]
@@ -80,7 +80,7 @@ def test_plain_one_liners_read_the_cells_without_this_package(lake):
 
 
 def test_format_md_names_every_prefix_and_its_snippets_run(lake, monkeypatch):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     monkeypatch.chdir(Path(lake.uri).parent)
     text = (Path(lakes.__file__).parent / "format.md").read_text()
     assert all(f"`{prefix}/" in text for prefix in FILE_NAME_PATTERNS)
@@ -106,19 +106,19 @@ WHERES = (
 @pytest.mark.parametrize("where", WHERES)
 def test_filters_pushed_into_the_files_select_the_same_rows_as_duckdb(lake, where):
     for step in (1, 2, 3):
-        made.commit(lake, made.checkpoint(step), flags=["odd"] if step == 3 else [])
-    made.commit(lake, made.checkpoint(None))
+        lake_rows.commit(lake, lake_rows.checkpoint(step), flags=["odd"] if step == 3 else [])
+    lake_rows.commit(lake, lake_rows.checkpoint(None))
     files = f"select * replace (false as superseded) from read_parquet('{lake.uri}/{CELLS_PREFIX}/**/*.parquet')"
     query = "select revision, layer from {} where {} order by all"
     assert ask(lake, query.format("layers", where)) == duckdb.sql(query.format(f"({files})", where)).fetchall()
 
 
 def test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_back(lake):
-    point = made.checkpoint(1)
-    made.commit(lake, point, cell_id="a" * 32, algorithm=6, id_twonn=6.0)
-    made.commit(lake, point, cell_id="b" * 32, algorithm=10, id_twonn=10.0)
-    made.commit(lake, made.checkpoint(2), cell_id="c" * 32, algorithm=6, id_twonn=2.0)
-    made.commit(lake, point, cell_id="d" * 32, algorithm=6, recipe="other@1", id_twonn=3.0)
+    point = lake_rows.checkpoint(1)
+    lake_rows.commit(lake, point, cell_id="a" * 32, algorithm=6, id_twonn=6.0)
+    lake_rows.commit(lake, point, cell_id="b" * 32, algorithm=10, id_twonn=10.0)
+    lake_rows.commit(lake, lake_rows.checkpoint(2), cell_id="c" * 32, algorithm=6, id_twonn=2.0)
+    lake_rows.commit(lake, point, cell_id="d" * 32, algorithm=6, recipe="other@1", id_twonn=3.0)
     query = "select distinct step, id_twonn from layers order by all"
     assert ask(lake, query) == [(1, 3.0), (1, 10.0), (2, 2.0)]
     hide(lake, "b" * 32)
@@ -134,11 +134,11 @@ def test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_ba
 
 
 def test_a_cell_shows_its_worst_status_and_its_costs(lake):
-    point = made.checkpoint(1)
-    table = made.rows(made.cell(point), knn_s=2.0, total_s=9.0)
+    point = lake_rows.checkpoint(1)
+    table = lake_rows.rows(lake_rows.cell(point), knn_s=2.0, total_s=9.0)
     table[1] |= {"status": "nonfinite", "flags": ["n"]}
     table[2] |= {"status": "degenerate", "flags": ["d"]}
-    cell_id = made.cell(point).id
+    cell_id = lake_rows.cell(point).id
     lake.commit(cell_id, point.model_key, lakes.to_table(table, {}))
     query = "select cell_id, rows, status, knn_s, total_s, model, corpus, hidden from cells"
     assert ask(lake, query) == [(cell_id, 3, "nonfinite", 6.0, 9.0, "lab/small", "random-uniform", False)]
@@ -147,7 +147,7 @@ def test_a_cell_shows_its_worst_status_and_its_costs(lake):
 def test_files_of_other_versions_have_nulls_for_missing_columns(lake):
     """One older file (missing columns), one newer file (an extra column) and one current file."""
     for step in (1, 2, 3):
-        made.commit(lake, made.checkpoint(step))
+        lake_rows.commit(lake, lake_rows.checkpoint(step))
     older, newer, _ = (lake.store.path(key) for key in lake.cell_files().values())
     table = pq.read_table(older).replace_schema_metadata(None)
     pq.write_table(table.drop_columns(["id_ks", "top_dims", "config_digest", "algorithm", "superseded"]), older)
@@ -162,7 +162,7 @@ def test_files_of_other_versions_have_nulls_for_missing_columns(lake):
 
 @pytest.mark.parametrize("name", ["notes.parquet", f"{'e' * 32}.parquet"])
 def test_a_foreign_file_among_the_cells_is_named(lake, name):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     path = lake.store.root / CELLS_PREFIX / "model_key=lab--small" / name
     path.write_bytes(b"PAR1 but truncated")
     with pytest.raises(LakeError, match=name):
@@ -172,7 +172,7 @@ def test_a_foreign_file_among_the_cells_is_named(lake, name):
 
 
 def test_a_truncated_cell_is_named(lake):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     (key,) = lake.cell_files().values()
     path = lake.store.path(key)
     path.write_bytes(path.read_bytes()[:-100])
@@ -181,9 +181,9 @@ def test_a_truncated_cell_is_named(lake):
 
 
 def test_a_cell_committed_under_two_models_counts_once(lake):
-    point, twin = made.checkpoint(1), made.checkpoint(1, model="lab/twin", weights="lab/small 1")
-    assert made.commit(lake, point) == made.commit(lake, twin)
-    assert ask(lake, "select count(*) from layers") == [(made.LAYERS,)]
+    point, twin = lake_rows.checkpoint(1), lake_rows.checkpoint(1, model="lab/twin", weights="lab/small 1")
+    assert lake_rows.commit(lake, point) == lake_rows.commit(lake, twin)
+    assert ask(lake, "select count(*) from layers") == [(lake_rows.LAYERS,)]
     assert len(lake.committed_cell_ids()) == 1
 
 
@@ -237,7 +237,7 @@ SECRET = "not for SQL"
     ],
 )
 def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path, sql):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     (key,) = lake.cell_files().values()
     cell, secret = lake.store.path(key), tmp_path / "secret"
     secret.write_text(SECRET)
@@ -251,24 +251,24 @@ def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path,
 
 
 def test_one_query_cannot_disturb_the_next(lake):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     reader = lakes.open_lake(lake.uri)
     first = reader.layers().to_arrow_reader()
     assert reader.sql("create or replace view layers as select 1; select 2").fetchall() == [(2,)]
-    assert reader.sql("select count(*) from layers").fetchall() == [(made.LAYERS,)]
-    assert first.read_all().num_rows == made.LAYERS, "an open result stays valid"
+    assert reader.sql("select count(*) from layers").fetchall() == [(lake_rows.LAYERS,)]
+    assert first.read_all().num_rows == lake_rows.LAYERS, "an open result stays valid"
 
 
 def test_a_reader_does_not_see_later_commits(lake):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     reader = lakes.open_lake(lake.uri)
-    made.commit(lake, made.checkpoint(2))
+    lake_rows.commit(lake, lake_rows.checkpoint(2))
     assert reader.sql("select count(*) from cells").fetchall() == [(1,)]
     assert lakes.open_lake(lake.uri).sql("select count(*) from cells").fetchall() == [(2,)]
 
 
 def test_an_error_during_computation_has_two_lines(lake):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     with pytest.raises(UsageError, match="Conversion Error") as caught:
         lakes.open_lake(lake.uri).query_frame("select model::int from layers")
     assert len(str(caught.value).splitlines()) == 2
@@ -279,7 +279,7 @@ def test_every_column_of_a_view_can_be_printed(lake, view, capsys):
     """Including times and lists; duckdb's fetchall would need pytz for a time with a zone."""
     from pipeline import render
 
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     frame = lakes.open_lake(lake.uri).query_frame(f"from {view}")
     for printed in (render.print_csv, render.print_json_rows):
         printed(frame.columns, frame.rows())

@@ -16,7 +16,7 @@ import pytest
 from pipeline.columns import FLAGS, METRIC_GROUPS, MU_PROBABILITIES, all_columns, column_names, explained_columns
 from pipeline.lake import scan
 from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema, encode_parquet, to_table
-from tests.lake import made
+from tests.support import lake_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDED = {
@@ -29,7 +29,7 @@ ADDED = {
 
 
 def rows(**changes):
-    return made.rows(made.cell(made.checkpoint(1)), **changes)
+    return lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(1)), **changes)
 
 
 def test_names_types_and_groups_are_the_contract_plus_the_added_columns(shared):
@@ -78,7 +78,7 @@ def test_missing_columns_become_null():
     ]
     table = to_table(required, {})
     assert table.schema.equals(arrow_schema())
-    assert table.column("id_twonn").null_count == made.LAYERS
+    assert table.column("id_twonn").null_count == lake_rows.LAYERS
     assert len(set(table.column("written_at").to_pylist()) - {None}) == 1, "one time for all rows of the cell"
     assert set(table.column("schema_version").to_pylist()) == {1}
 

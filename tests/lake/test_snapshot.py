@@ -15,7 +15,7 @@ from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, ROW_FILE, 
 from pipeline.lake.snapshot import SORT_COLUMNS, collect_garbage, compact
 from pipeline.lake.store import STAGING
 from pipeline.lake.verify import verify_lake
-from tests.lake import killed, made
+from tests.support import killed_writer, lake_rows
 
 
 @pytest.fixture
@@ -46,14 +46,17 @@ def views_without_snapshot(lake):
 
 def a_varied_lake(lake):
     """Commit two models, shared weights, two algorithms, a re-upload, a tombstone, an unknown step and a lost label."""
-    shared = [made.checkpoint(1, weights="w"), made.checkpoint(8, weights="w", model="lab/other", family="New")]
-    again = [made.checkpoint(2, weights=word) for word in "ab"]
-    lake.record_labels([*shared, again[0], made.checkpoint(3), made.checkpoint(None)])
+    shared = [
+        lake_rows.checkpoint(1, weights="w"),
+        lake_rows.checkpoint(8, weights="w", model="lab/other", family="New"),
+    ]
+    again = [lake_rows.checkpoint(2, weights=word) for word in "ab"]
+    lake.record_labels([*shared, again[0], lake_rows.checkpoint(3), lake_rows.checkpoint(None)])
     lake.record_labels([again[1]])
-    for point in (shared[0], *again, made.checkpoint(3), made.checkpoint(None), made.checkpoint(99)):
-        made.commit(lake, point)
-    made.commit(lake, shared[0], cell_id="a" * 32, algorithm=9, id_twonn=9.0)
-    lake.quarantine(Tombstone(cell_id=made.cell(made.checkpoint(3)).id, reason="wrong", by="a person"))
+    for point in (shared[0], *again, lake_rows.checkpoint(3), lake_rows.checkpoint(None), lake_rows.checkpoint(99)):
+        lake_rows.commit(lake, point)
+    lake_rows.commit(lake, shared[0], cell_id="a" * 32, algorithm=9, id_twonn=9.0)
+    lake.quarantine(Tombstone(cell_id=lake_rows.cell(lake_rows.checkpoint(3)).id, reason="wrong", by="a person"))
 
 
 def test_a_lake_without_cells_has_no_snapshot(lake):
@@ -66,13 +69,13 @@ def test_the_views_are_the_same_with_and_without_a_snapshot_also_after_later_wri
     a_varied_lake(lake)
     compacted = compact(lake)
     assert compacted
-    assert (compacted.cells, compacted.rows) == (7, 7 * made.LAYERS)
+    assert (compacted.cells, compacted.rows) == (7, 7 * lake_rows.LAYERS)
     assert views(lake) == views_without_snapshot(lake)
-    made.commit(lake, made.checkpoint(4))
-    made.commit(lake, made.checkpoint(1, weights="w"), cell_id="b" * 32, algorithm=10, id_twonn=10.0)
-    lake.record_labels([made.checkpoint(5, weights="w")])
+    lake_rows.commit(lake, lake_rows.checkpoint(4))
+    lake_rows.commit(lake, lake_rows.checkpoint(1, weights="w"), cell_id="b" * 32, algorithm=10, id_twonn=10.0)
+    lake.record_labels([lake_rows.checkpoint(5, weights="w")])
     lake.quarantine(Tombstone(cell_id="b" * 32, reason="wrong", by="a person"))
-    lake.release(made.cell(made.checkpoint(3)).id)
+    lake.release(lake_rows.cell(lake_rows.checkpoint(3)).id)
     assert views(lake) == views_without_snapshot(lake)
     assert verify_lake(lake) == []
 
@@ -88,13 +91,13 @@ def test_a_snapshot_answers_without_its_cells_files(lake):
 
 
 def test_a_deleted_cell_or_one_whose_file_changed_its_key_is_not_read_from_the_snapshot(lake):
-    point = made.checkpoint(1)
-    for one in (point, made.checkpoint(2)):
-        made.commit(lake, one)
+    point = lake_rows.checkpoint(1)
+    for one in (point, lake_rows.checkpoint(2)):
+        lake_rows.commit(lake, one)
     compact(lake)
-    lake.store.delete(lake.cell_files()[made.cell(made.checkpoint(2)).id])
-    twin = made.checkpoint(1, model="aaa/twin", weights="lab/small 1")
-    made.commit(lake, twin, cell_id=made.cell(point).id)
+    lake.store.delete(lake.cell_files()[lake_rows.cell(lake_rows.checkpoint(2)).id])
+    twin = lake_rows.checkpoint(1, model="aaa/twin", weights="lab/small 1")
+    lake_rows.commit(lake, twin, cell_id=lake_rows.cell(point).id)
     assert lakes.open_lake(lake.uri).query_frame("select distinct model, step from layers").rows() == [("aaa/twin", 1)]
     assert views(lake) == views_without_snapshot(lake)
 
@@ -123,7 +126,7 @@ def test_a_snapshot_of_an_older_schema_is_ignored(lake):
 
 @pytest.mark.parametrize("pointer", [b"", b"{}", b'{"key": "../../etc/passwd"}', b"snapshots/v1/x.parquet"])
 def test_an_invalid_pointer_is_named(lake, pointer):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     compact(lake)
     lake.store.put_or_replace(LATEST_KEY, pointer)
     with pytest.raises(LakeError, match=LATEST_KEY):
@@ -185,9 +188,9 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("step", ["put_new", "put_or_replace"])
 def test_killed_before_a_step_the_old_snapshot_stays_and_the_next_compact_succeeds(lake, monkeypatch, step):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     old = compact(lake)
-    made.commit(lake, made.checkpoint(2))
+    lake_rows.commit(lake, lake_rows.checkpoint(2))
 
     def die(*_: object) -> None:
         raise Killed
@@ -208,7 +211,7 @@ def test_killed_before_a_step_the_old_snapshot_stays_and_the_next_compact_succee
 def test_killed_before_any_of_its_system_calls_the_lake_reads_the_same(lake):
     a_varied_lake(lake)
     before = views(lake)
-    killed.moments("compact", Path(lake.uri))
+    killed_writer.moments("compact", Path(lake.uri))
     assert views(lake) == before == views_without_snapshot(lake)
     assert verify_lake(lake) == []
     collect_garbage(lake, timedelta(0), dry_run=False)

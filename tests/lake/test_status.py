@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.lake import Lake, Tombstone, lake_status
-from tests.lake import made
-from tests.lake.test_lake import failure
+from tests.support import lake_rows
+from tests.support.lake_rows import failure
 
 ROOT = Path(__file__).resolve().parents[2]
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -29,9 +29,9 @@ def test_an_empty_lake(lake):
 
 
 def test_a_model_counts_only_visible_cells(lake):
-    points = [made.checkpoint(step) for step in (1, 2, 9)]
+    points = [lake_rows.checkpoint(step) for step in (1, 2, 9)]
     lake.record_labels(points)
-    ids = [made.commit(lake, point) for point in points]
+    ids = [lake_rows.commit(lake, point) for point in points]
     lake.quarantine(Tombstone(cell_id=ids[2], reason="wrong", by="me"))
     assert model(lake) == {
         "model": "lab/small",
@@ -51,14 +51,14 @@ def test_a_model_counts_only_visible_cells(lake):
 
 
 def test_a_model_whose_cells_were_measured_under_another_name_is_listed(lake):
-    first, twin = made.checkpoint(1, weights="w"), made.checkpoint(5, weights="w", model="lab/twin")
+    first, twin = lake_rows.checkpoint(1, weights="w"), lake_rows.checkpoint(5, weights="w", model="lab/twin")
     lake.record_labels([first, twin])
-    made.commit(lake, first)
+    lake_rows.commit(lake, first)
     assert (model(lake, "lab/twin")["cells"], model(lake, "lab/twin")["newest_step"]) == (1, 5)
 
 
 def test_a_failed_cell_is_listed_with_its_last_cause_and_number_of_attempts(lake):
-    point = made.checkpoint(1)
+    point = lake_rows.checkpoint(1)
     for hour, message in enumerate(("first", "second")):
         lake.record_attempt(failure(point, message=message, when=LONG_AGO + timedelta(hours=hour)))
     (listed,) = lake_status(lake)["failures"]
@@ -72,40 +72,40 @@ def test_a_failed_cell_is_listed_with_its_last_cause_and_number_of_attempts(lake
 
 
 def test_a_cell_that_was_committed_after_failures_has_not_failed(lake):
-    lake.record_attempt(failure(made.checkpoint(1)))
-    made.commit(lake, made.checkpoint(1))
+    lake.record_attempt(failure(lake_rows.checkpoint(1)))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     assert lake_status(lake)["failures"] == []
 
 
 def test_a_failure_of_files_since_replaced_and_measured_is_dropped(lake):
-    broken, fixed = made.checkpoint(1, weights="broken"), made.checkpoint(1, weights="fixed")
+    broken, fixed = lake_rows.checkpoint(1, weights="broken"), lake_rows.checkpoint(1, weights="fixed")
     lake.record_labels([broken])
     lake.quarantine(failure(broken, when=LONG_AGO))
     lake.record_attempt(failure(broken, when=LONG_AGO))
     assert len(lake_status(lake)["failures"]) == 1
     lake.record_labels([fixed])
     assert len(lake_status(lake)["failures"]) == 1, "fixed but not measured"
-    made.commit(lake, fixed)
+    lake_rows.commit(lake, fixed)
     assert lake_status(lake)["failures"] == []
 
 
 def test_a_failure_after_the_label_was_measured_is_listed(lake):
     """A newer algorithm needs the measurement again, and it fails."""
-    point = made.checkpoint(1)
+    point = lake_rows.checkpoint(1)
     lake.record_labels([point])
-    made.commit(lake, point)
+    lake_rows.commit(lake, point)
     lake.record_attempt(failure(point, cell_id="f" * 32))
     assert [listed["cell_id"] for listed in lake_status(lake)["failures"]] == ["f" * 32]
 
 
 def test_a_failure_on_another_corpus_is_listed(lake):
-    lake.record_attempt(failure(made.checkpoint(1), cell_id="f" * 32, corpus="enwik8", when=LONG_AGO))
-    made.commit(lake, made.checkpoint(1))
+    lake.record_attempt(failure(lake_rows.checkpoint(1), cell_id="f" * 32, corpus="enwik8", when=LONG_AGO))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     assert len(lake_status(lake)["failures"]) == 1
 
 
 def test_planning_and_status_load_no_heavy_library(lake):
-    made.commit(lake, made.checkpoint(1))
+    lake_rows.commit(lake, lake_rows.checkpoint(1))
     heavy = ("torch", "transformers", "ray", "duckdb", "pandas", "pyarrow")
     script = (
         "import sys; from pipeline.lake import Lake, lake_status; lake = Lake(sys.argv[1]); lake.committed_cell_ids(); "

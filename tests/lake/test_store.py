@@ -25,7 +25,7 @@ from pipeline.lake.open_store import open_store
 from pipeline.lake.snapshot import collect_garbage
 from pipeline.lake.store import STAGING, STAGING_MAX_AGE_S, check_store
 from pipeline.lake.verify import verify_lake
-from tests.lake import killed, made
+from tests.support import killed_writer, lake_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,7 +82,7 @@ def test_a_writer_killed_at_any_moment_leaves_no_partial_file(tmp_path):
 
 
 def test_a_writer_killed_before_each_of_its_system_calls_leaves_the_whole_file_or_none(tmp_path):
-    moments = killed.moments("put", tmp_path)
+    moments = killed_writer.moments("put", tmp_path)
     found = [LocalStore(tmp_path / str(moment)).list("cells/v1") for moment in range(moments + 1)]
     assert found == sorted(found), "a later kill never loses the file"
     assert [] in found[:-1]
@@ -93,9 +93,9 @@ def test_a_writer_killed_before_each_of_its_system_calls_leaves_the_whole_file_o
 
 def test_a_commit_killed_before_each_of_its_system_calls_leaves_a_sound_lake(tmp_path):
     """The cell is committed or absent, the lake verifies, gc removes staged files, and a rerun commits the cell."""
-    wanted = killed.cell()
-    table = to_table(made.rows(wanted), {})
-    moments, committed, staged = killed.moments("commit", tmp_path), [], []
+    wanted = killed_writer.cell()
+    table = to_table(lake_rows.rows(wanted), {})
+    moments, committed, staged = killed_writer.moments("commit", tmp_path), [], []
     for moment in range(moments + 1):
         lake = Lake(tmp_path / str(moment))
         committed.append(lake.committed_cell_ids() == {wanted.id})

@@ -18,15 +18,15 @@ from pipeline.lake.layout import CELLS_PREFIX
 from pipeline.lake.scan import find_damage
 from pipeline.lake.schema import encode_parquet
 from pipeline.lake.verify import verify_lake
-from tests.lake import made
+from tests.support import lake_rows
 
 
 @pytest.fixture
 def lake(tmp_path):
     lake = Lake(tmp_path / "lake")
-    point = made.checkpoint(1)
+    point = lake_rows.checkpoint(1)
     lake.record_labels([point])
-    made.commit(lake, point)
+    lake_rows.commit(lake, point)
     return lake
 
 
@@ -67,7 +67,7 @@ def test_a_value_beyond_its_range_is_found(lake, column):
     values += [2] if bounds.high < 2 else []
     for value in values:
         wrong = [value] if column.type.startswith("list") else value
-        table = made.rows(made.cell(made.checkpoint(1)))
+        table = lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(1)))
         table[1] |= {column.name: wrong}
         rewrite(lake, to_table(table, {}) if column.name != "schema_version" else _typed(table))
         problems = found(lake)
@@ -82,7 +82,7 @@ def _typed(rows):
 
 def changed(**changes):
     """Return the rows with values that `to_table` would refuse."""
-    rows = made.rows(made.cell(made.checkpoint(1)))
+    rows = lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(1)))
     rows[1] |= changes
     return _typed(rows)
 
@@ -117,12 +117,12 @@ def test_rows_of_an_older_version_with_fewer_columns_are_valid(lake):
 
 
 def test_two_files_of_one_cell_are_valid_only_with_equal_numbers(lake):
-    twin = made.checkpoint(1, model="lab/twin", weights="lab/small 1")
-    made.commit(lake, twin, cell_id=made.cell(made.checkpoint(1)).id)
+    twin = lake_rows.checkpoint(1, model="lab/twin", weights="lab/small 1")
+    lake_rows.commit(lake, twin, cell_id=lake_rows.cell(lake_rows.checkpoint(1)).id)
     assert verify_lake(lake) == []
-    third = made.checkpoint(1, model="lab/third", weights="lab/small 1")
-    made.commit(lake, third, cell_id=made.cell(made.checkpoint(1)).id, id_twonn=1.0)
-    assert re.search(f"numbers.*{made.cell(made.checkpoint(1)).id}", found(lake)[0])
+    third = lake_rows.checkpoint(1, model="lab/third", weights="lab/small 1")
+    lake_rows.commit(lake, third, cell_id=lake_rows.cell(lake_rows.checkpoint(1)).id, id_twonn=1.0)
+    assert re.search(f"numbers.*{lake_rows.cell(lake_rows.checkpoint(1)).id}", found(lake)[0])
 
 
 def test_invalid_or_misnamed_records_are_named(lake):
@@ -145,7 +145,7 @@ def test_invalid_or_misnamed_records_are_named(lake):
     assert {problem.key for problem in verify_lake(lake)} == wanted
 
 
-SOUND = encode_parquet(to_table(made.rows(made.cell(made.checkpoint(1))), {"recipe": "{}"}))
+SOUND = encode_parquet(to_table(lake_rows.rows(lake_rows.cell(lake_rows.checkpoint(1))), {"recipe": "{}"}))
 
 
 def test_the_checksum_detects_a_change_of_any_byte():

@@ -11,10 +11,10 @@ from torch import Tensor
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function from the name of a tiny model to its checkpoint folder, which is read-only."""
-    from tests.model import tiny
+    from tests.support import tiny_models
 
     root = tmp_path_factory.mktemp("tiny")
-    return lambda name: root / name if (root / name).exists() else tiny.save(name, root / name)
+    return lambda name: root / name if (root / name).exists() else tiny_models.save(name, root / name)
 
 
 @pytest.fixture

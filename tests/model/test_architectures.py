@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING
 
 from pipeline.catalog.architectures import ARCHITECTURES, infer_kinds, norm_placement
 from pipeline.model import load_model
-from tests.model import tiny
+from tests.support import tiny_models
 
 BOTH = ("encdec-encoder", "encdec-decoder")
 
@@ -77,7 +77,7 @@ def observed_placement(block: nn.Module, run: Callable[[], object]) -> str:
     return "pre" if shared(block_inputs[-1], norm_inputs) else "sublayer-post"
 
 
-@pytest.mark.parametrize("name", [name for name in tiny.CLASSES if name not in ("gemma2", "albert")])
+@pytest.mark.parametrize("name", [name for name in tiny_models.CLASSES if name not in ("gemma2", "albert")])
 def test_norm_placement_is_what_the_blocks_do(name: str, saved: Callable[[str], Path], ids: Tensor) -> None:
     """The table agrees with the norms observed in the last block.
 

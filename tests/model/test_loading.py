@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.model import load_model, loading
-from tests.model import tiny
+from tests.support import tiny_models
 
 Saved = Callable[[str], Path]
 
@@ -56,7 +56,7 @@ def test_truncated_file(broken: Saved) -> None:
 
 def test_missing_shard(broken: Saved) -> None:
     folder = broken("gpt2")
-    tiny.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
+    tiny_models.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
     (folder / "model.safetensors").unlink(missing_ok=True)
     absent = sorted(folder.glob("model-*.safetensors"))[1]
     assert load_model(folder, "float32", "cpu").stack("decoder").n_layers == 3
@@ -125,7 +125,7 @@ def test_blocks_that_cannot_be_found(tmp_path: Path) -> None:
 def test_a_file_without_a_head(broken: Saved, ids: Tensor) -> None:
     """The body is measured, the loss is None with a flag, and no random head is counted."""
     folder = rewrite(broken("gpt_neox"), lambda tensors: tensors.pop("embed_out.weight"))
-    model, whole = load_model(folder, "float32", "cpu"), tiny.make("gpt_neox")
+    model, whole = load_model(folder, "float32", "cpu"), tiny_models.make("gpt_neox")
     assert model.flags == ("no_lm_head",)
     assert model.n_params == sum(parameter.numel() for parameter in whole.gpt_neox.parameters())
     assert model.stack("decoder").loss_kind is None
@@ -134,7 +134,7 @@ def test_a_file_without_a_head(broken: Saved, ids: Tensor) -> None:
 
 def test_base_class(tmp_path: Path, ids: Tensor) -> None:
     """A config with the base class or without a class gives no loss but the blocks of the whole model."""
-    tiny.make("bert").bert.save_pretrained(tmp_path)
+    tiny_models.make("bert").bert.save_pretrained(tmp_path)
     for fields in ({}, {"architectures": None}):
         model = load_model(reconfigure(tmp_path, **fields), "float32", "cpu")
         assert model.flags == ("no_lm_head",)
@@ -163,7 +163,7 @@ def test_a_whole_file_outranks_an_index(broken: Saved) -> None:
     folder = broken("gpt2")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").unlink()
-    tiny.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
+    tiny_models.make("gpt2").save_pretrained(folder, max_shard_size="20KB")
     for shard in folder.glob("model-*.safetensors"):
         shard.write_bytes(b"no weights")
     assert "cannot be opened" in refusal(folder)
@@ -225,7 +225,7 @@ def test_dtype_auto(limit: int, dtype: str, saved: Saved, monkeypatch: pytest.Mo
 def test_explicit_dtype(saved: Saved, broken: Saved) -> None:
     """The requested dtype overrides the stored one: a float16 file runs in float32."""
     folder = broken("gpt2")
-    tiny.make("gpt2").half().save_pretrained(folder)
+    tiny_models.make("gpt2").half().save_pretrained(folder)
     assert load_model(folder, "float32", "cpu").dtype == "float32"
     assert load_model(folder, "float16", "cpu").dtype == "float16"
 
@@ -245,8 +245,8 @@ def test_facts(name: str, positions: int | None, saved: Saved) -> None:
     """Layers, width, vocabulary, parameters and maximum context; RoBERTa counts its 66 positions from 2."""
     model = load_model(saved(name), "float32", "cpu")
     (profile,) = model.stacks.values()
-    assert (model.arch, profile.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny.VOCAB)
-    assert model.n_params == sum(parameter.numel() for parameter in tiny.make(name).parameters())
+    assert (model.arch, profile.n_layers, model.d_model, model.vocab_size) == (name, 3, 32, tiny_models.VOCAB)
+    assert model.n_params == sum(parameter.numel() for parameter in tiny_models.make(name).parameters())
     assert model.max_positions == positions
 
 

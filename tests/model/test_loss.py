@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.model import LayerStack, load_model
 from pipeline.model import loss as loss_module
-from tests.model import tiny
+from tests.support import tiny_models
 
 Saved = Callable[[str], Path]
 
@@ -26,10 +26,10 @@ def only(profiles: dict[str, LayerStack]) -> LayerStack:
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limit chunks to the logits of five tokens, so that every context needs several chunks."""
-    monkeypatch.setitem(loss_module.LOGITS_PER_CHUNK, "cpu", 5 * tiny.VOCAB)
+    monkeypatch.setitem(loss_module.LOGITS_PER_CHUNK, "cpu", 5 * tiny_models.VOCAB)
 
 
-@pytest.mark.parametrize("name", tiny.CAUSAL)
+@pytest.mark.parametrize("name", tiny_models.CAUSAL)
 def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
     """The mean over tokens equals the model's loss for `labels=`, including Gemma's soft-capping."""
     model = load_model(saved(name), "float32", "cpu")
@@ -42,7 +42,7 @@ def test_causal_loss(name: str, saved: Saved, ids: Tensor) -> None:
     torch.testing.assert_close(losses.mean(), want, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("name", tiny.MASKED)
+@pytest.mark.parametrize("name", tiny_models.MASKED)
 def test_masked_loss(name: str, saved: Saved, ids: Tensor) -> None:
     """The mean over masked tokens equals the model's loss for masked input with these tokens as labels."""
     model = load_model(saved(name), "float32", "cpu")

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from pipeline.catalog.architectures import infer_kinds
 from pipeline.errors import UsageError
 from pipeline.model import LayerStack, load_model, placement
-from pipeline.model.blocks import count_layers, find_block_list, find_body
 from pipeline.model.placement import assign_block_devices
-from pipeline.spec import ModelKind
-from tests.model import tiny
+from tests.support import tiny_models
+from tests.support.split_models import blocks_of, captured_states, room_of_two
 
 Saved = Callable[[str], Path]
 GIB = 2**30
@@ -45,27 +43,6 @@ def test_blocks_fill_one_device_after_the_other(room: dict[str, int], want: list
         assert assign_block_devices("M", sizes, 2 * GIB, room) == want
 
 
-def blocks_of(module: Any) -> tuple[list[ModelKind], list[nn.Module]]:
-    """Return the kinds of a model and the blocks of all its stacks."""
-    found = infer_kinds({"architectures": [type(module).__name__], "model_type": module.config.model_type})
-    bodies = [(find_body(module, kind), kind) for kind in found]
-    return list(found), [block for body, kind in bodies for block in find_block_list(body, count_layers(body, kind))]
-
-
-def room_of_two(module: Any, elsewhere: str) -> dict[str, int]:
-    """Return capacities: home fits one block (none if there is only one) and the rest; `elsewhere` fits all blocks."""
-    sizes = [placement._bytes(block) for block in blocks_of(module)[1]]
-    rest = placement._bytes(module) - sum(sizes)
-    return {"cpu": rest + (sizes[0] if len(sizes) > 1 else 0), elsewhere: sum(sizes)}
-
-
-def captured_states(profile: LayerStack, ids: Tensor) -> list[Tensor]:
-    """Return every captured state, and the loss if there is one."""
-    found: list[Tensor] = []
-    loss = profile.forward_and_capture(ids, lambda layer, hidden: found.append(hidden.clone()))
-    return found if loss is None else [*found, loss]
-
-
 @pytest.mark.parametrize("name", ["gpt_neox", "bert", "t5"])
 def test_a_split_changes_no_byte(name: str, saved: Saved, ids: Tensor) -> None:
     """Hooks move inputs to the blocks and the last output home; here both devices are the CPU."""
@@ -82,7 +59,7 @@ QUICK = ("gpt2", "gpt_neox", "llama")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny.CLASSES]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny_models.CLASSES]
 )
 def test_every_state_comes_home_and_no_operation_is_of_two_devices(
     name: str, saved: Saved, monkeypatch: pytest.MonkeyPatch

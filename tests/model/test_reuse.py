@@ -1,34 +1,19 @@
 """A module with overwritten weights is byte-identical to a freshly loaded one."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
 from pipeline.model import Model, load_model, reload_model, weight_reload
-from tests.model import tiny
+from tests.support import tiny_models
+from tests.support.later_checkpoint import Rewrite, later
 
 Saved = Callable[[str], Path]
-Rewrite = Callable[[dict[str, Tensor]], Any]
-
-
-def later(folder: Path, to: Path, change: Rewrite = lambda tensors: None, seed: int = 1) -> Path:
-    """Write a later checkpoint of the same history: other values of every tensor, then `change` applied to them."""
-    shutil.copytree(folder, to)
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {
-        name: tensor + 0.05 * torch.randn(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor
-        for name, tensor in load_file(folder / "model.safetensors").items()
-    }
-    change(tensors)
-    save_file(tensors, to / "model.safetensors", {"format": "pt"})
-    return to
 
 
 def second(folder: Path, dtype: str = "float32") -> Model:
@@ -66,7 +51,7 @@ QUICK = ("gpt2", "gpt_neox", "llama", "opt-350m", "mamba", "bert", "modernbert",
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny.CLASSES]
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in tiny_models.CLASSES]
 )
 def test_every_architecture(name: str, saved: Saved, ids: Tensor, tmp_path: Path) -> None:
     """Decoders, encoders and encoder-decoders; tied and untied embeddings; buffers of the file and of the class."""

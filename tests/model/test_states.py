@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.model import LayerStack, load_model
-from tests.model import tiny
+from tests.support import tiny_models
 
 Saved = Callable[[str], Path]
 SHIFTED = {"mamba", "mamba2"}
@@ -44,7 +44,7 @@ def alone(call: Any, ids: Tensor) -> tuple[Tensor, ...]:
     return tuple(torch.cat(rows) for rows in zip(*(call(row) for row in ids.split(1)), strict=True))
 
 
-@pytest.mark.parametrize("name", tiny.CAUSAL + tiny.MASKED)
+@pytest.mark.parametrize("name", tiny_models.CAUSAL + tiny_models.MASKED)
 @torch.inference_mode()
 def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None:
     """States equal output_hidden_states bit for bit; the final norm of the raw last block is the last one."""
@@ -59,7 +59,7 @@ def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None
         assert torch.equal(got[0], model.module.get_input_embeddings()(ids))
 
 
-@pytest.mark.parametrize("name", tiny.TWOFOLD)
+@pytest.mark.parametrize("name", tiny_models.TWOFOLD)
 @torch.inference_mode()
 def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor) -> None:
     """The encoder reads the context, the decoder the same ids shifted right, so position i predicts token i."""
@@ -91,7 +91,7 @@ def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
 @pytest.mark.parametrize("name", ["llama", "mamba", "modernbert", "t5"])
 def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None:
     """16 contexts in one CPU call are byte-identical to 16 calls, at a length at which a batched SiLU would differ."""
-    ids = torch.randint(5, tiny.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
+    ids = torch.randint(5, tiny_models.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
     profile = next(iter(load_model(saved(name), "float32", "cpu").stacks.values()))
     together = states(profile, ids)
     for row, context in enumerate(ids.split(1)):

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.report.chromium import Chromium
+from tests.support.chromium import Chromium
 
 pytestmark = pytest.mark.browser
 SHOTS = ROOT / "build" / "screenshots"

@@ -15,7 +15,7 @@ from pipeline.report import FIGURES, draw_figure, history_charts, theme
 from pipeline.report.chart_data import ESTIMATOR_LABELS, build_chart_tables, load_chart_rows
 from pipeline.report.chart_parts import ChartContext
 from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS
-from tests.analysis import made as findings
+from tests.support import finding_rows as findings
 
 SECTIONS = {section.name: section for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
 LINES = r'<g class="mark-line role-mark[^>]*><path[^>]* d="([^"]*)"'

@@ -15,9 +15,9 @@ from pipeline.report import draw_figure, write_report
 from pipeline.report import page as pages
 from pipeline.report.chart_data import to_json_columns
 from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS
-from tests.report import made
 from tests.report.conftest import MODELS, STEPS
-from tests.report.read import Page
+from tests.support import report_rows
+from tests.support.report_reader import Page
 
 SECTIONS = {section.name: section for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
 HOSTILE = "lab/it's </script><b>&\"x"
@@ -69,9 +69,9 @@ def test_every_number_can_be_had_by_the_query_that_is_shown(reader, read, sectio
 def untidy(tmp_path_factory):
     """Lake of two stages with equal steps, `main` next to a step, and a last step with the previous step's weights."""
     folder = tmp_path_factory.mktemp("untidy")
-    uri = made.lake(folder / "lake", {"lab/big": "decoder"}, (0, 8, 64, 512), blocks=3, stages=("one", "two"))
+    uri = report_rows.lake(folder / "lake", {"lab/big": "decoder"}, (0, 8, 64, 512), blocks=3, stages=("one", "two"))
     labels_of = {64: {"revision": "main", "step": None}, 512: {"revision": "two-step9000", "step": 9000}}
-    labels = [made.checkpoint("lab/big", "decoder", step, "two") for step in labels_of]
+    labels = [report_rows.checkpoint("lab/big", "decoder", step, "two") for step in labels_of]
     Lake(uri).record_labels([*labels, *(label.model_copy(update=labels_of[label.step]) for label in labels)])
     reader = lake.open_lake(uri)
     (path,) = write_report(reader, folder / "r.html")
@@ -136,7 +136,7 @@ def test_a_page_that_is_too_large_becomes_an_index_and_a_page_per_model(reader, 
 
 
 def test_names_from_outside_are_only_ever_text(tmp_path):
-    uri = made.lake(tmp_path / "lake", {HOSTILE: "decoder"}, (0, 1, 2))
+    uri = report_rows.lake(tmp_path / "lake", {HOSTILE: "decoder"}, (0, 1, 2))
     (path,) = write_report(lake.open_lake(uri), tmp_path / "r.html")
     read = Page(path)
     assert list(read.data["where"]["history"]) == [HOSTILE]
@@ -154,7 +154,7 @@ def test_names_from_outside_are_only_ever_text(tmp_path):
     ids=["no step stated", "one checkpoint", "no errors"],
 )
 def test_lakes_that_lack_what_some_charts_show(tmp_path, steps, recipe):
-    uri = made.lake(tmp_path / "lake", {"lab/one": "encoder"}, steps, recipe=built_in_recipe(recipe))
+    uri = report_rows.lake(tmp_path / "lake", {"lab/one": "encoder"}, steps, recipe=built_in_recipe(recipe))
     reader = lake.open_lake(uri)
     (path,) = write_report(reader, tmp_path / "r.html")
     read = Page(path)
@@ -177,7 +177,7 @@ def test_size_at_scale(tmp_path):
     """20 models with 154 checkpoints, 25 layers and 2 corpora stay within the limit of bytes per page."""
     steps = (0, *(2**power for power in range(10)), *range(1000, 144_000, 1000))
     models = {f"lab/model-{i:02d}": "encoder" if i % 4 == 3 else "decoder" for i in range(20)}
-    uri = made.lake(tmp_path / "lake", models, steps, blocks=23)
+    uri = report_rows.lake(tmp_path / "lake", models, steps, blocks=23)
     written = write_report(lake.open_lake(uri), tmp_path / "report.html")
     assert len(steps) == 154
     assert len(written) == 21

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.report import FIGURES
 from tests.conftest import ROOT
-from tests.report.notebook import NOTEBOOK, SCRIPT, render
+from tests.support.notebook import NOTEBOOK, SCRIPT, render
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_it_runs_as_a_program_and_writes_the_figures(uri, tmp_path):
 
 
 def test_the_notebook_is_the_script():
-    assert json.loads(NOTEBOOK.read_text()) == render(SCRIPT.read_text()), "run python -m tests.report.notebook"
+    assert json.loads(NOTEBOOK.read_text()) == render(SCRIPT.read_text()), "run python -m tests.support.notebook"
 
 
 def test_the_notebooks_cells_run_in_order_and_draw_the_figures(uri, tmp_path, monkeypatch):

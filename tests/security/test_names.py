@@ -15,7 +15,7 @@ from pipeline.lake import Lake
 from pipeline.spec import Corpus, HubFile, RemoteFiles, Resources
 from pipeline.sweep.task import Task
 from tests.security.fuzz import COUNTS, holds_for_all, hostile_names
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 path_parts = st.lists(st.sampled_from(["..", ".", "", "a", "b.json", "\0"]), max_size=5).map("/".join) | hostile_names
 

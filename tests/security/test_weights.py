@@ -13,7 +13,7 @@ from pipeline.errors import CheckpointError
 from pipeline.model.weight_files import list_readable_weights, read_config
 from pipeline.spec import Local
 from tests.security.fuzz import COUNTS, forget_peak, holds_for_all, hostile_names, peak_bytes
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 HUGE = 2**62
 SIZES = st.sampled_from([0, 1, 7, 2**16, 2**31, 2**40, HUGE, -1])

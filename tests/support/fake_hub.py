@@ -19,7 +19,7 @@ from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Lock, Thread
 
-from tests.hub.server import Handler
+from tests.support.fake_hub_server import Handler
 
 LARGE = re.compile(r"\.(safetensors|bin|h5|msgpack|onnx|gguf|pth|pt)$")
 """Files that .gitattributes usually assigns to LFS."""

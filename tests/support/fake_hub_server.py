@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 if TYPE_CHECKING:
-    from tests.hub.fake import FakeHub, File, Repo, Request
+    from tests.support.fake_hub import FakeHub, File, Repo, Request
 
 REPO = r"(?P<repo>[^/]+(?:/[^/]+)?)"
 ROUTES = {
@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
         return self._error(404, "EntryNotFound")
 
     def _log(self) -> "Request":
-        from tests.hub.fake import Request
+        from tests.support.fake_hub import Request
 
         url = urlsplit(self.path)
         headers = {key.lower(): value for key, value in self.headers.items() if key.lower() != "authorization"}

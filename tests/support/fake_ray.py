@@ -13,7 +13,7 @@ from pipeline.spec import Cell, Corpus, HubFile, RemoteFiles, Resources
 from pipeline.sweep.backend import TaskFunctions
 from pipeline.sweep.ray_backend import RayBackend
 from pipeline.sweep.task import Task
-from tests.lake import made
+from tests.support import lake_rows
 
 GIB = 2**30
 
@@ -113,7 +113,7 @@ def open_backend(
 
 
 def task(step: int = 0, **changes: object) -> Task:
-    checkpoint = made.checkpoint(step)
+    checkpoint = lake_rows.checkpoint(step)
     fields = {"lake": "lake", "run_id": "run", "checkpoint": checkpoint, "cells": (), "resources": Resources(cpus=1)}
     return Task.model_construct(**{**fields, **changes})
 
@@ -123,12 +123,12 @@ def hub_task(step: int = 0, **changes: object) -> Task:
     files = (HubFile(path="model.safetensors", size=1, sha256="0" * 64),)
     remote = RemoteFiles(repo="lab/small", commit="0" * 40, files=files)
     return task(step, **changes).model_copy(
-        update={"checkpoint": made.checkpoint(step).model_copy(update={"remote": remote})}
+        update={"checkpoint": lake_rows.checkpoint(step).model_copy(update={"remote": remote})}
     )
 
 
 def cell_of_size(n_params: int, step: int = 0) -> Cell:
-    checkpoint = made.checkpoint(step).model_copy(update={"n_params": n_params})
+    checkpoint = lake_rows.checkpoint(step).model_copy(update={"n_params": n_params})
     return Cell(
         checkpoint=checkpoint, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=built_in_recipe("quick@1")
     )

@@ -11,7 +11,7 @@ from pipeline import lake as lakes
 from pipeline.analysis.frames import NEEDED_COLUMNS
 from pipeline.lake import Lake
 from pipeline.lake.scan import polars_schema
-from tests.lake import made
+from tests.support import lake_rows
 
 TYPES = {name: polars_schema()[name] for name in NEEDED_COLUMNS} | {"groups": pl.Int64(), "audit": pl.String()}
 SE = 0.01
@@ -113,14 +113,14 @@ def stated_errors(random: np.random.Generator, n: int) -> np.ndarray:
 def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.LakeReader:
     """Commit the rows to a new lake, one cell per (model, step, corpus), and open it."""
     lake = Lake(folder)
-    lake.record_recipe(made.QUICK)
+    lake.record_recipe(lake_rows.QUICK)
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for each in rows:
         cells.setdefault((each["model"], each["step"], each["corpus"]), []).append(each)
     for (model, step, corpus), members in cells.items():
-        point = made.checkpoint(step, model=model, kinds=(members[0]["kind"],))
-        cell_id = made.sha(f"{model} {step} {corpus}")[:32]
-        blank = made.rows(made.cell(point), cell_id, stage=None, run=None)[0]
+        point = lake_rows.checkpoint(step, model=model, kinds=(members[0]["kind"],))
+        cell_id = lake_rows.sha(f"{model} {step} {corpus}")[:32]
+        blank = lake_rows.rows(lake_rows.cell(point), cell_id, stage=None, run=None)[0]
         fixed = (
             "cell_id",
             "revision",

@@ -1,6 +1,6 @@
 """Driver process of a drain test: its tasks end three seconds after four of them have begun.
 
-Command: python -m tests.cluster.four RUNS LAKE ADDRESS
+Command: python -m tests.support.four_task_driver RUNS LAKE ADDRESS
 """
 
 import os
@@ -13,7 +13,7 @@ from pipeline.spec import Sweep
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 SLOTS = 4
 TASK_S = 3.0

@@ -6,7 +6,7 @@ from pathlib import Path
 from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.revisions import History
 from pipeline.spec import Hub, Members
-from tests.hub.fake import FakeHub, Repo
+from tests.support.fake_hub import FakeHub, Repo
 
 CONFIG = json.dumps({"model_type": "gpt_neox", "architectures": ["GPTNeoXForCausalLM"], "dtype": "float16"}).encode()
 TOKENIZER = {"tokenizer.json": b'{"a": 1}', "tokenizer_config.json": b"{}"}

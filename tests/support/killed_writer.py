@@ -1,6 +1,6 @@
 """Kills a writer before each of its system calls in turn, and halfway through each write.
 
-Command: python -m tests.lake.killed WORK ROOT
+Command: python -m tests.support.killed_writer WORK ROOT
 Each kill point has its own process, forked before any thread starts. Prints the number of kill points until a process
 ends by itself, and the exit code of that process.
 """
@@ -19,7 +19,7 @@ import pyarrow.dataset  # noqa: F401  before the fork, else every child would lo
 
 from pipeline.lake import Lake, to_table
 from pipeline.lake.local_store import LocalStore
-from tests.lake import made
+from tests.support import lake_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLS = ("fsync", "link", "replace", "open", "close", "unlink", "mkdir", "stat", "scandir")
@@ -27,7 +27,7 @@ CALLS = ("fsync", "link", "replace", "open", "close", "unlink", "mkdir", "stat",
 
 def moments(work: str, root: Path) -> int:
     """Run `work` once per kill point, each in the folder `root`/NUMBER, and return the number of kill points."""
-    words = [sys.executable, "-m", "tests.lake.killed", work, str(root)]
+    words = [sys.executable, "-m", "tests.support.killed_writer", work, str(root)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     number, code = map(int, done.stdout.split())
     assert code == 0
@@ -36,7 +36,7 @@ def moments(work: str, root: Path) -> int:
 
 
 def cell():
-    return made.cell(made.checkpoint(1))
+    return lake_rows.cell(lake_rows.checkpoint(1))
 
 
 def put(root: Path, moment: int) -> bool:
@@ -45,7 +45,7 @@ def put(root: Path, moment: int) -> bool:
 
 def commit(root: Path, moment: int) -> bool:
     wanted = cell()
-    table = to_table(made.rows(wanted), {})
+    table = to_table(lake_rows.rows(wanted), {})
     return Lake(root / str(moment)).commit(wanted.id, wanted.checkpoint.model_key, table)
 
 

@@ -4,9 +4,10 @@ import hashlib
 from typing import Any
 
 from pipeline.columns import all_columns
-from pipeline.lake import Lake, to_table
+from pipeline.lake import Failure, Lake, to_table
 from pipeline.recipe import built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus
+from tests.support import lake_rows
 
 QUICK = built_in_recipe("quick@1")
 RANDOM = Corpus(kind="random-uniform")
@@ -87,3 +88,25 @@ def _value(kind: str) -> Any:
 
         return datetime(2026, 1, 2, tzinfo=UTC)
     return {"string": "word", "bool": False}.get(kind, 0.5 if kind.startswith("float") else 7)
+
+
+def failure(point, error_class="crash", **changes):
+    cell = lake_rows.cell(point)
+    return Failure(
+        **{
+            "cell_id": cell.id,
+            "model": point.model,
+            "model_key": point.model_key,
+            "revision": point.revision,
+            "corpus": cell.corpus.id,
+            "corpus_sha256": cell.corpus.sha256,
+            "recipe": cell.recipe.label,
+            "kind": cell.kind,
+            "error_class": error_class,
+            "message": "the worker died",
+            "command": "shapelake measure ...",
+            "run_id": "run-1",
+            "attempt": 1,
+            **changes,
+        }
+    )

@@ -1,4 +1,4 @@
-"""Convert `jobs/tour.py` to a notebook: `python -m tests.report.notebook` rewrites `jobs/tour.ipynb`."""
+"""Convert `jobs/tour.py` to a notebook: `python -m tests.support.notebook` rewrites `jobs/tour.ipynb`."""
 
 import json
 from typing import Any

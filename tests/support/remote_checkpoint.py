@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.catalog import scratch
 from pipeline.spec import Checkpoint, HubFile, RemoteFiles
-from tests.hub.fake import FakeHub
+from tests.support.fake_hub import FakeHub
 
 REPO = "org/model"
 RUN = "2026-01-01T00-00-00Z-abcd"

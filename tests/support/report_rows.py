@@ -11,7 +11,7 @@ from pipeline.columns import all_columns
 from pipeline.lake import Lake, to_table
 from pipeline.recipe import Recipe, built_in_recipe
 from pipeline.spec import Cell, Checkpoint, Corpus
-from tests.lake.made import sha
+from tests.support.lake_rows import sha
 
 QUICK = built_in_recipe("quick@1")
 TEXT = Corpus(kind="text", path="prose.txt", sha256=sha("prose"))

@@ -9,7 +9,7 @@ from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.run_progress import RunProgress
 from pipeline.sweep.task import Task
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 
 def go(root: Path, lake, work=stub.work, retry: bool = False, **changes):

@@ -13,7 +13,7 @@ from pipeline.lake import Lake
 from pipeline.spec import Cell, Corpus, Resources, built_in_recipe
 from pipeline.watch import AlertRule, WatchConfig
 from pipeline.watch import follower as module
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 CONFIG = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 

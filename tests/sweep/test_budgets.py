@@ -7,8 +7,8 @@ from pipeline.spec import Corpus
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-from tests.sweep import stub
-from tests.sweep.runs import Scripted, drive, go, refuse
+from tests.support import stub_checkpoints as stub
+from tests.support.stub_runs import Scripted, drive, go, refuse
 
 
 def test_a_bad_checkpoint_is_quarantined_and_the_others_finish(tmp_path, lake):

@@ -11,7 +11,7 @@ from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.run_progress import RunProgress, Utilization
 from pipeline.sweep.task import Outcome
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 
 def test_the_share_is_of_all_slots_and_follows_a_cluster_that_grows():
@@ -34,7 +34,12 @@ def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
         return [o.model_copy(update={"compute_s": 1e-3}) for o in stub.work(task)]
 
     lake = Lake(tmp_path / "lake")
-    run(make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2])), lake), lake, "inline", work)
+    run(
+        make_plan(stub.sweep(stub.history(tmp_path / "runs", [1, 2])), lake),
+        lake,
+        "inline",
+        work,
+    )
     (record,) = lake.runs()
     assert 0 < record["busy"] <= 1
     sweeps.print_status({"models": [], "runs": [{**record, "busy": 0.876}], "failures": [], "lake": ""}, failed=False)

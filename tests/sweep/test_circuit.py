@@ -4,8 +4,8 @@ import pytest
 
 from pipeline.sweep.circuit_breaker import CircuitBreaker
 from pipeline.sweep.task import ErrorClass, Outcome
-from tests.sweep import stub
-from tests.sweep.runs import go
+from tests.support import stub_checkpoints as stub
+from tests.support.stub_runs import go
 
 WELL = Outcome(cell_id="c")
 

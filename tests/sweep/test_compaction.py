@@ -8,7 +8,7 @@ from pipeline.lake.manifest import LATEST_KEY, latest_snapshot
 from pipeline.strict_model import canonical_json
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 
 @pytest.fixture

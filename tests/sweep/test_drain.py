@@ -6,8 +6,8 @@ import time
 
 from pipeline.sweep.driver import RunReport
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-from tests.sweep import stub
-from tests.sweep.runs import Scripted, drive, go
+from tests.support import stub_checkpoints as stub
+from tests.support.stub_runs import Scripted, drive, go
 
 
 def test_sigterm_drains_what_runs_keeps_what_is_committed_and_exits_143(tmp_path, lake):

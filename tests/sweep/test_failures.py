@@ -47,8 +47,8 @@ import pytest
 
 from pipeline.lake import open_lake
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-from tests.sweep import stub
-from tests.sweep.runs import go, refuse
+from tests.support import stub_checkpoints as stub
+from tests.support.stub_runs import go, refuse
 
 TESTS = Path(__file__).resolve().parent.parent
 ROWS = re.findall(r"^\| (.+) \| (\S+)::(\S+) \|$", __doc__ or "", re.MULTILINE)

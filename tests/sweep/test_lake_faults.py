@@ -11,8 +11,8 @@ from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from pipeline.sweep.worker import classify_error, format_error
-from tests.sweep import stub
-from tests.sweep.runs import Scripted, drive, go
+from tests.support import stub_checkpoints as stub
+from tests.support.stub_runs import Scripted, drive, go
 
 
 def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path, lake):

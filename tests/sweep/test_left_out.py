@@ -5,8 +5,8 @@ from pipeline.lake import lake_status
 from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run_progress import RunProgress
-from tests.sweep import stub
-from tests.sweep.runs import Scripted, refuse
+from tests.support import stub_checkpoints as stub
+from tests.support.stub_runs import Scripted, refuse
 
 WHY = "2 GPUs of 24 GB in one node are needed, the largest node has 1"
 

@@ -16,7 +16,7 @@ from pipeline.sweep.backend import TaskFunctions
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import RAY_QUEUE_LENGTH, run
 from pipeline.sweep.task import Outcome, Task
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 CRASHES = ("segv", "exit", "_exit", "abort", "term")
 DEATHS = {**dict.fromkeys(CRASHES, "crash"), "interrupt": "preempted"}
@@ -85,5 +85,6 @@ def test_a_cluster_that_is_not_there_is_refused_at_once():
 
     with pytest.raises(UsageError, match="nothing listens there"):
         RayBackend(
-            TaskFunctions(lambda task: [], stub.work, lambda task: None), Resources(cpus=1, address="127.0.0.1:1")
+            TaskFunctions(lambda task: [], stub.work, lambda task: None),
+            Resources(cpus=1, address="127.0.0.1:1"),
         )

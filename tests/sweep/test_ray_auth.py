@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.lake import Lake
 from pipeline.sweep.ray_local import enable_local_ray_auth
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 RUN = """
 import os, sys
@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.lake import Lake
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 def work(task):
     assert os.environ["RAY_AUTH_MODE"] == "token" and len(os.environ["RAY_AUTH_TOKEN"]) == 64

@@ -12,7 +12,7 @@ from pipeline.lake import Lake
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 pytestmark = pytest.mark.slow
 

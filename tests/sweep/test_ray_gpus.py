@@ -47,7 +47,7 @@ def test_a_model_that_no_node_which_runs_tasks_has_gpus_for_is_too_large(monkeyp
 @pytest.mark.slow
 def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
     """A real Ray with four declared GPUs; a model that needs more is refused at once."""
-    from tests.sweep.test_ray_head import nap, naps
+    from tests.support.ray_tasks import nap, naps
 
     resources = Resources(cpus=4, gpus=4, gpu_gb=24)
     opened = RayBackend(TaskFunctions(lambda task: [], nap, lambda task: None), resources)

@@ -11,13 +11,12 @@ import pytest
 
 from pipeline.errors import UsageError
 from pipeline.spec import RemoteFiles, Resources
-from pipeline.sweep.backend import TaskFunction, TaskFunctions
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task
-from tests.cluster import four
-from tests.lake import made
-from tests.sweep import stub
+from tests.support import four_task_driver
+from tests.support import stub_checkpoints as stub
+from tests.support.ray_tasks import nap, naps, opened, tasks
 
 pytestmark = pytest.mark.slow
 
@@ -33,43 +32,6 @@ def head() -> Iterator[str]:
     cluster.shutdown()
 
 
-def opened(measure: TaskFunction, resources: Resources, fetch: TaskFunction = lambda task: [], ahead: int = 0):
-    from pipeline.sweep.ray_backend import RayBackend
-
-    return RayBackend(TaskFunctions(fetch, measure, lambda task: None), resources, ahead)
-
-
-def nap(task: Task) -> list[Outcome]:
-    """Sleep a second; record process, times and GPUs."""
-    began = time.time()
-    time.sleep(1)
-    said = f"{began} {time.time()} {os.getpid()} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}"
-    return [Outcome(cell_id=cell.id, summary=said) for cell in task.cells]
-
-
-def naps(backend, tasks: list[Task]) -> list[tuple[float, float, str, str]]:
-    """(begin, end, pid, GPUs) of each task."""
-    waiting, under_way, said = list(tasks), 0, []
-    while waiting or under_way:
-        while waiting and under_way < backend.capacity:
-            backend.submit(waiting.pop())
-            under_way += 1
-        for _, (outcome,) in backend.wait(1.0):
-            assert outcome.ok, outcome.message
-            began, ended, pid, gpus = outcome.summary.split(" ")
-            said.append((float(began), float(ended), pid, gpus))
-            under_way -= 1
-    backend.close()
-    return sorted(said)
-
-
-def tasks(n: int, resources: Resources, lake: str = "lake", remote: RemoteFiles | None = None) -> list[Task]:
-    cells = [made.cell(made.checkpoint(step, remote=remote)) for step in range(n)]
-    return [
-        Task(lake=lake, run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=resources) for cell in cells
-    ]
-
-
 def test_what_no_node_can_run_is_refused_in_two_seconds(head):
     began = time.monotonic()
     with pytest.raises(UsageError, match="no node has that much"):
@@ -77,7 +39,7 @@ def test_what_no_node_can_run_is_refused_in_two_seconds(head):
     import ray
 
     ray.shutdown()
-    assert time.monotonic() - began < 2 * four.crowded()
+    assert time.monotonic() - began < 2 * four_task_driver.crowded()
 
 
 def test_tasks_at_once_have_a_gpu_each_and_every_task_has_a_process_of_its_own(head):
@@ -114,14 +76,14 @@ def test_on_sigterm_four_tasks_of_three_seconds_are_finished_and_no_other_is_beg
     root, told = stub.history(tmp_path / "runs", list(range(n))), []
 
     def tell() -> None:
-        while len(four.begun(root)) < 4:
+        while len(four_task_driver.begun(root)) < 4:
             time.sleep(0.05)
         told.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGTERM)
 
-    plan = make_plan(four.sweep(root, head), lake)
+    plan = make_plan(four_task_driver.sweep(root, head), lake)
     Thread(target=tell, daemon=True).start()
-    report = run(plan, lake, "ray", four.three_seconds)
-    assert time.monotonic() - told[0] < four.DRAINED_S * four.crowded()
+    report = run(plan, lake, "ray", four_task_driver.three_seconds)
+    assert time.monotonic() - told[0] < four_task_driver.DRAINED_S * four_task_driver.crowded()
     assert (report.exit_code, report.committed, report.n_unfinished) == (exit_code, 4, n - 4)
-    assert len(four.begun(root)) == 4
+    assert len(four_task_driver.begun(root)) == 4

@@ -10,8 +10,8 @@ from pipeline.spec import Local
 from pipeline.sweep.plan import limit_cells, make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Task
-from tests.sweep import stub
-from tests.sweep.runs import go, refuse
+from tests.support import stub_checkpoints as stub
+from tests.support.stub_runs import go, refuse
 
 
 def test_every_wanted_cell_is_committed_once_and_a_rerun_submits_nothing(tmp_path, lake):

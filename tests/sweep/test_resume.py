@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import lake as lakes
-from tests import real
-from tests.real import sweep_file
+from tests.support import tiny_checkpoints as tiny
+from tests.support.tiny_checkpoints import sweep_file
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -44,7 +44,7 @@ def readable(lake: Path) -> int:
 )
 def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, n, kills):
     steps = list(range(n))
-    root = real.history(tmp_path / "runs", steps)
+    root = tiny.history(tmp_path / "runs", steps)
     sweep = sweep_file(tmp_path, root, corpora=[{"text": "prose.txt"}, {"random-uniform": {}}])
     lake = tmp_path / "lake"
     rng = random.Random(backend)
@@ -75,7 +75,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path, backend, n,
 
 def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
     n = 30
-    root = real.history(tmp_path / "runs", list(range(n)))
+    root = tiny.history(tmp_path / "runs", list(range(n)))
     sweep = sweep_file(tmp_path, root, resources={"cpus": 2, "slots": 2})
     lake = tmp_path / "lake"
     driver = start(sweep, lake, "ray")
@@ -95,7 +95,7 @@ def test_sigterm_drains_a_run_on_ray_and_a_rerun_does_the_rest(tmp_path):
 @pytest.mark.parametrize("delay_s", [0.0, 0.5, 2.0, 4.0])
 def test_sigterm_so_long_after_ray_was_called_for_has_one_exit_code(tmp_path, delay_s):
     """Moments from planning to measuring, depending on the machine; work is always left."""
-    sweep = sweep_file(tmp_path, real.history(tmp_path / "runs", list(range(60))))
+    sweep = sweep_file(tmp_path, tiny.history(tmp_path / "runs", list(range(60))))
     driver = start(sweep, tmp_path / "lake", "ray")
     assert driver.stdout
     while "starting ray" not in driver.stdout.readline():
@@ -113,7 +113,7 @@ def test_sigterm_after_the_end_of_ray_is_an_exit_and_no_death(tmp_path):
     program = "import os, signal, sys, time\nfrom pipeline.sweep import run as module\n"
     program += "module._compact = lambda *_: os.kill(os.getpid(), signal.SIGTERM)\n"
     program += "from pipeline.cli import main\nmain()\n"
-    sweep = sweep_file(tmp_path, real.history(tmp_path / "runs", [0]))
+    sweep = sweep_file(tmp_path, tiny.history(tmp_path / "runs", [0]))
     words = ["run", str(sweep), "--lake", str(tmp_path / "lake"), "--backend", "ray"]
     done = subprocess.run([sys.executable, "-c", program, *words], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 143, done.stdout + done.stderr

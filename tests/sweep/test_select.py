@@ -11,8 +11,8 @@ from pipeline.catalog.revision_names import TrainingPoint, parse_name
 from pipeline.errors import UsageError
 from pipeline.spec import Checkpoint, Hub, Local, Members, Sweep
 from pipeline.sweep.step_selection import select_checkpoints, select_sources
-from tests.lake import made
-from tests.sweep import stub
+from tests.support import lake_rows
+from tests.support import stub_checkpoints as stub
 
 
 def steps_of(root: Path, steps: str) -> list[int | None]:
@@ -72,7 +72,7 @@ def test_one_history_that_matches_is_enough(tmp_path):
 def point(name: str, step: int | None = None, tokens: int | None = None) -> Checkpoint:
     """Checkpoint from STAGE.RUN.name, each part may be empty; `main` is a final model."""
     stage, run, _ = name.split(".") if "." in name else ("", "", name)
-    return made.checkpoint(step, name, revision=name, tokens_seen=tokens, stage=stage or None, run=run or None)
+    return lake_rows.checkpoint(step, name, revision=name, tokens_seen=tokens, stage=stage or None, run=run or None)
 
 
 def stages(*spans: tuple[str, int]) -> list[Checkpoint]:

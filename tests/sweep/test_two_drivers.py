@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.lake import Lake, open_lake
 from pipeline.lake.verify import verify_lake
-from tests.lake import s3
-from tests.sweep import stub
+from tests.support import fake_s3
+from tests.support import stub_checkpoints as stub
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, CORPORA = 20, 2
@@ -21,7 +21,7 @@ from pathlib import Path
 from pipeline.lake import Lake
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
-from tests.sweep import stub
+from tests.support import stub_checkpoints as stub
 
 def work(task):
     time.sleep(0.02)
@@ -49,7 +49,7 @@ def test_each_cell_is_there_once_though_both_wanted_it(place, tmp_path, monkeypa
     with ExitStack() as stack:
         uri = str(tmp_path / "lake")
         if place == "object store":
-            for name, value in stack.enter_context(s3.serve()).items():
+            for name, value in stack.enter_context(fake_s3.serve()).items():
                 monkeypatch.setenv(name, value)
             uri = "s3://bucket/two"
         drivers = [started(root, uri) for _ in range(2)]

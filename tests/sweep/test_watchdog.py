@@ -11,7 +11,7 @@ import pytest
 from pipeline.spec import Resources
 from pipeline.sweep import watchdog
 from pipeline.sweep.task import Task
-from tests.lake import made
+from tests.support import lake_rows
 
 HANGS = """
 import faulthandler, sys, threading, time
@@ -29,7 +29,7 @@ deep()
 
 @pytest.fixture
 def task() -> Task:
-    cell = made.cell(made.checkpoint(0))
+    cell = lake_rows.cell(lake_rows.checkpoint(0))
     return Task(lake="lake", run_id="run", checkpoint=cell.checkpoint, cells=(cell,), resources=Resources(cpus=1))
 
 

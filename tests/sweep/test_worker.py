@@ -20,8 +20,8 @@ from pipeline.sweep import worker
 from pipeline.sweep.backend import InlineBackend, TaskFunctions
 from pipeline.sweep.task import Task
 from pipeline.sweep.worker import classify_error
-from tests import real
-from tests.test_memory import cell
+from tests.support import tiny_checkpoints as tiny
+from tests.support.tiny_cells import cell
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def task(lake: Lake, *cells: Cell, **fields: int) -> Task:
 
 def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
     """The module would hold the weights of the bad checkpoint, or half of them."""
-    good, bad = (cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2))
+    good, bad = (cell(tiny.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2))
     like = load_checkpoint(good.checkpoint, good.recipe, Resources(cpus=1)).reuse_key
     assert worker.run_task(task(lake, good))[0].ok
     kept = worker._model_cache().take(like)
@@ -77,7 +77,7 @@ def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
 
 def test_a_device_that_is_full_costs_half_the_batch_and_no_number(lake, tmp_path, monkeypatch):
     """The first attempt fails at its second batch; the next, with half the batch, gives the same numbers."""
-    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    wanted = cell(tiny.checkpoint(tmp_path / "step1", seed=1))
     forward, sizes = measure.LayerStack.forward_and_capture, []
 
     def full(self, ids, capture):
@@ -125,7 +125,7 @@ def in_memory(path: Path) -> float:
 def test_the_weights_of_a_local_checkpoint_are_in_memory_before_its_turn_if_they_fit(
     lake, tmp_path, monkeypatch, free, share
 ):
-    wanted = cell(real.checkpoint(tmp_path / "step1", seed=1))
+    wanted = cell(tiny.checkpoint(tmp_path / "step1", seed=1))
     weights = tmp_path / "step1" / "model.safetensors"
     with weights.open("rb") as file:
         os.fsync(file.fileno())
@@ -139,7 +139,7 @@ def test_the_weights_of_a_local_checkpoint_are_in_memory_before_its_turn_if_they
 
 def test_while_one_checkpoint_is_measured_the_next_is_read(lake, tmp_path, monkeypatch):
     """Measuring waits until the files of both checkpoints have been read."""
-    wanted = [cell(real.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2)]
+    wanted = [cell(tiny.checkpoint(tmp_path / f"step{step}", seed=step)) for step in (1, 2)]
     read, both = set(), Event()
 
     def note(paths):

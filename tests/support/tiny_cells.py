@@ -1,0 +1,34 @@
+"""Cells of tiny checkpoints on random tokens, their rows, and the columns that must be equal in two runs."""
+
+from pathlib import Path
+
+from pipeline import measure
+from pipeline.catalog.local_histories import inspect_checkpoint
+from pipeline.columns import column_names
+from pipeline.measurement.loaded_checkpoint import load_checkpoint
+from pipeline.spec import Cell, Resources, Sweep
+from tests.support import tiny_checkpoints as tiny
+
+CPU = Resources(cpus=1)
+
+
+def cell(folder: Path, contexts: int = 8, kept: int = 16) -> Cell:
+    """Random tokens for the checkpoint in `folder`."""
+    recipe = {**tiny.RECIPE, "contexts": contexts, "kept_per_context": kept}
+    sweep = Sweep.model_validate(
+        {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}], "recipe": recipe}
+    )
+    checkpoint = inspect_checkpoint(folder)
+    return Cell(checkpoint=checkpoint, corpus=sweep.corpora[0], recipe=sweep.recipe, kind=checkpoint.kinds[0])
+
+
+def measured(folder: Path, length: int) -> list[dict]:
+    """Rows of a corpus of `length` times 16 contexts a group, with as many points of the k-NN cloud each time."""
+    wanted = cell(folder, contexts=16 * length, kept=16 // length)
+    return measure.measure(wanted, load_checkpoint(wanted.checkpoint, wanted.recipe, CPU), 512)
+
+
+def numbers(rows: list[dict]) -> list[dict]:
+    """What must not depend on how it was measured."""
+    free = {*column_names("cost", "provenance")}
+    return [{name: value for name, value in row.items() if name not in free} for row in rows]
