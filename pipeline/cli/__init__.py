@@ -1,4 +1,7 @@
-"""Command line: parse options, call the package, print. Settings that change a result are in recipes, not options."""
+"""Command line: parse options, call the package, print; one module per subject, registered by being imported.
+
+Settings that change a result are in recipes, not options.
+"""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Dataset card: the README.md with the metadata that the Hub and its readers need."""
+"""Dataset card: the README.md with the metadata that the Hub and its readers need; text only, no file access."""
 
 from importlib.resources import files
 

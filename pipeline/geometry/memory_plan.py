@@ -1,4 +1,4 @@
-"""Memory plan made before the first batch: bytes per layer, and the layers measured in the same pass."""
+"""Memory plan: bytes per layer, and the layers measured in the same pass. Arithmetic only, tested without a device."""
 
 from collections.abc import Sequence
 from itertools import pairwise

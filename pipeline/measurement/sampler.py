@@ -1,4 +1,7 @@
-"""Sampler between model and geometry: copies the sampled rows of each hidden state and nothing else."""
+"""Sampler between model and geometry: copies the sampled rows of each hidden state and nothing else.
+
+Apart from `measure`, because tests on GPUs replace it to prove that a pass never synchronises.
+"""
 
 from collections.abc import Mapping, Sequence
 
