@@ -53,9 +53,8 @@ FINDINGS: dict[str, FindingSpec] = {
 def compute_finding(name: str, lake: LakeOrFrame) -> pl.DataFrame:
     """Compute one finding; UsageError if `name` is not in FINDINGS."""
     if name not in FINDINGS:
-        raise UsageError(
-            f"finding {name!r}", f"no such finding{suggest(name, list(FINDINGS))}", f"Use one of {', '.join(FINDINGS)}"
-        )
+        near = suggest(name, list(FINDINGS))
+        raise UsageError(f"finding {name!r}", f"no such finding{near}", f"Use one of {', '.join(FINDINGS)}")
     return FINDINGS[name].answer(lake)
 
 

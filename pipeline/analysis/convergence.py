@@ -6,14 +6,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.curve_shapes import Floats
-from pipeline.analysis.frames import (
-    HISTORY_COLUMNS,
-    LakeOrFrame,
-    add_because_column,
-    load_layer_rows,
-    select_block_rows,
-    select_history_rows,
-)
+from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, add_because_column, load_trained_blocks
 
 MIN_STANDARD_ERRORS = 4.0
 """Threshold for movement, in standard errors; 2 is too few for squared distances, whose upper tail is long."""
@@ -28,28 +21,19 @@ def measure_profile_distances(lake: LakeOrFrame) -> pl.DataFrame:
     of anisotropy), `noise` (the distance expected from the rows' errors alone; null without errors), `to_last`, `rows`.
     """
     by = [*HISTORY_COLUMNS, "layer"]
-    frame = (
-        select_block_rows(select_history_rows(load_layer_rows(lake)))
-        .filter(pl.col("anisotropy").is_not_null())
-        .sort(*by, "step")
-    )
+    frame = load_trained_blocks(lake).filter(pl.col("anisotropy").is_not_null()).sort(*by, "step")
+    value, se = pl.col("anisotropy"), pl.col("anisotropy_se")
     frame = frame.with_columns(
         next_step=pl.col("step").shift(-1).over(by),
-        _moved=(pl.col("anisotropy").shift(-1).over(by) - pl.col("anisotropy")) ** 2,
-        _noise=pl.col("anisotropy_se").shift(-1).over(by) ** 2 + pl.col("anisotropy_se") ** 2,
-        _left=(pl.col("anisotropy").last().over(by) - pl.col("anisotropy")) ** 2,
+        _moved=(value.shift(-1).over(by) - value) ** 2,
+        _noise=se.shift(-1).over(by) ** 2 + se**2,
+        _left=(value.last().over(by) - value) ** 2,
     ).filter(pl.col("next_step").is_not_null())
-    noise = pl.when(pl.col("_noise").null_count() == 0).then(pl.col("_noise").mean().sqrt())
-    return (
-        frame.group_by(*HISTORY_COLUMNS, "step", "next_step", maintain_order=True)
-        .agg(
-            distance=pl.col("_moved").mean().sqrt(),
-            noise=noise,
-            to_last=pl.col("_left").mean().sqrt(),
-            rows=2 * pl.len(),
-        )
-        .sort(*HISTORY_COLUMNS, "step")
-    )
+    distance, noise, to_last = (pl.col(name).mean().sqrt() for name in ("_moved", "_noise", "_left"))
+    noise = pl.when(pl.col("_noise").null_count() == 0).then(noise)
+    pairs = frame.group_by(*HISTORY_COLUMNS, "step", "next_step", maintain_order=True)
+    distances = pairs.agg(distance=distance, noise=noise, to_last=to_last, rows=2 * pl.len())
+    return distances.sort(*HISTORY_COLUMNS, "step")
 
 
 def compute_convergence(lake: LakeOrFrame) -> pl.DataFrame:
@@ -103,11 +87,8 @@ def _summarize_half(moved: Floats, noise: Floats) -> _Half:
 def _verdict(early: _Half, late: _Half) -> str:
     if late.moved <= MIN_STANDARD_ERRORS * late.still_se:
         return "settled" if early.moved > MIN_STANDARD_ERRORS * early.still_se else "still"
-    return (
-        "converging"
-        if early.moved - late.moved > MIN_STANDARD_ERRORS / 2 * float(np.hypot(early.se, late.se))
-        else "moving"
-    )
+    limit = MIN_STANDARD_ERRORS / 2 * float(np.hypot(early.se, late.se))
+    return "converging" if early.moved - late.moved > limit else "moving"
 
 
 def _sentence(row: dict[str, Any]) -> str:

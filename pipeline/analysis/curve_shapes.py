@@ -73,10 +73,8 @@ def classify_curves(
     variance = se**2
     spreads = estimate_error_spread(variance, df).tolist()
     bounds = np.array([_critical_bound(values.shape[1], df, alpha, spread) for spread in spreads])
-    parts = [
-        _classify(values[i : i + at_once], pool_variances(variance[i : i + at_once]), bounds[i : i + at_once], ends)
-        for i in range(0, len(values), at_once)
-    ]
+    batches = [slice(start, start + at_once) for start in range(0, len(values), at_once)]
+    parts = [_classify(values[batch], pool_variances(variance[batch]), bounds[batch], ends) for batch in batches]
     return CurveShapes(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 

@@ -3,6 +3,7 @@
 Profiles cover the outputs of the blocks. The state after the final norm is a different kind of object and is left out.
 """
 
+from functools import partial
 from typing import Any
 
 import polars as pl
@@ -63,20 +64,14 @@ def match_encoders_to_decoders(lake: LakeOrFrame) -> pl.DataFrame:
     near = (pl.col("_apart") <= pl.lit(SIZE_RATIO).log()).fill_null(False)
     low = pl.col("height_low_decoder") - pl.col("height_high")
     high = pl.col("height_high_decoder") - pl.col("height_low")
+    cases = pl.when(~near).then(pl.lit("no_match")).when(low.is_null()).then(pl.lit("no_errors"))
+    cases = cases.when(low > 0).then(pl.lit("decoder_domed_more"))
     pairs = pairs.with_columns(
         difference=pl.when(near).then(pl.col("height_decoder") - pl.col("height")),
         difference_low=pl.when(near).then(low),
         difference_high=pl.when(near).then(high),
         rows=pl.col("rows") + pl.col("rows_decoder").fill_null(0),
-        verdict=pl.when(~near)
-        .then(pl.lit("no_match"))
-        .when(low.is_null())
-        .then(pl.lit("no_errors"))
-        .when(low > 0)
-        .then(pl.lit("decoder_domed_more"))
-        .when(high < 0)
-        .then(pl.lit("encoder_domed_more"))
-        .otherwise(pl.lit("alike")),
+        verdict=cases.when(high < 0).then(pl.lit("encoder_domed_more")).otherwise(pl.lit("alike")),
     ).with_columns(pl.when(near).then(name).alias(name) for name in ("decoder", "n_params_decoder", "height_decoder"))
     kept = ["model", "decoder", "corpus", "recipe", "n_params", "n_params_decoder", "verdict", "height"]
     kept += ["height_decoder", "difference", "difference_low", "difference_high", "rows"]
@@ -85,10 +80,8 @@ def match_encoders_to_decoders(lake: LakeOrFrame) -> pl.DataFrame:
 
 def _domes(frame: pl.DataFrame) -> pl.DataFrame:
     by, frame = (*HISTORY_COLUMNS, *LABEL_COLUMNS), select_block_rows(frame)
-    shapes, no_sink = (
-        tabulate_curve_shapes(frame, by, "depth", name, f"{name}_se", VERDICT_BY_SHAPE, ends=True)
-        for name in ("anisotropy", "anisotropy_no_sink")
-    )
+    shape = partial(tabulate_curve_shapes, frame, by, "depth", words=VERDICT_BY_SHAPE, ends=True)
+    shapes, no_sink = (shape(name, f"{name}_se") for name in ("anisotropy", "anisotropy_no_sink"))
     without = no_sink.select(*by, *(pl.col(name).alias(f"no_sink_{name}") for name in CURVE_COLUMNS))
     depth = {f"{side}top{end}": f"{side}depth{end}" for side in ("", "no_sink_") for end in ("", "_low", "_high")}
     both = shapes.join(without, on=by, how="left", nulls_equal=True).rename(depth | {"top_value": "peak"})
@@ -118,7 +111,5 @@ def _match_sentence(row: dict[str, Any]) -> str:
     words = {"alike": "within error", "no_errors": "of unknown error"}
     heights = f"{row['height_decoder']:+.3f} in {row['decoder']} and {row['height']:+.3f} in {row['model']}"
     difference = f"{words.get(row['verdict'], 'significant')}: {format_interval(row, 'difference', level=SUM_COVERAGE)}"
-    return (
-        f"The highest interior block exceeds the higher end by {heights} (negative: no dome). "
-        f"The difference is {difference}."
-    )
+    text = f"The highest interior block exceeds the higher end by {heights} (negative: no dome)."
+    return f"{text} The difference is {difference}."

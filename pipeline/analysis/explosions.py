@@ -12,15 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.frames import (
-    HISTORY_COLUMNS,
-    TOO_FEW,
-    LakeOrFrame,
-    add_because_column,
-    load_layer_rows,
-    select_block_rows,
-    select_history_rows,
-)
+from pipeline.analysis.frames import HISTORY_COLUMNS, TOO_FEW, LakeOrFrame, add_because_column, load_trained_blocks
 
 SPIKE_WINDOW, SIGMAS = 128, 6.0
 MIN_LOSSES_BEFORE_SPIKE = 8
@@ -62,16 +54,13 @@ def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
     Error: of simulated histories without a lead (random walks, shared decay, noise that shrinks, 80 checkpoints) up to
     6 % get the verdict leads. A lead over the whole history says nothing about its explosions, which are too few.
     """
-    kept = select_block_rows(select_history_rows(load_layer_rows(lake))).drop_nulls("id_mle")
-    series = kept.group_by(*HISTORY_COLUMNS, "step").agg(
-        pl.col("loss").first(), pl.col("id_mle").log().mean().alias("log_id")
-    )
+    steps = load_trained_blocks(lake).drop_nulls("id_mle").group_by(*HISTORY_COLUMNS, "step")
+    series = steps.agg(pl.col("loss").first(), log_id=pl.col("id_mle").log().mean())
     gathered = series.sort("step").group_by(HISTORY_COLUMNS, maintain_order=True).agg("step", "loss", "log_id")
     results = [_analyze_history(row["step"], row["loss"], row["log_id"]) for row in gathered.iter_rows(named=True)]
     columns = [pl.Series(name, [result[name] for result in results], kind) for name, kind in _RESULT_TYPES.items()]
-    return add_because_column(
-        gathered.drop("step", "loss", "log_id").with_columns(columns).sort(HISTORY_COLUMNS), _sentence
-    )
+    found = gathered.drop("step", "loss", "log_id").with_columns(columns).sort(HISTORY_COLUMNS)
+    return add_because_column(found, _sentence)
 
 
 class Lead(NamedTuple):
@@ -86,11 +75,8 @@ class Lead(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        return (
-            LEADS
-            if self.correlation > 0 and self.p_value < SIGNIFICANCE_LEVEL and self.exceeds_earlier_lags
-            else NO_LEAD
-        )
+        significant = self.correlation > 0 and self.p_value < SIGNIFICANCE_LEVEL
+        return LEADS if significant and self.exceeds_earlier_lags else NO_LEAD
 
 
 def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:

@@ -95,6 +95,11 @@ def select_block_rows(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.filter(pl.col("state") == "block")
 
 
+def load_trained_blocks(lake: LakeOrFrame) -> pl.DataFrame:
+    """Load the outputs of the blocks at every reliable step."""
+    return select_block_rows(select_history_rows(load_layer_rows(lake)))
+
+
 def t_quantile(groups: pl.Expr) -> pl.Expr:
     """97.5 % quantile of Student's t for errors over `groups` groups; null for fewer than two groups."""
 
@@ -132,9 +137,8 @@ def tabulate_curve_shapes(
     return shapes.drop("at", "value", "se", "_enough", "df")
 
 
-_SHAPE_TYPES = {"verdict": pl.String} | dict.fromkeys(
-    ("top", "top_low", "top_high", "top_value", "height", "height_low", "height_high"), pl.Float64
-)
+_SHAPE_NUMBERS = ("top", "top_low", "top_high", "top_value", "height", "height_low", "height_high")
+_SHAPE_TYPES = {"verdict": pl.String} | dict.fromkeys(_SHAPE_NUMBERS, pl.Float64)
 
 
 def _classify_batch(batch: pl.DataFrame, words: Mapping[str, str], ends: bool) -> pl.DataFrame:

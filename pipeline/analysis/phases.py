@@ -25,13 +25,8 @@ from pipeline.analysis.frames import (
 )
 
 EXPAND_COMPRESS = "expand-compress"
-VERDICT_BY_SHAPE = {
-    PEAK: EXPAND_COMPRESS,
-    VALLEY: "compress-expand",
-    RISING: "expand",
-    FALLING: "compress",
-    FLAT: "flat",
-}
+VERDICT_BY_SHAPE = {PEAK: EXPAND_COMPRESS, VALLEY: "compress-expand", RISING: "expand", FALLING: "compress"}
+VERDICT_BY_SHAPE |= {FLAT: "flat"}
 HEADLINE_COLUMNS = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90")
 GRIDE_SCALE_INDEX = {"id_gride_4": 2, "id_gride_16": 4}
 """Index of GRIDE at k = 4 and 16 in the list columns."""
@@ -51,56 +46,40 @@ def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
     Error: a pure-noise layer or model is called anything but flat in at most 5 % of histories. This is not corrected
     for the number of histories in a lake.
     """
-    each = classify_by_estimator(lake)
-    of = [*HISTORY_COLUMNS, "layer", "depth"]
+    each, of = classify_by_estimator(lake), [*HISTORY_COLUMNS, "layer", "depth"]
     judged = each.filter(~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS]))
     counts = judged.group_by(*of, "verdict").agg(agreeing=pl.len())
-    counts = counts.with_columns(
-        estimators=pl.col("agreeing").sum().over(of),
-        _tied=(pl.col("agreeing") == pl.col("agreeing").max().over(of)).sum().over(of) > 1,
-    ).sort("agreeing", "verdict", descending=[True, False])
+    tied = (pl.col("agreeing") == pl.col("agreeing").max().over(of)).sum().over(of) > 1
+    counts = counts.with_columns(estimators=pl.col("agreeing").sum().over(of), _tied=tied)
+    counts = counts.sort("agreeing", "verdict", descending=[True, False])
     voted = counts.group_by(of, maintain_order=True).first()
     won = (pl.col("agreeing") >= MIN_AGREEING_ESTIMATORS) & ~pl.col("_tied")
     voted = voted.with_columns(voted=pl.when(won).then("verdict").otherwise(pl.lit("disputed"))).drop("verdict")
     both = each.join(voted, on=of, how="left", nulls_equal=True)
     agrees = (pl.col("verdict") == pl.col("voted")).fill_null(False)
     first = both.sort(~agrees, "_order").group_by(of, maintain_order=True).first()
-    verdicts = first.with_columns(
-        verdict=pl.coalesce("voted", "verdict"),
-        agreeing=pl.col("agreeing").fill_null(0),
-        estimators=pl.col("estimators").fill_null(0),
-    ).rename({"estimator": "reference"})
-    return add_because_column(
-        verdicts.drop("voted", "_tied", "_order").sort(*HISTORY_COLUMNS, "layer", nulls_last=True), _sentence
-    )
+    votes, verdict = pl.col("agreeing", "estimators").fill_null(0), pl.coalesce("voted", "verdict")
+    verdicts = first.with_columns(votes, verdict=verdict)
+    verdicts = verdicts.rename({"estimator": "reference"}).drop("voted", "_tied", "_order")
+    return add_because_column(verdicts.sort(*HISTORY_COLUMNS, "layer", nulls_last=True), _sentence)
 
 
 def classify_by_estimator(lake: LakeOrFrame) -> pl.DataFrame:
     """Classify dimension over training by each estimator alone: `estimator` instead of `reference`, no vote."""
     long = _long(select_history_rows(load_layer_rows(lake)))
-    mean = (
-        select_block_rows(long)
-        .group_by(*HISTORY_COLUMNS, "estimator", "_order", "step", maintain_order=True)
-        .agg(
-            pl.col("log").mean(),
-            # Layers read the same contexts, so their errors are correlated: the mean's is at most the mean of theirs.
-            pl.when(pl.col("log_se").null_count() == 0).then(pl.col("log_se").mean()).alias("log_se"),
-            pl.col("groups").min(),
-        )
-    )
+    # Layers read the same contexts, so their errors are correlated: the mean's is at most the mean of theirs.
+    error = pl.when(pl.col("log_se").null_count() == 0).then(pl.col("log_se").mean()).alias("log_se")
+    steps = select_block_rows(long).group_by(*HISTORY_COLUMNS, "estimator", "_order", "step", maintain_order=True)
+    mean = steps.agg(pl.col("log").mean(), error, pl.col("groups").min())
     blank = pl.lit(None, pl.Int16).alias("layer"), pl.lit(None, pl.Float64).alias("depth")
     together = pl.concat([long.select(*mean.columns, "layer", "depth"), mean.with_columns(*blank)])
-    shapes = tabulate_curve_shapes(
-        together, [*HISTORY_COLUMNS, "layer", "depth", "estimator", "_order"], "step", "log", "log_se", VERDICT_BY_SHAPE
-    )
-    steps = {name: pl.col(name).round().cast(pl.Int64) for name in ("top", "top_low", "top_high")}
+    by = [*HISTORY_COLUMNS, "layer", "depth", "estimator", "_order"]
+    shapes = tabulate_curve_shapes(together, by, "step", "log", "log_se", VERDICT_BY_SHAPE)
+    peak = {name: pl.col(name).round().cast(pl.Int64) for name in ("top", "top_low", "top_high")}
     shares = {name: pl.col(name).exp() - 1 for name in ("height", "height_low", "height_high")}
-    shapes = (
-        shapes.sort(*HISTORY_COLUMNS, "layer", "_order", nulls_last=True)
-        .with_columns(peak_value=pl.col("top_value").exp(), **steps, **shares)
-        .drop("top_value")
-    )
-    return shapes.rename({name: name.replace("top", "peak_step") for name in steps})
+    shapes = shapes.sort(*HISTORY_COLUMNS, "layer", "_order", nulls_last=True)
+    shapes = shapes.with_columns(peak_value=pl.col("top_value").exp(), **peak, **shares).drop("top_value")
+    return shapes.rename({name: name.replace("top", "peak_step") for name in peak})
 
 
 def compute_estimators(lake: LakeOrFrame) -> pl.DataFrame:
@@ -115,30 +94,22 @@ def compute_agreement(lake: LakeOrFrame) -> pl.DataFrame:
     these layers), `same_peak` (share whose intervals of the peak's step overlap), `verdict` (agree = the same verdict
     in at least 90 % of layers, differ), `because`.
     """
-    each = classify_by_estimator(lake).filter(
-        pl.col("layer").is_not_null() & ~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS])
-    )
-    on = [*HISTORY_COLUMNS, "layer"]
-    pairs = [
-        each.filter(estimator=a).join(each.filter(estimator=b), on=on, nulls_equal=True, suffix="_other")
-        for a, b in combinations(ESTIMATORS, 2)
-    ]
-    meet = (pl.col("peak_step_low") <= pl.col("peak_step_high_other")) & (
-        pl.col("peak_step_low_other") <= pl.col("peak_step_high")
-    )
-    table = pl.concat(pairs).group_by(
-        *HISTORY_COLUMNS, "estimator", pl.col("estimator_other").alias("other"), maintain_order=True
-    )
-    found = table.agg(
-        rows=pl.len(), same_verdict=(pl.col("verdict") == pl.col("verdict_other")).mean(), same_peak=meet.mean()
-    ).with_columns(verdict=pl.when(pl.col("same_verdict") >= 0.9).then(pl.lit("agree")).otherwise(pl.lit("differ")))
-    return add_because_column(
-        found,
-        lambda row: (
-            f"{row['estimator']} and {row['other']} share a verdict in {row['same_verdict']:.0%} of {row['rows']} "
-            f"layers; the intervals of their peak steps overlap in {row['same_peak']:.0%}."
-        ),
-    )
+    judged = pl.col("layer").is_not_null() & ~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS])
+    each, on = classify_by_estimator(lake).filter(judged), [*HISTORY_COLUMNS, "layer"]
+    sides = ((each.filter(estimator=a), each.filter(estimator=b)) for a, b in combinations(ESTIMATORS, 2))
+    pairs = pl.concat([a.join(b, on=on, nulls_equal=True, suffix="_other") for a, b in sides])
+    pairs = pairs.rename({"estimator_other": "other"})
+    same_verdict, same_peak = pl.col("verdict") == pl.col("verdict_other"), peak_intervals_overlap("_other")
+    table = pairs.group_by(*HISTORY_COLUMNS, "estimator", "other", maintain_order=True)
+    found = table.agg(rows=pl.len(), same_verdict=same_verdict.mean(), same_peak=same_peak.mean())
+    agree = pl.when(pl.col("same_verdict") >= 0.9).then(pl.lit("agree")).otherwise(pl.lit("differ"))
+    return add_because_column(found.with_columns(verdict=agree), _agreement_sentence)
+
+
+def peak_intervals_overlap(suffix: str) -> pl.Expr:
+    """Condition for rows in which the interval of the peak's step overlaps that of the columns with this suffix."""
+    low, high = pl.col("peak_step_low"), pl.col("peak_step_high")
+    return (low <= pl.col(f"peak_step_high{suffix}")) & (pl.col(f"peak_step_low{suffix}") <= high)
 
 
 def _long(frame: pl.DataFrame) -> pl.DataFrame:
@@ -149,17 +120,16 @@ def _long(frame: pl.DataFrame) -> pl.DataFrame:
         value, se = (pl.col(c).list.get(index, null_on_oob=True) for c in ("id_gride", "id_gride_se"))
         columns.append((name, pl.when(at_scale).then(value), pl.when(at_scale).then(se)))
     kept = [*HISTORY_COLUMNS, "layer", "depth", "state", "step", "groups"]
-    frames = [
-        frame.filter(value > 0).select(
-            *kept,
-            estimator=pl.lit(name),
-            _order=pl.lit(order),
-            log=value.log(),
-            log_se=se / value,
-        )
-        for order, (name, value, se) in enumerate(columns)
-    ]
+    frames = []
+    for order, (name, value, se) in enumerate(columns):
+        added = {"estimator": pl.lit(name), "_order": pl.lit(order), "log": value.log(), "log_se": se / value}
+        frames.append(frame.filter(value > 0).select(*kept, **added))
     return pl.concat(frames)
+
+
+def _agreement_sentence(row: dict[str, Any]) -> str:
+    text = f"{row['estimator']} and {row['other']} share a verdict in {row['same_verdict']:.0%} of {row['rows']} layers"
+    return f"{text}; the intervals of their peak steps overlap in {row['same_peak']:.0%}."
 
 
 def _estimator_sentence(row: dict[str, Any]) -> str:

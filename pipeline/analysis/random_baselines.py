@@ -6,7 +6,7 @@ import polars as pl
 
 from pipeline.analysis.dome import compute_newest_domes
 from pipeline.analysis.frames import LakeOrFrame, add_because_column, load_layer_rows
-from pipeline.analysis.phases import EXPAND_COMPRESS, compute_phases
+from pipeline.analysis.phases import EXPAND_COMPRESS, compute_phases, peak_intervals_overlap
 
 RANDOM_CORPUS_PREFIX = "random-"
 CHECKPOINT_KEYS = ("model", "kind", "stage", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")
@@ -27,13 +27,10 @@ def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
     """
     frame = load_layer_rows(lake)
     corpora = frame["corpus"].unique().sort().to_list()
-    texts, nulls = (
-        [name for name in corpora if name.startswith(RANDOM_CORPUS_PREFIX) == random] for random in (False, True)
-    )
-    pairs = [_compare_corpora(frame, text, null) for text in texts for null in nulls]
-    return pl.concat([_compare_corpora(frame.clear(), "", ""), *pairs]).sort(
-        "conclusion", *PAIR_KEYS, "layer", nulls_last=True
-    )
+    nulls = [name for name in corpora if name.startswith(RANDOM_CORPUS_PREFIX)]
+    pairs = [_compare_corpora(frame, text, null) for text in corpora if text not in nulls for null in nulls]
+    compared = pl.concat([_compare_corpora(frame.clear(), "", ""), *pairs])
+    return compared.sort("conclusion", *PAIR_KEYS, "layer", nulls_last=True)
 
 
 def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
@@ -80,10 +77,7 @@ def _same_step(histories: list[pl.DataFrame], kept: list[str]) -> pl.DataFrame:
     steps = ["peak_step_low", "peak_step_high"]
     text, random = (side.select(*SIDE_KEYS, "verdict", *steps) for side in histories)
     both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null").filter(verdict=EXPAND_COMPRESS)
-    meet = (pl.col("peak_step_low") <= pl.col("peak_step_high_null")) & (
-        pl.col("peak_step_low_null") <= pl.col("peak_step_high")
-    )
-    on_null = (pl.col("verdict_null") == EXPAND_COMPRESS) & meet
+    on_null = (pl.col("verdict_null") == EXPAND_COMPRESS) & peak_intervals_overlap("_null")
     verdicts = both.select(*SIDE_KEYS, _verdict(pl.lit(True), on_null, _known("verdict_null")).alias("_verdict"))
     pairs = _pair(histories, kept, "peak_step", EXPAND_COMPRESS).join(verdicts, on=SIDE_KEYS, nulls_equal=True)
     none = [pl.lit(None, pl.Float64).alias(name) for name in ("difference", "difference_low", "difference_high")]

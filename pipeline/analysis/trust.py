@@ -15,45 +15,44 @@ class DoubtRule(NamedTuple):
     verdict: str
     """doubtful = unreliable; care = reliable if read with the reason in mind."""
     value: pl.Expr
-    """Number that exceeds `limit` if there is a doubt."""
+    """Number, or condition as 0 or 1, that exceeds `limit` if there is a doubt."""
     limit: float
     because: str
 
 
 def _flagged(word: str) -> pl.Expr:
-    return pl.col("flags").list.eval(pl.element().str.starts_with(word)).list.any().cast(pl.Float64)
+    return pl.col("flags").list.eval(pl.element().str.starts_with(word)).list.any()
 
 
 _COPIES = pl.col("n_duplicates") + pl.col("n_near_duplicates")
-_POINTS = pl.col("n_points") + _COPIES + pl.col("n_unresolved") + pl.col("n_nonfinite")
-
+_ALL = pl.col("n_points") + _COPIES + pl.col("n_unresolved") + pl.col("n_nonfinite")
+_COPIED_SHARE = _COPIES / _ALL
+_STEPS = pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest")
+"""Number of steps whose labels have the row's weights."""
 CLEAN_AUDITS = ("NEW", "UNCHANGED")
 """Audit states without a finding."""
 
 DOUBT_RULES: dict[str, DoubtRule] = {
-    "status": DoubtRule("row", "doubtful", (pl.col("status") != "ok").cast(pl.Float64), 0, "its status is not ok"),
-    "superseded": DoubtRule(
-        "label", "doubtful", pl.col("superseded").cast(pl.Float64), 0, "the label now points at other weights"
-    ),
+    "status": DoubtRule("row", "doubtful", pl.col("status") != "ok", 0, "its status is not ok"),
+    "superseded": DoubtRule("label", "doubtful", pl.col("superseded"), 0, "the label now points at other weights"),
     "mislabelled": DoubtRule(
         "label",
         "doubtful",
-        pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest").cast(pl.Float64)
-        * pl.col("step").is_not_null(),
+        _STEPS * pl.col("step").is_not_null(),
         1,
         "labels of several steps have these weights, and at most one can be right",
     ),
     "duplicate": DoubtRule(
         "label",
         "care",
-        pl.col("duplicate_of").is_not_null().cast(pl.Float64),
+        pl.col("duplicate_of").is_not_null(),
         0,
         "another label has the same weights, so the two are one measurement",
     ),
     "audit": DoubtRule(
         "label",
         "doubtful",
-        (~pl.col("audit").is_in(CLEAN_AUDITS)).cast(pl.Float64),
+        ~pl.col("audit").is_in(CLEAN_AUDITS),
         0,
         "an audit of the checkpoint reported a finding, listed by `shapelake query @audit`",
     ),
@@ -72,12 +71,12 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "neighbours often come from the point's own context, so the dimension is that of contexts, and too low",
     ),
     "duplicates": DoubtRule(
-        "dimension", "care", _COPIES / _POINTS, 0.2, "many points are copies; the dimension is that of the others"
+        "dimension", "care", _COPIED_SHARE, 0.2, "many points are copies; the dimension is that of the others"
     ),
     "authors_duplicates": DoubtRule(
         "id_authors",
         "doubtful",
-        pl.when(pl.col("id_authors").is_not_null()).then(_COPIES / _POINTS),
+        pl.when(pl.col("id_authors").is_not_null()).then(_COPIED_SHARE),
         0.01,
         "copies bias this estimate upward, by 6 % at a share of 0.01 and by a factor of 2 at 0.2",
     ),
@@ -89,15 +88,9 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "rounding of the activations is visible in the nearest distances",
     ),
     "unresolved": DoubtRule(
-        "dimension",
-        "care",
-        pl.col("n_unresolved") / _POINTS,
-        0.01,
-        "the neighbours of some points could not be certified",
+        "dimension", "care", pl.col("n_unresolved") / _ALL, 0.01, "the neighbours of some points could not be certified"
     ),
-    "nonfinite": DoubtRule(
-        "row", "doubtful", pl.col("n_nonfinite").cast(pl.Float64), 0, "some points have a NaN or an infinity"
-    ),
+    "nonfinite": DoubtRule("row", "doubtful", pl.col("n_nonfinite"), 0, "some points have a NaN or an infinity"),
     "few_points": DoubtRule("dimension", "care", _flagged("few_points"), 0, "a group has fewer than 500 points"),
     "round_trip": DoubtRule(
         "row", "care", _flagged("tokenizer_round_trip"), 0, "decoding the tokens does not reproduce the text"
@@ -121,20 +114,13 @@ def list_doubts(lake: LakeOrFrame) -> pl.DataFrame:
     """
     frame = load_layer_rows(lake)
     kept = [*HISTORY_COLUMNS, "revision", "step", "layer"]
-    doubts = [
-        frame.select(
-            *kept,
-            doubt=pl.lit(name),
-            about=pl.lit(rule.about),
-            verdict=pl.lit(rule.verdict),
-            value=rule.value,
-            limit=pl.lit(rule.limit, pl.Float64),
-        ).filter(pl.col("value") > rule.limit)
-        for name, rule in DOUBT_RULES.items()
-    ]
-    return add_because_column(
-        pl.concat(doubts).sort(*HISTORY_COLUMNS, "step", "revision", "layer", nulls_last=True), _sentence
-    )
+    doubts = []
+    for name, rule in DOUBT_RULES.items():
+        words = {"doubt": pl.lit(name), "about": pl.lit(rule.about), "verdict": pl.lit(rule.verdict)}
+        numbers = {"value": rule.value.cast(pl.Float64), "limit": pl.lit(rule.limit, pl.Float64)}
+        doubts.append(frame.select(*kept, **words, **numbers).filter(pl.col("value") > rule.limit))
+    found = pl.concat(doubts).sort(*HISTORY_COLUMNS, "step", "revision", "layer", nulls_last=True)
+    return add_because_column(found, _sentence)
 
 
 def compute_trust(lake: LakeOrFrame) -> pl.DataFrame:
@@ -144,21 +130,16 @@ def compute_trust(lake: LakeOrFrame) -> pl.DataFrame:
     rows that have a doubt of this verdict, `rows`, `because` (the most frequent of these doubts).
     """
     every = load_layer_rows(lake).group_by(HISTORY_COLUMNS).agg(rows=pl.len())
-    about = pl.DataFrame({"about": sorted({rule.about for rule in DOUBT_RULES.values()})})
-    every = every.join(about, how="cross")
+    parts = sorted({rule.about for rule in DOUBT_RULES.values()})
+    every = every.join(pl.DataFrame({"about": parts}), how="cross")
     doubts, of = list_doubts(lake), [*HISTORY_COLUMNS, "about"]
     worst = doubts.filter(pl.col("verdict") == pl.col("verdict").max().over(of))  # alphabetically, doubtful > care
-    summary = worst.group_by(of).agg(
-        pl.col("verdict").first(),
-        _rows=pl.struct("revision", "layer").n_unique(),
-        _most=pl.col("doubt").mode().sort().first(),
-    )
-    table = every.join(summary, on=of, how="left", nulls_equal=True).with_columns(
-        verdict=pl.col("verdict").fill_null("sound"), share=pl.col("_rows").fill_null(0) / pl.col("rows")
-    )
-    return add_because_column(table.select(*of, "verdict", "share", "rows", "_most").sort(of), _history_sentence).drop(
-        "_most"
-    )
+    rows, most = pl.struct("revision", "layer").n_unique(), pl.col("doubt").mode().sort().first()
+    summary = worst.group_by(of).agg(pl.col("verdict").first(), _rows=rows, _most=most)
+    share = pl.col("_rows").fill_null(0) / pl.col("rows")
+    table = every.join(summary, on=of, how="left", nulls_equal=True).sort(of)
+    table = table.select(*of, pl.col("verdict").fill_null("sound"), share.alias("share"), "rows", "_most")
+    return add_because_column(table, _history_sentence).drop("_most")
 
 
 def _sentence(row: dict[str, Any]) -> str:

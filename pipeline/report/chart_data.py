@@ -142,11 +142,8 @@ def _hypot(name: str) -> pl.Expr:
 
 
 def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -> pl.DataFrame:
-    peaks = (
-        classify_by_estimator(frame)
-        .filter(pl.col("estimator").is_in(list(ESTIMATOR_LABELS)))
-        .join(labels, on=HISTORY_COLUMNS, nulls_equal=True)
-    )
+    peaks = classify_by_estimator(frame).filter(pl.col("estimator").is_in(list(ESTIMATOR_LABELS)))
+    peaks = peaks.join(labels, on=HISTORY_COLUMNS, nulls_equal=True)
     bold = landmarks.select(*HISTORY_COLUMNS, "layer", "landmark").unique()
     peaks = peaks.join(bold, on=[*HISTORY_COLUMNS, "layer"], how="left", nulls_equal=True)
     steps = ["peak_step", "peak_step_low", "peak_step_high", "peak_value"]
@@ -157,10 +154,8 @@ def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -
 
 def to_json_columns(frame: pl.DataFrame) -> dict[str, Any]:
     """Encode a frame by columns: its number of `rows`, and per column its values or its `words` with an index `at`."""
-    short = frame.with_columns(
-        (cs.float() - cs.ends_with("_se")).round_sig_figs(DIGITS),
-        (cs.float() & cs.ends_with("_se")).round_sig_figs(DIGITS_OF_ERRORS),
-    )
+    values, errors = cs.float() - cs.ends_with("_se"), cs.float() & cs.ends_with("_se")
+    short = frame.with_columns(values.round_sig_figs(DIGITS), errors.round_sig_figs(DIGITS_OF_ERRORS))
     return {"rows": frame.height, "columns": {column.name: _json_column(column) for column in short.iter_columns()}}
 
 

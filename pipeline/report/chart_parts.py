@@ -50,17 +50,14 @@ class ChartContext(NamedTuple):
 
     @classmethod
     def from_tables(cls, tables: ChartTables) -> "ChartContext":
-        frame = tables.layers
+        frame, gaps = tables.layers, tables.gaps
         return cls(
             tuple(frame["history"].unique().sort()),
             tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith("random-"), text))),
             tuple(frame["kind"].unique().sort()),
             int(frame["step"].max() or 0),  # type: ignore[arg-type]
             frame["step"].n_unique() > MAX_DOTTED_STEPS,
-            {
-                name: tables.gaps[f"{name}_gap"].abs().quantile(GAP_QUANTILE) or 1.0
-                for name in ("anisotropy", "id_twonn")
-            },
+            {name: gaps[f"{name}_gap"].abs().quantile(GAP_QUANTILE) or 1.0 for name in ("anisotropy", "id_twonn")},
         )
 
     def default_choice(self, control: str) -> str:
@@ -99,9 +96,8 @@ def band(chart: alt.Chart, opacity: float = 0.18, **kept: Any) -> alt.Chart:
 
 
 def line(chart: alt.Chart, width: float = 2, dots: int = 0, **kept: Any) -> alt.Chart:
-    points = (
-        {"size": dots, "filled": True} | {name: kept[name] for name in ("color",) if name in kept} if dots else False
-    )
+    colour = {"color": kept["color"]} if "color" in kept else {}
+    points = {"size": dots, "filled": True} | colour if dots else False
     return chart.mark_line(strokeWidth=width, aria=False, point=points, **kept)
 
 
@@ -142,9 +138,8 @@ def layer_axis() -> alt.Y:
 
 
 def depth_axis() -> alt.X:
-    return alt.X(
-        "depth:Q", title="depth (block / number of blocks)", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5)
-    )
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
+    return alt.X("depth:Q", title="depth (block / number of blocks)", scale=scale, axis=axis)
 
 
 def share_axis(column: str = "anisotropy", title: str = ANISOTROPY_TITLE) -> alt.Y:

@@ -38,20 +38,16 @@ PNG_SCALE = 3
 def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
     """Dimension over training, mean over the blocks, of every model; a triangle marks the highest step."""
     base = dimension_chart("steps", "text")
-    look, each, title = (
-        theme.kind_encodings(shown.kinds),
-        alt.Detail("history:N"),
-        f"{DIMENSION_TITLE}, mean over blocks",
-    )
+    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    title = f"{DIMENSION_TITLE}, mean over blocks"
+    x, y = step_axis(shown), value_axis("dimension", title)
     top = base.transform_joinaggregate(top="max(dimension)", groupby=["history"])
     peak = top.transform_filter("datum.dimension == datum.top").mark_point(shape="triangle-down", size=90, yOffset=-9)
     return layer_charts(
-        band(base).encode(step_axis(shown), value_axis("low", title), alt.Y2("high:Q"), look["color"], each),
-        line(base, dots=26).encode(
-            step_axis(shown), value_axis("dimension", title), each, look["color"], look["strokeDash"]
-        ),
-        peak.encode(step_axis(shown), value_axis("dimension", title), look["color"]),
-        end_labels(base, "step", "history", "datum.history").encode(step_axis(shown), value_axis("dimension", title)),
+        band(base).encode(x, value_axis("low", title), alt.Y2("high:Q"), look["color"], each),
+        line(base, dots=26).encode(x, y, each, look["color"], look["strokeDash"]),
+        peak.encode(x, y, look["color"]),
+        end_labels(base, "step", "history", "datum.history").encode(x, y),
     )
 
 
@@ -65,9 +61,8 @@ def profiles_over_training(shown: ChartContext) -> alt.FacetChart:
 def text_against_random(shown: ChartContext) -> alt.FacetChart:
     """Anisotropy over depth at the newest checkpoint, on text and on random tokens, one panel per model."""
     base = base_chart("layers").transform_filter("datum.newest && datum.block")
-    base = base.transform_calculate(
-        input=f"indexof(datum.text, '{RANDOM_CORPUS_PREFIX}') == 0 ? 'random tokens' : 'text'"
-    )
+    is_random = f"indexof(datum.text, '{RANDOM_CORPUS_PREFIX}') == 0"
+    base = base.transform_calculate(input=f"{is_random} ? 'random tokens' : 'text'")
     base = add_interval(base, "anisotropy", "anisotropy_se")
     look, each = theme.input_encodings(), alt.Detail("text:N")
     drawn = alt.layer(
@@ -109,9 +104,8 @@ def build_figure_spec(reader: LakeReader, name: str, models: str = "*") -> dict[
     params = [{"name": control, "value": shown.default_choice(control)} for control in ("text", "estimator")]
     drawn = FIGURES[name](shown).to_dict()
     used = {table: frame.to_dicts() for table, frame in tables._asdict().items() if f"'name': '{table}'" in str(drawn)}
-    return (
-        {"params": params} | drawn | {"datasets": used, "config": theme.vega_config("light") | {"background": "white"}}
-    )
+    config = theme.vega_config("light") | {"background": "white"}
+    return {"params": params} | drawn | {"datasets": used, "config": config}
 
 
 def _panels(chart: Any) -> alt.FacetChart:

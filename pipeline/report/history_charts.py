@@ -60,14 +60,11 @@ def draw_profiles(shown: ChartContext) -> alt.LayerChart:
     tips = tooltips("step", "layer", "depth", "anisotropy", "anisotropy_se")
     last = base.transform_filter("datum.newest")
     first = base.transform_joinaggregate(begin="min(step)").transform_filter("datum.step == datum.begin")
-    words = [
-        end_labels(part, "depth", "history", "'step ' + datum.step").encode(depth_axis(), share_axis())
-        for part in (first, last)
-    ]
+    x, y = depth_axis(), share_axis()
     return layer_charts(
-        line(base, 1.3).encode(depth_axis(), share_axis(), colour, tips, detail="step:N"),
-        line(last, 3, dots=40).encode(depth_axis(), share_axis(), colour, tips),
-        *words,
+        line(base, 1.3).encode(x, y, colour, tips, detail="step:N"),
+        line(last, 3, dots=40).encode(x, y, colour, tips),
+        *(end_labels(part, "depth", "history", "'step ' + datum.step").encode(x, y) for part in (first, last)),
     )
 
 
@@ -98,9 +95,8 @@ def _peaks(shown: ChartContext) -> list[alt.Chart]:
     base = base_chart("peaks", *HISTORY_CONTROLS, "estimator").transform_filter("datum.landmark")
     tips = tooltips("layer", "verdict", "peak_step", "peak_step_low", "peak_step_high", "peak_value")
     significant = alt.condition(IS_SIGNIFICANT_EXPR, alt.value(1), alt.value(0))
-    marks = base.mark_point(
-        shape="triangle-down", size=80, yOffset=-9, fill=PEAK_COLOUR, stroke=PEAK_COLOUR, opacity=1, aria=False
-    )
+    look = {"fill": PEAK_COLOUR, "stroke": PEAK_COLOUR, "opacity": 1, "aria": False}
+    marks = base.mark_point(shape="triangle-down", size=80, yOffset=-9, **look)
     y = value_axis("peak_value", DIMENSION_TITLE)
     return [
         base.transform_filter(IS_SIGNIFICANT_EXPR)
@@ -113,9 +109,8 @@ def _peaks(shown: ChartContext) -> list[alt.Chart]:
 def draw_dimension_and_loss(shown: ChartContext) -> alt.VConcatChart:
     """Dimension (mean over the blocks) above the loss, on a shared axis of steps."""
     upper = dimension_chart("steps", *HISTORY_CONTROLS)
-    lower = add_interval(
-        base_chart("steps", *HISTORY_CONTROLS).transform_filter("datum.loss != null"), "loss", "loss_se"
-    )
+    lower = base_chart("steps", *HISTORY_CONTROLS).transform_filter("datum.loss != null")
+    lower = add_interval(lower, "loss", "loss_se")
     panels = [
         _over_steps(shown, upper, "dimension", f"{DIMENSION_TITLE}, mean", DIMENSION_COLOUR, False),
         _over_steps(shown, lower, "loss", "loss (nats per token)", LOSS_COLOUR, True),
@@ -145,10 +140,8 @@ def draw_random_gaps(shown: ChartContext) -> alt.VConcatChart:
 
 
 def _gap(shown: ChartContext, column: str, title: str, labels: bool) -> alt.LayerChart:
-    base = base_chart("gaps", *HISTORY_CONTROLS).transform_calculate(
-        gap=f"datum.{column}_gap", gap_se=f"datum.{column}_gap_se"
-    )
-    base = base.transform_filter("datum.gap != null")
+    base, gap = base_chart("gaps", *HISTORY_CONTROLS), f"datum.{column}_gap"
+    base = base.transform_calculate(gap=gap, gap_se=f"{gap}_se").transform_filter("datum.gap != null")
     most = shown.gap_limits[column]
     colour = alt.Color("gap:Q", scale=alt.Scale(domain=[-most, most], domainMid=0, clamp=True), title="difference")
     tips = tooltips("step", "layer", "gap", "gap_se")

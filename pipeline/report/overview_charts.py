@@ -29,15 +29,14 @@ def draw_profile(shown: ChartContext) -> alt.LayerChart:
     base = base_chart("layers", "text").transform_filter("datum.newest && datum.block")
     base = add_interval(base, "anisotropy", "anisotropy_se")
     look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
-    tips = tooltips(
-        "history", "kind", "step", "layer", "depth", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "doubt"
-    )
+    values = "anisotropy", "anisotropy_se", "anisotropy_no_sink", "doubt"
+    tips, x, y = tooltips("history", "kind", "step", "layer", "depth", *values), depth_axis(), share_axis()
     parts = [
-        band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], each),
-        line(base).encode(depth_axis(), share_axis(), each, look["color"], look["strokeDash"]),
-        *dots(base, 40, depth_axis(), share_axis(), look["color"], look["shape"], each, tips),
+        band(base).encode(x, share_axis("low"), alt.Y2("high:Q"), look["color"], each),
+        line(base).encode(x, y, each, look["color"], look["strokeDash"]),
+        *dots(base, 40, x, y, look["color"], look["shape"], each, tips),
     ]
-    return layer_charts(*parts, *_named(shown, base, "depth", depth_axis(), share_axis()))
+    return layer_charts(*parts, *_named(shown, base, "depth", x, y))
 
 
 def draw_growth(shown: ChartContext) -> alt.LayerChart:
@@ -46,30 +45,21 @@ def draw_growth(shown: ChartContext) -> alt.LayerChart:
     look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
     tips = tooltips("history", "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
     title = "anisotropy, mean over blocks"
-    y = share_axis(title=title)
+    x, y, no_sink = step_axis(shown), share_axis(title=title), share_axis("anisotropy_no_sink", title)
     parts = [
-        band(base).encode(step_axis(shown), share_axis("low", title), alt.Y2("high:Q"), look["color"], each),
-        line(base, 1, opacity=0.6).encode(
-            step_axis(shown), share_axis("anisotropy_no_sink", title), each, look["color"], look["strokeDash"]
-        ),
-        line(base, dots=0 if shown.dense else 26).encode(
-            step_axis(shown), y, each, tips, look["color"], look["strokeDash"]
-        ),
+        band(base).encode(x, share_axis("low", title), alt.Y2("high:Q"), look["color"], each),
+        line(base, 1, opacity=0.6).encode(x, no_sink, each, look["color"], look["strokeDash"]),
+        line(base, dots=0 if shown.dense else 26).encode(x, y, each, tips, look["color"], look["strokeDash"]),
     ]
-    return layer_charts(*parts, *_named(shown, base, "step", step_axis(shown), y))
+    return layer_charts(*parts, *_named(shown, base, "step", x, y))
 
 
 def draw_dimension_multiples(shown: ChartContext) -> alt.FacetChart:
     """Dimension over training, one panel per model, one line per landmark block."""
     base = dimension_chart("layers", "text").transform_filter("datum.landmark && datum.step != null")
     tips = tooltips("history", "step", "layer", "dimension", "se")
-    lines = line(base, 1.5, dots=0 if shown.dense else 12).encode(
-        step_axis(shown),
-        value_axis("dimension", DIMENSION_TITLE),
-        depth_colour(),
-        alt.StrokeDash("layer:O", legend=None),
-        tips,
-    )
+    x, y, dash = step_axis(shown), value_axis("dimension", DIMENSION_TITLE), alt.StrokeDash("layer:O", legend=None)
+    lines = line(base, 1.5, dots=0 if shown.dense else 12).encode(x, y, depth_colour(), dash, tips)
     facets = lines.properties(width=theme.PANEL_WIDTH, height=130).facet(alt.Facet("history:N", title=None), columns=3)
     return facets.resolve_scale(y="independent")
 

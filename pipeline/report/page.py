@@ -4,7 +4,6 @@ import json
 import re
 import shlex
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from pipeline.report import chart_data, theme
 from pipeline.report import tables as printed
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.chart_parts import ChartContext
-from pipeline.report.sections import HISTORY_KEYS, HISTORY_SECTIONS, OVERVIEW_SECTIONS, Section
+from pipeline.report.sections import ASSETS, HISTORY_KEYS, HISTORY_SECTIONS, OVERVIEW_SECTIONS, Section
 from pipeline.report.verdicts import Verdicts, collect_verdicts
 
 MAX_PAGE_BYTES = 2_500_000
@@ -27,7 +26,6 @@ MAX_LAYER_ROWS = 16_000
 MAX_INDEX_LAYER_ROWS = 8_000
 SCRIPT_SECTION_FIELDS = ("table", "columns", "only", "controls", "query")
 """Fields of a section that page.js reads."""
-ASSETS = files("pipeline.report") / "assets"
 
 
 class PageContent(NamedTuple):
@@ -69,9 +67,8 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> lis
     folder.mkdir(exist_ok=True)
     pages = {history: folder / f"{number:02d}-{_slug(history)}.html" for number, history in enumerate(histories, 1)}
     for history, page in pages.items():
-        page.write_text(
-            render_page(content.for_history(history), HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}")
-        )
+        part = content.for_history(history)
+        page.write_text(render_page(part, HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}"))
     links = {history: f"{folder.name}/{page.name}" for history, page in pages.items()}
     index = content._replace(tables=content.tables.for_overview())
     path.write_text(render_page(index, OVERVIEW_SECTIONS, MAX_INDEX_LAYER_ROWS, links=links))
@@ -85,30 +82,22 @@ def gather_content(reader: LakeReader, models: str = "*") -> PageContent:
     of_models = printed.coverage_table(reader, names), printed.failure_table(reader, names)
     printed_tables = (*of_models, printed.method_table(reader))
     tables = chart_data.build_chart_tables(frame)
-    specs = {
-        section.name: section.build_spec(ChartContext.from_tables(tables))
-        for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)
-    }
+    shown = ChartContext.from_tables(tables)
+    specs = {section.name: section.build_spec(shown) for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
     return PageContent(reader.uri, frame, tables, collect_verdicts(frame), printed_tables, specs)
 
 
 def render_page(
-    content: PageContent,
-    sections: tuple[Section, ...],
-    most_rows: int,
-    links: dict[str, str] | None = None,
-    up: str = "",
+    content: PageContent, sections: tuple[Section, ...], most: int, links: dict[str, str] | None = None, up: str = ""
 ) -> str:
-    """Render one page as HTML."""
-    drawn = content.tables.downsample(most_rows)
+    """Render one page as HTML; `most` limits the rows of layers."""
+    drawn = content.tables.downsample(most)
     shown = ChartContext.from_tables(drawn)
     used = {section.table for section in sections} | ({"peaks"} if HISTORY_SECTIONS[0] in sections else set())
     data = {
         "tables": {name: chart_data.to_json_columns(frame) for name, frame in drawn._asdict().items() if name in used},
         "specs": {section.name: content.specs[section.name] for section in sections},
-        "sections": {
-            section.name: {part: getattr(section, part) for part in SCRIPT_SECTION_FIELDS} for section in sections
-        },
+        "sections": {each.name: {part: getattr(each, part) for part in SCRIPT_SECTION_FIELDS} for each in sections},
         "where": {"history": _histories(content.frame), "text": _texts(content.frame)},
         "themes": {name: theme.vega_config(name) for name in ("light", "dark")},
         "widths": {"full": theme.WIDTH, "small": theme.PANEL_WIDTH},

@@ -54,7 +54,5 @@ def failure_table(reader: LakeReader, models: list[str]) -> ReportTable:
 
 def method_table(reader: LakeReader) -> ReportTable:
     """Table of corpora, recipes, numbers of points, dtypes and devices."""
-    caption = "Corpora, recipes and numbers of points."
-    return make_report_table(
-        "method", caption, f'shapelake query "{METHOD_SQL}" --lake {{lake}}', reader.query_frame(METHOD_SQL)
-    )
+    caption, command = "Corpora, recipes and numbers of points.", f'shapelake query "{METHOD_SQL}" --lake {{lake}}'
+    return make_report_table("method", caption, command, reader.query_frame(METHOD_SQL))

@@ -40,31 +40,20 @@ VIRIDIS_EXTENTS = {"light": [0.0, 0.85], "dark": [0.25, 1.0]}
 
 def vega_config(theme: str) -> dict[str, Any]:
     """Vega-Lite config of the theme light or dark; the chart background is transparent."""
-    text = {
-        "labelColor": MUTED_COLOURS[theme],
-        "titleColor": TEXT_COLOURS[theme],
-        "labelFontSize": 11,
-        "titleFontSize": 12,
-    }
-    quiet = {"gridColor": GRID_COLOURS[theme], "domainColor": MUTED_COLOURS[theme], "tickColor": MUTED_COLOURS[theme]}
+    colour, muted = TEXT_COLOURS[theme], MUTED_COLOURS[theme]
+    text = {"labelColor": muted, "titleColor": colour, "labelFontSize": 11, "titleFontSize": 12}
+    quiet = {"gridColor": GRID_COLOURS[theme], "domainColor": muted, "tickColor": muted}
+    marks = {"symbolStrokeWidth": 2, "symbolOpacity": 1, "symbolSize": 90, "gradientLength": 160}
     return {
         "font": FONT,
         "background": None,
         "view": {"stroke": None},
         "axis": text | quiet | {"titleFontWeight": 500, "titlePadding": 8, "labelOverlap": "parity"},
-        "legend": text
-        | {
-            "titleFontWeight": 500,
-            "orient": "top",
-            "symbolStrokeWidth": 2,
-            "symbolOpacity": 1,
-            "symbolSize": 90,
-            "gradientLength": 160,
-        },
-        "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": TEXT_COLOURS[theme]},
-        "title": {"color": TEXT_COLOURS[theme], "fontSize": 12, "fontWeight": 600, "anchor": "start"},
-        "text": {"color": TEXT_COLOURS[theme], "fontSize": 11},
-        "rule": {"color": MUTED_COLOURS[theme]},
+        "legend": text | {"titleFontWeight": 500, "orient": "top"} | marks,
+        "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": colour},
+        "title": {"color": colour, "fontSize": 12, "fontWeight": 600, "anchor": "start"},
+        "text": {"color": colour, "fontSize": 11},
+        "rule": {"color": muted},
         "range": {
             "ramp": {"scheme": "viridis", "extent": VIRIDIS_EXTENTS[theme]},
             "heatmap": {"scheme": "cividis"},

@@ -29,9 +29,8 @@ class Verdicts(NamedTuple):
 
     def for_history(self, history: str) -> "Verdicts":
         lines = tuple(line for line in self.lines if line.history in (history, None))
-        return Verdicts(
-            lines, *(table.filter_rows(history=history) for table in (self.summary, self.agreement, self.trust))
-        )
+        tables = self.summary, self.agreement, self.trust
+        return Verdicts(lines, *(table.filter_rows(history=history) for table in tables))
 
 
 def collect_verdicts(frame: pl.DataFrame) -> Verdicts:
@@ -84,10 +83,8 @@ def _summary(findings: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTa
     for part in parts.values():
         table = table.join(part, on=on, how="left")
     caption = "Verdicts by model and text. A blank cell has no verdict."
-    readable = pl.col(pl.String).exclude(on).str.replace_all("_", " ")
-    return make_report_table(
-        "summary", caption, "shapelake findings --lake {lake}", table.sort(on).with_columns(readable)
-    )
+    shown = table.sort(on).with_columns(pl.col(pl.String).exclude(on).str.replace_all("_", " "))
+    return make_report_table("summary", caption, "shapelake findings --lake {lake}", shown)
 
 
 def _agreement(found: pl.DataFrame) -> ReportTable:
@@ -104,6 +101,5 @@ def _trust(found: pl.DataFrame) -> ReportTable:
 
 
 def _trust_rank() -> pl.Expr:
-    return pl.col("verdict").replace_strict(
-        {word: rank for rank, word in enumerate(TRUST_WORST_FIRST)}, return_dtype=pl.Int8
-    )
+    ranks = {word: rank for rank, word in enumerate(TRUST_WORST_FIRST)}
+    return pl.col("verdict").replace_strict(ranks, return_dtype=pl.Int8)
