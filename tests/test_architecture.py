@@ -127,7 +127,7 @@ HEAVY = ("torch", "transformers", "ray", "scipy")
     ids=lambda words: words[0],
 )
 def test_reading_commands_start_without_the_heavy_libraries(words, tmp_path):
-    """Which is what makes them fast: 0.3 to 1.1 s on 2 cores, `query` slowest."""
+    """So they start in 0.3 to 1.1 s on 2 cores, `query` slowest."""
     sweep, lake = _finished(tmp_path)
     _without_heavy_libraries([word.format(sweep=sweep, lake=lake) for word in words])
 

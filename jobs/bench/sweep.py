@@ -137,9 +137,9 @@ def _fetched_ahead(root: Path) -> Comparison:
     with tempfile.TemporaryDirectory() as folder:
         plan, lake = make_plan(sweep, Lake(folder)), Lake(folder)
         with closing(RayBackend(TaskFunctions(nap_before, nap, discard_fetched), sweep.resources, AHEAD)) as backend:
-            Driver(plan, lake, backend, "first", RunProgress(NAPS)).run()
+            Driver(plan, lake, backend, "first", RunProgress(NAPS), {}).run()
             start, waited_s = now(), backend.gpu_wait_s
-            report = Driver(plan, lake, backend, "second", RunProgress(NAPS)).run()
+            report = Driver(plan, lake, backend, "second", RunProgress(NAPS), {}).run()
             slots_s, waited_s = SLOTS * since(start).wall, backend.gpu_wait_s - waited_s
     assert report.committed == NAPS, report
     subject = Subject("sweep", f"{SLOTS} slots, {NAP_S:g} s to fetch and {NAP_S:g} s to measure each, total", NAPS)

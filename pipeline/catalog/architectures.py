@@ -12,16 +12,13 @@ DECODER: tuple[ModelKind, ...] = ("decoder",)
 ENCODER: tuple[ModelKind, ...] = ("encoder",)
 ENCODER_DECODER: tuple[ModelKind, ...] = ("encdec-encoder", "encdec-decoder")
 
-CLASS_SUFFIXES: tuple[tuple[str, tuple[ModelKind, ...]], ...] = (
-    ("ForConditionalGeneration", ENCODER_DECODER),
-    ("EncoderModel", ("encdec-encoder",)),
-    ("ForCausalLM", DECODER),
-    ("LMHeadModel", DECODER),
-    ("DoubleHeadsModel", DECODER),
-    ("ForMaskedLM", ENCODER),
-    ("ForPreTraining", ENCODER),
-)
-"""Class name suffix in `architectures` -> model kinds; a base class (GPT2Model) does not determine the kind."""
+CLASS_SUFFIXES: dict[tuple[str, ...], tuple[ModelKind, ...]] = {
+    ("ForConditionalGeneration",): ENCODER_DECODER,
+    ("EncoderModel",): ("encdec-encoder",),
+    ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"): DECODER,
+    ("ForMaskedLM", "ForPreTraining"): ENCODER,
+}
+"""Class name suffixes in `architectures` -> model kinds; a base class (GPT2Model) does not determine the kind."""
 
 
 class Architecture(NamedTuple):
@@ -45,11 +42,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **_rows(DECODER, "sublayer-post", "olmo2 olmo3"),
     **_rows(DECODER, "unknown", "gemma2 gemma3_text"),  # norms on both sides of each sublayer
     **_rows(ENCODER, "pre", "eurobert modernbert roberta-prelayernorm xlm-roberta-xl"),
-    **_rows(
-        ENCODER,
-        "post",
-        "albert bert camembert deberta deberta-v2 distilbert electra mpnet roberta xlm-roberta",
-    ),
+    **_rows(ENCODER, "post", "albert bert camembert deberta deberta-v2 distilbert electra mpnet roberta xlm-roberta"),
     **_rows(ENCODER_DECODER, "pre", "mbart mt5 pegasus t5 umt5"),
     **_rows(ENCODER_DECODER, "post", "bart marian"),
 }
@@ -65,8 +58,8 @@ def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
     """
     names = config.get("architectures")
     for name in names if isinstance(names, list) else ():
-        for suffix, kinds in CLASS_SUFFIXES:
-            if str(name).endswith(suffix):
+        for suffixes, kinds in CLASS_SUFFIXES.items():
+            if str(name).endswith(suffixes):
                 return kinds
     known = _lookup(config)
     return known.kinds if known else ()

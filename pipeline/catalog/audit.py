@@ -8,6 +8,7 @@ pythia-12b have the final model's first shard (#206), and three distant steps of
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 from statistics import median
 from typing import Literal, NamedTuple, TypeVar
 
@@ -16,19 +17,8 @@ from pipeline.catalog.revisions import UNKNOWN_ORDER, History, Revision, Revisio
 
 Severity = Literal["error", "warning", "note"]
 """error: a curve over these points is wrong; warning: the curve lacks points; note: no effect on a curve."""
-FindingName = Literal[
-    "known-bad",
-    "equals-final",
-    "equal-weights",
-    "shared-shards",
-    "no-weights",
-    "gap",
-    "unparsed",
-    "gated",
-    "generic-rule",
-    "no-repo",
-    "no-revisions",
-]
+WeightsFinding = Literal["known-bad", "equals-final", "equal-weights", "shared-shards", "no-weights"]
+FindingName = Literal[WeightsFinding, "gap", "unparsed", "gated", "generic-rule", "no-repo", "no-revisions"]
 RecordedRevisions = Mapping[str, tuple[str | None, str]]
 """Newest recorded commit and weights digest by revision name, from the lake."""
 
@@ -53,17 +43,10 @@ class HistoryFinding(NamedTuple):
 def audit_history(history: History) -> tuple[HistoryFinding, ...]:
     """Return all findings about a history, the most severe first."""
     revisions = sorted(history.revisions, key=lambda revision: revision.sort_key)
-    findings = (
-        *_known_bad(revisions),
-        *_equal_to_final(revisions),
-        *_equal_weights(revisions),
-        *_shared_shards(revisions),
-        *_not_measured(revisions),
-        *_gaps(revisions),
-        *_generic_rule(history),
-        *_nothing_found(history),
-    )
-    return tuple(sorted(findings, key=lambda finding: Severity.__args__.index(finding.severity)))
+    checks = (_known_bad, _equal_to_final, _equal_weights, _shared_shards, _not_measured, _gaps)
+    findings = [finding for check in checks for finding in check(revisions)]
+    order = Severity.__args__.index
+    return tuple(sorted([*findings, *_about_listing(history)], key=lambda finding: order(finding.severity)))
 
 
 def classify_revisions(history: History, recorded: RecordedRevisions) -> dict[str, RevisionState]:
@@ -87,10 +70,7 @@ def assign_states(history: History, recorded: RecordedRevisions) -> History:
     """Return the history with states from `classify_revisions`; GONE revisions are appended."""
     states = classify_revisions(history, recorded)
     listed = tuple(replace(revision, state=states.pop(revision.name)) for revision in history.revisions)
-    gone = (
-        Revision(name, training_order=UNKNOWN_ORDER, commit=recorded[name][0], state=state)
-        for name, state in states.items()
-    )
+    gone = (Revision(name, training_order=UNKNOWN_ORDER, commit=recorded[name][0], state="GONE") for name in states)
     return replace(history, revisions=(*listed, *gone))
 
 
@@ -122,7 +102,8 @@ def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     for group in _group_by_weights(revisions):
         middle = [revision for revision in group if revision.name not in final]
         if middle and (ends := [revision.name for revision in group if revision.name in final]):
-            says = f"{{}} {_have(middle)} the weights of {ends[-1]}, the end of training{_sources(group)}"
+            have = "has" if len(middle) == 1 else "have"
+            says = f"{{}} {have} the weights of {ends[-1]}, the end of training{_sources(group)}"
             yield _finding("equals-final", "error", middle, says)
 
 
@@ -131,15 +112,11 @@ def _equal_weights(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     final = _finals(revisions)
     at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.weight_hashes)}
     for group in _group_by_weights(revisions):
-        if not final.isdisjoint(revision.name for revision in group):
-            continue
-        if all(
-            at[b.name] - at[a.name] == 1 and a.training_point.run == b.training_point.run for a, b in pairwise(group)
-        ):
-            yield _finding("equal-weights", "note", group, f"{{}} have equal weights{_sources(group)}")
-        else:
-            says = f"{{}} have equal weights, but are not adjacent in training{_sources(group)}"
-            yield _finding("equal-weights", "error", group, says)
+        if final.isdisjoint(revision.name for revision in group):
+            runs, places = {r.training_point.run for r in group}, [at[r.name] for r in group]
+            apart = len(runs) > 1 or places[-1] - places[0] != len(group) - 1
+            says = f"{{}} have equal weights{', but are not adjacent in training' if apart else ''}{_sources(group)}"
+            yield _finding("equal-weights", "error" if apart else "note", group, says)
 
 
 def _shared_shards(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
@@ -161,23 +138,19 @@ def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
     """Yield intervals much wider than their neighbours on both sides; a grid that only widens (log-spaced) has none."""
-    for stage in _group_by(
-        revisions, lambda r: (r.training_point.run, r.training_point.stage) if _count(r) is not None else None
-    ).values():
-        steps = [(_count(revision) or 0, revision) for revision in stage]
-        widths = [b - a for (a, _), (b, _) in pairwise(steps)]
+    counted = [revision for revision in revisions if _count(revision) is not None]
+    for stage in _group_by(counted, lambda r: (r.training_point.run, r.training_point.stage)).values():
+        widths = [b - a for a, b in pairwise(_count(revision) or 0 for revision in stage)]
         for index, width in enumerate(widths):
-            usual = _usual(widths, index)
-            if usual is not None and width > GAP_RATIO * usual:
-                ends = [steps[index][1], steps[index + 1][1]]
+            if width > GAP_RATIO * (usual := _usual(widths, index)):
                 says = f"no checkpoint between {{}}, where the usual interval is {usual:,.0f}"
-                yield _finding("gap", "warning", ends, says)
+                yield _finding("gap", "warning", stage[index : index + 2], says)
 
 
-def _usual(widths: Sequence[int], index: int) -> float | None:
-    """Return the median interval on the wider side of an interval; None for the first and last interval."""
+def _usual(widths: Sequence[int], index: int) -> float:
+    """Return the median interval on the wider side of an interval; infinity for the first and last interval."""
     before, after = widths[max(index - GAP_NEIGHBORS, 0) : index], widths[index + 1 : index + 1 + GAP_NEIGHBORS]
-    return max(median(before), median(after)) if before and after else None
+    return max(median(before), median(after)) if before and after else inf
 
 
 def _count(revision: Revision) -> int | None:
@@ -186,27 +159,20 @@ def _count(revision: Revision) -> int | None:
     return next((count for count in (point.step, point.tokens, point.position) if count is not None), None)
 
 
-def _generic_rule(history: History) -> Iterator[HistoryFinding]:
-    if history.family_name == "generic" and len(history.revisions) > 1:
-        says = f"{history.model} is not in the catalogue: its names were read by the general rule"
-        yield HistoryFinding("generic-rule", "note", (), says)
-
-
-def _nothing_found(history: History) -> Iterator[HistoryFinding]:
+def _about_listing(history: History) -> Iterator[HistoryFinding]:
     if history.missing_on_hub:
         yield HistoryFinding("no-repo", "warning", (), f"{history.model} is not on the Hub, or is private")
     elif not history.revisions:
         says = f"{history.model} has no revisions: no branch, tag or subfolder can be a checkpoint"
         yield HistoryFinding("no-revisions", "warning", (), says)
+    elif history.family_name == "generic" and len(history.revisions) > 1:
+        says = f"{history.model} is not in the catalogue: its names were read by the general rule"
+        yield HistoryFinding("generic-rule", "note", (), says)
 
 
 def _finals(revisions: Sequence[Revision]) -> set[str]:
     """Return `main`, and the last step with weights of each run."""
-    last = {
-        revision.training_point.run: revision.name
-        for revision in revisions
-        if revision.weight_hashes and _count(revision) is not None
-    }
+    last = {r.training_point.run: r.name for r in revisions if r.weight_hashes and _count(r) is not None}
     return {*last.values(), *(revision.name for revision in revisions if revision.is_final)}
 
 
@@ -242,10 +208,6 @@ def _sources(group: Sequence[Revision]) -> str:
     """Return the sources of the group's known issues that this listing confirms, in parentheses."""
     sources = dict.fromkeys(i.source for r in group for i in r.known_bad if is_confirmed_by_listing(i, r, group))
     return f" ({', '.join(sources)})" if sources else ""
-
-
-def _have(group: Sequence[Revision]) -> str:
-    return "has" if len(group) == 1 else "have"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -15,13 +15,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 VOCABULARY_PATTERNS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 """Files with a vocabulary; any one of them is sufficient for a tokenizer."""
-TOKENIZER_PATTERNS = (
-    *VOCABULARY_PATTERNS,
-    "merges.txt",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 
 
 class CheckpointFiles(Protocol):
@@ -52,9 +46,8 @@ class LocalFolder:
     def __init__(self, path: Path, progress: Progress | None = None) -> None:
         self.path, self.progress = path, progress
         self.location = str(path)
-        self.names = (
-            frozenset(entry.name for entry in path.iterdir() if entry.is_file()) if path.is_dir() else frozenset()
-        )
+        entries = path.iterdir() if path.is_dir() else ()
+        self.names = frozenset(entry.name for entry in entries if entry.is_file())
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
@@ -101,7 +94,7 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | Non
 
 def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
     """Return the names of the tokenizer files."""
-    return _matching(files, TOKENIZER_PATTERNS)
+    return _matching(files, (*VOCABULARY_PATTERNS, *TOKENIZER_SETTINGS))
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:

@@ -12,12 +12,7 @@ def build_checkpoint_fields(files: CheckpointFiles, hashes: FileHashes, point: T
     """Return the fields of a Checkpoint except its label and its file locations."""
     config = parse_config(files)
     return {
-        "kinds": infer_kinds(config),
-        "n_params": weight_bytes(files) // bytes_per_parameter(config) or None,
-        "step": point.step,
-        "tokens_seen": point.tokens,
-        "tokens_source": point.tokens_source,
-        "stage": point.stage,
-        "run": point.run,
-        **hashes.digests,
+        **{"kinds": infer_kinds(config), "n_params": weight_bytes(files) // bytes_per_parameter(config) or None},
+        **{"step": point.step, "tokens_seen": point.tokens, "tokens_source": point.tokens_source},
+        **{"stage": point.stage, "run": point.run, **hashes.digests},
     }

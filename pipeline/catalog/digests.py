@@ -4,13 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
-from pipeline.catalog.checkpoint_files import (
-    CONFIG_FILE,
-    CheckpointFiles,
-    LocalFolder,
-    list_tokenizer_files,
-    list_weight_files,
-)
+from pipeline.catalog import checkpoint_files
+from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles, LocalFolder, list_weight_files
 from pipeline.errors import FilesChangedError
 from pipeline.hashing import digest_file_hashes
 from pipeline.spec import Checkpoint
@@ -38,12 +33,8 @@ class FileHashes(NamedTuple):
     @classmethod
     def from_files(cls, files: CheckpointFiles, tokenizer: CheckpointFiles) -> "FileHashes":
         """Hash local files; on the Hub, read only the files whose sha256 the listing lacks."""
-        return cls(
-            files.location,
-            _shas(files, list_weight_files(files)),
-            _shas(files, (CONFIG_FILE,)),
-            _shas(tokenizer, list_tokenizer_files(tokenizer)),
-        )
+        weights, own = list_weight_files(files), checkpoint_files.list_tokenizer_files(tokenizer)
+        return cls(files.location, _shas(files, weights), _shas(files, (CONFIG_FILE,)), _shas(tokenizer, own))
 
     @property
     def digests(self) -> Digests:
@@ -76,16 +67,12 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
     Raises:
         FilesChangedError: a digest differs.
     """
-    current = FileHashes.from_files(
-        LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
-    ).digests
-    for name, digest in current.items():
+    files, tokenizer = LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
+    for name, digest in FileHashes.from_files(files, tokenizer).digests.items():
         if digest != getattr(checkpoint, name):
-            raise FilesChangedError(
-                f"checkpoint {checkpoint.label} in {checkpoint.path}",
-                f"its {name.removesuffix('_digest')} changed after the plan was made",
-                "Run the sweep again to plan with the new files",
-            )
+            asked = f"checkpoint {checkpoint.label} in {checkpoint.path}"
+            found = f"its {name.removesuffix('_digest')} changed after the plan was made"
+            raise FilesChangedError(asked, found, "Run the sweep again to plan with the new files")
 
 
 def _shas(files: CheckpointFiles, names: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
@@ -19,9 +19,7 @@ FAMILIES_YAML = Path(__file__).with_name("families.yaml")
 class GenericFamily(Family):
     """Rule for repos outside the catalogue: names are parsed by `revision_names.parse_name`."""
 
-    @property
-    def is_generic(self) -> bool:
-        return True
+    is_generic: ClassVar[bool] = True
 
     def parse_name(self, repo: str, name: str) -> TrainingPoint | None:
         return parse_name(name)
@@ -62,18 +60,16 @@ def parse_family(name: str, fields: Mapping[str, Any]) -> Family:
     try:
         return Family.model_validate({"name": name, **fields})
     except ValidationError as error:
-        raise UsageError(
-            f"family {name}", format_first_error(error), f"Fix this field of entry {name} in {FAMILIES_YAML.name}"
-        ) from error
+        do = f"Fix this field of entry {name} in {FAMILIES_YAML.name}"
+        raise UsageError(f"family {name}", format_first_error(error), do) from error
 
 
 def get_family(name: str) -> Family:
     """Return the family called `name`; raises UsageError if the catalogue has none."""
     known = {family.name: family for family in load_families()}
     if name not in known:
-        raise UsageError(
-            f"family {name!r}", f"no such family{suggest(name, list(known))}", "List them with shapelake catalog"
-        )
+        found = f"no such family{suggest(name, list(known))}"
+        raise UsageError(f"family {name!r}", found, "List them with shapelake catalog")
     return known[name]
 
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import product
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -73,6 +73,9 @@ class Example(StrictModel):
 class Family(StrictModel):
     """One entry of the catalogue."""
 
+    is_generic: ClassVar[bool] = False
+    """True for the rule for repos outside the catalogue."""
+
     name: str
     ids: Annotated[tuple[str, ...], Field(min_length=1)]
     """Repo id templates with {placeholders} from `vars`, or with * for ids that only a Hub listing has."""
@@ -128,11 +131,6 @@ class Family(StrictModel):
                 raise ValueError(f"vars has no {unknown!r}, which {template} needs")
         return self
 
-    @property
-    def is_generic(self) -> bool:
-        """True for the rule for repos outside the catalogue."""
-        return False
-
     @cached_property
     def expanded_ids(self) -> tuple[str, ...]:
         """All repo ids of the family; patterns with * stay unexpanded."""
@@ -145,11 +143,8 @@ class Family(StrictModel):
 
     def list_repos(self, glob: str = "*") -> tuple[str, ...]:
         """Return repo ids that match `glob`, with or without their owner; patterns with * are excluded."""
-        return tuple(
-            repo
-            for repo in self.expanded_ids
-            if "*" not in repo and (fnmatchcase(repo, glob) or fnmatchcase(repo.split("/")[-1], glob))
-        )
+        repos = (repo for repo in self.expanded_ids if "*" not in repo)
+        return tuple(repo for repo in repos if fnmatchcase(repo, glob) or fnmatchcase(repo.split("/")[-1], glob))
 
     def claims(self, repo: str) -> bool:
         """Return True if `repo` belongs to the family; case-sensitive."""
@@ -162,9 +157,7 @@ class Family(StrictModel):
             name: branch, tag, subfolder or, for `where: repos`, the repo id, with or without its owner.
         """
         match = self.rev.fullmatch(name.split("/")[-1] if self.where == "repos" else name)
-        if match is None:
-            return None
-        point = parse_groups(match.groupdict())
+        point = parse_groups(match.groupdict()) if match else None
         stage = self._stage(repo, point.stage) if point else None
         if point is None or stage is None:
             return None
@@ -173,7 +166,9 @@ class Family(StrictModel):
 
     def sort_key(self, point: TrainingPoint) -> tuple:
         """Return the sort key of training order within one history: run, stage, step or tokens."""
-        return (run_sort_key(point.run), self._ranks.get(point.stage, SORTS_LAST), *point.sort_key_in_stage)
+        stages = list(dict.fromkeys(stage.name for stage in self.stages))
+        rank = stages.index(point.stage) if point.stage in stages else SORTS_LAST
+        return (run_sort_key(point.run), rank, *point.sort_key_in_stage)
 
     def skips(self, name: str) -> bool:
         """Return True if `name` is known not to be a checkpoint; skipped names are not reported."""
@@ -196,10 +191,6 @@ class Family(StrictModel):
     def known_bad_for(self, repo: str, rev: str) -> tuple[KnownBad, ...]:
         """Return the known issues of a revision; a listing may show that they are fixed."""
         return tuple(bad for bad in self.known_bad if fnmatchcase(repo, bad.repo) and bad.rev.fullmatch(rev))
-
-    @cached_property
-    def _ranks(self) -> dict[str | None, int]:
-        return {name: rank for rank, name in enumerate(dict.fromkeys(stage.name for stage in self.stages))}
 
     @cached_property
     def _id_patterns(self) -> tuple[re.Pattern[str], ...]:

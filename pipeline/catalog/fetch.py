@@ -72,9 +72,7 @@ def fetch_temporarily(checkpoint: Checkpoint, run_id: str, budget_bytes: int | N
 
 def discard_checkpoint(checkpoint: Checkpoint, run_id: str) -> None:
     """Remove the checkpoint's scratch folder, if any; a folder that another process locks is left to `remove_stale`."""
-    with scratch.lock_folder(folder := scratch_folder(checkpoint, run_id), wait=False) as locked:
-        if locked:
-            scratch.release_folder(folder)
+    scratch.release_if_unlocked(scratch_folder(checkpoint, run_id))
 
 
 def _parts(checkpoint: Checkpoint) -> list[tuple[str, RemoteFiles]]:
@@ -112,11 +110,9 @@ def _fetch_file(remote: RemoteFiles, file: HubFile, folder: Path, progress: Prog
             return
         path.unlink()
         progress.advance(start - progress.done)
-    raise CheckpointError(
-        _describe(remote, file),
-        "two downloads do not have the sha256 that the Hub lists: a flipped bit or a damaged upload",
-        "Exclude this checkpoint from the sweep, and report the file to the owner of the repository",
-    )
+    found = "two downloads do not have the sha256 that the Hub lists: a flipped bit or a damaged upload"
+    do = "Exclude this checkpoint from the sweep, and report the file to the owner of the repository"
+    raise CheckpointError(_describe(remote, file), found, do)
 
 
 def _link(remote: RemoteFiles, file: HubFile, folder: Path, _: Progress) -> bool:
@@ -133,22 +129,16 @@ def _link(remote: RemoteFiles, file: HubFile, folder: Path, _: Progress) -> bool
 
 def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progress) -> bool:
     asked, start = _describe(remote, file), progress.done
+    name, bar = _name(remote, file), cast(Any, partial(_Counter, progress))
+    own = folder / ".cache" / "none"  # else a damaged copy in the user's cache would be reused
 
     def once() -> None:
         progress.advance(start - progress.done)
         try:
-            hf_hub_download(
-                remote.repo,
-                _name(remote, file),
-                revision=remote.commit,
-                local_dir=folder,
-                cache_dir=folder / ".cache" / "none",  # else a damaged copy in the user's cache would be reused
-                tqdm_class=cast(Any, partial(_Counter, progress)),
-            )
+            hf_hub_download(remote.repo, name, revision=remote.commit, local_dir=folder, cache_dir=own, tqdm_class=bar)
         except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
-            raise FilesChangedError(
-                asked, "no longer on the Hub", "Run the sweep again to plan with the current commits"
-            ) from error
+            do = "Run the sweep again to plan with the current commits"
+            raise FilesChangedError(asked, "no longer on the Hub", do) from error
 
     try:
         call_with_retries(asked, once)

@@ -7,8 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NamedTuple
 
 from huggingface_hub import HfApi, constants, errors, get_session, get_token, hf_hub_url
@@ -73,8 +72,9 @@ def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
         UsageError: the repository or commit does not exist.
     """
     path = cache.folder("hub/trees") / digest_json([repo, commit])
-    if cached := _cached_tree(path):
-        return cached
+    with suppress(FileNotFoundError, ValidationError):
+        if cached := TREE.validate_json(path.read_bytes()):
+            return cached
     entries = call_with_retries(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
     if entries:  # every commit has files, so an empty answer is wrong and is not cached
         cache.write_atomic(path, canonical_json([entry.model_dump() for entry in entries]).encode())
@@ -88,10 +88,13 @@ def fetch_small_file(repo: str, commit: str, entry: TreeEntry) -> bytes:
         FetchError: the Hub did not answer, or sent damaged bytes.
         UsageError: the repository is gated, or the file does not exist.
     """
-    asked = f"{entry.path} of {repo} at {commit}"
-    return _read_or_create(
-        cache.folder("hub/files") / entry.oid, lambda: call_with_retries(asked, lambda: _checked(repo, commit, entry))
-    )
+    path = cache.folder("hub/files") / entry.oid
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        data = call_with_retries(f"{entry.path} of {repo} at {commit}", lambda: _checked(repo, commit, entry))
+        cache.write_atomic(path, data)
+        return data
 
 
 def fetch_sha256(repo: str, commit: str, entry: TreeEntry) -> str:
@@ -108,7 +111,8 @@ def is_access_denied(repo: str, commit: str) -> bool:
         FetchError: the Hub did not answer.
         UsageError: the repository or commit does not exist.
     """
-    granted = cache.folder("hub/open") / digest_json([constants.ENDPOINT, repo, _token_key()])
+    token = hashlib.blake2b((get_token() or "").encode(), salt=b"shapelake", digest_size=16).hexdigest()  # irreversible
+    granted = cache.folder("hub/open") / digest_json([constants.ENDPOINT, repo, token])
     if granted.exists() or constants.is_offline_mode():
         return False
     denied = call_with_retries(f"permission to read {repo}", lambda: _is_access_denied(repo, commit))
@@ -148,14 +152,6 @@ def _tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
         )
 
 
-def _cached_tree(path: Path) -> tuple[TreeEntry, ...]:
-    """Return the cached tree; empty if it is absent or cannot be parsed."""
-    try:
-        return TREE.validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return ()
-
-
 def _checked(repo: str, commit: str, entry: TreeEntry) -> bytes:
     url = hf_hub_url(repo, entry.path, revision=commit)
     response = get_session().get(url, headers=build_hf_headers())
@@ -169,17 +165,11 @@ def _checked(repo: str, commit: str, entry: TreeEntry) -> bytes:
 
 def _is_access_denied(repo: str, commit: str) -> bool:
     try:
-        HfApi().get_hf_file_metadata(url=hf_hub_url(repo, "config.json", revision=commit))
+        with suppress(errors.RemoteEntryNotFoundError):
+            HfApi().get_hf_file_metadata(url=hf_hub_url(repo, "config.json", revision=commit))
     except errors.GatedRepoError:
         return True
-    except errors.RemoteEntryNotFoundError:
-        return False
     return False
-
-
-def _token_key() -> str:
-    """Return a non-reversible cache key of the HF token; constant if there is no token."""
-    return hashlib.blake2b((get_token() or "").encode(), salt=b"shapelake", digest_size=16).hexdigest()
 
 
 def _request_or_cached(key: list[str], asked: str, request: Callable[[], Any]) -> Any:
@@ -192,15 +182,5 @@ def _request_or_cached(key: list[str], asked: str, request: Callable[[], Any]) -
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UsageError(
-            asked, "HF_HUB_OFFLINE is set, and the cache has no answer", "Unset HF_HUB_OFFLINE once to fill the cache"
-        ) from None
-
-
-def _read_or_create(path: Path, create: Callable[[], bytes]) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        data = create()
-        cache.write_atomic(path, data)
-        return data
+        found, do = "HF_HUB_OFFLINE is set, and the cache has no answer", "Unset HF_HUB_OFFLINE once to fill the cache"
+        raise UsageError(asked, found, do) from None

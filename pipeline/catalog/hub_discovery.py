@@ -7,18 +7,9 @@ sha256 of every weight file; config and tokenizer files are small and are downlo
 from collections.abc import Iterable, Sequence
 from os.path import commonprefix
 
-from pipeline.catalog import hub_client
+from pipeline.catalog import hub_client, hub_refs
 from pipeline.catalog.families import Family, get_family, load_families
-from pipeline.catalog.hub_refs import (
-    MAIN,
-    Repo,
-    RevisionRef,
-    find_ref_name,
-    list_revision_refs,
-    list_skipped_names,
-    open_repo,
-    resolve_ref,
-)
+from pipeline.catalog.hub_refs import MAIN, Repo, find_ref_name, list_revision_refs, open_repo, resolve_ref
 from pipeline.catalog.revision_resolver import RevisionResolver, map_in_parallel
 from pipeline.catalog.revisions import EMPTY_POINT, History
 from pipeline.errors import NotFoundError, UsageError
@@ -29,12 +20,9 @@ from pipeline.spec import Checkpoint, Hub, Members
 
 def discover_histories(source: Hub | Members, models: str) -> tuple[History, ...]:
     """Return the histories of a repo, or of a family's members whose model matches the glob `models`."""
-    ids = [repo for repo in _requested_repos(source) if isinstance(source, Hub) or _is_wanted(source, repo, models)]
-    label = f"Listing revisions of {source.name}"
-    if isinstance(source, Members):
-        opened = map_in_parallel(_open_if_present, ids, label, "repos")
-    else:
-        opened = map_in_parallel(open_repo, ids, label, "repos")
+    ids = _requested_repos(source, models)
+    open_one = _open_if_present if isinstance(source, Members) else open_repo
+    opened = map_in_parallel(open_one, ids, f"Listing revisions of {source.name}", "repos")
     repos = [repo for repo in opened if repo is not None]
     absent = [id_ for id_, repo in zip(ids, opened, strict=True) if repo is None]
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
@@ -50,16 +38,14 @@ def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
     revision = find_ref_name(repo, revision)
     is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
     ref = resolve_ref(repo, MAIN if is_folder else revision)
-    expanded = resolver.expand_subfolders(
-        [ref._replace(training_point=ref.training_point or EMPTY_POINT)], f"Reading {repo.model}"
-    )
+    ref = ref._replace(training_point=ref.training_point or EMPTY_POINT)
+    expanded = resolver.expand_subfolders([ref], f"Reading {repo.model}")
     match = next((inner for inner in expanded if inner.name == (revision if is_folder else ref.name)), None)
     asked, listed = f"checkpoint {source.hub}@{revision}", f"shapelake catalog {source.hub}"
     if match is None:
         raise UsageError(asked, "no such checkpoint", f"List the checkpoints with {listed}")
-    resolved = resolver.resolve(
-        source.model or repo.model, match._replace(training_point=match.training_point or EMPTY_POINT)
-    )
+    match = match._replace(training_point=match.training_point or EMPTY_POINT)
+    resolved = resolver.resolve(source.model or repo.model, match)
     if resolved.checkpoint is None:
         found = resolved.state_reason or resolved.state
         raise UsageError(asked, found, f"Choose a measurable revision from {listed}")
@@ -73,19 +59,17 @@ def list_member_repos(family: Family) -> tuple[str, ...]:
     return (*family.list_repos(), *(repo for repo in _search_hub(family.repo_patterns) if family.claims(repo)))
 
 
-def _requested_repos(source: Hub | Members) -> tuple[str, ...]:
+def _requested_repos(source: Hub | Members, models: str) -> Sequence[str]:
     if isinstance(source, Hub):
         return _repos_per_checkpoint(source.hub) or (source.hub,)
     family = get_family(source.family)
     members = list_member_repos(family)
-    matches = tuple(
-        repo for repo in members if any(matches_model(name, source.models) for name in (repo, family.model_of(repo)))
-    )
-    if not matches:
+    wanted = [repo for repo in members if _is_wanted(family, repo, source.models)]
+    if not wanted:
         found = f"none of {', '.join(members[:3])} ..." if members else "the Hub lists none"
         do = f"Give a glob that matches a model of shapelake catalog {family.name}"
         raise UsageError(f"models {source.models!r} of {family.name}", found, do)
-    return matches
+    return [repo for repo in wanted if _is_wanted(family, repo, models)]
 
 
 def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
@@ -98,8 +82,8 @@ def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
     return ()
 
 
-def _is_wanted(source: Members, repo: str, models: str) -> bool:
-    return any(matches_model(name, models) for name in (repo, get_family(source.family).model_of(repo)))
+def _is_wanted(family: Family, repo: str, models: str) -> bool:
+    return any(matches_model(name, models) for name in (repo, family.model_of(repo)))
 
 
 def _open_if_present(repo: str) -> Repo | None:
@@ -121,17 +105,14 @@ def _search_hub(patterns: Iterable[str]) -> list[str]:
 
 
 def _history(model: str, repos: Sequence[Repo], resolver: RevisionResolver) -> History:
-    refs: list[RevisionRef] = [ref for repo in repos for ref in list_revision_refs(repo)]
+    refs = [ref for repo in repos for ref in list_revision_refs(repo)]
     expanded = resolver.expand_subfolders(refs, f"Reading {model}")
     with Progress(f"Reading {model}", len(expanded), "revisions") as progress:
         revisions = []
         for ref in expanded:
             revisions.append(resolver.resolve(model, ref))
             progress.advance(1)
-    return History(
-        model=model,
-        revisions=tuple(sorted(revisions, key=lambda revision: revision.sort_key)),
-        ignored_names=tuple(name for repo in repos for name in list_skipped_names(repo)),
-        family_name=repos[0].family.name,
-        formerly=repos[0].requested_id if repos[0].requested_id not in (repos[0].refs.repo, model) else None,
-    )
+    first, ignored = repos[0], tuple(name for repo in repos for name in hub_refs.list_skipped_names(repo))
+    formerly = first.requested_id if first.requested_id not in (first.refs.repo, model) else None
+    revisions.sort(key=lambda revision: revision.sort_key)
+    return History(model, tuple(revisions), ignored, first.family.name, formerly)

@@ -36,12 +36,8 @@ MAX_TOTAL_WAIT_S = 900.0
 FIRST_WAIT_S = 1.0
 TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 LIBRARY_ERRORS = (
-    httpx2.HTTPError,
-    json.JSONDecodeError,
-    errors.HFValidationError,
-    errors.LocalEntryNotFoundError,
-    errors.OfflineModeIsEnabled,
-    errors.XetDownloadError,
+    *(httpx2.HTTPError, json.JSONDecodeError, errors.HFValidationError),
+    *(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.XetDownloadError),
 )
 """Errors that the library and its transport raise for external reasons."""
 
@@ -91,15 +87,7 @@ def call_with_retries(asked: str, call: Callable[[], T]) -> T:
     """
     _prepare()
     _require_usable_token()
-    retrying = Retrying(
-        retry=retry_if_exception(_is_transient),
-        wait=_wait_s,
-        stop=lambda state: (
-            state.attempt_number >= MAX_ATTEMPTS or state.idle_for + state.upcoming_sleep > MAX_TOTAL_WAIT_S
-        ),
-        sleep=_sleep,
-        reraise=True,
-    )
+    retrying = Retrying(retry=retry_if_exception(_is_transient), wait=_wait_s, stop=_stop, sleep=_sleep, reraise=True)
     try:
         return retrying(call)
     except (TransientError, *LIBRARY_ERRORS) as error:
@@ -154,7 +142,7 @@ def _prepare() -> None:
     constants.HF_HUB_DISABLE_XET = os.environ.get("HF_HUB_DISABLE_XET", "1").upper() in constants.ENV_VARS_TRUE_VALUES
     disable_progress_bars()
     logging.set_verbosity_error()  # its warnings quote signed URLs
-    set_client_factory(_client)
+    set_client_factory(lambda: _Client(event_hooks={"request": [_limit_request]}, follow_redirects=True, timeout=None))
 
 
 class _Client(httpx2.Client):
@@ -171,10 +159,6 @@ class _Client(httpx2.Client):
         return response
 
 
-def _client() -> httpx2.Client:
-    return _Client(event_hooks={"request": [_limit_request]}, follow_redirects=True, timeout=None)
-
-
 def _limit_request(request: httpx2.Request) -> None:
     """Set a timeout on the request, and remove the token unless the request goes to the endpoint."""
     if constants.is_offline_mode():
@@ -182,13 +166,9 @@ def _limit_request(request: httpx2.Request) -> None:
     limits = request.extensions.setdefault("timeout", {})
     for step in ("connect", "read", "write", "pool"):
         limits[step] = limits.get(step) or TIMEOUT_S
-    if not _is_at(request.url, constants.ENDPOINT):
+    url, endpoint = request.url, httpx2.URL(constants.ENDPOINT)
+    if (url.scheme, url.host, url.port) != (endpoint.scheme, endpoint.host, endpoint.port):
         request.headers.pop("Authorization", None)
-
-
-def _is_at(url: httpx2.URL, endpoint: str) -> bool:
-    other = httpx2.URL(endpoint)
-    return (url.scheme, url.host, url.port) == (other.scheme, other.host, other.port)
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
@@ -201,6 +181,10 @@ def _retry_after_s(response: httpx2.Response) -> float | None:
     except (TypeError, ValueError):
         window = re.search(r"\bt=(\d+)", response.headers.get("RateLimit", "")) if response.status_code == 429 else None
         return float(window[1]) if window else None
+
+
+def _stop(state: RetryCallState) -> bool:
+    return state.attempt_number >= MAX_ATTEMPTS or state.idle_for + state.upcoming_sleep > MAX_TOTAL_WAIT_S
 
 
 def _wait_s(state: RetryCallState) -> float:

@@ -96,32 +96,23 @@ def find_ref_name(repo: Repo, revision: str) -> str:
 def list_subfolder_refs(main: RevisionRef, entries: Iterable[TreeEntry]) -> list[RevisionRef]:
     """Return the subfolders with a config.json, and `main` itself if it has a config.json too."""
     entries, repo = tuple(entries), main.repo
-    names = [name for name in find_folders_with(entries, CONFIG_FILE) if not repo.family.skips(name)]
+    folders = find_folders_with(entries, CONFIG_FILE)
+    points = {name: repo.family.parse_name(repo.catalog_id, name) for name in folders if not repo.family.skips(name)}
     root = [main] if any(entry.path == CONFIG_FILE for entry in entries) else []
-    return root + [
-        RevisionRef(repo, name, main.commit, repo.family.parse_name(repo.catalog_id, name), name) for name in names
-    ]
+    return root + [RevisionRef(repo, name, main.commit, point, name) for name, point in points.items()]
 
 
 def _names(repo: Repo) -> list[str]:
     """Return the branches and tags that the family uses for checkpoints, without `main`."""
-    refs = {
-        "branches": repo.refs.branches,
-        "tags": repo.refs.tags,
-        "branches-and-tags": repo.refs.tags | repo.refs.branches,
-    }
+    _, branches, tags = repo.refs
+    refs = {"branches": branches, "tags": tags, "branches-and-tags": tags | branches}
     return [name for name in refs.get(repo.family.where, {}) if name != MAIN]
 
 
 def _commit(repo: Repo, name: str) -> str:
     _, branches, tags = repo.refs
     commit = (branches | tags if repo.family.where == "tags" else tags | branches).get(name)
-    if COMMIT.fullmatch(name) and commit is None:
-        return name
-    if commit is None:
-        raise UsageError(
-            f"checkpoint {repo.refs.repo}@{name}",
-            "no such branch or tag",
-            f"List the checkpoints with shapelake catalog {repo.refs.repo}",
-        )
-    return commit
+    if commit is None and not COMMIT.fullmatch(name):
+        do = f"List the checkpoints with shapelake catalog {repo.refs.repo}"
+        raise UsageError(f"checkpoint {repo.refs.repo}@{name}", "no such branch or tag", do)
+    return commit or name

@@ -43,16 +43,11 @@ def _require_rows(rows: list[CatalogRow], asked: str) -> list[CatalogRow]:
 
 
 def _family_row(family: Family) -> CatalogRow:
+    models = None if family.repo_patterns else len(set(map(family.model_of, family.list_repos())))
+    tiers = " ".join(dict.fromkeys(family.tiers.values()))
     return {
-        "family": family.name,
-        "models": None if family.repo_patterns else len(set(map(family.model_of, family.list_repos()))),
-        "where": family.where,
-        "tier": " ".join(dict.fromkeys(family.tiers.values())),
-        "kind": family.kind,
-        "norm": family.norm,
-        "unit": _unit(family),
-        "gated": family.gated,
-        "unloadable": family.unloadable,
+        **{"family": family.name, "models": models, "where": family.where, "tier": tiers, "kind": family.kind},
+        **{"norm": family.norm, "unit": _unit(family), "gated": family.gated, "unloadable": family.unloadable},
         "source": family.source,
     }
 
@@ -62,13 +57,9 @@ def _model_rows(family: Family) -> list[CatalogRow]:
     models = {family.model_of(repo): repo for repo in reversed(repos)}
     return [
         {
-            "model": model,
-            "family": family.name,
-            "tier": family.tier_of(repo),
+            **{"model": model, "family": family.name, "tier": family.tier_of(repo)},
             "repos": sum(family.model_of(other) == model for other in repos),
-            "tokenizer": family.tokenizer_for(repo),
-            "gated": family.gated,
-            "unloadable": family.unloadable,
+            **{"tokenizer": family.tokenizer_for(repo), "gated": family.gated, "unloadable": family.unloadable},
         }
         for model, repo in reversed(models.items())
     ]
@@ -78,13 +69,8 @@ def _checkpoint_rows(history: History) -> list[CatalogRow]:
     first = {r.weights_digest: r.name for r in reversed(history.revisions) if r.weight_hashes}
     return [
         {
-            "model": history.model,
-            "revision": revision.name,
-            "step": revision.training_point.step,
-            "tokens": revision.training_point.tokens,
-            "stage": revision.training_point.stage,
-            "run": revision.training_point.run,
-            "state": revision.state,
+            **{"model": history.model, "revision": revision.name, "step": point.step},
+            **{"tokens": point.tokens, "stage": point.stage, "run": point.run, "state": revision.state},
             "same_as": None if (other := first.get(revision.weights_digest)) == revision.name else other,
             "why": revision.state_reason
             or "; ".join(issue.description for issue in list_active_issues(revision, history.revisions))
@@ -94,6 +80,7 @@ def _checkpoint_rows(history: History) -> list[CatalogRow]:
             "rule": history.family_name,
         }
         for revision in history.revisions
+        for point in [revision.training_point]
     ]
 
 

@@ -1,5 +1,6 @@
 """Discovery of histories in local folders: each subfolder with a HF checkpoint is a revision."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, LocalFolder, unloadable_reason
@@ -23,36 +24,26 @@ def discover_history(source: Local) -> History:
     """
     root = Path(source.local)
     if not root.is_dir():
-        raise UsageError(
-            f"history {root}",
-            "no such folder",
-            "Give a folder whose subfolders are checkpoints (step512, checkpoint-1000, ...)",
-        )
+        do = "Give a folder whose subfolders are checkpoints (step512, checkpoint-1000, ...)"
+        raise UsageError(f"history {root}", "no such folder", do)
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     parsed = [(point, path) for path in folders if (point := parse_name(path.name))]
     rest = [path for path in folders if parse_name(path.name) is None]
     if root_is_checkpoint := (root / CONFIG_FILE).is_file():
         parsed.append((parse_name(root.name) or EMPTY_POINT, root))
     if not parsed:
-        raise UsageError(
-            f"history {root}",
-            f"no checkpoint among {len(folders)} subfolders{_examples(rest)}",
-            "Name each subfolder by its step (step512, checkpoint-1000, iter_0002000, ...)",
-        )
+        examples = f" ({', '.join(path.name for path in rest[:3])})" if rest else ""
+        found = f"no checkpoint among {len(folders)} subfolders{examples}"
+        do = "Name each subfolder by its step (step512, checkpoint-1000, iter_0002000, ...)"
+        raise UsageError(f"history {root}", found, do)
     parsed.sort(key=lambda item: (item[0].sort_key, item[1].name))
     model = _model(root) if root_is_checkpoint and source.model is None else source.name
     with Progress(f"Hashing {model}", sum(bytes_to_hash(LocalFolder(path)) for _, path in parsed)) as progress:
         hashed = [(point, *hash_checkpoint(path, point, source, model, progress)) for point, path in parsed]
-    unparsed = [
-        Revision(path.name, training_order=UNKNOWN_ORDER, state="UNPARSED")
-        for path in rest
-        if (path / CONFIG_FILE).is_file()
-    ]
-    return History(
-        model=model,
-        revisions=(*(_revision(*item) for item in hashed), *unparsed),
-        ignored_names=tuple(path.name for path in rest if not (path / CONFIG_FILE).is_file()),
-    )
+    complete = [path.name for path in rest if (path / CONFIG_FILE).is_file()]
+    unparsed = [Revision(name, training_order=UNKNOWN_ORDER, state="UNPARSED") for name in complete]
+    ignored = tuple(path.name for path in rest if path.name not in complete)
+    return History(model, (*(_revision(*item) for item in hashed), *unparsed), ignored)
 
 
 def hash_checkpoint(
@@ -85,22 +76,14 @@ def inspect_checkpoint(folder: Path, tokenizer: str | None = None) -> Checkpoint
 def _revision(point: TrainingPoint, checkpoint: Checkpoint, hashes: FileHashes) -> Revision:
     # An incomplete checkpoint is included too: loading it then fails with the reason.
     reason = unloadable_reason(LocalFolder(Path(checkpoint.path)))
-    return Revision(
-        name=checkpoint.revision,
-        training_point=point,
-        training_order=FINAL_ORDER if point == EMPTY_POINT else (0, point.sort_key),
-        state="NO_WEIGHTS" if reason else "NEW",
-        state_reason=reason,
-        weight_hashes={} if reason else hashes.weights,
-        checkpoint=checkpoint,
-    )
+    order = FINAL_ORDER if point == EMPTY_POINT else (0, point.sort_key)
+    revision = Revision(checkpoint.revision, point, order, checkpoint=checkpoint)
+    if reason:
+        return replace(revision, state="NO_WEIGHTS", state_reason=reason)
+    return replace(revision, weight_hashes=hashes.weights)
 
 
 def _model(folder: Path) -> str:
     """Return the model name of a checkpoint folder: its parent's name if its own name states a step."""
     folder = folder.resolve()
     return folder.parent.name if parse_name(folder.name) else folder.name
-
-
-def _examples(folders: list[Path]) -> str:
-    return f" ({', '.join(path.name for path in folders[:3])})" if folders else ""

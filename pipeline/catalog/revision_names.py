@@ -60,8 +60,7 @@ def parse_name(name: str) -> TrainingPoint | None:
     groups: dict[str, str] = {}
     at = 0
     while at < len(name):
-        part = _PART.match(name, at)
-        if part is None:
+        if (part := _PART.match(name, at)) is None:
             return None
         new = {key: value for key, value in part.groupdict().items() if value}
         if new.keys() & groups.keys():
@@ -81,15 +80,9 @@ def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
         return None
     scale = _UNITS[(groups.get("unit") or "").lower()]
     counts = {kind: int(Decimal(count) * scale) for kind in ("tokens", "position") if (count := groups.get(kind))}
-    step = groups.get("step")
-    point = TrainingPoint(
-        step=int(step) * (1000 if groups.get("kilo") else 1) if step else None,
-        tokens=counts.get("tokens"),
-        stage=groups.get("stage"),
-        run=groups.get("run"),
-        tokens_source="name" if "tokens" in counts else None,
-        position=counts.get("position"),
-    )
+    step = int(digits) * (1000 if groups.get("kilo") else 1) if (digits := groups.get("step")) else None
+    source, tokens, position = "name" if "tokens" in counts else None, counts.get("tokens"), counts.get("position")
+    point = TrainingPoint(step, tokens, groups.get("stage"), groups.get("run"), source, position)
     return point if (point.step or 0) < STEP_LIMIT and all(n < TOKEN_LIMIT for n in counts.values()) else None
 
 

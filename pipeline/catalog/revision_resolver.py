@@ -6,16 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.catalog import hub_client
-from pipeline.catalog.checkpoint_files import (
-    CONFIG_FILE,
-    CheckpointFiles,
-    LocalFolder,
-    has_tokenizer,
-    list_tokenizer_files,
-    list_weight_files,
-    unloadable_reason,
-)
+from pipeline.catalog import checkpoint_files, hub_client
+from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles, LocalFolder, list_tokenizer_files
 from pipeline.catalog.checkpoint_metadata import build_checkpoint_fields
 from pipeline.catalog.digests import FileHashes
 from pipeline.catalog.hub_client import TreeEntry
@@ -65,18 +57,12 @@ class RevisionResolver:
 
     def resolve(self, model: str, ref: RevisionRef) -> Revision:
         """Return the revision of a ref whose tree was fetched by `expand_subfolders`."""
-        family = ref.repo.family
-        order = (
-            UNKNOWN_ORDER
-            if ref.training_point is None
-            else FINAL_ORDER
-            if ref.training_point == EMPTY_POINT
-            else (0, family.sort_key(ref.training_point))
-        )
+        family, point = ref.repo.family, ref.training_point or EMPTY_POINT
+        order = FINAL_ORDER if point == EMPTY_POINT else (0, family.sort_key(point))
         issues = family.known_bad_for(ref.repo.catalog_id, ref.name)
-        revision = Revision(ref.name, ref.training_point or EMPTY_POINT, order, ref.commit, known_bad=issues)
+        revision = Revision(ref.name, point, order, ref.commit, known_bad=issues)
         if ref.training_point is None:
-            return replace(revision, state="UNPARSED", state_reason=_why_unparsed(ref))
+            return replace(revision, training_order=UNKNOWN_ORDER, state="UNPARSED", state_reason=_why_unparsed(ref))
         if _commit(ref) in self._missing_commits:
             return replace(revision, state="NO_WEIGHTS", state_reason="the Hub does not have the commit that it lists")
         if self._is_access_denied(ref):
@@ -91,7 +77,7 @@ class RevisionResolver:
 
     def _resolve_files(self, model: str, ref: RevisionRef, revision: Revision) -> Revision:
         files = HubFolder(*_commit(ref), self._trees[_commit(ref)], self._shas, ref.subfolder)
-        if reason := unloadable_reason(files, pickles=ref.repo.family.weights == "bin"):
+        if reason := checkpoint_files.unloadable_reason(files, pickles=ref.repo.family.weights == "bin"):
             return replace(revision, state="NO_WEIGHTS", state_reason=reason)
         tokenizer = self._tokenizer(ref) or files
         try:
@@ -111,10 +97,9 @@ class RevisionResolver:
     def _open_tokenizer(self, name: str) -> CheckpointFiles:
         """Return the tokenizer files in a folder, or on the `main` branch of a repo."""
         files = LocalFolder(Path(name)) if Path(name).is_dir() else self._open_main(name)
-        if not has_tokenizer(files):
-            raise UsageError(
-                f"tokenizer {name}", "no tokenizer files", "Give a repo or folder with tokenizer.json or a vocabulary"
-            )
+        if not checkpoint_files.has_tokenizer(files):
+            do = "Give a repo or folder with tokenizer.json or a vocabulary"
+            raise UsageError(f"tokenizer {name}", "no tokenizer files", do)
         return files
 
     def _open_main(self, repo: str) -> HubFolder:
@@ -158,7 +143,7 @@ def _checkpoint(
         revision=ref.name,
         path="",
         tokenizer_path=tokenizer.location if isinstance(tokenizer, LocalFolder) else "",
-        remote=files.to_remote((CONFIG_FILE, *list_weight_files(files), *own)),
+        remote=files.to_remote((CONFIG_FILE, *checkpoint_files.list_weight_files(files), *own)),
         tokenizer_remote=None if tokenizer is files else _remote(tokenizer),
         family=None if family.is_generic else family.name,
         commit_sha=ref.commit,

@@ -14,18 +14,8 @@ EMPTY_POINT = TrainingPoint()
 FINAL_ORDER, UNKNOWN_ORDER = (1,), (2,)
 """Training orders that sort after all known training points: of a final model, and of an unparsed name."""
 
-RevisionState = Literal[
-    "NEW",
-    "UNCHANGED",
-    "RETAGGED",
-    "REUPLOADED",
-    "DUPLICATE_OF",
-    "PARTIAL_DUP",
-    "NO_WEIGHTS",
-    "GONE",
-    "UNPARSED",
-    "GATED",
-]
+MeasurableState = Literal["NEW", "UNCHANGED", "RETAGGED", "REUPLOADED", "DUPLICATE_OF", "PARTIAL_DUP"]
+RevisionState = Literal[MeasurableState, "NO_WEIGHTS", "GONE", "UNPARSED", "GATED"]
 """State of a revision relative to the lake; `audit.classify_revisions` has the precedence.
 
 NEW: not recorded. UNCHANGED: same commit. RETAGGED: other commit, same weights. REUPLOADED: other weights.

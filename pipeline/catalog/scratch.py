@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -42,11 +42,6 @@ class Lease(NamedTuple):
         """True if the driver is dead, or if the lease is from another host and older than STALE_AFTER_S."""
         return is_driver_dead(self.owner) or (not _is_local(self.owner) and time.time() - self.since > STALE_AFTER_S)
 
-    @property
-    def unwritten_bytes(self) -> int:
-        """Reserved bytes that are not written yet."""
-        return max(self.bytes - _size(self.folder), 0)
-
 
 def scratch_root() -> Path:
     """Return $SHAPELAKE_SCRATCH, or `scratch` in the user's cache folder; creates the folder.
@@ -61,9 +56,8 @@ def scratch_root() -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         found = error.strerror or str(error)
-        raise UsageError(
-            f"scratch folder {path}", found, "Set SHAPELAKE_SCRATCH to a writable folder on a local disk"
-        ) from error
+        do = "Set SHAPELAKE_SCRATCH to a writable folder on a local disk"
+        raise UsageError(f"scratch folder {path}", found, do) from error
     return path
 
 
@@ -91,17 +85,16 @@ def reserve(folder: Path, size: int, budget: int | None) -> None:
         UsageError: `size` exceeds the budget, or the free disk space while no other lease exists.
         FetchError: not enough space for RESERVE_TIMEOUT_S; the timeout breaks a deadlock of waiting processes.
     """
+    asked = f"{size:,} bytes in {folder.parent}"
     if budget is not None and size > budget:
         found = f"the disk budget of the node is {budget:,} bytes"
-        raise _too_large(folder, size, found, f"Raise resources.scratch_gb to at least {-(-size // 10**8) / 10}")
+        raise UsageError(asked, found, f"Raise resources.scratch_gb to at least {-(-size // 10**8) / 10}")
     with Progress("Waiting for free disk space", None, "s") as progress:
         end = time.monotonic() + RESERVE_TIMEOUT_S
         while not _try_reserve(folder, size, budget):
             if time.monotonic() > end:
                 found = f"not enough free space for {RESERVE_TIMEOUT_S:,.0f} s"
-                raise FetchError(
-                    f"{size:,} bytes in {folder.parent}", found, "Free disk space, or run fewer sweeps at once"
-                )
+                raise FetchError(asked, found, "Free disk space, or run fewer sweeps at once")
             time.sleep(POLL_S)
             progress.advance(1)
 
@@ -133,11 +126,16 @@ def is_driver_dead(owner: str) -> bool:
 
 def remove_stale() -> int:
     """Remove the folders of stale leases, except locked ones; returns the number of removed folders."""
-    return sum(_release_if_unlocked(lease) for lease in list_leases() if lease.is_stale)
+    return sum(release_if_unlocked(lease.folder) for lease in list_leases() if lease.is_stale)
 
 
 def list_leases() -> list[Lease]:
-    return [lease for path in scratch_root().glob(".*.lease") if (lease := _read_lease(path))]
+    leases = []
+    for path in scratch_root().glob(".*.lease"):
+        with suppress(FileNotFoundError):  # another process has just released it
+            folder = path.with_name(path.name[1 : -len(".lease")])
+            leases.append(Lease(folder=folder, **json.loads(path.read_bytes())))
+    return leases
 
 
 @contextmanager
@@ -165,19 +163,21 @@ def _lock(folder: Path, wait: bool) -> IO[str] | None:
         except BlockingIOError:
             file.close()
             return None
-        if _is_same_file(file.fileno(), path):
-            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
         file.close()
 
 
 def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
     with cache.hold_file_lock(scratch_root() / "leases"):
         others = [lease for lease in list_leases() if lease.folder != folder and not lease.is_stale]
-        free = shutil.disk_usage(scratch_root()).free - sum(lease.unwritten_bytes for lease in others)
+        free = shutil.disk_usage(scratch_root()).free
+        free -= sum(max(lease.bytes - _size(lease.folder), 0) for lease in others)  # reserved, but not written yet
         needed = size - _size(folder)
         if needed > free and not others:
             do = "Free disk space, or set SHAPELAKE_SCRATCH to a folder on a larger disk"
-            raise _too_large(folder, needed, f"the disk has {free:,} bytes free", do)
+            raise UsageError(f"{needed:,} bytes in {folder.parent}", f"the disk has {free:,} bytes free", do)
         left = size if budget is None else budget - sum(lease.bytes for lease in others)
         if needed > free or size > left:
             return False
@@ -186,14 +186,11 @@ def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
         return True
 
 
-def _too_large(folder: Path, size: int, found: str, do: str) -> UsageError:
-    return UsageError(f"{size:,} bytes in {folder.parent}", found, do)
-
-
-def _release_if_unlocked(lease: Lease) -> bool:
-    with lock_folder(lease.folder, wait=False) as locked:
+def release_if_unlocked(folder: Path) -> bool:
+    """Release a folder unless another process locks it; returns True if it was released."""
+    with lock_folder(folder, wait=False) as locked:
         if locked:
-            release_folder(lease.folder)
+            release_folder(folder)
         return locked
 
 
@@ -209,22 +206,13 @@ def _sidecar_path(folder: Path, suffix: str) -> Path:
     return folder.with_name(f".{folder.name}.{suffix}")
 
 
-def _read_lease(path: Path) -> Lease | None:
-    """Return the lease; None if another process has just released it."""
-    try:
-        return Lease(folder=path.with_name(path.name[1 : -len(".lease")]), **json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        return None
-
-
 def is_process_alive(pid: int) -> bool:
     """Return True if a process with this id exists on this host, under any user."""
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):  # another user's process
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's process
-        return True
     return True
 
 
@@ -233,15 +221,6 @@ def _size(folder: Path) -> int:
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
-            try:
+            with suppress(FileNotFoundError):  # a download renamed between walk and stat
                 total += os.lstat(os.path.join(base, name)).st_size
-            except FileNotFoundError:  # a download renamed between walk and stat
-                continue
     return total
-
-
-def _is_same_file(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False

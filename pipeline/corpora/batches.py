@@ -105,18 +105,10 @@ class Contexts:
         ids, group = np.stack(self.ids[part]).astype(np.int64), self.context_group[part]
         moment_context, moment_position = _flat(self.moment_positions[part])
         kept_context, kept_position = _flat(self.kept_positions[part])
-        return Batch(
-            ids=ids,
-            special_mask=np.stack(self.special_masks[part]),
-            context_group=group,
-            moment_rows=moment_context * ids.shape[1] + moment_position,
-            moment_group=group[moment_context],
-            moment_first=moment_position == 0,
-            kept_rows=kept_context * ids.shape[1] + kept_position,
-            kept_group=group[kept_context],
-            kept_context=kept_context + part.start,
-            kept_token=ids[kept_context, kept_position],
-        )
+        moments = (moment_context * ids.shape[1] + moment_position, group[moment_context], moment_position == 0)
+        kept_rows, kept_token = kept_context * ids.shape[1] + kept_position, ids[kept_context, kept_position]
+        kept = (kept_rows, group[kept_context], kept_context + part.start, kept_token)
+        return Batch(ids, np.stack(self.special_masks[part]), group, *moments, *kept)
 
 
 def _flat(positions: RaggedArrays) -> tuple[np.ndarray, np.ndarray]:

@@ -57,16 +57,13 @@ def build_contexts(
 
 
 def _key(request: DrawRequest, tokenizer_digest: str) -> str:
-    return digest_json(
-        {
-            "corpus": [request.corpus.kind, request.corpus.sha256],
-            "cleaning": ALGORITHMS["cleaning"] if request.corpus.kind == "enwik8" else None,
-            "tokenizer": tokenizer_digest,
-            "model": [request.vocab_size, request.max_positions],
-            "recipe": request.recipe.model_dump(mode="json", exclude=_NO_SAMPLING),
-            "sampling": ALGORITHMS["sampling"],
-        }
-    )
+    key = {
+        **{"corpus": [request.corpus.kind, request.corpus.sha256], "tokenizer": tokenizer_digest},
+        **{"model": [request.vocab_size, request.max_positions], "sampling": ALGORITHMS["sampling"]},
+        "cleaning": ALGORITHMS["cleaning"] if request.corpus.kind == "enwik8" else None,
+        "recipe": request.recipe.model_dump(mode="json", exclude=_NO_SAMPLING),
+    }
+    return digest_json(key)
 
 
 def _build(request: DrawRequest) -> Contexts:

@@ -30,11 +30,8 @@ class OfficialText:
         return cache.folder("downloads") / self.url.rpartition("/")[2]
 
 
-ENWIK8 = OfficialText(
-    name="enwik8",
-    url="http://mattmahoney.net/dc/enwik8.zip",
-    sha256="2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8",
-)
+ENWIK8_SHA256 = "2b49720ec4d78c3c9fabaee6e4179a5e997302b3a70029f30f2d582218c024a8"
+ENWIK8 = OfficialText("enwik8", "http://mattmahoney.net/dc/enwik8.zip", ENWIK8_SHA256)
 
 
 def fetch_packed(official: OfficialText) -> Path:
@@ -51,22 +48,17 @@ def fetch_packed(official: OfficialText) -> Path:
 
 def _download(official: OfficialText) -> None:
     temporary = official.download_path.with_name(f".{official.download_path.name}.{uuid4().hex}")
+    instead = f"{official.download_path}, or use a local copy: {official.name}:PATH"
     try:
         with temporary.open("wb") as file:
             file.writelines(_download_blocks(official.url))
         if (found := hash_blocks(read_blocks(temporary))) != official.sha256:
-            raise CorpusError(
-                f"{official.name} with sha256 {official.sha256}",
-                f"{official.url} returned a text with sha256 {found}",
-                f"Put the right file at {official.download_path}, or use a local copy: {official.name}:PATH",
-            )
+            asked, found = f"{official.name} with sha256 {official.sha256}", f"returned a text with sha256 {found}"
+            raise CorpusError(asked, f"{official.url} {found}", f"Put the right file at {instead}")
         os.replace(temporary, official.download_path)
     except (OSError, http.client.HTTPException) as error:
-        raise FetchError(
-            f"{official.name} from {official.url}",
-            f"cannot be downloaded ({getattr(error, 'reason', None) or error})",
-            f"Put the file at {official.download_path}, or use a local copy: {official.name}:PATH",
-        ) from error
+        found = f"cannot be downloaded ({getattr(error, 'reason', None) or error})"
+        raise FetchError(f"{official.name} from {official.url}", found, f"Put the file at {instead}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

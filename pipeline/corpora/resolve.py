@@ -5,15 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import cache
+from pipeline.corpora import text_io
 from pipeline.corpora.downloads import ENWIK8, fetch_packed
-from pipeline.corpora.text_io import (
-    cache_text,
-    check_utf8,
-    detect_compression,
-    find_cached_text,
-    hash_blocks,
-    read_blocks,
-)
+from pipeline.corpora.text_io import cache_text, check_utf8, detect_compression, find_cached_text, read_blocks
 from pipeline.corpora.wikitext import extract_articles
 from pipeline.errors import CorpusError
 from pipeline.hashing import cached_sha256, file_sha256
@@ -81,13 +75,10 @@ def _clean_dump(dump: Path, sha256: str) -> Path:
 
 def _require_digest(corpus: Corpus, found: str, source: str | Path) -> None:
     if found != corpus.sha256:
-        raise CorpusError(
-            f"corpus {corpus.id} with sha256 {corpus.sha256}",
-            f"{source} contains a text with sha256 {found}",
-            "Restore the original text, or plan the sweep again with this one"
-            if corpus.path
-            else f"Delete {source}, and run again to download it",
-        )
+        asked = f"corpus {corpus.id} with sha256 {corpus.sha256}"
+        found = f"{source} contains a text with sha256 {found}"
+        restore = "Restore the original text, or plan the sweep again with this one"
+        raise CorpusError(asked, found, restore if corpus.path else f"Delete {source}, and run again to download it")
 
 
 def _is_packed(name: str, path: Path) -> bool:
@@ -105,7 +96,7 @@ def _hash_text(path: Path) -> str:
     stream, label = check_utf8(read_blocks(path), str(path)), f"Reading {path.name}"
     if detect_compression(path):
         return cache_text(track_bytes(stream, label, None))
-    return hash_blocks(track_bytes(stream, label, path.stat().st_size))
+    return text_io.hash_blocks(track_bytes(stream, label, path.stat().st_size))
 
 
 @contextmanager
@@ -115,6 +106,5 @@ def _os_error_as_corpus_error(name: str, path: Path) -> Iterator[None]:
     except OSError as error:
         other = f": {error.filename}" if error.filename and str(error.filename) != str(path) else ""
         found = f"cannot be read ({error.strerror or error}{other})"
-        raise CorpusError(
-            f"corpus {name} from {path}", found, "Give the path of a readable UTF-8 text: plain, .gz or .zip"
-        ) from error
+        do = "Give the path of a readable UTF-8 text: plain, .gz or .zip"
+        raise CorpusError(f"corpus {name} from {path}", found, do) from error

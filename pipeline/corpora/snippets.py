@@ -33,14 +33,13 @@ def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerP
     Raises:
         CorpusError: the text has too few characters (the message has both numbers), or a snippet has no tokens.
     """
-    block_starts = _block_starts(data)
+    counts = [int(np.count_nonzero(_is_lead_byte(data[at : at + BLOCK]))) for at in range(0, len(data), BLOCK)]
+    block_starts = np.cumsum([0, *counts])  # characters before each block of BLOCK bytes, and in total
     needed, available = recipe.snippets * recipe.snippet_chars, int(block_starts[-1])
     if needed > available:
-        raise CorpusError(
-            f"{recipe.snippets} snippets of {recipe.snippet_chars} characters from corpus {name}",
-            f"{needed} characters are needed, {available} are available",
-            f"Use a corpus with at least {needed} characters, or a recipe with fewer snippets",
-        )
+        asked = f"{recipe.snippets} snippets of {recipe.snippet_chars} characters from corpus {name}"
+        do = f"Use a corpus with at least {needed} characters, or a recipe with fewer snippets"
+        raise CorpusError(asked, f"{needed} characters are needed, {available} are available", do)
     numbers = range(available // recipe.snippet_chars)
     if recipe.order == "seeded":
         numbers = random.Random(0).sample(numbers, recipe.snippets)
@@ -56,16 +55,9 @@ def _tokens(text: str, recipe: SnippetRecipe, tokenizer: TokenizerProtocol, name
         ids = special_tokens.wrap(np.array(tokenizer.encode(text)))
         special = special_tokens.special_mask(len(ids))
     if not len(ids):
-        raise CorpusError(
-            f"a snippet of corpus {name}", f"no token in {text[:20]!r}...", "Use a corpus without long runs of spaces"
-        )
+        found = f"no token in {text[:20]!r}..."
+        raise CorpusError(f"a snippet of corpus {name}", found, "Use a corpus without long runs of spaces")
     return Snippet(ids.astype(np.int32), special.astype(bool)).truncate(recipe.max_tokens)
-
-
-def _block_starts(data: np.ndarray) -> np.ndarray:
-    """Return the number of characters before each block of BLOCK bytes, and the total as the last element."""
-    counts = [int(np.count_nonzero(_is_lead_byte(data[at : at + BLOCK]))) for at in range(0, len(data), BLOCK)]
-    return np.cumsum([0, *counts])
 
 
 def _is_lead_byte(data: np.ndarray) -> np.ndarray:

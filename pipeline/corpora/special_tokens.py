@@ -71,11 +71,8 @@ def get_special_tokens(recipe: Recipe, tokenizer: TokenizerProtocol) -> SpecialT
     for at in range(len(whole) - len(bare) + 1):
         if whole[at : at + len(bare)] == bare:
             return SpecialTokens(whole[:at], whole[at + len(bare) :])
-    raise UsageError(
-        f"bos: tokenizer in {recipe.label}",
-        f"the tokenizer encodes 'a' as {bare}, and with special tokens as {whole}",
-        "Use bos: none or bos: first",
-    )
+    found = f"the tokenizer encodes 'a' as {bare}, and with special tokens as {whole}"
+    raise UsageError(f"bos: tokenizer in {recipe.label}", found, "Use bos: none or bos: first")
 
 
 def make_generator(seed: int, purpose: str) -> np.random.Generator:

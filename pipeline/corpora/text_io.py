@@ -49,22 +49,16 @@ def read_blocks(path: Path) -> Iterator[bytes]:
 def _open_decompressed(path: Path) -> Iterator[IO[bytes]]:
     kind = detect_compression(path)
     if kind == "zip":
-        with zipfile.ZipFile(path) as archive, archive.open(_only_member(path, archive)) as file:
-            yield file
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+            if len(members) != 1:
+                found, do = f"a zip with {len(members)} members", "Give a zip with one text file, or a plain text"
+                raise CorpusError(f"corpus file {path}", found, do)
+            with archive.open(members[0]) as file:
+                yield file
     else:
         with gzip.open(path) if kind == "gzip" else path.open("rb") as file:
             yield file  # type: ignore[misc]  # GzipFile reads as IO[bytes] does
-
-
-def _only_member(path: Path, archive: zipfile.ZipFile) -> zipfile.ZipInfo:
-    members = [info for info in archive.infolist() if not info.is_dir()]
-    if len(members) != 1:
-        raise CorpusError(
-            f"corpus file {path}",
-            f"a zip with {len(members)} members",
-            "Give a zip with one text file, or a plain text",
-        )
-    return members[0]
 
 
 def check_utf8(stream: Iterable[bytes], name: str) -> Iterator[bytes]:

@@ -14,6 +14,7 @@ from pipeline.spec import ContextRecipe, Corpus, SnippetRecipe
 
 DEFAULT_RANDOM_TOKENS = 128
 """Length of a context of random tokens if a snippet recipe has no `max_tokens`."""
+SET_TOKENIZER = "Set `tokenizer` of the checkpoint source to the model's own tokenizer"
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,8 @@ def _snippets(request: DrawRequest, recipe: SnippetRecipe) -> tuple[list[Snippet
 
 def _context_layout(recipe: ContextRecipe | SnippetRecipe) -> ContextLayout:
     if isinstance(recipe, SnippetRecipe):
-        return ContextLayout(
-            recipe.snippets, recipe.max_tokens or DEFAULT_RANDOM_TOKENS, 1, recipe.seed, allow_smaller=False
-        )
+        tokens = recipe.max_tokens or DEFAULT_RANDOM_TOKENS
+        return ContextLayout(recipe.snippets, tokens, 1, recipe.seed, allow_smaller=False)
     return ContextLayout(recipe.n_contexts, recipe.context_tokens, recipe.groups, recipe.seed, recipe.allow_smaller)
 
 
@@ -81,11 +81,8 @@ def _allowed_length(tokens: int, request: DrawRequest) -> int:
     if limit is None or tokens <= limit:
         return tokens
     if not request.recipe.allow_shorter:
-        raise CorpusError(
-            f"contexts of {tokens} tokens ({request.recipe.label})",
-            f"the model has {limit} positions",
-            "Use a recipe with shorter contexts, or set allow_shorter: true to cut them",
-        )
+        asked, found = f"contexts of {tokens} tokens ({request.recipe.label})", f"the model has {limit} positions"
+        raise CorpusError(asked, found, "Use a recipe with shorter contexts, or set allow_shorter: true to cut them")
     return limit
 
 
@@ -93,11 +90,9 @@ def _draw_equal_length(request: DrawRequest, layout: ContextLayout) -> np.ndarra
     """Return ids `[contexts, tokens]` including special tokens."""
     special = get_special_tokens(request.recipe, request.tokenizer)
     if len(special) >= layout.context_tokens:
-        raise UsageError(
-            f"contexts of {layout.context_tokens} tokens ({request.recipe.label})",
-            f"{len(special)} of them are special tokens",
-            f"Use contexts of more than {len(special)} tokens, or bos: none",
-        )
+        asked = f"contexts of {layout.context_tokens} tokens ({request.recipe.label})"
+        do = f"Use contexts of more than {len(special)} tokens, or bos: none"
+        raise UsageError(asked, f"{len(special)} of them are special tokens", do)
     body = layout._replace(context_tokens=layout.context_tokens - len(special))
     if request.corpus.kind == "random-uniform":
         size = (body.n_contexts, body.context_tokens)
@@ -119,17 +114,11 @@ def _permute(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -
 def _plain_ids(request: DrawRequest) -> np.ndarray:
     if len(plain := request.tokenizer.text_token_ids(request.vocab_size)):
         return plain
-    raise CorpusError(
-        f"random tokens below {request.vocab_size}",
-        "the tokenizer has no text tokens in this range",
-        "Set `tokenizer` of the checkpoint source to the model's own tokenizer",
-    )
+    found = "the tokenizer has no text tokens in this range"
+    raise CorpusError(f"random tokens below {request.vocab_size}", found, SET_TOKENIZER)
 
 
 def _require_ids_in_vocabulary(ids: list[np.ndarray], request: DrawRequest) -> None:
     if (largest := max(int(context.max()) for context in ids)) >= request.vocab_size:
-        raise CorpusError(
-            f"token ids of corpus {request.corpus.id}",
-            f"the tokenizer yields id {largest}, and the model accepts ids below {request.vocab_size}",
-            "Set `tokenizer` of the checkpoint source to the model's own tokenizer",
-        )
+        found = f"the tokenizer yields id {largest}, and the model accepts ids below {request.vocab_size}"
+        raise CorpusError(f"token ids of corpus {request.corpus.id}", found, SET_TOKENIZER)

@@ -24,9 +24,8 @@ DROPPED_ELEMENTS = "ref|math|gallery|timeline|imagemap|hiero|score|pre|source|sy
 
 # Markup characters are escaped inside the dump's elements, so the next `<` ends an element.
 _ELEMENT = re.compile(rb"<title>([^<]*)|<text\b[^>]*>([^<]*)")
-_OTHER_NAMESPACE = re.compile(
-    r"(?:Media|Special|(?:User|Wikipedia|Image|MediaWiki|Template|Help|Category|Portal)(?: talk)?|Talk):"
-)
+_WITH_TALK = "User|Wikipedia|Image|MediaWiki|Template|Help|Category|Portal"
+_OTHER_NAMESPACE = re.compile(rf"(?:Media|Special|(?:{_WITH_TALK})(?: talk)?|Talk):")
 _REDIRECT = re.compile(r"\s*#redirect\b", re.I)
 _DROPPED = re.compile(rf"<!--.*?(?:-->|\Z)|<({DROPPED_ELEMENTS})\b[^<>]*(?:(?<=/)>|>.*?(?:</\1\s*>|\Z))", re.I | re.S)
 _NESTED = re.compile(
@@ -37,9 +36,8 @@ _NESTED = re.compile(
 )
 _LINK = re.compile(r"(?P<open_link>\[\[)|(?P<close_link>\]\])")
 _HIDDEN = re.compile(r"\s*(?:(?i:image|file|media|category)|[a-z]{2,3}(?:-[a-z-]+)?|simple)\s*:")
-_EXTERNAL = re.compile(
-    r"\[(?:https?|ftp|news|mailto|irc|gopher):[^\s\[\]]*[ \t]*((?:\[\[[^\[\]\n]*\]\]|[^\[\]\n])*)\]", re.I
-)
+_ADDRESS = r"(?:https?|ftp|news|mailto|irc|gopher):[^\s\[\]]*"
+_EXTERNAL = re.compile(rf"\[{_ADDRESS}[ \t]*((?:\[\[[^\[\]\n]*\]\]|[^\[\]\n])*)\]", re.I)
 _BREAK = re.compile(r"</?(?:br|p|div|li|dt|dd|tr|hr|h[1-6]|center|blockquote)\b[^<>]*>", re.I)
 _TAG = re.compile(r"</?[a-z][^<>]*(?:>|\Z)", re.I)
 _LINES = (
@@ -84,7 +82,8 @@ def extract_prose(wikitext: str) -> str:
     text = _replace_paired(_EXTERNAL.sub(r"\1", text), _LINK, _anchor)
     for pattern, replacement in _LINES:
         text = pattern.sub(replacement, text)
-    return _collapse_blanks(html.unescape(text))
+    lines = (" ".join(line.split()) for line in html.unescape(text).split("\n"))
+    return "\n".join(line for line in lines if line)
 
 
 def _replace_paired(text: str, marks: re.Pattern[str], render: Callable[[str], str]) -> str:
@@ -121,8 +120,3 @@ def _anchor(link: str) -> str:
     if bar and not label:  # the pipe trick: [[help:Mercury (planet)|]] shows Mercury
         return re.sub(r"\s*\([^()]*\)$", "", target.rpartition(":")[2])
     return label or target.lstrip(": ")
-
-
-def _collapse_blanks(text: str) -> str:
-    lines = (" ".join(line.split()) for line in text.split("\n"))
-    return "\n".join(line for line in lines if line)

@@ -87,9 +87,8 @@ def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, layout: Context
     targets = (np.arange(n) + make_generator(layout.seed, "offsets").random(n)) * (len(data) / n)
     windows: list[Window] = []
     for spread in SPREADS:
-        windows = _place_windows(
-            WindowReader(data, tokenizer, layout.context_tokens), (targets * spread).astype(np.int64).tolist()
-        )
+        reader = WindowReader(data, tokenizer, layout.context_tokens)
+        windows = _place_windows(reader, (targets * spread).astype(np.int64).tolist())
         if len(windows) == n and len(windows[-1].ids) == layout.context_tokens:
             break
     return windows
@@ -120,9 +119,7 @@ def read_window_ids(data: np.ndarray, tokenizer: TokenizerProtocol, layout: Cont
     if fitting == 0 or (fitting < n and not allow_smaller):
         available = sum(len(window.ids) for window in windows)
         smaller = "" if allow_smaller else ", or set allow_smaller: true to use the tokens available"
-        raise CorpusError(
-            f"{n} contexts of {tokens} tokens from corpus {name}",
-            f"{n * tokens} tokens are needed, {available} are available",
-            f"Use a larger corpus or a smaller recipe{smaller}",
-        )
+        asked = f"{n} contexts of {tokens} tokens from corpus {name}"
+        found = f"{n * tokens} tokens are needed, {available} are available"
+        raise CorpusError(asked, found, f"Use a larger corpus or a smaller recipe{smaller}")
     return np.array(whole[:fitting], np.int32)

@@ -19,6 +19,7 @@ from pipeline.model.blocks import capture_states, count_layers, find_body, find_
 from pipeline.model.loss import token_losses
 
 NEIGHBORS = 2
+TokenIds = Int[Tensor, "contexts tokens"]
 
 
 class LayerReading(NamedTuple):
@@ -52,19 +53,12 @@ class Probe:
         seed: seed of the draw.
     """
 
-    def __init__(
-        self,
-        ids: Int[Tensor, "contexts tokens"],
-        points: int = 1024,
-        layers: Collection[int] | None = None,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, ids: TokenIds, points: int = 1024, layers: Collection[int] | None = None, seed: int = 0) -> None:
         n_contexts, length = ids.shape
         if n_contexts * (length - 1) < MIN_POINTS:
             found = f"{n_contexts} contexts of {length} tokens"
-            raise UsageError(
-                "ids of a probe", found, f"Give at least {MIN_POINTS} tokens besides the first of each context"
-            )
+            do = f"Give at least {MIN_POINTS} tokens besides the first of each context"
+            raise UsageError("ids of a probe", found, do)
         later = (torch.arange(n_contexts)[:, None] * length + torch.arange(1, length)).flatten()
         chosen = torch.randperm(len(later), generator=torch.Generator().manual_seed(seed))[:points]
         self._ids, self._rows, self._layers = ids.long(), later[chosen].sort().values, layers

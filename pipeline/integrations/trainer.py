@@ -5,14 +5,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Int
-from torch import Tensor
 from transformers import PreTrainedModel
 from transformers import TrainerCallback as Base
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from pipeline.integrations.probe import Probe, Reading
+from pipeline.integrations.probe import Probe, Reading, TokenIds
 from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
 
 READINGS_FILE = "shape.jsonl"
@@ -32,18 +30,14 @@ class TrainerCallback(Base):
         share: maximum share of the training time spent on readings.
     """
 
-    def __init__(
-        self, ids: Int[Tensor, "contexts tokens"] | None = None, points: int = 1024, share: float = MAX_TIME_SHARE
-    ):
+    def __init__(self, ids: TokenIds | None = None, points: int = 1024, share: float = MAX_TIME_SHARE):
         self.last_reading: Reading | None = None
         self.spent_s = 0.0
         self._probe = None if ids is None else Probe(ids, points)
         self._share, self._cost_s = share, 0.0
         self._started = time.perf_counter()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._started = time.perf_counter()
 
     def on_save(
@@ -52,7 +46,7 @@ class TrainerCallback(Base):
         state: TrainerState,
         control: TrainerControl,
         model: PreTrainedModel | None = None,
-        **kwargs: Any,
+        **_: Any,
     ) -> None:
         if not state.is_world_process_zero:
             return

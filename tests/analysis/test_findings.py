@@ -10,7 +10,7 @@ from pipeline.analysis.frames import load_layer_rows
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from tests.conftest import ROOT
-from tests.support import finding_rows
+from tests.support import finding_rows, lake_rows
 
 VERDICTS = {
     "dome": {"dome", "valley", "rising", "falling", "flat", "too_few", "no_errors"},
@@ -108,7 +108,7 @@ def test_an_unknown_finding_suggests_the_nearest():
 
 
 def test_an_empty_lake_has_empty_findings(tmp_path):
-    Lake(tmp_path / "lake").record_recipe(finding_rows.made.QUICK)
+    Lake(tmp_path / "lake").record_recipe(lake_rows.QUICK)
     assert all(found.is_empty() for found in compute_all_findings(lakes.open_lake(tmp_path / "lake")).values())
 
 

@@ -29,6 +29,6 @@ def measured(folder: Path, length: int) -> list[dict]:
 
 
 def numbers(rows: list[dict]) -> list[dict]:
-    """What must not depend on how it was measured."""
+    """Rows without the columns that may differ between two runs."""
     free = {*column_names("cost", "provenance")}
     return [{name: value for name, value in row.items() if name not in free} for row in rows]
