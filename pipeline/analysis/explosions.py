@@ -82,7 +82,7 @@ class Lead(NamedTuple):
 def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
     """Estimate the lead of dimension over the loss.
 
-    By hand, since scipy.stats.permutation_test has no circular shifts, which keep each series' autocorrelation.
+    Own permutation test: circular shifts keep each series' autocorrelation; scipy.stats.permutation_test has none.
 
     Args:
         log_id: [checkpoints], in training order.

@@ -43,7 +43,7 @@ class KnownBad(StrictModel):
     why: str
     source: str
     equal_to: re.Pattern[str] | None = None
-    """Names of revisions, one of which has the same weights; reported only if the digests agree."""
+    """Revision names; the issue is reported only if one of them has the weights digest of the affected revision."""
     no_weights: bool = False
     """True if the issue is missing weights; reported only if they are missing."""
 
@@ -80,7 +80,7 @@ class Family(StrictModel):
     ids: Annotated[tuple[str, ...], Field(min_length=1)]
     """Repo id templates with {placeholders} from `vars`, or with * for ids that only a Hub listing has."""
     vars: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Values of each placeholder; the value of {run} is the run of the repo's checkpoints."""
+    """Values of each placeholder; the value of {run} is also the run name of the repo's checkpoints."""
     aliases: tuple[str, ...] = ()
     """Other ids of the same repos, recognised but not listed."""
     where: Where
@@ -121,7 +121,7 @@ class Family(StrictModel):
     @classmethod
     def _covers_every_repo(cls, tiers: dict[str, Tier]) -> dict[str, Tier]:
         if "*" not in tiers:
-            raise ValueError("no tier for '*', the default of all other repos")
+            raise ValueError("tiers lacks the entry '*', the default for repos that it does not list")
         return tiers
 
     @model_validator(mode="after")

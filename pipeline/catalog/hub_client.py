@@ -182,5 +182,5 @@ def _request_or_cached(key: list[str], asked: str, request: Callable[[], Any]) -
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        found, do = "HF_HUB_OFFLINE is set, and the cache has no answer", "Unset HF_HUB_OFFLINE once to fill the cache"
+        found, do = "HF_HUB_OFFLINE is set, and the answer is not cached", "Unset HF_HUB_OFFLINE once to fill the cache"
         raise UsageError(asked, found, do) from None

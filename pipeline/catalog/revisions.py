@@ -63,7 +63,7 @@ class Revision:
 
     @property
     def shard_hashes(self) -> Mapping[str, str]:
-        """Weight files without the index, which may be identical for all steps."""
+        """Hashes of the weight files; the index is left out, since it may be identical at every step."""
         return {name: sha for name, sha in self.weight_hashes.items() if not name.endswith(".json")}
 
 
@@ -89,5 +89,5 @@ class History:
 
     @property
     def unparsed(self) -> tuple[str, ...]:
-        """Names that state no training point; they are not measured."""
+        """Names without a parsed step or token count; not measured."""
         return tuple(revision.name for revision in self.revisions if revision.state == "UNPARSED")

@@ -42,7 +42,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
                 yield block
     except _DAMAGE as error:
         found = f"a damaged {detect_compression(path)} file ({error})"
-        raise CorpusError(f"corpus file {path}", found, "Replace it with an intact copy or a plain text") from error
+        raise CorpusError(f"corpus file {path}", found, "Replace it with an intact copy or plain text") from error
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def _open_decompressed(path: Path) -> Iterator[IO[bytes]]:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
             if len(members) != 1:
-                found, do = f"a zip with {len(members)} members", "Give a zip with one text file, or a plain text"
+                found, do = f"a zip with {len(members)} members", "Give a zip with one text file, or plain text"
                 raise CorpusError(f"corpus file {path}", found, do)
             with archive.open(members[0]) as file:
                 yield file

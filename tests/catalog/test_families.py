@@ -211,7 +211,7 @@ def test_a_final_model_is_its_main_and_nothing_else() -> None:
         ({"ids": ["a/b-{size}"]}, "vars has no 'size'"),
         ({"tokenizer": "a/{size}"}, "vars has no 'size'"),
         ({"where": "branch"}, "where"),
-        ({"tiers": {"*-70m": "small"}}, "no tier for '*'"),
+        ({"tiers": {"*-70m": "small"}}, "lacks the entry '*'"),
         ({"examples": {}}, "examples"),
         ({"known_bad": [{"rev": "step1", "why": "x"}]}, "source"),
         ({"stages": [{"tokens_per_stp": 1}]}, "did you mean 'tokens_per_step'?"),
