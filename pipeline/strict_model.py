@@ -54,5 +54,6 @@ def format_first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in ("contexts", "snippets"))
     message = " ".join(first["msg"].removeprefix("Value error, ").split())
+    message = message.replace("Input should be a valid tuple", "must be a list")  # a tuple is a list in YAML
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{where + ': ' if where else ''}{message}{more}"
