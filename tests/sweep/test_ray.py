@@ -47,8 +47,8 @@ def test_crashes_hangs_and_exceptions_are_budgeted_and_the_good_ones_finish(tmp_
     assert {names[cell_id] for cell_id in names.keys() - lake.committed_cell_ids()} == {*condemned, *REFUSED}
     assert (report.exit_code, report.committed) == (1, 20 - len(condemned) - len(REFUSED))
     stuck = lake.failures({cell_id for cell_id, name in names.items() if name == "hang"})[0]
-    assert re.fullmatch(r"no end after 1 s: in stub\.py:\d+", stuck.message)
-    assert "stub.py" in (stuck.traceback or ""), "the stack of the stuck task is kept"
+    assert re.fullmatch(r"no end after 1 s: in stub_checkpoints\.py:\d+", stuck.message)
+    assert "stub_checkpoints.py" in (stuck.traceback or ""), "the stack of the stuck task is kept"
 
 
 def once_told(task: Task) -> list[Outcome]:
