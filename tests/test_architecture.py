@@ -1,4 +1,4 @@
-"""The table of imports: who may import whom, and which file owns which heavy library."""
+"""Table of imports: which package may import which, and which file owns which heavy library."""
 
 import ast
 import subprocess
@@ -77,14 +77,14 @@ OWNERS = {
 
 
 def modules() -> Iterator[tuple[str, str, ast.Module]]:
-    """(path without suffix, first part, syntax tree) of every module of the package."""
+    """Yield (path without suffix, first part, syntax tree) of every module of the package."""
     for path in sorted(PACKAGE.rglob("*.py")):
         name = path.relative_to(PACKAGE).with_suffix("").as_posix()
         yield name, name.split("/")[0], ast.parse(path.read_text())
 
 
 def imports(tree: ast.Module) -> Iterator[str]:
-    """Dotted names of everything a module imports, wherever in it; relative imports are not used here."""
+    """Yield the dotted name of everything that a module imports, also inside functions."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -127,7 +127,7 @@ HEAVY = ("torch", "transformers", "ray", "scipy")
     ids=lambda words: words[0],
 )
 def test_reading_commands_start_without_the_heavy_libraries(words, tmp_path):
-    """So they start in 0.3 to 1.1 s on 2 cores, `query` slowest."""
+    """Reading commands start in 0.3 to 1.1 s on 2 cores, `query` slowest."""
     sweep, lake = _finished(tmp_path)
     _without_heavy_libraries([word.format(sweep=sweep, lake=lake) for word in words])
 
@@ -140,7 +140,7 @@ def test_a_rerun_of_a_finished_sweep_starts_neither_ray_nor_torch(tmp_path):
 
 
 def _finished(folder: Path) -> tuple[Path, Path]:
-    """A sweep file over a stub history, and a lake that has all its cells."""
+    """Write a sweep file over a stub history, and a lake with all its cells."""
     from pipeline.lake import Lake
     from pipeline.sweep.config import load_sweep
     from pipeline.sweep.plan import make_plan
@@ -158,7 +158,7 @@ def _finished(folder: Path) -> tuple[Path, Path]:
 
 
 def _without_heavy_libraries(words: list[str]) -> None:
-    """Run the command in a process of its own, which must end well and load none of them."""
+    """Run the command in a new process, which must succeed and load no heavy library."""
     script = (
         "import sys; sys.argv = ['shapelake', *sys.argv[1:]]\n"
         "from pipeline.cli import main\n"

@@ -1,4 +1,4 @@
-"""What the loss counts: never a special token put around a context, and the same whatever the batches."""
+"""Loss: special tokens around a context never count, and batches change nothing."""
 
 import math
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ RECIPE = built_in_recipe("quick@1")
 
 
 class Encoder:
-    """A profile whose loss of a masked token is its id, and that keeps what it was asked to mask."""
+    """Layer stack whose loss of a masked token is the token's id; it records the masks."""
 
     loss_kind = "masked"
 
@@ -29,7 +29,7 @@ class Encoder:
 
 
 def contexts(n: int, tokens: int, front: int, back: int) -> tuple[torch.Tensor, np.ndarray]:
-    """Ids 100.. for text; special positions hold -1, which no sum of counted losses may contain."""
+    """Ids from 100 for text; special positions hold -1, which no sum of losses may contain."""
     special = np.zeros((n, tokens), bool)
     special[:, :front] = special[:, tokens - back :] = True
     ids = torch.arange(100, 100 + n * tokens).view(n, tokens).masked_fill(torch.from_numpy(special), -1)
@@ -77,7 +77,7 @@ def test_a_context_of_special_tokens_alone_counts_nothing() -> None:
 
 @pytest.mark.parametrize(("front", "back"), [(0, 0), (1, 0), (1, 1), (3, 2)])
 def test_causal_loss_is_the_mean_over_predicted_text(front: int, back: int) -> None:
-    """Of token 1 on, and of no special token; groups weigh alike, and their spread is the error."""
+    """Loss of text tokens from the second on; groups have equal weight, and their spread gives the error."""
     ids, special = contexts(6, 12, front, back)
     loss = Loss(SimpleNamespace(loss_kind="causal"), RECIPE, None, 2)  # type: ignore[arg-type]
     loss.add(ids, ids[:, 1:].float(), special, np.array([0, 0, 1, 1, 1, 1]))

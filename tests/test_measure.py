@@ -1,4 +1,4 @@
-"""Opening a checkpoint: what is measured is what was planned, on the device that was asked for."""
+"""Loading a checkpoint: the planned files, on the requested device, with or without a cached model."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object], first: bool) -> None:
-    """Let something happen to the files just before or just after the weights are read."""
+    """Change the files just before or just after the weights are read."""
     load = loaded_checkpoint.reload_model
 
     def disturbed(*args):
@@ -51,7 +51,7 @@ def test_weights_replaced_since_the_plan_are_not_measured_under_its_name(folder,
 
 
 def test_files_half_written_over_are_changed_not_broken(folder, monkeypatch):
-    """What another upload breaks is no fault of the planned checkpoint, which must not be condemned for it."""
+    """Files broken by another upload are `changed`: the planned checkpoint must not be quarantined."""
     planned = inspect_checkpoint(folder)
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
@@ -71,7 +71,7 @@ def test_another_config_or_tokenizer_is_noticed_too(folder, name):
 
 
 def test_a_history_through_one_module_has_the_numbers_of_fresh_loads(tmp_path):
-    """The third checkpoint is measured in the module and with the tokenizer of the second."""
+    """The third checkpoint reuses the module and the tokenizer of the second."""
     kept, modules = ModelCache(), []
     for step in range(3):
         wanted = cell(tiny.checkpoint(tmp_path / f"step{step}", seed=step))

@@ -1,4 +1,4 @@
-"""Memory of a measurement: bounded whatever the corpus, and layers in several passes where they do not fit."""
+"""Memory of a measurement: independent of the corpus, and several passes when not all layers fit."""
 
 import subprocess
 import sys

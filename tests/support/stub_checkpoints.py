@@ -125,7 +125,7 @@ def _misbehave(name: str, task: Task) -> list[Outcome]:
         return [commit(task, task.cells[0]), *_misbehave("crash", task)]
     if name == "mixed":
         return [
-            Outcome(cell_id=cell.id, error_class=error_class, message="MixedError: made for the test")  # type: ignore[arg-type]
+            Outcome.model_validate({"cell_id": cell.id, "error_class": error_class, "message": "MixedError: a test's"})
             for cell, error_class in zip(task.cells, ("transient", "oom"), strict=False)
         ]
     return fail_all_cells(task, name, f"{name.title()}Error: made for the test")  # type: ignore[arg-type]

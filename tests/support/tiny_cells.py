@@ -13,7 +13,7 @@ CPU = Resources(cpus=1)
 
 
 def cell(folder: Path, contexts: int = 8, kept: int = 16) -> Cell:
-    """Random tokens for the checkpoint in `folder`."""
+    """Cell of the checkpoint in `folder` on random tokens."""
     recipe = {**tiny.RECIPE, "contexts": contexts, "kept_per_context": kept}
     sweep = Sweep.model_validate(
         {"name": "t", "checkpoints": [{"local": str(folder)}], "corpora": [{"random-uniform": {}}], "recipe": recipe}
@@ -23,7 +23,7 @@ def cell(folder: Path, contexts: int = 8, kept: int = 16) -> Cell:
 
 
 def measured(folder: Path, length: int) -> list[dict]:
-    """Rows of a corpus of `length` times 16 contexts a group, with as many points of the k-NN cloud each time."""
+    """Rows for `length` times 16 contexts per group, with the same number of points for every length."""
     wanted = cell(folder, contexts=16 * length, kept=16 // length)
     return measure.measure(wanted, load_checkpoint(wanted.checkpoint, wanted.recipe, CPU), 512)
 
