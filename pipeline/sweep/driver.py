@@ -203,7 +203,7 @@ class Driver:
         self.contents_to_label.add(cell.checkpoint.content)
 
     def _on_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
-        if outcome.error_class != "not_begun":
+        if outcome.error_class and POLICIES[outcome.error_class].max_attempts is not None:
             self.report.failures[cell.id] = (cell, outcome)
             self.progress.report_failure(cell, outcome, again)
 

@@ -1,4 +1,4 @@
-"""Failure policy: one row per class of failure. Nothing else in the package distinguishes the classes.
+"""Failure policy: one row per class of failure. Other modules assign classes; their consequences are decided here.
 
 A new class is one row here, plus the exception that maps to it in `worker.ERROR_CLASS_BY_EXCEPTION`; the table in
 `failures.md` is tested against these rows.
@@ -47,7 +47,7 @@ class FailurePolicy(NamedTuple):
 
 
 POLICIES: dict[ErrorClass, FailurePolicy] = {
-    "permanent": FailurePolicy("the checkpoint or the corpus is unusable", 1, quarantines=True),
+    "permanent": FailurePolicy("the checkpoint or the corpus is unusable", 1, quarantines=True, retry_in_run=False),
     "error": FailurePolicy("unexpected exception", 3, quarantines=True, retry_in_run=False, systemic=True),
     "oom": FailurePolicy("the GPU or the process is out of memory", 3, quarantines=True, on_retry="half_batch"),
     "host_oom": FailurePolicy(
@@ -58,7 +58,7 @@ POLICIES: dict[ErrorClass, FailurePolicy] = {
     ),
     "timeout": FailurePolicy("the watchdog ended the worker", 2, quarantines=True, scope="worker", systemic=True),
     "transient": FailurePolicy("network or busy disk", 5, backoff=True),
-    "changed": FailurePolicy("the files are not the planned ones", 1),
+    "changed": FailurePolicy("the files are not the planned ones", 1, retry_in_run=False),
     "setup": FailurePolicy("the node cannot run the task", 2, systemic=True, on_retry="other_node"),
     "preempted": FailurePolicy("the node was lost", 20),
     "infra": FailurePolicy("the lake cannot be written", 3, backoff=True, scope="lake"),
