@@ -1,8 +1,9 @@
 """Measurement of one cell: from weights and text to one row per layer. This file is the Methods section.
 
 1. The corpus becomes contexts: token ids, grouped, with sampled positions (`pipeline.corpora`).
-2. All contexts pass through the model once. Of every layer's hidden states, the moment positions enter running moments
-   (with and without sink tokens) and the kept positions form the point cloud; memory does not grow with the corpus.
+2. All contexts pass through the model, once unless (4) applies. Of every layer's hidden states, the moment positions
+   enter running moments (with and without sink tokens) and the kept positions form the point cloud; memory does not
+   grow with the corpus.
 3. Each layer is described: spectrum metrics from the moments, intrinsic dimensions from the exact k-NN graph of the
    cloud, both with standard errors over disjoint groups of contexts (`pipeline.geometry`).
 4. If the moments of all layers do not fit the device at once, layers are measured in several passes over the same

@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object], first: bool) -> None:
     """Change the files just before or just after the weights are read."""
-    load = loaded_checkpoint.reload_model
+    load = loaded_checkpoint.load_model
 
     def disturbed(*args):
         if first:
@@ -37,7 +37,7 @@ def during_loading(monkeypatch: pytest.MonkeyPatch, happen: Callable[[], object]
             happen()
         return model
 
-    monkeypatch.setattr(loaded_checkpoint, "reload_model", disturbed)
+    monkeypatch.setattr(loaded_checkpoint, "load_model", disturbed)
 
 
 @pytest.mark.parametrize("first", [True, False])

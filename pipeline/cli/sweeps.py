@@ -69,12 +69,12 @@ def run(
 def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
     """Plan, run, print the report, and exit with its code."""
     from pipeline.sweep.plan import limit_cells, make_plan
-    from pipeline.sweep.run import run
+    from pipeline.sweep.run import run as run_plan
 
     opened = Lake(lake)
     made = limit_cells(make_plan(sweep, opened, retry), limit)
     render.print_plan(made, lake)
-    report = run(made, opened, backend)
+    report = run_plan(made, opened, backend)
     render.print_run_report(report, made, lake)
     raise typer.Exit(report.exit_code)
 

@@ -23,8 +23,7 @@ def describe_layer(moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> 
     """Return every metric of one layer by column name, with `status`, `flags` and the wall time per timing column.
 
     A word in `flags` explains every null. The status is `nonfinite` if rows contain NaN or infinity (the values are
-    those of the other rows), `degenerate` if there is nothing to measure, else `ok`. Sums accumulate in
-    float64; `Moments` and `pair_distances` state the dtype of the products.
+    those of the other rows), `degenerate` if there is nothing to measure, else `ok`. Sums accumulate in float64.
     """
     layer = Layer(moments, cloud, recipe)
     row: dict[str, object] = {}

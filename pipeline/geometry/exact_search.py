@@ -15,7 +15,7 @@ from pipeline.geometry.precision import UNIT_ROUNDOFF
 
 SHIFT_ROWS = 1024
 MASSIVE_NORM_MULTIPLE = 8.0
-"""Points longer than this many median lengths get a separate bound; with a common one no row could be certified."""
+"""Points longer than this many median lengths have a separate error bound: a common bound would be too loose."""
 STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}
 """Rounding unit of one step of a product's sum; tensor cores may truncate float32 sums of 16-bit operands."""
 PILOT_QUERIES = 256

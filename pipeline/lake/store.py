@@ -31,7 +31,7 @@ class Store(Protocol):
         return not self.has(key) and self.create_if_absent(key, data)
 
     def create_if_absent(self, key: str, data: bytes) -> bool:
-        """Do the same as `put_new` without its prior check; this call alone decides between concurrent writers."""
+        """Do the same without the prior check. Of concurrent writers of one key, exactly one gets True."""
         ...
 
     def put_or_replace(self, key: str, data: bytes) -> None:

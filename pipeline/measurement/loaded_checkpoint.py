@@ -10,7 +10,7 @@ from pipeline import geometry
 from pipeline.catalog.digests import require_unchanged
 from pipeline.errors import UsageError
 from pipeline.measurement.memory import free_bytes, weight_budgets
-from pipeline.model import Model, Tokenizer, load_tokenizer, release_weights, reload_model
+from pipeline.model import Model, Tokenizer, load_model, load_tokenizer, release_weights, reload_model
 from pipeline.spec import Checkpoint, Recipe, Resources
 
 CACHED_MODELS_MEMORY_SHARE = 0.1
@@ -77,7 +77,8 @@ def load_checkpoint(
     reuse_key = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
     cached = cache and cache.take(reuse_key)
     try:
-        model = reload_model(cached and cached.model, Path(checkpoint.path), recipe.dtype, _weight_placement(devices))
+        weights = Path(checkpoint.path), recipe.dtype, _weight_placement(devices)
+        model = reload_model(cached.model, *weights) if cached else load_model(*weights)
         tokenizer = cached.tokenizer if cached else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # after reading, to notice files replaced meanwhile

@@ -21,7 +21,7 @@ class HookPoints(NamedTuple):
 
 
 def find_body(module: PreTrainedModel, kind: ModelKind) -> nn.Module:
-    """Return the module that maps token ids to the last hidden state, on which the head is placed."""
+    """Return the module that maps token ids to the last hidden state, the input of the head."""
     base: Any = module.base_model
     if kind == "encoder":
         return base

@@ -16,12 +16,12 @@ StateDict = dict[str, Tensor]
 """Tensors of a module by name; a tied tensor appears under several names."""
 
 
-def reload_model(before: Model | None, folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
+def reload_model(before: Model, folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     """Load a checkpoint like `load_model`, faster if `before` has the same config, dtype and device; byte-identical.
 
-    The first two models of a history are built; the second one shows where each tensor of the files goes. Later calls
-    overwrite the module's tensors directly from the files. If names or shapes differ from before, the module is built
-    again, which reports what is wrong.
+    The first call builds the model again and compares it with its files, which shows where each of their tensors goes.
+    Later calls overwrite the module's tensors directly from the files. If names or shapes differ from before, the
+    module is built again, which reports what is wrong.
 
     Args:
         before: model of the previous checkpoint; must not be used afterwards, even on error.
@@ -30,8 +30,6 @@ def reload_model(before: Model | None, folder: Path, dtype: str, device: str | W
     Raises:
         CheckpointError: as `load_model`.
     """
-    if before is None:
-        return load_model(folder, dtype, device)
     files = list_readable_weights(folder)
     if before.weight_targets is not None and overwrite_weights(before.module, before.weight_targets, files):
         check_finite(folder, before.module)

@@ -10,7 +10,7 @@ from pipeline.spec import Cell
 from pipeline.sweep.task import Outcome, Task
 
 TaskFunction = Callable[[Task], list[Outcome]]
-"""Body of a task, or the fetch of its checkpoint. Never raises; a successful fetch returns no outcomes."""
+"""A stage of a task. Never raises: failures are returned. A fetch returns outcomes only if it fails."""
 FinishedTask = tuple[Task, list[Outcome]]
 
 
@@ -69,7 +69,9 @@ class Backend(Protocol):
         """Raise UsageError unless every node sees every path."""
         ...
 
-    def submit(self, task: Task) -> None: ...
+    def submit(self, task: Task) -> None:
+        """Accept a task and start its fetch, if it has one."""
+        ...
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
         """Tasks finished since the last call; blocks up to the timeout for the first one."""

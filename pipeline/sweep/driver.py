@@ -51,8 +51,8 @@ class RunReport:
 
 @dataclass(order=True)
 class _QueuedTask:
-    """A task that may start at `ready_at`. Fewest attempts first, so that a failing task starves no other. Rank 0 is
-    a retry on another node: a bad node is recognised before every task has failed on it."""
+    """A task that may start at `ready_at`. Fewest attempts first, so that a failing task starves no other, but
+    a retry on another node (rank 0) goes first: a bad node is recognised before every task has failed on it."""
 
     rank: int
     shuffled: float
@@ -84,7 +84,7 @@ class Driver:
         self.utilization = Utilization()
         self.lake_failures = 0
         self.paused_until = self.next_heartbeat_at = 0.0
-        self.waiting = sorted(self._queue(task) for task in self._tasks())
+        self.waiting = sorted(self._queued(task) for task in self._tasks())
 
     def run(self) -> RunReport:
         """Work until no task is left, a signal has drained the run, or the circuit breaker stops it."""
@@ -138,7 +138,7 @@ class Driver:
             memory_slots=1 + max(count_retries(counts, "more_memory") for counts in failures),
         )
 
-    def _queue(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
+    def _queued(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
         failures = [self.attempts.failure_counts(cell) for cell in task.cells]
         rank = 0 if any(count_retries(counts, "other_node") for counts in failures) else task.attempt
         alone = any(map(must_run_alone, failures))
@@ -244,7 +244,7 @@ class Driver:
         )
         counts = (self.attempts.failure_counts(cell)[classes[cell.id]] for cell in cells)
         delays = [draw_backoff_s(c, n, self.rng) for c, n in zip(classes.values(), counts, strict=True)]
-        insort(self.waiting, self._queue(retried, max(delays)))
+        insort(self.waiting, self._queued(retried, max(delays)))
 
     def _refresh(self, last: bool = False) -> None:
         """Update the progress display; every HEARTBEAT_S, write labels and the heartbeat."""

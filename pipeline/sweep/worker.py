@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.catalog.checkpoint_files import LocalFolder, list_weight_files
-from pipeline.catalog.fetch import discard_checkpoint, fetch_temporarily
-from pipeline.catalog.fetch import fetch_checkpoint as fetch_files
+from pipeline.catalog.fetch import discard_checkpoint, fetch_checkpoint, fetch_temporarily
 from pipeline.errors import (
     CheckpointError,
     CorpusError,
@@ -67,7 +66,7 @@ def prefetch_task(task: Task) -> list[Outcome]:
         if task.checkpoint.remote is None:
             _read_ahead(Path(task.checkpoint.path))
             return []
-        fetch_files(task.checkpoint, task.run_id, task.resources.scratch_bytes)
+        fetch_checkpoint(task.checkpoint, task.run_id, task.resources.scratch_bytes)
     except Exception as error:
         return _outcomes_of_error(task, error, started)
     return []
