@@ -44,13 +44,15 @@ class Loss:
             group: group of each context.
         """
         if causal is not None:
-            for losses, is_text, context_group in zip(causal.cpu().numpy(), ~special[:, 1:], group, strict=True):
+            for losses, is_text, context_group in zip(
+                causal.cpu().numpy(), ~special[:, 1:], group.tolist(), strict=True
+            ):
                 self._count(context_group, losses[is_text].tolist())
         elif self._stack.loss_kind == "masked" and self._mask_id is not None:
             masked = np.stack([self._mask(~context_special) for context_special in special])
             losses = self._stack.masked_token_losses(ids, torch.from_numpy(masked).to(ids.device), self._mask_id)
             assert losses is not None
-            for part, context_group in zip(losses.split(masked.sum(axis=1).tolist()), group, strict=True):
+            for part, context_group in zip(losses.split(masked.sum(axis=1).tolist()), group.tolist(), strict=True):
                 self._count(context_group, part.tolist())
 
     def columns(self) -> dict[str, Any]:
