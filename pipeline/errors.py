@@ -47,5 +47,17 @@ class LakeError(ShapelakeError):
     """Lake that cannot be read or written."""
 
 
+class LeftOutWarning(UserWarning):
+    """A damaged file of a lake is left out of all results. The commands list these files and exit with code 1."""
+
+
+class ForeignFileWarning(UserWarning):
+    """A file in a lake's folder is none of the lake's and is ignored."""
+
+
+class BackendLostError(ShapelakeError):
+    """Ray that no longer works: its head, its local daemon or the connection to it is gone."""
+
+
 class RecipeDriftError(UsageError):
     """Recipe whose fields changed although its `name@version` did not."""

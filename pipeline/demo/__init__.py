@@ -12,9 +12,9 @@ from rich.text import Text
 from pipeline.lake import Lake, LakeReader, open_lake
 from pipeline.render.tables import console as output_console
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in_recipe
-from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
+from pipeline.sweep.run_report import RunReport
 
 HISTORY_NAMES = ("demo-decoder", "demo-encoder")
 TABLE_TITLES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}

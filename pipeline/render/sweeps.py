@@ -11,8 +11,8 @@ if TYPE_CHECKING:  # these imports take 0.5 s, which a query does not need
     from pipeline.catalog.revisions import History
     from pipeline.spec import Checkpoint
     from pipeline.sweep.cost import Cost
-    from pipeline.sweep.driver import RunReport
     from pipeline.sweep.plan import Plan
+    from pipeline.sweep.run_report import RunReport
 
 MAX_LISTED = 10
 
@@ -58,8 +58,10 @@ def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
         out.print(f"\nLEFT OUT  {group}\n          {do}", markup=False)
     if report.stop_reason:
         out.print(f"\nSTOPPED   {report.stop_reason}", markup=False)
-    total = len(plan.cells) - len(plan.todo) + report.committed - len(report.quarantined_cells)
+    total = len(plan.cells) - len(plan.todo) + report.n_done - len(report.quarantined_cells)
     parts = [f"{total} of {len(plan.cells)} wanted cells are in the lake", f"{report.committed} new"]
+    twice = f", of which {report.measured_twice} were measured here too" if report.measured_twice else ""
+    parts += [f"{report.by_others} by other runs{twice}"] if report.by_others else []
     parts += [f"{len(report.failures)} failed"] if report.failures else []
     parts += [f"{len(report.quarantined_cells)} quarantined"] if report.quarantined_cells else []
     parts += [f"{sum(group.cells for group in report.left_out)} left out"] if report.left_out else []

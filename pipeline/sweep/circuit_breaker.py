@@ -1,6 +1,6 @@
-"""Circuit breaker: stops a run whose first checkpoints all fail alike, since then the code or the cluster is at fault.
+"""Circuit breaker: recognises that the code or the cluster is at fault rather than the checkpoints.
 
-Apart from the driver because its rule is tested without a run.
+Apart from the driver because its rules are tested without a run.
 """
 
 from collections import Counter
@@ -11,17 +11,20 @@ from pipeline.sweep.task import Outcome
 
 TRIP_THRESHOLDS = {5: 5, 20: 11}
 """Number of checkpoints finished -> number of them with the same systemic failure that stops the run."""
+SUSPICIOUS_STREAK = 5
+"""Failures in a row on one host, of any checkpoints, after which the canary task must succeed there."""
 
 
 class CircuitBreaker:
-    """Remembers the last result of each checkpoint until enough have finished for the breaker to disarm."""
+    """Remembers the last result of each of the first checkpoints, and the current streak of failures of each host."""
 
     def __init__(self) -> None:
         self._failure_by_content: dict[str, str] = {}
+        self._streaks: Counter[str] = Counter()
 
     @property
     def is_disarmed(self) -> bool:
-        """True once enough checkpoints have finished that failures are the checkpoints' own."""
+        """True once enough checkpoints have finished that a common failure is no defect of the code."""
         return len(self._failure_by_content) >= max(TRIP_THRESHOLDS)
 
     def record_task(self, content: str, outcomes: Iterable[Outcome]) -> str:
@@ -35,6 +38,11 @@ class CircuitBreaker:
         if not is_new or not name or count < TRIP_THRESHOLDS.get(finished, count + 1):
             return ""
         return f"{count} of the first {finished} checkpoints failed with {name}: the code or the cluster is at fault"
+
+    def record_host(self, host: str, succeeded: bool) -> bool:
+        """Record a result on a host; return True if the canary task must now succeed there before anything else."""
+        self._streaks[host] = 0 if succeeded else self._streaks[host] + 1
+        return self._streaks[host] > 0 and self._streaks[host] % SUSPICIOUS_STREAK == 0
 
 
 def _systemic_failure(outcomes: list[Outcome]) -> str:

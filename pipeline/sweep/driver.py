@@ -3,62 +3,24 @@
 import random
 import signal
 import time
-from bisect import insort
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
-from pipeline.errors import LakeError
+from pipeline.errors import BackendLostError, LakeError
 from pipeline.lake import Lake
 from pipeline.spec import Cell
 from pipeline.sweep.attempts import AttemptTracker
 from pipeline.sweep.backend import Backend, LeftOutCells
+from pipeline.sweep.canary import make_canary
 from pipeline.sweep.circuit_breaker import CircuitBreaker
 from pipeline.sweep.plan import Plan
-from pipeline.sweep.retry_policy import POLICIES, ErrorClass, count_retries, draw_backoff_s, must_run_alone
-from pipeline.sweep.run_progress import RunProgress, Utilization
+from pipeline.sweep.retry_policy import POLICIES, count_retries, draw_backoff_s, must_run_alone
+from pipeline.sweep.run_progress import RunProgress
+from pipeline.sweep.run_recorder import RunRecorder
+from pipeline.sweep.run_report import RunReport
 from pipeline.sweep.signals import SignalListener
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-
-HEARTBEAT_S = 10.0
-
-
-@dataclass
-class RunReport:
-    """Result of a run."""
-
-    committed: int = 0
-    failures: dict[str, tuple[Cell, Outcome]] = field(default_factory=dict)
-    """Last failure of each cell that is not committed, by cell id."""
-    quarantined_cells: tuple[Cell, ...] = ()
-    """Wanted cells that were quarantined before the run."""
-    left_out: tuple[LeftOutCells, ...] = ()
-    """Cells that no node can run, by model."""
-    n_unfinished: int = 0
-    """Wanted cells neither committed nor failed, because the run was told to stop or stopped itself."""
-    signal_number: int = 0
-    stop_reason: str = ""
-    """Reason why the driver stopped the run itself; empty if it did not."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 if all wanted cells are committed; 143 if SIGTERM left work for a rerun, even if cells failed too; 1 if a
-        cell failed, is quarantined or was left out, or the driver stopped the run."""
-        if self.signal_number and self.n_unfinished and not self.stop_reason:
-            return 128 + self.signal_number
-        return 1 if self.failures or self.quarantined_cells or self.left_out or self.stop_reason else 0
-
-
-@dataclass(order=True)
-class _QueuedTask:
-    """A task that may start at `ready_at`. Fewest attempts first, so that a failing task starves no other, but
-    a retry on another node (rank 0) goes first: a bad node is recognised before every task has failed on it."""
-
-    rank: int
-    shuffled: float
-    task: Task = field(compare=False)
-    ready_at: float = field(compare=False, default=0.0)
-    alone: bool = field(compare=False, default=False)
+from pipeline.sweep.task_queue import QueuedTask, TaskQueue
 
 
 class Driver:
@@ -73,98 +35,118 @@ class Driver:
     ) -> None:
         self.plan, self.lake, self.backend, self.run_id, self.progress = plan, lake, backend, run_id, progress
         self.cells = {cell.id: cell for cell in plan.todo if cell.id not in too_large}
-        self.attempts = AttemptTracker(plan, lake, run_id)
+        self.rng = random.Random(run_id)
+        self.attempts = AttemptTracker(plan, lake, run_id, self.rng)
         models = Counter((c.checkpoint.model, too_large[c.id]) for c in plan.todo if c.id in too_large)
         left_out = tuple(LeftOutCells(model, n, why) for (model, why), n in models.items())
         self.report = RunReport(quarantined_cells=plan.quarantined_cells, left_out=left_out)
-        self.rng = random.Random(run_id)
-        self.running: dict[str, _QueuedTask] = {}
-        self.contents_to_label: set[str] = set()
+        self.queue = TaskQueue(self.rng)
+        self.running: dict[str, QueuedTask] = {}
+        self.done: set[str] = set()
+        """Ids of the cells that were committed during the run."""
         self.circuit_breaker = CircuitBreaker()
-        self.utilization = Utilization()
-        self.lake_failures = 0
-        self.paused_until = self.next_heartbeat_at = 0.0
-        self.waiting = sorted(self._queued(task) for task in self._tasks())
+        self.suspect_hosts: set[str] = set()
+        """Hosts on which the canary must succeed before any other task starts."""
+        self.n_canaries = 0
+        self.infra_failures = 0
+        self.paused_until = 0.0
+        self.recorder = RunRecorder(plan, lake, run_id, progress)
+        for task in self.attempts.first_tasks(self.cells.values()):
+            self._enqueue(task)
 
     def run(self) -> RunReport:
-        """Work until no task is left, a signal has drained the run, or the circuit breaker stops it."""
+        """Work until no task is left, a signal has drained the run, or the run must stop itself."""
         for cells in self.report.left_out:
             self.progress.report_left_out(cells)
         with SignalListener(self._on_signal):
-            self._loop()
-        for queued in (*self.waiting, *self.running.values()):  # their retries are left to a rerun: not failed yet
-            for cell in queued.task.cells:
-                self.report.failures.pop(cell.id, None)
+            try:
+                self._loop()
+            except BackendLostError as error:
+                self._stop(str(error))
+        self.recorder.write_best_effort(self._reconcile_unfinished)
+        self.recorder.write_best_effort(self._check_claims)
         if not self.report.stop_reason:
-            self._write_best_effort(self.attempts.quarantine_exhausted)
-        self.report.n_unfinished = len(self.cells) - self.report.committed - len(self.report.failures)
+            self.recorder.write_best_effort(self.attempts.quarantine_exhausted)
+        self.report.n_unfinished = len(self.cells) - self.report.n_done - len(self.report.failures)
         self._refresh(last=True)
         return self.report
 
     def _loop(self) -> None:
         drained_at = float("inf")
         self._refresh()
-        while (self.running or (self.waiting and not self._stopping)) and time.monotonic() <= drained_at:
+        while (self.running or (self._has_work and not self._stopping)) and time.monotonic() <= drained_at:
             self._submit()
             for task, outcomes in self.backend.wait(self._wait_timeout_s()):
                 self._handle_outcomes(self.running.pop(task.checkpoint.content).task, outcomes)
             self._refresh()
             if self._stopping:
                 for task in self.backend.withdraw():
-                    insort(self.waiting, self.running.pop(task.checkpoint.content))
+                    self.queue.put_back(self.running.pop(task.checkpoint.content))
                 drained_at = min(drained_at, time.monotonic() + self.plan.sweep.resources.drain_s)
 
     @property
     def _stopping(self) -> bool:
         return bool(self.report.signal_number or self.report.stop_reason)
 
-    def _tasks(self) -> list[Task]:
-        by_content: dict[str, list[Cell]] = {}
-        for cell in self.cells.values():
-            by_content.setdefault(cell.checkpoint.content, []).append(cell)
-        return [self._task(tuple(cells)) for cells in by_content.values()]
+    @property
+    def _has_work(self) -> bool:
+        return bool(len(self.queue) or self.attempts.unconfirmed_hosts)
 
-    def _task(self, cells: tuple[Cell, ...]) -> Task:
-        """First task of this run for these cells of one checkpoint, changed as failures of earlier runs ask."""
-        failures = [self.attempts.failure_counts(cell) for cell in cells]
-        return Task(
-            lake=self.lake.uri,
-            run_id=self.run_id,
-            checkpoint=cells[0].checkpoint,
-            cells=cells,
-            resources=self.plan.sweep.resources,
-            attempt=1 + max(counts.total() for counts in failures),
-            batch_halvings=max(count_retries(counts, "half_batch") for counts in failures),
-            memory_slots=1 + max(count_retries(counts, "more_memory") for counts in failures),
-        )
-
-    def _queued(self, task: Task, delay_s: float = 0.0) -> _QueuedTask:
+    def _enqueue(self, task: Task, delay_s: float = 0.0) -> None:
         failures = [self.attempts.failure_counts(cell) for cell in task.cells]
         rank = 0 if any(count_retries(counts, "other_node") for counts in failures) else task.attempt
-        alone = any(map(must_run_alone, failures))
-        return _QueuedTask(rank, self.rng.random(), task, time.monotonic() + delay_s, alone)
+        self.queue.add(task, rank, delay_s, alone=any(map(must_run_alone, failures)))
 
     def _submit(self) -> None:
-        """Fill the backend; a task that must run alone waits until no other task runs."""
-        while not self._stopping and len(self.running) < self.backend.capacity:
-            now = time.monotonic()
-            ready = (queued for queued in self.waiting if queued.ready_at <= now and now >= self.paused_until)
-            first = next(ready, None)
-            if first is None or any(q.alone for q in self.running.values()) or (first.alone and self.running):
-                return
-            self.waiting.remove(first)
-            self.running[first.task.checkpoint.content] = first
-            self.backend.submit(first.task)
+        """Fill the backend."""
+        while not self._stopping and len(self.running) < self.backend.capacity and (chosen := self._choose()):
+            self.running[chosen.task.checkpoint.content] = chosen
+            self.backend.submit(chosen.task)
+
+    def _choose(self) -> QueuedTask | None:
+        """The task to start now, if any: a due canary, else the first ready task whose failures are confirmed.
+
+        A task that must run alone waits until no other task runs.
+        """
+        if time.monotonic() < self.paused_until:
+            return None
+        if self.suspect_hosts:
+            return self._canary(self.suspect_hosts)
+        first = self.queue.find_ready(lambda task: self.attempts.find_unconfirmed_host(task) is None)
+        if first is None:
+            return self._canary(self._hosts_to_confirm())
+        if any(one.alone for one in self.running.values()) or (first.alone and self.running):
+            return None
+        self.queue.remove(first)
+        return first
+
+    def _hosts_to_confirm(self) -> set[str]:
+        """Hosts whose unconfirmed failures hold up a retry or, once nothing else is left, the end of the run."""
+        if not self.running and not len(self.queue):
+            return set(self.attempts.unconfirmed_hosts)
+        hosts = (self.attempts.find_unconfirmed_host(queued.task) for queued in self.queue)
+        return {host for host in hosts if host is not None}
+
+    def _canary(self, hosts: set[str]) -> QueuedTask | None:
+        """Canary task for the first of these hosts, one at a time."""
+        if not hosts or any(one.task.canary_host is not None for one in self.running.values()):
+            return None
+        self.n_canaries += 1
+        host, resources = min(hosts), self.plan.sweep.resources
+        return QueuedTask(0, 0.0, make_canary(host, self.lake.uri, self.run_id, self.n_canaries, resources))
 
     def _wait_timeout_s(self) -> float:
         if self.running:
             return 1.0
-        next_at = max(min((queued.ready_at for queued in self.waiting), default=0.0), self.paused_until)
+        next_at = max(self.queue.next_ready_at, self.paused_until)
         time.sleep(min(max(next_at - time.monotonic(), 0.0), 0.5))
         return 0.0
 
     def _handle_outcomes(self, task: Task, outcomes: list[Outcome]) -> None:
         """Count commits, record failures, and queue the cells that may be retried."""
+        if task.canary_host is not None:
+            self._handle_canary(task.canary_host, outcomes[0])
+            return
         try:
             outcomes = self._reconcile_with_lake(outcomes)
             retry = {o.cell_id: self.attempts.record_failure(self.cells[o.cell_id], o, task) for o in _failed(outcomes)}
@@ -177,10 +159,23 @@ class Driver:
                 self._on_commit(cell, outcome)
             else:
                 self._on_failure(cell, outcome, retry[outcome.cell_id])
-        self._check_lake(outcomes)
+        self._check_infra(outcomes)
         self._check_circuit_breaker(task, outcomes, retry)
         if again := [outcome for outcome in _failed(outcomes) if retry[outcome.cell_id]]:
-            self._retry(task, again)
+            self._enqueue(*self.attempts.retry_of(task, again))
+
+    def _handle_canary(self, host: str, outcome: Outcome) -> None:
+        """Confirm the failures on the canary's host; dismiss them if the host is gone; stop if the canary failed."""
+        if outcome.ok:
+            self.progress.print_line(f"the canary task succeeded on {host or outcome.host}: failures there count")
+            self.suspect_hosts.discard(host)
+            self._confirm(host)
+        elif outcome.error_class == "preempted":
+            self.suspect_hosts.discard(host)
+            self.attempts.dismiss(host)
+        else:
+            failed = f"the canary task failed on {host or outcome.host} with {outcome.error_class}: {outcome.message}"
+            self._stop(f"{failed}\nNo checkpoint is at fault: repair the host or Ray, then run it again")
 
     def _reconcile_with_lake(self, outcomes: list[Outcome]) -> list[Outcome]:
         """Replace the outcomes of a dead worker by what the lake shows: it may have committed some of its cells.
@@ -195,94 +190,81 @@ class Driver:
         return [o.model_copy(update={"error_class": "not_begun"}) if o.cell_id in lost[1:] else o for o in known]
 
     def _on_commit(self, cell: Cell, outcome: Outcome) -> None:
-        self.report.committed += 1
-        self.utilization.add_compute_time(outcome.compute_s)
+        self.report.committed += not outcome.by_another_run
+        self.report.by_others += outcome.by_another_run
+        self.report.measured_twice += outcome.by_another_run and outcome.compute_s > 0
         self.report.failures.pop(cell.id, None)
-        self.lake_failures = 0
+        self.infra_failures = 0
+        self.done.add(cell.id)
         self.progress.report_commit(cell, outcome)
-        self.contents_to_label.add(cell.checkpoint.content)
+        self.recorder.add_commit(cell.checkpoint, outcome.compute_s)
+        if outcome.n_rows:  # measured by this task: its host works
+            self.circuit_breaker.record_host(outcome.host, succeeded=True)
+            self._confirm(outcome.host, cell.checkpoint.content)
+
+    def _confirm(self, host: str, content: str = "") -> None:
+        self.recorder.write_best_effort(lambda: self.attempts.confirm(host, content))
 
     def _on_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
-        if outcome.error_class and POLICIES[outcome.error_class].max_attempts is not None:
-            self.report.failures[cell.id] = (cell, outcome)
-            self.progress.report_failure(cell, outcome, again)
+        policy = POLICIES[outcome.error_class] if outcome.error_class else None
+        if policy is None or policy.max_attempts is None or policy.scope == "run":
+            return
+        self.report.failures[cell.id] = (cell, outcome)
+        self.progress.report_failure(cell, outcome, again)
+        if policy.quarantines == "if confirmed" and self.circuit_breaker.record_host(outcome.host, succeeded=False):
+            self.suspect_hosts.add(outcome.host)
 
-    def _check_lake(self, outcomes: list[Outcome]) -> None:
-        """After a failed write to the lake, start nothing until the back-off has passed; failures meanwhile count as
-        the same one. The third in a row without a commit in between stops the run."""
-        refused = [o.message for o in _failed(outcomes) if o.error_class and POLICIES[o.error_class].scope == "lake"]
+    def _check_infra(self, outcomes: list[Outcome]) -> None:
+        """After a failure of the lake or of Ray, start nothing until the back-off has passed; failures meanwhile count
+        as the same one. The third in a row without a commit in between stops the run."""
+        refused = [o.message for o in _failed(outcomes) if o.error_class and POLICIES[o.error_class].scope == "run"]
         if not refused or time.monotonic() < self.paused_until:
             return
-        self.lake_failures += 1
-        self.paused_until = time.monotonic() + draw_backoff_s("infra", self.lake_failures, self.rng)
-        if self.lake_failures >= (POLICIES["infra"].max_attempts or 0):
-            self.report.stop_reason = f"the lake cannot be written: {refused[0]}"
+        self.infra_failures += 1
+        delay_s = draw_backoff_s("infra", self.infra_failures, self.rng)
+        self.paused_until = time.monotonic() + delay_s
+        self.progress.print_line(f"{refused[0]}: nothing starts for {delay_s:.1f} s")
+        if self.infra_failures >= (POLICIES["infra"].max_attempts or 0):
+            self._stop(refused[0])
+
+    def _stop(self, reason: str) -> None:
+        """Start nothing more; the first reason is the one that is reported."""
+        self.report.stop_reason = self.report.stop_reason or reason
 
     def _check_circuit_breaker(self, task: Task, outcomes: list[Outcome], retry: Mapping[str, bool]) -> None:
         """Stop the run if the breaker trips; a task that goes to another node has not finished yet."""
         to_other_node = all(
             o.error_class and POLICIES[o.error_class].on_retry == "other_node" and retry[o.cell_id] for o in outcomes
         )
-        if not to_other_node:
-            reason = self.circuit_breaker.record_task(task.checkpoint.content, outcomes)
-            self.report.stop_reason = self.report.stop_reason or reason
-        if self.circuit_breaker.is_disarmed:
-            self._write_best_effort(self.attempts.quarantine_exhausted)
+        if not to_other_node and (reason := self.circuit_breaker.record_task(task.checkpoint.content, outcomes)):
+            self._stop(reason)
 
-    def _retry(self, task: Task, failed: list[Outcome]) -> None:
-        """Queue the failed cells of a task again, changed as the policies of their failures ask."""
-        classes: dict[str, ErrorClass] = {o.cell_id: o.error_class for o in failed if o.error_class}
-        changes = [POLICIES[error_class].on_retry for error_class in classes.values()]
-        cells = tuple(self.cells[cell_id] for cell_id in classes)
-        retried = task.model_copy(
-            update={
-                "cells": cells,
-                "attempt": task.attempt + 1,
-                "batch_halvings": task.batch_halvings + ("half_batch" in changes),
-                "memory_slots": task.memory_slots + ("more_memory" in changes),
-            }
-        )
-        counts = (self.attempts.failure_counts(cell)[classes[cell.id]] for cell in cells)
-        delays = [draw_backoff_s(c, n, self.rng) for c, n in zip(classes.values(), counts, strict=True)]
-        insort(self.waiting, self._queued(retried, max(delays)))
+    def _reconcile_unfinished(self) -> None:
+        """Count the cells of tasks that never returned but were committed; the other cells are left to a rerun.
+
+        A cell that waits for a retry has not failed yet.
+        """
+        for queued in (*self.queue, *self.running.values()):
+            for cell in queued.task.cells:
+                self.report.failures.pop(cell.id, None)
+        in_flight = {cell.id for queued in self.running.values() for cell in queued.task.cells} & self.cells.keys()
+        if in_flight:
+            for cell_id in self.lake.committed_cell_ids() & in_flight:
+                self._on_commit(self.cells[cell_id], Outcome(cell_id=cell_id))
+
+    def _check_claims(self) -> None:
+        """Look whether every cell that was committed during the run is in the lake."""
+        lost = self.done - self.lake.committed_cell_ids()
+        if lost:
+            self.report.lost = len(lost)
+            where = f"{self.lake.uri} was deleted, unmounted or replaced"
+            self._stop(f"{len(lost)} cells of this run are no longer in the lake: {where}\nRestore it, or run it again")
 
     def _refresh(self, last: bool = False) -> None:
-        """Update the progress display; every HEARTBEAT_S, write labels and the heartbeat."""
-        self.utilization.add_slot_time(self.backend.slots)
+        """Update the progress display and, if they are due, the records in the lake."""
         measuring = len(self.backend.measuring)
         self.progress.refresh(measuring, len(self.running) - measuring, len(self.report.failures), self._stopping)
-        if last or time.monotonic() > self.next_heartbeat_at:
-            self.next_heartbeat_at = time.monotonic() + HEARTBEAT_S
-            self._record_labels()
-            self._write_best_effort(lambda: self.lake.heartbeat(self.run_id, self._heartbeat_fields(ended=last)))
-
-    def _record_labels(self) -> None:
-        """Record the labels of everything committed since the last call, in one write."""
-        contents, self.contents_to_label = self.contents_to_label, set()
-        labels = [c for c in self.plan.checkpoints if c.content in contents] if contents else []
-        if labels:
-            self._write_best_effort(lambda: self.lake.record_labels(labels))
-
-    def _heartbeat_fields(self, ended: bool) -> dict[str, object]:
-        return {
-            "sweep": self.plan.sweep.name,
-            "wanted": len(self.plan.cells),
-            "to_run": len(self.cells),
-            "committed": self.report.committed,
-            "failed": len(self.report.failures),
-            "left_out": [cells._asdict() for cells in self.report.left_out],
-            "busy": self.utilization.share,
-            "gpu_wait_s": round(self.backend.gpu_wait_s, 1),
-            "running": [task.checkpoint.label for task in self.backend.measuring],
-            "ended": ended,
-        }
-
-    def _write_best_effort(self, write: Callable[[], object]) -> None:
-        """Write a record that the next run would repair; if the lake refuses, print the error and go on."""
-        try:
-            write()
-        except LakeError as error:
-            self.progress.print_line(str(error))
+        self.recorder.refresh(self.report, self.backend, len(self.cells), last)
 
     def _on_signal(self, number: int) -> None:
         if self.report.signal_number and number == signal.SIGINT:

@@ -54,7 +54,9 @@ def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple
     with fetch_temporarily(first.checkpoint, f"here-{os.getpid()}", resources.scratch_bytes) as checkpoint:
         loaded = load_checkpoint(checkpoint, first.recipe, resources)
         for cell in cells:
-            yield cell, measure(cell, loaded, resources.batch_tokens)
+            rows = measure(cell, loaded, resources.batch_tokens)
+            loaded.require_same_files()
+            yield cell, rows
 
 
 def _find_checkpoint(name: str, tokenizer: str | None) -> Checkpoint:

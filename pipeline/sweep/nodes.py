@@ -72,6 +72,12 @@ class NodeTracker:
         hosts = (node["NodeManagerHostname"] for node in self._list_nodes() if found and node["NodeID"] == found)
         return next(hosts, "")
 
+    def find_node_of_host(self, host: str) -> str:
+        """Id of the node on this host, a living one if there is any: a task that is bound to a dead node fails at once,
+        as preempted. Empty if Ray does not know the host."""
+        nodes = sorted(self._list_nodes(), key=lambda node: node["Alive"])
+        return next((node["NodeID"] for node in reversed(nodes) if node["NodeManagerHostname"] == host), "")
+
     def record_fetch(self, content: str, well: bool) -> None:
         """Record whether the fetch of a checkpoint succeeded on its node."""
         node = self.find_node(content)
@@ -149,6 +155,15 @@ def require_listener(address: str) -> None:
     except OSError as error:
         do = "Start the Ray head, or use --address local"
         raise UsageError(f"Ray at {address}", f"nothing listens there ({error})", do) from error
+
+
+def accepts_connections(host: str, port: int) -> bool:
+    """Return True if something listens at this address."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def find_missing_paths(paths: list[str]) -> list[str]:

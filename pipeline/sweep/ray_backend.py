@@ -23,7 +23,7 @@ from pipeline.sweep.ray_cluster import NODE_ANSWER_TIMEOUT_S, RayCluster, make_r
 from pipeline.sweep.ray_errors import NODE_LOST_ERRORS, classify_ray_error
 from pipeline.sweep.retry_policy import POLICIES
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-from pipeline.sweep.watchdog import find_stuck, innermost_line, read_stack
+from pipeline.sweep.watchdog import find_stuck, innermost_line, is_in_flight, read_stack
 
 TASK_ENVIRONMENT = ("HF_TOKEN", DRIVER_ENV)
 """Variables passed as an argument of each task: Ray writes those of a runtime_env into its logs."""
@@ -54,7 +54,7 @@ class RayBackend:
     def __init__(self, stages: TaskFunctions, resources: Resources, ahead: int = 0, queue: int = 0) -> None:
         self._resources, self._ahead, self._queue = resources, ahead, queue
         self._cluster = RayCluster(resources)
-        self._nodes = NodeTracker(ray.nodes, resources)
+        self._nodes = NodeTracker(self._cluster.nodes, resources)
         self._cluster.connect()
         self._nodes.require_usable_node()
         self._cluster.free_dead_drivers()
@@ -83,7 +83,7 @@ class RayBackend:
         """Number of tasks measured at once: `slots` in a local run; on a cluster what fits, at most `slots`."""
         if self._cluster.is_local:
             return self._resources.n_slots
-        have = ray.cluster_resources()
+        have = self._cluster.resources()
         fits = have.get("GPU", 0) if self._resources.gpus else have.get("CPU", 0) // self._resources.threads
         return max(min(int(fits), self._resources.slots or int(fits)), 1)
 
@@ -102,6 +102,7 @@ class RayBackend:
         self._start()
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
+        self._cluster.require_head()
         finished = [done for ref in self._wait_ray(timeout_s) if (done := self._collect_finished(ref))]
         self._start()
         self._cancel_stuck()
@@ -177,6 +178,8 @@ class RayBackend:
     def _node_options(self, task: Task) -> dict[str, Any]:
         """Bind a task to the node that has its files; elsewhere it could wait for room that its own tasks hold."""
         node = self._nodes.find_node(task.checkpoint.content)
+        if task.canary_host:
+            node = self._nodes.find_node_of_host(task.canary_host)
         return pin_to_node(node) if node else {}
 
     def _slots_taken(self, node: str = "") -> int:
@@ -196,7 +199,7 @@ class RayBackend:
         task, _, since = (self._fetching if was_fetched else self._running).pop(ref)
         outcomes = self._outcomes(ref, task, time.monotonic() - since)
         if was_fetched:
-            self._nodes.record_fetch(task.checkpoint.content, well=not outcomes)
+            self._nodes.record_fetch(task.checkpoint.content, well=all(outcome.ok for outcome in outcomes))
             if not outcomes:
                 self._ready.append(task)
                 return None
@@ -218,9 +221,15 @@ class RayBackend:
             return ray.get(ref)
         except RayError as error:
             here = gethostname() if self._cluster.is_local else ""
-            host = self._nodes.find_host(task.checkpoint.content) or here
+            host = self._nodes.find_host(task.checkpoint.content) or here or self._find_host(error, task)
             failed = self._failed(error, ref, task, elapsed_s)
             return [outcome.model_copy(update={"host": host, "seconds": elapsed_s}) for outcome in failed]
+
+    def _find_host(self, error: RayError, task: Task) -> str:
+        """Host where a dead worker left its mark; empty if it is not found."""
+        if not isinstance(error, WorkerCrashedError):
+            return ""
+        return next((host for host, found in self._cluster.ask_nodes(is_in_flight, task) if found), "")
 
     def _failed(self, error: RayError, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
         if isinstance(error, NODE_LOST_ERRORS):
@@ -246,7 +255,7 @@ class RayBackend:
         late = {ref: one.task for ref, one in self._running.items() if now - one.since >= limit_s}
         if not late or now - self._stuck_checked_at < min(limit_s, STUCK_CHECK_INTERVAL_S):
             return
-        answers = self._cluster.ask_nodes(find_stuck, [*late.values()], limit_s)
+        answers = self._cluster.ask_nodes(find_stuck, [*late.values()], TIMEOUT_GRACE_FACTOR)
         stuck = {content for _, contents in answers for content in contents or ()}
         for ref in (ref for ref, task in late.items() if task.checkpoint.content in stuck):
             ray.cancel(ref, force=True)

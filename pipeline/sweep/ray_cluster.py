@@ -4,7 +4,8 @@ Ray is imported in this file, `ray_backend.py`, `ray_errors.py` and `ray_jobs.py
 """
 
 import os
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,9 +14,9 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.catalog.scratch import current_owner, is_driver_dead, list_owners, release_owned_by
-from pipeline.errors import UsageError
+from pipeline.errors import BackendLostError, UsageError
 from pipeline.spec import Resources
-from pipeline.sweep.nodes import find_missing_paths, require_listener
+from pipeline.sweep.nodes import RayNode, accepts_connections, find_missing_paths, require_listener
 from pipeline.sweep.ray_errors import NODE_LOST_ERRORS
 from pipeline.sweep.ray_local import prepare_ray_tmpdir
 from pipeline.sweep.signals import preserve_sigterm_handler
@@ -24,6 +25,8 @@ OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidd
 WORKER_ENVIRONMENT = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 """Variables that workers on other nodes need at start, so that they fetch from where the driver discovered."""
 NODE_ANSWER_TIMEOUT_S = 30.0
+HEAD_TIMEOUT_S = 30.0
+"""Time for a head that restarts; Ray itself gives up after 60 s."""
 
 
 class RayCluster:
@@ -49,6 +52,33 @@ class RayCluster:
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
+
+    def nodes(self) -> list[RayNode]:
+        """Nodes of the cluster, dead ones included; raises BackendLostError if the head is gone."""
+        self.require_head()
+        return ray.nodes()
+
+    def resources(self) -> Mapping[str, float]:
+        """Resources of the living nodes together; raises BackendLostError if the head is gone."""
+        self.require_head()
+        return ray.cluster_resources()
+
+    def require_head(self) -> None:
+        """Wait up to HEAD_TIMEOUT_S for Ray's head to accept connections; a local head that is gone stays so.
+
+        Without it, calls of Ray block, and after 60 s Ray ends this process without a report.
+
+        Raises:
+            BackendLostError: the head does not answer.
+        """
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        host = "127.0.0.1" if self.is_local else host
+        deadline = time.monotonic() + (0.0 if self.is_local else HEAD_TIMEOUT_S)
+        while not accepts_connections(host, int(port)):
+            if time.monotonic() >= deadline:
+                do = "Run it again" if self.is_local else "Restart the head, and run it again"
+                raise BackendLostError(f"Ray at {host}:{port}", "its head (GCS) does not answer", do)
+            time.sleep(1.0)
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
@@ -101,7 +131,7 @@ class RayCluster:
         if self.is_local:
             return [("", function(*args))]
         remote = make_remote(function, num_cpus=0)
-        nodes = [node for node in ray.nodes() if node["Alive"]]
+        nodes = [node for node in self.nodes() if node["Alive"]]
         hosts = {remote.options(**pin_to_node(n["NodeID"])).remote(*args): n["NodeManagerHostname"] for n in nodes}
         answered, silent = ray.wait(list(hosts), num_returns=len(hosts), timeout=NODE_ANSWER_TIMEOUT_S)
         for ref in silent:

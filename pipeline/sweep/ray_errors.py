@@ -12,6 +12,7 @@ from ray.exceptions import (
     TaskCancelledError,
     TaskUnschedulableError,
     UnserializableException,
+    WorkerCrashedError,
 )
 
 from pipeline.sweep.retry_policy import ErrorClass
@@ -30,7 +31,8 @@ class RayFailure(NamedTuple):
 def classify_ray_error(error: RayError) -> RayFailure:
     """Class and message of an exception that Ray raised in place of a task's result.
 
-    A cancelled task is a `timeout`: the driver cancels only tasks that are stuck. `crash` is what remains.
+    A cancelled task is a `timeout`: the driver cancels only tasks that are stuck. Only a dead worker process is a
+    `crash`. What remains says that Ray does not work (`infra`), and nothing about the checkpoint.
     """
     match error:
         case RayTaskError():
@@ -47,9 +49,13 @@ def classify_ray_error(error: RayError) -> RayFailure:
         case RuntimeEnvSetupError():
             cause = str(error).strip().rpartition("\n")[2]
             return RayFailure("setup", f"RuntimeEnvSetupError: {cause}", str(error))
+        case WorkerCrashedError():
+            return RayFailure("crash", _first_line(error))
         case _ if isinstance(error, NODE_LOST_ERRORS):
             return RayFailure("preempted", _first_line(error))
-    return RayFailure("crash", _first_line(error))
+    return RayFailure(
+        "infra", f"Ray does not work: {_first_line(error)}\nRestart Ray if it is a cluster, and run again"
+    )
 
 
 def _first_line(error: Exception) -> str:

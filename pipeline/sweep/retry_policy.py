@@ -21,6 +21,7 @@ ErrorClass = Literal[
     "setup",
     "preempted",
     "infra",
+    "leased",
     "not_begun",
 ]
 """Names are part of the lake's format: they are in the file names of `attempts/v1`."""
@@ -32,14 +33,15 @@ class FailurePolicy(NamedTuple):
     cause: str
     max_attempts: int | None
     """Failures of one cell after which it is not tried again; None = unlimited and not recorded as an attempt."""
-    quarantines: bool = False
-    """Count attempts across runs and quarantine the cell at the last one; otherwise every run starts from zero."""
+    quarantines: Literal["no", "yes", "if confirmed"] = "no"
+    """Count attempts across runs and quarantine the cell at the last one; otherwise every run starts from zero.
+    `if confirmed`: an attempt counts only once another checkpoint, or the canary, has succeeded on the same host."""
     retry_in_run: bool = True
     """Retry in the same run; otherwise the next run does."""
     backoff: bool = False
     """Wait before a retry: exponential with jitter."""
-    scope: Literal["cell", "worker", "lake"] = "cell"
-    """Extent of the failure: one cell, the worker process with all its remaining cells, or the whole run's lake."""
+    scope: Literal["cell", "worker", "run"] = "cell"
+    """Extent of the failure: one cell, the worker process with all its remaining cells, or the run (its lake, Ray)."""
     systemic: bool = False
     """May come from a defect of the code or the cluster that hits every task: counted by the circuit breaker."""
     on_retry: Literal["repeat", "half_batch", "more_memory", "other_node", "last_alone"] = "repeat"
@@ -47,28 +49,40 @@ class FailurePolicy(NamedTuple):
 
 
 POLICIES: dict[ErrorClass, FailurePolicy] = {
-    "permanent": FailurePolicy("the checkpoint or the corpus is unusable", 1, quarantines=True, retry_in_run=False),
-    "error": FailurePolicy("unexpected exception", 3, quarantines=True, retry_in_run=False, systemic=True),
-    "oom": FailurePolicy("the GPU or the process is out of memory", 3, quarantines=True, on_retry="half_batch"),
+    "permanent": FailurePolicy("the checkpoint or the corpus is unusable", 1, quarantines="yes", retry_in_run=False),
+    "error": FailurePolicy("unexpected exception", 3, quarantines="if confirmed", retry_in_run=False, systemic=True),
+    "oom": FailurePolicy(
+        "the GPU or the process is out of memory", 3, quarantines="if confirmed", on_retry="half_batch"
+    ),
     "host_oom": FailurePolicy(
-        "the node killed the worker for its memory", 2, quarantines=True, scope="worker", on_retry="more_memory"
+        *("the node killed the worker for its memory", 2),
+        quarantines="if confirmed",
+        scope="worker",
+        on_retry="more_memory",
     ),
     "crash": FailurePolicy(
-        "the worker process died", 5, quarantines=True, scope="worker", systemic=True, on_retry="last_alone"
+        *("the worker process died", 5),
+        quarantines="if confirmed",
+        scope="worker",
+        systemic=True,
+        on_retry="last_alone",
     ),
-    "timeout": FailurePolicy("the watchdog ended the worker", 2, quarantines=True, scope="worker", systemic=True),
+    "timeout": FailurePolicy(
+        "the watchdog ended the worker", 2, quarantines="if confirmed", scope="worker", systemic=True
+    ),
     "transient": FailurePolicy("network or busy disk", 5, backoff=True),
     "changed": FailurePolicy("the files are not the planned ones", 1, retry_in_run=False),
     "setup": FailurePolicy("the node cannot run the task", 2, systemic=True, on_retry="other_node"),
     "preempted": FailurePolicy("the node was lost", 20),
-    "infra": FailurePolicy("the lake cannot be written", 3, backoff=True, scope="lake"),
+    "infra": FailurePolicy("the lake or Ray does not work", 3, backoff=True, scope="run"),
+    "leased": FailurePolicy("another run is measuring it", None, backoff=True),
     "not_begun": FailurePolicy("the worker died in an earlier cell of the task", None),
 }
 
 
 def count_across_runs(attempts: Counter[str]) -> Counter[str]:
     """Return the recorded attempts of classes that quarantine; the others do not outlive a run."""
-    return Counter({name: n for name, n in attempts.items() if (p := _policy(name)) and p.quarantines})
+    return Counter({name: n for name, n in attempts.items() if (p := _policy(name)) and p.quarantines != "no"})
 
 
 def is_exhausted(error_class: ErrorClass, failures: Counter[str]) -> bool:

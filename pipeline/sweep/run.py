@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 from uuid import uuid4
 
@@ -13,15 +13,19 @@ from pipeline.lake import Lake
 from pipeline.spec import Checkpoint
 from pipeline.sweep.audit_records import build_audit_record
 from pipeline.sweep.backend import Backend, InlineBackend, TaskFunction, TaskFunctions
-from pipeline.sweep.driver import HEARTBEAT_S, Driver, RunReport
+from pipeline.sweep.canary import with_canary
+from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.ray_local import enable_local_ray_auth
 from pipeline.sweep.run_progress import RunProgress
+from pipeline.sweep.run_recorder import HEARTBEAT_S
+from pipeline.sweep.run_report import RunReport
+from pipeline.sweep.watchdog import exit_on_timeout
 
 BackendName = Literal["ray", "inline"]
 READ_AHEAD_MIN_PARAMS = 100_000_000
 """Smaller models load in less time than a task takes to start."""
-ACTIVE_WITHIN_S = 3 * HEARTBEAT_S
+ACTIVE_WITHIN = timedelta(seconds=3 * HEARTBEAT_S)
 RAY_QUEUE_LENGTH = 62
 """Small tasks queued inside Ray beyond the slots, so that a worker starts the next one without waiting for the driver.
 10,000 empty tasks take 13 s with 64 in flight, 21 to 28 s with two."""
@@ -42,7 +46,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None 
             prepare_text_file(corpus)  # download, unpack and clean once, before any worker starts
     remove_stale()  # scratch of killed runs
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
-    others = lake.active_runs(within_s=ACTIVE_WITHIN_S)
+    others = lake.active_runs(within=ACTIVE_WITHIN)
     lake.begin_run(run_id, plan.to_json())
     with own_scratch(), RunProgress(total=len(plan.todo)) as progress:
         progress.print_line(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
@@ -109,12 +113,14 @@ def _open_backend(name: BackendName, plan: Plan, work: TaskFunction | None) -> B
     small = not any(_is_worth_fetching(cell.checkpoint) for cell in plan.todo)
     ahead = 0 if small else resources.prefetch
     if name == "inline":
-        stages = TaskFunctions(worker.prefetch_task, work or worker.run_task, worker.discard_fetched)
+        measure = with_canary(work or worker.run_task)
+        stages = TaskFunctions(worker.prefetch_task, measure, worker.discard_fetched)
         return InlineBackend(stages, ahead)
     if resources.address == "local":
         enable_local_ray_auth()
     from pipeline.sweep.ray_backend import RayBackend
 
     queue = RAY_QUEUE_LENGTH if small and resources.address == "local" and not resources.gpus else 0
-    stages = TaskFunctions(worker.prefetch_task, work or worker.run_task_with_timeout, worker.discard_fetched)
+    measure = with_canary(work or worker.run_task_with_timeout, exit_on_timeout)
+    stages = TaskFunctions(worker.prefetch_task, measure, worker.discard_fetched)
     return RayBackend(stages, resources, ahead, queue)

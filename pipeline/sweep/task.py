@@ -13,6 +13,8 @@ class Task(StrictModel):
     """One checkpoint and its wanted cells: weights are loaded once."""
 
     lake: str
+    lake_id: str | None = None
+    """Id of the lake when the run began: the worker writes to no other lake."""
     run_id: str
     checkpoint: Checkpoint
     cells: tuple[Cell, ...]
@@ -20,6 +22,8 @@ class Task(StrictModel):
     attempt: int = 1
     batch_halvings: int = 0
     """Number of times the batch was halved after running out of memory."""
+    canary_host: str | None = None
+    """Host that a canary task checks; empty = any host; None = not a canary task."""
     memory_slots: int = 1
     """Number of slots whose memory the task reserves; raised after each kill by the node's memory monitor."""
 
@@ -38,6 +42,9 @@ class Outcome(StrictModel):
     host: str = Field(default_factory=socket.gethostname)
     """Host of the attempt; empty for a dead worker if Ray does not report its host."""
     n_rows: int = 0
+    """Rows that this task measured; 0 if another task or run had committed the cell."""
+    by_another_run: bool = False
+    """Another run committed the cell, before or while this task measured it."""
     seconds: float = 0.0
     compute_s: float = 0.0
     """Seconds in forward passes and metrics, out of `seconds`."""

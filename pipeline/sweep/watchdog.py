@@ -56,9 +56,14 @@ def innermost_line(stack: str) -> str:
     return f"{found[1]}:{found[2]}" if found else ""
 
 
-def find_stuck(tasks: Iterable[Task], limit_s: float) -> list[str]:
-    """Contents of the tasks whose current stage on this node is older than the limit."""
-    return [task.checkpoint.content for task in tasks if _age_s(stack_file(task)) >= limit_s]
+def find_stuck(tasks: Iterable[Task], factor: float) -> list[str]:
+    """Contents of the tasks whose current stage on this node is older than this multiple of their timeout."""
+    return [t.checkpoint.content for t in tasks if _age_s(stack_file(t)) >= factor * t.resources.timeout_s]
+
+
+def is_in_flight(task: Task) -> bool:
+    """Return True if the attempt runs on this node, or was killed here."""
+    return stack_file(task).exists()
 
 
 def _age_s(path: Path) -> float:

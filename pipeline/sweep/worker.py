@@ -20,6 +20,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.lake import Lake, to_table
+from pipeline.lake.leases import acquire_lease, release_lease
 from pipeline.measurement.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.task import ErrorClass, Outcome, Task, fail_all_cells
@@ -45,34 +46,48 @@ def run_task(task: Task, watch: TimeoutContext = nullcontext) -> list[Outcome]:
     Args:
         watch: context entered for loading and again for each cell, so that each has the full timeout.
     """
-    started = time.monotonic()
+    started, lake = time.monotonic(), Lake(task.lake, task.lake_id)
     try:
+        if settled := find_settled(task, lake):
+            return settled
         with (
             mark_in_flight(task),
             fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint,
         ):
-            return _measure_cells(task, checkpoint, watch)
+            return _measure_cells(task, lake, checkpoint, watch)
     except Exception as error:
-        return _outcomes_of_error(task, error, started)
+        return outcomes_of_error(task, error, started)
+    finally:
+        release_lease(lake, task.checkpoint.content, task.run_id)
+
+
+def find_settled(task: Task, lake: Lake) -> list[Outcome]:
+    """Outcomes of a task that another run has finished or is working on; otherwise none, and its lease is taken."""
+    if holder := acquire_lease(lake, task.checkpoint.content, task.run_id):
+        return fail_all_cells(task, "leased", f"run {holder} is measuring it")
+    done = [lake.has_cell(cell.id, cell.checkpoint.model_key) for cell in task.cells]
+    return [Outcome(cell_id=cell.id, by_another_run=True) for cell in task.cells] if all(done) else []
 
 
 def prefetch_task(task: Task) -> list[Outcome]:
     """Fetch the task's checkpoint ahead: from the Hub to this machine's disk, or from disk into the page cache.
 
-    Returns the failures; empty on success.
+    Returns outcomes if it fails or if there is nothing to measure; otherwise none, and the lease is kept.
     """
     started = time.monotonic()
     try:
+        if settled := find_settled(task, Lake(task.lake, task.lake_id)):
+            return settled
         if task.checkpoint.remote is None:
             _read_ahead(Path(task.checkpoint.path))
             return []
         fetch_checkpoint(task.checkpoint, task.run_id, task.resources.scratch_bytes)
     except Exception as error:
-        return _outcomes_of_error(task, error, started)
+        return outcomes_of_error(task, error, started)
     return []
 
 
-def _outcomes_of_error(task: Task, error: Exception, started: float) -> list[Outcome]:
+def outcomes_of_error(task: Task, error: Exception, started: float) -> list[Outcome]:
     """The exception being handled, as the outcome of every cell of the task."""
     seconds = time.monotonic() - started
     return fail_all_cells(task, classify_error(error), format_error(error), traceback.format_exc(), seconds)
@@ -87,6 +102,7 @@ def _read_ahead(folder: Path) -> None:
 def discard_fetched(task: Task) -> None:
     """Delete the fetched files of a task that will not be measured."""
     discard_checkpoint(task.checkpoint, task.run_id)
+    release_lease(Lake(task.lake, task.lake_id), task.checkpoint.content, task.run_id)
 
 
 def run_task_with_timeout(task: Task) -> list[Outcome]:
@@ -111,18 +127,16 @@ def format_error(error: BaseException) -> str:
     return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
 
 
-def _measure_cells(task: Task, checkpoint: Checkpoint, watch: TimeoutContext) -> list[Outcome]:
+def _measure_cells(task: Task, lake: Lake, checkpoint: Checkpoint, watch: TimeoutContext) -> list[Outcome]:
     with watch(task):
         from pipeline.measurement.loaded_checkpoint import load_checkpoint  # loads torch and transformers
 
         models = _model_cache()
         loaded = load_checkpoint(checkpoint, task.cells[0].recipe, task.resources, models)
-    committed = Lake(task.lake).committed_cell_ids() if task.attempt > 1 else set()
     outcomes = []
     for cell in task.cells:
         with watch(task):
-            done = cell.id in committed
-            outcomes.append(Outcome(cell_id=cell.id) if done else _measure_and_commit(task, cell, loaded))
+            outcomes.append(_measure_and_commit(task, lake, cell, loaded))
     if all(outcome.ok for outcome in outcomes):
         models.put(loaded)
     return outcomes
@@ -136,19 +150,27 @@ def _model_cache() -> "ModelCache":
     return ModelCache()
 
 
-def _measure_and_commit(task: Task, cell: Cell, loaded: "LoadedCheckpoint") -> Outcome:
+def _measure_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheckpoint") -> Outcome:
     from pipeline.measure import measure
     from pipeline.measurement.provenance import compute_s, file_metadata, summarize_peaks
 
     started = time.monotonic()
+    if lake.has_cell(cell.id, cell.checkpoint.model_key):
+        return Outcome(cell_id=cell.id, by_another_run=True)
     try:
         run = {"run_id": task.run_id, "attempt": task.attempt, "download_bytes": task.checkpoint.download_bytes}
         rows = [row | run for row in measure(cell, loaded, task.batch_tokens)]
         table = to_table(rows, file_metadata(cell.recipe))
-        Lake(task.lake).commit(cell.id, cell.checkpoint.model_key, table)
+        loaded.require_same_files()
+        created = lake.commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:
-        return _outcomes_of_error(task, error, started)[0].model_copy(update={"cell_id": cell.id})
+        return outcomes_of_error(task, error, started)[0].model_copy(update={"cell_id": cell.id})
     seconds = time.monotonic() - started
     return Outcome(
-        cell_id=cell.id, n_rows=len(rows), seconds=seconds, compute_s=compute_s(rows), summary=summarize_peaks(rows)
+        cell_id=cell.id,
+        n_rows=len(rows),
+        by_another_run=not created,
+        seconds=seconds,
+        compute_s=compute_s(rows),
+        summary=summarize_peaks(rows),
     )

@@ -24,7 +24,7 @@ def test_the_page_shows_the_policies():
             (
                 policy.cause,
                 str(policy.max_attempts or "unlimited"),
-                yes(policy.quarantines),
+                policy.quarantines,
                 yes(policy.retry_in_run),
                 yes(policy.backoff),
                 policy.on_retry,

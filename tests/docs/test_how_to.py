@@ -162,7 +162,7 @@ def test_a_failure_class(copy):
     change.replace(
         "pipeline/sweep/retry_policy.py",
         '    "not_begun": FailurePolicy(',
-        '    "licence": FailurePolicy("no licence", 2, quarantines=True),\n    "not_begun": FailurePolicy(',
+        '    "licence": FailurePolicy("no licence", 2, quarantines="yes"),\n    "not_begun": FailurePolicy(',
     )
     change.replace(
         "pipeline/sweep/worker.py",

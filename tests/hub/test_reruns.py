@@ -12,9 +12,9 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.lake import Lake
 from pipeline.spec import Hub, Sweep
-from pipeline.sweep.driver import RunReport
 from pipeline.sweep.plan import Plan, make_plan
 from pipeline.sweep.run import run
+from pipeline.sweep.run_report import RunReport
 from pipeline.sweep.task import Outcome, Task
 from tests.support import stub_checkpoints as stub
 from tests.support.fake_hub import FakeHub, Repo

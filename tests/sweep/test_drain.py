@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from pipeline.sweep.driver import RunReport
+from pipeline.sweep.run_report import RunReport
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from tests.support import stub_checkpoints as stub
 from tests.support.stub_runs import Scripted, drive, go

@@ -19,7 +19,7 @@ def test_a_lake_that_cannot_be_written_ends_the_run_and_condemns_nobody(tmp_path
     root = stub.history(tmp_path / "runs", [0, 1, 2], faults=dict.fromkeys([0, 1, 2], "infra"))
     _, report = go(root, lake)
     assert report.exit_code == 1
-    assert "cannot be written" in report.stop_reason
+    assert report.stop_reason == "InfraError: made for the test"
     assert lake.quarantined_cell_ids() == set()
     assert lake.failure_counts() == {}
 
@@ -56,11 +56,11 @@ def test_one_hiccup_of_the_lake_loses_no_retry(tmp_path, lake, monkeypatch, brok
     plan = make_plan(stub.sweep(root, 3), lake)
     right, calls = getattr(lake, broken), []
 
-    def hiccup(*arguments: object) -> object:
+    def hiccup(*arguments: object, **options: object) -> object:
         calls.append(arguments)
         if len(calls) == 1:
             raise LakeError("lake", "stale file handle", "Look at the mount")
-        return right(*arguments)
+        return right(*arguments, **options)
 
     monkeypatch.setattr(lake, broken, hiccup)
     report = run(plan, lake, "inline", stub.work)

@@ -45,6 +45,7 @@ def test_of_no_stack_there_is_no_place():
 
 
 def test_a_try_is_stuck_once_its_file_is_old_and_not_before_nor_after(task):
+    task = task.model_copy(update={"resources": Resources(timeout_s=1)})
     assert watchdog.find_stuck([task], 0.0) == [task.checkpoint.content], "any age will do"
     with watchdog.mark_in_flight(task):
         assert watchdog.find_stuck([task], 10.0) == []
