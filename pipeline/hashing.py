@@ -49,18 +49,19 @@ def cached_sha256(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
     Args:
         kind: name of the computation; different digests of one file have separate cache entries.
     """
-    entry = cache.folder("sha256") / digest_json([kind, *_identity(path)])
+    entry = cache.folder("sha256") / digest_json([kind, *file_identity(path)])
     if (cached := _read(entry)) is not None:
         return cached
     digest = compute(path)
     # The identity is taken again: a file that changed while it was read must not be cached under either state.
     settled = time.time_ns() - os.stat(path).st_mtime_ns > MIN_AGE_NS
-    if settled and entry.name == digest_json([kind, *_identity(path)]):
+    if settled and entry.name == digest_json([kind, *file_identity(path)]):
         cache.write_atomic(entry, digest.encode())
     return digest
 
 
-def _identity(path: Path) -> list[str | int]:
+def file_identity(path: Path) -> list[str | int]:
+    """Return path, device, inode, size, mtime and ctime: equal as long as the bytes are, unless a clock is set back."""
     stat = os.stat(path)
     return [os.path.realpath(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 

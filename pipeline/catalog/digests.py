@@ -7,7 +7,7 @@ from typing import NamedTuple, TypedDict
 from pipeline.catalog import checkpoint_files
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles, LocalFolder, list_weight_files
 from pipeline.errors import FilesChangedError
-from pipeline.hashing import digest_file_hashes
+from pipeline.hashing import digest_file_hashes, file_identity
 from pipeline.spec import Checkpoint
 from pipeline.strict_model import digest_json
 
@@ -73,6 +73,37 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
             asked = f"checkpoint {checkpoint.label} in {checkpoint.path}"
             found = f"its {name.removesuffix('_digest')} changed after the plan was made"
             raise FilesChangedError(asked, found, "Run the sweep again to plan with the new files")
+
+
+class FileStates(NamedTuple):
+    """Identity of each file of a checkpoint at one moment, to notice any later write without reading the bytes."""
+
+    checkpoint: Checkpoint
+    identities: dict[str, list[str | int]]
+
+    @classmethod
+    def now(cls, checkpoint: Checkpoint) -> "FileStates":
+        """The present state; a file that is absent has no identity."""
+        folders = LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
+        weights, tokenizer = list_weight_files(folders[0]), checkpoint_files.list_tokenizer_files(folders[1])
+        paths = [folders[0].path / name for name in (*weights, CONFIG_FILE) if name in folders[0].names]
+        paths += [folders[1].path / name for name in tokenizer]
+        return cls(checkpoint, {str(path): file_identity(path) for path in paths})
+
+    def require_same(self) -> None:
+        """Compare with the present state.
+
+        Raises:
+            FilesChangedError: a file was written, replaced, added or removed since.
+        """
+        try:
+            now = FileStates.now(self.checkpoint).identities
+        except OSError:  # removed between listing and stat
+            now = {}
+        if changed := sorted(path for path in now | self.identities if now.get(path) != self.identities.get(path)):
+            asked = f"checkpoint {self.checkpoint.label} in {self.checkpoint.path}"
+            found = f"{Path(changed[0]).name} was written while it was measured, so nothing is committed"
+            raise FilesChangedError(asked, found, "Run the sweep again when no process writes to the folder")
 
 
 def _shas(files: CheckpointFiles, names: Sequence[str]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pipeline import geometry
-from pipeline.catalog.digests import require_unchanged
+from pipeline.catalog.digests import FileStates, require_unchanged
 from pipeline.errors import UsageError
 from pipeline.measurement.memory import free_bytes, weight_budgets
 from pipeline.model import Model, Tokenizer, load_model, load_tokenizer, release_weights, reload_model
@@ -30,8 +30,15 @@ class LoadedCheckpoint:
     """Number of tasks that share the device's memory."""
     caching_processes: int = 1
     """Number of processes that may each cache a model on the device."""
+    files: FileStates | None = None
+    """State of the files from which it was loaded; None for a model that is not from files."""
     reuse_key: tuple[str, ...] = ()
     """Equal for checkpoints that can share one module and one tokenizer."""
+
+    def require_same_files(self) -> None:
+        """Raise FilesChangedError if a file was written since loading: call it before each commit."""
+        if self.files is not None:
+            self.files.require_same()
 
 
 class ModelCache:
@@ -76,15 +83,17 @@ def load_checkpoint(
     devices = _devices(resources)
     reuse_key = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
     cached = cache and cache.take(reuse_key)
+    files = FileStates.now(checkpoint)
     try:
         weights = Path(checkpoint.path), recipe.dtype, _weight_placement(devices)
         model = reload_model(cached.model, *weights) if cached else load_model(*weights)
         tokenizer = cached.tokenizer if cached else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # after reading, to notice files replaced meanwhile
+    files.require_same()  # the digests are of the bytes that were read
     tasks, processes = (1, 1) if resources.gpus else (resources.n_slots, resources.cpus)
     load_s = time.perf_counter() - started
-    return LoadedCheckpoint(model, tokenizer, devices[0], load_s, tasks, processes, reuse_key)
+    return LoadedCheckpoint(model, tokenizer, devices[0], load_s, tasks, processes, files, reuse_key)
 
 
 def _weight_placement(devices: list[str]) -> str | dict[str, int]:

@@ -109,6 +109,7 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     torch.backends.cuda.matmul.allow_tf32 = False
     module = module.eval()
     module.to(device) if isinstance(device, str) else distribute_blocks(module, kinds, device)
+    _copy_mapped_weights(module)
     unexpected = tuple(sorted(info["unexpected_keys"]))
     stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
     return Model(module, stacks, _flags(module, unexpected), unexpected)
@@ -226,6 +227,13 @@ def check_finite(folder: Path, module: nn.Module) -> None:
         raise CheckpointError(
             f"checkpoint {folder}", f"{len(bad)} tensors with NaN or infinity: {_few(bad)}", "Leave this checkpoint out"
         )
+
+
+def _copy_mapped_weights(module: nn.Module) -> None:
+    """Copy weights on the CPU out of the mapped files: a later write to a file would otherwise change them."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
 
 
 def _finite(tensor: Tensor) -> bool:
