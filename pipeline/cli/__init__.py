@@ -12,6 +12,7 @@ import typer
 
 from pipeline.cli import catalog, exports, maintenance, queries, submit, sweeps, watch  # noqa: F401  register commands
 from pipeline.cli.app import app
+from pipeline.cli.left_out_files import exit_1_for_left_out_files
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
 
 
@@ -30,6 +31,11 @@ def main() -> None:
     # torch and FAISS each have a thread pool; idle threads that spin would take cores from the other pool.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _exit_on_signal)
+    with exit_1_for_left_out_files():
+        _run_app()
+
+
+def _run_app() -> None:
     try:
         app()
     except ShapelakeError as error:

@@ -1,24 +1,23 @@
 """The lake: committed cells, labels, recipes, attempts, tombstones and runs. A sweep has no other state."""
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from pydantic import ValidationError
-
 from pipeline.columns import all_columns, read_csv_bytes
-from pipeline.errors import LakeError, RecipeDriftError, UsageError
-from pipeline.lake import layout
+from pipeline.errors import RecipeDriftError, UsageError
+from pipeline.lake import layout, run_records
+from pipeline.lake.identity import LakeIdentity
+from pipeline.lake.index_records import find_indexed_cells, record_in_index
 from pipeline.lake.labels import LabelRecords
 from pipeline.lake.layout import RECIPES_PREFIX, list_parsed
 from pipeline.lake.open_store import open_store
-from pipeline.lake.records import Audit, Failure, Label, ResolvedLabel, Tombstone, resolve_labels, utc_now
+from pipeline.lake.record_files import read_object, read_records
+from pipeline.lake.records import Audit, Failure, Label, ResolvedLabel, Tombstone, resolve_labels
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint
 from pipeline.strict_model import StrictModel, canonical_json, digest_json
@@ -26,17 +25,20 @@ from pipeline.strict_model import StrictModel, canonical_json, digest_json
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Record = TypeVar("Record", bound=StrictModel)
-MAX_RECENT_RUNS = 5
-
 
 class Lake:
-    """Lake at a folder or URI. A lake that does not exist reads as empty; the first write creates it."""
+    """Lake at a folder or URI. A lake that does not exist reads as empty; the first write creates it.
 
-    def __init__(self, uri: str | Path) -> None:
+    Args:
+        lake_id: id that the lake must still have at each write of a run; None = not checked.
+    """
+
+    def __init__(self, uri: str | Path, lake_id: str | None = None) -> None:
         self.store = open_store(uri)
         self.uri = self.store.uri
+        self.identity = LakeIdentity(self.store, lake_id)
         self._labels = LabelRecords(self.store)
+        self._columns_described = False
 
     @classmethod
     def existing(cls, uri: str | Path) -> "Lake":
@@ -53,7 +55,15 @@ class Lake:
     # cells
 
     def cell_files(self) -> dict[str, str]:
-        """Map each committed cell id to the key of its file; lists names and opens no file.
+        """Map each committed cell id to the key of its file.
+
+        In a folder the names are listed. An object store lists a thousand per request, so there the snapshot's index
+        is read, and only the records of newer cells are listed.
+        """
+        return find_indexed_cells(self.store) or self.list_cell_files()
+
+    def list_cell_files(self) -> dict[str, str]:
+        """Map each committed cell id to the key of its file, by listing every name.
 
         Two labels of equal content under two models can leave one file each if two runs race. Their numbers are equal,
         and the first file by name counts.
@@ -62,6 +72,10 @@ class Lake:
         for key, name in list_parsed(self.store, layout.CELLS_PREFIX):
             files.setdefault(name["cell"], key)
         return files
+
+    def has_cell(self, cell_id: str, model_key: str) -> bool:
+        """Return True if the cell is committed under this model; asks for one name."""
+        return self.store.has(layout.cell_key(model_key, cell_id))
 
     def committed_cell_ids(self) -> set[str]:
         """Return the ids of the committed cells of all models: equal content under another name is committed too."""
@@ -73,20 +87,26 @@ class Lake:
 
         if set(table.column("cell_id").to_pylist()) != {cell_id}:
             raise ValueError(f"the rows are not those of cell {cell_id}")
+        self.identity.require()
         self._describe_columns()
-        return self.store.put_new(layout.cell_key(model_key, cell_id), encode_parquet(table))
+        created = self.store.put_new(layout.cell_key(model_key, cell_id), encode_parquet(table))
+        record_in_index(self.store, cell_id, model_key)  # also for a writer that was killed before it did
+        return created
 
     def _describe_columns(self) -> None:
         """Store units and meanings beside the data, for readers without this package; columns are only added."""
-        if self.store.put_new(layout.COLUMNS_KEY, read_csv_bytes()):
+        if self._columns_described:
             return
-        if len(self.store.get(layout.COLUMNS_KEY).splitlines()) < len(all_columns()) + 1:
+        created = self.store.put_new(layout.COLUMNS_KEY, read_csv_bytes())
+        if not created and len(self.store.get(layout.COLUMNS_KEY).splitlines()) < len(all_columns()) + 1:
             self.store.put_or_replace(layout.COLUMNS_KEY, read_csv_bytes())
+        self._columns_described = True
 
     # labels
 
     def record_labels(self, checkpoints: Iterable[Checkpoint]) -> int:
         """Write one file with a record per label whose newest record differs; return the number of records."""
+        self.identity.require()
         return self._labels.write_changed(checkpoints)
 
     def labels(self) -> list[ResolvedLabel]:
@@ -114,7 +134,7 @@ class Lake:
 
     def audits(self) -> list[Audit]:
         """Return the newest audit of each model."""
-        return [self._read(Audit, key) for key, _ in self._newest_audits().values()]
+        return read_records(self.store, Audit, (key for key, _ in self._newest_audits().values()))
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
         """Map the digest of each model's name to its newest audit; file names sort by time."""
@@ -128,7 +148,7 @@ class Lake:
         if key not in self.store.list(RECIPES_PREFIX):
             return
         defaults = {name: field.default for name, field in type(recipe).model_fields.items() if not field.is_required()}
-        old, new = defaults | json.loads(self.store.get(key)), recipe.model_dump(mode="json")
+        old, new = defaults | read_object(self.store, key), recipe.model_dump(mode="json")
         if changed := [name for name in old | new if old.get(name) != new.get(name)]:
             changes = ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in changed)
             do = f"Give it version {recipe.version + 1}, or undo the change"
@@ -141,10 +161,22 @@ class Lake:
 
     # attempts and quarantine
 
-    def record_attempt(self, failure: Failure) -> None:
-        """Add one failed attempt; a success needs no record, because its cell is committed."""
-        name = f"{failure.cell_id}.{failure.error_class}.{uuid4().hex[:8]}.json"
-        self.store.put_new(f"{layout.ATTEMPTS_PREFIX}/{name}", _json(failure))
+    def record_attempt(self, failure: Failure, confirmed: bool = True) -> str:
+        """Add one failed attempt and return its key; a success needs no record, because its cell is committed.
+
+        Args:
+            confirmed: the checkpoint is at fault; otherwise the attempt is not counted until `confirm_attempt`.
+        """
+        error_class = failure.error_class if confirmed else layout.UNCONFIRMED
+        self.identity.require()
+        key = f"{layout.ATTEMPTS_PREFIX}/{failure.cell_id}.{error_class}.{uuid4().hex[:8]}.json"
+        self.store.put_new(key, _json(failure))
+        return key
+
+    def confirm_attempt(self, failure: Failure, key: str) -> None:
+        """Count an unconfirmed attempt; a writer killed in between leaves both records, of which one counts."""
+        self.store.put_new(key.replace(f".{layout.UNCONFIRMED}.", f".{failure.error_class}."), _json(failure))
+        self.store.delete(key)
 
     def failure_counts(self) -> dict[str, Counter[str]]:
         """Count the failed attempts of each cell by error class; lists names and opens no file."""
@@ -156,11 +188,12 @@ class Lake:
     def failures(self, cell_ids: set[str]) -> list[Failure]:
         """Return every failed attempt at these cells, oldest first."""
         keys = [key for key, name in list_parsed(self.store, layout.ATTEMPTS_PREFIX) if name["cell"] in cell_ids]
-        return sorted((self._read(Failure, key) for key in keys), key=lambda failure: failure.when)
+        return sorted(read_records(self.store, Failure, keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
         """Write a tombstone: it hides a committed cell, or stops further attempts after the last failure."""
         tombstone = Tombstone.from_failure(record) if isinstance(record, Failure) else record
+        self.identity.require()
         self.store.put_or_replace(f"{layout.QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
 
     def quarantined_cell_ids(self) -> set[str]:
@@ -168,7 +201,9 @@ class Lake:
         return {name["cell"] for _, name in list_parsed(self.store, layout.QUARANTINE_PREFIX)}
 
     def tombstones(self) -> list[Tombstone]:
-        return [self._read(Tombstone, key) for key, _ in list_parsed(self.store, layout.QUARANTINE_PREFIX)]
+        return read_records(
+            self.store, Tombstone, (key for key, _ in list_parsed(self.store, layout.QUARANTINE_PREFIX))
+        )
 
     def release(self, cell_id: str) -> bool:
         """Remove the tombstone; return False if there is none."""
@@ -177,41 +212,23 @@ class Lake:
     # runs
 
     def begin_run(self, run_id: str, plan: Mapping[str, Any]) -> None:
-        """Start a run: write its plan and remove stale staged files."""
+        """Start a run: write its plan and remove stale staged files; all later writes require this lake's identity."""
         self.store.remove_stale_staging()
-        self.store.put_new(f"{layout.RUNS_PREFIX}/{run_id}/plan.json", json.dumps(plan).encode())
+        self.identity.begin()
+        run_records.write_plan(self.store, run_id, plan)
 
     def heartbeat(self, run_id: str, progress: Mapping[str, Any]) -> None:
         """Replace the run's progress; `run_id` and `when` are added."""
-        record = {**progress, "run_id": run_id, "when": utc_now().isoformat()}
-        self.store.put_or_replace(f"{layout.RUNS_PREFIX}/{run_id}/progress.json", json.dumps(record).encode())
+        self.identity.require()
+        run_records.write_heartbeat(self.store, run_id, progress)
 
     def runs(self) -> list[dict[str, Any]]:
         """Return the last progress record of every run, oldest heartbeat first."""
-        return sorted((json.loads(self.store.get(key)) for key in self._progress_keys()), key=lambda run: run["when"])
+        return run_records.read_runs(self.store)
 
-    def active_runs(self, within_s: float) -> list[str]:
-        """Return the ids of unfinished runs with a heartbeat in the last `within_s` seconds.
-
-        Only the `MAX_RECENT_RUNS` runs that began last are read.
-        """
-        since, active = utc_now() - timedelta(seconds=within_s), []
-        for key in self._progress_keys()[-MAX_RECENT_RUNS:]:
-            with suppress(LakeError, ValueError, KeyError):  # an unreadable record must not stop a new run
-                run = json.loads(self.store.get(key))
-                active += [run["run_id"]] if not run["ended"] and datetime.fromisoformat(run["when"]) > since else []
-        return active
-
-    def _progress_keys(self) -> list[str]:
-        """Return the keys in the order in which the runs began, by which run ids sort."""
-        return sorted(key for key in self.store.list(layout.RUNS_PREFIX) if key.endswith("/progress.json"))
-
-    def _read(self, record_type: type[Record], key: str) -> Record:
-        try:
-            return record_type.model_validate_json(self.store.get(key))
-        except ValidationError as error:
-            found = f"not a valid {record_type.__name__.lower()} record ({error.errors()[0]['msg']})"
-            raise LakeError(f"read {key} of the lake {self.uri}", found, "Move the file out of the lake") from error
+    def active_runs(self, within: timedelta) -> list[str]:
+        """Return the ids of the newest unfinished runs with a heartbeat in this time."""
+        return run_records.active_runs(self.store, within)
 
 
 def _renamed(label: Label, new_names: Mapping[str, str]) -> Label:

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterator
 
-from pipeline.errors import LakeError
+from pipeline.lake.left_out import ignore_foreign
 from pipeline.lake.store import Store
 
 CELLS_PREFIX, LABELS_PREFIX, AUDITS_PREFIX, RECIPES_PREFIX = "cells/v1", "labels/v2", "audits/v1", "recipes"
 ATTEMPTS_PREFIX, QUARANTINE_PREFIX, RUNS_PREFIX, COLUMNS_KEY = "attempts/v1", "quarantine", "runs", "columns.csv"
+INDEX_PREFIX, IDENTITY_KEY = "index/v1", "lake.json"
 V1_LABELS_PREFIX = "labels/v1"
 """Label files of earlier versions, one record per file: still read, no longer written."""
+UNCONFIRMED = "unconfirmed"
+"""Error class in the file name of an attempt whose host has not been shown to work; the record has the real class."""
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 CELL_ID_PATTERN, TIMESTAMP_PATTERN = r"(?P<cell>[0-9a-f]{32})", r"(?P<stamp>\d{8}T\d{6}\.\d{6}Z)"
 FILE_NAME_PATTERNS = {
@@ -30,8 +33,7 @@ def cell_key(model_key: str, cell_id: str) -> str:
 def list_parsed(store: Store, prefix: str) -> Iterator[tuple[str, re.Match[str]]]:
     """Yield (key, parsed name) of each file below `prefix`; files with another suffix are ignored, as in every reader.
 
-    Raises:
-        LakeError: a file has the suffix of `prefix`, but its name does not match the pattern.
+    A file with the suffix of `prefix` and a name that does not match the pattern is reported and ignored.
     """
     pattern = re.compile(FILE_NAME_PATTERNS[prefix])
     suffix = FILE_NAME_PATTERNS[prefix].rsplit(".", 1)[-1]
@@ -39,5 +41,4 @@ def list_parsed(store: Store, prefix: str) -> Iterator[tuple[str, re.Match[str]]
         if name := pattern.fullmatch(key, key.rfind("/") + 1):
             yield key, name
         elif key.endswith(f".{suffix}"):
-            shown = key if key.isprintable() else repr(key)  # a name may contain terminal control codes
-            raise LakeError(f"lake {store.uri}", f"{shown} is not a lake file name", "Move the file out of the lake")
+            ignore_foreign(store.uri, key, "not a lake file name")

@@ -6,10 +6,14 @@ import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
+from shutil import copyfileobj
+from typing import BinaryIO
 from uuid import uuid4
 
 from pipeline.errors import LakeError
+from pipeline.lake.left_out import ignore_foreign
 from pipeline.lake.store import STAGING, Keys, Store, split_key
 
 NO_HARD_LINK_ERRNOS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -21,6 +25,8 @@ class LocalStore(Store):
     A file is written and synced in `_staging/`, then hard-linked to its name. The link fails if the name exists, and
     a reader sees the complete file or none, even if the writer is killed.
     """
+
+    lists_slowly = False
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
@@ -39,14 +45,21 @@ class LocalStore(Store):
 
     def create_if_absent(self, key: str, data: bytes) -> bool:
         target = self.path(key)
-        with self._writing(key), self._staged(data) as staged:
+        with self._writing(key), self._staged(BytesIO(data)) as staged:
+            created = self._link_new(staged, target)
+            _sync(target.parent)
+        return created
+
+    def put_new_file(self, key: str, path: Path) -> bool:
+        target = self.path(key)
+        with self._writing(key), path.open("rb") as source, self._staged(source) as staged:
             created = self._link_new(staged, target)
             _sync(target.parent)
         return created
 
     def put_or_replace(self, key: str, data: bytes) -> None:
         target = self.path(key)
-        with self._writing(key), self._staged(data) as staged:
+        with self._writing(key), self._staged(BytesIO(data)) as staged:
             os.replace(staged, target)
             _sync(target.parent)
 
@@ -54,12 +67,16 @@ class LocalStore(Store):
         with self._reading(key):
             return self.path(key).read_bytes()
 
+    def read_many(self, keys: Sequence[str]) -> list[bytes | str]:
+        return [self.get_or_reason(key) for key in keys]
+
     def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[Path]:
         return [self.path(key) for key in keys]
 
-    def list(self, prefix: str) -> Keys:
+    def list(self, prefix: str, after: str = "") -> Keys:
+        self.path(prefix)  # refuses a prefix that leads out of the lake
         with self._reading(prefix):
-            return sorted(self._walk(prefix))
+            return sorted(key for key in self._walk(prefix) if key > after)
 
     def delete(self, key: str) -> bool:
         target = self.path(key)
@@ -80,13 +97,20 @@ class LocalStore(Store):
         return keys
 
     def _walk(self, prefix: str) -> Iterator[str]:
-        folder = self.path(prefix)
+        """Yield the regular files; links, pipes and devices are reported and left out, because reading them could hang
+        or leave the lake."""
+        folder = self.root / prefix  # a name that no key may have is reported by the caller
         if not folder.exists():
             return
         with os.scandir(folder) as entries:
             for entry in entries:
                 key = f"{prefix}/{entry.name}"
-                yield from self._walk(key) if entry.is_dir() else [key]
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(key)
+                elif entry.is_file(follow_symlinks=False):
+                    yield key
+                else:
+                    ignore_foreign(self.uri, key, "not a regular file")
 
     def _link_new(self, staged: Path, target: Path) -> bool:
         """Hard-link `staged` to `target`; return False if `target` exists."""
@@ -114,12 +138,12 @@ class LocalStore(Store):
         return True
 
     @contextmanager
-    def _staged(self, data: bytes) -> Iterator[Path]:
-        """Yield a synced file with these bytes, on the lake's file system and outside every reader's glob."""
+    def _staged(self, source: BinaryIO) -> Iterator[Path]:
+        """Yield a synced file with the bytes of `source`, on the lake's file system and outside every reader's glob."""
         staged = self.root / STAGING / uuid4().hex
         try:
             with staged.open("xb") as file:
-                file.write(data)
+                copyfileobj(source, file)
                 file.flush()
                 os.fsync(file.fileno())
             yield staged

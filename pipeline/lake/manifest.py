@@ -1,7 +1,10 @@
-"""Pointer to the newest snapshot, and the superseded ones. Loads no data frames, because planning reads it too."""
+"""Pointer to the newest snapshot, and the superseded ones. Loads no data frames, because planning reads it too.
+
+A snapshot is a cache of all cells and labels: up to MAX_PARTS row files, shared with earlier snapshots, and one folder
+with the index of its cells, its labels and a copy of its manifest.
+"""
 
 import re
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Annotated
@@ -14,28 +17,79 @@ from pipeline.lake.store import Store
 from pipeline.strict_model import StrictModel
 
 SNAPSHOTS_PREFIX, LATEST_KEY = "snapshots", "LATEST"
-ROW_FILE, CELL_FILE, LABEL_FILE = "layers.parquet", "cells.parquet", "labels.json"
-SNAPSHOT_KEY_PATTERN = r"snapshots/v2/\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}"
-SNAPSHOT_FILE_PATTERN = re.compile(rf"snapshots/v\d+/{TIMESTAMP_PATTERN}-[0-9a-f]+(\.parquet|/[a-z]+\.(parquet|json))")
+ROW_FILE, CELL_FILE, LABEL_FILE, MANIFEST_FILE = "layers.parquet", "cells.parquet", "labels.json", "manifest.json"
+FOLDER_PATTERN = r"snapshots/v[23]/\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}"
+SNAPSHOT_FILE_PATTERN = re.compile(
+    rf"snapshots/v\d+/{TIMESTAMP_PATTERN}-[0-9a-f]+(\.parquet|/[a-z]+(-\d+)?\.(parquet|json))"
+)
 V1_SNAPSHOT_MARKER = b'"snapshots/v1/'
 
 
-class Snapshot(StrictModel):
-    """Content of `LATEST`: the snapshot to read, which is three files in one folder."""
+class Part(StrictModel):
+    """One row file of a snapshot: the rows of some cells, sorted."""
 
-    key: Annotated[str, Field(pattern=f"^{SNAPSHOT_KEY_PATTERN}$")]
+    key: Annotated[str, Field(pattern=rf"^{FOLDER_PATTERN}/layers(-\d+)?\.parquet$")]
+    digest: str
+    cells: int
+    rows: int
+    bytes: int
+
+
+class Snapshot(StrictModel):
+    """Content of `LATEST`: the snapshot to read."""
+
+    key: Annotated[str, Field(pattern=f"^{FOLDER_PATTERN}$")]
+    parts: tuple[Part, ...]
     digests: dict[str, str]
-    """Digest of each file, by file name."""
+    """Digest of CELL_FILE and of LABEL_FILE."""
+    bytes: int
+    """Total size of its files."""
+    written_at: datetime
+    indexed_since: datetime | None = None
+    """Time at which its writer began: older index records are of cells in the snapshot. None = use no records."""
+    columns: tuple[str, ...] = ()
+    """Columns of its rows; empty in snapshots of versions that did not record them."""
+
+    @property
+    def cells(self) -> int:
+        return sum(part.cells for part in self.parts)
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Digest of each file, by key."""
+        return {part.key: part.digest for part in self.parts} | {self.file_key(n): d for n, d in self.digests.items()}
+
+    def file_key(self, name: str) -> str:
+        """Return the key of a file in its own folder."""
+        return f"{self.key}/{name}"
+
+
+class _SnapshotV2(StrictModel):
+    """`LATEST` of earlier versions: three files in one folder."""
+
+    key: Annotated[str, Field(pattern=f"^{FOLDER_PATTERN}$")]
+    digests: dict[str, str]
     cells: int
     rows: int
     bytes: int
     written_at: datetime
     columns: tuple[str, ...] = ()
-    """Columns of its rows; empty in snapshots of versions that did not record them."""
 
-    def file_key(self, name: str) -> str:
-        """Return the key of one of its files."""
-        return f"{self.key}/{name}"
+    def as_current(self) -> Snapshot:
+        digests, key = dict(self.digests), f"{self.key}/{ROW_FILE}"
+        part = Part(key=key, digest=digests.pop(ROW_FILE, ""), cells=self.cells, rows=self.rows, bytes=self.bytes)
+        return Snapshot(
+            key=self.key,
+            parts=(part,),
+            digests=digests,
+            bytes=self.bytes,
+            written_at=self.written_at,
+            columns=self.columns,
+        )
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:
@@ -50,10 +104,16 @@ def latest_snapshot(store: Store) -> Snapshot | None:
     if V1_SNAPSHOT_MARKER in content:
         return None
     try:
-        return Snapshot.model_validate_json(content)
+        return _parse(content)
     except ValidationError as error:
         found = f"not a pointer to a snapshot ({error.errors()[0]['msg']})"
         raise damaged_snapshot_error(store, LATEST_KEY, found) from error
+
+
+def _parse(content: bytes) -> Snapshot:
+    if b'"parts"' in content:
+        return Snapshot.model_validate_json(content)
+    return _SnapshotV2.model_validate_json(content).as_current()
 
 
 def damaged_snapshot_error(store: Store, key: str, found: str) -> LakeError:
@@ -62,12 +122,22 @@ def damaged_snapshot_error(store: Store, key: str, found: str) -> LakeError:
 
 
 def superseded_snapshot_keys(store: Store, before: datetime) -> list[str]:
-    """Return the keys of snapshots superseded before `before`, and of snapshots whose writer was killed by then."""
+    """Return the keys of snapshot files that no snapshot since `before` uses; also those of writers killed by then."""
     latest = latest_snapshot(store)
     names = {key: SNAPSHOT_FILE_PATTERN.fullmatch(key) for key in store.list(SNAPSHOTS_PREFIX)}
     stamps = {key: name["stamp"] for key, name in names.items() if name}
-    others = [key for key in stamps if not latest or not key.startswith(f"{latest.key}/")]
-    return [key for key in others if _superseded_at(stamps[key], stamps.values()) < before]
+    used = set(latest.files) | {latest.file_key(MANIFEST_FILE)} if latest else set[str]()
+    last_use = _last_uses(store, stamps)
+    return [key for key in stamps if key not in used and _superseded_at(last_use[key], stamps) < before]
+
+
+def _last_uses(store: Store, stamps: dict[str, str]) -> dict[str, str]:
+    """Return the time of the newest snapshot that uses each file; its own time if no manifest names it."""
+    last_use = dict(stamps)
+    for key in sorted(key for key in stamps if key.endswith(f"/{MANIFEST_FILE}")):
+        for used in _parse(store.get(key)).files:
+            last_use[used] = max(last_use.get(used, ""), stamps[key])
+    return last_use
 
 
 def bytes_digest(data: bytes) -> str:
@@ -75,7 +145,7 @@ def bytes_digest(data: bytes) -> str:
     return blake2b(data, digest_size=16).hexdigest()
 
 
-def _superseded_at(stamp: str, stamps: Iterable[str]) -> datetime:
+def _superseded_at(stamp: str, stamps: dict[str, str]) -> datetime:
     """Return the time at which the next snapshot was written; the snapshot's own time if there is none."""
-    successor = min((other for other in stamps if other > stamp), default=stamp)
+    successor = min((other for other in stamps.values() if other > stamp), default=stamp)
     return datetime.strptime(successor, TIMESTAMP_FORMAT).replace(tzinfo=UTC)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
@@ -35,6 +36,8 @@ class ObjectStore(Store):
     creates it. `check_store` detects stores that ignore the condition; on these, and on stores that refuse it, only
     the check before each put protects existing files.
     """
+
+    lists_slowly = True
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
@@ -81,13 +84,22 @@ class ObjectStore(Store):
         with self._as_lake_error(f"read {_key(key)} of"):
             return self._objects.get(key).bytes().to_bytes()
 
+    def put_new_file(self, key: str, path: Path) -> bool:
+        """Use conditional puts like `create_if_absent`; obstore streams files only without the condition."""
+        return self.put_new(key, path.read_bytes())
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | str]:
+        with ThreadPoolExecutor(MAX_CONCURRENT_READS) as pool:
+            return list(pool.map(self.get_or_reason, keys))
+
     def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[bytes]:
         with ThreadPoolExecutor(MAX_CONCURRENT_READS) as pool:
             return list(pool.map(self.get, keys))
 
-    def list(self, prefix: str) -> Keys:
+    def list(self, prefix: str, after: str = "") -> Keys:
         with self._as_lake_error(f"list {_key(prefix)} of"):
-            return sorted(found["path"] for chunk in self._objects.list(prefix) for found in chunk)
+            chunks = self._objects.list(prefix, offset=after or None)
+            return sorted(found["path"] for chunk in chunks for found in chunk)
 
     def delete(self, key: str) -> bool:
         if not self.has(key):

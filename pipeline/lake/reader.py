@@ -30,7 +30,7 @@ class LakeReader:
     def __init__(self, uri: str | Path) -> None:
         lake = Lake(uri)
         self.uri = lake.uri
-        rows, cells = load_cell_index(lake)
+        rows, cells, self._row_files = load_cell_index(lake)
         hidden = pl.DataFrame({"cell_id": sorted(lake.quarantined_cell_ids())}, {"cell_id": pl.String})
         self._tables: dict[str, pa.Table | pl.LazyFrame] = {
             "measured": rows,

@@ -3,9 +3,9 @@
 import socket
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from pipeline.spec import Checkpoint, ModelKind
 from pipeline.strict_model import StrictModel, digest_json
@@ -156,6 +156,29 @@ class Failure(StrictModel):
     def measurement_key(self) -> tuple[str | None, ...]:
         """Identity of the wanted measurement, independent of the content behind the label."""
         return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
+
+
+class Heartbeat(BaseModel):
+    """Progress of a run. Other versions may add or lack fields."""
+
+    model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
+
+    run_id: str
+    when: datetime
+    sweep: str = "?"
+    wanted: int = 0
+    to_run: int = 0
+    committed: int = 0
+    failed: int = 0
+    left_out: tuple[dict[str, Any], ...] = ()
+    busy: float | None = None
+    gpu_wait_s: float = 0.0
+    ended: bool = False
+
+    @field_validator("when")
+    @classmethod
+    def _utc(cls, when: datetime) -> datetime:
+        return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 class Tombstone(StrictModel):

@@ -1,15 +1,13 @@
 """Scans the rows of many cells as one lazy frame, across all versions of the schema."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 
 import polars as pl
 
 from pipeline.columns import all_columns
-from pipeline.errors import LakeError
 from pipeline.lake import checksum
-from pipeline.lake.store import Store
 
 MAGIC = b"PAR1"
 POLARS_TYPES: dict[str, pl.DataType] = {
@@ -17,24 +15,11 @@ POLARS_TYPES: dict[str, pl.DataType] = {
     **{"float32": pl.Float32(), "float64": pl.Float64()},
     "timestamp[us, UTC]": pl.Datetime("us", "UTC"),
 }
+PARQUET_READ_ERRORS = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""Errors that polars raises for a damaged file."""
+MAX_CELL_ROWS = 10_000
+"""Layers of a cell, generously: a file with more rows is not decoded."""
 ParquetSource = Path | bytes
-
-
-def scan_cells(store: Store, keys: Iterable[str]) -> pl.LazyFrame:
-    """Scan the rows of these cells with the current columns: missing ones are null, unknown ones are dropped.
-
-    Polars reads thousands of small files three to five times faster than pyarrow or duckdb.
-
-    Raises:
-        LakeError: a file is not valid Parquet or does not match its checksum.
-    """
-    keys = list(keys)
-    sources = store.paths_or_bytes(keys)
-    for key, source in zip(keys, sources, strict=True):
-        if found := find_damage(source):
-            do = "Restore the file or move it out of the lake"
-            raise LakeError(f"read {key} of the lake {store.uri}", found, do)
-    return scan_unchecked(sources)
 
 
 def scan_unchecked(sources: Sequence[ParquetSource]) -> pl.LazyFrame:
@@ -51,12 +36,8 @@ def scan_unchecked(sources: Sequence[ParquetSource]) -> pl.LazyFrame:
     )
 
 
-def find_damage(source: ParquetSource) -> str | None:
+def find_damage(data: bytes) -> str | None:
     """Describe the damage of a cell's file; None if the file is intact."""
-    try:
-        data = source.read_bytes() if isinstance(source, Path) else source
-    except OSError as error:
-        return error.strerror
     if not (len(data) > 2 * len(MAGIC) and data.startswith(MAGIC) and data.endswith(MAGIC)):
         return "not a complete Parquet file"
     is_corrupt = checksum.is_corrupt(data)
@@ -70,7 +51,10 @@ def _find_parse_error(data: bytes) -> str | None:
     import pyarrow.parquet as pq  # slow to load, rarely needed
 
     try:
-        pq.read_table(BytesIO(data)).validate(full=True)
+        file = pq.ParquetFile(BytesIO(data))
+        if file.metadata.num_rows > MAX_CELL_ROWS:
+            return f"{file.metadata.num_rows:,} rows, which is no cell"
+        file.read().validate(full=True)
     except (OSError, ValueError, MemoryError) as error:  # ArrowInvalid is a ValueError
         return f"not a readable Parquet file ({' '.join(str(error).split())})"
     return None

@@ -1,7 +1,7 @@
-"""Snapshots, which cache all cells and labels in three files so that readers need not open thousands; and their gc."""
+"""Snapshots, which cache all cells and labels in few files so that readers need not open thousands; and their gc."""
 
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from io import BytesIO
 from uuid import uuid4
 
@@ -9,18 +9,17 @@ import polars as pl
 
 from pipeline.errors import LakeError
 from pipeline.lake import manifest
-from pipeline.lake.cell_index import collect_rows, load_cell_index
+from pipeline.lake.cell_chunks import empty_cells
+from pipeline.lake.cell_index import read_cell_file
 from pipeline.lake.lake import Lake
 from pipeline.lake.layout import TIMESTAMP_FORMAT
-from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, ROW_FILE, Snapshot, bytes_digest, latest_snapshot
+from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, MANIFEST_FILE, Part, Snapshot, latest_snapshot
 from pipeline.lake.records import utc_now
 from pipeline.lake.scan import polars_schema
+from pipeline.lake.snapshot_parts import choose_parts, divide_cells, file_digest, write_part
 from pipeline.lake.store import Store
 from pipeline.strict_model import canonical_json
 
-SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
-"""Filter columns of typical queries first: each row group then holds few of their values, and most are skipped."""
-ROW_GROUP = 2**14
 COMPACT_THRESHOLD = 1000
 """Cells outside the snapshot that make a new one due: at about 1 ms per file, a reader needs 1 s for them."""
 GC_GRACE = timedelta(days=1)
@@ -29,33 +28,55 @@ GC_GRACE = timedelta(days=1)
 def compact(lake: Lake) -> Snapshot | None:
     """Write a snapshot of every committed cell and label, then point `LATEST` to it; None for a lake without cells.
 
-    `LATEST` changes atomically: after a kill it names the old snapshot or the new one, and both are complete. The
-    rows are those of the cells, with the current columns; the views expand labels and hide cells. Cells in the old
-    snapshot are copied from it if its files match their digests; otherwise `LATEST` is deleted first.
+    Row files that need no change are shared with the snapshot before; at most PART_CELLS cells are rewritten at a time,
+    within about 1 GB of memory. `LATEST` changes atomically: after a kill it names the old snapshot or the new one, and
+    both are complete. Rows have the current columns; the views expand labels and hide cells. Cells that cannot be read
+    are left out with a warning. If the old snapshot is damaged, `LATEST` is deleted first.
 
     Raises:
-        LakeError: a cell cannot be read; `verify` lists all of them.
+        LakeError: the lake cannot be listed or written.
     """
+    began = utc_now()
     _drop_corrupt_snapshot(lake.store)
-    index = load_cell_index(lake)
-    if index.cells.is_empty():
+    before, known = _usable_snapshot(lake.store)
+    files = lake.list_cell_files()
+    gone = known.filter(~pl.col("key").is_in(sorted(files.values())))
+    kept = known.join(gone, on="key", how="anti")
+    kept_keys = set(kept["key"])
+    new = {cell_id: key for cell_id, key in files.items() if key not in kept_keys}
+    old_parts = before.parts if before else ()
+    rewritten = choose_parts(old_parts, set(gone["part"]), len(new))
+    folder = f"{manifest.SNAPSHOTS_PREFIX}/v3/{began:{TIMESTAMP_FORMAT}}-{uuid4().hex[:8]}"
+    is_rewritten = pl.col("part").is_in([part.key for part in rewritten])
+    parts = [part for part in old_parts if part not in rewritten]
+    index = [kept.filter(~is_rewritten)]
+    sources = lake.store.paths_or_bytes([part.key for part in rewritten])
+    for number, contents in enumerate(divide_cells(new, kept.filter(is_rewritten))):
+        if written := write_part(lake.store, contents, sources, f"{folder}/layers-{number}.parquet"):
+            parts.append(written[0])
+            index.append(written[1])
+    if not parts:
         return None
-    frame = collect_rows(index.rows.sort(SORT_COLUMNS, nulls_last=True), lake.uri)
-    cells = index.cells.sort("model", "cell_id", nulls_last=True)
-    files = {ROW_FILE: _parquet(frame), CELL_FILE: _parquet(cells), LABEL_FILE: lake.encode_label_bundle()}
-    written_at = utc_now()
+    cells = pl.concat(index, how="diagonal").sort("model", "cell_id", nulls_last=True)
+    return _publish(lake, folder, parts, cells, began)
+
+
+def _publish(lake: Lake, folder: str, parts: list[Part], cells: pl.DataFrame, began: datetime) -> Snapshot:
+    """Write index, labels and manifest of a snapshot whose parts exist, and point `LATEST` to it."""
+    files = {CELL_FILE: _parquet(cells), LABEL_FILE: lake.encode_label_bundle()}
     snapshot = Snapshot(
-        key=f"{manifest.SNAPSHOTS_PREFIX}/v2/{written_at:{TIMESTAMP_FORMAT}}-{uuid4().hex[:8]}",
-        digests={name: bytes_digest(data) for name, data in files.items()},
-        cells=cells.height,
-        rows=frame.height,
-        bytes=sum(map(len, files.values())),
-        written_at=written_at,
-        columns=tuple(frame.columns),
+        key=folder,
+        parts=tuple(sorted(parts, key=lambda part: part.key)),
+        digests={name: manifest.bytes_digest(data) for name, data in files.items()},
+        bytes=sum(map(len, files.values())) + sum(part.bytes for part in parts),
+        written_at=utc_now(),
+        indexed_since=began,
+        columns=tuple(polars_schema()),
     )
-    for name, data in files.items():
+    content = canonical_json(snapshot.model_dump(mode="json")).encode()
+    for name, data in {**files, MANIFEST_FILE: content}.items():
         lake.store.put_new(snapshot.file_key(name), data)
-    lake.store.put_or_replace(LATEST_KEY, canonical_json(snapshot.model_dump(mode="json")).encode())
+    lake.store.put_or_replace(LATEST_KEY, content)
     return snapshot
 
 
@@ -93,8 +114,15 @@ def find_corrupt_file(store: Store) -> str | None:
     """
     if (latest := latest_snapshot(store)) is None:
         return None
-    digests = {latest.file_key(name): digest for name, digest in latest.digests.items()}
-    return next((key for key, digest in digests.items() if bytes_digest(store.get(key)) != digest), None)
+    return next((key for key, digest in latest.files.items() if _digest(store, key) != digest), None)
+
+
+def _digest(store: Store, key: str) -> str:
+    (source,) = store.paths_or_bytes([key])
+    try:
+        return manifest.bytes_digest(source) if isinstance(source, bytes) else file_digest(source)
+    except OSError as error:
+        raise manifest.damaged_snapshot_error(store, key, error.strerror or str(error)) from error
 
 
 def _drop_corrupt_snapshot(store: Store) -> None:
@@ -104,7 +132,18 @@ def _drop_corrupt_snapshot(store: Store) -> None:
     store.delete(LATEST_KEY)
 
 
+def _usable_snapshot(store: Store) -> tuple[Snapshot | None, pl.DataFrame]:
+    """The newest snapshot with its index; none if its rows lack a current column."""
+    latest = latest_snapshot(store)
+    columns = [*empty_cells().columns, "part"]
+    if latest and {*polars_schema()} <= {*latest.columns}:
+        cells = read_cell_file(store, latest)
+        if {*columns} <= {*cells.columns}:
+            return latest, cells.select(columns)
+    return None, empty_cells().with_columns(part=pl.lit(None, pl.String))
+
+
 def _parquet(frame: pl.DataFrame) -> bytes:
     data = BytesIO()
-    frame.write_parquet(data, compression="zstd", statistics=True, row_group_size=ROW_GROUP)
+    frame.write_parquet(data, compression="zstd", statistics=True, row_group_size=2**14)
     return data.getvalue()

@@ -17,6 +17,8 @@ class Store(Protocol):
     """Storage backend of a lake. Keys are relative paths with `/` between their parts."""
 
     uri: str
+    lists_slowly: bool
+    """Listing is paid for by the thousand names, so that readers should list only what is new."""
 
     def exists(self) -> bool:
         """Return True if the folder exists or, in an object store, if any key does."""
@@ -34,6 +36,10 @@ class Store(Protocol):
         """Do the same without the prior check. Of concurrent writers of one key, exactly one gets True."""
         ...
 
+    def put_new_file(self, key: str, path: Path) -> bool:
+        """Do the same as `put_new` with the content of a file, which need not fit in memory."""
+        ...
+
     def put_or_replace(self, key: str, data: bytes) -> None:
         """Create or replace `key` atomically: for small files that no scan reads."""
         ...
@@ -42,12 +48,23 @@ class Store(Protocol):
         """Return the bytes of `key`; raise LakeError if `key` does not exist."""
         ...
 
+    def get_or_reason(self, key: str) -> bytes | str:
+        """Return the bytes of `key` or, if it cannot be read, the reason."""
+        try:
+            return self.get(key)
+        except LakeError as error:
+            return error.found
+
+    def read_many(self, keys: Sequence[str]) -> list[bytes | str]:
+        """Return the bytes of each key or, for one that cannot be read, the reason."""
+        ...
+
     def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[Path | bytes]:
         """Return a readable source per key: the path of its file, or its bytes if the store has no files."""
         ...
 
-    def list(self, prefix: str) -> Keys:
-        """Return the sorted keys below the folder `prefix`; none if the folder does not exist."""
+    def list(self, prefix: str, after: str = "") -> Keys:
+        """Return the sorted keys below the folder `prefix` that sort after `after`; none if there is no folder."""
         ...
 
     def delete(self, key: str) -> bool:

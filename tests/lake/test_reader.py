@@ -12,10 +12,11 @@ import pytest
 
 from pipeline import lake as lakes
 from pipeline.columns import column_names
-from pipeline.errors import LakeError, UsageError
+from pipeline.errors import UsageError
 from pipeline.lake import Lake, Tombstone
 from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
 from tests.support import lake_rows
+from tests.support.left_out_files import left_out_files
 
 
 @pytest.fixture
@@ -160,24 +161,26 @@ def test_files_of_other_versions_have_nulls_for_missing_columns(lake):
     assert rows["anisotropy"].null_count() == 0
 
 
-@pytest.mark.parametrize("name", ["notes.parquet", f"{'e' * 32}.parquet"])
-def test_a_foreign_file_among_the_cells_is_named(lake, name):
+@pytest.mark.parametrize("name", ["notes.parquet", "._notes.parquet", f"{'e' * 32}.parquet"])
+def test_a_foreign_file_among_the_cells_is_named_and_left_out(lake, name):
     lake_rows.commit(lake, lake_rows.checkpoint(1))
     path = lake.store.root / CELLS_PREFIX / "model_key=lab--small" / name
     path.write_bytes(b"PAR1 but truncated")
-    with pytest.raises(LakeError, match=name):
-        lakes.open_lake(lake.uri)
+    with left_out_files(UserWarning) as messages:
+        assert len(lakes.open_lake(lake.uri).cells()) == 1
+    assert [name in message for message in messages] == [True]
     path.rename(path.with_suffix(".txt"))
     assert len(lakes.open_lake(lake.uri).cells()) == 1
 
 
-def test_a_truncated_cell_is_named(lake):
+def test_a_truncated_cell_is_named_and_left_out(lake):
     lake_rows.commit(lake, lake_rows.checkpoint(1))
     (key,) = lake.cell_files().values()
     path = lake.store.path(key)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(LakeError, match=path.name):
-        lakes.open_lake(lake.uri)
+    with left_out_files() as messages:
+        assert len(lakes.open_lake(lake.uri).cells()) == 0
+    assert path.name in messages[0]
 
 
 def test_a_cell_committed_under_two_models_counts_once(lake):

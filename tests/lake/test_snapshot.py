@@ -11,8 +11,17 @@ from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, records, snapshot
 from pipeline.lake.cell_index import load_cell_index
 from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT
-from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, ROW_FILE, SNAPSHOTS_PREFIX, latest_snapshot
-from pipeline.lake.snapshot import SORT_COLUMNS, collect_garbage, compact
+from pipeline.lake.manifest import (
+    CELL_FILE,
+    LABEL_FILE,
+    LATEST_KEY,
+    MANIFEST_FILE,
+    ROW_FILE,
+    SNAPSHOTS_PREFIX,
+    latest_snapshot,
+)
+from pipeline.lake.snapshot import collect_garbage, compact
+from pipeline.lake.snapshot_parts import SORT_COLUMNS
 from pipeline.lake.store import STAGING
 from pipeline.lake.verify import verify_lake
 from tests.support import killed_writer, lake_rows
@@ -21,6 +30,15 @@ from tests.support import killed_writer, lake_rows
 @pytest.fixture
 def lake(tmp_path):
     return Lake(tmp_path / "lake")
+
+
+def key_of(compacted, name):
+    """Key of a file of a snapshot with one part."""
+    return compacted.parts[0].key if name == ROW_FILE else compacted.file_key(name)
+
+
+def row_key(compacted):
+    return key_of(compacted, ROW_FILE)
 
 
 def views(lake):
@@ -106,19 +124,20 @@ def test_it_is_sorted_in_row_groups_with_statistics_and_reads_without_this_packa
     a_varied_lake(lake)
     compacted = compact(lake)
     assert compacted
-    frame = pl.read_parquet(lake.store.path(compacted.file_key(ROW_FILE)))
+    frame = pl.read_parquet(lake.store.path(row_key(compacted)))
     assert frame.equals(frame.sort(SORT_COLUMNS, nulls_last=True))
     assert set(pl.read_parquet(lake.store.path(compacted.file_key(CELL_FILE)))["key"]) == set(
         lake.cell_files().values()
     )
-    assert compacted.bytes == sum(path.stat().st_size for path in lake.store.path(compacted.key).iterdir())
+    files = [path for path in lake.store.path(compacted.key).iterdir() if path.name != MANIFEST_FILE]
+    assert compacted.bytes == sum(path.stat().st_size for path in files)
 
 
 def test_a_snapshot_of_an_older_schema_is_ignored(lake):
     a_varied_lake(lake)
     compacted = compact(lake)
     assert compacted
-    path = lake.store.path(compacted.file_key(ROW_FILE))
+    path = lake.store.path(row_key(compacted))
     pl.read_parquet(path).drop("id_ks").write_parquet(path)
     assert views(lake) == views_without_snapshot(lake)
     assert load_cell_index(lake).rows.collect()["id_ks"].null_count() == 0
@@ -143,7 +162,7 @@ def test_a_missing_or_damaged_snapshot_is_named_and_repaired(lake, file, damage)
     before = views(lake)
     compacted = compact(lake)
     assert compacted
-    damage(lake.store.path(compacted.file_key(file)))
+    damage(lake.store.path(key_of(compacted, file)))
     with pytest.raises(LakeError, match=compacted.key):
         lakes.open_lake(lake.uri)
     assert len(verify_lake(lake)) == 1
@@ -158,11 +177,11 @@ def test_one_changed_byte_of_a_snapshot_is_not_copied_into_the_next(lake):
     before = views(lake)
     compacted = compact(lake)
     assert compacted
-    path = lake.store.path(compacted.file_key(ROW_FILE))
+    path = lake.store.path(row_key(compacted))
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
-    assert [problem.key for problem in verify_lake(lake)] == [compacted.file_key(ROW_FILE)]
+    assert [problem.key for problem in verify_lake(lake)] == [row_key(compacted)]
     assert compact(lake)
     assert views(lake) == before
 
@@ -226,17 +245,18 @@ def test_gc_deletes_superseded_files_after_the_grace_period_and_nothing_else(lak
         with monkeypatch.context() as patch:
             patch.setattr(snapshot, "utc_now", lambda hour=hour: start - timedelta(hours=hour))
             snapshots.append(compact(lake))
+        lake_rows.commit(lake, lake_rows.checkpoint(100 + hour))
     dead = f"{SNAPSHOTS_PREFIX}/v2/{start - timedelta(minutes=150):{TIMESTAMP_FORMAT}}-{'0' * 8}/layers.parquet"
     lake.store.put_new(dead, b"")
     lake.store.put_new(f"{SNAPSHOTS_PREFIX}/notes.txt", b"")
     (Path(lake.uri) / STAGING / "left").write_bytes(b"partial")
     before = {path for path in Path(lake.uri).rglob("*") if path.is_file()}
     assert collect_garbage(lake) == [], "the default grace is a day"
-    first, second = ([each.file_key(name) for name in sorted(each.digests)] for each in snapshots[:2])
-    assert collect_garbage(lake, timedelta(minutes=110)) == [*first, dead]
+    first, second = (sorted([*each.files, each.file_key(MANIFEST_FILE)]) for each in snapshots[:2])
+    assert collect_garbage(lake, timedelta(minutes=110)) == [dead, *first]
     assert {path for path in Path(lake.uri).rglob("*") if path.is_file()} == before, "a dry run deletes nothing"
     deleted = collect_garbage(lake, timedelta(0), dry_run=False)
-    assert deleted == [f"{STAGING}/left", *first, dead, *second]
+    assert deleted == [f"{STAGING}/left", dead, *first, *second]
     after = {path for path in Path(lake.uri).rglob("*") if path.is_file()}
     assert after == before - {lake.store.path(key) for key in deleted}
     assert latest_snapshot(lake.store) == snapshots[2]

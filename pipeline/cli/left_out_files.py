@@ -1,0 +1,47 @@
+"""Damaged files of a lake that a command has left out: listed after its results, with exit code 1."""
+
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from pipeline.errors import ForeignFileWarning, LeftOutWarning
+
+MAX_LISTED = 10
+
+
+@contextmanager
+def exit_1_for_left_out_files() -> Iterator[None]:
+    """List the files that were left out, and turn exit code 0 into 1 if any of them is damaged."""
+    damaged: dict[str, None] = {}
+    foreign: dict[str, None] = {}
+    show = warnings.showwarning
+
+    def collect(message: Warning | str, category: type[Warning], *where: Any, **options: Any) -> None:
+        if issubclass(category, LeftOutWarning | ForeignFileWarning):
+            (damaged if issubclass(category, LeftOutWarning) else foreign)[str(message)] = None
+        else:
+            show(message, category, *where, **options)
+
+    code: Any = 0
+    try:
+        with warnings.catch_warnings():
+            for category in (LeftOutWarning, ForeignFileWarning):
+                warnings.simplefilter("always", category)
+            warnings.showwarning = collect
+            yield
+    except SystemExit as left:
+        code = left.code
+    finally:
+        _list([*damaged, *foreign])
+    sys.exit(1 if damaged and code in (0, None) else code)
+
+
+def _list(messages: list[str]) -> None:
+    for message in messages[:MAX_LISTED]:
+        typer.echo(f"warning: {message}", err=True)
+    if len(messages) > MAX_LISTED:
+        typer.echo(f"warning: and {len(messages) - MAX_LISTED} more; shapelake verify lists all", err=True)

@@ -1,0 +1,130 @@
+"""Reads cell files in chunks of bounded memory: rows, one index row per cell, and the files that are damaged."""
+
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import NamedTuple
+
+import polars as pl
+
+from pipeline.columns import column_names
+from pipeline.lake.scan import PARQUET_READ_ERRORS, find_damage, scan_unchecked
+from pipeline.lake.store import Store
+from pipeline.progress import Progress
+
+CHUNK_CELLS = 500
+MAX_IN_MEMORY = 2000
+"""Cells whose rows are kept in memory; more are written to temporary files."""
+CELL_COLUMNS = (
+    *(n for n in column_names("keys", "model", "checkpoint", "text") if n not in ("duplicate_of", "superseded")),
+    *("device", "run_id", "written_at", "attempt", "batch_tokens"),
+)
+"""Columns with one value per cell."""
+CELL_COST_COLUMNS = ("load_s", "forward_s", "total_s", "peak_device_mib", "peak_host_mib", "download_bytes")
+LAYER_COST_COLUMNS = ("knn_s", "spectrum_s")
+
+
+class CellChunk(NamedTuple):
+    """Intact cells of some files."""
+
+    rows: pl.DataFrame
+    """Every row, with the current columns."""
+    cells: pl.DataFrame
+    """One row per cell: the key of its file, the columns its rows share, row count, worst status and costs."""
+    damaged: dict[str, str]
+    """Reason by key for each file that cannot be read or whose rows are not those of its cell."""
+
+
+def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChunk]:
+    """Yield the cells of these files (cell id -> key) in order, CHUNK_CELLS at a time."""
+    with Progress(f"Reading cells of {store.uri}", len(files), "cells") as progress:
+        items = list(files.items())
+        for start in range(0, len(items), CHUNK_CELLS):
+            chunk = dict(items[start : start + CHUNK_CELLS])
+            yield read_cell_chunk(store, chunk)
+            progress.advance(len(chunk))
+
+
+def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:
+    """Read the cells of these files (cell id -> key); damaged ones are left out and listed."""
+    intact, damaged = _read_intact(store, files)
+    try:
+        chunk = _decode(intact, files)
+    except PARQUET_READ_ERRORS:
+        chunk = None
+    if chunk is None:  # some file is not what its name says: find it
+        reasons = {files[cell_id]: _reason(cell_id, data, files) for cell_id, data in intact.items()}
+        damaged |= {key: reason for key, reason in reasons.items() if reason}
+        chunk = _decode({i: data for i, data in intact.items() if files[i] not in damaged}, files)
+        assert chunk is not None
+    return chunk._replace(damaged=damaged)
+
+
+def aggregate_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
+    """Reduce rows to one row per cell, with the number of its distinct layers."""
+    status = pl.col("status").fill_null("")
+    nonfinite, degenerate = ~status.is_in(["ok", "degenerate"]).all(), (status == "degenerate").any()
+    worst = pl.when(nonfinite).then(pl.lit("nonfinite")).when(degenerate).then(pl.lit("degenerate"))
+    shared = [pl.col(name).first() for name in CELL_COLUMNS if name != "cell_id"]
+    counts = [pl.len().cast(pl.Int64).alias("rows"), pl.col("layer").n_unique().cast(pl.Int64).alias("layers")]
+    status = worst.otherwise(pl.lit("ok")).alias("status")
+    costs = [pl.col(name).max() for name in CELL_COST_COLUMNS]
+    costs += [pl.when(c.count() > 0).then(c.cast(pl.Float64).sum()) for c in map(pl.col, LAYER_COST_COLUMNS)]
+    return rows.group_by("cell_id").agg(*shared, *counts, status, *costs).sort("cell_id")
+
+
+def empty_cells() -> pl.DataFrame:
+    """The index of no cells."""
+    cells = aggregate_cells(scan_unchecked([])).drop("layers").collect()
+    return cells.insert_column(0, pl.Series("key", [], pl.String))
+
+
+class RowFiles:
+    """Temporary Parquet files of many rows, deleted with the last reference to this object."""
+
+    def __init__(self) -> None:
+        self.folder = Path(mkdtemp(prefix="shapelake-rows-"))
+        self.paths: list[Path] = []
+        weakref.finalize(self, rmtree, self.folder, ignore_errors=True)
+
+    def append(self, rows: pl.DataFrame) -> None:
+        self.paths.append(self.folder / f"{len(self.paths)}.parquet")
+        rows.write_parquet(self.paths[-1], compression="lz4", statistics=False)
+
+
+def _read_intact(store: Store, files: Mapping[str, str]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Bytes of the intact files by cell id, and the reason by key for the others."""
+    intact: dict[str, bytes] = {}
+    damaged: dict[str, str] = {}
+    for (cell_id, key), data in zip(files.items(), store.read_many(list(files.values())), strict=True):
+        if isinstance(data, str):
+            damaged[key] = data
+        elif found := find_damage(data):
+            damaged[key] = found
+        else:
+            intact[cell_id] = data
+    return intact, damaged
+
+
+def _decode(intact: Mapping[str, bytes], files: Mapping[str, str]) -> CellChunk | None:
+    """Rows and index of these cells; None if their rows are not exactly those of these cells, each layer once."""
+    rows = scan_unchecked(list(intact.values())).collect()
+    cells = aggregate_cells(rows.lazy()).collect()
+    if set(cells["cell_id"]) != set(intact) or (cells["rows"] != cells["layers"]).any():
+        return None
+    keys = cells["cell_id"].replace_strict(dict(files), return_dtype=pl.String)
+    return CellChunk(rows, cells.drop("layers").insert_column(0, keys.alias("key")), {})
+
+
+def _reason(cell_id: str, data: bytes, files: Mapping[str, str]) -> str | None:
+    """Reason why one file cannot be used; None if it can."""
+    try:
+        rows = scan_unchecked([data]).select("cell_id", "layer").collect()
+        whole = _decode({cell_id: data}, files)
+    except PARQUET_READ_ERRORS as error:
+        return " ".join(str(error).split())
+    if set(rows["cell_id"]) != {cell_id}:
+        return "its rows are not those of its cell id"
+    return None if whole else "a layer has two rows"

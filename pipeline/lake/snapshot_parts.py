@@ -1,0 +1,135 @@
+"""Parts of a snapshot: which of them a compaction rewrites, and how one is written in bounded memory."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+import duckdb
+import polars as pl
+
+from pipeline.columns import column_names
+from pipeline.lake.cell_chunks import RowFiles, iter_cell_chunks
+from pipeline.lake.left_out import leave_out
+from pipeline.lake.manifest import Part
+from pipeline.lake.store import Store
+
+PART_CELLS = 40_000
+"""Cells of a full part: a lake of a million cells has 25 full parts."""
+SMALL_PART_CELLS = 1000
+"""Parts up to this size are merged by every compaction."""
+SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
+"""Filter columns of typical queries first: each row group then holds few of their values, and most are skipped."""
+ROW_GROUP = 2**14
+MEMORY_LIMIT = "400MB"
+"""Memory in which DuckDB sorts a part; beyond it, it sorts on disk."""
+COPY_BLOCK = 1 << 20
+
+
+class Contents(NamedTuple):
+    """Cells of one part to write."""
+
+    new: dict[str, str]
+    """Cells to read from their own files, id -> key."""
+    old: pl.DataFrame
+    """Index rows of the cells to copy from earlier parts."""
+
+
+def choose_parts(parts: Iterable[Part], stale: set[str], n_new: int) -> list[Part]:
+    """Return the parts to rewrite: those with stale cells, and small ones, so that each other part has more cells than
+    all smaller ones together. A cell is therefore rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
+    """
+    chosen = [part for part in parts if part.key in stale]
+    total = max(n_new + sum(part.cells for part in chosen), SMALL_PART_CELLS if n_new else 0)
+    for part in sorted((part for part in parts if part.key not in stale), key=lambda part: part.cells):
+        if part.cells > total or part.cells >= PART_CELLS:
+            break
+        chosen.append(part)
+        total += part.cells
+    return chosen
+
+
+def divide_cells(new: dict[str, str], old: pl.DataFrame) -> Iterator[Contents]:
+    """Yield the contents of each part to write, in the order of the files' keys and thus by model."""
+    keys = sorted([*new.values(), *old["key"]])
+    cell_by_key = {key: cell_id for cell_id, key in new.items()}
+    for start in range(0, len(keys), PART_CELLS):
+        mine = set(keys[start : start + PART_CELLS])
+        yield Contents({cell_by_key[key]: key for key in sorted(mine & cell_by_key.keys())}, _with_keys(old, mine))
+
+
+def write_part(
+    store: Store, contents: Contents, sources: Sequence[Path | bytes], key: str
+) -> tuple[Part, pl.DataFrame] | None:
+    """Write one part; return it with the index of its cells, or None if none of its cells can be read.
+
+    Args:
+        sources: row files that have the cells of `contents.old`.
+        key: key of the row file to write.
+
+    Raises:
+        LakeError: the file cannot be written.
+    """
+    row_files, index = RowFiles(), [contents.old]
+    for chunk in iter_cell_chunks(store, contents.new):
+        row_files.append(chunk.rows)
+        index.append(chunk.cells)
+        leave_out(store.uri, chunk.damaged)
+    cells = pl.concat(index, how="diagonal").with_columns(part=pl.lit(key))
+    if cells.is_empty():
+        return None
+    target = row_files.folder / "sorted.parquet"
+    copied = [_as_path(source, row_files.folder / f"old-{i}.parquet") for i, source in enumerate(sources)]
+    n_rows = _sort_rows(row_files, copied if contents.old.height else [], contents.old["cell_id"], target)
+    if n_rows != cells["rows"].sum():
+        raise ValueError(f"{n_rows} rows were sorted, {cells['rows'].sum()} are in the index")
+    store.put_new_file(key, target)
+    part = Part(key=key, digest=file_digest(target), cells=cells.height, rows=n_rows, bytes=target.stat().st_size)
+    return part, cells
+
+
+def file_digest(path: Path) -> str:
+    """The digest of a file as a snapshot records it, computed without holding the file in memory."""
+    digest = blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while block := file.read(COPY_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, target: Path) -> int:
+    """Write the rows of the new cells and of these old cells, sorted, to one file; return their number."""
+    columns = ", ".join(column_names())
+    scans = [f"SELECT {columns} FROM read_parquet({_listed(paths)})" for paths in (row_files.paths, old) if paths]
+    if old:
+        scans[-1] += " WHERE cell_id IN (SELECT cell_id FROM wanted)"
+    order = ", ".join(f"{name} NULLS LAST" for name in SORT_COLUMNS)
+    query = f"SELECT * FROM ({' UNION ALL '.join(scans)}) ORDER BY {order}"
+    options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}"
+    with closing(duckdb.connect()) as database:
+        database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+        database.execute(f"SET temp_directory = '{_quoted(row_files.folder / 'spill')}'")
+        database.register("wanted", pl.DataFrame({"cell_id": old_cells}).to_arrow())
+        copied = database.execute(f"COPY ({query}) TO '{_quoted(target)}' ({options})").fetchone()
+    return copied[0] if copied else 0
+
+
+def _listed(paths: Iterable[Path]) -> str:
+    return "[" + ", ".join(f"'{_quoted(path)}'" for path in paths) + "]"
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")
+
+
+def _as_path(source: Path | bytes, target: Path) -> Path:
+    """The path of a row file; the bytes of one in an object store are written to `target`."""
+    if isinstance(source, Path):
+        return source
+    target.write_bytes(source)
+    return target
+
+
+def _with_keys(cells: pl.DataFrame, keys: set[str]) -> pl.DataFrame:
+    return cells.filter(pl.col("key").is_in(sorted(keys)))
