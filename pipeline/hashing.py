@@ -14,6 +14,7 @@ from pipeline.progress import Progress
 from pipeline.strict_model import canonical_json
 
 BLOCK = 1 << 20
+AnyPath = Path | str | os.DirEntry[str]
 CACHE = "checksums"
 SIZE = 3
 """Index of the size in a file identity."""
@@ -22,7 +23,7 @@ MIN_AGE_NS = 2_000_000_000
 """Minimum age of a cacheable file: a younger file can change again without a visible change of its mtime."""
 
 
-def file_sha256(path: Path | str, progress: Progress | None = None) -> str:
+def file_sha256(path: AnyPath, progress: Progress | None = None) -> str:
     """Return the sha256 of a file's bytes in hex, cached by (path, device, inode, size, mtime, ctime).
 
     Args:
@@ -50,7 +51,7 @@ def digest_file_hashes(shas: Iterable[tuple[str, str]]) -> str:
 
 
 def cached_sha256(
-    path: Path | str, kind: str, compute: Callable[[Path], str], skip: Callable[[int], object] | None = None
+    path: AnyPath, kind: str, compute: Callable[[Path], str], skip: Callable[[int], object] | None = None
 ) -> str:
     """Return `compute(path)`, from the cache if the file has not changed since.
 
@@ -64,7 +65,8 @@ def cached_sha256(
         if skip:
             skip(int(before[SIZE]))
         return cached
-    digest = compute(Path(path))
+    path = Path(path)  # a directory entry keeps the state that it had when it was listed
+    digest = compute(path)
     # The identity is taken again: a file that changed while it was read must not be cached under either state.
     settled = time.time_ns() - os.stat(path).st_mtime_ns > MIN_AGE_NS
     if settled and file_identity(path) == before:
@@ -72,10 +74,10 @@ def cached_sha256(
     return digest
 
 
-def file_identity(path: Path | str) -> list[str | int]:
+def file_identity(path: AnyPath) -> list[str | int]:
     """Return path, device, inode, size, mtime and ctime: equal as long as the bytes are, unless a clock is set back."""
-    folder, _, name = str(path).rpartition("/")
-    stat = os.lstat(path)
+    folder, _, name = os.fspath(path).rpartition("/")
+    stat = path.stat(follow_symlinks=False) if isinstance(path, os.DirEntry) else os.lstat(path)
     if S_ISLNK(stat.st_mode) or not folder.startswith("/"):
         real, stat = os.path.realpath(path), os.stat(path)
     else:

@@ -56,7 +56,7 @@ class LocalFolder:
 
     def sha256(self, name: str) -> str:
         if name not in self._shas:
-            self._shas[name] = file_sha256(self._files[name].path, self.progress)
+            self._shas[name] = file_sha256(self._files[name], self.progress)
         return self._shas[name]
 
     def size(self, name: str) -> int:

@@ -131,7 +131,8 @@ def _make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool) -> Plan:
     committed = set(files)
     quarantined = lake.quarantined_cell_ids()
     released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
-    todo = [cell for cell in cells if cell.id not in committed | (quarantined - released)]
+    settled = committed | (quarantined - released)
+    todo = [cell for cell in cells if cell.id not in settled]
     past = load_prior_results(lake, files, todo, labels)
     contents = _contents(labels)
     return Plan(
