@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history
-from pipeline.catalog.discovery import discover_histories
+from pipeline.catalog.discovery import discover_all
 from pipeline.catalog.revisions import History
 from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
@@ -176,7 +176,7 @@ def _wanted_cells(sweep: Sweep, checkpoints: tuple[Checkpoint, ...]) -> tuple[Ce
 
 def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]:
     """Histories of the wanted models, with the state of each revision against the lake."""
-    found = _without_duplicates(h for source in select_sources(sweep) for h in discover_histories(source, sweep.models))
+    found = _without_duplicates(discover_all(select_sources(sweep), sweep.models))
     wanted = [h for h in found if matches_model(h.model, sweep.models)]
     if not wanted:
         names = ", ".join(h.model for h in found)
