@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from huggingface_hub import get_token
 from huggingface_hub.utils import parse_ratelimit_headers
 
-TELL_MINUTES_FROM_S = 60.0
+TELL_END_FROM_S = 60.0
+"""Expected time below which a progress line does not state it."""
 
 
 class RateLimit:
@@ -42,17 +43,18 @@ class RateLimit:
         """Return the time that `requests` more requests have to wait for new windows; 0 if no limit is known."""
         now = time.monotonic()
         with self._lock:
-            left = self._left if now < self._reset_at else self._limit
+            is_over = now >= self._reset_at
+            left, reset_s = (self._limit, self._window_s) if is_over else (self._left, self._reset_at - now)
             if requests <= left or not self._limit:
                 return 0.0
-            return max(self._reset_at - now, 0.0) + (requests - left - 1) // self._limit * self._window_s
+            return reset_s + (requests - left - 1) // self._limit * self._window_s
 
     def describe(self, requests: int, seconds_each: float) -> str:
         """Return the waits so far and the expected end of `requests` more requests, as the end of a progress line."""
-        parts = [f"{self.waits} waits for the rate limit"] if self.waits else []
+        parts = [f"{self.waits} wait{'s'[: self.waits > 1]} for the rate limit"] if self.waits else []
         if (pause := self._resume_at - time.monotonic()) > 0:
             parts.append(f"next request in {pause:.0f} s")
-        if (seconds := max(self.seconds_for(requests), seconds_each * requests)) >= TELL_MINUTES_FROM_S:
+        if (seconds := max(self.seconds_for(requests), seconds_each * requests)) >= TELL_END_FROM_S:
             parts.append(f"about {seconds / 60:,.0f} min left")
         if self.waits and get_token() is None:
             parts.append("set HF_TOKEN for a higher limit")
