@@ -2,23 +2,28 @@
 
 import hashlib
 import os
-import re
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
+from stat import S_ISLNK
 
 from pipeline import cache
 from pipeline.progress import Progress
-from pipeline.strict_model import canonical_json, digest_json
+from pipeline.strict_model import canonical_json
 
 BLOCK = 1 << 20
+AnyPath = Path | str | os.DirEntry[str]
+CACHE = "checksums"
+SIZE = 3
+"""Index of the size in a file identity."""
 
 MIN_AGE_NS = 2_000_000_000
 """Minimum age of a cacheable file: a younger file can change again without a visible change of its mtime."""
 
 
-def file_sha256(path: Path, progress: Progress | None = None) -> str:
+def file_sha256(path: AnyPath, progress: Progress | None = None) -> str:
     """Return the sha256 of a file's bytes in hex, cached by (path, device, inode, size, mtime, ctime).
 
     Args:
@@ -27,12 +32,14 @@ def file_sha256(path: Path, progress: Progress | None = None) -> str:
     Raises:
         OSError: the file is absent or cannot be read.
     """
-    size = path.stat().st_size
-    with nullcontext(progress) if progress else Progress(f"Hashing {path.name}", size) as bar:
-        end = bar.done + size
-        sha = cached_sha256(path, "file", lambda path: _sha256(path, bar))
-        bar.advance(end - bar.done)  # a cache hit reads no bytes
-    return sha
+    if progress is None:
+        return cached_sha256(path, "file", _sha256_with_bar)
+    return cached_sha256(path, "file", lambda path: _sha256(path, progress), progress.advance)
+
+
+def batch_checksums(folder: Path) -> AbstractContextManager[None]:
+    """Return a context that reads the cached checksums of all files under `folder` at once, and writes new ones so."""
+    return cache.table(CACHE).batch(f"file:{_real_folder(str(folder.absolute()))}/")
 
 
 def digest_file_hashes(shas: Iterable[tuple[str, str]]) -> str:
@@ -40,38 +47,65 @@ def digest_file_hashes(shas: Iterable[tuple[str, str]]) -> str:
 
     Folder names do not enter, so a Hub listing and a local copy give the same digest.
     """
-    return hashlib.sha256(canonical_json(sorted(shas)).encode()).hexdigest()
+    return _digest_pairs(tuple(sorted(shas)))
 
 
-def cached_sha256(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
+def cached_sha256(
+    path: AnyPath, kind: str, compute: Callable[[Path], str], skip: Callable[[int], object] | None = None
+) -> str:
     """Return `compute(path)`, from the cache if the file has not changed since.
 
     Args:
         kind: name of the computation; different digests of one file have separate cache entries.
+        skip: called with the file's size if the checksum is cached.
     """
-    entry = cache.folder("sha256") / digest_json([kind, *file_identity(path)])
-    if (cached := _read(entry)) is not None:
+    before, table = file_identity(path), cache.table(CACHE)
+    name, version = f"{kind}:{before[0]}", ",".join(map(str, before[1:]))
+    if (cached := table.get(name, version)) is not None:
+        if skip:
+            skip(int(before[SIZE]))
         return cached
+    path = Path(path)  # a directory entry keeps the state that it had when it was listed
     digest = compute(path)
     # The identity is taken again: a file that changed while it was read must not be cached under either state.
     settled = time.time_ns() - os.stat(path).st_mtime_ns > MIN_AGE_NS
-    if settled and entry.name == digest_json([kind, *file_identity(path)]):
-        cache.write_atomic(entry, digest.encode())
+    if settled and file_identity(path) == before:
+        table.put(name, version, digest)
     return digest
 
 
-def file_identity(path: Path) -> list[str | int]:
+def file_identity(path: AnyPath) -> list[str | int]:
     """Return path, device, inode, size, mtime and ctime: equal as long as the bytes are, unless a clock is set back."""
-    stat = os.stat(path)
-    return [os.path.realpath(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    folder, _, name = os.fspath(path).rpartition("/")
+    stat = path.stat(follow_symlinks=False) if isinstance(path, os.DirEntry) else os.lstat(path)
+    if S_ISLNK(stat.st_mode) or not folder.startswith("/"):
+        real, stat = os.path.realpath(path), os.stat(path)
+    else:
+        real = f"{_real_folder(folder)}/{name}"
+    return [real, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
 
 
-def _read(entry: Path) -> str | None:
-    try:
-        text = entry.read_text("ascii")
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
-    return text if re.fullmatch("[0-9a-f]{64}", text) else None
+@lru_cache(maxsize=1 << 16)
+def _real_folder(folder: str) -> str:
+    """Return the real path of an absolute folder, "" for the root; cached, because it takes longer than all the rest.
+
+    After a link to the folder is changed the path can be that of the old target; the inode tells the files apart.
+    """
+    parent, _, name = folder.rpartition("/")
+    if not parent or name in ("", ".", "..") or os.path.islink(folder):
+        return os.path.realpath(folder).rstrip("/")
+    return f"{_real_folder(parent)}/{name}"
+
+
+@lru_cache(maxsize=1024)
+def _digest_pairs(pairs: tuple[tuple[str, str], ...]) -> str:
+    # Cached because the checkpoints of a history have the same tokenizer files and few different configs.
+    return hashlib.sha256(canonical_json(pairs).encode()).hexdigest()
+
+
+def _sha256_with_bar(path: Path) -> str:
+    with Progress(f"Hashing {path.name}", path.stat().st_size) as bar:
+        return _sha256(path, bar)
 
 
 def _sha256(path: Path, progress: Progress) -> str:

@@ -27,6 +27,8 @@ class Progress:
     def __init__(self, label: str, total: int | None, unit: str = "bytes") -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
+        self.note = ""
+        """Text after the amount, such as the expected end; begins with a comma."""
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Progress:
@@ -46,7 +48,7 @@ class Progress:
             self._due = time.monotonic() + REDRAW_S
         else:
             total = f" of {self.total:,}" if self.total else ""
-            print(f"{self.label}: {self.done:,}{total} {self.unit}", file=sys.stderr, flush=True)
+            print(f"{self.label}: {self.done:,}{total} {self.unit}{self.note}", file=sys.stderr, flush=True)
             self._due = time.monotonic() + PRINT_EVERY_S
 
     def _draw(self) -> None:
@@ -54,7 +56,7 @@ class Progress:
             self._bar = _bar(self.unit)
             self._bar.add_task(self.label, total=self.total)
             self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=self.done)
+        self._bar.update(self._bar.task_ids[0], completed=self.done, description=f"{self.label}{self.note}")
 
 
 def track_bytes(blocks: Iterable[bytes], label: str, total: int | None) -> Iterator[bytes]:

@@ -46,7 +46,7 @@ def test_hashing_many_small_files_shows_itself_as_one_long_wait(
     advance = Progress.advance
 
     def slow(self: Progress, amount: int) -> None:
-        clock.now += 0.5
+        clock.now += 1.0
         advance(self, amount)
 
     for step in range(5):

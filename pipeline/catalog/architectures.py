@@ -3,7 +3,6 @@
 import json
 from typing import Any, Literal, NamedTuple
 
-from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles
 from pipeline.spec import ModelKind
 
 Norm = Literal["pre", "post", "sublayer-post", "unknown"]
@@ -65,11 +64,11 @@ def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
     return known.kinds if known else ()
 
 
-def parse_config(files: CheckpointFiles) -> dict[str, Any]:
-    """Return the parsed config.json; empty if it is absent or invalid, which fails with a reason at loading."""
+def parse_config(data: bytes) -> dict[str, Any]:
+    """Return the parsed bytes of a config.json; empty if they are invalid, which fails with a reason at loading."""
     try:
-        config = json.loads(files.read(CONFIG_FILE)) if CONFIG_FILE in files.names else {}
-    except (OSError, ValueError, RecursionError):
+        config = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}
 

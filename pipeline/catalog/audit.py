@@ -69,9 +69,13 @@ def classify_revisions(history: History, recorded: RecordedRevisions) -> dict[st
 def assign_states(history: History, recorded: RecordedRevisions) -> History:
     """Return the history with states from `classify_revisions`; GONE revisions are appended."""
     states = classify_revisions(history, recorded)
-    listed = tuple(replace(revision, state=states.pop(revision.name)) for revision in history.revisions)
+    listed = tuple(_with_state(revision, states.pop(revision.name)) for revision in history.revisions)
     gone = (Revision(name, training_order=UNKNOWN_ORDER, commit=recorded[name][0], state="GONE") for name in states)
     return replace(history, revisions=(*listed, *gone))
+
+
+def _with_state(revision: Revision, state: RevisionState) -> Revision:
+    return revision if revision.state == state else replace(revision, state=state)
 
 
 def _state(revision: Revision, recorded: RecordedRevisions, known: set[str], partial: set[str]) -> RevisionState:
@@ -186,7 +190,8 @@ def _group_by_shared_file(revisions: Iterable[Revision]) -> list[list[Revision]]
     for revision in revisions:
         for sha in dict.fromkeys(revision.shard_hashes.values()):
             holders.setdefault(sha, []).append(revision)
-    groups = [group for group in holders.values() if len({revision.weights_digest for revision in group}) > 1]
+    several = (group for group in holders.values() if len(group) > 1)
+    groups = [group for group in several if len({revision.weights_digest for revision in group}) > 1]
     return list({tuple(revision.name for revision in group): group for group in groups}.values())
 
 

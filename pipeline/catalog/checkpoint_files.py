@@ -1,8 +1,10 @@
 """Selection of a checkpoint's files: the same list for loading, download, hashing and verification."""
 
 import json
+import os
 from collections.abc import Collection
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +18,7 @@ SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 VOCABULARY_PATTERNS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
 """Files with a vocabulary; any one of them is sufficient for a tokenizer."""
 TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_PATTERNS = (*VOCABULARY_PATTERNS, *TOKENIZER_SETTINGS)
 
 
 class CheckpointFiles(Protocol):
@@ -37,26 +40,27 @@ class CheckpointFiles(Protocol):
 
 
 class LocalFolder:
-    """Files of a local folder, listed once; an absent folder has no files.
+    """Files of a local folder as of one moment: each is listed, measured and hashed once. An absent folder has none."""
 
-    Args:
-        progress: progress bar advanced by the bytes that are hashed.
-    """
+    progress: Progress | None = None
+    """Progress bar advanced by the bytes of each hashed file."""
 
-    def __init__(self, path: Path, progress: Progress | None = None) -> None:
-        self.path, self.progress = path, progress
-        self.location = str(path)
-        entries = path.iterdir() if path.is_dir() else ()
-        self.names = frozenset(entry.name for entry in entries if entry.is_file())
+    def __init__(self, path: Path) -> None:
+        self.path, self.location = path, str(path)
+        self._files = {entry.name: entry for entry in _scan(self.location) if entry.is_file()}
+        self.names = frozenset(self._files)
+        self._shas: dict[str, str] = {}
 
     def read(self, name: str) -> bytes:
         return (self.path / name).read_bytes()
 
     def sha256(self, name: str) -> str:
-        return file_sha256(self.path / name, self.progress)
+        if name not in self._shas:
+            self._shas[name] = file_sha256(self._files[name], self.progress)
+        return self._shas[name]
 
     def size(self, name: str) -> int:
-        return (self.path / name).stat().st_size
+        return self._files[name].stat().st_size
 
 
 def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
@@ -94,21 +98,34 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | Non
 
 def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
     """Return the names of the tokenizer files."""
-    return _matching(files, (*VOCABULARY_PATTERNS, *TOKENIZER_SETTINGS))
+    return _matching(frozenset(files.names), TOKENIZER_PATTERNS)
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:
-    return bool(_matching(files, VOCABULARY_PATTERNS))
+    return bool(_matching(frozenset(files.names), VOCABULARY_PATTERNS))
 
 
-def _shards(index: bytes) -> list[str]:
-    """Return the shard names; empty if any name is a path outside the folder, whose files would not be hashed."""
+def _scan(folder: str) -> list[os.DirEntry[str]]:
     try:
-        names = sorted(set(map(str, json.loads(index)["weight_map"].values())))
-        return [] if any("/" in name or name in ("", ".", "..") for name in names) else names
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        if os.path.isdir(folder):
+            raise
         return []
 
 
-def _matching(files: CheckpointFiles, patterns: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(sorted(name for name in files.names if any(fnmatchcase(name, pattern) for pattern in patterns)))
+@lru_cache(maxsize=64)
+def _shards(index: bytes) -> tuple[str, ...]:
+    """Return the shard names; empty if any name is a path outside the folder, whose files would not be hashed."""
+    try:
+        names = sorted(set(map(str, json.loads(index)["weight_map"].values())))
+        return () if any("/" in name or name in ("", ".", "..") for name in names) else tuple(names)
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        return ()
+
+
+@lru_cache(maxsize=256)
+def _matching(names: frozenset[str], patterns: tuple[str, ...]) -> tuple[str, ...]:
+    # Cached, like the index: the checkpoints of a history have the same file names.
+    return tuple(sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)))

@@ -1,18 +1,46 @@
 """Checkpoint fields derived from file contents and the training point, for local folders and the Hub alike."""
 
-from typing import Any
+import hashlib
+from typing import Any, NamedTuple
 
 from pipeline.catalog.architectures import bytes_per_parameter, infer_kinds, parse_config
-from pipeline.catalog.checkpoint_files import CheckpointFiles
-from pipeline.catalog.digests import FileHashes, weight_bytes
+from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles
+from pipeline.catalog.digests import FileHashes
 from pipeline.catalog.revision_names import TrainingPoint
+from pipeline.spec import ModelKind
+
+
+class ConfigFacts(NamedTuple):
+    """Facts of a model that its config.json states."""
+
+    kinds: tuple[ModelKind, ...]
+    bytes_per_parameter: int
+
+
+_FACTS: dict[str, ConfigFacts] = {}
+"""Facts by sha256 of config.json: the checkpoints of a history share few configs."""
 
 
 def build_checkpoint_fields(files: CheckpointFiles, hashes: FileHashes, point: TrainingPoint) -> dict[str, Any]:
     """Return the fields of a Checkpoint except its label and its file locations."""
-    config = parse_config(files)
+    facts, weight_bytes = _read_facts(files, hashes), sum(files.size(name) for name in hashes.weights)
     return {
-        **{"kinds": infer_kinds(config), "n_params": weight_bytes(files) // bytes_per_parameter(config) or None},
+        **{"kinds": facts.kinds, "n_params": weight_bytes // facts.bytes_per_parameter or None},
         **{"step": point.step, "tokens_seen": point.tokens, "tokens_source": point.tokens_source},
         **{"stage": point.stage, "run": point.run, **hashes.digests},
     }
+
+
+def _read_facts(files: CheckpointFiles, hashes: FileHashes) -> ConfigFacts:
+    sha256 = hashes.config.get(CONFIG_FILE, "")
+    if sha256 in _FACTS:
+        return _FACTS[sha256]
+    try:
+        data = files.read(CONFIG_FILE) if CONFIG_FILE in files.names else b""
+    except OSError:
+        data = b""
+    config = parse_config(data)
+    facts = ConfigFacts(infer_kinds(config), bytes_per_parameter(config))
+    if hashlib.sha256(data).hexdigest() == sha256:  # else the file changed since it was hashed
+        _FACTS[sha256] = facts
+    return facts

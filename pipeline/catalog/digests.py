@@ -51,14 +51,9 @@ class FileHashes(NamedTuple):
         return digest_json(["absent", self.location], bits=256)
 
 
-def weight_bytes(files: CheckpointFiles) -> int:
-    """Return the total size of the weight files that exist."""
-    return sum(files.size(name) for name in list_weight_files(files) if name in files.names)
-
-
 def bytes_to_hash(files: CheckpointFiles) -> int:
     """Return the number of bytes that `FileHashes.from_files` reads, without tokenizer files."""
-    return weight_bytes(files) + (files.size(CONFIG_FILE) if CONFIG_FILE in files.names else 0)
+    return sum(files.size(name) for name in (*list_weight_files(files), CONFIG_FILE) if name in files.names)
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:

@@ -1,29 +1,41 @@
 """Entry point for histories, local or on the Hub. The Hub modules are imported on demand: their import takes half a
 second, which a local sweep does not need."""
 
+from collections.abc import Sequence
+
 from pipeline.catalog import local_histories
 from pipeline.catalog.revisions import History
 from pipeline.spec import Checkpoint, CheckpointSource, Hub, Local
 
 
 def discover_histories(source: CheckpointSource, models: str = "*") -> tuple[History, ...]:
-    """Return the histories of a source, each with its revisions in training order.
+    """Return the histories of a source, each with its revisions in training order; see `discover_all`."""
+    return discover_all((source,), models)
+
+
+def discover_all(sources: Sequence[CheckpointSource], models: str = "*") -> tuple[History, ...]:
+    """Return the histories of all sources in their order, each with its revisions in training order.
 
     Args:
         models: glob over model names; members of a family that do not match are not requested from the Hub.
 
     A Hub repo costs one refs request and one tree request per commit that is not cached; a family whose checkpoints
-    are repos, or whose repos are given by a pattern, costs one more listing request per owner.
+    are repos, or whose repos are given by a pattern, costs one more listing request per owner. Answers are cached as
+    they arrive, so that a discovery that was cut off goes on where it was.
 
     Raises:
         UsageError: the folder, repo or family does not exist or cannot be measured.
         FetchError: the Hub did not answer.
     """
-    if isinstance(source, Local):
-        return (local_histories.discover_history(source),)
-    from pipeline.catalog import hub_discovery
+    found: dict[int, tuple[History, ...]] = {}
+    found |= {
+        id(source): (local_histories.discover_history(source),) for source in sources if isinstance(source, Local)
+    }
+    if on_hub := [source for source in sources if not isinstance(source, Local)]:
+        from pipeline.catalog import hub_discovery
 
-    return hub_discovery.discover_histories(source, models)
+        found |= dict(zip(map(id, on_hub), hub_discovery.discover_histories(on_hub, models), strict=True))
+    return tuple(history for source in sources for history in found[id(source)])
 
 
 def resolve_checkpoint(source: Hub, revision: str = "main") -> Checkpoint:

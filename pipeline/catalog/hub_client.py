@@ -5,8 +5,9 @@ HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have the same meaning as in hu
 
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NamedTuple
 
@@ -41,6 +42,9 @@ class TreeEntry(StrictModel):
     """Checksum of LFS files, which include all weights; None for other files."""
 
 
+Commit = tuple[str, str]
+"""Repository id and commit id."""
+
 REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[TreeEntry, ...])
 
 
@@ -64,6 +68,12 @@ def list_model_ids(author: str, search: str = "") -> tuple[str, ...]:
     return tuple(sorted(_request_or_cached(["repos", author, search], asked, lambda: _repos(author, search))))
 
 
+def uncached_trees(commits: Iterable[Commit]) -> list[Commit]:
+    """Return those of `commits` whose trees cost a request each."""
+    cached = set(os.listdir(cache.folder("hub/trees")))
+    return [commit for commit in commits if _tree_file(*commit) not in cached]
+
+
 def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
     """Return all files of a commit including subfolders; cached without expiry.
 
@@ -71,7 +81,7 @@ def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
         FetchError: the Hub did not answer.
         UsageError: the repository or commit does not exist.
     """
-    path = cache.folder("hub/trees") / digest_json([repo, commit])
+    path = cache.folder("hub/trees") / _tree_file(repo, commit)
     with suppress(FileNotFoundError, ValidationError):
         if cached := TREE.validate_json(path.read_bytes()):
             return cached
@@ -136,6 +146,10 @@ def _refs(repo: str) -> dict[str, Any]:
         name = re.fullmatch(r"/api/models/(.+)/refs", last_response_path())
         branches, tags = ({ref.name: ref.target_commit for ref in refs} for refs in (listed.branches, listed.tags))
         return REFS.validate_python(Refs(name[1] if name else repo, branches, tags))._asdict()
+
+
+def _tree_file(repo: str, commit: str) -> str:
+    return digest_json([repo, commit])
 
 
 def _repos(author: str, search: str) -> list[str]:

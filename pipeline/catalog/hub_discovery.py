@@ -4,7 +4,7 @@ The names of a repo's branches, tags or subfolders are parsed by the rules of it
 sha256 of every weight file; config and tokenizer files are small and are downloaded.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os.path import commonprefix
 
 from pipeline.catalog import hub_client, hub_refs
@@ -18,23 +18,46 @@ from pipeline.sources import matches_model
 from pipeline.spec import Checkpoint, Hub, Members
 
 
-def discover_histories(source: Hub | Members, models: str) -> tuple[History, ...]:
-    """Return the histories of a repo, or of a family's members whose model matches the glob `models`."""
-    ids = _requested_repos(source, models)
-    open_one = _open_if_present if isinstance(source, Members) else open_repo
-    opened = map_in_parallel(open_one, ids, f"Listing revisions of {source.name}", "repos")
-    repos = [repo for repo in opened if repo is not None]
-    absent = [id_ for id_, repo in zip(ids, opened, strict=True) if repo is None]
+def discover_histories(sources: Sequence[Hub | Members], models: str) -> list[tuple[History, ...]]:
+    """Return the histories of each source: of a repo, or of a family's members whose model matches the glob `models`.
+
+    The refs of all repos come first, then all trees, so that the number of requests to come is known early.
+    """
+    ids = [_requested_repos(source, models) for source in sources]
+    label = sources[0].name if len(sources) == 1 else f"{len(sources)} sources"
+    required = {repo for source, repos in zip(sources, ids, strict=True) if isinstance(source, Hub) for repo in repos}
+    names = list(dict.fromkeys(repo for repos in ids for repo in repos))
+    open_one = lambda name: open_repo(name) if name in required else _open_if_present(name)  # noqa: E731
+    repos = dict(zip(names, map_in_parallel(open_one, names, f"Listing {label}", "repos"), strict=True))
+    resolver = RevisionResolver()
+    refs = [ref for repo in repos.values() if repo for ref in list_revision_refs(repo)]
+    resolver.fetch_trees(refs, f"Listing the files of {label}")
+    return [
+        _source_histories(source, {name: repos[name] for name in requested}, resolver)
+        for source, requested in zip(sources, ids, strict=True)
+    ]
+
+
+def _source_histories(
+    source: Hub | Members, repos: Mapping[str, Repo | None], resolver: RevisionResolver
+) -> tuple[History, ...]:
+    """Return the histories of one source.
+
+    Args:
+        repos: requested repos by id; None = absent.
+    """
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
-    resolver = RevisionResolver(tokenizer)
-    by_model = {repo.model: [other for other in repos if other.model == repo.model] for repo in repos}
-    histories = [_history(name or model, group, resolver) for model, group in by_model.items()]
-    return (*histories, *(History(repo, (), family_name=source.name, missing_on_hub=True) for repo in absent))
+    by_model: dict[str, list[Repo]] = {}
+    for repo in filter(None, repos.values()):
+        by_model.setdefault(repo.model, []).append(repo)
+    histories = [_history(name or model, group, resolver, tokenizer) for model, group in by_model.items()]
+    absent = [id_ for id_, repo in repos.items() if repo is None]
+    return (*histories, *(History(id_, (), family_name=source.name, missing_on_hub=True) for id_ in absent))
 
 
 def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
     """Return the checkpoint of a branch, a tag, a subfolder or a commit."""
-    repo, resolver = open_repo(source.hub), RevisionResolver(source.tokenizer)
+    repo, resolver = open_repo(source.hub), RevisionResolver()
     revision = find_ref_name(repo, revision)
     is_folder = repo.family.where == "subfolders" and revision not in repo.refs.branches | repo.refs.tags
     ref = resolve_ref(repo, MAIN if is_folder else revision)
@@ -45,7 +68,7 @@ def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
     if match is None:
         raise UsageError(asked, "no such checkpoint", f"List the checkpoints with {listed}")
     match = match._replace(training_point=match.training_point or EMPTY_POINT)
-    resolved = resolver.resolve(source.model or repo.model, match)
+    resolved = resolver.resolve(source.model or repo.model, match, source.tokenizer)
     if resolved.checkpoint is None:
         found = resolved.state_reason or resolved.state
         raise UsageError(asked, found, f"Choose a measurable revision from {listed}")
@@ -104,13 +127,13 @@ def _search_hub(patterns: Iterable[str]) -> list[str]:
     return [repo for owner, prefix in common.items() for repo in hub_client.list_model_ids(owner, prefix)]
 
 
-def _history(model: str, repos: Sequence[Repo], resolver: RevisionResolver) -> History:
+def _history(model: str, repos: Sequence[Repo], resolver: RevisionResolver, tokenizer: str | None) -> History:
     refs = [ref for repo in repos for ref in list_revision_refs(repo)]
     expanded = resolver.expand_subfolders(refs, f"Reading {model}")
     with Progress(f"Reading {model}", len(expanded), "revisions") as progress:
         revisions = []
         for ref in expanded:
-            revisions.append(resolver.resolve(model, ref))
+            revisions.append(resolver.resolve(model, ref, tokenizer))
             progress.advance(1)
     first, ignored = repos[0], tuple(name for repo in repos for name in hub_refs.list_skipped_names(repo))
     formerly = first.requested_id if first.requested_id not in (first.refs.repo, model) else None

@@ -23,10 +23,11 @@ from huggingface_hub import constants, errors, get_token, set_client_factory
 from huggingface_hub.utils import disable_progress_bars, logging
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
+from pipeline.catalog.hub_limits import RATE_LIMIT
 from pipeline.errors import FetchError, NotFoundError, ShapelakeError, UsageError
 from pipeline.progress import Progress
 
-__all__ = ["TransientError", "call_with_retries", "last_response_path", "to_shapelake_error"]
+__all__ = ["TransientError", "call_with_retries", "last_response_path", "to_shapelake_error", "wait_silently"]
 
 TIMEOUT_S = 30.0
 """Time without a received byte after which a request fails; downloads use HF_HUB_DOWNLOAD_TIMEOUT instead."""
@@ -55,7 +56,7 @@ RUN_AGAIN = "Run again once the Hub responds (https://status.huggingface.co)"
 ABSENT_ERRORS = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
 
 T = TypeVar("T")
-_LAST = threading.local()
+_LOCAL = threading.local()
 _JITTER = random.Random()
 
 
@@ -113,7 +114,12 @@ def to_shapelake_error(asked: str, error: BaseException) -> ShapelakeError:
 
 def last_response_path() -> str:
     """Return the URL path of this thread's last response, after redirects: the canonical path."""
-    return _LAST.path
+    return _LOCAL.path
+
+
+def wait_silently(stop: threading.Event) -> None:
+    """Let this thread wait without a display of its own, and give up once `stop` is set."""
+    _LOCAL.stop = stop
 
 
 def _is_transient(error: BaseException) -> bool:
@@ -153,9 +159,13 @@ class _Client(httpx2.Client):
             response = super().send(request, **options)
         except httpx2.TransportError as error:
             raise TransientError(f"sent no complete answer ({type(error).__name__})") from error
+        RATE_LIMIT.record_answer(response.headers)
         if response.status_code in TRANSIENT_STATUSES:
-            raise TransientError(f"answered {response.status_code}", _retry_after_s(response))
-        _LAST.path = response.url.path
+            wait_s = _retry_after_s(response)
+            if response.status_code == 429 and wait_s:
+                RATE_LIMIT.record_wait(wait_s)
+            raise TransientError(f"answered {response.status_code}", wait_s)
+        _LOCAL.path = response.url.path
         return response
 
 
@@ -195,7 +205,11 @@ def _wait_s(state: RetryCallState) -> float:
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep with a progress display."""
+    """Sleep with a progress display; in a thread of `wait_silently` without one."""
+    if stop := getattr(_LOCAL, "stop", None):
+        if stop.wait(seconds):
+            raise TransientError("was not asked again, because another request failed")
+        return
     end = time.monotonic() + seconds
     with Progress("Waiting for the Hub", round(seconds), "s") as progress:
         while (left := end - time.monotonic()) > 0:

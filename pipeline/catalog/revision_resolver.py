@@ -1,16 +1,21 @@
 """Resolution of Hub refs to revisions: trees are fetched in parallel, then small files, one request per content."""
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Event
 from typing import TypeVar
 
 from pipeline.catalog import checkpoint_files, hub_client
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles, LocalFolder, list_tokenizer_files
 from pipeline.catalog.checkpoint_metadata import build_checkpoint_fields
 from pipeline.catalog.digests import FileHashes
-from pipeline.catalog.hub_client import TreeEntry
+from pipeline.catalog.hub_client import Commit, TreeEntry
+from pipeline.catalog.hub_http import wait_silently
+from pipeline.catalog.hub_limits import RATE_LIMIT
 from pipeline.catalog.hub_refs import MAIN, RevisionRef, list_subfolder_refs
 from pipeline.catalog.hub_tree import HubFolder
 from pipeline.catalog.revisions import EMPTY_POINT, FINAL_ORDER, UNKNOWN_ORDER, Revision
@@ -21,42 +26,56 @@ from pipeline.spec import Checkpoint, RemoteFiles
 PARALLEL_REQUESTS = 8
 """Concurrent requests; limited because the Hub has rate limits, and a cold listing of 20 Pythia models takes 3,080."""
 
+TELL_EVERY_S = 1.0
+"""Interval of the display while no request is answered."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class RevisionResolver:
-    """Resolver of refs to revisions, with the caches of one discovery.
+    """Resolver of refs to revisions, with the caches of one discovery of any number of repos."""
 
-    Args:
-        tokenizer: repo or folder that overrides the families' tokenizers.
-    """
-
-    def __init__(self, tokenizer: str | None = None) -> None:
-        self._tokenizer_override = tokenizer
+    def __init__(self) -> None:
         self._tokenizers: dict[str, CheckpointFiles] = {}
-        self._trees: dict[tuple[str, str], tuple[TreeEntry, ...]] = {}
+        self._trees: dict[Commit, tuple[TreeEntry, ...]] = {}
         self._shas: dict[str, str] = {}
         self._access_denied: dict[str, bool] = {}
-        self._missing_commits: set[tuple[str, str]] = set()
+        self._missing_commits: set[Commit] = set()
+
+    def fetch_trees(self, refs: Iterable[RevisionRef], label: str) -> None:
+        """Fetch the trees that the cache on disk lacks, one request per commit; a later call fetches only the rest."""
+
+        def fetch(commit: Commit) -> None:
+            self._tree(commit)  # not returned: the trees of many repos would fill the memory
+
+        map_in_parallel(fetch, hub_client.uncached_trees(_commits(refs)), label, "requests")
 
     def expand_subfolders(self, refs: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
-        """Fetch the trees of all refs with a training point; replace refs of subfolder repos by their subfolders."""
-        commits = dict.fromkeys(_commit(ref) for ref in refs if ref.training_point is not None)
-        trees = map_in_parallel(self._tree, list(commits), label, "trees")
-        self._trees |= dict(zip(commits, trees, strict=True))
+        """Open the trees of all refs with a training point; replace refs of subfolder repos by their subfolders.
+
+        The trees of an earlier call are closed.
+        """
+        commits = _commits(refs)
+        self._trees = dict(zip(commits, map_in_parallel(self._tree, commits, label, "trees"), strict=True))
         return [inner for ref in refs for inner in self._expand(ref)]
 
-    def _tree(self, commit: tuple[str, str]) -> tuple[TreeEntry, ...]:
+    def _tree(self, commit: Commit) -> tuple[TreeEntry, ...]:
         """Return the tree; empty if refs name a commit that the repo no longer has (huggingface_hub#3406)."""
+        if commit in self._missing_commits:
+            return ()
         try:
             return hub_client.fetch_tree(*commit)
         except NotFoundError:
             self._missing_commits.add(commit)
             return ()
 
-    def resolve(self, model: str, ref: RevisionRef) -> Revision:
-        """Return the revision of a ref whose tree was fetched by `expand_subfolders`."""
+    def resolve(self, model: str, ref: RevisionRef, tokenizer: str | None = None) -> Revision:
+        """Return the revision of a ref whose tree was opened by `expand_subfolders`.
+
+        Args:
+            tokenizer: repo or folder that overrides the family's tokenizer.
+        """
         family, point = ref.repo.family, ref.training_point or EMPTY_POINT
         order = FINAL_ORDER if point == EMPTY_POINT else (0, family.sort_key(point))
         issues = family.known_bad_for(ref.repo.catalog_id, ref.name)
@@ -67,7 +86,7 @@ class RevisionResolver:
             return replace(revision, state="NO_WEIGHTS", state_reason="the Hub does not have the commit that it lists")
         if self._is_access_denied(ref):
             return replace(revision, state="GATED", state_reason="gated, and access is not granted")
-        return self._resolve_files(model, ref, revision)
+        return self._resolve_files(model, ref, revision, tokenizer)
 
     def _is_access_denied(self, ref: RevisionRef) -> bool:
         repo = ref.repo.refs.repo
@@ -75,11 +94,11 @@ class RevisionResolver:
             self._access_denied[repo] = hub_client.is_access_denied(repo, ref.commit)
         return self._access_denied[repo]
 
-    def _resolve_files(self, model: str, ref: RevisionRef, revision: Revision) -> Revision:
+    def _resolve_files(self, model: str, ref: RevisionRef, revision: Revision, override: str | None) -> Revision:
         files = HubFolder(*_commit(ref), self._trees[_commit(ref)], self._shas, ref.subfolder)
         if reason := checkpoint_files.unloadable_reason(files, pickles=ref.repo.family.weights == "bin"):
             return replace(revision, state="NO_WEIGHTS", state_reason=reason)
-        tokenizer = self._tokenizer(ref) or files
+        tokenizer = self._tokenizer(ref, override) or files
         try:
             hashes = FileHashes.from_files(files, tokenizer)
             checkpoint = _checkpoint(model, ref, files, tokenizer, hashes)
@@ -87,9 +106,9 @@ class RevisionResolver:
         except NotFoundError as error:
             return replace(revision, state="NO_WEIGHTS", state_reason=f"listed, but {error.found}: {error.asked}")
 
-    def _tokenizer(self, ref: RevisionRef) -> CheckpointFiles | None:
+    def _tokenizer(self, ref: RevisionRef, override: str | None) -> CheckpointFiles | None:
         """Return the files of a separate tokenizer; None if the checkpoint has its own."""
-        name = self._tokenizer_override or ref.repo.family.tokenizer_for(ref.repo.catalog_id)
+        name = override or ref.repo.family.tokenizer_for(ref.repo.catalog_id)
         if name and name not in self._tokenizers:
             self._tokenizers[name] = self._open_tokenizer(name)
         return self._tokenizers[name] if name else None
@@ -116,15 +135,36 @@ class RevisionResolver:
 
 def map_in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: str) -> list[R]:
     """Return `call(item)` for all items in order; the first failure cancels the calls that have not started."""
-    with Progress(label, len(items), unit) as progress, ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+    finished: SimpleQueue[Future[R]] = SimpleQueue()
+    stop = Event()
+    with (
+        Progress(label, len(items), unit) as progress,
+        ThreadPoolExecutor(PARALLEL_REQUESTS, initializer=wait_silently, initargs=(stop,)) as pool,
+    ):
         futures = [pool.submit(call, item) for item in items]
         try:
-            for future in as_completed(futures):
-                future.result()
-                progress.advance(1)
+            for future in futures:
+                future.add_done_callback(finished.put)
+            _follow(finished, len(items), progress)
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
     return [future.result() for future in futures]
+
+
+def _follow(finished: SimpleQueue[Future[R]], total: int, progress: Progress) -> None:
+    """Show the progress of `total` futures, the Hub's waits and the expected end; raise the first failure."""
+    start = time.monotonic()
+    while progress.done < total:
+        try:
+            finished.get(timeout=TELL_EVERY_S).result()
+            finished_one = 1
+        except Empty:
+            finished_one = 0
+        done = progress.done + finished_one
+        seconds_each = (time.monotonic() - start) / done if done else 0.0
+        progress.note = RATE_LIMIT.describe(total - done, seconds_each)
+        progress.advance(finished_one)
 
 
 def _why_unparsed(ref: RevisionRef) -> str:
@@ -153,6 +193,11 @@ def _checkpoint(
 
 def _remote(tokenizer: CheckpointFiles) -> RemoteFiles | None:
     return tokenizer.to_remote(list_tokenizer_files(tokenizer)) if isinstance(tokenizer, HubFolder) else None
+
+
+def _commits(refs: Iterable[RevisionRef]) -> list[Commit]:
+    """Return the commits of the refs with a training point, each once."""
+    return list(dict.fromkeys(_commit(ref) for ref in refs if ref.training_point is not None))
 
 
 def _commit(ref: RevisionRef) -> tuple[str, str]:

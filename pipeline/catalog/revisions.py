@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from pipeline.catalog.digests import Sha256ByName
@@ -57,8 +58,11 @@ class Revision:
         """True for a trained model without a stated step: `main`, the last step or an average of several."""
         return self.training_order == FINAL_ORDER
 
-    @property
+    @cached_property
     def weights_digest(self) -> str | None:
+        """Digest of the weight files that exist; None if there are none."""
+        if self.checkpoint and self.weight_hashes:
+            return self.checkpoint.weights_digest
         return digest_file_hashes(self.weight_hashes.items()) if self.weight_hashes else None
 
     @property

@@ -1,10 +1,13 @@
 """Local histories: files and name of a checkpoint, and distinct digests for checkpoints that lack files."""
 
 import json
+import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from pipeline.catalog import checkpoint_metadata
 from pipeline.catalog.audit import audit_history
 from pipeline.catalog.checkpoint_files import LocalFolder, list_weight_files
 from pipeline.catalog.digests import require_unchanged
@@ -138,3 +141,31 @@ def test_a_folder_is_audited_as_a_repo_is(tmp_path: Path) -> None:
         ("no-weights", ("step3",)),
         ("unparsed", ("best",)),
     ]
+
+
+def test_each_folder_is_listed_once_and_what_checkpoints_share_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost of a history of thousands of checkpoints: one listing each; config and separate tokenizer once."""
+    for step in range(20):
+        checkpoint(tmp_path / "runs" / f"step{step}", f"weights {step}")
+    tokenizer = checkpoint(tmp_path / "tokenizer")
+    listed: Counter[str] = Counter()
+    scandir, parsed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda path: listed.update([str(path)]) or scandir(path))
+    monkeypatch.setattr(checkpoint_metadata, "_FACTS", {})
+    monkeypatch.setattr(checkpoint_metadata, "parse_config", lambda data: parsed.append(data) or json.loads(data))
+    history = discover_history(Local(local=str(tmp_path / "runs"), tokenizer=str(tokenizer)))
+    folders = [tmp_path / "runs", *(tmp_path / "runs" / f"step{step}" for step in range(20)), tokenizer]
+    assert listed == Counter(map(str, folders))
+    assert len(parsed) == 1
+    assert {c.tokenizer_path for c in history.checkpoints} == {str(tokenizer)}
+    assert len({c.content for c in history.checkpoints}) == 20
+
+
+def test_configs_that_differ_are_told_apart(tmp_path: Path) -> None:
+    for step, kind in ((1, "GPT2LMHeadModel"), (2, "BertForMaskedLM"), (3, None)):
+        folder = checkpoint(tmp_path / "runs" / f"step{step}")
+        (folder / "config.json").write_text(json.dumps({"architectures": [kind]}) if kind else "{")
+    kinds = [c.kinds for c in discover_history(Local(local=str(tmp_path / "runs"))).checkpoints]
+    assert kinds == [("decoder",), ("encoder",), ()]
