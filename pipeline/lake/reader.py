@@ -16,7 +16,7 @@ from pipeline.lake.records import Audit, Audited, Label, ResolvedLabel
 from pipeline.lake.scan import polars_schema
 
 SELECT_HINT = "Use a SELECT over the views layers, checkpoints or cells"
-# A sandboxed query may read and write DuckDB's temp_directory, `.tmp` of the working directory by default, also as SQL.
+# The sandbox lets SQL read and write files in DuckDB's temp_directory (default: `.tmp` in the working directory).
 # Without one, a query that needs more than DuckDB's memory limit (80 % of the machine) fails instead of spilling.
 NO_TEMP_DIRECTORY = ""
 SANDBOX_SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
