@@ -61,11 +61,7 @@ OWNERS = {
     "pandas": {"lake"},
     "scipy": {"analysis"},
     "polars": {"lake", "analysis", "export", "report", "doctor"},
-    "huggingface_hub": {
-        "catalog",
-        "export/dataset",
-        "model/loading",
-    },  # the latter for an exception that transformers lets through
+    "huggingface_hub": {"catalog", "export/dataset"},
     "typer": {"cli"},
     "rich": {"progress", "sweep/run_progress", "render", "demo", "cli"},
     "altair": {"report"},

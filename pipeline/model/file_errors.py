@@ -28,9 +28,9 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 @contextmanager
 def as_checkpoint_error(asked: str, found: str | Callable[[], str], do: str) -> Iterator[None]:
-    """Raise an error that the files cause as a CheckpointError; `found` is followed by the error in brackets;
-    a function is called only then.
+    """Raise an error that the files cause as a CheckpointError; `found` is followed by the error in brackets.
 
+    A function as `found` is called only after an error.
     Errors of the machine (memory, device, file system) and interrupts pass unchanged.
     """
     try:
