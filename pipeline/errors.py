@@ -1,5 +1,7 @@
 """Errors that a user can act on: what was asked, what was found and what to do, printed as two lines."""
 
+from pipeline.terminal import escape_control
+
 
 class ShapelakeError(ValueError):
     """Base class of errors caused by input; never raised for a defect of this code.
@@ -15,8 +17,10 @@ class ShapelakeError(ValueError):
         self.asked, self.found, self.do = asked, found, do
 
     def __str__(self) -> str:
-        stop = "" if self.found.endswith(("?", ".")) else "."
-        return f"{self.asked}: {self.found}{stop}\n{self.do}."
+        """Return exactly two lines: control characters of names, line breaks included, are escaped."""
+        asked, found, do = map(escape_control, (self.asked, self.found, self.do))
+        stop = "" if found.endswith(("?", ".")) else "."
+        return f"{asked}: {found}{stop}\n{do}."
 
 
 class UsageError(ShapelakeError):

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from pipeline.terminal import escape_control, print_line
+
 if TYPE_CHECKING:
     import rich.progress
 
@@ -25,7 +27,7 @@ class Progress:
     """
 
     def __init__(self, label: str, total: int | None, unit: str = "bytes") -> None:
-        self.label, self.total, self.unit = label, total, unit
+        self.label, self.total, self.unit = escape_control(label), total, unit
         self.done = 0
         self.note = ""
         """Text after the amount, such as the expected end; begins with a comma."""
@@ -48,7 +50,7 @@ class Progress:
             self._due = time.monotonic() + REDRAW_S
         else:
             total = f" of {self.total:,}" if self.total else ""
-            print(f"{self.label}: {self.done:,}{total} {self.unit}{self.note}", file=sys.stderr, flush=True)
+            print_line(f"{self.label}: {self.done:,}{total} {self.unit}{self.note}", err=True)
             self._due = time.monotonic() + PRINT_EVERY_S
 
     def _draw(self) -> None:
@@ -72,5 +74,6 @@ def _bar(unit: str) -> rich.progress.Progress:
     from rich.console import Console
 
     amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
-    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), amount, bars.TimeRemainingColumn())
+    label = bars.TextColumn("{task.description}", markup=False)
+    columns = (label, bars.BarColumn(), amount, bars.TimeRemainingColumn())
     return bars.Progress(*columns, console=Console(stderr=True), transient=True)

@@ -10,10 +10,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 
-BASE = {"errors", "strict_model", "columns", "cache", "output_paths"}
+BASE = {"terminal", "errors", "strict_model", "columns", "cache", "output_paths"}
 SPEC = BASE | {"recipe", "sources", "spec"}
 MAY_IMPORT = {
-    "errors": set(),
+    "terminal": set(),
+    "errors": {"terminal"},
     "strict_model": set(),
     "columns": set(),
     "cache": {"errors"},
@@ -22,7 +23,7 @@ MAY_IMPORT = {
     "recipe": BASE,
     "sources": BASE,
     "spec": BASE | {"recipe", "sources"},
-    "progress": set(),
+    "progress": {"terminal"},
     "hashing": BASE | {"progress"},
     "catalog": SPEC | {"hashing", "progress"},
     "corpora": SPEC | {"hashing", "progress"},
@@ -60,11 +61,7 @@ OWNERS = {
     "pandas": {"lake"},
     "scipy": {"analysis"},
     "polars": {"lake", "analysis", "export", "report", "doctor"},
-    "huggingface_hub": {
-        "catalog",
-        "export/dataset",
-        "model/loading",
-    },  # the latter for an exception that transformers lets through
+    "huggingface_hub": {"catalog", "export/dataset"},
     "typer": {"cli"},
     "rich": {"progress", "sweep/run_progress", "render", "demo", "cli"},
     "altair": {"report"},

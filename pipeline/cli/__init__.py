@@ -8,12 +8,11 @@ import signal
 import sys
 from types import FrameType
 
-import typer
-
 from pipeline.cli import catalog, exports, maintenance, queries, submit, sweeps, watch  # noqa: F401  register commands
 from pipeline.cli.app import app
 from pipeline.cli.left_out_files import exit_1_for_left_out_files
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
+from pipeline.terminal import print_text
 
 
 def run_job_module() -> None:
@@ -21,7 +20,7 @@ def run_job_module() -> None:
     module = sys.modules["__main__"]
     assert module.__spec__ is not None, "run the module as python -m jobs.X"
     if {"-h", "--help"} & set(sys.argv):
-        typer.echo(f"{module.__doc__}")
+        print_text(f"{module.__doc__}\n")
     sys.argv[1:] = ["run", module.__spec__.name, *sys.argv[1:]]
     main()
 
@@ -39,7 +38,7 @@ def _run_app() -> None:
     try:
         app()
     except ShapelakeError as error:
-        typer.echo(f"error: {error}", err=True)
+        print_text(f"error: {error}\n", err=True)
         sys.exit(2 if isinstance(error, UsageError | CorpusError) else 1)
     except BrokenPipeError:  # the reader of standard output has exited: `shapelake query ... | head`
         sys.stderr.close()

@@ -8,6 +8,7 @@ import typer
 
 from pipeline.cli.app import LakeUri, app
 from pipeline.errors import UsageError
+from pipeline.terminal import print_line
 
 if TYPE_CHECKING:
     from pipeline.lake.reader import LakeReader
@@ -48,7 +49,7 @@ def export(
         raise UsageError("--upload or -o", f"--to {to} accepts neither", "Leave them out, or export --to hub")
     else:
         done = replay_runs(reader, to, target)
-        typer.echo(
+        print_line(
             f"{done.runs_written} runs written, {done.runs_unchanged} unchanged; to view them: {done.view_command}"
         )
 
@@ -57,9 +58,9 @@ def _to_hub(reader: "LakeReader", dataset: str, folder: Path, licence: str, publ
     from pipeline.export import prepare_dataset, upload_dataset
 
     prepared = prepare_dataset(reader, dataset, folder, licence)
-    typer.echo(f"{prepared.version} in {prepared.folder}: {prepared.files_written} files written")
+    print_line(f"{prepared.version} in {prepared.folder}: {prepared.files_written} files written")
     if publish:
-        typer.echo(upload_dataset(prepared, dataset))
+        print_line(upload_dataset(prepared, dataset))
     else:
         command = ["export", "--to", HUB_TARGET, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]
-        typer.echo(f"to upload it: shapelake {shlex.join(command)}")
+        print_line(f"to upload it: shapelake {shlex.join(command)}")

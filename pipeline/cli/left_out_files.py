@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import typer
-
 from pipeline.errors import ForeignFileWarning, LeftOutWarning
+from pipeline.terminal import print_line
 
 MAX_LISTED = 10
 
@@ -42,6 +41,6 @@ def exit_1_for_left_out_files() -> Iterator[None]:
 
 def _list(messages: list[str]) -> None:
     for message in messages[:MAX_LISTED]:
-        typer.echo(f"warning: {message}", err=True)
+        print_line(f"warning: {message}", err=True)
     if len(messages) > MAX_LISTED:
-        typer.echo(f"warning: and {len(messages) - MAX_LISTED} more; shapelake verify lists all", err=True)
+        print_line(f"warning: and {len(messages) - MAX_LISTED} more; shapelake verify lists all", err=True)

@@ -10,6 +10,7 @@ from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, Tombstone
 from pipeline.sweep.config import load_sweep
+from pipeline.terminal import print_line
 
 
 @app.command()
@@ -21,7 +22,7 @@ def compact(lake: LakeUri) -> None:
     from pipeline.lake.snapshot import compact
 
     made = compact(Lake.existing(lake))
-    typer.echo(f"{made.cells} cells, {made.rows} rows, {made.bytes:,} bytes: {made.key}" if made else "no cells yet")
+    print_line(f"{made.cells} cells, {made.rows} rows, {made.bytes:,} bytes: {made.key}" if made else "no cells yet")
 
 
 @app.command()
@@ -72,7 +73,7 @@ def quarantine(
         opened.release(cell)
     else:
         opened.quarantine(Tombstone(cell_id=cell, reason=reason or "", by="a person"))
-    typer.echo(f"{cell} is {'released' if release else 'hidden'}")
+    print_line(f"{cell} is {'released' if release else 'hidden'}")
 
 
 @app.command()
@@ -88,8 +89,8 @@ def gc(
 
     keys = collect_garbage(Lake.existing(lake), dry_run=not delete)
     for key in keys:
-        typer.echo(key)
-    typer.echo(f"{len(keys)} files {'removed' if delete else 'can be removed with --delete'}", err=True)
+        print_line(key)
+    print_line(f"{len(keys)} files {'removed' if delete else 'can be removed with --delete'}", err=True)
 
 
 @app.command()

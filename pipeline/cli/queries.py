@@ -9,6 +9,7 @@ import typer
 from pipeline import render
 from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.errors import UsageError
+from pipeline.terminal import print_line, print_text
 
 
 @app.command()
@@ -16,7 +17,9 @@ def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="SQL on the views layers, checkpoints, cells; or @NAME.")],
     lake: LakeUri,
     as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV on standard output.")] = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print CSV on standard output; texts that start with = + - @ get a leading '.")
+    ] = False,
 ) -> None:
     """Query the lake with SQL.
 
@@ -68,7 +71,7 @@ def report(
     from pipeline import lake as lakes
     from pipeline.report import write_report
 
-    typer.echo(write_report(lakes.open_lake(lake), output, models)[0])
+    print_line(str(write_report(lakes.open_lake(lake), output, models)[0]))
 
 
 @app.command()
@@ -85,7 +88,7 @@ def figure(
     from pipeline import lake as lakes
     from pipeline.report import draw_figure as draw
 
-    typer.echo(draw(lakes.open_lake(lake), name, output, models))
+    print_line(str(draw(lakes.open_lake(lake), name, output, models)))
 
 
 @app.command()
@@ -100,4 +103,4 @@ def metrics(
     from pipeline.metric_docs import find_metrics, format_metrics
 
     found = find_metrics(name)
-    print_json([asdict(metric) for metric in found]) if as_json else typer.echo(format_metrics(found))
+    print_json([asdict(metric) for metric in found]) if as_json else print_text(f"{format_metrics(found)}\n")

@@ -16,6 +16,7 @@ from pipeline.cli.sweeps import (
     apply_options,
 )
 from pipeline.sweep.config import load_sweep
+from pipeline.terminal import print_line, print_text
 
 
 @app.command()
@@ -50,7 +51,7 @@ def submit(
     checked = apply_options(load_sweep(sweep), steps, models, None, set_)
     server = JobServer(cluster)
     job = server.submit(checked, lake, options)
-    typer.echo(f"{job} submitted; to stop it: ray job stop --address {cluster} {job}")
+    print_line(f"{job} submitted; to stop it: ray job stop --address {cluster} {job}")
     if not detach:
         with suppress(KeyboardInterrupt):
-            raise typer.Exit(server.follow(job, lambda text: typer.echo(text, nl=False)))
+            raise typer.Exit(server.follow(job, print_text))

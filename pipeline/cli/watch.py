@@ -7,6 +7,7 @@ import typer
 
 from pipeline.cli.app import app
 from pipeline.spec import Resources
+from pipeline.terminal import print_line
 
 DEFAULT_LAKE_FOLDER = ".shapelake"
 """Default lake, in the watched folder."""
@@ -56,4 +57,4 @@ def watch(
         tokenizer=str(tokenizer.resolve()) if tokenizer else None,
     )
     lower_priority(niceness, gpu_share)
-    raise typer.Exit(watch_folder(config, typer.echo, every, once, on_alert))
+    raise typer.Exit(watch_folder(config, print_line, every, once, on_alert))

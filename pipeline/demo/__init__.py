@@ -1,7 +1,6 @@
 """Demo: train two small models, sweep both histories, and print how their geometry changed."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.lake import Lake, LakeReader, open_lake
-from pipeline.render.tables import console as output_console
+from pipeline.render.tables import format_value, print_table
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in_recipe
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.run_report import RunReport
+from pipeline.terminal import print_line
 
 HISTORY_NAMES = ("demo-decoder", "demo-encoder")
 TABLE_TITLES = {"anisotropy": "anisotropy", "id_twonn": "intrinsic dimension (TwoNN)"}
@@ -38,33 +38,33 @@ def run_demo(folder: Path) -> int:
     from pipeline.demo.train import train_missing
     from pipeline.report import write_report
 
-    progress = Console(stderr=True)
-    progress.print("1/3 training a small decoder and a small encoder on Python's own documentation")
-    train_missing(folder, progress)
-    progress.print("2/3 measuring every checkpoint, on prose and on random tokens, through local Ray")
+    print_line("1/3 training a small decoder and a small encoder on Python's own documentation", err=True)
+    train_missing(folder, Console(stderr=True))
+    print_line("2/3 measuring every checkpoint, on prose and on random tokens, through local Ray", err=True)
     uri = str(folder / "lake")
     plan = make_plan(demo_sweep(folder.resolve()), Lake(uri))
     report: RunReport = run(plan, Lake(uri), "ray")
-    progress.print("3/3 anisotropy and intrinsic dimension of every layer over training")
-    sys.stderr.flush()
+    print_line("3/3 anisotropy and intrinsic dimension of every layer over training", err=True)
     print_tables(uri)
     page, *_ = write_report(open_lake(uri), folder / "report.html")
-    progress.print(f"the same results as a web page: {page}")
+    print_line(f"the same results as a web page: {page}", err=True)
     return report.exit_code
 
 
 def print_tables(uri: str) -> None:
     """Print layer x step tables of every history and corpus, the peak marked, and the query of the first table."""
-    reader, out = open_lake(uri), output_console()
+    reader = open_lake(uri)
     histories = reader.sql("select distinct model, corpus from layers order by model, corpus desc").fetchall()
     for model, corpus in histories:
         for column, title in TABLE_TITLES.items():
-            out.print(f"\n{model} on {corpus}: {title}, layer by step; * marks the peak", markup=False, style="bold")
-            _print_table(out, reader, _query(reader, column, model, corpus), DIGITS[column])
+            print_line()
+            print_line(f"{model} on {corpus}: {title}, layer by step; * marks the peak")
+            _print_table(reader, _query(reader, column, model, corpus), DIGITS[column])
     rows = reader.sql("select count(*) from layers").fetchall()[0][0]
     query = _query(reader, "anisotropy", *histories[0])
-    out.print(f"\nlake      {uri}  ({rows} rows)", markup=False)
-    out.print(f'query     shapelake query "{query}" --lake {uri}', markup=False)
+    print_line()
+    print_line(f"lake      {uri}  ({rows} rows)")
+    print_line(f'query     shapelake query "{query}" --lake {uri}')
 
 
 def _query(reader: LakeReader, column: str, model: str, corpus: str) -> str:
@@ -76,7 +76,7 @@ def _query(reader: LakeReader, column: str, model: str, corpus: str) -> str:
     return f"pivot ({rows}) on step in ({listed}) using first({column}) order by layer"
 
 
-def _print_table(out: Console, reader: LakeReader, query: str, digits: int) -> None:
+def _print_table(reader: LakeReader, query: str, digits: int) -> None:
     found = reader.sql(query)
     rows = found.fetchall()
     peak = max((value for row in rows for value in row[2:] if value is not None), default=None)
@@ -84,8 +84,8 @@ def _print_table(out: Console, reader: LakeReader, query: str, digits: int) -> N
     for name in found.columns:
         table.add_column(name, justify="left" if name == "state" else "right")
     for layer, state, *values in rows:
-        table.add_row(str(layer), state, *(_format_value(value, peak, digits) for value in values))
-    out.print(table)
+        table.add_row(str(layer), format_value(state), *(_format_value(value, peak, digits) for value in values))
+    print_table(table)
 
 
 def _format_value(value: Any, peak: float | None, digits: int) -> Text:

@@ -16,6 +16,9 @@ from pipeline.lake.records import Audit, Audited, Label, ResolvedLabel
 from pipeline.lake.scan import polars_schema
 
 SELECT_HINT = "Use a SELECT over the views layers, checkpoints or cells"
+# The sandbox lets SQL read and write files in DuckDB's temp_directory (default: `.tmp` in the working directory).
+# Without one, a query that needs more than DuckDB's memory limit (80 % of the machine) fails instead of spilling.
+NO_TEMP_DIRECTORY = ""
 SANDBOX_SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
 
 
@@ -87,7 +90,7 @@ class LakeReader:
         return visible.select("cell_id", "own", *views.LABEL_DECIDED_COLUMNS)
 
     def _database(self) -> duckdb.DuckDBPyConnection:
-        database = duckdb.connect()
+        database = duckdb.connect(config={"temp_directory": NO_TEMP_DIRECTORY})
         for name, frame in self._tables.items():
             database.register(name, frame)
         return database

@@ -11,20 +11,22 @@ os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # otherwise loading a .bin m
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
 
 from pipeline.catalog.architectures import infer_kinds
 from pipeline.errors import CheckpointError
+from pipeline.model.file_errors import as_checkpoint_error
 from pipeline.model.layer_stack import LayerStack
 from pipeline.model.placement import WeightCapacity, distribute_blocks
-from pipeline.model.weight_files import WeightTargets, list_readable_weights, read_config
+from pipeline.model.weight_files import WeightTargets, list_readable_weights, read_config, read_json_object
 from pipeline.recipe import FLOAT32_MAX_PARAMS
 from pipeline.spec import ModelKind
 
-CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, StrictDataclassError)
-"""Exceptions that transformers raises for a config.json that does not describe a model."""
+GENERATION_CONFIG_FILE = "generation_config.json"
+COUNT_FIELDS = re.compile(r"(num|n)_.*(layer|expert)s?|.*_layers")
+MAX_COUNT = 10_000
+"""Maximum value of a field that counts layers or experts; a larger model would take hours to build."""
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -97,11 +99,15 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
         UsageError: the weights do not fit on the devices.
     """
     raw = read_config(folder)
+    _check_fields(folder, raw)
     files = list_readable_weights(folder)
     kinds = _kinds(folder, raw)
     config = _config(folder, raw)
     cls = _class(folder, config)
-    module, info = _from_pretrained(folder, cls, config, _dtype(dtype, folder, cls, config), files)
+    chosen = _dtype(dtype, folder, cls, config)
+    found = "config.json, generation_config.json or the weights are invalid"
+    with as_checkpoint_error(f"checkpoint {folder}", found, "Download the files again"):
+        module, info = _from_pretrained(folder, cls, config, chosen, files)
     if _check_keys_head_missing(folder, module, info):
         module = module.base_model  # drop the randomly initialised head that the files lack
     check_finite(folder, module)
@@ -111,7 +117,8 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     module.to(device) if isinstance(device, str) else distribute_blocks(module, kinds, device)
     _copy_mapped_weights(module)
     unexpected = tuple(sorted(info["unexpected_keys"]))
-    stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
+    with as_checkpoint_error(f"checkpoint {folder}", "config.json gives a model that cannot run", "Fix config.json"):
+        stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
     return Model(module, stacks, _flags(module, unexpected), unexpected)
 
 
@@ -138,12 +145,28 @@ def _from_pretrained(
     return loaded
 
 
+def _check_fields(folder: Path, raw: dict[str, Any]) -> None:
+    """Raise CheckpointError for values of config.json that transformers takes without a check."""
+    names = raw.get("architectures")
+    wrong = {} if names is None or _is_list_of_text(names) else {"architectures": "not a list of class names"}
+    counts = {name: value for name, value in raw.items() if COUNT_FIELDS.fullmatch(name) and isinstance(value, int)}
+    wrong |= {name: f"not from 0 to {MAX_COUNT:,}" for name, value in counts.items() if not 0 <= value <= MAX_COUNT}
+    for name, problem in wrong.items():
+        raise CheckpointError(f"checkpoint {folder}", f"config.json: field {name!r} is {problem}", "Fix that field")
+    if (folder / GENERATION_CONFIG_FILE).exists():
+        read_json_object(folder / GENERATION_CONFIG_FILE)
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
 def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
     found = infer_kinds(raw)
     if not found:
         raise CheckpointError(
             f"checkpoint {folder}",
-            f"unknown model_type {raw.get('model_type')!r} with class {raw.get('architectures')}",
+            f"config.json has unknown model_type {raw.get('model_type')!r} with class {raw.get('architectures')}",
             "Add the model_type to pipeline/catalog/architectures.py",
         )
     return found
@@ -155,13 +178,11 @@ def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
         found = "which needs remote code (auto_map)" if "auto_map" in raw else "which transformers does not have"
         raise CheckpointError(
             f"checkpoint {folder}",
-            f"model_type {model_type!r}, {found}",
+            f"config.json has model_type {model_type!r}, {found}",
             "Convert it to a transformers class; code from a checkpoint is never run",
         )
-    try:
+    with as_checkpoint_error(f"checkpoint {folder}", "bad config.json", "Fix that field"):
         config = CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
-    except CONFIG_ERRORS as error:
-        raise CheckpointError(f"checkpoint {folder}", f"bad config.json ({_line(error)})", "Fix that field") from error
     config.use_cache = False
     config.transformers_weights = None  # it could name another file than the one hashed and checked
     return config
@@ -185,13 +206,11 @@ def _class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
 def _dtype(name: str, folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig) -> torch.dtype:
     """Return the dtype called `name`; auto decides by the number of parameters, counted on the meta device."""
     build: Any = cls  # decorators hide the signature from pyright
-    try:
-        with torch.device("meta"):
-            n_params = sum(parameter.numel() for parameter in build(config).parameters())
-    except CONFIG_ERRORS as error:
-        raise CheckpointError(
-            f"checkpoint {folder}", f"config.json is invalid for {cls.__name__} ({_line(error)})", "Fix config.json"
-        ) from error
+    invalid = as_checkpoint_error(
+        f"checkpoint {folder}", f"config.json is invalid for {cls.__name__}", "Fix config.json"
+    )
+    with invalid, torch.device("meta"):
+        n_params = sum(parameter.numel() for parameter in build(config).parameters())
     auto = torch.float32 if n_params <= FLOAT32_MAX_PARAMS else torch.bfloat16
     return auto if name == "auto" else getattr(torch, name)
 
@@ -241,10 +260,6 @@ def _finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
-
-
-def _line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _few(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from pipeline.catalog.checkpoint_files import LocalFolder, has_tokenizer
 from pipeline.errors import CheckpointError
+from pipeline.model.file_errors import as_checkpoint_error, describe_bad_tokenizer_field
 
 ROUND_TRIP_TEXT = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
 """Text that lower-casing, Unicode normalisation, lost spaces or unknown characters change."""
@@ -67,6 +68,8 @@ class Tokenizer:
         """Return the int64 ids of text tokens below `vocab_size`, ascending: not special, not added, not empty."""
         excluded = {*self._inner.all_special_ids, *self._inner.get_added_vocab().values()}
         ids = [id_ for id_ in range(min(len(self), vocab_size)) if id_ not in excluded]
+        if not ids:
+            return np.array([], dtype=np.int64)  # batch_decode returns one text for no ids
         texts = self._inner.batch_decode([[id_] for id_ in ids], clean_up_tokenization_spaces=False)
         return np.array([id_ for id_, text in zip(ids, texts, strict=True) if text], dtype=np.int64)
 
@@ -83,10 +86,20 @@ def load_tokenizer(folder: Path) -> Tokenizer:
             "no tokenizer files",
             "Name a folder with tokenizer files as `tokenizer:` of the checkpoint source",
         )
-    try:
-        return Tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
-    except Exception as error:  # tokenizers raises plain Exception
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(
-            f"tokenizer in {folder}", f"cannot be read ({line})", "Download the tokenizer files again"
-        ) from error
+
+    def describe() -> str:
+        return f"{describe_bad_tokenizer_field(folder)}cannot be read"
+
+    with as_checkpoint_error(f"tokenizer in {folder}", describe, "Download the tokenizer files again"):
+        tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+        _try(tokenizer)
+        return tokenizer
+
+
+def _try(tokenizer: Tokenizer) -> None:
+    """Use every method once: transformers accepts settings, such as a length that is text, that fail only in use."""
+    tokenizer.encode_with_offsets("a")
+    tokenizer.encode_with_special_tokens("a")
+    tokenizer.decode(tokenizer.encode("a"))
+    tokenizer.text_token_ids(1)
+    _ = tokenizer.bos_id, tokenizer.mask_id

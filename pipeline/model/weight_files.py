@@ -37,7 +37,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Parse config.json of `folder`; CheckpointError if the file is missing or not a JSON object."""
     if not (folder / CONFIG_FILE).exists():
         raise CheckpointError(f"checkpoint {folder}", "no config.json", "Name a folder with config.json and weights")
-    return _json(folder / CONFIG_FILE)
+    return read_json_object(folder / CONFIG_FILE)
 
 
 def list_readable_weights(folder: Path) -> list[Path]:
@@ -72,7 +72,8 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
             yield from ((name, value) for name, value in stored.items() if isinstance(value, Tensor))
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Parse a file; CheckpointError if it is not a JSON object."""
     try:
         content = json.loads(path.read_text())
     except (ValueError, RecursionError) as error:
@@ -83,7 +84,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path, files: list[Path]) -> list[Path]:
-    _json(index)
+    read_json_object(index)
     if not files:
         raise CheckpointError(f"file {index}", "no shard is named in weight_map", "Download it again")
     absent = [path.name for path in files if not path.exists()]

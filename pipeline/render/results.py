@@ -9,10 +9,20 @@ from typing import Any
 
 from rich.table import Table
 
-from pipeline.render.tables import console, format_bytes, format_with_error, make_rich_table, table_from_records
+from pipeline.render.tables import (
+    format_bytes,
+    format_value,
+    format_with_error,
+    make_rich_table,
+    print_table,
+    table_from_records,
+)
+from pipeline.terminal import escape_control, print_line
 
 FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
 """Columns of a finding that a terminal shows; --json has all of them."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of a text that spreadsheets evaluate when they open a CSV file."""
 LAYER_DIGITS = {"anisotropy": 4, "anisotropy_no_sink": 4, "id_twonn": 2, "id_mle": 2, "id_authors": 2}
 """Decimals of the metrics in the table of layers."""
 
@@ -24,46 +34,56 @@ def print_layers(measured: list[dict[str, Any]]) -> None:
         shown.add_column(name, justify="left" if name in ("state", "flags") else "right")
     for row in measured:
         metrics = [format_with_error(row, name, digits) for name, digits in LAYER_DIGITS.items()]
-        shown.add_row(str(row["layer"]), row["state"], *metrics, str(row["n_points"]), " ".join(row["flags"]))
-    console().print(shown)
+        flags = format_value(" ".join(row["flags"]))
+        shown.add_row(str(row["layer"]), format_value(row["state"]), *metrics, str(row["n_points"]), flags)
+    print_table(shown)
     first = measured[0]
     if first["loss"] is not None:
-        console().print(f"loss {format_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
+        print_line(f"loss {format_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
 
 
 def print_query_result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    console().print(make_rich_table(columns, rows))
+    print_table(make_rich_table(columns, rows))
 
 
 def print_findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
     """Print each question and, per history, its verdict and the reason."""
-    out = console()
     for name, frame in frames.items():
-        out.print(f"\n{name}: {questions[name]}", markup=False)
+        print_line()
+        print_line(f"{name}: {questions[name]}")
         columns = [column for column in frame.columns if column in FINDING_COLUMNS]
         if len(frame):
             print_query_result(columns, frame.select(columns).rows())
         else:
-            out.print("  no data for this finding in the lake")
+            print_line("  no data for this finding in the lake")
 
 
 def print_problems(found: list[dict[str, Any]], n_cells: int) -> None:
     for problem in found:
-        console().print(f"{problem['key']}: {problem['found']}", markup=False)
-    console().print(f"{n_cells} cells, {len(found)} problems")
+        print_line(f"{problem['key']}: {problem['found']}")
+    print_line(f"{n_cells} cells, {len(found)} problems")
 
 
 def print_checks(found: list[dict[str, Any]]) -> None:
     """Print one line per check, with its remedy."""
     for check in found:
         do = f" {check['do']}." if check["do"] else ""
-        console().print(f"{check['state']:<8}{check['name']:<9}{check['found']}.{do}", markup=False)
+        print_line(f"{check['state']:<8}{check['name']:<9}{check['found']}.{do}")
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print CSV; on a terminal, control characters of texts are escaped."""
     writer = csv_format.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(rows)
+    for row in (columns, *rows):
+        writer.writerow(map(_csv_value, row))
+
+
+def _csv_value(value: Any) -> Any:
+    """Prefix text that a spreadsheet would evaluate as a formula with a single quote."""
+    if not isinstance(value, str):
+        return value
+    text = escape_control(value) if sys.stdout.isatty() else value
+    return f"'{text}" if value.startswith(FORMULA_STARTS) else text
 
 
 def print_json_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -74,22 +94,21 @@ def print_catalog(lines: list[dict[str, Any]]) -> None:
     """Print families, models or checkpoints; columns that are empty in every line are omitted."""
     columns = [name for name in lines[0] if any(line[name] not in (None, "", False) for line in lines)]
     shown = [{name: _format_field(name, line[name]) for name in columns if name != "rule"} for line in lines]
-    console().print(table_from_records(shown))
+    print_table(table_from_records(shown))
     if any(line.get("rule") == "generic" for line in lines):
-        console().print("not in the catalogue: revision names are read by the general rule")
+        print_line("not in the catalogue: revision names are read by the general rule")
 
 
 def print_audits(histories: list[dict[str, Any]]) -> None:
     """Print per model the number of revisions in each state, then the problems, worst first."""
-    out = console()
     for history in histories:
         counts = Counter(revision["state"] for revision in history["revisions"])
         states = " | ".join(f"{state} {count}" for state, count in counts.items())
-        out.print(f"{history['model']}: {len(history['revisions'])} revisions ({states})", markup=False)
+        print_line(f"{history['model']}: {len(history['revisions'])} revisions ({states})")
         for finding in history["findings"]:
-            out.print(f"  {finding['severity']:<8}{finding['says']}", markup=False)
+            print_line(f"  {finding['severity']:<8}{finding['says']}")
         if not history["findings"]:
-            out.print("  no problems in the file listings; weights were not read")
+            print_line("  no problems in the file listings; weights were not read")
 
 
 def _format_field(name: str, value: Any) -> Any:

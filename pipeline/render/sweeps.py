@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.render.tables import console, format_bytes, table_from_records
+from pipeline.render.tables import format_bytes, print_table, table_from_records
+from pipeline.terminal import print_line
 
 if TYPE_CHECKING:  # these imports take 0.5 s, which a query does not need
     from pipeline.catalog.revisions import History
@@ -19,45 +20,47 @@ MAX_LISTED = 10
 
 def print_plan(plan: "Plan", lake: str) -> None:
     """Print what exists, what is wanted, what will run and why."""
-    out = console()
     corpora = ", ".join(f"{c.id} (sha256 {c.sha256[:8]})" if c.sha256 else c.id for c in plan.sweep.corpora)
     todo, quarantined = plan.todo, plan.quarantined_cells
     done = len(plan.cells) - len(todo) - len(quarantined)
-    out.print(f"sweep     {plan.sweep.name}   recipe {plan.sweep.recipe.label}   lake {lake}", markup=False)
+    print_line(f"sweep     {plan.sweep.name}   recipe {plan.sweep.recipe.label}   lake {lake}")
     for history in {h.model: h for h in plan.histories}.values():
-        out.print(f"history   {history.model}: {_describe_wanted(plan, history)}{_states(history)}", markup=False)
-    out.print(f"corpora   {corpora}", markup=False)
+        print_line(f"history   {history.model}: {_describe_wanted(plan, history)}{_states(history)}")
+    print_line(f"corpora   {corpora}")
     counts = f"{done} done   {len(quarantined)} quarantined   {len(todo)} to run"
-    out.print(f"cells     {len(plan.cells)} wanted   {counts}")
+    print_line(f"cells     {len(plan.cells)} wanted   {counts}")
     if todo:
-        out.print("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
-        out.print(f"cost      {_cost(plan.cost)}", markup=False)
+        print_line("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
+        print_line(f"cost      {_cost(plan.cost)}")
     if plan.unparsed_names:
-        out.print(f"unparsed  {_listed(plan.unparsed_names)} (no step in the name; not measured)", markup=False)
+        print_line(f"unparsed  {_listed(plan.unparsed_names)} (no step in the name; not measured)")
     if plan.other_folders:
-        out.print(f"ignored   {_listed(plan.other_folders)} (not a checkpoint)", markup=False)
+        print_line(f"ignored   {_listed(plan.other_folders)} (not a checkpoint)")
     for model, finding in plan.findings[:MAX_LISTED]:
-        out.print(f"warning   {model}: {finding.says}", markup=False)
+        print_line(f"warning   {model}: {finding.says}")
     if more := plan.findings[MAX_LISTED:]:
         models = " ".join(sorted({model for model, _ in more}))
-        out.print(f"warning   and {len(more)} more: shapelake audit {models}", markup=False)
+        print_line(f"warning   and {len(more)} more: shapelake audit {models}")
     for cell in quarantined[:MAX_LISTED]:
-        out.print(f"skipped   {cell.name} is quarantined: {_failures_command(lake)}", markup=False)
+        print_line(f"skipped   {cell.name} is quarantined: {_failures_command(lake)}")
 
 
 def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
     """Print how a run ended: the cells in the lake, and the cause and reproduction command of each failure."""
     from pipeline.sweep.plan import reproduction_command
 
-    out = console()
     for cell, outcome in report.failures.values():
-        out.print(f"\nFAILED    {cell.name}: {outcome.error_class}\n{_indented(outcome.message)}", markup=False)
-        out.print(f"          reproduce: {reproduction_command(cell)}", markup=False)
+        print_line()
+        _print_lines(f"FAILED    {cell.name}: {outcome.error_class}", outcome.message)
+        print_line(f"          reproduce: {reproduction_command(cell)}")
     for group in report.left_out:
         do = "run it on a cluster with larger nodes, or exclude it with --models"
-        out.print(f"\nLEFT OUT  {group}\n          {do}", markup=False)
+        print_line()
+        _print_lines(f"LEFT OUT  {group}", do)
     if report.stop_reason:
-        out.print(f"\nSTOPPED   {report.stop_reason}", markup=False)
+        print_line()
+        first, _, rest = report.stop_reason.partition("\n")
+        _print_lines(f"STOPPED   {first}", rest)
     total = len(plan.cells) - len(plan.todo) + report.n_done - len(report.quarantined_cells)
     parts = [f"{total} of {len(plan.cells)} wanted cells are in the lake", f"{report.committed} new"]
     twice = f", of which {report.measured_twice} were measured here too" if report.measured_twice else ""
@@ -66,19 +69,22 @@ def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
     parts += [f"{len(report.quarantined_cells)} quarantined"] if report.quarantined_cells else []
     parts += [f"{sum(group.cells for group in report.left_out)} left out"] if report.left_out else []
     parts += [f"{report.n_unfinished} unfinished (run again)"] if report.n_unfinished else []
-    out.print(f"\nlake      {lake}: " + ", ".join(parts), markup=False)
+    print_line()
+    print_line(f"lake      {lake}: " + ", ".join(parts))
 
 
 def print_status(state: dict[str, Any], failed: bool) -> None:
     """Print the models, the last runs and the number of failures; with `failed` each failure instead."""
-    out = console()
     if failed:
         for failure in state["failures"]:
-            out.print(_failure(failure), markup=False)
+            _print_failure(failure)
         if not state["failures"]:
-            out.print("no failures")
+            print_line("no failures")
         return
-    out.print(table_from_records(state["models"]) if state["models"] else "no committed cells yet")
+    if state["models"]:
+        print_table(table_from_records(state["models"]))
+    else:
+        print_line("no committed cells yet")
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or interrupted"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
@@ -86,9 +92,9 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
         counts += f", slots busy {run['busy']:.0%}" if run.get("busy") else ""
         counts += f", slots idle {run['gpu_wait_s']:.0f} s during downloads" if run.get("gpu_wait_s", 0.0) >= 1 else ""
         counts += f", {ended}, last heartbeat {run['when']}"
-        out.print(f"run {run['run_id']} ({run['sweep']}): {counts}", markup=False)
+        print_line(f"run {run['run_id']} ({run['sweep']}): {counts}")
     if state["failures"]:
-        out.print(f"{len(state['failures'])} failures: {_failures_command(state['lake'])}", markup=False)
+        print_line(f"{len(state['failures'])} failures: {_failures_command(state['lake'])}")
 
 
 def _describe_wanted(plan: "Plan", history: "History") -> str:
@@ -123,12 +129,11 @@ def _failures_command(lake: str) -> str:
     return shlex.join(["shapelake", "status", "--failed", "--lake", lake])
 
 
-def _failure(failure: dict[str, Any]) -> str:
-    return (
-        f"{failure['label']} {failure['corpus']} {failure['recipe']}: {failure['class']}, "
-        f"{failure['attempts']} attempts, last {failure['when']}\n{_indented(failure['message'])}\n"
-        f"          reproduce: {failure['command']}"
-    )
+def _print_failure(failure: dict[str, Any]) -> None:
+    cell = f"{failure['label']} {failure['corpus']} {failure['recipe']}"
+    head = f"{cell}: {failure['class']}, {failure['attempts']} attempts, last {failure['when']}"
+    _print_lines(head, failure["message"])
+    print_line(f"          reproduce: {failure['command']}")
 
 
 def _span(history: Sequence["Checkpoint"]) -> str:
@@ -141,5 +146,8 @@ def _listed(names: tuple[str, ...]) -> str:
     return ", ".join(names[:MAX_LISTED]) + more
 
 
-def _indented(text: str) -> str:
-    return "\n".join(f"          {line}" for line in text.splitlines())
+def _print_lines(head: str, text: str) -> None:
+    """Print the head, and each line of the text indented below it."""
+    print_line(head)
+    for line in text.splitlines():
+        print_line(f"          {line}")

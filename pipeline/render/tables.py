@@ -6,13 +6,30 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from pipeline.terminal import escape_control, escape_lines
 
 NON_TTY_WIDTH = 200
 
 
-def console() -> Console:
-    """Return a console on standard output; in files and pipes it is wide, so that tables are not cut."""
-    return Console(width=None if sys.stdout.isatty() else NON_TTY_WIDTH, highlight=False, soft_wrap=True)
+class PlainConsole(Console):
+    """Console that shows every string as it is: no markup, no emoji codes, control characters escaped.
+
+    In files and pipes it is wide, so that tables are not cut.
+    """
+
+    def __init__(self) -> None:
+        width = None if sys.stdout.isatty() else NON_TTY_WIDTH
+        super().__init__(width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Convert a string, also one in a table cell; rich calls it for all of them."""
+        return super().render_str(escape_lines(text), **options)
+
+
+def print_table(table: Table) -> None:
+    PlainConsole().print(table)
 
 
 def format_bytes(n_bytes: int) -> str:
@@ -21,7 +38,7 @@ def format_bytes(n_bytes: int) -> str:
 
 
 def make_rich_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    table = Table(*columns, box=None, header_style="bold")
+    table = Table(*map(escape_control, columns), box=None, header_style="bold")
     for row in rows:
         table.add_row(*("" if value is None else format_value(value) for value in row))
     return table
@@ -33,11 +50,12 @@ def table_from_records(records: list[dict[str, Any]]) -> Table:
 
 
 def format_value(value: Any) -> str:
+    """Format a value for a table cell, on one line."""
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list | tuple):
         return ", ".join(format_value(item) for item in value)
-    return str(value)
+    return escape_control(str(value))
 
 
 def format_with_error(row: dict[str, Any], name: str, digits: int) -> str:

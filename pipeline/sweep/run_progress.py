@@ -10,6 +10,7 @@ from rich.progress import Progress as Bar
 from pipeline.spec import Cell
 from pipeline.sweep.backend import LeftOutCells
 from pipeline.sweep.task import Outcome
+from pipeline.terminal import escape_control, escape_lines
 
 PRINT_EVERY_S = 30.0
 
@@ -24,13 +25,13 @@ class RunProgress:
         self.started = self.last_printed_at = time.monotonic()
         self.live = self.console.is_terminal
         self.bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[failed]}"),
+            TextColumn("{task.fields[failed]}", style="red", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[last]}"),
+            TextColumn("{task.fields[last]}", markup=False),
             console=self.console,
             disable=not self.live,
         )
@@ -45,17 +46,18 @@ class RunProgress:
 
     def report_commit(self, cell: Cell, outcome: Outcome) -> None:
         self.done += 1
-        self.last = f"{cell.checkpoint.revision} {cell.corpus.id} {outcome.summary}"
+        self.last = escape_control(f"{cell.checkpoint.revision} {cell.corpus.id} {outcome.summary}")
         self.bar.update(self.task, completed=self.done, last=f"last: {self.last}")
 
     def report_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         state = "failed, will be retried" if again else "failed"
-        self.print_line(f"{state}: {cell.name}: {outcome.error_class}: {outcome.message.splitlines()[0]}")
+        first = next(iter(outcome.message.splitlines()), "")
+        self.print_line(escape_control(f"{state}: {cell.name}: {outcome.error_class}: {first}"))
 
     def report_left_out(self, left_out: LeftOutCells) -> None:
         self.total -= left_out.cells
         self.bar.update(self.task, total=self.total)
-        self.print_line(str(left_out))
+        self.print_line(escape_control(str(left_out)))
 
     def refresh(self, running: int, waiting: int, failures: int, stopping: bool) -> None:
         """Update the bar; without a terminal, print a line every PRINT_EVERY_S. Called about once a second.
@@ -64,7 +66,7 @@ class RunProgress:
             waiting: tasks that are queued or whose files are being fetched.
             failures: cells whose last attempt failed and that are not committed.
         """
-        self.bar.update(self.task, failed=f"[red]{failures} failed[/red]" if failures else "")
+        self.bar.update(self.task, failed=f"{failures} failed" if failures else "")
         if self.live or time.monotonic() - self.last_printed_at < PRINT_EVERY_S:
             return
         elapsed = time.monotonic() - self.started
@@ -74,8 +76,9 @@ class RunProgress:
         self.print_line(f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}")
 
     def print_line(self, line: str) -> None:
+        """Print above the bar; an error may have two lines."""
         self.last_printed_at = time.monotonic()
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(escape_lines(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 class Utilization:

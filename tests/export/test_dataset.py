@@ -1,6 +1,7 @@
 """Dataset for the Hub: complete, reproducible, and uploaded only on request."""
 
 import base64
+import html
 import json
 import re
 import threading
@@ -45,6 +46,37 @@ def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
     assert f"@{prepared.version}/data/layers.parquet" in text
     assert "2311.05928" in text
     assert "| lab/small | 2 | 1 to 64 |" in text
+
+
+HOSTILE = "x` | <b>&amp; [a](http://b) *c* ``d``\n---\nlicense: mit\x1b[2J"
+
+
+def test_names_and_licence_are_text_in_the_card(tmp_path):
+    rows = [row | {"model": HOSTILE, "corpus": HOSTILE} for row in finding_rows.profile("dome")]
+    reader = finding_rows.commit(tmp_path / "lake", rows)
+    folder = prepare_dataset(reader, "lab/my_shapes", tmp_path / "shapes", f"cc: {HOSTILE}").folder
+    head, text = re.fullmatch("---\n(.*?)\n---\n(.*)", (folder / "README.md").read_text(), re.DOTALL).groups()
+    metadata = yaml.safe_load(head)
+    shown = HOSTILE.replace("\n", r"\n").replace("\x1b", r"\x1b")
+    assert (metadata["license"], metadata["pretty_name"]) == (f"cc: {shown}", "my_shapes")
+    escaped = r"x\` \| \<b\>\&amp; \[a\](http\://b) \*c\* \`\`d\`\`\\n---\\nlicense\: mit\\x1b\[2J"
+    assert f"\n| {escaped} | 1 |" in text
+    assert f"The numbers are under cc\\: {escaped}." in text
+    assert f"texts ``` {shown} ```, recipes `quick@1`." in text
+    assert text.startswith("\n# my\\_shapes\n")
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "`", "~~~", "a\\", "$x$", "www.a.b", "![a](b)", "#1 @you", "\u202e", "<!--"])
+def test_a_name_is_rendered_as_the_text_that_it_is(text):
+    from markdown_it import MarkdownIt
+
+    from pipeline.export.dataset_card import _code_span, _escape_markdown
+    from pipeline.terminal import escape_control
+
+    parser = MarkdownIt("commonmark").enable("table")
+    table = parser.render(f"| a |\n|---|\n| {_escape_markdown(text)} |")
+    assert f"<td>{html.escape(escape_control(text))}</td>" in table
+    assert parser.render(f"a {_code_span(text)}") == f"<p>a <code>{html.escape(escape_control(text))}</code></p>\n"
 
 
 def test_equal_rows_give_one_version_and_a_second_call_writes_nothing(reader, tmp_path):

@@ -15,6 +15,7 @@ from pipeline.columns import column_names
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, Tombstone
 from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
+from pipeline.lake.reader import SANDBOX_SETTINGS
 from tests.support import lake_rows
 from tests.support.left_out_files import left_out_files
 
@@ -251,6 +252,38 @@ def test_sql_reads_the_views_and_nothing_else_and_writes_nothing(lake, tmp_path,
     assert len(str(caught.value).splitlines()) == 2
     assert SECRET not in str(caught.value)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before, frame.shape
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "copy (select 1) to '.tmp/x.csv'",
+        "copy (select 1) to '.tmp' (format csv, per_thread_output)",
+        "select * from '.tmp/s.csv'",
+        "select content from read_text('.tmp/s.csv')",
+        "select * from glob('.tmp/*')",
+        "attach '.tmp/x.db'",
+        "export database '.tmp/x'",
+        "set temp_directory = '.tmp'",
+    ],
+)
+def test_sql_reaches_no_file_in_the_temporary_directory_of_duckdb(lake, tmp_path, monkeypatch, sql):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".tmp").mkdir()
+    (tmp_path / ".tmp" / "s.csv").write_text(f"a\n{SECRET}\n")
+    with pytest.raises(UsageError, match=r"Permission Error|locked"):
+        lakes.LakeReader(lake.uri).query_frame(sql)
+    assert [path.name for path in (tmp_path / ".tmp").iterdir()] == ["s.csv"]
+
+
+def test_a_query_beyond_the_memory_limit_fails_and_leaves_no_folder(lake, tmp_path, monkeypatch):
+    """The same limit with DuckDB's default would create `.tmp` in the working directory and spill into it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.lake.reader.SANDBOX_SETTINGS", (*SANDBOX_SETTINGS, "memory_limit = '60MB'"))
+    with pytest.raises(UsageError, match="Out of Memory") as caught:
+        lakes.LakeReader(lake.uri).query_frame("select md5(range::varchar) x from range(4000000) order by 1")
+    assert len(str(caught.value).splitlines()) == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_one_query_cannot_disturb_the_next(lake):
