@@ -1,18 +1,23 @@
 """Loading a checkpoint: the planned files, on the requested device, with or without a cached model."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline import measure
 from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.errors import CheckpointError, FilesChangedError, UsageError
+from pipeline.lake import Lake
 from pipeline.measurement import loaded_checkpoint
 from pipeline.measurement.loaded_checkpoint import ModelCache, load_checkpoint
 from pipeline.recipe import built_in_recipe
 from pipeline.spec import Resources
+from pipeline.sweep.task import Task
+from pipeline.sweep.worker import run_task
 from tests.support import tiny_checkpoints as tiny
 from tests.support.tiny_cells import cell, numbers
 
@@ -48,6 +53,53 @@ def test_weights_replaced_since_the_plan_are_not_measured_under_its_name(folder,
     during_loading(monkeypatch, lambda: shutil.copy(other / "model.safetensors", folder), first)
     with pytest.raises(FilesChangedError, match=r"step1.*its weights changed"):
         load_checkpoint(planned, RECIPE, CPU)
+
+
+def overwrite(path: Path, data: bytes) -> None:
+    """Write over a file in place: the inode and the size stay."""
+    with path.open("r+b") as file:
+        file.write(data)
+
+
+def test_a_file_written_over_in_place_changes_no_loaded_weight(folder, tmp_path):
+    """Weights are mapped by the loader: without a copy, the module would read the new bytes."""
+    other = tiny.checkpoint(tmp_path / "other", seed=2)
+    model = load_checkpoint(inspect_checkpoint(folder), RECIPE, CPU).model.module
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    overwrite(folder / "model.safetensors", (other / "model.safetensors").read_bytes())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("change", ["in place", "touched", "replaced", "removed"])
+def test_nothing_is_committed_once_a_file_was_written(folder, tmp_path, monkeypatch, name, change):
+    wanted, path = cell(folder), folder / name
+
+    def disturb() -> None:
+        data = path.read_bytes()
+        if change == "in place":
+            overwrite(path, data[:-1] + b"\0")
+        if change == "touched":
+            os.utime(path)
+        if change == "replaced":
+            shutil.copy(path, tmp_path / name)
+            os.replace(tmp_path / name, path)
+        if change == "removed":
+            path.unlink()
+
+    lake = Lake(tmp_path / "lake")
+    task = Task(lake=lake.uri, run_id="run", checkpoint=wanted.checkpoint, cells=(wanted,), resources=CPU)
+    real = measure.measure
+
+    def measured(*arguments):
+        disturb()
+        return real(*arguments)
+
+    monkeypatch.setattr(measure, "measure", measured)
+    (outcome,) = run_task(task)
+    assert outcome.error_class == "changed"
+    assert name in outcome.message
+    assert lake.cell_files() == {}
 
 
 def test_files_half_written_over_are_changed_not_broken(folder, monkeypatch):

@@ -178,14 +178,15 @@ class Driver:
             self._stop(f"{failed}\nNo checkpoint is at fault: repair the host or Ray, then run it again")
 
     def _reconcile_with_lake(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """Replace the outcomes of a dead worker by what the lake shows: it may have committed some of its cells.
+        """Replace the outcomes of a dead worker by what the lake shows: it may have committed some of its cells, and
+        another run those that it had leased.
 
         Cells run in order, so only the first uncommitted one can have ended the worker; the rest never began.
         """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
         committed = self.lake.committed_cell_ids()
-        known = [Outcome(cell_id=o.cell_id) if not o.ok and o.cell_id in committed else o for o in outcomes]
+        known = [_as_committed(o) if not o.ok and o.cell_id in committed else o for o in outcomes]
         lost = [o.cell_id for o in known if o.error_class and POLICIES[o.error_class].scope == "worker"]
         return [o.model_copy(update={"error_class": "not_begun"}) if o.cell_id in lost[1:] else o for o in known]
 
@@ -271,6 +272,11 @@ class Driver:
             raise KeyboardInterrupt
         self.report.signal_number = number
         self.progress.print_line("stopping: running tasks finish; committed cells stay in the lake")
+
+
+def _as_committed(outcome: Outcome) -> Outcome:
+    """Outcome of a cell that was committed although its task failed."""
+    return Outcome(cell_id=outcome.cell_id, host=outcome.host, by_another_run=outcome.error_class == "leased")
 
 
 def _failed(outcomes: list[Outcome]) -> list[Outcome]:

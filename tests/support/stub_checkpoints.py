@@ -156,7 +156,7 @@ def _out_of_memory(task: Task, allocate: Callable[[], None]) -> list[Outcome]:
 
 
 def commit(task: Task, cell: Cell) -> Outcome:
-    lake = Lake(task.lake)
+    lake = Lake(task.lake, task.lake_id)
     lake.commit(cell.id, cell.checkpoint.model_key, to_table(rows(cell), {"recipe": cell.recipe.label}))
     return Outcome(cell_id=cell.id, n_rows=LAYERS)
 

@@ -37,7 +37,7 @@
 | changed schema or algorithm | lake/test_reader::test_the_newest_algorithm_counts_and_a_tombstone_brings_the_last_good_one_back |
 | moved branch | hub/test_reruns::test_an_upload_over_an_old_label_runs_once_and_the_old_rows_stay |
 | branch that moves between plan and fetch | hub/test_fetch::test_a_branch_that_moves_after_planning_changes_nothing |
-| two drivers on one lake | sweep/test_two_drivers::test_each_cell_is_there_once_though_both_wanted_it |
+| two drivers on one lake | sweep/test_two_drivers::test_each_cell_is_there_once_though_all_wanted_it |
 """  # noqa: E501
 
 import re
