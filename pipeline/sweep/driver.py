@@ -224,7 +224,7 @@ class Driver:
         self.infra_failures += 1
         delay_s = draw_backoff_s("infra", self.infra_failures, self.rng)
         self.paused_until = time.monotonic() + delay_s
-        self.progress.print_line(f"{refused[0]}: nothing starts for {delay_s:.1f} s")
+        self.progress.print_line(f"{refused[0].splitlines()[0]} Nothing starts for {delay_s:.1f} s.")
         if self.infra_failures >= (POLICIES["infra"].max_attempts or 0):
             self._stop(refused[0])
 
@@ -271,7 +271,10 @@ class Driver:
         if self.report.signal_number and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.report.signal_number = number
-        self.progress.print_line("stopping: running tasks finish; committed cells stay in the lake")
+        labels = [queued.task.checkpoint.label for queued in self.running.values()]
+        waited = f"{', '.join(labels[:3])}{' ...' if len(labels) > 3 else ''}" or "nothing"
+        limit_s = self.plan.sweep.resources.drain_s
+        self.progress.print_line(f"stopping: waiting up to {limit_s:g} s for {waited}; committed cells stay in the lake")
 
 
 def _as_committed(outcome: Outcome) -> Outcome:

@@ -19,7 +19,7 @@ from pipeline.spec import Resources
 from pipeline.sweep.nodes import RayNode, accepts_connections, find_missing_paths, require_listener
 from pipeline.sweep.ray_errors import NODE_LOST_ERRORS
 from pipeline.sweep.ray_local import prepare_ray_tmpdir
-from pipeline.sweep.signals import preserve_sigterm_handler
+from pipeline.sweep.signals import defer_sigterm, preserve_sigterm_handler
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 WORKER_ENVIRONMENT = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
@@ -47,8 +47,11 @@ class RayCluster:
             require_listener(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            with preserve_sigterm_handler():
+            with defer_sigterm():
                 ray.init(address, **self._options())
+        except SystemExit:
+            self.close()
+            raise
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error

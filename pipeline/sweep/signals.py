@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 
 class SignalListener:
@@ -26,14 +27,35 @@ class SignalListener:
 
 
 @contextmanager
+def defer_sigterm() -> Iterator[None]:
+    """Hold SIGTERM back until the exit of the context, and then exit with 143. Ray aborts the process if it is
+    interrupted while it starts, so the handler that Ray would install meanwhile is refused."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
+        yield
+        return
+    received: list[int] = []
+    install, before = signal.signal, signal.getsignal(signal.SIGTERM)
+
+    def refuse_sigterm(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number == signal.SIGTERM else install(number, handler)
+
+    install(signal.SIGTERM, lambda number, _: received.append(number))
+    signal.signal = refuse_sigterm
+    try:
+        yield
+    finally:
+        signal.signal = install
+        install(signal.SIGTERM, before)
+    if received:
+        sys.exit(128 + signal.SIGTERM)
+
+
+@contextmanager
 def preserve_sigterm_handler() -> Iterator[None]:
-    """Restore the SIGTERM handler on exit. Ray installs its own, which ends the process with exit code 15; such an exit
-    becomes 143 here."""
+    """Restore the SIGTERM handler on exit, because Ray's shutdown resets it."""
     handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
-    except SystemExit as left:
-        sys.exit(128 + signal.SIGTERM if left.code == signal.SIGTERM else left.code)
     finally:
         if (
             handler is not None and threading.current_thread() is threading.main_thread()

@@ -1,5 +1,6 @@
 """Loss of Ray itself during a run: no failure is counted, the run says so, and a rerun does the rest."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -46,11 +47,11 @@ sys.exit(report.exit_code)
 
 @pytest.mark.parametrize("process", ["raylet", "gcs_server"])
 def test_a_dead_process_of_ray_is_no_fault_of_any_checkpoint(tmp_path: Path, process):
-    root, uri = stub.history(tmp_path / "runs", list(range(STEPS))), str(tmp_path / "lake")
-    words = [sys.executable, "-c", DRIVER, str(root), uri, process]
-    done = subprocess.run(
-        words, capture_output=True, text=True, timeout=110, check=False, cwd=Path(__file__).parents[2]
-    )
+    root, uri, script = stub.history(tmp_path / "runs", list(range(STEPS))), str(tmp_path / "lake"), tmp_path / "run.py"
+    script.write_text(DRIVER)
+    words = [sys.executable, str(script), str(root), uri, process]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=110, check=False, env=environment)
     lake = Lake(uri)
     assert done.returncode == 1, done.stderr
     assert "STOPPED" in done.stdout
