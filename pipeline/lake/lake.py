@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from pipeline.columns import all_columns, read_csv_bytes
-from pipeline.errors import RecipeDriftError, UsageError
+from pipeline.errors import LakeError, RecipeDriftError, UsageError
 from pipeline.lake import layout, run_records
 from pipeline.lake.identity import LakeIdentity
 from pipeline.lake.index_records import find_indexed_cells, record_in_index
 from pipeline.lake.labels import LabelRecords
 from pipeline.lake.layout import RECIPES_PREFIX, list_parsed
+from pipeline.lake.left_out import leave_out
 from pipeline.lake.open_store import open_store
 from pipeline.lake.record_files import read_object, read_records
 from pipeline.lake.records import Audit, Failure, Label, ResolvedLabel, Tombstone, resolve_labels
@@ -143,12 +144,20 @@ class Lake:
     # recipes
 
     def check_recipe(self, recipe: Recipe) -> None:
-        """Raise RecipeDriftError if the recipe differs from the one in the lake with the same `name@version`."""
+        """Raise RecipeDriftError if the recipe differs from the one in the lake with the same `name@version`.
+
+        A damaged record is left out with a warning: results of another recipe would have another fingerprint.
+        """
         key = f"{RECIPES_PREFIX}/{recipe.label}.json"
         if key not in self.store.list(RECIPES_PREFIX):
             return
         defaults = {name: field.default for name, field in type(recipe).model_fields.items() if not field.is_required()}
-        old, new = defaults | read_object(self.store, key), recipe.model_dump(mode="json")
+        try:
+            stored = read_object(self.store, key)
+        except LakeError as error:
+            leave_out(self.uri, {key: error.found})
+            return
+        old, new = defaults | stored, recipe.model_dump(mode="json")
         if changed := [name for name in old | new if old.get(name) != new.get(name)]:
             changes = ", ".join(f"{name} {old.get(name)} -> {new.get(name)}" for name in changed)
             do = f"Give it version {recipe.version + 1}, or undo the change"

@@ -80,16 +80,16 @@ def _publish(lake: Lake, folder: str, parts: list[Part], cells: pl.DataFrame, be
     return snapshot
 
 
-def compact_if_due(lake: Lake) -> Snapshot | None:
-    """Compact if `COMPACT_THRESHOLD` or more cells, or any column, are newer than the snapshot; else return None.
+def is_compaction_due(lake: Lake) -> bool:
+    """Return True if `COMPACT_THRESHOLD` or more cells, or any column, are newer than the snapshot.
 
     Raises:
-        LakeError: as in `compact`.
+        LakeError: the lake cannot be listed, or the snapshot cannot be read.
     """
     latest = latest_snapshot(lake.store)
     if latest and not {*polars_schema()} <= {*latest.columns}:  # readers ignore a snapshot that lacks a column
-        return compact(lake)
-    return compact(lake) if len(lake.cell_files()) - (latest.cells if latest else 0) >= COMPACT_THRESHOLD else None
+        return True
+    return len(lake.cell_files()) - (latest.cells if latest else 0) >= COMPACT_THRESHOLD
 
 
 def collect_garbage(lake: Lake, grace: timedelta = GC_GRACE, *, dry_run: bool = True) -> list[str]:

@@ -274,7 +274,9 @@ class Driver:
         labels = [queued.task.checkpoint.label for queued in self.running.values()]
         waited = f"{', '.join(labels[:3])}{' ...' if len(labels) > 3 else ''}" or "nothing"
         limit_s = self.plan.sweep.resources.drain_s
-        self.progress.print_line(f"stopping: waiting up to {limit_s:g} s for {waited}; committed cells stay in the lake")
+        self.progress.print_line(
+            f"stopping: waiting up to {limit_s:g} s for {waited}; committed cells stay in the lake"
+        )
 
 
 def _as_committed(outcome: Outcome) -> Outcome:

@@ -1,8 +1,12 @@
 """One execution of a sweep: record what is planned, open a backend if there is work, drive it, compact."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
@@ -22,6 +26,7 @@ from pipeline.sweep.run_recorder import HEARTBEAT_S
 from pipeline.sweep.run_report import RunReport
 from pipeline.sweep.watchdog import exit_on_timeout
 
+PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 BackendName = Literal["ray", "inline"]
 READ_AHEAD_MIN_PARAMS = 100_000_000
 """Smaller models load in less time than a task takes to start."""
@@ -51,7 +56,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None 
     with own_scratch(), RunProgress(total=len(plan.todo)) as progress:
         progress.print_line(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         for other in others:
-            progress.print_line(f"run {other} may be active too: cells that both want are measured twice, none is lost")
+            progress.print_line(f"run {other} may be active too: what it is measuring is left to it")
         report = _drive(plan, lake, backend, work, run_id, progress)
         if not report.signal_number:
             _compact(lake, progress)
@@ -86,14 +91,23 @@ def _local_paths(plan: Plan, too_large: Mapping[str, str]) -> set[str]:
 
 
 def _compact(lake: Lake, progress: RunProgress) -> None:
-    """Merge many new files into a snapshot. Readers work without it, so a failure is printed and fails no run."""
-    from pipeline.lake.snapshot import compact_if_due  # loads polars
+    """Merge many new files into a snapshot, in a process of its own: whatever ends it, the run keeps its exit code."""
+    from pipeline.lake.snapshot import is_compaction_due, latest_snapshot  # loads polars
 
     try:
-        if made := compact_if_due(lake):
-            progress.print_line(f"compacted {made.cells} cells")
-    except (LakeError, MemoryError) as error:
+        if not is_compaction_due(lake):
+            return
+        before = latest_snapshot(lake.store)
+        progress.print_line("compacting the lake")
+        words = [sys.executable, "-m", "pipeline", "compact", "--lake", lake.uri]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([PACKAGE_PARENT, os.environ.get("PYTHONPATH", "")])}
+        code = subprocess.run(words, stdout=subprocess.DEVNULL, env=environment, check=False).returncode
+        made = latest_snapshot(lake.store)
+    except LakeError as error:
         progress.print_line(f"not compacted: {error}")
+        return
+    done = made is not None and made != before
+    progress.print_line(f"compacted {made.cells} cells" if done and made else f"not compacted: exit code {code}")
 
 
 def _release(lake: Lake, released: Iterable[str]) -> None:

@@ -182,9 +182,8 @@ def main() -> int:
     sound = not any(verdict)
     head = "holds" if sound else f"FAILS, see {folder}"
     exits, took_s = places.wrong_exits or "exits right", time.monotonic() - started
-    print(
-        f"{head}: {options.tasks} tasks, {verdict._asdict()}, {happened}; {exits}; {took_s:.0f} s; seed {options.seed}"
-    )
+    print(f"{head}: {options.tasks} tasks, {verdict._asdict()}, {happened}; {exits}")
+    print(f"{took_s:.0f} s; seed {options.seed}")
     if sound:
         shutil.rmtree(folder)
     return not sound
