@@ -4,7 +4,7 @@ import errno
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from pipeline.errors import LakeError
 from pipeline.lake.left_out import ignore_foreign
-from pipeline.lake.store import STAGING, Keys, Store, split_key
+from pipeline.lake.store import STAGING, EntryKind, Keys, Store, split_key
 
 NO_HARD_LINK_ERRNOS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
@@ -77,6 +77,17 @@ class LocalStore(Store):
         self.path(prefix)  # refuses a prefix that leads out of the lake
         with self._reading(prefix):
             return sorted(key for key in self._walk(prefix) if key > after)
+
+    def list_entries(self, linked: Collection[str] = ()) -> dict[str, EntryKind]:
+        found: dict[str, EntryKind] = {}
+        folders = [self.root] if self.root.exists() else []
+        with self._reading("its folders"):
+            while folders:
+                for entry in os.scandir(folders.pop()):
+                    key = os.path.relpath(entry.path, self.root)
+                    found[key] = _kind(entry, follow=key in linked)
+                    folders += [Path(entry.path)] if found[key] == "folder" else []
+        return dict(sorted(found.items()))
 
     def delete(self, key: str) -> bool:
         target = self.path(key)
@@ -167,6 +178,12 @@ class LocalStore(Store):
         except OSError as error:
             do = "Check the path and its permissions"
             raise LakeError(f"read {key} of the lake {self.uri}", error.strerror or str(error), do) from error
+
+
+def _kind(entry: "os.DirEntry[str]", follow: bool) -> EntryKind:
+    if entry.is_dir(follow_symlinks=follow):
+        return "folder"
+    return "file" if entry.is_file(follow_symlinks=False) else "other"
 
 
 def _make_folder(folder: Path) -> None:

@@ -104,13 +104,14 @@ def latest_snapshot(store: Store) -> Snapshot | None:
     if V1_SNAPSHOT_MARKER in content:
         return None
     try:
-        return _parse(content)
+        return parse_snapshot(content)
     except ValidationError as error:
         found = f"not a pointer to a snapshot ({error.errors()[0]['msg']})"
         raise damaged_snapshot_error(store, LATEST_KEY, found) from error
 
 
-def _parse(content: bytes) -> Snapshot:
+def parse_snapshot(content: bytes) -> Snapshot:
+    """Parse the content of `LATEST` or of a manifest; raise ValidationError if it is neither."""
     if b'"parts"' in content:
         return Snapshot.model_validate_json(content)
     return _SnapshotV2.model_validate_json(content).as_current()
@@ -135,7 +136,7 @@ def _last_uses(store: Store, stamps: dict[str, str]) -> dict[str, str]:
     """Return the time of the newest snapshot that uses each file; its own time if no manifest names it."""
     last_use = dict(stamps)
     for key in sorted(key for key in stamps if key.endswith(f"/{MANIFEST_FILE}")):
-        for used in _parse(store.get(key)).files:
+        for used in parse_snapshot(store.get(key)).files:
             last_use[used] = max(last_use.get(used, ""), stamps[key])
     return last_use
 

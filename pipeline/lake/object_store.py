@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,7 +14,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError
 from obstore.store import from_url
 
 from pipeline.errors import LakeError, UsageError
-from pipeline.lake.store import Keys, Store, split_key
+from pipeline.lake.store import EntryKind, Keys, Store, split_key
 
 MAX_CONCURRENT_READS = 16
 CLIENT_OPTIONS = {"connect_timeout": "5s", "timeout": "300s"}
@@ -100,6 +100,10 @@ class ObjectStore(Store):
         with self._as_lake_error(f"list {_key(prefix)} of"):
             chunks = self._objects.list(prefix, offset=after or None)
             return sorted(found["path"] for chunk in chunks for found in chunk)
+
+    def list_entries(self, linked: Collection[str] = ()) -> dict[str, EntryKind]:
+        with self._as_lake_error("list"):
+            return dict.fromkeys(sorted(found["path"] for chunk in self._objects.list() for found in chunk), "file")
 
     def delete(self, key: str) -> bool:
         if not self.has(key):

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from pipeline.columns import all_columns
 from pipeline.lake import checksum
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 MAGIC = b"PAR1"
 POLARS_TYPES: dict[str, pl.DataType] = {
@@ -19,6 +23,8 @@ PARQUET_READ_ERRORS = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicEx
 """Errors that polars raises for a damaged file."""
 MAX_CELL_ROWS = 10_000
 """Layers of a cell, generously: a file with more rows is not decoded."""
+MAX_CELL_VALUES = 10_000_000
+"""Values of one column, list items included; a few bytes can encode billions of equal values."""
 ParquetSource = Path | bytes
 
 
@@ -52,12 +58,21 @@ def _find_parse_error(data: bytes) -> str | None:
 
     try:
         file = pq.ParquetFile(BytesIO(data))
-        if file.metadata.num_rows > MAX_CELL_ROWS:
-            return f"{file.metadata.num_rows:,} rows, which is no cell"
+        if found := find_excess(file.metadata):
+            return found
         file.read().validate(full=True)
     except (OSError, ValueError, MemoryError) as error:  # ArrowInvalid is a ValueError
         return f"not a readable Parquet file ({' '.join(str(error).split())})"
     return None
+
+
+def find_excess(footer: "pq.FileMetaData") -> str | None:
+    """Describe why a file with this footer has too much data for a cell; None if it does not."""
+    if footer.num_rows > MAX_CELL_ROWS:
+        return f"{footer.num_rows:,} rows, which is no cell"
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    n_values = max((group.column(i).num_values for group in groups for i in range(group.num_columns)), default=0)
+    return f"a column of {n_values:,} values, which is no cell" if n_values > MAX_CELL_VALUES else None
 
 
 def polars_schema() -> pl.Schema:

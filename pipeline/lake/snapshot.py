@@ -114,10 +114,11 @@ def find_corrupt_file(store: Store) -> str | None:
     """
     if (latest := latest_snapshot(store)) is None:
         return None
-    return next((key for key, digest in latest.files.items() if _digest(store, key) != digest), None)
+    return next((key for key, digest in latest.files.items() if digest_of_key(store, key) != digest), None)
 
 
-def _digest(store: Store, key: str) -> str:
+def digest_of_key(store: Store, key: str) -> str:
+    """Return the digest of a file of a snapshot; raise LakeError if it cannot be read."""
     (source,) = store.paths_or_bytes([key])
     try:
         return manifest.bytes_digest(source) if isinstance(source, bytes) else file_digest(source)

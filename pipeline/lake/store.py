@@ -1,9 +1,9 @@
 """Storage interface of a lake: create-if-absent is the only commit, and no data file is ever replaced."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import uuid4
 
 from pipeline.errors import LakeError
@@ -11,6 +11,8 @@ from pipeline.errors import LakeError
 STAGING = "_staging"
 STAGING_MAX_AGE_S = 86_400.0
 Keys = list[str]
+EntryKind = Literal["file", "folder", "other"]
+"""Kind of a name below a lake's folder; `other` is a link, pipe, socket or device, which is never opened."""
 
 
 class Store(Protocol):
@@ -65,6 +67,14 @@ class Store(Protocol):
 
     def list(self, prefix: str, after: str = "") -> Keys:
         """Return the sorted keys below the folder `prefix` that sort after `after`; none if there is no folder."""
+        ...
+
+    def list_entries(self, linked: Collection[str] = ()) -> dict[str, EntryKind]:
+        """Return every name of the lake with its kind, sorted; all are files in an object store.
+
+        Args:
+            linked: folders that are entered also if they are links.
+        """
         ...
 
     def delete(self, key: str) -> bool:

@@ -1,164 +1,112 @@
 """Integrity check of a whole lake: files, names, numbers and records."""
 
-import math
-import re
-from collections.abc import Callable, Iterator
-from io import BytesIO
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import ValidationError
-
-from pipeline.columns import FLAGS, METRIC_GROUPS, all_columns, column_names, column_range
 from pipeline.errors import LakeError
-from pipeline.lake import labels, layout
+from pipeline.lake import layout
+from pipeline.lake.cell_chunks import CHUNK_CELLS
 from pipeline.lake.lake import Lake
-from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
-from pipeline.lake.manifest import LATEST_KEY, bytes_digest
-from pipeline.lake.records import Failure, Tombstone
-from pipeline.lake.scan import find_damage
-from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema, unexplained_nulls
-from pipeline.lake.snapshot import find_corrupt_file
-from pipeline.spec import Checkpoint
+from pipeline.lake.layout import CELLS_PREFIX, INDEX_PREFIX
+from pipeline.lake.manifest import LATEST_KEY, MANIFEST_FILE, latest_snapshot
+from pipeline.lake.snapshot import digest_of_key
+from pipeline.lake.store import STAGING, EntryKind, Store
+from pipeline.lake.verify_cells import CELL_KEY_PATTERN, CellChecker, Problem
+from pipeline.lake.verify_records import LINKED_FOLDERS, find_index_problem, find_record_problem, is_record_key
+from pipeline.progress import Progress
 
-CELL_KEY_PATTERN = re.compile(rf"{CELLS_PREFIX}/model_key=(?P<model_key>[^/]+)/{FILE_NAME_PATTERNS[CELLS_PREFIX]}")
-ALLOWED_WORDS = {"state": {"embedding", "block", "final_norm"}, "status": {"ok", "degenerate", "nonfinite"}}
-CHECKED_NAME_GROUPS = {
-    **{layout.LABELS_PREFIX: "digest", layout.V1_LABELS_PREFIX: "label"},
-    **{layout.QUARANTINE_PREFIX: "cell", layout.ATTEMPTS_PREFIX: "cell"},
-}
-"""Part of a record's file name that must match its content."""
-COMPARED_COLUMNS = column_names("layer", *METRIC_GROUPS)
-
-
-class Problem(NamedTuple):
-    """Defect of one file in a lake."""
-
-    key: str
-    found: str
+NAMED_PREFIXES = (
+    *(layout.LABELS_PREFIX, layout.V1_LABELS_PREFIX, layout.AUDITS_PREFIX),
+    *(layout.QUARANTINE_PREFIX, layout.ATTEMPTS_PREFIX),
+)
+"""Folders where a reader reports a JSON file of another name."""
 
 
 def verify_lake(lake: Lake) -> list[Problem]:
     """Read every file and return all problems; an empty list if the lake is intact.
 
+    Memory is bounded: cells are read CHUNK_CELLS at a time. Files that another process deletes meanwhile are no
+    problem, except cells, which are never deleted.
+
     Raises:
         LakeError: the lake cannot be listed at all.
     """
-    return [*_cell_problems(lake), *_record_problems(lake), *_snapshot_problems(lake)]
+    entries = lake.store.list_entries(LINKED_FOLDERS)
+    files = [key for key, kind in entries.items() if kind == "file"]
+    with Progress(f"Verifying {lake.uri}", len(files), "files") as progress:
+        cells = [key for key in files if CELL_KEY_PATTERN.fullmatch(key)]
+        records = [key for key in files if is_record_key(key)]
+        return [
+            *_cell_problems(lake.store, cells, progress),
+            *_record_problems(lake.store, records, progress),
+            *_snapshot_problems(lake.store),
+            *_name_problems(entries),
+        ]
 
 
-def _cell_problems(lake: Lake) -> Iterator[Problem]:
-    first: dict[str, tuple[str, pa.Table]] = {}
-    for key in lake.store.list(CELLS_PREFIX):
-        if not key.endswith(".parquet"):
-            continue
-        if not (name := CELL_KEY_PATTERN.fullmatch(key)):
-            yield Problem(key, "not a cell file name")
-            continue
-        table = _table(lake, key)
-        if isinstance(table, str):
-            yield Problem(key, table)
-            continue
-        yield from (Problem(key, found) for found in _table_problems(table, name["cell"], name["model_key"]))
-        twin, rows = first.setdefault(name["cell"], (key, table))
-        if twin != key and not _equal(rows, table):
-            yield Problem(key, f"its numbers differ from {twin}, which is the same cell")
+def _cell_problems(store: Store, keys: Sequence[str], progress: Progress) -> Iterator[Problem]:
+    checker = CellChecker(store, keys)
+    for chunk in _chunks(keys):
+        yield from checker.check(chunk)
+        progress.advance(len(chunk))
 
 
-def _table(lake: Lake, key: str) -> pa.Table | str:
-    """Return the rows of a file, or a description of its damage."""
+def _record_problems(store: Store, keys: Sequence[str], progress: Progress) -> Iterator[Problem]:
+    """Yield records that cannot be read or whose content does not match the file name."""
+    small = [key for key in keys if not key.endswith(".parquet")]
+    for chunk in _chunks(small):
+        for key, data in zip(chunk, store.read_many(chunk), strict=True):
+            found = data if isinstance(data, str) else find_record_problem(key, data)
+            if found and (isinstance(data, bytes) or store.has(key)):
+                yield Problem(key, found)
+        progress.advance(len(chunk))
+
+
+def _snapshot_problems(store: Store) -> Iterator[Problem]:
+    """Yield the defects of `LATEST` and of every file that it names; older snapshots are no longer read."""
     try:
-        data = lake.store.get(key)
-    except LakeError as error:
-        return error.found
-    return find_damage(data) or pq.read_table(BytesIO(data))
-
-
-def _table_problems(table: pa.Table, cell_id: str, model_key: str) -> Iterator[str]:
-    """Yield the problems in the rows of one cell."""
-    types = {field.name: field.type for field in arrow_schema()}
-    odd = [f"{field.name} is {field.type}" for field in table.schema if types.get(field.name, field.type) != field.type]
-    if odd or table.num_rows == 0:
-        yield f"wrong column types: {', '.join(odd)}" if odd else "no rows"
-        return
-    rows = table.select(sorted({*types} & {*table.column_names})).to_pylist()
-    if (ids := {row.get("cell_id") for row in rows}) != {cell_id}:
-        yield f"its rows belong to cell {_join_first(ids)}"
-    if (models := {_model_key(row.get("model")) for row in rows}) != {model_key}:
-        yield f"its rows belong to model {_join_first(models)}"
-    if len({row.get("layer") for row in rows}) < len(rows):
-        yield "a layer has two rows"
-    for row in rows:
-        yield from (f"layer {row.get('layer')}: {found}" for found in _row_problems(row))
-
-
-def _row_problems(row: dict[str, Any]) -> Iterator[str]:
-    if absent := [name for name in REQUIRED_COLUMNS if name in row and row[name] is None]:
-        yield f"null in required columns: {', '.join(absent)}"
-        return
-    for column in all_columns():
-        bounds = column_range(column)
-        for value in _numbers(row.get(column.name)):
-            if not math.isfinite(value) or (bounds and not bounds.low <= value <= bounds.high):
-                yield f"{column.name} = {value}"
-    yield from (f"{n} = {row[n]!r}" for n, known in ALLOWED_WORDS.items() if n in row and row[n] not in known)
-    yield from (f"unknown flag {flag!r}" for flag in row.get("flags") or [] if flag.partition(":")[0] not in FLAGS)
-    if unexplained := unexplained_nulls(row):
-        yield f"null without a word in flags that explains it: {', '.join(unexplained)}"
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, list):
-        for item in value:
-            yield from _numbers(item)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield value
-
-
-def _equal(a: pa.Table, b: pa.Table) -> bool:
-    shared = [name for name in COMPARED_COLUMNS if name in a.column_names and name in b.column_names]
-    return a.select(shared).equals(b.select(shared))
-
-
-def _model_key(model: Any) -> str | None:
-    return Checkpoint.model_construct(model=model).model_key if isinstance(model, str) else None
-
-
-def _join_first(values: set[Any]) -> str:
-    return ", ".join(sorted(map(str, values))[:3])
-
-
-def _record_problems(lake: Lake) -> Iterator[Problem]:
-    """Yield labels, tombstones and failures that cannot be read or whose content does not match the file name."""
-    name_from_content: dict[str, Callable[[str, bytes], str]] = {
-        layout.LABELS_PREFIX: lambda key, data: bytes_digest(data) if labels.parse_labels(key, data) else "no records",
-        layout.V1_LABELS_PREFIX: lambda key, data: labels.parse_labels(key, data)[0].name_digest,
-        layout.QUARANTINE_PREFIX: lambda _, data: Tombstone.model_validate_json(data).cell_id,
-        layout.ATTEMPTS_PREFIX: lambda _, data: Failure.model_validate_json(data).cell_id,
-    }
-    for prefix, parse_name in name_from_content.items():
-        for key in lake.store.list(prefix):
-            if key.endswith(".json"):
-                yield from _check_record(lake, key, prefix, parse_name)
-
-
-def _check_record(lake: Lake, key: str, prefix: str, parse_name: Callable[[str, bytes], str]) -> Iterator[Problem]:
-    if not (name := re.fullmatch(rf"(?:.*/)?{FILE_NAME_PATTERNS[prefix]}", key)):
-        yield Problem(key, "not a record file name")
-        return
-    try:
-        expected = parse_name(key, lake.store.get(key))
-    except ValidationError as error:
-        yield Problem(key, f"not a valid record ({error.errors()[0]['msg']})")
-        return
-    if expected != name[CHECKED_NAME_GROUPS[prefix]]:
-        yield Problem(key, f"its name does not match its content ({expected})")
-
-
-def _snapshot_problems(lake: Lake) -> Iterator[Problem]:
-    try:
-        if key := find_corrupt_file(lake.store):
-            yield Problem(key, "changed since it was written")
+        if (latest := latest_snapshot(store)) is None:
+            return
     except LakeError as error:
         yield Problem(LATEST_KEY, error.found)
+        return
+    for key, digest in latest.files.items():
+        try:
+            if digest_of_key(store, key) != digest:
+                yield Problem(key, "changed since it was written")
+        except LakeError as error:
+            yield Problem(key, error.found)
+    key = latest.file_key(MANIFEST_FILE)
+    if store.has(key) and isinstance(copy := store.get_or_reason(key), bytes) and copy != store.get(LATEST_KEY):
+        yield Problem(key, f"differs from {LATEST_KEY}")
+
+
+def _name_problems(entries: Mapping[str, EntryKind]) -> Iterator[Problem]:
+    """Yield everything that is none of the lake's files: other names, links, pipes, devices, folders in their place."""
+    for key, kind in entries.items():
+        if kind == "file":
+            found = _find_name_problem(key, entries)
+        elif kind == "folder":
+            is_misplaced = CELL_KEY_PATTERN.fullmatch(key) or is_record_key(key) or key.startswith(f"{STAGING}/")
+            found = "a folder, which is not a file of the lake" if is_misplaced else None
+        else:
+            found = "not a regular file, and so not a file of the lake"
+        if found:
+            yield Problem(key, found)
+
+
+def _find_name_problem(key: str, entries: Mapping[str, EntryKind]) -> str | None:
+    if CELL_KEY_PATTERN.fullmatch(key) or is_record_key(key):
+        return None
+    if key.startswith(f"{INDEX_PREFIX}/"):
+        return find_index_problem(key, entries)
+    if key.startswith(f"{STAGING}/") and key.count("/") == 1:  # unfinished or left by a killed writer
+        return None
+    if key.startswith(f"{CELLS_PREFIX}/") and key.endswith(".parquet"):
+        return "not a cell file name"
+    is_record = key.startswith(tuple(f"{prefix}/" for prefix in NAMED_PREFIXES)) and key.endswith(".json")
+    return "not a record file name" if is_record else "not a file of the lake"
+
+
+def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(keys), CHUNK_CELLS):
+        yield keys[start : start + CHUNK_CELLS]

@@ -1,0 +1,107 @@
+"""Integrity check of the cell files, in chunks of bounded memory."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from io import BytesIO
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import LakeError
+from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
+from pipeline.lake.scan import find_damage, find_excess
+from pipeline.lake.store import Store
+from pipeline.lake.suspects import OpenedCell, find_suspects
+from pipeline.lake.verify_rows import find_table_problems, have_equal_numbers
+
+CELL_KEY_PATTERN = re.compile(rf"{CELLS_PREFIX}/model_key=(?P<model_key>[^/]+)/{FILE_NAME_PATTERNS[CELLS_PREFIX]}")
+READ_ERRORS = (OSError, ValueError, MemoryError, KeyError)
+"""Errors that pyarrow raises for a damaged file; ArrowInvalid is a ValueError."""
+
+
+class Problem(NamedTuple):
+    """Defect of one file in a lake."""
+
+    key: str
+    found: str
+
+
+class CellChecker:
+    """Checks the files of a lake's cells; keeps nothing of them except the first key of each cell with two files.
+
+    Args:
+        keys: every key that the cells have.
+    """
+
+    def __init__(self, store: Store, keys: Sequence[str]) -> None:
+        self._store = store
+        counts = Counter(key.rpartition("/")[2] for key in keys)
+        self._first = {name: "" for name, count in counts.items() if count > 1}
+
+    def check(self, keys: Sequence[str]) -> list[Problem]:
+        """Return the problems of these files, in this order."""
+        opened = [_open_cell(k, data) for k, data in zip(keys, self._store.read_many(keys), strict=True)]
+        suspects = find_suspects(cell for cell in opened if isinstance(cell, OpenedCell))
+        problems = []
+        for key, cell in zip(keys, opened, strict=True):
+            found = [cell] if isinstance(cell, str) else self._problems(cell, is_suspect=key in suspects)
+            problems += [Problem(key, one) for one in found]
+        return problems
+
+    def _problems(self, cell: OpenedCell, is_suspect: bool) -> list[str]:
+        twin = self._twin(cell)
+        if not (is_suspect or twin):
+            return []
+        table = _read_table(cell.data)
+        if isinstance(table, str):
+            return [table]
+        found = [*find_table_problems(table, cell.cell_id, cell.model_key)] if is_suspect else []
+        if twin and not self._equals(table, twin):
+            found.append(f"its numbers differ from {twin}, which is the same cell")
+        return found
+
+    def _twin(self, cell: OpenedCell) -> str | None:
+        """Return the key of the first readable file of this cell under another model, which is read again."""
+        name = cell.key.rpartition("/")[2]
+        if self._first.get(name) == "":
+            self._first[name] = cell.key
+            return None
+        return self._first.get(name)
+
+    def _equals(self, table: pa.Table, twin: str) -> bool:
+        try:
+            other = _read_table(self._store.get(twin))
+        except LakeError:  # it was readable before
+            return False
+        return not isinstance(other, str) and have_equal_numbers(other, table)
+
+
+def _open_cell(key: str, data: bytes | str) -> OpenedCell | str:
+    """Return the file with its footer, or a description of its damage."""
+    if isinstance(data, str):
+        return data
+    if found := find_damage(data):
+        return found
+    try:
+        footer = pq.read_metadata(pa.BufferReader(data))
+        found = find_excess(footer)
+    except READ_ERRORS as error:
+        return _unreadable(error)
+    name = CELL_KEY_PATTERN.fullmatch(key)
+    assert name
+    return found or OpenedCell(key, name["cell"], name["model_key"], data, footer)
+
+
+def _read_table(data: bytes) -> pa.Table | str:
+    try:
+        table = pq.ParquetFile(BytesIO(data)).read()
+        table.validate(full=True)
+    except READ_ERRORS as error:
+        return _unreadable(error)
+    return table
+
+
+def _unreadable(error: BaseException) -> str:
+    return f"not a readable Parquet file ({' '.join(str(error).split())})"
