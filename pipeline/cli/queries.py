@@ -46,10 +46,9 @@ def findings(
     Example: shapelake findings dome --lake lake
     """
     from pipeline import lake as lakes
-    from pipeline.analysis import FINDINGS, compute_finding
+    from pipeline.analysis import FINDINGS, compute_findings
 
-    opened = lakes.open_lake(lake)
-    found = {finding: compute_finding(finding, opened) for finding in ([name] if name else FINDINGS)}
+    found = compute_findings([name] if name else list(FINDINGS), lakes.open_lake(lake))
     if as_json:
         print_json({finding: frame.to_dicts() for finding, frame in found.items()})
     else:
