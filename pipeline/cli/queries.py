@@ -65,12 +65,17 @@ def report(
 ) -> None:
     """Write an interactive HTML report: one self-contained file, or an index and a page per model.
 
+    Of many models only the index is written; --models selects those that get pages.
+
     Example: shapelake report --lake lake -o report.html
     """
     from pipeline import lake as lakes
     from pipeline.report import write_report
 
-    print_line(str(write_report(lakes.open_lake(lake), output, models)[0]))
+    files = write_report(lakes.open_lake(lake), output, models)
+    print_line(str(files[0]))
+    if files.note:
+        print_line(files.note)
 
 
 @app.command()
