@@ -1,7 +1,7 @@
 """Core types: Checkpoint, Corpus, Recipe, Resources, Sweep and Cell, and the identity of a cell."""
 
 import os
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -252,6 +252,12 @@ class Sweep(StrictModel):
         )
 
 
+@lru_cache(maxsize=64)
+def _dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of a recipe that differ from their defaults; cached, because all cells of a sweep share one."""
+    return recipe.model_dump(mode="json", exclude_defaults=True)
+
+
 class Cell(StrictModel):
     """(checkpoint, layer stack, corpus, recipe): the unit of identity, completion and commit."""
 
@@ -273,7 +279,7 @@ class Cell(StrictModel):
                 "tokenizer": self.checkpoint.tokenizer_digest,  # random tokens avoid its special and unused ids
                 "kind": self.kind,
                 "corpus": [self.corpus.id, self.corpus.sha256],
-                "recipe": self.recipe.model_dump(mode="json", exclude_defaults=True),
+                "recipe": _dump_recipe(self.recipe),
                 "algorithms": {name: version for name, version in ALGORITHMS.items() if name not in unused},
             }
         )

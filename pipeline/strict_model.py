@@ -39,9 +39,13 @@ def suggest(word: str, known: list[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+"""Shared, because `json.dumps` with these settings would build an encoder for each call."""
+
+
 def canonical_json(value: Any) -> str:
     """Return canonical JSON: sorted keys, no spaces, no NaN; TypeError for values that JSON cannot represent."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return _ENCODER.encode(value)
 
 
 def digest_json(value: Any, bits: int = 128) -> str:

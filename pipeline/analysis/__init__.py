@@ -1,10 +1,11 @@
 """Findings about a lake: each is a frame with a verdict, the effect with its error, and one sentence per row.
 
 Every finding is a function of a lake (`pipeline.lake.open_lake(uri)`) or of the frame that `load_layer_rows` returns,
-which several findings can share. Tests, thresholds, error rates and limits of each: `pipeline/analysis/findings.md`.
+which several findings can share. `compute_findings` reads a lake a few models at a time. Tests, thresholds, error rates
+and limits of each: `pipeline/analysis/findings.md`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 import polars as pl
@@ -12,20 +13,34 @@ import polars as pl
 from pipeline.analysis.convergence import compute_convergence
 from pipeline.analysis.dome import compute_newest_domes, match_encoders_to_decoders
 from pipeline.analysis.explosions import compute_explosions
-from pipeline.analysis.frames import LakeOrFrame, load_layer_rows
-from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases
-from pipeline.analysis.random_baselines import compute_null_survival
+from pipeline.analysis.frames import LakeOrFrame, load_layer_rows, select_newest_rows
+from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases, sort_agreement
+from pipeline.analysis.random_baselines import compute_null_survival, sort_null_survival
 from pipeline.analysis.sinks import compute_sinks
 from pipeline.analysis.trust import compute_trust
 from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
-__all__ = ["FINDINGS", "FindingSpec", "compute_all_findings", "compute_finding", "load_layer_rows"]
+__all__ = [
+    "FINDINGS",
+    "FindingSpec",
+    "combine_batches",
+    "compute_all_findings",
+    "compute_batch",
+    "compute_finding",
+    "compute_findings",
+    "load_layer_rows",
+]
 
 
 class FindingSpec(NamedTuple):
     question: str
     answer: Callable[[LakeOrFrame], pl.DataFrame]
+    compares_models: bool = False
+    """True if it compares the newest checkpoints of different models, so that it needs those of all models at once."""
+    order: Callable[[pl.DataFrame], pl.DataFrame] = lambda found: found
+    """Order of the rows of several models, where it is not by model."""
 
 
 FINDINGS: dict[str, FindingSpec] = {
@@ -33,15 +48,19 @@ FINDINGS: dict[str, FindingSpec] = {
         "Does anisotropy over depth peak in the interior, with and without sink tokens?", compute_newest_domes
     ),
     "matched": FindingSpec(
-        "Is the dome of decoders higher than that of encoders of similar size?", match_encoders_to_decoders
+        "Is the dome of decoders higher than that of encoders of similar size?", match_encoders_to_decoders, True
     ),
     "convergence": FindingSpec("Does the profile of anisotropy converge in training?", compute_convergence),
     "phases": FindingSpec(
         "Does intrinsic dimension expand and then compress in training, and at which step does it peak?", compute_phases
     ),
     "estimators": FindingSpec("Which phases does each estimator of dimension show on its own?", compute_estimators),
-    "agreement": FindingSpec("Do the estimators of dimension agree on the phases?", compute_agreement),
-    "nulls": FindingSpec("Which conclusions also hold on random tokens?", compute_null_survival),
+    "agreement": FindingSpec(
+        "Do the estimators of dimension agree on the phases?", compute_agreement, order=sort_agreement
+    ),
+    "nulls": FindingSpec(
+        "Which conclusions also hold on random tokens?", compute_null_survival, order=sort_null_survival
+    ),
     "sinks": FindingSpec("How much mid-layer anisotropy is left without sink tokens?", compute_sinks),
     "explosions": FindingSpec(
         "When did the loss spike, and does intrinsic dimension rise before the loss does?", compute_explosions
@@ -52,13 +71,48 @@ FINDINGS: dict[str, FindingSpec] = {
 
 def compute_finding(name: str, lake: LakeOrFrame) -> pl.DataFrame:
     """Compute one finding; UsageError if `name` is not in FINDINGS."""
-    if name not in FINDINGS:
-        near = suggest(name, list(FINDINGS))
-        raise UsageError(f"finding {name!r}", f"no such finding{near}", f"Use one of {', '.join(FINDINGS)}")
-    return FINDINGS[name].answer(lake)
+    return compute_findings([name], lake)[name]
 
 
 def compute_all_findings(lake: LakeOrFrame) -> dict[str, pl.DataFrame]:
-    """Compute every finding, by name; the lake is read once."""
-    frame = load_layer_rows(lake)
-    return {name: finding.answer(frame) for name, finding in FINDINGS.items()}
+    """Compute every finding, by name."""
+    return compute_findings(FINDINGS, lake)
+
+
+def compute_findings(names: Collection[str], lake: LakeOrFrame) -> dict[str, pl.DataFrame]:
+    """Compute findings, by name. The lake is read once, in batches of models that take a few hundred MB each.
+
+    Raises:
+        UsageError: a name is not in FINDINGS.
+    """
+    for name in names:
+        _require_finding(name)
+    if isinstance(lake, pl.DataFrame):
+        return {name: FINDINGS[name].answer(lake) for name in names}
+    return combine_batches(compute_batch(names, frame) for frame in ModelRows(lake).batches())
+
+
+def compute_batch(names: Collection[str], frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Compute findings of a few models for `combine_batches`; of one that compares models, the rows that it needs."""
+    needed = {name: select_newest_rows if FINDINGS[name].compares_models else FINDINGS[name].answer for name in names}
+    return {name: compute(frame) for name, compute in needed.items()}
+
+
+def combine_batches(batches: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
+    """Combine the results of `compute_batch` over batches of models in order; equal to the findings of all models."""
+    parts: dict[str, list[pl.DataFrame]] = {}
+    for batch in batches:
+        for name, part in batch.items():
+            parts.setdefault(name, []).append(part)
+    together = {name: pl.concat(part) for name, part in parts.items()}
+    specs = {name: FINDINGS[name] for name in together}
+    return {
+        name: specs[name].answer(frame) if specs[name].compares_models else specs[name].order(frame)
+        for name, frame in together.items()
+    }
+
+
+def _require_finding(name: str) -> None:
+    if name not in FINDINGS:
+        near = suggest(name, list(FINDINGS))
+        raise UsageError(f"finding {name!r}", f"no such finding{near}", f"Use one of {', '.join(FINDINGS)}")

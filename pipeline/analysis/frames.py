@@ -1,7 +1,7 @@
 """Frames of lake rows for the findings: loading, selection of histories, and the shapes of their curves."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,32 +42,54 @@ def load_layer_rows(lake: LakeOrFrame) -> pl.DataFrame:
     """
     if isinstance(lake, pl.DataFrame):
         return lake
-    names = ", ".join(f'"{name}"' for name in NEEDED_COLUMNS)
-    frame = lake.query_frame(f"SELECT {names} FROM layers").join(_groups(lake.uri), on="recipe", how="left")
-    frame = frame.join(_audits(lake), on=AUDIT_KEYS, how="left")
-    return disambiguate_corpora(frame).sort(*HISTORY_COLUMNS, "step", "revision", "layer", "cell_id")
+    frame = lake.query_frame(select_needed_columns_sql())
+    return complete_rows(frame, load_group_counts(lake.uri), load_audit_states(lake), shared_corpus_names(frame))
+
+
+def select_needed_columns_sql() -> str:
+    """Return the query of the columns that findings use, without a condition."""
+    return "SELECT " + ", ".join(f'"{name}"' for name in NEEDED_COLUMNS) + " FROM layers"
+
+
+def complete_rows(
+    frame: pl.DataFrame, groups: pl.DataFrame, audits: pl.DataFrame, shared_names: Collection[str]
+) -> pl.DataFrame:
+    """Add `groups` and `audit` to the rows of a query, disambiguate corpora and sort."""
+    frame = frame.join(groups, on="recipe", how="left").join(audits, on=AUDIT_KEYS, how="left")
+    named = _append_digest(frame, pl.col("corpus").is_in(list(shared_names)))
+    return named.sort(*HISTORY_COLUMNS, "step", "revision", "layer", "cell_id")
+
+
+def shared_corpus_names(frame: pl.DataFrame) -> set[str]:
+    """Return the corpus names that different texts share."""
+    texts = frame.group_by("corpus").agg(pl.col("corpus_sha256").n_unique())
+    return set(texts.filter(pl.col("corpus_sha256") > 1)["corpus"])
 
 
 def disambiguate_corpora(frame: pl.DataFrame) -> pl.DataFrame:
     """Append the head of the digest to a corpus name that is shared by different texts."""
-    several = pl.col("corpus_sha256").n_unique().over("corpus") > 1
+    return _append_digest(frame, pl.col("corpus").is_in(list(shared_corpus_names(frame))))
+
+
+def _append_digest(frame: pl.DataFrame, is_shared: pl.Expr) -> pl.DataFrame:
     named = pl.concat_str("corpus", pl.lit("#"), pl.col("corpus_sha256").fill_null("none").str.head(8))
-    return frame.with_columns(corpus=pl.when(several).then(named).otherwise("corpus"))
+    return frame.with_columns(corpus=pl.when(is_shared).then(named).otherwise("corpus"))
 
 
-def _groups(uri: str | Path) -> pl.DataFrame:
+def load_group_counts(uri: str | Path) -> pl.DataFrame:
+    """Load the number of context groups of each recipe that the lake has a record of."""
     store = Lake(uri).store
     records = [json.loads(store.get(key)) for key in store.list(RECIPES_PREFIX) if key.endswith(".json")]
     groups = [(f"{record['name']}@{record['version']}", record.get("groups", 1)) for record in records]
     return pl.DataFrame(groups, schema={"recipe": pl.String, "groups": pl.Int64}, orient="row")
 
 
-def _audits(lake: LakeReader) -> pl.DataFrame:
-    """Audit state of each audited checkpoint; empty for a lake whose checkpoints have no `audit` column."""
-    checkpoints = lake.checkpoints()
-    if "audit" not in checkpoints.columns:
+def load_audit_states(lake: LakeReader) -> pl.DataFrame:
+    """Load the audit state of each audited checkpoint; empty for a lake whose checkpoints have no `audit` column."""
+    if "audit" not in lake.checkpoints().columns:
         return pl.DataFrame(schema=dict.fromkeys((*AUDIT_KEYS, "audit"), pl.String))
-    return checkpoints.pl().select(*AUDIT_KEYS, "audit").drop_nulls().group_by(AUDIT_KEYS).agg(pl.col("audit").first())
+    audited = lake.query_frame(f"SELECT {', '.join(AUDIT_KEYS)}, audit FROM checkpoints WHERE audit IS NOT NULL")
+    return audited.drop_nulls().group_by(AUDIT_KEYS).agg(pl.col("audit").first())
 
 
 def select_history_rows(frame: pl.DataFrame) -> pl.DataFrame:

@@ -106,6 +106,13 @@ def compute_agreement(lake: LakeOrFrame) -> pl.DataFrame:
     return add_because_column(found.with_columns(verdict=agree), _agreement_sentence)
 
 
+def sort_agreement(found: pl.DataFrame) -> pl.DataFrame:
+    """Sort the rows of `compute_agreement` by pair of estimators; within a pair, the order is kept."""
+    ranks = {name: rank for rank, name in enumerate(ESTIMATORS)}
+    order = [pl.col(name).replace_strict(ranks, return_dtype=pl.Int8) for name in ("estimator", "other")]
+    return found.sort(order, maintain_order=True)
+
+
 def peak_intervals_overlap(suffix: str) -> pl.Expr:
     """Condition for rows in which the interval of the peak's step overlaps that of the columns with this suffix."""
     low, high = pl.col("peak_step_low"), pl.col("peak_step_high")

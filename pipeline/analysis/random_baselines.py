@@ -30,7 +30,12 @@ def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
     nulls = [name for name in corpora if name.startswith(RANDOM_CORPUS_PREFIX)]
     pairs = [_compare_corpora(frame, text, null) for text in corpora if text not in nulls for null in nulls]
     compared = pl.concat([_compare_corpora(frame.clear(), "", ""), *pairs])
-    return compared.sort("conclusion", *PAIR_KEYS, "layer", nulls_last=True)
+    return sort_null_survival(compared)
+
+
+def sort_null_survival(found: pl.DataFrame) -> pl.DataFrame:
+    """Sort the rows of `compute_null_survival` by conclusion, then by model."""
+    return found.sort("conclusion", *PAIR_KEYS, "layer", nulls_last=True)
 
 
 def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:

@@ -46,10 +46,9 @@ def findings(
     Example: shapelake findings dome --lake lake
     """
     from pipeline import lake as lakes
-    from pipeline.analysis import FINDINGS, compute_finding
+    from pipeline.analysis import FINDINGS, compute_findings
 
-    opened = lakes.open_lake(lake)
-    found = {finding: compute_finding(finding, opened) for finding in ([name] if name else FINDINGS)}
+    found = compute_findings([name] if name else list(FINDINGS), lakes.open_lake(lake))
     if as_json:
         print_json({finding: frame.to_dicts() for finding, frame in found.items()})
     else:
@@ -66,12 +65,17 @@ def report(
 ) -> None:
     """Write an interactive HTML report: one self-contained file, or an index and a page per model.
 
+    Of many models only the index is written; --models selects those that get pages.
+
     Example: shapelake report --lake lake -o report.html
     """
     from pipeline import lake as lakes
     from pipeline.report import write_report
 
-    print_line(str(write_report(lakes.open_lake(lake), output, models)[0]))
+    files = write_report(lakes.open_lake(lake), output, models)
+    print_line(str(files[0]))
+    if files.note:
+        print_line(files.note)
 
 
 @app.command()

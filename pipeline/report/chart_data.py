@@ -1,5 +1,6 @@
 """Tables behind the charts: a lake's rows with display names, and their encoding as JSON columns."""
 
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -8,12 +9,12 @@ import polars.selectors as cs
 
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
-    load_layer_rows,
     select_block_rows,
     select_history_rows,
     select_newest_rows,
     t_quantile,
 )
+from pipeline.analysis.model_batches import ModelRows
 from pipeline.analysis.phases import classify_by_estimator
 from pipeline.analysis.trust import list_doubts
 from pipeline.errors import UsageError
@@ -26,6 +27,7 @@ LANDMARK_PARTS = 4
 PEAKLESS_VERDICTS = ("flat", "disputed", "no_errors", "too_few")
 """Verdicts without a peak to mark."""
 SERIES_KEYS = ("history", "text", "kind")
+GAP_ORDER, PEAK_ORDER = ("history", "text", "random", "step", "layer"), ("history", "text", "layer", "estimator")
 VALUE_COLUMNS = (
     *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),
     *("id_authors", "loss", "loss_se", "t"),
@@ -51,6 +53,13 @@ class ChartTables(NamedTuple):
         """Select the rows of one history."""
         return ChartTables(*(table.filter(history=name) for table in self))
 
+    @classmethod
+    def concat(cls, parts: Sequence["ChartTables"]) -> "ChartTables":
+        """Concatenate the tables of different models."""
+        orders = ((*SERIES_KEYS, "step", "layer"), (*SERIES_KEYS, "step"), GAP_ORDER, PEAK_ORDER)
+        each = zip(zip(*parts, strict=True), orders, strict=True)
+        return cls(*(pl.concat(tables).sort(order, maintain_order=True) for tables, order in each))
+
     def downsample(self, most: int) -> "ChartTables":
         """Keep every n-th step of each history, the first and the last, so that `layers` has about `most` rows."""
         nth = -(-self.layers.height // most)
@@ -67,18 +76,43 @@ class ChartTables(NamedTuple):
 
 def load_chart_rows(reader: LakeReader, models: str) -> pl.DataFrame:
     """Load the rows of the models whose name matches, with `history`, `text` and `t`; UsageError if none matches."""
-    frame = load_layer_rows(reader)
-    known = frame["model"].unique().sort().to_list()
-    if not (names := [name for name in known if fnmatchcase(name, models)]):
-        available = f"which has {', '.join(known)}" if known else "which is empty"
-        do = "Use one of these names or a glob such as '*'" if known else "Measure a model first: shapelake run"
-        raise UsageError(f"models {models!r}", f"no such model in lake {reader.uri}, {available}", do)
-    several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "stage", "run")}
-    return frame.filter(pl.col("model").is_in(names)).with_columns(
-        history=pl.concat_str("model", *(_suffix_if_ambiguous(test, name) for name, test in several.items())),
-        text=pl.concat_str("corpus", _suffix_if_ambiguous(pl.col("recipe").n_unique() > 1, "recipe")),
-        t=t_quantile(pl.col("groups")),
-    )
+    rows = ChartRows(reader, models)
+    return rows.load(rows.models)
+
+
+class ChartRows:
+    """Rows of the models whose name matches; memory is taken by the models that are loaded, not by the lake.
+
+    Raises:
+        UsageError: no model matches.
+    """
+
+    def __init__(self, reader: LakeReader, models: str) -> None:
+        self._rows = ModelRows(reader)
+        self.models = [name for name in self._rows.models if fnmatchcase(name, models)]
+        if not self.models:
+            known = self._rows.models
+            available = f"which has {', '.join(known)}" if known else "which is empty"
+            do = "Use one of these names or a glob such as '*'" if known else "Measure a model first: shapelake run"
+            raise UsageError(f"models {models!r}", f"no such model in lake {reader.uri}, {available}", do)
+        self.counts = self._rows.counts.filter(pl.col("model").is_in(self.models))
+
+    def load(self, models: list[str]) -> pl.DataFrame:
+        """Load the rows of some of these models, with `history`, `text` and `t`."""
+        return self._add_names(self._rows.load(models))
+
+    def batches(self) -> Iterator[pl.DataFrame]:
+        """Yield the rows of `load` for a few models at a time."""
+        return map(self._add_names, self._rows.batches(self.models))
+
+    def _add_names(self, frame: pl.DataFrame) -> pl.DataFrame:
+        several = {name: pl.col(name).n_unique().over("model") > 1 for name in ("kind", "stage", "run")}
+        recipes = pl.lit(self.counts["recipe"].n_unique() > 1)
+        return frame.with_columns(
+            history=pl.concat_str("model", *(_suffix_if_ambiguous(test, name) for name, test in several.items())),
+            text=pl.concat_str("corpus", _suffix_if_ambiguous(recipes, "recipe")),
+            t=t_quantile(pl.col("groups")),
+        )
 
 
 def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
@@ -102,7 +136,7 @@ def build_chart_tables(frame: pl.DataFrame) -> ChartTables:
     return ChartTables(
         every.select(*kept, *VALUE_COLUMNS).sort(order),
         _steps(trained).sort(*SERIES_KEYS, "step"),
-        _gaps(trained).sort("history", "text", "random", "step", "layer"),
+        _gaps(trained).sort(GAP_ORDER),
         _peaks(frame, labels, marked),
     )
 
@@ -149,7 +183,7 @@ def _peaks(frame: pl.DataFrame, labels: pl.DataFrame, landmarks: pl.DataFrame) -
     steps = ["peak_step", "peak_step_low", "peak_step_high", "peak_value"]
     kept = peaks.select("history", "text", "layer", "landmark", "estimator", "verdict", *steps)
     kept = kept.filter(~pl.col("verdict").is_in(PEAKLESS_VERDICTS))
-    return kept.with_columns(pl.col("landmark").fill_null(False)).sort("history", "text", "layer", "estimator")
+    return kept.with_columns(pl.col("landmark").fill_null(False)).sort(PEAK_ORDER)
 
 
 def to_json_columns(frame: pl.DataFrame) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import altair as alt
+import polars as pl
 
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.theme import WIDTH
@@ -50,7 +51,11 @@ class ChartContext(NamedTuple):
 
     @classmethod
     def from_tables(cls, tables: ChartTables) -> "ChartContext":
-        frame, gaps = tables.layers, tables.gaps
+        return cls.from_columns(tables.layers, tables.gaps)
+
+    @classmethod
+    def from_columns(cls, frame: pl.DataFrame, gaps: pl.DataFrame) -> "ChartContext":
+        """Build the context from `history`, `text`, `kind` and `step` of the layers, and the values of the gaps."""
         return cls(
             tuple(frame["history"].unique().sort()),
             tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith("random-"), text))),

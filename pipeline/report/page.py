@@ -1,104 +1,67 @@
-"""The report: one offline HTML file, or an index and one page per history if that file is too large."""
+"""One page of the report: an offline HTML file with its data, charts, sentences and tables."""
 
 import json
-import re
 import shlex
+from collections.abc import Mapping
 from functools import cache
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
 import polars as pl
 import vl_convert
 
-from pipeline import output_paths
-from pipeline.lake.reader import LakeReader
 from pipeline.report import chart_data, theme
 from pipeline.report import tables as printed
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.chart_parts import ChartContext
-from pipeline.report.sections import ASSETS, HISTORY_KEYS, HISTORY_SECTIONS, OVERVIEW_SECTIONS, Section
-from pipeline.report.verdicts import Verdicts, collect_verdicts
+from pipeline.report.sections import ASSETS, HISTORY_KEYS, HISTORY_SECTIONS, Section
+from pipeline.report.verdicts import Verdicts
 
 MAX_PAGE_BYTES = 2_500_000
-MAX_LAYER_ROWS = 16_000
-"""Rows of layers in one file; longer histories are drawn at every n-th step."""
-MAX_INDEX_LAYER_ROWS = 8_000
 SCRIPT_SECTION_FIELDS = ("table", "columns", "only", "controls", "query")
 """Fields of a section that page.js reads."""
 
 
 class PageContent(NamedTuple):
-    """Content of the pages."""
+    """Content of a page."""
 
     uri: str
-    frame: pl.DataFrame
+    facts: dict[str, int]
+    """Number of models, checkpoints, texts, cells and rows."""
+    where: dict[str, dict[str, str]]
+    """SQL condition that selects each history and each text."""
     tables: ChartTables
     verdicts: Verdicts
     printed_tables: tuple[printed.ReportTable, ...]
     specs: dict[str, dict[str, Any]]
     """Vega-Lite spec per section, shared by all pages so that scales agree; page.js sets the controls."""
 
-    def for_history(self, history: str) -> "PageContent":
-        """Select the content of the page of one history."""
-        rows = self.frame.filter(history=history)
-        printed_tables = tuple(table.filter_rows(model=rows["model"][0]) for table in self.printed_tables)
-        tables, verdicts = self.tables.for_history(history), self.verdicts.for_history(history)
-        return PageContent(self.uri, rows, tables, verdicts, printed_tables, self.specs)
+
+class PageOptions(NamedTuple):
+    """Parts of a page: sections with charts, and links to other pages."""
+
+    sections: tuple[Section, ...]
+    most: int
+    """Limit of the rows of layers."""
+    links: Mapping[str, str] = MappingProxyType({})
+    """Address of the page of each history."""
+    up: str = ""
+    """Address of the start page."""
+    without_pages: str = ""
+    """For an index without charts, whose models have no pages: the command that writes pages."""
 
 
-def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> list[Path]:
-    """Write the report of the models whose name matches; return the paths of its pages, the start page first.
-
-    The report is one file of at most MAX_PAGE_BYTES. A larger one is split into an index and, beside it, a folder of
-    the same name with one page per history.
-
-    Raises:
-        UsageError: `path` is not a writable .html file, or no model in the lake matches.
-    """
-    path = output_paths.require_writable_file("report", path, [".html"])
-    content = gather_content(reader, models)
-    whole = render_page(content, (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS), MAX_LAYER_ROWS)
-    histories = ChartContext.from_tables(content.tables).histories
-    if len(whole.encode()) <= MAX_PAGE_BYTES or len(histories) == 1:
-        path.write_text(whole)
-        return [path]
-    folder = output_paths.require_writable_folder("pages of the report in", path.with_suffix(""))
-    folder.mkdir(exist_ok=True)
-    pages = {history: folder / f"{number:02d}-{_slug(history)}.html" for number, history in enumerate(histories, 1)}
-    for history, page in pages.items():
-        part = content.for_history(history)
-        page.write_text(render_page(part, HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}"))
-    links = {history: f"{folder.name}/{page.name}" for history, page in pages.items()}
-    index = content._replace(tables=content.tables.for_overview())
-    path.write_text(render_page(index, OVERVIEW_SECTIONS, MAX_INDEX_LAYER_ROWS, links=links))
-    return [path, *pages.values()]
-
-
-def gather_content(reader: LakeReader, models: str = "*") -> PageContent:
-    """Read the content of all pages from the lake."""
-    frame = chart_data.load_chart_rows(reader, models)
-    names = frame["model"].unique().sort().to_list()
-    of_models = printed.coverage_table(reader, names), printed.failure_table(reader, names)
-    printed_tables = (*of_models, printed.method_table(reader))
-    tables = chart_data.build_chart_tables(frame)
-    shown = ChartContext.from_tables(tables)
-    specs = {section.name: section.build_spec(shown) for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
-    return PageContent(reader.uri, frame, tables, collect_verdicts(frame), printed_tables, specs)
-
-
-def render_page(
-    content: PageContent, sections: tuple[Section, ...], most: int, links: dict[str, str] | None = None, up: str = ""
-) -> str:
-    """Render one page as HTML; `most` limits the rows of layers."""
-    drawn = content.tables.downsample(most)
+def render_page(content: PageContent, options: PageOptions) -> str:
+    """Render one page as HTML."""
+    drawn, sections = content.tables.downsample(options.most), options.sections
     shown = ChartContext.from_tables(drawn)
     used = {section.table for section in sections} | ({"peaks"} if HISTORY_SECTIONS[0] in sections else set())
     data = {
         "tables": {name: chart_data.to_json_columns(frame) for name, frame in drawn._asdict().items() if name in used},
         "specs": {section.name: content.specs[section.name] for section in sections},
         "sections": {each.name: {part: getattr(each, part) for part in SCRIPT_SECTION_FIELDS} for each in sections},
-        "where": {"history": _histories(content.frame), "text": _texts(content.frame)},
+        "where": content.where,
         "themes": {name: theme.vega_config(name) for name in ("light", "dark")},
         "widths": {"full": theme.WIDTH, "small": theme.PANEL_WIDTH},
         "lake": shlex.quote(content.uri),
@@ -108,13 +71,11 @@ def render_page(
         shown=shown,
         sections=sections,
         estimators=ESTIMATOR_LABELS,
-        facts=_facts(content.frame),
+        options=options,
         thinned=drawn.layers.height < content.tables.layers.height,
-        links=links or {},
-        up=up,
         lake=shlex.quote(content.uri),
         data=to_script_json(data),
-        bundle=vega_bundle(),
+        bundle=vega_bundle() if sections else "",
         style=(ASSETS / "page.css").read_text(),
         code=(ASSETS / "page.js").read_text(),
     )
@@ -142,10 +103,16 @@ def _template() -> jinja2.Template:
     return environment.from_string((ASSETS / "page.html").read_text())
 
 
-def _facts(frame: pl.DataFrame) -> dict[str, int]:
+def count_facts(frame: pl.DataFrame) -> dict[str, int]:
+    """Count the models, checkpoints, texts, cells and rows of a frame."""
     labels = frame.select("model", "revision").n_unique()
     counts = {"models": frame["model"].n_unique(), "checkpoints": labels, "texts": frame["text"].n_unique()}
     return counts | {"cells": frame["cell_id"].n_unique(), "rows": frame.height}
+
+
+def select_conditions(frame: pl.DataFrame) -> dict[str, dict[str, str]]:
+    """Return the SQL condition that selects each history and each text of a frame."""
+    return {"history": _histories(frame), "text": _texts(frame)}
 
 
 def _histories(frame: pl.DataFrame) -> dict[str, str]:
@@ -171,10 +138,6 @@ def _sql(**values: str | None) -> str:
 
 def _is(value: str | None) -> str:
     return "IS NULL" if value is None else "= '" + value.replace("'", "''") + "'"
-
-
-def _slug(history: str) -> str:
-    return re.sub(r"[^\w.-]", "-", history.replace("/", "--"))
 
 
 def _number(value: Any) -> str:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.analysis import FINDINGS
+from pipeline.analysis import FINDINGS, combine_batches, compute_batch
 from pipeline.analysis.frames import HISTORY_COLUMNS
 from pipeline.report.tables import ReportTable, make_report_table
 
@@ -35,8 +35,17 @@ class Verdicts(NamedTuple):
 
 def collect_verdicts(frame: pl.DataFrame) -> Verdicts:
     """Compute every finding on the rows of `load_chart_rows`."""
-    names = frame.select(*HISTORY_COLUMNS, "history", "text").unique().sort(HISTORY_COLUMNS)
-    findings = {name: _add_names(finding.answer(frame), names) for name, finding in FINDINGS.items()}
+    return name_verdicts(combine_batches([compute_batch(list(FINDINGS), frame)]), select_names(frame))
+
+
+def select_names(frame: pl.DataFrame) -> pl.DataFrame:
+    """Select the display names of each history on each text."""
+    return frame.select(*HISTORY_COLUMNS, "history", "text").unique().sort(HISTORY_COLUMNS)
+
+
+def name_verdicts(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> Verdicts:
+    """Build the verdicts from all findings, with the names of `select_names`."""
+    findings = {name: _add_names(part, names) for name, part in found.items()}
     lines = [
         VerdictLine(name, history, text, verdict, sentence)
         for name, part in findings.items()

@@ -25,9 +25,18 @@ def test_one_line_each_gives_equal_counts(lake):
         .select(pl.len())
         .collect()
         .item(),
-        "pandas": len(pd.read_parquet(f"{lake}/cells")),
+        "pandas": sum(map(len, (_by_pandas(lake, model) for model in MODELS))),
     }
     assert set(counts.values()) == {len(MODELS) * len(STEPS) * finding_rows.LAYERS}
+
+
+def _by_pandas(lake, model):
+    wanted = [("model_key", "==", model.replace("/", "--"))]
+    return pd.read_parquet(f"{lake}/cells", columns=["step", "layer", "id_twonn"], filters=wanted)
+
+
+def test_pandas_reads_only_the_files_of_the_wanted_model(lake):
+    assert _by_pandas(lake, MODELS[0])["step"].value_counts().to_dict() == dict.fromkeys(STEPS, finding_rows.LAYERS)
 
 
 def test_the_partition_tells_models_apart_in_all_three(lake):
@@ -55,6 +64,6 @@ def test_numbers_are_the_same_whoever_reads(lake):
         .select(pl.sum("anisotropy"))
         .collect()
         .item(),
-        pd.read_parquet(f"{lake}/cells")["anisotropy"].sum(),
+        pd.read_parquet(f"{lake}/cells", columns=["anisotropy"])["anisotropy"].sum(),
     )
     assert sums == pytest.approx([sums[0]] * 3)

@@ -1,0 +1,67 @@
+"""Loads the rows of a few models at a time, so that memory does not grow with the lake.
+
+The rows are those that `load_layer_rows` returns for the whole lake: names that depend on all models, such as that of a
+corpus with two texts, are decided once.
+"""
+
+from collections.abc import Collection, Iterator
+
+import polars as pl
+
+from pipeline.analysis.frames import complete_rows, load_audit_states, load_group_counts, shared_corpus_names
+from pipeline.analysis.frames import select_needed_columns_sql as select_sql
+from pipeline.lake.reader import LakeReader
+
+MAX_BATCH_ROWS = 50_000
+"""Rows of one batch, about 35 MB; findings take about ten times as much. A larger model is a batch of its own."""
+COUNT_SQL = "SELECT model, corpus, corpus_sha256, recipe, count(*) AS rows FROM layers GROUP BY ALL"
+
+
+class ModelRows:
+    """Rows of a lake by model."""
+
+    def __init__(self, lake: LakeReader) -> None:
+        self._lake = lake
+        self.counts = lake.query_frame(COUNT_SQL)
+        """Number of rows per model, text and recipe."""
+        self._shared_names = shared_corpus_names(self.counts)
+        self._groups, self._audits = load_group_counts(lake.uri), load_audit_states(lake)
+
+    @property
+    def models(self) -> list[str]:
+        return self.counts["model"].unique().sort().to_list()
+
+    @property
+    def n_recipes(self) -> int:
+        return self.counts["recipe"].n_unique()
+
+    def load(self, models: Collection[str]) -> pl.DataFrame:
+        """Load the rows of these models, as `load_layer_rows` returns them."""
+        frame = self._lake.query_frame(f"{select_sql()} WHERE {_is_one_of(models)}")
+        return complete_rows(frame, self._groups, self._audits, self._shared_names)
+
+    def batches(self, models: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
+        """Yield the rows of these models (default: all), in order; at least one batch, which may be empty."""
+        for names in self._divide(self.models if models is None else sorted(models)):
+            yield self.load(names)
+
+    def _divide(self, models: list[str]) -> list[list[str]]:
+        """Divide the models into runs of at most MAX_BATCH_ROWS rows."""
+        rows = dict(self.counts.group_by("model").agg(pl.col("rows").sum()).iter_rows())
+        divided: list[list[str]] = [[]]
+        total = 0
+        for model in models:
+            total += rows.get(model, 0)
+            if divided[-1] and total > MAX_BATCH_ROWS:
+                divided.append([])
+                total = rows.get(model, 0)
+            divided[-1].append(model)
+        return divided
+
+
+def _is_one_of(models: Collection[str]) -> str:
+    """SQL condition; the range is there because readers skip files and row groups by ranges only."""
+    if not models:
+        return "false"
+    quoted = ["'" + model.replace("'", "''") + "'" for model in sorted(models)]
+    return f"model BETWEEN {quoted[0]} AND {quoted[-1]} AND model IN ({', '.join(quoted)})"
