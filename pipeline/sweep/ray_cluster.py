@@ -4,6 +4,8 @@ Ray is imported in this file, `ray_backend.py`, `ray_errors.py` and `ray_jobs.py
 """
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -16,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from pipeline.catalog.scratch import current_owner, is_driver_dead, list_owners, release_owned_by
 from pipeline.errors import BackendLostError, UsageError
 from pipeline.spec import Resources
+from pipeline.sweep import ray_reaper
 from pipeline.sweep.nodes import RayNode, accepts_connections, find_missing_paths, require_listener
 from pipeline.sweep.ray_errors import NODE_LOST_ERRORS
 from pipeline.sweep.ray_local import prepare_ray_tmpdir
@@ -35,6 +38,7 @@ class RayCluster:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self.is_local = resources.address == "local"
+        self._reaper: subprocess.Popen[bytes] | None = None
 
     def connect(self) -> None:
         """Start a local Ray or attach to the cluster at `resources.address`.
@@ -49,12 +53,19 @@ class RayCluster:
         try:
             with defer_sigterm():
                 ray.init(address, **self._options())
+                self._start_reaper()
         except SystemExit:
             self.close()
             raise
         except (ConnectionError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
+
+    def _start_reaper(self) -> None:
+        """Start the process that ends what is left of a local Ray after this one, however it ends."""
+        if self.is_local:
+            words = [sys.executable, "-S", ray_reaper.__file__, str(os.getpid())]
+            self._reaper = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
     def nodes(self) -> list[RayNode]:
         """Nodes of the cluster, dead ones included; raises BackendLostError if the head is gone."""
@@ -102,6 +113,8 @@ class RayCluster:
                 self.ask_nodes(release_owned_by, [current_owner()])
         with preserve_sigterm_handler():  # Ray's shutdown resets the handler below Python's knowledge
             ray.shutdown()
+        if self._reaper:
+            self._reaper.communicate()  # closes its input and waits for its end
 
     def free_dead_drivers(self) -> None:
         """Free the scratch of this machine's dead drivers on all nodes; no other machine can see that they died."""

@@ -1,0 +1,76 @@
+"""Ends the processes of a local Ray that outlive their driver: Ray's own agents go on for a minute after a kill.
+
+Runs as `python ray_reaper.py DRIVER`, a process of its own, which learns of the driver's end from the end of its input.
+Imports nothing of this package, so that it starts at once. Linux only; elsewhere it finds no process.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+POLL_S = 1.0
+GRACE_S = 2.0
+"""Time for Ray's processes to end by themselves."""
+
+
+class RayProcess(NamedTuple):
+    """A process, told from a later one with the same id by the time of its start."""
+
+    pid: int
+    started: str
+
+
+def main(driver: int) -> None:
+    """Remember the driver's Ray processes until it ends; then end those that are left."""
+    known: set[RayProcess] = set()
+    while not select.select([sys.stdin], [], [], POLL_S)[0]:
+        known |= set(_ray_processes(driver))
+    deadline = time.monotonic() + GRACE_S
+    while (left := {process for process in known if _is_alive(process)}) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for process in left:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+
+
+def _ray_processes(driver: int) -> Iterator[RayProcess]:
+    """Descendants of the driver that belong to Ray."""
+    children: dict[int, list[int]] = {}
+    for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
+        if stat := _stat(pid):
+            children.setdefault(int(stat[1]), []).append(pid)
+    pending = [driver]
+    while pending:
+        for pid in children.get(pending.pop(), []):
+            pending.append(pid)
+            if (stat := _stat(pid)) and _is_of_ray(pid):
+                yield RayProcess(pid, stat[19])
+
+
+def _is_of_ray(pid: int) -> bool:
+    with suppress(OSError):
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return command.startswith(b"ray::") or b"/ray/" in command
+    return False
+
+
+def _is_alive(process: RayProcess) -> bool:
+    stat = _stat(process.pid)
+    return stat is not None and stat[19] == process.started and stat[0] != "Z"
+
+
+def _stat(pid: int) -> list[str] | None:
+    """State, parent id and further fields of a process; None if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return None
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
