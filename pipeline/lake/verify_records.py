@@ -18,7 +18,7 @@ from pipeline.recipe import RECIPE_ADAPTER
 from pipeline.strict_model import digest_json
 
 RUN_ID_PATTERN = r"[0-9A-Za-z][0-9A-Za-z._:-]{0,99}"
-CONTENT_ERRORS = (ValueError, RecursionError, OverflowError)
+CONTENT_ERRORS = (ValueError, RecursionError, OverflowError, csv.Error)
 """Errors of parsing damaged content; pydantic's ValidationError and JSONDecodeError are ValueErrors."""
 
 
