@@ -94,13 +94,14 @@ def parse_labels(key: str, data: bytes) -> list[Label]:
 
 
 def is_label_file_unchanged(key: str, data: bytes) -> bool:
-    """Return True if a parseable file of either form has the digest in its name."""
-    digest = key.removesuffix(".json").rpartition("-")[2]
+    """Return True if a parseable file of either form has the digest and the time in its name."""
+    name = key.removesuffix(".json").rpartition("/")[2]
     if not key.startswith(f"{V1_LABELS_PREFIX}/"):
-        return manifest.bytes_digest(data) == digest
+        return name.endswith(f"-{manifest.bytes_digest(data)}")
     # The fields of the file itself: those of another version may differ from this one's.
-    fields = {name: value for name, value in json.loads(data).items() if name != "seen_at"}
-    return digest_json(fields, bits=64) == digest
+    fields = {field: value for field, value in json.loads(data).items() if field != "seen_at"}
+    stamp = f"{Label.model_validate_json(data).seen_at:{TIMESTAMP_FORMAT}}"
+    return name.startswith(f"{stamp}-") and name.endswith(f"-{digest_json(fields, bits=64)}")
 
 
 def encode_labels(labels: list[Label]) -> bytes:

@@ -11,6 +11,7 @@ from tests.support.damaged_lakes import ALWAYS_FOUND, KINDS, MUTATIONS, WITH_DIG
 
 KINDS_OF_UPKEEP = {"cell", "label", "v1 label", "pointer", "manifest"} | {kind for kind in KINDS if "snapshot" in kind}
 """Kinds that `compact` and `gc` read."""
+MANY = int(os.environ.get("FUZZ_CASES", "2000"))
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,8 @@ def ground(tmp_path_factory):
     return Ground(tmp_path_factory.mktemp("ground"))
 
 
-@pytest.mark.parametrize("cases", [9, pytest.param(int(os.environ.get("FUZZ_CASES", "2000")), marks=pytest.mark.slow)])
+@pytest.mark.timeout(7200)
+@pytest.mark.parametrize("cases", [9, pytest.param(MANY, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_file_is_reported_and_changes_no_other_number(ground, kind, cases):
     others = [data for other, data in ground.contents.items() if other != kind]

@@ -73,7 +73,8 @@ def test_a_file_in_place_of_a_folder_of_the_lake(ground, name):
 
 def _encode(table: pa.Table, is_sealed: bool) -> bytes:
     sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd", **SMALL_FILE_OPTIONS | {"use_dictionary": True}) as w:
+    options = SMALL_FILE_OPTIONS | {"use_dictionary": True, "compression": "zstd"}
+    with pq.ParquetWriter(sink, table.schema, **options) as w:
         if is_sealed:
             w.add_key_value_metadata({checksum.KEY: checksum.BLANK})
         w.write_table(table, row_group_size=table.num_rows)

@@ -39,6 +39,7 @@ def test_an_emptied_file_of_any_kind_is_named(lake, kind):
     [
         ("audit", lambda data: data.replace(b"lab/old", b"lab/odd")),
         ("v1 label", lambda data: data.replace(b'"step":1', b'"step":2')),
+        ("v1 label", lambda data: data.replace(b'"seen_at":"2', b'"seen_at":"1')),
         ("label", lambda data: data.replace(b'"step":6', b'"step":8')),
         ("recipe", lambda data: data.replace(b'"version":1', b'"version":2')),
         ("recipe", lambda data: data.replace(b'"contexts":', b'"context":')),

@@ -114,7 +114,7 @@ Mutation = Callable[[bytes, list[bytes], random.Random], bytes]
 
 def _flip(data: bytes, _: list[bytes], rng: random.Random) -> bytes:
     changed = bytearray(data)
-    for _ in range(rng.choice([1, 1, 1, 4])):
+    for _i in range(rng.choice([1, 1, 1, 4])):
         changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
     return bytes(changed)
 
@@ -262,5 +262,5 @@ def write_table(lake: Lake, cell_id: str, table: Any, **options: Any) -> str:
     import pyarrow.parquet as pq
 
     key = lake.cell_files()[cell_id]
-    pq.write_table(table.replace_schema_metadata(None), lake.store.path(key), **options)
+    pq.write_table(table.replace_schema_metadata(None), Path(lake.uri, key), **options)
     return key
