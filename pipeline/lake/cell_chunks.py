@@ -10,11 +10,13 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.columns import column_names
-from pipeline.lake.scan import PARQUET_READ_ERRORS, find_damage, scan_unchecked
+from pipeline.lake.scan import MAX_CELL_ROWS, PARQUET_READ_ERRORS, find_damage, scan_unchecked
 from pipeline.lake.store import Store
 from pipeline.progress import Progress
 
 CHUNK_CELLS = 500
+TYPICAL_ROWS = 200
+"""Rows of most cells, at most: only a chunk with more is counted file by file."""
 MAX_IN_MEMORY = 2000
 """Cells whose rows are kept in memory; more are written to temporary files."""
 CELL_COLUMNS = (
@@ -50,6 +52,9 @@ def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChu
 def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:
     """Read the cells of these files (cell id -> key); damaged ones are left out and listed."""
     intact, damaged = _read_intact(store, files)
+    if excess := _find_excess(intact):
+        damaged |= {files[cell_id]: reason for cell_id, reason in excess.items()}
+        intact = {cell_id: data for cell_id, data in intact.items() if cell_id not in excess}
     try:
         chunk = _decode(intact, files)
     except PARQUET_READ_ERRORS:
@@ -106,6 +111,23 @@ def _read_intact(store: Store, files: Mapping[str, str]) -> tuple[dict[str, byte
         else:
             intact[cell_id] = data
     return intact, damaged
+
+
+def _find_excess(intact: Mapping[str, bytes]) -> dict[str, str]:
+    """Reason for each file with too many rows to decode; counting reads the footers only."""
+    n_rows = _count_rows(list(intact.values()))
+    if n_rows is not None and n_rows <= MAX_CELL_ROWS + TYPICAL_ROWS * len(intact):
+        return {}
+    counts = {cell_id: _count_rows([data]) or 0 for cell_id, data in intact.items()}
+    return {cell_id: f"{n:,} rows, which is no cell" for cell_id, n in counts.items() if n > MAX_CELL_ROWS}
+
+
+def _count_rows(sources: list[bytes]) -> int | None:
+    """Number of rows of these files; None if a footer cannot be read."""
+    try:
+        return scan_unchecked(sources).select(pl.len()).collect().item()
+    except PARQUET_READ_ERRORS:
+        return None
 
 
 def _decode(intact: Mapping[str, bytes], files: Mapping[str, str]) -> CellChunk | None:

@@ -4,6 +4,7 @@ A file `labels/v2/TIME-DIGEST.json` lists the records of one call. Lakes of earl
 under `labels/v1/model_key=MODEL/`; both forms are read and count the same.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT, V1_LABELS_PREF
 from pipeline.lake.records import Label, utc_now
 from pipeline.lake.store import Store
 from pipeline.spec import Checkpoint
-from pipeline.strict_model import canonical_json
+from pipeline.strict_model import canonical_json, digest_json
 
 LabelsByFile = dict[str, list[Label]]
 """Records of each file, by its key."""
@@ -76,10 +77,13 @@ class LabelRecords:
     def _parse(self, key: str, source: Path | bytes) -> list[Label]:
         data = source if isinstance(source, bytes) else self._store.get(key)
         try:
-            return parse_labels(key, data)
+            labels = parse_labels(key, data)
+            found = None if is_label_file_unchanged(key, data) else "changed since it was written"
         except ValidationError as error:
-            found, do = f"not a label record ({error.errors()[0]['msg']})", "Move the file out of the lake"
-            raise LakeError(f"read {key} of the lake {self._store.uri}", found, do) from error
+            labels, found = [], f"not a label record ({error.errors()[0]['msg']})"
+        if found:
+            raise LakeError(f"read {key} of the lake {self._store.uri}", found, "Move the file out of the lake")
+        return labels
 
 
 def parse_labels(key: str, data: bytes) -> list[Label]:
@@ -87,6 +91,17 @@ def parse_labels(key: str, data: bytes) -> list[Label]:
     if key.startswith(f"{V1_LABELS_PREFIX}/"):
         return [Label.model_validate_json(data)]
     return LABEL_LIST_ADAPTER.validate_json(data)
+
+
+def is_label_file_unchanged(key: str, data: bytes) -> bool:
+    """Return True if a parseable file of either form has the digest and the time in its name."""
+    name = key.removesuffix(".json").rpartition("/")[2]
+    if not key.startswith(f"{V1_LABELS_PREFIX}/"):
+        return name.endswith(f"-{manifest.bytes_digest(data)}")
+    # The fields of the file itself: those of another version may differ from this one's.
+    fields = {field: value for field, value in json.loads(data).items() if field != "seen_at"}
+    stamp = f"{Label.model_validate_json(data).seen_at:{TIMESTAMP_FORMAT}}"
+    return name.startswith(f"{stamp}-") and name.endswith(f"-{digest_json(fields, bits=64)}")
 
 
 def encode_labels(labels: list[Label]) -> bytes:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -64,14 +65,14 @@ class LocalStore(Store):
             _sync(target.parent)
 
     def get(self, key: str) -> bytes:
-        with self._reading(key):
-            return self.path(key).read_bytes()
+        with self._reading(key), _open_regular(self.path(key)) as file:
+            return file.read()
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | str]:
         return [self.get_or_reason(key) for key in keys]
 
     def paths_or_bytes(self, keys: Iterable[str]) -> Sequence[Path]:
-        return [self.path(key) for key in keys]
+        return [self._readable_path(key) for key in keys]
 
     def list(self, prefix: str, after: str = "") -> Keys:
         self.path(prefix)  # refuses a prefix that leads out of the lake
@@ -103,9 +104,17 @@ class LocalStore(Store):
         keys, cutoff = [], time.time() - age_s
         for path in sorted((self.root / STAGING).glob("*")):
             with suppress(FileNotFoundError):  # its writer finished, or another run removed the file
-                if path.stat().st_mtime < cutoff:
+                status = path.lstat()
+                if status.st_mtime < cutoff and not stat.S_ISDIR(status.st_mode):
                     keys.append(f"{STAGING}/{path.name}")
         return keys
+
+    def _readable_path(self, key: str) -> Path:
+        """Return the path of `key`; raise LakeError if it is no regular file. A missing file is the caller's error."""
+        path = self.path(key)
+        with self._reading(key), suppress(FileNotFoundError):
+            _require_regular(path.lstat())
+        return path
 
     def _walk(self, prefix: str) -> Iterator[str]:
         """Yield the regular files; links, pipes and devices are reported and left out, because reading them could hang
@@ -178,6 +187,22 @@ class LocalStore(Store):
         except OSError as error:
             do = "Check the path and its permissions"
             raise LakeError(f"read {key} of the lake {self.uri}", error.strerror or str(error), do) from error
+
+
+def _open_regular(path: Path) -> BinaryIO:
+    """Open a file; raise OSError for a link, pipe or device, reading which could hang or leave the lake."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        _require_regular(os.fstat(handle))
+        return os.fdopen(handle, "rb")
+    except OSError:
+        os.close(handle)
+        raise
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
 
 
 def _kind(entry: "os.DirEntry[str]", follow: bool) -> EntryKind:

@@ -5,6 +5,7 @@ with the index of its cells, its labels and a copy of its manifest.
 """
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Annotated
@@ -13,6 +14,7 @@ from pydantic import Field, ValidationError
 
 from pipeline.errors import LakeError
 from pipeline.lake.layout import TIMESTAMP_FORMAT, TIMESTAMP_PATTERN
+from pipeline.lake.left_out import leave_out
 from pipeline.lake.store import Store
 from pipeline.strict_model import StrictModel
 
@@ -126,7 +128,7 @@ def superseded_snapshot_keys(store: Store, before: datetime) -> list[str]:
     """Return the keys of snapshot files that no snapshot since `before` uses; also those of writers killed by then."""
     latest = latest_snapshot(store)
     names = {key: SNAPSHOT_FILE_PATTERN.fullmatch(key) for key in store.list(SNAPSHOTS_PREFIX)}
-    stamps = {key: name["stamp"] for key, name in names.items() if name}
+    stamps = {key: name["stamp"] for key, name in names.items() if name and _is_time(name["stamp"])}
     used = set(latest.files) | {latest.file_key(MANIFEST_FILE)} if latest else set[str]()
     last_use = _last_uses(store, stamps)
     return [key for key in stamps if key not in used and _superseded_at(last_use[key], stamps) < before]
@@ -136,9 +138,19 @@ def _last_uses(store: Store, stamps: dict[str, str]) -> dict[str, str]:
     """Return the time of the newest snapshot that uses each file; its own time if no manifest names it."""
     last_use = dict(stamps)
     for key in sorted(key for key in stamps if key.endswith(f"/{MANIFEST_FILE}")):
-        for used in parse_snapshot(store.get(key)).files:
+        for used in _files_used_by(store, key, stamps):
             last_use[used] = max(last_use.get(used, ""), stamps[key])
     return last_use
+
+
+def _files_used_by(store: Store, key: str, stamps: dict[str, str]) -> Iterable[str]:
+    """Return the files that a manifest names; every file that it may name if it is damaged, which is reported."""
+    data = store.get_or_reason(key)
+    try:
+        return parse_snapshot(data if isinstance(data, bytes) else b"").files
+    except ValidationError:
+        leave_out(store.uri, {key: data if isinstance(data, str) else "not the manifest of a snapshot"})
+        return [other for other, stamp in stamps.items() if stamp <= stamps[key]]
 
 
 def bytes_digest(data: bytes) -> str:
@@ -150,3 +162,11 @@ def _superseded_at(stamp: str, stamps: dict[str, str]) -> datetime:
     """Return the time at which the next snapshot was written; the snapshot's own time if there is none."""
     successor = min((other for other in stamps.values() if other > stamp), default=stamp)
     return datetime.strptime(successor, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
+
+
+def _is_time(stamp: str) -> bool:
+    """Return True if the digits of a name are a time."""
+    try:
+        return bool(datetime.strptime(stamp, TIMESTAMP_FORMAT))
+    except ValueError:
+        return False

@@ -5,12 +5,26 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipeline.spec import Checkpoint, ModelKind
 from pipeline.strict_model import StrictModel, digest_json
 
 HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+"""Integer of a column of type int64."""
+
+
+def _require_utc(when: datetime) -> datetime:
+    """A time without zone is UTC. Raise ValueError for a time that is outside the calendar in UTC."""
+    try:
+        when.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time outside the years 1 to 9999") from error
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+Time = Annotated[datetime, AfterValidator(_require_utc)]
 FIELDS_NOT_IN_LABEL = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
 """Fields of a Checkpoint that a label omits: the location of its files, and an estimate."""
 
@@ -31,12 +45,12 @@ class Label(StrictModel):
     content: str
     family: str | None
     commit_sha: str | None
-    step: int | None
-    tokens_seen: int | None
+    step: Int64 | None
+    tokens_seen: Int64 | None
     tokens_source: str | None
     stage: str | None
     run: str | None
-    seen_at: datetime
+    seen_at: Time
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, seen_at: datetime) -> "Label":
@@ -62,8 +76,8 @@ class Audited(StrictModel):
 
     revision: str
     commit_sha: str | None
-    step: int | None
-    tokens_seen: int | None
+    step: Int64 | None
+    tokens_seen: Int64 | None
     stage: str | None
     run: str | None
     weights_digest: str | None
@@ -82,7 +96,7 @@ class Audit(StrictModel):
     formerly: str | None = None
     """Earlier name of a renamed repo, under which the lake may have labels."""
     revisions: tuple[Audited, ...]
-    seen_at: datetime = Field(default_factory=utc_now)
+    seen_at: Time = Field(default_factory=utc_now)
 
     @property
     def digest_without_time(self) -> str:
@@ -150,7 +164,7 @@ class Failure(StrictModel):
     """Host of the attempt; empty if the worker died and its host is unknown."""
     seconds: float | None = None
     """Duration until the failure; since submission to Ray if the worker died."""
-    when: datetime = Field(default_factory=utc_now)
+    when: Time = Field(default_factory=utc_now)
 
     @property
     def measurement_key(self) -> tuple[str | None, ...]:
@@ -164,7 +178,7 @@ class Heartbeat(BaseModel):
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
 
     run_id: str
-    when: datetime
+    when: Time
     sweep: str = "?"
     wanted: int = 0
     to_run: int = 0
@@ -175,11 +189,6 @@ class Heartbeat(BaseModel):
     gpu_wait_s: float = 0.0
     ended: bool = False
 
-    @field_validator("when")
-    @classmethod
-    def _utc(cls, when: datetime) -> datetime:
-        return when if when.tzinfo else when.replace(tzinfo=UTC)
-
 
 class Tombstone(StrictModel):
     """Quarantine record: hides a committed cell from readers, or stops attempts at a failed one."""
@@ -188,7 +197,7 @@ class Tombstone(StrictModel):
     reason: str
     by: str
     """Author of the record: `run RUN_ID` or `a person`."""
-    when: datetime = Field(default_factory=utc_now)
+    when: Time = Field(default_factory=utc_now)
     failure: Failure | None = None
     """Last failure, if that is the reason."""
 

@@ -26,32 +26,26 @@ class OpenedCell(NamedTuple):
     cell_id: str
     model_key: str
     data: bytes
-    footer: pq.FileMetaData
+    schema: pq.ParquetSchema
+    """Shared by all files of one schema."""
+    n_rows: int
 
 
 def find_suspects(cells: Iterable[OpenedCell]) -> set[str]:
     """Return the keys of the files whose rows may have a problem."""
-    suspects: set[str] = set()
-    for group in _group_by_schema(cells):
-        names = {group[0].footer.schema.column(i).path.split(".")[0] for i in range(group[0].footer.num_columns)}
-        if names >= NEEDED_COLUMNS:
-            filled = [cell for cell in group if cell.footer.num_rows]
-            suspects |= {cell.key for cell in group if not cell.footer.num_rows} | _suspects(filled, names)
-        else:
-            suspects |= {cell.key for cell in group}
-    return suspects
-
-
-def _group_by_schema(cells: Iterable[OpenedCell]) -> list[list[OpenedCell]]:
-    groups: list[list[OpenedCell]] = []
+    groups: dict[int, list[OpenedCell]] = {}
     for cell in cells:
-        for group in groups:
-            if group[0].footer.schema.equals(cell.footer.schema):
-                group.append(cell)
-                break
-        else:
-            groups.append([cell])
-    return groups
+        groups.setdefault(id(cell.schema), []).append(cell)
+    return set[str]().union(*map(_suspects_of_schema, groups.values()))
+
+
+def _suspects_of_schema(cells: list[OpenedCell]) -> set[str]:
+    schema = cells[0].schema
+    names = {schema.column(i).path.split(".")[0] for i in range(len(schema))}
+    if not names >= NEEDED_COLUMNS:
+        return {cell.key for cell in cells}
+    empty = {cell.key for cell in cells if not cell.n_rows}
+    return empty | _suspects([cell for cell in cells if cell.n_rows], names)
 
 
 def _suspects(cells: Sequence[OpenedCell], names: set[str]) -> set[str]:
@@ -62,7 +56,7 @@ def _suspects(cells: Sequence[OpenedCell], names: set[str]) -> set[str]:
         rows = scan_unchecked([cell.data for cell in cells]).select(c for c in column_names() if c in names).collect()
     except PARQUET_READ_ERRORS:
         rows = pl.DataFrame()
-    if rows.height == sum(cell.footer.num_rows for cell in cells):
+    if rows.height == sum(cell.n_rows for cell in cells):
         return _suspicious_keys(_with_expectations(rows, cells), names)
     middle = len(cells) // 2
     return _suspects(cells[:middle], names) | _suspects(cells[middle:], names) if middle else {cells[0].key}
@@ -75,7 +69,7 @@ def _with_expectations(rows: pl.DataFrame, cells: Sequence[OpenedCell]) -> pl.Da
             "_key": [cell.key for cell in cells],
             "_cell_id": [cell.cell_id for cell in cells],
             "_model_key": [cell.model_key for cell in cells],
-            "_n": [cell.footer.num_rows for cell in cells],
+            "_n": [cell.n_rows for cell in cells],
         }
     )
     return rows.hstack(files.select(pl.exclude("_n").repeat_by("_n").explode()))

@@ -42,7 +42,8 @@ class CellChecker:
 
     def check(self, keys: Sequence[str]) -> list[Problem]:
         """Return the problems of these files, in this order."""
-        opened = [_open_cell(k, data) for k, data in zip(keys, self._store.read_many(keys), strict=True)]
+        schemas: list[pq.ParquetSchema] = []
+        opened = [_open_cell(k, data, schemas) for k, data in zip(keys, self._store.read_many(keys), strict=True)]
         suspects = find_suspects(cell for cell in opened if isinstance(cell, OpenedCell))
         problems = []
         for key, cell in zip(keys, opened, strict=True):
@@ -78,8 +79,13 @@ class CellChecker:
         return not isinstance(other, str) and have_equal_numbers(other, table)
 
 
-def _open_cell(key: str, data: bytes | str) -> OpenedCell | str:
-    """Return the file with its footer, or a description of its damage."""
+def _open_cell(key: str, data: bytes | str, schemas: list[pq.ParquetSchema]) -> OpenedCell | str:
+    """Return the file, or a description of its damage.
+
+    Args:
+        schemas: known schemas, to which a new one is added. A footer takes five times the memory of its file, so
+            files of one schema share it.
+    """
     if isinstance(data, str):
         return data
     if found := find_damage(data):
@@ -89,9 +95,14 @@ def _open_cell(key: str, data: bytes | str) -> OpenedCell | str:
         found = find_excess(footer)
     except READ_ERRORS as error:
         return _unreadable(error)
+    if found:
+        return found
+    schema = next((known for known in schemas if known.equals(footer.schema)), None)
+    if schema is None:
+        schemas.append(schema := footer.schema)
     name = CELL_KEY_PATTERN.fullmatch(key)
     assert name
-    return found or OpenedCell(key, name["cell"], name["model_key"], data, footer)
+    return OpenedCell(key, name["cell"], name["model_key"], data, schema, footer.num_rows)
 
 
 def _read_table(data: bytes) -> pa.Table | str:

@@ -18,7 +18,7 @@ from pipeline.recipe import RECIPE_ADAPTER
 from pipeline.strict_model import digest_json
 
 RUN_ID_PATTERN = r"[0-9A-Za-z][0-9A-Za-z._:-]{0,99}"
-CONTENT_ERRORS = (ValueError, RecursionError, OverflowError)
+CONTENT_ERRORS = (ValueError, RecursionError, OverflowError, csv.Error)
 """Errors of parsing damaged content; pydantic's ValidationError and JSONDecodeError are ValueErrors."""
 
 
@@ -75,7 +75,8 @@ def _check_labels(name: re.Match[str], data: bytes) -> str | None:
 
 def _check_v1_label(name: re.Match[str], data: bytes) -> str | None:
     (label,) = labels.parse_labels(name.string, data)
-    return _expect(label.name_digest, name["label"]) or _expect(_digest_without_time(data), name["digest"])
+    found = _expect(label.name_digest, name["label"]) or _expect(_digest_without_time(data), name["digest"])
+    return found or _expect(f"{label.seen_at:{TIMESTAMP_FORMAT}}", name["stamp"])
 
 
 def _check_audit(name: re.Match[str], data: bytes) -> str | None:

@@ -38,6 +38,8 @@ class RayCluster:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self.is_local = resources.address == "local"
+        self._is_lost = False
+        """The head does not answer: nothing can be asked any more."""
         self._reaper: subprocess.Popen[bytes] | None = None
 
     def connect(self) -> None:
@@ -90,6 +92,7 @@ class RayCluster:
         deadline = time.monotonic() + (0.0 if self.is_local else HEAD_TIMEOUT_S)
         while not accepts_connections(host, int(port)):
             if time.monotonic() >= deadline:
+                self._is_lost = True
                 do = "Run it again" if self.is_local else "Restart the head, and run it again"
                 raise BackendLostError(f"Ray at {host}:{port}", "its head (GCS) does not answer", do)
             time.sleep(1.0)
@@ -108,8 +111,8 @@ class RayCluster:
 
     def close(self) -> None:
         """Free this driver's scratch on every node and shut Ray down."""
-        if not self.is_local:
-            with suppress(RayError):  # a node that does not answer frees the scratch itself after a day
+        if not (self.is_local or self._is_lost):
+            with suppress(RayError, BackendLostError):  # a node that does not answer frees it itself after a day
                 self.ask_nodes(release_owned_by, [current_owner()])
         with preserve_sigterm_handler():  # Ray's shutdown resets the handler below Python's knowledge
             ray.shutdown()
