@@ -8,14 +8,35 @@ import pytest
 import torch
 
 from jobs.bench import __main__ as bench
-from jobs.bench import checkpoint, kernels, knn, lake, layer, peers, sampling, spectrum, sweep, table
+from jobs.bench import (
+    cell_files,
+    checkpoint,
+    kernels,
+    knn,
+    lake,
+    lake_child,
+    lake_costs,
+    layer,
+    peers,
+    sampling,
+    spectrum,
+    sweep,
+    table,
+)
 from jobs.bench.checkpoint import BARE, FLOOR, PLAIN
 from jobs.bench.comparison import Comparison, Subject, at_least, at_most
 from jobs.bench.scale import QUICK, Knn, Model
 from jobs.bench.timing import Took, interleaved
+from pipeline.lake import Lake, open_lake
 
 TINY = QUICK._replace(
-    knn=(Knn(300, 16, rounds=3),), layer=Knn(300, 16), sampled_contexts=8, cells=1000, rows=4000, full=True
+    knn=(Knn(300, 16, rounds=3),),
+    layer=Knn(300, 16),
+    sampled_contexts=8,
+    lakes=(60,),
+    snapshot_cells=100,
+    new_cells=20,
+    full=True,
 )
 RESULTS = Path(bench.__file__).parent / "results"
 PUBLISHED = """
@@ -141,12 +162,43 @@ def test_costs_are_ours_over_theirs_and_gains_the_reverse(wanted, ratio, verdict
     assert (row.ratio, row.verdict) == (ratio, verdict)
 
 
-def test_lakes_are_planned_and_queried_at_their_sizes():
+def test_lakes_are_planned_and_queried_at_their_sizes(monkeypatch):
     """The rows themselves assert the remaining cells of each plan and that the query finds every step of a model."""
-    queried, opened, *planned = lake.rows(TINY, "cpu")
-    assert (queried.subject.n, opened.subject.n) == (4000, 1000)
-    assert [row.subject.n for row in planned] == [1000, 1000], "a finished sweep, and new checkpoints"
+    monkeypatch.setattr(lake, "ROUNDS", 1)
+    found = list(lake.rows(TINY, "cpu"))
+    costs = [row for row in found if row.unit in ("CPU s", "MB")]
+    assert [row.subject.work for row in costs[::2]] == list(lake_child.STEPS)
+    assert {row.subject.n for row in costs} == {60}
+    assert min(row.ours[0] for row in costs) > 0
+    queried, opened, *planned = (row for row in found if row.unit == "s")
+    assert {row.subject.n for row in (queried, opened, *planned)} == {76}, (
+        "50 and 20 in tens, 16 of the sweep, minus the rounding"
+    )
+    assert len(planned) == 2, "a finished sweep, and another recipe"
     assert {row.wanted for row in (queried, opened, *planned)} == {at_most(1.0)}
+    requests = [row for row in found if row.unit == "requests"]
+    assert [row.verdict for row in requests] == ["pass"] * 4
+    assert all(row.ours[0] > 1 for row in requests)
+
+
+def test_an_exponent_is_the_slope_of_the_logarithms():
+    costs = {size: {"opening": lake_costs.Cost(cpu=size**1.5, peak_mb=100.0)} for size in (10, 100, 1000)}
+    *measured, growth = lake_costs.cost_rows(costs, promised=True)
+    assert [row.subject.n for row in measured] == [10, 10, 100, 100, 1000, 1000]
+    assert (growth.ratio, growth.verdict) == (pytest.approx(1.5), "falls short")
+    assert lake_costs.fit_exponent([10, 100, 1000], [3.0, 30.0, 300.0]) == pytest.approx(1)
+    assert lake_costs.fit_exponent([10, 100, 1000], [2.0, 200.0, 20_000.0]) == pytest.approx(2)
+
+
+def test_files_made_from_a_template_are_those_of_their_cells(tmp_path):
+    """They pass verification, and their rows hold the identity that the file names state."""
+    made = Lake(tmp_path / "lake")
+    points = [cell_files.checkpoint(index, 2) for index in range(4)]
+    ids = cell_files.write_cells(made, points, [("text:prose", "quick@1")])
+    reader = open_lake(made.uri)
+    wanted = [(point.model, point.step, cell_id) for point, cell_id in zip(points, ids, strict=True)]
+    assert sorted(reader.query_frame("SELECT DISTINCT model, step, cell_id FROM layers").rows()) == sorted(wanted)
+    assert reader.query_frame("SELECT count(*) FROM layers").item() == len(points) * cell_files.LAYERS
 
 
 def test_spectra_are_compared_in_the_same_quantities():

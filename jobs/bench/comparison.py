@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from jobs.bench.timing import Took
 
-Unit = Literal["CPU s", "s", "MB", "relative error", "anisotropy"]
+Unit = Literal["CPU s", "s", "MB", "relative error", "anisotropy", "exponent", "requests"]
 """CPU seconds of all threads, wall seconds, or a quantity other than time."""
 
 

@@ -1,135 +1,107 @@
-"""Large compacted lake: planning a sweep over it, opening it, and a query by model and layer."""
+"""Large lakes: the cost of commands as a lake grows, its queries and plans, and its requests to an object store."""
 
+import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from unittest.mock import patch
 
-import numpy as np
-import polars as pl
-
+from jobs.bench.cell_files import checkpoint, write_cell, write_cells
 from jobs.bench.comparison import Comparison, Subject, within
+from jobs.bench.lake_child import FIRST, MODEL, STEPS, stub_sweep
+from jobs.bench.lake_costs import Cost, cost_rows, run_step
+from jobs.bench.lake_requests import request_rows
 from jobs.bench.scale import Scale
 from jobs.bench.stub import stub_history
 from jobs.bench.timing import interleaved, timed
-from pipeline.lake import Lake, open_lake, snapshot
-from pipeline.lake.cell_index import CellIndex, aggregate_cells
-from pipeline.lake.layout import CELLS_PREFIX
-from pipeline.lake.scan import polars_schema
-from pipeline.spec import Checkpoint, Corpus, Local, Sweep, algorithm_number, built_in_recipe
-from pipeline.strict_model import digest_json
+from pipeline.lake import Lake, open_lake
+from pipeline.lake.manifest import LATEST_KEY, SNAPSHOTS_PREFIX
 from pipeline.sweep.plan import make_plan
 
 ROUNDS = 5
-MODELS, CORPORA, RECIPES = 50, 5, 2
-"""Number of each; every checkpoint has one cell per corpus and recipe."""
+MODELS = 50
+TEXTS = tuple((f"text:{corpus}", f"recipe@{recipe}") for corpus in range(5) for recipe in range(2))
+"""Corpora and recipes; every checkpoint has one cell for each."""
 WANTED = 16
 PLAN_LIMIT_S, OPENING_LIMIT_S, QUERY_LIMIT_S = 1.0, 1.0, 0.2
-QUERY = "SELECT step, anisotropy, id_twonn FROM layers WHERE model = 'lab/model-7' AND layer = 1 ORDER BY ALL"
+QUERY = f"SELECT step, anisotropy, id_twonn FROM layers WHERE model = '{MODEL}' AND layer = 1 ORDER BY ALL"
+
+
+class GrowingLake:
+    """Lake in a folder whose cells are added in steps, and stub checkpoints whose cells it has."""
+
+    def __init__(self, root: Path) -> None:
+        self.lake = Lake(root / "lake")
+        self.stubs = stub_history(root / "stubs", WANTED)
+        self.checkpoints = 0
+        """Checkpoints so far, without the stubs."""
+        plan = make_plan(stub_sweep(self.stubs, "quick@1"), self.lake)
+        assert len(plan.todo) == WANTED
+        for cell in plan.cells:
+            write_cell(self.lake, cell.checkpoint, cell.id, "random-uniform", "quick@1")
+        self.lake.record_labels(plan.checkpoints)
+
+    @property
+    def cells(self) -> int:
+        return self.checkpoints * len(TEXTS) + WANTED
+
+    def grow(self, cells: int) -> None:
+        """Add checkpoints until the lake has about `cells` cells."""
+        until = max((cells - WANTED) // len(TEXTS), self.checkpoints + 1)
+        added = [checkpoint(index, MODELS) for index in range(self.checkpoints, until)]
+        write_cells(self.lake, added, TEXTS)
+        self.lake.record_labels(added)
+        self.checkpoints = until
+
+    def drop_snapshots(self) -> None:
+        """Delete the snapshots, so that the next one is the first."""
+        Path(self.lake.uri, LATEST_KEY).unlink(missing_ok=True)
+        shutil.rmtree(Path(self.lake.uri, SNAPSHOTS_PREFIX), ignore_errors=True)
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        lake = Lake(root / "lake")
-        _fill(lake, scale)
-        yield from _time_queries(lake, scale)
-        yield from _time_plans(stub_history(root / "stubs", WANTED), lake, scale)
+        growing = GrowingLake(Path(folder))
+        costs = {size: _measure_steps(growing, size, scale.new_cells) for size in scale.lakes}
+        yield from cost_rows(costs, scale.full)
+        yield from _time_queries(growing, scale)
+        yield from _time_plans(growing, scale)
+    yield from request_rows(scale)
 
 
-def _fill(lake: Lake, scale: Scale) -> None:
-    """Fill a lake with `scale.cells` empty cell files, the labels of all checkpoints and a snapshot of all rows."""
-    checkpoints = [_checkpoint(index) for index in range(scale.cells // (CORPORA * RECIPES))]
-    lake.record_labels(checkpoints)
-    cells = pl.concat([_cells(checkpoints, corpus, recipe) for corpus in range(CORPORA) for recipe in range(RECIPES)])
-    _touch(lake, cells.select("model_key", "cell_id").rows())
-    layers = _layer_rows(cells.drop("model_key"), scale.rows // len(cells)).lazy()
-    key = pl.format(f"{CELLS_PREFIX}/model_key={{}}/{{}}.parquet", "model_key", "cell_id").alias("key")
-    known = aggregate_cells(layers).drop("layers").join(cells.lazy().select(key, "cell_id"), on="cell_id").collect()
-    with patch.object(snapshot, "load_cell_index", return_value=CellIndex(layers, known)):
-        snapshot.compact(lake)
+def _measure_steps(growing: GrowingLake, size: int, new_cells: int) -> dict[str, Cost]:
+    """Grow the lake to this size and run every step, with new cells after the first compaction."""
+    growing.grow(size)
+    growing.drop_snapshots()
+    costs = {}
+    for step in STEPS:
+        costs[step] = run_step(step, growing.lake.uri, growing.stubs)
+        if step == FIRST:
+            growing.grow(growing.cells + new_cells)
+    return costs
 
 
-def _checkpoint(index: int) -> Checkpoint:
-    model, step = f"lab/model-{index % MODELS}", index // MODELS
-    return Checkpoint(
-        model=model,
-        revision=f"step{step}",
-        path="",
-        tokenizer_path="",
-        kinds=("decoder",),
-        weights_digest=digest_json([model, step], bits=256),
-        config_digest=digest_json(model, bits=256),
-        tokenizer_digest=digest_json("tokenizer", bits=256),
-        step=step,
-    )
+def _time_plans(growing: GrowingLake, scale: Scale) -> Iterator[Comparison]:
+    """Time the plan of a finished sweep and of one with another recipe, opening the lake anew each time."""
+    for case, recipe, todo in (("of a finished sweep", "quick@1", 0), ("of known checkpoints", "standard@1", WANTED)):
+        sweep = stub_sweep(growing.stubs, recipe)
+        assert len(make_plan(sweep, growing.lake).todo) == todo
+        plan = timed(lambda sweep=sweep: make_plan(sweep, Lake(growing.lake.uri)))
+        took = interleaved({"plan": plan}, ROUNDS)["plan"]
+        subject = Subject("lake", f"plan {case} over a lake of cells", growing.cells)
+        yield within(subject, took, PLAN_LIMIT_S, f"{growing.checkpoints:,} labels", scale.full)
 
 
-def _cells(checkpoints: Sequence[Checkpoint], corpus: int, recipe: int) -> pl.DataFrame:
-    """Return one row per checkpoint with the identity columns of its cell for this corpus and recipe."""
-    label_columns = ("model", "model_key", "revision", "step", "weights_digest", "config_digest", "tokenizer_digest")
-    columns = {name: [getattr(checkpoint, name) for checkpoint in checkpoints] for name in label_columns}
-    columns["cell_id"] = [digest_json([checkpoint.label, corpus, recipe]) for checkpoint in checkpoints]
-    return pl.DataFrame(columns).with_columns(
-        corpus=pl.lit(f"text:{corpus}"),
-        recipe=pl.lit(f"recipe@{recipe}"),
-        recipe_fingerprint=pl.lit(str(recipe)),
-        kind=pl.lit("decoder"),
-        algorithm=pl.lit(algorithm_number()),
-        status=pl.lit("ok"),
-    )
-
-
-def _touch(lake: Lake, cells: Sequence[tuple[str, ...]]) -> None:
-    for model_key, cell_id in cells:
-        path = Path(lake.uri, CELLS_PREFIX, f"model_key={model_key}", f"{cell_id}.parquet")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-
-
-def _time_plans(root: Path, lake: Lake, scale: Scale) -> Iterator[Comparison]:
-    """Time the plan of a sweep before and after all its cells exist, opening the lake anew each time."""
-    corpora = (Corpus(kind="random-uniform"),)
-    sources = (Local(local=str(root), model="lab/model-7"),)
-    sweep = Sweep(name="bench", checkpoints=sources, corpora=corpora, recipe=built_in_recipe("quick@1"))
-    plan = make_plan(sweep, lake)
-    assert len(plan.todo) == WANTED
-    plans = timed(lambda: make_plan(sweep, Lake(lake.uri)))
-    new = interleaved({"plan": plans}, ROUNDS)["plan"]
-    lake.record_labels(plan.checkpoints)
-    _touch(lake, [(cell.checkpoint.model_key, cell.id) for cell in plan.cells])
-    done = interleaved({"plan": plans}, ROUNDS)["plan"]
-    assert not make_plan(sweep, lake).todo
-    labels = f"{scale.cells // (CORPORA * RECIPES):,} labels"
-    for case, took in {"of a finished sweep": done, "of new checkpoints of a known model": new}.items():
-        subject = Subject("lake", f"plan {case} over a lake of cells", scale.cells)
-        yield within(subject, took, PLAN_LIMIT_S, labels, scale.full)
-
-
-def _time_queries(lake: Lake, scale: Scale) -> Iterator[Comparison]:
-    reader = open_lake(lake.uri)
+def _time_queries(growing: GrowingLake, scale: Scale) -> Iterator[Comparison]:
+    reader = open_lake(growing.lake.uri)
     found = reader.query_frame(QUERY)
-    assert len(found) == scale.cells // MODELS, found
-    contenders = {"query": timed(lambda: reader.query_frame(QUERY)), "opening": timed(lambda: open_lake(lake.uri))}
+    mine = sum(checkpoint(index, MODELS).model == MODEL for index in range(growing.checkpoints))
+    assert len(found) == mine * len(TEXTS) + WANTED, found
+    contenders = {
+        "query": timed(lambda: reader.query_frame(QUERY)),
+        "opening": timed(lambda: open_lake(growing.lake.uri)),
+    }
     took = interleaved(contenders, ROUNDS)
-    query = Subject("lake", "query by model and layer, snapshot", scale.rows)
+    query = Subject("lake", "query by model and layer, snapshot", growing.cells)
     yield within(query, took["query"], QUERY_LIMIT_S, promised=scale.full)
-    opening = Subject("lake", "opening a lake for reading", scale.cells)
+    opening = Subject("lake", "opening a lake for reading", growing.cells)
     yield within(opening, took["opening"], OPENING_LIMIT_S, promised=scale.full)
-
-
-def _layer_rows(cells: pl.DataFrame, layers: int) -> pl.DataFrame:
-    """Return `layers` rows per cell; columns that neither the query nor the views read are null."""
-    rows = cells.join(pl.DataFrame({"layer": range(layers)}), how="cross")
-    numbers = np.random.default_rng(0).random((2, len(rows)))
-    rows = rows.with_columns(
-        anisotropy=pl.lit(numbers[0]),
-        id_twonn=pl.lit(numbers[1]),
-        depth=pl.col("layer") / layers,
-        state=pl.lit("block"),
-    )
-    columns = [
-        (pl.col(name) if name in rows.columns else pl.lit(None)).cast(kind).alias(name)
-        for name, kind in polars_schema().items()
-    ]
-    return rows.select(columns)

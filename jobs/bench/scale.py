@@ -47,8 +47,12 @@ class Scale(NamedTuple):
     """Contexts per group when the anisotropy of few tokens is compared with that of all tokens."""
     checkpoints: int
     tasks: int
-    cells: int
-    rows: int
+    lakes: tuple[int, ...]
+    """Cells of the lakes whose costs are compared."""
+    snapshot_cells: int
+    """Cells of the snapshot in an object store whose requests are counted."""
+    new_cells: int
+    """Cells that are newer than the snapshot."""
     full: bool = True
     """True if `spectrum`, `model` and the fields after it have the sizes for which targets are set."""
     on_top: float = 1.35
@@ -77,8 +81,9 @@ FULL = Scale(
     sampled_contexts=128,
     checkpoints=12,
     tasks=10_000,
-    cells=100_000,
-    rows=1_000_000,
+    lakes=(10_000, 30_000, 100_000),
+    snapshot_cells=1_000_000,
+    new_cells=1_000,
 )
 
 QUICK = FULL._replace(
@@ -89,8 +94,9 @@ QUICK = FULL._replace(
     model=GPT2_SMALL._replace(layers=2, contexts=64, rounds=3),
     checkpoints=4,
     tasks=1_000,
-    cells=10_000,
-    rows=100_000,
+    lakes=(200, 600),
+    snapshot_cells=2_000,
+    new_cells=50,
     full=False,
 )
 

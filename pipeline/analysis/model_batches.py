@@ -12,8 +12,8 @@ from pipeline.analysis.frames import complete_rows, load_audit_states, load_grou
 from pipeline.analysis.frames import select_needed_columns_sql as select_sql
 from pipeline.lake.reader import LakeReader
 
-MAX_BATCH_ROWS = 50_000
-"""Rows of one batch, about 35 MB; findings take about ten times as much. A larger model is a batch of its own."""
+MAX_BATCH_ROWS = 20_000
+"""Rows of one batch, about 14 MB; findings take about ten times as much. A larger model is a batch of its own."""
 COUNT_SQL = "SELECT model, corpus, corpus_sha256, recipe, count(*) AS rows FROM layers GROUP BY ALL"
 
 

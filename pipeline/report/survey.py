@@ -14,7 +14,7 @@ from pipeline.report.verdicts import Verdicts, name_verdicts, select_names
 
 NEWEST_SQL = f"""SELECT {HISTORY_KEYS_SQL}, corpus, recipe, any_value(step) AS newest_step,
   max(anisotropy) AS anisotropy, max(anisotropy_no_sink) AS anisotropy_no_sink, avg(id_twonn) AS id_twonn,
-  any_value(loss) AS loss
+  avg(loss) AS loss
 FROM (FROM layers WHERE NOT coalesce(superseded, false) AND state = 'block' QUALIFY step IS NOT DISTINCT FROM
   max(step) OVER (PARTITION BY {HISTORY_KEYS_SQL}, corpus, corpus_sha256, recipe)) GROUP BY ALL ORDER BY ALL"""
 
@@ -78,8 +78,7 @@ def _newest_numbers(layers: pl.DataFrame) -> pl.DataFrame:
     return blocks.agg(
         pl.col("step").first().alias("newest_step"),
         pl.col("anisotropy", "anisotropy_no_sink").max(),
-        pl.col("id_twonn").mean(),
-        pl.col("loss").first(),
+        pl.col("id_twonn", "loss").mean(),
     )
 
 

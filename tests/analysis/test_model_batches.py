@@ -44,7 +44,7 @@ def test_batches_are_the_rows_of_the_lake(reader, monkeypatch):
     assert "enwik8#enwik8Tr" in frames[0]["corpus"], "other models decide whether a name is shared"
 
 
-@pytest.mark.parametrize("most", [1, 800, 50_000])
+@pytest.mark.parametrize("most", [1, 800, 20_000])
 def test_findings_do_not_depend_on_the_batches(reader, monkeypatch, most):
     monkeypatch.setattr(model_batches, "MAX_BATCH_ROWS", most)
     whole = load_layer_rows(reader)

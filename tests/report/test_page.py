@@ -5,16 +5,20 @@ from itertools import product
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from pipeline import lake
-from pipeline.analysis import compute_finding
+from pipeline.analysis import compute_finding, model_batches
 from pipeline.lake import Lake
 from pipeline.lake.saved_queries import all_saved_queries
 from pipeline.recipe import built_in_recipe
-from pipeline.report import draw_figure, write_report
+from pipeline.report import draw_figure, report_writer, write_report
 from pipeline.report import page as pages
-from pipeline.report.chart_data import to_json_columns
+from pipeline.report.chart_data import ChartRows, build_chart_tables, load_chart_rows, to_json_columns
+from pipeline.report.chart_parts import ChartContext
 from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS
+from pipeline.report.survey import NEWEST_SQL, survey_models
+from pipeline.report.verdicts import collect_verdicts
 from tests.report.conftest import MODELS, STEPS
 from tests.support import report_rows
 from tests.support.report_reader import Page
@@ -133,6 +137,62 @@ def test_a_page_that_is_too_large_becomes_an_index_and_a_page_per_model(reader, 
     assert ("../r.html", "All models") in [(found["href"], text) for found, text in one.all("a")]
     assert set(one.data["sections"]) == {section.name for section in HISTORY_SECTIONS}
     assert set(Page(index).data["sections"]) == {section.name for section in OVERVIEW_SECTIONS}
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Lake of three models with a stage each."""
+    models = {"lab/a": "decoder", "lab/b": "encoder", "lab/c": "decoder"}
+    return lake.open_lake(report_rows.lake(tmp_path_factory.mktemp("many") / "lake", models, STEPS))
+
+
+def test_many_models_get_an_index_and_chosen_models_their_pages(many, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_writer, "MAX_WHOLE_ROWS", 1)
+    monkeypatch.setattr(report_writer, "MAX_MODELS", 2)
+    files = write_report(many, tmp_path / "r.html")
+    assert [path.name for path in files] == ["r.html"]
+    assert files.note.startswith("Index of 3 models; for pages of up to 2 of them run shapelake report --lake ")
+    index = Page(files[0])
+    assert (index.data["tables"], index.data["sections"]) == ({}, {})
+    assert not index.all("div", class_="chart")
+    assert files[0].stat().st_size < 60_000
+    rows = [text for _, text in index.all("tr")]
+    for name in ("lab/a", "lab/b", "lab/c"):
+        assert sum(row.startswith(name) for row in rows) >= 4, "verdicts and numbers on two texts"
+    some = write_report(many, tmp_path / "some.html", "lab/[ab]")
+    assert [path.name for path in some] == ["some.html", "01-lab--a.html", "02-lab--b.html"]
+    assert some.note == ""
+
+
+def test_the_indexs_numbers_can_be_had_by_their_query(many):
+    survey = survey_models(ChartRows(many, "*"), with_overview=False)
+    columns = ["model", "corpus", "newest_step", "anisotropy", "anisotropy_no_sink", "id_twonn", "loss"]
+    found = many.query_frame(NEWEST_SQL).select(columns).rows()
+    rounded = [
+        [(*row[:3], *(round(value, 9) for value in row[3:])) for row in rows] for rows in (found, _shown(survey))
+    ]
+    assert sorted(rounded[0]) == sorted(rounded[1])
+
+
+def _shown(survey):
+    assert survey.newest.columns[:3] == ("history", "text", "newest_step")
+    return survey.newest.rows
+
+
+@pytest.mark.parametrize("most", [1, 100_000])
+def test_pages_do_not_depend_on_the_batches(many, tmp_path, monkeypatch, most):
+    """Scales, verdicts and the overview are those of all models together."""
+    monkeypatch.setattr(model_batches, "MAX_BATCH_ROWS", most)
+    frame = load_chart_rows(many, "*")
+    survey, tables = survey_models(ChartRows(many, "*"), with_overview=True), build_chart_tables(frame)
+    assert survey.shown == ChartContext.from_tables(tables)
+    assert (survey.facts, survey.where) == (pages.count_facts(frame), pages.select_conditions(frame))
+    for part, whole in zip(survey.overview, tables.for_overview(), strict=True):
+        assert_frame_equal(part, whole)
+    together = collect_verdicts(frame)
+    assert sorted(survey.verdicts.lines, key=str) == sorted(together.lines, key=str)
+    for name in ("summary", "agreement", "trust"):
+        assert getattr(survey.verdicts, name) == getattr(together, name)
 
 
 def test_names_from_outside_are_only_ever_text(tmp_path):

@@ -1,0 +1,55 @@
+"""One command on a lake in a process of its own, without torch, so that its peak memory is that of the command.
+
+`python -m jobs.bench.lake_child STEP LAKE STUBS` runs one step and prints its CPU seconds and peak MB as JSON.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.lake import Lake, lake_status, open_lake, snapshot
+from pipeline.spec import Corpus, Local, Sweep, built_in_recipe
+from pipeline.sweep.plan import make_plan
+
+FIRST, AGAIN = "first compact", "compact after new cells"
+MODEL = "lab/model-0007"
+"""Model of the stub checkpoints."""
+
+
+def stub_sweep(stubs: str | Path, recipe: str) -> Sweep:
+    """Return the sweep over the stub checkpoints, as checkpoints of MODEL."""
+    sources, corpora = (Local(local=str(stubs), model=MODEL),), (Corpus(kind="random-uniform"),)
+    return Sweep(name="bench", checkpoints=sources, corpora=corpora, recipe=built_in_recipe(recipe))
+
+
+def _plan(uri: str, stubs: str) -> None:
+    assert not make_plan(stub_sweep(stubs, "quick@1"), Lake(uri)).todo
+
+
+STEPS: dict[str, Callable[[str, str], object]] = {
+    FIRST: lambda uri, _: snapshot.compact(Lake(uri)),
+    AGAIN: lambda uri, _: snapshot.compact(Lake(uri)),
+    "count query": lambda uri, _: open_lake(uri).query_frame("SELECT count(*) FROM layers"),
+    "opening": lambda uri, _: open_lake(uri),
+    "status": lambda uri, _: lake_status(Lake(uri)),
+    "plan of a finished sweep": _plan,
+}
+"""Steps on a lake with its URI and the folder of the stub checkpoints, whose cells the lake has."""
+
+
+def _peak_mb() -> float:
+    """Peak resident memory of this process; getrusage would include that of its parent before the exec."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e3
+
+
+def main(step: str, uri: str, stubs: str) -> None:
+    start = time.process_time()
+    STEPS[step](uri, stubs)
+    print(json.dumps([time.process_time() - start, _peak_mb()]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

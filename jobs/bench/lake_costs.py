@@ -1,0 +1,57 @@
+"""Cost of the lake's commands by number of cells; each runs in a process of its own (`lake_child`)."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from jobs.bench.comparison import Comparison, Subject, at_most
+
+PEAK_LIMIT_MB = 1000.0
+EXPONENT_LIMIT = 1.15
+"""Largest slope of log(cost) against log(cells): linear, with room for the noise of a shared machine."""
+MIN_CPU_S = 0.001
+"""Smallest CPU time whose logarithm is taken."""
+
+
+class Cost(NamedTuple):
+    """Cost of one step in a fresh process, without its imports."""
+
+    cpu: float
+    peak_mb: float
+    """Peak resident memory of the whole process."""
+
+
+def run_step(step: str, uri: str, stubs: str | Path) -> Cost:
+    """Run one step in a child process."""
+    command = [sys.executable, "-m", "jobs.bench.lake_child", step, uri, str(stubs)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return Cost(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def cost_rows(costs: Mapping[int, Mapping[str, Cost]], promised: bool) -> Iterator[Comparison]:
+    """Yield the cost of each step at each number of cells, then the exponent of each step."""
+    sizes = sorted(costs)
+    for step in costs[sizes[0]]:
+        for size in sizes:
+            subject, cost = Subject("lake", step, size), costs[size][step]
+            linear = costs[sizes[0]][step].cpu * size / sizes[0]
+            yield Comparison(subject, f"{sizes[0]:,} cells, scaled up", "CPU s", [cost.cpu], [linear], at_most())
+            limit = at_most(1.0).only_if(promised)
+            yield Comparison(subject, "limit", "MB", [cost.peak_mb], [PEAK_LIMIT_MB], limit)
+        if len(sizes) > 1:
+            subject = Subject("lake", f"{step}, growth with cells", sizes[-1])
+            slope = fit_exponent(sizes, [costs[size][step].cpu for size in sizes])
+            limit = at_most(EXPONENT_LIMIT).only_if(promised)
+            yield Comparison(subject, "linear", "exponent", [slope], [1.0], limit)
+
+
+def fit_exponent(sizes: list[int], costs: list[float]) -> float:
+    """Fit cost ~ size ** exponent: the slope of the least-squares line through the logarithms."""
+    x, y = [math.log(size) for size in sizes], [math.log(max(cost, MIN_CPU_S)) for cost in costs]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    products = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return products / sum((a - mean_x) ** 2 for a in x)
