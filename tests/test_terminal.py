@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from pipeline import progress, render
-from pipeline.errors import UsageError
+from pipeline.errors import LakeError, UsageError
 from pipeline.lake import Lake
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run_progress import RunProgress
@@ -86,7 +86,8 @@ def test_plan_and_run_print_names_as_they_are(tmp_path, capsys):
 
     cell = plan.todo[0]
     failed = Outcome(cell_id=cell.id, error_class="crash", message=f"{name}\nsecond line")
-    render.print_run_report(RunReport(failures={cell.id: (cell, failed)}, stop_reason=HOSTILE), plan, HOSTILE)
+    stop_reason = str(LakeError(HOSTILE, "no longer the lake of this run", "Restore it"))
+    render.print_run_report(RunReport(failures={cell.id: (cell, failed)}, stop_reason=stop_reason), plan, HOSTILE)
     out = capsys.readouterr().out
     assert_inert(out, 2)
     assert "\n          second line\n" in out
