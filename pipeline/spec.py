@@ -279,7 +279,7 @@ class Cell(StrictModel):
                 "tokenizer": self.checkpoint.tokenizer_digest,  # random tokens avoid its special and unused ids
                 "kind": self.kind,
                 "corpus": [self.corpus.id, self.corpus.sha256],
-                "recipe": _dump_recipe(self.recipe),
+                "recipe": _dump_recipe(self.recipe),  # type: ignore[arg-type]  # frozen, so hashable
                 "algorithms": {name: version for name, version in ALGORITHMS.items() if name not in unused},
             }
         )
