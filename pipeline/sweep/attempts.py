@@ -34,7 +34,7 @@ class _Unconfirmed(NamedTuple):
 
 
 class AttemptTracker:
-    """Counts failures per cell, records them in the lake, and quarantines cells that have no attempt left."""
+    """Makes first tasks and retries, records failures in the lake, and quarantines cells that have no attempt left."""
 
     def __init__(self, plan: Plan, lake: Lake, run_id: str, rng: random.Random) -> None:
         self._lake, self._run_id, self._rng, self._resources = lake, run_id, rng, plan.sweep.resources

@@ -74,7 +74,7 @@ class Backend(Protocol):
         ...
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Tasks finished since the last call; blocks up to the timeout for the first one."""
+        """Tasks finished since the last call; waits up to the timeout for the first. Inline, it runs a task itself."""
         ...
 
     def withdraw(self) -> list[Task]:
