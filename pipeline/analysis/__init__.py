@@ -14,7 +14,7 @@ from pipeline.analysis.convergence import compute_convergence
 from pipeline.analysis.dome import compute_newest_domes, match_encoders_to_decoders
 from pipeline.analysis.explosions import compute_explosions
 from pipeline.analysis.frames import LakeOrFrame, load_layer_rows, select_newest_rows
-from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.model_batches import ModelRows, copy_texts
 from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases, sort_agreement
 from pipeline.analysis.random_baselines import compute_null_survival, sort_null_survival
 from pipeline.analysis.sinks import compute_sinks
@@ -95,7 +95,7 @@ def compute_findings(names: Collection[str], lake: LakeOrFrame) -> dict[str, pl.
 def compute_batch(names: Collection[str], frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Compute findings of a few models for `combine_batches`; of one that compares models, the rows that it needs."""
     needed = {name: select_newest_rows if FINDINGS[name].compares_models else FINDINGS[name].answer for name in names}
-    return {name: compute(frame) for name, compute in needed.items()}
+    return {name: copy_texts(compute(frame)) for name, compute in needed.items()}
 
 
 def combine_batches(batches: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:

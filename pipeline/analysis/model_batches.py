@@ -59,6 +59,11 @@ class ModelRows:
         return divided
 
 
+def copy_texts(frame: pl.DataFrame) -> pl.DataFrame:
+    """Copy a frame that outlives its batch: a selection of rows would keep all texts of the batch in memory."""
+    return pl.DataFrame(frame.to_arrow())
+
+
 def _is_one_of(models: Collection[str]) -> str:
     """SQL condition; the range is there because readers skip files and row groups by ranges only."""
     if not models:

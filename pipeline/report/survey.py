@@ -5,6 +5,7 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis import FINDINGS, combine_batches, compute_batch
+from pipeline.analysis.model_batches import copy_texts
 from pipeline.report.chart_data import ChartRows, ChartTables, build_chart_tables
 from pipeline.report.chart_parts import ChartContext
 from pipeline.report.page import count_facts, select_conditions
@@ -62,12 +63,12 @@ def _survey_batch(frame: pl.DataFrame, with_overview: bool) -> _Batch:
     tables = build_chart_tables(frame)
     overview = tables.for_overview()
     return _Batch(
-        frame.select("history", *HISTORY_KEYS, "revision", "corpus", "recipe", "text", "cell_id").unique(),
-        select_names(frame),
-        tables.layers.select("history", "text", "kind", "step").unique(),
+        copy_texts(frame.select("history", *HISTORY_KEYS, "revision", "corpus", "recipe", "text", "cell_id").unique()),
+        copy_texts(select_names(frame)),
+        copy_texts(tables.layers.select("history", "text", "kind", "step").unique()),
         tables.gaps.select("anisotropy_gap", "id_twonn_gap"),
-        overview if with_overview else ChartTables(*(table.clear() for table in overview)),
-        _newest_numbers(tables.layers),
+        ChartTables(*(copy_texts(table) if with_overview else table.clear() for table in overview)),
+        copy_texts(_newest_numbers(tables.layers)),
         compute_batch(list(FINDINGS), frame),
     )
 
