@@ -88,7 +88,7 @@ def _template(corpus: str, recipe: str) -> bytes:
 def _row(layer: int, corpus: str, recipe: str) -> dict[str, Any]:
     """Return the row of one layer, with a dome of anisotropy over depth; columns that no command reads are constant."""
     depth = layer / (LAYERS - 1)
-    return {column.name: _constant(column.type) for column in all_columns()} | {
+    return {column.name: constant_of_type(column.type) for column in all_columns()} | {
         "cell_id": CELL_ID,
         "model": MODEL,
         "revision": REVISION,
@@ -112,7 +112,8 @@ def _row(layer: int, corpus: str, recipe: str) -> dict[str, Any]:
     }
 
 
-def _constant(kind: str) -> Any:
+def constant_of_type(kind: str) -> Any:
+    """A value of an Arrow type, for columns whose numbers do not matter."""
     if kind.startswith("list<"):
         return []
     if kind.startswith("timestamp"):

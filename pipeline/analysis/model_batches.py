@@ -31,10 +31,6 @@ class ModelRows:
     def models(self) -> list[str]:
         return self.counts["model"].unique().sort().to_list()
 
-    @property
-    def n_recipes(self) -> int:
-        return self.counts["recipe"].n_unique()
-
     def load(self, models: Collection[str]) -> pl.DataFrame:
         """Load the rows of these models, as `load_layer_rows` returns them."""
         frame = self._lake.query_frame(f"{select_sql()} WHERE {_is_one_of(models)}")

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.errors import LakeError
 from pipeline.lake.cell_chunks import MAX_IN_MEMORY, RowFiles, empty_cells, iter_cell_chunks
 from pipeline.lake.lake import Lake
 from pipeline.lake.left_out import leave_out
@@ -99,12 +98,3 @@ def _merge_index(store: Store, files: Mapping[str, str], cached: CellIndex) -> C
         return CellIndex(rows, cells)
     added = index_cell_files(store, {cell_id: key for cell_id, key in files.items() if key not in cached_keys})
     return CellIndex(pl.concat([rows, added.rows]), pl.concat([cells, added.cells]), added.row_files)
-
-
-def collect_rows(rows: pl.LazyFrame, uri: str) -> pl.DataFrame:
-    """Compute a frame over the cells of the lake `uri`; raise LakeError if a file is damaged."""
-    try:
-        return rows.collect()
-    except PARQUET_READ_ERRORS as error:
-        found, do = " ".join(str(error).split()), f"Run shapelake verify --lake {uri}"
-        raise LakeError(f"read the cells of the lake {uri}", found, do) from error

@@ -8,7 +8,7 @@ from pipeline.lake.store import Store
 
 CELLS_PREFIX, LABELS_PREFIX, AUDITS_PREFIX, RECIPES_PREFIX = "cells/v1", "labels/v2", "audits/v1", "recipes"
 ATTEMPTS_PREFIX, QUARANTINE_PREFIX, RUNS_PREFIX, COLUMNS_KEY = "attempts/v1", "quarantine", "runs", "columns.csv"
-INDEX_PREFIX, IDENTITY_KEY = "index/v1", "lake.json"
+INDEX_PREFIX, LEASES_PREFIX, IDENTITY_KEY = "index/v1", "leases/v1", "lake.json"
 V1_LABELS_PREFIX = "labels/v1"
 """Label files of earlier versions, one record per file: still read, no longer written."""
 UNCONFIRMED = "unconfirmed"

@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from pipeline.errors import LakeError
 from pipeline.lake.lake import Lake
+from pipeline.lake.layout import LEASES_PREFIX
 from pipeline.lake.run_records import is_active
 
 LEASE_TIMEOUT = timedelta(seconds=30)
@@ -41,4 +42,4 @@ def release_lease(lake: Lake, content: str, run_id: str) -> None:
 
 
 def _key(content: str) -> str:
-    return f"leases/v1/{content}"
+    return f"{LEASES_PREFIX}/{content}"

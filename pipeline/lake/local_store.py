@@ -45,15 +45,15 @@ class LocalStore(Store):
             return self.path(key).exists()
 
     def create_if_absent(self, key: str, data: bytes) -> bool:
-        target = self.path(key)
-        with self._writing(key), self._staged(BytesIO(data)) as staged:
-            created = self._link_new(staged, target)
-            _sync(target.parent)
-        return created
+        return self._create(key, BytesIO(data))
 
     def put_new_file(self, key: str, path: Path) -> bool:
+        with path.open("rb") as source:
+            return self._create(key, source)
+
+    def _create(self, key: str, source: BinaryIO) -> bool:
         target = self.path(key)
-        with self._writing(key), path.open("rb") as source, self._staged(source) as staged:
+        with self._writing(key), self._staged(source) as staged:
             created = self._link_new(staged, target)
             _sync(target.parent)
         return created

@@ -21,6 +21,8 @@ POLARS_TYPES: dict[str, pl.DataType] = {
 }
 PARQUET_READ_ERRORS = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
 """Errors that polars raises for a damaged file."""
+ARROW_READ_ERRORS = (OSError, ValueError, MemoryError, KeyError)
+"""Errors that pyarrow raises for a damaged file; ArrowInvalid is a ValueError."""
 MAX_CELL_ROWS = 10_000
 """Layers of a cell, generously: a file with more rows is not decoded."""
 MAX_CELL_VALUES = 10_000_000
@@ -61,9 +63,14 @@ def _find_parse_error(data: bytes) -> str | None:
         if found := find_excess(file.metadata):
             return found
         file.read().validate(full=True)
-    except (OSError, ValueError, MemoryError) as error:  # ArrowInvalid is a ValueError
-        return f"not a readable Parquet file ({' '.join(str(error).split())})"
+    except ARROW_READ_ERRORS as error:
+        return describe_parse_error(error)
     return None
+
+
+def describe_parse_error(error: BaseException) -> str:
+    """Describe an error of decoding a file, in one line."""
+    return f"not a readable Parquet file ({' '.join(str(error).split())})"
 
 
 def find_excess(footer: "pq.FileMetaData") -> str | None:

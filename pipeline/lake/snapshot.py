@@ -16,7 +16,7 @@ from pipeline.lake.layout import TIMESTAMP_FORMAT
 from pipeline.lake.manifest import CELL_FILE, LABEL_FILE, LATEST_KEY, MANIFEST_FILE, Part, Snapshot, latest_snapshot
 from pipeline.lake.records import utc_now
 from pipeline.lake.scan import polars_schema
-from pipeline.lake.snapshot_parts import choose_parts, divide_cells, file_digest, write_part
+from pipeline.lake.snapshot_parts import ROW_GROUP, choose_parts, divide_cells, file_digest, write_part
 from pipeline.lake.store import Store
 from pipeline.strict_model import canonical_json
 
@@ -146,5 +146,5 @@ def _usable_snapshot(store: Store) -> tuple[Snapshot | None, pl.DataFrame]:
 
 def _parquet(frame: pl.DataFrame) -> bytes:
     data = BytesIO()
-    frame.write_parquet(data, compression="zstd", statistics=True, row_group_size=2**14)
+    frame.write_parquet(data, compression="zstd", statistics=True, row_group_size=ROW_GROUP)
     return data.getvalue()

@@ -11,14 +11,12 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import LakeError
 from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
-from pipeline.lake.scan import find_damage, find_excess
+from pipeline.lake.scan import ARROW_READ_ERRORS, describe_parse_error, find_damage, find_excess
 from pipeline.lake.store import Store
 from pipeline.lake.suspects import OpenedCell, find_suspects
 from pipeline.lake.verify_rows import find_table_problems, have_equal_numbers
 
 CELL_KEY_PATTERN = re.compile(rf"{CELLS_PREFIX}/model_key=(?P<model_key>[^/]+)/{FILE_NAME_PATTERNS[CELLS_PREFIX]}")
-READ_ERRORS = (OSError, ValueError, MemoryError, KeyError)
-"""Errors that pyarrow raises for a damaged file; ArrowInvalid is a ValueError."""
 
 
 class Problem(NamedTuple):
@@ -93,8 +91,8 @@ def _open_cell(key: str, data: bytes | str, schemas: list[pq.ParquetSchema]) -> 
     try:
         footer = pq.read_metadata(pa.BufferReader(data))
         found = find_excess(footer)
-    except READ_ERRORS as error:
-        return _unreadable(error)
+    except ARROW_READ_ERRORS as error:
+        return describe_parse_error(error)
     if found:
         return found
     schema = next((known for known in schemas if known.equals(footer.schema)), None)
@@ -109,10 +107,6 @@ def _read_table(data: bytes) -> pa.Table | str:
     try:
         table = pq.ParquetFile(BytesIO(data)).read()
         table.validate(full=True)
-    except READ_ERRORS as error:
-        return _unreadable(error)
+    except ARROW_READ_ERRORS as error:
+        return describe_parse_error(error)
     return table
-
-
-def _unreadable(error: BaseException) -> str:
-    return f"not a readable Parquet file ({' '.join(str(error).split())})"

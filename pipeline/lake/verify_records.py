@@ -171,7 +171,7 @@ RECORD_KINDS = tuple(
         (rf"{layout.RECIPES_PREFIX}/(?P<label>[^/]+@\d+)\.json", _check_recipe),
         (rf"{layout.RUNS_PREFIX}/[^/]+/plan\.json", _check_object),
         (rf"{layout.RUNS_PREFIX}/(?P<run>[^/]+)/progress\.json", _check_progress),
-        (r"leases/v1/[0-9a-f]{32}", _check_lease),
+        (rf"{layout.LEASES_PREFIX}/[0-9a-f]{{32}}", _check_lease),
         (r"alerts/v1/fired/(?P<id>[^/]+)\.json", _check_alert),
         (r"alerts/v1/told/[^/]+\.json", _check_object),
         (layout.IDENTITY_KEY, _check_identity),
@@ -183,7 +183,7 @@ RECORD_KINDS = tuple(
 )
 LINKED_FOLDERS = {"cells", "labels", "audits", "attempts", layout.CELLS_PREFIX, layout.LABELS_PREFIX} | {
     *(layout.V1_LABELS_PREFIX, layout.AUDITS_PREFIX, layout.ATTEMPTS_PREFIX, layout.QUARANTINE_PREFIX),
-    *(layout.RECIPES_PREFIX, layout.RUNS_PREFIX, "leases", "leases/v1", "index", layout.INDEX_PREFIX),
+    *(layout.RECIPES_PREFIX, layout.RUNS_PREFIX, "leases", layout.LEASES_PREFIX, "index", layout.INDEX_PREFIX),
     *(manifest.SNAPSHOTS_PREFIX, "alerts", "alerts/v1", "alerts/v1/fired", "alerts/v1/told"),
 }
 """Folders that readers enter also if they are links."""

@@ -29,6 +29,7 @@ TASK_ENVIRONMENT = ("HF_TOKEN", DRIVER_ENV)
 """Variables passed as an argument of each task: Ray writes those of a runtime_env into its logs."""
 TIMEOUT_GRACE_FACTOR = 1.5  # the driver cancels a stuck task this much later than the worker's own watchdog
 STUCK_CHECK_INTERVAL_S = 300.0
+HEAD_CHECK_INTERVAL_S = 1.0
 
 
 class _InFlight(NamedTuple):
@@ -102,7 +103,7 @@ class RayBackend:
         self._start()
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        self._cluster.require_head()
+        self._cluster.require_head(HEAD_CHECK_INTERVAL_S)  # each finished task comes here
         finished = [done for ref in self._wait_ray(timeout_s) if (done := self._collect_finished(ref))]
         self._start()
         self._cancel_stuck()

@@ -38,6 +38,7 @@ class RayCluster:
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self.is_local = resources.address == "local"
+        self._head_seen_at = float("-inf")
         self._is_lost = False
         """The head does not answer: nothing can be asked any more."""
         self._reaper: subprocess.Popen[bytes] | None = None
@@ -79,14 +80,19 @@ class RayCluster:
         self.require_head()
         return ray.cluster_resources()
 
-    def require_head(self) -> None:
+    def require_head(self, max_age_s: float = 0.0) -> None:
         """Wait up to HEAD_TIMEOUT_S for Ray's head to accept connections; a local head that is gone stays so.
 
         Without it, calls of Ray block, and after 60 s Ray ends this process without a report.
 
+        Args:
+            max_age_s: seconds for which an earlier answer is sufficient.
+
         Raises:
             BackendLostError: the head does not answer.
         """
+        if time.monotonic() - self._head_seen_at < max_age_s:
+            return
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         host = "127.0.0.1" if self.is_local else host
         deadline = time.monotonic() + (0.0 if self.is_local else HEAD_TIMEOUT_S)
@@ -96,6 +102,7 @@ class RayCluster:
                 do = "Run it again" if self.is_local else "Restart the head, and run it again"
                 raise BackendLostError(f"Ray at {host}:{port}", "its head (GCS) does not answer", do)
             time.sleep(1.0)
+        self._head_seen_at = time.monotonic()
 
     def _options(self) -> dict[str, Any]:
         options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}

@@ -55,13 +55,15 @@ POLICIES: dict[ErrorClass, FailurePolicy] = {
         "the GPU or the process is out of memory", 3, quarantines="if confirmed", on_retry="half_batch"
     ),
     "host_oom": FailurePolicy(
-        *("the node killed the worker for its memory", 2),
+        cause="the node killed the worker for its memory",
+        max_attempts=2,
         quarantines="if confirmed",
         scope="worker",
         on_retry="more_memory",
     ),
     "crash": FailurePolicy(
-        *("the worker process died", 5),
+        cause="the worker process died",
+        max_attempts=5,
         quarantines="if confirmed",
         scope="worker",
         systemic=True,

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
@@ -14,6 +14,7 @@ from pipeline.catalog.scratch import own_scratch, remove_stale
 from pipeline.corpora import prepare_text_file
 from pipeline.errors import LakeError
 from pipeline.lake import Lake
+from pipeline.lake.leases import LEASE_TIMEOUT
 from pipeline.spec import Checkpoint
 from pipeline.sweep.audit_records import build_audit_record
 from pipeline.sweep.backend import Backend, InlineBackend, TaskFunction, TaskFunctions
@@ -22,7 +23,6 @@ from pipeline.sweep.driver import Driver
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.ray_local import enable_local_ray_auth
 from pipeline.sweep.run_progress import RunProgress
-from pipeline.sweep.run_recorder import HEARTBEAT_S
 from pipeline.sweep.run_report import RunReport
 from pipeline.sweep.watchdog import exit_on_timeout
 
@@ -30,7 +30,6 @@ PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 BackendName = Literal["ray", "inline"]
 READ_AHEAD_MIN_PARAMS = 100_000_000
 """Smaller models load in less time than a task takes to start."""
-ACTIVE_WITHIN = timedelta(seconds=3 * HEARTBEAT_S)
 RAY_QUEUE_LENGTH = 62
 """Small tasks queued inside Ray beyond the slots, so that a worker starts the next one without waiting for the driver.
 10,000 empty tasks take 13 s with 64 in flight, 21 to 28 s with two."""
@@ -51,7 +50,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None 
             prepare_text_file(corpus)  # download, unpack and clean once, before any worker starts
     remove_stale()  # scratch of killed runs
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
-    others = lake.active_runs(within=ACTIVE_WITHIN)
+    others = lake.active_runs(within=LEASE_TIMEOUT)
     lake.begin_run(run_id, plan.to_json())
     with own_scratch(), RunProgress(total=len(plan.todo)) as progress:
         progress.print_line(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
@@ -106,8 +105,10 @@ def _compact(lake: Lake, progress: RunProgress) -> None:
     except LakeError as error:
         progress.print_line(f"not compacted: {error}")
         return
-    done = made is not None and made != before
-    progress.print_line(f"compacted {made.cells} cells" if done and made else f"not compacted: exit code {code}")
+    if made and made != before:
+        progress.print_line(f"compacted {made.cells} cells")
+    else:
+        progress.print_line(f"not compacted: exit code {code}")
 
 
 def _release(lake: Lake, released: Iterable[str]) -> None:

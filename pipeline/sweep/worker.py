@@ -46,22 +46,27 @@ def run_task(task: Task, watch: TimeoutContext = nullcontext) -> list[Outcome]:
     Args:
         watch: context entered for loading and again for each cell, so that each has the full timeout.
     """
-    started, lake = time.monotonic(), Lake(task.lake, task.lake_id)
+    started = time.monotonic()
     try:
-        if settled := find_settled(task, lake):
+        return _run_leased(task, Lake(task.lake, task.lake_id), watch)
+    except Exception as error:
+        return outcomes_of_error(task, error, started)
+
+
+def _run_leased(task: Task, lake: Lake, watch: TimeoutContext) -> list[Outcome]:
+    try:
+        if settled := settle_or_lease(task, lake):
             return settled
         with (
             mark_in_flight(task),
             fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint,
         ):
             return _measure_cells(task, lake, checkpoint, watch)
-    except Exception as error:
-        return outcomes_of_error(task, error, started)
     finally:
         release_lease(lake, task.checkpoint.content, task.run_id)
 
 
-def find_settled(task: Task, lake: Lake) -> list[Outcome]:
+def settle_or_lease(task: Task, lake: Lake) -> list[Outcome]:
     """Outcomes of a task that another run has finished or is working on; otherwise none, and its lease is taken."""
     if holder := acquire_lease(lake, task.checkpoint.content, task.run_id):
         return fail_all_cells(task, "leased", f"run {holder} is measuring it")
@@ -76,7 +81,7 @@ def prefetch_task(task: Task) -> list[Outcome]:
     """
     started = time.monotonic()
     try:
-        if settled := find_settled(task, Lake(task.lake, task.lake_id)):
+        if settled := settle_or_lease(task, Lake(task.lake, task.lake_id)):
             return settled
         if task.checkpoint.remote is None:
             _read_ahead(Path(task.checkpoint.path))

@@ -14,7 +14,7 @@ from pipeline.spec import Sweep
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-from pipeline.sweep.worker import classify_error, find_settled, format_error
+from pipeline.sweep.worker import classify_error, format_error, settle_or_lease
 from tests.support import stub_checkpoints as stub
 
 WEIGHTS = "model.safetensors"
@@ -33,7 +33,7 @@ def work(task: Task) -> list[Outcome]:
     """Measure late what may be written over meanwhile, with the checks of the real worker."""
     lake = Lake(task.lake, task.lake_id)
     try:
-        if settled := find_settled(task, lake):
+        if settled := settle_or_lease(task, lake):
             return settled
         files = FileStates.now(task.checkpoint)
         time.sleep(random.uniform(0.02, 0.2))

@@ -107,7 +107,7 @@ def open_backend(
 ) -> RayBackend:
     for name in ("remote", "nodes", "cluster_resources", "wait", "cancel", "get", "init", "shutdown"):
         monkeypatch.setattr(ray, name, getattr(fake, name))
-    monkeypatch.setattr("pipeline.sweep.ray_cluster.RayCluster.require_head", lambda cluster: None)
+    monkeypatch.setattr("pipeline.sweep.ray_cluster.RayCluster.require_head", lambda cluster, max_age_s=0.0: None)
     monkeypatch.setattr("pipeline.sweep.nodes.REFRESH_INTERVAL_S", 0.0)
     stages = TaskFunctions(lambda task: [], lambda task: [], lambda task: None)
     return RayBackend(stages, Resources.model_validate({"cpus": 4, "slots": 4, **resources}), ahead, queue)

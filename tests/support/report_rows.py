@@ -1,12 +1,12 @@
 """Lakes with numbers like the paper's: a dome that grows, a dimension that expands and compresses."""
 
 import math
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jobs.bench.cell_files import constant_of_type
 from pipeline.columns import all_columns
 from pipeline.lake import Lake, to_table
 from pipeline.recipe import Recipe, built_in_recipe
@@ -90,7 +90,7 @@ def _row(
     point = cell.checkpoint
     own = {name: value for name, value in point.model_dump().items() if name in _TYPES}
     return (
-        {name: _constant(kind) for name, kind in _TYPES.items()}
+        {name: constant_of_type(kind) for name, kind in _TYPES.items()}
         | own
         | values
         | errors
@@ -118,11 +118,3 @@ def _row(
             "id_gride_se": [dimension * SE_SHARE] * 5,
         }
     )
-
-
-def _constant(kind: str) -> Any:
-    if kind.startswith("list<"):
-        return []
-    if kind.startswith("timestamp"):
-        return datetime(2026, 1, 2, tzinfo=UTC)
-    return {"string": "word", "bool": False}.get(kind, 0.01 if kind.startswith("float") else 7)

@@ -8,7 +8,7 @@ from pipeline.lake import Lake, run_records
 from pipeline.lake.leases import LEASE_TIMEOUT, acquire_lease, release_lease
 from pipeline.lake.records import utc_now
 from pipeline.sweep.task import fail_all_cells
-from pipeline.sweep.worker import find_settled
+from pipeline.sweep.worker import settle_or_lease
 from tests.support import lake_rows
 from tests.support import stub_checkpoints as stub
 from tests.support.ray_tasks import tasks
@@ -53,15 +53,15 @@ def test_the_lease_of_a_run_that_is_not_active_is_taken_over(lake, end, monkeypa
 
 def test_a_task_is_settled_if_another_run_has_done_it_or_is_at_it(lake):
     (task,) = tasks(1, stub.sweep(lake.store.root).resources, lake.uri)
-    assert find_settled(task, lake) == []
+    assert settle_or_lease(task, lake) == []
     other = task.model_copy(update={"run_id": "run-2"})
     acquire_lease(lake, task.checkpoint.content, "run")
     lake.heartbeat("run", {"ended": False})
-    (outcome,) = find_settled(other, lake)
+    (outcome,) = settle_or_lease(other, lake)
     assert (outcome.error_class, outcome.message) == ("leased", "run run is measuring it")
     lake_rows.commit(lake, task.checkpoint)
     release_lease(lake, task.checkpoint.content, "run")
-    (outcome,) = find_settled(other, lake)
+    (outcome,) = settle_or_lease(other, lake)
     assert (outcome.ok, outcome.by_another_run, outcome.n_rows) == (True, True, 0)
 
 
@@ -76,7 +76,7 @@ def test_what_another_run_measures_is_waited_for_and_counted_as_its(tmp_path):
             if len(waits) == 3:
                 stub.work(task)  # the other run commits it
             return fail_all_cells(task, "leased", "run x is measuring it")
-        settled = find_settled(task, lake)
+        settled = settle_or_lease(task, lake)
         return settled or stub.work(task)
 
     _, report = go(root, lake, work)

@@ -22,12 +22,12 @@ from pipeline.lake import Lake
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.lake.leases import release_lease
-from pipeline.sweep.worker import find_settled
+from pipeline.sweep.worker import settle_or_lease
 from tests.support import stub_checkpoints as stub
 
 def work(task):
     lake = Lake(task.lake, task.lake_id)
-    if settled := find_settled(task, lake):
+    if settled := settle_or_lease(task, lake):
         return settled
     time.sleep(0.1)
     outcomes = stub.work(task)
