@@ -111,7 +111,7 @@ class AttemptTracker:
         if policy.quarantines == "if confirmed":
             self._unconfirmed[cell.id] = _Unconfirmed(failure, key, cell.checkpoint.content, error_class)
         if not is_exhausted(error_class, failures):
-            return policy.retry_in_run
+            return policy.retry_in_run and not is_exhausted("preempted", failures)
         if policy.quarantines != "no":
             self._exhausted[cell.id] = failure
         return False
@@ -130,7 +130,7 @@ class AttemptTracker:
                 del self._unconfirmed[cell_id]
 
     def dismiss(self, host: str) -> None:
-        """Treat the unconfirmed failures on a host that is gone like the loss of a node."""
+        """Count the unconfirmed failures on a host that is gone as losses of a node, which limit a run's retries."""
         for cell_id, one in list(self._unconfirmed.items()):
             if one.failure.host == host:
                 self._failures[cell_id] += Counter({"preempted": 1})

@@ -73,10 +73,14 @@ class NodeTracker:
         return next(hosts, "")
 
     def find_node_of_host(self, host: str) -> str:
-        """Id of the node on this host, a living one if there is any: a task that is bound to a dead node fails at once,
-        as preempted. Empty if Ray does not know the host."""
-        nodes = sorted(self._list_nodes(), key=lambda node: node["Alive"])
-        return next((node["NodeID"] for node in reversed(nodes) if node["NodeManagerHostname"] == host), "")
+        """Id of the node on this host; empty if Ray does not know the host.
+
+        A host may have several nodes, such as a head without CPUs: first comes one that can run tasks, then a living
+        one. A task that is bound to another node fails at once, as preempted.
+        """
+        nodes = [node for node in self._list_nodes() if node["NodeManagerHostname"] == host]
+        best = max(nodes, key=lambda node: (node["Alive"], self._fit(node)), default=None)
+        return best["NodeID"] if best else ""
 
     def record_fetch(self, content: str, well: bool) -> None:
         """Record whether the fetch of a checkpoint succeeded on its node."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -45,7 +45,7 @@ def distrusting(environ: dict[str, Any], start: Any, app: Callable[..., Any]) ->
 @contextmanager
 def serve(front: Front = honest, bucket: str = "bucket") -> Iterator[dict[str, str]]:
     """Serve `s3://{bucket}/...` and yield the environment variables of its clients."""
-    app = DomainDispatcherApplication(create_backend_app)
+    app = _serialize_puts(DomainDispatcherApplication(create_backend_app))
     server = make_server(
         "127.0.0.1", 0, lambda environ, start: front(environ, start, app), threaded=True, request_handler=_Silent
     )
@@ -64,6 +64,17 @@ def serve(front: Front = honest, bucket: str = "bucket") -> Iterator[dict[str, s
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _serialize_puts(app: Callable[..., Any]) -> Callable[..., Any]:
+    """Run one put at a time: moto checks the condition of a put and stores it in two steps, which S3 does in one."""
+    lock = threading.Lock()
+
+    def serialized(environ: dict[str, Any], start: Any) -> Any:
+        with lock if environ["REQUEST_METHOD"] == "PUT" else nullcontext():
+            return app(environ, start)
+
+    return serialized
 
 
 class _Silent(WSGIRequestHandler):

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.lake import Lake
 from pipeline.sweep.circuit_breaker import SUSPICIOUS_STREAK, CircuitBreaker
+from pipeline.sweep.retry_policy import POLICIES
 from pipeline.sweep.task import ErrorClass, Outcome, Task, fail_all_cells
 from tests.support import stub_checkpoints as stub
 from tests.support.stub_runs import Scripted, drive, go
@@ -115,6 +116,13 @@ def test_failures_on_a_host_that_is_gone_count_as_the_loss_of_a_node(tmp_path, l
     assert report.committed == 1
     assert lake.quarantined_cell_ids() == set()
     assert counted(lake)["unconfirmed"] == 3
+
+
+def test_a_host_that_never_answers_its_canary_ends_the_retries_of_a_run(tmp_path, lake):
+    place = Place(failing("oom"), canary="preempted")
+    report = drive(stub.history(tmp_path / "runs", [0]), lake, place)
+    assert (report.exit_code, report.committed, lake.quarantined_cell_ids()) == (1, 0, set())
+    assert place.canaries <= (POLICIES["preempted"].max_attempts or 0) + 1
 
 
 def test_a_run_that_stops_itself_condemns_nobody(tmp_path, lake):

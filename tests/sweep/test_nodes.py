@@ -11,7 +11,7 @@ ONE_CPU = Resources(cpus=1)
 
 
 def node(name: str, cpus: int, gpus: int = 0) -> RayNode:
-    return {"NodeID": name, "Alive": True, "Resources": {"CPU": cpus, "GPU": gpus}}
+    return {"NodeID": name, "Alive": True, "NodeManagerHostname": "host", "Resources": {"CPU": cpus, "GPU": gpus}}
 
 
 def nodes(*some: RayNode) -> NodeTracker:
@@ -87,3 +87,10 @@ def test_a_node_has_as_much_room_as_tasks_fit(taken, shares, room):
 
 def test_a_node_that_has_gone_keeps_nothing_waiting():
     assert nodes(node("a", 2)).has_room("gone", 9, 1)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_of_several_nodes_on_a_host_the_one_that_can_run_tasks_is_found(order):
+    some = [node("head", 0), node("worker", 2), {**node("lost", 4), "Alive": False, "Resources": {}}]
+    placed = nodes(*(some[index] for index in order))
+    assert (placed.find_node_of_host("host"), placed.find_node_of_host("unknown")) == ("worker", "")
