@@ -102,6 +102,24 @@ def explained_columns(flags: Iterable[str]) -> frozenset[str]:
 def is_null_by_definition(name: str, depth: float) -> bool:
     """Return True if a null metric at this depth needs no flag.
 
-    A standard error needs two groups, the surrogate is optional in the recipe, and no layer follows the last one.
+    Errors and values per group need two groups, the surrogate is optional in the recipe, and no layer follows the last one.
     """
-    return name.endswith(("_se", "_gaussian")) or (name in column_names("linearity") and depth == 1)
+    return name.endswith(("_se", "_gaussian", "_groups")) or name in _NOT_YET_MEASURED or (name in column_names("linearity") and depth == 1)
+
+
+_NOT_YET_MEASURED = {
+    *("participation_ratio_no_sink", "effective_rank_sigma_no_sink", "effective_rank_lambda_no_sink", "alpha_no_sink"),
+    *("cosine_mean_no_sink", "linearity_no_sink", "top_eigenvalues_no_sink", "alpha_no_sink_lo", "alpha_no_sink_hi"),
+    *("n_types", "id_twonn_types", "id_mle_types", "n_layer_sink_tokens", "abs_median", "pca_90", "pca_99"),
+    *("eigenvalue_ranks", "eigenvalues_at_ranks", "marchenko_pastur_edge", "id_local_quantiles"),
+}
+
+
+def group_statistic(name: str) -> str:
+    """Return what `NAME_groups` holds: `estimate` of each group alone, or `leave_one_out` values (jackknife).
+
+    The standard error of a mean of estimates is sd / sqrt(G); that of a jackknife is sqrt((G - 1) / G * sum of squared
+    deviations). Both hold for paired differences of the lists of two rows that share their contexts.
+    """
+    group = next(column.group for column in all_columns() if column.name == name)
+    return "estimate" if group in ("dimension", "loss") else "leave_one_out"
