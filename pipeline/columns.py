@@ -102,17 +102,9 @@ def explained_columns(flags: Iterable[str]) -> frozenset[str]:
 def is_null_by_definition(name: str, depth: float) -> bool:
     """Return True if a null metric at this depth needs no flag.
 
-    Errors and values per group need two groups, the surrogate is optional in the recipe, and no layer follows the last one.
+    Errors and values per group need two groups, the surrogate is optional, and no layer follows the last one.
     """
-    return name.endswith(("_se", "_gaussian", "_groups")) or name in _NOT_YET_MEASURED or (name in column_names("linearity") and depth == 1)
-
-
-_NOT_YET_MEASURED = {
-    *("participation_ratio_no_sink", "effective_rank_sigma_no_sink", "effective_rank_lambda_no_sink", "alpha_no_sink"),
-    *("cosine_mean_no_sink", "linearity_no_sink", "top_eigenvalues_no_sink", "alpha_no_sink_lo", "alpha_no_sink_hi"),
-    *("n_types", "id_twonn_types", "id_mle_types", "n_layer_sink_tokens", "abs_median", "pca_90", "pca_99"),
-    *("eigenvalue_ranks", "eigenvalues_at_ranks", "marchenko_pastur_edge", "id_local_quantiles"),
-}
+    return name.endswith(("_se", "_gaussian", "_groups")) or (name in column_names("linearity") and depth == 1)
 
 
 def group_statistic(name: str) -> str:

@@ -7,16 +7,26 @@
 3. Each layer is described: spectrum metrics from the moments, intrinsic dimensions from the exact k-NN graph of the
    cloud, both with standard errors over disjoint groups of contexts (`pipeline.geometry`).
 4. If the moments of all layers do not fit the device at once, layers are measured in several passes over the same
-   contexts.
+   contexts, after a pass that finds the sink tokens from the norms of all blocks.
 """
 
 import time
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from pipeline.corpora import Contexts, build_contexts
-from pipeline.geometry import LayerMoments, MomentStream, PointCloud, describe_layer, plan_passes, to_device
+from pipeline.geometry import (
+    LayerMoments,
+    MomentStream,
+    PointCloud,
+    SinkStream,
+    describe_layer,
+    plan_passes,
+    to_device,
+)
 from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint
 from pipeline.measurement.loss import DelayedLoss, Loss
 from pipeline.measurement.memory import free_bytes
@@ -53,10 +63,13 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     text = build_contexts(
         cell.corpus, recipe, loaded.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest
     )
-    loss = Loss(stack, recipe, loaded.tokenizer.mask_id, text.n_groups)
-    forward_s, described = 0.0, []
-    for number, layers in enumerate(assign_layers_to_passes(stack, text, loaded)):
-        result = run_pass(stack, text, recipe, loaded, batch_tokens, layers, None if number else loss)
+    loss = Loss(stack, recipe, loaded.tokenizer.mask_id, text.n_error_groups)
+    pass_layers = assign_layers_to_passes(stack, text, loaded)
+    forward_s, described, sinks = 0.0, [], None
+    if len(pass_layers) > 1:
+        sinks, forward_s = find_sinks(stack, text, recipe, loaded, batch_tokens)
+    for number, layers in enumerate(pass_layers):
+        result = run_pass(stack, text, recipe, loaded, batch_tokens, layers, None if number else loss, sinks)
         forward_s += result.forward_s
         described += [describe_layer(m, c, recipe) for m, c in zip(result.moments, result.clouds, strict=True)]
         del result  # frees its memory before the next pass
@@ -71,7 +84,18 @@ def assign_layers_to_passes(stack: LayerStack, text: Contexts, loaded: LoadedChe
     """Layers of each pass: all in one if their moments and clouds fit the device."""
     room = int(LAYERS_MEMORY_SHARE * free_bytes(loaded.device) / loaded.concurrent_tasks)
     widths = [state.width for state in stack.state_specs]
-    return plan_passes(widths, text.n_kept, text.n_groups, loaded.model.module.dtype, room)
+    return plan_passes(widths, text.n_kept, text.n_error_groups, loaded.model.module.dtype, room)
+
+
+def find_sinks(
+    stack: LayerStack, text: Contexts, recipe: Recipe, loaded: LoadedCheckpoint, batch_tokens: int
+) -> tuple[Bool[Tensor, " rows"], float]:
+    """Forward every context once; return the mask of the sinks among the moment rows, and the seconds it took."""
+    started, every = time.perf_counter(), range(len(stack.state_specs))
+    widths = [state.width for state in stack.state_specs]
+    stream = SinkStream(widths, text.moment_rows_per_group, decide_sinks(stack), recipe.sink_multiple, loaded.device)
+    forward_contexts(stack, text, loaded, batch_tokens, HiddenStateSampler(stream, every, {}, loaded.device))
+    return stream.finish(), time.perf_counter() - started
 
 
 def run_pass(
@@ -82,6 +106,7 @@ def run_pass(
     batch_tokens: int,
     layers: list[int],
     loss: Loss | None = None,
+    sinks: Bool[Tensor, " rows"] | None = None,
 ) -> PassResult:
     """Forward every context once; collect moments and cloud of each of the layers, and the loss if one is given.
 
@@ -92,19 +117,42 @@ def run_pass(
     watched = sorted({*layers, *(after for layer in layers if (after := target[layer]) is not None)})
     following = [watched.index(after) if (after := target[i]) in watched and i in layers else None for i in watched]
     stream = MomentStream(
-        [widths[layer] for layer in watched], text.moment_rows_per_group, recipe.sink_multiple, following, device
+        [widths[layer] for layer in watched],
+        text.moment_rows_per_group,
+        recipe.sink_multiple,
+        following,
+        device,
+        [decide_sinks(stack)[layer] for layer in watched],
+        sinks,
     )
     clouds = {layer: PointCloud(text.n_kept, widths[layer], loaded.model.module.dtype, device) for layer in layers}
-    sampler, delayed_loss = HiddenStateSampler(stream, watched, clouds, device), DelayedLoss(loss)
+    forward_contexts(stack, text, loaded, batch_tokens, HiddenStateSampler(stream, watched, clouds, device), loss)
+    moments = dict(zip(watched, stream.finish(), strict=True))
+    return PassResult([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
+
+
+def forward_contexts(
+    stack: LayerStack,
+    text: Contexts,
+    loaded: LoadedCheckpoint,
+    batch_tokens: int,
+    sampler: HiddenStateSampler,
+    loss: Loss | None = None,
+) -> None:
+    """Forward every context in order; the sampler takes the hidden states, and the loss its token losses."""
+    delayed_loss = DelayedLoss(loss)
     for batch in text.iter_batches(batch_tokens):
-        ids = to_device(torch.from_numpy(batch.ids), device)
+        ids = to_device(torch.from_numpy(batch.ids), loaded.device)
         sampler.begin_batch(batch)
         token_losses = stack.forward_and_capture(ids, sampler.add_states)
         sampler.end_batch()
         delayed_loss.add(ids, token_losses, batch)
     delayed_loss.finish()
-    moments = dict(zip(watched, stream.finish(), strict=True))
-    return PassResult([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
+
+
+def decide_sinks(stack: LayerStack) -> list[bool]:
+    """For each layer whether its norms decide which tokens are sinks: those of the blocks do."""
+    return [state.name == "block" for state in stack.state_specs]
 
 
 def linear_map_targets(stack: LayerStack) -> list[int | None]:

@@ -33,8 +33,8 @@ __all__ = [
 ]
 
 ALGORITHMS: dict[str, int] = {
-    **{"cleaning": 1, "sampling": 1, "capture": 1, "loss": 2},
-    **{"counts": 1, "anisotropy": 4, "spectrum": 3, "norms": 3, "dimension": 2, "linearity": 3, "surrogate": 2},
+    **{"cleaning": 1, "sampling": 1, "capture": 1, "loss": 3},
+    **{"counts": 2, "anisotropy": 5, "spectrum": 4, "norms": 4, "dimension": 3, "linearity": 4, "surrogate": 3},
 }
 """Version of each group of metrics, raised by hand when its code returns other numbers; `cleaning` is the version of
 the rules that turn enwik8 into prose."""

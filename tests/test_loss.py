@@ -77,15 +77,16 @@ def test_a_context_of_special_tokens_alone_counts_nothing() -> None:
 
 @pytest.mark.parametrize(("front", "back"), [(0, 0), (1, 0), (1, 1), (3, 2)])
 def test_causal_loss_is_the_mean_over_predicted_text(front: int, back: int) -> None:
-    """Loss of text tokens from the second on; groups have equal weight, and their spread gives the error."""
+    """Loss of text tokens from the second on; the spread of the groups gives the error."""
     ids, special = contexts(6, 12, front, back)
     loss = Loss(SimpleNamespace(loss_kind="causal"), RECIPE, None, 2)  # type: ignore[arg-type]
     loss.add(ids, ids[:, 1:].float(), special, np.array([0, 0, 1, 1, 1, 1]))
     counted = [[int(i) for i in row[1:] if i >= 0] for row in ids]
     means = [np.mean(counted[:2]), np.mean(counted[2:])]
     assert loss.columns() == {
-        "loss": np.mean(means),
+        "loss": pytest.approx(np.mean(np.concatenate(counted))),
         "loss_se": pytest.approx(abs(means[0] - means[1]) / 2),  # sd of two over root two
+        "loss_groups": pytest.approx(means),
         "loss_tokens": 6 * (12 - max(front, 1) - back),
     }
     assert math.isfinite(loss.columns()["loss"])

@@ -9,6 +9,8 @@ from itertools import groupby
 import numpy as np
 
 RaggedArrays = tuple[np.ndarray, ...]
+ERROR_BLOCKS = 5
+"""Blocks of contexts over which a recipe with one group has its standard errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +24,8 @@ class Batch:
     """`[contexts, tokens]`."""
     special_mask: np.ndarray
     """`[contexts, tokens]`, bool."""
-    context_group: np.ndarray
-    """`[contexts]`."""
+    error_group: np.ndarray
+    """`[contexts]`, groups of the standard errors of moments and loss."""
     moment_rows: np.ndarray
     """`[moments]`, rows that enter the moments: context index in the batch * tokens + position."""
     moment_group: np.ndarray
@@ -77,9 +79,24 @@ class Contexts:
     def n_kept(self) -> int:
         return sum(len(kept) for kept in self.kept_positions)
 
+    @cached_property
+    def error_group(self) -> np.ndarray:
+        """Group of each context for the standard errors of moments and loss, int64 `[contexts]`, nondecreasing.
+
+        The groups of the contexts; blocks of consecutive contexts if all are in one group, as in `authors@1`.
+        """
+        if self.n_groups > 1:
+            return self.context_group
+        return np.arange(len(self)) * min(ERROR_BLOCKS, len(self)) // len(self)
+
+    @property
+    def n_error_groups(self) -> int:
+        return int(self.error_group[-1]) + 1
+
     @property
     def moment_rows_per_group(self) -> list[int]:
-        rows = np.bincount(self.context_group, weights=[len(moments) for moments in self.moment_positions])
+        """Rows of the moments per error group."""
+        rows = np.bincount(self.error_group, weights=[len(moments) for moments in self.moment_positions])
         return rows.astype(int).tolist()
 
     @cached_property
@@ -103,12 +120,13 @@ class Contexts:
 
     def _batch(self, part: slice) -> Batch:
         ids, group = np.stack(self.ids[part]).astype(np.int64), self.context_group[part]
+        errors = self.error_group[part]
         moment_context, moment_position = _flat(self.moment_positions[part])
         kept_context, kept_position = _flat(self.kept_positions[part])
-        moments = (moment_context * ids.shape[1] + moment_position, group[moment_context], moment_position == 0)
+        moments = (moment_context * ids.shape[1] + moment_position, errors[moment_context], moment_position == 0)
         kept_rows, kept_token = kept_context * ids.shape[1] + kept_position, ids[kept_context, kept_position]
         kept = (kept_rows, group[kept_context], kept_context + part.start, kept_token)
-        return Batch(ids, np.stack(self.special_masks[part]), group, *moments, *kept)
+        return Batch(ids, np.stack(self.special_masks[part]), errors, *moments, *kept)
 
 
 def _flat(positions: RaggedArrays) -> tuple[np.ndarray, np.ndarray]:

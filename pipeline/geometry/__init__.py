@@ -9,7 +9,7 @@ from pipeline.geometry.cloud import PointCloud
 from pipeline.geometry.describe import describe, describe_layer
 from pipeline.geometry.device_copies import HostCopy, to_device
 from pipeline.geometry.memory_plan import plan_passes
-from pipeline.geometry.moment_stream import MomentStream
+from pipeline.geometry.moment_stream import MomentStream, SinkStream
 from pipeline.geometry.precision import set_threads
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "LayerMoments",
     "MomentStream",
     "PointCloud",
+    "SinkStream",
     "describe",
     "describe_layer",
     "plan_passes",

@@ -1,8 +1,9 @@
-"""Row chunks sized for the device, and row selection without a copy when all rows are selected."""
+"""Row chunks sized for the device, and selection of rows: without a copy if all are, and the first of each label."""
 
 from collections.abc import Iterator
 
-from jaxtyping import Int, Shaped
+import torch
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**30}
@@ -25,3 +26,14 @@ def select_rows(
 ) -> Shaped[Tensor, "selected ..."]:
     """Return the rows at distinct ascending indices; shares storage with `rows` if all are selected."""
     return rows if len(ascending) == len(rows) else rows.index_select(0, ascending)
+
+
+def first_of_each(labels: Int[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+    """Return the mask of the rows that are the first with their label."""
+    first = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    if len(labels):
+        _, index = labels.unique(return_inverse=True)
+        earliest = torch.full((int(index.max()) + 1,), len(labels), device=labels.device)
+        earliest.scatter_reduce_(0, index, torch.arange(len(labels), device=labels.device), "amin")
+        first[earliest] = True
+    return first

@@ -41,24 +41,29 @@ def describe(
     token_ids: IdsLike | None = None,
     recipe: Recipe | str = "standard@1",
     groups: IdsLike | None = None,
+    positions: IdsLike | None = None,
 ) -> dict[str, object]:
     """Return the geometry of a matrix of hidden states as one dict keyed by column name, as in the lake.
 
     Args:
         points: `[N, dim]`, floating point, in the model's own dtype; on any device.
-        contexts: `[N]`, id of each row's context; the first row of each context counts as a sink token.
+        contexts: `[N]`, id of each row's context, for the share of neighbours from one context.
         token_ids: `[N]`, token id of each row.
         recipe: supplies `k`, `sink_multiple`, `seed` and `surrogate`; `id_authors` uses all points.
         groups: `[N]`, disjoint groups of contexts; two or more groups give standard errors.
+        positions: `[N]`, position of each row in its context; a row at position 0 is a sink token. Without positions
+            only the norm makes a sink.
 
     Raises:
         UsageError: `points` is not a non-empty floating-point matrix, or labels have another length.
     """
     rows = _matrix(points)
-    given = {"contexts": contexts, "token_ids": token_ids, "groups": groups}
+    given = {"contexts": contexts, "token_ids": token_ids, "groups": groups, "positions": positions}
     labels = {name: _labels(name, value, rows) for name, value in given.items()}
     recipe = built_in_recipe(recipe) if isinstance(recipe, str) else recipe
-    first = _first_of_each(labels["contexts"], len(rows), rows.device)
+    first = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    if (position := labels["positions"]) is not None:
+        first = position == 0
     if (group := labels["groups"]) is None:
         group = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     _, group = group.unique(return_inverse=True)
@@ -100,14 +105,3 @@ def _labels(name: str, values: IdsLike | None, rows: Tensor) -> Tensor | None:
             name, f"shape {tuple(labels.shape)} for {len(rows)} points", f"Give {len(rows)} integers, one per point"
         )
     return labels.to(torch.int64)
-
-
-def _first_of_each(labels: Tensor | None, n: int, device: torch.device) -> Tensor:
-    """Return the mask of rows that are the first with their label; all False without labels."""
-    first = torch.zeros(n, dtype=torch.bool, device=device)
-    if labels is not None:
-        _, context = labels.unique(return_inverse=True)
-        earliest = torch.full((int(context.max()) + 1,), n, device=device)
-        earliest.scatter_reduce_(0, context, torch.arange(n, device=device), "amin")
-        first[earliest] = True
-    return first

@@ -1,11 +1,14 @@
 """Neighbour distances of the groups that are large enough, and the mean of an estimate over groups."""
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.geometry.layer import Layer
+from pipeline.geometry.neighbors import NeighborGraph
 
 MIN_POINTS = 100
 """Minimum points of a group for a dimension estimate; with fewer the standard deviation would reach 10 %."""
@@ -15,34 +18,61 @@ Radii = Float64[Tensor, "_points _k"]
 """Neighbour distances of one group; the number of points and neighbours may differ between groups."""
 
 
-def usable_group_radii(layer: Layer) -> list[Radii]:
-    """Return the neighbour distances of every group that can be measured, float64.
+def usable_group_radii(layer: Layer) -> list[Radii | None]:
+    """Return the neighbour distances, float64, of each group of the layer in order; None for one without an estimate.
 
     Groups with fewer than 100 points are left out (flag `group_too_small`, or `too_few_points` if no group has 100),
     as are groups with r1 = r2 at every point (`tied_distances`). Groups with fewer than 500 count (`few_points`).
     """
-    enough = [g.radii for g in layer.dimension_graphs if len(g.radii) >= MIN_POINTS]
-    if not enough:
-        layer.flags.add("too_few_points")
-    elif len(enough) < len(layer.dimension_graphs):
-        layer.flags.add("group_too_small")
-    if any(len(r) < FEW_POINTS for r in enough):
+    radii = usable_radii(layer, layer.dimension_graphs, none="too_few_points", some="group_too_small")
+    if any(len(r) < FEW_POINTS for r in radii if r is not None):
         layer.flags.add("few_points")
-    distinct = [r for r in enough if bool((r[:, 1] > r[:, 0]).any())]
-    if len(distinct) < len(enough):
-        layer.flags.add("tied_distances")
-    return distinct
+    return radii
 
 
-def mean_over_groups(layer: Layer, values: list[float]) -> tuple[float, float | None] | tuple[None, None]:
-    """Return the mean over groups and its standard error, sd / sqrt(groups); the error is None with one group.
+def usable_radii(layer: Layer, graphs: Sequence[NeighborGraph], none: str, some: str) -> list[Radii | None]:
+    """Return the distances of each graph with 100 points that are not all tied; None for the others.
 
-    An estimate is not finite if all its distances are tied; such groups are left out (flag `tied_distances`).
+    Args:
+        none: flag set if no graph has 100 points.
+        some: flag set if only some have.
     """
-    finite = [value for value in values if math.isfinite(value)]
-    if len(finite) < len(values):
+    enough = [graph.radii if len(graph.radii) >= MIN_POINTS else None for graph in graphs]
+    if all(radii is None for radii in enough):
+        layer.flags.add(none)
+    elif any(radii is None for radii in enough):
+        layer.flags.add(some)
+    usable = [radii if radii is not None and bool((radii[:, 1] > radii[:, 0]).any()) else None for radii in enough]
+    if sum(radii is not None for radii in usable) < sum(radii is not None for radii in enough):
+        layer.flags.add("tied_distances")
+    return usable
+
+
+def estimate_columns(
+    layer: Layer, name: str, radii: Sequence[Radii | None], estimator: Callable[[Radii], float]
+) -> dict[str, Any]:
+    """Return NAME, NAME_se and NAME_groups of an estimator: mean over groups, its standard error, and each group's.
+
+    The list has one item per group of contexts, None for a group without an estimate; it is None if all are.
+    """
+    mean, se, groups = mean_over_groups(layer, [None if r is None else estimator(r) for r in radii])
+    return {name: mean, f"{name}_se": se, f"{name}_groups": groups}
+
+
+def mean_over_groups(
+    layer: Layer, values: Sequence[float | None]
+) -> tuple[float | None, float | None, list[float | None] | None]:
+    """Return the mean over groups, its standard error sd / sqrt(groups), and the values; all None without an estimate.
+
+    The error is None with one group. An estimate is not finite if all its distances are tied; such groups are left
+    out (flag `tied_distances`).
+    """
+    groups = [value if value is not None and math.isfinite(value) else None for value in values]
+    finite = [value for value in groups if value is not None]
+    if len(finite) < sum(value is not None for value in values):
         layer.flags.add("tied_distances")
     if not finite:
-        return None, None
+        return None, None, None
     n, mean = len(finite), sum(finite) / len(finite)
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in finite) / (n - 1) / n) if n > 1 else None
+    se = math.sqrt(sum((v - mean) ** 2 for v in finite) / (n - 1) / n) if n > 1 else None
+    return mean, se, groups

@@ -1,21 +1,19 @@
 """Input of the metrics: moments and point cloud of one layer, with cached intermediate results."""
 
 from functools import cached_property
+from typing import Any
 
 import torch
-from jaxtyping import Float64, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from pipeline.geometry.accumulator import LayerMoments
 from pipeline.geometry.cloud import PointCloud
-from pipeline.geometry.eigen import EigenDecomposition, eigendecompose
-from pipeline.geometry.moments import Moments
 from pipeline.geometry.neighbors import NeighborGraph, build_exact_graph, drop_near_duplicates
-from pipeline.geometry.precision import UNIT_ROUNDOFF, product_dtype
+from pipeline.geometry.population import Population
 from pipeline.recipe import Recipe
 
-MetricValue = float | int | list[float] | list[int] | None
-MetricValues = dict[str, MetricValue]
+MetricValues = dict[str, Any]
 
 
 class Layer:
@@ -23,67 +21,36 @@ class Layer:
 
     def __init__(self, moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> None:
         self.moments, self.cloud, self.recipe = moments, cloud, recipe
+        self.every = Population(moments.every, moments.dtype)
+        self.ordinary = Population(moments.ordinary, moments.dtype) if moments.sink_sums.count else self.every
         self.flags: set[str] = set()
-
-    @cached_property
-    def pooled_moments(self) -> Moments:
-        """Moments of the tokens of all groups."""
-        return self.moments.pooled_moments
 
     @cached_property
     def varies(self) -> bool:
         """True if tokens differ by more than the rounding of a float64 mean; otherwise sets a flag."""
-        if self.pooled_moments.count < 2:
+        if self.every.pooled.count < 2:
             self.flags.add("too_few_tokens")
             return False
-        if not self.is_spread(self.pooled_moments):
+        if not self.every.is_spread(self.every.pooled):
             self.flags.add("constant_layer")
             return False
         return True
 
-    def is_spread(self, part: Moments) -> bool:
-        """Return True if `part`, moments of a subset of the tokens, has two or more tokens that differ beyond rounding.
-
-        The bound covers rounding of the mean and cancellation in the variance, which is a difference of sums about a
-        shift that may be far away: constant rows leave up to 2^-45 of their mean |x - shift|^2 at any dim (20,000
-        rows, float64 products; 2^-15 in float32). Spreads below 1e-6 (float32: 8e-3) of the distance to the shift
-        are indistinguishable from rounding.
-        """
-        if part.count < 2:
+    @cached_property
+    def ordinary_varies(self) -> bool:
+        """True if the layer varies, and the tokens that are not sinks do; otherwise sets a flag."""
+        if not self.varies:
             return False
-        cancellation = 2.0**-40 if product_dtype(part.shifted_sum.device) == torch.float64 else 2.0**-14
-        rounding = 2.0**-96 * float(self.second_moment.trace())
-        rounding += cancellation * float(part.scatter.trace()) / part.count
-        return float(part.covariance().trace()) > rounding
+        if not self.ordinary.is_spread(self.ordinary.pooled):
+            self.flags.add("too_few_ordinary_tokens")
+            return False
+        return True
 
-    def eigenvalue_floor(self, largest: float) -> float:
-        """Return the noise floor of a spectrum whose largest eigenvalue is `largest`.
-
-        The floor is the larger of `dim * 2^-52 * largest` (resolution of a float64 decomposition; `2^-20 * largest`
-        with float32 products) and `unit^2 * median_j E[x_j^2] / 3` (variance of rounding activations to their dtype).
-        """
-        dim, device = len(self.covariance), self.covariance.device
-        resolution = dim * 2.0**-52 if product_dtype(device) == torch.float64 else 2.0**-20
-        rounding = UNIT_ROUNDOFF[self.moments.dtype] ** 2 * float(self.second_moment.diagonal().median()) / 3
-        return max(resolution * largest, rounding)
-
-    @cached_property
-    def covariance(self) -> Float64[Tensor, "dim dim"]:
-        return self.pooled_moments.covariance()
-
-    @cached_property
-    def second_moment(self) -> Float64[Tensor, "dim dim"]:
-        return self.pooled_moments.second_moment()
-
-    @cached_property
-    def covariance_eigen(self) -> EigenDecomposition:
-        """Eigenvalues of the covariance; with eigenvectors if a linear map to a next layer is fitted."""
-        return eigendecompose(self.covariance, vectors=self.moments.next_layer is not None)
-
-    @cached_property
-    def second_moment_eigen(self) -> EigenDecomposition:
-        """Eigenvalues of the uncentered second moment."""
-        return eigendecompose(self.second_moment)
+    @property
+    def populations(self) -> dict[str, Population]:
+        """Sets of tokens that vary, by the end of the names of their columns: all tokens, and those not sinks."""
+        varies = {"": (self.every, self.varies), "_no_sink": (self.ordinary, self.ordinary_varies)}
+        return {suffix: population for suffix, (population, is_spread) in varies.items() if is_spread}
 
     @cached_property
     def group_members(self) -> list[Int[Tensor, " _members"]]:
@@ -103,13 +70,28 @@ class Layer:
         return [drop_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.deduplicated_graphs]
 
     @cached_property
-    def authors_graph(self) -> NeighborGraph:
-        """k-NN graph of the first `authors_points` points with near-duplicates, shared with an equal first group."""
-        first = torch.arange(min(self.recipe.authors_points, len(self.cloud)), device=self.cloud.points.device)
-        if self.group_members and torch.equal(first, self.group_members[0]):
-            return self.deduplicated_graphs[0]
-        return build_exact_graph(self.cloud.points[first], AUTHORS_NEIGHBORS, self.recipe.seed)
+    def authors_graphs(self) -> list[NeighborGraph]:
+        """k-NN graphs, with near-duplicates, of disjoint draws of `authors_points` points in order.
+
+        At least one draw, which may be smaller; up to AUTHORS_DRAWS if there is one group, or if every draw equals a
+        group, whose graph it shares.
+        """
+        size, device = self.recipe.authors_points, self.cloud.points.device
+        n_draws = min(max(len(self.cloud) // size, 1), AUTHORS_DRAWS)
+        ends = [(start * size, min((start + 1) * size, len(self.cloud))) for start in range(n_draws)]
+        draws = [torch.arange(*limits, device=device) for limits in ends]
+        shared = [self._shared_graph(draw) for draw in draws]
+        several = len(self.group_members) == 1 or None not in shared
+        k, seed, points = AUTHORS_NEIGHBORS, self.recipe.seed, self.cloud.points
+        wanted = list(zip(draws, shared, strict=True))[: None if several else 1]
+        return [graph or build_exact_graph(points[draw], k, seed) for draw, graph in wanted]
+
+    def _shared_graph(self, draw: Int[Tensor, " draw"]) -> NeighborGraph | None:
+        """Graph of the group that equals a draw, if there is one."""
+        groups = zip(self.group_members, self.deduplicated_graphs, strict=True)
+        return next((graph for group, graph in groups if torch.equal(draw, group)), None)
 
 
+AUTHORS_DRAWS = 3
 AUTHORS_NEIGHBORS = 4
 """Neighbours per point: two are used, and two spare ones let float64 distances reorder near-ties."""

@@ -8,7 +8,7 @@ import torch
 from pipeline.geometry.accumulator import NORM_SAMPLE
 from pipeline.geometry.moment_stream import BLOCK_ROWS
 
-WORK_MATRICES = 12
+WORK_MATRICES = 20
 """Number of dim x dim float64 matrices alive while one layer is described: sums, covariances, eigenvectors."""
 WORK_BYTES_PER_COORDINATE = 24
 """Bytes per coordinate of the cloud during neighbour search: stored, shifted in float64 and in float32."""
@@ -43,7 +43,7 @@ def plan_passes(
 def pass_bytes(widths: Sequence[int], n_points: int, groups: int, dtype: torch.dtype) -> int:
     """Return the bytes of one pass over these widths: scatters, cross scatters, points, current blocks, norms."""
     scatters = sum(2 * groups * width**2 * 8 for width in widths)
-    crosses = sum(left * right * 8 for left, right in pairwise(widths))
+    crosses = sum(2 * groups * left * right * 8 for left, right in pairwise(widths))
     rows = sum((n_points + BLOCK_ROWS) * width * dtype.itemsize for width in widths)
     return scatters + crosses + rows + len(widths) * NORM_SAMPLE * 4
 

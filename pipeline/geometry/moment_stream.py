@@ -1,4 +1,4 @@
-"""Streaming moments of all layers of one pass, in blocks at fixed token boundaries."""
+"""Streams of the rows of all layers of one pass, in blocks at fixed token boundaries: moments, and sink tokens."""
 
 from collections.abc import Sequence
 
@@ -8,49 +8,32 @@ from torch import Tensor
 
 from pipeline.geometry.accumulator import Accumulator, LayerMoments
 from pipeline.geometry.device_copies import to_device
-from pipeline.geometry.moments import transposed_matmul
 from pipeline.geometry.precision import product_dtype
+from pipeline.geometry.row_norms import RowNorms, SinkRule
 
 BLOCK_ROWS = 2048
 """Rows per matrix product; fixed, so that results do not depend on the batch size."""
 
 
-class MomentStream:
-    """Moments of every layer over one pass; only the rows of the current block are stored.
+class BlockStream:
+    """Rows of every layer over one pass; only the rows of the current block are stored.
 
     A block ends after BLOCK_ROWS rows or at a change of group, never at the end of a batch, so results are
-    byte-identical for every batch size. Each layer's shift (mean) and pilot norm (median) come from the first rows
-    of its first block. Memory per layer: 2 * groups * dim^2 * 8 bytes, dim^2 * 8 more if the layer has a `following`
-    layer, one block of rows and 1 MiB of norms (see `memory_plan`). On a GPU nothing synchronises before `finish`.
+    byte-identical for every batch size. On a GPU nothing synchronises before the pass has ended.
 
     Args:
         widths: width of each layer, in order.
         rows_per_group: number of rows of each group of contexts.
-        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
-        following: per layer the index of the later layer to which a linear map is fitted, or None.
-        device: device of the rows and the sums.
+        device: device of the rows.
     """
 
-    def __init__(
-        self,
-        widths: Sequence[int],
-        rows_per_group: Sequence[int],
-        sink_multiple: float,
-        following: Sequence[int | None] | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self._widths = tuple(widths)
+    def __init__(self, widths: Sequence[int], rows_per_group: Sequence[int], device: torch.device | str) -> None:
+        self._widths, self._device = tuple(widths), torch.device(device)
         self._due = list(rows_per_group)
-        self._multiple = sink_multiple
-        self._following = tuple(following or [None] * len(widths))
-        self._device = torch.device(device)
         self._batch: list[list[Tensor]] = [[] for _ in widths]
         self._block: list[Tensor] = []
         self._first = torch.zeros(BLOCK_ROWS, dtype=torch.bool, device=device)
         self._fill, self._group = 0, 0
-        self._layers: list[Accumulator] = []
-        self._cross: list[Tensor | None] = []
-        product_dtype(device)  # may time the device, which would synchronise between batches
 
     def add_states(self, layer: int, rows: Float[Tensor, "rows dim"]) -> None:
         """Add rows of one layer in token order, in one or more parts; rows are referenced, not copied.
@@ -69,40 +52,36 @@ class MomentStream:
         if any(part is None or part.shape != (len(group), d) for part, d in zip(rows, self._widths, strict=True)):
             raise ValueError(f"every layer must get the {len(group)} rows of the batch, each of the layer's width")
         batch = [part for part in rows if part is not None]
-        if not self._layers:
-            self._prepare(batch)
+        if not self._block:
+            self._prepare([part.dtype for part in batch])
         first = to_device(first, self._device)
         for start, stop, g in _runs(group):
             self._enter(g)
             self._take(batch, first, start, stop)
         self._batch = [[] for _ in self._widths]
 
-    def finish(self) -> list[LayerMoments]:
-        """Fold the last block and return the layers in order.
+    def _prepare(self, dtypes: list[torch.dtype]) -> None:
+        """Allocate the block before the first batch."""
+        for width, dtype in zip(self._widths, dtypes, strict=True):
+            self._block.append(torch.empty(BLOCK_ROWS, width, dtype=dtype, device=self._device))
+
+    def _fold(self, blocks: list[Tensor], first: Bool[Tensor, " rows"], group: int) -> None:
+        """Add one block of rows of one group; `blocks` are those of every layer."""
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        """Fold the last block.
 
         Raises:
             ValueError: a group got fewer or more rows than `rows_per_group` announced.
         """
-        self._fold()
-        if any(self._due) or not self._layers:
+        self._fold_block()
+        if any(self._due) or not self._block:
             raise ValueError(f"stream finished with rows per group still due: {self._due}")
-        layers = [layer.result() for layer in self._layers]
-        for layer, target, cross in zip(layers, self._following, self._cross, strict=True):
-            layer.next_layer, layer.cross_scatter = None if target is None else layers[target], cross
-        return layers
-
-    def _prepare(self, batch: list[Tensor]) -> None:
-        n_groups, due = len(self._due), sum(self._due)
-        for rows, width, target in zip(batch, self._widths, self._following, strict=True):
-            self._block.append(torch.empty(BLOCK_ROWS, width, dtype=rows.dtype, device=self._device))
-            self._layers.append(Accumulator(rows.dtype, width, n_groups, due, self._multiple, self._device))
-            to = None if target is None else self._widths[target]
-            zeros = None if to is None else torch.zeros(width, to, dtype=torch.float64, device=self._device)
-            self._cross.append(zeros)
 
     def _enter(self, group: int) -> None:
         if group != self._group:
-            self._fold()
+            self._fold_block()
             self._group = group
 
     def _take(self, batch: list[Tensor], first: Tensor, start: int, stop: int) -> None:
@@ -115,22 +94,115 @@ class MomentStream:
             self._first[target] = first[source]
             self._fill, start = target.stop, source.stop
             if self._fill == BLOCK_ROWS:
-                self._fold()
+                self._fold_block()
 
-    def _fold(self) -> None:
-        """Add the current block, full or not, to the sums of every layer."""
-        if not self._fill:
-            return
-        waiting: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        first = self._first[: self._fill]
-        for index, (layer, block) in enumerate(zip(self._layers, self._block, strict=True)):
-            shifted = layer.add(block[: self._fill], first, self._group)
-            for cross, before in waiting.pop(index, ()):
-                cross += transposed_matmul(before, shifted)
-            target, cross = self._following[index], self._cross[index]
-            if target is not None and cross is not None:
-                waiting.setdefault(target, []).append((cross, shifted))
+    def _fold_block(self) -> None:
+        """Fold the current block, full or not."""
+        if self._fill:
+            self._fold([block[: self._fill] for block in self._block], self._first[: self._fill], self._group)
         self._fill = 0
+
+
+class SinkStream(BlockStream):
+    """Sink tokens of a cell, for passes that cover only some of its layers.
+
+    Args:
+        deciding: for each layer whether its norms decide which tokens are sinks.
+        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        rows_per_group: Sequence[int],
+        deciding: Sequence[bool],
+        sink_multiple: float,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(widths, rows_per_group, device)
+        self._rule = SinkRule(deciding, sink_multiple, self._device)
+        self._sinks: list[Tensor] = []
+
+    def finish(self) -> Bool[Tensor, " rows"]:
+        """Return the mask of the sinks among the rows of all groups, in order."""
+        self._end()
+        return torch.cat(self._sinks)
+
+    def _fold(self, blocks: list[Tensor], first: Tensor, group: int) -> None:
+        self._sinks.append(self._rule.mark([RowNorms.of(rows) for rows in blocks], first))
+
+
+class MomentStream(BlockStream):
+    """Moments of every layer over one pass.
+
+    Each layer's shift (mean) and pilot norm (median) come from the first rows of its first block. Memory per layer:
+    2 * groups * dim^2 * 8 bytes, as much again if the layer has a `following` layer, one block of rows and 1 MiB of
+    norms (see `memory_plan`).
+
+    Args:
+        widths: width of each layer, in order.
+        rows_per_group: number of rows of each group of contexts.
+        sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
+        following: per layer the index of the later layer to which a linear map is fitted, or None.
+        deciding: for each layer whether its norms decide which tokens are sinks; all by default.
+        sinks: mask of the sinks among the rows of all groups, if it is known (`SinkStream`); then no layer decides.
+        device: device of the rows and the sums.
+    """
+
+    def __init__(
+        self,
+        widths: Sequence[int],
+        rows_per_group: Sequence[int],
+        sink_multiple: float,
+        following: Sequence[int | None] | None = None,
+        device: torch.device | str = "cpu",
+        deciding: Sequence[bool] | None = None,
+        sinks: Bool[Tensor, " rows"] | None = None,
+    ) -> None:
+        super().__init__(widths, rows_per_group, device)
+        self._following = tuple(following or [None] * len(widths))
+        self._rule = SinkRule(deciding or [True] * len(widths), sink_multiple, self._device)
+        self._sinks, self._n_rows = sinks, 0
+        self._layers: list[Accumulator] = []
+        product_dtype(device)  # may time the device, which would synchronise between batches
+
+    def finish(self) -> list[LayerMoments]:
+        """Fold the last block and return the layers in order.
+
+        Raises:
+            ValueError: a group got fewer or more rows than `rows_per_group` announced.
+        """
+        self._end()
+        counted = zip(self._layers, self._rule.pilots, self._rule.layer_counts, strict=True)
+        layers = [layer.result(pilot.value, count) for layer, pilot, count in counted]
+        for layer, target in zip(layers, self._following, strict=True):
+            layer.next_layer = None if target is None else layers[target]
+        return layers
+
+    def _prepare(self, dtypes: list[torch.dtype]) -> None:
+        super()._prepare(dtypes)
+        n_groups, due = len(self._due), sum(self._due)
+        for dtype, width, target in zip(dtypes, self._widths, self._following, strict=True):
+            next_width = None if target is None else self._widths[target]
+            self._layers.append(Accumulator(dtype, width, n_groups, due, next_width, self._device))
+
+    def _fold(self, blocks: list[Tensor], first: Tensor, group: int) -> None:
+        norms = [RowNorms.of(rows) for rows in blocks]
+        sink = self._mark_sinks(norms, first)
+        waiting: dict[int, list[tuple[Accumulator, Tensor]]] = {}
+        for index, (layer, rows) in enumerate(zip(self._layers, blocks, strict=True)):
+            shifted = layer.add(rows, norms[index], sink, group)
+            for before, before_shifted in waiting.pop(index, ()):
+                before.add_cross(before_shifted, shifted, sink, group)
+            if (target := self._following[index]) is not None:
+                waiting.setdefault(target, []).append((layer, shifted))
+
+    def _mark_sinks(self, norms: list[RowNorms], first: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+        sink = self._rule.mark(norms, first)
+        if self._sinks is not None:
+            sink = self._sinks[self._n_rows : self._n_rows + len(first)]
+        self._n_rows += len(first)
+        return sink
 
 
 def _joined(parts: list[Tensor]) -> Tensor | None:

@@ -82,7 +82,7 @@ class Moments(RowSums):
         cls, y: Float64[Tensor, "rows dim"], mask: Bool[Tensor, " rows"], shift: Float64[Tensor, " dim"]
     ) -> "Moments":
         """Return the moments of the rows of `y`, already shifted, that `mask` selects."""
-        y = _select_or_zero(y, mask)
+        y = select_or_zero(y, mask)
         length = torch.linalg.vector_norm(y, dim=1).square()
         total, third = torch.stack([torch.ones_like(length), length]) @ y
         return cls(shift, mask.sum(), total, length.sum(), gram(y), third, length.square().sum())
@@ -149,6 +149,6 @@ def merge_moments(parts: list[Moments]) -> Moments:
     return whole
 
 
-def _select_or_zero(y: Tensor, mask: Tensor) -> Tensor:
+def select_or_zero(y: Tensor, mask: Tensor) -> Tensor:
     """Return the selected rows on the CPU; on a GPU all rows with zeros elsewhere, which needs no synchronisation."""
     return select_rows(y, mask.nonzero().flatten()) if y.device.type == "cpu" else y * mask[:, None]

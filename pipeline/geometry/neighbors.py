@@ -102,6 +102,31 @@ def drop_near_duplicates(
     return graph
 
 
+def restrict_graph(graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int = 0) -> NeighborGraph:
+    """Return the graph of the `k` nearest neighbours on the points in `keep`; exact.
+
+    The kept members of a complete list are the nearest kept points, so only lists with fewer than k are searched.
+    """
+    k = max(min(k, int(keep.sum()) - 1), 0)
+    points, renumber = graph.points[keep], keep.cumsum(0) - 1
+    members = keep[graph.indices[keep]]
+    nearest = members.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :k]
+    complete = (members.sum(1) >= k) & graph.resolved[keep]
+    distances, indices = graph.distances[keep].gather(1, nearest), renumber[graph.indices[keep].gather(1, nearest)]
+    stale = (~complete).nonzero().flatten()
+    resolved = complete.clone()
+    distances[stale], indices[stale], resolved[stale] = search_neighbors(points, k, stale, seed, None)
+    return replace(
+        graph,
+        point_indices=graph.point_indices[keep],
+        copies=graph.copies[keep],
+        points=points,
+        distances=distances,
+        indices=indices,
+        resolved=resolved,
+    )
+
+
 def _restrict(
     graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int, engine: CandidateEngine | None
 ) -> NeighborGraph:

@@ -56,12 +56,17 @@ class Loss:
                 self._count(context_group, part.tolist())
 
     def columns(self) -> dict[str, Any]:
-        """`loss`, `loss_se`, `loss_tokens`; null if the model has no loss of its own or it is not finite."""
-        means = [math.fsum(sums) / count for sums, count in zip(self._sums, self._counts, strict=True) if count]
-        if not means or not np.isfinite(means).all():
-            return {"loss": None, "loss_se": None, "loss_tokens": None}
-        error = float(np.std(means, ddof=1)) / math.sqrt(len(means)) if len(means) > 1 else None
-        return {"loss": math.fsum(means) / len(means), "loss_se": error, "loss_tokens": sum(self._counts)}
+        """`loss`, `loss_se`, `loss_groups`, `loss_tokens`; null if the model has no own loss or it is not finite."""
+        means = [
+            math.fsum(sums) / count if count else None for sums, count in zip(self._sums, self._counts, strict=True)
+        ]
+        found = [mean for mean in means if mean is not None]
+        if not found or not np.isfinite(found).all():
+            return dict.fromkeys(("loss", "loss_se", "loss_groups", "loss_tokens"))
+        error = float(np.std(found, ddof=1)) / math.sqrt(len(found)) if len(found) > 1 else None
+        n_tokens = sum(self._counts)
+        mean = math.fsum(total for sums in self._sums for total in sums) / n_tokens
+        return {"loss": mean, "loss_se": error, "loss_groups": means, "loss_tokens": n_tokens}
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -99,5 +104,5 @@ class DelayedLoss:
         """Add the losses of the last batch."""
         if self._last is not None and self._loss is not None:
             ids, causal, batch = self._last
-            self._loss.add(ids, None if causal is None else causal.wait(), batch.special_mask, batch.context_group)
+            self._loss.add(ids, None if causal is None else causal.wait(), batch.special_mask, batch.error_group)
         self._last = None

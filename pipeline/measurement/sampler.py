@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.corpora import Batch
-from pipeline.geometry import MomentStream, PointCloud, to_device
+from pipeline.geometry import MomentStream, PointCloud, SinkStream, to_device
 
 
 class HiddenStateSampler:
@@ -23,7 +23,7 @@ class HiddenStateSampler:
     """
 
     def __init__(
-        self, stream: MomentStream, layers: Sequence[int], clouds: Mapping[int, PointCloud], device: str
+        self, stream: MomentStream | SinkStream, layers: Sequence[int], clouds: Mapping[int, PointCloud], device: str
     ) -> None:
         self._stream, self._clouds, self._device = stream, clouds, device
         self._slots = {layer: slot for slot, layer in enumerate(layers)}

@@ -29,7 +29,7 @@ def concatenate(batches: list[Batch]) -> dict[str, list[int]]:
         flat = batch.ids.ravel()
         rows["ids"] += flat.tolist()
         rows["special"] += batch.special_mask.ravel().tolist()
-        rows["group"] += batch.context_group.tolist()
+        rows["group"] += batch.error_group.tolist()
         rows["kept"] += zip(flat[batch.kept_rows], batch.kept_context, batch.kept_group, batch.kept_token, strict=True)
         rows["moments"] += zip(flat[batch.moment_rows], batch.moment_group, batch.moment_first, strict=True)
     return rows
@@ -43,12 +43,13 @@ def test_rows_are_those_of_a_plain_loop_whatever_the_batch_size(
     batches = list(text.iter_batches(batch_tokens))
     kept, moments = [], []
     for number, (ids, group) in enumerate(zip(text.ids, text.context_group, strict=True)):
+        error_group = number * min(5, len(lengths)) // len(lengths) if text.n_groups == 1 else group
         kept += [(ids[p], number, group, ids[p]) for p in text.kept_positions[number]]
-        moments += [(ids[p], group, p == 0) for p in text.moment_positions[number]]
+        moments += [(ids[p], error_group, p == 0) for p in text.moment_positions[number]]
     assert concatenate(batches) == {
         "ids": np.concatenate(text.ids).tolist(),
         "special": np.concatenate(text.special_masks).tolist(),
-        "group": text.context_group.tolist(),
+        "group": text.error_group.tolist(),
         "kept": kept,
         "moments": moments,
     }

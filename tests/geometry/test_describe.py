@@ -13,8 +13,10 @@ from pipeline.geometry import describe, set_threads
 from tests.support.point_clouds import brute, curved, rotation, zipf
 
 METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity")
-ONE_LAYER = {"linearity", "linearity_residual"}
+ONE_LAYER = set(column_names("linearity"))
 SURROGATE = {name for name in column_names("dimension") if "gaussian" in name}
+ALPHA = {name for name in column_names("spectrum") if name.startswith("alpha")}
+TYPES = {name for name in column_names("dimension") if "_types" in name}
 COUNTS = ("n_points", "n_tokens", "n_duplicates")
 SCALE_FREE = (
     *("anisotropy", "participation_ratio", "participation_ratio_corrected", "effective_rank_lambda", "alpha"),
@@ -38,8 +40,8 @@ def test_every_metric_column_is_there_and_nothing_else() -> None:
     assert set(row) == {*column_names(*METRICS), "knn_s", "spectrum_s", "status", "flags"}
     assert row["status"] == "ok"
     null = {name for name in column_names(*METRICS) if row[name] is None}
-    assert null == ONE_LAYER | SURROGATE | {"alpha", "alpha_r2", "alpha_lo", "alpha_hi"}
-    assert row["flags"] == ["alpha_range", "few_points"]
+    assert null == ONE_LAYER | SURROGATE | ALPHA | TYPES | {"id_authors_se"}
+    assert row["flags"] == ["alpha_range", "few_points", "too_few_types"]
 
 
 def edges() -> dict[str, tuple[Tensor, str, str]]:
@@ -83,11 +85,13 @@ def test_numpy_and_torch_agree() -> None:
     assert flat(describe(points.clone().requires_grad_()), (*SCALE_FREE, *COUNTS)) == expected
 
 
-def test_first_rows_of_contexts_are_sinks() -> None:
-    """The first row of each context is a sink, in any order of rows."""
-    context = torch.arange(600).flip(0) % 20
-    assert describe(curved(600, 16), contexts=context)["n_sink_tokens"] == 20
-    assert describe(curved(600, 16))["n_sink_tokens"] == 0
+def test_rows_at_position_zero_are_sinks_and_without_positions_none_is() -> None:
+    """Of subsampled positions the first that is there opens no context."""
+    context, position = torch.arange(600).flip(0) % 20, torch.arange(600).flip(0) // 20
+    points = curved(600, 16)
+    assert describe(points, contexts=context, positions=position)["n_sink_tokens"] == 20
+    assert describe(points, contexts=context, positions=position + 3)["n_sink_tokens"] == 0
+    assert describe(points, contexts=context)["n_sink_tokens"] == 0
 
 
 def test_neighbour_shares() -> None:

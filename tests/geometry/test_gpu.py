@@ -21,7 +21,7 @@ def batch(contexts: int, tokens: int, group: int) -> Batch:
     return Batch(
         ids=np.zeros((contexts, tokens), np.int64),
         special_mask=np.zeros((contexts, tokens), bool),
-        context_group=np.full(contexts, group),
+        error_group=np.full(contexts, group),
         moment_rows=rows,
         moment_group=np.full(len(rows), group),
         moment_first=rows % tokens == 0,
@@ -54,7 +54,7 @@ def test_all_rows_with_zeros_sum_up_as_the_chosen_ones(monkeypatch: pytest.Monke
     y = torch.randn(2048, 300, generator=generator, dtype=torch.float64)
     mask, shift = torch.rand(2048, generator=generator) < 0.7, torch.zeros(300, dtype=torch.float64)
     chosen = moments.Moments.from_masked_rows(y, mask, shift)
-    monkeypatch.setattr(moments, "_select_or_zero", lambda y, mask: y * mask[:, None])
+    monkeypatch.setattr(moments, "select_or_zero", lambda y, mask: y * mask[:, None])
     masked = moments.Moments.from_masked_rows(y, mask, shift)
     for name in vars(chosen):
         torch.testing.assert_close(vars(masked)[name], vars(chosen)[name], rtol=1e-11, atol=1e-11)

@@ -63,12 +63,12 @@ def test_passes_cover_every_layer_once_and_fit(widths: list[int], n_points: int,
 
 
 def test_a_large_model_on_a_large_and_on_a_small_card() -> None:
-    """34 states of width 4096 in five groups: 46 GB of scatters and 4 GB of cross scatters."""
+    """34 states of width 4096 in five groups: 46 GB of scatters and 44 GB of cross scatters."""
     widths, points = [4096] * 34, 20_480
-    assert pass_bytes(widths, points, 5, torch.bfloat16) == pytest.approx(56.4e9, rel=0.01)
+    assert pass_bytes(widths, points, 5, torch.bfloat16) == pytest.approx(95.9e9, rel=0.01)
     assert len(plan_passes(widths, points, 5, torch.bfloat16, 120 * 10**9)) == 1
     small = plan_passes(widths, points, 5, torch.bfloat16, 20 * 10**9)
-    assert [len(layers) for layers in small] == [8, 8, 8, 8, 2]
+    assert [len(layers) for layers in small] == [4, 4, 4, 4, 4, 4, 4, 4, 2]
 
 
 def stream_bytes(stream: MomentStream) -> int:
@@ -132,7 +132,7 @@ def test_the_sampled_median_of_equal_norms_is_that_norm(monkeypatch: pytest.Monk
 
 
 def test_rows_that_are_not_finite_are_in_no_norm() -> None:
-    """Sum, maximum, count and sample ignore them."""
+    """Maximum and sample ignore them."""
     found, norms = NormStatistics(4, CPU), torch.tensor([2.0, 0.0, 3.0, 0.0], dtype=torch.float64)
     found.add(norms, torch.tensor([True, True, True, False]))
-    assert (found.total, found.largest, found.n_positive, found.sample.tolist()) == (5.0, 3.0, 2, [0.0, 2.0, 3.0])
+    assert (found.largest, found.sample.tolist()) == (3.0, [0.0, 2.0, 3.0])

@@ -16,6 +16,7 @@ from pipeline.geometry.moments import Moments
 from tests.support.point_clouds import curved, hard_clouds, rotation
 
 HARD = hard_clouds(3000, 96)
+NO_SINK = {name for name in column_names("anisotropy", "spectrum", "norms") if name.endswith("_no_sink")}
 
 
 def with_spectrum(eigenvalues: Tensor, n: int = 2000, seed: int = 0) -> Tensor:
@@ -33,21 +34,19 @@ def moments_of(points: Tensor) -> Moments:
     return sums
 
 
-def reference(x: Tensor, context: Tensor) -> dict[str, float | list]:
+def reference(x: Tensor, position: Tensor) -> dict[str, float | list]:
     """Return every moment metric from the whole float64 matrix: singular values, Gram matrices, sorted norms."""
     n, centered, norms = len(x), x - x.mean(0), x.norm(dim=1)
     lam, raw = torch.linalg.svdvals(centered).square() / (n - 1), torch.linalg.svdvals(x)
     p, q, variance = lam / lam.sum(), raw / raw.sum(), x.var(0)
     unit = x / norms[:, None]
-    sink = (context != context.roll(1)) | (norms > 8 * norms[:512].median())
-    ordinary = torch.linalg.svdvals(x[~sink] - x[~sink].mean(0)).square()
+    sink = (position == 0) | (norms > 8 * norms[:512].median())
     square = centered.square().sum(1)
     rank = np.arange(12, len(lam) + 1)
     line, r2 = weighted_line(np.log(rank), lam[11:].log().numpy(), 1 / rank)
     found = {
         "anisotropy": p[0],
         "anisotropy_uncentered": raw[0] ** 2 / raw.square().sum(),
-        "anisotropy_no_sink": ordinary[0] / ordinary.sum(),
         "sink_variance_share": square[sink].sum() / square.sum(),
         "total_variance": lam.sum(),
         "participation_ratio": 1 / p.square().sum(),
@@ -61,9 +60,22 @@ def reference(x: Tensor, context: Tensor) -> dict[str, float | list]:
         "norm_median": norms.median(),
         "norm_max": norms.max(),
         "abs_max": x.abs().max(),
+        "abs_median": x[:512].abs().median(),
+        "pca_90": (p.cumsum(0) < 0.9).sum() + 1,
+        "pca_99": (p.cumsum(0) < 0.99).sum() + 1,
+        "marchenko_pastur_edge": variance.mean() * (1 + math.sqrt(x.shape[1] / n)) ** 2,
     }
+    ranks = torch.tensor(sorted(set(np.geomspace(1, x.shape[1], 64).round().astype(int).tolist())))
     lists = {"top_eigenvalues": lam[:32], "top_dims_share": (variance / lam.sum()).topk(3).values}
+    lists |= {"eigenvalue_ranks": ranks, "eigenvalues_at_ranks": lam[ranks - 1]}
     return {c: float(v) for c, v in found.items()} | {c: v.tolist() for c, v in lists.items()}
+
+
+def ordinary_reference(x: Tensor, position: Tensor) -> dict[str, float | list]:
+    """Return the metrics without sinks: those of the whole float64 matrix of the other rows."""
+    norms = x.norm(dim=1)
+    kept = (position > 0) & (norms <= 8 * norms[:512].median())
+    return {c: v for c, v in reference(x[kept], position[kept]).items() if f"{c}_no_sink" in NO_SINK}
 
 
 def weighted_line(x: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, float]:
@@ -84,14 +96,17 @@ def unbiased_ratio(lam: Tensor, square: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", HARD)
 def test_every_moment_metric_equals_the_float64_reference(name: str) -> None:
     """Metrics of offset and stretched float32 clouds agree to 1e-6 with the whole float64 matrix."""
-    x, context = HARD[name].double(), torch.arange(len(HARD[name])) // 50
-    row, expected = describe(HARD[name], contexts=context), reference(x, context)
+    x, position = HARD[name].double(), torch.arange(len(HARD[name])) % 50
+    row = describe(HARD[name], positions=position)
+    without = {f"{column}_no_sink": value for column, value in ordinary_reference(x, position).items()}
+    expected = reference(x, position) | without
     assert "spectrum_floor" not in row["flags"]
     for column, value in expected.items():
         assert row[column] == pytest.approx(value, rel=1e-6), column
     assert row["top_dims"] == x.var(0).topk(3).indices.tolist()
-    others = {"anisotropy_se", "anisotropy_no_sink_se", "alpha_lo", "alpha_hi", "top_dims"}
-    assert set(expected) == set(column_names("anisotropy", "spectrum", "norms")) - others
+    others = {"alpha_lo", "alpha_hi", "alpha_no_sink_lo", "alpha_no_sink_hi", "top_dims"}
+    every = set(column_names("anisotropy", "spectrum", "norms"))
+    assert set(expected) == {name for name in every if not name.endswith(("_se", "_groups"))} - others
 
 
 @pytest.mark.parametrize("k", [1, 5, 64])
@@ -165,9 +180,8 @@ def test_sinks_explain_the_anisotropy_they_cause(length: int) -> None:
     """One sink of norm m per context of L tokens gives the closed form, and noise without the sinks."""
     d, m, contexts = 128, 60.0, 40 * 128 // length
     x = torch.randn(contexts * length, d, generator=torch.Generator().manual_seed(2))
-    context = torch.arange(len(x)) // length
     x[::length] += m * torch.eye(d)[0]
-    row = describe(x, contexts=context)
+    row = describe(x, positions=torch.arange(len(x)) % length)
     p = 1 / length
     along, rest = p * (1 - p) * m**2 + 1, d - 1
     assert row["anisotropy"] == pytest.approx(along / (along + rest), rel=0.03)  # measured: 0.6 %
@@ -221,7 +235,7 @@ def test_anisotropy_se_leaves_one_group_out() -> None:
     """The jackknife over groups equals SVDs of the remaining rows, for all tokens and without openers."""
     points, groups, opens = curved(1500, 32), torch.arange(1500) // 50 % 5, torch.arange(1500) % 50 == 0
     points[opens] *= 3
-    row = describe(points, groups=groups, contexts=torch.arange(1500) // 50)
+    row = describe(points, groups=groups, positions=torch.arange(1500) % 50)
     for name, mask in (("anisotropy", opens | True), ("anisotropy_no_sink", ~opens)):
         without = []
         for g in range(5):
@@ -240,7 +254,7 @@ def test_constant_parts_far_from_the_shift_have_no_anisotropy(dim: int, seed: in
     constant = 10.0 ** (seed - 2) * torch.randn(dim, generator=g) if seed else torch.full((dim,), 0.3)
     openers = constant.repeat(6000, 1)
     openers[::10] += 7 * torch.randn(600, dim, generator=g)
-    row = describe(openers, contexts=torch.arange(6000) // 10)
+    row = describe(openers, positions=torch.arange(6000) % 10)
     assert row["anisotropy"] is not None
     assert row["anisotropy_no_sink"] is None
     assert row["anisotropy_no_sink_se"] is None

@@ -53,10 +53,25 @@ def test_a_curved_manifold_lies_far_below_its_surrogate(intrinsic: int) -> None:
 def test_only_the_covariance_matters() -> None:
     """Mean, axes and unit have no effect; equal seeds give equal surrogates, other seeds different ones."""
     points = curved(1000, 32).double()
-    expected = [measured(points)[name] for name in COLUMNS]
+    expected = measured(points)
     for moved in (points, 8 * (points @ rotation(32)) + 5):
-        assert [measured(moved)[name] for name in COLUMNS] == pytest.approx(expected, rel=1e-9)
-    assert measured(points, seed=1)["id_mle_gaussian"] != pytest.approx(expected[2], rel=1e-6)
+        row = measured(moved)
+        assert all(row[name] == pytest.approx(expected[name], rel=1e-9) for name in COLUMNS)
+    assert measured(points, seed=1)["id_mle_gaussian"] != pytest.approx(expected["id_mle_gaussian"], rel=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sinks_do_not_stretch_the_surrogate(seed: int) -> None:
+    """A Gaussian layer with one sink in 256 tokens reads as its surrogate; with the sinks' covariance it does not."""
+    points = gaussian(4096, 64, 0.5, seed)
+    position = torch.arange(4096) % 256
+    points[position == 0] += 300 * torch.eye(64, dtype=torch.float64)[0]
+    row = describe(points, groups=torch.arange(4096) // 1024, positions=position, recipe=RECIPE)
+    error = np.hypot(row["id_mle_se"], row["id_mle_gaussian_se"])
+    assert row["n_sink_tokens"] == 16
+    # standard errors have 3 degrees of freedom; the sinks' covariance gave a surrogate 24 % lower
+    assert row["id_mle_gaussian"] == pytest.approx(row["id_mle"], abs=6 * error)
+    assert row["id_mle_gaussian"] == pytest.approx(row["id_mle"], rel=0.08)
 
 
 def test_it_draws_as_many_points_as_were_measured() -> None:

@@ -19,13 +19,41 @@ from pipeline.lake.schema import REQUIRED_COLUMNS, arrow_schema, encode_parquet,
 from tests.support import lake_rows
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_SINK = {
+    **dict.fromkeys(("participation_ratio", "effective_rank_sigma", "effective_rank_lambda", "alpha"), "spectrum"),
+    **{"cosine_mean": "norms", "linearity": "linearity"},
+}
+"""Metrics with an error and a value without sinks, and their groups of columns."""
+GROUPED = {
+    **{f"{name}{end}": group for name, group in NO_SINK.items() for end in ("", "_no_sink")},
+    **{"anisotropy": "anisotropy", "anisotropy_no_sink": "anisotropy", "norm_mean": "norms", "loss": "loss"},
+    **{f"id_{name}": "dimension" for name in ("twonn", "mle", "mle_c50", "mle_c90", "lb20", "authors")},
+    **{f"id_{name}": "dimension" for name in ("gride_4", "gride_16", "twonn_gaussian", "mle_gaussian")},
+    **{f"id_{name}": "dimension" for name in ("twonn_types", "mle_types")},
+}
 ADDED = {
     *(("config_digest", "string", "checkpoint"), ("algorithm", "int32", "keys")),
     *(("text_sha256", "string", "text"), ("contexts_digest", "string", "text")),
     ("anisotropy_no_sink_se", "float64", "anisotropy"),
     ("batch_tokens", "int32", "provenance"),
     *((f"id_{name}_gaussian{se}", "float64", "dimension") for name in ("twonn", "mle") for se in ("", "_se")),
+    *((f"{name}_no_sink", "float64", group) for name, group in NO_SINK.items()),
+    *((f"{name}{end}_se", "float64", group) for name, group in NO_SINK.items() for end in ("", "_no_sink")),
+    *((f"{name}_groups", "list<float64>", group) for name, group in GROUPED.items()),
+    ("norm_mean_se", "float64", "norms"),
+    *((f"id_{name}_se", "float64", "dimension") for name in ("lb20", "authors")),
+    *((f"id_{name}_types{end}", "float64", "dimension") for name in ("twonn", "mle") for end in ("", "_se")),
+    ("top_eigenvalues_no_sink", "list<float64>", "spectrum"),
+    *((f"alpha_no_sink_{end}", "int32", "spectrum") for end in ("lo", "hi")),
+    *((f"pca_{share}", "int32", "spectrum") for share in (90, 99)),
+    *(("eigenvalue_ranks", "list<int32>", "spectrum"), ("eigenvalues_at_ranks", "list<float64>", "spectrum")),
+    *(("marchenko_pastur_edge", "float64", "spectrum"), ("abs_median", "float64", "norms")),
+    *((name, "int32", "counts") for name in ("n_types", "n_layer_sink_tokens")),
+    ("id_local_quantiles", "list<float64>", "dimension"),
 }
+
+
+ALPHA = {f"alpha{end}{more}" for end in ("", "_no_sink") for more in ("", "_se", "_groups")}
 
 
 def rows(**changes):
@@ -58,7 +86,7 @@ def test_every_column_has_a_distinct_meaning():
     assert all(meanings)
     assert len(set(meanings)) == len(meanings)
     numbers = [c for c in all_columns() if c.group in METRIC_GROUPS and c.type.startswith(("float", "list<float"))]
-    assert {c.name for c in numbers if not c.unit} == {"noise_ratio", "alpha", "mu_quantiles"}, "ratios have no unit"
+    assert {c.name for c in numbers if not c.unit} == {"noise_ratio", "mu_quantiles"} | ALPHA, "ratios have no unit"
 
 
 def test_a_table_reads_back_as_written_with_its_metadata():
@@ -118,7 +146,7 @@ def test_a_cell_without_rows_is_refused():
         to_table([], {})
 
 
-BY_DEFINITION = {name for name in column_names(*METRIC_GROUPS) if name.endswith(("_se", "_gaussian"))}
+BY_DEFINITION = {name for name in column_names(*METRIC_GROUPS) if name.endswith(("_se", "_gaussian", "_groups"))}
 
 
 @pytest.mark.parametrize("name", column_names(*METRIC_GROUPS))
@@ -151,6 +179,7 @@ def test_the_detail_after_the_colon_of_a_flag_is_ignored():
 
 CAVEATS = {
     *("spectrum_floor", "few_points", "unresolved_points", "quantised"),
+    *("few_tokens_per_dim", "constant_without_a_group", "group_too_small"),
     *("unexpected_keys", "shorter_context", "smaller_corpus", "tokenizer_round_trip"),
 }
 
@@ -170,6 +199,7 @@ RAISED = re.compile(r"""flags\.add\("([a-z_]+)"\)""")
 OTHER_FLAGS = {
     *("no_lm_head", "unexpected_keys", "no_own_loss", "no_mask_token", "nonfinite_loss", "nothing_to_predict"),
     *("shorter_context", "smaller_corpus", "tokenizer_round_trip"),
+    *("too_few_types", "group_too_small", "too_few_points"),
 }
 
 

@@ -8,7 +8,8 @@ from pipeline.geometry.layer import Layer, MetricValues
 from pipeline.geometry.neighbors import NeighborGraph
 
 COLUMNS = (
-    *("n_tokens", "n_sink_tokens", "n_points", "n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved"),
+    *("n_tokens", "n_sink_tokens", "n_layer_sink_tokens", "n_points"),
+    *("n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved"),
     *("same_context_share", "same_token_share", "noise_ratio"),
 )
 TIMING_COLUMN = "knn_s"
@@ -21,6 +22,7 @@ def measure(layer: Layer) -> MetricValues:
     row: MetricValues = {
         "n_tokens": n_tokens(layer),
         "n_sink_tokens": n_sink_tokens(layer),
+        "n_layer_sink_tokens": n_layer_sink_tokens(layer),
         "n_points": n_points(layer),
         "n_duplicates": n_duplicates(layer),
         "n_near_duplicates": n_near_duplicates(layer),
@@ -43,16 +45,27 @@ def n_tokens(layer: Layer) -> int:
     Source: a count.
     Bias: none.
     """
-    return layer.pooled_moments.count
+    return layer.every.pooled.count
 
 
 def n_sink_tokens(layer: Layer) -> int:
-    """Return the number of sink tokens: first of a context, or norm above `sink_multiple` pilot norms.
+    """Return the number of finite sink tokens of the cell: a token is a sink in all of its layers or in none.
+
+    A token is a sink if it opens its context or if its norm exceeds `sink_multiple` pilot norms in any block.
 
     Source: this project; the tokens of the massive activations of Sun et al. 2024 (arXiv 2402.17762).
     Bias: the pilot norm is the median of the first 512 tokens, not of all.
     """
     return layer.moments.sink_sums.count
+
+
+def n_layer_sink_tokens(layer: Layer) -> int:
+    """Return the number of finite tokens that open their context or exceed `sink_multiple` pilot norms in this layer.
+
+    Source: as `n_sink_tokens`, for one layer.
+    Bias: as `n_sink_tokens`; a token just below the limit in one layer may be above it in the next.
+    """
+    return layer.moments.n_layer_sinks
 
 
 def n_points(layer: Layer) -> int:

@@ -1,26 +1,29 @@
 """Intrinsic dimension from exact neighbour distances, at several fractions and scales."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from pipeline.columns import MU_PROBABILITIES
-from pipeline.geometry.group_estimates import Radii, mean_over_groups, usable_group_radii
+from pipeline.geometry.group_estimates import Radii, estimate_columns, mean_over_groups, usable_group_radii
 from pipeline.geometry.layer import Layer, MetricValues
 
+HEADLINE_NAMES = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90", "id_lb20")
+"""Columns with a standard error and a list per group."""
 COLUMNS = (
-    *("id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),
-    *("id_mle_c50", "id_mle_c50_se", "id_mle_c90", "id_mle_c90_se"),
-    "id_lb20",
-    *("id_gride_k", "id_gride", "id_gride_se"),
-    *("id_fraction", "id_fraction_value"),
+    *(f"{name}{end}" for name in HEADLINE_NAMES for end in ("", "_se", "_groups")),
+    *("id_gride_k", "id_gride", "id_gride_se", "id_gride_4_groups", "id_gride_16_groups"),
+    *("id_fraction", "id_fraction_value", "id_local_quantiles"),
     "id_ks",
     *("r1_median", "r2_median", "mu_quantiles"),
 )
 TIMING_COLUMN = "knn_s"
 NEWTON_STEPS = 50
+GROUPED_SCALES = (4, 16)
+"""Scales k of GRIDE with a list per group."""
 FRACTIONS = tuple(i / 10 for i in range(1, 11))
 
 
@@ -31,16 +34,17 @@ def measure(layer: Layer) -> MetricValues:
     `usable_group_radii`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
-    radii = usable_group_radii(layer)
+    groups = usable_group_radii(layer)
+    radii = [r for r in groups if r is not None]
     if not radii:
         return row
-    for name, estimator in HEADLINE_ESTIMATORS.items():
-        row[name], row[f"{name}_se"] = mean_over_groups(layer, [estimator(r) for r in radii])
-    row["id_lb20"], _ = mean_over_groups(layer, [id_lb20(r) for r in radii])
-    row["id_ks"], _ = mean_over_groups(layer, [id_ks(r) for r in radii])
+    for name in HEADLINE_NAMES:
+        row |= estimate_columns(layer, name, groups, ESTIMATORS[name])
+    row["id_ks"], *_ = mean_over_groups(layer, [id_ks(r) for r in radii])
+    row["id_local_quantiles"] = id_local_quantiles(layer, radii)
     nearest = torch.cat([r[:, :2] for r in radii])
     row |= {"r1_median": r1_median(nearest), "r2_median": r2_median(nearest), "mu_quantiles": mu_quantiles(nearest)}
-    return row | _gride_curve(layer, radii) | _fraction_curve(layer, radii)
+    return row | _gride_curve(layer, groups) | _fraction_curve(layer, radii)
 
 
 def id_twonn(radii: Radii) -> float:
@@ -92,15 +96,34 @@ def id_lb20(radii: Radii) -> float:
     Source: Levina and Bickel 2004; the average of MacKay and Ghahramani 2005.
     Bias: boundary and curvature bias it more than `id_twonn`: mean error 19 % against 11 % on the benchmark manifolds.
     """
-    near = radii[:, :20]
-    return float(1 / (near[:, -1:] / near[:, :-1]).log().mean())
+    return float(1 / _inverse_local_dimension(radii).mean())
+
+
+def id_local_quantiles(layer: Layer, radii: list[Radii]) -> list[float] | None:
+    """Return quantiles of the local dimension over the points of all groups, at MU_PROBABILITIES.
+
+    The local dimension is Levina-Bickel at one point, 1 / mean log(r_20 / r_j) over its nearer neighbours.
+    Points with all of them at one distance are left out (`tied_distances`).
+
+    Source: Levina and Bickel 2004.
+    Bias: one point has a relative standard deviation of 23 %, so the quantiles of a constant dimension spread too.
+    """
+    inverse = torch.cat([_inverse_local_dimension(r) for r in radii])
+    usable = inverse[inverse > 0]
+    if len(usable) < len(inverse):
+        layer.flags.add("tied_distances")
+    if not len(usable):
+        return None
+    at = torch.tensor(MU_PROBABILITIES, dtype=torch.float64, device=inverse.device)
+    return (1 / usable).quantile(at).tolist()
 
 
 def id_gride(radii: Radii, k: int) -> float:
     """Return GRIDE: maximum likelihood of r_2k / r_k, the dimension at the scale of k neighbours.
 
-    At k = 1 this is TwoNN's N / sum log mu. A curve that falls with k indicates noise, a rising one curvature.
-    Infinite if all ratios are 1.
+    At k = 1 this is TwoNN's N / sum log mu. Infinite if all ratios are 1. A curve over k that falls may be due to
+    noise, to the boundary, to finite N or to the end of a curved manifold: a noiseless Gaussian of 20 dimensions falls
+    from 17.4 to 13.4. One that rises may be due to curvature or to clusters.
 
     Source: Denti et al. 2022 (arXiv 2104.13832).
     Bias: as `id_twonn`; bias from boundary and curvature grows with k, bias from noise falls.
@@ -173,6 +196,12 @@ def mu_quantiles(radii: Radii) -> list[float]:
     return (radii[:, 1] / radii[:, 0]).quantile(at).tolist()
 
 
+def _inverse_local_dimension(radii: Radii) -> Float64[Tensor, " points"]:
+    """Mean of log(r_k / r_j) over the neighbours j < k of each point, k = 20 or as many as there are."""
+    near = radii[:, :20]
+    return (near[:, -1:] / near[:, :-1]).log().mean(1)
+
+
 def _log_mu(radii: Radii) -> Float64[Tensor, " points"]:
     return (radii[:, 1] / radii[:, 0]).log().sort().values
 
@@ -189,17 +218,18 @@ def _censored(log_mu: Float64[Tensor, " points"], fraction: float) -> float:
     return float((uncensored - 1) / (log_mu[:uncensored].sum() + (n - uncensored) * log_mu[uncensored - 1]))
 
 
-def _gride_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
+def _gride_curve(layer: Layer, groups: list[Radii | None]) -> MetricValues:
     """Return `id_gride` at k = 1, 2, 4 ... up to the recipe's k, as far as every group has 2k neighbours."""
-    columns = min(r.shape[1] for r in radii)
+    columns = min(r.shape[1] for r in groups if r is not None)
     scales = [2**i for i in range(layer.recipe.k.bit_length()) if 2 ** (i + 1) <= columns]
-    curve = [(k, *mean_over_groups(layer, [id_gride(r, k) for r in radii])) for k in scales]
-    found = [(k, mean, se) for k, mean, se in curve if mean is not None]
+    curve = {k: mean_over_groups(layer, [None if r is None else id_gride(r, k) for r in groups]) for k in scales}
+    found = [(k, mean, se) for k, (mean, se, _) in curve.items() if mean is not None]
     errors = [se for _, _, se in found if se is not None]
     return {
         "id_gride_k": [k for k, _, _ in found],
         "id_gride": [mean for _, mean, _ in found],
         "id_gride_se": errors if errors and len(errors) == len(found) else None,
+        **{f"id_gride_{k}_groups": curve[k][2] if k in curve else None for k in GROUPED_SCALES},
     }
 
 
@@ -210,5 +240,10 @@ def _fraction_curve(layer: Layer, radii: list[Radii]) -> MetricValues:
     return {"id_fraction": [f for f, _ in found], "id_fraction_value": [value for _, value in found]}
 
 
-HEADLINE_ESTIMATORS = {"id_twonn": id_twonn, "id_mle": id_mle, "id_mle_c50": id_mle_c50, "id_mle_c90": id_mle_c90}
-"""Estimators whose columns have a standard error."""
+ESTIMATORS: dict[str, Callable[[Radii], float]] = {
+    "id_twonn": id_twonn,
+    "id_mle": id_mle,
+    "id_mle_c50": id_mle_c50,
+    "id_mle_c90": id_mle_c90,
+    "id_lb20": id_lb20,
+}

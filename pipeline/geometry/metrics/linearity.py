@@ -1,26 +1,36 @@
 """Linearity: R^2 of the best linear map from one layer to the next (Razzhigaev et al. 2024, arXiv 2405.12250)."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from pipeline.geometry.jackknife import jackknife_columns
 from pipeline.geometry.layer import Layer, MetricValues
-from pipeline.geometry.moments import Moments
+from pipeline.geometry.moments import Moments, merge_moments
+from pipeline.geometry.population import Population
 
-COLUMNS = ("linearity", "linearity_residual")
+COLUMNS = (
+    *(f"linearity{suffix}{end}" for suffix in ("", "_no_sink") for end in ("", "_se", "_groups")),
+    "linearity_residual",
+)
 TIMING_COLUMN = "spectrum_s"
+TOKENS_PER_DIM = 5
+"""Tokens per dimension below which the in-sample R^2 of unrelated layers exceeds 0.2."""
 
 
-class LinearFit(NamedTuple):
-    """Centered float64 sums over the tokens of two layers."""
+@dataclass(frozen=True)
+class LinearFit:
+    """Best linear map A of centered rows x to the rows y of the next layer, and centered float64 sums over tokens."""
 
+    weights: Float64[Tensor, "dim next"]
+    """A, without directions of x below the noise floor."""
     cross: Float64[Tensor, "dim next"]
     target_sum_of_squares: float
-    """Sum of |y - mean y|^2 of the following layer."""
+    """Sum of |y - mean y|^2."""
     residual_sum_of_squares: float
-    """Sum of |y - A x|^2 at the best A, over the same tokens."""
+    """Sum of |y - A x|^2 over the same tokens."""
 
 
 def measure(layer: Layer) -> MetricValues:
@@ -29,30 +39,58 @@ def measure(layer: Layer) -> MetricValues:
     Also null if this or the next layer does not vary (`constant_layer`, `next_layer_constant`) or has non-finite rows
     (`nonfinite_rows`), because the two layers would then not cover the same tokens.
     """
+    row: MetricValues = dict.fromkeys(COLUMNS)
     following = layer.moments.next_layer
     if following is None or not layer.varies:
-        return dict.fromkeys(COLUMNS)
+        return row
     if layer.moments.n_nonfinite or following.n_nonfinite:
         layer.flags.add("nonfinite_rows")
-        return dict.fromkeys(COLUMNS)
-    after = following.pooled_moments
-    pair = _fit(layer, after)
-    return {"linearity": linearity(layer, pair), "linearity_residual": linearity_residual(layer, after, pair)}
+        return row
+    if layer.every.pooled.count < TOKENS_PER_DIM * len(layer.every.covariance):
+        layer.flags.add("few_tokens_per_dim")
+    after = {"": following.every, "_no_sink": following.ordinary}
+    for suffix, population in layer.populations.items():
+        target = after[suffix].moments
+        fit = _fit(population, after[suffix].pooled)
+        value = linearity(layer, fit)
+        without = [] if value is None else linearity_groups(population, fit, target)
+        row |= jackknife_columns(f"linearity{suffix}", value, without)
+        if not suffix:
+            row["linearity_residual"] = linearity_residual(layer, following.every.pooled, fit)
+    return row
 
 
-def linearity(layer: Layer, pair: LinearFit) -> float | None:
+def linearity(layer: Layer, fit: LinearFit) -> float | None:
     """Return R^2 of the best linear map to the next layer, centered, in sample.
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
-    Bias: near 1 if the residual stream dominates; unrelated layers read dim / (N - 1), so take N >= 5 dim.
+    Bias: near 1 if the residual stream dominates, or if a few sink tokens do (`_no_sink` leaves them out); unrelated
+        layers read dim / (N - 1), so take N >= 5 dim (below it: flag `few_tokens_per_dim`).
     """
-    if pair.target_sum_of_squares <= 0:
+    if fit.target_sum_of_squares <= 0:
         layer.flags.add("next_layer_constant")
         return None
-    return 1 - pair.residual_sum_of_squares / pair.target_sum_of_squares
+    return 1 - fit.residual_sum_of_squares / fit.target_sum_of_squares
 
 
-def linearity_residual(layer: Layer, after: Moments, pair: LinearFit) -> float | None:
+def linearity_groups(population: Population, fit: LinearFit, target: list[Moments]) -> list[float | None]:
+    """Return `linearity` without one group of contexts, for each group, to first order: the map stays that of all.
+
+    The derivative of the residual with respect to the best map is zero, so the error is of second order. None where
+    the next layer does not vary without the group.
+
+    Source: delete-a-group jackknife over disjoint groups of contexts.
+    Bias: as `linearity`.
+    """
+    crosses = population.sums.cross_scatters
+    whole = sum(crosses[1:], start=crosses[0])
+    return [
+        None if before is None else _r2(fit.weights, before, _rest(target, index), whole - crosses[index])
+        for index, before in enumerate(population.without_each_group())
+    ]
+
+
+def linearity_residual(layer: Layer, after: Moments, fit: LinearFit) -> float | None:
     """Return R^2 of the best linear map to the increment y - x, which excludes the residual stream.
 
     The residual is that of `linearity`, since A - 1 is as linear as A; only the variance to explain is smaller. None
@@ -61,25 +99,45 @@ def linearity_residual(layer: Layer, after: Moments, pair: LinearFit) -> float |
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), without the residual component.
     Bias: unrelated layers read dim / (N - 1), so take N >= 5 dim.
     """
-    before = layer.pooled_moments
+    before = layer.every.pooled
     if len(before.shifted_sum) != len(after.shifted_sum):
         layer.flags.add("width_changes")
         return None
     variance = before.squared_deviation(before.mean)
-    increments = variance + pair.target_sum_of_squares - 2 * float(pair.cross.trace())
+    increments = variance + fit.target_sum_of_squares - 2 * float(fit.cross.trace())
     if increments <= len(before.shifted_sum) * 2.0**-52 * variance:
         layer.flags.add("no_increment")
         return None
-    return 1 - pair.residual_sum_of_squares / increments
+    return 1 - fit.residual_sum_of_squares / increments
 
 
-def _fit(layer: Layer, after: Moments) -> LinearFit:
+def _fit(population: Population, after: Moments) -> LinearFit:
     """Solve least squares by the eigenvectors of the covariance, without directions below the noise floor."""
-    before, (values, vectors) = layer.pooled_moments, layer.covariance_eigen
-    if layer.moments.cross_scatter is None or vectors is None:
-        raise ValueError("no cross scatter or eigenvectors for the linear map to the next layer")
-    cross = layer.moments.cross_scatter - torch.outer(before.shifted_sum, after.shifted_sum) / before.count
-    usable = values > layer.eigenvalue_floor(float(values[0]))
-    scaled = vectors[:, usable].T @ cross / ((before.count - 1) * values[usable]).sqrt()[:, None]
+    before, (values, vectors) = population.pooled, population.covariance_eigen
+    assert vectors is not None, "a layer with a next layer has eigenvectors"
+    crosses = population.sums.cross_scatters
+    cross = _centered_cross(sum(crosses[1:], start=crosses[0]), before, after)
+    n_usable = population.count_above_floor(values)
+    basis, scale = vectors[:, :n_usable], (before.count - 1) * values[:n_usable]
+    projected = basis.T @ cross
     total = after.squared_deviation(after.mean)
-    return LinearFit(cross, total, max(total - float(scaled.square().sum()), 0.0))
+    explained = float((projected.square() / scale[:, None]).sum())
+    return LinearFit(basis @ (projected / scale[:, None]), cross, total, max(total - explained, 0.0))
+
+
+def _r2(weights: Tensor, before: Moments, after: Moments, cross_scatter: Tensor) -> float | None:
+    """R^2 of a given map on the tokens of these moments."""
+    total = after.squared_deviation(after.mean) if after.count else 0.0
+    if total <= 0:
+        return None
+    cross = _centered_cross(cross_scatter, before, after)
+    scatter = before.covariance() * (before.count - 1)
+    return float(2 * (weights * cross).sum() - (weights * (scatter @ weights)).sum()) / total
+
+
+def _rest(groups: list[Moments], index: int) -> Moments:
+    return merge_moments([*groups[:index], *groups[index + 1 :]])
+
+
+def _centered_cross(cross_scatter: Tensor, before: Moments, after: Moments) -> Float64[Tensor, "dim next"]:
+    return cross_scatter - torch.outer(before.shifted_sum, after.shifted_sum) / before.count

@@ -1,8 +1,20 @@
 """Norms: lengths of tokens, mean cosine between tokens, and coordinates with the largest variance."""
 
-from pipeline.geometry.layer import Layer, MetricValues
+import functools
+import math
+import operator
+from collections.abc import Callable
 
-COLUMNS = ("cosine_mean", "norm_mean", "norm_median", "norm_max", "abs_max", "top_dims", "top_dims_share")
+from pipeline.geometry.accumulator import DirectionSums
+from pipeline.geometry.jackknife import jackknife_columns
+from pipeline.geometry.layer import Layer, MetricValues
+from pipeline.geometry.population import Population
+
+COLUMNS = (
+    *(f"cosine_mean{suffix}{end}" for suffix in ("", "_no_sink") for end in ("", "_se", "_groups")),
+    *("norm_mean", "norm_mean_se", "norm_mean_groups", "norm_median", "norm_max"),
+    *("abs_max", "abs_median", "top_dims", "top_dims_share"),
+)
 TIMING_COLUMN = "spectrum_s"
 TOP_DIMS = 3
 
@@ -10,43 +22,60 @@ TOP_DIMS = 3
 def measure(layer: Layer) -> MetricValues:
     """Return the columns of this group; null without tokens (`too_few_tokens`) or variance (`constant_layer`)."""
     row: MetricValues = dict.fromkeys(COLUMNS)
-    if not layer.pooled_moments.count:
+    if not layer.every.pooled.count:
         layer.flags.add("too_few_tokens")
         return row
+    row |= _cosine_columns(layer, layer.every, "", "too_few_tokens")
+    row |= _cosine_columns(layer, layer.ordinary, "_no_sink", "too_few_ordinary_tokens")
+    row |= jackknife_columns("norm_mean", *_whole_and_without(layer.every, norm_mean))
     row |= {
-        "cosine_mean": cosine_mean(layer),
-        "norm_mean": norm_mean(layer),
         "norm_median": norm_median(layer),
         "norm_max": norm_max(layer),
         "abs_max": abs_max(layer),
+        "abs_median": abs_median(layer),
     }
     if layer.varies:
         row["top_dims"], row["top_dims_share"] = top_dims(layer)
     return row
 
 
-def cosine_mean(layer: Layer) -> float | None:
+def _cosine_columns(layer: Layer, population: Population, suffix: str, flag: str) -> MetricValues:
+    whole, without = _whole_and_without(population, cosine_mean)
+    if whole is None:
+        layer.flags.add(flag)
+    return jackknife_columns(f"cosine_mean{suffix}", whole, without)
+
+
+def _whole_and_without(
+    population: Population, metric: Callable[[DirectionSums, int], float | None]
+) -> tuple[float | None, list[float | None]]:
+    """Return the metric of all groups, and without each one if there are two or more."""
+    groups = list(zip(population.sums.directions, (m.count for m in population.sums.moments), strict=True))
+    whole, count = functools.reduce(operator.add, (sums for sums, _ in groups)), population.pooled.count
+    without = [metric(whole - sums, count - n) for sums, n in groups] if len(groups) > 1 else []
+    return metric(whole, count), without
+
+
+def cosine_mean(sums: DirectionSums, count: int) -> float | None:
     """Return the exact mean cosine over all pairs of non-zero tokens: (|sum u|^2 - N) / (N (N - 1)), u = x / |x|.
 
     None with fewer than two such tokens.
 
     Source: Ethayarajh 2019 (arXiv 1909.00512), there over a sample of pairs.
-    Bias: few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404).
+    Bias: few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404). The standard error is
+        too large (by 1.7 where it was measured) for tokens without a common direction.
     """
-    n = layer.moments.norm_statistics.n_positive
-    if n < 2:
-        layer.flags.add("too_few_tokens")
-        return None
-    return (float(layer.moments.direction_sum.square().sum()) - n) / (n * (n - 1))
+    n = int(sums.n_nonzero)
+    return None if n < 2 else (float(sums.direction_sum.square().sum()) - n) / (n * (n - 1))
 
 
-def norm_mean(layer: Layer) -> float:
-    """Return the mean norm of a token.
+def norm_mean(sums: DirectionSums, count: int) -> float | None:
+    """Return the mean norm of a token; None without tokens.
 
     Source: a moment.
     Bias: none; a few sinks can dominate the mean, see `norm_median`.
     """
-    return layer.moments.norm_statistics.total / layer.pooled_moments.count
+    return float(sums.norm_sum) / count if count else None
 
 
 def norm_median(layer: Layer) -> float:
@@ -78,12 +107,24 @@ def abs_max(layer: Layer) -> float:
     return layer.moments.abs_max
 
 
+def abs_median(layer: Layer) -> float | None:
+    """Return the median absolute coordinate of the first 512 tokens; None if none of them is finite.
+
+    `abs_max` divided by it is the size of the massive activations.
+
+    Source: Sun et al. 2024 (arXiv 2402.17762).
+    Bias: none; a sample of one group of contexts, so its error is that of the first 512 tokens.
+    """
+    median = layer.moments.abs_median
+    return None if math.isnan(median) else median
+
+
 def top_dims(layer: Layer) -> tuple[list[int], list[float]]:
     """Return the three coordinates with the largest variance and their shares of the total variance.
 
     Source: rogue dimensions, Timkey and van Schijndel 2021 (arXiv 2109.04404).
     Bias: upward if all variances are equal, since the largest of many shares is selected.
     """
-    variance = layer.covariance.diagonal()
+    variance = layer.every.covariance.diagonal()
     share, dims = (variance / variance.sum()).topk(min(TOP_DIMS, len(variance)))
     return dims.tolist(), share.tolist()

@@ -1,0 +1,90 @@
+"""Norms of the rows of a block, and the rule that makes a token a sink in all layers of a cell or in none."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+PILOT_ROWS = 512
+"""Number of rows from which a layer's shift, pilot norm and median coordinate are computed."""
+
+
+@dataclass(frozen=True)
+class RowNorms:
+    """Norms of a block of rows of one layer."""
+
+    norms: Float64[Tensor, " rows"]
+    """|x|; zero for rows that are not finite."""
+    largest: Float[Tensor, " rows"]
+    """Largest absolute coordinate."""
+    finite: Bool[Tensor, " rows"]
+
+    @classmethod
+    def of(cls, rows: Float[Tensor, "rows dim"]) -> "RowNorms":
+        largest = rows.abs().amax(1)
+        finite = largest.isfinite()
+        norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).masked_fill(~finite, 0)
+        return cls(norms, largest, finite)
+
+    @property
+    def pilot(self) -> Bool[Tensor, " rows"]:
+        """Mask of the first PILOT_ROWS finite rows."""
+        return self.finite & (self.finite.cumsum(0) <= PILOT_ROWS)
+
+
+class PilotNorm:
+    """Median norm of a layer's first PILOT_ROWS finite rows; of the non-zero ones if at least half are zero."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._value = torch.zeros((), dtype=torch.float64, device=device)
+        self._is_set = torch.zeros((), dtype=torch.bool, device=device)
+
+    def exceeded(self, block: RowNorms, multiple: float) -> Bool[Tensor, " rows"]:
+        """Mask of the rows longer than `multiple` pilot norms; the first block with finite rows sets the pilot norm."""
+        self._value.copy_(torch.where(self._is_set, self._value, _pilot_norm(block.norms, block.pilot)))
+        self._is_set |= block.finite.any()
+        return block.norms > torch.where(self._value > 0, multiple * self._value, torch.inf)
+
+    @property
+    def value(self) -> Float64[Tensor, ""]:
+        return self._value
+
+
+class SinkRule:
+    """A token is a sink if it opens its context or if its norm exceeds `multiple` pilot norms in a deciding layer.
+
+    Args:
+        deciding: for each layer whether its norms decide; the other layers only count their own.
+    """
+
+    def __init__(self, deciding: Sequence[bool], multiple: float, device: torch.device) -> None:
+        self._deciding, self._multiple = tuple(deciding), multiple
+        self.pilots = [PilotNorm(device) for _ in deciding]
+        self.layer_counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in deciding]
+        """Per layer the finite tokens that open their context or exceed the layer's own limit."""
+
+    def mark(self, blocks: Sequence[RowNorms], first: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
+        """Mask of the sinks among the rows of one block, given the norms of every layer."""
+        sink = first.clone()
+        for block, pilot, count, decides in zip(blocks, self.pilots, self.layer_counts, self._deciding, strict=True):
+            exceeded = pilot.exceeded(block, self._multiple)
+            count += (block.finite & (first | exceeded)).sum()
+            if decides:
+                sink |= exceeded
+        return sink
+
+
+def _pilot_norm(norms: Float64[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:
+    """Return the median of the masked norms, or of the non-zero ones if that is zero; 0 if all are zero."""
+    median = masked_median(norms, mask)
+    return torch.where(median > 0, median, masked_median(norms, mask & (norms > 0)))
+
+
+def masked_median(values: Float[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float[Tensor, ""]:
+    """Return the lower median of the masked values, 0 if none; boolean indexing would synchronise the device."""
+    ranked = values.masked_fill(~mask, torch.inf).sort().values
+    n: Int64[Tensor, ""] = mask.sum()
+    middle = ranked.index_select(0, ((n - 1) // 2).clamp_min(0)[None])[0]
+    return torch.where(n > 0, middle, 0.0)
