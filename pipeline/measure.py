@@ -23,6 +23,7 @@ from pipeline.measurement.memory import free_bytes
 from pipeline.measurement.provenance import LakeRow, build_row, cell_columns, cost_columns, text_columns
 from pipeline.measurement.sampler import HiddenStateSampler
 from pipeline.model import LayerStack
+from pipeline.progress import track
 from pipeline.spec import Cell, Recipe
 
 LAYERS_MEMORY_SHARE = 0.7
@@ -56,9 +57,12 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     loss = Loss(stack, recipe, loaded.tokenizer.mask_id, text.n_groups)
     forward_s, described = 0.0, []
     for number, layers in enumerate(assign_layers_to_passes(stack, text, loaded)):
-        result = run_pass(stack, text, recipe, loaded, batch_tokens, layers, None if number else loss)
+        result = run_pass(stack, text, recipe, loaded, batch_tokens, layers, None if number else loss, cell.name)
         forward_s += result.forward_s
-        described += [describe_layer(m, c, recipe) for m, c in zip(result.moments, result.clouds, strict=True)]
+        described += [
+            describe_layer(m, c, recipe)
+            for m, c in track(zip(result.moments, result.clouds, strict=True), cell.name, len(layers), "layers")
+        ]
         del result  # frees its memory before the next pass
     about = cell_columns(cell, model, stack) | text_columns(text) | loss.columns()
     total_s = time.perf_counter() - started
@@ -82,6 +86,7 @@ def run_pass(
     batch_tokens: int,
     layers: list[int],
     loss: Loss | None = None,
+    label: str = "forward pass",
 ) -> PassResult:
     """Forward every context once; collect moments and cloud of each of the layers, and the loss if one is given.
 
@@ -96,7 +101,8 @@ def run_pass(
     )
     clouds = {layer: PointCloud(text.n_kept, widths[layer], loaded.model.module.dtype, device) for layer in layers}
     sampler, delayed_loss = HiddenStateSampler(stream, watched, clouds, device), DelayedLoss(loss)
-    for batch in text.iter_batches(batch_tokens):
+    batches = text.iter_batches(batch_tokens)
+    for batch in track(batches, label, len(text), "contexts", lambda batch: len(batch.ids)):
         ids = to_device(torch.from_numpy(batch.ids), device)
         sampler.begin_batch(batch)
         token_losses = stack.forward_and_capture(ids, sampler.add_states)
