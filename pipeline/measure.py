@@ -33,10 +33,33 @@ from pipeline.measurement.memory import free_bytes
 from pipeline.measurement.provenance import LakeRow, build_row, cell_columns, cost_columns, text_columns
 from pipeline.measurement.sampler import HiddenStateSampler
 from pipeline.model import LayerStack
+from pipeline.progress import track
 from pipeline.spec import Cell, Recipe
 
 LAYERS_MEMORY_SHARE = 0.7
 """Share of the free memory that moments and clouds may take; the rest is for one batch and other processes."""
+
+
+@dataclass(frozen=True)
+class CellInputs:
+    """What every pass of a cell reads."""
+
+    stack: LayerStack
+    text: Contexts
+    recipe: Recipe
+    loaded: LoadedCheckpoint
+    batch_tokens: int
+    """Tokens per forward pass; changes no number."""
+    label: str
+    """Name of the cell in the progress display."""
+
+    @property
+    def widths(self) -> list[int]:
+        return [state.width for state in self.stack.state_specs]
+
+    @property
+    def device(self) -> str:
+        return self.loaded.device
 
 
 @dataclass(frozen=True)
@@ -64,14 +87,16 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
         cell.corpus, recipe, loaded.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest
     )
     loss = Loss(stack, recipe, loaded.tokenizer.mask_id, text.n_error_groups)
-    pass_layers = assign_layers_to_passes(stack, text, loaded)
+    inputs = CellInputs(stack, text, recipe, loaded, batch_tokens, cell.name)
+    pass_layers = assign_layers_to_passes(inputs)
     forward_s, described, sinks = 0.0, [], None
     if len(pass_layers) > 1:
-        sinks, forward_s = find_sinks(stack, text, recipe, loaded, batch_tokens)
+        sinks, forward_s = find_sinks(inputs)
     for number, layers in enumerate(pass_layers):
-        result = run_pass(stack, text, recipe, loaded, batch_tokens, layers, None if number else loss, sinks)
+        result = run_pass(inputs, layers, None if number else loss, sinks)
         forward_s += result.forward_s
-        described += [describe_layer(m, c, recipe) for m, c in zip(result.moments, result.clouds, strict=True)]
+        pairs = zip(result.moments, result.clouds, strict=True)
+        described += [describe_layer(m, c, recipe) for m, c in track(pairs, cell.name, len(layers), "layers")]
         del result  # frees its memory before the next pass
     about = cell_columns(cell, model, stack) | text_columns(text) | loss.columns()
     total_s = time.perf_counter() - started
@@ -80,71 +105,56 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     return [build_row(about | cost, s, layer, flags) for s, layer in zip(stack.state_specs, described, strict=True)]
 
 
-def assign_layers_to_passes(stack: LayerStack, text: Contexts, loaded: LoadedCheckpoint) -> list[list[int]]:
+def assign_layers_to_passes(inputs: CellInputs) -> list[list[int]]:
     """Layers of each pass: all in one if their moments and clouds fit the device."""
+    loaded, text = inputs.loaded, inputs.text
     room = int(LAYERS_MEMORY_SHARE * free_bytes(loaded.device) / loaded.concurrent_tasks)
-    widths = [state.width for state in stack.state_specs]
-    return plan_passes(widths, text.n_kept, text.n_error_groups, loaded.model.module.dtype, room)
+    return plan_passes(inputs.widths, text.n_kept, text.n_error_groups, loaded.model.module.dtype, room)
 
 
-def find_sinks(
-    stack: LayerStack, text: Contexts, recipe: Recipe, loaded: LoadedCheckpoint, batch_tokens: int
-) -> tuple[Bool[Tensor, " rows"], float]:
+def find_sinks(inputs: CellInputs) -> tuple[Bool[Tensor, " rows"], float]:
     """Forward every context once; return the mask of the sinks among the moment rows, and the seconds it took."""
-    started, every = time.perf_counter(), range(len(stack.state_specs))
-    widths = [state.width for state in stack.state_specs]
-    stream = SinkStream(widths, text.moment_rows_per_group, decide_sinks(stack), recipe.sink_multiple, loaded.device)
-    forward_contexts(stack, text, loaded, batch_tokens, HiddenStateSampler(stream, every, {}, loaded.device))
+    started, every, multiple = time.perf_counter(), range(len(inputs.widths)), inputs.recipe.sink_multiple
+    rows, deciding = inputs.text.moment_rows_per_group, decide_sinks(inputs.stack)
+    stream = SinkStream(inputs.widths, rows, deciding, multiple, inputs.device)
+    forward_contexts(inputs, HiddenStateSampler(stream, every, {}, inputs.device))
     return stream.finish(), time.perf_counter() - started
 
 
 def run_pass(
-    stack: LayerStack,
-    text: Contexts,
-    recipe: Recipe,
-    loaded: LoadedCheckpoint,
-    batch_tokens: int,
-    layers: list[int],
-    loss: Loss | None = None,
-    sinks: Bool[Tensor, " rows"] | None = None,
+    inputs: CellInputs, layers: list[int], loss: Loss | None = None, sinks: Bool[Tensor, " rows"] | None = None
 ) -> PassResult:
     """Forward every context once; collect moments and cloud of each of the layers, and the loss if one is given.
 
     Linearity relates a layer to the next one, so the pass also watches the layer after each of `layers`.
     """
     started = time.perf_counter()
-    device, widths, target = loaded.device, [state.width for state in stack.state_specs], linear_map_targets(stack)
+    device, text, widths, target = inputs.device, inputs.text, inputs.widths, linear_map_targets(inputs.stack)
     watched = sorted({*layers, *(after for layer in layers if (after := target[layer]) is not None)})
     following = [watched.index(after) if (after := target[i]) in watched and i in layers else None for i in watched]
     stream = MomentStream(
         [widths[layer] for layer in watched],
         text.moment_rows_per_group,
-        recipe.sink_multiple,
+        inputs.recipe.sink_multiple,
         following,
         device,
-        [decide_sinks(stack)[layer] for layer in watched],
+        [decide_sinks(inputs.stack)[layer] for layer in watched],
         sinks,
     )
-    clouds = {layer: PointCloud(text.n_kept, widths[layer], loaded.model.module.dtype, device) for layer in layers}
-    forward_contexts(stack, text, loaded, batch_tokens, HiddenStateSampler(stream, watched, clouds, device), loss)
+    dtype = inputs.loaded.model.module.dtype
+    clouds = {layer: PointCloud(text.n_kept, widths[layer], dtype, device) for layer in layers}
+    forward_contexts(inputs, HiddenStateSampler(stream, watched, clouds, device), loss)
     moments = dict(zip(watched, stream.finish(), strict=True))
     return PassResult([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
 
 
-def forward_contexts(
-    stack: LayerStack,
-    text: Contexts,
-    loaded: LoadedCheckpoint,
-    batch_tokens: int,
-    sampler: HiddenStateSampler,
-    loss: Loss | None = None,
-) -> None:
+def forward_contexts(inputs: CellInputs, sampler: HiddenStateSampler, loss: Loss | None = None) -> None:
     """Forward every context in order; the sampler takes the hidden states, and the loss its token losses."""
-    delayed_loss = DelayedLoss(loss)
-    for batch in text.iter_batches(batch_tokens):
-        ids = to_device(torch.from_numpy(batch.ids), loaded.device)
+    delayed_loss, batches = DelayedLoss(loss), inputs.text.iter_batches(inputs.batch_tokens)
+    for batch in track(batches, inputs.label, len(inputs.text), "contexts", lambda batch: len(batch.ids)):
+        ids = to_device(torch.from_numpy(batch.ids), inputs.device)
         sampler.begin_batch(batch)
-        token_losses = stack.forward_and_capture(ids, sampler.add_states)
+        token_losses = inputs.stack.forward_and_capture(ids, sampler.add_states)
         sampler.end_batch()
         delayed_loss.add(ids, token_losses, batch)
     delayed_loss.finish()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.terminal import escape_control, print_line
 
 if TYPE_CHECKING:
+    import rich.console
     import rich.progress
+
+T = TypeVar("T")
 
 SHOW_AFTER_S = 2.0
 REDRAW_S = 0.1
 PRINT_EVERY_S = 30.0
+_live_consoles: list[rich.console.Console] = []
+"""Consoles of live displays: a bar that starts meanwhile is drawn on the same console, below the first display."""
 
 
 class Progress:
@@ -61,12 +67,29 @@ class Progress:
         self._bar.update(self._bar.task_ids[0], completed=self.done, description=f"{self.label}{self.note}")
 
 
+def track(
+    items: Iterable[T], label: str, total: int | None, unit: str, size: Callable[[T], int] = lambda _: 1
+) -> Iterator[T]:
+    """Yield the items unchanged; each counts as `size(item)` once the next one is asked for."""
+    with Progress(label, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance(size(item))
+
+
+@contextmanager
+def share_console(console: rich.console.Console) -> Iterator[None]:
+    """Draw the bars that start inside this context on `console`, which has a live display of its own."""
+    _live_consoles.append(console)
+    try:
+        yield
+    finally:
+        _live_consoles.remove(console)
+
+
 def track_bytes(blocks: Iterable[bytes], label: str, total: int | None) -> Iterator[bytes]:
     """Yield the blocks unchanged and report their bytes as progress."""
-    with Progress(label, total) as progress:
-        for block in blocks:
-            yield block
-            progress.advance(len(block))
+    return track(blocks, label, total, "bytes", len)
 
 
 def _bar(unit: str) -> rich.progress.Progress:
@@ -76,4 +99,5 @@ def _bar(unit: str) -> rich.progress.Progress:
     amount = bars.DownloadColumn() if unit == "bytes" else bars.MofNCompleteColumn()
     label = bars.TextColumn("{task.description}", markup=False)
     columns = (label, bars.BarColumn(), amount, bars.TimeRemainingColumn())
-    return bars.Progress(*columns, console=Console(stderr=True), transient=True)
+    console = _live_consoles[0] if _live_consoles else Console(stderr=True)
+    return bars.Progress(*columns, console=console, transient=True)

@@ -126,6 +126,7 @@ BUILT_IN_RECIPES: dict[str, ContextRecipe | SnippetRecipe] = {
             moment_tokens=32,
         ),
         ContextRecipe(name="quick", version=1, groups=4, contexts=64, context_tokens=128, kept_per_context=16),
+        ContextRecipe(name="real", version=1, groups=4, contexts=32, context_tokens=64, kept_per_context=20),
     )
 }
 

@@ -33,21 +33,19 @@ def folder(tmp_path: Path) -> Path:
 def test_layers_in_several_passes_give_the_same_bytes(folder, monkeypatch, plan):
     wanted = cell(folder)
     opened = load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
-    assert measure.assign_layers_to_passes(opened.model.stack(wanted.kind), _contexts(wanted, opened), opened) == [
-        [0, 1, 2, 3]
-    ]
+    assert measure.assign_layers_to_passes(_inputs(wanted, opened)) == [[0, 1, 2, 3]]
     whole = numbers(measure.measure(wanted, opened, 64))
     monkeypatch.setattr(measure, "plan_passes", lambda *_: plan)
     assert numbers(measure.measure(wanted, opened, 256)) == whole
     assert whole[1]["linearity"] is not None
+    assert whole[1]["n_sink_tokens"] == whole[3]["n_sink_tokens"] > 0
 
 
 def test_a_full_device_means_a_pass_per_layer(folder, monkeypatch):
     wanted = cell(folder)
     opened = load_checkpoint(wanted.checkpoint, wanted.recipe, CPU)
     monkeypatch.setattr(measure, "free_bytes", lambda device: 2**20)
-    plan = measure.assign_layers_to_passes(opened.model.stack(wanted.kind), _contexts(wanted, opened), opened)
-    assert plan == [[0], [1], [2], [3]]
+    assert measure.assign_layers_to_passes(_inputs(wanted, opened)) == [[0], [1], [2], [3]]
 
 
 def test_tasks_at_once_share_the_memory(folder):
@@ -78,9 +76,9 @@ def test_a_corpus_of_sixteen_times_the_length_takes_no_more_memory(folder):
     assert peak_kib(folder, 16) <= 1.05 * peak_kib(folder, 1)
 
 
-def _contexts(wanted: Cell, opened: LoadedCheckpoint):
+def _inputs(wanted: Cell, opened: LoadedCheckpoint) -> measure.CellInputs:
     model = opened.model
-    return measure.build_contexts(
+    text = measure.build_contexts(
         wanted.corpus,
         wanted.recipe,
         opened.tokenizer,
@@ -88,3 +86,4 @@ def _contexts(wanted: Cell, opened: LoadedCheckpoint):
         model.max_positions,
         wanted.checkpoint.tokenizer_digest,
     )
+    return measure.CellInputs(model.stack(wanted.kind), text, wanted.recipe, opened, 64, "cell")

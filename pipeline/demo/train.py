@@ -1,6 +1,5 @@
 """Training of a small decoder and a small encoder on CPython's own documentation, saved at log-spaced steps."""
 
-import pydoc_data.topics
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,26 +20,23 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from pipeline.demo.prose import split_prose, write_held_out_prose
+
 SAVED_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)
 WIDTH, LAYERS, HEADS, VOCAB_SIZE, CONTEXT_TOKENS = 64, 6, 4, 1024, 128
 BATCH_SIZE, LEARNING_RATE, WARM_UP = 16, 2e-3, 20
 MASK_SHARE = 0.15
-HELD_OUT_SHARE = 0.35
-"""Share of the text, at its end, that is held out from training and used for measuring."""
 
 
 def train_missing(folder: Path, console: Console) -> Path:
     """Train the histories that are missing in `folder`; return the file of the held-out text."""
-    text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
-    held_out = folder / "prose.txt"
-    cut = int(len(text) * (1 - HELD_OUT_SHARE))
-    folder.mkdir(parents=True, exist_ok=True)
-    held_out.write_text(text[cut:])
+    seen, _ = split_prose()
+    held_out = write_held_out_prose(folder)
     missing = {name: make for name, make in MODEL_BUILDERS.items() if not (folder / name).is_dir()}
     if missing:
         disable_progress_bar()  # else transformers draws a bar for every saved file
-        tokenizer = _tokenizer(text[:cut])
-        ids = torch.tensor(tokenizer.encode(text[:cut], add_special_tokens=False, verbose=False))
+        tokenizer = _tokenizer(seen)
+        ids = torch.tensor(tokenizer.encode(seen, add_special_tokens=False, verbose=False))
         for name, make in missing.items():
             _train_history(folder / name, make(), tokenizer, ids, console)
     return held_out

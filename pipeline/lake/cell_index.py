@@ -1,7 +1,8 @@
 """Index of the committed cells: all rows, and one row per cell; read from the snapshot and from newer files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
@@ -9,7 +10,14 @@ import polars as pl
 from pipeline.lake.cell_chunks import MAX_IN_MEMORY, RowFiles, empty_cells, iter_cell_chunks
 from pipeline.lake.lake import Lake
 from pipeline.lake.left_out import leave_out
-from pipeline.lake.manifest import CELL_FILE, Snapshot, bytes_digest, damaged_snapshot_error, latest_snapshot
+from pipeline.lake.manifest import (
+    CELL_FILE,
+    UNKNOWN_SIZE,
+    Snapshot,
+    bytes_digest,
+    damaged_snapshot_error,
+    latest_snapshot,
+)
 from pipeline.lake.scan import PARQUET_READ_ERRORS, polars_schema, scan_unchecked
 from pipeline.lake.store import Store
 
@@ -40,6 +48,21 @@ def load_cell_index(lake: Lake, files: Mapping[str, str] | None = None) -> CellI
     return _merge_index(lake.store, files, cached) if cached else index_cell_files(lake.store, files)
 
 
+def load_cells(lake: Lake, files: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """Load only the cells of `load_cell_index`, without a request for the row files of the snapshot.
+
+    Raises:
+        LakeError: the index of the snapshot cannot be read.
+    """
+    files = lake.cell_files() if files is None else files
+    snapshot = latest_snapshot(lake.store)
+    cached = _current_columns(read_cell_file(lake.store, snapshot)) if snapshot else None
+    if cached is None:
+        return index_cell_files(lake.store, files).cells
+    kept, new = _compare(cached, files)
+    return pl.concat([kept, index_cell_files(lake.store, new).cells]) if new else kept
+
+
 def index_cell_files(store: Store, files: Mapping[str, str]) -> CellIndex:
     """Index the cells of these files (cell id -> key) without the snapshot."""
     row_files = RowFiles() if len(files) > MAX_IN_MEMORY else None
@@ -58,15 +81,34 @@ def load_snapshot_index(store: Store, snapshot: Snapshot) -> CellIndex | None:
     Raises:
         LakeError: a file of the snapshot is missing or damaged.
     """
-    cells = read_cell_file(store, snapshot)
-    sources = store.paths_or_bytes([part.key for part in snapshot.parts])
+    cells = _current_columns(read_cell_file(store, snapshot))
+    sources = _open_parts(store, snapshot)
     key = snapshot.parts[0].key if snapshot.parts else snapshot.key
     try:
         columns = [set(pl.scan_parquet(source).collect_schema()) for source in sources]  # type: ignore[arg-type]
     except PARQUET_READ_ERRORS as error:
         raise damaged_snapshot_error(store, key, " ".join(str(error).split())) from error
-    is_current = all({*polars_schema()} <= found for found in columns) and {*empty_cells().columns} <= {*cells.columns}
-    return CellIndex(scan_unchecked(sources), cells.select(empty_cells().columns)) if is_current else None
+    is_current = all({*polars_schema()} <= found for found in columns)
+    return CellIndex(scan_unchecked(sources), cells) if is_current and cells is not None else None
+
+
+def _current_columns(cells: pl.DataFrame) -> pl.DataFrame | None:
+    """Select the current columns of an index; None if it lacks one."""
+    columns = empty_cells().columns
+    return cells.select(columns) if {*columns} <= {*cells.columns} else None
+
+
+def _open_parts(store: Store, snapshot: Snapshot) -> Sequence[Path | bytes]:
+    """Return the row files of the snapshot; LakeError if one has another size than the manifest says."""
+    sources = store.paths_or_bytes([part.key for part in snapshot.parts])
+    for part, source in zip(snapshot.parts, sources, strict=True):
+        try:
+            size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        except OSError as error:
+            raise damaged_snapshot_error(store, part.key, error.strerror or str(error)) from error
+        if part.bytes not in (size, UNKNOWN_SIZE):
+            raise damaged_snapshot_error(store, part.key, f"{size:,} bytes, not {part.bytes:,}")
+    return sources
 
 
 def read_cell_file(store: Store, snapshot: Snapshot) -> pl.DataFrame:
@@ -88,13 +130,20 @@ def read_cell_file(store: Store, snapshot: Snapshot) -> pl.DataFrame:
 
 def _merge_index(store: Store, files: Mapping[str, str], cached: CellIndex) -> CellIndex:
     """Drop cells whose file is gone from the snapshot's index, and add the cells that it lacks."""
-    cached_keys, current_keys = set(cached.cells["key"]), set(files.values())
-    rows, cells = cached.rows, cached.cells
-    if cached_keys - current_keys:
-        gone = pl.col("key").is_in(cached_keys - current_keys)
-        rows = rows.filter(~pl.col("cell_id").is_in(cells.filter(gone)["cell_id"].implode()))
-        cells = cells.filter(~gone)
-    if current_keys <= cached_keys:
-        return CellIndex(rows, cells)
-    added = index_cell_files(store, {cell_id: key for cell_id, key in files.items() if key not in cached_keys})
-    return CellIndex(pl.concat([rows, added.rows]), pl.concat([cells, added.cells]), added.row_files)
+    kept, new = _compare(cached.cells, files)
+    rows = cached.rows
+    if kept.height < cached.cells.height:
+        gone = cached.cells.join(kept, on="key", how="anti")["cell_id"]
+        rows = rows.filter(~pl.col("cell_id").is_in(gone.implode()))
+    if not new:
+        return CellIndex(rows, kept)
+    added = index_cell_files(store, new)
+    return CellIndex(pl.concat([rows, added.rows]), pl.concat([kept, added.cells]), added.row_files)
+
+
+def _compare(cached: pl.DataFrame, files: Mapping[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
+    """Return the cached cells whose file still exists, and the files (cell id -> key) of the other cells."""
+    cached_keys, current_keys = set(cached["key"]), set(files.values())
+    gone = cached_keys - current_keys
+    kept = cached.filter(~pl.col("key").is_in(gone)) if gone else cached
+    return kept, {cell_id: key for cell_id, key in files.items() if key not in cached_keys}

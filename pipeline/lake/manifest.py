@@ -24,6 +24,8 @@ FOLDER_PATTERN = r"snapshots/v[23]/\d{8}T\d{6}\.\d{6}Z-[0-9a-f]{8}"
 SNAPSHOT_FILE_PATTERN = re.compile(
     rf"snapshots/v\d+/{TIMESTAMP_PATTERN}-[0-9a-f]+(\.parquet|/[a-z]+(-\d+)?\.(parquet|json))"
 )
+UNKNOWN_SIZE = 0
+"""Size of the row file of a snapshot whose manifest states only the total of its files."""
 V1_SNAPSHOT_MARKER = b'"snapshots/v1/'
 
 
@@ -83,7 +85,7 @@ class _SnapshotV2(StrictModel):
 
     def as_current(self) -> Snapshot:
         digests, key = dict(self.digests), f"{self.key}/{ROW_FILE}"
-        part = Part(key=key, digest=digests.pop(ROW_FILE, ""), cells=self.cells, rows=self.rows, bytes=self.bytes)
+        part = Part(key=key, digest=digests.pop(ROW_FILE, ""), cells=self.cells, rows=self.rows, bytes=UNKNOWN_SIZE)
         return Snapshot(
             key=self.key,
             parts=(part,),

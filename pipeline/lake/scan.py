@@ -1,5 +1,7 @@
 """Scans the rows of many cells as one lazy frame, across all versions of the schema."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -27,6 +29,11 @@ MAX_CELL_ROWS = 10_000
 """Layers of a cell, generously: a file with more rows is not decoded."""
 MAX_CELL_VALUES = 10_000_000
 """Values of one column, list items included; a few bytes can encode billions of equal values."""
+MILLIONS_PATTERN = re.compile(rb"\x16[\x80-\xff]{3,9}[\x00-\x7f]")
+"""Encoded count of more than a million in a footer: header of a 64-bit field, then a varint of four bytes or more.
+
+Searching a footer takes 35 us, parsing it 1.4 ms, as long as reading the rest of a cell.
+"""
 ParquetSource = Path | bytes
 
 
@@ -51,18 +58,27 @@ def find_damage(data: bytes) -> str | None:
     is_corrupt = checksum.is_corrupt(data)
     if is_corrupt:
         return "changed since it was written"
-    return _find_parse_error(data) if is_corrupt is None else None
+    if is_corrupt is None:  # written by hand or by an older version
+        return _find_parse_error(data, to_the_end=True)
+    return _find_parse_error(data, to_the_end=False) if MILLIONS_PATTERN.search(_footer(data)) else None
 
 
-def _find_parse_error(data: bytes) -> str | None:
-    """Read a file without a checksum to its end; such files were written by hand or by an older version."""
+def _footer(data: bytes) -> memoryview:
+    """Return the footer of a Parquet file, whose length is stored before the last four bytes."""
+    end = len(data) - 2 * len(MAGIC)
+    return memoryview(data)[max(end - int.from_bytes(data[end : end + 4], "little"), 0) : end]
+
+
+def _find_parse_error(data: bytes, to_the_end: bool) -> str | None:
+    """Describe why a file cannot be parsed or has too much data for a cell; read it `to_the_end` only if asked to."""
     import pyarrow.parquet as pq  # slow to load, rarely needed
 
     try:
         file = pq.ParquetFile(BytesIO(data))
         if found := find_excess(file.metadata):
             return found
-        file.read().validate(full=True)
+        if to_the_end:
+            file.read().validate(full=True)
     except ARROW_READ_ERRORS as error:
         return describe_parse_error(error)
     return None
@@ -77,9 +93,11 @@ def find_excess(footer: "pq.FileMetaData") -> str | None:
     """Describe why a file with this footer has too much data for a cell; None if it does not."""
     if footer.num_rows > MAX_CELL_ROWS:
         return f"{footer.num_rows:,} rows, which is no cell"
-    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    n_values = max((group.column(i).num_values for group in groups for i in range(group.num_columns)), default=0)
-    return f"a column of {n_values:,} values, which is no cell" if n_values > MAX_CELL_VALUES else None
+    n_values = Counter[int]()
+    for group in map(footer.row_group, range(footer.num_row_groups)):
+        n_values.update({i: group.column(i).num_values for i in range(group.num_columns)})
+    most = max(n_values.values(), default=0)
+    return f"a column of {most:,} values, which is no cell" if most > MAX_CELL_VALUES else None
 
 
 def polars_schema() -> pl.Schema:

@@ -64,9 +64,9 @@ def lake_status(lake: Lake) -> dict[str, Any]:
 def _labelled_cells(lake: Lake) -> list[LabelledCell]:
     if not lake.cell_files():
         return []
-    from pipeline.lake.cell_index import load_cell_index  # polars is loaded only if there are cells
+    from pipeline.lake.cell_index import load_cells  # polars is loaded only if there are cells
 
-    cells = load_cell_index(lake).cells.select("cell_id", *DIGEST_COLUMNS, *STATUS_COLUMNS)
+    cells = load_cells(lake).select("cell_id", *DIGEST_COLUMNS, *STATUS_COLUMNS)
     labels: dict[str, list[tuple[str, str, int | None, datetime]]] = {}
     for label, first_seen, *_ in lake.labels():
         labels.setdefault(label.content, []).append((label.model, label.revision, label.step, first_seen))

@@ -26,6 +26,7 @@ TOOLTIP_FORMATS = {
     "gap_se": ("standard error", ".2g"),
     "anisotropy_se": ("standard error", ".2g"),
     "anisotropy_no_sink": ("without sink tokens", ".3f"),
+    "anisotropy_no_sink_se": ("standard error", ".2g"),
     "id_twonn": ("dimension (TwoNN)", ".2f"),
     "id_twonn_se": ("its standard error", ".2g"),
     "peak_step": ("highest at step", ",d"),
@@ -142,9 +143,9 @@ def layer_axis() -> alt.Y:
     return alt.Y("layer:O", title="layer", sort="descending")
 
 
-def depth_axis() -> alt.X:
-    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5)
-    return alt.X("depth:Q", title="depth (block / number of blocks)", scale=scale, axis=axis)
+def depth_axis(labels: bool = True) -> alt.X:
+    scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5, labels=labels)
+    return alt.X("depth:Q", title="depth (block / number of blocks)" if labels else None, scale=scale, axis=axis)
 
 
 def share_axis(column: str = "anisotropy", title: str = ANISOTROPY_TITLE) -> alt.Y:

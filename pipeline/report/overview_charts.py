@@ -24,19 +24,27 @@ from pipeline.report.chart_parts import (
 )
 
 
-def draw_profile(shown: ChartContext) -> alt.LayerChart:
-    """Anisotropy over relative depth at the newest checkpoint of every model."""
-    base = base_chart("layers", "text").transform_filter("datum.newest && datum.block")
-    base = add_interval(base, "anisotropy", "anisotropy_se")
+def draw_profile(shown: ChartContext) -> alt.VConcatChart:
+    """Anisotropy over relative depth at the newest checkpoint of every model, with and without sink tokens."""
+    panels = [_profile(shown, "anisotropy", "all tokens", False)]
+    panels += [_profile(shown, "anisotropy_no_sink", "without sink tokens", True)]
+    return alt.vconcat(*panels, spacing=14).resolve_scale(
+        x="shared", color="shared", strokeDash="shared", shape="shared"
+    )
+
+
+def _profile(shown: ChartContext, column: str, title: str, labels: bool) -> alt.LayerChart:
+    base = base_chart("layers", "text").transform_filter(f"datum.newest && datum.block && datum.{column} != null")
+    base = add_interval(base, column, f"{column}_se")
     look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
-    values = "anisotropy", "anisotropy_se", "anisotropy_no_sink", "doubt"
-    tips, x, y = tooltips("history", "kind", "step", "layer", "depth", *values), depth_axis(), share_axis()
+    tips = tooltips("history", "kind", "step", "layer", "depth", column, f"{column}_se", "doubt")
+    x, y = depth_axis(labels), share_axis(column)
     parts = [
         band(base).encode(x, share_axis("low"), alt.Y2("high:Q"), look["color"], each),
         line(base).encode(x, y, each, look["color"], look["strokeDash"]),
         *dots(base, 40, x, y, look["color"], look["shape"], each, tips),
     ]
-    return layer_charts(*parts, *_named(shown, base, "depth", x, y))
+    return layer_charts(*parts, *_named(shown, base, "depth", x, y), height=190, title=title)
 
 
 def draw_growth(shown: ChartContext) -> alt.LayerChart:

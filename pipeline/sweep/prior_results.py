@@ -61,9 +61,9 @@ def load_prior_results(
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
     if not near:
         return PriorResults()
-    from pipeline.lake.cell_index import load_cell_index  # loads polars
+    from pipeline.lake.cell_index import load_cells  # loads polars
 
-    cells = load_cell_index(lake, files).cells
+    cells = load_cells(lake, files)
     near_cells = cells.filter(cells["model"].is_in(sorted(near))).select(*DIGEST_COLUMNS, *RESULT_COLUMNS)
     return PriorResults(CommittedCell(digest_json(row[:3]), *row[3:]) for row in near_cells.iter_rows())
 

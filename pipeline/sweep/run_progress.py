@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from pipeline.progress import share_console
 from pipeline.spec import Cell
 from pipeline.sweep.backend import LeftOutCells
 from pipeline.sweep.task import Outcome
@@ -38,11 +40,14 @@ class RunProgress:
         self.task = self.bar.add_task("cells", total=total, failed="", last="")
 
     def __enter__(self) -> "RunProgress":
-        self.bar.start()
+        with ExitStack() as stack:
+            stack.enter_context(self.bar)
+            stack.enter_context(share_console(self.console))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self._open.close()
 
     def report_commit(self, cell: Cell, outcome: Outcome) -> None:
         self.done += 1

@@ -87,7 +87,8 @@ def norm_ratio(layer: Layer) -> float:
     Source: a how-to.
     Bias: none.
     """
-    return layer.moments.norm_statistics.largest / layer.moments.norm_statistics.sample.mean()
+    norms = layer.moments.norm_statistics
+    return norms.largest / float(norms.sample.mean())
 ''',
     )
     change.append("pipeline/columns.csv", "norm_ratio,float64,norms,1,largest length of a token over the mean length\n")

@@ -114,7 +114,7 @@ def _write_bombs(folder: Path, cell_id: str) -> None:
             (folder / f"{form} {is_sealed}").write_bytes(_encode(_bomb(cell_id, form), is_sealed))
 
 
-@pytest.mark.parametrize("name", ["rows False", "rows True", "items False"])
+@pytest.mark.parametrize("name", ["rows False", "rows True", "items False", "items True"])
 def test_a_small_file_of_millions_of_values_is_not_decoded(ground, bombs, name):
     lake = ground.copy()
     key = key_of_kind(ground.sound, "cell")
@@ -122,12 +122,3 @@ def test_a_small_file_of_millions_of_values_is_not_decoded(ground, bombs, name):
     assert len(data) < 1_000_000
     lake.store.path(key).write_bytes(data)
     assert key in {problem.key for problem in ground.check(lake, key, "cell")}
-
-
-def test_a_small_file_of_a_list_of_millions_of_items_is_reported(ground, bombs):
-    """With a valid checksum readers decode it: only a footer read by pyarrow has the number of items."""
-    lake = ground.copy()
-    key = key_of_kind(ground.sound, "cell")
-    lake.store.path(key).write_bytes((bombs / "items True").read_bytes())
-    with limited():
-        assert key in {problem.key for problem in verify_lake(lake)}

@@ -9,7 +9,7 @@ import pytest
 from pipeline import lake as lakes
 from pipeline.errors import LakeError
 from pipeline.lake import Lake, Tombstone, records, snapshot
-from pipeline.lake.cell_index import load_cell_index
+from pipeline.lake.cell_index import load_cell_index, load_cells
 from pipeline.lake.layout import LABELS_PREFIX, TIMESTAMP_FORMAT
 from pipeline.lake.manifest import (
     CELL_FILE,
@@ -139,6 +139,10 @@ def test_a_snapshot_of_an_older_schema_is_ignored(lake):
     assert compacted
     path = lake.store.path(row_key(compacted))
     pl.read_parquet(path).drop("id_ks").write_parquet(path)
+    (part,) = compacted.parts
+    older = part.model_copy(update={"bytes": path.stat().st_size})
+    pointer = compacted.model_copy(update={"parts": (older,)})
+    lake.store.put_or_replace(LATEST_KEY, pointer.model_dump_json().encode())
     assert views(lake) == views_without_snapshot(lake)
     assert load_cell_index(lake).rows.collect()["id_ks"].null_count() == 0
 
@@ -261,3 +265,30 @@ def test_gc_deletes_superseded_files_after_the_grace_period_and_nothing_else(lak
     assert after == before - {lake.store.path(key) for key in deleted}
     assert latest_snapshot(lake.store) == snapshots[2]
     assert [problem.key for problem in verify_lake(lake)] == [f"{SNAPSHOTS_PREFIX}/notes.txt"]
+
+
+def test_status_and_plan_need_no_row_file(lake):
+    a_varied_lake(lake)
+    before, index = lakes.lake_status(lake), load_cell_index(lake).cells.sort("cell_id")
+    compacted = compact(lake)
+    assert compacted
+    lake.store.delete(row_key(compacted))
+    assert lakes.lake_status(lake) == before
+    assert load_cells(lake).sort("cell_id").equals(index)
+    lake_rows.commit(lake, lake_rows.checkpoint(4))
+    lake.store.delete(lake.cell_files()[lake_rows.cell(lake_rows.checkpoint(99)).id])
+    assert set(load_cells(lake)["key"]) == set(lake.cell_files().values())
+
+
+@pytest.mark.parametrize("change", [lambda data: data + b"PAR1", lambda data: data[:-1], lambda data: b""])
+def test_a_row_file_of_another_size_is_not_read(lake, change):
+    a_varied_lake(lake)
+    compacted = compact(lake)
+    assert compacted
+    path = lake.store.path(row_key(compacted))
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(LakeError, match=r"bytes, not [\d,]+\.\nRun shapelake compact"):
+        lakes.open_lake(lake.uri)
+    assert row_key(compacted) in {problem.key for problem in verify_lake(lake)}
+    assert compact(lake) != compacted
+    assert views(lake) == views_without_snapshot(lake)
