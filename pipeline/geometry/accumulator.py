@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float32, Float64
@@ -133,6 +134,16 @@ class NormStatistics:
         return float(self._largest)
 
 
+class SplitRows(NamedTuple):
+    """Shifted rows of a block: those that are not sinks, and the sinks. Non-finite rows are zero.
+
+    On a GPU both have all rows, with zeros for the rows of the other part.
+    """
+
+    ordinary: Float64[Tensor, "_ordinary dim"]
+    sinks: Float64[Tensor, "_sinks dim"]
+
+
 class Accumulator:
     """Running float64 sums of one layer; the shift comes from the first PILOT_ROWS finite rows.
 
@@ -160,8 +171,8 @@ class Accumulator:
 
     def add(
         self, rows: Float[Tensor, "rows dim"], norms: RowNorms, sink: Bool[Tensor, " rows"], group: int
-    ) -> Float64[Tensor, "rows dim"]:
-        """Add a block of rows of one group and return the shifted rows, with zeros for non-finite rows."""
+    ) -> SplitRows:
+        """Add a block of rows of one group and return the shifted rows."""
         x = torch.where(norms.finite[:, None], rows, 0).to(torch.float64)
         inverse = (1 / norms.norms).masked_fill(norms.norms == 0, 0)
         kept, out = norms.finite & ~sink, norms.finite & sink
@@ -176,21 +187,15 @@ class Accumulator:
                 lengths = norms.norms * mask
                 part.directions[group].add_in_place((lengths > 0).sum(), lengths.sum(), direction)
         y = x.addr_(norms.finite.to(torch.float64), self._shift, alpha=-1)  # x - shift, or zero
-        self._split(y, kept, out, group)
-        return y
+        split = SplitRows(select_or_zero(y, ~sink), select_or_zero(y, sink))
+        self._add_moments(split, kept.sum(), out.sum(), group)
+        return split
 
-    def add_cross(
-        self,
-        before: Float64[Tensor, "rows dim"],
-        after: Float64[Tensor, "rows next"],
-        sink: Bool[Tensor, " rows"],
-        group: int,
-    ) -> None:
+    def add_cross(self, before: SplitRows, after: SplitRows, group: int) -> None:
         """Add the cross scatter of shifted rows of this layer and of the next one."""
-        for mask, parts in (~sink, (self._every, self._ordinary)), (sink, (self._every,)):
-            product = transposed_matmul(select_or_zero(before, mask), select_or_zero(after, mask))
-            for part in parts:
-                part.cross_scatters[group].add_(product)
+        ordinary = transposed_matmul(before.ordinary, after.ordinary)
+        self._ordinary.cross_scatters[group].add_(ordinary)
+        self._every.cross_scatters[group].add_(ordinary).add_(transposed_matmul(before.sinks, after.sinks))
 
     def result(self, pilot_norm: Float64[Tensor, ""], n_layer_sinks: Tensor) -> LayerMoments:
         """Return the statistics of all rows added so far."""
@@ -220,10 +225,10 @@ class Accumulator:
         self._opened |= norms.finite.any()
         self._is_first_block = False
 
-    def _split(self, y: Tensor, ordinary: Tensor, sinks: Tensor, group: int) -> None:
-        kept = Moments.from_masked_rows(y, ordinary, self._shift)
-        out = Moments.from_masked_rows(y, sinks, self._shift)
-        for part in (kept, out):
+    def _add_moments(self, rows: SplitRows, n_ordinary: Tensor, n_sinks: Tensor, group: int) -> None:
+        ordinary = Moments.from_shifted_rows(rows.ordinary, n_ordinary, self._shift)
+        sinks = Moments.from_shifted_rows(rows.sinks, n_sinks, self._shift)
+        for part in (ordinary, sinks):
             self._every.moments[group].add_in_place(part)
-        self._ordinary.moments[group].add_in_place(kept)
-        self._sinks.add_in_place(out)
+        self._ordinary.moments[group].add_in_place(ordinary)
+        self._sinks.add_in_place(sinks)

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from pipeline.geometry.accumulator import Accumulator, LayerMoments
+from pipeline.geometry.accumulator import Accumulator, LayerMoments, SplitRows
 from pipeline.geometry.device_copies import to_device
 from pipeline.geometry.precision import product_dtype
 from pipeline.geometry.row_norms import RowNorms, SinkRule
@@ -189,11 +189,11 @@ class MomentStream(BlockStream):
     def _fold(self, blocks: list[Tensor], first: Tensor, group: int) -> None:
         norms = [RowNorms.of(rows) for rows in blocks]
         sink = self._mark_sinks(norms, first)
-        waiting: dict[int, list[tuple[Accumulator, Tensor]]] = {}
+        waiting: dict[int, list[tuple[Accumulator, SplitRows]]] = {}
         for index, (layer, rows) in enumerate(zip(self._layers, blocks, strict=True)):
             shifted = layer.add(rows, norms[index], sink, group)
             for before, before_shifted in waiting.pop(index, ()):
-                before.add_cross(before_shifted, shifted, sink, group)
+                before.add_cross(before_shifted, shifted, group)
             if (target := self._following[index]) is not None:
                 waiting.setdefault(target, []).append((layer, shifted))
 

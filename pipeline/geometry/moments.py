@@ -82,10 +82,16 @@ class Moments(RowSums):
         cls, y: Float64[Tensor, "rows dim"], mask: Bool[Tensor, " rows"], shift: Float64[Tensor, " dim"]
     ) -> "Moments":
         """Return the moments of the rows of `y`, already shifted, that `mask` selects."""
-        y = select_or_zero(y, mask)
+        return cls.from_shifted_rows(select_or_zero(y, mask), mask.sum(), shift)
+
+    @classmethod
+    def from_shifted_rows(
+        cls, y: Float64[Tensor, "rows dim"], count: Int64[Tensor, ""], shift: Float64[Tensor, " dim"]
+    ) -> "Moments":
+        """Return the moments of `count` rows of `y`, already shifted; the other rows are zero."""
         length = torch.linalg.vector_norm(y, dim=1).square()
         total, third = torch.stack([torch.ones_like(length), length]) @ y
-        return cls(shift, mask.sum(), total, length.sum(), gram(y), third, length.square().sum())
+        return cls(shift, count, total, length.sum(), gram(y), third, length.square().sum())
 
     def add_rows(self, rows: Float[Tensor, "rows dim"]) -> None:
         """Add a block of finite, unshifted rows."""
