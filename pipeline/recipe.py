@@ -116,6 +116,9 @@ BUILT_IN_RECIPES: dict[str, ContextRecipe | SnippetRecipe] = {
     recipe.label: recipe
     for recipe in (
         SnippetRecipe(name="authors", version=1, snippets=128, order="seeded", bos="tokenizer"),
+        SnippetRecipe(
+            name="authors-float32", version=1, snippets=128, order="seeded", bos="tokenizer", dtype="float32"
+        ),
         ContextRecipe(
             name="standard",
             version=1,

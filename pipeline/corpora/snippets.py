@@ -27,8 +27,9 @@ def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerP
     """Return snippets of varying length, cut to `max_tokens` including special tokens.
 
     Snippet i is characters i * snippet_chars to (i + 1) * snippet_chars. The order is i = 0, 1, 2 ... or, with
-    `order: seeded`, a draw without replacement by `random.Random(0)`. Source: LLM-Microscope's notebook
-    (`random.seed(0)`, snippets at multiples of 512 characters); its exact draw is not published.
+    `order: seeded`, a draw without replacement by `random.Random(0)`. Source: LLM-Microscope's notebook,
+    `random.seed(0)` and `random.sample(list(range(len(text) // 512)), 128)`, of which this is the first draw; later
+    cells of the notebook use the third.
 
     Raises:
         CorpusError: the text has too few characters (the message has both numbers), or a snippet has no tokens.
