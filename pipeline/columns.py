@@ -104,7 +104,8 @@ def is_null_by_definition(name: str, depth: float) -> bool:
 
     Errors and values per group need two groups, the surrogate is optional, and no layer follows the last one.
     """
-    return name.endswith(("_se", "_gaussian", "_groups")) or (name in column_names("linearity") and depth == 1)
+    needs_next_layer = name in column_names("linearity") or name.endswith("_normed")
+    return name.endswith(("_se", "_gaussian", "_groups")) or (needs_next_layer and depth == 1)
 
 
 def group_statistic(name: str) -> str:

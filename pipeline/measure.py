@@ -95,8 +95,8 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     for number, layers in enumerate(pass_layers):
         result = run_pass(inputs, layers, None if number else loss, sinks)
         forward_s += result.forward_s
-        pairs = zip(result.moments, result.clouds, strict=True)
-        described += [describe_layer(m, c, recipe) for m, c in track(pairs, cell.name, len(layers), "layers")]
+        parts = zip(result.moments, result.clouds, map(stack.read_by_next_block, layers), strict=True)
+        described += [describe_layer(m, c, recipe, r) for m, c, r in track(parts, cell.name, len(layers), "layers")]
         del result  # frees its memory before the next pass
     about = cell_columns(cell, model, stack) | text_columns(text) | loss.columns()
     total_s = time.perf_counter() - started

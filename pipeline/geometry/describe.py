@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.errors import UsageError
 from pipeline.geometry.accumulator import LayerMoments
 from pipeline.geometry.cloud import PointCloud
-from pipeline.geometry.layer import Layer, MetricValues
+from pipeline.geometry.layer import Layer, MetricValues, RowMap
 from pipeline.geometry.metrics import metric_groups
 from pipeline.geometry.moment_stream import MomentStream
 from pipeline.recipe import Recipe, built_in_recipe
@@ -19,13 +19,18 @@ IdsLike = Tensor | np.ndarray | Sequence[int]
 DEGENERATE_FLAGS = {"constant_layer", "too_few_tokens", "too_few_points"}
 
 
-def describe_layer(moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> dict[str, object]:
+def describe_layer(
+    moments: LayerMoments, cloud: PointCloud, recipe: Recipe, read_by_next: RowMap | None = None
+) -> dict[str, object]:
     """Return every metric of one layer by column name, with `status`, `flags` and the wall time per timing column.
 
     A word in `flags` explains every null. The status is `nonfinite` if rows contain NaN or infinity (the values are
     those of the other rows), `degenerate` if there is nothing to measure, else `ok`. Sums accumulate in float64.
+
+    Args:
+        read_by_next: maps states to what the next block reads, for the `_normed` columns; None if no block follows.
     """
-    layer = Layer(moments, cloud, recipe)
+    layer = Layer(moments, cloud, recipe, read_by_next)
     row: dict[str, object] = {}
     with torch.inference_mode():
         for timing_column in sorted({group.TIMING_COLUMN for group in metric_groups()}):

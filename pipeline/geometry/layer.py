@@ -1,5 +1,6 @@
 """Input of the metrics: moments and point cloud of one layer, with cached intermediate results."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -16,11 +17,17 @@ from pipeline.recipe import Recipe
 MetricValues = dict[str, Any]
 
 
+RowMap = Callable[[Tensor], Tensor]
+"""Map of rows `[rows, dim]` to rows of the same shape and dtype."""
+
+
 class Layer:
     """Input of every metric group; `flags` collects the reasons for nulls and the caveats on values."""
 
-    def __init__(self, moments: LayerMoments, cloud: PointCloud, recipe: Recipe) -> None:
-        self.moments, self.cloud, self.recipe = moments, cloud, recipe
+    def __init__(
+        self, moments: LayerMoments, cloud: PointCloud, recipe: Recipe, read_by_next: RowMap | None = None
+    ) -> None:
+        self.moments, self.cloud, self.recipe, self.read_by_next = moments, cloud, recipe, read_by_next
         self.every = Population(moments.every, moments.dtype)
         self.ordinary = Population(moments.ordinary, moments.dtype) if moments.sink_sums.count else self.every
         self.flags: set[str] = set()

@@ -10,8 +10,8 @@ from pipeline.geometry.moment_stream import BLOCK_ROWS
 
 WORK_MATRICES = 20
 """Number of dim x dim float64 matrices alive while one layer is described: sums, covariances, eigenvectors."""
-WORK_BYTES_PER_COORDINATE = 24
-"""Bytes per coordinate of the cloud during neighbour search: stored, shifted in float64 and in float32."""
+WORK_BYTES_PER_COORDINATE = 32
+"""Bytes per coordinate of the cloud during neighbour search: stored, normed, shifted in float64 and float32."""
 NEIGHBOUR_BYTES = 8192
 """Bytes per point for its neighbour list and candidates, enough for k = 128."""
 

@@ -65,6 +65,33 @@ def find_hook_points(body: nn.Module, n_layers: int) -> HookPoints:
     return HookPoints(blocks[0], tuple(blocks) if conv is None else (conv, *blocks[1:]))
 
 
+@contextmanager
+def record_input_norms(blocks: nn.ModuleList) -> Iterator[list[nn.Module | None]]:
+    """Yield a list that a forward pass fills: for each block that runs, the norm that reads the block's input.
+
+    None for a block without one, as in post-norm models. A norm is a module whose class name contains "norm".
+    """
+    norms: list[nn.Module | None] = []
+    entered: list[Tensor] = []
+
+    def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        norms.append(None)
+        entered[:] = [args[0] if args else kwargs["hidden_states"]]
+
+    def take(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if entered and norms[-1] is None and args and args[0] is entered[0]:
+            norms[-1] = module
+
+    hooks = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in {id(b): b for b in blocks}.values()]
+    inside = {id(part): part for block in blocks for part in block.modules() if "norm" in type(part).__name__.lower()}
+    hooks += [part.register_forward_hook(take) for part in inside.values()]
+    try:
+        yield norms
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def blocks_error(body: nn.Module, found: str) -> CheckpointError:
     return CheckpointError(
         f"hidden states of {type(body).__name__}", found, "Leave this model out, or extend pipeline/model/blocks.py"

@@ -13,8 +13,10 @@ from pipeline.model.blocks import (
     capture_states,
     count_layers,
     decoder_start_token,
+    find_block_list,
     find_body,
     find_hook_points,
+    record_input_norms,
 )
 from pipeline.model.loss import token_losses
 from pipeline.spec import ModelKind
@@ -62,6 +64,19 @@ class LayerStack:
     def flags(self) -> tuple[str, ...]:
         """`no_own_loss` for either half of an encoder-decoder: span corruption is undefined on plain text."""
         return ("no_own_loss",) if self.kind.startswith("encdec") else ()
+
+    def read_by_next_block(self, layer: int) -> Callable[[Tensor], Tensor] | None:
+        """Return the map from states `[rows, dim]` of a layer to what the next block reads: its input norm.
+
+        The identity if the next block has no input norm (post-norm models); None if no block follows.
+        """
+        if layer >= min(self.n_layers, len(self._input_norms)):
+            return None
+        norm = self._input_norms[layer]
+        if norm is None:
+            return lambda states: states
+        device = next((weight.device for weight in norm.parameters()), self._module.device)
+        return lambda states: norm(states.to(device)).to(states.device)
 
     def forward_and_capture(
         self, ids: Int[Tensor, "contexts tokens"], capture: CaptureCallback
@@ -124,7 +139,11 @@ class LayerStack:
         """Return the specs of all states, found by a forward pass over three tokens."""
         states: dict[int, Tensor] = {}
         ids = torch.zeros(1, 3, dtype=torch.long, device=self._module.device)
-        with torch.inference_mode(), capture_states(self._blocks, states.__setitem__, ids.device):
+        with (
+            torch.inference_mode(),
+            record_input_norms(find_block_list(self._body, self.n_layers)) as self._input_norms,
+            capture_states(self._blocks, states.__setitem__, ids.device),
+        ):
             final = self._call(ids).last_hidden_state
         if len(states) != self.n_layers + 1:
             raise blocks_error(self._body, f"{self.n_layers} blocks in config.json, but {len(states) - 1} ran")

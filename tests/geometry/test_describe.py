@@ -16,6 +16,7 @@ METRICS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity"
 ONE_LAYER = set(column_names("linearity"))
 SURROGATE = {name for name in column_names("dimension") if "gaussian" in name}
 ALPHA = {name for name in column_names("spectrum") if name.startswith("alpha")}
+NORMED = {name for name in column_names() if "_normed" in name}
 TYPES = {name for name in column_names("dimension") if "_types" in name}
 COUNTS = ("n_points", "n_tokens", "n_duplicates")
 SCALE_FREE = (
@@ -40,7 +41,7 @@ def test_every_metric_column_is_there_and_nothing_else() -> None:
     assert set(row) == {*column_names(*METRICS), "knn_s", "spectrum_s", "status", "flags"}
     assert row["status"] == "ok"
     null = {name for name in column_names(*METRICS) if row[name] is None}
-    assert null == ONE_LAYER | SURROGATE | ALPHA | TYPES | {"id_authors_se"}
+    assert null == ONE_LAYER | SURROGATE | ALPHA | TYPES | NORMED | {"id_authors_se"}
     assert row["flags"] == ["alpha_range", "few_points", "too_few_types"]
 
 

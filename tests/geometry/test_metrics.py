@@ -31,7 +31,7 @@ def layer_of(points: Tensor) -> Layer:
     stream.end_batch(torch.arange(len(points)) % 10 == 0, group)
     cloud = PointCloud(len(points), points.shape[1], points.dtype)
     cloud.append(points, context, context % 7, group)
-    return Layer(stream.finish()[0], cloud, RECIPE)
+    return Layer(stream.finish()[0], cloud, RECIPE, lambda rows: torch.nn.functional.layer_norm(rows, rows.shape[1:]))
 
 
 def clouds() -> dict[str, Tensor]:

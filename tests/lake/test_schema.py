@@ -31,6 +31,7 @@ GROUPED = {
     **{f"id_{name}": "dimension" for name in ("gride_4", "gride_16", "twonn_gaussian", "mle_gaussian")},
     **{f"id_{name}": "dimension" for name in ("twonn_types", "mle_types")},
 }
+NORMED = {"anisotropy": "anisotropy", "cosine_mean": "norms", "id_twonn": "dimension"}
 ADDED = {
     *(("config_digest", "string", "checkpoint"), ("algorithm", "int32", "keys")),
     *(("text_sha256", "string", "text"), ("contexts_digest", "string", "text")),
@@ -50,6 +51,8 @@ ADDED = {
     *(("marchenko_pastur_edge", "float64", "spectrum"), ("abs_median", "float64", "norms")),
     *((name, "int32", "counts") for name in ("n_types", "n_layer_sink_tokens")),
     ("id_local_quantiles", "list<float64>", "dimension"),
+    *((f"{name}_normed{end}", "float64", group) for name, group in NORMED.items() for end in ("", "_se")),
+    *((f"{name}_normed_groups", "list<float64>", group) for name, group in NORMED.items()),
 }
 
 
@@ -199,7 +202,7 @@ RAISED = re.compile(r"""flags\.add\("([a-z_]+)"\)""")
 OTHER_FLAGS = {
     *("no_lm_head", "unexpected_keys", "no_own_loss", "no_mask_token", "nonfinite_loss", "nothing_to_predict"),
     *("shorter_context", "smaller_corpus", "tokenizer_round_trip"),
-    *("too_few_types", "group_too_small", "too_few_points"),
+    *("too_few_types", "group_too_small", "too_few_points", "too_few_normed_points"),
 }
 
 

@@ -27,7 +27,7 @@ def measure(layer: Layer) -> MetricValues:
         return row
     row |= _cosine_columns(layer, layer.every, "", "too_few_tokens")
     row |= _cosine_columns(layer, layer.ordinary, "_no_sink", "too_few_ordinary_tokens")
-    row |= jackknife_columns("norm_mean", *_whole_and_without(layer.every, norm_mean))
+    row |= jackknife_columns("norm_mean", *whole_and_without(layer.every, norm_mean))
     row |= {
         "norm_median": norm_median(layer),
         "norm_max": norm_max(layer),
@@ -40,13 +40,13 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def _cosine_columns(layer: Layer, population: Population, suffix: str, flag: str) -> MetricValues:
-    whole, without = _whole_and_without(population, cosine_mean)
+    whole, without = whole_and_without(population, cosine_mean)
     if whole is None:
         layer.flags.add(flag)
     return jackknife_columns(f"cosine_mean{suffix}", whole, without)
 
 
-def _whole_and_without(
+def whole_and_without(
     population: Population, metric: Callable[[DirectionSums, int], float | None]
 ) -> tuple[float | None, list[float | None]]:
     """Return the metric of all groups, and without each one if there are two or more."""
