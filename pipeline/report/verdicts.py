@@ -69,9 +69,10 @@ def _is_model_level(part: pl.DataFrame) -> pl.Expr:
 def _add_names(part: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
     """Add `history` and `text`; drop histories that are not on the page."""
     on = [name for name in HISTORY_COLUMNS if name in part.columns]
-    if "kind" not in on:  # a pair of an encoder and a decoder has no single history
+    if "kind" not in on:  # a comparison of models has no single history
         texts = names.select("corpus", "recipe", "text").unique()
-        part = part.join(names.select("model").unique(), on="model", how="semi")
+        if "model" in on:
+            part = part.join(names.select("model").unique(), on="model", how="semi")
         return part.join(texts, on=["corpus", "recipe"]).with_columns(history=pl.lit(None, pl.String))
     return part.join(names, on=on, nulls_equal=True)
 
