@@ -88,15 +88,22 @@ def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
     Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; among
     equally many, their total size decides.
     """
+    moving = (np.abs(gap) > least).any((1, 2))
+    each = iter(zip(*_score_moves(gap[moving], least[moving]), gap[moving], margin[moving], strict=True))
+    return [_trace(*next(each)) if moves else [] for moves in moving.tolist()]
+
+
+def _score_moves(gap: Floats, least: Floats) -> tuple[Floats, Ints]:
+    """[curves, way, points]: score of the best sequence that ends at each point, and the start of its last move."""
     curves, points = len(gap), gap.shape[-1]
-    size = np.abs(gap) / (points * np.maximum(np.abs(gap).max((1, 2)), np.finfo(float).tiny))[:, None, None]
-    score, start = np.zeros((2, curves, points)), np.full((2, curves, points), -1)
+    size = gap / (points * np.maximum(np.abs(gap).max((1, 2), initial=0), np.finfo(float).tiny))[:, None, None]
+    score, start = np.zeros((curves, 2, points)), np.full((curves, 2, points), -1)
     for point in range(1, points):
-        for way, sign in enumerate((1, -1)):
-            allowed = sign * gap[:, :point, point] > least[:, :point, point]
-            reached = np.where(allowed, score[1 - way, :, :point] + 1 + size[:, :point, point], 0)
-            score[way, :, point], start[way, :, point] = reached.max(1), reached.argmax(1)
-    return [_trace(score[:, i], start[:, i], gap[i], margin[i]) for i in range(curves)]
+        for way, sign in enumerate((-1, 1)):  # rows are contiguous: [point, a] is minus the move from a to the point
+            allowed = sign * gap[:, point, :point] > least[:, point, :point]
+            reached = np.where(allowed, score[:, 1 - way, :point] + 1 + sign * size[:, point, :point], 0)
+            score[:, way, point], start[:, way, point] = reached.max(1), reached.argmax(1)
+    return score, start
 
 
 def _trace(score: Floats, start: Ints, gap: Floats, margin: Floats) -> list[Move]:

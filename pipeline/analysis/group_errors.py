@@ -79,17 +79,21 @@ def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
         pl.col("deviations"),
         rows=pl.len(),
     )
-    means = [_average_deviations(each) for each in gathered["deviations"]]
-    found = gathered.with_columns(deviations=pl.Series(means, dtype=pl.List(pl.Float64)))
+    found = gathered.with_columns(deviations=_average_lists(gathered["deviations"]))
     return found.with_columns(se=pl.when(pl.col("deviations").is_null()).then("se").otherwise(_root_of_squares()))
 
 
-def _average_deviations(lists: pl.Series) -> list[float] | None:
-    """Mean of the deviations of several rows; null if any row has none, or another number of groups."""
-    lengths = lists.list.len()
-    if lengths.null_count() or lengths.n_unique() != 1:
-        return None
-    return lists.explode().to_numpy().reshape(len(lists), -1).mean(0).tolist()
+def _average_lists(lists: pl.Series) -> pl.Series:
+    """Mean of the deviations of the rows of each average; null if any row has none, or another number of groups."""
+    rows = lists.to_frame("list").with_row_index("at").explode("list").with_columns(groups=pl.col("list").list.len())
+    counts = pl.col("groups").n_unique().over("at") + pl.col("groups").null_count().over("at")
+    means: list[list[float] | None] = [None] * len(lists)
+    for part in rows.filter(counts == 1).partition_by("groups", maintain_order=True):
+        values = part["list"].explode().to_numpy().reshape(part.height, -1)
+        at, first, size = np.unique(part["at"].to_numpy(), return_index=True, return_counts=True)
+        for index, mean in zip(at, np.add.reduceat(values, first) / size[:, None], strict=True):
+            means[index] = mean.tolist()
+    return pl.Series(means, dtype=pl.List(pl.Float64))
 
 
 class Estimate(NamedTuple):

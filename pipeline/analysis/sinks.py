@@ -109,14 +109,13 @@ def _half_widths(models: pl.DataFrame) -> list[pl.Series]:
     ]
     for whole, bare, left, *errors in models.select("anisotropy", "anisotropy_no_sink", "left", *fields).iter_rows():
         with_sinks, se, df, without, se_bare, df_bare = errors
-        paired.append(bool(left is not None and with_sinks and without))
-        if paired[-1]:
-            relative = np.array(without) / bare - np.array(with_sinks) / whole
-            halves.append(left * paired_half_width(relative))
-        elif left is not None and se is not None and se_bare is not None:
-            halves.append(left * (se / whole + se_bare / bare) * float(stdtrit(min(df, df_bare), 0.975)))
-        else:
-            halves.append(None)
+        half, is_paired = None, bool(with_sinks and without)
+        if left is not None and is_paired:
+            half = left * paired_half_width(np.array(without) / bare - np.array(with_sinks) / whole)
+        elif left is not None and df is not None and df_bare is not None:
+            half = left * (se / whole + se_bare / bare) * float(stdtrit(min(df, df_bare), 0.975))
+        halves.append(half)
+        paired.append(is_paired)
     return [pl.Series("_half", halves, pl.Float64), pl.Series("paired", paired, pl.Boolean)]
 
 
