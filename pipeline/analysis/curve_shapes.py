@@ -88,7 +88,7 @@ def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
     Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; among
     equally many, their total size decides.
     """
-    moving = (np.abs(gap) > least).any((1, 2))
+    moving: NDArray[np.bool_] = np.any(np.abs(gap) > least, axis=(1, 2))
     each = iter(zip(*_score_moves(gap[moving], least[moving]), gap[moving], margin[moving], strict=True))
     return [_trace(*next(each)) if moves else [] for moves in moving.tolist()]
 
