@@ -141,7 +141,8 @@ def _pair_middles(pairs: pl.DataFrame, side: str) -> pl.DataFrame:
 
 def _sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == "no_match":
-        return f"No decoder within a factor {SIZE_RATIO:g} of {row['n_params'] or 'an unknown number of'} parameters."
+        size = f"{row['n_params']:,}" if row["n_params"] else "an unknown number of"
+        return f"No decoder within a factor {SIZE_RATIO:g} of {size} parameters."
     claim = describe_claim(row["claim"], CLAIM)
     without = describe_claim(row["claim_no_sink"], CLAIM)
     return f"{_answers(row, '')} {claim} Without sink tokens: {_answers(row, '_no_sink')} {without}"
