@@ -10,11 +10,15 @@ from typing import NamedTuple
 
 import polars as pl
 
+from pipeline.analysis.controls import compute_controls
 from pipeline.analysis.convergence import compute_convergence
-from pipeline.analysis.dome import compute_newest_domes, match_encoders_to_decoders
-from pipeline.analysis.explosions import compute_explosions
+from pipeline.analysis.depth import compute_depth
+from pipeline.analysis.dome import compute_newest_domes
+from pipeline.analysis.explosions import compute_explosions, sort_explosions
 from pipeline.analysis.frames import LakeOrFrame, load_layer_rows, select_newest_rows
+from pipeline.analysis.matched import match_encoders_to_decoders
 from pipeline.analysis.model_batches import ModelRows, copy_texts
+from pipeline.analysis.one_shape import compute_one_shape, select_early_and_late
 from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases, sort_agreement
 from pipeline.analysis.random_baselines import compute_null_survival, sort_null_survival
 from pipeline.analysis.sinks import compute_sinks
@@ -37,8 +41,8 @@ __all__ = [
 class FindingSpec(NamedTuple):
     question: str
     answer: Callable[[LakeOrFrame], pl.DataFrame]
-    compares_models: bool = False
-    """True if it compares the newest checkpoints of different models, so that it needs those of all models at once."""
+    compared_rows: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    """Selection of the rows of all models that a comparison of different models needs; None if there is none."""
     order: Callable[[pl.DataFrame], pl.DataFrame] = lambda found: found
     """Order of the rows of several models, where it is not by model."""
 
@@ -48,22 +52,36 @@ FINDINGS: dict[str, FindingSpec] = {
         "Does anisotropy over depth peak in the interior, with and without sink tokens?", compute_newest_domes
     ),
     "matched": FindingSpec(
-        "Is the dome of decoders higher than that of encoders of similar size?", match_encoders_to_decoders, True
+        "Have encoders and decoders of similar size a dome, and which is more anisotropic in its middle third?",
+        match_encoders_to_decoders,
+        select_newest_rows,
     ),
-    "convergence": FindingSpec("Does the profile of anisotropy converge in training?", compute_convergence),
+    "convergence": FindingSpec("Does the profile of anisotropy settle in training?", compute_convergence),
+    "one_shape": FindingSpec(
+        "Are the profiles of the decoders more alike late in training than early?",
+        compute_one_shape,
+        select_early_and_late,
+    ),
+    "depth": FindingSpec("Does intrinsic dimension peak over depth, and where does its rise start?", compute_depth),
     "phases": FindingSpec(
-        "Does intrinsic dimension expand and then compress in training, and at which step does it peak?", compute_phases
+        "How does intrinsic dimension move in training: does it expand and then compress?", compute_phases
     ),
     "estimators": FindingSpec("Which phases does each estimator of dimension show on its own?", compute_estimators),
     "agreement": FindingSpec(
-        "Do the estimators of dimension agree on the phases?", compute_agreement, order=sort_agreement
+        "Do the scales of dimension agree on the phases?", compute_agreement, order=sort_agreement
     ),
     "nulls": FindingSpec(
-        "Which conclusions also hold on random tokens?", compute_null_survival, order=sort_null_survival
+        "Which effects are also there on random tokens?", compute_null_survival, order=sort_null_survival
+    ),
+    "controls": FindingSpec(
+        "How much of a change of dimension is left with one point per token type, and in a Gaussian surrogate?",
+        compute_controls,
     ),
     "sinks": FindingSpec("How much mid-layer anisotropy is left without sink tokens?", compute_sinks),
     "explosions": FindingSpec(
-        "When did the loss spike, and does intrinsic dimension rise before the loss does?", compute_explosions
+        "When did the loss spike, and does intrinsic dimension rise before the loss does?",
+        compute_explosions,
+        order=sort_explosions,
     ),
     "trust": FindingSpec("Which measurements are unreliable, and why?", compute_trust),
 }
@@ -94,7 +112,7 @@ def compute_findings(names: Collection[str], lake: LakeOrFrame) -> dict[str, pl.
 
 def compute_batch(names: Collection[str], frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """Compute findings of a few models for `combine_batches`; of one that compares models, the rows that it needs."""
-    needed = {name: select_newest_rows if FINDINGS[name].compares_models else FINDINGS[name].answer for name in names}
+    needed = {name: FINDINGS[name].compared_rows or FINDINGS[name].answer for name in names}
     return {name: copy_texts(compute(frame)) for name, compute in needed.items()}
 
 
@@ -107,7 +125,7 @@ def combine_batches(batches: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.
     together = {name: pl.concat(part) for name, part in parts.items()}
     specs = {name: FINDINGS[name] for name in together}
     return {
-        name: specs[name].answer(frame) if specs[name].compares_models else specs[name].order(frame)
+        name: specs[name].answer(frame) if specs[name].compared_rows else specs[name].order(frame)
         for name, frame in together.items()
     }
 

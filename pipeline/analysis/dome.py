@@ -3,12 +3,13 @@
 Profiles cover the outputs of the blocks. The state after the final norm is a different kind of object and is left out.
 """
 
-from functools import partial
 from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.curve_shapes import FALLING, FLAT, PEAK, RISING, VALLEY
+from pipeline.analysis.claims import decide, describe_claim, describe_left_out, describe_pairing
+from pipeline.analysis.curves import JUDGED, tabulate_curves
+from pipeline.analysis.dimension import MANY_MOVES, make_words
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
     LABEL_COLUMNS,
@@ -18,98 +19,92 @@ from pipeline.analysis.frames import (
     load_layer_rows,
     select_block_rows,
     select_newest_rows,
-    tabulate_curve_shapes,
 )
+from pipeline.analysis.group_errors import add_errors
 
-VERDICT_BY_SHAPE = {PEAK: "dome", VALLEY: "valley", RISING: "rising", FALLING: "falling", FLAT: "flat"}
-SIZE_RATIO = 2.0
-"""Largest ratio of the parameter counts of a matched pair."""
-SUM_COVERAGE = "at least 90 %"
-"""Guaranteed coverage of the sum of two 95 % intervals, whatever the dependence between the two."""
-CURVE_COLUMNS = ("verdict", "height", "height_low", "height_high", "top", "top_low", "top_high")
+WORDS = make_words(none="flat", r="rising", f="falling", fr="valley")
+DOME, BUMP, NO_ENDS = "dome", "bump", "no_ends"
+SMALLEST_DOME = 0.05
+"""Height above the higher end from which an interior peak of anisotropy is a dome; those published are 0.2 to 0.7."""
+YES, NO, OPEN = "yes", "no", "undecided"
+CURVE_COLUMNS = ("verdict", "claim", "has_dome", "height", "height_low", "height_high", "top", "top_low", "top_high")
 
 
 def compute_newest_domes(lake: LakeOrFrame) -> pl.DataFrame:
     """Classify the profile of the newest checkpoint of each history.
 
-    Columns: keys of a history, `revision`, `step`, `verdict` (dome, valley, rising, falling, flat, too_few, no_errors),
-    `height` above the higher end with its 95 % interval, `peak` and its `depth` with its 95 % interval, the same
-    without sink tokens (`no_sink_*`), `rows` and `because`.
+    Columns: keys of a history, `revision`, `step`, `verdict` (dome, bump = a significant interior peak less than 0.05
+    above the higher end, valley, rising, falling, flat, oscillating = other sequences of moves; too_few, no_errors,
+    no_ends = the first or last block has no value or error), `claim` (decoders have a dome, encoders have none:
+    supports, contradicts, undecided), `has_dome` (yes, no = its height is under 0.05 at 95 %, undecided), `height`
+    above the higher end with its 95 % interval, `peak` and its `depth` with its 95 % interval, the same without sink
+    tokens (`no_sink_*`), `rows`, `paired`, `left_out` depths and `because`.
     """
-    return _domes(select_newest_rows(load_layer_rows(lake)))
+    return classify_domes(select_newest_rows(load_layer_rows(lake)))
 
 
 def compute_all_domes(lake: LakeOrFrame) -> pl.DataFrame:
     """Classify the profile of every checkpoint; columns as in `compute_newest_domes`."""
-    return _domes(load_layer_rows(lake))
+    return classify_domes(load_layer_rows(lake))
 
 
-def match_encoders_to_decoders(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare each encoder with the decoder nearest in size, on the same corpus and recipe.
-
-    Columns: `model` (the encoder), `decoder`, `corpus`, `recipe`, both sizes, `verdict` (decoder_domed_more,
-    encoder_domed_more, alike, no_match, no_errors), both `height`s (negative without a dome), their `difference`
-    (decoder - encoder) with the sum of both intervals, which covers at least 90 %, `rows` and `because`. `*_domed_more`
-    means that the two 95 % intervals do not overlap. The verdict does not say which model is more anisotropic.
-    """
-    frame = select_newest_rows(load_layer_rows(lake))
-    sizes = frame.group_by(HISTORY_COLUMNS).agg(pl.col("n_params").max())
-    domes = _domes(frame).join(sizes, on=HISTORY_COLUMNS, nulls_equal=True)
-    sides = ["model", "corpus", "recipe", "n_params", "height", "height_low", "height_high", "rows"]
-    encoders, decoders = (domes.filter(kind=kind).select(sides) for kind in ("encoder", "decoder"))
-    pairs = encoders.join(decoders.rename({"model": "decoder"}), on=["corpus", "recipe"], how="left", suffix="_decoder")
-    apart = (pl.col("n_params").log() - pl.col("n_params_decoder").log()).abs()
-    pairs = pairs.with_columns(_apart=apart).sort("_apart", "decoder", "height_decoder", "height", nulls_last=True)
-    pairs = pairs.group_by("model", "corpus", "recipe", maintain_order=True).first()
-    near = (pl.col("_apart") <= pl.lit(SIZE_RATIO).log()).fill_null(False)
-    low = pl.col("height_low_decoder") - pl.col("height_high")
-    high = pl.col("height_high_decoder") - pl.col("height_low")
-    cases = pl.when(~near).then(pl.lit("no_match")).when(low.is_null()).then(pl.lit("no_errors"))
-    cases = cases.when(low > 0).then(pl.lit("decoder_domed_more"))
-    pairs = pairs.with_columns(
-        difference=pl.when(near).then(pl.col("height_decoder") - pl.col("height")),
-        difference_low=pl.when(near).then(low),
-        difference_high=pl.when(near).then(high),
-        rows=pl.col("rows") + pl.col("rows_decoder").fill_null(0),
-        verdict=cases.when(high < 0).then(pl.lit("encoder_domed_more")).otherwise(pl.lit("alike")),
-    ).with_columns(pl.when(near).then(name).alias(name) for name in ("decoder", "n_params_decoder", "height_decoder"))
-    kept = ["model", "decoder", "corpus", "recipe", "n_params", "n_params_decoder", "verdict", "height"]
-    kept += ["height_decoder", "difference", "difference_low", "difference_high", "rows"]
-    return add_because_column(pairs.select(kept), _match_sentence)
-
-
-def _domes(frame: pl.DataFrame) -> pl.DataFrame:
-    by, frame = (*HISTORY_COLUMNS, *LABEL_COLUMNS), select_block_rows(frame)
-    shape = partial(tabulate_curve_shapes, frame, by, "depth", words=VERDICT_BY_SHAPE, ends=True)
-    shapes, no_sink = (shape(name, f"{name}_se") for name in ("anisotropy", "anisotropy_no_sink"))
+def classify_domes(frame: pl.DataFrame) -> pl.DataFrame:
+    """Classify the profile of every label in the frame."""
+    by = (*HISTORY_COLUMNS, *LABEL_COLUMNS)
+    shapes, no_sink = (_classify(frame, name, by) for name in ("anisotropy", "anisotropy_no_sink"))
     without = no_sink.select(*by, *(pl.col(name).alias(f"no_sink_{name}") for name in CURVE_COLUMNS))
     depth = {f"{side}top{end}": f"{side}depth{end}" for side in ("", "no_sink_") for end in ("", "_low", "_high")}
     both = shapes.join(without, on=by, how="left", nulls_equal=True).rename(depth | {"top_value": "peak"})
-    return add_because_column(both.sort(by), _dome_sentence)
+    kept = both.drop("main", "peaked", "range", "start", "stop", "moves")
+    return add_because_column(kept.sort(by), _sentence).drop("status")
 
 
-def _dome_sentence(row: dict[str, Any]) -> str:
+def _classify(frame: pl.DataFrame, name: str, by: tuple[str, ...]) -> pl.DataFrame:
+    points = add_errors(select_block_rows(frame), name)
+    points = points.filter(pl.col("value").is_not_null().any().over(by))
+    curves = tabulate_curves(points, by, "depth", ends=True)
+    curves = curves.with_columns(verdict=_name_verdict(curves))
+    return curves.with_columns(has_dome=_has_dome()).with_columns(claim=_claim())
+
+
+def _name_verdict(curves: pl.DataFrame) -> pl.Expr:
+    """Name by the peak above both ends, which an oscillation of the rest does not change, else by the moves."""
+    names = [WORDS.name(main) if main is not None else None for main in curves["main"].to_list()]
+    cut = (pl.col("left_out").list.min() < pl.col("start")) | (pl.col("left_out").list.max() > pl.col("stop"))
+    cases = pl.when(pl.col("status") != JUDGED).then("status").when(cut.fill_null(False)).then(pl.lit(NO_ENDS))
+    high = pl.col("height") >= SMALLEST_DOME
+    cases = cases.when(pl.col("peaked") & high).then(pl.lit(DOME)).when("peaked").then(pl.lit(BUMP))
+    return cases.otherwise(pl.Series("_name", names, pl.String))
+
+
+def _has_dome() -> pl.Expr:
+    judged = (pl.col("status") == JUDGED) & (pl.col("verdict") != NO_ENDS)
+    cases = pl.when(judged & (pl.col("verdict") == DOME)).then(pl.lit(YES))
+    return cases.when(judged & (pl.col("height_high") < SMALLEST_DOME)).then(pl.lit(NO)).otherwise(pl.lit(OPEN))
+
+
+def _claim() -> pl.Expr:
+    domed, none = pl.col("has_dome") == YES, pl.col("has_dome") == NO
+    decoder = pl.col("kind").str.ends_with("decoder")
+    return pl.when(decoder).then(decide(domed, none)).otherwise(decide(none, domed))
+
+
+def _sentence(row: dict[str, Any]) -> str:
     text = {
-        "dome": "peaks in the interior, at depth {depth:.2f}, {height} above the higher end",
-        "valley": "is significantly lower in the interior than at both ends; it is highest at depth {depth:.2f}",
+        DOME: "peaks in the interior, at depth {depth:.2f}, {height} above the higher end",
+        BUMP: "has an interior maximum of only {height} above the higher end, at depth {depth:.2f}",
+        "valley": "falls and then rises with depth; it is highest at depth {depth:.2f}",
         "rising": "rises with depth, without a significant fall after the peak; it is highest at depth {depth:.2f}",
         "falling": "falls with depth; it is highest at depth {depth:.2f}",
+        MANY_MOVES: "rises and falls with depth, without a peak above both ends; it is highest at depth {depth:.2f}",
         "flat": "varies within error (95 %) between blocks; its interior maximum is {height} above the higher end",
         "too_few": "is known in fewer than three blocks, so the profile has no interior",
         "no_errors": "has no standard errors; its interior maximum is {height} above the higher end",
+        NO_ENDS: "is not known at the first or the last block, above which a dome would have to rise",
     }[row["verdict"]]
     text = text.format(depth=row["depth"], height=format_interval(row, "height"))
+    claim = "decoders have a dome" if row["kind"].endswith("decoder") else "encoders have no dome"
     no_sink = (row["no_sink_verdict"] or "unknown").replace("_", " ")
-    return f"Anisotropy {text}; without sink tokens: {no_sink}, {format_interval(row, 'no_sink_height')}."
-
-
-def _match_sentence(row: dict[str, Any]) -> str:
-    if row["verdict"] == "no_match":
-        return f"No decoder within a factor {SIZE_RATIO:g} of {row['n_params'] or 'an unknown number of'} parameters."
-    if row["difference"] is None:
-        return "One of the two models has fewer than three blocks, so its profile has no interior."
-    words = {"alike": "within error", "no_errors": "of unknown error"}
-    heights = f"{row['height_decoder']:+.3f} in {row['decoder']} and {row['height']:+.3f} in {row['model']}"
-    difference = f"{words.get(row['verdict'], 'significant')}: {format_interval(row, 'difference', level=SUM_COVERAGE)}"
-    text = f"The highest interior block exceeds the higher end by {heights} (negative: no dome)."
-    return f"{text} The difference is {difference}."
+    without = f"without sink tokens: {no_sink}, {format_interval(row, 'no_sink_height')}"
+    ending = f"{describe_pairing(row)}{describe_left_out(row['left_out'], 'depth', '.2f')}"
+    return f"Anisotropy {text}; {without}. {describe_claim(row['claim'], claim)}{ending}"

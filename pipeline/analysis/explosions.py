@@ -12,29 +12,33 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.frames import HISTORY_COLUMNS, TOO_FEW, LakeOrFrame, add_because_column, load_trained_blocks
+from pipeline.analysis.claims import SUPPORTS, UNDECIDED, describe_claim, describe_left_out
+from pipeline.analysis.curves import TOO_FEW
+from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, add_because_column, load_trained_blocks
+from pipeline.analysis.loss_spikes import MAD_TO_SD, find_spikes
 
 SPIKE_WINDOW, SIGMAS = 128, 6.0
-MIN_LOSSES_BEFORE_SPIKE = 8
-"""Losses needed before a spike; fewer than SPIKE_WINDOW, since a lake has fewer losses than a training log."""
 LEAD_LAGS, NON_LEAD_LAGS = (1, 2), (0, -1, -2)
 TREND_REACH, SPREAD_REACH = 2, 8
 """Reach, on either side, of the running median (trend) and of the running median absolute deviation (spread)."""
 MAX_SPREADS = 5.0
 """Clipping bound of a standardized difference, so that one spike does not dominate the correlation."""
-MAD_TO_SD = 1.4826
 MIN_CHECKPOINTS = 48
 """Checkpoints needed for a test: two shifts always tie with the truth, one per lag, and must be under 5 % of all."""
 SIGNIFICANCE_LEVEL, P_VALUE_TOLERANCE = 0.05, 1e-12
 LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
-_RESULT_TYPES = {"verdict": pl.String, "events": pl.List(pl.Int64), "lag": pl.Int64, "correlation": pl.Float64}
-_RESULT_TYPES |= {"p": pl.Float64, "rows": pl.Int64}
+LOSS_NONFINITE, SPIKE, NO_EVENT, NONFINITE_FLAG = "loss_nonfinite", "spike", "none", "nonfinite_loss"
+CLAIM = "dimension rises before the loss does"
+_RESULT_TYPES: dict[str, Any] = dict.fromkeys(("event", "verdict", "claim"), pl.String())
+_RESULT_TYPES |= dict.fromkeys(("events", "nonfinite"), pl.List(pl.Int64)) | {"lag": pl.Int64()}
+_RESULT_TYPES |= {"correlation": pl.Float64(), "p": pl.Float64(), "left_out": pl.List(pl.Int64()), "rows": pl.Int64()}
 
 
 def is_spike(losses: Sequence[float], fewest: int = SPIKE_WINDOW) -> bool:
-    """Return True if the last loss is not finite or exceeds mean + 6 standard deviations of the 128 before it.
+    """Return True if the last loss of a log of every step is not finite or exceeds mean + 6 sd of the 128 before it.
 
-    A finite loss with fewer than `fewest` losses before it is never a spike.
+    A finite loss with fewer than `fewest` losses before it is never a spike. For the losses of checkpoints, which are
+    many steps apart, use `loss_spikes.find_spikes`.
 
     Source: the rule of OLMo-core's stability monitor.
     """
@@ -47,20 +51,44 @@ def is_spike(losses: Sequence[float], fewest: int = SPIKE_WINDOW) -> bool:
 def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
     """Find the spikes of the loss and test whether dimension leads the loss, one row per history.
 
-    Columns: keys of a history, `verdict` (leads = the correlation of dimension with the loss one or two checkpoints
-    later is positive, has p below 5 %, and exceeds those at lag 0, -1 and -2; no_lead; too_few = under 48 checkpoints;
-    no_loss), `events` (steps of the spikes), `lag` in checkpoints and `correlation` where it is largest, `p` from
-    circular shifts of one series against the other, `rows`, `because`.
+    Columns: keys of a history, `event` (loss_nonfinite = the loss is NaN or infinite at a checkpoint; spike, none),
+    `verdict` (leads = the correlation of dimension with the loss one or two checkpoints later is positive, has p below
+    5 %, and exceeds those at lag 0, -1 and -2; no_lead; too_few = under 48 checkpoints; no_loss), `claim` (dimension
+    rises before the loss: supports = leads, undecided; a test that finds no lead contradicts nothing), `events` (steps
+    of the spikes: `pipeline.analysis.loss_spikes`), `nonfinite` (steps without a finite loss), `lag` in checkpoints and
+    `correlation` where it is largest, `p` from circular shifts of one series against the other, `left_out` (steps at
+    which a block has no dimension, which the test ignores), `rows`, `because`.
     Error: of simulated histories without a lead (random walks, shared decay, noise that shrinks, 80 checkpoints) up to
     6 % get the verdict leads. A lead over the whole history says nothing about its explosions, which are too few.
     """
-    steps = load_trained_blocks(lake).drop_nulls("id_mle").group_by(*HISTORY_COLUMNS, "step")
-    series = steps.agg(pl.col("loss").first(), log_id=pl.col("id_mle").log().mean())
-    gathered = series.sort("step").group_by(HISTORY_COLUMNS, maintain_order=True).agg("step", "loss", "log_id")
-    results = [_analyze_history(row["step"], row["loss"], row["log_id"]) for row in gathered.iter_rows(named=True)]
+    gathered = _gather_series(load_trained_blocks(lake))
+    results = [_analyze_history(row) for row in gathered.iter_rows(named=True)]
     columns = [pl.Series(name, [result[name] for result in results], kind) for name, kind in _RESULT_TYPES.items()]
-    found = gathered.drop("step", "loss", "log_id").with_columns(columns).sort(HISTORY_COLUMNS)
-    return add_because_column(found, _sentence)
+    found = gathered.select(HISTORY_COLUMNS).with_columns(columns)
+    return sort_explosions(add_because_column(found, _sentence))
+
+
+def sort_explosions(found: pl.DataFrame) -> pl.DataFrame:
+    """Sort the rows of `compute_explosions`: histories with a non-finite loss first, then by model."""
+    return found.sort(pl.col("event") != LOSS_NONFINITE, *HISTORY_COLUMNS, nulls_last=True)
+
+
+def _gather_series(blocks: pl.DataFrame) -> pl.DataFrame:
+    """One row per history: steps, loss, whether it is not finite, and the mean over all blocks of log dimension."""
+    blocks = blocks.filter(pl.col("id_mle").is_not_null().any().over(*HISTORY_COLUMNS, "layer") | _is_nonfinite())
+    log, count = pl.col("id_mle").log(), pl.col("id_mle").count()
+    steps = blocks.group_by(*HISTORY_COLUMNS, "step").agg(
+        pl.col("loss").drop_nulls().first(), nonfinite=_is_nonfinite().any(), log_id=log.mean(), _known=count
+    )
+    complete = pl.col("_known") == pl.col("_known").max().over(HISTORY_COLUMNS)
+    steps = steps.with_columns(log_id=pl.when(complete).then("log_id")).drop("_known")
+    series = steps.sort("step").group_by(HISTORY_COLUMNS, maintain_order=True)
+    return series.agg("step", "loss", "nonfinite", "log_id").sort(HISTORY_COLUMNS)
+
+
+def _is_nonfinite() -> pl.Expr:
+    stated = pl.col("flags").list.contains(NONFINITE_FLAG) & pl.col("loss").is_null()
+    return stated.fill_null(False) | (~pl.col("loss").is_finite()).fill_null(False)
 
 
 class Lead(NamedTuple):
@@ -117,27 +145,39 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(first, second)[0, 1]) if first.std() > 0 and second.std() > 0 else 0.0
 
 
-def _analyze_history(steps: list[int], losses: list[float | None], log_id: list[float]) -> dict[str, Any]:
-    """Values of _RESULT_TYPES, from the checkpoints that have a loss."""
-    known = [(step, loss, value) for step, loss, value in zip(steps, losses, log_id, strict=True) if loss is not None]
-    no_result = {**dict.fromkeys(_RESULT_TYPES), "rows": len(steps), "events": []}
-    if not known:
-        return no_result | {"verdict": NO_LOSS}
-    steps_with_loss, loss, values = zip(*known, strict=True)
-    spikes = [step for i, step in enumerate(steps_with_loss) if is_spike(loss[: i + 1], MIN_LOSSES_BEFORE_SPIKE)]
+def _analyze_history(row: dict[str, Any]) -> dict[str, Any]:
+    """Values of _RESULT_TYPES."""
+    points = list(zip(row["step"], row["loss"], row["log_id"], row["nonfinite"], strict=True))
+    nonfinite = [step for step, *_, broken in points if broken]
+    finite = [point for point in points if point[1] is not None and not point[3]]
+    spikes = [finite[i][0] for i in find_spikes([point[0] for point in finite], [point[1] for point in finite])]
+    event = LOSS_NONFINITE if nonfinite else SPIKE if spikes else NO_EVENT
+    result = {**dict.fromkeys(_RESULT_TYPES), "event": event, "events": spikes, "nonfinite": nonfinite}
+    result |= {"rows": len(points), "left_out": [point[0] for point in finite if point[2] is None], "claim": UNDECIDED}
+    if not finite:
+        return result | {"verdict": NO_LOSS}
+    known = [point for point in finite if point[2] is not None]
     if len(known) < MIN_CHECKPOINTS:
-        return no_result | {"verdict": TOO_FEW, "events": spikes}
-    lead = estimate_lead(np.array(values), np.log(loss))
-    tested = {"lag": lead.lag, "correlation": lead.correlation, "p": lead.p_value}
-    return {"verdict": lead.verdict, "events": spikes, "rows": len(known)} | tested
+        return result | {"verdict": TOO_FEW, "rows": len(known) or len(points)}
+    lead = estimate_lead(np.array([point[2] for point in known]), np.log([point[1] for point in known]))
+    tested = {"lag": lead.lag, "correlation": lead.correlation, "p": lead.p_value, "rows": len(known)}
+    return result | tested | {"verdict": lead.verdict, "claim": SUPPORTS if lead.verdict == LEADS else UNDECIDED}
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    subject = f"{row['model']} on {row['corpus']}"
+    subject = f"{row['model']} on {row['corpus']}: "
+    if row["nonfinite"]:
+        subject += f"the loss is not finite at {_list(row['nonfinite'])}; "
     if row["verdict"] == NO_LOSS:
-        return f"{subject}: no checkpoint has a loss."
-    spikes = f"{subject}: the loss spikes at {', '.join(f'{step:,}' for step in row['events']) or 'no step'}"
+        return f"{subject}no checkpoint has a loss." if not row["nonfinite"] else f"{subject}no loss is finite."
+    spikes = f"{subject}the loss spikes at {_list(row['events']) or 'no step'}"
     if row["verdict"] == TOO_FEW:
         return f"{spikes}; {row['rows']} checkpoints are too few to test for a lead ({MIN_CHECKPOINTS} needed)."
     text = "rises significantly before the loss" if row["verdict"] == LEADS else "does not significantly lead the loss"
-    return f"{spikes}; dimension {text}: correlation {row['correlation']:.2f} at lag {row['lag']}, p {row['p']:.3f}."
+    test = f"correlation {row['correlation']:.2f} at lag {row['lag']}, p {row['p']:.3f}"
+    left = f"{describe_left_out(row['left_out'], 'step', 'd')}"
+    return f"{spikes}; dimension {text}: {test}. {describe_claim(row['claim'], CLAIM)}{left}"
+
+
+def _list(steps: Sequence[int]) -> str:
+    return ", ".join(f"{step:,}" for step in steps)

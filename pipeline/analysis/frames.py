@@ -1,15 +1,13 @@
-"""Frames of lake rows for the findings: loading, selection of histories, and the shapes of their curves."""
+"""Frames of lake rows for the findings: loading, selection of histories, and the texts of intervals."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from scipy.special import stdtrit
 
-from pipeline.analysis.curve_shapes import classify_curves
 from pipeline.lake.lake import RECIPES_PREFIX, Lake
 from pipeline.lake.reader import LakeReader
 
@@ -18,20 +16,22 @@ LakeOrFrame = LakeReader | pl.DataFrame
 HISTORY_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe")
 """Columns that identify a history. Stages are separate, since their steps need not follow each other."""
 LABEL_COLUMNS = ("revision", "step")
+METRICS_WITH_ERRORS = (
+    *("anisotropy", "anisotropy_no_sink", "participation_ratio", "participation_ratio_no_sink"),
+    *("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90", "id_lb20", "id_authors", "loss"),
+    *("id_twonn_types", "id_mle_types", "id_twonn_gaussian", "id_mle_gaussian"),
+)
+"""Metrics that findings compare, each with its columns `_se` and `_groups`."""
 NEEDED_COLUMNS = (
     *("cell_id", "model", "kind", "stage", "run", "corpus", "corpus_sha256", "recipe", "revision", "step"),
-    *("weights_digest", "config_digest", "tokenizer_digest", "duplicate_of", "superseded"),
-    *("n_params", "d_model", "context_tokens", "layer", "depth", "state", "n_tokens", "n_sink_tokens", "n_points"),
-    *("n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved", "same_context_share", "noise_ratio"),
-    *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se"),
-    *("sink_variance_share", "total_variance", "id_authors", "id_twonn", "id_twonn_se", "id_mle", "id_mle_se"),
-    *("id_mle_c50", "id_mle_c50_se", "id_mle_c90", "id_mle_c90_se", "id_gride_k", "id_gride", "id_gride_se"),
-    *("id_ks", "loss", "loss_se", "status", "flags"),
+    *("weights_digest", "config_digest", "tokenizer_digest", "contexts_digest", "duplicate_of", "superseded"),
+    *("n_params", "d_model", "tokens_seen", "context_tokens", "layer", "depth", "state"),
+    *("n_tokens", "n_sink_tokens", "n_points", "n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved"),
+    *("same_context_share", "same_token_share", "noise_ratio", "sink_variance_share", "total_variance", "id_ks"),
+    *(f"{name}{end}" for name in METRICS_WITH_ERRORS for end in ("", "_se", "_groups")),
+    *("id_gride_k", "id_gride", "id_gride_se", "id_gride_4_groups", "id_gride_16_groups", "status", "flags"),
 )
 AUDIT_KEYS = ("model", "revision", "weights_digest")
-MIN_CURVE_POINTS = 3
-"""Points that a curve needs to have an interior."""
-TOO_FEW, NO_ERRORS = "too_few", "no_errors"
 
 
 def load_layer_rows(lake: LakeOrFrame) -> pl.DataFrame:
@@ -129,59 +129,6 @@ def t_quantile(groups: pl.Expr) -> pl.Expr:
         return pl.Series(df.name, stdtrit(df.cast(pl.Float64).to_numpy(), 0.975)).fill_nan(None)
 
     return (groups - 1).map_batches(quantiles, return_dtype=pl.Float64)
-
-
-def tabulate_curve_shapes(
-    frame: pl.DataFrame, by: Sequence[str], at: str, value: str, se: str, words: Mapping[str, str], ends: bool = False
-) -> pl.DataFrame:
-    """Classify the shape of `value` over `at`, one row per curve.
-
-    Columns: `by`, `verdict` (translated by `words`; `too_few` under three points, `no_errors` without standard errors),
-    `rows`, `top` with its 95 % interval `top_low`, `top_high` (position of the peak or the highest point), `top_value`,
-    and `height` of the peak above both sides with its 95 % interval `height_low`, `height_high`. Intervals are null
-    without standard errors.
-    """
-    points = frame.filter(pl.col(value).is_not_null())
-    sound = pl.col(se).is_not_null() & (pl.col("groups") > 1).fill_null(False)
-    points = points.with_columns(_sound=sound, _enough=sound.sum().over(*by) >= MIN_CURVE_POINTS)
-    points = points.filter(pl.col("_sound") | ~pl.col("_enough")).sort(at)
-    gathered = points.group_by(*by, maintain_order=True).agg(
-        pl.col(at).alias("at"),
-        pl.col(value).alias("value"),
-        pl.col(se).fill_null(0.0).alias("se"),
-        pl.col("_enough").first(),
-        (pl.col("groups").min() - 1).fill_null(1).clip(lower_bound=1).alias("df"),
-        pl.len().alias("rows"),
-    )
-    batches = gathered.partition_by("rows", "df", "_enough", maintain_order=True)
-    empty = gathered.clear().with_columns(**{name: pl.lit(None, kind) for name, kind in _SHAPE_TYPES.items()})
-    shapes = pl.concat([empty, *(_classify_batch(batch, words, ends) for batch in batches)])
-    return shapes.drop("at", "value", "se", "_enough", "df")
-
-
-_SHAPE_NUMBERS = ("top", "top_low", "top_high", "top_value", "height", "height_low", "height_high")
-_SHAPE_TYPES = {"verdict": pl.String} | dict.fromkeys(_SHAPE_NUMBERS, pl.Float64)
-
-
-def _classify_batch(batch: pl.DataFrame, words: Mapping[str, str], ends: bool) -> pl.DataFrame:
-    """Add the columns of _SHAPE_TYPES to curves with equal numbers of points and degrees of freedom."""
-    at, value, se = (np.array(batch[name].to_list(), float) for name in ("at", "value", "se"))
-    each, points, df = np.arange(len(batch)), batch["rows"][0], batch["df"][0]
-    none = [None] * len(batch)
-    if points < MIN_CURVE_POINTS:
-        top = value.argmax(1)
-        columns: dict[str, Any] = dict.fromkeys(_SHAPE_TYPES, none) | {"verdict": [TOO_FEW] * len(batch)}
-        columns |= {"top": at[each, top], "top_value": value[each, top]}
-    else:
-        shape = classify_curves(value, se, df, ends)
-        columns = {"verdict": [words[word] for word in shape.shape_name.tolist()], "height": shape.height}
-        columns |= {"top": at[each, shape.top], "top_value": value[each, shape.top]}
-        columns |= {"top_low": at[each, shape.peak_first], "top_high": at[each, shape.peak_last]}
-        columns |= {"height_low": shape.height_low, "height_high": shape.height_high}
-        if not batch["_enough"][0]:
-            columns |= {"verdict": [NO_ERRORS] * len(batch)}
-            columns |= dict.fromkeys(("top_low", "top_high", "height_low", "height_high"), none)
-    return batch.with_columns(*(pl.Series(name, columns[name], kind) for name, kind in _SHAPE_TYPES.items()))
 
 
 def add_because_column(frame: pl.DataFrame, sentence: Callable[[dict[str, Any]], str]) -> pl.DataFrame:

@@ -1,8 +1,7 @@
-"""Phases of training: expansion and later compression of intrinsic dimension, and the step of the peak.
+"""Phases of training: the sequence of significant changes of intrinsic dimension, and the step of its peak.
 
-The verdict `expand-compress` requires a rise and a fall that are both significant (95 %, all differences of a curve at
-once: `pipeline.analysis.curve_shapes`; never less than two standard errors of a difference) in at least three
-estimators.
+A verdict is the name of a sequence of moves, each significant (95 %, all differences of a curve at once:
+`pipeline.analysis.simultaneous_test`), that more than half of the scales of dimension share.
 """
 
 from itertools import combinations
@@ -10,105 +9,108 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.curve_shapes import FALLING, FLAT, PEAK, RISING, VALLEY
+from pipeline.analysis.claims import describe_claim, describe_left_out, describe_moves, describe_pairing
+from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
+from pipeline.analysis.dimension import (
+    DISPUTED,
+    MANY_MOVES,
+    VOTERS,
+    average_blocks,
+    classify_dimension,
+    make_words,
+    select_log_dimension,
+    vote,
+)
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
-    NO_ERRORS,
-    TOO_FEW,
     LakeOrFrame,
     add_because_column,
     format_interval,
     load_layer_rows,
-    select_block_rows,
     select_history_rows,
-    tabulate_curve_shapes,
 )
 
-EXPAND_COMPRESS = "expand-compress"
-VERDICT_BY_SHAPE = {PEAK: EXPAND_COMPRESS, VALLEY: "compress-expand", RISING: "expand", FALLING: "compress"}
-VERDICT_BY_SHAPE |= {FLAT: "flat"}
-HEADLINE_COLUMNS = ("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90")
-GRIDE_SCALE_INDEX = {"id_gride_4": 2, "id_gride_16": 4}
-"""Index of GRIDE at k = 4 and 16 in the list columns."""
-ESTIMATORS = (*HEADLINE_COLUMNS, *GRIDE_SCALE_INDEX)
-MIN_AGREEING_ESTIMATORS = 3
-"""Estimators that must share a verdict."""
+EXPAND_COMPRESS, COLLAPSE_EXPAND_COMPRESS, FLAT = "expand-compress", "collapse-expand-compress", "flat"
+WORDS = make_words(
+    none=FLAT,
+    r="expand",
+    f="compress",
+    rf=EXPAND_COMPRESS,
+    fr="compress-expand",
+    frf=COLLAPSE_EXPAND_COMPRESS,
+    rfr="expand-compress-expand",
+)
+"""`collapse-expand-compress` is the sequence of Li et al. 2025."""
+CLAIM = "dimension expands and then compresses in training"
+CURVE_COLUMNS = (
+    *("verdict", "claim", "peak_step", "peak_step_low", "peak_step_high", "peak_value"),
+    *("height", "height_low", "height_high", "moves", "main", "rows", "status", "paired", "left_out"),
+)
+AGREEING_SHARE = 0.9
+"""Share of layers with the same verdict from which two scales agree."""
 
 
 def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
     """Classify dimension over training, one row per layer and one per model (`layer` null: the mean over its blocks).
 
-    Columns: keys of a history, `layer`, `depth`, `verdict` (expand-compress, compress-expand, expand, compress, flat;
-    disputed = no verdict has three estimators and more than any other; too_few, no_errors), `agreeing` of
-    `estimators`, the `reference` (first agreeing estimator), its `peak_step` with interval (`_low`, `_high`: steps not
-    significantly lower), `peak_value` in dimensions, `height` of the peak above both sides as a share (0.1 = 10 %) with
-    its 95 % interval, `rows`, `because`.
-    Error: a pure-noise layer or model is called anything but flat in at most 5 % of histories. This is not corrected
-    for the number of histories in a lake.
+    Columns: keys of a history, `layer`, `depth`, `verdict` (flat, expand, compress, expand-compress, compress-expand,
+    collapse-expand-compress, expand-compress-expand, oscillating = more moves; disputed = no verdict has more than half
+    of the scales; too_few, no_errors), `claim` (dimension expands and then compresses: supports, contradicts = the peak
+    is under 5 % or under a tenth of the curve's range, undecided), `agreeing` of `scales`, the `reference` (first
+    agreeing estimator) and of it: `moves` (all significant changes: direction, first and last step, size as a share
+    with its 95 % interval) and the `main` ones that name the verdict, `peak_step` with interval (`_low`, `_high`: steps
+    not significantly lower), `peak_value`, `height` of the peak above both sides as a share with its 95 % interval,
+    `rows`, `paired` errors, `left_out` steps (no value or error; for the mean: a block has none), `because`.
+    Error: a pure-noise layer or model has any move in at most 5 % of histories. This is not corrected for the number
+    of histories in a lake.
     """
-    each, of = classify_by_estimator(lake), [*HISTORY_COLUMNS, "layer", "depth"]
-    judged = each.filter(~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS]))
-    counts = judged.group_by(*of, "verdict").agg(agreeing=pl.len())
-    tied = (pl.col("agreeing") == pl.col("agreeing").max().over(of)).sum().over(of) > 1
-    counts = counts.with_columns(estimators=pl.col("agreeing").sum().over(of), _tied=tied)
-    counts = counts.sort("agreeing", "verdict", descending=[True, False])
-    voted = counts.group_by(of, maintain_order=True).first()
-    won = (pl.col("agreeing") >= MIN_AGREEING_ESTIMATORS) & ~pl.col("_tied")
-    voted = voted.with_columns(voted=pl.when(won).then("verdict").otherwise(pl.lit("disputed"))).drop("verdict")
-    both = each.join(voted, on=of, how="left", nulls_equal=True)
-    agrees = (pl.col("verdict") == pl.col("voted")).fill_null(False)
-    first = both.sort(~agrees, "_order").group_by(of, maintain_order=True).first()
-    votes, verdict = pl.col("agreeing", "estimators").fill_null(0), pl.coalesce("voted", "verdict")
-    verdicts = first.with_columns(votes, verdict=verdict)
-    verdicts = verdicts.rename({"estimator": "reference"}).drop("voted", "_tied", "_order")
-    return add_because_column(verdicts.sort(*HISTORY_COLUMNS, "layer", nulls_last=True), _sentence)
+    of = [*HISTORY_COLUMNS, "layer", "depth"]
+    found = vote(classify_by_estimator(lake), of).select(*of, "agreeing", "scales", "reference", *CURVE_COLUMNS)
+    return add_because_column(found.sort(*HISTORY_COLUMNS, "layer", nulls_last=True), _sentence)
 
 
 def classify_by_estimator(lake: LakeOrFrame) -> pl.DataFrame:
-    """Classify dimension over training by each estimator alone: `estimator` instead of `reference`, no vote."""
-    long = _long(select_history_rows(load_layer_rows(lake)))
-    # Layers read the same contexts, so their errors are correlated: the mean's is at most the mean of theirs.
-    error = pl.when(pl.col("log_se").null_count() == 0).then(pl.col("log_se").mean()).alias("log_se")
-    steps = select_block_rows(long).group_by(*HISTORY_COLUMNS, "estimator", "_order", "step", maintain_order=True)
-    mean = steps.agg(pl.col("log").mean(), error, pl.col("groups").min())
-    blank = pl.lit(None, pl.Int16).alias("layer"), pl.lit(None, pl.Float64).alias("depth")
-    together = pl.concat([long.select(*mean.columns, "layer", "depth"), mean.with_columns(*blank)])
-    by = [*HISTORY_COLUMNS, "layer", "depth", "estimator", "_order"]
-    shapes = tabulate_curve_shapes(together, by, "step", "log", "log_se", VERDICT_BY_SHAPE)
-    peak = {name: pl.col(name).round().cast(pl.Int64) for name in ("top", "top_low", "top_high")}
-    shares = {name: pl.col(name).exp() - 1 for name in ("height", "height_low", "height_high")}
-    shapes = shapes.sort(*HISTORY_COLUMNS, "layer", "_order", nulls_last=True)
-    shapes = shapes.with_columns(peak_value=pl.col("top_value").exp(), **peak, **shares).drop("top_value")
-    return shapes.rename({name: name.replace("top", "peak_step") for name in peak})
+    """Classify dimension over training by each estimator alone: `estimator` and its `scale`, no vote."""
+    long = select_log_dimension(select_history_rows(load_layer_rows(lake))).drop("state")
+    long = long.filter(pl.col("value").is_not_null().any().over(*HISTORY_COLUMNS, "layer", "estimator"))
+    means = average_blocks(select_log_dimension(select_history_rows(load_layer_rows(lake))))
+    by = [*HISTORY_COLUMNS, "layer", "depth"]
+    curves = classify_dimension(pl.concat([long, means.select(long.columns)]), by, "step", WORDS)
+    peak = {f"top{end}": f"peak_step{end}" for end in ("", "_low", "_high")}
+    curves = curves.with_columns(pl.col(name).round().cast(pl.Int64) for name in peak).rename(peak)
+    left = pl.col("left_out").list.eval(pl.element().round().cast(pl.Int64))
+    kept = [*by, "estimator", "scale", *CURVE_COLUMNS]
+    return curves.with_columns(left_out=left).select(kept).sort(*by, maintain_order=True, nulls_last=True)
 
 
 def compute_estimators(lake: LakeOrFrame) -> pl.DataFrame:
     """Return `classify_by_estimator` as a finding, with a sentence per row."""
-    return add_because_column(classify_by_estimator(lake).drop("_order"), _estimator_sentence)
+    return add_because_column(classify_by_estimator(lake), _estimator_sentence)
 
 
 def compute_agreement(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare the verdicts of every two estimators over the layers of a history.
+    """Compare the verdicts of every two scales of dimension over the layers of a history.
 
-    Columns: keys of a history, `estimator`, `other`, `rows` (layers with a verdict by both), `same_verdict` (share of
-    these layers), `same_peak` (share whose intervals of the peak's step overlap), `verdict` (agree = the same verdict
-    in at least 90 % of layers, differ), `because`.
+    Columns: keys of a history, `estimator` and `other` (the voters of two scales), `rows` (layers with a verdict by
+    both), `same_verdict` (share of these layers), `same_peak` (share whose intervals of the peak's step overlap),
+    `verdict` (agree = the same verdict in at least 90 % of layers, differ), `because`.
     """
     judged = pl.col("layer").is_not_null() & ~pl.col("verdict").is_in([TOO_FEW, NO_ERRORS])
     each, on = classify_by_estimator(lake).filter(judged), [*HISTORY_COLUMNS, "layer"]
-    sides = ((each.filter(estimator=a), each.filter(estimator=b)) for a, b in combinations(ESTIMATORS, 2))
+    each = each.select(*on, "estimator", "verdict", "peak_step_low", "peak_step_high")
+    sides = ((each.filter(estimator=a), each.filter(estimator=b)) for a, b in combinations(VOTERS, 2))
     pairs = pl.concat([a.join(b, on=on, nulls_equal=True, suffix="_other") for a, b in sides])
     pairs = pairs.rename({"estimator_other": "other"})
     same_verdict, same_peak = pl.col("verdict") == pl.col("verdict_other"), peak_intervals_overlap("_other")
     table = pairs.group_by(*HISTORY_COLUMNS, "estimator", "other", maintain_order=True)
     found = table.agg(rows=pl.len(), same_verdict=same_verdict.mean(), same_peak=same_peak.mean())
-    agree = pl.when(pl.col("same_verdict") >= 0.9).then(pl.lit("agree")).otherwise(pl.lit("differ"))
+    agree = pl.when(pl.col("same_verdict") >= AGREEING_SHARE).then(pl.lit("agree")).otherwise(pl.lit("differ"))
     return add_because_column(found.with_columns(verdict=agree), _agreement_sentence)
 
 
 def sort_agreement(found: pl.DataFrame) -> pl.DataFrame:
     """Sort the rows of `compute_agreement` by pair of estimators; within a pair, the order is kept."""
-    ranks = {name: rank for rank, name in enumerate(ESTIMATORS)}
+    ranks = {name: rank for rank, name in enumerate(VOTERS)}
     order = [pl.col(name).replace_strict(ranks, return_dtype=pl.Int8) for name in ("estimator", "other")]
     return found.sort(order, maintain_order=True)
 
@@ -117,21 +119,6 @@ def peak_intervals_overlap(suffix: str) -> pl.Expr:
     """Condition for rows in which the interval of the peak's step overlaps that of the columns with this suffix."""
     low, high = pl.col("peak_step_low"), pl.col("peak_step_high")
     return (low <= pl.col(f"peak_step_high{suffix}")) & (pl.col(f"peak_step_low{suffix}") <= high)
-
-
-def _long(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row per (row, estimator), as the logarithm, whose errors are similar at all dimensions."""
-    columns = [(name, pl.col(name), pl.col(f"{name}_se")) for name in HEADLINE_COLUMNS]
-    for name, index in GRIDE_SCALE_INDEX.items():
-        at_scale = pl.col("id_gride_k").list.get(index, null_on_oob=True) == int(name.rpartition("_")[2])
-        value, se = (pl.col(c).list.get(index, null_on_oob=True) for c in ("id_gride", "id_gride_se"))
-        columns.append((name, pl.when(at_scale).then(value), pl.when(at_scale).then(se)))
-    kept = [*HISTORY_COLUMNS, "layer", "depth", "state", "step", "groups"]
-    frames = []
-    for order, (name, value, se) in enumerate(columns):
-        added = {"estimator": pl.lit(name), "_order": pl.lit(order), "log": value.log(), "log_se": se / value}
-        frames.append(frame.filter(value > 0).select(*kept, **added))
-    return pl.concat(frames)
 
 
 def _agreement_sentence(row: dict[str, Any]) -> str:
@@ -150,22 +137,25 @@ def _subject(row: dict[str, Any]) -> str:
 
 
 def _sentence(row: dict[str, Any]) -> str:
-    subject, highest = _subject(row), f"{row['reference']} is highest at step {row['peak_step']}"
+    subject, left_out = _subject(row), describe_left_out(row["left_out"], "step", "d")
     if row["verdict"] == TOO_FEW:
-        return f"{subject} was measured at fewer than three steps."
+        return f"{subject} was measured at fewer than three steps.{left_out}"
     if row["verdict"] == NO_ERRORS:
-        return f"{subject} has no standard errors; {highest}."
-    highest += f" (95 % {row['peak_step_low']} to {row['peak_step_high']})"
-    votes = f"in {row['agreeing']} of {row['estimators']} estimators"
-    if row["verdict"] == EXPAND_COMPRESS:
+        return f"{subject} has no standard errors; {row['reference']} is highest at step {row['peak_step']}.{left_out}"
+    return f"{subject} {_describe(row)} {describe_claim(row['claim'], CLAIM)}{describe_pairing(row)}{left_out}"
+
+
+def _describe(row: dict[str, Any]) -> str:
+    if row["verdict"] == DISPUTED:
+        return f"is disputed: no verdict has more than half of the {row['scales']} scales."
+    if row["verdict"] == FLAT:
+        return f"does not change significantly (95 %), in {row['agreeing']} of {row['scales']} scales."
+    name = "moves up and down" if row["verdict"] == MANY_MOVES else f"is {row['verdict']}"
+    moves = f"{row['reference']} {describe_moves(row, 'step', '.0f')}"
+    text = f"{name}, in {row['agreeing']} of {row['scales']} scales: {moves}"
+    if row["verdict"] in WORDS.peaked:
         height = format_interval(row, "height", ".0%")
-        return f"{subject} expands and then compresses {votes}; {highest}, {height} above both sides."
-    text = {
-        "compress-expand": "compresses and then expands",
-        "expand": "expands; any later compression is within error",
-        "compress": "compresses; any earlier expansion is within error",
-        "flat": "does not change significantly (95 %)",
-    }.get(row["verdict"])
-    if text is None:
-        return f"{subject}: no verdict has {MIN_AGREEING_ESTIMATORS} estimators and more than any other; {highest}."
-    return f"{subject} {text}, {votes}; {highest}."
+        steps = f"(95 % {row['peak_step_low']} to {row['peak_step_high']})"
+        text += f"; the peak at step {row['peak_step']} {steps} is {height} above both sides"
+    minor = len(row["moves"]) - len(row["main"])
+    return f"{text}; {minor} more moves are under a tenth of the largest." if minor > 0 else f"{text}."

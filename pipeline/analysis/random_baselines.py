@@ -1,29 +1,43 @@
-"""Text against random tokens: conclusions that also hold without language."""
+"""Text against random tokens: effects that are there without language, decided on the difference of the effects."""
 
 from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.dome import compute_newest_domes
-from pipeline.analysis.frames import LakeOrFrame, add_because_column, load_layer_rows
-from pipeline.analysis.phases import EXPAND_COMPRESS, compute_phases, peak_intervals_overlap
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
+from pipeline.analysis.depth import WORDS as DEPTH_WORDS
+from pipeline.analysis.depth import compute_depth
+from pipeline.analysis.dome import DOME, compute_newest_domes
+from pipeline.analysis.frames import LakeOrFrame, add_because_column, format_interval, load_layer_rows
+from pipeline.analysis.group_errors import subtract_intervals
+from pipeline.analysis.phases import WORDS as PHASE_WORDS
+from pipeline.analysis.phases import compute_phases
 
 RANDOM_CORPUS_PREFIX = "random-"
 CHECKPOINT_KEYS = ("model", "kind", "stage", "run", "recipe", "weights_digest", "config_digest", "tokenizer_digest")
 """Columns that identify a checkpoint measured by one recipe."""
 PAIR_KEYS = ("model", "kind", "stage", "run", "corpus", "null", "recipe")
 SIDE_KEYS = ("model", "kind", "stage", "run", "recipe", "layer")
-VERDICTS = ("survives", "text_only", "random_only", "neither", "unknown")
+SURVIVES, DIFFERS, ABSENT, UNKNOWN = "survives", "differs", "absent", "unknown"
+SURVIVING_SHARE = 0.5
+"""Share of the effect on text from which it survives on random tokens."""
+SAME_STEP_DOUBLINGS = 1.0
+"""Peak steps within a factor 2 are the same."""
+ENDS = ("", "_low", "_high")
 
 
 def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
-    """Compare conclusions on text with those on random tokens, over the checkpoints that were measured on both.
+    """Compare effects on text with those on random tokens, over the checkpoints that were measured on both.
 
     Columns: `model`, `kind`, `stage`, `run`, `corpus` (the text), `null` (random-uniform, random-unigram), `recipe`,
-    `conclusion` (dome; dome_no_sink; phases; peak_step = both expand and compress, and the intervals of their peaks
-    overlap), `layer` (null = the model), `verdict` (survives, text_only, random_only, neither; unknown if one side has
-    no verdict), `on_text`, `on_null`, `difference` of the heights (text - random) with the sum of both intervals, which
-    covers at least 90 %, `rows`, `because`. A conclusion that survives is no evidence about language.
+    `conclusion` (dome; dome_no_sink; phases; depth; peak_step = the steps of the peaks over training), `layer` (null =
+    the model), `verdict` (survives = more than half of the effect on text is there on random tokens at 95 %, for
+    peak_step: the steps are within a factor 2; differs = the 95 % interval of the difference excludes 0; undecided;
+    absent = neither side shows the effect; unknown = one side has no interval), `claim` (the effect is
+    the same on random tokens: supports = survives, contradicts = differs, undecided),
+    `on_text`, `on_null` (the words of both sides), `effect`, `effect_null` and their `difference` (text - random) with
+    a 95 % interval (heights; for peak_step doublings of the step), `rows`, `because`. An effect that survives is no
+    evidence about language. Contexts of text and random tokens do not correspond, so errors are unpaired.
     """
     frame = load_layer_rows(lake)
     corpora = frame["corpus"].unique().sort().to_list()
@@ -42,61 +56,76 @@ def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
     sides = [frame.filter(corpus=text), frame.filter(corpus=null)]
     on = [*CHECKPOINT_KEYS, "layer"]
     sides = [a.join(b, on=on, how="semi", nulls_equal=True) for a, b in (sides, sides[::-1])]
-    domes = [compute_newest_domes(side).with_columns(layer=pl.lit(None, pl.Int16)) for side in sides]
+    model = pl.lit(None, pl.Int16)
+    domes = [compute_newest_domes(side).with_columns(layer=model) for side in sides]
     kept = ["verdict", "height", "height_low", "height_high", "rows"]
     names = {f"no_sink_{name}": name for name in kept[:-1]}
     no_sink_domes = [side.drop(kept[:-1]).rename(names) for side in domes]
     histories = [compute_phases(side) for side in sides]
+    depths = [compute_depth(side).with_columns(layer=model) for side in sides]
     joined = [
-        _pair(domes, kept, "dome", "dome"),
-        _pair(no_sink_domes, kept, "dome_no_sink", "dome"),
-        _pair(histories, kept, "phases", EXPAND_COMPRESS),
-        _same_step(histories, kept),
+        _compare_effects(domes, "dome", [DOME]),
+        _compare_effects(no_sink_domes, "dome_no_sink", [DOME]),
+        _compare_effects(histories, "phases", sorted(PHASE_WORDS.peaked)),
+        _compare_effects(depths, "depth", sorted(DEPTH_WORDS.peaked)),
+        _compare_steps(histories),
     ]
     table = pl.concat(joined).with_columns(corpus=pl.lit(text), null=pl.lit(null))
-    columns = [*PAIR_KEYS, "conclusion", "layer", "verdict", "on_text", "on_null"]
+    columns = [*PAIR_KEYS, "conclusion", "layer", "verdict", "claim", "on_text", "on_null", "effect", "effect_null"]
     columns += ["difference", "difference_low", "difference_high", "rows"]
     return add_because_column(table.select(columns), _sentence)
 
 
-def _pair(sides: list[pl.DataFrame], kept: list[str], conclusion: str, holds: str) -> pl.DataFrame:
-    """Pair the rows of both sides; the conclusion is drawn where the verdict is `holds`."""
-    text, random = (side.select(*SIDE_KEYS, *kept) for side in sides)
+def _join_sides(sides: list[pl.DataFrame], effect: dict[str, pl.Expr]) -> pl.DataFrame:
+    """Join text and random tokens: words, `effect` with its interval on either side, `rows`."""
+    text, random = (side.select(*SIDE_KEYS, "verdict", "rows", **effect) for side in sides)
     both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null")
-    on_text, on_null = (pl.col(name) == holds for name in ("verdict", "verdict_null"))
-    return both.select(
-        *SIDE_KEYS,
-        pl.lit(conclusion).alias("conclusion"),
-        _verdict(on_text, on_null, _known("verdict") & _known("verdict_null")).alias("verdict"),
-        pl.col("verdict").alias("on_text"),
-        pl.col("verdict_null").alias("on_null"),
-        (pl.col("height") - pl.col("height_null")).alias("difference"),
-        (pl.col("height_low") - pl.col("height_high_null")).alias("difference_low"),
-        (pl.col("height_high") - pl.col("height_low_null")).alias("difference_high"),
-        (pl.col("rows") + pl.col("rows_null")).alias("rows"),
-    )
+    both = both.rename({f"effect{end}_null": f"effect_null{end}" for end in ENDS[1:]})
+    rows = pl.col("rows") + pl.col("rows_null")
+    return both.with_columns(rows=rows).rename({"verdict": "on_text", "verdict_null": "on_null"})
 
 
-def _same_step(histories: list[pl.DataFrame], kept: list[str]) -> pl.DataFrame:
-    """Compare the steps of the peaks, where the text has one; the conclusion survives if their intervals overlap."""
-    steps = ["peak_step_low", "peak_step_high"]
-    text, random = (side.select(*SIDE_KEYS, "verdict", *steps) for side in histories)
-    both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null").filter(verdict=EXPAND_COMPRESS)
-    on_null = (pl.col("verdict_null") == EXPAND_COMPRESS) & peak_intervals_overlap("_null")
-    verdicts = both.select(*SIDE_KEYS, _verdict(pl.lit(True), on_null, _known("verdict_null")).alias("_verdict"))
-    pairs = _pair(histories, kept, "peak_step", EXPAND_COMPRESS).join(verdicts, on=SIDE_KEYS, nulls_equal=True)
-    none = [pl.lit(None, pl.Float64).alias(name) for name in ("difference", "difference_low", "difference_high")]
-    return pairs.with_columns(pl.col("_verdict").alias("verdict"), *none).drop("_verdict")
+def _compare_effects(sides: list[pl.DataFrame], conclusion: str, shown_by: list[str]) -> pl.DataFrame:
+    """Compare heights; the text shows the effect if its verdict is one of `shown_by`."""
+    both = _join_sides(sides, {f"effect{end}": pl.col(f"height{end}") for end in ENDS})
+    half = {f"_half{end}": SURVIVING_SHARE * pl.col(f"effect{end}") for end in ENDS}
+    both = both.with_columns(*subtract_intervals("effect", "effect_null", "difference"), **half)
+    both = both.with_columns(*subtract_intervals("effect_null", "_half", "_left"))
+    shown, shown_on_null = pl.col("on_text").is_in(shown_by), pl.col("on_null").is_in(shown_by)
+    survives = shown & (pl.col("_left_low") > 0) & (pl.col("effect_null_low") > 0)
+    return _decide(both, conclusion, shown | shown_on_null, survives)
 
 
-def _known(name: str) -> pl.Expr:
-    return pl.col(name).is_not_null() & ~pl.col(name).is_in(["too_few", "no_errors", "disputed"])
+def _compare_steps(histories: list[pl.DataFrame]) -> pl.DataFrame:
+    """Compare the steps of the peaks, where both sides have one; in doublings."""
+    both = _join_sides(histories, {f"effect{end}": (pl.col(f"peak_step{end}") + 1).log(2) for end in ENDS})
+    peaked = sorted(PHASE_WORDS.peaked)
+    both = both.filter(pl.col("on_text").is_in(peaked) & pl.col("on_null").is_in(peaked))
+    both = both.with_columns(*subtract_intervals("effect", "effect_null", "difference"))
+    low, high = pl.col("difference_low"), pl.col("difference_high")
+    return _decide(both, "peak_step", pl.lit(True), (low > -SAME_STEP_DOUBLINGS) & (high < SAME_STEP_DOUBLINGS))
 
 
-def _verdict(on_text: pl.Expr, on_null: pl.Expr, known: pl.Expr) -> pl.Expr:
-    cases = pl.when(on_text & on_null).then(pl.lit("survives")).when(on_text).then(pl.lit("text_only"))
-    cases = cases.when(on_null).then(pl.lit("random_only")).otherwise(pl.lit("neither"))
-    return pl.when(known.fill_null(False)).then(cases).otherwise(pl.lit("unknown"))
+def _decide(both: pl.DataFrame, conclusion: str, shown: pl.Expr, survives: pl.Expr) -> pl.DataFrame:
+    low, high = pl.col("difference_low"), pl.col("difference_high")
+    cases = pl.when(low.is_null()).then(pl.lit(UNKNOWN)).when(survives).then(pl.lit(SURVIVES))
+    cases = cases.when(~shown).then(pl.lit(ABSENT)).when((low > 0) | (high < 0)).then(pl.lit(DIFFERS))
+    verdict = cases.otherwise(pl.lit(UNDECIDED))
+    claim = {SURVIVES: SUPPORTS, DIFFERS: CONTRADICTS}
+    kept = [
+        "verdict",
+        "claim",
+        "on_text",
+        "on_null",
+        "effect",
+        "effect_null",
+        "difference",
+        "difference_low",
+        "difference_high",
+    ]
+    both = both.with_columns(verdict=verdict, conclusion=pl.lit(conclusion))
+    both = both.with_columns(claim=pl.col("verdict").replace_strict(claim, default=UNDECIDED, return_dtype=pl.String))
+    return both.select(*SIDE_KEYS, "conclusion", *kept, "rows")
 
 
 def _sentence(row: dict[str, Any]) -> str:
@@ -104,13 +133,23 @@ def _sentence(row: dict[str, Any]) -> str:
         "dome": "The dome of {}",
         "dome_no_sink": "The dome of {} without sink tokens",
         "phases": "Expansion and compression of {}",
-        "peak_step": "A peak of {} at the same step",
+        "depth": "The peak of dimension over depth of {}",
+        "peak_step": "The step of the peak of {}",
     }[row["conclusion"]].format("the model" if row["layer"] is None else f"layer {row['layer']}")
     text = {
-        "survives": f"found on both {row['corpus']} and {row['null']}, so it does not require language",
-        "text_only": f"found on {row['corpus']} and not on {row['null']}",
-        "random_only": f"found on {row['null']} and not on {row['corpus']}",
-        "neither": f"found on neither {row['corpus']} nor {row['null']}",
-        "unknown": "cannot be compared",
-    }[row["verdict"]]
-    return f"{subject}: {text} ({row['on_text']} against {row['on_null']})."
+        SURVIVES: "is there on both {corpus} and {null}, so it does not require language",
+        DIFFERS: "differs significantly between {corpus} and {null}",
+        UNDECIDED: "may or may not differ between {corpus} and {null}",
+        ABSENT: "is found neither on {corpus} nor on {null}",
+        UNKNOWN: "cannot be compared, for lack of errors or points",
+    }[row["verdict"]].format(**row)
+    if row["conclusion"] == "peak_step" and row["verdict"] in (SURVIVES, UNDECIDED):
+        same = "is the same within a factor 2" if row["verdict"] == SURVIVES else "may or may not be the same"
+        text = f"{same} on {row['corpus']} and {row['null']}"
+    unit = " doublings" if row["conclusion"] == "peak_step" else ""
+    form = ".0%" if row["conclusion"] in ("phases", "depth") else ".3f"
+    size = (
+        f"difference {format_interval(row, 'difference', form)}{unit}" if row["difference"] is not None else "no size"
+    )
+    answer = describe_claim(row["claim"], "it is the same on random tokens")
+    return f"{subject} {text} ({row['on_text']} against {row['on_null']}; {size}). {answer}"

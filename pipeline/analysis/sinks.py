@@ -6,8 +6,11 @@ line, so anisotropy falls with context length merely because the sinks' share of
 
 from typing import Any
 
+import numpy as np
 import polars as pl
+from scipy.special import stdtrit
 
+from pipeline.analysis.claims import decide, describe_claim
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
     LABEL_COLUMNS,
@@ -17,8 +20,8 @@ from pipeline.analysis.frames import (
     load_layer_rows,
     select_block_rows,
     select_newest_rows,
-    t_quantile,
 )
+from pipeline.analysis.group_errors import add_errors, average_points, paired_half_width
 
 MIDDLE_DEPTHS = (0.25, 0.75)
 """Depth range of the middle blocks, as shares of the number of blocks."""
@@ -32,11 +35,13 @@ def compute_sinks(lake: LakeOrFrame) -> pl.DataFrame:
     """Compute the share of mid-layer anisotropy left without sink tokens, for the newest checkpoint of each history.
 
     Columns: keys, `revision`, `step`, `verdict` (sinks = significantly less than half is left, not_sinks =
-    significantly more, undecided, no_errors, unknown), `anisotropy` and `anisotropy_no_sink` (means over blocks of
-    depth 0.25 to 0.75), `left` (their ratio) with its 95 % interval by Student's t, `at_256` (anisotropy rescaled to
-    contexts of 256 tokens), `context_tokens`, `rows`, `because`.
-    Bias: errors of all blocks and of both numbers are treated as fully correlated and added, which overstates the
-        error of the ratio.
+    significantly more, undecided, no_errors, unknown), `claim` (most mid-layer anisotropy is that of sink tokens:
+    supports, contradicts, undecided), `anisotropy` and `anisotropy_no_sink` (means over blocks of depth 0.25 to 0.75),
+    `at_256` (anisotropy rescaled to contexts of 256 tokens), `participation_ratio` with and without sinks, `left` (the
+    ratio of both anisotropies) with its 95 % interval by Student's t, `paired` (the interval is that of the groups' own
+    ratios), `context_tokens`, `rows`, `because`.
+    Bias: without values per group, errors of all blocks and of both numbers are treated as fully correlated and added,
+        which overstates the error of the ratio.
     """
     return _summarize_models(select_newest_rows(load_layer_rows(lake)))
 
@@ -76,21 +81,46 @@ def _summarize_models(frame: pl.DataFrame) -> pl.DataFrame:
     middle = select_block_rows(frame).filter(pl.col("depth").is_between(*MIDDLE_DEPTHS))
     middle = middle.with_columns(at_256=_at_length(REFERENCE_CONTEXT_TOKENS))
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
-    names = ["anisotropy", "anisotropy_no_sink", "at_256"]
-    errors = ["anisotropy_se", "anisotropy_no_sink_se"]
+    names = ["at_256", "participation_ratio", "participation_ratio_no_sink"]
     models = middle.group_by(by, maintain_order=True).agg(
-        *(pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean()) for name in [*names, *errors]),
+        *(pl.when(pl.col(name).null_count() == 0).then(pl.col(name).mean()) for name in names),
         pl.col("context_tokens").first(),
-        pl.col("groups").min(),
         pl.len().alias("rows"),
     )
-    left = pl.col("anisotropy_no_sink") / pl.col("anisotropy")
-    relative = pl.sum_horizontal(*(pl.col(se) / pl.col(se.removesuffix("_se")) for se in errors), ignore_nulls=False)
-    models = models.with_columns(left=left, _half=left * relative * t_quantile(pl.col("groups")))
-    models = models.with_columns(left_low=pl.col("left") - pl.col("_half"), left_high=pl.col("left") + pl.col("_half"))
-    models = models.with_columns(_verdict().alias("verdict"))
-    kept = ["verdict", *names, "left", "left_low", "left_high", "context_tokens", "rows"]
-    return add_because_column(models.select(*by, *kept).sort(by), _sentence)
+    for name in ("anisotropy", "anisotropy_no_sink"):
+        means = average_points(add_errors(middle, name), by).rename({"value": name})
+        errors = {column: f"{column}_{name}" for column in ("se", "df", "deviations")}
+        models = models.join(means.rename(errors).drop("rows"), on=by, how="left", nulls_equal=True)
+    models = models.with_columns(left=pl.col("anisotropy_no_sink") / pl.col("anisotropy"))
+    models = models.with_columns(_half_widths(models)).with_columns(
+        left_low=pl.col("left") - pl.col("_half"), left_high=pl.col("left") + pl.col("_half")
+    )
+    models = models.with_columns(_verdict().alias("verdict"), _claim().alias("claim"))
+    kept = ["verdict", "claim", "anisotropy", "anisotropy_no_sink", *names, "left", "left_low", "left_high", "paired"]
+    return add_because_column(models.select(*by, *kept, "context_tokens", "rows").sort(by), _sentence)
+
+
+def _half_widths(models: pl.DataFrame) -> list[pl.Series]:
+    """Half width of the interval of `left`, and whether it is that of the groups' own ratios."""
+    halves: list[float | None] = []
+    paired: list[bool] = []
+    fields = [
+        f"{field}_{name}" for name in ("anisotropy", "anisotropy_no_sink") for field in ("deviations", "se", "df")
+    ]
+    for whole, bare, left, *errors in models.select("anisotropy", "anisotropy_no_sink", "left", *fields).iter_rows():
+        with_sinks, se, df, without, se_bare, df_bare = errors
+        half, is_paired = None, bool(with_sinks and without)
+        if left is not None and is_paired:
+            half = left * paired_half_width(np.array(without) / bare - np.array(with_sinks) / whole)
+        elif left is not None and df is not None and df_bare is not None:
+            half = left * (se / whole + se_bare / bare) * float(stdtrit(min(df, df_bare), 0.975))
+        halves.append(half)
+        paired.append(is_paired)
+    return [pl.Series("_half", halves, pl.Float64), pl.Series("paired", paired, pl.Boolean)]
+
+
+def _claim() -> pl.Expr:
+    return decide(pl.col("left_high") < SINK_VERDICT_LIMIT, pl.col("left_low") > SINK_VERDICT_LIMIT)
 
 
 def _verdict() -> pl.Expr:
@@ -100,12 +130,19 @@ def _verdict() -> pl.Expr:
     return cases.when(pl.col("left_low") > SINK_VERDICT_LIMIT).then(pl.lit("not_sinks")).otherwise(pl.lit("undecided"))
 
 
+CLAIM = "most mid-layer anisotropy is that of sink tokens"
+
+
 def _sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == "unknown":
         return "Anisotropy with or without sink tokens is null in a middle block."
     rescaled = "unknown" if row["at_256"] is None else f"{row['at_256']:.3f}"
+    ratios = [row["participation_ratio"], row["participation_ratio_no_sink"]]
+    ranks = (
+        "" if None in ratios else f" The participation ratio is {ratios[0]:.1f} with and {ratios[1]:.1f} without them."
+    )
     return (
         f"Without sink tokens, {format_interval(row, 'left', '.0%')} of the middle blocks' anisotropy of "
         f"{row['anisotropy']:.3f} is left; rescaled from contexts of {row['context_tokens']} to "
-        f"{REFERENCE_CONTEXT_TOKENS} tokens it is {rescaled}."
+        f"{REFERENCE_CONTEXT_TOKENS} tokens it is {rescaled}.{ranks} {describe_claim(row['claim'], CLAIM)}"
     )

@@ -70,6 +70,13 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         0.1,
         "neighbours often come from the point's own context, so the dimension is that of contexts, and too low",
     ),
+    "same_token": DoubtRule(
+        "dimension",
+        "care",
+        pl.col("same_token_share"),
+        0.1,
+        "neighbours are often the same token, so the dimension is partly that of token clusters (see `controls`)",
+    ),
     "duplicates": DoubtRule(
         "dimension", "care", _COPIED_SHARE, 0.2, "many points are copies; the dimension is that of the others"
     ),
@@ -102,8 +109,8 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "row", "care", _flagged("shorter_context"), 0, "contexts are shorter than the recipe's"
     ),
 }
-"""Limits follow `pipeline/recipes.md` and `shapelake metrics`. Those of `ks` and `same_context` are not tests: they are
-the sizes at which dimension was observed to change by 10 %."""
+"""Limits follow `pipeline/recipes.md` and `shapelake metrics`. Those of `ks`, `same_context`
+and `same_token` are not tests: the first two are the sizes at which dimension was observed to change by 10 %."""
 
 
 def list_doubts(lake: LakeOrFrame) -> pl.DataFrame:

@@ -30,7 +30,7 @@ SERIES_KEYS = ("history", "text", "kind")
 GAP_ORDER, PEAK_ORDER = ("history", "text", "random", "step", "layer"), ("history", "text", "layer", "estimator")
 VALUE_COLUMNS = (
     *("anisotropy", "anisotropy_se", "anisotropy_no_sink", "anisotropy_no_sink_se"),
-    *("id_twonn", "id_twonn_se", "id_mle", "id_mle_se", "id_authors", "loss", "loss_se", "t"),
+    *("id_twonn", "id_twonn_se", "id_mle", "id_mle_se", "id_authors", "id_authors_se", "loss", "loss_se", "t"),
 )
 DIGITS, DIGITS_OF_ERRORS = 5, 3
 """Significant digits of values and of standard errors in JSON."""

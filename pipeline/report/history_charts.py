@@ -2,7 +2,7 @@
 
 import altair as alt
 
-from pipeline.analysis.phases import EXPAND_COMPRESS
+from pipeline.analysis.phases import WORDS
 from pipeline.report.chart_parts import (
     ANISOTROPY_TITLE,
     DIMENSION_TITLE,
@@ -30,7 +30,7 @@ from pipeline.report.chart_parts import (
 
 HISTORY_CONTROLS = ("history", "text")
 DIMENSION_COLOUR, LOSS_COLOUR = "#0072b2", "#d55e00"
-PEAK_COLOUR, IS_SIGNIFICANT_EXPR = "#c0392b", f"datum.verdict == '{EXPAND_COMPRESS}'"
+PEAK_COLOUR, IS_SIGNIFICANT_EXPR = "#c0392b", f"indexof({sorted(WORDS.peaked)}, datum.verdict) >= 0"
 
 
 def draw_heat_map(shown: ChartContext) -> alt.VConcatChart:

@@ -47,6 +47,20 @@ def _profile(shown: ChartContext, column: str, title: str, labels: bool) -> alt.
     return layer_charts(*parts, *_named(shown, base, "depth", x, y), height=190, title=title)
 
 
+def draw_dimension_over_depth(shown: ChartContext) -> alt.LayerChart:
+    """Dimension over relative depth at the newest checkpoint of every model, with its 95 % interval."""
+    base = dimension_chart("layers", "text").transform_filter("datum.newest && datum.block && datum.dimension != null")
+    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    tips = tooltips("history", "kind", "step", "layer", "depth", "dimension", "se", "doubt")
+    x, y = depth_axis(), value_axis("dimension", DIMENSION_TITLE)
+    parts = [
+        band(base).encode(x, value_axis("low", DIMENSION_TITLE), alt.Y2("high:Q"), look["color"], each),
+        line(base).encode(x, y, each, look["color"], look["strokeDash"]),
+        *dots(base, 40, x, y, look["color"], look["shape"], each, tips),
+    ]
+    return layer_charts(*parts, *_named(shown, base, "depth", x, y))
+
+
 def draw_growth(shown: ChartContext) -> alt.LayerChart:
     """Anisotropy over training of every model, mean over its blocks; thin and faint without sink tokens."""
     base = add_interval(base_chart("steps", "text"), "anisotropy", "anisotropy_se")

@@ -57,6 +57,7 @@ OVERVIEW_SECTIONS = _read_sections(
     "overview",
     profile=overview_charts.draw_profile,
     growth=overview_charts.draw_growth,
+    depth=overview_charts.draw_dimension_over_depth,
     multiples=overview_charts.draw_dimension_multiples,
 )
 HISTORY_SECTIONS = _read_sections(

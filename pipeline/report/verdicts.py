@@ -69,9 +69,10 @@ def _is_model_level(part: pl.DataFrame) -> pl.Expr:
 def _add_names(part: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
     """Add `history` and `text`; drop histories that are not on the page."""
     on = [name for name in HISTORY_COLUMNS if name in part.columns]
-    if "kind" not in on:  # a pair of an encoder and a decoder has no single history
+    if "kind" not in on:  # a comparison of models has no single history
         texts = names.select("corpus", "recipe", "text").unique()
-        part = part.join(names.select("model").unique(), on="model", how="semi")
+        if "model" in on:
+            part = part.join(names.select("model").unique(), on="model", how="semi")
         return part.join(texts, on=["corpus", "recipe"]).with_columns(history=pl.lit(None, pl.String))
     return part.join(names, on=on, nulls_equal=True)
 
@@ -82,9 +83,10 @@ def _summary(findings: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTa
     phases = findings["phases"].filter(pl.col("layer").is_null())
     domes = findings["nulls"].filter(conclusion="dome")
     parts = {
-        "dome": findings["dome"].select(*on, dome="verdict", without_sinks="no_sink_verdict"),
+        "dome": findings["dome"].select(*on, dome="verdict", without_sinks="no_sink_verdict", dome_claim="claim"),
         "convergence": findings["convergence"].select(*on, profile="verdict"),
-        "phases": phases.select(*on, dimension="verdict"),
+        "phases": phases.select(*on, dimension="verdict", dimension_claim="claim"),
+        "depth": findings["depth"].select(*on, over_depth="verdict"),
         "sinks": findings["sinks"].select(*on, sinks="verdict"),
         "nulls": domes.group_by(on).agg(random_tokens=pl.col("verdict").first()),
         "trust": findings["trust"].group_by(on).agg(trust=pl.col("verdict").sort_by(_trust_rank()).first()),
@@ -98,7 +100,7 @@ def _summary(findings: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTa
 
 def _agreement(found: pl.DataFrame) -> ReportTable:
     kept = found.select("history", "text", "estimator", "other", "verdict", "rows", "same_verdict", "same_peak")
-    caption = "Agreement of dimension estimators: share of layers with the same verdict, and with overlapping peaks."
+    caption = "Agreement of the scales of dimension: share of layers with the same verdict, and with overlapping peaks."
     return make_report_table("agreement", caption, "shapelake findings agreement --lake {lake}", kept)
 
 

@@ -117,7 +117,7 @@ def test_a_lake_has_events_and_leads_of_each_history():
 
 def test_a_history_without_a_loss_is_said_to_have_none():
     (found,) = compute_explosions(finding_rows.frame([finding_rows.row(id_mle=5.0)])).to_dicts()
-    assert (found["verdict"], found["events"], found["p"]) == ("no_loss", [], None)
+    assert (found["verdict"], found["event"], found["events"], found["p"]) == ("no_loss", "none", [], None)
     assert "lab/small on enwik8" in found["because"]
 
 
@@ -125,3 +125,32 @@ def test_an_empty_lake_has_nothing_to_say():
     found = compute_explosions(finding_rows.frame([finding_rows.row()]))
     assert found.is_empty()
     assert found.schema["events"] == pl.List(pl.Int64)
+
+
+def test_a_loss_that_is_not_finite_is_an_event_and_leads_the_table():
+    """A run that went to NaN used to have no spike."""
+    log_id, log_loss = series(0, 0)
+    rows = lake(0.01 * log_id, np.exp(0.01 * log_loss), "lab/a") + lake(0.01 * log_id, np.exp(0.01 * log_loss), "lab/z")
+    for row in rows:
+        if row["model"] == "lab/z" and row["step"] >= 7800:
+            row |= {"loss": None, "flags": ["nonfinite_loss"], "id_mle": None}
+    broken, calm = compute_explosions(finding_rows.frame(rows)).to_dicts()
+    assert (broken["model"], broken["event"], broken["nonfinite"]) == ("lab/z", "loss_nonfinite", [7800, 7900])
+    assert "the loss is not finite at 7,800, 7,900" in broken["because"]
+    assert (calm["event"], calm["nonfinite"]) == ("none", [])
+
+
+def test_a_run_without_any_finite_loss():
+    rows = [finding_rows.row(step=step, flags=["nonfinite_loss"]) for step in (1, 2)]
+    (found,) = compute_explosions(finding_rows.frame(rows)).to_dicts()
+    assert (found["event"], found["verdict"], found["nonfinite"]) == ("loss_nonfinite", "no_loss", [1, 2])
+    assert "no loss is finite" in found["because"]
+
+
+def test_a_checkpoint_without_all_blocks_does_not_enter_the_mean():
+    log_id, log_loss = series(0, 2)
+    rows = lake(0.01 * log_id, np.exp(0.01 * log_loss))
+    rows[20]["id_mle"] = None
+    (found,) = compute_explosions(finding_rows.frame(rows)).to_dicts()
+    assert (found["left_out"], found["rows"]) == ([1000], 79)
+    assert "step 1000." in found["because"]

@@ -12,18 +12,27 @@ from pipeline.lake import Lake
 from tests.conftest import ROOT
 from tests.support import finding_rows, lake_rows
 
+CURVES = {"expand", "compress", "flat", "expand-compress", "compress-expand", "collapse-expand-compress"}
+CURVES |= {"expand-compress-expand", "oscillating", "too_few", "no_errors"}
 VERDICTS = {
-    "dome": {"dome", "valley", "rising", "falling", "flat", "too_few", "no_errors"},
-    "matched": {"decoder_domed_more", "encoder_domed_more", "alike", "no_match", "no_errors"},
-    "convergence": {"still", "settled", "converging", "moving", "too_few", "no_errors"},
-    "phases": {"expand-compress", "compress-expand", "expand", "compress", "flat", "disputed", "too_few", "no_errors"},
+    "dome": {"dome", "bump", "valley", "rising", "falling", "flat", "oscillating", "too_few", "no_errors", "no_ends"},
+    "matched": {"decoder_domed_more", "encoder_domed_more", "both_domed", "no_dome", "undecided", "no_match"}
+    | {"no_errors"},
+    "convergence": {"still", "settled", "converging", "moving", "undecided", "too_few", "no_errors"},
+    "one_shape": {"converge", "diverge", "unchanged", "too_few", "no_errors"},
+    "depth": {"peak", "valley", "rising", "falling", "flat", "valley-then-peak", "peak-then-valley", "oscillating"}
+    | {"disputed", "too_few", "no_errors"},
+    "phases": CURVES | {"disputed"},
     "agreement": {"agree", "differ"},
-    "estimators": {"expand-compress", "compress-expand", "expand", "compress", "flat", "too_few", "no_errors"},
+    "estimators": CURVES,
     "explosions": {"leads", "no_lead", "too_few", "no_loss"},
-    "nulls": {"survives", "text_only", "random_only", "neither", "unknown"},
+    "nulls": {"survives", "differs", "undecided", "absent", "unknown"},
+    "controls": {"kept", "lost", "undecided", "no_change", "no_control"},
     "sinks": {"sinks", "not_sinks", "undecided", "unknown", "no_errors"},
     "trust": {"sound", "care", "doubtful"},
 }
+WITHOUT_CLAIM = {"agreement", "trust"}
+"""Findings that answer no published claim."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +67,7 @@ def test_a_real_lake_from_commit_to_verdict(found):
     survived = {
         row["conclusion"]: row["verdict"] for row in found["nulls"].filter(pl.col("layer").is_null()).to_dicts()
     }
-    assert survived["dome"] == "text_only"
+    assert survived["dome"] == "differs"
 
 
 def test_a_frame_and_its_lake_give_the_same(reader, found):
@@ -73,6 +82,9 @@ def test_a_frame_and_its_lake_give_the_same(reader, found):
 def test_every_finding_keeps_the_contract(found, name):
     table = found[name]
     assert {"verdict", "rows", "because", "recipe", "corpus"} <= set(table.columns)
+    assert ("claim" in table.columns) == (name not in WITHOUT_CLAIM)
+    if name not in WITHOUT_CLAIM:
+        assert set(table["claim"]) <= {"supports", "contradicts", "undecided"}
     assert not table.is_empty()
     assert set(table["verdict"]) <= VERDICTS[name]
     assert table["rows"].min() >= 1

@@ -1,11 +1,11 @@
-"""Findings `phases`, `estimators`, `agreement` and `nulls` on histories with known verdicts."""
+"""Findings `phases`, `estimators`, `agreement` and `depth` on histories and profiles with known verdicts."""
 
 import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis.phases import ESTIMATORS, classify_by_estimator, compute_agreement, compute_phases
-from pipeline.analysis.random_baselines import compute_null_survival
+from pipeline.analysis.depth import compute_depth
+from pipeline.analysis.phases import classify_by_estimator, compute_agreement, compute_phases
 from tests.support import finding_rows
 
 KNOWN = {
@@ -24,21 +24,20 @@ def test_a_history_of_a_known_shape(shape):
     found = compute_phases(finding_rows.frame(finding_rows.training(shape)))
     assert found["layer"].to_list() == [1, 2, None], "layers first, then the model"
     assert found["verdict"].to_list() == [KNOWN[shape]] * 3
-    assert (found["agreeing"] >= 3).all()
-    assert found["estimators"].to_list() == [len(ESTIMATORS)] * 3
+    assert (found["agreeing"] >= 2).all()
+    assert found["scales"].to_list() == [3] * 3, "ranks 1-2 and two scales of GRIDE"
     assert found["because"].str.starts_with("Layer 1 ").to_list() == [True, False, False]
 
 
-@pytest.mark.parametrize(("shape", "peak"), [("dome", 6.5), ("late", 11.05)])
-def test_the_step_of_the_peak_and_its_interval(shape, peak):
+@pytest.mark.parametrize(("shape", "peak", "height"), [("dome", 6.5, 1.32), ("late", 11.05, 1.045)])
+def test_the_step_of_the_peak_and_its_interval(shape, peak, height):
     found = compute_phases(finding_rows.frame(finding_rows.training(shape)))
     nearest = {finding_rows.STEPS[int(np.floor(peak))], finding_rows.STEPS[int(np.ceil(peak))]}
     for row in found.to_dicts():
         assert row["peak_step_low"] <= row["peak_step"] <= row["peak_step_high"]
         assert any(row["peak_step_low"] <= step <= row["peak_step_high"] for step in nearest)
         assert row["peak_value"] == pytest.approx(14, rel=0.1)
-        # The peak is at 0.7, the ends are at 0.3.
-        assert row["height_low"] < 0.7 / 0.3 - 1 < row["height_high"]
+        assert row["height_low"] < height < row["height_high"]
 
 
 def test_an_untrained_start_above_the_peak_does_not_hide_it():
@@ -47,23 +46,82 @@ def test_an_untrained_start_above_the_peak_does_not_hide_it():
         for row in finding_rows.training("late", 1)
     ]
     twonn = classify_by_estimator(finding_rows.frame(rows)).filter(estimator="id_twonn", layer=1).row(0, named=True)
-    assert twonn["verdict"] == "expand-compress"
+    assert twonn["verdict"] == "collapse-expand-compress"
     assert twonn["peak_step"] > 0
     assert twonn["peak_step_low"] > 0
 
 
-def test_two_estimators_are_not_enough():
-    one = finding_rows.frame(finding_rows.training("dome", layers=1))
-    other = finding_rows.frame(finding_rows.training("rising", layers=1))
-    borrowed = [f"{name}{end}" for name in ("id_mle_c50", "id_mle_c90") for end in ("", "_se")]
-    mixed = one.with_columns(other[borrowed]).with_columns(other["id_gride"])
-    assert compute_phases(mixed).filter(layer=1)["verdict"].to_list() == ["expand"], "four of six"
-    half = one.with_columns(other["id_mle_c50", "id_mle_c50_se"]).with_columns(other["id_gride"])
-    assert compute_phases(half).filter(layer=1)["verdict"].to_list() == ["disputed"], "three against three"
-    headlines = [f"{name}{end}" for name in finding_rows.HEADLINES[2:] for end in ("", "_se")]
-    few = one.with_columns(pl.lit(None).cast(one.schema[name]).alias(name) for name in (*headlines, "id_gride"))
-    found = compute_phases(few).filter(layer=1).row(0, named=True)
-    assert (found["verdict"], found["agreeing"], found["estimators"]) == ("disputed", 2, 2)
+def test_estimators_of_one_scale_have_one_vote():
+    """mu peaked with both scales of GRIDE falling used to be `expand-compress`, by four of six."""
+    one, other = (finding_rows.frame(finding_rows.training(shape, layers=1)) for shape in ("dome", "falling"))
+    found = compute_phases(one.with_columns(other["id_gride"])).filter(layer=1).row(0, named=True)
+    assert found["verdict"] == "compress"
+    assert found["claim"] != "supports"
+    assert (found["agreeing"], found["scales"], found["reference"]) == (2, 3, "id_gride_4")
+
+
+def test_scales_without_a_majority_are_disputed():
+    frames = [finding_rows.frame(finding_rows.training(shape, layers=1)) for shape in ("dome", "falling", "rising")]
+    gride = pl.concat_list(frames[1]["id_gride"].list.head(3), frames[2]["id_gride"].list.tail(2))
+    mixed = frames[0].with_columns(frames[0].select(gride.alias("id_gride")))
+    found = compute_phases(mixed).filter(layer=1).row(0, named=True)
+    assert (found["verdict"], found["claim"], found["scales"]) == ("disputed", "undecided", 3)
+    two = mixed.with_columns(pl.col("id_gride").list.head(3))
+    assert compute_phases(two).filter(layer=1)["verdict"].to_list() == ["disputed"], "one against one"
+
+
+def test_the_published_code_votes_where_nothing_else_has_errors():
+    rows = finding_rows.training("dome", layers=1, groups=1)
+    for row in rows:
+        row["id_authors"] = row["id_twonn"]
+    rows = finding_rows.add_groups(rows, "id_authors")
+    found = compute_phases(finding_rows.frame(rows)).filter(layer=1).row(0, named=True)
+    assert (found["verdict"], found["agreeing"], found["scales"]) == ("expand-compress", 1, 1)
+    assert (found["reference"], found["paired"]) == ("id_authors", True)
+    voting = compute_phases(finding_rows.frame([row | {"groups": 4} for row in rows])).filter(layer=1)
+    assert voting["scales"].to_list() == [3], "it has no vote beside other scales"
+
+
+SEQUENCES = {
+    "valley with a bump": ([20, 16, 12, 9, 8, 8.5, 8, 9, 11, 14, 17, 19], "compress-expand", "contradicts"),
+    "collapse first": ([30, 20, 10, 8, 9, 12, 15, 18, 15, 12, 10, 9], "collapse-expand-compress", "supports"),
+    "peak first": ([8, 12, 18, 14, 10, 8, 7, 8, 10, 13, 16, 18], "expand-compress-expand", "supports"),
+    "fall": ([20, 18, 16, 14, 12, 11, 10, 9, 8.5, 8, 7.5, 7], "compress", "contradicts"),
+    "rise": ([7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18], "expand", "contradicts"),
+    "waves": ([8, 16, 8, 16, 8, 16, 8, 16, 8, 16, 8, 16], "oscillating", "undecided"),
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+def test_the_word_follows_from_the_sequence_of_moves(name):
+    curve, verdict, claim = SEQUENCES[name]
+    rows = [
+        finding_rows.row(step=step, **dict.fromkeys(finding_rows.HEADLINES, value))
+        for step, value in enumerate(map(float, curve))
+    ]
+    rows = finding_rows.add_groups(rows, *finding_rows.HEADLINES, se=0.01)
+    found = compute_phases(finding_rows.frame(rows)).filter(layer=1).row(0, named=True)
+    assert (found["verdict"], found["claim"], found["paired"]) == (verdict, claim, True)
+    for move in found["moves"]:
+        assert move["size_low"] < move["size"] < move["size_high"]
+        assert (move["size"] > 0) == (move["direction"] == "rise")
+        assert move["size"] == pytest.approx(curve[int(move["last"])] / curve[int(move["first"])] - 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_checkpoint_without_all_blocks_is_left_out_of_the_mean_and_named(seed):
+    """Two of four blocks without a value at one checkpoint used to make a peak of the mean, 37 % high."""
+    rows = finding_rows.training("noise", layers=4, seed=seed)
+    names = [name for name in rows[0] if name.startswith("id_") and name not in ("id_gride_k", "id_ks")]
+    for row in rows:
+        scale = 10.0 if row["layer"] > 2 else 1.0
+        row |= {name: row[name] * scale for name in finding_rows.HEADLINES}
+        row |= {f"{name}_se": row[f"{name}_se"] * scale for name in finding_rows.HEADLINES}
+        if row["step"] == 64 and row["layer"] <= 2:
+            row |= dict.fromkeys(names)
+    found = compute_phases(finding_rows.frame(rows)).filter(pl.col("layer").is_null()).row(0, named=True)
+    assert (found["verdict"], found["left_out"], found["rows"]) == ("flat", [64], len(finding_rows.STEPS) - 1)
+    assert "step 64." in found["because"]
 
 
 def test_without_errors_the_highest_step_is_given_and_no_verdict():
@@ -77,12 +135,15 @@ def test_without_errors_the_highest_step_is_given_and_no_verdict():
         assert found["peak_step_low"].null_count() == found["height_low"].null_count() == len(found)
 
 
-def test_a_row_without_an_error_does_not_cost_the_history():
+def test_a_row_without_an_error_does_not_cost_the_history_and_is_named():
     rows = [
-        row | {f"{n}_se": None for n in finding_rows.HEADLINES} if row["step"] == 0 else row
+        row | {f"{n}_se": None for n in finding_rows.HEADLINES} | {"id_gride_se": None} if row["step"] == 0 else row
         for row in finding_rows.training("dome")
     ]
-    assert set(compute_phases(finding_rows.frame(rows))["verdict"]) == {"expand-compress"}
+    found = compute_phases(finding_rows.frame(rows))
+    assert set(found["verdict"]) == {"expand-compress"}
+    assert found["left_out"].to_list() == [[0]] * 3
+    assert found["because"].str.contains("step 0.", literal=True).all()
 
 
 def test_labels_that_cannot_be_believed_are_left_out():
@@ -154,53 +215,76 @@ def histories(models, layers, log_curve, seed=0):
     return histories_frame.join(other_columns.select(rest), how="cross")
 
 
-def test_agreement_is_complete_where_estimators_are_copies():
-    found = compute_agreement(histories(3, 2, np.zeros(len(finding_rows.STEPS))))
-    assert len(found) == 3 * 6, "all pairs of the four estimators"
+def test_agreement_is_that_of_scales():
+    found = compute_agreement(finding_rows.frame(finding_rows.training("dome")))
+    pairs = found.select("estimator", "other").rows()
+    assert pairs == [("id_mle", "id_gride_4"), ("id_mle", "id_gride_16"), ("id_gride_4", "id_gride_16")]
     assert set(found["verdict"]) == {"agree"}
-    assert found["same_verdict"].to_list() == found["same_peak"].to_list() == [1.0] * 18
 
 
-def test_agreement_of_estimators_with_different_verdicts():
+def test_agreement_of_scales_with_different_verdicts():
     one, other = finding_rows.frame(finding_rows.training("dome")), finding_rows.frame(finding_rows.training("rising"))
     mixed = one.with_columns(other["id_mle", "id_mle_se"])
-    row = compute_agreement(mixed).filter(estimator="id_twonn", other="id_mle").row(0, named=True)
+    row = compute_agreement(mixed).filter(estimator="id_mle", other="id_gride_4").row(0, named=True)
     assert (row["verdict"], row["same_verdict"], row["rows"]) == ("differ", 0.0, 2)
 
 
-def both(text, random, **changes):
-    rows = finding_rows.training(text), finding_rows.training(random, seed=1, corpus="random-uniform", **changes)
-    domes = finding_rows.profile(text), finding_rows.profile(random, seed=1, corpus="random-uniform", **changes)
-    found = (
-        compute_null_survival(finding_rows.frame([*rows[0], *rows[1]])),
-        compute_null_survival(finding_rows.frame([*domes[0], *domes[1]])),
-    )
-    return {
-        "phases": set(found[0].filter(conclusion="phases")["verdict"]),
-        "peak_step": set(found[0].filter(conclusion="peak_step")["verdict"]),
-        "dome": set(found[1].filter(conclusion="dome")["verdict"]),
-    }
+def over_depth(shape, curve=None, layers=12):
+    depth = np.arange(1, layers + 1) / layers
+    x = (depth - depth[0]) / (1 - depth[0])
+    values = 20 * finding_rows.SHAPES[shape](x) if curve is None else np.array(curve, float)
+    rows = [
+        finding_rows.row(layer=i + 1, depth=float(depth[i]), **dict.fromkeys(finding_rows.HEADLINES, float(values[i])))
+        for i in range(layers)
+    ]
+    return finding_rows.frame(finding_rows.add_groups(rows, *finding_rows.HEADLINES))
 
 
-def test_conclusions_that_survive_on_random_tokens_and_such_that_do_not():
-    assert both("dome", "dome") == {"phases": {"survives"}, "peak_step": {"survives"}, "dome": {"survives"}}
-    assert both("dome", "noise") == {"phases": {"text_only"}, "peak_step": {"text_only"}, "dome": {"text_only"}}
-    assert both("rising", "dome") == {"phases": {"random_only"}, "peak_step": set(), "dome": {"random_only"}}
-    assert both("noise", "noise") == {"phases": {"neither"}, "peak_step": set(), "dome": {"neither"}}
-    late = both("dome", "late")
-    assert (late["phases"], late["peak_step"]) == ({"survives"}, {"text_only"})
-    assert both("dome", "dome", groups=1)["phases"] == {"unknown"}
+@pytest.mark.parametrize(
+    ("shape", "verdict", "claim"),
+    [
+        ("dome", "peak", "supports"),
+        ("late", "peak", "supports"),
+        ("rising", "rising", "contradicts"),
+        ("falling", "falling", "contradicts"),
+        ("valley", "valley", "contradicts"),
+        ("noise", "flat", "contradicts"),
+    ],
+)
+def test_dimension_over_depth(shape, verdict, claim):
+    found = compute_depth(over_depth(shape)).row(0, named=True)
+    assert (found["verdict"], found["claim"], found["paired"]) == (verdict, claim, True)
 
 
-def test_only_checkpoints_measured_on_both_are_compared():
-    text = finding_rows.training("dome")
-    random = [row for row in finding_rows.training("noise", corpus="random-unigram") if row["step"] <= 64]
-    found = (
-        compute_null_survival(finding_rows.frame([*text, *random]))
-        .filter(conclusion="phases", layer=1)
-        .row(0, named=True)
-    )
-    assert (found["null"], found["on_text"], found["rows"]) == ("random-unigram", "expand", 2 * 8)
-    other = [row | {"weights_digest": "other"} for row in random]
-    assert compute_null_survival(finding_rows.frame([*text, *other])).is_empty()
-    assert compute_null_survival(finding_rows.frame(text)).is_empty()
+def test_the_peak_over_depth_and_its_onset():
+    curve = [10, 10, 10, 10, 12, 16, 20, 18, 15, 12, 10, 9]
+    found = compute_depth(over_depth("noise", curve)).row(0, named=True)
+    assert found["verdict"] == "peak"
+    assert found["depth"] == pytest.approx(7 / 12)
+    assert found["depth_low"] <= found["depth"] <= found["depth_high"]
+    assert found["onset"] <= 4 / 12
+    assert found["peak_value"] == pytest.approx(20)
+    assert found["height_low"] < 1.0 < found["height_high"]
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("points", [5, 12, 28])
+def test_noise_has_no_moves_over_training_or_depth(points, groups):
+    """At most 5 % of 200 paired all-noise curves have any move, plus three binomial standard errors (4.6 %)."""
+    random, curves = np.random.default_rng([points, groups]), 200
+    noise = 0.05 * random.standard_normal((curves, points, groups)) + 0.1 * random.standard_normal((curves, 1, groups))
+    rows = [
+        finding_rows.row(
+            model=f"lab/m{i}",
+            step=step,
+            id_mle=20.0 * float(np.exp(noise[i, step].mean())),
+            id_mle_groups=(20.0 * np.exp(noise[i, step])).tolist(),
+        )
+        for i in range(curves)
+        for step in range(points)
+    ]
+    found = compute_phases(finding_rows.frame(rows)).filter(layer=1)
+    rate = float((found["moves"].list.len() > 0).mean())
+    print(f"any move: {rate:.3f} of {curves} paired noise-only histories of {points} steps, {groups} groups")
+    assert found["paired"].all()
+    assert rate <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / curves)

@@ -5,17 +5,17 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from pipeline.analysis.curve_shapes import (
+from pipeline.analysis import curve_shapes
+from pipeline.analysis.frames import t_quantile
+from pipeline.analysis.simultaneous_test import (
     ERROR_SPREADS,
     FALSE_POSITIVE_RATE,
-    FLAT,
-    PEAK,
-    classify_curves,
     critical_difference,
     estimate_error_spread,
+    estimate_paired_errors,
+    estimate_unpaired_errors,
     pool_variances,
 )
-from pipeline.analysis.frames import t_quantile
 
 CURVES = 600
 MARGIN = 3 * np.sqrt(FALSE_POSITIVE_RATE * (1 - FALSE_POSITIVE_RATE) / CURVES)
@@ -33,8 +33,21 @@ def drawn(truth, sigma, df=3, shared=0.0, curves=CURVES, seed=0):
     return truth + sigma * noise, sigma * np.sqrt(random.chisquare(df, (curves, n)) / df)
 
 
-def rate_of(word, *curve, **options):
-    return float((classify_curves(*curve, **options).shape_name == word).mean())
+def classify_curves(values, se, df, ends=False):
+    return curve_shapes.classify_curves(values, estimate_unpaired_errors(se, df), ends)
+
+
+def moving_rate(*curve, **options):
+    """Share of curves with any significant move."""
+    return float(np.mean([bool(moves) for moves in classify_curves(*curve, **options).moves]))
+
+
+def peak_rate(*curve, **options):
+    return float(classify_curves(*curve, **options).peaked.mean())
+
+
+def words(moves):
+    return "-".join(move.direction for move in moves)
 
 
 SIZES = [(5, 3), (14, 3), (28, 4), (154, 4)]
@@ -46,7 +59,7 @@ SIGMAS = {"equal errors": np.ones, "errors that shrink tenfold": lambda n: np.ge
 @pytest.mark.parametrize(("points", "df"), SIZES)
 def test_noise_alone_is_called_flat_in_95_percent_of_curves(points, df, sigma, ends):
     curve = drawn(np.zeros(points), sigma(points), df)
-    rate = 1 - rate_of(FLAT, *curve, df=df, ends=ends)
+    rate = moving_rate(*curve, df=df, ends=ends)
     print(f"{points} points, df {df}: {rate:.3f} of {CURVES} noise-only curves not flat")
     assert rate <= FALSE_POSITIVE_RATE + MARGIN
 
@@ -71,7 +84,7 @@ JUMPS = {
 @pytest.mark.parametrize(("sigma", "df", "most"), JUMPS.values(), ids=JUMPS)
 def test_errors_that_jump_make_no_more_false_claims(sigma, df, most):
     curve = drawn(np.zeros(len(sigma)), sigma, df=df, curves=CURVES)
-    not_flat, peaks = 1 - rate_of(FLAT, *curve, df=df), rate_of(PEAK, *curve, df=df)
+    not_flat, peaks = moving_rate(*curve, df=df), peak_rate(*curve, df=df)
     print(f"not flat {not_flat:.3f}, peak {peaks:.3f}")
     assert not_flat <= most
     assert peaks <= FALSE_POSITIVE_RATE
@@ -97,11 +110,11 @@ def test_the_critical_difference_grows_with_the_spread():
 
 
 def test_two_groups_of_equal_errors_are_judged_right():
-    assert 1 - rate_of(FLAT, *drawn(np.zeros(3), np.ones(3), df=1), df=1) <= FALSE_POSITIVE_RATE + MARGIN
+    assert moving_rate(*drawn(np.zeros(3), np.ones(3), df=1), df=1) <= FALSE_POSITIVE_RATE + MARGIN
 
 
 def test_errors_that_points_share_make_fewer_claims_not_more():
-    rates = [1 - rate_of(FLAT, *drawn(np.zeros(20), np.ones(20), shared=shared), df=3) for shared in (0.0, 0.5, 0.9)]
+    rates = [moving_rate(*drawn(np.zeros(20), np.ones(20), shared=shared), df=3) for shared in (0.0, 0.5, 0.9)]
     assert rates[0] > rates[1] >= rates[2]
 
 
@@ -117,7 +130,7 @@ NO_PEAK = {
 @pytest.mark.parametrize("truth", NO_PEAK.values(), ids=NO_PEAK)
 @pytest.mark.parametrize("points", [6, 20, 60])
 def test_a_curve_without_a_peak_is_not_given_one(points, truth):
-    rate = rate_of(PEAK, *drawn(truth(points), np.ones(points)), df=3)
+    rate = peak_rate(*drawn(truth(points), np.ones(points)), df=3)
     assert rate <= FALSE_POSITIVE_RATE + MARGIN
 
 
@@ -125,7 +138,7 @@ def test_a_curve_without_a_peak_is_not_given_one(points, truth):
 def test_power_at_eight_standard_errors(points, least):
     """Power on a half wave whose top is 4 to 10 standard errors of one point above its ends."""
     power = {
-        height: rate_of(PEAK, *drawn(height * np.sin(np.linspace(0, np.pi, points)), np.ones(points)), df=3)
+        height: peak_rate(*drawn(height * np.sin(np.linspace(0, np.pi, points)), np.ones(points)), df=3)
         for height in (4, 6, 8, 10)
     }
     print(f"{points} points, power by height in standard errors: {power}")
@@ -157,37 +170,50 @@ def test_the_critical_difference_grows_with_points_and_falls_with_groups():
     assert critical_difference(20, 3) == critical_difference(20, 3)
 
 
-def words(*values, ends=False, se=0.01):
+def moves_of(*values, se=0.01):
     curve = np.array([values], float)
-    return classify_curves(curve, np.full_like(curve, se), df=3, ends=ends).shape_name[0]
+    shapes = classify_curves(curve, np.full_like(curve, se), df=3)
+    return words(shapes.moves[0]), words(shapes.main[0])
 
 
 @pytest.mark.parametrize(
-    ("values", "anywhere", "between_ends"),
+    ("values", "moves"),
     [
-        ((0, 1, 0), "peak", "peak"),
-        ((0, 1, 1), "rising", "rising"),
-        ((1, 0, 0), "falling", "falling"),
-        ((1, 0, 1), "valley", "valley"),
-        ((1, 1, 1), "flat", "flat"),
-        ((3, 0, 1, 0), "peak", "falling"),  # a bump that does not reach the first point
-        ((3, 0, 1, 0.5), "peak", "valley"),
-        ((0, 2, -1, 1), "peak", "peak"),
+        ((0, 1, 0), "rise-fall"),
+        ((0, 1, 1), "rise"),
+        ((1, 0, 0), "fall"),
+        ((1, 0, 1), "fall-rise"),
+        ((1, 1, 1), ""),
+        ((3, 0, 1, 0), "fall-rise-fall"),
+        ((0, 2, -1, 1), "rise-fall-rise"),
     ],
 )
-def test_words(values, anywhere, between_ends):
-    assert words(*values) == anywhere
-    assert words(*values, ends=True) == between_ends
+def test_moves(values, moves):
+    assert moves_of(*values) == (moves, moves)
+
+
+def test_a_small_bump_in_a_valley_is_a_move_and_not_a_main_one():
+    """The curve that was called a peak although it is a valley with a bump of 0.5."""
+    valley = np.log([20, 16, 12, 9, 8, 8.5, 8, 9, 11, 14, 17, 19])
+    assert moves_of(*valley, se=0.003) == ("fall-rise-fall-rise", "fall-rise")
+
+
+def test_moves_have_their_ends_sizes_and_intervals():
+    curve = np.array([[5.0, 3.0, 1.0, 2.0, 4.0, 2.5]])
+    (moves,) = classify_curves(curve, np.full_like(curve, 0.01), df=3).moves
+    assert [(move.first, move.last, move.size) for move in moves] == [(0, 2, -4.0), (2, 4, 3.0), (4, 5, -1.5)]
+    assert all(move.low < move.size < move.high for move in moves)
+    assert all(move.low > 0 or move.high < 0 for move in moves)
 
 
 def test_shift_scale_and_order_of_training_change_nothing_but_the_names():
     values, se = drawn(5 * np.sin(np.linspace(0, 3, 12)), np.ones(12))
     shape, moved = classify_curves(values, se, df=3), classify_curves(7 * values - 3, 7 * se, df=3)
-    assert (shape.shape_name == moved.shape_name).all()
+    assert [words(moves) for moves in shape.moves] == [words(moves) for moves in moved.moves]
     np.testing.assert_allclose(moved.height, 7 * shape.height)
     back = classify_curves(values[:, ::-1], se[:, ::-1], df=3)
-    assert ((shape.shape_name == PEAK) == (back.shape_name == PEAK)).all()
-    peaked = shape.shape_name == PEAK
+    assert (shape.peaked == back.peaked).all()
+    peaked = shape.peaked
     assert peaked.any()
     assert (back.top[peaked] == 11 - shape.top[peaked]).all()
     assert (back.peak_first[peaked] == 11 - shape.peak_last[peaked]).all()
@@ -198,13 +224,13 @@ def test_against_plain_loops():
     shape, variance = classify_curves(values, se, df=3), pool_variances(se**2)
     bounds = [max(2.0, critical_difference(9, 3, spread=spread)) for spread in estimate_error_spread(se**2, 3)]
     assert len(set(bounds)) > 1
-    for x, v, bound, low, word in zip(values, variance, bounds, shape.height_low, shape.shape_name, strict=True):
+    for x, v, bound, low, peaked in zip(values, variance, bounds, shape.height_low, shape.peaked, strict=True):
         gap_low = lambda a, p, x=x, v=v, bound=bound: x[p] - x[a] - bound * np.sqrt(v[a] + v[p])  # noqa: E731
         best = max(
             min(max(gap_low(a, p) for a in range(p)), max(gap_low(b, p) for b in range(p + 1, 9))) for p in range(1, 8)
         )
         assert low == pytest.approx(best)
-        assert (word == PEAK) == (best > 0)
+        assert peaked == (best > 0)
 
 
 def test_a_row_is_never_surer_than_itself_or_its_neighbours():
@@ -219,3 +245,55 @@ def test_students_t_by_number_of_groups():
     assert found[:3] == [None, None, None]
     assert found[3:] == pytest.approx([stats.t.ppf(0.975, df) for df in (1, 2, 3, 4, 9, 30, 1000)], rel=1e-12)
     assert found[3:6] == pytest.approx([12.7062047, 4.3026527, 3.1824463], rel=1e-7), "published table"
+
+
+def grouped(kind, curves, points, groups, seed=0):
+    """[curves, points, groups] errors per group: of single points, shared by all, smooth, or drifting."""
+    random = np.random.default_rng(seed)
+    own = random.standard_normal((curves, points, groups))
+    if kind == "shared":
+        return 0.3 * own + 2 * random.standard_normal((curves, 1, groups))
+    if kind == "walk":
+        return own.cumsum(1)
+    if kind == "drift":
+        return 0.1 * own + 3 * np.linspace(-1, 1, points)[:, None] * random.standard_normal((curves, 1, groups))
+    return own
+
+
+def paired(errors):
+    """Values and errors of curves whose truth is flat."""
+    groups = errors.shape[2]
+    values = errors.mean(2)
+    return values, estimate_paired_errors((errors - values[:, :, None]) / np.sqrt(groups * (groups - 1)))
+
+
+KINDS = ("independent", "shared", "walk", "drift")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("points", "groups"), [(5, 2), (5, 8), (12, 3), (12, 8), (28, 2), (28, 4)])
+def test_paired_noise_moves_in_at_most_5_percent_of_curves(points, groups, kind):
+    values, errors = paired(grouped(kind, CURVES, points, groups))
+    rate = float(np.mean([bool(moves) for moves in curve_shapes.classify_curves(values, errors).moves]))
+    print(f"paired, {kind} errors, {points} points, {groups} groups: {rate:.3f}")
+    assert rate <= FALSE_POSITIVE_RATE + MARGIN
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("groups", [2, 3, 4, 8])
+def test_paired_noise_over_154_points(groups, kind):
+    values, errors = paired(grouped(kind, 200, 154, groups))
+    rate = float(np.mean([bool(moves) for moves in curve_shapes.classify_curves(values, errors).moves]))
+    print(f"paired, {kind} errors, 154 points, {groups} groups: {rate:.3f}")
+    assert rate <= FALSE_POSITIVE_RATE + 3 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_pairing_finds_what_shared_errors_hide():
+    """A step of one shared standard error, which is ten of the points' own."""
+    errors = grouped("shared", CURVES, 12, 4) + np.where(np.arange(12) < 6, 0, 2.0)[:, None]
+    values, each = paired(errors)
+    found = [bool(moves) for moves in curve_shapes.classify_curves(values, each).moves]
+    alone = moving_rate(values, np.sqrt(errors.var(2, ddof=1) / 4), df=3)
+    print(f"found with pairing {np.mean(found):.3f}, without {alone:.3f}")
+    assert np.mean(found) > 0.95 > 0.2 > alone

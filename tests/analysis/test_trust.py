@@ -15,6 +15,7 @@ BROKEN = {
     "duplicate": {"duplicate_of": "lab/small@main"},
     "ks": {"id_ks": 0.15},
     "same_context": {"same_context_share": 0.27},
+    "same_token": {"same_token_share": 0.3},
     "duplicates": {"n_duplicates": 1500},
     "authors_duplicates": {"n_near_duplicates": 100, "id_authors": 20.0},
     "noise": {"noise_ratio": 0.04},

@@ -47,6 +47,7 @@ def row(**changes: Any) -> dict[str, Any]:
         "weights_digest": f"w{changes.get('step', 0)}",
         "config_digest": "c",
         "tokenizer_digest": "t",
+        "contexts_digest": "contexts",
         "superseded": False,
         "n_params": 1_000_000,
         "d_model": 64,
@@ -102,6 +103,22 @@ def training(shape: str, layers: int = 2, seed: int = 0, **changes: Any) -> list
             gride, gride_se = [1.0, 1.0, drawn[4], 1.0, drawn[5]], [0.1, 0.1, errors[4], 0.1, errors[5]]
             lists = {"id_gride_k": [1, 2, 4, 8, 16], "id_gride": gride, "id_gride_se": gride_se}
             rows.append(row(step=step, layer=layer, depth=layer / layers, **headlines, **lists, **changes))
+    return rows
+
+
+def add_groups(rows: list[dict[str, Any]], *names: str, groups: int = GROUPS, se: float = SE) -> list[dict[str, Any]]:
+    """Add values per group whose errors are alike in all rows, so that differences of rows are exact to 0.1 SE."""
+    random = np.random.default_rng(1)
+    common = random.standard_normal(groups)
+    common -= common.mean()
+    common *= se / np.sqrt((common**2).sum() / (groups * (groups - 1)))
+    for each in rows:
+        for name in names:
+            own = common + 0.1 * se * np.sqrt(groups) * random.standard_normal(groups)
+            scale = each[name] if name.startswith("id_") else 1.0
+            estimates = each[name] + scale * (own - own.mean())
+            moments = each[name] - scale * (own - own.mean()) / (groups - 1)
+            each[f"{name}_groups"] = (estimates if name.startswith("id_") else moments).tolist()
     return rows
 
 

@@ -1,0 +1,45 @@
+"""Answers of a finding to a published claim, and the phrases that findings share."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+SUPPORTS, CONTRADICTS, UNDECIDED = "supports", "contradicts", "undecided"
+"""The three answers: the claim's effect is there (95 %), it is not or its reverse is, or errors leave both open."""
+
+
+def decide(supports: pl.Expr, contradicts: pl.Expr) -> pl.Expr:
+    """Return the answer; a condition that is null does not hold."""
+    cases = pl.when(supports.fill_null(False)).then(pl.lit(SUPPORTS))
+    return cases.when(contradicts.fill_null(False)).then(pl.lit(CONTRADICTS)).otherwise(pl.lit(UNDECIDED))
+
+
+def describe_claim(answer: str, claim: str) -> str:
+    """Sentence of the answer to a claim, which is a clause: `The claim that CLAIM is supported.`"""
+    words = {SUPPORTS: "supported", CONTRADICTS: "contradicted", UNDECIDED: "neither supported nor contradicted"}
+    return f"The claim that {claim} is {words[answer]}."
+
+
+def describe_moves(row: Mapping[str, Any], place: str, form: str, change: str = ".0%") -> str:
+    """List the main moves: `rises from step 0 to 64 by 120% (95 % 100% to 140%), then ...`."""
+    parts = []
+    for move in row["main"]:
+        verb = "rises" if move["direction"] == "rise" else "falls"
+        size = f"{move['size']:+{change}} (95 % {move['size_low']:+{change}} to {move['size_high']:+{change}})"
+        parts.append(f"{verb} from {place} {move['first']:{form}} to {move['last']:{form}} by {size}")
+    return ", then ".join(parts)
+
+
+def describe_left_out(places: Sequence[float], place: str, form: str) -> str:
+    """Name the points of a curve that have no value or no error; empty if all have."""
+    if not places:
+        return ""
+    shown = ", ".join(f"{each:{form}}" for each in places[:5]) + (" ..." if len(places) > 5 else "")
+    return f" Left out for lack of a value or an error: {place} {shown}."
+
+
+def describe_pairing(row: Mapping[str, Any]) -> str:
+    """Say that errors are unpaired where they are; empty for paired errors and for rows without any."""
+    unpaired = row["status"] == "judged" and not row["paired"]
+    return " Errors are unpaired: the rows have no values per group or do not share contexts." if unpaired else ""

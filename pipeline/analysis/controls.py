@@ -1,0 +1,155 @@
+"""Changes of dimension under two controls: one point per token type, and Gaussian points of equal covariance.
+
+Occurrences of one token cluster, so dimension changes where these clusters form or dissolve; and a Gaussian surrogate
+shows what the covariance alone makes of dimension. A change is the largest main move of log dimension; its control is
+the same difference, between the same two checkpoints or blocks, of the control's log dimension.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from scipy.special import stdtrit
+
+from pipeline.analysis.claims import decide, describe_claim
+from pipeline.analysis.curves import tabulate_curves
+from pipeline.analysis.dimension import average_blocks, select_log_dimension
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_block_rows,
+    select_history_rows,
+    select_newest_rows,
+)
+from pipeline.analysis.group_errors import ERROR_COLUMNS, paired_half_width
+
+REFERENCE = "id_mle"
+CONTROLS = {"types": "id_mle_types", "gaussian": "id_mle_gaussian"}
+KEPT_SHARE = 0.5
+"""Share of a change that is left under a control from which it is `kept`."""
+KEPT, LOST, UNDECIDED, NO_CHANGE, NO_CONTROL = "kept", "lost", "undecided", "no_change", "no_control"
+
+
+def compute_controls(lake: LakeOrFrame) -> pl.DataFrame:
+    """Compute the share of the largest change of dimension that is left under each control.
+
+    Columns: keys, `over` (training = the mean over the blocks, depth = the blocks of the newest checkpoint), `control`
+    (types = at most one point per token type, gaussian = Gaussian points of the ordinary tokens' covariance), `verdict`
+    (kept = more than half of the change is left at 95 %, lost = less than half, undecided; no_change = no significant
+    change, no_control = the rows lack the control or its errors), `claim` (the change is that of distinct tokens, or
+    more than that of the covariance: supports, contradicts, undecided), `first` and `last` (step or depth of the
+    change), `change` and `controlled` (factors - 1), `left` (share of the log change) with its 95 % interval, `paired`,
+    `rows`, `because`.
+    Bias: the change is the largest of the curve without the control, which favours `lost` where it is barely
+        significant.
+    """
+    frame = load_layer_rows(lake)
+    names = (REFERENCE, *CONTROLS.values())
+    newest = select_log_dimension(select_block_rows(select_newest_rows(frame)), names)
+    parts = {
+        "training": (average_blocks(select_log_dimension(select_history_rows(frame), names)), "step"),
+        "depth": (newest, "depth"),
+    }
+    found = [_compare(points.rename({at: "at"}), over) for over, (points, at) in parts.items()]
+    return add_because_column(pl.concat(found).sort(*HISTORY_COLUMNS, "over", "control", nulls_last=True), _sentence)
+
+
+_NUMBERS = ("first", "last", "change", "controlled", "left", "left_low", "left_high")
+_TYPES: dict[str, Any] = {name: pl.String() for name in (*HISTORY_COLUMNS, "over", "control")}
+_TYPES |= {name: pl.Float64() for name in _NUMBERS} | {"paired": pl.Boolean(), "rows": pl.Int64()}
+
+
+def _compare(points: pl.DataFrame, over: str) -> pl.DataFrame:
+    """Compare the largest change of each history with its controls."""
+    keep = [*HISTORY_COLUMNS, "estimator", "at", "contexts_digest", *ERROR_COLUMNS]
+    points = points.select(keep).with_columns(pl.col("at").cast(pl.Float64)).filter(pl.col("value").is_not_null())
+    curves = tabulate_curves(points.filter(estimator=REFERENCE), HISTORY_COLUMNS, "at")
+    known = {tuple(row[:_KEYS]): _Point(*row[_KEYS:]) for row in points.iter_rows()}
+    found = []
+    for row in curves.iter_rows(named=True):
+        keys = {name: row[name] for name in HISTORY_COLUMNS}
+        move = max(row["main"] or (), key=lambda move: abs(move["size"]), default=None)
+        for control, name in CONTROLS.items():
+            base = keys | {"over": over, "control": control, "rows": row["rows"]}
+            found.append(base | (_control(known, tuple(keys.values()), move, name) if move else {}))
+    table = pl.DataFrame(found, schema=_TYPES)
+    return table.with_columns(verdict=_verdict()).with_columns(claim=_claim())
+
+
+_KEYS = len(HISTORY_COLUMNS) + 2
+"""History, estimator and position, which identify a point."""
+
+
+class _Point(NamedTuple):
+    contexts: str | None
+    value: float
+    se: float | None
+    df: int | None
+    deviations: list[float] | None
+
+
+def _control(known: dict[Any, _Point], keys: tuple[Any, ...], move: dict[str, Any], control: str) -> dict[str, Any]:
+    """The change of a move, the same difference under the control, and the share that is left."""
+    ends = [move["first"], move["last"]]
+    plain, controlled = ([known.get((*keys, name, at)) for at in ends] for name in (REFERENCE, control))
+    row: dict[str, Any] = {"first": ends[0], "last": ends[1], "change": float(np.expm1(move["size"]))}
+    points = [point for point in (*plain, *controlled) if point is not None]
+    if len(points) < 4:
+        return row
+    before, after, bare_before, bare_after = points
+    left = (bare_after.value - bare_before.value) / (after.value - before.value)
+    row |= {"controlled": float(np.expm1(bare_after.value - bare_before.value)), "left": left}
+    half, paired = _half_width(points, left)
+    if half is None:
+        return row | {"paired": paired}
+    half /= abs(after.value - before.value)
+    return row | {"left_low": left - half, "left_high": left + half, "paired": paired}
+
+
+def _half_width(points: list[_Point], left: float) -> tuple[float | None, bool]:
+    """Half width of the interval of (control - left x plain), by first order; whether the groups are paired."""
+    weights = np.array([left, -left, -1, 1])
+    lists = [point.deviations for point in points]
+    digests, lengths = {point.contexts for point in points}, {len(each or ()) for each in lists}
+    if len(digests) == 1 and None not in digests and len(lengths) == 1 and 0 not in lengths:
+        return paired_half_width(weights @ np.array(lists)), True
+    if any(point.se is None or not point.df for point in points):
+        return None, False
+    errors = weights * np.array([point.se for point in points])
+    return float(stdtrit(min(point.df or 1 for point in points), 0.975) * np.sqrt((errors**2).sum())), False
+
+
+def _verdict() -> pl.Expr:
+    low, high = pl.col("left_low"), pl.col("left_high")
+    cases = pl.when(pl.col("change").is_null()).then(pl.lit(NO_CHANGE))
+    cases = cases.when(low.is_null()).then(pl.lit(NO_CONTROL)).when(low > KEPT_SHARE).then(pl.lit(KEPT))
+    return cases.when(high < KEPT_SHARE).then(pl.lit(LOST)).otherwise(pl.lit(UNDECIDED))
+
+
+def _claim() -> pl.Expr:
+    """Under `types` a change that is kept supports its claim; in the surrogate one that is lost does."""
+    kept, lost, types = pl.col("verdict") == KEPT, pl.col("verdict") == LOST, pl.col("control") == "types"
+    return pl.when(types).then(decide(kept, lost)).otherwise(decide(lost, kept))
+
+
+CLAIMS = {
+    "types": "the change is not one of clusters of equal tokens",
+    "gaussian": "the change is more than that of the covariance",
+}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    subject = {"training": "in training (mean over blocks)", "depth": "over depth (newest checkpoint)"}[row["over"]]
+    if row["verdict"] == NO_CHANGE:
+        return f"Dimension {subject} has no significant change, or too few points or no errors."
+    place, form = ("step", ",.0f") if row["over"] == "training" else ("depth", ".2f")
+    change = f"from {place} {row['first']:{form}} to {row['last']:{form}} by {row['change']:+.0%}"
+    control = {"types": "with one point per token type", "gaussian": "in Gaussian points of equal covariance"}
+    text = f"The largest change of dimension {subject} is {change}"
+    if row["verdict"] == NO_CONTROL:
+        return f"{text}; its value {control[row['control']]} or its error was not measured."
+    left = f"{format_interval(row, 'left', '.0%')} of it, on a log scale, is left"
+    return f"{text}; {left} {control[row['control']]}. {describe_claim(row['claim'], CLAIMS[row['control']])}"

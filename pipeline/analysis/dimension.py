@@ -1,0 +1,133 @@
+"""Curves of intrinsic dimension by estimator, and one vote per scale at which dimension is estimated.
+
+TwoNN and the maximum-likelihood estimates read the same ratios of the first two neighbour distances, so they are one
+scale; GRIDE at 4 and 16 and the Levina-Bickel average over 20 neighbours look further. A verdict needs more than half
+of the scales that were measured with errors.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED
+from pipeline.analysis.curve_shapes import FALL, MAIN_SHARE, RISE
+from pipeline.analysis.curves import JUDGED, tabulate_curves
+from pipeline.analysis.frames import HISTORY_COLUMNS, select_block_rows
+from pipeline.analysis.group_errors import ERROR_COLUMNS, add_errors, average_points
+
+ESTIMATORS = {
+    "id_mle": "ranks 1-2",
+    "id_twonn": "ranks 1-2",
+    "id_mle_c50": "ranks 1-2",
+    "id_mle_c90": "ranks 1-2",
+    "id_gride_4": "ranks 4-8",
+    "id_gride_16": "ranks 16-32",
+    "id_lb20": "ranks 1-20",
+    "id_authors": "published code",
+}
+"""Estimators with their scale."""
+VOTERS = ("id_mle", "id_gride_4", "id_gride_16", "id_lb20", "id_authors")
+"""Estimators that vote, one per scale."""
+LAST_RESORT = "id_authors"
+"""Votes only where no other scale has errors: it reads the ratios of ranks 1-2 too."""
+SMALLEST_PEAK = 0.05
+"""Height, as a share of dimension, under which a peak is taken for none."""
+DISPUTED, MANY_MOVES = "disputed", "oscillating"
+
+
+class CurveWords(NamedTuple):
+    """Names of sequences of main moves."""
+
+    names: Mapping[tuple[str, ...], str]
+    peaked: frozenset[str]
+    """Names of sequences in which a fall follows a rise."""
+
+    def name(self, main: Sequence[Mapping[str, Any]]) -> str:
+        """Return the name of a sequence of moves, `oscillating` if it has none."""
+        return self.names.get(tuple(move["direction"] for move in main), MANY_MOVES)
+
+
+def make_words(**names: str) -> CurveWords:
+    """Make names from initials of the moves: `rf` is a rise and then a fall, `none` no move."""
+    moves = {"r": RISE, "f": FALL}
+    sequences = {tuple(moves[letter] for letter in key) if key != "none" else (): name for key, name in names.items()}
+    return CurveWords(sequences, frozenset(name for key, name in names.items() if "rf" in key))
+
+
+def select_log_dimension(
+    frame: pl.DataFrame, estimators: Sequence[str] = tuple(ESTIMATORS), labels: bool = False
+) -> pl.DataFrame:
+    """Log of dimension by estimator: keys, `layer`, `depth`, `state`, `step`, `estimator`, errors of `add_errors`."""
+    kept = [*HISTORY_COLUMNS, *(["revision"] if labels else []), "layer", "depth", "state", "step"]
+    kept += ["contexts_digest", *ERROR_COLUMNS]
+    each = [add_errors(frame, name, log=True).select(*kept, estimator=pl.lit(name)) for name in estimators]
+    return pl.concat(each)
+
+
+def average_blocks(points: pl.DataFrame) -> pl.DataFrame:
+    """Mean over the blocks at each step; null, with its error, where a block that has values elsewhere lacks one."""
+    blocks = select_block_rows(points).filter(pl.col("value").is_not_null().any().over(*_CURVE, "layer"))
+    count = pl.col("layer").n_unique()
+    complete = (count.over(*_CURVE, "step") == count.over(_CURVE)) & (
+        pl.col("value").null_count().over(*_CURVE, "step") == 0
+    )
+    blocks = blocks.with_columns(pl.when(complete).then(pl.col(name)).alias(name) for name in ERROR_COLUMNS)
+    means = average_points(blocks, [*_CURVE, "step", "contexts_digest"])
+    blank = pl.lit(None, pl.Int16).alias("layer"), pl.lit(None, pl.Float64).alias("depth")
+    return means.drop("rows").with_columns(*blank, state=pl.lit("block"))
+
+
+_CURVE = (*HISTORY_COLUMNS, "estimator")
+
+
+def classify_dimension(points: pl.DataFrame, by: Sequence[str], at: str, words: CurveWords) -> pl.DataFrame:
+    """Classify curves of log dimension, one row per (`by`, `estimator`).
+
+    Adds `verdict` (a name of `words`, or the status if not judged) and `claim` (supports, contradicts, undecided): a
+    curve contradicts an expansion that is followed by compression if its interior peak is under SMALLEST_PEAK.
+    """
+    curves = tabulate_curves(points, [*by, "estimator"], at)
+    names = [words.name(main) if main is not None else None for main in curves["main"].to_list()]
+    verdict = pl.coalesce(pl.Series("_word", names, pl.String), "status")
+    least = pl.max_horizontal(pl.lit(SMALLEST_PEAK).log1p(), pl.col("range") * MAIN_SHARE)
+    curves = curves.with_columns(verdict=verdict)
+    claim = pl.when(pl.col("verdict").is_in(list(words.peaked))).then(pl.lit(SUPPORTS))
+    claim = claim.when((pl.col("height_high") < least).fill_null(False)).then(pl.lit(CONTRADICTS))
+    shares = {name: pl.col(name).exp() - 1 for name in ("height", "height_low", "height_high")}
+    curves = curves.with_columns(claim=claim.otherwise(pl.lit(UNDECIDED)), peak_value=pl.col("top_value").exp())
+    scale = pl.col("estimator").replace_strict(ESTIMATORS, return_dtype=pl.String)
+    return curves.with_columns(scale=scale, moves=_as_shares("moves"), main=_as_shares("main"), **shares)
+
+
+def _as_shares(moves: str) -> pl.Expr:
+    sizes = [(pl.element().struct.field(name).exp() - 1).alias(name) for name in ("size", "size_low", "size_high")]
+    rest = [pl.element().struct.field(name) for name in ("direction", "first", "last")]
+    return pl.col(moves).list.eval(pl.struct(*rest, *sizes))
+
+
+def vote(curves: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Vote among the scales of each curve: the row of the first agreeing voter, with the verdict of the majority.
+
+    Adds `agreeing` of `scales` and `reference` (the estimator of the row). The verdict is `disputed` unless more than
+    half of the scales with a verdict share it; curves without any judged scale keep their status.
+    """
+    voters = curves.filter(pl.col("estimator").is_in(VOTERS)).with_columns(_rank=_rank_voters())
+    voters = voters.with_columns(_judged=pl.col("status") == JUDGED)
+    others = (pl.col("_judged") & (pl.col("estimator") != LAST_RESORT)).any().over(by)
+    votes = pl.col("_judged") & ~(others & (pl.col("estimator") == LAST_RESORT))
+    voters = voters.filter(votes | ~pl.col("_judged").any().over(by))
+    voters = voters.with_columns(
+        scales=pl.when("_judged").then(pl.len().over(by)).otherwise(0),
+        agreeing=pl.when("_judged").then(pl.len().over(*by, "verdict")).otherwise(0),
+    )
+    first = voters.sort(-pl.col("agreeing").cast(pl.Int64), "_rank").group_by(by, maintain_order=True).first()
+    won = (2 * pl.col("agreeing") > pl.col("scales")) | (pl.col("scales") == 0)
+    decided = {"verdict": pl.when(won).then("verdict").otherwise(pl.lit(DISPUTED))}
+    decided |= {"claim": pl.when(won).then("claim").otherwise(pl.lit(UNDECIDED))}
+    return first.with_columns(**decided).rename({"estimator": "reference"}).drop("_rank", "_judged")
+
+
+def _rank_voters() -> pl.Expr:
+    ranks: dict[Any, int] = {name: rank for rank, name in enumerate(VOTERS)}
+    return pl.col("estimator").replace_strict(ranks, return_dtype=pl.Int64)

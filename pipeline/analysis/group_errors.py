@@ -1,0 +1,123 @@
+"""Errors of metrics as deviations per group of contexts, so that rows that share their contexts are compared in pairs.
+
+The deviations of a value are scaled so that the sum of their squares is its squared standard error. The deviations of a
+difference of two rows are the differences of theirs, and likewise for means and logarithms, which makes every
+comparison a test of one sample of groups with Student's t and groups - 1 degrees of freedom.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from scipy.special import stdtrit
+
+from pipeline.analysis.simultaneous_test import Floats
+from pipeline.columns import group_statistic
+
+ERROR_COLUMNS = ("value", "se", "df", "deviations")
+GRIDE_SCALES = {"id_gride_4": 2, "id_gride_16": 4}
+"""Index of GRIDE at k = 4 and 16 in the list columns."""
+
+
+def select_value(name: str) -> pl.Expr:
+    """Expression of a metric; GRIDE at one scale is an element of a list."""
+    return pl.col("id_gride").list.get(GRIDE_SCALES[name], null_on_oob=True) if name in GRIDE_SCALES else pl.col(name)
+
+
+def _select_se(name: str) -> pl.Expr:
+    at = GRIDE_SCALES.get(name)
+    return pl.col(f"{name}_se") if at is None else pl.col("id_gride_se").list.get(at, null_on_oob=True)
+
+
+def add_errors(frame: pl.DataFrame, name: str, log: bool = False) -> pl.DataFrame:
+    """Add `value`, `se`, `df` and `deviations` of a metric or of its logarithm.
+
+    `deviations` is null for rows without values per group, as those of old lakes; `se` and `df` then come from the
+    column of the standard error and the recipe's number of groups. `df` is null where there is no error.
+    """
+    value, groups = select_value(name), pl.col(f"{name}_groups")
+    if log:
+        value = pl.when(value > 0).then(value)
+    complete = (groups.list.len() >= 2) & (groups.list.drop_nulls().list.len() == groups.list.len())
+    deviations = pl.when(complete).then(groups).list.eval(_deviation(group_statistic(_column(name)), log))
+    frame = frame.with_columns(value=value, deviations=deviations)
+    se, known = _select_se(name), pl.col("deviations").is_not_null()
+    alone = (pl.col("groups") > 1).fill_null(False) & se.is_not_null()
+    frame = frame.with_columns(
+        se=pl.when(known).then(_root_of_squares()).when(alone).then(se / value if log else se),
+        df=pl.when(known).then(groups.list.len().cast(pl.Int64) - 1).when(alone).then(pl.col("groups") - 1),
+    )
+    return frame.with_columns(value=pl.col("value").log()) if log else frame
+
+
+def _column(name: str) -> str:
+    return "id_gride" if name in GRIDE_SCALES else name
+
+
+def _deviation(statistic: str, log: bool) -> pl.Expr:
+    each = pl.element().log() if log else pl.element()
+    n = pl.element().len()
+    around = each - each.mean()
+    return around / (n * (n - 1)).sqrt() if statistic == "estimate" else -around * ((n - 1) / n).sqrt()
+
+
+def _root_of_squares() -> pl.Expr:
+    return pl.col("deviations").list.eval(pl.element() ** 2).list.sum().sqrt()
+
+
+def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Average rows that share their contexts: one row per `by` with ERROR_COLUMNS and the number of `rows`.
+
+    The error is that of the mean of the groups; without values per group it is the mean of the rows' errors, which is
+    an upper limit. An average of rows of which one has no error has none.
+    """
+    gathered = frame.group_by(by, maintain_order=True).agg(
+        pl.when(pl.col("value").null_count() == 0).then(pl.col("value").mean()),
+        pl.when(pl.col("se").null_count() == 0).then(pl.col("se").mean()),
+        pl.when(pl.col("df").null_count() == 0).then(pl.col("df").min()),
+        pl.col("deviations"),
+        rows=pl.len(),
+    )
+    found = gathered.with_columns(deviations=_average_lists(gathered["deviations"]))
+    return found.with_columns(se=pl.when(pl.col("deviations").is_null()).then("se").otherwise(_root_of_squares()))
+
+
+def _average_lists(lists: pl.Series) -> pl.Series:
+    """Mean of the deviations of the rows of each average; null if any row has none, or another number of groups."""
+    rows = lists.to_frame("list").with_row_index("at").explode("list").with_columns(groups=pl.col("list").list.len())
+    counts = pl.col("groups").n_unique().over("at") + pl.col("groups").null_count().over("at")
+    means: list[list[float] | None] = [None] * len(lists)
+    for part in rows.filter(counts == 1).partition_by("groups", maintain_order=True):
+        values = part["list"].explode().to_numpy().reshape(part.height, -1)
+        at, first, size = np.unique(part["at"].to_numpy(), return_index=True, return_counts=True)
+        for index, mean in zip(at, np.add.reduceat(values, first) / size[:, None], strict=True):
+            means[index] = mean.tolist()
+    return pl.Series(means, dtype=pl.List(pl.Float64))
+
+
+class Estimate(NamedTuple):
+    """A value with its 95 % interval; the limits are None without errors."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def paired_half_width(deviations: Sequence[float] | Floats, level: float = 0.95) -> float:
+    """Half width of the interval by Student's t of a value with these deviations of its groups."""
+    squares = float((np.asarray(deviations, float) ** 2).sum())
+    return float(stdtrit(len(deviations) - 1, (1 + level) / 2)) * squares**0.5
+
+
+def subtract_intervals(minuend: str, subtrahend: str, name: str) -> list[pl.Expr]:
+    """Difference `name` of two independent estimates, with `_low` and `_high`, from their columns and intervals.
+
+    Source: MOVER (Zou & Donner 2008); it keeps the coverage of the two intervals.
+    """
+    first, second = ([pl.col(f"{each}{end}") for end in ("", "_low", "_high")] for each in (minuend, subtrahend))
+    difference = first[0] - second[0]
+    below = ((first[0] - first[1]) ** 2 + (second[2] - second[0]) ** 2).sqrt()
+    above = ((first[2] - first[0]) ** 2 + (second[0] - second[1]) ** 2).sqrt()
+    limits = {"": difference, "_low": difference - below, "_high": difference + above}
+    return [limit.alias(f"{name}{end}") for end, limit in limits.items()]

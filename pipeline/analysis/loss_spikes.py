@@ -1,0 +1,94 @@
+"""Spikes of the loss over irregular checkpoints, each judged against its own neighbourhood in training.
+
+A lake has the loss at checkpoints whose spacing ranges from one step to thousands, so a window of rows can hold the
+initial descent. Here a loss is compared with what its neighbours on both sides predict by interpolation in log steps,
+and the scale is the median absolute deviation of these residuals within a window of training.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.analysis.simultaneous_test import Floats
+
+MIN_DEVIATIONS = 12.0
+"""Excess of a spike, in standard deviations estimated from the window; calibrated on heavy-tailed noise."""
+MIN_EXCESS = 0.1
+"""Smallest excess of a spike, in nats."""
+WINDOW, MIN_NEIGHBOURS = float(np.log(8)), 6
+"""Window on either side in log steps, and the residuals that it holds at least, from further away if need be."""
+MIN_BEFORE = 4
+"""Losses needed before a spike."""
+MAD_TO_SD = 1.4826
+REACHES = ((1, 1), (1, 2), (2, 1), (2, 2))
+"""Neighbours to the left and right of the interpolations whose median predicts a loss."""
+
+
+def find_spikes(steps: Sequence[int], losses: Sequence[float]) -> list[int]:
+    """Return the indices of the finite losses that spike.
+
+    A spike exceeds the prediction by its neighbours, and one of the two losses before it, by 12 standard deviations of
+    its window and by 0.1 nats. The last loss is predicted by the median of the three before it.
+
+    Args:
+        steps: increasing.
+        losses: finite, one per step.
+
+    Error: measured in `pipeline/analysis/findings.md`.
+    """
+    loss, at = np.array(losses, float), np.log1p(np.array(steps, float))
+    if len(loss) <= MIN_BEFORE:
+        return []
+    predicted = _predict(loss, at)
+    before = np.minimum(_shift(loss, 1), _shift(loss, 2))
+    excess = np.fmin(loss - predicted, loss - before)
+    spikes = excess > np.maximum(MIN_DEVIATIONS * _scale(loss, at, predicted), MIN_EXCESS)
+    return [int(i) for i in np.flatnonzero(spikes) if i >= MIN_BEFORE]
+
+
+def _shift(loss: Floats, by: int) -> Floats:
+    return np.concatenate([np.full(by, np.nan), loss[:-by]])
+
+
+def _predict(loss: Floats, at: Floats) -> Floats:
+    """[..., n]: median of the interpolations of each loss between its neighbours; NaN for the first.
+
+    The last loss has no right neighbour; the median of the three before it stands for its prediction.
+    """
+    n = loss.shape[-1]
+    between = np.full((len(REACHES), *loss.shape), np.nan)
+    for reach, (left, right) in enumerate(REACHES):
+        i = np.arange(left, n - right)
+        share = (at[i] - at[i - left]) / (at[i + right] - at[i - left])
+        between[reach][..., i] = (1 - share) * loss[..., i - left] + share * loss[..., i + right]
+    between[..., 0], between[..., -1] = 0, np.median(loss[..., -4:-1], axis=-1)
+    predicted = np.nanmedian(between, axis=0)
+    predicted[..., 0] = np.nan
+    return predicted
+
+
+def _scale(loss: Floats, at: Floats, predicted: Floats) -> Floats:
+    """Standard deviation of the residuals in the window of each loss, which is replaced by its prediction there."""
+    n = len(loss)
+    each = np.arange(n)
+    without = np.where(np.eye(n, dtype=bool), np.where(np.isnan(predicted), loss, predicted), loss)
+    smooth = _interpolate_cubic(without, at)
+    residual = np.abs(without - np.where(np.isnan(smooth), _predict(without, at), smooth))  # [spike, n]
+    residual[each, each], residual[:, 0] = np.nan, np.nan
+    apart = np.where(np.isnan(residual), np.inf, np.abs(at - at[:, None]))
+    enough = np.sort(apart, axis=1)[:, min(MIN_NEIGHBOURS, n - 2) - 1][:, None]
+    inside = np.where((apart <= np.maximum(WINDOW, enough)) & np.isfinite(apart), residual, np.nan)
+    return MAD_TO_SD * np.nanmedian(inside, axis=1)
+
+
+def _interpolate_cubic(loss: Floats, at: Floats) -> Floats:
+    """[..., n]: cubic through two neighbours on either side, which follows the bend of a descent; NaN at the ends."""
+    i = np.arange(2, loss.shape[-1] - 2)
+    places = [at[i + by] for by in (-2, -1, 1, 2)]
+    smooth = np.full(loss.shape, np.nan)
+    smooth[..., i] = 0
+    for by, place in zip((-2, -1, 1, 2), places, strict=True):
+        others = [other for other in places if other is not place]
+        weight = np.prod([(at[i] - other) / (place - other) for other in others], axis=0)
+        smooth[..., i] += weight * loss[..., i + by]
+    return smooth

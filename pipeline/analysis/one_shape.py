@@ -1,0 +1,138 @@
+"""Convergence between models: are the profiles of the decoders of a lake more alike late in training than early?"""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import polars as pl
+from scipy.special import stdtrit
+
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
+from pipeline.analysis.convergence import Profile, choose_clock, read_profiles
+from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_block_rows,
+    select_history_rows,
+)
+from pipeline.analysis.group_errors import Estimate, add_errors
+from pipeline.analysis.simultaneous_test import Floats
+
+EARLY_SHARE, EARLY_FACTOR = 0.01, 4.0
+"""Early is the checkpoint nearest to 1 % of a run's training, at most a factor 4 away from it."""
+SAME_SHAPE = 0.1
+"""Mean distance of profiles, in units of anisotropy, under which models have one shape."""
+DEPTHS = np.linspace(0, 1, 21)
+"""Depths at which profiles of different numbers of blocks are compared, by linear interpolation."""
+METRICS = ("anisotropy", "anisotropy_no_sink")
+CLAIM = "the profiles of all decoders converge to one shape"
+CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
+
+
+def select_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
+    """Select the blocks of the early and the last checkpoint of each decoder, all that `compute_one_shape` needs."""
+    frame = select_block_rows(select_history_rows(load_layer_rows(lake))).filter(pl.col("kind") == "decoder")
+    stated = pl.col("tokens_seen").null_count().over(HISTORY_COLUMNS) == 0
+    at = pl.when(stated).then("tokens_seen").otherwise("step").cast(pl.Float64)
+    frame = frame.with_columns(_at=at).with_columns(_last=pl.col("_at").max().over(HISTORY_COLUMNS))
+    apart = pl.when(pl.col("_at") > 0).then((pl.col("_at") / (EARLY_SHARE * pl.col("_last"))).log().abs())
+    frame = frame.with_columns(_apart=apart)
+    nearest = (pl.col("_apart") == pl.col("_apart").min().over(HISTORY_COLUMNS)) & (
+        pl.col("_apart") <= np.log(EARLY_FACTOR)
+    )
+    chosen = nearest.fill_null(False) | (pl.col("_at") == pl.col("_last"))
+    return frame.filter(chosen).drop("_at", "_last", "_apart")
+
+
+def compute_one_shape(lake: LakeOrFrame) -> pl.DataFrame:
+    """Compare the distances of the decoders' profiles early (1 % of training) and late, per corpus and recipe.
+
+    Columns: `corpus`, `recipe`, `metric` (anisotropy, anisotropy_no_sink), `verdict` (converge, diverge = the mean
+    distance falls or rises significantly, unchanged; too_few = under two decoders with an early checkpoint, no_errors),
+    `claim` (supports = it falls, and its late value is under 0.1; contradicts = the late value is above 0.1 and it does
+    not fall; undecided), `early` and `late` mean distance over pairs of models and `change` (late - early), each with
+    its 95 % interval, `models` and `left_out` (no early checkpoint or a missing block), `rows`, `because`.
+    Bias: the interval is that of these models' profiles, from their errors over contexts; other models are not covered.
+    Errors of all blocks and pairs are treated as fully correlated and added.
+    """
+    frame = select_early_and_late(lake)
+    parts = frame.partition_by("corpus", "recipe", maintain_order=True)
+    found = [_compare_models(part, metric) for part in parts for metric in METRICS]
+    table = pl.DataFrame(found, schema=_TYPES).sort("corpus", "recipe", "metric")
+    return add_because_column(table, _sentence)
+
+
+_TYPES: dict[str, Any] = dict.fromkeys(("corpus", "recipe", "metric", "verdict", "claim"), pl.String())
+_TYPES |= {f"{n}{end}": pl.Float64() for n in ("early", "late", "change") for end in ("", "_low", "_high")}
+_TYPES |= {"models": pl.List(pl.String()), "left_out": pl.List(pl.String()), "rows": pl.Int64()}
+
+
+def _compare_models(part: pl.DataFrame, metric: str) -> dict[str, Any]:
+    rows = add_errors(part, metric)
+    histories = rows.partition_by(*HISTORY_COLUMNS, maintain_order=True)
+    pairs = {_name(history): read_profiles(history, choose_clock(history))[0] for history in histories}
+    known = {name: profiles for name, profiles in pairs.items() if len(profiles) == 2}
+    row: dict[str, Any] = {"corpus": part["corpus"][0], "recipe": part["recipe"][0], "metric": metric}
+    row |= {"models": sorted(known), "left_out": sorted(set(pairs) - set(known)), "rows": part.height}
+    if len(known) < 2:
+        return row | {"verdict": TOO_FEW, "claim": UNDECIDED}
+    early, late = (_mean_distance([profiles[i] for profiles in known.values()]) for i in (0, 1))
+    change = Estimate(late.value - early.value)
+    if early.low is not None and early.high is not None and late.low is not None and late.high is not None:
+        change = Estimate(change.value, late.low - early.high, late.high - early.low)
+    for name, estimate in (("early", early), ("late", late), ("change", change)):
+        row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+    return row | _judge(late, change)
+
+
+def _name(history: pl.DataFrame) -> str:
+    return " · ".join(str(history[name][0]) for name in ("model", "stage", "run") if history[name][0] is not None)
+
+
+def _mean_distance(profiles: list[Profile]) -> Estimate:
+    """Mean over pairs of models of the root mean square distance over depth, with the sum of all errors."""
+    shapes = [np.interp(DEPTHS, profile.depth, profile.value) for profile in profiles]
+    distances = [float(np.sqrt(((a - b) ** 2).mean())) for a, b in combinations(shapes, 2)]
+    halves = [_half_width(profile) for profile in profiles]
+    half = float(np.mean([np.hypot(a, b) for a, b in combinations(halves, 2)]))
+    value = float(np.mean(distances))
+    return Estimate(value, max(0.0, value - half), value + half) if np.isfinite(half) else Estimate(value)
+
+
+def _half_width(profile: Profile) -> float:
+    """Half width of the 95 % interval of a profile's root mean square error; NaN without errors."""
+    squares: Floats = np.interp(DEPTHS, profile.depth, profile.se**2)
+    return float(stdtrit(profile.df, 0.975) * np.sqrt(squares.mean())) if profile.df else float("nan")
+
+
+def _judge(late: Estimate, change: Estimate) -> dict[str, str]:
+    if change.low is None or change.high is None or late.low is None or late.high is None:
+        return {"verdict": NO_ERRORS, "claim": UNDECIDED}
+    verdict = CONVERGE if change.high < 0 else DIVERGE if change.low > 0 else UNCHANGED
+    if verdict == CONVERGE and late.high < SAME_SHAPE:
+        return {"verdict": verdict, "claim": SUPPORTS}
+    apart = verdict != CONVERGE and late.low > SAME_SHAPE
+    return {"verdict": verdict, "claim": CONTRADICTS if apart else UNDECIDED}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    tokens = "all tokens" if row["metric"] == "anisotropy" else "without sink tokens"
+    left = f" Left out: {', '.join(row['left_out'])}." if row["left_out"] else ""
+    if row["verdict"] == TOO_FEW:
+        return f"{len(row['models'])} decoders with a checkpoint near 1 % of training are too few to compare.{left}"
+    distances = f"{format_interval(row, 'early')} early and {format_interval(row, 'late')} late"
+    if row["verdict"] == NO_ERRORS:
+        return (
+            f"The mean distance of {len(row['models'])} profiles ({tokens}) is {distances}; errors are unknown.{left}"
+        )
+    change = {
+        CONVERGE: "falls significantly",
+        DIVERGE: "rises significantly",
+        UNCHANGED: "does not change significantly",
+    }[row["verdict"]]
+    text = f"The mean distance of the profiles of {len(row['models'])} decoders ({tokens}) {change}: {distances}"
+    return f"{text}. {describe_claim(row['claim'], CLAIM)}{left}"
