@@ -1,15 +1,21 @@
 """Progress appears in waits of more than two seconds and not before."""
 
+import io
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from pipeline import progress
+from pipeline import measure, progress
 from pipeline.catalog.local_histories import discover_history
-from pipeline.progress import Progress, track_bytes
+from pipeline.measurement.loaded_checkpoint import load_checkpoint
+from pipeline.progress import Progress, track, track_bytes
 from pipeline.spec import Local
+from pipeline.sweep.run_progress import RunProgress
+from tests.support import tiny_cells
+from tests.support import tiny_checkpoints as tiny
 
 
 class Clock:
@@ -73,3 +79,36 @@ def test_on_a_terminal_a_bar_appears_after_two_seconds(
 
 def test_metered_blocks_are_the_same_blocks() -> None:
     assert list(track_bytes(iter([b"a", b"", b"bc"]), "x", None)) == [b"a", b"", b"bc"]
+
+
+def test_tracked_items_count_by_their_size_once_the_next_is_asked_for(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in track(["ab", "cde"], "Reading", 5, "letters", len):
+        clock.now += 3.0
+    assert capsys.readouterr().err.splitlines() == ["Reading: 2 of 5 letters"]
+
+
+def test_a_bar_inside_a_run_is_drawn_below_the_bar_of_the_run(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    out = io.StringIO()
+    with RunProgress(2, Console(file=out, force_terminal=True, width=200)) as run:
+        with Progress("some cell", 4, "contexts") as shown:
+            clock.now = 3.0
+            shown.advance(1)
+            run.bar.refresh()
+        assert re.search(r"cells .*0/2.*\n.*some cell .*1/4", out.getvalue())
+    assert progress._live_consoles == []
+
+
+def test_a_measurement_shows_contexts_and_then_layers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SHOW_AFTER_S", 0)
+    wanted = tiny_cells.cell(tiny.history(tmp_path / "runs", [1]) / "step1")
+    loaded = load_checkpoint(wanted.checkpoint, wanted.recipe, tiny_cells.CPU)
+    capsys.readouterr()
+    rows = measure.measure(wanted, loaded, 512)
+    contexts, layers = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"{wanted.name}: \d+ of \d+ contexts", contexts)
+    assert layers == f"{wanted.name}: 1 of {len(rows)} layers"

@@ -9,6 +9,7 @@ from rich.table import Table
 from pipeline.demo.prose import write_held_out_prose
 from pipeline.demo.trained_models import DECODER, ENCODER, provide_trained_models
 from pipeline.lake import Lake, LakeReader, open_lake
+from pipeline.render import print_run_report
 from pipeline.render.tables import print_table
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in_recipe
 from pipeline.sweep.plan import make_plan
@@ -51,6 +52,7 @@ def run_real_demo(folder: Path) -> int:
     plan = make_plan(real_sweep(checkpoints, prose), Lake(uri))
     report = run(plan, Lake(uri), "inline")
     if report.exit_code:
+        print_run_report(report, plan, uri)
         return report.exit_code
     print_line("3/3 anisotropy and intrinsic dimension of every layer", err=True)
     print_profiles(open_lake(uri))

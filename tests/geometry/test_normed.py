@@ -40,13 +40,10 @@ def test_the_identity_of_post_norm_models_changes_nothing() -> None:
         assert row[f"{name}_normed"] == pytest.approx(row[name], rel=1e-9)
 
 
-def test_points_that_differ_in_length_only_are_constant_after_the_norm() -> None:
-    lengths = torch.linspace(1, 2, 1600)[:, None]
-    row = normed_row(lengths * curved(1, 24), torch.nn.RMSNorm(24, eps=0.0, elementwise_affine=False))
-    assert row["anisotropy_normed"] is None
-    constant = normed_row(curved(1600, 24), lambda states: torch.ones_like(states))
-    assert (constant["anisotropy_normed"], constant["status"]) == (None, "ok")
-    assert "too_few_normed_points" in constant["flags"]
+def test_equal_points_after_the_norm_have_no_geometry() -> None:
+    row = normed_row(curved(1600, 24), torch.ones_like)
+    assert (row["anisotropy_normed"], row["id_twonn_normed"], row["status"]) == (None, None, "ok")
+    assert "too_few_normed_points" in row["flags"]
 
 
 def test_without_a_next_block_there_are_none() -> None:
