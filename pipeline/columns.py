@@ -52,8 +52,11 @@ RANGE_BY_COLUMN: dict[str, ValueRange] = {
     **dict.fromkeys(("layer", "top_dims", "noise_ratio"), _NON_NEGATIVE),
     **dict.fromkeys(("mu_quantiles", "attempt", "algorithm", "schema_version"), ValueRange(1)),
 }
-UNBOUNDED_COLUMNS = {"seed", "alpha"}
-"""Numeric columns that may contain any finite value."""
+UNBOUNDED_COLUMNS = {
+    *("seed", "alpha", "alpha_no_sink", "alpha_groups", "alpha_no_sink_groups"),
+    *("linearity_groups", "linearity_no_sink_groups"),
+}
+"""Numeric columns that may contain any finite value; the R^2 of a map fitted to more tokens may be negative."""
 
 
 @cache
