@@ -79,6 +79,8 @@ def column_names(*groups: str) -> tuple[str, ...]:
 
 def column_range(column: Column) -> ValueRange | None:
     """Return the inclusive bounds of a column's values; None for text, timestamps and UNBOUNDED_COLUMNS."""
+    if column.name in UNBOUNDED_COLUMNS:
+        return None
     if column.name.endswith("_se"):
         return _NON_NEGATIVE
     return RANGE_BY_COLUMN.get(column.name) or RANGE_BY_UNIT.get(column.unit)
