@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.render.tables import format_bytes, print_table, table_from_records
+from pipeline.render.tables import format_bytes, print_records
 from pipeline.terminal import print_line
 
 if TYPE_CHECKING:  # these imports take 0.5 s, which a query does not need
@@ -82,7 +82,7 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
             print_line("no failures")
         return
     if state["models"]:
-        print_table(table_from_records(state["models"]))
+        print_records(state["models"])
     else:
         print_line("no committed cells yet")
     for run in state["runs"][-3:]:
