@@ -7,6 +7,7 @@ import pytest
 from pipeline import doctor
 from pipeline.lake import Lake
 from tests.hub.conftest import hub  # noqa: F401
+from tests.support import tiny_checkpoints as tiny
 from tests.support.stub_files import files
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -83,7 +84,7 @@ def test_findings_report_and_figure_of_a_lake(measured_lake, tmp_path, shapelake
 def test_the_doctor_finds_what_is_broken(tmp_path, shapelake, monkeypatch):
     code, out, _ = shapelake("doctor", "--lake", tmp_path / "lake", "--json")
     states = {check["name"]: check["state"] for check in json.loads(out)}
-    assert (code, states["TwoNN"], states["lake"]) == (0, "fine", "fine")
+    assert (code, states["TwoNN"], states["lake"]) == (0, "fine", "note")
     monkeypatch.setattr(doctor, "version", lambda name: "1.0")
     code, out, _ = shapelake("doctor")
     assert code == 1
@@ -107,3 +108,57 @@ def test_catalog_and_audit_of_a_repo(hub, tmp_path, shapelake):  # noqa: F811
     code, _, err = shapelake("audit", "lab/smal")
     assert (code, "lab/smal" in err) == (2, True)
     assert shapelake("catalog")[0] == 0
+
+
+READERS = {
+    "status": ("status",),
+    "verify": ("verify",),
+    "query": ("query", "from cells"),
+    "findings": ("findings",),
+    "report": ("report",),
+    "figure": ("figure", "id-training", "-o", "x.svg"),
+    "compact": ("compact",),
+    "gc": ("gc",),
+    "quarantine": ("quarantine", "a" * 32, "--release"),
+    "export": ("export", "--to", "tensorboard", "boards"),
+    "catalog": ("catalog", "lab/small"),
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_path_without_a_lake_is_wrong_use(tmp_path, monkeypatch, shapelake, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "config.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    for lake, found in (("typo", "no such folder"), ("empty", "empty"), ("checkpoints", "holds config.json")):
+        code, out, err = shapelake(*READERS[command], "--lake", lake)
+        assert (code, out, len(err.splitlines())) == (2, "", 2), lake
+        assert f"lake {lake}: " in err
+        assert found in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_of_other_files_does_not_become_a_lake(tmp_path, shapelake):
+    root = tiny.history(tmp_path / "runs", [0])
+    sweep, before = tiny.sweep_file(tmp_path, root), sorted(tmp_path.rglob("*"))
+    words = ("--corpus", "random-uniform", "--recipe", json.dumps(tiny.RECIPE), "--lake", root)
+    for command in (
+        ("plan", sweep, "--lake", root),
+        ("run", sweep, "--lake", root, "--backend", "inline"),
+        ("measure", root / "step0", *words),
+        ("audit", root, "--lake", root),
+        ("watch", root, *words, "--once"),
+    ):
+        code, _, err = shapelake(*command)
+        assert (code, "no lake in this folder, which holds step0" in err) == (2, True), command[0]
+        assert f"{root}/lake" in err
+    assert sorted(tmp_path.rglob("*")) == [*before]
+
+
+def test_the_doctor_leaves_nothing_where_it_checks_a_store(tmp_path, shapelake):
+    for name in ("typo", "deep/er/typo"):
+        code, out, _ = shapelake("doctor", "--lake", tmp_path / name)
+        assert (code, "no lake yet (no such folder)" in out) == (0, True)
+    assert list(tmp_path.iterdir()) == []
