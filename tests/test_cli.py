@@ -176,7 +176,8 @@ def test_python_m_jobs_is_shapelake_run():
     )
     assert done.returncode == 0, done.stderr
     assert (jobs.local.__doc__ or "").splitlines()[0] in done.stdout
-    assert "run [OPTIONS]" in done.stdout
+    assert "Usage: python -m jobs.local [OPTIONS]\n" in done.stdout
+    assert "SWEEP" not in done.stdout
 
 
 def test_metrics_says_unit_meaning_source_and_bias(shapelake):
