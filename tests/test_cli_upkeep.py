@@ -7,6 +7,7 @@ import pytest
 from pipeline import doctor
 from pipeline.lake import Lake
 from tests.hub.conftest import hub  # noqa: F401
+from tests.support import lake_rows
 from tests.support import tiny_checkpoints as tiny
 from tests.support.stub_files import files
 
@@ -66,6 +67,32 @@ def test_a_cell_is_hidden_and_shown_again(measured_lake, shapelake):
     assert shapelake("quarantine", cell, "--release", "--lake", measured_lake)[0] == 2
     assert shapelake("quarantine", "f" * 32, "--reason", "x", "--lake", measured_lake)[0] == 2
     assert shapelake("quarantine", cell, "--lake", measured_lake)[0] == 2
+
+
+def test_a_damaged_cell_can_be_hidden_by_the_start_of_its_id_and_is_then_silent(measured_lake, shapelake):
+    path = min(measured_lake.glob("cells/v1/*/*.parquet"))
+    path.write_bytes(b"damaged")
+    query = ("query", "select count(distinct cell_id) n from layers", "--csv", "--lake", measured_lake)
+    assert shapelake(*query)[0] == 1
+    code, out, _ = shapelake("quarantine", path.stem[:8], "--reason", "broken disk", "--lake", measured_lake)
+    assert (code, out) == (0, f"{path.stem} is hidden\n")
+    assert shapelake(*query) == (0, "n\n2\n", "")
+    code, out, err = shapelake("status", "--lake", measured_lake)
+    assert (code, err) == (0, "")
+    assert f"quarantined {path.stem[:8]} (unreadable cell) by a person" in out
+    assert "broken disk" in out
+    assert shapelake("verify", "--lake", measured_lake)[0] == 1, "the damage remains a problem"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "found"), [("abcd", "2 cells begin so"), ("eee", "no"), ("", "3 cells"), ("ffff", "no")]
+)
+def test_a_short_id_must_be_that_of_one_cell(tmp_path, shapelake, prefix, found):
+    lake = Lake(tmp_path / "lake")
+    for step, cell_id in enumerate(("abcd1" + 27 * "0", "abcd2" + 27 * "0", "e" * 32)):
+        lake_rows.commit(lake, lake_rows.checkpoint(step), cell_id=cell_id)
+    code, _, err = shapelake("quarantine", prefix, "--reason", "x", "--lake", lake.uri)
+    assert (code, found in err, lake.quarantined_cell_ids()) == (2, True, set())
 
 
 def test_findings_report_and_figure_of_a_lake(measured_lake, tmp_path, shapelake):

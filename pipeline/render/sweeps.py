@@ -85,6 +85,7 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
         print_records(state["models"])
     else:
         print_line("no committed cells yet")
+    _print_quarantined(state)
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or interrupted"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
@@ -95,6 +96,20 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
         print_line(f"run {run['run_id']} ({run['sweep']}): {counts}")
     if state["failures"]:
         print_line(f"{len(state['failures'])} failures: {_failures_command(state['lake'])}")
+
+
+def _print_quarantined(state: dict[str, Any]) -> None:
+    """Print the cells that are hidden or no longer tried, with the first line of their reason."""
+    entries = state["quarantined"]
+    for entry in entries[:MAX_LISTED]:
+        cell, (reason, *_) = entry["cell_id"], entry["reason"].splitlines() or [""]
+        label = entry["label"] or "unreadable cell"
+        print_line(f"quarantined {cell[:8]} ({label}) by {entry['by']} at {entry['when']}: {reason}")
+    if len(entries) > MAX_LISTED:
+        print_line(f"quarantined and {len(entries) - MAX_LISTED} more: shapelake status --json")
+    if entries:
+        command = shlex.join(["shapelake", "quarantine", "CELL", "--release", "--lake", state["lake"]])
+        print_line(f"to release one: {command}")
 
 
 def _describe_wanted(plan: "Plan", history: "History") -> str:
