@@ -31,7 +31,7 @@ def print_plan(plan: "Plan", lake: str) -> None:
     print_line(f"cells     {len(plan.cells)} wanted   {counts}")
     if todo:
         print_line("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
-        print_line(f"cost      {_cost(plan.cost)}")
+        print_line(f"cost      {_cost(plan.cost)}{_selection(plan)}")
     if plan.unparsed_names:
         print_line(f"unparsed  {_listed(plan.unparsed_names)} (no step in the name; not measured)")
     if plan.other_folders:
@@ -69,6 +69,7 @@ def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
     parts += [f"{len(report.quarantined_cells)} quarantined"] if report.quarantined_cells else []
     parts += [f"{sum(group.cells for group in report.left_out)} left out"] if report.left_out else []
     parts += [f"{report.n_unfinished} unfinished (run again)"] if report.n_unfinished else []
+    parts += [f"{plan.left_out_by_limit} left out by --limit"] if plan.left_out_by_limit else []
     print_line()
     print_line(f"lake      {lake}: " + ", ".join(parts))
 
@@ -134,10 +135,27 @@ def _states(history: "History") -> str:
 
 
 def _cost(cost: "Cost") -> str:
-    hours = "time unknown" if cost.hours is None else f"{cost.hours:.2g} {cost.unit}, {cost.basis}"
+    hours = "time unknown" if cost.hours is None else f"{_duration(cost.hours, cost.unit)}, {cost.basis}"
     if not cost.download_bytes:
         return f"nothing to download; {hours}"
     return f"{format_bytes(cost.download_bytes)} to download, at most {format_bytes(cost.disk_bytes)} on disk; {hours}"
+
+
+def _duration(hours: float, unit: str) -> str:
+    """Format hours, in minutes or seconds if short: `0.0012 GPU-hours` is `4.3 GPU-seconds`."""
+    per_hour, name = next(
+        ((n, name) for n, name in ((1, "hours"), (60, "minutes")) if hours * n >= 1), (3600, "seconds")
+    )
+    return f"{hours * per_hour:.2g} {unit.replace('hours', name)}" if hours < 100 else f"{hours:,.0f} {unit}"
+
+
+def _selection(plan: "Plan") -> str:
+    """Say which options make the run smaller than the sweep, and which of them the cost does not know."""
+    steps = "" if plan.sweep.steps == "all" else f"; with --steps {plan.sweep.steps}"
+    n_all = len(plan.todo) + plan.left_out_by_limit
+    return steps + (
+        f"; for all {n_all} cells, of which --limit runs {len(plan.todo)}" if plan.left_out_by_limit else ""
+    )
 
 
 def _failures_command(lake: str) -> str:
