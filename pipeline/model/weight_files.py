@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, WEIGHT_FILES, LocalFolder, list_weight_files
 from pipeline.errors import CheckpointError
+from pipeline.model.file_errors import as_checkpoint_error
+from pipeline.model.weight_names import adapter_tensors, find_state_dict, module_names, removed_parts
 
 
 class WeightTarget(NamedTuple):
@@ -25,6 +28,16 @@ class WeightTarget(NamedTuple):
 
 
 WeightTargets = dict[str, WeightTarget]
+
+
+class Weights(NamedTuple):
+    """Tensors of a checkpoint by the names of its module."""
+
+    state_dict: dict[str, Any]
+    """Tensors, or slices of safetensors files that are read on first use."""
+    flags: tuple[str, ...]
+    """`unwrapped_names` with `unwrapped_names:PART` for each key or prefix of a wrapper that was removed."""
+
 
 READ_ERRORS = (
     *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError),
@@ -68,8 +81,32 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     yield name, file.get_tensor(name)
         else:
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            yield from ((name, value) for name, value in stored.items() if isinstance(value, Tensor))
+            yield from _unpickle(path)[0].items()
+
+
+def read_weights(folder: Path, files: Iterable[Path], module: PreTrainedModel) -> Weights:
+    """Return the tensors of the files under the names that `module` has for them; bytes are read on first use.
+
+    Raises:
+        CheckpointError: a file has no tensors, or an adapter that is not merged.
+    """
+    stored, nested = dict[str, Any](), set[str]()
+    for path in files:
+        if path.suffix == ".safetensors":
+            file = safe_open(path, framework="pt")
+            stored |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        else:
+            tensors, key = _unpickle(path)
+            stored |= tensors
+            nested |= {key} if key else set()
+    if adapter := adapter_tensors(stored):
+        found = f"{len(adapter)} tensors of an adapter that is not merged: {adapter[0]}"
+        raise CheckpointError(f"checkpoint {folder}", found, "Merge it with peft: model.merge_and_unload(), then save")
+    with as_checkpoint_error(f"checkpoint {folder}", "names of tensors are ambiguous", "Save the unwrapped model"):
+        names = module_names(stored, module.state_dict().keys(), module.base_model_prefix)
+    parts = (*sorted(nested), *removed_parts(names))
+    flags = ("unwrapped_names", *(f"unwrapped_names:{part}" for part in parts)) if parts else ()
+    return Weights({names[name]: value for name, value in stored.items()}, flags)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -107,3 +144,9 @@ def _open(path: Path) -> None:
     except READ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"weights {path}", f"cannot be opened ({reason})", "Download the file again") from error
+
+
+def _unpickle(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Return the tensors of a file, and the key that they are nested under; no code of the pickle runs."""
+    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return find_state_dict(stored, f"weights {path}")
