@@ -59,11 +59,11 @@ class Model:
 
     @property
     def d_model(self) -> int:
-        return self.module.config.hidden_size
+        return self._text_config.hidden_size
 
     @property
     def vocab_size(self) -> int:
-        return self.module.config.vocab_size
+        return self._text_config.vocab_size
 
     @property
     def dtype(self) -> str:
@@ -77,7 +77,13 @@ class Model:
             if isinstance(table, nn.Embedding) and table.padding_idx is not None:
                 return table.num_embeddings - table.padding_idx - 1  # RoBERTa counts positions from padding_idx + 1
         stated = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
-        return next((getattr(self.module.config, name) for name in stated if hasattr(self.module.config, name)), None)
+        return next((getattr(self._text_config, name) for name in stated if hasattr(self._text_config, name)), None)
+
+    @property
+    def _text_config(self) -> Any:
+        """Config of the text part of a multimodal model, otherwise the whole config."""
+        config: Any = self.module.config
+        return config if hasattr(config, "vocab_size") else config.get_text_config()
 
 
 def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
@@ -115,11 +121,15 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     unexpected = tuple(sorted(info["unexpected_keys"]))
     with as_checkpoint_error(f"checkpoint {folder}", "config.json gives a model that cannot run", "Fix config.json"):
         stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
+        for stack in stacks.values():
+            stack.verify()
     return Model(module, stacks, (*_flags(module, unexpected), *weights.flags), unexpected)
 
 
 def _flags(module: PreTrainedModel, unexpected: tuple[str, ...]) -> tuple[str, ...]:
     headless = ("no_lm_head",) if module.get_output_embeddings() is None else ()
+    text = module.config.get_text_config() is not module.config and not module.config.is_encoder_decoder
+    headless += ("text_stack",) if text else ()
     named = ("unexpected_keys", *(f"unexpected_keys:{name}" for name in unexpected[:3])) if unexpected else ()
     return (*headless, *named)
 

@@ -68,22 +68,18 @@ def adapter_tensors(names: Iterable[str]) -> list[str]:
 
 def _common_prefix(names: Iterable[str], expected: frozenset[str], base_prefix: str) -> str:
     names, prefix = list(names), ""
+    if any(name.startswith(f"{base_prefix}.") for name in expected):
+        expected |= {name.removeprefix(f"{base_prefix}.") for name in expected}  # a file may lack the head
+    else:
+        expected |= {f"{base_prefix}.{name}" for name in expected}  # a base class takes the file of a model with a head
     for _ in range(MAX_PREFIX_SEGMENTS):
-        if any(_fits(name.removeprefix(prefix), expected, base_prefix) for name in names):
+        if any(name.removeprefix(prefix) in expected for name in names):
             return prefix
         segments = {name.removeprefix(prefix).partition(".")[0] for name in names}
         if len(segments) != 1:
             return ""
         prefix += f"{segments.pop()}."
     return ""
-
-
-def _fits(name: str, expected: frozenset[str], base_prefix: str) -> bool:
-    """Return True if the module has that tensor; a file may lack the head or, for a base class, have one."""
-    if name in expected or f"{base_prefix}.{name}" in expected:
-        return True
-    has_head = any(tensor.startswith(f"{base_prefix}.") for tensor in expected)
-    return not has_head and name.removeprefix(f"{base_prefix}.") in expected
 
 
 def _nested(stored: Any, key: str) -> dict[str, Tensor]:
