@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import PretrainedConfig
 
 from pipeline.errors import CheckpointError
@@ -28,8 +29,8 @@ def sample_ids(config: PretrainedConfig, device: torch.device) -> Tensor:
 
 def is_close(a: Tensor, b: Tensor) -> bool:
     """Return True if the tensors are equal within the rounding of their dtype."""
-    if a.shape != b.shape:
-        return False
+    if a.shape != b.shape or isinstance(a, FakeTensor):
+        return a.shape == b.shape  # a dry run has shapes, but no values
     a, b, tolerance = a.float(), b.float(), TOLERANCE.get(a.dtype, HALF_TOLERANCE)
     return bool((a - b).abs().max() <= tolerance * a.abs().max().clamp(min=1e-30))
 

@@ -1,6 +1,7 @@
 """Checks and reads the files of a checkpoint folder before a model is built from them."""
 
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -13,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from pipeline.catalog.checkpoint_files import CONFIG_FILE, WEIGHT_FILES, LocalFolder, list_weight_files
+from pipeline.catalog.checkpoint_files import CONFIG_FILE, LocalFolder, describe_missing_weights, list_weight_files
+from pipeline.catalog.foreign_formats import describe_foreign_format
 from pipeline.errors import CheckpointError
 from pipeline.model.file_errors import as_checkpoint_error
 from pipeline.model.weight_names import adapter_tensors, find_state_dict, module_names, removed_parts
@@ -49,7 +51,9 @@ READ_ERRORS = (
 def read_config(folder: Path) -> dict[str, Any]:
     """Parse config.json of `folder`; CheckpointError if the file is missing or not a JSON object."""
     if not (folder / CONFIG_FILE).exists():
-        raise CheckpointError(f"checkpoint {folder}", "no config.json", "Name a folder with config.json and weights")
+        found, do = describe_foreign_format(os.listdir(folder)) or ("no weights", "")
+        known = f"no config.json, but {found}" if do else "no config.json"
+        raise CheckpointError(f"checkpoint {folder}", known, do or "Name a folder with config.json and weights")
     return read_json_object(folder / CONFIG_FILE)
 
 
@@ -60,14 +64,18 @@ def list_readable_weights(folder: Path) -> list[Path]:
         CheckpointError: there are none, a shard is missing, or a file cannot be opened (truncated, or a pickle with
             other objects than tensors).
     """
-    names = list_weight_files(LocalFolder(folder))
+    local = LocalFolder(folder)
+    names = list_weight_files(local)
     if not names:
-        raise CheckpointError(
-            f"checkpoint {folder}", f"no weights: neither {' nor '.join(WEIGHT_FILES)}", "Name a folder with weights"
-        )
+        found, do = describe_missing_weights(local)
+        raise CheckpointError(f"checkpoint {folder}", f"no weights: {found}", do)
     files = [folder / name for name in names]
     if files[0].suffix == ".json":
-        files = _shards(files[0], files[1:])
+        read_json_object(files[0])
+        if not files[1:]:
+            raise CheckpointError(f"file {files[0]}", "no shard is named in weight_map", "Download it again")
+        files = files[1:]
+    _require_all(folder, files)
     for path in files:
         _open(path)
     return files
@@ -120,18 +128,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _shards(index: Path, files: list[Path]) -> list[Path]:
-    read_json_object(index)
-    if not files:
-        raise CheckpointError(f"file {index}", "no shard is named in weight_map", "Download it again")
+def _require_all(folder: Path, files: list[Path]) -> None:
     absent = [path.name for path in files if not path.exists()]
     if absent:
-        raise CheckpointError(
-            f"checkpoint {index.parent}",
-            f"{len(absent)} of {len(files)} shards absent: {absent[0]}",
-            "Download the absent shards",
-        )
-    return files
+        found = f"{len(absent)} of {len(files)} shards absent: {absent[0]}"
+        raise CheckpointError(f"checkpoint {folder}", found, "Download the absent shards")
 
 
 def _open(path: Path) -> None:
