@@ -173,6 +173,13 @@ def _dtype(name: str, skeleton: PreTrainedModel) -> torch.dtype:
 
 def _check_keys_head_missing(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
     """Raise CheckpointError for missing or misshapen tensors of the body; return True if only the head is missing."""
+    empty = [name for name, found, _ in info["mismatched_keys"] if 0 in tuple(found)]
+    if empty:
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"{len(empty)} tensors are empty, as DeepSpeed ZeRO-3 leaves them: {_few(empty)}",
+            "Convert it: python zero_to_fp32.py . OUT, or train with stage3_gather_16bit_weights_on_model_save",
+        )
     wrong = {f"{name} {tuple(found)} instead of {tuple(want)}" for name, found, want in info["mismatched_keys"]}
     missing = {key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key)}
     head = {key for key in missing if _in_head(module, key)}

@@ -215,3 +215,12 @@ def test_a_trainers_other_files_are_not_read(copy: Saved) -> None:
         (folder / name).write_bytes(b"neither a pickle nor JSON")
     (folder / "generation_config.json").write_text("no JSON")
     assert fingerprint(folder) == before
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "bert"])
+def test_placeholders_of_zero_3_are_named(name: str, copy: Saved) -> None:
+    folder = copy(name)
+    path = folder / "model.safetensors"
+    save_file({name: torch.zeros(0) for name in load_file(path)}, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"tensors are empty, as DeepSpeed ZeRO-3(.|\n)*zero_to_fp32"):
+        load_model(folder, "float32", "cpu")
