@@ -11,11 +11,12 @@ DECODER: tuple[ModelKind, ...] = ("decoder",)
 ENCODER: tuple[ModelKind, ...] = ("encoder",)
 ENCODER_DECODER: tuple[ModelKind, ...] = ("encdec-encoder", "encdec-decoder")
 
+MASKED_CLASS_SUFFIXES = ("ForMaskedLM", "ForPreTraining", "WithLMHeadModel")
 CLASS_SUFFIXES: dict[tuple[str, ...], tuple[ModelKind, ...]] = {
     ("ForConditionalGeneration",): ENCODER_DECODER,
     ("EncoderModel",): ("encdec-encoder",),
+    MASKED_CLASS_SUFFIXES: ENCODER,
     ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"): DECODER,
-    ("ForMaskedLM", "ForPreTraining"): ENCODER,
 }
 """Class name suffixes in `architectures` -> model kinds; a base class (GPT2Model) does not determine the kind."""
 
@@ -50,11 +51,34 @@ on the residual stream itself; sublayer-post = norm on a sublayer's output befor
 (OLMo 2, arXiv 2501.00656)."""
 
 
+DIRECTION_FIELDS = {
+    **dict.fromkeys(("bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra"), "is_decoder"),
+    **dict.fromkeys(("ernie", "megatron-bert", "rembert", "roberta", "roberta-prelayernorm"), "is_decoder"),
+    **dict.fromkeys(("roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), "is_decoder"),
+    **dict.fromkeys(("xlm", "flaubert"), "causal"),
+}
+"""Field of config.json that is true if the model reads one direction, by model type; such models have one body for both
+directions, whatever class is named."""
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
+
+
 def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
     """Return the kinds of the model that `config` (a parsed config.json) describes; empty if unknown.
 
-    The class names in `architectures` take precedence over `model_type`.
+    The class names in `architectures` take precedence over `model_type`, and fields that give the direction of the
+    attention over both. Of a multimodal model it is the kind of its text part.
     """
+    kinds, text = _class_kinds(config), _text_part(config)
+    if kinds == ENCODER_DECODER and text is not config and not _is_encoder_decoder(config, text):
+        kinds = DECODER
+    if kinds not in (DECODER, ENCODER):
+        return kinds
+    if (field := DIRECTION_FIELDS.get(str(text.get("model_type")))) is not None:
+        return DECODER if text.get(field) is True else ENCODER
+    return ENCODER if _reads_both_directions(text) else kinds
+
+
+def _class_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
     names = config.get("architectures")
     for name in names if isinstance(names, list) else ():
         for suffixes, kinds in CLASS_SUFFIXES.items():
@@ -62,6 +86,19 @@ def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
                 return kinds
     known = _lookup(config)
     return known.kinds if known else ()
+
+
+def _text_part(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the config of the text part of a multimodal model, otherwise the whole config."""
+    return next((part for name in TEXT_PARTS if isinstance(part := config.get(name), dict)), config)
+
+
+def _is_encoder_decoder(config: dict[str, Any], text: dict[str, Any]) -> bool:
+    return config.get("is_encoder_decoder") is True or text.get("is_encoder_decoder") is True
+
+
+def _reads_both_directions(text: dict[str, Any]) -> bool:
+    return text.get("is_causal") is False or text.get("use_bidirectional_attention") in (True, "all")
 
 
 def parse_config(data: bytes) -> dict[str, Any]:

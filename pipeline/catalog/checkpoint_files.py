@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.catalog.foreign_formats import describe_foreign_format
 from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
 
@@ -15,9 +18,20 @@ CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weight files in the order in which loading tries them; each is one file or shards beside an index."""
 SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
-VOCABULARY_PATTERNS = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")
+MAX_SHARDS = 10_000
+SHARD = re.compile(r"(model|pytorch_model)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
+VOCABULARY_PATTERNS = (
+    *("tokenizer.json", "tokenizer.[0-9]*.json", "vocab.json", "vocab.txt", "*.model", "*.spm", "*.tiktoken"),
+    *("tekken.json", "vocab-src.json", "prophetnet.tokenizer"),
+)
 """Files with a vocabulary; any one of them is sufficient for a tokenizer."""
-TOKENIZER_SETTINGS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_SETTINGS = (
+    *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "bpe.codes", "dict.txt"),
+    *("emoji.json", "entity_vocab.json", "normalizer.json", "target_vocab.json", "vocab-tgt.json"),
+    *("byte_maps.json", "word_pronunciation.json", "word_shape.json"),
+)
+CHARACTER_TOKENIZERS = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer", "MyT5Tokenizer")
+"""Tokenizer classes without a vocabulary file: their ids are bytes or characters."""
 TOKENIZER_PATTERNS = (*VOCABULARY_PATTERNS, *TOKENIZER_SETTINGS)
 
 
@@ -47,7 +61,9 @@ class LocalFolder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.location = path, str(path)
-        self._files = {entry.name: entry for entry in _scan(self.location) if entry.is_file()}
+        entries = _scan(self.location)
+        self._files = {entry.name: entry for entry in entries if entry.is_file()}
+        self.folders = frozenset(entry.name for entry in entries if entry.is_dir())
         self.names = frozenset(self._files)
         self._shas: dict[str, str] = {}
 
@@ -66,15 +82,15 @@ class LocalFolder:
 def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
     """Return the names of the weight files that loading reads: a whole file, or an index and the shards it lists.
 
-    Listed shards may be absent, and an index that cannot be parsed lists none; loading reports both. Empty without
-    weights.
+    Shards without an index are as many as their names say. Listed shards may be absent, and an index that cannot be
+    parsed lists none; loading reports both. Empty without weights.
     """
     for whole in WEIGHT_FILES:
         if whole in files.names:
             return (whole,)
         if (index := f"{whole}.index.json") in files.names:
             return (index, *_shards(files.read(index)))
-    return ()
+    return _shards_without_index(frozenset(files.names))
 
 
 def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | None:
@@ -86,14 +102,23 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | Non
     weights = list_weight_files(files)
     absent = [name for name in weights if name not in files.names]
     if not weights:
-        return f"neither {' nor '.join(WEIGHT_FILES)}"
+        return describe_missing_weights(files)[0]
     if CONFIG_FILE not in files.names:
         return f"no {CONFIG_FILE}"
     if not pickles and (pickle := next((name for name in weights if not name.endswith(SAFETENSORS_SUFFIXES)), None)):
         return f"{pickle} is a pickle, and the catalogue does not allow pickles for this family"
-    if len(weights) == 1 and weights[0] not in WEIGHT_FILES:
+    if len(weights) == 1 and weights[0].endswith(".json"):
         return f"{weights[0]} lists no shards"
-    return f"{len(absent)} of {len(weights) - 1} shards absent: {absent[0]}" if absent else None
+    n_shards = len(weights) - weights[0].endswith(".json")
+    return f"{len(absent)} of {n_shards} shards absent: {absent[0]}" if absent else None
+
+
+def describe_missing_weights(files: CheckpointFiles) -> tuple[str, str]:
+    """Return what a folder without readable weights has, and the next step: the command that converts them."""
+    entries = {*files.names, *getattr(files, "folders", ())}
+    what = f"neither {' nor '.join(WEIGHT_FILES)}"
+    known = describe_foreign_format(entries)
+    return (f"{what}, but {known[0]}", known[1]) if known else (what, "Name a folder with weights")
 
 
 def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
@@ -102,7 +127,11 @@ def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:
-    return bool(_matching(frozenset(files.names), VOCABULARY_PATTERNS))
+    """Return True if there is a vocabulary, or a tokenizer class that needs none is named."""
+    if _matching(frozenset(files.names), VOCABULARY_PATTERNS):
+        return True
+    name = "tokenizer_config.json"
+    return name in files.names and any(f'"{cls}"'.encode() in files.read(name) for cls in CHARACTER_TOKENIZERS)
 
 
 def _scan(folder: str) -> list[os.DirEntry[str]]:
@@ -113,6 +142,21 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
         if os.path.isdir(folder):
             raise
         return []
+
+
+@lru_cache(maxsize=64)
+def _shards_without_index(names: frozenset[str]) -> tuple[str, ...]:
+    """Return the names of all shards of one set, safetensors before pickles; the set with most shards present."""
+    found = sorted(
+        ((match, name) for name in names if (match := SHARD.fullmatch(name))), key=lambda pair: pair[0][4], reverse=True
+    )
+    sets = Counter((match[1], match[3], match[4]) for match, _ in found)
+    complete = [key for key, present in sets.items() if present == int(key[1])]
+    if not sets:
+        return ()
+    stem, total, suffix = complete[0] if complete else max(sets, key=lambda key: sets[key])
+    count = min(int(total), MAX_SHARDS)
+    return tuple(f"{stem}-{number:05d}-of-{total}.{suffix}" for number in range(1, count + 1))
 
 
 @lru_cache(maxsize=64)

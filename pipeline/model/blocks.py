@@ -23,9 +23,12 @@ class HookPoints(NamedTuple):
 def find_body(module: PreTrainedModel, kind: ModelKind) -> nn.Module:
     """Return the module that maps token ids to the last hidden state, the input of the head."""
     base: Any = module.base_model
-    if kind == "encoder":
+    if kind == "encdec-encoder":
+        return base.get_encoder()
+    if kind == "encoder" and module.config.get_text_config() is module.config:
         return base
-    return base.get_encoder() if kind == "encdec-encoder" else base.get_decoder()  # OPT: inside the base model
+    body = base.get_decoder()  # OPT: inside the base model
+    return body.model if body.get_output_embeddings() is not None else body  # Llama 4: the part has a head of its own
 
 
 def count_layers(body: nn.Module, kind: ModelKind) -> int:
@@ -48,21 +51,36 @@ def decoder_start_token(module: PreTrainedModel) -> int:
     return start
 
 
-def find_block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
-    """Return the outermost list of `n_layers` modules in `body`; CheckpointError with the class if there is none."""
+def find_block_lists(body: nn.Module, n_layers: int) -> list[nn.ModuleList]:
+    """Return the lists of `n_layers` modules in `body`, the outermost first; CheckpointError if there is none."""
     length = getattr(body.config, "num_hidden_groups", n_layers)  # ALBERT: layers of a group share weights
-    lists = (module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == length)
-    blocks = next(lists, None)
-    if blocks is None:
+    lists = [module for module in body.modules() if isinstance(module, nn.ModuleList) and len(module) == length]
+    if not lists:
         raise blocks_error(body, f"no list of {length} blocks")
-    return blocks
+    return lists
+
+
+def find_block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
+    """Return the outermost list of `n_layers` modules in `body`; raises as `find_block_lists`."""
+    return find_block_lists(body, n_layers)[0]
+
+
+def list_hook_points(body: nn.Module, n_layers: int) -> list[HookPoints]:
+    """Return the modules at which states may enter and leave the blocks, the most likely first.
+
+    XLM has no module that is a block, but a list for each part of all blocks: the states enter the first list, and
+    those of its second norms are the states between blocks. Raises as `find_block_lists`.
+    """
+    lists = find_block_lists(body, n_layers)
+    entry = lists[0][0]
+    conv = getattr(getattr(body, "encoder", None), "conv", None)  # DeBERTa-v2 large: part of the first block
+    first = HookPoints(entry, tuple(lists[0]) if conv is None else (conv, *lists[0][1:]))
+    return [first, *(HookPoints(entry, tuple(blocks)) for blocks in lists[1:])]
 
 
 def find_hook_points(body: nn.Module, n_layers: int) -> HookPoints:
-    """Return the modules at which states enter and leave the blocks; raises as `find_block_list`."""
-    blocks = find_block_list(body, n_layers)
-    conv = getattr(getattr(body, "encoder", None), "conv", None)  # DeBERTa-v2 large: part of the first block
-    return HookPoints(blocks[0], tuple(blocks) if conv is None else (conv, *blocks[1:]))
+    """Return the first of `list_hook_points`."""
+    return list_hook_points(body, n_layers)[0]
 
 
 @contextmanager

@@ -8,17 +8,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pipeline.catalog.architectures import MASKED_CLASS_SUFFIXES
 from pipeline.model.blocks import (
+    HookPoints,
     blocks_error,
     capture_states,
     count_layers,
     decoder_start_token,
     find_block_list,
     find_body,
-    find_hook_points,
+    list_hook_points,
     record_input_norms,
 )
-from pipeline.model.loss import token_losses
+from pipeline.model.loss import head_logits, token_losses
+from pipeline.model.verification import agrees_with_own_states, require_direction, require_own_logits, sample_ids
 from pipeline.spec import ModelKind
 
 CaptureCallback = Callable[[int, Tensor], None]
@@ -49,7 +52,6 @@ class LayerStack:
         self._module = module
         self._body = find_body(module, kind)
         self.n_layers = count_layers(self._body, kind)
-        self._blocks = find_hook_points(self._body, self.n_layers)
         self._start = decoder_start_token(module) if kind == "encdec-decoder" else None
         self.state_specs = self._probe()
 
@@ -58,12 +60,23 @@ class LayerStack:
         """Kind of the model's own loss: from `forward_and_capture` if causal, from `masked_token_losses` if masked."""
         if self._module.get_output_embeddings() is None:
             return None
-        return {"decoder": "causal", "encoder": "masked"}.get(self.kind)  # type: ignore[return-value]
+        own: dict[ModelKind, Literal["causal", "masked"]] = {"decoder": "causal", "encoder": "masked"}
+        return own.get(self.kind) if self.kind == self._class_kind else None
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """`no_own_loss` for either half of an encoder-decoder: span corruption is undefined on plain text."""
-        return ("no_own_loss",) if self.kind.startswith("encdec") else ()
+        """`no_own_loss` if plain text does not define the training loss.
+
+        So for either half of an encoder-decoder (span corruption), and for a class of the other direction than the
+        model, such as a causal class that reads both directions.
+        """
+        has_head = self._module.get_output_embeddings() is not None
+        return ("no_own_loss",) if self.kind.startswith("encdec") or (has_head and self.loss_kind is None) else ()
+
+    @property
+    def _class_kind(self) -> ModelKind:
+        """Kind that the class is made for, whatever its config says."""
+        return "encoder" if type(self._module).__name__.endswith(MASKED_CLASS_SUFFIXES) else "decoder"
 
     def read_by_next_block(self, layer: int) -> Callable[[Tensor], Tensor] | None:
         """Return the map from states `[rows, dim]` of a layer to what the next block reads: its input norm.
@@ -128,32 +141,67 @@ class LayerStack:
             capture(self.n_layers + 1, output.last_hidden_state)
         return output
 
-    def _call(self, ids: Tensor) -> Any:
+    def _call(self, ids: Tensor, **options: bool) -> Any:
         if self._start is None:
-            return self._body(input_ids=ids)
+            return self._body(input_ids=ids, **options)
         context = self._module.get_encoder()(input_ids=ids).last_hidden_state
         shifted = torch.cat([ids.new_full((len(ids), 1), self._start), ids[:, :-1]], dim=1)
-        return self._body(input_ids=shifted, encoder_hidden_states=context)
+        return self._body(input_ids=shifted, encoder_hidden_states=context, **options)
 
     def _probe(self) -> tuple[StateSpec, ...]:
-        """Return the specs of all states, found by a forward pass over three tokens."""
-        states: dict[int, Tensor] = {}
-        ids = torch.zeros(1, 3, dtype=torch.long, device=self._module.device)
-        with (
-            torch.inference_mode(),
-            record_input_norms(find_block_list(self._body, self.n_layers)) as self._input_norms,
-            capture_states(self._blocks, states.__setitem__, ids.device),
-        ):
-            final = self._call(ids).last_hidden_state
-        if len(states) != self.n_layers + 1:
-            raise blocks_error(self._body, f"{self.n_layers} blocks in config.json, but {len(states) - 1} ran")
-        if any(hidden.shape[:2] != ids.shape for hidden in states.values()):
-            raise blocks_error(self._body, "the output of its blocks is not [contexts, tokens, dim]")
+        """Return the specs of all states, found by a forward pass over a few tokens; chooses the modules to hook."""
+        ids = sample_ids(self._module.config, self._module.device)
+        with torch.inference_mode(), record_input_norms(find_block_list(self._body, self.n_layers)) as norms:
+            self._blocks, states, final = self._find_own_states(ids)
+        self._input_norms = norms[: self.n_layers]
         names = ["embedding"] + ["block"] * self.n_layers
-        if final.data_ptr() != states[self.n_layers].data_ptr():  # a norm or projection follows the last block
-            states[self.n_layers + 1] = final
+        if final.data_ptr() != states[-1].data_ptr():  # a norm or projection follows the last block
+            states = [*states, final]
             names.append("final_norm")
         return tuple(
             StateSpec(layer, min(layer / self.n_layers, 1.0), name, states[layer].shape[-1])  # type: ignore[arg-type]
             for layer, name in enumerate(names)
         )
+
+    def _find_own_states(self, ids: Tensor) -> tuple[HookPoints, list[Tensor], Tensor]:
+        """Return the first hook points whose states are the model's own, with these states and the final one.
+
+        Raises:
+            CheckpointError: there are none, or the states are not [contexts, tokens, dim].
+        """
+        reasons = []
+        for points in list_hook_points(self._body, self.n_layers):
+            states, output = self._states(points, ids, output_hidden_states=True)
+            if len(states) != self.n_layers + 1:
+                reasons.append(f"{self.n_layers} blocks in config.json, but {len(states) - 1} ran")
+            elif any(hidden.shape[:2] != ids.shape for hidden in states):
+                reasons.append("the output of its blocks is not [contexts, tokens, dim]")
+            elif not agrees_with_own_states(states, output.last_hidden_state, output.get("hidden_states")):
+                reasons.append("the output of its blocks is not what it gives as its own hidden states")
+            else:
+                return points, states, output.last_hidden_state
+        raise blocks_error(self._body, reasons[0])
+
+    def verify(self) -> None:
+        """Compare what the kind says with what the model does on a few tokens; CheckpointError if they differ.
+
+        The first token of a causal stack sees no later one, that of an encoder does, and the head on the final state
+        gives the model's own logits.
+        """
+        ids = sample_ids(self._module.config, self._module.device)
+        others = torch.cat([ids[:, :1], ids[:, 1:].flip(1).roll(1, 1)], dim=1)
+        with torch.inference_mode():
+            (states, output), (changed, _) = (self._states(self._blocks, tokens) for tokens in (ids, others))
+            states, changed = states[1:], changed[1:]
+            if self.kind != "encdec-decoder":  # it sees all of the text through the encoder
+                require_direction(self._body, self.kind == "decoder", states, changed)
+            if self.loss_kind is not None:
+                ours = head_logits(self._module, self._body, output, output.last_hidden_state[0])
+                require_own_logits(self._module, ours, self._module(input_ids=ids))
+
+    def _states(self, points: HookPoints, ids: Tensor, **options: bool) -> tuple[list[Tensor], Any]:
+        """Return copies of the states at `points`, in the order of their capture, and the output of the body."""
+        states: list[Tensor] = []
+        with capture_states(points, lambda _, state: states.append(state), ids.device):
+            output = self._call(ids, **options)
+        return states, output

@@ -5,28 +5,23 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # otherwise loading a .bin may open a pull request on the Hub
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from pipeline.catalog.architectures import infer_kinds
 from pipeline.errors import CheckpointError
+from pipeline.model.configuration import build_config, check_fields, find_class, read_kinds
 from pipeline.model.file_errors import as_checkpoint_error
 from pipeline.model.layer_stack import LayerStack
 from pipeline.model.placement import WeightCapacity, distribute_blocks
-from pipeline.model.weight_files import WeightTargets, list_readable_weights, read_config, read_json_object
+from pipeline.model.weight_files import Weights, WeightTargets, list_readable_weights, read_config, read_weights
 from pipeline.recipe import FLOAT32_MAX_PARAMS
 from pipeline.spec import ModelKind
-
-GENERATION_CONFIG_FILE = "generation_config.json"
-COUNT_FIELDS = re.compile(r"(num|n)_.*(layer|expert)s?|.*_layers")
-MAX_COUNT = 10_000
-"""Maximum value of a field that counts layers or experts; a larger model would take hours to build."""
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -64,11 +59,11 @@ class Model:
 
     @property
     def d_model(self) -> int:
-        return self.module.config.hidden_size
+        return self._text_config.hidden_size
 
     @property
     def vocab_size(self) -> int:
-        return self.module.config.vocab_size
+        return self._text_config.vocab_size
 
     @property
     def dtype(self) -> str:
@@ -82,7 +77,13 @@ class Model:
             if isinstance(table, nn.Embedding) and table.padding_idx is not None:
                 return table.num_embeddings - table.padding_idx - 1  # RoBERTa counts positions from padding_idx + 1
         stated = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len")
-        return next((getattr(self.module.config, name) for name in stated if hasattr(self.module.config, name)), None)
+        return next((getattr(self._text_config, name) for name in stated if hasattr(self._text_config, name)), None)
+
+    @property
+    def _text_config(self) -> Any:
+        """Config of the text part of a multimodal model, otherwise the whole config."""
+        config: Any = self.module.config
+        return config if hasattr(config, "vocab_size") else config.get_text_config()
 
 
 def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
@@ -99,15 +100,16 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
         UsageError: the weights do not fit on the devices.
     """
     raw = read_config(folder)
-    _check_fields(folder, raw)
+    check_fields(folder, raw)
     files = list_readable_weights(folder)
-    kinds = _kinds(folder, raw)
-    config = _config(folder, raw)
-    cls = _class(folder, config)
-    chosen = _dtype(dtype, folder, cls, config)
-    found = "config.json, generation_config.json or the weights are invalid"
-    with as_checkpoint_error(f"checkpoint {folder}", found, "Download the files again"):
-        module, info = _from_pretrained(folder, cls, config, chosen, files)
+    kinds = read_kinds(folder, raw)
+    config = build_config(folder, raw)
+    cls = find_class(folder, config)
+    skeleton = _build_on_meta(folder, cls, config)
+    weights = read_weights(folder, files, skeleton)
+    found = f"config.json or the weights are invalid for {cls.__name__}"
+    with as_checkpoint_error(f"checkpoint {folder}", found, "Compare config.json with the tensors of the weights"):
+        module, info = _from_pretrained(cls, config, _dtype(dtype, skeleton), weights)
     if _check_keys_head_missing(folder, module, info):
         module = module.base_model  # drop the randomly initialised head that the files lack
     check_finite(folder, module)
@@ -119,104 +121,65 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
     unexpected = tuple(sorted(info["unexpected_keys"]))
     with as_checkpoint_error(f"checkpoint {folder}", "config.json gives a model that cannot run", "Fix config.json"):
         stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
-    return Model(module, stacks, _flags(module, unexpected), unexpected)
+        for stack in stacks.values():
+            stack.verify()
+    return Model(module, stacks, (*_flags(module, unexpected), *weights.flags), unexpected)
 
 
 def _flags(module: PreTrainedModel, unexpected: tuple[str, ...]) -> tuple[str, ...]:
     headless = ("no_lm_head",) if module.get_output_embeddings() is None else ()
+    text = module.config.get_text_config() is not module.config and not module.config.is_encoder_decoder
+    headless += ("text_stack",) if text else ()
     named = ("unexpected_keys", *(f"unexpected_keys:{name}" for name in unexpected[:3])) if unexpected else ()
     return (*headless, *named)
 
 
 def _from_pretrained(
-    folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype, files: list[Path]
+    cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype, weights: Weights
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the module, with random weights for missing tensors, and the report of missing tensors."""
+    """Return the module, with random weights for missing tensors, and the report of missing tensors.
+
+    Only the tensors in `weights` are read: given a folder, transformers would also apply an adapter in it, or read
+    files that config.json names, some of them only if other packages are installed.
+    """
     loaded: Any = cls.from_pretrained(
-        folder,
+        None,
         config=config,
         dtype=dtype,
+        state_dict=weights.state_dict,
         local_files_only=True,
-        use_safetensors=files[0].suffix == ".safetensors",
-        weights_only=True,
         ignore_mismatched_sizes=True,  # reported by name instead
         output_loading_info=True,
     )
     return loaded
 
 
-def _check_fields(folder: Path, raw: dict[str, Any]) -> None:
-    """Raise CheckpointError for values of config.json that transformers takes without a check."""
-    names = raw.get("architectures")
-    wrong = {} if names is None or _is_list_of_text(names) else {"architectures": "not a list of class names"}
-    counts = {name: value for name, value in raw.items() if COUNT_FIELDS.fullmatch(name) and isinstance(value, int)}
-    wrong |= {name: f"not from 0 to {MAX_COUNT:,}" for name, value in counts.items() if not 0 <= value <= MAX_COUNT}
-    for name, problem in wrong.items():
-        raise CheckpointError(f"checkpoint {folder}", f"config.json: field {name!r} is {problem}", "Fix that field")
-    if (folder / GENERATION_CONFIG_FILE).exists():
-        read_json_object(folder / GENERATION_CONFIG_FILE)
-
-
-def _is_list_of_text(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
-    found = infer_kinds(raw)
-    if not found:
-        raise CheckpointError(
-            f"checkpoint {folder}",
-            f"config.json has unknown model_type {raw.get('model_type')!r} with class {raw.get('architectures')}",
-            "Add the model_type to pipeline/catalog/architectures.py",
-        )
-    return found
-
-
-def _config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
-    model_type = str(raw.get("model_type"))
-    if model_type not in CONFIG_MAPPING:
-        found = "which needs remote code (auto_map)" if "auto_map" in raw else "which transformers does not have"
-        raise CheckpointError(
-            f"checkpoint {folder}",
-            f"config.json has model_type {model_type!r}, {found}",
-            "Convert it to a transformers class; code from a checkpoint is never run",
-        )
-    with as_checkpoint_error(f"checkpoint {folder}", "bad config.json", "Fix that field"):
-        config = CONFIG_MAPPING[model_type].from_pretrained(folder, local_files_only=True)
-    config.use_cache = False
-    config.transformers_weights = None  # it could name another file than the one hashed and checked
-    return config
-
-
-def _class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
-    """Return the first class in `architectures`, or the base class of the model type if there is none."""
-    if not config.architectures:
-        return cast(type[PreTrainedModel], MODEL_MAPPING[type(config)])
-    name = config.architectures[0]
-    cls = getattr(transformers, name, None)
-    if cls is None:
-        raise CheckpointError(
-            f"checkpoint {folder}",
-            f"class {name}, which transformers {transformers.__version__} does not have",
-            "Write a transformers class into `architectures` in config.json, or upgrade transformers",
-        )
-    return cls
-
-
-def _dtype(name: str, folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig) -> torch.dtype:
-    """Return the dtype called `name`; auto decides by the number of parameters, counted on the meta device."""
+def _build_on_meta(folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
+    """Build the module without memory for its weights; CheckpointError if config.json is invalid for the class."""
     build: Any = cls  # decorators hide the signature from pyright
     invalid = as_checkpoint_error(
         f"checkpoint {folder}", f"config.json is invalid for {cls.__name__}", "Fix config.json"
     )
     with invalid, torch.device("meta"):
-        n_params = sum(parameter.numel() for parameter in build(config).parameters())
+        return build(config)
+
+
+def _dtype(name: str, skeleton: PreTrainedModel) -> torch.dtype:
+    """Return the dtype called `name`; auto decides by the number of parameters."""
+    n_params = sum(parameter.numel() for parameter in skeleton.parameters())
     auto = torch.float32 if n_params <= FLOAT32_MAX_PARAMS else torch.bfloat16
     return auto if name == "auto" else getattr(torch, name)
 
 
 def _check_keys_head_missing(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
     """Raise CheckpointError for missing or misshapen tensors of the body; return True if only the head is missing."""
+    empty = [name for name, found, _ in info["mismatched_keys"] if 0 in tuple(found)]
+    if empty:
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"{len(empty)} tensors are empty, as DeepSpeed ZeRO-3 leaves them: {_few(empty)}",
+            "Convert it: python zero_to_fp32.py . OUT, or train with stage3_gather_16bit_weights_on_model_save",
+        )
     wrong = {f"{name} {tuple(found)} instead of {tuple(want)}" for name, found, want in info["mismatched_keys"]}
     missing = {key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key)}
     head = {key for key in missing if _in_head(module, key)}

@@ -29,15 +29,16 @@ def token_losses(
     soft-capping: `module` runs with its `body` patched to return `output`, its earlier result, with `hidden` as the
     last hidden state. Not thread-safe.
     """
-    size = max(LOGITS_PER_CHUNK[hidden.device.type] // module.config.vocab_size, 1)
+    size = max(LOGITS_PER_CHUNK[hidden.device.type] // module.config.get_text_config().vocab_size, 1)
     losses = [
-        F.cross_entropy(_logits(module, body, output, part).float(), target, reduction="none")
+        F.cross_entropy(head_logits(module, body, output, part).float(), target, reduction="none")
         for part, target in zip(hidden.split(size), targets.split(size), strict=True)
     ]
     return torch.cat(losses)
 
 
-def _logits(module: PreTrainedModel, body: nn.Module, output: Any, hidden: Tensor) -> Tensor:
+def head_logits(module: PreTrainedModel, body: nn.Module, output: Any, hidden: Float[Tensor, "tokens dim"]) -> Tensor:
+    """Return the logits of the head of `module` for `hidden` as the last hidden state."""
     with _replaying(body, output, hidden[None]):
         result = module(input_ids=torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device))
     return (result.logits if "logits" in result else result.prediction_logits)[0]

@@ -1,5 +1,6 @@
 """Tokenizer loaded from a local folder; special tokens only on request."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from pipeline.model.file_errors import as_checkpoint_error, describe_bad_tokeniz
 
 ROUND_TRIP_TEXT = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
 """Text that lower-casing, Unicode normalisation, lost spaces or unknown characters change."""
+CONVERTER_PACKAGES = ("sentencepiece", "tiktoken")
+"""Packages that read *.model files, without which transformers names the wrong one."""
 PLAIN_ENCODING = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
@@ -90,10 +93,19 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     def describe() -> str:
         return f"{describe_bad_tokenizer_field(folder)}cannot be read"
 
-    with as_checkpoint_error(f"tokenizer in {folder}", describe, "Download the tokenizer files again"):
+    with as_checkpoint_error(f"tokenizer in {folder}", describe, _advice(folder)):
         tokenizer = Tokenizer(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
         _try(tokenizer)
         return tokenizer
+
+
+def _advice(folder: Path) -> str:
+    """Return the next step if the tokenizer cannot be loaded: a package that its only vocabulary file needs."""
+    has_fast = (folder / "tokenizer.json").exists()
+    packages = [package for package in CONVERTER_PACKAGES if find_spec(package) is None]
+    if not has_fast and packages and any(folder.glob("*.model")):
+        return f"Install {' and '.join(packages)}, or save a tokenizer.json beside it"
+    return "Download the tokenizer files again"
 
 
 def _try(tokenizer: Tokenizer) -> None:

@@ -1,6 +1,7 @@
 """Checks and reads the files of a checkpoint folder before a model is built from them."""
 
 import json
+import os
 import pickle
 import struct
 import zipfile
@@ -11,9 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from pipeline.catalog.checkpoint_files import CONFIG_FILE, WEIGHT_FILES, LocalFolder, list_weight_files
+from pipeline.catalog.checkpoint_files import CONFIG_FILE, LocalFolder, describe_missing_weights, list_weight_files
+from pipeline.catalog.foreign_formats import describe_foreign_format
 from pipeline.errors import CheckpointError
+from pipeline.model.file_errors import as_checkpoint_error
+from pipeline.model.weight_names import adapter_tensors, find_state_dict, module_names, removed_parts
 
 
 class WeightTarget(NamedTuple):
@@ -26,6 +31,16 @@ class WeightTarget(NamedTuple):
 
 WeightTargets = dict[str, WeightTarget]
 
+
+class Weights(NamedTuple):
+    """Tensors of a checkpoint by the names of its module."""
+
+    state_dict: dict[str, Any]
+    """Tensors, or slices of safetensors files that are read on first use."""
+    flags: tuple[str, ...]
+    """`unwrapped_names` with `unwrapped_names:PART` for each key or prefix of a wrapper that was removed."""
+
+
 READ_ERRORS = (
     *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, RuntimeError),
     *(LookupError, TypeError, ValueError, AttributeError, AssertionError, ArithmeticError),
@@ -36,7 +51,9 @@ READ_ERRORS = (
 def read_config(folder: Path) -> dict[str, Any]:
     """Parse config.json of `folder`; CheckpointError if the file is missing or not a JSON object."""
     if not (folder / CONFIG_FILE).exists():
-        raise CheckpointError(f"checkpoint {folder}", "no config.json", "Name a folder with config.json and weights")
+        found, do = describe_foreign_format(os.listdir(folder)) or ("no weights", "")
+        known = f"no config.json, but {found}" if do else "no config.json"
+        raise CheckpointError(f"checkpoint {folder}", known, do or "Name a folder with config.json and weights")
     return read_json_object(folder / CONFIG_FILE)
 
 
@@ -47,14 +64,18 @@ def list_readable_weights(folder: Path) -> list[Path]:
         CheckpointError: there are none, a shard is missing, or a file cannot be opened (truncated, or a pickle with
             other objects than tensors).
     """
-    names = list_weight_files(LocalFolder(folder))
+    local = LocalFolder(folder)
+    names = list_weight_files(local)
     if not names:
-        raise CheckpointError(
-            f"checkpoint {folder}", f"no weights: neither {' nor '.join(WEIGHT_FILES)}", "Name a folder with weights"
-        )
+        found, do = describe_missing_weights(local)
+        raise CheckpointError(f"checkpoint {folder}", f"no weights: {found}", do)
     files = [folder / name for name in names]
     if files[0].suffix == ".json":
-        files = _shards(files[0], files[1:])
+        read_json_object(files[0])
+        if not files[1:]:
+            raise CheckpointError(f"file {files[0]}", "no shard is named in weight_map", "Download it again")
+        files = files[1:]
+    _require_all(folder, files)
     for path in files:
         _open(path)
     return files
@@ -68,8 +89,32 @@ def read_tensors(files: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
                 for name in file.keys():  # noqa: SIM118 (not a dict)
                     yield name, file.get_tensor(name)
         else:
-            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-            yield from ((name, value) for name, value in stored.items() if isinstance(value, Tensor))
+            yield from _unpickle(path)[0].items()
+
+
+def read_weights(folder: Path, files: Iterable[Path], module: PreTrainedModel) -> Weights:
+    """Return the tensors of the files under the names that `module` has for them; bytes are read on first use.
+
+    Raises:
+        CheckpointError: a file has no tensors, or an adapter that is not merged.
+    """
+    stored, nested = dict[str, Any](), set[str]()
+    for path in files:
+        if path.suffix == ".safetensors":
+            file = safe_open(path, framework="pt")
+            stored |= {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        else:
+            tensors, key = _unpickle(path)
+            stored |= tensors
+            nested |= {key} if key else set()
+    if adapter := adapter_tensors(stored):
+        found = f"{len(adapter)} tensors of an adapter that is not merged: {adapter[0]}"
+        raise CheckpointError(f"checkpoint {folder}", found, "Merge it with peft: model.merge_and_unload(), then save")
+    with as_checkpoint_error(f"checkpoint {folder}", "names of tensors are ambiguous", "Save the unwrapped model"):
+        names = module_names(stored, module.state_dict().keys(), module.base_model_prefix)
+    parts = (*sorted(nested), *removed_parts(names))
+    flags = ("unwrapped_names", *(f"unwrapped_names:{part}" for part in parts)) if parts else ()
+    return Weights({names[name]: value for name, value in stored.items()}, flags)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -83,18 +128,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return content
 
 
-def _shards(index: Path, files: list[Path]) -> list[Path]:
-    read_json_object(index)
-    if not files:
-        raise CheckpointError(f"file {index}", "no shard is named in weight_map", "Download it again")
+def _require_all(folder: Path, files: list[Path]) -> None:
     absent = [path.name for path in files if not path.exists()]
     if absent:
-        raise CheckpointError(
-            f"checkpoint {index.parent}",
-            f"{len(absent)} of {len(files)} shards absent: {absent[0]}",
-            "Download the absent shards",
-        )
-    return files
+        found = f"{len(absent)} of {len(files)} shards absent: {absent[0]}"
+        raise CheckpointError(f"checkpoint {folder}", found, "Download the absent shards")
 
 
 def _open(path: Path) -> None:
@@ -107,3 +145,9 @@ def _open(path: Path) -> None:
     except READ_ERRORS as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"weights {path}", f"cannot be opened ({reason})", "Download the file again") from error
+
+
+def _unpickle(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Return the tensors of a file, and the key that they are nested under; no code of the pickle runs."""
+    stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    return find_state_dict(stored, f"weights {path}")

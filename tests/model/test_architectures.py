@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ BOTH = ("encdec-encoder", "encdec-decoder")
     [
         ("GPTNeoXForCausalLM", ("decoder",)),
         ("GPT2LMHeadModel", ("decoder",)),
-        ("BertLMHeadModel", ("decoder",)),
+        ("OPTForCausalLM", ("decoder",)),
         ("BertForMaskedLM", ("encoder",)),
         ("BertForPreTraining", ("encoder",)),
         ("T5ForConditionalGeneration", BOTH),
@@ -32,7 +33,7 @@ BOTH = ("encdec-encoder", "encdec-decoder")
 )
 def test_the_class_name_decides(name: str, want: tuple[str, ...]) -> None:
     """The class name takes precedence over the model type."""
-    for model_type in ("bert", "gpt2", "unheard-of"):
+    for model_type in ("distilbert", "gpt2", "unheard-of"):
         assert infer_kinds({"architectures": [name], "model_type": model_type}) == want
 
 
@@ -44,6 +45,29 @@ def test_else_the_model_type_decides(model_type: str, want: tuple[str, ...]) -> 
     assert infer_kinds({"model_type": model_type}) == want
     assert infer_kinds({"model_type": model_type, "architectures": None}) == want
     assert infer_kinds({"model_type": model_type, "architectures": ["SomeModel"]}) == want
+
+
+@pytest.mark.parametrize(
+    ("config", "want"),
+    [
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "is_causal": False}, ("encoder",)),
+        ({"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": True}, ("encoder",)),
+        ({"architectures": ["Gemma4ForCausalLM"], "use_bidirectional_attention": "all"}, ("encoder",)),
+        ({"architectures": ["Gemma4ForCausalLM"], "use_bidirectional_attention": "vision"}, ("decoder",)),
+        ({"architectures": ["BertLMHeadModel"], "model_type": "bert"}, ("encoder",)),
+        ({"architectures": ["BertLMHeadModel"], "model_type": "bert", "is_decoder": True}, ("decoder",)),
+        ({"architectures": ["RobertaForMaskedLM"], "model_type": "roberta", "is_decoder": True}, ("decoder",)),
+        ({"architectures": ["BertModel"], "model_type": "bert", "is_decoder": True}, ("decoder",)),
+        ({"architectures": ["XLMWithLMHeadModel"], "model_type": "xlm"}, ("encoder",)),
+        ({"architectures": ["XLMWithLMHeadModel"], "model_type": "xlm", "causal": True}, ("decoder",)),
+        ({"architectures": ["Gemma3ForConditionalGeneration"], "text_config": {}}, ("decoder",)),
+        ({"architectures": ["T5GemmaForConditionalGeneration"], "is_encoder_decoder": True}, BOTH),
+        ({"architectures": ["XForConditionalGeneration"], "text_config": {"is_encoder_decoder": True}}, BOTH),
+        ({"architectures": ["XForConditionalGeneration"], "text_config": {"is_causal": False}}, ("encoder",)),
+    ],
+)
+def test_fields_of_the_direction_outrank_the_class(config: dict[str, Any], want: tuple[str, ...]) -> None:
+    assert infer_kinds(config) == want
 
 
 def test_a_config_that_says_nothing() -> None:

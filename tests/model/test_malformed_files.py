@@ -42,7 +42,6 @@ def use_tokenizer(folder: Path) -> None:
 
 FILES: dict[str, Callable[[Path], None]] = {
     "config.json": load_weights,
-    "generation_config.json": load_weights,
     "tokenizer_config.json": use_tokenizer,
     "special_tokens_map.json": use_tokenizer,
 }

@@ -1,0 +1,114 @@
+"""Configuration and class of a checkpoint, from its config.json alone."""
+
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import transformers
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PretrainedConfig, PreTrainedModel
+
+from pipeline.catalog.architectures import infer_kinds
+from pipeline.errors import CheckpointError
+from pipeline.model.file_errors import as_checkpoint_error
+from pipeline.spec import ModelKind
+
+COUNT_FIELDS = re.compile(r"(num|n)_.*(layer|expert)s?|.*_layers")
+MAX_COUNT = 10_000
+"""Maximum value of a field that counts layers or experts; a larger model would take hours to build."""
+RUNTIME_FIELDS = {
+    *("return_dict", "use_return_dict", "torchscript", "output_hidden_states", "output_attentions", "use_cache"),
+    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
+    *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
+    *("fusion_config", "kernel_config", "use_kernels", "configuration_files", "transformers_weights"),
+}
+"""Fields that change no weight: the form of the output, the kernels, and names of other files to read. All are ignored,
+so that the numbers depend neither on installed packages nor on files without a checksum."""
+FLOAT_KEY = "__float__"
+"""Key of a number that JSON lacks, as transformers writes it: {"__float__": "Infinity"}."""
+ALWAYS_DEQUANTISED = "mxfp4"
+"""Quantisation that transformers unpacks without any other package."""
+
+
+def read_kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
+    """Return the kinds of the layer stacks; CheckpointError if config.json does not determine them."""
+    found = infer_kinds(raw)
+    if not found:
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"config.json has unknown model_type {raw.get('model_type')!r} with class {raw.get('architectures')}",
+            "Add the model_type to pipeline/catalog/architectures.py",
+        )
+    return found
+
+
+def check_fields(folder: Path, raw: dict[str, Any]) -> None:
+    """Raise CheckpointError for values of config.json that transformers takes without a check."""
+    names = raw.get("architectures")
+    wrong = {} if names is None or _is_list_of_text(names) else {"architectures": "not a list of class names"}
+    counts = {name: value for name, value in raw.items() if COUNT_FIELDS.fullmatch(name) and isinstance(value, int)}
+    wrong |= {name: f"not from 0 to {MAX_COUNT:,}" for name, value in counts.items() if not 0 <= value <= MAX_COUNT}
+    for name, problem in wrong.items():
+        raise CheckpointError(f"checkpoint {folder}", f"config.json: field {name!r} is {problem}", "Fix that field")
+    _check_quantisation(folder, raw)
+
+
+def build_config(folder: Path, raw: dict[str, Any]) -> PretrainedConfig:
+    """Return the configuration described by `raw`, the parsed config.json; no other file is read."""
+    model_type = str(raw.get("model_type"))
+    if model_type not in CONFIG_MAPPING:
+        found = "which needs remote code (auto_map)" if "auto_map" in raw else "which transformers does not have"
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"config.json has model_type {model_type!r}, {found}",
+            "Convert it to a transformers class; code from a checkpoint is never run",
+        )
+    with as_checkpoint_error(f"checkpoint {folder}", "bad config.json", "Fix that field"):
+        config = CONFIG_MAPPING[model_type].from_dict(_without_runtime_fields(raw))
+    config.use_cache = False
+    return config
+
+
+def find_class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
+    """Return the first class in `architectures`, or the base class of the model type if there is none."""
+    if not config.architectures:
+        return cast(type[PreTrainedModel], MODEL_MAPPING[type(config)])
+    name = config.architectures[0]
+    cls = getattr(transformers, name, None)
+    if cls is None:
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"class {name}, which transformers {transformers.__version__} does not have",
+            "Write a transformers class into `architectures` in config.json, or upgrade transformers",
+        )
+    return cls
+
+
+def _without_runtime_fields(value: Any) -> Any:
+    """Return a copy without RUNTIME_FIELDS, also in the configs of parts; packed weights are to be unpacked."""
+    if isinstance(value, list):
+        return [_without_runtime_fields(inner) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {FLOAT_KEY}:
+        return float(value[FLOAT_KEY])
+    kept = {name: _without_runtime_fields(inner) for name, inner in value.items() if name not in RUNTIME_FIELDS}
+    if isinstance(quantisation := kept.get("quantization_config"), dict):
+        quantisation["dequantize"] = True
+    return kept
+
+
+def _check_quantisation(folder: Path, raw: dict[str, Any]) -> None:
+    """Raise CheckpointError for quantised weights: what is computed from them depends on the installed kernels."""
+    for part in (raw, *(value for value in raw.values() if isinstance(value, dict))):
+        found = part.get("quantization_config") or part.get("compression_config")
+        method = found.get("quant_method") if isinstance(found, dict) else found
+        if found and method != ALWAYS_DEQUANTISED:
+            raise CheckpointError(
+                f"checkpoint {folder}",
+                f"config.json: 'quantization_config' says that the weights are quantised ({method})",
+                "Measure the unquantised checkpoint, or save the model again after model.dequantize()",
+            )
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
