@@ -36,6 +36,8 @@ from pipeline.model import LayerStack
 from pipeline.progress import track
 from pipeline.spec import Cell, Recipe
 
+CPU_BATCH_TOKENS = 1024
+"""Tokens per forward pass on a CPU: fixed, because the last digits of a state depend on the contexts of its batch."""
 LAYERS_MEMORY_SHARE = 0.7
 """Share of the free memory that moments and clouds may take; the rest is for one batch and other processes."""
 
@@ -49,7 +51,7 @@ class CellInputs:
     recipe: Recipe
     loaded: LoadedCheckpoint
     batch_tokens: int
-    """Tokens per forward pass; changes no number."""
+    """Tokens per forward pass."""
     label: str
     """Name of the cell in the progress display."""
 
@@ -75,13 +77,14 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     """Measure one cell; return one row per layer, in layer order.
 
     Args:
-        batch_tokens: tokens per forward pass; changes no number.
+        batch_tokens: tokens per forward pass on a GPU; on a CPU it is CPU_BATCH_TOKENS.
 
     Raises:
         CorpusError: too little text for the recipe, or contexts longer than the model can read.
     """
     started = time.perf_counter()
     model, recipe = loaded.model, cell.recipe
+    batch_tokens = CPU_BATCH_TOKENS if loaded.device == "cpu" else batch_tokens
     stack = model.stack(cell.kind)
     text = build_contexts(
         cell.corpus, recipe, loaded.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 ALGORITHMS: dict[str, int] = {
-    **{"cleaning": 1, "sampling": 1, "capture": 1, "loss": 3},
+    **{"cleaning": 1, "sampling": 1, "capture": 2, "loss": 3},
     **{"counts": 2, "anisotropy": 5, "spectrum": 4, "norms": 4, "dimension": 3, "linearity": 4, "surrogate": 3},
 }
 """Version of each group of metrics, raised by hand when its code returns other numbers; `cleaning` is the version of
@@ -174,7 +174,7 @@ class Resources(StrictModel):
     slots: Annotated[int, Field(gt=0)] | None = None
     """Tasks at once; null = one per GPU, or 1 without GPUs."""
     batch_tokens: Annotated[int, Field(gt=0)] = 8192
-    """Tokens per forward pass; a batch holds at least one context."""
+    """Tokens per forward pass on a GPU, at least one context; a CPU takes 1024, whatever this says."""
     address: str = "local"
     """Ray: local, auto or HOST:PORT."""
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0

@@ -9,6 +9,7 @@ import torch
 from tokenizers import processors
 from transformers import BertConfig, BertForMaskedLM
 
+from pipeline import measure
 from pipeline.columns import column_names
 from pipeline.lake import Lake
 from pipeline.spec import Sweep
@@ -81,6 +82,23 @@ def test_neither_batch_size_nor_backend_nor_slots_change_a_byte(history, corpora
     assert len(one) == 2 * 2 * 4
     assert rows(sweep(history, corpora, batch_tokens=16 * 32), tmp_path / "batch16") == one
     assert rows(sweep(history, corpora, cpus=4, slots=4), tmp_path / "ray4", "ray") == one
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 64, 10**6])
+def test_on_a_cpu_the_recipe_alone_decides_which_contexts_share_a_forward_pass(
+    batch_tokens, history, corpora, tmp_path, monkeypatch
+):
+    forward, shapes = measure.LayerStack.forward_and_capture, []
+
+    def recorded(self, ids, capture):
+        shapes.append(tuple(ids.shape))
+        return forward(self, ids, capture)
+
+    monkeypatch.setattr(measure.LayerStack, "forward_and_capture", recorded)
+    recipe = tiny.RECIPE | {"contexts": 20, "groups": 2}
+    wanted = sweep(history, corpora[1:], recipe, batch_tokens=batch_tokens).model_copy(update={"steps": "last"})
+    rows(wanted, tmp_path / "lake")
+    assert shapes == [(32, 32), (8, 32)], "1024 tokens, then the rest"
 
 
 @pytest.mark.slow

@@ -16,8 +16,6 @@ from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
 from pipeline.terminal import print_line
 
-BATCH_TOKENS = 512
-"""Eight contexts of the recipe: a batch takes about four seconds on 2 cores, and progress advances by batches."""
 TABLE_COLUMNS = {
     "anisotropy": ("anisotropy", 3),
     "anisotropy_no_sink": ("without sinks", 3),
@@ -33,7 +31,7 @@ def real_sweep(checkpoints: dict[str, Path], prose: Path) -> Sweep:
         checkpoints=tuple(Local(local=str(path), model=name) for name, path in checkpoints.items()),
         corpora=(Corpus(kind="text", path=str(prose)), Corpus(kind="random-uniform")),
         recipe=built_in_recipe("real@1"),
-        resources=Resources(cpus=os.cpu_count() or 1, slots=1, batch_tokens=BATCH_TOKENS),
+        resources=Resources(cpus=os.cpu_count() or 1, slots=1),
     )
 
 

@@ -5,7 +5,6 @@ Apart from `measure`, because tests on GPUs replace it to prove that a pass neve
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -31,31 +30,19 @@ class HiddenStateSampler:
     def begin_batch(self, batch: Batch) -> None:
         """Start a batch: the following states belong to it."""
         self._batch = batch
-        self._passed = dict.fromkeys(self._slots, 0)
         self._moments = to_device(torch.from_numpy(batch.moment_rows), self._device)
         self._kept = to_device(torch.from_numpy(batch.kept_rows), self._device)
 
     def add_states(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
-        """Take the hidden states of `layer` for the next one or more contexts of the batch."""
+        """Take the hidden states of `layer` for all contexts of the batch."""
         if layer not in self._slots:
             return
         batch, rows = self._batch, hidden.flatten(0, 1)
-        first = self._passed[layer]
-        self._passed[layer] = last = first + len(rows)
-        moments, kept = _between(batch.moment_rows, first, last), _between(batch.kept_rows, first, last)
-        self._stream.add_states(self._slots[layer], rows[self._moments[moments] - first])
+        self._stream.add_states(self._slots[layer], rows[self._moments])
         if layer in self._clouds:
-            self._clouds[layer].append(
-                rows[self._kept[kept] - first], batch.kept_context[kept], batch.kept_token[kept], batch.kept_group[kept]
-            )
+            self._clouds[layer].append(rows[self._kept], batch.kept_context, batch.kept_token, batch.kept_group)
 
     def end_batch(self) -> None:
-        """End a batch, once every layer has been added for every context."""
+        """End a batch, once every layer has been added."""
         batch = self._batch
         self._stream.end_batch(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))
-
-
-def _between(rows: np.ndarray, first: int, last: int) -> slice:
-    """Slice of the ascending `rows` that lie in first <= row < last."""
-    low, high = np.searchsorted(rows, (first, last))
-    return slice(int(low), int(high))

@@ -42,9 +42,9 @@ class StateSpec(NamedTuple):
 class LayerStack:
     """One stack of blocks: a decoder, an encoder, or either half of an encoder-decoder.
 
-    Contexts of one call have equal length and no padding. On the CPU each context is forwarded separately: elementwise
-    kernels round differently in the body and the tail of a SIMD loop, so results would depend on the batch.
-    CheckpointError is raised if the blocks cannot be found or do not return [contexts, tokens, dim].
+    Contexts of one call have equal length and no padding. Elementwise kernels round differently in the body and the
+    tail of a SIMD loop, so the last digits of a context depend on the contexts of the same call. CheckpointError is
+    raised if the blocks cannot be found or do not return [contexts, tokens, dim].
     """
 
     def __init__(self, module: PreTrainedModel, kind: ModelKind) -> None:
@@ -96,18 +96,15 @@ class LayerStack:
     ) -> Float[Tensor, "contexts predicted"] | None:
         """Run the contexts through the model and pass every state to `capture` as it is computed; none is stored.
 
-        `capture` gets the contexts of each layer in the order of `ids`: one per call on the CPU, else all at once.
         The decoder of an encoder-decoder reads the context shifted right by one, so position i predicts token i.
 
         Returns:
             Causal loss in nats, float32, of tokens 1.. of each context; None without a causal head.
         """
+        ids = ids.to(self._module.device, torch.long)
         with torch.inference_mode():
-            if self.loss_kind == "causal":
-                return torch.cat([self._causal(part, self._run(part, capture)) for part in self._parts(ids.long())])
-            for part in self._parts(ids.long()):
-                self._run(part, capture)
-        return None
+            output = self._run(ids, capture)
+            return self._causal(ids, output) if self.loss_kind == "causal" else None
 
     def masked_token_losses(
         self, ids: Int[Tensor, "contexts tokens"], masked: Bool[Tensor, "contexts tokens"], mask_id: int
@@ -118,21 +115,14 @@ class LayerStack:
         """
         if self.loss_kind != "masked":
             return None
+        ids, masked = ids.to(self._module.device, torch.long), masked.to(self._module.device)
         with torch.inference_mode():
-            parts = zip(self._parts(ids.long()), self._parts(masked), strict=True)
-            return torch.cat([self._masked(part, mask, mask_id) for part, mask in parts])
+            output = self._call(ids.masked_fill(masked, mask_id))
+            return token_losses(self._module, self._body, output, output.last_hidden_state[masked], ids[masked])
 
     def _causal(self, ids: Tensor, output: Any) -> Tensor:
         hidden, targets = output.last_hidden_state[:, :-1].flatten(0, 1), ids[:, 1:].flatten()
         return token_losses(self._module, self._body, output, hidden, targets).view(len(ids), -1)
-
-    def _masked(self, ids: Tensor, masked: Tensor, mask_id: int) -> Tensor:
-        output = self._call(ids.masked_fill(masked, mask_id))
-        return token_losses(self._module, self._body, output, output.last_hidden_state[masked], ids[masked])
-
-    def _parts(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        tensor = tensor.to(self._module.device)
-        return tensor.split(1) if tensor.device.type == "cpu" else (tensor,)
 
     def _run(self, ids: Tensor, capture: CaptureCallback) -> Any:
         with capture_states(self._blocks, capture, self._module.device):

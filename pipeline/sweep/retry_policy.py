@@ -51,11 +51,9 @@ class FailurePolicy(NamedTuple):
 POLICIES: dict[ErrorClass, FailurePolicy] = {
     "permanent": FailurePolicy("the checkpoint or the corpus is unusable", 1, quarantines="yes", retry_in_run=False),
     "error": FailurePolicy("unexpected exception", 3, quarantines="if confirmed", retry_in_run=False, systemic=True),
-    "oom": FailurePolicy(
-        "the GPU or the process is out of memory", 3, quarantines="if confirmed", on_retry="half_batch"
-    ),
+    "oom": FailurePolicy("the GPU is out of memory", 3, quarantines="if confirmed", on_retry="half_batch"),
     "host_oom": FailurePolicy(
-        cause="the node killed the worker for its memory",
+        cause="the host has too little memory: an allocation failed, or the node killed the worker",
         max_attempts=2,
         quarantines="if confirmed",
         scope="worker",

@@ -37,6 +37,8 @@ ERROR_CLASS_BY_EXCEPTION: dict[type[ShapelakeError], ErrorClass] = {
     UsageError: "setup",
     LakeError: "infra",
 }
+CPU_ALLOCATION_FAILED = "can't allocate memory"
+"""Part of the message of the RuntimeError that torch raises when an allocation on the CPU fails."""
 TimeoutContext = Callable[[Task], AbstractContextManager[None]]
 
 
@@ -120,8 +122,10 @@ def classify_error(error: BaseException) -> ErrorClass:
     for exception, error_class in ERROR_CLASS_BY_EXCEPTION.items():
         if isinstance(error, exception):
             return error_class
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if type(error).__name__ == "OutOfMemoryError":
         return "oom"
+    if isinstance(error, MemoryError) or CPU_ALLOCATION_FAILED in str(error):
+        return "host_oom"
     if isinstance(error, ConnectionError | TimeoutError):
         return "transient"
     return "error"

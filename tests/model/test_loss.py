@@ -78,15 +78,6 @@ def test_loss_of_each_token(saved: Saved, ids: Tensor) -> None:
         assert abs(losses[context, token - 1] - want) < 1e-6
 
 
-def test_loss_does_not_depend_on_the_batch(saved: Saved, ids: Tensor) -> None:
-    """Losses of three contexts in one call are byte-identical to three calls."""
-    profile = load_model(saved("llama"), "float32", "cpu").stack("decoder")
-    together = profile.forward_and_capture(ids, ignore)
-    alone = [profile.forward_and_capture(row, ignore) for row in ids.split(1)]
-    assert together is not None
-    assert torch.equal(together, torch.cat([row for row in alone if row is not None]))
-
-
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_ids_of_any_integer_type(name: str, saved: Saved, ids: Tensor) -> None:
     """int32 ids give results byte-identical to int64 ids."""

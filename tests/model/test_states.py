@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -39,18 +38,13 @@ def check(got: list[Tensor], want: tuple[Tensor, ...], body: nn.Module) -> None:
         assert torch.equal(ours, theirs), f"state {layer}: {(ours - theirs).abs().max()}"
 
 
-def alone(call: Any, ids: Tensor) -> tuple[Tensor, ...]:
-    """Return the hidden states of each context forwarded separately."""
-    return tuple(torch.cat(rows) for rows in zip(*(call(row) for row in ids.split(1)), strict=True))
-
-
 @pytest.mark.parametrize("name", tiny_models.CAUSAL + tiny_models.MASKED)
 @torch.inference_mode()
 def test_states_are_the_models_own(name: str, saved: Saved, ids: Tensor) -> None:
     """States equal output_hidden_states bit for bit; the final norm of the raw last block is the last one."""
     model = load_model(saved(name), "float32", "cpu")
     (profile,) = model.stacks.values()
-    want = alone(lambda row: model.module(row, output_hidden_states=True).hidden_states, ids)
+    want = model.module(ids, output_hidden_states=True).hidden_states
     got = states(profile, ids)
     assert [hidden.shape[-1] for hidden in got] == [state.width for state in profile.state_specs]
     body = model.module.base_model.get_decoder() if profile.kind == "decoder" else model.module.base_model
@@ -66,11 +60,10 @@ def test_both_halves_of_an_encoder_decoder(name: str, saved: Saved, ids: Tensor)
     model = load_model(saved(name), "float32", "cpu")
     start = {"t5": 0, "bart": 2}[name]
     shifted = torch.cat([torch.full((len(ids), 1), start), ids[:, :-1]], dim=1)
-    both = torch.stack([ids, shifted], dim=1)
-    call = lambda pair: model.module(pair[:, 0], decoder_input_ids=pair[:, 1], output_hidden_states=True)  # noqa: E731
+    want = model.module(ids, decoder_input_ids=shifted, output_hidden_states=True)
     encoder, decoder = model.stack("encdec-encoder"), model.stack("encdec-decoder")
-    check(states(encoder, ids), alone(lambda pair: call(pair).encoder_hidden_states, both), model.module.get_encoder())
-    check(states(decoder, ids), alone(lambda pair: call(pair).decoder_hidden_states, both), model.module.get_decoder())
+    check(states(encoder, ids), want.encoder_hidden_states, model.module.get_encoder())
+    check(states(decoder, ids), want.decoder_hidden_states, model.module.get_decoder())
     assert (encoder.n_layers, decoder.n_layers) == (3, 2)
     assert encoder.flags == decoder.flags == ("no_own_loss",)
     assert encoder.forward_and_capture(ids, lambda layer, hidden: None) is None
@@ -86,17 +79,6 @@ def test_depth_and_names(name: str, last: str, saved: Saved) -> None:
     assert [state.name for state in profile.state_specs[:4]] == ["embedding", "block", "block", "block"]
     assert [state.depth for state in profile.state_specs[:4]] == [0, 1 / 3, 2 / 3, 1]
     assert (profile.state_specs[-1].name, profile.state_specs[-1].depth) == (last, 1)
-
-
-@pytest.mark.parametrize("name", ["llama", "mamba", "modernbert", "t5"])
-def test_a_context_does_not_depend_on_its_batch(name: str, saved: Saved) -> None:
-    """16 contexts in one CPU call are byte-identical to 16 calls, at a length at which a batched SiLU would differ."""
-    ids = torch.randint(5, tiny_models.VOCAB, (16, 29), generator=torch.Generator().manual_seed(2))
-    profile = next(iter(load_model(saved(name), "float32", "cpu").stacks.values()))
-    together = states(profile, ids)
-    for row, context in enumerate(ids.split(1)):
-        for hidden, single in zip(together, states(profile, context), strict=True):
-            assert torch.equal(hidden[row], single[0])
 
 
 def test_hooks_are_gone_after_an_error(saved: Saved, ids: Tensor) -> None:
