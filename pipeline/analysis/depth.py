@@ -23,6 +23,14 @@ FLAT = "flat"
 WORDS = make_words(
     none=FLAT, r="rising", f="falling", rf="peak", fr="valley", frf="valley-then-peak", rfr="peak-then-valley"
 )
+SHAPE_PHRASES = {
+    "rising": "rises",
+    "falling": "falls",
+    "peak": "has a peak",
+    "valley": "has a valley",
+    "valley-then-peak": "has a valley and then a peak",
+    "peak-then-valley": "has a peak and then a valley",
+}
 CLAIM = "dimension has a peak in the interior of the network"
 CURVE_COLUMNS = (
     *("verdict", "claim", "depth", "depth_low", "depth_high", "onset", "peak_value"),
@@ -79,7 +87,7 @@ def _describe(row: dict[str, Any]) -> str:
     votes = f"in {row['agreeing']} of {row['scales']} scales"
     if row["verdict"] == FLAT:
         return f"does not change significantly (95 %), {votes}."
-    name = "rises and falls repeatedly" if row["verdict"] == MANY_MOVES else f"has the shape {row['verdict']}"
+    name = "rises and falls repeatedly" if row["verdict"] == MANY_MOVES else SHAPE_PHRASES[row["verdict"]]
     text = f"{name}, {votes}: {row['reference']} {describe_moves(row, 'depth', '.2f')}"
     if row["verdict"] in WORDS.peaked:
         place = f"{row['depth']:.2f} (95 % {row['depth_low']:.2f} to {row['depth_high']:.2f})"

@@ -15,8 +15,6 @@ STEP_TITLE = "training step"
 ANISOTROPY_TITLE = "anisotropy"
 DIMENSION_TITLE = "intrinsic dimension"
 GAP_QUANTILE, MAX_DOTTED_STEPS = 0.98, 40
-MAX_NAMED_HISTORIES = 6
-"""Most histories whose names fit into one chart."""
 TOOLTIP_FORMATS = {
     "history": ("model", ""),
     "step": ("step", ",d"),

@@ -11,7 +11,7 @@ from pipeline import output_paths
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 from pipeline.report import history_charts, overview_charts, theme
-from pipeline.report.chart_data import RANDOM_CORPUS_PREFIX, build_chart_tables, load_chart_rows
+from pipeline.report.chart_data import build_chart_tables, load_chart_rows
 from pipeline.report.chart_parts import (
     DIMENSION_TITLE,
     ChartContext,
@@ -21,7 +21,6 @@ from pipeline.report.chart_parts import (
     depth_axis,
     dimension_chart,
     dots,
-    end_labels,
     layer_charts,
     line,
     share_axis,
@@ -38,7 +37,7 @@ PNG_SCALE = 3
 def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
     """Dimension over training, mean over the blocks, of every model; a triangle marks the highest step."""
     base = dimension_chart("steps", "text")
-    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
     title = f"{DIMENSION_TITLE}, mean over blocks"
     x, y = step_axis(shown), value_axis("dimension", title)
     top = base.transform_joinaggregate(top="max(dimension)", groupby=["history"])
@@ -47,7 +46,6 @@ def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
         band(base).encode(x, value_axis("low", title), alt.Y2("high:Q"), look["color"], each),
         line(base, dots=26).encode(x, y, each, look["color"], look["strokeDash"]),
         peak.encode(x, y, look["color"]),
-        end_labels(base, "step", "history", "datum.history").encode(x, y),
     )
 
 
@@ -60,11 +58,8 @@ def profiles_over_training(shown: ChartContext) -> alt.FacetChart:
 
 def text_against_random(shown: ChartContext) -> alt.FacetChart:
     """Anisotropy over depth at the newest checkpoint, on text and on random tokens, one panel per model."""
-    base = base_chart("layers").transform_filter("datum.newest && datum.block")
-    is_random = f"indexof(datum.text, '{RANDOM_CORPUS_PREFIX}') == 0"
-    base = base.transform_calculate(input=f"{is_random} ? 'random tokens' : 'text'")
-    base = add_interval(base, "anisotropy", "anisotropy_se")
-    look, each = theme.input_encodings(), alt.Detail("text:N")
+    base = add_interval(history_charts.newest_on_every_text(), "anisotropy", "anisotropy_se")
+    look, each = theme.input_encodings(shown.texts), alt.Detail("text:N")
     drawn = alt.layer(
         band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], each),
         line(base).encode(depth_axis(), share_axis(), look["color"], look["strokeDash"], each),

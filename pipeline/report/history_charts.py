@@ -1,8 +1,10 @@
-"""Charts of one history: layer by checkpoint, over training, and text against random tokens."""
+"""Charts of one history: over depth, layer by checkpoint, over training, and text against random tokens."""
 
 import altair as alt
 
 from pipeline.analysis.phases import WORDS
+from pipeline.report import theme
+from pipeline.report.chart_data import RANDOM_CORPUS_PREFIX
 from pipeline.report.chart_parts import (
     ANISOTROPY_TITLE,
     DIMENSION_TITLE,
@@ -51,6 +53,41 @@ def _map(shown: ChartContext, column: str, title: str, labels: bool) -> alt.Laye
     )
     tiles = base.mark_rect(aria=False).encode(checkpoint_axis(labels), layer_axis(), colour, tips)
     return layer_charts(tiles, marks.encode(checkpoint_axis(labels), layer_axis()), height=190, title=title)
+
+
+def newest_on_every_text(*by: str) -> alt.Chart:
+    """Chart of the blocks at the newest checkpoint on every text; `input` is text or random tokens."""
+    base = base_chart("layers", *by).transform_filter("datum.newest && datum.block")
+    is_random = f"indexof(datum.text, '{RANDOM_CORPUS_PREFIX}') == 0"
+    return base.transform_calculate(input=f"{is_random} ? 'random tokens' : 'text'")
+
+
+def draw_newest(shown: ChartContext) -> alt.VConcatChart:
+    """Anisotropy with and without sink tokens, and dimension, over depth: the newest checkpoint on every text."""
+    base = newest_on_every_text("history")
+    dimension = base.transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
+    panels = [
+        _over_depth(shown, base, share_axis("anisotropy"), "anisotropy_se", "all tokens"),
+        _over_depth(shown, base, share_axis("anisotropy_no_sink"), "anisotropy_no_sink_se", "without sink tokens"),
+        _over_depth(shown, dimension, value_axis("dimension", DIMENSION_TITLE), "se", ""),
+    ]
+    return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared", color="shared", strokeDash="shared")
+
+
+def _over_depth(shown: ChartContext, base: alt.Chart, y: alt.Y, se: str, title: str) -> alt.LayerChart:
+    column = y.shorthand.removesuffix(":Q")
+    base = add_interval(base.transform_filter(f"datum.{column} != null"), column, se)
+    look, each, x = theme.input_encodings(shown.texts), alt.Detail("text:N"), depth_axis(labels=not title)
+    tips = tooltips("text", "step", "layer", "depth", column, se, "doubt")
+    low = y.copy()
+    low.shorthand = "low:Q"
+    return layer_charts(
+        band(base).encode(x, low, alt.Y2("high:Q"), look["color"], each),
+        line(base).encode(x, y, each, look["color"], look["strokeDash"]),
+        *dots(base, 30, x, y, look["color"], look["shape"], each, tips),
+        height=150,
+        title=title,
+    )
 
 
 def draw_profiles(shown: ChartContext) -> alt.LayerChart:

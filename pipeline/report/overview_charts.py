@@ -5,7 +5,6 @@ import altair as alt
 from pipeline.report import theme
 from pipeline.report.chart_parts import (
     DIMENSION_TITLE,
-    MAX_NAMED_HISTORIES,
     ChartContext,
     add_interval,
     band,
@@ -14,7 +13,6 @@ from pipeline.report.chart_parts import (
     depth_colour,
     dimension_chart,
     dots,
-    end_labels,
     layer_charts,
     line,
     share_axis,
@@ -36,7 +34,7 @@ def draw_profile(shown: ChartContext) -> alt.VConcatChart:
 def _profile(shown: ChartContext, column: str, title: str, labels: bool) -> alt.LayerChart:
     base = base_chart("layers", "text").transform_filter(f"datum.newest && datum.block && datum.{column} != null")
     base = add_interval(base, column, f"{column}_se")
-    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
     tips = tooltips("history", "kind", "step", "layer", "depth", column, f"{column}_se", "doubt")
     x, y = depth_axis(labels), share_axis(column)
     parts = [
@@ -44,13 +42,13 @@ def _profile(shown: ChartContext, column: str, title: str, labels: bool) -> alt.
         line(base).encode(x, y, each, look["color"], look["strokeDash"]),
         *dots(base, 40, x, y, look["color"], look["shape"], each, tips),
     ]
-    return layer_charts(*parts, *_named(shown, base, "depth", x, y), height=190, title=title)
+    return layer_charts(*parts, height=190, title=title)
 
 
 def draw_dimension_over_depth(shown: ChartContext) -> alt.LayerChart:
     """Dimension over relative depth at the newest checkpoint of every model, with its 95 % interval."""
     base = dimension_chart("layers", "text").transform_filter("datum.newest && datum.block && datum.dimension != null")
-    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
     tips = tooltips("history", "kind", "step", "layer", "depth", "dimension", "se", "doubt")
     x, y = depth_axis(), value_axis("dimension", DIMENSION_TITLE)
     parts = [
@@ -58,13 +56,13 @@ def draw_dimension_over_depth(shown: ChartContext) -> alt.LayerChart:
         line(base).encode(x, y, each, look["color"], look["strokeDash"]),
         *dots(base, 40, x, y, look["color"], look["shape"], each, tips),
     ]
-    return layer_charts(*parts, *_named(shown, base, "depth", x, y))
+    return layer_charts(*parts)
 
 
 def draw_growth(shown: ChartContext) -> alt.LayerChart:
     """Anisotropy over training of every model, mean over its blocks; thin and faint without sink tokens."""
     base = add_interval(base_chart("steps", "text"), "anisotropy", "anisotropy_se")
-    look, each = theme.kind_encodings(shown.kinds), alt.Detail("history:N")
+    look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
     tips = tooltips("history", "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink")
     title = "anisotropy, mean over blocks"
     x, y, no_sink = step_axis(shown), share_axis(title=title), share_axis("anisotropy_no_sink", title)
@@ -73,7 +71,7 @@ def draw_growth(shown: ChartContext) -> alt.LayerChart:
         line(base, 1, opacity=0.6).encode(x, no_sink, each, look["color"], look["strokeDash"]),
         line(base, dots=0 if shown.dense else 26).encode(x, y, each, tips, look["color"], look["strokeDash"]),
     ]
-    return layer_charts(*parts, *_named(shown, base, "step", x, y))
+    return layer_charts(*parts)
 
 
 def draw_dimension_multiples(shown: ChartContext) -> alt.FacetChart:
@@ -84,9 +82,3 @@ def draw_dimension_multiples(shown: ChartContext) -> alt.FacetChart:
     lines = line(base, 1.5, dots=0 if shown.dense else 12).encode(x, y, depth_colour(), dash, tips)
     facets = lines.properties(width=theme.PANEL_WIDTH, height=130).facet(alt.Facet("history:N", title=None), columns=3)
     return facets.resolve_scale(y="independent")
-
-
-def _named(shown: ChartContext, base: alt.Chart, by: str, x: alt.X, y: alt.Y) -> list[alt.Chart]:
-    if len(shown.histories) > MAX_NAMED_HISTORIES:
-        return []
-    return [end_labels(base, by, "history", "datum.history").encode(x, y)]

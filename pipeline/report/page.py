@@ -15,7 +15,7 @@ from pipeline.report import chart_data, theme
 from pipeline.report import tables as printed
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.chart_parts import ChartContext
-from pipeline.report.sections import ASSETS, HISTORY_KEYS, HISTORY_SECTIONS, Section
+from pipeline.report.sections import ASSETS, HISTORY_KEYS, Section
 from pipeline.report.verdicts import Verdicts
 
 MAX_PAGE_BYTES = 2_500_000
@@ -54,9 +54,10 @@ class PageOptions(NamedTuple):
 
 def render_page(content: PageContent, options: PageOptions) -> str:
     """Render one page as HTML."""
-    drawn, sections = content.tables.downsample(options.most), options.sections
+    drawn = content.tables.downsample(options.most)
+    sections = tuple(section for section in options.sections if section.has_data(drawn))
     shown = ChartContext.from_tables(drawn)
-    used = {section.table for section in sections} | ({"peaks"} if HISTORY_SECTIONS[0] in sections else set())
+    used = {table for section in sections for table in (section.table, *section.other_tables)}
     data = {
         "tables": {name: chart_data.to_json_columns(frame) for name, frame in drawn._asdict().items() if name in used},
         "specs": {section.name: content.specs[section.name] for section in sections},
@@ -70,6 +71,7 @@ def render_page(content: PageContent, options: PageOptions) -> str:
         content=content,
         shown=shown,
         sections=sections,
+        not_drawn=[section.question for section in options.sections if section not in sections],
         estimators=ESTIMATOR_LABELS,
         options=options,
         thinned=drawn.layers.height < content.tables.layers.height,

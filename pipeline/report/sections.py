@@ -4,9 +4,11 @@ from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+import polars as pl
 import yaml
 
 from pipeline.report import history_charts, overview_charts
+from pipeline.report.chart_data import ChartTables
 from pipeline.report.chart_parts import ChartContext
 
 ASSETS = files("pipeline.report") / "assets"
@@ -35,6 +37,19 @@ class Section(NamedTuple):
     only: tuple[str, ...] = ()
     """Columns that must be neither false nor null in the rows of the table that belong to the chart."""
     findings: tuple[str, ...] = ()
+    other_tables: tuple[str, ...] = ()
+    """Tables of marks that the chart draws besides those of `table`."""
+    over_training: bool = False
+    """True if the chart needs two steps of a history."""
+
+    def has_data(self, tables: ChartTables) -> bool:
+        """True if the tables hold rows for the chart, of at least two steps if it is one over training."""
+        rows = getattr(tables, self.table)
+        if self.only:
+            flags = [name for name in self.only if rows[name].dtype == pl.Boolean]
+            rows = rows.drop_nulls(self.only).filter(*flags)
+        steps = rows.group_by("history", "text").agg(pl.col("step").n_unique())
+        return not steps.is_empty() and (not self.over_training or steps["step"].max() > 1)  # type: ignore[operator]
 
     def build_spec(self, shown: ChartContext) -> dict[str, Any]:
         """Build the Vega-Lite spec, without data; not validated, which would take most of the page's time."""
@@ -62,6 +77,7 @@ OVERVIEW_SECTIONS = _read_sections(
 )
 HISTORY_SECTIONS = _read_sections(
     "history",
+    newest=history_charts.draw_newest,
     map=history_charts.draw_heat_map,
     profiles=history_charts.draw_profiles,
     dimension=history_charts.draw_dimension,

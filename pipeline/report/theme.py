@@ -1,4 +1,4 @@
-"""Style of all charts: colours, dashes and shapes by kind, colour ramps, light and dark theme."""
+"""Style of all charts: a colour per model, dash and shape by kind, colour ramps, light and dark theme."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,27 +9,32 @@ WIDTH = 640
 """Default width of a chart in pixels; page.js fits charts to the window."""
 PANEL_WIDTH = 190
 """Width in pixels of one panel of small multiples."""
+LEGEND_GREY = "#808080"
+"""Colour of the symbols of a legend without colours, visible on both backgrounds."""
+LEGEND_COLUMNS = 4
+"""Names per line of a legend above a chart of full width; page.js takes fewer in a narrow window."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
-class SeriesStyle(NamedTuple):
-    """Colour, dash and shape of a series; contrast at least 3:1 on both backgrounds (palette of Okabe and Ito)."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c0699b", "#8a6d00", "#7a5cc2", "#2a8ca3", "#a3493f")
+"""Colours of series, after Okabe and Ito; contrast at least 3:1 on both backgrounds. More than eight series repeat
+them."""
 
-    colour: str
+
+class SeriesStyle(NamedTuple):
+    """Dash and shape of a series."""
+
     dash: tuple[int, int]
     shape: str
 
 
 KIND_STYLES = {
-    "decoder": SeriesStyle("#0072b2", (1, 0), "circle"),
-    "encoder": SeriesStyle("#d55e00", (6, 3), "square"),
-    "encdec-encoder": SeriesStyle("#c0699b", (2, 2), "diamond"),
-    "encdec-decoder": SeriesStyle("#009e73", (8, 2), "triangle-up"),
+    "decoder": SeriesStyle((1, 0), "circle"),
+    "encoder": SeriesStyle((6, 3), "square"),
+    "encdec-encoder": SeriesStyle((2, 2), "diamond"),
+    "encdec-decoder": SeriesStyle((8, 2), "triangle-up"),
 }
-INPUT_STYLES = {
-    "text": SeriesStyle("#0072b2", (1, 0), "circle"),
-    "random tokens": SeriesStyle("#d55e00", (6, 3), "square"),
-}
+INPUT_STYLES = {"text": SeriesStyle((1, 0), "circle"), "random tokens": SeriesStyle((6, 3), "square")}
 
 TEXT_COLOURS = {"light": "#1c2127", "dark": "#e4e8ee"}
 MUTED_COLOURS = {"light": "#59626e", "dark": "#a3adba"}
@@ -62,23 +67,30 @@ def vega_config(theme: str) -> dict[str, Any]:
     }
 
 
-def kind_encodings(kinds: Sequence[str]) -> dict[str, Any]:
-    """Encodings of colour, dash and shape for these kinds."""
-    return _by("kind", {kind: look for kind, look in KIND_STYLES.items() if kind in kinds})
+def model_encodings(histories: Sequence[str], kinds: Sequence[str]) -> dict[str, Any]:
+    """Encodings of colour by history, and of dash and shape by kind."""
+    looks = {kind: look for kind, look in KIND_STYLES.items() if kind in kinds}
+    return {"color": colour_encoding("history", histories)} | _dash_and_shape("kind", looks)
 
 
-def input_encodings() -> dict[str, Any]:
-    """Encodings of colour, dash and shape for text and random tokens."""
-    return _by("input", INPUT_STYLES)
+def input_encodings(texts: Sequence[str]) -> dict[str, Any]:
+    """Encodings of colour by text, and of dash and shape by `input`, text or random tokens."""
+    return {"color": colour_encoding("text", texts)} | _dash_and_shape("input", INPUT_STYLES)
 
 
-def _by(field: str, looks: dict[str, SeriesStyle]) -> dict[str, Any]:
-    def scale(values: list[Any]) -> alt.Scale:
-        return alt.Scale(domain=list(looks), range=values)
+def colour_encoding(field: str, values: Sequence[str]) -> alt.Color:
+    """Encode a nominal field by colour, in the order of `values`; without a legend for a single value."""
+    scale = alt.Scale(domain=list(values), range=[COLOURS[i % len(COLOURS)] for i in range(len(values))])
+    legend = alt.Legend(symbolType="stroke", symbolStrokeWidth=3, columns=LEGEND_COLUMNS, labelLimit=220)
+    return alt.Color(f"{field}:N", scale=scale, title=None, legend=legend if len(values) > 1 else None)
 
-    colours, dashes, shapes = (list(part) for part in zip(*looks.values(), strict=True))
+
+def _dash_and_shape(field: str, looks: dict[str, SeriesStyle]) -> dict[str, Any]:
+    dashes, shapes = (list(part) for part in zip(*looks.values(), strict=True))
+    legend = alt.Legend(symbolFillColor=LEGEND_GREY, symbolStrokeColor=LEGEND_GREY) if len(looks) > 1 else None
+    dash = alt.Scale(domain=list(looks), range=[list(each) for each in dashes])
+    shape = alt.Scale(domain=list(looks), range=shapes)
     return {
-        "color": alt.Color(f"{field}:N", scale=scale(colours), title=None, legend=alt.Legend(symbolOpacity=1)),
-        "strokeDash": alt.StrokeDash(f"{field}:N", scale=scale([list(dash) for dash in dashes]), title=None),
-        "shape": alt.Shape(f"{field}:N", scale=scale(shapes), title=None),
+        "strokeDash": alt.StrokeDash(f"{field}:N", scale=dash, title=None, legend=legend),
+        "shape": alt.Shape(f"{field}:N", scale=shape, title=None, legend=legend),
     }

@@ -86,7 +86,7 @@ def _summary(findings: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTa
         "dome": findings["dome"].select(*on, dome="verdict", without_sinks="no_sink_verdict", dome_claim="claim"),
         "convergence": findings["convergence"].select(*on, profile="verdict"),
         "phases": phases.select(*on, dimension="verdict", dimension_claim="claim"),
-        "depth": findings["depth"].select(*on, over_depth="verdict"),
+        "depth": findings["depth"].select(*on, dimension_over_depth="verdict"),
         "sinks": findings["sinks"].select(*on, sinks="verdict"),
         "nulls": domes.group_by(on).agg(random_tokens=pl.col("verdict").first()),
         "trust": findings["trust"].group_by(on).agg(trust=pl.col("verdict").sort_by(_trust_rank()).first()),
@@ -95,6 +95,7 @@ def _summary(findings: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTa
         table = table.join(part, on=on, how="left")
     caption = "Verdicts by model and text. A blank cell has no verdict."
     shown = table.sort(on).with_columns(pl.col(pl.String).exclude(on).str.replace_all("_", " "))
+    shown = shown.select(*on, *(column for column in shown.drop(on) if column.null_count() < shown.height))
     return make_report_table("summary", caption, "shapelake findings --lake {lake}", shown)
 
 

@@ -43,7 +43,7 @@ def test_it_opens_fast_whole_and_no_wider_than_the_window(browser, page, width, 
     before = browser.busy()
     browser.open(page.as_uri(), width, dark=dark)
     charts = browser.run("document.querySelectorAll('.chart').length")
-    assert _drawn(browser) == charts == 8
+    assert _drawn(browser) == charts == 10
     assert browser.busy() - before < OPENS_IN_S
     assert browser.run("document.documentElement.scrollWidth") == width
     assert browser.run("[...document.querySelectorAll('.chart')].every((c) => c.querySelector('svg path'))")
@@ -58,10 +58,10 @@ def test_it_opens_fast_whole_and_no_wider_than_the_window(browser, page, width, 
 @pytest.mark.parametrize(
     ("control", "value", "charts"),
     [
-        ("history", "lab/big", ["map", "profiles", "dimension", "loss", "random"]),
+        ("history", "lab/big", ["newest", "map", "profiles", "dimension", "loss", "random"]),
         ("text", "random-uniform", ["profile", "growth", "multiples", "map", "profiles", "dimension", "loss"]),
-        ("estimator", "id_mle", ["multiples", "dimension", "loss"]),
-        ("estimator", "id_authors", ["multiples", "dimension", "loss"]),
+        ("estimator", "id_mle", ["multiples", "newest", "dimension", "loss"]),
+        ("estimator", "id_authors", ["multiples", "newest", "dimension", "loss"]),
     ],
 )
 def test_every_switch_changes_its_pictures(opened, control, value, charts):
@@ -87,7 +87,7 @@ def _choose(browser: Chromium, control: str, value: str) -> None:
 def test_the_theme_can_be_switched_and_every_chart_with_it(opened):
     before = opened.run(PICTURE.format("loss"))
     opened.run("document.querySelector('[name=theme]').click()")
-    opened.wait("document.querySelector('[name=theme]').ariaPressed === 'true'")
+    opened.wait("document.querySelector('[name=theme]').textContent === 'Light theme'")
     for _ in range(20):
         opened.run(RENDERED)
     assert opened.run(PICTURE.format("loss")) != before
@@ -141,7 +141,7 @@ def test_a_keyboard_alone_reaches_and_moves_the_switches(opened):
 
 def test_charts_are_named_for_those_who_do_not_see_them(opened):
     named = opened.run("[...document.querySelectorAll('.chart')].map((chart) => chart.ariaLabel)")
-    assert len(named) == 8
+    assert len(named) == 10
     assert all(name and len(name) > 40 for name in named)
     assert opened.run("document.querySelectorAll('.chart [aria-roledescription=\"rect mark container\"]').length") == 0
 
@@ -149,5 +149,5 @@ def test_charts_are_named_for_those_who_do_not_see_them(opened):
 def test_it_prints_without_its_controls(opened):
     opened.send("Emulation.setEmulatedMedia", media="print")
     assert opened.run("getComputedStyle(document.querySelector('.controls')).display") == "none"
-    assert opened.run("document.querySelectorAll('.chart svg').length") == 8
+    assert opened.run("document.querySelectorAll('.chart svg').length") == 10
     opened.send("Emulation.setEmulatedMedia", media="")

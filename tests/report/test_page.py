@@ -59,7 +59,8 @@ def test_sentences_are_those_of_the_findings(reader, read):
     lines = [text for _, text in read.all("p", class_="says")]
     for name in ("dome", "convergence", "sinks", "matched"):
         for verdict, sentence in compute_finding(name, reader).select("verdict", "because").iter_rows():
-            assert f"{verdict.replace('_', ' ')} {' '.join(sentence.split())}" in lines
+            told = f"{verdict.replace('_', ' ')} {' '.join(sentence.split())}"
+            assert any(line.endswith(told) for line in lines), "after the model or the text, where these are several"
     assert any(line.startswith("expand-compress ") for line in lines)
 
 
@@ -96,7 +97,7 @@ def compared(reader, read, section):
     spec, where = read.data["sections"][section.name], read.data["where"]
     by = [control for control in spec["controls"] if control != "estimator"]
     rows = [row for row in read.rows(spec["table"]) if all(row[name] not in (False, None) for name in spec["only"])]
-    columns = [column for column in spec["columns"] if column != "history"]
+    columns = [column for column in spec["columns"] if column not in ("history", "text")]
     total = 0
     for history, text in product(where["history"], where["text"]):
         choice = {"history": history, "text": text}
@@ -219,8 +220,13 @@ def test_lakes_that_lack_what_some_charts_show(tmp_path, steps, recipe):
     (path,) = write_report(reader, tmp_path / "r.html")
     read = Page(path)
     assert len([row for row in read.rows("layers") if row["newest"] and row["block"]]) == 2 * 4
-    assert bool(read.rows("steps")) == (steps != (None,))
-    assert read.rows("peaks") == []
+    drawn = {found["data-section"] for found, _ in read.all("div", class_="chart")}
+    if len(steps) == 1:
+        assert drawn == {"profile", "depth", "newest"}, "a chart over training would have lone dots"
+        assert any("Does anisotropy grow in training?" in text for _, text in read.all("p", class_="note"))
+    else:
+        assert drawn == set(SECTIONS)
+        assert read.rows("peaks") == []
     draw_figure(reader, "anisotropy-depth", tmp_path / "f.svg")
 
 

@@ -44,6 +44,7 @@
     const { full, small } = page.widths;
     const copy = structuredClone(spec);
     const facets = Object.keys(page.where.history).length;
+    narrowLegends(copy, room);
     if (copy.columns) copy.columns = Math.max(1, Math.min(facets, Math.floor(room / (small + 70))));
     if (copy.width === full) return { ...copy, width: room, autosize: { type: "fit-x", contains: "padding" } };
     for (const part of copy.vconcat ?? [copy.spec]) {
@@ -51,6 +52,14 @@
       else part.width = Math.max(150, Math.floor(room / copy.columns) - 75);
     }
     return copy;
+  }
+
+  // Legends that state a number of columns take fewer in a narrow window.
+  function narrowLegends(spec, room) {
+    for (const value of Object.values(spec)) {
+      if (value?.legend?.columns) value.legend.columns = Math.max(1, Math.min(value.legend.columns, Math.floor(room / 200)));
+      if (value && typeof value === "object") narrowLegends(value, room);
+    }
   }
 
   async function draw(element) {
@@ -167,7 +176,7 @@
 
   function paint() {
     document.documentElement.dataset.theme = theme;
-    form.elements.theme.ariaPressed = String(theme === "dark");
+    form.elements.theme.textContent = theme === "dark" ? "Light theme" : "Dark theme";
   }
 
   form.addEventListener("change", (event) => {
