@@ -70,7 +70,13 @@ class Progress:
 def track(
     items: Iterable[T], label: str, total: int | None, unit: str, size: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
-    """Yield the items unchanged; each counts as `size(item)` once the next one is asked for."""
+    """Yield the items unchanged; each counts as `size(item)` once the next one is asked for.
+
+    A total of one is not shown: its item has a progress of its own, or none that could be told.
+    """
+    if total == 1:
+        yield from items
+        return
     with Progress(label, total, unit) as progress:
         for item in items:
             yield item

@@ -56,5 +56,6 @@ def test_findings_do_not_depend_on_the_batches(reader, monkeypatch, most):
 
 
 def test_a_lake_without_cells_has_no_findings(tmp_path):
+    Lake(tmp_path).identity.begin()
     found = compute_findings(list(FINDINGS), open_lake(tmp_path))
     assert all(frame.is_empty() for frame in found.values())

@@ -183,7 +183,7 @@ def test_the_detail_after_the_colon_of_a_flag_is_ignored():
 CAVEATS = {
     *("spectrum_floor", "few_points", "unresolved_points", "quantised"),
     *("few_tokens_per_dim", "constant_without_a_group", "group_too_small"),
-    *("unexpected_keys", "shorter_context", "smaller_corpus", "tokenizer_round_trip"),
+    *("unexpected_keys", "text_stack", "unwrapped_names", "shorter_context", "smaller_corpus", "tokenizer_round_trip"),
 }
 
 
@@ -200,7 +200,16 @@ def test_flags_explain_columns_that_exist():
 RAISED = re.compile(r"""flags\.add\("([a-z_]+)"\)""")
 """Flags that a metric sets; those of model, text and loss are in tuples and dicts, and listed below."""
 OTHER_FLAGS = {
-    *("no_lm_head", "unexpected_keys", "no_own_loss", "no_mask_token", "nonfinite_loss", "nothing_to_predict"),
+    *(
+        "no_lm_head",
+        "unexpected_keys",
+        "text_stack",
+        "unwrapped_names",
+        "no_own_loss",
+        "no_mask_token",
+        "nonfinite_loss",
+        "nothing_to_predict",
+    ),
     *("shorter_context", "smaller_corpus", "tokenizer_round_trip"),
     *("too_few_types", "group_too_small", "too_few_points", "too_few_normed_points"),
 }
