@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -11,11 +12,13 @@ import jinja2
 import polars as pl
 import vl_convert
 
+from pipeline.cache import table
+from pipeline.errors import UsageError
 from pipeline.report import chart_data, theme
 from pipeline.report import tables as printed
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.chart_parts import ChartContext
-from pipeline.report.sections import ASSETS, HISTORY_KEYS, Section
+from pipeline.report.sections import ASSETS, HISTORY_KEYS, ChartSpecs, Section
 from pipeline.report.verdicts import Verdicts
 
 MAX_PAGE_BYTES = 2_500_000
@@ -34,7 +37,7 @@ class PageContent(NamedTuple):
     tables: ChartTables
     verdicts: Verdicts
     printed_tables: tuple[printed.ReportTable, ...]
-    specs: dict[str, dict[str, Any]]
+    specs: ChartSpecs
     """Vega-Lite spec per section, shared by all pages so that scales agree; page.js sets the controls."""
 
 
@@ -91,7 +94,21 @@ def to_script_json(value: Any) -> str:
 
 @cache
 def vega_bundle() -> str:
-    """Return Vega, Vega-Lite and vega-embed as code for a script element; it defines the global `vegaEmbed`."""
+    """Return Vega, Vega-Lite and vega-embed as code for a script element; it defines the global `vegaEmbed`.
+
+    Building it takes two seconds, so it is kept in the user's cache, if there is one.
+    """
+    try:
+        stored = table("vega")
+    except UsageError:  # no folder for the cache
+        return _build_vega_bundle()
+    code = stored.get("bundle", release := version("vl-convert-python"))
+    if code is None:
+        stored.put("bundle", release, code := _build_vega_bundle())
+    return code
+
+
+def _build_vega_bundle() -> str:
     # A function scope, since the bundle's short top-level names collide with each other and with page.js.
     code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return f"(function(){{{code}}})();".replace("</script", "<\\/script")

@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pipeline import output_paths
 from pipeline.lake.reader import LakeReader
@@ -16,7 +16,7 @@ from pipeline.report import tables as printed
 from pipeline.report.chart_data import ChartRows, build_chart_tables
 from pipeline.report.chart_parts import ChartContext
 from pipeline.report.page import PageContent, PageOptions, count_facts, render_page, select_conditions
-from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS
+from pipeline.report.sections import HISTORY_SECTIONS, OVERVIEW_SECTIONS, ChartSpecs
 from pipeline.report.survey import Survey, survey_models
 from pipeline.report.verdicts import collect_verdicts
 
@@ -43,7 +43,7 @@ class _Shared(NamedTuple):
     rows: ChartRows
     survey: Survey
     printed_tables: tuple[printed.ReportTable, ...]
-    specs: dict[str, dict[str, Any]]
+    specs: ChartSpecs
 
 
 def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> ReportFiles:
@@ -74,7 +74,7 @@ def _render_whole(reader: LakeReader, rows: ChartRows) -> str | None:
     shown = ChartContext.from_tables(tables)
     facts, where = count_facts(frame), select_conditions(frame)
     verdicts, printed_tables = collect_verdicts(frame), _print_tables(reader, rows.models)
-    content = PageContent(reader.uri, facts, where, tables, verdicts, printed_tables, _build_specs(shown))
+    content = PageContent(reader.uri, facts, where, tables, verdicts, printed_tables, ChartSpecs(shown))
     whole = render_page(content, PageOptions((*OVERVIEW_SECTIONS, *HISTORY_SECTIONS), MAX_LAYER_ROWS))
     return whole if len(shown.histories) == 1 or len(whole.encode()) <= page.MAX_PAGE_BYTES else None
 
@@ -108,7 +108,7 @@ def _write_index_alone(reader: LakeReader, rows: ChartRows, path: Path) -> Repor
 
 def _gather(reader: LakeReader, rows: ChartRows, with_overview: bool) -> _Shared:
     survey = survey_models(rows, with_overview)
-    return _Shared(reader, rows, survey, _print_tables(reader, rows.models), _build_specs(survey.shown))
+    return _Shared(reader, rows, survey, _print_tables(reader, rows.models), ChartSpecs(survey.shown))
 
 
 def _history_contents(shared: _Shared) -> Iterator[tuple[str, PageContent]]:
@@ -134,10 +134,6 @@ def _index_content(shared: _Shared) -> PageContent:
 def _print_tables(reader: LakeReader, models: list[str]) -> tuple[printed.ReportTable, ...]:
     of_models = printed.coverage_table(reader, models), printed.failure_table(reader, models)
     return (*of_models, printed.method_table(reader))
-
-
-def _build_specs(shown: ChartContext) -> dict[str, dict[str, Any]]:
-    return {section.name: section.build_spec(shown) for section in (*OVERVIEW_SECTIONS, *HISTORY_SECTIONS)}
 
 
 def _slug(history: str) -> str:
