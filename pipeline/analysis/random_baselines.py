@@ -43,8 +43,7 @@ def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
     corpora = frame["corpus"].unique().sort().to_list()
     nulls = [name for name in corpora if name.startswith(RANDOM_CORPUS_PREFIX)]
     pairs = [_compare_corpora(frame, text, null) for text in corpora if text not in nulls for null in nulls]
-    compared = pl.concat([_compare_corpora(frame.clear(), "", ""), *pairs])
-    return sort_null_survival(compared)
+    return sort_null_survival(pl.concat(pairs or [_compare_corpora(frame.clear(), "", "")]))
 
 
 def sort_null_survival(found: pl.DataFrame) -> pl.DataFrame:
