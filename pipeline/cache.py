@@ -46,6 +46,16 @@ def folder(name: str) -> Path:
     return path
 
 
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of the files below `folder`, without the targets of links."""
+    total = 0
+    for base, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):  # a download renamed between walk and stat
+                total += os.lstat(os.path.join(base, name)).st_size
+    return total
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write `path` atomically: a reader sees all of `data` or the previous file."""
     temporary = path.with_name(f".{path.name}.{uuid4().hex}")

@@ -52,8 +52,11 @@ RANGE_BY_COLUMN: dict[str, ValueRange] = {
     **dict.fromkeys(("layer", "top_dims", "noise_ratio"), _NON_NEGATIVE),
     **dict.fromkeys(("mu_quantiles", "attempt", "algorithm", "schema_version"), ValueRange(1)),
 }
-UNBOUNDED_COLUMNS = {"seed", "alpha"}
-"""Numeric columns that may contain any finite value."""
+UNBOUNDED_COLUMNS = {
+    *("seed", "alpha", "alpha_no_sink", "alpha_groups", "alpha_no_sink_groups"),
+    *("linearity_groups", "linearity_no_sink_groups"),
+}
+"""Numeric columns that may contain any finite value; the R^2 of a map fitted to more tokens may be negative."""
 
 
 @cache
@@ -76,6 +79,8 @@ def column_names(*groups: str) -> tuple[str, ...]:
 
 def column_range(column: Column) -> ValueRange | None:
     """Return the inclusive bounds of a column's values; None for text, timestamps and UNBOUNDED_COLUMNS."""
+    if column.name in UNBOUNDED_COLUMNS:
+        return None
     if column.name.endswith("_se"):
         return _NON_NEGATIVE
     return RANGE_BY_COLUMN.get(column.name) or RANGE_BY_UNIT.get(column.unit)

@@ -4,14 +4,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from pipeline.catalog import scratch
 from pipeline.errors import ShapelakeError
+from pipeline.lake import Lake
+from pipeline.lake.local_store import LocalStore
 from pipeline.lake.open_store import open_store
-from pipeline.lake.store import check_store
+from pipeline.lake.store import STAGING, check_store
 
 CheckStatus = Literal["fine", "note", "broken"]
 FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
@@ -34,7 +37,7 @@ def run_checks(lake: str | None = None) -> Iterator[CheckResult]:
     """Run the checks one after the other; a check that raises ShapelakeError is reported as broken.
 
     Args:
-        lake: URI of a lake to check as well; the check writes one small file there and removes it.
+        lake: URI of a lake to check as well; the check writes one small file there and leaves nothing.
     """
     checks: list[tuple[str, Callable[[], CheckResult]]] = [
         ("torch", _torch),
@@ -158,10 +161,31 @@ def _hub() -> CheckResult:
 
 
 def _lake(uri: str) -> CheckResult:
-    findings = check_store(open_store(uri))
+    absent = Lake(uri).why_absent()
+    with _new_folders_removed(uri):
+        findings = check_store(open_store(uri))
     if findings:
         return CheckResult("lake", "note", " ".join(findings))
-    return CheckResult("lake", "fine", f"{uri}: atomic create, read, replace and list work")
+    works = "atomic create, read, replace and list work"
+    if absent:
+        found, do = f"{uri}: no lake yet ({absent}), but {works}", "Check the name, or run a sweep"
+        return CheckResult("lake", "note", found, do)
+    return CheckResult("lake", "fine", f"{uri}: {works}")
+
+
+@contextmanager
+def _new_folders_removed(uri: str) -> Iterator[None]:
+    """Remove the folders that the check creates, unless another process has written into them meanwhile."""
+    store = open_store(uri)
+    staging = store.path(STAGING) if isinstance(store, LocalStore) else None
+    folders = [staging, *staging.parents] if staging else []
+    created = [folder for folder in folders if not folder.exists()]
+    try:
+        yield
+    finally:
+        for folder in created:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _version(name: str) -> str | None:

@@ -42,7 +42,7 @@ LAYERS_MEMORY_SHARE = 0.7
 
 @dataclass(frozen=True)
 class CellInputs:
-    """What every pass of a cell reads."""
+    """Inputs that all passes of a cell share."""
 
     stack: LayerStack
     text: Contexts
@@ -129,6 +129,7 @@ def run_pass(
     Linearity relates a layer to the next one, so the pass also watches the layer after each of `layers`.
     """
     started = time.perf_counter()
+    deciding = decide_sinks(inputs.stack)
     device, text, widths, target = inputs.device, inputs.text, inputs.widths, linear_map_targets(inputs.stack)
     watched = sorted({*layers, *(after for layer in layers if (after := target[layer]) is not None)})
     following = [watched.index(after) if (after := target[i]) in watched and i in layers else None for i in watched]
@@ -138,7 +139,7 @@ def run_pass(
         inputs.recipe.sink_multiple,
         following,
         device,
-        [decide_sinks(inputs.stack)[layer] for layer in watched],
+        [deciding[layer] for layer in watched],
         sinks,
     )
     dtype = inputs.loaded.model.module.dtype

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from pipeline.errors import UsageError
 
+OWNER_FILE = ".shapelake-export"
+"""File in a folder that belongs to an export; its text names what was exported there."""
+
 
 def require_writable_file(asked: str, path: str | Path, suffixes: Sequence[str]) -> Path:
     """Return `path` if a file with one of these suffixes, such as `.svg`, can be written there.
@@ -34,6 +37,27 @@ def require_writable_folder(asked: str, path: str | Path) -> Path:
     if path.exists() and not path.is_dir():
         raise UsageError(f"{asked} {path}", "it is a file", "Choose a folder, or a name that is not taken")
     return _require_writable(asked, path)
+
+
+def require_own_folder(asked: str, path: str | Path, owner: str) -> Path:
+    """Return `path`, created if it is missing, with the file `OWNER_FILE` that names its owner.
+
+    A folder that holds anything else than an earlier output for `owner` is refused, so that nothing of it is
+    overwritten, removed or published.
+
+    Raises:
+        UsageError: the folder is not empty and has no such file or that of another owner, or it cannot be written.
+    """
+    path = require_writable_folder(asked, path)
+    marker = path / OWNER_FILE
+    found = marker.read_text().strip() if marker.is_file() else None
+    if found is None and path.is_dir() and any(path.iterdir()):
+        raise UsageError(f"{asked} {path}", "the folder holds other files", "Choose a new or empty folder")
+    if found not in (None, owner):
+        raise UsageError(f"{asked} {path}", f"the folder is that of {found}", "Choose another folder")
+    path.mkdir(exist_ok=True)
+    marker.write_text(f"{owner}\n")
+    return path
 
 
 def _require_writable(asked: str, path: Path) -> Path:

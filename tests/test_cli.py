@@ -176,7 +176,8 @@ def test_python_m_jobs_is_shapelake_run():
     )
     assert done.returncode == 0, done.stderr
     assert (jobs.local.__doc__ or "").splitlines()[0] in done.stdout
-    assert "run [OPTIONS]" in done.stdout
+    assert "Usage: python -m jobs.local [OPTIONS]\n" in done.stdout
+    assert "SWEEP" not in done.stdout
 
 
 def test_metrics_says_unit_meaning_source_and_bias(shapelake):
@@ -202,3 +203,22 @@ def test_the_readme_names_the_views_and_links_the_reference():
         "cells",
     ):
         assert word in readme, word
+
+
+def test_a_limit_is_named_with_the_cost_and_at_the_end(tmp_path, shapelake):
+    sweep = tiny.sweep_file(tmp_path, tiny.history(tmp_path / "runs", [0, 1, 10]))
+    words = ("run", sweep, "--lake", tmp_path / "lake", "--backend", "inline", "--limit", 1, "--steps", "0,10")
+    code, out, _ = shapelake(*words)
+    assert code == 0
+    (cost,) = (line for line in out.splitlines() if line.startswith("cost"))
+    assert "with --steps 0,10; for all 2 cells, of which --limit runs 1" in cost
+    assert out.splitlines()[-1].endswith("1 of 1 wanted cells are in the lake, 1 new, 1 left out by --limit")
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"), [(0.0012, "4.3 seconds"), (0.5, "30 minutes"), (1.25, "1.2 hours"), (1234.0, "1,234 hours")]
+)
+def test_a_duration_has_a_readable_unit(hours, shown):
+    from pipeline.render.sweeps import _duration
+
+    assert _duration(hours, "hours") == shown

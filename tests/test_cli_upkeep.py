@@ -7,6 +7,8 @@ import pytest
 from pipeline import doctor
 from pipeline.lake import Lake
 from tests.hub.conftest import hub  # noqa: F401
+from tests.support import lake_rows
+from tests.support import tiny_checkpoints as tiny
 from tests.support.stub_files import files
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -67,6 +69,32 @@ def test_a_cell_is_hidden_and_shown_again(measured_lake, shapelake):
     assert shapelake("quarantine", cell, "--lake", measured_lake)[0] == 2
 
 
+def test_a_damaged_cell_can_be_hidden_by_the_start_of_its_id_and_is_then_silent(measured_lake, shapelake):
+    path = min(measured_lake.glob("cells/v1/*/*.parquet"))
+    path.write_bytes(b"damaged")
+    query = ("query", "select count(distinct cell_id) n from layers", "--csv", "--lake", measured_lake)
+    assert shapelake(*query)[0] == 1
+    code, out, _ = shapelake("quarantine", path.stem[:8], "--reason", "broken disk", "--lake", measured_lake)
+    assert (code, out) == (0, f"{path.stem} is hidden\n")
+    assert shapelake(*query) == (0, "n\n2\n", "")
+    code, out, err = shapelake("status", "--lake", measured_lake)
+    assert (code, err) == (0, "")
+    assert f"quarantined {path.stem[:8]} (unreadable cell) by a person" in out
+    assert "broken disk" in out
+    assert shapelake("verify", "--lake", measured_lake)[0] == 1, "the damage remains a problem"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "found"), [("abcd", "2 cells begin so"), ("eee", "no"), ("", "3 cells"), ("ffff", "no")]
+)
+def test_a_short_id_must_be_that_of_one_cell(tmp_path, shapelake, prefix, found):
+    lake = Lake(tmp_path / "lake")
+    for step, cell_id in enumerate(("abcd1" + 27 * "0", "abcd2" + 27 * "0", "e" * 32)):
+        lake_rows.commit(lake, lake_rows.checkpoint(step), cell_id=cell_id)
+    code, _, err = shapelake("quarantine", prefix, "--reason", "x", "--lake", lake.uri)
+    assert (code, found in err, lake.quarantined_cell_ids()) == (2, True, set())
+
+
 def test_findings_report_and_figure_of_a_lake(measured_lake, tmp_path, shapelake):
     code, out, err = shapelake("findings", "trust", "--lake", measured_lake, "--json")
     assert code == 0, err
@@ -83,7 +111,7 @@ def test_findings_report_and_figure_of_a_lake(measured_lake, tmp_path, shapelake
 def test_the_doctor_finds_what_is_broken(tmp_path, shapelake, monkeypatch):
     code, out, _ = shapelake("doctor", "--lake", tmp_path / "lake", "--json")
     states = {check["name"]: check["state"] for check in json.loads(out)}
-    assert (code, states["TwoNN"], states["lake"]) == (0, "fine", "fine")
+    assert (code, states["TwoNN"], states["lake"]) == (0, "fine", "note")
     monkeypatch.setattr(doctor, "version", lambda name: "1.0")
     code, out, _ = shapelake("doctor")
     assert code == 1
@@ -107,3 +135,57 @@ def test_catalog_and_audit_of_a_repo(hub, tmp_path, shapelake):  # noqa: F811
     code, _, err = shapelake("audit", "lab/smal")
     assert (code, "lab/smal" in err) == (2, True)
     assert shapelake("catalog")[0] == 0
+
+
+READERS = {
+    "status": ("status",),
+    "verify": ("verify",),
+    "query": ("query", "from cells"),
+    "findings": ("findings",),
+    "report": ("report",),
+    "figure": ("figure", "id-training", "-o", "x.svg"),
+    "compact": ("compact",),
+    "gc": ("gc",),
+    "quarantine": ("quarantine", "a" * 32, "--release"),
+    "export": ("export", "--to", "tensorboard", "boards"),
+    "catalog": ("catalog", "lab/small"),
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_a_path_without_a_lake_is_wrong_use(tmp_path, monkeypatch, shapelake, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "config.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    for lake, found in (("typo", "no such folder"), ("empty", "empty"), ("checkpoints", "holds config.json")):
+        code, out, err = shapelake(*READERS[command], "--lake", lake)
+        assert (code, out, len(err.splitlines())) == (2, "", 2), lake
+        assert f"lake {lake}: " in err
+        assert found in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_of_other_files_does_not_become_a_lake(tmp_path, shapelake):
+    root = tiny.history(tmp_path / "runs", [0])
+    sweep, before = tiny.sweep_file(tmp_path, root), sorted(tmp_path.rglob("*"))
+    words = ("--corpus", "random-uniform", "--recipe", json.dumps(tiny.RECIPE), "--lake", root)
+    for command in (
+        ("plan", sweep, "--lake", root),
+        ("run", sweep, "--lake", root, "--backend", "inline"),
+        ("measure", root / "step0", *words),
+        ("audit", root, "--lake", root),
+        ("watch", root, *words, "--once"),
+    ):
+        code, _, err = shapelake(*command)
+        assert (code, "no lake in this folder, which holds step0" in err) == (2, True), command[0]
+        assert f"{root}/lake" in err
+    assert sorted(tmp_path.rglob("*")) == [*before]
+
+
+def test_the_doctor_leaves_nothing_where_it_checks_a_store(tmp_path, shapelake):
+    for name in ("typo", "deep/er/typo"):
+        code, out, _ = shapelake("doctor", "--lake", tmp_path / name)
+        assert (code, "no lake yet (no such folder)" in out) == (0, True)
+    assert list(tmp_path.iterdir()) == []

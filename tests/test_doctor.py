@@ -11,6 +11,7 @@ import torch
 
 from pipeline import doctor
 from pipeline.doctor import CheckResult, run_checks
+from pipeline.lake import Lake
 from pipeline.lake.local_store import LocalStore
 
 TOKEN = "secret-token-of-a-test"
@@ -179,6 +180,7 @@ def test_little_disk_is_a_note(monkeypatch):
 
 
 def test_a_store_that_lets_a_file_be_created_twice_is_a_note(monkeypatch, tmp_path):
+    Lake(tmp_path / "lake").identity.begin()
     assert check("lake", tmp_path / "lake").state == "fine"
     create = LocalStore.create_if_absent
     monkeypatch.setattr(LocalStore, "create_if_absent", lambda self, key, data: create(self, key, data) or True)

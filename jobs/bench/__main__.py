@@ -15,6 +15,7 @@ from jobs.bench import peers, table
 from jobs.bench.comparison import Comparison
 from jobs.bench.machine import format_machine, machine
 from jobs.bench.scale import Scale, scale
+from pipeline.cli import run_command
 from pipeline.geometry import set_threads
 from pipeline.strict_model import suggest
 
@@ -76,4 +77,4 @@ def _parse_groups(text: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -7,6 +7,7 @@ from pathlib import Path
 from jobs.bench.machine import format_machine, machine
 from jobs.explosions import table
 from jobs.explosions.traces import read_trace, record, runs
+from pipeline.cli import run_command
 
 SHARES = (0.1, 0.25)
 
@@ -46,4 +47,4 @@ def _parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -13,7 +13,7 @@ from pipeline.catalog.hub_refs import MAIN, Repo, find_ref_name, list_revision_r
 from pipeline.catalog.revision_resolver import RevisionResolver, map_in_parallel
 from pipeline.catalog.revisions import EMPTY_POINT, History
 from pipeline.errors import NotFoundError, UsageError
-from pipeline.progress import Progress
+from pipeline.progress import track
 from pipeline.sources import matches_model
 from pipeline.spec import Checkpoint, Hub, Members
 
@@ -130,11 +130,8 @@ def _search_hub(patterns: Iterable[str]) -> list[str]:
 def _history(model: str, repos: Sequence[Repo], resolver: RevisionResolver, tokenizer: str | None) -> History:
     refs = [ref for repo in repos for ref in list_revision_refs(repo)]
     expanded = resolver.expand_subfolders(refs, f"Reading {model}")
-    with Progress(f"Reading {model}", len(expanded), "revisions") as progress:
-        revisions = []
-        for ref in expanded:
-            revisions.append(resolver.resolve(model, ref, tokenizer))
-            progress.advance(1)
+    tracked = track(expanded, f"Reading {model}", len(expanded), "revisions")
+    revisions = [resolver.resolve(model, ref, tokenizer) for ref in tracked]
     first, ignored = repos[0], tuple(name for repo in repos for name in hub_refs.list_skipped_names(repo))
     formerly = first.requested_id if first.requested_id not in (first.refs.repo, model) else None
     revisions.sort(key=lambda revision: revision.sort_key)

@@ -173,8 +173,10 @@ def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
     with cache.hold_file_lock(scratch_root() / "leases"):
         others = [lease for lease in list_leases() if lease.folder != folder and not lease.is_stale]
         free = shutil.disk_usage(scratch_root()).free
-        free -= sum(max(lease.bytes - _size(lease.folder), 0) for lease in others)  # reserved, but not written yet
-        needed = size - _size(folder)
+        free -= sum(
+            max(lease.bytes - cache.folder_bytes(lease.folder), 0) for lease in others
+        )  # reserved, but not written yet
+        needed = size - cache.folder_bytes(folder)
         if needed > free and not others:
             do = "Free disk space, or set SHAPELAKE_SCRATCH to a folder on a larger disk"
             raise UsageError(f"{needed:,} bytes in {folder.parent}", f"the disk has {free:,} bytes free", do)
@@ -214,13 +216,3 @@ def is_process_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes of the files below `folder`, without the targets of links."""
-    total = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            with suppress(FileNotFoundError):  # a download renamed between walk and stat
-                total += os.lstat(os.path.join(base, name)).st_size
-    return total

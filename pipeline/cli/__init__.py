@@ -4,12 +4,19 @@ Settings that change a result are in recipes, not options.
 """
 
 import os
+import shlex
 import signal
 import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import Any
+
+import typer
 
 from pipeline.cli import catalog, exports, maintenance, queries, submit, sweeps, watch  # noqa: F401  register commands
-from pipeline.cli.app import app
+from pipeline.cli.app import DEBUG_OPTION, app
 from pipeline.cli.left_out_files import exit_1_for_left_out_files
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
 from pipeline.terminal import print_text
@@ -19,29 +26,58 @@ def run_job_module() -> None:
     """Run the main module as a job: `python -m jobs.X ...` is `shapelake run jobs.X ...`."""
     module = sys.modules["__main__"]
     assert module.__spec__ is not None, "run the module as python -m jobs.X"
+    name = module.__spec__.name
     if {"-h", "--help"} & set(sys.argv):
         print_text(f"{module.__doc__}\n")
-    sys.argv[1:] = ["run", module.__spec__.name, *sys.argv[1:]]
-    main()
+    command: Any = typer.main.get_command(app)
+    run = command.commands["run"]
+    run.params = [param for param in run.params if param.name != "sweep"]
+    run.callback, run.help = partial(run.callback, sweep=name), run.help.partition("\n\n")[0]
+    _run(partial(run, prog_name=f"python -m {name}"))
 
 
 def main() -> None:
     """Entry point of the console script."""
+    _run(app)
+
+
+def _run(command: Callable[[], object]) -> None:
     # torch and FAISS each have a thread pool; idle threads that spin would take cores from the other pool.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _exit_on_signal)
     with exit_1_for_left_out_files():
-        _run_app()
+        run_command(command)
 
 
-def _run_app() -> None:
+def run_command(command: Callable[[], object]) -> None:
+    """Run a command; an error is printed in two lines, with the traceback only after `--debug`."""
+    debug = DEBUG_OPTION in sys.argv
+    sys.argv = [word for word in sys.argv if word != DEBUG_OPTION]
     try:
-        app()
+        command()
     except ShapelakeError as error:
+        if debug:
+            traceback.print_exc()
         print_text(f"error: {error}\n", err=True)
         sys.exit(2 if isinstance(error, UsageError | CorpusError) else 1)
     except BrokenPipeError:  # the reader of standard output has exited: `shapelake query ... | head`
         sys.stderr.close()
+    except Exception as error:  # the machine (disk, memory, permissions) or a defect of this code
+        if debug:
+            raise
+        print_text(f"error: {_describe(error)}\n", err=True)
+        sys.exit(1)
+
+
+def _describe(error: Exception) -> ShapelakeError:
+    """Return the error with the next step for the user: only an error of the operating system is not a defect."""
+    asked = shlex.join(sys.argv[1:]) or "this command"
+    if isinstance(error, OSError) and error.strerror:
+        paths = " and ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
+        do = f"Check the path, its permissions and free space; for details add {DEBUG_OPTION}"
+        return ShapelakeError(paths or asked, error.strerror, do)
+    do = f"This is a defect of shapelake: run it again with {DEBUG_OPTION} and report the output"
+    return ShapelakeError(asked, f"{type(error).__name__}: {error}", do)
 
 
 def _exit_on_signal(number: int, _: FrameType | None) -> None:

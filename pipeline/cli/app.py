@@ -1,19 +1,41 @@
 """The typer application, and options shared by several commands."""
 
 import json
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
 app = typer.Typer(
     name="shapelake",
-    help="Measure the geometry of language-model checkpoints, layer by layer, over a whole training history.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+DEBUG_OPTION = "--debug"
+"""Accepted anywhere on the command line and removed before the command is parsed."""
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shapelake {version('shapelake')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option(DEBUG_OPTION, help="Print the traceback of an error; also after the command.")
+    ] = False,
+) -> None:
+    """Measure the geometry of language-model checkpoints, layer by layer, over a whole training history."""
+
 
 LakeUri = Annotated[str, typer.Option("--lake", metavar="URI", help="Lake: a folder, s3://, gs:// or az://.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

@@ -22,7 +22,7 @@ def catalog(
     from pipeline.catalog.listing import list_catalog
     from pipeline.sweep.audit_records import last_seen_revisions
 
-    labels = [] if lake is None else Lake(lake).labels()
+    labels = [] if lake is None else Lake.existing(lake).labels()
     found = list_catalog(name, lambda model: last_seen_revisions(labels, model))
     print_json(found) if as_json else render.print_catalog(found)
 

@@ -8,6 +8,7 @@ import typer
 
 from pipeline.cli.app import LakeUri, app
 from pipeline.errors import UsageError
+from pipeline.render.tables import format_bytes
 from pipeline.terminal import print_line
 
 if TYPE_CHECKING:
@@ -22,14 +23,18 @@ def export(
     lake: LakeUri,
     to: Annotated[str, typer.Option("--to", metavar="TOOL", help="Target tool: tensorboard, wandb, trackio or hub.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder of the dataset. Default: its name.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="New folder of the dataset. Default: datasets--OWNER--NAME."
+        ),
     ] = None,
     licence: Annotated[str, typer.Option("--license", help="License id of the dataset.")] = "cc-by-4.0",
     publish: Annotated[bool, typer.Option("--upload", help="Upload the dataset to the Hub.")] = False,
 ) -> None:
     """Write a lake as files of an experiment tracker, sorted by step, or as a Hub dataset.
 
-    A repeated export writes only new runs. Nothing leaves this machine without --upload.
+    A repeated export writes only new runs. Nothing leaves this machine without --upload, which uploads the files of the
+    dataset that are listed and nothing else.
 
     Example: shapelake export --to tensorboard boards --lake lake
     """
@@ -44,7 +49,7 @@ def export(
         )
     reader = lakes.open_lake(lake)
     if to == HUB_TARGET:
-        _to_hub(reader, target, output or Path(target.rpartition("/")[2]), licence, publish)
+        _to_hub(reader, target, output or Path(f"datasets--{target.replace('/', '--')}"), licence, publish)
     elif publish or output:
         raise UsageError("--upload or -o", f"--to {to} accepts neither", "Leave them out, or export --to hub")
     else:
@@ -59,7 +64,10 @@ def _to_hub(reader: "LakeReader", dataset: str, folder: Path, licence: str, publ
 
     prepared = prepare_dataset(reader, dataset, folder, licence)
     print_line(f"{prepared.version} in {prepared.folder}: {prepared.files_written} files written")
+    for name, n_bytes in prepared.files.items():
+        print_line(f"  {format_bytes(n_bytes):>8}  {name}")
     if publish:
+        print_line(f"uploading these {len(prepared.files)} files to the dataset {dataset}")
         print_line(upload_dataset(prepared, dataset))
     else:
         command = ["export", "--to", HUB_TARGET, dataset, "--lake", reader.uri, "-o", str(folder), "--upload"]

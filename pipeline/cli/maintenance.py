@@ -12,6 +12,10 @@ from pipeline.lake import Lake, Tombstone
 from pipeline.sweep.config import load_sweep
 from pipeline.terminal import print_line
 
+MIN_CELL_PREFIX = 4
+MAX_LISTED = 4
+"""Cell ids that an error message lists."""
+
 
 @app.command()
 def compact(lake: LakeUri) -> None:
@@ -53,7 +57,7 @@ def verify(
 @app.command()
 def quarantine(
     lake: LakeUri,
-    cell: Annotated[str, typer.Argument(metavar="CELL", help="Cell id, from the view cells.")],
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="Cell id, or its first 4 or more characters.")],
     reason: Annotated[str | None, typer.Option("--reason", help="Hide the cell for this reason.")] = None,
     release: Annotated[bool, typer.Option("--release", help="Show the cell again, or allow a retry.")] = False,
 ) -> None:
@@ -64,16 +68,31 @@ def quarantine(
     opened = Lake.existing(lake)
     if (reason is None) != release:
         raise UsageError("quarantine", "neither or both of --reason and --release", "Give exactly one of them")
-    known = opened.quarantined_cell_ids() if release else opened.committed_cell_ids()
-    if cell not in known:
-        state = "quarantined" if release else "committed"
-        do = f"List ids with: shapelake query 'select cell_id, hidden from cells' --lake {lake}"
-        raise UsageError(f"cell {cell}", f"no {state} cell has this id", do)
+    cell_id = _find_cell(opened, cell, release)
     if release:
-        opened.release(cell)
+        opened.release(cell_id)
     else:
-        opened.quarantine(Tombstone(cell_id=cell, reason=reason or "", by="a person"))
-    print_line(f"{cell} is {'released' if release else 'hidden'}")
+        opened.quarantine(Tombstone(cell_id=cell_id, reason=reason or "", by="a person"))
+    print_line(f"{cell_id} is {'released' if release else 'hidden'}")
+
+
+def _find_cell(lake: Lake, prefix: str, quarantined: bool) -> str:
+    """Return the id of the only quarantined or committed cell that begins with `prefix`, also if its file is damaged.
+
+    Raises:
+        UsageError: no cell, or several, or a prefix of less than MIN_CELL_PREFIX characters.
+    """
+    known = lake.quarantined_cell_ids() if quarantined else set(lake.list_cell_files())
+    found = sorted(cell_id for cell_id in known if cell_id.startswith(prefix))
+    if len(found) == 1 and len(prefix) >= MIN_CELL_PREFIX:
+        return found[0]
+    if len(found) > 1:
+        shown = ", ".join(found[:MAX_LISTED]) + (" ..." if len(found) > MAX_LISTED else "")
+        raise UsageError(f"cell {prefix}", f"{len(found)} cells begin so: {shown}", "Give more characters of the id")
+    listing = "status --json" if quarantined else "query 'select cell_id, hidden from cells'"
+    state = "quarantined" if quarantined else "committed"
+    do = f"List ids with: shapelake {listing} --lake {lake.uri}"
+    raise UsageError(f"cell {prefix}", f"no {state} cell has this id", do)
 
 
 @app.command()

@@ -26,11 +26,12 @@ def query(
     Example: shapelake query "select step, layer, anisotropy from layers order by 1, 2" --lake lake
     """
     from pipeline import lake as lakes
+    from pipeline.lake.reader import require_single_query
     from pipeline.lake.saved_queries import resolve_query
 
     if as_json and as_csv:
         raise UsageError("--json and --csv", "both were given", "Choose one of them")
-    found = lakes.open_lake(lake).query_frame(resolve_query(sql))
+    found = lakes.open_lake(lake).query_frame(require_single_query(resolve_query(sql)))
     printed = render.print_csv if as_csv else render.print_json_rows if as_json else render.print_query_result
     printed(found.columns, found.rows())
 

@@ -9,6 +9,7 @@ import typer
 from pipeline import render
 from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.lake import Lake, lake_status
+from pipeline.output_paths import require_writable_folder
 from pipeline.spec import Sweep
 from pipeline.sweep.config import apply_overrides, load_sweep
 
@@ -43,7 +44,7 @@ def plan(
     """
     from pipeline.sweep.plan import make_plan
 
-    made = make_plan(apply_options(load_sweep(sweep), steps, models, None, set_), Lake(lake))
+    made = make_plan(apply_options(load_sweep(sweep), steps, models, None, set_), Lake.writable(lake))
     print_json(made.to_json()) if as_json else render.print_plan(made, lake)
 
 
@@ -71,7 +72,7 @@ def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, r
     from pipeline.sweep.plan import limit_cells, make_plan
     from pipeline.sweep.run import run as run_plan
 
-    opened = Lake(lake)
+    opened = Lake.writable(lake)
     made = limit_cells(make_plan(sweep, opened, retry), limit)
     render.print_plan(made, lake)
     report = run_plan(made, opened, backend)
@@ -131,12 +132,11 @@ def demo(
     Example: shapelake demo --real
     """
     if real:
-        from pipeline.demo.real_models import run_real_demo
-
-        raise typer.Exit(run_real_demo(folder or Path("shapelake-demo-real")))
-    from pipeline.demo import run_demo
-
-    raise typer.Exit(run_demo(folder or Path("shapelake-demo")))
+        from pipeline.demo.real_models import run_real_demo as run
+    else:
+        from pipeline.demo import run_demo as run
+    default = "shapelake-demo-real" if real else "shapelake-demo"
+    raise typer.Exit(run(require_writable_folder("demo --folder", folder or default)))
 
 
 def apply_options(

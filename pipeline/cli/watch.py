@@ -50,7 +50,7 @@ def watch(
         folder=folder.resolve(),
         rules=tuple(AlertRule.parse(text) for text in alert or []),
         layers=LayerSelection.parse(layers),
-        lake=Lake(lake or str(folder / DEFAULT_LAKE_FOLDER)),
+        lake=Lake.writable(lake or str(folder / DEFAULT_LAKE_FOLDER)),
         recipe=parse_recipe(recipe),
         corpus=parse_corpus(corpus),
         resources=Resources(cpus=threads, slots=1, gpus=int(gpu_share is not None)),

@@ -15,12 +15,13 @@ from transformers.utils import logging
 def convert_gguf(source: Path, target: Path) -> None:
     """Write weights (dequantised to float32), config and tokenizer as `save_pretrained` does."""
     auto: Any = AutoModelForCausalLM
-    model = auto.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    model = auto.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32, trust_remote_code=False)
     # A model that was read from GGUF still counts as quantised, and `save_pretrained` refuses those.
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     model.save_pretrained(target)
-    AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(target)
+    tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name, trust_remote_code=False)
+    tokenizer.save_pretrained(target)
 
 
 if __name__ == "__main__":

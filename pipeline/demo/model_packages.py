@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.cache import folder_bytes
 from pipeline.errors import UsageError
 from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
@@ -82,7 +83,7 @@ def wait_for(words: list[str], environment: Mapping[str, str], progress: Progres
             started = time.monotonic()
             while process.poll() is None:
                 time.sleep(POLL_S)
-                done = int(time.monotonic() - started) if watched is None else _bytes_in(watched)
+                done = int(time.monotonic() - started) if watched is None else folder_bytes(watched)
                 progress.advance(max(min(done, progress.total or done) - progress.done, 0))
         finally:
             process.kill()
@@ -114,16 +115,6 @@ def _reason(code: int, lines: list[str]) -> str | None:
         return "the package index cannot be reached"
     errors = [line.removeprefix("ERROR: ") for line in printed if line.startswith("ERROR: ")]
     return (errors or printed or [f"exit code {code}"])[-1] if code else None
-
-
-def _bytes_in(folder: Path) -> int:
-    """Bytes of the files in a folder; files that vanish meanwhile count nothing."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            path = Path(parent, name)
-            total += path.stat().st_size if path.exists() else 0
-    return total
 
 
 def _check_files(folder: Path, do: str) -> None:

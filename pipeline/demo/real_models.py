@@ -65,7 +65,7 @@ def run_real_demo(folder: Path) -> int:
 
 def print_profiles(reader: LakeReader) -> None:
     """Print one table per model and corpus, with one line per layer."""
-    histories = "select distinct model, kind, corpus from layers order by kind, corpus desc"
+    histories = "select distinct model, kind, corpus from layers order by kind, model, corpus desc"
     for model, kind, corpus in reader.sql(histories).fetchall():
         print_line(f"{model} ({kind}) on {corpus}")
         where = f"model = '{model}' and corpus = '{corpus}'"

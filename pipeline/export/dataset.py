@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -31,6 +31,8 @@ class PreparedDataset(NamedTuple):
     """`v-` and 12 hex digits of the digest of its data: equal rows give the same version at any time."""
     files_written: int
     """Number of files that were missing or had other content."""
+    files: dict[str, int]
+    """Size in bytes of each file of the dataset, by path in the folder. Only these are uploaded."""
 
 
 def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licence: str) -> PreparedDataset:
@@ -41,19 +43,22 @@ def prepare_dataset(reader: LakeReader, dataset: str, folder: str | Path, licenc
         licence: licence of the data by its Hub identifier, such as `cc-by-4.0`.
 
     Raises:
-        UsageError: the lake has no rows, the name is not valid on the Hub, or the folder cannot be written.
+        UsageError: the lake has no rows, the name is not valid on the Hub, or the folder holds other files or cannot be
+            written.
     """
     _check_dataset_name(dataset)
-    folder = output_paths.require_writable_folder(f"export of dataset {dataset} in", folder)
+    asked = f"export of dataset {dataset} in"
+    output_paths.require_writable_folder(asked, folder)
     frames = {view: reader.query_frame(f"FROM {view} ORDER BY ALL") for view in VIEWS}
     if frames["layers"].is_empty():
         do = f"Measure first: shapelake run SWEEP --lake {reader.uri}"
         raise UsageError(f"export of lake {reader.uri}", "it has no rows", do)
     files = {f"data/{view}.parquet": _parquet(frame) for view, frame in frames.items()} | _metadata_files(reader)
+    folder = output_paths.require_own_folder(asked, folder, f"dataset {dataset}")
     version = f"v-{digest_json({name: hashlib.sha256(data).hexdigest() for name, data in files.items()})[:12]}"
     files["README.md"] = format_card(frames["layers"], dataset, version, licence).encode()
     written = sum(_write_if_changed(folder / name, data) for name, data in files.items())
-    return PreparedDataset(folder, version, written)
+    return PreparedDataset(folder, version, written, {name: len(data) for name, data in files.items()})
 
 
 def _check_dataset_name(dataset: str) -> None:
@@ -68,7 +73,9 @@ def _check_dataset_name(dataset: str) -> None:
 
 
 def upload_dataset(prepared: PreparedDataset, dataset: str) -> str:
-    """Upload a prepared folder as one commit, tagged with its version, and return its URL. A new dataset is private.
+    """Upload the files of a prepared dataset as one commit, tagged with its version, and return its URL.
+
+    A new dataset is private. Other files of the folder are not uploaded.
 
     Raises:
         UsageError: the Hub refuses the upload, or HF_HUB_OFFLINE is set.
@@ -81,7 +88,8 @@ def _upload(prepared: PreparedDataset, dataset: str) -> str:
     """Run the upload; every step is idempotent, so a retry is safe."""
     api, kind, message = HfApi(), "dataset", f"Snapshot {prepared.version}"
     api.create_repo(dataset, repo_type=kind, private=True, exist_ok=True)
-    commit = api.upload_folder(repo_id=dataset, repo_type=kind, folder_path=prepared.folder, commit_message=message)
+    added = [CommitOperationAdd(name, prepared.folder / name) for name in prepared.files]
+    commit = api.create_commit(dataset, added, repo_type=kind, commit_message=message)
     api.create_tag(dataset, repo_type=kind, tag=prepared.version, revision=commit.oid, exist_ok=True)
     return f"{api.endpoint}/datasets/{dataset}/tree/{prepared.version}"
 

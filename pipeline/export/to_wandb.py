@@ -9,17 +9,19 @@ import wandb  # pyright: ignore[reportMissingImports]
 from pipeline.export.tracker_runs import TrackerRun
 
 PROJECT = "shapelake"
+STAGING_NAME = ".shapelake-partial"
+"""Folder of the run that is being written; removed, with what a killed export left in it, before the next one."""
 
 
 def write_run(run: TrackerRun, folder: Path) -> bool:
     """Write the run as a folder `offline-run-TIME-ID`; return False if a run with its id exists.
 
     The id is the digest of the run: W&B refuses points before the last one, so a history that has grown becomes a new
-    run of the same name. A run is written to `partial` and renamed, so each run folder is complete.
+    run of the same name. A run is written to STAGING_NAME and renamed, so each run folder is complete.
     """
     if any(folder.glob(f"offline-run-*-{run.digest}")):
         return False
-    staging = folder / "partial"
+    staging = folder / STAGING_NAME
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     settings = wandb.Settings(

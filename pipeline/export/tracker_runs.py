@@ -3,9 +3,11 @@
 Cells finish in any order, and trackers drop or misplace late points; so runs are built from the finished lake, sorted.
 """
 
+import shlex
 from collections.abc import Iterator
 from datetime import datetime
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +32,8 @@ TRACKER_VIEW_COMMANDS = {
     "trackio": "TRACKIO_DIR={folder} trackio show --project shapelake",
 }
 """Command that shows the exported runs, by tracker."""
+SYNCED_TRACKERS = ("wandb",)
+"""Trackers whose command uploads every run in the folder, which must therefore hold no others."""
 
 
 class TrackerPoint(NamedTuple):
@@ -71,13 +75,19 @@ def replay_runs(reader: LakeReader, tracker: str, folder: str | Path) -> ReplayR
         UsageError: the tracker is not installed, or the folder cannot be written.
     """
     try:
+        if find_spec(tracker) is None:
+            raise ModuleNotFoundError(name=tracker)
         write = import_module(f"pipeline.export.to_{tracker}").write_run
     except ModuleNotFoundError as error:
         found, do = f"{error.name} is not installed", f"Install the extra: pip install 'shapelake[{tracker}]'"
         raise UsageError(f"export to {tracker}", found, do) from error
-    folder = output_paths.require_writable_folder(f"export to {tracker} in", folder)
+    asked = f"export to {tracker} in"
+    folder = output_paths.require_writable_folder(asked, folder)
+    if tracker in SYNCED_TRACKERS:
+        output_paths.require_own_folder(asked, folder, f"{tracker} runs")
     done = [write(run, folder) for run in iter_tracker_runs(reader)]
-    return ReplayResult(sum(done), len(done) - sum(done), TRACKER_VIEW_COMMANDS[tracker].format(folder=folder))
+    command = TRACKER_VIEW_COMMANDS[tracker].format(folder=shlex.quote(str(folder)))
+    return ReplayResult(sum(done), len(done) - sum(done), command)
 
 
 def iter_tracker_runs(reader: LakeReader) -> Iterator[TrackerRun]:

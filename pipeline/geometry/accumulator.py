@@ -69,6 +69,11 @@ class TokenSums:
         """Moments of the tokens of all groups."""
         return merge_moments(self.moments)
 
+    @property
+    def pooled_cross_scatter(self) -> Float64[Tensor, "dim next"]:
+        """Cross scatter of the tokens of all groups; there must be a next layer."""
+        return sum(self.cross_scatters[1:], start=self.cross_scatters[0])
+
 
 @dataclass
 class LayerMoments:
@@ -174,9 +179,8 @@ class Accumulator:
     ) -> SplitRows:
         """Add a block of rows of one group and return the shifted rows."""
         x = torch.where(norms.finite[:, None], rows, 0).to(torch.float64)
-        inverse = (1 / norms.norms).masked_fill(norms.norms == 0, 0)
         kept, out = norms.finite & ~sink, norms.finite & sink
-        weights = torch.stack([norms.pilot.to(torch.float64), inverse * kept, inverse * out])
+        weights = torch.stack([norms.pilot.to(torch.float64), norms.inverse * kept, norms.inverse * out])
         pilot_sum, ordinary, sinks = weights @ x
         self._open(pilot_sum, rows, norms)
         self._nonfinite += (~norms.finite).sum()

@@ -155,6 +155,11 @@ def merge_moments(parts: list[Moments]) -> Moments:
     return whole
 
 
+def merge_without(parts: list[Moments], index: int) -> Moments:
+    """Return the sum of all moments but one, added in order."""
+    return merge_moments([*parts[:index], *parts[index + 1 :]])
+
+
 def select_or_zero(y: Tensor, mask: Tensor) -> Tensor:
     """Return the selected rows on the CPU; on a GPU all rows with zeros elsewhere, which needs no synchronisation."""
     return select_rows(y, mask.nonzero().flatten()) if y.device.type == "cpu" else y * mask[:, None]

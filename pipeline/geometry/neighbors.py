@@ -98,44 +98,26 @@ def drop_near_duplicates(
             break
         keep = torch.ones_like(graph.resolved)
         keep[torch.maximum(row, graph.indices[row, column])] = False
-        graph = _restrict(graph, keep, k, seed, engine)
+        removed = graph.n_near_duplicates + int((~keep).sum())
+        graph = replace(restrict_graph(graph, keep, k, seed, engine), n_near_duplicates=removed)
     return graph
 
 
-def restrict_graph(graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int = 0) -> NeighborGraph:
+def restrict_graph(
+    graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int = 0, engine: CandidateEngine | None = None
+) -> NeighborGraph:
     """Return the graph of the `k` nearest neighbours on the points in `keep`; exact.
 
     The kept members of a complete list are the nearest kept points, so only lists with fewer than k are searched.
+    Points without certified neighbours stay so unless their list is searched.
     """
     k = max(min(k, int(keep.sum()) - 1), 0)
     points, renumber = graph.points[keep], keep.cumsum(0) - 1
-    members = keep[graph.indices[keep]]
+    lists, resolved = graph.indices[keep], graph.resolved[keep]
+    members = keep[lists]
     nearest = members.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :k]
-    complete = (members.sum(1) >= k) & graph.resolved[keep]
-    distances, indices = graph.distances[keep].gather(1, nearest), renumber[graph.indices[keep].gather(1, nearest)]
-    stale = (~complete).nonzero().flatten()
-    resolved = complete.clone()
-    distances[stale], indices[stale], resolved[stale] = search_neighbors(points, k, stale, seed, None)
-    return replace(
-        graph,
-        point_indices=graph.point_indices[keep],
-        copies=graph.copies[keep],
-        points=points,
-        distances=distances,
-        indices=indices,
-        resolved=resolved,
-    )
-
-
-def _restrict(
-    graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int, engine: CandidateEngine | None
-) -> NeighborGraph:
-    """Return the graph on the points in `keep`; only lists that lose a member are searched again."""
-    k = min(k, int(keep.sum()) - 1)
-    points, renumber = graph.points[keep], keep.cumsum(0) - 1
-    distances, indices, resolved = graph.distances[keep][:, :k], graph.indices[keep][:, :k], graph.resolved[keep]
-    stale = (~keep[indices]).any(1).nonzero().flatten()
-    indices = renumber[indices]
+    distances, indices = graph.distances[keep].gather(1, nearest), renumber[lists.gather(1, nearest)]
+    stale = (members.sum(1) < k).nonzero().flatten()
     distances[stale], indices[stale], resolved[stale] = search_neighbors(points, k, stale, seed, engine)
     return replace(
         graph,
@@ -145,5 +127,4 @@ def _restrict(
         distances=distances,
         indices=indices,
         resolved=resolved,
-        n_near_duplicates=graph.n_near_duplicates + int((~keep).sum()),
     )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.geometry.accumulator import TokenSums
 from pipeline.geometry.eigen import EigenDecomposition, eigendecompose
-from pipeline.geometry.moments import Moments, merge_moments
+from pipeline.geometry.moments import Moments, merge_without
 from pipeline.geometry.precision import UNIT_ROUNDOFF, product_dtype
 
 
@@ -88,7 +88,7 @@ class Population:
         """
         groups = self.sums.moments
         for index in range(len(groups)) if len(groups) > 1 else ():
-            rest = merge_moments([*groups[:index], *groups[index + 1 :]])
+            rest = merge_without(groups, index)
             yield rest if self.is_spread(rest) else None
 
     @cached_property

@@ -29,6 +29,11 @@ class RowNorms:
         return cls(norms, largest, finite)
 
     @property
+    def inverse(self) -> Float64[Tensor, " rows"]:
+        """1 / |x|; zero for rows of norm zero."""
+        return (1 / self.norms).masked_fill(self.norms == 0, 0)
+
+    @property
     def pilot(self) -> Bool[Tensor, " rows"]:
         """Mask of the first PILOT_ROWS finite rows."""
         return self.finite & (self.finite.cumsum(0) <= PILOT_ROWS)

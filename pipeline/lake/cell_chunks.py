@@ -12,7 +12,7 @@ import polars as pl
 from pipeline.columns import column_names
 from pipeline.lake.scan import MAX_CELL_ROWS, PARQUET_READ_ERRORS, find_damage, scan_unchecked
 from pipeline.lake.store import Store
-from pipeline.progress import Progress
+from pipeline.progress import track
 
 CHUNK_CELLS = 500
 TYPICAL_ROWS = 200
@@ -41,12 +41,10 @@ class CellChunk(NamedTuple):
 
 def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChunk]:
     """Yield the cells of these files (cell id -> key) in order, CHUNK_CELLS at a time."""
-    with Progress(f"Reading cells of {store.uri}", len(files), "cells") as progress:
-        items = list(files.items())
-        for start in range(0, len(items), CHUNK_CELLS):
-            chunk = dict(items[start : start + CHUNK_CELLS])
-            yield read_cell_chunk(store, chunk)
-            progress.advance(len(chunk))
+    items = list(files.items())
+    chunks = (dict(items[start : start + CHUNK_CELLS]) for start in range(0, len(items), CHUNK_CELLS))
+    for chunk in track(chunks, f"Reading cells of {store.uri}", len(items), "cells", len):
+        yield read_cell_chunk(store, chunk)
 
 
 def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:

@@ -9,6 +9,7 @@ import polars as pl
 
 from pipeline.lake.cell_chunks import MAX_IN_MEMORY, RowFiles, empty_cells, iter_cell_chunks
 from pipeline.lake.lake import Lake
+from pipeline.lake.layout import QUARANTINE_PREFIX, list_parsed
 from pipeline.lake.left_out import leave_out
 from pipeline.lake.manifest import (
     CELL_FILE,
@@ -70,9 +71,16 @@ def index_cell_files(store: Store, files: Mapping[str, str]) -> CellIndex:
     for chunk in iter_cell_chunks(store, files):
         row_files.append(chunk.rows) if row_files else rows.append(chunk.rows.lazy())
         cells.append(chunk.cells)
-        leave_out(store.uri, chunk.damaged)
+        _report_damaged(store, chunk.damaged)
     scan = scan_unchecked(row_files.paths) if row_files else pl.concat([scan_unchecked([]), *rows])
     return CellIndex(scan, pl.concat(cells).sort("cell_id"), row_files)
+
+
+def _report_damaged(store: Store, damaged: Mapping[str, str]) -> None:
+    """Warn about damaged files (key -> reason), except those of cells that a person has hidden."""
+    if damaged:
+        hidden = {name["cell"] for _, name in list_parsed(store, QUARANTINE_PREFIX)}
+        leave_out(store.uri, {key: reason for key, reason in damaged.items() if Path(key).stem not in hidden})
 
 
 def load_snapshot_index(store: Store, snapshot: Snapshot) -> CellIndex | None:

@@ -19,12 +19,16 @@ from pipeline.lake.left_out import leave_out
 from pipeline.lake.open_store import open_store
 from pipeline.lake.record_files import read_object, read_records
 from pipeline.lake.records import Audit, Failure, Label, ResolvedLabel, Tombstone, resolve_labels
+from pipeline.lake.store import STAGING
 from pipeline.recipe import Recipe
 from pipeline.spec import Checkpoint
 from pipeline.strict_model import StrictModel, canonical_json, digest_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+MAX_LISTED = 3
+"""Foreign names that an error message lists."""
 
 
 class Lake:
@@ -43,15 +47,40 @@ class Lake:
 
     @classmethod
     def existing(cls, uri: str | Path) -> "Lake":
-        """Open the lake at `uri` for reading only, where a missing folder is most likely a typing error.
+        """Open the lake at `uri` for reading, where a folder without a lake is most likely a typing error.
 
         Raises:
-            UsageError: the lake does not exist.
+            UsageError: there is no lake.
         """
         lake = cls(uri)
-        if not lake.store.exists():
-            raise UsageError(f"lake {uri}", "no such folder", "Name the lake that `shapelake run --lake` wrote")
+        if reason := lake.why_absent():
+            raise UsageError(f"lake {uri}", reason, "Name the lake that `shapelake run --lake` wrote")
         return lake
+
+    @classmethod
+    def writable(cls, uri: str | Path) -> "Lake":
+        """Open the lake at `uri`, or a new one in a missing or empty folder; hidden files do not count.
+
+        Raises:
+            UsageError: the folder has other files and no lake.
+        """
+        lake = cls(uri)
+        names = lake.store.top_names() or set()
+        is_taken = any(not name.startswith(".") for name in names - {STAGING, "lost+found"})
+        if is_taken and (reason := lake.why_absent()):
+            raise UsageError(f"lake {uri}", reason, f"Name a folder for the lake alone: {str(uri).rstrip('/')}/lake")
+        return lake
+
+    def why_absent(self) -> str | None:
+        """Return the reason why there is no lake at this place; None if there is one."""
+        names = self.store.top_names()
+        if names is None:
+            return "no such folder"
+        if names & layout.LAKE_NAMES:
+            return None
+        others = sorted(names - {STAGING})
+        more = f" and {len(others) - MAX_LISTED} more" if len(others) > MAX_LISTED else ""
+        return f"no lake in this folder, which holds {', '.join(others[:MAX_LISTED])}{more}" if others else "empty"
 
     # cells
 

@@ -9,6 +9,11 @@ from pipeline.lake.store import Store
 CELLS_PREFIX, LABELS_PREFIX, AUDITS_PREFIX, RECIPES_PREFIX = "cells/v1", "labels/v2", "audits/v1", "recipes"
 ATTEMPTS_PREFIX, QUARANTINE_PREFIX, RUNS_PREFIX, COLUMNS_KEY = "attempts/v1", "quarantine", "runs", "columns.csv"
 INDEX_PREFIX, LEASES_PREFIX, IDENTITY_KEY = "index/v1", "leases/v1", "lake.json"
+LAKE_NAMES = frozenset(
+    {"cells", "labels", "audits", "recipes", "attempts", "quarantine", "runs", "index", "leases", "snapshots"}
+    | {"alerts", "LATEST", COLUMNS_KEY, IDENTITY_KEY}
+)
+"""Names directly below a lake's folder; a folder with none of them is no lake."""
 V1_LABELS_PREFIX = "labels/v1"
 """Label files of earlier versions, one record per file: still read, no longer written."""
 UNCONFIRMED = "unconfirmed"

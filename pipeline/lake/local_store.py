@@ -37,8 +37,9 @@ class LocalStore(Store):
         """Return the path of `key`, which cannot leave the root."""
         return self.root.joinpath(*split_key(key))
 
-    def exists(self) -> bool:
-        return self.root.exists()
+    def top_names(self) -> set[str] | None:
+        with self._reading("its names"):
+            return set(os.listdir(self.root)) if self.root.exists() else None
 
     def has(self, key: str) -> bool:
         with self._reading(key):

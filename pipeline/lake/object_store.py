@@ -51,9 +51,11 @@ class ObjectStore(Store):
             options = CLIENT_OPTIONS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"}
             self._objects = from_url(self.uri, client_options=options, retry_config=RETRY)  # type: ignore[arg-type]
 
-    def exists(self) -> bool:
+    def top_names(self) -> set[str] | None:
         with self._as_lake_error("list"):
-            return any(self._objects.list(chunk_size=1))
+            found = self._objects.list_with_delimiter()
+        keys = [*found["common_prefixes"], *(file["path"] for file in found["objects"])]
+        return {key.rstrip("/") for key in keys} or None
 
     def has(self, key: str) -> bool:
         with self._as_lake_error(f"read {_key(key)} of"):

@@ -22,6 +22,26 @@ NO_TEMP_DIRECTORY = ""
 SANDBOX_SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "enable_external_access = false")
 
 
+QUERY_TYPES = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI"})
+"""DuckDB's types of statements that have a result and change nothing; PIVOT is MULTI."""
+
+
+def require_single_query(text: str) -> str:
+    """Return `text` if it is one query.
+
+    Raises:
+        UsageError: it is not valid, holds several statements, or a statement that changes something, such as DROP.
+    """
+    with _as_usage_error(text):
+        types = [statement.type.name for statement in duckdb.extract_statements(text)]
+    if len(types) != 1:
+        found = f"{len(types)} statements, of which only one result could be shown" if types else "no statement"
+        raise UsageError(f"query {text.strip()!r}", found, f"{SELECT_HINT}, one per command")
+    if types[0] not in QUERY_TYPES:
+        raise UsageError(f"query {text.strip()!r}", f"{types[0]} is no query", SELECT_HINT)
+    return text
+
+
 class LakeReader:
     """Lake in its state at the creation of the reader.
 

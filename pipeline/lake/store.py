@@ -22,8 +22,8 @@ class Store(Protocol):
     lists_slowly: bool
     """Listing is paid for by the thousand names, so that readers should list only what is new."""
 
-    def exists(self) -> bool:
-        """Return True if the folder exists or, in an object store, if any key does."""
+    def top_names(self) -> set[str] | None:
+        """Return the names directly below the lake's folder; None for no folder or, in an object store, no key."""
         ...
 
     def has(self, key: str) -> bool:

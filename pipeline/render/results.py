@@ -7,16 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich.table import Table
-
-from pipeline.render.tables import (
-    format_bytes,
-    format_value,
-    format_with_error,
-    make_rich_table,
-    print_table,
-    table_from_records,
-)
+from pipeline.render.tables import format_bytes, format_with_error, print_records, print_rows
 from pipeline.terminal import escape_control, print_line
 
 FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
@@ -29,21 +20,20 @@ LAYER_DIGITS = {"anisotropy": 4, "anisotropy_no_sink": 4, "id_twonn": 2, "id_mle
 
 def print_layers(measured: list[dict[str, Any]]) -> None:
     """Print the headline numbers of each layer with their standard errors."""
-    shown = Table(box=None, header_style="bold")
-    for name in ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags"):
-        shown.add_column(name, justify="left" if name in ("state", "flags") else "right")
-    for row in measured:
-        metrics = [format_with_error(row, name, digits) for name, digits in LAYER_DIGITS.items()]
-        flags = format_value(" ".join(row["flags"]))
-        shown.add_row(str(row["layer"]), format_value(row["state"]), *metrics, str(row["n_points"]), flags)
-    print_table(shown)
+    columns = ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags")
+    rows = [
+        (row["layer"], row["state"], *metrics, row["n_points"], " ".join(row["flags"]))
+        for row in measured
+        for metrics in [[format_with_error(row, name, digits) for name, digits in LAYER_DIGITS.items()]]
+    ]
+    print_rows(columns, rows, right={*columns} - {"state", "flags"})
     first = measured[0]
     if first["loss"] is not None:
         print_line(f"loss {format_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
 
 
 def print_query_result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    print_table(make_rich_table(columns, rows))
+    print_rows(columns, rows)
 
 
 def print_findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
@@ -94,7 +84,7 @@ def print_catalog(lines: list[dict[str, Any]]) -> None:
     """Print families, models or checkpoints; columns that are empty in every line are omitted."""
     columns = [name for name in lines[0] if any(line[name] not in (None, "", False) for line in lines)]
     shown = [{name: _format_field(name, line[name]) for name in columns if name != "rule"} for line in lines]
-    print_table(table_from_records(shown))
+    print_records(shown)
     if any(line.get("rule") == "generic" for line in lines):
         print_line("not in the catalogue: revision names are read by the general rule")
 

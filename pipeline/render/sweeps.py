@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.render.tables import format_bytes, print_table, table_from_records
+from pipeline.render.tables import format_bytes, print_records
 from pipeline.terminal import print_line
 
 if TYPE_CHECKING:  # these imports take 0.5 s, which a query does not need
@@ -31,7 +31,7 @@ def print_plan(plan: "Plan", lake: str) -> None:
     print_line(f"cells     {len(plan.cells)} wanted   {counts}")
     if todo:
         print_line("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
-        print_line(f"cost      {_cost(plan.cost)}")
+        print_line(f"cost      {_cost(plan.cost)}{_selection(plan)}")
     if plan.unparsed_names:
         print_line(f"unparsed  {_listed(plan.unparsed_names)} (no step in the name; not measured)")
     if plan.other_folders:
@@ -69,6 +69,7 @@ def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
     parts += [f"{len(report.quarantined_cells)} quarantined"] if report.quarantined_cells else []
     parts += [f"{sum(group.cells for group in report.left_out)} left out"] if report.left_out else []
     parts += [f"{report.n_unfinished} unfinished (run again)"] if report.n_unfinished else []
+    parts += [f"{plan.left_out_by_limit} left out by --limit"] if plan.left_out_by_limit else []
     print_line()
     print_line(f"lake      {lake}: " + ", ".join(parts))
 
@@ -82,9 +83,10 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
             print_line("no failures")
         return
     if state["models"]:
-        print_table(table_from_records(state["models"]))
+        print_records(state["models"])
     else:
         print_line("no committed cells yet")
+    _print_quarantined(state)
     for run in state["runs"][-3:]:
         ended = "ended" if run["ended"] else "running or interrupted"
         counts = f"{run['committed']}/{run['to_run']} cells, {run['failed']} failed"
@@ -95,6 +97,20 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
         print_line(f"run {run['run_id']} ({run['sweep']}): {counts}")
     if state["failures"]:
         print_line(f"{len(state['failures'])} failures: {_failures_command(state['lake'])}")
+
+
+def _print_quarantined(state: dict[str, Any]) -> None:
+    """Print the cells that are hidden or no longer tried, with the first line of their reason."""
+    entries = state["quarantined"]
+    for entry in entries[:MAX_LISTED]:
+        cell, (reason, *_) = entry["cell_id"], entry["reason"].splitlines() or [""]
+        label = entry["label"] or "unreadable cell"
+        print_line(f"quarantined {cell[:8]} ({label}) by {entry['by']} at {entry['when']}: {reason}")
+    if len(entries) > MAX_LISTED:
+        print_line(f"quarantined and {len(entries) - MAX_LISTED} more: shapelake status --json")
+    if entries:
+        command = shlex.join(["shapelake", "quarantine", "CELL", "--release", "--lake", state["lake"]])
+        print_line(f"to release one: {command}")
 
 
 def _describe_wanted(plan: "Plan", history: "History") -> str:
@@ -119,10 +135,27 @@ def _states(history: "History") -> str:
 
 
 def _cost(cost: "Cost") -> str:
-    hours = "time unknown" if cost.hours is None else f"{cost.hours:.2g} {cost.unit}, {cost.basis}"
+    hours = "time unknown" if cost.hours is None else f"{_duration(cost.hours, cost.unit)}, {cost.basis}"
     if not cost.download_bytes:
         return f"nothing to download; {hours}"
     return f"{format_bytes(cost.download_bytes)} to download, at most {format_bytes(cost.disk_bytes)} on disk; {hours}"
+
+
+def _duration(hours: float, unit: str) -> str:
+    """Format hours, in minutes or seconds if short: `0.0012 GPU-hours` is `4.3 GPU-seconds`."""
+    per_hour, name = next(
+        ((n, name) for n, name in ((1, "hours"), (60, "minutes")) if hours * n >= 1), (3600, "seconds")
+    )
+    return f"{hours * per_hour:.2g} {unit.replace('hours', name)}" if hours < 100 else f"{hours:,.0f} {unit}"
+
+
+def _selection(plan: "Plan") -> str:
+    """Say which options make the run smaller than the sweep, and which of them the cost does not know."""
+    steps = "" if plan.sweep.steps == "all" else f"; with --steps {plan.sweep.steps}"
+    n_all = len(plan.todo) + plan.left_out_by_limit
+    return steps + (
+        f"; for all {n_all} cells, of which --limit runs {len(plan.todo)}" if plan.left_out_by_limit else ""
+    )
 
 
 def _failures_command(lake: str) -> str:

@@ -1,16 +1,21 @@
 """Tables and number formats for a terminal."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.terminal import escape_control, escape_lines
+from pipeline.terminal import escape_control, escape_lines, print_line
 
 NON_TTY_WIDTH = 200
+PADDING = 2
+"""Spaces around each column of a table."""
+MIN_WRAPPED_WIDTH, MIN_WRAPPED_WIDTHS = 24, {"because": 60}
+"""Narrowest column in which text is wrapped; that of sentences, by column."""
 
 
 class PlainConsole(Console):
@@ -37,16 +42,45 @@ def format_bytes(n_bytes: int) -> str:
     return f"{n_bytes / unit:.3g} {name}"
 
 
-def make_rich_table(columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
-    table = Table(*map(escape_control, columns), box=None, header_style="bold")
-    for row in rows:
-        table.add_row(*("" if value is None else format_value(value) for value in row))
-    return table
+def print_rows(columns: Iterable[str], rows: Iterable[Iterable[Any]], right: Collection[str] = ()) -> None:
+    """Print a table or, where it would have to cut a value, one field per line. Only text with spaces is wrapped.
+
+    Args:
+        right: columns that are aligned to the right.
+    """
+    names = list(map(escape_control, columns))
+    cells = [["" if value is None else format_value(value) for value in row] for row in rows]
+    widths = [_min_width(*column) for column in zip(names, *cells, strict=True)]
+    if sum(widths) + PADDING * len(names) > PlainConsole().width:
+        _print_fields(names, cells)
+        return
+    table = Table(box=None, header_style="bold")
+    for name, width in zip(names, widths, strict=True):
+        table.add_column(name, "", min_width=width, overflow="fold", justify="right" if name in right else "left")
+    for row in cells:
+        table.add_row(*row)
+    print_table(table)
 
 
-def table_from_records(records: list[dict[str, Any]]) -> Table:
-    """Build a table from one or more records with equal keys."""
-    return make_rich_table(records[0], (record.values() for record in records))
+def _min_width(name: str, *cells: str) -> int:
+    """Return the width of the narrowest column that shows these cells; text with spaces can be wrapped."""
+    width = max(map(cell_len, (name, *cells)))
+    if not any(" " in cell for cell in cells):
+        return width
+    return max(cell_len(name), min(width, MIN_WRAPPED_WIDTHS.get(name, MIN_WRAPPED_WIDTH)))
+
+
+def print_records(records: Sequence[dict[str, Any]]) -> None:
+    """Print one or more records with equal keys."""
+    print_rows(records[0], [list(record.values()) for record in records])
+
+
+def _print_fields(names: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, names))
+    for number, row in enumerate(cells, 1):
+        print_line(f"row {number} of {len(cells)}")
+        for name, cell in zip(names, row, strict=True):
+            print_line(f"  {name:<{width}}  {cell}".rstrip())
 
 
 def format_value(value: Any) -> str:

@@ -15,7 +15,7 @@ from pipeline.sources import CheckpointSource, Hub, Local, Members
 
 def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
     """Audit the histories of `names`; record the audits if a lake is given."""
-    lake = None if uri is None else Lake(uri)
+    lake = None if uri is None else Lake.writable(uri)
     labels = [] if lake is None else lake.labels()
     found = [history for name in names for history in discover_histories(parse_source_name(name))]
     histories = [assign_states(history, last_seen_revisions(labels, history.model)) for history in found]

@@ -31,7 +31,7 @@ def measure_checkpoint(
     """
     checkpoint = _find_checkpoint(name, tokenizer)
     parsed_recipe, resources = parse_recipe(recipe), parse_resources(sets)
-    opened_lake = None if lake is None else Lake(lake)
+    opened_lake = None if lake is None else Lake.writable(lake)
     if opened_lake is not None:
         opened_lake.check_recipe(parsed_recipe)
         checkpoint = _with_lake_label(opened_lake, checkpoint)

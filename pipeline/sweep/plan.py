@@ -48,6 +48,9 @@ class Plan:
     audits: tuple[tuple[HistoryFinding, ...], ...]
     """Audit findings of each history, in the order of `histories`."""
     cost: Cost
+    """Estimate for every wanted cell that the lake lacks, also for those left out by a limit."""
+    left_out_by_limit: int = 0
+    """Cells to run that `limit_cells` has removed."""
 
     @cached_property
     def todo(self) -> tuple[Cell, ...]:
@@ -205,7 +208,8 @@ def limit_cells(plan: Plan, limit: int | None) -> Plan:
     if limit is None:
         return plan
     left_out = {cell.id for cell in plan.todo[limit:]}
-    return replace(plan, cells=tuple(cell for cell in plan.cells if cell.id not in left_out))
+    cells = tuple(cell for cell in plan.cells if cell.id not in left_out)
+    return replace(plan, cells=cells, left_out_by_limit=len(left_out))
 
 
 def _failed_before(lake: Lake) -> set[str]:

@@ -90,11 +90,11 @@ def _thinned(line: list[Checkpoint]) -> list[Checkpoint]:
 
 
 def _nearest_powers(values: list[int]) -> set[int]:
-    """0 if present, and the value nearest to each power of two on a log scale, up to the largest."""
+    """0 if present, the value nearest to each power of two on a log scale, and the largest: the newest checkpoint."""
     positive = [value for value in values if value > 0]
     powers = range((positive[-1] if positive else 0).bit_length())
     nearest = {min(positive, key=lambda value: abs(math.log2(value) - power)) for power in powers}
-    return nearest | {value for value in values if value == 0}
+    return nearest | {value for value in values if value == 0} | {*values[-1:]}
 
 
 def _with_position(history: list[Checkpoint]) -> list[Checkpoint]:

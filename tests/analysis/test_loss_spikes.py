@@ -73,7 +73,7 @@ def test_short_histories_have_no_spikes():
 @pytest.mark.parametrize("sigma", [0.01, 0.1])
 @pytest.mark.parametrize("grid", GRIDS)
 def test_false_alarms_are_at_most_5_percent_per_history(grid, sigma):
-    """Of 60 histories of each kind, at most 5 % plus two binomial standard errors (5.6 %)."""
+    """False alarms in 60 histories of each kind are at most 5 % plus two binomial standard errors (5.6 %)."""
     steps, random, alarms = GRIDS[grid], np.random.default_rng(0), {}
     histories = 20 if grid == "pythia" else 60
     for _ in range(histories):

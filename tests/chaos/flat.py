@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.cache import folder_bytes
 from pipeline.catalog.fetch import fetch_temporarily
 from pipeline.lake import Lake
 from pipeline.spec import Corpus, Hub, Resources, Sweep
@@ -55,8 +56,8 @@ class Figures(NamedTuple):
         return cls(
             rss_mb=int(status[status.index("VmRSS:") + 1]) / 1024,
             files=len(os.listdir(f"/proc/{pid}/fd")),
-            scratch_mb=_size(folder / "scratch") / 2**20,
-            ray_mb=_size(folder / "ray") / 2**20,
+            scratch_mb=folder_bytes(folder / "scratch") / 2**20,
+            ray_mb=folder_bytes(folder / "ray") / 2**20,
         )
 
 
@@ -83,7 +84,7 @@ def main() -> int:
         second = _run_driver(folder, [*at, options.cells - CORPORA], kill=False)
     done = len(Lake(folder / "lake").committed_cell_ids())
     grown = {name for figures in (first, second) for name in _grown(figures[0][1], figures[-1][1])}
-    grown |= {"files left in scratch"} if _size(folder / "scratch") >= WEIGHTS else set()
+    grown |= {"files left in scratch"} if folder_bytes(folder / "scratch") >= WEIGHTS else set()
     print(f"{'grown: ' + ', '.join(sorted(grown)) if grown else 'flat'}; {done} of {options.cells} cells; {folder}")
     if not grown:
         shutil.rmtree(folder)
@@ -156,16 +157,6 @@ def work(task: Task) -> list[Outcome]:
     with fetch_temporarily(task.checkpoint, task.run_id, task.resources.scratch_bytes) as checkpoint:
         assert (Path(checkpoint.path) / "model.safetensors").stat().st_size == WEIGHTS
         return [stub.commit(task, cell) for cell in task.cells]
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes below a folder while files come and go."""
-    total = 0
-    for base, _, names in os.walk(folder):
-        for name in names:
-            path = Path(base, name)
-            total += path.lstat().st_size if path.exists() else 0
-    return total
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pipeline.cli import app
 from pipeline.columns import METRIC_GROUPS, column_names
 from pipeline.errors import UsageError
 from pipeline.export import prepare_dataset, upload_dataset
+from pipeline.output_paths import OWNER_FILE
 from tests.support import finding_rows
 
 NAME = "lab/shapes"
@@ -33,6 +34,7 @@ def reader(tmp_path):
 def test_the_folder_has_the_rows_their_meaning_and_a_card(reader, tmp_path):
     prepared = prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
     files = {str(path.relative_to(prepared.folder)) for path in prepared.folder.rglob("*") if path.is_file()}
+    files.remove(OWNER_FILE)
     assert {"README.md", "columns.csv", "data/layers.parquet", "data/checkpoints.parquet"} < files
     assert any(name.startswith("recipes/") for name in files)
     assert prepared.files_written == len(files)
@@ -166,11 +168,10 @@ def hub(monkeypatch):
 def test_an_upload_has_the_files_of_the_folder_and_a_tag_with_its_version(reader, tmp_path, hub):
     prepared = prepare_dataset(reader, NAME, tmp_path / "shapes", "cc-by-4.0")
     assert hub.requests == [], "preparing sends no request"
+    (prepared.folder / "model.safetensors").write_bytes(b"not a file of the dataset")
     assert upload_dataset(prepared, NAME).endswith(f"/datasets/{NAME}/tree/{prepared.version}")
-    folder = prepared.folder
-    assert hub.stored == {
-        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
-    }
+    assert hub.stored == {name: (prepared.folder / name).read_bytes() for name in prepared.files}
+    assert {"README.md", "data/layers.parquet"} < set(prepared.files)
     assert hub.tags == {prepared.version: "c" * 40}
 
 
@@ -179,10 +180,31 @@ def test_the_command_uploads_only_with_the_flag(reader, tmp_path, hub, monkeypat
     words = ["export", "--to", "hub", NAME, "--lake", str(tmp_path / "lake")]
     done = CliRunner().invoke(app, words)
     assert (done.exit_code, hub.requests) == (0, [])
-    assert (tmp_path / "shapes" / "README.md").exists()
-    assert f"shapelake {' '.join([*words, '-o', 'shapes'])} --upload" in done.output
+    folder = "datasets--lab--shapes"
+    assert (tmp_path / folder / "README.md").exists()
+    assert f"shapelake {' '.join([*words, '-o', folder])} --upload" in done.output
+    assert re.search(r"kB  data/layers.parquet\n.*README.md\n.*--upload", done.output, re.DOTALL), "what would be sent"
     assert CliRunner().invoke(app, [*words, "--upload"]).exit_code == 0
     assert "data/layers.parquet" in hub.stored
+
+
+@pytest.mark.parametrize("content", ["config.json", "README.md", "checkpoints/step1/model.safetensors"])
+def test_a_folder_of_other_files_is_neither_written_nor_uploaded(reader, tmp_path, hub, content):
+    path = tmp_path / "mine" / content
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    words = ["export", "--to", "hub", NAME, "--lake", str(tmp_path / "lake"), "-o", str(tmp_path / "mine"), "--upload"]
+    failed = CliRunner().invoke(app, words).exception
+    assert isinstance(failed, UsageError)
+    assert "holds other files" in str(failed)
+    assert (hub.requests, path.read_text()) == ([], "mine")
+    assert [each for each in (tmp_path / "mine").rglob("*") if each.is_file()] == [path]
+
+
+def test_a_folder_of_another_dataset_is_refused(reader, tmp_path):
+    prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0")
+    with pytest.raises(UsageError, match=f"that of dataset {NAME}"):
+        prepare_dataset(reader, "lab/other", tmp_path / "a", "cc-by-4.0")
 
 
 def test_an_offline_upload_is_refused(reader, tmp_path, hub, monkeypatch):

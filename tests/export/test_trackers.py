@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,6 +129,27 @@ def test_a_missing_tracker_is_named_with_its_extra(reader, tmp_path, monkeypatch
         replay_runs(reader, "wandb", tmp_path)
 
 
+def test_a_tracker_that_is_imported_late_is_checked_first(reader, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(UsageError, match=r"trackio is not installed.*\n.*shapelake\[trackio\]"):
+        replay_runs(reader, "trackio", tmp_path / "db")
+    assert not (tmp_path / "db").exists()
+
+
+def test_runs_to_synchronize_are_not_written_among_others(reader, tmp_path, monkeypatch):
+    """`wandb sync FOLDER/offline-run-*` would upload these too."""
+    written = []
+    module = SimpleNamespace(write_run=lambda run, folder: written.append(run) or True)
+    monkeypatch.setitem(sys.modules, "pipeline.export.to_wandb", module)
+    monkeypatch.setattr("pipeline.export.tracker_runs.find_spec", lambda name: name)
+    (tmp_path / "wandb" / "offline-run-1-mine").mkdir(parents=True)
+    with pytest.raises(UsageError, match="holds other files"):
+        replay_runs(reader, "wandb", tmp_path / "wandb")
+    assert written == []
+    assert [replay_runs(reader, "wandb", tmp_path / "a b")[:2] for _ in range(2)] == [(2, 0)] * 2
+    assert "'" in replay_runs(reader, "wandb", tmp_path / "a b").view_command
+
+
 def needs(extra: str) -> None:
     if importlib.util.find_spec(extra) is None:
         pytest.skip(f"needs the extra [{extra}]")
@@ -148,11 +170,11 @@ def test_wandb_offline(reader, tmp_path, monkeypatch):
     points = history(written)
     assert [int(point["checkpoint_step"]) for point in points] == sorted(ORDER)
     assert float(points[2]["anisotropy/layer_02"]) == 64 / 1e4 + 0.2
-    (folder / "partial").mkdir()
+    (folder / ".shapelake-partial").mkdir()
     assert replay_runs(finding_rows.commit(tmp_path / "lake", rows([8])), "wandb", folder)[:2] == (2, 0), (
         "a grown run is a new run"
     )
-    assert len(list(folder.iterdir())) == 4
+    assert len(list(folder.glob("offline-run-*"))) == 4
 
 
 def history(path: Path) -> list[dict[str, str]]:

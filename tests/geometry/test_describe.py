@@ -87,7 +87,7 @@ def test_numpy_and_torch_agree() -> None:
 
 
 def test_rows_at_position_zero_are_sinks_and_without_positions_none_is() -> None:
-    """Of subsampled positions the first that is there opens no context."""
+    """The first of subsampled positions opens no context unless it is position 0."""
     context, position = torch.arange(600).flip(0) % 20, torch.arange(600).flip(0) // 20
     points = curved(600, 16)
     assert describe(points, contexts=context, positions=position)["n_sink_tokens"] == 20

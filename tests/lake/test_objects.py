@@ -140,7 +140,7 @@ def test_a_writer_killed_during_a_put_leaves_only_complete_objects(s3_env):
 
 def test_put_new_never_replaces_and_put_or_replace_always_does(s3_env):
     store = open_store(URI + "/")
-    assert not store.exists()
+    assert store.top_names() is None
     assert store.put_new("a/b", b"first")
     assert not store.put_new("a/b", b"second")
     assert not store.create_if_absent("a/b", b"second")
@@ -151,7 +151,7 @@ def test_put_new_never_replaces_and_put_or_replace_always_does(s3_env):
     store.put_new("ab/c", b"")
     assert store.list("a") == ["a/b", "a/p"]
     assert store.list("nowhere") == []
-    assert store.exists()
+    assert store.top_names()
     assert store.delete("a/p")
     assert not store.delete("a/p")
     with pytest.raises(LakeError, match="read a/p"):
@@ -217,7 +217,7 @@ def test_a_lake_in_an_object_store_reads_like_one_in_a_folder(s3_env, tmp_path):
 
 def test_a_missing_bucket_is_an_error_in_two_lines(s3_env):
     store = open_store("s3://nowhere/lake")
-    for use in (store.exists, lambda: store.put_new("a", b""), lambda: store.list("a")):
+    for use in (store.top_names, lambda: store.put_new("a", b""), lambda: store.list("a")):
         with pytest.raises(LakeError) as caught:
             use()
         assert len(str(caught.value).splitlines()) == 2

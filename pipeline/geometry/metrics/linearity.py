@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.geometry.jackknife import jackknife_columns
 from pipeline.geometry.layer import Layer, MetricValues
-from pipeline.geometry.moments import Moments, merge_moments
+from pipeline.geometry.moments import Moments, merge_without
 from pipeline.geometry.population import Population
 
 COLUMNS = (
@@ -82,10 +82,9 @@ def linearity_groups(population: Population, fit: LinearFit, target: list[Moment
     Source: delete-a-group jackknife over disjoint groups of contexts.
     Bias: as `linearity`.
     """
-    crosses = population.sums.cross_scatters
-    whole = sum(crosses[1:], start=crosses[0])
+    whole, crosses = population.sums.pooled_cross_scatter, population.sums.cross_scatters
     return [
-        None if before is None else _r2(fit.weights, before, _rest(target, index), whole - crosses[index])
+        None if before is None else _r2(fit.weights, before, merge_without(target, index), whole - crosses[index])
         for index, before in enumerate(population.without_each_group())
     ]
 
@@ -115,8 +114,7 @@ def _fit(population: Population, after: Moments) -> LinearFit:
     """Solve least squares by the eigenvectors of the covariance, without directions below the noise floor."""
     before, (values, vectors) = population.pooled, population.covariance_eigen
     assert vectors is not None, "a layer with a next layer has eigenvectors"
-    crosses = population.sums.cross_scatters
-    cross = _centered_cross(sum(crosses[1:], start=crosses[0]), before, after)
+    cross = _centered_cross(population.sums.pooled_cross_scatter, before, after)
     n_usable = population.count_above_floor(values)
     basis, scale = vectors[:, :n_usable], (before.count - 1) * values[:n_usable]
     projected = basis.T @ cross
@@ -133,10 +131,6 @@ def _r2(weights: Tensor, before: Moments, after: Moments, cross_scatter: Tensor)
     cross = _centered_cross(cross_scatter, before, after)
     scatter = before.covariance() * (before.count - 1)
     return float(2 * (weights * cross).sum() - (weights * (scatter @ weights)).sum()) / total
-
-
-def _rest(groups: list[Moments], index: int) -> Moments:
-    return merge_moments([*groups[:index], *groups[index + 1 :]])
 
 
 def _centered_cross(cross_scatter: Tensor, before: Moments, after: Moments) -> Float64[Tensor, "dim next"]:

@@ -87,6 +87,5 @@ def _population(groups: list[Tensor]) -> Population:
 
 
 def _directions(points: Shaped[Tensor, "points dim"]) -> DirectionSums:
-    norms = RowNorms.of(points).norms
-    inverse = (1 / norms).masked_fill(norms == 0, 0)
-    return DirectionSums((norms > 0).sum(), norms.sum(), inverse @ points)
+    rows = RowNorms.of(points)
+    return DirectionSums((rows.norms > 0).sum(), rows.norms.sum(), rows.inverse @ points)
