@@ -15,6 +15,7 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("num_attention_heads", "n_heads", "n_head", "num_heads", "num_decoder_layers"), 4),
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 4),
     **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
+    **dict.fromkeys(("rotary_dim",), 8),
     **dict.fromkeys(
         ("intermediate_size", "d_inner", "n_inner", "ffn_dim", "d_ff", "hidden_dim", "ffn_hidden_size"), 48
     ),
@@ -38,10 +39,13 @@ def class_names() -> list[str]:
 
 
 def tiny_config(cls: Any) -> PretrainedConfig:
-    """Return the default config of a class with small sizes; token ids beyond the vocabulary are left out."""
+    """Return the default config of a class with small sizes; token ids beyond the vocabulary become small ones."""
     config = cls.config_class()
     fields = {name: size for name, size in SIZES.items() if hasattr(config, name) and name in _stated(config)}
-    ids = {name: None for name, value in _stated(config).items() if name.endswith("_token_id") and _too_large(value)}
+    if "kv_lora_rank" in fields:
+        fields["num_key_value_heads"] = fields["num_attention_heads"]  # latent attention has no groups
+    named = [name for name, value in _stated(config).items() if name.endswith("_token_id") and _is_unfit(value)]
+    ids = {name: 3 + number for number, name in enumerate(named)}
     lists = {n: v[:3] for n, v in _stated(config).items() if isinstance(v, list) and len(v) == config.num_hidden_layers}
     return cls.config_class(**{**lists, **ids, **fields})
 
@@ -62,5 +66,6 @@ def _stated(config: PretrainedConfig) -> dict[str, Any]:
     return config.to_dict()
 
 
-def _too_large(value: Any) -> bool:
-    return isinstance(value, int) and value >= SIZES["vocab_size"]
+def _is_unfit(value: Any) -> bool:
+    """Return True for an id beyond the small vocabulary, and for several."""
+    return isinstance(value, list) or (isinstance(value, int) and value >= SIZES["vocab_size"])
