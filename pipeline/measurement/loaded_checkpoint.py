@@ -35,6 +35,12 @@ class LoadedCheckpoint:
     reuse_key: tuple[str, ...] | None = None
     """Equal for checkpoints that can share one module and one tokenizer; None for one that shares with none."""
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Flags of the model, and `ids_beyond_embedding`; contexts with such an id are refused when they are built."""
+        beyond = len(self.tokenizer) > self.model.vocab_size
+        return (*self.model.flags, *(("ids_beyond_embedding",) if beyond else ()))
+
     def require_same_files(self) -> None:
         """Raise FilesChangedError if a file was written since loading: call it before each commit."""
         if self.files is not None:
