@@ -3,7 +3,7 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from stat import S_ISLNK
 
 from pipeline import cache
 from pipeline.progress import Progress
-from pipeline.strict_model import canonical_json
+from pipeline.strict_model import canonical_json, digest_json
 
 BLOCK = 1 << 20
 AnyPath = Path | str | os.DirEntry[str]
@@ -70,6 +70,21 @@ def cached_sha256(
     # The identity is taken again: a file that changed while it was read must not be cached under either state.
     settled = time.time_ns() - os.stat(path).st_mtime_ns > MIN_AGE_NS
     if settled and file_identity(path) == before:
+        table.put(name, version, digest)
+    return digest
+
+
+def cached_sha256_of_files(paths: Sequence[Path], kind: str, compute: Callable[[], str]) -> str:
+    """Return `compute()`, a digest of the files together, from the cache if none of them has changed since."""
+    if len(paths) == 1:
+        return cached_sha256(paths[0], kind, lambda _: compute())
+    before, table = list(map(file_identity, paths)), cache.table(CACHE)
+    name, version = f"{kind}:{digest_json([identity[0] for identity in before])}", digest_json(before)
+    if (cached := table.get(name, version)) is not None:
+        return cached
+    digest = compute()
+    settled = time.time_ns() - max(os.stat(path).st_mtime_ns for path in paths) > MIN_AGE_NS
+    if settled and list(map(file_identity, paths)) == before:
         table.put(name, version, digest)
     return digest
 

@@ -104,7 +104,7 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
     about = cell_columns(cell, model, stack) | text_columns(text) | loss.columns()
     total_s = time.perf_counter() - started
     cost = cost_columns(loaded.device, batch_tokens, loaded.load_s, forward_s, total_s)
-    flags = (*model.flags, *stack.flags, *text.flags, *loss.flags)
+    flags = (*loaded.flags, *stack.flags, *text.flags, *loss.flags)
     return [build_row(about | cost, s, layer, flags) for s, layer in zip(stack.state_specs, described, strict=True)]
 
 

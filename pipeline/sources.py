@@ -1,10 +1,18 @@
 """Sources of a sweep's checkpoints: a local folder, a Hub repo, or the members of a family."""
 
+import re
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from pydantic import field_validator
+
 from pipeline.strict_model import StrictModel, suggest
+
+REPO_REVISION = re.compile(r"(?P<repo>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[^@]+))?")
+"""Name of a Hub repo, with or without a revision; a path that begins with a dot, / or ~ is none."""
+PATTERN_GROUPS = {"step": "", "kilo": "", "tokens": "", "unit": "", "stage": "", "run": ""}.keys()
+"""Groups of a pattern; `kilo` multiplies the step by 1,000 if it matches, `unit` is k, m, b or t."""
 
 
 class Local(StrictModel):
@@ -16,15 +24,35 @@ class Local(StrictModel):
     family: str | None = None
     tokenizer: str | None = None
     """Folder of the tokenizer files; None = the files of each checkpoint."""
+    pattern: str | None = None
+    """Regular expression for the names of its subfolders, with groups `step` or `tokens`; None = the known names."""
+    base: str | None = None
+    """Model that LoRA adapters in the folder are merged into: a folder, or REPO@REVISION on the Hub."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _has_known_groups(cls, pattern: str | None) -> str | None:
+        try:
+            groups = re.compile(pattern or "").groupindex.keys()
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
+        if pattern is not None and not groups & {"step", "tokens"}:
+            raise ValueError(f"{pattern!r} has no group: write it as in 'ep[0-9]+-ba(?P<step>[0-9]+)'")
+        if unknown := groups - PATTERN_GROUPS:
+            raise ValueError(f"{pattern!r} has unknown groups {sorted(unknown)}; known: {', '.join(PATTERN_GROUPS)}")
+        return pattern
 
     @property
     def name(self) -> str:
         return self.model or Path(self.local).resolve().name
 
     def resolve_paths(self, folder: Path) -> "Local":
-        """Return a copy whose relative paths are resolved against `folder`."""
+        """Return a copy whose relative paths are resolved against `folder`; a base that is no folder is a repo."""
         resolve = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
-        return self.model_copy(update={"local": resolve(self.local), "tokenizer": resolve(self.tokenizer)})
+        base = resolve(self.base)
+        paths = {"local": resolve(self.local), "tokenizer": resolve(self.tokenizer)}
+        is_path = base and (Path(base).is_dir() or not REPO_REVISION.fullmatch(str(self.base)))
+        return self.model_copy(update={**paths, "base": base if is_path else self.base})
 
 
 class Hub(StrictModel):

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from pipeline.corpus import Corpus
 from pipeline.recipe import BUILT_IN_RECIPES, AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in_recipe
 from pipeline.sources import CheckpointSource, Hub, Local, Members, parse_source
-from pipeline.strict_model import SafeRelativePath, StrictModel, digest_json, suggest
+from pipeline.strict_model import SafeRelativePath, StrictModel, digest_json
 
 __all__ = [
     "ALGORITHMS",
@@ -40,7 +41,6 @@ ALGORITHMS: dict[str, int] = {
 the rules that turn enwik8 into prose."""
 
 ModelKind = Literal["decoder", "encoder", "encdec-encoder", "encdec-decoder"]
-CorpusKind = Literal["enwik8", "enwik8-raw", "random-uniform", "random-unigram", "text"]
 
 
 def algorithm_number() -> int:
@@ -89,6 +89,10 @@ class Checkpoint(StrictModel):
     """Origin of the files of `path`, if they are on the Hub."""
     tokenizer_remote: RemoteFiles | None = None
     """Origin of the tokenizer, if it is not fetched with the weights."""
+    base_path: str = ""
+    """Folder of the base model, if `path` has a LoRA adapter alone; empty if that is on the Hub and not fetched yet."""
+    base_remote: RemoteFiles | None = None
+    """Origin of the base model, if it is on the Hub."""
     kinds: tuple[ModelKind, ...]
     """Kinds of its layer stacks: one, or two for an encoder-decoder; empty if config.json cannot be read."""
     weights_digest: str
@@ -111,7 +115,17 @@ class Checkpoint(StrictModel):
     @property
     def download_bytes(self) -> int:
         """Bytes to download; 0 for a local folder."""
-        return sum(remote.total_bytes for remote in (self.remote, self.tokenizer_remote) if remote)
+        return sum(remote.total_bytes for remote in self.remotes)
+
+    @property
+    def remotes(self) -> tuple[RemoteFiles, ...]:
+        """What is to be fetched from the Hub; empty for local files alone."""
+        return tuple(filter(None, (self.remote, self.tokenizer_remote, self.base_remote)))
+
+    @property
+    def is_adapter(self) -> bool:
+        """True for a LoRA adapter that is merged into a base model."""
+        return bool(self.base_path or self.base_remote)
 
     @property
     def model_key(self) -> str:
@@ -123,43 +137,6 @@ class Checkpoint(StrictModel):
     def content(self) -> str:
         """Digest of weights, config and tokenizer: equal for labels that share one measurement."""
         return digest_json([self.weights_digest, self.config_digest, self.tokenizer_digest])
-
-
-class Corpus(StrictModel):
-    """Source of tokens. Written `{enwik8-raw: PATH}`, `{random-uniform: {}}`, `{text: PATH}` or `KIND[:PATH]`."""
-
-    kind: CorpusKind
-    path: str | None = None
-    """Local file, plain, .gz or .zip; for random-unigram the text that gives the token frequencies."""
-    sha256: str | None = None
-    """sha256 of the unpacked text; None until resolved, and for random-uniform."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_forms(cls, data: Any) -> Any:
-        if isinstance(data, str):
-            kind, _, path = data.partition(":")
-            data = {kind: path or {}}
-        if isinstance(data, dict) and len(data) == 1 and "kind" not in data:
-            ((kind, path),) = data.items()
-            data = {"kind": kind, "path": path or None}
-        if isinstance(data, dict) and data.get("kind") not in CorpusKind.__args__:
-            raise ValueError(
-                f"unknown corpus {data.get('kind')!r}{suggest(str(data.get('kind')), list(CorpusKind.__args__))}"
-            )
-        return data
-
-    @model_validator(mode="after")
-    def _has_what_it_needs(self) -> "Corpus":
-        if self.kind in ("text", "random-unigram") and not self.path:
-            raise ValueError(f"corpus {self.kind} needs a text file: {{{self.kind}: PATH}}")
-        if self.kind == "random-uniform" and self.path:
-            raise ValueError(f"corpus random-uniform takes no file, got {self.path}")
-        return self
-
-    @property
-    def id(self) -> str:
-        return f"text:{Path(self.path or '').stem}" if self.kind == "text" else self.kind
 
 
 class Resources(StrictModel):

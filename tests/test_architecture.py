@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 
 BASE = {"terminal", "errors", "strict_model", "columns", "cache", "output_paths"}
-SPEC = BASE | {"recipe", "sources", "spec"}
+SPEC = BASE | {"corpus", "recipe", "sources", "spec"}
 MAY_IMPORT = {
     "terminal": set(),
     "errors": {"terminal"},
@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "metric_docs": BASE,
     "recipe": BASE,
     "sources": BASE,
-    "spec": BASE | {"recipe", "sources"},
+    "corpus": BASE,
+    "spec": BASE | {"corpus", "recipe", "sources"},
     "progress": {"terminal"},
     "hashing": BASE | {"progress"},
     "catalog": SPEC | {"hashing", "progress"},
@@ -55,7 +56,7 @@ OWNERS = {
     "tokenizers": {"demo"},
     "faiss": {"doctor", "geometry"},
     "ray": {f"sweep/ray_{name}" for name in ("backend", "cluster", "errors", "jobs")},
-    "pyarrow": {"lake"},
+    "pyarrow": {"lake", "corpora/records", "corpora/text_io"},  # Parquet and zstd; loaded when met
     "obstore": {"lake/object_store"},
     "duckdb": {"lake", "render"},
     "pandas": {"lake"},

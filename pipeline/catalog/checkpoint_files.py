@@ -10,6 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
+from pipeline.catalog.adapters import (
+    ADAPTER_CONFIG,
+    describe_adapter,
+    find_adapter_weights,
+    read_adapter_config,
+    why_not_mergeable,
+)
 from pipeline.catalog.foreign_formats import describe_foreign_format
 from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
@@ -93,12 +100,20 @@ def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
     return _shards_without_index(frozenset(files.names))
 
 
-def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | None:
+def is_adapter_alone(files: CheckpointFiles) -> bool:
+    """Return True if there is an adapter and no weights of a whole model."""
+    return find_adapter_weights(files) is not None and not list_weight_files(files)
+
+
+def unloadable_reason(files: CheckpointFiles, pickles: bool = True, has_base: bool = False) -> str | None:
     """Return the reason why the files cannot be loaded, judged by their names and the index; None if they can.
 
     Args:
         pickles: accept .bin weights if there are no safetensors.
+        has_base: a base model is named, into which an adapter is merged.
     """
+    if has_base and is_adapter_alone(files):
+        return why_not_mergeable(read_adapter_config(files))
     weights = list_weight_files(files)
     absent = [name for name in weights if name not in files.names]
     if not weights:
@@ -115,6 +130,8 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True) -> str | Non
 
 def describe_missing_weights(files: CheckpointFiles) -> tuple[str, str]:
     """Return what a folder without readable weights has, and the next step: the command that converts them."""
+    if ADAPTER_CONFIG in files.names:
+        return describe_adapter(files)
     entries = {*files.names, *getattr(files, "folders", ())}
     what = f"neither {' nor '.join(WEIGHT_FILES)}"
     known = describe_foreign_format(entries)

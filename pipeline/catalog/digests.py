@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, TypedDict
 
 from pipeline.catalog import checkpoint_files
+from pipeline.catalog.adapters import ADAPTER_CONFIG, find_adapter_weights
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles, LocalFolder, list_weight_files
 from pipeline.errors import FilesChangedError
 from pipeline.hashing import digest_file_hashes, file_identity
@@ -29,21 +30,35 @@ class FileHashes(NamedTuple):
     weights: Sha256ByName
     config: Sha256ByName
     tokenizer: Sha256ByName
+    base: Digests | None = None
+    """Digests of the base model, if `weights` and `config` are those of an adapter."""
 
     @classmethod
-    def from_files(cls, files: CheckpointFiles, tokenizer: CheckpointFiles) -> "FileHashes":
-        """Hash local files; on the Hub, read only the files whose sha256 the listing lacks."""
-        weights, own = list_weight_files(files), checkpoint_files.list_tokenizer_files(tokenizer)
-        return cls(files.location, _shas(files, weights), _shas(files, (CONFIG_FILE,)), _shas(tokenizer, own))
+    def from_files(
+        cls, files: CheckpointFiles, tokenizer: CheckpointFiles, base: Digests | None = None
+    ) -> "FileHashes":
+        """Hash local files; on the Hub, read only the files whose sha256 the listing lacks.
+
+        Args:
+            base: digests of the base model, if the files have an adapter alone.
+        """
+        weights, config = _measured_files(files, base is not None)
+        own = checkpoint_files.list_tokenizer_files(tokenizer)
+        return cls(files.location, _shas(files, weights), _shas(files, config), _shas(tokenizer, own), base)
 
     @property
     def digests(self) -> Digests:
-        """Digests of weights, config and tokenizer; unique to this location if weights or config.json are absent."""
-        return {
-            "weights_digest": digest_file_hashes(self.weights.items()) if self.weights else self._absent,
-            "config_digest": digest_file_hashes(self.config.items()) if self.config else self._absent,
-            "tokenizer_digest": digest_file_hashes(self.tokenizer.items()),
-        }
+        """Digests of weights, config and tokenizer; unique to this location if weights or config.json are absent.
+
+        Those of weights and config of an adapter are digests of [the base's, the adapter's].
+        """
+        weights = digest_file_hashes(self.weights.items()) if self.weights else self._absent
+        config = digest_file_hashes(self.config.items()) if self.config else self._absent
+        if self.base is not None:
+            weights = digest_json([self.base["weights_digest"], weights], bits=256)
+            config = digest_json([self.base["config_digest"], config], bits=256)
+        tokenizer = digest_file_hashes(self.tokenizer.items())
+        return {"weights_digest": weights, "config_digest": config, "tokenizer_digest": tokenizer}
 
     @property
     def _absent(self) -> str:
@@ -51,9 +66,15 @@ class FileHashes(NamedTuple):
         return digest_json(["absent", self.location], bits=256)
 
 
-def bytes_to_hash(files: CheckpointFiles) -> int:
+def base_digests(base: Checkpoint) -> Digests:
+    """Return the digests of a base model, which are part of those of its adapters."""
+    return {name: getattr(base, name) for name in Digests.__annotations__}  # type: ignore[return-value]
+
+
+def bytes_to_hash(files: CheckpointFiles, has_base: bool = False) -> int:
     """Return the number of bytes that `FileHashes.from_files` reads, without tokenizer files."""
-    return sum(files.size(name) for name in (*list_weight_files(files), CONFIG_FILE) if name in files.names)
+    weights, config = _measured_files(files, has_base and checkpoint_files.is_adapter_alone(files))
+    return sum(files.size(name) for name in (*weights, *config) if name in files.names)
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
@@ -63,7 +84,9 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
         FilesChangedError: a digest differs.
     """
     files, tokenizer = LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
-    for name, digest in FileHashes.from_files(files, tokenizer).digests.items():
+    base = LocalFolder(Path(checkpoint.base_path)) if checkpoint.base_path else None
+    base_digests = FileHashes.from_files(base, tokenizer).digests if base else None
+    for name, digest in FileHashes.from_files(files, tokenizer, base_digests).digests.items():
         if digest != getattr(checkpoint, name):
             asked = f"checkpoint {checkpoint.label} in {checkpoint.path}"
             found = f"its {name.removesuffix('_digest')} changed after the plan was made"
@@ -79,10 +102,11 @@ class FileStates(NamedTuple):
     @classmethod
     def now(cls, checkpoint: Checkpoint) -> "FileStates":
         """The present state; a file that is absent has no identity."""
-        folders = LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
-        weights, tokenizer = list_weight_files(folders[0]), checkpoint_files.list_tokenizer_files(folders[1])
-        paths = [folders[0].path / name for name in (*weights, CONFIG_FILE) if name in folders[0].names]
-        paths += [folders[1].path / name for name in tokenizer]
+        own, tokenizer = LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
+        folders = [(own, bool(checkpoint.base_path))]
+        folders += [(LocalFolder(Path(checkpoint.base_path)), False)] if checkpoint.base_path else []
+        paths = [folder.path / name for folder, adapter in folders for name in _present(folder, adapter)]
+        paths += [tokenizer.path / name for name in checkpoint_files.list_tokenizer_files(tokenizer)]
         return cls(checkpoint, {str(path): file_identity(path) for path in paths})
 
     def require_same(self) -> None:
@@ -99,6 +123,17 @@ class FileStates(NamedTuple):
             asked = f"checkpoint {self.checkpoint.label} in {self.checkpoint.path}"
             found = f"{Path(changed[0]).name} was written while it was measured, so nothing is committed"
             raise FilesChangedError(asked, found, "Run the sweep again when no process writes to the folder")
+
+
+def _measured_files(files: CheckpointFiles, is_adapter: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the weight files and of the config, of a whole model or of an adapter."""
+    if is_adapter:
+        return tuple(filter(None, (find_adapter_weights(files),))), (ADAPTER_CONFIG,)
+    return list_weight_files(files), (CONFIG_FILE,)
+
+
+def _present(files: LocalFolder, is_adapter: bool) -> list[str]:
+    return [name for names in _measured_files(files, is_adapter) for name in names if name in files.names]
 
 
 def _shas(files: CheckpointFiles, names: Sequence[str]) -> dict[str, str]:

@@ -2,9 +2,13 @@
 second, which a local sweep does not need."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from pipeline.catalog import local_histories
+from pipeline.catalog.checkpoint_files import LocalFolder, is_adapter_alone
 from pipeline.catalog.revisions import History
+from pipeline.errors import UsageError
+from pipeline.sources import REPO_REVISION
 from pipeline.spec import Checkpoint, CheckpointSource, Hub, Local
 
 
@@ -28,14 +32,31 @@ def discover_all(sources: Sequence[CheckpointSource], models: str = "*") -> tupl
         FetchError: the Hub did not answer.
     """
     found: dict[int, tuple[History, ...]] = {}
-    found |= {
-        id(source): (local_histories.discover_history(source),) for source in sources if isinstance(source, Local)
-    }
+    for source in sources:
+        if isinstance(source, Local):
+            base = find_base(source.base) if source.base else None
+            found[id(source)] = (local_histories.discover_history(source, base),)
     if on_hub := [source for source in sources if not isinstance(source, Local)]:
         from pipeline.catalog import hub_discovery
 
         found |= dict(zip(map(id, on_hub), hub_discovery.discover_histories(on_hub, models), strict=True))
     return tuple(history for source in sources for history in found[id(source)])
+
+
+def find_base(name: str) -> Checkpoint:
+    """Return the base model of adapters: in a folder, or REPO@REVISION on the Hub.
+
+    Raises:
+        UsageError: neither exists, or it is an adapter itself.
+        FetchError: the Hub did not answer.
+    """
+    if Path(name).is_dir():
+        if is_adapter_alone(LocalFolder(Path(name))):
+            raise UsageError(f"base {name}", "an adapter too", "Name the folder or repo of the model that it adapts")
+        return local_histories.inspect_checkpoint(Path(name).resolve())
+    if (match := REPO_REVISION.fullmatch(name)) is None:
+        raise UsageError(f"base {name}", "no such folder", "Give a folder with config.json, or REPO@REVISION")
+    return resolve_checkpoint(Hub(hub=match["repo"]), match["revision"] or "main")
 
 
 def resolve_checkpoint(source: Hub, revision: str = "main") -> Checkpoint:

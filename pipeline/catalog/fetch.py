@@ -63,8 +63,8 @@ def fetch_temporarily(checkpoint: Checkpoint, run_id: str, budget_bytes: int | N
         try:
             _fill_folder(checkpoint, folder, budget_bytes)
             paths = {field: str(folder / field / remote.subfolder) for field, remote in parts}
-            if checkpoint.remote and not checkpoint.tokenizer_remote and not checkpoint.tokenizer_path:
-                paths["tokenizer_path"] = paths["path"]
+            if not checkpoint.tokenizer_remote and not checkpoint.tokenizer_path:  # fetched with the weights
+                paths["tokenizer_path"] = paths["path" if checkpoint.remote else "base_path"]
             yield checkpoint.model_copy(update=paths)
         finally:
             scratch.release_folder(folder)
@@ -77,8 +77,8 @@ def discard_checkpoint(checkpoint: Checkpoint, run_id: str) -> None:
 
 def _parts(checkpoint: Checkpoint) -> list[tuple[str, RemoteFiles]]:
     """Return (path field of the checkpoint, remote files that fill it)."""
-    parts = [("path", checkpoint.remote), ("tokenizer_path", checkpoint.tokenizer_remote)]
-    return [(field, remote) for field, remote in parts if remote]
+    fields = {"path": "remote", "tokenizer_path": "tokenizer_remote", "base_path": "base_remote"}
+    return [(field, remote) for field, name in fields.items() if (remote := getattr(checkpoint, name))]
 
 
 def _fill_folder(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None) -> None:

@@ -4,10 +4,6 @@ from collections.abc import Collection
 from fnmatch import fnmatchcase
 
 FOREIGN_FORMATS: dict[str, tuple[str, str]] = {
-    "adapter_config.json": (
-        "an adapter of peft ({})",
-        "Merge it into its base model: PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT)",
-    ),
     "zero_to_fp32.py": (
         "a DeepSpeed ZeRO checkpoint ({})",
         "Convert it: python zero_to_fp32.py . OUT --safe_serialization, then copy config.json to OUT",

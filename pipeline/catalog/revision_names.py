@@ -5,14 +5,23 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
+from pipeline.errors import UsageError
+
 _PARTS = "|".join(
     (
         r"(?:global[-_]?)?(?:step|iter|iteration|checkpoint|ckpt|chck)[-_=]?(?P<step>\d+)(?P<kilo>k?)",
         r"tokens?[-_=]?(?P<tokens>\d+(?:\.\d+)?)(?P<unit>[kmbt])",
         r"(?:stage|phase)[-_=]?(?P<stage>\d+)",
         r"(?:seed|ingredient)[-_=]?(?P<run>[a-z0-9]+)",
+        r"ba(?P<batch>\d+)",
+        r"(?:epoch|ep|rank)[-_=]?\d+",
+        r"unsharded|hf|ckpt|merged",
     )
 )
+"""Parts of names. step-1000: torchtitan (checkpoint.py `step-{n}`), litgpt (`step-00001000`); checkpoint-500: Trainer
+of transformers, axolotl; global_step1000: DeepSpeed; iter_0002000: Megatron-LM (`get_checkpoint_name`), litgpt
+(`iter-000100-ckpt`); step1000-unsharded: OLMo (`checkpoint.py`); ep0-ba100, ep0-ba100-rank0: composer and llm-foundry
+(`save_filename`; ba = batches); epoch=1-step=500: Lightning (`ModelCheckpoint`)."""
 _PART = re.compile(rf"(?:{_PARTS})(?:[-_.]|$)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _IGNORED = re.compile(r"main|refs/.*|pr/\d+|v\d+(?:\.\d+)*|[0-9a-f]{40}")
@@ -55,19 +64,39 @@ def parse_name(name: str) -> TrainingPoint | None:
     """Parse a revision name; None if any part is unknown, or if the name states neither step nor tokens.
 
     Known: step512, checkpoint-1000, global_step1000, iter_0002000, step-50k-token-105b, step1000-tokens2B,
-    stage2-ingredient1-step500-tokens3B, step100-seed-default.
+    stage2-ingredient1-step500-tokens3B, step100-seed-default, ep0-ba100, step1000-unsharded, epoch=1-step=500.
     """
     groups: dict[str, str] = {}
     at = 0
     while at < len(name):
         if (part := _PART.match(name, at)) is None:
             return None
-        new = {key: value for key, value in part.groupdict().items() if value}
+        new = {"step" if key == "batch" else key: value for key, value in part.groupdict().items() if value}
         if new.keys() & groups.keys():
             return None
         groups |= new
         at = part.end()
     return parse_groups(groups) if groups.keys() & {"step", "tokens"} else None
+
+
+def parse_folder_name(name: str) -> TrainingPoint | None:
+    """Parse the name of a local checkpoint folder: as `parse_name`, or a bare step, as nanotron names it: 1000."""
+    return parse_name(name) or (parse_groups({"step": name}) if name.isdecimal() and name.isascii() else None)
+
+
+def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
+    """Parse a name with a user's regular expression, whose groups are those of `parse_groups`; None without a match.
+
+    Raises:
+        UsageError: a group that is to be a number has other characters.
+    """
+    if (match := re.fullmatch(pattern, name)) is None:
+        return None
+    try:
+        return parse_groups(match.groupdict())
+    except (ValueError, ArithmeticError, LookupError) as error:
+        found = f"it reads {match.groupdict()}, and step, tokens and stage must be numbers"
+        raise UsageError(f"pattern {pattern} for {name}", found, r"Write (?P<step>\d+) in the pattern") from error
 
 
 def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:

@@ -3,6 +3,7 @@
 Settings that change a result are in recipes, not options.
 """
 
+import io
 import os
 import shlex
 import signal
@@ -45,8 +46,16 @@ def _run(command: Callable[[], object]) -> None:
     # torch and FAISS each have a thread pool; idle threads that spin would take cores from the other pool.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, _exit_on_signal)
+    _replace_unprintable()
     with exit_1_for_left_out_files():
         run_command(command)
+
+
+def _replace_unprintable() -> None:
+    """Print characters that the terminal's encoding lacks as `?`: an exception would end a command after its work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def run_command(command: Callable[[], object]) -> None:

@@ -38,6 +38,10 @@ def _global_options(
 
 
 LakeUri = Annotated[str, typer.Option("--lake", metavar="URI", help="Lake: a folder, s3://, gs:// or az://.")]
+BaseOption = Annotated[
+    str | None,
+    typer.Option("--base", metavar="BASE", help="Model to merge LoRA adapters into: folder or REPO@REVISION."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 

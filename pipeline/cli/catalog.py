@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from pipeline import render
-from pipeline.cli.app import JsonOption, app, print_json
+from pipeline.cli.app import BaseOption, JsonOption, app, print_json
 from pipeline.lake import Lake
 
 
@@ -33,6 +33,7 @@ def audit(
     lake: Annotated[
         str | None, typer.Option("--lake", metavar="URI", help="Compare with this lake and record the audit in it.")
     ] = None,
+    base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find equal, absent and mislabelled checkpoints of a history, without downloading weights.
@@ -43,7 +44,7 @@ def audit(
     """
     from pipeline.sweep.audit_records import audit_histories
 
-    found = audit_histories(models, lake)
+    found = audit_histories(models, lake, base)
     print_json(found) if as_json else render.print_audits(found)
     wrong = [finding for history in found for finding in history["findings"] if finding["severity"] == "error"]
     raise typer.Exit(int(bool(wrong)))

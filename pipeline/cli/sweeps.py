@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline import render
-from pipeline.cli.app import JsonOption, LakeUri, app, print_json
+from pipeline.cli.app import BaseOption, JsonOption, LakeUri, app, print_json
 from pipeline.lake import Lake, lake_status
 from pipeline.output_paths import require_writable_folder
 from pipeline.spec import Sweep
@@ -97,9 +97,10 @@ def status(
 @app.command()
 def measure(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, or REPO@REVISION on the Hub.")],
-    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="enwik8-raw:FILE, random-uniform ...")],
+    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="text:FILE, jsonl:FILE#FIELD ...")],
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe, or fields as YAML.")],
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
+    base: BaseOption = None,
     kind: Annotated[str | None, typer.Option("--kind", help="Profile of an encoder-decoder. Default: all.")] = None,
     lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows to this lake.")] = None,
     set_: SetOption = None,
@@ -111,7 +112,7 @@ def measure(
     """
     from pipeline.sweep.measure_one import measure_checkpoint
 
-    rows = measure_checkpoint(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [])
+    rows = measure_checkpoint(checkpoint, corpus, recipe, tokenizer, kind, lake, set_ or [], base)
     print_json(rows) if as_json else render.print_layers(rows)
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import app
+from pipeline.cli.app import BaseOption, app
 from pipeline.spec import Resources
 from pipeline.terminal import print_line
 
@@ -24,6 +24,7 @@ def watch(
     corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="Corpus to measure on.")] = "enwik8",
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe or fields.")] = "quick@1",
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
+    base: BaseOption = None,
     layers: Annotated[str, typer.Option("--layers", help="Layers to report: blocks, all, 5 or 3-9.")] = "blocks",
     alert: AlertOption = None,
     on_alert: Annotated[
@@ -42,6 +43,7 @@ def watch(
 
     Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
     """
+    from pipeline.catalog.discovery import find_base
     from pipeline.lake import Lake
     from pipeline.sweep.measure_one import parse_corpus, parse_recipe
     from pipeline.watch import AlertRule, LayerSelection, WatchConfig, lower_priority, watch_folder
@@ -55,6 +57,7 @@ def watch(
         corpus=parse_corpus(corpus),
         resources=Resources(cpus=threads, slots=1, gpus=int(gpu_share is not None)),
         tokenizer=str(tokenizer.resolve()) if tokenizer else None,
+        base=find_base(base) if base else None,
     )
     lower_priority(niceness, gpu_share)
     raise typer.Exit(watch_folder(config, print_line, every, once, on_alert))

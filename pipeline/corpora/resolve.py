@@ -7,10 +7,11 @@ from pathlib import Path
 from pipeline import cache
 from pipeline.corpora import text_io
 from pipeline.corpora.downloads import ENWIK8, fetch_packed
-from pipeline.corpora.text_io import cache_text, check_utf8, detect_compression, find_cached_text, read_blocks
+from pipeline.corpora.text_files import is_plain, list_files, read_text
+from pipeline.corpora.text_io import cache_text, check_utf8, find_cached_text, read_blocks
 from pipeline.corpora.wikitext import extract_articles
 from pipeline.errors import CorpusError
-from pipeline.hashing import cached_sha256, file_sha256
+from pipeline.hashing import cached_sha256_of_files, file_sha256
 from pipeline.progress import track_bytes
 from pipeline.spec import ALGORITHMS, Corpus
 
@@ -18,14 +19,15 @@ from pipeline.spec import ALGORITHMS, Corpus
 def resolve_corpus(corpus: Corpus) -> Corpus:
     """Return the corpus with the sha256 of its decompressed text; random-uniform has none.
 
-    The checksum of a local file is cached. Nothing is downloaded: the checksum of the official enwik8 is a constant.
+    The checksum is that of the text as read: byte order marks removed, fields extracted, documents joined by a blank
+    line. That of local files is cached. Nothing is downloaded: the checksum of the official enwik8 is a constant.
 
     Raises:
-        CorpusError: the file is absent, or is not UTF-8 text, plain, .gz or .zip with one member.
+        CorpusError: a file is absent, or is not UTF-8 text, or a record has no text in the field.
     """
     if corpus.kind == "random-uniform":
         return corpus
-    digest = _digest(corpus.id, Path(corpus.path)) if corpus.path else ENWIK8.sha256
+    digest = _digest(corpus) if corpus.path else ENWIK8.sha256
     return corpus.model_copy(update={"sha256": digest})
 
 
@@ -48,13 +50,17 @@ def text_sha256(corpus: Corpus) -> str | None:
 def _plain_file(corpus: Corpus) -> Path:
     """Return a plain file of the text before cleaning, verified against the corpus's sha256."""
     sha256 = str(corpus.sha256)
-    if corpus.path and not _is_packed(corpus.id, Path(corpus.path)):
-        _require_digest(corpus, _digest(corpus.id, Path(corpus.path)), corpus.path)
-        return Path(corpus.path)
+    with _os_error_as_corpus_error(corpus):
+        files = list_files(corpus) if corpus.path else []
+        if files and is_plain(corpus, files):
+            _require_digest(corpus, _digest(corpus), files[0])
+            return files[0]
     with cache.hold_file_lock(cache.folder("texts") / sha256):
         if (path := find_cached_text(sha256)) is None:
-            source = Path(corpus.path) if corpus.path else fetch_packed(ENWIK8)
-            _require_digest(corpus, cache_text(check_utf8(read_blocks(source), str(source))), source)
+            source = corpus.path or fetch_packed(ENWIK8)
+            with _os_error_as_corpus_error(corpus):
+                text = read_text(corpus, files) if files else check_utf8(read_blocks(Path(source)), str(source))
+                _require_digest(corpus, cache_text(text), source)
             path = find_cached_text(sha256)
     assert path, "the text was just cached under this checksum"
     return path
@@ -81,30 +87,27 @@ def _require_digest(corpus: Corpus, found: str, source: str | Path) -> None:
         raise CorpusError(asked, found, restore if corpus.path else f"Delete {source}, and run again to download it")
 
 
-def _is_packed(name: str, path: Path) -> bool:
-    with _os_error_as_corpus_error(name, path):
-        return detect_compression(path) is not None
+def _digest(corpus: Corpus) -> str:
+    with _os_error_as_corpus_error(corpus):
+        files = list_files(corpus)
+        kind = f"records:{corpus.field}" if corpus.is_records else "text"
+        return cached_sha256_of_files(files, kind, lambda: _hash_text(corpus, files))
 
 
-def _digest(name: str, path: Path) -> str:
-    with _os_error_as_corpus_error(name, path):
-        return cached_sha256(path, "text", _hash_text)
-
-
-def _hash_text(path: Path) -> str:
-    """Return the text's sha256; an unpacked text is cached, so that it is unpacked once."""
-    stream, label = check_utf8(read_blocks(path), str(path)), f"Reading {path.name}"
-    if detect_compression(path):
-        return cache_text(track_bytes(stream, label, None))
-    return text_io.hash_blocks(track_bytes(stream, label, path.stat().st_size))
+def _hash_text(corpus: Corpus, files: list[Path]) -> str:
+    """Return the text's sha256; a text that is not the bytes of one file is cached, so that it is read once."""
+    text, label = read_text(corpus, files), f"Reading {Path(corpus.path or '').name}"
+    if is_plain(corpus, files):
+        return text_io.hash_blocks(track_bytes(text, label, files[0].stat().st_size))
+    return cache_text(track_bytes(text, label, None))
 
 
 @contextmanager
-def _os_error_as_corpus_error(name: str, path: Path) -> Iterator[None]:
+def _os_error_as_corpus_error(corpus: Corpus) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        other = f": {error.filename}" if error.filename and str(error.filename) != str(path) else ""
+        other = f": {error.filename}" if error.filename and str(error.filename) != str(corpus.path) else ""
         found = f"cannot be read ({error.strerror or error}{other})"
-        do = "Give the path of a readable UTF-8 text: plain, .gz or .zip"
-        raise CorpusError(f"corpus {name} from {path}", found, do) from error
+        do = "Name readable UTF-8 text: a file, plain or packed (.gz, .xz, .zst, .zip), a folder or a pattern"
+        raise CorpusError(f"corpus {corpus.id} from {corpus.path}", found, do) from error

@@ -1,15 +1,17 @@
 """Streaming text input: decompression, UTF-8 check, checksum, and a content-addressed cache; constant memory."""
 
+import bz2
 import codecs
 import gzip
 import hashlib
+import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 from uuid import uuid4
 
 from pipeline import cache
@@ -17,20 +19,24 @@ from pipeline.errors import CorpusError
 from pipeline.hashing import file_sha256
 
 BLOCK_BYTES = 1 << 20
-_MAGIC: dict[bytes, Literal["gzip", "zip"]] = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+Compression = Literal["gzip", "zip", "xz", "bzip2", "zstd"]
+_MAGIC: dict[bytes, Compression] = {
+    **{b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"},
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
 # zipfile raises RuntimeError for an encrypted member or an unsupported compression.
-_DAMAGE = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+_DAMAGE = (gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
-def detect_compression(path: Path) -> Literal["gzip", "zip"] | None:
+def detect_compression(path: Path) -> Compression | None:
     """Return the compression of a file by its first bytes, not by its name; None for a plain file."""
     with path.open("rb") as file:
-        head = file.read(4)
+        head = file.read(max(map(len, _MAGIC)))
     return next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a plain, gzip or one-member zip file.
+    """Yield the unpacked bytes of a file: plain, gzip, xz, bzip2, zstd or a zip with one member.
 
     Raises:
         CorpusError: the packed file is damaged, or a zip does not have exactly one member.
@@ -40,7 +46,10 @@ def read_blocks(path: Path) -> Iterator[bytes]:
         with _open_decompressed(path) as file:
             while block := file.read(BLOCK_BYTES):
                 yield block
-    except _DAMAGE as error:
+    except (*_DAMAGE, OSError) as error:
+        # bzip2 and zstd raise an OSError without a number for a damaged file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         found = f"a damaged {detect_compression(path)} file ({error})"
         raise CorpusError(f"corpus file {path}", found, "Replace it with an intact copy or plain text") from error
 
@@ -57,12 +66,24 @@ def _open_decompressed(path: Path) -> Iterator[IO[bytes]]:
             with archive.open(members[0]) as file:
                 yield file
     else:
-        with gzip.open(path) if kind == "gzip" else path.open("rb") as file:
-            yield file  # type: ignore[misc]  # GzipFile reads as IO[bytes] does
+        with _OPEN[kind](path) as file:
+            yield file
 
 
-def check_utf8(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """Yield the blocks unchanged after a UTF-8 check; a character cut at the end of the file is allowed.
+def _open_zstd(path: Path) -> IO[bytes]:
+    import pyarrow  # half a second, and only its decompression is used
+
+    return pyarrow.input_stream(str(path), compression="zstd")
+
+
+_OPEN: dict[Compression | None, Callable[[Path], Any]] = {
+    **{None: lambda path: path.open("rb"), "gzip": gzip.open, "xz": lzma.open, "bzip2": bz2.open},
+    "zstd": _open_zstd,
+}
+
+
+def check_utf8(stream: Iterable[bytes], name: str, allow_cut: bool = True) -> Iterator[bytes]:
+    """Yield the blocks unchanged after a UTF-8 check; by default a character cut at the end is allowed.
 
     Raises:
         CorpusError: invalid UTF-8; the message has the byte offset.
@@ -74,9 +95,13 @@ def check_utf8(stream: Iterable[bytes], name: str) -> Iterator[bytes]:
             decoder.decode(block)
         except UnicodeDecodeError as error:
             found = f"invalid UTF-8 at byte {start + error.start}"
-            raise CorpusError(f"corpus file {name}", found, "Convert it to UTF-8; .gz and .zip are allowed") from error
+            raise CorpusError(
+                f"corpus file {name}", found, "Convert it to UTF-8; .gz, .xz, .zst and .zip are allowed"
+            ) from error
         at += len(block)
         yield block
+    if not allow_cut and decoder.getstate()[0]:
+        raise CorpusError(f"corpus file {name}", "its last character is cut", "Replace it with an intact copy")
 
 
 def hash_blocks(stream: Iterable[bytes]) -> str:

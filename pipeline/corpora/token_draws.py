@@ -119,6 +119,9 @@ def _plain_ids(request: DrawRequest) -> np.ndarray:
 
 
 def _require_ids_in_vocabulary(ids: list[np.ndarray], request: DrawRequest) -> None:
-    if (largest := max(int(context.max()) for context in ids)) >= request.vocab_size:
-        found = f"the tokenizer yields id {largest}, and the model accepts ids below {request.vocab_size}"
-        raise CorpusError(f"token ids of corpus {request.corpus.id}", found, SET_TOKENIZER)
+    used = np.unique(np.concatenate(ids))
+    if len(beyond := used[used >= request.vocab_size]):
+        found = f"the tokenizer yields id {beyond[-1]}, and the model accepts ids below {request.vocab_size}"
+        few = f" ({len(beyond)} ids: {', '.join(map(str, beyond[:3]))}{' ...' if len(beyond) > 3 else ''})"
+        do = f"{SET_TOKENIZER}; if it is that, give a text without these tokens"
+        raise CorpusError(f"token ids of corpus {request.corpus.id}", found + few, do)

@@ -1,21 +1,19 @@
 """Row of metrics of one layer, from its moments and its point cloud or from a whole matrix of hidden states."""
 
 import time
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from pipeline.errors import UsageError
 from pipeline.geometry.accumulator import LayerMoments
 from pipeline.geometry.cloud import PointCloud
+from pipeline.geometry.input_forms import MatrixLike, to_labels, to_points
 from pipeline.geometry.layer import Layer, MetricValues, RowMap
 from pipeline.geometry.metrics import metric_groups
 from pipeline.geometry.moment_stream import MomentStream
 from pipeline.recipe import Recipe, built_in_recipe
 
-IdsLike = Tensor | np.ndarray | Sequence[int]
 DEGENERATE_FLAGS = {"constant_layer", "too_few_tokens", "too_few_points"}
 
 
@@ -41,17 +39,19 @@ def describe_layer(
 
 
 def describe(
-    points: Tensor | np.ndarray,
-    contexts: IdsLike | None = None,
-    token_ids: IdsLike | None = None,
+    points: MatrixLike,
+    contexts: Any = None,
+    token_ids: Any = None,
     recipe: Recipe | str = "standard@1",
-    groups: IdsLike | None = None,
-    positions: IdsLike | None = None,
+    groups: Any = None,
+    positions: Any = None,
 ) -> dict[str, object]:
     """Return the geometry of a matrix of hidden states as one dict keyed by column name, as in the lake.
 
     Args:
-        points: `[N, dim]`, floating point, in the model's own dtype; on any device.
+        points: `[N, dim]`, floating point, in the model's own dtype, on any device: a tensor, numpy array, DataFrame or
+            lists. Of `[contexts, tokens, dim]` the contexts and positions are known, and labels have N values or
+            `[contexts, tokens]` or one per context.
         contexts: `[N]`, id of each row's context, for the share of neighbours from one context.
         token_ids: `[N]`, token id of each row.
         recipe: supplies `k`, `sink_multiple`, `seed` and `surrogate`; `id_authors` uses all points.
@@ -60,11 +60,15 @@ def describe(
             only the norm makes a sink.
 
     Raises:
-        UsageError: `points` is not a non-empty floating-point matrix, or labels have another length.
+        UsageError: `points` is not a non-empty floating-point matrix, or labels are no integers or not as many.
     """
-    rows = _matrix(points)
-    given = {"contexts": contexts, "token_ids": token_ids, "groups": groups, "positions": positions}
-    labels = {name: _labels(name, value, rows) for name, value in given.items()}
+    given = to_points(points)
+    rows, shape = given.flatten(0, -2), tuple(given.shape[:-1])
+    if len(shape) == 2:
+        contexts = np.arange(shape[0]) if contexts is None else contexts
+        positions = np.tile(np.arange(shape[1]), shape[0]) if positions is None else positions
+    named = {"contexts": contexts, "token_ids": token_ids, "groups": groups, "positions": positions}
+    labels = {name: to_labels(name, value, shape, rows.device) for name, value in named.items()}
     recipe = built_in_recipe(recipe) if isinstance(recipe, str) else recipe
     first = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     if (position := labels["positions"]) is not None:
@@ -91,22 +95,3 @@ def _status(flags: set[str]) -> str:
     if "nonfinite_rows" in flags:
         return "nonfinite"
     return "degenerate" if flags & DEGENERATE_FLAGS else "ok"
-
-
-def _matrix(points: Tensor | np.ndarray) -> Tensor:
-    rows = torch.as_tensor(points).detach()
-    if rows.ndim != 2 or not rows.numel() or not rows.is_floating_point():
-        found = f"an array of shape {tuple(rows.shape)} and type {rows.dtype}"
-        raise UsageError("points", found, "Give a non-empty floating-point matrix [tokens, dim]")
-    return rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
-
-
-def _labels(name: str, values: IdsLike | None, rows: Tensor) -> Tensor | None:
-    if values is None:
-        return None
-    labels = torch.as_tensor(values).to(rows.device)
-    if labels.shape != rows.shape[:1]:
-        raise UsageError(
-            name, f"shape {tuple(labels.shape)} for {len(rows)} points", f"Give {len(rows)} integers, one per point"
-        )
-    return labels.to(torch.int64)

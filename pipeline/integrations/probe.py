@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from pipeline.errors import UsageError
 from pipeline.geometry.group_estimates import MIN_POINTS
+from pipeline.geometry.input_forms import to_integers
 from pipeline.geometry.metrics.anisotropy import anisotropy
 from pipeline.geometry.metrics.dimension import id_mle, id_twonn
 from pipeline.geometry.moments import Moments
@@ -19,7 +20,6 @@ from pipeline.model.blocks import capture_states, count_layers, find_body, find_
 from pipeline.model.loss import token_losses
 
 NEIGHBORS = 2
-TokenIds = Int[Tensor, "contexts tokens"]
 
 
 class LayerReading(NamedTuple):
@@ -46,14 +46,18 @@ class Probe:
     A fixed sample has an unknown error: compare readings of one probe with each other, not with those of a recipe.
 
     Args:
-        ids: [contexts, tokens] of equal length, without padding, held out from training; UsageError if fewer than 100
-            tokens remain without the first of each context.
+        ids: [contexts, tokens], an array, tensor or lists of equal length, without padding, held out from training;
+            UsageError if fewer than 100 tokens remain without the first of each context.
         points: maximum points of the cloud, drawn once among all tokens except the first of each context.
         layers: layers to measure; all by default.
         seed: seed of the draw.
     """
 
-    def __init__(self, ids: TokenIds, points: int = 1024, layers: Collection[int] | None = None, seed: int = 0) -> None:
+    def __init__(self, ids: Any, points: int = 1024, layers: Collection[int] | None = None, seed: int = 0) -> None:
+        ids = to_integers("ids of a probe", ids)
+        if ids.ndim != 2:
+            found = f"an array of shape {tuple(ids.shape)}"
+            raise UsageError("ids of a probe", found, "Give token ids [contexts, tokens] of equal length")
         n_contexts, length = ids.shape
         if n_contexts * (length - 1) < MIN_POINTS:
             found = f"{n_contexts} contexts of {length} tokens"
@@ -61,7 +65,7 @@ class Probe:
             raise UsageError("ids of a probe", found, do)
         later = (torch.arange(n_contexts)[:, None] * length + torch.arange(1, length)).flatten()
         chosen = torch.randperm(len(later), generator=torch.Generator().manual_seed(seed))[:points]
-        self._ids, self._rows, self._layers = ids.long(), later[chosen].sort().values, layers
+        self._ids, self._rows, self._layers = ids.cpu(), later[chosen].sort().values, layers
 
     def read(self, module: PreTrainedModel) -> Reading:
         """Measure the model in one forward pass; training mode, gradients and random generators are unchanged."""

@@ -10,7 +10,7 @@ from transformers import TrainerCallback as Base
 from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.training_args import TrainingArguments
 
-from pipeline.integrations.probe import Probe, Reading, TokenIds
+from pipeline.integrations.probe import Probe, Reading
 from pipeline.watch.checkpoint_folder import REQUESTS_FOLDER
 
 READINGS_FILE = "shape.jsonl"
@@ -30,7 +30,7 @@ class TrainerCallback(Base):
         share: maximum share of the training time spent on readings.
     """
 
-    def __init__(self, ids: TokenIds | None = None, points: int = 1024, share: float = MAX_TIME_SHARE):
+    def __init__(self, ids: Any = None, points: int = 1024, share: float = MAX_TIME_SHARE):
         self.last_reading: Reading | None = None
         self.spent_s = 0.0
         self._probe = None if ids is None else Probe(ids, points)

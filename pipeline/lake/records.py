@@ -25,7 +25,9 @@ def _require_utc(when: datetime) -> datetime:
 
 
 Time = Annotated[datetime, AfterValidator(_require_utc)]
-FIELDS_NOT_IN_LABEL = {"path", "tokenizer_path", "remote", "tokenizer_remote", "n_params"}
+FIELDS_NOT_IN_LABEL = {
+    *("path", "tokenizer_path", "base_path", "remote", "tokenizer_remote", "base_remote", "n_params"),
+}
 """Fields of a Checkpoint that a label omits: the location of its files, and an estimate."""
 
 

@@ -32,8 +32,14 @@ class LoadedCheckpoint:
     """Number of processes that may each cache a model on the device."""
     files: FileStates | None = None
     """State of the files from which it was loaded; None for a model that is not from files."""
-    reuse_key: tuple[str, ...] = ()
-    """Equal for checkpoints that can share one module and one tokenizer."""
+    reuse_key: tuple[str, ...] | None = None
+    """Equal for checkpoints that can share one module and one tokenizer; None for one that shares with none."""
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Flags of the model, and `ids_beyond_embedding`; contexts with such an id are refused when they are built."""
+        beyond = len(self.tokenizer) > self.model.vocab_size
+        return (*self.model.flags, *(("ids_beyond_embedding",) if beyond else ()))
 
     def require_same_files(self) -> None:
         """Raise FilesChangedError if a file was written since loading: call it before each commit."""
@@ -53,10 +59,11 @@ class ModelCache:
     def put(self, loaded: LoadedCheckpoint) -> None:
         """Cache the model if it is small beside the free memory; only small models build slower than they load."""
         n_bytes = sum(parameter.nbytes for parameter in loaded.model.module.parameters())
-        if n_bytes * loaded.caching_processes <= CACHED_MODELS_MEMORY_SHARE * free_bytes(loaded.device):
+        is_small = n_bytes * loaded.caching_processes <= CACHED_MODELS_MEMORY_SHARE * free_bytes(loaded.device)
+        if is_small and loaded.reuse_key is not None:
             self._loaded = loaded
 
-    def take(self, reuse_key: tuple[str, ...]) -> LoadedCheckpoint | None:
+    def take(self, reuse_key: tuple[str, ...] | None) -> LoadedCheckpoint | None:
         """Remove and return the cached checkpoint if its key is equal; otherwise free its memory and return None."""
         loaded, self._loaded = self._loaded, None
         if loaded is None or loaded.reuse_key == reuse_key:
@@ -81,12 +88,13 @@ def load_checkpoint(
     started = time.perf_counter()
     geometry.set_threads(resources.threads)
     devices = _devices(resources)
-    reuse_key = (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
+    base = Path(checkpoint.base_path) if checkpoint.is_adapter else None  # its weights are not those of its files
+    reuse_key = None if base else (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
     cached = cache and cache.take(reuse_key)
     files = FileStates.now(checkpoint)
     try:
         weights = Path(checkpoint.path), recipe.dtype, _weight_placement(devices)
-        model = reload_model(cached.model, *weights) if cached else load_model(*weights)
+        model = reload_model(cached.model, *weights) if cached else load_model(*weights, base)
         tokenizer = cached.tokenizer if cached else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
         require_unchanged(checkpoint)  # after reading, to notice files replaced meanwhile

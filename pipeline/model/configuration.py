@@ -23,6 +23,8 @@ RUNTIME_FIELDS = {
 }
 """Fields that change no weight: the form of the output, the kernels, and names of other files to read. All are ignored,
 so that the numbers depend neither on installed packages nor on files without a checksum."""
+TEXT_INPUTS = ("input_ids", "inputs")
+"""Names that models give their first input if it is a text."""
 FLOAT_KEY = "__float__"
 """Key of a number that JSON lacks, as transformers writes it: {"__float__": "Infinity"}."""
 ALWAYS_DEQUANTISED = "mxfp4"
@@ -79,6 +81,12 @@ def find_class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
             f"checkpoint {folder}",
             f"class {name}, which transformers {transformers.__version__} does not have",
             "Write a transformers class into `architectures` in config.json, or upgrade transformers",
+        )
+    if (takes := str(getattr(cls, "main_input_name", "input_ids"))) not in TEXT_INPUTS:
+        raise CheckpointError(
+            f"checkpoint {folder}",
+            f"class {name} takes {takes}, not text",
+            "Leave it out: only models of text are measured",
         )
     return cls
 

@@ -1,30 +1,26 @@
 """Strict loading: the class named in config.json, an explicit dtype, all weights of the body present and finite."""
 
-import os
-import re
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"  # otherwise loading a .bin may open a pull request on the Hub
-
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
+from pipeline.catalog.adapters import find_adapter_weights
+from pipeline.catalog.checkpoint_files import LocalFolder
 from pipeline.errors import CheckpointError
-from pipeline.model.configuration import build_config, check_fields, find_class, read_kinds
+from pipeline.model.adapters import read_adapter
 from pipeline.model.file_errors import as_checkpoint_error
 from pipeline.model.layer_stack import LayerStack
+from pipeline.model.module_building import BuiltModule, build_module, list_few
 from pipeline.model.placement import WeightCapacity, distribute_blocks
-from pipeline.model.weight_files import Weights, WeightTargets, list_readable_weights, read_config, read_weights
-from pipeline.recipe import FLOAT32_MAX_PARAMS
+from pipeline.model.weight_files import WeightTargets, list_readable_weights, read_tensors
 from pipeline.spec import ModelKind
 
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
+HALF_DTYPES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -86,47 +82,40 @@ class Model:
         return config if hasattr(config, "vocab_size") else config.get_text_config()
 
 
-def load_model(folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
+def load_model(folder: Path, dtype: str, device: str | WeightCapacity, base: Path | None = None) -> Model:
     """Load a checkpoint in evaluation mode, without key-value cache, remote code and (process-wide) TF32.
 
     Args:
-        folder: contains config.json and the weights; nothing is downloaded.
+        folder: contains config.json and the weights, or with `base` a LoRA adapter; nothing is downloaded.
         dtype: float32, bfloat16, float16, or auto (float32 up to 1.5B parameters, bfloat16 above).
         device: a torch device, or the bytes for weights per device; the first device holds inputs and outputs.
+        base: folder of the model that the adapter is merged into, in float32, before the cast to `dtype`.
 
     Raises:
         CheckpointError: files are missing or truncated, transformers lacks the class, a tensor of the body is missing,
             has another shape or is not finite, or the blocks cannot be found.
         UsageError: the weights do not fit on the devices.
     """
-    raw = read_config(folder)
-    check_fields(folder, raw)
-    files = list_readable_weights(folder)
-    kinds = read_kinds(folder, raw)
-    config = build_config(folder, raw)
-    cls = find_class(folder, config)
-    skeleton = _build_on_meta(folder, cls, config)
-    weights = read_weights(folder, files, skeleton)
-    found = f"config.json or the weights are invalid for {cls.__name__}"
-    with as_checkpoint_error(f"checkpoint {folder}", found, "Compare config.json with the tensors of the weights"):
-        module, info = _from_pretrained(cls, config, _dtype(dtype, skeleton), weights)
-    if _check_keys_head_missing(folder, module, info):
-        module = module.base_model  # drop the randomly initialised head that the files lack
-    check_finite(folder, module)
+    built = build_module(base or folder, dtype, read_adapter(folder) if base else None)
+    module, kinds = built.module, built.kinds
+    check_finite(folder, module, base)
     torch.backends.cudnn.allow_tf32 = False  # torch defaults to True, and Mamba and DeBERTa convolve
     torch.backends.cuda.matmul.allow_tf32 = False
     module = module.eval()
     module.to(device) if isinstance(device, str) else distribute_blocks(module, kinds, device)
     _copy_mapped_weights(module)
-    unexpected = tuple(sorted(info["unexpected_keys"]))
-    with as_checkpoint_error(f"checkpoint {folder}", "config.json gives a model that cannot run", "Fix config.json"):
+    ignored = () if base or find_adapter_weights(LocalFolder(folder)) is None else ("adapter_ignored",)
+    found = f"{type(module).__name__} cannot be run on a text alone, as config.json has it"
+    do = "Fix config.json if it does not describe these weights; otherwise leave this model out"
+    with as_checkpoint_error(f"checkpoint {folder}", found, do):
         stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
         for stack in stacks.values():
             stack.verify()
-    return Model(module, stacks, (*_flags(module, unexpected), *weights.flags), unexpected)
+    return Model(module, stacks, (*_flags(built), *built.flags, *ignored), built.unexpected_keys)
 
 
-def _flags(module: PreTrainedModel, unexpected: tuple[str, ...]) -> tuple[str, ...]:
+def _flags(built: BuiltModule) -> tuple[str, ...]:
+    module, unexpected = built.module, built.unexpected_keys
     headless = ("no_lm_head",) if module.get_output_embeddings() is None else ()
     text = module.config.get_text_config() is not module.config and not module.config.is_encoder_decoder
     headless += ("text_stack",) if text else ()
@@ -134,81 +123,25 @@ def _flags(module: PreTrainedModel, unexpected: tuple[str, ...]) -> tuple[str, .
     return (*headless, *named)
 
 
-def _from_pretrained(
-    cls: type[PreTrainedModel], config: PretrainedConfig, dtype: torch.dtype, weights: Weights
-) -> tuple[Any, dict[str, Any]]:
-    """Return the module, with random weights for missing tensors, and the report of missing tensors.
-
-    Only the tensors in `weights` are read: given a folder, transformers would also apply an adapter in it, or read
-    files that config.json names, some of them only if other packages are installed.
-    """
-    loaded: Any = cls.from_pretrained(
-        None,
-        config=config,
-        dtype=dtype,
-        state_dict=weights.state_dict,
-        local_files_only=True,
-        ignore_mismatched_sizes=True,  # reported by name instead
-        output_loading_info=True,
-    )
-    return loaded
+def check_finite(folder: Path, module: nn.Module, base: Path | None = None) -> None:
+    """Raise CheckpointError if weights contain NaN or infinity, which the files or the cast to the dtype may cause."""
+    bad = {name: tensor.dtype for name, tensor in module.state_dict().items() if not _finite(tensor)}
+    if not bad:
+        return
+    dtype = next(iter(bad.values()))
+    if dtype in HALF_DTYPES and all(map(_finite, _stored_tensors(folder, base))):
+        short = str(dtype).removeprefix("torch.")
+        found = f"{len(bad)} tensors have finite values beyond {torch.finfo(dtype).max:,.0f}, the largest of {short}"
+        do = "Use a recipe with dtype: bfloat16" if dtype == torch.float16 else "Use a recipe with dtype: float32"
+        raise CheckpointError(f"checkpoint {folder} in {short}", f"{found}: {list_few(bad)}", do)
+    found = f"{len(bad)} tensors with NaN or infinity: {list_few(bad)}"
+    raise CheckpointError(f"checkpoint {folder}", found, "Leave this checkpoint out")
 
 
-def _build_on_meta(folder: Path, cls: type[PreTrainedModel], config: PretrainedConfig) -> PreTrainedModel:
-    """Build the module without memory for its weights; CheckpointError if config.json is invalid for the class."""
-    build: Any = cls  # decorators hide the signature from pyright
-    invalid = as_checkpoint_error(
-        f"checkpoint {folder}", f"config.json is invalid for {cls.__name__}", "Fix config.json"
-    )
-    with invalid, torch.device("meta"):
-        return build(config)
-
-
-def _dtype(name: str, skeleton: PreTrainedModel) -> torch.dtype:
-    """Return the dtype called `name`; auto decides by the number of parameters."""
-    n_params = sum(parameter.numel() for parameter in skeleton.parameters())
-    auto = torch.float32 if n_params <= FLOAT32_MAX_PARAMS else torch.bfloat16
-    return auto if name == "auto" else getattr(torch, name)
-
-
-def _check_keys_head_missing(folder: Path, module: PreTrainedModel, info: dict[str, Any]) -> bool:
-    """Raise CheckpointError for missing or misshapen tensors of the body; return True if only the head is missing."""
-    empty = [name for name, found, _ in info["mismatched_keys"] if 0 in tuple(found)]
-    if empty:
-        raise CheckpointError(
-            f"checkpoint {folder}",
-            f"{len(empty)} tensors are empty, as DeepSpeed ZeRO-3 leaves them: {_few(empty)}",
-            "Convert it: python zero_to_fp32.py . OUT, or train with stage3_gather_16bit_weights_on_model_save",
-        )
-    wrong = {f"{name} {tuple(found)} instead of {tuple(want)}" for name, found, want in info["mismatched_keys"]}
-    missing = {key for key in info["missing_keys"] if not re.search(r"(^|\.)pooler\.", key)}
-    head = {key for key in missing if _in_head(module, key)}
-    if wrong or missing - head:
-        raise CheckpointError(
-            f"checkpoint {folder}, class {type(module).__name__}",
-            " and ".join(
-                f"{len(keys)} tensors {what}: {_few(keys)}"
-                for what, keys in (("absent", missing - head), ("of another shape", wrong))
-                if keys
-            ),
-            "Download the files again, or fix the sizes in config.json",
-        )
-    return bool(head)
-
-
-def _in_head(module: PreTrainedModel, key: str) -> bool:
-    if module.base_model is module:
-        return key.startswith("lm_head.")
-    return not key.startswith(f"{module.base_model_prefix}.")
-
-
-def check_finite(folder: Path, module: nn.Module) -> None:
-    """Raise CheckpointError if weights contain NaN or infinity."""
-    bad = {name for name, tensor in module.state_dict().items() if not _finite(tensor)}
-    if bad:
-        raise CheckpointError(
-            f"checkpoint {folder}", f"{len(bad)} tensors with NaN or infinity: {_few(bad)}", "Leave this checkpoint out"
-        )
+def _stored_tensors(folder: Path, base: Path | None) -> Iterator[Tensor]:
+    adapter = find_adapter_weights(LocalFolder(folder)) if base else None
+    files = [*list_readable_weights(base or folder), *([folder / adapter] if adapter else [])]
+    return (tensor for _, tensor in read_tensors(files))
 
 
 def _copy_mapped_weights(module: nn.Module) -> None:
@@ -223,8 +156,3 @@ def _finite(tensor: Tensor) -> bool:
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))
-
-
-def _few(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    return ", ".join(ordered[:3]) + (" ..." if len(ordered) > 3 else "")

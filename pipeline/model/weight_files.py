@@ -1,7 +1,6 @@
 """Checks and reads the files of a checkpoint folder before a model is built from them."""
 
 import json
-import os
 import pickle
 import struct
 import zipfile
@@ -14,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from pipeline.catalog.adapters import ADAPTER_CONFIG, describe_adapter
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, LocalFolder, describe_missing_weights, list_weight_files
 from pipeline.catalog.foreign_formats import describe_foreign_format
 from pipeline.errors import CheckpointError
@@ -51,7 +51,9 @@ READ_ERRORS = (
 def read_config(folder: Path) -> dict[str, Any]:
     """Parse config.json of `folder`; CheckpointError if the file is missing or not a JSON object."""
     if not (folder / CONFIG_FILE).exists():
-        found, do = describe_foreign_format(os.listdir(folder)) or ("no weights", "")
+        files = LocalFolder(folder)
+        adapter = describe_adapter(files) if ADAPTER_CONFIG in files.names else None
+        found, do = adapter or describe_foreign_format({*files.names, *files.folders}) or ("no weights", "")
         known = f"no config.json, but {found}" if do else "no config.json"
         raise CheckpointError(f"checkpoint {folder}", known, do or "Name a folder with config.json and weights")
     return read_json_object(folder / CONFIG_FILE)
@@ -77,7 +79,7 @@ def list_readable_weights(folder: Path) -> list[Path]:
         files = files[1:]
     _require_all(folder, files)
     for path in files:
-        _open(path)
+        open_weights(path)
     return files
 
 
@@ -135,8 +137,8 @@ def _require_all(folder: Path, files: list[Path]) -> None:
         raise CheckpointError(f"checkpoint {folder}", found, "Download the absent shards")
 
 
-def _open(path: Path) -> None:
-    """Read the header only, which detects a truncated file; tensors stay on disk."""
+def open_weights(path: Path) -> None:
+    """Read the header only; CheckpointError if the file is truncated or no weight file. Tensors stay on disk."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):

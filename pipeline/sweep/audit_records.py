@@ -13,11 +13,15 @@ from pipeline.lake.records import ResolvedLabel
 from pipeline.sources import CheckpointSource, Hub, Local, Members
 
 
-def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
-    """Audit the histories of `names`; record the audits if a lake is given."""
+def audit_histories(names: list[str], uri: str | None, base: str | None = None) -> list[dict[str, Any]]:
+    """Audit the histories of `names`; record the audits if a lake is given.
+
+    Args:
+        base: folder or REPO@REVISION of the model that adapters in local folders are merged into.
+    """
     lake = None if uri is None else Lake.writable(uri)
     labels = [] if lake is None else lake.labels()
-    found = [history for name in names for history in discover_histories(parse_source_name(name))]
+    found = [history for name in names for history in discover_histories(parse_source_name(name, base))]
     histories = [assign_states(history, last_seen_revisions(labels, history.model)) for history in found]
     audited = [(history, audit_history(history)) for history in histories]
     if lake is not None:
@@ -26,10 +30,10 @@ def audit_histories(names: list[str], uri: str | None) -> list[dict[str, Any]]:
     return [_as_json(history, findings) for history, findings in audited]
 
 
-def parse_source_name(name: str) -> CheckpointSource:
+def parse_source_name(name: str, base: str | None = None) -> CheckpointSource:
     """Interpret `name` as a local folder, a family of the catalogue, or a Hub repo, in this order."""
     if Path(name).is_dir():
-        return Local(local=name)
+        return Local(local=name, base=base)
     if name in {family.name for family in families.load_families()}:
         return Members(family=name)
     return Hub(hub=name)

@@ -36,7 +36,7 @@ class LeftOutCells(NamedTuple):
 
 def needs_fetch(task: Task, ahead: int) -> bool:
     """Return True if a task has a fetch stage: always from the Hub, for local files only if they are read ahead."""
-    return task.canary_host is None and (ahead > 0 or task.checkpoint.remote is not None)
+    return task.canary_host is None and (ahead > 0 or bool(task.checkpoint.remotes))
 
 
 class Backend(Protocol):

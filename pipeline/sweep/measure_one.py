@@ -20,7 +20,14 @@ from pipeline.sweep.config import merge_overrides, parse_yaml
 
 
 def measure_checkpoint(
-    name: str, corpus: str, recipe: str, tokenizer: str | None, kind: str | None, lake: str | None, sets: list[str]
+    name: str,
+    corpus: str,
+    recipe: str,
+    tokenizer: str | None,
+    kind: str | None,
+    lake: str | None,
+    sets: list[str],
+    base: str | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of one checkpoint for every profile or only `kind`; committed if a lake is given.
 
@@ -28,8 +35,9 @@ def measure_checkpoint(
 
     Args:
         name: a folder, or REPO@REVISION on the Hub.
+        base: the same of the model that an adapter in the folder is merged into.
     """
-    checkpoint = _find_checkpoint(name, tokenizer)
+    checkpoint = _find_checkpoint(name, tokenizer, base)
     parsed_recipe, resources = parse_recipe(recipe), parse_resources(sets)
     opened_lake = None if lake is None else Lake.writable(lake)
     if opened_lake is not None:
@@ -59,11 +67,16 @@ def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple
             yield cell, rows
 
 
-def _find_checkpoint(name: str, tokenizer: str | None) -> Checkpoint:
+def _find_checkpoint(name: str, tokenizer: str | None, base: str | None) -> Checkpoint:
     """The local folder `name` if it exists, otherwise the revision REPO@REVISION on the Hub."""
     repo, _, revision = name.partition("@")
     if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
-        return local_histories.inspect_checkpoint(Path(name).resolve(), tokenizer and str(Path(tokenizer).resolve()))
+        folder = tokenizer and str(Path(tokenizer).resolve())
+        return local_histories.inspect_checkpoint(
+            Path(name).resolve(), folder, discovery.find_base(base) if base else None
+        )
+    if base:
+        raise UsageError(f"--base {base}", f"{name} is not a folder", "Download the adapter, and name its folder")
     return discovery.resolve_checkpoint(Hub(hub=repo, tokenizer=tokenizer), revision or "main")
 
 

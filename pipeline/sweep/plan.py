@@ -231,13 +231,14 @@ def _require_unique_labels(checkpoints: tuple[Checkpoint, ...]) -> None:
 def reproduction_command(cell: Cell) -> str:
     """Shell command that measures this cell alone, to reproduce its failure."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
-    corpus = cell.corpus.kind + (f":{cell.corpus.path}" if cell.corpus.path else "")
     fields = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
-    remote, tokenizer = checkpoint.remote, checkpoint.tokenizer_remote
+    remote, tokenizer, base = checkpoint.remote, checkpoint.tokenizer_remote, checkpoint.base_remote
     name = f"{remote.repo}@{checkpoint.revision}" if remote else checkpoint.path
-    words = ["shapelake", "measure", name, "--corpus", corpus]
+    words = ["shapelake", "measure", name, "--corpus", cell.corpus.source]
     words += ["--recipe", recipe.label if BUILT_IN_RECIPES.get(recipe.label) == recipe else fields]
-    if tokenizer or checkpoint.tokenizer_path != checkpoint.path:
+    if checkpoint.is_adapter:
+        words += ["--base", f"{base.repo}@{base.commit}" if base else checkpoint.base_path]
+    if tokenizer or checkpoint.tokenizer_path not in (checkpoint.path, checkpoint.base_path):
         words += ["--tokenizer", tokenizer.repo if tokenizer else checkpoint.tokenizer_path]
     if len(checkpoint.kinds) > 1:
         words += ["--kind", cell.kind]

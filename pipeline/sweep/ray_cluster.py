@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import chdir, suppress
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,6 +26,7 @@ from pipeline.sweep.ray_local import prepare_ray_tmpdir
 from pipeline.sweep.signals import defer_sigterm, preserve_sigterm_handler
 
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
+PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 WORKER_ENVIRONMENT = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
 """Variables that workers on other nodes need at start, so that they fetch from where the driver discovered."""
 NODE_ANSWER_TIMEOUT_S = 30.0
@@ -53,14 +55,16 @@ class RayCluster:
         if not self.is_local:
             require_listener(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options = self._options()
         try:
-            with defer_sigterm():
-                ray.init(address, **self._options())
+            # Ray puts the current folder first into the workers' import path, and it may have a `pipeline` of its own.
+            with defer_sigterm(), chdir(PACKAGE_PARENT):
+                ray.init(address, **options)
                 self._start_reaper()
         except SystemExit:
             self.close()
             raise
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
 

@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 
 from pipeline.catalog.scratch import is_process_alive
+from pipeline.errors import UsageError
 
+MAX_FOLDER_BYTES = 107 - len("/session_2026-11-30_18-00-00_123456_4194304/sockets/plasma_store")
+"""Longest path of the folder: that of a socket has at most 107 bytes."""
 SESSION_PATTERN = re.compile(r"session_.+_(?P<driver>\d+)")
 
 
@@ -24,9 +27,16 @@ def enable_local_ray_auth() -> None:
 def prepare_ray_tmpdir() -> Path:
     """Return this user's folder below $RAY_TMPDIR or /tmp, after removing the sessions of dead drivers.
 
-    The logs of the last run stay until the next run starts. $TMPDIR is not used: a socket path has at most 107 bytes.
+    The logs of the last run stay until the next run starts. $TMPDIR is not used, because it is often long.
+
+    Raises:
+        UsageError: the path is too long for Ray's sockets.
     """
-    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp"), f"shapelake-{os.getuid()}")
+    base = Path(os.environ.get("RAY_TMPDIR", "/tmp")).absolute()
+    folder = base / f"shapelake-{os.getuid()}"
+    if (room := MAX_FOLDER_BYTES - len(os.fsencode(folder.name)) - 1) < (size := len(os.fsencode(base))):
+        found = f"{size} bytes long, and the sockets below it leave room for {room}"
+        raise UsageError(f"RAY_TMPDIR={base}", found, "Set RAY_TMPDIR to a shorter path on a local disk, such as /tmp")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for session in folder.iterdir():
         name = SESSION_PATTERN.fullmatch(session.name)

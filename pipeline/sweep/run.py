@@ -85,8 +85,8 @@ def _drive(
 def _local_paths(plan: Plan, too_large: Mapping[str, str]) -> set[str]:
     """Files and folders that every node must see."""
     wanted = [cell.checkpoint for cell in plan.todo if cell.id not in too_large]
-    corpora = {corpus.path for corpus in plan.sweep.corpora if corpus.path}
-    return corpora | {path for c in wanted for path in (c.path, c.tokenizer_path) if path}
+    corpora = {path for corpus in plan.sweep.corpora if (path := corpus.visible_path)}
+    return corpora | {path for c in wanted for path in (c.path, c.tokenizer_path, c.base_path) if path}
 
 
 def _compact(lake: Lake, progress: RunProgress) -> None:
@@ -118,7 +118,7 @@ def _release(lake: Lake, released: Iterable[str]) -> None:
 
 def _is_worth_fetching(checkpoint: Checkpoint) -> bool:
     """Return True for checkpoints on the Hub, and local ones large enough that reading ahead saves time."""
-    return checkpoint.remote is not None or (checkpoint.n_params or 0) >= READ_AHEAD_MIN_PARAMS
+    return bool(checkpoint.remotes) or (checkpoint.n_params or 0) >= READ_AHEAD_MIN_PARAMS
 
 
 def _open_backend(name: BackendName, plan: Plan, work: TaskFunction | None) -> Backend:

@@ -85,8 +85,9 @@ def prefetch_task(task: Task) -> list[Outcome]:
     try:
         if settled := settle_or_lease(task, Lake(task.lake, task.lake_id)):
             return settled
-        if task.checkpoint.remote is None:
-            _read_ahead(Path(task.checkpoint.path))
+        if not task.checkpoint.remotes:
+            for path in filter(None, (task.checkpoint.path, task.checkpoint.base_path)):
+                _read_ahead(Path(path))
             return []
         fetch_checkpoint(task.checkpoint, task.run_id, task.resources.scratch_bytes)
     except Exception as error:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.catalog.adapters import find_adapter_weights
 from pipeline.catalog.checkpoint_files import LocalFolder, has_tokenizer, list_weight_files, unloadable_reason
 from pipeline.catalog.revision_names import TrainingPoint, parse_name
 
@@ -33,17 +34,16 @@ def list_checkpoint_folders(root: Path) -> list[CheckpointFolder]:
     return sorted(found, key=lambda checkpoint: (checkpoint.training_point.sort_key, checkpoint.path.name))
 
 
-def why_incomplete(folder: Path, own_tokenizer: bool = True) -> str | None:
+def why_incomplete(folder: Path, own_tokenizer: bool = True, has_base: bool = False) -> str | None:
     """Return the reason why a checkpoint is incomplete, from file names, index and headers; None if it may be whole."""
     try:
         files = LocalFolder(folder)
-        if why := unloadable_reason(files):
+        if why := unloadable_reason(files, has_base=has_base):
             return why
         if own_tokenizer and not has_tokenizer(files):
             return "no tokenizer"
-        wrong = [
-            name for name in list_weight_files(files) if name.endswith(".safetensors") and not _is_whole(folder / name)
-        ]
+        names = list_weight_files(files) or filter(None, (find_adapter_weights(files),))
+        wrong = [name for name in names if name.endswith(".safetensors") and not _is_whole(folder / name)]
     except FileNotFoundError:
         return "the folder was removed"
     except (OSError, ValueError) as error:

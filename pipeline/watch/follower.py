@@ -31,6 +31,8 @@ class WatchConfig(NamedTuple):
     recipe: Recipe
     resources: Resources
     tokenizer: str | None = None
+    base: Checkpoint | None = None
+    """Model that LoRA adapters in the folder are merged into."""
     layers: LayerSelection = LayerSelection("blocks")
     rules: tuple[AlertRule, ...] = ()
 
@@ -73,7 +75,7 @@ class Follower:
             name, signature = folder.path.name, folder.signature
             if self._settled.get(name) == signature or not (before.get(name) == signature or name in requests):
                 continue
-            if why_incomplete(folder.path, own_tokenizer=self._config.tokenizer is None) is None:
+            if self._why_incomplete(folder.path) is None:
                 yield from self._process(folder)
 
     def list_pending(self) -> list[str]:
@@ -98,17 +100,21 @@ class Follower:
         """Measure the cells missing in the lake; leave a checkpoint deleted or rewritten meanwhile to the next poll."""
         path = folder.path
         try:
-            checkpoint = local_histories.inspect_checkpoint(path, self._config.tokenizer)
+            checkpoint = local_histories.inspect_checkpoint(path, self._config.tokenizer, self._config.base)
             cells = self._cells(checkpoint)
             self._measure(cells)
         except Exception as error:  # any failure of one checkpoint: the next ones must still be measured
-            if isinstance(error, FilesChangedError) or why_incomplete(path, self._config.tokenizer is None):
+            if isinstance(error, FilesChangedError) or self._why_incomplete(path):
                 return
             self._settle(folder)
             yield WatchEvent(f"{path.name}: {_format_error(error)}", failed=True)
             return
         self._settle(folder)
         yield from (self._make_event(cell) for cell in cells if (path.name, cell.id) not in self._reported)
+
+    def _why_incomplete(self, path: Path) -> str | None:
+        has_base = self._config.base is not None
+        return why_incomplete(path, self._config.tokenizer is None and not has_base, has_base)
 
     def _settle(self, folder: CheckpointFolder) -> None:
         self._settled[folder.path.name] = folder.signature

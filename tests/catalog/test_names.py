@@ -31,11 +31,20 @@ PARSED = {
     "stage1-step010000-tokens21B": TrainingPoint(10000, 21 * B, "1", None, "name"),
     "stage2-ingredient3-step1000-tokens5B": TrainingPoint(1000, 5 * B, "2", "3", "name"),
     "stage3-step-4720000": TrainingPoint(4720000, stage="3"),
+    "ba100": TrainingPoint(100),
+    "ep0-ba100": TrainingPoint(100),
+    "ep2-ba12500-rank0": TrainingPoint(12500),
+    "step1000-unsharded": TrainingPoint(1000),
+    "iter-000100-ckpt": TrainingPoint(100),
+    "epoch=1-step=500": TrainingPoint(500),
+    "epoch_3_step_1000": TrainingPoint(1000),
+    "global_step_2000-hf": TrainingPoint(2000),
     "step29901-seed-default": TrainingPoint(29901, run="default"),
     "step-0334000_tokens-0700B-phase1": TrainingPoint(334000, 700 * B, "1", None, "name"),
 }
 UNPARSED = (
     *("main", "ext1000", "decay100", "deeper-starling", "it-SFT", "best", "stage1", "seed3", "", "fp32"),
+    *("epoch3", "ep0", "hf", "ba", "ba1-ba2", "step1-ba2", "unsharded", "latest-unsharded", "ckpt"),
     *("TinyLlama-1.1B", "step1-step2", "step12x", "1000", "v1.0", "10B", "hf_ckpt/16.78B", "longctx-step500"),
 )
 

@@ -1,9 +1,13 @@
 """Readings of a probe equal `describe` on the same states, and reading does not affect training."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pipeline.errors import UsageError
 from pipeline.geometry import describe
@@ -71,3 +75,24 @@ def test_too_few_tokens_are_refused_in_two_lines(ids):
     with pytest.raises(UsageError, match="at least 100 tokens") as error:
         Probe(ids[:2])
     assert str(error.value).count("\n") == 1
+
+
+@pytest.mark.parametrize("form", [np.asarray, lambda ids: ids.tolist(), lambda ids: ids.float(), lambda ids: ids.int()])
+def test_a_probe_takes_ids_in_any_form(form: Callable[[Tensor], Any]) -> None:
+    ids = torch.arange(256).reshape(4, 64)
+    assert torch.equal(Probe(form(ids))._ids, ids)
+
+
+@pytest.mark.parametrize(
+    ("ids", "found"),
+    [
+        (torch.arange(256), "contexts, tokens"),
+        (torch.zeros(2, 2, 2), "contexts, tokens"),
+        (torch.full((4, 64), 0.5), "0.5 is not an integer"),
+        ([[1, 2], [3]], "cannot be read as numbers"),
+        (["text"], "cannot be read as numbers"),
+    ],
+)
+def test_a_probe_refuses_other_ids(ids: Any, found: str) -> None:
+    with pytest.raises(UsageError, match=found):
+        Probe(ids)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.errors import CheckpointError
-from pipeline.model import load_model, loading
+from pipeline.model import load_model, module_building
 from tests.support import tiny_models
 
 Saved = Callable[[str], Path]
@@ -216,7 +216,7 @@ def test_pickled_weights(broken: Saved, ids: Tensor) -> None:
 @pytest.mark.parametrize(("limit", "dtype"), [(10**9, "float32"), (1000, "bfloat16")])
 def test_dtype_auto(limit: int, dtype: str, saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     """auto is float32 up to the parameter limit and bfloat16 above, independent of the dtype of the file."""
-    monkeypatch.setattr(loading, "FLOAT32_MAX_PARAMS", limit)
+    monkeypatch.setattr(module_building, "FLOAT32_MAX_PARAMS", limit)
     model = load_model(saved("gpt2"), "auto", "cpu")
     assert model.dtype == dtype
     assert {tensor.dtype for tensor in model.module.state_dict().values()} == {getattr(torch, dtype)}

@@ -1,0 +1,95 @@
+"""Arrays as users have them, for the public functions: torch, numpy in any layout, pandas, polars, lists.
+
+Nothing is truncated or left out in silence: what cannot be converted exactly is refused in one sentence.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import UsageError
+
+MatrixLike = Any
+"""Tensor, numpy array, DataFrame of pandas or polars, or nested lists of numbers."""
+MAX_MAGNITUDE = 1e75
+"""Largest absolute value: fourth powers of larger ones overflow float64."""
+
+
+def to_points(points: MatrixLike) -> Tensor:
+    """Return `[tokens, dim]` or `[contexts, tokens, dim]` as a floating-point tensor of the same values.
+
+    Raises:
+        UsageError: it has another shape, is empty, or its values are not floating point or too large.
+    """
+    rows = to_tensor("points", points)
+    rows = rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
+    if rows.ndim not in (2, 3) or not rows.numel() or not rows.is_floating_point():
+        found = f"an array of shape {tuple(rows.shape)} and type {str(rows.dtype).removeprefix('torch.')}"
+        do = "Give a non-empty floating-point matrix [tokens, dim] or [contexts, tokens, dim]"
+        raise UsageError("points", found, do)
+    finite = rows[rows.isfinite()]
+    if finite.numel() and (largest := float(finite.abs().max())) > MAX_MAGNITUDE:
+        do = "Divide all points by one number: no metric but the norms depends on the scale"
+        raise UsageError("points", f"values up to {largest:.3g}, above {MAX_MAGNITUDE:.0e}", do)
+    return rows
+
+
+def to_labels(name: str, values: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    """Return integers `[points]`, one per point; None for None.
+
+    Args:
+        shape: `[tokens]` or `[contexts, tokens]` of the points; for the latter, one value per context is repeated.
+
+    Raises:
+        UsageError: the values are not integers, or not as many as points.
+    """
+    if values is None:
+        return None
+    labels = to_integers(name, values).to(device)
+    if len(shape) == 2 and labels.shape == shape[:1]:
+        labels = labels[:, None].expand(shape)
+    n_points = int(np.prod(shape))
+    if labels.shape != shape and labels.shape != (n_points,):
+        found = f"shape {tuple(labels.shape)} for {n_points} points"
+        raise UsageError(name, found, f"Give {n_points} integers, one per point")
+    return labels.reshape(-1)
+
+
+def to_integers(name: str, values: Any) -> Tensor:
+    """Return int64 of the same values; UsageError if one is no integer of 64 bits."""
+    given = to_tensor(name, values)
+    if given.is_complex() or (given.is_floating_point() and not bool((given == given.round()).all())):
+        wrong = given[given != given.round()][0].item() if given.is_floating_point() else given.flatten()[0].item()
+        raise UsageError(name, f"{wrong} is not an integer", "Number them: np.unique(x, return_inverse=True)[1]")
+    integers = given.to(torch.int64)
+    if not bool((integers.to(given.dtype) == given).all()):
+        raise UsageError(name, "values beyond 64-bit integers", "Number them from 0")
+    return integers
+
+
+def to_tensor(name: str, value: Any) -> Tensor:
+    """Return the values as a tensor, without a copy where torch can share them."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    try:
+        array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+        if isinstance(value, np.ma.MaskedArray) and value.mask.any():
+            raise ValueError("some values are masked")
+        return torch.from_numpy(_native(array))
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        found = f"cannot be read as numbers ({' '.join(str(error).split())[:120]})"
+        raise UsageError(
+            name, found, "Give an array, a tensor, a DataFrame or lists of numbers of equal length"
+        ) from error
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """Return the array as torch accepts it: of this machine's byte order, contiguous and writable."""
+    if array.dtype == object:
+        array = array.astype(np.float64)  # columns of several types
+    if array.dtype == np.longdouble:
+        array = array.astype(np.float64)
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return array if array.flags.writeable else array.copy()

@@ -1,0 +1,61 @@
+"""Local LoRA adapters over a base model on the Hub: fetched with its tokenizer, measured, removed."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.catalog.discovery import discover_histories, find_base
+from pipeline.catalog.fetch import fetch_temporarily
+from pipeline.catalog.local_histories import inspect_checkpoint
+from pipeline.errors import UsageError
+from pipeline.lake import Lake
+from pipeline.spec import Local
+from pipeline.sweep.config import load_sweep
+from pipeline.sweep.plan import make_plan, reproduction_command
+from tests.support import lora_folders as lora
+from tests.support import tiny_checkpoints as tiny
+from tests.support.fake_hub import FakeHub
+
+SHAPES = {"gpt_neox.layers.1.attention.query_key_value": (96, 32)}
+
+
+@pytest.fixture
+def published(hub: FakeHub, tmp_path: Path) -> Path:
+    """Publish a base model as owner/base, and return its local copy."""
+    folder = tiny.checkpoint(tmp_path / "copy", 0)
+    hub.repo("owner/base").commit({path.name: path.read_bytes() for path in folder.iterdir()}, branch="v2")
+    hub.repo("owner/base").commit({"README.md": b"nothing else"})
+    return folder
+
+
+def test_a_base_on_the_hub_has_the_digests_of_its_local_copy(published: Path, tmp_path: Path) -> None:
+    folder = lora.write(tmp_path / "lora" / "step1", lora.lora_tensors(SHAPES))
+    local = inspect_checkpoint(folder, base=inspect_checkpoint(published))
+    (found,) = discover_histories(Local(local=str(tmp_path / "lora"), base="owner/base@v2"))
+    (checkpoint,) = found.checkpoints
+    assert checkpoint.content == local.content
+    assert checkpoint.download_bytes > (published / "model.safetensors").stat().st_size
+    with fetch_temporarily(checkpoint, "run") as fetched:
+        assert (Path(fetched.base_path) / "model.safetensors").is_file()
+        assert fetched.tokenizer_path == fetched.base_path
+        assert fetched.path == str(folder)
+    assert not Path(fetched.base_path).exists()
+
+
+def test_a_sweep_fetches_the_base_and_measures_the_adapters(published: Path, tmp_path: Path, shapelake) -> None:
+    for step in (1, 2):
+        lora.write(tmp_path / "lora" / f"step{step}", lora.lora_tensors(SHAPES, seed=step))
+    sweep = tiny.sweep_file(tmp_path, tmp_path, checkpoints=[{"local": "lora", "base": "owner/base@v2"}])
+    lake = Lake(str(tmp_path / "lake"))
+    command = reproduction_command(make_plan(load_sweep(str(sweep)), lake).cells[0])
+    assert "--base owner/base@" in command
+    assert "--tokenizer" not in command
+    assert shapelake("run", sweep, "--lake", tmp_path / "lake", "--backend", "inline")[0] == 0
+    assert len(lake.committed_cell_ids()) == 2
+    own = inspect_checkpoint(tmp_path / "lora" / "step1", base=inspect_checkpoint(published))
+    assert own.content in {named.label.content for named in lake.labels()}
+
+
+def test_a_repo_without_weights_is_no_base(published: Path) -> None:
+    with pytest.raises(UsageError, match="owner/base"):
+        find_base("owner/base")
