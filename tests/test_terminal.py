@@ -51,7 +51,7 @@ def test_escapes_are_those_of_python():
     [
         ("status",),
         ("status", "--failed"),
-        ("findings", "dome"),
+        ("findings", "dome", "--all"),
         ("query", "select model, revision, flags from layers"),
         ("query", "select {'a': model} as nested from layers"),
         ("query", "pivot (select model, layer from layers) on model using count(*)"),

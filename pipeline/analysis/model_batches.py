@@ -5,11 +5,19 @@ corpus with two texts, are decided once.
 """
 
 from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 
 import polars as pl
 
-from pipeline.analysis.frames import complete_rows, load_audit_states, load_group_counts, shared_corpus_names
+from pipeline.analysis.frames import (
+    complete_rows,
+    disambiguate_corpora,
+    load_audit_states,
+    load_group_counts,
+    shared_corpus_names,
+)
 from pipeline.analysis.frames import select_needed_columns_sql as select_sql
+from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 
 MAX_BATCH_ROWS = 20_000
@@ -30,6 +38,11 @@ class ModelRows:
     @property
     def models(self) -> list[str]:
         return self.counts["model"].unique().sort().to_list()
+
+    @property
+    def corpora(self) -> list[str]:
+        """Corpora as findings name them."""
+        return disambiguate_corpora(self.counts)["corpus"].unique().sort().to_list()
 
     def load(self, models: Collection[str]) -> pl.DataFrame:
         """Load the rows of these models, as `load_layer_rows` returns them."""
@@ -53,6 +66,19 @@ class ModelRows:
                 total = rows.get(model, 0)
             divided[-1].append(model)
         return divided
+
+
+def match_names(asked: str, known: Collection[str], glob: str) -> list[str]:
+    """Return the names that match a glob; `asked` is what they name, such as models.
+
+    Raises:
+        UsageError: no name matches.
+    """
+    if found := [name for name in known if fnmatchcase(name, glob)]:
+        return found
+    available = f"which has {', '.join(known)}" if known else "which is empty"
+    do = "Use one of these names or a glob such as '*'" if known else "Measure a model first: shapelake run"
+    raise UsageError(f"{asked} {glob!r}", f"no match in this lake, {available}", do)
 
 
 def copy_texts(frame: pl.DataFrame) -> pl.DataFrame:
