@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.terminal import escape_control, print_line
+from pipeline.terminal import escape_control, log_line, logs_as_json
 
 if TYPE_CHECKING:
     import rich.console
@@ -51,12 +51,13 @@ class Progress:
         self.done += amount
         if time.monotonic() < self._due:
             return
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not logs_as_json():
             self._draw()
             self._due = time.monotonic() + REDRAW_S
         else:
             total = f" of {self.total:,}" if self.total else ""
-            print_line(f"{self.label}: {self.done:,}{total} {self.unit}{self.note}", err=True)
+            text = f"{self.label}: {self.done:,}{total} {self.unit}{self.note}"
+            log_line(text, work=self.label, done=self.done, total=self.total, unit=self.unit)
             self._due = time.monotonic() + PRINT_EVERY_S
 
     def _draw(self) -> None:

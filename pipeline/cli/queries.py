@@ -76,6 +76,7 @@ def report(
         "report.html"
     ),
     models: ModelsGlob = "*",
+    as_json: JsonOption = False,
 ) -> None:
     """Write an interactive HTML report: one self-contained file, or an index and a page per model.
 
@@ -87,6 +88,9 @@ def report(
     from pipeline.report import write_report
 
     files = write_report(lakes.open_lake(lake), output, models)
+    if as_json:
+        print_json({"files": [str(path) for path in files], "note": files.note or None})
+        return
     print_line(str(files[0]))
     if files.note:
         print_line(files.note)
@@ -98,6 +102,7 @@ def figure(
     lake: LakeUri,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file: .svg, .png or .pdf.")],
     models: ModelsGlob = "*",
+    as_json: JsonOption = False,
 ) -> None:
     """Draw one of the paper's figures from this lake, for a paper or a slide.
 
@@ -106,7 +111,8 @@ def figure(
     from pipeline import lake as lakes
     from pipeline.report import draw_figure as draw
 
-    print_line(str(draw(lakes.open_lake(lake), name, output, models)))
+    files = [str(draw(lakes.open_lake(lake), name, output, models))]
+    print_json({"files": files}) if as_json else print_text("".join(f"{file}\n" for file in files))
 
 
 @app.command()

@@ -12,7 +12,7 @@ from pipeline.progress import share_console
 from pipeline.spec import Cell
 from pipeline.sweep.backend import LeftOutCells
 from pipeline.sweep.task import Outcome
-from pipeline.terminal import escape_control, escape_lines
+from pipeline.terminal import escape_control, escape_lines, log_line, logs_as_json
 
 PRINT_EVERY_S = 30.0
 
@@ -25,7 +25,7 @@ class RunProgress:
         self.total, self.done = total, 0
         self.last = ""
         self.started = self.last_printed_at = time.monotonic()
-        self.live = self.console.is_terminal
+        self.live = self.console.is_terminal and not logs_as_json()
         self.bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -57,7 +57,10 @@ class RunProgress:
     def report_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         state = "failed, will be retried" if again else "failed"
         first = next(iter(outcome.message.splitlines()), "")
-        self.print_line(escape_control(f"{state}: {cell.name}: {outcome.error_class}: {first}"))
+        text = escape_control(f"{state}: {cell.name}: {outcome.error_class}: {first}")
+        self.print_line(
+            text, "warning", cell=cell.name, cell_id=cell.id, error_class=outcome.error_class, retried=again
+        )
 
     def report_left_out(self, left_out: LeftOutCells) -> None:
         self.total -= left_out.cells
@@ -78,11 +81,16 @@ class RunProgress:
         left = f"{elapsed / self.done * (self.total - self.done):.0f} s left" if self.done else "no estimate yet"
         state = "stopping, " if stopping else ""
         tasks = f"{running} tasks running, {waiting} fetching or queued"
-        self.print_line(f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}")
+        text = f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}"
+        counts = {"done": self.done, "total": self.total, "running": running, "waiting": waiting, "failed": failures}
+        self.print_line(text, "info", **counts)
 
-    def print_line(self, line: str) -> None:
-        """Print above the bar; an error may have two lines."""
+    def print_line(self, line: str, level: str = "info", **fields: object) -> None:
+        """Print above the bar, or log as JSON; an error may have two lines."""
         self.last_printed_at = time.monotonic()
+        if logs_as_json():
+            log_line(line, level, **fields)
+            return
         self.console.print(escape_lines(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
