@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import typer
@@ -40,6 +40,18 @@ def run_job_module() -> None:
 def main() -> None:
     """Entry point of the console script."""
     _run(app)
+
+
+def hide_tracebacks() -> None:
+    """Let errors of a script end in two lines and an exit code, as those of the commands do."""
+
+    def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        if isinstance(error, Exception):
+            _log_error(error if isinstance(error, ShapelakeError) else _describe(error))
+        else:
+            print_text(f"{kind.__name__}\n", err=True)
+
+    sys.excepthook = report
 
 
 def _run(command: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pipeline"
 UNIVERSAL_FLAG = "not_measured"
 """Flag that explains the null of every metric and is therefore not repeated per column."""
 METRICS = {metric.name: metric for metric in find_metrics(None)}
-HEADER = (Path(__file__).parent / "reference_header.md").read_text()
+HEADER = (Path(__file__).parent / "reference_header.txt").read_text()
 
 
 def list_commands() -> dict[str, Any]:
