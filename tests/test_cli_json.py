@@ -15,7 +15,7 @@ from tests.docs.pages import HEADER, list_commands
 from tests.support import tiny_checkpoints as tiny
 
 OUTPUT_ROWS = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", HEADER, re.MULTILINE))
-WITHOUT_JSON = {"demo", "watch"}
+WITHOUT_JSON = {"demo"}
 
 
 @pytest.fixture(autouse=True)

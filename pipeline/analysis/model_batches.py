@@ -19,6 +19,7 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.frames import select_needed_columns_sql as select_sql
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
+from pipeline.progress import Progress
 
 MAX_BATCH_ROWS = 20_000
 """Rows of one batch, about 14 MB; findings take about ten times as much. A larger model is a batch of its own."""
@@ -51,8 +52,12 @@ class ModelRows:
 
     def batches(self, models: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield the rows of these models (default: all), in order; at least one batch, which may be empty."""
-        for names in self._divide(self.models if models is None else sorted(models)):
-            yield self.load(names)
+        divided = self._divide(self.models if models is None else sorted(models))
+        total = sum(map(len, divided))
+        with Progress("Reading models and computing findings", total, "models") as progress:
+            for names in divided:
+                yield self.load(names)
+                progress.advance(len(names))
 
     def _divide(self, models: list[str]) -> list[list[str]]:
         """Divide the models into runs of at most MAX_BATCH_ROWS rows."""

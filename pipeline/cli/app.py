@@ -49,5 +49,6 @@ LakeUri = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
-def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print one JSON value; on one line with `indent=None`."""
+    typer.echo(json.dumps(value, indent=indent, default=str))

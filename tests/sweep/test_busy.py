@@ -13,6 +13,8 @@ from pipeline.sweep.run_progress import RunProgress, Utilization
 from pipeline.sweep.task import Outcome
 from tests.support import stub_checkpoints as stub
 
+EMPTY_STATUS = {"models": [], "failures": [], "quarantined": [], "lake": ""}
+
 
 def test_the_share_is_of_all_slots_and_follows_a_cluster_that_grows():
     now = [0.0]
@@ -42,7 +44,7 @@ def test_a_run_records_it_and_status_shows_it(tmp_path, capsys):
     )
     (record,) = lake.runs()
     assert 0 < record["busy"] <= 1
-    sweeps.print_status({"models": [], "runs": [{**record, "busy": 0.876}], "failures": [], "lake": ""}, failed=False)
+    sweeps.print_status(EMPTY_STATUS | {"runs": [{**record, "busy": 0.876}]}, failed=False)
     assert "slots busy 88%" in " ".join(capsys.readouterr().out.split())
 
 
@@ -66,6 +68,7 @@ def test_a_run_records_how_long_slots_were_free_for_want_of_files(tmp_path, caps
     (record,) = lake.runs()
     assert fetch_s - 0.05 <= record["gpu_wait_s"] < 3 * fetch_s, "for the first alone: the others came meanwhile"
     sweeps.print_status(
-        {"models": [], "runs": [{**record, "gpu_wait_s": 12.3}], "failures": [], "lake": ""}, failed=False
+        {"models": [], "runs": [{**record, "gpu_wait_s": 12.3}], "failures": [], "quarantined": [], "lake": ""},
+        failed=False,
     )
     assert "slots idle 12 s" in " ".join(capsys.readouterr().out.split())
