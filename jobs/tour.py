@@ -14,8 +14,10 @@ import altair as alt
 
 from pipeline import lake
 from pipeline.analysis import compute_finding
+from pipeline.cli import hide_tracebacks
 from pipeline.report import FIGURES, build_figure_spec, draw_figure
 
+hide_tracebacks()  # as a program: an error ends in two lines
 URI = sys.argv[1] if sys.argv[0].endswith("tour.py") and len(sys.argv) > 1 else "shapelake-demo/lake"
 reader = lake.open_lake(URI)
 reader.layers().filter("step IS NOT NULL").aggregate("model, corpus, count(DISTINCT step) AS steps, count(*) AS rows")

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from pipeline.columns import METRIC_GROUPS, Column, all_columns
+from pipeline.columns import FLAGS, METRIC_GROUPS, Column, all_columns
 from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
+FLAG_GROUP, VERDICT_COLUMNS = "flags", ("status", "flags")
+"""Column and group of flag words; the columns that qualify a row."""
 LABELLED_LINES = re.compile(r"^(Source|Bias): (.*(?:\n[ \t]+.*)*)", re.MULTILINE)
 
 
@@ -29,18 +31,34 @@ class MetricDoc:
 
 
 def find_metrics(name: str | None = None) -> tuple[MetricDoc, ...]:
-    """Return every metric in the order of columns.csv, or the metric or group called `name`.
+    """Return every metric in the order of columns.csv, or the metric, group, flag or column of verdicts called `name`.
+
+    `flags` is the group of all words of the column `flags`.
 
     Raises:
-        UsageError: `name` is neither a metric nor a group.
+        UsageError: nothing has this name.
     """
+    if name in VERDICT_COLUMNS or name == FLAG_GROUP or name in FLAGS:
+        return tuple(doc for doc in _verdict_docs() if name in (doc.name, doc.group))
     every = [column for column in all_columns() if column.group in METRIC_GROUPS]
     chosen = [column for column in every if name in (None, column.name)]
     chosen = chosen or [column for column in every if column.group == name]
     if not chosen:
-        near = suggest(str(name), [*METRIC_GROUPS, *(column.name for column in every)])
-        raise UsageError(f"metric {name!r}", f"no such metric or group{near}", "List all with: shapelake metrics")
+        near = suggest(str(name), [*METRIC_GROUPS, *FLAGS, FLAG_GROUP, *(column.name for column in every)])
+        found = f"no such metric, group or flag{near}"
+        raise UsageError(f"metric {name!r}", found, "List all with: shapelake metrics, or: shapelake metrics flags")
     return tuple(map(_metric, chosen))
+
+
+def _verdict_docs() -> Iterator[MetricDoc]:
+    """Yield the columns `status` and `flags`, and every word that `flags` may contain."""
+    for column in all_columns():
+        if column.name in VERDICT_COLUMNS:
+            group = FLAG_GROUP if column.name == FLAG_GROUP else column.group
+            yield MetricDoc(column.name, group, column.unit, column.meaning, "", "")
+    for word, flag in FLAGS.items():
+        nulls = " ".join((*(f"all of {group}" for group in flag.groups), *flag.columns))
+        yield MetricDoc(word, FLAG_GROUP, "", flag.meaning + (f"; explains null in: {nulls}" if nulls else ""), "", "")
 
 
 def format_metrics(metrics: Iterable[MetricDoc]) -> str:
@@ -52,7 +70,8 @@ def format_metrics(metrics: Iterable[MetricDoc]) -> str:
 def _lines(metric: MetricDoc, width: int) -> Iterator[str]:
     yield f"{metric.name}  [{metric.unit}]" if metric.unit else metric.name
     for label, text in (("", metric.meaning), ("source", metric.source), ("bias", metric.bias)):
-        yield textwrap.fill(text, width, initial_indent=f"  {label:<8}", subsequent_indent=" " * 10)
+        if text:
+            yield textwrap.fill(text, width, initial_indent=f"  {label:<8}", subsequent_indent=" " * 10)
 
 
 def _metric(column: Column) -> MetricDoc:

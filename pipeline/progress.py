@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from pipeline.terminal import escape_control, print_line
+from pipeline.terminal import escape_control, log_line, logs_as_json
 
 if TYPE_CHECKING:
     import rich.console
@@ -19,6 +19,9 @@ T = TypeVar("T")
 SHOW_AFTER_S = 2.0
 REDRAW_S = 0.1
 PRINT_EVERY_S = 30.0
+REPORT_EVERY_S = 2.0
+_listener: Callable[[str], object] | None = None
+"""Receives the progress of this process's waits as text, for another process to show."""
 _live_consoles: list[rich.console.Console] = []
 """Consoles of live displays: a bar that starts meanwhile is drawn on the same console, below the first display."""
 
@@ -40,7 +43,7 @@ class Progress:
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Progress:
-        self._due = time.monotonic() + SHOW_AFTER_S
+        self._due = self._report_due = time.monotonic() + SHOW_AFTER_S
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -49,15 +52,22 @@ class Progress:
 
     def advance(self, amount: int) -> None:
         self.done += amount
+        if _listener and time.monotonic() >= self._report_due:
+            _listener(self._text)
+            self._report_due = time.monotonic() + REPORT_EVERY_S
         if time.monotonic() < self._due:
             return
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not logs_as_json():
             self._draw()
             self._due = time.monotonic() + REDRAW_S
         else:
-            total = f" of {self.total:,}" if self.total else ""
-            print_line(f"{self.label}: {self.done:,}{total} {self.unit}{self.note}", err=True)
+            log_line(self._text, work=self.label, done=self.done, total=self.total, unit=self.unit)
             self._due = time.monotonic() + PRINT_EVERY_S
+
+    @property
+    def _text(self) -> str:
+        total = f" of {self.total:,}" if self.total else ""
+        return f"{self.label}: {self.done:,}{total} {self.unit}{self.note}"
 
     def _draw(self) -> None:
         if self._bar is None:
@@ -91,6 +101,17 @@ def share_console(console: rich.console.Console) -> Iterator[None]:
         yield
     finally:
         _live_consoles.remove(console)
+
+
+@contextmanager
+def report_progress(listener: Callable[[str], object]) -> Iterator[None]:
+    """Pass the progress of all waits inside this context to `listener`, every REPORT_EVERY_S."""
+    global _listener
+    _listener = listener
+    try:
+        yield
+    finally:
+        _listener = None
 
 
 def track_bytes(blocks: Iterable[bytes], label: str, total: int | None) -> Iterator[bytes]:

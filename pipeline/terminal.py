@@ -1,10 +1,42 @@
 """Terminal output for people, safe for text from names, files and errors: control characters are escaped."""
 
+import json
 import sys
 import unicodedata
+from datetime import UTC, datetime
+from typing import Any
 
 ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Unicode categories of control and format characters (also of text direction), lone surrogates and line separators."""
+
+LOG_FORMATS = ("text", "json")
+_log_format = "text"
+
+
+def set_log_format(name: str) -> None:
+    """Choose how `log_line` writes: `text` for people, or `json` for log collectors."""
+    global _log_format
+    _log_format = name
+
+
+def logs_as_json() -> bool:
+    """Return True if log lines are JSON objects."""
+    return _log_format == "json"
+
+
+def log_line(text: str, level: str = "info", **fields: Any) -> None:
+    """Write progress, a warning or an error to standard error; as JSON one object per line.
+
+    Args:
+        level: info, warning or error.
+        fields: machine-readable values of the text, in JSON only.
+    """
+    if not logs_as_json():
+        print_text(text + "\n", err=True)
+        return
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    record = {"time": now, "level": level, "message": text, **fields}
+    print(json.dumps(record, default=str), file=sys.stderr, flush=True)
 
 
 def print_line(text: str = "", err: bool = False) -> None:

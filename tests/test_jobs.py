@@ -2,6 +2,9 @@
 
 import importlib
 import re
+import subprocess
+import sys
+import tomllib
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,8 @@ from pipeline.spec import Hub, Members, Sweep
 from pipeline.sweep.config import load_sweep
 from tests.support.equations import equations, value
 
-FOLDER = Path(__file__).parents[1] / "jobs"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "jobs"
 JOBS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__" and "\n# %%" not in path.read_text())
 """All jobs; the notebook jobs/tour.py is excluded, because importing it reads a lake."""
 PARTS = ("Source", "Command", "Bytes", "GPU-hours", "Expect")
@@ -126,3 +130,18 @@ def costs(name: str, part: str) -> list[float]:
     assert text, (name, part)
     results = [float(equation.split(" = ")[1]) for equation in equations(text[0]) if "1024 x 256" not in equation]
     return [*results, sum(results)]
+
+
+def test_the_installed_package_has_the_jobs():
+    """So `python -m jobs.NAME` works from any folder."""
+    from setuptools import find_packages
+
+    fields = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
+    assert {"jobs", "pipeline.cli"} <= set(find_packages(str(ROOT), **fields))
+
+
+def test_the_tour_of_a_path_without_a_lake_ends_in_two_lines(tmp_path):
+    words = [sys.executable, "-m", "jobs.tour", str(tmp_path / "typo")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 2), done.stderr
+    assert "no such folder" in done.stderr

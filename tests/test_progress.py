@@ -112,3 +112,14 @@ def test_a_measurement_shows_contexts_and_then_layers(
     contexts, layers = capsys.readouterr().err.splitlines()
     assert re.fullmatch(rf"{wanted.name}: \d+ of \d+ contexts", contexts)
     assert layers == f"{wanted.name}: 1 of {len(rows)} layers"
+
+
+def test_a_run_shows_how_far_the_cells_of_its_workers_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.sweep.run_progress.PRINT_EVERY_S", 0)
+    monkeypatch.setattr("pipeline.sweep.run_progress.DRAW_EVERY_S", 0)
+    for terminal in (True, False):
+        out = io.StringIO()
+        with RunProgress(2, Console(file=out, force_terminal=terminal, width=300)) as run:
+            run.refresh(1, 0, 0, stopping=False, in_cells=lambda: ["some cell: 96 of 512 contexts"])
+        assert "some cell: 96 of 512 contexts" in out.getvalue()
+        assert "no estimate yet" in out.getvalue()

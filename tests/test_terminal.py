@@ -51,7 +51,7 @@ def test_escapes_are_those_of_python():
     [
         ("status",),
         ("status", "--failed"),
-        ("findings", "dome"),
+        ("findings", "dome", "--all"),
         ("query", "select model, revision, flags from layers"),
         ("query", "select {'a': model} as nested from layers"),
         ("query", "pivot (select model, layer from layers) on model using count(*)"),
@@ -143,7 +143,9 @@ def test_alerts_and_lines_of_a_watch_are_printed_inert(shapelake, tmp_path, monk
 
     monkeypatch.setattr("pipeline.watch.watch_folder", watch_folder)
     code, out, _ = shapelake("watch", folder, "--corpus", "random-uniform", "--nice", 0)
-    assert (code, out) == (0, f"{SHOWN}\n")
+    assert code == 0
+    assert out.splitlines()[-1].endswith(f"Z  {SHOWN}")
+    assert_inert(out)
 
 
 FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1")

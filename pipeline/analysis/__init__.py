@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import polars as pl
 
+from pipeline.analysis.brief import Brief, summarize_finding
 from pipeline.analysis.controls import compute_controls
 from pipeline.analysis.convergence import compute_convergence
 from pipeline.analysis.depth import compute_depth
@@ -17,7 +18,7 @@ from pipeline.analysis.dome import compute_newest_domes
 from pipeline.analysis.explosions import compute_explosions, sort_explosions
 from pipeline.analysis.frames import LakeOrFrame, load_layer_rows, select_newest_rows
 from pipeline.analysis.matched import match_encoders_to_decoders
-from pipeline.analysis.model_batches import ModelRows, copy_texts
+from pipeline.analysis.model_batches import ModelRows, copy_texts, match_names
 from pipeline.analysis.one_shape import compute_one_shape, select_early_and_late
 from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases, sort_agreement
 from pipeline.analysis.random_baselines import compute_null_survival, sort_null_survival
@@ -28,6 +29,7 @@ from pipeline.strict_model import suggest
 
 __all__ = [
     "FINDINGS",
+    "Brief",
     "FindingSpec",
     "combine_batches",
     "compute_all_findings",
@@ -35,6 +37,7 @@ __all__ = [
     "compute_finding",
     "compute_findings",
     "load_layer_rows",
+    "summarize_finding",
 ]
 
 
@@ -97,17 +100,31 @@ def compute_all_findings(lake: LakeOrFrame) -> dict[str, pl.DataFrame]:
     return compute_findings(FINDINGS, lake)
 
 
-def compute_findings(names: Collection[str], lake: LakeOrFrame) -> dict[str, pl.DataFrame]:
+def compute_findings(
+    names: Collection[str], lake: LakeOrFrame, models: str = "*", corpus: str = "*"
+) -> dict[str, pl.DataFrame]:
     """Compute findings, by name. The lake is read once, in batches of models that take a few hundred MB each.
 
+    Args:
+        models: glob on the models of a lake, also those that are compared with each other.
+        corpus: glob on the corpora of a lake; random tokens are still read where a finding compares with them.
+
     Raises:
-        UsageError: a name is not in FINDINGS.
+        UsageError: a name is not in FINDINGS, or no model or corpus of the lake matches.
     """
     for name in names:
         _require_finding(name)
     if isinstance(lake, pl.DataFrame):
         return {name: FINDINGS[name].answer(lake) for name in names}
-    return combine_batches(compute_batch(names, frame) for frame in ModelRows(lake).batches())
+    rows = ModelRows(lake)
+    chosen = None if models == "*" else match_names("--models", rows.models, models)
+    corpora = None if corpus == "*" else match_names("--corpus", rows.corpora, corpus)
+    found = combine_batches(compute_batch(names, frame) for frame in rows.batches(chosen))
+    return (
+        found
+        if corpora is None
+        else {name: part.filter(pl.col("corpus").is_in(corpora)) for name, part in found.items()}
+    )
 
 
 def compute_batch(names: Collection[str], frame: pl.DataFrame) -> dict[str, pl.DataFrame]:

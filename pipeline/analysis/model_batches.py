@@ -5,12 +5,21 @@ corpus with two texts, are decided once.
 """
 
 from collections.abc import Collection, Iterator
+from fnmatch import fnmatchcase
 
 import polars as pl
 
-from pipeline.analysis.frames import complete_rows, load_audit_states, load_group_counts, shared_corpus_names
+from pipeline.analysis.frames import (
+    complete_rows,
+    disambiguate_corpora,
+    load_audit_states,
+    load_group_counts,
+    shared_corpus_names,
+)
 from pipeline.analysis.frames import select_needed_columns_sql as select_sql
+from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
+from pipeline.progress import Progress
 
 MAX_BATCH_ROWS = 20_000
 """Rows of one batch, about 14 MB; findings take about ten times as much. A larger model is a batch of its own."""
@@ -31,6 +40,11 @@ class ModelRows:
     def models(self) -> list[str]:
         return self.counts["model"].unique().sort().to_list()
 
+    @property
+    def corpora(self) -> list[str]:
+        """Corpora as findings name them."""
+        return disambiguate_corpora(self.counts)["corpus"].unique().sort().to_list()
+
     def load(self, models: Collection[str]) -> pl.DataFrame:
         """Load the rows of these models, as `load_layer_rows` returns them."""
         frame = self._lake.query_frame(f"{select_sql()} WHERE {_is_one_of(models)}")
@@ -38,8 +52,12 @@ class ModelRows:
 
     def batches(self, models: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield the rows of these models (default: all), in order; at least one batch, which may be empty."""
-        for names in self._divide(self.models if models is None else sorted(models)):
-            yield self.load(names)
+        divided = self._divide(self.models if models is None else sorted(models))
+        total = sum(map(len, divided))
+        with Progress("Reading models and computing findings", total, "models") as progress:
+            for names in divided:
+                yield self.load(names)
+                progress.advance(len(names))
 
     def _divide(self, models: list[str]) -> list[list[str]]:
         """Divide the models into runs of at most MAX_BATCH_ROWS rows."""
@@ -53,6 +71,19 @@ class ModelRows:
                 total = rows.get(model, 0)
             divided[-1].append(model)
         return divided
+
+
+def match_names(asked: str, known: Collection[str], glob: str) -> list[str]:
+    """Return the names that match a glob; `asked` is what they name, such as models.
+
+    Raises:
+        UsageError: no name matches.
+    """
+    if found := [name for name in known if fnmatchcase(name, glob)]:
+        return found
+    available = f"which has {', '.join(known)}" if known else "which is empty"
+    do = "Use one of these names or a glob such as '*'" if known else "Measure a model first: shapelake run"
+    raise UsageError(f"{asked} {glob!r}", f"no match in this lake, {available}", do)
 
 
 def copy_texts(frame: pl.DataFrame) -> pl.DataFrame:

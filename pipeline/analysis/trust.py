@@ -29,6 +29,8 @@ _ALL = pl.col("n_points") + _COPIES + pl.col("n_unresolved") + pl.col("n_nonfini
 _COPIED_SHARE = _COPIES / _ALL
 _STEPS = pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest")
 """Number of steps whose labels have the row's weights."""
+SOUND = "sound"
+"""Verdict of a history without a doubt."""
 CLEAN_AUDITS = ("NEW", "UNCHANGED")
 """Audit states without a finding."""
 
@@ -134,7 +136,8 @@ def compute_trust(lake: LakeOrFrame) -> pl.DataFrame:
     """Summarize the doubts about each history, one row per (keys, `about`).
 
     Columns: keys, `about`, `verdict` (the worst of any row: doubtful, care; sound = no row in doubt), `share` of the
-    rows that have a doubt of this verdict, `rows`, `because` (the most frequent of these doubts).
+    rows that have a doubt of this verdict, `rows`, `doubt` (the most frequent of these, a name of DOUBT_RULES; null
+    without one), `because`.
     """
     every = load_layer_rows(lake).group_by(HISTORY_COLUMNS).agg(rows=pl.len())
     parts = sorted({rule.about for rule in DOUBT_RULES.values()})
@@ -142,11 +145,11 @@ def compute_trust(lake: LakeOrFrame) -> pl.DataFrame:
     doubts, of = list_doubts(lake), [*HISTORY_COLUMNS, "about"]
     worst = doubts.filter(pl.col("verdict") == pl.col("verdict").max().over(of))  # alphabetically, doubtful > care
     rows, most = pl.struct("revision", "layer").n_unique(), pl.col("doubt").mode().sort().first()
-    summary = worst.group_by(of).agg(pl.col("verdict").first(), _rows=rows, _most=most)
+    summary = worst.group_by(of).agg(pl.col("verdict").first(), _rows=rows, doubt=most)
     share = pl.col("_rows").fill_null(0) / pl.col("rows")
     table = every.join(summary, on=of, how="left", nulls_equal=True).sort(of)
-    table = table.select(*of, pl.col("verdict").fill_null("sound"), share.alias("share"), "rows", "_most")
-    return add_because_column(table, _history_sentence).drop("_most")
+    table = table.select(*of, pl.col("verdict").fill_null(SOUND), share.alias("share"), "rows", "doubt")
+    return add_because_column(table, _history_sentence)
 
 
 def _sentence(row: dict[str, Any]) -> str:
@@ -156,8 +159,8 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _history_sentence(row: dict[str, Any]) -> str:
-    if row["verdict"] == "sound":
+    if row["verdict"] == SOUND:
         return f"No doubt about {row['about']} in {row['rows']} rows."
     text = {"doubtful": "are unreliable", "care": "need care"}[row["verdict"]]
-    reason = DOUBT_RULES[row["_most"]].because
+    reason = DOUBT_RULES[row["doubt"]].because
     return f"{row['share']:.0%} of {row['rows']} rows {text}, most often because {reason}."

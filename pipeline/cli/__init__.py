@@ -11,16 +11,17 @@ import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import typer
 
 from pipeline.cli import catalog, exports, maintenance, queries, submit, sweeps, watch  # noqa: F401  register commands
-from pipeline.cli.app import DEBUG_OPTION, app
+from pipeline.cli.app import DEBUG_OPTION, LOG_ENV, LOG_OPTION, app
 from pipeline.cli.left_out_files import exit_1_for_left_out_files
 from pipeline.errors import CorpusError, ShapelakeError, UsageError
-from pipeline.terminal import print_text
+from pipeline.strict_model import suggest
+from pipeline.terminal import LOG_FORMATS, log_line, print_text, set_log_format
 
 
 def run_job_module() -> None:
@@ -40,6 +41,18 @@ def run_job_module() -> None:
 def main() -> None:
     """Entry point of the console script."""
     _run(app)
+
+
+def hide_tracebacks() -> None:
+    """Let errors of a script end in two lines and an exit code, as those of the commands do."""
+
+    def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
+        if isinstance(error, Exception):
+            _log_error(error if isinstance(error, ShapelakeError) else _describe(error))
+        else:
+            print_text(f"{kind.__name__}\n", err=True)
+
+    sys.excepthook = report
 
 
 def _run(command: Callable[[], object]) -> None:
@@ -63,19 +76,42 @@ def run_command(command: Callable[[], object]) -> None:
     debug = DEBUG_OPTION in sys.argv
     sys.argv = [word for word in sys.argv if word != DEBUG_OPTION]
     try:
+        set_log_format(_take_log_format())
         command()
     except ShapelakeError as error:
         if debug:
             traceback.print_exc()
-        print_text(f"error: {error}\n", err=True)
+        _log_error(error)
         sys.exit(2 if isinstance(error, UsageError | CorpusError) else 1)
     except BrokenPipeError:  # the reader of standard output has exited: `shapelake query ... | head`
         sys.stderr.close()
     except Exception as error:  # the machine (disk, memory, permissions) or a defect of this code
         if debug:
             raise
-        print_text(f"error: {_describe(error)}\n", err=True)
+        _log_error(_describe(error))
         sys.exit(1)
+
+
+def _log_error(error: ShapelakeError) -> None:
+    log_line(f"error: {error}", "error", asked=error.asked, found=error.found, do=error.do)
+
+
+def _take_log_format() -> str:
+    """Remove `--log FORMAT` from the command line; return the format, by default that of the environment.
+
+    Raises:
+        UsageError: unknown format.
+    """
+    chosen = os.environ.get(LOG_ENV) or LOG_FORMATS[0]
+    for index, word in enumerate(sys.argv):
+        if word.split("=")[0] == LOG_OPTION:
+            own = word.partition("=")[2] if "=" in word else "".join(sys.argv[index + 1 : index + 2])
+            chosen, sys.argv = own, sys.argv[:index] + sys.argv[index + (1 if "=" in word else 2) :]
+            break
+    if chosen not in LOG_FORMATS:
+        near = suggest(chosen, [*LOG_FORMATS])
+        raise UsageError(f"{LOG_OPTION} {chosen}", f"no such log format{near}", f"Write {LOG_OPTION} json")
+    return chosen
 
 
 def _describe(error: Exception) -> ShapelakeError:

@@ -9,14 +9,16 @@ import typer
 app = typer.Typer(
     name="shapelake",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 DEBUG_OPTION = "--debug"
-"""Accepted anywhere on the command line and removed before the command is parsed."""
+LOG_OPTION, LOG_ENV = "--log", "SHAPELAKE_LOG"
+"""These two options are accepted anywhere on the command line and removed before the command is parsed."""
+LAKE_ENV = "SHAPELAKE_LAKE"
 
 
 def _print_version(wanted: bool) -> None:
@@ -33,11 +35,17 @@ def _global_options(
     debug: Annotated[
         bool, typer.Option(DEBUG_OPTION, help="Print the traceback of an error; also after the command.")
     ] = False,
+    log: Annotated[
+        str,
+        typer.Option(LOG_OPTION, metavar="FORMAT", envvar=LOG_ENV, help="Progress and errors as text or json lines."),
+    ] = "text",
 ) -> None:
     """Measure the geometry of language-model checkpoints, layer by layer, over a whole training history."""
 
 
-LakeUri = Annotated[str, typer.Option("--lake", metavar="URI", help="Lake: a folder, s3://, gs:// or az://.")]
+LakeUri = Annotated[
+    str, typer.Option("--lake", metavar="URI", envvar=LAKE_ENV, help="Lake: a folder, s3://, gs:// or az://.")
+]
 BaseOption = Annotated[
     str | None,
     typer.Option("--base", metavar="BASE", help="Model to merge LoRA adapters into: folder or REPO@REVISION."),
@@ -45,5 +53,6 @@ BaseOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
-def print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, indent=2, default=str))
+def print_json(value: Any, indent: int | None = 2) -> None:
+    """Print one JSON value; on one line with `indent=None`."""
+    typer.echo(json.dumps(value, indent=indent, default=str))

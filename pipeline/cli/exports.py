@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipeline.cli.app import LakeUri, app
+from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.errors import UsageError
 from pipeline.render.tables import format_bytes
 from pipeline.terminal import print_line
@@ -30,6 +30,7 @@ def export(
     ] = None,
     licence: Annotated[str, typer.Option("--license", help="License id of the dataset.")] = "cc-by-4.0",
     publish: Annotated[bool, typer.Option("--upload", help="Upload the dataset to the Hub.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Write a lake as files of an experiment tracker, sorted by step, or as a Hub dataset.
 
@@ -49,20 +50,28 @@ def export(
         )
     reader = lakes.open_lake(lake)
     if to == HUB_TARGET:
-        _to_hub(reader, target, output or Path(f"datasets--{target.replace('/', '--')}"), licence, publish)
+        folder = output or Path(f"datasets--{target.replace('/', '--')}")
+        _to_hub(reader, target, folder, licence, publish, as_json)
     elif publish or output:
         raise UsageError("--upload or -o", f"--to {to} accepts neither", "Leave them out, or export --to hub")
     else:
         done = replay_runs(reader, to, target)
+        if as_json:
+            print_json(done._asdict())
+            return
         print_line(
             f"{done.runs_written} runs written, {done.runs_unchanged} unchanged; to view them: {done.view_command}"
         )
 
 
-def _to_hub(reader: "LakeReader", dataset: str, folder: Path, licence: str, publish: bool) -> None:
+def _to_hub(reader: "LakeReader", dataset: str, folder: Path, licence: str, publish: bool, as_json: bool) -> None:
     from pipeline.export import prepare_dataset, upload_dataset
 
     prepared = prepare_dataset(reader, dataset, folder, licence)
+    if as_json:
+        uploaded = upload_dataset(prepared, dataset) if publish else None
+        print_json({**prepared._asdict(), "uploaded": uploaded})
+        return
     print_line(f"{prepared.version} in {prepared.folder}: {prepared.files_written} files written")
     for name, n_bytes in prepared.files.items():
         print_line(f"  {format_bytes(n_bytes):>8}  {name}")

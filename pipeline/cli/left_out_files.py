@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pipeline.errors import ForeignFileWarning, LeftOutWarning
-from pipeline.terminal import print_line
+from pipeline.terminal import log_line
 
 MAX_LISTED = 10
 
@@ -41,6 +41,6 @@ def exit_1_for_left_out_files() -> Iterator[None]:
 
 def _list(messages: list[str]) -> None:
     for message in messages[:MAX_LISTED]:
-        print_line(f"warning: {message}", err=True)
+        log_line(f"warning: {message}", "warning")
     if len(messages) > MAX_LISTED:
-        print_line(f"warning: and {len(messages) - MAX_LISTED} more; shapelake verify lists all", err=True)
+        log_line(f"warning: and {len(messages) - MAX_LISTED} more; shapelake verify lists all", "warning")

@@ -18,7 +18,7 @@ MAX_LISTED = 4
 
 
 @app.command()
-def compact(lake: LakeUri) -> None:
+def compact(lake: LakeUri, as_json: JsonOption = False) -> None:
     """Write a sorted snapshot of all cells, which queries open instead of thousands of files; the cells stay.
 
     Example: shapelake compact --lake lake
@@ -26,6 +26,9 @@ def compact(lake: LakeUri) -> None:
     from pipeline.lake.snapshot import compact
 
     made = compact(Lake.existing(lake))
+    if as_json:
+        print_json({name: made and getattr(made, name) for name in ("key", "cells", "rows", "bytes")})
+        return
     print_line(f"{made.cells} cells, {made.rows} rows, {made.bytes:,} bytes: {made.key}" if made else "no cells yet")
 
 
@@ -60,6 +63,7 @@ def quarantine(
     cell: Annotated[str, typer.Argument(metavar="CELL", help="Cell id, or its first 4 or more characters.")],
     reason: Annotated[str | None, typer.Option("--reason", help="Hide the cell for this reason.")] = None,
     release: Annotated[bool, typer.Option("--release", help="Show the cell again, or allow a retry.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Hide a committed cell from every reader, or release it. Nothing is deleted.
 
@@ -73,7 +77,8 @@ def quarantine(
         opened.release(cell_id)
     else:
         opened.quarantine(Tombstone(cell_id=cell_id, reason=reason or "", by="a person"))
-    print_line(f"{cell_id} is {'released' if release else 'hidden'}")
+    state = "released" if release else "hidden"
+    print_json({"cell_id": cell_id, "state": state}) if as_json else print_line(f"{cell_id} is {state}")
 
 
 def _find_cell(lake: Lake, prefix: str, quarantined: bool) -> str:
@@ -99,6 +104,7 @@ def _find_cell(lake: Lake, prefix: str, quarantined: bool) -> str:
 def gc(
     lake: LakeUri,
     delete: Annotated[bool, typer.Option("--delete", help="Remove the files instead of listing them.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """List or remove files that interrupted writers left over a day ago, and superseded snapshots; never cells.
 
@@ -107,6 +113,9 @@ def gc(
     from pipeline.lake.snapshot import collect_garbage
 
     keys = collect_garbage(Lake.existing(lake), dry_run=not delete)
+    if as_json:
+        print_json({"files": keys, "removed": delete})
+        return
     for key in keys:
         print_line(key)
     print_line(f"{len(keys)} files {'removed' if delete else 'can be removed with --delete'}", err=True)

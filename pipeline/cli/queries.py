@@ -11,6 +11,8 @@ from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.errors import UsageError
 from pipeline.terminal import print_line, print_text
 
+ModelsGlob = Annotated[str, typer.Option("--models", metavar="GLOB", help="Glob on model names.")]
+
 
 @app.command()
 def query(
@@ -40,20 +42,31 @@ def query(
 def findings(
     lake: LakeUri,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Finding to compute. Default: all.")] = None,
+    models: ModelsGlob = "*",
+    corpus: Annotated[str, typer.Option("--corpus", metavar="GLOB", help="Glob on corpora, such as 'text:*'.")] = "*",
+    layers: Annotated[bool, typer.Option("--layers", help="Also one line per layer.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All rows, also without a verdict, in full sentences.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute findings (dome, phases, nulls, sinks, trust ...), each with a verdict and its errors.
+    """Compute findings (dome, phases, nulls, sinks, trust ...): one line per history and text.
+
+    A line has the verdict, the effect with its 95 % interval, and one short sentence. --json prints all rows with all
+    columns.
 
     Example: shapelake findings dome --lake lake
     """
     from pipeline import lake as lakes
-    from pipeline.analysis import FINDINGS, compute_findings
+    from pipeline.analysis import FINDINGS, compute_findings, summarize_finding
 
-    found = compute_findings([name] if name else list(FINDINGS), lakes.open_lake(lake))
+    found = compute_findings([name] if name else list(FINDINGS), lakes.open_lake(lake), models, corpus)
+    questions = {finding: FINDINGS[finding].question for finding in found}
     if as_json:
         print_json({finding: frame.to_dicts() for finding, frame in found.items()})
+    elif every:
+        render.print_findings(questions, found)
     else:
-        render.print_findings({finding: FINDINGS[finding].question for finding in found}, found)
+        briefs = {finding: summarize_finding(finding, frame, layers) for finding, frame in found.items()}
+        render.print_briefs(questions, briefs)
 
 
 @app.command()
@@ -62,7 +75,8 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file, .html.")] = Path(
         "report.html"
     ),
-    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Glob on model names.")] = "*",
+    models: ModelsGlob = "*",
+    as_json: JsonOption = False,
 ) -> None:
     """Write an interactive HTML report: one self-contained file, or an index and a page per model.
 
@@ -74,6 +88,9 @@ def report(
     from pipeline.report import write_report
 
     files = write_report(lakes.open_lake(lake), output, models)
+    if as_json:
+        print_json({"files": [str(path) for path in files], "note": files.note or None})
+        return
     print_line(str(files[0]))
     if files.note:
         print_line(files.note)
@@ -84,7 +101,8 @@ def figure(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as anisotropy-depth; an unknown name lists all.")],
     lake: LakeUri,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file: .svg, .png or .pdf.")],
-    models: Annotated[str, typer.Option("--models", metavar="GLOB", help="Glob on model names.")] = "*",
+    models: ModelsGlob = "*",
+    as_json: JsonOption = False,
 ) -> None:
     """Draw one of the paper's figures from this lake, for a paper or a slide.
 
@@ -93,15 +111,20 @@ def figure(
     from pipeline import lake as lakes
     from pipeline.report import draw_figure as draw
 
-    print_line(str(draw(lakes.open_lake(lake), name, output, models)))
+    files = [str(draw(lakes.open_lake(lake), name, output, models))]
+    print_json({"files": files}) if as_json else print_text("".join(f"{file}\n" for file in files))
 
 
 @app.command()
 def metrics(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Metric or group. Default: all.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Metric, group, flag, status. Default: all metrics.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print unit, meaning, source and known bias of each metric.
+    """Print unit, meaning, source and known bias of each metric, or the meaning of a flag.
+
+    `shapelake metrics flags` explains every word of the column `flags`, `shapelake metrics status` its summary.
 
     Example: shapelake metrics id_twonn
     """

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import app
+from pipeline.cli.app import LAKE_ENV, JsonOption, app, print_json
 from pipeline.cli.sweeps import (
     LimitOption,
     ModelsOption,
@@ -25,13 +25,17 @@ def submit(
     cluster: Annotated[
         str, typer.Option("--cluster", metavar="URL", help="Address of the cluster's job server: http://HOST:8265.")
     ],
-    lake: Annotated[str, typer.Option("--lake", metavar="URI", help="Lake, as a path or URI valid on every node.")],
+    lake: Annotated[
+        str,
+        typer.Option("--lake", metavar="URI", envvar=LAKE_ENV, help="Lake, as a path or URI valid on every node."),
+    ],
     limit: LimitOption = None,
     steps: StepsOption = None,
     models: ModelsOption = None,
     set_: SetOption = None,
     retry_quarantined: RetryOption = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return once the job is accepted.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Submit a sweep to the job server of a Ray cluster, and print the driver's output until the job ends.
 
@@ -51,7 +55,8 @@ def submit(
     checked = apply_options(load_sweep(sweep), steps, models, None, set_)
     server = JobServer(cluster)
     job = server.submit(checked, lake, options)
-    print_line(f"{job} submitted; to stop it: ray job stop --address {cluster} {job}")
+    stop = f"ray job stop --address {cluster} {job}"
+    print_json({"job": job, "stop_command": stop}) if as_json else print_line(f"{job} submitted; to stop it: {stop}")
     if not detach:
         with suppress(KeyboardInterrupt):
             raise typer.Exit(server.follow(job, print_text))

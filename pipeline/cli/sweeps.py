@@ -42,10 +42,11 @@ def plan(
 
     Example: shapelake plan sweep.yaml --lake lake --steps log2
     """
+    from pipeline.sweep.json_records import describe_plan
     from pipeline.sweep.plan import make_plan
 
     made = make_plan(apply_options(load_sweep(sweep), steps, models, None, set_), Lake.writable(lake))
-    print_json(made.to_json()) if as_json else render.print_plan(made, lake)
+    print_json(describe_plan(made)) if as_json else render.print_plan(made, lake)
 
 
 @app.command()
@@ -59,24 +60,35 @@ def run(
     models: ModelsOption = None,
     set_: SetOption = None,
     retry_quarantined: RetryOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure every wanted cell that the lake lacks. Idempotent: run it again at any time.
 
+    A first Ctrl-C or SIGTERM waits for the cells in flight, a second Ctrl-C stops at once; committed cells stay.
+
     Example: shapelake run sweep.yaml --lake lake
     """
-    run_sweep(apply_options(load_sweep(sweep), steps, models, address, set_), lake, backend, limit, retry_quarantined)
+    checked = apply_options(load_sweep(sweep), steps, models, address, set_)
+    run_sweep(checked, lake, backend, limit, retry_quarantined, as_json)
 
 
-def run_sweep(sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False) -> None:
+def run_sweep(
+    sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False, as_json: bool = False
+) -> None:
     """Plan, run, print the report, and exit with its code."""
+    from pipeline.sweep.json_records import describe_run
     from pipeline.sweep.plan import limit_cells, make_plan
     from pipeline.sweep.run import run as run_plan
 
     opened = Lake.writable(lake)
     made = limit_cells(make_plan(sweep, opened, retry), limit)
-    render.print_plan(made, lake)
+    if not as_json:
+        render.print_plan(made, lake)
     report = run_plan(made, opened, backend)
-    render.print_run_report(report, made, lake)
+    if as_json:
+        print_json(describe_run(report, made))
+    else:
+        render.print_run_report(report, made, lake)
     raise typer.Exit(report.exit_code)
 
 

@@ -1,11 +1,12 @@
 """Command for training runs: watch."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import BaseOption, app
+from pipeline.cli.app import BaseOption, JsonOption, app, print_json
 from pipeline.spec import Resources
 from pipeline.terminal import print_line
 
@@ -38,15 +39,26 @@ def watch(
     gpu_share: Annotated[
         float | None, typer.Option("--gpu-share", min=0, max=1, help="Measure on the GPU, using this share of memory.")
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Watch a training run: measure each checkpoint when it is complete, and raise an alert when a metric changes.
+
+    Each line begins with its time (UTC); --json prints one object per line. --once tells only what is new.
 
     Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
     """
     from pipeline.catalog.discovery import find_base
     from pipeline.lake import Lake
     from pipeline.sweep.measure_one import parse_corpus, parse_recipe
-    from pipeline.watch import AlertRule, LayerSelection, WatchConfig, lower_priority, watch_folder
+    from pipeline.watch import (
+        AlertRule,
+        LayerSelection,
+        WatchConfig,
+        check_watch,
+        describe_watch,
+        lower_priority,
+        watch_folder,
+    )
 
     config = WatchConfig(
         folder=folder.resolve(),
@@ -59,5 +71,17 @@ def watch(
         tokenizer=str(tokenizer.resolve()) if tokenizer else None,
         base=find_base(base) if base else None,
     )
+    check_watch(config, on_alert)
     lower_priority(niceness, gpu_share)
-    raise typer.Exit(watch_folder(config, print_line, every, once, on_alert))
+    write_line = _write_json if as_json else _write_with_time
+    for line in describe_watch(config, every):
+        write_line(line)
+    raise typer.Exit(watch_folder(config, write_line, every, once, on_alert))
+
+
+def _write_with_time(line: str) -> None:
+    print_line(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z  {line}")
+
+
+def _write_json(line: str) -> None:
+    print_json({"time": datetime.now(UTC).isoformat(timespec="seconds"), "message": line}, indent=None)

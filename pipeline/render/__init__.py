@@ -1,11 +1,11 @@
 """Terminal output of the commands. Data goes to standard output, everything else to standard error."""
 
+from pipeline.render.findings import print_briefs, print_findings
 from pipeline.render.results import (
     print_audits,
     print_catalog,
     print_checks,
     print_csv,
-    print_findings,
     print_json_rows,
     print_layers,
     print_problems,
@@ -13,5 +13,13 @@ from pipeline.render.results import (
 )
 from pipeline.render.sweeps import print_plan, print_run_report, print_status
 
-__all__ = ["print_audits", "print_catalog", "print_checks", "print_csv", "print_findings", "print_json_rows"]
+__all__ = [
+    "print_audits",
+    "print_briefs",
+    "print_catalog",
+    "print_checks",
+    "print_csv",
+    "print_findings",
+    "print_json_rows",
+]
 __all__ += ["print_layers", "print_plan", "print_problems", "print_query_result", "print_run_report", "print_status"]

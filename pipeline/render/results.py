@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.columns import FLAGS
 from pipeline.render.tables import format_bytes, format_with_error, print_records, print_rows
 from pipeline.terminal import escape_control, print_line
 
-FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer", "about", "verdict", "because")
-"""Columns of a finding that a terminal shows; --json has all of them."""
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """First characters of a text that spreadsheets evaluate when they open a CSV file."""
 LAYER_DIGITS = {"anisotropy": 4, "anisotropy_no_sink": 4, "id_twonn": 2, "id_mle": 2, "id_authors": 2}
@@ -19,7 +18,7 @@ LAYER_DIGITS = {"anisotropy": 4, "anisotropy_no_sink": 4, "id_twonn": 2, "id_mle
 
 
 def print_layers(measured: list[dict[str, Any]]) -> None:
-    """Print the headline numbers of each layer with their standard errors."""
+    """Print the headline numbers of each layer with their standard errors, and what the flags mean."""
     columns = ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags")
     rows = [
         (row["layer"], row["state"], *metrics, row["n_points"], " ".join(row["flags"]))
@@ -27,6 +26,11 @@ def print_layers(measured: list[dict[str, Any]]) -> None:
         for metrics in [[format_with_error(row, name, digits) for name, digits in LAYER_DIGITS.items()]]
     ]
     print_rows(columns, rows, right={*columns} - {"state", "flags"})
+    if any(row.get(f"{name}_se") is not None for row in measured for name in LAYER_DIGITS):
+        print_line("± one standard error over the groups of contexts")
+    for flag in dict.fromkeys(flag for row in measured for flag in row["flags"]):
+        if meaning := FLAGS.get(flag.partition(":")[0]):
+            print_line(f"{flag}: {meaning.meaning}")
     first = measured[0]
     if first["loss"] is not None:
         print_line(f"loss {format_with_error(first, 'loss', 4)} nats per token on {first['loss_tokens']} tokens")
@@ -34,18 +38,6 @@ def print_layers(measured: list[dict[str, Any]]) -> None:
 
 def print_query_result(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     print_rows(columns, rows)
-
-
-def print_findings(questions: dict[str, str], frames: dict[str, Any]) -> None:
-    """Print each question and, per history, its verdict and the reason."""
-    for name, frame in frames.items():
-        print_line()
-        print_line(f"{name}: {questions[name]}")
-        columns = [column for column in frame.columns if column in FINDING_COLUMNS]
-        if len(frame):
-            print_query_result(columns, frame.select(columns).rows())
-        else:
-            print_line("  no data for this finding in the lake")
 
 
 def print_problems(found: list[dict[str, Any]], n_cells: int) -> None:

@@ -1,7 +1,6 @@
 """Tables behind the charts: a lake's rows with display names, and their encoding as JSON columns."""
 
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -14,10 +13,9 @@ from pipeline.analysis.frames import (
     select_newest_rows,
     t_quantile,
 )
-from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.model_batches import ModelRows, match_names
 from pipeline.analysis.phases import classify_by_estimator
 from pipeline.analysis.trust import list_doubts
-from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 
 ESTIMATOR_LABELS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
@@ -89,12 +87,7 @@ class ChartRows:
 
     def __init__(self, reader: LakeReader, models: str) -> None:
         self._rows = ModelRows(reader)
-        self.models = [name for name in self._rows.models if fnmatchcase(name, models)]
-        if not self.models:
-            known = self._rows.models
-            available = f"which has {', '.join(known)}" if known else "which is empty"
-            do = "Use one of these names or a glob such as '*'" if known else "Measure a model first: shapelake run"
-            raise UsageError(f"models {models!r}", f"no such model in lake {reader.uri}, {available}", do)
+        self.models = match_names("models", self._rows.models, models)
         self.counts = self._rows.counts.filter(pl.col("model").is_in(self.models))
 
     def load(self, models: list[str]) -> pl.DataFrame:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from pipeline import output_paths
 from pipeline.lake.reader import LakeReader
+from pipeline.progress import track
 from pipeline.report import page
 from pipeline.report import tables as printed
 from pipeline.report.chart_data import ChartRows, build_chart_tables
@@ -86,7 +87,7 @@ def _write_pages(reader: LakeReader, rows: ChartRows, path: Path) -> ReportFiles
     folder.mkdir(exist_ok=True)
     histories = shared.survey.shown.histories
     pages = {history: folder / f"{number:02d}-{_slug(history)}.html" for number, history in enumerate(histories, 1)}
-    for history, content in _history_contents(shared):
+    for history, content in track(_history_contents(shared), "Writing pages", len(pages), "pages"):
         options = PageOptions(HISTORY_SECTIONS, MAX_LAYER_ROWS, up=f"../{path.name}")
         pages[history].write_text(render_page(content, options))
     links = {history: f"{folder.name}/{target.name}" for history, target in pages.items()}

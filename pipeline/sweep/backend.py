@@ -61,6 +61,10 @@ class Backend(Protocol):
     gpu_wait_s: float
     """Slot-seconds (GPU-seconds where there are GPUs) idle because the next task's files were not fetched yet."""
 
+    def describe_running(self) -> list[str]:
+        """How far each running cell is, of those that this process does not show itself."""
+        ...
+
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         """Reason by cell id for cells that no node can run."""
         ...
@@ -98,6 +102,10 @@ class InlineBackend:
     def measuring(self) -> list[Task]:
         """The task that the next call of `wait` measures, provided that its files are fetched first."""
         return list(self._queue.values())[:1]
+
+    def describe_running(self) -> list[str]:
+        """Nothing: a cell that runs in this process draws its own progress."""
+        return []
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         return {}

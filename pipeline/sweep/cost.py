@@ -41,6 +41,15 @@ def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources
     return Cost(sum(sizes.values()), disk, hours, unit, _basis(n_measured, len(todo), resources))
 
 
+CELL_OVERHEAD_S = 2.0
+"""Seconds of a cell beside its forward pass: metrics of a small model, and committing."""
+
+
+def expected_s(cell: Cell, resources: Resources) -> float:
+    """Return the expected seconds of a cell relative to others; equal for cells whose size is not known."""
+    return CELL_OVERHEAD_S + (_arithmetic_s(cell, resources) or 0.0)
+
+
 def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
     """2 FLOPs per parameter and token of a forward pass, over the assumed throughput."""
     n_params = cell.checkpoint.n_params

@@ -264,7 +264,13 @@ class Driver:
     def _refresh(self, last: bool = False) -> None:
         """Update the progress display and, if they are due, the records in the lake."""
         measuring = len(self.backend.measuring)
-        self.progress.refresh(measuring, len(self.running) - measuring, len(self.report.failures), self._stopping)
+        self.progress.refresh(
+            measuring,
+            len(self.running) - measuring,
+            len(self.report.failures),
+            self._stopping,
+            self.backend.describe_running,
+        )
         self.recorder.refresh(self.report, self.backend, len(self.cells), last)
 
     def _on_signal(self, number: int) -> None:
@@ -275,7 +281,8 @@ class Driver:
         waited = f"{', '.join(labels[:3])}{' ...' if len(labels) > 3 else ''}" or "nothing"
         limit_s = self.plan.sweep.resources.drain_s
         self.progress.print_line(
-            f"stopping: waiting up to {limit_s:g} s for {waited}; committed cells stay in the lake"
+            f"stopping: waiting up to {limit_s:g} s for {waited}; "
+            "a second Ctrl-C stops at once; committed cells stay in the lake"
         )
 
 

@@ -21,7 +21,7 @@ from pipeline.recipe import BUILT_IN_RECIPES
 from pipeline.sources import matches_model
 from pipeline.spec import Cell, Checkpoint, Sweep
 from pipeline.sweep.audit_records import last_seen_revisions, serious_findings
-from pipeline.sweep.cost import Cost, estimate_cost
+from pipeline.sweep.cost import Cost, estimate_cost, expected_s
 from pipeline.sweep.prior_results import load_prior_results, reason_to_run
 from pipeline.sweep.step_selection import select_checkpoints, select_sources
 
@@ -56,6 +56,11 @@ class Plan:
     def todo(self) -> tuple[Cell, ...]:
         """Wanted cells that are neither in the lake nor quarantined."""
         return tuple(c for c in self.cells if c.id not in self.committed and c.id not in self.quarantined)
+
+    @property
+    def expected_s(self) -> dict[str, float]:
+        """Expected seconds of each cell to run, by id."""
+        return {cell.id: expected_s(cell, self.sweep.resources) for cell in self.todo}
 
     @property
     def committed_checkpoints(self) -> tuple[Checkpoint, ...]:

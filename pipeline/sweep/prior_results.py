@@ -12,6 +12,16 @@ from pipeline.strict_model import digest_json
 
 RESULT_COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
 DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
+REASON_CODES = {
+    "failed before": "failed_before",
+    "new config or tokenizer": "new_config_or_tokenizer",
+    "re-uploaded": "reuploaded",
+    "new checkpoint": "new_checkpoint",
+    "missing recipe": "missing_recipe",
+    "algorithm version": "algorithm_version",
+    "missing corpus": "missing_corpus",
+}
+"""Machine-readable word of each reason to run a cell. The words are stable."""
 
 
 class CommittedCell(NamedTuple):

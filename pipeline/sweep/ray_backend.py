@@ -23,13 +23,14 @@ from pipeline.sweep.ray_cluster import NODE_ANSWER_TIMEOUT_S, RayCluster, make_r
 from pipeline.sweep.ray_errors import NODE_LOST_ERRORS, classify_ray_error
 from pipeline.sweep.retry_policy import POLICIES
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
-from pipeline.sweep.watchdog import find_stuck, innermost_line, is_in_flight, read_stack
+from pipeline.sweep.watchdog import find_stuck, innermost_line, is_in_flight, read_progress, read_stack
 
 TASK_ENVIRONMENT = ("HF_TOKEN", DRIVER_ENV)
 """Variables passed as an argument of each task: Ray writes those of a runtime_env into its logs."""
 TIMEOUT_GRACE_FACTOR = 1.5  # the driver cancels a stuck task this much later than the worker's own watchdog
 STUCK_CHECK_INTERVAL_S = 300.0
 HEAD_CHECK_INTERVAL_S = 1.0
+DESCRIBE_INTERVAL_S = 30.0
 
 
 class _InFlight(NamedTuple):
@@ -74,6 +75,8 @@ class RayBackend:
         self.gpu_wait_s = 0.0
         self._stuck: set[Any] = set()
         self._stuck_checked_at = 0.0
+        self._described: list[str] = []
+        self._described_at = 0.0
 
     @property
     def capacity(self) -> int:
@@ -91,6 +94,15 @@ class RayBackend:
     @property
     def measuring(self) -> list[Task]:
         return [self._running[ref].task for ref in self._started(list(self._running))]
+
+    def describe_running(self) -> list[str]:
+        """How far each running cell is, read from the nodes; on a cluster at most every DESCRIBE_INTERVAL_S."""
+        now = time.monotonic()
+        if self._cluster.is_local or now - self._described_at >= DESCRIBE_INTERVAL_S:
+            self._described_at = now
+            answers = self._cluster.ask_nodes(read_progress, self.measuring) if self._running else []
+            self._described = [text for _, texts in answers for text in texts or ()]
+        return self._described
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         return self._nodes.find_too_large(cells)

@@ -52,7 +52,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None 
     run_id = f"{datetime.now(UTC):%Y-%m-%dT%H-%M-%SZ}-{uuid4().hex[:4]}"
     others = lake.active_runs(within=LEASE_TIMEOUT)
     lake.begin_run(run_id, plan.to_json())
-    with own_scratch(), RunProgress(total=len(plan.todo)) as progress:
+    with own_scratch(), RunProgress(len(plan.todo), expected_s=plan.expected_s) as progress:
         progress.print_line(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         for other in others:
             progress.print_line(f"run {other} may be active too: what it is measuring is left to it")

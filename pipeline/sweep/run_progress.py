@@ -1,43 +1,51 @@
 """Display of a run: a live bar on a terminal, otherwise one line every 30 seconds; and the utilization of its slots."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from pipeline.progress import share_console
 from pipeline.spec import Cell
 from pipeline.sweep.backend import LeftOutCells
+from pipeline.sweep.remaining_time import RemainingTime, format_remaining
 from pipeline.sweep.task import Outcome
-from pipeline.terminal import escape_control, escape_lines
+from pipeline.terminal import escape_control, escape_lines, log_line, logs_as_json
 
-PRINT_EVERY_S = 30.0
+PRINT_EVERY_S, DRAW_EVERY_S = 30.0, 2.0
 
 
 class RunProgress:
-    """Counts cells; use as a context manager."""
+    """Counts cells; use as a context manager.
 
-    def __init__(self, total: int, console: Console | None = None) -> None:
+    Args:
+        expected_s: expected seconds of each cell to run, by id, for the estimate of the remaining time.
+    """
+
+    def __init__(
+        self, total: int, console: Console | None = None, expected_s: Mapping[str, float] | None = None
+    ) -> None:
         self.console = console or Console(stderr=True)
         self.total, self.done = total, 0
         self.last = ""
-        self.started = self.last_printed_at = time.monotonic()
-        self.live = self.console.is_terminal
+        self.last_printed_at = time.monotonic()
+        self.remaining = RemainingTime(expected_s or {})
+        self.live = self.console.is_terminal and not logs_as_json()
         self.bar = Bar(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[failed]}", style="red", markup=False),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[left]}", markup=False),
             TextColumn("{task.fields[last]}", markup=False),
             console=self.console,
             disable=not self.live,
         )
-        self.task = self.bar.add_task("cells", total=total, failed="", last="")
+        self.task = self.bar.add_task("cells", total=total, failed="", left="", last="")
 
     def __enter__(self) -> "RunProgress":
         with ExitStack() as stack:
@@ -51,38 +59,56 @@ class RunProgress:
 
     def report_commit(self, cell: Cell, outcome: Outcome) -> None:
         self.done += 1
+        self.remaining.add(cell.id, outcome.seconds)
         self.last = escape_control(f"{cell.checkpoint.revision} {cell.corpus.id} {outcome.summary}")
         self.bar.update(self.task, completed=self.done, last=f"last: {self.last}")
 
     def report_failure(self, cell: Cell, outcome: Outcome, again: bool) -> None:
         state = "failed, will be retried" if again else "failed"
         first = next(iter(outcome.message.splitlines()), "")
-        self.print_line(escape_control(f"{state}: {cell.name}: {outcome.error_class}: {first}"))
+        text = escape_control(f"{state}: {cell.name}: {outcome.error_class}: {first}")
+        self.print_line(
+            text, "warning", cell=cell.name, cell_id=cell.id, error_class=outcome.error_class, retried=again
+        )
 
     def report_left_out(self, left_out: LeftOutCells) -> None:
         self.total -= left_out.cells
+        self.remaining.drop(left_out.cells)
         self.bar.update(self.task, total=self.total)
         self.print_line(escape_control(str(left_out)))
 
-    def refresh(self, running: int, waiting: int, failures: int, stopping: bool) -> None:
+    def refresh(
+        self, running: int, waiting: int, failures: int, stopping: bool, in_cells: Callable[[], Sequence[str]] = tuple
+    ) -> None:
         """Update the bar; without a terminal, print a line every PRINT_EVERY_S. Called about once a second.
 
         Args:
             waiting: tasks that are queued or whose files are being fetched.
             failures: cells whose last attempt failed and that are not committed.
+            in_cells: asks the workers how far the running cells are; called when a line is printed.
         """
-        self.bar.update(self.task, failed=f"{failures} failed" if failures else "")
-        if self.live or time.monotonic() - self.last_printed_at < PRINT_EVERY_S:
+        left = format_remaining(self.remaining.estimate_s(running))
+        self.bar.update(self.task, failed=f"{failures} failed" if failures else "", left=left)
+        if time.monotonic() - self.last_printed_at < (DRAW_EVERY_S if self.live else PRINT_EVERY_S):
             return
-        elapsed = time.monotonic() - self.started
-        left = f"{elapsed / self.done * (self.total - self.done):.0f} s left" if self.done else "no estimate yet"
+        inside = list(in_cells())
+        if self.live:
+            self.last_printed_at = time.monotonic()
+            self.bar.update(self.task, last=f"now: {'; '.join(inside)}" if inside else f"last: {self.last}")
+            return
         state = "stopping, " if stopping else ""
         tasks = f"{running} tasks running, {waiting} fetching or queued"
-        self.print_line(f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}")
+        text = "; ".join([f"{state}{self.done}/{self.total} cells, {tasks}, {failures} failed, {left}", *inside])
+        counts = {"done": self.done, "total": self.total, "running": running, "waiting": waiting, "failed": failures}
+        counts |= {"left_s": self.remaining.estimate_s(running), "in_cells": inside}
+        self.print_line(text, "info", **counts)
 
-    def print_line(self, line: str) -> None:
-        """Print above the bar; an error may have two lines."""
+    def print_line(self, line: str, level: str = "info", **fields: object) -> None:
+        """Print above the bar, or log as JSON; an error may have two lines."""
         self.last_printed_at = time.monotonic()
+        if logs_as_json():
+            log_line(line, level, **fields)
+            return
         self.console.print(escape_lines(line), highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline import cache
+from pipeline.progress import report_progress
 from pipeline.sweep.task import Task
 
 
@@ -22,9 +23,22 @@ def mark_in_flight(task: Task) -> Iterator[None]:
     path = stack_file(task)
     path.touch()
     try:
-        yield
+        with report_progress(_progress_file(task).write_text):
+            yield
     finally:
         path.unlink(missing_ok=True)
+        _progress_file(task).unlink(missing_ok=True)
+
+
+def read_progress(tasks: Iterable[Task]) -> list[str]:
+    """Return how far the cells of those tasks are that run on this node: `MODEL@STEP ...: 96 of 512 contexts`."""
+    files = [_progress_file(task) for task in tasks]
+    texts = [path.read_text() for path in files if path.exists()]
+    return [text for text in texts if text]
+
+
+def _progress_file(task: Task) -> Path:
+    return stack_file(task).with_suffix(".progress")
 
 
 @contextmanager

@@ -7,9 +7,18 @@ from collections.abc import Callable
 from pipeline.errors import UsageError
 from pipeline.watch.alert_rules import AlertRule, LayerSelection
 from pipeline.watch.follower import Follower, WatchConfig
-from pipeline.watch.notifier import Notifier, check_target
+from pipeline.watch.notifier import Notifier
+from pipeline.watch.preparation import check_watch, describe_watch
 
-__all__ = ["AlertRule", "LayerSelection", "WatchConfig", "lower_priority", "watch_folder"]
+__all__ = [
+    "AlertRule",
+    "LayerSelection",
+    "WatchConfig",
+    "check_watch",
+    "describe_watch",
+    "lower_priority",
+    "watch_folder",
+]
 
 EXIT_FAILED, EXIT_ALERTED = 1, 3
 LineWriter = Callable[[str], object]
@@ -25,13 +34,10 @@ def watch_folder(
         on_alert: shell command or http(s) address that receives alerts.
 
     Raises:
-        UsageError: the folder does not exist, or `on_alert` is an invalid address.
+        UsageError: a check of `check_watch` fails.
     """
-    if on_alert:
-        check_target(on_alert)
-    if not config.folder.is_dir():
-        raise UsageError(f"watch {config.folder}", "no such folder", "Name the folder that training saves into")
-    follower = Follower(config)
+    check_watch(config, on_alert)
+    follower = Follower(config, retell=not once)
     notifier = Notifier(config.lake, config.folder, write_line, on_alert)
     failed = _poll(follower, write_line, notifier)
     while True:
@@ -49,7 +55,8 @@ def _poll(follower: Follower, write_line: LineWriter, notifier: Notifier) -> boo
     notifier.retry_undelivered()
     failed = False
     for event in follower.poll():
-        write_line(event.line)
+        if event.line:
+            write_line(event.line)
         for alert in event.alerts:
             notifier.deliver(alert)
         failed |= event.failed

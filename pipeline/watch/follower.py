@@ -38,7 +38,10 @@ class WatchConfig(NamedTuple):
 
 
 class WatchEvent(NamedTuple):
-    """Result for one checkpoint: the line to print, new alerts, and `failed` if it could not be measured."""
+    """Result for one checkpoint: the line to print, new alerts, and `failed` if it could not be measured.
+
+    The line is empty for a checkpoint that an earlier watch reported.
+    """
 
     line: str
     alerts: tuple[Alert, ...] = ()
@@ -46,10 +49,16 @@ class WatchEvent(NamedTuple):
 
 
 class Follower:
-    """Polls a folder. Measurements and alerts are recorded in the lake, so a restarted follower repeats neither."""
+    """Polls a folder. Measurements and alerts are recorded in the lake, so a restarted follower repeats neither.
 
-    def __init__(self, config: WatchConfig) -> None:
+    Args:
+        retell: also report checkpoints that an earlier watch measured, as a watch does at its start.
+    """
+
+    def __init__(self, config: WatchConfig, retell: bool = True) -> None:
         self._config = config
+        self._old = set[str]() if retell else config.lake.committed_cell_ids()
+        """Cells that are not reported, because an earlier watch did so."""
         self._seen: dict[str, FolderSignature] = {}
         """Signatures at the last poll."""
         self._settled: dict[str, FolderSignature] = {}
@@ -142,7 +151,8 @@ class Follower:
         flags = nonfinite_flags(self._config.lake, cell)
         ending = [f"NaN or infinity ({', '.join(flags)})"] if flags else []
         line = "  ".join((cell.checkpoint.revision, *map(str, shown), *ending))
-        return WatchEvent(line, tuple(fire_alerts(self._config.lake, cell, self._config.rules)))
+        shown_line = "" if cell.id in self._old else line
+        return WatchEvent(shown_line, tuple(fire_alerts(self._config.lake, cell, self._config.rules)))
 
 
 def _format_error(error: Exception) -> str:

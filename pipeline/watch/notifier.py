@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import urllib.request
@@ -60,12 +61,14 @@ class Notifier:
 
 
 def check_target(target: str) -> None:
-    """Reject an invalid address; shell commands are not checked.
+    """Reject an invalid address, and a command whose program the shell does not find.
 
     Raises:
-        UsageError: the target begins with http(s):// but has no host, an invalid port or invalid characters.
+        UsageError: the target begins with http(s):// but has no host, an invalid port or invalid characters; or it is a
+            command and its first word is neither a program, nor a file that can be run, nor a word of the shell.
     """
     if not URL_SCHEME.match(target):
+        _check_command(target)
         return
     try:
         parts = urlsplit(target)
@@ -74,6 +77,17 @@ def check_target(target: str) -> None:
         good = False
     if not good:
         raise UsageError(f"--on-alert {target!r}", "invalid address", "Write https://host:port/path, or a command")
+
+
+def _check_command(command: str) -> None:
+    try:
+        words = [word for word in shlex.split(command) if "=" not in word]
+    except ValueError:  # quotes that only the shell understands
+        return
+    known = words and subprocess.run(["sh", "-c", 'command -v -- "$1" >/dev/null', "sh", words[0]], check=False)
+    if known and known.returncode and not re.search(r"[^\w./+-]", words[0]):
+        do = "Write the path of a program that can be run, such as ./stop.sh, or an http(s) address"
+        raise UsageError(f"--on-alert {command!r}", f"the shell does not find {words[0]}", do)
 
 
 def send_alert(alert: Alert, target: str) -> str | None:

@@ -19,8 +19,8 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
 
-def trained(folder, callback, steps=4):
-    """Train for a few steps and save every second step."""
+def trained(folder, callback=None, steps=4, with_log=None, report_to="none"):
+    """Train for a few steps and save every second step; `with_log` makes a callback of the Trainer's log."""
     rows = torch.randint(tiny.VOCABULARY, (8, 16), generator=torch.Generator().manual_seed(0))
     arguments = transformers.TrainingArguments(
         output_dir=str(folder),
@@ -28,17 +28,21 @@ def trained(folder, callback, steps=4):
         save_steps=2,
         per_device_train_batch_size=2,
         use_cpu=True,
-        report_to="none",
+        report_to=report_to,
         disable_tqdm=True,
         seed=0,
     )
-    transformers.Trainer(
+    trainer = transformers.Trainer(
         model=tiny.model(0),
         args=arguments,
         train_dataset=[{"input_ids": row, "labels": row} for row in rows],
         processing_class=tiny.tokenizer(),
-        callbacks=[callback],
-    ).train()
+        callbacks=[callback] if callback else [],
+    )
+    if with_log:
+        trainer.add_callback(with_log(trainer.log))
+    trainer.train()
+    return trainer
 
 
 def test_a_trainer_measures_in_place_at_every_save(tmp_path):
@@ -96,3 +100,21 @@ def test_measuring_stays_within_its_share_of_the_time(tmp_path, monkeypatch, rea
         callback.on_save(arguments, state, control, model=object())
     assert clock.readings == pytest.approx(readings, abs=1)
     assert callback.spent_s <= max(0.01 * 1000, reading_s)
+
+
+def test_readings_go_to_the_trainers_own_log_and_so_to_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "boards"))
+    ids = torch.randint(tiny.VOCABULARY, (8, 32), generator=torch.Generator().manual_seed(1))
+    trainer = trained(
+        tmp_path,
+        with_log=lambda log: TrainerCallback(ids, points=120, share=1e9, log=log),
+        report_to="tensorboard",
+    )
+    logged = [entry for entry in trainer.state.log_history if "shape/loss" in entry]
+    lines = [json.loads(line) for line in (tmp_path / READINGS_FILE).read_text().splitlines()]
+    assert [entry["step"] for entry in logged] == [line["step"] for line in lines] == [2, 4]
+    for entry, line in zip(logged, lines, strict=True):
+        assert entry["shape/loss"] == line["loss"]
+        assert [entry.get(f"shape/id_mle/layer_{n:02d}") for n in range(3)] == [one["id_mle"] for one in line["layers"]]
+    events = b"".join(path.read_bytes() for path in (tmp_path / "boards").rglob("events.out*"))
+    assert b"shape/anisotropy/layer_01" in events

@@ -31,6 +31,9 @@ class Scripted:
     def __init__(self, work=None) -> None:
         self.work, self.queue, self.together = work, [], []
 
+    def describe_running(self) -> list[str]:
+        return []
+
     def find_too_large(self, cells) -> dict[str, str]:
         return {}
 

@@ -56,3 +56,18 @@ def test_a_try_is_stuck_once_its_file_is_old_and_not_before_nor_after(task):
         with watchdog.exit_on_timeout(task):
             assert watchdog.find_stuck([task], 10.0) == [], "at something else since"
     assert not watchdog.stack_file(task).exists()
+
+
+def test_a_worker_tells_the_driver_how_far_its_cell_is(tmp_path, monkeypatch):
+    from pipeline import progress
+
+    monkeypatch.setattr(progress, "SHOW_AFTER_S", 0)
+    monkeypatch.setattr(progress, "REPORT_EVERY_S", 0)
+    point = lake_rows.checkpoint(1)
+    task = Task(lake=str(tmp_path), run_id="r", checkpoint=point, cells=(), resources=Resources(cpus=1, slots=1))
+    with watchdog.mark_in_flight(task):
+        assert watchdog.read_progress([task]) == []
+        for _ in progress.track(range(3), "some cell", 3, "contexts"):
+            pass
+        assert watchdog.read_progress([task]) == ["some cell: 3 of 3 contexts"]
+    assert watchdog.read_progress([task]) == []

@@ -1,0 +1,183 @@
+"""Effect and short sentence of each finding, for its brief form."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.analysis.trust import DOUBT_RULES
+
+Row = dict[str, Any]
+Words = Callable[[Row], str]
+UNKNOWN = "-"
+
+
+class BriefRule(NamedTuple):
+    """Brief form of the rows of one history on one text; each function describes one row."""
+
+    measure: str
+    """Meaning of the effect."""
+    effect: Words
+    sentence: Words
+    part: Words | None = None
+    """Name of a row among several of one history; None if there is only one."""
+    order: tuple[str, ...] = ()
+    """Names of the rows, the main one first."""
+
+
+def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Return verdict, effect and sentence. Of several rows, verdicts that differ are named by row.
+
+    Effect and sentence are those of the first row with an effect, in the order of `rule.order`.
+    """
+    part = rule.part
+    if part is None:
+        return rows[0]["verdict"], rule.effect(rows[0]), rule.sentence(rows[0])
+    ranks = {name: rank for rank, name in enumerate(rule.order)}
+    ordered = sorted(rows, key=lambda row: ranks.get(part(row), len(ranks)))
+    verdicts = [row["verdict"] for row in ordered]
+    named = ", ".join(f"{part(row)} {row['verdict']}" for row in ordered)
+    main = next((row for row in ordered if rule.effect(row) != UNKNOWN), ordered[0])
+    return verdicts[0] if len({*verdicts}) == 1 else named, rule.effect(main), f"{part(main)}: {rule.sentence(main)}"
+
+
+def count_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Return verdict, effect and sentence of many alike rows: how many have each verdict, and the first row's words."""
+    counts = Counter(row["verdict"] for row in rows)
+    verdict = ", ".join(f"{verdict} {n} of {len(rows)}" for verdict, n in counts.most_common())
+    least = min(rows, key=lambda row: row.get("same_verdict") or 0.0)
+    return verdict, rule.effect(least), rule.sentence(least)
+
+
+def _interval(name: str, form: str) -> Words:
+    """Format a column with its 95 % interval: `0.412 (0.380 to 0.444)`."""
+
+    def show(row: Row) -> str:
+        value, low, high = (row[key] for key in (name, f"{name}_low", f"{name}_high"))
+        if value is None:
+            return UNKNOWN
+        return f"{value:{form}}" + (f" ({low:{form}} to {high:{form}})" if low is not None else "")
+
+    return show
+
+
+def _dome(row: Row) -> str:
+    place = "highest in no block" if row["depth"] is None else f"highest at depth {row['depth']:.2f}"
+    return f"{place}; without sinks {row['no_sink_verdict'] or 'unknown'}, {_interval('no_sink_height', '.3f')(row)}"
+
+
+def _matched(row: Row) -> str:
+    return f"middle third: decoder {row['middle_decoder']:.3f}, encoder {row['middle_encoder']:.3f}"
+
+
+def _convergence(row: Row) -> str:
+    return f"largest distance to the last profile {_interval('distance', '.3f')(row)}"
+
+
+def _one_shape(row: Row) -> str:
+    return f"mean distance of {len(row['models'])} decoders: {row['early']:.3f} early, {row['late']:.3f} late"
+
+
+def _votes(row: Row) -> str:
+    return f"in {row['agreeing']} of {row['scales']} scales"
+
+
+def _depth(row: Row) -> str:
+    return f"{_votes(row)}; highest at depth {_interval('depth', '.2f')(row)}"
+
+
+def _phases(row: Row) -> str:
+    return f"{_votes(row)}; highest at step {_interval('peak_step', ',.0f')(row)}"
+
+
+def _agreement(row: Row) -> str:
+    return f"least alike: {row['estimator']} and {row['other']}, in {row['rows']} layers"
+
+
+def _nulls(row: Row) -> str:
+    return f"{row['on_text']} on text, {row['on_null']} on {row['null']}"
+
+
+def _controls(row: Row) -> str:
+    if row["change"] is None:
+        return "no significant change of dimension"
+    place = "step" if row["over"] == "training" else "depth"
+    return f"of the change by {row['change']:+.0%} from {place} {row['first']:g} to {row['last']:g}"
+
+
+def _sinks(row: Row) -> str:
+    if row["anisotropy"] is None or row["anisotropy_no_sink"] is None:
+        return "a middle block has no value"
+    return f"of the middle blocks' anisotropy is left: {row['anisotropy_no_sink']:.3f} of {row['anisotropy']:.3f}"
+
+
+def _explosions(row: Row) -> str:
+    steps = ", ".join(f"{step:,}" for step in (row["nonfinite"] or row["events"])[:5]) or "no step"
+    return f"{row['event']} at {steps}; p {row['p']:.3f} at lag {row['lag']}"
+
+
+def _correlation(row: Row) -> str:
+    return UNKNOWN if row["correlation"] is None else f"correlation {row['correlation']:.2f}"
+
+
+def _trust(row: Row) -> str:
+    return DOUBT_RULES[row["doubt"]].because
+
+
+def _percent(name: str) -> Words:
+    return lambda row: f"{row[name]:.0%}"
+
+
+def _column(*names: str) -> Words:
+    return lambda row: " ".join(str(row[name]) for name in names)
+
+
+METRICS = ("anisotropy", "anisotropy_no_sink")
+CONCLUSIONS = ("dome", "dome_no_sink", "phases", "peak_step", "depth")
+CONTROLS = ("training types", "training gaussian", "depth types", "depth gaussian")
+RULES: dict[str, BriefRule] = {
+    "dome": BriefRule("height of the peak above the higher end of the profile", _interval("height", ".3f"), _dome),
+    "matched": BriefRule(
+        "anisotropy of the middle third, decoder minus encoder", _interval("middle_difference", "+.3f"), _matched
+    ),
+    "convergence": BriefRule(
+        "change of the profile per e-fold of training, in the last doubling", _interval("late", ".3f"), _convergence
+    ),
+    "one_shape": BriefRule(
+        "change of the mean distance between decoders, late minus early",
+        _interval("change", "+.3f"),
+        _one_shape,
+        _column("metric"),
+        METRICS,
+    ),
+    "depth": BriefRule("height of the peak above both sides", _interval("height", ".0%"), _depth),
+    "phases": BriefRule("height of the peak over training above both sides", _interval("height", ".0%"), _phases),
+    "estimators": BriefRule(
+        "height of the peak over training of the first estimator", _interval("height", ".0%"), _column("estimator")
+    ),
+    "agreement": BriefRule(
+        "share of layers with the same verdict, of the two scales that are least alike",
+        _percent("same_verdict"),
+        _agreement,
+    ),
+    "nulls": BriefRule(
+        "effect on text minus effect on random tokens (heights; of peak_step doublings)",
+        _interval("difference", "+.3f"),
+        _nulls,
+        _column("conclusion"),
+        CONCLUSIONS,
+    ),
+    "controls": BriefRule(
+        "share of the largest change of dimension that the control has too",
+        _interval("left", ".0%"),
+        _controls,
+        _column("over", "control"),
+        CONTROLS,
+    ),
+    "sinks": BriefRule(
+        "share of mid-layer anisotropy that is left without sink tokens", _interval("left", ".0%"), _sinks
+    ),
+    "explosions": BriefRule("correlation of dimension with a later loss", _correlation, _explosions),
+    "trust": BriefRule("share of rows in doubt", _percent("share"), _trust, _column("about")),
+}
+COUNTED = ("estimators", "agreement")
+"""Findings with many alike rows per history, of which the brief form counts the verdicts."""
