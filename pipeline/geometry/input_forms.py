@@ -13,27 +13,40 @@ from pipeline.errors import UsageError
 
 MatrixLike = Any
 """Tensor, numpy array, DataFrame of pandas or polars, or nested lists of numbers."""
-MAX_MAGNITUDE = 1e75
-"""Largest absolute value: fourth powers of larger ones overflow float64."""
+MAX_MAGNITUDE, MIN_MAGNITUDE = 1e75, 1e-75
+"""Limits of the largest absolute value: fourth powers of values beyond them overflow or vanish in float64."""
+MAX_EXACT_INTEGER = 2**53
+"""Largest integer up to which float64 represents all."""
 
 
 def to_points(points: MatrixLike) -> Tensor:
     """Return `[tokens, dim]` or `[contexts, tokens, dim]` as a floating-point tensor of the same values.
 
     Raises:
-        UsageError: it has another shape, is empty, or its values are not floating point or too large.
+        UsageError: it has another shape, is empty, or its values are not real numbers, too large or too small.
     """
-    rows = to_tensor("points", points)
+    rows = _integers_as_float64(to_tensor("points", points))
     rows = rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
     if rows.ndim not in (2, 3) or not rows.numel() or not rows.is_floating_point():
         found = f"an array of shape {tuple(rows.shape)} and type {str(rows.dtype).removeprefix('torch.')}"
-        do = "Give a non-empty floating-point matrix [tokens, dim] or [contexts, tokens, dim]"
+        do = "Give a non-empty matrix of numbers, [tokens, dim] or [contexts, tokens, dim]"
         raise UsageError("points", found, do)
     finite = rows[rows.isfinite()]
-    if finite.numel() and (largest := float(finite.abs().max())) > MAX_MAGNITUDE:
+    largest = float(finite.abs().max()) if finite.numel() else 0.0
+    if largest > MAX_MAGNITUDE or 0 < largest < MIN_MAGNITUDE:
+        limit = f"above {MAX_MAGNITUDE:.0e}" if largest > 1 else f"below {MIN_MAGNITUDE:.0e}"
         do = "Divide all points by one number: no metric but the norms depends on the scale"
-        raise UsageError("points", f"values up to {largest:.3g}, above {MAX_MAGNITUDE:.0e}", do)
+        raise UsageError("points", f"values up to {largest:.3g}, {limit}", do)
     return rows
+
+
+def _integers_as_float64(rows: Tensor) -> Tensor:
+    """Return integers as float64 of the same values, other tensors unchanged; UsageError beyond MAX_EXACT_INTEGER."""
+    if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
+        return rows
+    if rows.numel() and max(abs(int(rows.min())), abs(int(rows.max()))) > MAX_EXACT_INTEGER:
+        raise UsageError("points", "integers beyond 2**53, which float64 would round", "Convert them to floats")
+    return rows.to(torch.float64)
 
 
 def to_labels(name: str, values: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:

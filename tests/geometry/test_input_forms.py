@@ -58,6 +58,12 @@ def test_wider_forms_have_the_same_values(form: Callable[[np.ndarray], Any], exp
     assert row(form(POINTS), groups=GROUPS) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("integers", ["int8", "uint8", ">i4", "int64"])
+def test_integers_are_the_floats_of_the_same_values(integers: str) -> None:
+    counts = (100 * np.abs(POINTS)).clip(0, 127).astype(integers)
+    assert row(counts) == row(counts.astype(np.float64))
+
+
 @pytest.mark.parametrize(
     "labels",
     [
@@ -101,7 +107,9 @@ def test_large_and_small_values_change_no_scale_free_metric(scale: float) -> Non
         (POINTS, {"token_ids": GROUPS[:7]}, r"token_ids: shape \(7,\) for 240 points"),
         (POINTS, {"token_ids": GROUPS + 1j}, "token_ids: .* is not an integer"),
         (POINTS, {"token_ids": np.full(240, 1e30)}, "token_ids: values beyond 64-bit"),
-        (POINTS.astype(int), {}, "type int64"),
+        (POINTS.astype(np.float64) * 1e-200, {}, "values up to .*below 1e-75"),
+        (POINTS > 0, {}, "type bool"),
+        (np.full((240, 6), 2**53 + 1), {}, "integers beyond"),
         (POINTS.astype(complex), {}, "type complex128"),
         (POINTS[0], {}, r"shape \(6,\)"),
         (POINTS.reshape(2, 2, 60, 6), {}, "shape"),
