@@ -30,6 +30,12 @@ INPUT_STYLES = {
     "text": SeriesStyle("#0072b2", (1, 0), "circle"),
     "random tokens": SeriesStyle("#d55e00", (6, 3), "square"),
 }
+TOKEN_STYLES = {
+    "all tokens": SeriesStyle("#0072b2", (1, 0), "circle"),
+    "without sinks": SeriesStyle("#d55e00", (6, 3), "square"),
+}
+PRINT_FONT = 8
+"""Smallest font of a printed figure, in points."""
 
 TEXT_COLOURS = {"light": "#1c2127", "dark": "#e4e8ee"}
 MUTED_COLOURS = {"light": "#59626e", "dark": "#a3adba"}
@@ -60,6 +66,22 @@ def vega_config(theme: str) -> dict[str, Any]:
             "diverging": {"scheme": "purpleorange"},
         },
     }
+
+
+def print_config() -> dict[str, Any]:
+    """Vega-Lite config of a printed figure: white, with fonts of 8 points or more where a chart pixel is a point."""
+    config = vega_config("light") | {"background": "white"}
+    small = {"labelFontSize": PRINT_FONT, "titleFontSize": PRINT_FONT + 1}
+    for part in ("axis", "legend", "header"):
+        config[part] = config[part] | small
+    config["text"] = config["text"] | {"fontSize": PRINT_FONT}
+    config["title"] = config["title"] | {"fontSize": PRINT_FONT + 2}
+    return config
+
+
+def token_encodings() -> dict[str, Any]:
+    """Encodings of colour, dash and shape for all tokens and for those that are not sinks."""
+    return _by("tokens", TOKEN_STYLES)
 
 
 def kind_encodings(kinds: Sequence[str]) -> dict[str, Any]:
