@@ -47,7 +47,7 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
         known = ", ".join(ESTIMATOR_LABELS)
         raise UsageError(f"--estimator {options.estimator}", f"no such estimator{near}", f"Use one of {known}")
     rows = _select_step(_select_corpora(load_chart_rows(reader, options.models), options.corpus), options.step)
-    charts = build_chart_tables(rows)
+    charts = build_chart_tables(rows, with_peaks=False)
     newest = select_block_rows(select_newest_rows(rows)).join(_load_extra(reader, rows), on=["cell_id", "layer"])
     tables = {"sinks": _sinks(newest), "spectrum": _spectrum(newest), "linearity": _linearity(newest)}
     return FigureData(rows, charts, charts._asdict() | tables)

@@ -103,7 +103,7 @@ def build_figure_spec(
         {"name": "text", "value": shown.default_choice("text")},
         {"name": "estimator", "value": chosen.estimator},
     ]
-    drawn = figure.draw(shown).to_dict()
+    drawn = figure.draw(shown).to_dict(validate=False)
     used = {table: frame.to_dicts() for table, frame in data.tables.items() if f"'name': '{table}'" in str(drawn)}
     title = figure.title if chosen.title is None else chosen.title
     titled = {"title": {"text": title, "anchor": "start"}} if title else {}
@@ -142,7 +142,10 @@ def _fit(spec: dict[str, Any], options: FigureOptions, panels: int) -> None:
             part["width"] = round(width)
             if options.height:
                 part["height"] = round(options.height / len(parts))
-        width = max(width + (options.width - _drawn_width(spec)) / columns, MIN_PANEL)
+        missing = options.width - _drawn_width(spec)
+        if abs(missing) <= columns:
+            return
+        width = max(width + missing / columns, MIN_PANEL)
 
 
 def _drawn_width(spec: dict[str, Any]) -> float:
