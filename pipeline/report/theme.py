@@ -70,7 +70,7 @@ def vega_config(theme: str) -> dict[str, Any]:
 
 def print_config() -> dict[str, Any]:
     """Vega-Lite config of a printed figure: white, with fonts of 8 points or more where a chart pixel is a point."""
-    config = vega_config("light") | {"background": "white"}
+    config: dict[str, Any] = {**vega_config("light"), "background": "white"}
     small = {"labelFontSize": PRINT_FONT, "titleFontSize": PRINT_FONT + 1}
     for part in ("axis", "legend", "header"):
         config[part] = config[part] | small

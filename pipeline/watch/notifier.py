@@ -84,8 +84,10 @@ def _check_command(command: str) -> None:
         words = [word for word in shlex.split(command) if "=" not in word]
     except ValueError:  # quotes that only the shell understands
         return
-    known = words and subprocess.run(["sh", "-c", 'command -v -- "$1" >/dev/null', "sh", words[0]], check=False)
-    if known and known.returncode and not re.search(r"[^\w./+-]", words[0]):
+    if not words or re.search(r"[^\w./+-]", words[0]):  # syntax of the shell
+        return
+    look_up = ["sh", "-c", 'command -v -- "$1" >/dev/null', "sh", words[0]]
+    if subprocess.run(look_up, check=False).returncode:
         do = "Write the path of a program that can be run, such as ./stop.sh, or an http(s) address"
         raise UsageError(f"--on-alert {command!r}", f"the shell does not find {words[0]}", do)
 
