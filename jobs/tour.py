@@ -1,5 +1,5 @@
 # %% [markdown]
-"""Tour of a lake: open it, query it, print findings, and draw the paper's four figures, as notebook cells or a program.
+"""Tour of a lake: open it, query it, print findings, and draw the figures, as notebook cells or a program.
 
 Command: shapelake demo && python -m jobs.tour shapelake-demo/lake
 Cost: seconds; it measures nothing. Figures are written next to the lake.
@@ -15,7 +15,7 @@ import altair as alt
 from pipeline import lake
 from pipeline.analysis import compute_finding
 from pipeline.cli import hide_tracebacks
-from pipeline.report import FIGURES, build_figure_spec, draw_figure
+from pipeline.report import build_figure_spec, draw_all_figures
 
 hide_tracebacks()  # as a program: an error ends in two lines
 URI = sys.argv[1] if sys.argv[0].endswith("tour.py") and len(sys.argv) > 1 else "shapelake-demo/lake"
@@ -31,23 +31,38 @@ for name in ("dome", "phases"):
         print(sentence)
 
 
-# %% The four figures: `show` displays one in a notebook, `draw_figure` writes it to a file
+# %% The figures: `show` displays one in a notebook, `draw_figure` writes it to a file
 def show(name: str) -> alt.Chart:
     """Return the figure `name` for display in a notebook."""
     return alt.Chart.from_dict(build_figure_spec(reader, name), validate=False)
 
 
-for name in FIGURES:
-    print(draw_figure(reader, name, Path(URI).parent / f"{name}.svg"))
+for name, path in draw_all_figures(reader, Path(URI).parent):
+    print(path or f"{name}: no data in this lake")
 
 # %%
 show("anisotropy-depth")
 
 # %%
+show("anisotropy-sinks")
+
+# %%
 show("anisotropy-training")
 
 # %%
+show("profile-ridge")
+
+# %%
+show("id-depth")
+
+# %%
 show("id-training")
+
+# %%
+show("spectrum")
+
+# %%
+show("linearity")
 
 # %%
 show("random-tokens")

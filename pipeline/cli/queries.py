@@ -11,6 +11,8 @@ from pipeline.cli.app import JsonOption, LakeUri, app, print_json
 from pipeline.errors import UsageError
 from pipeline.terminal import print_line, print_text
 
+ALL_FIGURES = "all"
+CorpusGlob = Annotated[str, typer.Option("--corpus", metavar="GLOB", help="Glob on corpora, such as 'text:*'.")]
 ModelsGlob = Annotated[str, typer.Option("--models", metavar="GLOB", help="Glob on model names.")]
 
 
@@ -43,7 +45,7 @@ def findings(
     lake: LakeUri,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Finding to compute. Default: all.")] = None,
     models: ModelsGlob = "*",
-    corpus: Annotated[str, typer.Option("--corpus", metavar="GLOB", help="Glob on corpora, such as 'text:*'.")] = "*",
+    corpus: CorpusGlob = "*",
     layers: Annotated[bool, typer.Option("--layers", help="Also one line per layer.")] = False,
     every: Annotated[bool, typer.Option("--all", help="All rows, also without a verdict, in full sentences.")] = False,
     as_json: JsonOption = False,
@@ -100,19 +102,44 @@ def report(
 def figure(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Such as anisotropy-depth; an unknown name lists all.")],
     lake: LakeUri,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file: .svg, .png or .pdf.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Output folder, for NAME all.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Output file: .svg, .png or .pdf.")
+    ] = None,
     models: ModelsGlob = "*",
+    corpus: CorpusGlob = "*",
+    estimator: Annotated[str, typer.Option("--estimator", help="id_twonn, id_mle or id_authors.")] = "id_twonn",
+    step: Annotated[int | None, typer.Option("--step", help="Training step. Default: the newest.")] = None,
+    width: Annotated[int, typer.Option("--width", min=120, metavar="PT", help="Width at print, in points.")] = 480,
+    height: Annotated[int | None, typer.Option("--height", min=40, metavar="PT", help="Height of the panels.")] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Title in place of the figure's own.")] = None,
+    no_title: Annotated[bool, typer.Option("--no-title", help="No title.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw one of the paper's figures from this lake, for a paper or a slide.
+    """Draw a figure from this lake for a paper, with a caption beside it (NAME.caption.md), or all figures into DIR.
+
+    Text stays text in .svg and .pdf, and is 8 points or larger at the given width: 240 is a column, 480 a page.
 
     Example: shapelake figure id-training --lake lake -o id.svg
     """
     from pipeline import lake as lakes
-    from pipeline.report import draw_figure as draw
+    from pipeline.report import FigureOptions, draw_all_figures, draw_figure
 
-    files = [str(draw(lakes.open_lake(lake), name, output, models))]
-    print_json({"files": files}) if as_json else print_text("".join(f"{file}\n" for file in files))
+    options = FigureOptions(models, corpus, estimator, step, width, height, "" if no_title else title)
+    if name != ALL_FIGURES:
+        if output is None or folder is not None:
+            raise UsageError(f"figure {name}", "no output file", f"Write -o {name}.svg")
+        drawn = {name: draw_figure(lakes.open_lake(lake), name, output, options)}
+    else:
+        if folder is None or output is not None:
+            raise UsageError("figure all", "no folder", "Write: shapelake figure all DIR --lake LAKE")
+        drawn = dict(draw_all_figures(lakes.open_lake(lake), folder, options))
+    files = [str(path) for path in drawn.values() if path]
+    if as_json:
+        print_json({"files": files})
+        return
+    for label, path in drawn.items():
+        print_line(str(path) if path else f"{label}: no data in this lake")
 
 
 @app.command()

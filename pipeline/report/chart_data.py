@@ -113,8 +113,8 @@ def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
     return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(" · ") + pl.col(name)).otherwise(pl.lit(""))
 
 
-def build_chart_tables(frame: pl.DataFrame) -> ChartTables:
-    """Build the chart tables from the rows of `load_chart_rows`."""
+def build_chart_tables(frame: pl.DataFrame, with_peaks: bool = True) -> ChartTables:
+    """Build the chart tables from the rows of `load_chart_rows`; without `peaks`, which take the longest, if asked."""
     trained, last = select_history_rows(frame), select_newest_rows(frame)
     labels = frame.select(*HISTORY_COLUMNS, *SERIES_KEYS[:2]).unique().sort(HISTORY_COLUMNS)
     label = [*HISTORY_COLUMNS, "revision", "step", "layer"]
@@ -130,7 +130,7 @@ def build_chart_tables(frame: pl.DataFrame) -> ChartTables:
         every.select(*kept, *VALUE_COLUMNS).sort(order),
         _steps(trained).sort(*SERIES_KEYS, "step"),
         _gaps(trained).sort(GAP_ORDER),
-        _peaks(frame, labels, marked),
+        _peaks(frame if with_peaks else frame.clear(), labels, marked),
     )
 
 

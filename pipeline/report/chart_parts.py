@@ -12,6 +12,7 @@ STEP_TICKS = [0, *(10**power for power in range(8))]
 SHORT_NUMBER_EXPR = "format(datum.value, '.3~s')"
 """SI format, such as 1k for 1000. It is an expression because the same format of an axis prints 0k for 1."""
 STEP_TITLE = "training step"
+DEPTH_TITLE = "depth (block / number of blocks)"
 ANISOTROPY_TITLE = "anisotropy"
 DIMENSION_TITLE = "intrinsic dimension"
 GAP_QUANTILE, MAX_DOTTED_STEPS = 0.98, 40
@@ -143,7 +144,7 @@ def layer_axis() -> alt.Y:
 
 def depth_axis(labels: bool = True) -> alt.X:
     scale, axis = alt.Scale(domain=[0, 1]), alt.Axis(tickCount=5, labels=labels)
-    return alt.X("depth:Q", title="depth (block / number of blocks)" if labels else None, scale=scale, axis=axis)
+    return alt.X("depth:Q", title=DEPTH_TITLE if labels else None, scale=scale, axis=axis)
 
 
 def share_axis(column: str = "anisotropy", title: str = ANISOTROPY_TITLE) -> alt.Y:

@@ -1,115 +1,192 @@
-"""The paper's figures, drawn from a lake as SVG, PNG or PDF."""
+"""The paper's figures, drawn from a lake as SVG, PNG or PDF, each with a caption beside it."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import altair as alt
+import polars as pl
 import vl_convert
 
 from pipeline import output_paths
+from pipeline.analysis.frames import select_newest_rows
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
-from pipeline.report import history_charts, overview_charts, theme
-from pipeline.report.chart_data import build_chart_tables, load_chart_rows
-from pipeline.report.chart_parts import (
-    DIMENSION_TITLE,
-    ChartContext,
-    add_interval,
-    band,
-    base_chart,
-    depth_axis,
-    dimension_chart,
-    dots,
-    layer_charts,
-    line,
-    share_axis,
-    step_axis,
-    value_axis,
-)
+from pipeline.report import figure_charts, overview_charts, theme
+from pipeline.report.chart_parts import DEPTH_TITLE, ChartContext
+from pipeline.report.figure_caption import write_caption
+from pipeline.report.figure_data import FigureData, FigureOptions, load_figure_data
 from pipeline.strict_model import suggest
 
-FACET_COLUMNS = 3
-PNG_SCALE = 3
-"""PNG pixels per chart pixel: 300 dots per inch at the width of a text column."""
+POINTS_PER_INCH, PNG_DOTS_PER_INCH = 72, 300
+AXIS_ROOM, MIN_PANEL, FITTING_ROUNDS = 60, 40, 3
+"""Points beside the panels at first; narrowest panel; times that the width is corrected by that of the drawing."""
+LEGEND_ENTRY = 120
+"""Width in points of a name in a legend."""
+SHORT_TITLE_BELOW = 200
+"""Width of a panel in points below which its axis of depth has a short title."""
 
 
-def dimension_over_training(shown: ChartContext) -> alt.LayerChart:
-    """Dimension over training, mean over the blocks, of every model; a triangle marks the highest step."""
-    base = dimension_chart("steps", "text")
-    look, each = theme.model_encodings(shown.histories, shown.kinds), alt.Detail("history:N")
-    title = f"{DIMENSION_TITLE}, mean over blocks"
-    x, y = step_axis(shown), value_axis("dimension", title)
-    top = base.transform_joinaggregate(top="max(dimension)", groupby=["history"])
-    peak = top.transform_filter("datum.dimension == datum.top").mark_point(shape="triangle-down", size=90, yOffset=-9)
-    return layer_charts(
-        band(base).encode(x, value_axis("low", title), alt.Y2("high:Q"), look["color"], each),
-        line(base, dots=26).encode(x, y, each, look["color"], look["strokeDash"]),
-        peak.encode(x, y, look["color"]),
-    )
+class FigureSpec(NamedTuple):
+    """A figure of the table FIGURES."""
+
+    draw: Callable[[ChartContext], Any]
+    title: str
+    table: str
+    """Table that must have rows."""
+    over_training: bool = False
+    every_text: bool = False
+    """True if it draws all texts; others draw the first that is not random tokens."""
 
 
-def profiles_over_training(shown: ChartContext) -> alt.FacetChart:
-    """Anisotropy over depth at every checkpoint, one panel per model."""
-    base = base_chart("layers", "text").transform_filter("datum.step != null && datum.block")
-    lines = line(base, 1.5).encode(depth_axis(), share_axis(), history_charts.step_colour(shown), alt.Detail("step:N"))
-    return _panels(lines)
-
-
-def text_against_random(shown: ChartContext) -> alt.FacetChart:
-    """Anisotropy over depth at the newest checkpoint, on text and on random tokens, one panel per model."""
-    base = add_interval(history_charts.newest_on_every_text(), "anisotropy", "anisotropy_se")
-    look, each = theme.input_encodings(shown.texts), alt.Detail("text:N")
-    drawn = alt.layer(
-        band(base).encode(depth_axis(), share_axis("low"), alt.Y2("high:Q"), look["color"], each),
-        line(base).encode(depth_axis(), share_axis(), look["color"], look["strokeDash"], each),
-        *dots(base, 30, depth_axis(), share_axis(), look["color"], look["shape"], each),
-    )
-    return _panels(drawn)
-
-
-FIGURES: dict[str, Callable[[ChartContext], Any]] = {
-    "anisotropy-depth": overview_charts.draw_profile,
-    "anisotropy-training": profiles_over_training,
-    "id-training": dimension_over_training,
-    "random-tokens": text_against_random,
+FIGURES: dict[str, FigureSpec] = {
+    "anisotropy-depth": FigureSpec(overview_charts.draw_profile, "Anisotropy over depth", "layers"),
+    "anisotropy-sinks": FigureSpec(
+        figure_charts.anisotropy_and_sinks, "Anisotropy with and without sink tokens", "sinks"
+    ),
+    "anisotropy-training": FigureSpec(
+        figure_charts.profiles_over_training, "Anisotropy over depth, by training step", "steps", True
+    ),
+    "profile-ridge": FigureSpec(figure_charts.profile_ridge, "Profile of anisotropy over training", "steps", True),
+    "id-depth": FigureSpec(overview_charts.draw_dimension_over_depth, "Intrinsic dimension over depth", "layers"),
+    "id-training": FigureSpec(
+        figure_charts.dimension_over_training, "Intrinsic dimension over training", "steps", True
+    ),
+    "spectrum": FigureSpec(figure_charts.spectrum, "Spectrum of the covariance, by block", "spectrum"),
+    "linearity": FigureSpec(figure_charts.linearity, "Linearity of the blocks over depth", "linearity"),
+    "random-tokens": FigureSpec(
+        figure_charts.text_against_random, "Text against random tokens", "gaps", every_text=True
+    ),
 }
 
 
-def draw_figure(reader: LakeReader, name: str, path: str | Path, models: str = "*") -> Path:
-    """Draw a figure of FIGURES to a .svg, .png or .pdf file and return its path.
+def draw_figure(reader: LakeReader, name: str, path: str | Path, options: FigureOptions | None = None) -> Path:
+    """Draw a figure of FIGURES to a .svg, .png or .pdf file, write its caption beside it, and return its path.
 
     A lake with several texts is drawn on the first that is not random tokens.
 
     Raises:
-        UsageError: unknown figure, unsupported extension, path not writable, or no model in the lake matches.
+        UsageError: unknown figure, no data for it, unsupported extension, path not writable, or no match in the lake.
     """
-    if name not in FIGURES:
-        near = suggest(name, list(FIGURES))
-        raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Use one of {', '.join(FIGURES)}")
-    path = output_paths.require_writable_file("figure", path, tuple(_WRITERS))
-    path.write_bytes(_WRITERS[path.suffix](build_figure_spec(reader, name, models)))
+    _require_figure(name)
+    path, chosen = output_paths.require_writable_file("figure", path, tuple(_WRITERS)), options or FigureOptions()
+    _draw(reader, name, path, chosen, load_figure_data(reader, chosen))
     return path
 
 
-def build_figure_spec(reader: LakeReader, name: str, models: str = "*") -> dict[str, Any]:
+def draw_all_figures(
+    reader: LakeReader, folder: str | Path, options: FigureOptions | None = None, suffix: str = ".svg"
+) -> Iterator[tuple[str, Path | None]]:
+    """Draw every figure for which the lake has data into a folder; yield each name with its file, or null."""
+    folder, chosen = output_paths.require_writable_folder("figure all", folder), options or FigureOptions()
+    folder.mkdir(exist_ok=True)
+    data = load_figure_data(reader, chosen)
+    for name, figure in FIGURES.items():
+        path = folder / f"{name}{suffix}"
+        drawn = not data.tables[figure.table].is_empty() and not (figure.over_training and chosen.step is not None)
+        if drawn:
+            _draw(reader, name, path, chosen, data)
+        yield name, path if drawn else None
+
+
+def build_figure_spec(
+    reader: LakeReader, name: str, options: FigureOptions | None = None, data: FigureData | None = None
+) -> dict[str, Any]:
     """Build the Vega-Lite spec of a figure, including its data."""
-    tables = build_chart_tables(load_chart_rows(reader, models))
-    shown = ChartContext.from_tables(tables)
-    params = [{"name": control, "value": shown.default_choice(control)} for control in ("text", "estimator")]
-    drawn = FIGURES[name](shown).to_dict()
-    used = {table: frame.to_dicts() for table, frame in tables._asdict().items() if f"'name': '{table}'" in str(drawn)}
-    config = theme.vega_config("light") | {"background": "white"}
-    return {"params": params} | drawn | {"datasets": used, "config": config}
+    chosen, figure = options or FigureOptions(), FIGURES[name]
+    data = data or load_figure_data(reader, chosen)
+    if figure.over_training and chosen.step is not None:
+        raise UsageError(f"figure {name} --step", "the figure is over training", "Leave --step out")
+    if data.tables[figure.table].is_empty():
+        do = "Draw another figure, or measure what this one needs"
+        raise UsageError(f"figure {name}", f"the lake has no data for it ({figure.table})", do)
+    shown = ChartContext.from_tables(data.charts)
+    params = [
+        {"name": "text", "value": shown.default_choice("text")},
+        {"name": "estimator", "value": chosen.estimator},
+    ]
+    drawn = figure.draw(shown).to_dict(validate=False)
+    used = {table: frame.to_dicts() for table, frame in data.tables.items() if f"'name': '{table}'" in str(drawn)}
+    title = figure.title if chosen.title is None else chosen.title
+    titled = {"title": {"text": title, "anchor": "start"}} if title else {}
+    spec = {"params": params} | drawn | titled | {"datasets": used, "config": theme.print_config()}
+    _fit(spec, chosen, len(shown.histories))
+    return spec
 
 
-def _panels(chart: Any) -> alt.FacetChart:
-    small = chart.properties(width=theme.PANEL_WIDTH * 1.2, height=170)
-    return small.facet(alt.Facet("history:N", title=None), columns=FACET_COLUMNS)
+def _require_figure(name: str) -> None:
+    if name not in FIGURES:
+        near = suggest(name, [*FIGURES, "all"])
+        raise UsageError(f"figure {name!r}", f"no such figure{near}", f"Use one of {', '.join(FIGURES)}, all")
+
+
+def _draw(reader: LakeReader, name: str, path: Path, options: FigureOptions, data: FigureData) -> None:
+    path.write_bytes(_WRITERS[path.suffix](build_figure_spec(reader, name, options, data)))
+    write_caption(path, FIGURES[name].title, reader.uri, options, _select_drawn_rows(name, data))
+
+
+def _select_drawn_rows(name: str, data: FigureData) -> pl.DataFrame:
+    """Select the rows that the figure draws: of one text, and the newest of each model unless it is over training."""
+    rows = data.rows if FIGURES[name].over_training else select_newest_rows(data.rows)
+    text = ChartContext.from_tables(data.charts).default_choice("text")
+    return rows if FIGURES[name].every_text else rows.filter(text=text)
+
+
+def _fit(spec: dict[str, Any], options: FigureOptions, panels: int) -> None:
+    """Set the width and height of the panels so that the whole figure has the width that is asked for."""
+    columns = min(panels, spec.get("columns") or panels) if "facet" in spec else 1
+    parts = spec.get("vconcat") or [spec.get("spec", spec)]
+    width = (options.width - AXIS_ROOM) / columns
+    _narrow_legends(spec, max(options.width // LEGEND_ENTRY, 1))
+    for _ in range(FITTING_ROUNDS):
+        if width < SHORT_TITLE_BELOW:
+            _shorten_titles(spec)
+        for part in parts:
+            part["width"] = round(width)
+            if options.height:
+                part["height"] = round(options.height / len(parts))
+        missing = options.width - _drawn_width(spec)
+        if abs(missing) <= columns:
+            return
+        width = max(width + missing / columns, MIN_PANEL)
+
+
+def _drawn_width(spec: dict[str, Any]) -> float:
+    found = re.search(r'width="([\d.]+)"', vl_convert.vegalite_to_svg(spec))
+    assert found, "an SVG states its width"
+    return float(found[1])
+
+
+def _narrow_legends(part: Any, columns: int) -> None:
+    """Limit the names per line of the legends that state a number of columns."""
+    if isinstance(part, list):
+        for each in part:
+            _narrow_legends(each, columns)
+    elif isinstance(part, dict):
+        if isinstance(legend := part.get("legend"), dict) and "columns" in legend:
+            legend["columns"] = min(legend["columns"], columns)
+        for each in part.values():
+            _narrow_legends(each, columns)
+
+
+def _shorten_titles(part: Any) -> None:
+    """Replace the title of depth axes, which overlap in narrow panels."""
+    if isinstance(part, list):
+        for each in part:
+            _shorten_titles(each)
+    elif isinstance(part, dict):
+        if part.get("title") == DEPTH_TITLE:
+            part["title"] = "depth"
+        for each in part.values():
+            _shorten_titles(each)
+
+
+def _to_svg(spec: dict[str, Any]) -> bytes:
+    return vl_convert.vegalite_to_svg(spec).encode()
 
 
 _WRITERS: dict[str, Callable[[dict[str, Any]], bytes]] = {
-    ".svg": lambda spec: vl_convert.vegalite_to_svg(spec).encode(),
-    ".png": lambda spec: vl_convert.vegalite_to_png(spec, scale=PNG_SCALE),
+    ".svg": _to_svg,
+    ".png": lambda spec: vl_convert.vegalite_to_png(spec, scale=PNG_DOTS_PER_INCH / POINTS_PER_INCH),
     ".pdf": vl_convert.vegalite_to_pdf,
 }

@@ -35,6 +35,9 @@ KIND_STYLES = {
     "encdec-decoder": SeriesStyle((8, 2), "triangle-up"),
 }
 INPUT_STYLES = {"text": SeriesStyle((1, 0), "circle"), "random tokens": SeriesStyle((6, 3), "square")}
+TOKEN_STYLES = {"all tokens": SeriesStyle((1, 0), "circle"), "without sinks": SeriesStyle((6, 3), "square")}
+PRINT_FONT = 8
+"""Smallest font of a printed figure, in points."""
 
 TEXT_COLOURS = {"light": "#1c2127", "dark": "#e4e8ee"}
 MUTED_COLOURS = {"light": "#59626e", "dark": "#a3adba"}
@@ -71,6 +74,22 @@ def model_encodings(histories: Sequence[str], kinds: Sequence[str]) -> dict[str,
     """Encodings of colour by history, and of dash and shape by kind."""
     looks = {kind: look for kind, look in KIND_STYLES.items() if kind in kinds}
     return {"color": colour_encoding("history", histories)} | _dash_and_shape("kind", looks)
+
+
+def print_config() -> dict[str, Any]:
+    """Vega-Lite config of a printed figure: white, with fonts of 8 points or more where a chart pixel is a point."""
+    config: dict[str, Any] = {**vega_config("light"), "background": "white"}
+    small = {"labelFontSize": PRINT_FONT, "titleFontSize": PRINT_FONT + 1}
+    for part in ("axis", "legend", "header"):
+        config[part] = config[part] | small
+    config["text"] = config["text"] | {"fontSize": PRINT_FONT}
+    config["title"] = config["title"] | {"fontSize": PRINT_FONT + 2}
+    return config
+
+
+def token_encodings() -> dict[str, Any]:
+    """Encodings of colour, dash and shape for all tokens and for those that are not sinks."""
+    return {"color": colour_encoding("tokens", list(TOKEN_STYLES))} | _dash_and_shape("tokens", TOKEN_STYLES)
 
 
 def input_encodings(texts: Sequence[str]) -> dict[str, Any]:

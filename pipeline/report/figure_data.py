@@ -1,0 +1,112 @@
+"""Data of a figure: the selected rows, and the tables that only figures draw."""
+
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.frames import select_block_rows, select_newest_rows
+from pipeline.analysis.model_batches import match_names
+from pipeline.errors import UsageError
+from pipeline.lake.reader import LakeReader
+from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables, build_chart_tables, load_chart_rows
+from pipeline.strict_model import suggest
+
+EXTRA_COLUMNS = ("eigenvalue_ranks", "eigenvalues_at_ranks", "top_eigenvalues", "linearity", "linearity_residual")
+MAX_LISTED_STEPS = 12
+
+
+class FigureOptions(NamedTuple):
+    """Selection and look of a figure; sizes in points at print."""
+
+    models: str = "*"
+    corpus: str = "*"
+    estimator: str = next(iter(ESTIMATOR_LABELS))
+    step: int | None = None
+    width: int = 480
+    height: int | None = None
+    title: str | None = None
+    """Null: the figure's own title; empty: none."""
+
+
+class FigureData(NamedTuple):
+    """Rows of the selection, one row per layer and label, and tables by the names that charts use."""
+
+    rows: pl.DataFrame
+    charts: ChartTables
+    tables: dict[str, pl.DataFrame]
+
+
+def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
+    """Load the rows of a figure.
+
+    Raises:
+        UsageError: no model, corpus or step of the lake matches, or the estimator is unknown.
+    """
+    if options.estimator not in ESTIMATOR_LABELS:
+        near = suggest(options.estimator, list(ESTIMATOR_LABELS))
+        known = ", ".join(ESTIMATOR_LABELS)
+        raise UsageError(f"--estimator {options.estimator}", f"no such estimator{near}", f"Use one of {known}")
+    rows = _select_step(_select_corpora(load_chart_rows(reader, options.models), options.corpus), options.step)
+    charts = build_chart_tables(rows, with_peaks=False)
+    newest = select_block_rows(select_newest_rows(rows)).join(_load_extra(reader, rows), on=["cell_id", "layer"])
+    tables = {"sinks": _sinks(newest), "spectrum": _spectrum(newest), "linearity": _linearity(newest)}
+    return FigureData(rows, charts, charts._asdict() | tables)
+
+
+def _select_corpora(rows: pl.DataFrame, glob: str) -> pl.DataFrame:
+    if glob == "*":
+        return rows
+    chosen = match_names("--corpus", rows["corpus"].unique().sort().to_list(), glob)
+    return rows.filter(pl.col("corpus").is_in(chosen))
+
+
+def _select_step(rows: pl.DataFrame, step: int | None) -> pl.DataFrame:
+    if step is None:
+        return rows
+    steps = rows["step"].drop_nulls().unique().sort().to_list()
+    if step not in steps:
+        shown = ", ".join(map(str, steps[:MAX_LISTED_STEPS])) + (" ..." if len(steps) > MAX_LISTED_STEPS else "")
+        near = min(steps, key=lambda known: abs(known - step), default=0)
+        raise UsageError(f"--step {step}", f"the steps are {shown or 'not known'}", f"Write --step {near}")
+    return rows.filter(step=step)
+
+
+def _load_extra(reader: LakeReader, rows: pl.DataFrame) -> pl.DataFrame:
+    """Load the columns that only figures draw, of the cells of these rows."""
+    have = set(reader.layers().columns)
+    names = [name if name in have else f"NULL AS {name}" for name in EXTRA_COLUMNS]
+    found = reader.query_frame(f"SELECT cell_id, layer, {', '.join(names)} FROM layers WHERE state = 'block'")
+    return found.join(rows.select("cell_id").unique(), on="cell_id", how="semi")
+
+
+_KEYS = ("history", "text", "layer", "depth", "step")
+
+
+def _sinks(newest: pl.DataFrame) -> pl.DataFrame:
+    sides = {"all tokens": "anisotropy", "without sinks": "anisotropy_no_sink"}
+    parts = [
+        newest.select(*_KEYS, "t", tokens=pl.lit(words), anisotropy=name, se=f"{name}_se")
+        for words, name in sides.items()
+    ]
+    return pl.concat(parts).filter(pl.col("anisotropy").is_not_null())
+
+
+def _spectrum(newest: pl.DataFrame) -> pl.DataFrame:
+    """Eigenvalues as shares of the variance, at 64 ranks, of rows of earlier versions at the first 32."""
+    step = pl.when(pl.col("step").is_null()).then(pl.lit("")).otherwise(pl.format(", step {}", "step"))
+    first = pl.int_ranges(1, pl.col("top_eigenvalues").cast(pl.List(pl.Float64)).list.len() + 1, dtype=pl.Int32)
+    named = newest.select(
+        *_KEYS,
+        panel=pl.col("history") + step,
+        total="total_variance",
+        rank=pl.coalesce(pl.col("eigenvalue_ranks").cast(pl.List(pl.Int32)), first),
+        value=pl.coalesce(pl.col("eigenvalues_at_ranks", "top_eigenvalues").cast(pl.List(pl.Float64))),
+    ).drop_nulls(["rank", "value", "total"])
+    long = named.filter(pl.col("rank").list.len() == pl.col("value").list.len()).explode("rank", "value")
+    return long.filter(pl.col("value") > 0).with_columns(share=pl.col("value") / pl.col("total")).drop("value", "total")
+
+
+def _linearity(newest: pl.DataFrame) -> pl.DataFrame:
+    sides: dict[str, Any] = {"next layer": "linearity", "increment": "linearity_residual"}
+    parts = [newest.select(*_KEYS, of=pl.lit(words), r2=pl.col(name).cast(pl.Float64)) for words, name in sides.items()]
+    return pl.concat(parts).drop_nulls("r2")
