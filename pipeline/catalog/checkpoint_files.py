@@ -25,7 +25,7 @@ CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 """Weight files in the order in which loading tries them; each is one file or shards beside an index."""
 SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
-MAX_SHARDS = 10_000
+MAX_SHARDS, MAX_NAME_BYTES = 10_000, 255
 SHARD = re.compile(r"(model|pytorch_model)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 VOCABULARY_PATTERNS = (
     *("tokenizer.json", "tokenizer.[0-9]*.json", "vocab.json", "vocab.txt", "*.model", "*.spm", "*.tiktoken"),
@@ -181,9 +181,14 @@ def _shards(index: bytes) -> tuple[str, ...]:
     """Return the shard names; empty if any name is a path outside the folder, whose files would not be hashed."""
     try:
         names = sorted(set(map(str, json.loads(index)["weight_map"].values())))
-        return () if any("/" in name or name in ("", ".", "..") for name in names) else tuple(names)
+        return tuple(names) if all(map(_is_file_name, names)) else ()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return ()
+
+
+def _is_file_name(name: str) -> bool:
+    """Return True for a name of a file in the same folder; ValueError if it has half of a surrogate pair."""
+    return name not in ("", ".", "..") and not set("/\0") & set(name) and len(name.encode()) <= MAX_NAME_BYTES
 
 
 @lru_cache(maxsize=256)

@@ -93,7 +93,7 @@ def load_snapshot_index(store: Store, snapshot: Snapshot) -> CellIndex | None:
     sources = _open_parts(store, snapshot)
     key = snapshot.parts[0].key if snapshot.parts else snapshot.key
     try:
-        columns = [set(pl.scan_parquet(source).collect_schema()) for source in sources]  # type: ignore[arg-type]
+        columns = [set(pl.scan_parquet(source, glob=False).collect_schema()) for source in sources]  # type: ignore[arg-type]
     except PARQUET_READ_ERRORS as error:
         raise damaged_snapshot_error(store, key, " ".join(str(error).split())) from error
     is_current = all({*polars_schema()} <= found for found in columns)

@@ -1,5 +1,6 @@
 """Parts of a snapshot: which of them a compaction rewrites, and how one is written in bounded memory."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
@@ -116,7 +117,9 @@ def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, targe
 
 
 def _listed(paths: Iterable[Path]) -> str:
-    return "[" + ", ".join(f"'{_quoted(path)}'" for path in paths) + "]"
+    # read_parquet takes names for patterns: a wildcard in a name is written as a class of one character.
+    names = (re.sub(r"[*?[]", r"[\g<0>]", _quoted(path)) for path in paths)
+    return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
 
 def _quoted(path: Path) -> str:
