@@ -8,7 +8,13 @@ from pipeline.analysis.frames import select_block_rows, select_newest_rows
 from pipeline.analysis.model_batches import match_names
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
-from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables, build_chart_tables, load_chart_rows
+from pipeline.report.chart_data import (
+    ESTIMATOR_LABELS,
+    RANDOM_CORPUS_PREFIX,
+    ChartTables,
+    build_chart_tables,
+    load_chart_rows,
+)
 from pipeline.strict_model import suggest
 
 EXTRA_COLUMNS = ("eigenvalue_ranks", "eigenvalues_at_ranks", "top_eigenvalues", "linearity", "linearity_residual")
@@ -50,6 +56,8 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
     charts = build_chart_tables(rows, with_peaks=False)
     newest = select_block_rows(select_newest_rows(rows)).join(_load_extra(reader, rows), on=["cell_id", "layer"])
     tables = {"sinks": _sinks(newest), "spectrum": _spectrum(newest), "linearity": _linearity(newest)}
+    is_random = charts.layers["text"].str.starts_with(RANDOM_CORPUS_PREFIX)
+    tables["text_and_random"] = charts.layers if is_random.n_unique() == 2 else charts.layers.clear()
     return FigureData(rows, charts, charts._asdict() | tables)
 
 

@@ -21,7 +21,7 @@ from pipeline.strict_model import suggest
 POINTS_PER_INCH, PNG_DOTS_PER_INCH = 72, 300
 AXIS_ROOM, MIN_PANEL, FITTING_ROUNDS = 60, 40, 3
 """Points beside the panels at first; narrowest panel; times that the width is corrected by that of the drawing."""
-LEGEND_ENTRY = 120
+LEGEND_ENTRY = 150
 """Width in points of a name in a legend."""
 SHORT_TITLE_BELOW = 200
 """Width of a panel in points below which its axis of depth has a short title."""
@@ -55,7 +55,7 @@ FIGURES: dict[str, FigureSpec] = {
     "spectrum": FigureSpec(figure_charts.spectrum, "Spectrum of the covariance, by block", "spectrum"),
     "linearity": FigureSpec(figure_charts.linearity, "Linearity of the blocks over depth", "linearity"),
     "random-tokens": FigureSpec(
-        figure_charts.text_against_random, "Text against random tokens", "gaps", every_text=True
+        figure_charts.text_against_random, "Text against random tokens", "text_and_random", every_text=True
     ),
 }
 

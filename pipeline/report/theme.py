@@ -11,6 +11,8 @@ PANEL_WIDTH = 190
 """Width in pixels of one panel of small multiples."""
 LEGEND_GREY = "#808080"
 """Colour of the symbols of a legend without colours, visible on both backgrounds."""
+STACKED_LEGENDS = {"top": {"direction": "vertical", "anchor": "start", "margin": 4}}
+"""Layout of several legends above a chart: one below the other, or narrow charts would be as wide as all of them."""
 LEGEND_COLUMNS = 4
 """Names per line of a legend above a chart of full width; page.js takes fewer in a narrow window."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
@@ -57,7 +59,7 @@ def vega_config(theme: str) -> dict[str, Any]:
         "background": None,
         "view": {"stroke": None},
         "axis": text | quiet | {"titleFontWeight": 500, "titlePadding": 8, "labelOverlap": "parity"},
-        "legend": text | {"titleFontWeight": 500, "orient": "top"} | marks,
+        "legend": text | {"titleFontWeight": 500, "orient": "top", "layout": STACKED_LEGENDS} | marks,
         "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": colour},
         "title": {"color": colour, "fontSize": 12, "fontWeight": 600, "anchor": "start"},
         "text": {"color": colour, "fontSize": 11},
