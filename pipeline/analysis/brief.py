@@ -39,6 +39,8 @@ class Brief(NamedTuple):
 
     measure: str
     """Meaning of the effect."""
+    claim: str
+    """Published claim that the lines support or contradict; empty if there is none."""
     lines: list[BriefLine]
     left_out: dict[str, int]
 
@@ -62,7 +64,9 @@ def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> B
         else:
             reason = rows[0]["verdict"]
             left_out[reason] = left_out.get(reason, 0) + 1
-    return Brief(RULES[name].measure, sorted(lines, key=_trust_rank) if name == "trust" else lines, left_out)
+    return Brief(
+        RULES[name].measure, RULES[name].claim, sorted(lines, key=_trust_rank) if name == "trust" else lines, left_out
+    )
 
 
 def _group_rows(found: pl.DataFrame) -> Iterator[list[Row]]:

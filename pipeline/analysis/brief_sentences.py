@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from pipeline.analysis import convergence, depth, explosions, matched, one_shape, phases, sinks
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS
 from pipeline.analysis.trust import DOUBT_RULES
 
 Row = dict[str, Any]
@@ -22,6 +24,8 @@ class BriefRule(NamedTuple):
     """Name of a row among several of one history; None if there is only one."""
     order: tuple[str, ...] = ()
     """Names of the rows, the main one first."""
+    claim: str = ""
+    """Published claim that the finding bears on; empty if there is none."""
 
 
 def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
@@ -31,13 +35,20 @@ def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
     """
     part = rule.part
     if part is None:
-        return rows[0]["verdict"], rule.effect(rows[0]), rule.sentence(rows[0])
+        return rows[0]["verdict"], rule.effect(rows[0]), rule.sentence(rows[0]) + _claim(rows[0])
     ranks = {name: rank for rank, name in enumerate(rule.order)}
     ordered = sorted(rows, key=lambda row: ranks.get(part(row), len(ranks)))
     verdicts = [row["verdict"] for row in ordered]
     named = ", ".join(f"{part(row)} {row['verdict']}" for row in ordered)
     main = next((row for row in ordered if rule.effect(row) != UNKNOWN), ordered[0])
-    return verdicts[0] if len({*verdicts}) == 1 else named, rule.effect(main), f"{part(main)}: {rule.sentence(main)}"
+    verdict, sentence = verdicts[0] if len({*verdicts}) == 1 else named, rule.sentence(main)
+    return verdict, rule.effect(main), f"{part(main)}: {sentence}{_claim(main)}"
+
+
+def _claim(row: Row) -> str:
+    """The answer to the published claim, where the finding has one and decides it."""
+    claim = row.get("claim")
+    return f"; {claim} the claim" if claim in (SUPPORTS, CONTRADICTS) else ""
 
 
 def count_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
@@ -66,7 +77,9 @@ def _dome(row: Row) -> str:
 
 
 def _matched(row: Row) -> str:
-    return f"middle third: decoder {row['middle_decoder']:.3f}, encoder {row['middle_encoder']:.3f}"
+    sides = f"decoder {row['middle_decoder']:.3f}, encoder {row['middle_encoder']:.3f}"
+    more = row["more_anisotropic"]
+    return f"{f'the {more}' if more in ('decoder', 'encoder') else 'neither'} is more anisotropic there: {sides}"
 
 
 def _convergence(row: Row) -> str:
@@ -101,7 +114,8 @@ def _controls(row: Row) -> str:
     if row["change"] is None:
         return "no significant change of dimension"
     place = "step" if row["over"] == "training" else "depth"
-    return f"of the change by {row['change']:+.0%} from {place} {row['first']:g} to {row['last']:g}"
+    ends = (f"{row[end]:,.0f}" if place == "step" else f"{row[end]:.2f}" for end in ("first", "last"))
+    return f"of the change by {row['change']:+.0%} from {place} {' to '.join(ends)}"
 
 
 def _sinks(row: Row) -> str:
@@ -135,12 +149,23 @@ METRICS = ("anisotropy", "anisotropy_no_sink")
 CONCLUSIONS = ("dome", "dome_no_sink", "phases", "peak_step", "depth")
 CONTROLS = ("training types", "training gaussian", "depth types", "depth gaussian")
 RULES: dict[str, BriefRule] = {
-    "dome": BriefRule("height of the peak above the higher end of the profile", _interval("height", ".3f"), _dome),
+    "dome": BriefRule(
+        "height of the peak above the higher end of the profile",
+        _interval("height", ".3f"),
+        _dome,
+        claim="decoders have a dome, encoders have none",
+    ),
     "matched": BriefRule(
-        "anisotropy of the middle third, decoder minus encoder", _interval("middle_difference", "+.3f"), _matched
+        "anisotropy of the middle third, decoder minus encoder",
+        _interval("middle_difference", "+.3f"),
+        _matched,
+        claim=matched.CLAIM,
     ),
     "convergence": BriefRule(
-        "change of the profile per e-fold of training, in the last doubling", _interval("late", ".3f"), _convergence
+        "change of the profile per e-fold of training, in the last doubling",
+        _interval("late", ".3f"),
+        _convergence,
+        claim=convergence.CLAIM,
     ),
     "one_shape": BriefRule(
         "change of the mean distance between decoders, late minus early",
@@ -148,9 +173,12 @@ RULES: dict[str, BriefRule] = {
         _one_shape,
         _column("metric"),
         METRICS,
+        one_shape.CLAIM,
     ),
-    "depth": BriefRule("height of the peak above both sides", _interval("height", ".0%"), _depth),
-    "phases": BriefRule("height of the peak over training above both sides", _interval("height", ".0%"), _phases),
+    "depth": BriefRule("height of the peak above both sides", _interval("height", ".0%"), _depth, claim=depth.CLAIM),
+    "phases": BriefRule(
+        "height of the peak over training above both sides", _interval("height", ".0%"), _phases, claim=phases.CLAIM
+    ),
     "estimators": BriefRule(
         "height of the peak over training of the first estimator", _interval("height", ".0%"), _column("estimator")
     ),
@@ -165,6 +193,7 @@ RULES: dict[str, BriefRule] = {
         _nulls,
         _column("conclusion"),
         CONCLUSIONS,
+        "the effect is the same on random tokens",
     ),
     "controls": BriefRule(
         "share of the largest change of dimension that the control has too",
@@ -172,11 +201,17 @@ RULES: dict[str, BriefRule] = {
         _controls,
         _column("over", "control"),
         CONTROLS,
+        "the change is not one of the control, clusters of equal tokens or the covariance",
     ),
     "sinks": BriefRule(
-        "share of mid-layer anisotropy that is left without sink tokens", _interval("left", ".0%"), _sinks
+        "share of mid-layer anisotropy that is left without sink tokens",
+        _interval("left", ".0%"),
+        _sinks,
+        claim=sinks.CLAIM,
     ),
-    "explosions": BriefRule("correlation of dimension with a later loss", _correlation, _explosions),
+    "explosions": BriefRule(
+        "correlation of dimension with a later loss", _correlation, _explosions, claim=explosions.CLAIM
+    ),
     "trust": BriefRule("share of rows in doubt", _percent("share"), _trust, _column("about")),
 }
 COUNTED = ("estimators", "agreement")

@@ -19,6 +19,8 @@ def print_briefs(questions: Mapping[str, str], briefs: Mapping[str, Any]) -> Non
         print_line(f"{name}: {questions[name]}")
         if brief.lines:
             print_line(f"  effect (95 % interval): {brief.measure}")
+            if brief.claim:
+                print_line(f"  claim: {brief.claim}")
             by_layer = any(line.layer is not None for line in brief.lines)
             _print_aligned([_brief_cells(line, by_layer) for line in brief.lines])
         _print_left_out(name, brief.left_out)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.analysis import FINDINGS, compute_finding, compute_findings, summarize_finding
@@ -46,9 +47,20 @@ def test_verdict_and_interval_are_those_of_the_finding(uri: str):
         assert line.effect == f"{row['height']:.3f} ({row['height_low']:.3f} to {row['height_high']:.3f})"
 
 
+def test_a_line_tells_the_answer_to_the_claim_of_its_finding(uri: str):
+    found = compute_finding("dome", open_lake(uri))
+    brief = summarize_finding("dome", found)
+    claims = dict(found.select(pl.concat_str("model", "corpus"), "claim").iter_rows())
+    assert brief.claim
+    assert {"supports"} <= set(claims.values())
+    for line in brief.lines:
+        claim = claims[line.history + line.text]
+        assert line.sentence.endswith(f"; {claim} the claim") == (claim != "undecided")
+
+
 def test_rows_without_a_verdict_are_counted_and_layers_are_asked_for(uri: str):
     found = compute_findings(["phases", "convergence"], open_lake(uri))
-    assert summarize_finding("convergence", found["convergence"])[1:] == ([], {"too_few": 4})
+    assert summarize_finding("convergence", found["convergence"])[2:] == ([], {"too_few": 4})
     lines = summarize_finding("phases", found["phases"], layers=True).lines
     assert [line.layer for line in lines if (line.history, line.text) == ("lab/big", "text:prose")] == [
         *range(BLOCKS + 2),
@@ -85,7 +97,7 @@ def test_random_tokens_are_read_although_a_corpus_is_chosen(uri: str):
 
 def test_the_command_prints_a_line_each_and_everything_with_all(uri: str, shapelake):
     code, out, _ = shapelake("findings", "dome", "--lake", uri)
-    assert (code, len(out.splitlines())) == (0, 3 + len(MODELS) * len(TEXTS))
+    assert (code, len(out.splitlines())) == (0, 4 + len(MODELS) * len(TEXTS))
     _, layers, _ = shapelake("findings", "phases", "--layers", "--models", "*big", "--corpus", "text:*", "--lake", uri)
     assert sum(" layer " in line for line in layers.splitlines()) == BLOCKS + 2
     _, hidden, _ = shapelake("findings", "convergence", "--lake", uri)
