@@ -1,5 +1,6 @@
 """Client of the Hugging Face Hub for listings and small files; immutable answers are cached without expiry.
 
+With HF_HUB_OFFLINE, answers come from this cache, and where it lacks them from the snapshots of huggingface_hub's own.
 HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have the same meaning as in huggingface_hub.
 """
 
@@ -17,6 +18,7 @@ from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipeline import cache
+from pipeline.catalog import hf_cache
 from pipeline.catalog.hub_http import TransientError, call_with_retries, last_response_path
 from pipeline.errors import UsageError
 from pipeline.strict_model import SafeRelativePath, StrictModel, canonical_json, digest_json
@@ -49,13 +51,14 @@ REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[TreeEntry, ...])
 
 
 def fetch_refs(repo: str) -> Refs:
-    """Return branches and tags, in one request; with HF_HUB_OFFLINE, the last cached answer.
+    """Return branches and tags, in one request; with HF_HUB_OFFLINE, the last cached answer, or those with a snapshot.
 
     Raises:
         FetchError: the Hub did not answer.
         UsageError: the repository does not exist, access is denied, or the client is offline without a cached answer.
     """
-    return Refs(**_request_or_cached(["refs", repo], f"refs of {repo}", lambda: _refs(repo)))
+    asked, snapshots = f"refs of {repo}", lambda: _snapshot_refs(repo)
+    return Refs(**_request_or_cached(["refs", repo], asked, lambda: _refs(repo), snapshots))
 
 
 def list_model_ids(author: str, search: str = "") -> tuple[str, ...]:
@@ -85,6 +88,8 @@ def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
     with suppress(FileNotFoundError, ValidationError):
         if cached := TREE.validate_json(path.read_bytes()):
             return cached
+    if constants.is_offline_mode() and (found := hf_cache.list_snapshot_files(repo, commit)):
+        return TREE.validate_python(found)  # not cached: files that were never fetched are absent
     entries = call_with_retries(f"files of {repo} at {commit}", lambda: _tree(repo, commit))
     if entries:  # every commit has files, so an empty answer is wrong and is not cached
         cache.write_atomic(path, canonical_json([entry.model_dump() for entry in entries]).encode())
@@ -167,10 +172,11 @@ def _tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
 
 
 def _checked(repo: str, commit: str, entry: TreeEntry) -> bytes:
-    url = hf_hub_url(repo, entry.path, revision=commit)
-    response = get_session().get(url, headers=build_hf_headers())
-    hf_raise_for_status(response)
-    data = response.content
+    data = hf_cache.read_snapshot_file(repo, commit, entry.path) if constants.is_offline_mode() else None
+    if data is None:
+        response = get_session().get(hf_hub_url(repo, entry.path, revision=commit), headers=build_hf_headers())
+        hf_raise_for_status(response)
+        data = response.content
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
     if entry.sha256 != hashlib.sha256(data).hexdigest() and entry.oid != blob:
         raise TransientError("sent damaged bytes")
@@ -186,8 +192,16 @@ def _is_access_denied(repo: str, commit: str) -> bool:
     return False
 
 
-def _request_or_cached(key: list[str], asked: str, request: Callable[[], Any]) -> Any:
-    """Return and cache the answer of `request`; offline, return the last cached answer."""
+def _snapshot_refs(repo: str) -> dict[str, Any] | None:
+    """Return the refs of which huggingface_hub's cache has a snapshot, as branches; None if there is none."""
+    refs = hf_cache.list_snapshot_refs(repo)
+    return Refs(repo, refs, {})._asdict() if refs else None
+
+
+def _request_or_cached(
+    key: list[str], asked: str, request: Callable[[], Any], snapshots: Callable[[], Any] = lambda: None
+) -> Any:
+    """Return and cache the answer of `request`; offline, return the last cached answer, or that of `snapshots`."""
     path = cache.folder("hub/latest") / digest_json([constants.ENDPOINT, *key])
     if not constants.is_offline_mode():
         answer = call_with_retries(asked, request)
@@ -196,5 +210,8 @@ def _request_or_cached(key: list[str], asked: str, request: Callable[[], Any]) -
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        found, do = "HF_HUB_OFFLINE is set, and the answer is not cached", "Unset HF_HUB_OFFLINE once to fill the cache"
+        if (answer := snapshots()) is not None:
+            return answer
+        found = "HF_HUB_OFFLINE is set, and neither the answer nor a snapshot is cached"
+        do = "Unset HF_HUB_OFFLINE once to fill the cache, or copy the snapshots to $HF_HOME"
         raise UsageError(asked, found, do) from None
