@@ -13,6 +13,8 @@ from pipeline.spec import Checkpoint
 from pipeline.strict_model import digest_json
 
 Sha256ByName = Mapping[str, str]
+NO_TOKENIZER = digest_file_hashes({}.items())
+"""Digest of a tokenizer without files."""
 
 
 class Digests(TypedDict):

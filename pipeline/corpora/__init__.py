@@ -5,7 +5,15 @@
 
 from pipeline.corpora.batches import Batch, Contexts
 from pipeline.corpora.contexts import build_contexts
-from pipeline.corpora.resolve import prepare_text_file, resolve_corpus
+from pipeline.corpora.resolve import plain_text_bytes, prepare_text_file, resolve_corpus
 from pipeline.corpora.special_tokens import TokenizerProtocol
 
-__all__ = ["Batch", "Contexts", "TokenizerProtocol", "build_contexts", "prepare_text_file", "resolve_corpus"]
+__all__ = [
+    "Batch",
+    "Contexts",
+    "TokenizerProtocol",
+    "build_contexts",
+    "plain_text_bytes",
+    "prepare_text_file",
+    "resolve_corpus",
+]

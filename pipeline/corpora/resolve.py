@@ -31,6 +31,15 @@ def resolve_corpus(corpus: Corpus) -> Corpus:
     return corpus.model_copy(update={"sha256": digest})
 
 
+def plain_text_bytes(corpus: Corpus) -> int | None:
+    """Return the size of the text of a local plain file; None if it must be fetched, unpacked or cleaned first."""
+    if not corpus.path or corpus.kind == "enwik8":
+        return None
+    with _os_error_as_corpus_error(corpus):
+        files = list_files(corpus)
+        return files[0].stat().st_size if is_plain(corpus, files) else None
+
+
 def prepare_text_file(corpus: Corpus) -> Path:
     """Return a plain UTF-8 file with the text of a resolved corpus, downloaded, unpacked and cleaned as needed.
 

@@ -41,6 +41,8 @@ def print_plan(plan: "Plan", lake: str) -> None:
     if more := plan.findings[MAX_LISTED:]:
         models = " ".join(sorted({model for model, _ in more}))
         print_line(f"warning   and {len(more)} more: shapelake audit {models}")
+    for failure in plan.foreseen:
+        print_line(f"will fail {_listed(failure.labels)}: {failure.says}")
     for cell in quarantined[:MAX_LISTED]:
         print_line(f"skipped   {cell.name} is quarantined: {_failures_command(lake)}")
 

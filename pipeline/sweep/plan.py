@@ -22,6 +22,7 @@ from pipeline.sources import matches_model
 from pipeline.spec import Cell, Checkpoint, Sweep
 from pipeline.sweep.audit_records import last_seen_revisions, serious_findings
 from pipeline.sweep.cost import Cost, estimate_cost, expected_s
+from pipeline.sweep.foreseen import ForeseenFailure, foresee_failures
 from pipeline.sweep.prior_results import load_prior_results, reason_to_run
 from pipeline.sweep.step_selection import select_checkpoints, select_sources
 
@@ -83,6 +84,11 @@ class Plan:
         audited = zip(self.histories, self.audits, strict=True)
         return tuple((h.model, finding) for h, findings in audited for finding in serious_findings(findings))
 
+    @cached_property
+    def foreseen(self) -> tuple[ForeseenFailure, ...]:
+        """Reasons why cells to run will fail."""
+        return foresee_failures(self.todo)
+
     @property
     def unparsed_names(self) -> tuple[str, ...]:
         return tuple(f"{h.model}/{name}" for h in self.histories for name in h.unparsed)
@@ -105,6 +111,7 @@ class Plan:
             "reasons": self.count_reasons(),
             "states": {h.model: dict(Counter(r.state for r in h.revisions)) for h in self.histories},
             "findings": [{"model": model, **finding._asdict()} for model, finding in self.findings],
+            "foreseen": [failure._asdict() for failure in self.foreseen],
             "cost": self.cost._asdict(),
             "unparsed": list(self.unparsed_names),
             "other_folders": list(self.other_folders),

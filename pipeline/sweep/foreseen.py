@@ -1,0 +1,52 @@
+"""Failures that a plan foresees from configs, tokenizers and sizes of texts, without reading weights."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from pipeline.catalog.digests import NO_TOKENIZER
+from pipeline.corpora import plain_text_bytes
+from pipeline.recipe import ContextRecipe
+from pipeline.spec import Cell, Checkpoint, Corpus
+
+SPECIAL_TOKENS = 4
+"""Most special tokens that a tokenizer adds to a context."""
+
+
+class ForeseenFailure(NamedTuple):
+    """Reason why the cells of some checkpoints will fail."""
+
+    labels: tuple[str, ...]
+    """MODEL@REVISION of each checkpoint, in training order."""
+    says: str
+    """What will fail, and the next step."""
+
+
+def foresee_failures(cells: Iterable[Cell]) -> tuple[ForeseenFailure, ...]:
+    """Return the reasons why cells will fail, as far as configs, tokenizers and texts tell; each reason once."""
+    labels: dict[str, dict[str, None]] = {}
+    too_short: dict[str, str | None] = {}
+    for cell in cells:
+        corpus = cell.corpus
+        if corpus.id not in too_short:
+            too_short[corpus.id] = _why_too_short(corpus, cell.recipe)
+        for reason in filter(None, (*_why_unloadable(cell.checkpoint), too_short[corpus.id])):
+            labels.setdefault(reason, {})[cell.checkpoint.label] = None
+    return tuple(ForeseenFailure(tuple(names), reason) for reason, names in labels.items())
+
+
+def _why_unloadable(checkpoint: Checkpoint) -> Iterable[str]:
+    if not checkpoint.kinds:
+        yield "config.json names no known architecture; leave it out, or add it to pipeline/catalog/architectures.py"
+    if checkpoint.tokenizer_digest == NO_TOKENIZER:
+        yield "no tokenizer files; name a folder or repo with them as `tokenizer:` of the source"
+
+
+def _why_too_short(corpus: Corpus, recipe: object) -> str | None:
+    """A token covers at least one byte of the text, so a text with fewer bytes than tokens is too short for sure."""
+    if not isinstance(recipe, ContextRecipe) or recipe.allow_smaller:
+        return None
+    needed, found = recipe.n_contexts * max(recipe.context_tokens - SPECIAL_TOKENS, 1), plain_text_bytes(corpus)
+    if found is None or found >= needed:
+        return None
+    do = "use a larger text or a smaller recipe, or set allow_smaller: true"
+    return f"corpus {corpus.id} has {found:,} bytes, too few for {recipe.forwarded_tokens:,} tokens; {do}"
