@@ -11,8 +11,6 @@ PANEL_WIDTH = 190
 """Width in pixels of one panel of small multiples."""
 LEGEND_GREY = "#808080"
 """Colour of the symbols of a legend without colours, visible on both backgrounds."""
-STACKED_LEGENDS = {"top": {"direction": "vertical", "anchor": "start", "margin": 4}}
-"""Layout of several legends above a chart: one below the other, or narrow charts would be as wide as all of them."""
 LEGEND_COLUMNS = 4
 """Names per line of a legend above a chart of full width; page.js takes fewer in a narrow window."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
@@ -59,7 +57,7 @@ def vega_config(theme: str) -> dict[str, Any]:
         "background": None,
         "view": {"stroke": None},
         "axis": text | quiet | {"titleFontWeight": 500, "titlePadding": 8, "labelOverlap": "parity"},
-        "legend": text | {"titleFontWeight": 500, "orient": "top", "layout": STACKED_LEGENDS} | marks,
+        "legend": text | {"titleFontWeight": 500, "orient": "top"} | marks,
         "header": text | {"labelFontSize": 12, "labelFontWeight": 600, "labelColor": colour},
         "title": {"color": colour, "fontSize": 12, "fontWeight": 600, "anchor": "start"},
         "text": {"color": colour, "fontSize": 11},
@@ -108,7 +106,9 @@ def colour_encoding(field: str, values: Sequence[str]) -> alt.Color:
 
 def _dash_and_shape(field: str, looks: dict[str, SeriesStyle]) -> dict[str, Any]:
     dashes, shapes = (list(part) for part in zip(*looks.values(), strict=True))
-    legend = alt.Legend(symbolFillColor=LEGEND_GREY, symbolStrokeColor=LEGEND_GREY) if len(looks) > 1 else None
+    # Below the chart: beside the legend of colours, narrow charts would be as wide as both.
+    style = alt.Legend(orient="bottom", symbolFillColor=LEGEND_GREY, symbolStrokeColor=LEGEND_GREY)
+    legend = style if len(looks) > 1 else None
     dash = alt.Scale(domain=list(looks), range=[list(each) for each in dashes])
     shape = alt.Scale(domain=list(looks), range=shapes)
     return {

@@ -120,7 +120,7 @@ def test_groups_may_be_interleaved_and_named_freely() -> None:
     [
         (torch.zeros(3), None, "shape (3,)"),
         (torch.zeros(0, 4), None, "shape (0, 4)"),
-        (torch.zeros(3, 4, dtype=torch.int64), None, "int64"),
+        (torch.zeros(3, 4, dtype=torch.bool), None, "bool"),
         (torch.zeros(3, 4), [1, 2], "shape (2,) for 3 points"),
     ],
 )

@@ -183,6 +183,7 @@ def test_the_detail_after_the_colon_of_a_flag_is_ignored():
 CAVEATS = {
     *("spectrum_floor", "few_points", "unresolved_points", "quantised"),
     *("few_tokens_per_dim", "constant_without_a_group", "group_too_small"),
+    *("adapter_ignored", "ids_beyond_embedding"),
     *("unexpected_keys", "text_stack", "unwrapped_names", "shorter_context", "smaller_corpus", "tokenizer_round_trip"),
 }
 
@@ -205,6 +206,8 @@ OTHER_FLAGS = {
         "unexpected_keys",
         "text_stack",
         "unwrapped_names",
+        "adapter_ignored",
+        "ids_beyond_embedding",
         "no_own_loss",
         "no_mask_token",
         "nonfinite_loss",

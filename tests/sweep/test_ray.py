@@ -21,7 +21,7 @@ from tests.support import stub_checkpoints as stub
 CRASHES = ("segv", "exit", "_exit", "abort", "term")
 DEATHS = {**dict.fromkeys(CRASHES, "crash"), "interrupt": "preempted"}
 """Failure class by way of the worker's death."""
-TRIED_AGAIN = {**dict.fromkeys(stub.MEMORIES, "oom"), "transient": "transient"}
+TRIED_AGAIN = {"memory": "host_oom", "gpu_memory": "oom", "transient": "transient"}
 """Failures that are retried."""
 REFUSED = {"raise": "error", "two": "error", "unpicklable": "error"}
 """Results that no worker should return."""
