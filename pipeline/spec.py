@@ -119,7 +119,7 @@ class Checkpoint(StrictModel):
 
     @property
     def remotes(self) -> tuple[RemoteFiles, ...]:
-        """What is to be fetched from the Hub; empty for local files alone."""
+        """Files to fetch from the Hub; empty for a checkpoint of local files alone."""
         return tuple(filter(None, (self.remote, self.tokenizer_remote, self.base_remote)))
 
     @property

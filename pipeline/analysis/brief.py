@@ -9,13 +9,12 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis.brief_sentences import COUNTED, RULES, Row, count_rows, describe_rows
-from pipeline.analysis.trust import SOUND
+from pipeline.analysis.trust import SOUND, WORST_FIRST
 
 KEYS = ("model", "decoder", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
 """Columns that identify a line, as far as a finding has them."""
 NO_VERDICTS = ("too_few", "no_errors", "no_ends", "no_loss", "no_match", "no_control", "no_change", "unknown")
 """Verdicts that answer nothing, for lack of points, errors or values."""
-TRUST_ORDER = ("doubtful", "care", SOUND)
 HISTORY_PARTS = ("stage", "run")
 
 
@@ -54,7 +53,7 @@ def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> B
     if "layer" in found.columns and not layers:
         found = found.filter(pl.col("layer").is_null())
     if name == "trust":
-        found = found.sort(pl.col("verdict").replace_strict({v: i for i, v in enumerate(TRUST_ORDER)}))
+        found = found.sort(pl.col("verdict").replace_strict({v: i for i, v in enumerate(WORST_FIRST)}))
     several = found["recipe"].n_unique() > 1
     lines, left_out = [], dict[str, int]()
     for rows in _group_rows(found):
@@ -88,4 +87,4 @@ def _make_line(name: str, rows: Sequence[Row], several_recipes: bool) -> BriefLi
 
 
 def _trust_rank(line: BriefLine) -> int:
-    return min(rank for rank, word in enumerate(TRUST_ORDER) if word in line.verdict)
+    return min(rank for rank, word in enumerate(WORST_FIRST) if word in line.verdict)

@@ -9,7 +9,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class ForeignFormat(NamedTuple):
-    """What a file is, and what to do."""
+    """Format of a file that is no plain text, and the next step."""
 
     found: str
     do: str

@@ -15,11 +15,11 @@ from pipeline.analysis.frames import (
 )
 from pipeline.analysis.model_batches import ModelRows, match_names
 from pipeline.analysis.phases import classify_by_estimator
+from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.analysis.trust import list_doubts
 from pipeline.lake.reader import LakeReader
 
 ESTIMATOR_LABELS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
-RANDOM_CORPUS_PREFIX = "random-"
 LANDMARK_PARTS = 4
 """Equal parts of each model. Its first block and the last of each part are landmarks: bold, drawn with errors."""
 PEAKLESS_VERDICTS = ("flat", "disputed", "no_errors", "too_few")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import polars as pl
 
+from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
 from pipeline.report.theme import WIDTH
 
@@ -58,7 +59,7 @@ class ChartContext(NamedTuple):
         """Build the context from `history`, `text`, `kind` and `step` of the layers, and the values of the gaps."""
         return cls(
             tuple(frame["history"].unique().sort()),
-            tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith("random-"), text))),
+            tuple(sorted(frame["text"].unique(), key=lambda text: (text.startswith(RANDOM_CORPUS_PREFIX), text))),
             tuple(frame["kind"].unique().sort()),
             int(frame["step"].max() or 0),  # type: ignore[arg-type]
             frame["step"].n_unique() > MAX_DOTTED_STEPS,
@@ -80,8 +81,12 @@ def base_chart(table: str, *by: str) -> alt.Chart:
 
 def dimension_chart(table: str, *by: str) -> alt.Chart:
     """Like `base_chart`, with `dimension` by the selected estimator, its `se` and its 95 % interval."""
-    chart = base_chart(table, *by).transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
-    return add_interval(chart, "dimension", "se")
+    return add_interval(add_dimension(base_chart(table, *by)), "dimension", "se")
+
+
+def add_dimension(chart: alt.Chart) -> alt.Chart:
+    """Add `dimension` by the selected estimator, and its `se`."""
+    return chart.transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
 
 
 def add_interval(chart: alt.Chart, value: str, se: str) -> alt.Chart:

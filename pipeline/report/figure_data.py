@@ -6,11 +6,11 @@ import polars as pl
 
 from pipeline.analysis.frames import select_block_rows, select_newest_rows
 from pipeline.analysis.model_batches import match_names
+from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 from pipeline.report.chart_data import (
     ESTIMATOR_LABELS,
-    RANDOM_CORPUS_PREFIX,
     ChartTables,
     build_chart_tables,
     load_chart_rows,

@@ -157,28 +157,27 @@ def _drawn_width(spec: dict[str, Any]) -> float:
     return float(found[1])
 
 
-def _narrow_legends(part: Any, columns: int) -> None:
+def _objects(part: Any) -> Iterator[dict[str, Any]]:
+    """Yield every JSON object inside a spec, the outer ones first."""
+    if isinstance(part, dict):
+        yield part
+    inner = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+    for each in inner:
+        yield from _objects(each)
+
+
+def _narrow_legends(spec: dict[str, Any], columns: int) -> None:
     """Limit the names per line of the legends that state a number of columns."""
-    if isinstance(part, list):
-        for each in part:
-            _narrow_legends(each, columns)
-    elif isinstance(part, dict):
+    for part in _objects(spec):
         if isinstance(legend := part.get("legend"), dict) and "columns" in legend:
             legend["columns"] = min(legend["columns"], columns)
-        for each in part.values():
-            _narrow_legends(each, columns)
 
 
-def _shorten_titles(part: Any) -> None:
+def _shorten_titles(spec: dict[str, Any]) -> None:
     """Replace the title of depth axes, which overlap in narrow panels."""
-    if isinstance(part, list):
-        for each in part:
-            _shorten_titles(each)
-    elif isinstance(part, dict):
+    for part in _objects(spec):
         if part.get("title") == DEPTH_TITLE:
             part["title"] = "depth"
-        for each in part.values():
-            _shorten_titles(each)
 
 
 def _to_svg(spec: dict[str, Any]) -> bytes:

@@ -3,14 +3,15 @@
 import altair as alt
 
 from pipeline.analysis.phases import WORDS
+from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.report import theme
-from pipeline.report.chart_data import RANDOM_CORPUS_PREFIX
 from pipeline.report.chart_parts import (
     ANISOTROPY_TITLE,
     DIMENSION_TITLE,
     SHORT_NUMBER_EXPR,
     STEP_TITLE,
     ChartContext,
+    add_dimension,
     add_interval,
     band,
     base_chart,
@@ -65,11 +66,10 @@ def newest_on_every_text(*by: str) -> alt.Chart:
 def draw_newest(shown: ChartContext) -> alt.VConcatChart:
     """Anisotropy with and without sink tokens, and dimension, over depth: the newest checkpoint on every text."""
     base = newest_on_every_text("history")
-    dimension = base.transform_calculate(dimension="datum[estimator]", se="datum[estimator + '_se']")
     panels = [
         _over_depth(shown, base, share_axis("anisotropy"), "anisotropy_se", "all tokens"),
         _over_depth(shown, base, share_axis("anisotropy_no_sink"), "anisotropy_no_sink_se", "without sink tokens"),
-        _over_depth(shown, dimension, value_axis("dimension", DIMENSION_TITLE), "se", ""),
+        _over_depth(shown, add_dimension(base), value_axis("dimension", DIMENSION_TITLE), "se", ""),
     ]
     return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared", color="shared", strokeDash="shared")
 

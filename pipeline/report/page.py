@@ -12,6 +12,7 @@ import jinja2
 import polars as pl
 import vl_convert
 
+from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.cache import table
 from pipeline.errors import UsageError
 from pipeline.report import chart_data, theme
@@ -142,7 +143,11 @@ def _histories(frame: pl.DataFrame) -> dict[str, str]:
 
 def _texts(frame: pl.DataFrame) -> dict[str, str]:
     """SQL condition that selects each text; the head of the digest disambiguates a shared corpus name."""
-    each = frame.select("text", "corpus", "recipe").unique().sort(pl.col("text").str.starts_with("random-"), "text")
+    each = (
+        frame.select("text", "corpus", "recipe")
+        .unique()
+        .sort(pl.col("text").str.starts_with(RANDOM_CORPUS_PREFIX), "text")
+    )
     conditions = {}
     for text, corpus, recipe in each.iter_rows():
         name, _, head = corpus.partition("#")

@@ -6,9 +6,8 @@ import polars as pl
 
 from pipeline.analysis import FINDINGS, combine_batches, compute_batch
 from pipeline.analysis.frames import HISTORY_COLUMNS
+from pipeline.analysis.trust import WORST_FIRST
 from pipeline.report.tables import ReportTable, make_report_table
-
-TRUST_WORST_FIRST = ("doubtful", "care", "sound")
 
 
 class VerdictLine(NamedTuple):
@@ -113,5 +112,5 @@ def _trust(found: pl.DataFrame) -> ReportTable:
 
 
 def _trust_rank() -> pl.Expr:
-    ranks = {word: rank for rank, word in enumerate(TRUST_WORST_FIRST)}
+    ranks = {word: rank for rank, word in enumerate(WORST_FIRST)}
     return pl.col("verdict").replace_strict(ranks, return_dtype=pl.Int8)

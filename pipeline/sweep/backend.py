@@ -62,7 +62,7 @@ class Backend(Protocol):
     """Slot-seconds (GPU-seconds where there are GPUs) idle because the next task's files were not fetched yet."""
 
     def describe_running(self) -> list[str]:
-        """How far each running cell is, of those that this process does not show itself."""
+        """Progress of each running cell that this process does not show itself, as text."""
         ...
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:

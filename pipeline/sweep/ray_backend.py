@@ -96,7 +96,7 @@ class RayBackend:
         return [self._running[ref].task for ref in self._started(list(self._running))]
 
     def describe_running(self) -> list[str]:
-        """How far each running cell is, read from the nodes; on a cluster at most every DESCRIBE_INTERVAL_S."""
+        """Progress of each running cell, read from the nodes; on a cluster at most every DESCRIBE_INTERVAL_S."""
         now = time.monotonic()
         if self._cluster.is_local or now - self._described_at >= DESCRIBE_INTERVAL_S:
             self._described_at = now

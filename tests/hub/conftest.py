@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from pyarrow.parquet import ParquetFile
 
+from tests.support import tiny_checkpoints as tiny
 from tests.support.fake_hub import FakeHub
 
 TOKEN = "hf_" + "nobodyMayReadThis" * 2
@@ -67,6 +68,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
         huggingface_hub.close_session()
     leaks = files_with_secrets(tmp_path)
     assert not leaks, f"a secret was written to {leaks}"
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write the prose that sweeps of the Hub are measured on."""
+    return tiny.text(tmp_path_factory.mktemp("text") / "prose.txt")
 
 
 @pytest.fixture

@@ -31,11 +31,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.history(tmp_path_factory.mktemp("local") / "lab--small", list(STEPS))
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text(tmp_path_factory.mktemp("text") / "prose.txt")
-
-
 def published(hub: FakeHub, folders: Path) -> None:
     repo = hub.repo("lab/small")
     for folder in sorted(folders.iterdir()):

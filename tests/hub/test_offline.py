@@ -23,11 +23,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.history(tmp_path_factory.mktemp("local") / "lab--small", list(STEPS))
 
 
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.text(tmp_path_factory.mktemp("text") / "prose.txt")
-
-
 def go_offline(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the network away from this process and its children."""
     hub.requests.clear()

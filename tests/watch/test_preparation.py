@@ -1,4 +1,4 @@
-"""What a watch checks before its first checkpoint, says at its start, and does not tell twice."""
+"""Start of a watch: its checks before the first checkpoint, its first lines, and no event told twice."""
 
 import json
 import re
