@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 EXTRAS := cpu,dev,report
 BENCH := .bench
 
-.PHONY: pages demo demo-real test test-real test-slow test-browser bench explosions-small lint format constraints clean
+.PHONY: pages demo demo-real gpu-check test test-real test-slow test-browser bench explosions-small lint format constraints clean
 
 demo: $(READY)
 	@$(VENV)/bin/shapelake demo
@@ -35,6 +35,10 @@ test-browser: $(READY)
 # Half an hour on 2 idle cores; ARGS=--quick takes five minutes, ARGS='--only knn' runs one group.
 bench: $(READY) $(BENCH)/authors/.ready $(BENCH)/dadapy/.ready
 	@OMP_WAIT_POLICY=PASSIVE $(VENV)/bin/python -m jobs.bench --json $(BENCH)/bench.json $(ARGS)
+
+# Tests and benchmark of a GPU machine in at most eight minutes; ARGS='--device cpu --quick' rehearses it anywhere.
+gpu-check:
+	@$(if $(wildcard $(VENV)/bin/python),$(VENV)/bin/python,$(PYTHON)) -m jobs.gpu_check $(ARGS)
 
 # Peers in separate folders: one is loaded by its path, the other needs an older numpy and runs as a child process.
 $(BENCH)/authors/.ready: | $(READY)

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -15,15 +16,16 @@ from jobs.bench import peers, table
 from jobs.bench.comparison import Comparison
 from jobs.bench.machine import format_machine, machine
 from jobs.bench.scale import Scale, scale
-from pipeline.cli import run_command
 from pipeline.geometry import set_threads
-from pipeline.strict_model import suggest
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "knn": ("knn",),
+    "engines": ("engines",),
     "spectrum": ("spectrum",),
     "kernels": ("kernels",),
-    "measure": ("layer", "checkpoint", "sampling"),
+    "layer": ("layer",),
+    "checkpoint": ("checkpoint",),
+    "sampling": ("sampling",),
     "sweep": ("sweep",),
     "lake": ("lake",),
     "training": ("training",),
@@ -36,16 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     set_threads(torch.get_num_threads())
     about = machine(options.device)
     print(f"{format_machine(about)}\n\n{table.head()}", flush=True)
-    rows = []
+    absent = peers.absent()
+    written = {**about, "device": options.device, "quick": options.quick, "absent": absent, "rows": []}
     with tempfile.TemporaryDirectory() as cache, patch.dict(os.environ, SHAPELAKE_CACHE=cache):
         for row in measure_groups(options.only, scale(options.device, options.quick), options.device):
-            rows.append(row)
             print(table.line(row), flush=True)
-    if absent := peers.absent():
+            written["rows"].append(row.to_json())
+            if options.json:  # after each row, so that a run that is cut off leaves what it measured
+                _write_json(options.json, written)
+    if absent:
         print(f"\nnot measured because not installed (run make bench): {', '.join(absent)}")
-    if options.json:
-        context = {**about, "device": options.device, "quick": options.quick, "absent": absent}
-        options.json.write_text(json.dumps({**context, "rows": [row.to_json() for row in rows]}, indent=1) + "\n")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace the file in one step: a reader never sees half of it."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
 
 
 def measure_groups(names: Sequence[str], sizes: Scale, device: str) -> Iterator[Comparison]:
@@ -72,9 +81,11 @@ def _parse_groups(text: str) -> list[str]:
     names = text.split(",")
     for name in names:
         if name not in GROUPS:
-            raise argparse.ArgumentTypeError(f"no group {name!r}{suggest(name, list(GROUPS))}")
+            raise argparse.ArgumentTypeError(f"no group {name!r}; choose from {', '.join(GROUPS)}")
     return names
 
 
 if __name__ == "__main__":
+    from pipeline.cli import run_command  # needs packages that a bare GPU machine lacks; `jobs.gpu_check` calls main
+
     run_command(main)

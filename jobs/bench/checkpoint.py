@@ -1,8 +1,6 @@
 """One full checkpoint against a bare forward pass over the same tokens and against a straightforward script."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -13,25 +11,35 @@ from torch import Tensor
 from jobs.bench import peers
 from jobs.bench.comparison import Comparison, Subject, Unit, at_least, at_most, compared, unit_on
 from jobs.bench.data import curved, forward_floor
-from jobs.bench.decoder import save_decoder
+from jobs.bench.decoder import build_decoder, build_tokenizer
 from jobs.bench.scale import Model, Scale
 from jobs.bench.timing import Contender, Took, interleaved, timed
-from pipeline.catalog.local_histories import inspect_checkpoint
 from pipeline.corpora import build_contexts
 from pipeline.measure import measure
-from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint, load_checkpoint
-from pipeline.spec import Cell, ContextRecipe, Corpus, Resources
+from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint
+from pipeline.model import LayerStack, Tokenizer
+from pipeline.model import Model as LoadedModel
+from pipeline.spec import Cell, Checkpoint, ContextRecipe, Corpus
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 32_768}
+_IN_MEMORY = Checkpoint(
+    model="random",
+    revision="main",
+    path="",
+    tokenizer_path="",
+    kinds=("decoder",),
+    weights_digest="",
+    config_digest="",
+    tokenizer_digest="",
+)
 BARE, PLAIN, FLOOR = "bare forward pass", "plain script", "2 x parameters x tokens at the measured matmul rate"
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    with tempfile.TemporaryDirectory() as folder:
-        save_decoder(Path(folder), scale.model.layers, scale.model.dim, scale.model.vocabulary, scale.model.tokens)
-        loaded = load(Path(folder), _recipe(scale.model, device), device)
-        took = interleaved(_contenders(loaded, scale, device), scale.model.rounds)
-        yield from _compared(took, scale, unit_on(device))
+    model = scale.model
+    loaded = build(model.layers, model.dim, model.vocabulary, _recipe(model, device), device)
+    took = interleaved(_contenders(loaded, scale, device), model.rounds)
+    yield from _compared(took, scale, unit_on(device))
 
 
 class Loaded(NamedTuple):
@@ -86,15 +94,16 @@ def _recipe(model: Model, device: str) -> ContextRecipe:
     )
 
 
-def load(folder: Path, recipe: ContextRecipe, device: str) -> Loaded:
-    """Load a checkpoint folder and draw the random tokens of the recipe."""
-    checkpoint, corpus = inspect_checkpoint(folder), Corpus(kind="random-uniform")
-    resources = Resources(gpus=int(device == "cuda"), cpus=torch.get_num_threads())
-    opened = load_checkpoint(checkpoint, recipe, resources)
-    cell = Cell(checkpoint=checkpoint, kind="decoder", corpus=corpus, recipe=recipe)
-    limits = opened.model.vocab_size, opened.model.max_positions
-    text = build_contexts(corpus, recipe, opened.tokenizer, *limits, checkpoint.tokenizer_digest)
-    return Loaded(cell, opened, torch.from_numpy(np.stack(text.ids)).long().to(device))
+def build(layers: int, dim: int, vocabulary: int, recipe: ContextRecipe, device: str) -> Loaded:
+    """Build a decoder with random weights on the device, as if loaded, and draw the random tokens of the recipe."""
+    dtype = getattr(torch, recipe.dtype)
+    module = build_decoder(layers, dim, vocabulary, recipe.context_tokens, device, dtype)
+    tokenizer = Tokenizer(build_tokenizer(vocabulary))
+    model = LoadedModel(module, {"decoder": LayerStack(module, "decoder")}, (), ())
+    cell = Cell(checkpoint=_IN_MEMORY, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=recipe)
+    text = build_contexts(cell.corpus, recipe, tokenizer, model.vocab_size, model.max_positions, "")
+    ids = torch.from_numpy(np.stack(text.ids)).long().to(device)
+    return Loaded(cell, LoadedCheckpoint(model, tokenizer, device, load_s=0.0), ids)
 
 
 def _bare(loaded: Loaded, n: int) -> Took:

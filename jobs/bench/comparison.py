@@ -75,6 +75,15 @@ class Comparison:
             return None
         return "pass" if (self.ratio <= bound if sense == "<=" else self.ratio >= bound) else "falls short"
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> "Comparison":
+        """Return the comparison that `to_json` wrote."""
+        sense = "<=" if row["ratio_is"] == "ours / reference" else ">="
+        bound = None if row["target"] is None else float(row["target"].split()[1])
+        subject = Subject(*(row[field] for field in Subject._fields))
+        rounds = row["ours_rounds"], row["theirs_rounds"]
+        return cls(subject, row["reference"], row["unit"], *rounds, Wanted(sense, bound), row["note"])
+
     def to_json(self) -> dict[str, Any]:
         """Return every field, including all rounds; target and verdict are null without a bound."""
         sense, bound = self.wanted

@@ -1,12 +1,9 @@
 """Effect of measuring few tokens per context: shift of the anisotropy relative to its standard error."""
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-from jobs.bench.checkpoint import BATCH_TOKENS, Loaded, load
+from jobs.bench.checkpoint import BATCH_TOKENS, Loaded, build
 from jobs.bench.comparison import Comparison, Subject, at_most
-from jobs.bench.decoder import save_decoder
 from jobs.bench.scale import Scale
 from pipeline.measure import measure
 from pipeline.recipe import ContextRecipe, built_in_recipe
@@ -19,10 +16,8 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     standard = built_in_recipe("standard@1")
     assert isinstance(standard, ContextRecipe)
     recipe = standard.model_copy(update={"contexts": scale.sampled_contexts, "dtype": "float32"})
-    with tempfile.TemporaryDirectory() as folder:
-        save_decoder(Path(folder), LAYERS, WIDTH, VOCABULARY, recipe.context_tokens)
-        loaded = load(Path(folder), recipe, device)
-        few, full = (_anisotropy(loaded, tokens, device) for tokens in (recipe.moment_tokens, None))
+    loaded = build(LAYERS, WIDTH, VOCABULARY, recipe, device)
+    few, full = (_anisotropy(loaded, tokens, device) for tokens in (recipe.moment_tokens, None))
     shifts = [abs(a - b) for (a, _), (b, _) in zip(few, full, strict=True)]
     errors = [error for _, error in few]
     worst = max(shift / error for shift, error in zip(shifts, errors, strict=True))

@@ -123,7 +123,9 @@ def _sentence(row: dict[str, Any]) -> str:
     tokens = "all tokens" if row["metric"] == "anisotropy" else "without sink tokens"
     left = f" Left out: {', '.join(row['left_out'])}." if row["left_out"] else ""
     if row["verdict"] == TOO_FEW:
-        return f"{len(row['models'])} decoders with a checkpoint near 1 % of training are too few to compare.{left}"
+        n = len(row["models"])
+        found = f"{n or 'no'} decoder{'' if n == 1 else 's'} with a checkpoint near 1 % of training"
+        return f"A comparison ({tokens}) needs two decoders; the lake has {found}.{left}"
     distances = f"{format_interval(row, 'early')} early and {format_interval(row, 'late')} late"
     if row["verdict"] == NO_ERRORS:
         return (

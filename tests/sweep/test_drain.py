@@ -4,6 +4,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from pipeline.sweep.run_report import RunReport
 from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from tests.support import stub_checkpoints as stub
@@ -58,3 +60,31 @@ def test_a_retry_that_a_drain_cuts_off_is_left_to_a_rerun_not_a_failure(tmp_path
 
     _, report = go(root, lake, work)
     assert (report.exit_code, report.n_unfinished, report.failures) == (143, 1, {})
+
+
+def test_a_first_ctrl_c_says_what_it_waits_for_and_that_a_second_stops_at_once(tmp_path, lake, capsys):
+    root = stub.history(tmp_path / "runs", [0, 1])
+
+    def work(task: Task) -> list[Outcome]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return stub.work(task)
+
+    _, report = go(root, lake, work)
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "stopping" in line)
+    assert "waiting up to" in line
+    assert "runs@step" in line, "the checkpoint being measured"
+    assert "a second Ctrl-C stops at once" in line
+    assert (report.exit_code, report.n_unfinished) == (130, 1)
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path, lake):
+    root = stub.history(tmp_path / "runs", [0, 1])
+
+    def work(task: Task) -> list[Outcome]:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)  # signals are handled between two instructions
+        raise AssertionError("the second signal did not stop the task")
+
+    with pytest.raises(KeyboardInterrupt):
+        go(root, lake, work)
