@@ -123,9 +123,7 @@ def wait_silently(stop: threading.Event) -> None:
 
 
 def _is_transient(error: BaseException) -> bool:
-    # Of download errors only a reset connection is retried here: the library retries the others itself.
-    if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code in TRANSIENT_STATUSES
+    # Of a download's broken connections only a reset is retried here: the library resumes after the others itself.
     return isinstance(error, TransientError | httpx2.ReadError | json.JSONDecodeError | errors.XetDownloadError)
 
 
@@ -153,16 +151,17 @@ def _prepare() -> None:
 
 class _Client(httpx2.Client):
     def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-        if stream:  # a download, which the library resumes
-            return super().send(request, stream=True, **options)
         try:
-            response = super().send(request, **options)
+            response = super().send(request, stream=stream, **options)
         except httpx2.TransportError as error:
+            if stream:  # a download, which the library resumes
+                raise
             raise TransientError(f"sent no complete answer ({type(error).__name__})") from error
         RATE_LIMIT.record_answer(response.headers)
         if response.status_code in TRANSIENT_STATUSES:
+            response.close()
             wait_s = _retry_after_s(response)
-            if response.status_code == 429 and wait_s:
+            if response.status_code == 429 and wait_s and not stream:  # downloads have a limit of their own
                 RATE_LIMIT.record_wait(wait_s)
             raise TransientError(f"answered {response.status_code}", wait_s)
         _LOCAL.path = response.url.path
