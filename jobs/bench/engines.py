@@ -20,7 +20,7 @@ FAISS, TORCH = "FAISS", "torch"
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     """Yield one row per cloud; none if FAISS is not installed for the device."""
-    if default_engine(torch.device(device)) is faiss_engine:
+    if default_engine(torch.device(device), max(size.n for size in scale.knn)) is faiss_engine:
         for size in scale.knn:
             yield _compare(size, device)
 

@@ -46,7 +46,7 @@ def _compare_size(size: Knn, scale: Scale, device: str) -> Iterator[Comparison]:
 
 def _own(points: Tensor) -> dict[str, Contender]:
     device = points.device.type
-    engine, centred = default_engine(points.device), points - points.median(0).values
+    engine, centred = default_engine(points.device, len(points)), points - points.median(0).values
     return {
         FLOOR: gemm_floor(points),
         "candidates": timed(lambda: engine(centred, centred, WIDTH), device),

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from pipeline.geometry.candidates import CandidateEngine, Candidates, default_ladder, direct_engine, torch_engine
-from pipeline.geometry.chunking import chunk_matrix_rows, select_rows
+from pipeline.geometry.chunking import chunk_matrix_rows, select_rows, sort_rows
 from pipeline.geometry.exact_distances import DISTANCE_TOLERANCE, pair_distances
 from pipeline.geometry.precision import UNIT_ROUNDOFF
 
@@ -28,7 +28,7 @@ class NeighborLists(NamedTuple):
     distances: Float64[Tensor, "rows k"]
     indices: Int[Tensor, "rows k"]
     certified: Bool[Tensor, " rows"]
-    """True if no point outside the list can be nearer than its last point by more than DISTANCE_TOLERANCE."""
+    """True if no unlisted point can be nearer than the last listed one by more than DISTANCE_TOLERANCE."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _ladder(
     generator = torch.Generator().manual_seed(seed)
     subsample = torch.randperm(len(points), generator=generator)[:SHIFT_ROWS].to(points.device)
     shift = points[subsample].median(0).values.to(torch.float64)
-    *cheaper, (propose, dtype) = [(engine, torch.float32)] if engine else default_ladder(points.device, points.shape[1])
+    *cheaper, (propose, dtype) = [(engine, torch.float32)] if engine else default_ladder(points.device, *points.shape)
     for cheap, coarse in cheaper:
         view, pilot = _View.of(points, shift, coarse), rows[:: -(-len(rows) // PILOT_QUERIES)]
         if float(_search_with(points, view, pilot, k, cheap).certified.double().mean()) >= 0.5:
@@ -140,7 +140,7 @@ def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
 
 def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distances to the candidates by differences, and the candidates, sorted; ties ordered by index."""
-    candidates = candidates.sort(1).values
+    candidates = sort_rows(candidates)
     nearest, order = pair_distances(points, rows, candidates).sort(dim=1, stable=True)
     return nearest, candidates.gather(1, order)
 
@@ -150,7 +150,8 @@ def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[
 
     A point that was not proposed has an approximate squared distance of at least `cutoff`, with an error of at most
     2 gamma (|x|^2 + |y|^2), between positions with rounding errors. For ordinary rows y ranges over the ordinary
-    points; massive points are farther away than the difference of the lengths.
+    points; massive points are farther away than the difference of the lengths. A cutoff that overflowed excludes
+    nothing.
     """
     massive, own = view.massive[rows], view.length[rows]
     ordinary = ~view.massive
@@ -161,4 +162,4 @@ def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[
     gap = view.length[view.massive].min() - own - view.error.max() if view.massive.any() else torch.inf
     # In float64 a tie that extends beyond the candidates may be certified: the distances are the same either way.
     last = last * (1 + (-DISTANCE_TOLERANCE if view.values.dtype == torch.float64 else DISTANCE_TOLERANCE))
-    return (last <= reach) & (massive | (last <= gap))
+    return cutoff.isfinite() & (last <= reach) & (massive | (last <= gap))

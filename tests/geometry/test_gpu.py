@@ -111,6 +111,7 @@ def test_lengths_belong_to_the_rounded_points() -> None:
 def test_the_engine_is_chosen_by_size() -> None:
     """A GPU uses float32 for narrow points and 16-bit products for wide ones; the CPU uses float32."""
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert default_ladder(cpu, 4096) == ((faiss_engine, torch.float32),)
-    assert [dtype for _, dtype in default_ladder(cuda, 4096)] == [torch.bfloat16, torch.float32]
-    assert [dtype for _, dtype in default_ladder(cuda, 64)] == [torch.float32]
+    assert default_ladder(cpu, 100_000, 4096) == ((faiss_engine, torch.float32),)
+    assert default_ladder(cpu, 1024, 4096) == ((torch_engine, torch.float32),), "a small cloud"
+    assert [dtype for _, dtype in default_ladder(cuda, 100_000, 4096)] == [torch.bfloat16, torch.float32]
+    assert [dtype for _, dtype in default_ladder(cuda, 100_000, 64)] == [torch.float32]

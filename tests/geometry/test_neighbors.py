@@ -107,11 +107,12 @@ def test_nearest_differences_are_summed_in_float64(name: str, faiss: bool, monke
     torch.testing.assert_close(found, exact, rtol=5e-7, atol=0)  # measured: 2e-7
 
 
+@pytest.mark.parametrize("engine", [None, faiss_engine, torch_engine])
 @pytest.mark.parametrize("power", [-120, -70, 70, 120])
-def test_squares_may_leave_the_range_of_float32(power: int) -> None:
+def test_squares_may_leave_the_range_of_float32(power: int, engine: CandidateEngine | None) -> None:
     """Points near the limits of float32 have the same relative distances as points of unit size."""
     points = curved(200, 96)
-    scaled = build_exact_graph(points * 2.0**power, 12).distances * 2.0**-power
+    scaled = build_exact_graph(points * 2.0**power, 12, engine=engine).distances * 2.0**-power
     torch.testing.assert_close(scaled, build_exact_graph(points, 12).distances, rtol=1e-6, atol=0)
 
 

@@ -189,7 +189,7 @@ def cloud() -> Tensor:
 def search(task: Task) -> list[Outcome]:
     """Save the candidates that the default engine proposes for `cloud`; the summary is the engine's name."""
     points = cloud()
-    engine = default_engine(points.device)
+    engine = default_engine(points.device, len(points))
     torch.save(tuple(engine(points, points, K + 1)), Path(task.lake, "candidates.pt"))
     return outcomes(task, engine.__name__)
 
