@@ -16,7 +16,7 @@ from uuid import uuid4
 from pipeline.errors import UsageError
 
 LOCK_TIMEOUT_S = 5.0
-"""Wait for another process's transaction, which takes milliseconds; after it the table counts as unusable."""
+"""Timeout for another process's transaction, which takes milliseconds; then the table counts as unusable."""
 WRITE_EVERY_S = 1.0
 """Interval of the transactions of a batch: the work that a kill can cost."""
 CREATE = (

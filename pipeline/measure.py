@@ -165,10 +165,10 @@ def forward_contexts(inputs: CellInputs, sampler: HiddenStateSampler, loss: Loss
 
 
 def decide_sinks(stack: LayerStack) -> list[bool]:
-    """For each layer whether its norms decide which tokens are sinks: those of the blocks do."""
+    """Return per layer whether its norms may mark tokens as sinks: only those of blocks do."""
     return [state.name == "block" for state in stack.state_specs]
 
 
 def linear_map_targets(stack: LayerStack) -> list[int | None]:
-    """For layers 0..L-1 the layer that their linear map leads to; None for the last block and the final norm."""
+    """Return for each layer the layer that its linear map predicts; None for the last block and final norm."""
     return [state.layer + 1 if state.layer < stack.n_layers else None for state in stack.state_specs]

@@ -47,7 +47,7 @@ class Local(StrictModel):
         return self.model or Path(self.local).resolve().name
 
     def resolve_paths(self, folder: Path) -> "Local":
-        """Return a copy whose relative paths are resolved against `folder`; a base that is no folder is a repo."""
+        """Return a copy whose relative paths are resolved against `folder`; a `base` that is a repo id stays."""
         resolve = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
         base = resolve(self.base)
         paths = {"local": resolve(self.local), "tokenizer": resolve(self.tokenizer)}

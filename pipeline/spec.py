@@ -178,7 +178,9 @@ class Resources(StrictModel):
     @model_validator(mode="after")
     def _a_gpu_per_slot(self) -> "Resources":
         if self.gpus and self.slots and self.slots > self.gpus:
-            raise ValueError(f"{self.slots} slots on {self.gpus} gpus: a task takes one GPU, set slots to at most that")
+            raise ValueError(
+                f"{self.slots} slots on {self.gpus} gpus: a slot needs a GPU; set slots to {self.gpus} or less"
+            )
         return self
 
     @property

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file in one step: a reader never sees half of it."""
+    """Replace the file atomically, so that readers never see half."""
     partial = path.with_name(f"{path.name}.partial")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)

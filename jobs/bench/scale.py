@@ -40,7 +40,7 @@ class Scale(NamedTuple):
     spectrum: Knn
     model: Model
     bare_contexts: int
-    """Contexts forwarded by the bare pass before scaling up; its batches are independent."""
+    """Contexts of the timed bare pass, whose time is then scaled up to all contexts."""
     plain_contexts: int
     """Contexts forwarded by the plain script before scaling up."""
     sampled_contexts: int
@@ -50,7 +50,7 @@ class Scale(NamedTuple):
     lakes: tuple[int, ...]
     """Cells of the lakes whose costs are compared."""
     snapshot_cells: int
-    """Cells of the snapshot in an object store whose requests are counted."""
+    """Cells of the object-store snapshot in the count of requests."""
     new_cells: int
     """Cells that are newer than the snapshot."""
     full: bool = True

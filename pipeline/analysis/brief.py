@@ -14,7 +14,7 @@ from pipeline.analysis.trust import SOUND, WORST_FIRST
 KEYS = ("model", "decoder", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
 """Columns that identify a line, as far as a finding has them."""
 NO_VERDICTS = ("too_few", "no_errors", "no_ends", "no_loss", "no_match", "no_control", "no_change", "unknown")
-"""Verdicts that answer nothing, for lack of points, errors or values."""
+"""Verdicts without an answer: points, errors or values are lacking."""
 HISTORY_PARTS = ("stage", "run")
 
 

@@ -115,7 +115,7 @@ def _controls(row: Row) -> str:
         return "no significant change of dimension"
     place = "step" if row["over"] == "training" else "depth"
     ends = (f"{row[end]:,.0f}" if place == "step" else f"{row[end]:.2f}" for end in ("first", "last"))
-    return f"of the change by {row['change']:+.0%} from {place} {' to '.join(ends)}"
+    return f"of the {row['change']:+.0%} change from {place} {' to '.join(ends)}"
 
 
 def _sinks(row: Row) -> str:
@@ -215,4 +215,4 @@ RULES: dict[str, BriefRule] = {
     "trust": BriefRule("share of rows in doubt", _percent("share"), _trust, _column("about")),
 }
 COUNTED = ("estimators", "agreement")
-"""Findings with many alike rows per history, of which the brief form counts the verdicts."""
+"""Findings with many similar rows per history; the brief form counts their verdicts."""

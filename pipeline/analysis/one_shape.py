@@ -25,7 +25,7 @@ from pipeline.analysis.simultaneous_test import Floats
 EARLY_SHARE, EARLY_FACTOR = 0.01, 4.0
 """Early is the checkpoint nearest to 1 % of a run's training, at most a factor 4 away from it."""
 SAME_SHAPE = 0.1
-"""Mean distance of profiles, in units of anisotropy, under which models have one shape."""
+"""Mean distance between profiles, in anisotropy, below which models share one shape."""
 DEPTHS = np.linspace(0, 1, 21)
 """Depths at which profiles of different numbers of blocks are compared, by linear interpolation."""
 METRICS = ("anisotropy", "anisotropy_no_sink")
@@ -94,7 +94,7 @@ def _name(history: pl.DataFrame) -> str:
 
 
 def _mean_distance(profiles: list[Profile]) -> Estimate:
-    """Mean over pairs of models of the root mean square distance over depth, with the sum of all errors."""
+    """Mean over pairs of models of the RMS distance over depth; interval: mean of the pairs' combined errors."""
     shapes = [np.interp(DEPTHS, profile.depth, profile.value) for profile in profiles]
     distances = [float(np.sqrt(((a - b) ** 2).mean())) for a, b in combinations(shapes, 2)]
     halves = [_half_width(profile) for profile in profiles]

@@ -89,7 +89,7 @@ class Family(StrictModel):
     skip: re.Pattern[str] | None = None
     """Names that are not checkpoints, besides main, refs/*, pr/N, versions and commits."""
     position: str | None = None
-    """Unit of the group `position` in `rev`, if it has one."""
+    """Unit of the `position` group of `rev`, if any."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
     """Stages in training order; for several rows of one stage, the first whose `repos` matches applies."""
     model: str | None = None

@@ -68,7 +68,7 @@ def _encodable(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise CorpusError(where, "half of a surrogate pair, which is no character", "Leave the record out") from error
+        raise CorpusError(where, "an unpaired surrogate, which is no character", "Leave the record out") from error
     return text
 
 

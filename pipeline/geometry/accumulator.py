@@ -100,11 +100,6 @@ class LayerMoments:
     next_layer: "LayerMoments | None" = None
     """Layer on the other side of the cross scatters."""
 
-    @property
-    def pooled_moments(self) -> Moments:
-        """Moments of the tokens of all groups."""
-        return self.every.pooled
-
 
 class NormStatistics:
     """Maximum of the row norms, and a sample of norms for the median.

@@ -49,5 +49,5 @@ def pass_bytes(widths: Sequence[int], n_points: int, groups: int, dtype: torch.d
 
 
 def describe_bytes(width: int, n_points: int) -> int:
-    """Return the additional bytes of describing one layer; layers are described one at a time."""
+    """Return the extra bytes needed to describe one layer; layers are described in turn."""
     return WORK_MATRICES * width**2 * 8 + n_points * (WORK_BYTES_PER_COORDINATE * width + NEIGHBOUR_BYTES)

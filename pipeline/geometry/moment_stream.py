@@ -77,7 +77,7 @@ class BlockStream:
         """
         self._fold_block()
         if any(self._due) or not self._block:
-            raise ValueError(f"stream finished with rows per group still due: {self._due}")
+            raise ValueError(f"stream ended; rows missing in each group: {self._due}")
 
     def _enter(self, group: int) -> None:
         if group != self._group:

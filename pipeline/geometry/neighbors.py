@@ -13,7 +13,7 @@ from pipeline.geometry.exact_search import search_neighbors
 from pipeline.geometry.precision import UNIT_ROUNDOFF, upcast_to_float32
 
 NEAR_DUPLICATE_ROUNDINGS = 32
-"""Roundings of its norm by which a copy may differ (2e-6 relative in float32); other batch shapes cause that much."""
+"""Largest difference of copies, in units of rounding of the norm (2e-6 in float32); batch shapes cause that much."""
 
 
 @dataclass(frozen=True)

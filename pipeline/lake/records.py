@@ -119,7 +119,7 @@ def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
     """Return one entry per (label, content), with the newest record of that pair.
 
     `superseded`: the label's newest record points to other content (weights, config or tokenizer). `duplicate_of`:
-    the first other label, by `first_seen`, then step, that points to equal weights now; two duplicates name each other.
+    the earliest other label (by `first_seen`, then step) that now has equal weights; two duplicates have each other.
     """
     by_time = sorted(((label.name, label) for label in labels), key=lambda pair: pair[1].seen_at)
     current = {name: label.content for name, label in by_time}

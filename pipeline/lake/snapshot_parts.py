@@ -127,7 +127,7 @@ def _quoted(path: Path) -> str:
 
 
 def _as_path(source: Path | bytes, target: Path) -> Path:
-    """The path of a row file; the bytes of one in an object store are written to `target`."""
+    """The path of a row file; bytes from an object store are first written to `target`."""
     if isinstance(source, Path):
         return source
     target.write_bytes(source)

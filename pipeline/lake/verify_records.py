@@ -87,7 +87,7 @@ def _check_audit(name: re.Match[str], data: bytes) -> str | None:
 
 
 def _digest_without_time(data: bytes) -> str:
-    """The digest of a record as in its name; computed from its own fields, which another version may have written."""
+    """The digest in a record's name, computed from its raw fields, which another version may have written."""
     return digest_json({field: value for field, value in _parse_object(data).items() if field != "seen_at"}, bits=64)
 
 

@@ -14,7 +14,7 @@ from pipeline.geometry import MomentStream, PointCloud, SinkStream, to_device
 
 
 class HiddenStateSampler:
-    """Passes the moment rows of each layer to the stream and its kept rows to the layer's cloud.
+    """Passes each layer's moment rows to the stream and its kept rows to its point cloud.
 
     Args:
         layers: layers of the stream, in its order; hidden states of other layers are ignored.

@@ -150,7 +150,7 @@ def _deltas(adapter: Adapter, module: nn.Module, base_prefix: str) -> Iterator[t
     for path, parts in adapter.pairs.items():
         if (name := _find(path, modules, base_prefix)) is None:
             found = f"its tensors change {path!r}, and the base model has no such module"
-            raise CheckpointError(adapter.asked, found, "Name the model that it was trained on as base")
+            raise CheckpointError(adapter.asked, found, "Set base to the model that it was trained on")
         kind = modules[name]
         if not isinstance(kind, (nn.Linear, Conv1D, nn.Embedding)):
             found = f"it changes {path!r}, a {type(kind).__name__}, and only linear layers and embeddings can be merged"
@@ -172,7 +172,7 @@ def _find(name: str, known: dict[str, Any], base_prefix: str) -> str | None:
 def _fitting(adapter: Adapter, name: str, value: Tensor, old: Tensor) -> Tensor:
     if value.shape != old.shape:
         found = f"its change of {name!r} has shape {tuple(value.shape)}, and the base model {tuple(old.shape)}"
-        raise CheckpointError(adapter.asked, found, "Name the model that it was trained on as base")
+        raise CheckpointError(adapter.asked, found, "Set base to the model that it was trained on")
     return value
 
 

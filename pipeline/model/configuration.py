@@ -92,7 +92,7 @@ def find_class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def _without_runtime_fields(value: Any) -> Any:
-    """Return a copy without RUNTIME_FIELDS, also in the configs of parts; packed weights are to be unpacked."""
+    """Return a copy without RUNTIME_FIELDS, also in nested configs, and request that weights be dequantised."""
     if isinstance(value, list):
         return [_without_runtime_fields(inner) for inner in value]
     if not isinstance(value, dict):

@@ -75,7 +75,7 @@ class LayerStack:
 
     @property
     def _class_kind(self) -> ModelKind:
-        """Kind that the class is made for, whatever its config says."""
+        """Kind that the model class implies; its config is ignored."""
         return "encoder" if type(self._module).__name__.endswith(MASKED_CLASS_SUFFIXES) else "decoder"
 
     def read_by_next_block(self, layer: int) -> Callable[[Tensor], Tensor] | None:

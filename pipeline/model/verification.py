@@ -63,7 +63,7 @@ def require_direction(
             body, found, "Write is_causal: false into config.json, or is_decoder: true if it is to be causal"
         )
     if not expects_causal and equal and states[0].shape[1] > 1:
-        found = "config.json gives a model that reads both directions, but its first token sees no later one"
+        found = "config.json gives a bidirectional model, but its first token does not attend to later ones"
         raise _mismatch(body, found, "Name a class for causal language models in `architectures`, or fix is_decoder")
 
 

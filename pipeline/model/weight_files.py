@@ -38,7 +38,7 @@ class Weights(NamedTuple):
     state_dict: dict[str, Any]
     """Tensors, or slices of safetensors files that are read on first use."""
     flags: tuple[str, ...]
-    """`unwrapped_names` with `unwrapped_names:PART` for each key or prefix of a wrapper that was removed."""
+    """`unwrapped_names`, and `unwrapped_names:PART` for each wrapper key or prefix that was removed."""
 
 
 READ_ERRORS = (

@@ -109,7 +109,7 @@ class ChartRows:
 
 
 def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
-    """The suffix ` · name` where `test` holds and the column is not null."""
+    """` · ` and the value of `name` where `test` holds, else empty."""
     return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(" · ") + pl.col(name)).otherwise(pl.lit(""))
 
 

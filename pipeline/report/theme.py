@@ -10,7 +10,7 @@ WIDTH = 640
 PANEL_WIDTH = 190
 """Width in pixels of one panel of small multiples."""
 LEGEND_GREY = "#808080"
-"""Colour of the symbols of a legend without colours, visible on both backgrounds."""
+"""Symbol colour where a legend encodes shapes only; visible on both backgrounds."""
 LEGEND_COLUMNS = 4
 """Names per line of a legend above a chart of full width; page.js takes fewer in a narrow window."""
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"

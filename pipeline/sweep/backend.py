@@ -10,7 +10,8 @@ from pipeline.spec import Cell
 from pipeline.sweep.task import Outcome, Task
 
 TaskFunction = Callable[[Task], list[Outcome]]
-"""A stage of a task. Never raises: failures are returned. A fetch returns outcomes only if it fails."""
+"""Stage of a task, such as `worker.run_task`. Never raises: failures are returned. A fetch returns outcomes only if it
+fails."""
 FinishedTask = tuple[Task, list[Outcome]]
 
 

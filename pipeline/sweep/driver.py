@@ -128,7 +128,7 @@ class Driver:
         return {host for host in hosts if host is not None}
 
     def _canary(self, hosts: set[str]) -> QueuedTask | None:
-        """Canary task for the first of these hosts, one at a time."""
+        """Canary for one of the hosts; None while another runs."""
         if not hosts or any(one.task.canary_host is not None for one in self.running.values()):
             return None
         self.n_canaries += 1
@@ -178,10 +178,11 @@ class Driver:
             self._stop(f"{failed}\nNo checkpoint is at fault: repair the host or Ray, then run it again")
 
     def _reconcile_with_lake(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """Replace the outcomes of a dead worker by what the lake shows: it may have committed some of its cells, and
-        another run those that it had leased.
+        """Correct the outcomes of a failed task from the lake: a dead worker may have committed cells, and another run
+        those it leased.
 
-        Cells run in order, so only the first uncommitted one can have ended the worker; the rest never began.
+        Cells run in order, so the first uncommitted one ended the worker or exhausted its memory; the rest either never
+        began or failed for the same reason, and none of them counts an attempt.
         """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
@@ -229,7 +230,7 @@ class Driver:
             self._stop(refused[0])
 
     def _stop(self, reason: str) -> None:
-        """Start nothing more; the first reason is the one that is reported."""
+        """Stop starting tasks; of several reasons, the first is reported."""
         self.report.stop_reason = self.report.stop_reason or reason
 
     def _check_circuit_breaker(self, task: Task, outcomes: list[Outcome], retry: Mapping[str, bool]) -> None:

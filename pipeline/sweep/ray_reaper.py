@@ -20,7 +20,7 @@ GRACE_S = 2.0
 
 
 class RayProcess(NamedTuple):
-    """A process, told from a later one with the same id by the time of its start."""
+    """A process, identified by its id and start time, because ids are reused."""
 
     pid: int
     started: str

@@ -25,7 +25,7 @@ class Task(StrictModel):
     canary_host: str | None = None
     """Host that a canary task checks; empty = any host; None = not a canary task."""
     memory_slots: int = 1
-    """Number of slots whose memory the task reserves; raised after each kill by the node's memory monitor."""
+    """Number of slots whose memory the task reserves; raised after each failure for lack of host memory."""
 
     @property
     def batch_tokens(self) -> int:

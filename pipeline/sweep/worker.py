@@ -23,7 +23,8 @@ from pipeline.lake import Lake, to_table
 from pipeline.lake.leases import acquire_lease, release_lease
 from pipeline.measurement.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
-from pipeline.sweep.task import ErrorClass, Outcome, Task, fail_all_cells
+from pipeline.sweep.retry_policy import ErrorClass
+from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _measure_cells(task: Task, lake: Lake, checkpoint: Checkpoint, watch: Timeou
 
 @cache
 def _model_cache() -> "ModelCache":
-    """Model cache of this process, which runs several tasks inline and on the CPUs of a cluster."""
+    """Model cache of this process, which may run several tasks (inline, or on cluster CPUs)."""
     from pipeline.measurement.loaded_checkpoint import ModelCache
 
     return ModelCache()

@@ -47,7 +47,7 @@ class MetricMean(NamedTuple):
 
 
 class AlertRule(NamedTuple):
-    """Condition on the change of a metric, in standard errors: above a positive or below a negative bound."""
+    """Alert when a metric's change, in standard errors, is above a positive or below a negative bound."""
 
     metric: str
     layers: LayerSelection

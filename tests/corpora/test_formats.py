@@ -208,7 +208,7 @@ def test_prose_with_braces_is_text(text: str, tmp_path: Path) -> None:
         (b'{"text": "a"}\n{"text": \n', "line 2 .*not JSON"),
         (b'[\n{"text": "a"}\n]\n', "line 1 .*a JSON array over several lines"),
         (b'["a"]\n', "no field 'text'"),
-        (b'{"text": "\\ud800"}\n', "half of a surrogate pair"),
+        (b'{"text": "\\ud800"}\n', "an unpaired surrogate"),
         (b'{"text": "\xff"}\n', "line 1 .*not JSON"),
         (b"[" * 100_000 + b"\n", "line 1"),
         (b"\x00\x01", "binary data"),

@@ -45,7 +45,7 @@ def reference(points: Tensor) -> tuple[float, float]:
 @pytest.mark.parametrize("name", CLOUDS)
 def test_one_pass_equals_the_svd(name: str) -> None:
     """Anisotropy and trace equal those of the SVD of the centered matrix."""
-    whole = stream_one(CLOUDS[name]).pooled_moments
+    whole = stream_one(CLOUDS[name]).every.pooled
     expected = reference(CLOUDS[name])
     # measured: at most 6e-14
     assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(expected, rel=1e-12)
@@ -55,7 +55,7 @@ def test_one_pass_equals_the_svd(name: str) -> None:
 def test_float32_products_suffice(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error is below 1e-6 with float32 products, as on GPUs with slow float64."""
     monkeypatch.setattr(moments, "product_dtype", lambda device: torch.float32)
-    whole = stream_one(CLOUDS[name]).pooled_moments
+    whole = stream_one(CLOUDS[name]).every.pooled
     assert (anisotropy(whole), float(whole.covariance().trace())) == pytest.approx(reference(CLOUDS[name]), rel=1e-6)
 
 
@@ -94,10 +94,10 @@ def test_groups_and_sinks_merge_to_the_whole() -> None:
     """Moments of ordinary and sink tokens of all groups add up to those of all tokens."""
     points = CLOUDS["massive 100"][:3000].double()
     (layer,) = streamed([points], [], torch.arange(3000) % 30 == 0, torch.arange(3000) // 1000)
-    torch.testing.assert_close(layer.pooled_moments.covariance(), points.T.cov(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(layer.pooled_moments.mean, points.mean(0), rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(layer.every.pooled.covariance(), points.T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.every.pooled.mean, points.mean(0), rtol=1e-10, atol=1e-14)
     torch.testing.assert_close(layer.every.moments[1].covariance(), points[1000:2000].T.cov(), rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(layer.pooled_moments.second_moment(), points.T @ points / 3000, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.every.pooled.second_moment(), points.T @ points / 3000, rtol=1e-10, atol=1e-12)
 
 
 def test_merge_is_addition_of_rows() -> None:
@@ -121,8 +121,8 @@ def test_batches_of_any_size_change_no_byte(cuts: set[int]) -> None:
     """Sums are byte-identical for random batch sizes."""
     points, group, first = CLOUDS["rogue 100"][:3000], torch.arange(3000) // 1100, torch.arange(3000) % 25 == 0
     (whole,), (cut,) = (streamed([points], ends, first, group) for ends in ([], sorted(cuts)))
-    assert torch.equal(whole.pooled_moments.scatter, cut.pooled_moments.scatter)
-    assert torch.equal(whole.pooled_moments.cubic_sum, cut.pooled_moments.cubic_sum)
+    assert torch.equal(whole.every.pooled.scatter, cut.every.pooled.scatter)
+    assert torch.equal(whole.every.pooled.cubic_sum, cut.every.pooled.cubic_sum)
     assert torch.equal(whole.norm_statistics.sample, cut.norm_statistics.sample)
 
 
@@ -136,8 +136,8 @@ def test_shards_of_any_size_merge_in_any_order(cuts: list[int], shuffle: Random)
     parts = [Moments.empty(points[0]) for _ in shards]
     for part, rows in zip(parts, shards, strict=True):
         part.add_rows(rows)
-    whole = stream_one(points).pooled_moments
-    for sums in (merge_moments(parts), stream_one(torch.cat(shards)).pooled_moments):
+    whole = stream_one(points).every.pooled
+    for sums in (merge_moments(parts), stream_one(torch.cat(shards)).every.pooled):
         torch.testing.assert_close(sums.covariance(), whole.covariance(), rtol=1e-9, atol=1e-9)
         assert anisotropy(sums) == pytest.approx(anisotropy(whole), rel=1e-9)
         assert participation_ratio_corrected(sums) == pytest.approx(participation_ratio_corrected(whole), rel=1e-9)
@@ -178,14 +178,14 @@ def test_nonfinite_rows_are_left_out_of_every_sum() -> None:
     points[:2100, 3] = torch.nan
     layer = stream_one(points)
     assert layer.n_nonfinite == 2100
-    assert layer.pooled_moments.count == 2900
-    torch.testing.assert_close(layer.pooled_moments.covariance(), clean.double().T.cov(), rtol=1e-10, atol=1e-12)
+    assert layer.every.pooled.count == 2900
+    torch.testing.assert_close(layer.every.pooled.covariance(), clean.double().T.cov(), rtol=1e-10, atol=1e-12)
 
 
 def test_only_nonfinite_rows_leave_empty_sums() -> None:
     """The count is zero without finite rows."""
     layer = stream_one(torch.full((10, 4), torch.inf))
-    assert (layer.pooled_moments.count, layer.n_nonfinite) == (0, 10)
+    assert (layer.every.pooled.count, layer.n_nonfinite) == (0, 10)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -194,7 +194,7 @@ def test_rows_enter_in_their_own_dtype(dtype: torch.dtype) -> None:
     points = CLOUDS["plain"][:3000].to(dtype)
     layer = stream_one(points)
     assert layer.dtype == dtype
-    torch.testing.assert_close(layer.pooled_moments.covariance(), points.double().T.cov(), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(layer.every.pooled.covariance(), points.double().T.cov(), rtol=1e-10, atol=1e-12)
     exact = points.double().norm(dim=1).sort().values
     torch.testing.assert_close(layer.norm_statistics.sample.double().sort().values, exact, rtol=1e-7, atol=0)
 
@@ -209,5 +209,5 @@ def test_wrong_rows_are_refused() -> None:
     stream.add_states(1, torch.ones(2, 4))
     with pytest.raises(ValueError, match="every layer"):
         stream.end_batch(*labels)
-    with pytest.raises(ValueError, match="still due"):
+    with pytest.raises(ValueError, match="rows missing in each group"):
         stream.finish()
