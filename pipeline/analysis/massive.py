@@ -31,7 +31,17 @@ MOST, RARE = 0.5, 0.1
 SIGNIFICANCE_LEVEL = 0.05
 MASSIVE_FEW, MASSIVE_MANY, MASSIVE, NONE, UNKNOWN = "few", "many", "undecided", "none", "unknown"
 CLAIM = "massive activations exist, at a few tokens"
-_NUMBERS = ("ratio", "others", "crowded", "crowded_low", "crowded_high", "p", "elsewhere_low", "elsewhere_high")
+_NUMBERS = (
+    "ratio",
+    "others",
+    "crowded",
+    "crowded_low",
+    "crowded_high",
+    "p",
+    "elsewhere",
+    "elsewhere_low",
+    "elsewhere_high",
+)
 _TYPES: dict[str, Any] = {"verdict": pl.String(), "claim": pl.String(), "first_token_claim": pl.String()}
 _TYPES |= {"layer_of_largest": pl.Int64(), **dict.fromkeys((*_NUMBERS, "first_token_p"), pl.Float64())}
 
@@ -45,8 +55,8 @@ def compute_massive(lake: LakeOrFrame) -> pl.DataFrame:
     contradicts = many or none), `first_token_claim` (they sit at the first token: supports = under a tenth of the
     contexts have another token of outlying norm, contradicts = more, or no massive activation), `layer_of_largest`,
     `ratio` of the largest activation to the median, `others` (tokens of outlying norm beside the first, per context),
-    `crowded` (largest possible share of contexts with more than three of these) and `elsewhere` (share of contexts with
-    any), each between `_low` and `_high` at 95 % (Clopper & Pearson 1934), the `p` of both claims, `rows`, `because`.
+    `crowded` (largest possible share of contexts with more than three of these) and `elsewhere` (likewise, with any),
+    each between `_low` and `_high` at 95 % (Clopper & Pearson 1934), the `p` of both claims, `rows`, `because`.
     Bias: a token of outlying norm (8 medians) need not hold a massive activation, so `others` is an upper bound.
     """
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
@@ -93,6 +103,7 @@ def _count(contexts: int, others: int, context_tokens: int) -> dict[str, Any]:
         "others": others / contexts,
         "crowded": most / contexts,
         **dict(zip(("crowded_low", "crowded_high"), crowded, strict=True)),
+        "elsewhere": some / contexts,
         **dict(zip(("elsewhere_low", "elsewhere_high"), apart, strict=True)),
         "p": min(few, many),
         "first_token_p": min(first, elsewhere),
