@@ -65,6 +65,11 @@ class PublishedClaim(StrictModel):
     refuted: str
 
     @property
+    def short_reference(self) -> str:
+        """First author and year: `Razzhigaev 2024`."""
+        return re.sub(r"(\d{4})(\w*)$", r" \1\2", self.paper.capitalize())
+
+    @property
     def compares_models(self) -> bool:
         """True if the claim is about the models of a lake together, not about one history."""
         return not self.kinds
@@ -83,6 +88,11 @@ class PublishedClaim(StrictModel):
         sides = (" and ".join(f"`{limit}`" for limit in limits) for limits in (self.supports, self.contradicts))
         supports, contradicts = sides
         return f"supports: {supports}{word}; contradicts: {contradicts}"
+
+    def describe(self) -> dict[str, Any]:
+        """Entry for JSON, with limits as texts."""
+        texts = {name: [str(limit) for limit in getattr(self, name)] for name in ("supports", "contradicts")}
+        return {**self.model_dump(exclude={"name"}), **texts}
 
 
 @cache

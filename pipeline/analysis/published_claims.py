@@ -19,7 +19,7 @@ from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED
 from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, load_group_counts
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 
-SIGNIFICANCE_LEVEL = 0.05
+SIGNIFICANCE_LEVEL, ROUNDING = 0.05, 1e-9
 NO_RECORDS = "the lake holds no similarity records; add 'similarity:' to the sweep"
 UNTESTED_WORDS = (*NO_VERDICTS, "no_large_norm", "all_large_norm")
 """Verdicts of rows that test nothing."""
@@ -78,6 +78,17 @@ def judge_claims(found: Mapping[str, pl.DataFrame], groups: Mapping[str, int]) -
     return pl.DataFrame(rows, schema=ROW_TYPES)
 
 
+def describe_correction(claims: pl.DataFrame) -> str:
+    """State the correction in one sentence."""
+    tests, level = count_tests(claims), f"{SIGNIFICANCE_LEVEL:.0%}".replace("%", " %")
+    if not tests:
+        return "Nothing was tested, so nothing is corrected."
+    return (
+        f"Answers hold after Holm's correction over {tests} tests (claims x histories): in at most {level} of lakes is "
+        "any of them wrong by chance."
+    )
+
+
 def count_tests(claims: pl.DataFrame) -> int:
     """Number of tests that the correction covers."""
     return claims["p"].drop_nulls().len()
@@ -130,33 +141,30 @@ def _select_rows(claim: PublishedClaim, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> ClaimAnswer:
-    effect = tuple(row.get(f"{claim.effect_column}{end}") for end in ("", "_low", "_high"))
-    if row["verdict"] in UNTESTED_WORDS:
-        answered = row[claim.column] if claim.column else UNDECIDED
-        tested = claim.p is not None and row[claim.p] is not None
-        if not tested:
-            return ClaimAnswer(UNDECIDED, None, effect, row["verdict"], row["because"])  # type: ignore[arg-type]
-        return ClaimAnswer(answered, row[claim.p], effect, row["verdict"], row["because"])  # type: ignore[arg-type]
-    answer, p = _test(claim, row, groups)
-    return ClaimAnswer(answer, p, effect, row["verdict"], row["because"])  # type: ignore[arg-type]
-
-
-def _test(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> tuple[str, float | None]:
-    """Answer of the finding, or of the limits, at 95 %, and its p."""
+    effect: Any = tuple(row.get(f"{claim.effect_column}{end}") for end in ("", "_low", "_high"))
     if claim.p:
         answer, p = row[claim.column or "claim"], row[claim.p]
-        return answer, p if p is None or answer != UNDECIDED else max(p, SIGNIFICANCE_LEVEL)
+        return ClaimAnswer(answer, _at_least_level(answer, p), effect, row["verdict"], row["because"])
     sides = {
         SUPPORTS: combine_limits(row, claim.supports, groups),
         CONTRADICTS: combine_limits(row, claim.contradicts, groups),
     }
     known = {word: p for word, p in sides.items() if p is not None}
-    if not known:
-        return UNDECIDED, None
+    if row["verdict"] in UNTESTED_WORDS or not known:
+        return ClaimAnswer(UNDECIDED, None, effect, row["verdict"], row["because"])
     answer = row[claim.column] if claim.column else _decide_by_limits(claim, row, known)
-    if answer in known and known[answer] <= SIGNIFICANCE_LEVEL * (1 + 1e-9):
-        return answer, known[answer]
-    return UNDECIDED, max(SIGNIFICANCE_LEVEL, min(known.values()))
+    p = known.get(answer, 1.0)
+    if p <= SIGNIFICANCE_LEVEL * (1 + ROUNDING):
+        return ClaimAnswer(answer, p, effect, row["verdict"], "")
+    nearer = min(known.values())
+    word = row["verdict"].replace("_", " ")
+    why = f"the finding {claim.finding} says {word}, which leaves it open" if nearer < SIGNIFICANCE_LEVEL else ""
+    return ClaimAnswer(UNDECIDED, _at_least_level(UNDECIDED, nearer), effect, row["verdict"], why)
+
+
+def _at_least_level(answer: str, p: float | None) -> float | None:
+    """P of an undecided answer is at least 5 %, since a test that more than its p decides has rejected nothing."""
+    return p if p is None or answer != UNDECIDED else max(p, SIGNIFICANCE_LEVEL)
 
 
 def _decide_by_limits(claim: PublishedClaim, row: dict[str, Any], known: Mapping[str, float]) -> str:
@@ -174,8 +182,12 @@ def _make_row(claim: PublishedClaim, row: Mapping[str, Any], answer: ClaimAnswer
 
 
 def _explain(row: Mapping[str, Any], tests: int) -> str:
-    """The finding's own sentence, and what the correction does to its answer."""
-    if row["p"] is None or row["answer_alone"] == UNDECIDED:
+    """Reason of an undecided answer, and what the correction does to the others."""
+    if row["p"] is None:
         return row["because"]
-    word = "holds" if row["answer"] != UNDECIDED else f"{row['answer_alone']} the claim alone, but not"
-    return f"{word} after the correction for {tests} tests (p {row['p']:.2g}, corrected {row['p_holm']:.2g})"
+    numbers = f"p {row['p']:.2g}, corrected {row['p_holm']:.2g}"
+    if row["answer_alone"] == UNDECIDED:
+        return row["because"] or f"errors leave it open ({numbers})"
+    if row["answer"] != UNDECIDED:
+        return f"also after the correction for {tests} tests ({numbers})"
+    return f"alone it {row['answer_alone']} the claim, but not after the correction for {tests} tests ({numbers})"

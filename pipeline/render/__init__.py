@@ -1,5 +1,6 @@
 """Terminal output of the commands. Data goes to standard output, everything else to standard error."""
 
+from pipeline.render.claims import print_claims
 from pipeline.render.findings import print_briefs, print_findings
 from pipeline.render.results import (
     print_audits,
@@ -18,6 +19,7 @@ __all__ = [
     "print_briefs",
     "print_catalog",
     "print_checks",
+    "print_claims",
     "print_csv",
     "print_findings",
     "print_json_rows",
