@@ -26,7 +26,17 @@ METRICS_WITH_ERRORS = (
 NEEDED_COLUMNS = (
     *("cell_id", "model", "kind", "stage", "run", "corpus", "corpus_sha256", "recipe", "revision", "step"),
     *("weights_digest", "config_digest", "tokenizer_digest", "contexts_digest", "duplicate_of", "superseded"),
-    *("n_params", "d_model", "tokens_seen", "context_tokens", "layer", "depth", "state"),
+    *(
+        "recipe_fingerprint",
+        "algorithm",
+        "n_params",
+        "d_model",
+        "tokens_seen",
+        "context_tokens",
+        "layer",
+        "depth",
+        "state",
+    ),
     *("n_tokens", "n_sink_tokens", "n_points", "n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved"),
     *("n_contexts", "n_layer_sink_tokens", "abs_max", "abs_median", "norm_max", "norm_median", "linearity_residual"),
     *("same_context_share", "same_token_share", "noise_ratio", "sink_variance_share", "total_variance", "id_ks"),

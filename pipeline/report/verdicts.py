@@ -115,25 +115,20 @@ def _claims(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTable:
     groups = dict(names.select("recipe", "groups").drop_nulls().unique("recipe").iter_rows())
     answers = judge_claims(found, groups)
     named = answers.join(names.drop("groups"), on=HISTORY_COLUMNS, how="left", nulls_equal=True)
-    paper = {name: claim.short_reference for name, claim in registry.items()}
-    sentence = {name: claim.sentence for name, claim in registry.items()}
     text = pl.concat_str(pl.coalesce("text", "corpus"), "null", separator=" against ", ignore_nulls=True)
+    sentence = {name: f"{claim.sentence} ({claim.short_reference})" for name, claim in registry.items()}
+    limits = pl.format(" ({} to {})", *(pl.col(name).round_sig_figs(3) for name in ("low", "high")))
     shown = named.select(
-        "history",
-        "text",
-        *_texts_by_claim(paper=paper, sentence=sentence),
-        pl.col("answer", "effect", "low", "high"),
+        claim=pl.col("claim").replace_strict(sentence, return_dtype=pl.String),
+        answer="answer",
+        effect=pl.col("effect").round_sig_figs(3).cast(pl.String) + limits.fill_null(""),
         corrected_p="p_holm",
+        history="history",
+        text=text,
         because="because",
-    ).with_columns(text=named.select(text=text)["text"])
+    )
     caption = f"Published claims about these models. {describe_correction(answers)}"
     return make_report_table("claims", caption, "shapelake claims --lake {lake}", shown)
-
-
-def _texts_by_claim(**texts: dict[str, str]) -> list[pl.Expr]:
-    return [
-        pl.col("claim").replace_strict(values, return_dtype=pl.String).alias(name) for name, values in texts.items()
-    ]
 
 
 def _trust(found: pl.DataFrame) -> ReportTable:
