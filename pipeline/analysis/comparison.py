@@ -160,7 +160,8 @@ def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataF
     """
     first, second = (part.with_columns(stack="kind") for part in parts)
     if not {*first["kind"]} & {*second["kind"]} and first["kind"].n_unique() == second["kind"].n_unique() == 1:
-        second = second.with_columns(kind=pl.lit(first["kind"][0]))  # an encoder against a decoder: one stack each
+        both = pl.lit(f"{first['kind'][0]}, {second['kind'][0]}")  # an encoder against a decoder: one stack each
+        first, second = (part.with_columns(kind=both) for part in (first, second))
     names = ("kind", "recipe", "recipe_fingerprint", "algorithm", *(() if of == CORPORA else ("corpus",)))
     names += ("step",) if of == HISTORIES else ()
     for name in names:
@@ -244,7 +245,7 @@ def _list_notes(table: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame) 
     if {*first["tokenizer_digest"]} != {*second["tokenizer_digest"]}:
         notes.append("The tokenizers differ, so that a loss per token means another thing in each.")
     if first["stack"][0] != second["stack"][0]:
-        notes.append(f"Kinds {first["stack"][0]} and {second["stack"][0]}: a causal and a masked loss do not compare.")
+        notes.append(f"Kinds are {first['kind'][0]}: a causal and a masked loss do not compare.")
     if table["low"].null_count():
         notes.append("Rows without standard errors have no interval.")
     return notes

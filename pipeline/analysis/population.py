@@ -22,9 +22,9 @@ BAND = (0.05, 0.95)
 MIN_RUNS_OF_BAND = 3
 """Other runs below which a band is not drawn."""
 RUN_KEYS = ("model", "kind", "stage", "run")
-CURVE_KEYS = ("metric", "corpus", "recipe", "kind", "step", "layer", "depth")
+CURVE_KEYS = ("metric", "corpus", "recipe", "kind", "step", "layer", "depth", "state")
 SIZES_SQL = """SELECT model, kind, max(n_params) AS n_params, max(d_model) AS d_model,
-  max(layer) FILTER (state = 'block') AS blocks FROM layers GROUP BY model, kind"""
+  max(n_layers) AS blocks FROM layers GROUP BY model, kind"""
 
 
 class Population(NamedTuple):
@@ -34,9 +34,9 @@ class Population(NamedTuple):
     others: tuple[str, ...]
     """Names of the other runs."""
     rows: pl.DataFrame
-    """One row per CURVE_KEYS (`layer` and `depth` null: the mean over the blocks), with `value` of the run, `median`,
-    `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (their number at this step),
-    `below` (share of them below the run) and `outside` (true if the run is below or above all of them)."""
+    """One row per CURVE_KEYS (`layer`, `depth` and `state` null: the mean over the blocks), with `value` of the run,
+    `median`, `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (their number at this
+    step), `below` (share of them below the run) and `outside` (true if the run is below or above all of them)."""
     notes: tuple[str, ...]
 
 
@@ -97,8 +97,8 @@ def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
         value=select_value(metric),
     ).drop_nulls("value")
     means = select_block_rows(values).group_by(*keys, "metric").agg(pl.col("value").mean())
-    blank = {"layer": pl.lit(None, pl.Int16), "depth": pl.lit(None, pl.Float64)}
-    columns = [*keys, "metric", "layer", "depth", "value"]
+    blank = {"layer": pl.lit(None, pl.Int16), "depth": pl.lit(None, pl.Float64), "state": pl.lit(None, pl.String)}
+    columns = [*keys, "metric", "layer", "depth", "state", "value"]
     parts = [means.with_columns(**blank).select(columns), values.select(columns)]
     return pl.concat(parts[: 1 if metric == "loss" else 2])
 

@@ -87,7 +87,7 @@ def print_population(found: Any, summary: Sequence[Mapping[str, Any]], layers: b
 
 def _population_cells(row: Mapping[str, Any]) -> list[str]:
     band = f"{row['median']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
-    place = f"above {row['below']:.0%} of {row['runs']} runs"
+    place = f"above {row['below'] * row['runs']:.0f} of {row['runs']} runs"
     share = f"{row['outside_share']:.0%} of {row['points']} layers and steps outside of all others"
     chance = f"{row['chance']:.0%} by chance"
     cells = [

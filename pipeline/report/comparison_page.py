@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import altair as alt
 import polars as pl
@@ -12,16 +12,15 @@ from pipeline import output_paths
 from pipeline.analysis.comparison import CORPORA, HEADLINE_METRICS, HISTORIES, Comparison
 from pipeline.analysis.population import Population
 from pipeline.report import theme
-from pipeline.report.chart_parts import DEPTH_TITLE, SHORT_NUMBER_EXPR, STEP_TITLE
+from pipeline.report.chart_parts import depth_axis, draw_band, facet_by_metric, plain_step_axis
 from pipeline.report.page import load_template
 from pipeline.report.sections import ASSETS
 from pipeline.report.tables import ReportTable, make_report_table
 
-PANEL_WIDTH, PANEL_HEIGHT, COLUMNS = 250, 130, 3
 COMPARED = ("corpus", "recipe", "kind")
 """Columns that separate the charts of a page."""
 MAX_TABLE_ROWS = 4000
-BAND_COLOUR, RUN_COLOUR = theme.COLOURS[0], theme.COLOURS[1]
+COLOUR = theme.COLOURS[0]
 
 
 class DrawnChart(NamedTuple):
@@ -47,7 +46,7 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
         else "The difference of each block, with its 95 % interval for this block alone."
     )
     charts = [
-        DrawnChart(heading, caption, _draw_svg(_draw_differences(part, over)))
+        DrawnChart(heading, caption, _draw_differences(part, over))
         for heading, part in _divide(rows, also="corpus_b" if found.of == CORPORA else None)
     ]
     labels = [str(found.first._replace(corpus=None))]
@@ -73,14 +72,14 @@ def draw_population_charts(found: Population) -> list[DrawnChart]:
     """Charts over depth at the last step and, of several steps, of the mean over the blocks over training."""
     charts = []
     for heading, part in _divide(found.rows):
-        last = part.filter(pl.col("layer").is_not_null(), pl.col("step") == part["step"].max())
+        last = part.filter(pl.col("state") == "block", pl.col("step") == part["step"].max())
         caption = "Shaded: percentiles 5 to 95 of the other runs, dashed: their median. Full line: this run."
         if not last.is_empty():
             at = f"{heading}, step {part['step'].max():,}, over depth"
-            charts.append(DrawnChart(at, caption, _draw_svg(draw_band(last, "depth"))))
+            charts.append(DrawnChart(at, caption, _draw_population(last, "depth")))
         means = part.filter(pl.col("layer").is_null())
         if means["step"].n_unique() > 1:
-            svg = _draw_svg(draw_band(means, "step"))
+            svg = _draw_population(means, "step")
             charts.append(DrawnChart(f"{heading}, mean over the blocks, over training", caption, svg))
     return charts
 
@@ -93,49 +92,36 @@ def _divide(rows: pl.DataFrame, also: str | None = None) -> list[tuple[str, pl.D
 
 
 def _axis(over: str) -> alt.X:
-    if over == "depth":
-        return alt.X("depth:Q", title=DEPTH_TITLE, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
-    axis = alt.Axis(labelExpr=SHORT_NUMBER_EXPR, grid=False, tickCount=5)
-    return alt.X("step:Q", title=STEP_TITLE, scale=alt.Scale(type="symlog"), axis=axis)
+    return depth_axis() if over == "depth" else plain_step_axis()
 
 
-def _panels(rows: pl.DataFrame, *layers: alt.Chart) -> dict[str, Any]:
-    """One panel per metric, each with its own scale."""
-    metrics = [name for name in HEADLINE_METRICS if name in {*rows["metric"]}]
-    metrics += sorted({*rows["metric"]} - {*metrics})
-    drawn = alt.layer(*layers).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
-    facet = alt.Facet("metric:N", title=None, sort=metrics, header=alt.Header(labelFontWeight="bold"))
-    chart = drawn.facet(facet, columns=COLUMNS).resolve_scale(y="independent").resolve_axis(x="independent")
-    return chart.to_dict(validate=False) | {"datasets": {"rows": rows.to_dicts()}, "config": theme.print_config()}
+def _finish(chart: alt.FacetChart, rows: pl.DataFrame) -> str:
+    """SVG of a chart of the named table `rows`."""
+    spec = chart.to_dict(validate=False) | {"datasets": {"rows": rows.to_dicts()}, "config": theme.print_config()}
+    return vl_convert.vegalite_to_svg(spec)
 
 
-def _draw_differences(rows: pl.DataFrame, over: str) -> dict[str, Any]:
+def _metrics(rows: pl.DataFrame) -> list[str]:
+    """Metrics of the rows, the headline ones first."""
+    known = {*rows["metric"]}
+    return [name for name in HEADLINE_METRICS if name in known] + sorted(known - {*HEADLINE_METRICS})
+
+
+def _draw_differences(rows: pl.DataFrame, over: str) -> str:
     base, x = alt.Chart(alt.NamedData("rows")), _axis(over)
-    y = alt.Y("difference:Q", title="difference", axis=alt.Axis(tickCount=4))
-    known = base.transform_filter("datum.low != null")
-    zero = base.mark_rule(color=theme.LEGEND_GREY).encode(y=alt.datum(0))
-    area = known.mark_area(opacity=0.2, color=BAND_COLOUR).encode(
-        x, alt.Y("low:Q", title="difference"), alt.Y2("high:Q")
-    )
-    line = base.mark_line(color=BAND_COLOUR, point={"size": 16, "color": BAND_COLOUR}).encode(x, y)
-    return _panels(rows, zero, area, line)
-
-
-def draw_band(rows: pl.DataFrame, over: str) -> dict[str, Any]:
-    """Vega-Lite spec of the band of a population with one run over it, a panel per metric, over depth or step."""
-    base, x, title = alt.Chart(alt.NamedData("rows")), _axis(over), None
 
     def y(column: str) -> alt.Y:
-        return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
+        return alt.Y(f"{column}:Q", title="difference", axis=alt.Axis(tickCount=4))
 
-    area = base.mark_area(opacity=0.2, color=BAND_COLOUR).encode(x, y("low"), alt.Y2("high:Q"))
-    median = base.mark_line(color=BAND_COLOUR, strokeDash=[5, 3]).encode(x, y("median"))
-    run = base.mark_line(color=RUN_COLOUR, point={"size": 16, "color": RUN_COLOUR}).encode(x, y("value"))
-    return _panels(rows, area, median, run)
+    known = base.transform_filter("datum.low != null")
+    zero = base.mark_rule(color=theme.LEGEND_GREY).encode(y=alt.datum(0))
+    area = known.mark_area(opacity=0.2, color=COLOUR).encode(x, y("low"), alt.Y2("high:Q"))
+    line = base.mark_line(color=COLOUR, point={"size": 16, "color": COLOUR}).encode(x, y("difference"))
+    return _finish(facet_by_metric(_metrics(rows), zero, area, line), rows)
 
 
-def _draw_svg(spec: dict[str, Any]) -> str:
-    return vl_convert.vegalite_to_svg(spec)
+def _draw_population(rows: pl.DataFrame, over: str) -> str:
+    return _finish(draw_band("rows", _axis(over), _metrics(rows)), rows)
 
 
 def _table(rows: pl.DataFrame, caption: str) -> ReportTable:
@@ -143,6 +129,8 @@ def _table(rows: pl.DataFrame, caption: str) -> ReportTable:
     if rows.height > MAX_TABLE_ROWS:
         rows = rows.filter(pl.col("layer").is_null())
         caption = f"{caption} Means over the blocks; every layer: --json."
+    if "layer_b" in rows.columns and rows["layer_b"].equals(rows["layer"]):
+        rows = rows.drop("layer_b")
     shown = rows.select(name for name in rows.columns if rows[name].null_count() < rows.height)
     return make_report_table("numbers", caption, "", shown)
 
