@@ -1,5 +1,6 @@
 """Published claims on lakes in which each holds, fails, or cannot be decided, and on lakes without any effect."""
 
+import json
 from functools import cache
 from typing import Any
 
@@ -302,3 +303,24 @@ def test_at_most_five_percent_of_lakes_without_effects_have_any_wrong_supports(g
     rate = wrong_supports(lakes, error, groups)
     print(f"{groups} groups, errors {error}: any wrong supports in {rate:.1%} of {lakes} lakes")
     assert rate <= wrong_limit(lakes)
+
+
+def test_the_command_and_the_report_say_the_answers_and_the_correction(tmp_path, shapelake):
+    rows = history({**dome(0.3), "linearity": flat(0.97)}, linearity_residual=0.5)
+    reader = claim_rows.finding_rows.commit(tmp_path / "lake", rows)
+    code, printed, _ = shapelake("claims", "--lake", reader.uri)
+    assert code == 0
+    assert "dome-in-decoders (Razzhigaev 2024): In decoders, anisotropy over depth has a maximum" in printed
+    assert "Answers hold after Holm's correction over" in printed
+    assert "no history of this lake is concerned: no-dome-in-encoders, isotropic-final-state" in printed
+    code, printed, _ = shapelake("claims", "--lake", reader.uri, "--json")
+    found = json.loads(printed)
+    assert set(found["claims"]) == set(CLAIMS)
+    assert found["tests"] == sum(answer["p"] is not None for answer in found["answers"])
+    assert {"supports", "contradicts"} <= set(found["claims"]["dome-in-decoders"])
+    answers = {answer["claim"]: answer["answer"] for answer in found["answers"]}
+    assert answers["dome-in-decoders"] == answers["linear-neighbours"] == "supports"
+    code, *_ = shapelake("report", "--lake", reader.uri, "-o", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert '<h2 id="published">Published claims</h2>' in page
+    assert "In decoders, anisotropy over depth has a maximum in the middle layers. (Razzhigaev 2024)" in page
