@@ -54,7 +54,14 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
     named = [side.corpus for side in (found.first, found.second) if side.corpus]
     command = _command(labels, list(dict.fromkeys(named)), uri)
     return _write(
-        path, "Comparison", lead, found.notes, charts, _table(found.rows, "Differences, b minus a."), command, uri
+        path,
+        "Comparison",
+        lead,
+        found.notes,
+        charts,
+        _table(found.rows, "Differences, b minus a. Rows without a layer are means over the blocks."),
+        command,
+        uri,
     )
 
 
@@ -62,7 +69,7 @@ def write_population(found: Population, path: str | Path, uri: str) -> Path:
     """Write the page of a run against the band of its size; UsageError if `path` is not a writable .html file."""
     lead = f"{found.run} against {len(found.others)} other runs of its size: {', '.join(found.others)}."
     charts = draw_population_charts(found)
-    table = _table(found.rows, "The run, and the band of the others.")
+    table = _table(found.rows, "The run, and the band of the others. Rows without a layer are means over the blocks.")
     notes = (*found.notes, "A run lies outside of n others at one point by chance with probability 2 / (n + 1).")
     command = f"{_command([str(found.run)], [], uri)} --population"
     return _write(path, "A run against its population", lead, notes, charts, table, command, uri)
@@ -128,9 +135,9 @@ def _table(rows: pl.DataFrame, caption: str) -> ReportTable:
     """Table of the rows, of more than MAX_TABLE_ROWS the means over the blocks alone."""
     if rows.height > MAX_TABLE_ROWS:
         rows = rows.filter(pl.col("layer").is_null())
-        caption = f"{caption} Means over the blocks; every layer: --json."
-    if "layer_b" in rows.columns and rows["layer_b"].equals(rows["layer"]):
-        rows = rows.drop("layer_b")
+        caption = f"{caption} Every layer: --json."
+    same = [f"{name}_b" for name in ("layer", "corpus") if f"{name}_b" in rows.columns]
+    rows = rows.drop(name for name in same if rows[name].equals(rows[name.removesuffix("_b")], null_equal=True))
     shown = rows.select(name for name in rows.columns if rows[name].null_count() < rows.height)
     return make_report_table("numbers", caption, "", shown)
 
