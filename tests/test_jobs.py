@@ -145,3 +145,12 @@ def test_the_tour_of_a_path_without_a_lake_ends_in_two_lines(tmp_path):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 2), done.stderr
     assert "no such folder" in done.stderr
+
+
+def test_the_job_of_the_claims_names_the_histories_of_every_claim_and_measures_them():
+    from pipeline.analysis.claim_registry import load_claims
+
+    job = module("claims")
+    assert set(job.HISTORIES_OF_CLAIMS) == set(load_claims())
+    measured = {source.hub if isinstance(source, Hub) else source.family for source in job.SWEEP.checkpoints}
+    assert {name for names in job.HISTORIES_OF_CLAIMS.values() for name in names} == measured

@@ -11,18 +11,24 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis.brief import Brief, summarize_finding
+from pipeline.analysis.compression_valley import compute_valley
 from pipeline.analysis.controls import compute_controls
 from pipeline.analysis.convergence import compute_convergence
 from pipeline.analysis.depth import compute_depth
 from pipeline.analysis.dome import compute_newest_domes
 from pipeline.analysis.explosions import compute_explosions, sort_explosions
 from pipeline.analysis.frames import LakeOrFrame, load_layer_rows, select_newest_rows
+from pipeline.analysis.isotropy import compute_isotropy
+from pipeline.analysis.linearity import compute_linearity
+from pipeline.analysis.massive import compute_massive
 from pipeline.analysis.matched import match_encoders_to_decoders
 from pipeline.analysis.model_batches import ModelRows, copy_texts, match_names
 from pipeline.analysis.one_shape import compute_one_shape, select_early_and_late
+from pipeline.analysis.onset import compute_onset
 from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases, sort_agreement
 from pipeline.analysis.random_baselines import compute_null_survival, sort_null_survival
 from pipeline.analysis.sinks import compute_sinks
+from pipeline.analysis.trends import compute_trends
 from pipeline.analysis.trust import compute_trust
 from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
@@ -85,6 +91,16 @@ FINDINGS: dict[str, FindingSpec] = {
         "When did the loss spike, and does intrinsic dimension rise before the loss does?",
         compute_explosions,
         order=sort_explosions,
+    ),
+    "trends": FindingSpec("How do anisotropy, effective rank and spectral decay move in training?", compute_trends),
+    "linearity": FindingSpec("Are neighbouring layers related almost linearly?", compute_linearity),
+    "massive": FindingSpec("Are there massive activations, and at how few tokens?", compute_massive),
+    "valley": FindingSpec("Is the effective rank low in the blocks where a sink has a large norm?", compute_valley),
+    "isotropy": FindingSpec("Is the final hidden state isotropic?", compute_isotropy),
+    "onset": FindingSpec(
+        "Do models whose dimension starts to rise in earlier layers have the lower loss?",
+        compute_onset,
+        select_newest_rows,
     ),
     "trust": FindingSpec("Which measurements are unreliable, and why?", compute_trust),
 }

@@ -4,7 +4,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from pipeline.analysis import convergence, depth, explosions, matched, one_shape, phases, sinks
+from pipeline.analysis import (
+    compression_valley,
+    convergence,
+    depth,
+    explosions,
+    isotropy,
+    linearity,
+    massive,
+    matched,
+    one_shape,
+    onset,
+    phases,
+    sinks,
+    trends,
+)
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS
 from pipeline.analysis.trust import DOUBT_RULES
 
@@ -133,6 +147,36 @@ def _correlation(row: Row) -> str:
     return UNKNOWN if row["correlation"] is None else f"correlation {row['correlation']:.2f}"
 
 
+def _trends(row: Row) -> str:
+    return f"from step {row['first']:,} to {row['last']:,}"
+
+
+def _trend_effect(row: Row) -> str:
+    return _interval("change", "+.0%" if trends.TRENDS[row["metric"]].log else "+.3f")(row)
+
+
+def _linearity(row: Row) -> str:
+    return f"without the residual {'-' if row['gap'] is None else format(row['without_residual'], '.3f')}"
+
+
+def _massive(row: Row) -> str:
+    return f"largest {row['ratio']:,.0f} medians, layer {row['layer_of_largest']}; others per context " + (
+        UNKNOWN if row["others"] is None else f"{row['others']:.2f}"
+    )
+
+
+def _valley(row: Row) -> str:
+    return f"{row['large']} blocks with a large sink, {row['others']} without"
+
+
+def _isotropy(row: Row) -> str:
+    return f"layer {row['layer_read']}, {row['state'].replace('_', ' ')}"
+
+
+def _onset(row: Row) -> str:
+    return f"{len(row['models'])} decoders" + ("" if row["p"] is None else f", p {row['p']:.3f}")
+
+
 def _trust(row: Row) -> str:
     return DOUBT_RULES[row["doubt"]].because
 
@@ -211,6 +255,39 @@ RULES: dict[str, BriefRule] = {
     ),
     "explosions": BriefRule(
         "correlation of dimension with a later loss", _correlation, _explosions, claim=explosions.CLAIM
+    ),
+    "trends": BriefRule(
+        "change from the first to the last checkpoint",
+        _trend_effect,
+        _trends,
+        _column("metric"),
+        tuple(trends.TRENDS),
+        trends.RISES,
+    ),
+    "linearity": BriefRule(
+        "mean R^2 of the linear map to the next layer",
+        _interval("linearity", ".3f"),
+        _linearity,
+        claim=linearity.CLAIM,
+    ),
+    "massive": BriefRule(
+        "largest possible share of contexts with more than three tokens of outlying norm beside the first",
+        _interval("crowded", ".0%"),
+        _massive,
+        claim=massive.CLAIM,
+    ),
+    "valley": BriefRule(
+        "share by which RankMe is lower in blocks with a large sink",
+        _interval("drop", ".0%"),
+        _valley,
+        claim=compression_valley.CLAIM,
+    ),
+    "isotropy": BriefRule("mean cosine between tokens", _interval("cosine", ".3f"), _isotropy, claim=isotropy.CLAIM),
+    "onset": BriefRule(
+        "rank correlation of the onset's depth with the loss",
+        _interval("correlation", ".2f"),
+        _onset,
+        claim=onset.CLAIM,
     ),
     "trust": BriefRule("share of rows in doubt", _percent("share"), _trust, _column("about")),
 }

@@ -20,13 +20,25 @@ METRICS_WITH_ERRORS = (
     *("anisotropy", "anisotropy_no_sink", "participation_ratio", "participation_ratio_no_sink"),
     *("id_twonn", "id_mle", "id_mle_c50", "id_mle_c90", "id_lb20", "id_authors", "loss"),
     *("id_twonn_types", "id_mle_types", "id_twonn_gaussian", "id_mle_gaussian"),
+    *("effective_rank_sigma", "effective_rank_sigma_no_sink", "alpha", "alpha_no_sink", "linearity", "cosine_mean"),
 )
 """Metrics that findings compare, each with its columns `_se` and `_groups`."""
 NEEDED_COLUMNS = (
     *("cell_id", "model", "kind", "stage", "run", "corpus", "corpus_sha256", "recipe", "revision", "step"),
     *("weights_digest", "config_digest", "tokenizer_digest", "contexts_digest", "duplicate_of", "superseded"),
-    *("n_params", "d_model", "tokens_seen", "context_tokens", "layer", "depth", "state"),
+    *(
+        "recipe_fingerprint",
+        "algorithm",
+        "n_params",
+        "d_model",
+        "tokens_seen",
+        "context_tokens",
+        "layer",
+        "depth",
+        "state",
+    ),
     *("n_tokens", "n_sink_tokens", "n_points", "n_duplicates", "n_near_duplicates", "n_nonfinite", "n_unresolved"),
+    *("n_contexts", "n_layer_sink_tokens", "abs_max", "abs_median", "norm_max", "norm_median", "linearity_residual"),
     *("same_context_share", "same_token_share", "noise_ratio", "sink_variance_share", "total_variance", "id_ks"),
     *(f"{name}{end}" for name in METRICS_WITH_ERRORS for end in ("", "_se", "_groups")),
     *("id_gride_k", "id_gride", "id_gride_se", "id_gride_4_groups", "id_gride_16_groups", "status", "flags"),

@@ -5,8 +5,8 @@ difference of two rows are the differences of theirs, and likewise for means and
 comparison a test of one sample of groups with Student's t and groups - 1 degrees of freedom.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -108,6 +108,37 @@ def paired_half_width(deviations: Sequence[float] | Floats, level: float = 0.95)
     """Half width of the interval by Student's t of a value with these deviations of its groups."""
     squares = float((np.asarray(deviations, float) ** 2).sum())
     return float(stdtrit(len(deviations) - 1, (1 + level) / 2)) * squares**0.5
+
+
+def make_interval(value: float, se: float | None, df: int | None, level: float = 0.95) -> Estimate:
+    """Interval of a value by Student's t; without limits if there is no error."""
+    if se is None or not df:
+        return Estimate(value)
+    half = float(stdtrit(df, (1 + level) / 2)) * se
+    return Estimate(value, value - half, value + half)
+
+
+def shares_groups(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """True if two rows with ERROR_COLUMNS and `contexts_digest` have values of the same groups of contexts."""
+    a, b = first["deviations"], second["deviations"]
+    digests = first["contexts_digest"], second["contexts_digest"]
+    return a is not None and b is not None and len(a) == len(b) and None not in digests and digests[0] == digests[1]
+
+
+def subtract_rows(minuend: Mapping[str, Any], subtrahend: Mapping[str, Any]) -> tuple[Estimate, bool]:
+    """Difference of two rows with ERROR_COLUMNS and `contexts_digest`, with its 95 % interval, and if it is paired.
+
+    Rows of the same groups are compared in pairs. Other errors are treated as independent, with the smaller number of
+    degrees of freedom, which is conservative.
+    """
+    value = minuend["value"] - subtrahend["value"]
+    if shares_groups(minuend, subtrahend):
+        half = paired_half_width(np.subtract(minuend["deviations"], subtrahend["deviations"]))
+        return Estimate(value, value - half, value + half), True
+    if None in (minuend["se"], subtrahend["se"], minuend["df"], subtrahend["df"]):
+        return Estimate(value), False
+    se = float(np.hypot(minuend["se"], subtrahend["se"]))
+    return make_interval(value, se, min(minuend["df"], subtrahend["df"])), False
 
 
 def subtract_intervals(minuend: str, subtrahend: str, name: str) -> list[pl.Expr]:

@@ -36,7 +36,8 @@ def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
     absent = neither side shows the effect; unknown = one side has no interval), `claim` (the effect is
     the same on random tokens: supports = survives, contradicts = differs, undecided),
     `on_text`, `on_null` (the words of both sides), `effect`, `effect_null` and their `difference` (text - random) with
-    a 95 % interval (heights; for peak_step doublings of the step), `rows`, `because`. An effect that survives is no
+    a 95 % interval (heights; for peak_step doublings of the step), `left` (effect on random tokens minus half of that
+    on text, with a 95 % interval; null for peak_step), `rows`, `because`. An effect that survives is no
     evidence about language. Contexts of text and random tokens do not correspond, so errors are unpaired.
     """
     frame = load_layer_rows(lake)
@@ -71,7 +72,7 @@ def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
     ]
     table = pl.concat(joined).with_columns(corpus=pl.lit(text), null=pl.lit(null))
     columns = [*PAIR_KEYS, "conclusion", "layer", "verdict", "claim", "on_text", "on_null", "effect", "effect_null"]
-    columns += ["difference", "difference_low", "difference_high", "rows"]
+    columns += [f"{name}{end}" for name in ("difference", "left") for end in ENDS] + ["rows"]
     return add_because_column(table.select(columns), _sentence)
 
 
@@ -92,6 +93,7 @@ def _compare_effects(sides: list[pl.DataFrame], conclusion: str, shown_by: list[
     both = both.with_columns(*subtract_intervals("effect_null", "_half", "_left"))
     shown, shown_on_null = pl.col("on_text").is_in(shown_by), pl.col("on_null").is_in(shown_by)
     survives = shown & (pl.col("_left_low") > 0) & (pl.col("effect_null_low") > 0)
+    both = both.with_columns(pl.col(f"_left{end}").alias(f"left{end}") for end in ENDS)
     return _decide(both, conclusion, shown | shown_on_null, survives)
 
 
@@ -101,6 +103,7 @@ def _compare_steps(histories: list[pl.DataFrame]) -> pl.DataFrame:
     peaked = sorted(PHASE_WORDS.peaked)
     both = both.filter(pl.col("on_text").is_in(peaked) & pl.col("on_null").is_in(peaked))
     both = both.with_columns(*subtract_intervals("effect", "effect_null", "difference"))
+    both = both.with_columns(pl.lit(None, pl.Float64).alias(f"left{end}") for end in ENDS)
     low, high = pl.col("difference_low"), pl.col("difference_high")
     return _decide(both, "peak_step", pl.lit(True), (low > -SAME_STEP_DOUBLINGS) & (high < SAME_STEP_DOUBLINGS))
 
@@ -121,6 +124,7 @@ def _decide(both: pl.DataFrame, conclusion: str, shown: pl.Expr, survives: pl.Ex
         "difference",
         "difference_low",
         "difference_high",
+        *(f"left{end}" for end in ENDS),
     ]
     both = both.with_columns(verdict=verdict, conclusion=pl.lit(conclusion))
     both = both.with_columns(claim=pl.col("verdict").replace_strict(claim, default=UNDECIDED, return_dtype=pl.String))

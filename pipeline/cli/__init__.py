@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 
-from pipeline.cli import catalog, exports, maintenance, queries, submit, sweeps, watch  # noqa: F401  register commands
+from pipeline.cli import catalog, comparisons, exports, maintenance, queries, submit, sweeps, watch  # noqa: F401  register commands
 from pipeline.cli.app import DEBUG_OPTION, LOG_ENV, LOG_OPTION, app
 from pipeline.cli.left_out_files import exit_1_for_left_out_files
 from pipeline.errors import CorpusError, ShapelakeError, UsageError

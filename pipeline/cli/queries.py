@@ -110,6 +110,9 @@ def figure(
     corpus: CorpusGlob = "*",
     estimator: Annotated[str, typer.Option("--estimator", help="id_twonn, id_mle or id_authors.")] = "id_twonn",
     step: Annotated[int | None, typer.Option("--step", help="Training step. Default: the newest.")] = None,
+    run: Annotated[
+        str | None, typer.Option("--run", metavar="MODEL", help="Run drawn over the band of its size (population-*).")
+    ] = None,
     width: Annotated[int, typer.Option("--width", min=120, metavar="PT", help="Width at print, in points.")] = 480,
     height: Annotated[int | None, typer.Option("--height", min=40, metavar="PT", help="Height of the panels.")] = None,
     title: Annotated[str | None, typer.Option("--title", help="Title in place of the figure's own.")] = None,
@@ -125,7 +128,7 @@ def figure(
     from pipeline import lake as lakes
     from pipeline.report import FigureOptions, draw_all_figures, draw_figure
 
-    options = FigureOptions(models, corpus, estimator, step, width, height, "" if no_title else title)
+    options = FigureOptions(models, corpus, estimator, step, run, width, height, "" if no_title else title)
     if name != ALL_FIGURES:
         if output is None or folder is not None:
             raise UsageError(f"figure {name}", "no output file", f"Write -o {name}.svg")

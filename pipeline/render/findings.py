@@ -22,7 +22,7 @@ def print_briefs(questions: Mapping[str, str], briefs: Mapping[str, Any]) -> Non
             if brief.claim:
                 print_line(f"  claim: {brief.claim}")
             by_layer = any(line.layer is not None for line in brief.lines)
-            _print_aligned([_brief_cells(line, by_layer) for line in brief.lines])
+            print_aligned([_brief_cells(line, by_layer) for line in brief.lines])
         _print_left_out(name, brief.left_out)
         if not brief.lines and not brief.left_out:
             print_line("  no data for this finding in the lake")
@@ -41,7 +41,7 @@ def _brief_cells(line: Any, by_layer: bool) -> list[str]:
     return [escape_control(cell) for cell in line._replace(layer=layer)]
 
 
-def _print_aligned(rows: Sequence[Sequence[str]]) -> None:
+def print_aligned(rows: Sequence[Sequence[str]]) -> None:
     """Print one line per row, columns aligned; columns that are empty in all rows are omitted, nothing is cut."""
     columns = [column for column in zip(*rows, strict=True) if any(column)]
     widths = [max(map(cell_len, column)) for column in columns]

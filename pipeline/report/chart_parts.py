@@ -1,5 +1,6 @@
 """Building blocks of charts: filtered rows, marks, axes, line labels, tooltips."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -7,7 +8,7 @@ import polars as pl
 
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
-from pipeline.report.theme import WIDTH
+from pipeline.report.theme import COLOURS, WIDTH
 
 STEP_TICKS = [0, *(10**power for power in range(8))]
 SHORT_NUMBER_EXPR = "format(datum.value, '.3~s')"
@@ -173,3 +174,31 @@ def tooltips(*columns: str) -> list[alt.Tooltip]:
 def _tip(column: str) -> alt.Tooltip:
     title, form = TOOLTIP_FORMATS.get(column, (column.replace("_", " "), "" if column in TEXT_COLUMNS else ".3f"))
     return alt.Tooltip(column, type="quantitative" if form else "nominal", title=title, format=form)
+
+
+def draw_band(table: str, x: alt.X, metrics: Sequence[str], columns: int = 3) -> alt.FacetChart:
+    """Band of a population (`low` to `high`, dashed `median`) with one run (`value`) over it, a panel per metric."""
+    base = alt.Chart(alt.NamedData(table))
+
+    def y(column: str) -> alt.Y:
+        return alt.Y(f"{column}:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
+
+    shade, run = COLOURS[:2]
+    area = base.mark_area(opacity=0.2, color=shade).encode(x, y("low"), alt.Y2("high:Q"))
+    median = base.mark_line(color=shade, strokeDash=[5, 3]).encode(x, y("median"))
+    own = base.mark_line(color=run, point={"size": 16, "color": run}).encode(x, y("value"))
+    return facet_by_metric(metrics, area, median, own, columns=columns)
+
+
+def facet_by_metric(metrics: Sequence[str], *layers: alt.Chart, columns: int = 3) -> alt.FacetChart:
+    """One panel per metric, each with its own scale."""
+    drawn = alt.layer(*layers).properties(width=250, height=130)
+    header = alt.Header(labelFontWeight="bold")
+    chart = drawn.facet(alt.Facet("metric:N", title=None, sort=list(metrics), header=header), columns=columns)
+    return chart.resolve_scale(y="independent").resolve_axis(x="independent")
+
+
+def plain_step_axis() -> alt.X:
+    """Axis of training steps for a chart without shared scales: symlog, with ticks at powers of ten."""
+    axis = alt.Axis(values=STEP_TICKS, labelExpr=SHORT_NUMBER_EXPR, grid=False)
+    return alt.X("step:Q", title=STEP_TITLE, scale=alt.Scale(type="symlog"), axis=axis)

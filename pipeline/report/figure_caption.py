@@ -28,7 +28,11 @@ def _lines(path: Path, uri: str, options: FigureOptions, rows: pl.DataFrame) -> 
     yield f"Recipe: {_list(rows['recipe'])}"
     yield f"Estimator of dimension, where shown: {options.estimator} ({ESTIMATOR_LABELS[options.estimator]})"
     yield f"N: {points.min():,} to {points.max():,} points per layer" if len(points) else "N: unknown"
-    yield f"Error bands: 95 % intervals, Student's t over {_list(rows['groups'].cast(pl.String))} groups of contexts"
+    if options.run is None:
+        groups = _list(rows["groups"].cast(pl.String))
+        yield f"Error bands: 95 % intervals, Student's t over {groups} groups of contexts"
+    else:
+        yield f"Run: {options.run}. Band: percentiles 5 to 95 of the other runs of its size, dashed: their median"
     yield f"Version: shapelake {version('shapelake')}"
     where = f"model IN ({', '.join(map(_quote, rows['model'].unique().sort()))})"
     corpora = ", ".join(_quote(name.partition("#")[0]) for name in rows["corpus"].unique().sort())

@@ -4,6 +4,7 @@ from typing import Any
 
 import altair as alt
 
+from pipeline.analysis.comparison import HEADLINE_METRICS
 from pipeline.report import history_charts, theme
 from pipeline.report.chart_parts import (
     DIMENSION_TITLE,
@@ -16,8 +17,10 @@ from pipeline.report.chart_parts import (
     depth_colour,
     dimension_chart,
     dots,
+    draw_band,
     layer_charts,
     line,
+    plain_step_axis,
     share_axis,
     step_axis,
     value_axis,
@@ -107,3 +110,13 @@ def profile_ridge(shown: ChartContext) -> alt.FacetChart:
 def _panels(chart: Any, by: str = "history") -> alt.FacetChart:
     small = chart.properties(width=theme.PANEL_WIDTH * 1.2, height=170)
     return small.facet(alt.Facet(f"{by}:N", title=None), columns=FACET_COLUMNS)
+
+
+def population_over_depth(shown: ChartContext) -> alt.FacetChart:
+    """Band of the runs of one size over depth at the last step, with one run over it."""
+    return draw_band("population", depth_axis(), HEADLINE_METRICS)
+
+
+def population_over_training(shown: ChartContext) -> alt.FacetChart:
+    """Band of the runs of one size over training, mean over the blocks, with one run over it."""
+    return draw_band("population_steps", plain_step_axis(), HEADLINE_METRICS)

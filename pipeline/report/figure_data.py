@@ -6,6 +6,7 @@ import polars as pl
 
 from pipeline.analysis.frames import select_block_rows, select_newest_rows
 from pipeline.analysis.model_batches import match_names
+from pipeline.analysis.population import compute_population
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
@@ -28,6 +29,8 @@ class FigureOptions(NamedTuple):
     corpus: str = "*"
     estimator: str = next(iter(ESTIMATOR_LABELS))
     step: int | None = None
+    run: str | None = None
+    """`MODEL`: the run that is drawn over the band of its size."""
     width: int = 480
     height: int | None = None
     title: str | None = None
@@ -58,7 +61,18 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
     tables = {"sinks": _sinks(newest), "spectrum": _spectrum(newest), "linearity": _linearity(newest)}
     is_random = charts.layers["text"].str.starts_with(RANDOM_CORPUS_PREFIX)
     tables["text_and_random"] = charts.layers if is_random.n_unique() == 2 else charts.layers.clear()
-    return FigureData(rows, charts, charts._asdict() | tables)
+    return FigureData(rows, charts, charts._asdict() | tables | _population(reader, options, rows))
+
+
+def _population(reader: LakeReader, options: FigureOptions, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Band of the runs of the size of `options.run` on the first text: over depth at the last step, and over steps."""
+    if options.run is None:
+        return {"population": pl.DataFrame(), "population_steps": pl.DataFrame()}
+    texts = sorted(rows["corpus"].unique(), key=lambda name: (name.startswith(RANDOM_CORPUS_PREFIX), name))
+    found = compute_population(reader, options.run, texts[:1]).rows
+    last = found["step"].max() if options.step is None else options.step
+    layers = found.filter(pl.col("state") == "block", pl.col("step") == last)
+    return {"population": layers, "population_steps": found.filter(pl.col("layer").is_null())}
 
 
 def _select_corpora(rows: pl.DataFrame, glob: str) -> pl.DataFrame:

@@ -54,6 +54,15 @@ FIGURES: dict[str, FigureSpec] = {
     ),
     "spectrum": FigureSpec(figure_charts.spectrum, "Spectrum of the covariance, by block", "spectrum"),
     "linearity": FigureSpec(figure_charts.linearity, "Linearity of the blocks over depth", "linearity"),
+    "population-depth": FigureSpec(
+        figure_charts.population_over_depth, "A run against the runs of its size, over depth", "population"
+    ),
+    "population-training": FigureSpec(
+        figure_charts.population_over_training,
+        "A run against the runs of its size, over training",
+        "population_steps",
+        True,
+    ),
     "random-tokens": FigureSpec(
         figure_charts.text_against_random, "Text against random tokens", "text_and_random", every_text=True
     ),
@@ -98,7 +107,8 @@ def build_figure_spec(
     if figure.over_training and chosen.step is not None:
         raise UsageError(f"figure {name} --step", "the figure is over training", "Leave --step out")
     if data.tables[figure.table].is_empty():
-        do = "Draw another figure, or measure what this one needs"
+        needs_run = figure.table.startswith("population") and chosen.run is None
+        do = "Write --run MODEL" if needs_run else "Draw another figure, or measure what this one needs"
         raise UsageError(f"figure {name}", f"the lake has no data for it ({figure.table})", do)
     shown = ChartContext.from_tables(data.charts)
     params = [

@@ -71,7 +71,7 @@ def render_page(content: PageContent, options: PageOptions) -> str:
         "widths": {"full": theme.WIDTH, "small": theme.PANEL_WIDTH},
         "lake": shlex.quote(content.uri),
     }
-    return _template().render(
+    return load_template("page.html").render(
         content=content,
         shown=shown,
         sections=sections,
@@ -116,11 +116,12 @@ def _build_vega_bundle() -> str:
 
 
 @cache
-def _template() -> jinja2.Template:
+def load_template(name: str) -> jinja2.Template:
+    """Load a template of `assets`."""
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.undefined = jinja2.StrictUndefined
     environment.filters["number"] = _number
-    return environment.from_string((ASSETS / "page.html").read_text())
+    return environment.from_string((ASSETS / name).read_text())
 
 
 def count_facts(frame: pl.DataFrame) -> dict[str, int]:

@@ -5,7 +5,9 @@ from typing import NamedTuple
 import polars as pl
 
 from pipeline.analysis import FINDINGS, combine_batches, compute_batch
+from pipeline.analysis.claim_registry import load_claims
 from pipeline.analysis.frames import HISTORY_COLUMNS
+from pipeline.analysis.published_claims import describe_correction, judge_claims
 from pipeline.analysis.trust import WORST_FIRST
 from pipeline.report.tables import ReportTable, make_report_table
 
@@ -25,10 +27,11 @@ class Verdicts(NamedTuple):
     summary: ReportTable
     agreement: ReportTable
     trust: ReportTable
+    claims: ReportTable
 
     def for_history(self, history: str) -> "Verdicts":
         lines = tuple(line for line in self.lines if line.history in (history, None))
-        tables = self.summary, self.agreement, self.trust
+        tables = self.summary, self.agreement, self.trust, self.claims
         return Verdicts(lines, *(table.filter_rows(history=history) for table in tables))
 
 
@@ -38,12 +41,14 @@ def collect_verdicts(frame: pl.DataFrame) -> Verdicts:
 
 
 def select_names(frame: pl.DataFrame) -> pl.DataFrame:
-    """Select the display names of each history on each text."""
-    return frame.select(*HISTORY_COLUMNS, "history", "text").unique().sort(HISTORY_COLUMNS)
+    """Select the display names of each history on each text, and the recipe's number of groups."""
+    return frame.select(*HISTORY_COLUMNS, "history", "text", "groups").unique().sort(HISTORY_COLUMNS)
 
 
 def name_verdicts(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> Verdicts:
     """Build the verdicts from all findings, with the names of `select_names`."""
+    claims = _claims(found, names)
+    names = names.drop("groups")
     findings = {name: _add_names(part, names) for name, part in found.items()}
     lines = [
         VerdictLine(name, history, text, verdict, sentence)
@@ -52,7 +57,7 @@ def name_verdicts(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> Verdic
         for history, text, verdict, sentence in part.filter(_is_model_level(part)).select(_LINE_COLUMNS).iter_rows()
     ]
     summary = _summary(findings, names)
-    return Verdicts(tuple(lines), summary, _agreement(findings["agreement"]), _trust(findings["trust"]))
+    return Verdicts(tuple(lines), summary, _agreement(findings["agreement"]), _trust(findings["trust"]), claims)
 
 
 TABLE_FINDINGS = ("agreement", "estimators", "trust")
@@ -102,6 +107,28 @@ def _agreement(found: pl.DataFrame) -> ReportTable:
     kept = found.select("history", "text", "estimator", "other", "verdict", "rows", "same_verdict", "same_peak")
     caption = "Agreement of the scales of dimension: share of layers with the same verdict, and with overlapping peaks."
     return make_report_table("agreement", caption, "shapelake findings agreement --lake {lake}", kept)
+
+
+def _claims(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTable:
+    """Answers to published claims by history; a comparison of models has none."""
+    registry = load_claims()
+    groups = dict(names.select("recipe", "groups").drop_nulls().unique("recipe").iter_rows())
+    answers = judge_claims(found, groups)
+    named = answers.join(names.drop("groups"), on=HISTORY_COLUMNS, how="left", nulls_equal=True)
+    text = pl.concat_str(pl.coalesce("text", "corpus"), "null", separator=" against ", ignore_nulls=True)
+    sentence = {name: f"{claim.sentence} ({claim.short_reference})" for name, claim in registry.items()}
+    limits = pl.format(" ({} to {})", *(pl.col(name).round_sig_figs(3) for name in ("low", "high")))
+    shown = named.select(
+        claim=pl.col("claim").replace_strict(sentence, return_dtype=pl.String),
+        answer="answer",
+        effect=pl.col("effect").round_sig_figs(3).cast(pl.String) + limits.fill_null(""),
+        corrected_p="p_holm",
+        history="history",
+        text=text,
+        because="because",
+    )
+    caption = f"Published claims about these models. {describe_correction(answers)}"
+    return make_report_table("claims", caption, "shapelake claims --lake {lake}", shown)
 
 
 def _trust(found: pl.DataFrame) -> ReportTable:

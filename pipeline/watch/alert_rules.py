@@ -1,4 +1,7 @@
-"""Alert rules: a metric, layers and a bound in standard errors, as in `id_mle@blocks>4` or `anisotropy@3-9<-5`."""
+"""Alert rules: a metric, layers and a bound in standard errors, as in `id_mle@blocks>4` or `anisotropy@3-9<-5`.
+
+`id_mle@blocks!population` compares the run with the other runs of its size instead of its own past.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +15,7 @@ from pipeline.strict_model import suggest
 BASELINE_WINDOW, MIN_BASELINE = 8, 4
 """Number of preceding checkpoints in the baseline, and the least number that it needs."""
 RULE_PATTERN = re.compile(r"(?P<metric>\w+)(?:@(?P<layers>[\w-]+))?\s*(?P<sign>[<>])\s*(?P<bound>[+-]?\d+(?:\.\d+)?)")
+POPULATION_SUFFIX = "!population"
 MAD_TO_SD = 1.4826
 MetricRow = Mapping[str, Any]
 
@@ -52,21 +56,34 @@ class AlertRule(NamedTuple):
     metric: str
     layers: LayerSelection
     bound: float
+    population: bool = False
+    """True for a comparison with the other runs of its size, without a bound."""
 
     @classmethod
     def parse(cls, text: str) -> "AlertRule":
+        if text.strip().endswith(POPULATION_SUFFIX):
+            metric, _, layers = text.strip().removesuffix(POPULATION_SUFFIX).partition("@")
+            return cls(require_metric_with_error(metric), LayerSelection.parse(layers or "blocks"), 0.0, True)
         match = RULE_PATTERN.fullmatch(text.strip())
         bound = float(match["bound"]) if match else 0.0
         if match is None or (bound > 0) != (match["sign"] == ">") or not bound:
-            do = "Write METRIC[@LAYERS]>ERRORS or METRIC[@LAYERS]<-ERRORS, such as id_mle@blocks>4"
+            do = (
+                "Write METRIC[@LAYERS]>ERRORS or METRIC[@LAYERS]<-ERRORS, such as id_mle@blocks>4, or METRIC!population"
+            )
             raise UsageError(f"alert {text!r}", "invalid rule", do)
         return cls(require_metric_with_error(match["metric"]), LayerSelection.parse(match["layers"] or "blocks"), bound)
 
     def __str__(self) -> str:
+        if self.population:
+            return f"{self.metric}@{self.layers.text}{POPULATION_SUFFIX}"
         return f"{self.metric}@{self.layers.text}{'>' if self.bound > 0 else '<'}{self.bound:g}"
 
     def fires(self, change: float | None) -> bool:
-        return change is not None and (change > self.bound if self.bound > 0 else change < self.bound)
+        return (
+            change is not None
+            and not self.population
+            and (change > self.bound if self.bound > 0 else change < self.bound)
+        )
 
 
 def require_metric_with_error(name: str) -> str:

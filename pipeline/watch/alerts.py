@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Cell
 from pipeline.strict_model import canonical_json, digest_json
-from pipeline.watch.alert_rules import AlertRule, LayerSelection, MetricMean, mean_over_layers, standardized_change
+from pipeline.watch.alert_rules import (
+    POPULATION_SUFFIX,
+    AlertRule,
+    LayerSelection,
+    MetricMean,
+    mean_over_layers,
+    standardized_change,
+)
+from pipeline.watch.population import MIN_RUNS, load_population
 
 REPORTED_METRICS = ("id_twonn", "anisotropy", "loss")
 FIRED_PREFIX, DELIVERED_PREFIX = "alerts/v1/fired", "alerts/v1/told"
@@ -28,9 +36,13 @@ class Alert(NamedTuple):
     step: int
     value: float
     change: float
-    """Change from the preceding checkpoints, in standard errors."""
+    """Change from the preceding checkpoints, in standard errors; of a population rule the largest departure from the
+    other runs as a multiple of the largest that any of them has."""
 
     def __str__(self) -> str:
+        if self.rule.endswith(POPULATION_SUFFIX):
+            words = f"{self.change:.2g} times as far from the other runs of its size as any of them has been"
+            return f"ALERT {self.rule} at {self.revision}: {self.value:.4g}, {words}"
         return f"ALERT {self.rule} at {self.revision}: {self.value:.4g}, {self.change:+.1f} standard errors"
 
 
@@ -70,12 +82,35 @@ def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Aler
     changes = compare_with_history(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
     fired = []
     for rule, change in zip(rules, changes, strict=True):
-        if change.value is None or change.change is None or not rule.fires(change.change):
+        departed = _measure_departure(lake, cell, rule) if rule.population else None
+        size = departed if rule.population else change.change if rule.fires(change.change) else None
+        if change.value is None or size is None:
             continue
-        alert = _alert(cell, rule, change.value, change.change)
+        alert = _alert(cell, rule, change.value, size)
         if lake.store.put_new(f"{FIRED_PREFIX}/{alert.id}.json", canonical_json(alert._asdict()).encode()):
             fired.append(alert)
     return fired
+
+
+def _measure_departure(lake: Lake, cell: Cell, rule: AlertRule) -> float | None:
+    """Departure of the run as a multiple of the largest of the other runs, if it is an alarm; else None."""
+    departure = load_population(lake, cell, rule.metric, rule.layers).depart()
+    return departure.live / departure.others if departure.is_alarm and departure.others else None
+
+
+def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: Sequence[AlertRule]) -> list[str]:
+    """Place of the reported metrics among the other runs of this size, and why an alarm on them is not offered.
+
+    Empty for a lake without other runs of this size, unless a rule asks for them.
+    """
+    step = cell.checkpoint.step or 0
+    places = [load_population(lake, cell, metric, layers).place(metric, step) for metric in REPORTED_METRICS]
+    shown = [f"runs of its size: {', '.join(map(str, known))}"] if (known := [each for each in places if each]) else []
+    for rule in rules:
+        if rule.population and (runs := len(load_population(lake, cell, rule.metric, rule.layers).others)) < MIN_RUNS:
+            why = f"{runs} other runs of its size, {MIN_RUNS} are needed for at most 5 % false alarms"
+            shown.append(f"{rule} not offered: {why}")
+    return shown
 
 
 def list_undelivered(lake: Lake, folder: Path) -> list[Alert]:

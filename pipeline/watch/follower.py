@@ -10,7 +10,14 @@ from pipeline.lake import Lake
 from pipeline.spec import Cell, Checkpoint, Corpus, Recipe, Resources
 from pipeline.sweep.measure_one import commit_cell, measure_cells
 from pipeline.watch.alert_rules import AlertRule, LayerSelection
-from pipeline.watch.alerts import REPORTED_METRICS, Alert, compare_with_history, fire_alerts, nonfinite_flags
+from pipeline.watch.alerts import (
+    REPORTED_METRICS,
+    Alert,
+    compare_with_history,
+    describe_population,
+    fire_alerts,
+    nonfinite_flags,
+)
 from pipeline.watch.checkpoint_folder import (
     CheckpointFolder,
     FolderSignature,
@@ -150,6 +157,7 @@ class Follower:
         )
         flags = nonfinite_flags(self._config.lake, cell)
         ending = [f"NaN or infinity ({', '.join(flags)})"] if flags else []
+        ending += describe_population(self._config.lake, cell, self._config.layers, self._config.rules)
         line = "  ".join((cell.checkpoint.revision, *map(str, shown), *ending))
         shown_line = "" if cell.id in self._old else line
         return WatchEvent(shown_line, tuple(fire_alerts(self._config.lake, cell, self._config.rules)))

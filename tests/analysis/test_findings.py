@@ -29,6 +29,13 @@ VERDICTS = {
     "nulls": {"survives", "differs", "undecided", "absent", "unknown"},
     "controls": {"kept", "lost", "undecided", "no_change", "no_control"},
     "sinks": {"sinks", "not_sinks", "undecided", "unknown", "no_errors"},
+    "trends": {"flat", "rising", "falling", "rise-fall", "fall-rise", "fall-rise-fall", "rise-fall-rise", "oscillating"}
+    | {"too_few", "no_errors"},
+    "linearity": {"linear", "not_linear", "undecided", "no_errors"},
+    "massive": {"few", "many", "undecided", "none", "unknown"},
+    "valley": {"valley", "no_valley", "undecided", "no_large_norm", "all_large_norm", "no_errors"},
+    "isotropy": {"isotropic", "anisotropic", "undecided", "no_errors"},
+    "onset": {"earlier_is_better", "later_is_better", "unrelated", "too_few"},
     "trust": {"sound", "care", "doubtful"},
 }
 WITHOUT_CLAIM = {"agreement", "trust"}

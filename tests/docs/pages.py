@@ -1,4 +1,4 @@
-"""Generated reference pages: all columns of the lake and all commands. `make pages` writes both."""
+"""Generated reference pages: all columns of the lake, all commands, all published claims. `make pages` writes them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from pipeline.analysis.claim_registry import PublishedClaim, load_claims
 from pipeline.cli import app
 from pipeline.columns import FLAGS, METRIC_GROUPS, all_columns, explained_columns
 from pipeline.metric_docs import find_metrics
@@ -15,6 +16,7 @@ UNIVERSAL_FLAG = "not_measured"
 """Flag that explains the null of every metric and is therefore not repeated per column."""
 METRICS = {metric.name: metric for metric in find_metrics(None)}
 HEADER = (Path(__file__).parent / "reference_header.txt").read_text()
+CLAIMS_HEADER = (Path(__file__).parent / "claims_header.txt").read_text()
 
 
 def list_commands() -> dict[str, Any]:
@@ -86,9 +88,37 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
+def claims_page() -> str:
+    """Return the Markdown reference of the published claims, by paper."""
+    references = dict.fromkeys(claim.reference for claim in load_claims().values())
+    return "\n".join((CLAIMS_HEADER, *(line for reference in references for line in _paper(reference))))
+
+
+def _paper(reference: str) -> Iterator[str]:
+    claims = [claim for claim in load_claims().values() if claim.reference == reference]
+    yield f"## {claims[0].short_reference}\n"
+    yield f"{reference}.\n"
+    rows = [_claim_cells(claim) for claim in claims]
+    heads = ["claim", "in our words", "kinds", "quantity", "finding and rule", "bound", "refuted by"]
+    yield from (*_table(heads, rows), "")
+
+
+def _claim_cells(claim: PublishedClaim) -> list[str]:
+    about = ", ".join(claim.kinds) or "models together"
+    about += f"; `{claim.models}`" if claim.models != "*" else ""
+    about += f" from {claim.min_params:.0e} parameters" if claim.min_params else ""
+    rows = " ".join(f"{name} {'of the model' if value is None else value}" for name, value in claim.rows.items())
+    rule = f"`{claim.finding}`{f' ({rows})' if rows else ''}; {claim.rule}"
+    return [f"`{claim.name}`", claim.sentence, about, claim.quantity, rule, claim.bound, claim.refuted]
+
+
 def pages() -> dict[Path, str]:
     """Text of every generated page by its file."""
-    return {PACKAGE / "columns.md": columns_page(), PACKAGE / "cli" / "reference.md": render_reference()}
+    return {
+        PACKAGE / "columns.md": columns_page(),
+        PACKAGE / "cli" / "reference.md": render_reference(),
+        PACKAGE / "analysis" / "claims.md": claims_page(),
+    }
 
 
 if __name__ == "__main__":

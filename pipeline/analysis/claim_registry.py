@@ -1,0 +1,106 @@
+"""Registry of published claims: the entries of `published_claims.yaml`, checked on loading."""
+
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Annotated, Any, NamedTuple
+
+import yaml
+from pydantic import BeforeValidator, Field
+
+from pipeline.strict_model import StrictModel
+
+REGISTRY = files("pipeline.analysis") / "published_claims.yaml"
+LIMIT_PATTERN = re.compile(r"(?P<column>\w+) (?P<sign>[<>]|!=) (?P<bound>-?\d+(?:\.\d+)?)")
+
+
+class Limit(NamedTuple):
+    """Condition on an effect: its 95 % interval lies above, below, or to one side of a bound."""
+
+    column: str
+    """Column of the effect; `_low` and `_high` are its limits."""
+    sign: str
+    """`>`, `<`, or `!=` for either side."""
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Limit":
+        match = LIMIT_PATTERN.fullmatch(text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a limit such as 'height > 0.05'")
+        return cls(match["column"], match["sign"], float(match["bound"]))
+
+    def __str__(self) -> str:
+        return f"{self.column} {self.sign} {self.bound:g}"
+
+
+def _parse_limits(texts: Any) -> tuple[Limit, ...]:
+    return tuple(text if isinstance(text, Limit) else Limit.parse(str(text)) for text in texts)
+
+
+Limits = Annotated[tuple[Limit, ...], BeforeValidator(_parse_limits)]
+
+
+class PublishedClaim(StrictModel):
+    """A claim of a paper as a test of a finding; the fields are explained in `published_claims.yaml`."""
+
+    name: str
+    paper: str
+    reference: str
+    sentence: str
+    kinds: tuple[str, ...]
+    models: str = "*"
+    min_params: int = 0
+    quantity: str
+    finding: str
+    needs: str
+    rows: dict[str, Any] = Field(default_factory=dict)
+    column: str | None = None
+    verdicts: tuple[str, ...] = ()
+    supports: Limits = ()
+    contradicts: Limits = ()
+    p: str | None = None
+    effect: str | None = None
+    bound: str
+    refuted: str
+
+    @property
+    def short_reference(self) -> str:
+        """First author and year: `Razzhigaev 2024`."""
+        return re.sub(r"(\d{4})(\w*)$", r" \1\2", self.paper.capitalize())
+
+    @property
+    def compares_models(self) -> bool:
+        """True if the claim is about the models of a lake together, not about one history."""
+        return not self.kinds
+
+    @property
+    def effect_column(self) -> str:
+        """Column of the effect that is shown."""
+        return self.effect or self.supports[0].column
+
+    @property
+    def rule(self) -> str:
+        """The test in one line."""
+        if self.p:
+            return f"`{self.column}` of the finding with its p (`{self.p}`)"
+        word = f" and verdict {' or '.join(f'`{each}`' for each in self.verdicts)}" if self.verdicts else ""
+        sides = (" and ".join(f"`{limit}`" for limit in limits) for limits in (self.supports, self.contradicts))
+        supports, contradicts = sides
+        return f"supports: {supports}{word}; contradicts: {contradicts}"
+
+    def describe(self) -> dict[str, Any]:
+        """Entry for JSON, with limits as texts."""
+        texts = {name: [str(limit) for limit in getattr(self, name)] for name in ("supports", "contradicts")}
+        return {**self.model_dump(exclude={"name"}), **texts}
+
+
+@cache
+def load_claims() -> dict[str, PublishedClaim]:
+    """Load the registry, by name of the claim."""
+    content = yaml.safe_load(REGISTRY.read_text())
+    papers = content["papers"]
+    return {
+        name: PublishedClaim(name=name, reference=papers[fields["paper"]], **fields)
+        for name, fields in content["claims"].items()
+    }

@@ -1,0 +1,55 @@
+"""P of a limit on an effect from its interval, and Holm's correction over all claims and histories."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from pipeline.analysis.claim_registry import Limit
+
+LEVEL = 0.95
+"""Coverage of the intervals of findings."""
+
+
+def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) -> float | None:
+    """Two-sided p of a limit: 1 minus the coverage of the interval that touches the bound.
+
+    The half width towards the bound grows with coverage as that of Student's t with groups - 1 degrees of freedom, so
+    that p is 5 % exactly where the 95 % interval touches the bound. None without an interval or two groups.
+
+    Bias: conservative for simultaneous intervals, of which the half width grows more slowly beyond 95 % than Student's
+        t of one group's degrees of freedom: their errors are pooled over points. It is approximate for unpaired
+        differences (MOVER), of which both sides are scaled alike.
+    """
+    value, low, high = (row[f"{limit.column}{end}"] for end in ("", "_low", "_high"))
+    if None in (value, low, high) or groups is None or groups < 2:
+        return None
+    sides = {">": [value - limit.bound], "<": [limit.bound - value]}.get(limit.sign, [abs(value - limit.bound)])
+    away = sides[0]
+    half = value - low if value > limit.bound else high - value
+    if away <= 0:
+        return 1.0
+    if half <= 0:
+        return 0.0
+    return float(2 * stdtr(groups - 1, -stdtrit(groups - 1, (1 + LEVEL) / 2) * away / half))
+
+
+def combine_limits(row: Mapping[str, Any], limits: Sequence[Limit], groups: int | None) -> float | None:
+    """P of several limits that must all hold: the largest (intersection-union test, Berger 1982); None if unknown."""
+    each = [invert_interval(row, limit, groups) for limit in limits]
+    known = [p for p in each if p is not None]
+    return max(known) if known and len(known) == len(each) else None
+
+
+def correct_holm(p: Sequence[float]) -> list[float]:
+    """Adjust p for the number of tests: at most 5 % of families have any wrong rejection (Holm 1979).
+
+    Valid under any dependence of the tests, such as that of claims about one history.
+    """
+    values = np.asarray(p, float)
+    order = np.argsort(values, kind="stable")
+    steps = values[order] * np.arange(len(values), 0, -1)
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0) if len(values) else steps
+    return adjusted.tolist()

@@ -1,0 +1,251 @@
+"""Differences between two checkpoints, two histories or two corpora, layer by layer and for every headline metric.
+
+Rows compare at an equal recipe and, unless corpora are compared, on an equal corpus. Layers correspond by depth. The
+difference is that of the second minus the first; its interval is paired where both rows read the same tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.frames import select_block_rows, select_history_rows
+from pipeline.analysis.group_errors import add_errors, average_points, subtract_rows
+from pipeline.analysis.model_batches import ModelRows, match_names
+from pipeline.errors import UsageError
+from pipeline.lake.reader import LakeReader
+from pipeline.strict_model import suggest
+
+HEADLINE_METRICS = (
+    *("anisotropy", "anisotropy_no_sink", "id_twonn", "id_mle", "id_gride_4", "id_gride_16", "participation_ratio"),
+    *("effective_rank_sigma", "alpha", "cosine_mean", "linearity", "loss"),
+)
+CHECKPOINTS, HISTORIES, CORPORA = "checkpoints", "histories", "corpora"
+MATCHED = ("kind", "recipe", "state", "_depth")
+DEPTH_DIGITS = 6
+NUMBERS = ("a", "b", "difference", "low", "high")
+ROW_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("metric", "corpus", "corpus_b", "recipe", "kind"), pl.String()),
+    **{"step": pl.Int64(), "layer": pl.Int64(), "layer_b": pl.Int64(), "depth": pl.Float64(), "state": pl.String()},
+    **dict.fromkeys(NUMBERS, pl.Float64()),
+    "paired": pl.Boolean(),
+}
+
+
+class Side(NamedTuple):
+    """One of the two things that are compared."""
+
+    model: str
+    revision: str | None
+    """None: the whole history."""
+    corpus: str | None = None
+    """None: every corpus that both sides have."""
+
+    def __str__(self) -> str:
+        label = self.model if self.revision is None else f"{self.model}@{self.revision}"
+        return f"{label} on {self.corpus}" if self.corpus else label
+
+
+class Comparison(NamedTuple):
+    """Differences of the second side minus the first."""
+
+    of: str
+    """checkpoints, histories or corpora."""
+    first: Side
+    second: Side
+    rows: pl.DataFrame
+    """One row per metric, corpus, recipe, step and layer, with the columns of ROW_TYPES; `layer` is null for the mean
+    over the blocks, and for the loss. `step` is null for two checkpoints, which may have different steps."""
+    notes: tuple[str, ...]
+    """What a reader has to know: unpaired differences, layers that do not correspond."""
+
+
+def compare(reader: LakeReader, first: str, second: str | None = None, corpora: Sequence[str] = ()) -> Comparison:
+    """Compare two labels `MODEL[@REVISION]`, or one label on two corpora.
+
+    A label without a revision stands for the whole history if the other does too and both have several steps, else
+    for its newest checkpoint.
+
+    Raises:
+        UsageError: a name is not in the lake, or the sides do not compare; it names the one thing that differs.
+    """
+    rows = ModelRows(reader)
+    sides = _choose_sides(rows, first, second or first, corpora)
+    frame = rows.load(sorted({side.model for side in sides}))
+    whole = all(side.revision is None and _has_steps(frame, side) for side in sides) and len(corpora) < 2
+    chosen = [_select_side(frame, side, whole) for side in sides]
+    sides = [
+        side if whole else side._replace(revision=part["revision"][0]) for side, part in zip(sides, chosen, strict=True)
+    ]
+    of = CORPORA if len(corpora) == 2 else HISTORIES if whole else CHECKPOINTS
+    parts = _require_comparable(of, sides, chosen)
+    table = pl.concat([_subtract(of, metric, *parts) for metric in HEADLINE_METRICS])
+    first_side, second_side = sides
+    table = pl.concat([table, load_similarity_rows(reader, of, first_side, second_side)])
+    return Comparison(of, first_side, second_side, table, tuple(_list_notes(table, *parts)))
+
+
+def load_similarity_rows(reader: LakeReader, of: str, first: Side, second: Side) -> pl.DataFrame:
+    """Load the similarity of corresponding layers (CKA, overlap of neighbours) as rows of a comparison.
+
+    A lake without similarity records has none.
+    """
+    return pl.DataFrame(schema=ROW_TYPES)
+
+
+def _choose_sides(rows: ModelRows, first: str, second: str, corpora: Sequence[str]) -> list[Side]:
+    sides = [parse_label(rows.models, text) for text in (first, second)]
+    for name in corpora:
+        match_names("--corpus", rows.corpora, name)
+    if len(corpora) == 2:
+        if sides[0] != sides[1]:
+            do = "Leave out the second label, or give one corpus"
+            raise UsageError(f"compare {first} {second} on two corpora", "two labels and two corpora differ", do)
+        return [side._replace(corpus=name) for side, name in zip(sides, corpora, strict=True)]
+    if len(corpora) > 2:
+        raise UsageError(f"--corpus {','.join(corpora)}", f"{len(corpora)} corpora", "Name one, or two to compare them")
+    if sides[0] == sides[1]:
+        do = "Name another label, or two corpora: --corpus C,C2"
+        raise UsageError(f"compare {first}", "it would be compared with itself", do)
+    return [side._replace(corpus=corpora[0] if corpora else None) for side in sides]
+
+
+def parse_label(models: Sequence[str], text: str) -> Side:
+    if text in models:
+        return Side(text, None)
+    model, found, revision = text.rpartition("@")
+    if found and model in models:
+        return Side(model, revision)
+    name = model if found else text
+    raise UsageError(
+        f"model {name!r}", f"not in this lake{suggest(name, list(models))}", "Write MODEL or MODEL@REVISION"
+    )
+
+
+def _has_steps(frame: pl.DataFrame, side: Side) -> bool:
+    return select_history_rows(frame.filter(model=side.model))["step"].n_unique() > 1
+
+
+def _select_side(frame: pl.DataFrame, side: Side, whole: bool) -> pl.DataFrame:
+    rows = frame.filter(pl.col("model") == side.model)
+    if side.corpus is not None:
+        rows = rows.filter(corpus=side.corpus)
+        if rows.is_empty():
+            have = ", ".join(frame.filter(pl.col("model") == side.model)["corpus"].unique().sort())
+            raise UsageError(f"{side}", f"the model was measured on {have}", "Name one of these, or measure it")
+    if whole:
+        return select_history_rows(rows)
+    current = rows.filter(~pl.col("superseded").fill_null(False))
+    if side.revision is None:
+        newest = current.sort("step", "revision", nulls_last=False)["revision"].to_list()[-1:]
+        return current.filter(pl.col("revision").is_in(newest))
+    if side.revision not in current["revision"]:
+        known = current["revision"].unique().to_list()
+        found = (
+            f"no such revision{suggest(side.revision, known) if len(known) < 20 or _near(side.revision, known) else ''}"
+        )
+        raise UsageError(f"{side.model}@{side.revision}", found, f"Write one that the lake has, such as {known[0]}")
+    return current.filter(revision=side.revision)
+
+
+def _near(word: str, known: Sequence[str]) -> bool:
+    return "did you mean" in suggest(word, list(known))
+
+
+def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
+    """Select the rows of both sides at an equal kind, recipe and, unless corpora are compared, corpus.
+
+    Raises:
+        UsageError: the first of these of which the sides share none.
+    """
+    first, second = (part.with_columns(stack="kind") for part in parts)
+    if not {*first["kind"]} & {*second["kind"]} and first["kind"].n_unique() == second["kind"].n_unique() == 1:
+        both = pl.lit(f"{first['kind'][0]}, {second['kind'][0]}")  # an encoder against a decoder: one stack each
+        first, second = (part.with_columns(kind=both) for part in (first, second))
+    names = ("kind", "recipe", "recipe_fingerprint", "algorithm", *(() if of == CORPORA else ("corpus",)))
+    names += ("step",) if of == HISTORIES else ()
+    for name in names:
+        shared = {*first[name]} & {*second[name]}
+        if not shared:
+            have = " against ".join(", ".join(map(str, sorted({*part[name]}, key=str)[:4])) for part in (first, second))
+            raise UsageError(f"compare {sides[0]} and {sides[1]}", f"{_WORDS[name]}: {have}", _HINTS[name])
+        first, second = (part.filter(pl.col(name).is_in(list(shared), nulls_equal=True)) for part in (first, second))
+    return [part.with_columns(_depth=pl.col("depth").round(DEPTH_DIGITS)) for part in (first, second)]
+
+
+_WORDS = {
+    "kind": "the kinds of layer stack differ",
+    "recipe": "the recipes differ",
+    "recipe_fingerprint": "the recipes have one name and different fields",
+    "algorithm": "the versions of the algorithms differ",
+    "corpus": "the corpora differ",
+    "step": "they have no step in common",
+}
+_MEASURE = "Measure both alike: shapelake run with one sweep"
+_HINTS = {
+    "kind": "Compare stacks of one kind",
+    "recipe": _MEASURE,
+    "recipe_fingerprint": _MEASURE,
+    "algorithm": "Measure the older one again: shapelake run SWEEP",
+    "corpus": "Measure both on one text, or compare one model on two corpora: --corpus C,C2",
+    "step": "Name two revisions: MODEL@REVISION",
+}
+
+
+def _subtract(of: str, metric: str, first: pl.DataFrame, second: pl.DataFrame) -> pl.DataFrame:
+    """Differences of one metric, per layer and for the mean over the blocks."""
+    on = ["kind", "recipe", *(() if of == CORPORA else ("corpus",)), *(("step",) if of == HISTORIES else ())]
+    points = [add_errors(part, metric).filter(pl.col("value").is_not_null()) for part in (first, second)]
+    if metric == "loss":
+        points = [part.unique([*on, "corpus"], keep="last", maintain_order=True) for part in points]
+        rows = _join(points, on)
+        blank = {name: pl.lit(None, ROW_TYPES[name]) for name in ("layer", "layer_b", "depth", "state")}
+        return _finish(of, metric, rows.with_columns(**blank))
+    layers = _join(points, [*on, "state", "_depth"])
+    shared = layers.filter(state="block").select([*on, "_depth"]).unique()
+    blocks = [select_block_rows(part).join(shared, on=[*on, "_depth"], how="semi") for part in points]
+    keys = [*on, "contexts_digest", *(("corpus",) if "corpus" not in on else ())]
+    means = _join([average_points(part, keys) for part in blocks], on)
+    blank = {name: pl.lit(None, ROW_TYPES[name]) for name in ("layer", "layer_b", "depth", "state")}
+    return pl.concat([_finish(of, metric, means.with_columns(**blank)), _finish(of, metric, layers)])
+
+
+def _join(points: Sequence[pl.DataFrame], on: list[str]) -> pl.DataFrame:
+    """Join the two sides; the columns of the second end in `_b`."""
+    return points[0].join(points[1], on=on, suffix="_b", nulls_equal=True, maintain_order="left")
+
+
+def _finish(of: str, metric: str, rows: pl.DataFrame) -> pl.DataFrame:
+    """Add the differences with their intervals."""
+    used = ("value", "se", "df", "deviations", "contexts_digest")
+    found: list[dict[str, Any]] = []
+    for row in rows.iter_rows(named=True):
+        a, b = ({name: row[f"{name}{end}"] for name in used} for end in ("", "_b"))
+        change, paired = subtract_rows(b, a)
+        kept = {name: row.get(name) for name in ROW_TYPES}
+        kept |= {"step": row["step"] if of == HISTORIES else None, "corpus_b": row.get("corpus_b", row.get("corpus"))}
+        kept |= dict(zip(NUMBERS, (a["value"], b["value"], *change), strict=True))
+        found.append(kept | {"metric": metric, "paired": paired})
+    return pl.DataFrame(found, schema=ROW_TYPES)
+
+
+def _list_notes(table: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame) -> list[str]:
+    notes = []
+    unpaired = table.filter(~pl.col("paired"))
+    if not unpaired.is_empty():
+        whole = unpaired.height == table.height
+        subject = "Differences are" if whole else f"{unpaired.height} of {table.height} differences are"
+        notes.append(f"{subject} unpaired: the two sides read other tokens, or rows have no values per group.")
+    blocks = [part.filter(state="block")["_depth"].n_unique() for part in (first, second)]
+    matched = table.filter(state="block")["depth"].n_unique()
+    if min(blocks) != matched or blocks[0] != blocks[1]:
+        notes.append(
+            f"{blocks[0]} and {blocks[1]} blocks: the {matched} of equal depth are compared, as are their means."
+        )
+    if {*first["tokenizer_digest"]} != {*second["tokenizer_digest"]}:
+        notes.append("The tokenizers differ, so that a loss per token means another thing in each.")
+    if first["stack"][0] != second["stack"][0]:
+        notes.append(f"Kinds are {first['kind'][0]}: a causal and a masked loss do not compare.")
+    if table["low"].null_count():
+        notes.append("Rows without standard errors have no interval.")
+    return notes

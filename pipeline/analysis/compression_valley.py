@@ -1,0 +1,95 @@
+"""Compression valley (Queipo-de-Llano et al. 2025): is the effective rank low where the norm of the sinks is large?"""
+
+import math
+from typing import Any
+
+import polars as pl
+
+from pipeline.analysis.claims import decide, describe_claim
+from pipeline.analysis.curves import NO_ERRORS
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LABEL_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_block_rows,
+    select_newest_rows,
+)
+from pipeline.analysis.group_errors import Estimate, add_errors, average_points, subtract_rows
+
+LARGE_NORM = 10.0
+"""Ratio of the largest norm of a token to the median from which a block has a large sink."""
+SMALLEST_DROP = 0.1
+"""Share by which RankMe is lower in a compression valley."""
+VALLEY, NO_VALLEY, UNDECIDED = "valley", "no_valley", "undecided"
+NO_LARGE, ALL_LARGE = "no_large_norm", "all_large_norm"
+CLAIM = "the effective rank has a valley where the norm of the sinks is large"
+METRICS = {"drop": "effective_rank_sigma", "drop_no_sink": "effective_rank_sigma_no_sink"}
+ENDS = ("", "_low", "_high")
+_TYPES: dict[str, Any] = {f"{name}{end}": pl.Float64() for name in METRICS for end in ENDS}
+_TYPES |= {"paired": pl.Boolean()}
+
+
+def compute_valley(lake: LakeOrFrame) -> pl.DataFrame:
+    """Compare RankMe of the blocks with a large sink with that of the other blocks, at the newest checkpoint.
+
+    Columns: keys, `revision`, `step`, `verdict` (valley = RankMe is lower by more than 10 % at 95 %, no_valley = by
+    less, undecided, no_large_norm = no block has a token of 10 times the median norm, all_large_norm = every block has,
+    no_errors), `claim` (valley: supports, contradicts, undecided), `drop` (share by which the geometric mean of RankMe
+    over the blocks with a large sink is below that over the others) with its 95 % interval, and `drop_no_sink` for
+    RankMe without sink tokens; `large` and `others` (numbers of blocks), `paired`, `rows`, `because`.
+    Blocks are chosen by norms and compared by rank, so no selection enters the interval. RankMe is the exponential of
+    the entropy of the singular values of the uncentred states; the paper uses that of their squares.
+    """
+    by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
+    blocks = select_block_rows(select_newest_rows(load_layer_rows(lake)))
+    blocks = blocks.with_columns(_large=pl.col("norm_max") / pl.col("norm_median") > LARGE_NORM)
+    blocks = blocks.filter(pl.col("_large").is_not_null() & pl.col("effective_rank_sigma").is_not_null())
+    table = blocks.group_by(by, maintain_order=True).agg(
+        large=pl.col("_large").sum().cast(pl.Int64), others=(~pl.col("_large")).sum().cast(pl.Int64), rows=pl.len()
+    )
+    measured = [_compare(part) for part in blocks.partition_by(by, maintain_order=True)]
+    columns = [pl.Series(name, [each[name] for each in measured], kind) for name, kind in _TYPES.items()]
+    table = table.with_columns(columns)
+    known, low, high = (pl.col(name) for name in ("drop", "drop_low", "drop_high"))
+    cases = pl.when(pl.col("large") == 0).then(pl.lit(NO_LARGE)).when(pl.col("others") == 0).then(pl.lit(ALL_LARGE))
+    cases = cases.when(known.is_null() | low.is_null()).then(pl.lit(NO_ERRORS))
+    cases = cases.when(low > SMALLEST_DROP).then(pl.lit(VALLEY)).when(high < SMALLEST_DROP).then(pl.lit(NO_VALLEY))
+    found = table.with_columns(
+        verdict=cases.otherwise(pl.lit(UNDECIDED)), claim=decide(low > SMALLEST_DROP, high < SMALLEST_DROP)
+    )
+    kept = found.select(*by, "verdict", "claim", *_TYPES, "large", "others", "rows")
+    return add_because_column(kept.sort(by), _sentence)
+
+
+def _compare(part: pl.DataFrame) -> dict[str, Any]:
+    """Values of _TYPES of the blocks of one checkpoint."""
+    found: dict[str, Any] = dict.fromkeys(_TYPES)
+    if part["_large"].n_unique() < 2:
+        return found
+    for name, metric in METRICS.items():
+        means = average_points(add_errors(part, metric, log=True), ["_large", "contexts_digest"]).to_dicts()
+        rows = {row["_large"]: row for row in means}
+        if any(row["value"] is None for row in means) or len(means) != len(rows):
+            continue
+        change, paired = subtract_rows(rows[True], rows[False])
+        drop = Estimate(*(None if each is None else -math.expm1(each) for each in change))  # type: ignore[arg-type]
+        found |= {name: drop.value, f"{name}_low": drop.high, f"{name}_high": drop.low}
+        found |= {"paired": paired} if name == "drop" else {}
+    return found
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == NO_LARGE:
+        return (
+            f"No block has a token of more than {LARGE_NORM:g} times the median norm, so there is nothing to compare."
+        )
+    if row["verdict"] == ALL_LARGE:
+        return f"Every block has a token of more than {LARGE_NORM:g} times the median norm: there are no others."
+    if row["drop"] is None:
+        return "RankMe is null in a block."
+    text = f"RankMe of the {row['large']} blocks with a large sink is {format_interval(row, 'drop', '.0%')} below that"
+    text += f" of the {row['others']} others; without sink tokens {format_interval(row, 'drop_no_sink', '.0%')}"
+    return f"{text}. {describe_claim(row['claim'], CLAIM)}"

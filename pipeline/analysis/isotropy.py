@@ -1,0 +1,56 @@
+"""Isotropy of the final hidden state: the mean cosine between tokens (Machina & Mercer 2024)."""
+
+from typing import Any
+
+import polars as pl
+
+from pipeline.analysis.claims import decide, describe_claim
+from pipeline.analysis.curves import NO_ERRORS
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LABEL_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_newest_rows,
+    t_quantile,
+)
+from pipeline.analysis.group_errors import add_errors
+
+ISOTROPIC_BELOW = 0.1
+"""Mean cosine between tokens under which a state is isotropic; anisotropic ones read 0.3 to 0.99."""
+ISOTROPIC, ANISOTROPIC, UNDECIDED = "isotropic", "anisotropic", "undecided"
+CLAIM = "the final hidden state is isotropic"
+
+
+def compute_isotropy(lake: LakeOrFrame) -> pl.DataFrame:
+    """Compute the mean cosine between tokens of the last hidden state, of the newest checkpoint of each history.
+
+    Columns: keys, `revision`, `step`, `verdict` (isotropic = under 0.1 at 95 %, anisotropic = above, undecided,
+    no_errors), `claim` (isotropic: supports, contradicts, undecided), `layer_read`, `state`, `cosine` with its 95 %
+    interval by Student's t, `anisotropy` of the same state, `n_params`, `rows`, `because`. The last state is that after
+    the final norm where the model has one.
+    """
+    newest = select_newest_rows(load_layer_rows(lake))
+    last = newest.filter(pl.col("layer") == pl.col("layer").max().over(HISTORY_COLUMNS))
+    last = add_errors(last.filter(pl.col("cosine_mean").is_not_null()), "cosine_mean")
+    half = t_quantile(pl.col("df") + 1) * pl.col("se")
+    found = last.with_columns(
+        layer_read="layer", cosine="value", cosine_low=pl.col("value") - half, cosine_high=pl.col("value") + half
+    )
+    low, high = pl.col("cosine_low"), pl.col("cosine_high")
+    words = pl.when(low.is_null()).then(pl.lit(NO_ERRORS)).when(high < ISOTROPIC_BELOW).then(pl.lit(ISOTROPIC))
+    words = words.when(low > ISOTROPIC_BELOW).then(pl.lit(ANISOTROPIC)).otherwise(pl.lit(UNDECIDED))
+    found = found.with_columns(
+        verdict=words, claim=decide(high < ISOTROPIC_BELOW, low > ISOTROPIC_BELOW), rows=pl.lit(1, pl.UInt32)
+    )
+    by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
+    kept = ["verdict", "claim", "cosine", "cosine_low", "cosine_high", "anisotropy", "layer_read", "state", "n_params"]
+    return add_because_column(found.select(*by, *kept, "rows").sort(by), _sentence)
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    place = "after the final norm" if row["state"] == "final_norm" else f"of the last block, layer {row['layer_read']},"
+    text = f"The mean cosine between tokens {place} is {format_interval(row, 'cosine')}"
+    return f"{text}. {describe_claim(row['claim'], CLAIM)}"

@@ -1,0 +1,148 @@
+"""Bands of all runs of one size in a lake, per metric, layer and step, with one run set against them.
+
+Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; seeds of one model are the
+usual case. A band is the median and the 5th to 95th percentile of the other runs; the run itself is left out.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS, Side, parse_label
+from pipeline.analysis.frames import select_block_rows, select_history_rows
+from pipeline.analysis.group_errors import select_value
+from pipeline.analysis.model_batches import ModelRows, match_names
+from pipeline.errors import UsageError
+from pipeline.lake.reader import LakeReader
+
+SIZE_TOLERANCE = 0.05
+"""Largest relative difference of the numbers of parameters of runs of one size."""
+BAND = (0.05, 0.95)
+MIN_RUNS_OF_BAND = 3
+"""Other runs below which a band is not drawn."""
+RUN_KEYS = ("model", "kind", "stage", "run")
+CURVE_KEYS = ("metric", "corpus", "recipe", "kind", "step", "layer", "depth", "state")
+SIZES_SQL = """SELECT model, kind, max(n_params) AS n_params, max(d_model) AS d_model,
+  max(n_layers) AS blocks FROM layers GROUP BY model, kind"""
+
+
+class Population(NamedTuple):
+    """One run and the band of the other runs of its size."""
+
+    run: Side
+    others: tuple[str, ...]
+    """Names of the other runs."""
+    rows: pl.DataFrame
+    """One row per CURVE_KEYS (`layer`, `depth` and `state` null: the mean over the blocks), with `value` of the run,
+    `median`, `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (their number at this
+    step), `below` (share of them below the run) and `outside` (true if the run is below or above all of them)."""
+    notes: tuple[str, ...]
+
+
+def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = ()) -> Population:
+    """Set a run, or one checkpoint of it, against all other runs of its size that were measured alike.
+
+    A run lies outside of n exchangeable others at one layer and step with probability 2 / (n + 1); this is not
+    corrected for the number of layers, steps and metrics.
+
+    Raises:
+        UsageError: the label is not in the lake, or it has no other run of its size at a common step.
+    """
+    rows = ModelRows(reader)
+    side = parse_label(rows.models, label)
+    for name in corpora:
+        match_names("--corpus", rows.corpora, name)
+    sizes = reader.query_frame(SIZES_SQL)
+    frame = rows.load(_find_models(sizes, side.model))
+    frame = select_history_rows(frame).join(_select_sizes(sizes, side.model), on=["model", "kind"], how="semi")
+    frame = frame.filter(pl.col("corpus").is_in(list(corpora))) if corpora else frame
+    long = pl.concat([_gather(frame, metric) for metric in HEADLINE_METRICS])
+    mine, others = long.filter(pl.col("model") == side.model), long.filter(pl.col("model") != side.model)
+    if side.revision is not None:
+        mine = mine.filter(revision=side.revision)
+    table = _set_against(mine, others)
+    if table.is_empty():
+        raise UsageError(f"population of {side}", _describe_lack(mine, others), "Measure other runs of this size alike")
+    names = _name_runs(others.join(table, on=["corpus", "recipe", "kind", "step"], how="semi"))
+    fewest, most = table["runs"].min(), table["runs"].max()
+    runs = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    notes = [
+        f"The band is that of {runs} other runs: its ends are percentiles 5 and 95 of these runs, not of all runs."
+    ]
+    return Population(side, tuple(names), table, tuple(notes))
+
+
+def _find_models(sizes: pl.DataFrame, model: str) -> list[str]:
+    return _select_sizes(sizes, model)["model"].unique().sort().to_list()
+
+
+def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
+    """Models and kinds of the size of this model."""
+    mine = sizes.filter(pl.col("model") == model).select("kind", "d_model", "blocks", _own="n_params")
+    both = sizes.join(mine, on=["kind", "d_model", "blocks"])
+    near = (pl.col("n_params") - pl.col("_own")).abs() <= SIZE_TOLERANCE * pl.col("_own")
+    return both.filter(near).select("model", "kind")
+
+
+def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """Values of one metric per layer, and the mean over the blocks; of the loss one per checkpoint."""
+    keys = [*RUN_KEYS, "revision", "corpus", "recipe", "step"]
+    values = frame.select(
+        *keys,
+        "layer",
+        "state",
+        depth=pl.col("depth").round(DEPTH_DIGITS),
+        metric=pl.lit(metric),
+        value=select_value(metric),
+    ).drop_nulls("value")
+    means = select_block_rows(values).group_by(*keys, "metric").agg(pl.col("value").mean())
+    blank = {"layer": pl.lit(None, pl.Int16), "depth": pl.lit(None, pl.Float64), "state": pl.lit(None, pl.String)}
+    columns = [*keys, "metric", "layer", "depth", "state", "value"]
+    parts = [means.with_columns(**blank).select(columns), values.select(columns)]
+    return pl.concat(parts[: 1 if metric == "loss" else 2])
+
+
+def _set_against(mine: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
+    both = mine.join(others.rename({"value": "other"}), on=list(CURVE_KEYS), nulls_equal=True)
+    other, value = pl.col("other"), pl.col("value").first()
+    below = (other < value).mean()
+    found = both.group_by([*CURVE_KEYS, "revision"], maintain_order=True).agg(
+        value=value,
+        median=other.median(),
+        low=other.quantile(BAND[0], "linear"),
+        high=other.quantile(BAND[1], "linear"),
+        runs=pl.len(),
+        below=below,
+        outside=(value < other.min()) | (value > other.max()),
+    )
+    order = {name: at for at, name in enumerate(HEADLINE_METRICS)}
+    rank = pl.col("metric").replace_strict(order, return_dtype=pl.Int64)
+    return found.filter(pl.col("runs") >= MIN_RUNS_OF_BAND).sort(rank, *CURVE_KEYS[1:], nulls_last=False)
+
+
+def _describe_lack(mine: pl.DataFrame, others: pl.DataFrame) -> str:
+    names = _name_runs(others)
+    if not names:
+        return "no other run of its kind, blocks, width and parameters is in the lake"
+    if len(names) < MIN_RUNS_OF_BAND:
+        return f"only {len(names)} other runs of its size ({', '.join(names)}); {MIN_RUNS_OF_BAND} are needed"
+    for name in ("corpus", "recipe", "step"):
+        if not {*mine[name]} & {*others[name]}:
+            return f"the other runs of its size have no {name} in common with it"
+    return f"fewer than {MIN_RUNS_OF_BAND} other runs at any step of it"
+
+
+def _name_runs(rows: pl.DataFrame) -> list[str]:
+    joined = pl.concat_str([pl.col(name) for name in ("model", "stage", "run")], separator=" · ", ignore_nulls=True)
+    return rows.select(RUN_KEYS).unique().select(joined.alias("name"))["name"].unique().sort().to_list()
+
+
+def summarize_population(found: Population) -> list[dict[str, Any]]:
+    """One row per metric, corpus and recipe: the mean over the blocks at the last step, and the share outside."""
+    table, keys = found.rows, ["metric", "corpus", "recipe", "kind"]
+    last = table.filter(pl.col("layer").is_null())
+    last = last.filter(pl.col("step") == pl.col("step").max().over(keys))
+    apart = table.group_by(keys).agg(outside_share=pl.col("outside").mean(), points=pl.len())
+    chance = 2 / (pl.col("runs") + 1)
+    return last.join(apart, on=keys, maintain_order="left").with_columns(chance=chance).to_dicts()

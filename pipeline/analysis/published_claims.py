@@ -1,0 +1,193 @@
+"""Published claims tested on a lake: supports, contradicts or undecided for each claim and history.
+
+A claim reads rows of a finding; its answer at 95 % is that of the finding, and stands only if it also holds after
+Holm's correction over all claims and histories that were tested. Texts only: random tokens are read by claims about
+them. The registry: `pipeline/analysis/claims.md`.
+"""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipeline.analysis import FINDINGS, compute_findings
+from pipeline.analysis.brief import NO_VERDICTS
+from pipeline.analysis.claim_registry import PublishedClaim, load_claims
+from pipeline.analysis.claim_tests import combine_limits, correct_holm
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED
+from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, load_group_counts
+from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
+
+SIGNIFICANCE_LEVEL, ROUNDING = 0.05, 1e-9
+NO_RECORDS = "the lake holds no similarity records; add 'similarity:' to the sweep"
+UNTESTED_WORDS = (*NO_VERDICTS, "no_large_norm", "all_large_norm")
+"""Verdicts of rows that test nothing."""
+ROW_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("claim", *HISTORY_COLUMNS, "null", "verdict", "answer", "answer_alone"), pl.String()),
+    **dict.fromkeys(("effect", "low", "high", "p", "p_holm"), pl.Float64()),
+    "because": pl.String(),
+}
+
+
+class ClaimAnswer(NamedTuple):
+    """Answer of one row of a finding, before the correction."""
+
+    answer: str
+    p: float | None
+    """Two-sided p of the answer; of an undecided one that of the nearer side, at least 5 %. None: not tested."""
+    effect: tuple[float | None, float | None, float | None]
+    """Effect and its 95 % interval."""
+    verdict: str | None
+    because: str
+
+
+def compute_claims(lake: LakeOrFrame, models: str = "*", corpus: str = "*") -> pl.DataFrame:
+    """Test every claim of the registry on every history of a lake, or of the frame of `load_layer_rows`.
+
+    Columns: `claim` (name in the registry), keys of the history (null for a comparison of models), `null` (random
+    tokens that are compared with, else null), `verdict` of the finding, `answer` (supports, contradicts, undecided)
+    after the correction and `answer_alone` before it, `effect` with its 95 % interval (`low`, `high`), the two-sided
+    `p` and Holm's `p_holm` (null where nothing was tested), `because`.
+    Error: of lakes in which no claim is true, at most 5 % have any `supports`; measured rates are in claims.md.
+
+    Raises:
+        UsageError: no model or corpus of the lake matches.
+    """
+    names = sorted({claim.finding for claim in load_claims().values()} & set(FINDINGS))
+    found = compute_findings(names, lake, models, corpus)
+    return judge_claims(found, count_groups(lake))
+
+
+def count_groups(lake: LakeOrFrame) -> dict[str, int]:
+    """Number of context groups by recipe."""
+    frame = lake if isinstance(lake, pl.DataFrame) else load_group_counts(lake.uri)
+    counts = frame.select("recipe", "groups").drop_nulls().unique("recipe")
+    return dict(counts.iter_rows())
+
+
+def judge_claims(found: Mapping[str, pl.DataFrame], groups: Mapping[str, int]) -> pl.DataFrame:
+    """Test every claim on findings that are computed, as `compute_claims` does."""
+    histories = _list_histories(found)
+    rows = [row for claim in load_claims().values() for row in _judge_claim(claim, found, histories, groups)]
+    tested = [row for row in rows if row["p"] is not None]
+    for row, p in zip(tested, correct_holm([row["p"] for row in tested]), strict=True):
+        row |= {"p_holm": p, "answer": row["answer_alone"] if p < SIGNIFICANCE_LEVEL else UNDECIDED}
+    for row in rows:
+        row["because"] = _explain(row, len(tested))
+    return pl.DataFrame(rows, schema=ROW_TYPES)
+
+
+def describe_correction(claims: pl.DataFrame) -> str:
+    """State the correction in one sentence."""
+    tests, level = count_tests(claims), f"{SIGNIFICANCE_LEVEL:.0%}".replace("%", " %")
+    if not tests:
+        return "Nothing was tested, so nothing is corrected."
+    return (
+        f"Answers hold after Holm's correction over {tests} tests (claims x histories): in at most {level} of lakes is "
+        "any of them wrong by chance."
+    )
+
+
+def count_tests(claims: pl.DataFrame) -> int:
+    """Number of tests that the correction covers."""
+    return claims["p"].drop_nulls().len()
+
+
+def _list_histories(found: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Histories on texts that any finding has a row for."""
+    types: dict[str, Any] = dict.fromkeys(HISTORY_COLUMNS, pl.String())
+    keyed = [part.select(HISTORY_COLUMNS) for part in found.values() if set(HISTORY_COLUMNS) <= set(part.columns)]
+    keys = pl.concat([pl.DataFrame(schema=types), *keyed]).unique().sort(HISTORY_COLUMNS)
+    return keys.filter(~pl.col("corpus").str.starts_with(RANDOM_CORPUS_PREFIX))
+
+
+def _judge_claim(
+    claim: PublishedClaim, found: Mapping[str, pl.DataFrame], histories: pl.DataFrame, groups: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    """Rows of one claim: those of its finding, and the histories that the finding says nothing about."""
+    if claim.finding not in found:
+        yield _make_row(claim, {}, ClaimAnswer(UNDECIDED, None, (None, None, None), None, NO_RECORDS))
+        return
+    rows = _select_rows(claim, found[claim.finding])
+    for row in rows.iter_rows(named=True):
+        yield _make_row(claim, row, _answer(claim, row, groups.get(row["recipe"])))
+    missing = ClaimAnswer(UNDECIDED, None, (None, None, None), None, f"it needs {claim.needs}")
+    if claim.compares_models:
+        if rows.is_empty():
+            yield _make_row(claim, {}, missing)
+        return
+    wanted = histories.filter(_concerns(claim))
+    if claim.min_params:  # sizes are known to the finding alone
+        return
+    for row in wanted.join(rows, on=HISTORY_COLUMNS, how="anti", nulls_equal=True).iter_rows(named=True):
+        yield _make_row(claim, row, missing)
+
+
+def _concerns(claim: PublishedClaim) -> pl.Expr:
+    """Condition for histories that a claim is about."""
+    about = pl.col("kind").is_in(list(claim.kinds))
+    matches = pl.col("model").map_elements(lambda name: fnmatchcase(name.lower(), claim.models), pl.Boolean)
+    return about if claim.models == "*" else about & matches
+
+
+def _select_rows(claim: PublishedClaim, rows: pl.DataFrame) -> pl.DataFrame:
+    for name, value in claim.rows.items():
+        rows = rows.filter(pl.col(name).is_null() if value is None else pl.col(name) == value)
+    rows = rows.filter(~pl.col("corpus").str.starts_with(RANDOM_CORPUS_PREFIX))
+    if claim.min_params:
+        rows = rows.filter(pl.col("n_params") >= claim.min_params)
+    return rows if claim.compares_models else rows.filter(_concerns(claim))
+
+
+def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> ClaimAnswer:
+    effect: Any = tuple(row.get(f"{claim.effect_column}{end}") for end in ("", "_low", "_high"))
+    if claim.p:
+        answer, p = row[claim.column or "claim"], row[claim.p]
+        return ClaimAnswer(answer, _at_least_level(answer, p), effect, row["verdict"], row["because"])
+    sides = {
+        SUPPORTS: combine_limits(row, claim.supports, groups),
+        CONTRADICTS: combine_limits(row, claim.contradicts, groups),
+    }
+    known = {word: p for word, p in sides.items() if p is not None}
+    if row["verdict"] in UNTESTED_WORDS or not known:
+        return ClaimAnswer(UNDECIDED, None, effect, row["verdict"], row["because"])
+    answer = row[claim.column] if claim.column else _decide_by_limits(claim, row, known)
+    p = known.get(answer, 1.0)
+    if p <= SIGNIFICANCE_LEVEL * (1 + ROUNDING):
+        return ClaimAnswer(answer, p, effect, row["verdict"], "")
+    nearer = min(known.values())
+    word = row["verdict"].replace("_", " ")
+    why = f"the finding {claim.finding} says {word}, which leaves it open" if nearer < SIGNIFICANCE_LEVEL else ""
+    return ClaimAnswer(UNDECIDED, _at_least_level(UNDECIDED, nearer), effect, row["verdict"], why)
+
+
+def _at_least_level(answer: str, p: float | None) -> float | None:
+    """P of an undecided answer is at least 5 %, since a test that more than its p decides has rejected nothing."""
+    return p if p is None or answer != UNDECIDED else max(p, SIGNIFICANCE_LEVEL)
+
+
+def _decide_by_limits(claim: PublishedClaim, row: dict[str, Any], known: Mapping[str, float]) -> str:
+    allowed = not claim.verdicts or row["verdict"] in claim.verdicts
+    if allowed and known.get(SUPPORTS, 1.0) < SIGNIFICANCE_LEVEL:
+        return SUPPORTS
+    return CONTRADICTS if known.get(CONTRADICTS, 1.0) < SIGNIFICANCE_LEVEL else UNDECIDED
+
+
+def _make_row(claim: PublishedClaim, row: Mapping[str, Any], answer: ClaimAnswer) -> dict[str, Any]:
+    keys = {name: row.get(name) for name in (*HISTORY_COLUMNS, "null")}
+    numbers = dict(zip(("effect", "low", "high"), answer.effect, strict=True))
+    words = {"verdict": answer.verdict, "answer": answer.answer, "answer_alone": answer.answer}
+    return {"claim": claim.name, **keys, **words, **numbers, "p": answer.p, "p_holm": None, "because": answer.because}
+
+
+def _explain(row: Mapping[str, Any], tests: int) -> str:
+    """Reason of an undecided answer, and what the correction does to the others."""
+    if row["p"] is None:
+        return row["because"]
+    numbers = f"p {row['p']:.2g}, corrected {row['p_holm']:.2g}"
+    if row["answer_alone"] == UNDECIDED:
+        return row["because"] or f"errors leave it open ({numbers})"
+    if row["answer"] != UNDECIDED:
+        return f"also after the correction for {tests} tests ({numbers})"
+    return f"alone it {row['answer_alone']} the claim, but not after the correction for {tests} tests ({numbers})"

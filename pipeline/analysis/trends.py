@@ -1,0 +1,147 @@
+"""Anisotropy, effective rank and spectral decay over training: the phases of Li et al. 2025 beside those of dimension.
+
+Anisotropy is the mean over the blocks. RankMe and alpha are those of the last hidden state (after the final norm where
+the model has one), which Li et al. read.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.claims import decide, describe_claim, describe_left_out, describe_pairing
+from pipeline.analysis.curves import JUDGED, TOO_FEW, tabulate_curves
+from pipeline.analysis.dimension import MANY_MOVES, SMALLEST_PEAK, make_words
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_block_rows,
+    select_history_rows,
+)
+from pipeline.analysis.group_errors import add_errors, average_points, subtract_rows
+
+WORDS = make_words(
+    none="flat", r="rising", f="falling", rf="rise-fall", fr="fall-rise", frf="fall-rise-fall", rfr="rise-fall-rise"
+)
+SMALLEST_RISE = 0.05
+"""Change of mean anisotropy from the first to the last checkpoint under which it is taken not to rise."""
+ENDS = ("", "_low", "_high")
+
+
+class Trend(NamedTuple):
+    """Metric that is followed over training."""
+
+    title: str
+    effect: str
+    """Column of the effect that the claim is about: change, peak or valley."""
+    claim: str
+    bound: float
+    """Effect from which the claim is supported."""
+    least: float
+    """Effect under which the claim is contradicted."""
+    log: bool = False
+    """True if changes are shares of the value."""
+    of_blocks: bool = False
+    """True for the mean over the blocks, else the last hidden state."""
+
+
+RISES, PEAKS = "anisotropy rises over training", "the effective rank expands and then compresses in training"
+MIRRORS = "the spectral decay alpha falls and then rises in training"
+TRENDS = {
+    "anisotropy": Trend("Anisotropy", "change", RISES, SMALLEST_RISE, SMALLEST_RISE, of_blocks=True),
+    "anisotropy_no_sink": Trend(
+        "Anisotropy without sink tokens", "change", RISES, SMALLEST_RISE, SMALLEST_RISE, of_blocks=True
+    ),
+    "effective_rank_sigma": Trend("RankMe", "peak", PEAKS, 0.0, SMALLEST_PEAK, log=True),
+    "effective_rank_sigma_no_sink": Trend("RankMe without sink tokens", "peak", PEAKS, 0.0, SMALLEST_PEAK, log=True),
+    "alpha": Trend("Alpha", "valley", MIRRORS, 0.0, SMALLEST_PEAK),
+    "alpha_no_sink": Trend("Alpha without sink tokens", "valley", MIRRORS, 0.0, SMALLEST_PEAK),
+}
+
+
+def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
+    """Classify anisotropy, RankMe and alpha over training, one row per history and metric of TRENDS.
+
+    Columns: keys of a history, `metric`, `verdict` (flat, rising, falling, rise-fall, fall-rise, fall-rise-fall = the
+    RankMe of Li et al., rise-fall-rise = their alpha, oscillating; too_few, no_errors), `claim` (of the metric's
+    Trend: supports, contradicts, undecided), `change` from the first to the last checkpoint, `peak` (height of the
+    highest interior checkpoint above both sides) and `valley` (depth of the lowest below both sides), each with its
+    95 % interval and, of RankMe, as a share; `peak_step`, `valley_step`, `first` and `last` step, `rows`, `paired`,
+    `left_out` steps, `because`. Intervals of peak and valley are simultaneous over all differences of the curve.
+    """
+    frame = select_history_rows(load_layer_rows(lake))
+    found = pl.concat([_classify(_gather(frame, metric), metric) for metric in TRENDS])
+    return add_because_column(found.sort(*HISTORY_COLUMNS, "metric"), _sentence).drop("status")
+
+
+def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """One point per history and step, with the columns of `add_errors`."""
+    rows = select_block_rows(frame) if TRENDS[metric].of_blocks else _select_last_states(frame)
+    rows = rows.filter(pl.col(metric).is_not_null().any().over(*HISTORY_COLUMNS, "layer"))
+    points = average_points(add_errors(rows, metric, TRENDS[metric].log), [*HISTORY_COLUMNS, "step", "contexts_digest"])
+    full = pl.col("rows") == pl.col("rows").max().over(HISTORY_COLUMNS)
+    return points.with_columns(pl.when(full).then(name).alias(name) for name in ("value", "se")).drop("rows")
+
+
+def _select_last_states(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.filter(pl.col("layer") == pl.col("layer").max().over(HISTORY_COLUMNS))
+
+
+def _classify(points: pl.DataFrame, metric: str) -> pl.DataFrame:
+    trend, by = TRENDS[metric], list(HISTORY_COLUMNS)
+    curves = tabulate_curves(points, by, "step")
+    mirrored = tabulate_curves(points.with_columns(-pl.col("value")), by, "step")
+    depth = mirrored.select(*by, valley_step="top", **{f"valley{end}": f"height{end}" for end in ENDS})
+    found = curves.rename({"top": "peak_step", **{f"height{end}": f"peak{end}" for end in ENDS}})
+    found = found.join(depth, on=by, nulls_equal=True).join(_measure_changes(points), on=by, nulls_equal=True)
+    if trend.log:
+        names = [f"{name}{end}" for name in ("change", "peak", "valley") for end in ENDS]
+        found = found.with_columns(pl.col(name).exp() - 1 for name in names)
+    verdicts = [WORDS.name(main) if main is not None else None for main in found["main"].to_list()]
+    verdict = pl.coalesce(pl.Series("_word", verdicts, pl.String), "status")
+    low, high = pl.col(f"{trend.effect}_low"), pl.col(f"{trend.effect}_high")
+    judged = pl.col("status") == JUDGED
+    claim = decide(judged & (low > trend.bound), judged & (high < trend.least))
+    found = found.with_columns(verdict=verdict, claim=claim, metric=pl.lit(metric))
+    numbers = [f"{name}{end}" for name in ("change", "peak", "valley") for end in ENDS]
+    steps = {name: pl.col(name).cast(pl.Int64) for name in ("peak_step", "valley_step", "start", "stop")}
+    left = pl.col("left_out").list.eval(pl.element().cast(pl.Int64))
+    found = found.with_columns(left_out=left, **steps).rename({"start": "first", "stop": "last"})
+    kept = ["metric", "verdict", "claim", *numbers, "peak_step", "valley_step", "first", "last"]
+    return found.select(*by, *kept, "rows", "paired", "left_out", "status")
+
+
+def _measure_changes(points: pl.DataFrame) -> pl.DataFrame:
+    """`change` from the first to the last checkpoint of each history, with its interval."""
+    rows = list(_each_change(points.drop_nulls("value").sort("step")))
+    types = {name: points.schema[name] for name in HISTORY_COLUMNS} | {f"change{end}": pl.Float64() for end in ENDS}
+    return pl.DataFrame(rows, schema=types, orient="row")
+
+
+def _each_change(points: pl.DataFrame) -> Iterator[tuple[Any, ...]]:
+    for part in points.partition_by(HISTORY_COLUMNS, maintain_order=True):
+        first, last = part.row(0, named=True), part.row(-1, named=True)
+        change = subtract_rows(last, first)[0] if part.height > 1 else (None, None, None)
+        yield (*(first[name] for name in HISTORY_COLUMNS), *change)
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    trend = TRENDS[row["metric"]]
+    subject = f"{trend.title} ({'mean over blocks' if trend.of_blocks else 'last hidden state'})"
+    left_out = describe_left_out(row["left_out"], "step", "d")
+    if row["verdict"] == TOO_FEW:
+        return f"{subject} is known at fewer than three steps.{left_out}"
+    form = "+.0%" if trend.log else "+.3f"
+    change = f"changes by {format_interval(row, 'change', form)} from step {row['first']} to {row['last']}"
+    if row["status"] != JUDGED:
+        return f"{subject} {change}; its points have no standard errors.{left_out}"
+    word = "moves up and down" if row["verdict"] == MANY_MOVES else f"is {row['verdict']}"
+    text = f"{subject} {word} over training and {change}"
+    if trend.effect != "change":
+        words = "above" if trend.effect == "peak" else "below"
+        extreme = format_interval(row, trend.effect, form.removeprefix("+"))
+        text += f"; at step {row[f'{trend.effect}_step']} it is {extreme} {words} both sides"
+    return f"{text}. {describe_claim(row['claim'], trend.claim)}{describe_pairing(row)}{left_out}"

@@ -1,0 +1,102 @@
+"""Terminal output of a comparison: per metric the means over the blocks and the layer that differs most."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.render.findings import print_aligned
+from pipeline.render.tables import print_rows
+from pipeline.terminal import escape_control, print_line
+
+LAYER_COLUMNS = (
+    "metric",
+    "corpus",
+    "recipe",
+    "kind",
+    "step",
+    "layer",
+    "layer_b",
+    "a",
+    "b",
+    "difference",
+    "low",
+    "high",
+)
+
+
+def print_comparison(comparison: Any, layers: bool = False) -> None:
+    """Print one line per metric, corpus and recipe, of histories at the last common step; with `layers` every row."""
+    rows = comparison.rows.to_dicts()
+    print_line(escape_control(f"a: {comparison.first}"))
+    print_line(escape_control(f"b: {comparison.second}"))
+    if comparison.of == "histories":
+        steps = sorted({row["step"] for row in rows})
+        print_line(f"{len(steps)} common steps, {steps[0]:,} to {steps[-1]:,}; shown: {steps[-1]:,}")
+        rows = rows if layers else [row for row in rows if row["step"] == steps[-1]]
+    print_line(
+        "b minus a, mean over the blocks, with its 95 % interval; then the layer that differs most, and how many"
+    )
+    print_line("layers differ significantly (95 % for each layer alone)")
+    if layers:
+        print_rows(LAYER_COLUMNS, [[row[name] for name in LAYER_COLUMNS] for row in rows])
+    else:
+        print_aligned([_cells(group) for group in _group(rows)])
+    for note in comparison.notes:
+        print_line(f"note: {note}")
+
+
+def _group(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """Rows by metric, corpus, recipe and kind, in order."""
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in ("metric", "corpus", "recipe", "kind")), []).append(row)
+    return list(groups.values())
+
+
+def _cells(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    mean = next((row for row in rows if row["layer"] is None), rows[0])
+    text = mean["corpus"] if mean["corpus"] == mean["corpus_b"] else f"{mean['corpus']}, {mean['corpus_b']}"
+    sides = f"{mean['a']:.4g} -> {mean['b']:.4g}"
+    layers = [row for row in rows if row["layer"] is not None]
+    ending = ""
+    if layers:
+        most = max(layers, key=lambda row: abs(row["difference"]))
+        apart = sum(row["low"] is not None and row["low"] * row["high"] > 0 for row in layers)
+        ending = f"layer {most['layer']}: {format_difference(most)}; {apart} of {len(layers)} layers differ"
+    cells = [mean["metric"], text, mean["recipe"], sides, format_difference(mean), ending]
+    return [escape_control(cell) for cell in cells]
+
+
+def format_difference(row: Mapping[str, Any]) -> str:
+    """Format a difference with its interval: `+0.123 (+0.101 to +0.145)`."""
+    limits = "" if row["low"] is None else f" ({row['low']:+.3g} to {row['high']:+.3g})"
+    return f"{row['difference']:+.3g}{limits}"
+
+
+def print_population(found: Any, summary: Sequence[Mapping[str, Any]], layers: bool = False) -> None:
+    """Print one line per metric at the last step; with `layers` every layer and step."""
+    print_line(escape_control(f"{found.run} against {len(found.others)} other runs of its size"))
+    if layers:
+        columns = ("metric", "corpus", "recipe", "step", "layer", "value", "median", "low", "high", "runs", "below")
+        print_rows(columns, [[row[name] for name in columns] for row in found.rows.to_dicts()])
+    else:
+        print_line("mean over the blocks at the last step; median and band (percentiles 5 to 95) of the others")
+        print_aligned([_population_cells(row) for row in summary])
+    for note in found.notes:
+        print_line(f"note: {note}")
+
+
+def _population_cells(row: Mapping[str, Any]) -> list[str]:
+    band = f"{row['median']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
+    place = f"above {row['below'] * row['runs']:.0f} of {row['runs']} runs"
+    share = f"{row['outside_share']:.0%} of {row['points']} layers and steps outside of all others"
+    chance = f"{row['chance']:.0%} by chance"
+    cells = [
+        row["metric"],
+        row["corpus"],
+        f"step {row['step']:,}",
+        f"{row['value']:.4g}",
+        band,
+        place,
+        f"{share}; {chance}",
+    ]
+    return [escape_control(cell) for cell in cells]

@@ -1,0 +1,166 @@
+"""Pages of `shapelake compare`: one offline HTML file with drawn charts and the table behind them, without scripts."""
+
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from pipeline import output_paths
+from pipeline.analysis.comparison import CORPORA, HEADLINE_METRICS, HISTORIES, Comparison
+from pipeline.analysis.population import Population
+from pipeline.report import theme
+from pipeline.report.chart_parts import depth_axis, draw_band, facet_by_metric, plain_step_axis
+from pipeline.report.page import load_template
+from pipeline.report.sections import ASSETS
+from pipeline.report.tables import ReportTable, make_report_table
+
+COMPARED = ("corpus", "recipe", "kind")
+"""Columns that separate the charts of a page."""
+MAX_TABLE_ROWS = 4000
+COLOUR = theme.COLOURS[0]
+
+
+class DrawnChart(NamedTuple):
+    heading: str
+    caption: str
+    svg: str
+
+
+def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
+    """Write the page of a comparison.
+
+    Raises:
+        UsageError: `path` is not a writable .html file.
+    """
+    lead = f"{found.second} minus {found.first}: every metric, with 95 % intervals."
+    over = "step" if found.of == HISTORIES else "depth"
+    rows = found.rows if over == "depth" else found.rows.filter(pl.col("layer").is_null())
+    if over == "depth":
+        rows = rows.filter(pl.col("state") == "block")
+    caption = (
+        "The difference of the mean over the blocks at every common step, with its 95 % interval."
+        if over == "step"
+        else "The difference of each block, with its 95 % interval for this block alone."
+    )
+    charts = [
+        DrawnChart(heading, caption, _draw_differences(part, over))
+        for heading, part in _divide(rows, also="corpus_b" if found.of == CORPORA else None)
+    ]
+    labels = [str(found.first._replace(corpus=None))]
+    labels += [] if found.of == CORPORA else [str(found.second._replace(corpus=None))]
+    named = [side.corpus for side in (found.first, found.second) if side.corpus]
+    command = _command(labels, list(dict.fromkeys(named)), uri)
+    return _write(
+        path,
+        "Comparison",
+        lead,
+        found.notes,
+        charts,
+        _table(found.rows, "Differences, b minus a. Rows without a layer are means over the blocks."),
+        command,
+        uri,
+    )
+
+
+def write_population(found: Population, path: str | Path, uri: str) -> Path:
+    """Write the page of a run against the band of its size; UsageError if `path` is not a writable .html file."""
+    lead = f"{found.run} against {len(found.others)} other runs of its size: {', '.join(found.others)}."
+    charts = draw_population_charts(found)
+    table = _table(found.rows, "The run, and the band of the others. Rows without a layer are means over the blocks.")
+    notes = (*found.notes, "A run lies outside of n others at one point by chance with probability 2 / (n + 1).")
+    command = f"{_command([str(found.run)], [], uri)} --population"
+    return _write(path, "A run against its population", lead, notes, charts, table, command, uri)
+
+
+def draw_population_charts(found: Population) -> list[DrawnChart]:
+    """Charts over depth at the last step and, of several steps, of the mean over the blocks over training."""
+    charts = []
+    for heading, part in _divide(found.rows):
+        last = part.filter(pl.col("state") == "block", pl.col("step") == part["step"].max())
+        caption = "Shaded: percentiles 5 to 95 of the other runs, dashed: their median. Full line: this run."
+        if not last.is_empty():
+            at = f"{heading}, step {part['step'].max():,}, over depth"
+            charts.append(DrawnChart(at, caption, _draw_population(last, "depth")))
+        means = part.filter(pl.col("layer").is_null())
+        if means["step"].n_unique() > 1:
+            svg = _draw_population(means, "step")
+            charts.append(DrawnChart(f"{heading}, mean over the blocks, over training", caption, svg))
+    return charts
+
+
+def _divide(rows: pl.DataFrame, also: str | None = None) -> list[tuple[str, pl.DataFrame]]:
+    """Rows by corpus, recipe and kind, with a heading each."""
+    keys = [*COMPARED, *([also] if also else [])]
+    parts = rows.partition_by(keys, maintain_order=True, as_dict=True)
+    return [(", ".join(str(each) for each in (key[0], *key[3:], *key[1:3])), part) for key, part in parts.items()]
+
+
+def _axis(over: str) -> alt.X:
+    return depth_axis() if over == "depth" else plain_step_axis()
+
+
+def _finish(chart: alt.FacetChart, rows: pl.DataFrame) -> str:
+    """SVG of a chart of the named table `rows`."""
+    spec = chart.to_dict(validate=False) | {"datasets": {"rows": rows.to_dicts()}, "config": theme.print_config()}
+    return vl_convert.vegalite_to_svg(spec)
+
+
+def _metrics(rows: pl.DataFrame) -> list[str]:
+    """Metrics of the rows, the headline ones first."""
+    known = {*rows["metric"]}
+    return [name for name in HEADLINE_METRICS if name in known] + sorted(known - {*HEADLINE_METRICS})
+
+
+def _draw_differences(rows: pl.DataFrame, over: str) -> str:
+    base, x = alt.Chart(alt.NamedData("rows")), _axis(over)
+
+    def y(column: str) -> alt.Y:
+        return alt.Y(f"{column}:Q", title="difference", axis=alt.Axis(tickCount=4))
+
+    known = base.transform_filter("datum.low != null")
+    zero = base.mark_rule(color=theme.LEGEND_GREY).encode(y=alt.datum(0))
+    area = known.mark_area(opacity=0.2, color=COLOUR).encode(x, y("low"), alt.Y2("high:Q"))
+    line = base.mark_line(color=COLOUR, point={"size": 16, "color": COLOUR}).encode(x, y("difference"))
+    return _finish(facet_by_metric(_metrics(rows), zero, area, line), rows)
+
+
+def _draw_population(rows: pl.DataFrame, over: str) -> str:
+    return _finish(draw_band("rows", _axis(over), _metrics(rows)), rows)
+
+
+def _table(rows: pl.DataFrame, caption: str) -> ReportTable:
+    """Table of the rows, of more than MAX_TABLE_ROWS the means over the blocks alone."""
+    if rows.height > MAX_TABLE_ROWS:
+        rows = rows.filter(pl.col("layer").is_null())
+        caption = f"{caption} Every layer: --json."
+    same = [f"{name}_b" for name in ("layer", "corpus") if f"{name}_b" in rows.columns]
+    rows = rows.drop(name for name in same if rows[name].equals(rows[name.removesuffix("_b")], null_equal=True))
+    shown = rows.select(name for name in rows.columns if rows[name].null_count() < rows.height)
+    return make_report_table("numbers", caption, "", shown)
+
+
+def _command(labels: list[str], corpora: list[str], uri: str) -> str:
+    corpus = ["--corpus", ",".join(corpora)] if corpora else []
+    return shlex.join(["shapelake", "compare", *labels, *corpus, "--lake", uri])
+
+
+def _write(
+    path: str | Path,
+    title: str,
+    lead: str,
+    notes: tuple[str, ...],
+    charts: list[DrawnChart],
+    table: ReportTable,
+    command: str,
+    uri: str,
+) -> Path:
+    path = output_paths.require_writable_file("compare", path, [".html"])
+    style = (ASSETS / "page.css").read_text()
+    page = load_template("comparison.html").render(
+        title=title, lead=lead, notes=notes, charts=charts, table=table, command=command, uri=uri, style=style
+    )
+    path.write_text(page)
+    return path

@@ -1,0 +1,121 @@
+"""A live run against the other runs of its size in the lake: its place at this step, and an alarm with a known rate.
+
+The alarm compares the largest departure of the live run so far with the largest that any other run has over its whole
+history. Departures at one step are distances from the median of all runs in units of their spread, so that the live run
+and the others are treated alike: among n exchangeable others, the live run is the most departed with probability
+1 / (n + 1). The alarm is therefore offered from MIN_RUNS others on, and measured by tests/watch/test_population.py.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+from pipeline.lake import Lake, open_lake
+from pipeline.spec import Cell
+from pipeline.watch.alert_rules import MAD_TO_SD, LayerSelection
+
+MIN_RUNS = 19
+"""Other runs from which an alarm is offered: 1 / (19 + 1) is 5 %."""
+MIN_SHOWN = 3
+"""Other runs from which the place among them is told."""
+SIZE_TOLERANCE = 0.05
+"""Largest relative difference of the numbers of parameters of runs of one size."""
+Curve = Mapping[int, float]
+"""Value by step."""
+
+
+class PopulationPlace(NamedTuple):
+    """Place of one value among the other runs at the same step."""
+
+    metric: str
+    low: float
+    high: float
+    below: int
+    """Number of runs below."""
+    runs: int
+
+    def __str__(self) -> str:
+        return f"{self.metric} above {self.below} of {self.runs} ({self.low:.4g} to {self.high:.4g})"
+
+
+class Departure(NamedTuple):
+    """Largest departure of the live run and of the others, in spreads of the runs at a step."""
+
+    live: float
+    others: float
+    """Largest departure of any other run over its whole history."""
+    runs: int
+
+    @property
+    def is_alarm(self) -> bool:
+        return self.runs >= MIN_RUNS and self.live > self.others
+
+
+class PopulationCurves(NamedTuple):
+    """Mean of a metric over the selected layers, by step, of the live run up to this cell and of each other run."""
+
+    live: Curve
+    others: Sequence[Curve]
+
+    def place(self, metric: str, step: int) -> PopulationPlace | None:
+        """Place at one step; None if under MIN_SHOWN others have it, or the live run has no value."""
+        values = [curve[step] for curve in self.others if step in curve]
+        if step not in self.live or len(values) < MIN_SHOWN:
+            return None
+        below = sum(value < self.live[step] for value in values)
+        return PopulationPlace(metric, min(values), max(values), below, len(values))
+
+    def depart(self) -> Departure:
+        """Departures over the steps that every other run has."""
+        return measure_departure(self.live, self.others)
+
+
+def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
+    """Largest departure of a live run and of the others; both are 0 where they have no step in common."""
+    steps = set.intersection(*(set(curve) for curve in others)) if others else set[int]()
+    largest, own = [0.0] * len(others), 0.0
+    for step in sorted(steps):
+        pool = [curve[step] for curve in others] + ([live[step]] if step in live else [])
+        center = median(pool)
+        spread = MAD_TO_SD * median(abs(value - center) for value in pool)
+        if not spread:
+            continue
+        apart = [abs(value - center) / spread for value in pool]
+        largest = [max(before, now) for before, now in zip(largest, apart, strict=False)]
+        own = max(own, apart[-1]) if step in live else own
+    return Departure(own, max(largest, default=0.0), len(others))
+
+
+def load_population(lake: Lake, cell: Cell, metric: str, layers: LayerSelection) -> PopulationCurves:
+    """Load the curves of this cell's run and of the other runs of its size, measured on the same text and recipe.
+
+    Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %.
+    """
+    checkpoint, corpus = cell.checkpoint, cell.corpus
+    same = {"kind": cell.kind, "recipe": cell.recipe.label, "corpus": corpus.id, "corpus_sha256": corpus.sha256}
+    where = " AND ".join(f"{name} IS NOT DISTINCT FROM {_quoted(text)}" for name, text in same.items())
+    size = "SELECT any_value(n_params) AS p, any_value(d_model) AS d, any_value(n_layers) AS l FROM layers"
+    size += f" WHERE cell_id = {_quoted(cell.id)}"
+    query = (
+        f"WITH own AS ({size}) SELECT model, stage, run, step, avg({metric}) AS value FROM layers, own WHERE {where} "
+        f"AND NOT coalesce(superseded, false) AND step IS NOT NULL AND {_select_layers(layers)} AND d_model = d "
+        f"AND n_layers = l AND abs(n_params - p) <= {SIZE_TOLERANCE} * p GROUP BY ALL HAVING count({metric}) = count(*)"
+    )
+    live: dict[int, float] = {}
+    others: dict[tuple[Any, ...], dict[int, float]] = {}
+    own = (checkpoint.model, checkpoint.stage, checkpoint.run)
+    for model, stage, run, step, value in open_lake(lake.uri).query_frame(query).iter_rows():
+        curve = live if (model, stage, run) == own else others.setdefault((model, stage, run), {})
+        curve[step] = value
+    now = checkpoint.step or 0
+    return PopulationCurves({step: value for step, value in live.items() if step <= now}, list(others.values()))
+
+
+def _select_layers(layers: LayerSelection) -> str:
+    if layers.first is None:
+        return "true" if layers.text == "all" else "state = 'block'"
+    return f"layer BETWEEN {layers.first} AND {layers.last or layers.first}"
+
+
+def _quoted(text: str | None) -> str:
+    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,203 @@
+"""Comparisons of checkpoints, histories, corpora, and of a run with its population, on lakes with known differences."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis.comparison import HEADLINE_METRICS, compare
+from pipeline.analysis.population import compute_population
+from pipeline.errors import UsageError
+from pipeline.report import FigureOptions, draw_figure, write_comparison, write_population
+from tests.support import claim_rows, finding_rows
+from tests.support.claim_rows import RANDOM, TEXT, flat, history, over_depth
+
+LAST = claim_rows.STEPS[-1]
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory):
+    """Two models with a known difference on text and one on random tokens; a wide one on another text; an encoder."""
+    dome = {"anisotropy": over_depth(0.2), "loss": claim_rows.over_training(6, 3)}
+    rows = [
+        *history({"anisotropy": flat(0.3), "loss": flat(3)}, seed=1, model="lab/a"),
+        *history(dome, seed=1, model="lab/b"),
+        *history({"anisotropy": flat(0.1)}, seed=2, model="lab/a", corpus=RANDOM, contexts_digest="random"),
+        *history(seed=3, model="lab/other", corpus="text:wiki", contexts_digest="wiki"),
+        *history(seed=4, model="lab/enc", kind="encoder"),
+    ]
+    return finding_rows.commit(tmp_path_factory.mktemp("lake"), rows)
+
+
+def row(found, **keys):
+    chosen = found.rows.filter(
+        *(pl.col(name).is_null() if value is None else pl.col(name) == value for name, value in keys.items())
+    )
+    return chosen.row(0, named=True)
+
+
+def test_two_checkpoints_are_compared_in_pairs(reader):
+    found = compare(reader, f"lab/a@step{LAST}", f"lab/b@step{LAST}")
+    assert found.of == "checkpoints"
+    top = row(found, metric="anisotropy", layer=4)
+    assert top["low"] < 0.2 * np.sin(np.pi * 3 / 7) < top["high"]
+    assert top["paired"]
+    assert top["high"] - top["low"] < 0.03
+    mean = row(found, metric="anisotropy", layer=None)
+    blocks = found.rows.filter(metric="anisotropy", state="block")
+    assert mean["difference"] == pytest.approx(blocks["difference"].mean())
+    assert set(found.rows["metric"]) >= set(HEADLINE_METRICS) - {"id_twonn", "participation_ratio"}
+
+
+def test_the_difference_is_exactly_that_of_independent_code(reader):
+    found = row(compare(reader, f"lab/a@step{LAST}", f"lab/enc@step{LAST}", [TEXT]), metric="id_mle", layer=3)
+    where = f"step = {LAST} AND layer = 3 AND model IN ('lab/a', 'lab/enc') AND corpus = '{TEXT}'"
+    sql = f"SELECT model, id_mle_groups FROM layers WHERE {where}"
+    groups = dict(reader.query_frame(sql).iter_rows())
+    from scipy import stats
+
+    apart = np.subtract(groups["lab/enc"], groups["lab/a"])
+    low, high = stats.t.interval(0.95, len(apart) - 1, apart.mean(), stats.sem(apart))
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert found["difference"] == pytest.approx(apart.mean())
+
+
+def test_two_histories_are_compared_at_their_common_steps(reader):
+    found = compare(reader, "lab/a", "lab/b")
+    assert found.of == "histories"
+    losses = found.rows.filter(metric="loss").sort("step")
+    assert losses["step"].to_list() == list(claim_rows.STEPS)
+    assert losses["difference"][0] == pytest.approx(3, abs=0.1)
+    assert losses["difference"][-1] == pytest.approx(0, abs=0.1)
+
+
+def test_two_corpora_are_compared_unpaired(reader):
+    found = compare(reader, "lab/a", corpora=[TEXT, RANDOM])
+    assert found.of == "corpora"
+    mean = row(found, metric="anisotropy", layer=None)
+    assert mean["difference"] == pytest.approx(-0.2, abs=0.02)
+    assert not mean["paired"]
+    assert "unpaired" in found.notes[0]
+    assert compare(reader, "lab/a", "lab/a", [TEXT, RANDOM]).rows.equals(found.rows)
+
+
+def test_an_encoder_and_a_decoder_compare_with_a_note(reader):
+    found = compare(reader, "lab/a", "lab/enc", [TEXT])
+    assert any("causal and a masked loss" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("lab/a", "lab/other"), "the corpora differ: random-uniform, text:book against text:wiki"),
+        (("lab/a",), "compared with itself"),
+        (("lab/aa", "lab/b"), "did you mean 'lab/a'"),
+        (("lab/a@step1", "lab/b"), "no such revision"),
+        (("lab/a", "lab/b", ["text:boook"]), "which has random-uniform"),
+        (("lab/a", "lab/b", [TEXT, RANDOM]), "two labels and two corpora"),
+        (("lab/a", None, [TEXT, RANDOM, TEXT]), "3 corpora"),
+        (("lab/b", None, [TEXT, RANDOM]), "the model was measured on text:book"),
+    ],
+)
+def test_sides_that_do_not_compare_are_refused_with_the_one_thing_that_differs(reader, words, says):
+    with pytest.raises(UsageError, match=says):
+        compare(reader, *words)
+
+
+def test_equal_recipes_are_needed(tmp_path):
+    members = [*history(model="lab/a"), *history(model="lab/b", recipe_fingerprint="other")]
+    reader = finding_rows.commit(tmp_path, members)
+    with pytest.raises(UsageError, match="one name and different fields"):
+        compare(reader, "lab/a", "lab/b")
+
+
+def test_no_difference_is_significant_in_five_percent(tmp_path):
+    """Intervals of single layers of 30 pairs of equal models; errors are shared by layers, so pairs are the units."""
+    members = [
+        each
+        for number in range(12)
+        for each in history(seed=number, model=f"lab/m{number:02d}")
+        if each["step"] == LAST and each["layer"] in (3, 9)
+    ]
+    reader = finding_rows.commit(tmp_path, members)
+    hits = []
+    for number in range(0, 12, 2):
+        rows = compare(reader, f"lab/m{number:02d}", f"lab/m{number + 1:02d}").rows.drop_nulls("low")
+        hits += ((rows["low"] > 0) | (rows["high"] < 0)).to_list()
+    print(f"significant in {np.mean(hits):.1%} of {len(hits)} differences of equal models")
+    assert np.mean(hits) <= 0.15
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Nine seeds of one size, the last with a dome; one of another size."""
+    members = []
+    for number in range(9):
+        level = {"anisotropy": flat(0.3 + 0.01 * number) if number < 8 else over_depth(0.4)}
+        members += history(level, seed=number, model=f"lab/seed{number}")
+    members += history(seed=20, model="lab/big", n_params=2_000_000)
+    return finding_rows.commit(tmp_path_factory.mktemp("seeds"), members)
+
+
+def test_a_run_is_set_against_the_other_runs_of_its_size(seeds):
+    found = compute_population(seeds, "lab/seed8")
+    assert len(found.others) == 8
+    middle = found.rows.filter(metric="anisotropy", layer=4, step=LAST).row(0, named=True)
+    assert middle["runs"] == 8
+    assert middle["outside"]
+    assert middle["below"] == 1
+    assert middle["median"] == pytest.approx(0.335, abs=0.01)
+    assert middle["low"] == pytest.approx(np.quantile(0.3 + 0.01 * np.arange(8), 0.05), abs=0.01)
+
+
+def test_one_checkpoint_of_a_run_and_one_corpus(seeds):
+    found = compute_population(seeds, f"lab/seed3@step{LAST}", [TEXT])
+    assert found.rows["step"].unique().to_list() == [LAST]
+    inside = found.rows.filter(metric="anisotropy", layer=4).row(0, named=True)
+    assert not inside["outside"]
+    assert 0 < inside["below"] < 1
+
+
+def test_a_run_without_others_of_its_size_is_refused(seeds, reader):
+    with pytest.raises(UsageError, match="no other run of its kind, blocks, width and parameters"):
+        compute_population(seeds, "lab/big")
+    with pytest.raises(UsageError, match="are needed"):
+        compute_population(reader, "lab/a")
+
+
+def test_pages_are_whole_offline_files(reader, seeds, tmp_path):
+    pages = [
+        write_comparison(compare(reader, "lab/a", "lab/b"), tmp_path / "a.html", reader.uri),
+        write_population(compute_population(seeds, "lab/seed8"), tmp_path / "c.html", seeds.uri),
+    ]
+    for page in pages:
+        text = page.read_text()
+        assert text.count("<svg") >= 1
+        assert "<script" not in text
+        assert "src=" not in text.replace("src data:", "")
+        assert "shapelake compare lab/" in text
+    with pytest.raises(UsageError, match="html"):
+        write_comparison(compare(reader, "lab/a", "lab/b"), tmp_path / "a.txt", reader.uri)
+
+
+@pytest.mark.parametrize("name", ["population-depth", "population-training"])
+def test_a_figure_shows_a_run_over_the_band_of_its_size(seeds, tmp_path, name):
+    path = draw_figure(seeds, name, tmp_path / "f.svg", FigureOptions(run="lab/seed8", title=""))
+    assert "cosine_mean" in path.read_text()
+    assert "percentiles 5 to 95 of the other runs" in (tmp_path / "f.caption.md").read_text()
+    with pytest.raises(UsageError, match="Write --run MODEL"):
+        draw_figure(seeds, name, tmp_path / "f.svg")
+
+
+def test_the_commands_print_lines_and_json(reader, seeds, shapelake):
+    code, printed, _ = shapelake("compare", "lab/a", "lab/b", "--lake", reader.uri)
+    assert (code, "8 common steps" in printed, "layers differ" in printed) == (0, True, True)
+    code, printed, _ = shapelake("compare", "lab/a", "--corpus", f"{TEXT},{RANDOM}", "--lake", reader.uri, "--json")
+    found = json.loads(printed)
+    assert (found["of"], found["a"]["corpus"], found["rows"][0]["metric"]) == ("corpora", TEXT, "anisotropy")
+    code, printed, _ = shapelake("compare", "lab/seed8", "--population", "--lake", seeds.uri)
+    assert "against 8 other runs of its size" in printed
+    code, _, refused = shapelake("compare", "lab/seed8", "lab/seed1", "--population", "--lake", seeds.uri)
+    assert code == 2
+    assert "two labels" in refused

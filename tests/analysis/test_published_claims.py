@@ -1,0 +1,326 @@
+"""Published claims on lakes in which each holds, fails, or cannot be decided, and on lakes without any effect."""
+
+import json
+from functools import cache
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis import FINDINGS
+from pipeline.analysis.claim_registry import Limit, load_claims
+from pipeline.analysis.claim_tests import correct_holm, invert_interval
+from pipeline.analysis.published_claims import NO_RECORDS, compute_claims, count_groups, judge_claims
+from tests.support import claim_rows
+from tests.support.claim_rows import RANDOM, flat, history, over_depth, over_training
+
+CLAIMS = load_claims()
+BLURRED = 0.4
+"""Error with which nothing can be decided."""
+DIMENSIONS = claim_rows.DIMENSIONS
+
+
+def dimension(curve: np.ndarray) -> dict[str, np.ndarray]:
+    return dict.fromkeys(DIMENSIONS, curve)
+
+
+def rank(curve: np.ndarray) -> dict[str, np.ndarray]:
+    return dict.fromkeys(("effective_rank_sigma", "effective_rank_sigma_no_sink"), curve)
+
+
+def dome(height: float) -> dict[str, np.ndarray]:
+    return dict.fromkeys(("anisotropy", "anisotropy_no_sink"), over_depth(height))
+
+
+def massive(**counts: Any) -> list[list[dict[str, Any]]]:
+    return [history(**({"n_layer_sink_tokens": 100, "n_contexts": 100} | counts))]
+
+
+def pair(on_text: dict[str, np.ndarray], on_random: dict[str, np.ndarray], error: float = 0.002) -> list[Any]:
+    return [history(on_text, error), history(on_random, error, seed=1, corpus=RANDOM, contexts_digest="random")]
+
+
+def pairs_of_models(late: float, error: float = 0.002) -> list[list[dict[str, Any]]]:
+    """Two decoders whose profiles are 0.4 apart early and `late` apart at the end."""
+    curve = np.interp(np.arange(len(claim_rows.STEPS)), [1, 5], [0.4, late])
+    other = flat(0.3) + np.repeat(curve[:, None], claim_rows.BLOCKS + 2, axis=1)
+    truths = ({"anisotropy": flat(0.3)}, {"anisotropy": other})
+    return [history(truth, error, seed=i, model=f"lab/m{i}") for i, truth in enumerate(truths)]
+
+
+def models_with_onsets(sign: int, error: float = 0.002, n: int = 7) -> list[list[dict[str, Any]]]:
+    """Decoders whose dimension starts to rise in block 1 to n, with a loss that rises or falls with the onset."""
+    found = []
+    x = np.arange(claim_rows.BLOCKS + 2)
+    for i in range(n):
+        onset = 1 + (i % (claim_rows.BLOCKS - 2))
+        curve = 20 + 20 * np.clip(x - onset, 0, 1) + 0.5 * np.clip(onset - x, 0, None) - 25 * (x >= claim_rows.BLOCKS)
+        truth = dimension(np.repeat(curve[None], len(claim_rows.STEPS), axis=0)) | {
+            "loss": flat(3 + sign * 0.1 * onset)
+        }
+        found.append(history(truth, error, seed=i, model=f"lab/m{i}"))
+    return found
+
+
+def explosion(lag: int, seed: int = 0) -> list[list[dict[str, Any]]]:
+    """One block over 80 checkpoints; the loss follows dimension by `lag` checkpoints, or not at all if 0."""
+    random = np.random.default_rng(seed)
+    moves = random.standard_normal(80)
+    other = np.roll(moves, lag) if lag else random.standard_normal(80)
+    log_id, log_loss = np.cumsum(0.02 * moves), np.cumsum(0.02 * other)
+    return [
+        [
+            claim_rows.finding_rows.row(
+                step=i, corpus=claim_rows.TEXT, id_mle=float(20 * np.exp(a)), loss=float(3 * np.exp(b))
+            )
+            for i, (a, b) in enumerate(zip(log_id, log_loss, strict=True))
+        ]
+    ]
+
+
+rises, falls, rise_fall = over_training(0.1, 0.5), over_training(0.5, 0.1), over_training(20, 40, 25)
+EXAMPLES: dict[str, tuple[Any, Any, Any]] = {
+    "dome-in-decoders": ([history(dome(0.3))], [history(dome(0))], [history(dome(0.05), 0.05)]),
+    "no-dome-in-encoders": tuple(
+        [history(dome(height), error, kind="encoder")] for height, error in ((0, 0.002), (0.3, 0.002), (0.05, 0.05))
+    ),
+    "anisotropy-rises": (
+        [history({"anisotropy": rises})],
+        [history({"anisotropy": falls})],
+        [history({"anisotropy": flat(0.3)}, BLURRED)],
+    ),
+    "one-profile": (pairs_of_models(0.02), pairs_of_models(0.4), pairs_of_models(0.1, BLURRED)),
+    "expand-then-compress": (
+        [history(dimension(rise_fall))],
+        [history(dimension(over_training(20, 40)))],
+        [history(dimension(over_training(20, 23, 20)), BLURRED)],
+    ),
+    "dome-on-random-tokens": (
+        pair(dome(0.3), dome(0.3)),
+        pair(dome(0.3), dome(0)),
+        pair(dome(0.3), dome(0.15), 0.08),
+    ),
+    "phases-on-random-tokens": (
+        pair(dimension(rise_fall), dimension(rise_fall)),
+        pair(dimension(rise_fall), dimension(flat(20))),
+        pair(dimension(rise_fall), dimension(rise_fall), BLURRED),
+    ),
+    "dimension-before-explosions": (explosion(1), None, explosion(0)),
+    "linear-neighbours": (
+        [history({"linearity": flat(0.97)})],
+        [history({"linearity": flat(0.8)})],
+        [history({"linearity": flat(0.9)}, 0.05)],
+    ),
+    "less-linear-without-residual": (
+        [history({"linearity": flat(0.97)}, linearity_residual=0.5)],
+        [history({"linearity": flat(0.97)}, linearity_residual=0.97)],
+        [history({"linearity": flat(0.97)}, 0.1, linearity_residual=0.9)],
+    ),
+    "few-massive-activations": (massive(), massive(abs_max=20.0), massive(n_contexts=4, n_layer_sink_tokens=4)),
+    "massive-at-first-token": (
+        massive(n_layer_sink_tokens=101),
+        massive(n_layer_sink_tokens=100 + 60 * 127),
+        massive(n_layer_sink_tokens=112),
+    ),
+    "valley-at-large-sinks": (
+        [history(rank(30 - over_depth(20, 0)))],
+        [history(rank(over_depth(20, 10)))],
+        [history(rank(over_depth(-1, 30)), BLURRED)],
+    ),
+    "warm-up-collapse": (
+        [history(rank(over_training(30, 10, 60, 20)))],
+        [history(rank(over_training(10, 60)))],
+        [history(rank(over_training(30, 28, 30)), BLURRED)],
+    ),
+    "rank-expands-then-compresses": (
+        [history(rank(over_training(30, 10, 60, 20)))],
+        [history(rank(over_training(10, 60)))],
+        [history(rank(over_training(30, 32, 30)), BLURRED)],
+    ),
+    "alpha-mirrors-the-rank": (
+        [history({"alpha": over_training(1, 1.5, 0.5, 1.2)})],
+        [history({"alpha": over_training(0.5, 1.5)})],
+        [history({"alpha": over_training(1, 0.9, 1)}, BLURRED)],
+    ),
+    "dimension-peak-over-depth": (
+        [history(dimension(over_depth(20, 20)))],
+        [history(dimension(over_depth(-5, 20)))],
+        [history(dimension(over_depth(5, 20)), BLURRED)],
+    ),
+    "peak-lower-on-random-text": (
+        pair(dimension(over_depth(40, 20)), dimension(over_depth(5, 20))),
+        pair(dimension(over_depth(5, 20)), dimension(over_depth(40, 20))),
+        pair(dimension(over_depth(5, 20)), dimension(over_depth(5, 20)), BLURRED),
+    ),
+    "earlier-onset-lower-loss": (models_with_onsets(1), models_with_onsets(-1), models_with_onsets(1, n=4)),
+    "isotropic-final-state": tuple(
+        [history({"cosine_mean": flat(cosine)}, error, model="lab/Pythia-1b", n_params=10**9)]
+        for cosine, error in ((0.02, 0.002), (0.5, 0.002), (0.1, 0.05))
+    ),
+}
+"""Lakes in which each claim holds, fails (None: the test cannot contradict it), and cannot be decided."""
+SIMILARITY = {name for name, claim in CLAIMS.items() if claim.needs.startswith("similarity")}
+
+
+def judge(name: str, histories: Any) -> pl.DataFrame:
+    frame, finding = claim_rows.frame(*histories), CLAIMS[name].finding
+    found = {finding: FINDINGS[finding].answer(frame)} if finding in FINDINGS else {}
+    return judge_claims(found, count_groups(frame)).filter(claim=name)
+
+
+@pytest.mark.parametrize("name", sorted(set(CLAIMS) - SIMILARITY))
+def test_the_right_word_where_a_claim_holds_fails_and_cannot_be_decided(name):
+    for word, histories in zip(("supports", "contradicts", "undecided"), EXAMPLES[name], strict=True):
+        if histories is None:
+            continue
+        found = judge(name, histories)
+        assert found["answer"].to_list() == [word], (word, found.to_dicts())
+        decided = found["p_holm"].fill_null(1.0).item() < 0.05
+        assert decided == (word != "undecided")
+        assert found["because"].str.len_chars().min() > 10
+
+
+def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns_that_exist():
+    assert len(CLAIMS) >= 14
+    assert len({claim.paper for claim in CLAIMS.values()}) >= 9
+    empty = {name: spec.answer(claim_rows.frame()) for name, spec in FINDINGS.items()}
+    for claim in CLAIMS.values():
+        if claim.finding not in FINDINGS:
+            assert claim.needs.startswith("similarity"), claim.name
+            continue
+        used = {claim.column, claim.p, *claim.rows, *(limit.column for limit in (*claim.supports, *claim.contradicts))}
+        used |= {claim.effect_column}
+        used |= {f"{limit.column}{end}" for limit in claim.supports for end in ("_low", "_high")}
+        assert used - {None} <= set(empty[claim.finding].columns), claim.name
+        assert claim.p or claim.supports, claim.name
+
+
+@pytest.mark.parametrize("name", sorted(SIMILARITY))
+def test_a_claim_about_similarity_says_what_the_lake_lacks(name):
+    if CLAIMS[name].finding in FINDINGS:
+        pytest.skip("the finding is there: its own tests decide")
+    assert judge(name, [history()])["because"].to_list() == [NO_RECORDS]
+
+
+def test_a_history_that_a_finding_says_nothing_about_is_told_what_it_needs():
+    newest = [row for row in history() if row["step"] == claim_rows.STEPS[-1]]
+    found = compute_claims(claim_rows.frame(newest))
+    row = found.filter(claim="expand-then-compress").row(0, named=True)
+    assert (row["answer"], row["p"]) == ("undecided", None)
+    assert "three" in row["because"]
+    null = found.filter(claim="dome-on-random-tokens").row(0, named=True)
+    assert "random-uniform" in null["because"]
+
+
+def test_a_claim_does_not_concern_other_kinds_sizes_or_random_tokens():
+    encoder = history(dome(0.3), kind="encoder")
+    small = history({"cosine_mean": flat(0.02)}, model="lab/pythia-14m", n_params=14_000_000)
+    found = compute_claims(claim_rows.frame(encoder, small, history(corpus=RANDOM, contexts_digest="r")))
+    assert found.filter(claim="dome-in-decoders")["model"].to_list() == ["lab/pythia-14m"]
+    assert found.filter(claim="isotropic-final-state").is_empty()
+    assert not found["corpus"].drop_nulls().str.starts_with("random").any()
+
+
+def test_the_p_of_an_interval_that_touches_its_bound_is_five_percent():
+    row = {"height": 0.3, "height_low": 0.1, "height_high": 0.6}
+    assert invert_interval(row, Limit("height", ">", 0.1), 5) == pytest.approx(0.05)
+    assert invert_interval(row, Limit("height", "<", 0.6), 5) == pytest.approx(0.05)
+    assert invert_interval(row, Limit("height", ">", 0.4), 5) == 1
+    assert invert_interval(row, Limit("height", "!=", 0.6), 5) == pytest.approx(0.05)
+    assert invert_interval(row | {"height_low": None}, Limit("height", ">", 0.1), 5) is None
+    assert invert_interval(row, Limit("height", ">", 0.1), 1) is None
+
+
+def test_the_p_of_a_t_interval_is_that_of_the_t_test():
+    from scipy import stats
+
+    sample = np.random.default_rng(0).normal(0.3, 0.2, 6)
+    low, high = stats.t.interval(0.95, 5, sample.mean(), stats.sem(sample))
+    row = {"mean": sample.mean(), "mean_low": low, "mean_high": high}
+    assert invert_interval(row, Limit("mean", "!=", 0.0), 6) == pytest.approx(stats.ttest_1samp(sample, 0.0).pvalue)
+
+
+def test_holm_is_that_of_the_textbook():
+    assert correct_holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert correct_holm([]) == []
+
+
+def test_an_answer_that_the_correction_takes_back_says_so():
+    weak = history({"linearity": flat(0.905)}, 0.002, seed=3)
+    found = compute_claims(claim_rows.frame(weak)).filter(claim="linear-neighbours").row(0, named=True)
+    if found["answer_alone"] == "supports" and found["answer"] == "undecided":
+        assert "but not after the correction" in found["because"]
+    assert found["p_holm"] >= found["p"]
+
+
+TRUE_WITHOUT_EFFECT = {"no-dome-in-encoders", "few-massive-activations", "massive-at-first-token"}
+"""Claims that are true of a history without any effect; `supports` is right there."""
+
+
+def wrong_supports(lakes: int, error: float, groups: int) -> float:
+    """Share of lakes with any wrong `supports`: two decoders and an encoder, text and random tokens, no effect.
+
+    A recipe stands for a lake, since no finding compares across recipes.
+    """
+    rows, counts = [], {}
+    for i in range(lakes):
+        recipe = f"quick@{i}"
+        counts[recipe] = groups
+        for j, (model, kind) in enumerate((("lab/pythia-1b", "decoder"), ("lab/b", "decoder"), ("lab/c", "encoder"))):
+            for k, corpus in enumerate((claim_rows.TEXT, RANDOM)):
+                seed = 100 * i + 10 * j + k
+                keys = {"model": model, "kind": kind, "recipe": recipe, "corpus": corpus, "contexts_digest": corpus}
+                rows += history(error=error, seed=seed, groups=groups, n_params=10**9, linearity_residual=0.85, **keys)
+    frame = claim_rows.frame(rows)
+    names = {claim.finding for claim in CLAIMS.values()} & set(FINDINGS)
+    found = {name: FINDINGS[name].answer(frame) for name in names}
+    wrong = 0
+    for recipe in counts:
+        answers = judge_claims({name: part.filter(recipe=recipe) for name, part in found.items()}, counts)
+        said = answers.filter(~pl.col("claim").is_in(TRUE_WITHOUT_EFFECT), answer="supports")
+        wrong += not said.is_empty()
+    return wrong / lakes
+
+
+@cache
+def wrong_limit(lakes: int) -> float:
+    """5 % plus three binomial standard errors."""
+    return 0.05 + 3 * float(np.sqrt(0.05 * 0.95 / lakes))
+
+
+def test_lakes_without_effects_support_nothing():
+    rate = wrong_supports(lakes=12, error=0.01, groups=5)
+    print(f"wrong supports in {rate:.1%} of 12 lakes")
+    assert rate <= wrong_limit(12)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("groups", "error"), [(2, 0.01), (4, 0.01), (5, 0.01), (5, 0.1), (8, 0.01)])
+def test_at_most_five_percent_of_lakes_without_effects_have_any_wrong_supports(groups, error):
+    lakes = 200
+    rate = wrong_supports(lakes, error, groups)
+    print(f"{groups} groups, errors {error}: any wrong supports in {rate:.1%} of {lakes} lakes")
+    assert rate <= wrong_limit(lakes)
+
+
+def test_the_command_and_the_report_say_the_answers_and_the_correction(tmp_path, shapelake):
+    rows = history({**dome(0.3), "linearity": flat(0.97)}, linearity_residual=0.5)
+    reader = claim_rows.finding_rows.commit(tmp_path / "lake", rows)
+    code, printed, _ = shapelake("claims", "--lake", reader.uri)
+    assert code == 0
+    assert "dome-in-decoders (Razzhigaev 2024): In decoders, anisotropy over depth has a maximum" in printed
+    assert "Answers hold after Holm's correction over" in printed
+    assert "no history of this lake is concerned: no-dome-in-encoders, isotropic-final-state" in printed
+    code, printed, _ = shapelake("claims", "--lake", reader.uri, "--json")
+    found = json.loads(printed)
+    assert set(found["claims"]) == set(CLAIMS)
+    assert found["tests"] == sum(answer["p"] is not None for answer in found["answers"])
+    assert {"supports", "contradicts"} <= set(found["claims"]["dome-in-decoders"])
+    answers = {answer["claim"]: answer["answer"] for answer in found["answers"]}
+    assert answers["dome-in-decoders"] == answers["linear-neighbours"] == "supports"
+    code, *_ = shapelake("report", "--lake", reader.uri, "-o", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert '<h2 id="published">Published claims</h2>' in page
+    assert "In decoders, anisotropy over depth has a maximum in the middle layers. (Razzhigaev 2024)" in page
