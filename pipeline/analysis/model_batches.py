@@ -22,7 +22,7 @@ from pipeline.lake.reader import LakeReader
 from pipeline.progress import Progress
 
 MAX_BATCH_ROWS = 20_000
-"""Rows of one batch, about 40 MB with four groups; findings take several times as much. A larger model is a batch of its own."""
+"""Rows of one batch, about 40 MB with four groups; findings take several times as much. A larger model is a batch."""
 COUNT_SQL = "SELECT model, corpus, corpus_sha256, recipe, count(*) AS rows FROM layers GROUP BY ALL"
 
 
