@@ -16,7 +16,7 @@ from pipeline.watch.alert_rules import (
     mean_over_layers,
     standardized_change,
 )
-from pipeline.watch.population import MIN_RUNS, load_population
+from pipeline.watch.population import MIN_RUNS, load_populations
 
 REPORTED_METRICS = ("id_twonn", "anisotropy", "loss")
 FIRED_PREFIX, DELIVERED_PREFIX = "alerts/v1/fired", "alerts/v1/told"
@@ -94,7 +94,7 @@ def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Aler
 
 def _measure_departure(lake: Lake, cell: Cell, rule: AlertRule) -> float | None:
     """Departure of the run as a multiple of the largest of the other runs, if it is an alarm; else None."""
-    departure = load_population(lake, cell, rule.metric, rule.layers).depart()
+    departure = load_populations(lake, cell, [(rule.metric, rule.layers)])[0].depart()
     return departure.live / departure.others if departure.is_alarm and departure.others else None
 
 
@@ -103,12 +103,15 @@ def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: S
 
     Empty for a lake without other runs of this size, unless a rule asks for them.
     """
-    step = cell.checkpoint.step or 0
-    places = [load_population(lake, cell, metric, layers).place(metric, step) for metric in REPORTED_METRICS]
-    shown = [f"runs of its size: {', '.join(map(str, known))}"] if (known := [each for each in places if each]) else []
-    for rule in rules:
-        if rule.population and (runs := len(load_population(lake, cell, rule.metric, rule.layers).others)) < MIN_RUNS:
-            why = f"{runs} other runs of its size, {MIN_RUNS} are needed for at most 5 % false alarms"
+    step, asked = cell.checkpoint.step or 0, [rule for rule in rules if rule.population]
+    metrics = [*((metric, layers) for metric in REPORTED_METRICS), *((rule.metric, rule.layers) for rule in asked)]
+    curves = load_populations(lake, cell, metrics)
+    named = zip(REPORTED_METRICS, curves, strict=False)
+    places = [place for metric, each in named if (place := each.place(metric, step))]
+    shown = [f"runs of its size: {', '.join(map(str, places))}"] if places else []
+    for rule, each in zip(asked, curves[len(REPORTED_METRICS) :], strict=True):
+        if len(each.others) < MIN_RUNS:
+            why = f"{len(each.others)} other runs of its size, {MIN_RUNS} are needed for at most 5 % false alarms"
             shown.append(f"{rule} not offered: {why}")
     return shown
 

@@ -152,15 +152,17 @@ class Follower:
 
     def _make_event(self, cell: Cell) -> WatchEvent:
         self._reported.add((cell.checkpoint.revision, cell.id))
-        shown = compare_with_history(
-            self._config.lake, cell, [(metric, self._config.layers) for metric in REPORTED_METRICS]
-        )
-        flags = nonfinite_flags(self._config.lake, cell)
+        line = "" if cell.id in self._old else self._describe(cell)
+        return WatchEvent(line, tuple(fire_alerts(self._config.lake, cell, self._config.rules)))
+
+    def _describe(self, cell: Cell) -> str:
+        """Line of one checkpoint: its metrics against its past and against the runs of its size."""
+        lake, layers = self._config.lake, self._config.layers
+        shown = compare_with_history(lake, cell, [(metric, layers) for metric in REPORTED_METRICS])
+        flags = nonfinite_flags(lake, cell)
         ending = [f"NaN or infinity ({', '.join(flags)})"] if flags else []
-        ending += describe_population(self._config.lake, cell, self._config.layers, self._config.rules)
-        line = "  ".join((cell.checkpoint.revision, *map(str, shown), *ending))
-        shown_line = "" if cell.id in self._old else line
-        return WatchEvent(shown_line, tuple(fire_alerts(self._config.lake, cell, self._config.rules)))
+        ending += describe_population(lake, cell, layers, self._config.rules)
+        return "  ".join((cell.checkpoint.revision, *map(str, shown), *ending))
 
 
 def _format_error(error: Exception) -> str:

@@ -86,28 +86,40 @@ def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
     return Departure(own, max(largest, default=0.0), len(others))
 
 
-def load_population(lake: Lake, cell: Cell, metric: str, layers: LayerSelection) -> PopulationCurves:
-    """Load the curves of this cell's run and of the other runs of its size, measured on the same text and recipe.
+def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerSelection]]) -> list[PopulationCurves]:
+    """Load the curves of each metric, of this cell's run and of the other runs of its size, with one query.
 
-    Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %.
+    Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; only rows on the same
+    text and recipe count. A checkpoint without a value in a selected layer is left out of the curve.
     """
     checkpoint, corpus = cell.checkpoint, cell.corpus
     same = {"kind": cell.kind, "recipe": cell.recipe.label, "corpus": corpus.id, "corpus_sha256": corpus.sha256}
     where = " AND ".join(f"{name} IS NOT DISTINCT FROM {_quoted(text)}" for name, text in same.items())
     size = "SELECT any_value(n_params) AS p, any_value(d_model) AS d, any_value(n_layers) AS l FROM layers"
-    size += f" WHERE cell_id = {_quoted(cell.id)}"
+    means = ", ".join(_mean_sql(metric, _select_layers(layers)) for metric, layers in metrics)
     query = (
-        f"WITH own AS ({size}) SELECT model, stage, run, step, avg({metric}) AS value FROM layers, own WHERE {where} "
-        f"AND NOT coalesce(superseded, false) AND step IS NOT NULL AND {_select_layers(layers)} AND d_model = d "
-        f"AND n_layers = l AND abs(n_params - p) <= {SIZE_TOLERANCE} * p GROUP BY ALL HAVING count({metric}) = count(*)"
+        f"WITH own AS ({size} WHERE cell_id = {_quoted(cell.id)}) SELECT model, stage, run, step, {means} "
+        f"FROM layers, own WHERE {where} AND NOT coalesce(superseded, false) AND step IS NOT NULL AND d_model = d "
+        f"AND n_layers = l AND abs(n_params - p) <= {SIZE_TOLERANCE} * p GROUP BY ALL"
     )
+    rows = open_lake(lake.uri).query_frame(query).rows()
+    own = (checkpoint.model, checkpoint.stage, checkpoint.run)
+    return [_gather_curves(rows, 4 + index, own, checkpoint.step or 0) for index in range(len(metrics))]
+
+
+def _mean_sql(metric: str, chosen: str) -> str:
+    """Mean over the chosen layers; null if one of them has no value."""
+    whole = f"count({metric}) FILTER ({chosen}) = count(*) FILTER ({chosen})"
+    return f"CASE WHEN {whole} THEN avg({metric}) FILTER ({chosen}) END"
+
+
+def _gather_curves(rows: Sequence[tuple[Any, ...]], at: int, own: tuple[Any, ...], now: int) -> PopulationCurves:
     live: dict[int, float] = {}
     others: dict[tuple[Any, ...], dict[int, float]] = {}
-    own = (checkpoint.model, checkpoint.stage, checkpoint.run)
-    for model, stage, run, step, value in open_lake(lake.uri).query_frame(query).iter_rows():
-        curve = live if (model, stage, run) == own else others.setdefault((model, stage, run), {})
-        curve[step] = value
-    now = checkpoint.step or 0
+    for row in rows:
+        curve = live if row[:3] == own else others.setdefault(row[:3], {})
+        if row[at] is not None:
+            curve[row[3]] = row[at]
     return PopulationCurves({step: value for step, value in live.items() if step <= now}, list(others.values()))
 
 

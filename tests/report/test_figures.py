@@ -74,9 +74,10 @@ def test_the_caption_says_what_is_drawn_and_its_query_returns_it(reader, uri, tm
 def test_all_figures_with_data_are_drawn(reader, tmp_path, shapelake, uri):
     drawn = dict(draw_all_figures(reader, tmp_path / "all"))
     assert set(drawn) == set(FIGURES)
-    assert all(drawn.values())
+    with_data = {name for name, path in drawn.items() if path}
+    assert set(FIGURES) - with_data == {"population-depth", "population-training"}, "these need --run"
     assert {path.name for path in (tmp_path / "all").iterdir()} == {
-        f"{name}{end}" for name in FIGURES for end in (".svg", ".caption.md")
+        f"{name}{end}" for name in with_data for end in (".svg", ".caption.md")
     }
     code, out, _ = shapelake("figure", "all", tmp_path / "text", "--corpus", "text:*", "--lake", uri)
     assert (code, "random-tokens: no data in this lake" in out) == (0, True)

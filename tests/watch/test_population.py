@@ -10,7 +10,7 @@ from pipeline.spec import Cell, Corpus, built_in_recipe
 from pipeline.watch import AlertRule
 from pipeline.watch.alert_rules import LayerSelection
 from pipeline.watch.alerts import describe_population, fire_alerts
-from pipeline.watch.population import MIN_RUNS, load_population, measure_departure
+from pipeline.watch.population import MIN_RUNS, load_populations, measure_departure
 from tests.support import lake_rows
 
 STEPS = (0, 4)
@@ -95,7 +95,7 @@ def test_the_place_among_the_runs_of_its_size_is_told(tmp_path):
     lake, cell = lake_of_runs(tmp_path, 4, live_value=30.0)
     (line,) = describe_population(lake, cell, BLOCKS, ())
     assert line.startswith("runs of its size: id_twonn above 4 of 4 (")
-    assert len(load_population(lake, cell, "id_mle", BLOCKS).others) == 4
+    assert len(load_populations(lake, cell, [("id_mle", BLOCKS)])[0].others) == 4
 
 
 def test_an_alarm_is_not_offered_with_too_few_runs_and_says_why(tmp_path):
@@ -131,4 +131,4 @@ def test_other_texts_recipes_and_sizes_are_no_population(tmp_path):
         corpus=Corpus(kind="random-unigram", path="x"),
         recipe=built_in_recipe("quick@1"),
     )
-    assert load_population(lake, other, "id_mle", BLOCKS).others == []
+    assert load_populations(lake, other, [("id_mle", BLOCKS)])[0].others == []
