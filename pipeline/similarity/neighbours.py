@@ -17,8 +17,8 @@ class Overlap(NamedTuple):
 
     value: Float64[np.ndarray, "first second"]
     """Mean over the tokens; NaN without a token that has enough neighbours left."""
-    groups: Float64[np.ndarray, "groups first second"]
-    """Mean over the tokens of each group."""
+    without: Float64[np.ndarray, "groups first second"]
+    """The same without the tokens of each group, also as neighbours."""
 
 
 class NeighbourStack:
@@ -37,6 +37,16 @@ class NeighbourStack:
         self.counts: Bool[np.ndarray, "layers rows"] = np.stack([enough for _, enough in found])
         """Tokens with k neighbours left."""
 
+    def without(self, group: int) -> tuple[UInt64[np.ndarray, "layers rows words"], Int[np.ndarray, "layers rows"]]:
+        """Lists without the tokens of one group, and their lengths; -1 for a token that counts nowhere."""
+        rows = self.group != group
+        inside = np.zeros(self.bits.shape[2] * 64, np.uint8)
+        inside[: len(self.tokens.group)] = self.tokens.group != group
+        mask = np.packbits(inside, bitorder="little").view(np.uint64)
+        bits = self.bits[:, rows] & mask
+        sizes = np.bitwise_count(bits).sum(-1, dtype=np.int32)
+        return bits, np.where(self.counts[:, rows], sizes, -1)
+
 
 def nearest_kept(
     record: LayerRecord, tokens: ComparedTokens, k: int
@@ -48,28 +58,38 @@ def nearest_kept(
     return np.take_along_axis(lists, order, 1), kept.sum(1) >= k
 
 
-def compare_neighbours(first: NeighbourStack, second: NeighbourStack) -> Overlap:
+def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bool = True) -> Overlap:
     """Share of the k nearest neighbours that two layers have in common, of all pairs of layers.
 
-    Unrelated layers have k / (tokens - 1), equal geometries 1. Ties are broken by index.
+    Unrelated layers have k / (tokens - 1), equal geometries 1. Ties are broken by index. Without a group, the lists are
+    those of its other members: the share of what is left of the k neighbours, which no others replace.
 
     Source: Doimo et al. 2020 (neighbourhood overlap).
+
+    Args:
+        errors: also compute the values without each group, which takes as long for each as the value.
     """
-    groups = first.tokens.groups
-    common = np.zeros((len(groups), len(first.bits), len(second.bits)))
-    counted = np.zeros_like(common)
-    step = max(1, CHUNK_WORDS // max(second.bits.size, 1))
-    members = [np.flatnonzero(first.group == g) for g in groups]
-    for start in range(0, len(first.bits), step):
+    value = _share_in_common(first, second, -1)
+    groups = first.tokens.groups if errors and len(first.tokens.groups) > 1 else []
+    without = [_share_in_common(first, second, g) for g in groups]
+    return Overlap(value, np.stack(without) if without else np.zeros((0, *value.shape)))
+
+
+def _share_in_common(
+    first: NeighbourStack, second: NeighbourStack, left_out: int
+) -> Float64[np.ndarray, "first second"]:
+    """Common neighbours over the mean length of the lists, without the tokens of one group (-1: with all)."""
+    (mine, my_sizes), (theirs, their_sizes) = (stack.without(left_out) for stack in (first, second))
+    found = np.zeros((len(mine), len(theirs)))
+    step = max(1, CHUNK_WORDS // max(theirs.size, 1))
+    for start in range(0, len(mine), step):
         part = slice(start, start + step)
-        both = first.counts[part, None] & second.counts[None]
-        shared = np.bitwise_count(first.bits[part, None] & second.bits[None]).sum(-1, dtype=np.int32) * both
-        for at, rows in enumerate(members):
-            common[at, part] = shared[:, :, rows].sum(-1)
-            counted[at, part] = both[:, :, rows].sum(-1)
-    with np.errstate(invalid="ignore"):
-        value = common.sum(0) / counted.sum(0) / first.k
-        return Overlap(value, common / counted / first.k)
+        both = (my_sizes[part, None] >= 0) & (their_sizes[None] >= 0)
+        common = np.bitwise_count(mine[part, None] & theirs[None]).sum(-1, dtype=np.int32)
+        lengths = my_sizes[part, None] + their_sizes[None]
+        with np.errstate(invalid="ignore"):
+            found[part] = 2 * (common * both).sum(-1) / (lengths * both).sum(-1)
+    return found
 
 
 def expected_overlap(k: int, n_tokens: int) -> float:
