@@ -24,6 +24,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "spectrum": ("spectrum",),
     "kernels": ("kernels",),
     "measure": ("layer", "checkpoint", "sampling"),
+    "similarity": ("similarity",),
     "sweep": ("sweep",),
     "lake": ("lake",),
     "training": ("training",),

@@ -29,7 +29,7 @@ BARE, PLAIN, FLOOR = "bare forward pass", "plain script", "2 x parameters x toke
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     with tempfile.TemporaryDirectory() as folder:
         save_decoder(Path(folder), scale.model.layers, scale.model.dim, scale.model.vocabulary, scale.model.tokens)
-        loaded = load(Path(folder), _recipe(scale.model, device), device)
+        loaded = load(Path(folder), recipe_of(scale.model, device), device)
         took = interleaved(_contenders(loaded, scale, device), scale.model.rounds)
         yield from _compared(took, scale, unit_on(device))
 
@@ -74,7 +74,8 @@ def _rate(tokens: int, took: list[Took]) -> str:
     return f"ours at {tokens / median(round_.wall for round_ in took):,.0f} tokens/s"
 
 
-def _recipe(model: Model, device: str) -> ContextRecipe:
+def recipe_of(model: Model, device: str) -> ContextRecipe:
+    """Return the recipe by which the decoder of this size is measured."""
     return ContextRecipe(
         name="bench",
         version=1,

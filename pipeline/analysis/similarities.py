@@ -83,11 +83,11 @@ def compare_layers(
 
     Args:
         dtype: dtype of the products of CKA.
-        errors: also compute the overlaps without each group of contexts; those of CKA cost nothing.
+        errors: also compute the values without each group of contexts.
     """
     if measure == CKA:
         stack = KernelStack(first, tokens, dtype)
-        found = compare_kernels(stack, stack if second is first else KernelStack(second, tokens, dtype))
+        found = compare_kernels(stack, stack if second is first else KernelStack(second, tokens, dtype), errors)
         return Similarities(found.value, found.without if len(found.without) > 1 else found.without[:0], found.bound)
     k = OVERLAPS[measure]
     lists = NeighbourStack(first, tokens, k)

@@ -59,24 +59,24 @@ class KernelStack:
 
     def row_sums(self) -> Float64[np.ndarray, "groups layers tokens"]:
         """Sum of each token's off-diagonal entries within each group."""
-        sums = np.stack(
-            [
-                np.einsum("lir,lr->li", self.factors, self.factors[:, part].sum(1), dtype=np.float64)
-                for part in self.parts
-            ]
-        )
-        own = np.einsum("lir,lir->li", self.factors, self.factors, dtype=np.float64)
+        totals = np.stack([self.factors[:, part].sum(1, dtype=np.float64) for part in self.parts], 2)
+        sums = (self.factors.astype(np.float64) @ totals).transpose(2, 0, 1).copy()
+        own = (self.factors.astype(np.float64) ** 2).sum(2)
         for sum_of_group, part in zip(sums, self.parts, strict=True):
             sum_of_group[:, part] -= own[:, part]
         return sums
 
 
-def kernel_products(first: KernelStack, second: KernelStack) -> Products:
-    """Inner products of the U-centred kernels of all pairs of layers: on all tokens, then without each group."""
+def kernel_products(first: KernelStack, second: KernelStack, errors: bool = True) -> Products:
+    """Inner products of the U-centred kernels of all pairs of layers: on all tokens, then without each group.
+
+    Args:
+        errors: also compute the products without each group.
+    """
     if first.starts != second.starts:
         raise ValueError("the two stacks are not on the same tokens")
     parts = first.parts
-    without = np.zeros((1 + len(parts), len(first.tails), len(second.tails)))
+    without = np.zeros((1 + len(parts) * errors, len(first.tails), len(second.tails)))
     for g, rows in enumerate(parts):
         for h, columns in enumerate(parts[: g + 1]):
             left = first.block(rows, columns)
@@ -84,8 +84,8 @@ def kernel_products(first: KernelStack, second: KernelStack) -> Products:
             product = (left @ right.T).astype(np.float64) * (1 if g == h else 2)
             for part in {*range(len(without))} - {g + 1, h + 1}:
                 without[part] += product
-    mine, theirs = first.row_sums(), second.row_sums() if first is not second else None
-    theirs = mine if theirs is None else theirs
+    mine = first.row_sums()
+    theirs = mine if first is second else second.row_sums()
     return np.stack([_center(without[x], mine, theirs, parts, x - 1) for x in range(len(without))])
 
 
@@ -97,15 +97,24 @@ def _center(
     left_out: int,
 ) -> Float64[np.ndarray, "first second"]:
     """Add the terms of the row sums to the products of off-diagonal entries, without one group (-1: with all)."""
-    groups = [g for g in range(len(parts)) if g != left_out]
-    inside = np.ones(mine.shape[2], bool)
-    if left_out >= 0:
-        inside[parts[left_out]] = False
-    n = int(inside.sum())
+    n = _rest(mine, parts, left_out)
+    a, b = (_inner_sums(sums, parts, left_out) for sums in (mine, theirs))
     if n < MIN_TOKENS:
         return np.full(products.shape, np.nan)
-    a, b = mine[groups].sum(0)[:, inside], theirs[groups].sum(0)[:, inside]
     return products + np.outer(a.sum(1), b.sum(1)) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (a @ b.T)
+
+
+def _inner_sums(
+    sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int
+) -> Float64[np.ndarray, "layers rest"]:
+    """Row sums of the tokens outside one group, over these tokens."""
+    total = sums.sum(0) if left_out < 0 else sums.sum(0) - sums[left_out]
+    return total if left_out < 0 else np.delete(total, parts[left_out], axis=1)
+
+
+def _rest(sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int) -> int:
+    """Number of tokens outside one group."""
+    return sums.shape[2] - (0 if left_out < 0 else parts[left_out].stop - parts[left_out].start)
 
 
 class Cka(NamedTuple):
@@ -118,14 +127,20 @@ class Cka(NamedTuple):
     """Value without each group of contexts."""
 
 
-def compare_kernels(first: KernelStack, second: KernelStack) -> Cka:
+def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True) -> Cka:
     """Debiased linear CKA of all pairs of layers; NaN for a layer whose U-centred kernel is zero.
 
     Bias: that of the leading components of each kernel; `bound` limits the distance to the CKA of the whole kernels.
+
+    Args:
+        errors: also compute the values without each group.
     """
-    products = kernel_products(first, second)
-    mine = _squared_norms(first)
-    norms = [np.sqrt(np.maximum(mine if one is first else _squared_norms(one), 0)) for one in (first, second)]
+    products = kernel_products(first, second, errors)
+    if first is second:
+        squares = [np.einsum("pii->pi", products)] * 2
+    else:
+        squares = [_squared_norms(stack, errors) for stack in (first, second)]
+    norms = [np.sqrt(np.maximum(square, 0)) for square in squares]
     with np.errstate(invalid="ignore", divide="ignore"):
         values = products / (norms[0][:, :, None] * norms[1][:, None, :])
     slack = _angle(first.tails, norms[0][0])[:, None] + _angle(second.tails, norms[1][0])[None, :]
@@ -134,24 +149,30 @@ def compare_kernels(first: KernelStack, second: KernelStack) -> Cka:
     return Cka(values[0], np.maximum(high - values[0], values[0] - low), values[1:])
 
 
-def _squared_norms(stack: KernelStack) -> Float64[np.ndarray, "parts layers"]:
+def _squared_norms(stack: KernelStack, errors: bool = True) -> Float64[np.ndarray, "parts layers"]:
     """Squared norms of the U-centred kernels: on all tokens, then without each group."""
     parts = stack.parts
-    without = np.zeros((1 + len(parts), len(stack.tails)))
+    without = np.zeros((1 + len(parts) * errors, len(stack.tails)))
     for g, rows in enumerate(parts):
         for h, columns in enumerate(parts[: g + 1]):
             block = stack.block(rows, columns)
             square = np.einsum("le,le->l", block, block).astype(np.float64) * (1 if g == h else 2)
             without[[x for x in range(len(without)) if x not in (g + 1, h + 1)]] += square
     sums = stack.row_sums()
-    found = [np.full(without.shape[1], np.nan)] * len(without)
-    for x in range(len(without)):
-        centred = [
-            _center(without[x, i, None, None], sums[:, i, None], sums[:, i, None], parts, x - 1)[0, 0]
-            for i in range(without.shape[1])
-        ]
-        found[x] = np.array(centred)
-    return np.stack(found)
+    return np.stack([_center_norms(without[x], sums, parts, x - 1) for x in range(len(without))])
+
+
+def _center_norms(
+    squares: Float64[np.ndarray, " layers"],
+    sums: Float64[np.ndarray, "groups layers tokens"],
+    parts: list[slice],
+    left_out: int,
+) -> Float64[np.ndarray, " layers"]:
+    """The diagonal of `_center` for a stack with itself."""
+    n, a = _rest(sums, parts, left_out), _inner_sums(sums, parts, left_out)
+    if n < MIN_TOKENS:
+        return np.full(squares.shape, np.nan)
+    return squares + a.sum(1) ** 2 / ((n - 1) * (n - 2)) - 2 / (n - 2) * (a**2).sum(1)
 
 
 def _angle(tails: Float64[np.ndarray, " layers"], norms: Float64[np.ndarray, " layers"]) -> np.ndarray:

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, UInt64
+from jaxtyping import Bool, Float32, Float64, Int, UInt64
 
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
-CHUNK_WORDS = 2**22
-"""64-bit words of one step of the pairwise intersections: 32 MB."""
+CHUNK_TOKENS = 64
+"""Tokens of one matrix product of the intersections: 20 MB for 154 layers of 512 tokens."""
+POPCOUNT_PAIRS = 16
+"""Pairs per layer up to which lists are intersected pair by pair."""
 
 
 class Overlap(NamedTuple):
@@ -43,9 +45,8 @@ class NeighbourStack:
         inside = np.zeros(self.bits.shape[2] * 64, np.uint8)
         inside[: len(self.tokens.group)] = self.tokens.group != group
         mask = np.packbits(inside, bitorder="little").view(np.uint64)
-        bits = self.bits[:, rows] & mask
-        sizes = np.bitwise_count(bits).sum(-1, dtype=np.int32)
-        return bits, np.where(self.counts[:, rows], sizes, -1)
+        bits = (self.bits[:, rows] & mask) * self.counts[:, rows, None]
+        return bits, np.bitwise_count(bits).sum(-1, dtype=np.int64).astype(float)
 
 
 def nearest_kept(
@@ -79,17 +80,38 @@ def _share_in_common(
     first: NeighbourStack, second: NeighbourStack, left_out: int
 ) -> Float64[np.ndarray, "first second"]:
     """Common neighbours over the mean length of the lists, without the tokens of one group (-1: with all)."""
-    (mine, my_sizes), (theirs, their_sizes) = (stack.without(left_out) for stack in (first, second))
+    mine, my_sizes = first.without(left_out)
+    theirs, their_sizes = (mine, my_sizes) if second is first else second.without(left_out)
+    lengths = my_sizes @ (their_sizes > 0).T.astype(float) + (my_sizes > 0).astype(float) @ their_sizes.T
+    few = len(mine) * len(theirs) <= POPCOUNT_PAIRS * (len(mine) + len(theirs))
+    common = _popcount_common(mine, theirs) if few else _multiply_common(mine, theirs)
+    with np.errstate(invalid="ignore"):
+        return 2 * common / lengths
+
+
+def _popcount_common(
+    mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
+) -> Float64[np.ndarray, "first second"]:
+    """Number of common neighbours of all pairs of layers, pair by pair."""
+    counts = [[np.bitwise_count(a & b).sum(dtype=np.int64) for b in theirs] for a in mine]
+    return np.array(counts, float).reshape(len(mine), len(theirs))
+
+
+def _multiply_common(
+    mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
+) -> Float64[np.ndarray, "first second"]:
+    """The same as a matrix product over the bits of a few tokens at a time, which is faster for many pairs."""
     found = np.zeros((len(mine), len(theirs)))
-    step = max(1, CHUNK_WORDS // max(theirs.size, 1))
-    for start in range(0, len(mine), step):
-        part = slice(start, start + step)
-        both = (my_sizes[part, None] >= 0) & (their_sizes[None] >= 0)
-        common = np.bitwise_count(mine[part, None] & theirs[None]).sum(-1, dtype=np.int32)
-        lengths = my_sizes[part, None] + their_sizes[None]
-        with np.errstate(invalid="ignore"):
-            found[part] = 2 * (common * both).sum(-1) / (lengths * both).sum(-1)
+    for start in range(0, mine.shape[1], CHUNK_TOKENS):
+        left = _bits_of(mine[:, start : start + CHUNK_TOKENS])
+        right = left if theirs is mine else _bits_of(theirs[:, start : start + CHUNK_TOKENS])
+        found += left @ right.T
     return found
+
+
+def _bits_of(words: UInt64[np.ndarray, "layers rows words"]) -> Float32[np.ndarray, "layers bits"]:
+    flat = np.ascontiguousarray(words).reshape(len(words), -1).view(np.uint8)
+    return np.unpackbits(flat, axis=1).astype(np.float32)
 
 
 def expected_overlap(k: int, n_tokens: int) -> float:

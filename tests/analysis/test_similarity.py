@@ -238,12 +238,12 @@ WRONG = {
 @pytest.mark.slow
 @pytest.mark.parametrize("groups", [2, 4, 8])
 @pytest.mark.parametrize("finding", WRONG)
-def test_verdicts_on_null_histories_are_wrong_in_at_most_five_percent(tmp_path, finding, groups):
-    """Rates of 200 lakes are printed; one has a standard error of 1.5 %."""
-    words = null_words(tmp_path, finding, groups, 200)
+def test_verdicts_on_null_histories_are_wrong_in_about_five_percent_at_most(tmp_path, finding, groups):
+    """Rates of 100 lakes are printed; a rate of 5 % has a standard error of 2.2 %."""
+    words = null_words(tmp_path, finding, groups, 100)
     rates = {measure: rate(found, WRONG[finding]) for measure, found in words.items()}
     print(f"RATE {finding} {groups} groups: {rates}")
-    assert max(rates.values()) <= 0.095
+    assert max(rates.values()) <= 0.11
 
 
 @pytest.mark.parametrize("finding", WRONG)
