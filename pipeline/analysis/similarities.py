@@ -106,8 +106,8 @@ def can_compare(tokens: ComparedTokens) -> bool:
     return tokens.count - (largest if len(tokens.groups) > 1 else 0) >= MIN_TOKENS
 
 
-def jackknife_estimate(value: float, without: Sequence[float] | np.ndarray) -> Estimate:
-    """Estimate with its 95 % interval by Student's t, from the values without each group of contexts.
+def jackknife_estimate(value: float, without: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimate:
+    """Estimate with its interval (95 %) by Student's t, from the values without each group of contexts.
 
     Source: Efron and Stein 1981 (delete-a-group jackknife).
     """
@@ -116,7 +116,7 @@ def jackknife_estimate(value: float, without: Sequence[float] | np.ndarray) -> E
     if n < 2 or not np.isfinite(parts).all() or not np.isfinite(value):
         return Estimate(float(value))
     se = float(np.sqrt((n - 1) / n * ((parts - parts.mean()) ** 2).sum()))
-    half = float(stdtrit(n - 1, 0.975)) * se
+    half = float(stdtrit(n - 1, (1 + level) / 2)) * se
     return Estimate(float(value), float(value) - half, float(value) + half)
 
 

@@ -55,10 +55,15 @@ FIGURES: dict[str, FigureSpec] = {
     "spectrum": FigureSpec(figure_charts.spectrum, "Spectrum of the covariance, by block", "spectrum"),
     "linearity": FigureSpec(figure_charts.linearity, "Linearity of the blocks over depth", "linearity"),
     "similarity-layers": FigureSpec(
-        similarity_charts.layer_similarity, "Similarity of the layers with each other", "similarity_layers"
+        similarity_charts.layer_similarity,
+        "Similarity of the layers: CKA, and overlap of 4 neighbours",
+        "similarity_layers",
     ),
     "similarity-steps": FigureSpec(
-        similarity_charts.step_similarity, "Similarity of the checkpoints with each other", "similarity_steps", True
+        similarity_charts.step_similarity,
+        "Similarity (CKA) of the checkpoints with each other",
+        "similarity_steps",
+        True,
     ),
     "settling": FigureSpec(similarity_charts.settling, "Similarity of each block to its last state", "settling", True),
     "random-tokens": FigureSpec(

@@ -3,12 +3,10 @@
 import altair as alt
 
 from pipeline.report import theme
-from pipeline.report.chart_parts import ChartContext, band, base_chart, depth_colour, line, step_axis
+from pipeline.report.chart_parts import ChartContext, band, base_chart, line, step_axis
 
 FACET_COLUMNS = 2
 SIMILARITY = alt.Color("value:Q", title="similarity", scale=alt.Scale(domain=[0, 1], clamp=True, scheme="viridis"))
-AT_MOST = 12
-"""Labels of an axis of checkpoints."""
 
 
 def layer_similarity(shown: ChartContext) -> alt.FacetChart:
@@ -16,7 +14,7 @@ def layer_similarity(shown: ChartContext) -> alt.FacetChart:
     axis = alt.Axis(labelOverlap=True, labelAngle=0)
     x = alt.X("layer:O", title="layer", axis=axis)
     y = alt.Y("other_layer:O", title="layer", sort="descending", axis=axis)
-    return _panels(base_chart("similarity_layers", "text").mark_rect().encode(x, y, SIMILARITY))
+    return _matrices(base_chart("similarity_layers", "text").mark_rect().encode(x, y, SIMILARITY))
 
 
 def step_similarity(shown: ChartContext) -> alt.FacetChart:
@@ -24,22 +22,27 @@ def step_similarity(shown: ChartContext) -> alt.FacetChart:
     axis = alt.Axis(labelOverlap=True, labelAngle=-45, format="~s")
     x = alt.X("step:O", title="training step", axis=axis)
     y = alt.Y("other_step:O", title="training step", sort="descending", axis=axis)
-    return _panels(base_chart("similarity_steps", "text").mark_rect().encode(x, y, SIMILARITY), columns=3)
+    return _matrices(base_chart("similarity_steps", "text").mark_rect().encode(x, y, SIMILARITY))
 
 
 def settling(shown: ChartContext) -> alt.FacetChart:
     """CKA of each block with its own last state over training, coloured by depth, one panel per model."""
     title, each = "CKA with the last checkpoint", alt.Detail("layer:N")
+    colour = alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth", legend=alt.Legend(columns=6))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
     base = base_chart("settling", "text")
     drawn = alt.layer(
-        band(base, 0.1).encode(step_axis(shown), alt.Y("low:Q", title=title), alt.Y2("high:Q"), depth_colour(), each),
-        line(base, dots=20).encode(step_axis(shown), y, depth_colour(), each),
+        band(base, 0.1).encode(step_axis(shown), alt.Y("low:Q", title=title), alt.Y2("high:Q"), colour, each),
+        line(base).encode(step_axis(shown), y, colour, each),
     )
     return _panels(drawn)
 
 
-def _panels(chart: alt.Chart | alt.LayerChart, columns: int = FACET_COLUMNS) -> alt.FacetChart:
+def _matrices(chart: alt.Chart) -> alt.FacetChart:
+    """One panel per model and measure or block, each with its own layers or checkpoints."""
+    return _panels(chart).resolve_scale(x="independent", y="independent")
+
+
+def _panels(chart: alt.Chart | alt.LayerChart) -> alt.FacetChart:
     small = chart.properties(width=theme.PANEL_WIDTH * 1.4, height=220)
-    faceted = small.facet(alt.Facet("panel:N", title=None), columns=columns)
-    return faceted.resolve_scale(x="independent", y="independent")
+    return small.facet(alt.Facet("panel:N", title=None), columns=FACET_COLUMNS)

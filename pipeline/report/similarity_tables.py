@@ -20,7 +20,7 @@ from pipeline.analysis.similarities import (
 )
 from pipeline.lake.cell_records import CellRecords
 
-MEASURE_TITLES = {CKA: "CKA", "overlap_4": "overlap of 4 neighbours"}
+MEASURE_TITLES = {CKA: "CKA", "overlap_4": "overlap"}
 LANDMARK_BLOCKS = 3
 """Blocks whose checkpoints are compared with each other: the first, the middle and the last."""
 MAX_STEPS = 60

@@ -10,11 +10,12 @@ import torch
 
 from pipeline.analysis.frames import NEEDED_COLUMNS
 from pipeline.geometry import record_layer
-from pipeline.lake import Lake
+from pipeline.lake import Lake, open_lake
 from pipeline.lake.scan import polars_schema
 from pipeline.lake.similarity_files import commit_records, encode_records
 from pipeline.similarity.record import LayerRecord
 from pipeline.similarity.settings import Similarity
+from pipeline.spec import Checkpoint
 from pipeline.strict_model import digest_json
 
 Clouds = Sequence[np.ndarray]
@@ -85,3 +86,21 @@ def frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
 def history(lake: Path, model: str, courses: Mapping[int, Clouds], **fields: Any) -> list[dict[str, Any]]:
     """Rows of a history with the clouds of each step."""
     return [row for step, clouds in courses.items() for row in add_cell(Lake(lake), model, step, clouds, **fields)]
+
+
+def add_records(uri: str, tokens: int = 40, blocks: int = 4) -> None:
+    """Add records of moving clouds to every cell of a lake; the later the step, the nearer to the last clouds."""
+    query = "select cell_id, model, revision, step, corpus, corpus_sha256, kind, recipe, recipe_fingerprint from cells"
+    for cell in open_lake(uri).query_frame(query).unique("cell_id").sort("model", "corpus", "step").to_dicts():
+        rng = np.random.default_rng([*f"{cell['model']} {cell['corpus']}".encode()])
+        share = min(1.0, np.log1p(cell["step"] or 0) / 8)
+        pairs = rng.standard_normal((blocks, 2, tokens, 12))
+        clouds = [np.sqrt(1 - share**2) * first + share * last for first, last in pairs]
+        digests = {
+            "tokenizer_digest": "t",
+            "contexts_digest": "d",
+            "tokens_digest": f"{cell['model']} {cell['corpus']}",
+        }
+        data = encode_records(record_rows(clouds, cell | digests), {})
+        model_key = Checkpoint.model_construct(model=cell["model"]).model_key
+        commit_records(Lake(uri), cell["cell_id"], model_key, settings(tokens).name, data)
