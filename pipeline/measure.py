@@ -8,19 +8,24 @@
    cloud, both with standard errors over disjoint groups of contexts (`pipeline.geometry`).
 4. If the moments of all layers do not fit the device at once, layers are measured in several passes over the same
    contexts, after a pass that finds the sink tokens from the norms of all blocks.
+5. If the sweep wants similarity records, the states of a few tokens, the same for all checkpoints, are kept in the
+   same passes; of each layer their neighbours and their kernel are recorded (`pipeline.geometry.similarity`).
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pipeline.corpora import Contexts, build_contexts
+from pipeline.corpora import Batch, Contexts, build_contexts, with_compared_tokens
 from pipeline.geometry import (
     LayerMoments,
     MomentStream,
+    PilotStream,
     PointCloud,
     SinkStream,
     describe_layer,
@@ -32,8 +37,10 @@ from pipeline.measurement.loss import DelayedLoss, Loss
 from pipeline.measurement.memory import free_bytes
 from pipeline.measurement.provenance import LakeRow, build_row, cell_columns, cost_columns, text_columns
 from pipeline.measurement.sampler import HiddenStateSampler
+from pipeline.measurement.similarity import RecordRow, SimilarityRecorder, needed_batches
 from pipeline.model import LayerStack
 from pipeline.progress import track
+from pipeline.similarity.settings import Similarity
 from pipeline.spec import Cell, Recipe
 
 CPU_BATCH_TOKENS = 1024
@@ -63,6 +70,12 @@ class CellInputs:
     def device(self) -> str:
         return self.loaded.device
 
+    def compared_clouds(self, layers: Iterable[int]) -> dict[int, PointCloud]:
+        """Empty clouds for the compared states of these layers; none if no records are wanted."""
+        size, dtype = self.text.n_compared, self.loaded.model.module.dtype
+        wanted = layers if self.text.compared_positions else ()
+        return {layer: PointCloud(size, self.widths[layer], dtype, self.device) for layer in wanted}
+
 
 @dataclass(frozen=True)
 class PassResult:
@@ -70,27 +83,42 @@ class PassResult:
 
     moments: list[LayerMoments]
     clouds: list[PointCloud]
+    compared: list[PointCloud]
+    """States of the tokens of similarity records; empty without records."""
     forward_s: float
 
 
+class Measurement(NamedTuple):
+    """Results of one cell."""
+
+    rows: list[LakeRow]
+    """One per layer, in layer order."""
+    records: list[RecordRow]
+    """Rows of the similarity records, one per layer; empty if none were wanted."""
+
+
 def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[LakeRow]:
-    """Measure one cell; return one row per layer, in layer order.
+    """Measure one cell without similarity records; see `measure_cell`."""
+    return measure_cell(cell, loaded, batch_tokens).rows
+
+
+def measure_cell(
+    cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity | None = None
+) -> Measurement:
+    """Measure one cell.
 
     Args:
         batch_tokens: tokens per forward pass on a GPU; on a CPU it is CPU_BATCH_TOKENS.
+        similarity: size of the similarity records; None = no records. It changes no row.
 
     Raises:
         CorpusError: too little text for the recipe, or contexts longer than the model can read.
     """
     started = time.perf_counter()
-    model, recipe = loaded.model, cell.recipe
-    batch_tokens = CPU_BATCH_TOKENS if loaded.device == "cpu" else batch_tokens
-    stack = model.stack(cell.kind)
-    text = build_contexts(
-        cell.corpus, recipe, loaded.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest
-    )
+    inputs = prepare_inputs(cell, loaded, batch_tokens, similarity)
+    model, recipe, stack, text = loaded.model, cell.recipe, inputs.stack, inputs.text
     loss = Loss(stack, recipe, loaded.tokenizer.mask_id, text.n_error_groups)
-    inputs = CellInputs(stack, text, recipe, loaded, batch_tokens, cell.name)
+    recorder = similarity and SimilarityRecorder(similarity, text, cell, stack.state_specs)
     pass_layers = assign_layers_to_passes(inputs)
     forward_s, described, sinks = 0.0, [], None
     if len(pass_layers) > 1:
@@ -100,19 +128,55 @@ def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[Lak
         forward_s += result.forward_s
         parts = zip(result.moments, result.clouds, map(stack.read_by_next_block, layers), strict=True)
         described += [describe_layer(m, c, recipe, r) for m, c, r in track(parts, cell.name, len(layers), "layers")]
+        if recorder:
+            for layer, states, moments in zip(layers, result.compared, result.moments, strict=True):
+                recorder.add(layer, states, moments.pilot_norm)
         del result  # frees its memory before the next pass
     about = cell_columns(cell, model, stack) | text_columns(text) | loss.columns()
     total_s = time.perf_counter() - started
-    cost = cost_columns(loaded.device, batch_tokens, loaded.load_s, forward_s, total_s)
+    cost = cost_columns(loaded.device, inputs.batch_tokens, loaded.load_s, forward_s, total_s)
     flags = (*loaded.flags, *stack.flags, *text.flags, *loss.flags)
-    return [build_row(about | cost, s, layer, flags) for s, layer in zip(stack.state_specs, described, strict=True)]
+    rows = [build_row(about | cost, s, layer, flags) for s, layer in zip(stack.state_specs, described, strict=True)]
+    return Measurement(rows, recorder.rows() if recorder else [])
+
+
+def record_cell(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity) -> list[RecordRow]:
+    """Make the similarity records of a cell that is measured already, equal to those of `measure_cell`.
+
+    One pass over the batches that have a compared token, and over the first ones, for the pilot norms of the sinks.
+    """
+    inputs = prepare_inputs(cell, loaded, batch_tokens, similarity)
+    recorder = SimilarityRecorder(similarity, inputs.text, cell, inputs.stack.state_specs)
+    stream = PilotStream(inputs.widths, inputs.text.moment_rows_per_group, inputs.device)
+    layers = range(len(inputs.widths))
+    compared = inputs.compared_clouds(layers)
+    sampler = HiddenStateSampler(stream, layers, {}, inputs.device, compared)
+    forward_contexts(inputs, sampler, batches=needed_batches(inputs.text, inputs.batch_tokens, stream))
+    for layer, pilot_norm in enumerate(stream.finish()):
+        recorder.add(layer, compared[layer], pilot_norm)
+    return recorder.rows()
+
+
+def prepare_inputs(
+    cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity | None
+) -> CellInputs:
+    """Build the contexts of a cell, with the compared tokens if records are wanted."""
+    model, recipe = loaded.model, cell.recipe
+    batch_tokens = CPU_BATCH_TOKENS if loaded.device == "cpu" else batch_tokens
+    text = build_contexts(
+        cell.corpus, recipe, loaded.tokenizer, model.vocab_size, model.max_positions, cell.checkpoint.tokenizer_digest
+    )
+    if similarity:
+        text = with_compared_tokens(text, similarity.tokens, recipe.seed)
+    return CellInputs(model.stack(cell.kind), text, recipe, loaded, batch_tokens, cell.name)
 
 
 def assign_layers_to_passes(inputs: CellInputs) -> list[list[int]]:
     """Layers of each pass: all in one if their moments and clouds fit the device."""
     loaded, text = inputs.loaded, inputs.text
     room = int(LAYERS_MEMORY_SHARE * free_bytes(loaded.device) / loaded.concurrent_tasks)
-    return plan_passes(inputs.widths, text.n_kept, text.n_error_groups, loaded.model.module.dtype, room)
+    n_points = text.n_kept + text.n_compared
+    return plan_passes(inputs.widths, n_points, text.n_error_groups, loaded.model.module.dtype, room)
 
 
 def find_sinks(inputs: CellInputs) -> tuple[Bool[Tensor, " rows"], float]:
@@ -147,14 +211,18 @@ def run_pass(
     )
     dtype = inputs.loaded.model.module.dtype
     clouds = {layer: PointCloud(text.n_kept, widths[layer], dtype, device) for layer in layers}
-    forward_contexts(inputs, HiddenStateSampler(stream, watched, clouds, device), loss)
-    moments = dict(zip(watched, stream.finish(), strict=True))
-    return PassResult([moments[i] for i in layers], list(clouds.values()), time.perf_counter() - started)
+    compared = inputs.compared_clouds(layers)
+    forward_contexts(inputs, HiddenStateSampler(stream, watched, clouds, device, compared), loss)
+    moments, seconds = dict(zip(watched, stream.finish(), strict=True)), time.perf_counter() - started
+    return PassResult([moments[i] for i in layers], list(clouds.values()), list(compared.values()), seconds)
 
 
-def forward_contexts(inputs: CellInputs, sampler: HiddenStateSampler, loss: Loss | None = None) -> None:
-    """Forward every context in order; the sampler takes the hidden states, and the loss its token losses."""
-    delayed_loss, batches = DelayedLoss(loss), inputs.text.iter_batches(inputs.batch_tokens)
+def forward_contexts(
+    inputs: CellInputs, sampler: HiddenStateSampler, loss: Loss | None = None, batches: Iterable[Batch] | None = None
+) -> None:
+    """Forward every context, or those of `batches`, in order; sampler and loss take the states and token losses."""
+    delayed_loss = DelayedLoss(loss)
+    batches = inputs.text.iter_batches(inputs.batch_tokens) if batches is None else batches
     for batch in track(batches, inputs.label, len(inputs.text), "contexts", lambda batch: len(batch.ids)):
         ids = to_device(torch.from_numpy(batch.ids), inputs.device)
         sampler.begin_batch(batch)

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline.corpus import Corpus
 from pipeline.recipe import BUILT_IN_RECIPES, AnyRecipe, ContextRecipe, Recipe, SnippetRecipe, built_in_recipe
+from pipeline.similarity.settings import Similarity
 from pipeline.sources import CheckpointSource, Hub, Local, Members, parse_source
 from pipeline.strict_model import SafeRelativePath, StrictModel, digest_json
 
@@ -27,6 +28,7 @@ __all__ = [
     "Recipe",
     "RemoteFiles",
     "Resources",
+    "Similarity",
     "SnippetRecipe",
     "Sweep",
     "algorithm_number",
@@ -197,6 +199,8 @@ class Sweep(StrictModel):
     corpora: Annotated[tuple[Corpus, ...], Field(min_length=1)]
     recipe: AnyRecipe
     resources: Resources = Resources()
+    similarity: Similarity | None = None
+    """Also make similarity records of every cell, of this size; null = none. Part of no cell id and no recipe."""
     steps: str = "all"
     """Selection of steps: all, log2, every:N, last, or steps separated by commas."""
     models: str = "*"

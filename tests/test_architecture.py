@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "pipeline"
 
 BASE = {"terminal", "errors", "strict_model", "columns", "cache", "output_paths"}
-SPEC = BASE | {"corpus", "recipe", "sources", "spec"}
+SPEC = BASE | {"corpus", "recipe", "similarity", "sources", "spec"}
 MAY_IMPORT = {
     "terminal": set(),
     "errors": {"terminal"},
@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "recipe": BASE,
     "sources": BASE,
     "corpus": BASE,
-    "spec": BASE | {"corpus", "recipe", "sources"},
+    "similarity": BASE,
+    "spec": BASE | {"corpus", "recipe", "similarity", "sources"},
     "progress": {"terminal"},
     "hashing": BASE | {"progress"},
     "catalog": SPEC | {"hashing", "progress"},
@@ -33,7 +34,7 @@ MAY_IMPORT = {
     "measurement": SPEC | {"catalog", "corpora", "geometry", "model"},
     "measure": SPEC | {"progress", "corpora", "geometry", "model", "measurement"},
     "lake": SPEC | {"progress"},
-    "analysis": BASE | {"progress", "lake"},
+    "analysis": BASE | {"progress", "lake", "similarity"},
     "export": BASE | {"analysis", "catalog", "lake"},
     "report": BASE | {"progress", "analysis", "lake"},
     "sweep": SPEC | {"progress", "catalog", "corpora", "lake", "measure", "measurement", "model"},

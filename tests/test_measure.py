@@ -89,13 +89,13 @@ def test_nothing_is_committed_once_a_file_was_written(folder, tmp_path, monkeypa
 
     lake = Lake(tmp_path / "lake")
     task = Task(lake=lake.uri, run_id="run", checkpoint=wanted.checkpoint, cells=(wanted,), resources=CPU)
-    real = measure.measure
+    real = measure.measure_cell
 
     def measured(*arguments):
         disturb()
         return real(*arguments)
 
-    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(measure, "measure_cell", measured)
     (outcome,) = run_task(task)
     assert outcome.error_class == "changed"
     assert name in outcome.message

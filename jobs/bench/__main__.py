@@ -26,6 +26,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "layer": ("layer",),
     "checkpoint": ("checkpoint",),
     "sampling": ("sampling",),
+    "similarity": ("similarity",),
     "sweep": ("sweep",),
     "lake": ("lake",),
     "training": ("training",),

@@ -37,7 +37,7 @@ BARE, PLAIN, FLOOR = "bare forward pass", "plain script", "2 x parameters x toke
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
     model = scale.model
-    loaded = build(model.layers, model.dim, model.vocabulary, _recipe(model, device), device)
+    loaded = build(model.layers, model.dim, model.vocabulary, recipe_of(model, device), device)
     took = interleaved(_contenders(loaded, scale, device), model.rounds)
     yield from _compared(took, scale, unit_on(device))
 
@@ -82,7 +82,8 @@ def _rate(tokens: int, took: list[Took]) -> str:
     return f"ours at {tokens / median(round_.wall for round_ in took):,.0f} tokens/s"
 
 
-def _recipe(model: Model, device: str) -> ContextRecipe:
+def recipe_of(model: Model, device: str) -> ContextRecipe:
+    """Return the recipe by which the decoder of this size is measured."""
     return ContextRecipe(
         name="bench",
         version=1,

@@ -19,14 +19,18 @@ from pipeline.analysis.dome import compute_newest_domes
 from pipeline.analysis.explosions import compute_explosions, sort_explosions
 from pipeline.analysis.frames import LakeOrFrame, load_layer_rows, select_newest_rows
 from pipeline.analysis.isotropy import compute_isotropy
+from pipeline.analysis.layer_similarity import compute_similarity
 from pipeline.analysis.linearity import compute_linearity
 from pipeline.analysis.massive import compute_massive
 from pipeline.analysis.matched import match_encoders_to_decoders
 from pipeline.analysis.model_batches import ModelRows, copy_texts, match_names
+from pipeline.analysis.model_convergence import compute_model_convergence, select_recorded_early_and_late
 from pipeline.analysis.one_shape import compute_one_shape, select_early_and_late
 from pipeline.analysis.onset import compute_onset
+from pipeline.analysis.peak_overlap import compute_peak_overlap, select_recorded_newest
 from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases, sort_agreement
 from pipeline.analysis.random_baselines import compute_null_survival, sort_null_survival
+from pipeline.analysis.settling import compute_settling
 from pipeline.analysis.sinks import compute_sinks
 from pipeline.analysis.trends import compute_trends
 from pipeline.analysis.trust import compute_trust
@@ -101,6 +105,24 @@ FINDINGS: dict[str, FindingSpec] = {
         "Do models whose dimension starts to rise in earlier layers have the lower loss?",
         compute_onset,
         select_newest_rows,
+    ),
+    "similarity": FindingSpec(
+        "Are the first and the last block as alike as neighbouring blocks? (needs similarity records)",
+        compute_similarity,
+    ),
+    "settling": FindingSpec(
+        "When does each block reach its final geometry, and do lower blocks settle first? (needs similarity records)",
+        compute_settling,
+    ),
+    "model_convergence": FindingSpec(
+        "Are decoders more alike at matched depth late in training than early? (needs similarity records)",
+        compute_model_convergence,
+        select_recorded_early_and_late,
+    ),
+    "peak_overlap": FindingSpec(
+        "Are models more alike at their peaks of dimension than elsewhere? (needs similarity records)",
+        compute_peak_overlap,
+        select_recorded_newest,
     ),
     "trust": FindingSpec("Which measurements are unreliable, and why?", compute_trust),
 }

@@ -11,7 +11,7 @@ import polars as pl
 from pipeline.analysis.brief_sentences import COUNTED, RULES, Row, count_rows, describe_rows
 from pipeline.analysis.trust import SOUND, WORST_FIRST
 
-KEYS = ("model", "decoder", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
+KEYS = ("model", "decoder", "other_model", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
 """Columns that identify a line, as far as a finding has them."""
 NO_VERDICTS = ("too_few", "no_errors", "no_ends", "no_loss", "no_match", "no_control", "no_change", "unknown")
 """Verdicts without an answer: points, errors or values are lacking."""
@@ -78,7 +78,7 @@ def _group_rows(found: pl.DataFrame) -> Iterator[list[Row]]:
 
 def _make_line(name: str, rows: Sequence[Row], several_recipes: bool) -> BriefLine:
     first = rows[0]
-    models = [first[key] for key in ("model", "decoder") if first.get(key)]
+    models = [first[key] for key in ("model", "decoder", "other_model") if first.get(key)]
     parts = [first[key] for key in HISTORY_PARTS if first.get(key)]
     text = first["corpus"] + (f" {first['recipe']}" if several_recipes else "")
     history = " ".join([", ".join(models), *parts])

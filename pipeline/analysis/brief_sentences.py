@@ -13,13 +13,17 @@ from pipeline.analysis import (
     linearity,
     massive,
     matched,
+    model_convergence,
     one_shape,
     onset,
+    peak_overlap,
     phases,
+    settling,
     sinks,
     trends,
 )
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS
+from pipeline.analysis.similarities import MEASURES
 from pipeline.analysis.trust import DOUBT_RULES
 
 Row = dict[str, Any]
@@ -177,6 +181,24 @@ def _onset(row: Row) -> str:
     return f"{len(row['models'])} decoders" + ("" if row["p"] is None else f", p {row['p']:.3f}")
 
 
+def _similarity(row: Row) -> str:
+    return f"ends {_interval('ends', '.3f')(row)}, neighbours {_interval('neighbours', '.3f')(row)}"
+
+
+def _settling(row: Row) -> str:
+    if row["layer"] is None:
+        return f"{row['checkpoints']} checkpoints"
+    return f"95 % of the way at step {row['settled_at']:,.0f}, from {_interval('start', '.3f')(row)}"
+
+
+def _model_convergence(row: Row) -> str:
+    return f"{len(row['models'])} models, {_interval('early', '.3f')(row)} early, {_interval('late', '.3f')(row)} late"
+
+
+def _peak_overlap(row: Row) -> str:
+    return f"{_interval('at_peak', '.3f')(row)} at the peaks, {_interval('elsewhere', '.3f')(row)} elsewhere"
+
+
 def _trust(row: Row) -> str:
     return DOUBT_RULES[row["doubt"]].because
 
@@ -288,6 +310,37 @@ RULES: dict[str, BriefRule] = {
         _interval("correlation", ".2f"),
         _onset,
         claim=onset.CLAIM,
+    ),
+    "similarity": BriefRule(
+        "similarity of neighbouring blocks minus that of the first and the last",
+        _interval("fall", "+.3f"),
+        _similarity,
+        _column("measure"),
+        MEASURES,
+    ),
+    "settling": BriefRule(
+        "doublings of training by which the last block settles later than the first",
+        _interval("slope", "+.2f"),
+        _settling,
+        _column("measure"),
+        MEASURES,
+        settling.CLAIM,
+    ),
+    "model_convergence": BriefRule(
+        "similarity between models, late minus early",
+        _interval("change", "+.3f"),
+        _model_convergence,
+        _column("measure"),
+        MEASURES,
+        model_convergence.CLAIM,
+    ),
+    "peak_overlap": BriefRule(
+        "similarity of two models at their peaks of dimension minus that elsewhere",
+        _interval("gain", "+.3f"),
+        _peak_overlap,
+        _column("measure"),
+        MEASURES,
+        peak_overlap.CLAIM,
     ),
     "trust": BriefRule("share of rows in doubt", _percent("share"), _trust, _column("about")),
 }

@@ -1,6 +1,7 @@
 """Frames of lake rows for the findings: loading, selection of histories, and the texts of intervals."""
 
 import json
+import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,15 +48,17 @@ AUDIT_KEYS = ("model", "revision", "weights_digest")
 
 
 def load_layer_rows(lake: LakeOrFrame) -> pl.DataFrame:
-    """Load the columns that findings use, with `groups` and `audit`; a frame is returned unchanged.
+    """Load the columns that findings use, with `groups`, `audit`, `record` and `lake`; a frame is returned unchanged.
 
     `groups`: number of context groups of the recipe, over which standard errors are taken; null if the lake has no
-    record of the recipe. `audit`: audit state of the checkpoint, null without an audit. Corpora are disambiguated.
+    record of the recipe. `audit`: audit state of the checkpoint, null without an audit. `record`: key of the cell's
+    similarity records in `lake`, null without any. Corpora are disambiguated.
     """
     if isinstance(lake, pl.DataFrame):
         return lake
     frame = lake.query_frame(select_needed_columns_sql())
-    return complete_rows(frame, load_group_counts(lake.uri), load_audit_states(lake), shared_corpus_names(frame))
+    counts, audits, records = load_group_counts(lake.uri), load_audit_states(lake), load_record_keys(lake.uri)
+    return complete_rows(frame, counts, audits, records, shared_corpus_names(frame))
 
 
 def select_needed_columns_sql() -> str:
@@ -64,10 +67,15 @@ def select_needed_columns_sql() -> str:
 
 
 def complete_rows(
-    frame: pl.DataFrame, groups: pl.DataFrame, audits: pl.DataFrame, shared_names: Collection[str]
+    frame: pl.DataFrame,
+    groups: pl.DataFrame,
+    audits: pl.DataFrame,
+    records: pl.DataFrame,
+    shared_names: Collection[str],
 ) -> pl.DataFrame:
-    """Add `groups` and `audit` to the rows of a query, disambiguate corpora and sort."""
+    """Add `groups`, `audit`, `record` and `lake` to the rows of a query, disambiguate corpora and sort."""
     frame = frame.join(groups, on="recipe", how="left").join(audits, on=AUDIT_KEYS, how="left")
+    frame = frame.join(records, on="cell_id", how="left")
     named = _append_digest(frame, pl.col("corpus").is_in(list(shared_names)))
     return named.sort(*HISTORY_COLUMNS, "step", "revision", "layer", "cell_id")
 
@@ -94,6 +102,16 @@ def load_group_counts(uri: str | Path) -> pl.DataFrame:
     records = [json.loads(store.get(key)) for key in store.list(RECIPES_PREFIX) if key.endswith(".json")]
     groups = [(f"{record['name']}@{record['version']}", record.get("groups", 1)) for record in records]
     return pl.DataFrame(groups, schema={"recipe": pl.String, "groups": pl.Int64}, orient="row")
+
+
+def load_record_keys(uri: str | Path) -> pl.DataFrame:
+    """Load the key of the largest similarity records of each cell (`record`), and the URI of the `lake`."""
+    best: dict[str, tuple[list[int], str]] = {}
+    for (cell_id, size), key in Lake(uri).record_files().items():
+        numbers = [int(number) for number in re.findall(r"\d+", size)] + [int(size.endswith("-ranks"))]
+        best[cell_id] = max(best.get(cell_id, ([], "")), (numbers, key))
+    rows = [(cell_id, key, str(uri)) for cell_id, (_, key) in best.items()]
+    return pl.DataFrame(rows, schema=dict.fromkeys(("cell_id", "record", "lake"), pl.String), orient="row")
 
 
 def load_audit_states(lake: LakeReader) -> pl.DataFrame:

@@ -14,6 +14,7 @@ from pipeline.analysis.frames import (
     disambiguate_corpora,
     load_audit_states,
     load_group_counts,
+    load_record_keys,
     shared_corpus_names,
 )
 from pipeline.analysis.frames import select_needed_columns_sql as select_sql
@@ -35,6 +36,7 @@ class ModelRows:
         """Number of rows per model, text and recipe."""
         self._shared_names = shared_corpus_names(self.counts)
         self._groups, self._audits = load_group_counts(lake.uri), load_audit_states(lake)
+        self._records = load_record_keys(lake.uri)
 
     @property
     def models(self) -> list[str]:
@@ -48,7 +50,7 @@ class ModelRows:
     def load(self, models: Collection[str]) -> pl.DataFrame:
         """Load the rows of these models, as `load_layer_rows` returns them."""
         frame = self._lake.query_frame(f"{select_sql()} WHERE {_is_one_of(models)}")
-        return complete_rows(frame, self._groups, self._audits, self._shared_names)
+        return complete_rows(frame, self._groups, self._audits, self._records, self._shared_names)
 
     def batches(self, models: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
         """Yield the rows of these models (default: all), in order; at least one batch, which may be empty."""

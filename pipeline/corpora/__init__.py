@@ -4,6 +4,7 @@
 """
 
 from pipeline.corpora.batches import Batch, Contexts
+from pipeline.corpora.compared_tokens import with_compared_tokens
 from pipeline.corpora.contexts import build_contexts
 from pipeline.corpora.resolve import plain_text_bytes, prepare_text_file, resolve_corpus
 from pipeline.corpora.special_tokens import TokenizerProtocol
@@ -16,4 +17,5 @@ __all__ = [
     "plain_text_bytes",
     "prepare_text_file",
     "resolve_corpus",
+    "with_compared_tokens",
 ]

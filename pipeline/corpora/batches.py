@@ -38,6 +38,8 @@ class Batch:
     """`[kept]`, index of the context among all contexts of the cell."""
     kept_token: np.ndarray
     """`[kept]`, token ids."""
+    compared_rows: np.ndarray
+    """`[compared]`, rows of the tokens of similarity records, numbered as `moment_rows`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +60,8 @@ class Contexts:
     """Checksum of the source text, after cleaning for enwik8; None for random-uniform."""
     flags: tuple[str, ...] = ()
     """Applicable flags among `shorter_context`, `smaller_corpus`, `tokenizer_round_trip`."""
+    compared_positions: RaggedArrays = ()
+    """Sorted positions per context of the tokens of similarity records, int64; empty if none are wanted."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,6 +82,10 @@ class Contexts:
     @property
     def n_kept(self) -> int:
         return sum(len(kept) for kept in self.kept_positions)
+
+    @property
+    def n_compared(self) -> int:
+        return sum(len(compared) for compared in self.compared_positions)
 
     @cached_property
     def error_group(self) -> np.ndarray:
@@ -126,10 +134,14 @@ class Contexts:
         moments = (moment_context * ids.shape[1] + moment_position, errors[moment_context], moment_position == 0)
         kept_rows, kept_token = kept_context * ids.shape[1] + kept_position, ids[kept_context, kept_position]
         kept = (kept_rows, group[kept_context], kept_context + part.start, kept_token)
-        return Batch(ids, np.stack(self.special_masks[part]), errors, *moments, *kept)
+        compared_context, compared_position = _flat(self.compared_positions[part])
+        compared = compared_context * ids.shape[1] + compared_position
+        return Batch(ids, np.stack(self.special_masks[part]), errors, *moments, *kept, compared)
 
 
 def _flat(positions: RaggedArrays) -> tuple[np.ndarray, np.ndarray]:
     """Return the context index and the position of every row."""
+    if not positions:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     counts = [len(per_context) for per_context in positions]
     return np.repeat(np.arange(len(positions)), counts), np.concatenate(positions)

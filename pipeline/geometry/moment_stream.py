@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.geometry.accumulator import Accumulator, LayerMoments, SplitRows
 from pipeline.geometry.device_copies import to_device
 from pipeline.geometry.precision import product_dtype
-from pipeline.geometry.row_norms import RowNorms, SinkRule
+from pipeline.geometry.row_norms import PilotNorm, RowNorms, SinkRule
 
 BLOCK_ROWS = 2048
 """Rows per matrix product; fixed, so that results do not depend on the batch size."""
@@ -130,6 +130,36 @@ class SinkStream(BlockStream):
 
     def _fold(self, blocks: list[Tensor], first: Tensor, group: int) -> None:
         self._sinks.append(self._rule.mark([RowNorms.of(rows) for rows in blocks], first))
+
+
+class PilotStream(BlockStream):
+    """Pilot norms of every layer from the first block of a pass, as `MomentStream` has them; the rest is ignored."""
+
+    def __init__(
+        self, widths: Sequence[int], rows_per_group: Sequence[int], device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__(widths, rows_per_group, device)
+        self._pilots = [PilotNorm(self._device) for _ in widths]
+        self._rows_due = min(rows_per_group[0], BLOCK_ROWS)
+
+    @property
+    def is_due(self) -> bool:
+        """True until the rows of the first block have been added."""
+        return self._rows_due > 0
+
+    def end_batch(self, first: Bool[Tensor, " rows"], group: Int[Tensor, " rows"]) -> None:
+        """End a batch, and count its rows."""
+        super().end_batch(first, group)
+        self._rows_due -= len(group)
+
+    def finish(self) -> list[float]:
+        """Return the pilot norm of each layer."""
+        self._fold_block()
+        return [float(pilot.value) for pilot in self._pilots]
+
+    def _fold(self, blocks: list[Tensor], first: Tensor, group: int) -> None:
+        for rows, pilot in zip(blocks, self._pilots, strict=True):
+            pilot.exceeded(RowNorms.of(rows), 1.0)
 
 
 class MomentStream(BlockStream):

@@ -123,6 +123,15 @@ class Lake:
         record_in_index(self.store, cell_id, model_key)  # also for a writer that was killed before it did
         return created
 
+    def has_records(self, cell_id: str, model_key: str, size: str) -> bool:
+        """Return True if the cell has similarity records of this size; asks for one name."""
+        return self.store.has(layout.similarity_key(model_key, cell_id, size))
+
+    def record_files(self) -> dict[tuple[str, str], str]:
+        """Map each (cell id, size) of similarity records to the key of its file; lists names and opens no file."""
+        found = list_parsed(self.store, layout.SIMILARITY_PREFIX)
+        return {(name["cell"], name["size"]): key for key, name in found}
+
     def _describe_columns(self) -> None:
         """Store units and meanings beside the data, for readers without this package; columns are only added."""
         if self._columns_described:

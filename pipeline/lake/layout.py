@@ -9,8 +9,21 @@ from pipeline.lake.store import Store
 CELLS_PREFIX, LABELS_PREFIX, AUDITS_PREFIX, RECIPES_PREFIX = "cells/v1", "labels/v2", "audits/v1", "recipes"
 ATTEMPTS_PREFIX, QUARANTINE_PREFIX, RUNS_PREFIX, COLUMNS_KEY = "attempts/v1", "quarantine", "runs", "columns.csv"
 INDEX_PREFIX, LEASES_PREFIX, IDENTITY_KEY = "index/v1", "leases/v1", "lake.json"
+SIMILARITY_PREFIX = "similarity/v1"
 LAKE_NAMES = frozenset(
-    {"cells", "labels", "audits", "recipes", "attempts", "quarantine", "runs", "index", "leases", "snapshots"}
+    {
+        "cells",
+        "labels",
+        "audits",
+        "recipes",
+        "attempts",
+        "quarantine",
+        "runs",
+        "index",
+        "leases",
+        "snapshots",
+        "similarity",
+    }
     | {"alerts", "LATEST", COLUMNS_KEY, IDENTITY_KEY}
 )
 """Names directly below a lake's folder; a folder with none of them is no lake."""
@@ -27,12 +40,18 @@ FILE_NAME_PATTERNS = {
     AUDITS_PREFIX: rf"(?P<model>[0-9a-f]{{16}})-{TIMESTAMP_PATTERN}-(?P<digest>[0-9a-f]{{16}})\.json",
     ATTEMPTS_PREFIX: rf"{CELL_ID_PATTERN}\.(?P<error_class>[a-z_]+)\.[0-9a-f]{{8}}\.json",
     QUARANTINE_PREFIX: rf"{CELL_ID_PATTERN}\.json",
+    SIMILARITY_PREFIX: rf"{CELL_ID_PATTERN}-(?P<size>t\d+-r\d+-k\d+(?:-ranks)?)\.parquet",
 }
 
 
 def cell_key(model_key: str, cell_id: str) -> str:
     """Return the key of a cell's file."""
     return f"{CELLS_PREFIX}/model_key={model_key}/{cell_id}.parquet"
+
+
+def similarity_key(model_key: str, cell_id: str, size: str) -> str:
+    """Return the key of a cell's similarity records of one size."""
+    return f"{SIMILARITY_PREFIX}/model_key={model_key}/{cell_id}-{size}.parquet"
 
 
 def list_parsed(store: Store, prefix: str) -> Iterator[tuple[str, re.Match[str]]]:

@@ -52,9 +52,10 @@ def lake_status(lake: Lake) -> dict[str, Any]:
     quarantined = [_tombstone_entry(tombstone, measured) for tombstone in tombstones.values()]
     models = sorted({cell.model for cell in measured} | {failure.model for failure in failed})
     counts = lake.failure_counts()
+    recorded = {cell_id for cell_id, _ in lake.record_files()}
     return {
         "lake": lake.uri,
-        "models": [_model(model, visible, failed, quarantined) for model in models],
+        "models": [_model(model, visible, failed, quarantined, recorded) for model in models],
         "failures": [_failure(f, counts.get(f.cell_id, Counter()), f.cell_id in tombstones) for f in failed],
         "quarantined": quarantined,
         "runs": lake.runs(),
@@ -90,7 +91,9 @@ def _unresolved_failures(lake: Lake, tombstones: dict[str, Tombstone], visible: 
     return sorted(unresolved, key=lambda failure: failure.when)
 
 
-def _model(model: str, visible: list[LabelledCell], failed: list[Failure], quarantined: list[Entry]) -> Entry:
+def _model(
+    model: str, visible: list[LabelledCell], failed: list[Failure], quarantined: list[Entry], recorded: set[str]
+) -> Entry:
     cells = [cell for cell in visible if cell.model == model]
     ids = {entry["cell_id"] for entry in quarantined}
     return {
@@ -102,6 +105,7 @@ def _model(model: str, visible: list[LabelledCell], failed: list[Failure], quara
         "newest_step": max((cell.step for cell in cells if cell.step is not None), default=None),
         "corpora": sorted({cell.corpus for cell in cells}),
         "recipes": sorted({cell.recipe for cell in cells}),
+        "similarity": len({cell.cell_id for cell in cells} & recorded),
         "last_write": max((_utc(cell.written_at) for cell in cells), default=None),
     }
 

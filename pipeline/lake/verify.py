@@ -6,8 +6,9 @@ from pipeline.errors import LakeError
 from pipeline.lake import layout
 from pipeline.lake.cell_chunks import CHUNK_CELLS
 from pipeline.lake.lake import Lake
-from pipeline.lake.layout import CELLS_PREFIX, INDEX_PREFIX
+from pipeline.lake.layout import CELLS_PREFIX, INDEX_PREFIX, SIMILARITY_PREFIX
 from pipeline.lake.manifest import LATEST_KEY, MANIFEST_FILE, latest_snapshot
+from pipeline.lake.similarity_files import SIMILARITY_KEY_PATTERN, find_record_file_problem
 from pipeline.lake.snapshot import digest_of_key
 from pipeline.lake.store import STAGING, EntryKind, Store
 from pipeline.lake.verify_cells import CELL_KEY_PATTERN, CellChecker, Problem
@@ -35,8 +36,10 @@ def verify_lake(lake: Lake) -> list[Problem]:
     with Progress(f"Verifying {lake.uri}", len(files), "files") as progress:
         cells = [key for key in files if CELL_KEY_PATTERN.fullmatch(key)]
         records = [key for key in files if is_record_key(key)]
+        similarity = [key for key in files if SIMILARITY_KEY_PATTERN.fullmatch(key)]
         return [
             *_cell_problems(lake.store, cells, progress),
+            *_similarity_problems(lake.store, similarity, progress),
             *_record_problems(lake.store, records, progress),
             *_snapshot_problems(lake.store),
             *_name_problems(entries),
@@ -48,6 +51,15 @@ def _cell_problems(store: Store, keys: Sequence[str], progress: Progress) -> Ite
     for chunk in _chunks(keys):
         yield from checker.check(chunk)
         progress.advance(len(chunk))
+
+
+def _similarity_problems(store: Store, keys: Sequence[str], progress: Progress) -> Iterator[Problem]:
+    """Yield the defects of similarity records, one file in memory at a time."""
+    for key in keys:
+        data = store.get_or_reason(key)
+        if found := data if isinstance(data, str) else find_record_file_problem(key, data):
+            yield Problem(key, f"{found}; remove the file, and run its sweep again to make it")
+        progress.advance(1)
 
 
 def _record_problems(store: Store, keys: Sequence[str], progress: Progress) -> Iterator[Problem]:
@@ -86,7 +98,7 @@ def _name_problems(entries: Mapping[str, EntryKind]) -> Iterator[Problem]:
         if kind == "file":
             found = _find_name_problem(key, entries)
         elif kind == "folder":
-            is_misplaced = CELL_KEY_PATTERN.fullmatch(key) or is_record_key(key) or key.startswith(f"{STAGING}/")
+            is_misplaced = _is_data_key(key) or is_record_key(key) or key.startswith(f"{STAGING}/")
             found = "a folder, which is not a file of the lake" if is_misplaced else None
         else:
             found = "not a regular file, and so not a file of the lake"
@@ -95,7 +107,7 @@ def _name_problems(entries: Mapping[str, EntryKind]) -> Iterator[Problem]:
 
 
 def _find_name_problem(key: str, entries: Mapping[str, EntryKind]) -> str | None:
-    if CELL_KEY_PATTERN.fullmatch(key) or is_record_key(key):
+    if _is_data_key(key) or is_record_key(key):
         return None
     if key.startswith(f"{INDEX_PREFIX}/"):
         return find_index_problem(key, entries)
@@ -103,8 +115,14 @@ def _find_name_problem(key: str, entries: Mapping[str, EntryKind]) -> str | None
         return None
     if key.startswith(f"{CELLS_PREFIX}/") and key.endswith(".parquet"):
         return "not a cell file name"
+    if key.startswith(f"{SIMILARITY_PREFIX}/") and key.endswith(".parquet"):
+        return "not a similarity file name"
     is_record = key.startswith(tuple(f"{prefix}/" for prefix in NAMED_PREFIXES)) and key.endswith(".json")
     return "not a record file name" if is_record else "not a file of the lake"
+
+
+def _is_data_key(key: str) -> bool:
+    return bool(CELL_KEY_PATTERN.fullmatch(key) or SIMILARITY_KEY_PATTERN.fullmatch(key))
 
 
 def _chunks(keys: Sequence[str]) -> Iterator[Sequence[str]]:

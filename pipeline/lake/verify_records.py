@@ -184,6 +184,7 @@ RECORD_KINDS = tuple(
 LINKED_FOLDERS = {"cells", "labels", "audits", "attempts", layout.CELLS_PREFIX, layout.LABELS_PREFIX} | {
     *(layout.V1_LABELS_PREFIX, layout.AUDITS_PREFIX, layout.ATTEMPTS_PREFIX, layout.QUARANTINE_PREFIX),
     *(layout.RECIPES_PREFIX, layout.RUNS_PREFIX, "leases", layout.LEASES_PREFIX, "index", layout.INDEX_PREFIX),
-    *(manifest.SNAPSHOTS_PREFIX, "alerts", "alerts/v1", "alerts/v1/fired", "alerts/v1/told"),
+    *("similarity", layout.SIMILARITY_PREFIX, manifest.SNAPSHOTS_PREFIX),
+    *("alerts", "alerts/v1", "alerts/v1/fired", "alerts/v1/told"),
 }
 """Folders that readers enter also if they are links."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.corpora import Batch
-from pipeline.geometry import MomentStream, PointCloud, SinkStream, to_device
+from pipeline.geometry import MomentStream, PilotStream, PointCloud, SinkStream, to_device
 
 
 class HiddenStateSampler:
@@ -19,12 +19,19 @@ class HiddenStateSampler:
     Args:
         layers: layers of the stream, in its order; hidden states of other layers are ignored.
         clouds: point clouds by layer.
+        compared: clouds of the tokens of similarity records by layer; empty if no records are wanted.
     """
 
     def __init__(
-        self, stream: MomentStream | SinkStream, layers: Sequence[int], clouds: Mapping[int, PointCloud], device: str
+        self,
+        stream: MomentStream | SinkStream | PilotStream,
+        layers: Sequence[int],
+        clouds: Mapping[int, PointCloud],
+        device: str,
+        compared: Mapping[int, PointCloud] | None = None,
     ) -> None:
         self._stream, self._clouds, self._device = stream, clouds, device
+        self._compared_clouds = compared or {}
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
 
     def begin_batch(self, batch: Batch) -> None:
@@ -32,6 +39,7 @@ class HiddenStateSampler:
         self._batch = batch
         self._moments = to_device(torch.from_numpy(batch.moment_rows), self._device)
         self._kept = to_device(torch.from_numpy(batch.kept_rows), self._device)
+        self._compared = to_device(torch.from_numpy(batch.compared_rows), self._device)
 
     def add_states(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
         """Take the hidden states of `layer` for all contexts of the batch."""
@@ -41,6 +49,8 @@ class HiddenStateSampler:
         self._stream.add_states(self._slots[layer], rows[self._moments])
         if layer in self._clouds:
             self._clouds[layer].append(rows[self._kept], batch.kept_context, batch.kept_token, batch.kept_group)
+        if layer in self._compared_clouds:
+            self._compared_clouds[layer].append(rows[self._compared])
 
     def end_batch(self) -> None:
         """End a batch, once every layer has been added."""

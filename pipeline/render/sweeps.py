@@ -11,7 +11,7 @@ from pipeline.terminal import print_line
 if TYPE_CHECKING:  # these imports take 0.5 s, which a query does not need
     from pipeline.catalog.revisions import History
     from pipeline.spec import Checkpoint
-    from pipeline.sweep.cost import Cost
+    from pipeline.sweep.cost import Cost, RecordCost
     from pipeline.sweep.plan import Plan
     from pipeline.sweep.run_report import RunReport
 
@@ -32,6 +32,8 @@ def print_plan(plan: "Plan", lake: str) -> None:
     if todo:
         print_line("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
         print_line(f"cost      {_cost(plan.cost)}{_selection(plan)}")
+    if plan.records.cells:
+        print_line(f"records   {_records(plan.records)}")
     if plan.unparsed_names:
         print_line(f"unparsed  {_listed(plan.unparsed_names)} (no step in the name; not measured)")
     if plan.other_folders:
@@ -85,7 +87,9 @@ def print_status(state: dict[str, Any], failed: bool) -> None:
             print_line("no failures")
         return
     if state["models"]:
-        print_records(state["models"])
+        recorded = any(model["similarity"] for model in state["models"])
+        columns = [name for name in state["models"][0] if recorded or name != "similarity"]
+        print_records([{name: model[name] for name in columns} for model in state["models"]])
     else:
         print_line("no committed cells yet")
     _print_quarantined(state)
@@ -141,6 +145,12 @@ def _cost(cost: "Cost") -> str:
     if not cost.download_bytes:
         return f"nothing to download; {hours}"
     return f"{format_bytes(cost.download_bytes)} to download, at most {format_bytes(cost.disk_bytes)} on disk; {hours}"
+
+
+def _records(records: "RecordCost") -> str:
+    each = f"{format_bytes(records.bytes_per_layer)} per layer"
+    total = "total unknown before the models are fetched" if records.bytes is None else format_bytes(records.bytes)
+    return f"similarity records of {records.cells} cells to make: {each}, {total}"
 
 
 def _duration(hours: float, unit: str) -> str:

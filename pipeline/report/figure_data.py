@@ -1,5 +1,6 @@
 """Data of a figure: the selected rows, and the tables that only figures draw."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import polars as pl
@@ -16,6 +17,7 @@ from pipeline.report.chart_data import (
     build_chart_tables,
     load_chart_rows,
 )
+from pipeline.report.similarity_tables import layer_matrices, settling_curves, step_matrices
 from pipeline.strict_model import suggest
 
 EXTRA_COLUMNS = ("eigenvalue_ranks", "eigenvalues_at_ranks", "top_eigenvalues", "linearity", "linearity_residual")
@@ -61,7 +63,14 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
     tables = {"sinks": _sinks(newest), "spectrum": _spectrum(newest), "linearity": _linearity(newest)}
     is_random = charts.layers["text"].str.starts_with(RANDOM_CORPUS_PREFIX)
     tables["text_and_random"] = charts.layers if is_random.n_unique() == 2 else charts.layers.clear()
-    return FigureData(rows, charts, charts._asdict() | tables | _population(reader, options, rows))
+    similar = {
+        "similarity_layers": lambda: layer_matrices(rows),
+        "similarity_steps": lambda: step_matrices(rows),
+        "settling": lambda: settling_curves(rows),
+    }
+    return FigureData(
+        rows, charts, FigureTables(charts._asdict() | tables | _population(reader, options, rows), similar)
+    )
 
 
 def _population(reader: LakeReader, options: FigureOptions, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:
@@ -73,6 +82,18 @@ def _population(reader: LakeReader, options: FigureOptions, rows: pl.DataFrame) 
     last = found["step"].max() if options.step is None else options.step
     layers = found.filter(pl.col("state") == "block", pl.col("step") == last)
     return {"population": layers, "population_steps": found.filter(pl.col("layer").is_null())}
+
+
+class FigureTables(dict[str, pl.DataFrame]):
+    """Tables by name; those of similarity records, which take seconds, are built when they are first read."""
+
+    def __init__(self, tables: dict[str, pl.DataFrame], build: dict[str, Callable[[], pl.DataFrame]]) -> None:
+        super().__init__(tables)
+        self._build = build
+
+    def __missing__(self, name: str) -> pl.DataFrame:
+        self[name] = self._build[name]()
+        return self[name]
 
 
 def _select_corpora(rows: pl.DataFrame, glob: str) -> pl.DataFrame:

@@ -12,7 +12,7 @@ from pipeline import output_paths
 from pipeline.analysis.frames import select_newest_rows
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
-from pipeline.report import figure_charts, overview_charts, theme
+from pipeline.report import figure_charts, overview_charts, similarity_charts, theme
 from pipeline.report.chart_parts import DEPTH_TITLE, ChartContext
 from pipeline.report.figure_caption import write_caption
 from pipeline.report.figure_data import FigureData, FigureOptions, load_figure_data
@@ -63,6 +63,18 @@ FIGURES: dict[str, FigureSpec] = {
         "population_steps",
         True,
     ),
+    "similarity-layers": FigureSpec(
+        similarity_charts.layer_similarity,
+        "Similarity of the layers: CKA, and overlap of 4 neighbours",
+        "similarity_layers",
+    ),
+    "similarity-steps": FigureSpec(
+        similarity_charts.step_similarity,
+        "Similarity (CKA) of the checkpoints with each other",
+        "similarity_steps",
+        True,
+    ),
+    "settling": FigureSpec(similarity_charts.settling, "Similarity of each block to its last state", "settling", True),
     "random-tokens": FigureSpec(
         figure_charts.text_against_random, "Text against random tokens", "text_and_random", every_text=True
     ),

@@ -37,7 +37,7 @@ class AttemptTracker:
     """Makes first tasks and retries, records failures in the lake, and quarantines cells that have no attempt left."""
 
     def __init__(self, plan: Plan, lake: Lake, run_id: str, rng: random.Random) -> None:
-        self._lake, self._run_id, self._rng, self._resources = lake, run_id, rng, plan.sweep.resources
+        self._lake, self._run_id, self._rng, self._sweep = lake, run_id, rng, plan.sweep
         self._unconfirmed: dict[str, _Unconfirmed] = {}
         """By cell id."""
         self._exhausted: dict[str, Failure] = {}
@@ -62,7 +62,8 @@ class AttemptTracker:
             run_id=self._run_id,
             checkpoint=cells[0].checkpoint,
             cells=cells,
-            resources=self._resources,
+            resources=self._sweep.resources,
+            similarity=self._sweep.similarity,
             attempt=1 + max(counts.total() for counts in failures),
             batch_halvings=max(count_retries(counts, "half_batch") for counts in failures),
             memory_slots=1 + max(count_retries(counts, "more_memory") for counts in failures),

@@ -1,9 +1,11 @@
 """Cost estimate of a run before it starts: bytes to download, disk space, hours."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.spec import Cell, Resources
+from pipeline.spec import Cell, Resources, Similarity
 from pipeline.sweep.prior_results import PriorResults
 
 FLOPS_PER_CORE, FLOPS_PER_GPU = 20e9, 150e12
@@ -22,6 +24,43 @@ class Cost(NamedTuple):
     unit: str
     """GPU-hours, or hours of one CPU slot."""
     basis: str
+
+
+class RecordCost(NamedTuple):
+    """Similarity records of the cells to run."""
+
+    cells: int = 0
+    """Cells without records."""
+    bytes_per_layer: int = 0
+    """Bytes of one layer's record, before compression, which saves little."""
+    bytes: int | None = 0
+    """Sum over cells and layers; null if the number of layers of a model is not known before it is fetched."""
+
+
+LAYER_COUNT_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+STATES_BESIDE_BLOCKS = 2
+"""The embedding and the state after the final norm."""
+
+
+def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> RecordCost:
+    """Count the similarity records to make and their bytes, with the layers of each model from its config.json."""
+    if similarity is None:
+        return RecordCost()
+    layers = {cell.checkpoint.model: _count_layers(cell.checkpoint.path) for cell in reversed(todo)}
+    counts = [layers[cell.checkpoint.model] for cell in todo]
+    known = [count for count in counts if count is not None]
+    total = similarity.bytes_per_layer * sum(known) if len(known) == len(todo) else None
+    return RecordCost(len(todo), similarity.bytes_per_layer, total)
+
+
+def _count_layers(folder: str) -> int | None:
+    """Number of recorded layers of a local checkpoint; None if its config.json does not say."""
+    try:
+        config = json.loads((Path(folder) / "config.json").read_text()) if folder else {}
+        blocks = next(config[name] for name in LAYER_COUNT_FIELDS if isinstance(config.get(name), int))
+    except (OSError, ValueError, AttributeError, StopIteration):
+        return None
+    return blocks + STATES_BESIDE_BLOCKS
 
 
 def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources) -> Cost:

@@ -19,7 +19,7 @@ from pipeline.sweep.run_progress import RunProgress
 from pipeline.sweep.run_recorder import RunRecorder
 from pipeline.sweep.run_report import RunReport
 from pipeline.sweep.signals import SignalListener
-from pipeline.sweep.task import Outcome, Task, fail_all_cells
+from pipeline.sweep.task import Outcome, Task, fail_all_cells, finished_cell_ids
 from pipeline.sweep.task_queue import QueuedTask, TaskQueue
 
 
@@ -186,7 +186,7 @@ class Driver:
         """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
-        committed = self.lake.committed_cell_ids()
+        committed = finished_cell_ids(self.lake, self.plan.sweep.similarity)
         known = [_as_committed(o) if not o.ok and o.cell_id in committed else o for o in outcomes]
         lost = [o.cell_id for o in known if o.error_class and POLICIES[o.error_class].scope == "worker"]
         return [o.model_copy(update={"error_class": "not_begun"}) if o.cell_id in lost[1:] else o for o in known]
@@ -251,7 +251,7 @@ class Driver:
                 self.report.failures.pop(cell.id, None)
         in_flight = {cell.id for queued in self.running.values() for cell in queued.task.cells} & self.cells.keys()
         if in_flight:
-            for cell_id in self.lake.committed_cell_ids() & in_flight:
+            for cell_id in finished_cell_ids(self.lake, self.plan.sweep.similarity) & in_flight:
                 self._on_commit(self.cells[cell_id], Outcome(cell_id=cell_id))
 
     def _check_claims(self) -> None:

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -14,9 +14,12 @@ from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, to_table
 from pipeline.recipe import RECIPE_ADAPTER, ContextRecipe, SnippetRecipe, built_in_recipe
-from pipeline.spec import Cell, Checkpoint, Corpus, Hub, Resources
+from pipeline.spec import Cell, Checkpoint, Corpus, Hub, Resources, Similarity
 from pipeline.strict_model import format_first_error, suggest
 from pipeline.sweep.config import merge_overrides, parse_yaml
+
+if TYPE_CHECKING:
+    from pipeline.measure import Measurement
 
 
 def measure_checkpoint(
@@ -55,16 +58,24 @@ def measure_checkpoint(
 
 def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
     """Yield the rows of each cell of one checkpoint, which is fetched if it is on the Hub, and loaded once."""
-    from pipeline.measure import measure
+    for cell, measured in measure_with_records(cells, resources, None):
+        yield cell, measured.rows
+
+
+def measure_with_records(
+    cells: Sequence[Cell], resources: Resources, similarity: Similarity | None
+) -> "Iterator[tuple[Cell, Measurement]]":
+    """Yield rows and similarity records of each cell of one checkpoint, as `measure_cells`."""
+    from pipeline.measure import measure_cell
     from pipeline.measurement.loaded_checkpoint import load_checkpoint
 
     first = cells[0]
     with fetch_temporarily(first.checkpoint, f"here-{os.getpid()}", resources.scratch_bytes) as checkpoint:
         loaded = load_checkpoint(checkpoint, first.recipe, resources)
         for cell in cells:
-            rows = measure(cell, loaded, resources.batch_tokens)
+            measured = measure_cell(cell, loaded, resources.batch_tokens, similarity)
             loaded.require_same_files()
-            yield cell, rows
+            yield cell, measured
 
 
 def _find_checkpoint(name: str, tokenizer: str | None, base: str | None) -> Checkpoint:

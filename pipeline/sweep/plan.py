@@ -6,7 +6,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,10 +21,11 @@ from pipeline.recipe import BUILT_IN_RECIPES
 from pipeline.sources import matches_model
 from pipeline.spec import Cell, Checkpoint, Sweep
 from pipeline.sweep.audit_records import last_seen_revisions, serious_findings
-from pipeline.sweep.cost import Cost, estimate_cost, expected_s
+from pipeline.sweep.cost import Cost, RecordCost, estimate_cost, estimate_records, expected_s
 from pipeline.sweep.foreseen import ForeseenFailure, foresee_failures
-from pipeline.sweep.prior_results import load_prior_results, reason_to_run
+from pipeline.sweep.prior_results import NO_RECORDS, load_prior_results, reason_to_run
 from pipeline.sweep.step_selection import select_checkpoints, select_sources
+from pipeline.sweep.task import finished_cell_ids
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Plan:
     cells: tuple[Cell, ...]
     """Wanted cells without duplicates, in training order."""
     committed: frozenset[str]
+    """Cells in the lake, with similarity records if the sweep wants them."""
     quarantined: frozenset[str]
     to_release: frozenset[str]
     """Wanted cells whose tombstone the run deletes at its start, because of `--retry-quarantined`."""
@@ -50,6 +52,8 @@ class Plan:
     """Audit findings of each history, in the order of `histories`."""
     cost: Cost
     """Estimate for every wanted cell that the lake lacks, also for those left out by a limit."""
+    records: RecordCost = field(default_factory=RecordCost)
+    """Similarity records that the lake lacks, if the sweep wants them."""
     left_out_by_limit: int = 0
     """Cells to run that `limit_cells` has removed."""
 
@@ -113,6 +117,7 @@ class Plan:
             "findings": [{"model": model, **finding._asdict()} for model, finding in self.findings],
             "foreseen": [failure._asdict() for failure in self.foreseen],
             "cost": self.cost._asdict(),
+            "similarity": self.records._asdict() if self.sweep.similarity else None,
             "unparsed": list(self.unparsed_names),
             "other_folders": list(self.other_folders),
         }
@@ -143,7 +148,7 @@ def _make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool) -> Plan:
     sweep = sweep.model_copy(update={"corpora": tuple(resolve_corpus(corpus) for corpus in sweep.corpora)})
     cells = _wanted_cells(sweep, checkpoints)
     files, attempts = lake.cell_files(), lake.failure_counts()
-    committed = set(files)
+    committed = finished_cell_ids(lake, sweep.similarity) if sweep.similarity else set(files)
     quarantined = lake.quarantined_cell_ids()
     released = _failed_before(lake) & {cell.id for cell in cells} if retry_quarantined else set()
     settled = committed | (quarantined - released)
@@ -157,11 +162,15 @@ def _make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool) -> Plan:
         committed=frozenset(committed),
         quarantined=frozenset(quarantined - released),
         to_release=frozenset(released),
-        reason_by_cell={cell.id: reason_to_run(cell, past, contents, cell.id in attempts) for cell in todo},
+        reason_by_cell={
+            cell.id: NO_RECORDS if cell.id in files else reason_to_run(cell, past, contents, cell.id in attempts)
+            for cell in todo
+        },
         attempts=attempts,
         histories=histories,
         audits=tuple(audit_history(history) for history in histories),
         cost=estimate_cost(todo, past, sweep.resources),
+        records=estimate_records(todo, sweep.similarity),
     )
 
 

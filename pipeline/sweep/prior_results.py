@@ -12,6 +12,8 @@ from pipeline.strict_model import digest_json
 
 RESULT_COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
 DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
+NO_RECORDS = "no similarity records"
+"""Reason to run a cell that is in the lake."""
 REASON_CODES = {
     "failed before": "failed_before",
     "new config or tokenizer": "new_config_or_tokenizer",
@@ -20,6 +22,7 @@ REASON_CODES = {
     "missing recipe": "missing_recipe",
     "algorithm version": "algorithm_version",
     "missing corpus": "missing_corpus",
+    NO_RECORDS: "no_similarity_records",
 }
 """Machine-readable word of each reason to run a cell. The words are stable."""
 

@@ -9,12 +9,16 @@ from typing import Any
 from pipeline.columns import METRIC_GROUPS, column_names
 from pipeline.errors import UsageError
 from pipeline.lake import Lake, open_lake
-from pipeline.spec import Cell, Sweep
-from pipeline.sweep.measure_one import measure_cells
+from pipeline.spec import Cell, Similarity, Sweep
+from pipeline.sweep.measure_one import measure_with_records
 from pipeline.sweep.plan import make_plan
 
 RELATIVE_TOLERANCE = 1e-4
 """Relative difference beyond what another thread count or device causes."""
+
+
+NEIGHBOUR_TOLERANCE = 0.01
+"""Share of neighbours that may differ: near-ties change places with the last digit of a state."""
 
 
 def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, str]]:
@@ -30,20 +34,46 @@ def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[
     cell = rng.choice(committed)
     known = open_lake(lake.uri).query_frame(f"SELECT * FROM layers WHERE cell_id = '{cell.id}'").to_dicts()
     before = {row["layer"]: row for row in known}
-    now = {row["layer"]: row for row in _measured(cell, sweep)}
+    rows, records = _measured(cell, sweep)
+    now = {row["layer"]: row for row in rows}
     if before.keys() != now.keys():
         return [{"key": cell.name, "found": f"layers {sorted(before)} in the lake, {sorted(now)} measured again"}]
-    return [
+    differences = [
         {"key": f"{cell.name}, layer {layer}", "found": f"{name} was {before[layer][name]}, now {row.get(name)}"}
         for layer, row in now.items()
         for name in column_names(*METRIC_GROUPS)
         if _differ(before[layer][name], row.get(name))
     ]
+    return differences + (compare_records(cell, lake, records, sweep.similarity) if sweep.similarity else [])
 
 
-def _measured(cell: Cell, sweep: Sweep) -> list[dict[str, Any]]:
-    ((_, rows),) = measure_cells([cell], sweep.resources)
-    return rows
+def _measured(cell: Cell, sweep: Sweep) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    ((_, measured),) = measure_with_records([cell], sweep.resources, sweep.similarity)
+    return measured.rows, measured.records
+
+
+def compare_records(cell: Cell, lake: Lake, now: list[dict[str, Any]], similarity: Similarity) -> list[dict[str, str]]:
+    """Compare similarity records measured again with those of the lake: same tokens, and similarity 1 to each other."""
+    from pipeline.lake.layout import similarity_key
+    from pipeline.lake.similarity_files import decode_rows, encode_records, layer_record
+    from pipeline.similarity.kernels import KernelStack, compare_kernels
+    from pipeline.similarity.record import ComparedTokens
+
+    key = similarity_key(cell.checkpoint.model_key, cell.id, similarity.name)
+    problems = []
+    again = decode_rows(encode_records(now, {}))
+    for old, new in zip(decode_rows(lake.store.get(key)), again, strict=True):
+        where = f"{cell.name}, similarity of layer {old['layer']}"
+        first, second = layer_record(old), layer_record(new)
+        if old["tokens_digest"] != new["tokens_digest"] or (first is None) != (second is None):
+            problems.append({"key": where, "found": "other tokens, or a layer with geometry on one side only"})
+        elif first is not None and second is not None:
+            every = ComparedTokens.every(first.n_tokens)
+            value = compare_kernels(KernelStack([first], every), KernelStack([second], every)).value[0, 0]
+            equal = float((first.neighbours == second.neighbours).mean())
+            if value < 1 - RELATIVE_TOLERANCE or equal < 1 - NEIGHBOUR_TOLERANCE:
+                problems.append({"key": where, "found": f"CKA {value:.5f} and {equal:.1%} equal neighbours, not 1"})
+    return problems
 
 
 def _differ(before: Any, now: Any) -> bool:

@@ -4,7 +4,8 @@ import socket
 
 from pydantic import Field
 
-from pipeline.spec import Cell, Checkpoint, Resources
+from pipeline.lake import Lake
+from pipeline.spec import Cell, Checkpoint, Resources, Similarity
 from pipeline.strict_model import StrictModel
 from pipeline.sweep.retry_policy import ErrorClass
 
@@ -19,6 +20,8 @@ class Task(StrictModel):
     checkpoint: Checkpoint
     cells: tuple[Cell, ...]
     resources: Resources
+    similarity: Similarity | None = None
+    """Size of the similarity records to make of every cell; None = no records."""
     attempt: int = 1
     batch_halvings: int = 0
     """Number of times the batch was halved after running out of memory."""
@@ -30,6 +33,20 @@ class Task(StrictModel):
     @property
     def batch_tokens(self) -> int:
         return max(self.resources.batch_tokens >> self.batch_halvings, 1)
+
+
+def is_finished(lake: Lake, cell: Cell, similarity: Similarity | None) -> bool:
+    """Return True if the lake has the cell and, if records are wanted, its similarity records."""
+    key = cell.checkpoint.model_key
+    return lake.has_cell(cell.id, key) and (similarity is None or lake.has_records(cell.id, key, similarity.name))
+
+
+def finished_cell_ids(lake: Lake, similarity: Similarity | None) -> set[str]:
+    """Return the ids of the cells that the lake has, with similarity records if these are wanted."""
+    committed = lake.committed_cell_ids()
+    if similarity is None:
+        return committed
+    return committed & {cell_id for cell_id, size in lake.record_files() if size == similarity.name}
 
 
 class Outcome(StrictModel):

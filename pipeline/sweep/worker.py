@@ -24,11 +24,12 @@ from pipeline.lake.leases import acquire_lease, release_lease
 from pipeline.measurement.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.retry_policy import ErrorClass
-from pipeline.sweep.task import Outcome, Task, fail_all_cells
+from pipeline.sweep.task import Outcome, Task, fail_all_cells, is_finished
 from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 
 if TYPE_CHECKING:
     from pipeline.measurement.loaded_checkpoint import LoadedCheckpoint, ModelCache
+    from pipeline.measurement.similarity import RecordRow
 
 ERROR_CLASS_BY_EXCEPTION: dict[type[ShapelakeError], ErrorClass] = {
     CheckpointError: "permanent",
@@ -73,7 +74,7 @@ def settle_or_lease(task: Task, lake: Lake) -> list[Outcome]:
     """Outcomes of a task that another run has finished or is working on; otherwise none, and its lease is taken."""
     if holder := acquire_lease(lake, task.checkpoint.content, task.run_id):
         return fail_all_cells(task, "leased", f"run {holder} is measuring it")
-    done = [lake.has_cell(cell.id, cell.checkpoint.model_key) for cell in task.cells]
+    done = [is_finished(lake, cell, task.similarity) for cell in task.cells]
     return [Outcome(cell_id=cell.id, by_another_run=True) for cell in task.cells] if all(done) else []
 
 
@@ -162,17 +163,21 @@ def _model_cache() -> "ModelCache":
 
 
 def _measure_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheckpoint") -> Outcome:
-    from pipeline.measure import measure
+    from pipeline.measure import measure_cell
     from pipeline.measurement.provenance import compute_s, file_metadata, summarize_peaks
 
     started = time.monotonic()
-    if lake.has_cell(cell.id, cell.checkpoint.model_key):
+    if is_finished(lake, cell, task.similarity):
         return Outcome(cell_id=cell.id, by_another_run=True)
     try:
+        if lake.has_cell(cell.id, cell.checkpoint.model_key):
+            return _record_and_commit(task, lake, cell, loaded, started)
         run = {"run_id": task.run_id, "attempt": task.attempt, "download_bytes": task.checkpoint.download_bytes}
-        rows = [row | run for row in measure(cell, loaded, task.batch_tokens)]
+        measured = measure_cell(cell, loaded, task.batch_tokens, task.similarity)
+        rows = [row | run for row in measured.rows]
         table = to_table(rows, file_metadata(cell.recipe))
         loaded.require_same_files()
+        _commit_records(task, lake, cell, measured.records)  # first, so that a cell in the lake has its records
         created = lake.commit(cell.id, cell.checkpoint.model_key, table)
     except Exception as error:
         return outcomes_of_error(task, error, started)[0].model_copy(update={"cell_id": cell.id})
@@ -185,3 +190,34 @@ def _measure_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheck
         compute_s=compute_s(rows),
         summary=summarize_peaks(rows),
     )
+
+
+def _record_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheckpoint", started: float) -> Outcome:
+    """Make only the similarity records of a cell that the lake has."""
+    from pipeline.measure import record_cell
+
+    assert task.similarity
+    records = record_cell(cell, loaded, task.batch_tokens, task.similarity)
+    loaded.require_same_files()
+    created = _commit_records(task, lake, cell, records)
+    seconds = time.monotonic() - started
+    summary = f"similarity records of {len(records)} layers"
+    return Outcome(
+        cell_id=cell.id,
+        n_rows=len(records),
+        by_another_run=not created,
+        seconds=seconds,
+        compute_s=seconds,
+        summary=summary,
+    )
+
+
+def _commit_records(task: Task, lake: Lake, cell: Cell, records: "list[RecordRow]") -> bool:
+    """Commit the similarity records of a cell, if the task wants any; return False if the lake has them."""
+    if task.similarity is None:
+        return False
+    from pipeline.lake.similarity_files import commit_records, encode_records
+    from pipeline.measurement.provenance import file_metadata
+
+    data = encode_records(records, file_metadata(cell.recipe))
+    return commit_records(lake, cell.id, cell.checkpoint.model_key, task.similarity.name, data)

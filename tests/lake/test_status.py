@@ -42,6 +42,7 @@ def test_a_model_counts_only_visible_cells(lake):
         "newest_step": 2,
         "corpora": ["random-uniform"],
         "recipes": ["quick@1"],
+        "similarity": 0,
         "last_write": "2026-01-02T00:00:00Z",
     }
     assert [(stone["label"], stone["reason"]) for stone in lake_status(lake)["quarantined"]] == [

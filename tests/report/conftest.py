@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import report_rows
+from tests.support import recorded_clouds, report_rows
 
 STEPS = (0, 1, 8, 64, 512, 4096)
 MODELS = {"lab/big": "decoder", "lab/bert": "encoder"}
@@ -12,7 +12,9 @@ MODELS = {"lab/big": "decoder", "lab/bert": "encoder"}
 
 @pytest.fixture(scope="session")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return report_rows.lake(tmp_path_factory.mktemp("report") / "lake", MODELS, STEPS)
+    uri = report_rows.lake(tmp_path_factory.mktemp("report") / "lake", MODELS, STEPS)
+    recorded_clouds.add_records(uri)
+    return uri
 
 
 @pytest.fixture(scope="session")

@@ -88,7 +88,7 @@ def test_a_lake_with_one_checkpoint_has_no_figure_over_training_of_lone_rows(tmp
 
     lake = open_lake(report_rows.lake(tmp_path / "lake", {"lab/one": "decoder"}, (None,)))
     drawn = dict(draw_all_figures(lake, tmp_path / "figures"))
-    assert {name for name, path in drawn.items() if path is None} >= {"id-training", "profile-ridge"}
+    assert {name for name, path in drawn.items() if path is None} >= {"id-training", "profile-ridge", "settling"}
     assert drawn["id-depth"] is not None
 
 

@@ -49,13 +49,19 @@ def commit(root: Path, moment: int) -> bool:
     return Lake(root / str(moment)).commit(wanted.id, wanted.checkpoint.model_key, table)
 
 
+def records(root: Path, moment: int) -> bool:
+    from pipeline.lake.similarity_files import commit_records
+
+    return commit_records(Lake(root / str(moment)), "0" * 32, "m", "t60-r8-k4", bytes(999))
+
+
 def compact(root: Path, _: int) -> bool:
     from pipeline.lake.snapshot import compact  # threads of polars do not survive a fork, so it loads in the child
 
     return compact(Lake(root)) is not None
 
 
-WORKS: dict[str, Callable[[Path, int], bool]] = {"put": put, "commit": commit, "compact": compact}
+WORKS: dict[str, Callable[[Path, int], bool]] = {"put": put, "commit": commit, "records": records, "compact": compact}
 
 
 def arm(moment: int) -> None:

@@ -1,0 +1,116 @@
+"""Similarity of the layers of one checkpoint: is depth one geometry, or does similarity fall with distance?"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_newest_rows,
+)
+from pipeline.analysis.group_errors import Estimate
+from pipeline.analysis.recorded_cells import has_groups, iter_recorded_histories, supports_overlap
+from pipeline.analysis.similarities import (
+    CKA,
+    MEASURES,
+    OVERLAPS,
+    can_compare,
+    compare_layers,
+    estimate_columns,
+    expected_similarity,
+    jackknife_estimate,
+    shared_tokens,
+)
+from pipeline.lake.cell_records import CellRecords
+from pipeline.similarity.kernels import permuted_cka
+from pipeline.similarity.neighbours import permuted_overlap
+from pipeline.similarity.record import ComparedTokens, LayerRecord
+
+MIN_BLOCKS = 3
+ALIKE = 0.1
+"""Largest difference of similarity at which the first and the last block are as alike as neighbouring ones."""
+PERMUTATIONS = 199
+GRADED, ONE_GEOMETRY, UNDECIDED_YET = "graded", "one_geometry", "undecided"
+
+
+def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
+    """Compare neighbouring blocks with the first and the last one, at the newest checkpoint of each history.
+
+    Columns: keys, `measure` (cka, overlap_1, overlap_4, overlap_16), `verdict` (graded = the ends are significantly
+    less alike than neighbouring blocks; one_geometry = they are less alike by under 0.1 at most, at 95 %; undecided;
+    too_few = under 3 blocks or too few ordinary tokens, no_errors), `neighbours` (mean similarity of neighbouring
+    blocks), `ends` (of the first and the last block) and `fall` (neighbours - ends), each with its 95 % interval;
+    `bound` (largest difference of `ends` from the CKA of whole kernels), `null` (similarity of unrelated layers), `p`
+    (share of permutations of the tokens at which the ends are as alike), `blocks`, `tokens`, `revision`, `rows`,
+    `because`.
+    """
+    frame = select_newest_rows(load_layer_rows(lake))
+    found = [
+        _summarize(rows, cells[-1], measure)
+        for rows, cells in iter_recorded_histories(frame)
+        for measure in MEASURES
+        if measure == CKA or supports_overlap(cells[-1:], OVERLAPS[measure])
+    ]
+    return add_because_column(pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS), _sentence)
+
+
+_TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "revision", "measure", "verdict"), pl.String())
+_TYPES |= {f"{n}{end}": pl.Float64() for n in ("neighbours", "ends", "fall") for end in ("", "_low", "_high")}
+_TYPES |= {"bound": pl.Float64(), "null": pl.Float64(), "p": pl.Float64()}
+_TYPES |= {"blocks": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
+
+
+def _summarize(rows: pl.DataFrame, cell: CellRecords, measure: str) -> dict[str, Any]:
+    tokens, blocks = shared_tokens([cell]), cell.blocks
+    row: dict[str, Any] = {name: rows[name][-1] for name in (*HISTORY_COLUMNS, "revision")}
+    row |= {"measure": measure, "blocks": len(blocks), "tokens": tokens.count, "rows": len(blocks)}
+    if len(blocks) < MIN_BLOCKS or not can_compare(tokens):
+        return row | {"verdict": TOO_FEW}
+    layers = [cell.layers[block] for block in blocks]
+    found = compare_layers(layers, layers, tokens, measure)
+    ends = {"value": found.value[0, -1], "without": found.without[:, 0, -1]}
+    near = {"value": np.diagonal(found.value, 1).mean(), "without": found.without.diagonal(1, 1, 2).mean(1)}
+    fall = jackknife_estimate(near["value"] - ends["value"], near["without"] - ends["without"])
+    row |= estimate_columns("neighbours", jackknife_estimate(**near))  # type: ignore[arg-type]
+    row |= estimate_columns("ends", jackknife_estimate(**ends)) | estimate_columns("fall", fall)  # type: ignore[arg-type]
+    row |= {"bound": float(found.bound[0, -1]), "null": expected_similarity(measure, tokens)}
+    row |= {"p": permutation_p(layers[0], layers[-1], tokens, measure, float(ends["value"]))}
+    return row | {"verdict": _judge(fall) if has_groups(tokens) else NO_ERRORS}
+
+
+def permutation_p(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, measure: str, value: float) -> float:
+    """Share of random orders of the tokens, the given one included, at which two layers are at least as alike."""
+    rng = np.random.default_rng(0)
+    if measure == CKA:
+        draws = permuted_cka(first, second, tokens, PERMUTATIONS, rng)
+    else:
+        draws = permuted_overlap(first, second, tokens, OVERLAPS[measure], PERMUTATIONS, rng)
+    return float((1 + (draws >= value).sum()) / (1 + len(draws)))
+
+
+def _judge(fall: Estimate) -> str:
+    if fall.low is None or fall.high is None:
+        return NO_ERRORS
+    if fall.low > 0:
+        return GRADED
+    return ONE_GEOMETRY if fall.high < ALIKE else UNDECIDED_YET
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == TOO_FEW:
+        return f"{row['blocks']} blocks on {row['tokens']} ordinary tokens are too few to compare."
+    text = {
+        GRADED: "The first and the last block are significantly less alike than neighbouring blocks",
+        ONE_GEOMETRY: "The first and the last block are as alike as neighbouring blocks, within 0.1",
+        UNDECIDED_YET: "Whether the first and the last block are less alike than neighbouring ones is within error",
+        NO_ERRORS: "The records have one group of contexts, and so no errors",
+    }[row["verdict"]]
+    bound = f", the whole kernels' within {row['bound']:.3f}" if row["measure"] == CKA else ""
+    ends = f"{row['measure']} {format_interval(row, 'ends')}{bound}, of neighbours {format_interval(row, 'neighbours')}"
+    return f"{text}: {ends}. Unrelated layers have {row['null']:.3f}; p = {row['p']:.3f} by permutation of the tokens."

@@ -1,0 +1,67 @@
+"""Similarity records of the rows of a frame, for the findings."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import polars as pl
+
+from pipeline.analysis.frames import HISTORY_COLUMNS
+from pipeline.lake.cell_records import CellRecords, load_cell_records
+from pipeline.lake.lake import Lake
+from pipeline.similarity.record import ComparedTokens, LayerRecord
+
+MAX_CHECKPOINTS = 200
+"""Checkpoints of one history in memory: at 25 layers their records take 0.3 GB. Of more, every n-th is read."""
+
+
+def select_recorded(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rows of cells with similarity records; none of a frame that does not know them."""
+    return frame.filter(pl.col("record").is_not_null()) if "record" in frame.columns else frame.clear()
+
+
+def load_records(rows: pl.DataFrame) -> dict[str, CellRecords]:
+    """Records of these rows by cell id; damaged files are left out with a warning."""
+    found: dict[str, CellRecords] = {}
+    for (uri,), part in rows.select("lake", "record", "cell_id").unique().sort("record").group_by("lake"):
+        keys = dict(part.select("record", "cell_id").iter_rows())
+        found |= {keys[key]: cell for key, cell in load_cell_records(Lake(str(uri)), keys).items()}
+    return found
+
+
+def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[CellRecords]]]:
+    """Yield one row per checkpoint and the records of each history, in training order, with equal tokens.
+
+    Records of other tokens than those of the last checkpoint, and damaged ones, are left out.
+    """
+    for part in select_recorded(frame).partition_by(*HISTORY_COLUMNS, maintain_order=True):
+        steps = part.unique("cell_id", maintain_order=True).sort("step", "revision", nulls_last=False)
+        if steps.height > MAX_CHECKPOINTS:
+            chosen = np.linspace(0, steps.height - 1, MAX_CHECKPOINTS).round().astype(int)
+            steps = steps[sorted({*chosen.tolist()})]
+        records = load_records(steps)
+        known = [cell_id for cell_id in steps["cell_id"] if cell_id in records]
+        if known:
+            digest = records[known[-1]].tokens_digest
+            same = [cell_id for cell_id in known if records[cell_id].tokens_digest == digest]
+            kept = steps.filter(pl.col("cell_id").is_in(same))
+            yield kept, [records[cell_id] for cell_id in kept["cell_id"]]
+
+
+def supports_overlap(cells: list[CellRecords], k: int) -> bool:
+    """True if all records have lists of at least k neighbours."""
+    return all(record.neighbours.shape[1] >= k for cell in cells for record in cell.layers.values())
+
+
+def get_layers(cells: list[CellRecords], layer: int) -> list[LayerRecord]:
+    """Records of one layer of every cell, all of which must have it."""
+    return [cell.layers[layer] for cell in cells]
+
+
+def shared_blocks(cells: list[CellRecords]) -> list[int]:
+    """Blocks that have a record in every cell."""
+    return sorted(set.intersection(*({*cell.blocks} for cell in cells)))
+
+
+def has_groups(tokens: ComparedTokens) -> bool:
+    """True if there are groups of contexts, and so errors."""
+    return len(tokens.groups) > 1

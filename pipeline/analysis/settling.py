@@ -1,0 +1,235 @@
+"""Settling of layers: similarity of each block to its own final state over training, and the order over depth."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64
+
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
+from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_trained_blocks,
+)
+from pipeline.analysis.layer_similarity import permutation_p
+from pipeline.analysis.recorded_cells import get_layers, has_groups, iter_recorded_histories, shared_blocks
+from pipeline.analysis.recorded_cells import supports_overlap as has_lists
+from pipeline.analysis.similarities import (
+    CKA,
+    HEADLINES,
+    OVERLAPS,
+    can_compare,
+    compare_layers,
+    estimate_columns,
+    expected_similarity,
+    jackknife_estimate,
+    shared_tokens,
+)
+from pipeline.lake.cell_records import CellRecords
+from pipeline.similarity.record import ComparedTokens, first_of_each
+
+SETTLED_SHARE = 0.95
+"""Share of the way from the first similarity to 1 at which a layer has settled."""
+MIN_CHECKPOINTS = 4
+MIN_BLOCKS = 3
+TOGETHER = 1.0
+"""Doublings of training between the first and the last block under which layers settle together."""
+SLOPE_LEVEL = 0.98
+"""Level of the slope's interval. A settling time is no smooth function of the similarities, so the jackknife is too
+narrow: intervals of 95 % exclude a true slope of 0 in 7 to 9 % of null histories."""
+STILL, SETTLES, UNDECIDED_YET = "still", "settles", "undecided"
+UNSETTLED = "unsettled"
+LOWER_FIRST, UPPER_FIRST, SAME_TIME = "lower_first", "upper_first", "together"
+CLAIM = "lower layers settle first"
+
+
+class Course(NamedTuple):
+    """Similarity of one block to its final state at every checkpoint."""
+
+    layer: int
+    depth: float
+    value: Float64[np.ndarray, " checkpoints"]
+    without: Float64[np.ndarray, "groups checkpoints"]
+    """Value without each group of contexts."""
+
+
+def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
+    """When does each block reach 95 % of the way to its final state, and do lower blocks settle first?
+
+    Per block (`layer`): `verdict` (settles = it is significantly less alike to its end at the first checkpoint than at
+    the last but one; still = it is at least 95 % alike to its end from the first checkpoint on, at 95 %; undecided;
+    too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its 95 % interval,
+    `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens as alike), `start_types` (with
+    one occurrence per token type: what is left without token identity; null if too few tokens are left), `settled_at`
+    (step from which on the similarity is above 95 % of the way, interpolated in log2 of the step plus one) with
+    `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
+
+    Per history (`layer` null): `verdict` (lower_first, upper_first = the doublings of training until blocks settle rise
+    or fall significantly with depth; together = by less than one doubling over all blocks; unsettled = a block is 95 %
+    of the way only after the last but one checkpoint, so that its time is that of the end; undecided), `slope`
+    (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
+    first: supports = lower_first; contradicts = upper_first or together). Further: keys, `measure` (cka, overlap_4),
+    `checkpoints`, `tokens`, `rows`, `because`.
+    """
+    frame = load_trained_blocks(lake)
+    found = [
+        row
+        for rows, cells in iter_recorded_histories(frame)
+        for measure in HEADLINES
+        if measure == CKA or has_lists(cells, OVERLAPS[measure])
+        for row in _summarize_history(rows, cells, measure)
+    ]
+    table = pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS, "measure", "layer", nulls_last=False)
+    return add_because_column(table, _sentence)
+
+
+_TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "measure"), pl.String()) | {"layer": pl.Int64()}
+_TYPES |= {"depth": pl.Float64(), "verdict": pl.String(), "claim": pl.String()}
+_TYPES |= {f"{n}{end}": pl.Float64() for n in ("start", "settled_at", "slope") for end in ("", "_low", "_high")}
+_TYPES |= {name: pl.Float64() for name in ("start_null", "start_p", "start_types", "settled_tokens")}
+_TYPES |= {"checkpoints": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
+
+
+def measure_courses(cells: list[CellRecords], tokens: ComparedTokens, measure: str) -> list[Course]:
+    """Similarity to the last of these cells, block by block."""
+    courses = []
+    for layer in shared_blocks(cells):
+        records = get_layers(cells, layer)
+        found = compare_layers(records, records[-1:], tokens, measure)
+        courses.append(Course(layer, cells[-1].depths[layer], found.value[:, 0], found.without[:, :, 0]))
+    return courses
+
+
+def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
+    """Time from which on the similarity is above SETTLED_SHARE of the way from its first value to 1, interpolated."""
+    target = similarity[0] + SETTLED_SHARE * (1 - similarity[0])
+    below = np.flatnonzero(similarity < target)
+    if not len(below) or below[-1] == len(similarity) - 1:
+        return float(clock[0] if not len(below) else clock[-1])
+    last = int(below[-1])
+    share = (target - similarity[last]) / (similarity[last + 1] - similarity[last])
+    return float(clock[last] + share * (clock[last + 1] - clock[last]))
+
+
+def fit_slope(courses: list[Course], clock: Float64[np.ndarray, " checkpoints"], group: int = -1) -> float:
+    """Least-squares change of the settling time over depth, from depth 0 to 1; without one group if it is given."""
+    times = [find_settling(each.value if group < 0 else each.without[group], clock) for each in courses]
+    return float(np.polyfit([each.depth for each in courses], times, 1)[0])
+
+
+def _summarize_history(rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> list[dict[str, Any]]:
+    tokens = shared_tokens(cells)
+    about: dict[str, Any] = {name: rows[name][0] for name in HISTORY_COLUMNS}
+    about |= {"measure": measure, "checkpoints": len(cells), "tokens": tokens.count, "claim": UNDECIDED}
+    if len(cells) < MIN_CHECKPOINTS or not can_compare(tokens):
+        return [about | {"verdict": TOO_FEW, "rows": len(cells)}]
+    clock = np.log2(rows["step"].to_numpy().astype(float) + 1)
+    courses = measure_courses(cells, tokens, measure)
+    blocks = [about | _summarize_block(course, rows, cells, tokens, measure) for course in courses]
+    whole = about | {"rows": len(cells) * len(courses)} | _judge_order(courses, clock, tokens)
+    return [whole, *blocks]
+
+
+def _summarize_block(
+    course: Course, rows: pl.DataFrame, cells: list[CellRecords], tokens: ComparedTokens, measure: str
+) -> dict[str, Any]:
+    steps = rows["step"].to_numpy().astype(float)
+    start = jackknife_estimate(course.value[0], course.without[:, 0])
+    rise = jackknife_estimate(course.value[-2] - course.value[0], course.without[:, -2] - course.without[:, 0])
+    at = 2 ** find_settling(course.value, np.log2(steps + 1)) - 1
+    low, high = _settling_interval(course, steps)
+    first, last = cells[0].layers[course.layer], cells[-1].layers[course.layer]
+    row: dict[str, Any] = {"layer": course.layer, "depth": course.depth, "rows": len(cells)}
+    row |= estimate_columns("start", start) | {"start_null": expected_similarity(measure, tokens)}
+    row |= {"start_p": permutation_p(first, last, tokens, measure, float(course.value[0]))}
+    row |= {"start_types": _similarity_of_types(cells, course.layer, tokens, measure)}
+    row |= {"settled_at": at, "settled_at_low": low, "settled_at_high": high}
+    seen = rows["tokens_seen"]
+    row |= {"settled_tokens": None if seen.null_count() else float(np.interp(at, steps, seen.to_numpy()))}
+    if not has_groups(tokens) or start.low is None or rise.low is None:
+        return row | {"verdict": NO_ERRORS}
+    return row | {"verdict": STILL if start.low > SETTLED_SHARE else SETTLES if rise.low > 0 else UNDECIDED_YET}
+
+
+def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"]) -> tuple[float | None, float | None]:
+    """Steps before and after which the distance to the target is significant, by the pointwise intervals."""
+    short = [
+        jackknife_estimate(course.value[i] - _target(course.value), course.without[:, i] - _target(course.without.T))
+        for i in range(len(steps))
+    ]
+    if any(each.low is None or each.high is None for each in short):
+        return None, None
+    surely_below = [i for i, each in enumerate(short) if each.high is not None and each.high < 0]
+    maybe_below = [i for i, each in enumerate(short) if each.low is not None and each.low < 0 and i < len(steps) - 1]
+    low = steps[surely_below[-1]] if surely_below else steps[0]
+    high = steps[min(maybe_below[-1] + 1, len(steps) - 1)] if maybe_below else steps[0]
+    return float(low), float(high)
+
+
+def _target(similarity: np.ndarray) -> Any:
+    return similarity[0] + SETTLED_SHARE * (1 - similarity[0])
+
+
+def _similarity_of_types(cells: list[CellRecords], layer: int, tokens: ComparedTokens, measure: str) -> float | None:
+    """Similarity of first and last checkpoint with one occurrence per token type; None if too few are left."""
+    control = tokens.only(first_of_each(np.where(tokens.keep, cells[0].token_ids, -1)))
+    if control.count < tokens.count / 10 or not can_compare(control):
+        return None
+    found = compare_layers([cells[0].layers[layer]], [cells[-1].layers[layer]], control, measure).value[0, 0]
+    return float(found) if np.isfinite(found) else None
+
+
+def _judge_order(
+    courses: list[Course], clock: Float64[np.ndarray, " checkpoints"], tokens: ComparedTokens
+) -> dict[str, Any]:
+    if len(courses) < MIN_BLOCKS:
+        return {"verdict": TOO_FEW}
+    parts = [fit_slope(courses, clock, group) for group in range(len(courses[0].without))]
+    slope = jackknife_estimate(fit_slope(courses, clock), parts, SLOPE_LEVEL)
+    row: dict[str, Any] = estimate_columns("slope", slope)
+    if max(find_settling(course.value, clock) for course in courses) > clock[-2]:
+        return row | {"verdict": UNSETTLED}
+    if not has_groups(tokens) or slope.low is None or slope.high is None:
+        return row | {"verdict": NO_ERRORS}
+    if slope.low > 0:
+        return row | {"verdict": LOWER_FIRST, "claim": SUPPORTS}
+    if slope.high < 0:
+        return row | {"verdict": UPPER_FIRST, "claim": CONTRADICTS}
+    if max(-slope.low, slope.high) < TOGETHER:
+        return row | {"verdict": SAME_TIME, "claim": CONTRADICTS}
+    return row | {"verdict": UNDECIDED_YET}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == TOO_FEW:
+        return f"{row['checkpoints']} checkpoints on {row['tokens']} ordinary tokens, or the blocks, are too few."
+    if row["layer"] is None:
+        return _order_sentence(row)
+    text = {
+        STILL: "at least 95 % alike to its end from the first checkpoint on",
+        SETTLES: "significantly less alike to its end at first than at the last but one checkpoint",
+        UNDECIDED_YET: "the rise of its similarity to its end is within error",
+        NO_ERRORS: "no errors: the records have one group of contexts",
+    }[row["verdict"]]
+    types = "" if row["start_types"] is None else f", {row['start_types']:.3f} with one occurrence per token type"
+    start = f"{row['measure']} of first and last checkpoint {format_interval(row, 'start')}{types}"
+    null = f"unrelated layers have {row['start_null']:.3f}, p = {row['start_p']:.3f} by permutation"
+    return f"Block {row['layer']}: {text}; {start} ({null}). 95 % of the way at step {row['settled_at']:,.0f}."
+
+
+def _order_sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == NO_ERRORS:
+        return f"{row['checkpoints']} checkpoints without errors: the records have one group of contexts."
+    text = {
+        LOWER_FIRST: "Lower blocks settle significantly earlier than upper ones",
+        UPPER_FIRST: "Upper blocks settle significantly earlier than lower ones",
+        SAME_TIME: "The blocks settle together, within one doubling of training",
+        UNSETTLED: "Some blocks are 95 % of the way only after the last but one checkpoint, so no order is judged",
+        UNDECIDED_YET: "Whether lower blocks settle first is within error",
+    }[row["verdict"]]
+    slope = f"{format_interval(row, 'slope', '+.2f', '98 %')} doublings of training from the first to the last block"
+    return f"{text} ({row['measure']}): {slope}. {describe_claim(row['claim'], CLAIM)}"

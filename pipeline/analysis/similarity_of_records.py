@@ -1,0 +1,86 @@
+"""Similarity of two cells layer by layer, from their records: what `compare A B` shows beside the rows."""
+
+from collections.abc import Sequence
+
+import polars as pl
+
+from pipeline.analysis.similarities import (
+    MEASURES,
+    OVERLAPS,
+    can_compare,
+    compare_layers,
+    expected_similarity,
+    jackknife_estimate,
+    shared_tokens,
+)
+from pipeline.errors import UsageError
+from pipeline.lake.cell_records import CellRecords
+from pipeline.similarity.record import ComparedTokens
+
+SCHEMA: dict[str, pl.DataType] = {
+    **{"layer": pl.Int64(), "other_layer": pl.Int64(), "depth": pl.Float64(), "other_depth": pl.Float64()},
+    **{"state": pl.String(), "tokens": pl.Int64(), "cka_bound": pl.Float64()},
+    **{f"{name}{end}": pl.Float64() for name in MEASURES for end in ("", "_low", "_high", "_null")},
+}
+
+
+def similarity_of_records(
+    first: CellRecords, second: CellRecords, pairs: Sequence[tuple[int, int]] | None = None
+) -> pl.DataFrame:
+    """Similarity of pairs of layers of two cells on the tokens that are ordinary in both.
+
+    Columns: `layer` and `depth` of the first cell, `other_layer` and `other_depth` of the second, `state` of the first,
+    `tokens` compared; `cka` with `cka_bound` (largest difference from that of the whole kernels), `overlap_1`, `_4` and
+    `_16`, each with its 95 % interval (`_low`, `_high`; null with one group of contexts) and the value of unrelated
+    layers (`_null`). An overlap is null where the records have fewer neighbours.
+
+    Args:
+        pairs: layers of the first and the second cell; by default each layer with the one nearest in depth.
+
+    Raises:
+        UsageError: the records are not of the same tokens, or too few of these are ordinary in both.
+    """
+    tokens = shared_tokens([first, second])
+    if not can_compare(tokens):
+        asked = f"similarity of {first.about['model']} and {second.about['model']}"
+        raise UsageError(asked, f"{tokens.count} tokens are ordinary in both", "Record more tokens: similarity.tokens")
+    chosen = match_layers(first, second) if pairs is None else list(pairs)
+    columns = {name: _compare_pairs(first, second, chosen, tokens, name) for name in MEASURES}
+    rows = [
+        {
+            **{"layer": a, "other_layer": b, "depth": first.depths[a], "other_depth": second.depths[b]},
+            **{"state": first.states[a], "tokens": tokens.count},
+            **{column: value for found in columns.values() for column, value in found[at].items()},
+        }
+        for at, (a, b) in enumerate(chosen)
+    ]
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def match_layers(first: CellRecords, second: CellRecords) -> list[tuple[int, int]]:
+    """Pair each layer with the one of the same state that is nearest in depth."""
+    pairs = []
+    for layer in sorted(first.layers):
+        near = [other for other in second.layers if second.states[other] == first.states[layer]]
+        if near:
+            pairs.append((layer, min(near, key=lambda other: abs(second.depths[other] - first.depths[layer]))))
+    return pairs
+
+
+def _compare_pairs(
+    first: CellRecords, second: CellRecords, pairs: list[tuple[int, int]], tokens: ComparedTokens, measure: str
+) -> list[dict[str, float | None]]:
+    found: list[dict[str, float | None]] = []
+    for a, b in pairs:
+        one, two = first.layers[a], second.layers[b]
+        if OVERLAPS.get(measure, 0) > min(one.neighbours.shape[1], two.neighbours.shape[1]):
+            found.append({})
+            continue
+        pair = compare_layers([one], [two], tokens, measure)
+        estimate = jackknife_estimate(pair.value[0, 0], pair.without[:, 0, 0])
+        values: dict[str, float | None] = dict(
+            zip((measure, f"{measure}_low", f"{measure}_high"), estimate, strict=True)
+        )
+        values[f"{measure}_null"] = expected_similarity(measure, tokens)
+        found.append(values | ({"cka_bound": float(pair.bound[0, 0])} if measure == "cka" else {}))
+    return found

@@ -1,0 +1,54 @@
+"""Tokens of similarity records: drawn from contexts and recipe alone, so that all checkpoints have the same ones."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pipeline.corpora.batches import Contexts, RaggedArrays
+from pipeline.corpora.special_tokens import make_generator
+from pipeline.strict_model import digest_json
+
+
+def with_compared_tokens(text: Contexts, tokens: int, seed: int) -> Contexts:
+    """Return the contexts with `compared_positions`: `tokens` positions, as many of each group, spread over contexts.
+
+    Never the first position of a context, and no special token. Fewer if a group has fewer.
+    """
+    rng, share = make_generator(seed, "similarity"), tokens // text.n_error_groups
+    chosen: RaggedArrays = tuple(np.zeros(0, np.int64) for _ in text.ids)
+    positions = list(chosen)
+    for group in range(text.n_error_groups):
+        contexts = np.flatnonzero(text.error_group == group)
+        for context, position in _draw(text, contexts, share, rng):
+            positions[context] = np.append(positions[context], position)
+    return replace(text, compared_positions=tuple(np.sort(each) for each in positions))
+
+
+def _draw(text: Contexts, contexts: np.ndarray, share: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Draw (context, position) pairs: one of each context in turn, in random order."""
+    turns = []
+    for context in contexts:
+        ordinary = np.flatnonzero(~text.special_masks[context])
+        shuffled = rng.permutation(ordinary[ordinary > 0])
+        turns += [(turn, order, int(context), int(at)) for turn, (order, at) in enumerate(_ordered(shuffled, rng))]
+    return [(context, position) for _, _, context, position in sorted(turns)[:share]]
+
+
+def _ordered(positions: np.ndarray, rng: np.random.Generator) -> zip:
+    return zip(rng.random(len(positions)).tolist(), positions.tolist(), strict=True)
+
+
+def compared_digest(text: Contexts) -> str:
+    """Digest of all token ids and the compared positions: records of equal digests can be compared token by token."""
+    return digest_json([text.digest, [positions.tolist() for positions in text.compared_positions]])
+
+
+def compared_token_ids(text: Contexts) -> np.ndarray:
+    """Token ids of the compared tokens, in order, int32."""
+    parts = zip(text.ids, text.compared_positions, strict=True)
+    return np.concatenate([ids[positions] for ids, positions in parts]).astype(np.int32)
+
+
+def compared_groups(text: Contexts) -> np.ndarray:
+    """Group of contexts of each compared token, int16."""
+    return np.repeat(text.error_group, [len(each) for each in text.compared_positions]).astype(np.int16)

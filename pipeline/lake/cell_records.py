@@ -1,0 +1,70 @@
+"""Similarity records of one cell as objects, read from the lake."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.lake.lake import Lake
+from pipeline.lake.left_out import leave_out
+from pipeline.lake.similarity_files import decode_rows, layer_record
+from pipeline.similarity.record import LayerRecord
+
+
+@dataclass(frozen=True, eq=False)
+class CellRecords:
+    """Similarity records of the layers of one cell, all on the same tokens."""
+
+    about: Mapping[str, Any]
+    """Columns of the cell: model, revision, step, corpus, recipe, digests."""
+    token_ids: np.ndarray
+    groups: np.ndarray
+    """Group of contexts of each token."""
+    sinks: np.ndarray
+    """Mask of the tokens that are sinks in this checkpoint."""
+    layers: Mapping[int, LayerRecord]
+    """By layer; a layer without geometry is missing."""
+    depths: Mapping[int, float]
+    states: Mapping[int, str]
+    """embedding, block or final_norm, by layer."""
+
+    @property
+    def tokens_digest(self) -> str:
+        return self.about["tokens_digest"]
+
+    @property
+    def blocks(self) -> list[int]:
+        """Layers that are outputs of blocks and have a record."""
+        return sorted(layer for layer, state in self.states.items() if state == "block" and layer in self.layers)
+
+
+def parse_cell_records(data: bytes) -> CellRecords:
+    """Parse a file of records; ValueError if it is damaged."""
+    rows = decode_rows(data)
+    first = rows[0]
+    about = {name: value for name, value in first.items() if isinstance(value, str | int | None)}
+    records = {row["layer"]: layer_record(row) for row in rows}
+    return CellRecords(
+        about,
+        first["token_ids"],
+        first["token_groups"].astype(np.int64),
+        first["sinks"].astype(bool),
+        {layer: record for layer, record in records.items() if record is not None},
+        {row["layer"]: row["depth"] for row in rows},
+        {row["layer"]: row["state"] for row in rows},
+    )
+
+
+def load_cell_records(lake: Lake, keys: Iterable[str]) -> dict[str, CellRecords]:
+    """Load the records of these files, by key; damaged ones are left out with a warning."""
+    found: dict[str, CellRecords] = {}
+    for key in keys:
+        data = lake.store.get_or_reason(key)
+        try:
+            if isinstance(data, str):
+                raise ValueError(data)
+            found[key] = parse_cell_records(data)
+        except ValueError as error:
+            leave_out(lake.uri, {key: str(error)})
+    return found

@@ -1,0 +1,177 @@
+"""Files of similarity records: one per cell and size, one row per layer, committed and checked as cells are."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.lake import checksum
+from pipeline.lake.lake import Lake
+from pipeline.lake.layout import FILE_NAME_PATTERNS, SIMILARITY_PREFIX, similarity_key
+from pipeline.lake.scan import ARROW_READ_ERRORS, describe_parse_error, find_damage
+from pipeline.lake.verify_rows import model_key_of
+from pipeline.similarity.record import LayerRecord
+
+SIMILARITY_KEY_PATTERN = re.compile(
+    rf"{SIMILARITY_PREFIX}/model_key=(?P<model_key>[^/]+)/{FILE_NAME_PATTERNS[SIMILARITY_PREFIX]}"
+)
+STATUSES = ("ok", "no_geometry")
+"""no_geometry: a state is not finite, or all states are equal; the record's columns are null."""
+COLUMNS: dict[str, tuple[str, str]] = {
+    "cell_id": ("string", "cell whose hidden states these are"),
+    "model": ("string", "model of the cell when it was recorded"),
+    "revision": ("string", "revision of the cell when it was recorded"),
+    "step": ("int64", "training step of that revision"),
+    "tokenizer_digest": ("string", "digest of the tokenizer's files"),
+    "corpus": ("string", "corpus of the cell"),
+    "corpus_sha256": ("string", "checksum of the corpus"),
+    "kind": ("string", "kind of the layer stack"),
+    "recipe": ("string", "recipe of the cell"),
+    "recipe_fingerprint": ("string", "digest of the recipe's fields"),
+    "contexts_digest": ("string", "digest of the token ids of all contexts"),
+    "tokens_digest": (
+        "string",
+        "digest of the token ids and of the compared positions; records compare if it is equal",
+    ),
+    "token_ids": ("list<int32>", "id of each compared token"),
+    "token_groups": ("list<int16>", "group of contexts of each compared token"),
+    "sinks": ("list<bool>", "compared tokens that are sinks in this checkpoint"),
+    "layer": ("int16", "layer, as in the cells"),
+    "depth": ("float64", "depth, as in the cells"),
+    "state": ("string", "embedding, block or final_norm"),
+    "status": ("string", "ok, or no_geometry: a state is not finite, or all are equal"),
+    "neighbours": ("list<int16>", "tokens x k: indices of the nearest other compared tokens, nearest first"),
+    "vectors": ("list<float16>", "tokens x rank: first left singular vectors of the centred states"),
+    "values": ("list<float64>", "singular values of these vectors"),
+    "diagonal": ("list<float32>", "squared distance of each compared token from their mean"),
+    "trace": ("float64", "sum of the diagonal"),
+    "sum_of_squares": ("float64", "sum of the squared entries of the centred linear kernel"),
+    "tail": ("float64", "norm of the part of the U-centred kernel that vectors and values leave out"),
+    "ranks": ("list<int16>", "tokens x tokens: rank among the neighbours, 0 for itself; null unless asked for"),
+}
+"""Type and meaning of each column. Matrices are flattened, row by row."""
+ARRAYS = ("neighbours", "vectors", "values", "diagonal", "ranks")
+SHARED = ("token_ids", "token_groups", "sinks")
+
+
+@cache
+def similarity_schema() -> pa.Schema:
+    return pa.schema([pa.field(n, _type(t), metadata={"meaning": m}) for n, (t, m) in COLUMNS.items()])
+
+
+def encode_records(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> bytes:
+    """Encode the rows of one cell's records as one Parquet file with a checksum."""
+    columns = [_array(name, [row.get(name) for row in rows]) for name in COLUMNS]
+    table = pa.Table.from_arrays(columns, schema=similarity_schema())
+    sink = pa.BufferOutputStream()
+    options = {"compression": "zstd", "use_dictionary": [*SHARED, "model"], "write_statistics": False}
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        writer.add_key_value_metadata({**metadata, checksum.KEY: checksum.BLANK})
+        writer.write_table(table)
+    return checksum.fill_checksum(sink.getvalue().to_pybytes())
+
+
+def commit_records(lake: Lake, cell_id: str, model_key: str, size: str, data: bytes) -> bool:
+    """Write a cell's records once. Return False if they were there before, which is equally good."""
+    lake.identity.require()
+    return lake.store.put_new(similarity_key(model_key, cell_id, size), data)
+
+
+def decode_rows(data: bytes) -> list[dict[str, Any]]:
+    """Decode a file: one dict per layer, with NumPy arrays in place of lists; null columns are None.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    table = _read_table(data)
+    if isinstance(table, str):
+        raise ValueError(table)
+    plain = table.drop_columns([*ARRAYS, *SHARED]).to_pylist()
+    for name in (*ARRAYS, *SHARED):
+        column = table.column(name).combine_chunks()
+        for at, row in enumerate(plain):
+            row[name] = column[at].values.to_numpy(zero_copy_only=False) if column[at].is_valid else None
+    return plain
+
+
+def layer_record(row: Mapping[str, Any]) -> LayerRecord | None:
+    """Record of a decoded row; None for a layer without geometry."""
+    if row["status"] != "ok":
+        return None
+    n = len(row["token_ids"])
+    shaped = {name: row[name].reshape(n, -1) for name in ("neighbours", "vectors")}
+    ranks = None if row["ranks"] is None else row["ranks"].reshape(n, n)
+    numbers = {name: row[name] for name in ("values", "diagonal", "trace", "sum_of_squares", "tail")}
+    return LayerRecord(**shaped, **numbers, ranks=ranks)
+
+
+def find_record_file_problem(key: str, data: bytes) -> str | None:
+    """Describe the defect of a file of records; None if it has none."""
+    name = SIMILARITY_KEY_PATTERN.fullmatch(key)
+    assert name, "a key of similarity records"
+    table = _read_table(data)
+    if isinstance(table, str):
+        return table
+    cells, models = (set(table.column(column).to_pylist()) for column in ("cell_id", "model"))
+    if cells != {name["cell"]}:
+        return f"its rows belong to cell {', '.join(sorted(map(str, cells))[:3])}"
+    return None if {model_key_of(model) for model in models} == {name["model_key"]} else "its rows are of another model"
+
+
+def _read_table(data: bytes) -> pa.Table | str:
+    """Read the rows of a file, or describe its damage."""
+    if found := find_damage(data):
+        return found
+    try:
+        table = pq.ParquetFile(BytesIO(data)).read()
+        table.validate(full=True)
+    except ARROW_READ_ERRORS as error:
+        return describe_parse_error(error)
+    return _find_table_problem(table) or table
+
+
+def _find_table_problem(table: pa.Table) -> str | None:
+    """Describe what is wrong with the rows of a file; None if nothing is."""
+    if missing := [name for name in COLUMNS if name not in table.column_names]:
+        return f"without the columns {', '.join(missing[:3])}"
+    if odd := [f.name for f in similarity_schema() if table.schema.field(f.name).type != f.type]:
+        return f"wrong column types: {', '.join(odd)}"
+    rows = table.select(["layer", "status", "tail", "trace"]).to_pylist()
+    if not rows or len({row["layer"] for row in rows}) < len(rows):
+        return "a layer has two rows" if rows else "no rows"
+    found = (_find_row_problem(table, at, row) for at, row in enumerate(rows))
+    return next((f"layer {row['layer']}: {what}" for row, what in zip(rows, found, strict=True) if what), None)
+
+
+def _find_row_problem(table: pa.Table, at: int, row: Mapping[str, Any]) -> str | None:
+    n = len(table.column("token_ids")[at])
+    if row["status"] not in STATUSES:
+        return f"status = {row['status']!r}"
+    if len(table.column("token_groups")[at]) != n or len(table.column("sinks")[at]) != n:
+        return "lists of different numbers of tokens"
+    if row["status"] != "ok":
+        return None
+    lists, vectors = table.column("neighbours")[at], table.column("vectors")[at]
+    complete = lists.is_valid and vectors.is_valid and len(lists) % n == 0
+    if not complete or len(vectors) != n * len(table.column("values")[at]):
+        return "its lists or vectors are not those of its tokens"
+    inside = lists.values.to_numpy()
+    if inside.min(initial=0) < 0 or inside.max(initial=0) >= n:
+        return "a neighbour is no compared token"
+    return None if np.isfinite([row["trace"], row["tail"]]).all() else "trace or tail is not finite"
+
+
+def _array(name: str, values: list[Any]) -> pa.Array:
+    flat = [value.reshape(-1) if isinstance(value, np.ndarray) else value for value in values]
+    return pa.array(flat, _type(COLUMNS[name][0]))
+
+
+def _type(name: str) -> pa.DataType:
+    if name.startswith("list<"):
+        return pa.list_(_type(name.removeprefix("list<").removesuffix(">")))
+    return pa.float16() if name == "float16" else pa.type_for_alias(name)

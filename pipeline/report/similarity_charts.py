@@ -1,0 +1,48 @@
+"""Charts of similarity: heat maps of layers and of checkpoints, and settling curves."""
+
+import altair as alt
+
+from pipeline.report import theme
+from pipeline.report.chart_parts import ChartContext, band, base_chart, line, step_axis
+
+FACET_COLUMNS = 2
+SIMILARITY = alt.Color("value:Q", title="similarity", scale=alt.Scale(domain=[0, 1], clamp=True, scheme="viridis"))
+
+
+def layer_similarity(shown: ChartContext) -> alt.FacetChart:
+    """Similarity of all pairs of layers at the newest checkpoint, one panel per model and measure."""
+    axis = alt.Axis(labelOverlap=True, labelAngle=0)
+    x = alt.X("layer:O", title="layer", axis=axis)
+    y = alt.Y("other_layer:O", title="layer", sort="descending", axis=axis)
+    return _matrices(base_chart("similarity_layers", "text").mark_rect().encode(x, y, SIMILARITY))
+
+
+def step_similarity(shown: ChartContext) -> alt.FacetChart:
+    """CKA of all pairs of checkpoints, one panel per model and block."""
+    axis = alt.Axis(labelOverlap=True, labelAngle=-45, format="~s")
+    x = alt.X("step:O", title="training step", axis=axis)
+    y = alt.Y("other_step:O", title="training step", sort="descending", axis=axis)
+    return _matrices(base_chart("similarity_steps", "text").mark_rect().encode(x, y, SIMILARITY))
+
+
+def settling(shown: ChartContext) -> alt.FacetChart:
+    """CKA of each block with its own last state over training, coloured by depth, one panel per model."""
+    title, each = "CKA with the last checkpoint", alt.Detail("layer:N")
+    colour = alt.Color("depth:Q", scale=alt.Scale(domain=[0, 1]), title="depth", legend=alt.Legend(columns=6))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    base = base_chart("settling", "text")
+    drawn = alt.layer(
+        band(base, 0.1).encode(step_axis(shown), alt.Y("low:Q", title=title), alt.Y2("high:Q"), colour, each),
+        line(base).encode(step_axis(shown), y, colour, each),
+    )
+    return _panels(drawn)
+
+
+def _matrices(chart: alt.Chart) -> alt.FacetChart:
+    """One panel per model and measure or block, each with its own layers or checkpoints."""
+    return _panels(chart).resolve_scale(x="independent", y="independent")
+
+
+def _panels(chart: alt.Chart | alt.LayerChart) -> alt.FacetChart:
+    small = chart.properties(width=theme.PANEL_WIDTH * 1.4, height=220)
+    return small.facet(alt.Facet("panel:N", title=None), columns=FACET_COLUMNS)

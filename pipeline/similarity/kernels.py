@@ -1,0 +1,206 @@
+"""Debiased linear CKA of layers from the factors of their kernels, with its bound, and its values without each group.
+
+CKA is the cosine of two kernels after U-centring, which removes row means from the off-diagonal entries so that
+independent clouds have mean 0 at any width. Kernels are never stored: a block of tokens by tokens is formed for all
+layers at a time, so memory is layers * (tokens / groups)^2 * 4 bytes.
+
+Source: Kornblith et al. 2019 (CKA); Song et al. 2012, equation 5 (unbiased HSIC); Szekely & Rizzo 2014, section 3
+    (U-centred matrices and their inner product).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from pipeline.similarity.record import ComparedTokens, LayerRecord
+
+MIN_TOKENS = 8
+"""Fewest tokens of a comparison: U-centring divides by n - 3."""
+Products = Float64[np.ndarray, "parts first second"]
+"""Inner products of U-centred kernels: on all tokens, then without each group."""
+
+
+class KernelStack:
+    """Factors of the kernels of several layers on the same tokens, each scaled to trace 1.
+
+    Args:
+        dtype: dtype of products and their sums; float32 has an error of about 1e-6 in CKA.
+    """
+
+    def __init__(self, records: Sequence[LayerRecord], tokens: ComparedTokens, dtype: type = np.float64) -> None:
+        order = np.flatnonzero(tokens.keep)
+        order = order[np.argsort(tokens.group[order], kind="stable")]
+        names = tokens.group[order]
+        self.starts = [*np.flatnonzero(np.diff(names, prepend=-1)).tolist(), len(order)]
+        """First token of each group, and the number of tokens."""
+        factors = np.stack([record.factors[order] for record in records])
+        self.scales = np.sqrt((factors**2).sum((1, 2)))
+        """Root of the trace of each kernel before scaling."""
+        self.factors = (factors / np.maximum(self.scales, 1e-300)[:, None, None]).astype(dtype)
+        self.tails = np.array([record.tail for record in records]) / np.maximum(self.scales, 1e-300) ** 2
+
+    @property
+    def n_tokens(self) -> int:
+        return self.starts[-1]
+
+    @property
+    def parts(self) -> list[slice]:
+        """Tokens of each group."""
+        return [slice(a, b) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
+
+    def block(self, rows: slice, columns: slice) -> Float[np.ndarray, "layers entries"]:
+        """Off-diagonal entries of rows x columns of every kernel."""
+        block = self.factors[:, rows] @ self.factors[:, columns].transpose(0, 2, 1)
+        if rows == columns:
+            block[:, np.arange(block.shape[1]), np.arange(block.shape[1])] = 0
+        return block.reshape(len(block), -1)
+
+    def row_sums(self) -> Float64[np.ndarray, "groups layers tokens"]:
+        """Sum of each token's off-diagonal entries within each group."""
+        totals = np.stack([self.factors[:, part].sum(1, dtype=np.float64) for part in self.parts], 2)
+        sums = (self.factors.astype(np.float64) @ totals).transpose(2, 0, 1).copy()
+        own = (self.factors.astype(np.float64) ** 2).sum(2)
+        for sum_of_group, part in zip(sums, self.parts, strict=True):
+            sum_of_group[:, part] -= own[:, part]
+        return sums
+
+
+def kernel_products(first: KernelStack, second: KernelStack, errors: bool = True) -> Products:
+    """Inner products of the U-centred kernels of all pairs of layers: on all tokens, then without each group.
+
+    Args:
+        errors: also compute the products without each group.
+    """
+    if first.starts != second.starts:
+        raise ValueError("the two stacks are not on the same tokens")
+    parts = first.parts
+    without = np.zeros((1 + len(parts) * errors, len(first.tails), len(second.tails)))
+    for g, rows in enumerate(parts):
+        for h, columns in enumerate(parts[: g + 1]):
+            left = first.block(rows, columns)
+            right = left if first is second else second.block(rows, columns)
+            product = (left @ right.T).astype(np.float64) * (1 if g == h else 2)
+            for part in {*range(len(without))} - {g + 1, h + 1}:
+                without[part] += product
+    mine = first.row_sums()
+    theirs = mine if first is second else second.row_sums()
+    return np.stack([_center(without[x], mine, theirs, parts, x - 1) for x in range(len(without))])
+
+
+def _center(
+    products: Float64[np.ndarray, "first second"],
+    mine: Float64[np.ndarray, "groups first tokens"],
+    theirs: Float64[np.ndarray, "groups second tokens"],
+    parts: list[slice],
+    left_out: int,
+) -> Float64[np.ndarray, "first second"]:
+    """Add the terms of the row sums to the products of off-diagonal entries, without one group (-1: with all)."""
+    n = _rest(mine, parts, left_out)
+    a, b = (_inner_sums(sums, parts, left_out) for sums in (mine, theirs))
+    if n < MIN_TOKENS:
+        return np.full(products.shape, np.nan)
+    return products + np.outer(a.sum(1), b.sum(1)) / ((n - 1) * (n - 2)) - 2 / (n - 2) * (a @ b.T)
+
+
+def _inner_sums(
+    sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int
+) -> Float64[np.ndarray, "layers rest"]:
+    """Row sums of the tokens outside one group, over these tokens."""
+    total = sums.sum(0) if left_out < 0 else sums.sum(0) - sums[left_out]
+    return total if left_out < 0 else np.delete(total, parts[left_out], axis=1)
+
+
+def _rest(sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int) -> int:
+    """Number of tokens outside one group."""
+    return sums.shape[2] - (0 if left_out < 0 else parts[left_out].stop - parts[left_out].start)
+
+
+class Cka(NamedTuple):
+    """Debiased linear CKA of pairs of layers."""
+
+    value: Float64[np.ndarray, "first second"]
+    bound: Float64[np.ndarray, "first second"]
+    """Largest difference from the CKA of the whole kernels, because of the part that the records leave out."""
+    without: Float64[np.ndarray, "groups first second"]
+    """Value without each group of contexts."""
+
+
+def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True) -> Cka:
+    """Debiased linear CKA of all pairs of layers; NaN for a layer whose U-centred kernel is zero.
+
+    Bias: that of the leading components of each kernel; `bound` limits the distance to the CKA of the whole kernels.
+
+    Args:
+        errors: also compute the values without each group.
+    """
+    products = kernel_products(first, second, errors)
+    if first is second:
+        squares = [np.einsum("pii->pi", products)] * 2
+    else:
+        squares = [_squared_norms(stack, errors) for stack in (first, second)]
+    norms = [np.sqrt(np.maximum(square, 0)) for square in squares]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = products / (norms[0][:, :, None] * norms[1][:, None, :])
+    slack = _angle(first.tails, norms[0][0])[:, None] + _angle(second.tails, norms[1][0])[None, :]
+    angle = np.arccos(np.clip(values[0], -1, 1))
+    low, high = np.cos(np.minimum(angle + slack, np.pi)), np.cos(np.maximum(angle - slack, 0))
+    return Cka(values[0], np.maximum(high - values[0], values[0] - low), values[1:])
+
+
+def _squared_norms(stack: KernelStack, errors: bool = True) -> Float64[np.ndarray, "parts layers"]:
+    """Squared norms of the U-centred kernels: on all tokens, then without each group."""
+    parts = stack.parts
+    without = np.zeros((1 + len(parts) * errors, len(stack.tails)))
+    for g, rows in enumerate(parts):
+        for h, columns in enumerate(parts[: g + 1]):
+            block = stack.block(rows, columns)
+            square = np.einsum("le,le->l", block, block).astype(np.float64) * (1 if g == h else 2)
+            without[[x for x in range(len(without)) if x not in (g + 1, h + 1)]] += square
+    sums = stack.row_sums()
+    return np.stack([_center_norms(without[x], sums, parts, x - 1) for x in range(len(without))])
+
+
+def _center_norms(
+    squares: Float64[np.ndarray, " layers"],
+    sums: Float64[np.ndarray, "groups layers tokens"],
+    parts: list[slice],
+    left_out: int,
+) -> Float64[np.ndarray, " layers"]:
+    """The diagonal of `_center` for a stack with itself."""
+    n, a = _rest(sums, parts, left_out), _inner_sums(sums, parts, left_out)
+    if n < MIN_TOKENS:
+        return np.full(squares.shape, np.nan)
+    return squares + a.sum(1) ** 2 / ((n - 1) * (n - 2)) - 2 / (n - 2) * (a**2).sum(1)
+
+
+def _angle(tails: Float64[np.ndarray, " layers"], norms: Float64[np.ndarray, " layers"]) -> np.ndarray:
+    """Largest angle between a kernel and its leading components, which differ by a matrix of at most norm `tails`."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = tails / norms
+    return np.where(share < 1, np.arcsin(np.clip(share, 0, 1)), np.pi)
+
+
+def permuted_cka(
+    first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, draws: int, rng: np.random.Generator
+) -> Float64[np.ndarray, " draws"]:
+    """CKA of two layers with the tokens of the second in random order: its distribution if they are unrelated.
+
+    Source: permutation test of a kernel independence statistic (Gretton et al. 2007). Products are those of the
+        factors, rank x tokens x rank each.
+    """
+    stacks = [
+        KernelStack([record], ComparedTokens.every(record.n_tokens).only(tokens.keep)) for record in (first, second)
+    ]
+    a, b = (stack.factors[0] for stack in stacks)
+    sums = [stack.row_sums()[0, 0] for stack in stacks]
+    own = [(factors**2).sum(1) for factors in (a, b)]
+    n, norm = len(a), float(np.sqrt(np.prod([_squared_norms(stack)[0, 0] for stack in stacks])))
+    mean = sums[0].sum() * sums[1].sum() / ((n - 1) * (n - 2))
+    found = np.empty(draws)
+    for draw in range(draws):
+        order = rng.permutation(n)
+        product = ((a.T @ b[order]) ** 2).sum() - own[0] @ own[1][order]
+        found[draw] = (product + mean - 2 / (n - 2) * (sums[0] @ sums[1][order])) / norm
+    return found

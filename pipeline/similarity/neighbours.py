@@ -1,0 +1,171 @@
+"""Overlap of neighbour lists and information imbalance of layers, on the tokens that a comparison keeps."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int, UInt64
+
+from pipeline.similarity.record import ComparedTokens, LayerRecord
+
+CHUNK_TOKENS = 64
+"""Tokens of one matrix product of the intersections: 20 MB for 154 layers of 512 tokens."""
+POPCOUNT_PAIRS = 16
+"""Pairs per layer up to which lists are intersected pair by pair."""
+
+
+class Overlap(NamedTuple):
+    """Share of common neighbours of pairs of layers."""
+
+    value: Float64[np.ndarray, "first second"]
+    """Mean over the tokens; NaN without a token that has enough neighbours left."""
+    without: Float64[np.ndarray, "groups first second"]
+    """The same without the tokens of each group, also as neighbours."""
+
+
+class NeighbourStack:
+    """The k nearest kept neighbours of each kept token in several layers, as sets of bits.
+
+    Args:
+        k: neighbours per token. A token of which fewer are left, because the others are not compared, counts nowhere.
+    """
+
+    def __init__(self, records: Sequence[LayerRecord], tokens: ComparedTokens, k: int) -> None:
+        self.k, self.tokens = k, tokens
+        rows = np.flatnonzero(tokens.keep)
+        self.group = tokens.group[rows]
+        found = [nearest_kept(record, tokens, k) for record in records]
+        self.bits: UInt64[np.ndarray, "layers rows words"] = np.stack([_as_bits(one, tokens) for one, _ in found])
+        self.counts: Bool[np.ndarray, "layers rows"] = np.stack([enough for _, enough in found])
+        """Tokens with k neighbours left."""
+
+    def without(self, group: int) -> tuple[UInt64[np.ndarray, "layers rows words"], Int[np.ndarray, "layers rows"]]:
+        """Lists without the tokens of one group, and their lengths; -1 for a token that counts nowhere."""
+        rows = self.group != group
+        inside = np.zeros(self.bits.shape[2] * 64, np.uint8)
+        inside[: len(self.tokens.group)] = self.tokens.group != group
+        mask = np.packbits(inside, bitorder="little").view(np.uint64)
+        bits = (self.bits[:, rows] & mask) * self.counts[:, rows, None]
+        return bits, np.bitwise_count(bits).sum(-1, dtype=np.int64).astype(float)
+
+
+def nearest_kept(
+    record: LayerRecord, tokens: ComparedTokens, k: int
+) -> tuple[Int[np.ndarray, "rows k"], Bool[np.ndarray, " rows"]]:
+    """The k nearest kept neighbours of each kept token, and the tokens that have so many in their list."""
+    lists = record.neighbours[tokens.keep].astype(np.int64)
+    kept = tokens.keep[lists]
+    order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(lists, order, 1), kept.sum(1) >= k
+
+
+def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bool = True) -> Overlap:
+    """Share of the k nearest neighbours that two layers have in common, of all pairs of layers.
+
+    Unrelated layers have k / (tokens - 1), equal geometries 1. Ties are broken by index. Without a group, the lists are
+    those of its other members: the share of what is left of the k neighbours, which no others replace.
+
+    Source: Doimo et al. 2020 (neighbourhood overlap).
+
+    Args:
+        errors: also compute the values without each group, which takes as long for each as the value.
+    """
+    value = _share_in_common(first, second, -1)
+    groups = first.tokens.groups if errors and len(first.tokens.groups) > 1 else []
+    without = [_share_in_common(first, second, g) for g in groups]
+    return Overlap(value, np.stack(without) if without else np.zeros((0, *value.shape)))
+
+
+def _share_in_common(
+    first: NeighbourStack, second: NeighbourStack, left_out: int
+) -> Float64[np.ndarray, "first second"]:
+    """Common neighbours over the mean length of the lists, without the tokens of one group (-1: with all)."""
+    mine, my_sizes = first.without(left_out)
+    theirs, their_sizes = (mine, my_sizes) if second is first else second.without(left_out)
+    lengths = my_sizes @ (their_sizes > 0).T.astype(float) + (my_sizes > 0).astype(float) @ their_sizes.T
+    few = len(mine) * len(theirs) <= POPCOUNT_PAIRS * (len(mine) + len(theirs))
+    common = _popcount_common(mine, theirs) if few else _multiply_common(mine, theirs)
+    with np.errstate(invalid="ignore"):
+        return 2 * common / lengths
+
+
+def _popcount_common(
+    mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
+) -> Float64[np.ndarray, "first second"]:
+    """Number of common neighbours of all pairs of layers, pair by pair."""
+    counts = [[np.bitwise_count(a & b).sum(dtype=np.int64) for b in theirs] for a in mine]
+    return np.array(counts, float).reshape(len(mine), len(theirs))
+
+
+def _multiply_common(
+    mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
+) -> Float64[np.ndarray, "first second"]:
+    """The same as a matrix product over the bits of a few tokens at a time, which is faster for many pairs."""
+    found = np.zeros((len(mine), len(theirs)))
+    for start in range(0, mine.shape[1], CHUNK_TOKENS):
+        left = _bits_of(mine[:, start : start + CHUNK_TOKENS])
+        right = left if theirs is mine else _bits_of(theirs[:, start : start + CHUNK_TOKENS])
+        found += left @ right.T
+    return found
+
+
+def _bits_of(words: UInt64[np.ndarray, "layers rows words"]) -> Float32[np.ndarray, "layers bits"]:
+    flat = np.ascontiguousarray(words).reshape(len(words), -1).view(np.uint8)
+    return np.unpackbits(flat, axis=1).astype(np.float32)
+
+
+def expected_overlap(k: int, n_tokens: int) -> float:
+    """Overlap of independent lists."""
+    return k / (n_tokens - 1)
+
+
+def permuted_overlap(
+    first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, k: int, draws: int, rng: np.random.Generator
+) -> Float64[np.ndarray, " draws"]:
+    """Overlap of two layers with the tokens of the second in random order: its distribution if they are unrelated."""
+    (mine, enough), (theirs, also) = (nearest_kept(record, tokens, k) for record in (first, second))
+    kept = np.flatnonzero(tokens.keep)
+    place = np.full(len(tokens.keep), -1)
+    place[kept] = np.arange(len(kept))
+    mine, theirs = place[mine], place[theirs]
+    found = np.empty(draws)
+    for draw in range(draws):
+        order = rng.permutation(len(kept))
+        renamed = np.argsort(order)[theirs[order]]
+        counts = enough & also[order]
+        shared = (mine[:, :, None] == renamed[:, None, :]).any(2).sum(1)
+        found[draw] = shared[counts].mean() / k if counts.any() else np.nan
+    return found
+
+
+def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens) -> float:
+    """Information imbalance from the first layer to the second: 2 / n times the mean rank, in the second, of the
+    nearest neighbour in the first.
+
+    0 if the first predicts the neighbours of the second, 1 if it tells nothing. Ranks are those among the kept tokens.
+
+    Source: Glielmo et al. 2022, equation 2.
+
+    Raises:
+        ValueError: a record has no ranks.
+    """
+    if first.ranks is None or second.ranks is None:
+        raise ValueError("information imbalance needs records with ranks")
+    mine, theirs = (_ranks_among(ranks, tokens) for ranks in (first.ranks, second.ranks))
+    nearest = np.where(mine > 0, mine, mine.shape[0]).argmin(1)
+    return float(2 * theirs[np.arange(len(theirs)), nearest].mean() / len(theirs))
+
+
+def _ranks_among(ranks: np.ndarray, tokens: ComparedTokens) -> Int[np.ndarray, "rows rows"]:
+    """Ranks among the kept tokens, 0 for the token itself."""
+    kept = np.flatnonzero(tokens.keep)
+    return ranks[np.ix_(kept, kept)].argsort(1).argsort(1)
+
+
+def _as_bits(lists: Int[np.ndarray, "rows k"], tokens: ComparedTokens) -> UInt64[np.ndarray, "rows words"]:
+    """Sets of token indices as bits of 64-bit words."""
+    words = np.zeros((len(lists), -(-len(tokens.keep) // 64)), np.uint64)
+    rows = np.repeat(np.arange(len(lists)), lists.shape[1])
+    flat = lists.reshape(-1)
+    np.bitwise_or.at(words, (rows, flat // 64), np.uint64(1) << (flat % 64).astype(np.uint64))
+    return words

@@ -1,0 +1,43 @@
+"""Field `similarity:` of a sweep: the size of the similarity records."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from pipeline.strict_model import StrictModel
+
+FACTOR_BYTES, INDEX_BYTES = 2, 2
+PER_TOKEN_BYTES = 10
+"""Bytes per token beside the lists and factors: token id, group, sink and diagonal."""
+
+
+class Similarity(StrictModel):
+    """Size of the similarity record of each layer. It changes no row, and so no cell id and no recipe."""
+
+    tokens: Annotated[int, Field(ge=16, le=32767)] = 512
+    """Tokens compared, the same for all checkpoints with one tokenizer; fewer if the contexts have fewer."""
+    rank: Annotated[int, Field(ge=1)] = 32
+    """Singular vectors kept of the centred kernel."""
+    neighbours: Annotated[int, Field(ge=1)] = 16
+    """Nearest neighbours kept per token."""
+    ranks: bool = False
+    """Also keep all neighbour ranks, which information imbalance needs: 2 bytes per pair of tokens."""
+
+    @field_validator("rank", "neighbours")
+    @classmethod
+    def _fits_the_tokens(cls, value: int, info: object) -> int:
+        tokens = getattr(info, "data", {}).get("tokens")
+        if tokens is not None and value >= tokens:
+            raise ValueError(f"{value} must be smaller than tokens ({tokens})")
+        return value
+
+    @property
+    def name(self) -> str:
+        """Part of the file names of records of this size."""
+        return f"t{self.tokens}-r{self.rank}-k{self.neighbours}" + ("-ranks" if self.ranks else "")
+
+    @property
+    def bytes_per_layer(self) -> int:
+        """Bytes of the record of one layer, before compression."""
+        per_token = FACTOR_BYTES * self.rank + INDEX_BYTES * self.neighbours + PER_TOKEN_BYTES
+        return self.tokens * (per_token + INDEX_BYTES * self.tokens * self.ranks) + 8 * self.rank

@@ -1,0 +1,252 @@
+"""Findings from similarity records: right words on synthetic lakes, rates of wrong ones on null histories."""
+
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.analysis import compute_finding, summarize_finding
+from pipeline.analysis.settling import find_settling
+from pipeline.analysis.similarities import require_comparable
+from pipeline.analysis.similarity_of_records import similarity_of_records
+from pipeline.errors import UsageError
+from pipeline.lake import Lake
+from pipeline.lake.cell_records import parse_cell_records
+from pipeline.lake.similarity_files import encode_records
+from tests.support import recorded_clouds as made
+
+TOKENS = 64
+STEPS = (0, 1, 3, 7, 15)
+"""Equally spaced in log2 of the step plus one."""
+
+
+def cloud(rng: np.random.Generator, tokens: int = TOKENS, dim: int = 24) -> np.ndarray:
+    return rng.standard_normal((tokens, dim)) * np.arange(1, dim + 1) ** -0.7
+
+
+def moving(rng: np.random.Generator, shares: list[float], tokens: int = TOKENS) -> list[np.ndarray]:
+    """States that go from one cloud to another: the share of the other at each step."""
+    first, last = cloud(rng, tokens), cloud(rng, tokens)
+    return [np.sqrt(1 - share**2) * first + share * last + 0.02 * cloud(rng, tokens) for share in shares]
+
+
+def history(lake, seed: int, shares: list[list[float]], model: str = "m", tokens: int = TOKENS) -> list[dict]:
+    """Rows of a history whose block i has `shares[i]`."""
+    rng = np.random.default_rng(seed)
+    blocks = [moving(rng, each, tokens) for each in shares]
+    return made.history(lake, model, {step: [block[i] for block in blocks] for i, step in enumerate(STEPS)})
+
+
+def orders(rows: list[dict]) -> dict[str, str]:
+    found = compute_finding("settling", made.frame(rows))
+    return dict(found.filter(found["layer"].is_null()).select("measure", "verdict").iter_rows())
+
+
+EARLY, LATE = [0, 0.95, 0.999, 1, 1], [0, 0.1, 0.3, 0.999, 1]
+
+
+def test_lower_layers_that_settle_first_are_found_and_the_reverse(tmp_path):
+    shares = [EARLY, [0, 0.6, 0.99, 1, 1], [0, 0.3, 0.9, 0.999, 1], LATE]
+    assert orders(history(tmp_path / "a", 0, shares, tokens=128))["cka"] == "lower_first"
+    assert orders(history(tmp_path / "b", 0, shares[::-1], tokens=128))["cka"] == "upper_first"
+
+
+def test_layers_that_still_move_at_the_end_are_not_ordered(tmp_path):
+    rows = history(tmp_path, 0, [[0, 0.2, 0.4, 0.6, 1]] * 4)
+    assert set(orders(rows).values()) == {"unsettled"}
+
+
+def test_a_block_has_its_start_its_null_and_its_control(tmp_path):
+    found = compute_finding("settling", made.frame(history(tmp_path, 0, [EARLY] * 4, tokens=128)))
+    block = found.filter(found["layer"] == 1, found["measure"] == "cka").to_dicts()[0]
+    assert block["verdict"] == "settles"
+    assert abs(block["start"]) < 0.2
+    assert block["start_null"] == 0
+    assert block["start_p"] > 0.05
+    assert block["start_types"] == pytest.approx(block["start"])
+    assert 0 <= block["settled_at_low"] <= block["settled_at"] <= block["settled_at_high"] <= 3
+    assert block["settled_tokens"] == pytest.approx(1000 * block["settled_at"])
+
+
+def test_the_settling_time_is_that_of_a_known_course():
+    clock = np.arange(5.0)
+    assert find_settling(np.array([0, 0.9, 1, 1, 1.0]), clock) == pytest.approx(1.5)
+    assert find_settling(np.array([0.2, 0.2, 0.2, 1, 1.0]), clock) == pytest.approx(2.95)
+    assert find_settling(np.ones(5), clock) == 0
+
+
+def test_layers_with_one_geometry_and_layers_that_drift_apart(tmp_path):
+    rng = np.random.default_rng(0)
+    shared = cloud(rng, 256)
+    alike = [shared + 0.1 * cloud(rng, 256) for _ in range(5)]
+    walk = np.cumsum([cloud(rng, 256) for _ in range(5)], axis=0)
+    for name, clouds, verdict in (("alike", alike, "one_geometry"), ("walk", walk, "graded")):
+        rows = made.add_cell(Lake(tmp_path / name), name, 5, clouds)
+        found = compute_finding("similarity", made.frame(rows))
+        assert dict(found.select("measure", "verdict").iter_rows())["cka"] == verdict
+        assert found["null"].to_list() == pytest.approx([0, 1 / 255, 4 / 255, 16 / 255])
+        assert found["p"][0] == 0.005
+
+
+def two_models(lake, seed: int, early: float, late: float, tokens: int = TOKENS) -> list[dict]:
+    """Rows of two models whose blocks share a part of this size early and late."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    common = {step: [cloud(rng, tokens) for _ in range(3)] for step in (10, 1000)}
+    for model in ("a", "b"):
+        for step, share in ((10, early), (1000, late)):
+            blocks = [share * each + cloud(rng, tokens) for each in common[step]]
+            rows += made.add_cell(Lake(lake), model, step, blocks)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("early", "late", "verdict"), [(0.3, 3, "converge"), (3, 0.3, "diverge"), (0.5, 0.5, "unchanged")]
+)
+def test_models_that_meet_part_or_stay(tmp_path, early, late, verdict):
+    found = compute_finding("model_convergence", made.frame(two_models(tmp_path, 1, early, late, 128)))
+    assert dict(found.select("measure", "verdict").iter_rows()) == {"cka": verdict, "overlap_4": verdict}
+
+
+def test_models_on_other_tokens_are_not_compared(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [
+        row
+        for model, digest in (("a", "x"), ("b", "y"))
+        for step in (10, 1000)
+        for row in made.add_cell(Lake(tmp_path), model, step, [cloud(rng)] * 3, tokens_digest=digest)
+    ]
+    found = compute_finding("model_convergence", made.frame(rows))
+    assert set(found["verdict"]) == {"too_few"}
+
+
+@pytest.mark.parametrize(("at_peak", "verdict"), [(3.0, "peak_more_alike"), (0.1, "peak_less_alike")])
+def test_peaks_that_are_more_and_less_alike_than_elsewhere(tmp_path, at_peak, verdict):
+    rng = np.random.default_rng(0)
+    common = [cloud(rng, 128) for _ in range(5)]
+    rows = []
+    for model in ("a", "b"):
+        shares = [1.2, 1.2, at_peak, 1.2, 1.2]
+        blocks = [share * each + cloud(rng, 128) for share, each in zip(shares, common, strict=True)]
+        rows += made.add_cell(Lake(tmp_path), model, 5, blocks, [5, 8, 12, 8, 5])
+    found = compute_finding("peak_overlap", made.frame(rows)).to_dicts()
+    assert {row["measure"]: row["verdict"] for row in found} == {"cka": verdict, "overlap_4": verdict}
+    assert (found[0]["peak"], found[0]["other_peak"]) == (3, 3)
+
+
+def test_the_findings_keep_the_contract_of_all_findings(tmp_path):
+    rows = two_models(tmp_path / "a", 1, 0.3, 3) + history(tmp_path / "a", 0, [EARLY] * 4, "c")
+    for name in WRONG:
+        table = compute_finding(name, made.frame(rows))
+        assert not table.is_empty()
+        assert {"verdict", "rows", "because", "recipe", "corpus"} <= set(table.columns)
+        assert table["rows"].min() >= 1  # type: ignore[operator]
+        assert table["because"].str.ends_with(".").all()
+        assert not table["because"].str.contains("None|nan|inf ").any()
+        floats = table.select(pl.selectors.float())
+        assert not any(column.is_nan().any() or column.is_infinite().any() for column in floats)
+        assert compute_finding(name, made.frame([])).schema == table.schema
+        brief = summarize_finding(name, table)
+        assert brief.lines
+        assert all(line.sentence for line in brief.lines)
+
+
+def test_a_damaged_record_and_a_lake_without_records_are_left_out(tmp_path):
+    rows = history(tmp_path, 0, [EARLY] * 4)
+    path = next(tmp_path.rglob("*.parquet"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = compute_finding("settling", made.frame(rows))
+    assert any("is left out" in str(one.message) for one in caught)
+    assert found["checkpoints"].max() == 4
+    assert compute_finding("settling", made.frame(rows).drop("record", "lake")).is_empty()
+
+
+def cell(clouds, **fields):
+    about = {"cell_id": "a" * 32, "model": "m", "revision": "r", "step": 1, "tokens_digest": "x", "corpus": "text"}
+    about |= {"corpus_sha256": "c", "tokenizer_digest": "t", "recipe_fingerprint": "f"}
+    known = {name: fields.pop(name) for name in list(fields) if name in about}
+    return parse_cell_records(encode_records(made.record_rows(clouds, about | known, **fields), {}))
+
+
+def test_two_cells_are_compared_layer_by_layer():
+    rng = np.random.default_rng(0)
+    clouds = [cloud(rng) for _ in range(3)]
+    turned = [each @ np.linalg.qr(rng.standard_normal((24, 24)))[0] for each in clouds]
+    found = similarity_of_records(cell(clouds), cell(turned))
+    assert found["other_layer"].to_list() == [1, 2, 3]
+    assert found["cka"].to_list() == pytest.approx([1] * 3, abs=1e-5)
+    assert found["overlap_16"].to_list() == [1] * 3
+    assert found["overlap_4_null"].to_list() == pytest.approx([4 / 63] * 3)
+    sinks = np.arange(TOKENS) < 8
+    assert similarity_of_records(cell(clouds, sinks=sinks), cell(turned))["tokens"].to_list() == [56] * 3
+
+
+@pytest.mark.parametrize(
+    ("column", "says"),
+    [("corpus_sha256", "corpus"), ("tokenizer_digest", "tokenizer"), ("recipe_fingerprint", "recipe")],
+)
+def test_records_of_other_tokens_name_the_one_thing_that_differs(column, says):
+    clouds = [cloud(np.random.default_rng(0))] * 3
+    with pytest.raises(UsageError, match=f"their {says} differs"):
+        require_comparable(cell(clouds), cell(clouds, tokens_digest="y", **{column: "other"}))
+
+
+def rate(words: list[str], wrong: set[str]) -> float:
+    return sum(word in wrong for word in words) / len(words)
+
+
+def null_words(folder, finding: str, groups: int, n: int) -> dict[str, list[str]]:
+    """Verdicts by measure on `n` lakes in which nothing differs."""
+    found: dict[str, list[str]] = {}
+    for seed in range(n):
+        rng = np.random.default_rng(seed)
+        lake = folder / f"{finding}-{groups}-{seed}"
+        if finding == "settling":
+            blocks = [moving(rng, [0, 0.5, 0.9, 0.99, 1]) for _ in range(4)]
+            clouds = {step: [block[i] for block in blocks] for i, step in enumerate(STEPS)}
+            rows = made.history(lake, "m", clouds, groups=groups)
+        elif finding == "similarity":
+            shared = cloud(rng)
+            rows = made.add_cell(Lake(lake), "m", 5, [shared + 0.8 * cloud(rng) for _ in range(4)], groups=groups)
+        else:
+            rows = []
+            steps = (10, 1000) if finding == "model_convergence" else (1000,)
+            common = {step: [cloud(rng) for _ in range(4)] for step in steps}
+            heights = rng.permutation(4) + 1.0
+            for model in ("a", "b"):
+                for step in steps:
+                    blocks = [each + 0.8 * cloud(rng) for each in common[step]]
+                    rows += made.add_cell(Lake(lake), model, step, blocks, list(heights), groups=groups)
+        table = compute_finding(finding, made.frame(rows))
+        table = table.filter(table["layer"].is_null()) if "layer" in table.columns else table
+        for measure, verdict in table.select("measure", "verdict").iter_rows():
+            found.setdefault(measure, []).append(verdict)
+    return found
+
+
+WRONG = {
+    "similarity": {"graded"},
+    "settling": {"lower_first", "upper_first"},
+    "model_convergence": {"converge", "diverge"},
+    "peak_overlap": {"peak_more_alike", "peak_less_alike"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [2, 4, 8])
+@pytest.mark.parametrize("finding", WRONG)
+def test_verdicts_on_null_histories_are_wrong_in_about_five_percent_at_most(tmp_path, finding, groups):
+    """Rates of 100 lakes are printed; a rate of 5 % has a standard error of 2.2 %."""
+    words = null_words(tmp_path, finding, groups, 100)
+    rates = {measure: rate(found, WRONG[finding]) for measure, found in words.items()}
+    print(f"RATE {finding} {groups} groups: {rates}")
+    assert max(rates.values()) <= 0.11
+
+
+@pytest.mark.parametrize("finding", WRONG)
+def test_few_null_histories_get_a_verdict(tmp_path, finding):
+    words = null_words(tmp_path, finding, 4, 10)
+    assert max(rate(found, WRONG[finding]) for found in words.values()) <= 0.2
