@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from pipeline.analysis.compared_similarity import compare_records
 from pipeline.analysis.frames import select_block_rows, select_history_rows
 from pipeline.analysis.group_errors import add_errors, average_points, subtract_rows
 from pipeline.analysis.model_batches import ModelRows, match_names
@@ -57,7 +58,9 @@ class Comparison(NamedTuple):
     """One row per metric, corpus, recipe, step and layer, with the columns of ROW_TYPES; `layer` is null for the mean
     over the blocks, and for the loss. `step` is null for two checkpoints, which may have different steps."""
     notes: tuple[str, ...]
-    """What a reader has to know: unpaired differences, layers that do not correspond."""
+    """Unpaired differences, layers that do not correspond, similarities that are lacking."""
+    similarity: pl.DataFrame
+    """Similarity of corresponding layers, as `compare_records` gives it; empty without records of equal tokens."""
 
 
 def compare(reader: LakeReader, first: str, second: str | None = None, corpora: Sequence[str] = ()) -> Comparison:
@@ -80,17 +83,16 @@ def compare(reader: LakeReader, first: str, second: str | None = None, corpora: 
     of = CORPORA if len(corpora) == 2 else HISTORIES if whole else CHECKPOINTS
     parts = _require_comparable(of, sides, chosen)
     table = pl.concat([_subtract(of, metric, *parts) for metric in HEADLINE_METRICS])
-    first_side, second_side = sides
-    table = pl.concat([table, load_similarity_rows(reader, of, first_side, second_side)])
-    return Comparison(of, first_side, second_side, table, tuple(_list_notes(table, *parts)))
+    similarity, left_out = _compare_tokens(of, sides, parts)
+    return Comparison(of, *sides, table, (*_list_notes(table, *parts), *left_out), similarity)
 
 
-def load_similarity_rows(reader: LakeReader, of: str, first: Side, second: Side) -> pl.DataFrame:
-    """Load the similarity of corresponding layers (CKA, overlap of neighbours) as rows of a comparison.
-
-    A lake without similarity records has none.
-    """
-    return pl.DataFrame(schema=ROW_TYPES)
+def _compare_tokens(
+    of: str, sides: Sequence[Side], parts: Sequence[pl.DataFrame]
+) -> tuple[pl.DataFrame, Sequence[str]]:
+    if of == CORPORA:
+        return pl.DataFrame(), ["no similarity: that of layers needs the same tokens, and two corpora have none"]
+    return compare_records([str(side) for side in sides], parts, by_step=of == HISTORIES)
 
 
 def _choose_sides(rows: ModelRows, first: str, second: str, corpora: Sequence[str]) -> list[Side]:

@@ -53,8 +53,10 @@ def compare(
     """Compare two checkpoints, two histories or two corpora, layer by layer: every metric, with 95 % intervals.
 
     A label without a revision is the whole history if both have several steps, else its newest checkpoint. Differences
-    are B minus A, paired where both read the same tokens. Rows compare at an equal recipe and corpus. --population sets
-    A against the band (median, percentiles 5 to 95) of the other runs of its size, per layer and step.
+    are B minus A, paired where both read the same tokens. Rows compare at an equal recipe and corpus. Where the lake
+    has similarity records of both, their layers are also compared token by token (CKA, shared neighbours).
+    --population sets A against the band (median, percentiles 5 to 95) of the other runs of its size, per layer and
+    step.
 
     Example: shapelake compare MODEL@step1000 MODEL@step2000 --lake lake
     """
@@ -73,7 +75,8 @@ def compare(
         write_comparison(found, output, reader.uri)
     if as_json:
         sides = {"a": found.first._asdict(), "b": found.second._asdict()}
-        print_json({"of": found.of, **sides, "notes": found.notes, "rows": found.rows.to_dicts()})
+        tables = {"rows": found.rows.to_dicts(), "similarity": found.similarity.to_dicts()}
+        print_json({"of": found.of, **sides, "notes": found.notes, **tables})
         return
     render.print_comparison(found, layers)
     if output is not None:

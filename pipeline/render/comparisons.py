@@ -21,6 +21,10 @@ LAYER_COLUMNS = (
     "low",
     "high",
 )
+SIMILARITY_COLUMNS = (
+    *("corpus", "recipe", "kind", "step", "layer", "other_layer", "tokens", "cka", "cka_low", "cka_high", "cka_bound"),
+    *("overlap_1", "overlap_4", "overlap_16", "overlap_4_null"),
+)
 
 
 def print_comparison(comparison: Any, layers: bool = False) -> None:
@@ -40,8 +44,38 @@ def print_comparison(comparison: Any, layers: bool = False) -> None:
         print_rows(LAYER_COLUMNS, [[row[name] for name in LAYER_COLUMNS] for row in rows])
     else:
         print_aligned([_cells(group) for group in _group(rows)])
+    _print_similarity(comparison, layers)
     for note in comparison.notes:
         print_line(f"note: {note}")
+
+
+def _print_similarity(comparison: Any, layers: bool) -> None:
+    """Print the range of each similarity over the layers, of histories at the last step; with `layers` every row."""
+    rows = comparison.similarity.to_dicts()
+    if not rows:
+        return
+    print_line("similarity of corresponding layers on the same tokens: 1 = equal geometry up to rotation and scale")
+    if layers:
+        print_rows(SIMILARITY_COLUMNS, [[row[name] for name in SIMILARITY_COLUMNS] for row in rows])
+        return
+    last = max((row["step"] for row in rows if row["step"] is not None), default=None)
+    groups = _group([row | {"metric": ""} for row in rows if row["step"] == last])
+    print_aligned([_similarity_cells(name, group) for group in groups for name in ("cka", "overlap_4")])
+
+
+def _similarity_cells(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    known = sorted((row for row in rows if row[name] is not None), key=lambda row: row[name])
+    if not known:
+        return [name, rows[0]["corpus"], rows[0]["recipe"], "not recorded", ""]
+    ends = (f"{row[name]:.3f}{format_limits(row, name)} in layer {row['layer']}" for row in (known[0], known[-1]))
+    null = f"unrelated layers read {known[0][f'{name}_null']:.3f}"
+    cells = [name, rows[0]["corpus"], rows[0]["recipe"], " to ".join(ends), null]
+    return [escape_control(cell) for cell in cells]
+
+
+def format_limits(row: Mapping[str, Any], name: str) -> str:
+    """Format the 95 % interval of a column: ` (0.101 to 0.145)`; empty without one."""
+    return "" if row[f"{name}_low"] is None else f" ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
 
 
 def _group(rows: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:

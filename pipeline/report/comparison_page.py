@@ -49,6 +49,7 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
         DrawnChart(heading, caption, _draw_differences(part, over))
         for heading, part in _divide(rows, also="corpus_b" if found.of == CORPORA else None)
     ]
+    charts += _similarity_charts(found)
     labels = [str(found.first._replace(corpus=None))]
     labels += [] if found.of == CORPORA else [str(found.second._replace(corpus=None))]
     named = [side.corpus for side in (found.first, found.second) if side.corpus]
@@ -63,6 +64,35 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
         command,
         uri,
     )
+
+
+def _similarity_charts(found: Comparison) -> list[DrawnChart]:
+    """One chart per corpus, recipe and kind over depth, of histories at the last common step."""
+    rows = found.similarity
+    if rows.is_empty():
+        return []
+    rows = rows.filter(pl.col("step").eq_missing(rows["step"].max()), pl.col("state") == "block")
+    long = pl.concat(
+        rows.select(
+            *COMPARED,
+            "depth",
+            metric=pl.lit(name),
+            difference=name,
+            low=f"{name}_low",
+            high=f"{name}_high",
+        )
+        for name in ("cka", "overlap_4")
+    )
+    caption = (
+        "Similarity of corresponding layers on the same tokens, with its 95 % interval: 1 for equal geometry up to "
+        f"rotation and scale; unrelated layers read {rows['cka_null'].max():.3f} (CKA) and "
+        f"{rows['overlap_4_null'].max():.3f} (overlap of 4 neighbours)."
+    )
+    at = "" if rows["step"].is_null().all() else f", step {rows['step'].max():,}"
+    return [
+        DrawnChart(f"Similarity: {heading}{at}", caption, _draw_differences(part, "depth", "similarity"))
+        for heading, part in _divide(long)
+    ]
 
 
 def write_population(found: Population, path: str | Path, uri: str) -> Path:
@@ -114,11 +144,11 @@ def _metrics(rows: pl.DataFrame) -> list[str]:
     return [name for name in HEADLINE_METRICS if name in known] + sorted(known - {*HEADLINE_METRICS})
 
 
-def _draw_differences(rows: pl.DataFrame, over: str) -> str:
+def _draw_differences(rows: pl.DataFrame, over: str, title: str = "difference") -> str:
     base, x = alt.Chart(alt.NamedData("rows")), _axis(over)
 
     def y(column: str) -> alt.Y:
-        return alt.Y(f"{column}:Q", title="difference", axis=alt.Axis(tickCount=4))
+        return alt.Y(f"{column}:Q", title=title, axis=alt.Axis(tickCount=4))
 
     known = base.transform_filter("datum.low != null")
     zero = base.mark_rule(color=theme.LEGEND_GREY).encode(y=alt.datum(0))
