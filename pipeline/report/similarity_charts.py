@@ -1,5 +1,7 @@
 """Charts of similarity: heat maps of layers and of checkpoints, and settling curves."""
 
+from typing import Any
+
 import altair as alt
 
 from pipeline.report import theme
@@ -43,6 +45,6 @@ def _matrices(chart: alt.Chart) -> alt.FacetChart:
     return _panels(chart).resolve_scale(x="independent", y="independent")
 
 
-def _panels(chart: alt.Chart | alt.LayerChart) -> alt.FacetChart:
+def _panels(chart: Any) -> alt.FacetChart:
     small = chart.properties(width=theme.PANEL_WIDTH * 1.4, height=220)
     return small.facet(alt.Facet("panel:N", title=None), columns=FACET_COLUMNS)

@@ -80,7 +80,7 @@ def test_layers_with_one_geometry_and_layers_that_drift_apart(tmp_path):
     rng = np.random.default_rng(0)
     shared = cloud(rng, 256)
     alike = [shared + 0.1 * cloud(rng, 256) for _ in range(5)]
-    walk = np.cumsum([cloud(rng, 256) for _ in range(5)], axis=0)
+    walk = list(np.cumsum([cloud(rng, 256) for _ in range(5)], axis=0))
     for name, clouds, verdict in (("alike", alike, "one_geometry"), ("walk", walk, "graded")):
         rows = made.add_cell(Lake(tmp_path / name), name, 5, clouds)
         found = compute_finding("similarity", made.frame(rows))
