@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.brief_sentences import COUNTED, RULES, Row, count_rows, describe_rows
+from pipeline.analysis.brief_rules import COUNTED, RULES, Row, count_rows, describe_rows
 from pipeline.analysis.trust import SOUND, WORST_FIRST
 
 KEYS = ("model", "decoder", "other_model", "kind", "stage", "run", "corpus", "null", "recipe", "layer")

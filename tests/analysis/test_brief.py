@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from pipeline.analysis import FINDINGS, compute_finding, compute_findings, summarize_finding
-from pipeline.analysis.brief_sentences import RULES
+from pipeline.analysis.brief_rules import RULES
 from pipeline.analysis.trust import compute_trust
 from pipeline.errors import UsageError
 from pipeline.lake import open_lake

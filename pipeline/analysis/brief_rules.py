@@ -1,0 +1,225 @@
+"""Brief form of each finding: one line per history and text, with verdict, effect and a short sentence."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.analysis import brief_sentences as sentences
+from pipeline.analysis import (
+    compression_valley,
+    convergence,
+    depth,
+    explosions,
+    isotropy,
+    linearity,
+    massive,
+    matched,
+    model_convergence,
+    one_shape,
+    onset,
+    peak_overlap,
+    phases,
+    settling,
+    sinks,
+    trends,
+)
+from pipeline.analysis.brief_sentences import Row, Words
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS
+from pipeline.analysis.similarities import MEASURES
+
+
+class BriefRule(NamedTuple):
+    """Brief form of the rows of one history on one text; each function describes one row."""
+
+    measure: str
+    """Meaning of the effect."""
+    effect: Words
+    sentence: Words
+    part: Words | None = None
+    """Name of a row among several of one history; None if there is only one."""
+    order: tuple[str, ...] = ()
+    """Names of the rows, the main one first."""
+    claim: str = ""
+    """Published claim that the finding bears on; empty if there is none."""
+
+
+def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Return verdict, effect and sentence. Of several rows, verdicts that differ are named by row.
+
+    Effect and sentence are those of the first row with an effect, in the order of `rule.order`.
+    """
+    part = rule.part
+    if part is None:
+        return rows[0]["verdict"], rule.effect(rows[0]), rule.sentence(rows[0]) + _claim(rows[0])
+    ranks = {name: rank for rank, name in enumerate(rule.order)}
+    ordered = sorted(rows, key=lambda row: ranks.get(part(row), len(ranks)))
+    verdicts = [row["verdict"] for row in ordered]
+    named = ", ".join(f"{part(row)} {row['verdict']}" for row in ordered)
+    main = next((row for row in ordered if rule.effect(row) != sentences.UNKNOWN), ordered[0])
+    verdict, sentence = verdicts[0] if len({*verdicts}) == 1 else named, rule.sentence(main)
+    return verdict, rule.effect(main), f"{part(main)}: {sentence}{_claim(main)}"
+
+
+def _claim(row: Row) -> str:
+    """The answer to the published claim, where the finding has one and decides it."""
+    claim = row.get("claim")
+    return f"; {claim} the claim" if claim in (SUPPORTS, CONTRADICTS) else ""
+
+
+def count_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
+    """Return verdict, effect and sentence of many similar rows: how many have each verdict, and the first row's words."""
+    counts = Counter(row["verdict"] for row in rows)
+    verdict = ", ".join(f"{verdict} {n} of {len(rows)}" for verdict, n in counts.most_common())
+    least = min(rows, key=lambda row: row.get("same_verdict") or 0.0)
+    return verdict, rule.effect(least), rule.sentence(least)
+
+
+METRICS = ("anisotropy", "anisotropy_no_sink")
+CONCLUSIONS = ("dome", "dome_no_sink", "phases", "peak_step", "depth")
+CONTROLS = ("training types", "training gaussian", "depth types", "depth gaussian")
+RULES: dict[str, BriefRule] = {
+    "dome": BriefRule(
+        "height of the peak above the higher end of the profile",
+        sentences.interval("height", ".3f"),
+        sentences.dome,
+        claim="decoders have a dome, encoders have none",
+    ),
+    "matched": BriefRule(
+        "anisotropy of the middle third, decoder minus encoder",
+        sentences.interval("middle_difference", "+.3f"),
+        sentences.matched,
+        claim=matched.CLAIM,
+    ),
+    "convergence": BriefRule(
+        "change of the profile per e-fold of training, in the last doubling",
+        sentences.interval("late", ".3f"),
+        sentences.convergence,
+        claim=convergence.CLAIM,
+    ),
+    "one_shape": BriefRule(
+        "change of the mean distance between decoders, late minus early",
+        sentences.interval("change", "+.3f"),
+        sentences.one_shape,
+        sentences.column("metric"),
+        METRICS,
+        one_shape.CLAIM,
+    ),
+    "depth": BriefRule(
+        "height of the peak above both sides", sentences.interval("height", ".0%"), sentences.depth, claim=depth.CLAIM
+    ),
+    "phases": BriefRule(
+        "height of the peak over training above both sides",
+        sentences.interval("height", ".0%"),
+        sentences.phases,
+        claim=phases.CLAIM,
+    ),
+    "estimators": BriefRule(
+        "height of the peak over training of the first estimator",
+        sentences.interval("height", ".0%"),
+        sentences.column("estimator"),
+    ),
+    "agreement": BriefRule(
+        "share of layers with the same verdict, of the two scales that are least alike",
+        sentences.percent("same_verdict"),
+        sentences.agreement,
+    ),
+    "nulls": BriefRule(
+        "effect on text minus effect on random tokens (heights; of peak_step doublings)",
+        sentences.interval("difference", "+.3f"),
+        sentences.nulls,
+        sentences.column("conclusion"),
+        CONCLUSIONS,
+        "the effect is the same on random tokens",
+    ),
+    "controls": BriefRule(
+        "share of the largest change of dimension that the control has too",
+        sentences.interval("left", ".0%"),
+        sentences.controls,
+        sentences.column("over", "control"),
+        CONTROLS,
+        "the change is not one of the control, clusters of equal tokens or the covariance",
+    ),
+    "sinks": BriefRule(
+        "share of mid-layer anisotropy that is left without sink tokens",
+        sentences.interval("left", ".0%"),
+        sentences.sinks,
+        claim=sinks.CLAIM,
+    ),
+    "explosions": BriefRule(
+        "correlation of dimension with a later loss",
+        sentences.correlation,
+        sentences.explosions,
+        claim=explosions.CLAIM,
+    ),
+    "trends": BriefRule(
+        "change from the first to the last checkpoint",
+        sentences.trend_effect,
+        sentences.trends,
+        sentences.column("metric"),
+        tuple(trends.TRENDS),
+        trends.RISES,
+    ),
+    "linearity": BriefRule(
+        "mean R^2 of the linear map to the next layer",
+        sentences.interval("linearity", ".3f"),
+        sentences.linearity,
+        claim=linearity.CLAIM,
+    ),
+    "massive": BriefRule(
+        "largest possible share of contexts with more than three tokens of outlying norm beside the first",
+        sentences.interval("crowded", ".0%"),
+        sentences.massive,
+        claim=massive.CLAIM,
+    ),
+    "valley": BriefRule(
+        "share by which RankMe is lower in blocks with a large sink",
+        sentences.interval("drop", ".0%"),
+        sentences.valley,
+        claim=compression_valley.CLAIM,
+    ),
+    "isotropy": BriefRule(
+        "mean cosine between tokens", sentences.interval("cosine", ".3f"), sentences.isotropy, claim=isotropy.CLAIM
+    ),
+    "onset": BriefRule(
+        "rank correlation of the onset's depth with the loss",
+        sentences.interval("correlation", ".2f"),
+        sentences.onset,
+        claim=onset.CLAIM,
+    ),
+    "similarity": BriefRule(
+        "similarity of neighbouring blocks minus that of the first and the last",
+        sentences.interval("fall", "+.3f"),
+        sentences.similarity,
+        sentences.column("measure"),
+        MEASURES,
+    ),
+    "settling": BriefRule(
+        "doublings of training by which the last block settles later than the first",
+        sentences.interval("slope", "+.2f"),
+        sentences.settling,
+        sentences.column("measure"),
+        MEASURES,
+        settling.CLAIM,
+    ),
+    "model_convergence": BriefRule(
+        "similarity between models, late minus early",
+        sentences.interval("change", "+.3f"),
+        sentences.model_convergence,
+        sentences.column("measure"),
+        MEASURES,
+        model_convergence.CLAIM,
+    ),
+    "peak_overlap": BriefRule(
+        "similarity of two models at their peaks of dimension minus that elsewhere",
+        sentences.interval("gain", "+.3f"),
+        sentences.peak_overlap,
+        sentences.column("measure"),
+        MEASURES,
+        peak_overlap.CLAIM,
+    ),
+    "trust": BriefRule(
+        "share of rows in doubt", sentences.percent("share"), sentences.trust, sentences.column("about")
+    ),
+}
+COUNTED = ("estimators", "agreement")
+"""Findings with many similar rows per history; the brief form counts their verdicts."""
