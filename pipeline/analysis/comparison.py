@@ -84,7 +84,9 @@ def compare(reader: LakeReader, first: str, second: str | None = None, corpora: 
     parts = _require_comparable(of, sides, chosen)
     table = pl.concat([_subtract(of, metric, *parts) for metric in HEADLINE_METRICS])
     similarity, left_out = _compare_tokens(of, sides, parts)
-    return Comparison(of, *sides, table, (*_list_notes(table, *parts), *left_out), similarity)
+    first_side, second_side = sides
+    notes = (*_list_notes(table, *parts), *left_out)
+    return Comparison(of, first_side, second_side, table, notes, similarity)
 
 
 def _compare_tokens(
