@@ -21,6 +21,7 @@ from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 
 SIGNIFICANCE_LEVEL, ROUNDING = 0.05, 1e-9
 NO_RECORDS = "the lake holds no similarity records; add 'similarity:' to the sweep"
+RECORDS = "similarity records"
 UNTESTED_WORDS = (*NO_VERDICTS, "no_large_norm", "all_large_norm")
 """Verdicts of rows that test nothing."""
 ROW_TYPES: dict[str, Any] = {
@@ -112,7 +113,10 @@ def _judge_claim(
     rows = _select_rows(claim, found[claim.finding])
     for row in rows.iter_rows(named=True):
         yield _make_row(claim, row, _answer(claim, row, groups.get(row["recipe"])))
-    missing = ClaimAnswer(UNDECIDED, None, (None, None, None), None, f"it needs {claim.needs}")
+    no_records = claim.needs.startswith(RECORDS) and rows.is_empty()
+    missing = ClaimAnswer(
+        UNDECIDED, None, (None, None, None), None, NO_RECORDS if no_records else f"it needs {claim.needs}"
+    )
     if claim.compares_models:
         if rows.is_empty():
             yield _make_row(claim, {}, missing)
@@ -176,6 +180,8 @@ def _decide_by_limits(claim: PublishedClaim, row: dict[str, Any], known: Mapping
 
 def _make_row(claim: PublishedClaim, row: Mapping[str, Any], answer: ClaimAnswer) -> dict[str, Any]:
     keys = {name: row.get(name) for name in (*HISTORY_COLUMNS, "null")}
+    if row.get("other_model"):
+        keys["model"] = f"{row['model']}, {row['other_model']}"
     numbers = dict(zip(("effect", "low", "high"), answer.effect, strict=True))
     words = {"verdict": answer.verdict, "answer": answer.answer, "answer_alone": answer.answer}
     return {"claim": claim.name, **keys, **words, **numbers, "p": answer.p, "p_holm": None, "because": answer.because}

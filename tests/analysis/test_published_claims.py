@@ -197,10 +197,28 @@ def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns
 
 
 @pytest.mark.parametrize("name", sorted(SIMILARITY))
+def test_a_claim_about_similarity_reads_the_columns_of_its_finding(name):
+    """Rows as the findings on similarity records write them."""
+    claim, (limit, *_) = CLAIMS[name], CLAIMS[name].supports
+    keys = dict.fromkeys(("model", "other_model", "stage", "run")) | {"model": "lab/a", "kind": "decoder"}
+    keys |= {"corpus": claim_rows.TEXT, "recipe": "quick@1", "verdict": "v", "because": "it is so."} | claim.rows
+    answers = []
+    for value, word in ((2.0, "supports"), (-2.0, "contradicts"), (0.0, "undecided")):
+        half = 3.0 if word == "undecided" else 0.01
+        numbers = {limit.column: value, f"{limit.column}_low": value - half, f"{limit.column}_high": value + half}
+        rows = pl.DataFrame(
+            [keys | numbers | {"claim": word}],
+            schema_overrides={"layer": pl.Int64, "stage": pl.String, "run": pl.String},
+        )
+        answers += judge_claims({claim.finding: rows}, {"quick@1": 5}).filter(claim=name)["answer"].to_list()
+    assert answers == ["supports", "contradicts", "undecided"]
+
+
+@pytest.mark.parametrize("name", sorted(SIMILARITY))
 def test_a_claim_about_similarity_says_what_the_lake_lacks(name):
-    if CLAIMS[name].finding in FINDINGS:
-        pytest.skip("the finding is there: its own tests decide")
-    assert judge(name, [history()])["because"].to_list() == [NO_RECORDS]
+    found = judge(name, [history()])
+    assert set(found["because"]) == {NO_RECORDS}
+    assert set(found["answer"]) == {"undecided"}
 
 
 def test_a_history_that_a_finding_says_nothing_about_is_told_what_it_needs():
