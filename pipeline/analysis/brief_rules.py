@@ -67,7 +67,7 @@ def _claim(row: Row) -> str:
 
 
 def count_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
-    """Return verdict, effect and sentence of many similar rows: the count of each verdict, and the first row's words."""
+    """Return verdict, effect and sentence of many similar rows: counts of the verdicts, and the words of one row."""
     counts = Counter(row["verdict"] for row in rows)
     verdict = ", ".join(f"{verdict} {n} of {len(rows)}" for verdict, n in counts.most_common())
     least = min(rows, key=lambda row: row.get("same_verdict") or 0.0)

@@ -36,34 +36,26 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
         UsageError: `path` is not a writable .html file.
     """
     lead = f"{found.second} minus {found.first}: every metric, with 95 % intervals."
-    over = "step" if found.of == HISTORIES else "depth"
-    rows = found.rows if over == "depth" else found.rows.filter(pl.col("layer").is_null())
-    if over == "depth":
-        rows = rows.filter(pl.col("state") == "block")
-    caption = (
-        "The difference of the mean over the blocks at every common step, with its 95 % interval."
-        if over == "step"
-        else "The difference of each block, with its 95 % interval for this block alone."
-    )
-    charts = [
-        DrawnChart(heading, caption, _draw_differences(part, over))
-        for heading, part in _divide(rows, also="corpus_b" if found.of == CORPORA else None)
-    ]
-    charts += _similarity_charts(found)
-    labels = [str(found.first._replace(corpus=None))]
-    labels += [] if found.of == CORPORA else [str(found.second._replace(corpus=None))]
-    named = [side.corpus for side in (found.first, found.second) if side.corpus]
-    command = _command(labels, list(dict.fromkeys(named)), uri)
-    return _write(
-        path,
-        "Comparison",
-        lead,
-        found.notes,
-        charts,
-        _table(found.rows, "Differences, b minus a. Rows without a layer are means over the blocks."),
-        command,
-        uri,
-    )
+    table = _table(found.rows, "Differences, b minus a. Rows without a layer are means over the blocks.")
+    charts = [*_draw_comparison(found), *_similarity_charts(found)]
+    return _write(path, "Comparison", lead, found.notes, charts, table, _compare_command(found, uri), uri)
+
+
+def _draw_comparison(found: Comparison) -> list[DrawnChart]:
+    """Charts over depth or, of two histories, of the means over the blocks over training."""
+    over, chosen = "depth", pl.col("state") == "block"
+    caption = "The difference of each block, with its 95 % interval for this block alone."
+    if found.of == HISTORIES:
+        over, chosen = "step", pl.col("layer").is_null()
+        caption = "The difference of the mean over the blocks at every common step, with its 95 % interval."
+    parts = _divide(found.rows.filter(chosen), also="corpus_b" if found.of == CORPORA else None)
+    return [DrawnChart(heading, caption, _draw_differences(part, over)) for heading, part in parts]
+
+
+def _compare_command(found: Comparison, uri: str) -> str:
+    sides = (found.first, found.second)
+    labels = dict.fromkeys(str(side._replace(corpus=None)) for side in sides)
+    return _command(list(labels), list(dict.fromkeys(side.corpus for side in sides if side.corpus)), uri)
 
 
 def _similarity_charts(found: Comparison) -> list[DrawnChart]:
