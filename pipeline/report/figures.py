@@ -27,6 +27,11 @@ SHORT_TITLE_BELOW = 200
 """Width of a panel in points below which its axis of depth has a short title."""
 
 
+NEEDS_RECORDS = (
+    "Run its sweep with `similarity: {}` to make similarity records; over training, of two checkpoints or more"
+)
+
+
 class FigureSpec(NamedTuple):
     """A figure of the table FIGURES."""
 
@@ -37,6 +42,8 @@ class FigureSpec(NamedTuple):
     over_training: bool = False
     every_text: bool = False
     """True if it draws all texts; others draw the first that is not random tokens."""
+    needs: str = "Draw another figure, or measure what this one needs"
+    """Remedy if the table is empty."""
 
 
 FIGURES: dict[str, FigureSpec] = {
@@ -55,26 +62,38 @@ FIGURES: dict[str, FigureSpec] = {
     "spectrum": FigureSpec(figure_charts.spectrum, "Spectrum of the covariance, by block", "spectrum"),
     "linearity": FigureSpec(figure_charts.linearity, "Linearity of the blocks over depth", "linearity"),
     "population-depth": FigureSpec(
-        figure_charts.population_over_depth, "A run against the runs of its size, over depth", "population"
+        figure_charts.population_over_depth,
+        "A run against the runs of its size, over depth",
+        "population",
+        needs="Write --run MODEL",
     ),
     "population-training": FigureSpec(
         figure_charts.population_over_training,
         "A run against the runs of its size, over training",
         "population_steps",
         True,
+        needs="Write --run MODEL",
     ),
     "similarity-layers": FigureSpec(
         similarity_charts.layer_similarity,
         "Similarity of the layers: CKA, and overlap of 4 neighbours",
         "similarity_layers",
+        needs=NEEDS_RECORDS,
     ),
     "similarity-steps": FigureSpec(
         similarity_charts.step_similarity,
         "Similarity (CKA) of the checkpoints with each other",
         "similarity_steps",
         True,
+        needs=NEEDS_RECORDS,
     ),
-    "settling": FigureSpec(similarity_charts.settling, "Similarity of each block to its last state", "settling", True),
+    "settling": FigureSpec(
+        similarity_charts.settling,
+        "Similarity of each block to its last state",
+        "settling",
+        True,
+        needs=NEEDS_RECORDS,
+    ),
     "random-tokens": FigureSpec(
         figure_charts.text_against_random, "Text against random tokens", "text_and_random", every_text=True
     ),
@@ -119,9 +138,7 @@ def build_figure_spec(
     if figure.over_training and chosen.step is not None:
         raise UsageError(f"figure {name} --step", "the figure is over training", "Leave --step out")
     if data.tables[figure.table].is_empty():
-        needs_run = figure.table.startswith("population") and chosen.run is None
-        do = "Write --run MODEL" if needs_run else "Draw another figure, or measure what this one needs"
-        raise UsageError(f"figure {name}", f"the lake has no data for it ({figure.table})", do)
+        raise UsageError(f"figure {name}", f"the lake has no data for it ({figure.table})", figure.needs)
     shown = ChartContext.from_tables(data.charts)
     params = [
         {"name": "text", "value": shown.default_choice("text")},
