@@ -46,7 +46,7 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
     less alike than neighbouring blocks; one_geometry = they are less alike by under 0.1 at most, at 95 %; undecided;
     too_few = under 3 blocks or too few ordinary tokens, no_errors), `neighbours` (mean similarity of neighbouring
     blocks), `ends` (of the first and the last block) and `fall` (neighbours - ends), each with its 95 % interval;
-    `bound` (largest difference of `ends` from the CKA of whole kernels), `null` (similarity of unrelated layers), `p`
+    `bound` (largest difference of `ends` from the CKA of whole kernels), `unrelated` (value of unrelated layers), `p`
     (share of permutations of the tokens at which the ends are as alike), `blocks`, `tokens`, `revision`, `rows`,
     `because`.
     """
@@ -62,7 +62,7 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
 
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "revision", "measure", "verdict"), pl.String())
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("neighbours", "ends", "fall") for end in ("", "_low", "_high")}
-_TYPES |= {"bound": pl.Float64(), "null": pl.Float64(), "p": pl.Float64()}
+_TYPES |= {"bound": pl.Float64(), "unrelated": pl.Float64(), "p": pl.Float64()}
 _TYPES |= {"blocks": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
@@ -79,7 +79,7 @@ def _summarize(rows: pl.DataFrame, cell: CellRecords, measure: str) -> dict[str,
     fall = jackknife_estimate(near["value"] - ends["value"], near["without"] - ends["without"])
     row |= estimate_columns("neighbours", jackknife_estimate(**near))  # type: ignore[arg-type]
     row |= estimate_columns("ends", jackknife_estimate(**ends)) | estimate_columns("fall", fall)  # type: ignore[arg-type]
-    row |= {"bound": float(found.bound[0, -1]), "null": expected_similarity(measure, tokens)}
+    row |= {"bound": float(found.bound[0, -1]), "unrelated": expected_similarity(measure, tokens)}
     row |= {"p": permutation_p(layers[0], layers[-1], tokens, measure, float(ends["value"]))}
     return row | {"verdict": _judge(fall) if has_groups(tokens) else NO_ERRORS}
 
@@ -113,4 +113,5 @@ def _sentence(row: dict[str, Any]) -> str:
     }[row["verdict"]]
     bound = f", the whole kernels' within {row['bound']:.3f}" if row["measure"] == CKA else ""
     ends = f"{row['measure']} {format_interval(row, 'ends')}{bound}, of neighbours {format_interval(row, 'neighbours')}"
-    return f"{text}: {ends}. Unrelated layers have {row['null']:.3f}; p = {row['p']:.3f} by permutation of the tokens."
+    null = f"Unrelated layers have {row['unrelated']:.3f}; p = {row['p']:.3f} by permutation of the tokens."
+    return f"{text}: {ends}. {null}"

@@ -46,7 +46,7 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     diverge = the mean similarity rises or falls significantly; unchanged; too_few = under two decoders with records of
     the same tokens at both times, no_errors), `claim` (supports = converge; contradicts = diverge, or a rise of under
     0.05 at 95 %; undecided), `early` and `late` mean similarity over pairs of models and blocks, and `change`, each
-    with its 95 % interval; `null` (of unrelated layers), `models`, `tokens`, `rows`, `because`.
+    with its 95 % interval; `unrelated` (similarity of unrelated layers), `models`, `tokens`, `rows`, `because`.
     Bias: the interval is that of these models over contexts; other models are not covered.
     """
     frame = select_recorded_early_and_late(lake)
@@ -62,7 +62,7 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
 
 _TYPES: dict[str, Any] = dict.fromkeys(("corpus", "recipe", "measure", "verdict", "claim"), pl.String())
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("early", "late", "change") for end in ("", "_low", "_high")}
-_TYPES |= {"null": pl.Float64(), "models": pl.List(pl.String()), "tokens": pl.Int64(), "rows": pl.Int64()}
+_TYPES |= {"unrelated": pl.Float64(), "models": pl.List(pl.String()), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
 def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
@@ -110,7 +110,7 @@ def _compare_runs(part: pl.DataFrame, runs: list[Run], measure: str) -> dict[str
     change = jackknife_estimate(late - early, late_parts - early_parts)
     row |= estimate_columns("early", jackknife_estimate(early, early_parts))
     row |= estimate_columns("late", jackknife_estimate(late, late_parts)) | estimate_columns("change", change)
-    return row | {"null": expected_similarity(measure, tokens)} | _judge(change)
+    return row | {"unrelated": expected_similarity(measure, tokens)} | _judge(change)
 
 
 def _judge(change: Estimate) -> dict[str, str]:
@@ -132,6 +132,6 @@ def _sentence(row: dict[str, Any]) -> str:
         NO_ERRORS: "has no errors: the records have one group of contexts",
     }[row["verdict"]]
     numbers = f"{format_interval(row, 'early')} early, {format_interval(row, 'late')} late"
-    models, null = len(row["models"]), f"unrelated layers have {row['null']:.3f}"
+    models, null = len(row["models"]), f"unrelated layers have {row['unrelated']:.3f}"
     what = f"The mean {row['measure']} of {models} decoders at matched depth {text}"
     return f"{what}: {numbers}; {null}. {describe_claim(row['claim'], CLAIM)}"

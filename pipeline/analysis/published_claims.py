@@ -20,8 +20,6 @@ from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, load_group_co
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 
 SIGNIFICANCE_LEVEL, ROUNDING = 0.05, 1e-9
-NO_RECORDS = "the lake holds no similarity records; add 'similarity:' to the sweep"
-RECORDS = "similarity records"
 UNTESTED_WORDS = (*NO_VERDICTS, "no_large_norm", "all_large_norm")
 """Verdicts of rows that test nothing."""
 ROW_TYPES: dict[str, Any] = {
@@ -85,8 +83,8 @@ def describe_correction(claims: pl.DataFrame) -> str:
     if not tests:
         return "Nothing was tested, so nothing is corrected."
     return (
-        f"Answers hold after Holm's correction over {tests} tests (claims x histories): in at most {level} of lakes is "
-        "any of them wrong by chance."
+        f"Answers hold after Holm's correction over {tests} tests (claims x histories): at most {level} of lakes "
+        "have a wrong one by chance."
     )
 
 
@@ -107,16 +105,10 @@ def _judge_claim(
     claim: PublishedClaim, found: Mapping[str, pl.DataFrame], histories: pl.DataFrame, groups: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
     """Rows of one claim: those of its finding, and the histories that the finding says nothing about."""
-    if claim.finding not in found:
-        yield _make_row(claim, {}, ClaimAnswer(UNDECIDED, None, (None, None, None), None, NO_RECORDS))
-        return
     rows = _select_rows(claim, found[claim.finding])
     for row in rows.iter_rows(named=True):
         yield _make_row(claim, row, _answer(claim, row, groups.get(row["recipe"])))
-    no_records = claim.needs.startswith(RECORDS) and rows.is_empty()
-    missing = ClaimAnswer(
-        UNDECIDED, None, (None, None, None), None, NO_RECORDS if no_records else f"it needs {claim.needs}"
-    )
+    missing = ClaimAnswer(UNDECIDED, None, (None, None, None), None, f"it needs {claim.needs}")
     if claim.compares_models:
         if rows.is_empty():
             yield _make_row(claim, {}, missing)

@@ -11,7 +11,7 @@ import pytest
 from pipeline.analysis import FINDINGS
 from pipeline.analysis.claim_registry import Limit, load_claims
 from pipeline.analysis.claim_tests import correct_holm, invert_interval
-from pipeline.analysis.published_claims import NO_RECORDS, compute_claims, count_groups, judge_claims
+from pipeline.analysis.published_claims import compute_claims, count_groups, judge_claims
 from tests.support import claim_rows
 from tests.support.claim_rows import RANDOM, flat, history, over_depth, over_training
 
@@ -217,7 +217,7 @@ def test_a_claim_about_similarity_reads_the_columns_of_its_finding(name):
 @pytest.mark.parametrize("name", sorted(SIMILARITY))
 def test_a_claim_about_similarity_says_what_the_lake_lacks(name):
     found = judge(name, [history()])
-    assert set(found["because"]) == {NO_RECORDS}
+    assert set(found["because"]) == {f"it needs {CLAIMS[name].needs}"}
     assert set(found["answer"]) == {"undecided"}
 
 

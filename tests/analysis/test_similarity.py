@@ -85,7 +85,7 @@ def test_layers_with_one_geometry_and_layers_that_drift_apart(tmp_path):
         rows = made.add_cell(Lake(tmp_path / name), name, 5, clouds)
         found = compute_finding("similarity", made.frame(rows))
         assert dict(found.select("measure", "verdict").iter_rows())["cka"] == verdict
-        assert found["null"].to_list() == pytest.approx([0, 1 / 255, 4 / 255, 16 / 255])
+        assert found["unrelated"].to_list() == pytest.approx([0, 1 / 255, 4 / 255, 16 / 255])
         assert found["p"][0] == 0.005
 
 
