@@ -30,7 +30,8 @@ def test_a_cell_whose_numbers_are_not_those_of_its_weights_is_reported(measured_
     truth = recompute._measured
 
     def wrong(cell, sweep):
-        return [row | {"anisotropy": row["anisotropy"] * 1.001} for row in truth(cell, sweep)]
+        rows, records = truth(cell, sweep)
+        return [row | {"anisotropy": row["anisotropy"] * 1.001} for row in rows], records
 
     monkeypatch.setattr(recompute, "_measured", wrong)
     code, out, _ = shapelake("verify", "--lake", measured_lake, "--recompute", tmp_path / "sweep.yaml", "--json")

@@ -66,9 +66,10 @@ def count_groups(lake: LakeOrFrame) -> dict[str, int]:
 
 
 def judge_claims(found: Mapping[str, pl.DataFrame], groups: Mapping[str, int]) -> pl.DataFrame:
-    """Test every claim on findings that are computed, as `compute_claims` does."""
+    """Test the claims about these findings, as `compute_claims` does about all."""
     histories = _list_histories(found)
-    rows = [row for claim in load_claims().values() for row in _judge_claim(claim, found, histories, groups)]
+    claims = [claim for claim in load_claims().values() if claim.finding in found]
+    rows = [row for claim in claims for row in _judge_claim(claim, found, histories, groups)]
     tested = [row for row in rows if row["p"] is not None]
     for row, p in zip(tested, correct_holm([row["p"] for row in tested]), strict=True):
         row |= {"p_holm": p, "answer": row["answer_alone"] if p < SIGNIFICANCE_LEVEL else UNDECIDED}

@@ -8,7 +8,7 @@ from pipeline.analysis import FINDINGS, compute_findings, load_layer_rows, model
 from pipeline.analysis.model_batches import ModelRows
 from pipeline.lake import Lake, open_lake
 from pipeline.lake.snapshot import compact
-from tests.support import finding_rows
+from tests.support import finding_rows, recorded_clouds
 
 MODELS = {"lab/a": "dome", "lab/it's b": "falling", "lab/c": "noise"}
 
@@ -27,6 +27,7 @@ def reader(request, tmp_path_factory):
             for each in finding_rows.training(shape, finding_rows.LAYERS, model=model, kind=kind, corpus=corpus):
                 rows.append(profiles[each["step"]][each["layer"] - 1] | _dimensions(each) | {"corpus_sha256": sha})
     lake = finding_rows.commit(tmp_path_factory.mktemp("lake"), rows)
+    recorded_clouds.add_records(lake.uri, shared=True)
     if request.param == "compacted":
         compact(Lake(lake.uri))
     return open_lake(lake.uri)

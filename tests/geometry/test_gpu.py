@@ -29,6 +29,7 @@ def batch(contexts: int, tokens: int, group: int) -> Batch:
         kept_group=np.full(len(kept), group),
         kept_context=kept // tokens,
         kept_token=kept,
+        compared_rows=kept[:0],
     )
 
 

@@ -16,7 +16,7 @@ from pipeline.errors import UsageError
 from pipeline.lake import Lake, Tombstone
 from pipeline.lake.layout import CELLS_PREFIX, FILE_NAME_PATTERNS
 from pipeline.lake.reader import SANDBOX_SETTINGS
-from tests.support import lake_rows
+from tests.support import lake_rows, recorded_clouds
 from tests.support.left_out_files import left_out_files
 
 
@@ -83,11 +83,12 @@ def test_plain_one_liners_read_the_cells_without_this_package(lake):
 
 def test_format_md_names_every_prefix_and_its_snippets_run(lake, monkeypatch):
     lake_rows.commit(lake, lake_rows.checkpoint(1))
+    recorded_clouds.add_records(lake.uri)
     monkeypatch.chdir(Path(lake.uri).parent)
     text = (Path(lakes.__file__).parent / "format.md").read_text()
     assert all(f"`{prefix}/" in text for prefix in FILE_NAME_PATTERNS)
     snippets = re.findall("```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == 2
+    assert len(snippets) == 3
     for snippet in snippets:
         exec(snippet, {})
 

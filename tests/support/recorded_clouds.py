@@ -88,8 +88,12 @@ def history(lake: Path, model: str, courses: Mapping[int, Clouds], **fields: Any
     return [row for step, clouds in courses.items() for row in add_cell(Lake(lake), model, step, clouds, **fields)]
 
 
-def add_records(uri: str, tokens: int = 40, blocks: int = 4) -> None:
-    """Add records of moving clouds to every cell of a lake; the later the step, the nearer to the last clouds."""
+def add_records(uri: str, tokens: int = 40, blocks: int = 4, shared: bool = False) -> None:
+    """Add records of moving clouds to every cell of a lake; the later the step, the nearer to the last clouds.
+
+    Args:
+        shared: all models read the same tokens of a corpus.
+    """
     query = "select cell_id, model, revision, step, corpus, corpus_sha256, kind, recipe, recipe_fingerprint from cells"
     for cell in open_lake(uri).query_frame(query).unique("cell_id").sort("model", "corpus", "step").to_dicts():
         rng = np.random.default_rng([*f"{cell['model']} {cell['corpus']}".encode()])
@@ -99,7 +103,7 @@ def add_records(uri: str, tokens: int = 40, blocks: int = 4) -> None:
         digests = {
             "tokenizer_digest": "t",
             "contexts_digest": "d",
-            "tokens_digest": f"{cell['model']} {cell['corpus']}",
+            "tokens_digest": cell["corpus"] if shared else f"{cell['model']} {cell['corpus']}",
         }
         data = encode_records(record_rows(clouds, cell | digests), {})
         model_key = Checkpoint.model_construct(model=cell["model"]).model_key

@@ -43,7 +43,9 @@ def sweep(root: Path, n_corpora: int = 1, **resources: object) -> Sweep:
     corpora = [Corpus(kind="random-uniform")]
     for index in range(n_corpora - 1):
         path = root.parent / f"text{index}.txt"
-        path.write_text(f"text {index}")
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
+        partial.write_text(f"text {index}")
+        partial.replace(path)  # atomic: another driver of the test may be reading the text
         corpora.append(Corpus(kind="text", path=str(path)))
     return Sweep(
         name="stub",
