@@ -4,23 +4,27 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from pipeline.analysis.recorded_cells import has_groups
 from pipeline.analysis.similarities import (
     MEASURES,
     OVERLAPS,
     can_compare,
     compare_layers,
+    estimate_columns,
     expected_similarity,
     jackknife_estimate,
     shared_tokens,
 )
 from pipeline.errors import UsageError
 from pipeline.lake.cell_records import CellRecords
-from pipeline.similarity.record import ComparedTokens
+from pipeline.similarity.neighbours import information_imbalance
+from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 SCHEMA: dict[str, pl.DataType] = {
     **{"layer": pl.Int64(), "other_layer": pl.Int64(), "depth": pl.Float64(), "other_depth": pl.Float64()},
     **{"state": pl.String(), "tokens": pl.Int64(), "cka_bound": pl.Float64()},
     **{f"{name}{end}": pl.Float64() for name in MEASURES for end in ("", "_low", "_high", "_null")},
+    **{f"{name}{end}": pl.Float64() for name in ("imbalance", "imbalance_back") for end in ("", "_low", "_high")},
 }
 
 
@@ -32,7 +36,9 @@ def similarity_of_records(
     Columns: `layer` and `depth` of the first cell, `other_layer` and `other_depth` of the second, `state` of the first,
     `tokens` compared; `cka` with `cka_bound` (largest difference from that of the whole kernels), `overlap_1`, `_4` and
     `_16`, each with its 95 % interval (`_low`, `_high`; null with one group of contexts) and the value of unrelated
-    layers (`_null`). An overlap is null where the records have fewer neighbours.
+    layers (`_null`). An overlap is null where the records have fewer neighbours. `imbalance` is the information
+    imbalance from the first layer to the second, `imbalance_back` the reverse (0: predicts the neighbours of the other;
+    1: unrelated), with their intervals; null unless both records have ranks (`similarity: {ranks: true}`).
 
     Args:
         pairs: layers of the first and the second cell; by default each layer with the one nearest in depth.
@@ -51,6 +57,7 @@ def similarity_of_records(
             **{"layer": a, "other_layer": b, "depth": first.depths[a], "other_depth": second.depths[b]},
             **{"state": first.states[a], "tokens": tokens.count},
             **{column: value for found in columns.values() for column, value in found[at].items()},
+            **_imbalances(first.layers[a], second.layers[b], tokens),
         }
         for at, (a, b) in enumerate(chosen)
     ]
@@ -83,4 +90,16 @@ def _compare_pairs(
         )
         values[f"{measure}_null"] = expected_similarity(measure, tokens)
         found.append(values | ({"cka_bound": float(pair.bound[0, 0])} if measure == "cka" else {}))
+    return found
+
+
+def _imbalances(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens) -> dict[str, float | None]:
+    """Information imbalance both ways with jackknife intervals; empty without ranks."""
+    if first.ranks is None or second.ranks is None:
+        return {}
+    found: dict[str, float | None] = {}
+    for name, pair in (("imbalance", (first, second)), ("imbalance_back", (second, first))):
+        groups = tokens.groups if has_groups(tokens) else []
+        without = [information_imbalance(*pair, tokens.only(tokens.group != group)) for group in groups]
+        found |= estimate_columns(name, jackknife_estimate(information_imbalance(*pair, tokens), without))
     return found

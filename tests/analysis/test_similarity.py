@@ -14,6 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake.cell_records import parse_cell_records
 from pipeline.lake.similarity_files import encode_records
+from pipeline.similarity.settings import Similarity
 from tests.support import recorded_clouds as made
 
 TOKENS = 64
@@ -182,6 +183,22 @@ def test_two_cells_are_compared_layer_by_layer():
     assert found["overlap_4_null"].to_list() == pytest.approx([4 / 63] * 3)
     sinks = np.arange(TOKENS) < 8
     assert similarity_of_records(cell(clouds, sinks=sinks), cell(turned))["tokens"].to_list() == [56] * 3
+
+
+def test_imbalance_needs_ranks_and_tells_which_layer_predicts_the_other(monkeypatch):
+    """All coordinates predict the neighbours by two of them better than the reverse; equal layers read 2 / n."""
+    rng = np.random.default_rng(1)
+    whole = cloud(rng)
+    part, other = whole[:, :2], cloud(rng)
+    assert similarity_of_records(cell([whole]), cell([part]))["imbalance"].to_list() == [None]
+    monkeypatch.setattr(made, "settings", lambda tokens: Similarity(tokens=tokens, rank=32, neighbours=16, ranks=True))
+    row = similarity_of_records(cell([whole]), cell([part])).row(0, named=True)
+    assert row["imbalance"] < row["imbalance_back"] < 1
+    assert row["imbalance_low"] < row["imbalance"] < row["imbalance_high"]
+    same = similarity_of_records(cell([whole]), cell([whole * 3])).row(0, named=True)
+    assert (same["imbalance"], same["imbalance_back"]) == (2 / TOKENS, 2 / TOKENS)
+    unrelated = similarity_of_records(cell([whole]), cell([other])).row(0, named=True)
+    assert unrelated["imbalance_low"] < 1 < unrelated["imbalance_high"]
 
 
 @pytest.mark.parametrize(
