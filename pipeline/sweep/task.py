@@ -37,8 +37,12 @@ class Task(StrictModel):
 
 def is_finished(lake: Lake, cell: Cell, similarity: Similarity | None) -> bool:
     """Return True if the lake has the cell and, if records are wanted, its similarity records."""
-    key = cell.checkpoint.model_key
-    return lake.has_cell(cell.id, key) and (similarity is None or lake.has_records(cell.id, key, similarity.name))
+    return lake.has_cell(cell.id, cell.checkpoint.model_key) and has_wanted_records(lake, cell, similarity)
+
+
+def has_wanted_records(lake: Lake, cell: Cell, similarity: Similarity | None) -> bool:
+    """Return True if the lake has the similarity records of a cell, or if none are wanted."""
+    return similarity is None or lake.has_records(cell.id, cell.checkpoint.model_key, similarity.name)
 
 
 def finished_cell_ids(lake: Lake, similarity: Similarity | None) -> set[str]:

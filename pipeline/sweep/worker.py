@@ -24,7 +24,7 @@ from pipeline.lake.leases import acquire_lease, release_lease
 from pipeline.measurement.memory import read_ahead
 from pipeline.spec import Cell, Checkpoint
 from pipeline.sweep.retry_policy import ErrorClass
-from pipeline.sweep.task import Outcome, Task, fail_all_cells, is_finished
+from pipeline.sweep.task import Outcome, Task, fail_all_cells, has_wanted_records, is_finished
 from pipeline.sweep.watchdog import exit_on_timeout, mark_in_flight
 
 if TYPE_CHECKING:
@@ -167,10 +167,11 @@ def _measure_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheck
     from pipeline.measurement.provenance import compute_s, file_metadata, summarize_peaks
 
     started = time.monotonic()
-    if is_finished(lake, cell, task.similarity):
+    in_lake = lake.has_cell(cell.id, cell.checkpoint.model_key)  # asked once: another run may commit it meanwhile
+    if in_lake and has_wanted_records(lake, cell, task.similarity):
         return Outcome(cell_id=cell.id, by_another_run=True)
     try:
-        if lake.has_cell(cell.id, cell.checkpoint.model_key):
+        if in_lake:
             return _record_and_commit(task, lake, cell, loaded, started)
         run = {"run_id": task.run_id, "attempt": task.attempt, "download_bytes": task.checkpoint.download_bytes}
         measured = measure_cell(cell, loaded, task.batch_tokens, task.similarity)

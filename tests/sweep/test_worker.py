@@ -75,6 +75,20 @@ def test_a_task_that_fails_leaves_no_module_behind(lake, tmp_path, monkeypatch):
     assert worker._model_cache().take(like) is None
 
 
+def test_a_cell_that_another_run_commits_meanwhile_is_measured_and_not_an_error(lake, tmp_path, monkeypatch):
+    """The lake is asked before loading and before measuring; an answer that changes afterwards decides nothing."""
+    asked = []
+
+    def has_cell(self, cell_id, model_key):
+        asked.append(cell_id)
+        return len(asked) > 2
+
+    monkeypatch.setattr(Lake, "has_cell", has_cell)
+    (outcome,) = worker.run_task(task(lake, cell(tiny.checkpoint(tmp_path / "step1", seed=1))))
+    assert outcome.ok, outcome
+    assert len(asked) == 2
+
+
 def test_an_allocation_that_fails_on_the_cpu_is_a_lack_of_host_memory():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
