@@ -110,6 +110,14 @@ def parse_config(data: bytes) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
+BLOCK_COUNT_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+
+
+def count_blocks(config: dict[str, Any]) -> int | None:
+    """Return the number of blocks that a config states; None if it has no such field."""
+    return next((config[name] for name in BLOCK_COUNT_FIELDS if isinstance(config.get(name), int)), None)
+
+
 def bytes_per_parameter(config: dict[str, Any]) -> int:
     """Return the bytes per stored parameter; float32 if `config` names no dtype."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")

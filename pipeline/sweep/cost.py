@@ -1,10 +1,11 @@
 """Cost estimate of a run before it starts: bytes to download, disk space, hours."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.catalog.architectures import count_blocks, parse_config
+from pipeline.catalog.checkpoint_files import CONFIG_FILE
 from pipeline.spec import Cell, Resources, Similarity
 from pipeline.sweep.prior_results import PriorResults
 
@@ -37,7 +38,6 @@ class RecordCost(NamedTuple):
     """Sum over cells and layers; null if the number of layers of a model is not known before it is fetched."""
 
 
-LAYER_COUNT_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 STATES_BESIDE_BLOCKS = 2
 """The embedding and the state after the final norm."""
 
@@ -56,11 +56,10 @@ def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> Rec
 def _count_layers(folder: str) -> int | None:
     """Number of recorded layers of a local checkpoint; None if its config.json does not say."""
     try:
-        config = json.loads((Path(folder) / "config.json").read_text()) if folder else {}
-        blocks = next(config[name] for name in LAYER_COUNT_FIELDS if isinstance(config.get(name), int))
-    except (OSError, ValueError, AttributeError, StopIteration):
+        blocks = count_blocks(parse_config((Path(folder) / CONFIG_FILE).read_bytes())) if folder else None
+    except OSError:
         return None
-    return blocks + STATES_BESIDE_BLOCKS
+    return None if blocks is None else blocks + STATES_BESIDE_BLOCKS
 
 
 def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources) -> Cost:

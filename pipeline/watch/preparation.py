@@ -4,15 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.catalog.architectures import parse_config
+from pipeline.catalog.architectures import count_blocks, parse_config
 from pipeline.errors import UsageError
 from pipeline.watch.alert_rules import LayerSelection
 from pipeline.watch.checkpoint_folder import list_checkpoint_folders
 from pipeline.watch.follower import WatchConfig
 from pipeline.watch.notifier import check_target
-
-LAYER_FIELDS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-"""Fields of config.json that state the number of blocks."""
 
 
 def check_watch(config: WatchConfig, on_alert: str | None) -> None:
@@ -46,10 +43,8 @@ def _count_known(config: WatchConfig) -> int:
 def _count_blocks(config: WatchConfig) -> int | None:
     """Return the number of blocks that a checkpoint's config states; None without a checkpoint or such a field."""
     for folder in list_checkpoint_folders(config.folder):
-        fields = _read_config(folder.path)
-        known = [fields[name] for name in LAYER_FIELDS if isinstance(fields.get(name), int)]
-        if known:
-            return known[0]
+        if (blocks := count_blocks(_read_config(folder.path))) is not None:
+            return blocks
     return None
 
 
