@@ -5,6 +5,8 @@ from typing import Any
 
 import polars as pl
 
+from pipeline.analysis.curves import NO_ERRORS
+
 SUPPORTS, CONTRADICTS, UNDECIDED = "supports", "contradicts", "undecided"
 """The three answers: the claim's effect is there (95 %), it is not or its reverse is, or errors leave both open."""
 
@@ -13,6 +15,12 @@ def decide(supports: pl.Expr, contradicts: pl.Expr) -> pl.Expr:
     """Return the answer; a condition that is null does not hold."""
     cases = pl.when(supports.fill_null(False)).then(pl.lit(SUPPORTS))
     return cases.when(contradicts.fill_null(False)).then(pl.lit(CONTRADICTS)).otherwise(pl.lit(UNDECIDED))
+
+
+def name_side(low: pl.Expr, high: pl.Expr, bound: float, above: str, below: str) -> pl.Expr:
+    """Return the verdict of an interval: `above` or `below` the bound, undecided, or no_errors without an interval."""
+    cases = pl.when(low.is_null()).then(pl.lit(NO_ERRORS)).when(low > bound).then(pl.lit(above))
+    return cases.when(high < bound).then(pl.lit(below)).otherwise(pl.lit(UNDECIDED))
 
 
 def describe_claim(answer: str, claim: str) -> str:

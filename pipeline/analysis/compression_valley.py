@@ -5,8 +5,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.claims import decide, describe_claim
-from pipeline.analysis.curves import NO_ERRORS
+from pipeline.analysis.claims import decide, describe_claim, name_side
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
     LABEL_COLUMNS,
@@ -23,7 +22,7 @@ LARGE_NORM = 10.0
 """Ratio of the largest norm of a token to the median from which a block has a large sink."""
 SMALLEST_DROP = 0.1
 """Share by which RankMe is lower in a compression valley."""
-VALLEY, NO_VALLEY, UNDECIDED = "valley", "no_valley", "undecided"
+VALLEY, NO_VALLEY = "valley", "no_valley"
 NO_LARGE, ALL_LARGE = "no_large_norm", "all_large_norm"
 CLAIM = "the effective rank has a valley where the norm of the sinks is large"
 METRICS = {"drop": "effective_rank_sigma", "drop_no_sink": "effective_rank_sigma_no_sink"}
@@ -53,13 +52,10 @@ def compute_valley(lake: LakeOrFrame) -> pl.DataFrame:
     measured = [_compare(part) for part in blocks.partition_by(by, maintain_order=True)]
     columns = [pl.Series(name, [each[name] for each in measured], kind) for name, kind in _TYPES.items()]
     table = table.with_columns(columns)
-    known, low, high = (pl.col(name) for name in ("drop", "drop_low", "drop_high"))
+    low, high = pl.col("drop_low"), pl.col("drop_high")
     cases = pl.when(pl.col("large") == 0).then(pl.lit(NO_LARGE)).when(pl.col("others") == 0).then(pl.lit(ALL_LARGE))
-    cases = cases.when(known.is_null() | low.is_null()).then(pl.lit(NO_ERRORS))
-    cases = cases.when(low > SMALLEST_DROP).then(pl.lit(VALLEY)).when(high < SMALLEST_DROP).then(pl.lit(NO_VALLEY))
-    found = table.with_columns(
-        verdict=cases.otherwise(pl.lit(UNDECIDED)), claim=decide(low > SMALLEST_DROP, high < SMALLEST_DROP)
-    )
+    verdict = cases.otherwise(name_side(low, high, SMALLEST_DROP, VALLEY, NO_VALLEY))
+    found = table.with_columns(verdict=verdict, claim=decide(low > SMALLEST_DROP, high < SMALLEST_DROP))
     kept = found.select(*by, "verdict", "claim", *_TYPES, "large", "others", "rows")
     return add_because_column(kept.sort(by), _sentence)
 

@@ -15,6 +15,7 @@ from pipeline.lake.reader import LakeReader
 LakeOrFrame = LakeReader | pl.DataFrame
 """A lake, or the frame that `load_layer_rows` returned for one."""
 HISTORY_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe")
+RUN_COLUMNS = ("model", "stage", "run")
 """Columns that identify a history. Stages are separate, since their steps need not follow each other."""
 LABEL_COLUMNS = ("revision", "step")
 METRICS_WITH_ERRORS = (
@@ -145,6 +146,16 @@ def select_newest_rows(frame: pl.DataFrame) -> pl.DataFrame:
 def select_block_rows(frame: pl.DataFrame) -> pl.DataFrame:
     """Select the outputs of the blocks, without the embedding and the state after the final norm."""
     return frame.filter(pl.col("state") == "block")
+
+
+def select_last_states(frame: pl.DataFrame) -> pl.DataFrame:
+    """Select the last layer of each history: the state after the final norm where the model has one."""
+    return frame.filter(pl.col("layer") == pl.col("layer").max().over(HISTORY_COLUMNS))
+
+
+def run_name(*columns: str) -> pl.Expr:
+    """Expression of the display name of a run: these columns, by default model, stage and run, where they are known."""
+    return pl.concat_str([pl.col(name) for name in columns or RUN_COLUMNS], separator=" · ", ignore_nulls=True)
 
 
 def load_trained_blocks(lake: LakeOrFrame) -> pl.DataFrame:

@@ -4,8 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.claims import decide, describe_claim
-from pipeline.analysis.curves import NO_ERRORS
+from pipeline.analysis.claims import decide, describe_claim, name_side
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
     LABEL_COLUMNS,
@@ -13,6 +12,7 @@ from pipeline.analysis.frames import (
     add_because_column,
     format_interval,
     load_layer_rows,
+    select_last_states,
     select_newest_rows,
     t_quantile,
 )
@@ -20,7 +20,7 @@ from pipeline.analysis.group_errors import add_errors
 
 ISOTROPIC_BELOW = 0.1
 """Mean cosine between tokens under which a state is isotropic; anisotropic ones read 0.3 to 0.99."""
-ISOTROPIC, ANISOTROPIC, UNDECIDED = "isotropic", "anisotropic", "undecided"
+ISOTROPIC, ANISOTROPIC = "isotropic", "anisotropic"
 CLAIM = "the final hidden state is isotropic"
 
 
@@ -32,16 +32,14 @@ def compute_isotropy(lake: LakeOrFrame) -> pl.DataFrame:
     interval by Student's t, `anisotropy` of the same state, `n_params`, `rows`, `because`. The last state is that after
     the final norm where the model has one.
     """
-    newest = select_newest_rows(load_layer_rows(lake))
-    last = newest.filter(pl.col("layer") == pl.col("layer").max().over(HISTORY_COLUMNS))
+    last = select_last_states(select_newest_rows(load_layer_rows(lake)))
     last = add_errors(last.filter(pl.col("cosine_mean").is_not_null()), "cosine_mean")
     half = t_quantile(pl.col("df") + 1) * pl.col("se")
     found = last.with_columns(
         layer_read="layer", cosine="value", cosine_low=pl.col("value") - half, cosine_high=pl.col("value") + half
     )
     low, high = pl.col("cosine_low"), pl.col("cosine_high")
-    words = pl.when(low.is_null()).then(pl.lit(NO_ERRORS)).when(high < ISOTROPIC_BELOW).then(pl.lit(ISOTROPIC))
-    words = words.when(low > ISOTROPIC_BELOW).then(pl.lit(ANISOTROPIC)).otherwise(pl.lit(UNDECIDED))
+    words = name_side(low, high, ISOTROPIC_BELOW, ANISOTROPIC, ISOTROPIC)
     found = found.with_columns(
         verdict=words, claim=decide(high < ISOTROPIC_BELOW, low > ISOTROPIC_BELOW), rows=pl.lit(1, pl.UInt32)
     )

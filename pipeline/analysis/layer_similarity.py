@@ -15,7 +15,7 @@ from pipeline.analysis.frames import (
     select_newest_rows,
 )
 from pipeline.analysis.group_errors import Estimate
-from pipeline.analysis.recorded_cells import has_groups, iter_recorded_histories, supports_overlap
+from pipeline.analysis.recorded_cells import has_groups, iter_recorded_histories, recorded_measures
 from pipeline.analysis.similarities import (
     CKA,
     MEASURES,
@@ -54,8 +54,7 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
     found = [
         _summarize(rows, cells[-1], measure)
         for rows, cells in iter_recorded_histories(frame)
-        for measure in MEASURES
-        if measure == CKA or supports_overlap(cells[-1:], OVERLAPS[measure])
+        for measure in recorded_measures(cells[-1:], MEASURES)
     ]
     return add_because_column(pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS), _sentence)
 

@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.claims import decide, describe_claim
-from pipeline.analysis.curves import NO_ERRORS
+from pipeline.analysis.claims import decide, describe_claim, name_side
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
     LABEL_COLUMNS,
@@ -22,7 +21,7 @@ LINEAR_FROM = 0.9
 """Mean R^2 of the linear map to the next layer from which a model is linear."""
 RESIDUAL_ERROR_FACTOR = 2.0
 """The error of the fit's residual counts this often, for that of the variances, which have no values per group."""
-LINEAR, NOT_LINEAR, UNDECIDED = "linear", "not_linear", "undecided"
+LINEAR, NOT_LINEAR = "linear", "not_linear"
 CLAIM = "neighbouring layers are related almost linearly"
 _TYPES: dict[str, Any] = {
     f"{name}{end}": pl.Float64() for name in ("linearity", "gap") for end in ("", "_low", "_high")
@@ -49,8 +48,7 @@ def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
     columns = [pl.Series(name, [each[name] for each in measured], kind) for name, kind in _TYPES.items()]
     found = means.select(by).with_columns(columns)
     low, high = pl.col("linearity_low"), pl.col("linearity_high")
-    words = pl.when(low.is_null()).then(pl.lit(NO_ERRORS)).when(low > LINEAR_FROM).then(pl.lit(LINEAR))
-    words = words.when(high < LINEAR_FROM).then(pl.lit(NOT_LINEAR)).otherwise(pl.lit(UNDECIDED))
+    words = name_side(low, high, LINEAR_FROM, LINEAR, NOT_LINEAR)
     found = found.with_columns(verdict=words, claim=decide(low > LINEAR_FROM, high < LINEAR_FROM))
     return add_because_column(found.select(*by, "verdict", "claim", *_TYPES).sort(by), _sentence)
 

@@ -8,23 +8,19 @@ import polars as pl
 
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
 from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
-from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, add_because_column, format_interval
+from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, add_because_column, format_interval, run_name
 from pipeline.analysis.group_errors import Estimate
 from pipeline.analysis.one_shape import select_early_and_late
-from pipeline.analysis.recorded_cells import load_records, select_recorded, supports_overlap
+from pipeline.analysis.recorded_cells import load_records, recorded_measures, select_recorded
 from pipeline.analysis.similarities import (
-    CKA,
-    HEADLINES,
-    OVERLAPS,
     can_compare,
-    compare_layers,
     estimate_columns,
     expected_similarity,
     jackknife_estimate,
+    mean_similarity,
     shared_tokens,
 )
 from pipeline.lake.cell_records import CellRecords
-from pipeline.similarity.record import ComparedTokens
 
 SMALL_CHANGE = 0.05
 """Rise of similarity under which models have not converged."""
@@ -54,8 +50,7 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     for part in frame.partition_by("corpus", "recipe", maintain_order=True):
         for runs in _runs_by_tokens(part):
             cells = [cell for _, *pair in runs for cell in pair]
-            measures = [m for m in HEADLINES if m == CKA or supports_overlap(cells, OVERLAPS[m])]
-            found += [_compare_runs(part, runs, measure) for measure in measures]
+            found += [_compare_runs(part, runs, measure) for measure in recorded_measures(cells)]
     table = pl.DataFrame(found, schema=_TYPES).sort("corpus", "recipe", "models", "measure")
     return add_because_column(table, _sentence)
 
@@ -73,7 +68,7 @@ def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
         ids = [cell_id for cell_id in history["cell_id"].unique(maintain_order=True) if cell_id in records]
         if len(ids) == 2 and records[ids[0]].tokens_digest == records[ids[1]].tokens_digest:
             early, late = (records[cell_id] for cell_id in ids)
-            name = " · ".join(str(history[n][0]) for n in ("model", "stage", "run") if history[n][0] is not None)
+            name = history.select(run_name()).item(0, 0)
             runs.setdefault(late.tokens_digest, []).append((name, early, late))
     return list(runs.values())
 
@@ -86,16 +81,6 @@ def match_blocks(first: CellRecords, second: CellRecords) -> list[tuple[int, int
     return list(near.items())
 
 
-def mean_similarity(
-    first: CellRecords, second: CellRecords, tokens: ComparedTokens, measure: str
-) -> tuple[float, np.ndarray]:
-    """Mean similarity over matched blocks, and without each group of contexts."""
-    pairs = match_blocks(first, second)
-    rows, columns = [first.layers[a] for a, _ in pairs], [second.layers[b] for _, b in pairs]
-    found = compare_layers(rows, columns, tokens, measure)
-    return float(np.diagonal(found.value).mean()), found.without.diagonal(0, 1, 2).mean(1)
-
-
 def _compare_runs(part: pl.DataFrame, runs: list[Run], measure: str) -> dict[str, Any]:
     tokens = shared_tokens([cell for _, *pair in runs for cell in pair])
     row: dict[str, Any] = {"corpus": part["corpus"][0], "recipe": part["recipe"][0], "measure": measure}
@@ -104,7 +89,8 @@ def _compare_runs(part: pl.DataFrame, runs: list[Run], measure: str) -> dict[str
         return row | {"verdict": TOO_FEW, "claim": UNDECIDED}
     times = []
     for at in (1, 2):
-        pairs = [mean_similarity(a[at], b[at], tokens, measure) for a, b in combinations(runs, 2)]  # type: ignore[arg-type]
+        cells: list[CellRecords] = [run[at] for run in runs]  # type: ignore[misc]
+        pairs = [mean_similarity(a, b, match_blocks(a, b), tokens, measure) for a, b in combinations(cells, 2)]
         times.append((np.mean([value for value, _ in pairs]), np.mean([without for _, without in pairs], axis=0)))
     (early, early_parts), (late, late_parts) = times
     change = jackknife_estimate(late - early, late_parts - early_parts)

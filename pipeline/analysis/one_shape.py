@@ -16,6 +16,7 @@ from pipeline.analysis.frames import (
     add_because_column,
     format_interval,
     load_layer_rows,
+    run_name,
     select_block_rows,
     select_history_rows,
 )
@@ -90,7 +91,7 @@ def _compare_models(part: pl.DataFrame, metric: str) -> dict[str, Any]:
 
 
 def _name(history: pl.DataFrame) -> str:
-    return " · ".join(str(history[name][0]) for name in ("model", "stage", "run") if history[name][0] is not None)
+    return history.select(run_name()).item(0, 0)
 
 
 def _mean_distance(profiles: list[Profile]) -> Estimate:

@@ -16,6 +16,7 @@ from pipeline.analysis.frames import (
     add_because_column,
     format_interval,
     load_layer_rows,
+    run_name,
     select_newest_rows,
 )
 from pipeline.analysis.simultaneous_test import Floats
@@ -84,8 +85,7 @@ def _correlate(part: pl.DataFrame) -> dict[str, Any]:
 
 
 def _name(part: pl.DataFrame) -> list[str]:
-    joined = pl.concat_str([pl.col(name) for name in ("model", "stage", "run")], separator=" · ", ignore_nulls=True)
-    return part.select(joined.alias("name"))["name"].sort().to_list()
+    return part.select(name=run_name())["name"].sort().to_list()
 
 
 def measure_rank_correlation(first: Floats, second: Floats) -> tuple[float, float]:

@@ -3,7 +3,6 @@
 from itertools import combinations
 from typing import Any, NamedTuple
 
-import numpy as np
 import polars as pl
 
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
@@ -14,24 +13,21 @@ from pipeline.analysis.frames import (
     add_because_column,
     format_interval,
     load_layer_rows,
+    run_name,
     select_block_rows,
     select_newest_rows,
 )
 from pipeline.analysis.group_errors import Estimate
 from pipeline.analysis.model_convergence import match_blocks
-from pipeline.analysis.recorded_cells import load_records, select_recorded, supports_overlap
+from pipeline.analysis.recorded_cells import load_records, recorded_measures, select_recorded
 from pipeline.analysis.similarities import (
-    CKA,
-    HEADLINES,
-    OVERLAPS,
     can_compare,
-    compare_layers,
     estimate_columns,
     jackknife_estimate,
+    mean_similarity,
     shared_tokens,
 )
 from pipeline.lake.cell_records import CellRecords
-from pipeline.similarity.record import ComparedTokens
 
 DIMENSION = "id_twonn"
 MORE_ALIKE, LESS_ALIKE, UNDECIDED_YET = "peak_more_alike", "peak_less_alike", "undecided"
@@ -71,7 +67,7 @@ def compute_peak_overlap(lake: LakeOrFrame) -> pl.DataFrame:
         for one, other in combinations(_read_models(part), 2):
             if one.cell.tokens_digest == other.cell.tokens_digest:
                 about = {"corpus": part["corpus"][0], "recipe": part["recipe"][0]}
-                found += [about | _compare(one, other, m) for m in _measures(one.cell, other.cell)]
+                found += [about | _compare(one, other, m) for m in recorded_measures([one.cell, other.cell])]
     table = pl.DataFrame(found, schema=_TYPES).sort("corpus", "recipe", "model", "other_model", "measure")
     return add_because_column(table, _sentence)
 
@@ -80,10 +76,6 @@ _TYPES: dict[str, Any] = dict.fromkeys(("corpus", "recipe", "model", "other_mode
 _TYPES |= dict.fromkeys(("measure", "verdict", "claim"), pl.String())
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("at_peak", "elsewhere", "gain") for end in ("", "_low", "_high")}
 _TYPES |= dict.fromkeys(("peak", "other_peak", "tokens", "rows"), pl.Int64())
-
-
-def _measures(*cells: CellRecords) -> list[str]:
-    return [m for m in HEADLINES if m == CKA or supports_overlap(list(cells), OVERLAPS[m])]
 
 
 def _read_models(part: pl.DataFrame) -> list[Model]:
@@ -95,9 +87,7 @@ def _read_models(part: pl.DataFrame) -> list[Model]:
         cell = records[known["cell_id"][-1]]
         blocks = known.filter(pl.col("cell_id") == known["cell_id"][-1], pl.col("layer").is_in(cell.blocks))
         if not blocks.is_empty():
-            name = " · ".join(
-                str(history[n][0]) for n in ("model", "kind", "stage", "run") if history[n][0] is not None
-            )
+            name = history.select(run_name("model", "kind", "stage", "run")).item(0, 0)
             models.append(Model(name, cell, int(blocks.sort(DIMENSION)["layer"][-1])))
     return models
 
@@ -109,20 +99,11 @@ def _compare(one: Model, other: Model, measure: str) -> dict[str, Any]:
     row |= {"peak": one.peak, "other_peak": other.peak, "tokens": tokens.count, "claim": UNDECIDED}
     if len(pairs) < 2 or not can_compare(tokens):
         return row | {"verdict": TOO_FEW}
-    peak = _similarity(one, other, [(one.peak, other.peak)], tokens, measure)
-    rest = _similarity(one, other, pairs, tokens, measure)
+    peak = mean_similarity(one.cell, other.cell, [(one.peak, other.peak)], tokens, measure)
+    rest = mean_similarity(one.cell, other.cell, pairs, tokens, measure)
     gain = jackknife_estimate(peak[0] - rest[0], peak[1] - rest[1])
     row |= estimate_columns("at_peak", jackknife_estimate(*peak)) | estimate_columns("gain", gain)
     return row | estimate_columns("elsewhere", jackknife_estimate(*rest)) | _judge(gain)
-
-
-def _similarity(
-    one: Model, other: Model, pairs: list[tuple[int, int]], tokens: ComparedTokens, measure: str
-) -> tuple[float, np.ndarray]:
-    """Mean similarity of these pairs of blocks, and without each group of contexts."""
-    rows, columns = [one.cell.layers[a] for a, _ in pairs], [other.cell.layers[b] for _, b in pairs]
-    found = compare_layers(rows, columns, tokens, measure)
-    return float(np.diagonal(found.value).mean()), found.without.diagonal(0, 1, 2).mean(1)
 
 
 def _judge(gain: Estimate) -> dict[str, str]:

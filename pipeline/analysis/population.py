@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS, Side, parse_label
-from pipeline.analysis.frames import select_block_rows, select_history_rows
+from pipeline.analysis.frames import run_name, select_block_rows, select_history_rows
 from pipeline.analysis.group_errors import select_value
 from pipeline.analysis.model_batches import ModelRows, match_names
 from pipeline.errors import UsageError
@@ -134,8 +134,7 @@ def _describe_lack(mine: pl.DataFrame, others: pl.DataFrame) -> str:
 
 
 def _name_runs(rows: pl.DataFrame) -> list[str]:
-    joined = pl.concat_str([pl.col(name) for name in ("model", "stage", "run")], separator=" · ", ignore_nulls=True)
-    return rows.select(RUN_KEYS).unique().select(joined.alias("name"))["name"].unique().sort().to_list()
+    return rows.select(name=run_name())["name"].unique().sort().to_list()
 
 
 def summarize_population(found: Population) -> list[dict[str, Any]]:

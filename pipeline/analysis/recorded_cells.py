@@ -1,11 +1,12 @@
 """Similarity records of the rows of a frame, for the findings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import polars as pl
 
 from pipeline.analysis.frames import HISTORY_COLUMNS
+from pipeline.analysis.similarities import HEADLINES, OVERLAPS
 from pipeline.lake.cell_records import CellRecords, load_cell_records
 from pipeline.lake.lake import Lake
 from pipeline.similarity.record import ComparedTokens, LayerRecord
@@ -47,9 +48,11 @@ def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame,
             yield kept, [records[cell_id] for cell_id in kept["cell_id"]]
 
 
-def supports_overlap(cells: list[CellRecords], k: int) -> bool:
-    """True if all records have lists of at least k neighbours."""
-    return all(record.neighbours.shape[1] >= k for cell in cells for record in cell.layers.values())
+def recorded_measures(cells: Sequence[CellRecords], measures: Sequence[str] = HEADLINES) -> list[str]:
+    """Measures for which all records have enough neighbours; all measures if no layer has a record."""
+    lengths = (record.neighbours.shape[1] for cell in cells for record in cell.layers.values())
+    fewest = min(lengths, default=max(OVERLAPS.values()))
+    return [name for name in measures if OVERLAPS.get(name, 0) <= fewest]
 
 
 def get_layers(cells: list[CellRecords], layer: int) -> list[LayerRecord]:

@@ -16,12 +16,14 @@ from pipeline.analysis.frames import (
     load_trained_blocks,
 )
 from pipeline.analysis.layer_similarity import permutation_p
-from pipeline.analysis.recorded_cells import get_layers, has_groups, iter_recorded_histories, shared_blocks
-from pipeline.analysis.recorded_cells import supports_overlap as has_lists
+from pipeline.analysis.recorded_cells import (
+    get_layers,
+    has_groups,
+    iter_recorded_histories,
+    recorded_measures,
+    shared_blocks,
+)
 from pipeline.analysis.similarities import (
-    CKA,
-    HEADLINES,
-    OVERLAPS,
     can_compare,
     compare_layers,
     estimate_columns,
@@ -58,7 +60,7 @@ class Course(NamedTuple):
 
 
 def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
-    """When does each block reach 95 % of the way to its final state, and do lower blocks settle first?
+    """Find when each block reaches 95 % of the way to its final state, and whether lower blocks settle first.
 
     Per block (`layer`): `verdict` (settles = it is significantly less alike to its end at the first checkpoint than at
     the last but one; still = it is at least 95 % alike to its end from the first checkpoint on, at 95 %; undecided;
@@ -79,8 +81,7 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     found = [
         row
         for rows, cells in iter_recorded_histories(frame)
-        for measure in HEADLINES
-        if measure == CKA or has_lists(cells, OVERLAPS[measure])
+        for measure in recorded_measures(cells)
         for row in _summarize_history(rows, cells, measure)
     ]
     table = pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS, "measure", "layer", nulls_last=False)
@@ -106,7 +107,7 @@ def measure_courses(cells: list[CellRecords], tokens: ComparedTokens, measure: s
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
     """Time from which on the similarity is above SETTLED_SHARE of the way from its first value to 1, interpolated."""
-    target = similarity[0] + SETTLED_SHARE * (1 - similarity[0])
+    target = _target(similarity)
     below = np.flatnonzero(similarity < target)
     if not len(below) or below[-1] == len(similarity) - 1:
         return float(clock[0] if not len(below) else clock[-1])

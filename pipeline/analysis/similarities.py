@@ -95,6 +95,15 @@ def compare_layers(
     return Similarities(overlap.value, overlap.without, np.zeros_like(overlap.value))
 
 
+def mean_similarity(
+    first: CellRecords, second: CellRecords, pairs: Sequence[tuple[int, int]], tokens: ComparedTokens, measure: str
+) -> tuple[float, Float64[np.ndarray, " groups"]]:
+    """Mean similarity over pairs of layers of two cells, and without each group of contexts."""
+    rows, columns = [first.layers[a] for a, _ in pairs], [second.layers[b] for _, b in pairs]
+    found = compare_layers(rows, columns, tokens, measure)
+    return float(np.diagonal(found.value).mean()), found.without.diagonal(0, 1, 2).mean(1)
+
+
 def expected_similarity(measure: str, tokens: ComparedTokens) -> float:
     """Similarity of unrelated layers: 0 for the debiased CKA."""
     return 0.0 if measure == CKA else expected_overlap(OVERLAPS[measure], tokens.count)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from scipy.special import stdtrit
 
-from pipeline.analysis.claims import decide, describe_claim
+from pipeline.analysis.claims import decide, describe_claim, name_side
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
     LABEL_COLUMNS,
@@ -125,9 +125,8 @@ def _claim() -> pl.Expr:
 
 def _verdict() -> pl.Expr:
     cases = pl.when(pl.col("left").is_null()).then(pl.lit("unknown"))
-    cases = cases.when(pl.col("left_low").is_null()).then(pl.lit("no_errors"))
-    cases = cases.when(pl.col("left_high") < SINK_VERDICT_LIMIT).then(pl.lit("sinks"))
-    return cases.when(pl.col("left_low") > SINK_VERDICT_LIMIT).then(pl.lit("not_sinks")).otherwise(pl.lit("undecided"))
+    low, high = pl.col("left_low"), pl.col("left_high")
+    return cases.otherwise(name_side(low, high, SINK_VERDICT_LIMIT, "not_sinks", "sinks"))
 
 
 CLAIM = "most mid-layer anisotropy is that of sink tokens"

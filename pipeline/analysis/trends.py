@@ -20,6 +20,7 @@ from pipeline.analysis.frames import (
     load_layer_rows,
     select_block_rows,
     select_history_rows,
+    select_last_states,
 )
 from pipeline.analysis.group_errors import add_errors, average_points, subtract_rows
 
@@ -79,15 +80,11 @@ def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
 
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
     """One point per history and step, with the columns of `add_errors`."""
-    rows = select_block_rows(frame) if TRENDS[metric].of_blocks else _select_last_states(frame)
+    rows = select_block_rows(frame) if TRENDS[metric].of_blocks else select_last_states(frame)
     rows = rows.filter(pl.col(metric).is_not_null().any().over(*HISTORY_COLUMNS, "layer"))
     points = average_points(add_errors(rows, metric, TRENDS[metric].log), [*HISTORY_COLUMNS, "step", "contexts_digest"])
     full = pl.col("rows") == pl.col("rows").max().over(HISTORY_COLUMNS)
     return points.with_columns(pl.when(full).then(name).alias(name) for name in ("value", "se")).drop("rows")
-
-
-def _select_last_states(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.filter(pl.col("layer") == pl.col("layer").max().over(HISTORY_COLUMNS))
 
 
 def _classify(points: pl.DataFrame, metric: str) -> pl.DataFrame:

@@ -7,12 +7,10 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.frames import select_history_rows, select_newest_rows
-from pipeline.analysis.recorded_cells import get_layers, iter_recorded_histories, shared_blocks, supports_overlap
+from pipeline.analysis.recorded_cells import get_layers, iter_recorded_histories, recorded_measures, shared_blocks
 from pipeline.analysis.settling import measure_courses
 from pipeline.analysis.similarities import (
     CKA,
-    HEADLINES,
-    OVERLAPS,
     can_compare,
     compare_layers,
     jackknife_estimate,
@@ -35,7 +33,7 @@ def layer_matrices(rows: pl.DataFrame) -> pl.DataFrame:
         cell, tokens = cells[-1], shared_tokens(cells[-1:])
         layers = sorted(cell.layers)
         records = [cell.layers[layer] for layer in layers]
-        for measure in _measures(cells[-1:]) if can_compare(tokens) else ():
+        for measure in recorded_measures(cells[-1:]) if can_compare(tokens) else ():
             values = compare_layers(records, records, tokens, measure, errors=False).value
             shared = about | {"panel": f"{about['history']}, {MEASURE_TITLES[measure]}"}
             found += _cells_of(values, layers, shared, "layer", "other_layer")
@@ -81,10 +79,6 @@ def _courses(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], list[CellReco
     for part, cells in iter_recorded_histories(select_history_rows(rows)):
         if len(cells) > 1 and can_compare(shared_tokens(cells)):
             yield {"history": part["history"][0], "text": part["text"][0]}, cells, part["step"].to_list()
-
-
-def _measures(cells: list[CellRecords]) -> list[str]:
-    return [m for m in HEADLINES if m == CKA or supports_overlap(cells, OVERLAPS[m])]
 
 
 def _cells_of(
