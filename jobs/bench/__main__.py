@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -16,6 +15,7 @@ from jobs.bench import peers, table
 from jobs.bench.comparison import Comparison
 from jobs.bench.machine import format_machine, machine
 from jobs.bench.scale import Scale, scale
+from pipeline.cache import write_atomic
 from pipeline.geometry import set_threads
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -46,16 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(table.line(row), flush=True)
             written["rows"].append(row.to_json())
             if options.json:  # after each row, so that a run that is cut off leaves what it measured
-                _write_json(options.json, written)
+                write_atomic(options.json, f"{json.dumps(written, indent=1)}\n".encode())
     if absent:
         print(f"\nnot measured because not installed (run make bench): {', '.join(absent)}")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace the file atomically, so that readers never see half."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
 
 
 def measure_groups(names: Sequence[str], sizes: Scale, device: str) -> Iterator[Comparison]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.gpu_check.parts import OPTIONAL, PARTS, PartResult, missing, run_part
+from pipeline.cache import write_atomic
 
 REQUIRED = ("torch", "numpy", "threadpoolctl")
 JSON_NAME, PAGE_NAME = "gpu-check.json", "gpu-check.md"
@@ -57,13 +58,8 @@ def _write(folder: Path, about: dict[str, Any], absent: list[str], results: Sequ
     from jobs.gpu_check.page import format_page
 
     content = {**about, "not_installed": absent, "parts": [result._asdict() for result in results]}
-    for name, text in (
-        (JSON_NAME, json.dumps(content, indent=1) + "\n"),
-        (PAGE_NAME, format_page(about, absent, results)),
-    ):
-        partial = folder / f"{name}.partial"
-        partial.write_text(text)
-        partial.replace(folder / name)
+    write_atomic(folder / JSON_NAME, f"{json.dumps(content, indent=1)}\n".encode())
+    write_atomic(folder / PAGE_NAME, format_page(about, absent, results).encode())
 
 
 if __name__ == "__main__":

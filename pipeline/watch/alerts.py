@@ -16,7 +16,7 @@ from pipeline.watch.alert_rules import (
     mean_over_layers,
     standardized_change,
 )
-from pipeline.watch.population import MIN_RUNS, load_populations
+from pipeline.watch.population import MIN_RUNS, PopulationCurves, load_populations, quote_sql
 
 REPORTED_METRICS = ("id_twonn", "anisotropy", "loss")
 FIRED_PREFIX, DELIVERED_PREFIX = "alerts/v1/fired", "alerts/v1/told"
@@ -72,7 +72,7 @@ def compare_with_history(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, La
 
 def nonfinite_flags(lake: Lake, cell: Cell) -> list[str]:
     """Return the flags of this cell that mark NaN or infinity in the loss or in a hidden state."""
-    flags = f"SELECT unnest(flags) AS flag FROM layers WHERE cell_id = {_quoted(cell.id)}"
+    flags = f"SELECT unnest(flags) AS flag FROM layers WHERE cell_id = {quote_sql(cell.id)}"
     query = f"SELECT DISTINCT flag FROM ({flags}) WHERE starts_with(flag, 'nonfinite') ORDER BY flag"
     return open_lake(lake.uri).query_frame(query)["flag"].to_list()
 
@@ -80,10 +80,12 @@ def nonfinite_flags(lake: Lake, cell: Cell) -> list[str]:
 def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Alert]:
     """Evaluate the rules at this cell and return new alerts; recording is atomic, so only one process returns each."""
     changes = compare_with_history(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
+    asked = [rule for rule in rules if rule.population]
+    curves = iter(load_populations(lake, cell, [(rule.metric, rule.layers) for rule in asked]) if asked else [])
     fired = []
     for rule, change in zip(rules, changes, strict=True):
-        departed = _measure_departure(lake, cell, rule) if rule.population else None
-        size = departed if rule.population else change.change if rule.fires(change.change) else None
+        past = change.change if rule.fires(change.change) else None
+        size = _measure_departure(next(curves)) if rule.population else past
         if change.value is None or size is None:
             continue
         alert = _alert(cell, rule, change.value, size)
@@ -92,9 +94,9 @@ def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Aler
     return fired
 
 
-def _measure_departure(lake: Lake, cell: Cell, rule: AlertRule) -> float | None:
+def _measure_departure(curves: PopulationCurves) -> float | None:
     """Departure of the run as a multiple of the largest of the other runs, if it is an alarm; else None."""
-    departure = load_populations(lake, cell, [(rule.metric, rule.layers)])[0].depart()
+    departure = curves.depart()
     return departure.live / departure.others if departure.is_alarm and departure.others else None
 
 
@@ -148,14 +150,10 @@ def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> dict[int, list[dict
     checkpoint = cell.checkpoint
     same = {"model": checkpoint.model, "kind": cell.kind, "recipe": cell.recipe.label, "corpus": cell.corpus.id}
     same |= {"stage": checkpoint.stage, "run": checkpoint.run, "corpus_sha256": cell.corpus.sha256}
-    where = " AND ".join(f"{name} IS NOT DISTINCT FROM {_quoted(text)}" for name, text in same.items())
+    where = " AND ".join(f"{name} IS NOT DISTINCT FROM {quote_sql(text)}" for name, text in same.items())
     names = ", ".join((*LAYER_COLUMNS, *dict.fromkeys(name for one in metrics for name in (one, f"{one}_se"))))
     query = f"SELECT {names} FROM layers WHERE {where} AND step <= {checkpoint.step} AND NOT superseded"
     by_step: dict[int, list[dict[str, Any]]] = {}
     for row in open_lake(lake.uri).query_frame(f"{query} ORDER BY step, layer").to_dicts():
         by_step.setdefault(row["step"], []).append(row)
     return by_step
-
-
-def _quoted(text: str | None) -> str:
-    return "NULL" if text is None else "'" + text.replace("'", "''") + "'"

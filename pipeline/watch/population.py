@@ -94,11 +94,11 @@ def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerS
     """
     checkpoint, corpus = cell.checkpoint, cell.corpus
     same = {"kind": cell.kind, "recipe": cell.recipe.label, "corpus": corpus.id, "corpus_sha256": corpus.sha256}
-    where = " AND ".join(f"{name} IS NOT DISTINCT FROM {_quoted(text)}" for name, text in same.items())
+    where = " AND ".join(f"{name} IS NOT DISTINCT FROM {quote_sql(text)}" for name, text in same.items())
     size = "SELECT any_value(n_params) AS p, any_value(d_model) AS d, any_value(n_layers) AS l FROM layers"
     means = ", ".join(_mean_sql(metric, _select_layers(layers)) for metric, layers in metrics)
     query = (
-        f"WITH own AS ({size} WHERE cell_id = {_quoted(cell.id)}) SELECT model, stage, run, step, {means} "
+        f"WITH own AS ({size} WHERE cell_id = {quote_sql(cell.id)}) SELECT model, stage, run, step, {means} "
         f"FROM layers, own WHERE {where} AND NOT coalesce(superseded, false) AND step IS NOT NULL AND d_model = d "
         f"AND n_layers = l AND abs(n_params - p) <= {SIZE_TOLERANCE} * p GROUP BY ALL"
     )
@@ -129,5 +129,6 @@ def _select_layers(layers: LayerSelection) -> str:
     return f"layer BETWEEN {layers.first} AND {layers.last or layers.first}"
 
 
-def _quoted(text: str | None) -> str:
+def quote_sql(text: str | None) -> str:
+    """Text as an SQL literal; NULL for None."""
     return "NULL" if text is None else "'" + text.replace("'", "''") + "'"

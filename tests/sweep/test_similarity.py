@@ -120,7 +120,7 @@ def test_one_line_of_duckdb_polars_and_pandas_reads_them(recorded):
 
 
 def test_a_record_is_created_once(histories, recorded):
-    """Of sixteen concurrent writers one creates the file, and its content stays."""
+    """One of sixteen concurrent writers creates the file, and its content stays."""
     (cell_id, size), key = next(iter(recorded.record_files().items()))
     model_key = key.split("model_key=")[1].split("/")[0]
     lake, data = Lake(Path(recorded.uri).parent / "other"), recorded.store.get(key)
