@@ -1,8 +1,11 @@
 """Entry point for histories, local or on the Hub. The Hub modules are imported on demand: their import takes half a
 second, which a local sweep does not need."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Union
 
 from pipeline.catalog import local_histories
 from pipeline.catalog.checkpoint_files import LocalFolder, is_adapter_alone
@@ -10,6 +13,12 @@ from pipeline.catalog.revisions import History
 from pipeline.errors import UsageError
 from pipeline.sources import REPO_REVISION
 from pipeline.spec import Checkpoint, CheckpointSource, Hub, Local
+
+if TYPE_CHECKING:
+    from pipeline.catalog.hub_discovery import SourceRepos
+
+OpenedSource = Union[Local, "SourceRepos"]
+"""Local source, or a source on the Hub with the refs of its repos."""
 
 
 def discover_histories(source: CheckpointSource, models: str = "*") -> tuple[History, ...]:
@@ -31,16 +40,31 @@ def discover_all(sources: Sequence[CheckpointSource], models: str = "*") -> tupl
         UsageError: the folder, repo or family does not exist or cannot be measured.
         FetchError: the Hub did not answer.
     """
-    found: dict[int, tuple[History, ...]] = {}
-    for source in sources:
-        if isinstance(source, Local):
-            base = find_base(source.base) if source.base else None
-            found[id(source)] = (local_histories.discover_history(source, base),)
+    return read_histories(open_sources(sources, models))
+
+
+def open_sources(sources: Sequence[CheckpointSource], models: str = "*") -> tuple[OpenedSource, ...]:
+    """Fetch the refs of the sources on the Hub; a local source is returned as it is. See `discover_all`."""
+    opened: dict[int, OpenedSource] = {id(source): source for source in sources if isinstance(source, Local)}
     if on_hub := [source for source in sources if not isinstance(source, Local)]:
         from pipeline.catalog import hub_discovery
 
-        found |= dict(zip(map(id, on_hub), hub_discovery.discover_histories(on_hub, models), strict=True))
-    return tuple(history for source in sources for history in found[id(source)])
+        opened |= dict(zip(map(id, on_hub), hub_discovery.open_sources(on_hub, models), strict=True))
+    return tuple(opened[id(source)] for source in sources)
+
+
+def read_histories(opened: Sequence[OpenedSource]) -> tuple[History, ...]:
+    """Return the histories of opened sources in their order. See `discover_all`."""
+    found = {id(source): _discover_local(source) for source in opened if isinstance(source, Local)}
+    if on_hub := [source for source in opened if not isinstance(source, Local)]:
+        from pipeline.catalog import hub_discovery
+
+        found |= dict(zip(map(id, on_hub), hub_discovery.read_histories(on_hub), strict=True))
+    return tuple(history for source in opened for history in found[id(source)])
+
+
+def _discover_local(source: Local) -> tuple[History, ...]:
+    return (local_histories.discover_history(source, find_base(source.base) if source.base else None),)
 
 
 def find_base(name: str) -> Checkpoint:

@@ -4,12 +4,13 @@ The names of a repo's branches, tags or subfolders are parsed by the rules of it
 sha256 of every weight file; config and tokenizer files are small and are downloaded.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from os.path import commonprefix
+from typing import NamedTuple
 
 from pipeline.catalog import hub_client, hub_refs
 from pipeline.catalog.families import Family, get_family, load_families
-from pipeline.catalog.hub_refs import MAIN, Repo, find_ref_name, list_revision_refs, open_repo, resolve_ref
+from pipeline.catalog.hub_refs import MAIN, Repo, RevisionRef, find_ref_name, list_revision_refs, open_repo, resolve_ref
 from pipeline.catalog.revision_resolver import RevisionResolver, map_in_parallel
 from pipeline.catalog.revisions import EMPTY_POINT, History
 from pipeline.errors import NotFoundError, UsageError
@@ -18,40 +19,64 @@ from pipeline.sources import matches_model
 from pipeline.spec import Checkpoint, Hub, Members
 
 
-def discover_histories(sources: Sequence[Hub | Members], models: str) -> list[tuple[History, ...]]:
-    """Return the histories of each source: of a repo, or of a family's members whose model matches the glob `models`.
+class SourceRepos(NamedTuple):
+    """Repos of a source, with their refs."""
 
-    The refs of all repos come first, then all trees, so that the number of requests to come is known early.
+    source: Hub | Members
+    repos: dict[str, Repo | None]
+    """Opened repos by requested id; None = a member of a family that the Hub does not have."""
+
+    @property
+    def refs(self) -> list[RevisionRef]:
+        return [ref for repo in self.repos.values() if repo for ref in list_revision_refs(repo)]
+
+    def split_by_model(self) -> list["SourceRepos"]:
+        """Return one SourceRepos per model; an absent repo is a model of its own."""
+        by_model: dict[str, dict[str, Repo | None]] = {}
+        for name, repo in self.repos.items():
+            by_model.setdefault(repo.model if repo else name, {})[name] = repo
+        return [SourceRepos(self.source, repos) for repos in by_model.values()]
+
+
+def open_sources(sources: Sequence[Hub | Members], models: str) -> list[SourceRepos]:
+    """Fetch the refs of the repos of each source: one repo, or those members of a family that match the glob `models`.
+
+    Raises:
+        UsageError: a repo or family does not exist or cannot be measured.
+        FetchError: the Hub did not answer.
     """
     ids = [_requested_repos(source, models) for source in sources]
-    label = sources[0].name if len(sources) == 1 else f"{len(sources)} sources"
     required = {repo for source, repos in zip(sources, ids, strict=True) if isinstance(source, Hub) for repo in repos}
     names = list(dict.fromkeys(repo for repos in ids for repo in repos))
     open_one = lambda name: open_repo(name) if name in required else _open_if_present(name)  # noqa: E731
-    repos = dict(zip(names, map_in_parallel(open_one, names, f"Listing {label}", "repos"), strict=True))
-    resolver = RevisionResolver()
-    refs = [ref for repo in repos.values() if repo for ref in list_revision_refs(repo)]
-    resolver.fetch_trees(refs, f"Listing the files of {label}")
-    return [
-        _source_histories(source, {name: repos[name] for name in requested}, resolver)
-        for source, requested in zip(sources, ids, strict=True)
-    ]
+    opened = map_in_parallel(open_one, names, f"Listing {_label(sources)}", "repos")
+    repos = dict(zip(names, opened, strict=True))
+    return [SourceRepos(source, {name: repos[name] for name in own}) for source, own in zip(sources, ids, strict=True)]
 
 
-def _source_histories(
-    source: Hub | Members, repos: Mapping[str, Repo | None], resolver: RevisionResolver
-) -> tuple[History, ...]:
-    """Return the histories of one source.
+def read_histories(opened: Sequence[SourceRepos]) -> list[tuple[History, ...]]:
+    """Return the histories of each opened source; the trees of all its commits are fetched first.
 
-    Args:
-        repos: requested repos by id; None = absent.
+    The number of requests to come is therefore known early.
     """
+    resolver = RevisionResolver()
+    label = f"Listing the files of {_label([one.source for one in opened])}"
+    resolver.fetch_trees([ref for one in opened for ref in one.refs], label)
+    return [_source_histories(one, resolver) for one in opened]
+
+
+def _label(sources: Sequence[Hub | Members]) -> str:
+    return sources[0].name if len(sources) == 1 else f"{len(sources)} sources"
+
+
+def _source_histories(opened: SourceRepos, resolver: RevisionResolver) -> tuple[History, ...]:
+    source = opened.source
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
     by_model: dict[str, list[Repo]] = {}
-    for repo in filter(None, repos.values()):
+    for repo in filter(None, opened.repos.values()):
         by_model.setdefault(repo.model, []).append(repo)
     histories = [_history(name or model, group, resolver, tokenizer) for model, group in by_model.items()]
-    absent = [id_ for id_, repo in repos.items() if repo is None]
+    absent = [id_ for id_, repo in opened.repos.items() if repo is None]
     return (*histories, *(History(id_, (), family_name=source.name, missing_on_hub=True) for id_ in absent))
 
 

@@ -49,14 +49,14 @@ class RevisionResolver:
         def fetch(commit: Commit) -> None:
             self._tree(commit)  # not returned: the trees of many repos would fill the memory
 
-        map_in_parallel(fetch, hub_client.uncached_trees(_commits(refs)), label, "requests")
+        map_in_parallel(fetch, hub_client.uncached_trees(list_commits(refs)), label, "requests")
 
     def expand_subfolders(self, refs: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
         """Open the trees of all refs with a training point; replace refs of subfolder repos by their subfolders.
 
         The trees of an earlier call are closed.
         """
-        commits = _commits(refs)
+        commits = list_commits(refs)
         self._trees = dict(zip(commits, map_in_parallel(self._tree, commits, label, "trees"), strict=True))
         return [inner for ref in refs for inner in self._expand(ref)]
 
@@ -195,7 +195,7 @@ def _remote(tokenizer: CheckpointFiles) -> RemoteFiles | None:
     return tokenizer.to_remote(list_tokenizer_files(tokenizer)) if isinstance(tokenizer, HubFolder) else None
 
 
-def _commits(refs: Iterable[RevisionRef]) -> list[Commit]:
+def list_commits(refs: Iterable[RevisionRef]) -> list[Commit]:
     """Return the commits of the refs with a training point, each once."""
     return list(dict.fromkeys(_commit(ref) for ref in refs if ref.training_point is not None))
 

@@ -77,14 +77,10 @@ def run_sweep(
 ) -> None:
     """Plan, run, print the report, and exit with its code."""
     from pipeline.sweep.json_records import describe_run
-    from pipeline.sweep.plan import limit_cells, make_plan
-    from pipeline.sweep.run import run as run_plan
+    from pipeline.sweep.parts import run_parts
 
-    opened = Lake.writable(lake)
-    made = limit_cells(make_plan(sweep, opened, retry), limit)
-    if not as_json:
-        render.print_plan(made, lake)
-    report = run_plan(made, opened, backend)
+    show_plan = (lambda plan: None) if as_json else (lambda plan: render.print_plan(plan, lake))
+    made, report = run_parts(sweep, Lake.writable(lake), backend, limit, retry, show_plan)
     if as_json:
         print_json(describe_run(report, made))
     else:

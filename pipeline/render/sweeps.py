@@ -29,6 +29,8 @@ def print_plan(plan: "Plan", lake: str) -> None:
     print_line(f"corpora   {corpora}")
     counts = f"{done} done   {len(quarantined)} quarantined   {len(todo)} to run"
     print_line(f"cells     {len(plan.cells)} wanted   {counts}")
+    if n := plan.unlisted_models:
+        print_line(f"listing   {n} more {'models are' if n > 1 else 'model is'} being listed; this part runs meanwhile")
     if todo:
         print_line("reason    " + " | ".join(f"{reason} {count}" for reason, count in plan.count_reasons().items()))
         print_line(f"cost      {_cost(plan.cost)}{_selection(plan)}")
@@ -73,6 +75,8 @@ def print_run_report(report: "RunReport", plan: "Plan", lake: str) -> None:
     parts += [f"{len(report.quarantined_cells)} quarantined"] if report.quarantined_cells else []
     parts += [f"{sum(group.cells for group in report.left_out)} left out"] if report.left_out else []
     parts += [f"{report.n_unfinished} unfinished (run again)"] if report.n_unfinished else []
+    models = "models" if report.unlisted_models > 1 else "model"
+    parts += [f"{report.unlisted_models} {models} not listed (run again)"] if report.unlisted_models else []
     parts += [f"{plan.left_out_by_limit} left out by --limit"] if plan.left_out_by_limit else []
     print_line()
     print_line(f"lake      {lake}: " + ", ".join(parts))

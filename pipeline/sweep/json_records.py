@@ -39,6 +39,7 @@ def describe_run(report: RunReport, plan: Plan) -> dict[str, Any]:
         "left_out": [cells._asdict() for cells in report.left_out],
         "left_out_by_limit": plan.left_out_by_limit,
         "unfinished": report.n_unfinished,
+        "models_not_listed": report.unlisted_models,
         "stop_reason": report.stop_reason or None,
         "exit_code": report.exit_code,
     }

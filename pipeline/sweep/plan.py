@@ -4,14 +4,14 @@ import gc
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.catalog.audit import HistoryFinding, assign_states, audit_history
-from pipeline.catalog.discovery import discover_all
+from pipeline.catalog.discovery import OpenedSource, open_sources, read_histories
 from pipeline.catalog.revisions import History
 from pipeline.corpora import resolve_corpus
 from pipeline.errors import UsageError
@@ -26,6 +26,15 @@ from pipeline.sweep.foreseen import ForeseenFailure, foresee_failures
 from pipeline.sweep.prior_results import NO_RECORDS, load_prior_results, reason_to_run
 from pipeline.sweep.step_selection import select_checkpoints, select_sources
 from pipeline.sweep.task import finished_cell_ids
+
+
+class SweepPart(NamedTuple):
+    """Some or all models of a sweep."""
+
+    sources: Sequence[OpenedSource]
+    is_whole: bool = True
+    unlisted_models: int = 0
+    """Models of the sweep that are in none of the parts so far."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Plan:
     """Similarity records that the lake lacks, if the sweep wants them."""
     left_out_by_limit: int = 0
     """Cells to run that `limit_cells` has removed."""
+    unlisted_models: int = 0
+    """Models of the sweep that are in none of the parts planned so far."""
 
     @cached_property
     def todo(self) -> tuple[Cell, ...]:
@@ -123,27 +134,29 @@ class Plan:
         }
 
 
-def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Plan:
+def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False, part: SweepPart | None = None) -> Plan:
     """Discover and select checkpoints and compare them with the lake. Writes nothing and loads no model.
 
     The lake's state comes from listing file names; cell files are read only for reasons and cost.
 
     Args:
         retry_quarantined: include cells that a failure quarantined.
+        part: plan only these models of the sweep; None = all.
 
     Raises:
-        UsageError: nothing matches, or one label names two checkpoints.
+        UsageError: nothing matches (a part may match nothing), or one label names two checkpoints.
         RecipeDriftError: the lake knows another recipe under this name and version.
     """
     with _paused_garbage_collection():
-        return _make_plan(sweep, lake, retry_quarantined)
+        part = part or SweepPart(open_sources(select_sources(sweep), sweep.models))
+        return _make_plan(sweep, lake, retry_quarantined, part)
 
 
-def _make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool) -> Plan:
+def _make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool, part: SweepPart) -> Plan:
     lake.check_recipe(sweep.recipe)
     labels = lake.labels()
-    histories = _histories(sweep, labels)
-    checkpoints = select_checkpoints((h.checkpoints for h in histories), sweep.steps)
+    histories = _histories(sweep, labels, part)
+    checkpoints = select_checkpoints((h.checkpoints for h in histories), sweep.steps, part.is_whole)
     _require_unique_labels(checkpoints)
     sweep = sweep.model_copy(update={"corpora": tuple(resolve_corpus(corpus) for corpus in sweep.corpora)})
     cells = _wanted_cells(sweep, checkpoints)
@@ -171,6 +184,7 @@ def _make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool) -> Plan:
         audits=tuple(audit_history(history) for history in histories),
         cost=estimate_cost(todo, past, sweep.resources),
         records=estimate_records(todo, sweep.similarity),
+        unlisted_models=part.unlisted_models,
     )
 
 
@@ -198,11 +212,11 @@ def _wanted_cells(sweep: Sweep, checkpoints: tuple[Checkpoint, ...]) -> tuple[Ce
     return tuple({cell.id: cell for cell in reversed(wanted)}.values())[::-1]
 
 
-def _histories(sweep: Sweep, labels: list[ResolvedLabel]) -> tuple[History, ...]:
+def _histories(sweep: Sweep, labels: list[ResolvedLabel], part: SweepPart) -> tuple[History, ...]:
     """Histories of the wanted models, with the state of each revision against the lake."""
-    found = _without_duplicates(discover_all(select_sources(sweep), sweep.models))
+    found = _without_duplicates(read_histories(part.sources))
     wanted = [h for h in found if matches_model(h.model, sweep.models)]
-    if not wanted:
+    if part.is_whole and not wanted:
         names = ", ".join(h.model for h in found)
         raise UsageError(
             f"--models {sweep.models}", f"matches none of {names}", "Write --models with one of these names"

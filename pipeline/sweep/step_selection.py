@@ -24,7 +24,9 @@ def select_sources(sweep: Sweep) -> tuple[CheckpointSource, ...]:
     return chosen
 
 
-def select_checkpoints(histories: Iterable[Iterable[Checkpoint]], steps: str) -> tuple[Checkpoint, ...]:
+def select_checkpoints(
+    histories: Iterable[Iterable[Checkpoint]], steps: str, must_match: bool = True
+) -> tuple[Checkpoint, ...]:
     """Select checkpoints by `steps` from each history separately.
 
     `every:N` and numbers match steps in every stage and run. `log2` selects, per stage and run, the checkpoint nearest
@@ -34,13 +36,15 @@ def select_checkpoints(histories: Iterable[Iterable[Checkpoint]], steps: str) ->
 
     Args:
         histories: each in training order.
+        must_match: refuse a selection that matches no checkpoint of any history.
 
     Raises:
-        UsageError: invalid selection, or one that matches no checkpoint.
+        UsageError: invalid selection, or with `must_match` one that matches no checkpoint.
     """
     listed = [list(history) for history in histories]
     parts = [part.strip() for part in steps.split(",") if part.strip()]
-    _require_matches(parts, listed)
+    if must_match:
+        _require_matches(parts, listed)
     return tuple(c for history in listed for c in _chosen(history, parts))
 
 

@@ -1,0 +1,106 @@
+"""Parts of a sweep: a sweep over many Hub models runs the first ones while the others are being listed."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import replace
+
+from pipeline.catalog.discovery import OpenedSource, open_sources
+from pipeline.errors import FetchError
+from pipeline.lake import Lake
+from pipeline.spec import Local, Sweep
+from pipeline.sweep.plan import Plan, SweepPart, limit_cells, make_plan
+from pipeline.sweep.run import BackendName, run
+from pipeline.sweep.run_report import RunReport, merge_reports
+from pipeline.sweep.step_selection import select_checkpoints, select_sources
+
+PARTS_FROM_REQUESTS = 500
+"""Requests for listings from which a sweep is planned in parts: five minutes at the Hub's limit without a token."""
+
+
+def run_parts(
+    sweep: Sweep,
+    lake: Lake,
+    backend: BackendName,
+    limit: int | None = None,
+    retry_quarantined: bool = False,
+    show_plan: Callable[[Plan], None] = lambda plan: None,
+) -> tuple[Plan, RunReport]:
+    """Plan and run the parts of a sweep in turn, and return the plan and the report of all of them together.
+
+    A signal, a run that stopped itself, a Hub that stopped answering and a used-up limit end the sweep after the part
+    that runs.
+
+    Args:
+        limit: maximum number of cells to run, over all parts.
+        show_plan: receives the plan of each part before it runs.
+    """
+    plans: list[Plan] = []
+    reports: list[RunReport] = []
+    with closing(plan_parts(sweep, lake, retry_quarantined)) as parts:
+        try:
+            for whole_plan in parts:
+                left = None if limit is None else limit - sum(len(plan.todo) for plan in plans)
+                plans.append(limit_cells(whole_plan, left))
+                show_plan(plans[-1])
+                reports.append(report := run(plans[-1], lake, backend))
+                if report.signal_number or report.stop_reason or left == len(plans[-1].todo):
+                    break
+        except FetchError as error:
+            if not reports:
+                raise
+            reports[-1].stop_reason = str(error)
+    return merge_plans(plans[: len(reports)]), merge_reports(reports, plans[-1].unlisted_models)
+
+
+def plan_parts(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Generator[Plan]:
+    """Yield plans that together cover the sweep; usually one.
+
+    A sweep whose models need PARTS_FROM_REQUESTS requests or more is planned in parts: each has the models whose files
+    have been listed when the caller asks for it, and the others are listed while the caller runs it. Answers are
+    cached, so that a sweep that was cut off repeats no listing.
+
+    Raises:
+        UsageError, RecipeDriftError: as for `make_plan`.
+        FetchError: the Hub did not answer.
+    """
+    sources = open_sources(select_sources(sweep), sweep.models)
+    on_hub = [source for source in sources if not isinstance(source, Local)]
+    if on_hub:
+        from pipeline.catalog.hub_listing import count_requests
+
+        if count_requests(on_hub) >= PARTS_FROM_REQUESTS:
+            yield from _plan_as_listed(sweep, lake, retry_quarantined, sources)
+            return
+    yield make_plan(sweep, lake, retry_quarantined, SweepPart(sources))
+
+
+def _plan_as_listed(
+    sweep: Sweep, lake: Lake, retry_quarantined: bool, sources: Sequence[OpenedSource]
+) -> Generator[Plan]:
+    from pipeline.catalog.hub_listing import list_in_background
+
+    ready: list[OpenedSource] = [source for source in sources if isinstance(source, Local)]
+    models = [model for source in sources if not isinstance(source, Local) for model in source.split_by_model()]
+    checkpoints = []
+    with list_in_background(models) as listing:
+        while ready := [*ready, *listing.take()]:
+            plan = make_plan(sweep, lake, retry_quarantined, SweepPart(ready, False, listing.models_left))
+            checkpoints += [history.checkpoints for history in plan.histories]
+            yield plan
+            ready = []
+    select_checkpoints(checkpoints, sweep.steps)  # raises if --steps matches no checkpoint of any part
+
+
+def merge_plans(parts: Sequence[Plan]) -> Plan:
+    """Return the plan of all parts; a cell in several parts has the state that it had before the first of them ran."""
+    if len(parts) == 1:
+        return parts[0]
+    cells = {cell.id: (cell, plan) for plan in reversed(parts) for cell in plan.cells}
+    return replace(
+        parts[-1],
+        checkpoints=tuple(checkpoint for plan in parts for checkpoint in plan.checkpoints),
+        cells=tuple(cell for cell, _ in cells.values()),
+        committed=frozenset(id_ for id_, (_, plan) in cells.items() if id_ in plan.committed),
+        quarantined=frozenset(id_ for id_, (_, plan) in cells.items() if id_ in plan.quarantined),
+        left_out_by_limit=sum(plan.left_out_by_limit for plan in parts),
+    )
