@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -78,8 +79,9 @@ def aggregate_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
     return rows.group_by("cell_id").agg(*shared, *counts, status, *costs).sort("cell_id")
 
 
+@cache
 def empty_cells() -> pl.DataFrame:
-    """The index of no cells."""
+    """The index of no cells; one shared frame, which no caller changes in place."""
     cells = aggregate_cells(scan_unchecked([])).drop("layers").collect()
     return cells.insert_column(0, pl.Series("key", [], pl.String))
 
