@@ -129,7 +129,7 @@ def _count_rows(sources: list[bytes]) -> int | None:
 
 
 def _decode(intact: Mapping[str, bytes], files: Mapping[str, str]) -> CellChunk | None:
-    """Decode rows and index of these cells; None if a row belongs to another cell, or a cell lacks rows or repeats one."""
+    """Decode rows and index of these cells; None if a cell has no rows or a layer twice, or a row has another id."""
     rows = scan_unchecked(list(intact.values())).collect()
     cells = aggregate_cells(rows.lazy()).collect()
     if set(cells["cell_id"]) != set(intact) or (cells["rows"] != cells["layers"]).any():

@@ -120,7 +120,7 @@ def find_record_file_problem(key: str, data: bytes) -> str | None:
     cells, models = (set(table.column(column).to_pylist()) for column in ("cell_id", "model"))
     if cells != {name["cell"]}:
         return f"its rows belong to cell {', '.join(sorted(map(str, cells))[:3])}"
-    return None if {model_key_of(model) for model in models} == {name["model_key"]} else "its rows are from another model"
+    return None if {model_key_of(model) for model in models} == {name["model_key"]} else "its rows have another model"
 
 
 def _read_table(data: bytes) -> pa.Table | str:

@@ -38,8 +38,8 @@ class Contents(NamedTuple):
 
 
 def choose_parts(parts: Iterable[Part], stale: set[str], n_new: int) -> list[Part]:
-    """Return the parts to rewrite: parts with stale cells, and small parts until each remaining part has more cells than
-    all smaller ones together. A cell is thus rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
+    """Return the parts to rewrite: parts with stale cells, and small parts until each remaining part has more cells
+    than all smaller ones together. A cell is thus rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
     """
     chosen = [part for part in parts if part.key in stale]
     total = max(n_new + sum(part.cells for part in chosen), SMALL_PART_CELLS if n_new else 0)
