@@ -19,9 +19,9 @@ from pipeline.spec import Checkpoint, Hub, Members
 
 
 def discover_histories(sources: Sequence[Hub | Members], models: str) -> list[tuple[History, ...]]:
-    """Return the histories of each source: of a repo, or of a family's members whose model matches the glob `models`.
+    """Return the histories of each source: a repo, or those members of a family whose model matches glob `models`.
 
-    The refs of all repos come first, then all trees, so that the number of requests to come is known early.
+    The refs of all repos are requested before any tree, so that the number of remaining requests is known early.
     """
     ids = [_requested_repos(source, models) for source in sources]
     label = sources[0].name if len(sources) == 1 else f"{len(sources)} sources"
@@ -44,7 +44,7 @@ def _source_histories(
     """Return the histories of one source.
 
     Args:
-        repos: requested repos by id; None = absent.
+        repos: requested repos by id; None for a repo that the Hub does not have.
     """
     name, tokenizer = (source.model, source.tokenizer) if isinstance(source, Hub) else (None, None)
     by_model: dict[str, list[Repo]] = {}
@@ -96,7 +96,7 @@ def _requested_repos(source: Hub | Members, models: str) -> Sequence[str]:
 
 
 def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
-    """Return the repos of a model with one repo per checkpoint, the final model last; empty for all other models."""
+    """Return the repos of a model that has one repo per checkpoint, the final model last; empty for other models."""
     for family in load_families():
         if family.where == "repos" and model in map(family.model_of, family.expanded_ids):
             listed = _search_hub(family.expanded_ids)
@@ -110,7 +110,7 @@ def _is_wanted(family: Family, repo: str, models: str) -> bool:
 
 
 def _open_if_present(repo: str) -> Repo | None:
-    # One missing member of a family must not fail the others.
+    # A missing member of a family must not make the other members fail.
     try:
         return open_repo(repo)
     except NotFoundError:

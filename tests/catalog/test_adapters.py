@@ -75,7 +75,7 @@ def test_a_change_of_base_or_adapter_after_the_plan_is_noticed(changed: str, tmp
     (tmp_path / changed).write_bytes((tmp_path / changed).read_bytes() + b" ")
     with pytest.raises(FilesChangedError, match="changed after the plan"):
         require_unchanged(found)
-    with pytest.raises(FilesChangedError, match="was written while it was measured"):
+    with pytest.raises(FilesChangedError, match="was written while the checkpoint was measured"):
         states.require_same()
 
 
