@@ -24,7 +24,7 @@ from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, RemoteFiles
 
 PARALLEL_REQUESTS = 8
-"""Concurrent requests; few because of the Hub's rate limits: a cold listing of 20 Pythia models takes 3,080 requests."""
+"""Concurrent requests; few because of the Hub's rate limits: a cold listing of 20 Pythia models takes 3,080 of them."""
 
 TELL_EVERY_S = 1.0
 """Update interval of the progress display while no request is answered."""
