@@ -25,8 +25,8 @@ def render(outcomes: list[Outcome]) -> str:
         "configs, written by `tests/model/test_every_class.py`: "
         + ", ".join(f"{count} {kind}" for kind, count in counts.items())
         + ".",
-        "Fine: captured states equal the model's own, and the direction of the attention matches the kind. Refused: loading",
-        "raises an error. Unbuilt: the test has no small config for the class, which is checked when a checkpoint is loaded.",
+        "Fine: captured states equal the model's own, and the direction of attention matches the kind. Refused:",
+        "loading raises an error. Unbuilt: the test has no small config; the class is checked at loading.",
         "",
         "| class | outcome | kinds, or reason |",
         "|---|---|---|",
