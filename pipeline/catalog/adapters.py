@@ -48,13 +48,13 @@ def why_not_mergeable(raw: dict[str, Any]) -> str | None:
 def describe_adapter(files: "CheckpointFiles") -> tuple[str, str]:
     """Describe the problem of a folder that has only an adapter, and the next step, for an error message."""
     if find_adapter_weights(files) is None:
-        return f"an adapter of peft without weights ({ADAPTER_CONFIG})", f"Add {' or '.join(ADAPTER_WEIGHTS)}"
+        return f"a peft adapter without weights ({ADAPTER_CONFIG})", f"Add {' or '.join(ADAPTER_WEIGHTS)}"
     raw = read_adapter_config(files)
     if why := why_not_mergeable(raw):
         do = "Merge it with peft: PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT)"
-        return f"an adapter of peft: {why}", do
+        return f"a peft adapter: {why}", do
     named = raw.get("base_model_name_or_path")
     base = named if isinstance(named, str) and named else "FOLDER or REPO@REVISION"
     stated = f", and {ADAPTER_CONFIG} names {base}" if base is named else ""
     do = f"Name its base model: {{local: FOLDER, base: {base}}}, or --base {base}"
-    return f"an adapter of peft without a base model{stated}", do
+    return f"a peft adapter without a base model{stated}", do

@@ -46,10 +46,10 @@ FOREIGN_FORMATS: dict[str, tuple[str, str]] = {
     ),
     "*.nemo": ("a NeMo checkpoint ({})", "Convert it with the exporter of NeMo to a Hugging Face folder"),
     "*.onnx": ("an ONNX model ({})", "Measure the checkpoint that it was exported from"),
-    "*.safetensors": ("weights of another name ({})", "Rename the file to model.safetensors if it has the whole model"),
-    "*.bin": ("files of another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
-    "*.pt": ("files of another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
-    "*.pth": ("files of another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
+    "*.safetensors": ("weights under another name ({})", "Rename the file to model.safetensors if it has the whole model"),
+    "*.bin": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
+    "*.pt": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
+    "*.pth": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
 }
 """Description of unreadable weights and the next step, by the pattern of a file or folder name; the first match is
 reported."""

@@ -43,7 +43,7 @@ LIBRARY_ERRORS = (
 """Errors of the library and its HTTP transport whose cause is external."""
 
 ERROR_MESSAGES: tuple[tuple[type[Exception], str, str], ...] = (
-    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and the cache does not have it", "Unset HF_HUB_OFFLINE"),
+    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and the answer is not cached", "Unset HF_HUB_OFFLINE"),
     (errors.GatedRepoError, "gated, and access is not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
     (errors.RepositoryNotFoundError, "no such repository, or it is private", "Check the spelling, or set HF_TOKEN"),
     (errors.RevisionNotFoundError, "no such revision", "Give a branch, a tag or a commit of the repository"),

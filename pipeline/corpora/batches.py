@@ -23,7 +23,7 @@ class Batch:
     ids: np.ndarray
     """`[contexts, tokens]`."""
     special_mask: np.ndarray
-    """`[contexts, tokens]`, bool."""
+    """`[contexts, tokens]`, bool: True for special tokens added around the text."""
     error_group: np.ndarray
     """`[contexts]`, group of each context for the standard errors of moments and loss."""
     moment_rows: np.ndarray
@@ -49,7 +49,7 @@ class Contexts:
     ids: RaggedArrays
     """Token ids per context, int32 `[tokens]`; equal lengths except for snippets."""
     context_group: np.ndarray
-    """`[contexts]`, int64, nondecreasing from 0; no group is empty."""
+    """Group of each context, int64 `[contexts]`, nondecreasing from 0; no group is empty."""
     kept_positions: RaggedArrays
     """Sorted positions per context of the k-NN point cloud, int64."""
     moment_positions: RaggedArrays

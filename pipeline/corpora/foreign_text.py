@@ -30,7 +30,7 @@ _MAGIC: dict[bytes, ForeignFormat] = {
     b"\x7fELF": ForeignFormat("a program", "Name a text file"),
     b"\xd0\xcf\x11\xe0": ForeignFormat("a Microsoft Office file", _EXTRACT),
     b"\x93NUMPY": ForeignFormat("a NumPy array", "Name the text that its tokens were made from"),
-    b"MMIDIDX": ForeignFormat("an index of Megatron tokens", "Name the text that they were made from"),
+    b"MMIDIDX": ForeignFormat("an index of Megatron tokens", "Name the text that the tokens were made from"),
     b"GGUF": ForeignFormat("GGUF weights", "Name a text file"),
     b"\xfe\xff": ForeignFormat("UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > OUT"),
     b"\xff\xfe": ForeignFormat("UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > OUT"),

@@ -27,7 +27,7 @@ class OpenedCell(NamedTuple):
     model_key: str
     data: bytes
     schema: pq.ParquetSchema
-    """Shared by all files of one schema."""
+    """Schema; one object is shared by all files with equal schemas."""
     n_rows: int
 
 

@@ -23,8 +23,8 @@ class Loss:
 
     Source: cross entropy of the model's own head; masked as in Devlin et al. 2019, but every masked position shows
         the mask token.
-    Bias: higher than a loss with long contexts, since the first tokens of each are predicted from little; losses of
-        different tokenizers do not compare.
+    Bias: higher than the loss on long contexts, because the first tokens of each context are predicted from few
+        tokens; losses of different tokenizers are not comparable.
     """
 
     def __init__(self, stack: LayerStack, recipe: Recipe, mask_id: int | None, n_groups: int) -> None:

@@ -118,7 +118,7 @@ class InlineBackend:
         self._queue[self._start_fetch(task)] = task
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Measure the first task whose files are fetched: tasks before it may wait for disk space that it frees."""
+        """Measure the first task whose files are fetched; an earlier task may still be waiting for disk space."""
         began = time.monotonic()
         wait(self._queue, timeout_s, FIRST_COMPLETED)
         self.gpu_wait_s += time.monotonic() - began

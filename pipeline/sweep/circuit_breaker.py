@@ -46,6 +46,6 @@ class CircuitBreaker:
 
 
 def _systemic_failure(outcomes: list[Outcome]) -> str:
-    """Exception name shared by all cells of a task, if its class is systemic; empty otherwise."""
+    """Return the exception name that all cells of a task share, if its failure class is systemic; empty otherwise."""
     names = {o.message.split(":")[0] if o.error_class and POLICIES[o.error_class].systemic else "" for o in outcomes}
     return names.pop() if len(names) == 1 else ""

@@ -109,7 +109,7 @@ def test_a_plan_says_which_checkpoints_lack_a_base(tmp_path: Path, shapelake) ->
     sweep = tiny.sweep_file(tmp_path, tmp_path, checkpoints=[{"local": "lora"}])
     code, out, _ = shapelake("plan", sweep, "--lake", tmp_path / "lake")
     assert code == 0
-    assert "checkpoint-1 and checkpoint-2: an adapter of peft without a base model" in " ".join(out.split())
+    assert "checkpoint-1 and checkpoint-2: a peft adapter without a base model" in " ".join(out.split())
     code, out, err = shapelake("run", sweep, "--lake", tmp_path / "lake", "--backend", "inline")
     assert code == 1
     assert "Name its base model: {local: FOLDER, base: owner/base}" in " ".join((out + err).split())
