@@ -46,7 +46,7 @@ FOREIGN_FORMATS: dict[str, tuple[str, str]] = {
     ),
     "*.nemo": ("a NeMo checkpoint ({})", "Convert it with the exporter of NeMo to a Hugging Face folder"),
     "*.onnx": ("an ONNX model ({})", "Measure the checkpoint that it was exported from"),
-    "*.safetensors": ("weights under another name ({})", "Rename the file to model.safetensors if it has the whole model"),
+    "*.safetensors": ("weights under another name ({})", "Rename it to model.safetensors if it has the whole model"),
     "*.bin": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
     "*.pt": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
     "*.pth": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
