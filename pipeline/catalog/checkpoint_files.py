@@ -23,7 +23,7 @@ from pipeline.progress import Progress
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Weight files in the order in which loading tries them; each is one file or shards beside an index."""
+"""Weight files in the order in which loading tries them; each is one file, or shards with an index."""
 SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 MAX_SHARDS, MAX_NAME_BYTES = 10_000, 255
 SHARD = re.compile(r"(model|pytorch_model)-(\d{5})-of-(\d{5})\.(safetensors|bin)")

@@ -8,7 +8,7 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import parse_ratelimit_headers
 
 TELL_END_FROM_S = 60.0
-"""Expected remaining time from which on a progress line states it."""
+"""Minimum expected remaining time that a progress line states."""
 
 
 class RateLimit:

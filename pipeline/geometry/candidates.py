@@ -48,7 +48,7 @@ class Candidates(NamedTuple):
     """The `width` nearest points of each query by approximate squared distance, unordered."""
 
     squared_distances: Float[Tensor, "rows width"]
-    """float32, or float64 for points in float64."""
+    """Approximate squared distances, float32, or float64 for points in float64."""
     indices: Int[Tensor, "rows width"]
 
 

@@ -48,7 +48,7 @@ def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChu
 
 
 def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:
-    """Read the cells of these files (cell id -> key); damaged ones are left out and listed."""
+    """Read the cells of these files (cell id -> key); damaged files are left out and listed."""
     intact, damaged = _read_intact(store, files)
     if excess := _find_excess(intact):
         damaged |= {files[cell_id]: reason for cell_id, reason in excess.items()}

@@ -1,4 +1,4 @@
-"""Files of similarity records: one per cell and size, one row per layer, committed and checked as cells are."""
+"""Files of similarity records: one per cell and size, one row per layer, committed and checked like cells."""
 
 import re
 from collections.abc import Mapping, Sequence

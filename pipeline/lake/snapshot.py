@@ -96,8 +96,8 @@ def is_compaction_due(lake: Lake) -> bool:
 def collect_garbage(lake: Lake, grace: timedelta = GC_GRACE, *, dry_run: bool = True) -> list[str]:
     """Return the keys of stale staged files and superseded snapshots; delete them unless `dry_run`.
 
-    Stale means unused for `grace`: a reader opened before that may lose its snapshot. Cells, labels, attempts,
-    tombstones, recipes and runs are never deleted.
+    Stale means unused for `grace`; a reader that has been open for longer may lose its snapshot. Cells, labels,
+    attempts, tombstones, recipes and runs are never deleted.
     """
     keys = lake.store.list_stale_staging(grace.total_seconds())
     keys += manifest.superseded_snapshot_keys(lake.store, utc_now() - grace)

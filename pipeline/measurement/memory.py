@@ -10,8 +10,8 @@ from pipeline.recipe import FLOAT32_MAX_PARAMS
 
 CGROUP = Path("/sys/fs/cgroup")
 FIRST_GPU_WEIGHTS_SHARE, OTHER_GPU_WEIGHTS_SHARE = 0.6, 0.9
-"""Share of a GPU's memory that weights may take; smaller on the first GPU, which also computes the metrics. The other
-memory holds the activations of one batch."""
+"""Share of a GPU's memory that weights may take; smaller on the first GPU, which also computes the metrics. The rest of
+the memory holds the activations of one batch."""
 READ_AHEAD_SHARE = 0.5
 """Share of the free host memory that read-ahead of one checkpoint's files may take."""
 CHUNK = 2**24

@@ -18,7 +18,7 @@ class Overlap(NamedTuple):
     """Share of common neighbours of pairs of layers."""
 
     value: Float64[np.ndarray, "first second"]
-    """Mean over the tokens; NaN without a token that has enough neighbours left."""
+    """Mean share over the tokens; NaN if no token has k kept neighbours."""
     without: Float64[np.ndarray, "groups first second"]
     """Value without the tokens of each group, which are also removed from the neighbour lists."""
 

@@ -1,4 +1,4 @@
-"""Backend protocol, which is all that the driver knows of where tasks run, and the inline backend, without Ray."""
+"""Backend protocol, through which the driver runs tasks, and the inline backend, which needs no Ray."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -67,7 +67,7 @@ class Backend(Protocol):
         ...
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Reason by cell id for cells that no node can run."""
+        """Return the reason, by cell id, for each cell that no node can run."""
         ...
 
     def require_visible(self, paths: Iterable[str]) -> None:

@@ -17,11 +17,11 @@ class Cost(NamedTuple):
     """Estimate for the cells to run."""
 
     download_bytes: int
-    """Each checkpoint counted once."""
+    """Bytes to download, with each checkpoint counted once."""
     disk_bytes: int
     """Peak disk space of fetched checkpoints over all nodes."""
     hours: float | None
-    """Sum over cells, as if one slot ran them one after another; None if the size of a model is not known."""
+    """Total time of the cells, as if one slot ran them one after another; None if the size of a model is not known."""
     unit: str
     """GPU-hours, or hours of one CPU slot."""
     basis: str
@@ -35,7 +35,7 @@ class RecordCost(NamedTuple):
     bytes_per_layer: int = 0
     """Uncompressed bytes of one layer's record; compression saves little."""
     bytes: int | None = 0
-    """Sum over cells and layers; None if the number of layers of a model is known only after its fetch."""
+    """Bytes of all records; None if the number of layers of a model is known only after its fetch."""
 
 
 STATES_BESIDE_BLOCKS = 2

@@ -30,7 +30,7 @@ class NodeTracker:
         self._refreshed_at = float("-inf")
         self._node_by_content: dict[str, str] = {}
         self._fetch_failures: Counter[str] = Counter()
-        """Failed fetches per node since its last successful one."""
+        """Number of failed fetches per node since the node's last successful fetch."""
         self._failed_nodes: dict[str, set[str]] = {}
         """Nodes on which the fetch of a checkpoint failed, by the checkpoint's content."""
 

@@ -102,7 +102,7 @@ class Plan:
         return tuple(f"{h.model}/{name}" for h in self.histories for name in h.ignored_names)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as `plan --json` prints it and a run records it."""
+        """Return the plan in the JSON form that `plan --json` prints and a run records."""
         return {
             "sweep": self.sweep.name,
             "recipe": self.sweep.recipe.label,

@@ -122,7 +122,7 @@ class RayBackend:
         return finished
 
     def _wait_ray(self, timeout_s: float) -> list[Any]:
-        """Return the first Ray task that finishes before the timeout; account free slots as waiting for files."""
+        """Return the first Ray task that finishes before the timeout; count free slots as waiting for files."""
         in_flight, began = [*self._fetching, *self._running], time.monotonic()
         if not in_flight and self._to_fetch:
             time.sleep(timeout_s)  # no node yet
