@@ -184,8 +184,7 @@ class Lake:
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise RecipeDriftError if the recipe differs from the one in the lake with the same `name@version`.
 
-        A damaged record is skipped with a warning. This is safe, because a different recipe has a different fingerprint
-        and thus different cell ids.
+        A damaged record is skipped with a warning, which is safe: a different recipe has different cell ids.
         """
         key = f"{RECIPES_PREFIX}/{recipe.label}.json"
         if key not in self.store.list(RECIPES_PREFIX):

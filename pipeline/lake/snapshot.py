@@ -30,9 +30,8 @@ def compact(lake: Lake) -> Snapshot | None:
 
     Row files that need no change are shared with the previous snapshot; at most PART_CELLS cells are rewritten at a
     time, within about 1 GB of memory. `LATEST` changes atomically: after a kill it names the old snapshot or the new
-    one, and both are complete. Rows are stored with the current columns; labels and tombstones are applied on reading,
-    by the views. Unreadable cells are left out with a warning. If the old snapshot is damaged, `LATEST` is deleted
-    first.
+    one, and both are complete. Rows have the current columns; labels and tombstones are applied on reading. Unreadable
+    cells are left out with a warning. If the old snapshot is damaged, `LATEST` is deleted first.
 
     Raises:
         LakeError: the lake cannot be listed or written.

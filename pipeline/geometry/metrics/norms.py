@@ -84,8 +84,7 @@ def norm_median(layer: Layer) -> float:
     Exact up to 262,144 tokens; with more tokens, the median of a sample at equally spaced ranks of every 2048 tokens.
 
     Source: a quantile.
-    Bias: none; sampling adds an error of 5 % of the median's standard error at one million tokens, and of less than one
-        standard error up to 16 million.
+    Bias: none; sampling adds 5 % of the median's standard error at one million tokens, and up to 100 % at 16 million.
     """
     return float(layer.moments.norm_statistics.sample.median())
 
