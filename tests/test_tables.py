@@ -46,8 +46,8 @@ def test_all_columns_of_a_lake_are_shown(tmp_path, shapelake):
     ("sql", "found"),
     [
         ("select 1; select 2", "2 statements"),
-        ("drop view layers", "DROP is no query"),
-        ("create table a as select 1", "CREATE is no query"),
+        ("drop view layers", "DROP is not a query"),
+        ("create table a as select 1", "CREATE is not a query"),
         (" -- nothing", "no statement"),
     ],
 )

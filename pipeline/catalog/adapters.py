@@ -1,4 +1,4 @@
-"""Adapters of peft: their files, what their config says, and which of them can be merged into a base model."""
+"""peft adapters: their files, their config, and the check whether an adapter can be merged into a base model."""
 
 import json
 import re
@@ -12,7 +12,7 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 """Weight files of an adapter in the order in which loading tries them."""
 MERGED_TYPE = "LORA"
 CHANGES_BASE = re.compile(r"(pissa|olora|loftq|corda|lora_ga).*")
-"""Values of `init_lora_weights` that change the weights of the base model, which the adapter's files do not have."""
+"""Values of `init_lora_weights` that change the base model's weights; the adapter's files do not record this change."""
 OTHER_LAYERS = ("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens")
 OTHER_FORMS = re.compile(rf"use_(?!rslora).*|{'|'.join(OTHER_LAYERS)}|(arrow|velora|kasa|monteclora)_config")
 """Fields of a LoRA config that, when set, change more than W + scale * B @ A, such as use_dora."""
@@ -34,7 +34,7 @@ def read_adapter_config(files: "CheckpointFiles") -> dict[str, Any]:
 
 
 def why_not_mergeable(raw: dict[str, Any]) -> str | None:
-    """Return the reason why the adapter that a parsed adapter_config.json describes cannot be merged, or None."""
+    """Return the reason why an adapter with this parsed adapter_config.json cannot be merged; None if it can."""
     if not raw:
         return f"{ADAPTER_CONFIG} is not a JSON object"
     if raw.get("peft_type") != MERGED_TYPE:
@@ -46,15 +46,15 @@ def why_not_mergeable(raw: dict[str, Any]) -> str | None:
 
 
 def describe_adapter(files: "CheckpointFiles") -> tuple[str, str]:
-    """Return what a folder with an adapter alone lacks, and the next step, with the base that the adapter names."""
+    """Describe the problem of a folder that has only an adapter, and the next step, for an error message."""
     if find_adapter_weights(files) is None:
-        return f"an adapter of peft without weights ({ADAPTER_CONFIG})", f"Add {' or '.join(ADAPTER_WEIGHTS)}"
+        return f"a peft adapter without weights ({ADAPTER_CONFIG})", f"Add {' or '.join(ADAPTER_WEIGHTS)}"
     raw = read_adapter_config(files)
     if why := why_not_mergeable(raw):
         do = "Merge it with peft: PeftModel.from_pretrained(base, FOLDER).merge_and_unload().save_pretrained(OUT)"
-        return f"an adapter of peft: {why}", do
+        return f"a peft adapter: {why}", do
     named = raw.get("base_model_name_or_path")
     base = named if isinstance(named, str) and named else "FOLDER or REPO@REVISION"
     stated = f", and {ADAPTER_CONFIG} names {base}" if base is named else ""
     do = f"Name its base model: {{local: FOLDER, base: {base}}}, or --base {base}"
-    return f"an adapter of peft without a base model{stated}", do
+    return f"a peft adapter without a base model{stated}", do

@@ -57,16 +57,16 @@ DIRECTION_FIELDS = {
     **dict.fromkeys(("roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), "is_decoder"),
     **dict.fromkeys(("xlm", "flaubert"), "causal"),
 }
-"""Field of config.json that is true if the model reads one direction, by model type; such models have one body for both
-directions, whatever class is named."""
+"""Field of config.json that is true if attention is causal, by model type. These types use one body for encoders and
+decoders, so the class name does not determine the kind."""
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 
 
 def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
     """Return the kinds of the model that `config` (a parsed config.json) describes; empty if unknown.
 
-    The class names in `architectures` take precedence over `model_type`, and fields that give the direction of the
-    attention over both. Of a multimodal model it is the kind of its text part.
+    The class names in `architectures` take precedence over `model_type`; fields that give the direction of the
+    attention take precedence over both. For a multimodal model, the kind of its text part is returned.
     """
     kinds, text = _class_kinds(config), _text_part(config)
     if kinds == ENCODER_DECODER and text is not config and not _is_encoder_decoder(config, text):
@@ -102,7 +102,7 @@ def _reads_both_directions(text: dict[str, Any]) -> bool:
 
 
 def parse_config(data: bytes) -> dict[str, Any]:
-    """Return the parsed bytes of a config.json; empty if they are invalid, which fails with a reason at loading."""
+    """Return the parsed bytes of a config.json; empty if they are invalid, because loading reports the reason."""
     try:
         config = json.loads(data)
     except (ValueError, RecursionError):

@@ -16,7 +16,7 @@ from pipeline.catalog.known_issues import is_confirmed_by_listing
 from pipeline.catalog.revisions import UNKNOWN_ORDER, History, Revision, RevisionState
 
 Severity = Literal["error", "warning", "note"]
-"""error: a curve over these points is wrong; warning: the curve lacks points; note: no effect on a curve."""
+"""error: a curve over these revisions is wrong; warning: the curve lacks points; note: no effect on a curve."""
 WeightsFinding = Literal["known-bad", "equals-final", "equal-weights", "shared-shards", "no-weights"]
 FindingName = Literal[WeightsFinding, "gap", "unparsed", "gated", "generic-rule", "no-repo", "no-revisions"]
 RecordedRevisions = Mapping[str, tuple[str | None, str]]
@@ -25,7 +25,7 @@ RecordedRevisions = Mapping[str, tuple[str | None, str]]
 K = TypeVar("K", bound=Hashable)
 
 GAP_RATIO = 1.5
-"""Ratio of an interval to its neighbours above which the interval is a gap; rounded step names stay below."""
+"""Ratio of an interval to its neighbours above which the interval is a gap; rounding of step names stays below it."""
 GAP_NEIGHBORS = 4
 
 
@@ -50,7 +50,7 @@ def audit_history(history: History) -> tuple[HistoryFinding, ...]:
 
 
 def classify_revisions(history: History, recorded: RecordedRevisions) -> dict[str, RevisionState]:
-    """Return the state of every revision and of every recorded label. The first rule that applies:
+    """Return the state of every revision and of every recorded label, by the first rule that applies:
 
     1. not measurable: GATED, UNPARSED, NO_WEIGHTS; recorded but no longer listed: GONE;
     2. recorded under this name: REUPLOADED, RETAGGED, UNCHANGED;
@@ -91,7 +91,7 @@ def _state(revision: Revision, recorded: RecordedRevisions, known: set[str], par
 
 
 def _known_bad(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield known issues that a listing cannot show, and fixed ones; the other checks yield confirmed issues."""
+    """Yield known issues that a listing cannot show or that are fixed; the other checks yield confirmed issues."""
     for issue in dict.fromkeys(issue for revision in revisions for issue in revision.known_bad):
         group = [revision for revision in revisions if issue in revision.known_bad]
         if not issue.shows_in_listing:
@@ -112,7 +112,7 @@ def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _equal_weights(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield equal weights under different labels; only a note for adjacent steps, which can be truly equal."""
+    """Yield equal weights under different labels; for adjacent steps only a note, because they can be truly equal."""
     final = _finals(revisions)
     at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.weight_hashes)}
     for group in _group_by_weights(revisions):
@@ -141,7 +141,7 @@ def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield intervals much wider than their neighbours on both sides; a grid that only widens (log-spaced) has none."""
+    """Yield intervals much wider than both neighbouring intervals; a log-spaced grid, which only widens, has none."""
     counted = [revision for revision in revisions if _count(revision) is not None]
     for stage in _group_by(counted, lambda r: (r.training_point.run, r.training_point.stage)).values():
         widths = [b - a for a, b in pairwise(_count(revision) or 0 for revision in stage)]
@@ -152,7 +152,7 @@ def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _usual(widths: Sequence[int], index: int) -> float:
-    """Return the median interval on the wider side of an interval; infinity for the first and last interval."""
+    """Return the larger of the median intervals before and after an interval; infinity for the first and last one."""
     before, after = widths[max(index - GAP_NEIGHBORS, 0) : index], widths[index + 1 : index + 1 + GAP_NEIGHBORS]
     return max(median(before), median(after)) if before and after else inf
 

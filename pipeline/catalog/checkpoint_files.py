@@ -23,7 +23,7 @@ from pipeline.progress import Progress
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Weight files in the order in which loading tries them; each is one file or shards beside an index."""
+"""Weight files in the order in which loading tries them; each is one file, or shards with an index."""
 SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 MAX_SHARDS, MAX_NAME_BYTES = 10_000, 255
 SHARD = re.compile(r"(model|pytorch_model)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
@@ -61,7 +61,7 @@ class CheckpointFiles(Protocol):
 
 
 class LocalFolder:
-    """Files of a local folder as of one moment: each is listed, measured and hashed once. An absent folder has none."""
+    """Files of a local folder at one moment: names, sizes and hashes are read once. A missing folder has no files."""
 
     progress: Progress | None = None
     """Progress bar advanced by the bytes of each hashed file."""
@@ -89,8 +89,8 @@ class LocalFolder:
 def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
     """Return the names of the weight files that loading reads: a whole file, or an index and the shards it lists.
 
-    Shards without an index are as many as their names say. Listed shards may be absent, and an index that cannot be
-    parsed lists none; loading reports both. Empty without weights.
+    Without an index, the number of shards is taken from their names. Listed shards may be absent, and an index that
+    cannot be parsed lists no shards; loading reports both. Empty without weights.
     """
     for whole in WEIGHT_FILES:
         if whole in files.names:
@@ -101,16 +101,16 @@ def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def is_adapter_alone(files: CheckpointFiles) -> bool:
-    """Return True if there is an adapter and no weights of a whole model."""
+    """Return True if the folder has an adapter but no weights of a whole model."""
     return find_adapter_weights(files) is not None and not list_weight_files(files)
 
 
 def unloadable_reason(files: CheckpointFiles, pickles: bool = True, has_base: bool = False) -> str | None:
-    """Return the reason why the files cannot be loaded, judged by their names and the index; None if they can.
+    """Return the reason, found from names and index alone, why the files cannot be loaded; None if they can.
 
     Args:
         pickles: accept .bin weights if there are no safetensors.
-        has_base: a base model is named, into which an adapter is merged.
+        has_base: True if the source names a base model, into which an adapter is merged.
     """
     if has_base and is_adapter_alone(files):
         return why_not_mergeable(read_adapter_config(files))
@@ -129,7 +129,7 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True, has_base: bo
 
 
 def describe_missing_weights(files: CheckpointFiles) -> tuple[str, str]:
-    """Return what a folder without readable weights has, and the next step: the command that converts them."""
+    """Describe a folder without readable weights, and the next step, such as a conversion command."""
     if ADAPTER_CONFIG in files.names:
         return describe_adapter(files)
     entries = {*files.names, *getattr(files, "folders", ())}
@@ -144,7 +144,7 @@ def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:
-    """Return True if there is a vocabulary, or a tokenizer class that needs none is named."""
+    """Return True if the files include a vocabulary, or name a tokenizer class that needs none."""
     if _matching(frozenset(files.names), VOCABULARY_PATTERNS):
         return True
     name = "tokenizer_config.json"
@@ -163,7 +163,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 
 @lru_cache(maxsize=64)
 def _shards_without_index(names: frozenset[str]) -> tuple[str, ...]:
-    """Return the names of all shards of one set, safetensors before pickles; the set with most shards present."""
+    """Return the names of all shards of one set: a complete set (safetensors first), else the most complete one."""
     found = sorted(
         ((match, name) for name in names if (match := SHARD.fullmatch(name))), key=lambda pair: pair[0][4], reverse=True
     )
@@ -178,7 +178,7 @@ def _shards_without_index(names: frozenset[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _shards(index: bytes) -> tuple[str, ...]:
-    """Return the shard names; empty if any name is a path outside the folder, whose files would not be hashed."""
+    """Return the shard names in an index; empty if any name is a path, because files elsewhere are not hashed."""
     try:
         names = sorted(set(map(str, json.loads(index)["weight_map"].values())))
         return tuple(names) if all(map(_is_file_name, names)) else ()
@@ -187,11 +187,11 @@ def _shards(index: bytes) -> tuple[str, ...]:
 
 
 def _is_file_name(name: str) -> bool:
-    """Return True for a name of a file in the same folder; ValueError if it has half of a surrogate pair."""
+    """Return True for a name of a file in the same folder; raise ValueError for an unpaired surrogate."""
     return name not in ("", ".", "..") and not set("/\0") & set(name) and len(name.encode()) <= MAX_NAME_BYTES
 
 
 @lru_cache(maxsize=256)
 def _matching(names: frozenset[str], patterns: tuple[str, ...]) -> tuple[str, ...]:
-    # Cached, like the index: the checkpoints of a history have the same file names.
+    # Cached, because the checkpoints of a history have the same file names.
     return tuple(sorted(name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)))

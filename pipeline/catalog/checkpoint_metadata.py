@@ -11,7 +11,7 @@ from pipeline.spec import ModelKind
 
 
 class ConfigFacts(NamedTuple):
-    """Facts of a model that its config.json states."""
+    """Facts about a model that its config.json states."""
 
     kinds: tuple[ModelKind, ...]
     bytes_per_parameter: int

@@ -1,4 +1,4 @@
-"""Checksums that identify a checkpoint: computed for the plan, and compared again after the files were loaded."""
+"""Digests that identify a checkpoint: computed when planning, and compared again after the files were loaded."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ class Digests(TypedDict):
 
 
 class FileHashes(NamedTuple):
-    """sha256 of each file of a checkpoint that exists."""
+    """sha256 of each existing file of a checkpoint."""
 
     location: str
     weights: Sha256ByName
@@ -42,7 +42,7 @@ class FileHashes(NamedTuple):
         """Hash local files; on the Hub, read only the files whose sha256 the listing lacks.
 
         Args:
-            base: digests of the base model, if the files have an adapter alone.
+            base: digests of the base model, if the files are an adapter without whole weights.
         """
         weights, config = _measured_files(files, base is not None)
         own = checkpoint_files.list_tokenizer_files(tokenizer)
@@ -52,7 +52,7 @@ class FileHashes(NamedTuple):
     def digests(self) -> Digests:
         """Digests of weights, config and tokenizer; unique to this location if weights or config.json are absent.
 
-        Those of weights and config of an adapter are digests of [the base's, the adapter's].
+        For an adapter, the digests of weights and config are computed from the pair [base's digest, adapter's digest].
         """
         weights = digest_file_hashes(self.weights.items()) if self.weights else self._absent
         config = digest_file_hashes(self.config.items()) if self.config else self._absent
@@ -69,7 +69,7 @@ class FileHashes(NamedTuple):
 
 
 def base_digests(base: Checkpoint) -> Digests:
-    """Return the digests of a base model, which are part of those of its adapters."""
+    """Return the digests of a base model, which enter the digests of its adapters."""
     return {name: getattr(base, name) for name in Digests.__annotations__}  # type: ignore[return-value]
 
 
@@ -80,7 +80,7 @@ def bytes_to_hash(files: CheckpointFiles, has_base: bool = False) -> int:
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
-    """Compare the files with the planned digests; cached, so cheap if the files' timestamps are unchanged.
+    """Compare the files with the planned digests. Digests are cached by timestamp, so unchanged files cost little.
 
     Raises:
         FilesChangedError: a digest differs.
@@ -96,14 +96,14 @@ def require_unchanged(checkpoint: Checkpoint) -> None:
 
 
 class FileStates(NamedTuple):
-    """Identity of each file of a checkpoint at one moment, to notice any later write without reading the bytes."""
+    """Identity of each file of a checkpoint at one moment, to detect any later write without reading the bytes."""
 
     checkpoint: Checkpoint
     identities: dict[str, list[str | int]]
 
     @classmethod
     def now(cls, checkpoint: Checkpoint) -> "FileStates":
-        """The present state; a file that is absent has no identity."""
+        """Return the current state; an absent file has no identity."""
         own, tokenizer = LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
         folders = [(own, bool(checkpoint.base_path))]
         folders += [(LocalFolder(Path(checkpoint.base_path)), False)] if checkpoint.base_path else []
@@ -112,10 +112,10 @@ class FileStates(NamedTuple):
         return cls(checkpoint, {str(path): file_identity(path) for path in paths})
 
     def require_same(self) -> None:
-        """Compare with the present state.
+        """Compare with the current state.
 
         Raises:
-            FilesChangedError: a file was written, replaced, added or removed since.
+            FilesChangedError: a file was written, replaced, added or removed since this state was taken.
         """
         try:
             now = FileStates.now(self.checkpoint).identities
@@ -123,7 +123,7 @@ class FileStates(NamedTuple):
             now = {}
         if changed := sorted(path for path in now | self.identities if now.get(path) != self.identities.get(path)):
             asked = f"checkpoint {self.checkpoint.label} in {self.checkpoint.path}"
-            found = f"{Path(changed[0]).name} was written while it was measured, so nothing is committed"
+            found = f"{Path(changed[0]).name} was written while the checkpoint was measured, so nothing is committed"
             raise FilesChangedError(asked, found, "Run the sweep again when no process writes to the folder")
 
 

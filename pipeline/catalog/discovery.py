@@ -1,5 +1,5 @@
-"""Entry point for histories, local or on the Hub. The Hub modules are imported on demand: their import takes half a
-second, which a local sweep does not need."""
+"""Entry point for histories, local or on the Hub. The Hub modules are imported on demand, because their import takes
+half a second and a local sweep does not need them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def discover_all(sources: Sequence[CheckpointSource], models: str = "*") -> tupl
 
     A Hub repo costs one refs request and one tree request per commit that is not cached; a family whose checkpoints
     are repos, or whose repos are given by a pattern, costs one more listing request per owner. Answers are cached as
-    they arrive, so that a discovery that was cut off goes on where it was.
+    they arrive, so that an interrupted discovery resumes where it stopped.
 
     Raises:
         UsageError: the folder, repo or family does not exist or cannot be measured.
@@ -71,7 +71,7 @@ def find_base(name: str) -> Checkpoint:
     """Return the base model of adapters: in a folder, or REPO@REVISION on the Hub.
 
     Raises:
-        UsageError: neither exists, or it is an adapter itself.
+        UsageError: neither exists, or the base is an adapter itself.
         FetchError: the Hub did not answer.
     """
     if Path(name).is_dir():
@@ -84,7 +84,7 @@ def find_base(name: str) -> Checkpoint:
 
 
 def resolve_checkpoint(source: Hub, revision: str = "main") -> Checkpoint:
-    """Return one checkpoint of a repo by branch, tag, subfolder or commit; its name need not state a step.
+    """Return one checkpoint of a repo by branch, tag, subfolder or commit; the name need not state a step.
 
     Raises:
         UsageError: the revision does not exist or cannot be measured.

@@ -40,7 +40,7 @@ GENERIC_FAMILY = GenericFamily(
     source="the repo's own names",
     examples={"step1000": Example(step=1000)},
 )
-"""Fallback for repos outside the catalogue; its tier is the largest, because the model's size is unknown."""
+"""Fallback for repos outside the catalogue; their size is unknown, so their tier is the largest."""
 
 
 @cache

@@ -30,7 +30,7 @@ class Stage(StrictModel):
     tokens_per_step: Annotated[int, Field(gt=0)] | None = None
     """Batch size in tokens; null if the publisher does not state it or it changes within the stage."""
     tokens_before: Annotated[int, Field(ge=0)] | None = 0
-    """Tokens of the preceding stages if this stage counts from zero; null = unknown, which makes its tokens null."""
+    """Tokens of the preceding stages if this stage counts from zero; null = unknown: tokens of the stage are null."""
 
 
 class KnownBad(StrictModel):
@@ -43,9 +43,9 @@ class KnownBad(StrictModel):
     why: str
     source: str
     equal_to: re.Pattern[str] | None = None
-    """Revision names; the issue is reported only if one of them has the weights digest of the affected revision."""
+    """Regex of other revision names; the issue is reported only if one of them has equal weights."""
     no_weights: bool = False
-    """True if the issue is missing weights; reported only if they are missing."""
+    """True if the issue is that weights are missing; reported only if they are."""
 
     @property
     def shows_in_listing(self) -> bool:
@@ -91,7 +91,7 @@ class Family(StrictModel):
     position: str | None = None
     """Unit of the `position` group of `rev`, if any."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
-    """Stages in training order; for several rows of one stage, the first whose `repos` matches applies."""
+    """Stages in training order; if a stage has several rows, the first row whose `repos` matches applies."""
     model: str | None = None
     """Model name template for `where: repos`, where each repo is one checkpoint; null = the repo id."""
     tokenizer: str | None = None
@@ -107,7 +107,7 @@ class Family(StrictModel):
     """Reason why the family cannot be measured; null = it can."""
     known_bad: tuple[KnownBad, ...] = ()
     source: str
-    """Publisher's description of the history, or another party's if there is none."""
+    """URL of the publisher's description of the history, or of another party's if the publisher has none."""
     examples: Annotated[dict[str, Example], Field(min_length=1)]
 
     @field_validator("rev")

@@ -1,4 +1,4 @@
-"""Download of a checkpoint by commit into the node's scratch; every file is verified, and removed after use."""
+"""Download of a checkpoint by commit into the node's scratch; files are verified, and removed after use."""
 
 import os
 from collections.abc import Iterator
@@ -29,13 +29,13 @@ def scratch_folder(checkpoint: Checkpoint, run_id: str) -> Path:
 
 
 def fetch_checkpoint(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Path:
-    """Download a Hub checkpoint into its scratch folder, after a wait for free space; idempotent.
+    """Download a Hub checkpoint into its scratch folder, after waiting for free space; idempotent.
 
     The folder outlives this process. It is removed by `discard_checkpoint`, or by `remove_stale` once the driver is
-    dead. A failed download leaves nothing.
+    dead. A failed download leaves no files.
 
     Args:
-        budget_bytes: disk budget of all checkpoints of this node together; None = no limit but the disk.
+        budget_bytes: disk budget for all checkpoints on this node together; None = limited only by the disk.
 
     Raises:
         FetchError: a stall, a busy Hub or a broken connection; a later attempt can succeed.
@@ -53,7 +53,7 @@ def fetch_checkpoint(checkpoint: Checkpoint, run_id: str, budget_bytes: int | No
 def fetch_temporarily(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Iterator[Checkpoint]:
     """Yield the checkpoint with local paths, and remove its files on exit; a local checkpoint is yielded unchanged.
 
-    Raises: as `fetch_checkpoint`.
+    Raises: the errors of `fetch_checkpoint`.
     """
     if not (parts := _parts(checkpoint)):
         yield checkpoint
@@ -100,12 +100,12 @@ def _fill_folder(checkpoint: Checkpoint, folder: Path, budget_bytes: int | None)
 
 
 def _fetch_file(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progress) -> None:
-    """Fetch a file and verify its sha256: link it from the user's HF cache, else download it up to twice."""
+    """Fetch a file and verify its sha256: link it from the user's HF cache, else download it, at most twice."""
     path, start = folder / _name(remote, file), progress.done
     for fetch in (_link, _download, _download):
         if not fetch(remote, file, folder, progress):
             continue
-        progress.advance(start + file.size - progress.done)  # bytes that were linked or already there
+        progress.advance(start + file.size - progress.done)  # bytes that were linked or present already
         if file_sha256(path) == file.sha256:
             return
         path.unlink()
@@ -130,7 +130,7 @@ def _link(remote: RemoteFiles, file: HubFile, folder: Path, _: Progress) -> bool
 def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progress) -> bool:
     asked, start = _describe(remote, file), progress.done
     name, bar = _name(remote, file), cast(Any, partial(_Counter, progress))
-    own = folder / ".cache" / "none"  # else a damaged copy in the user's cache would be reused
+    own = folder / ".cache" / "none"  # own cache folder, so that a damaged copy in the user's cache is not reused
 
     def once() -> None:
         progress.advance(start - progress.done)
@@ -142,7 +142,7 @@ def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progre
 
     try:
         call_with_retries(asked, once)
-    except OSError as error:  # a disk error; without errno, the library's error for a wrong size
+    except OSError as error:  # a disk error or, if errno is None, the library's error for a wrong size
         found = error.strerror or "the downloaded size differs from the size that the Hub lists"
         do = f"Give {folder.parent.parent} write permission and {file.size:,} bytes of free space"
         raise FetchError(asked, found, do if error.errno else "Run again to repeat the download") from error
@@ -150,7 +150,7 @@ def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progre
 
 
 class _Counter:
-    """Stand-in for the library's progress bar that forwards bytes to our `Progress`."""
+    """Replacement for the library's progress bar; forwards byte counts to our `Progress`."""
 
     def __init__(self, progress: Progress, **_: object) -> None:
         self.update = progress.advance

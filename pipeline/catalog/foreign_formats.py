@@ -1,4 +1,4 @@
-"""Weights in formats that transformers does not load: how to recognise each, and the command that converts it."""
+"""Weight formats that transformers does not load, each with a file name pattern and the command that converts it."""
 
 from collections.abc import Collection
 from fnmatch import fnmatchcase
@@ -46,19 +46,19 @@ FOREIGN_FORMATS: dict[str, tuple[str, str]] = {
     ),
     "*.nemo": ("a NeMo checkpoint ({})", "Convert it with the exporter of NeMo to a Hugging Face folder"),
     "*.onnx": ("an ONNX model ({})", "Measure the checkpoint that it was exported from"),
-    "*.safetensors": ("weights of another name ({})", "Rename the file to model.safetensors if it has the whole model"),
-    "*.bin": ("files of another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
-    "*.pt": ("files of another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
-    "*.pth": ("files of another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
+    "*.safetensors": ("weights under another name ({})", "Rename it to model.safetensors if it has the whole model"),
+    "*.bin": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
+    "*.pt": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
+    "*.pth": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
 }
-"""What a folder without readable weights has and the next step, by the pattern of a file or folder in it; the first
-that matches is told."""
+"""Description of unreadable weights and the next step, by the pattern of a file or folder name; the first match is
+reported."""
 TRAINER_FILES = ("optimizer*", "scheduler*", "rng_state*", "training_args.bin", "scaler*")
 """Files that a trainer saves beside the weights."""
 
 
 def describe_foreign_format(names: Collection[str]) -> tuple[str, str] | None:
-    """Return what a folder with files and folders of these names has, and the next step; None if nothing is known."""
+    """Return the description and next step of the first pattern that matches a name; None if no pattern does."""
     candidates = sorted(name for name in names if not any(fnmatchcase(name, trainer) for trainer in TRAINER_FILES))
     for pattern, (what, do) in FOREIGN_FORMATS.items():
         if match := next((name for name in candidates if fnmatchcase(name, pattern)), None):

@@ -1,4 +1,4 @@
-"""Snapshots in the user's Hugging Face cache, which stand in for the Hub on nodes without network."""
+"""Snapshots in the user's Hugging Face cache, which replace the Hub on nodes without network."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ GIT_BLOB, LFS_SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
 def list_snapshot_refs(repo: str) -> dict[str, str]:
-    """Return the commit of each branch or tag of which the cache has a snapshot; empty if it has none."""
+    """Return the commit of each branch or tag that has a snapshot in the cache."""
     folder = _folder(repo)
     named = {str(path.relative_to(folder / "refs")): path for path in (folder / "refs").rglob("*") if path.is_file()}
     commits = {name: path.read_text().strip() for name, path in sorted(named.items())}
@@ -20,9 +20,9 @@ def list_snapshot_refs(repo: str) -> dict[str, str]:
 
 
 def list_snapshot_files(repo: str, commit: str) -> list[dict[str, str | int | None]]:
-    """Return path, size, blob id and sha256 (of LFS files) of the files of a snapshot; those never fetched are absent.
+    """Return path, size, blob id and, for LFS files, sha256 of each file of a snapshot that was ever fetched.
 
-    The cache names a file by the id of its git blob, or by its sha256 if it is an LFS file. Readers verify both.
+    The cache names an LFS file by its sha256, and any other file by its git blob id. Readers verify both.
     """
     folder = _folder(repo) / "snapshots" / commit
     return [_describe(folder, path) for path in sorted(folder.rglob("*")) if path.is_file()]

@@ -1,6 +1,6 @@
 """Client of the Hugging Face Hub for listings and small files; immutable answers are cached without expiry.
 
-With HF_HUB_OFFLINE, answers come from this cache, and where it lacks them from the snapshots of huggingface_hub's own.
+With HF_HUB_OFFLINE, answers come from this cache or, if absent there, from snapshots in the cache of huggingface_hub.
 HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have the same meaning as in huggingface_hub.
 """
 
@@ -51,7 +51,7 @@ REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[TreeEntry, ...])
 
 
 def fetch_refs(repo: str) -> Refs:
-    """Return branches and tags, in one request; with HF_HUB_OFFLINE, the last cached answer, or those with a snapshot.
+    """Return branches and tags, by one request; with HF_HUB_OFFLINE, from the last cached answer or the snapshots.
 
     Raises:
         FetchError: the Hub did not answer.
@@ -65,14 +65,14 @@ def list_model_ids(author: str, search: str = "") -> tuple[str, ...]:
     """Return the sorted ids of the author's models that contain `search`; with HF_HUB_OFFLINE, the last cached answer.
 
     Raises:
-        FetchError, UsageError: as for `fetch_refs`.
+        FetchError, UsageError: for the same reasons as `fetch_refs`.
     """
     asked = f"models of {author} that contain {search!r}" if search else f"models of {author}"
     return tuple(sorted(_request_or_cached(["repos", author, search], asked, lambda: _repos(author, search))))
 
 
 def uncached_trees(commits: Iterable[Commit]) -> list[Commit]:
-    """Return those of `commits` whose trees cost a request each."""
+    """Return the commits whose trees are not cached; each of their trees costs one request."""
     cached = set(os.listdir(cache.folder("hub/trees")))
     return [commit for commit in commits if _tree_file(*commit) not in cached]
 
@@ -113,12 +113,12 @@ def fetch_small_file(repo: str, commit: str, entry: TreeEntry) -> bytes:
 
 
 def fetch_sha256(repo: str, commit: str, entry: TreeEntry) -> str:
-    """Return the sha256 of a file: from the listing for an LFS file, else of the downloaded bytes."""
+    """Return the sha256 of a file: from the listing for an LFS file, else computed from the downloaded bytes."""
     return entry.sha256 or hashlib.sha256(fetch_small_file(repo, commit, entry)).hexdigest()
 
 
 def is_access_denied(repo: str, commit: str) -> bool:
-    """Return True if the repository is gated and its files are not granted; refs and trees are readable even then.
+    """Return True if the repository is gated and access to its files is not granted; listings are readable anyway.
 
     A granted access is cached per token without expiry; a denied one is not cached.
 
@@ -193,7 +193,7 @@ def _is_access_denied(repo: str, commit: str) -> bool:
 
 
 def _snapshot_refs(repo: str) -> dict[str, Any] | None:
-    """Return the refs of which huggingface_hub's cache has a snapshot, as branches; None if there is none."""
+    """Return the refs that have a snapshot in huggingface_hub's cache, as branches; None without any."""
     refs = hf_cache.list_snapshot_refs(repo)
     return Refs(repo, refs, {})._asdict() if refs else None
 
@@ -201,7 +201,7 @@ def _snapshot_refs(repo: str) -> dict[str, Any] | None:
 def _request_or_cached(
     key: list[str], asked: str, request: Callable[[], Any], snapshots: Callable[[], Any] = lambda: None
 ) -> Any:
-    """Return and cache the answer of `request`; offline, return the last cached answer, or that of `snapshots`."""
+    """Return and cache the answer of `request`; offline, return the last cached answer, else that of `snapshots`."""
     path = cache.folder("hub/latest") / digest_json([constants.ENDPOINT, *key])
     if not constants.is_offline_mode():
         answer = call_with_retries(asked, request)

@@ -121,7 +121,7 @@ def _requested_repos(source: Hub | Members, models: str) -> Sequence[str]:
 
 
 def _repos_per_checkpoint(model: str) -> tuple[str, ...]:
-    """Return the repos of a model with one repo per checkpoint, the final model last; empty for all other models."""
+    """Return the repos of a model that has one repo per checkpoint, the final model last; empty for other models."""
     for family in load_families():
         if family.where == "repos" and model in map(family.model_of, family.expanded_ids):
             listed = _search_hub(family.expanded_ids)
@@ -135,7 +135,7 @@ def _is_wanted(family: Family, repo: str, models: str) -> bool:
 
 
 def _open_if_present(repo: str) -> Repo | None:
-    # One missing member of a family must not fail the others.
+    # A missing member of a family must not make the other members fail.
     try:
         return open_repo(repo)
     except NotFoundError:

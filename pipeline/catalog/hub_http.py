@@ -1,9 +1,9 @@
 """HTTP layer for the Hugging Face Hub: timeouts, one retry policy, and translation of errors.
 
-huggingface_hub waits without a limit in some calls, and retries in some calls only. The HTTP client installed here
-sets a timeout on every request and turns every transient failure into TransientError, which the library's own retries
-do not catch, so that `call_with_retries` is the only retry policy. The exception is the body of a download, which the
-library resumes after a broken connection.
+huggingface_hub waits without a limit in some calls, and retries only some calls. The HTTP client installed here sets a
+timeout on every request and turns every transient failure into TransientError, which the library's own retries do not
+catch, so that `call_with_retries` is the only retry policy. One case is excepted: the library itself resumes the body
+of a download after a broken connection.
 """
 
 import json
@@ -33,17 +33,17 @@ TIMEOUT_S = 30.0
 """Time without a received byte after which a request fails; downloads use HF_HUB_DOWNLOAD_TIMEOUT instead."""
 MAX_ATTEMPTS = 5
 MAX_TOTAL_WAIT_S = 900.0
-"""Limit on the sum of one call's waits: the Hub's rate limits have windows of 300 s."""
+"""Limit on the total wait of one call, three windows of the Hub's rate limit (300 s each)."""
 FIRST_WAIT_S = 1.0
 TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 LIBRARY_ERRORS = (
     *(httpx2.HTTPError, json.JSONDecodeError, errors.HFValidationError),
     *(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.XetDownloadError),
 )
-"""Errors that the library and its transport raise for external reasons."""
+"""Errors of the library and its HTTP transport whose cause is external."""
 
 ERROR_MESSAGES: tuple[tuple[type[Exception], str, str], ...] = (
-    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and the cache does not have it", "Unset HF_HUB_OFFLINE"),
+    (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and the answer is not cached", "Unset HF_HUB_OFFLINE"),
     (errors.GatedRepoError, "gated, and access is not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
     (errors.RepositoryNotFoundError, "no such repository, or it is private", "Check the spelling, or set HF_TOKEN"),
     (errors.RevisionNotFoundError, "no such revision", "Give a branch, a tag or a commit of the repository"),
@@ -76,8 +76,8 @@ class TransientError(Exception):
 def call_with_retries(asked: str, call: Callable[[], T]) -> T:
     """Return the result of `call`, with at most MAX_ATTEMPTS attempts and MAX_TOTAL_WAIT_S seconds of waits in total.
 
-    A wait is as long as the Hub requests in `Retry-After` or `RateLimit`, else an exponential back-off from
-    FIRST_WAIT_S; both with jitter.
+    A wait lasts as long as the Hub requests in `Retry-After` or `RateLimit`, else it is an exponential back-off that
+    starts at FIRST_WAIT_S; both have jitter.
 
     Args:
         asked: description of the request for the error message.
@@ -108,7 +108,7 @@ def to_shapelake_error(asked: str, error: BaseException) -> ShapelakeError:
         wait = f" and asks to wait {error.wait_s:,.0f} s" if error.wait_s else ""
         do = f"Run again in {error.wait_s:,.0f} s" if error.wait_s else RUN_AGAIN
         return FetchError(asked, f"the Hub {error.found}{wait}, after at most {MAX_ATTEMPTS} attempts", do)
-    # The transport's message is not quoted: for a malformed header it has the value, which may be the token.
+    # The transport's message is not quoted: for a malformed header it contains the value, which may be the token.
     return FetchError(asked, f"no complete answer ({type(error).__name__})", "Check the network and HF_ENDPOINT")
 
 
@@ -118,12 +118,12 @@ def last_response_path() -> str:
 
 
 def wait_silently(stop: threading.Event) -> None:
-    """Let this thread wait without a display of its own, and give up once `stop` is set."""
+    """Make waits of this thread show no progress display, and abort once `stop` is set."""
     _LOCAL.stop = stop
 
 
 def _is_transient(error: BaseException) -> bool:
-    # Of a download's broken connections only a reset is retried here: the library resumes after the others itself.
+    # Of a download's connection errors only ReadError is retried here; the library itself resumes after the others.
     return isinstance(error, TransientError | httpx2.ReadError | json.JSONDecodeError | errors.XetDownloadError)
 
 
@@ -161,7 +161,7 @@ class _Client(httpx2.Client):
         if response.status_code in TRANSIENT_STATUSES:
             response.close()
             wait_s = _retry_after_s(response)
-            if response.status_code == 429 and wait_s and not stream:  # downloads have a limit of their own
+            if response.status_code == 429 and wait_s and not stream:  # downloads have a separate limit
                 RATE_LIMIT.record_wait(wait_s)
             raise TransientError(f"answered {response.status_code}", wait_s)
         _LOCAL.path = response.url.path
@@ -181,7 +181,7 @@ def _limit_request(request: httpx2.Request) -> None:
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
-    """Return the seconds in `Retry-After` (a number or a date), else until the rate limit's window ends."""
+    """Return the seconds in `Retry-After` (a number or a date), else until the rate limit's window ends, if stated."""
     after = response.headers.get("Retry-After", "").strip()
     if after.isdigit():
         return float(after)
@@ -204,10 +204,10 @@ def _wait_s(state: RetryCallState) -> float:
 
 
 def _sleep(seconds: float) -> None:
-    """Sleep with a progress display; in a thread of `wait_silently` without one."""
+    """Sleep with a progress display, or without one in a thread that called `wait_silently`."""
     if stop := getattr(_LOCAL, "stop", None):
         if stop.wait(seconds):
-            raise TransientError("was not asked again, because another request failed")
+            raise TransientError("was not retried, because another request failed")
         return
     end = time.monotonic() + seconds
     with Progress("Waiting for the Hub", round(seconds), "s") as progress:

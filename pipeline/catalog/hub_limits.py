@@ -1,4 +1,4 @@
-"""Rate limit of the Hub's API as its answers state it, and the time that a number of requests takes under it."""
+"""Rate limit of the Hub's API as stated in its answers, and the time that further requests take under this limit."""
 
 import threading
 import time
@@ -8,14 +8,14 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import parse_ratelimit_headers
 
 TELL_END_FROM_S = 60.0
-"""Expected time below which a progress line does not state it."""
+"""Minimum expected remaining time that a progress line states."""
 
 
 class RateLimit:
     """Requests left in the Hub's current window, and the waits for the next window; shared by threads.
 
     The Hub counts requests in fixed windows of 300 s: 500 per address without a token, 1,000 or more with one
-    (https://huggingface.co/docs/hub/rate-limits). Downloads have a limit of their own, which is not counted here.
+    (https://huggingface.co/docs/hub/rate-limits). Downloads have a separate limit, which is not tracked here.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class RateLimit:
         self._left, self._reset_at, self._limit, self._window_s = 0, 0.0, 0, 0.0
 
     def record_answer(self, headers: Mapping[str, str]) -> None:
-        """Record the state that the headers of an answer give."""
+        """Record the rate limit state from the headers of an answer."""
         info = parse_ratelimit_headers(headers)
         if info and info.resource_type == "api" and info.limit and info.window_seconds:
             with self._lock:
@@ -33,14 +33,14 @@ class RateLimit:
                 self._limit, self._window_s = info.limit, info.window_seconds
 
     def record_wait(self, seconds: float) -> None:
-        """Record that requests are refused for so many seconds; refusals within one wait count once."""
+        """Record that requests are refused for `seconds`; several refusals within one wait count once."""
         now = time.monotonic()
         with self._lock:
             self.waits += now >= self._resume_at
             self._resume_at = max(self._resume_at, now + seconds)
 
     def seconds_for(self, requests: int) -> float:
-        """Return the time that `requests` more requests have to wait for new windows; 0 if no limit is known."""
+        """Return the seconds that `requests` more requests must wait for new windows; 0 if no limit is known."""
         now = time.monotonic()
         with self._lock:
             is_over = now >= self._reset_at
@@ -50,7 +50,7 @@ class RateLimit:
             return reset_s + (requests - left - 1) // self._limit * self._window_s
 
     def describe(self, requests: int, seconds_each: float) -> str:
-        """Return the waits so far and the expected end of `requests` more requests, as the end of a progress line."""
+        """Return text for a progress line: waits so far, and expected duration of `requests` more requests."""
         parts = [f"{self.waits} wait{'s'[: self.waits > 1]} for the rate limit"] if self.waits else []
         if (pause := self._resume_at - time.monotonic()) > 0:
             parts.append(f"next request in {pause:.0f} s")
@@ -62,4 +62,4 @@ class RateLimit:
 
 
 RATE_LIMIT = RateLimit()
-"""State of this process: the limit holds for all its requests together."""
+"""Rate limit of this process, shared by all its requests."""

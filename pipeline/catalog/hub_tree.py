@@ -1,4 +1,4 @@
-"""Files of a checkpoint on the Hub with the interface of a local folder; only small files are downloaded."""
+"""Files of a checkpoint on the Hub, behind the interface of a local folder; only small files are downloaded."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ class HubFolder:
     """Files in one folder of a Hub repo at one commit.
 
     Args:
-        shas: cache of sha256 by git blob, shared by many trees: the tokenizer files of all steps are hashed once.
+        shas: cache of sha256 by git blob id, shared by all trees, so that equal tokenizer files are hashed once.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class HubFolder:
         return self._entries[name].size
 
     def to_remote(self, names: Iterable[str]) -> RemoteFiles:
-        """Return a download list of those files in `names` that exist."""
+        """Return the download list of the files in `names` that exist."""
         present = sorted(set(names) & self.names)
         files = tuple(HubFile(path=name, size=self.size(name), sha256=self.sha256(name)) for name in present)
         return RemoteFiles(repo=self.repo, commit=self.commit, files=files, subfolder=self.subfolder)

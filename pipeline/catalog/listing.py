@@ -17,12 +17,12 @@ CatalogRow = dict[str, Any]
 def list_catalog(
     name: str | None = None, recorded: Callable[[str], RecordedRevisions] = lambda model: {}
 ) -> list[CatalogRow]:
-    """Return one row per family; per model of the family `name`; or per checkpoint of the repo `name`.
+    """Return one row per family, per model of the family `name`, or per checkpoint of the repo `name`.
 
     Checkpoints are in training order. The Hub is contacted only for a repo, and for a family with repo id patterns.
 
     Args:
-        recorded: labels of a model in the lake, which determine the states of its revisions.
+        recorded: returns the labels of a model in the lake, which determine the states of its revisions.
 
     Raises:
         UsageError: the family or repo does not exist, or the Hub has no models or checkpoints of it.

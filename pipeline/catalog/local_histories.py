@@ -25,11 +25,11 @@ from pipeline.spec import Checkpoint, Local
 def discover_history(source: Local, base: Checkpoint | None = None) -> History:
     """Return the history in a folder: its subfolders, and the folder itself if it is a checkpoint.
 
-    A subfolder whose name states a step is always included, even if incomplete: missing files are reported as a
-    failure of that checkpoint when it is loaded.
+    A subfolder whose name states a step is always included, even if incomplete: loading it later fails and reports the
+    missing files.
 
     Args:
-        base: model that checkpoints which are adapters alone are merged into.
+        base: model into which adapters without whole weights are merged.
 
     Raises:
         UsageError: the folder does not exist or contains no checkpoint.
@@ -100,7 +100,7 @@ def hash_checkpoint(
 
 
 def _on_base(adapter: Checkpoint, base: Checkpoint, own_tokenizer: bool) -> Checkpoint:
-    """Return an adapter's checkpoint with what it has from its base model, such as the tokenizer if it lacks one."""
+    """Return an adapter's checkpoint completed with fields of its base model, such as the tokenizer if it has none."""
     names = ["kinds", "n_params"]
     names += [] if own_tokenizer else ["tokenizer_path", "tokenizer_remote", "tokenizer_digest"]
     fields = {name: getattr(base, name) for name in names}
@@ -133,7 +133,7 @@ def _subfolders(root: Path) -> list[str]:
 def _revision(
     point: TrainingPoint, files: LocalFolder, checkpoint: Checkpoint, hashes: FileHashes, has_base: bool
 ) -> Revision:
-    # An incomplete checkpoint is included too: loading it then fails with the reason.
+    # An incomplete checkpoint is included, so that loading it fails with the reason.
     reason = unloadable_reason(files, has_base=has_base)
     state, weights = ("NO_WEIGHTS", {}) if reason else ("NEW", hashes.weights)
     order = FINAL_ORDER if point == EMPTY_POINT else (0, point.sort_key)

@@ -1,4 +1,4 @@
-"""Parsing of revision names to training points. Nothing is guessed: a name with an unknown part stays unparsed."""
+"""Parsing of revision names to training points. Names are never guessed: an unknown part leaves a name unparsed."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ MIN_PARSED_NAMES, MIN_PARSED_SHARE = 3, 0.8
 
 TokensSource = Literal["name", "step-times-batch"]
 SORTS_LAST = 2**63
-"""Sort value of a missing step, token count or stage: after all known values."""
+"""Sort value of a missing step, token count or stage, larger than all known values."""
 STEP_LIMIT, TOKEN_LIMIT, GROUP_LENGTH_LIMIT = 10**12, SORTS_LAST, 100
 """Exclusive limits of plausible steps and tokens, and the maximum length of a number or run name in characters."""
 
@@ -80,15 +80,15 @@ def parse_name(name: str) -> TrainingPoint | None:
 
 
 def parse_folder_name(name: str) -> TrainingPoint | None:
-    """Parse the name of a local checkpoint folder: as `parse_name`, or a bare step, as nanotron names it: 1000."""
+    """Parse the name of a local checkpoint folder like `parse_name`, or as a bare step such as 1000 (nanotron)."""
     return parse_name(name) or (parse_groups({"step": name}) if name.isdecimal() and name.isascii() else None)
 
 
 def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
-    """Parse a name with a user's regular expression, whose groups are those of `parse_groups`; None without a match.
+    """Parse a name with a user's regular expression, which has the groups of `parse_groups`; None without a match.
 
     Raises:
-        UsageError: a group that is to be a number has other characters.
+        UsageError: a group that must be a number has other characters.
     """
     if (match := re.fullmatch(pattern, name)) is None:
         return None
@@ -102,8 +102,8 @@ def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
 def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
     """Parse the named groups of a regex match: step and kilo, tokens or position and their unit, stage, run.
 
-    Decimal arithmetic is exact: 16.78B is 16,780,000,000, which a float product is not. Returns None if a number
-    reaches STEP_LIMIT or TOKEN_LIMIT.
+    Decimal arithmetic keeps 16.78B exactly 16,780,000,000, unlike a product of floats. Returns None if a number reaches
+    STEP_LIMIT or TOKEN_LIMIT.
     """
     if any(len(value) > GROUP_LENGTH_LIMIT for value in groups.values() if value):
         return None

@@ -1,4 +1,4 @@
-"""Resolution of Hub refs to revisions: trees are fetched in parallel, then small files, one request per content."""
+"""Resolution of Hub refs to revisions: fetches trees in parallel, then each distinct small file once."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,17 +24,17 @@ from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, RemoteFiles
 
 PARALLEL_REQUESTS = 8
-"""Concurrent requests; limited because the Hub has rate limits, and a cold listing of 20 Pythia models takes 3,080."""
+"""Concurrent requests; few because of the Hub's rate limits: a cold listing of 20 Pythia models takes 3,080 of them."""
 
 TELL_EVERY_S = 1.0
-"""Interval of the display while no request is answered."""
+"""Update interval of the progress display while no request is answered."""
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 class RevisionResolver:
-    """Resolver of refs to revisions, with the caches of one discovery of any number of repos."""
+    """Resolver of refs to revisions, with caches that all repos of one discovery share."""
 
     def __init__(self) -> None:
         self._tokenizers: dict[str, CheckpointFiles] = {}
@@ -47,21 +47,21 @@ class RevisionResolver:
         """Fetch the trees that the cache on disk lacks, one request per commit; a later call fetches only the rest."""
 
         def fetch(commit: Commit) -> None:
-            self._tree(commit)  # not returned: the trees of many repos would fill the memory
+            self._tree(commit)  # only cached on disk: the trees of many repos would fill the memory
 
         map_in_parallel(fetch, hub_client.uncached_trees(list_commits(refs)), label, "requests")
 
     def expand_subfolders(self, refs: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
-        """Open the trees of all refs with a training point; replace refs of subfolder repos by their subfolders.
+        """Load the trees of all refs with a training point; replace refs of subfolder repos by their subfolders.
 
-        The trees of an earlier call are closed.
+        The trees of an earlier call are dropped.
         """
         commits = list_commits(refs)
         self._trees = dict(zip(commits, map_in_parallel(self._tree, commits, label, "trees"), strict=True))
         return [inner for ref in refs for inner in self._expand(ref)]
 
     def _tree(self, commit: Commit) -> tuple[TreeEntry, ...]:
-        """Return the tree; empty if refs name a commit that the repo no longer has (huggingface_hub#3406)."""
+        """Return the tree of a commit; empty if the repo no longer has the commit (huggingface_hub#3406)."""
         if commit in self._missing_commits:
             return ()
         try:
@@ -71,7 +71,7 @@ class RevisionResolver:
             return ()
 
     def resolve(self, model: str, ref: RevisionRef, tokenizer: str | None = None) -> Revision:
-        """Return the revision of a ref whose tree was opened by `expand_subfolders`.
+        """Return the revision of a ref whose tree was loaded by `expand_subfolders`.
 
         Args:
             tokenizer: repo or folder that overrides the family's tokenizer.
@@ -153,7 +153,7 @@ def map_in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit
 
 
 def _follow(finished: SimpleQueue[Future[R]], total: int, progress: Progress) -> None:
-    """Show the progress of `total` futures, the Hub's waits and the expected end; raise the first failure."""
+    """Show the progress of `total` futures with rate-limit waits and the expected end; raise the first failure."""
     start = time.monotonic()
     while progress.done < total:
         try:
@@ -196,7 +196,7 @@ def _remote(tokenizer: CheckpointFiles) -> RemoteFiles | None:
 
 
 def list_commits(refs: Iterable[RevisionRef]) -> list[Commit]:
-    """Return the commits of the refs with a training point, each once."""
+    """Return the distinct commits of the refs with a training point."""
     return list(dict.fromkeys(_commit(ref) for ref in refs if ref.training_point is not None))
 
 

@@ -13,11 +13,11 @@ from pipeline.spec import Checkpoint
 
 EMPTY_POINT = TrainingPoint()
 FINAL_ORDER, UNKNOWN_ORDER = (1,), (2,)
-"""Training orders that sort after all known training points: of a final model, and of an unparsed name."""
+"""Training orders of a final model and of an unparsed name; both sort after all known training points."""
 
 MeasurableState = Literal["NEW", "UNCHANGED", "RETAGGED", "REUPLOADED", "DUPLICATE_OF", "PARTIAL_DUP"]
 RevisionState = Literal[MeasurableState, "NO_WEIGHTS", "GONE", "UNPARSED", "GATED"]
-"""State of a revision relative to the lake; `audit.classify_revisions` has the precedence.
+"""State of a revision relative to the lake; `audit.classify_revisions` defines the precedence.
 
 NEW: not recorded. UNCHANGED: same commit. RETAGGED: other commit, same weights. REUPLOADED: other weights.
 DUPLICATE_OF: not recorded, weights known under another name. PARTIAL_DUP: not recorded, shares some weight files with
@@ -38,13 +38,13 @@ class Revision:
     commit: str | None = None
     """Hub commit; None for a local folder."""
     state: RevisionState = "NEW"
-    """State; before the comparison with a lake only NO_WEIGHTS, UNPARSED, GATED or NEW."""
+    """State; before the comparison with a lake, one of NO_WEIGHTS, UNPARSED, GATED and NEW."""
     state_reason: str | None = None
     """Reason why the revision is not measured."""
     weight_hashes: Sha256ByName = field(default_factory=dict)
     """sha256 by name of the weight files that exist, including an index."""
     known_bad: tuple[KnownBad, ...] = ()
-    """Known issues in the catalogue, confirmed by the listing or not."""
+    """Known issues in the catalogue, whether or not the listing confirms them."""
     checkpoint: Checkpoint | None = None
     """Checkpoint to measure; None if the revision is not measured."""
 
@@ -67,7 +67,7 @@ class Revision:
 
     @property
     def shard_hashes(self) -> Mapping[str, str]:
-        """Hashes of the weight files; the index is left out, since it may be identical at every step."""
+        """Hashes of the weight files without the index, which may be identical at every step."""
         return {name: sha for name, sha in self.weight_hashes.items() if not name.endswith(".json")}
 
 

@@ -1,7 +1,7 @@
 """Scratch of a node: one folder per run and checkpoint, leased by a live driver, within a disk budget.
 
-A lease is a small file beside its folder with its owner and the reserved bytes. Reservations are made under one file
-lock, so that two processes cannot both reserve the last free bytes.
+A lease is a small file beside its folder; the file has the owner and the reserved bytes. Reservations are made under
+one file lock, so that two processes cannot both reserve the last free bytes.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ DRIVER_ENV = "SHAPELAKE_DRIVER"
 POLL_S = 1.0
 RESERVE_TIMEOUT_S = 3600.0
 STALE_AFTER_S = 86400.0
-"""Age at which a lease from another host counts as stale: processes of other hosts cannot be checked from here."""
+"""Age at which a lease from another host counts as stale, because processes of other hosts cannot be checked."""
 
 
 class Lease(NamedTuple):
@@ -79,11 +79,11 @@ def reserve(folder: Path, size: int, budget: int | None) -> None:
     """Lease `size` bytes for `folder`; blocks until the live leases leave enough space.
 
     Args:
-        budget: limit on the sum of all leases of this node in bytes; None = no limit but the disk.
+        budget: limit on the sum of all leases on this node in bytes; None = limited only by the disk.
 
     Raises:
         UsageError: `size` exceeds the budget, or the free disk space while no other lease exists.
-        FetchError: not enough space for RESERVE_TIMEOUT_S; the timeout breaks a deadlock of waiting processes.
+        FetchError: not enough space within RESERVE_TIMEOUT_S; the timeout breaks deadlocks of waiting processes.
     """
     asked = f"{size:,} bytes in {folder.parent}"
     if budget is not None and size > budget:
@@ -100,7 +100,7 @@ def reserve(folder: Path, size: int, budget: int | None) -> None:
 
 
 def release_folder(folder: Path) -> None:
-    """Remove a folder and its content; the lease is removed only after the folder is gone."""
+    """Remove a folder and its content, and then its lease."""
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
         _sidecar_path(folder, "lease").unlink(missing_ok=True)
@@ -140,9 +140,9 @@ def list_leases() -> list[Lease]:
 
 @contextmanager
 def lock_folder(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive lock on `folder` between processes; yields False if `wait` is False and the lock is taken.
+    """Hold an exclusive inter-process lock on `folder`; yields False if `wait` is False and the lock is taken.
 
-    The last holder deletes the lock file, so a lock is valid only if its file is still at the path.
+    The last holder deletes the lock file, so a lock is valid only if its file still exists at the path.
     """
     file = _lock(folder, wait)
     try:

@@ -10,7 +10,7 @@ import numpy as np
 
 RaggedArrays = tuple[np.ndarray, ...]
 ERROR_BLOCKS = 5
-"""Blocks of contexts over which a recipe with one group has its standard errors."""
+"""Number of blocks of contexts from which a recipe with one group computes its standard errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +23,9 @@ class Batch:
     ids: np.ndarray
     """`[contexts, tokens]`."""
     special_mask: np.ndarray
-    """`[contexts, tokens]`, bool."""
+    """`[contexts, tokens]`, bool: True for special tokens added around the text."""
     error_group: np.ndarray
-    """`[contexts]`, groups of the standard errors of moments and loss."""
+    """`[contexts]`, group of each context for the standard errors of moments and loss."""
     moment_rows: np.ndarray
     """`[moments]`, rows that enter the moments: context index in the batch * tokens + position."""
     moment_group: np.ndarray
@@ -49,7 +49,7 @@ class Contexts:
     ids: RaggedArrays
     """Token ids per context, int32 `[tokens]`; equal lengths except for snippets."""
     context_group: np.ndarray
-    """`[contexts]`, int64, nondecreasing from 0; no group is empty."""
+    """Group of each context, int64 `[contexts]`, nondecreasing from 0; no group is empty."""
     kept_positions: RaggedArrays
     """Sorted positions per context of the k-NN point cloud, int64."""
     moment_positions: RaggedArrays
@@ -91,7 +91,7 @@ class Contexts:
     def error_group(self) -> np.ndarray:
         """Group of each context for the standard errors of moments and loss, int64 `[contexts]`, nondecreasing.
 
-        The groups of the contexts; blocks of consecutive contexts if all are in one group, as in `authors@1`.
+        Equal to `context_group`; if all contexts are in one group (`authors@1`), blocks of consecutive contexts.
         """
         if self.n_groups > 1:
             return self.context_group
@@ -103,7 +103,7 @@ class Contexts:
 
     @property
     def moment_rows_per_group(self) -> list[int]:
-        """Rows of the moments per error group."""
+        """Number of rows of each error group that enter the moments."""
         rows = np.bincount(self.error_group, weights=[len(moments) for moments in self.moment_positions])
         return rows.astype(int).tolist()
 
@@ -116,7 +116,7 @@ class Contexts:
         return state.hexdigest()
 
     def iter_batches(self, batch_tokens: int) -> Iterator[Batch]:
-        """Yield all contexts in order, in batches of at most `batch_tokens` tokens but at least one context.
+        """Yield all contexts in order, in batches of at most `batch_tokens` tokens and at least one context.
 
         The concatenated rows of all batches do not depend on `batch_tokens`.
         """

@@ -1,4 +1,4 @@
-"""Tokens of similarity records: drawn from contexts and recipe alone, so that all checkpoints have the same ones."""
+"""Tokens of similarity records, drawn from contexts and recipe alone, so that all checkpoints use the same tokens."""
 
 from dataclasses import replace
 
@@ -10,9 +10,9 @@ from pipeline.strict_model import digest_json
 
 
 def with_compared_tokens(text: Contexts, tokens: int, seed: int) -> Contexts:
-    """Return the contexts with `compared_positions`: `tokens` positions, as many of each group, spread over contexts.
+    """Return the contexts with `compared_positions`: `tokens` positions, equally many per group, spread over contexts.
 
-    Never the first position of a context, and no special token. Fewer if a group has fewer.
+    First positions of contexts and special tokens are excluded. A group with too few positions contributes fewer.
     """
     rng, share = make_generator(seed, "similarity"), tokens // text.n_error_groups
     chosen: RaggedArrays = tuple(np.zeros(0, np.int64) for _ in text.ids)
@@ -25,7 +25,7 @@ def with_compared_tokens(text: Contexts, tokens: int, seed: int) -> Contexts:
 
 
 def _draw(text: Contexts, contexts: np.ndarray, share: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Draw (context, position) pairs: one of each context in turn, in random order."""
+    """Draw (context, position) pairs: one position from each context in turn, in random order."""
     turns = []
     for context in contexts:
         ordinary = np.flatnonzero(~text.special_masks[context])
@@ -39,16 +39,16 @@ def _ordered(positions: np.ndarray, rng: np.random.Generator) -> zip:
 
 
 def compared_digest(text: Contexts) -> str:
-    """Digest of all token ids and the compared positions: records of equal digests can be compared token by token."""
+    """Return the digest of all token ids and the compared positions; records are comparable if it is equal."""
     return digest_json([text.digest, [positions.tolist() for positions in text.compared_positions]])
 
 
 def compared_token_ids(text: Contexts) -> np.ndarray:
-    """Token ids of the compared tokens, in order, int32."""
+    """Return the token ids of the compared tokens, in order, int32."""
     parts = zip(text.ids, text.compared_positions, strict=True)
     return np.concatenate([ids[positions] for ids, positions in parts]).astype(np.int32)
 
 
 def compared_groups(text: Contexts) -> np.ndarray:
-    """Group of contexts of each compared token, int16."""
+    """Return the group of contexts of each compared token, int16."""
     return np.repeat(text.error_group, [len(each) for each in text.compared_positions]).astype(np.int16)

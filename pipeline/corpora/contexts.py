@@ -29,10 +29,10 @@ def build_contexts(
 ) -> Contexts:
     """Return the contexts of a resolved corpus; they are identical for all checkpoints with this tokenizer.
 
-    Context recipes read disjoint windows spread over the whole text and deal them to the groups in turn; a window
+    Context recipes read disjoint windows spread over the whole text and assign them to the groups in turn; a window
     starts at a character boundary, not at a word boundary. Snippet recipes read a fixed number of characters.
     `random-uniform` draws ids of text tokens; `random-unigram` permutes the tokens of its text's windows over all
-    contexts, so that token frequencies are exact. Special tokens count towards a context's length.
+    contexts, which keeps token frequencies exact. Special tokens count towards the length of a context.
 
     Args:
         vocab_size: exclusive upper bound of the token ids that the model accepts.
@@ -41,7 +41,7 @@ def build_contexts(
 
     Raises:
         CorpusError: the corpus is too small, a context is longer than the position table, or the tokenizer yields ids
-            outside the vocabulary. The message has both numbers.
+            outside the vocabulary. The message states the limit and the value found.
         UsageError: the tokenizer lacks the special tokens that the recipe needs.
     """
     request = DrawRequest(corpus, recipe, tokenizer, vocab_size, max_positions)

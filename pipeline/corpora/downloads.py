@@ -38,7 +38,7 @@ def fetch_packed(official: OfficialText) -> Path:
     """Return the packed file: the cached one, else a download with a verified checksum.
 
     Raises:
-        FetchError: the download failed and can be repeated later.
+        FetchError: the download failed; a later attempt can succeed.
         CorpusError: the downloaded text does not have the expected sha256.
     """
     if not official.download_path.exists():

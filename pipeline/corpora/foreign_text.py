@@ -1,15 +1,15 @@
-"""Files that are no plain text: what they are by their first bytes, and the next step."""
+"""File formats other than plain text, recognised by their first bytes, each with the next step for the user."""
 
 import json
 from typing import NamedTuple
 
 HEAD_BYTES = 1 << 16
-"""Bytes at the beginning of a file that decide what it is."""
+"""Number of bytes at the beginning of a file from which its format is recognised."""
 BOM = b"\xef\xbb\xbf"
 
 
 class ForeignFormat(NamedTuple):
-    """Format of a file that is no plain text, and the next step."""
+    """Format of a file that is not plain text, and the next step."""
 
     found: str
     do: str
@@ -30,7 +30,7 @@ _MAGIC: dict[bytes, ForeignFormat] = {
     b"\x7fELF": ForeignFormat("a program", "Name a text file"),
     b"\xd0\xcf\x11\xe0": ForeignFormat("a Microsoft Office file", _EXTRACT),
     b"\x93NUMPY": ForeignFormat("a NumPy array", "Name the text that its tokens were made from"),
-    b"MMIDIDX": ForeignFormat("an index of Megatron tokens", "Name the text that they were made from"),
+    b"MMIDIDX": ForeignFormat("an index of Megatron tokens", "Name the text that the tokens were made from"),
     b"GGUF": ForeignFormat("GGUF weights", "Name a text file"),
     b"\xfe\xff": ForeignFormat("UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > OUT"),
     b"\xff\xfe": ForeignFormat("UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8 FILE > OUT"),
@@ -41,10 +41,10 @@ _TAR = slice(257, 262)
 
 
 def describe_foreign_text(head: bytes, accept_records: bool = False) -> ForeignFormat | None:
-    """Return what the beginning of an unpacked file is, if it is not plain text; None for text.
+    """Recognise the format of an unpacked file from its beginning; None for plain text.
 
     Args:
-        accept_records: accept JSON lines, whose field is read.
+        accept_records: treat JSON lines as text, because one of their fields is read.
     """
     if known := next((known for magic, known in _MAGIC.items() if head.startswith(magic)), None):
         return known
@@ -58,9 +58,9 @@ def describe_foreign_text(head: bytes, accept_records: bool = False) -> ForeignF
 
 
 def _json_kind(head: bytes) -> str | None:
-    """Return the kind of JSON that the first two lines are; None for other text."""
+    """Return the kind of JSON in the first two lines; None if they are not JSON."""
     lines = [line for line in head.split(b"\n") if line.strip()]
-    whole = lines if len(head) < HEAD_BYTES else lines[:-1]  # the last may be cut
+    whole = lines if len(head) < HEAD_BYTES else lines[:-1]  # the last line may be cut
     if not lines or not lines[0].lstrip().startswith(b"{"):
         return None
     if not whole:  # one object longer than the head

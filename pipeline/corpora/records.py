@@ -19,10 +19,10 @@ def read_documents(path: Path, field: str) -> Iterator[str]:
     """Yield the text of every record of a Parquet or JSON-lines file, which may be packed.
 
     Args:
-        field: name of the field, or of a nested one: `meta.text`.
+        field: name of the field; a dotted name such as `meta.text` selects a nested field.
 
     Raises:
-        CorpusError: a record lacks the field, or it is not text; the message has the line and the known fields.
+        CorpusError: a record lacks the field, or the field is not text; the message has the line and the known fields.
     """
     with path.open("rb") as file:
         is_parquet = file.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
@@ -68,12 +68,12 @@ def _encodable(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise CorpusError(where, "an unpaired surrogate, which is no character", "Leave the record out") from error
+        raise CorpusError(where, "an unpaired surrogate, which is not a character", "Leave the record out") from error
     return text
 
 
 def _read_parquet(path: Path, field: str) -> Iterator[str]:
-    import pyarrow  # half a second, and only for Parquet
+    import pyarrow  # takes half a second, and only Parquet needs it
     from pyarrow import parquet
 
     where = f"corpus file {path}"

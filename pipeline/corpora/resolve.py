@@ -19,8 +19,8 @@ from pipeline.spec import ALGORITHMS, Corpus
 def resolve_corpus(corpus: Corpus) -> Corpus:
     """Return the corpus with the sha256 of its decompressed text; random-uniform has none.
 
-    The checksum is that of the text as read: byte order marks removed, fields extracted, documents joined by a blank
-    line. That of local files is cached. Nothing is downloaded: the checksum of the official enwik8 is a constant.
+    The checksum covers the text as read: byte order marks removed, fields extracted, documents joined by a blank line.
+    Checksums of local files are cached. Nothing is downloaded: the checksum of the official enwik8 is a constant.
 
     Raises:
         CorpusError: a file is absent, or is not UTF-8 text, or a record has no text in the field.
@@ -52,7 +52,7 @@ def prepare_text_file(corpus: Corpus) -> Path:
 
 
 def text_sha256(corpus: Corpus) -> str | None:
-    """Return the checksum of the text to tokenise: of the cleaned prose for enwik8, else of the corpus itself."""
+    """Return the checksum of the text to tokenise: for enwik8 that of the cleaned prose, else that of the corpus."""
     return file_sha256(prepare_text_file(corpus)) if corpus.kind == "enwik8" else corpus.sha256
 
 
@@ -104,7 +104,7 @@ def _digest(corpus: Corpus) -> str:
 
 
 def _hash_text(corpus: Corpus, files: list[Path]) -> str:
-    """Return the text's sha256; a text that is not the bytes of one file is cached, so that it is read once."""
+    """Return the text's sha256; a text that is not one plain file is also cached, so that the files are read once."""
     text, label = read_text(corpus, files), f"Reading {Path(corpus.path or '').name}"
     if is_plain(corpus, files):
         return text_io.hash_blocks(track_bytes(text, label, files[0].stat().st_size))

@@ -1,4 +1,4 @@
-"""Snippets: fixed numbers of characters of a text, the sampling of the published protocol."""
+"""Snippets: pieces of a text with a fixed number of characters, as in the published protocol."""
 
 import codecs
 import random
@@ -32,7 +32,7 @@ def read_snippets(data: np.ndarray, recipe: SnippetRecipe, tokenizer: TokenizerP
     cells of the notebook use the third.
 
     Raises:
-        CorpusError: the text has too few characters (the message has both numbers), or a snippet has no tokens.
+        CorpusError: the text has too few characters (the message states both numbers), or a snippet has no tokens.
     """
     counts = [int(np.count_nonzero(_is_lead_byte(data[at : at + BLOCK]))) for at in range(0, len(data), BLOCK)]
     block_starts = np.cumsum([0, *counts])  # characters before each block of BLOCK bytes, and in total

@@ -56,10 +56,10 @@ class SpecialTokens:
 
 
 def get_special_tokens(recipe: Recipe, tokenizer: TokenizerProtocol) -> SpecialTokens:
-    """Return the special tokens of `recipe.bos`: none, the BOS token, or those that the tokenizer adds by default.
+    """Return the special tokens of `recipe.bos`: none, the BOS token, or the tokenizer's default special tokens.
 
     Raises:
-        UsageError: the tokenizer has no BOS token, or its default changes the ids of the text itself.
+        UsageError: the tokenizer has no BOS token, or adding its default special tokens changes the ids of the text.
     """
     if recipe.bos == "none":
         return SpecialTokens([], [])

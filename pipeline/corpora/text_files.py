@@ -1,4 +1,4 @@
-"""Files of a corpus: one file, all of a folder or of a glob; and its text as UTF-8 bytes."""
+"""Files of a corpus (one file, or all files of a folder or glob), and their text as UTF-8 bytes."""
 
 import glob
 from collections.abc import Iterable, Iterator
@@ -16,14 +16,14 @@ SEPARATOR = b"\n\n"
 """Blank line between two documents."""
 RECORD_PATTERNS = (("*.jsonl*", "*.ndjson*", "*.parquet"), ("*.json", "*.json.*"))
 TEXT_PATTERNS = (("*.txt", "*.txt.*"), ("*",))
-"""Names of a folder's files that are read; the second group only without files of the first."""
+"""Patterns of the files to read in a folder; the second group applies only if no file matches the first."""
 
 
 def list_files(corpus: Corpus) -> list[Path]:
-    """Return the files of a corpus in the order of their paths; a file that exists is never a pattern.
+    """Return the files of a corpus in the order of their paths; the path of an existing file is never read as a glob.
 
     Raises:
-        CorpusError: the folder or the pattern has none.
+        CorpusError: no file matches.
     """
     path = Path(corpus.path or "")
     if path.is_dir():
@@ -39,7 +39,7 @@ def list_files(corpus: Corpus) -> list[Path]:
 
 
 def is_plain(corpus: Corpus, files: list[Path]) -> bool:
-    """Return True if the text as read is one file's bytes as they are."""
+    """Return True if the text as read equals the bytes of one file."""
     if corpus.is_records or len(files) != 1 or detect_compression(files[0]):
         return False
     with files[0].open("rb") as file:
@@ -50,7 +50,7 @@ def read_text(corpus: Corpus, files: list[Path]) -> Iterator[bytes]:
     """Yield the text of a corpus as UTF-8: without byte order marks, documents joined by a blank line.
 
     Raises:
-        CorpusError: a file is damaged, not UTF-8 text, or a record lacks the text.
+        CorpusError: a file is damaged or not UTF-8 text, or a record has no text.
         OSError: a file cannot be opened.
     """
     documents = _documents(corpus, files)
@@ -88,7 +88,7 @@ def _require_text(path: Path, head: bytes, accept_records: bool) -> None:
 
 
 def _files_of_folder(folder: Path, patterns: tuple[tuple[str, ...], ...]) -> list[Path]:
-    """Return the files below a folder, without hidden ones, that the first group of patterns with any match has."""
+    """Return the visible files below a folder that match the first group of patterns with any match."""
     files = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(folder))]
     for group in patterns:
         if found := [path for path in files if any(fnmatchcase(path.name, pattern) for pattern in group)]:

@@ -47,7 +47,7 @@ def read_blocks(path: Path) -> Iterator[bytes]:
             while block := file.read(BLOCK_BYTES):
                 yield block
     except (*_DAMAGE, OSError) as error:
-        # bzip2 and zstd raise an OSError without a number for a damaged file
+        # for a damaged file, bzip2 and zstd raise an OSError without errno
         if isinstance(error, OSError) and error.errno is not None:
             raise
         found = f"a damaged {detect_compression(path)} file ({error})"
@@ -71,7 +71,7 @@ def _open_decompressed(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _open_zstd(path: Path) -> IO[bytes]:
-    import pyarrow  # half a second, and only its decompression is used
+    import pyarrow  # takes half a second, and only zstd needs it
 
     return pyarrow.input_stream(str(path), compression="zstd")
 
@@ -83,7 +83,7 @@ _OPEN: dict[Compression | None, Callable[[Path], Any]] = {
 
 
 def check_utf8(stream: Iterable[bytes], name: str, allow_cut: bool = True) -> Iterator[bytes]:
-    """Yield the blocks unchanged after a UTF-8 check; by default a character cut at the end is allowed.
+    """Check that the blocks are UTF-8 and yield them unchanged; by default the last character may be cut.
 
     Raises:
         CorpusError: invalid UTF-8; the message has the byte offset.
@@ -113,7 +113,7 @@ def hash_blocks(stream: Iterable[bytes]) -> str:
 
 
 def cache_text(stream: Iterable[bytes]) -> str:
-    """Write a text atomically to the cache under its sha256, and return the sha256."""
+    """Write a text to the cache under its sha256, atomically, and return the sha256."""
     temporary = cache.folder("texts") / f".{uuid4().hex}"
     try:
         with temporary.open("wb") as file:

@@ -104,7 +104,7 @@ def _draw_equal_length(request: DrawRequest, layout: ContextLayout) -> np.ndarra
 
 
 def _permute(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-    """Permute all tokens over all contexts; a token outside `plain` is replaced by a random one of the others."""
+    """Permute all tokens over all contexts; a token outside `plain` is replaced by a random token from inside it."""
     pool = ids.ravel()
     is_plain = np.isin(pool, plain)
     pool = np.where(is_plain, pool, choices.choice(pool[is_plain], len(pool)))

@@ -16,7 +16,7 @@ SPREADS = (1.0, 0.99, 0.95, 0.8, 0.5, 0.0)
 
 
 class Window(NamedTuple):
-    """Bytes `start` to `end` of a text and their token ids; short only if the text ends."""
+    """Bytes `start` to `end` of a text and their token ids; only a window at the end of the text may be short."""
 
     start: int
     end: int
@@ -78,10 +78,10 @@ class WindowReader:
 
 
 def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, layout: ContextLayout) -> list[Window]:
-    """Return disjoint windows in order, one per n-th of the text, each at a seeded offset in its n-th.
+    """Return n disjoint windows in order: the text is cut into n equal parts, with a window at a seeded offset in each.
 
-    If the text is too small for that, the windows are spread over smaller fractions of it (SPREADS). If the windows
-    do not fit even without gaps, those that fit are returned, and the last may be short.
+    If the text is too small for that, the windows are spread over smaller fractions of the text (SPREADS). If they do
+    not fit even without gaps, the windows that fit are returned, and the last may be short.
     """
     n = layout.n_contexts
     targets = (np.arange(n) + make_generator(layout.seed, "offsets").random(n)) * (len(data) / n)
@@ -107,10 +107,10 @@ def _place_windows(reader: WindowReader, targets: list[int]) -> list[Window]:
 
 
 def read_window_ids(data: np.ndarray, tokenizer: TokenizerProtocol, layout: ContextLayout, name: str) -> np.ndarray:
-    """Return token ids `[contexts, tokens]`, int32; `allow_smaller` permits fewer contexts, still equal per group.
+    """Return token ids `[contexts, tokens]`, int32; `allow_smaller` permits fewer contexts, equally many per group.
 
     Raises:
-        CorpusError: the text is too small; the message has the tokens needed and the tokens available.
+        CorpusError: the text is too small; the message states the tokens needed and the tokens available.
     """
     n, tokens, groups, _, allow_smaller = layout
     windows = read_windows(data, tokenizer, layout)

@@ -12,7 +12,7 @@ from pipeline.geometry.moments import Moments, RowSums, merge_moments, select_or
 from pipeline.geometry.row_norms import PILOT_ROWS, RowNorms, masked_median
 
 NORM_SAMPLE = 2**18
-"""Number of float32 norms stored per layer (1 MiB); of more rows, every s-th rank of each block is stored."""
+"""Number of float32 norms stored per layer (1 MiB); with more rows, only every s-th rank of each block is stored."""
 
 
 @dataclass
@@ -50,13 +50,13 @@ class DirectionSums:
 
 @dataclass
 class TokenSums:
-    """Sums over a set of tokens of one layer (all tokens, or those that are not sinks), one per group of contexts."""
+    """Sums over a set of tokens of one layer (all tokens, or all except sinks), one per group of contexts."""
 
     moments: list[Moments]
     directions: list[DirectionSums]
     cross_scatters: list[Float64[Tensor, "dim next"]]
-    """Sum of y z^T with y the shifted row of this layer and z of the next layer; non-finite rows count as zero. Empty
-    without a next layer."""
+    """Sum of y z^T, where y and z are the shifted rows of a token in this and the next layer; non-finite rows count as
+    zero. Empty without a next layer."""
 
     @classmethod
     def empty(cls, shift: Float64[Tensor, " dim"], n_groups: int, next_width: int | None) -> "TokenSums":
@@ -91,24 +91,24 @@ class LayerMoments:
     n_nonfinite: int
     """Number of rows with NaN or infinity, which no sum includes."""
     n_layer_sinks: int
-    """Number of finite tokens that open their context or exceed this layer's own limit."""
+    """Number of finite tokens that open their context or whose norm exceeds this layer's own limit."""
     pilot_norm: float
-    """Median norm of the first rows; of the non-zero ones if at least half are zero (padding)."""
+    """Median norm of the first rows; if at least half of the norms are zero (padding), median of the others."""
     abs_max: float
     abs_median: float
-    """Median absolute coordinate of the first PILOT_ROWS rows; NaN if none of them is finite."""
+    """Median absolute coordinate of the first PILOT_ROWS rows; NaN if no row is finite."""
     next_layer: "LayerMoments | None" = None
-    """Layer on the other side of the cross scatters."""
+    """Statistics of the next layer, to which the cross scatters refer."""
 
 
 class NormStatistics:
     """Maximum of the row norms, and a sample of norms for the median.
 
-    The sample contains every norm of up to NORM_SAMPLE rows. For more rows it contains, of each block of 2048 sorted
-    norms, the middle one of every s ranks, s being the smallest sufficient power of two. The rank of the median is
-    then off by at most s / 2 per block if all errors have one sign; with errors of either sign the total is about
-    s / 78 of the median's own standard error (5 % at one million rows, below 1 up to 16 million). `due` is the number
-    of rows to expect.
+    Up to NORM_SAMPLE rows, the sample contains every norm. With more rows, each block of 2048 sorted norms contributes
+    the middle one of every s ranks, where s is the smallest sufficient power of two. The rank of the median is then
+    wrong by at most s / 2 per block if all errors have one sign; with errors of both signs, the total error is about
+    s / 78 of the median's own standard error (5 % at one million rows, below 1 up to 16 million). `due` is the
+    expected number of rows.
     """
 
     def __init__(self, due: int, device: torch.device) -> None:
@@ -120,12 +120,12 @@ class NormStatistics:
         """Add a block of norms; non-finite rows must have norm zero and are not counted."""
         self._largest.copy_(torch.maximum(self._largest, norms.max()))
         ranked = norms.masked_fill(~finite, torch.inf).to(torch.float32).sort().values
-        middle = (self._every - 1 + len(self._sampled) % 2) // 2  # an even s has two middle ranks: alternate
+        middle = (self._every - 1 + len(self._sampled) % 2) // 2  # an even s has two middle ranks, used in turn
         self._sampled.append(ranked[middle :: self._every].clone())
 
     @property
     def sample(self) -> Float32[Tensor, " sample"]:
-        """Sampled norms, block by block and ascending within each block."""
+        """Return the sampled norms, block by block, ascending within each block."""
         norms = torch.cat(self._sampled)
         return norms[norms.isfinite()]
 
@@ -135,9 +135,9 @@ class NormStatistics:
 
 
 class SplitRows(NamedTuple):
-    """Shifted rows of a block: those that are not sinks, and the sinks. Non-finite rows are zero.
+    """Shifted rows of a block, split into ordinary rows and sinks. Non-finite rows are zero.
 
-    On a GPU both have all rows, with zeros for the rows of the other part.
+    On a GPU each part has all rows of the block, with zeros for rows of the other part.
     """
 
     ordinary: Float64[Tensor, "_ordinary dim"]
@@ -151,8 +151,8 @@ class Accumulator:
         dtype: dtype of the rows.
         dim: width of the layer.
         n_groups: number of groups of contexts.
-        due: number of rows to expect.
-        next_width: width of the layer to which a linear map is fitted; None if there is none.
+        due: expected number of rows.
+        next_width: width of the layer to which a linear map is fitted; None if no map is fitted.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Accumulator:
         return split
 
     def add_cross(self, before: SplitRows, after: SplitRows, group: int) -> None:
-        """Add the cross scatter of shifted rows of this layer and of the next one."""
+        """Add the cross scatter of the shifted rows of this layer and of the next layer."""
         ordinary = transposed_matmul(before.ordinary, after.ordinary)
         self._ordinary.cross_scatters[group].add_(ordinary)
         self._every.cross_scatters[group].add_(ordinary).add_(transposed_matmul(before.sinks, after.sinks))

@@ -23,15 +23,15 @@ try:
 except ImportError:
     _faiss = None
 else:
-    # Same lists, 5 % to 50 % faster: products in tiles of 4 MB, which fit into each thread's cache, and a reservoir
-    # per query instead of a heap.
+    # Equal results, 5 % to 50 % faster: products in tiles of 4 MB, which fit into each thread's cache, and one
+    # reservoir per query instead of a heap.
     _faiss.cvar.distance_compute_blas_query_bs = 512
     _faiss.cvar.distance_compute_blas_database_bs = 2048
     _faiss.cvar.distance_compute_min_k_reservoir = 1
 
 SMALL_CLOUD = 2048
-"""Most points for which, on a CPU, numpy selects faster than FAISS: 1,024 points of 64 (576) dimensions take 10 ms (22)
-with numpy and 24 ms (30) with FAISS, 4,096 points equally long (one thread of an AMD EPYC, k = 73)."""
+"""Largest number of points for which numpy beats FAISS on a CPU. One thread of an AMD EPYC, k = 73: 1,024 points
+take 10 ms with numpy and 24 ms with FAISS at 64 dimensions, 22 and 30 ms at 576; 4,096 points take equal times."""
 FAISS_GPU_MAX_K = 2048
 """Largest k of FAISS on a GPU."""
 PRODUCT_BYTES = {"cpu": 2**24, "cuda": 2**30}
@@ -39,8 +39,8 @@ PRODUCT_BYTES = {"cpu": 2**24, "cuda": 2**30}
 BFLOAT16_MIN_DIM = 256
 """Minimum dim at which a GPU starts with bfloat16 torch products instead of FAISS.
 
-FAISS selects in one pass over the products where torch takes about five, but multiplies in float32 only. At 52 TFLOP/s
-in float32, 400 in bfloat16 and 4 TB/s both take equally long near 170 dimensions (arithmetic, not measured).
+FAISS selects in one pass over the products, and torch in about five, but FAISS multiplies only in float32. At 52
+TFLOP/s in float32, 400 in bfloat16 and 4 TB/s, both take equal times near 170 dimensions (computed, not measured).
 """
 
 
@@ -48,16 +48,16 @@ class Candidates(NamedTuple):
     """The `width` nearest points of each query by approximate squared distance, unordered."""
 
     squared_distances: Float[Tensor, "rows width"]
-    """float32, or float64 for points in float64."""
+    """Approximate squared distances, float32, or float64 for points in float64."""
     indices: Int[Tensor, "rows width"]
 
 
 CandidateEngine = Callable[[Tensor, Tensor, int], Candidates]
-"""(queries, points, width) -> the `width` nearest points of each query, including the query itself if it is a point."""
+"""Maps (queries, points, width) to the `width` nearest points of each query; a query that is a point finds itself."""
 
 
 def default_engine(device: torch.device, n_points: int) -> CandidateEngine:
-    """Return the torch engine for a small cloud on a CPU, and where FAISS does not support the device; else FAISS."""
+    """Return the torch engine for a small cloud on a CPU or a device that FAISS does not support; else FAISS."""
     if _faiss is None or (device.type == "cpu" and n_points <= SMALL_CLOUD):
         return torch_engine
     return torch_engine if device.type == "cuda" and not _has_gpu(_faiss) else faiss_engine
@@ -74,7 +74,7 @@ def default_ladder(device: torch.device, n_points: int, dim: int) -> tuple[tuple
 
 
 def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "points dim"], width: int) -> Candidates:
-    """Propose candidates by `faiss.knn` or on a GPU `faiss.knn_gpu`, float32; ModuleNotFoundError without FAISS."""
+    """Propose candidates with `faiss.knn` (on a GPU `faiss.knn_gpu`) in float32; ModuleNotFoundError without FAISS."""
     if _faiss is None:
         raise ModuleNotFoundError("faiss is not installed")
     if queries.device.type == "cuda":
@@ -87,9 +87,9 @@ def faiss_engine(queries: Float[Tensor, "rows dim"], points: Float[Tensor, "poin
 def faiss_squared_distances(
     points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
 ) -> Float[Tensor, "rows width"] | None:
-    """Return squared distances from `points[rows]` to their `others` by float32 differences; None without FAISS.
+    """Return squared distances from `points[rows]` to their `others` by float32 differences.
 
-    FAISS gathers nothing and is therefore eight times as fast as torch. Also None for points on a GPU.
+    Eight times as fast as torch, because FAISS does not gather rows. None without FAISS or for points on a GPU.
     """
     if _faiss is None or points.device.type != "cpu":
         return None
@@ -120,7 +120,7 @@ def _select_smallest(
     values: Float[Tensor, "rows points"], width: int
 ) -> tuple[Float[Tensor, "rows width"], Int[Tensor, "rows width"]]:
     """Return the `width` smallest values of each row, unordered, and their columns."""
-    if values.device.type == "cpu":  # numpy's partition is vectorised, torch's is not
+    if values.device.type == "cpu":  # numpy's partition is vectorised, unlike torch's
         columns = torch.from_numpy(np.argpartition(values.numpy(), width - 1, axis=1)[:, :width])
         return values.gather(1, columns), columns
     nearest = values.topk(width, dim=1, largest=False, sorted=False)
@@ -135,7 +135,7 @@ def _relative_distances(lengths: Tensor, queries: Tensor, points: Tensor) -> Flo
     """Return |y|^2 - 2 x.y, which orders points y by their distance from x."""
     if queries.dtype == lengths.dtype:
         return torch.addmm(lengths[None], queries, points.T, alpha=-2)
-    if queries.device.type == "cpu":  # no 16-bit product with float32 sums there
+    if queries.device.type == "cpu":  # CPUs have no 16-bit product with float32 sums
         return torch.addmm(lengths[None], queries.to(lengths.dtype), points.to(lengths.dtype).T, alpha=-2)
     products = torch.mm(queries, points.T, out_dtype=lengths.dtype)  # pyright: ignore[reportCallIssue]
     return torch.sub(lengths[None], products, alpha=2, out=products)
@@ -156,7 +156,7 @@ def _has_gpu(faiss: ModuleType) -> bool:
 
 
 def _faiss_cpu(faiss: ModuleType, queries: Tensor, points: Tensor, width: int) -> Candidates:
-    """Search one part of the queries per thread; FAISS's own threads would synchronise at every tile."""
+    """Search with one thread per part of the queries, because FAISS's own threads synchronise at every tile."""
     threads = torch.get_num_threads()
     with ThreadPoolExecutor(threads, initializer=faiss.omp_set_num_threads, initargs=(1,)) as pool:
         search = partial(faiss.knn, xb=points.numpy(), k=width)

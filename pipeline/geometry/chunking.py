@@ -1,4 +1,4 @@
-"""Row chunks sized for the device, and selection of rows: without a copy if all are, and the first of each label."""
+"""Row chunks sized for the device, and selection and sorting of rows."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**30}
-"""Working memory of one chunk by device; small on the CPU, where fresh pages cost more than the arithmetic."""
+"""Working memory of one chunk by device; small on the CPU, where allocating new pages costs more than arithmetic."""
 
 
 def chunk_slices(rows: int, bytes_per_row: int, work: int) -> Iterator[slice]:
-    """Return slices of `rows` rows with at most `work` bytes each; zero rows give one empty slice."""
+    """Return slices that cover `rows` rows with at most `work` bytes each; zero rows give one empty slice."""
     step = max(work // max(bytes_per_row, 1), 1)
     return (slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step))
 
@@ -30,14 +30,14 @@ def select_rows(
 
 
 def sort_rows(indices: Int[Tensor, "rows columns"]) -> Int[Tensor, "rows columns"]:
-    """Return each row in ascending order; on the CPU numpy's vectorised sort takes a fifth of torch's time."""
+    """Sort each row in ascending order, on the CPU with numpy's vectorised sort: a fifth of torch's time."""
     if indices.device.type == "cpu":
         return torch.from_numpy(np.sort(indices.numpy(), axis=1))
     return indices.sort(1).values
 
 
 def first_of_each(labels: Int[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
-    """Return the mask of the rows that are the first with their label."""
+    """Return the mask of the first row of each label."""
     first = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     if len(labels):
         _, index = labels.unique(return_inverse=True)

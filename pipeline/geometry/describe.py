@@ -22,11 +22,11 @@ def describe_layer(
 ) -> dict[str, object]:
     """Return every metric of one layer by column name, with `status`, `flags` and the wall time per timing column.
 
-    A word in `flags` explains every null. The status is `nonfinite` if rows contain NaN or infinity (the values are
-    those of the other rows), `degenerate` if there is nothing to measure, else `ok`. Sums accumulate in float64.
+    A word in `flags` explains every null. The status is `nonfinite` if rows contain NaN or infinity (such rows are
+    left out), `degenerate` if the layer has nothing to measure, else `ok`. Sums accumulate in float64.
 
     Args:
-        read_by_next: maps states to what the next block reads, for the `_normed` columns; None if no block follows.
+        read_by_next: input norm of the next block, for the `_normed` columns; None if no block follows.
     """
     layer = Layer(moments, cloud, recipe, read_by_next)
     row: dict[str, object] = {}
@@ -50,17 +50,17 @@ def describe(
 
     Args:
         points: `[N, dim]`, floating point, in the model's own dtype, on any device: a tensor, numpy array, DataFrame or
-            lists. Of `[contexts, tokens, dim]` the contexts and positions are known, and labels have N values or
-            `[contexts, tokens]` or one per context.
-        contexts: `[N]`, id of each row's context, for the share of neighbours from one context.
+            lists. The form `[contexts, tokens, dim]` also supplies contexts and positions; its labels have N values,
+            the shape `[contexts, tokens]`, or one value per context.
+        contexts: `[N]`, id of each row's context, for `same_context_share`.
         token_ids: `[N]`, token id of each row.
         recipe: supplies `k`, `sink_multiple`, `seed` and `surrogate`; `id_authors` uses all points.
         groups: `[N]`, disjoint groups of contexts; two or more groups give standard errors.
-        positions: `[N]`, position of each row in its context; a row at position 0 is a sink token. Without positions
-            only the norm makes a sink.
+        positions: `[N]`, position of each row in its context; a row at position 0 is a sink token. Without positions,
+            sinks are found by their norm alone.
 
     Raises:
-        UsageError: `points` is not a non-empty floating-point matrix, or labels are no integers or not as many.
+        UsageError: `points` is not a non-empty matrix of numbers, or labels are not integers or not one per row.
     """
     given = to_points(points)
     rows, shape = given.flatten(0, -2), tuple(given.shape[:-1])

@@ -14,7 +14,7 @@ def to_device(tensor: Shaped[Tensor, "..."], device: torch.device | str) -> Shap
 
 
 class HostCopy:
-    """Asynchronous copy of a tensor to the host; waiting does not include later device work."""
+    """Asynchronous copy of a tensor to the host; `wait` does not wait for later work on the device."""
 
     def __init__(self, tensor: Shaped[Tensor, "..."]) -> None:
         self._copy = tensor.to("cpu", non_blocking=True)

@@ -21,7 +21,7 @@ class DistinctRows(NamedTuple):
 
 
 def find_distinct_rows(points: Shaped[Tensor, "points dim"]) -> DistinctRows:
-    """Return the distinct rows of `points`; rows are equal if every coordinate is (0.0 equals -0.0)."""
+    """Return the distinct rows of `points`; two rows are equal if all coordinates are equal (0.0 equals -0.0)."""
     order, opens = _sorted_runs(_hash(points))
     if not _runs_are_equal(points, order, opens):
         # A hash collision: sort the rows themselves, which is slow but exact.
@@ -41,7 +41,7 @@ def _hash(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, " points"]:
 
 def _bits(points: Shaped[Tensor, "points dim"]) -> Int64[Tensor, "points dim"]:
     bits = (points + 0).contiguous().view(_BITS[points.element_size()]).to(torch.int64)  # + 0 turns -0.0 into 0.0
-    # The top bit times any odd number stays the top bit: fold sign and exponent of float64 into the low half.
+    # An odd factor maps the top bit only to itself, so sign and exponent of float64 are folded into the low half.
     return bits ^ (bits >> 32) if points.element_size() == 8 else bits
 
 

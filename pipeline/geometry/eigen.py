@@ -28,10 +28,11 @@ def eigendecompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) ->
 
 
 def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
-    """Return the largest eigenvalue with relative error 1e-10 or that of the full decomposition.
+    """Return the largest eigenvalue, with relative error 1e-10 or that of the full decomposition.
 
-    Lanczos with full reorthogonalisation from a seeded start vector. Some eigenvalue lies within the residual; it is
-    the largest unless the start is orthogonal to its eigenvector. Without convergence the matrix is fully decomposed.
+    Lanczos with full reorthogonalisation from a seeded start vector. The result is within the residual of an
+    eigenvalue, which is the largest one unless the start vector is orthogonal to its eigenvector. If Lanczos does not
+    converge, the matrix is fully decomposed.
     """
     if len(matrix) > DENSE_DIM:
         value, residual = _lanczos(matrix, LANCZOS_STEPS)

@@ -1,4 +1,4 @@
-"""Distances of given pairs by differences of the stored values, free of a product's cancellation."""
+"""Distances of given pairs by differences of the stored values, without the cancellation of matrix products."""
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -8,13 +8,13 @@ from pipeline.geometry.candidates import faiss_squared_distances
 from pipeline.geometry.chunking import CHUNK_BYTES, chunk_slices
 
 FLOAT32_SUM_COORDINATES = {"cpu": 64, "cuda": 2048}
-"""Coordinates summed in float32: at most 16 terms per SIMD lane, then a tree over the lanes."""
+"""Number of coordinates summed in float32: at most 16 terms per SIMD lane, then a tree over the lanes."""
 DISTANCE_TOLERANCE = 2.0**-20
 """Upper bound of the relative error of a distance: (3 + 16 + 8) / 2 roundings at worst; measured: 2e-7."""
 FLOAT64_RANKS = 16
-"""Nearest ranks recomputed with squares summed in float64, to 6e-8; small-scale estimates use only these ranks."""
+"""Number of nearest ranks whose squares are summed in float64 (error 6e-8); small-scale estimates use only these."""
 UNDERFLOW_MARGIN = 2.0**38
-"""Multiple of the smallest normal number above which a sum of up to 4096 squares lost nothing to underflow."""
+"""Multiple of the smallest normal number above which a sum of up to 4096 squares is not affected by underflow."""
 
 
 def pair_distances(

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours: float32 candidates, distances recomputed by differences, a certificate per list."""
+"""Exact nearest neighbours: candidates in float32, distances recomputed by differences, one certificate per list."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from pipeline.geometry.precision import UNIT_ROUNDOFF
 
 SHIFT_ROWS = 1024
 MASSIVE_NORM_MULTIPLE = 8.0
-"""Points longer than this many median lengths have a separate error bound: a common bound would be too loose."""
+"""Points longer than this many median lengths get a separate error bound, because a common bound would be too loose."""
 STEP_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.bfloat16: 2.0**-23}
 """Rounding unit of one step of a product's sum; tensor cores may truncate float32 sums of 16-bit operands."""
 PILOT_QUERIES = 256
-"""Queries tried first on a cheap engine; an engine that certifies less than half of them is skipped."""
+"""Number of queries on which an engine is tried first; an engine that certifies less than half of them is skipped."""
 
 
 class NeighborLists(NamedTuple):
@@ -33,11 +33,11 @@ class NeighborLists(NamedTuple):
 
 @dataclass(frozen=True)
 class _View:
-    """Points as one engine sees them: shifted and rounded, with bounds on the effect of rounding."""
+    """Points in the form that an engine gets: shifted and rounded, with bounds on the rounding errors."""
 
     values: Float[Tensor, "points dim"]
     length: Float64[Tensor, " points"]
-    """Tight upper bound of the length of each value."""
+    """Tight upper bound of the length of each rounded point."""
     error: Float64[Tensor, " points"]
     """Upper bound of the distance by which rounding moved each point."""
     gamma: float
@@ -70,17 +70,17 @@ def search_neighbors(
 ) -> NeighborLists:
     """Return the min(k, points - 1) exact nearest other points of `points[rows]`, independent of the engine.
 
-    Candidates come from float32 products about the coordinate-wise median, on a GPU from bfloat16 products first.
-    Their distances are recomputed by differences of the stored values (see `pair_distances`). A list is certified if
-    the triangle inequality with the rounding errors excludes every point that was not proposed. Uncertified lists are
-    searched again with float64 products and then with differences from every point.
+    Candidates come from float32 products after subtracting the coordinate-wise median, on a GPU first from bfloat16
+    products. Their distances are recomputed by differences of the stored values (see `pair_distances`). A list is
+    certified if the triangle inequality, with bounds on rounding errors, excludes every point that was not proposed.
+    Uncertified lists are searched again with float64 products, and then with differences from every point.
 
     Args:
         points: `[points, dim]`, finite and distinct, float32 or float64.
         k: number of neighbours.
         rows: indices of the queries, ascending.
         seed: seed of the subsample whose median is the shift.
-        engine: first engine, used in float32; default: `default_ladder`.
+        engine: first engine, used in float32; by default the engines of `default_ladder`.
     """
     k = max(min(k, len(points) - 1), 0)
     lists = NeighborLists(
@@ -131,7 +131,7 @@ def _search_with(points: Tensor, view: _View, rows: Tensor, k: int, propose: Can
 
 
 def _without_self(found: Candidates, rows: Tensor) -> Int[Tensor, "rows width"]:
-    """Drop one candidate per row: the query itself, or the farthest if cancellation hid the query."""
+    """Drop one candidate per row: the query itself, or the farthest if the query is missing due to cancellation."""
     drop = found.indices == rows[:, None]
     absent = (~drop.any(1)).nonzero().flatten()
     drop[absent, found.squared_distances[absent].argmax(1)] = True
@@ -148,10 +148,9 @@ def _by_differences(points: Tensor, rows: Tensor, candidates: Tensor) -> tuple[T
 def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[Tensor, " rows"]:
     """Return True per row if no point outside the candidates can be nearer than the last point of its list.
 
-    A point that was not proposed has an approximate squared distance of at least `cutoff`, with an error of at most
-    2 gamma (|x|^2 + |y|^2), between positions with rounding errors. For ordinary rows y ranges over the ordinary
-    points; massive points are farther away than the difference of the lengths. A cutoff that overflowed excludes
-    nothing.
+    A point y that was not proposed has an approximate squared distance from query x of at least `cutoff`, with an error
+    of at most 2 gamma (|x|^2 + |y|^2), and both points are rounded. For ordinary queries the bound uses ordinary points
+    only; massive points are at least as far away as the lengths differ. A cutoff that overflowed excludes no point.
     """
     massive, own = view.massive[rows], view.length[rows]
     ordinary = ~view.massive
@@ -160,6 +159,6 @@ def _certified(view: _View, rows: Tensor, cutoff: Tensor, last: Tensor) -> Bool[
     slip = 2 * view.gamma * (own.square() + farthest.square())
     reach = (cutoff - slip).clamp_min(0).sqrt() - error
     gap = view.length[view.massive].min() - own - view.error.max() if view.massive.any() else torch.inf
-    # In float64 a tie that extends beyond the candidates may be certified: the distances are the same either way.
+    # In float64, a tie with a point outside the candidates may be certified, because the distances are equal.
     last = last * (1 + (-DISTANCE_TOLERANCE if view.values.dtype == torch.float64 else DISTANCE_TOLERANCE))
     return cutoff.isfinite() & (last <= reach) & (massive | (last <= gap))

@@ -1,4 +1,4 @@
-"""Neighbour distances of the groups that are large enough, and the mean of an estimate over groups."""
+"""Neighbour distances of sufficiently large groups, and the mean of an estimate over groups."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from pipeline.geometry.layer import Layer
 from pipeline.geometry.neighbors import NeighborGraph
 
 MIN_POINTS = 100
-"""Minimum points of a group for a dimension estimate; with fewer the standard deviation would reach 10 %."""
+"""Minimum number of points per group for a dimension estimate; with fewer its standard deviation would exceed 10 %."""
 FEW_POINTS = 500
 
 Radii = Float64[Tensor, "_points _k"]
@@ -19,10 +19,10 @@ Radii = Float64[Tensor, "_points _k"]
 
 
 def usable_group_radii(layer: Layer) -> list[Radii | None]:
-    """Return the neighbour distances, float64, of each group of the layer in order; None for one without an estimate.
+    """Return the neighbour distances, float64, of each group of the layer in order; None for an unusable group.
 
-    Groups with fewer than 100 points are left out (flag `group_too_small`, or `too_few_points` if no group has 100),
-    as are groups with r1 = r2 at every point (`tied_distances`). Groups with fewer than 500 count (`few_points`).
+    A group is unusable if it has fewer than 100 points (flag `group_too_small`, or `too_few_points` if no group has
+    100), or r1 = r2 at every point (`tied_distances`). A group with fewer than 500 points is used (flag `few_points`).
     """
     radii = usable_radii(layer, layer.dimension_graphs, none="too_few_points", some="group_too_small")
     if any(len(r) < FEW_POINTS for r in radii if r is not None):
@@ -34,8 +34,8 @@ def usable_radii(layer: Layer, graphs: Sequence[NeighborGraph], none: str, some:
     """Return the distances of each graph with 100 points that are not all tied; None for the others.
 
     Args:
-        none: flag set if no graph has 100 points.
-        some: flag set if only some have.
+        none: flag to set if no graph has 100 points.
+        some: flag to set if only some graphs have 100 points.
     """
     enough = [graph.radii if len(graph.radii) >= MIN_POINTS else None for graph in graphs]
     if all(radii is None for radii in enough):
@@ -51,9 +51,9 @@ def usable_radii(layer: Layer, graphs: Sequence[NeighborGraph], none: str, some:
 def estimate_columns(
     layer: Layer, name: str, radii: Sequence[Radii | None], estimator: Callable[[Radii], float]
 ) -> dict[str, Any]:
-    """Return NAME, NAME_se and NAME_groups of an estimator: mean over groups, its standard error, and each group's.
+    """Return the columns NAME (mean over groups), NAME_se (its standard error) and NAME_groups of an estimator.
 
-    The list has one item per group of contexts, None for a group without an estimate; it is None if all are.
+    NAME_groups has one item per group of contexts, None for a group without an estimate; it is None if all items are.
     """
     mean, se, groups = mean_over_groups(layer, [None if r is None else estimator(r) for r in radii])
     return {name: mean, f"{name}_se": se, f"{name}_groups": groups}
@@ -64,8 +64,8 @@ def mean_over_groups(
 ) -> tuple[float | None, float | None, list[float | None] | None]:
     """Return the mean over groups, its standard error sd / sqrt(groups), and the values; all None without an estimate.
 
-    The error is None with one group. An estimate is not finite if all its distances are tied; such groups are left
-    out (flag `tied_distances`).
+    The error is None with one group. The estimate of a group is not finite if all its distances are tied; such groups
+    are left out (flag `tied_distances`).
     """
     groups = [value if value is not None and math.isfinite(value) else None for value in values]
     finite = [value for value in groups if value is not None]

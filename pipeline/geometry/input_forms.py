@@ -1,6 +1,6 @@
-"""Arrays as users have them, for the public functions: torch, numpy in any layout, pandas, polars, lists.
+"""Conversion of users' arrays for the public functions: torch, numpy in any layout, pandas, polars, lists.
 
-Nothing is truncated or left out in silence: what cannot be converted exactly is refused in one sentence.
+No value is truncated or dropped silently: an input that cannot be converted exactly raises a UsageError.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from pipeline.errors import UsageError
 MatrixLike = Any
 """Tensor, numpy array, DataFrame of pandas or polars, or nested lists of numbers."""
 MAX_MAGNITUDE, MIN_MAGNITUDE = 1e75, 1e-75
-"""Limits of the largest absolute value: fourth powers of values beyond them overflow or vanish in float64."""
+"""Limits of the largest absolute value; beyond them, fourth powers overflow or underflow in float64."""
 MAX_EXACT_INTEGER = 2**53
-"""Largest integer up to which float64 represents all."""
+"""Largest integer up to which float64 represents all integers exactly."""
 
 
 def to_points(points: MatrixLike) -> Tensor:
     """Return `[tokens, dim]` or `[contexts, tokens, dim]` as a floating-point tensor of the same values.
 
     Raises:
-        UsageError: it has another shape, is empty, or its values are not real numbers, too large or too small.
+        UsageError: the array has another shape or is empty, or its values are not real numbers, too large or too small.
     """
     rows = _integers_as_float64(to_tensor("points", points))
     rows = rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
@@ -41,7 +41,7 @@ def to_points(points: MatrixLike) -> Tensor:
 
 
 def _integers_as_float64(rows: Tensor) -> Tensor:
-    """Return integers as float64 of the same values, other tensors unchanged; UsageError beyond MAX_EXACT_INTEGER."""
+    """Convert integers exactly to float64 (UsageError beyond MAX_EXACT_INTEGER); return other tensors unchanged."""
     if rows.is_floating_point() or rows.is_complex() or rows.dtype == torch.bool:
         return rows
     if rows.numel() and max(abs(int(rows.min())), abs(int(rows.max()))) > MAX_EXACT_INTEGER:
@@ -50,13 +50,13 @@ def _integers_as_float64(rows: Tensor) -> Tensor:
 
 
 def to_labels(name: str, values: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
-    """Return integers `[points]`, one per point; None for None.
+    """Return integers `[points]`, one per point; None if `values` is None.
 
     Args:
-        shape: `[tokens]` or `[contexts, tokens]` of the points; for the latter, one value per context is repeated.
+        shape: `[tokens]` or `[contexts, tokens]` of the points; with contexts, one value per context is repeated.
 
     Raises:
-        UsageError: the values are not integers, or not as many as points.
+        UsageError: the values are not integers, or their number is not that of the points.
     """
     if values is None:
         return None
@@ -71,7 +71,7 @@ def to_labels(name: str, values: Any, shape: tuple[int, ...], device: torch.devi
 
 
 def to_integers(name: str, values: Any) -> Tensor:
-    """Return int64 of the same values; UsageError if one is no integer of 64 bits."""
+    """Convert the values exactly to int64; raise UsageError if a value is not a 64-bit integer."""
     given = to_tensor(name, values)
     if given.is_complex() or (given.is_floating_point() and not bool((given == given.round()).all())):
         wrong = given[given != given.round()][0].item() if given.is_floating_point() else given.flatten()[0].item()
@@ -83,7 +83,7 @@ def to_integers(name: str, values: Any) -> Tensor:
 
 
 def to_tensor(name: str, value: Any) -> Tensor:
-    """Return the values as a tensor, without a copy where torch can share them."""
+    """Convert the values to a tensor, sharing memory where torch can."""
     if isinstance(value, Tensor):
         return value.detach()
     try:
@@ -99,7 +99,7 @@ def to_tensor(name: str, value: Any) -> Tensor:
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """Return the array as torch accepts it: of this machine's byte order, contiguous and writable."""
+    """Convert the array to a form that torch accepts: native byte order, contiguous and writable."""
     if array.dtype == object:
         array = array.astype(np.float64)  # columns of several types
     if array.dtype == np.longdouble:

@@ -1,4 +1,4 @@
-"""Delete-a-group jackknife: standard error of a metric from its values without one group of contexts each."""
+"""Delete-a-group jackknife: standard error of a metric from its leave-one-group-out values."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -27,5 +27,5 @@ def jackknife_columns(name: str, value: float | None, without: Sequence[float | 
 
 
 def leave_one_out(metric: Callable[[Part], float], parts: Iterable[Part | None]) -> list[float | None]:
-    """Return the metric of each part, the data without one group; None for a part that is None."""
+    """Return the metric of each part, where a part is the data without one group; None for a part that is None."""
     return [None if part is None else metric(part) for part in parts]

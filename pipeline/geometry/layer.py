@@ -34,7 +34,7 @@ class Layer:
 
     @cached_property
     def varies(self) -> bool:
-        """True if tokens differ by more than the rounding of a float64 mean; otherwise sets a flag."""
+        """True if the tokens differ by more than rounding of a float64 mean; if not, a flag is set."""
         if self.every.pooled.count < 2:
             self.flags.add("too_few_tokens")
             return False
@@ -45,7 +45,7 @@ class Layer:
 
     @cached_property
     def ordinary_varies(self) -> bool:
-        """True if the layer varies, and the tokens that are not sinks do; otherwise sets a flag."""
+        """True if both all tokens and the tokens other than sinks vary; if not, a flag is set."""
         if not self.varies:
             return False
         if not self.ordinary.is_spread(self.ordinary.pooled):
@@ -55,7 +55,7 @@ class Layer:
 
     @property
     def populations(self) -> dict[str, Population]:
-        """Sets of tokens that vary, by the end of the names of their columns: all tokens, and those not sinks."""
+        """Sets of tokens that vary, by column suffix: all tokens, and all except sinks."""
         varies = {"": (self.every, self.varies), "_no_sink": (self.ordinary, self.ordinary_varies)}
         return {suffix: population for suffix, (population, is_spread) in varies.items() if is_spread}
 
@@ -67,21 +67,21 @@ class Layer:
 
     @cached_property
     def deduplicated_graphs(self) -> list[NeighborGraph]:
-        """k-NN graph of each group's distinct points, with 2k neighbours because GRIDE at scale k needs the 2k-th."""
+        """k-NN graph of each group's distinct points, with 2k neighbours, because GRIDE at scale k needs the 2k-th."""
         k, seed = 2 * self.recipe.k, self.recipe.seed
         return [build_exact_graph(self.cloud.points[members], k, seed) for members in self.group_members]
 
     @cached_property
     def dimension_graphs(self) -> list[NeighborGraph]:
-        """k-NN graph of each group without near-duplicates, on which the dimension is measured."""
+        """k-NN graph of each group without near-duplicates; dimensions are estimated on these graphs."""
         return [drop_near_duplicates(g, 2 * self.recipe.k, self.recipe.seed) for g in self.deduplicated_graphs]
 
     @cached_property
     def authors_graphs(self) -> list[NeighborGraph]:
-        """k-NN graphs, with near-duplicates, of disjoint draws of `authors_points` points in order.
+        """k-NN graphs of disjoint draws of `authors_points` consecutive points, including near-duplicates.
 
-        At least one draw, which may be smaller; up to AUTHORS_DRAWS if there is one group, or if every draw equals a
-        group, whose graph it shares.
+        There is at least one draw, which may be smaller. If the layer has one group, or if every draw equals a group
+        whose graph is reused, there are up to AUTHORS_DRAWS draws.
         """
         size, device = self.recipe.authors_points, self.cloud.points.device
         n_draws = min(max(len(self.cloud) // size, 1), AUTHORS_DRAWS)
@@ -94,11 +94,11 @@ class Layer:
         return [graph or build_exact_graph(points[draw], k, seed) for draw, graph in wanted]
 
     def _shared_graph(self, draw: Int[Tensor, " draw"]) -> NeighborGraph | None:
-        """Graph of the group that equals a draw, if there is one."""
+        """Return the graph of the group that equals a draw, if any."""
         groups = zip(self.group_members, self.deduplicated_graphs, strict=True)
         return next((graph for group, graph in groups if torch.equal(draw, group)), None)
 
 
 AUTHORS_DRAWS = 3
 AUTHORS_NEIGHBORS = 4
-"""Neighbours per point: two are used, and two spare ones let float64 distances reorder near-ties."""
+"""Neighbours per point; two are used, and two are spare so that float64 distances can reorder near-ties."""

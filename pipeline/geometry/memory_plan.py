@@ -1,4 +1,4 @@
-"""Memory plan: bytes per layer, and the layers measured in the same pass. Arithmetic only, tested without a device."""
+"""Memory plan: bytes per layer, and the layers to measure in the same pass. Arithmetic only; needs no device."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -11,7 +11,7 @@ from pipeline.geometry.moment_stream import BLOCK_ROWS
 WORK_MATRICES = 20
 """Number of dim x dim float64 matrices alive while one layer is described: sums, covariances, eigenvectors."""
 WORK_BYTES_PER_COORDINATE = 32
-"""Bytes per coordinate of the cloud during neighbour search: stored, normed, shifted in float64 and float32."""
+"""Bytes per coordinate of the cloud during neighbour search: stored and normed points, float64 and float32 copies."""
 NEIGHBOUR_BYTES = 8192
 """Bytes per point for its neighbour list and candidates, enough for k = 128."""
 
@@ -29,7 +29,7 @@ def plan_passes(
         n_points: points in the cloud of one layer.
         groups: number of groups of contexts.
         dtype: dtype of the model's hidden states.
-        free_bytes: free device memory in bytes beside the model and one batch.
+        free_bytes: free device memory in bytes, after the model and one batch.
     """
     room = free_bytes - describe_bytes(max(widths), n_points)
     plan: list[list[int]] = []
@@ -49,5 +49,5 @@ def pass_bytes(widths: Sequence[int], n_points: int, groups: int, dtype: torch.d
 
 
 def describe_bytes(width: int, n_points: int) -> int:
-    """Return the extra bytes needed to describe one layer; layers are described in turn."""
+    """Return the additional bytes needed to describe one layer; layers are described one after another."""
     return WORK_MATRICES * width**2 * 8 + n_points * (WORK_BYTES_PER_COORDINATE * width + NEIGHBOUR_BYTES)

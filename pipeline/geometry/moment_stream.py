@@ -1,4 +1,4 @@
-"""Streams of the rows of all layers of one pass, in blocks at fixed token boundaries: moments, and sink tokens."""
+"""Block-wise streams over the rows of all layers in one pass, which compute moments, pilot norms or sink tokens."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ class BlockStream:
     """Rows of every layer over one pass; only the rows of the current block are stored.
 
     A block ends after BLOCK_ROWS rows or at a change of group, never at the end of a batch, so results are
-    byte-identical for every batch size. On a GPU nothing synchronises before the pass has ended.
+    byte-identical for every batch size. On a GPU the stream does not synchronise before the pass has ended.
 
     Args:
         widths: width of each layer, in order.
@@ -36,9 +36,9 @@ class BlockStream:
         self._fill, self._group = 0, 0
 
     def add_states(self, layer: int, rows: Float[Tensor, "rows dim"]) -> None:
-        """Add rows of one layer in token order, in one or more parts; rows are referenced, not copied.
+        """Add rows of one layer in token order, in one or more calls; rows are referenced, not copied.
 
-        Before each `end_batch` every layer must get the same tokens.
+        All layers must get the same tokens before each `end_batch`.
         """
         self._batch[layer].append(rows.detach())
 
@@ -46,7 +46,7 @@ class BlockStream:
         """End a batch: `first` marks the rows that open their context, `group` is the 0-based group of each row.
 
         Raises:
-            ValueError: a layer has another number of rows or another width.
+            ValueError: a layer has a wrong number of rows or a wrong width.
         """
         rows = [_joined(parts) for parts in self._batch]
         if any(part is None or part.shape != (len(group), d) for part, d in zip(rows, self._widths, strict=True)):
@@ -66,14 +66,14 @@ class BlockStream:
             self._block.append(torch.empty(BLOCK_ROWS, width, dtype=dtype, device=self._device))
 
     def _fold(self, blocks: list[Tensor], first: Bool[Tensor, " rows"], group: int) -> None:
-        """Add one block of rows of one group; `blocks` are those of every layer."""
+        """Process one block of rows of one group; `blocks` has the block of every layer."""
         raise NotImplementedError
 
     def _end(self) -> None:
-        """Fold the last block.
+        """Process the last block.
 
         Raises:
-            ValueError: a group got fewer or more rows than `rows_per_group` announced.
+            ValueError: the number of rows of a group differs from `rows_per_group`.
         """
         self._fold_block()
         if any(self._due) or not self._block:
@@ -97,7 +97,7 @@ class BlockStream:
                 self._fold_block()
 
     def _fold_block(self) -> None:
-        """Fold the current block, full or not."""
+        """Process the current block, full or not."""
         if self._fill:
             self._fold([block[: self._fill] for block in self._block], self._first[: self._fill], self._group)
         self._fill = 0
@@ -107,7 +107,7 @@ class SinkStream(BlockStream):
     """Sink tokens of a cell, for passes that cover only some of its layers.
 
     Args:
-        deciding: for each layer whether its norms decide which tokens are sinks.
+        deciding: per layer, True if its norms decide which tokens are sinks.
         sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
     """
 
@@ -133,7 +133,7 @@ class SinkStream(BlockStream):
 
 
 class PilotStream(BlockStream):
-    """Pilot norms of every layer from the first block of a pass, as `MomentStream` has them; the rest is ignored."""
+    """Pilot norm of every layer, equal to that of `MomentStream`; rows after the first block are ignored."""
 
     def __init__(
         self, widths: Sequence[int], rows_per_group: Sequence[int], device: torch.device | str = "cpu"
@@ -165,17 +165,17 @@ class PilotStream(BlockStream):
 class MomentStream(BlockStream):
     """Moments of every layer over one pass.
 
-    Each layer's shift (mean) and pilot norm (median) come from the first rows of its first block. Memory per layer:
-    2 * groups * dim^2 * 8 bytes, as much again if the layer has a `following` layer, one block of rows and 1 MiB of
+    Shift (mean) and pilot norm (median) of a layer come from the first rows of its first block. Memory per layer:
+    2 * groups * dim^2 * 8 bytes, twice that if the layer has a `following` layer, plus one block of rows and 1 MiB of
     norms (see `memory_plan`).
 
     Args:
         widths: width of each layer, in order.
         rows_per_group: number of rows of each group of contexts.
         sink_multiple: a token is a sink if its norm exceeds this many pilot norms or if it opens its context.
-        following: per layer the index of the later layer to which a linear map is fitted, or None.
-        deciding: for each layer whether its norms decide which tokens are sinks; all by default.
-        sinks: mask of the sinks among the rows of all groups, if it is known (`SinkStream`); then no layer decides.
+        following: per layer, the index of the later layer to which a linear map is fitted, or None.
+        deciding: per layer, True if its norms decide which tokens are sinks; by default all layers decide.
+        sinks: mask of the sinks among the rows of all groups, if known from a `SinkStream`; then no layer decides.
         device: device of the rows and the sums.
     """
 
@@ -194,13 +194,13 @@ class MomentStream(BlockStream):
         self._rule = SinkRule(deciding or [True] * len(widths), sink_multiple, self._device)
         self._sinks, self._n_rows = sinks, 0
         self._layers: list[Accumulator] = []
-        product_dtype(device)  # may time the device, which would synchronise between batches
+        product_dtype(device)  # may time the device, which synchronises, so not between batches
 
     def finish(self) -> list[LayerMoments]:
-        """Fold the last block and return the layers in order.
+        """Process the last block and return the layers in order.
 
         Raises:
-            ValueError: a group got fewer or more rows than `rows_per_group` announced.
+            ValueError: the number of rows of a group differs from `rows_per_group`.
         """
         self._end()
         counted = zip(self._layers, self._rule.pilots, self._rule.layer_counts, strict=True)

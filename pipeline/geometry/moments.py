@@ -20,7 +20,7 @@ class RowSums:
 
     shift: Float64[Tensor, " dim"]
     count_tensor: Int64[Tensor, ""]
-    """Number of rows, stored on the device because the host does not know how many rows a mask selects."""
+    """Number of rows, kept on the device, because the host does not know how many rows a mask selects."""
     shifted_sum: Float64[Tensor, " dim"]
     """sum of y"""
     square_sum: Float64[Tensor, ""]
@@ -55,9 +55,9 @@ class RowSums:
 class Moments(RowSums):
     """Row sums with the scatter and the higher sums that unbiased estimates need.
 
-    The scatter is a float64 product on the CPU and on GPUs with fast float64; elsewhere each block is a float32
-    product, added in float64. With a shift near the mean the relative error of a variance is 1e-15 (float64) or 6e-9
-    (float32); without a shift the error grows with (mean / sd)^2.
+    The scatter is a float64 product on the CPU and on GPUs with fast float64; on other devices each block is a float32
+    product, added in float64. With a shift near the mean, the relative error of a variance is 1e-15 (float64 products)
+    or 6e-9 (float32 products); without a shift, the error grows with (mean / sd)^2.
     """
 
     scatter: Float64[Tensor, "dim dim"]
@@ -81,14 +81,14 @@ class Moments(RowSums):
     def from_masked_rows(
         cls, y: Float64[Tensor, "rows dim"], mask: Bool[Tensor, " rows"], shift: Float64[Tensor, " dim"]
     ) -> "Moments":
-        """Return the moments of the rows of `y`, already shifted, that `mask` selects."""
+        """Return the moments of the rows of `y` (already shifted) that `mask` selects."""
         return cls.from_shifted_rows(select_or_zero(y, mask), mask.sum(), shift)
 
     @classmethod
     def from_shifted_rows(
         cls, y: Float64[Tensor, "rows dim"], count: Int64[Tensor, ""], shift: Float64[Tensor, " dim"]
     ) -> "Moments":
-        """Return the moments of `count` rows of `y`, already shifted; the other rows are zero."""
+        """Return the moments of `count` rows of `y` (already shifted); all other rows of `y` are zero."""
         length = torch.linalg.vector_norm(y, dim=1).square()
         total, third = torch.stack([torch.ones_like(length), length]) @ y
         return cls(shift, count, total, length.sum(), gram(y), third, length.square().sum())
@@ -120,7 +120,7 @@ class Moments(RowSums):
 def transposed_matmul(
     a: Float64[Tensor, "rows left"], b: Float64[Tensor, "rows right"]
 ) -> Float64[Tensor, "left right"]:
-    """Return a^T b of one block as float64; the product runs in float32 on GPUs with slow float64."""
+    """Return a^T b of one block as float64; on GPUs with slow float64 the product is computed in float32."""
     dtype = product_dtype(a.device)
     with full_precision():
         return (a.to(dtype).T @ b.to(dtype)).to(torch.float64)
@@ -135,7 +135,7 @@ def gram(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
 
 
 def _panels(y: Float64[Tensor, "rows dim"]) -> Float64[Tensor, "dim dim"]:
-    """Return y^T y from panels of its lower half: 0.6 of the arithmetic for large dim."""
+    """Return y^T y, computed from panels of its lower half, which takes 0.6 of the arithmetic for large dim."""
     dim = y.shape[1]
     whole = y.new_empty(dim, dim)
     step = max(PANEL_COLUMNS, -(-dim // PANELS))

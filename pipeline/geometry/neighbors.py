@@ -1,4 +1,4 @@
-"""Exact k-NN graph of a point cloud: finite and distinct points, every neighbour list certified."""
+"""Exact k-NN graph of the finite, distinct points of a cloud; every neighbour list is certified."""
 
 from dataclasses import dataclass, replace
 
@@ -13,17 +13,17 @@ from pipeline.geometry.exact_search import search_neighbors
 from pipeline.geometry.precision import UNIT_ROUNDOFF, upcast_to_float32
 
 NEAR_DUPLICATE_ROUNDINGS = 32
-"""Largest difference of copies, in units of rounding of the norm (2e-6 in float32); batch shapes cause that much."""
+"""Largest difference of near-duplicates in rounding units of the norm, as caused by batch shapes; 2e-6 in float32."""
 
 
 @dataclass(frozen=True)
 class NeighborGraph:
-    """k nearest neighbours of every kept point; k is smaller if there are too few points."""
+    """k nearest neighbours of every kept point; fewer than k if the cloud has too few points."""
 
     point_indices: Int[Tensor, " kept"]
     """Index of each kept point in the cloud, ascending."""
     copies: Int[Tensor, " kept"]
-    """Number of points of the cloud exactly equal to each kept point, including itself."""
+    """Number of points in the cloud that equal each kept point exactly, including the point itself."""
     points: Float[Tensor, "kept dim"]
     """Kept points, float32 or float64."""
     distances: Float64[Tensor, "kept k"]
@@ -49,7 +49,7 @@ class NeighborGraph:
 
     @property
     def rounding_noise(self) -> Float64[Tensor, " kept"]:
-        """Distance by which rounding of the activations may have moved each point: unit * |x|."""
+        """Bound on the distance by which rounding of the activations moved each point: rounding unit * |x|."""
         return self.rounding_unit * torch.linalg.vector_norm(self.points, dim=1, dtype=torch.float64)
 
 
@@ -61,8 +61,8 @@ def build_exact_graph(
     Args:
         points: `[points, dim]` in the model's own dtype.
         k: number of neighbours.
-        seed: seed of the subsample whose median is the shift; changes no distance by more than 9.5e-7 relative.
-        engine: source of candidates; changes no distance by more than that either.
+        seed: seed of the subsample whose median is the shift; relative effect on distances at most 9.5e-7.
+        engine: source of candidates; relative effect on distances also at most 9.5e-7.
     """
     largest = torch.cat([points[part].abs().amax(1) for part in chunk_matrix_rows(points, 8)])
     finite = largest.isfinite().nonzero().flatten()
@@ -86,8 +86,9 @@ def drop_near_duplicates(
 ) -> NeighborGraph:
     """Return the graph without points that differ from an earlier point by no more than rounding of the dtype.
 
-    A pair is a near-duplicate if r <= min(32 u |x|, 0.02 median r1); the second bound protects real neighbours in a
-    low-precision layer with a large offset. Lists that contained a removed point are searched again.
+    A pair at distance r is a near-duplicate if r <= min(32 u |x|, 0.02 median r1), where u is the rounding unit; the
+    second bound keeps true neighbours in a low-precision layer with a large offset. Lists that contained a removed
+    point are searched again.
     """
     while len(graph.point_indices) > 1:
         threshold = torch.minimum(
@@ -106,10 +107,10 @@ def drop_near_duplicates(
 def restrict_graph(
     graph: NeighborGraph, keep: Bool[Tensor, " kept"], k: int, seed: int = 0, engine: CandidateEngine | None = None
 ) -> NeighborGraph:
-    """Return the graph of the `k` nearest neighbours on the points in `keep`; exact.
+    """Return the exact graph of the `k` nearest neighbours on the points in `keep`.
 
-    The kept members of a complete list are the nearest kept points, so only lists with fewer than k are searched.
-    Points without certified neighbours stay so unless their list is searched.
+    The kept members of a list are the nearest kept points, so only lists with fewer than k of them are searched again.
+    Points without certified neighbours remain unresolved unless their list is searched again.
     """
     k = max(min(k, int(keep.sum()) - 1), 0)
     points, renumber = graph.points[keep], keep.cumsum(0) - 1

@@ -1,4 +1,4 @@
-"""Set of tokens of one layer, all of them or those that are not sinks: moments, spectra and leave-one-out values."""
+"""Set of tokens of one layer (all, or all except sinks): moments, spectra and leave-one-group-out values."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -43,21 +43,21 @@ class Population:
 
     @cached_property
     def covariance_eigen(self) -> EigenDecomposition:
-        """Eigenvalues of the covariance, with eigenvectors if a linear map is fitted or values per group are wanted."""
+        """Eigenvalues of the covariance, with eigenvectors if a linear map or leave-one-group-out values need them."""
         return eigendecompose(self.covariance, vectors=self.n_groups > 1 or bool(self.sums.cross_scatters))
 
     @cached_property
     def second_moment_eigen(self) -> EigenDecomposition:
-        """Eigenvalues of the uncentered second moment, with eigenvectors if values per group are wanted."""
+        """Eigenvalues of the uncentered second moment, with eigenvectors if leave-one-group-out values need them."""
         return eigendecompose(self.second_moment, vectors=self.n_groups > 1)
 
     def is_spread(self, part: Moments) -> bool:
         """Return True if `part`, moments of a subset of the tokens, has two or more tokens that differ beyond rounding.
 
         The bound covers rounding of the mean and cancellation in the variance, which is a difference of sums about a
-        shift that may be far away: constant rows leave up to 2^-45 of their mean |x - shift|^2 at any dim (20,000
-        rows, float64 products; 2^-15 in float32). Spreads below 1e-6 (float32: 8e-3) of the distance to the shift
-        are indistinguishable from rounding.
+        possibly distant shift: for constant rows the computed variance is up to 2^-45 of the mean |x - shift|^2 at any
+        dim (20,000 rows, float64 products; 2^-15 with float32 products). A spread below 1e-6 (float32: 8e-3) of the
+        distance to the shift is therefore indistinguishable from rounding.
         """
         if part.count < 2:
             return False
@@ -78,13 +78,13 @@ class Population:
         return max(resolution * largest, rounding)
 
     def count_above_floor(self, values: Float64[Tensor, " dim"]) -> int:
-        """Number of the descending eigenvalues `values` above the noise floor."""
+        """Count the eigenvalues above the noise floor; `values` are in descending order."""
         return int((values > self.eigenvalue_floor(float(values[0]))).sum())
 
     def without_each_group(self) -> Iterator[Moments | None]:
-        """Yield the moments without one group, for each of two or more groups; None if the other tokens do not vary.
+        """Yield the leave-one-group-out moments, if there are two or more groups; None if the other tokens do not vary.
 
-        One at a time, since each is as large as a scatter.
+        They are yielded one at a time, because each is as large as a scatter.
         """
         groups = self.sums.moments
         for index in range(len(groups)) if len(groups) > 1 else ():
@@ -97,10 +97,10 @@ class Population:
 
     @cached_property
     def covariance_values_without_groups(self) -> list[Float64[Tensor, " dim"] | None]:
-        """Eigenvalues of the covariance without one group, for each group, to first order: v_i' C v_i.
+        """Return the leave-one-group-out eigenvalues of the covariance C, to first order: v_i' C v_i.
 
-        v_i are the eigenvectors of the pooled covariance. One product per group replaces a decomposition. Empty with
-        one group; None where the other tokens do not vary.
+        v_i are the eigenvectors of the pooled covariance, so that one product per group replaces a decomposition. Empty
+        with one group; an item is None if the other tokens do not vary.
         """
         vectors = self.covariance_eigen.vectors
         if vectors is None or self.n_groups < 2:
@@ -113,7 +113,7 @@ class Population:
 
     @cached_property
     def second_moment_values_without_groups(self) -> list[Float64[Tensor, " dim"] | None]:
-        """Eigenvalues of the uncentered second moment without one group, for each group, to first order; as above."""
+        """Return the leave-one-group-out eigenvalues of the uncentered second moment M, to first order: v_i' M v_i."""
         vectors = self.second_moment_eigen.vectors
         if vectors is None:
             return []
@@ -129,6 +129,6 @@ class Population:
     def _in_basis(
         self, vectors: Float64[Tensor, "dim dim"]
     ) -> tuple[Float64[Tensor, "groups dim"], Float64[Tensor, "groups dim"]]:
-        """Return v_i' S_g v_i and v_i' s_g of the scatter S_g and the sum s_g of each group about the shift."""
+        """Return v_i' S_g v_i and v_i' s_g, where S_g is the scatter and s_g the sum of group g about the shift."""
         quadratic = torch.stack([((group.scatter @ vectors) * vectors).sum(0) for group in self.sums.moments])
         return quadratic, torch.stack([group.shifted_sum @ vectors for group in self.sums.moments])

@@ -12,7 +12,7 @@ UNIT_ROUNDOFF = {torch.float64: 2.0**-53, torch.float32: 2.0**-24, torch.float16
 """Largest relative error of rounding to the dtype."""
 
 MAX_FLOAT64_SLOWDOWN = 4.0
-"""Largest accepted time ratio of float64 to float32 products; devices have about 1 to 2, or 32 and more."""
+"""Largest accepted time ratio of float64 to float32 products; on devices the ratio is about 1 to 2, or 32 and more."""
 
 
 def product_dtype(device: torch.device | str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Norms of the rows of a block, and the rule that makes a token a sink in all layers of a cell or in none."""
+"""Norms of the rows of a block, and the rule by which a token is a sink in all layers of a cell or in none."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class RowNorms:
 
 
 class PilotNorm:
-    """Median norm of a layer's first PILOT_ROWS finite rows; of the non-zero ones if at least half are zero."""
+    """Median norm of a layer's first PILOT_ROWS finite rows; if at least half are zero, median of the others."""
 
     def __init__(self, device: torch.device) -> None:
         self._value = torch.zeros((), dtype=torch.float64, device=device)
@@ -61,14 +61,14 @@ class SinkRule:
     """A token is a sink if it opens its context or if its norm exceeds `multiple` pilot norms in a deciding layer.
 
     Args:
-        deciding: for each layer whether its norms decide; the other layers only count their own.
+        deciding: per layer, True if its norms decide; the other layers only count tokens above their own limit.
     """
 
     def __init__(self, deciding: Sequence[bool], multiple: float, device: torch.device) -> None:
         self._deciding, self._multiple = tuple(deciding), multiple
         self.pilots = [PilotNorm(device) for _ in deciding]
         self.layer_counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in deciding]
-        """Per layer the finite tokens that open their context or exceed the layer's own limit."""
+        """Per layer, the number of finite tokens that open their context or exceed the layer's own limit."""
 
     def mark(self, blocks: Sequence[RowNorms], first: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
         """Mask of the sinks among the rows of one block, given the norms of every layer."""
@@ -82,13 +82,13 @@ class SinkRule:
 
 
 def _pilot_norm(norms: Float64[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float64[Tensor, ""]:
-    """Return the median of the masked norms, or of the non-zero ones if that is zero; 0 if all are zero."""
+    """Return the median of the masked norms; if it is zero, the median of the non-zero ones; 0 if all are zero."""
     median = masked_median(norms, mask)
     return torch.where(median > 0, median, masked_median(norms, mask & (norms > 0)))
 
 
 def masked_median(values: Float[Tensor, " rows"], mask: Bool[Tensor, " rows"]) -> Float[Tensor, ""]:
-    """Return the lower median of the masked values, 0 if none; boolean indexing would synchronise the device."""
+    """Return the lower median of the masked values, or 0 without any, without synchronising the device."""
     ranked = values.masked_fill(~mask, torch.inf).sort().values
     n: Int64[Tensor, ""] = mask.sum()
     middle = ranked.index_select(0, ((n - 1) // 2).clamp_min(0)[None])[0]

@@ -9,16 +9,16 @@ from pipeline.similarity.record import LayerRecord
 from pipeline.similarity.settings import Similarity
 
 SPARE_VECTORS, ITERATIONS = 16, 4
-"""Vectors beyond the rank and products with K of the subspace iteration; what it misses is part of `tail`."""
+"""Extra vectors, and number of products with K, of the subspace iteration; its error is part of `tail`."""
 INDEX_BITS = 15
-"""Lowest bits of a squared distance that are replaced by the index: ties within 2^-37 are ordered by index."""
+"""Number of low bits of a squared distance that are replaced by the index; ties within 2^-37 are ordered by index."""
 
 
 def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed: int = 0) -> LayerRecord | None:
     """Return the similarity record of a layer; None if a state is not finite or all states are equal.
 
-    Sums are float64. Neighbours are exact up to that: distances come from the centred kernel of the distinct states, so
-    that equal states have distance 0 and equal distances to all others.
+    Sums are float64, and neighbours are exact up to their rounding. Distances come from the centred kernel of the
+    distinct states, so that equal states have distance 0 and equal distances to all other states.
 
     Source: Halko et al. 2011, algorithm 4.4 (subspace iteration).
     """
@@ -48,7 +48,7 @@ def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed
 def _kernel_and_distances(
     points: Float[Tensor, "tokens dim"],
 ) -> tuple[Float64[Tensor, "tokens tokens"], Float64[Tensor, "tokens tokens"]]:
-    """Kernel of the centred states, and squared distances."""
+    """Return the kernel of the centred states, and the squared distances."""
     distinct, inverse = _distinct(points)
     shifted = distinct.to(torch.float64) - points.to(torch.float64).mean(0)
     product = shifted @ shifted.T
@@ -60,7 +60,7 @@ def _kernel_and_distances(
 
 
 def _distinct(points: Float[Tensor, "tokens dim"]) -> tuple[Tensor, Int[Tensor, " tokens"]]:
-    """Distinct states, and the index of each token's state among them."""
+    """Return the distinct states, and the index of each token's state among them."""
     found = find_distinct_rows(points)
     if len(found.first_indices) == len(points):
         return points, torch.arange(len(points), device=points.device)
@@ -70,7 +70,7 @@ def _distinct(points: Float[Tensor, "tokens dim"]) -> tuple[Tensor, Int[Tensor, 
 def _leading(
     kernel: Float64[Tensor, "tokens tokens"], rank: int, seed: int
 ) -> tuple[Float64[Tensor, " rank"], Float64[Tensor, "tokens rank"]]:
-    """Largest singular values of the states and their left singular vectors, largest first."""
+    """Return the largest singular values of the states, descending, and their left singular vectors."""
     size = rank + SPARE_VECTORS
     if 2 * size >= len(kernel):
         squares, vectors = torch.linalg.eigh(kernel)
@@ -85,7 +85,7 @@ def _leading(
 
 
 def _keys(squares: Float64[Tensor, "tokens tokens"]) -> Int64[Tensor, "tokens tokens"]:
-    """Squared distances as integers in the same order, with ties ordered by index and each token last in its row."""
+    """Encode squared distances as integers that sort equally, with ties by index and each token last in its own row."""
     low = (1 << INDEX_BITS) - 1
     keys = (squares.view(torch.int64) & ~low) | torch.arange(len(squares), device=squares.device)
     keys.fill_diagonal_(torch.iinfo(torch.int64).max)
@@ -93,13 +93,13 @@ def _keys(squares: Float64[Tensor, "tokens tokens"]) -> Int64[Tensor, "tokens to
 
 
 def _ranks(keys: Int64[Tensor, "tokens tokens"]) -> Int64[Tensor, "tokens tokens"]:
-    """Rank of each token among the neighbours of each other token, 1 for the nearest; 0 for itself."""
+    """Return the rank of each token among the neighbours of each other token: 1 for the nearest, 0 for itself."""
     ranks = keys.argsort(1).argsort(1) + 1
     return ranks.fill_diagonal_(0)
 
 
 def _u_center(kernel: Float64[Tensor, "tokens tokens"]) -> Float64[Tensor, "tokens tokens"]:
-    """U-centred matrix: zero diagonal, zero row and column sums.
+    """Return the U-centred matrix, which has a zero diagonal and zero row and column sums.
 
     Source: Szekely & Rizzo 2014, definition 2.
     """

@@ -1,4 +1,4 @@
-"""Reads cell files in chunks of bounded memory: rows, one index row per cell, and the files that are damaged."""
+"""Chunked reading of cell files in bounded memory: all rows, one index row per cell, and the damaged files."""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from pipeline.progress import track
 
 CHUNK_CELLS = 500
 TYPICAL_ROWS = 200
-"""Rows of most cells, at most: only a chunk with more is counted file by file."""
+"""Upper bound on the rows of most cells; a chunk with many more rows is counted file by file."""
 MAX_IN_MEMORY = 2000
 """Cells whose rows are kept in memory; more are written to temporary files."""
 CELL_COLUMNS = (
@@ -30,14 +30,14 @@ LAYER_COST_COLUMNS = ("knn_s", "spectrum_s")
 
 
 class CellChunk(NamedTuple):
-    """Intact cells of some files."""
+    """Intact cells and damaged files of one chunk."""
 
     rows: pl.DataFrame
     """Every row, with the current columns."""
     cells: pl.DataFrame
     """One row per cell: the key of its file, the columns its rows share, row count, worst status and costs."""
     damaged: dict[str, str]
-    """Reason by key for each file that cannot be read or whose rows are not those of its cell."""
+    """Damaged files, key -> reason: the file is unreadable, or its rows belong to another cell."""
 
 
 def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChunk]:
@@ -49,7 +49,7 @@ def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChu
 
 
 def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:
-    """Read the cells of these files (cell id -> key); damaged ones are left out and listed."""
+    """Read the cells of these files (cell id -> key); damaged files are left out and listed."""
     intact, damaged = _read_intact(store, files)
     if excess := _find_excess(intact):
         damaged |= {files[cell_id]: reason for cell_id, reason in excess.items()}
@@ -58,7 +58,7 @@ def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:
         chunk = _decode(intact, files)
     except PARQUET_READ_ERRORS:
         chunk = None
-    if chunk is None:  # some file is not what its name says: find it
+    if chunk is None:  # the rows of at least one file do not match its name: check each file
         reasons = {files[cell_id]: _reason(cell_id, data, files) for cell_id, data in intact.items()}
         damaged |= {key: reason for key, reason in reasons.items() if reason}
         chunk = _decode({i: data for i, data in intact.items() if files[i] not in damaged}, files)
@@ -81,13 +81,13 @@ def aggregate_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 @cache
 def empty_cells() -> pl.DataFrame:
-    """The index of no cells; one shared frame, which no caller changes in place."""
+    """Return an index with all its columns and no rows; one shared frame, which no caller changes in place."""
     cells = aggregate_cells(scan_unchecked([])).drop("layers").collect()
     return cells.insert_column(0, pl.Series("key", [], pl.String))
 
 
 class RowFiles:
-    """Temporary Parquet files of many rows, deleted with the last reference to this object."""
+    """Temporary Parquet files of rows, deleted when this object is garbage-collected."""
 
     def __init__(self) -> None:
         self.folder = Path(mkdtemp(prefix="shapelake-rows-"))
@@ -100,7 +100,7 @@ class RowFiles:
 
 
 def _read_intact(store: Store, files: Mapping[str, str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Bytes of the intact files by cell id, and the reason by key for the others."""
+    """Return the bytes of intact files by cell id, and the damage of each other file by key."""
     intact: dict[str, bytes] = {}
     damaged: dict[str, str] = {}
     for (cell_id, key), data in zip(files.items(), store.read_many(list(files.values())), strict=True):
@@ -114,16 +114,16 @@ def _read_intact(store: Store, files: Mapping[str, str]) -> tuple[dict[str, byte
 
 
 def _find_excess(intact: Mapping[str, bytes]) -> dict[str, str]:
-    """Reason for each file with too many rows to decode; counting reads the footers only."""
+    """Map each cell whose file has too many rows to decode to the reason; only footers are read."""
     n_rows = _count_rows(list(intact.values()))
     if n_rows is not None and n_rows <= MAX_CELL_ROWS + TYPICAL_ROWS * len(intact):
         return {}
     counts = {cell_id: _count_rows([data]) or 0 for cell_id, data in intact.items()}
-    return {cell_id: f"{n:,} rows, which is no cell" for cell_id, n in counts.items() if n > MAX_CELL_ROWS}
+    return {cell_id: f"{n:,} rows, too many for a cell" for cell_id, n in counts.items() if n > MAX_CELL_ROWS}
 
 
 def _count_rows(sources: list[bytes]) -> int | None:
-    """Number of rows of these files; None if a footer cannot be read."""
+    """Count the rows of these files; None if a footer cannot be read."""
     try:
         return scan_unchecked(sources).select(pl.len()).collect().item()
     except PARQUET_READ_ERRORS:
@@ -131,7 +131,7 @@ def _count_rows(sources: list[bytes]) -> int | None:
 
 
 def _decode(intact: Mapping[str, bytes], files: Mapping[str, str]) -> CellChunk | None:
-    """Rows and index of these cells; None if their rows are not exactly those of these cells, each layer once."""
+    """Decode rows and index of these cells; None if a cell has no rows or a layer twice, or a row has another id."""
     rows = scan_unchecked(list(intact.values())).collect()
     cells = aggregate_cells(rows.lazy()).collect()
     if set(cells["cell_id"]) != set(intact) or (cells["rows"] != cells["layers"]).any():
@@ -141,12 +141,12 @@ def _decode(intact: Mapping[str, bytes], files: Mapping[str, str]) -> CellChunk 
 
 
 def _reason(cell_id: str, data: bytes, files: Mapping[str, str]) -> str | None:
-    """Reason why one file cannot be used; None if it can."""
+    """Return the reason why one file cannot be used; None if the file is intact."""
     try:
         rows = scan_unchecked([data]).select("cell_id", "layer").collect()
         whole = _decode({cell_id: data}, files)
     except PARQUET_READ_ERRORS as error:
         return " ".join(str(error).split())
     if set(rows["cell_id"]) != {cell_id}:
-        return "its rows are not those of its cell id"
+        return "its rows do not belong to its cell id"
     return None if whole else "a layer has two rows"

@@ -31,7 +31,7 @@ class CellIndex(NamedTuple):
     cells: pl.DataFrame
     """One row per cell: the key of its file, the columns its rows share, row count, worst status and costs."""
     row_files: RowFiles | None = None
-    """Temporary files of `rows`, if there are any: they exist as long as this reference."""
+    """Temporary files that `rows` scans, if any; they are deleted when this reference is dropped."""
 
 
 def load_cell_index(lake: Lake, files: Mapping[str, str] | None = None) -> CellIndex:
@@ -50,7 +50,7 @@ def load_cell_index(lake: Lake, files: Mapping[str, str] | None = None) -> CellI
 
 
 def load_cells(lake: Lake, files: Mapping[str, str] | None = None) -> pl.DataFrame:
-    """Load only the cells of `load_cell_index`, without a request for the row files of the snapshot.
+    """Load only the `cells` of `load_cell_index`; the row files of the snapshot are not opened.
 
     Raises:
         LakeError: the index of the snapshot cannot be read.
@@ -77,7 +77,7 @@ def index_cell_files(store: Store, files: Mapping[str, str]) -> CellIndex:
 
 
 def _report_damaged(store: Store, damaged: Mapping[str, str]) -> None:
-    """Warn about damaged files (key -> reason), except those of cells that a person has hidden."""
+    """Warn about damaged files (key -> reason), except the files of quarantined cells."""
     if damaged:
         hidden = {name["cell"] for _, name in list_parsed(store, QUARANTINE_PREFIX)}
         leave_out(store.uri, {key: reason for key, reason in damaged.items() if Path(key).stem not in hidden})
@@ -107,7 +107,7 @@ def _current_columns(cells: pl.DataFrame) -> pl.DataFrame | None:
 
 
 def _open_parts(store: Store, snapshot: Snapshot) -> Sequence[Path | bytes]:
-    """Return the row files of the snapshot; LakeError if one has another size than the manifest says."""
+    """Return the row files of the snapshot; raise LakeError if the size of a file differs from the manifest."""
     sources = store.paths_or_bytes([part.key for part in snapshot.parts])
     for part, source in zip(snapshot.parts, sources, strict=True):
         try:
@@ -137,7 +137,7 @@ def read_cell_file(store: Store, snapshot: Snapshot) -> pl.DataFrame:
 
 
 def _merge_index(store: Store, files: Mapping[str, str], cached: CellIndex) -> CellIndex:
-    """Drop cells whose file is gone from the snapshot's index, and add the cells that it lacks."""
+    """Update the snapshot's index: remove cells whose file no longer exists, add cells that are not in the snapshot."""
     kept, new = _compare(cached.cells, files)
     rows = cached.rows
     if kept.height < cached.cells.height:

@@ -24,10 +24,10 @@ class CellRecords:
     sinks: np.ndarray
     """Mask of the tokens that are sinks in this checkpoint."""
     layers: Mapping[int, LayerRecord]
-    """By layer; a layer without geometry is missing."""
+    """Record of each layer; a layer without geometry has none."""
     depths: Mapping[int, float]
     states: Mapping[int, str]
-    """embedding, block or final_norm, by layer."""
+    """State of each layer: embedding, block or final_norm."""
 
     @property
     def tokens_digest(self) -> str:
@@ -40,7 +40,7 @@ class CellRecords:
 
 
 def parse_cell_records(data: bytes) -> CellRecords:
-    """Parse a file of records; ValueError if it is damaged."""
+    """Parse a file of records; raise ValueError if the file is damaged."""
     rows = decode_rows(data)
     first = rows[0]
     about = {name: value for name, value in first.items() if isinstance(value, str | int | None)}
@@ -57,7 +57,7 @@ def parse_cell_records(data: bytes) -> CellRecords:
 
 
 def load_cell_records(lake: Lake, keys: Iterable[str]) -> dict[str, CellRecords]:
-    """Load the records of these files, by key; damaged ones are left out with a warning."""
+    """Load the records of these files, by key; damaged files are left out with a warning."""
     found: dict[str, CellRecords] = {}
     for key in keys:
         data = lake.store.get_or_reason(key)

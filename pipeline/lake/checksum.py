@@ -6,14 +6,14 @@ from hashlib import blake2b
 KEY, WIDTH = "file_digest", 32
 BLANK = "0" * WIDTH
 ENTRY_PATTERN = re.compile(KEY.encode() + rb"\x18\x20(.{32})", re.DOTALL)
-"""Encoded entry of the file's key-value metadata: the key, then the header of a string of 32 characters, then these."""
+"""Encoded checksum entry in the key-value metadata: the key, the header of a 32-character string, the 32 characters."""
 
 
 def fill_checksum(data: bytes) -> bytes:
     """Return the file with its blank checksum filled in.
 
     Raises:
-        ValueError: the metadata hold no blank checksum.
+        ValueError: the metadata has no blank checksum.
     """
     span = _find_checksum(data)
     if span is None or data[span] != BLANK.encode():
@@ -28,7 +28,7 @@ def is_corrupt(data: bytes) -> bool | None:
 
 
 def _find_checksum(data: bytes) -> slice | None:
-    """Return the position of the checksum: the last match, because metadata follow the data."""
+    """Return the position of the checksum: the last match, because the metadata follows the data."""
     start = data.rfind(KEY.encode())
     match = ENTRY_PATTERN.match(data, start) if start >= 0 else None
     return slice(*match.span(1)) if match else None

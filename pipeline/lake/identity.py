@@ -1,4 +1,4 @@
-"""Identity of a lake: a run notices if the lake under its path is no longer the one that it began with."""
+"""Identity of a lake, by which a run detects that the lake at its path was deleted, unmounted or replaced."""
 
 import json
 from uuid import uuid4
@@ -10,7 +10,7 @@ from pipeline.lake.store import Store
 
 
 class LakeIdentity:
-    """The id in `lake.json`, given by the first run.
+    """Lake id stored in `lake.json`; the first run creates it.
 
     Args:
         expected: id that the lake must have; None = not checked.
@@ -20,7 +20,7 @@ class LakeIdentity:
         self._store, self.expected = store, expected
 
     def begin(self) -> str:
-        """Give the lake an id unless it has one, and return it; from now on it is the expected one."""
+        """Return the lake's id, creating it if absent; `require` checks against this id from now on."""
         self._store.put_new(IDENTITY_KEY, json.dumps({"id": uuid4().hex}).encode())
         self.expected = self._read()
         return self.expected

@@ -1,8 +1,8 @@
-"""Index records of a lake in an object store: names from which readers learn the cells newer than the snapshot.
+"""Index records of a lake in an object store, from whose names readers learn which cells are newer than the snapshot.
 
 A record is an empty file `index/v1/TIME-CELL-MODEL_KEY`, written after the commit of the cell. Readers list the records
-since shortly before the newest snapshot. A cell whose writer was killed before its record is unknown until `compact` or
-another run finds it: both look at the cells themselves.
+since shortly before the newest snapshot. If a writer is killed between commit and record, readers miss the cell until
+`compact`, or the next run that wants the cell, finds it: both check the cell files themselves.
 """
 
 import re
@@ -14,7 +14,7 @@ from pipeline.lake.records import utc_now
 from pipeline.lake.store import Store
 
 CLOCK_TOLERANCE = timedelta(minutes=10)
-"""Difference between the clocks of writers that loses no record."""
+"""Largest clock difference between writers at which readers still find every record."""
 RECORD_PATTERN = re.compile(rf"{INDEX_PREFIX}/{TIMESTAMP_PATTERN}-{CELL_ID_PATTERN}-(?P<model_key>[^/]+)")
 
 
@@ -25,7 +25,7 @@ def record_in_index(store: Store, cell_id: str, model_key: str) -> None:
 
 
 def find_indexed_cells(store: Store) -> dict[str, str] | None:
-    """Map each cell of the snapshot and of newer records to its key; None if all names must be listed instead.
+    """Map each cell of the snapshot and of newer records to its key; None if the caller must list all cell files.
 
     Raises:
         LakeError: the snapshot cannot be read.

@@ -1,7 +1,7 @@
 """Label records of a lake: many per file, read from the snapshot and from files that the snapshot lacks.
 
 A file `labels/v2/TIME-DIGEST.json` lists the records of one call. Lakes of earlier versions have one file per record
-under `labels/v1/model_key=MODEL/`; both forms are read and count the same.
+under `labels/v1/model_key=MODEL/`; both forms are read and are equivalent.
 """
 
 import json
@@ -94,11 +94,11 @@ def parse_labels(key: str, data: bytes) -> list[Label]:
 
 
 def is_label_file_unchanged(key: str, data: bytes) -> bool:
-    """Return True if a parseable file of either form has the digest and the time in its name."""
+    """Return True if the content of a parseable label file of either form matches the digest and time in its name."""
     name = key.removesuffix(".json").rpartition("/")[2]
     if not key.startswith(f"{V1_LABELS_PREFIX}/"):
         return name.endswith(f"-{manifest.bytes_digest(data)}")
-    # The fields of the file itself: those of another version may differ from this one's.
+    # Uses the raw fields of the file, because another version may have written other fields.
     fields = {field: value for field, value in json.loads(data).items() if field != "seen_at"}
     stamp = f"{Label.model_validate_json(data).seen_at:{TIMESTAMP_FORMAT}}"
     return name.startswith(f"{stamp}-") and name.endswith(f"-{digest_json(fields, bits=64)}")
@@ -110,7 +110,7 @@ def encode_labels(labels: list[Label]) -> bytes:
 
 
 def _changed_labels(checkpoints: Iterable[Checkpoint], newest: dict[str, Label]) -> Iterator[Label]:
-    """Yield each record to write; in `newest` it becomes the newest record of its label at once."""
+    """Yield each record to write, and enter it in `newest` as the newest record of its label."""
     for checkpoint in checkpoints:
         label = Label.from_checkpoint(checkpoint, utc_now())
         if known := newest.get(label.name):

@@ -47,10 +47,10 @@ class Lake:
 
     @classmethod
     def existing(cls, uri: str | Path) -> "Lake":
-        """Open the lake at `uri` for reading, where a folder without a lake is most likely a typing error.
+        """Open an existing lake at `uri` for reading.
 
         Raises:
-            UsageError: there is no lake.
+            UsageError: there is no lake at `uri`, most likely because of a typing error.
         """
         lake = cls(uri)
         if reason := lake.why_absent():
@@ -72,7 +72,7 @@ class Lake:
         return lake
 
     def why_absent(self) -> str | None:
-        """Return the reason why there is no lake at this place; None if there is one."""
+        """Return the reason why no lake exists at this URI; None if one exists."""
         names = self.store.top_names()
         if names is None:
             return "no such folder"
@@ -87,16 +87,16 @@ class Lake:
     def cell_files(self) -> dict[str, str]:
         """Map each committed cell id to the key of its file.
 
-        In a folder the names are listed. An object store lists a thousand per request, so there the snapshot's index
-        is read, and only the records of newer cells are listed.
+        In a folder, all names are listed. In an object store, where a request lists at most 1000 names, the snapshot's
+        index is read and only the index records of newer cells are listed.
         """
         return find_indexed_cells(self.store) or self.list_cell_files()
 
     def list_cell_files(self) -> dict[str, str]:
         """Map each committed cell id to the key of its file, by listing every name.
 
-        Two labels of equal content under two models can leave one file each if two runs race. Their numbers are equal,
-        and the first file by name counts.
+        If two runs race on equal content under two model names, each may write a file. Both files have equal numbers,
+        and the first key in sorted order counts.
         """
         files: dict[str, str] = {}
         for key, name in list_parsed(self.store, layout.CELLS_PREFIX):
@@ -104,27 +104,27 @@ class Lake:
         return files
 
     def has_cell(self, cell_id: str, model_key: str) -> bool:
-        """Return True if the cell is committed under this model; asks for one name."""
+        """Return True if the cell is committed under this model; checks one key and lists nothing."""
         return self.store.has(layout.cell_key(model_key, cell_id))
 
     def committed_cell_ids(self) -> set[str]:
-        """Return the ids of the committed cells of all models: equal content under another name is committed too."""
+        """Return the ids of all committed cells, under whichever model name each was measured."""
         return set(self.cell_files())
 
     def commit(self, cell_id: str, model_key: str, table: "pa.Table") -> bool:
-        """Write a cell's rows once. Return False if they were committed before, which is equally good."""
+        """Commit a cell's rows; idempotent. Return False if the cell was committed before; its file then stays."""
         from pipeline.lake.schema import encode_parquet  # pyarrow loads only where rows are written
 
         if set(table.column("cell_id").to_pylist()) != {cell_id}:
-            raise ValueError(f"the rows are not those of cell {cell_id}")
+            raise ValueError(f"the rows do not belong to cell {cell_id}")
         self.identity.require()
         self._describe_columns()
         created = self.store.put_new(layout.cell_key(model_key, cell_id), encode_parquet(table))
-        record_in_index(self.store, cell_id, model_key)  # also for a writer that was killed before it did
+        record_in_index(self.store, cell_id, model_key)  # even if not created: its writer may have been killed
         return created
 
     def has_records(self, cell_id: str, model_key: str, size: str) -> bool:
-        """Return True if the cell has similarity records of this size; asks for one name."""
+        """Return True if the cell has similarity records of this size; checks one key and lists nothing."""
         return self.store.has(layout.similarity_key(model_key, cell_id, size))
 
     def record_files(self) -> dict[tuple[str, str], str]:
@@ -184,7 +184,7 @@ class Lake:
     def check_recipe(self, recipe: Recipe) -> None:
         """Raise RecipeDriftError if the recipe differs from the one in the lake with the same `name@version`.
 
-        A damaged record is left out with a warning: results of another recipe would have another fingerprint.
+        A damaged record is skipped with a warning, which is safe: a different recipe has different cell ids.
         """
         key = f"{RECIPES_PREFIX}/{recipe.label}.json"
         if key not in self.store.list(RECIPES_PREFIX):
@@ -212,7 +212,7 @@ class Lake:
         """Add one failed attempt and return its key; a success needs no record, because its cell is committed.
 
         Args:
-            confirmed: the checkpoint is at fault; otherwise the attempt is not counted until `confirm_attempt`.
+            confirmed: True if the checkpoint is at fault; otherwise `confirm_attempt` must follow for it to count.
         """
         error_class = failure.error_class if confirmed else layout.UNCONFIRMED
         self.identity.require()
@@ -221,7 +221,7 @@ class Lake:
         return key
 
     def confirm_attempt(self, failure: Failure, key: str) -> None:
-        """Count an unconfirmed attempt; a writer killed in between leaves both records, of which one counts."""
+        """Confirm an attempt, which then counts. If the writer is killed midway, both records exist and one counts."""
         self.store.put_new(key.replace(f".{layout.UNCONFIRMED}.", f".{failure.error_class}."), _json(failure))
         self.store.delete(key)
 
@@ -274,7 +274,7 @@ class Lake:
         return run_records.read_runs(self.store)
 
     def active_runs(self, within: timedelta) -> list[str]:
-        """Return the ids of the newest unfinished runs with a heartbeat in this time."""
+        """Return the ids of unfinished runs, among the newest, whose last heartbeat is younger than `within`."""
         return run_records.active_runs(self.store, within)
 
 

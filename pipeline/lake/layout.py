@@ -1,4 +1,4 @@
-"""File names of a lake. The names hold most of what planning needs, so planning opens few files."""
+"""File names of a lake. The names contain most facts that planning needs, so planning opens few files."""
 
 import re
 from collections.abc import Iterator
@@ -26,11 +26,11 @@ LAKE_NAMES = frozenset(
     }
     | {"alerts", "LATEST", COLUMNS_KEY, IDENTITY_KEY}
 )
-"""Names directly below a lake's folder; a folder with none of them is no lake."""
+"""Names directly below a lake's folder; a folder with none of them is not a lake."""
 V1_LABELS_PREFIX = "labels/v1"
 """Label files of earlier versions, one record per file: still read, no longer written."""
 UNCONFIRMED = "unconfirmed"
-"""Error class in the file name of an attempt whose host has not been shown to work; the record has the real class."""
+"""Error class in an attempt's file name until its host is shown to work; the record inside has the actual class."""
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 CELL_ID_PATTERN, TIMESTAMP_PATTERN = r"(?P<cell>[0-9a-f]{32})", r"(?P<stamp>\d{8}T\d{6}\.\d{6}Z)"
 FILE_NAME_PATTERNS = {

@@ -1,7 +1,7 @@
-"""Leases: a run tells others which checkpoint it is measuring, so that two runs share the work instead of doubling it.
+"""Advisory leases on checkpoints, so that concurrent runs share the work instead of measuring a checkpoint twice.
 
-Leases are advisory. They save work; only the atomic commit of a cell keeps results whole. A lease is valid as long as
-its run sends heartbeats: that of a dead run ends LEASE_TIMEOUT after the last one.
+Leases only save work; correctness rests on the atomic commit of cells. A lease is valid as long as its run sends
+heartbeats: the lease of a dead run expires LEASE_TIMEOUT after the run's last heartbeat.
 """
 
 from contextlib import suppress
@@ -13,11 +13,11 @@ from pipeline.lake.layout import LEASES_PREFIX
 from pipeline.lake.run_records import is_active
 
 LEASE_TIMEOUT = timedelta(seconds=30)
-"""Three heartbeats."""
+"""Three heartbeat intervals."""
 
 
 def acquire_lease(lake: Lake, content: str, run_id: str) -> str:
-    """Take the lease of a checkpoint; return the id of the active run that holds it, empty if this run does now.
+    """Acquire the lease of a checkpoint; return an empty string, or the id of another active run that holds the lease.
 
     Raises:
         LakeError: the lake cannot be written.
@@ -26,7 +26,7 @@ def acquire_lease(lake: Lake, content: str, run_id: str) -> str:
     if lake.store.put_new(key, run_id.encode()):
         return ""
     holder = ""
-    with suppress(LakeError):  # released meanwhile
+    with suppress(LakeError):  # the lease was released meanwhile
         holder = lake.store.get(key).decode(errors="replace")
     if holder == run_id or is_active(lake.store, holder, LEASE_TIMEOUT):
         return "" if holder == run_id else holder
@@ -35,7 +35,7 @@ def acquire_lease(lake: Lake, content: str, run_id: str) -> str:
 
 
 def release_lease(lake: Lake, content: str, run_id: str) -> None:
-    """Give this run's lease back, if it has it; one that cannot be deleted ends with the run."""
+    """Release the lease if this run holds it; a lease that cannot be deleted expires after the run ends."""
     with suppress(LakeError):
         if lake.store.get(_key(content)).decode(errors="replace") == run_id:
             lake.store.delete(_key(content))

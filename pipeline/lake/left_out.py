@@ -13,7 +13,7 @@ def leave_out(uri: str, found_by_key: Mapping[str, str]) -> None:
 
 
 def ignore_foreign(uri: str, key: str, found: str) -> None:
-    """Warn about a file that is none of the lake's."""
+    """Warn about a file that does not belong to the lake."""
     warnings.warn(ForeignFileWarning(f"lake {uri}: {_shown(key)} is ignored: {found}"), stacklevel=2)
 
 

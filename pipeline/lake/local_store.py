@@ -111,7 +111,7 @@ class LocalStore(Store):
         return keys
 
     def _readable_path(self, key: str) -> Path:
-        """Return the path of `key`; raise LakeError if it is no regular file. A missing file is the caller's error."""
+        """Return the path of `key`; raise LakeError if it exists and is not a regular file."""
         path = self.path(key)
         with self._reading(key), suppress(FileNotFoundError):
             _require_regular(path.lstat())
@@ -120,7 +120,7 @@ class LocalStore(Store):
     def _walk(self, prefix: str) -> Iterator[str]:
         """Yield the regular files; links, pipes and devices are reported and left out, because reading them could hang
         or leave the lake."""
-        folder = self.root / prefix  # a name that no key may have is reported by the caller
+        folder = self.root / prefix  # not `self.path`: invalid names are reported by the caller
         if not folder.exists():
             return
         with os.scandir(folder) as entries:
@@ -191,7 +191,7 @@ class LocalStore(Store):
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    """Open a file; raise OSError for a link, pipe or device, reading which could hang or leave the lake."""
+    """Open a regular file; raise OSError for links, pipes and devices, which could hang or lead out of the lake."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
         _require_regular(os.fstat(handle))

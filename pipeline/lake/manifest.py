@@ -1,6 +1,6 @@
-"""Pointer to the newest snapshot, and the superseded ones. Loads no data frames, because planning reads it too.
+"""Manifests of snapshots, and `LATEST`, which names the newest. Loads no data-frame library: planning uses it too.
 
-A snapshot is a cache of all cells and labels: up to MAX_PARTS row files, shared with earlier snapshots, and one folder
+A snapshot is a cache of all cells and labels: row files, which may be shared with earlier snapshots, and one folder
 with the index of its cells, its labels and a copy of its manifest.
 """
 
@@ -25,7 +25,7 @@ SNAPSHOT_FILE_PATTERN = re.compile(
     rf"snapshots/v\d+/{TIMESTAMP_PATTERN}-[0-9a-f]+(\.parquet|/[a-z]+(-\d+)?\.(parquet|json))"
 )
 UNKNOWN_SIZE = 0
-"""Size of the row file of a snapshot whose manifest states only the total of its files."""
+"""Size of a row file if the manifest states only the total size of all files."""
 V1_SNAPSHOT_MARKER = b'"snapshots/v1/'
 
 
@@ -50,7 +50,7 @@ class Snapshot(StrictModel):
     """Total size of its files."""
     written_at: datetime
     indexed_since: datetime | None = None
-    """Time at which its writer began: older index records are of cells in the snapshot. None = use no records."""
+    """Start time of its writer: cells with older index records are in the snapshot. None = ignore index records."""
     columns: tuple[str, ...] = ()
     """Columns of its rows; empty in snapshots of versions that did not record them."""
 
@@ -68,7 +68,7 @@ class Snapshot(StrictModel):
         return {part.key: part.digest for part in self.parts} | {self.file_key(n): d for n, d in self.digests.items()}
 
     def file_key(self, name: str) -> str:
-        """Return the key of a file in its own folder."""
+        """Return the key of the file `name` in the snapshot's own folder."""
         return f"{self.key}/{name}"
 
 
@@ -127,7 +127,7 @@ def damaged_snapshot_error(store: Store, key: str, found: str) -> LakeError:
 
 
 def superseded_snapshot_keys(store: Store, before: datetime) -> list[str]:
-    """Return the keys of snapshot files that no snapshot since `before` uses; also those of writers killed by then."""
+    """Return the keys of files used only by snapshots superseded before `before`, or left by writers killed by then."""
     latest = latest_snapshot(store)
     names = {key: SNAPSHOT_FILE_PATTERN.fullmatch(key) for key in store.list(SNAPSHOTS_PREFIX)}
     stamps = {key: name["stamp"] for key, name in names.items() if name and _is_time(name["stamp"])}
@@ -137,7 +137,7 @@ def superseded_snapshot_keys(store: Store, before: datetime) -> list[str]:
 
 
 def _last_uses(store: Store, stamps: dict[str, str]) -> dict[str, str]:
-    """Return the time of the newest snapshot that uses each file; its own time if no manifest names it."""
+    """Map each file to the time of the newest snapshot that uses it, or to its own time if no manifest names it."""
     last_use = dict(stamps)
     for key in sorted(key for key in stamps if key.endswith(f"/{MANIFEST_FILE}")):
         for used in _files_used_by(store, key, stamps):
@@ -146,7 +146,7 @@ def _last_uses(store: Store, stamps: dict[str, str]) -> dict[str, str]:
 
 
 def _files_used_by(store: Store, key: str, stamps: dict[str, str]) -> Iterable[str]:
-    """Return the files that a manifest names; every file that it may name if it is damaged, which is reported."""
+    """Return the files that a manifest names. For a damaged manifest, warn and return every file it could name."""
     data = store.get_or_reason(key)
     try:
         return parse_snapshot(data if isinstance(data, bytes) else b"").files

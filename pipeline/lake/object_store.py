@@ -47,7 +47,7 @@ class ObjectStore(Store):
             do = "Write SCHEME://BUCKET/PREFIX, with keys and endpoint in the environment"
             raise UsageError(f"lake {parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}", found, do)
         with self._as_lake_error("open"):
-            # Options that are passed hide the variable, so its value is passed too.
+            # Passed client options override AWS_ALLOW_HTTP in the environment, so its value is passed too.
             options = CLIENT_OPTIONS | {"allow_http": os.environ.get("AWS_ALLOW_HTTP") == "true"}
             self._objects = from_url(self.uri, client_options=options, retry_config=RETRY)  # type: ignore[arg-type]
 
@@ -87,7 +87,7 @@ class ObjectStore(Store):
             return self._objects.get(key).bytes().to_bytes()
 
     def put_new_file(self, key: str, path: Path) -> bool:
-        """Use conditional puts like `create_if_absent`; obstore streams files only without the condition."""
+        """Put the whole file, read into memory: obstore cannot stream a file in a conditional put."""
         return self.put_new(key, path.read_bytes())
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | str]:
@@ -132,7 +132,7 @@ class ObjectStore(Store):
             yield
         except (BaseError, OSError, ValueError) as error:
             do = "Check the bucket name, the credentials and the endpoint in the environment"
-            # `from None`, because a traceback of the cause would show the redacted text.
+            # `from None`, because a traceback of the cause would show the unredacted text.
             raise LakeError(f"{action} the lake {self.uri}", _redacted_first_line(error), do) from None
 
 

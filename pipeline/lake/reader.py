@@ -23,14 +23,14 @@ SANDBOX_SETTINGS = ("TimeZone = 'UTC'", "python_enable_replacements = false", "e
 
 
 QUERY_TYPES = frozenset({"SELECT", "EXPLAIN", "PRAGMA", "CALL", "MULTI"})
-"""DuckDB's types of statements that have a result and change nothing; PIVOT is MULTI."""
+"""DuckDB statement types that return a result and change nothing; DuckDB reports PIVOT as MULTI."""
 
 
 def require_single_query(text: str) -> str:
     """Return `text` if it is one query.
 
     Raises:
-        UsageError: it is not valid, holds several statements, or a statement that changes something, such as DROP.
+        UsageError: the SQL is invalid, has several statements, or changes something, such as DROP.
     """
     with _as_usage_error(text):
         types = [statement.type.name for statement in duckdb.extract_statements(text)]
@@ -38,12 +38,12 @@ def require_single_query(text: str) -> str:
         found = f"{len(types)} statements, of which only one result could be shown" if types else "no statement"
         raise UsageError(f"query {text.strip()!r}", found, f"{SELECT_HINT}, one per command")
     if types[0] not in QUERY_TYPES:
-        raise UsageError(f"query {text.strip()!r}", f"{types[0]} is no query", SELECT_HINT)
+        raise UsageError(f"query {text.strip()!r}", f"{types[0]} is not a query", SELECT_HINT)
     return text
 
 
 class LakeReader:
-    """Lake in its state at the creation of the reader.
+    """Read-only view of a lake, in its state when the reader was created.
 
     `layers`: one row per (label, layer of a cell); only the newest algorithm of each measurement, no cells with a
     tombstone. `checkpoints`: one row per label and content. `cells`: one row per committed cell; `hidden` is true if
@@ -103,7 +103,7 @@ class LakeReader:
         return database
 
     def _visible_cells(self) -> pl.DataFrame:
-        """Select the cells with the newest algorithm of each measurement, once under each of their labels."""
+        """Select the visible cells: the newest algorithm version of each measurement, one row per label."""
         labelled = self._database().sql(views.SELECT_LABELLED_CELLS).pl()
         newest = pl.col("algorithm").max().over(views.MEASUREMENT_COLUMNS)
         visible = labelled.filter(pl.col("algorithm").eq_missing(newest))

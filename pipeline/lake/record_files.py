@@ -1,4 +1,4 @@
-"""Reads record files of a lake; damaged ones are left out with a warning."""
+"""Reads record files of a lake; damaged files are left out with a warning."""
 
 import json
 from collections.abc import Iterable
@@ -32,7 +32,7 @@ def read_object(store: Store, key: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        LakeError: the file is absent or holds none.
+        LakeError: the file is absent or not a JSON object.
     """
     try:
         found = json.loads(store.get(key))

@@ -12,11 +12,11 @@ from pipeline.strict_model import StrictModel, digest_json
 
 HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-"""Integer of a column of type int64."""
+"""Integer that fits an int64 column."""
 
 
 def _require_utc(when: datetime) -> datetime:
-    """A time without zone is UTC. Raise ValueError for a time that is outside the calendar in UTC."""
+    """Convert to UTC; a time without zone is taken as UTC. Raise ValueError for years outside 1 to 9999."""
     try:
         when.astimezone(UTC)
     except OverflowError as error:
@@ -119,7 +119,7 @@ def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
     """Return one entry per (label, content), with the newest record of that pair.
 
     `superseded`: the label's newest record points to other content (weights, config or tokenizer). `duplicate_of`:
-    the earliest other label (by `first_seen`, then step) that now has equal weights; two duplicates have each other.
+    the earliest other label (by `first_seen`, then step) that now has equal weights; two duplicates name each other.
     """
     by_time = sorted(((label.name, label) for label in labels), key=lambda pair: pair[1].seen_at)
     current = {name: label.content for name, label in by_time}
@@ -142,7 +142,7 @@ def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
 
 
 class Failure(StrictModel):
-    """Attempt at a cell that failed."""
+    """Failed attempt to measure a cell."""
 
     cell_id: HexDigest
     model: str
@@ -165,7 +165,7 @@ class Failure(StrictModel):
     host: str = Field(default_factory=socket.gethostname)
     """Host of the attempt; empty if the worker died and its host is unknown."""
     seconds: float | None = None
-    """Duration until the failure; since submission to Ray if the worker died."""
+    """Duration of the attempt; counted from its submission to Ray if the worker died."""
     when: Time = Field(default_factory=utc_now)
 
     @property
@@ -201,7 +201,7 @@ class Tombstone(StrictModel):
     """Author of the record: `run RUN_ID` or `a person`."""
     when: Time = Field(default_factory=utc_now)
     failure: Failure | None = None
-    """Last failure, if that is the reason."""
+    """Last failure, if the cell is quarantined because of failures."""
 
     @classmethod
     def from_failure(cls, failure: Failure) -> "Tombstone":

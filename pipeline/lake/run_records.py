@@ -34,7 +34,7 @@ def read_runs(store: Store) -> list[dict[str, Any]]:
 
 
 def active_runs(store: Store, within: timedelta) -> list[str]:
-    """Return the ids of unfinished runs with a heartbeat in this time.
+    """Return the ids of unfinished runs whose last heartbeat is younger than `within`.
 
     Only the `MAX_RECENT_RUNS` runs that began last are read.
     """
@@ -43,7 +43,7 @@ def active_runs(store: Store, within: timedelta) -> list[str]:
 
 
 def is_active(store: Store, run_id: str, within: timedelta) -> bool:
-    """Return True if this run has not ended and sent a heartbeat in this time."""
+    """Return True if this run has not ended and its last heartbeat is younger than `within`."""
     with suppress(LakeError, ValidationError):  # no such run, or a damaged record, which must not stop a new run
         run = Heartbeat.model_validate_json(store.get(_progress_key(run_id)))
         return not run.ended and run.when > utc_now() - within
@@ -51,7 +51,7 @@ def is_active(store: Store, run_id: str, within: timedelta) -> bool:
 
 
 def _progress_keys(store: Store) -> list[str]:
-    """Return the keys in the order in which the runs began, by which run ids sort."""
+    """Return the keys in the order in which the runs began: run ids sort by start time."""
     return sorted(key for key in store.list(RUNS_PREFIX) if key.endswith("/progress.json"))
 
 

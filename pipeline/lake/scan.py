@@ -26,13 +26,13 @@ PARQUET_READ_ERRORS = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicEx
 ARROW_READ_ERRORS = (OSError, ValueError, MemoryError, KeyError)
 """Errors that pyarrow raises for a damaged file; ArrowInvalid is a ValueError."""
 MAX_CELL_ROWS = 10_000
-"""Layers of a cell, generously: a file with more rows is not decoded."""
+"""Generous upper bound on the layers of a cell; a file with more rows is not decoded."""
 MAX_CELL_VALUES = 10_000_000
-"""Values of one column, list items included; a few bytes can encode billions of equal values."""
+"""Upper bound on the values of one column, list items included: a few bytes can encode billions of equal values."""
 MILLIONS_PATTERN = re.compile(rb"\x16[\x80-\xff]{3,9}[\x00-\x7f]")
 """Encoded count of more than a million in a footer: header of a 64-bit field, then a varint of four bytes or more.
 
-Searching a footer takes 35 us, parsing it 1.4 ms, as long as reading the rest of a cell.
+Searching a footer takes 35 us; parsing a footer takes 1.4 ms, as long as reading the rest of a cell.
 """
 ParquetSource = Path | bytes
 
@@ -70,7 +70,7 @@ def _footer(data: bytes) -> memoryview:
 
 
 def _find_parse_error(data: bytes, to_the_end: bool) -> str | None:
-    """Describe why a file cannot be parsed or has too much data for a cell; read it `to_the_end` only if asked to."""
+    """Describe why a file cannot be parsed or is too large for a cell; its values are decoded only if `to_the_end`."""
     import pyarrow.parquet as pq  # slow to load, rarely needed
 
     try:
@@ -92,12 +92,12 @@ def describe_parse_error(error: BaseException) -> str:
 def find_excess(footer: "pq.FileMetaData") -> str | None:
     """Describe why a file with this footer has too much data for a cell; None if it does not."""
     if footer.num_rows > MAX_CELL_ROWS:
-        return f"{footer.num_rows:,} rows, which is no cell"
+        return f"{footer.num_rows:,} rows, too many for a cell"
     n_values = Counter[int]()
     for group in map(footer.row_group, range(footer.num_row_groups)):
         n_values.update({i: group.column(i).num_values for i in range(group.num_columns)})
     most = max(n_values.values(), default=0)
-    return f"a column of {most:,} values, which is no cell" if most > MAX_CELL_VALUES else None
+    return f"a column of {most:,} values, too many for a cell" if most > MAX_CELL_VALUES else None
 
 
 def polars_schema() -> pl.Schema:

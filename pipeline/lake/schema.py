@@ -26,7 +26,7 @@ SMALL_FILE_OPTIONS: dict[str, Any] = {"use_dictionary": False, "write_statistics
 
 @cache
 def arrow_schema() -> pa.Schema:
-    """Return every column with unit and meaning; constants are in the metadata of the schema."""
+    """Return the schema of all columns with unit and meaning, and with constants in its metadata."""
     constant = {"schema_version": str(SCHEMA_VERSION), "mu_probabilities": json.dumps(columns.MU_PROBABILITIES)}
     return pa.schema([_field(column) for column in all_columns()], metadata=constant)
 
@@ -41,7 +41,7 @@ def to_table(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> 
 
     Raises:
         ValueError: an unknown column, null in a required column, NaN or infinity, a value outside its type, or a null
-            metric that no word in `flags` explains. All are defects of the caller.
+            metric that no word in `flags` explains. Each is a programming error of the caller.
     """
     if not rows:
         raise ValueError("the cell has no rows")

@@ -1,4 +1,4 @@
-"""Files of similarity records: one per cell and size, one row per layer, committed and checked as cells are."""
+"""Files of similarity records: one per cell and size, one row per layer, committed and checked like cells."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def encode_records(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str
 
 
 def commit_records(lake: Lake, cell_id: str, model_key: str, size: str, data: bytes) -> bool:
-    """Write a cell's records once. Return False if they were there before, which is equally good."""
+    """Commit a cell's records; idempotent. Return False if the lake had the records before; the file then stays."""
     lake.identity.require()
     return lake.store.put_new(similarity_key(model_key, cell_id, size), data)
 
@@ -100,7 +100,7 @@ def decode_rows(data: bytes) -> list[dict[str, Any]]:
 
 
 def layer_record(row: Mapping[str, Any]) -> LayerRecord | None:
-    """Record of a decoded row; None for a layer without geometry."""
+    """Return the record of a decoded row; None for a layer without geometry."""
     if row["status"] != "ok":
         return None
     n = len(row["token_ids"])
@@ -120,7 +120,7 @@ def find_record_file_problem(key: str, data: bytes) -> str | None:
     cells, models = (set(table.column(column).to_pylist()) for column in ("cell_id", "model"))
     if cells != {name["cell"]}:
         return f"its rows belong to cell {', '.join(sorted(map(str, cells))[:3])}"
-    return None if {model_key_of(model) for model in models} == {name["model_key"]} else "its rows are of another model"
+    return None if {model_key_of(model) for model in models} == {name["model_key"]} else "its rows have another model"
 
 
 def _read_table(data: bytes) -> pa.Table | str:
@@ -136,9 +136,9 @@ def _read_table(data: bytes) -> pa.Table | str:
 
 
 def _find_table_problem(table: pa.Table) -> str | None:
-    """Describe what is wrong with the rows of a file; None if nothing is."""
+    """Describe the defect of the rows of a file; None if they have none."""
     if missing := [name for name in COLUMNS if name not in table.column_names]:
-        return f"without the columns {', '.join(missing[:3])}"
+        return f"missing columns: {', '.join(missing[:3])}"
     if odd := [f.name for f in similarity_schema() if table.schema.field(f.name).type != f.type]:
         return f"wrong column types: {', '.join(odd)}"
     rows = table.select(["layer", "status", "tail", "trace"]).to_pylist()
@@ -153,16 +153,16 @@ def _find_row_problem(table: pa.Table, at: int, row: Mapping[str, Any]) -> str |
     if row["status"] not in STATUSES:
         return f"status = {row['status']!r}"
     if len(table.column("token_groups")[at]) != n or len(table.column("sinks")[at]) != n:
-        return "lists of different numbers of tokens"
+        return "its lists differ in their number of tokens"
     if row["status"] != "ok":
         return None
     lists, vectors = table.column("neighbours")[at], table.column("vectors")[at]
     complete = lists.is_valid and vectors.is_valid and len(lists) % n == 0
     if not complete or len(vectors) != n * len(table.column("values")[at]):
-        return "its lists or vectors are not those of its tokens"
+        return "its lists or vectors do not match its number of tokens"
     inside = lists.values.to_numpy()
     if inside.min(initial=0) < 0 or inside.max(initial=0) >= n:
-        return "a neighbour is no compared token"
+        return "a neighbour is not a compared token"
     return None if np.isfinite([row["trace"], row["tail"]]).all() else "trace or tail is not finite"
 
 

@@ -1,4 +1,4 @@
-"""Snapshots, which cache all cells and labels in few files so that readers need not open thousands; and their gc."""
+"""Compaction and garbage collection of snapshots, which cache all cells and labels in a few files for readers."""
 
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -21,17 +21,17 @@ from pipeline.lake.store import Store
 from pipeline.strict_model import canonical_json
 
 COMPACT_THRESHOLD = 1000
-"""Cells outside the snapshot that make a new one due: at about 1 ms per file, a reader needs 1 s for them."""
+"""Number of cells outside the snapshot at which a new one is due: reading their files takes about 1 s."""
 GC_GRACE = timedelta(days=1)
 
 
 def compact(lake: Lake) -> Snapshot | None:
     """Write a snapshot of every committed cell and label, then point `LATEST` to it; None for a lake without cells.
 
-    Row files that need no change are shared with the snapshot before; at most PART_CELLS cells are rewritten at a time,
-    within about 1 GB of memory. `LATEST` changes atomically: after a kill it names the old snapshot or the new one, and
-    both are complete. Rows have the current columns; the views expand labels and hide cells. Cells that cannot be read
-    are left out with a warning. If the old snapshot is damaged, `LATEST` is deleted first.
+    Row files that need no change are shared with the previous snapshot; at most PART_CELLS cells are rewritten at a
+    time, within about 1 GB of memory. `LATEST` changes atomically: after a kill it names the old snapshot or the new
+    one, and both are complete. Rows have the current columns; labels and tombstones are applied on reading. Unreadable
+    cells are left out with a warning. If the old snapshot is damaged, `LATEST` is deleted first.
 
     Raises:
         LakeError: the lake cannot be listed or written.
@@ -95,8 +95,8 @@ def is_compaction_due(lake: Lake) -> bool:
 def collect_garbage(lake: Lake, grace: timedelta = GC_GRACE, *, dry_run: bool = True) -> list[str]:
     """Return the keys of stale staged files and superseded snapshots; delete them unless `dry_run`.
 
-    Stale means unused for `grace`: a reader opened before that may lose its snapshot. Cells, labels, attempts,
-    tombstones, recipes and runs are never deleted.
+    Stale means unused for `grace`; a reader that has been open for longer may lose its snapshot. Cells, labels,
+    attempts, tombstones, recipes and runs are never deleted.
     """
     keys = lake.store.list_stale_staging(grace.total_seconds())
     keys += manifest.superseded_snapshot_keys(lake.store, utc_now() - grace)
@@ -134,7 +134,7 @@ def _drop_corrupt_snapshot(store: Store) -> None:
 
 
 def _usable_snapshot(store: Store) -> tuple[Snapshot | None, pl.DataFrame]:
-    """The newest snapshot with its index; none if its rows lack a current column."""
+    """Return the newest snapshot with its index; None and an empty index if it lacks a current column."""
     latest = latest_snapshot(store)
     columns = [*empty_cells().columns, "part"]
     if latest and {*polars_schema()} <= {*latest.columns}:

@@ -1,4 +1,4 @@
-"""Parts of a snapshot: which of them a compaction rewrites, and how one is written in bounded memory."""
+"""Parts of a snapshot: selection of the parts that a compaction rewrites, and memory-bounded writing of one part."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +21,10 @@ PART_CELLS = 40_000
 SMALL_PART_CELLS = 1000
 """Parts up to this size are merged by every compaction."""
 SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
-"""Filter columns of typical queries first: each row group then holds few of their values, and most are skipped."""
+"""Sort order of the rows. Columns that queries filter by come first, so that a query skips most row groups."""
 ROW_GROUP = 2**14
 MEMORY_LIMIT = "400MB"
-"""Memory in which DuckDB sorts a part; beyond it, it sorts on disk."""
+"""DuckDB's memory limit for sorting a part; a larger sort spills to disk."""
 COPY_BLOCK = 1 << 20
 
 
@@ -38,8 +38,8 @@ class Contents(NamedTuple):
 
 
 def choose_parts(parts: Iterable[Part], stale: set[str], n_new: int) -> list[Part]:
-    """Return the parts to rewrite: those with stale cells, and small ones, so that each other part has more cells than
-    all smaller ones together. A cell is therefore rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
+    """Return the parts to rewrite: parts with stale cells, and small parts until each remaining part has more cells
+    than all smaller ones together. A cell is thus rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
     """
     chosen = [part for part in parts if part.key in stale]
     total = max(n_new + sum(part.cells for part in chosen), SMALL_PART_CELLS if n_new else 0)
@@ -91,7 +91,7 @@ def write_part(
 
 
 def file_digest(path: Path) -> str:
-    """The digest of a file as a snapshot records it, computed without holding the file in memory."""
+    """Return the digest of a file as a snapshot records it; the file is read in chunks."""
     digest = blake2b(digest_size=16)
     with path.open("rb") as file:
         while block := file.read(COPY_BLOCK):
@@ -117,7 +117,7 @@ def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, targe
 
 
 def _listed(paths: Iterable[Path]) -> str:
-    # read_parquet takes names for patterns: a wildcard in a name is written as a class of one character.
+    # read_parquet treats names as glob patterns: a wildcard in a name is escaped as a one-character class.
     names = (re.sub(r"[*?[]", r"[\g<0>]", _quoted(path)) for path in paths)
     return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
@@ -127,7 +127,7 @@ def _quoted(path: Path) -> str:
 
 
 def _as_path(source: Path | bytes, target: Path) -> Path:
-    """The path of a row file; bytes from an object store are first written to `target`."""
+    """Return the path of a row file; bytes from an object store are first written to `target`."""
     if isinstance(source, Path):
         return source
     target.write_bytes(source)

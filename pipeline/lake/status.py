@@ -42,7 +42,7 @@ def lake_status(lake: Lake) -> dict[str, Any]:
     """Return the state of the lake as plain values.
 
     `models`: counts per model. `failures`: every cell that failed and is not committed, with its last failure and the
-    command that reproduces it; omitted if its label was measured later, with other files or newer code.
+    command that reproduces it, except cells whose label was measured later, with other files or newer code.
     `quarantined`: every tombstone. `runs`: the last progress record of each run.
     """
     tombstones = {tombstone.cell_id: tombstone for tombstone in lake.tombstones()}

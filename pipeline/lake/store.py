@@ -20,10 +20,10 @@ class Store(Protocol):
 
     uri: str
     lists_slowly: bool
-    """Listing is paid for by the thousand names, so that readers should list only what is new."""
+    """True if listing is slow and billed per thousand names, so that readers should list only new names."""
 
     def top_names(self) -> set[str] | None:
-        """Return the names directly below the lake's folder; None for no folder or, in an object store, no key."""
+        """Return the names directly below the lake's folder; None if there is no folder (object store: no key)."""
         ...
 
     def has(self, key: str) -> bool:
@@ -31,15 +31,15 @@ class Store(Protocol):
         ...
 
     def put_new(self, key: str, data: bytes) -> bool:
-        """Create `key` atomically and durably. Return False if `key` exists, whose content then stays."""
+        """Create `key` atomically and durably. Return False if `key` exists; its content then stays."""
         return not self.has(key) and self.create_if_absent(key, data)
 
     def create_if_absent(self, key: str, data: bytes) -> bool:
-        """Do the same without the prior check. Of concurrent writers of one key, exactly one gets True."""
+        """Create `key` like `put_new`, without a prior check; of concurrent writers, exactly one gets True."""
         ...
 
     def put_new_file(self, key: str, path: Path) -> bool:
-        """Do the same as `put_new` with the content of a file, which need not fit in memory."""
+        """Create `key` like `put_new`, with the content of a file; a folder store streams the file."""
         ...
 
     def put_or_replace(self, key: str, data: bytes) -> None:
@@ -73,7 +73,7 @@ class Store(Protocol):
         """Return every name of the lake with its kind, sorted; all are files in an object store.
 
         Args:
-            linked: folders that are entered also if they are links.
+            linked: folders to enter even if they are symbolic links.
         """
         ...
 
@@ -104,7 +104,7 @@ def split_key(key: str) -> list[str]:
 
 
 def check_store(store: Store) -> list[str]:
-    """Try the guarantees of the store with one small file; return a sentence per guarantee that does not hold.
+    """Test the guarantees of the store with one small file; return a sentence per guarantee that does not hold.
 
     The file is created twice, replaced, read, listed and deleted. It lies in staging, which no reader lists. Warnings
     of the store itself, such as refused hard links or conditional puts, are part of the result.

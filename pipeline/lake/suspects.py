@@ -1,7 +1,7 @@
 """Vectorised check of many cells: selects the few files that need the exact check, which names the defect.
 
-Each expression here covers one rule of `pipeline.lake.verify_rows`. A suspect may prove to be intact; a file that is no
-suspect has no defect.
+Each expression here covers one rule of `pipeline.lake.verify_rows`. A suspect may prove to be intact; a file that is
+not a suspect has no defect.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from pipeline.lake.schema import REQUIRED_COLUMNS
 from pipeline.lake.verify_rows import ALLOWED_WORDS, find_flag_problems, model_key_of
 
 NEEDED_COLUMNS = {"cell_id", "model", "layer", "depth", "flags"}
-"""Columns without which a file gets the exact check."""
+"""Columns that the vectorised check needs; a file that lacks one gets the exact check."""
 
 
 class OpenedCell(NamedTuple):
@@ -27,7 +27,7 @@ class OpenedCell(NamedTuple):
     model_key: str
     data: bytes
     schema: pq.ParquetSchema
-    """Shared by all files of one schema."""
+    """Schema; one object is shared by all files with equal schemas."""
     n_rows: int
 
 
@@ -49,7 +49,7 @@ def _suspects_of_schema(cells: list[OpenedCell]) -> set[str]:
 
 
 def _suspects(cells: Sequence[OpenedCell], names: set[str]) -> set[str]:
-    """Return the suspects among files of one schema; halves the files if one of them cannot be read."""
+    """Return the suspects among files of one schema; bisects the files to find one that cannot be read."""
     if not cells:
         return set()
     try:
@@ -63,7 +63,7 @@ def _suspects(cells: Sequence[OpenedCell], names: set[str]) -> set[str]:
 
 
 def _with_expectations(rows: pl.DataFrame, cells: Sequence[OpenedCell]) -> pl.DataFrame:
-    """Add the key of each row's file, and the cell id and model key in it."""
+    """Add to each row the key of its file, and the cell id and model key that the key contains."""
     files = pl.DataFrame(
         {
             "_key": [cell.key for cell in cells],
@@ -99,14 +99,14 @@ def _value_rules(names: set[str]) -> Iterator[pl.Expr]:
 
 
 def _is_odd(value: pl.Expr, column: Column) -> pl.Expr:
-    value = value.cast(pl.Float64)  # the lowest bound of some columns is no float32
+    value = value.cast(pl.Float64)  # some lower bounds are not representable in float32
     bounds = column_range(column)
     odd = ~value.is_finite()
     return odd | ~value.is_between(bounds.low, bounds.high) if bounds else odd
 
 
 def _keys_with_flag_problems(rows: pl.DataFrame, names: set[str]) -> set[str]:
-    """Check each distinct pattern of flags and nulls once: a lake has few."""
+    """Check each distinct pattern of flags and nulls once, because a lake has few patterns."""
     metrics = [name for name in column_names(*METRIC_GROUPS) if name in names]
     nulls = [pl.col(name).is_null() for name in metrics]
     patterns = rows.select("_key", "flags", pl.col("depth") == 1, *nulls).group_by("flags", "depth", *metrics)

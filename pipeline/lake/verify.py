@@ -19,14 +19,14 @@ NAMED_PREFIXES = (
     *(layout.LABELS_PREFIX, layout.V1_LABELS_PREFIX, layout.AUDITS_PREFIX),
     *(layout.QUARANTINE_PREFIX, layout.ATTEMPTS_PREFIX),
 )
-"""Folders where a reader reports a JSON file of another name."""
+"""Folders in which readers warn about JSON files with other names."""
 
 
 def verify_lake(lake: Lake) -> list[Problem]:
     """Read every file and return all problems; an empty list if the lake is intact.
 
-    Memory is bounded: cells are read CHUNK_CELLS at a time. Files that another process deletes meanwhile are no
-    problem, except cells, which are never deleted.
+    Memory is bounded: cells are read CHUNK_CELLS at a time. A file that another process deletes meanwhile is not a
+    problem unless it is a cell, because cells are never deleted.
 
     Raises:
         LakeError: the lake cannot be listed at all.
@@ -58,7 +58,7 @@ def _similarity_problems(store: Store, keys: Sequence[str], progress: Progress) 
     for key in keys:
         data = store.get_or_reason(key)
         if found := data if isinstance(data, str) else find_record_file_problem(key, data):
-            yield Problem(key, f"{found}; remove the file, and run its sweep again to make it")
+            yield Problem(key, f"{found}; delete the file, and run its sweep again to recreate it")
         progress.advance(1)
 
 
@@ -93,7 +93,7 @@ def _snapshot_problems(store: Store) -> Iterator[Problem]:
 
 
 def _name_problems(entries: Mapping[str, EntryKind]) -> Iterator[Problem]:
-    """Yield everything that is none of the lake's files: other names, links, pipes, devices, folders in their place."""
+    """Yield every entry that is not a file of the lake: unknown names, links, pipes, devices, misplaced folders."""
     for key, kind in entries.items():
         if kind == "file":
             found = _find_name_problem(key, entries)

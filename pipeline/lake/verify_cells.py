@@ -27,10 +27,10 @@ class Problem(NamedTuple):
 
 
 class CellChecker:
-    """Checks the files of a lake's cells; keeps nothing of them except the first key of each cell with two files.
+    """Checker of cell files. Between calls it keeps only the first key of each cell that has two files.
 
     Args:
-        keys: every key that the cells have.
+        keys: keys of all cell files of the lake.
     """
 
     def __init__(self, store: Store, keys: Sequence[str]) -> None:
@@ -39,7 +39,7 @@ class CellChecker:
         self._first = {name: "" for name, count in counts.items() if count > 1}
 
     def check(self, keys: Sequence[str]) -> list[Problem]:
-        """Return the problems of these files, in this order."""
+        """Return the problems of these files, in the order of `keys`."""
         schemas: list[pq.ParquetSchema] = []
         opened = [_open_cell(k, data, schemas) for k, data in zip(keys, self._store.read_many(keys), strict=True)]
         suspects = find_suspects(cell for cell in opened if isinstance(cell, OpenedCell))
@@ -58,11 +58,11 @@ class CellChecker:
             return [table]
         found = [*find_table_problems(table, cell.cell_id, cell.model_key)] if is_suspect else []
         if twin and not self._equals(table, twin):
-            found.append(f"its numbers differ from {twin}, which is the same cell")
+            found.append(f"its numbers differ from {twin}, which holds the same cell")
         return found
 
     def _twin(self, cell: OpenedCell) -> str | None:
-        """Return the key of the first readable file of this cell under another model, which is read again."""
+        """Return the key of an earlier readable file of the same cell, under another model; None if there is none."""
         name = cell.key.rpartition("/")[2]
         if self._first.get(name) == "":
             self._first[name] = cell.key

@@ -1,4 +1,4 @@
-"""Integrity check of the files of a lake that are no cells: name and content of each kind."""
+"""Integrity check of all files of a lake except cells: name and content of each kind of file."""
 
 import csv
 import json
@@ -23,15 +23,15 @@ CONTENT_ERRORS = (ValueError, RecursionError, OverflowError, csv.Error)
 
 
 class RecordKind(NamedTuple):
-    """Kind of file, known by its key."""
+    """Kind of file, recognised by its key."""
 
     pattern: re.Pattern[str]
     check: Callable[[re.Match[str], bytes], str | None]
-    """Describes the defect of a file; None if it has none. Raises CONTENT_ERRORS for content of another form."""
+    """Describes the defect of a file; None if it has none. Raises CONTENT_ERRORS for content that cannot be parsed."""
 
 
 def find_record_problem(key: str, data: bytes) -> str | None:
-    """Describe the defect of a file that is no cell; None if it has none."""
+    """Describe the defect of a file other than a cell; None if it has none."""
     for kind in RECORD_KINDS:
         if name := kind.pattern.fullmatch(key):
             return _defect(kind, name, data)
@@ -39,7 +39,7 @@ def find_record_problem(key: str, data: bytes) -> str | None:
 
 
 def is_record_key(key: str) -> bool:
-    """Return True if a file of the lake that is no cell may have this key."""
+    """Return True if a file of the lake other than a cell may have this key."""
     return any(kind.pattern.fullmatch(key) for kind in RECORD_KINDS)
 
 
@@ -87,7 +87,7 @@ def _check_audit(name: re.Match[str], data: bytes) -> str | None:
 
 
 def _digest_without_time(data: bytes) -> str:
-    """The digest in a record's name, computed from its raw fields, which another version may have written."""
+    """Compute the digest in a record's name from its raw fields, because another version may have written others."""
     return digest_json({field: value for field, value in _parse_object(data).items() if field != "seen_at"}, bits=64)
 
 
@@ -145,7 +145,7 @@ def _check_columns(_: re.Match[str], data: bytes) -> str | None:
 
 
 def _check_nothing(_: re.Match[str], data: bytes) -> str | None:
-    """Files that are checked as a whole elsewhere, or that nothing reads."""
+    """Accept any content: the file is checked elsewhere, or never read."""
     return None
 
 
@@ -156,7 +156,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 
 def _below(prefix: str) -> str:
-    """Pattern of the files of a prefix, in any folder below it, as readers find them."""
+    """Return the pattern of a prefix's files at any depth below it, as readers find them."""
     return rf"{prefix}/(?:.*/)?{FILE_NAME_PATTERNS[prefix]}"
 
 
@@ -187,4 +187,4 @@ LINKED_FOLDERS = {"cells", "labels", "audits", "attempts", layout.CELLS_PREFIX, 
     *("similarity", layout.SIMILARITY_PREFIX, manifest.SNAPSHOTS_PREFIX),
     *("alerts", "alerts/v1", "alerts/v1/fired", "alerts/v1/told"),
 }
-"""Folders that readers enter also if they are links."""
+"""Folders that readers enter even if they are symbolic links."""

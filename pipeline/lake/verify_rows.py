@@ -17,7 +17,7 @@ COMPARED_COLUMNS = column_names("layer", *METRIC_GROUPS)
 def find_table_problems(table: pa.Table, cell_id: str, model_key: str) -> Iterator[str]:
     """Yield the problems in the rows of one cell."""
     if len({*table.column_names}) < table.num_columns:
-        yield "two columns have one name"
+        yield "two columns have the same name"
         return
     types = {field.name: field.type for field in arrow_schema()}
     odd = [f"{field.name} is {field.type}" for field in table.schema if types.get(field.name, field.type) != field.type]
@@ -49,12 +49,12 @@ def have_equal_numbers(a: pa.Table, b: pa.Table) -> bool:
     try:
         shared = [name for name in COMPARED_COLUMNS if name in a.column_names and name in b.column_names]
         return a.select(shared).equals(b.select(shared))
-    except KeyError:  # two columns have one name
+    except KeyError:  # two columns have the same name
         return False
 
 
 def model_key_of(model: Any) -> str | None:
-    """Return the partition key of a model name; None if it is no text."""
+    """Return the partition key of a model name; None if `model` is not a string."""
     return Checkpoint.model_construct(model=model).model_key if isinstance(model, str) else None
 
 

@@ -18,7 +18,7 @@ UNLABELLED_DEFAULTS = {"duplicate_of": "NULL", "superseded": "false"}
 MEASUREMENT_COLUMNS = (
     *("model", "revision", *DIGEST_COLUMNS, "corpus", "corpus_sha256", "kind", "recipe", "recipe_fingerprint"),
 )
-"""Cells with equal values are versions of one measurement, of which the newest algorithm is visible."""
+"""Cells with equal values here are versions of one measurement; only the newest algorithm version is visible."""
 _NOT_CONTENT = {*LABEL_DECIDED_COLUMNS, *DIGEST_COLUMNS, "kind"}
 CONTENT_COLUMNS = tuple(name for name in column_names("model", "checkpoint") if name not in _NOT_CONTENT)
 
@@ -57,7 +57,7 @@ UNION ALL
 SELECT {_row_columns(from_label=LABEL_DECIDED_COLUMNS)}
 FROM shared r JOIN visible v USING (cell_id) WHERE NOT v.own
 """
-"""Under its own label a row keeps its own model and revision, so that filters on these are pushed into the files."""
+"""Rows under their own label keep the stored model and revision, so that filters on these reach the file scan."""
 
 CREATE_CELLS_VIEW = """
 CREATE VIEW cells AS SELECT * EXCLUDE (key), cell_id IN (FROM tombstones) AS hidden FROM committed

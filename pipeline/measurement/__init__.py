@@ -1,1 +1,1 @@
-"""Around the measurement: loaded checkpoints and their cache, sampling of hidden states, loss, memory, provenance."""
+"""Parts of the measurement: loaded checkpoints and their cache, sampling of hidden states, loss, memory, provenance."""

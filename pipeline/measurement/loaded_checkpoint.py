@@ -14,7 +14,7 @@ from pipeline.model import Model, Tokenizer, load_model, load_tokenizer, release
 from pipeline.spec import Checkpoint, Recipe, Resources
 
 CACHED_MODELS_MEMORY_SHARE = 0.1
-"""Share of the free memory that the cached models of idle processes may take together."""
+"""Share of the free memory that all cached models of idle processes together may take."""
 
 
 @dataclass(frozen=True)
@@ -24,40 +24,40 @@ class LoadedCheckpoint:
     model: Model
     tokenizer: Tokenizer
     device: str
-    """Device of the metrics; blocks of a large model may be on others."""
+    """Device on which metrics are computed; blocks of a large model may be on other devices."""
     load_s: float
     concurrent_tasks: int = 1
     """Number of tasks that share the device's memory."""
     caching_processes: int = 1
     """Number of processes that may each cache a model on the device."""
     files: FileStates | None = None
-    """State of the files from which it was loaded; None for a model that is not from files."""
+    """State of the files from which the model was loaded; None for a model that was not loaded from files."""
     reuse_key: tuple[str, ...] | None = None
-    """Equal for checkpoints that can share one module and one tokenizer; None for one that shares with none."""
+    """Checkpoints with equal keys can share one module and tokenizer; None = not shared."""
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Flags of the model, and `ids_beyond_embedding`; contexts with such an id are refused when they are built."""
+        """Flags of the model, and `ids_beyond_embedding` if the tokenizer has such ids; texts with them are refused."""
         beyond = len(self.tokenizer) > self.model.vocab_size
         return (*self.model.flags, *(("ids_beyond_embedding",) if beyond else ()))
 
     def require_same_files(self) -> None:
-        """Raise FilesChangedError if a file was written since loading: call it before each commit."""
+        """Raise FilesChangedError if a file was written since loading; must be called before each commit."""
         if self.files is not None:
             self.files.require_same()
 
 
 class ModelCache:
-    """The last loaded checkpoint of a process, for the next checkpoint with the same architecture and tokenizer.
+    """Cache of the last loaded checkpoint of a process, for the next one with the same config and tokenizer.
 
-    Empty while a task runs, so that a failing task leaves nothing behind.
+    The cache is empty while a task runs, so that a failing task leaves no model behind.
     """
 
     def __init__(self) -> None:
         self._loaded: LoadedCheckpoint | None = None
 
     def put(self, loaded: LoadedCheckpoint) -> None:
-        """Cache the model if it is small beside the free memory; only small models build slower than they load."""
+        """Cache the model if it is small compared with free memory; reuse saves time only for small models."""
         n_bytes = sum(parameter.nbytes for parameter in loaded.model.module.parameters())
         is_small = n_bytes * loaded.caching_processes <= CACHED_MODELS_MEMORY_SHARE * free_bytes(loaded.device)
         if is_small and loaded.reuse_key is not None:
@@ -75,20 +75,20 @@ class ModelCache:
 def load_checkpoint(
     checkpoint: Checkpoint, recipe: Recipe, resources: Resources, cache: ModelCache | None = None
 ) -> LoadedCheckpoint:
-    """Load weights and tokenizer strictly, on this task's device and threads.
+    """Load weights and tokenizer strictly, with this task's device and threads.
 
     Args:
-        cache: its module and tokenizer are reused if they fit; the weights equal those of a fresh load bit for bit.
+        cache: source of a module and tokenizer to reuse; the weights equal those of a fresh load bit for bit.
 
     Raises:
-        FilesChangedError: the files are not the planned ones, also if that is why they cannot be loaded.
+        FilesChangedError: the files changed after planning; raised also if they cannot be loaded for this reason.
         CheckpointError: the files cannot be loaded.
-        UsageError: a GPU is requested and there is none.
+        UsageError: a GPU is requested, but there is none.
     """
     started = time.perf_counter()
     geometry.set_threads(resources.threads)
     devices = _devices(resources)
-    base = Path(checkpoint.base_path) if checkpoint.is_adapter else None  # its weights are not those of its files
+    base = Path(checkpoint.base_path) if checkpoint.is_adapter else None  # merged weights are in no file, so no reuse
     reuse_key = None if base else (checkpoint.config_digest, checkpoint.tokenizer_digest, recipe.dtype, *devices)
     cached = cache and cache.take(reuse_key)
     files = FileStates.now(checkpoint)
@@ -97,22 +97,22 @@ def load_checkpoint(
         model = reload_model(cached.model, *weights) if cached else load_model(*weights, base)
         tokenizer = cached.tokenizer if cached else load_tokenizer(Path(checkpoint.tokenizer_path))
     finally:
-        require_unchanged(checkpoint)  # after reading, to notice files replaced meanwhile
-    files.require_same()  # the digests are of the bytes that were read
+        require_unchanged(checkpoint)  # after reading, to detect files replaced meanwhile
+    files.require_same()  # so the checked digests are those of the bytes that were read
     tasks, processes = (1, 1) if resources.gpus else (resources.n_slots, resources.cpus)
     load_s = time.perf_counter() - started
     return LoadedCheckpoint(model, tokenizer, devices[0], load_s, tasks, processes, files, reuse_key)
 
 
 def _weight_placement(devices: list[str]) -> str | dict[str, int]:
-    """The single device, or bytes of weights allowed on each of several."""
+    """Return the device if there is only one, else the bytes of weights allowed on each device."""
     if len(devices) == 1:
         return devices[0]
     return dict(zip(devices, weight_budgets([free_bytes(device) for device in devices]), strict=True))
 
 
 def _devices(resources: Resources) -> list[str]:
-    """Devices of this task: all visible GPUs, in a local run at most `resources.gpus`."""
+    """Return the devices of this task: all visible GPUs, but in a local run at most `resources.gpus`; or the CPU."""
     if not resources.gpus:
         return ["cpu"]
     if not torch.cuda.is_available():

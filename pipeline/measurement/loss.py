@@ -12,19 +12,19 @@ from pipeline.geometry import HostCopy
 from pipeline.model import LayerStack
 from pipeline.spec import Recipe
 
-MASK_RNG_STREAM = 1  # separates the mask's random numbers from those of other choices with the recipe's seed
+MASK_RNG_STREAM = 1  # makes the mask independent of other random draws with the recipe's seed
 
 
 class Loss:
-    """Mean loss in nats per token: next-token, masked-token at the recipe's share, or none.
+    """Mean loss in nats per token: next-token loss, masked-token loss at the recipe's mask share, or none.
 
     Special tokens around a context are neither masked nor counted as predicted. Sums are exact (math.fsum), so the
     batch size does not change the result. Unit: nats/token. Error: sd / sqrt(G) over groups.
 
     Source: cross entropy of the model's own head; masked as in Devlin et al. 2019, but every masked position shows
         the mask token.
-    Bias: higher than a loss with long contexts, since the first tokens of each are predicted from little; losses of
-        different tokenizers do not compare.
+    Bias: higher than the loss on long contexts, because the first tokens of each context are predicted from few
+        tokens; losses of different tokenizers are not comparable.
     """
 
     def __init__(self, stack: LayerStack, recipe: Recipe, mask_id: int | None, n_groups: int) -> None:
@@ -36,10 +36,10 @@ class Loss:
         self._counts = [0] * n_groups
 
     def add(self, ids: Tensor, causal: Tensor | None, special: np.ndarray, group: np.ndarray) -> None:
-        """Count a batch.
+        """Add the losses of a batch.
 
         Args:
-            causal: next-token losses of its forward pass; None for an encoder, which reads the batch again, masked.
+            causal: next-token losses of the forward pass; None for an encoder, which reads the batch again with masks.
             special: True at special tokens, `[contexts, tokens]`.
             group: group of each context.
         """
@@ -56,7 +56,7 @@ class Loss:
                 self._count(context_group, part.tolist())
 
     def columns(self) -> dict[str, Any]:
-        """`loss`, `loss_se`, `loss_groups`, `loss_tokens`; null if the model has no own loss or it is not finite."""
+        """Return `loss`, `loss_se`, `loss_groups` and `loss_tokens`; null if there is no loss or it is not finite."""
         means = [
             math.fsum(sums) / count if count else None for sums, count in zip(self._sums, self._counts, strict=True)
         ]
@@ -70,7 +70,7 @@ class Loss:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Reason for a null loss; empty if there is a loss."""
+        """Flag that explains a null loss; empty if there is a loss."""
         if self._stack.loss_kind == "masked" and self._mask_id is None:
             return ("no_mask_token",)
         if self._stack.loss_kind is not None and not any(self._counts):
@@ -90,7 +90,7 @@ class Loss:
 
 
 class DelayedLoss:
-    """Adds the losses of a batch while the next batch is in flight, so that the device never waits for the host."""
+    """Adds the losses of a batch while the next batch runs, so that the device never waits for the host."""
 
     def __init__(self, loss: Loss | None) -> None:
         self._loss = loss

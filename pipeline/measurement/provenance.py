@@ -1,4 +1,4 @@
-"""Columns of a row beside the metrics: identity, text, cost and provenance; and the metadata of a cell's file."""
+"""Columns of a row other than metrics (identity, text, cost, provenance), and the metadata of a cell's file."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ RECORDED_PACKAGES = (
 
 
 def cell_columns(cell: Cell, model: Model, stack: LayerStack) -> LakeRow:
-    """Columns of identity, model and checkpoint."""
+    """Return the columns of identity, model and checkpoint."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     named = ("model", "revision", "family", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run")
     digests = ("weights_digest", "config_digest", "tokenizer_digest")
@@ -50,13 +50,13 @@ def cell_columns(cell: Cell, model: Model, stack: LayerStack) -> LakeRow:
 
 
 def text_columns(text: Contexts) -> LakeRow:
-    """Columns of the text: its size, and digests that are equal for rows measured on the same contexts."""
+    """Return the columns of the text: its size, and digests that are equal for rows measured on the same contexts."""
     digests = {"text_sha256": text.text_sha256, "contexts_digest": text.digest}
     return {**digests, "context_tokens": text.context_tokens, "n_contexts": len(text)}
 
 
 def cost_columns(device: str, batch_tokens: int, load_s: float, forward_s: float, total_s: float) -> LakeRow:
-    """Columns of cost: wall seconds of the cell, and peak memory of the process so far."""
+    """Return the columns of cost: wall seconds of the cell, and peak memory of the process so far."""
     on_gpu = device != "cpu"
     return {
         "load_s": load_s,
@@ -78,7 +78,7 @@ def build_row(about: LakeRow, state: StateSpec, layer: LakeRow, flags: Iterable[
 
 
 def file_metadata(recipe: Recipe) -> dict[str, str]:
-    """Metadata of a cell's file: resolved recipe, versions of algorithms and packages, git commit of the code."""
+    """Return the metadata of a cell's file: resolved recipe, versions of algorithms and packages, git commit."""
     return {
         "recipe": json.dumps(recipe.model_dump(mode="json")),
         "algorithms": json.dumps(ALGORITHMS),
@@ -90,12 +90,12 @@ def file_metadata(recipe: Recipe) -> dict[str, str]:
 
 
 def compute_s(rows: list[LakeRow]) -> float:
-    """Wall seconds of a cell's forward passes and metrics."""
+    """Return the wall seconds of a cell's forward passes and metrics."""
     return rows[0]["forward_s"] + sum(row["knn_s"] + row["spectrum_s"] for row in rows)
 
 
 def summarize_peaks(rows: list[LakeRow]) -> str:
-    """Short summary of a cell: the largest anisotropy and dimension over its layers."""
+    """Return a short summary of a cell: the largest anisotropy and dimension over its layers."""
     columns = {"anisotropy": "anisotropy", "ID": "id_twonn"}
     values = {title: [row[name] for row in rows if row[name] is not None] for title, name in columns.items()}
     return ", ".join(f"{title} up to {max(found):.2f}" for title, found in values.items() if found)
@@ -110,7 +110,7 @@ def _version(name: str) -> str | None:
 
 @cache
 def _code() -> dict[str, str]:
-    """Git commit of this code and whether the checkout is modified; empty outside a checkout."""
+    """Return the git commit of this code and whether the checkout is modified; empty outside a checkout."""
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)

@@ -1,6 +1,6 @@
-"""Sampler between model and geometry: copies the sampled rows of each hidden state and nothing else.
+"""Sampler between model and geometry: copies only the sampled rows of each hidden state.
 
-Apart from `measure`, because tests on GPUs replace it to prove that a pass never synchronises.
+Separate from `measure`, because GPU tests replace the sampler to show that a pass never synchronises.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ from pipeline.geometry import MomentStream, PilotStream, PointCloud, SinkStream,
 
 
 class HiddenStateSampler:
-    """Passes each layer's moment rows to the stream and its kept rows to its point cloud.
+    """Passes each layer's moment rows to the stream, and its kept rows to its point cloud.
 
     Args:
-        layers: layers of the stream, in its order; hidden states of other layers are ignored.
+        layers: layers of the stream, in the stream's order; hidden states of other layers are ignored.
         clouds: point clouds by layer.
-        compared: clouds of the tokens of similarity records by layer; empty if no records are wanted.
+        compared: by layer, point clouds of the tokens of similarity records; empty if no records are wanted.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class HiddenStateSampler:
         self._slots = {layer: slot for slot, layer in enumerate(layers)}
 
     def begin_batch(self, batch: Batch) -> None:
-        """Start a batch: the following states belong to it."""
+        """Start a batch, to which the following states belong."""
         self._batch = batch
         self._moments = to_device(torch.from_numpy(batch.moment_rows), self._device)
         self._kept = to_device(torch.from_numpy(batch.kept_rows), self._device)
         self._compared = to_device(torch.from_numpy(batch.compared_rows), self._device)
 
     def add_states(self, layer: int, hidden: Float[Tensor, "contexts tokens dim"]) -> None:
-        """Take the hidden states of `layer` for all contexts of the batch."""
+        """Add the hidden states of `layer` for all contexts of the batch."""
         if layer not in self._slots:
             return
         batch, rows = self._batch, hidden.flatten(0, 1)
@@ -53,6 +53,6 @@ class HiddenStateSampler:
             self._compared_clouds[layer].append(rows[self._compared])
 
     def end_batch(self) -> None:
-        """End a batch, once every layer has been added."""
+        """End a batch after every layer has been added."""
         batch = self._batch
         self._stream.end_batch(torch.from_numpy(batch.moment_first), torch.from_numpy(batch.moment_group))

@@ -1,4 +1,4 @@
-"""Similarity records of one cell: rows of the record file, from the states of the compared tokens of each layer."""
+"""Similarity records of one cell: rows of the record file, computed from the states of compared tokens per layer."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,9 +19,9 @@ RecordRow = dict[str, Any]
 
 
 class SimilarityRecorder:
-    """Makes the record of each layer as soon as its states are there, and marks the sinks at the end.
+    """Makes the record of each layer as soon as its states are added, and marks the sinks at the end.
 
-    A compared token is a sink by the rule of the cell: its norm exceeds `sink_multiple` pilot norms in a block.
+    A compared token is a sink by the cell's rule: its norm exceeds `sink_multiple` pilot norms in any block.
     """
 
     def __init__(self, settings: Similarity, text: Contexts, cell: Cell, states: Sequence[StateSpec]) -> None:
@@ -30,7 +30,7 @@ class SimilarityRecorder:
         self._sinks = np.zeros(text.n_compared, bool)
 
     def add(self, layer: int, cloud: PointCloud, pilot_norm: float) -> None:
-        """Add the compared states of one layer, whose pilot norm is that of its moments."""
+        """Add the states of one layer at the compared tokens; `pilot_norm` is the layer's, from its moments."""
         state = next(state for state in self._states if state.layer == layer)
         with torch.inference_mode():
             self._records[layer] = record_layer(cloud.points, self._settings, self._cell.recipe.seed)
@@ -39,7 +39,7 @@ class SimilarityRecorder:
                 self._sinks |= long.cpu().numpy()
 
     def rows(self) -> list[RecordRow]:
-        """Rows of the record file, in layer order."""
+        """Return the rows of the record file, in layer order."""
         cell, text = self._cell, self._text
         checkpoint = cell.checkpoint
         about = {
@@ -64,7 +64,7 @@ class SimilarityRecorder:
 
 
 def needed_batches(text: Contexts, batch_tokens: int, stream: PilotStream) -> Iterator[Batch]:
-    """Batches of a pass for similarity records alone: the first ones, for the pilot norms, and those of the tokens."""
+    """Yield the batches that similarity records need: the first ones, for pilot norms, and all with compared tokens."""
     for batch in text.iter_batches(batch_tokens):
         if stream.is_due or len(batch.compared_rows):
             yield batch

@@ -1,7 +1,7 @@
 """LoRA adapters merged into a model in float32: W + scale * B @ A, as peft merges them, without peft.
 
-A parameter that the adapter changes gets memory of its own. So a head that is tied to the embedding stays as it was if
-the adapter changes the embedding alone, as in training, unless the adapter says `ensure_weight_tying`.
+A parameter that the adapter changes gets its own memory. If the adapter changes only the embedding, a head tied to the
+embedding therefore keeps its values, as in training, unless the adapter sets `ensure_weight_tying`.
 """
 
 import math
@@ -24,10 +24,10 @@ from pipeline.model.weight_files import open_weights, read_json_object
 from pipeline.model.weight_names import WRAPPER_SEGMENTS
 
 PREFIX = re.compile(r"^(module\.)?base_model\.model\.")
-"""Beginning of the names in an adapter: the wrappers of peft around the model."""
+"""Prefix of tensor names in an adapter, from peft's wrappers around the model."""
 LORA_NAME = re.compile(r"(.+)\.(lora_(?:A|B|embedding_A|embedding_B)(?:\.default)?(?:\.weight|\.bias)?)")
 SAVED_SEGMENT = re.compile(r"\.(base_layer|modules_to_save(\.default)?)(?=\.)")
-"""Segments in the names of tensors that replace those of the model."""
+"""Name segments that mark whole tensors, which replace tensors of the model."""
 
 
 class Adapter(NamedTuple):
@@ -36,16 +36,16 @@ class Adapter(NamedTuple):
     folder: Path
     config: dict[str, Any]
     pairs: dict[str, dict[str, Tensor]]
-    """By the name of a module in the model: its tensors A, B and the bias of B."""
+    """Tensors A, B and bias of B, by the name of the module that they change."""
     replaced: dict[str, Tensor]
-    """Whole tensors that replace those of the model, such as a head in `modules_to_save`."""
+    """Whole tensors that replace tensors of the model, such as a head in `modules_to_save`."""
 
     @property
     def asked(self) -> str:
         return f"adapter {self.folder}"
 
     def scale(self, module: str, a: Tensor) -> float:
-        """Return the factor of B @ A; `rank_pattern` and `alpha_pattern` are matched as peft does."""
+        """Return the factor of B @ A; `rank_pattern` and `alpha_pattern` are matched as in peft."""
         rank = _lookup(self.config.get("rank_pattern"), module, self.config["r"])
         if rank != a.shape[0]:
             raise ValueError(f"the rank of {module} is {rank}, but tensor A has {a.shape[0]} rows")
@@ -57,7 +57,7 @@ def read_adapter(folder: Path) -> Adapter:
     """Read the adapter in a folder.
 
     Raises:
-        CheckpointError: it is not a plain LoRA, or its files are damaged.
+        CheckpointError: the adapter is not a plain LoRA, or its files are damaged.
     """
     name = find_adapter_weights(LocalFolder(folder))
     config = read_json_object(folder / ADAPTER_CONFIG)
@@ -74,27 +74,27 @@ def read_adapter(folder: Path) -> Adapter:
 def load_with_adapter(
     adapter: Adapter, load: Callable[[torch.dtype], tuple[Any, dict[str, Any]]], dtype: torch.dtype
 ) -> tuple[Any, dict[str, Any]]:
-    """Return the base model in `dtype` with the merged adapter, and the report of its loading.
+    """Return the base model in `dtype` with the adapter merged, and the loading report of transformers.
 
     Args:
-        load: loads the base model in a dtype; called for float32, and again for another dtype.
+        load: loads the base model in a given dtype; called with float32, and again with `dtype` if it differs.
     """
     module, info = load(torch.float32)
     with torch.no_grad():
         values, unexpected = merge_adapter(adapter, module, module.base_model_prefix)
     if dtype != torch.float32:
-        del module  # frees its memory; the values hold what the adapter changes
+        del module  # frees its memory; `values` has all changed parameters
         module, info = load(dtype)
     assign_weights(module, values, tie=adapter.config.get("ensure_weight_tying") is True)
     return module, {**info, "unexpected_keys": {*info["unexpected_keys"], *unexpected}}
 
 
 def merge_adapter(adapter: Adapter, module: nn.Module, base_prefix: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the float32 values of the parameters that the adapter changes, and its tensors that `module` lacks.
+    """Return the float32 values of the parameters that the adapter changes, and names of its tensors without a target.
 
     Args:
-        module: base model in float32, which stays as it is.
-        base_prefix: name of the body in the module, which an adapter of the body alone leaves out.
+        module: base model in float32; it is not modified.
+        base_prefix: name of the body in the module; an adapter trained on the body alone omits this prefix.
 
     Raises:
         CheckpointError: a tensor does not fit the base model.
@@ -114,7 +114,7 @@ def merge_adapter(adapter: Adapter, module: nn.Module, base_prefix: str) -> tupl
 
 
 def assign_weights(module: Any, values: dict[str, Tensor], tie: bool) -> None:
-    """Give parameters new values, cast to their dtype; with `tie` those tied by the config get equal ones."""
+    """Assign new values, cast to each parameter's dtype; with `tie`, tie the parameters that the config ties."""
     for name, value in values.items():
         owner, _, last = name.rpartition(".")
         parent, old = module.get_submodule(owner), module.state_dict()[name]
@@ -145,12 +145,12 @@ def _sort_tensors(folder: Path, stored: dict[str, Tensor]) -> tuple[dict[str, di
 
 
 def _deltas(adapter: Adapter, module: nn.Module, base_prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and change of each parameter: of weights scale * B @ A, and of biases that of B."""
+    """Yield name and change of each parameter: scale * B @ A for weights, scale * the bias of B for biases."""
     modules = dict(module.named_modules())
     for path, parts in adapter.pairs.items():
         if (name := _find(path, modules, base_prefix)) is None:
             found = f"its tensors change {path!r}, and the base model has no such module"
-            raise CheckpointError(adapter.asked, found, "Set base to the model that it was trained on")
+            raise CheckpointError(adapter.asked, found, "Set base to the model that the adapter was trained on")
         kind = modules[name]
         if not isinstance(kind, (nn.Linear, Conv1D, nn.Embedding)):
             found = f"it changes {path!r}, a {type(kind).__name__}, and only linear layers and embeddings can be merged"
@@ -158,13 +158,13 @@ def _deltas(adapter: Adapter, module: nn.Module, base_prefix: str) -> Iterator[t
         first = "embedding_" if isinstance(kind, nn.Embedding) else ""
         a, b = parts[f"{first}A"], parts[f"{first}B"]
         delta = b @ a * (scale := adapter.scale(path, a))
-        yield f"{name}.weight", delta if isinstance(kind, nn.Linear) else delta.T  # the others store the transpose
+        yield f"{name}.weight", delta if isinstance(kind, nn.Linear) else delta.T  # others store the transpose
         if "B.bias" in parts:
             yield f"{name}.bias", parts["B.bias"] * scale
 
 
 def _find(name: str, known: dict[str, Any], base_prefix: str) -> str | None:
-    """Return the name in the module: with or without the prefix of the body, which depends on the class trained."""
+    """Return the matching name in the module, with or without the body's prefix: it depends on the trained class."""
     names = (name, f"{base_prefix}.{name}", name.removeprefix(f"{base_prefix}."))
     return next((candidate for candidate in names if candidate in known), None)
 
@@ -172,10 +172,10 @@ def _find(name: str, known: dict[str, Any], base_prefix: str) -> str | None:
 def _fitting(adapter: Adapter, name: str, value: Tensor, old: Tensor) -> Tensor:
     if value.shape != old.shape:
         found = f"its change of {name!r} has shape {tuple(value.shape)}, and the base model {tuple(old.shape)}"
-        raise CheckpointError(adapter.asked, found, "Set base to the model that it was trained on")
+        raise CheckpointError(adapter.asked, found, "Set base to the model that the adapter was trained on")
     return value
 
 
 def _lookup(pattern: Any, module: str, default: Any) -> Any:
-    """Return the value of the first key that is a regular expression for the end of a module's name."""
+    """Return the value of the first key that, as a regular expression, matches the end of a module's name."""
     return next((value for key, value in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", module)), default)

@@ -17,7 +17,7 @@ class HookPoints(NamedTuple):
     entry: nn.Module
     """Module whose first input is the embedding state."""
     exits: tuple[nn.Module, ...]
-    """Modules whose n-th output, counted over all of them, is the state of layer n; ALBERT runs one module L times."""
+    """Modules whose outputs, in the order of a forward pass, are the states of layers 1..L; ALBERT runs one L times."""
 
 
 def find_body(module: PreTrainedModel, kind: ModelKind) -> nn.Module:
@@ -28,7 +28,7 @@ def find_body(module: PreTrainedModel, kind: ModelKind) -> nn.Module:
     if kind == "encoder" and module.config.get_text_config() is module.config:
         return base
     body = base.get_decoder()  # OPT: inside the base model
-    return body.model if body.get_output_embeddings() is not None else body  # Llama 4: the part has a head of its own
+    return body.model if body.get_output_embeddings() is not None else body  # Llama 4: the text part has its own head
 
 
 def count_layers(body: nn.Module, kind: ModelKind) -> int:
@@ -61,15 +61,15 @@ def find_block_lists(body: nn.Module, n_layers: int) -> list[nn.ModuleList]:
 
 
 def find_block_list(body: nn.Module, n_layers: int) -> nn.ModuleList:
-    """Return the outermost list of `n_layers` modules in `body`; raises as `find_block_lists`."""
+    """Return the outermost list of `n_layers` modules in `body`; raises the errors of `find_block_lists`."""
     return find_block_lists(body, n_layers)[0]
 
 
 def list_hook_points(body: nn.Module, n_layers: int) -> list[HookPoints]:
-    """Return the modules at which states may enter and leave the blocks, the most likely first.
+    """Return candidate modules at which states enter and leave the blocks, the most likely first.
 
-    XLM has no module that is a block, but a list for each part of all blocks: the states enter the first list, and
-    those of its second norms are the states between blocks. Raises as `find_block_lists`.
+    XLM has no block modules, but one list per part (attention, norm, ...) of all blocks: states enter at the first
+    list and leave at the list of second norms. Raises the errors of `find_block_lists`.
     """
     lists = find_block_lists(body, n_layers)
     entry = lists[0][0]
@@ -87,7 +87,7 @@ def find_hook_points(body: nn.Module, n_layers: int) -> HookPoints:
 def record_input_norms(blocks: nn.ModuleList) -> Iterator[list[nn.Module | None]]:
     """Yield a list that a forward pass fills: for each block that runs, the norm that reads the block's input.
 
-    None for a block without one, as in post-norm models. A norm is a module whose class name contains "norm".
+    The entry is None for a block without input norm (post-norm). A norm is a module whose class name contains "norm".
     """
     norms: list[nn.Module | None] = []
     entered: list[Tensor] = []
@@ -118,7 +118,7 @@ def blocks_error(body: nn.Module, found: str) -> CheckpointError:
 
 @contextmanager
 def capture_states(blocks: HookPoints, capture: Callable[[int, Tensor], None], home: torch.device) -> Iterator[None]:
-    """Call `capture(layer, state)` on device `home` for layers 0..L during forward passes; hooks end on exit."""
+    """Call `capture(layer, state)` for layers 0..L during one forward pass, states on device `home`; unhook on exit."""
     layers = itertools.count()
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -21,12 +21,12 @@ RUNTIME_FIELDS = {
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
     *("fusion_config", "kernel_config", "use_kernels", "configuration_files", "transformers_weights"),
 }
-"""Fields that change no weight: the form of the output, the kernels, and names of other files to read. All are ignored,
-so that the numbers depend neither on installed packages nor on files without a checksum."""
+"""Fields that change no weight: output form, kernels, and names of other files to read. They are ignored, so that
+results depend neither on installed packages nor on files without a checksum."""
 TEXT_INPUTS = ("input_ids", "inputs")
-"""Names that models give their first input if it is a text."""
+"""Names of the first input of models that read text."""
 FLOAT_KEY = "__float__"
-"""Key of a number that JSON lacks, as transformers writes it: {"__float__": "Infinity"}."""
+"""Key under which transformers writes numbers that JSON lacks: {"__float__": "Infinity"}."""
 ALWAYS_DEQUANTISED = "mxfp4"
 """Quantisation that transformers unpacks without any other package."""
 
@@ -44,7 +44,7 @@ def read_kinds(folder: Path, raw: dict[str, Any]) -> tuple[ModelKind, ...]:
 
 
 def check_fields(folder: Path, raw: dict[str, Any]) -> None:
-    """Raise CheckpointError for values of config.json that transformers takes without a check."""
+    """Raise CheckpointError for invalid values of config.json that transformers does not check."""
     names = raw.get("architectures")
     wrong = {} if names is None or _is_list_of_text(names) else {"architectures": "not a list of class names"}
     counts = {name: value for name, value in raw.items() if COUNT_FIELDS.fullmatch(name) and isinstance(value, int)}
@@ -92,7 +92,7 @@ def find_class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def _without_runtime_fields(value: Any) -> Any:
-    """Return a copy without RUNTIME_FIELDS, also in nested configs, and request that weights be dequantised."""
+    """Return a copy without RUNTIME_FIELDS, at any depth, that asks transformers to dequantise weights."""
     if isinstance(value, list):
         return [_without_runtime_fields(inner) for inner in value]
     if not isinstance(value, dict):
@@ -106,7 +106,7 @@ def _without_runtime_fields(value: Any) -> Any:
 
 
 def _check_quantisation(folder: Path, raw: dict[str, Any]) -> None:
-    """Raise CheckpointError for quantised weights: what is computed from them depends on the installed kernels."""
+    """Raise CheckpointError for quantised weights, because results would depend on the installed kernels."""
     for part in (raw, *(value for value in raw.values() if isinstance(value, dict))):
         found = part.get("quantization_config") or part.get("compression_config")
         method = found.get("quant_method") if isinstance(found, dict) else found

@@ -1,4 +1,4 @@
-"""Errors of transformers, tokenizers and torch for files that describe no model or tokenizer, as CheckpointError."""
+"""Conversion of errors that transformers, tokenizers and torch raise for invalid files to CheckpointError."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from pipeline.errors import CheckpointError, ShapelakeError
 
 MACHINE_FAULTS = (MemoryError, torch.OutOfMemoryError, torch.AcceleratorError)
 MACHINE_FAULT_TEXT = re.compile("CUDA|cuDNN|CUBLAS|allocate")
-"""Part of the message of a RuntimeError of the device or of an allocator, which no file causes."""
+"""Parts of RuntimeError messages from the device or an allocator; such errors are not caused by files."""
 FIELD_TYPES: dict[str, tuple[type, ...]] = {
     ".*_token": (str, dict),
     "model_max_length": (int, float),
@@ -28,14 +28,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 
 @contextmanager
 def as_checkpoint_error(asked: str, found: str | Callable[[], str], do: str) -> Iterator[None]:
-    """Raise an error that the files cause as a CheckpointError; `found` is followed by the error in brackets.
+    """Convert an error that the files cause to a CheckpointError: `found`, then the error's text in brackets.
 
-    A function as `found` is called only after an error.
+    If `found` is a function, it is called only after an error.
     Errors of the machine (memory, device, file system) and interrupts pass unchanged.
     """
     try:
         yield
-    except BaseException as error:  # a panic of tokenizers is no Exception
+    except BaseException as error:  # a panic of tokenizers is not an Exception
         if not _is_caused_by_files(error):
             raise
         text = " ".join(str(error).partition("Exception raised from")[0].split())[:300]  # torch adds a C++ stack trace
@@ -44,7 +44,7 @@ def as_checkpoint_error(asked: str, found: str | Callable[[], str], do: str) -> 
 
 
 def describe_bad_tokenizer_field(folder: Path) -> str:
-    """Return the first file of the tokenizer that has an invalid form, with its field; empty if none is known to."""
+    """Describe the first invalid tokenizer file, with the invalid field; empty if no known defect is found."""
     for path in (folder / name for name in TOKENIZER_FILES if (folder / name).exists()):
         try:
             content = json.loads(path.read_text())
@@ -60,7 +60,7 @@ def describe_bad_tokenizer_field(folder: Path) -> str:
 
 def _is_caused_by_files(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return error.errno is None  # transformers raises it for an invalid file, the system always with a number
+        return error.errno is None  # without errno it is from transformers, for an invalid file
     if isinstance(error, (ShapelakeError, *MACHINE_FAULTS)):
         return False
     if isinstance(error, RuntimeError) and MACHINE_FAULT_TEXT.search(str(error)):
@@ -69,7 +69,7 @@ def _is_caused_by_files(error: BaseException) -> bool:
 
 
 def _is_valid(name: str, value: Any, others: tuple[type, ...]) -> bool:
-    """Check the type of a field, for an unknown one against `others`."""
+    """Return True if a field has a valid type; an unknown field may have the types `others`."""
     expected = next((types for pattern, types in FIELD_TYPES.items() if re.fullmatch(pattern, name)), others)
     if value is None or expected == (object,):
         return True
@@ -81,7 +81,7 @@ def _is_valid(name: str, value: Any, others: tuple[type, ...]) -> bool:
 
 
 def _is_valid_token(token: Any) -> bool:
-    """Check an added token: text, or an object whose content is text and whose other fields are flags."""
+    """Return True for a valid added token: text, or an object whose content is text and other fields are flags."""
     if not isinstance(token, dict):
         return isinstance(token, str)
     flags = [value for name, value in token.items() if name not in ("content", "__type", "id")]

@@ -25,7 +25,7 @@ from pipeline.model.verification import agrees_with_own_states, require_directio
 from pipeline.spec import ModelKind
 
 CaptureCallback = Callable[[int, Tensor], None]
-"""Callback for a layer index and its hidden states [contexts, tokens, dim], which are valid during the call only."""
+"""Callback for a layer index and its hidden states [contexts, tokens, dim], which are valid only during the call."""
 
 
 class StateSpec(NamedTuple):
@@ -43,7 +43,7 @@ class LayerStack:
     """One stack of blocks: a decoder, an encoder, or either half of an encoder-decoder.
 
     Contexts of one call have equal length and no padding. Elementwise kernels round differently in the body and the
-    tail of a SIMD loop, so the last digits of a context depend on the contexts of the same call. CheckpointError is
+    tail of a SIMD loop, so the last digits of a state depend on the other contexts of the same call. CheckpointError is
     raised if the blocks cannot be found or do not return [contexts, tokens, dim].
     """
 
@@ -57,7 +57,7 @@ class LayerStack:
 
     @property
     def loss_kind(self) -> Literal["causal", "masked"] | None:
-        """Kind of the model's own loss: from `forward_and_capture` if causal, from `masked_token_losses` if masked."""
+        """Kind of the model's own loss: causal (see `forward_and_capture`), masked (`masked_token_losses`) or none."""
         if self._module.get_output_embeddings() is None:
             return None
         own: dict[ModelKind, Literal["causal", "masked"]] = {"decoder": "causal", "encoder": "masked"}
@@ -67,21 +67,21 @@ class LayerStack:
     def flags(self) -> tuple[str, ...]:
         """`no_own_loss` if plain text does not define the training loss.
 
-        So for either half of an encoder-decoder (span corruption), and for a class of the other direction than the
-        model, such as a causal class that reads both directions.
+        This is the case for both halves of an encoder-decoder (span corruption), and for a class whose loss does not
+        match the model's attention, such as a causal class with bidirectional attention.
         """
         has_head = self._module.get_output_embeddings() is not None
         return ("no_own_loss",) if self.kind.startswith("encdec") or (has_head and self.loss_kind is None) else ()
 
     @property
     def _class_kind(self) -> ModelKind:
-        """Kind that the model class implies; its config is ignored."""
+        """Kind that the name of the model class implies; the config is ignored."""
         return "encoder" if type(self._module).__name__.endswith(MASKED_CLASS_SUFFIXES) else "decoder"
 
     def read_by_next_block(self, layer: int) -> Callable[[Tensor], Tensor] | None:
-        """Return the map from states `[rows, dim]` of a layer to what the next block reads: its input norm.
+        """Return the input norm of the block after `layer`, as a map of states `[rows, dim]`; None if no block follows.
 
-        The identity if the next block has no input norm (post-norm models); None if no block follows.
+        If that block has no input norm (post-norm models), the map is the identity.
         """
         if layer >= min(self.n_layers, len(self._input_norms)):
             return None
@@ -99,7 +99,7 @@ class LayerStack:
         The decoder of an encoder-decoder reads the context shifted right by one, so position i predicts token i.
 
         Returns:
-            Causal loss in nats, float32, of tokens 1.. of each context; None without a causal head.
+            Causal loss in nats, float32, of tokens 1, 2, ... of each context; None without a causal head.
         """
         ids = ids.to(self._module.device, torch.long)
         with torch.inference_mode():
@@ -139,7 +139,7 @@ class LayerStack:
         return self._body(input_ids=shifted, encoder_hidden_states=context, **options)
 
     def _probe(self) -> tuple[StateSpec, ...]:
-        """Return the specs of all states, found by a forward pass over a few tokens; chooses the modules to hook."""
+        """Choose the modules to hook by a forward pass over a few tokens, and return the specs of all states."""
         ids = sample_ids(self._module.config, self._module.device)
         with torch.inference_mode(), record_input_norms(find_block_list(self._body, self.n_layers)) as norms:
             self._blocks, states, final = self._find_own_states(ids)
@@ -154,10 +154,10 @@ class LayerStack:
         )
 
     def _find_own_states(self, ids: Tensor) -> tuple[HookPoints, list[Tensor], Tensor]:
-        """Return the first hook points whose states are the model's own, with these states and the final one.
+        """Return the first hook points whose states equal the model's own, these states, and the final state.
 
         Raises:
-            CheckpointError: there are none, or the states are not [contexts, tokens, dim].
+            CheckpointError: no hook points match, or the states are not [contexts, tokens, dim].
         """
         reasons = []
         for points in list_hook_points(self._body, self.n_layers):
@@ -167,23 +167,23 @@ class LayerStack:
             elif any(hidden.shape[:2] != ids.shape for hidden in states):
                 reasons.append("the output of its blocks is not [contexts, tokens, dim]")
             elif not agrees_with_own_states(states, output.last_hidden_state, output.get("hidden_states")):
-                reasons.append("the output of its blocks is not what it gives as its own hidden states")
+                reasons.append("the outputs of its blocks differ from the hidden states that it returns")
             else:
                 return points, states, output.last_hidden_state
         raise blocks_error(self._body, reasons[0])
 
     def verify(self) -> None:
-        """Compare what the kind says with what the model does on a few tokens; CheckpointError if they differ.
+        """Check on a few tokens that the model behaves as its kind says; raise CheckpointError if not.
 
-        The first token of a causal stack sees no later one, that of an encoder does, and the head on the final state
-        gives the model's own logits.
+        The first token must not see later tokens in a causal stack and must see them in an encoder, and the head
+        applied to the final state must give the model's own logits.
         """
         ids = sample_ids(self._module.config, self._module.device)
         others = torch.cat([ids[:, :1], ids[:, 1:].flip(1).roll(1, 1)], dim=1)
         with torch.inference_mode():
             (states, output), (changed, _) = (self._states(self._blocks, tokens) for tokens in (ids, others))
             states, changed = states[1:], changed[1:]
-            if self.kind != "encdec-decoder":  # it sees all of the text through the encoder
+            if self.kind != "encdec-decoder":  # this decoder sees the whole text through the encoder
                 require_direction(self._body, self.kind == "decoder", states, changed)
             if self.loss_kind is not None:
                 ours = head_logits(self._module, self._body, output, output.last_hidden_state[0])

@@ -1,4 +1,4 @@
-"""Strict loading: the class named in config.json, an explicit dtype, all weights of the body present and finite."""
+"""Strict loading: class from config.json, explicit dtype, and all weights of the body present and finite."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,14 +31,14 @@ class Model:
     """Module, with its head if the weight files contain one."""
     stacks: dict[ModelKind, LayerStack]
     flags: tuple[str, ...]
-    """`no_lm_head`; `unexpected_keys` with `unexpected_keys:NAME` for the first three names."""
+    """`no_lm_head` if there is no head; `unexpected_keys`, and `unexpected_keys:NAME` for the first three names."""
     unexpected_keys: tuple[str, ...]
-    """Tensors of the files that the class does not use."""
+    """Names of tensors in the files that the class does not use."""
     weight_targets: WeightTargets | None = None
-    """Module tensor of each file tensor, for `reload_model`; None if unknown or if loading transformed tensors."""
+    """Module tensor of each file tensor, for `reload_model`; None if unknown, or if loading changes tensors."""
 
     def stack(self, kind: ModelKind) -> LayerStack:
-        """Return the stack of a kind, one of two for an encoder-decoder; CheckpointError if the model has none."""
+        """Return the stack of a kind; an encoder-decoder has two. CheckpointError if the model has no such stack."""
         if kind not in self.stacks:
             has = ", ".join(self.stacks)
             raise CheckpointError(f"{kind} of {type(self.module).__name__}", f"it has only {has}", f"Ask for {has}")
@@ -50,7 +50,7 @@ class Model:
 
     @property
     def n_params(self) -> int:
-        """Number of parameters, shared ones counted once."""
+        """Number of parameters; shared parameters count once."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     @property
@@ -86,10 +86,10 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity, base: Pat
     """Load a checkpoint in evaluation mode, without key-value cache, remote code and (process-wide) TF32.
 
     Args:
-        folder: contains config.json and the weights, or with `base` a LoRA adapter; nothing is downloaded.
+        folder: folder with config.json and the weights or, with `base`, a LoRA adapter; nothing is downloaded.
         dtype: float32, bfloat16, float16, or auto (float32 up to 1.5B parameters, bfloat16 above).
         device: a torch device, or the bytes for weights per device; the first device holds inputs and outputs.
-        base: folder of the model that the adapter is merged into, in float32, before the cast to `dtype`.
+        base: folder of the model into which the adapter is merged, in float32, before the cast to `dtype`.
 
     Raises:
         CheckpointError: files are missing or truncated, transformers lacks the class, a tensor of the body is missing,
@@ -105,7 +105,7 @@ def load_model(folder: Path, dtype: str, device: str | WeightCapacity, base: Pat
     module.to(device) if isinstance(device, str) else distribute_blocks(module, kinds, device)
     _copy_mapped_weights(module)
     ignored = () if base or find_adapter_weights(LocalFolder(folder)) is None else ("adapter_ignored",)
-    found = f"{type(module).__name__} cannot be run on a text alone, as config.json has it"
+    found = f"{type(module).__name__} cannot be run on text alone as configured in config.json"
     do = "Fix config.json if it does not describe these weights; otherwise leave this model out"
     with as_checkpoint_error(f"checkpoint {folder}", found, do):
         stacks: dict[ModelKind, LayerStack] = {kind: LayerStack(module, kind) for kind in kinds}
@@ -124,7 +124,7 @@ def _flags(built: BuiltModule) -> tuple[str, ...]:
 
 
 def check_finite(folder: Path, module: nn.Module, base: Path | None = None) -> None:
-    """Raise CheckpointError if weights contain NaN or infinity, which the files or the cast to the dtype may cause."""
+    """Raise CheckpointError if weights contain NaN or infinity, from the files or from the cast to the dtype."""
     bad = {name: tensor.dtype for name, tensor in module.state_dict().items() if not _finite(tensor)}
     if not bad:
         return
@@ -145,14 +145,14 @@ def _stored_tensors(folder: Path, base: Path | None) -> Iterator[Tensor]:
 
 
 def _copy_mapped_weights(module: nn.Module) -> None:
-    """Copy weights on the CPU out of the mapped files: a later write to a file would otherwise change them."""
+    """Copy CPU weights out of the memory-mapped files, so that a later write to a file cannot change them."""
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.device.type == "cpu":
             tensor.data = tensor.data.clone()
 
 
 def _finite(tensor: Tensor) -> bool:
-    # NaN and infinity show in the extremes, which needs no mask of the tensor's size.
+    # NaN and infinity show in minimum and maximum, which need no mask of the tensor's size.
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
     return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(tensor))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 LOGITS_PER_CHUNK = {"cpu": 2**24, "cuda": 2**27}
-"""Logits per chunk, about 10 bytes each with temporaries: 1.3 GB on a GPU, where smaller chunks would wait for the
-host."""
+"""Logits per chunk, by device. With temporaries a logit takes about 10 bytes, so a chunk takes 1.3 GB on a GPU; with
+smaller chunks the GPU would wait for the host."""
 
 
 def token_losses(
@@ -25,9 +25,9 @@ def token_losses(
 ) -> Float[Tensor, " tokens"]:
     """Return the cross entropy in nats of each target under the head of `module`, from float32 logits, in chunks.
 
-    The head is the class's own path from the last hidden state to the logits, including a transform, bias, scaling or
-    soft-capping: `module` runs with its `body` patched to return `output`, its earlier result, with `hidden` as the
-    last hidden state. Not thread-safe.
+    The head is the class's own code from the last hidden state to the logits, including a transform, bias, scaling or
+    soft-capping: `module` runs with its `body` patched to return its earlier result `output`, with `hidden` in place of
+    the last hidden state. Not thread-safe.
     """
     size = max(LOGITS_PER_CHUNK[hidden.device.type] // module.config.get_text_config().vocab_size, 1)
     losses = [
@@ -52,4 +52,4 @@ def _replaying(body: nn.Module, output: Any, hidden: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        del body.forward  # uncovers the method of the class
+        del body.forward  # restores the method of the class

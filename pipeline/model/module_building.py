@@ -1,4 +1,4 @@
-"""A module of transformers, built from config.json and filled with the tensors of the weight files."""
+"""Construction of a transformers module from config.json and the tensors of the weight files."""
 
 import os
 import re
@@ -25,13 +25,13 @@ transformers.logging.disable_progress_bar()
 
 
 class BuiltModule(NamedTuple):
-    """Module with the weights of its files on the CPU."""
+    """Module on the CPU, with the weights of its files."""
 
     module: Any
     """PreTrainedModel: with its head if the weight files contain one, else its body."""
     kinds: tuple[ModelKind, ...]
     unexpected_keys: tuple[str, ...]
-    """Tensors of the files that the class does not use."""
+    """Names of tensors in the files that the class does not use."""
     flags: tuple[str, ...]
     """Flags of the weight files."""
 
@@ -68,8 +68,8 @@ def _from_pretrained(
 ) -> tuple[Any, dict[str, Any]]:
     """Return the module, with random weights for missing tensors, and the report of missing tensors.
 
-    Only the tensors in `weights` are read: given a folder, transformers would also apply an adapter in it, or read
-    files that config.json names, some of them only if other packages are installed.
+    Only the tensors in `weights` are read. Given a folder instead, transformers would also apply an adapter in it, or
+    read files named in config.json, some of them only if other packages are installed.
     """
     loaded: Any = cls.from_pretrained(
         None,
@@ -77,7 +77,7 @@ def _from_pretrained(
         dtype=dtype,
         state_dict=weights.state_dict,
         local_files_only=True,
-        ignore_mismatched_sizes=True,  # reported by name instead
+        ignore_mismatched_sizes=True,  # `_check_keys_head_missing` reports them by name
         output_loading_info=True,
     )
     return loaded

@@ -12,7 +12,7 @@ from pipeline.model.blocks import count_layers, find_block_list, find_body, find
 from pipeline.spec import ModelKind
 
 WeightCapacity = Mapping[str, int]
-"""Bytes available for weights, by device. The first device is home: embeddings, norms, heads and captured states."""
+"""Bytes available for weights, by device. The first device (home) has embeddings, norms, heads and captured states."""
 
 
 def distribute_blocks(module: PreTrainedModel, kinds: Sequence[ModelKind], room: WeightCapacity) -> None:
@@ -89,7 +89,7 @@ def _bring_inputs(part: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
 
 
 def move_tensors(value: Any, device: torch.device | str) -> Any:
-    """Return `value` with all tensors in nested tuples, lists and dicts moved to the device; the rest unchanged."""
+    """Return `value` with all tensors in nested tuples, lists and dicts moved to the device."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, dict):
@@ -100,6 +100,6 @@ def move_tensors(value: Any, device: torch.device | str) -> Any:
 
 
 def _bytes(module: nn.Module) -> int:
-    """Return the bytes of parameters and buffers, tied ones counted once."""
+    """Return the bytes of parameters and buffers; tied tensors count once."""
     tensors = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,4 +1,4 @@
-"""Tiny random checkpoint, to prove that a machine can load and run a model at all."""
+"""Tiny random checkpoint, with which the canary task tests that a machine can load and run a model."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tokenizer loaded from a local folder; special tokens only on request."""
+"""Tokenizer loaded from a local folder; adds special tokens only on request."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,27 +12,27 @@ from pipeline.errors import CheckpointError
 from pipeline.model.file_errors import as_checkpoint_error, describe_bad_tokenizer_field
 
 ROUND_TRIP_TEXT = "Hello, world! It's 3.14  (caf\u00e9 na\u00efve);\n\tx = 'y' \u6771\u4eac \u03b1\u03b2"
-"""Text that lower-casing, Unicode normalisation, lost spaces or unknown characters change."""
+"""Text that does not survive lower-casing, Unicode normalisation, lost spaces or unknown characters."""
 CONVERTER_PACKAGES = ("sentencepiece", "tiktoken")
-"""Packages that read *.model files, without which transformers names the wrong one."""
+"""Packages that read *.model files; if they are missing, the error of transformers names the wrong package."""
 PLAIN_ENCODING = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
 
 
 class Tokenizer:
-    """Tokenizer without special tokens, except in `encode_with_special_tokens`: `<s>` in a text is plain text."""
+    """Tokenizer that treats `<s>` in a text as plain text; only `encode_with_special_tokens` uses special tokens."""
 
     def __init__(self, inner: PreTrainedTokenizerBase) -> None:
         self._inner: Any = inner  # the annotations of transformers are too wide to use
 
     def __len__(self) -> int:
-        """Return the number of ids, including added ones."""
+        """Return the number of ids, including added tokens."""
         return len(self._inner)
 
     def encode(self, text: str) -> list[int]:
         return self._inner(text, **PLAIN_ENCODING)["input_ids"]
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Return token ids and the index one past the last character of each; None if the tokenizer has no offsets.
+        """Return token ids, and for each token the index after its last character (None without offsets).
 
         If several tokens encode one character, each of them ends after that character. The tokenizer's `trim_offsets`
         decides if white space at the end of a token counts.
@@ -43,9 +43,9 @@ class Tokenizer:
         return out["input_ids"], [end for _, end in out["offset_mapping"]]
 
     def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:
-        """Return token ids with the tokenizer's default special tokens, and the mask of ids that were added.
+        """Return token ids with the tokenizer's default special tokens, and the mask of the added special tokens.
 
-        Special tokens spelled in `text` are recognised; they are not in the mask.
+        Special tokens that are spelled out in `text` are recognised, but are not in the mask.
         """
         out = self._inner(text, return_special_tokens_mask=True, verbose=False)
         return out["input_ids"], list(map(bool, out["special_tokens_mask"]))
@@ -72,7 +72,7 @@ class Tokenizer:
         excluded = {*self._inner.all_special_ids, *self._inner.get_added_vocab().values()}
         ids = [id_ for id_ in range(min(len(self), vocab_size)) if id_ not in excluded]
         if not ids:
-            return np.array([], dtype=np.int64)  # batch_decode returns one text for no ids
+            return np.array([], dtype=np.int64)  # for no ids, batch_decode would return one empty text
         texts = self._inner.batch_decode([[id_] for id_ in ids], clean_up_tokenization_spaces=False)
         return np.array([id_ for id_, text in zip(ids, texts, strict=True) if text], dtype=np.int64)
 
@@ -81,7 +81,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     """Load the tokenizer in `folder`; nothing is downloaded and no remote code runs.
 
     Raises:
-        CheckpointError: there are no tokenizer files, or they are invalid.
+        CheckpointError: the folder has no tokenizer files, or they are invalid.
     """
     if not has_tokenizer(LocalFolder(folder)):
         raise CheckpointError(
@@ -100,7 +100,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _advice(folder: Path) -> str:
-    """Return the next step if the tokenizer cannot be loaded: a package that its only vocabulary file needs."""
+    """Return the next step if the tokenizer cannot be loaded, such as installing a package that its files need."""
     has_fast = (folder / "tokenizer.json").exists()
     packages = [package for package in CONVERTER_PACKAGES if find_spec(package) is None]
     if not has_fast and packages and any(folder.glob("*.model")):
@@ -109,7 +109,7 @@ def _advice(folder: Path) -> str:
 
 
 def _try(tokenizer: Tokenizer) -> None:
-    """Use every method once: transformers accepts settings, such as a length that is text, that fail only in use."""
+    """Use every method once, because some invalid settings, such as a length that is text, fail only in use."""
     tokenizer.encode_with_offsets("a")
     tokenizer.encode_with_special_tokens("a")
     tokenizer.decode(tokenizer.encode("a"))

@@ -1,4 +1,4 @@
-"""Checks of a loaded model on a few tokens: what is captured and how it is called is what the model does."""
+"""Checks of a loaded model on a few tokens: captured states, direction of the attention, logits of the head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,12 +12,12 @@ from pipeline.errors import CheckpointError
 
 N_TOKENS = 8
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
-"""Largest difference of equal values relative to the largest of them, by dtype: rounding in other kernels."""
+"""Tolerance relative to the largest value, by dtype, for the different rounding of different kernels."""
 HALF_TOLERANCE = 0.03
 
 
 def sample_ids(config: PretrainedConfig, device: torch.device) -> Tensor:
-    """Return one context of different ids from the vocabulary, none of which config.json gives a meaning."""
+    """Return one context of different token ids that config.json does not name as special tokens."""
     text = config.get_text_config()
     parts = (config, text)
     given = [value for part in parts for name, value in part.to_dict().items() if name.endswith(("token_id", "_index"))]
@@ -36,10 +36,10 @@ def is_close(a: Tensor, b: Tensor) -> bool:
 
 
 def agrees_with_own_states(captured: Sequence[Tensor], final: Tensor, own: Sequence[Tensor] | None) -> bool:
-    """Return True if the captured states of layers 0..L are the model's own hidden states, or it gives none.
+    """Return True if the captured states of layers 0..L equal the model's own hidden states, or it returns none.
 
-    Models differ in two ways: the last of their own states is that of the last block, the one after the final norm, or
-    both are given, and some (Mamba) leave out the embedding.
+    Models return the output of the last block, the state after the final norm, or both, and some (Mamba) omit the
+    embedding; all these forms are accepted.
     """
     if not own:
         return True
@@ -50,31 +50,32 @@ def agrees_with_own_states(captured: Sequence[Tensor], final: Tensor, own: Seque
 def require_direction(
     body: nn.Module, expects_causal: bool, states: Sequence[Tensor], changed: Sequence[Tensor]
 ) -> None:
-    """Check whether the first token sees later ones, which differ between `states` and `changed`.
+    """Check the direction of the attention: later tokens differ between `states` and `changed`, the first does not.
 
     Raises:
-        CheckpointError: it does though config.json gives a causal model, or the reverse.
+        CheckpointError: the first token sees later tokens although config.json describes a causal model, or it does not
+            although config.json describes a bidirectional one.
     """
     moved = [layer for layer, (a, b) in enumerate(zip(states, changed, strict=True)) if not is_close(a[:, 0], b[:, 0])]
     equal = all(torch.equal(a[:, 0], b[:, 0]) for a, b in zip(states, changed, strict=True))
     if expects_causal and moved:
-        found = f"config.json gives a causal model, but its first token sees later ones, from layer {moved[0]}"
+        found = f"config.json describes a causal model, but its first token sees later ones, from layer {moved[0]}"
         raise _mismatch(
-            body, found, "Write is_causal: false into config.json, or is_decoder: true if it is to be causal"
+            body, found, "Write is_causal: false into config.json, or is_decoder: true if it should be causal"
         )
     if not expects_causal and equal and states[0].shape[1] > 1:
-        found = "config.json gives a bidirectional model, but its first token does not attend to later ones"
+        found = "config.json describes a bidirectional model, but its first token does not attend to later ones"
         raise _mismatch(body, found, "Name a class for causal language models in `architectures`, or fix is_decoder")
 
 
 def require_own_logits(module: nn.Module, ours: Tensor, own: Any) -> None:
-    """Check that the head of the final state gives the model's own logits; CheckpointError if it does not."""
+    """Check that the head applied to the final state gives the model's own logits; CheckpointError if not."""
     theirs = (own.logits if "logits" in own else own.prediction_logits)[0]
     if not is_close(theirs, ours):
         off = (
             f"off by {(theirs.float() - ours.float()).abs().max():.3g}" if theirs.shape == ours.shape else "other shape"
         )
-        found = f"its logits are not those of its head on the final state ({off})"
+        found = f"its logits differ from those of its head on the final state ({off})"
         raise _mismatch(module, found, "Leave this model out, or extend pipeline/model/loss.py")
 
 

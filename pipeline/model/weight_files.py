@@ -1,4 +1,4 @@
-"""Checks and reads the files of a checkpoint folder before a model is built from them."""
+"""Checks and reads the files of a checkpoint folder, before a model is built from them."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ from pipeline.model.weight_names import adapter_tensors, find_state_dict, module
 
 
 class WeightTarget(NamedTuple):
-    """Shape of one tensor of the checkpoint files and the module tensor it is loaded into."""
+    """Shape of one tensor in the files, and the module tensor into which it is loaded."""
 
     shape: torch.Size
     module_tensor: str | None
@@ -33,7 +33,7 @@ WeightTargets = dict[str, WeightTarget]
 
 
 class Weights(NamedTuple):
-    """Tensors of a checkpoint by the names of its module."""
+    """Tensors of a checkpoint under the names that its module uses."""
 
     state_dict: dict[str, Any]
     """Tensors, or slices of safetensors files that are read on first use."""
@@ -63,8 +63,8 @@ def list_readable_weights(folder: Path) -> list[Path]:
     """Return the weight files that loading reads, all of one format and each readable.
 
     Raises:
-        CheckpointError: there are none, a shard is missing, or a file cannot be opened (truncated, or a pickle with
-            other objects than tensors).
+        CheckpointError: the folder has no weights, a shard is missing, or a file cannot be opened (truncated, or a
+            pickle with other objects than tensors).
     """
     local = LocalFolder(folder)
     names = list_weight_files(local)
@@ -98,7 +98,7 @@ def read_weights(folder: Path, files: Iterable[Path], module: PreTrainedModel) -
     """Return the tensors of the files under the names that `module` has for them; bytes are read on first use.
 
     Raises:
-        CheckpointError: a file has no tensors, or an adapter that is not merged.
+        CheckpointError: a file has no tensors, or has tensors of an unmerged adapter.
     """
     stored, nested = dict[str, Any](), set[str]()
     for path in files:
@@ -138,7 +138,7 @@ def _require_all(folder: Path, files: list[Path]) -> None:
 
 
 def open_weights(path: Path) -> None:
-    """Read the header only; CheckpointError if the file is truncated or no weight file. Tensors stay on disk."""
+    """Read only the header; CheckpointError if the file is truncated or not a weight file. Tensors stay on disk."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
@@ -150,6 +150,6 @@ def open_weights(path: Path) -> None:
 
 
 def _unpickle(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """Return the tensors of a file, and the key that they are nested under; no code of the pickle runs."""
+    """Return the tensors of a pickle, and the key under which they are nested; no code in the pickle is run."""
     stored = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     return find_state_dict(stored, f"weights {path}")

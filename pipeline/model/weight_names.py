@@ -1,4 +1,4 @@
-"""Names of the tensors in weight files, freed of what training wrappers add."""
+"""Removal of the name parts that training wrappers add to tensors in weight files."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -11,18 +11,18 @@ from pipeline.errors import CheckpointError
 WRAPPER_SEGMENTS = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_flat_param)\."
 )
-"""Segments added by torch.compile, FSDP and activation checkpointing, at any depth."""
+"""Name segments added by torch.compile, FSDP and activation checkpointing, at any depth."""
 STATE_DICT_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "params")
-"""Keys under which trainers keep the weights in a file that also has optimizer and counters."""
+"""Keys under which trainers store the weights in a file that also has optimizer state and counters."""
 ADAPTER_SEGMENT = re.compile(r"\.lora_(A|B|embedding_A|embedding_B|magnitude_vector)\b|\.(ia3_l|oft_r|hada_w\d_\w)\b")
 MAX_PREFIX_SEGMENTS = 4
 
 
 def find_state_dict(stored: Any, where: str) -> tuple[dict[str, Tensor], str | None]:
-    """Return the tensors of an unpickled file, and the key that they are nested under, None if at the top.
+    """Return the tensors of an unpickled file, and the key under which they are nested; None for top-level tensors.
 
     Raises:
-        CheckpointError: the file has no tensors, or several dicts of them that may be the weights.
+        CheckpointError: the file has no tensors, or several dicts of tensors that may be the weights.
     """
     tensors = _tensors(stored)
     if tensors:
@@ -37,10 +37,10 @@ def find_state_dict(stored: Any, where: str) -> tuple[dict[str, Tensor], str | N
 
 
 def module_names(names: Collection[str], expected: Collection[str], base_prefix: str) -> dict[str, str]:
-    """Return the name in the module of each file name: without the names of wrappers and a common prefix.
+    """Map each file name to its name in the module, without wrapper segments and without a common prefix.
 
-    A common prefix (`module.` of DDP, `model.` of a trainer) is removed only if no name fits a module with the
-    tensors `expected` as it is, and some do without it.
+    A common prefix (`module.` of DDP, `model.` of a trainer) is removed only if no name is in `expected` before the
+    removal, and some names are after it.
 
     Raises:
         ValueError: two names become equal.
@@ -49,12 +49,12 @@ def module_names(names: Collection[str], expected: Collection[str], base_prefix:
     prefix = _common_prefix(plain.values(), frozenset(expected), base_prefix)
     plain = {name: inner.removeprefix(prefix) for name, inner in plain.items()}
     if len(set(plain.values())) < len(plain):
-        raise ValueError("two tensors have equal names without those of their wrappers")
+        raise ValueError("two tensors have equal names without the wrapper segments")
     return plain
 
 
 def removed_parts(names: dict[str, str]) -> tuple[str, ...]:
-    """Return what `module_names` removed, sorted: prefixes, and the wrappers' segments."""
+    """Return the prefixes and wrapper segments that `module_names` removed, sorted."""
     removed = {segment for name in names for segment in WRAPPER_SEGMENTS.findall(name)}
     for name, inner in names.items():
         removed.add(WRAPPER_SEGMENTS.sub("", name).removesuffix(inner))
@@ -62,7 +62,7 @@ def removed_parts(names: dict[str, str]) -> tuple[str, ...]:
 
 
 def adapter_tensors(names: Iterable[str]) -> list[str]:
-    """Return the names of tensors that belong to an adapter which is not merged into the weights."""
+    """Return the names of tensors that belong to an unmerged adapter."""
     return sorted(name for name in names if ADAPTER_SEGMENT.search(name))
 
 
@@ -71,7 +71,7 @@ def _common_prefix(names: Iterable[str], expected: frozenset[str], base_prefix: 
     if any(name.startswith(f"{base_prefix}.") for name in expected):
         expected |= {name.removeprefix(f"{base_prefix}.") for name in expected}  # a file may lack the head
     else:
-        expected |= {f"{base_prefix}.{name}" for name in expected}  # a base class takes the file of a model with a head
+        expected |= {f"{base_prefix}.{name}" for name in expected}  # a file may have a head
     for _ in range(MAX_PREFIX_SEGMENTS):
         if any(name.removeprefix(prefix) in expected for name in names):
             return prefix

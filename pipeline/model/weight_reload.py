@@ -17,18 +17,18 @@ StateDict = dict[str, Tensor]
 
 
 def reload_model(before: Model, folder: Path, dtype: str, device: str | WeightCapacity) -> Model:
-    """Load a checkpoint like `load_model`, faster if `before` has the same config, dtype and device; byte-identical.
+    """Load a checkpoint with the same config, dtype and device as `before`; byte-identical to `load_model`, but faster.
 
-    The first call builds the model again and compares it with its files, which shows where each of their tensors goes.
+    The first call builds a new module and compares it with its files, to find the module tensor of each file tensor.
     Later calls overwrite the module's tensors directly from the files. If names or shapes differ from before, the
-    module is built again, which reports what is wrong.
+    module is built again, which reports any error.
 
     Args:
         before: model of the previous checkpoint; must not be used afterwards, even on error.
-        folder: as for `load_model`, like `dtype` and `device`.
+        folder: checkpoint folder; `folder`, `dtype` and `device` are the arguments of `load_model`.
 
     Raises:
-        CheckpointError: as `load_model`.
+        CheckpointError: for the same reasons as `load_model`.
     """
     files = list_readable_weights(folder)
     if before.weight_targets is not None and overwrite_weights(before.module, before.weight_targets, files):
@@ -45,10 +45,10 @@ def release_weights(model: Model) -> None:
 
 
 def find_weight_targets(module: PreTrainedModel, files: Sequence[Path]) -> WeightTargets | None:
-    """Return the module tensor of each file tensor, found by comparing values.
+    """Return the module tensor of each file tensor, found by name and by comparing values.
 
-    None if loading did more than copy: tensors were merged or transposed, not read from the files, renamed so that
-    values alone are ambiguous, or tied by the config but not in the files.
+    None if loading did more than copy tensors: it merged or transposed some, initialised some that the files lack,
+    renamed some with ambiguous values, or untied some that the config ties.
     """
     state, targets = module.state_dict(), WeightTargets()
     for name, tensor in read_tensors(files):
@@ -80,13 +80,13 @@ def overwrite_weights(module: PreTrainedModel, targets: WeightTargets, files: Se
 
 
 def _match_by_name(state: StateDict, name: str, prefix: str) -> list[str]:
-    """Return the module tensor called `name`, with or without the base-model prefix: files may lack the head."""
+    """Return the module tensor called `name`, with or without the base-model prefix, which headless files lack."""
     names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
     return [candidate for candidate in names if candidate in state][:1]
 
 
 def _match_by_value(state: StateDict, tensor: Tensor) -> list[str]:
-    """Return the module tensors with that value, for a tensor that was renamed on loading."""
+    """Return the module tensors that equal `tensor`, for a tensor that was renamed on loading."""
     return [name for name, loaded in state.items() if loaded.shape == tensor.shape and _equal(loaded, tensor)]
 
 
@@ -95,6 +95,6 @@ def _equal(loaded: Tensor, tensor: Tensor) -> bool:
 
 
 def _tied_as_configured(module: PreTrainedModel, state: StateDict) -> bool:
-    """Return True if all pairs tied by the config share storage; files with two different tensors untie them."""
+    """Return True if all pairs tied by the config share storage; two different tensors in the files untie a pair."""
     pairs = module.get_expanded_tied_weights_keys(all_submodels=True).items()
     return all(state[a].data_ptr() == state[b].data_ptr() for a, b in pairs if {a, b} <= state.keys())

@@ -1,4 +1,4 @@
-"""Similarity records: what is stored of a layer to compare it with any other, and the comparisons. NumPy only.
+"""Similarity records, with which a layer can be compared with any other, and the comparisons. NumPy only.
 
 Records are made from hidden states by `pipeline.geometry.similarity`.
 """

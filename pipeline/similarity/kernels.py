@@ -1,8 +1,8 @@
-"""Debiased linear CKA of layers from the factors of their kernels, with its bound, and its values without each group.
+"""Debiased linear CKA of layers from factors of their kernels, with an error bound and leave-one-group-out values.
 
 CKA is the cosine of two kernels after U-centring, which removes row means from the off-diagonal entries so that
-independent clouds have mean 0 at any width. Kernels are never stored: a block of tokens by tokens is formed for all
-layers at a time, so memory is layers * (tokens / groups)^2 * 4 bytes.
+independent clouds have mean 0 at any width. Whole kernels are never stored: one block (tokens of one group by tokens of
+another) is computed at a time for all layers, so memory is layers * (tokens / groups)^2 * 4 bytes.
 
 Source: Kornblith et al. 2019 (CKA); Song et al. 2012, equation 5 (unbiased HSIC); Szekely & Rizzo 2014, section 3
     (U-centred matrices and their inner product).
@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 MIN_TOKENS = 8
-"""Fewest tokens of a comparison: U-centring divides by n - 3."""
+"""Minimum number of tokens of a comparison: U-centring divides by n - 3."""
 Products = Float64[np.ndarray, "parts first second"]
 """Inner products of U-centred kernels: on all tokens, then without each group."""
 
@@ -34,10 +34,10 @@ class KernelStack:
         order = order[np.argsort(tokens.group[order], kind="stable")]
         names = tokens.group[order]
         self.starts = [*np.flatnonzero(np.diff(names, prepend=-1)).tolist(), len(order)]
-        """First token of each group, and the number of tokens."""
+        """Index of the first token of each group, followed by the number of tokens."""
         factors = np.stack([record.factors[order] for record in records])
         self.scales = np.sqrt((factors**2).sum((1, 2)))
-        """Root of the trace of each kernel before scaling."""
+        """Square root of the trace of each kernel before scaling."""
         self.factors = (factors / np.maximum(self.scales, 1e-300)[:, None, None]).astype(dtype)
         self.tails = np.array([record.tail for record in records]) / np.maximum(self.scales, 1e-300) ** 2
 
@@ -47,18 +47,18 @@ class KernelStack:
 
     @property
     def parts(self) -> list[slice]:
-        """Tokens of each group."""
+        """Slice of the tokens of each group."""
         return [slice(a, b) for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)]
 
     def block(self, rows: slice, columns: slice) -> Float[np.ndarray, "layers entries"]:
-        """Off-diagonal entries of rows x columns of every kernel."""
+        """Return the block rows x columns of every kernel, with zeros on the kernel's diagonal."""
         block = self.factors[:, rows] @ self.factors[:, columns].transpose(0, 2, 1)
         if rows == columns:
             block[:, np.arange(block.shape[1]), np.arange(block.shape[1])] = 0
         return block.reshape(len(block), -1)
 
     def row_sums(self) -> Float64[np.ndarray, "groups layers tokens"]:
-        """Sum of each token's off-diagonal entries within each group."""
+        """Return the sum of each token's off-diagonal kernel entries over the tokens of each group."""
         totals = np.stack([self.factors[:, part].sum(1, dtype=np.float64) for part in self.parts], 2)
         sums = (self.factors.astype(np.float64) @ totals).transpose(2, 0, 1).copy()
         own = (self.factors.astype(np.float64) ** 2).sum(2)
@@ -68,7 +68,7 @@ class KernelStack:
 
 
 def kernel_products(first: KernelStack, second: KernelStack, errors: bool = True) -> Products:
-    """Inner products of the U-centred kernels of all pairs of layers: on all tokens, then without each group.
+    """Return inner products of the U-centred kernels of all pairs of layers: on all tokens, then without each group.
 
     Args:
         errors: also compute the products without each group.
@@ -96,7 +96,7 @@ def _center(
     parts: list[slice],
     left_out: int,
 ) -> Float64[np.ndarray, "first second"]:
-    """Add the terms of the row sums to the products of off-diagonal entries, without one group (-1: with all)."""
+    """Turn products of off-diagonal entries into products of U-centred kernels, without group `left_out` (-1: all)."""
     n = _rest(mine, parts, left_out)
     a, b = (_inner_sums(sums, parts, left_out) for sums in (mine, theirs))
     if n < MIN_TOKENS:
@@ -107,13 +107,13 @@ def _center(
 def _inner_sums(
     sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int
 ) -> Float64[np.ndarray, "layers rest"]:
-    """Row sums of the tokens outside one group, over these tokens."""
+    """Return the row sums over the tokens outside one group, for these tokens."""
     total = sums.sum(0) if left_out < 0 else sums.sum(0) - sums[left_out]
     return total if left_out < 0 else np.delete(total, parts[left_out], axis=1)
 
 
 def _rest(sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int) -> int:
-    """Number of tokens outside one group."""
+    """Return the number of tokens outside one group."""
     return sums.shape[2] - (0 if left_out < 0 else parts[left_out].stop - parts[left_out].start)
 
 
@@ -122,15 +122,15 @@ class Cka(NamedTuple):
 
     value: Float64[np.ndarray, "first second"]
     bound: Float64[np.ndarray, "first second"]
-    """Largest difference from the CKA of the whole kernels, because of the part that the records leave out."""
+    """Upper bound of the difference from the CKA of the whole kernels, due to the part that the records leave out."""
     without: Float64[np.ndarray, "groups first second"]
-    """Value without each group of contexts."""
+    """Value without the tokens of each group of contexts."""
 
 
 def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True) -> Cka:
-    """Debiased linear CKA of all pairs of layers; NaN for a layer whose U-centred kernel is zero.
+    """Return the debiased linear CKA of all pairs of layers; NaN for a layer whose U-centred kernel is zero.
 
-    Bias: that of the leading components of each kernel; `bound` limits the distance to the CKA of the whole kernels.
+    Bias: only the leading components of each kernel enter; `bound` limits the distance to the CKA of the whole kernels.
 
     Args:
         errors: also compute the values without each group.
@@ -150,7 +150,7 @@ def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True
 
 
 def _squared_norms(stack: KernelStack, errors: bool = True) -> Float64[np.ndarray, "parts layers"]:
-    """Squared norms of the U-centred kernels: on all tokens, then without each group."""
+    """Return the squared norms of the U-centred kernels: on all tokens, then without each group."""
     parts = stack.parts
     without = np.zeros((1 + len(parts) * errors, len(stack.tails)))
     for g, rows in enumerate(parts):
@@ -168,7 +168,7 @@ def _center_norms(
     parts: list[slice],
     left_out: int,
 ) -> Float64[np.ndarray, " layers"]:
-    """The diagonal of `_center` for a stack with itself."""
+    """Return the diagonal of `_center` for a stack with itself."""
     n, a = _rest(sums, parts, left_out), _inner_sums(sums, parts, left_out)
     if n < MIN_TOKENS:
         return np.full(squares.shape, np.nan)
@@ -176,7 +176,7 @@ def _center_norms(
 
 
 def _angle(tails: Float64[np.ndarray, " layers"], norms: Float64[np.ndarray, " layers"]) -> np.ndarray:
-    """Largest angle between a kernel and its leading components, which differ by a matrix of at most norm `tails`."""
+    """Return the largest angle between a kernel and its leading components, given the norm of their difference."""
     with np.errstate(invalid="ignore", divide="ignore"):
         share = tails / norms
     return np.where(share < 1, np.arcsin(np.clip(share, 0, 1)), np.pi)
@@ -185,10 +185,10 @@ def _angle(tails: Float64[np.ndarray, " layers"], norms: Float64[np.ndarray, " l
 def permuted_cka(
     first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, draws: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, " draws"]:
-    """CKA of two layers with the tokens of the second in random order: its distribution if they are unrelated.
+    """Return the CKA of two layers with the second layer's tokens permuted: its distribution for unrelated layers.
 
-    Source: permutation test of a kernel independence statistic (Gretton et al. 2007). Products are those of the
-        factors, rank x tokens x rank each.
+    Source: permutation test of a kernel independence statistic (Gretton et al. 2007). Each draw costs a product of the
+        factors, rank x tokens x rank.
     """
     stacks = [
         KernelStack([record], ComparedTokens.every(record.n_tokens).only(tokens.keep)) for record in (first, second)

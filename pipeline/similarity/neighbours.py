@@ -1,4 +1,4 @@
-"""Overlap of neighbour lists and information imbalance of layers, on the tokens that a comparison keeps."""
+"""Overlap of neighbour lists, and information imbalance, of two layers on the tokens that a comparison keeps."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,25 +9,25 @@ from jaxtyping import Bool, Float32, Float64, Int, UInt64
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 CHUNK_TOKENS = 64
-"""Tokens of one matrix product of the intersections: 20 MB for 154 layers of 512 tokens."""
+"""Tokens per matrix product when intersecting lists: 20 MB for 154 layers of 512 tokens."""
 POPCOUNT_PAIRS = 16
-"""Pairs per layer up to which lists are intersected pair by pair."""
+"""Largest number of pairs per layer for which lists are intersected pair by pair."""
 
 
 class Overlap(NamedTuple):
     """Share of common neighbours of pairs of layers."""
 
     value: Float64[np.ndarray, "first second"]
-    """Mean over the tokens; NaN without a token that has enough neighbours left."""
+    """Mean share over the tokens; NaN if no token has k kept neighbours."""
     without: Float64[np.ndarray, "groups first second"]
-    """The same without the tokens of each group, also as neighbours."""
+    """Value without the tokens of each group, which are also removed from the neighbour lists."""
 
 
 class NeighbourStack:
     """The k nearest kept neighbours of each kept token in several layers, as sets of bits.
 
     Args:
-        k: neighbours per token. A token of which fewer are left, because the others are not compared, counts nowhere.
+        k: neighbours per token. A token with fewer than k kept neighbours in its list is excluded.
     """
 
     def __init__(self, records: Sequence[LayerRecord], tokens: ComparedTokens, k: int) -> None:
@@ -37,10 +37,10 @@ class NeighbourStack:
         found = [nearest_kept(record, tokens, k) for record in records]
         self.bits: UInt64[np.ndarray, "layers rows words"] = np.stack([_as_bits(one, tokens) for one, _ in found])
         self.counts: Bool[np.ndarray, "layers rows"] = np.stack([enough for _, enough in found])
-        """Tokens with k neighbours left."""
+        """Mask of the tokens with k kept neighbours."""
 
     def without(self, group: int) -> tuple[UInt64[np.ndarray, "layers rows words"], Int[np.ndarray, "layers rows"]]:
-        """Lists without the tokens of one group, and their lengths; -1 for a token that counts nowhere."""
+        """Return the lists without the tokens of one group, and the lengths of these lists."""
         rows = self.group != group
         inside = np.zeros(self.bits.shape[2] * 64, np.uint8)
         inside[: len(self.tokens.group)] = self.tokens.group != group
@@ -52,7 +52,7 @@ class NeighbourStack:
 def nearest_kept(
     record: LayerRecord, tokens: ComparedTokens, k: int
 ) -> tuple[Int[np.ndarray, "rows k"], Bool[np.ndarray, " rows"]]:
-    """The k nearest kept neighbours of each kept token, and the tokens that have so many in their list."""
+    """Return the k nearest kept neighbours of each kept token, and the mask of tokens whose list has k of them."""
     lists = record.neighbours[tokens.keep].astype(np.int64)
     kept = tokens.keep[lists]
     order = np.argsort(~kept, axis=1, kind="stable")[:, :k]
@@ -60,15 +60,15 @@ def nearest_kept(
 
 
 def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bool = True) -> Overlap:
-    """Share of the k nearest neighbours that two layers have in common, of all pairs of layers.
+    """Return the share of the k nearest neighbours that two layers have in common, for all pairs of layers.
 
-    Unrelated layers have k / (tokens - 1), equal geometries 1. Ties are broken by index. Without a group, the lists are
-    those of its other members: the share of what is left of the k neighbours, which no others replace.
+    Unrelated layers give k / (tokens - 1), equal geometries 1. Ties are broken by index. For values without a group,
+    its tokens are removed from the lists without replacement, and the share is taken of the remaining neighbours.
 
     Source: Doimo et al. 2020 (neighbourhood overlap).
 
     Args:
-        errors: also compute the values without each group, which takes as long for each as the value.
+        errors: also compute the value without each group; each takes as long as the value itself.
     """
     value = _share_in_common(first, second, -1)
     groups = first.tokens.groups if errors and len(first.tokens.groups) > 1 else []
@@ -79,7 +79,7 @@ def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bo
 def _share_in_common(
     first: NeighbourStack, second: NeighbourStack, left_out: int
 ) -> Float64[np.ndarray, "first second"]:
-    """Common neighbours over the mean length of the lists, without the tokens of one group (-1: with all)."""
+    """Return common neighbours divided by the mean length of the lists, without the tokens of one group (-1: all)."""
     mine, my_sizes = first.without(left_out)
     theirs, their_sizes = (mine, my_sizes) if second is first else second.without(left_out)
     lengths = my_sizes @ (their_sizes > 0).T.astype(float) + (my_sizes > 0).astype(float) @ their_sizes.T
@@ -92,7 +92,7 @@ def _share_in_common(
 def _popcount_common(
     mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
 ) -> Float64[np.ndarray, "first second"]:
-    """Number of common neighbours of all pairs of layers, pair by pair."""
+    """Count the common neighbours of all pairs of layers, pair by pair."""
     counts = [[np.bitwise_count(a & b).sum(dtype=np.int64) for b in theirs] for a in mine]
     return np.array(counts, float).reshape(len(mine), len(theirs))
 
@@ -100,7 +100,7 @@ def _popcount_common(
 def _multiply_common(
     mine: UInt64[np.ndarray, "first rows words"], theirs: UInt64[np.ndarray, "second rows words"]
 ) -> Float64[np.ndarray, "first second"]:
-    """The same as a matrix product over the bits of a few tokens at a time, which is faster for many pairs."""
+    """Count common neighbours like `_popcount_common`, by matrix products over the bits; faster for many pairs."""
     found = np.zeros((len(mine), len(theirs)))
     for start in range(0, mine.shape[1], CHUNK_TOKENS):
         left = _bits_of(mine[:, start : start + CHUNK_TOKENS])
@@ -115,14 +115,14 @@ def _bits_of(words: UInt64[np.ndarray, "layers rows words"]) -> Float32[np.ndarr
 
 
 def expected_overlap(k: int, n_tokens: int) -> float:
-    """Overlap of independent lists."""
+    """Return the expected overlap of independent lists."""
     return k / (n_tokens - 1)
 
 
 def permuted_overlap(
     first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, k: int, draws: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, " draws"]:
-    """Overlap of two layers with the tokens of the second in random order: its distribution if they are unrelated."""
+    """Return the overlap of two layers with the second one's tokens permuted: its distribution for unrelated layers."""
     (mine, enough), (theirs, also) = (nearest_kept(record, tokens, k) for record in (first, second))
     kept = np.flatnonzero(tokens.keep)
     place = np.full(len(tokens.keep), -1)
@@ -139,10 +139,11 @@ def permuted_overlap(
 
 
 def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens) -> float:
-    """Information imbalance from the first layer to the second: 2 / n times the mean rank, in the second, of the
-    nearest neighbour in the first.
+    """Return the information imbalance from the first layer to the second: 2 / n times the mean rank, in the second
+    layer, of each token's nearest neighbour in the first.
 
-    0 if the first predicts the neighbours of the second, 1 if it tells nothing. Ranks are those among the kept tokens.
+    0 if the first layer predicts the neighbours in the second, 1 if it has no information on them. Ranks are counted
+    among the kept tokens.
 
     Source: Glielmo et al. 2022, equation 2.
 
@@ -157,13 +158,13 @@ def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: Compa
 
 
 def _ranks_among(ranks: np.ndarray, tokens: ComparedTokens) -> Int[np.ndarray, "rows rows"]:
-    """Ranks among the kept tokens, 0 for the token itself."""
+    """Return the ranks among the kept tokens, 0 for the token itself."""
     kept = np.flatnonzero(tokens.keep)
     return ranks[np.ix_(kept, kept)].argsort(1).argsort(1)
 
 
 def _as_bits(lists: Int[np.ndarray, "rows k"], tokens: ComparedTokens) -> UInt64[np.ndarray, "rows words"]:
-    """Sets of token indices as bits of 64-bit words."""
+    """Encode sets of token indices as bits of 64-bit words."""
     words = np.zeros((len(lists), -(-len(tokens.keep) // 64)), np.uint64)
     rows = np.repeat(np.arange(len(lists)), lists.shape[1])
     flat = lists.reshape(-1)

@@ -21,7 +21,7 @@ class LayerRecord:
     vectors: Float16[Matrix, "tokens rank"]
     """First left singular vectors of the centred states."""
     values: Float64[Matrix, " rank"]
-    """Their singular values: K is about vectors * values^2 * vectors'."""
+    """Singular values of `vectors`: K is approximately vectors * values^2 * vectors'."""
     diagonal: Float32[Matrix, " tokens"]
     """Diagonal of K: squared distance of each token from the mean."""
     trace: float
@@ -29,7 +29,7 @@ class LayerRecord:
     sum_of_squares: float
     """Sum of the squared entries of K."""
     tail: float
-    """Norm of the part of the U-centred K that vectors and values leave out, rounding of the vectors included."""
+    """Norm of the part of the U-centred K that vectors and values leave out, including rounding of the vectors."""
     ranks: Int16[Matrix, "tokens tokens"] | None = None
     """[i, j]: rank of j among the neighbours of i, 1 for the nearest, 0 for i itself."""
 
@@ -39,7 +39,7 @@ class LayerRecord:
 
     @property
     def factors(self) -> Float64[Matrix, "tokens rank"]:
-        """Vectors times values: K is about factors factors'."""
+        """Vectors times values: K is approximately factors factors'."""
         return self.vectors.astype(np.float64) * self.values
 
 
@@ -54,16 +54,16 @@ class ComparedTokens:
 
     @classmethod
     def every(cls, n_tokens: int) -> "ComparedTokens":
-        """All tokens in one group: similarities without errors."""
+        """Return all tokens in one group, for similarities without standard errors."""
         return cls(np.zeros(n_tokens, np.int64), np.ones(n_tokens, bool))
 
     def only(self, mask: Any) -> "ComparedTokens":
-        """Tokens of the mask among these."""
+        """Restrict the kept tokens to the mask."""
         return ComparedTokens(self.group, self.keep & np.asarray(mask, bool))
 
     @property
     def groups(self) -> list[int]:
-        """Groups that have tokens."""
+        """Groups that have kept tokens."""
         return sorted({*self.group[self.keep].tolist()})
 
     @property
@@ -72,7 +72,7 @@ class ComparedTokens:
 
 
 def first_of_each(token_ids: Int[Matrix, " tokens"]) -> Bool[Matrix, " tokens"]:
-    """Mask of the first occurrence of each token id: the control in which no two tokens are of one type."""
+    """Return the mask of the first occurrence of each token id, for the control with one token per type."""
     mask = np.zeros(len(token_ids), bool)
     mask[np.unique(token_ids, return_index=True)[1]] = True
     return mask

@@ -8,20 +8,20 @@ from pipeline.strict_model import StrictModel
 
 FACTOR_BYTES, INDEX_BYTES = 2, 2
 PER_TOKEN_BYTES = 10
-"""Bytes per token beside the lists and factors: token id, group, sink and diagonal."""
+"""Bytes per token other than lists and factors: token id, group, sink and diagonal."""
 
 
 class Similarity(StrictModel):
-    """Size of the similarity record of each layer. It changes no row, and so no cell id and no recipe."""
+    """Size of the similarity record of each layer. Records change no row, so it enters no cell id or recipe."""
 
     tokens: Annotated[int, Field(ge=16, le=32767)] = 512
-    """Tokens compared, the same for all checkpoints with one tokenizer; fewer if the contexts have fewer."""
+    """Number of compared tokens, equal for all checkpoints with one tokenizer; fewer if the contexts have fewer."""
     rank: Annotated[int, Field(ge=1)] = 32
-    """Singular vectors kept of the centred kernel."""
+    """Number of stored singular vectors of the centred states."""
     neighbours: Annotated[int, Field(ge=1)] = 16
-    """Nearest neighbours kept per token."""
+    """Number of stored nearest neighbours per token."""
     ranks: bool = False
-    """Also keep all neighbour ranks, which information imbalance needs: 2 bytes per pair of tokens."""
+    """Also store all neighbour ranks, which information imbalance needs: 2 bytes per pair of tokens."""
 
     @field_validator("rank", "neighbours")
     @classmethod

@@ -1,8 +1,8 @@
-"""Attempts: failures of each cell, from the lake and from this run, and the quarantine that follows the last one.
+"""Attempts: failure counts of each cell, from the lake and from this run, and the quarantine after the last attempt.
 
 A cell is quarantined only on evidence about its checkpoint. A `permanent` failure is such evidence. Any other failure
 may be the host's fault: it is recorded as `unconfirmed` and counts once the host has succeeded at another checkpoint,
-or at the canary task. The driver retries no cell before that, so that each failure is confirmed for itself.
+or at the canary task. The driver retries a cell only after its last failure is confirmed.
 """
 
 import random
@@ -34,12 +34,12 @@ class _Unconfirmed(NamedTuple):
 
 
 class AttemptTracker:
-    """Makes first tasks and retries, records failures in the lake, and quarantines cells that have no attempt left."""
+    """Creates first tasks and retries, records failures in the lake, and quarantines cells without an attempt left."""
 
     def __init__(self, plan: Plan, lake: Lake, run_id: str, rng: random.Random) -> None:
         self._lake, self._run_id, self._rng, self._sweep = lake, run_id, rng, plan.sweep
         self._unconfirmed: dict[str, _Unconfirmed] = {}
-        """By cell id."""
+        """Unconfirmed failure of each cell, by cell id."""
         self._exhausted: dict[str, Failure] = {}
         """Last failure of each cell that has no attempt left."""
         self._failures = {cell.id: count_across_runs(plan.attempts.get(cell.id, Counter())) for cell in plan.todo}
@@ -48,7 +48,7 @@ class AttemptTracker:
         return self._failures[cell.id]
 
     def first_tasks(self, cells: Iterable[Cell]) -> list[Task]:
-        """First task of this run for each checkpoint, changed as failures of earlier runs ask."""
+        """Create the first task of each checkpoint; earlier runs' failures may halve its batch or raise its memory."""
         by_content: dict[str, list[Cell]] = {}
         for cell in cells:
             by_content.setdefault(cell.checkpoint.content, []).append(cell)
@@ -70,7 +70,7 @@ class AttemptTracker:
         )
 
     def retry_of(self, task: Task, failed: list[Outcome]) -> tuple[Task, float]:
-        """The next task for the failed cells, changed as the policies of their failures ask, and the delay in s."""
+        """Create the retry of the failed cells, changed by their `on_retry` policies; return it with its delay in s."""
         classes: dict[str, ErrorClass] = {o.cell_id: o.error_class for o in failed if o.error_class}
         changes = [POLICIES[error_class].on_retry for error_class in classes.values()]
         retried = task.model_copy(
@@ -103,7 +103,7 @@ class AttemptTracker:
         assert error_class is not None
         policy, failures = POLICIES[error_class], self._failures[cell.id]
         if policy.scope == "run":
-            return True  # no attempt at this cell: its result could not be written, or Ray failed
+            return True  # not an attempt at this cell: the lake or Ray failed
         failures[error_class] += 1
         if policy.max_attempts is None:
             return True
@@ -118,9 +118,9 @@ class AttemptTracker:
         return False
 
     def confirm(self, host: str, content: str = "") -> None:
-        """Count the failures on a host that has now succeeded at this checkpoint, or at the canary.
+        """Count the unconfirmed failures on a host that has now succeeded, at this checkpoint or at the canary.
 
-        Failures of the same checkpoint stay unconfirmed; failures on an unknown host are confirmed by any host.
+        Failures of the same checkpoint stay unconfirmed. Failures on an unknown host are confirmed too.
 
         Raises:
             LakeError: a record cannot be written; its failure stays unconfirmed.
@@ -131,7 +131,7 @@ class AttemptTracker:
                 del self._unconfirmed[cell_id]
 
     def dismiss(self, host: str) -> None:
-        """Count the unconfirmed failures on a host that is gone as losses of a node, which limit a run's retries."""
+        """Reclassify the unconfirmed failures on a lost host as `preempted`, which only limits retries in this run."""
         for cell_id, one in list(self._unconfirmed.items()):
             if one.failure.host == host:
                 self._failures[cell_id] += Counter({"preempted": 1})
@@ -140,7 +140,7 @@ class AttemptTracker:
                 del self._unconfirmed[cell_id]
 
     def quarantine_exhausted(self) -> None:
-        """Write the tombstones of the cells that have no attempt left and no unconfirmed failure.
+        """Write the tombstones of cells that have neither an attempt left nor an unconfirmed failure.
 
         Raises:
             LakeError: a tombstone cannot be written; the next run writes it after another attempt.

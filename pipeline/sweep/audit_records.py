@@ -40,13 +40,13 @@ def parse_source_name(name: str, base: str | None = None) -> CheckpointSource:
 
 
 def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
-    """(commit, weights digest) by revision of the model, as the lake last recorded them."""
+    """Return (commit, weights digest) of each revision of the model, as last recorded in the lake."""
     current = [resolved.label for resolved in labels if resolved.label.model == model and not resolved.superseded]
     return {label.revision: (label.commit_sha, label.weights_digest) for label in current}
 
 
 def build_audit_record(history: History, findings: Iterable[HistoryFinding]) -> Audit:
-    """Audit record for the lake: state and findings of every revision."""
+    """Build the lake's audit record of a history: state and findings of every revision."""
     findings = tuple(findings)
     revisions = tuple(
         Audited(

@@ -1,4 +1,4 @@
-"""Backend protocol: where tasks run. The inline backend needs no Ray; the driver knows only the protocol."""
+"""Backend protocol, through which the driver runs tasks, and the inline backend, which needs no Ray."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -10,8 +10,8 @@ from pipeline.spec import Cell
 from pipeline.sweep.task import Outcome, Task
 
 TaskFunction = Callable[[Task], list[Outcome]]
-"""Stage of a task, such as `worker.run_task`. Never raises: failures are returned. A fetch returns outcomes only if it
-fails."""
+"""Stage of a task, such as `worker.run_task`. A stage never raises: it returns failures as outcomes. A fetch that
+succeeds returns no outcomes."""
 FinishedTask = tuple[Task, list[Outcome]]
 
 
@@ -36,7 +36,7 @@ class LeftOutCells(NamedTuple):
 
 
 def needs_fetch(task: Task, ahead: int) -> bool:
-    """Return True if a task has a fetch stage: always from the Hub, for local files only if they are read ahead."""
+    """Return True if a task has a fetch stage: every Hub checkpoint does; a local one only if it is read ahead."""
     return task.canary_host is None and (ahead > 0 or bool(task.checkpoint.remotes))
 
 
@@ -60,14 +60,14 @@ class Backend(Protocol):
         ...
 
     gpu_wait_s: float
-    """Slot-seconds (GPU-seconds where there are GPUs) idle because the next task's files were not fetched yet."""
+    """Idle slot-seconds (GPU-seconds on GPUs) during which the next task's files were still being fetched."""
 
     def describe_running(self) -> list[str]:
-        """Progress of each running cell that this process does not show itself, as text."""
+        """Return the progress of each cell that runs outside this process, as text."""
         ...
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Reason by cell id for cells that no node can run."""
+        """Return the reason, by cell id, for each cell that no node can run."""
         ...
 
     def require_visible(self, paths: Iterable[str]) -> None:
@@ -79,7 +79,7 @@ class Backend(Protocol):
         ...
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Tasks finished since the last call; waits up to the timeout for the first. Inline, it runs a task itself."""
+        """Return tasks that finished since the last call; wait up to the timeout for one. Inline, run a task here."""
         ...
 
     def withdraw(self) -> list[Task]:
@@ -87,7 +87,7 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """End whatever still runs and release the nodes."""
+        """End all running tasks and release the nodes."""
         ...
 
 
@@ -101,24 +101,24 @@ class InlineBackend:
 
     @property
     def measuring(self) -> list[Task]:
-        """The task that the next call of `wait` measures, provided that its files are fetched first."""
+        """First accepted task; `wait` measures it next, unless the files of another task arrive earlier."""
         return list(self._queue.values())[:1]
 
     def describe_running(self) -> list[str]:
-        """Nothing: a cell that runs in this process draws its own progress."""
+        """Return nothing: a cell that runs in this process draws its own progress."""
         return []
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
         return {}
 
     def require_visible(self, paths: Iterable[str]) -> None:
-        """This process resolved the paths itself."""
+        """Do nothing: this process has already resolved the paths."""
 
     def submit(self, task: Task) -> None:
         self._queue[self._start_fetch(task)] = task
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Measure the first task whose files are fetched: another may be waiting for its disk space."""
+        """Measure the first task whose files are fetched; an earlier task may still be waiting for disk space."""
         began = time.monotonic()
         wait(self._queue, timeout_s, FIRST_COMPLETED)
         self.gpu_wait_s += time.monotonic() - began

@@ -1,6 +1,6 @@
 """Canary task: measures a tiny random checkpoint, to tell a broken machine from a broken checkpoint.
 
-It takes the way of every task (process start, libraries, loading, device, metrics) and commits nothing.
+It runs the same code path as every task (process start, libraries, loading, device, metrics) and commits nothing.
 """
 
 import time
@@ -18,7 +18,7 @@ from pipeline.sweep.watchdog import mark_in_flight
 from pipeline.sweep.worker import TimeoutContext, outcomes_of_error
 
 CANARY_TIMEOUT_S = 600.0
-"""Timeout of the canary, which mostly imports libraries: the sweep's may be shorter than that."""
+"""Timeout of the canary, which mostly imports libraries; a sweep's own timeout may be too short for these imports."""
 CANARY_CORPUS = Corpus(kind="random-uniform")
 CANARY_RECIPE = ContextRecipe(
     name="canary", version=1, contexts=32, groups=2, context_tokens=16, kept_per_context=8, k=4, authors_points=64
@@ -26,7 +26,7 @@ CANARY_RECIPE = ContextRecipe(
 
 
 def make_canary(host: str, lake: str, run_id: str, number: int, resources: Resources) -> Task:
-    """Return the canary task of a host; its checkpoint is a placeholder until the task runs."""
+    """Create the canary task of a host; its checkpoint is a placeholder until the task runs."""
     digest = digest_json(["canary", host], bits=256)
     checkpoint = Checkpoint(
         model="canary",
@@ -80,7 +80,7 @@ def _measure_tiny_checkpoint(folder: Path, task: Task) -> None:
     cell = _cell(inspect_checkpoint(folder))
     rows = measure(cell, load_checkpoint(cell.checkpoint, cell.recipe, task.resources), task.batch_tokens)
     if wrong := [row["status"] for row in rows if row["status"] != "ok"]:
-        raise ArithmeticError(f"the tiny checkpoint of the canary task is measured as {wrong[0]}")
+        raise ArithmeticError(f"the canary task measured its tiny checkpoint with status {wrong[0]}")
 
 
 def _cell(checkpoint: Checkpoint) -> Cell:

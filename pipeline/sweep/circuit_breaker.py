@@ -1,6 +1,6 @@
-"""Circuit breaker: recognises that the code or the cluster is at fault rather than the checkpoints.
+"""Circuit breaker: stops a run if the code or the cluster, rather than the checkpoints, is at fault.
 
-Apart from the driver because its rules are tested without a run.
+Separate from the driver, so that its rules are tested without a run.
 """
 
 from collections import Counter
@@ -12,7 +12,7 @@ from pipeline.sweep.task import Outcome
 TRIP_THRESHOLDS = {5: 5, 20: 11}
 """Number of checkpoints finished -> number of them with the same systemic failure that stops the run."""
 SUSPICIOUS_STREAK = 5
-"""Failures in a row on one host, of any checkpoints, after which the canary task must succeed there."""
+"""Consecutive failures on one host, of any checkpoints, after which the canary task must succeed on that host."""
 
 
 class CircuitBreaker:
@@ -24,11 +24,11 @@ class CircuitBreaker:
 
     @property
     def is_disarmed(self) -> bool:
-        """True once enough checkpoints have finished that a common failure is no defect of the code."""
+        """True once so many checkpoints have finished that the breaker no longer trips."""
         return len(self._failure_by_content) >= max(TRIP_THRESHOLDS)
 
     def record_task(self, content: str, outcomes: Iterable[Outcome]) -> str:
-        """Record a finished task; return the reason to stop the run, empty if it goes on."""
+        """Record a finished task; return the reason to stop the run, or an empty string to continue."""
         if self.is_disarmed:
             return ""
         is_new = content not in self._failure_by_content
@@ -40,12 +40,12 @@ class CircuitBreaker:
         return f"{count} of the first {finished} checkpoints failed with {name}: the code or the cluster is at fault"
 
     def record_host(self, host: str, succeeded: bool) -> bool:
-        """Record a result on a host; return True if the canary task must now succeed there before anything else."""
+        """Record a result on a host; return True if the canary task must succeed there before other tasks start."""
         self._streaks[host] = 0 if succeeded else self._streaks[host] + 1
         return self._streaks[host] > 0 and self._streaks[host] % SUSPICIOUS_STREAK == 0
 
 
 def _systemic_failure(outcomes: list[Outcome]) -> str:
-    """Exception name shared by all cells of a task, if its class is systemic; empty otherwise."""
+    """Return the exception name that all cells of a task share, if its failure class is systemic; empty otherwise."""
     names = {o.message.split(":")[0] if o.error_class and POLICIES[o.error_class].systemic else "" for o in outcomes}
     return names.pop() if len(names) == 1 else ""

@@ -15,7 +15,7 @@ from pipeline.spec import Sweep
 from pipeline.strict_model import format_first_error
 
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-"""Exceptions of the YAML parser for invalid text: its own, and those of int(), of unknown tags and of deep nesting."""
+"""Exceptions that the YAML parser raises for invalid text, including bad numbers, unknown tags and deep nesting."""
 
 
 REQUIRED_FIELDS = "name, checkpoints: [{local: PATH}], corpora: [{text: PATH}], recipe: quick@1"
@@ -76,7 +76,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_yaml(asked: str, text: str, do: str = "Write valid YAML") -> Any:
-    """Parse `text` as YAML; `asked` and `do` begin and end the error message."""
+    """Parse `text` as YAML; `asked` is the first and `do` the last part of the error message."""
     try:
         return yaml.load(text, _Loader)
     except YAML_ERRORS as error:

@@ -17,11 +17,11 @@ class Cost(NamedTuple):
     """Estimate for the cells to run."""
 
     download_bytes: int
-    """Each checkpoint counted once."""
+    """Bytes to download, with each checkpoint counted once."""
     disk_bytes: int
     """Peak disk space of fetched checkpoints over all nodes."""
     hours: float | None
-    """Sum over cells, as if one slot ran them in turn; null if a model's size is not known."""
+    """Total time of the cells, as if one slot ran them one after another; None if the size of a model is not known."""
     unit: str
     """GPU-hours, or hours of one CPU slot."""
     basis: str
@@ -33,17 +33,17 @@ class RecordCost(NamedTuple):
     cells: int = 0
     """Cells without records."""
     bytes_per_layer: int = 0
-    """Bytes of one layer's record, before compression, which saves little."""
+    """Uncompressed bytes of one layer's record; compression saves little."""
     bytes: int | None = 0
-    """Sum over cells and layers; null if the number of layers of a model is not known before it is fetched."""
+    """Bytes of all records; None if the number of layers of a model is known only after its fetch."""
 
 
 STATES_BESIDE_BLOCKS = 2
-"""The embedding and the state after the final norm."""
+"""Number of states beside block outputs: the embedding, and the state after the final norm."""
 
 
 def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> RecordCost:
-    """Count the similarity records to make and their bytes, with the layers of each model from its config.json."""
+    """Estimate number and bytes of the similarity records to make; config.json gives the layers of each model."""
     if similarity is None:
         return RecordCost()
     layers = {cell.checkpoint.model: _count_layers(cell.checkpoint.path) for cell in reversed(todo)}
@@ -63,7 +63,7 @@ def _count_layers(folder: str) -> int | None:
 
 
 def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources) -> Cost:
-    """Estimate download, disk and time; time from the lake's own cells of the same model, otherwise by FLOPs."""
+    """Estimate download, disk and time. The time comes from the lake's cells of the same model, else from FLOPs."""
     sizes = {cell.checkpoint.content: cell.checkpoint.download_bytes for cell in todo}
     at_once = resources.n_slots * (1 + resources.prefetch)
     disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
@@ -80,16 +80,16 @@ def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources
 
 
 CELL_OVERHEAD_S = 2.0
-"""Seconds of a cell beside its forward pass: metrics of a small model, and committing."""
+"""Seconds of a cell outside its forward pass: metrics of a small model, and the commit."""
 
 
 def expected_s(cell: Cell, resources: Resources) -> float:
-    """Return the expected seconds of a cell relative to others; equal for cells whose size is not known."""
+    """Return the expected seconds of a cell, comparable between cells; all cells of unknown size get the same value."""
     return CELL_OVERHEAD_S + (_arithmetic_s(cell, resources) or 0.0)
 
 
 def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
-    """2 FLOPs per parameter and token of a forward pass, over the assumed throughput."""
+    """Return forward-pass seconds: 2 FLOPs per parameter and token, divided by the assumed throughput."""
     n_params = cell.checkpoint.n_params
     return None if n_params is None else 2 * n_params * cell.recipe.forwarded_tokens / _rate(resources)
 

@@ -1,4 +1,4 @@
-"""Driver loop of a run: order, retries, back-off and drain. The driver owns every retry; its only state is the lake."""
+"""Driver loop of a run: order, retries, back-off and drain. Only the driver retries; its only state is the lake."""
 
 import random
 import signal
@@ -55,7 +55,7 @@ class Driver:
             self._enqueue(task)
 
     def run(self) -> RunReport:
-        """Work until no task is left, a signal has drained the run, or the run must stop itself."""
+        """Run tasks until none is left, a signal has drained the run, or the run must stop itself."""
         for cells in self.report.left_out:
             self.progress.report_left_out(cells)
         with SignalListener(self._on_signal):
@@ -98,13 +98,13 @@ class Driver:
         self.queue.add(task, rank, delay_s, alone=any(map(must_run_alone, failures)))
 
     def _submit(self) -> None:
-        """Fill the backend."""
+        """Submit tasks until the backend is full."""
         while not self._stopping and len(self.running) < self.backend.capacity and (chosen := self._choose()):
             self.running[chosen.task.checkpoint.content] = chosen
             self.backend.submit(chosen.task)
 
     def _choose(self) -> QueuedTask | None:
-        """The task to start now, if any: a due canary, else the first ready task whose failures are confirmed.
+        """Return the task to start now, if any: a due canary, else the first ready task whose failures are confirmed.
 
         A task that must run alone waits until no other task runs.
         """
@@ -121,14 +121,14 @@ class Driver:
         return first
 
     def _hosts_to_confirm(self) -> set[str]:
-        """Hosts whose unconfirmed failures hold up a retry or, once nothing else is left, the end of the run."""
+        """Return hosts whose unconfirmed failures block a retry or, once no task is left, the end of the run."""
         if not self.running and not len(self.queue):
             return set(self.attempts.unconfirmed_hosts)
         hosts = (self.attempts.find_unconfirmed_host(queued.task) for queued in self.queue)
         return {host for host in hosts if host is not None}
 
     def _canary(self, hosts: set[str]) -> QueuedTask | None:
-        """Canary for one of the hosts; None while another runs."""
+        """Create a canary for one of the hosts; None without hosts or while another canary runs."""
         if not hosts or any(one.task.canary_host is not None for one in self.running.values()):
             return None
         self.n_canaries += 1
@@ -167,7 +167,7 @@ class Driver:
     def _handle_canary(self, host: str, outcome: Outcome) -> None:
         """Confirm the failures on the canary's host; dismiss them if the host is gone; stop if the canary failed."""
         if outcome.ok:
-            self.progress.print_line(f"the canary task succeeded on {host or outcome.host}: failures there count")
+            self.progress.print_line(f"the canary task succeeded on {host or outcome.host}: failures there now count")
             self.suspect_hosts.discard(host)
             self._confirm(host)
         elif outcome.error_class == "preempted":
@@ -175,14 +175,14 @@ class Driver:
             self.attempts.dismiss(host)
         else:
             failed = f"the canary task failed on {host or outcome.host} with {outcome.error_class}: {outcome.message}"
-            self._stop(f"{failed}\nNo checkpoint is at fault: repair the host or Ray, then run it again")
+            self._stop(f"{failed}\nNo checkpoint is at fault: repair the host or Ray, then run the sweep again")
 
     def _reconcile_with_lake(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """Correct the outcomes of a failed task from the lake: a dead worker may have committed cells, and another run
-        those it leased.
+        """Correct the outcomes of a failed task from the lake: its cells may have been committed, by the worker before
+        it died or by another run that held the lease.
 
-        Cells run in order, so the first uncommitted one ended the worker or exhausted its memory; the rest either never
-        began or failed for the same reason, and none of them counts an attempt.
+        Cells run in order, so the first uncommitted cell ended the worker or exhausted its memory. The cells after it
+        never began, or failed for the same reason; for these no attempt is counted.
         """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
@@ -217,15 +217,15 @@ class Driver:
             self.suspect_hosts.add(outcome.host)
 
     def _check_infra(self, outcomes: list[Outcome]) -> None:
-        """After a failure of the lake or of Ray, start nothing until the back-off has passed; failures meanwhile count
-        as the same one. The third in a row without a commit in between stops the run."""
+        """After a failure of the lake or of Ray, start no task during the back-off, in which further failures are not
+        counted. The third counted failure without a commit in between stops the run."""
         refused = [o.message for o in _failed(outcomes) if o.error_class and POLICIES[o.error_class].scope == "run"]
         if not refused or time.monotonic() < self.paused_until:
             return
         self.infra_failures += 1
         delay_s = draw_backoff_s("infra", self.infra_failures, self.rng)
         self.paused_until = time.monotonic() + delay_s
-        self.progress.print_line(f"{refused[0].splitlines()[0]} Nothing starts for {delay_s:.1f} s.")
+        self.progress.print_line(f"{refused[0].splitlines()[0]} No task starts for {delay_s:.1f} s.")
         if self.infra_failures >= (POLICIES["infra"].max_attempts or 0):
             self._stop(refused[0])
 
@@ -234,7 +234,7 @@ class Driver:
         self.report.stop_reason = self.report.stop_reason or reason
 
     def _check_circuit_breaker(self, task: Task, outcomes: list[Outcome], retry: Mapping[str, bool]) -> None:
-        """Stop the run if the breaker trips; a task that goes to another node has not finished yet."""
+        """Stop the run if the breaker trips; a task that is retried on another node does not count as finished."""
         to_other_node = all(
             o.error_class and POLICIES[o.error_class].on_retry == "other_node" and retry[o.cell_id] for o in outcomes
         )
@@ -242,9 +242,9 @@ class Driver:
             self._stop(reason)
 
     def _reconcile_unfinished(self) -> None:
-        """Count the cells of tasks that never returned but were committed; the other cells are left to a rerun.
+        """Count the committed cells of tasks that were never returned; the other cells are left to a rerun.
 
-        A cell that waits for a retry has not failed yet.
+        A cell that waits for a retry counts as unfinished, not as failed.
         """
         for queued in (*self.queue, *self.running.values()):
             for cell in queued.task.cells:
@@ -255,12 +255,13 @@ class Driver:
                 self._on_commit(self.cells[cell_id], Outcome(cell_id=cell_id))
 
     def _check_claims(self) -> None:
-        """Look whether every cell that was committed during the run is in the lake."""
+        """Check that every cell that was committed during the run is still in the lake; stop the run if not."""
         lost = self.done - self.lake.committed_cell_ids()
         if lost:
             self.report.lost = len(lost)
             where = f"{self.lake.uri} was deleted, unmounted or replaced"
-            self._stop(f"{len(lost)} cells of this run are no longer in the lake: {where}\nRestore it, or run it again")
+            found = f"{len(lost)} cells of this run are no longer in the lake: {where}"
+            self._stop(f"{found}\nRestore the lake, or run the sweep again")
 
     def _refresh(self, last: bool = False) -> None:
         """Update the progress display and, if they are due, the records in the lake."""
@@ -288,7 +289,7 @@ class Driver:
 
 
 def _as_committed(outcome: Outcome) -> Outcome:
-    """Outcome of a cell that was committed although its task failed."""
+    """Return the outcome of a cell that was committed although its task failed."""
     return Outcome(cell_id=outcome.cell_id, host=outcome.host, by_another_run=outcome.error_class == "leased")
 
 

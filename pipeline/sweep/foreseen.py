@@ -1,4 +1,4 @@
-"""Failures that a plan foresees from configs, tokenizers and sizes of texts, without reading weights."""
+"""Failures that a plan predicts from configs, tokenizers and sizes of texts, without reading weights."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from pipeline.recipe import ContextRecipe
 from pipeline.spec import Cell, Checkpoint, Corpus
 
 SPECIAL_TOKENS = 4
-"""Most special tokens that a tokenizer adds to a context."""
+"""Upper bound on the special tokens that a tokenizer adds to a context."""
 
 
 class ForeseenFailure(NamedTuple):
@@ -18,11 +18,11 @@ class ForeseenFailure(NamedTuple):
     labels: tuple[str, ...]
     """MODEL@REVISION of each checkpoint, in training order."""
     says: str
-    """What will fail, and the next step."""
+    """Predicted failure, and the next step."""
 
 
 def foresee_failures(cells: Iterable[Cell]) -> tuple[ForeseenFailure, ...]:
-    """Return the reasons why cells will fail, as far as configs, tokenizers and texts tell; each reason once."""
+    """Return the reasons why cells will fail, as predicted from configs, tokenizers and texts; each reason once."""
     labels: dict[str, dict[str, None]] = {}
     too_short: dict[str, str | None] = {}
     for cell in cells:
@@ -42,7 +42,7 @@ def _why_unloadable(checkpoint: Checkpoint) -> Iterable[str]:
 
 
 def _why_too_short(corpus: Corpus, recipe: object) -> str | None:
-    """A token covers at least one byte of the text, so a text with fewer bytes than tokens is too short for sure."""
+    """Return why a text is too short: it has fewer bytes than wanted tokens, and a token covers at least one byte."""
     if not isinstance(recipe, ContextRecipe) or recipe.allow_smaller:
         return None
     needed, found = recipe.n_contexts * max(recipe.context_tokens - SPECIAL_TOKENS, 1), plain_text_bytes(corpus)

@@ -1,4 +1,4 @@
-"""Plans and run reports as JSON values under stable names: names are added, never renamed or removed."""
+"""Plans and run reports as JSON. Field names are stable: names are added, never renamed or removed."""
 
 from typing import Any
 

@@ -32,13 +32,13 @@ def measure_checkpoint(
     sets: list[str],
     base: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of one checkpoint for every profile or only `kind`; committed if a lake is given.
+    """Measure one checkpoint and return its rows, for every layer stack or only `kind`; commit them if a lake is given.
 
     A cell that the lake already has is measured and returned too; the committed rows stay unchanged.
 
     Args:
         name: a folder, or REPO@REVISION on the Hub.
-        base: the same of the model that an adapter in the folder is merged into.
+        base: folder or REPO@REVISION of the model into which an adapter in the folder is merged.
     """
     checkpoint = _find_checkpoint(name, tokenizer, base)
     parsed_recipe, resources = parse_recipe(recipe), parse_resources(sets)
@@ -65,7 +65,7 @@ def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple
 def measure_with_records(
     cells: Sequence[Cell], resources: Resources, similarity: Similarity | None
 ) -> "Iterator[tuple[Cell, Measurement]]":
-    """Yield rows and similarity records of each cell of one checkpoint, as `measure_cells`."""
+    """Yield rows and similarity records of each cell of one checkpoint; fetch and load it like `measure_cells`."""
     from pipeline.measure import measure_cell
     from pipeline.measurement.loaded_checkpoint import load_checkpoint
 
@@ -79,7 +79,7 @@ def measure_with_records(
 
 
 def _find_checkpoint(name: str, tokenizer: str | None, base: str | None) -> Checkpoint:
-    """The local folder `name` if it exists, otherwise the revision REPO@REVISION on the Hub."""
+    """Return the checkpoint in the local folder `name` if it exists, otherwise revision REPO@REVISION on the Hub."""
     repo, _, revision = name.partition("@")
     if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
         folder = tokenizer and str(Path(tokenizer).resolve())
@@ -92,7 +92,7 @@ def _find_checkpoint(name: str, tokenizer: str | None, base: str | None) -> Chec
 
 
 def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with the model name and family under which the lake already knows its content."""
+    """Return the checkpoint with the model name and family that the lake has recorded for its content, if any."""
     current = [named.label for named in lake.labels() if not named.superseded]
     known = {label.name: label for label in current if label.content == checkpoint.content}
     if not known:
@@ -145,7 +145,7 @@ def parse_recipe(text: str) -> ContextRecipe | SnippetRecipe:
 
 
 def parse_resources(sets: list[str]) -> Resources:
-    """Default resources with each `resources.key=value` applied."""
+    """Return default resources with each `resources.key=value` applied."""
     fields = merge_overrides({"resources": {}}, sets)
     if set(fields) != {"resources"}:
         wrong = (set(fields) - {"resources"}).pop()

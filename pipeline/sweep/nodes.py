@@ -1,4 +1,4 @@
-"""Nodes of a cluster: what each can run, and which checkpoint's files are on which node. No import of Ray."""
+"""Nodes of a cluster: their capacity for tasks, and the node that holds each checkpoint's files. Imports no Ray."""
 
 import socket
 import time
@@ -30,13 +30,13 @@ class NodeTracker:
         self._refreshed_at = float("-inf")
         self._node_by_content: dict[str, str] = {}
         self._fetch_failures: Counter[str] = Counter()
-        """Failed fetches per node since its last successful one."""
+        """Number of failed fetches per node since the node's last successful fetch."""
         self._failed_nodes: dict[str, set[str]] = {}
-        """Nodes where the fetch of a checkpoint failed, by content."""
+        """Nodes on which the fetch of a checkpoint failed, by the checkpoint's content."""
 
     @property
     def usable_nodes(self) -> list[RayNode]:
-        """Living nodes that can run a task; at most REFRESH_INTERVAL_S old."""
+        """Living nodes that can run a task; the list is at most REFRESH_INTERVAL_S old."""
         if time.monotonic() - self._refreshed_at >= REFRESH_INTERVAL_S:
             self._usable = [node for node in self._alive() if self._fit(node)]
             self._refreshed_at = time.monotonic()
@@ -47,10 +47,10 @@ class NodeTracker:
         self._refreshed_at = float("-inf")
 
     def assign_node(self, content: str, gpus: int) -> str:
-        """Choose the node for a checkpoint's files; return its id, empty while no node has that many GPUs.
+        """Choose the node for a checkpoint's files; return its id, or an empty string while no node has enough GPUs.
 
-        The node with the lowest load relative to what it can run. Each failed fetch on a node raises its load by one;
-        a node where the fetch of this checkpoint failed comes last.
+        The node with the lowest load relative to its capacity is chosen. Each failed fetch on a node raises its load by
+        one; a node on which the fetch of this checkpoint failed comes last.
         """
         load = Counter(self._node_by_content.values())
         fitting = [node for node in self.usable_nodes if node["Resources"].get("GPU", 0) >= gpus]
@@ -63,20 +63,20 @@ class NodeTracker:
         return node
 
     def find_node(self, content: str) -> str:
-        """Id of the node that has the files; empty if none has."""
+        """Return the id of the node that has the files; empty if no node has them."""
         return self._node_by_content.get(content, "")
 
     def find_host(self, content: str) -> str:
-        """Host of the node that has the files; empty if it is not known."""
+        """Return the host of the node that has the files; empty if the host is not known."""
         found = self.find_node(content)
         hosts = (node["NodeManagerHostname"] for node in self._list_nodes() if found and node["NodeID"] == found)
         return next(hosts, "")
 
     def find_node_of_host(self, host: str) -> str:
-        """Id of the node on this host; empty if Ray does not know the host.
+        """Return the id of the node on this host; empty if Ray does not know the host.
 
-        A host may have several nodes, such as a head without CPUs: first comes one that can run tasks, then a living
-        one. A task that is bound to another node fails at once, as preempted.
+        If a host has several nodes, such as a head without CPUs, a node that can run tasks is preferred, then a living
+        one. A task that is bound to a dead node fails at once, as preempted.
         """
         nodes = [node for node in self._list_nodes() if node["NodeManagerHostname"] == host]
         best = max(nodes, key=lambda node: (node["Alive"], self._fit(node)), default=None)
@@ -101,19 +101,19 @@ class NodeTracker:
         return fits is None or taken + min(needed, fits) <= fits
 
     def count_gpus(self, cells: Iterable[Cell]) -> int:
-        """GPUs of a task with these cells: more than one if a single GPU cannot hold the weights."""
+        """Return the GPUs of a task with these cells: more than one if a single GPU cannot hold the weights."""
         return max(map(self._gpus, cells), default=1) if self._resources.gpus else 0
 
     def memory_bytes(self, slots: int) -> int:
-        """Bytes that Ray reserves for a task; one slot's worth is that of the smallest node."""
+        """Return the bytes of memory that Ray reserves for a task of `slots` slots, computed for the smallest node."""
         nodes = [(node["Resources"].get("memory", 0), self._fit(node)) for node in self.usable_nodes]
         return int(min((memory / fits * min(slots, fits) for memory, fits in nodes), default=0))
 
     def require_usable_node(self) -> None:
-        """Refuse a task that no node can ever run; Ray would wait for such a node without an error.
+        """Refuse tasks that no node can ever run; Ray would wait for a suitable node without an error.
 
         Raises:
-            UsageError: lists what the nodes have.
+            UsageError: lists the CPUs and GPUs of the nodes.
         """
         if not self.usable_nodes:
             have = [node["Resources"] for node in self._alive()]
@@ -125,12 +125,12 @@ class NodeTracker:
             )
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Reason by cell id for cells of models that take more GPUs than any node has."""
+        """Return the reason, by cell id, for cells of models that need more GPUs than any node has."""
         if not self._resources.gpus or not self.usable_nodes:
             return {}
         most = max(int(node["Resources"]["GPU"]) for node in self.usable_nodes)
         found = {cell.id: wanted for cell in cells if (wanted := self._gpus(cell)) > most}
-        reason = f"GPUs of {self._resources.gpu_gb:g} GB in one node are needed, the largest node has {most}"
+        reason = f"GPUs of {self._resources.gpu_gb:g} GB are needed in one node; the largest node has {most}"
         return {cell_id: f"{wanted} {reason}" for cell_id, wanted in found.items()}
 
     def _gpus(self, cell: Cell) -> int:
@@ -140,7 +140,7 @@ class NodeTracker:
         return [node for node in self._list_nodes() if node["Alive"]]
 
     def _fit(self, node: RayNode) -> int:
-        """Number of tasks that the node can run at once when idle."""
+        """Return the number of tasks that an idle node can run at once."""
         want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
         return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)
 

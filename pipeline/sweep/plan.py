@@ -39,7 +39,7 @@ class SweepPart(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """Wanted checkpoints and cells of a sweep, and the state of each cell in the lake."""
+    """Wanted checkpoints and cells of a sweep, with the state of each cell in the lake."""
 
     sweep: Sweep
     checkpoints: tuple[Checkpoint, ...]
@@ -60,7 +60,7 @@ class Plan:
     audits: tuple[tuple[HistoryFinding, ...], ...]
     """Audit findings of each history, in the order of `histories`."""
     cost: Cost
-    """Estimate for every wanted cell that the lake lacks, also for those left out by a limit."""
+    """Estimate for all wanted cells that the lake lacks, including those left out by a limit."""
     records: RecordCost = field(default_factory=RecordCost)
     """Similarity records that the lake lacks, if the sweep wants them."""
     left_out_by_limit: int = 0
@@ -80,7 +80,7 @@ class Plan:
 
     @property
     def committed_checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Checkpoints with a committed wanted cell; their labels belong in the lake."""
+        """Checkpoints with a committed wanted cell; the run records their labels in the lake."""
         contents = {cell.checkpoint.content for cell in self.cells if cell.id in self.committed}
         return tuple(c for c in self.checkpoints if c.content in contents)
 
@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def findings(self) -> tuple[tuple[str, HistoryFinding], ...]:
-        """(model, finding) of the serious findings."""
+        """Serious findings as (model, finding)."""
         audited = zip(self.histories, self.audits, strict=True)
         return tuple((h.model, finding) for h, findings in audited for finding in serious_findings(findings))
 
@@ -113,7 +113,7 @@ class Plan:
         return tuple(f"{h.model}/{name}" for h in self.histories for name in h.ignored_names)
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as `plan --json` prints it and a run records it."""
+        """Return the plan in the JSON form that `plan --json` prints and a run records."""
         return {
             "sweep": self.sweep.name,
             "recipe": self.sweep.recipe.label,
@@ -190,8 +190,8 @@ def _make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool, part: SweepPar
 
 @contextmanager
 def _paused_garbage_collection() -> Iterator[None]:
-    """Pause the search for reference cycles: a plan makes millions of objects that stay, and a fifth of its time goes
-    into looking at them again and again."""
+    """Pause Python's cyclic garbage collector: a plan creates millions of live objects, and scanning them repeatedly
+    would take a fifth of its time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -202,8 +202,8 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 
 def _wanted_cells(sweep: Sweep, checkpoints: tuple[Checkpoint, ...]) -> tuple[Cell, ...]:
-    """Every (checkpoint, profile, corpus) once; of equal cells the first one."""
-    wanted = [  # of validated parts: another validation would take a tenth of a warm plan
+    """Return the cell of every (checkpoint, layer stack, corpus); of several cells with equal id, only the first."""
+    wanted = [  # not validated again: the parts are valid, and validation would take a tenth of a warm plan
         Cell.model_construct(checkpoint=checkpoint, kind=kind, corpus=corpus, recipe=sweep.recipe)
         for checkpoint in checkpoints
         for kind in checkpoint.kinds or ("decoder",)  # an unreadable config fails at load, with its reason
@@ -213,7 +213,7 @@ def _wanted_cells(sweep: Sweep, checkpoints: tuple[Checkpoint, ...]) -> tuple[Ce
 
 
 def _histories(sweep: Sweep, labels: list[ResolvedLabel], part: SweepPart) -> tuple[History, ...]:
-    """Histories of the wanted models, with the state of each revision against the lake."""
+    """Return the histories of the wanted models, with the state of each revision compared with the lake."""
     found = _without_duplicates(read_histories(part.sources))
     wanted = [h for h in found if matches_model(h.model, sweep.models)]
     if part.is_whole and not wanted:
@@ -225,13 +225,13 @@ def _histories(sweep: Sweep, labels: list[ResolvedLabel], part: SweepPart) -> tu
 
 
 def _without_duplicates(histories: Iterable[History]) -> list[History]:
-    """Drop histories of a repo that another source names too; local folders are kept."""
+    """Keep one history per Hub repo if several sources name it; all local folders are kept."""
     by_model = {(h.model, h.family_name if h.family_name != "local" else id(h)): h for h in histories}
     return list(by_model.values())
 
 
 def _contents(labels: list[ResolvedLabel]) -> dict[str, dict[str, str]]:
-    """Weights digest of every content that a label has had, by label name."""
+    """Return the weights digest of every content that each label has had, by label name."""
     contents: dict[str, dict[str, str]] = {}
     for resolved in labels:
         contents.setdefault(resolved.label.name, {})[resolved.label.content] = resolved.label.weights_digest
@@ -248,7 +248,7 @@ def limit_cells(plan: Plan, limit: int | None) -> Plan:
 
 
 def _failed_before(lake: Lake) -> set[str]:
-    """Cells quarantined because of a failure; cells that a person hid stay hidden."""
+    """Return the cells quarantined because of a failure, without those that a person has hidden."""
     return {tombstone.cell_id for tombstone in lake.tombstones() if tombstone.failure is not None}
 
 
@@ -264,7 +264,7 @@ def _require_unique_labels(checkpoints: tuple[Checkpoint, ...]) -> None:
 
 
 def reproduction_command(cell: Cell) -> str:
-    """Shell command that measures this cell alone, to reproduce its failure."""
+    """Return the shell command that measures only this cell, to reproduce its failure."""
     checkpoint, recipe = cell.checkpoint, cell.recipe
     fields = json.dumps(recipe.model_dump(mode="json", exclude_defaults=True))
     remote, tokenizer, base = checkpoint.remote, checkpoint.tokenizer_remote, checkpoint.base_remote

@@ -1,4 +1,4 @@
-"""Prior results in the lake for the models of a plan: reasons to run a cell, and the time that similar cells took."""
+"""Prior results in the lake for the models of a plan: reason to run each cell, and duration of similar cells."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from pipeline.strict_model import digest_json
 RESULT_COLUMNS = ("model", "corpus", "corpus_sha256", "kind", "recipe", "device", "total_s")
 DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
 NO_RECORDS = "no similarity records"
-"""Reason to run a cell that is in the lake."""
+"""Reason to run a cell that is in the lake already."""
 REASON_CODES = {
     "failed before": "failed_before",
     "new config or tokenizer": "new_config_or_tokenizer",
@@ -24,7 +24,7 @@ REASON_CODES = {
     "missing corpus": "missing_corpus",
     NO_RECORDS: "no_similarity_records",
 }
-"""Machine-readable word of each reason to run a cell. The words are stable."""
+"""Stable machine-readable code of each reason to run a cell."""
 
 
 class CommittedCell(NamedTuple):
@@ -45,7 +45,7 @@ class CommittedCell(NamedTuple):
 
 
 class PriorResults:
-    """Committed cells, indexed by content and by (model, recipe, profile, device kind)."""
+    """Committed cells, indexed by (content, kind) and by (model, recipe, kind, CPU or GPU)."""
 
     def __init__(self, cells: Iterable[CommittedCell] = ()) -> None:
         self._by_content: dict[tuple[str, str], list[CommittedCell]] = defaultdict(list)
@@ -56,11 +56,11 @@ class PriorResults:
                 self._seconds[one.model, one.recipe, one.kind, one.on_gpu].append(one.total_s)
 
     def find_same_content(self, cell: Cell) -> list[CommittedCell]:
-        """Committed cells with the same checkpoint files and profile, for any corpus and recipe."""
+        """Return the committed cells with the same checkpoint files and kind, for any corpus and recipe."""
         return self._by_content.get((cell.checkpoint.content, cell.kind), [])
 
     def mean_seconds(self, cell: Cell, on_gpu: bool) -> float | None:
-        """Mean seconds of committed cells with the same model, recipe, profile and device kind; None without any."""
+        """Return the mean seconds of committed cells with the same model, recipe, kind and type of device, if any."""
         seconds = self._seconds.get((cell.checkpoint.model, cell.recipe.label, cell.kind, on_gpu))
         return mean(seconds) if seconds else None
 
@@ -68,7 +68,7 @@ class PriorResults:
 def load_prior_results(
     lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[ResolvedLabel]
 ) -> PriorResults:
-    """Load the committed cells that share content or model with a cell to run; opens no file if there are none."""
+    """Load the committed cells that share content or model with a cell to run; opens no file without cells to run."""
     contents = {cell.checkpoint.content for cell in todo}
     models = {cell.checkpoint.model for cell in todo}
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
@@ -82,7 +82,7 @@ def load_prior_results(
 
 
 def reason_to_run(cell: Cell, past: PriorResults, labels: dict[str, dict[str, str]], failed: bool) -> str:
-    """Reason why `cell` is not in the lake yet.
+    """Return the reason why `cell` is not in the lake yet.
 
     Args:
         labels: by label, the weights digest of every content that the label has had.

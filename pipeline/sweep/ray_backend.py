@@ -1,6 +1,6 @@
 """Ray backend: tasks on a local Ray or a cluster.
 
-Ray neither retries nor decides anything: a task that raises, dies or loses its node is returned as typed outcomes.
+Ray never retries: a task that raises, dies or loses its node is returned as typed outcomes, and the driver decides.
 """
 
 import os
@@ -26,7 +26,7 @@ from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from pipeline.sweep.watchdog import find_stuck, innermost_line, is_in_flight, read_progress, read_stack
 
 TASK_ENVIRONMENT = ("HF_TOKEN", DRIVER_ENV)
-"""Variables passed as an argument of each task: Ray writes those of a runtime_env into its logs."""
+"""Variables passed as an argument of each task, because Ray writes the variables of a runtime_env into its logs."""
 TIMEOUT_GRACE_FACTOR = 1.5  # the driver cancels a stuck task this much later than the worker's own watchdog
 STUCK_CHECK_INTERVAL_S = 300.0
 HEAD_CHECK_INTERVAL_S = 1.0
@@ -44,8 +44,8 @@ class _InFlight(NamedTuple):
 class RayBackend:
     """Ray Core tasks: one GPU and one process per task, or `threads` CPUs with workers reused.
 
-    A task whose checkpoint is fetched is two Ray tasks on one node: `fetch`, which takes no CPU, then `measure`. If the
-    node is lost, so are the files, and the task fails as preempted.
+    A task with a fetch stage becomes two Ray tasks on one node: `fetch`, which reserves no CPU, then `measure`. If the
+    node is lost, its files are lost too, and the task fails as preempted.
 
     Args:
         ahead: checkpoints fetched per slot while another one is measured.
@@ -67,11 +67,11 @@ class RayBackend:
         self._discard = make_remote(_with_environment(stages.discard), num_cpus=0, name="discard")
         self._environment = {name: os.environ[name] for name in TASK_ENVIRONMENT if name in os.environ}
         self._to_fetch: deque[Task] = deque()
-        """Longer than one only while no node can run the tasks."""
+        """Tasks to fetch; more than one waits only while no node can run tasks."""
         self._fetching: dict[Any, _InFlight] = {}
         self._ready: deque[Task] = deque()
         self._running: dict[Any, _InFlight] = {}
-        """In order of submission to Ray."""
+        """Tasks being measured, in order of submission to Ray."""
         self.gpu_wait_s = 0.0
         self._stuck: set[Any] = set()
         self._stuck_checked_at = 0.0
@@ -84,7 +84,7 @@ class RayBackend:
 
     @property
     def slots(self) -> int:
-        """Number of tasks measured at once: `slots` in a local run; on a cluster what fits, at most `slots`."""
+        """Number of tasks measured at once: `slots`, or on a cluster the number that fits if that is smaller."""
         if self._cluster.is_local:
             return self._resources.n_slots
         have = self._cluster.resources()
@@ -96,7 +96,7 @@ class RayBackend:
         return [self._running[ref].task for ref in self._started(list(self._running))]
 
     def describe_running(self) -> list[str]:
-        """Progress of each running cell, read from the nodes; on a cluster at most every DESCRIBE_INTERVAL_S."""
+        """Return the progress of each running cell; on a cluster the nodes are asked once per DESCRIBE_INTERVAL_S."""
         now = time.monotonic()
         if self._cluster.is_local or now - self._described_at >= DESCRIBE_INTERVAL_S:
             self._described_at = now
@@ -122,7 +122,7 @@ class RayBackend:
         return finished
 
     def _wait_ray(self, timeout_s: float) -> list[Any]:
-        """The first Ray task to finish in time, if any; slots that are free meanwhile wait for files."""
+        """Return the first Ray task that finishes before the timeout; count free slots as waiting for files."""
         in_flight, began = [*self._fetching, *self._running], time.monotonic()
         if not in_flight and self._to_fetch:
             time.sleep(timeout_s)  # no node yet
@@ -141,7 +141,7 @@ class RayBackend:
         return tasks
 
     def _cancel_queued(self) -> list[Task]:
-        """Cancel and return the tasks that Ray has not started; `wait` returns those that have finished meanwhile."""
+        """Cancel and return the tasks that Ray has not started; tasks that have just finished are left to `wait`."""
         refs = list(self._running)
         _, unfinished = ray.wait(refs, num_returns=len(refs), timeout=0) if refs else ([], [])
         queued = unfinished[len(self._started(unfinished)) :]
@@ -150,7 +150,7 @@ class RayBackend:
         return [self._running.pop(ref).task for ref in queued]
 
     def _started(self, refs: list[Any]) -> list[Any]:
-        """Unfinished tasks that Ray has slots for, in order of submission."""
+        """Return the unfinished tasks that occupy a slot; Ray starts tasks in order of submission."""
         if not self._queue:
             return refs
         taken = accumulate(self._running[ref].slots_taken for ref in refs)
@@ -161,7 +161,7 @@ class RayBackend:
         self._start_measuring()
 
     def _start_fetching(self) -> None:
-        """Fetch only to a node that can measure: a fetch needs no CPU, so Ray would also run it on the head."""
+        """Start fetches, each on a node that can measure; Ray alone would also run one on a head without CPUs."""
         while self._to_fetch:
             task = self._to_fetch[0]
             if not self._nodes.assign_node(task.checkpoint.content, self._nodes.count_gpus(task.cells)):
@@ -171,7 +171,7 @@ class RayBackend:
             self._fetching[ref] = _InFlight(task, 0, time.monotonic())
 
     def _start_measuring(self) -> None:
-        """Submit ready tasks in order while there are slots; a full node holds up only its own tasks."""
+        """Submit ready tasks in order while slots are free; a full node delays only tasks that are bound to it."""
         full: set[str] = set()
         for task in tuple(self._ready):
             node, needed = self._nodes.find_node(task.checkpoint.content), self._slots_needed(task)
@@ -189,25 +189,25 @@ class RayBackend:
         return options | ({"num_gpus": self._nodes.count_gpus(task.cells)} if self._resources.gpus else {})
 
     def _node_options(self, task: Task) -> dict[str, Any]:
-        """Bind a task to the node that has its files; elsewhere it could wait for room that its own tasks hold."""
+        """Bind a task to the node that has its files, or a canary task to the host that it checks."""
         node = self._nodes.find_node(task.checkpoint.content)
         if task.canary_host:
             node = self._nodes.find_node_of_host(task.canary_host)
         return pin_to_node(node) if node else {}
 
     def _slots_taken(self, node: str = "") -> int:
-        """Slots taken on all nodes, or on one."""
+        """Return the number of slots taken on all nodes, or on one node."""
         running = self._running.values()
         return sum(
             one.slots_taken for one in running if node in ("", self._nodes.find_node(one.task.checkpoint.content))
         )
 
     def _slots_needed(self, task: Task) -> int:
-        """Slots of a task: one, or as many as it takes GPUs or reserves memory of."""
+        """Return the slots of a task: one, or more if it needs several GPUs or the memory of several slots."""
         return min(max(task.memory_slots, self._nodes.count_gpus(task.cells), 1), self.slots)
 
     def _collect_finished(self, ref: Any) -> FinishedTask | None:
-        """Result of a finished Ray task; None after a successful fetch, whose task is then ready to be measured."""
+        """Return the result of a finished Ray task; None after a successful fetch, whose task can then be measured."""
         was_fetched = ref in self._fetching
         task, _, since = (self._fetching if was_fetched else self._running).pop(ref)
         outcomes = self._outcomes(ref, task, time.monotonic() - since)
@@ -220,7 +220,7 @@ class RayBackend:
         return task, outcomes
 
     def _release_node(self, task: Task, outcomes: list[Outcome]) -> None:
-        """Forget where the files of a finished task are, and delete them if its worker died and left them."""
+        """Forget the node of a finished task's files; delete the files if the worker died and left them."""
         options = self._node_options(task)
         died = any(o.error_class and POLICIES[o.error_class].scope == "worker" for o in outcomes)
         if options and died and task.checkpoint.download_bytes:
@@ -229,7 +229,7 @@ class RayBackend:
         self._nodes.forget_files(task.checkpoint.content)
 
     def _outcomes(self, ref: Any, task: Task, elapsed_s: float) -> list[Outcome]:
-        """The worker's outcomes; if the worker failed, one failure per cell with the node's host, if it is known."""
+        """Return the worker's outcomes or, if the worker failed, one failure per cell with the host if it is known."""
         try:
             return ray.get(ref)
         except RayError as error:
@@ -239,7 +239,7 @@ class RayBackend:
             return [outcome.model_copy(update={"host": host, "seconds": elapsed_s}) for outcome in failed]
 
     def _find_host(self, error: RayError, task: Task) -> str:
-        """Host where a dead worker left its mark; empty if it is not found."""
+        """Return the host on which a dead worker left its in-flight file; empty if no node has the file."""
         if not isinstance(error, WorkerCrashedError):
             return ""
         return next((host for host, found in self._cluster.ask_nodes(is_in_flight, task) if found), "")
@@ -259,11 +259,11 @@ class RayBackend:
         return fail_all_cells(task, "timeout", f"no end after {self._resources.timeout_s:g} s{at}", stack)
 
     def _stack(self, task: Task) -> str:
-        """Stack that the watchdog saved before it ended the task's process; empty if it did not end it."""
+        """Return the stack that the watchdog saved when it ended the task's process; empty if it did not fire."""
         return next((stack for _, stack in self._cluster.ask_nodes(read_stack, task) if stack), "")
 
     def _cancel_stuck(self) -> None:
-        """Cancel tasks whose own watchdog did not fire. The watchdog's file tells a stuck task from a queued one."""
+        """Cancel stuck tasks whose watchdog did not fire; the watchdog's file tells a stuck task from a queued one."""
         now, limit_s = time.monotonic(), TIMEOUT_GRACE_FACTOR * self._resources.timeout_s
         late = {ref: one.task for ref, one in self._running.items() if now - one.since >= limit_s}
         if not late or now - self._stuck_checked_at < min(limit_s, STUCK_CHECK_INTERVAL_S):

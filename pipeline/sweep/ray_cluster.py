@@ -1,4 +1,4 @@
-"""Connection to a Ray cluster: start or attach, run a function on every node, free what dead drivers left, shut down.
+"""Connection to a Ray cluster: start or attach, run functions on all nodes, free scratch of dead drivers, shut down.
 
 Ray is imported in this file, `ray_backend.py`, `ray_errors.py` and `ray_jobs.py` and nowhere else.
 """
@@ -28,10 +28,10 @@ from pipeline.sweep.signals import defer_sigterm, preserve_sigterm_handler
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 WORKER_ENVIRONMENT = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
-"""Variables that workers on other nodes need at start, so that they fetch from where the driver discovered."""
+"""Variables that workers on other nodes get at start, so that driver and workers use the same Hub endpoint and mode."""
 NODE_ANSWER_TIMEOUT_S = 30.0
 HEAD_TIMEOUT_S = 30.0
-"""Time for a head that restarts; Ray itself gives up after 60 s."""
+"""Time to wait for a head that restarts; Ray itself gives up after 60 s."""
 
 
 class RayCluster:
@@ -42,7 +42,7 @@ class RayCluster:
         self.is_local = resources.address == "local"
         self._head_seen_at = float("-inf")
         self._is_lost = False
-        """The head does not answer: nothing can be asked any more."""
+        """True if the head does not answer, so that calls of Ray would block."""
         self._reaper: subprocess.Popen[bytes] | None = None
 
     def connect(self) -> None:
@@ -69,28 +69,28 @@ class RayCluster:
             raise UsageError(f"Ray at {address}", first, "Start the cluster, or use --address local") from error
 
     def _start_reaper(self) -> None:
-        """Start the process that ends what is left of a local Ray after this one, however it ends."""
+        """Start the reaper, which ends leftover processes of a local Ray after this process, even if it is killed."""
         if self.is_local:
             words = [sys.executable, "-S", ray_reaper.__file__, str(os.getpid())]
             self._reaper = subprocess.Popen(words, stdin=subprocess.PIPE, start_new_session=True)
 
     def nodes(self) -> list[RayNode]:
-        """Nodes of the cluster, dead ones included; raises BackendLostError if the head is gone."""
+        """Return the nodes of the cluster, including dead ones; raise BackendLostError if the head is gone."""
         self.require_head()
         return ray.nodes()
 
     def resources(self) -> Mapping[str, float]:
-        """Resources of the living nodes together; raises BackendLostError if the head is gone."""
+        """Return the total resources of the living nodes; raise BackendLostError if the head is gone."""
         self.require_head()
         return ray.cluster_resources()
 
     def require_head(self, max_age_s: float = 0.0) -> None:
-        """Wait up to HEAD_TIMEOUT_S for Ray's head to accept connections; a local head that is gone stays so.
+        """Wait up to HEAD_TIMEOUT_S for Ray's head to accept connections; a local head never comes back.
 
-        Without it, calls of Ray block, and after 60 s Ray ends this process without a report.
+        Without a head, calls of Ray block, and after 60 s Ray ends this process without a report.
 
         Args:
-            max_age_s: seconds for which an earlier answer is sufficient.
+            max_age_s: age up to which an earlier answer is accepted.
 
         Raises:
             BackendLostError: the head does not answer.
@@ -103,7 +103,7 @@ class RayCluster:
         while not accepts_connections(host, int(port)):
             if time.monotonic() >= deadline:
                 self._is_lost = True
-                do = "Run it again" if self.is_local else "Restart the head, and run it again"
+                do = "Run the sweep again" if self.is_local else "Restart the head, and run the sweep again"
                 raise BackendLostError(f"Ray at {host}:{port}", "its head (GCS) does not answer", do)
             time.sleep(1.0)
         self._head_seen_at = time.monotonic()
@@ -123,15 +123,15 @@ class RayCluster:
     def close(self) -> None:
         """Free this driver's scratch on every node and shut Ray down."""
         if not (self.is_local or self._is_lost):
-            with suppress(RayError, BackendLostError):  # a node that does not answer frees it itself after a day
+            with suppress(RayError, BackendLostError):  # a node that does not answer frees its scratch after a day
                 self.ask_nodes(release_owned_by, [current_owner()])
-        with preserve_sigterm_handler():  # Ray's shutdown resets the handler below Python's knowledge
+        with preserve_sigterm_handler():  # Ray's shutdown resets the handler in C
             ray.shutdown()
         if self._reaper:
-            self._reaper.communicate()  # closes its input and waits for its end
+            self._reaper.communicate()  # closes the reaper's input and waits for its end
 
     def free_dead_drivers(self) -> None:
-        """Free the scratch of this machine's dead drivers on all nodes; no other machine can see that they died."""
+        """Free on all nodes the scratch of drivers that died on this machine; only this machine can tell they died."""
         if self.is_local:
             return
         owners = {owner for _, found in self.ask_nodes(list_owners) for owner in found or ()}
@@ -142,7 +142,7 @@ class RayCluster:
         """Check that every node sees every path.
 
         Raises:
-            UsageError: lists what is missing on which node.
+            UsageError: lists the missing paths of each node.
         """
         if self.is_local:
             return
@@ -178,11 +178,11 @@ class RayCluster:
 
 
 def make_remote(function: Callable[..., Any], **options: Any) -> Any:
-    """A Ray remote function that Ray never retries."""
+    """Return a Ray remote function that Ray never retries."""
     decorate: Any = ray.remote  # its overloads lack `name`
     return decorate(max_retries=0, retry_exceptions=False, **options)(function)
 
 
 def pin_to_node(node: str) -> dict[str, Any]:
-    """Task options that bind a task to one node."""
+    """Return the Ray options that bind a task to one node."""
     return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}

@@ -21,7 +21,7 @@ NODE_LOST_ERRORS = (NodeDiedError, ObjectLostError, TaskUnschedulableError)
 
 
 class RayFailure(NamedTuple):
-    """Failure of a Ray task as the driver records it."""
+    """Failure of a Ray task, in the form that the driver records."""
 
     error_class: ErrorClass
     message: str
@@ -29,10 +29,10 @@ class RayFailure(NamedTuple):
 
 
 def classify_ray_error(error: RayError) -> RayFailure:
-    """Class and message of an exception that Ray raised in place of a task's result.
+    """Return class and message of an exception that Ray raised in place of a task's result.
 
-    A cancelled task is a `timeout`: the driver cancels only tasks that are stuck. Only a dead worker process is a
-    `crash`. What remains says that Ray does not work (`infra`), and nothing about the checkpoint.
+    A cancelled task is a `timeout`, because the driver cancels only stuck tasks. Only a dead worker process is a
+    `crash`. All other exceptions are `infra`: Ray does not work, which says nothing about the checkpoint.
     """
     match error:
         case RayTaskError():

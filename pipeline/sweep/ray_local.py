@@ -10,7 +10,7 @@ from pipeline.catalog.scratch import is_process_alive
 from pipeline.errors import UsageError
 
 MAX_FOLDER_BYTES = 107 - len("/session_2026-11-30_18-00-00_123456_4194304/sockets/plasma_store")
-"""Longest path of the folder: that of a socket has at most 107 bytes."""
+"""Longest path of the folder: the path of a socket below it has at most 107 bytes."""
 SESSION_PATTERN = re.compile(r"session_.+_(?P<driver>\d+)")
 
 
@@ -35,7 +35,7 @@ def prepare_ray_tmpdir() -> Path:
     base = Path(os.environ.get("RAY_TMPDIR", "/tmp")).absolute()
     folder = base / f"shapelake-{os.getuid()}"
     if (room := MAX_FOLDER_BYTES - len(os.fsencode(folder.name)) - 1) < (size := len(os.fsencode(base))):
-        found = f"{size} bytes long, and the sockets below it leave room for {room}"
+        found = f"{size} bytes long; Ray's sockets below it allow at most {room}"
         raise UsageError(f"RAY_TMPDIR={base}", found, "Set RAY_TMPDIR to a shorter path on a local disk, such as /tmp")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for session in folder.iterdir():

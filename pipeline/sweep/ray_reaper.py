@@ -1,7 +1,7 @@
-"""Ends the processes of a local Ray that outlive their driver: Ray's own agents go on for a minute after a kill.
+"""Reaper of local Ray processes that outlive their driver: Ray's agents otherwise run for a minute after a kill.
 
-Runs as `python ray_reaper.py DRIVER`, a process of its own, which learns of the driver's end from the end of its input.
-Imports nothing of this package, so that it starts at once. Linux only; elsewhere it finds no process.
+Runs as a separate process, `python ray_reaper.py DRIVER`, and detects the driver's end by EOF on its standard input.
+Imports nothing from this package, so that it starts fast. Works on Linux only; elsewhere it finds no process.
 """
 
 import os
@@ -16,18 +16,18 @@ from typing import NamedTuple
 
 POLL_S = 1.0
 GRACE_S = 2.0
-"""Time for Ray's processes to end by themselves."""
+"""Grace period for Ray's processes to exit by themselves."""
 
 
 class RayProcess(NamedTuple):
-    """A process, identified by its id and start time, because ids are reused."""
+    """Process identified by id and start time, because ids are reused."""
 
     pid: int
     started: str
 
 
 def main(driver: int) -> None:
-    """Remember the driver's Ray processes until it ends; then end those that are left."""
+    """Track the driver's Ray processes until the driver ends; then kill the ones that are left."""
     known: set[RayProcess] = set()
     while not select.select([sys.stdin], [], [], POLL_S)[0]:
         known |= set(_ray_processes(driver))
@@ -40,7 +40,7 @@ def main(driver: int) -> None:
 
 
 def _ray_processes(driver: int) -> Iterator[RayProcess]:
-    """Descendants of the driver that belong to Ray."""
+    """Yield the descendants of the driver that belong to Ray."""
     children: dict[int, list[int]] = {}
     for pid in (int(path.name) for path in Path("/proc").glob("[0-9]*")):
         if stat := _stat(pid):
@@ -66,7 +66,7 @@ def _is_alive(process: RayProcess) -> bool:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """State, parent id and further fields of a process; None if it has ended."""
+    """Return state, parent id and further fields of a process; None if it has ended."""
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return None

@@ -1,6 +1,6 @@
 """Recompute one random cell of a sweep and compare it with the lake.
 
-Apart from `pipeline.lake.verify`, which may not import the measurement.
+Separate from `pipeline.lake.verify`, which must not import the measurement.
 """
 
 import random
@@ -14,11 +14,11 @@ from pipeline.sweep.measure_one import measure_with_records
 from pipeline.sweep.plan import make_plan
 
 RELATIVE_TOLERANCE = 1e-4
-"""Relative difference beyond what another thread count or device causes."""
+"""Relative tolerance; differences due to another thread count or device are smaller."""
 
 
 NEIGHBOUR_TOLERANCE = 0.01
-"""Share of neighbours that may differ: near-ties change places with the last digit of a state."""
+"""Share of neighbours that may differ: last-digit differences of states swap neighbours at almost equal distances."""
 
 
 def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, str]]:
@@ -53,7 +53,7 @@ def _measured(cell: Cell, sweep: Sweep) -> tuple[list[dict[str, Any]], list[dict
 
 
 def compare_records(cell: Cell, lake: Lake, now: list[dict[str, Any]], similarity: Similarity) -> list[dict[str, str]]:
-    """Compare similarity records measured again with those of the lake: same tokens, and similarity 1 to each other."""
+    """Compare new similarity records with those in the lake: same tokens, and a similarity of 1 in each layer."""
     from pipeline.lake.layout import similarity_key
     from pipeline.lake.similarity_files import decode_rows, encode_records, layer_record
     from pipeline.similarity.kernels import KernelStack, compare_kernels
@@ -66,7 +66,7 @@ def compare_records(cell: Cell, lake: Lake, now: list[dict[str, Any]], similarit
         where = f"{cell.name}, similarity of layer {old['layer']}"
         first, second = layer_record(old), layer_record(new)
         if old["tokens_digest"] != new["tokens_digest"] or (first is None) != (second is None):
-            problems.append({"key": where, "found": "other tokens, or a layer with geometry on one side only"})
+            problems.append({"key": where, "found": "different tokens, or geometry in only one of the two"})
         elif first is not None and second is not None:
             every = ComparedTokens.every(first.n_tokens)
             value = compare_kernels(KernelStack([first], every), KernelStack([second], every)).value[0, 0]

@@ -8,11 +8,11 @@ MIN_CELLS = 3
 
 
 class RemainingTime:
-    """Work done and left, where the work of a cell is its expected cost, so that large models count for more.
+    """Estimator of the remaining time; each cell is weighted by its expected cost, so that large models count for more.
 
-    The rate is the work done since the first cell began, over the time since then. Cells in flight count as half done,
-    except the one that the last commit has just replaced. Tests bound the error by a factor of two from the third cell
-    on: start-up, loading, several slots and models of different size.
+    The rate is the work done since the first cell began, divided by the time since then. Cells in flight count as half
+    done, except the one that has just replaced a committed cell. Tests bound the error by a factor of two from the
+    third cell on, with start-up, loading, several slots and models of different size.
 
     Args:
         expected_s: expected seconds of each cell to run, by id; only their ratios count.
@@ -25,14 +25,14 @@ class RemainingTime:
         self._done, self._cells, self._began_at = 0.0, 0, clock()
 
     def add(self, cell_id: str, seconds: float) -> None:
-        """Count a cell as done, which took `seconds`."""
+        """Count a cell that took `seconds` as done."""
         if not self._cells:
             self._began_at = max(self._began_at, self._clock() - seconds)
         work = self._expected_s.pop(cell_id, 0.0)
         self._cells, self._done, self._left = self._cells + 1, self._done + work, self._left - work
 
     def drop(self, n_cells: int) -> None:
-        """Take off cells that will not run."""
+        """Remove the expected work of cells that will not run."""
         self._left = max(self._left - n_cells * self._mean_s, 0.0)
 
     def estimate_s(self, running: int) -> float | None:

@@ -1,7 +1,7 @@
-"""Failure policy: one row per class of failure. Other modules assign classes; their consequences are decided here.
+"""Retry policy: one row per failure class. Other modules classify failures; this module decides the consequences.
 
-A new class is one row here, plus the exception that maps to it in `worker.ERROR_CLASS_BY_EXCEPTION`; the table in
-`failures.md` is tested against these rows.
+A new class is one row here, plus the exception that maps to it in `worker.ERROR_CLASS_BY_EXCEPTION`; a test compares
+the table in `failures.md` with these rows.
 """
 
 import random
@@ -32,20 +32,20 @@ class FailurePolicy(NamedTuple):
 
     cause: str
     max_attempts: int | None
-    """Failures of one cell after which it is not tried again; None = unlimited and not recorded as an attempt."""
+    """Maximum attempts at one cell; None = unlimited, and the failure is not recorded as an attempt."""
     quarantines: Literal["no", "yes", "if confirmed"] = "no"
-    """Count attempts across runs and quarantine the cell at the last one; otherwise every run starts from zero.
+    """Count attempts across runs and quarantine the cell after the last one; with `no`, every run starts from zero.
     `if confirmed`: an attempt counts only once another checkpoint, or the canary, has succeeded on the same host."""
     retry_in_run: bool = True
-    """Retry in the same run; otherwise the next run does."""
+    """Retry in the same run; otherwise only the next run retries."""
     backoff: bool = False
-    """Wait before a retry: exponential with jitter."""
+    """Wait before a retry, exponentially longer and with jitter."""
     scope: Literal["cell", "worker", "run"] = "cell"
     """Extent of the failure: one cell, the worker process with all its remaining cells, or the run (its lake, Ray)."""
     systemic: bool = False
-    """May come from a defect of the code or the cluster that hits every task: counted by the circuit breaker."""
+    """Counted by the circuit breaker, because a defect of the code or the cluster may cause it in every task."""
     on_retry: Literal["repeat", "half_batch", "more_memory", "other_node", "last_alone"] = "repeat"
-    """Change for the next attempt; `last_alone` = the last attempt runs while no other task does."""
+    """Change for the next attempt; `last_alone` = the last attempt runs while no other task runs."""
 
 
 POLICIES: dict[ErrorClass, FailurePolicy] = {
@@ -71,45 +71,45 @@ POLICIES: dict[ErrorClass, FailurePolicy] = {
         "the watchdog ended the worker", 2, quarantines="if confirmed", scope="worker", systemic=True
     ),
     "transient": FailurePolicy("network or busy disk", 5, backoff=True),
-    "changed": FailurePolicy("the files are not the planned ones", 1, retry_in_run=False),
+    "changed": FailurePolicy("the files changed after planning", 1, retry_in_run=False),
     "setup": FailurePolicy("the node cannot run the task", 2, systemic=True, on_retry="other_node"),
     "preempted": FailurePolicy("the node was lost", 20),
     "infra": FailurePolicy("the lake or Ray does not work", 3, backoff=True, scope="run"),
-    "leased": FailurePolicy("another run is measuring it", None, backoff=True),
+    "leased": FailurePolicy("another run is measuring the checkpoint", None, backoff=True),
     "not_begun": FailurePolicy("the worker died in an earlier cell of the task", None),
 }
 
 
 def count_across_runs(attempts: Counter[str]) -> Counter[str]:
-    """Return the recorded attempts of classes that quarantine; the others do not outlive a run."""
+    """Return the recorded attempts of classes that quarantine; only these are counted across runs."""
     return Counter({name: n for name, n in attempts.items() if (p := _policy(name)) and p.quarantines != "no"})
 
 
 def is_exhausted(error_class: ErrorClass, failures: Counter[str]) -> bool:
-    """Return True if a cell with these failures has no attempt of this class left."""
+    """Return True if a cell with these failures has used up the attempts of this class."""
     limit = POLICIES[error_class].max_attempts
     return limit is not None and failures[error_class] >= limit
 
 
 def must_run_alone(failures: Counter[str]) -> bool:
-    """Return True before the last attempt of a `last_alone` class: no neighbour's crash may quarantine the cell."""
+    """Return True before the last attempt of a `last_alone` class, so that no other task can cause its failure."""
     return any(
         p.on_retry == "last_alone" and failures[name] >= (p.max_attempts or 0) - 1 for name, p in POLICIES.items()
     )
 
 
 def count_retries(failures: Counter[str], change: str) -> int:
-    """Number of failures whose policy changes the next attempt in this way, such as `half_batch`."""
+    """Count the failures whose policy makes this change to the next attempt, such as `half_batch`."""
     return sum(n for name, n in failures.items() if (p := _policy(name)) and p.on_retry == change)
 
 
 def draw_backoff_s(error_class: ErrorClass, failures: int, rng: random.Random) -> float:
-    """Seconds to wait before the next attempt: exponential with jitter up to 60 s, 0 for classes without back-off."""
+    """Draw the delay before the next attempt: exponential with jitter, at most 60 s; 0 for classes without back-off."""
     if not POLICIES[error_class].backoff:
         return 0.0
     return min(0.2 * 2**failures, 60.0) * rng.uniform(0.5, 1.0)
 
 
 def _policy(name: str) -> FailurePolicy | None:
-    """None for a class that only another version of this package knows."""
+    """Return the policy of a class; None for a class that only another version of this package knows."""
     return cast(Mapping[str, FailurePolicy], POLICIES).get(name)

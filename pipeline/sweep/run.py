@@ -1,4 +1,4 @@
-"""One execution of a sweep: record what is planned, open a backend if there is work, drive it, compact."""
+"""One execution of a sweep: record the plan, open a backend if there is work, drive it, compact the lake."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ from pipeline.sweep.watchdog import exit_on_timeout
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 BackendName = Literal["ray", "inline"]
 READ_AHEAD_MIN_PARAMS = 100_000_000
-"""Smaller models load in less time than a task takes to start."""
+"""Minimum number of parameters of a local checkpoint to read ahead; smaller models load faster than a task starts."""
 RAY_QUEUE_LENGTH = 62
 """Small tasks queued inside Ray beyond the slots, so that a worker starts the next one without waiting for the driver.
 10,000 empty tasks take 13 s with 64 in flight, 21 to 28 s with two."""
@@ -39,7 +39,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None 
     """Measure the planned cells that the lake lacks.
 
     Args:
-        work: body of a task in place of the worker's, for tests of scale.
+        work: replacement for the worker's task function, for tests of scale.
     """
     _record_plan(plan, lake)
     if not plan.todo:
@@ -55,7 +55,7 @@ def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None 
     with own_scratch(), RunProgress(len(plan.todo), expected_s=plan.expected_s) as progress:
         progress.print_line(f"run {run_id}: {len(plan.todo)} cells, starting {backend}")
         for other in others:
-            progress.print_line(f"run {other} may be active too: what it is measuring is left to it")
+            progress.print_line(f"run {other} may be active too; checkpoints that it is measuring are left to it")
         report = _drive(plan, lake, backend, work, run_id, progress)
         if not report.signal_number:
             _compact(lake, progress)
@@ -90,7 +90,7 @@ def _local_paths(plan: Plan, too_large: Mapping[str, str]) -> set[str]:
 
 
 def _compact(lake: Lake, progress: RunProgress) -> None:
-    """Merge many new files into a snapshot, in a process of its own: whatever ends it, the run keeps its exit code."""
+    """Merge many new files into a snapshot, in a separate process, so that its failure cannot change the exit code."""
     from pipeline.lake.snapshot import is_compaction_due, latest_snapshot  # loads polars
 
     try:

@@ -85,7 +85,7 @@ class RunProgress:
         Args:
             waiting: tasks that are queued or whose files are being fetched.
             failures: cells whose last attempt failed and that are not committed.
-            in_cells: asks the workers how far the running cells are; called when a line is printed.
+            in_cells: returns the progress of the running cells; called when a line is printed.
         """
         left = format_remaining(self.remaining.estimate_s(running))
         self.bar.update(self.task, failed=f"{failures} failed" if failures else "", left=left)
@@ -115,8 +115,8 @@ class RunProgress:
 class Utilization:
     """Share of the slots' wall time spent in forward passes and metrics.
 
-    The rest is starting processes, fetching, loading, committing and waiting. A cell counts when it finishes, so the
-    share is too low while cells are in flight.
+    The remaining time goes into starting processes, fetching, loading, committing and waiting. A cell counts when it
+    finishes, so the share is too low while cells are in flight.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -136,5 +136,5 @@ class Utilization:
 
     @property
     def share(self) -> float | None:
-        """Share between 0 and 1; None before any time has passed."""
+        """Return the share, between 0 and 1; None before any time has passed."""
         return round(self._compute_s / self._slots_s, 4) if self._slots_s else None

@@ -1,4 +1,4 @@
-"""Records of a running sweep in the lake: heartbeats and labels. The next run repairs what could not be written."""
+"""Records of a running sweep in the lake: heartbeats and labels. The next run writes records that are missing."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ HEARTBEAT_S = 10.0
 
 
 class RunRecorder:
-    """Writes the heartbeat and the labels of what was committed, every HEARTBEAT_S."""
+    """Writes the heartbeat, and the labels of committed checkpoints, every HEARTBEAT_S."""
 
     def __init__(self, plan: Plan, lake: Lake, run_id: str, progress: RunProgress) -> None:
         self._plan, self._lake, self._run_id, self._progress = plan, lake, run_id, progress
@@ -25,7 +25,7 @@ class RunRecorder:
         self.utilization = Utilization()
 
     def add_commit(self, checkpoint: Checkpoint, compute_s: float) -> None:
-        """Note a committed cell: its label is recorded with the next heartbeat."""
+        """Add a committed cell, whose label is recorded with the next heartbeat."""
         self._to_label.add(checkpoint.content)
         self.utilization.add_compute_time(compute_s)
 
@@ -39,14 +39,14 @@ class RunRecorder:
             self.write_best_effort(lambda: self._lake.heartbeat(self._run_id, fields))
 
     def write_best_effort(self, write: Callable[[], object]) -> None:
-        """Write a record that the next run would repair; if the lake refuses, print the error and go on."""
+        """Write a record that the next run can write too; if the lake refuses it, print the error and continue."""
         try:
             write()
         except LakeError as error:
             self._progress.print_line(str(error))
 
     def _record_labels(self) -> None:
-        """Record the labels of everything committed since the last call, in one write."""
+        """Record the labels of all checkpoints committed since the last call, in one write."""
         contents, self._to_label = self._to_label, set()
         labels = [c for c in self._plan.checkpoints if c.content in contents] if contents else []
         if labels:

@@ -1,4 +1,4 @@
-"""Result of a run, and the exit code that follows from it."""
+"""Result of a run, with its exit code."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Handling of SIGTERM and SIGINT: a listener for loops that drain, and protection from libraries that take them."""
+"""Handling of SIGTERM and SIGINT: a listener for loops that drain, and guards against Ray replacing the handlers."""
 
 import signal
 import sys
@@ -28,8 +28,8 @@ class SignalListener:
 
 @contextmanager
 def defer_sigterm() -> Iterator[None]:
-    """Hold SIGTERM back until the exit of the context, and then exit with 143. Ray aborts the process if it is
-    interrupted while it starts, so the handler that Ray would install meanwhile is refused."""
+    """Defer SIGTERM until the context ends, then exit with 143. Ray aborts the process if a signal interrupts its
+    start-up, so the SIGTERM handler that Ray installs meanwhile is refused."""
     if threading.current_thread() is not threading.main_thread():  # only the main thread gets signals
         yield
         return

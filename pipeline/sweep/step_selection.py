@@ -14,7 +14,7 @@ STEPS_SYNTAX = "all, log2, every:N, last, or steps such as 0,512,3000 (several j
 
 
 def select_sources(sweep: Sweep) -> tuple[CheckpointSource, ...]:
-    """Sources whose model may match the sweep's glob; the others are not listed at all."""
+    """Return the sources whose model may match `--models`; no other source is listed on the Hub or on disk."""
     chosen = tuple(s for s in sweep.checkpoints if isinstance(s, Members) or matches_model(s.name, sweep.models))
     if not chosen:
         names = ", ".join(source.name for source in sweep.checkpoints)
@@ -30,9 +30,9 @@ def select_checkpoints(
     """Select checkpoints by `steps` from each history separately.
 
     `every:N` and numbers match steps in every stage and run. `log2` selects, per stage and run, the checkpoint nearest
-    to each power of two in steps, or in tokens or position if steps are not stated. `last` is the end of training of
-    each run that reaches the last stage. A final model without step, tokens, stage and run takes part in these two
-    only if no other checkpoint of the history has any of them.
+    to each power of two in steps, or in tokens or position if steps are not stated. `last` selects the end of training
+    of each run that reaches the last stage. `log2` and `last` ignore a final model without step, tokens, stage and run,
+    unless no checkpoint of the history has any of these.
 
     Args:
         histories: each in training order.
@@ -64,13 +64,13 @@ def _selector(part: str) -> CheckpointSelector:
 
 
 def _interval(part: str) -> int:
-    """N of `every:N`; 0 for any other text."""
+    """Return N of `every:N`; 0 for any other text."""
     number = part.removeprefix("every:")
     return int(number) if number != part and number.isdecimal() else 0
 
 
 def _last(history: list[Checkpoint]) -> list[Checkpoint]:
-    """Last checkpoint of each run that reaches the last stage; a trunk that other runs continue does not count."""
+    """Return the last checkpoint of each run that reaches the last stage, except trunks that other runs continue."""
     ends = {c.run: c for c in _with_position(history)}.values()
     stages = list(dict.fromkeys(c.stage for c in history))
     rank = lambda c: (int(c.stage) if (c.stage or "").isdecimal() else 0, stages.index(c.stage))  # noqa: E731
@@ -86,7 +86,7 @@ def _log2(history: list[Checkpoint]) -> list[Checkpoint]:
 
 
 def _thinned(line: list[Checkpoint]) -> list[Checkpoint]:
-    """Checkpoints nearest to the powers of two, in steps, or in tokens or position if no step is stated."""
+    """Return the checkpoints nearest to the powers of two: in steps, or in tokens or position if no step is stated."""
     stated = ([getattr(c, name) for c in line] for name in ("step", "tokens_seen"))
     values = next((found for found in stated if any(v is not None for v in found)), range(1, len(line) + 1))
     wanted = _nearest_powers(sorted({v for v in values if v is not None}))
@@ -94,7 +94,7 @@ def _thinned(line: list[Checkpoint]) -> list[Checkpoint]:
 
 
 def _nearest_powers(values: list[int]) -> set[int]:
-    """0 if present, the value nearest to each power of two on a log scale, and the largest: the newest checkpoint."""
+    """Return 0 if present, the value nearest to each power of two on a log scale, and the largest value."""
     positive = [value for value in values if value > 0]
     powers = range((positive[-1] if positive else 0).bit_length())
     nearest = {min(positive, key=lambda value: abs(math.log2(value) - power)) for power in powers}
@@ -119,7 +119,7 @@ def _require_matches(parts: list[str], histories: list[list[Checkpoint]]) -> Non
 
 
 def _nearest(part: str, steps: set[int]) -> list[int]:
-    """Up to three steps nearest to the selected one, or to a multiple of N for `every:N`."""
+    """Return up to three steps nearest to the selected step, or to a multiple of N for `every:N`."""
     interval = _interval(part)
     distance = lambda step: min(step % interval, -step % interval) if interval else abs(step - int(part))  # noqa: E731
     return sorted(sorted(steps), key=distance)[:3]

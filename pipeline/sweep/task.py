@@ -1,4 +1,4 @@
-"""Messages between driver and workers: tasks out, typed outcomes back. No exception crosses the process border."""
+"""Messages between driver and workers: tasks out, typed outcomes back. No exception crosses the process boundary."""
 
 import socket
 
@@ -11,11 +11,11 @@ from pipeline.sweep.retry_policy import ErrorClass
 
 
 class Task(StrictModel):
-    """One checkpoint and its wanted cells: weights are loaded once."""
+    """One checkpoint and its wanted cells; the weights are loaded once for all cells."""
 
     lake: str
     lake_id: str | None = None
-    """Id of the lake when the run began: the worker writes to no other lake."""
+    """Id of the lake when the run began; the worker refuses to write to a lake with another id."""
     run_id: str
     checkpoint: Checkpoint
     cells: tuple[Cell, ...]
@@ -28,7 +28,7 @@ class Task(StrictModel):
     canary_host: str | None = None
     """Host that a canary task checks; empty = any host; None = not a canary task."""
     memory_slots: int = 1
-    """Number of slots whose memory the task reserves; raised after each failure for lack of host memory."""
+    """Number of slots whose memory the task reserves; raised by one after each host out-of-memory failure."""
 
     @property
     def batch_tokens(self) -> int:
@@ -63,12 +63,12 @@ class Outcome(StrictModel):
     host: str = Field(default_factory=socket.gethostname)
     """Host of the attempt; empty for a dead worker if Ray does not report its host."""
     n_rows: int = 0
-    """Rows that this task measured; 0 if another task or run had committed the cell."""
+    """Number of rows that this task measured; 0 if another task or run had committed the cell."""
     by_another_run: bool = False
     """Another run committed the cell, before or while this task measured it."""
     seconds: float = 0.0
     compute_s: float = 0.0
-    """Seconds in forward passes and metrics, out of `seconds`."""
+    """Part of `seconds` spent in forward passes and metrics."""
     summary: str = ""
     """Short description of the result for the progress line."""
 
@@ -80,6 +80,6 @@ class Outcome(StrictModel):
 def fail_all_cells(
     task: Task, error_class: ErrorClass, message: str, traceback: str = "", seconds: float = 0.0
 ) -> list[Outcome]:
-    """The same failure for every cell of a task."""
+    """Return the same failure for every cell of a task."""
     common = {"message": message[:2000], "traceback": traceback[-4000:], "seconds": seconds}
     return [Outcome(cell_id=cell.id, error_class=error_class, **common) for cell in task.cells]

@@ -11,15 +11,15 @@ from pipeline.sweep.task import Task
 
 @dataclass(order=True)
 class QueuedTask:
-    """A task that may start at `ready_at`. Fewest attempts first, so that a failing task starves no other, but
-    a retry on another node (rank 0) goes first: a bad node is recognised before every task has failed on it."""
+    """A task that may start at `ready_at`. Tasks with the fewest attempts come first, so that a failing task does not
+    starve others. A retry on another node (rank 0) precedes all, to detect a bad node before every task fails on it."""
 
     rank: int
     shuffled: float
     task: Task = field(compare=False)
     ready_at: float = field(compare=False, default=0.0)
     alone: bool = field(compare=False, default=False)
-    """The task starts when no other runs, and no other starts beside it."""
+    """True if no other task may run at the same time."""
 
 
 class TaskQueue:
@@ -39,14 +39,14 @@ class TaskQueue:
         self.put_back(QueuedTask(rank, self._rng.random(), task, time.monotonic() + delay_s, alone))
 
     def put_back(self, queued: QueuedTask) -> None:
-        """Return a task that was taken out to its former place."""
+        """Put a removed task back at its former position."""
         insort(self._waiting, queued)
 
     def remove(self, queued: QueuedTask) -> None:
         self._waiting.remove(queued)
 
     def find_ready(self, accept: Callable[[Task], bool]) -> QueuedTask | None:
-        """First task that may start now and that `accept` accepts."""
+        """Return the first task that may start now and that `accept` accepts."""
         now = time.monotonic()
         return next((one for one in self._waiting if one.ready_at <= now and accept(one.task)), None)
 

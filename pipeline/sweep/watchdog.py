@@ -1,7 +1,7 @@
-"""Watchdog: ends a worker process that exceeds its timeout, from within, and leaves its stack in a file.
+"""Watchdog inside a worker process: ends the process after its timeout and leaves the stack in a file.
 
-The file exists on the node while an attempt is in flight, and its age is that of the current stage (loading, or one
-cell). The driver uses it to tell a stuck task from a queued one.
+The file exists on the node while an attempt is in flight; its age is the duration of the current stage (loading, or
+one cell). The driver uses the file to tell a stuck task from a queued one.
 """
 
 import faulthandler
@@ -19,7 +19,7 @@ from pipeline.sweep.task import Task
 
 @contextmanager
 def mark_in_flight(task: Task) -> Iterator[None]:
-    """Create the attempt's file and delete it on exit; it stays if the process is killed."""
+    """Create the attempt's file and delete it on exit; the file stays if the process is killed."""
     path = stack_file(task)
     path.touch()
     try:
@@ -31,7 +31,7 @@ def mark_in_flight(task: Task) -> Iterator[None]:
 
 
 def read_progress(tasks: Iterable[Task]) -> list[str]:
-    """Return how far the cells of those tasks are that run on this node: `MODEL@STEP ...: 96 of 512 contexts`."""
+    """Return the progress of tasks that run on this node, one line per cell: `MODEL@STEP ...: 96 of 512 contexts`."""
     files = [_progress_file(task) for task in tasks]
     texts = [path.read_text() for path in files if path.exists()]
     return [text for text in texts if text]
@@ -45,7 +45,7 @@ def _progress_file(task: Task) -> Path:
 def exit_on_timeout(task: Task) -> Iterator[None]:
     """Dump the stack and end the process after the timeout, even if it hangs in C code. Use within `mark_in_flight`."""
     with stack_file(task).open("w") as file:
-        os.utime(file.fileno())  # opening an empty file does not change its time
+        os.utime(file.fileno())  # opening an empty file does not change its modification time
         faulthandler.dump_traceback_later(task.resources.timeout_s, exit=True, file=file)
         try:
             yield
@@ -58,30 +58,30 @@ def stack_file(task: Task) -> Path:
 
 
 def read_stack(task: Task) -> str:
-    """Stack that the watchdog left on this node; empty if it did not end the task here."""
+    """Return the stack that the watchdog left on this node; empty if the watchdog did not end the task here."""
     path = stack_file(task)
     return path.read_text() if path.exists() else ""
 
 
 def innermost_line(stack: str) -> str:
-    """FILE:LINE of the innermost frame of the main thread, which is listed last; empty if there is none."""
+    """Return FILE:LINE of the main thread's innermost frame; the main thread is listed last. Empty without a stack."""
     main = stack.rpartition("(most recent call first):")[2]
     found = re.search(r'File "(?:.*/)?(.+?)", line (\d+)', main)
     return f"{found[1]}:{found[2]}" if found else ""
 
 
 def find_stuck(tasks: Iterable[Task], factor: float) -> list[str]:
-    """Contents of the tasks whose current stage on this node is older than this multiple of their timeout."""
+    """Return contents of the tasks on this node whose current stage has taken longer than `factor` x their timeout."""
     return [t.checkpoint.content for t in tasks if _age_s(stack_file(t)) >= factor * t.resources.timeout_s]
 
 
 def is_in_flight(task: Task) -> bool:
-    """Return True if the attempt runs on this node, or was killed here."""
+    """Return True if the attempt runs on this node, or was killed on this node."""
     return stack_file(task).exists()
 
 
 def _age_s(path: Path) -> float:
-    """Seconds since the file was last touched; 0 if it does not exist."""
+    """Return the seconds since the file was last touched; 0 if it does not exist."""
     try:
         return time.time() - path.stat().st_mtime
     except FileNotFoundError:

@@ -40,7 +40,7 @@ ERROR_CLASS_BY_EXCEPTION: dict[type[ShapelakeError], ErrorClass] = {
     LakeError: "infra",
 }
 CPU_ALLOCATION_FAILED = "can't allocate memory"
-"""Part of the message of the RuntimeError that torch raises when an allocation on the CPU fails."""
+"""Part of the RuntimeError message of torch when an allocation on the CPU fails."""
 TimeoutContext = Callable[[Task], AbstractContextManager[None]]
 
 
@@ -71,9 +71,9 @@ def _run_leased(task: Task, lake: Lake, watch: TimeoutContext) -> list[Outcome]:
 
 
 def settle_or_lease(task: Task, lake: Lake) -> list[Outcome]:
-    """Outcomes of a task that another run has finished or is working on; otherwise none, and its lease is taken."""
+    """Acquire the lease of a task and return no outcomes; return outcomes if another run holds it or all is done."""
     if holder := acquire_lease(lake, task.checkpoint.content, task.run_id):
-        return fail_all_cells(task, "leased", f"run {holder} is measuring it")
+        return fail_all_cells(task, "leased", f"run {holder} is measuring this checkpoint")
     done = [is_finished(lake, cell, task.similarity) for cell in task.cells]
     return [Outcome(cell_id=cell.id, by_another_run=True) for cell in task.cells] if all(done) else []
 
@@ -81,7 +81,7 @@ def settle_or_lease(task: Task, lake: Lake) -> list[Outcome]:
 def prefetch_task(task: Task) -> list[Outcome]:
     """Fetch the task's checkpoint ahead: from the Hub to this machine's disk, or from disk into the page cache.
 
-    Returns outcomes if it fails or if there is nothing to measure; otherwise none, and the lease is kept.
+    Returns outcomes if the fetch fails or no cell needs to be measured; otherwise returns none and keeps the lease.
     """
     started = time.monotonic()
     try:
@@ -98,13 +98,13 @@ def prefetch_task(task: Task) -> list[Outcome]:
 
 
 def outcomes_of_error(task: Task, error: Exception, started: float) -> list[Outcome]:
-    """The exception being handled, as the outcome of every cell of the task."""
+    """Return the exception being handled as the outcome of every cell of the task."""
     seconds = time.monotonic() - started
     return fail_all_cells(task, classify_error(error), format_error(error), traceback.format_exc(), seconds)
 
 
 def _read_ahead(folder: Path) -> None:
-    """Read the weight files that exist into the page cache; a missing one is reported when the model is loaded."""
+    """Read existing weight files into the page cache; a missing file is reported when the model is loaded."""
     files = LocalFolder(folder)
     read_ahead([folder / name for name in list_weight_files(files) if name in files.names])
 
@@ -116,12 +116,12 @@ def discard_fetched(task: Task) -> None:
 
 
 def run_task_with_timeout(task: Task) -> list[Outcome]:
-    """`run_task` under the watchdog, which ends this process and keeps its stack after the timeout."""
+    """Call `run_task` under the watchdog, which after the timeout saves the stack and ends this process."""
     return run_task(task, exit_on_timeout)
 
 
 def classify_error(error: BaseException) -> ErrorClass:
-    """Failure class of an exception; `error` for types that are not listed."""
+    """Return the failure class of an exception; `error` for types that are not listed."""
     for exception, error_class in ERROR_CLASS_BY_EXCEPTION.items():
         if isinstance(error, exception):
             return error_class
@@ -135,7 +135,7 @@ def classify_error(error: BaseException) -> ErrorClass:
 
 
 def format_error(error: BaseException) -> str:
-    """Message for the user: a ShapelakeError as it is, any other exception with its type."""
+    """Format an error for the user: the text of a ShapelakeError; for any other exception, its type and text."""
     return str(error) if isinstance(error, ShapelakeError) else f"{type(error).__name__}: {error}"
 
 
@@ -156,7 +156,7 @@ def _measure_cells(task: Task, lake: Lake, checkpoint: Checkpoint, watch: Timeou
 
 @cache
 def _model_cache() -> "ModelCache":
-    """Model cache of this process, which may run several tasks (inline, or on cluster CPUs)."""
+    """Return the model cache of this process, which may run several tasks (inline, or on cluster CPUs)."""
     from pipeline.measurement.loaded_checkpoint import ModelCache
 
     return ModelCache()
@@ -167,7 +167,7 @@ def _measure_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheck
     from pipeline.measurement.provenance import compute_s, file_metadata, summarize_peaks
 
     started = time.monotonic()
-    in_lake = lake.has_cell(cell.id, cell.checkpoint.model_key)  # asked once: another run may commit it meanwhile
+    in_lake = lake.has_cell(cell.id, cell.checkpoint.model_key)  # only once: another run may commit it meanwhile
     if in_lake and has_wanted_records(lake, cell, task.similarity):
         return Outcome(cell_id=cell.id, by_another_run=True)
     try:
@@ -194,7 +194,7 @@ def _measure_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheck
 
 
 def _record_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheckpoint", started: float) -> Outcome:
-    """Make only the similarity records of a cell that the lake has."""
+    """Make and commit only the similarity records of a cell that is already in the lake."""
     from pipeline.measure import record_cell
 
     assert task.similarity
@@ -214,7 +214,7 @@ def _record_and_commit(task: Task, lake: Lake, cell: Cell, loaded: "LoadedCheckp
 
 
 def _commit_records(task: Task, lake: Lake, cell: Cell, records: "list[RecordRow]") -> bool:
-    """Commit the similarity records of a cell, if the task wants any; return False if the lake has them."""
+    """Commit the similarity records of a cell, if the task wants any; return False if the lake had them before."""
     if task.similarity is None:
         return False
     from pipeline.lake.similarity_files import commit_records, encode_records

@@ -75,7 +75,7 @@ def test_a_change_of_base_or_adapter_after_the_plan_is_noticed(changed: str, tmp
     (tmp_path / changed).write_bytes((tmp_path / changed).read_bytes() + b" ")
     with pytest.raises(FilesChangedError, match="changed after the plan"):
         require_unchanged(found)
-    with pytest.raises(FilesChangedError, match="was written while it was measured"):
+    with pytest.raises(FilesChangedError, match="was written while the checkpoint was measured"):
         states.require_same()
 
 
@@ -109,7 +109,7 @@ def test_a_plan_says_which_checkpoints_lack_a_base(tmp_path: Path, shapelake) ->
     sweep = tiny.sweep_file(tmp_path, tmp_path, checkpoints=[{"local": "lora"}])
     code, out, _ = shapelake("plan", sweep, "--lake", tmp_path / "lake")
     assert code == 0
-    assert "checkpoint-1 and checkpoint-2: an adapter of peft without a base model" in " ".join(out.split())
+    assert "checkpoint-1 and checkpoint-2: a peft adapter without a base model" in " ".join(out.split())
     code, out, err = shapelake("run", sweep, "--lake", tmp_path / "lake", "--backend", "inline")
     assert code == 1
     assert "Name its base model: {local: FOLDER, base: owner/base}" in " ".join((out + err).split())

@@ -21,7 +21,7 @@ def folder_with(root: Path, *names: str) -> LocalFolder:
 @pytest.mark.parametrize(
     ("names", "found", "do"),
     [
-        (("adapter_config.json", "adapter_model.safetensors"), "an adapter of peft", "merge_and_unload"),
+        (("adapter_config.json", "adapter_model.safetensors"), "a peft adapter", "merge_and_unload"),
         (("zero_to_fp32.py", "latest", "global_step500/"), "DeepSpeed ZeRO", "python zero_to_fp32.py"),
         (("latest", "global_step500/"), "a DeepSpeed checkpoint", "deepspeed.utils.zero_to_fp32"),
         (("__0_0.distcp", ".metadata"), "a distributed checkpoint of torch", "dcp_to_torch"),

@@ -89,7 +89,7 @@ def test_a_known_fault_is_told_where_the_listing_shows_it(hub: FakeHub) -> None:
     repo.branches["step2"] = repo.branches["step0"]
     why = {line["revision"]: line["why"] for line in list_catalog(repo.id)}
     assert why.pop("step2") == (
-        "equal to step0, the rate of learning being near zero (github.com/EleutherAI/pythia/issues/83 and 198)"
+        "equal to step0, because the learning rate is near zero (github.com/EleutherAI/pythia/issues/83 and 198)"
     )
     assert set(why.values()) == {None}
 

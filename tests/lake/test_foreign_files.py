@@ -110,7 +110,7 @@ def test_a_cell_copied_to_the_name_of_another_is_named(lake):
     with left_out_files() as messages:
         assert set(rows(lake)["cell_id"]) == {OWN}
     assert OTHER in messages[0]
-    assert messages[0].endswith("its rows are not those of its cell id")
+    assert messages[0].endswith("its rows do not belong to its cell id")
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=20)

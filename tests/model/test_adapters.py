@@ -195,8 +195,8 @@ def test_nan_in_an_adapter_is_told_of_the_adapter(saved: Saved, tmp_path: Path) 
 
 def test_without_a_base_the_message_names_the_adapter_and_its_base(tmp_path: Path) -> None:
     folder = lora.write(tmp_path / "lora", lora.lora_tensors(LLAMA))
-    with pytest.raises(CheckpointError, match=r"an adapter of peft without a base(.|\n)*base: owner/base"):
+    with pytest.raises(CheckpointError, match=r"a peft adapter without a base(.|\n)*base: owner/base"):
         load_model(folder, "float32", "cpu")
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
-    with pytest.raises(CheckpointError, match=r"an adapter of peft without a base(.|\n)*base: FOLDER"):
+    with pytest.raises(CheckpointError, match=r"a peft adapter without a base(.|\n)*base: FOLDER"):
         load_model(folder, "float32", "cpu")

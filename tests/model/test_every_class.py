@@ -25,10 +25,10 @@ def render(outcomes: list[Outcome]) -> str:
         "configs, written by `tests/model/test_every_class.py`: "
         + ", ".join(f"{count} {kind}" for kind, count in counts.items())
         + ".",
-        "Fine: its states are among the model's own, and the first token sees later ones exactly if the kind says so.",
-        "Refused: two lines at load. Unbuilt: the test has no small config for it; it is checked when it is loaded.",
+        "Fine: captured states equal the model's own, and the direction of attention matches the kind. Refused:",
+        "loading raises an error. Unbuilt: the test has no small config; the class is checked at loading.",
         "",
-        "| class | outcome | kinds, or why |",
+        "| class | outcome | kinds, or reason |",
         "|---|---|---|",
     ]
     rows = [f"| {o.name} | {o.outcome} | {_cell(o.why)} |" for o in outcomes]

@@ -51,7 +51,7 @@ def test_the_wrong_direction_is_refused(name: str, saved: Saved) -> None:
     module = load_model(saved(name), "float32", "cpu").module
     right, wrong = ("decoder", "encoder") if name in tiny_models.CAUSAL else ("encoder", "decoder")
     LayerStack(module, right).verify()
-    with pytest.raises(CheckpointError, match=r"config.json gives a (causal model|bidirectional model), but"):
+    with pytest.raises(CheckpointError, match=r"config.json describes a (causal model|bidirectional model), but"):
         LayerStack(module, wrong).verify()
 
 
@@ -66,7 +66,7 @@ def test_states_that_are_not_the_models_own_are_refused(saved: Saved, monkeypatc
         return output
 
     monkeypatch.setattr(module.transformer, "forward", shifted)
-    with pytest.raises(CheckpointError, match="GPT2Model: the output of its blocks is not what it gives as its own"):
+    with pytest.raises(CheckpointError, match="GPT2Model: the outputs of its blocks differ from the hidden states"):
         LayerStack(module, "decoder")
 
 
@@ -81,7 +81,7 @@ def test_logits_that_are_not_those_of_the_head_are_refused(saved: Saved, monkeyp
         return output
 
     monkeypatch.setattr(module, "forward", with_tokens)
-    with pytest.raises(CheckpointError, match="its logits are not those of its head on the final state"):
+    with pytest.raises(CheckpointError, match="its logits differ from those of its head on the final state"):
         LayerStack(module, "decoder").verify()
 
 

@@ -58,7 +58,7 @@ def test_a_task_is_settled_if_another_run_has_done_it_or_is_at_it(lake):
     acquire_lease(lake, task.checkpoint.content, "run")
     lake.heartbeat("run", {"ended": False})
     (outcome,) = settle_or_lease(other, lake)
-    assert (outcome.error_class, outcome.message) == ("leased", "run run is measuring it")
+    assert (outcome.error_class, outcome.message) == ("leased", "run run is measuring this checkpoint")
     lake_rows.commit(lake, task.checkpoint)
     release_lease(lake, task.checkpoint.content, "run")
     (outcome,) = settle_or_lease(other, lake)
@@ -75,7 +75,7 @@ def test_what_another_run_measures_is_waited_for_and_counted_as_its(tmp_path):
             waits.append(task.run_id)
             if len(waits) == 3:
                 stub.work(task)  # the other run commits it
-            return fail_all_cells(task, "leased", "run x is measuring it")
+            return fail_all_cells(task, "leased", "run x is measuring this checkpoint")
         settled = settle_or_lease(task, lake)
         return settled or stub.work(task)
 

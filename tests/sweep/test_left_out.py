@@ -8,7 +8,7 @@ from pipeline.sweep.run_progress import RunProgress
 from tests.support import stub_checkpoints as stub
 from tests.support.stub_runs import Scripted, refuse
 
-WHY = "2 GPUs of 24 GB in one node are needed, the largest node has 1"
+WHY = "2 GPUs of 24 GB are needed in one node; the largest node has 1"
 
 
 class Small(Scripted):

@@ -55,7 +55,7 @@ def test_a_dead_process_of_ray_is_no_fault_of_any_checkpoint(tmp_path: Path, pro
     lake = Lake(uri)
     assert done.returncode == 1, done.stderr
     assert "STOPPED" in done.stdout
-    assert "run again" in done.stdout or "run it again" in done.stdout.lower()
+    assert "run again" in done.stdout or "run the sweep again" in done.stdout.lower()
     assert "Traceback" not in done.stdout + done.stderr
     assert (lake.failure_counts(), lake.quarantined_cell_ids()) == ({}, set())
     assert 40 <= len(lake.cell_files()) < STEPS

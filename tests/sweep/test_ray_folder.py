@@ -37,7 +37,7 @@ def test_only_sessions_of_dead_drivers_go(short_folder):
 @pytest.mark.parametrize("name", ["x" * 100, "é" * 30, "a/" * 40])
 def test_a_folder_too_long_for_sockets_is_refused(name, short_folder, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", str(short_folder / name))
-    with pytest.raises(UsageError, match="bytes long, and the sockets below it leave room for") as error:
+    with pytest.raises(UsageError, match="bytes long; Ray's sockets below it allow at most") as error:
         prepare_ray_tmpdir()
     assert str(error.value).count("\n") == 1
     assert not (short_folder / name).exists()

@@ -40,7 +40,7 @@ def test_a_model_that_no_node_which_runs_tasks_has_gpus_for_is_too_large(monkeyp
         address="auto",
     )
     small, large = cell_of_size(10**9), cell_of_size(32 * 10**9, step=1)
-    why = "4 GPUs of 24 GB in one node are needed, the largest node has 2"
+    why = "4 GPUs of 24 GB are needed in one node; the largest node has 2"
     assert opened.find_too_large([small, large]) == opened.find_too_large([large]) == {large.id: why}
 
 
@@ -53,7 +53,7 @@ def test_a_model_of_two_gpus_sees_two_that_no_task_beside_it_sees():
     opened = RayBackend(TaskFunctions(lambda task: [], nap, lambda task: None), resources)
     began = time.monotonic()
     (why,) = opened.find_too_large([cell_of_size(45 * 10**9)]).values()
-    assert why == "5 GPUs of 24 GB in one node are needed, the largest node has 4"
+    assert why == "5 GPUs of 24 GB are needed in one node; the largest node has 4"
     assert time.monotonic() - began < 2
     large = [task(step, cells=(cell_of_size(12 * 10**9),), resources=resources) for step in range(4)]
     napped = naps(opened, large)

@@ -17,7 +17,7 @@ TIMING_COLUMN = "spectrum_s"
 def measure(layer: Layer) -> MetricValues:
     """Return the columns of this group; null if the layer does not vary (`constant_layer`, `too_few_tokens`).
 
-    Those without sink tokens are null if the other tokens do not vary (`too_few_ordinary_tokens`).
+    The `_no_sink` columns are null if the tokens other than sinks do not vary (`too_few_ordinary_tokens`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     for suffix, population in layer.populations.items():
@@ -37,18 +37,19 @@ def anisotropy(moments: Moments, largest: float | None = None) -> float:
         moments: float64 moments of at least two tokens that differ.
         largest: lambda_1 if it is already known.
 
-    Source: Razzhigaev et al. 2024 (arXiv 2311.05928), section 3; `_no_sink`, without sink tokens: this project, after
+    Source: Razzhigaev et al. 2024 (arXiv 2311.05928), section 3; `_no_sink` (without sink tokens): this project, after
         Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
-    Bias: an isotropic cloud of N tokens reads (1 + sqrt(dim / N))^2 / dim; one sink per context makes it depend on the
-        context's length. Without sinks it depends on `sink_multiple`. The standard error has none that was measured:
-        its root mean square is 0.93 to 1.03 of the spread over repeated draws, also with sinks and clusters.
+    Bias: for an isotropic cloud of N tokens the value is (1 + sqrt(dim / N))^2 / dim; one sink per context makes the
+        value depend on the context length. Without sinks the value depends on `sink_multiple`. No bias of the standard
+        error was found: its root mean square is 0.93 to 1.03 of the spread over repeated draws, also with sinks and
+        clusters.
     """
     covariance = moments.covariance()
     return (largest or top_eigenvalue(covariance)) / float(covariance.trace())
 
 
 def anisotropy_groups(layer: Layer, population: Population) -> list[float | None]:
-    """Return `anisotropy` without one group of contexts, for each group; empty with one group.
+    """Return the leave-one-group-out values of `anisotropy`, one per group of contexts; empty with one group.
 
     None where the remaining tokens do not vary (`constant_without_a_group`).
 
@@ -63,10 +64,10 @@ def anisotropy_groups(layer: Layer, population: Population) -> list[float | None
 
 
 def anisotropy_uncentered(layer: Layer) -> float:
-    """Return lambda_1 / sum lambda of the uncentered second moment: the mean direction counts as variance.
+    """Return lambda_1 / sum lambda of the uncentered second moment, in which the mean direction counts as variance.
 
     Source: Queipo-de-Llano et al. 2025 (arXiv 2510.06477).
-    Bias: near 1 if the mean is long, regardless of the spread about it.
+    Bias: near 1 if the mean is long, regardless of the spread about the mean.
     """
     return float(layer.every.second_moment_eigen.values[0] / layer.every.second_moment.trace())
 
@@ -75,7 +76,7 @@ def sink_variance_share(layer: Layer) -> float:
     """Return the share of sum |x - mean|^2 that sink tokens carry, with the mean over all tokens.
 
     Source: this project; an analysis of variance.
-    Bias: none; the value depends on `sink_multiple` and on the context's length.
+    Bias: none; the value depends on `sink_multiple` and on the context length.
     """
     center = layer.every.pooled.mean
     return layer.moments.sink_sums.squared_deviation(center) / layer.every.pooled.squared_deviation(center)

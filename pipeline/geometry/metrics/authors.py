@@ -23,16 +23,16 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def id_authors(layer: Layer, graph: NeighborGraph) -> float | None:
-    """Return the published TwoNN with its flaws on the first `authors_points` points; None below five usable points.
+    """Return TwoNN with the flaws of the published code, on the first `authors_points` points.
 
-    The slope uses the lowest fifth of mu only; points with a duplicate, or with r1 = r2, stay in the denominator of
-    the empirical distribution. Distances are float64, of centered rows in units of their mean length; the
-    distribution function is float32, as published. The standard error is that of one draw: the standard deviation
-    over the first draw and further disjoint ones, as the authors repeated theirs.
+    None with fewer than five usable points. The slope uses only the lowest fifth of mu; points with a duplicate, or
+    with r1 = r2, count in the denominator of the empirical distribution. Distances are float64, between centered rows
+    in units of their mean length; the distribution function is float32, as published. The standard error is that of
+    one draw: the standard deviation over the first and further disjoint draws, like the authors' repeated runs.
 
     Source: Razzhigaev et al. 2024 (arXiv 2311.05928), code llm_microscope 0.0.7.
-    Bias: upward with duplicates (5 % of them read 13.5 for 10, 20 % read 25); sd 3.6 % at N = 4096. Three draws leave
-        the standard error uncertain by 50 %.
+    Bias: upward with duplicates (for a true value of 10, 5 % duplicates give 13.5 and 20 % give 25); sd 3.6 % at
+        N = 4096. With three draws, the standard error itself is uncertain by 50 %.
     """
     n = int(graph.copies.sum())
     mu = _mu(graph) if graph.distances.shape[1] >= 2 else graph.distances.new_zeros(0)
@@ -46,7 +46,7 @@ def id_authors(layer: Layer, graph: NeighborGraph) -> float | None:
 
 
 def _mu(graph: NeighborGraph) -> Float64[Tensor, " usable"]:
-    """Return sorted r2 / r1 of the points that have neither a copy nor r1 = r2."""
+    """Return the sorted r2 / r1 of the points, except points with a duplicate or with r1 = r2."""
     points, weight = graph.points.to(torch.float64), graph.copies.to(torch.float64)
     points = points - (weight @ points) / weight.sum()
     points = points / (weight @ torch.linalg.vector_norm(points, dim=1) / weight.sum())

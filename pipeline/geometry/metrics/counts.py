@@ -1,4 +1,4 @@
-"""Counts of tokens and points used and left out, and shares of neighbours with equal context or token."""
+"""Counts of used and excluded tokens and points, and shares of neighbours with the same context or token."""
 
 import torch
 from jaxtyping import Int
@@ -53,8 +53,8 @@ def n_sink_tokens(layer: Layer) -> int:
 
     A token is a sink if it opens its context or if its norm exceeds `sink_multiple` pilot norms in any block.
 
-    Source: this project; the tokens of the massive activations of Sun et al. 2024 (arXiv 2402.17762).
-    Bias: the pilot norm is the median of the first 512 tokens, not of all.
+    Source: this project; such tokens have the massive activations of Sun et al. 2024 (arXiv 2402.17762).
+    Bias: the pilot norm is the median of the first 512 tokens, not of all tokens.
     """
     return layer.moments.sink_sums.count
 
@@ -80,7 +80,7 @@ def n_points(layer: Layer) -> int:
 def n_duplicates(layer: Layer) -> int:
     """Return the number of points removed because they equal an earlier point of the group in every coordinate.
 
-    Source: a count; reason: Facco et al. 2017 assume that points are distinct.
+    Source: a count; points are removed because Facco et al. 2017 assume distinct points.
     Bias: none.
     """
     return sum(g.n_duplicates for g in layer.dimension_graphs)
@@ -90,13 +90,13 @@ def n_near_duplicates(layer: Layer) -> int:
     """Return the number of points removed within min(32 u |x|, 0.02 median r1) of an earlier point, u = rounding unit.
 
     Source: this project.
-    Bias: distinct points that are that close are removed too.
+    Bias: distinct points at such distances are removed too.
     """
     return sum(g.n_near_duplicates for g in layer.dimension_graphs)
 
 
 def n_nonfinite(layer: Layer) -> int:
-    """Return the number of points of the cloud with NaN or infinity.
+    """Return the number of points in the cloud that contain NaN or infinity.
 
     Source: a count.
     Bias: none.
@@ -118,8 +118,8 @@ def same_context_share(layer: Layer) -> float | None:
 
     A high share means that the measured dimension is that of single contexts.
 
-    Source: this project; two regimes of nearest-neighbour dimensions: Osman et al. 2026 (arXiv 2608.14361).
-    Bias: none; falls if a group has more contexts and fewer points of each.
+    Source: this project; for the two regimes of nearest-neighbour dimensions see Osman et al. 2026 (arXiv 2608.14361).
+    Bias: none; falls if a group has more contexts with fewer points each.
     """
     if not layer.cloud.has_context_ids:
         layer.flags.add("no_contexts")
@@ -140,10 +140,10 @@ def same_token_share(layer: Layer) -> float | None:
 
 
 def noise_ratio(layer: Layer) -> float | None:
-    """Return the median of unit * |x| / r1, the share of r1 that may be rounding of the activations.
+    """Return the median of u |x| / r1, the share of r1 that may be due to rounding; u = rounding unit of the dtype.
 
     Source: this project.
-    Bias: upward by about sqrt(3), because the bound of a rounding error is used instead of its spread.
+    Bias: upward by about sqrt(3), because the bound of the rounding error is used instead of its standard deviation.
     """
     ratios = [g.rounding_noise / g.distances[:, 0] for g in layer.dimension_graphs if g.distances.shape[1]]
     if not ratios:

@@ -30,7 +30,7 @@ FRACTIONS = tuple(i / 10 for i in range(1, 11))
 def measure(layer: Layer) -> MetricValues:
     """Return the columns of this group: means over groups of contexts; `_se` = sd / sqrt(groups), null with one group.
 
-    A value is null, or left out of a curve, if too few points or tied distances leave nothing to estimate (see
+    A value is null, or missing from a curve, if no group has enough points and untied distances (see
     `usable_group_radii`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
@@ -48,30 +48,30 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def id_twonn(radii: Radii) -> float:
-    """Return TwoNN: slope through the origin of -log(1 - i/N) on the sorted log mu, lowest 90 %; mu = r2 / r1.
+    """Return TwoNN: slope through the origin of -log(1 - i/N) over the lowest 90 % of sorted log mu; mu = r2 / r1.
 
     `radii` are float64 `[points, k >= 2]`, ascending. Relative standard deviation 1.7 % at N = 4096.
 
     Source: Facco et al. 2017 (arXiv 1803.06992).
-    Bias: downward from about ten dimensions on (boundary), by 15 % at d = 20 and 30 % at d = 50 for N = 10,000;
-        upward on curved clouds.
+    Bias: downward above about ten dimensions because of the boundary, by 15 % at d = 20 and 30 % at d = 50 for
+        N = 10,000; upward on curved clouds.
     """
     log_mu = _log_mu(radii)
     return _slope(log_mu, int(len(log_mu) * 0.9))
 
 
 def id_mle(radii: Radii) -> float:
-    """Return the maximum likelihood of TwoNN, (N - 1) / sum log mu: smallest variance, 1.6 % at N = 4096.
+    """Return the maximum likelihood estimate for TwoNN's model, (N - 1) / sum log mu; sd 1.6 % at N = 4096 (smallest).
 
     Source: Denti et al. 2022 (arXiv 2104.13832), the unbiased estimator for Facco's model.
-    Bias: as `id_twonn`; the far tail of mu (noise, near-duplicate pairs) also biases it downward.
+    Bias: as `id_twonn`; the far tail of mu (noise, near-duplicate pairs) causes a further downward bias.
     """
     log_mu = _log_mu(radii)
     return float((len(log_mu) - 1) / log_mu.sum())
 
 
 def id_mle_c50(radii: Radii) -> float:
-    """Return the maximum likelihood of the lowest half of mu; of the right-censored rest only the count enters.
+    """Return the maximum likelihood estimate from the lowest half of mu; the upper half is right-censored.
 
     Source: type-II censored Pareto likelihood; scikit-dimension's `mle` with discard_fraction 0.5.
     Bias: as `id_twonn`, less affected by the tail; relative standard deviation 2.2 % at N = 4096.
@@ -80,7 +80,7 @@ def id_mle_c50(radii: Radii) -> float:
 
 
 def id_mle_c90(radii: Radii) -> float:
-    """Return the maximum likelihood of the lowest 90 % of mu, the rest right-censored.
+    """Return the maximum likelihood estimate from the lowest 90 % of mu; the upper 10 % are right-censored.
 
     Source: type-II censored Pareto likelihood; scikit-dimension's `mle` with discard_fraction 0.1.
     Bias: as `id_twonn`, less affected by the farthest tail; relative standard deviation 1.7 % at N = 4096.
@@ -89,12 +89,13 @@ def id_mle_c90(radii: Radii) -> float:
 
 
 def id_lb20(radii: Radii) -> float:
-    """Return Levina-Bickel with 20 neighbours (fewer if there are fewer), averaged as inverses.
+    """Return the Levina-Bickel estimate with 20 neighbours (or all if a point has fewer), averaged over inverses.
 
-    The scale is larger than that of TwoNN, the variance a quarter.
+    The scale is larger than that of TwoNN, and the variance a quarter of TwoNN's.
 
-    Source: Levina and Bickel 2004; the average of MacKay and Ghahramani 2005.
-    Bias: boundary and curvature bias it more than `id_twonn`: mean error 19 % against 11 % on the benchmark manifolds.
+    Source: Levina and Bickel 2004; averaged as in MacKay and Ghahramani 2005.
+    Bias: boundary and curvature have a larger effect than on `id_twonn`: on the benchmark manifolds the mean error is
+        19 % instead of 11 %.
     """
     return float(1 / _inverse_local_dimension(radii).mean())
 
@@ -102,11 +103,12 @@ def id_lb20(radii: Radii) -> float:
 def id_local_quantiles(layer: Layer, radii: list[Radii]) -> list[float] | None:
     """Return quantiles of the local dimension over the points of all groups, at MU_PROBABILITIES.
 
-    The local dimension is Levina-Bickel at one point, 1 / mean log(r_20 / r_j) over its nearer neighbours.
-    Points with all of them at one distance are left out (`tied_distances`).
+    The local dimension is the Levina-Bickel estimate at one point, 1 / mean log(r_20 / r_j) over the nearer neighbours
+    j < 20. Points whose 20 neighbours are all at one distance are left out (`tied_distances`).
 
     Source: Levina and Bickel 2004.
-    Bias: one point has a relative standard deviation of 23 %, so the quantiles of a constant dimension spread too.
+    Bias: the estimate at one point has a relative standard deviation of 23 %, so that quantiles spread even if the
+        dimension is constant.
     """
     inverse = torch.cat([_inverse_local_dimension(r) for r in radii])
     usable = inverse[inverse > 0]
@@ -119,14 +121,14 @@ def id_local_quantiles(layer: Layer, radii: list[Radii]) -> list[float] | None:
 
 
 def id_gride(radii: Radii, k: int) -> float:
-    """Return GRIDE: maximum likelihood of r_2k / r_k, the dimension at the scale of k neighbours.
+    """Return the GRIDE estimate of the dimension at the scale of k neighbours: maximum likelihood of r_2k / r_k.
 
-    At k = 1 this is TwoNN's N / sum log mu. Infinite if all ratios are 1. A curve over k that falls may be due to
-    noise, to the boundary, to finite N or to the end of a curved manifold: a noiseless Gaussian of 20 dimensions falls
-    from 17.4 to 13.4. One that rises may be due to curvature or to clusters.
+    At k = 1 this is TwoNN's N / sum log mu. Infinite if all ratios are 1. Noise, the boundary, finite N and the finite
+    extent of a curved manifold can make the curve over k fall: a noiseless Gaussian of 20 dimensions falls from 17.4 to
+    13.4. Curvature and clusters can make it rise.
 
     Source: Denti et al. 2022 (arXiv 2104.13832).
-    Bias: as `id_twonn`; bias from boundary and curvature grows with k, bias from noise falls.
+    Bias: as `id_twonn`; bias from boundary and curvature grows with k, and bias from noise decreases.
     """
     log_ratio = (radii[:, 2 * k - 1] / radii[:, k - 1]).log()
     n, total = len(log_ratio), float(log_ratio.sum())
@@ -146,7 +148,7 @@ def id_gride(radii: Radii, k: int) -> float:
 
 
 def id_fraction(radii: Radii, fraction: float) -> float:
-    """Return the slope of TwoNN over the lowest `fraction` of mu; a Pareto law gives a flat curve over fractions.
+    """Return the TwoNN slope over the lowest `fraction` of mu; for Pareto-distributed mu the curve is flat.
 
     Source: Facco et al. 2017 (arXiv 1803.06992), at fractions 0.1 ... 1.0 instead of 0.9 alone.
     Bias: as `id_twonn`; relative standard deviation 5 % at fraction 0.1 and N = 4096.
@@ -158,9 +160,9 @@ def id_fraction(radii: Radii, fraction: float) -> float:
 def id_ks(radii: Radii) -> float:
     """Return the Kolmogorov-Smirnov distance between mu and the Pareto law with exponent `id_mle`.
 
-    Source: Kolmogorov-Smirnov statistic; the law of mu: Facco et al. 2017.
-    Bias: the exponent is fitted and points are dependent, so 1.36 / sqrt(N) is not the 5 % point: an effect size,
-        not a test.
+    Source: Kolmogorov-Smirnov statistic; the distribution of mu is from Facco et al. 2017.
+    Bias: the exponent is fitted and points are dependent, so 1.36 / sqrt(N) is not the 5 % critical value; the distance
+        is an effect size, not a test.
     """
     log_mu = _log_mu(radii)
     n, law = len(log_mu), -torch.expm1(-id_mle(radii) * log_mu)
@@ -189,7 +191,7 @@ def r2_median(radii: Radii) -> float:
 def mu_quantiles(radii: Radii) -> list[float]:
     """Return the quantiles of mu = r2 / r1 at MU_PROBABILITIES over all groups.
 
-    Source: quantiles; those of a Pareto law are (1 - p)^(-1/d).
+    Source: quantiles; the quantiles of a Pareto distribution are (1 - p)^(-1/d).
     Bias: none.
     """
     at = torch.tensor(MU_PROBABILITIES, dtype=torch.float64, device=radii.device)
@@ -197,7 +199,7 @@ def mu_quantiles(radii: Radii) -> list[float]:
 
 
 def _inverse_local_dimension(radii: Radii) -> Float64[Tensor, " points"]:
-    """Mean of log(r_k / r_j) over the neighbours j < k of each point, k = 20 or as many as there are."""
+    """Return the mean of log(r_k / r_j) over the neighbours j < k of each point; k = 20, or all if there are fewer."""
     near = radii[:, :20]
     return (near[:, -1:] / near[:, :-1]).log().mean(1)
 
@@ -207,7 +209,7 @@ def _log_mu(radii: Radii) -> Float64[Tensor, " points"]:
 
 
 def _slope(log_mu: Float64[Tensor, " points"], fitted: int) -> float:
-    """Return the least-squares slope through the origin over the `fitted` lowest; not finite if all are zero."""
+    """Return the least-squares slope through the origin over the `fitted` lowest values; not finite if all are zero."""
     x = log_mu[:fitted]
     y = -torch.log1p(-torch.arange(1, fitted + 1, device=x.device, dtype=torch.float64) / len(log_mu))
     return float((x * y).sum() / x.square().sum())
@@ -219,7 +221,7 @@ def _censored(log_mu: Float64[Tensor, " points"], fraction: float) -> float:
 
 
 def _gride_curve(layer: Layer, groups: list[Radii | None]) -> MetricValues:
-    """Return `id_gride` at k = 1, 2, 4 ... up to the recipe's k, as far as every group has 2k neighbours."""
+    """Return `id_gride` at k = 1, 2, 4 ... up to the recipe's k, as long as every group has 2k neighbours."""
     columns = min(r.shape[1] for r in groups if r is not None)
     scales = [2**i for i in range(layer.recipe.k.bit_length()) if 2 ** (i + 1) <= columns]
     curve = {k: mean_over_groups(layer, [None if r is None else id_gride(r, k) for r in groups]) for k in scales}

@@ -22,10 +22,10 @@ TOKENS_PER_DIM = 5
 
 @dataclass(frozen=True)
 class LinearFit:
-    """Best linear map A of centered rows x to the rows y of the next layer, and centered float64 sums over tokens."""
+    """Best linear map A from centered rows x to centered rows y of the next layer, with float64 sums over tokens."""
 
     weights: Float64[Tensor, "dim next"]
-    """A, without directions of x below the noise floor."""
+    """Map A, restricted to directions of x above the noise floor."""
     cross: Float64[Tensor, "dim next"]
     target_sum_of_squares: float
     """Sum of |y - mean y|^2."""
@@ -61,11 +61,11 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def linearity(layer: Layer, fit: LinearFit) -> float | None:
-    """Return R^2 of the best linear map to the next layer, centered, in sample.
+    """Return the in-sample R^2 of the best linear map to the next layer, on centered rows.
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
-    Bias: near 1 if the residual stream dominates, or if a few sink tokens do (`_no_sink` leaves them out); unrelated
-        layers read dim / (N - 1), so take N >= 5 dim (below it: flag `few_tokens_per_dim`).
+    Bias: near 1 if the residual stream or a few sink tokens dominate (`_no_sink` excludes sinks); for unrelated layers
+        the value is dim / (N - 1), so use N >= 5 dim (flag `few_tokens_per_dim` below that).
     """
     if fit.target_sum_of_squares <= 0:
         layer.flags.add("next_layer_constant")
@@ -74,10 +74,10 @@ def linearity(layer: Layer, fit: LinearFit) -> float | None:
 
 
 def linearity_groups(population: Population, fit: LinearFit, target: list[Moments]) -> list[float | None]:
-    """Return `linearity` without one group of contexts, for each group, to first order: the map stays that of all.
+    """Return the leave-one-group-out values of `linearity` to first order, with the map fitted to all groups.
 
-    The derivative of the residual with respect to the best map is zero, so the error is of second order. None where
-    the next layer does not vary without the group.
+    The derivative of the residual with respect to the best map is zero, so the error is of second order. A value is
+    None if the next layer does not vary without the group.
 
     Source: delete-a-group jackknife over disjoint groups of contexts.
     Bias: as `linearity`.
@@ -92,11 +92,11 @@ def linearity_groups(population: Population, fit: LinearFit, target: list[Moment
 def linearity_residual(layer: Layer, after: Moments, fit: LinearFit) -> float | None:
     """Return R^2 of the best linear map to the increment y - x, which excludes the residual stream.
 
-    The residual is that of `linearity`, since A - 1 is as linear as A; only the variance to explain is smaller. None
-    if the widths differ (`width_changes`) or the increment is zero (`no_increment`).
+    The residual equals that of `linearity`, because A - 1 is as linear as A; only the variance to be explained is
+    smaller. None if the widths differ (`width_changes`) or the increment is zero (`no_increment`).
 
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), without the residual component.
-    Bias: unrelated layers read dim / (N - 1), so take N >= 5 dim.
+    Bias: for unrelated layers the value is dim / (N - 1), so use N >= 5 dim.
     """
     before = layer.every.pooled
     if len(before.shifted_sum) != len(after.shifted_sum):
@@ -111,7 +111,7 @@ def linearity_residual(layer: Layer, after: Moments, fit: LinearFit) -> float | 
 
 
 def _fit(population: Population, after: Moments) -> LinearFit:
-    """Solve least squares by the eigenvectors of the covariance, without directions below the noise floor."""
+    """Solve least squares with the eigenvectors of the covariance, without directions below the noise floor."""
     before, (values, vectors) = population.pooled, population.covariance_eigen
     assert vectors is not None, "a layer with a next layer has eigenvectors"
     cross = _centered_cross(population.sums.pooled_cross_scatter, before, after)
@@ -124,7 +124,7 @@ def _fit(population: Population, after: Moments) -> LinearFit:
 
 
 def _r2(weights: Tensor, before: Moments, after: Moments, cross_scatter: Tensor) -> float | None:
-    """R^2 of a given map on the tokens of these moments."""
+    """Return R^2 of a given map on the tokens of these moments."""
     total = after.squared_deviation(after.mean) if after.count else 0.0
     if total <= 0:
         return None

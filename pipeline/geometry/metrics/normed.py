@@ -1,6 +1,7 @@
-"""Geometry of the points as the next block reads them: after its input norm, or unchanged in post-norm models.
+"""Geometry of the points after the input norm of the next block; in post-norm models, of the unchanged points.
 
-Comparisons of pre-norm and post-norm models need it: the residual stream of the former has not been normalised.
+Comparisons of pre-norm with post-norm models need these columns, because the residual stream of a pre-norm model is not
+normalised.
 """
 
 import torch
@@ -29,8 +30,8 @@ NEIGHBORS = 2
 def measure(layer: Layer) -> MetricValues:
     """Return the columns of this group; null if no block follows.
 
-    Anisotropy and cosine are also null if the finite points do not vary, the dimension if no group has 100 distinct
-    ones (`too_few_normed_points`).
+    Anisotropy and cosine are also null if the finite points do not vary; the dimension is also null if no group has 100
+    distinct points (`too_few_normed_points`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     if layer.read_by_next is None:
@@ -46,17 +47,17 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def anisotropy_normed(population: Population) -> MetricValues:
-    """Return `anisotropy` of the normed points, its standard error, and its values without one group.
+    """Return `anisotropy` of the normed points, its standard error and its leave-one-group-out values.
 
-    Source: this project; pre-norm blocks: Xiong et al. 2020 (arXiv 2002.04745).
-    Bias: as `anisotropy`, at the number of points instead of tokens. Norms give sinks the length of other tokens.
+    Source: this project; for pre-norm blocks see Xiong et al. 2020 (arXiv 2002.04745).
+    Bias: as `anisotropy`, with the number of points for N. After the norm, sinks are as long as other tokens.
     """
     without = leave_one_out(anisotropy, population.without_each_group())
     return jackknife_columns("anisotropy_normed", anisotropy(population.pooled), without)
 
 
 def cosine_mean_normed(population: Population) -> MetricValues:
-    """Return `cosine_mean` of the normed points, its standard error, and its values without one group.
+    """Return `cosine_mean` of the normed points, its standard error and its leave-one-group-out values.
 
     Source: as `anisotropy_normed`.
     Bias: as `cosine_mean`.
@@ -77,7 +78,7 @@ def id_twonn_normed(layer: Layer, groups: list[Tensor]) -> MetricValues:
 
 
 def _population(groups: list[Tensor]) -> Population:
-    """Float64 sums of finite points, one per group, about their mean."""
+    """Return float64 sums of the finite points about their mean, one per group."""
     shift = torch.cat(groups).to(torch.float64).mean(0)
     moments = [Moments.empty(shift) for _ in groups]
     for sums, points in zip(moments, groups, strict=True):

@@ -49,7 +49,7 @@ def _cosine_columns(layer: Layer, population: Population, suffix: str, flag: str
 def whole_and_without(
     population: Population, metric: Callable[[DirectionSums, int], float | None]
 ) -> tuple[float | None, list[float | None]]:
-    """Return the metric of all groups, and without each one if there are two or more."""
+    """Return the metric of all groups together, and its leave-one-group-out values if there are two or more groups."""
     groups = list(zip(population.sums.directions, (m.count for m in population.sums.moments), strict=True))
     whole, count = functools.reduce(operator.add, (sums for sums, _ in groups)), population.pooled.count
     without = [metric(whole - sums, count - n) for sums, n in groups] if len(groups) > 1 else []
@@ -59,11 +59,11 @@ def whole_and_without(
 def cosine_mean(sums: DirectionSums, count: int) -> float | None:
     """Return the exact mean cosine over all pairs of non-zero tokens: (|sum u|^2 - N) / (N (N - 1)), u = x / |x|.
 
-    None with fewer than two such tokens.
+    None with fewer than two non-zero tokens.
 
-    Source: Ethayarajh 2019 (arXiv 1909.00512), there over a sample of pairs.
-    Bias: few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404). The standard error is
-        too large (by 1.7 where it was measured) for tokens without a common direction.
+    Source: Ethayarajh 2019 (arXiv 1909.00512), who averages over a sample of pairs.
+    Bias: a few rogue dimensions can dominate it (Timkey and van Schijndel 2021, arXiv 2109.04404). The standard error
+        is too large (by a factor of 1.7 in one measurement) for tokens without a common direction.
     """
     n = int(sums.n_nonzero)
     return None if n < 2 else (float(sums.direction_sum.square().sum()) - n) / (n * (n - 1))
@@ -81,10 +81,10 @@ def norm_mean(sums: DirectionSums, count: int) -> float | None:
 def norm_median(layer: Layer) -> float:
     """Return the median norm of a token, the lower of the middle two for an even count.
 
-    Exact up to 262,144 tokens; above, the median of a sample at even ranks of every 2048 tokens.
+    Exact up to 262,144 tokens; with more tokens, the median of a sample at equally spaced ranks of every 2048 tokens.
 
     Source: a quantile.
-    Bias: none; the sample adds at most its own standard error up to 16 million tokens, 5 % of it at one million.
+    Bias: none; sampling adds 5 % of the median's standard error at one million tokens, and up to 100 % at 16 million.
     """
     return float(layer.moments.norm_statistics.sample.median())
 
@@ -108,12 +108,12 @@ def abs_max(layer: Layer) -> float:
 
 
 def abs_median(layer: Layer) -> float | None:
-    """Return the median absolute coordinate of the first 512 tokens; None if none of them is finite.
+    """Return the median absolute coordinate of the first 512 tokens; None if no token is finite.
 
-    `abs_max` divided by it is the size of the massive activations.
+    `abs_max` divided by `abs_median` is the size of the massive activations.
 
     Source: Sun et al. 2024 (arXiv 2402.17762).
-    Bias: none; a sample of one group of contexts, so its error is that of the first 512 tokens.
+    Bias: none; the sampling error is that of the first 512 tokens, from one group of contexts.
     """
     median = layer.moments.abs_median
     return None if math.isnan(median) else median

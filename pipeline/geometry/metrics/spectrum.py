@@ -1,7 +1,7 @@
 """Spectrum: eigenvalues, participation ratio, effective ranks and decay exponent, with and without sink tokens.
 
-Effective ranks and alpha use only eigenvalues above the noise floor; the flag `spectrum_floor` is set if that leaves
-any out. Values without one group, for the standard errors, use as many eigenvalues, each to first order.
+Effective ranks and alpha use only eigenvalues above the noise floor; the flag `spectrum_floor` is set if this excludes
+any. Leave-one-group-out values, for the standard errors, use the same number of eigenvalues, each to first order.
 """
 
 import torch
@@ -34,7 +34,7 @@ Eigenvalues = Float64[Tensor, " _values"]
 def measure(layer: Layer) -> MetricValues:
     """Return the columns of this group; null if the layer does not vary (`constant_layer`, `too_few_tokens`).
 
-    Those without sink tokens are null if the other tokens do not vary (`too_few_ordinary_tokens`).
+    The `_no_sink` columns are null if the tokens other than sinks do not vary (`too_few_ordinary_tokens`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     for suffix, population in layer.populations.items():
@@ -54,7 +54,7 @@ def measure(layer: Layer) -> MetricValues:
 
 
 def _ratios(layer: Layer, population: Population, end: str) -> MetricValues:
-    """Columns that exist for all tokens and for those that are not sinks."""
+    """Return the columns that exist both for all tokens and without sinks."""
     sigma, lambda_ = population.second_moment_eigen.values, population.covariance_eigen.values
     n_sigma, n_lambda = (population.count_above_floor(values) for values in (sigma, lambda_))
     if n_sigma < len(sigma) or n_lambda < len(lambda_):
@@ -75,7 +75,7 @@ def _ratios(layer: Layer, population: Population, end: str) -> MetricValues:
 
 
 def _alpha_columns(layer: Layer, end: str, values: Eigenvalues, without: list[Eigenvalues | None]) -> MetricValues:
-    """Columns of the fit; those without a group use the same ranks."""
+    """Return the columns of the fit; leave-one-group-out fits use the same ranks."""
     lo, hi = ALPHA_RANKS[0], min(ALPHA_RANKS[1], len(values))
     row: MetricValues = {} if end else {"alpha_r2": None}
     row |= {f"alpha{end}_lo": None, f"alpha{end}_hi": None} | jackknife_columns(f"alpha{end}", None, [])
@@ -92,7 +92,8 @@ def top_eigenvalues(values: Eigenvalues) -> list[float]:
     """Return the 32 largest eigenvalues of the centered covariance, or all if there are fewer.
 
     Source: principal component analysis.
-    Bias: upward for a spike l among unit variances, l (1 + g / (l - 1)) with g = dim / N; downward for small ones.
+    Bias: a true eigenvalue l among unit variances gives l (1 + g / (l - 1)) with g = dim / N, so upward for large
+        eigenvalues; downward for small ones.
     """
     return values[:N_TOP_EIGENVALUES].tolist()
 
@@ -102,7 +103,7 @@ def participation_ratio(covariance: Float64[Tensor, "dim dim"]) -> float:
 
     Source: Gao et al. 2017 (bioRxiv 214262).
     Bias: 1/PR is too large by about 1/N, so PR is too small; see `participation_ratio_corrected`. A single sink token
-        in 256 can reduce it to 1; `_no_sink` leaves sinks out.
+        in 256 can reduce PR to 1; `_no_sink` excludes sinks.
     """
     return float(covariance.trace().square() / covariance.square().sum())
 
@@ -110,8 +111,8 @@ def participation_ratio(covariance: Float64[Tensor, "dim dim"]) -> float:
 def participation_ratio_corrected(moments: Moments) -> float | None:
     """Return the ratio of unbiased estimates of (sum lambda)^2 and sum lambda^2.
 
-    Both are averages over four different tokens, computed from sums about the shift. None with fewer than four tokens
-    or if the estimate of the denominator is not positive.
+    Both are averages over all choices of four different tokens, computed from sums about the shift. None with fewer
+    than four tokens or if the estimate of the denominator is not positive.
 
     Source: Chun et al. 2025 (arXiv 2509.26560), corrected for rows.
     Bias: tokens of one context are not independent, so part of the bias of `participation_ratio` remains.
@@ -140,13 +141,13 @@ def participation_ratio_corrected(moments: Moments) -> float | None:
 def effective_rank_sigma(values: Eigenvalues) -> float:
     """Return exp of the entropy of sigma / sum sigma, sigma the singular values of the uncentered matrix.
 
-    Larger than `effective_rank_lambda` if tokens are spread, smaller if a mean direction dominates.
+    The value is larger than `effective_rank_lambda` if tokens are spread, and smaller if a mean direction dominates.
 
     Args:
         values: eigenvalues of the second moment, sigma^2 / N.
 
     Source: RankMe, Garrido et al. 2023 (arXiv 2210.02885), after Roy and Vetterli 2007; without its epsilon.
-    Bias: downward: the value cannot exceed N, and an isotropic cloud with N = 4 dim reads 97 % of dim.
+    Bias: downward: the value cannot exceed N, and for an isotropic cloud with N = 4 dim it is 97 % of dim.
     """
     return _exp_entropy(values.sqrt())
 
@@ -155,7 +156,7 @@ def effective_rank_lambda(values: Eigenvalues) -> float:
     """Return exp of the entropy of lambda / sum lambda, centered.
 
     Source: Roy and Vetterli 2007, on eigenvalues as in Li et al. 2025 (arXiv 2509.23024).
-    Bias: downward: the value cannot exceed N - 1, and an isotropic cloud with N = 4 dim reads 88 % of dim.
+    Bias: downward: the value cannot exceed N - 1, and for an isotropic cloud with N = 4 dim it is 88 % of dim.
     """
     return _exp_entropy(values)
 
@@ -164,10 +165,10 @@ def alpha(values: Eigenvalues, lo: int, hi: int) -> tuple[float, float]:
     """Return the decay exponent (negative slope of log lambda on log rank) and the R^2 of the fit.
 
     Least squares with weights 1 / rank over ranks `lo` to `hi`: 12..100, or up to the last eigenvalue above the noise
-    floor; no fit with fewer than eight ranks (`alpha_range`).
+    floor; there is no fit with fewer than eight ranks (`alpha_range`).
 
     Source: Stringer et al. 2019 (Nature 571, 361); alpha-ReQ, Agrawal et al. 2022.
-    Bias: upward if N is not many times dim; the range affects the value, so compare equal ranges only.
+    Bias: upward if N is not many times dim; the range affects the value, so compare only equal ranges.
     """
     rank = torch.arange(lo, hi + 1, device=values.device, dtype=torch.float64)
     slope, r2 = _line(rank.log(), values[lo - 1 : hi].log(), 1 / rank)
@@ -178,7 +179,7 @@ def pca(values: Eigenvalues, share: float) -> int:
     """Return the number of principal components that carry this share of the variance.
 
     Source: principal component analysis.
-    Bias: downward if N is not many times dim; sink tokens can reduce it to 1.
+    Bias: downward if N is not many times dim; sink tokens can reduce the number to 1.
     """
     reached = values.cumsum(0) < share * values.sum()
     return min(int(reached.sum()) + 1, len(values))
@@ -199,7 +200,7 @@ def eigenvalues_at_ranks(values: Eigenvalues, ranks: list[int]) -> list[float]:
     """Return the eigenvalues of the centered covariance at `eigenvalue_ranks`.
 
     Source: principal component analysis.
-    Bias: as `top_eigenvalues`; values below the noise floor are rounding.
+    Bias: as `top_eigenvalues`; values below the noise floor are rounding errors.
     """
     return values[torch.tensor(ranks, device=values.device) - 1].tolist()
 
@@ -207,10 +208,10 @@ def eigenvalues_at_ranks(values: Eigenvalues, ranks: list[int]) -> list[float]:
 def marchenko_pastur_edge(population: Population) -> float:
     """Return v (1 + sqrt(dim / N))^2 with v the mean variance of a coordinate.
 
-    Eigenvalues above it are larger than any of isotropic noise with the same total variance.
+    Eigenvalues above this edge are larger than any eigenvalue of isotropic noise with the same total variance.
 
     Source: Marchenko and Pastur 1967.
-    Bias: tokens of one context are not independent, so fewer than N count and the edge is too low.
+    Bias: tokens of one context are not independent, so the effective N is smaller and the edge is too low.
     """
     dim, n = len(population.covariance), population.pooled.count
     return float(population.covariance.trace()) / dim * (1 + (dim / n) ** 0.5) ** 2

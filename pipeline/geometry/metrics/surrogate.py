@@ -1,4 +1,4 @@
-"""Gaussian surrogate: dimension of Gaussian points with the covariance of the tokens that are not sinks."""
+"""Gaussian surrogate: dimension of Gaussian points that have the covariance of the tokens other than sinks."""
 
 import torch
 from jaxtyping import Float64
@@ -16,7 +16,7 @@ TIMING_COLUMN = "knn_s"
 def measure(layer: Layer) -> MetricValues:
     """Return the columns of this group; null without `surrogate` in the recipe or without a measurable group.
 
-    Also null if the tokens that are not sinks do not vary (`too_few_ordinary_tokens`).
+    Also null if the tokens other than sinks do not vary (`too_few_ordinary_tokens`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
     if not layer.recipe.surrogate or not layer.ordinary_varies:
@@ -28,9 +28,9 @@ def measure(layer: Layer) -> MetricValues:
 def id_twonn_gaussian(layer: Layer, radii: list[Radii | None]) -> MetricValues:
     """Return `id_twonn` of the surrogate, its standard error and its groups, as a reference for the layer's value.
 
-    Source: this project; a surrogate that keeps the covariance alone, after Theiler et al. 1992.
-    Bias: as `id_twonn`, at the surrogate's higher dimension. The covariance is that of the tokens that are not sinks:
-        one sink in 256 would stretch all points and read 29.7 where ordinary Gaussian tokens read 39.3.
+    Source: this project; a surrogate that keeps only the covariance, after Theiler et al. 1992.
+    Bias: as `id_twonn`, at the surrogate's higher dimension. The covariance excludes sinks: one sink in 256 would
+        stretch all points and give 29.7 where ordinary Gaussian tokens give 39.3.
     """
     return estimate_columns(layer, "id_twonn_gaussian", radii, id_twonn)
 
@@ -45,10 +45,10 @@ def id_mle_gaussian(layer: Layer, radii: list[Radii | None]) -> MetricValues:
 
 
 def _surrogates(layer: Layer) -> list[Radii | None]:
-    """Return the neighbour distances of one Gaussian cloud per measurable group, with as many points.
+    """Return the neighbour distances of one Gaussian cloud per measurable group, with the group's number of points.
 
-    Points are drawn in the principal axes without the mean, since distances depend on neither. Every layer of a cell
-    uses the same normal deviates, so layers differ by their spectra and not by the draw.
+    Points are drawn along the principal axes and without the mean, because distances depend on neither rotation nor
+    mean. All layers of a cell use the same random numbers, so layers differ by their spectra and not by the draw.
     """
     generator = torch.Generator().manual_seed(layer.recipe.seed)
     scale = layer.ordinary.covariance_eigen.values.sqrt()

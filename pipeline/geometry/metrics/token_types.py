@@ -18,7 +18,7 @@ NEIGHBORS = 2
 def measure(layer: Layer) -> MetricValues:
     """Return the columns of this group; null without token ids (`no_token_ids`).
 
-    The dimensions are also null if no group has 100 token types (`too_few_types`) or all distances are tied
+    The dimensions are also null if no group has 100 token types (`too_few_types`), or if all distances are tied
     (`tied_distances`).
     """
     row: MetricValues = dict.fromkeys(COLUMNS)
@@ -42,28 +42,28 @@ def n_types(graphs: list[NeighborGraph]) -> int:
 
 
 def id_twonn_types(radii: Tensor) -> float:
-    """Return `id_twonn` of at most one point per token id and group.
+    """Return `id_twonn` on at most one point per token id and group.
 
-    Where it exceeds `id_twonn`, the latter is partly the dimension of clusters of one token. The point of each id is
-    drawn with the recipe's seed, as far as possible the same in every layer and checkpoint.
+    If the value exceeds `id_twonn`, the latter is partly the dimension of clusters of one token. The point of each id
+    is drawn with the recipe's seed, as far as possible the same point in every layer and checkpoint.
 
     Source: this project.
-    Bias: as `id_twonn`, at fewer points and thus a larger scale.
+    Bias: as `id_twonn`, with fewer points and thus at a larger scale.
     """
     return id_twonn(radii)
 
 
 def id_mle_types(radii: Tensor) -> float:
-    """Return `id_mle` of at most one point per token id and group.
+    """Return `id_mle` on at most one point per token id and group.
 
     Source: this project.
-    Bias: as `id_mle`, at fewer points and thus a larger scale.
+    Bias: as `id_mle`, with fewer points and thus at a larger scale.
     """
     return id_mle(radii)
 
 
 def _graphs_of_types(layer: Layer) -> list[NeighborGraph]:
-    """Return the graph of each group on one point per token id, chosen by a random order of all points."""
+    """Return the graph of each group on one point per token id: the first in a random order of all points."""
     generator = torch.Generator().manual_seed(layer.recipe.seed)
     order = torch.randperm(len(layer.cloud), generator=generator).to(layer.cloud.token_ids.device)
     return [
@@ -75,7 +75,7 @@ def _graphs_of_types(layer: Layer) -> list[NeighborGraph]:
 def _one_per_type(
     graph: NeighborGraph, order: Int[Tensor, " members"], tokens: Int[Tensor, " members"]
 ) -> Bool[Tensor, " kept"]:
-    """Mask of the point that comes first in `order` of each token id among the graph's points."""
+    """Return the mask of the graph's points that come first in `order` among the points with their token id."""
     ranked = order[graph.point_indices].argsort()
     chosen = torch.zeros_like(graph.resolved)
     chosen[ranked[first_of_each(tokens[graph.point_indices][ranked])]] = True
