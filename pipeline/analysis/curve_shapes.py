@@ -85,8 +85,8 @@ def _classify(values: Floats, errors: PairErrors, ends: bool) -> CurveShapes:
 def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
     """Find the longest alternating sequence of moves larger than `least`, per curve; all are [curves, a, p].
 
-    Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; among
-    equally many, their total size decides.
+    Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; the
+    total size of the moves breaks ties.
     """
     moving: NDArray[np.bool_] = np.any(np.abs(gap) > least, axis=(1, 2))
     each = iter(zip(*_score_moves(gap[moving], least[moving]), gap[moving], margin[moving], strict=True))

@@ -154,7 +154,7 @@ def select_last_states(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def run_name(*columns: str) -> pl.Expr:
-    """Expression of the display name of a run: these columns, by default model, stage and run, where they are known."""
+    """Expression of the display name of a run: the non-null values of `columns` (default: model, stage, run)."""
     return pl.concat_str([pl.col(name) for name in columns or RUN_COLUMNS], separator=" · ", ignore_nulls=True)
 
 

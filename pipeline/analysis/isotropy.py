@@ -19,7 +19,7 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import add_errors
 
 ISOTROPIC_BELOW = 0.1
-"""Mean cosine between tokens under which a state is isotropic; anisotropic ones read 0.3 to 0.99."""
+"""Mean cosine between tokens under which a state is isotropic; anisotropic states have 0.3 to 0.99."""
 ISOTROPIC, ANISOTROPIC = "isotropic", "anisotropic"
 CLAIM = "the final hidden state is isotropic"
 

@@ -18,9 +18,9 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import Estimate, add_errors, average_points, make_interval
 
 LINEAR_FROM = 0.9
-"""Mean R^2 of the linear map to the next layer from which a model is linear."""
+"""Mean R^2 of the linear map to the next layer above which a model is linear."""
 RESIDUAL_ERROR_FACTOR = 2.0
-"""The error of the fit's residual counts this often, for that of the variances, which have no values per group."""
+"""Factor on the error of the fit's residual; it covers the variances' error, which is unknown without group values."""
 LINEAR, NOT_LINEAR = "linear", "not_linear"
 CLAIM = "neighbouring layers are related almost linearly"
 _TYPES: dict[str, Any] = {
@@ -34,11 +34,11 @@ def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys, `revision`, `step`, `verdict` (linear = R^2 above 0.9 at 95 %, not_linear, undecided, no_errors),
     `claim` (linear: supports, contradicts, undecided), `linearity` (mean R^2 over the layers that have a next one),
-    `without_residual` (the same for the increment alone) and their difference `gap`, each but the second with its 95 %
-    interval; `rows`, `because`.
+    `without_residual` (the same for the increment alone) and their difference `gap`; `linearity` and `gap` have 95 %
+    intervals; `rows`, `because`.
     Error of the gap: both R^2 have the same residual of the fit, so the error of the second follows from that of the
         first and the ratio of the explained variances. The ratio's own error is unknown; twice the error is stated.
-    Bias: unrelated layers read a linearity above 0.2 with fewer than five tokens per dimension.
+    Bias: unrelated layers have a linearity above 0.2 if there are fewer than five tokens per dimension.
     """
     frame = select_newest_rows(load_layer_rows(lake)).filter(pl.col("linearity").is_not_null())
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]

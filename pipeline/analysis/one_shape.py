@@ -28,14 +28,14 @@ EARLY_SHARE, EARLY_FACTOR = 0.01, 4.0
 SAME_SHAPE = 0.1
 """Mean distance between profiles, in anisotropy, below which models share one shape."""
 DEPTHS = np.linspace(0, 1, 21)
-"""Depths at which profiles of different numbers of blocks are compared, by linear interpolation."""
+"""Depths at which profiles with different numbers of blocks are compared, by linear interpolation."""
 METRICS = ("anisotropy", "anisotropy_no_sink")
 CLAIM = "the profiles of all decoders converge to one shape"
 CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
 
 
 def select_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
-    """Select the blocks of the early and the last checkpoint of each decoder, all that `compute_one_shape` needs."""
+    """Select the rows that `compute_one_shape` needs: the blocks of each decoder's early and last checkpoint."""
     frame = select_block_rows(select_history_rows(load_layer_rows(lake))).filter(pl.col("kind") == "decoder")
     stated = pl.col("tokens_seen").null_count().over(HISTORY_COLUMNS) == 0
     at = pl.when(stated).then("tokens_seen").otherwise("step").cast(pl.Float64)

@@ -1,4 +1,4 @@
-"""Similarity of two cells layer by layer, from their records: what `compare A B` shows beside the rows."""
+"""Similarity of two cells layer by layer, from their records, as shown by `compare A B`."""
 
 from collections.abc import Sequence
 

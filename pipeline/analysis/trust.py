@@ -30,8 +30,8 @@ _COPIED_SHARE = _COPIES / _ALL
 _STEPS = pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest")
 """Number of steps whose labels have the row's weights."""
 SOUND = "sound"
-WORST_FIRST = ("doubtful", "care", SOUND)
 """Verdict of a history without a doubt."""
+WORST_FIRST = ("doubtful", "care", SOUND)
 CLEAN_AUDITS = ("NEW", "UNCHANGED")
 """Audit states without a finding."""
 
