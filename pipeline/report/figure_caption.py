@@ -1,4 +1,4 @@
-"""Caption of a figure: what a reader of a paper needs to know, written beside the figure as Markdown."""
+"""Caption of a figure, written beside it as Markdown: models, steps, corpus, recipe, errors and the query."""
 
 import shlex
 from collections.abc import Iterator
