@@ -66,7 +66,7 @@ def create_atomically(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial_folders(root: Path) -> None:
-    """Delete what killed processes left in `root`; call it with the lock on `root`."""
+    """Delete the temporary folders of killed processes in `root`; the caller holds the lock on `root`."""
     for folder in root.glob(f"{PARTIAL_PREFIX}*"):
         shutil.rmtree(folder, ignore_errors=True)
 

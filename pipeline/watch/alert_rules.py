@@ -13,7 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
 BASELINE_WINDOW, MIN_BASELINE = 8, 4
-"""Number of preceding checkpoints in the baseline, and the least number that it needs."""
+"""Number of preceding checkpoints in the baseline, and the smallest number that it needs."""
 RULE_PATTERN = re.compile(r"(?P<metric>\w+)(?:@(?P<layers>[\w-]+))?\s*(?P<sign>[<>])\s*(?P<bound>[+-]?\d+(?:\.\d+)?)")
 POPULATION_SUFFIX = "!population"
 MAD_TO_SD = 1.4826
