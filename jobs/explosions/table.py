@@ -45,7 +45,7 @@ def exploded(traces: Traces, kind: str | None = None) -> list[Run]:
 
 
 def gradual(traces: Traces, kind: str | None = None) -> list[Run]:
-    """Return the exploded runs with a reading between the first disturbed update and the event, which can warn."""
+    """Return the exploded runs with a reading, which can warn, between the first disturbed update and the event."""
     return [run for run in exploded(traces, kind) if (traces[run]["step"][-1] - 1) // EVERY > run.start // EVERY]
 
 
