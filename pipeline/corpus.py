@@ -51,7 +51,7 @@ class Corpus(StrictModel):
 
     @property
     def id(self) -> str:
-        """Name in the lake: the kind, with the file's name for a text of one's own."""
+        """Name in the lake: the kind, and for a text or records of the user also the file's name."""
         if self.kind in RECORD_KINDS:
             return f"{self.kind}:{self._stem}"
         return f"text:{Path(self.path or '').stem}" if self.kind == "text" else self.kind
@@ -82,7 +82,7 @@ class Corpus(StrictModel):
 
     @property
     def _stem(self) -> str:
-        """Name of the file without its suffixes; for a pattern that of the folder above it."""
+        """Name of the file without its suffixes; for a pattern, name of the folder above it."""
         path = Path(self.path or "")
         if any(sign in path.name for sign in "*?["):
             path = Path(self.visible_path or "")

@@ -1,15 +1,15 @@
 """Measurement of one cell: from weights and text to one row per layer. This file is the Methods section.
 
 1. The corpus becomes contexts: token ids, grouped, with sampled positions (`pipeline.corpora`).
-2. All contexts pass through the model, once unless (4) applies. Of every layer's hidden states, the moment positions
-   enter running moments (with and without sink tokens) and the kept positions form the point cloud; memory does not
-   grow with the corpus.
+2. All contexts pass through the model, once unless (4) applies. In every layer, the hidden states at the moment
+   positions enter running moments (with and without sink tokens), and those at the kept positions form the point
+   cloud; memory does not grow with the corpus.
 3. Each layer is described: spectrum metrics from the moments, intrinsic dimensions from the exact k-NN graph of the
    cloud, both with standard errors over disjoint groups of contexts (`pipeline.geometry`).
 4. If the moments of all layers do not fit the device at once, layers are measured in several passes over the same
    contexts, after a pass that finds the sink tokens from the norms of all blocks.
 5. If the sweep wants similarity records, the states of a few tokens, the same for all checkpoints, are kept in the
-   same passes; of each layer their neighbours and their kernel are recorded (`pipeline.geometry.similarity`).
+   same passes; the neighbours and the kernel of these tokens are recorded per layer (`pipeline.geometry.similarity`).
 """
 
 import time

@@ -10,7 +10,7 @@ from pydantic import field_validator
 from pipeline.strict_model import StrictModel, suggest
 
 REPO_REVISION = re.compile(r"(?P<repo>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[^@]+))?")
-"""Name of a Hub repo, with or without a revision; a path that begins with a dot, / or ~ is none."""
+"""Name of a Hub repo, with or without a revision; a path that begins with a dot, / or ~ does not match."""
 PATTERN_GROUPS = {"step": "", "kilo": "", "tokens": "", "unit": "", "stage": "", "run": ""}.keys()
 """Groups of a pattern; `kilo` multiplies the step by 1,000 if it matches, `unit` is k, m, b or t."""
 
