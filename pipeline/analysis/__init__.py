@@ -55,7 +55,7 @@ class FindingSpec(NamedTuple):
     question: str
     answer: Callable[[LakeOrFrame], pl.DataFrame]
     compared_rows: Callable[[pl.DataFrame], pl.DataFrame] | None = None
-    """Selection of the rows of all models that a comparison of different models needs; None if there is none."""
+    """Function that selects the rows for a comparison of models; None if the finding compares no models."""
     order: Callable[[pl.DataFrame], pl.DataFrame] = lambda found: found
     """Function that sorts the rows of several models; by default they stay in order of model."""
 
@@ -102,7 +102,7 @@ FINDINGS: dict[str, FindingSpec] = {
     "valley": FindingSpec("Is the effective rank low in the blocks where a sink has a large norm?", compute_valley),
     "isotropy": FindingSpec("Is the final hidden state isotropic?", compute_isotropy),
     "onset": FindingSpec(
-        "Do models whose dimension starts to rise in earlier layers have the lower loss?",
+        "Do models whose dimension starts to rise in earlier layers have a lower loss?",
         compute_onset,
         select_newest_rows,
     ),
@@ -145,7 +145,7 @@ def compute_findings(
 
     Args:
         models: glob on the models of a lake; comparisons of models cover only the matches.
-        corpus: glob on the corpora of a lake; findings that compare text with random tokens still read the latter.
+        corpus: glob on the corpora of a lake; random tokens stay available to findings that compare text with them.
 
     Raises:
         UsageError: a name is not in FINDINGS, or no model or corpus of the lake matches.

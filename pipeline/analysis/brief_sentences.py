@@ -78,8 +78,9 @@ def sinks(row: Row) -> str:
 
 
 def explosions(row: Row) -> str:
-    steps = ", ".join(f"{step:,}" for step in (row["nonfinite"] or row["events"])[:5]) or "no step"
-    return f"{row['event']} at {steps}; p {row['p']:.3f} at lag {row['lag']}"
+    steps = ", ".join(f"{step:,}" for step in (row["nonfinite"] or row["events"])[:5])
+    event = f"{row['event']} at {steps}" if steps else "no spike"
+    return f"{event}; p {row['p']:.3f} at lag {row['lag']}"
 
 
 def correlation(row: Row) -> str:

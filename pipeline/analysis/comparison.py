@@ -107,7 +107,8 @@ def _choose_sides(rows: ModelRows, first: str, second: str, corpora: Sequence[st
             raise UsageError(f"compare {first} {second} on two corpora", "both labels and corpora differ", do)
         return [side._replace(corpus=name) for side, name in zip(sides, corpora, strict=True)]
     if len(corpora) > 2:
-        raise UsageError(f"--corpus {','.join(corpora)}", f"{len(corpora)} corpora", "Name one, or two to compare them")
+        found = f"{len(corpora)} corpora were given"
+        raise UsageError(f"--corpus {','.join(corpora)}", found, "Name one corpus, or two to compare them")
     if sides[0] == sides[1]:
         do = "Name another label, or two corpora: --corpus C,C2"
         raise UsageError(f"compare {first}", "both sides are the same", do)
@@ -149,7 +150,8 @@ def _select_side(frame: pl.DataFrame, side: Side, whole: bool) -> pl.DataFrame:
         found = (
             f"no such revision{suggest(side.revision, known) if len(known) < 20 or _near(side.revision, known) else ''}"
         )
-        raise UsageError(f"{side.model}@{side.revision}", found, f"Write one that the lake has, such as {known[0]}")
+        do = f"Write a revision that the lake has, such as {known[0]}"
+        raise UsageError(f"{side.model}@{side.revision}", found, do)
     return current.filter(revision=side.revision)
 
 
@@ -186,7 +188,7 @@ _WORDS = {
     "corpus": "the corpora differ",
     "step": "the histories have no step in common",
 }
-_MEASURE = "Measure both alike: shapelake run with one sweep"
+_MEASURE = "Measure both with one sweep: shapelake run SWEEP"
 _HINTS = {
     "kind": "Compare stacks of one kind",
     "recipe": _MEASURE,

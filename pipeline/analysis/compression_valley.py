@@ -19,7 +19,7 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import Estimate, add_errors, average_points, subtract_rows
 
 LARGE_NORM = 10.0
-"""Ratio of the largest norm of a token to the median from which a block has a large sink."""
+"""Ratio of the largest norm of a token to the median norm, above which a block has a large sink."""
 SMALLEST_DROP = 0.1
 """Smallest share by which RankMe is lower in a compression valley."""
 VALLEY, NO_VALLEY = "valley", "no_valley"
@@ -40,7 +40,7 @@ def compute_valley(lake: LakeOrFrame) -> pl.DataFrame:
     RankMe over the blocks with a large sink is below that over the others) with its 95 % interval, and `drop_no_sink`
     for RankMe without sink tokens; `large` and `others` (numbers of blocks), `paired`, `rows`, `because`.
     Blocks are chosen by norms and compared by rank, so no selection enters the interval. RankMe is the exponential of
-    the entropy of the singular values of the uncentred states; the paper uses that of their squares.
+    the entropy of the singular values of the uncentred states; the paper uses the squared singular values.
     """
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
     blocks = select_block_rows(select_newest_rows(load_layer_rows(lake)))

@@ -130,14 +130,14 @@ def _verdict() -> pl.Expr:
 
 
 def _claim() -> pl.Expr:
-    """Decide the claims: a change that is kept supports that of `types`, one that is lost that of `gaussian`."""
+    """Decide the claims: a kept change supports the claim of `types`, a lost change that of `gaussian`."""
     kept, lost, types = pl.col("verdict") == KEPT, pl.col("verdict") == LOST, pl.col("control") == "types"
     return pl.when(types).then(decide(kept, lost)).otherwise(decide(lost, kept))
 
 
 CLAIMS = {
-    "types": "the change is not one of clusters of equal tokens",
-    "gaussian": "the change is more than that of the covariance",
+    "types": "clusters of equal tokens do not explain the change",
+    "gaussian": "the covariance alone does not explain the change",
 }
 
 

@@ -44,7 +44,7 @@ class CurveShapes(NamedTuple):
     peaked: NDArray[np.bool_]
     """True if an interior point is significantly above a point before it and one after it."""
     top: Ints
-    """Index of the peak; of the highest point if there is no peak."""
+    """Index of the peak, or of the highest point if there is no peak."""
     peak_first: Ints
     peak_last: Ints
     """First and last index of the 95 % interval of the peak: points not significantly below the top."""

@@ -33,8 +33,8 @@ def tabulate_curves(points: pl.DataFrame, by: Sequence[str], at: str, ends: bool
     tenth of the largest significant difference); `range` of the values; `peaked`; `top` with
     its 95 % interval (position of the peak or of the highest point), `top_value`; `height` of the highest interior
     point above both sides with its 95 % interval; `start` and `stop` (first and last position); `rows`; `paired` (true
-    if the errors of differences are those of paired groups); `left_out` (positions without a value or an error, if
-    others have one). Intervals are null without errors.
+    if errors of differences come from paired groups); `left_out` (positions without a value, or without an error if
+    enough others have one). Intervals are null without errors.
     """
     curves = _gather_curves(points, by, at)
     parts = curves.partition_by("rows", "df", "status", "paired", maintain_order=True)

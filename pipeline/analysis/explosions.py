@@ -115,7 +115,7 @@ def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
 
     Args:
         log_id: [checkpoints], in training order.
-        log_loss: [checkpoints], likewise.
+        log_loss: [checkpoints], in training order.
     """
     dimension, loss = standardize_steps(log_id), standardize_steps(log_loss)
     at = np.array([_correlation(np.roll(dimension, shift), loss) for shift in range(len(loss))])

@@ -29,8 +29,8 @@ def compute_isotropy(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys, `revision`, `step`, `verdict` (isotropic = under 0.1 at 95 %, anisotropic = above, undecided,
     no_errors), `claim` (isotropic: supports, contradicts, undecided), `layer_read`, `state`, `cosine` with its 95 %
-    interval by Student's t, `anisotropy` of the same state, `n_params`, `rows`, `because`. The last state is that after
-    the final norm where the model has one.
+    interval by Student's t, `anisotropy` of the same state, `n_params`, `rows`, `because`. The last state comes after
+    the final norm if the model has one.
     """
     last = select_last_states(select_newest_rows(load_layer_rows(lake)))
     last = add_errors(last.filter(pl.col("cosine_mean").is_not_null()), "cosine_mean")

@@ -110,7 +110,7 @@ def _sentence(row: dict[str, Any]) -> str:
         UNDECIDED_YET: "The difference between the ends and neighbouring blocks is within error",
         NO_ERRORS: "The records have one group of contexts, and so no errors",
     }[row["verdict"]]
-    bound = f" (within {row['bound']:.3f} of that of whole kernels)" if row["measure"] == CKA else ""
+    bound = f" (at most {row['bound']:.3f} from the CKA of whole kernels)" if row["measure"] == CKA else ""
     ends = f"{row['measure']} of the ends {format_interval(row, 'ends')}{bound}"
     ends += f", of neighbours {format_interval(row, 'neighbours')}"
     null = f"Unrelated layers have {row['unrelated']:.3f}; p = {row['p']:.3f} by permutation of the tokens."

@@ -54,7 +54,7 @@ def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _list_gaps(rows: pl.DataFrame, by: list[str]) -> list[tuple[float | None, float | None, float | None]]:
-    """Mean over the layers of linearity without the residual and of the gap, and the gap's error, per history."""
+    """Return, per history, the means over the layers of `without_residual` and `gap`, and the error of the gap."""
     return [_measure_gap(part) for part in rows.partition_by(by, maintain_order=True)]
 
 
@@ -85,6 +85,6 @@ def _summarize(row: dict[str, Any], gap: tuple[float | None, float | None, float
 def _sentence(row: dict[str, Any]) -> str:
     text = f"A linear map predicts {format_interval(row, 'linearity', '.1%')} of the next layer's variance"
     if row["gap"] is not None:
-        text += f", and {row['without_residual']:.1%} of that of the increment alone"
+        text += f", and {row['without_residual']:.1%} of the variance of the increment alone"
         text += f" (difference {format_interval(row, 'gap', '.1%')})"
     return f"{text}. {describe_claim(row['claim'], CLAIM)}"

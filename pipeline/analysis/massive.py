@@ -1,8 +1,8 @@
 """Massive activations (Sun et al. 2024): are there any, at how many tokens, and only at the first of a context?
 
-The lake counts tokens of outlying norm per layer and does not store their positions: a count of no more than one per
-context is that of the first tokens, which are always counted. Contexts are drawn independently, so shares of contexts
-have exact binomial errors, whatever the dependence of the tokens within one.
+The lake counts tokens of outlying norm per layer and does not store their positions. The first token of each context is
+always counted, so a count of one per context means that no other token has an outlying norm. Contexts are drawn
+independently, so shares of contexts have exact binomial errors, even if tokens within a context are dependent.
 """
 
 from typing import Any
@@ -25,9 +25,9 @@ from pipeline.analysis.frames import (
 SMALLEST_ACTIVATION, SMALLEST_RATIO = 100.0, 1000.0
 """Smallest magnitude of a massive activation, and smallest ratio to the median magnitude (Sun et al. 2024)."""
 FEW = 3
-"""Largest number of tokens of outlying norm, beside the first, that is few for a context."""
+"""Largest number of tokens of outlying norm, beside the first token, that counts as few in a context."""
 MOST, RARE = 0.5, 0.1
-"""Share of contexts above which they are most contexts, and below which they are rare."""
+"""Shares of the contexts: more than MOST are most contexts, fewer than RARE are rare exceptions."""
 SIGNIFICANCE_LEVEL = 0.05
 MASSIVE_FEW, MASSIVE_MANY, MASSIVE, NONE, UNKNOWN = "few", "many", "undecided", "none", "unknown"
 CLAIM = "massive activations exist, at a few tokens"

@@ -1,7 +1,7 @@
 """Loads the rows of a few models at a time, so that memory does not grow with the lake.
 
-The rows are those that `load_layer_rows` returns for the whole lake: names that depend on all models, such as that of a
-corpus with two texts, are decided once.
+The rows equal those that `load_layer_rows` returns for the whole lake: names that depend on all models, such as the
+name of a corpus with two texts, are decided once.
 """
 
 from collections.abc import Collection, Iterator
@@ -44,7 +44,7 @@ class ModelRows:
 
     @property
     def corpora(self) -> list[str]:
-        """Corpora as findings name them."""
+        """Names of the corpora, as in findings."""
         return disambiguate_corpora(self.counts)["corpus"].unique().sort().to_list()
 
     def load(self, models: Collection[str]) -> pl.DataFrame:

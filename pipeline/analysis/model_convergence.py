@@ -43,7 +43,7 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     the same tokens at both times, no_errors), `claim` (supports = converge; contradicts = diverge, or a rise of under
     0.05 at 95 %; undecided), `early` and `late` mean similarity over pairs of models and blocks, and `change`, each
     with its 95 % interval; `unrelated` (similarity of unrelated layers), `models`, `tokens`, `rows`, `because`.
-    Bias: the interval is that of these models over contexts; other models are not covered.
+    Bias: the interval covers the variation of these models over contexts; it does not extend to other models.
     """
     frame = select_recorded_early_and_late(lake)
     found = []

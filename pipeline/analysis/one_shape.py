@@ -57,7 +57,7 @@ def compute_one_shape(lake: LakeOrFrame) -> pl.DataFrame:
     `claim` (supports = it falls, and its late value is under 0.1; contradicts = the late value is above 0.1 and it does
     not fall; undecided), `early` and `late` mean distance over pairs of models and `change` (late - early), each with
     its 95 % interval, `models` and `left_out` (no early checkpoint or a missing block), `rows`, `because`.
-    Bias: the interval is that of these models' profiles, from their errors over contexts; other models are not covered.
+    Bias: the interval covers the errors of these models' profiles over contexts; it does not extend to other models.
     Errors of all blocks and pairs are treated as fully correlated and added.
     """
     frame = select_early_and_late(lake)

@@ -27,7 +27,7 @@ MAX_EXACT, DRAWS = 7, 20_000
 """Largest number of models for which every permutation is tried, and number of random permutations beyond it."""
 SIGNIFICANCE_LEVEL, TOLERANCE = 0.05, 1e-9
 EARLIER, LATER, UNRELATED = "earlier_is_better", "later_is_better", "unrelated"
-CLAIM = "models whose dimension starts to rise in earlier layers have the lower loss"
+CLAIM = "models whose dimension starts to rise in earlier layers have a lower loss"
 _TYPES: dict[str, Any] = dict.fromkeys(("corpus", "recipe", "verdict", "claim"), pl.String())
 _TYPES |= dict.fromkeys(("correlation", "correlation_low", "correlation_high", "p"), pl.Float64())
 _TYPES |= {"models": pl.List(pl.String()), "left_out": pl.List(pl.String()), "rows": pl.Int64()}

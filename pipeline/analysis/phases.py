@@ -116,7 +116,7 @@ def sort_agreement(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def peak_intervals_overlap(suffix: str) -> pl.Expr:
-    """Condition for rows in which the interval of the peak's step overlaps that of the columns with this suffix."""
+    """Condition that the interval of the peak's step overlaps the interval in the columns with this suffix."""
     low, high = pl.col("peak_step_low"), pl.col("peak_step_high")
     return (low <= pl.col(f"peak_step_high{suffix}")) & (pl.col(f"peak_step_low{suffix}") <= high)
 

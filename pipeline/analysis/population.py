@@ -63,7 +63,8 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
         mine = mine.filter(revision=side.revision)
     table = _set_against(mine, others)
     if table.is_empty():
-        raise UsageError(f"population of {side}", _describe_lack(mine, others), "Measure other runs of this size alike")
+        do = "Measure other runs of this size on the same corpus, by the same recipe and at the same steps"
+        raise UsageError(f"population of {side}", _describe_lack(mine, others), do)
     names = _name_runs(others.join(table, on=["corpus", "recipe", "kind", "step"], how="semi"))
     fewest, most = table["runs"].min(), table["runs"].max()
     runs = f"{fewest}" if fewest == most else f"{fewest} to {most}"

@@ -1,8 +1,8 @@
 """Published claims tested on a lake: supports, contradicts or undecided for each claim and history.
 
-A claim reads rows of a finding; its answer at 95 % is that of the finding, and stands only if it also holds after
-Holm's correction over all claims and histories that were tested. Rows on random tokens count only for claims about
-random tokens. The registry: `pipeline/analysis/claims.md`.
+A claim takes its answer at 95 % from rows of a finding. The answer stands only if it also holds after Holm's correction
+over all claims and histories that were tested. Rows on random tokens count only for claims about random tokens. The
+registry: `pipeline/analysis/claims.md`.
 """
 
 from collections.abc import Iterator, Mapping

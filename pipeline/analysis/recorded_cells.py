@@ -32,7 +32,7 @@ def load_records(rows: pl.DataFrame) -> dict[str, CellRecords]:
 def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[CellRecords]]]:
     """Yield, per history, one row per checkpoint and their records of equal tokens, in training order.
 
-    Records of other tokens than those of the last checkpoint, and damaged ones, are left out.
+    Damaged records, and records of other tokens than the last checkpoint has, are left out.
     """
     for part in select_recorded(frame).partition_by(*HISTORY_COLUMNS, maintain_order=True):
         steps = part.unique("cell_id", maintain_order=True).sort("step", "revision", nulls_last=False)

@@ -67,7 +67,7 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     undecided; too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its
     95 % interval, `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens with at least this
     similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain), `settled_at`
-    (step from which on the similarity is above 95 % of the way, interpolated in log2 of the step plus one) with
+    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one) with
     `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
 
     Per history (`layer` null): `verdict` (lower_first, upper_first = the doublings of training until blocks settle rise
@@ -106,7 +106,7 @@ def measure_courses(cells: list[CellRecords], tokens: ComparedTokens, measure: s
 
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
-    """Time from which on the similarity is above SETTLED_SHARE of the way from its first value to 1, interpolated."""
+    """Time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1, interpolated."""
     target = _target(similarity)
     below = np.flatnonzero(similarity < target)
     if not len(below) or below[-1] == len(similarity) - 1:

@@ -40,7 +40,7 @@ class Similarities(NamedTuple):
     without: Float64[np.ndarray, "groups first second"]
     """Value without each group of contexts; no groups if there is only one."""
     bound: Float64[np.ndarray, "first second"]
-    """Largest difference of CKA from that of the whole kernels; 0 for overlaps."""
+    """Largest difference from the CKA of whole kernels; 0 for overlaps."""
 
 
 def shared_tokens(cells: Sequence[CellRecords]) -> ComparedTokens:
@@ -110,7 +110,7 @@ def expected_similarity(measure: str, tokens: ComparedTokens) -> float:
 
 
 def can_compare(tokens: ComparedTokens) -> bool:
-    """True if enough tokens are left for a comparison, also without one group."""
+    """True if enough tokens are left for a comparison, even without the largest group."""
     largest = max((int((tokens.group[tokens.keep] == g).sum()) for g in tokens.groups), default=0)
     return tokens.count - (largest if len(tokens.groups) > 1 else 0) >= MIN_TOKENS
 

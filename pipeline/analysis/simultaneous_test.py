@@ -30,7 +30,7 @@ ERROR_SPREADS = (1.0, 2.0, 4.0, 8.0)
 CORRELATIONS, CORRELATION_LIMITS = (0.0, 0.5, 0.9, 0.99), (0.25, 0.6, 0.92)
 """Correlations of neighbouring errors for which critical differences are simulated, and the estimates between them."""
 SMOOTH = 0.9
-"""Correlation above which no variance is taken to be below the mean of the curve's variances."""
+"""Correlation at and above which each variance is at least the mean of the curve's variances."""
 SIMULATED = 4000
 EXACT_UP_TO = 32
 """Most points whose bounds are simulated at the curve's length; longer ones use the next power of sqrt(2), stricter."""
@@ -41,7 +41,7 @@ class PairErrors(NamedTuple):
     """Errors of the differences between the points of each curve."""
 
     variance: Floats
-    """[curves, a, p], variance of value[p] - value[a]; never below that of the pair alone where it is known."""
+    """[curves, a, p], variance of value[p] - value[a]; never below the pair's own estimate where there is one."""
     bound: Floats
     """[curves], number of standard errors that a significant difference exceeds."""
 

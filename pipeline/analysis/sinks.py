@@ -28,14 +28,14 @@ MIDDLE_DEPTHS = (0.25, 0.75)
 SINK_VERDICT_LIMIT = 0.5
 """Remaining share of anisotropy below which the verdict is `sinks`."""
 REFERENCE_CONTEXT_TOKENS = 256
-"""Context length that anisotropy is rescaled to: that of the recipe `standard`."""
+"""Context length of the recipe `standard`, to which anisotropy is rescaled."""
 
 
 def compute_sinks(lake: LakeOrFrame) -> pl.DataFrame:
     """Compute the share of mid-layer anisotropy left without sink tokens, for the newest checkpoint of each history.
 
     Columns: keys, `revision`, `step`, `verdict` (sinks = significantly less than half is left, not_sinks =
-    significantly more, undecided, no_errors, unknown), `claim` (most mid-layer anisotropy is that of sink tokens:
+    significantly more, undecided, no_errors, unknown), `claim` (most mid-layer anisotropy comes from sink tokens:
     supports, contradicts, undecided), `anisotropy` and `anisotropy_no_sink` (means over blocks of depth 0.25 to 0.75),
     `at_256` (anisotropy rescaled to contexts of 256 tokens), `participation_ratio` with and without sinks, `left` (the
     ratio of both anisotropies) with its 95 % interval by Student's t, `paired` (true if the interval comes from the
@@ -129,7 +129,7 @@ def _verdict() -> pl.Expr:
     return cases.otherwise(name_side(low, high, SINK_VERDICT_LIMIT, "not_sinks", "sinks"))
 
 
-CLAIM = "most mid-layer anisotropy is that of sink tokens"
+CLAIM = "most mid-layer anisotropy comes from sink tokens"
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ WORDS = make_words(
     none="flat", r="rising", f="falling", rf="rise-fall", fr="fall-rise", frf="fall-rise-fall", rfr="rise-fall-rise"
 )
 SMALLEST_RISE = 0.05
-"""Change of mean anisotropy from the first to the last checkpoint that counts as a rise."""
+"""Smallest change of mean anisotropy from the first to the last checkpoint that counts as a rise."""
 ENDS = ("", "_low", "_high")
 
 
