@@ -97,7 +97,7 @@ def _log_error(error: ShapelakeError) -> None:
 
 
 def _take_log_format() -> str:
-    """Remove `--log FORMAT` from the command line; return the format, by default that of the environment.
+    """Remove `--log FORMAT` from the command line; return the format, by default the environment's.
 
     Raises:
         UsageError: unknown format.

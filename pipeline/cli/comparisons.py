@@ -92,7 +92,7 @@ def _compare_with_population(
     from pipeline.analysis.population import compute_population, summarize_population
 
     if second is not None:
-        raise UsageError(f"compare {label} {second} --population", "two labels", "Leave one of them out")
+        raise UsageError(f"compare {label} {second} --population", "two labels were given", "Leave one of them out")
     reader = lakes.open_lake(lake)
     found = compute_population(reader, label, corpora)
     if output is not None:

@@ -131,11 +131,12 @@ def figure(
     options = FigureOptions(models, corpus, estimator, step, run, width, height, "" if no_title else title)
     if name != ALL_FIGURES:
         if output is None or folder is not None:
-            raise UsageError(f"figure {name}", "no output file", f"Write -o {name}.svg")
+            raise UsageError(f"figure {name}", "it needs an output file and no folder", f"Write -o {name}.svg")
         drawn = {name: draw_figure(lakes.open_lake(lake), name, output, options)}
     else:
         if folder is None or output is not None:
-            raise UsageError("figure all", "no folder", "Write: shapelake figure all DIR --lake LAKE")
+            do = "Write: shapelake figure all DIR --lake LAKE"
+            raise UsageError("figure all", "it needs a folder and no output file", do)
         drawn = dict(draw_all_figures(lakes.open_lake(lake), folder, options))
     files = [str(path) for path in drawn.values() if path]
     if as_json:

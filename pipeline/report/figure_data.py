@@ -85,7 +85,7 @@ def _population(reader: LakeReader, options: FigureOptions, rows: pl.DataFrame) 
 
 
 class FigureTables(dict[str, pl.DataFrame]):
-    """Tables by name; those of similarity records, which take seconds, are built when they are first read."""
+    """Tables by name; the tables of similarity records, which take seconds, are built on first access."""
 
     def __init__(self, tables: dict[str, pl.DataFrame], build: dict[str, Callable[[], pl.DataFrame]]) -> None:
         super().__init__(tables)

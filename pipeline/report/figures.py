@@ -136,7 +136,7 @@ def build_figure_spec(
     chosen, figure = options or FigureOptions(), FIGURES[name]
     data = data or load_figure_data(reader, chosen)
     if figure.over_training and chosen.step is not None:
-        raise UsageError(f"figure {name} --step", "the figure is over training", "Leave --step out")
+        raise UsageError(f"figure {name} --step", "the figure shows all steps of training", "Leave --step out")
     if data.tables[figure.table].is_empty():
         raise UsageError(f"figure {name}", f"the lake has no data for it ({figure.table})", figure.needs)
     shown = ChartContext.from_tables(data.charts)

@@ -38,7 +38,7 @@ class Section(NamedTuple):
     """Columns that must be neither false nor null in the rows of the table that belong to the chart."""
     findings: tuple[str, ...] = ()
     other_tables: tuple[str, ...] = ()
-    """Tables of marks that the chart draws besides those of `table`."""
+    """Tables that the chart draws as marks, besides `table`."""
     over_training: bool = False
     """True if the chart needs two steps of a history."""
 
