@@ -35,7 +35,8 @@ class LayerSelection(NamedTuple):
             first, last = int(match[1]), int(match[2] or match[1])
             if first <= last:
                 return cls(text, first, last)
-        raise UsageError(f"layers {text!r}", "not a selection of layers", "Write blocks, all, 5 or a range as 3-9")
+        do = "Write blocks, all, a layer such as 5, or a range such as 3-9"
+        raise UsageError(f"layers {text!r}", "not a selection of layers", do)
 
     def filter_rows(self, rows: Sequence[MetricRow]) -> list[MetricRow]:
         if self.first is None:
@@ -57,7 +58,7 @@ class AlertRule(NamedTuple):
     layers: LayerSelection
     bound: float
     population: bool = False
-    """True for a comparison with the other runs of its size, without a bound."""
+    """True if the rule compares the run with the other runs of its size; such a rule has no bound."""
 
     @classmethod
     def parse(cls, text: str) -> "AlertRule":

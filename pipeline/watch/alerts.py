@@ -113,8 +113,8 @@ def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: S
     shown = [f"runs of its size: {', '.join(map(str, places))}"] if places else []
     for rule, each in zip(asked, curves[len(REPORTED_METRICS) :], strict=True):
         if len(each.others) < MIN_RUNS:
-            why = f"{len(each.others)} other runs of its size, {MIN_RUNS} are needed for at most 5 % false alarms"
-            shown.append(f"{rule} not offered: {why}")
+            why = f"at most 5 % false alarms need {MIN_RUNS} other runs of its size, the lake has {len(each.others)}"
+            shown.append(f"{rule} is not offered: {why}")
     return shown
 
 

@@ -65,7 +65,7 @@ class Follower:
     def __init__(self, config: WatchConfig, retell: bool = True) -> None:
         self._config = config
         self._old = set[str]() if retell else config.lake.committed_cell_ids()
-        """Cells that are not reported, because an earlier watch did so."""
+        """Cells that an earlier watch has reported already."""
         self._seen: dict[str, FolderSignature] = {}
         """Signatures at the last poll."""
         self._settled: dict[str, FolderSignature] = {}
