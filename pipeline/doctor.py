@@ -132,7 +132,7 @@ def _ray() -> CheckResult:
         found = f"{setting}: anyone who can connect to a Ray head on this machine can run code here"
         return CheckResult("ray", "note", found, "Set RAY_AUTH_MODE=token, or unset it")
     if file.is_file():
-        found = f"{setting}, but {file} exists: a head started here requires it, but a driver does not send it"
+        found = f"{setting}, but {file} exists: a head started here requires it, a driver with an address omits it"
         return CheckResult("ray", "note", found, "Set RAY_AUTH_MODE=token")
     found = f"{setting}: a local run generates its own token"
     return CheckResult("ray", "note", found, "On a cluster set RAY_AUTH_MODE=token on every node")

@@ -104,7 +104,7 @@ def file_identity(path: AnyPath) -> list[str | int]:
 def _real_folder(folder: str) -> str:
     """Return the real path of an absolute folder, "" for the root; cached, because it dominates the time of a lookup.
 
-    After a link to the folder is changed the path can be that of the old target; the inode tells the files apart.
+    If a link to the folder changes, the cached path may be the old target; the inode still tells the files apart.
     """
     parent, _, name = folder.rpartition("/")
     if not parent or name in ("", ".", "..") or os.path.islink(folder):

@@ -143,7 +143,7 @@ def measure_cell(
 def record_cell(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity) -> list[RecordRow]:
     """Make the similarity records of a cell that is measured already, equal to those of `measure_cell`.
 
-    One pass over the batches that have a compared token, and over the first ones, for the pilot norms of the sinks.
+    Makes one pass over the batches with a compared token, and over the first batches for the pilot norms of the sinks.
     """
     inputs = prepare_inputs(cell, loaded, batch_tokens, similarity)
     recorder = SimilarityRecorder(similarity, inputs.text, cell, inputs.stack.state_specs)
@@ -220,7 +220,7 @@ def run_pass(
 def forward_contexts(
     inputs: CellInputs, sampler: HiddenStateSampler, loss: Loss | None = None, batches: Iterable[Batch] | None = None
 ) -> None:
-    """Forward every context, or those of `batches`, in order; sampler and loss take the states and token losses."""
+    """Forward every context, or those of `batches`, in order; pass states to `sampler` and token losses to `loss`."""
     delayed_loss = DelayedLoss(loss)
     batches = inputs.text.iter_batches(inputs.batch_tokens) if batches is None else batches
     for batch in track(batches, inputs.label, len(inputs.text), "contexts", lambda batch: len(batch.ids)):
@@ -233,7 +233,7 @@ def forward_contexts(
 
 
 def decide_sinks(stack: LayerStack) -> list[bool]:
-    """Return per layer whether its norms may mark tokens as sinks: only those of blocks do."""
+    """Return, per layer, True if its norms may mark tokens as sinks; only blocks do."""
     return [state.name == "block" for state in stack.state_specs]
 
 

@@ -37,7 +37,7 @@ class Local(StrictModel):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
         if pattern is not None and not groups & {"step", "tokens"}:
-            raise ValueError(f"{pattern!r} has no group: write it as in 'ep[0-9]+-ba(?P<step>[0-9]+)'")
+            raise ValueError(f"{pattern!r} has no group `step` or `tokens`: see 'ep[0-9]+-ba(?P<step>[0-9]+)'")
         if unknown := groups - PATTERN_GROUPS:
             raise ValueError(f"{pattern!r} has unknown groups {sorted(unknown)}; known: {', '.join(PATTERN_GROUPS)}")
         return pattern
