@@ -63,7 +63,7 @@ class Corpus(StrictModel):
 
     @property
     def is_pattern(self) -> bool:
-        """True if the path has wildcards, which count only if no file has that name."""
+        """True if the path has wildcards; a file with exactly this name takes precedence over them."""
         return any(sign in str(self.path) for sign in "*?[")
 
     @property
@@ -74,7 +74,7 @@ class Corpus(StrictModel):
 
     @property
     def visible_path(self) -> str | None:
-        """File or folder that every node must see: for a pattern the folder above its first wildcard."""
+        """File or folder that every node must see; for a pattern, the folder above its first wildcard."""
         path = Path(self.path) if self.path else None
         while path and self.is_pattern and any(sign in str(path) for sign in "*?[") and not path.exists():
             path = path.parent

@@ -14,7 +14,7 @@ from pipeline.analysis.trust import SOUND, WORST_FIRST
 KEYS = ("model", "decoder", "other_model", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
 """Columns that identify a line; a finding has some of them."""
 NO_VERDICTS = ("too_few", "no_errors", "no_ends", "no_loss", "no_match", "no_control", "no_change", "unknown")
-"""Verdicts without an answer: points, errors or values are lacking."""
+"""Verdicts that answer nothing, because points, errors or values are missing."""
 HISTORY_PARTS = ("stage", "run")
 
 

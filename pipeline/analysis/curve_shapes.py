@@ -14,7 +14,7 @@ from pipeline.analysis.simultaneous_test import Floats, Ints, PairErrors
 
 MAX_PAIRS_AT_ONCE = 2_000_000
 MAIN_SHARE = 0.1
-"""Smallest size of a main move, as a share of the largest significant difference; smaller moves do not name a curve."""
+"""Smallest size of a main move, as a share of the largest significant difference. Only main moves name a curve."""
 RISE, FALL = "rise", "fall"
 
 

@@ -87,7 +87,7 @@ def _judge(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count(contexts: int, others: int, context_tokens: int) -> dict[str, Any]:
-    """Test the shares of contexts with more than FEW other tokens of outlying norm, and with any."""
+    """Test the share of contexts with more than FEW other tokens of outlying norm, and the share with any."""
     room = max(context_tokens - 1, 1)
     most = min(others // (FEW + 1), contexts)
     least = max(0, int(np.ceil((others - FEW * contexts) / max(room - FEW, 1))))

