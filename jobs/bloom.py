@@ -7,8 +7,8 @@ GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens; the two smallest i
 8 x 2 x 1.62e9 x 1.31e6 / 4e13 / 3600 = 0.24; the others in bfloat16 at 2e14 FLOP/s:
 8 x 2 x 1.18e10 x 1.31e6 / 2e14 / 3600 = 0.34. Metrics are not included.
 Expect: expansion, then compression (the paper's abstract; it gives no table of numbers). Seven or eight checkpoints per
-model do not locate the turn to a step. Their token counts are null: no publication states the batch size of these runs
-without ambiguity.
+model cannot locate the exact step of the turn. Token counts are null: no publication states the batch size of these
+runs without ambiguity.
 """
 
 from pipeline.cli import run_job_module

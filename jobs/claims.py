@@ -10,8 +10,8 @@ GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens of text and as many
 2 x 154 x 2 x 6.8e8 x 1.31e6 / 4e13 / 3600 = 3.8, pythia-1b 2 x 154 x 2 x 1.01e9 x 1.31e6 / 4e13 / 3600 = 5.7, the seed
 2 x 154 x 2 x 4.05e8 x 1.31e6 / 4e13 / 3600 = 2.3, MultiBERTs 2 x 5 x 29 x 2 x 1.1e8 x 1.31e6 / 4e13 / 3600 = 0.58;
 3.8 + 5.7 + 2.3 + 0.58 = 12.4 in all. Metrics are not included.
-Expect: no outcome is known of all claims on these histories together; each paper reports its own claim on other models
-or texts. Some 150 tests are corrected for, so that with 5 groups a claim needs about 11 standard errors (Student's t of
+Expect: unknown; no study has tested all claims on these histories, and each paper reports its own claim on other models
+or texts. The correction covers some 150 tests, so with 5 groups a claim needs about 11 standard errors (Student's t of
 4 degrees of freedom). Claims about similarity also need `similarity:` in the sweep.
 """
 

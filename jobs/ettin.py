@@ -6,8 +6,8 @@ Command: python -m jobs.ettin --lake LAKE [--steps log2]
 Bytes: 5.34e8 parameters per kind, 4 bytes each: 236 x 4 x 5.34e8 = 5.0e11, at most 0.6e9 at a time.
 GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens, in float32 at 4e13 FLOP/s:
 236 x 2 x 5.34e8 x 1.31e6 / 4e13 / 3600 = 2.3. Metrics are not included.
-Expect: no published measurement. If the objective makes the dome, as Razzhigaev et al. (EACL 2024) hold, only the
-decoders have one; if pre-norm residual streams make it, both kinds have one.
+Expect: unknown; no measurement is published. If the objective makes the dome, as Razzhigaev et al. (EACL 2024) claim,
+only the decoders have one; if pre-norm residual streams make it, both kinds have one.
 """
 
 from pipeline.cli import run_job_module

@@ -25,7 +25,7 @@ from pipeline.spec import Corpus, Members, Sweep, built_in_recipe
 
 
 def small_histories() -> Iterator[Members]:
-    """Yield families whose models are all small as a whole, and the small repos of the other families."""
+    """Yield each family as a whole if all of its models are small, else each of its small repos."""
     for family in load_families():
         repos = family.list_repos()
         small = [repo for repo in repos if family.tier_of(repo) == "small"]

@@ -16,9 +16,9 @@ from uuid import uuid4
 from pipeline.errors import UsageError
 
 LOCK_TIMEOUT_S = 5.0
-"""Timeout for another process's transaction, which takes milliseconds; then the table counts as unusable."""
+"""Timeout for another process's transaction, which takes milliseconds; after it the table counts as unusable."""
 WRITE_EVERY_S = 1.0
-"""Interval of the transactions of a batch: the work that a kill can cost."""
+"""Interval of the transactions of a batch; a kill loses at most the work of one interval."""
 CREATE = (
     "CREATE TABLE IF NOT EXISTS entries (name BLOB PRIMARY KEY, version BLOB, text BLOB, crc INTEGER) WITHOUT ROWID"
 )
@@ -140,7 +140,7 @@ class Table:
         self._written_at = time.monotonic()
 
     def _run(self, use: str, call: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Return `call(database)`; after two failures return None, from then on without a try."""
+        """Return `call(database)`; after two failures return None, and do not try this `use` again."""
         for _ in range(2 if self._usable[use] else 0):
             try:
                 self._database = self._database or _connect(self._path)
@@ -173,7 +173,7 @@ def _table(name: str, *_: object) -> Table:
 def _connect(path: Path) -> sqlite3.Connection:
     database = sqlite3.connect(path, LOCK_TIMEOUT_S, isolation_level=None, check_same_thread=False)
     try:
-        # A killed process leaves complete entries all the same; after a power failure the file may be damaged.
+        # Entries stay complete if the process is killed; only a power failure may damage the file.
         database.execute("PRAGMA synchronous = OFF")
         database.execute(CREATE)
     except BaseException:

@@ -56,7 +56,7 @@ UNBOUNDED_COLUMNS = {
     *("seed", "alpha", "alpha_no_sink", "alpha_groups", "alpha_no_sink_groups"),
     *("linearity_groups", "linearity_no_sink_groups"),
 }
-"""Numeric columns that may contain any finite value; the R^2 of a map fitted to more tokens may be negative."""
+"""Numeric columns that may contain any finite value; leave-one-out values of an R^2 may be negative."""
 
 
 @cache
@@ -114,7 +114,7 @@ def is_null_by_definition(name: str, depth: float) -> bool:
 
 
 def group_statistic(name: str) -> str:
-    """Return what `NAME_groups` holds: `estimate` of each group alone, or `leave_one_out` values (jackknife).
+    """Return the content of `NAME_groups`: `estimate` of each group alone, or `leave_one_out` values (jackknife).
 
     The standard error of a mean of estimates is sd / sqrt(G); that of a jackknife is sqrt((G - 1) / G * sum of squared
     deviations). Both hold for paired differences of the lists of two rows that share their contexts.

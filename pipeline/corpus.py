@@ -51,7 +51,7 @@ class Corpus(StrictModel):
 
     @property
     def id(self) -> str:
-        """Name in the lake: the kind, with the file's name for a text of one's own."""
+        """Name in the lake: the kind, and for a text or records of the user also the file's name."""
         if self.kind in RECORD_KINDS:
             return f"{self.kind}:{self._stem}"
         return f"text:{Path(self.path or '').stem}" if self.kind == "text" else self.kind
@@ -63,7 +63,7 @@ class Corpus(StrictModel):
 
     @property
     def is_pattern(self) -> bool:
-        """True if the path has wildcards, which count only if no file has that name."""
+        """True if the path has wildcards; a file with exactly this name takes precedence over them."""
         return any(sign in str(self.path) for sign in "*?[")
 
     @property
@@ -74,7 +74,7 @@ class Corpus(StrictModel):
 
     @property
     def visible_path(self) -> str | None:
-        """File or folder that every node must see: for a pattern the folder above its first wildcard."""
+        """File or folder that every node must see; for a pattern, the folder above its first wildcard."""
         path = Path(self.path) if self.path else None
         while path and self.is_pattern and any(sign in str(path) for sign in "*?[") and not path.exists():
             path = path.parent
@@ -82,7 +82,7 @@ class Corpus(StrictModel):
 
     @property
     def _stem(self) -> str:
-        """Name of the file without its suffixes; for a pattern that of the folder above it."""
+        """Name of the file without its suffixes; for a pattern, name of the folder above it."""
         path = Path(self.path or "")
         if any(sign in path.name for sign in "*?["):
             path = Path(self.visible_path or "")

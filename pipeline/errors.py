@@ -56,7 +56,7 @@ class LeftOutWarning(UserWarning):
 
 
 class ForeignFileWarning(UserWarning):
-    """A file in a lake's folder is none of the lake's and is ignored."""
+    """A file in a lake's folder does not belong to the lake and is ignored."""
 
 
 class BackendLostError(ShapelakeError):

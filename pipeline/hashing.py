@@ -38,7 +38,7 @@ def file_sha256(path: AnyPath, progress: Progress | None = None) -> str:
 
 
 def batch_checksums(folder: Path) -> AbstractContextManager[None]:
-    """Return a context that reads the cached checksums of all files under `folder` at once, and writes new ones so."""
+    """Return a context that reads the cached checksums of all files under `folder` at once and batches the writes."""
     return cache.table(CACHE).batch(f"file:{_real_folder(str(folder.absolute()))}/")
 
 
@@ -102,9 +102,9 @@ def file_identity(path: AnyPath) -> list[str | int]:
 
 @lru_cache(maxsize=1 << 16)
 def _real_folder(folder: str) -> str:
-    """Return the real path of an absolute folder, "" for the root; cached, because it takes longer than all the rest.
+    """Return the real path of an absolute folder, "" for the root; cached, because it dominates the time of a lookup.
 
-    After a link to the folder is changed the path can be that of the old target; the inode tells the files apart.
+    If a link to the folder changes, the cached path may be the old target; the inode still tells the files apart.
     """
     parent, _, name = folder.rpartition("/")
     if not parent or name in ("", ".", "..") or os.path.islink(folder):

@@ -1,15 +1,15 @@
 """Measurement of one cell: from weights and text to one row per layer. This file is the Methods section.
 
 1. The corpus becomes contexts: token ids, grouped, with sampled positions (`pipeline.corpora`).
-2. All contexts pass through the model, once unless (4) applies. Of every layer's hidden states, the moment positions
-   enter running moments (with and without sink tokens) and the kept positions form the point cloud; memory does not
-   grow with the corpus.
+2. All contexts pass through the model, once unless (4) applies. In every layer, the hidden states at the moment
+   positions enter running moments (with and without sink tokens), and those at the kept positions form the point
+   cloud; memory does not grow with the corpus.
 3. Each layer is described: spectrum metrics from the moments, intrinsic dimensions from the exact k-NN graph of the
    cloud, both with standard errors over disjoint groups of contexts (`pipeline.geometry`).
 4. If the moments of all layers do not fit the device at once, layers are measured in several passes over the same
    contexts, after a pass that finds the sink tokens from the norms of all blocks.
 5. If the sweep wants similarity records, the states of a few tokens, the same for all checkpoints, are kept in the
-   same passes; of each layer their neighbours and their kernel are recorded (`pipeline.geometry.similarity`).
+   same passes; the neighbours and the kernel of these tokens are recorded per layer (`pipeline.geometry.similarity`).
 """
 
 import time
@@ -143,7 +143,7 @@ def measure_cell(
 def record_cell(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity) -> list[RecordRow]:
     """Make the similarity records of a cell that is measured already, equal to those of `measure_cell`.
 
-    One pass over the batches that have a compared token, and over the first ones, for the pilot norms of the sinks.
+    Makes one pass over the batches with a compared token, and over the first batches for the pilot norms of the sinks.
     """
     inputs = prepare_inputs(cell, loaded, batch_tokens, similarity)
     recorder = SimilarityRecorder(similarity, inputs.text, cell, inputs.stack.state_specs)
@@ -220,7 +220,7 @@ def run_pass(
 def forward_contexts(
     inputs: CellInputs, sampler: HiddenStateSampler, loss: Loss | None = None, batches: Iterable[Batch] | None = None
 ) -> None:
-    """Forward every context, or those of `batches`, in order; sampler and loss take the states and token losses."""
+    """Forward every context, or those of `batches`, in order; pass states to `sampler` and token losses to `loss`."""
     delayed_loss = DelayedLoss(loss)
     batches = inputs.text.iter_batches(inputs.batch_tokens) if batches is None else batches
     for batch in track(batches, inputs.label, len(inputs.text), "contexts", lambda batch: len(batch.ids)):
@@ -233,7 +233,7 @@ def forward_contexts(
 
 
 def decide_sinks(stack: LayerStack) -> list[bool]:
-    """Return per layer whether its norms may mark tokens as sinks: only those of blocks do."""
+    """Return, per layer, True if its norms may mark tokens as sinks; only blocks do."""
     return [state.name == "block" for state in stack.state_specs]
 
 

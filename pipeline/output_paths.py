@@ -46,7 +46,7 @@ def require_own_folder(asked: str, path: str | Path, owner: str) -> Path:
     overwritten, removed or published.
 
     Raises:
-        UsageError: the folder is not empty and has no such file or that of another owner, or it cannot be written.
+        UsageError: the folder has other files or another owner, or it cannot be written.
     """
     path = require_writable_folder(asked, path)
     marker = path / OWNER_FILE
@@ -54,7 +54,7 @@ def require_own_folder(asked: str, path: str | Path, owner: str) -> Path:
     if found is None and path.is_dir() and any(path.iterdir()):
         raise UsageError(f"{asked} {path}", "the folder holds other files", "Choose a new or empty folder")
     if found not in (None, owner):
-        raise UsageError(f"{asked} {path}", f"the folder is that of {found}", "Choose another folder")
+        raise UsageError(f"{asked} {path}", f"the folder belongs to {found}", "Choose another folder")
     path.mkdir(exist_ok=True)
     marker.write_text(f"{owner}\n")
     return path

@@ -80,9 +80,9 @@ class Progress:
 def track(
     items: Iterable[T], label: str, total: int | None, unit: str, size: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
-    """Yield the items unchanged; each counts as `size(item)` once the next one is asked for.
+    """Yield the items unchanged; each counts as `size(item)` once the next one is requested.
 
-    A total of one is not shown: its item has a progress of its own, or none that could be told.
+    A total of one is not shown, since it could only jump from 0 to 1; the item may report its own progress.
     """
     if total == 1:
         yield from items

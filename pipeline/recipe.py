@@ -29,7 +29,7 @@ class Recipe(StrictModel):
     k: Annotated[int, Field(ge=2, le=1024)] = 64
     """Largest scale of the GRIDE curve; the k-NN graph holds 2k neighbours per point."""
     authors_points: Annotated[int, Field(ge=20)] = 4096
-    """Points of `id_authors`: the first this many kept points in order, duplicates included."""
+    """Number of points of `id_authors`, taken from the start of the kept points, duplicates included."""
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of positions masked for the masked-language-model loss of encoders."""
     allow_shorter: bool = False

@@ -10,7 +10,7 @@ from pydantic import field_validator
 from pipeline.strict_model import StrictModel, suggest
 
 REPO_REVISION = re.compile(r"(?P<repo>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[^@]+))?")
-"""Name of a Hub repo, with or without a revision; a path that begins with a dot, / or ~ is none."""
+"""Name of a Hub repo, with or without a revision; a path that begins with a dot, / or ~ does not match."""
 PATTERN_GROUPS = {"step": "", "kilo": "", "tokens": "", "unit": "", "stage": "", "run": ""}.keys()
 """Groups of a pattern; `kilo` multiplies the step by 1,000 if it matches, `unit` is k, m, b or t."""
 
@@ -37,7 +37,7 @@ class Local(StrictModel):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
         if pattern is not None and not groups & {"step", "tokens"}:
-            raise ValueError(f"{pattern!r} has no group: write it as in 'ep[0-9]+-ba(?P<step>[0-9]+)'")
+            raise ValueError(f"{pattern!r} has no group `step` or `tokens`: see 'ep[0-9]+-ba(?P<step>[0-9]+)'")
         if unknown := groups - PATTERN_GROUPS:
             raise ValueError(f"{pattern!r} has unknown groups {sorted(unknown)}; known: {', '.join(PATTERN_GROUPS)}")
         return pattern

@@ -92,7 +92,7 @@ class Checkpoint(StrictModel):
     tokenizer_remote: RemoteFiles | None = None
     """Origin of the tokenizer, if it is not fetched with the weights."""
     base_path: str = ""
-    """Folder of the base model, if `path` has a LoRA adapter alone; empty if that is on the Hub and not fetched yet."""
+    """Folder of the base model if `path` has only a LoRA adapter; empty if the base is on the Hub and not fetched."""
     base_remote: RemoteFiles | None = None
     """Origin of the base model, if it is on the Hub."""
     kinds: tuple[ModelKind, ...]
@@ -153,7 +153,7 @@ class Resources(StrictModel):
     slots: Annotated[int, Field(gt=0)] | None = None
     """Tasks at once; null = one per GPU, or 1 without GPUs."""
     batch_tokens: Annotated[int, Field(gt=0)] = 8192
-    """Tokens per forward pass on a GPU, at least one context; a CPU takes 1024, whatever this says."""
+    """Tokens per forward pass on a GPU, at least one context; a CPU always takes 1024."""
     address: str = "local"
     """Ray: local, auto or HOST:PORT."""
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0
@@ -200,7 +200,7 @@ class Sweep(StrictModel):
     recipe: AnyRecipe
     resources: Resources = Resources()
     similarity: Similarity | None = None
-    """Also make similarity records of every cell, of this size; null = none. Part of no cell id and no recipe."""
+    """Size of the similarity records to make of every cell; null = no records. It enters no cell id and no recipe."""
     steps: str = "all"
     """Selection of steps: all, log2, every:N, last, or steps separated by commas."""
     models: str = "*"

@@ -211,7 +211,7 @@ def test_a_limit_is_named_with_the_cost_and_at_the_end(tmp_path, shapelake):
     code, out, _ = shapelake(*words)
     assert code == 0
     (cost,) = (line for line in out.splitlines() if line.startswith("cost"))
-    assert "with --steps 0,10; for all 2 cells, of which --limit runs 1" in cost
+    assert "with --steps 0,10; cost of all 2 cells, --limit runs 1 of them" in cost
     assert out.splitlines()[-1].endswith("1 of 1 wanted cells are in the lake, 1 new, 1 left out by --limit")
 
 

@@ -1,4 +1,4 @@
-"""Many cell files in little time: one encoded file per corpus and recipe, whose identity is replaced byte by byte."""
+"""Fast writer of many cell files: one file is encoded per corpus and recipe, and its identity bytes are replaced."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -21,11 +21,11 @@ LAYERS = 13
 """Rows of a cell: the embedding and 12 blocks."""
 CELL_ID, MODEL, REVISION, WEIGHTS_DIGEST = "c" * 32, "lab/model-0000", "step00000000", "w" * 64
 STEP = 0x5C0FFEE1_5C0FFEE1
-"""Identity in the template; each value occurs in no other column, and the values that replace it have its length."""
+"""Identity in the template. Each value occurs in no other column and is replaced by a value of equal length."""
 
 
 def checkpoint(index: int, models: int) -> Checkpoint:
-    """Return the checkpoint of this number, of `models` models whose steps grow in turn."""
+    """Return checkpoint number `index`: numbers cycle through `models` models, and each cycle is one step further."""
     model, step = f"lab/model-{index % models:04d}", index // models
     return Checkpoint(
         model=model,
@@ -51,7 +51,7 @@ def write_cells(lake: Lake, checkpoints: Sequence[Checkpoint], texts: Iterable[t
 
 
 def write_cell(lake: Lake, point: Checkpoint, cell_id: str, corpus: str, recipe: str) -> None:
-    """Write one file; the checkpoint is one of `checkpoint`, or another whose model's name has the same length."""
+    """Write one file; `point` comes from `checkpoint`, or its model name has the same length."""
     path = Path(lake.uri, cell_key(point.model_key, cell_id))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(fill_template(point, cell_id, corpus, recipe))

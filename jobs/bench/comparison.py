@@ -1,4 +1,4 @@
-"""One row of the benchmark table: this project's cost of some work, the reference's, their ratio and the target."""
+"""One row of the benchmark table: cost of some work here and in a reference, their ratio and the target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Wanted(NamedTuple):
     bound: float | None = None
 
     def only_if(self, promised: bool) -> "Wanted":
-        """Return this target; without its bound unless the size is the one that the bound was set for."""
+        """Return this target, without its bound unless `promised`: the size is the one that the bound was set for."""
         return self if promised else self._replace(bound=None)
 
 

@@ -1,7 +1,7 @@
 """Kernels of one layer against their roofline on this machine.
 
 The floor is the larger of two times: the operations at the rate of a large product, and the bytes at the rate of a
-large copy, both measured in the same rounds. A working set that fits in cache may beat the second.
+large copy, both measured in the same rounds. A working set that fits in cache may beat the time of the bytes.
 """
 
 from collections.abc import Iterator

@@ -27,7 +27,7 @@ QUERY = f"SELECT step, anisotropy, id_twonn FROM layers WHERE model = '{MODEL}' 
 
 
 class GrowingLake:
-    """Lake in a folder whose cells are added in steps, and stub checkpoints whose cells it has."""
+    """Lake in a folder that grows in steps; it has the cells of a few stub checkpoints from the start."""
 
     def __init__(self, root: Path) -> None:
         self.lake = Lake(root / "lake")

@@ -1,4 +1,4 @@
-"""Requests that readers of a compacted lake in an object store make; the store is memory, its snapshot synthetic."""
+"""Numbers of requests of readers of a compacted lake, on an object store in memory with a synthetic snapshot."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -53,7 +53,7 @@ class CountingStore:
 
 
 def request_rows(scale: Scale) -> Iterator[Comparison]:
-    """Count the requests of a query, status and plan-like listing of a compacted lake, and with newer cells."""
+    """Count the requests of a query, of status and of the reads of a plan, and of these reads with newer cells."""
     store = CountingStore()
     with patch.object(object_store, "from_url", lambda *_args, **_options: store):
         lake = Lake(URI)
@@ -88,7 +88,7 @@ def _read_as_a_plan() -> None:
 
 
 def _put_snapshot(lake: Lake, cells: int) -> None:
-    """Write a snapshot whose index has this many cells, in full parts; the files of its rows have one cell each."""
+    """Write a snapshot whose index has this many cells, in full parts; each part file holds the rows of one cell."""
     row = aggregate_cells(
         scan_unchecked([fill_template(checkpoint(0, MODELS), "0" * 32, "text:0", "quick@1")])
     ).collect()

@@ -12,7 +12,7 @@ LAYERS, WIDTH, VOCABULARY = 6, 128, 1024
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:
-    """Compare with `standard@1` at fewer contexts, on a decoder with random weights; each layer is one round."""
+    """Compare few with all tokens per context, by `standard@1` with fewer contexts; each hidden state is one round."""
     standard = built_in_recipe("standard@1")
     assert isinstance(standard, ContextRecipe)
     recipe = standard.model_copy(update={"contexts": scale.sampled_contexts, "dtype": "float32"})

@@ -28,7 +28,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
 
 
 def _cost_of_records(scale: Scale, device: str) -> Iterator[Comparison]:
-    """Records of all layers against the whole checkpoint, whose pass they share."""
+    """Time the records of all layers, without the forward pass that they share, against the whole checkpoint."""
     model, settings = scale.model, Similarity()
     clouds = [curved(settings.tokens, model.dim, device, seed) for seed in range(model.layers + 2)]
     loaded = build(model.layers, model.dim, model.vocabulary, recipe_of(model, device), device)

@@ -16,7 +16,7 @@ from pipeline.recipe import built_in_recipe
 
 SVD, VALUES = "float32 SVD", "float32 SVD, singular values only"
 ROUNDING = 2.0**-53
-"""Resolution of the float64 reference: smaller errors are reported as this."""
+"""Resolution of the float64 reference; smaller errors are reported as this value."""
 
 
 def rows(scale: Scale, device: str) -> Iterator[Comparison]:

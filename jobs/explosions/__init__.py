@@ -1,7 +1,7 @@
 """Does intrinsic dimension rise before the loss explodes, and does it warn earlier than signals that cost nothing?
 
-Source: the claim, Razzhigaev et al. 2024 (arXiv 2311.05928) and its authors' posts; the competitor, sign diversity,
-Spectral Alignment (arXiv 2510.04202).
+Source: for the claim, Razzhigaev et al. 2024 (arXiv 2311.05928) and posts of its authors; for the competing signal,
+sign diversity, Spectral Alignment (arXiv 2510.04202).
 Command: python -m jobs.explosions --out FOLDER [--seeds 8] [--first 100]; small version: make explosions-small
 Cost: 7 CPU seconds per run, 96 runs: eleven minutes of one core. An interrupted study resumes where it stopped.
 Expect: a table like that of explosions.md beside this file; `--table FILE` writes it.
@@ -12,8 +12,8 @@ Fixed before any run of the table was examined (the rule for a warning was narro
 - A warning is an alarm that begins after the first disturbed update and before the event, at most 128 steps ahead.
 - Each detector compares one number with its own last 128 steps: (value - median) / (1.4826 MAD), against a threshold.
   Layers enter as the mean over blocks. Half of the calm runs set the thresholds, so that at most a chosen share of them
-  has a false alarm. The other half and all disturbed runs give the results; no detector was chosen on them.
-The strengths of the disturbances were tuned beforehand so that the loss explodes, and when, mostly on the loss alone
-and on small seeds, which --first 100 skips. Every run has its own seed, and so its own weights, batches and
+  has a false alarm. The other half and all disturbed runs give the results; they were not used to choose detectors.
+The strengths of the disturbances, which set whether and when the loss explodes, were tuned beforehand, mostly on the
+loss alone and on small seeds, which --first 100 skips. Every run has its own seed, and so its own weights, batches and
 disturbance.
 """

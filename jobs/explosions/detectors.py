@@ -15,7 +15,7 @@ WINDOW, FEWEST = 128, 16
 FLOOR = 1e-3
 """Smallest spread: values are logarithms or shares, where a change of 0.001 is negligible."""
 HORIZON = 128
-"""Most steps between an alarm and the event that it counts as a warning of."""
+"""Largest number of steps between an alarm and an event for the alarm to count as a warning."""
 
 
 class Detector(NamedTuple):

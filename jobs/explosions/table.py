@@ -45,7 +45,7 @@ def exploded(traces: Traces, kind: str | None = None) -> list[Run]:
 
 
 def gradual(traces: Traces, kind: str | None = None) -> list[Run]:
-    """Return the exploded runs with a reading between the first disturbed update and the event, which can warn."""
+    """Return the exploded runs with a reading, and so a possible warning, between first disturbed update and event."""
     return [run for run in exploded(traces, kind) if (traces[run]["step"][-1] - 1) // EVERY > run.start // EVERY]
 
 
@@ -123,7 +123,7 @@ def _format_interval(values: np.ndarray, statistic: Callable[[np.ndarray], float
 
 
 def about(traces: Traces) -> Iterator[str]:
-    """Yield one line per kind: runs that exploded, those too early for a warning, and spikes in calm runs."""
+    """Yield one line per kind: numbers of explosions and of those before a reading; then the spikes in calm runs."""
     for kind in INDUCED:
         n = sum(run.kind == kind for run in traces)
         ended, later = exploded(traces, kind), gradual(traces, kind)

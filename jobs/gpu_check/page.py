@@ -34,7 +34,7 @@ def _status(result: PartResult) -> str:
 
 
 def _headlines(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Tokens/s, utilisation and the share of the metrics, of the decoder's rows that exist."""
+    """Tokens/s, cost of the metrics and utilisation, from the decoder's rows that exist, and the targets missed."""
     by_reference = {row["reference"]: row for row in rows if row["group"] == "measure"}
     found = []
     if full := by_reference.get(BARE):

@@ -36,7 +36,7 @@ PARTS = (
 )
 """In order; the limits add up to eight minutes."""
 OPTIONAL = ("faiss", "ray", "pyarrow", "polars", "duckdb", "sklearn", "skdim")
-"""Modules that some tests or rows need; they are skipped without them."""
+"""Modules that some tests or rows need; a test or row is skipped if its module is not installed."""
 
 
 class PartResult(NamedTuple):

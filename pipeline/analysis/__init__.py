@@ -55,9 +55,9 @@ class FindingSpec(NamedTuple):
     question: str
     answer: Callable[[LakeOrFrame], pl.DataFrame]
     compared_rows: Callable[[pl.DataFrame], pl.DataFrame] | None = None
-    """Selection of the rows of all models that a comparison of different models needs; None if there is none."""
+    """Function that selects the rows for a comparison of models; None if the finding compares no models."""
     order: Callable[[pl.DataFrame], pl.DataFrame] = lambda found: found
-    """Order of the rows of several models, where it is not by model."""
+    """Function that sorts the rows of several models; by default they stay in order of model."""
 
 
 FINDINGS: dict[str, FindingSpec] = {
@@ -65,7 +65,7 @@ FINDINGS: dict[str, FindingSpec] = {
         "Does anisotropy over depth peak in the interior, with and without sink tokens?", compute_newest_domes
     ),
     "matched": FindingSpec(
-        "Have encoders and decoders of similar size a dome, and which is more anisotropic in its middle third?",
+        "Do encoders and decoders of similar size have a dome, and which is more anisotropic in its middle third?",
         match_encoders_to_decoders,
         select_newest_rows,
     ),
@@ -84,7 +84,7 @@ FINDINGS: dict[str, FindingSpec] = {
         "Do the scales of dimension agree on the phases?", compute_agreement, order=sort_agreement
     ),
     "nulls": FindingSpec(
-        "Which effects are also there on random tokens?", compute_null_survival, order=sort_null_survival
+        "Which effects also appear on random tokens?", compute_null_survival, order=sort_null_survival
     ),
     "controls": FindingSpec(
         "How much of a change of dimension is left with one point per token type, and in a Gaussian surrogate?",
@@ -98,11 +98,11 @@ FINDINGS: dict[str, FindingSpec] = {
     ),
     "trends": FindingSpec("How do anisotropy, effective rank and spectral decay move in training?", compute_trends),
     "linearity": FindingSpec("Are neighbouring layers related almost linearly?", compute_linearity),
-    "massive": FindingSpec("Are there massive activations, and at how few tokens?", compute_massive),
+    "massive": FindingSpec("Are there massive activations, and at how many tokens?", compute_massive),
     "valley": FindingSpec("Is the effective rank low in the blocks where a sink has a large norm?", compute_valley),
     "isotropy": FindingSpec("Is the final hidden state isotropic?", compute_isotropy),
     "onset": FindingSpec(
-        "Do models whose dimension starts to rise in earlier layers have the lower loss?",
+        "Do models whose dimension starts to rise in earlier layers have a lower loss?",
         compute_onset,
         select_newest_rows,
     ),
@@ -144,8 +144,8 @@ def compute_findings(
     """Compute findings, by name. The lake is read once, in batches of models that take a few hundred MB each.
 
     Args:
-        models: glob on the models of a lake, also those that are compared with each other.
-        corpus: glob on the corpora of a lake; random tokens are still read where a finding compares with them.
+        models: glob on the models of a lake; comparisons of models cover only the matches.
+        corpus: glob on the corpora of a lake; random tokens stay available to findings that compare text with them.
 
     Raises:
         UsageError: a name is not in FINDINGS, or no model or corpus of the lake matches.
@@ -166,13 +166,13 @@ def compute_findings(
 
 
 def compute_batch(names: Collection[str], frame: pl.DataFrame) -> dict[str, pl.DataFrame]:
-    """Compute findings of a few models for `combine_batches`; of one that compares models, the rows that it needs."""
+    """Compute findings of a few models for `combine_batches`; a finding that compares models only selects its rows."""
     needed = {name: FINDINGS[name].compared_rows or FINDINGS[name].answer for name in names}
     return {name: copy_texts(compute(frame)) for name, compute in needed.items()}
 
 
 def combine_batches(batches: Iterable[dict[str, pl.DataFrame]]) -> dict[str, pl.DataFrame]:
-    """Combine the results of `compute_batch` over batches of models in order; equal to the findings of all models."""
+    """Combine the results of `compute_batch` over ordered batches; the result equals the findings of all models."""
     parts: dict[str, list[pl.DataFrame]] = {}
     for batch in batches:
         for name, part in batch.items():

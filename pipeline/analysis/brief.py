@@ -12,9 +12,9 @@ from pipeline.analysis.brief_rules import COUNTED, RULES, Row, count_rows, descr
 from pipeline.analysis.trust import SOUND, WORST_FIRST
 
 KEYS = ("model", "decoder", "other_model", "kind", "stage", "run", "corpus", "null", "recipe", "layer")
-"""Columns that identify a line, as far as a finding has them."""
+"""Columns that identify a line; a finding has some of them."""
 NO_VERDICTS = ("too_few", "no_errors", "no_ends", "no_loss", "no_match", "no_control", "no_change", "unknown")
-"""Verdicts without an answer: points, errors or values are lacking."""
+"""Verdicts that answer nothing, because points, errors or values are missing."""
 HISTORY_PARTS = ("stage", "run")
 
 
@@ -45,10 +45,10 @@ class Brief(NamedTuple):
 
 
 def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> Brief:
-    """Summarize a finding; rows without a verdict, and of `trust` those without a doubt, are only counted.
+    """Summarize a finding. Histories without a verdict, and in `trust` those without a doubt, are only counted.
 
     Args:
-        layers: also one line per layer, for findings that have layers.
+        layers: add one line per layer, for findings with a column `layer`.
     """
     if "layer" in found.columns and not layers:
         found = found.filter(pl.col("layer").is_null())
@@ -69,7 +69,7 @@ def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> B
 
 
 def _group_rows(found: pl.DataFrame) -> Iterator[list[Row]]:
-    """Yield the rows of each history and text, and layer where there are layers, sorted by these keys."""
+    """Yield the rows of each history, text and, if the finding has layers, layer; sorted by these keys."""
     keys = [name for name in KEYS if name in found.columns]
     ordered = found.sort(keys, maintain_order=True, nulls_last=True) if keys else found
     for part in ordered.partition_by(keys, maintain_order=True):

@@ -44,7 +44,7 @@ class BriefRule(NamedTuple):
 
 
 def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
-    """Return verdict, effect and sentence. Of several rows, verdicts that differ are named by row.
+    """Return verdict, effect and sentence. Verdicts that differ between rows are listed with the names of their rows.
 
     Effect and sentence are those of the first row with an effect, in the order of `rule.order`.
     """
@@ -61,13 +61,13 @@ def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
 
 
 def _claim(row: Row) -> str:
-    """The answer to the published claim, where the finding has one and decides it."""
+    """Return the answer to the published claim; empty if the finding has no claim or leaves it undecided."""
     claim = row.get("claim")
     return f"; {claim} the claim" if claim in (SUPPORTS, CONTRADICTS) else ""
 
 
 def count_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
-    """Return verdict, effect and sentence of many similar rows: counts of the verdicts, and the words of one row."""
+    """Return the counts of the verdicts of many similar rows, and the effect and sentence of one of these rows."""
     counts = Counter(row["verdict"] for row in rows)
     verdict = ", ".join(f"{verdict} {n} of {len(rows)}" for verdict, n in counts.most_common())
     least = min(rows, key=lambda row: row.get("same_verdict") or 0.0)
@@ -119,12 +119,12 @@ RULES: dict[str, BriefRule] = {
         sentences.column("estimator"),
     ),
     "agreement": BriefRule(
-        "share of layers with the same verdict, of the two scales that are least alike",
+        "share of layers in which the two least similar scales have the same verdict",
         sentences.percent("same_verdict"),
         sentences.agreement,
     ),
     "nulls": BriefRule(
-        "effect on text minus effect on random tokens (heights; of peak_step doublings)",
+        "effect on text minus effect on random tokens (heights; doublings of the step for peak_step)",
         sentences.interval("difference", "+.3f"),
         sentences.nulls,
         sentences.column("conclusion"),
@@ -137,7 +137,7 @@ RULES: dict[str, BriefRule] = {
         sentences.controls,
         sentences.column("over", "control"),
         CONTROLS,
-        "the change is not one of the control, clusters of equal tokens or the covariance",
+        "neither clusters of equal tokens nor the covariance alone explain the change",
     ),
     "sinks": BriefRule(
         "share of mid-layer anisotropy that is left without sink tokens",

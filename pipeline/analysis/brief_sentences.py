@@ -31,7 +31,8 @@ def dome(row: Row) -> str:
 def matched(row: Row) -> str:
     sides = f"decoder {row['middle_decoder']:.3f}, encoder {row['middle_encoder']:.3f}"
     more = row["more_anisotropic"]
-    return f"{f'the {more}' if more in ('decoder', 'encoder') else 'neither'} is more anisotropic there: {sides}"
+    name = f"the {more}" if more in ("decoder", "encoder") else "neither"
+    return f"{name} is more anisotropic in the middle third: {sides}"
 
 
 def convergence(row: Row) -> str:
@@ -67,18 +68,19 @@ def controls(row: Row) -> str:
         return "no significant change of dimension"
     place = "step" if row["over"] == "training" else "depth"
     ends = (f"{row[end]:,.0f}" if place == "step" else f"{row[end]:.2f}" for end in ("first", "last"))
-    return f"of the {row['change']:+.0%} change from {place} {' to '.join(ends)}"
+    return f"largest change {row['change']:+.0%}, from {place} {' to '.join(ends)}"
 
 
 def sinks(row: Row) -> str:
     if row["anisotropy"] is None or row["anisotropy_no_sink"] is None:
         return "a middle block has no value"
-    return f"of the middle blocks' anisotropy is left: {row['anisotropy_no_sink']:.3f} of {row['anisotropy']:.3f}"
+    return f"middle blocks: anisotropy {row['anisotropy']:.3f}, without sink tokens {row['anisotropy_no_sink']:.3f}"
 
 
 def explosions(row: Row) -> str:
-    steps = ", ".join(f"{step:,}" for step in (row["nonfinite"] or row["events"])[:5]) or "no step"
-    return f"{row['event']} at {steps}; p {row['p']:.3f} at lag {row['lag']}"
+    steps = ", ".join(f"{step:,}" for step in (row["nonfinite"] or row["events"])[:5])
+    event = f"{row['event']} at {steps}" if steps else "no spike"
+    return f"{event}; p {row['p']:.3f} at lag {row['lag']}"
 
 
 def correlation(row: Row) -> str:
@@ -94,13 +96,13 @@ def trend_effect(row: Row) -> str:
 
 
 def linearity(row: Row) -> str:
-    return f"without the residual {'-' if row['gap'] is None else format(row['without_residual'], '.3f')}"
+    return f"without the residual stream {'-' if row['gap'] is None else format(row['without_residual'], '.3f')}"
 
 
 def massive(row: Row) -> str:
-    return f"largest {row['ratio']:,.0f} medians, layer {row['layer_of_largest']}; others per context " + (
-        UNKNOWN if row["others"] is None else f"{row['others']:.2f}"
-    )
+    others = UNKNOWN if row["others"] is None else f"{row['others']:.2f}"
+    largest = f"largest activation {row['ratio']:,.0f} medians, in layer {row['layer_of_largest']}"
+    return f"{largest}; other outlying tokens per context {others}"
 
 
 def valley(row: Row) -> str:
@@ -122,7 +124,8 @@ def similarity(row: Row) -> str:
 def settling(row: Row) -> str:
     if row["layer"] is None:
         return f"{row['checkpoints']} checkpoints"
-    return f"95 % of the way at step {row['settled_at']:,.0f}, from {interval('start', '.3f')(row)}"
+    start = f"similarity at the first checkpoint {interval('start', '.3f')(row)}"
+    return f"95 % of the way at step {row['settled_at']:,.0f}; {start}"
 
 
 def model_convergence(row: Row) -> str:

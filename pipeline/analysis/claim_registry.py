@@ -81,7 +81,7 @@ class PublishedClaim(StrictModel):
 
     @property
     def rule(self) -> str:
-        """The test in one line."""
+        """Test of the claim, in one line."""
         if self.p:
             return f"`{self.column}` of the finding with its p (`{self.p}`)"
         word = f" and verdict {' or '.join(f'`{each}`' for each in self.verdicts)}" if self.verdicts else ""

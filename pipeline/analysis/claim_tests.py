@@ -15,12 +15,12 @@ LEVEL = 0.95
 def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) -> float | None:
     """Two-sided p of a limit: 1 minus the coverage of the interval that touches the bound.
 
-    The half width towards the bound grows with coverage as that of Student's t with groups - 1 degrees of freedom, so
-    that p is 5 % exactly where the 95 % interval touches the bound. None without an interval or two groups.
+    The half width towards the bound is scaled with coverage like that of Student's t with groups - 1 degrees of
+    freedom, so p is 5 % exactly if the 95 % interval touches the bound. None without an interval or with one group.
 
-    Bias: conservative for simultaneous intervals, of which the half width grows more slowly beyond 95 % than Student's
-        t of one group's degrees of freedom: their errors are pooled over points. It is approximate for unpaired
-        differences (MOVER), of which both sides are scaled alike.
+    Bias: conservative for simultaneous intervals: their errors are pooled over points, so their half width grows more
+        slowly beyond 95 % than Student's t with groups - 1 degrees of freedom. Approximate for unpaired differences
+        (MOVER), since both sides of the interval are scaled alike.
     """
     value, low, high = (row[f"{limit.column}{end}"] for end in ("", "_low", "_high"))
     if None in (value, low, high) or groups is None or groups < 2:

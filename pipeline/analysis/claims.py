@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.analysis.curves import NO_ERRORS
 
 SUPPORTS, CONTRADICTS, UNDECIDED = "supports", "contradicts", "undecided"
-"""The three answers: the claim's effect is there (95 %), it is not or its reverse is, or errors leave both open."""
+"""Answers: the claimed effect is significant (95 %), it is significantly absent or reversed, or neither is."""
 
 
 def decide(supports: pl.Expr, contradicts: pl.Expr) -> pl.Expr:
@@ -24,7 +24,7 @@ def name_side(low: pl.Expr, high: pl.Expr, bound: float, above: str, below: str)
 
 
 def describe_claim(answer: str, claim: str) -> str:
-    """Sentence of the answer to a claim, which is a clause: `The claim that CLAIM is supported.`"""
+    """Return the answer as a sentence, `The claim that CLAIM is supported.`; `claim` is a clause."""
     words = {SUPPORTS: "supported", CONTRADICTS: "contradicted", UNDECIDED: "neither supported nor contradicted"}
     return f"The claim that {claim} is {words[answer]}."
 
@@ -40,7 +40,7 @@ def describe_moves(row: Mapping[str, Any], place: str, form: str, change: str = 
 
 
 def describe_left_out(places: Sequence[float], place: str, form: str) -> str:
-    """Name the points of a curve that have no value or no error; empty if all have."""
+    """Name the points of a curve that have no value or no error; empty if there are none."""
     if not places:
         return ""
     shown = ", ".join(f"{each:{form}}" for each in places[:5]) + (" ..." if len(places) > 5 else "")
@@ -48,6 +48,6 @@ def describe_left_out(places: Sequence[float], place: str, form: str) -> str:
 
 
 def describe_pairing(row: Mapping[str, Any]) -> str:
-    """Say that errors are unpaired where they are; empty for paired errors and for rows without any."""
+    """State that errors are unpaired; empty for paired errors and for rows without errors."""
     unpaired = row["status"] == "judged" and not row["paired"]
     return " Errors are unpaired: the rows have no values per group or do not share contexts." if unpaired else ""

@@ -1,7 +1,7 @@
 """Differences between two checkpoints, two histories or two corpora, layer by layer and for every headline metric.
 
-Rows compare at an equal recipe and, unless corpora are compared, on an equal corpus. Layers correspond by depth. The
-difference is that of the second minus the first; its interval is paired where both rows read the same tokens.
+Only rows of one recipe and, unless corpora are compared, of one corpus are compared. Layers are matched by depth. A
+difference is second minus first; its interval is paired where both rows read the same tokens.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ class Comparison(NamedTuple):
     """One row per metric, corpus, recipe, step and layer, with the columns of ROW_TYPES; `layer` is null for the mean
     over the blocks, and for the loss. `step` is null for two checkpoints, which may have different steps."""
     notes: tuple[str, ...]
-    """Unpaired differences, layers that do not correspond, similarities that are lacking."""
+    """Notes on unpaired differences, unmatched layers and missing similarities."""
     similarity: pl.DataFrame
     """Similarity of corresponding layers, as `compare_records` gives it; empty without records of equal tokens."""
 
@@ -66,11 +66,11 @@ class Comparison(NamedTuple):
 def compare(reader: LakeReader, first: str, second: str | None = None, corpora: Sequence[str] = ()) -> Comparison:
     """Compare two labels `MODEL[@REVISION]`, or one label on two corpora.
 
-    A label without a revision stands for the whole history if the other does too and both have several steps, else
-    for its newest checkpoint.
+    Whole histories are compared if neither label has a revision and both models have several steps. Otherwise a label
+    without a revision stands for the newest checkpoint of its model.
 
     Raises:
-        UsageError: a name is not in the lake, or the sides do not compare; it names the one thing that differs.
+        UsageError: a name is not in the lake, or the sides are not comparable; it names the first difference.
     """
     rows = ModelRows(reader)
     sides = _choose_sides(rows, first, second or first, corpora)
@@ -93,7 +93,7 @@ def _compare_tokens(
     of: str, sides: Sequence[Side], parts: Sequence[pl.DataFrame]
 ) -> tuple[pl.DataFrame, Sequence[str]]:
     if of == CORPORA:
-        return pl.DataFrame(), ["no similarity: that of layers needs the same tokens, and two corpora have none"]
+        return pl.DataFrame(), ["no similarity: layers are compared on the same tokens, which two corpora do not share"]
     return compare_records([str(side) for side in sides], parts, by_step=of == HISTORIES)
 
 
@@ -104,13 +104,14 @@ def _choose_sides(rows: ModelRows, first: str, second: str, corpora: Sequence[st
     if len(corpora) == 2:
         if sides[0] != sides[1]:
             do = "Leave out the second label, or give one corpus"
-            raise UsageError(f"compare {first} {second} on two corpora", "two labels and two corpora differ", do)
+            raise UsageError(f"compare {first} {second} on two corpora", "both labels and corpora differ", do)
         return [side._replace(corpus=name) for side, name in zip(sides, corpora, strict=True)]
     if len(corpora) > 2:
-        raise UsageError(f"--corpus {','.join(corpora)}", f"{len(corpora)} corpora", "Name one, or two to compare them")
+        found = f"{len(corpora)} corpora were given"
+        raise UsageError(f"--corpus {','.join(corpora)}", found, "Name one corpus, or two to compare them")
     if sides[0] == sides[1]:
         do = "Name another label, or two corpora: --corpus C,C2"
-        raise UsageError(f"compare {first}", "it would be compared with itself", do)
+        raise UsageError(f"compare {first}", "both sides are the same", do)
     return [side._replace(corpus=corpora[0] if corpora else None) for side in sides]
 
 
@@ -136,7 +137,8 @@ def _select_side(frame: pl.DataFrame, side: Side, whole: bool) -> pl.DataFrame:
         rows = rows.filter(corpus=side.corpus)
         if rows.is_empty():
             have = ", ".join(frame.filter(pl.col("model") == side.model)["corpus"].unique().sort())
-            raise UsageError(f"{side}", f"the model was measured on {have}", "Name one of these, or measure it")
+            do = "Name one of these corpora, or measure the model on this one"
+            raise UsageError(f"{side}", f"the model was measured on {have}", do)
     if whole:
         return select_history_rows(rows)
     current = rows.filter(~pl.col("superseded").fill_null(False))
@@ -148,7 +150,8 @@ def _select_side(frame: pl.DataFrame, side: Side, whole: bool) -> pl.DataFrame:
         found = (
             f"no such revision{suggest(side.revision, known) if len(known) < 20 or _near(side.revision, known) else ''}"
         )
-        raise UsageError(f"{side.model}@{side.revision}", found, f"Write one that the lake has, such as {known[0]}")
+        do = f"Write a revision that the lake has, such as {known[0]}"
+        raise UsageError(f"{side.model}@{side.revision}", found, do)
     return current.filter(revision=side.revision)
 
 
@@ -160,7 +163,7 @@ def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataF
     """Select the rows of both sides at an equal kind, recipe and, unless corpora are compared, corpus.
 
     Raises:
-        UsageError: the first of these of which the sides share none.
+        UsageError: the sides share no kind, recipe, corpus or step; it names the first of these.
     """
     first, second = (part.with_columns(stack="kind") for part in parts)
     if not {*first["kind"]} & {*second["kind"]} and first["kind"].n_unique() == second["kind"].n_unique() == 1:
@@ -183,9 +186,9 @@ _WORDS = {
     "recipe_fingerprint": "the recipes have one name and different fields",
     "algorithm": "the versions of the algorithms differ",
     "corpus": "the corpora differ",
-    "step": "they have no step in common",
+    "step": "the histories have no step in common",
 }
-_MEASURE = "Measure both alike: shapelake run with one sweep"
+_MEASURE = "Measure both with one sweep: shapelake run SWEEP"
 _HINTS = {
     "kind": "Compare stacks of one kind",
     "recipe": _MEASURE,
@@ -239,17 +242,17 @@ def _list_notes(table: pl.DataFrame, first: pl.DataFrame, second: pl.DataFrame) 
     if not unpaired.is_empty():
         whole = unpaired.height == table.height
         subject = "Differences are" if whole else f"{unpaired.height} of {table.height} differences are"
-        notes.append(f"{subject} unpaired: the two sides read other tokens, or rows have no values per group.")
+        notes.append(f"{subject} unpaired: the two sides read different tokens, or rows have no values per group.")
     blocks = [part.filter(state="block")["_depth"].n_unique() for part in (first, second)]
     matched = table.filter(state="block")["depth"].n_unique()
     if min(blocks) != matched or blocks[0] != blocks[1]:
         notes.append(
-            f"{blocks[0]} and {blocks[1]} blocks: the {matched} of equal depth are compared, as are their means."
+            f"The sides have {blocks[0]} and {blocks[1]} blocks; only the {matched} of equal depth are compared."
         )
     if {*first["tokenizer_digest"]} != {*second["tokenizer_digest"]}:
-        notes.append("The tokenizers differ, so that a loss per token means another thing in each.")
+        notes.append("The tokenizers differ, so losses per token are not comparable.")
     if first["stack"][0] != second["stack"][0]:
-        notes.append(f"Kinds are {first['kind'][0]}: a causal and a masked loss do not compare.")
+        notes.append(f"The kinds are {first['kind'][0]}: a causal and a masked loss are not comparable.")
     if table["low"].null_count():
         notes.append("Rows without standard errors have no interval.")
     return notes

@@ -19,9 +19,9 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import Estimate, add_errors, average_points, subtract_rows
 
 LARGE_NORM = 10.0
-"""Ratio of the largest norm of a token to the median from which a block has a large sink."""
+"""Ratio of the largest norm of a token to the median norm, above which a block has a large sink."""
 SMALLEST_DROP = 0.1
-"""Share by which RankMe is lower in a compression valley."""
+"""Smallest share by which RankMe is lower in a compression valley."""
 VALLEY, NO_VALLEY = "valley", "no_valley"
 NO_LARGE, ALL_LARGE = "no_large_norm", "all_large_norm"
 CLAIM = "the effective rank has a valley where the norm of the sinks is large"
@@ -35,12 +35,12 @@ def compute_valley(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare RankMe of the blocks with a large sink with that of the other blocks, at the newest checkpoint.
 
     Columns: keys, `revision`, `step`, `verdict` (valley = RankMe is lower by more than 10 % at 95 %, no_valley = by
-    less, undecided, no_large_norm = no block has a token of 10 times the median norm, all_large_norm = every block has,
-    no_errors), `claim` (valley: supports, contradicts, undecided), `drop` (share by which the geometric mean of RankMe
-    over the blocks with a large sink is below that over the others) with its 95 % interval, and `drop_no_sink` for
-    RankMe without sink tokens; `large` and `others` (numbers of blocks), `paired`, `rows`, `because`.
+    less, undecided, no_large_norm = no block has a token of 10 times the median norm, all_large_norm = every block has
+    one, no_errors), `claim` (valley: supports, contradicts, undecided), `drop` (share by which the geometric mean of
+    RankMe over the blocks with a large sink is below that over the others) with its 95 % interval, and `drop_no_sink`
+    for RankMe without sink tokens; `large` and `others` (numbers of blocks), `paired`, `rows`, `because`.
     Blocks are chosen by norms and compared by rank, so no selection enters the interval. RankMe is the exponential of
-    the entropy of the singular values of the uncentred states; the paper uses that of their squares.
+    the entropy of the singular values of the uncentred states; the paper uses the squared singular values.
     """
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
     blocks = select_block_rows(select_newest_rows(load_layer_rows(lake)))
@@ -83,7 +83,7 @@ def _sentence(row: dict[str, Any]) -> str:
             f"No block has a token of more than {LARGE_NORM:g} times the median norm, so there is nothing to compare."
         )
     if row["verdict"] == ALL_LARGE:
-        return f"Every block has a token of more than {LARGE_NORM:g} times the median norm: there are no others."
+        return f"Every block has a token of more than {LARGE_NORM:g} times the median norm; no others can be compared."
     if row["drop"] is None:
         return "RankMe is null in a block."
     text = f"RankMe of the {row['large']} blocks with a large sink is {format_interval(row, 'drop', '.0%')} below that"

@@ -1,8 +1,8 @@
 """Changes of dimension under two controls: one point per token type, and Gaussian points of equal covariance.
 
-Occurrences of one token cluster, so dimension changes where these clusters form or dissolve; and a Gaussian surrogate
-shows what the covariance alone makes of dimension. A change is the largest main move of log dimension; its control is
-the same difference, between the same two checkpoints or blocks, of the control's log dimension.
+Occurrences of the same token form clusters, and dimension changes where these clusters form or dissolve. A Gaussian
+surrogate shows the dimension that the covariance alone gives. A change is the largest main move of log dimension; its
+control is the difference of the control's log dimension between the same two checkpoints or blocks.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from pipeline.analysis.group_errors import ERROR_COLUMNS, paired_half_width
 REFERENCE = "id_mle"
 CONTROLS = {"types": "id_mle_types", "gaussian": "id_mle_gaussian"}
 KEPT_SHARE = 0.5
-"""Share of a change that is left under a control from which it is `kept`."""
+"""Share of a change above which it is `kept` under a control, and below which it is `lost`."""
 KEPT, LOST, UNDECIDED, NO_CHANGE, NO_CONTROL = "kept", "lost", "undecided", "no_change", "no_control"
 
 
@@ -39,8 +39,8 @@ def compute_controls(lake: LakeOrFrame) -> pl.DataFrame:
     Columns: keys, `over` (training = the mean over the blocks, depth = the blocks of the newest checkpoint), `control`
     (types = at most one point per token type, gaussian = Gaussian points of the ordinary tokens' covariance), `verdict`
     (kept = more than half of the change is left at 95 %, lost = less than half, undecided; no_change = no significant
-    change, no_control = the rows lack the control or its errors), `claim` (the change is that of distinct tokens, or
-    more than that of the covariance: supports, contradicts, undecided), `first` and `last` (step or depth of the
+    change, no_control = the rows lack the control or its errors), `claim` (clusters of equal tokens, or the covariance
+    alone, do not explain the change: supports, contradicts, undecided), `first` and `last` (step or depth of the
     change), `change` and `controlled` (factors - 1), `left` (share of the log change) with its 95 % interval, `paired`,
     `rows`, `because`.
     Bias: the change is the largest of the curve without the control, which favours `lost` where it is barely
@@ -110,7 +110,7 @@ def _control(known: dict[Any, _Point], keys: tuple[Any, ...], move: dict[str, An
 
 
 def _half_width(points: list[_Point], left: float) -> tuple[float | None, bool]:
-    """Half width of the interval of (control - left x plain), by first order; whether the groups are paired."""
+    """Return the half width of the interval of (control - left x plain), to first order, and True if it is paired."""
     weights = np.array([left, -left, -1, 1])
     lists = [point.deviations for point in points]
     digests, lengths = {point.contexts for point in points}, {len(each or ()) for each in lists}
@@ -130,14 +130,14 @@ def _verdict() -> pl.Expr:
 
 
 def _claim() -> pl.Expr:
-    """Under `types` a change that is kept supports its claim; in the surrogate one that is lost does."""
+    """Decide the claims: a kept change supports the claim of `types`, a lost change that of `gaussian`."""
     kept, lost, types = pl.col("verdict") == KEPT, pl.col("verdict") == LOST, pl.col("control") == "types"
     return pl.when(types).then(decide(kept, lost)).otherwise(decide(lost, kept))
 
 
 CLAIMS = {
-    "types": "the change is not one of clusters of equal tokens",
-    "gaussian": "the change is more than that of the covariance",
+    "types": "clusters of equal tokens do not explain the change",
+    "gaussian": "the covariance alone does not explain the change",
 }
 
 

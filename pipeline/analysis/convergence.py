@@ -1,8 +1,8 @@
 """Convergence of the profile of anisotropy over depth: within a run, and between the models of a lake.
 
-Movement is measured between anchors, the checkpoints nearest to the last, a half, a quarter ... of the training, so
+Movement is measured between anchors, the checkpoints nearest to the end, a half, a quarter ... of the training, so
 that a full and a thinned grid of checkpoints measure the same quantities. A distance is the root mean square over
-blocks of the difference of two profiles; its error is at most that of blocks whose errors are fully correlated.
+blocks of the difference of two profiles; its interval assumes the worst case, fully correlated errors of the blocks.
 """
 
 from typing import Any, NamedTuple
@@ -24,12 +24,12 @@ from pipeline.analysis.group_errors import Estimate, add_errors
 from pipeline.analysis.simultaneous_test import Floats
 
 MIN_ANCHORS = 3
-"""Anchors needed for a verdict: the end, half of the training, and one before."""
+"""Anchors needed for a verdict: the end, half of the training, and one earlier."""
 MAX_DOUBLINGS = 20
 ANCHOR_DOUBLINGS = 0.5
 """Largest distance of a checkpoint from its anchor, in doublings of training."""
 SETTLED_SHARE = 0.1
-"""Share of the whole distance that a settled profile moves at most in the second half of the training."""
+"""Largest share of the whole distance that a settled profile moves in the second half of the training."""
 STILL, SETTLED, SLOWING, MOVING = "still", "settled", "converging", "moving"
 CLAIM = "the profile of anisotropy settles in training"
 
@@ -51,11 +51,11 @@ class Profile(NamedTuple):
 def compute_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare the movement of a history's profile in the last doubling of training with that in earlier ones.
 
-    Columns: keys, `verdict` (still = no anchor differs from the end; converging = the last
-    doubling moves significantly less than the fastest; settled = moreover it moves by under a tenth of the largest
-    distance to the end, at 95 %;
-    moving = it moves, not significantly less; undecided; too_few = under 3 anchors, no_errors), `claim` (the profile
-    settles: supports = settled, contradicts = moving, undecided), `distance` (largest distance of an anchor to the last
+    Columns: keys, `verdict` (still = no anchor differs from the end; converging = the profile moves significantly less
+    in the last doubling than in the fastest; settled = it also moves by under a tenth of the largest distance to the
+    end, at 95 %; moving = it moves in the last doubling, and not significantly less than in the fastest; undecided;
+    too_few = under 3 anchors, no_errors), `claim` (the profile settles: supports = settled, contradicts = moving,
+    undecided), `distance` (largest distance of an anchor to the last
     checkpoint), `late` and `fastest` (speed per e-fold of training in the last and in the fastest doubling), each with
     its 95 % interval; `fastest_at` (start of that doubling), `clock` (tokens or steps), `checkpoints`, `anchors`,
     `paired`, `left_out` steps (a block has no value), `rows`, `because`.
@@ -80,7 +80,7 @@ def choose_clock(part: pl.DataFrame) -> str:
 
 
 def read_profiles(part: pl.DataFrame, clock: str) -> tuple[list[Profile], list[int]]:
-    """Profiles of one history with all of its blocks, in order, and the steps of the other checkpoints."""
+    """Return the profiles of the checkpoints with a value in every block, in order, and the steps of the others."""
     blocks = part["layer"].n_unique()
     profiles, left_out = [], []
     for rows in part.sort("step", "layer").partition_by("step", maintain_order=True):
@@ -104,8 +104,8 @@ def _read_profile(rows: pl.DataFrame, clock: str) -> Profile:
 def find_anchors(times: Floats) -> list[int]:
     """Indices of the checkpoints nearest to the end of training, its half, quarter and so on.
 
-    A missing anchor is skipped, but without one at half of the training there are no more; times that are not positive
-    are never anchors.
+    A missing anchor is skipped, but the search ends if the one at half of the training is missing. Times that are not
+    positive are never anchors.
     """
     log = np.log2(np.where(times > 0, times, np.nan))
     anchors: list[int] = []
@@ -122,7 +122,7 @@ def find_anchors(times: Floats) -> list[int]:
 
 
 def measure_distance(first: Profile, second: Profile, tests: int = 1) -> tuple[Estimate, bool]:
-    """Root mean square distance of two profiles of equal blocks, its interval for `tests` tests, and if it is paired.
+    """Return the RMS distance of two profiles of equal blocks with its interval for `tests` tests, and True if paired.
 
     |distance - truth| is at most the root mean square error, which exceeds Student's t times its own estimate in 5 % of
     cases if all blocks share one error, and less often otherwise.
@@ -190,11 +190,11 @@ def _sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == NO_ERRORS:
         return f"The rows of these {row['checkpoints']} checkpoints have no standard errors, which a verdict needs."
     text = {
-        STILL: "The profile never differs significantly from its last one",
+        STILL: "No earlier profile differs significantly from the last one",
         SETTLED: "The profile has settled: the last doubling of training moves it by under a tenth of the whole way",
         SLOWING: "The profile moves significantly slower in the last doubling of training than at its fastest",
         MOVING: "The profile moves in the last doubling of training, not significantly slower than at its fastest",
-        UNDECIDED: "Whether the profile moves in the last doubling of training is within error",
+        UNDECIDED: "The movement of the profile in the last doubling of training is within error",
     }[row["verdict"]]
     speeds = f"{format_interval(row, 'late')} per e-fold of {row['clock']} in the last doubling"
     fastest = f"{format_interval(row, 'fastest')} in the fastest, from {row['fastest_at']:,.0f} {row['clock']}"

@@ -14,7 +14,7 @@ from pipeline.analysis.simultaneous_test import Floats, Ints, PairErrors
 
 MAX_PAIRS_AT_ONCE = 2_000_000
 MAIN_SHARE = 0.1
-"""Smallest size of a main move, as a share of the largest significant difference; smaller moves do not name a curve."""
+"""Smallest size of a main move, as a share of the largest significant difference. Only main moves name a curve."""
 RISE, FALL = "rise", "fall"
 
 
@@ -44,7 +44,7 @@ class CurveShapes(NamedTuple):
     peaked: NDArray[np.bool_]
     """True if an interior point is significantly above a point before it and one after it."""
     top: Ints
-    """Index of the peak; of the highest point if there is no peak."""
+    """Index of the peak, or of the highest point if there is no peak."""
     peak_first: Ints
     peak_last: Ints
     """First and last index of the 95 % interval of the peak: points not significantly below the top."""
@@ -85,8 +85,8 @@ def _classify(values: Floats, errors: PairErrors, ends: bool) -> CurveShapes:
 def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
     """Find the longest alternating sequence of moves larger than `least`, per curve; all are [curves, a, p].
 
-    Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; among
-    equally many, their total size decides.
+    Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; the
+    total size of the moves breaks ties.
     """
     moving: NDArray[np.bool_] = np.any(np.abs(gap) > least, axis=(1, 2))
     each = iter(zip(*_score_moves(gap[moving], least[moving]), gap[moving], margin[moving], strict=True))

@@ -1,4 +1,4 @@
-"""Tables of curves over depth or training: moves and peaks of each, paired where all points share their contexts."""
+"""Tables of curves over depth or training: moves and peaks, with paired errors where all points share contexts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,8 +33,8 @@ def tabulate_curves(points: pl.DataFrame, by: Sequence[str], at: str, ends: bool
     tenth of the largest significant difference); `range` of the values; `peaked`; `top` with
     its 95 % interval (position of the peak or of the highest point), `top_value`; `height` of the highest interior
     point above both sides with its 95 % interval; `start` and `stop` (first and last position); `rows`; `paired` (true
-    if the errors of differences are those of paired groups); `left_out` (positions without a value or an error, if
-    others have one). Intervals are null without errors.
+    if errors of differences come from paired groups); `left_out` (positions without a value, or without an error if
+    enough others have one). Intervals are null without errors.
     """
     curves = _gather_curves(points, by, at)
     parts = curves.partition_by("rows", "df", "status", "paired", maintain_order=True)
@@ -44,7 +44,7 @@ def tabulate_curves(points: pl.DataFrame, by: Sequence[str], at: str, ends: bool
 
 
 def _gather_curves(points: pl.DataFrame, by: Sequence[str], at: str) -> pl.DataFrame:
-    """One row per curve: its points as lists, those without an error left out if enough others have one."""
+    """One row per curve with its points as lists; points without an error are left out if enough others have one."""
     points = points.with_columns(pl.col(at).cast(pl.Float64).alias("at"), _sound=pl.col("se").is_not_null())
     sound = pl.col("_sound") & pl.col("value").is_not_null()
     points = points.with_columns(_enough=sound.sum().over(by) >= MIN_CURVE_POINTS, _sound=sound)

@@ -44,11 +44,11 @@ def compute_depth(lake: LakeOrFrame) -> pl.DataFrame:
     Columns: keys, `revision`, `step`, `verdict` (peak, valley, rising, falling, flat, valley-then-peak,
     peak-then-valley, oscillating; disputed = no verdict has more than half of the scales; too_few, no_errors), `claim`
     (an interior peak: supports, contradicts = it is under 5 % or under a tenth of the curve's range, undecided),
-    `agreeing` of `scales`, the `reference` (first agreeing estimator) and of it: `depth` of the highest block with its
+    `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `depth` of the highest block with its
     95 % interval, `onset` (depth at which the rise to it starts, null without a rise), `peak_value`, `height` above
     both sides as a share with its 95 % interval, `moves` and `main` as in `phases`, `rows`, `paired`, `left_out`
     depths, `because`.
-    Error: pure noise over depth has any move in at most 5 % of models.
+    Error: at most 5 % of models whose dimension is pure noise over depth get any move.
     """
     of = (*HISTORY_COLUMNS, *LABEL_COLUMNS)
     points = select_log_dimension(select_block_rows(select_newest_rows(load_layer_rows(lake))), labels=True)

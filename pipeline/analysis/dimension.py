@@ -30,9 +30,9 @@ ESTIMATORS = {
 VOTERS = ("id_mle", "id_gride_4", "id_gride_16", "id_lb20", "id_authors")
 """Estimators that vote, one per scale."""
 LAST_RESORT = "id_authors"
-"""Votes only where no other scale has errors: it reads the ratios of ranks 1-2 too."""
+"""Estimator that votes only where no other scale has errors, since it also reads the ratios of ranks 1-2."""
 SMALLEST_PEAK = 0.05
-"""Height, as a share of dimension, under which a peak is taken for none."""
+"""Height, as a share of dimension, under which a curve counts as having no peak."""
 DISPUTED, MANY_MOVES = "disputed", "oscillating"
 
 
@@ -66,7 +66,7 @@ def select_log_dimension(
 
 
 def average_blocks(points: pl.DataFrame) -> pl.DataFrame:
-    """Mean over the blocks at each step; null, with its error, where a block that has values elsewhere lacks one."""
+    """Mean over the blocks at each step; mean and error are null where a block with values at other steps has none."""
     blocks = select_block_rows(points).filter(pl.col("value").is_not_null().any().over(*_CURVE, "layer"))
     count = pl.col("layer").n_unique()
     complete = (count.over(*_CURVE, "step") == count.over(_CURVE)) & (
@@ -84,8 +84,8 @@ _CURVE = (*HISTORY_COLUMNS, "estimator")
 def classify_dimension(points: pl.DataFrame, by: Sequence[str], at: str, words: CurveWords) -> pl.DataFrame:
     """Classify curves of log dimension, one row per (`by`, `estimator`).
 
-    Adds `verdict` (a name of `words`, or the status if not judged) and `claim` (supports, contradicts, undecided): a
-    curve contradicts an expansion that is followed by compression if its interior peak is under SMALLEST_PEAK.
+    Adds `verdict` (a name of `words`, or the status if not judged) and `claim` (supports = a name of `words.peaked`,
+    contradicts = the interior peak is significantly below SMALLEST_PEAK or MAIN_SHARE of the curve's range, undecided).
     """
     curves = tabulate_curves(points, [*by, "estimator"], at)
     names = [words.name(main) if main is not None else None for main in curves["main"].to_list()]

@@ -25,7 +25,7 @@ from pipeline.analysis.group_errors import add_errors
 WORDS = make_words(none="flat", r="rising", f="falling", fr="valley")
 DOME, BUMP, NO_ENDS = "dome", "bump", "no_ends"
 SMALLEST_DOME = 0.05
-"""Height above the higher end from which an interior peak of anisotropy is a dome; those published are 0.2 to 0.7."""
+"""Smallest height above the higher end of an interior peak that is a dome; published domes have 0.2 to 0.7."""
 YES, NO, OPEN = "yes", "no", "undecided"
 CURVE_COLUMNS = ("verdict", "claim", "has_dome", "height", "height_low", "height_high", "top", "top_low", "top_high")
 
@@ -68,7 +68,7 @@ def _classify(frame: pl.DataFrame, name: str, by: tuple[str, ...]) -> pl.DataFra
 
 
 def _name_verdict(curves: pl.DataFrame) -> pl.Expr:
-    """Name by the peak above both ends, which an oscillation of the rest does not change, else by the moves."""
+    """Name a profile by its peak above both ends, whatever its other moves; without such a peak, by its moves."""
     names = [WORDS.name(main) if main is not None else None for main in curves["main"].to_list()]
     cut = (pl.col("left_out").list.min() < pl.col("start")) | (pl.col("left_out").list.max() > pl.col("stop"))
     cases = pl.when(pl.col("status") != JUDGED).then("status").when(cut.fill_null(False)).then(pl.lit(NO_ENDS))
@@ -100,7 +100,7 @@ def _sentence(row: dict[str, Any]) -> str:
         "flat": "varies within error (95 %) between blocks; its interior maximum is {height} above the higher end",
         "too_few": "is known in fewer than three blocks, so the profile has no interior",
         "no_errors": "has no standard errors; its interior maximum is {height} above the higher end",
-        NO_ENDS: "is not known at the first or the last block, above which a dome would have to rise",
+        NO_ENDS: "is not known at the first or the last block, so a dome cannot be judged",
     }[row["verdict"]]
     text = text.format(depth=row["depth"], height=format_interval(row, "height"))
     claim = "decoders have a dome" if row["kind"].endswith("decoder") else "encoders have no dome"

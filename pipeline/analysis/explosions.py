@@ -1,6 +1,6 @@
 """Explosions of the loss: their steps, and whether intrinsic dimension rises before the loss does.
 
-Training bends both curves and reduces the noise of both, which alone correlates them at every lag. Both are therefore
+Training bends both curves and reduces the noise of both; this alone correlates them at every lag. Both are therefore
 taken as differences of their logarithm between checkpoints (dimension: mean over blocks), minus the running median and
 divided by the running spread of these differences. The lead is the larger of the correlations with the loss one and two
 checkpoints later. Its null distribution is the same statistic for every circular shift of dimension against the loss.
@@ -24,7 +24,7 @@ TREND_REACH, SPREAD_REACH = 2, 8
 MAX_SPREADS = 5.0
 """Clipping bound of a standardized difference, so that one spike does not dominate the correlation."""
 MIN_CHECKPOINTS = 48
-"""Checkpoints needed for a test: two shifts always tie with the truth, one per lag, and must be under 5 % of all."""
+"""Checkpoints needed for a test: two shifts, one per lag, always tie with the data and must be under 5 % of all."""
 SIGNIFICANCE_LEVEL, P_VALUE_TOLERANCE = 0.05, 1e-12
 LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
 LOSS_NONFINITE, SPIKE, NO_EVENT, NONFINITE_FLAG = "loss_nonfinite", "spike", "none", "nonfinite_loss"
@@ -58,8 +58,8 @@ def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
     of the spikes: `pipeline.analysis.loss_spikes`), `nonfinite` (steps without a finite loss), `lag` in checkpoints and
     `correlation` where it is largest, `p` from circular shifts of one series against the other, `left_out` (steps at
     which a block has no dimension, which the test ignores), `rows`, `because`.
-    Error: of simulated histories without a lead (random walks, shared decay, noise that shrinks, 80 checkpoints) up to
-    6 % get the verdict leads. A lead over the whole history says nothing about its explosions, which are too few.
+    Error: up to 6 % of simulated histories without a lead (random walks, shared decay, noise that shrinks, 80
+    checkpoints) get the verdict leads. A lead over a whole history says nothing about its few explosions.
     """
     gathered = _gather_series(load_trained_blocks(lake))
     results = [_analyze_history(row) for row in gathered.iter_rows(named=True)]
@@ -74,7 +74,7 @@ def sort_explosions(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def _gather_series(blocks: pl.DataFrame) -> pl.DataFrame:
-    """One row per history: steps, loss, whether it is not finite, and the mean over all blocks of log dimension."""
+    """One row per history: steps, losses, `nonfinite` per step, and the mean over all blocks of log dimension."""
     blocks = blocks.filter(pl.col("id_mle").is_not_null().any().over(*HISTORY_COLUMNS, "layer") | _is_nonfinite())
     log, count = pl.col("id_mle").log(), pl.col("id_mle").count()
     steps = blocks.group_by(*HISTORY_COLUMNS, "step").agg(
@@ -99,7 +99,7 @@ class Lead(NamedTuple):
     correlation: float
     p_value: float
     exceeds_earlier_lags: bool
-    """True if the correlation exceeds those with the loss at the same checkpoint and one and two earlier."""
+    """True if the correlation exceeds those with the loss at the same checkpoint and at the two before it."""
 
     @property
     def verdict(self) -> str:
@@ -110,11 +110,12 @@ class Lead(NamedTuple):
 def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
     """Estimate the lead of dimension over the loss.
 
-    Own permutation test: circular shifts keep each series' autocorrelation; scipy.stats.permutation_test has none.
+    The permutations are circular shifts, which keep the autocorrelation of each series; scipy.stats.permutation_test
+    has none.
 
     Args:
         log_id: [checkpoints], in training order.
-        log_loss: [checkpoints], likewise.
+        log_loss: [checkpoints], in training order.
     """
     dimension, loss = standardize_steps(log_id), standardize_steps(log_loss)
     at = np.array([_correlation(np.roll(dimension, shift), loss) for shift in range(len(loss))])

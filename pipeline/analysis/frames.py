@@ -126,7 +126,7 @@ def load_audit_states(lake: LakeReader) -> pl.DataFrame:
 def select_history_rows(frame: pl.DataFrame) -> pl.DataFrame:
     """Select the rows of labels with a reliable step, one per history, layer and step.
 
-    Superseded labels are left out; so are labels with equal weights and different steps, of which at most one is right.
+    Omits superseded labels, and labels with equal weights and different steps, since at most one step is right.
     """
     one_step = pl.col("step").n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest") == 1
     stated = frame.filter(pl.col("step").is_not_null() & ~pl.col("superseded").fill_null(False))
@@ -134,7 +134,7 @@ def select_history_rows(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def select_newest_rows(frame: pl.DataFrame) -> pl.DataFrame:
-    """Select one label per history: that of the last reliable step, or any label of a history without steps."""
+    """Select one label per history: the label of the last reliable step, or the last label if no step is known."""
     current = frame.filter(~pl.col("superseded").fill_null(False))
     steps = select_history_rows(current)
     without = current.filter(pl.col("step").is_null()).join(steps, on=HISTORY_COLUMNS, how="anti", nulls_equal=True)
@@ -154,7 +154,7 @@ def select_last_states(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def run_name(*columns: str) -> pl.Expr:
-    """Expression of the display name of a run: these columns, by default model, stage and run, where they are known."""
+    """Expression of the display name of a run: the non-null values of `columns` (default: model, stage, run)."""
     return pl.concat_str([pl.col(name) for name in columns or RUN_COLUMNS], separator=" · ", ignore_nulls=True)
 
 

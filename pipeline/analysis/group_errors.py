@@ -1,8 +1,8 @@
 """Errors of metrics as deviations per group of contexts, so that rows that share their contexts are compared in pairs.
 
 The deviations of a value are scaled so that the sum of their squares is its squared standard error. The deviations of a
-difference of two rows are the differences of theirs, and likewise for means and logarithms, which makes every
-comparison a test of one sample of groups with Student's t and groups - 1 degrees of freedom.
+difference of two rows are the differences of the rows' deviations, and likewise for means and logarithms. Every
+comparison is thus a one-sample test over groups, by Student's t with groups - 1 degrees of freedom.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ def _select_se(name: str) -> pl.Expr:
 def add_errors(frame: pl.DataFrame, name: str, log: bool = False) -> pl.DataFrame:
     """Add `value`, `se`, `df` and `deviations` of a metric or of its logarithm.
 
-    `deviations` is null for rows without values per group, as those of old lakes; `se` and `df` then come from the
+    `deviations` is null for rows without values per group, such as those of old lakes; `se` and `df` then come from the
     column of the standard error and the recipe's number of groups. `df` is null where there is no error.
     """
     value, groups = select_value(name), pl.col(f"{name}_groups")
@@ -70,7 +70,7 @@ def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Average rows that share their contexts: one row per `by` with ERROR_COLUMNS and the number of `rows`.
 
     The error is that of the mean of the groups; without values per group it is the mean of the rows' errors, which is
-    an upper limit. An average of rows of which one has no error has none.
+    an upper limit. An average has no error if any of its rows has none.
     """
     gathered = frame.group_by(by, maintain_order=True).agg(
         pl.when(pl.col("value").null_count() == 0).then(pl.col("value").mean()),
@@ -84,7 +84,7 @@ def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 
 def _average_lists(lists: pl.Series) -> pl.Series:
-    """Mean of the deviations of the rows of each average; null if any row has none, or another number of groups."""
+    """Mean of the deviations of the rows of each average; null if a row has none or if numbers of groups differ."""
     rows = lists.to_frame("list").with_row_index("at").explode("list").with_columns(groups=pl.col("list").list.len())
     counts = pl.col("groups").n_unique().over("at") + pl.col("groups").null_count().over("at")
     means: list[list[float] | None] = [None] * len(lists)
@@ -105,7 +105,7 @@ class Estimate(NamedTuple):
 
 
 def paired_half_width(deviations: Sequence[float] | Floats, level: float = 0.95) -> float:
-    """Half width of the interval by Student's t of a value with these deviations of its groups."""
+    """Half width of the Student's t interval of a value, from the deviations of its groups."""
     squares = float((np.asarray(deviations, float) ** 2).sum())
     return float(stdtrit(len(deviations) - 1, (1 + level) / 2)) * squares**0.5
 
@@ -126,7 +126,7 @@ def shares_groups(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 
 def subtract_rows(minuend: Mapping[str, Any], subtrahend: Mapping[str, Any]) -> tuple[Estimate, bool]:
-    """Difference of two rows with ERROR_COLUMNS and `contexts_digest`, with its 95 % interval, and if it is paired.
+    """Return the difference of two rows (ERROR_COLUMNS, `contexts_digest`) with 95 % interval, and True if paired.
 
     Rows of the same groups are compared in pairs. Other errors are treated as independent, with the smaller number of
     degrees of freedom, which is conservative.

@@ -19,7 +19,7 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import add_errors
 
 ISOTROPIC_BELOW = 0.1
-"""Mean cosine between tokens under which a state is isotropic; anisotropic ones read 0.3 to 0.99."""
+"""Mean cosine between tokens under which a state is isotropic; anisotropic states have 0.3 to 0.99."""
 ISOTROPIC, ANISOTROPIC = "isotropic", "anisotropic"
 CLAIM = "the final hidden state is isotropic"
 
@@ -29,8 +29,8 @@ def compute_isotropy(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys, `revision`, `step`, `verdict` (isotropic = under 0.1 at 95 %, anisotropic = above, undecided,
     no_errors), `claim` (isotropic: supports, contradicts, undecided), `layer_read`, `state`, `cosine` with its 95 %
-    interval by Student's t, `anisotropy` of the same state, `n_params`, `rows`, `because`. The last state is that after
-    the final norm where the model has one.
+    interval by Student's t, `anisotropy` of the same state, `n_params`, `rows`, `because`. The last state comes after
+    the final norm if the model has one.
     """
     last = select_last_states(select_newest_rows(load_layer_rows(lake)))
     last = add_errors(last.filter(pl.col("cosine_mean").is_not_null()), "cosine_mean")

@@ -43,12 +43,12 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare neighbouring blocks with the first and the last one, at the newest checkpoint of each history.
 
     Columns: keys, `measure` (cka, overlap_1, overlap_4, overlap_16), `verdict` (graded = the ends are significantly
-    less alike than neighbouring blocks; one_geometry = they are less alike by under 0.1 at most, at 95 %; undecided;
+    less alike than neighbouring blocks; one_geometry = at 95 %, they are less alike by under 0.1; undecided;
     too_few = under 3 blocks or too few ordinary tokens, no_errors), `neighbours` (mean similarity of neighbouring
     blocks), `ends` (of the first and the last block) and `fall` (neighbours - ends), each with its 95 % interval;
     `bound` (largest difference of `ends` from the CKA of whole kernels), `unrelated` (value of unrelated layers), `p`
-    (share of permutations of the tokens at which the ends are as alike), `blocks`, `tokens`, `revision`, `rows`,
-    `because`.
+    (share of permutations of the tokens at which the ends are at least as alike), `blocks`, `tokens`, `revision`,
+    `rows`, `because`.
     """
     frame = select_newest_rows(load_layer_rows(lake))
     found = [
@@ -107,10 +107,11 @@ def _sentence(row: dict[str, Any]) -> str:
     text = {
         GRADED: "The first and the last block are significantly less alike than neighbouring blocks",
         ONE_GEOMETRY: "The first and the last block are as alike as neighbouring blocks, within 0.1",
-        UNDECIDED_YET: "Whether the first and the last block are less alike than neighbouring ones is within error",
+        UNDECIDED_YET: "The difference between the ends and neighbouring blocks is within error",
         NO_ERRORS: "The records have one group of contexts, and so no errors",
     }[row["verdict"]]
-    bound = f", the whole kernels' within {row['bound']:.3f}" if row["measure"] == CKA else ""
-    ends = f"{row['measure']} {format_interval(row, 'ends')}{bound}, of neighbours {format_interval(row, 'neighbours')}"
+    bound = f" (at most {row['bound']:.3f} from the CKA of whole kernels)" if row["measure"] == CKA else ""
+    ends = f"{row['measure']} of the ends {format_interval(row, 'ends')}{bound}"
+    ends += f", of neighbours {format_interval(row, 'neighbours')}"
     null = f"Unrelated layers have {row['unrelated']:.3f}; p = {row['p']:.3f} by permutation of the tokens."
     return f"{text}: {ends}. {null}"

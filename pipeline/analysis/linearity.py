@@ -18,9 +18,9 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.group_errors import Estimate, add_errors, average_points, make_interval
 
 LINEAR_FROM = 0.9
-"""Mean R^2 of the linear map to the next layer from which a model is linear."""
+"""Mean R^2 of the linear map to the next layer above which a model is linear."""
 RESIDUAL_ERROR_FACTOR = 2.0
-"""The error of the fit's residual counts this often, for that of the variances, which have no values per group."""
+"""Factor on the error of the fit's residual; it covers the variances' error, which is unknown without group values."""
 LINEAR, NOT_LINEAR = "linear", "not_linear"
 CLAIM = "neighbouring layers are related almost linearly"
 _TYPES: dict[str, Any] = {
@@ -34,11 +34,11 @@ def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys, `revision`, `step`, `verdict` (linear = R^2 above 0.9 at 95 %, not_linear, undecided, no_errors),
     `claim` (linear: supports, contradicts, undecided), `linearity` (mean R^2 over the layers that have a next one),
-    `without_residual` (the same for the increment alone) and their difference `gap`, each but the second with its 95 %
-    interval; `rows`, `because`.
+    `without_residual` (the same for the increment alone) and their difference `gap`; `linearity` and `gap` have 95 %
+    intervals; `rows`, `because`.
     Error of the gap: both R^2 have the same residual of the fit, so the error of the second follows from that of the
         first and the ratio of the explained variances. The ratio's own error is unknown; twice the error is stated.
-    Bias: unrelated layers read a linearity above 0.2 with fewer than five tokens per dimension.
+    Bias: unrelated layers have a linearity above 0.2 if there are fewer than five tokens per dimension.
     """
     frame = select_newest_rows(load_layer_rows(lake)).filter(pl.col("linearity").is_not_null())
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
@@ -54,7 +54,7 @@ def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _list_gaps(rows: pl.DataFrame, by: list[str]) -> list[tuple[float | None, float | None, float | None]]:
-    """Mean over the layers of linearity without the residual and of the gap, and the gap's error, per history."""
+    """Return, per history, the means over the layers of `without_residual` and `gap`, and the error of the gap."""
     return [_measure_gap(part) for part in rows.partition_by(by, maintain_order=True)]
 
 
@@ -85,6 +85,6 @@ def _summarize(row: dict[str, Any], gap: tuple[float | None, float | None, float
 def _sentence(row: dict[str, Any]) -> str:
     text = f"A linear map predicts {format_interval(row, 'linearity', '.1%')} of the next layer's variance"
     if row["gap"] is not None:
-        text += f", and {row['without_residual']:.1%} of that of the increment alone"
+        text += f", and {row['without_residual']:.1%} of the variance of the increment alone"
         text += f" (difference {format_interval(row, 'gap', '.1%')})"
     return f"{text}. {describe_claim(row['claim'], CLAIM)}"

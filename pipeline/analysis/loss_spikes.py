@@ -16,7 +16,7 @@ MIN_DEVIATIONS = 12.0
 MIN_EXCESS = 0.1
 """Smallest excess of a spike, in nats."""
 WINDOW, MIN_NEIGHBOURS = float(np.log(8)), 6
-"""Window on either side in log steps, and the residuals that it holds at least, from further away if need be."""
+"""Reach of the window on either side in log steps, and residuals below which the window is widened."""
 MIN_BEFORE = 4
 """Losses needed before a spike."""
 MAD_TO_SD = 1.4826
@@ -27,8 +27,8 @@ REACHES = ((1, 1), (1, 2), (2, 1), (2, 2))
 def find_spikes(steps: Sequence[int], losses: Sequence[float]) -> list[int]:
     """Return the indices of the finite losses that spike.
 
-    A spike exceeds the prediction by its neighbours, and one of the two losses before it, by 12 standard deviations of
-    its window and by 0.1 nats. The last loss is predicted by the median of the three before it.
+    A spike exceeds the prediction from its neighbours, and the smaller of the two losses before it, by 12 standard
+    deviations of its window and by 0.1 nats. The last loss is predicted by the median of the three before it.
 
     Args:
         steps: increasing.
@@ -68,7 +68,7 @@ def _predict(loss: Floats, at: Floats) -> Floats:
 
 
 def _scale(loss: Floats, at: Floats, predicted: Floats) -> Floats:
-    """Standard deviation of the residuals in the window of each loss, which is replaced by its prediction there."""
+    """Standard deviation of the residuals in each loss's window, with that loss replaced by its prediction."""
     n = len(loss)
     each = np.arange(n)
     without = np.where(np.eye(n, dtype=bool), np.where(np.isnan(predicted), loss, predicted), loss)

@@ -1,8 +1,8 @@
 """Massive activations (Sun et al. 2024): are there any, at how many tokens, and only at the first of a context?
 
-The lake counts tokens of outlying norm per layer and does not store their positions: a count of no more than one per
-context is that of the first tokens, which are always counted. Contexts are drawn independently, so shares of contexts
-have exact binomial errors, whatever the dependence of the tokens within one.
+The lake counts tokens of outlying norm per layer and does not store their positions. The first token of each context is
+always counted, so a count of one per context means that no other token has an outlying norm. Contexts are drawn
+independently, so shares of contexts have exact binomial errors, even if tokens within a context are dependent.
 """
 
 from typing import Any
@@ -23,11 +23,11 @@ from pipeline.analysis.frames import (
 )
 
 SMALLEST_ACTIVATION, SMALLEST_RATIO = 100.0, 1000.0
-"""Magnitude from which an activation is massive, and its least ratio to the median magnitude (Sun et al. 2024)."""
+"""Smallest magnitude of a massive activation, and smallest ratio to the median magnitude (Sun et al. 2024)."""
 FEW = 3
-"""Tokens of outlying norm beside the first, up to which a context has few."""
+"""Largest number of tokens of outlying norm, beside the first token, that counts as few in a context."""
 MOST, RARE = 0.5, 0.1
-"""Share of contexts that counts as most of them, and as rarely any."""
+"""Shares of the contexts: more than MOST are most contexts, fewer than RARE are rare exceptions."""
 SIGNIFICANCE_LEVEL = 0.05
 MASSIVE_FEW, MASSIVE_MANY, MASSIVE, NONE, UNKNOWN = "few", "many", "undecided", "none", "unknown"
 CLAIM = "massive activations exist, at a few tokens"
@@ -55,7 +55,7 @@ def compute_massive(lake: LakeOrFrame) -> pl.DataFrame:
     contradicts = many or none), `first_token_claim` (they sit at the first token: supports = under a tenth of the
     contexts have another token of outlying norm, contradicts = more, or no massive activation), `layer_of_largest`,
     `ratio` of the largest activation to the median, `others` (tokens of outlying norm beside the first, per context),
-    `crowded` (largest possible share of contexts with more than three of these) and `elsewhere` (likewise, with any),
+    `crowded` (largest possible share of contexts with more than three of these) and `elsewhere` (with any of these),
     each between `_low` and `_high` at 95 % (Clopper & Pearson 1934), the `p` of both claims, `rows`, `because`.
     Bias: a token of outlying norm (8 medians) need not hold a massive activation, so `others` is an upper bound.
     """
@@ -87,7 +87,7 @@ def _judge(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count(contexts: int, others: int, context_tokens: int) -> dict[str, Any]:
-    """Test the shares of contexts with more than FEW other tokens of outlying norm, and with any."""
+    """Test the share of contexts with more than FEW other tokens of outlying norm, and the share with any."""
     room = max(context_tokens - 1, 1)
     most = min(others // (FEW + 1), contexts)
     least = max(0, int(np.ceil((others - FEW * contexts) / max(room - FEW, 1))))
@@ -117,7 +117,7 @@ def _answer(supports: float, contradicts: float) -> tuple[str, str]:
 
 
 def _p_below(count: int, contexts: int, share: float) -> float:
-    """Two-sided p of at most `count` of the contexts where the true share is at least `share`."""
+    """Two-sided p of observing at most `count` of the contexts if the true share is `share`."""
     return min(1.0, 2 * float(bdtr(count, contexts, share)))
 
 
@@ -126,7 +126,7 @@ def _p_above(count: int, contexts: int, share: float) -> float:
 
 
 def _bounds(least: int, most: int, contexts: int) -> tuple[float, float]:
-    """95 % bounds (Clopper & Pearson) of a share of which the count is known to lie between `least` and `most`."""
+    """95 % bounds (Clopper & Pearson) of a share whose count is only known to lie between `least` and `most`."""
     low = float(betaincinv(least, contexts - least + 1, 0.025)) if least else 0.0
     return low, float(betaincinv(most + 1, contexts - most, 0.975)) if most < contexts else 1.0
 
@@ -137,7 +137,8 @@ def _sentence(row: dict[str, Any]) -> str:
     text = f"The largest activation is {row['ratio']:,.0f} times the median, in layer {row['layer_of_largest']}"
     claim = describe_claim(row["claim"], CLAIM)
     if row["verdict"] == NONE:
-        return f"{text}; it is not massive (above {SMALLEST_ACTIVATION:g} and {SMALLEST_RATIO:g} medians). {claim}"
+        limits = f"a massive one exceeds {SMALLEST_ACTIVATION:g} and {SMALLEST_RATIO:g} medians"
+        return f"{text}; {limits}. {claim}"
     text += f"; {row['others']:.2f} tokens per context beside the first have an outlying norm there"
     high = f"at most {row['crowded_high']:.0%} of the contexts (95 %) have more than {FEW}"
     return f"{text}, so that {high}. {claim}"

@@ -1,4 +1,4 @@
-"""Encoders against decoders of similar size: has each a dome, and which is more anisotropic in its middle third."""
+"""Encoders against decoders of similar size: which have a dome, and which is more anisotropic in its middle third."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def match_encoders_to_decoders(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare each encoder with every decoder within a factor 2 in parameters, on the same corpus and recipe.
 
     Columns: `model` (the encoder), `decoder`, `corpus`, `recipe`, both sizes; `verdict` (decoder_domed_more,
-    encoder_domed_more = it has a dome, and the other has none or a significantly lower one; both_domed, no_dome,
+    encoder_domed_more = that side has a dome, the other none or a significantly lower one; both_domed, no_dome,
     undecided, no_match, no_errors) and `claim` (supports = the decoder has a dome and the encoder none, contradicts =
     the decoder has none or the encoder has one, undecided); `encoder_dome`, `decoder_dome` (yes, no, undecided), both
     heights with 95 % intervals and their `difference` (decoder - encoder); `more_anisotropic` (decoder, encoder,
@@ -95,7 +95,7 @@ def _average_middle(frame: pl.DataFrame, name: str, side: str) -> pl.DataFrame:
 
 
 def _judge(pairs: pl.DataFrame, side: str) -> pl.DataFrame:
-    """Add the answers of one side: heights, their difference, the middle thirds, verdict and claim."""
+    """Add heights, their difference, middle thirds, verdict and claim, with or without sinks (`side` of SIDES)."""
     names = {f"{name}{side}{end}": f"{name}_encoder{side}{end}" for name in ("height", "middle") for end in ENDS}
     names |= {
         f"{name}{side}{end}_decoder": f"{name}_decoder{side}{end}" for name in ("height", "middle") for end in ENDS
@@ -142,7 +142,7 @@ def _pair_middles(pairs: pl.DataFrame, side: str) -> pl.DataFrame:
 def _sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == "no_match":
         size = f"{row['n_params']:,}" if row["n_params"] else "an unknown number of"
-        return f"No decoder within a factor {SIZE_RATIO:g} of {size} parameters."
+        return f"The lake has no decoder within a factor {SIZE_RATIO:g} of {size} parameters."
     claim = describe_claim(row["claim"], CLAIM)
     without = describe_claim(row["claim_no_sink"], CLAIM)
     return f"{_answers(row, '')} {claim} Without sink tokens: {_answers(row, '_no_sink')} {without}"
@@ -166,11 +166,11 @@ def _describe_domes(row: dict[str, Any], side: str) -> str:
 def _describe_middle(row: dict[str, Any], side: str) -> str:
     name = f"middle_difference{side}"
     if row[name] is None:
-        return "The middle third of one of the two is unknown."
+        return "Anisotropy of the middle third is unknown in one of the two."
     size = format_interval(row, name)
     values = (
         f"{row[f'middle_decoder{side}']:.3f} in {row['decoder']}, {row[f'middle_encoder{side}']:.3f} in {row['model']}"
     )
     more = {"decoder": row["decoder"], "encoder": row["model"]}.get(row[f"more_anisotropic{side}"])
-    ending = f"{more} is more anisotropic there" if more else "which is more anisotropic there is undecided"
+    ending = f"{more} is more anisotropic there" if more else "neither is significantly more anisotropic there"
     return f"Anisotropy of the middle third is {values}: {ending} (difference {size})."

@@ -1,7 +1,7 @@
 """Loads the rows of a few models at a time, so that memory does not grow with the lake.
 
-The rows are those that `load_layer_rows` returns for the whole lake: names that depend on all models, such as that of a
-corpus with two texts, are decided once.
+The rows equal those that `load_layer_rows` returns for the whole lake: names that depend on all models, such as the
+name of a corpus with two texts, are decided once.
 """
 
 from collections.abc import Collection, Iterator
@@ -23,7 +23,7 @@ from pipeline.lake.reader import LakeReader
 from pipeline.progress import Progress
 
 MAX_BATCH_ROWS = 20_000
-"""Rows of one batch, about 40 MB with four groups; findings take several times as much. A larger model is a batch."""
+"""Rows of one batch, about 40 MB with four groups; findings take several times as much. A larger model is one batch."""
 COUNT_SQL = "SELECT model, corpus, corpus_sha256, recipe, count(*) AS rows FROM layers GROUP BY ALL"
 
 
@@ -44,7 +44,7 @@ class ModelRows:
 
     @property
     def corpora(self) -> list[str]:
-        """Corpora as findings name them."""
+        """Names of the corpora, as in findings."""
         return disambiguate_corpora(self.counts)["corpus"].unique().sort().to_list()
 
     def load(self, models: Collection[str]) -> pl.DataFrame:
@@ -76,7 +76,7 @@ class ModelRows:
 
 
 def match_names(asked: str, known: Collection[str], glob: str) -> list[str]:
-    """Return the names that match a glob; `asked` is what they name, such as models.
+    """Return the names that match a glob; `asked` is the option that the error message names.
 
     Raises:
         UsageError: no name matches.
@@ -94,7 +94,7 @@ def copy_texts(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _is_one_of(models: Collection[str]) -> str:
-    """SQL condition; the range is there because readers skip files and row groups by ranges only."""
+    """SQL condition; it includes a range because readers skip files and row groups only by ranges."""
     if not models:
         return "false"
     quoted = ["'" + model.replace("'", "''") + "'" for model in sorted(models)]

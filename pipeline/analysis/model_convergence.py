@@ -43,7 +43,7 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     the same tokens at both times, no_errors), `claim` (supports = converge; contradicts = diverge, or a rise of under
     0.05 at 95 %; undecided), `early` and `late` mean similarity over pairs of models and blocks, and `change`, each
     with its 95 % interval; `unrelated` (similarity of unrelated layers), `models`, `tokens`, `rows`, `because`.
-    Bias: the interval is that of these models over contexts; other models are not covered.
+    Bias: the interval covers the variation of these models over contexts; it does not extend to other models.
     """
     frame = select_recorded_early_and_late(lake)
     found = []
@@ -74,7 +74,7 @@ def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
 
 
 def match_blocks(first: CellRecords, second: CellRecords) -> list[tuple[int, int]]:
-    """Pair each block of the shallower model with the nearest in depth of the other; (first, second)."""
+    """Pair each block of the shallower model with the block of the other nearest in depth, as (first, second)."""
     if len(first.blocks) > len(second.blocks):
         return [(a, b) for b, a in match_blocks(second, first)]
     near = {a: min(second.blocks, key=lambda b: abs(second.depths[b] - first.depths[a])) for a in first.blocks}
@@ -110,7 +110,8 @@ def _judge(change: Estimate) -> dict[str, str]:
 
 def _sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == TOO_FEW:
-        return f"{len(row['models'])} decoders with records of the same tokens near 1 % of training and at its end."
+        found = f"{len(row['models'])} decoders have records of the same tokens near 1 % of training and at its end"
+        return f"{found}; these are too few decoders or tokens to compare."
     text = {
         CONVERGE: "rises significantly",
         DIVERGE: "falls significantly",

@@ -28,14 +28,14 @@ EARLY_SHARE, EARLY_FACTOR = 0.01, 4.0
 SAME_SHAPE = 0.1
 """Mean distance between profiles, in anisotropy, below which models share one shape."""
 DEPTHS = np.linspace(0, 1, 21)
-"""Depths at which profiles of different numbers of blocks are compared, by linear interpolation."""
+"""Depths at which profiles with different numbers of blocks are compared, by linear interpolation."""
 METRICS = ("anisotropy", "anisotropy_no_sink")
 CLAIM = "the profiles of all decoders converge to one shape"
 CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
 
 
 def select_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
-    """Select the blocks of the early and the last checkpoint of each decoder, all that `compute_one_shape` needs."""
+    """Select the rows that `compute_one_shape` needs: the blocks of each decoder's early and last checkpoint."""
     frame = select_block_rows(select_history_rows(load_layer_rows(lake))).filter(pl.col("kind") == "decoder")
     stated = pl.col("tokens_seen").null_count().over(HISTORY_COLUMNS) == 0
     at = pl.when(stated).then("tokens_seen").otherwise("step").cast(pl.Float64)
@@ -57,7 +57,7 @@ def compute_one_shape(lake: LakeOrFrame) -> pl.DataFrame:
     `claim` (supports = it falls, and its late value is under 0.1; contradicts = the late value is above 0.1 and it does
     not fall; undecided), `early` and `late` mean distance over pairs of models and `change` (late - early), each with
     its 95 % interval, `models` and `left_out` (no early checkpoint or a missing block), `rows`, `because`.
-    Bias: the interval is that of these models' profiles, from their errors over contexts; other models are not covered.
+    Bias: the interval covers the errors of these models' profiles over contexts; it does not extend to other models.
     Errors of all blocks and pairs are treated as fully correlated and added.
     """
     frame = select_early_and_late(lake)

@@ -22,12 +22,12 @@ from pipeline.analysis.frames import (
 from pipeline.analysis.simultaneous_test import Floats
 
 MIN_MODELS = 5
-"""Models needed: of four, the most extreme order has p above 5 %."""
+"""Models needed: with four, even the most extreme order has p above 5 %."""
 MAX_EXACT, DRAWS = 7, 20_000
-"""Models up to which every permutation is tried, and the number of random ones beyond."""
+"""Largest number of models for which every permutation is tried, and number of random permutations beyond it."""
 SIGNIFICANCE_LEVEL, TOLERANCE = 0.05, 1e-9
 EARLIER, LATER, UNRELATED = "earlier_is_better", "later_is_better", "unrelated"
-CLAIM = "models whose dimension starts to rise in earlier layers have the lower loss"
+CLAIM = "models whose dimension starts to rise in earlier layers have a lower loss"
 _TYPES: dict[str, Any] = dict.fromkeys(("corpus", "recipe", "verdict", "claim"), pl.String())
 _TYPES |= dict.fromkeys(("correlation", "correlation_low", "correlation_high", "p"), pl.Float64())
 _TYPES |= {"models": pl.List(pl.String()), "left_out": pl.List(pl.String()), "rows": pl.Int64()}
@@ -36,8 +36,8 @@ _TYPES |= {"models": pl.List(pl.String()), "left_out": pl.List(pl.String()), "ro
 def compute_onset(lake: LakeOrFrame) -> pl.DataFrame:
     """Correlate the depth at which dimension starts to rise to its peak with the loss, over the decoders of a lake.
 
-    Only models that read the same tokens are compared, since a loss per token depends on the tokenizer: one row per
-    corpus and recipe, of the largest set of models with equal contexts.
+    Only models that read the same tokens are compared, since a loss per token depends on the tokenizer. Each corpus and
+    recipe has one row, for the largest set of models with equal contexts.
     Columns: `corpus`, `recipe`, `verdict` (earlier_is_better = the correlation is positive with p under 5 %,
     later_is_better = negative, unrelated, too_few = under five models with a peak and a loss), `claim` (an earlier
     onset goes with a lower loss: supports, contradicts = the reverse, undecided), Spearman's `correlation` with an
@@ -91,8 +91,8 @@ def _name(part: pl.DataFrame) -> list[str]:
 def measure_rank_correlation(first: Floats, second: Floats) -> tuple[float, float]:
     """Correlation of two series of ranks, and its two-sided p over permutations of one against the other.
 
-    All permutations of up to MAX_EXACT values, else DRAWS random ones with a fixed seed and the data itself. SciPy's
-    p of a rank correlation is asymptotic.
+    Tries all permutations of up to MAX_EXACT values, else the data and DRAWS random permutations with a fixed seed.
+    SciPy's p of a rank correlation is asymptotic.
     """
     a, b = (each - each.mean() for each in (first, second))
     scale = float(np.sqrt((a**2).sum() * (b**2).sum()))

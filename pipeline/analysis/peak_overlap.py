@@ -1,4 +1,4 @@
-"""Similarity of models at the peak of intrinsic dimension: do the high-dimension layers predict across models?"""
+"""Similarity of models at the peak of intrinsic dimension: are layers of high dimension more alike across models?"""
 
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ from pipeline.lake.cell_records import CellRecords
 DIMENSION = "id_twonn"
 MORE_ALIKE, LESS_ALIKE, UNDECIDED_YET = "peak_more_alike", "peak_less_alike", "undecided"
 SMALL_GAIN = 0.02
-"""Gain of similarity at the peak under which the peak does not predict better."""
+"""Gain of similarity at the peak under which models are not more alike there."""
 CLAIM = "the layers of highest dimension are those most alike across models"
 
 
@@ -46,7 +46,7 @@ class Model(NamedTuple):
 
 
 def select_recorded_newest(lake: LakeOrFrame) -> pl.DataFrame:
-    """Select the blocks of recorded newest checkpoints, all that `compute_peak_overlap` needs."""
+    """Select the rows that `compute_peak_overlap` needs: blocks of newest checkpoints with similarity records."""
     return select_recorded(select_block_rows(select_newest_rows(load_layer_rows(lake))))
 
 
@@ -59,7 +59,8 @@ def compute_peak_overlap(lake: LakeOrFrame) -> pl.DataFrame:
     more by under 0.02 at 95 %; undecided), `at_peak` (similarity of the two peaks), `elsewhere` (mean over the other
     blocks, each with the one nearest in depth) and `gain`, each with its 95 % interval; `peak` and `other_peak`
     (layers), `tokens`, `rows`, `because`.
-    Bias: a peak is the largest estimate, without an error of its place. Cheng et al. use information imbalance.
+    Bias: a peak is the block of the largest estimate; the error of its position is ignored. Cheng et al. use
+        information imbalance.
     """
     frame = select_recorded_newest(lake)
     found = []

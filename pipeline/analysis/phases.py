@@ -47,7 +47,7 @@ CURVE_COLUMNS = (
     *("height", "height_low", "height_high", "moves", "main", "rows", "status", "paired", "left_out"),
 )
 AGREEING_SHARE = 0.9
-"""Share of layers with the same verdict from which two scales agree."""
+"""Smallest share of layers with the same verdict at which two scales agree."""
 
 
 def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
@@ -56,13 +56,13 @@ def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
     Columns: keys of a history, `layer`, `depth`, `verdict` (flat, expand, compress, expand-compress, compress-expand,
     collapse-expand-compress, expand-compress-expand, oscillating = more moves; disputed = no verdict has more than half
     of the scales; too_few, no_errors), `claim` (dimension expands and then compresses: supports, contradicts = the peak
-    is under 5 % or under a tenth of the curve's range, undecided), `agreeing` of `scales`, the `reference` (first
-    agreeing estimator) and of it: `moves` (all significant changes: direction, first and last step, size as a share
+    is under 5 % or under a tenth of the curve's range, undecided), `agreeing` of `scales`, `reference` (first agreeing
+    estimator) and its values: `moves` (all significant changes: direction, first and last step, size as a share
     with its 95 % interval) and the `main` ones that name the verdict, `peak_step` with interval (`_low`, `_high`: steps
     not significantly lower), `peak_value`, `height` of the peak above both sides as a share with its 95 % interval,
     `rows`, `paired` errors, `left_out` steps (no value or error; for the mean: a block has none), `because`.
-    Error: a pure-noise layer or model has any move in at most 5 % of histories. This is not corrected for the number
-    of histories in a lake.
+    Error: at most 5 % of layers or models whose dimension is pure noise get any move. This is not corrected for the
+    number of histories in a lake.
     """
     of = [*HISTORY_COLUMNS, "layer", "depth"]
     found = vote(classify_by_estimator(lake), of).select(*of, "agreeing", "scales", "reference", *CURVE_COLUMNS)
@@ -116,7 +116,7 @@ def sort_agreement(found: pl.DataFrame) -> pl.DataFrame:
 
 
 def peak_intervals_overlap(suffix: str) -> pl.Expr:
-    """Condition for rows in which the interval of the peak's step overlaps that of the columns with this suffix."""
+    """Condition that the interval of the peak's step overlaps the interval in the columns with this suffix."""
     low, high = pl.col("peak_step_low"), pl.col("peak_step_high")
     return (low <= pl.col(f"peak_step_high{suffix}")) & (pl.col(f"peak_step_low{suffix}") <= high)
 

@@ -1,4 +1,4 @@
-"""Bands of all runs of one size in a lake, per metric, layer and step, with one run set against them.
+"""Bands of all runs of one size in a lake, per metric, layer and step, and one run compared with them.
 
 Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; seeds of one model are the
 usual case. A band is the median and the 5th to 95th percentile of the other runs; the run itself is left out.
@@ -20,7 +20,7 @@ SIZE_TOLERANCE = 0.05
 """Largest relative difference of the numbers of parameters of runs of one size."""
 BAND = (0.05, 0.95)
 MIN_RUNS_OF_BAND = 3
-"""Other runs below which a band is not drawn."""
+"""Smallest number of other runs for which a band is drawn."""
 RUN_KEYS = ("model", "kind", "stage", "run")
 CURVE_KEYS = ("metric", "corpus", "recipe", "kind", "step", "layer", "depth", "state")
 SIZES_SQL = """SELECT model, kind, max(n_params) AS n_params, max(d_model) AS d_model,
@@ -35,19 +35,19 @@ class Population(NamedTuple):
     """Names of the other runs."""
     rows: pl.DataFrame
     """One row per CURVE_KEYS (`layer`, `depth` and `state` null: the mean over the blocks), with `value` of the run,
-    `median`, `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (their number at this
-    step), `below` (share of them below the run) and `outside` (true if the run is below or above all of them)."""
+    `median`, `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (number of others at
+    this step), `below` (share of others below the run) and `outside` (true if the run is below or above all others)."""
     notes: tuple[str, ...]
 
 
 def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = ()) -> Population:
-    """Set a run, or one checkpoint of it, against all other runs of its size that were measured alike.
+    """Compare a run, or one of its checkpoints, with all other runs of its size that were measured alike.
 
     A run lies outside of n exchangeable others at one layer and step with probability 2 / (n + 1); this is not
     corrected for the number of layers, steps and metrics.
 
     Raises:
-        UsageError: the label is not in the lake, or it has no other run of its size at a common step.
+        UsageError: the label is not in the lake, or fewer than three other runs of its size have a common step.
     """
     rows = ModelRows(reader)
     side = parse_label(rows.models, label)
@@ -63,13 +63,12 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
         mine = mine.filter(revision=side.revision)
     table = _set_against(mine, others)
     if table.is_empty():
-        raise UsageError(f"population of {side}", _describe_lack(mine, others), "Measure other runs of this size alike")
+        do = "Measure other runs of this size on the same corpus, by the same recipe and at the same steps"
+        raise UsageError(f"population of {side}", _describe_lack(mine, others), do)
     names = _name_runs(others.join(table, on=["corpus", "recipe", "kind", "step"], how="semi"))
     fewest, most = table["runs"].min(), table["runs"].max()
     runs = f"{fewest}" if fewest == most else f"{fewest} to {most}"
-    notes = [
-        f"The band is that of {runs} other runs: its ends are percentiles 5 and 95 of these runs, not of all runs."
-    ]
+    notes = [f"The ends of the band are percentiles 5 and 95 of {runs} other runs, not of all possible runs."]
     return Population(side, tuple(names), table, tuple(notes))
 
 
@@ -86,7 +85,7 @@ def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
 
 
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Values of one metric per layer, and the mean over the blocks; of the loss one per checkpoint."""
+    """Values of one metric per layer, and the mean over the blocks; for the loss, one value per checkpoint."""
     keys = [*RUN_KEYS, "revision", "corpus", "recipe", "step"]
     values = frame.select(
         *keys,
@@ -130,7 +129,7 @@ def _describe_lack(mine: pl.DataFrame, others: pl.DataFrame) -> str:
     for name in ("corpus", "recipe", "step"):
         if not {*mine[name]} & {*others[name]}:
             return f"the other runs of its size have no {name} in common with it"
-    return f"fewer than {MIN_RUNS_OF_BAND} other runs at any step of it"
+    return f"no step of it has {MIN_RUNS_OF_BAND} other runs"
 
 
 def _name_runs(rows: pl.DataFrame) -> list[str]:

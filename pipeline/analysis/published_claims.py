@@ -1,8 +1,8 @@
 """Published claims tested on a lake: supports, contradicts or undecided for each claim and history.
 
-A claim reads rows of a finding; its answer at 95 % is that of the finding, and stands only if it also holds after
-Holm's correction over all claims and histories that were tested. Texts only: random tokens are read by claims about
-them. The registry: `pipeline/analysis/claims.md`.
+A claim takes its answer at 95 % from rows of a finding. The answer stands only if it also holds after Holm's correction
+over all claims and histories that were tested. Rows on random tokens count only for claims about random tokens. The
+registry: `pipeline/analysis/claims.md`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ class ClaimAnswer(NamedTuple):
 
     answer: str
     p: float | None
-    """Two-sided p of the answer; of an undecided one that of the nearer side, at least 5 %. None: not tested."""
+    """Two-sided p of the answer; if undecided, the smaller p of both sides, but at least 5 %. None: not tested."""
     effect: tuple[float | None, float | None, float | None]
     """Effect and its 95 % interval."""
     verdict: str | None
@@ -45,10 +45,10 @@ def compute_claims(lake: LakeOrFrame, models: str = "*", corpus: str = "*") -> p
     """Test every claim of the registry on every history of a lake, or of the frame of `load_layer_rows`.
 
     Columns: `claim` (name in the registry), keys of the history (null for a comparison of models), `null` (random
-    tokens that are compared with, else null), `verdict` of the finding, `answer` (supports, contradicts, undecided)
-    after the correction and `answer_alone` before it, `effect` with its 95 % interval (`low`, `high`), the two-sided
-    `p` and Holm's `p_holm` (null where nothing was tested), `because`.
-    Error: of lakes in which no claim is true, at most 5 % have any `supports`; measured rates are in claims.md.
+    tokens that the text is compared with, or null), `verdict` of the finding, `answer` (supports, contradicts,
+    undecided) after the correction and `answer_alone` before it, `effect` with its 95 % interval (`low`, `high`), the
+    two-sided `p` and Holm's `p_holm` (null where nothing was tested), `because`.
+    Error: at most 5 % of lakes in which no claim is true have any `supports`; measured rates are in claims.md.
 
     Raises:
         UsageError: no model or corpus of the lake matches.
@@ -85,7 +85,7 @@ def describe_correction(claims: pl.DataFrame) -> str:
         return "Nothing was tested, so nothing is corrected."
     return (
         f"Answers hold after Holm's correction over {tests} tests (claims x histories): at most {level} of lakes "
-        "have a wrong one by chance."
+        "have any wrong answer by chance."
     )
 
 
@@ -105,17 +105,17 @@ def _list_histories(found: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 def _judge_claim(
     claim: PublishedClaim, found: Mapping[str, pl.DataFrame], histories: pl.DataFrame, groups: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one claim: those of its finding, and the histories that the finding says nothing about."""
+    """Rows of one claim: those of its finding, and one per history for which the finding has no row."""
     rows = _select_rows(claim, found[claim.finding])
     for row in rows.iter_rows(named=True):
         yield _make_row(claim, row, _answer(claim, row, groups.get(row["recipe"])))
-    missing = ClaimAnswer(UNDECIDED, None, (None, None, None), None, f"it needs {claim.needs}")
+    missing = ClaimAnswer(UNDECIDED, None, (None, None, None), None, f"the claim needs {claim.needs}")
     if claim.compares_models:
         if rows.is_empty():
             yield _make_row(claim, {}, missing)
         return
     wanted = histories.filter(_concerns(claim))
-    if claim.min_params:  # sizes are known to the finding alone
+    if claim.min_params:  # only rows of the finding state a size
         return
     for row in wanted.join(rows, on=HISTORY_COLUMNS, how="anti", nulls_equal=True).iter_rows(named=True):
         yield _make_row(claim, row, missing)
@@ -155,12 +155,12 @@ def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> C
         return ClaimAnswer(answer, p, effect, row["verdict"], "")
     nearer = min(known.values())
     word = row["verdict"].replace("_", " ")
-    why = f"the finding {claim.finding} says {word}, which leaves it open" if nearer < SIGNIFICANCE_LEVEL else ""
+    why = f"the finding {claim.finding} is {word}, so the claim is open" if nearer < SIGNIFICANCE_LEVEL else ""
     return ClaimAnswer(UNDECIDED, _at_least_level(UNDECIDED, nearer), effect, row["verdict"], why)
 
 
 def _at_least_level(answer: str, p: float | None) -> float | None:
-    """P of an undecided answer is at least 5 %, since a test that more than its p decides has rejected nothing."""
+    """Raise p to 5 % if the answer is undecided: such a test has rejected nothing, whatever its p alone."""
     return p if p is None or answer != UNDECIDED else max(p, SIGNIFICANCE_LEVEL)
 
 
@@ -181,12 +181,12 @@ def _make_row(claim: PublishedClaim, row: Mapping[str, Any], answer: ClaimAnswer
 
 
 def _explain(row: Mapping[str, Any], tests: int) -> str:
-    """Reason of an undecided answer, and what the correction does to the others."""
+    """Reason of an undecided answer, and effect of the correction on the others."""
     if row["p"] is None:
         return row["because"]
     numbers = f"p {row['p']:.2g}, corrected {row['p_holm']:.2g}"
     if row["answer_alone"] == UNDECIDED:
-        return row["because"] or f"errors leave it open ({numbers})"
+        return row["because"] or f"the effect is within error ({numbers})"
     if row["answer"] != UNDECIDED:
-        return f"also after the correction for {tests} tests ({numbers})"
-    return f"alone it {row['answer_alone']} the claim, but not after the correction for {tests} tests ({numbers})"
+        return f"the answer holds after the correction for {tests} tests ({numbers})"
+    return f"the row alone {row['answer_alone']} the claim, but not after the correction for {tests} tests ({numbers})"

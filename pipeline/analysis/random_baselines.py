@@ -1,4 +1,4 @@
-"""Text against random tokens: effects that are there without language, decided on the difference of the effects."""
+"""Text against random tokens: effects that also appear without language, judged by the difference of the effects."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ PAIR_KEYS = ("model", "kind", "stage", "run", "corpus", "null", "recipe")
 SIDE_KEYS = ("model", "kind", "stage", "run", "recipe", "layer")
 SURVIVES, DIFFERS, ABSENT, UNKNOWN = "survives", "differs", "absent", "unknown"
 SURVIVING_SHARE = 0.5
-"""Share of the effect on text from which it survives on random tokens."""
+"""Share of the effect on text above which an effect on random tokens survives."""
 SAME_STEP_DOUBLINGS = 1.0
 """Peak steps within a factor 2 are the same."""
 ENDS = ("", "_low", "_high")
@@ -31,14 +31,14 @@ def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: `model`, `kind`, `stage`, `run`, `corpus` (the text), `null` (random-uniform, random-unigram), `recipe`,
     `conclusion` (dome; dome_no_sink; phases; depth; peak_step = the steps of the peaks over training), `layer` (null =
-    the model), `verdict` (survives = more than half of the effect on text is there on random tokens at 95 %, for
-    peak_step: the steps are within a factor 2; differs = the 95 % interval of the difference excludes 0; undecided;
-    absent = neither side shows the effect; unknown = one side has no interval), `claim` (the effect is
-    the same on random tokens: supports = survives, contradicts = differs, undecided),
-    `on_text`, `on_null` (the words of both sides), `effect`, `effect_null` and their `difference` (text - random) with
-    a 95 % interval (heights; for peak_step doublings of the step), `left` (effect on random tokens minus half of that
-    on text, with a 95 % interval; null for peak_step), `rows`, `because`. An effect that survives is no
-    evidence about language. Contexts of text and random tokens do not correspond, so errors are unpaired.
+    the model), `verdict` (survives = at 95 %, random tokens show more than half of the effect on text, or for peak_step
+    steps within a factor 2; differs = the 95 % interval of the difference excludes 0; undecided; absent = neither side
+    shows the effect; unknown = one side has no interval), `claim` (the effect is the same on random tokens: supports =
+    survives, contradicts = differs, undecided), `on_text`, `on_null` (verdicts of both sides), `effect`, `effect_null`
+    and their `difference` (text - random) with a 95 % interval (heights; doublings of the step for peak_step), `left`
+    (effect on random tokens minus half of that on text, with a 95 % interval; null for peak_step), `rows`, `because`.
+    An effect that survives is no evidence about language. Errors are unpaired, since contexts of text and random
+    tokens do not correspond.
     """
     frame = load_layer_rows(lake)
     corpora = frame["corpus"].unique().sort().to_list()
@@ -77,7 +77,7 @@ def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
 
 
 def _join_sides(sides: list[pl.DataFrame], effect: dict[str, pl.Expr]) -> pl.DataFrame:
-    """Join text and random tokens: words, `effect` with its interval on either side, `rows`."""
+    """Join text and random tokens: verdict and `effect` with its interval of either side, `rows`."""
     text, random = (side.select(*SIDE_KEYS, "verdict", "rows", **effect) for side in sides)
     both = text.join(random, on=SIDE_KEYS, nulls_equal=True, suffix="_null")
     both = both.rename({f"effect{end}_null": f"effect_null{end}" for end in ENDS[1:]})
@@ -140,7 +140,7 @@ def _sentence(row: dict[str, Any]) -> str:
         "peak_step": "The step of the peak of {}",
     }[row["conclusion"]].format("the model" if row["layer"] is None else f"layer {row['layer']}")
     text = {
-        SURVIVES: "is there on both {corpus} and {null}, so it does not require language",
+        SURVIVES: "appears on both {corpus} and {null}, so it does not require language",
         DIFFERS: "differs significantly between {corpus} and {null}",
         UNDECIDED: "may or may not differ between {corpus} and {null}",
         ABSENT: "is found neither on {corpus} nor on {null}",
@@ -152,7 +152,7 @@ def _sentence(row: dict[str, Any]) -> str:
     unit = " doublings" if row["conclusion"] == "peak_step" else ""
     form = ".0%" if row["conclusion"] in ("phases", "depth") else ".3f"
     size = (
-        f"difference {format_interval(row, 'difference', form)}{unit}" if row["difference"] is not None else "no size"
+        f"difference {format_interval(row, 'difference', form)}{unit}" if row["difference"] is not None else "no sizes"
     )
-    answer = describe_claim(row["claim"], "it is the same on random tokens")
+    answer = describe_claim(row["claim"], "the effect is the same on random tokens")
     return f"{subject} {text} ({row['on_text']} against {row['on_null']}; {size}). {answer}"

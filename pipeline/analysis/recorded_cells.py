@@ -12,11 +12,11 @@ from pipeline.lake.lake import Lake
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 MAX_CHECKPOINTS = 200
-"""Checkpoints of one history in memory: at 25 layers their records take 0.3 GB. Of more, every n-th is read."""
+"""Most checkpoints of one history in memory (0.3 GB of records at 25 layers); longer histories are thinned evenly."""
 
 
 def select_recorded(frame: pl.DataFrame) -> pl.DataFrame:
-    """Rows of cells with similarity records; none of a frame that does not know them."""
+    """Select the rows of cells with similarity records; empty if the frame has no column `record`."""
     return frame.filter(pl.col("record").is_not_null()) if "record" in frame.columns else frame.clear()
 
 
@@ -30,9 +30,9 @@ def load_records(rows: pl.DataFrame) -> dict[str, CellRecords]:
 
 
 def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[CellRecords]]]:
-    """Yield one row per checkpoint and the records of each history, in training order, with equal tokens.
+    """Yield, per history, one row per checkpoint and the records of the checkpoints, in training order.
 
-    Records of other tokens than those of the last checkpoint, and damaged ones, are left out.
+    Damaged records, and records of other tokens than the last checkpoint has, are left out.
     """
     for part in select_recorded(frame).partition_by(*HISTORY_COLUMNS, maintain_order=True):
         steps = part.unique("cell_id", maintain_order=True).sort("step", "revision", nulls_last=False)
@@ -56,7 +56,7 @@ def recorded_measures(cells: Sequence[CellRecords], measures: Sequence[str] = HE
 
 
 def get_layers(cells: list[CellRecords], layer: int) -> list[LayerRecord]:
-    """Records of one layer of every cell, all of which must have it."""
+    """Return the records of one layer of every cell; KeyError if a cell lacks the layer."""
     return [cell.layers[layer] for cell in cells]
 
 
@@ -66,5 +66,5 @@ def shared_blocks(cells: list[CellRecords]) -> list[int]:
 
 
 def has_groups(tokens: ComparedTokens) -> bool:
-    """True if there are groups of contexts, and so errors."""
+    """True if there are several groups of contexts, which errors need."""
     return len(tokens.groups) > 1

@@ -62,17 +62,17 @@ class Course(NamedTuple):
 def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     """Find when each block reaches 95 % of the way to its final state, and whether lower blocks settle first.
 
-    Per block (`layer`): `verdict` (settles = it is significantly less alike to its end at the first checkpoint than at
-    the last but one; still = it is at least 95 % alike to its end from the first checkpoint on, at 95 %; undecided;
-    too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its 95 % interval,
-    `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens as alike), `start_types` (with
-    one occurrence per token type: what is left without token identity; null if too few tokens are left), `settled_at`
-    (step from which on the similarity is above 95 % of the way, interpolated in log2 of the step plus one) with
+    Per block (`layer`): `verdict` (settles = its similarity to its final state is significantly lower at the first
+    checkpoint than at the last but one; still = the similarity at the first checkpoint is above 0.95, at 95 %;
+    undecided; too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its
+    95 % interval, `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens with at least this
+    similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain), `settled_at`
+    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one) with
     `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
 
     Per history (`layer` null): `verdict` (lower_first, upper_first = the doublings of training until blocks settle rise
     or fall significantly with depth; together = by less than one doubling over all blocks; unsettled = a block is 95 %
-    of the way only after the last but one checkpoint, so that its time is that of the end; undecided), `slope`
+    of the way only after the last but one checkpoint, so its time depends on the end; undecided), `slope`
     (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
     first: supports = lower_first; contradicts = upper_first or together). Further: keys, `measure` (cka, overlap_4),
     `checkpoints`, `tokens`, `rows`, `because`.
@@ -106,7 +106,7 @@ def measure_courses(cells: list[CellRecords], tokens: ComparedTokens, measure: s
 
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
-    """Time from which on the similarity is above SETTLED_SHARE of the way from its first value to 1, interpolated."""
+    """Time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1, interpolated."""
     target = _target(similarity)
     below = np.flatnonzero(similarity < target)
     if not len(below) or below[-1] == len(similarity) - 1:
@@ -117,7 +117,7 @@ def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float6
 
 
 def fit_slope(courses: list[Course], clock: Float64[np.ndarray, " checkpoints"], group: int = -1) -> float:
-    """Least-squares change of the settling time over depth, from depth 0 to 1; without one group if it is given."""
+    """Least-squares change of the settling time from depth 0 to 1; `group` is a group to leave out, -1 none."""
     times = [find_settling(each.value if group < 0 else each.without[group], clock) for each in courses]
     return float(np.polyfit([each.depth for each in courses], times, 1)[0])
 
@@ -207,30 +207,30 @@ def _judge_order(
 
 def _sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == TOO_FEW:
-        return f"{row['checkpoints']} checkpoints on {row['tokens']} ordinary tokens, or the blocks, are too few."
+        return f"{row['checkpoints']} checkpoints, {row['tokens']} ordinary tokens or the number of blocks are too few."
     if row["layer"] is None:
         return _order_sentence(row)
     text = {
-        STILL: "at least 95 % alike to its end from the first checkpoint on",
-        SETTLES: "significantly less alike to its end at first than at the last but one checkpoint",
-        UNDECIDED_YET: "the rise of its similarity to its end is within error",
+        STILL: "the similarity to its final state is above 95 % at the first checkpoint",
+        SETTLES: "the similarity to its final state rises significantly",
+        UNDECIDED_YET: "the rise of the similarity to its final state is within error",
         NO_ERRORS: "no errors: the records have one group of contexts",
     }[row["verdict"]]
     types = "" if row["start_types"] is None else f", {row['start_types']:.3f} with one occurrence per token type"
     start = f"{row['measure']} of first and last checkpoint {format_interval(row, 'start')}{types}"
     null = f"unrelated layers have {row['start_null']:.3f}, p = {row['start_p']:.3f} by permutation"
-    return f"Block {row['layer']}: {text}; {start} ({null}). 95 % of the way at step {row['settled_at']:,.0f}."
+    return f"Block {row['layer']}: {text}; {start} ({null}). It is 95 % of the way at step {row['settled_at']:,.0f}."
 
 
 def _order_sentence(row: dict[str, Any]) -> str:
     if row["verdict"] == NO_ERRORS:
-        return f"{row['checkpoints']} checkpoints without errors: the records have one group of contexts."
+        return f"The {row['checkpoints']} checkpoints have no errors: the records have one group of contexts."
     text = {
         LOWER_FIRST: "Lower blocks settle significantly earlier than upper ones",
         UPPER_FIRST: "Upper blocks settle significantly earlier than lower ones",
         SAME_TIME: "The blocks settle together, within one doubling of training",
         UNSETTLED: "Some blocks are 95 % of the way only after the last but one checkpoint, so no order is judged",
-        UNDECIDED_YET: "Whether lower blocks settle first is within error",
+        UNDECIDED_YET: "The order in which blocks settle is within error",
     }[row["verdict"]]
     slope = f"{format_interval(row, 'slope', '+.2f', '98 %')} doublings of training from the first to the last block"
     return f"{text} ({row['measure']}): {slope}. {describe_claim(row['claim'], CLAIM)}"

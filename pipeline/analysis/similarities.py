@@ -1,7 +1,7 @@
 """Similarity of layers with errors over groups of contexts, from similarity records.
 
-Values without each group of contexts (delete-a-group jackknife) come with every value, so that any function of
-similarities on the same tokens is compared in pairs: by its own values without each group.
+Every value comes with its values without each group of contexts (delete-a-group jackknife). Any function of
+similarities on the same tokens thus has a paired error, from its own values without each group.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Similarities(NamedTuple):
     without: Float64[np.ndarray, "groups first second"]
     """Value without each group of contexts; no groups if there is only one."""
     bound: Float64[np.ndarray, "first second"]
-    """Largest difference of CKA from that of the whole kernels; 0 for overlaps."""
+    """Largest difference from the CKA of whole kernels; 0 for overlaps."""
 
 
 def shared_tokens(cells: Sequence[CellRecords]) -> ComparedTokens:
@@ -56,7 +56,7 @@ def shared_tokens(cells: Sequence[CellRecords]) -> ComparedTokens:
 
 
 def require_comparable(first: CellRecords, second: CellRecords) -> None:
-    """Raise UsageError, which names the one thing that differs, unless both are of the same tokens."""
+    """Raise UsageError, which names the first difference, unless both cells are of the same tokens."""
     if first.tokens_digest == second.tokens_digest:
         return
     names = [f"{cell.about['model']}@{cell.about['revision']}" for cell in (first, second)]
@@ -67,7 +67,7 @@ def require_comparable(first: CellRecords, second: CellRecords) -> None:
             shown = [str(value)[:16] for value in (mine, theirs)]
             raise UsageError(asked, f"their {name} differs: {shown[0]} and {shown[1]}", do)
     sizes = len(first.token_ids), len(second.token_ids)
-    found = f"their records are of other tokens ({sizes[0]} and {sizes[1]})"
+    found = f"their records are of different tokens ({sizes[0]} and {sizes[1]})"
     raise UsageError(asked, found, "Run both sweeps with one `similarity.tokens`")
 
 
@@ -98,7 +98,7 @@ def compare_layers(
 def mean_similarity(
     first: CellRecords, second: CellRecords, pairs: Sequence[tuple[int, int]], tokens: ComparedTokens, measure: str
 ) -> tuple[float, Float64[np.ndarray, " groups"]]:
-    """Mean similarity over pairs of layers of two cells, and without each group of contexts."""
+    """Mean similarity over pairs of layers of two cells, on all tokens and without each group of contexts."""
     rows, columns = [first.layers[a] for a, _ in pairs], [second.layers[b] for _, b in pairs]
     found = compare_layers(rows, columns, tokens, measure)
     return float(np.diagonal(found.value).mean()), found.without.diagonal(0, 1, 2).mean(1)
@@ -110,7 +110,7 @@ def expected_similarity(measure: str, tokens: ComparedTokens) -> float:
 
 
 def can_compare(tokens: ComparedTokens) -> bool:
-    """True if enough tokens are left for a comparison, also without one group."""
+    """True if enough tokens are left for a comparison, even without the largest group."""
     largest = max((int((tokens.group[tokens.keep] == g).sum()) for g in tokens.groups), default=0)
     return tokens.count - (largest if len(tokens.groups) > 1 else 0) >= MIN_TOKENS
 

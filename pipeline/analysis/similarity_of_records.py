@@ -1,4 +1,4 @@
-"""Similarity of two cells layer by layer, from their records: what `compare A B` shows beside the rows."""
+"""Similarity of two cells layer by layer, from their records, as shown by `compare A B`."""
 
 from collections.abc import Sequence
 
@@ -34,7 +34,7 @@ def similarity_of_records(
     """Similarity of pairs of layers of two cells on the tokens that are ordinary in both.
 
     Columns: `layer` and `depth` of the first cell, `other_layer` and `other_depth` of the second, `state` of the first,
-    `tokens` compared; `cka` with `cka_bound` (largest difference from that of the whole kernels), `overlap_1`, `_4` and
+    `tokens` compared; `cka` with `cka_bound` (largest difference from the CKA of whole kernels), `overlap_1`, `_4` and
     `_16`, each with its 95 % interval (`_low`, `_high`; null with one group of contexts) and the value of unrelated
     layers (`_null`). An overlap is null where the records have fewer neighbours. `imbalance` is the information
     imbalance from the first layer to the second, `imbalance_back` the reverse (0: predicts the neighbours of the other;

@@ -1,7 +1,7 @@
 """Simultaneous test of all differences within a noisy curve, with paired errors where its points share contexts.
 
 A peak is selected as the highest of many points, so a test of one difference at two standard errors is invalid: the
-highest and the lowest of 20 equal values differ by more than that nearly always. All differences within a curve are
+highest and the lowest of 20 noisy equal values nearly always differ by more. All differences within a curve are
 therefore tested simultaneously, with Tukey's studentized range. `critical_difference` is the bound that the largest
 difference exceeds in 5 % of pure-noise curves whose errors vary from point to point as much (`spread`) and are as
 similar in neighbouring points (`correlation`) as this curve's are.
@@ -30,10 +30,10 @@ ERROR_SPREADS = (1.0, 2.0, 4.0, 8.0)
 CORRELATIONS, CORRELATION_LIMITS = (0.0, 0.5, 0.9, 0.99), (0.25, 0.6, 0.92)
 """Correlations of neighbouring errors for which critical differences are simulated, and the estimates between them."""
 SMOOTH = 0.9
-"""Correlation from which a variance is never below the mean of the curve's variances."""
+"""Correlation at and above which each variance is at least the mean of the curve's variances."""
 SIMULATED = 4000
 EXACT_UP_TO = 32
-"""Points up to which bounds are simulated at the curve's own length; beyond, at the next power of sqrt(2): stricter."""
+"""Most points whose bounds are simulated at the curve's length; longer ones use the next power of sqrt(2), stricter."""
 _TINY = float(np.finfo(float).tiny)
 
 
@@ -41,7 +41,7 @@ class PairErrors(NamedTuple):
     """Errors of the differences between the points of each curve."""
 
     variance: Floats
-    """[curves, a, p], variance of value[p] - value[a]; never below that of the pair alone where it is known."""
+    """[curves, a, p], variance of value[p] - value[a]; never below the pair's own estimate where there is one."""
     bound: Floats
     """[curves], number of standard errors that a significant difference exceeds."""
 

@@ -28,18 +28,18 @@ MIDDLE_DEPTHS = (0.25, 0.75)
 SINK_VERDICT_LIMIT = 0.5
 """Remaining share of anisotropy below which the verdict is `sinks`."""
 REFERENCE_CONTEXT_TOKENS = 256
-"""Context length that anisotropy is rescaled to: that of the recipe `standard`."""
+"""Context length of the recipe `standard`, to which anisotropy is rescaled."""
 
 
 def compute_sinks(lake: LakeOrFrame) -> pl.DataFrame:
     """Compute the share of mid-layer anisotropy left without sink tokens, for the newest checkpoint of each history.
 
     Columns: keys, `revision`, `step`, `verdict` (sinks = significantly less than half is left, not_sinks =
-    significantly more, undecided, no_errors, unknown), `claim` (most mid-layer anisotropy is that of sink tokens:
+    significantly more, undecided, no_errors, unknown), `claim` (most mid-layer anisotropy comes from sink tokens:
     supports, contradicts, undecided), `anisotropy` and `anisotropy_no_sink` (means over blocks of depth 0.25 to 0.75),
     `at_256` (anisotropy rescaled to contexts of 256 tokens), `participation_ratio` with and without sinks, `left` (the
-    ratio of both anisotropies) with its 95 % interval by Student's t, `paired` (the interval is that of the groups' own
-    ratios), `context_tokens`, `rows`, `because`.
+    ratio of both anisotropies) with its 95 % interval by Student's t, `paired` (true if the interval comes from the
+    ratio of each group), `context_tokens`, `rows`, `because`.
     Bias: without values per group, errors of all blocks and of both numbers are treated as fully correlated and added,
         which overstates the error of the ratio.
     """
@@ -101,7 +101,7 @@ def _summarize_models(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _half_widths(models: pl.DataFrame) -> list[pl.Series]:
-    """Half width of the interval of `left`, and whether it is that of the groups' own ratios."""
+    """Half width of the interval of `left`, and True where it comes from the ratio of each group."""
     halves: list[float | None] = []
     paired: list[bool] = []
     fields = [
@@ -129,7 +129,7 @@ def _verdict() -> pl.Expr:
     return cases.otherwise(name_side(low, high, SINK_VERDICT_LIMIT, "not_sinks", "sinks"))
 
 
-CLAIM = "most mid-layer anisotropy is that of sink tokens"
+CLAIM = "most mid-layer anisotropy comes from sink tokens"
 
 
 def _sentence(row: dict[str, Any]) -> str:
@@ -143,5 +143,5 @@ def _sentence(row: dict[str, Any]) -> str:
     return (
         f"Without sink tokens, {format_interval(row, 'left', '.0%')} of the middle blocks' anisotropy of "
         f"{row['anisotropy']:.3f} is left; rescaled from contexts of {row['context_tokens']} to "
-        f"{REFERENCE_CONTEXT_TOKENS} tokens it is {rescaled}.{ranks} {describe_claim(row['claim'], CLAIM)}"
+        f"{REFERENCE_CONTEXT_TOKENS} tokens, anisotropy is {rescaled}.{ranks} {describe_claim(row['claim'], CLAIM)}"
     )

@@ -1,4 +1,4 @@
-"""Anisotropy, effective rank and spectral decay over training: the phases of Li et al. 2025 beside those of dimension.
+"""Anisotropy, effective rank and spectral decay over training, for comparison with the phases of Li et al. 2025.
 
 Anisotropy is the mean over the blocks. RankMe and alpha are those of the last hidden state (after the final norm where
 the model has one), which Li et al. read.
@@ -28,7 +28,7 @@ WORDS = make_words(
     none="flat", r="rising", f="falling", rf="rise-fall", fr="fall-rise", frf="fall-rise-fall", rfr="rise-fall-rise"
 )
 SMALLEST_RISE = 0.05
-"""Change of mean anisotropy from the first to the last checkpoint under which it is taken not to rise."""
+"""Smallest change of mean anisotropy from the first to the last checkpoint that counts as a rise."""
 ENDS = ("", "_low", "_high")
 
 

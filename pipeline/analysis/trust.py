@@ -30,8 +30,8 @@ _COPIED_SHARE = _COPIES / _ALL
 _STEPS = pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest")
 """Number of steps whose labels have the row's weights."""
 SOUND = "sound"
-WORST_FIRST = ("doubtful", "care", SOUND)
 """Verdict of a history without a doubt."""
+WORST_FIRST = ("doubtful", "care", SOUND)
 CLEAN_AUDITS = ("NEW", "UNCHANGED")
 """Audit states without a finding."""
 
@@ -71,7 +71,7 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "care",
         pl.col("same_context_share"),
         0.1,
-        "neighbours often come from the point's own context, so the dimension is that of contexts, and too low",
+        "neighbours often come from the point's own context, so the dimension is that of single contexts and too low",
     ),
     "same_token": DoubtRule(
         "dimension",
@@ -81,7 +81,7 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "neighbours are often the same token, so the dimension is partly that of token clusters (see `controls`)",
     ),
     "duplicates": DoubtRule(
-        "dimension", "care", _COPIED_SHARE, 0.2, "many points are copies; the dimension is that of the others"
+        "dimension", "care", _COPIED_SHARE, 0.2, "many points are copies; the dimension covers only the others"
     ),
     "authors_duplicates": DoubtRule(
         "id_authors",
@@ -112,8 +112,8 @@ DOUBT_RULES: dict[str, DoubtRule] = {
         "row", "care", _flagged("shorter_context"), 0, "contexts are shorter than the recipe's"
     ),
 }
-"""Limits follow `pipeline/recipes.md` and `shapelake metrics`. Those of `ks`, `same_context`
-and `same_token` are not tests: the first two are the sizes at which dimension was observed to change by 10 %."""
+"""Limits follow `pipeline/recipes.md` and `shapelake metrics`. The limits of `ks`, `same_context` and `same_token` are
+not tests: the first two are the sizes at which dimension was observed to change by 10 %."""
 
 
 def list_doubts(lake: LakeOrFrame) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Command line: parse options, call the package, print; one module per subject, registered by being imported.
+"""Command line: parse options, call the package, print. Each subject has a module, which registers its commands.
 
 Settings that change a result are in recipes, not options.
 """
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def hide_tracebacks() -> None:
-    """Let errors of a script end in two lines and an exit code, as those of the commands do."""
+    """Make an error of a script print two lines instead of a traceback, like an error of a command."""
 
     def report(kind: type[BaseException], error: BaseException, _: TracebackType | None) -> None:
         if isinstance(error, Exception):
@@ -65,7 +65,7 @@ def _run(command: Callable[[], object]) -> None:
 
 
 def _replace_unprintable() -> None:
-    """Print characters that the terminal's encoding lacks as `?`: an exception would end a command after its work."""
+    """Print `?` for characters that the terminal's encoding lacks, instead of failing after the work is done."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -97,7 +97,7 @@ def _log_error(error: ShapelakeError) -> None:
 
 
 def _take_log_format() -> str:
-    """Remove `--log FORMAT` from the command line; return the format, by default that of the environment.
+    """Remove `--log FORMAT` from the command line; return the format, by default the environment's.
 
     Raises:
         UsageError: unknown format.
@@ -115,7 +115,7 @@ def _take_log_format() -> str:
 
 
 def _describe(error: Exception) -> ShapelakeError:
-    """Return the error with the next step for the user: only an error of the operating system is not a defect."""
+    """Return the error with the next step for the user; any error but one of the operating system is a defect."""
     asked = shlex.join(sys.argv[1:]) or "this command"
     if isinstance(error, OSError) and error.strerror:
         paths = " and ".join(str(path) for path in (error.filename, error.filename2) if path is not None)

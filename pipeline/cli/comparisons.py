@@ -37,7 +37,9 @@ def claims(lake: LakeUri, models: ModelsGlob = "*", corpus: CorpusGlob = "*", as
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="MODEL or MODEL@REVISION.")],
     lake: LakeUri,
-    second: Annotated[str | None, typer.Argument(metavar="[B]", help="Likewise. Default: A, with two corpora.")] = None,
+    second: Annotated[
+        str | None, typer.Argument(metavar="[B]", help="MODEL or MODEL@REVISION. Default: A, with two corpora.")
+    ] = None,
     corpus: Annotated[
         str, typer.Option("--corpus", metavar="C[,C2]", help="Corpus, or two to compare A on both. Default: all.")
     ] = "",
@@ -52,11 +54,11 @@ def compare(
 ) -> None:
     """Compare two checkpoints, two histories or two corpora, layer by layer: every metric, with 95 % intervals.
 
-    A label without a revision is the whole history if both have several steps, else its newest checkpoint. Differences
-    are B minus A, paired where both read the same tokens. Rows compare at an equal recipe and corpus. Where the lake
-    has similarity records of both, their layers are also compared token by token (CKA, shared neighbours).
-    --population sets A against the band (median, percentiles 5 to 95) of the other runs of its size, per layer and
-    step.
+    Two labels without a revision are compared as whole histories if both have several steps; otherwise such a label
+    stands for its newest checkpoint. Differences are B minus A, paired where both read the same tokens. Only rows of
+    equal recipe and corpus are compared. If the lake has similarity records of both, their layers are also compared
+    token by token (CKA, shared neighbours). --population compares A with the band (median, percentiles 5 to 95) of the
+    other runs of its size, per layer and step.
 
     Example: shapelake compare MODEL@step1000 MODEL@step2000 --lake lake
     """
@@ -90,7 +92,7 @@ def _compare_with_population(
     from pipeline.analysis.population import compute_population, summarize_population
 
     if second is not None:
-        raise UsageError(f"compare {label} {second} --population", "two labels", "Leave one of them out")
+        raise UsageError(f"compare {label} {second} --population", "two labels were given", "Leave one of them out")
     reader = lakes.open_lake(lake)
     found = compute_population(reader, label, corpora)
     if output is not None:

@@ -19,7 +19,7 @@ HUB_TARGET = "hub"
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="DIR|DATASET", help="Output folder; for hub OWNER/NAME.")],
+    target: Annotated[str, typer.Argument(metavar="DIR|DATASET", help="Output folder; with --to hub, OWNER/NAME.")],
     lake: LakeUri,
     to: Annotated[str, typer.Option("--to", metavar="TOOL", help="Target tool: tensorboard, wandb, trackio or hub.")],
     output: Annotated[
@@ -34,8 +34,8 @@ def export(
 ) -> None:
     """Write a lake as files of an experiment tracker, sorted by step, or as a Hub dataset.
 
-    A repeated export writes only new runs. Nothing leaves this machine without --upload, which uploads the files of the
-    dataset that are listed and nothing else.
+    A repeated export writes only new runs. Nothing leaves this machine without --upload, which uploads only the listed
+    files of the dataset.
 
     Example: shapelake export --to tensorboard boards --lake lake
     """

@@ -93,7 +93,7 @@ def _find_cell(lake: Lake, prefix: str, quarantined: bool) -> str:
         return found[0]
     if len(found) > 1:
         shown = ", ".join(found[:MAX_LISTED]) + (" ..." if len(found) > MAX_LISTED else "")
-        raise UsageError(f"cell {prefix}", f"{len(found)} cells begin so: {shown}", "Give more characters of the id")
+        raise UsageError(f"cell {prefix}", f"{len(found)} cells match: {shown}", "Give more characters of the id")
     listing = "status --json" if quarantined else "query 'select cell_id, hidden from cells'"
     state = "quarantined" if quarantined else "committed"
     do = f"List ids with: shapelake {listing} --lake {lake.uri}"
@@ -106,7 +106,7 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove the files instead of listing them.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List or remove files that interrupted writers left over a day ago, and superseded snapshots; never cells.
+    """List or remove superseded snapshots, and files of interrupted writers that are older than a day; never cells.
 
     Example: shapelake gc --lake lake --delete
     """

@@ -47,7 +47,7 @@ def findings(
     models: ModelsGlob = "*",
     corpus: CorpusGlob = "*",
     layers: Annotated[bool, typer.Option("--layers", help="Also one line per layer.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="All rows, also without a verdict, in full sentences.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All rows in full sentences, even without a verdict.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Compute findings (dome, phases, nulls, sinks, trust ...): one line per history and text.
@@ -82,7 +82,7 @@ def report(
 ) -> None:
     """Write an interactive HTML report: one self-contained file, or an index and a page per model.
 
-    Of many models only the index is written; --models selects those that get pages.
+    For many models only the index is written; --models selects the models that get pages.
 
     Example: shapelake report --lake lake -o report.html
     """
@@ -121,7 +121,7 @@ def figure(
 ) -> None:
     """Draw a figure from this lake for a paper, with a caption beside it (NAME.caption.md), or all figures into DIR.
 
-    Text stays text in .svg and .pdf, and is 8 points or larger at the given width: 240 is a column, 480 a page.
+    Text in .svg and .pdf stays selectable, and is 8 points or larger at the given width: 240 is a column, 480 a page.
 
     Example: shapelake figure id-training --lake lake -o id.svg
     """
@@ -131,11 +131,12 @@ def figure(
     options = FigureOptions(models, corpus, estimator, step, run, width, height, "" if no_title else title)
     if name != ALL_FIGURES:
         if output is None or folder is not None:
-            raise UsageError(f"figure {name}", "no output file", f"Write -o {name}.svg")
+            raise UsageError(f"figure {name}", "it needs an output file and no folder", f"Write -o {name}.svg")
         drawn = {name: draw_figure(lakes.open_lake(lake), name, output, options)}
     else:
         if folder is None or output is not None:
-            raise UsageError("figure all", "no folder", "Write: shapelake figure all DIR --lake LAKE")
+            do = "Write: shapelake figure all DIR --lake LAKE"
+            raise UsageError("figure all", "it needs a folder and no output file", do)
         drawn = dict(draw_all_figures(lakes.open_lake(lake), folder, options))
     files = [str(path) for path in drawn.values() if path]
     if as_json:
@@ -154,7 +155,7 @@ def metrics(
 ) -> None:
     """Print unit, meaning, source and known bias of each metric, or the meaning of a flag.
 
-    `shapelake metrics flags` explains every word of the column `flags`, `shapelake metrics status` its summary.
+    `shapelake metrics flags` explains every word of the column `flags`, `shapelake metrics status` the column `status`.
 
     Example: shapelake metrics id_twonn
     """

@@ -45,7 +45,7 @@ def submit(
     Ctrl-C ends the output, not the job. The first line printed is the command that stops the job: running tasks
     finish, and submitting again runs the rest. A sweep that is still running is refused.
 
-    Exit code: that of the run, 143 if the job was stopped, 2 if it was not accepted.
+    Exit code: the run's exit code, 143 if the job was stopped, 2 if the job was not accepted.
 
     Example: shapelake submit sweep.yaml --cluster http://localhost:8265 --lake s3://bucket/lake
     """

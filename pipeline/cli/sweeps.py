@@ -109,7 +109,7 @@ def measure(
     recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe, or fields as YAML.")],
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
     base: BaseOption = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="Profile of an encoder-decoder. Default: all.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Stack of an encoder-decoder. Default: both.")] = None,
     lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows to this lake.")] = None,
     set_: SetOption = None,
     as_json: JsonOption = False,

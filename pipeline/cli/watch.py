@@ -30,7 +30,7 @@ def watch(
     alert: AlertOption = None,
     on_alert: Annotated[
         str | None,
-        typer.Option("--on-alert", metavar="COMMAND", help="Command (gets $SHAPELAKE_ALERT, JSON) or http(s) URL."),
+        typer.Option("--on-alert", metavar="COMMAND", help="Command, with JSON in $SHAPELAKE_ALERT, or http(s) URL."),
     ] = None,
     once: Annotated[bool, typer.Option("--once", help="Make one pass; exit code 3 after an alert.")] = False,
     every: Annotated[float, typer.Option("--every", min=0, metavar="S", help="Polling interval in seconds.")] = 10.0,
@@ -43,7 +43,7 @@ def watch(
 ) -> None:
     """Watch a training run: measure each checkpoint when it is complete, and raise an alert when a metric changes.
 
-    Each line begins with its time (UTC); --json prints one object per line. --once tells only what is new.
+    Each line begins with its time (UTC); --json prints one object per line. --once reports only new checkpoints.
 
     Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
     """

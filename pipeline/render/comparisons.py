@@ -28,18 +28,19 @@ SIMILARITY_COLUMNS = (
 
 
 def print_comparison(comparison: Any, layers: bool = False) -> None:
-    """Print one line per metric, corpus and recipe, of histories at the last common step; with `layers` every row."""
+    """Print one line per metric, corpus and recipe (histories: at the last common step), or with `layers` every row."""
     rows = comparison.rows.to_dicts()
     print_line(escape_control(f"a: {comparison.first}"))
     print_line(escape_control(f"b: {comparison.second}"))
     if comparison.of == "histories":
         steps = sorted({row["step"] for row in rows})
-        print_line(f"{len(steps)} common steps, {steps[0]:,} to {steps[-1]:,}; shown: {steps[-1]:,}")
+        shown = "all" if layers else f"{steps[-1]:,}"
+        print_line(f"{len(steps)} common steps, {steps[0]:,} to {steps[-1]:,}; shown: {shown}")
         rows = rows if layers else [row for row in rows if row["step"] == steps[-1]]
     print_line(
-        "b minus a, mean over the blocks, with its 95 % interval; then the layer that differs most, and how many"
+        "difference b - a of the means over the blocks, with its 95 % interval; the layer that differs most; the number"
     )
-    print_line("layers differ significantly (95 % for each layer alone)")
+    print_line("of layers that differ significantly (95 % for each layer alone)")
     if layers:
         print_rows(LAYER_COLUMNS, [[row[name] for name in LAYER_COLUMNS] for row in rows])
     else:
@@ -50,7 +51,7 @@ def print_comparison(comparison: Any, layers: bool = False) -> None:
 
 
 def _print_similarity(comparison: Any, layers: bool) -> None:
-    """Print the range of each similarity over the layers, of histories at the last step; with `layers` every row."""
+    """Print the range of each similarity over the layers (histories: at the last step), or with `layers` every row."""
     rows = comparison.similarity.to_dicts()
     if not rows:
         return
@@ -68,7 +69,7 @@ def _similarity_cells(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]
     if not known:
         return [name, rows[0]["corpus"], rows[0]["recipe"], "not recorded", ""]
     ends = (f"{row[name]:.3f}{format_limits(row, name)} in layer {row['layer']}" for row in (known[0], known[-1]))
-    null = f"unrelated layers read {known[0][f'{name}_null']:.3f}"
+    null = f"unrelated layers have {known[0][f'{name}_null']:.3f}"
     cells = [name, rows[0]["corpus"], rows[0]["recipe"], " to ".join(ends), null]
     return [escape_control(cell) for cell in cells]
 
@@ -122,8 +123,8 @@ def print_population(found: Any, summary: Sequence[Mapping[str, Any]], layers: b
 def _population_cells(row: Mapping[str, Any]) -> list[str]:
     band = f"{row['median']:.4g} ({row['low']:.4g} to {row['high']:.4g})"
     place = f"above {row['below'] * row['runs']:.0f} of {row['runs']} runs"
-    share = f"{row['outside_share']:.0%} of {row['points']} layers and steps outside of all others"
-    chance = f"{row['chance']:.0%} by chance"
+    share = f"outside of all others at {row['outside_share']:.0%} of {row['points']} layers and steps"
+    chance = f"{row['chance']:.0%} expected by chance"
     cells = [
         row["metric"],
         row["corpus"],

@@ -13,7 +13,7 @@ FINDING_COLUMNS = ("model", "kind", "stage", "run", "corpus", "recipe", "layer",
 
 
 def print_briefs(questions: Mapping[str, str], briefs: Mapping[str, Any]) -> None:
-    """Print each question, what its effect is, and one line per history and text; then what was left out."""
+    """Print each question, the meaning of its effect, one line per history and text, and the counts of the others."""
     for name, brief in briefs.items():
         print_line()
         print_line(f"{name}: {questions[name]}")
@@ -29,7 +29,7 @@ def print_briefs(questions: Mapping[str, str], briefs: Mapping[str, Any]) -> Non
 
 
 def _print_left_out(name: str, left_out: Mapping[str, int]) -> None:
-    """Count the lines that are not shown: those without a doubt, and those without a verdict."""
+    """Print the numbers of histories without a doubt and of those without a verdict, which have no line."""
     if sound := left_out.get("sound"):
         print_line(f"  nothing in doubt: {sound} histories")
     if reasons := ", ".join(f"{reason} {count}" for reason, count in left_out.items() if reason != "sound"):

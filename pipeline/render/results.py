@@ -18,7 +18,7 @@ LAYER_DIGITS = {"anisotropy": 4, "anisotropy_no_sink": 4, "id_twonn": 2, "id_mle
 
 
 def print_layers(measured: list[dict[str, Any]]) -> None:
-    """Print the headline numbers of each layer with their standard errors, and what the flags mean."""
+    """Print the headline numbers of each layer with their standard errors, and the meaning of its flags."""
     columns = ("layer", "state", "anisotropy", "no sink", "id_twonn", "id_mle", "id_authors", "points", "flags")
     rows = [
         (row["layer"], row["state"], *metrics, row["n_points"], " ".join(row["flags"]))

@@ -166,11 +166,11 @@ def _duration(hours: float, unit: str) -> str:
 
 
 def _selection(plan: "Plan") -> str:
-    """Say which options make the run smaller than the sweep, and which of them the cost does not know."""
+    """Describe the options that make the run smaller than the sweep; the cost accounts for --steps, not for --limit."""
     steps = "" if plan.sweep.steps == "all" else f"; with --steps {plan.sweep.steps}"
     n_all = len(plan.todo) + plan.left_out_by_limit
     return steps + (
-        f"; for all {n_all} cells, of which --limit runs {len(plan.todo)}" if plan.left_out_by_limit else ""
+        f"; cost of all {n_all} cells, --limit runs {len(plan.todo)} of them" if plan.left_out_by_limit else ""
     )
 
 

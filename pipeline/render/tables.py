@@ -15,7 +15,7 @@ NON_TTY_WIDTH = 200
 PADDING = 2
 """Spaces around each column of a table."""
 MIN_WRAPPED_WIDTH, MIN_WRAPPED_WIDTHS = 24, {"because": 60}
-"""Narrowest column in which text is wrapped; that of sentences, by column."""
+"""Smallest width to which text is wrapped: default, and by column."""
 
 
 class PlainConsole(Console):
@@ -43,7 +43,7 @@ def format_bytes(n_bytes: int) -> str:
 
 
 def print_rows(columns: Iterable[str], rows: Iterable[Iterable[Any]], right: Collection[str] = ()) -> None:
-    """Print a table or, where it would have to cut a value, one field per line. Only text with spaces is wrapped.
+    """Print a table, or one field per line if a table would cut a value. Only text with spaces is wrapped.
 
     Args:
         right: columns that are aligned to the right.

@@ -21,7 +21,7 @@ from pipeline.lake.reader import LakeReader
 
 ESTIMATOR_LABELS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
 LANDMARK_PARTS = 4
-"""Equal parts of each model. Its first block and the last of each part are landmarks: bold, drawn with errors."""
+"""Equal parts of each model. Its first block and the last block of each part are landmarks, drawn bold with errors."""
 PEAKLESS_VERDICTS = ("flat", "disputed", "no_errors", "too_few")
 """Verdicts without a peak to mark."""
 SERIES_KEYS = ("history", "text", "kind")
@@ -59,7 +59,7 @@ class ChartTables(NamedTuple):
         return cls(*(pl.concat(tables).sort(order, maintain_order=True) for tables, order in each))
 
     def downsample(self, most: int) -> "ChartTables":
-        """Keep every n-th step of each history, the first and the last, so that `layers` has about `most` rows."""
+        """Keep every n-th step and the first and last step of each history, so that `layers` has about `most` rows."""
         nth = -(-self.layers.height // most)
         index, last = pl.col("step").rank("dense").over("history") - 1, pl.col("step").max().over("history")
         kept = (index % nth == 0) | (pl.col("step") == last) | pl.col("step").is_null() | pl.col("newest")
@@ -79,7 +79,7 @@ def load_chart_rows(reader: LakeReader, models: str) -> pl.DataFrame:
 
 
 class ChartRows:
-    """Rows of the models whose name matches; memory is taken by the models that are loaded, not by the lake.
+    """Rows of the models whose name matches; memory grows with the loaded models, not with the lake.
 
     Raises:
         UsageError: no model matches.
@@ -114,7 +114,7 @@ def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
 
 
 def build_chart_tables(frame: pl.DataFrame, with_peaks: bool = True) -> ChartTables:
-    """Build the chart tables from the rows of `load_chart_rows`; without `peaks`, which take the longest, if asked."""
+    """Build the chart tables from the rows of `load_chart_rows`; `with_peaks` also fills the slow table `peaks`."""
     trained, last = select_history_rows(frame), select_newest_rows(frame)
     labels = frame.select(*HISTORY_COLUMNS, *SERIES_KEYS[:2]).unique().sort(HISTORY_COLUMNS)
     label = [*HISTORY_COLUMNS, "revision", "step", "layer"]

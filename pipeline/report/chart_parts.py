@@ -12,7 +12,7 @@ from pipeline.report.theme import COLOURS, WIDTH
 
 STEP_TICKS = [0, *(10**power for power in range(8))]
 SHORT_NUMBER_EXPR = "format(datum.value, '.3~s')"
-"""SI format, such as 1k for 1000. It is an expression because the same format of an axis prints 0k for 1."""
+"""SI format, such as 1k for 1000. It is an expression because the same format on an axis prints 1 as 0k."""
 STEP_TITLE = "training step"
 DEPTH_TITLE = "depth (block / number of blocks)"
 ANISOTROPY_TITLE = "anisotropy"
@@ -159,7 +159,7 @@ def share_axis(column: str = "anisotropy", title: str = ANISOTROPY_TITLE) -> alt
 
 
 def value_axis(column: str, title: str) -> alt.Y:
-    """Axis that need not include zero."""
+    """Axis that may exclude zero."""
     return alt.Y(f"{column}:Q", title=title, scale=alt.Scale(zero=False))
 
 

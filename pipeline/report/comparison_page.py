@@ -42,7 +42,7 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
 
 
 def _draw_comparison(found: Comparison) -> list[DrawnChart]:
-    """Charts over depth or, of two histories, of the means over the blocks over training."""
+    """Charts over depth; for two histories, charts of the means over the blocks over training."""
     over, chosen = "depth", pl.col("state") == "block"
     caption = "The difference of each block, with its 95 % interval for this block alone."
     if found.of == HISTORIES:
@@ -59,7 +59,7 @@ def _compare_command(found: Comparison, uri: str) -> str:
 
 
 def _similarity_charts(found: Comparison) -> list[DrawnChart]:
-    """One chart per corpus, recipe and kind over depth, of histories at the last common step."""
+    """One chart over depth per corpus, recipe and kind; for two histories, at the last common step."""
     rows = found.similarity
     if rows.is_empty():
         return []
@@ -77,7 +77,7 @@ def _similarity_charts(found: Comparison) -> list[DrawnChart]:
     )
     caption = (
         "Similarity of corresponding layers on the same tokens, with its 95 % interval: 1 for equal geometry up to "
-        f"rotation and scale; unrelated layers read {rows['cka_null'].max():.3f} (CKA) and "
+        f"rotation and scale; unrelated layers have {rows['cka_null'].max():.3f} (CKA) and "
         f"{rows['overlap_4_null'].max():.3f} (overlap of 4 neighbours)."
     )
     at = "" if rows["step"].is_null().all() else f", step {rows['step'].max():,}"
@@ -92,17 +92,17 @@ def write_population(found: Population, path: str | Path, uri: str) -> Path:
     lead = f"{found.run} against {len(found.others)} other runs of its size: {', '.join(found.others)}."
     charts = draw_population_charts(found)
     table = _table(found.rows, "The run, and the band of the others. Rows without a layer are means over the blocks.")
-    notes = (*found.notes, "A run lies outside of n others at one point by chance with probability 2 / (n + 1).")
+    notes = (*found.notes, "By chance, a run lies outside of n other runs at one point with probability 2 / (n + 1).")
     command = f"{_command([str(found.run)], [], uri)} --population"
     return _write(path, "A run against its population", lead, notes, charts, table, command, uri)
 
 
 def draw_population_charts(found: Population) -> list[DrawnChart]:
-    """Charts over depth at the last step and, of several steps, of the mean over the blocks over training."""
+    """Charts over depth at the last step and, if there are several steps, of the mean over the blocks over training."""
     charts = []
     for heading, part in _divide(found.rows):
         last = part.filter(pl.col("state") == "block", pl.col("step") == part["step"].max())
-        caption = "Shaded: percentiles 5 to 95 of the other runs, dashed: their median. Full line: this run."
+        caption = "Shaded: percentiles 5 to 95 of the other runs. Dashed: median of these runs. Full line: this run."
         if not last.is_empty():
             at = f"{heading}, step {part['step'].max():,}, over depth"
             charts.append(DrawnChart(at, caption, _draw_population(last, "depth")))
@@ -114,7 +114,7 @@ def draw_population_charts(found: Population) -> list[DrawnChart]:
 
 
 def _divide(rows: pl.DataFrame, also: str | None = None) -> list[tuple[str, pl.DataFrame]]:
-    """Rows by corpus, recipe and kind, with a heading each."""
+    """Divide the rows by corpus, recipe and kind; return each part with its heading."""
     keys = [*COMPARED, *([also] if also else [])]
     parts = rows.partition_by(keys, maintain_order=True, as_dict=True)
     return [(", ".join(str(each) for each in (key[0], *key[3:], *key[1:3])), part) for key, part in parts.items()]
@@ -154,10 +154,10 @@ def _draw_population(rows: pl.DataFrame, over: str) -> str:
 
 
 def _table(rows: pl.DataFrame, caption: str) -> ReportTable:
-    """Table of the rows, of more than MAX_TABLE_ROWS the means over the blocks alone."""
+    """Table of the rows; if there are more than MAX_TABLE_ROWS, only of the means over the blocks."""
     if rows.height > MAX_TABLE_ROWS:
         rows = rows.filter(pl.col("layer").is_null())
-        caption = f"{caption} Every layer: --json."
+        caption = f"{caption} For every layer use --json."
     same = [f"{name}_b" for name in ("layer", "corpus") if f"{name}_b" in rows.columns]
     rows = rows.drop(name for name in same if rows[name].equals(rows[name.removesuffix("_b")], null_equal=True))
     shown = rows.select(name for name in rows.columns if rows[name].null_count() < rows.height)

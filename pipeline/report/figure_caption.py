@@ -1,4 +1,4 @@
-"""Caption of a figure: what a reader of a paper needs to know, written beside the figure as Markdown."""
+"""Caption of a figure, written beside it as Markdown: models, steps, corpus, recipe, errors and the query."""
 
 import shlex
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ CAPTION_SUFFIX = ".caption.md"
 
 
 def write_caption(path: Path, title: str, uri: str, options: FigureOptions, rows: pl.DataFrame) -> Path:
-    """Write the caption of the figure at `path` beside it, as NAME.caption.md; `rows` are those that it draws."""
+    """Write the caption of the figure at `path` beside it, as NAME.caption.md; `rows` are the rows of the figure."""
     target = path.with_suffix(CAPTION_SUFFIX)
     target.write_text(f"# {title}\n\n" + "".join(f"- {line}\n" for line in _lines(path, uri, options, rows)))
     return target

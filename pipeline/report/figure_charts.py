@@ -87,7 +87,7 @@ def spectrum(shown: ChartContext) -> alt.FacetChart:
 
 
 def linearity(shown: ChartContext) -> alt.FacetChart:
-    """R^2 of the best linear map to the next layer over depth, and of its increment, one panel per model."""
+    """R^2 of the best linear map to the next layer, and to its increment, over depth, one panel per model."""
     base = base_chart("linearity", "text")
     order = ["next layer", "increment"]
     colour = alt.Color("of:N", title=None, sort=order, scale=alt.Scale(range=["#0072b2", "#d55e00"]))

@@ -36,7 +36,7 @@ class FigureOptions(NamedTuple):
     width: int = 480
     height: int | None = None
     title: str | None = None
-    """Null: the figure's own title; empty: none."""
+    """None: the figure's own title; empty: no title."""
 
 
 class FigureData(NamedTuple):
@@ -85,7 +85,7 @@ def _population(reader: LakeReader, options: FigureOptions, rows: pl.DataFrame) 
 
 
 class FigureTables(dict[str, pl.DataFrame]):
-    """Tables by name; those of similarity records, which take seconds, are built when they are first read."""
+    """Tables by name; the tables of similarity records, which take seconds, are built on first access."""
 
     def __init__(self, tables: dict[str, pl.DataFrame], build: dict[str, Callable[[], pl.DataFrame]]) -> None:
         super().__init__(tables)
@@ -135,7 +135,7 @@ def _sinks(newest: pl.DataFrame) -> pl.DataFrame:
 
 
 def _spectrum(newest: pl.DataFrame) -> pl.DataFrame:
-    """Eigenvalues as shares of the variance, at 64 ranks, of rows of earlier versions at the first 32."""
+    """Eigenvalues as shares of the variance, at 64 ranks; rows of earlier versions have the first 32."""
     step = pl.when(pl.col("step").is_null()).then(pl.lit("")).otherwise(pl.format(", step {}", "step"))
     first = pl.int_ranges(1, pl.col("top_eigenvalues").cast(pl.List(pl.Float64)).list.len() + 1, dtype=pl.Int32)
     named = newest.select(

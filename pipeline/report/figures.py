@@ -20,7 +20,7 @@ from pipeline.strict_model import suggest
 
 POINTS_PER_INCH, PNG_DOTS_PER_INCH = 72, 300
 AXIS_ROOM, MIN_PANEL, FITTING_ROUNDS = 60, 40, 3
-"""Points beside the panels at first; narrowest panel; times that the width is corrected by that of the drawing."""
+"""First estimate of the points beside the panels; smallest width of a panel; number of corrections of the width."""
 LEGEND_ENTRY = 150
 """Width in points of a name in a legend."""
 SHORT_TITLE_BELOW = 200
@@ -28,7 +28,7 @@ SHORT_TITLE_BELOW = 200
 
 
 NEEDS_RECORDS = (
-    "Run its sweep with `similarity: {}` to make similarity records; over training, of two checkpoints or more"
+    "Run its sweep with `similarity: {}` to make similarity records; a figure over training needs two checkpoints"
 )
 
 
@@ -41,7 +41,7 @@ class FigureSpec(NamedTuple):
     """Table that must have rows."""
     over_training: bool = False
     every_text: bool = False
-    """True if it draws all texts; others draw the first that is not random tokens."""
+    """True if the figure draws all texts; otherwise it draws the first text that is not random tokens."""
     needs: str = "Draw another figure, or measure what this one needs"
     """Remedy if the table is empty."""
 
@@ -136,7 +136,7 @@ def build_figure_spec(
     chosen, figure = options or FigureOptions(), FIGURES[name]
     data = data or load_figure_data(reader, chosen)
     if figure.over_training and chosen.step is not None:
-        raise UsageError(f"figure {name} --step", "the figure is over training", "Leave --step out")
+        raise UsageError(f"figure {name} --step", "the figure shows all steps of training", "Leave --step out")
     if data.tables[figure.table].is_empty():
         raise UsageError(f"figure {name}", f"the lake has no data for it ({figure.table})", figure.needs)
     shown = ChartContext.from_tables(data.charts)
@@ -165,14 +165,14 @@ def _draw(reader: LakeReader, name: str, path: Path, options: FigureOptions, dat
 
 
 def _select_drawn_rows(name: str, data: FigureData) -> pl.DataFrame:
-    """Select the rows that the figure draws: of one text, and the newest of each model unless it is over training."""
+    """Select the rows that the figure draws: one text and, unless it is over training, the newest checkpoints."""
     rows = data.rows if FIGURES[name].over_training else select_newest_rows(data.rows)
     text = ChartContext.from_tables(data.charts).default_choice("text")
     return rows if FIGURES[name].every_text else rows.filter(text=text)
 
 
 def _fit(spec: dict[str, Any], options: FigureOptions, panels: int) -> None:
-    """Set the width and height of the panels so that the whole figure has the width that is asked for."""
+    """Set the width and height of the panels so that the whole figure has the requested width."""
     columns = min(panels, spec.get("columns") or panels) if "facet" in spec else 1
     parts = spec.get("vconcat") or [spec.get("spec", spec)]
     width = (options.width - AXIS_ROOM) / columns

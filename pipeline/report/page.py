@@ -53,7 +53,7 @@ class PageOptions(NamedTuple):
     up: str = ""
     """Address of the start page."""
     without_pages: str = ""
-    """For an index without charts, whose models have no pages: the command that writes pages."""
+    """Command that writes pages, shown in an index without charts and pages; empty for other pages."""
 
 
 def render_page(content: PageContent, options: PageOptions) -> str:

@@ -22,19 +22,19 @@ from pipeline.report.survey import Survey, survey_models
 from pipeline.report.verdicts import collect_verdicts
 
 MAX_WHOLE_ROWS = 100_000
-"""Rows up to which one file is tried; the file of a larger lake would nearly always exceed MAX_PAGE_BYTES."""
+"""Most rows for which one file is tried; the file of a larger lake would nearly always exceed MAX_PAGE_BYTES."""
 MAX_LAYER_ROWS = 16_000
 """Rows of layers in one file; longer histories are drawn at every n-th step."""
 MAX_INDEX_LAYER_ROWS = 8_000
 MAX_MODELS = 30
-"""Models that get a page each. A page takes about a second and 1 MB, most of which is the chart library."""
+"""Most models for which pages are written. A page takes about a second and 1 MB, mostly the chart library."""
 
 
 class ReportFiles(list[Path]):
     """Paths of the pages, the start page first."""
 
     note = ""
-    """The way to pages that were not written, in one line."""
+    """Command for pages that were not written, in one line; empty if all pages were written."""
 
 
 class _Shared(NamedTuple):
@@ -51,7 +51,7 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> Rep
     """Write the report of the models whose name matches; return the paths of its pages.
 
     The report is one file of at most MAX_PAGE_BYTES. A larger one is split into an index and, beside it, a folder of
-    the same name with one page per history; of more than MAX_MODELS models only the index is written.
+    the same name with one page per history; for more than MAX_MODELS models only the index is written.
 
     Raises:
         UsageError: `path` is not a writable .html file, or no model in the lake matches.
@@ -67,7 +67,7 @@ def write_report(reader: LakeReader, path: str | Path, models: str = "*") -> Rep
 
 
 def _render_whole(reader: LakeReader, rows: ChartRows) -> str | None:
-    """Render everything as one page; None if that is too large, unless it has one history only."""
+    """Render everything as one page; None if the page is too large and has several histories."""
     if len(rows.models) > 1 and rows.counts["rows"].sum() > MAX_WHOLE_ROWS:
         return None
     frame = rows.load(rows.models)

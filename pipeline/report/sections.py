@@ -17,7 +17,7 @@ HISTORY_KEYS = ("model", "kind", "stage", "run")
 HISTORY_KEYS_SQL = ", ".join(HISTORY_KEYS)
 BELIEVED_ROWS_SQL = f"""(FROM layers WHERE NOT coalesce(superseded, false) QUALIFY count(DISTINCT step) OVER
   (PARTITION BY {HISTORY_KEYS_SQL}, corpus, corpus_sha256, recipe, layer, weights_digest) <= 1)"""
-"""Rows of current labels whose weights have no other step: of such labels at most one is right, so none is drawn."""
+"""Rows of current labels whose weights have one step. Weights with labels of several steps are not drawn."""
 
 
 class Section(NamedTuple):
@@ -38,12 +38,12 @@ class Section(NamedTuple):
     """Columns that must be neither false nor null in the rows of the table that belong to the chart."""
     findings: tuple[str, ...] = ()
     other_tables: tuple[str, ...] = ()
-    """Tables of marks that the chart draws besides those of `table`."""
+    """Tables that the chart draws as marks, besides `table`."""
     over_training: bool = False
     """True if the chart needs two steps of a history."""
 
     def has_data(self, tables: ChartTables) -> bool:
-        """True if the tables hold rows for the chart, of at least two steps if it is one over training."""
+        """True if the tables hold rows for the chart and, for a chart over training, two steps of a history."""
         rows = getattr(tables, self.table)
         if self.only:
             flags = [name for name in self.only if rows[name].dtype == pl.Boolean]
@@ -52,7 +52,7 @@ class Section(NamedTuple):
         return not steps.is_empty() and (not self.over_training or steps["step"].max() > 1)  # type: ignore[operator]
 
     def build_spec(self, shown: ChartContext) -> dict[str, Any]:
-        """Build the Vega-Lite spec, without data; not validated, which would take most of the page's time."""
+        """Build the Vega-Lite spec, without data. Validation is skipped: it would take most of the page's time."""
         chart = self.draw(shown).properties(description=f"{self.question} {self.how_to_read}")
         params = [{"name": name, "value": shown.default_choice(name)} for name in self.controls]
         return {"params": params} | chart.to_dict(validate=False)

@@ -1,4 +1,4 @@
-"""Tables of the figures of similarity: layers and checkpoints with each other, and each block with its last state."""
+"""Tables of the similarity figures: between layers, between checkpoints, and of each block with its last state."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +22,7 @@ MEASURE_TITLES = {CKA: "CKA", "overlap_4": "overlap"}
 LANDMARK_BLOCKS = 3
 """Blocks whose checkpoints are compared with each other: the first, the middle and the last."""
 MAX_STEPS = 60
-"""Checkpoints per side of a matrix; of more, every n-th is drawn."""
+"""Most checkpoints per side of a matrix; longer histories are thinned evenly."""
 _SHARED = {"history": pl.String(), "text": pl.String(), "panel": pl.String(), "value": pl.Float64()}
 
 

@@ -44,7 +44,7 @@ class _Batch(NamedTuple):
 
 
 def survey_models(rows: ChartRows, with_overview: bool) -> Survey:
-    """Read all models once and keep what the pages share."""
+    """Read all models once; return the content that the pages share."""
     batches = [_survey_batch(frame, with_overview) for frame in rows.batches()]
     fields = ("cells", "names", "layers", "gaps", "newest")
     cells, names, layers, gaps, newest = (pl.concat([getattr(batch, name) for batch in batches]) for name in fields)

@@ -106,7 +106,7 @@ def colour_encoding(field: str, values: Sequence[str]) -> alt.Color:
 
 def _dash_and_shape(field: str, looks: dict[str, SeriesStyle]) -> dict[str, Any]:
     dashes, shapes = (list(part) for part in zip(*looks.values(), strict=True))
-    # Below the chart: beside the legend of colours, narrow charts would be as wide as both.
+    # Below the chart, since a legend beside that of the colours would widen narrow charts.
     style = alt.Legend(orient="bottom", symbolFillColor=LEGEND_GREY, symbolStrokeColor=LEGEND_GREY)
     legend = style if len(looks) > 1 else None
     dash = alt.Scale(domain=list(looks), range=[list(each) for each in dashes])

@@ -13,7 +13,7 @@ from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
 BASELINE_WINDOW, MIN_BASELINE = 8, 4
-"""Number of preceding checkpoints in the baseline, and the least number that it needs."""
+"""Number of preceding checkpoints in the baseline, and the smallest number that it needs."""
 RULE_PATTERN = re.compile(r"(?P<metric>\w+)(?:@(?P<layers>[\w-]+))?\s*(?P<sign>[<>])\s*(?P<bound>[+-]?\d+(?:\.\d+)?)")
 POPULATION_SUFFIX = "!population"
 MAD_TO_SD = 1.4826
@@ -35,7 +35,8 @@ class LayerSelection(NamedTuple):
             first, last = int(match[1]), int(match[2] or match[1])
             if first <= last:
                 return cls(text, first, last)
-        raise UsageError(f"layers {text!r}", "not a selection of layers", "Write blocks, all, 5 or a range as 3-9")
+        do = "Write blocks, all, a layer such as 5, or a range such as 3-9"
+        raise UsageError(f"layers {text!r}", "not a selection of layers", do)
 
     def filter_rows(self, rows: Sequence[MetricRow]) -> list[MetricRow]:
         if self.first is None:
@@ -57,7 +58,7 @@ class AlertRule(NamedTuple):
     layers: LayerSelection
     bound: float
     population: bool = False
-    """True for a comparison with the other runs of its size, without a bound."""
+    """True if the rule compares the run with the other runs of its size; such a rule has no bound."""
 
     @classmethod
     def parse(cls, text: str) -> "AlertRule":

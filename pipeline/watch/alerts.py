@@ -36,12 +36,12 @@ class Alert(NamedTuple):
     step: int
     value: float
     change: float
-    """Change from the preceding checkpoints, in standard errors; of a population rule the largest departure from the
-    other runs as a multiple of the largest that any of them has."""
+    """Change from the preceding checkpoints, in standard errors. For a population rule: largest departure from the
+    other runs, as a multiple of the largest departure of any of these runs."""
 
     def __str__(self) -> str:
         if self.rule.endswith(POPULATION_SUFFIX):
-            words = f"{self.change:.2g} times as far from the other runs of its size as any of them has been"
+            words = f"departs from the other runs of its size {self.change:.2g} times as far as any of these does"
             return f"ALERT {self.rule} at {self.revision}: {self.value:.4g}, {words}"
         return f"ALERT {self.rule} at {self.revision}: {self.value:.4g}, {self.change:+.1f} standard errors"
 
@@ -95,15 +95,15 @@ def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Aler
 
 
 def _measure_departure(curves: PopulationCurves) -> float | None:
-    """Departure of the run as a multiple of the largest of the other runs, if it is an alarm; else None."""
+    """Return the run's departure as a multiple of the largest departure of the other runs; None without an alarm."""
     departure = curves.depart()
     return departure.live / departure.others if departure.is_alarm and departure.others else None
 
 
 def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: Sequence[AlertRule]) -> list[str]:
-    """Place of the reported metrics among the other runs of this size, and why an alarm on them is not offered.
+    """Describe the rank of the reported metrics among the other runs of this size, and the rules without an alarm.
 
-    Empty for a lake without other runs of this size, unless a rule asks for them.
+    Empty for a lake without other runs of this size, unless a population rule is set.
     """
     step, asked = cell.checkpoint.step or 0, [rule for rule in rules if rule.population]
     metrics = [*((metric, layers) for metric in REPORTED_METRICS), *((rule.metric, rule.layers) for rule in asked)]
@@ -113,8 +113,8 @@ def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: S
     shown = [f"runs of its size: {', '.join(map(str, places))}"] if places else []
     for rule, each in zip(asked, curves[len(REPORTED_METRICS) :], strict=True):
         if len(each.others) < MIN_RUNS:
-            why = f"{len(each.others)} other runs of its size, {MIN_RUNS} are needed for at most 5 % false alarms"
-            shown.append(f"{rule} not offered: {why}")
+            why = f"at most 5 % false alarms need {MIN_RUNS} other runs of its size, the lake has {len(each.others)}"
+            shown.append(f"{rule} is not offered: {why}")
     return shown
 
 

@@ -58,7 +58,7 @@ def read_requests(root: Path) -> dict[str, int]:
 
 
 def is_request_current(request_ns: int, signature: FolderSignature) -> bool:
-    """Return True if no file changed after the request; an older request refers to files since replaced."""
+    """Return True if no file changed after the request; an older request refers to files that were replaced since."""
     return all(request_ns >= at for _, _, at in signature)
 
 

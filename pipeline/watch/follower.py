@@ -65,7 +65,7 @@ class Follower:
     def __init__(self, config: WatchConfig, retell: bool = True) -> None:
         self._config = config
         self._old = set[str]() if retell else config.lake.committed_cell_ids()
-        """Cells that are not reported, because an earlier watch did so."""
+        """Cells that an earlier watch has reported already."""
         self._seen: dict[str, FolderSignature] = {}
         """Signatures at the last poll."""
         self._settled: dict[str, FolderSignature] = {}
@@ -105,7 +105,7 @@ class Follower:
         self._problem = problem
 
     def _drop_stale(self, requests: dict[str, int]) -> None:
-        """Drop requests whose checkpoint is gone, settled or newer than the request, also from `requests`."""
+        """Drop requests whose checkpoint is gone, settled or newer than the request, on disk and in `requests`."""
         for name, at in list(requests.items()):
             now = self._seen.get(name)
             if now is None or self._settled.get(name) == now or not is_request_current(at, now):
@@ -113,7 +113,7 @@ class Follower:
                 drop_request(self._config.folder, name)
 
     def _process(self, folder: CheckpointFolder) -> Iterator[WatchEvent]:
-        """Measure the cells missing in the lake; leave a checkpoint deleted or rewritten meanwhile to the next poll."""
+        """Measure the missing cells; a checkpoint that is deleted or rewritten meanwhile is left to the next poll."""
         path = folder.path
         try:
             checkpoint = local_histories.inspect_checkpoint(path, self._config.tokenizer, self._config.base)

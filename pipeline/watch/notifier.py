@@ -125,4 +125,4 @@ def _post(address: str, body: str) -> str | None:
         with urllib.request.urlopen(request, timeout=DELIVERY_TIMEOUT_S):
             return None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"{address} did not accept it: {error!r}"
+        return f"{address} did not accept the alert: {error!r}"

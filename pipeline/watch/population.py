@@ -1,9 +1,9 @@
-"""A live run against the other runs of its size in the lake: its place at this step, and an alarm with a known rate.
+"""A live run against the other runs of its size in the lake: its rank at this step, and an alarm with a known rate.
 
-The alarm compares the largest departure of the live run so far with the largest that any other run has over its whole
-history. Departures at one step are distances from the median of all runs in units of their spread, so that the live run
-and the others are treated alike: among n exchangeable others, the live run is the most departed with probability
-1 / (n + 1). The alarm is therefore offered from MIN_RUNS others on, and measured by tests/watch/test_population.py.
+The alarm compares the largest departure of the live run so far with the largest departure of any other run over its
+whole history. Departures at one step are distances from the median of all runs in units of their spread, which treats
+all runs alike: among n exchangeable others, the live run has the largest departure with probability 1 / (n + 1). The
+alarm is therefore offered only with MIN_RUNS others or more; tests/watch/test_population.py measures its rate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from pipeline.spec import Cell
 from pipeline.watch.alert_rules import MAD_TO_SD, LayerSelection
 
 MIN_RUNS = 19
-"""Other runs from which an alarm is offered: 1 / (19 + 1) is 5 %."""
+"""Smallest number of other runs for an alarm: 1 / (19 + 1) is 5 %."""
 MIN_SHOWN = 3
-"""Other runs from which the place among them is told."""
+"""Smallest number of other runs for which the rank among them is reported."""
 SIZE_TOLERANCE = 0.05
 """Largest relative difference of the numbers of parameters of runs of one size."""
 Curve = Mapping[int, float]
@@ -25,7 +25,7 @@ Curve = Mapping[int, float]
 
 
 class PopulationPlace(NamedTuple):
-    """Place of one value among the other runs at the same step."""
+    """Rank of one value among the other runs at the same step."""
 
     metric: str
     low: float
@@ -52,13 +52,13 @@ class Departure(NamedTuple):
 
 
 class PopulationCurves(NamedTuple):
-    """Mean of a metric over the selected layers, by step, of the live run up to this cell and of each other run."""
+    """Mean of a metric over the selected layers by step: of the live run up to this cell, and of each other run."""
 
     live: Curve
     others: Sequence[Curve]
 
     def place(self, metric: str, step: int) -> PopulationPlace | None:
-        """Place at one step; None if under MIN_SHOWN others have it, or the live run has no value."""
+        """Rank at one step; None if under MIN_SHOWN other runs have a value there, or the live run has none."""
         values = [curve[step] for curve in self.others if step in curve]
         if step not in self.live or len(values) < MIN_SHOWN:
             return None
@@ -71,7 +71,7 @@ class PopulationCurves(NamedTuple):
 
 
 def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
-    """Largest departure of a live run and of the others; both are 0 where they have no step in common."""
+    """Largest departure of a live run and of the others; both are 0 without a common step."""
     steps = set.intersection(*(set(curve) for curve in others)) if others else set[int]()
     largest, own = [0.0] * len(others), 0.0
     for step in sorted(steps):

@@ -1,4 +1,4 @@
-"""Checks of a watch before its first checkpoint, and the lines at its start: what it follows, and by what rule."""
+"""Checks of a watch before its first checkpoint, and the lines that describe the watch at its start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,10 +28,10 @@ def check_watch(config: WatchConfig, on_alert: str | None) -> None:
 
 
 def describe_watch(config: WatchConfig, every_s: float) -> Iterator[str]:
-    """Yield what is followed, by what rule, and what is there already."""
+    """Yield lines on the watched folder, the measurement, the alert rules and the existing checkpoints."""
     present = list_checkpoint_folders(config.folder)
     yield f"watching {config.folder}: {len(present)} checkpoints there, {_count_known(config)} cells in the lake"
-    yield f"measuring sub-folders named by step once unchanged for {every_s:g} s, or when training reports them"
+    yield f"measuring each sub-folder named by step once it is unchanged for {every_s:g} s or reported by training"
     yield f"on {config.corpus.id} with {config.recipe.label}, layers {config.layers.text}, into {config.lake.uri}"
     yield f"alerts: {', '.join(map(str, config.rules)) or 'none'}"
 

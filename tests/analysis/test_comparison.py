@@ -95,7 +95,7 @@ def test_an_encoder_and_a_decoder_compare_with_a_note(reader):
         (("lab/aa", "lab/b"), "did you mean 'lab/a'"),
         (("lab/a@step1", "lab/b"), "no such revision"),
         (("lab/a", "lab/b", ["text:boook"]), "which has random-uniform"),
-        (("lab/a", "lab/b", [TEXT, RANDOM]), "two labels and two corpora"),
+        (("lab/a", "lab/b", [TEXT, RANDOM]), "both labels and corpora differ"),
         (("lab/a", None, [TEXT, RANDOM, TEXT]), "3 corpora"),
         (("lab/b", None, [TEXT, RANDOM]), "the model was measured on text:book"),
     ],

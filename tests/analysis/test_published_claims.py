@@ -218,7 +218,7 @@ def test_a_claim_about_similarity_says_what_the_lake_lacks(name):
     frame = claim_rows.frame(history())
     findings = {each: FINDINGS[each].answer(frame) for each in (CLAIMS[name].finding, "trends")}
     found = judge_claims(findings, count_groups(frame)).filter(claim=name)
-    assert set(found["because"]) == {f"it needs {CLAIMS[name].needs}"}
+    assert set(found["because"]) == {f"the claim needs {CLAIMS[name].needs}"}
     assert set(found["answer"]) == {"undecided"}
 
 
@@ -331,7 +331,7 @@ def test_the_command_and_the_report_say_the_answers_and_the_correction(tmp_path,
     assert code == 0
     assert "dome-in-decoders (Razzhigaev 2024): In decoders, anisotropy over depth has a maximum" in printed
     assert "Answers hold after Holm's correction over" in printed
-    assert "no history of this lake is concerned: no-dome-in-encoders, isotropic-final-state" in printed
+    assert "claims without a matching history in this lake: no-dome-in-encoders, isotropic-final-state" in printed
     code, printed, _ = shapelake("claims", "--lake", reader.uri, "--json")
     found = json.loads(printed)
     assert set(found["claims"]) == set(CLAIMS)
