@@ -7,7 +7,7 @@ from pipeline.lake import layout
 from pipeline.lake.cell_chunks import CHUNK_CELLS
 from pipeline.lake.lake import Lake
 from pipeline.lake.layout import CELLS_PREFIX, INDEX_PREFIX, SIMILARITY_PREFIX
-from pipeline.lake.manifest import LATEST_KEY, MANIFEST_FILE, latest_snapshot
+from pipeline.lake.manifest import LATEST_KEY, MANIFEST_FILE, UNKNOWN_SIZE, Snapshot, latest_snapshot
 from pipeline.lake.similarity_files import SIMILARITY_KEY_PATTERN, find_record_file_problem
 from pipeline.lake.snapshot import digest_of_key
 from pipeline.lake.store import STAGING, EntryKind, Store
@@ -87,8 +87,15 @@ def _snapshot_problems(store: Store) -> Iterator[Problem]:
                 yield Problem(key, "changed since it was written")
         except LakeError as error:
             yield Problem(key, error.found)
-    key = latest.file_key(MANIFEST_FILE)
-    if store.has(key) and isinstance(copy := store.get_or_reason(key), bytes) and copy != store.get(LATEST_KEY):
+    yield from _manifest_problems(store, latest)
+
+
+def _manifest_problems(store: Store, latest: Snapshot) -> Iterator[Problem]:
+    """Yield a problem if `LATEST` and the manifest of its snapshot differ; snapshots before v3 have no manifest."""
+    key, is_v2 = latest.file_key(MANIFEST_FILE), any(part.bytes == UNKNOWN_SIZE for part in latest.parts)
+    if not store.has(key):
+        yield from () if is_v2 else [Problem(LATEST_KEY, f"names a snapshot whose manifest {key} is missing")]
+    elif isinstance(copy := store.get_or_reason(key), bytes) and copy != store.get(LATEST_KEY):
         yield Problem(key, f"differs from {LATEST_KEY}")
 
 

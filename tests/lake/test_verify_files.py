@@ -67,6 +67,18 @@ def test_a_changed_record_is_named(lake, kind, change):
     assert [*problems(lake)] == [key]
 
 
+@pytest.mark.parametrize("part", [b"snapshots/v", b"Z-"])
+def test_a_pointer_to_another_folder_is_named(lake, part):
+    """One changed byte in the key of `LATEST` leaves valid digests of files in a folder that does not exist."""
+    before, after = lake.store.get("LATEST").split(b'"key":"snapshots', 1)
+    at = after.index(part[-2:]) + 2
+    other = (
+        after[:at] + (b"2" if part.endswith(b"v") else b"0" if after[at : at + 1] != b"0" else b"1") + after[at + 1 :]
+    )
+    lake.store.path("LATEST").write_bytes(before + b'"key":"snapshots' + other)
+    assert "LATEST" in problems(lake)
+
+
 def test_the_manifest_of_an_older_snapshot_is_checked(lake):
     key = min(key for key in lake.store.list("snapshots") if key.endswith("manifest.json"))
     lake.store.path(key).write_bytes(b"{}")
