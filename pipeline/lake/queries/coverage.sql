@@ -1,4 +1,4 @@
--- labels, steps and rows whose status is not ok, per model, corpus and recipe
+-- number of labels, range of steps, and number of rows with a status other than ok, per model, corpus and recipe
 SELECT model, kind, corpus, recipe, count(DISTINCT revision) AS labels, min(step) AS first_step,
     max(step) AS last_step, count(DISTINCT layer) AS layers, count(*) AS rows,
     count(*) FILTER (status <> 'ok') AS not_ok, max(written_at) AS last_written
