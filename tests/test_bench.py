@@ -37,6 +37,7 @@ TINY = QUICK._replace(
     lakes=(60,),
     snapshot_cells=100,
     new_cells=20,
+    local_checkpoints=5,
     full=True,
 )
 RESULTS = Path(bench.__file__).parent / "results"
@@ -167,9 +168,10 @@ def test_lakes_are_planned_and_queried_at_their_sizes(monkeypatch):
     """The rows themselves assert the remaining cells of each plan and that the query finds every step of a model."""
     monkeypatch.setattr(lake, "ROUNDS", 1)
     found = list(lake.rows(TINY, "cpu"))
-    costs = [row for row in found if row.unit in ("CPU s", "MB")]
-    assert [row.subject.work for row in costs[::2]] == list(lake_child.STEPS)
-    assert {row.subject.n for row in costs} == {60}
+    costs = [row for row in found if row.unit in ("CPU s", "MB") and row.subject.n == 60]
+    assert [row.subject.work for row in costs if row.unit == "MB"] == list(lake_child.STEPS)
+    limited = [row.subject.work for row in found if (row.unit, row.reference) == ("CPU s", "limit")]
+    assert limited == list(lake_costs.CPU_LIMITS_S)
     assert min(row.ours[0] for row in costs) > 0
     queried, opened, *planned = (row for row in found if row.unit == "s")
     assert {row.subject.n for row in (queried, opened, *planned)} == {76}, (

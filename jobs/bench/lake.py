@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jobs.bench.cell_files import checkpoint, write_cell, write_cells
-from jobs.bench.comparison import Comparison, Subject, within
-from jobs.bench.lake_child import FIRST, MODEL, STEPS, stub_sweep
-from jobs.bench.lake_costs import Cost, cost_rows, run_step
+from jobs.bench.comparison import Comparison, Subject, at_most, within
+from jobs.bench.lake_child import COLD_PLAN, FIRST, MODEL, STEPS, WARM_PLAN, stub_sweep
+from jobs.bench.lake_costs import Cost, cost_rows, cpu_row, run_step
 from jobs.bench.lake_requests import request_rows
 from jobs.bench.scale import Scale
 from jobs.bench.stub import stub_history
@@ -65,6 +65,7 @@ def rows(scale: Scale, device: str) -> Iterator[Comparison]:
         yield from cost_rows(costs, scale.full)
         yield from _time_queries(growing, scale)
         yield from _time_plans(growing, scale)
+    yield from _plan_local_checkpoints(scale)
     yield from request_rows(scale)
 
 
@@ -89,6 +90,16 @@ def _time_plans(growing: GrowingLake, scale: Scale) -> Iterator[Comparison]:
         took = interleaved({"plan": plan}, ROUNDS)["plan"]
         subject = Subject("lake", f"plan {case} over a lake of cells", growing.cells)
         yield within(subject, took, PLAN_LIMIT_S, f"{growing.checkpoints:,} labels", scale.full)
+
+
+def _plan_local_checkpoints(scale: Scale) -> Iterator[Comparison]:
+    """Plan a sweep over many local checkpoints twice: without and with their checksums in the cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        stubs = stub_history(Path(folder, "stubs"), scale.local_checkpoints)
+        first, second = (run_step(step, str(Path(folder, "lake")), stubs) for step in (COLD_PLAN, WARM_PLAN))
+        warm = Subject("lake", WARM_PLAN, scale.local_checkpoints)
+        yield cpu_row(warm, second, scale.full)
+        yield Comparison(warm, "first plan", "CPU s", [second.cpu], [first.cpu], at_most())
 
 
 def _time_queries(growing: GrowingLake, scale: Scale) -> Iterator[Comparison]:

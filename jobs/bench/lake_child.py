@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.lake import Lake, lake_status, open_lake, snapshot
+from pipeline.lake.verify import verify_lake
 from pipeline.spec import Corpus, Local, Sweep, built_in_recipe
-from pipeline.sweep.plan import make_plan
+from pipeline.sweep.plan import Plan, make_plan
 
-FIRST, AGAIN = "first compact", "compact after new cells"
+FIRST, AGAIN, VERIFY = "first compact", "compact after new cells", "verify"
+COLD_PLAN, WARM_PLAN = "first plan of local checkpoints", "plan of local checkpoints"
 MODEL = "lab/model-0007"
 """Model of the stub checkpoints."""
 
@@ -24,8 +26,17 @@ def stub_sweep(stubs: str | Path, recipe: str) -> Sweep:
     return Sweep(name="bench", checkpoints=sources, corpora=corpora, recipe=built_in_recipe(recipe))
 
 
-def _plan(uri: str, stubs: str) -> None:
-    assert not make_plan(stub_sweep(stubs, "quick@1"), Lake(uri)).todo
+def _plan(uri: str, stubs: str) -> Plan:
+    return make_plan(stub_sweep(stubs, "quick@1"), Lake(uri))
+
+
+def _plan_finished(uri: str, stubs: str) -> None:
+    assert not _plan(uri, stubs).todo
+
+
+def _verify(uri: str, _: str) -> None:
+    problems = verify_lake(Lake(uri))
+    assert not problems, problems[:3]
 
 
 STEPS: dict[str, Callable[[str, str], object]] = {
@@ -34,9 +45,12 @@ STEPS: dict[str, Callable[[str, str], object]] = {
     "count query": lambda uri, _: open_lake(uri).query_frame("SELECT count(*) FROM layers"),
     "opening": lambda uri, _: open_lake(uri),
     "status": lambda uri, _: lake_status(Lake(uri)),
-    "plan of a finished sweep": _plan,
+    "plan of a finished sweep": _plan_finished,
+    VERIFY: _verify,
 }
 """Steps on a lake with its URI and the folder of the stub checkpoints, whose cells the lake has."""
+PLANS: dict[str, Callable[[str, str], object]] = {COLD_PLAN: _plan, WARM_PLAN: _plan}
+"""Plans of checkpoints that the lake lacks: the first computes their checksums, the second finds them cached."""
 
 
 def _peak_mb() -> float:
@@ -47,7 +61,7 @@ def _peak_mb() -> float:
 
 def main(step: str, uri: str, stubs: str) -> None:
     start = time.process_time()
-    STEPS[step](uri, stubs)
+    (STEPS | PLANS)[step](uri, stubs)
     print(json.dumps([time.process_time() - start, _peak_mb()]))
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jobs.bench.comparison import Comparison, Subject, at_most
+from jobs.bench.lake_child import AGAIN, FIRST, VERIFY, WARM_PLAN
 
 PEAK_LIMIT_MB = 1000.0
+CPU_LIMITS_S = {FIRST: 300.0, AGAIN: 30.0, VERIFY: 300.0, WARM_PLAN: 5.0}
+"""CPU seconds that a step may take on the largest lake."""
 EXPONENT_LIMIT = 1.15
 """Largest slope of log(cost) against log(cells): linear, with room for the noise of a shared machine."""
 MIN_CPU_S = 0.001
@@ -42,11 +45,19 @@ def cost_rows(costs: Mapping[int, Mapping[str, Cost]], promised: bool) -> Iterat
             yield Comparison(subject, f"{sizes[0]:,} cells, scaled up", "CPU s", [cost.cpu], [linear], at_most())
             limit = at_most(1.0).only_if(promised)
             yield Comparison(subject, "limit", "MB", [cost.peak_mb], [PEAK_LIMIT_MB], limit)
+        if step in CPU_LIMITS_S:
+            yield cpu_row(Subject("lake", step, sizes[-1]), costs[sizes[-1]][step], promised)
         if len(sizes) > 1:
             subject = Subject("lake", f"{step}, growth with cells", sizes[-1])
             slope = fit_exponent(sizes, [costs[size][step].cpu for size in sizes])
             limit = at_most(EXPONENT_LIMIT).only_if(promised)
             yield Comparison(subject, "linear", "exponent", [slope], [1.0], limit)
+
+
+def cpu_row(subject: Subject, cost: Cost, promised: bool) -> Comparison:
+    """Compare the CPU time of a step with its limit."""
+    limit = at_most(1.0).only_if(promised)
+    return Comparison(subject, "limit", "CPU s", [cost.cpu], [CPU_LIMITS_S[subject.work]], limit)
 
 
 def fit_exponent(sizes: list[int], costs: list[float]) -> float:

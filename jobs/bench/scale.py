@@ -53,6 +53,8 @@ class Scale(NamedTuple):
     """Cells of the object-store snapshot in the count of requests."""
     new_cells: int
     """Cells that are newer than the snapshot."""
+    local_checkpoints: int
+    """Local checkpoints of one sweep."""
     full: bool = True
     """True if `spectrum`, `model` and the fields after it have the sizes for which targets are set."""
     on_top: float = 1.35
@@ -84,6 +86,7 @@ FULL = Scale(
     lakes=(10_000, 30_000, 100_000),
     snapshot_cells=1_000_000,
     new_cells=1_000,
+    local_checkpoints=20_000,
 )
 
 QUICK = FULL._replace(
@@ -97,6 +100,7 @@ QUICK = FULL._replace(
     lakes=(200, 600),
     snapshot_cells=2_000,
     new_cells=50,
+    local_checkpoints=100,
     full=False,
 )
 
