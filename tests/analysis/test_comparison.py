@@ -91,7 +91,7 @@ def test_an_encoder_and_a_decoder_compare_with_a_note(reader):
     ("words", "says"),
     [
         (("lab/a", "lab/other"), "the corpora differ: random-uniform, text:book against text:wiki"),
-        (("lab/a",), "compared with itself"),
+        (("lab/a",), "both sides are the same"),
         (("lab/aa", "lab/b"), "did you mean 'lab/a'"),
         (("lab/a@step1", "lab/b"), "no such revision"),
         (("lab/a", "lab/b", ["text:boook"]), "which has random-uniform"),

@@ -93,7 +93,7 @@ def test_a_match_without_an_interior_has_no_difference():
     rows = profile(0.2, model="lab/bert", kind="encoder")[:2] + profile(0.2, 0.5, model="lab/gpt")
     found = match_encoders_to_decoders(finding_rows.frame(rows)).row(0, named=True)
     assert (found["verdict"], found["height_encoder"], found["difference"]) == ("no_errors", None, None)
-    assert "The middle third of one of the two is unknown" in found["because"]
+    assert "the middle third is unknown in one of the two" in found["because"]
 
 
 def test_models_that_read_the_same_contexts_are_paired():

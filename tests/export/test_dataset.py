@@ -203,7 +203,7 @@ def test_a_folder_of_other_files_is_neither_written_nor_uploaded(reader, tmp_pat
 
 def test_a_folder_of_another_dataset_is_refused(reader, tmp_path):
     prepare_dataset(reader, NAME, tmp_path / "a", "cc-by-4.0")
-    with pytest.raises(UsageError, match=f"that of dataset {NAME}"):
+    with pytest.raises(UsageError, match=f"belongs to dataset {NAME}"):
         prepare_dataset(reader, "lab/other", tmp_path / "a", "cc-by-4.0")
 
 
