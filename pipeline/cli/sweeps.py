@@ -77,7 +77,7 @@ def run_sweep(
 ) -> None:
     """Plan, run, print the report, and exit with its code."""
     from pipeline.sweep.json_records import describe_run
-    from pipeline.sweep.parts import run_parts
+    from pipeline.sweep.run import run_parts
 
     show_plan = (lambda plan: None) if as_json else (lambda plan: render.print_plan(plan, lake))
     made, report = run_parts(sweep, Lake.writable(lake), backend, limit, retry, show_plan)

@@ -1,55 +1,16 @@
 """Parts of a sweep: a sweep over many Hub models runs the first ones while the others are being listed."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 from pipeline.catalog.discovery import OpenedSource, open_sources
-from pipeline.errors import FetchError
 from pipeline.lake import Lake
 from pipeline.spec import Local, Sweep
-from pipeline.sweep.plan import Plan, SweepPart, limit_cells, make_plan
-from pipeline.sweep.run import BackendName, run
-from pipeline.sweep.run_report import RunReport, merge_reports
+from pipeline.sweep.plan import Plan, SweepPart, make_plan
 from pipeline.sweep.step_selection import select_checkpoints, select_sources
 
 PARTS_FROM_REQUESTS = 500
 """Requests for listings from which a sweep is planned in parts: five minutes at the Hub's limit without a token."""
-
-
-def run_parts(
-    sweep: Sweep,
-    lake: Lake,
-    backend: BackendName,
-    limit: int | None = None,
-    retry_quarantined: bool = False,
-    show_plan: Callable[[Plan], None] = lambda plan: None,
-) -> tuple[Plan, RunReport]:
-    """Plan and run the parts of a sweep in turn, and return the plan and the report of all of them together.
-
-    A signal, a run that stopped itself, a Hub that stopped answering and a used-up limit end the sweep after the part
-    that runs.
-
-    Args:
-        limit: maximum number of cells to run, over all parts.
-        show_plan: receives the plan of each part before it runs.
-    """
-    plans: list[Plan] = []
-    reports: list[RunReport] = []
-    with closing(plan_parts(sweep, lake, retry_quarantined)) as parts:
-        try:
-            for whole_plan in parts:
-                left = None if limit is None else limit - sum(len(plan.todo) for plan in plans)
-                plans.append(limit_cells(whole_plan, left))
-                show_plan(plans[-1])
-                reports.append(report := run(plans[-1], lake, backend))
-                if report.signal_number or report.stop_reason or left == len(plans[-1].todo):
-                    break
-        except FetchError as error:
-            if not reports:
-                raise
-            reports[-1].stop_reason = str(error)
-    return merge_plans(plans[: len(reports)]), merge_reports(reports, plans[-1].unlisted_models)
 
 
 def plan_parts(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Generator[Plan]:

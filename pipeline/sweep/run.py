@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,18 +12,19 @@ from uuid import uuid4
 
 from pipeline.catalog.scratch import own_scratch, remove_stale
 from pipeline.corpora import prepare_text_file
-from pipeline.errors import LakeError
+from pipeline.errors import FetchError, LakeError
 from pipeline.lake import Lake
 from pipeline.lake.leases import LEASE_TIMEOUT
-from pipeline.spec import Checkpoint
+from pipeline.spec import Checkpoint, Sweep
 from pipeline.sweep.audit_records import build_audit_record
 from pipeline.sweep.backend import Backend, InlineBackend, TaskFunction, TaskFunctions
 from pipeline.sweep.canary import with_canary
 from pipeline.sweep.driver import Driver
-from pipeline.sweep.plan import Plan
+from pipeline.sweep.parts import merge_plans, plan_parts
+from pipeline.sweep.plan import Plan, limit_cells
 from pipeline.sweep.ray_local import enable_local_ray_auth
 from pipeline.sweep.run_progress import RunProgress
-from pipeline.sweep.run_report import RunReport
+from pipeline.sweep.run_report import RunReport, merge_reports
 from pipeline.sweep.watchdog import exit_on_timeout
 
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
@@ -33,6 +34,41 @@ READ_AHEAD_MIN_PARAMS = 100_000_000
 RAY_QUEUE_LENGTH = 62
 """Small tasks queued inside Ray beyond the slots, so that a worker starts the next one without waiting for the driver.
 10,000 empty tasks take 13 s with 64 in flight, 21 to 28 s with two."""
+
+
+def run_parts(
+    sweep: Sweep,
+    lake: Lake,
+    backend: BackendName,
+    limit: int | None = None,
+    retry_quarantined: bool = False,
+    show_plan: Callable[[Plan], None] = lambda plan: None,
+) -> tuple[Plan, RunReport]:
+    """Plan and run the parts of a sweep in turn, and return the plan and the report of all of them together.
+
+    A signal, a run that stopped itself, a Hub that stopped answering and a used-up limit end the sweep after the part
+    that runs.
+
+    Args:
+        limit: maximum number of cells to run, over all parts.
+        show_plan: receives the plan of each part before it runs.
+    """
+    plans: list[Plan] = []
+    reports: list[RunReport] = []
+    with closing(plan_parts(sweep, lake, retry_quarantined)) as parts:
+        try:
+            for whole_plan in parts:
+                left = None if limit is None else limit - sum(len(plan.todo) for plan in plans)
+                plans.append(limit_cells(whole_plan, left))
+                show_plan(plans[-1])
+                reports.append(report := run(plans[-1], lake, backend))
+                if report.signal_number or report.stop_reason or left == len(plans[-1].todo):
+                    break
+        except FetchError as error:
+            if not reports:
+                raise
+            reports[-1].stop_reason = str(error)
+    return merge_plans(plans[: len(reports)]), merge_reports(reports, plans[-1].unlisted_models)
 
 
 def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None = None) -> RunReport:

@@ -12,8 +12,8 @@ from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.spec import Sweep
 from pipeline.sweep import parts
-from pipeline.sweep.parts import run_parts
 from pipeline.sweep.plan import Plan
+from pipeline.sweep.run import run_parts
 from pipeline.sweep.run_report import RunReport, merge_reports
 from tests.support import tiny_checkpoints as tiny
 from tests.support.fake_hub import FakeHub
