@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from pipeline.catalog.digests import FileStates
+from pipeline.catalog.digests import FileStates, require_unchanged
 from pipeline.errors import ShapelakeError
 from pipeline.lake import Lake, to_table
 from pipeline.lake.leases import release_lease
@@ -38,6 +38,7 @@ def work(task: Task) -> list[Outcome]:
         files = FileStates.now(task.checkpoint)
         time.sleep(random.uniform(0.02, 0.2))
         number = number_of((Path(task.checkpoint.path) / WEIGHTS).read_bytes())
+        require_unchanged(task.checkpoint)  # like `load_checkpoint`, or a write before this task would pass
         files.require_same()
         return [_commit(task, lake, number)]
     except ShapelakeError as error:
