@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from pipeline.catalog.scratch import own_scratch, remove_stale
 from pipeline.corpora import prepare_text_file
-from pipeline.errors import FetchError, LakeError
+from pipeline.errors import LakeError, ShapelakeError
 from pipeline.lake import Lake
 from pipeline.lake.leases import LEASE_TIMEOUT
 from pipeline.spec import Checkpoint, Sweep
@@ -46,8 +46,8 @@ def run_parts(
 ) -> tuple[Plan, RunReport]:
     """Plan and run the parts of a sweep in turn, and return the plan and the report of all of them together.
 
-    A signal, a run that stopped itself, a Hub that stopped answering and a used-up limit end the sweep after the part
-    that runs.
+    A signal, a run that stopped itself and a used-up limit end the sweep after the part that runs. So does an error in
+    a later part: it becomes the reason why the sweep stopped.
 
     Args:
         limit: maximum number of cells to run, over all parts.
@@ -64,8 +64,8 @@ def run_parts(
                 reports.append(report := run(plans[-1], lake, backend))
                 if report.signal_number or report.stop_reason or left == len(plans[-1].todo):
                     break
-        except FetchError as error:
-            if not reports:
+        except ShapelakeError as error:
+            if not any(plan.todo for plan in plans[: len(reports)]):
                 raise
             reports[-1].stop_reason = str(error)
     return merge_plans(plans[: len(reports)]), merge_reports(reports, plans[-1].unlisted_models)

@@ -10,7 +10,7 @@ import typer
 from pipeline.cli.sweeps import run_sweep
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
-from pipeline.spec import Sweep
+from pipeline.spec import Hub, Sweep
 from pipeline.sweep import parts
 from pipeline.sweep.plan import Plan
 from pipeline.sweep.run import run_parts
@@ -103,6 +103,16 @@ def test_a_hub_that_stops_answering_ends_the_sweep_after_the_part_that_runs(
     _, report = run_parts(two_models, lake, "inline")
     assert (report.committed, report.exit_code) == (3, 0)
     assert not listed & {request.path for request in slow_hub.requests}, "the rerun repeats no listing"
+
+
+def test_an_error_in_a_later_part_is_reported_with_what_ran(slow_hub, two_models, tmp_path):
+    """The tokenizer repo of lab/two does not exist, which its plan finds."""
+    source = Hub(hub="lab/two", tokenizer="lab/none")
+    sweep = two_models.model_copy(update={"checkpoints": (source, *two_models.checkpoints[1:])})
+    plan, report = run_parts(sweep, Lake(tmp_path / "lake"), "inline")
+    assert (report.committed, report.exit_code, report.unlisted_models) == (3, 1, 1)
+    assert "lab/none" in report.stop_reason
+    assert {cell.checkpoint.model for cell in plan.cells} == {"lab/one"}
 
 
 def test_a_limit_holds_over_all_parts(slow_hub, two_models, tmp_path):
