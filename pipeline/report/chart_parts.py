@@ -39,6 +39,10 @@ TOOLTIP_FORMATS = {
 TEXT_COLUMNS = ("kind", "state", "pair", "verdict", "doubt")
 
 
+COLOUR_SCALES = ("range of the map", "0 to 1")
+"""Choices of the control `colours`: the range of a heat map's colours, fitted to its values or the same in all maps."""
+
+
 class ChartContext(NamedTuple):
     """Values of the page's controls, the default first, and scales shared by all charts."""
 
@@ -69,7 +73,13 @@ class ChartContext(NamedTuple):
 
     def default_choice(self, control: str) -> str:
         """Default value of a control."""
-        return {"history": self.histories, "text": self.texts, "estimator": tuple(ESTIMATOR_LABELS)}[control][0]
+        choices = {
+            "history": self.histories,
+            "text": self.texts,
+            "estimator": (*ESTIMATOR_LABELS,),
+            "colours": COLOUR_SCALES,
+        }
+        return choices[control][0]
 
 
 def base_chart(table: str, *by: str) -> alt.Chart:

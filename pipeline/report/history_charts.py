@@ -7,6 +7,7 @@ from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.report import theme
 from pipeline.report.chart_parts import (
     ANISOTROPY_TITLE,
+    COLOUR_SCALES,
     DIMENSION_TITLE,
     SHORT_NUMBER_EXPR,
     STEP_TITLE,
@@ -37,23 +38,40 @@ PEAK_COLOUR, IS_SIGNIFICANT_EXPR = "#c0392b", f"indexof({sorted(WORDS.peaked)}, 
 
 
 def draw_heat_map(shown: ChartContext) -> alt.VConcatChart:
-    """Anisotropy, layer by checkpoint, with and without sink tokens; a dot marks each checkpoint's highest block."""
+    """Anisotropy, layer by checkpoint, with and without sink tokens; dots mark significant interior maxima."""
     panels = [_map(shown, "anisotropy", "all tokens", False)]
     panels += [_map(shown, "anisotropy_no_sink", "without sink tokens", True)]
-    return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared")
+    return alt.vconcat(*panels, spacing=14).resolve_scale(x="shared", color="independent")
 
 
 def _map(shown: ChartContext, column: str, title: str, labels: bool) -> alt.LayerChart:
     base = base_chart("layers", *HISTORY_CONTROLS).transform_filter(f"datum.step != null && datum.{column} != null")
     tips = tooltips("step", "layer", "state", column, "anisotropy_se", "id_twonn", "id_twonn_se", "loss", "doubt")
-    colour = alt.Color(f"{column}:Q", scale=alt.Scale(domain=[0, 1]), title=ANISOTROPY_TITLE)
-    highest = base.transform_filter("datum.block")
-    highest = highest.transform_joinaggregate(top=f"max({column})", groupby=["step"])
-    marks = highest.transform_filter(f"datum.{column} == datum.top").mark_point(
+    colour = alt.Color(f"{column}:Q", title=ANISOTROPY_TITLE)
+    tiles = base.mark_rect(aria=False).encode(checkpoint_axis(labels), layer_axis(), colour, tips)
+    marks = _significant_peaks(base, column).mark_point(
         size=6 if shown.dense else 28, color="white", stroke="black", strokeWidth=0.5, filled=True, aria=False
     )
-    tiles = base.mark_rect(aria=False).encode(checkpoint_axis(labels), layer_axis(), colour, tips)
-    return layer_charts(tiles, marks.encode(checkpoint_axis(labels), layer_axis()), height=190, title=title)
+    parts = (tiles, _unit_range(), marks.encode(checkpoint_axis(labels), layer_axis()))
+    return layer_charts(*parts, height=190, title=title)
+
+
+def _unit_range() -> alt.Chart:
+    """Invisible marks with the values 0 and 1, which widen the colour scale if the control asks for it."""
+    ends = alt.Chart(alt.Data(values=[{"end": 0}, {"end": 1}])).transform_filter(f"colours == '{COLOUR_SCALES[1]}'")
+    return ends.mark_point(opacity=0, aria=False).encode(alt.Color("end:Q", title=ANISOTROPY_TITLE))
+
+
+def _significant_peaks(base: alt.Chart, column: str) -> alt.Chart:
+    """Highest block of each checkpoint where it exceeds the first and the last block by more than the 95 % interval of
+    an unpaired difference; a flat profile has none."""
+    blocks = base.transform_filter("datum.block")
+    blocks = blocks.transform_joinaggregate(first="min(layer)", last="max(layer)", groupby=["step"])
+    is_end = "datum.layer == datum.first || datum.layer == datum.last"
+    blocks = blocks.transform_calculate(end=f"{is_end} ? datum.{column} : null")
+    highest = blocks.transform_joinaggregate(top=f"max({column})", ends="max(end)", groupby=["step"])
+    margin = f"datum.t * sqrt(2) * datum.{column}_se"
+    return highest.transform_filter(f"datum.{column} == datum.top && datum.top - datum.ends > {margin}")
 
 
 def newest_on_every_text(*by: str) -> alt.Chart:

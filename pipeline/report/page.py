@@ -18,7 +18,7 @@ from pipeline.errors import UsageError
 from pipeline.report import chart_data, theme
 from pipeline.report import tables as printed
 from pipeline.report.chart_data import ESTIMATOR_LABELS, ChartTables
-from pipeline.report.chart_parts import ChartContext
+from pipeline.report.chart_parts import COLOUR_SCALES, ChartContext
 from pipeline.report.sections import ASSETS, HISTORY_KEYS, ChartSpecs, Section
 from pipeline.report.verdicts import Verdicts
 
@@ -77,6 +77,8 @@ def render_page(content: PageContent, options: PageOptions) -> str:
         sections=sections,
         not_drawn=[section.question for section in options.sections if section not in sections],
         estimators=ESTIMATOR_LABELS,
+        has_map=any("colours" in section.controls for section in sections),
+        colour_scales=COLOUR_SCALES,
         options=options,
         thinned=drawn.layers.height < content.tables.layers.height,
         lake=shlex.quote(content.uri),

@@ -5,6 +5,7 @@ import json
 import re
 
 import altair as alt
+import polars as pl
 import polars.selectors as cs
 import pytest
 import vl_convert
@@ -53,7 +54,7 @@ def test_every_spec_is_valid(section, made):
 @pytest.mark.parametrize("section", SECTIONS.values(), ids=SECTIONS)
 def test_every_control_of_a_chart_changes_it(section, made):
     first = drawn(section, made)
-    others = {"history": "lab/big", "text": "random-uniform", "estimator": "id_mle"}
+    others = {"history": "lab/big", "text": "random-uniform", "estimator": "id_mle", "colours": "0 to 1"}
     for control in section.controls:
         if (control, section.table) != ("text", "gaps"):  # random tokens have no gap to themselves
             assert drawn(section, made, **{control: others[control]}) != first, control
@@ -70,6 +71,25 @@ def test_a_tile_per_layer_and_checkpoint(made):
     svg = drawn(SECTIONS["map"], made, history="lab/big")
     panels = re.findall(TILES, svg, re.DOTALL)
     assert sum(panel.count("<path") for panel in panels) == 2 * 6 * 6
+
+
+def test_the_colours_of_a_map_span_its_values_or_0_to_1(made):
+    ends = [float(made.layers["anisotropy"].min()), float(made.layers["anisotropy"].max())]
+    assert 0.05 < ends[1] < 0.95, "the test needs a map that does not fill 0 to 1"
+    for choice, last in (("range of the map", ends[1]), ("0 to 1", 1.0)):
+        legend = re.findall(
+            r"mark-group role-legend.*?</g></g></g>", drawn(SECTIONS["map"], made, colours=choice), re.DOTALL
+        )
+        assert max(float(number) for number in re.findall(r">([0-9.]+)</text>", legend[0])) <= last + 0.05
+
+
+def test_a_dot_marks_significant_interior_maxima_only(made):
+    """The encoder's profile is flat; with errors as large as the dome the decoder has no dot either."""
+    dots = lambda tables, history: drawn(SECTIONS["map"], tables, history=history).count('stroke="black"')  # noqa: E731
+    unsure = made.layers.with_columns(anisotropy_se=pl.lit(0.5), anisotropy_no_sink_se=pl.lit(0.5))
+    assert dots(made, "lab/big") > 0
+    assert dots(made, "lab/bert") == 0
+    assert dots(made._replace(layers=unsure), "lab/big") == 0
 
 
 def test_an_unknown_number_is_a_gap_and_no_zero(made):

@@ -5,7 +5,8 @@
   const tables = Object.fromEntries(Object.entries(page.tables).map(([name, table]) => [name, rowsOf(table)]));
   const form = document.querySelector(".controls");
   const views = new Map();
-  const state = { history: null, text: null, estimator: null };
+  const state = { history: null, text: null, estimator: null, colours: null };
+  const drawingOnly = ["estimator", "colours"]; // controls that select no rows
   let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
 
   function rowsOf({ rows, columns }) {
@@ -24,7 +25,7 @@
   const choice = (section, control) => (control === "text" && section.table === "gaps" ? state.gaps : state[control]);
 
   function rowsBehind(section, name = section.table) {
-    const by = section.controls.filter((control) => control !== "estimator");
+    const by = section.controls.filter((control) => !drawingOnly.includes(control));
     const only = name === section.table ? section.only : [];
     return tables[name].filter(
       (row) =>
