@@ -50,7 +50,7 @@ def cell_key(model_key: str, cell_id: str) -> str:
 
 
 def similarity_key(model_key: str, cell_id: str, size: str) -> str:
-    """Return the key of a cell's similarity records of one size."""
+    """Return the key of a cell's similarity records; `size` is `Similarity.name`, such as t512-r32-k16."""
     return f"{SIMILARITY_PREFIX}/model_key={model_key}/{cell_id}-{size}.parquet"
 
 
