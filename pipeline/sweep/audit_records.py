@@ -14,9 +14,10 @@ from pipeline.sources import CheckpointSource, Hub, Local, Members
 
 
 def audit_histories(names: list[str], uri: str | None, base: str | None = None) -> list[dict[str, Any]]:
-    """Audit the histories of `names`; record the audits if a lake is given.
+    """Audit the histories of `names` and return one JSON object per history.
 
     Args:
+        uri: lake in which the audits are recorded; None = not recorded.
         base: folder or REPO@REVISION of the model that adapters in local folders are merged into.
     """
     lake = None if uri is None else Lake.writable(uri)

@@ -54,7 +54,7 @@ def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> Rec
 
 
 def _count_layers(folder: str) -> int | None:
-    """Number of recorded layers of a local checkpoint; None if its config.json does not say."""
+    """Return the number of recorded layers of a local checkpoint; None if config.json does not state the blocks."""
     try:
         blocks = count_blocks(parse_config((Path(folder) / CONFIG_FILE).read_bytes())) if folder else None
     except OSError:

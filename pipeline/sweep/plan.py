@@ -231,7 +231,7 @@ def _without_duplicates(histories: Iterable[History]) -> list[History]:
 
 
 def _contents(labels: list[ResolvedLabel]) -> dict[str, dict[str, str]]:
-    """Return the weights digest of every content that each label has had, by label name."""
+    """Map each label name to {content: weights digest} of every content that the label has had."""
     contents: dict[str, dict[str, str]] = {}
     for resolved in labels:
         contents.setdefault(resolved.label.name, {})[resolved.label.content] = resolved.label.weights_digest
