@@ -100,7 +100,7 @@ def hash_checkpoint(
 
 
 def _on_base(adapter: Checkpoint, base: Checkpoint, own_tokenizer: bool) -> Checkpoint:
-    """Return an adapter's checkpoint completed with fields of its base model, such as the tokenizer if it has none."""
+    """Return the adapter with fields of its base model, including the tokenizer unless the adapter has its own."""
     names = ["kinds", "n_params"]
     names += [] if own_tokenizer else ["tokenizer_path", "tokenizer_remote", "tokenizer_digest"]
     fields = {name: getattr(base, name) for name in names}

@@ -100,7 +100,7 @@ def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
 
 
 def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
-    """Parse the named groups of a regex match: step and kilo, tokens or position and their unit, stage, run.
+    """Parse the named groups of a regex match: step (with kilo), tokens or position (with unit), stage and run.
 
     Decimal arithmetic keeps 16.78B exactly 16,780,000,000, unlike a product of floats. Returns None if a number reaches
     STEP_LIMIT or TOKEN_LIMIT.
