@@ -18,7 +18,7 @@ class Corpus(StrictModel):
 
     kind: CorpusKind
     path: str | None = None
-    """Local file, plain or packed, a folder or a glob; for random-unigram the text that gives the frequencies."""
+    """Local file, plain or compressed, a folder or a glob; for random-unigram the text that gives the frequencies."""
     field: str | None = None
     """Field of each record that has the text, for jsonl and parquet; null = text."""
     sha256: str | None = None
