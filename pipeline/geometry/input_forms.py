@@ -35,7 +35,7 @@ def to_points(points: MatrixLike) -> Tensor:
     largest = float(finite.abs().max()) if finite.numel() else 0.0
     if largest > MAX_MAGNITUDE or 0 < largest < MIN_MAGNITUDE:
         limit = f"above {MAX_MAGNITUDE:.0e}" if largest > 1 else f"below {MIN_MAGNITUDE:.0e}"
-        do = "Divide all points by one number: no metric but the norms depends on the scale"
+        do = "Divide all points by one number: dimensions, ranks, cosines and shares stay the same"
         raise UsageError("points", f"values up to {largest:.3g}, {limit}", do)
     return rows
 
@@ -56,7 +56,7 @@ def to_labels(name: str, values: Any, shape: tuple[int, ...], device: torch.devi
         shape: `[tokens]` or `[contexts, tokens]` of the points; with contexts, one value per context is repeated.
 
     Raises:
-        UsageError: the values are not integers, or their number is not that of the points.
+        UsageError: the values are not integers, or their number differs from the number of points.
     """
     if values is None:
         return None

@@ -61,14 +61,15 @@ class SinkRule:
     """A token is a sink if it opens its context or if its norm exceeds `multiple` pilot norms in a deciding layer.
 
     Args:
-        deciding: per layer, True if its norms decide; the other layers only count tokens above their own limit.
+        deciding: per layer, True if exceeding `multiple` pilot norms there makes a token a sink; in other layers such
+            tokens are only counted.
     """
 
     def __init__(self, deciding: Sequence[bool], multiple: float, device: torch.device) -> None:
         self._deciding, self._multiple = tuple(deciding), multiple
         self.pilots = [PilotNorm(device) for _ in deciding]
         self.layer_counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in deciding]
-        """Per layer, the number of finite tokens that open their context or exceed the layer's own limit."""
+        """Per layer, the number of finite tokens that open their context or exceed `multiple` pilot norms there."""
 
     def mark(self, blocks: Sequence[RowNorms], first: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
         """Mask of the sinks among the rows of one block, given the norms of every layer."""

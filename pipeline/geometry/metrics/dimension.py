@@ -61,7 +61,9 @@ def id_twonn(radii: Radii) -> float:
 
 
 def id_mle(radii: Radii) -> float:
-    """Return the maximum likelihood estimate for TwoNN's model, (N - 1) / sum log mu; sd 1.6 % at N = 4096 (smallest).
+    """Return the maximum likelihood estimate for TwoNN's model, (N - 1) / sum log mu.
+
+    Relative standard deviation 1.6 % at N = 4096, the smallest of these estimators.
 
     Source: Denti et al. 2022 (arXiv 2104.13832), the unbiased estimator for Facco's model.
     Bias: as `id_twonn`; the far tail of mu (noise, near-duplicate pairs) causes a further downward bias.
