@@ -25,7 +25,7 @@ class Local(StrictModel):
     tokenizer: str | None = None
     """Folder of the tokenizer files; None = the files of each checkpoint."""
     pattern: str | None = None
-    """Regular expression for the names of its subfolders, with groups `step` or `tokens`; None = the known names."""
+    """Regular expression for names of subfolders, with groups `step` or `tokens`; None = names of the known forms."""
     base: str | None = None
     """Model that LoRA adapters in the folder are merged into: a folder, or REPO@REVISION on the Hub."""
 

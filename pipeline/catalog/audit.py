@@ -25,7 +25,7 @@ RecordedRevisions = Mapping[str, tuple[str | None, str]]
 K = TypeVar("K", bound=Hashable)
 
 GAP_RATIO = 1.5
-"""Ratio of an interval to its neighbours above which the interval is a gap; rounding of step names stays below it."""
+"""Ratio of an interval to its neighbours above which the interval is a gap; rounded step names cause lower ratios."""
 GAP_NEIGHBORS = 4
 
 

@@ -104,7 +104,7 @@ class Family(StrictModel):
     """Size by glob over repo ids, first match wins: small up to 0.5B parameters, medium up to 2B."""
     gated: bool = False
     unloadable: str | None = None
-    """Reason why the family cannot be measured; null = it can."""
+    """Reason why the family cannot be measured; null = the family can be measured."""
     known_bad: tuple[KnownBad, ...] = ()
     source: str
     """URL of a description of the history, by the publisher or, if there is none, by another party."""

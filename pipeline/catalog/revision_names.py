@@ -128,7 +128,7 @@ def is_ignored_name(name: str) -> bool:
 
 
 def has_enough_parsed_names(names: Iterable[str]) -> bool:
-    """Return True if enough of a repo's names parse for the generic rule to apply to it."""
+    """Return True if enough of a repo's names parse for the generic rule to apply to the repo."""
     candidates = [name for name in names if not is_ignored_name(name)]
     parsed = sum(parse_name(name) is not None for name in candidates)
     return parsed >= MIN_PARSED_NAMES and parsed >= MIN_PARSED_SHARE * len(candidates)

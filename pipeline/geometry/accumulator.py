@@ -93,7 +93,7 @@ class LayerMoments:
     n_layer_sinks: int
     """Number of finite tokens that open their context or exceed `sink_multiple` pilot norms in this layer."""
     pilot_norm: float
-    """Median norm of the first rows; if at least half of the norms are zero (padding), median of the others."""
+    """Median norm of the first rows; if at least half of the norms are zero (padding), median of the positive ones."""
     abs_max: float
     abs_median: float
     """Median absolute coordinate of the first PILOT_ROWS rows; NaN if no row is finite."""

@@ -53,8 +53,8 @@ def estimate_columns(
 ) -> dict[str, Any]:
     """Return the columns NAME (mean over groups), NAME_se (its standard error) and NAME_groups of an estimator.
 
-    NAME_groups is a list with one item per group of contexts, None for a group without an estimate. If all items are
-    None, there is no list but None.
+    NAME_groups has one item per group of contexts, None for a group without an estimate. The column is None if all
+    items are None.
     """
     mean, se, groups = mean_over_groups(layer, [None if r is None else estimator(r) for r in radii])
     return {name: mean, f"{name}_se": se, f"{name}_groups": groups}
@@ -63,7 +63,7 @@ def estimate_columns(
 def mean_over_groups(
     layer: Layer, values: Sequence[float | None]
 ) -> tuple[float | None, float | None, list[float | None] | None]:
-    """Return the mean over groups, its standard error sd / sqrt(groups), and the values; three None without estimates.
+    """Return (mean over groups, its standard error sd / sqrt(groups), values); each is None without an estimate.
 
     The error is None with one group. The estimate of a group is not finite if all its distances are tied; such groups
     are left out (flag `tied_distances`).

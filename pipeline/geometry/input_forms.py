@@ -23,7 +23,7 @@ def to_points(points: MatrixLike) -> Tensor:
     """Return `[tokens, dim]` or `[contexts, tokens, dim]` as a floating-point tensor of the same values.
 
     Raises:
-        UsageError: the array has another shape or is empty, or its values are not real numbers, too large or too small.
+        UsageError: the array has another shape or is empty; values are not real numbers, or are too large or too small.
     """
     rows = _integers_as_float64(to_tensor("points", points))
     rows = rows if rows.device.type in ("cpu", "cuda") else rows.cpu()

@@ -61,8 +61,8 @@ def build_exact_graph(
     Args:
         points: `[points, dim]` in the model's own dtype.
         k: number of neighbours.
-        seed: seed of the subsample whose median is subtracted before products; it changes distances by at most 9.5e-7.
-        engine: engine that proposes candidates; it changes distances by at most 9.5e-7 (both relative).
+        seed: seed of the subsample whose median is subtracted before products; relative effect <= 9.5e-7.
+        engine: engine that proposes candidates; relative effect on distances also at most 9.5e-7.
     """
     largest = torch.cat([points[part].abs().amax(1) for part in chunk_matrix_rows(points, 8)])
     finite = largest.isfinite().nonzero().flatten()

@@ -40,7 +40,7 @@ class RowNorms:
 
 
 class PilotNorm:
-    """Median norm of a layer's first PILOT_ROWS finite rows; if at least half are zero, median of the others."""
+    """Median norm of a layer's first PILOT_ROWS finite rows; if at least half are zero, median of the positive ones."""
 
     def __init__(self, device: torch.device) -> None:
         self._value = torch.zeros((), dtype=torch.float64, device=device)

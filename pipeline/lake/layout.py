@@ -30,7 +30,7 @@ LAKE_NAMES = frozenset(
 V1_LABELS_PREFIX = "labels/v1"
 """Label files of earlier versions, one record per file: still read, no longer written."""
 UNCONFIRMED = "unconfirmed"
-"""Error class in an attempt's file name until its host is shown to work; the record inside has the actual class."""
+"""Error class in an attempt's file name until the host has proved to work; the record inside has the actual class."""
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 CELL_ID_PATTERN, TIMESTAMP_PATTERN = r"(?P<cell>[0-9a-f]{32})", r"(?P<stamp>\d{8}T\d{6}\.\d{6}Z)"
 FILE_NAME_PATTERNS = {

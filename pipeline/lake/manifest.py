@@ -97,7 +97,7 @@ class _SnapshotV2(StrictModel):
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:
-    """Return the snapshot that `LATEST` names; None if there is none, or only one of format v1.
+    """Return the snapshot that `LATEST` names; None if there is no snapshot, or only one of format v1.
 
     Raises:
         LakeError: `LATEST` cannot be parsed.
@@ -165,7 +165,7 @@ def bytes_digest(data: bytes) -> str:
 
 
 def _superseded_at(stamp: str, stamps: dict[str, str]) -> datetime:
-    """Return the time of the snapshot that followed the one of time `stamp`; `stamp` itself if none followed."""
+    """Return the time of the first snapshot after the time `stamp`; `stamp` itself if no snapshot is newer."""
     successor = min((other for other in stamps.values() if other > stamp), default=stamp)
     return datetime.strptime(successor, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
 

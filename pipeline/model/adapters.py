@@ -164,7 +164,7 @@ def _deltas(adapter: Adapter, module: nn.Module, base_prefix: str) -> Iterator[t
 
 
 def _find(name: str, known: dict[str, Any], base_prefix: str) -> str | None:
-    """Return the name in `known` that is `name`, with the prefix of the body added or removed if needed; else None."""
+    """Return `name` as `known` has it: unchanged, or with the body's prefix added or removed; None if it is absent."""
     names = (name, f"{base_prefix}.{name}", name.removeprefix(f"{base_prefix}."))
     return next((candidate for candidate in names if candidate in known), None)
 

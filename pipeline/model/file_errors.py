@@ -44,7 +44,7 @@ def as_checkpoint_error(asked: str, found: str | Callable[[], str], do: str) -> 
 
 
 def describe_bad_tokenizer_field(folder: Path) -> str:
-    """Return the start of an error about an invalid tokenizer file (`FILE is not JSON; it `); empty without one."""
+    """Return the start of an error (`FILE is not JSON; it `) on an invalid tokenizer file; empty if none is found."""
     for path in (folder / name for name in TOKENIZER_FILES if (folder / name).exists()):
         try:
             content = json.loads(path.read_text())

@@ -107,7 +107,7 @@ def _center(
 def _inner_sums(
     sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int
 ) -> Float64[np.ndarray, "layers rest"]:
-    """Return, for each token outside group `left_out` (-1: for each token), its sum over all such tokens."""
+    """Return the row sum of each token outside group `left_out` (-1: of each token) over all these tokens."""
     total = sums.sum(0) if left_out < 0 else sums.sum(0) - sums[left_out]
     return total if left_out < 0 else np.delete(total, parts[left_out], axis=1)
 

@@ -56,7 +56,7 @@ class Plan:
     attempts: Mapping[str, Counter[str]]
     """Recorded failures by cell id and class."""
     histories: tuple[History, ...]
-    """Histories of the wanted models; every revision with its state against the lake."""
+    """Histories of the wanted models; each revision has its state relative to the lake."""
     audits: tuple[tuple[HistoryFinding, ...], ...]
     """Audit findings of each history, in the order of `histories`."""
     cost: Cost
