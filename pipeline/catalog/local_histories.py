@@ -147,7 +147,7 @@ def _model(folder: Path) -> str:
 
 
 def _parse(folder: Path, pattern: str | None = None) -> TrainingPoint | None:
-    """Parse the name of a folder; a bare number is a step only if the folder is a checkpoint."""
+    """Parse a folder's name, else None; a bare number is a step only if the folder is a checkpoint."""
     if pattern is not None:
         return parse_with_pattern(folder.name, pattern)
     return parse_name(folder.name) or (parse_folder_name(folder.name) if _is_checkpoint(folder) else None)

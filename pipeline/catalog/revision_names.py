@@ -80,7 +80,7 @@ def parse_name(name: str) -> TrainingPoint | None:
 
 
 def parse_folder_name(name: str) -> TrainingPoint | None:
-    """Parse the name of a local checkpoint folder like `parse_name`, or as a bare step such as 1000 (nanotron)."""
+    """Parse the name of a checkpoint folder like `parse_name`, or as a bare step such as 1000 (nanotron); else None."""
     return parse_name(name) or (parse_groups({"step": name}) if name.isdecimal() and name.isascii() else None)
 
 

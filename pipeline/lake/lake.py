@@ -163,7 +163,7 @@ class Lake:
     # audits
 
     def record_audit(self, audit: Audit) -> bool:
-        """Write an audit unless it equals the newest audit of its model."""
+        """Write an audit; return False, and write nothing, if it equals the newest audit of its model."""
         model, digest = digest_json(audit.model, bits=64), audit.digest_without_time
         newest = self._newest_audits().get(model)
         if newest and newest[1]["digest"] == digest:

@@ -133,7 +133,7 @@ def _check_manifest(name: re.Match[str], data: bytes) -> str | None:
 
 
 def _check_columns(_: re.Match[str], data: bytes) -> str | None:
-    """Compare with the columns of this version: columns are only added, and no type or unit changes."""
+    """Describe columns with another type or unit than in this version, or return None; columns are only added."""
     rows = list(csv.DictReader(data.decode().splitlines(), strict=True))
     fields = set(all_columns()[0]._fields)
     if not rows or any({*row} != fields or None in row.values() for row in rows):

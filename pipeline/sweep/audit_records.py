@@ -41,7 +41,7 @@ def parse_source_name(name: str, base: str | None = None) -> CheckpointSource:
 
 
 def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
-    """Return (commit, weights digest) of each revision of the model, as last recorded in the lake."""
+    """Map each revision of the model to its last recorded (commit, weights digest)."""
     current = [resolved.label for resolved in labels if resolved.label.model == model and not resolved.superseded]
     return {label.revision: (label.commit_sha, label.weights_digest) for label in current}
 

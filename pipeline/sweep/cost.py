@@ -89,7 +89,7 @@ def expected_s(cell: Cell, resources: Resources) -> float:
 
 
 def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
-    """Return forward-pass seconds: 2 FLOPs per parameter and token, divided by the assumed throughput."""
+    """Return forward-pass seconds, 2 FLOPs per parameter and token at the assumed throughput; None for unknown size."""
     n_params = cell.checkpoint.n_params
     return None if n_params is None else 2 * n_params * cell.recipe.forwarded_tokens / _rate(resources)
 
