@@ -97,7 +97,7 @@ class Table:
         self._batches, self._written_at = 0, 0.0
 
     def get(self, name: str, version: str) -> str | None:
-        """Return the text stored under `name` with this version; None if it has another version or is damaged."""
+        """Return the text stored under `name` with this version; None if the entry is absent, outdated or damaged."""
         key, wanted = os.fsencode(name), version.encode()
         with self._lock:
             entry = self._unwritten.get(key) or self._read_ahead.get(key)

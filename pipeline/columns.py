@@ -25,7 +25,7 @@ class Column(NamedTuple):
 class Flag(NamedTuple):
     meaning: str
     groups: tuple[str, ...] = ()
-    """Groups of columns whose null the flag explains; most caveats explain none."""
+    """Groups of columns whose null the flag explains; empty for most caveats."""
     columns: tuple[str, ...] = ()
     """Single columns whose null the flag explains."""
 

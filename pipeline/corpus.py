@@ -18,7 +18,7 @@ class Corpus(StrictModel):
 
     kind: CorpusKind
     path: str | None = None
-    """Local file, plain or packed, a folder or a glob; for random-unigram the text that gives the frequencies."""
+    """Local file, plain or compressed, a folder or a glob; for random-unigram the text that gives the frequencies."""
     field: str | None = None
     """Field of each record that has the text, for jsonl and parquet; null = text."""
     sha256: str | None = None
@@ -74,7 +74,7 @@ class Corpus(StrictModel):
 
     @property
     def visible_path(self) -> str | None:
-        """File or folder that every node must see; for a pattern, the folder above its first wildcard."""
+        """Path that every node must see; for a pattern, the folder above its first wildcard; None without a path."""
         path = Path(self.path) if self.path else None
         while path and self.is_pattern and any(sign in str(path) for sign in "*?[") and not path.exists():
             path = path.parent

@@ -90,7 +90,7 @@ def cached_sha256_of_files(paths: Sequence[Path], kind: str, compute: Callable[[
 
 
 def file_identity(path: AnyPath) -> list[str | int]:
-    """Return path, device, inode, size, mtime and ctime: equal as long as the bytes are, unless a clock is set back."""
+    """Return path, device, inode, size, mtime and ctime, which change with the bytes unless a clock is set back."""
     folder, _, name = os.fspath(path).rpartition("/")
     stat = path.stat(follow_symlinks=False) if isinstance(path, os.DirEntry) else os.lstat(path)
     if S_ISLNK(stat.st_mode) or not folder.startswith("/"):

@@ -71,7 +71,7 @@ class CellInputs:
         return self.loaded.device
 
     def compared_clouds(self, layers: Iterable[int]) -> dict[int, PointCloud]:
-        """Empty clouds for the compared states of these layers; none if no records are wanted."""
+        """Return an empty point cloud per layer for the compared states; an empty dict if no records are wanted."""
         size, dtype = self.text.n_compared, self.loaded.model.module.dtype
         wanted = layers if self.text.compared_positions else ()
         return {layer: PointCloud(size, self.widths[layer], dtype, self.device) for layer in wanted}
@@ -143,7 +143,7 @@ def measure_cell(
 def record_cell(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity) -> list[RecordRow]:
     """Make the similarity records of a cell that is measured already, equal to those of `measure_cell`.
 
-    Makes one pass over the batches with a compared token, and over the first batches for the pilot norms of the sinks.
+    Forwards, once, only the batches with a compared token and the first batches, which set the pilot norms.
     """
     inputs = prepare_inputs(cell, loaded, batch_tokens, similarity)
     recorder = SimilarityRecorder(similarity, inputs.text, cell, inputs.stack.state_specs)
@@ -172,7 +172,7 @@ def prepare_inputs(
 
 
 def assign_layers_to_passes(inputs: CellInputs) -> list[list[int]]:
-    """Layers of each pass: all in one if their moments and clouds fit the device."""
+    """Return the layers of each pass: one pass if the moments and clouds of all layers fit on the device."""
     loaded, text = inputs.loaded, inputs.text
     room = int(LAYERS_MEMORY_SHARE * free_bytes(loaded.device) / loaded.concurrent_tasks)
     n_points = text.n_kept + text.n_compared
@@ -233,7 +233,7 @@ def forward_contexts(
 
 
 def decide_sinks(stack: LayerStack) -> list[bool]:
-    """Return, per layer, True if its norms may mark tokens as sinks; only blocks do."""
+    """Return, per layer, True if a norm in this layer may make a token a sink: True for blocks only."""
     return [state.name == "block" for state in stack.state_specs]
 
 

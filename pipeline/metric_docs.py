@@ -31,9 +31,9 @@ class MetricDoc:
 
 
 def find_metrics(name: str | None = None) -> tuple[MetricDoc, ...]:
-    """Return every metric in the order of columns.csv, or the metric, group, flag or column of verdicts called `name`.
+    """Return all metrics in the order of columns.csv or, given a name, the metric, group or flag of this name.
 
-    `flags` is the group of all words of the column `flags`.
+    `status` names the column of that name; `flags` names the column and all words that it may contain.
 
     Raises:
         UsageError: nothing has this name.
@@ -62,7 +62,7 @@ def _verdict_docs() -> Iterator[MetricDoc]:
 
 
 def format_metrics(metrics: Iterable[MetricDoc]) -> str:
-    """Format metrics for the terminal: name and unit, then meaning, source and bias, wrapped to its width."""
+    """Format metrics, wrapped to the terminal's width: name and unit, then meaning, source and bias."""
     width = min(shutil.get_terminal_size().columns, 110)
     return "\n\n".join("\n".join(_lines(metric, width)) for metric in metrics)
 

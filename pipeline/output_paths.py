@@ -16,7 +16,7 @@ def require_writable_file(asked: str, path: str | Path, suffixes: Sequence[str])
     `asked` names the output in error messages.
 
     Raises:
-        UsageError: the suffix is another one, the path is a folder, or it cannot be written.
+        UsageError: the suffix is not in `suffixes`, the path is a folder, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix not in suffixes:
@@ -42,8 +42,8 @@ def require_writable_folder(asked: str, path: str | Path) -> Path:
 def require_own_folder(asked: str, path: str | Path, owner: str) -> Path:
     """Return `path`, created if it is missing, with the file `OWNER_FILE` that names its owner.
 
-    A folder that holds anything else than an earlier output for `owner` is refused, so that nothing of it is
-    overwritten, removed or published.
+    A folder with files other than an earlier output for `owner` is refused, so that these files are not overwritten,
+    removed or published.
 
     Raises:
         UsageError: the folder has other files or another owner, or it cannot be written.

@@ -80,7 +80,7 @@ class Progress:
 def track(
     items: Iterable[T], label: str, total: int | None, unit: str, size: Callable[[T], int] = lambda _: 1
 ) -> Iterator[T]:
-    """Yield the items unchanged; each counts as `size(item)` once the next one is requested.
+    """Yield the items unchanged; an item advances the bar by `size(item)` once the next item is requested.
 
     A total of one is not shown, since it could only jump from 0 to 1; the item may report its own progress.
     """

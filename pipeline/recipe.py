@@ -25,7 +25,7 @@ class Recipe(StrictModel):
     bos: Literal["none", "first", "tokenizer"] = "none"
     """Special tokens: none = no token; first = BOS before every context; tokenizer = the tokenizer's default."""
     sink_multiple: Annotated[float, Field(gt=1)] = 8.0
-    """A token is a sink if it is the first of its context or its norm exceeds this multiple of the pilot median."""
+    """A token is a sink if it is the first of its context or its norm exceeds this many pilot norms in any block."""
     k: Annotated[int, Field(ge=2, le=1024)] = 64
     """Largest scale of the GRIDE curve; the k-NN graph holds 2k neighbours per point."""
     authors_points: Annotated[int, Field(ge=20)] = 4096

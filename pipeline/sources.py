@@ -25,7 +25,7 @@ class Local(StrictModel):
     tokenizer: str | None = None
     """Folder of the tokenizer files; None = the files of each checkpoint."""
     pattern: str | None = None
-    """Regular expression for the names of its subfolders, with groups `step` or `tokens`; None = the known names."""
+    """Regular expression for names of subfolders, with groups `step` or `tokens`; None = names of the known forms."""
     base: str | None = None
     """Model that LoRA adapters in the folder are merged into: a folder, or REPO@REVISION on the Hub."""
 
@@ -47,7 +47,7 @@ class Local(StrictModel):
         return self.model or Path(self.local).resolve().name
 
     def resolve_paths(self, folder: Path) -> "Local":
-        """Return a copy whose relative paths are resolved against `folder`; a `base` that is a repo id stays."""
+        """Return a copy with paths made absolute, relative to `folder`; a `base` that is a Hub repo stays a repo id."""
         resolve = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
         base = resolve(self.base)
         paths = {"local": resolve(self.local), "tokenizer": resolve(self.tokenizer)}
@@ -70,7 +70,10 @@ class Hub(StrictModel):
         return self.model or self.hub
 
     def resolve_paths(self, folder: Path) -> "Hub":
-        """Return a copy whose tokenizer, if a folder of that name exists, is resolved against `folder`."""
+        """Return a copy whose tokenizer is an absolute path if it names a folder relative to `folder`.
+
+        Otherwise the tokenizer stays a repo name.
+        """
         path = (folder / Path(self.tokenizer).expanduser()).resolve() if self.tokenizer else None
         return self.model_copy(update={"tokenizer": str(path)}) if path and path.is_dir() else self
 

@@ -200,7 +200,7 @@ class Sweep(StrictModel):
     recipe: AnyRecipe
     resources: Resources = Resources()
     similarity: Similarity | None = None
-    """Size of the similarity records to make of every cell; null = no records. It enters no cell id and no recipe."""
+    """Size of the similarity records to make of every cell (part of no cell id and no recipe); null = no records."""
     steps: str = "all"
     """Selection of steps: all, log2, every:N, last, or steps separated by commas."""
     models: str = "*"

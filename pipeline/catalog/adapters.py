@@ -15,7 +15,7 @@ CHANGES_BASE = re.compile(r"(pissa|olora|loftq|corda|lora_ga).*")
 """Values of `init_lora_weights` that change the base model's weights; the adapter's files do not record this change."""
 OTHER_LAYERS = ("layer_replication", "target_parameters", "trainable_token_indices", "alora_invocation_tokens")
 OTHER_FORMS = re.compile(rf"use_(?!rslora).*|{'|'.join(OTHER_LAYERS)}|(arrow|velora|kasa|monteclora)_config")
-"""Fields of a LoRA config that, when set, change more than W + scale * B @ A, such as use_dora."""
+"""Fields of a LoRA config that, when set, make the merged weights differ from W + scale * B @ A, such as use_dora."""
 
 
 def find_adapter_weights(files: "CheckpointFiles") -> str | None:

@@ -25,7 +25,7 @@ RecordedRevisions = Mapping[str, tuple[str | None, str]]
 K = TypeVar("K", bound=Hashable)
 
 GAP_RATIO = 1.5
-"""Ratio of an interval to its neighbours above which the interval is a gap; rounding of step names stays below it."""
+"""Ratio of an interval to its neighbours above which the interval is a gap; rounded step names cause lower ratios."""
 GAP_NEIGHBORS = 4
 
 
@@ -54,7 +54,7 @@ def classify_revisions(history: History, recorded: RecordedRevisions) -> dict[st
 
     1. not measurable: GATED, UNPARSED, NO_WEIGHTS; recorded but no longer listed: GONE;
     2. recorded under this name: REUPLOADED, RETAGGED, UNCHANGED;
-    3. not recorded: DUPLICATE_OF (recorded weights, or those of an earlier revision in training), PARTIAL_DUP, NEW.
+    3. not recorded: DUPLICATE_OF (recorded weights, or weights of an earlier revision in training), PARTIAL_DUP, NEW.
     """
     known = {weights for _, weights in recorded.values()}
     partial = {revision.name for group in _group_by_shared_file(history.revisions) for revision in group}
@@ -141,7 +141,7 @@ def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield intervals much wider than both neighbouring intervals; a log-spaced grid, which only widens, has none."""
+    """Yield intervals much wider than both neighbouring intervals; a log-spaced grid, which only widens, has no gap."""
     counted = [revision for revision in revisions if _count(revision) is not None]
     for stage in _group_by(counted, lambda r: (r.training_point.run, r.training_point.stage)).values():
         widths = [b - a for a, b in pairwise(_count(revision) or 0 for revision in stage)]

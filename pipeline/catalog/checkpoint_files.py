@@ -144,7 +144,7 @@ def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:
-    """Return True if the files include a vocabulary, or name a tokenizer class that needs none."""
+    """Return True if the files include a vocabulary, or name a tokenizer class that needs no vocabulary."""
     if _matching(frozenset(files.names), VOCABULARY_PATTERNS):
         return True
     name = "tokenizer_config.json"

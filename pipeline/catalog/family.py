@@ -45,7 +45,7 @@ class KnownBad(StrictModel):
     equal_to: re.Pattern[str] | None = None
     """Regex of other revision names; the issue is reported only if one of them has equal weights."""
     no_weights: bool = False
-    """True if the issue is that weights are missing; reported only if they are."""
+    """True if the issue is missing weights; the issue is reported only if the listing has no weights."""
 
     @property
     def shows_in_listing(self) -> bool:
@@ -104,10 +104,10 @@ class Family(StrictModel):
     """Size by glob over repo ids, first match wins: small up to 0.5B parameters, medium up to 2B."""
     gated: bool = False
     unloadable: str | None = None
-    """Reason why the family cannot be measured; null = it can."""
+    """Reason why the family cannot be measured; null = the family can be measured."""
     known_bad: tuple[KnownBad, ...] = ()
     source: str
-    """URL of the publisher's description of the history, or of another party's if the publisher has none."""
+    """URL of a description of the history, by the publisher or, if there is none, by another party."""
     examples: Annotated[dict[str, Example], Field(min_length=1)]
 
     @field_validator("rev")
@@ -210,7 +210,7 @@ class Family(StrictModel):
 
 
 def _with_tokens(point: TrainingPoint, stage: Stage) -> TrainingPoint:
-    """Return `point` with tokens counted from the start of training; None if they are unknown."""
+    """Return `point` with its tokens counted from the start of training; its `tokens` are None if unknown."""
     before = stage.tokens_before
     if before is None:
         return point._replace(tokens=None, tokens_source=None)

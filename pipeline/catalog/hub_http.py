@@ -64,7 +64,7 @@ class TransientError(Exception):
     """Failure that a retry can resolve.
 
     Args:
-        found: description of the failure for the message; its subject is the Hub.
+        found: predicate of the message whose subject is the Hub, such as `answered 503`.
         wait_s: wait that the Hub requests before the next attempt, if any.
     """
 

@@ -73,7 +73,7 @@ class HubListing:
 
 @contextmanager
 def list_in_background(models: Sequence[SourceRepos]) -> Iterator[HubListing]:
-    """Fetch the trees of the models into the cache on disk while the block runs; its end cancels what is left."""
+    """Fetch the models' trees into the cache on disk while the block runs; its end cancels the remaining requests."""
     stop = Event()
     pool = ThreadPoolExecutor(PARALLEL_REQUESTS, initializer=wait_silently, initargs=(stop,))
     try:

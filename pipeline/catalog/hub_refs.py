@@ -59,7 +59,7 @@ def open_repo(repo: str) -> Repo:
 
 
 def list_revision_refs(repo: Repo) -> list[RevisionRef]:
-    """Return `main` and all names that can be checkpoints; for a repo of subfolders, only the commit that has them."""
+    """Return `main` and every branch or tag that may be a checkpoint; only `main` if `where` is subfolders or repos."""
     if repo.family.where == "repos":
         return [resolve_ref(repo, MAIN)] if MAIN in repo.refs.branches else []
     names = [name for name in _names(repo) if not repo.family.skips(name)]

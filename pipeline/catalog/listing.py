@@ -22,7 +22,7 @@ def list_catalog(
     Checkpoints are in training order. The Hub is contacted only for a repo, and for a family with repo id patterns.
 
     Args:
-        recorded: returns the labels of a model in the lake, which determine the states of its revisions.
+        recorded: returns the recorded revisions of a model in the lake, which determine the states of the rows.
 
     Raises:
         UsageError: the family or repo does not exist, or the Hub has no models or checkpoints of it.

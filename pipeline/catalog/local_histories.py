@@ -100,7 +100,7 @@ def hash_checkpoint(
 
 
 def _on_base(adapter: Checkpoint, base: Checkpoint, own_tokenizer: bool) -> Checkpoint:
-    """Return an adapter's checkpoint completed with fields of its base model, such as the tokenizer if it has none."""
+    """Return the adapter with fields of its base model, including the tokenizer unless the adapter has its own."""
     names = ["kinds", "n_params"]
     names += [] if own_tokenizer else ["tokenizer_path", "tokenizer_remote", "tokenizer_digest"]
     fields = {name: getattr(base, name) for name in names}
@@ -147,7 +147,7 @@ def _model(folder: Path) -> str:
 
 
 def _parse(folder: Path, pattern: str | None = None) -> TrainingPoint | None:
-    """Parse the name of a folder; a bare number is a step only if the folder is a checkpoint."""
+    """Parse a folder's name, else None; a bare number is a step only if the folder is a checkpoint."""
     if pattern is not None:
         return parse_with_pattern(folder.name, pattern)
     return parse_name(folder.name) or (parse_folder_name(folder.name) if _is_checkpoint(folder) else None)

@@ -80,7 +80,7 @@ def parse_name(name: str) -> TrainingPoint | None:
 
 
 def parse_folder_name(name: str) -> TrainingPoint | None:
-    """Parse the name of a local checkpoint folder like `parse_name`, or as a bare step such as 1000 (nanotron)."""
+    """Parse the name of a checkpoint folder like `parse_name`, or as a bare step such as 1000 (nanotron); else None."""
     return parse_name(name) or (parse_groups({"step": name}) if name.isdecimal() and name.isascii() else None)
 
 
@@ -100,7 +100,7 @@ def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
 
 
 def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
-    """Parse the named groups of a regex match: step and kilo, tokens or position and their unit, stage, run.
+    """Parse the named groups of a regex match: step (with kilo), tokens or position (with unit), stage and run.
 
     Decimal arithmetic keeps 16.78B exactly 16,780,000,000, unlike a product of floats. Returns None if a number reaches
     STEP_LIMIT or TOKEN_LIMIT.
@@ -128,7 +128,7 @@ def is_ignored_name(name: str) -> bool:
 
 
 def has_enough_parsed_names(names: Iterable[str]) -> bool:
-    """Return True if enough of a repo's names parse for the generic rule to apply to it."""
+    """Return True if enough of a repo's names parse for the generic rule to apply to the repo."""
     candidates = [name for name in names if not is_ignored_name(name)]
     parsed = sum(parse_name(name) is not None for name in candidates)
     return parsed >= MIN_PARSED_NAMES and parsed >= MIN_PARSED_SHARE * len(candidates)

@@ -61,7 +61,7 @@ class Contexts:
     flags: tuple[str, ...] = ()
     """Applicable flags among `shorter_context`, `smaller_corpus`, `tokenizer_round_trip`."""
     compared_positions: RaggedArrays = ()
-    """Sorted positions per context of the tokens of similarity records, int64; empty if none are wanted."""
+    """Sorted positions per context of the tokens of similarity records, int64; empty if no records are wanted."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -91,7 +91,7 @@ class Contexts:
     def error_group(self) -> np.ndarray:
         """Group of each context for the standard errors of moments and loss, int64 `[contexts]`, nondecreasing.
 
-        Equal to `context_group`; if all contexts are in one group (`authors@1`), blocks of consecutive contexts.
+        Equal to `context_group`; if that has one group (`authors@1`), blocks of consecutive contexts are the groups.
         """
         if self.n_groups > 1:
             return self.context_group

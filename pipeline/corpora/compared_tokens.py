@@ -39,7 +39,7 @@ def _ordered(positions: np.ndarray, rng: np.random.Generator) -> zip:
 
 
 def compared_digest(text: Contexts) -> str:
-    """Return the digest of all token ids and the compared positions; records are comparable if it is equal."""
+    """Return the digest of all token ids and the compared positions; records with equal digests are comparable."""
     return digest_json([text.digest, [positions.tolist() for positions in text.compared_positions]])
 
 

@@ -36,7 +36,7 @@ def build_contexts(
 
     Args:
         vocab_size: exclusive upper bound of the token ids that the model accepts.
-        max_positions: size of the model's position table; None if it has none.
+        max_positions: size of the model's position table; None if the model has no such table.
         tokenizer_digest: checksum of the tokenizer's files, part of the cache key; None = do not use the cache.
 
     Raises:
@@ -82,7 +82,7 @@ def _build(request: DrawRequest) -> Contexts:
 
 
 def _positions(contexts: int, tokens: int, count: int, choices: np.random.Generator) -> RaggedArrays:
-    """Draw `count` sorted positions per context, uniformly without replacement; all if `count` exceeds `tokens`."""
+    """Draw min(count, tokens) sorted positions per context, uniformly without replacement."""
     drawn = np.argsort(choices.random((contexts, tokens)), axis=1)[:, :count]
     return tuple(np.sort(drawn, axis=1).astype(np.int64))
 

@@ -18,7 +18,7 @@ TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class OfficialText:
-    """Published text: its URL, and the sha256 of its bytes after unpacking."""
+    """Published text: its URL, and the sha256 of its decompressed bytes."""
 
     name: str
     url: str
@@ -26,7 +26,7 @@ class OfficialText:
 
     @property
     def download_path(self) -> Path:
-        """Path of the packed file in the cache; a file put there by hand is used without a download."""
+        """Path of the compressed file in the cache; a file put there by hand is used without a download."""
         return cache.folder("downloads") / self.url.rpartition("/")[2]
 
 
@@ -35,7 +35,7 @@ ENWIK8 = OfficialText("enwik8", "http://mattmahoney.net/dc/enwik8.zip", ENWIK8_S
 
 
 def fetch_packed(official: OfficialText) -> Path:
-    """Return the packed file: the cached one, else a download with a verified checksum.
+    """Return the path of the compressed file: from the cache, or downloaded and verified.
 
     Raises:
         FetchError: the download failed; a later attempt can succeed.

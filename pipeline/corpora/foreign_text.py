@@ -15,7 +15,7 @@ class ForeignFormat(NamedTuple):
     do: str
 
 
-_EXTRACT = "Extract its text, and give that"
+_EXTRACT = "Extract its text to a file, and name that file"
 _RECORDS = "Write {jsonl: PATH, field: FIELD} or jsonl:PATH#FIELD, with the field that has the text"
 _MAGIC: dict[bytes, ForeignFormat] = {
     b"PAR1": ForeignFormat("a Parquet file", _RECORDS.replace("jsonl", "parquet")),
@@ -41,15 +41,15 @@ _TAR = slice(257, 262)
 
 
 def describe_foreign_text(head: bytes, accept_records: bool = False) -> ForeignFormat | None:
-    """Recognise the format of an unpacked file from its beginning; None for plain text.
+    """Recognise the format of a file from its first (decompressed) bytes; None for plain text.
 
     Args:
-        accept_records: treat JSON lines as text, because one of their fields is read.
+        accept_records: accept JSON lines as well as plain text, because a field of each line is read.
     """
     if known := next((known for magic, known in _MAGIC.items() if head.startswith(magic)), None):
         return known
     if head[_TAR] == b"ustar":
-        return ForeignFormat("a tar archive", "Unpack it, and name the folder")
+        return ForeignFormat("a tar archive", "Extract its files, and name their folder")
     if b"\0" in head:
         return ForeignFormat("binary data (it has zero bytes)", "Name a file of UTF-8 text")
     if not accept_records and (kind := _json_kind(head.removeprefix(BOM))):

@@ -16,7 +16,7 @@ DEFAULT_FIELD = "text"
 
 
 def read_documents(path: Path, field: str) -> Iterator[str]:
-    """Yield the text of every record of a Parquet or JSON-lines file, which may be packed.
+    """Yield the text of every record of a Parquet or JSON-lines file, plain or compressed (gzip, xz, ...).
 
     Args:
         field: name of the field; a dotted name such as `meta.text` selects a nested field.

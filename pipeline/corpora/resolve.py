@@ -17,7 +17,7 @@ from pipeline.spec import ALGORITHMS, Corpus
 
 
 def resolve_corpus(corpus: Corpus) -> Corpus:
-    """Return the corpus with the sha256 of its decompressed text; random-uniform has none.
+    """Return the corpus with the sha256 of its decompressed text; random-uniform is returned without a checksum.
 
     The checksum covers the text as read: byte order marks removed, fields extracted, documents joined by a blank line.
     Checksums of local files are cached. Nothing is downloaded: the checksum of the official enwik8 is a constant.
@@ -32,7 +32,7 @@ def resolve_corpus(corpus: Corpus) -> Corpus:
 
 
 def plain_text_bytes(corpus: Corpus) -> int | None:
-    """Return the size of the text of a local plain file; None if it must be fetched, unpacked or cleaned first."""
+    """Return the size of a corpus that is one plain local file; None if its text must be fetched or converted."""
     if not corpus.path or corpus.kind == "enwik8":
         return None
     with _os_error_as_corpus_error(corpus):
@@ -41,7 +41,7 @@ def plain_text_bytes(corpus: Corpus) -> int | None:
 
 
 def prepare_text_file(corpus: Corpus) -> Path:
-    """Return a plain UTF-8 file with the text of a resolved corpus, downloaded, unpacked and cleaned as needed.
+    """Return a plain UTF-8 file with the text of a resolved corpus, downloaded, decompressed and cleaned as needed.
 
     Raises:
         CorpusError: the file changed since the corpus was resolved.
@@ -52,7 +52,7 @@ def prepare_text_file(corpus: Corpus) -> Path:
 
 
 def text_sha256(corpus: Corpus) -> str | None:
-    """Return the checksum of the text to tokenise: for enwik8 that of the cleaned prose, else that of the corpus."""
+    """Return the sha256 of the text to tokenise: for enwik8, of the cleaned prose; otherwise `corpus.sha256`."""
     return file_sha256(prepare_text_file(corpus)) if corpus.kind == "enwik8" else corpus.sha256
 
 
@@ -118,5 +118,5 @@ def _os_error_as_corpus_error(corpus: Corpus) -> Iterator[None]:
     except OSError as error:
         other = f": {error.filename}" if error.filename and str(error.filename) != str(corpus.path) else ""
         found = f"cannot be read ({error.strerror or error}{other})"
-        do = "Name readable UTF-8 text: a file, plain or packed (.gz, .xz, .zst, .zip), a folder or a pattern"
+        do = "Name readable UTF-8 text: a file, plain or compressed (.gz, .xz, .zst, .bz2, .zip), a folder or a pattern"
         raise CorpusError(f"corpus {corpus.id} from {corpus.path}", found, do) from error

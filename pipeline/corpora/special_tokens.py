@@ -15,7 +15,7 @@ class TokenizerProtocol(Protocol):
     def encode(self, text: str) -> list[int]: ...
 
     def encode_with_offsets(self, text: str) -> tuple[list[int], list[int] | None]:
-        """Return ids, and for each id the end index of its characters; None if the tokenizer has no offsets."""
+        """Return (ids, end index in the text of each id's characters); (ids, None) if the tokenizer has no offsets."""
         ...
 
     def encode_with_special_tokens(self, text: str) -> tuple[list[int], list[bool]]:

@@ -36,10 +36,10 @@ def detect_compression(path: Path) -> Compression | None:
 
 
 def read_blocks(path: Path) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a file: plain, gzip, xz, bzip2, zstd or a zip with one member.
+    """Yield the decompressed bytes of a file: plain, gzip, xz, bzip2, zstd or a zip with one member.
 
     Raises:
-        CorpusError: the packed file is damaged, or a zip does not have exactly one member.
+        CorpusError: the compressed file is damaged, or a zip does not have exactly one member.
         OSError: the file cannot be opened.
     """
     try:
@@ -96,7 +96,7 @@ def check_utf8(stream: Iterable[bytes], name: str, allow_cut: bool = True) -> It
         except UnicodeDecodeError as error:
             found = f"invalid UTF-8 at byte {start + error.start}"
             raise CorpusError(
-                f"corpus file {name}", found, "Convert it to UTF-8; .gz, .xz, .zst and .zip are allowed"
+                f"corpus file {name}", found, "Convert it to UTF-8; .gz, .xz, .zst, .bz2 and .zip are allowed"
             ) from error
         at += len(block)
         yield block

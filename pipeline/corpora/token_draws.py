@@ -104,7 +104,7 @@ def _draw_equal_length(request: DrawRequest, layout: ContextLayout) -> np.ndarra
 
 
 def _permute(ids: np.ndarray, plain: np.ndarray, choices: np.random.Generator) -> np.ndarray:
-    """Permute all tokens over all contexts; a token outside `plain` is replaced by a random token from inside it."""
+    """Permute all tokens over all contexts; first replace ids that are not in `plain` by random tokens that are."""
     pool = ids.ravel()
     is_plain = np.isin(pool, plain)
     pool = np.where(is_plain, pool, choices.choice(pool[is_plain], len(pool)))
@@ -123,5 +123,5 @@ def _require_ids_in_vocabulary(ids: list[np.ndarray], request: DrawRequest) -> N
     if len(beyond := used[used >= request.vocab_size]):
         found = f"the tokenizer yields id {beyond[-1]}, and the model accepts ids below {request.vocab_size}"
         few = f" ({len(beyond)} ids: {', '.join(map(str, beyond[:3]))}{' ...' if len(beyond) > 3 else ''})"
-        do = f"{SET_TOKENIZER}; if it is that, give a text without these tokens"
+        do = f"{SET_TOKENIZER}; if this is its own tokenizer, use a text without these tokens"
         raise CorpusError(f"token ids of corpus {request.corpus.id}", found + few, do)

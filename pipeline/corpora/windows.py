@@ -12,7 +12,7 @@ from pipeline.errors import CorpusError
 from pipeline.progress import Progress
 
 SPREADS = (1.0, 0.99, 0.95, 0.8, 0.5, 0.0)
-"""Fractions of the text over which windows are spread, tried in order until all fit; 0 packs them from the start."""
+"""Fractions of the text over which windows are spread, tried in order until all fit; 0 leaves no gaps."""
 
 
 class Window(NamedTuple):
@@ -78,10 +78,10 @@ class WindowReader:
 
 
 def read_windows(data: np.ndarray, tokenizer: TokenizerProtocol, layout: ContextLayout) -> list[Window]:
-    """Return n disjoint windows in order: the text is cut into n equal parts, with a window at a seeded offset in each.
+    """Return `layout.n_contexts` disjoint windows in order, one at a seeded offset in each of as many equal parts.
 
-    If the text is too small for that, the windows are spread over smaller fractions of the text (SPREADS). If they do
-    not fit even without gaps, the windows that fit are returned, and the last may be short.
+    If the last windows then exceed the text, all are spread over smaller fractions of it (SPREADS). If they do not fit
+    even without gaps, the windows that fit are returned, and the last one may be short.
     """
     n = layout.n_contexts
     targets = (np.arange(n) + make_generator(layout.seed, "offsets").random(n)) * (len(data) / n)

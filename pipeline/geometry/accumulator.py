@@ -91,9 +91,9 @@ class LayerMoments:
     n_nonfinite: int
     """Number of rows with NaN or infinity, which no sum includes."""
     n_layer_sinks: int
-    """Number of finite tokens that open their context or whose norm exceeds this layer's own limit."""
+    """Number of finite tokens that open their context or exceed `sink_multiple` pilot norms in this layer."""
     pilot_norm: float
-    """Median norm of the first rows; if at least half of the norms are zero (padding), median of the others."""
+    """Median norm of the first rows; if at least half of the norms are zero (padding), median of the positive ones."""
     abs_max: float
     abs_median: float
     """Median absolute coordinate of the first PILOT_ROWS rows; NaN if no row is finite."""
@@ -107,7 +107,7 @@ class NormStatistics:
     Up to NORM_SAMPLE rows, the sample contains every norm. With more rows, each block of 2048 sorted norms contributes
     the middle one of every s ranks, where s is the smallest sufficient power of two. The rank of the median is then
     wrong by at most s / 2 per block if all errors have one sign; with errors of both signs, the total error is about
-    s / 78 of the median's own standard error (5 % at one million rows, below 1 up to 16 million). `due` is the
+    s / 78 of the median's own standard error (5 % at one million rows, below 100 % up to 16 million). `due` is the
     expected number of rows.
     """
 

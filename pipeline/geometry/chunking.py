@@ -12,13 +12,13 @@ CHUNK_BYTES = {"cpu": 2**22, "cuda": 2**30}
 
 
 def chunk_slices(rows: int, bytes_per_row: int, work: int) -> Iterator[slice]:
-    """Return slices that cover `rows` rows with at most `work` bytes each; zero rows give one empty slice."""
+    """Yield slices that cover `rows` rows with at most `work` bytes each; zero rows give one empty slice."""
     step = max(work // max(bytes_per_row, 1), 1)
     return (slice(start, min(start + step, rows)) for start in range(0, max(rows, 1), step))
 
 
 def chunk_matrix_rows(points: Shaped[Tensor, "rows dim"], bytes_per_coordinate: int) -> Iterator[slice]:
-    """Return slices of the rows of a matrix for work that needs `bytes_per_coordinate` bytes per element."""
+    """Yield slices of the rows of a matrix for work that needs `bytes_per_coordinate` bytes per element."""
     return chunk_slices(len(points), bytes_per_coordinate * points.shape[1], CHUNK_BYTES[points.device.type])
 
 

@@ -28,7 +28,7 @@ def eigendecompose(matrix: Float64[Tensor, "dim dim"], vectors: bool = False) ->
 
 
 def top_eigenvalue(matrix: Float64[Tensor, "dim dim"]) -> float:
-    """Return the largest eigenvalue, with relative error 1e-10 or that of the full decomposition.
+    """Return the largest eigenvalue, with a relative error of 1e-10 or, if larger, the error of the full decomposition.
 
     Lanczos with full reorthogonalisation from a seeded start vector. The result is within the residual of an
     eigenvalue, which is the largest one unless the start vector is orthogonal to its eigenvector. If Lanczos does not

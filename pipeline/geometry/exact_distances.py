@@ -20,7 +20,7 @@ UNDERFLOW_MARGIN = 2.0**38
 def pair_distances(
     points: Float[Tensor, "points dim"], rows: Int[Tensor, " rows"], others: Int[Tensor, "rows width"]
 ) -> Float64[Tensor, "rows width"]:
-    """Return float64 distances from `points[rows]` to their `others`; infinite if a difference overflows the dtype.
+    """Return float64 distances from `points[rows]` to `points[others]`, row by row; infinite where the dtype overflows.
 
     Differences are taken in the dtype of the points. Squares are summed in that dtype over a few coordinates and in
     float64 over these partial sums. The FLOAT64_RANKS nearest ranks, and pairs whose squares leave the range of the

@@ -31,11 +31,11 @@ def usable_group_radii(layer: Layer) -> list[Radii | None]:
 
 
 def usable_radii(layer: Layer, graphs: Sequence[NeighborGraph], none: str, some: str) -> list[Radii | None]:
-    """Return the distances of each graph with 100 points that are not all tied; None for the others.
+    """Return the distances of each graph with 100 or more points and untied distances; None for all other graphs.
 
     Args:
-        none: flag to set if no graph has 100 points.
-        some: flag to set if only some graphs have 100 points.
+        none: flag to set if every graph has fewer than 100 points.
+        some: flag to set if only some graphs have fewer than 100 points.
     """
     enough = [graph.radii if len(graph.radii) >= MIN_POINTS else None for graph in graphs]
     if all(radii is None for radii in enough):
@@ -53,7 +53,8 @@ def estimate_columns(
 ) -> dict[str, Any]:
     """Return the columns NAME (mean over groups), NAME_se (its standard error) and NAME_groups of an estimator.
 
-    NAME_groups has one item per group of contexts, None for a group without an estimate; it is None if all items are.
+    NAME_groups has one item per group of contexts, None for a group without an estimate. The column is None if all
+    items are None.
     """
     mean, se, groups = mean_over_groups(layer, [None if r is None else estimator(r) for r in radii])
     return {name: mean, f"{name}_se": se, f"{name}_groups": groups}
@@ -62,7 +63,7 @@ def estimate_columns(
 def mean_over_groups(
     layer: Layer, values: Sequence[float | None]
 ) -> tuple[float | None, float | None, list[float | None] | None]:
-    """Return the mean over groups, its standard error sd / sqrt(groups), and the values; all None without an estimate.
+    """Return (mean over groups, its standard error sd / sqrt(groups), values); each is None without an estimate.
 
     The error is None with one group. The estimate of a group is not finite if all its distances are tied; such groups
     are left out (flag `tied_distances`).

@@ -23,7 +23,7 @@ def to_points(points: MatrixLike) -> Tensor:
     """Return `[tokens, dim]` or `[contexts, tokens, dim]` as a floating-point tensor of the same values.
 
     Raises:
-        UsageError: the array has another shape or is empty, or its values are not real numbers, too large or too small.
+        UsageError: the array has another shape or is empty; values are not real numbers, or are too large or too small.
     """
     rows = _integers_as_float64(to_tensor("points", points))
     rows = rows if rows.device.type in ("cpu", "cuda") else rows.cpu()
@@ -35,7 +35,7 @@ def to_points(points: MatrixLike) -> Tensor:
     largest = float(finite.abs().max()) if finite.numel() else 0.0
     if largest > MAX_MAGNITUDE or 0 < largest < MIN_MAGNITUDE:
         limit = f"above {MAX_MAGNITUDE:.0e}" if largest > 1 else f"below {MIN_MAGNITUDE:.0e}"
-        do = "Divide all points by one number: no metric but the norms depends on the scale"
+        do = "Divide all points by one number: dimensions, ranks, cosines and shares stay the same"
         raise UsageError("points", f"values up to {largest:.3g}, {limit}", do)
     return rows
 
@@ -56,7 +56,7 @@ def to_labels(name: str, values: Any, shape: tuple[int, ...], device: torch.devi
         shape: `[tokens]` or `[contexts, tokens]` of the points; with contexts, one value per context is repeated.
 
     Raises:
-        UsageError: the values are not integers, or their number is not that of the points.
+        UsageError: the values are not integers, or their number differs from the number of points.
     """
     if values is None:
         return None

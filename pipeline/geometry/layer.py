@@ -80,8 +80,8 @@ class Layer:
     def authors_graphs(self) -> list[NeighborGraph]:
         """k-NN graphs of disjoint draws of `authors_points` consecutive points, including near-duplicates.
 
-        There is at least one draw, which may be smaller. If the layer has one group, or if every draw equals a group
-        whose graph is reused, there are up to AUTHORS_DRAWS draws.
+        There is one draw, smaller if the cloud is smaller. Only if the layer has one group, or if every draw equals a
+        group, whose graph is then reused, there are up to AUTHORS_DRAWS draws.
         """
         size, device = self.recipe.authors_points, self.cloud.points.device
         n_draws = min(max(len(self.cloud) // size, 1), AUTHORS_DRAWS)

@@ -61,8 +61,8 @@ def build_exact_graph(
     Args:
         points: `[points, dim]` in the model's own dtype.
         k: number of neighbours.
-        seed: seed of the subsample whose median is the shift; relative effect on distances at most 9.5e-7.
-        engine: source of candidates; relative effect on distances also at most 9.5e-7.
+        seed: seed of the subsample whose median is subtracted before products; relative effect <= 9.5e-7.
+        engine: engine that proposes candidates; relative effect on distances also at most 9.5e-7.
     """
     largest = torch.cat([points[part].abs().amax(1) for part in chunk_matrix_rows(points, 8)])
     finite = largest.isfinite().nonzero().flatten()
@@ -109,7 +109,8 @@ def restrict_graph(
 ) -> NeighborGraph:
     """Return the exact graph of the `k` nearest neighbours on the points in `keep`.
 
-    The kept members of a list are the nearest kept points, so only lists with fewer than k of them are searched again.
+    The kept members of a list are the nearest kept points, so only lists with fewer than k kept members are searched
+    again.
     Points without certified neighbours remain unresolved unless their list is searched again.
     """
     k = max(min(k, int(keep.sum()) - 1), 0)

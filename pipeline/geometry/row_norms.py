@@ -40,7 +40,7 @@ class RowNorms:
 
 
 class PilotNorm:
-    """Median norm of a layer's first PILOT_ROWS finite rows; if at least half are zero, median of the others."""
+    """Median norm of a layer's first PILOT_ROWS finite rows; if at least half are zero, median of the positive ones."""
 
     def __init__(self, device: torch.device) -> None:
         self._value = torch.zeros((), dtype=torch.float64, device=device)
@@ -61,14 +61,15 @@ class SinkRule:
     """A token is a sink if it opens its context or if its norm exceeds `multiple` pilot norms in a deciding layer.
 
     Args:
-        deciding: per layer, True if its norms decide; the other layers only count tokens above their own limit.
+        deciding: per layer, True if exceeding `multiple` pilot norms there makes a token a sink; in other layers such
+            tokens are only counted.
     """
 
     def __init__(self, deciding: Sequence[bool], multiple: float, device: torch.device) -> None:
         self._deciding, self._multiple = tuple(deciding), multiple
         self.pilots = [PilotNorm(device) for _ in deciding]
         self.layer_counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in deciding]
-        """Per layer, the number of finite tokens that open their context or exceed the layer's own limit."""
+        """Per layer, the number of finite tokens that open their context or exceed `multiple` pilot norms there."""
 
     def mark(self, blocks: Sequence[RowNorms], first: Bool[Tensor, " rows"]) -> Bool[Tensor, " rows"]:
         """Mask of the sinks among the rows of one block, given the norms of every layer."""

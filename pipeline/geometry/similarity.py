@@ -9,7 +9,7 @@ from pipeline.similarity.record import LayerRecord
 from pipeline.similarity.settings import Similarity
 
 SPARE_VECTORS, ITERATIONS = 16, 4
-"""Extra vectors, and number of products with K, of the subspace iteration; its error is part of `tail`."""
+"""Extra vectors of the subspace iteration, and number of its products with K; the error is part of `tail`."""
 INDEX_BITS = 15
 """Number of low bits of a squared distance that are replaced by the index; ties within 2^-37 are ordered by index."""
 

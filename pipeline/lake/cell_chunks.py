@@ -17,7 +17,7 @@ from pipeline.progress import track
 
 CHUNK_CELLS = 500
 TYPICAL_ROWS = 200
-"""Upper bound on the rows of most cells; a chunk with many more rows is counted file by file."""
+"""Upper bound on the rows of most cells; only a chunk with many more rows per cell is counted file by file."""
 MAX_IN_MEMORY = 2000
 """Cells whose rows are kept in memory; more are written to temporary files."""
 CELL_COLUMNS = (
@@ -100,7 +100,7 @@ class RowFiles:
 
 
 def _read_intact(store: Store, files: Mapping[str, str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the bytes of intact files by cell id, and the damage of each other file by key."""
+    """Return (bytes of each intact file by cell id, reason of each damaged file by key)."""
     intact: dict[str, bytes] = {}
     damaged: dict[str, str] = {}
     for (cell_id, key), data in zip(files.items(), store.read_many(list(files.values())), strict=True):

@@ -107,7 +107,7 @@ def _current_columns(cells: pl.DataFrame) -> pl.DataFrame | None:
 
 
 def _open_parts(store: Store, snapshot: Snapshot) -> Sequence[Path | bytes]:
-    """Return the row files of the snapshot; raise LakeError if the size of a file differs from the manifest."""
+    """Return the row files as paths or (object store) as bytes; raise LakeError if a size differs from the manifest."""
     sources = store.paths_or_bytes([part.key for part in snapshot.parts])
     for part, source in zip(snapshot.parts, sources, strict=True):
         try:
@@ -120,7 +120,7 @@ def _open_parts(store: Store, snapshot: Snapshot) -> Sequence[Path | bytes]:
 
 
 def read_cell_file(store: Store, snapshot: Snapshot) -> pl.DataFrame:
-    """Read the snapshot's index, one row per cell; `part` is the key of the file that has its rows.
+    """Read the snapshot's index: one row per cell; its column `part` has the key of the file with the cell's rows.
 
     Raises:
         LakeError: the file is missing or damaged.

@@ -24,7 +24,7 @@ class CellRecords:
     sinks: np.ndarray
     """Mask of the tokens that are sinks in this checkpoint."""
     layers: Mapping[int, LayerRecord]
-    """Record of each layer; a layer without geometry has none."""
+    """Record by layer; a layer without geometry is left out."""
     depths: Mapping[int, float]
     states: Mapping[int, str]
     """State of each layer: embedding, block or final_norm."""

@@ -28,7 +28,7 @@ def is_corrupt(data: bytes) -> bool | None:
 
 
 def _find_checksum(data: bytes) -> slice | None:
-    """Return the position of the checksum: the last match, because the metadata follows the data."""
+    """Return the position of the checksum: the last match, because the metadata follows the data; None without one."""
     start = data.rfind(KEY.encode())
     match = ENTRY_PATTERN.match(data, start) if start >= 0 else None
     return slice(*match.span(1)) if match else None

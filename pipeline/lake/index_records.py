@@ -19,13 +19,15 @@ RECORD_PATTERN = re.compile(rf"{INDEX_PREFIX}/{TIMESTAMP_PATTERN}-{CELL_ID_PATTE
 
 
 def record_in_index(store: Store, cell_id: str, model_key: str) -> None:
-    """Write the record of a committed cell, if readers of this store need one."""
+    """Write the index record of a committed cell, if the store lists slowly, so that readers use these records."""
     if store.lists_slowly:
         store.create_if_absent(f"{INDEX_PREFIX}/{utc_now():{TIMESTAMP_FORMAT}}-{cell_id}-{model_key}", b"")
 
 
 def find_indexed_cells(store: Store) -> dict[str, str] | None:
-    """Map each cell of the snapshot and of newer records to its key; None if the caller must list all cell files.
+    """Map each cell id in the snapshot and in newer records to the key of the cell's file.
+
+    None if index records do not cover the lake, so that the caller must list all cell files.
 
     Raises:
         LakeError: the snapshot cannot be read.

@@ -87,14 +87,14 @@ class LabelRecords:
 
 
 def parse_labels(key: str, data: bytes) -> list[Label]:
-    """Parse the records of a file of either form; raise ValidationError if it holds none."""
+    """Parse the labels of a v1 file (one record) or v2 file (a list); ValidationError if the content is not labels."""
     if key.startswith(f"{V1_LABELS_PREFIX}/"):
         return [Label.model_validate_json(data)]
     return LABEL_LIST_ADAPTER.validate_json(data)
 
 
 def is_label_file_unchanged(key: str, data: bytes) -> bool:
-    """Return True if the content of a parseable label file of either form matches the digest and time in its name."""
+    """Return True if the content of a parseable label file matches the digest, and in v1 the time, in its name."""
     name = key.removesuffix(".json").rpartition("/")[2]
     if not key.startswith(f"{V1_LABELS_PREFIX}/"):
         return name.endswith(f"-{manifest.bytes_digest(data)}")

@@ -124,7 +124,7 @@ class Lake:
         return created
 
     def has_records(self, cell_id: str, model_key: str, size: str) -> bool:
-        """Return True if the cell has similarity records of this size; checks one key and lists nothing."""
+        """Return True if the cell has records of `size` (a `Similarity.name`); checks one key and lists nothing."""
         return self.store.has(layout.similarity_key(model_key, cell_id, size))
 
     def record_files(self) -> dict[tuple[str, str], str]:
@@ -149,7 +149,7 @@ class Lake:
         return self._labels.write_changed(checkpoints)
 
     def labels(self) -> list[ResolvedLabel]:
-        """Return every (label, content) ever seen, with the first label of equal weights and whether it is superseded.
+        """Return every (label, content) ever seen, each with its duplicate and superseded state; see `resolve_labels`.
 
         Labels of a renamed repo have its new name.
         """
@@ -163,7 +163,7 @@ class Lake:
     # audits
 
     def record_audit(self, audit: Audit) -> bool:
-        """Write an audit unless it equals the newest audit of its model."""
+        """Write an audit; return False, and write nothing, if it equals the newest audit of its model."""
         model, digest = digest_json(audit.model, bits=64), audit.digest_without_time
         newest = self._newest_audits().get(model)
         if newest and newest[1]["digest"] == digest:
@@ -176,7 +176,7 @@ class Lake:
         return read_records(self.store, Audit, (key for key, _ in self._newest_audits().values()))
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
-        """Map the digest of each model's name to its newest audit; file names sort by time."""
+        """Map each model digest to (key, parsed name) of its newest audit; later keys win: names sort by time."""
         return {name["model"]: (key, name) for key, name in list_parsed(self.store, layout.AUDITS_PREFIX)}
 
     # recipes
@@ -212,7 +212,7 @@ class Lake:
         """Add one failed attempt and return its key; a success needs no record, because its cell is committed.
 
         Args:
-            confirmed: True if the checkpoint is at fault; otherwise `confirm_attempt` must follow for it to count.
+            confirmed: True if the attempt counts at once; otherwise it counts once `confirm_attempt` is called.
         """
         error_class = failure.error_class if confirmed else layout.UNCONFIRMED
         self.identity.require()
@@ -238,7 +238,7 @@ class Lake:
         return sorted(read_records(self.store, Failure, keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
-        """Write a tombstone: it hides a committed cell, or stops further attempts after the last failure."""
+        """Write a tombstone: it hides a committed cell or, made from a failure, stops attempts at the failed cell."""
         tombstone = Tombstone.from_failure(record) if isinstance(record, Failure) else record
         self.identity.require()
         self.store.put_or_replace(f"{layout.QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))

@@ -30,7 +30,7 @@ LAKE_NAMES = frozenset(
 V1_LABELS_PREFIX = "labels/v1"
 """Label files of earlier versions, one record per file: still read, no longer written."""
 UNCONFIRMED = "unconfirmed"
-"""Error class in an attempt's file name until its host is shown to work; the record inside has the actual class."""
+"""Error class in an attempt's file name until the host has proved to work; the record inside has the actual class."""
 TIMESTAMP_FORMAT = "%Y%m%dT%H%M%S.%fZ"
 CELL_ID_PATTERN, TIMESTAMP_PATTERN = r"(?P<cell>[0-9a-f]{32})", r"(?P<stamp>\d{8}T\d{6}\.\d{6}Z)"
 FILE_NAME_PATTERNS = {
@@ -50,7 +50,7 @@ def cell_key(model_key: str, cell_id: str) -> str:
 
 
 def similarity_key(model_key: str, cell_id: str, size: str) -> str:
-    """Return the key of a cell's similarity records of one size."""
+    """Return the key of a cell's similarity records; `size` is `Similarity.name`, such as t512-r32-k16."""
     return f"{SIMILARITY_PREFIX}/model_key={model_key}/{cell_id}-{size}.parquet"
 
 

@@ -7,7 +7,7 @@ from pipeline.errors import ForeignFileWarning, LeftOutWarning
 
 
 def leave_out(uri: str, found_by_key: Mapping[str, str]) -> None:
-    """Warn about damaged files, with the reason by key; Python shows each warning once."""
+    """Warn about each damaged file; `found_by_key` maps its key to the reason. Python shows each warning once."""
     for key, found in found_by_key.items():
         warnings.warn(LeftOutWarning(f"lake {uri}: {_shown(key)} is left out: {found}"), stacklevel=2)
 

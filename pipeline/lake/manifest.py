@@ -97,7 +97,7 @@ class _SnapshotV2(StrictModel):
 
 
 def latest_snapshot(store: Store) -> Snapshot | None:
-    """Return the snapshot that `LATEST` names; None if there is none, or only one of format v1.
+    """Return the snapshot that `LATEST` names; None if there is no snapshot, or only one of format v1.
 
     Raises:
         LakeError: `LATEST` cannot be parsed.
@@ -126,18 +126,22 @@ def damaged_snapshot_error(store: Store, key: str, found: str) -> LakeError:
     return LakeError(f"read {key} of the lake {store.uri}", found, f"Run shapelake compact --lake {store.uri}")
 
 
-def superseded_snapshot_keys(store: Store, before: datetime) -> list[str]:
-    """Return the keys of files used only by snapshots superseded before `before`, or left by writers killed by then."""
+def superseded_snapshot_keys(store: Store, cutoff: datetime) -> list[str]:
+    """Return the keys of files used only by snapshots superseded before `cutoff`, or left by writers killed earlier."""
     latest = latest_snapshot(store)
     names = {key: SNAPSHOT_FILE_PATTERN.fullmatch(key) for key in store.list(SNAPSHOTS_PREFIX)}
     stamps = {key: name["stamp"] for key, name in names.items() if name and _is_time(name["stamp"])}
     used = set(latest.files) | {latest.file_key(MANIFEST_FILE)} if latest else set[str]()
     last_use = _last_uses(store, stamps)
-    return [key for key in stamps if key not in used and _superseded_at(last_use[key], stamps) < before]
+    return [key for key in stamps if key not in used and _superseded_at(last_use[key], stamps) < cutoff]
 
 
 def _last_uses(store: Store, stamps: dict[str, str]) -> dict[str, str]:
-    """Map each file to the time of the newest snapshot that uses it, or to its own time if no manifest names it."""
+    """Map each file to the time of the newest snapshot that uses it, or to its own time if no manifest names it.
+
+    Args:
+        stamps: time in the name of each snapshot file, by key.
+    """
     last_use = dict(stamps)
     for key in sorted(key for key in stamps if key.endswith(f"/{MANIFEST_FILE}")):
         for used in _files_used_by(store, key, stamps):
@@ -161,7 +165,7 @@ def bytes_digest(data: bytes) -> str:
 
 
 def _superseded_at(stamp: str, stamps: dict[str, str]) -> datetime:
-    """Return the time at which the next snapshot was written; the snapshot's own time if there is none."""
+    """Return the time of the first snapshot after the time `stamp`; `stamp` itself if no snapshot is newer."""
     successor = min((other for other in stamps.values() if other > stamp), default=stamp)
     return datetime.strptime(successor, TIMESTAMP_FORMAT).replace(tzinfo=UTC)
 

@@ -70,7 +70,7 @@ def _footer(data: bytes) -> memoryview:
 
 
 def _find_parse_error(data: bytes, to_the_end: bool) -> str | None:
-    """Describe why a file cannot be parsed or is too large for a cell; its values are decoded only if `to_the_end`."""
+    """Describe why a file is unreadable or too large for a cell, else None; decodes values only if `to_the_end`."""
     import pyarrow.parquet as pq  # slow to load, rarely needed
 
     try:
@@ -90,7 +90,7 @@ def describe_parse_error(error: BaseException) -> str:
 
 
 def find_excess(footer: "pq.FileMetaData") -> str | None:
-    """Describe why a file with this footer has too much data for a cell; None if it does not."""
+    """Describe why a file with this footer has too much data for a cell; None if its size is plausible."""
     if footer.num_rows > MAX_CELL_ROWS:
         return f"{footer.num_rows:,} rows, too many for a cell"
     n_values = Counter[int]()

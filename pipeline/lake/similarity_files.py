@@ -36,7 +36,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "contexts_digest": ("string", "digest of the token ids of all contexts"),
     "tokens_digest": (
         "string",
-        "digest of the token ids and of the compared positions; records compare if it is equal",
+        "digest of the token ids and of the compared positions; records with equal digests can be compared",
     ),
     "token_ids": ("list<int32>", "id of each compared token"),
     "token_groups": ("list<int16>", "group of contexts of each compared token"),
@@ -44,15 +44,15 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "layer": ("int16", "layer, as in the cells"),
     "depth": ("float64", "depth, as in the cells"),
     "state": ("string", "embedding, block or final_norm"),
-    "status": ("string", "ok, or no_geometry: a state is not finite, or all are equal"),
+    "status": ("string", "ok, or no_geometry: a state is not finite, or all states are equal"),
     "neighbours": ("list<int16>", "tokens x k: indices of the nearest other compared tokens, nearest first"),
     "vectors": ("list<float16>", "tokens x rank: first left singular vectors of the centred states"),
     "values": ("list<float64>", "singular values of these vectors"),
-    "diagonal": ("list<float32>", "squared distance of each compared token from their mean"),
+    "diagonal": ("list<float32>", "squared distance of each compared token from the mean of all compared tokens"),
     "trace": ("float64", "sum of the diagonal"),
     "sum_of_squares": ("float64", "sum of the squared entries of the centred linear kernel"),
     "tail": ("float64", "norm of the part of the U-centred kernel that vectors and values leave out"),
-    "ranks": ("list<int16>", "tokens x tokens: rank among the neighbours, 0 for itself; null unless asked for"),
+    "ranks": ("list<int16>", "tokens x tokens: rank among the neighbours, 0 for itself; null without `ranks: true`"),
 }
 """Type and meaning of each column. Matrices are flattened, row by row."""
 ARRAYS = ("neighbours", "vectors", "values", "diagonal", "ranks")
@@ -111,7 +111,7 @@ def layer_record(row: Mapping[str, Any]) -> LayerRecord | None:
 
 
 def find_record_file_problem(key: str, data: bytes) -> str | None:
-    """Describe the defect of a file of records; None if it has none."""
+    """Describe the defect of a file of records; None if the file is intact."""
     name = SIMILARITY_KEY_PATTERN.fullmatch(key)
     assert name, "a key of similarity records"
     table = _read_table(data)
@@ -136,7 +136,7 @@ def _read_table(data: bytes) -> pa.Table | str:
 
 
 def _find_table_problem(table: pa.Table) -> str | None:
-    """Describe the defect of the rows of a file; None if they have none."""
+    """Describe the defect of the rows of a file; None if the rows are intact."""
     if missing := [name for name in COLUMNS if name not in table.column_names]:
         return f"missing columns: {', '.join(missing[:3])}"
     if odd := [f.name for f in similarity_schema() if table.schema.field(f.name).type != f.type]:

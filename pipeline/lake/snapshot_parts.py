@@ -38,8 +38,12 @@ class Contents(NamedTuple):
 
 
 def choose_parts(parts: Iterable[Part], stale: set[str], n_new: int) -> list[Part]:
-    """Return the parts to rewrite: parts with stale cells, and small parts until each remaining part has more cells
-    than all smaller ones together. A cell is thus rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
+    """Return the parts to rewrite: the `stale` ones, and small parts until each remaining part has more cells than all
+    smaller parts together. A cell is thus rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
+
+    Args:
+        stale: keys of the parts with cells whose file no longer exists.
+        n_new: number of cells that no part has.
     """
     chosen = [part for part in parts if part.key in stale]
     total = max(n_new + sum(part.cells for part in chosen), SMALL_PART_CELLS if n_new else 0)
@@ -100,7 +104,7 @@ def file_digest(path: Path) -> str:
 
 
 def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, target: Path) -> int:
-    """Write the rows of the new cells and of these old cells, sorted, to one file; return their number."""
+    """Write the rows in `row_files`, and the rows of `old_cells` in `old`, sorted, to `target`; return their number."""
     columns = ", ".join(column_names())
     scans = [f"SELECT {columns} FROM read_parquet({_listed(paths)})" for paths in (row_files.paths, old) if paths]
     if old:

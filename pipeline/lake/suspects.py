@@ -49,7 +49,7 @@ def _suspects_of_schema(cells: list[OpenedCell]) -> set[str]:
 
 
 def _suspects(cells: Sequence[OpenedCell], names: set[str]) -> set[str]:
-    """Return the suspects among files of one schema; bisects the files to find one that cannot be read."""
+    """Return the keys of suspects among files with the columns `names`; bisects the files to find unreadable ones."""
     if not cells:
         return set()
     try:

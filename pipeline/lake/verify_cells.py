@@ -81,8 +81,8 @@ def _open_cell(key: str, data: bytes | str, schemas: list[pq.ParquetSchema]) -> 
     """Return the file, or a description of its damage.
 
     Args:
-        schemas: known schemas, to which a new one is added. A footer takes five times the memory of its file, so
-            files of one schema share it.
+        schemas: distinct schemas so far; a new one is appended. Cells share one schema object, because a schema keeps
+            its footer alive, which takes five times the memory of the file.
     """
     if isinstance(data, str):
         return data

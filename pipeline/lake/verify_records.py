@@ -27,11 +27,11 @@ class RecordKind(NamedTuple):
 
     pattern: re.Pattern[str]
     check: Callable[[re.Match[str], bytes], str | None]
-    """Describes the defect of a file; None if it has none. Raises CONTENT_ERRORS for content that cannot be parsed."""
+    """Describes the defect of a file, or returns None; raises CONTENT_ERRORS for content that cannot be parsed."""
 
 
 def find_record_problem(key: str, data: bytes) -> str | None:
-    """Describe the defect of a file other than a cell; None if it has none."""
+    """Describe the defect of a file other than a cell; None if the file is intact."""
     for kind in RECORD_KINDS:
         if name := kind.pattern.fullmatch(key):
             return _defect(kind, name, data)
@@ -44,7 +44,7 @@ def is_record_key(key: str) -> bool:
 
 
 def find_index_problem(key: str, keys: Collection[str]) -> str | None:
-    """Describe the defect of an index record, which has no content; `keys` are those of the lake."""
+    """Describe the defect of an index record, which has no content, or return None; `keys` are all keys of the lake."""
     if not (name := RECORD_PATTERN.fullmatch(key)):
         return "not a file of the lake"
     try:
@@ -87,7 +87,7 @@ def _check_audit(name: re.Match[str], data: bytes) -> str | None:
 
 
 def _digest_without_time(data: bytes) -> str:
-    """Compute the digest in a record's name from its raw fields, because another version may have written others."""
+    """Compute the digest in a record's name from its raw fields; another version may have written other fields."""
     return digest_json({field: value for field, value in _parse_object(data).items() if field != "seen_at"}, bits=64)
 
 
@@ -133,7 +133,7 @@ def _check_manifest(name: re.Match[str], data: bytes) -> str | None:
 
 
 def _check_columns(_: re.Match[str], data: bytes) -> str | None:
-    """Compare with the columns of this version: columns are only added, and no type or unit changes."""
+    """Describe columns with another type or unit than in this version, or return None; columns are only added."""
     rows = list(csv.DictReader(data.decode().splitlines(), strict=True))
     fields = set(all_columns()[0]._fields)
     if not rows or any({*row} != fields or None in row.values() for row in rows):

@@ -37,7 +37,7 @@ class LoadedCheckpoint:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Flags of the model, and `ids_beyond_embedding` if the tokenizer has such ids; texts with them are refused."""
+        """Flags of the model, and `ids_beyond_embedding` if the tokenizer has ids that the model refuses in a text."""
         beyond = len(self.tokenizer) > self.model.vocab_size
         return (*self.model.flags, *(("ids_beyond_embedding",) if beyond else ()))
 

@@ -43,7 +43,7 @@ def free_bytes(device: str) -> int:
 
 
 def read_ahead(paths: Sequence[Path]) -> None:
-    """Read files into the page cache, if they fit, so that a later load does not wait for the disk.
+    """Read files into the page cache, if free memory allows, so that a later load does not wait for the disk.
 
     The kernel drops these pages when memory is needed. Files are read, because `posix_fadvise` loads only a window.
     """

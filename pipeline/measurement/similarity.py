@@ -30,7 +30,12 @@ class SimilarityRecorder:
         self._sinks = np.zeros(text.n_compared, bool)
 
     def add(self, layer: int, cloud: PointCloud, pilot_norm: float) -> None:
-        """Add the states of one layer at the compared tokens; `pilot_norm` is the layer's, from its moments."""
+        """Add the states of one layer at the compared tokens.
+
+        Args:
+            cloud: states of the layer at the compared tokens.
+            pilot_norm: median norm of the layer's first tokens, as its moments or a `PilotStream` recorded it.
+        """
         state = next(state for state in self._states if state.layer == layer)
         with torch.inference_mode():
             self._records[layer] = record_layer(cloud.points, self._settings, self._cell.recipe.seed)
@@ -64,7 +69,7 @@ class SimilarityRecorder:
 
 
 def needed_batches(text: Contexts, batch_tokens: int, stream: PilotStream) -> Iterator[Batch]:
-    """Yield the batches that similarity records need: the first ones, for pilot norms, and all with compared tokens."""
+    """Yield the batches that records need: the first, until `stream` has pilot norms, and all with compared tokens."""
     for batch in text.iter_batches(batch_tokens):
         if stream.is_due or len(batch.compared_rows):
             yield batch

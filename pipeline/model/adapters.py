@@ -90,7 +90,7 @@ def load_with_adapter(
 
 
 def merge_adapter(adapter: Adapter, module: nn.Module, base_prefix: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Return the float32 values of the parameters that the adapter changes, and names of its tensors without a target.
+    """Return (float32 values of the parameters that the adapter changes, names of adapter tensors without a target).
 
     Args:
         module: base model in float32; it is not modified.
@@ -136,7 +136,7 @@ def _sort_tensors(folder: Path, stored: dict[str, Tensor]) -> tuple[dict[str, di
             pairs[match[1]][f"embedding_{part}" if "embedding" in match[2] else part] = value.float()
         elif "lora_" in plain or plain == name:
             do = "Merge it with peft: model.merge_and_unload(), then save"
-            raise CheckpointError(f"adapter {folder}", f"tensor {name!r} is not one of a plain LoRA", do)
+            raise CheckpointError(f"adapter {folder}", f"tensor {name!r} does not belong to a plain LoRA", do)
         else:
             replaced[SAVED_SEGMENT.sub("", plain)] = value
     if not pairs and not replaced:
@@ -164,7 +164,7 @@ def _deltas(adapter: Adapter, module: nn.Module, base_prefix: str) -> Iterator[t
 
 
 def _find(name: str, known: dict[str, Any], base_prefix: str) -> str | None:
-    """Return the matching name in the module, with or without the body's prefix: it depends on the trained class."""
+    """Return `name` as `known` has it: unchanged, or with the body's prefix added or removed; None if it is absent."""
     names = (name, f"{base_prefix}.{name}", name.removeprefix(f"{base_prefix}."))
     return next((candidate for candidate in names if candidate in known), None)
 

@@ -92,7 +92,7 @@ def find_class(folder: Path, config: PretrainedConfig) -> type[PreTrainedModel]:
 
 
 def _without_runtime_fields(value: Any) -> Any:
-    """Return a copy without RUNTIME_FIELDS, at any depth, that asks transformers to dequantise weights."""
+    """Return a copy without RUNTIME_FIELDS at any depth, with `dequantize` set if the config has a quantisation."""
     if isinstance(value, list):
         return [_without_runtime_fields(inner) for inner in value]
     if not isinstance(value, dict):

@@ -44,7 +44,7 @@ def as_checkpoint_error(asked: str, found: str | Callable[[], str], do: str) -> 
 
 
 def describe_bad_tokenizer_field(folder: Path) -> str:
-    """Describe the first invalid tokenizer file, with the invalid field; empty if no known defect is found."""
+    """Return the start of an error (`FILE is not JSON; it `) on an invalid tokenizer file; empty if none is found."""
     for path in (folder / name for name in TOKENIZER_FILES if (folder / name).exists()):
         try:
             content = json.loads(path.read_text())
@@ -81,7 +81,7 @@ def _is_valid(name: str, value: Any, others: tuple[type, ...]) -> bool:
 
 
 def _is_valid_token(token: Any) -> bool:
-    """Return True for a valid added token: text, or an object whose content is text and other fields are flags."""
+    """Return True for a valid added token: text, or an object with text as `content` and otherwise booleans."""
     if not isinstance(token, dict):
         return isinstance(token, str)
     flags = [value for name, value in token.items() if name not in ("content", "__type", "id")]

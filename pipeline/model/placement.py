@@ -16,7 +16,7 @@ WeightCapacity = Mapping[str, int]
 
 
 def distribute_blocks(module: PreTrainedModel, kinds: Sequence[ModelKind], room: WeightCapacity) -> None:
-    """Move each block to one device and everything else home; hooks move inputs to the blocks and the output home.
+    """Move each block to one device, all else to the first (home); hooks move states to the blocks and the output home.
 
     Raises:
         UsageError: the weights do not fit.

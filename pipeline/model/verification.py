@@ -36,7 +36,7 @@ def is_close(a: Tensor, b: Tensor) -> bool:
 
 
 def agrees_with_own_states(captured: Sequence[Tensor], final: Tensor, own: Sequence[Tensor] | None) -> bool:
-    """Return True if the captured states of layers 0..L equal the model's own hidden states, or it returns none.
+    """Return True if the captured states of layers 0..L equal the model's own hidden states, or `own` is empty.
 
     Models return the output of the last block, the state after the final norm, or both, and some (Mamba) omit the
     embedding; all these forms are accepted.
@@ -50,11 +50,11 @@ def agrees_with_own_states(captured: Sequence[Tensor], final: Tensor, own: Seque
 def require_direction(
     body: nn.Module, expects_causal: bool, states: Sequence[Tensor], changed: Sequence[Tensor]
 ) -> None:
-    """Check the direction of the attention: later tokens differ between `states` and `changed`, the first does not.
+    """Check the direction of the attention from the states of two contexts that differ only after the first token.
 
     Raises:
-        CheckpointError: the first token sees later tokens although config.json describes a causal model, or it does not
-            although config.json describes a bidirectional one.
+        CheckpointError: the states of the first token differ although config.json describes a causal model, or are
+            equal although config.json describes a bidirectional model.
     """
     moved = [layer for layer, (a, b) in enumerate(zip(states, changed, strict=True)) if not is_close(a[:, 0], b[:, 0])]
     equal = all(torch.equal(a[:, 0], b[:, 0]) for a, b in zip(states, changed, strict=True))

@@ -39,8 +39,8 @@ def find_state_dict(stored: Any, where: str) -> tuple[dict[str, Tensor], str | N
 def module_names(names: Collection[str], expected: Collection[str], base_prefix: str) -> dict[str, str]:
     """Map each file name to its name in the module, without wrapper segments and without a common prefix.
 
-    A common prefix (`module.` of DDP, `model.` of a trainer) is removed only if no name is in `expected` before the
-    removal, and some names are after it.
+    A common prefix (`module.` of DDP, `model.` of a trainer) is removed only if no name is in `expected` with the
+    prefix and at least one is without it.
 
     Raises:
         ValueError: two names become equal.

@@ -80,13 +80,13 @@ def overwrite_weights(module: PreTrainedModel, targets: WeightTargets, files: Se
 
 
 def _match_by_name(state: StateDict, name: str, prefix: str) -> list[str]:
-    """Return the module tensor called `name`, with or without the base-model prefix, which headless files lack."""
+    """Return the module's name of this tensor, as a list of at most one: `name`, or with `prefix` added or removed."""
     names = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
     return [candidate for candidate in names if candidate in state][:1]
 
 
 def _match_by_value(state: StateDict, tensor: Tensor) -> list[str]:
-    """Return the module tensors that equal `tensor`, for a tensor that was renamed on loading."""
+    """Return the names of the module tensors that equal `tensor`, which was renamed on loading."""
     return [name for name, loaded in state.items() if loaded.shape == tensor.shape and _equal(loaded, tensor)]
 
 

@@ -96,7 +96,7 @@ def _center(
     parts: list[slice],
     left_out: int,
 ) -> Float64[np.ndarray, "first second"]:
-    """Turn products of off-diagonal entries into products of U-centred kernels, without group `left_out` (-1: all)."""
+    """Turn products of off-diagonal entries into products of U-centred kernels, without group `left_out` (-1: none)."""
     n = _rest(mine, parts, left_out)
     a, b = (_inner_sums(sums, parts, left_out) for sums in (mine, theirs))
     if n < MIN_TOKENS:
@@ -107,13 +107,13 @@ def _center(
 def _inner_sums(
     sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int
 ) -> Float64[np.ndarray, "layers rest"]:
-    """Return the row sums over the tokens outside one group, for these tokens."""
+    """Return the row sum of each token outside group `left_out` (-1: of each token) over all these tokens."""
     total = sums.sum(0) if left_out < 0 else sums.sum(0) - sums[left_out]
     return total if left_out < 0 else np.delete(total, parts[left_out], axis=1)
 
 
 def _rest(sums: Float64[np.ndarray, "groups layers tokens"], parts: list[slice], left_out: int) -> int:
-    """Return the number of tokens outside one group."""
+    """Return the number of tokens outside the group `left_out` (-1: of all tokens)."""
     return sums.shape[2] - (0 if left_out < 0 else parts[left_out].stop - parts[left_out].start)
 
 

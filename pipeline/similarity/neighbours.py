@@ -27,7 +27,7 @@ class NeighbourStack:
     """The k nearest kept neighbours of each kept token in several layers, as sets of bits.
 
     Args:
-        k: neighbours per token. A token with fewer than k kept neighbours in its list is excluded.
+        k: neighbours per token; a token whose list has fewer than k kept neighbours is excluded.
     """
 
     def __init__(self, records: Sequence[LayerRecord], tokens: ComparedTokens, k: int) -> None:
@@ -39,7 +39,7 @@ class NeighbourStack:
         self.counts: Bool[np.ndarray, "layers rows"] = np.stack([enough for _, enough in found])
         """Mask of the tokens with k kept neighbours."""
 
-    def without(self, group: int) -> tuple[UInt64[np.ndarray, "layers rows words"], Int[np.ndarray, "layers rows"]]:
+    def without(self, group: int) -> tuple[UInt64[np.ndarray, "layers rows words"], Float64[np.ndarray, "layers rows"]]:
         """Return the lists without the tokens of one group, and the lengths of these lists."""
         rows = self.group != group
         inside = np.zeros(self.bits.shape[2] * 64, np.uint8)
@@ -79,7 +79,7 @@ def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bo
 def _share_in_common(
     first: NeighbourStack, second: NeighbourStack, left_out: int
 ) -> Float64[np.ndarray, "first second"]:
-    """Return common neighbours divided by the mean length of the lists, without the tokens of one group (-1: all)."""
+    """Return common neighbours over the mean length of the lists, without the tokens of group `left_out` (-1: none)."""
     mine, my_sizes = first.without(left_out)
     theirs, their_sizes = (mine, my_sizes) if second is first else second.without(left_out)
     lengths = my_sizes @ (their_sizes > 0).T.astype(float) + (my_sizes > 0).astype(float) @ their_sizes.T
@@ -142,8 +142,8 @@ def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: Compa
     """Return the information imbalance from the first layer to the second: 2 / n times the mean rank, in the second
     layer, of each token's nearest neighbour in the first.
 
-    0 if the first layer predicts the neighbours in the second, 1 if it has no information on them. Ranks are counted
-    among the kept tokens.
+    0 if the first layer predicts the neighbours in the second, 1 if it has no information on them. Ranks and n count
+    the kept tokens only.
 
     Source: Glielmo et al. 2022, equation 2.
 

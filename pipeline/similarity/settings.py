@@ -12,7 +12,7 @@ PER_TOKEN_BYTES = 10
 
 
 class Similarity(StrictModel):
-    """Size of the similarity record of each layer. Records change no row, so it enters no cell id or recipe."""
+    """Size of the similarity record of each layer. Records change no row, so no cell id or recipe has their size."""
 
     tokens: Annotated[int, Field(ge=16, le=32767)] = 512
     """Number of compared tokens, equal for all checkpoints with one tokenizer; fewer if the contexts have fewer."""

@@ -70,7 +70,7 @@ class AttemptTracker:
         )
 
     def retry_of(self, task: Task, failed: list[Outcome]) -> tuple[Task, float]:
-        """Create the retry of the failed cells, changed by their `on_retry` policies; return it with its delay in s."""
+        """Return the task that retries the failed cells, changed by their `on_retry` policies, and the delay in s."""
         classes: dict[str, ErrorClass] = {o.cell_id: o.error_class for o in failed if o.error_class}
         changes = [POLICIES[error_class].on_retry for error_class in classes.values()]
         retried = task.model_copy(
@@ -118,7 +118,7 @@ class AttemptTracker:
         return False
 
     def confirm(self, host: str, content: str = "") -> None:
-        """Count the unconfirmed failures on a host that has now succeeded, at this checkpoint or at the canary.
+        """Confirm failures on a host that has now succeeded at the checkpoint `content` (empty: at the canary task).
 
         Failures of the same checkpoint stay unconfirmed. Failures on an unknown host are confirmed too.
 

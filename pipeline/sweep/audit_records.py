@@ -14,9 +14,10 @@ from pipeline.sources import CheckpointSource, Hub, Local, Members
 
 
 def audit_histories(names: list[str], uri: str | None, base: str | None = None) -> list[dict[str, Any]]:
-    """Audit the histories of `names`; record the audits if a lake is given.
+    """Audit the histories of `names` and return one JSON object per history.
 
     Args:
+        uri: lake in which the audits are recorded; None = not recorded.
         base: folder or REPO@REVISION of the model that adapters in local folders are merged into.
     """
     lake = None if uri is None else Lake.writable(uri)
@@ -40,7 +41,7 @@ def parse_source_name(name: str, base: str | None = None) -> CheckpointSource:
 
 
 def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tuple[str | None, str]]:
-    """Return (commit, weights digest) of each revision of the model, as last recorded in the lake."""
+    """Map each revision of the model to its last recorded (commit, weights digest)."""
     current = [resolved.label for resolved in labels if resolved.label.model == model and not resolved.superseded]
     return {label.revision: (label.commit_sha, label.weights_digest) for label in current}
 

@@ -36,7 +36,7 @@ class LeftOutCells(NamedTuple):
 
 
 def needs_fetch(task: Task, ahead: int) -> bool:
-    """Return True if a task has a fetch stage: every Hub checkpoint does; a local one only if it is read ahead."""
+    """Return True if a task has a fetch stage: always for a Hub checkpoint, for a local one only with `ahead` > 0."""
     return task.canary_host is None and (ahead > 0 or bool(task.checkpoint.remotes))
 
 
@@ -101,7 +101,7 @@ class InlineBackend:
 
     @property
     def measuring(self) -> list[Task]:
-        """First accepted task; `wait` measures it next, unless the files of another task arrive earlier."""
+        """The first accepted task, if any; `wait` measures it next, unless files of another task arrive earlier."""
         return list(self._queue.values())[:1]
 
     def describe_running(self) -> list[str]:

@@ -52,7 +52,7 @@ def make_canary(host: str, lake: str, run_id: str, number: int, resources: Resou
 
 
 def with_canary(measure: TaskFunction, watch: TimeoutContext = nullcontext) -> TaskFunction:
-    """Return a task function that runs `measure`, or the canary for a canary task."""
+    """Return a task function that calls `measure` or, for a canary task, `run_canary` within `watch`."""
 
     def measure_or_canary(task: Task) -> list[Outcome]:
         return measure(task) if task.canary_host is None else run_canary(task, watch)

@@ -10,7 +10,7 @@ from pipeline.sweep.retry_policy import POLICIES
 from pipeline.sweep.task import Outcome
 
 TRIP_THRESHOLDS = {5: 5, 20: 11}
-"""Number of checkpoints finished -> number of them with the same systemic failure that stops the run."""
+"""N -> n: the run stops if n of the first N finished checkpoints had the same systemic failure."""
 SUSPICIOUS_STREAK = 5
 """Consecutive failures on one host, of any checkpoints, after which the canary task must succeed on that host."""
 

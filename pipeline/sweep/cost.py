@@ -54,7 +54,7 @@ def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> Rec
 
 
 def _count_layers(folder: str) -> int | None:
-    """Number of recorded layers of a local checkpoint; None if its config.json does not say."""
+    """Return the number of recorded layers of a local checkpoint; None if config.json does not state the blocks."""
     try:
         blocks = count_blocks(parse_config((Path(folder) / CONFIG_FILE).read_bytes())) if folder else None
     except OSError:
@@ -89,7 +89,7 @@ def expected_s(cell: Cell, resources: Resources) -> float:
 
 
 def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
-    """Return forward-pass seconds: 2 FLOPs per parameter and token, divided by the assumed throughput."""
+    """Return forward-pass seconds, 2 FLOPs per parameter and token at the assumed throughput; None for unknown size."""
     n_params = cell.checkpoint.n_params
     return None if n_params is None else 2 * n_params * cell.recipe.forwarded_tokens / _rate(resources)
 

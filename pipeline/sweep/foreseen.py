@@ -42,7 +42,7 @@ def _why_unloadable(checkpoint: Checkpoint) -> Iterable[str]:
 
 
 def _why_too_short(corpus: Corpus, recipe: object) -> str | None:
-    """Return why a text is too short: it has fewer bytes than wanted tokens, and a token covers at least one byte."""
+    """Return why a text with fewer bytes than wanted tokens will fail (a token covers a byte or more); else None."""
     if not isinstance(recipe, ContextRecipe) or recipe.allow_smaller:
         return None
     needed, found = recipe.n_contexts * max(recipe.context_tokens - SPECIAL_TOKENS, 1), plain_text_bytes(corpus)

@@ -16,9 +16,9 @@ PARTS_FROM_REQUESTS = 500
 def plan_parts(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Generator[Plan]:
     """Yield plans that together cover the sweep; usually one.
 
-    A sweep whose models need PARTS_FROM_REQUESTS requests or more is planned in parts: each has the models whose files
-    have been listed when the caller asks for it, and the others are listed while the caller runs it. Answers are
-    cached, so that a sweep that was cut off repeats no listing.
+    A sweep whose models need PARTS_FROM_REQUESTS requests or more is planned in parts. A part consists of the models
+    whose files are listed when the caller asks for the part; other models are listed while the caller runs the part.
+    Answers are cached, so an interrupted sweep repeats no listing.
 
     Raises:
         UsageError, RecipeDriftError: as for `make_plan`.
@@ -53,7 +53,7 @@ def _plan_as_listed(
 
 
 def merge_plans(parts: Sequence[Plan]) -> Plan:
-    """Return the plan of all parts; a cell in several parts has the state that it had before the first of them ran."""
+    """Return the plan of all parts; a cell in several parts has its state before the first of these parts ran."""
     if len(parts) == 1:
         return parts[0]
     cells = {cell.id: (cell, plan) for plan in reversed(parts) for cell in plan.cells}

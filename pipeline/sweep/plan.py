@@ -56,7 +56,7 @@ class Plan:
     attempts: Mapping[str, Counter[str]]
     """Recorded failures by cell id and class."""
     histories: tuple[History, ...]
-    """Histories of the wanted models; every revision with its state against the lake."""
+    """Histories of the wanted models; each revision has its state relative to the lake."""
     audits: tuple[tuple[HistoryFinding, ...], ...]
     """Audit findings of each history, in the order of `histories`."""
     cost: Cost
@@ -231,7 +231,7 @@ def _without_duplicates(histories: Iterable[History]) -> list[History]:
 
 
 def _contents(labels: list[ResolvedLabel]) -> dict[str, dict[str, str]]:
-    """Return the weights digest of every content that each label has had, by label name."""
+    """Map each label name to {content: weights digest} of every content that the label has had."""
     contents: dict[str, dict[str, str]] = {}
     for resolved in labels:
         contents.setdefault(resolved.label.name, {})[resolved.label.content] = resolved.label.weights_digest

@@ -85,7 +85,7 @@ def reason_to_run(cell: Cell, past: PriorResults, labels: dict[str, dict[str, st
     """Return the reason why `cell` is not in the lake yet.
 
     Args:
-        labels: by label, the weights digest of every content that the label has had.
+        labels: label name -> {content: weights digest} of every content that the label has had.
         failed: an earlier run attempted the cell.
     """
     if failed:

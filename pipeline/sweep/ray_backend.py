@@ -122,7 +122,7 @@ class RayBackend:
         return finished
 
     def _wait_ray(self, timeout_s: float) -> list[Any]:
-        """Return the first Ray task that finishes before the timeout; count free slots as waiting for files."""
+        """Return the first Ray task that finishes, in a list, empty at the timeout; add idle slots to `gpu_wait_s`."""
         in_flight, began = [*self._fetching, *self._running], time.monotonic()
         if not in_flight and self._to_fetch:
             time.sleep(timeout_s)  # no node yet
@@ -239,7 +239,7 @@ class RayBackend:
             return [outcome.model_copy(update={"host": host, "seconds": elapsed_s}) for outcome in failed]
 
     def _find_host(self, error: RayError, task: Task) -> str:
-        """Return the host on which a dead worker left its in-flight file; empty if no node has the file."""
+        """Return the host with the in-flight file of a crashed worker; empty without such a file or crash."""
         if not isinstance(error, WorkerCrashedError):
             return ""
         return next((host for host, found in self._cluster.ask_nodes(is_in_flight, task) if found), "")

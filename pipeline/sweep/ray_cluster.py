@@ -35,7 +35,7 @@ HEAD_TIMEOUT_S = 30.0
 
 
 class RayCluster:
-    """The Ray of one run: local and started here, or a running cluster."""
+    """Ray for one run: a local Ray that is started here, or a running cluster."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -57,7 +57,7 @@ class RayCluster:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options = self._options()
         try:
-            # Ray puts the current folder first into the workers' import path, and it may have a `pipeline` of its own.
+            # Ray puts the current folder first into the workers' import path, and that folder may have a `pipeline`.
             with defer_sigterm(), chdir(PACKAGE_PARENT):
                 ray.init(address, **options)
                 self._start_reaper()

@@ -11,7 +11,7 @@ class RemainingTime:
     """Estimator of the remaining time; each cell is weighted by its expected cost, so that large models count for more.
 
     The rate is the work done since the first cell began, divided by the time since then. Cells in flight count as half
-    done, except the one that has just replaced a committed cell. Tests bound the error by a factor of two from the
+    done, except the cell that has just replaced a committed cell. Tests bound the error by a factor of two from the
     third cell on, with start-up, loading, several slots and models of different size.
 
     Args:

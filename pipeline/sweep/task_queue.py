@@ -46,7 +46,7 @@ class TaskQueue:
         self._waiting.remove(queued)
 
     def find_ready(self, accept: Callable[[Task], bool]) -> QueuedTask | None:
-        """Return the first task that may start now and that `accept` accepts."""
+        """Return the first task that may start now and that `accept` accepts; None without such a task."""
         now = time.monotonic()
         return next((one for one in self._waiting if one.ready_at <= now and accept(one.task)), None)
 

@@ -71,7 +71,7 @@ def innermost_line(stack: str) -> str:
 
 
 def find_stuck(tasks: Iterable[Task], factor: float) -> list[str]:
-    """Return contents of the tasks on this node whose current stage has taken longer than `factor` x their timeout."""
+    """Return the content digest of each task on this node whose current stage has lasted `factor` timeouts or more."""
     return [t.checkpoint.content for t in tasks if _age_s(stack_file(t)) >= factor * t.resources.timeout_s]
 
 

@@ -71,7 +71,7 @@ def _run_leased(task: Task, lake: Lake, watch: TimeoutContext) -> list[Outcome]:
 
 
 def settle_or_lease(task: Task, lake: Lake) -> list[Outcome]:
-    """Acquire the lease of a task and return no outcomes; return outcomes if another run holds it or all is done."""
+    """Acquire the lease of a task; return outcomes only if another run holds the lease or all cells are finished."""
     if holder := acquire_lease(lake, task.checkpoint.content, task.run_id):
         return fail_all_cells(task, "leased", f"run {holder} is measuring this checkpoint")
     done = [is_finished(lake, cell, task.similarity) for cell in task.cells]

@@ -49,7 +49,7 @@ def n_tokens(layer: Layer) -> int:
 
 
 def n_sink_tokens(layer: Layer) -> int:
-    """Return the number of finite sink tokens of the cell: a token is a sink in all of its layers or in none.
+    """Return the number of finite sink tokens of the cell: a token is a sink in all layers of the cell or in none.
 
     A token is a sink if it opens its context or if its norm exceeds `sink_multiple` pilot norms in any block.
 

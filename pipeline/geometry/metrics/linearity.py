@@ -63,6 +63,8 @@ def measure(layer: Layer) -> MetricValues:
 def linearity(layer: Layer, fit: LinearFit) -> float | None:
     """Return the in-sample R^2 of the best linear map to the next layer, on centered rows.
 
+    None if the next layer is constant (`next_layer_constant`).
+
     Source: Razzhigaev et al. 2024 (arXiv 2405.12250), section 3.
     Bias: near 1 if the residual stream or a few sink tokens dominate (`_no_sink` excludes sinks); for unrelated layers
         the value is dim / (N - 1), so use N >= 5 dim (flag `few_tokens_per_dim` below that).
@@ -124,7 +126,7 @@ def _fit(population: Population, after: Moments) -> LinearFit:
 
 
 def _r2(weights: Tensor, before: Moments, after: Moments, cross_scatter: Tensor) -> float | None:
-    """Return R^2 of a given map on the tokens of these moments."""
+    """Return R^2 of the map `weights` on the tokens of these moments; None if the target does not vary."""
     total = after.squared_deviation(after.mean) if after.count else 0.0
     if total <= 0:
         return None

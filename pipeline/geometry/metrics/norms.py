@@ -49,7 +49,7 @@ def _cosine_columns(layer: Layer, population: Population, suffix: str, flag: str
 def whole_and_without(
     population: Population, metric: Callable[[DirectionSums, int], float | None]
 ) -> tuple[float | None, list[float | None]]:
-    """Return the metric of all groups together, and its leave-one-group-out values if there are two or more groups."""
+    """Return the metric of all groups together, and its leave-one-group-out values (an empty list for one group)."""
     groups = list(zip(population.sums.directions, (m.count for m in population.sums.moments), strict=True))
     whole, count = functools.reduce(operator.add, (sums for sums, _ in groups)), population.pooled.count
     without = [metric(whole - sums, count - n) for sums, n in groups] if len(groups) > 1 else []

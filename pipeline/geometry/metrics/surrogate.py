@@ -45,7 +45,7 @@ def id_mle_gaussian(layer: Layer, radii: list[Radii | None]) -> MetricValues:
 
 
 def _surrogates(layer: Layer) -> list[Radii | None]:
-    """Return the neighbour distances of one Gaussian cloud per measurable group, with the group's number of points.
+    """Return, per group, the neighbour distances of as many Gaussian points; None for a group that is not measurable.
 
     Points are drawn along the principal axes and without the mean, because distances depend on neither rotation nor
     mean. All layers of a cell use the same random numbers, so layers differ by their spectra and not by the draw.
