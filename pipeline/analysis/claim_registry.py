@@ -1,6 +1,7 @@
 """Registry of published claims: the entries of `published_claims.yaml`, checked on loading."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from pipeline.strict_model import StrictModel
 
 REGISTRY = files("pipeline.analysis") / "published_claims.yaml"
-LIMIT_PATTERN = re.compile(r"(?P<column>\w+) (?P<sign>[<>]|!=) (?P<bound>-?\d+(?:\.\d+)?)")
+LIMIT_PATTERN = re.compile(r"(?P<column>\w+) (?P<sign>[<>]|!=) (?P<bound>-?\d+(?:\.\d+)?|[a-z]\w*)")
 
 
 class Limit(NamedTuple):
@@ -21,17 +22,24 @@ class Limit(NamedTuple):
     """Column of the effect; `_low` and `_high` are its limits."""
     sign: str
     """`>`, `<`, or `!=` for either side."""
-    bound: float
+    bound: float | str
+    """A number, or the column that holds it."""
 
     @classmethod
     def parse(cls, text: str) -> "Limit":
         match = LIMIT_PATTERN.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not a limit such as 'height > 0.05'")
-        return cls(match["column"], match["sign"], float(match["bound"]))
+        bound = match["bound"]
+        return cls(match["column"], match["sign"], bound if bound[0].isalpha() else float(bound))
 
     def __str__(self) -> str:
-        return f"{self.column} {self.sign} {self.bound:g}"
+        bound = self.bound if isinstance(self.bound, str) else f"{self.bound:g}"
+        return f"{self.column} {self.sign} {bound}"
+
+    def bound_of(self, row: Mapping[str, Any]) -> float | None:
+        """Return the bound for a row of the finding."""
+        return row[self.bound] if isinstance(self.bound, str) else self.bound
 
 
 def _parse_limits(texts: Any) -> tuple[Limit, ...]:

@@ -23,11 +23,11 @@ def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) ->
         (MOVER), since both sides of the interval are scaled alike.
     """
     value, low, high = (row[f"{limit.column}{end}"] for end in ("", "_low", "_high"))
-    if None in (value, low, high) or groups is None or groups < 2:
+    bound = limit.bound_of(row)
+    if bound is None or None in (value, low, high) or groups is None or groups < 2:
         return None
-    sides = {">": [value - limit.bound], "<": [limit.bound - value]}.get(limit.sign, [abs(value - limit.bound)])
-    away = sides[0]
-    half = value - low if value > limit.bound else high - value
+    away = {">": value - bound, "<": bound - value}.get(limit.sign, abs(value - bound))
+    half = value - low if value > bound else high - value
     if away <= 0:
         return 1.0
     if half <= 0:

@@ -44,7 +44,7 @@ WORDS = make_words(
 CLAIM = "dimension expands and then compresses in training"
 CURVE_COLUMNS = (
     *("verdict", "claim", "peak_step", "peak_step_low", "peak_step_high", "peak_value"),
-    *("height", "height_low", "height_high", "moves", "main", "rows", "status", "paired", "left_out"),
+    *("height", "height_low", "height_high", "smallest", "moves", "main", "rows", "status", "paired", "left_out"),
 )
 AGREEING_SHARE = 0.9
 """Smallest share of layers with the same verdict at which two scales agree."""
@@ -55,12 +55,12 @@ def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys of a history, `layer`, `depth`, `verdict` (flat, expand, compress, expand-compress, compress-expand,
     collapse-expand-compress, expand-compress-expand, oscillating = more moves; disputed = no verdict has more than half
-    of the scales; too_few, no_errors), `claim` (dimension expands and then compresses: supports, contradicts = the peak
-    is under 5 % or under a tenth of the curve's range, undecided), `agreeing` of `scales`, `reference` (first agreeing
+    of the scales; too_few, no_errors), `claim` (dimension expands and then compresses: supports = the peak is
+    significantly higher than `smallest`, contradicts = significantly lower, undecided), `agreeing` of `scales`, `reference` (first agreeing
     estimator) and its values: `moves` (all significant changes: direction, first and last step, size as a share
     with its 95 % interval) and the `main` ones that name the verdict, `peak_step` with interval (`_low`, `_high`: steps
     not significantly lower), `peak_value`, `height` of the peak above both sides as a share with its 95 % interval,
-    `rows`, `paired` errors, `left_out` steps (no value or error; for the mean: a block has none), `because`.
+    `smallest` (height from which a peak counts: 5 %, or a tenth of the curve's range if that is more), `rows`, `paired` errors, `left_out` steps (no value or error; for the mean: a block has none), `because`.
     Error: at most 5 % of layers or models whose dimension is pure noise get any move. This is not corrected for the
     number of histories in a lake.
     """

@@ -70,11 +70,12 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one) with
     `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
 
-    Per history (`layer` null): `verdict` (lower_first, upper_first = the doublings of training until blocks settle rise
-    or fall significantly with depth; together = by less than one doubling over all blocks; unsettled = a block is 95 %
+    Per history (`layer` null): `verdict` (together = the doublings of training until blocks settle differ by less
+    than one from the first to the last block; lower_first, upper_first = they rise or fall significantly with depth,
+    and not by less than one; unsettled = a block is 95 %
     of the way only after the last but one checkpoint, so its time depends on the end; undecided), `slope`
     (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
-    first: supports = lower_first; contradicts = upper_first or together). Further: keys, `measure` (cka, overlap_4),
+    first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `measure` (cka, overlap_4),
     `checkpoints`, `tokens`, `rows`, `because`.
     """
     frame = load_trained_blocks(lake)
@@ -196,13 +197,14 @@ def _judge_order(
         return row | {"verdict": UNSETTLED}
     if not has_groups(tokens) or slope.low is None or slope.high is None:
         return row | {"verdict": NO_ERRORS}
-    if slope.low > 0:
-        return row | {"verdict": LOWER_FIRST, "claim": SUPPORTS}
-    if slope.high < 0:
-        return row | {"verdict": UPPER_FIRST, "claim": CONTRADICTS}
-    if max(-slope.low, slope.high) < TOGETHER:
-        return row | {"verdict": SAME_TIME, "claim": CONTRADICTS}
-    return row | {"verdict": UNDECIDED_YET}
+    claim = SUPPORTS if slope.low > TOGETHER else CONTRADICTS if slope.high < TOGETHER else UNDECIDED
+    return row | {"verdict": _name_order(slope.low, slope.high), "claim": claim}
+
+
+def _name_order(low: float, high: float) -> str:
+    if max(-low, high) < TOGETHER:
+        return SAME_TIME
+    return LOWER_FIRST if low > 0 else UPPER_FIRST if high < 0 else UNDECIDED_YET
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -40,9 +40,7 @@ class Trend(NamedTuple):
     """Column of the effect that the claim is about: change, peak or valley."""
     claim: str
     bound: float
-    """Effect from which the claim is supported."""
-    least: float
-    """Effect under which the claim is contradicted."""
+    """The claim is supported by a significantly larger effect and contradicted by a significantly smaller one."""
     log: bool = False
     """True if changes are shares of the value."""
     of_blocks: bool = False
@@ -52,14 +50,12 @@ class Trend(NamedTuple):
 RISES, PEAKS = "anisotropy rises over training", "the effective rank expands and then compresses in training"
 MIRRORS = "the spectral decay alpha falls and then rises in training"
 TRENDS = {
-    "anisotropy": Trend("Anisotropy", "change", RISES, SMALLEST_RISE, SMALLEST_RISE, of_blocks=True),
-    "anisotropy_no_sink": Trend(
-        "Anisotropy without sink tokens", "change", RISES, SMALLEST_RISE, SMALLEST_RISE, of_blocks=True
-    ),
-    "effective_rank_sigma": Trend("RankMe", "peak", PEAKS, 0.0, SMALLEST_PEAK, log=True),
-    "effective_rank_sigma_no_sink": Trend("RankMe without sink tokens", "peak", PEAKS, 0.0, SMALLEST_PEAK, log=True),
-    "alpha": Trend("Alpha", "valley", MIRRORS, 0.0, SMALLEST_PEAK),
-    "alpha_no_sink": Trend("Alpha without sink tokens", "valley", MIRRORS, 0.0, SMALLEST_PEAK),
+    "anisotropy": Trend("Anisotropy", "change", RISES, SMALLEST_RISE, of_blocks=True),
+    "anisotropy_no_sink": Trend("Anisotropy without sink tokens", "change", RISES, SMALLEST_RISE, of_blocks=True),
+    "effective_rank_sigma": Trend("RankMe", "peak", PEAKS, SMALLEST_PEAK, log=True),
+    "effective_rank_sigma_no_sink": Trend("RankMe without sink tokens", "peak", PEAKS, SMALLEST_PEAK, log=True),
+    "alpha": Trend("Alpha", "valley", MIRRORS, SMALLEST_PEAK),
+    "alpha_no_sink": Trend("Alpha without sink tokens", "valley", MIRRORS, SMALLEST_PEAK),
 }
 
 
@@ -101,7 +97,7 @@ def _classify(points: pl.DataFrame, metric: str) -> pl.DataFrame:
     verdict = pl.coalesce(pl.Series("_word", verdicts, pl.String), "status")
     low, high = pl.col(f"{trend.effect}_low"), pl.col(f"{trend.effect}_high")
     judged = pl.col("status") == JUDGED
-    claim = decide(judged & (low > trend.bound), judged & (high < trend.least))
+    claim = decide(judged & (low > trend.bound), judged & (high < trend.bound))
     found = found.with_columns(verdict=verdict, claim=claim, metric=pl.lit(metric))
     numbers = [f"{name}{end}" for name in ("change", "peak", "valley") for end in ENDS]
     steps = {name: pl.col(name).cast(pl.Int64) for name in ("peak_step", "valley_step", "start", "stop")}

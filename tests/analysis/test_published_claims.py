@@ -180,6 +180,31 @@ def test_the_right_word_where_a_claim_holds_fails_and_cannot_be_decided(name):
         assert found["because"].str.len_chars().min() > 10
 
 
+INSIDE_THE_BOUND: dict[str, tuple[Any, Any]] = {
+    "expand-then-compress": (dimension(over_training(20, 20.5, 20)), dimension(over_training(20, 21, 21, 20))),
+    "rank-expands-then-compresses": (rank(over_training(30, 30.6, 30)), rank(over_training(30, 31.5, 31.5, 30))),
+    "warm-up-collapse": (rank(over_training(30, 29.4, 30)), rank(over_training(30, 28.6, 28.6, 30))),
+    "alpha-mirrors-the-rank": ({"alpha": over_training(1, 0.98, 1)}, {"alpha": over_training(1, 0.95, 0.95, 1)}),
+    "dimension-peak-over-depth": (dimension(over_depth(0.5, 20)), dimension(over_depth(1, 20))),
+}
+"""Effects that are surely smaller than the bound, and effects at the bound, by claim."""
+
+
+@pytest.mark.parametrize("name", INSIDE_THE_BOUND)
+def test_a_significant_effect_inside_the_bound_contradicts_and_one_at_the_bound_is_undecided(name):
+    """Both used to support the claim, because an effect above 0 did."""
+    small, at_bound = INSIDE_THE_BOUND[name]
+    assert judge(name, [history(small, 0.0003)])["answer"].to_list() == ["contradicts"]
+    assert judge(name, [history(at_bound, 0.002)])["answer"].to_list() == ["undecided"]
+
+
+@pytest.mark.parametrize("name", [claim.name for claim in CLAIMS.values() if claim.supports])
+def test_no_effect_can_support_and_contradict_a_claim(name):
+    claim = CLAIMS[name]
+    for limit in claim.contradicts:
+        assert Limit(limit.column, ">" if limit.sign == "<" else "<", limit.bound) in claim.supports
+
+
 def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns_that_exist():
     assert len(CLAIMS) >= 14
     assert len({claim.paper for claim in CLAIMS.values()}) >= 9
@@ -190,6 +215,7 @@ def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns
             continue
         used = {claim.column, claim.p, *claim.rows, *(limit.column for limit in (*claim.supports, *claim.contradicts))}
         used |= {claim.effect_column}
+        used |= {limit.bound for limit in (*claim.supports, *claim.contradicts) if isinstance(limit.bound, str)}
         used |= {f"{limit.column}{end}" for limit in claim.supports for end in ("_low", "_high")}
         assert used - {None} <= set(empty[claim.finding].columns), claim.name
         assert claim.p or claim.supports, claim.name
