@@ -19,6 +19,7 @@ from pipeline.analysis import (
     onset,
     peak_overlap,
     phases,
+    random_baselines,
     settling,
     sinks,
     trends,
@@ -129,7 +130,7 @@ RULES: dict[str, BriefRule] = {
         sentences.nulls,
         sentences.column("conclusion"),
         CONCLUSIONS,
-        "the effect is the same on random tokens",
+        random_baselines.CLAIM,
     ),
     "controls": BriefRule(
         "share of the largest change of dimension that the control has too",

@@ -37,6 +37,13 @@ class Limit(NamedTuple):
         bound = self.bound if isinstance(self.bound, str) else f"{self.bound:g}"
         return f"{self.column} {self.sign} {bound}"
 
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Return True if the value of the column alone, without its error, is beyond the bound; false if null."""
+        value, bound = row[self.column], self.bound_of(row)
+        if value is None or bound is None:
+            return False
+        return {">": value > bound, "<": value < bound}.get(self.sign, value != bound)
+
     def bound_of(self, row: Mapping[str, Any]) -> float | None:
         """Return the bound for a row of the finding."""
         return row[self.bound] if isinstance(self.bound, str) else self.bound
@@ -44,6 +51,10 @@ class Limit(NamedTuple):
 
 def _parse_limits(texts: Any) -> tuple[Limit, ...]:
     return tuple(text if isinstance(text, Limit) else Limit.parse(str(text)) for text in texts)
+
+
+def _parse_premise(text: Any) -> Limit | None:
+    return text if text is None or isinstance(text, Limit) else Limit.parse(str(text))
 
 
 Limits = Annotated[tuple[Limit, ...], BeforeValidator(_parse_limits)]
@@ -64,6 +75,8 @@ class PublishedClaim(StrictModel):
     needs: str
     rows: dict[str, Any] = Field(default_factory=dict)
     column: str | None = None
+    premise: Annotated[Limit | None, BeforeValidator(_parse_premise)] = None
+    unmet: str = ""
     verdicts: tuple[str, ...] = ()
     supports: Limits = ()
     contradicts: Limits = ()
@@ -90,16 +103,20 @@ class PublishedClaim(StrictModel):
     @property
     def rule(self) -> str:
         """Test of the claim, in one line."""
+        premise = f"tested if `{self.premise}`; " if self.premise else ""
         if self.p:
-            return f"`{self.column}` of the finding with its p (`{self.p}`)"
+            return f"{premise}`{self.column}` of the finding with its p (`{self.p}`)"
         word = f" and verdict {' or '.join(f'`{each}`' for each in self.verdicts)}" if self.verdicts else ""
         sides = (" and ".join(f"`{limit}`" for limit in limits) for limits in (self.supports, self.contradicts))
         supports, contradicts = sides
-        return f"supports: {supports}{word}; contradicts: {contradicts}"
+        return f"{premise}supports: {supports}{word}; contradicts: {contradicts}"
 
     def describe(self) -> dict[str, Any]:
         """Entry for JSON, with limits as texts."""
-        texts = {name: [str(limit) for limit in getattr(self, name)] for name in ("supports", "contradicts")}
+        texts: dict[str, Any] = {
+            name: [str(limit) for limit in getattr(self, name)] for name in ("supports", "contradicts")
+        }
+        texts["premise"] = str(self.premise) if self.premise else None
         return {**self.model_dump(exclude={"name"}), **texts}
 
 

@@ -26,7 +26,8 @@ def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) ->
     bound = limit.bound_of(row)
     if bound is None or None in (value, low, high) or groups is None or groups < 2:
         return None
-    away = {">": value - bound, "<": bound - value}.get(limit.sign, abs(value - bound))
+    sides: dict[str, float] = {">": value - bound, "<": bound - value, "!=": abs(value - bound)}
+    away = sides[limit.sign]
     half = value - low if value > bound else high - value
     if away <= 0:
         return 1.0

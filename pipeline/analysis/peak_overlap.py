@@ -56,8 +56,8 @@ def compute_peak_overlap(lake: LakeOrFrame) -> pl.DataFrame:
     One row per pair of models with records of the same tokens, and `measure` (cka, overlap_4). Columns: `corpus`,
     `recipe`, `model`, `other_model`, `verdict` (peak_more_alike, peak_less_alike = significantly; undecided; too_few =
     under 3 blocks, no_errors), `claim` (Cheng et al. 2025: supports = more alike by over 0.02 at 95 %; contradicts =
-    less alike, or more by under 0.02; undecided), `at_peak` (similarity of the two peaks), `elsewhere` (mean over the other
-    blocks, each with the one nearest in depth) and `gain`, each with its 95 % interval; `peak` and `other_peak`
+    less alike, or more by under 0.02; undecided), `at_peak` (similarity of the two peaks), `elsewhere` (mean over the
+    other blocks, each with the one nearest in depth) and `gain`, each with its 95 % interval; `peak` and `other_peak`
     (layers), `tokens`, `rows`, `because`.
     Bias: a peak is the block of the largest estimate; the error of its position is ignored. Cheng et al. use
         information imbalance.

@@ -20,7 +20,7 @@ from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, load_group_co
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 
 SIGNIFICANCE_LEVEL, ROUNDING = 0.05, 1e-9
-UNTESTED_WORDS = (*NO_VERDICTS, "no_large_norm", "all_large_norm")
+UNTESTED_WORDS = (*NO_VERDICTS, "absent", "no_large_norm", "all_large_norm")
 """Verdicts of rows that test nothing."""
 ROW_TYPES: dict[str, Any] = {
     **dict.fromkeys(("claim", *HISTORY_COLUMNS, "null", "verdict", "answer", "answer_alone"), pl.String()),
@@ -139,6 +139,8 @@ def _select_rows(claim: PublishedClaim, rows: pl.DataFrame) -> pl.DataFrame:
 
 def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> ClaimAnswer:
     effect: Any = tuple(row.get(f"{claim.effect_column}{end}") for end in ("", "_low", "_high"))
+    if claim.premise and not claim.premise.holds(row):
+        return ClaimAnswer(UNDECIDED, None, effect, row["verdict"], claim.unmet)
     if claim.p:
         answer, p = row[claim.column or "claim"], row[claim.p]
         return ClaimAnswer(answer, _at_least_level(answer, p), effect, row["verdict"], row["because"])

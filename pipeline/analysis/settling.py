@@ -75,8 +75,8 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     and not by less than one; unsettled = a block is 95 %
     of the way only after the last but one checkpoint, so its time depends on the end; undecided), `slope`
     (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
-    first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `measure` (cka, overlap_4),
-    `checkpoints`, `tokens`, `rows`, `because`.
+    first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `measure` (cka,
+    overlap_4), `checkpoints`, `tokens`, `rows`, `because`.
     """
     frame = load_trained_blocks(lake)
     found = [

@@ -205,6 +205,34 @@ def test_no_effect_can_support_and_contradict_a_claim(name):
         assert Limit(limit.column, ">" if limit.sign == "<" else "<", limit.bound) in claim.supports
 
 
+@pytest.mark.parametrize(
+    ("on_random", "word"), [(0.3, "supports"), (0.2, "supports"), (0.16, "undecided"), (0.1, "contradicts")]
+)
+def test_a_dome_on_random_tokens_is_refuted_only_by_less_than_half_of_it(on_random, word):
+    """A dome of 0.16 against 0.3, more than half, used to contradict the claim because the two differ."""
+    found = judge("dome-on-random-tokens", pair(dome(0.3), dome(on_random), 0.004)).row(0, named=True)
+    assert found["answer"] == word
+    assert found["effect"] == pytest.approx(on_random - 0.15, abs=0.03)
+
+
+@pytest.mark.parametrize("on_random", [dome(0), dome(0.3)], ids=["none", "dome"])
+def test_nothing_is_tested_on_random_tokens_if_the_text_has_no_effect(on_random):
+    """No dome on text and one on random tokens used to contradict that the dome is also there on random tokens."""
+    found = judge("dome-on-random-tokens", pair(dome(0), on_random)).row(0, named=True)
+    assert (found["answer"], found["p"]) == ("undecided", None)
+    assert "the text shows no dome" in found["because"]
+    peaks = judge("phases-on-random-tokens", pair(dimension(flat(20)), dimension(rise_fall))).row(0, named=True)
+    assert (peaks["answer"], peaks["p"]) == ("undecided", None)
+
+
+def test_a_peak_that_is_lower_on_random_tokens_is_lower_even_if_more_than_half_is_left():
+    histories = pair(dimension(over_depth(20, 20)), dimension(over_depth(14, 20)))
+    assert judge("peak-lower-on-random-text", histories)["answer"].to_list() == ["supports"]
+    absent = judge("peak-lower-on-random-text", pair(dimension(flat(20)), dimension(flat(20)))).row(0, named=True)
+    assert (absent["answer"], absent["p"]) == ("undecided", None)
+    assert "within error" not in absent["because"]
+
+
 def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns_that_exist():
     assert len(CLAIMS) >= 14
     assert len({claim.paper for claim in CLAIMS.values()}) >= 9
