@@ -139,7 +139,7 @@ def _select_rows(claim: PublishedClaim, rows: pl.DataFrame) -> pl.DataFrame:
 
 def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> ClaimAnswer:
     effect: Any = tuple(row.get(f"{claim.effect_column}{end}") for end in ("", "_low", "_high"))
-    if claim.premise and not claim.premise.holds(row):
+    if claim.premise and row["verdict"] not in NO_VERDICTS and not claim.premise.holds(row):
         return ClaimAnswer(UNDECIDED, None, effect, row["verdict"], claim.unmet)
     if claim.p:
         answer, p = row[claim.column or "claim"], row[claim.p]

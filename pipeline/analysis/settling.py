@@ -75,7 +75,8 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     and not by less than one; unsettled = a block is 95 %
     of the way only after the last but one checkpoint, so its time depends on the end; undecided), `slope`
     (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
-    first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `measure` (cka,
+    first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `start_share` (first
+    step as a share of the last), `measure` (cka,
     overlap_4), `checkpoints`, `tokens`, `rows`, `because`.
     """
     frame = load_trained_blocks(lake)
@@ -90,7 +91,7 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "measure"), pl.String()) | {"layer": pl.Int64()}
-_TYPES |= {"depth": pl.Float64(), "verdict": pl.String(), "claim": pl.String()}
+_TYPES |= {"start_share": pl.Float64(), "depth": pl.Float64(), "verdict": pl.String(), "claim": pl.String()}
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("start", "settled_at", "slope") for end in ("", "_low", "_high")}
 _TYPES |= {name: pl.Float64() for name in ("start_null", "start_p", "start_types", "settled_tokens")}
 _TYPES |= {"checkpoints": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
@@ -126,6 +127,7 @@ def fit_slope(courses: list[Course], clock: Float64[np.ndarray, " checkpoints"],
 def _summarize_history(rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> list[dict[str, Any]]:
     tokens = shared_tokens(cells)
     about: dict[str, Any] = {name: rows[name][0] for name in HISTORY_COLUMNS}
+    about |= {"start_share": float(rows["step"][0]) / max(rows["step"][-1], 1)}
     about |= {"measure": measure, "checkpoints": len(cells), "tokens": tokens.count, "claim": UNDECIDED}
     if len(cells) < MIN_CHECKPOINTS or not can_compare(tokens):
         return [about | {"verdict": TOO_FEW, "rows": len(cells)}]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import polars as pl
 
 from pipeline.analysis.claims import decide, describe_claim, describe_left_out, describe_pairing
-from pipeline.analysis.curves import JUDGED, TOO_FEW, tabulate_curves
+from pipeline.analysis.curves import JUDGED, TOO_FEW, start_share, tabulate_curves
 from pipeline.analysis.dimension import MANY_MOVES, SMALLEST_PEAK, make_words
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
@@ -66,7 +66,8 @@ def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
     RankMe of Li et al., rise-fall-rise = their alpha, oscillating; too_few, no_errors), `claim` (of the metric's
     Trend: supports, contradicts, undecided), `change` from the first to the last checkpoint, `peak` (height of the
     highest interior checkpoint above both sides) and `valley` (depth of the lowest below both sides), each with its
-    95 % interval and, of RankMe, as a share; `peak_step`, `valley_step`, `first` and `last` step, `rows`, `paired`,
+    95 % interval and, of RankMe, as a share; `peak_step`, `valley_step`, `first` and `last` step, `start_share` (first
+    as a share of last), `rows`, `paired`,
     `left_out` steps, `because`. Intervals of peak and valley are simultaneous over all differences of the curve.
     """
     frame = select_history_rows(load_layer_rows(lake))
@@ -103,7 +104,8 @@ def _classify(points: pl.DataFrame, metric: str) -> pl.DataFrame:
     steps = {name: pl.col(name).cast(pl.Int64) for name in ("peak_step", "valley_step", "start", "stop")}
     left = pl.col("left_out").list.eval(pl.element().cast(pl.Int64))
     found = found.with_columns(left_out=left, **steps).rename({"start": "first", "stop": "last"})
-    kept = ["metric", "verdict", "claim", *numbers, "peak_step", "valley_step", "first", "last"]
+    found = found.with_columns(start_share=start_share("first", "last"))
+    kept = ["metric", "verdict", "claim", *numbers, "peak_step", "valley_step", "first", "last", "start_share"]
     return found.select(*by, *kept, "rows", "paired", "left_out", "status")
 
 

@@ -233,6 +233,31 @@ def test_a_peak_that_is_lower_on_random_tokens_is_lower_even_if_more_than_half_i
     assert "within error" not in absent["because"]
 
 
+AFTER_THE_PHASE = {
+    "anisotropy-rises": {"anisotropy": flat(0.5)},
+    "expand-then-compress": dimension(over_training(40, 20)),
+    "warm-up-collapse": rank(over_training(10, 60, 20)),
+    "rank-expands-then-compresses": rank(over_training(60, 20)),
+}
+"""Histories without the early phase of a claim."""
+
+
+@pytest.mark.parametrize("name", AFTER_THE_PHASE)
+def test_a_history_that_starts_after_a_phase_says_nothing_about_it(name):
+    """A rank that falls from 60 to 20 used to contradict that it had expanded before the first checkpoint."""
+    whole = history(AFTER_THE_PHASE[name])
+    assert judge(name, [whole])["answer"].to_list() == ["contradicts"]
+    late = judge(name, [[row for row in whole if row["step"] >= 256]]).row(0, named=True)
+    assert (late["answer"], late["p"]) == ("undecided", None)
+    assert "the first checkpoint is later than" in late["because"]
+
+
+def test_every_claim_about_training_needs_the_start_of_the_history():
+    over_time = {name for name, claim in CLAIMS.items() if claim.finding in ("trends", "phases", "settling")}
+    without = {name for name in over_time if not str(CLAIMS[name].premise).startswith("start_share <")}
+    assert without == {"alpha-mirrors-the-rank"}, "it is judged where the rank peaks"
+
+
 def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns_that_exist():
     assert len(CLAIMS) >= 14
     assert len({claim.paper for claim in CLAIMS.values()}) >= 9
@@ -255,6 +280,7 @@ def test_a_claim_about_similarity_reads_the_columns_of_its_finding(name):
     claim, (limit, *_) = CLAIMS[name], CLAIMS[name].supports
     keys = dict.fromkeys(("model", "other_model", "stage", "run")) | {"model": "lab/a", "kind": "decoder"}
     keys |= {"corpus": claim_rows.TEXT, "recipe": "quick@1", "verdict": "v", "because": "it is so."} | claim.rows
+    keys |= {"start_share": 0.0}
     answers = []
     for value, word in ((2.0, "supports"), (-2.0, "contradicts"), (0.0, "undecided")):
         half = 3.0 if word == "undecided" else 0.01
