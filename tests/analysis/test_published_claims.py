@@ -63,18 +63,19 @@ def models_with_onsets(sign: int, error: float = 0.002, n: int = 7) -> list[list
     return found
 
 
-def explosion(lag: int, seed: int = 0) -> list[list[dict[str, Any]]]:
-    """One block over 80 checkpoints; the loss follows dimension by `lag` checkpoints, or not at all if 0."""
+def explosion(lag: int, seed: int = 0, spike: float = 3.0) -> list[list[dict[str, Any]]]:
+    """One block over 80 checkpoints; the loss spikes once and follows dimension by `lag` checkpoints, or not if 0."""
     random = np.random.default_rng(seed)
     moves = random.standard_normal(80)
     other = np.roll(moves, lag) if lag else random.standard_normal(80)
     log_id, log_loss = np.cumsum(0.02 * moves), np.cumsum(0.02 * other)
+    losses = 3 * np.exp(log_loss) + spike * (np.arange(80) == 60)
     return [
         [
             claim_rows.finding_rows.row(
-                step=i, corpus=claim_rows.TEXT, id_mle=float(20 * np.exp(a)), loss=float(3 * np.exp(b))
+                step=100 * i, corpus=claim_rows.TEXT, id_mle=float(20 * np.exp(a)), loss=float(loss)
             )
-            for i, (a, b) in enumerate(zip(log_id, log_loss, strict=True))
+            for i, (a, loss) in enumerate(zip(log_id, losses, strict=True))
         ]
     ]
 
@@ -231,6 +232,18 @@ def test_a_peak_that_is_lower_on_random_tokens_is_lower_even_if_more_than_half_i
     absent = judge("peak-lower-on-random-text", pair(dimension(flat(20)), dimension(flat(20)))).row(0, named=True)
     assert (absent["answer"], absent["p"]) == ("undecided", None)
     assert "within error" not in absent["because"]
+
+
+def test_a_lead_needs_an_explosion_and_its_p_can_pass_the_correction():
+    """A history without any spike used to support the claim, and no p was under 2 / checkpoints."""
+    calm = judge("dimension-before-explosions", explosion(1, spike=0.0)).row(0, named=True)
+    assert (calm["answer"], calm["p"], calm["because"]) == (
+        "undecided",
+        None,
+        "the loss never explodes in this history",
+    )
+    spiked = judge("dimension-before-explosions", explosion(1)).row(0, named=True)
+    assert spiked["p"] <= 0.001
 
 
 AFTER_THE_PHASE = {
