@@ -5,8 +5,8 @@ module names the histories that decide each claim.
 Command: python -m jobs.claims --lake LAKE [--models '*-70m'] [--steps log2], then shapelake claims --lake LAKE
 Bytes: the smaller Pythia models 154 x 2 x 6.8e8 = 2.1e11, pythia-1b 154 x 2 x 1.01e9 = 3.1e11, the unstable seed
 154 x 2 x 4.05e8 = 1.25e11, MultiBERTs 5 x 29 x 4 x 1.1e8 = 6.4e10; 2.1e11 + 3.1e11 + 1.25e11 + 6.4e10 = 7.1e11 in all,
-at most 2e9 at a time. Similarity records of 54528 bytes a layer, of the blocks and at most 2 states beside them: decoders
-154 x 2 x 108 x 54528 = 1.8e9, MultiBERTs 5 x 29 x 2 x 14 x 54528 = 2.2e8.
+at most 2e9 at a time. Similarity records of 54528 bytes a layer, of the blocks and at most 2 states beside them:
+decoders 154 x 2 x 108 x 54528 = 1.8e9, MultiBERTs 5 x 29 x 2 x 14 x 54528 = 2.2e8.
 GPU-hours: forward passes of 5 x 1024 x 256 = 1310720 tokens of text and as many random ones, in float32 at 4e13 FLOP/s:
 2 x 154 x 2 x 6.8e8 x 1.31e6 / 4e13 / 3600 = 3.8, pythia-1b 2 x 154 x 2 x 1.01e9 x 1.31e6 / 4e13 / 3600 = 5.7, the seed
 2 x 154 x 2 x 4.05e8 x 1.31e6 / 4e13 / 3600 = 2.3, MultiBERTs 2 x 5 x 29 x 2 x 1.1e8 x 1.31e6 / 4e13 / 3600 = 0.58;

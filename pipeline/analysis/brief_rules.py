@@ -20,6 +20,7 @@ from pipeline.analysis import (
     peak_overlap,
     phases,
     random_baselines,
+    rearrangement,
     settling,
     sinks,
     trends,
@@ -193,6 +194,14 @@ RULES: dict[str, BriefRule] = {
         sentences.similarity,
         sentences.column("measure"),
         MEASURES,
+    ),
+    "rearrangement": BriefRule(
+        "overlap of neighbouring blocks minus that of the first and the last",
+        sentences.interval("fall", "+.3f"),
+        sentences.rearrangement,
+        sentences.column("measure"),
+        rearrangement.MEASURED,
+        rearrangement.CLAIM,
     ),
     "settling": BriefRule(
         "doublings of training by which the last block settles later than the first",

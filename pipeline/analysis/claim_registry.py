@@ -82,6 +82,7 @@ class PublishedClaim(StrictModel):
     contradicts: Limits = ()
     p: str | None = None
     effect: str | None = None
+    level: float = 0.95
     bound: str
     refuted: str
 
@@ -107,8 +108,8 @@ class PublishedClaim(StrictModel):
         if self.p:
             return f"{premise}`{self.column}` of the finding with its p (`{self.p}`)"
         word = f" and verdict {' or '.join(f'`{each}`' for each in self.verdicts)}" if self.verdicts else ""
-        sides = (" and ".join(f"`{limit}`" for limit in limits) for limits in (self.supports, self.contradicts))
-        supports, contradicts = sides
+        supports = " and ".join(f"`{limit}`" for limit in self.supports)
+        contradicts = " or ".join(f"`{limit}`" for limit in self.contradicts)
         return f"{premise}supports: {supports}{word}; contradicts: {contradicts}"
 
     def describe(self) -> dict[str, Any]:

@@ -43,6 +43,16 @@ def combine_limits(row: Mapping[str, Any], limits: Sequence[Limit], groups: int 
     return max(known) if known and len(known) == len(each) else None
 
 
+def combine_any(
+    row: Mapping[str, Any], limits: Sequence[Limit], groups: int | None
+) -> tuple[float | None, Limit | None]:
+    """P of several limits of which one must hold, the smallest times their number (Bonferroni), and that limit."""
+    each = [(invert_interval(row, limit, groups), limit) for limit in limits]
+    known = [(p, limit) for p, limit in each if p is not None]
+    p, limit = min(known, key=lambda pair: pair[0], default=(None, None))
+    return (None if p is None else min(1.0, p * len(limits))), limit
+
+
 def correct_holm(p: Sequence[float]) -> list[float]:
     """Adjust p for the number of tests: at most 5 % of families have any wrong rejection (Holm 1979).
 

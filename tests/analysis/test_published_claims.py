@@ -12,7 +12,7 @@ from pipeline.analysis import FINDINGS
 from pipeline.analysis.claim_registry import Limit, load_claims
 from pipeline.analysis.claim_tests import correct_holm, invert_interval
 from pipeline.analysis.published_claims import compute_claims, count_groups, judge_claims
-from tests.support import claim_rows
+from tests.support import claim_records, claim_rows, recorded_clouds
 from tests.support.claim_rows import RANDOM, flat, history, over_depth, over_training
 
 CLAIMS = load_claims()
@@ -80,6 +80,7 @@ def explosion(lag: int, seed: int = 0, spike: float = 3.0) -> list[list[dict[str
     ]
 
 
+PHASES = rank(over_training(30, 10, 60, 20))
 rises, falls, rise_fall = over_training(0.1, 0.5), over_training(0.5, 0.1), over_training(20, 40, 25)
 EXAMPLES: dict[str, tuple[Any, Any, Any]] = {
     "dome-in-decoders": ([history(dome(0.3))], [history(dome(0))], [history(dome(0.05), 0.05)]),
@@ -140,9 +141,9 @@ EXAMPLES: dict[str, tuple[Any, Any, Any]] = {
         [history(rank(over_training(30, 32, 30)), BLURRED)],
     ),
     "alpha-mirrors-the-rank": (
-        [history({"alpha": over_training(1, 1.5, 0.5, 1.2)})],
-        [history({"alpha": over_training(0.5, 1.5)})],
-        [history({"alpha": over_training(1, 0.9, 1)}, BLURRED)],
+        [history(PHASES | {"alpha": over_training(1, 1.5, 0.5, 1.2)})],
+        [history(PHASES | {"alpha": over_training(0.5, 1.5)})],
+        [history(PHASES | {"alpha": over_training(1, 1.04, 0.96, 1.03)}, 0.02)],
     ),
     "dimension-peak-over-depth": (
         [history(dimension(over_depth(20, 20)))],
@@ -185,7 +186,10 @@ INSIDE_THE_BOUND: dict[str, tuple[Any, Any]] = {
     "expand-then-compress": (dimension(over_training(20, 20.5, 20)), dimension(over_training(20, 21, 21, 20))),
     "rank-expands-then-compresses": (rank(over_training(30, 30.6, 30)), rank(over_training(30, 31.5, 31.5, 30))),
     "warm-up-collapse": (rank(over_training(30, 29.4, 30)), rank(over_training(30, 28.6, 28.6, 30))),
-    "alpha-mirrors-the-rank": ({"alpha": over_training(1, 0.98, 1)}, {"alpha": over_training(1, 0.95, 0.95, 1)}),
+    "alpha-mirrors-the-rank": (
+        PHASES | {"alpha": over_training(1, 1.02, 1.0, 1.02)},
+        PHASES | {"alpha": over_training(1, 1.06, 1.0, 1.06)},
+    ),
     "dimension-peak-over-depth": (dimension(over_depth(0.5, 20)), dimension(over_depth(1, 20))),
 }
 """Effects that are surely smaller than the bound, and effects at the bound, by claim."""
@@ -265,6 +269,23 @@ def test_a_history_that_starts_after_a_phase_says_nothing_about_it(name):
     assert "the first checkpoint is later than" in late["because"]
 
 
+@pytest.mark.parametrize(
+    ("rank_course", "alpha", "word"),
+    [
+        ((10, 60, 30), (1, 1.5, 0.5, 1.2), "contradicts"),
+        ((10, 60, 30), (1.5, 0.5, 1.2), "supports"),
+        ((10, 30, 60), (1.5, 0.5, 1.2), None),
+        ((10, 60, 30), (0.5, 1.5, 1.2), "contradicts"),
+    ],
+)
+def test_alpha_mirrors_the_rank_only_where_their_curves_are_opposed(rank_course, alpha, word):
+    """Any valley of alpha used to support the claim, whatever the rank does."""
+    truth = rank(over_training(*rank_course)) | {"alpha": over_training(*alpha)}
+    found = judge("alpha-mirrors-the-rank", [history(truth)]).row(0, named=True)
+    assert (found["answer"], found["p"] is None) == (word or "undecided", word is None)
+    assert word or "no significant peak" in found["because"]
+
+
 def test_every_claim_about_training_needs_the_start_of_the_history():
     over_time = {name for name, claim in CLAIMS.items() if claim.finding in ("trends", "phases", "settling")}
     without = {name for name in over_time if not str(CLAIMS[name].premise).startswith("start_share <")}
@@ -288,22 +309,16 @@ def test_the_registry_has_fourteen_claims_of_nine_papers_on_findings_and_columns
 
 
 @pytest.mark.parametrize("name", sorted(SIMILARITY))
-def test_a_claim_about_similarity_reads_the_columns_of_its_finding(name):
-    """Rows as the findings on similarity records write them."""
-    claim, (limit, *_) = CLAIMS[name], CLAIMS[name].supports
-    keys = dict.fromkeys(("model", "other_model", "stage", "run")) | {"model": "lab/a", "kind": "decoder"}
-    keys |= {"corpus": claim_rows.TEXT, "recipe": "quick@1", "verdict": "v", "because": "it is so."} | claim.rows
-    keys |= {"start_share": 0.0}
-    answers = []
-    for value, word in ((2.0, "supports"), (-2.0, "contradicts"), (0.0, "undecided")):
-        half = 3.0 if word == "undecided" else 0.01
-        numbers = {limit.column: value, f"{limit.column}_low": value - half, f"{limit.column}_high": value + half}
-        rows = pl.DataFrame(
-            [keys | numbers | {"claim": word}],
-            schema_overrides={"layer": pl.Int64, "stage": pl.String, "run": pl.String},
-        )
-        answers += judge_claims({claim.finding: rows}, {"quick@1": 5}).filter(claim=name)["answer"].to_list()
-    assert answers == ["supports", "contradicts", "undecided"]
+def test_the_right_word_from_similarity_records(tmp_path, name):
+    """Lakes with records in which each claim holds, fails, and cannot be decided."""
+    for word, rows in claim_records.EXAMPLES[name](tmp_path).items():
+        frame, finding = recorded_clouds.frame(rows), CLAIMS[name].finding
+        found = judge_claims({finding: FINDINGS[finding].answer(frame)}, {"quick@1": frame["groups"][0]})
+        found = found.filter(claim=name)
+        assert found["answer"].to_list() == [word.split(":")[0]], (word, found.to_dicts())
+        decided = found["p_holm"].fill_null(1.0).item() < 0.05
+        assert decided == (word != "undecided")
+        assert found["because"].str.len_chars().min() > 10
 
 
 @pytest.mark.parametrize("name", sorted(SIMILARITY))
