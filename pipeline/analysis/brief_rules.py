@@ -43,6 +43,8 @@ class BriefRule(NamedTuple):
     """Names of the rows, the main one first."""
     claim: str = ""
     """Published claim that the finding bears on; empty if there is none."""
+    level: float = 0.95
+    """Coverage of the interval of the effect."""
 
 
 def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
@@ -210,6 +212,7 @@ RULES: dict[str, BriefRule] = {
         sentences.column("measure"),
         MEASURES,
         settling.CLAIM,
+        settling.SLOPE_LEVEL,
     ),
     "model_convergence": BriefRule(
         "similarity between models, late minus early",

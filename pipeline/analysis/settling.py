@@ -67,7 +67,8 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     undecided; too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its
     95 % interval, `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens with at least this
     similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain), `settled_at`
-    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one) with
+    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one;
+    the first step if it is never under 0.95) with
     `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
 
     Per history (`layer` null): `verdict` (together = the doublings of training until blocks settle differ by less
@@ -108,7 +109,10 @@ def measure_courses(cells: list[CellRecords], tokens: ComparedTokens, measure: s
 
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
-    """Time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1, interpolated."""
+    """Time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1, interpolated.
+
+    A block whose similarity is never under SETTLED_SHARE settles at the first checkpoint.
+    """
     target = _target(similarity)
     below = np.flatnonzero(similarity < target)
     if not len(below) or below[-1] == len(similarity) - 1:
@@ -175,7 +179,9 @@ def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"
 
 
 def _target(similarity: np.ndarray) -> Any:
-    return similarity[0] + SETTLED_SHARE * (1 - similarity[0])
+    """Similarity, over the first axis, from which a block has settled."""
+    always = np.min(similarity, axis=0) >= SETTLED_SHARE
+    return np.where(always, SETTLED_SHARE, similarity[0] + SETTLED_SHARE * (1 - similarity[0]))
 
 
 def _similarity_of_types(cells: list[CellRecords], layer: int, tokens: ComparedTokens, measure: str) -> float | None:

@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.analysis import FINDINGS
+from pipeline import render
+from pipeline.analysis import FINDINGS, settling, summarize_finding
 from pipeline.analysis.claim_registry import Limit, load_claims
 from pipeline.analysis.claim_tests import correct_holm, invert_interval
 from pipeline.analysis.published_claims import compute_claims, count_groups, judge_claims
@@ -319,6 +320,33 @@ def test_the_right_word_from_similarity_records(tmp_path, name):
         decided = found["p_holm"].fill_null(1.0).item() < 0.05
         assert decided == (word != "undecided")
         assert found["because"].str.len_chars().min() > 10
+
+
+def test_lower_blocks_that_are_settled_from_the_start_do_not_settle_last(tmp_path):
+    """Lower blocks 0.985 alike to their end from step 0 used to count as the last to settle, however they creep."""
+    steps, quick = (0, 1, 3, 7, 15, 31, 63), [0, 0.5, 0.9, 0.99, 0.999, 1, 1]
+    for creep in ([0, 0.9, 0.97, 0.99, 0.999, 1, 1], [0, 0.1, 0.25, 0.45, 0.7, 0.97, 1]):
+        rng = np.random.default_rng(0)
+        blocks = [claim_records.nearing(rng, *way) for way in [(0.12, creep)] * 2 + [(3.0, quick)] * 2]
+        frame = recorded_clouds.frame(claim_records.settling(tmp_path / str(creep[1]), blocks, steps))
+        found = FINDINGS["settling"].answer(frame).filter(measure="cka")
+        still = found.filter(pl.col("layer") <= 2)
+        assert still["start"].min() > 0.95  # type: ignore[operator]
+        assert still["settled_at"].to_list() == still["settled_at_high"].to_list() == [0, 0]
+        answer = judge_claims({"settling": found}, {"quick@1": 5}).filter(claim="lower-layers-settle-first")
+        assert answer["answer_alone"].to_list() == ["supports"]
+
+
+def test_the_level_of_an_interval_is_stated(tmp_path, capsys):
+    """The 98 % interval of the slope used to be called one of 95 %."""
+    rows = claim_records.orders(tmp_path)["supports"]
+    found = {"settling": FINDINGS["settling"].answer(recorded_clouds.frame(rows))}
+    answers = judge_claims(found, {"quick@1": 5})
+    assert answers.filter(claim="lower-layers-settle-first")["level"].to_list() == [settling.SLOPE_LEVEL]
+    assert {claim.level for claim in CLAIMS.values() if claim.finding != "settling"} == {0.95}
+    render.print_claims(CLAIMS, answers.to_dicts(), "")
+    render.print_briefs({"settling": ""}, {"settling": summarize_finding("settling", found["settling"])})
+    assert capsys.readouterr().out.count("effect (98 % interval): doublings of training") == 2
 
 
 @pytest.mark.parametrize("name", sorted(SIMILARITY))
