@@ -10,7 +10,7 @@ from pipeline.lake import Lake
 from tests.support import recorded_clouds as made
 
 Rows = list[dict[str, Any]]
-TOKENS, DIM, GROUPS = 160, 24, 5
+TOKENS, DIM, GROUPS = 128, 24, 5
 STEPS = (0, 1, 3, 7, 15)
 """Equally spaced in log2 of the step plus one."""
 COURSES = ([0, 0.95, 0.999, 1, 1], [0, 0.6, 0.99, 1, 1], [0, 0.3, 0.9, 0.999, 1], [0, 0.1, 0.3, 0.999, 1])
@@ -82,15 +82,16 @@ def rearrangements(folder: Path) -> dict[str, Rows]:
     return found | {"undecided": one_cell(folder / "few", turning([0, 0.1, 0.8, 1], tokens=40), 2)}
 
 
-def orders(folder: Path) -> dict[str, Rows]:
-    def blocks(courses: Sequence[Sequence[float]]) -> list[made.Clouds]:
-        rng = np.random.default_rng(0)
-        return [moving(rng, each) for each in courses]
+def blocks_of(courses: Sequence[Sequence[float]]) -> list[made.Clouds]:
+    rng = np.random.default_rng(0)
+    return [moving(rng, each) for each in courses]
 
+
+def orders(folder: Path) -> dict[str, Rows]:
     return {
-        "supports": settling(folder / "a", blocks(COURSES)),
-        "contradicts": settling(folder / "b", blocks(COURSES[::-1])),
-        "undecided": settling(folder / "c", blocks([[0, 0.2, 0.4, 0.6, 1]] * 4)),
+        "supports": settling(folder / "a", blocks_of(COURSES)),
+        "contradicts": settling(folder / "b", blocks_of(COURSES[::-1])),
+        "undecided": settling(folder / "c", blocks_of([[0, 0.2, 0.4, 0.6, 1]] * 4)),
     }
 
 
