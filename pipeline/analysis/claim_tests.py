@@ -16,7 +16,8 @@ def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) ->
     """Two-sided p of a limit: 1 minus the coverage of the interval that touches the bound.
 
     The half width towards the bound is scaled with coverage like that of Student's t with groups - 1 degrees of
-    freedom, so p is 5 % exactly if the 95 % interval touches the bound. None without an interval or with one group.
+    freedom, so p is 5 % exactly if the 95 % interval touches the bound. None without an interval, with one group, or
+    if the interval has no width towards the bound, so that its error is unknown.
 
     Bias: conservative for simultaneous intervals: their errors are pooled over points, so their half width grows more
         slowly beyond 95 % than Student's t with groups - 1 degrees of freedom. Approximate for unpaired differences
@@ -29,11 +30,20 @@ def invert_interval(row: Mapping[str, Any], limit: Limit, groups: int | None) ->
     sides: dict[str, float] = {">": value - bound, "<": bound - value, "!=": abs(value - bound)}
     away = sides[limit.sign]
     half = value - low if value > bound else high - value
+    if half <= 0:
+        return None
     if away <= 0:
         return 1.0
-    if half <= 0:
-        return 0.0
     return float(2 * stdtr(groups - 1, -stdtrit(groups - 1, (1 + LEVEL) / 2) * away / half))
+
+
+def name_without_width(row: Mapping[str, Any], limits: Sequence[Limit]) -> str | None:
+    """Return the first column of these limits whose interval has no width on one side; None if there is none."""
+    for name in dict.fromkeys(limit.column for limit in limits):
+        ends = [row[f"{name}{end}"] for end in ("", "_low", "_high")]
+        if None not in ends and ends[0] in ends[1:]:
+            return name
+    return None
 
 
 def combine_limits(row: Mapping[str, Any], limits: Sequence[Limit], groups: int | None) -> float | None:

@@ -14,7 +14,7 @@ import polars as pl
 from pipeline.analysis import FINDINGS, compute_findings
 from pipeline.analysis.brief import NO_VERDICTS
 from pipeline.analysis.claim_registry import PublishedClaim, load_claims
-from pipeline.analysis.claim_tests import combine_any, combine_limits, correct_holm
+from pipeline.analysis.claim_tests import combine_any, combine_limits, correct_holm, name_without_width
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED
 from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, load_group_counts
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
@@ -150,7 +150,9 @@ def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> C
     sides = {SUPPORTS: combine_limits(row, claim.supports, groups), CONTRADICTS: against}
     known = {word: p for word, p in sides.items() if p is not None}
     if row["verdict"] in UNTESTED_WORDS or not known:
-        return ClaimAnswer(UNDECIDED, None, column, row["verdict"], row["because"])
+        name = None if known else name_without_width(row, (*claim.supports, *claim.contradicts))
+        because = f"the interval of {name} has no width, so its error is unknown" if name else row["because"]
+        return ClaimAnswer(UNDECIDED, None, column, row["verdict"], because)
     answer = row[claim.column] if claim.column else _decide_by_limits(claim, row, known)
     p = known.get(answer, 1.0)
     if p > SIGNIFICANCE_LEVEL * (1 + ROUNDING):

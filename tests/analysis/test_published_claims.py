@@ -387,6 +387,19 @@ def test_the_p_of_an_interval_that_touches_its_bound_is_five_percent():
     assert invert_interval(row, Limit("height", ">", 0.1), 1) is None
 
 
+def test_an_interval_without_width_tests_nothing():
+    """Its p used to be 0, so that groups that agree by chance decided a claim."""
+    row = {"height": 0.3, "height_low": 0.3, "height_high": 0.3}
+    assert invert_interval(row, Limit("height", ">", 0.1), 5) is None
+    assert invert_interval(row, Limit("height", "<", 0.1), 5) is None
+    found = {"linearity": FINDINGS["linearity"].answer(claim_rows.frame(history({"linearity": flat(0.97)})))}
+    exact = pl.col("linearity")
+    found["linearity"] = found["linearity"].with_columns(linearity_low=exact, linearity_high=exact)
+    answer = judge_claims(found, {"quick@1": 5}).filter(claim="linear-neighbours").row(0, named=True)
+    assert (answer["answer"], answer["p"]) == ("undecided", None)
+    assert answer["because"] == "the interval of linearity has no width, so its error is unknown"
+
+
 def test_the_p_of_a_t_interval_is_that_of_the_t_test():
     from scipy import stats
 
