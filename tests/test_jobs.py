@@ -1,6 +1,7 @@
 """Every job states its question, command, cost and expectation, and selects checkpoints that exist."""
 
 import importlib
+import math
 import re
 import subprocess
 import sys
@@ -154,3 +155,22 @@ def test_the_job_of_the_claims_names_the_histories_of_every_claim_and_measures_t
     assert set(job.HISTORIES_OF_CLAIMS) == set(load_claims())
     measured = {source.hub if isinstance(source, Hub) else source.family for source in job.SWEEP.checkpoints}
     assert {name for names in job.HISTORIES_OF_CLAIMS.values() for name in names} == measured
+
+
+def test_the_job_of_the_claims_makes_the_records_that_its_claims_need():
+    """It used to list claims about similarity as decided without asking for records."""
+    from pipeline.analysis.claim_registry import load_claims
+
+    job, claims = module("claims"), load_claims()
+    needed = {name for name in job.HISTORIES_OF_CLAIMS if claims[name].needs.startswith("similarity records")}
+    assert needed == {"peak-layers-predict-each-other", "overlap-profile", "lower-layers-settle-first"}
+    assert job.SWEEP.similarity is not None
+    assert f"{job.SWEEP.similarity.bytes_per_layer} bytes a layer" in docstring("claims")
+
+
+def test_the_job_of_the_claims_says_which_p_can_not_be_small():
+    from pipeline.analysis.explosions import DRAWS
+
+    assert f"`dimension-before-explosions` {1 / (DRAWS + 1):.0e}".replace("e-04", "e-4") in docstring("claims")
+    models = len(module("claims").DECODERS)
+    assert f"{math.factorial(models)} with {models} models" in docstring("claims")

@@ -30,6 +30,7 @@ from pipeline.analysis.onset import compute_onset
 from pipeline.analysis.peak_overlap import compute_peak_overlap, select_recorded_newest
 from pipeline.analysis.phases import compute_agreement, compute_estimators, compute_phases, sort_agreement
 from pipeline.analysis.random_baselines import compute_null_survival, sort_null_survival
+from pipeline.analysis.rearrangement import compute_rearrangement
 from pipeline.analysis.settling import compute_settling
 from pipeline.analysis.sinks import compute_sinks
 from pipeline.analysis.trends import compute_trends
@@ -109,6 +110,10 @@ FINDINGS: dict[str, FindingSpec] = {
     "similarity": FindingSpec(
         "Are the first and the last block as alike as neighbouring blocks? (needs similarity records)",
         compute_similarity,
+    ),
+    "rearrangement": FindingSpec(
+        "Are neighbourhoods rearranged gradually over depth, or in one step? (needs similarity records)",
+        compute_rearrangement,
     ),
     "settling": FindingSpec(
         "When does each block reach its final geometry, and do lower blocks settle first? (needs similarity records)",

@@ -42,6 +42,8 @@ class Brief(NamedTuple):
     """Published claim that the lines support or contradict; empty if there is none."""
     lines: list[BriefLine]
     left_out: dict[str, int]
+    level: float = 0.95
+    """Coverage of the intervals of the effects."""
 
 
 def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> Brief:
@@ -63,9 +65,8 @@ def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> B
         else:
             reason = rows[0]["verdict"]
             left_out[reason] = left_out.get(reason, 0) + 1
-    return Brief(
-        RULES[name].measure, RULES[name].claim, sorted(lines, key=_trust_rank) if name == "trust" else lines, left_out
-    )
+    ordered = sorted(lines, key=_trust_rank) if name == "trust" else lines
+    return Brief(RULES[name].measure, RULES[name].claim, ordered, left_out, RULES[name].level)
 
 
 def _group_rows(found: pl.DataFrame) -> Iterator[list[Row]]:

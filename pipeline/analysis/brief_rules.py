@@ -19,6 +19,8 @@ from pipeline.analysis import (
     onset,
     peak_overlap,
     phases,
+    random_baselines,
+    rearrangement,
     settling,
     sinks,
     trends,
@@ -41,6 +43,8 @@ class BriefRule(NamedTuple):
     """Names of the rows, the main one first."""
     claim: str = ""
     """Published claim that the finding bears on; empty if there is none."""
+    level: float = 0.95
+    """Coverage of the interval of the effect."""
 
 
 def describe_rows(rule: BriefRule, rows: Sequence[Row]) -> tuple[str, str, str]:
@@ -129,7 +133,7 @@ RULES: dict[str, BriefRule] = {
         sentences.nulls,
         sentences.column("conclusion"),
         CONCLUSIONS,
-        "the effect is the same on random tokens",
+        random_baselines.CLAIM,
     ),
     "controls": BriefRule(
         "share of the largest change of dimension that the control has too",
@@ -193,6 +197,14 @@ RULES: dict[str, BriefRule] = {
         sentences.column("measure"),
         MEASURES,
     ),
+    "rearrangement": BriefRule(
+        "overlap of neighbouring blocks minus that of the first and the last",
+        sentences.interval("fall", "+.3f"),
+        sentences.rearrangement,
+        sentences.column("measure"),
+        rearrangement.MEASURED,
+        rearrangement.CLAIM,
+    ),
     "settling": BriefRule(
         "doublings of training by which the last block settles later than the first",
         sentences.interval("slope", "+.2f"),
@@ -200,6 +212,7 @@ RULES: dict[str, BriefRule] = {
         sentences.column("measure"),
         MEASURES,
         settling.CLAIM,
+        settling.SLOPE_LEVEL,
     ),
     "model_convergence": BriefRule(
         "similarity between models, late minus early",

@@ -121,6 +121,10 @@ def similarity(row: Row) -> str:
     return f"ends {interval('ends', '.3f')(row)}, neighbours {interval('neighbours', '.3f')(row)}"
 
 
+def rearrangement(row: Row) -> str:
+    return f"largest step {interval('largest', '.0%')(row)} of all, after block {row['largest_at']}"
+
+
 def settling(row: Row) -> str:
     if row["layer"] is None:
         return f"{row['checkpoints']} checkpoints"

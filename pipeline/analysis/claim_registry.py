@@ -1,6 +1,7 @@
 """Registry of published claims: the entries of `published_claims.yaml`, checked on loading."""
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, NamedTuple
@@ -11,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from pipeline.strict_model import StrictModel
 
 REGISTRY = files("pipeline.analysis") / "published_claims.yaml"
-LIMIT_PATTERN = re.compile(r"(?P<column>\w+) (?P<sign>[<>]|!=) (?P<bound>-?\d+(?:\.\d+)?)")
+LIMIT_PATTERN = re.compile(r"(?P<column>\w+) (?P<sign>[<>]|!=) (?P<bound>-?\d+(?:\.\d+)?|[a-z]\w*)")
 
 
 class Limit(NamedTuple):
@@ -21,21 +22,39 @@ class Limit(NamedTuple):
     """Column of the effect; `_low` and `_high` are its limits."""
     sign: str
     """`>`, `<`, or `!=` for either side."""
-    bound: float
+    bound: float | str
+    """A number, or the column that holds it."""
 
     @classmethod
     def parse(cls, text: str) -> "Limit":
         match = LIMIT_PATTERN.fullmatch(text)
         if match is None:
             raise ValueError(f"{text!r} is not a limit such as 'height > 0.05'")
-        return cls(match["column"], match["sign"], float(match["bound"]))
+        bound = match["bound"]
+        return cls(match["column"], match["sign"], bound if bound[0].isalpha() else float(bound))
 
     def __str__(self) -> str:
-        return f"{self.column} {self.sign} {self.bound:g}"
+        bound = self.bound if isinstance(self.bound, str) else f"{self.bound:g}"
+        return f"{self.column} {self.sign} {bound}"
+
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Return True if the value of the column alone, without its error, is beyond the bound; false if null."""
+        value, bound = row[self.column], self.bound_of(row)
+        if value is None or bound is None:
+            return False
+        return {">": value > bound, "<": value < bound}.get(self.sign, value != bound)
+
+    def bound_of(self, row: Mapping[str, Any]) -> float | None:
+        """Return the bound for a row of the finding."""
+        return row[self.bound] if isinstance(self.bound, str) else self.bound
 
 
 def _parse_limits(texts: Any) -> tuple[Limit, ...]:
     return tuple(text if isinstance(text, Limit) else Limit.parse(str(text)) for text in texts)
+
+
+def _parse_premise(text: Any) -> Limit | None:
+    return text if text is None or isinstance(text, Limit) else Limit.parse(str(text))
 
 
 Limits = Annotated[tuple[Limit, ...], BeforeValidator(_parse_limits)]
@@ -56,11 +75,14 @@ class PublishedClaim(StrictModel):
     needs: str
     rows: dict[str, Any] = Field(default_factory=dict)
     column: str | None = None
+    premise: Annotated[Limit | None, BeforeValidator(_parse_premise)] = None
+    unmet: str = ""
     verdicts: tuple[str, ...] = ()
     supports: Limits = ()
     contradicts: Limits = ()
     p: str | None = None
     effect: str | None = None
+    level: float = 0.95
     bound: str
     refuted: str
 
@@ -82,16 +104,20 @@ class PublishedClaim(StrictModel):
     @property
     def rule(self) -> str:
         """Test of the claim, in one line."""
+        premise = f"tested if `{self.premise}`; " if self.premise else ""
         if self.p:
-            return f"`{self.column}` of the finding with its p (`{self.p}`)"
+            return f"{premise}`{self.column}` of the finding with its p (`{self.p}`)"
         word = f" and verdict {' or '.join(f'`{each}`' for each in self.verdicts)}" if self.verdicts else ""
-        sides = (" and ".join(f"`{limit}`" for limit in limits) for limits in (self.supports, self.contradicts))
-        supports, contradicts = sides
-        return f"supports: {supports}{word}; contradicts: {contradicts}"
+        supports = " and ".join(f"`{limit}`" for limit in self.supports)
+        contradicts = " or ".join(f"`{limit}`" for limit in self.contradicts)
+        return f"{premise}supports: {supports}{word}; contradicts: {contradicts}"
 
     def describe(self) -> dict[str, Any]:
         """Entry for JSON, with limits as texts."""
-        texts = {name: [str(limit) for limit in getattr(self, name)] for name in ("supports", "contradicts")}
+        texts: dict[str, Any] = {
+            name: [str(limit) for limit in getattr(self, name)] for name in ("supports", "contradicts")
+        }
+        texts["premise"] = str(self.premise) if self.premise else None
         return {**self.model_dump(exclude={"name"}), **texts}
 
 

@@ -43,6 +43,11 @@ def tabulate_curves(points: pl.DataFrame, by: Sequence[str], at: str, ends: bool
     return pl.concat([empty, *found]).drop("at", "value", "se", "deviations", "df")
 
 
+def start_share(first: str, last: str) -> pl.Expr:
+    """Expression of the first step of a history as a share of its last; null if the last is 0."""
+    return pl.when(pl.col(last) > 0).then(pl.col(first) / pl.col(last))
+
+
 def _gather_curves(points: pl.DataFrame, by: Sequence[str], at: str) -> pl.DataFrame:
     """One row per curve with its points as lists; points without an error are left out if enough others have one."""
     points = points.with_columns(pl.col(at).cast(pl.Float64).alias("at"), _sound=pl.col("se").is_not_null())

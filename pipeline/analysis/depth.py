@@ -34,7 +34,7 @@ SHAPE_PHRASES = {
 CLAIM = "dimension has a peak in the interior of the network"
 CURVE_COLUMNS = (
     *("verdict", "claim", "depth", "depth_low", "depth_high", "onset", "peak_value"),
-    *("height", "height_low", "height_high", "moves", "main", "rows", "status", "paired", "left_out"),
+    *("height", "height_low", "height_high", "smallest", "moves", "main", "rows", "status", "paired", "left_out"),
 )
 
 
@@ -43,11 +43,11 @@ def compute_depth(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys, `revision`, `step`, `verdict` (peak, valley, rising, falling, flat, valley-then-peak,
     peak-then-valley, oscillating; disputed = no verdict has more than half of the scales; too_few, no_errors), `claim`
-    (an interior peak: supports, contradicts = it is under 5 % or under a tenth of the curve's range, undecided),
-    `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `depth` of the highest block with its
-    95 % interval, `onset` (depth at which the rise to it starts, null without a rise), `peak_value`, `height` above
-    both sides as a share with its 95 % interval, `moves` and `main` as in `phases`, `rows`, `paired`, `left_out`
-    depths, `because`.
+    (an interior peak: supports = it is significantly higher than `smallest`, contradicts = significantly lower,
+    undecided), `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `depth` of the highest
+    block with its 95 % interval, `onset` (depth at which the rise to it starts, null without a rise), `peak_value`,
+    `height` above both sides as a share with its 95 % interval, `smallest` (5 %, or a tenth of the curve's range if
+    that is more), `moves` and `main` as in `phases`, `rows`, `paired`, `left_out` depths, `because`.
     Error: at most 5 % of models whose dimension is pure noise over depth get any move.
     """
     of = (*HISTORY_COLUMNS, *LABEL_COLUMNS)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED
+from pipeline.analysis.claims import UNDECIDED, decide
 from pipeline.analysis.curve_shapes import FALL, MAIN_SHARE, RISE
 from pipeline.analysis.curves import JUDGED, tabulate_curves
 from pipeline.analysis.frames import HISTORY_COLUMNS, select_block_rows
@@ -84,18 +84,20 @@ _CURVE = (*HISTORY_COLUMNS, "estimator")
 def classify_dimension(points: pl.DataFrame, by: Sequence[str], at: str, words: CurveWords) -> pl.DataFrame:
     """Classify curves of log dimension, one row per (`by`, `estimator`).
 
-    Adds `verdict` (a name of `words`, or the status if not judged) and `claim` (supports = a name of `words.peaked`,
-    contradicts = the interior peak is significantly below SMALLEST_PEAK or MAIN_SHARE of the curve's range, undecided).
+    Adds `verdict` (a name of `words`, or the status if not judged), `smallest` (height from which a peak counts: the
+    larger of SMALLEST_PEAK and MAIN_SHARE of the curve's range, as a share) and `claim` (supports = a name of
+    `words.peaked`, and the interior peak is significantly higher than `smallest`; contradicts = it is significantly
+    lower; undecided).
     """
     curves = tabulate_curves(points, [*by, "estimator"], at)
     names = [words.name(main) if main is not None else None for main in curves["main"].to_list()]
     verdict = pl.coalesce(pl.Series("_word", names, pl.String), "status")
     least = pl.max_horizontal(pl.lit(SMALLEST_PEAK).log1p(), pl.col("range") * MAIN_SHARE)
     curves = curves.with_columns(verdict=verdict)
-    claim = pl.when(pl.col("verdict").is_in(list(words.peaked))).then(pl.lit(SUPPORTS))
-    claim = claim.when((pl.col("height_high") < least).fill_null(False)).then(pl.lit(CONTRADICTS))
+    peaked = pl.col("verdict").is_in(list(words.peaked))
+    claim = decide(peaked & (pl.col("height_low") > least), pl.col("height_high") < least)
     shares = {name: pl.col(name).exp() - 1 for name in ("height", "height_low", "height_high")}
-    curves = curves.with_columns(claim=claim.otherwise(pl.lit(UNDECIDED)), peak_value=pl.col("top_value").exp())
+    curves = curves.with_columns(claim=claim, smallest=least.exp() - 1, peak_value=pl.col("top_value").exp())
     scale = pl.col("estimator").replace_strict(ESTIMATORS, return_dtype=pl.String)
     return curves.with_columns(scale=scale, moves=_as_shares("moves"), main=_as_shares("main"), **shares)
 

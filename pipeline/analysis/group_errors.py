@@ -125,20 +125,22 @@ def shares_groups(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     return a is not None and b is not None and len(a) == len(b) and None not in digests and digests[0] == digests[1]
 
 
-def subtract_rows(minuend: Mapping[str, Any], subtrahend: Mapping[str, Any]) -> tuple[Estimate, bool]:
-    """Return the difference of two rows (ERROR_COLUMNS, `contexts_digest`) with 95 % interval, and True if paired.
+def subtract_rows(
+    minuend: Mapping[str, Any], subtrahend: Mapping[str, Any], level: float = 0.95
+) -> tuple[Estimate, bool]:
+    """Return the difference of two rows (ERROR_COLUMNS, `contexts_digest`) with its interval, and True if paired.
 
     Rows of the same groups are compared in pairs. Other errors are treated as independent, with the smaller number of
     degrees of freedom, which is conservative.
     """
     value = minuend["value"] - subtrahend["value"]
     if shares_groups(minuend, subtrahend):
-        half = paired_half_width(np.subtract(minuend["deviations"], subtrahend["deviations"]))
+        half = paired_half_width(np.subtract(minuend["deviations"], subtrahend["deviations"]), level)
         return Estimate(value, value - half, value + half), True
     if None in (minuend["se"], subtrahend["se"], minuend["df"], subtrahend["df"]):
         return Estimate(value), False
     se = float(np.hypot(minuend["se"], subtrahend["se"]))
-    return make_interval(value, se, min(minuend["df"], subtrahend["df"])), False
+    return make_interval(value, se, min(minuend["df"], subtrahend["df"]), level), False
 
 
 def subtract_intervals(minuend: str, subtrahend: str, name: str) -> list[pl.Expr]:

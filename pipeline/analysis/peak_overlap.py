@@ -32,7 +32,7 @@ from pipeline.lake.cell_records import CellRecords
 DIMENSION = "id_twonn"
 MORE_ALIKE, LESS_ALIKE, UNDECIDED_YET = "peak_more_alike", "peak_less_alike", "undecided"
 SMALL_GAIN = 0.02
-"""Gain of similarity at the peak under which models are not more alike there."""
+"""Gain of similarity at the peak under which models count as equally alike there."""
 CLAIM = "the layers of highest dimension are those most alike across models"
 
 
@@ -55,9 +55,9 @@ def compute_peak_overlap(lake: LakeOrFrame) -> pl.DataFrame:
 
     One row per pair of models with records of the same tokens, and `measure` (cka, overlap_4). Columns: `corpus`,
     `recipe`, `model`, `other_model`, `verdict` (peak_more_alike, peak_less_alike = significantly; undecided; too_few =
-    under 3 blocks, no_errors), `claim` (Cheng et al. 2025: supports = peak_more_alike; contradicts = less alike, or
-    more by under 0.02 at 95 %; undecided), `at_peak` (similarity of the two peaks), `elsewhere` (mean over the other
-    blocks, each with the one nearest in depth) and `gain`, each with its 95 % interval; `peak` and `other_peak`
+    under 3 blocks, no_errors), `claim` (Cheng et al. 2025: supports = more alike by over 0.02 at 95 %; contradicts =
+    less alike, or more by under 0.02; undecided), `at_peak` (similarity of the two peaks), `elsewhere` (mean over the
+    other blocks, each with the one nearest in depth) and `gain`, each with its 95 % interval; `peak` and `other_peak`
     (layers), `tokens`, `rows`, `because`.
     Bias: a peak is the block of the largest estimate; the error of its position is ignored. Cheng et al. use
         information imbalance.
@@ -110,9 +110,9 @@ def _compare(one: Model, other: Model, measure: str) -> dict[str, Any]:
 def _judge(gain: Estimate) -> dict[str, str]:
     if gain.low is None or gain.high is None:
         return {"verdict": NO_ERRORS, "claim": UNDECIDED}
-    if gain.low > 0:
-        return {"verdict": MORE_ALIKE, "claim": SUPPORTS}
-    verdict = LESS_ALIKE if gain.high < 0 else UNDECIDED_YET
+    verdict = MORE_ALIKE if gain.low > 0 else LESS_ALIKE if gain.high < 0 else UNDECIDED_YET
+    if gain.low > SMALL_GAIN:
+        return {"verdict": verdict, "claim": SUPPORTS}
     return {"verdict": verdict, "claim": CONTRADICTS if gain.high < SMALL_GAIN else UNDECIDED}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.analysis.claims import describe_claim, describe_left_out, describe_moves, describe_pairing
-from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
+from pipeline.analysis.curves import NO_ERRORS, TOO_FEW, start_share
 from pipeline.analysis.dimension import (
     DISPUTED,
     MANY_MOVES,
@@ -43,8 +43,8 @@ WORDS = make_words(
 """`collapse-expand-compress` is the sequence of Li et al. 2025."""
 CLAIM = "dimension expands and then compresses in training"
 CURVE_COLUMNS = (
-    *("verdict", "claim", "peak_step", "peak_step_low", "peak_step_high", "peak_value"),
-    *("height", "height_low", "height_high", "moves", "main", "rows", "status", "paired", "left_out"),
+    *("verdict", "claim", "start_share", "peak_step", "peak_step_low", "peak_step_high", "peak_value"),
+    *("height", "height_low", "height_high", "smallest", "moves", "main", "rows", "status", "paired", "left_out"),
 )
 AGREEING_SHARE = 0.9
 """Smallest share of layers with the same verdict at which two scales agree."""
@@ -55,12 +55,14 @@ def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys of a history, `layer`, `depth`, `verdict` (flat, expand, compress, expand-compress, compress-expand,
     collapse-expand-compress, expand-compress-expand, oscillating = more moves; disputed = no verdict has more than half
-    of the scales; too_few, no_errors), `claim` (dimension expands and then compresses: supports, contradicts = the peak
-    is under 5 % or under a tenth of the curve's range, undecided), `agreeing` of `scales`, `reference` (first agreeing
-    estimator) and its values: `moves` (all significant changes: direction, first and last step, size as a share
-    with its 95 % interval) and the `main` ones that name the verdict, `peak_step` with interval (`_low`, `_high`: steps
-    not significantly lower), `peak_value`, `height` of the peak above both sides as a share with its 95 % interval,
-    `rows`, `paired` errors, `left_out` steps (no value or error; for the mean: a block has none), `because`.
+    of the scales; too_few, no_errors), `claim` (dimension expands and then compresses: supports = the peak is
+    significantly higher than `smallest`, contradicts = significantly lower, undecided), `start_share` (first step as a
+    share of the last), `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `moves` (all
+    significant changes: direction, first and last step, size as a share with its 95 % interval) and the `main` ones
+    that name the verdict, `peak_step` with interval (`_low`, `_high`: steps not significantly lower), `peak_value`,
+    `height` of the peak above both sides as a share with its 95 % interval, `smallest` (height from which a peak
+    counts: 5 %, or a tenth of the curve's range if that is more), `rows`, `paired` errors, `left_out` steps (no value
+    or error; for the mean: a block has none), `because`.
     Error: at most 5 % of layers or models whose dimension is pure noise get any move. This is not corrected for the
     number of histories in a lake.
     """
@@ -80,7 +82,11 @@ def classify_by_estimator(lake: LakeOrFrame) -> pl.DataFrame:
     curves = curves.with_columns(pl.col(name).round().cast(pl.Int64) for name in peak).rename(peak)
     left = pl.col("left_out").list.eval(pl.element().round().cast(pl.Int64))
     kept = [*by, "estimator", "scale", *CURVE_COLUMNS]
-    return curves.with_columns(left_out=left).select(kept).sort(*by, maintain_order=True, nulls_last=True)
+    return (
+        curves.with_columns(left_out=left, start_share=start_share("start", "stop"))
+        .select(kept)
+        .sort(*by, maintain_order=True, nulls_last=True)
+    )
 
 
 def compute_estimators(lake: LakeOrFrame) -> pl.DataFrame:

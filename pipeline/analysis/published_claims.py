@@ -14,17 +14,17 @@ import polars as pl
 from pipeline.analysis import FINDINGS, compute_findings
 from pipeline.analysis.brief import NO_VERDICTS
 from pipeline.analysis.claim_registry import PublishedClaim, load_claims
-from pipeline.analysis.claim_tests import combine_limits, correct_holm
+from pipeline.analysis.claim_tests import combine_any, combine_limits, correct_holm, name_without_width
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED
 from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, load_group_counts
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 
 SIGNIFICANCE_LEVEL, ROUNDING = 0.05, 1e-9
-UNTESTED_WORDS = (*NO_VERDICTS, "no_large_norm", "all_large_norm")
+UNTESTED_WORDS = (*NO_VERDICTS, "absent", "no_large_norm", "all_large_norm")
 """Verdicts of rows that test nothing."""
 ROW_TYPES: dict[str, Any] = {
-    **dict.fromkeys(("claim", *HISTORY_COLUMNS, "null", "verdict", "answer", "answer_alone"), pl.String()),
-    **dict.fromkeys(("effect", "low", "high", "p", "p_holm"), pl.Float64()),
+    **dict.fromkeys(("claim", *HISTORY_COLUMNS, "null", "verdict", "answer", "answer_alone", "column"), pl.String()),
+    **dict.fromkeys(("effect", "low", "high", "level", "p", "p_holm"), pl.Float64()),
     "because": pl.String(),
 }
 
@@ -35,8 +35,8 @@ class ClaimAnswer(NamedTuple):
     answer: str
     p: float | None
     """Two-sided p of the answer; if undecided, the smaller p of both sides, but at least 5 %. None: not tested."""
-    effect: tuple[float | None, float | None, float | None]
-    """Effect and its 95 % interval."""
+    column: str
+    """Column of the finding that holds the effect."""
     verdict: str | None
     because: str
 
@@ -46,8 +46,9 @@ def compute_claims(lake: LakeOrFrame, models: str = "*", corpus: str = "*") -> p
 
     Columns: `claim` (name in the registry), keys of the history (null for a comparison of models), `null` (random
     tokens that the text is compared with, or null), `verdict` of the finding, `answer` (supports, contradicts,
-    undecided) after the correction and `answer_alone` before it, `effect` with its 95 % interval (`low`, `high`), the
-    two-sided `p` and Holm's `p_holm` (null where nothing was tested), `because`.
+    undecided) after the correction and `answer_alone` before it, `column` of the finding that holds the `effect`, its
+    interval (`low`, `high`) and the `level` of the interval, the two-sided `p` and Holm's `p_holm` (null where nothing
+    was tested), `because`.
     Error: at most 5 % of lakes in which no claim is true have any `supports`; measured rates are in claims.md.
 
     Raises:
@@ -109,7 +110,7 @@ def _judge_claim(
     rows = _select_rows(claim, found[claim.finding])
     for row in rows.iter_rows(named=True):
         yield _make_row(claim, row, _answer(claim, row, groups.get(row["recipe"])))
-    missing = ClaimAnswer(UNDECIDED, None, (None, None, None), None, f"the claim needs {claim.needs}")
+    missing = ClaimAnswer(UNDECIDED, None, claim.effect_column, None, f"the claim needs {claim.needs}")
     if claim.compares_models:
         if rows.is_empty():
             yield _make_row(claim, {}, missing)
@@ -138,25 +139,34 @@ def _select_rows(claim: PublishedClaim, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> ClaimAnswer:
-    effect: Any = tuple(row.get(f"{claim.effect_column}{end}") for end in ("", "_low", "_high"))
+    column = claim.effect_column
+    if claim.premise and row["verdict"] not in NO_VERDICTS and not claim.premise.holds(row):
+        return ClaimAnswer(UNDECIDED, None, column, row["verdict"], claim.unmet)
     if claim.p:
         answer, p = row[claim.column or "claim"], row[claim.p]
-        return ClaimAnswer(answer, _at_least_level(answer, p), effect, row["verdict"], row["because"])
-    sides = {
-        SUPPORTS: combine_limits(row, claim.supports, groups),
-        CONTRADICTS: combine_limits(row, claim.contradicts, groups),
-    }
+        because = row["because"] if answer == UNDECIDED else ""
+        return ClaimAnswer(answer, _at_least_level(answer, p), column, row["verdict"], because)
+    against, limit = combine_any(row, claim.contradicts, groups)
+    sides = {SUPPORTS: combine_limits(row, claim.supports, groups), CONTRADICTS: against}
     known = {word: p for word, p in sides.items() if p is not None}
     if row["verdict"] in UNTESTED_WORDS or not known:
-        return ClaimAnswer(UNDECIDED, None, effect, row["verdict"], row["because"])
+        name = None if known else name_without_width(row, (*claim.supports, *claim.contradicts))
+        because = f"the interval of {name} has no width, so its error is unknown" if name else row["because"]
+        return ClaimAnswer(UNDECIDED, None, column, row["verdict"], because)
     answer = row[claim.column] if claim.column else _decide_by_limits(claim, row, known)
     p = known.get(answer, 1.0)
-    if p <= SIGNIFICANCE_LEVEL * (1 + ROUNDING):
-        return ClaimAnswer(answer, p, effect, row["verdict"], "")
-    nearer = min(known.values())
-    word = row["verdict"].replace("_", " ")
+    if p > SIGNIFICANCE_LEVEL * (1 + ROUNDING):
+        return _leave_open(claim, row, min(known.values()))
+    if answer == CONTRADICTS and limit is not None:
+        return ClaimAnswer(answer, p, limit.column, row["verdict"], str(limit))
+    return ClaimAnswer(answer, p, column, row["verdict"], " and ".join(str(limit) for limit in claim.supports))
+
+
+def _leave_open(claim: PublishedClaim, row: dict[str, Any], nearer: float) -> ClaimAnswer:
+    """Undecided answer of a test whose smaller p of both sides is `nearer`."""
+    word = (row["verdict"] or "").replace("_", " ")
     why = f"the finding {claim.finding} is {word}, so the claim is open" if nearer < SIGNIFICANCE_LEVEL else ""
-    return ClaimAnswer(UNDECIDED, _at_least_level(UNDECIDED, nearer), effect, row["verdict"], why)
+    return ClaimAnswer(UNDECIDED, _at_least_level(UNDECIDED, nearer), claim.effect_column, row["verdict"], why)
 
 
 def _at_least_level(answer: str, p: float | None) -> float | None:
@@ -175,9 +185,11 @@ def _make_row(claim: PublishedClaim, row: Mapping[str, Any], answer: ClaimAnswer
     keys = {name: row.get(name) for name in (*HISTORY_COLUMNS, "null")}
     if row.get("other_model"):
         keys["model"] = f"{row['model']}, {row['other_model']}"
-    numbers = dict(zip(("effect", "low", "high"), answer.effect, strict=True))
+    ends = {"effect": "", "low": "_low", "high": "_high"}
+    numbers = {name: row.get(f"{answer.column}{end}") for name, end in ends.items()}
+    numbers |= {"level": claim.level if numbers["low"] is not None else None, "p": answer.p, "p_holm": None}
     words = {"verdict": answer.verdict, "answer": answer.answer, "answer_alone": answer.answer}
-    return {"claim": claim.name, **keys, **words, **numbers, "p": answer.p, "p_holm": None, "because": answer.because}
+    return {"claim": claim.name, **keys, **words, "column": answer.column, **numbers, "because": answer.because}
 
 
 def _explain(row: Mapping[str, Any], tests: int) -> str:
@@ -188,5 +200,6 @@ def _explain(row: Mapping[str, Any], tests: int) -> str:
     if row["answer_alone"] == UNDECIDED:
         return row["because"] or f"the effect is within error ({numbers})"
     if row["answer"] != UNDECIDED:
-        return f"the answer holds after the correction for {tests} tests ({numbers})"
+        rule = f"{row['because']}: " if row["because"] else ""
+        return f"{rule}the answer holds after the correction for {tests} tests ({numbers})"
     return f"the row alone {row['answer_alone']} the claim, but not after the correction for {tests} tests ({numbers})"

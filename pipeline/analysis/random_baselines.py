@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
+from pipeline.analysis.claims import UNDECIDED, decide, describe_claim
 from pipeline.analysis.depth import WORDS as DEPTH_WORDS
 from pipeline.analysis.depth import compute_depth
 from pipeline.analysis.dome import DOME, compute_newest_domes
@@ -24,6 +24,7 @@ SURVIVING_SHARE = 0.5
 SAME_STEP_DOUBLINGS = 1.0
 """Peak steps within a factor 2 are the same."""
 ENDS = ("", "_low", "_high")
+CLAIM = "the effect also appears on random tokens"
 
 
 def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
@@ -33,10 +34,12 @@ def compute_null_survival(lake: LakeOrFrame) -> pl.DataFrame:
     `conclusion` (dome; dome_no_sink; phases; depth; peak_step = the steps of the peaks over training), `layer` (null =
     the model), `verdict` (survives = at 95 %, random tokens show more than half of the effect on text, or for peak_step
     steps within a factor 2; differs = the 95 % interval of the difference excludes 0; undecided; absent = neither side
-    shows the effect; unknown = one side has no interval), `claim` (the effect is the same on random tokens: supports =
-    survives, contradicts = differs, undecided), `on_text`, `on_null` (verdicts of both sides), `effect`, `effect_null`
-    and their `difference` (text - random) with a 95 % interval (heights; doublings of the step for peak_step), `left`
-    (effect on random tokens minus half of that on text, with a 95 % interval; null for peak_step), `rows`, `because`.
+    shows the effect; unknown = one side has no interval), `claim` (the effect also appears on random tokens: supports =
+    survives; contradicts = the text shows it and less than half is left at 95 %, or the steps differ by over a factor
+    2; undecided), `shown` (true if the text shows the effect), `on_text`, `on_null` (verdicts of both sides),
+    `effect`, `effect_null` and their `difference` (text - random) with a 95 % interval (heights; doublings of the step
+    for peak_step), `left` (effect on random tokens minus half of that on text, with a 95 % interval; null for
+    peak_step), `rows`, `because`.
     An effect that survives is no evidence about language. Errors are unpaired, since contexts of text and random
     tokens do not correspond.
     """
@@ -71,7 +74,8 @@ def _compare_corpora(frame: pl.DataFrame, text: str, null: str) -> pl.DataFrame:
         _compare_steps(histories),
     ]
     table = pl.concat(joined).with_columns(corpus=pl.lit(text), null=pl.lit(null))
-    columns = [*PAIR_KEYS, "conclusion", "layer", "verdict", "claim", "on_text", "on_null", "effect", "effect_null"]
+    columns = [*PAIR_KEYS, "conclusion", "layer", "verdict", "claim", "shown", "on_text", "on_null"]
+    columns += ["effect", "effect_null"]
     columns += [f"{name}{end}" for name in ("difference", "left") for end in ENDS] + ["rows"]
     return add_because_column(table.select(columns), _sentence)
 
@@ -94,7 +98,8 @@ def _compare_effects(sides: list[pl.DataFrame], conclusion: str, shown_by: list[
     shown, shown_on_null = pl.col("on_text").is_in(shown_by), pl.col("on_null").is_in(shown_by)
     survives = shown & (pl.col("_left_low") > 0) & (pl.col("effect_null_low") > 0)
     both = both.with_columns(pl.col(f"_left{end}").alias(f"left{end}") for end in ENDS)
-    return _decide(both, conclusion, shown | shown_on_null, survives)
+    lost = shown & (pl.col("left_high") < 0)
+    return _decide(both.with_columns(shown=shown), conclusion, shown | shown_on_null, survives, lost)
 
 
 def _compare_steps(histories: list[pl.DataFrame]) -> pl.DataFrame:
@@ -105,18 +110,20 @@ def _compare_steps(histories: list[pl.DataFrame]) -> pl.DataFrame:
     both = both.with_columns(*subtract_intervals("effect", "effect_null", "difference"))
     both = both.with_columns(pl.lit(None, pl.Float64).alias(f"left{end}") for end in ENDS)
     low, high = pl.col("difference_low"), pl.col("difference_high")
-    return _decide(both, "peak_step", pl.lit(True), (low > -SAME_STEP_DOUBLINGS) & (high < SAME_STEP_DOUBLINGS))
+    same = (low > -SAME_STEP_DOUBLINGS) & (high < SAME_STEP_DOUBLINGS)
+    other = (low > SAME_STEP_DOUBLINGS) | (high < -SAME_STEP_DOUBLINGS)
+    return _decide(both.with_columns(shown=pl.lit(True)), "peak_step", pl.lit(True), same, other)
 
 
-def _decide(both: pl.DataFrame, conclusion: str, shown: pl.Expr, survives: pl.Expr) -> pl.DataFrame:
+def _decide(both: pl.DataFrame, conclusion: str, shown: pl.Expr, survives: pl.Expr, lost: pl.Expr) -> pl.DataFrame:
     low, high = pl.col("difference_low"), pl.col("difference_high")
     cases = pl.when(low.is_null()).then(pl.lit(UNKNOWN)).when(survives).then(pl.lit(SURVIVES))
     cases = cases.when(~shown).then(pl.lit(ABSENT)).when((low > 0) | (high < 0)).then(pl.lit(DIFFERS))
     verdict = cases.otherwise(pl.lit(UNDECIDED))
-    claim = {SURVIVES: SUPPORTS, DIFFERS: CONTRADICTS}
     kept = [
         "verdict",
         "claim",
+        "shown",
         "on_text",
         "on_null",
         "effect",
@@ -126,8 +133,7 @@ def _decide(both: pl.DataFrame, conclusion: str, shown: pl.Expr, survives: pl.Ex
         "difference_high",
         *(f"left{end}" for end in ENDS),
     ]
-    both = both.with_columns(verdict=verdict, conclusion=pl.lit(conclusion))
-    both = both.with_columns(claim=pl.col("verdict").replace_strict(claim, default=UNDECIDED, return_dtype=pl.String))
+    both = both.with_columns(verdict=verdict, claim=decide(survives, lost), conclusion=pl.lit(conclusion))
     return both.select(*SIDE_KEYS, "conclusion", *kept, "rows")
 
 
@@ -154,5 +160,5 @@ def _sentence(row: dict[str, Any]) -> str:
     size = (
         f"difference {format_interval(row, 'difference', form)}{unit}" if row["difference"] is not None else "no sizes"
     )
-    answer = describe_claim(row["claim"], "the effect is the same on random tokens")
+    answer = describe_claim(row["claim"], CLAIM)
     return f"{subject} {text} ({row['on_text']} against {row['on_null']}; {size}). {answer}"

@@ -67,15 +67,18 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     undecided; too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its
     95 % interval, `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens with at least this
     similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain), `settled_at`
-    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one) with
+    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one;
+    the first step if it is never under 0.95) with
     `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
 
-    Per history (`layer` null): `verdict` (lower_first, upper_first = the doublings of training until blocks settle rise
-    or fall significantly with depth; together = by less than one doubling over all blocks; unsettled = a block is 95 %
+    Per history (`layer` null): `verdict` (together = the doublings of training until blocks settle differ by less
+    than one from the first to the last block; lower_first, upper_first = they rise or fall significantly with depth,
+    and not by less than one; unsettled = a block is 95 %
     of the way only after the last but one checkpoint, so its time depends on the end; undecided), `slope`
     (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
-    first: supports = lower_first; contradicts = upper_first or together). Further: keys, `measure` (cka, overlap_4),
-    `checkpoints`, `tokens`, `rows`, `because`.
+    first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `start_share` (first
+    step as a share of the last), `measure` (cka,
+    overlap_4), `checkpoints`, `tokens`, `rows`, `because`.
     """
     frame = load_trained_blocks(lake)
     found = [
@@ -89,7 +92,7 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "measure"), pl.String()) | {"layer": pl.Int64()}
-_TYPES |= {"depth": pl.Float64(), "verdict": pl.String(), "claim": pl.String()}
+_TYPES |= {"start_share": pl.Float64(), "depth": pl.Float64(), "verdict": pl.String(), "claim": pl.String()}
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("start", "settled_at", "slope") for end in ("", "_low", "_high")}
 _TYPES |= {name: pl.Float64() for name in ("start_null", "start_p", "start_types", "settled_tokens")}
 _TYPES |= {"checkpoints": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
@@ -106,7 +109,10 @@ def measure_courses(cells: list[CellRecords], tokens: ComparedTokens, measure: s
 
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
-    """Time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1, interpolated."""
+    """Time after which the similarity stays above SETTLED_SHARE of the way from its first value to 1, interpolated.
+
+    A block whose similarity is never under SETTLED_SHARE settles at the first checkpoint.
+    """
     target = _target(similarity)
     below = np.flatnonzero(similarity < target)
     if not len(below) or below[-1] == len(similarity) - 1:
@@ -125,6 +131,7 @@ def fit_slope(courses: list[Course], clock: Float64[np.ndarray, " checkpoints"],
 def _summarize_history(rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> list[dict[str, Any]]:
     tokens = shared_tokens(cells)
     about: dict[str, Any] = {name: rows[name][0] for name in HISTORY_COLUMNS}
+    about |= {"start_share": float(rows["step"][0]) / max(rows["step"][-1], 1)}
     about |= {"measure": measure, "checkpoints": len(cells), "tokens": tokens.count, "claim": UNDECIDED}
     if len(cells) < MIN_CHECKPOINTS or not can_compare(tokens):
         return [about | {"verdict": TOO_FEW, "rows": len(cells)}]
@@ -172,7 +179,9 @@ def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"
 
 
 def _target(similarity: np.ndarray) -> Any:
-    return similarity[0] + SETTLED_SHARE * (1 - similarity[0])
+    """Similarity, over the first axis, from which a block has settled."""
+    always = np.min(similarity, axis=0) >= SETTLED_SHARE
+    return np.where(always, SETTLED_SHARE, similarity[0] + SETTLED_SHARE * (1 - similarity[0]))
 
 
 def _similarity_of_types(cells: list[CellRecords], layer: int, tokens: ComparedTokens, measure: str) -> float | None:
@@ -196,13 +205,14 @@ def _judge_order(
         return row | {"verdict": UNSETTLED}
     if not has_groups(tokens) or slope.low is None or slope.high is None:
         return row | {"verdict": NO_ERRORS}
-    if slope.low > 0:
-        return row | {"verdict": LOWER_FIRST, "claim": SUPPORTS}
-    if slope.high < 0:
-        return row | {"verdict": UPPER_FIRST, "claim": CONTRADICTS}
-    if max(-slope.low, slope.high) < TOGETHER:
-        return row | {"verdict": SAME_TIME, "claim": CONTRADICTS}
-    return row | {"verdict": UNDECIDED_YET}
+    claim = SUPPORTS if slope.low > TOGETHER else CONTRADICTS if slope.high < TOGETHER else UNDECIDED
+    return row | {"verdict": _name_order(slope.low, slope.high), "claim": claim}
+
+
+def _name_order(low: float, high: float) -> str:
+    if max(-low, high) < TOGETHER:
+        return SAME_TIME
+    return LOWER_FIRST if low > 0 else UPPER_FIRST if high < 0 else UNDECIDED_YET
 
 
 def _sentence(row: dict[str, Any]) -> str:

@@ -4,13 +4,13 @@ Anisotropy is the mean over the blocks. RankMe and alpha are those of the last h
 the model has one), which Li et al. read.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import polars as pl
 
 from pipeline.analysis.claims import decide, describe_claim, describe_left_out, describe_pairing
-from pipeline.analysis.curves import JUDGED, TOO_FEW, tabulate_curves
+from pipeline.analysis.curves import JUDGED, TOO_FEW, start_share, tabulate_curves
 from pipeline.analysis.dimension import MANY_MOVES, SMALLEST_PEAK, make_words
 from pipeline.analysis.frames import (
     HISTORY_COLUMNS,
@@ -23,6 +23,7 @@ from pipeline.analysis.frames import (
     select_last_states,
 )
 from pipeline.analysis.group_errors import add_errors, average_points, subtract_rows
+from pipeline.analysis.rank_mirror import MIRROR_TYPES, measure_mirroring
 
 WORDS = make_words(
     none="flat", r="rising", f="falling", rf="rise-fall", fr="fall-rise", frf="fall-rise-fall", rfr="rise-fall-rise"
@@ -37,12 +38,10 @@ class Trend(NamedTuple):
 
     title: str
     effect: str
-    """Column of the effect that the claim is about: change, peak or valley."""
+    """Column of the effect that the claim is about: change, peak or mirror."""
     claim: str
     bound: float
-    """Effect from which the claim is supported."""
-    least: float
-    """Effect under which the claim is contradicted."""
+    """The claim is supported by a significantly larger effect and contradicted by a significantly smaller one."""
     log: bool = False
     """True if changes are shares of the value."""
     of_blocks: bool = False
@@ -50,17 +49,19 @@ class Trend(NamedTuple):
 
 
 RISES, PEAKS = "anisotropy rises over training", "the effective rank expands and then compresses in training"
-MIRRORS = "the spectral decay alpha falls and then rises in training"
+MIRRORS = "the spectral decay alpha falls while the effective rank expands and rises while it compresses"
 TRENDS = {
-    "anisotropy": Trend("Anisotropy", "change", RISES, SMALLEST_RISE, SMALLEST_RISE, of_blocks=True),
-    "anisotropy_no_sink": Trend(
-        "Anisotropy without sink tokens", "change", RISES, SMALLEST_RISE, SMALLEST_RISE, of_blocks=True
-    ),
-    "effective_rank_sigma": Trend("RankMe", "peak", PEAKS, 0.0, SMALLEST_PEAK, log=True),
-    "effective_rank_sigma_no_sink": Trend("RankMe without sink tokens", "peak", PEAKS, 0.0, SMALLEST_PEAK, log=True),
-    "alpha": Trend("Alpha", "valley", MIRRORS, 0.0, SMALLEST_PEAK),
-    "alpha_no_sink": Trend("Alpha without sink tokens", "valley", MIRRORS, 0.0, SMALLEST_PEAK),
+    "anisotropy": Trend("Anisotropy", "change", RISES, SMALLEST_RISE, of_blocks=True),
+    "anisotropy_no_sink": Trend("Anisotropy without sink tokens", "change", RISES, SMALLEST_RISE, of_blocks=True),
+    "effective_rank_sigma": Trend("RankMe", "peak", PEAKS, SMALLEST_PEAK, log=True),
+    "effective_rank_sigma_no_sink": Trend("RankMe without sink tokens", "peak", PEAKS, SMALLEST_PEAK, log=True),
+    "alpha": Trend("Alpha", "mirror", MIRRORS, SMALLEST_PEAK),
+    "alpha_no_sink": Trend("Alpha without sink tokens", "mirror", MIRRORS, SMALLEST_PEAK),
 }
+RANK_OF = {"alpha": "effective_rank_sigma", "alpha_no_sink": "effective_rank_sigma_no_sink"}
+"""Rank that each alpha is compared with."""
+LARGEST_CORRELATION = -0.5
+"""Alpha mirrors the rank if their correlation over expansion and compression is significantly below this."""
 
 
 def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
@@ -70,11 +71,15 @@ def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
     RankMe of Li et al., rise-fall-rise = their alpha, oscillating; too_few, no_errors), `claim` (of the metric's
     Trend: supports, contradicts, undecided), `change` from the first to the last checkpoint, `peak` (height of the
     highest interior checkpoint above both sides) and `valley` (depth of the lowest below both sides), each with its
-    95 % interval and, of RankMe, as a share; `peak_step`, `valley_step`, `first` and `last` step, `rows`, `paired`,
-    `left_out` steps, `because`. Intervals of peak and valley are simultaneous over all differences of the curve.
+    95 % interval and, of RankMe, as a share; of alpha, `mirror` (smaller of its fall while RankMe expands and its rise
+    while RankMe compresses) and `with_rank` (its correlation with log RankMe meanwhile), with 95 % intervals, between
+    the steps `rank_start`, `rank_peak` and `rank_stop`, null where RankMe has no significant peak; `peak_step`,
+    `valley_step`, `first` and `last` step, `start_share` (first as a share of last), `rows`, `paired`, `left_out`
+    steps, `because`. Intervals of peak and valley are simultaneous over all differences of the curve.
     """
     frame = select_history_rows(load_layer_rows(lake))
-    found = pl.concat([_classify(_gather(frame, metric), metric) for metric in TRENDS])
+    points = {metric: _gather(frame, metric) for metric in TRENDS}
+    found = pl.concat([_add_claim(_classify(points[metric], metric), metric, points) for metric in TRENDS])
     return add_because_column(found.sort(*HISTORY_COLUMNS, "metric"), _sentence).drop("status")
 
 
@@ -99,16 +104,34 @@ def _classify(points: pl.DataFrame, metric: str) -> pl.DataFrame:
         found = found.with_columns(pl.col(name).exp() - 1 for name in names)
     verdicts = [WORDS.name(main) if main is not None else None for main in found["main"].to_list()]
     verdict = pl.coalesce(pl.Series("_word", verdicts, pl.String), "status")
-    low, high = pl.col(f"{trend.effect}_low"), pl.col(f"{trend.effect}_high")
-    judged = pl.col("status") == JUDGED
-    claim = decide(judged & (low > trend.bound), judged & (high < trend.least))
-    found = found.with_columns(verdict=verdict, claim=claim, metric=pl.lit(metric))
+    found = found.with_columns(verdict=verdict, metric=pl.lit(metric))
     numbers = [f"{name}{end}" for name in ("change", "peak", "valley") for end in ENDS]
     steps = {name: pl.col(name).cast(pl.Int64) for name in ("peak_step", "valley_step", "start", "stop")}
     left = pl.col("left_out").list.eval(pl.element().cast(pl.Int64))
     found = found.with_columns(left_out=left, **steps).rename({"start": "first", "stop": "last"})
-    kept = ["metric", "verdict", "claim", *numbers, "peak_step", "valley_step", "first", "last"]
+    found = found.with_columns(start_share=start_share("first", "last"))
+    kept = ["metric", "verdict", *numbers, "peak_step", "valley_step", "first", "last", "start_share"]
     return found.select(*by, *kept, "rows", "paired", "left_out", "status")
+
+
+def _add_claim(found: pl.DataFrame, metric: str, points: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Add the answer to the claim of the metric's trend, and the columns of MIRROR_TYPES."""
+    found, trend, judged = _add_mirror(found, metric, points), TRENDS[metric], pl.col("status") == JUDGED
+    low, high = pl.col(f"{trend.effect}_low") > trend.bound, pl.col(f"{trend.effect}_high") < trend.bound
+    if metric in RANK_OF:
+        low &= pl.col("with_rank_high") < LARGEST_CORRELATION
+        high |= pl.col("with_rank_low") > LARGEST_CORRELATION
+    return found.with_columns(claim=decide(judged & low, judged & high))
+
+
+def _add_mirror(found: pl.DataFrame, metric: str, points: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
+    """Add the columns of MIRROR_TYPES, null unless the metric is an alpha whose rank has a significant peak."""
+    if metric not in RANK_OF:
+        return found.with_columns(pl.lit(None, kind).alias(name) for name, kind in MIRROR_TYPES.items())
+    name = RANK_OF[metric]
+    peaked = _classify(points[name], name).filter(pl.col("verdict").is_in(list(WORDS.peaked)))
+    mirrors = measure_mirroring(points[metric], points[name], peaked.select(*HISTORY_COLUMNS, "peak_step"))
+    return found.join(mirrors, on=HISTORY_COLUMNS, how="left", nulls_equal=True)
 
 
 def _measure_changes(points: pl.DataFrame) -> pl.DataFrame:
@@ -137,8 +160,19 @@ def _sentence(row: dict[str, Any]) -> str:
         return f"{subject} {change}; its points have no standard errors.{left_out}"
     word = "moves up and down" if row["verdict"] == MANY_MOVES else f"is {row['verdict']}"
     text = f"{subject} {word} over training and {change}"
-    if trend.effect != "change":
-        words = "above" if trend.effect == "peak" else "below"
+    if trend.effect == "peak":
         extreme = format_interval(row, trend.effect, form.removeprefix("+"))
-        text += f"; at step {row[f'{trend.effect}_step']} it is {extreme} {words} both sides"
+        text += f"; at step {row['peak_step']} it is {extreme} above both sides"
+    if trend.effect == "mirror":
+        text += f"; {_describe_mirror(row)}"
     return f"{text}. {describe_claim(row['claim'], trend.claim)}{describe_pairing(row)}{left_out}"
+
+
+def _describe_mirror(row: dict[str, Any]) -> str:
+    if row["mirror"] is None:
+        return "RankMe has no significant peak to compare it with"
+    steps = f"from step {row['rank_start']} to {row['rank_peak']}", f"to step {row['rank_stop']}"
+    size = f"at least {format_interval(row, 'mirror', '.3f')}"
+    together = f"their correlation meanwhile is {format_interval(row, 'with_rank', '.2f')}"
+    moves = f"while RankMe expands ({steps[0]}) it falls, and while RankMe compresses ({steps[1]}) it rises"
+    return f"{moves}, by {size}; {together}"

@@ -17,7 +17,8 @@ def print_claims(registry: Mapping[str, Any], rows: Sequence[Mapping[str, Any]],
         print_line()
         print_line(f"{name} ({claim.short_reference}): {claim.sentence}")
         if any(row["effect"] is not None for row in mine):
-            print_line(f"  effect (95 % interval): {claim.quantity}; {claim.rule.replace('`', '')}")
+            level = f"{100 * claim.level:g} %"
+            print_line(f"  effect ({level} interval): {claim.quantity}; {claim.rule.replace('`', '')}")
         print_aligned([_cells(row) for row in mine])
     counts, asked = Counter(row["answer"] for row in rows), {row["claim"] for row in rows}
     print_line()

@@ -18,7 +18,7 @@ def print_briefs(questions: Mapping[str, str], briefs: Mapping[str, Any]) -> Non
         print_line()
         print_line(f"{name}: {questions[name]}")
         if brief.lines:
-            print_line(f"  effect (95 % interval): {brief.measure}")
+            print_line(f"  effect ({100 * brief.level:g} % interval): {brief.measure}")
             if brief.claim:
                 print_line(f"  claim: {brief.claim}")
             by_layer = any(line.layer is not None for line in brief.lines)

@@ -117,7 +117,8 @@ def _claims(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTable:
     named = answers.join(names.drop("groups"), on=HISTORY_COLUMNS, how="left", nulls_equal=True)
     text = pl.concat_str(pl.coalesce("text", "corpus"), "null", separator=" against ", ignore_nulls=True)
     sentence = {name: f"{claim.sentence} ({claim.short_reference})" for name, claim in registry.items()}
-    limits = pl.format(" ({} to {})", *(pl.col(name).round_sig_figs(3) for name in ("low", "high")))
+    level = (100 * pl.col("level")).round().cast(pl.Int64)
+    limits = pl.format(" ({} %: {} to {})", level, *(pl.col(name).round_sig_figs(3) for name in ("low", "high")))
     shown = named.select(
         claim=pl.col("claim").replace_strict(sentence, return_dtype=pl.String),
         answer="answer",

@@ -60,7 +60,7 @@ def test_a_line_tells_the_answer_to_the_claim_of_its_finding(uri: str):
 
 def test_rows_without_a_verdict_are_counted_and_layers_are_asked_for(uri: str):
     found = compute_findings(["phases", "convergence"], open_lake(uri))
-    assert summarize_finding("convergence", found["convergence"])[2:] == ([], {"too_few": 4})
+    assert summarize_finding("convergence", found["convergence"])[2:4] == ([], {"too_few": 4})
     lines = summarize_finding("phases", found["phases"], layers=True).lines
     assert [line.layer for line in lines if (line.history, line.text) == ("lab/big", "text:prose")] == [
         *range(BLOCKS + 2),

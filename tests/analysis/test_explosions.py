@@ -30,7 +30,7 @@ def test_a_lead_is_found_at_its_lag(lag):
     found = estimate_lead(*series(0, lag))
     assert (found.lag, found.verdict) == (lag, "leads")
     assert found.correlation > 0.5
-    assert found.p_value < 0.03
+    assert found.p_value == 1e-4, "circular shifts gave at least 2 / 79"
 
 
 def test_a_lead_is_found_under_a_shared_decay():
@@ -108,7 +108,8 @@ def test_a_lake_has_events_and_leads_of_each_history():
     rows += lake(log_id[:10], np.ones(10), "lab/young")
     leads, spikes, young = compute_explosions(finding_rows.frame(rows)).to_dicts()
     assert (leads["verdict"], leads["lag"], leads["events"], leads["rows"]) == ("leads", 2, [], 80)
-    assert leads["p"] == pytest.approx(2 / 79)  # the data and one other of the 79 circular shifts
+    assert leads["p"] <= 0.001
+    assert (leads["claim"], leads["n_events"]) == ("undecided", 0), "a lead without an explosion says nothing about one"
     assert spikes["events"] == [6000]
     assert (young["verdict"], young["p"]) == ("too_few", None)
     assert "6,000" in spikes["because"]

@@ -37,13 +37,14 @@ VERDICTS = {
     "isotropy": {"isotropic", "anisotropic", "undecided", "no_errors"},
     "onset": {"earlier_is_better", "later_is_better", "unrelated", "too_few"},
     "similarity": {"graded", "one_geometry", "undecided", "too_few", "no_errors"},
+    "rearrangement": {"gradual", "one_step", "scrambled", "one_geometry", "undecided", "too_few", "no_errors"},
     "settling": {"settles", "still", "undecided", "lower_first", "upper_first", "together", "unsettled"}
     | {"too_few", "no_errors"},
     "model_convergence": {"converge", "diverge", "unchanged", "too_few", "no_errors"},
     "peak_overlap": {"peak_more_alike", "peak_less_alike", "undecided", "too_few", "no_errors"},
     "trust": {"sound", "care", "doubtful"},
 }
-NEEDS_RECORDS = {"similarity", "settling", "model_convergence", "peak_overlap"}
+NEEDS_RECORDS = {"similarity", "rearrangement", "settling", "model_convergence", "peak_overlap"}
 """Findings from similarity records, which this lake does not have: their contract is in test_similarity.py."""
 WITHOUT_CLAIM = {"agreement", "similarity", "trust"}
 """Findings that answer no published claim."""

@@ -225,7 +225,7 @@ def null_words(folder, finding: str, groups: int, n: int) -> dict[str, list[str]
             blocks = [moving(rng, [0, 0.5, 0.9, 0.99, 1]) for _ in range(4)]
             clouds = {step: [block[i] for block in blocks] for i, step in enumerate(STEPS)}
             rows = made.history(lake, "m", clouds, groups=groups)
-        elif finding == "similarity":
+        elif finding in ("similarity", "rearrangement"):
             shared = cloud(rng)
             rows = made.add_cell(Lake(lake), "m", 5, [shared + 0.8 * cloud(rng) for _ in range(4)], groups=groups)
         else:
@@ -246,6 +246,7 @@ def null_words(folder, finding: str, groups: int, n: int) -> dict[str, list[str]
 
 WRONG = {
     "similarity": {"graded"},
+    "rearrangement": {"gradual", "one_step"},
     "settling": {"lower_first", "upper_first"},
     "model_convergence": {"converge", "diverge"},
     "peak_overlap": {"peak_more_alike", "peak_less_alike"},

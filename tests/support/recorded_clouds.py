@@ -69,7 +69,7 @@ def add_cell(
     key = lake.record_files()[cell_id, size]
     common = {name: about[name] for name in about if name not in ("tokens_digest", "recipe_fingerprint")}
     common |= {"weights_digest": cell_id, "superseded": False, "tokens_seen": None if step is None else step * 1000}
-    common |= {"state": "block", "record": key, "lake": lake.uri, "groups": 4, "status": "ok"}
+    common |= {"state": "block", "record": key, "lake": lake.uri, "groups": fields.get("groups", 4), "status": "ok"}
     heights = dimension or [1.0] * len(clouds)
     return [
         {**common, "layer": i, "depth": i / len(clouds), "id_twonn": heights[i - 1]} for i in range(1, len(clouds) + 1)

@@ -1,0 +1,118 @@
+"""Rearrangement of neighbourhoods over depth: gradual from block to block, in one step, or complete in every block?"""
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
+from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
+from pipeline.analysis.frames import (
+    HISTORY_COLUMNS,
+    LakeOrFrame,
+    add_because_column,
+    format_interval,
+    load_layer_rows,
+    select_newest_rows,
+)
+from pipeline.analysis.recorded_cells import iter_recorded_histories, recorded_measures
+from pipeline.analysis.similarities import (
+    can_compare,
+    compare_layers,
+    estimate_columns,
+    expected_similarity,
+    jackknife_estimate,
+    shared_tokens,
+)
+from pipeline.lake.cell_records import CellRecords
+
+MEASURED = ("overlap_4", "overlap_16")
+MIN_BLOCKS = 4
+"""Blocks needed: of two steps, one always makes at least half of the rearrangement."""
+ALIKE, KEPT, LARGEST = 0.1, 0.1, 0.5
+"""Bounds: fall from neighbouring blocks to the ends, overlap of neighbouring blocks above that of unrelated layers,
+and share of the largest step."""
+GRADUAL, ONE_STEP, SCRAMBLED, ONE_GEOMETRY = "gradual", "one_step", "scrambled", "one_geometry"
+CLAIM = "neighbourhoods are rearranged gradually over depth"
+_TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "revision", "measure", "verdict", "claim"), pl.String())
+_TYPES |= {f"{n}{end}": pl.Float64() for n in ("fall", "kept", "largest") for end in ("", "_low", "_high")}
+_TYPES |= {"largest_at": pl.Int64(), "neighbours": pl.Float64(), "ends": pl.Float64(), "unrelated": pl.Float64()}
+_TYPES |= dict.fromkeys(("blocks", "tokens", "rows"), pl.Int64())
+
+
+def compute_rearrangement(lake: LakeOrFrame) -> pl.DataFrame:
+    """Test how the neighbourhoods of tokens change from block to block, at the newest checkpoint of each history.
+
+    A step is the share of neighbours that two neighbouring blocks do not have in common. Columns: keys, `measure`
+    (overlap_4, overlap_16), `verdict` (gradual, one_step, scrambled, one_geometry, undecided, too_few = under 4 blocks
+    or too few ordinary tokens, no_errors), `claim` (rearranged gradually: supports = all of the following, contradicts
+    = the opposite of any, undecided), `fall` (overlap of neighbouring blocks minus that of the first and the last: over
+    0.1, else one_geometry), `kept` (overlap of neighbouring blocks minus that of unrelated layers: over 0.1, else
+    scrambled), `largest` (share of the largest step in the sum of all: under a half, else one_step), each with its 95 %
+    interval, `largest_at` (block in front of that step), `neighbours`, `ends` and `unrelated` (overlaps), `blocks`,
+    `tokens`, `revision`, `rows`, `because`.
+    """
+    frame = select_newest_rows(load_layer_rows(lake))
+    found = [
+        _summarize(rows, cells[-1], measure)
+        for rows, cells in iter_recorded_histories(frame)
+        for measure in recorded_measures(cells[-1:], MEASURED)
+    ]
+    return add_because_column(pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS), _sentence)
+
+
+def _summarize(rows: pl.DataFrame, cell: CellRecords, measure: str) -> dict[str, Any]:
+    tokens, blocks = shared_tokens([cell]), cell.blocks
+    row: dict[str, Any] = {name: rows[name][-1] for name in (*HISTORY_COLUMNS, "revision")}
+    row |= {"measure": measure, "blocks": len(blocks), "tokens": tokens.count, "rows": len(blocks), "claim": UNDECIDED}
+    if len(blocks) < MIN_BLOCKS or not can_compare(tokens):
+        return row | {"verdict": TOO_FEW}
+    layers, unrelated = [cell.layers[block] for block in blocks], expected_similarity(measure, tokens)
+    found = compare_layers(layers, layers, tokens, measure)
+    parts = _measure_steps(np.concatenate([found.value[None], found.without]), unrelated)
+    for name in ("fall", "kept", "largest"):
+        row |= estimate_columns(name, jackknife_estimate(float(parts[name][0]), parts[name][1:]))
+    row |= {"largest_at": blocks[int(parts["at"])], "unrelated": unrelated}
+    row |= {"neighbours": float(parts["kept"][0]) + unrelated, "ends": float(found.value[0, -1])}
+    return row | _judge(row)
+
+
+def _measure_steps(overlap: np.ndarray, unrelated: float) -> dict[str, np.ndarray]:
+    """Effects of overlaps [parts, blocks, blocks], of which the first part is all tokens; it has the largest step."""
+    near = overlap.diagonal(1, 1, 2)
+    steps = 1 - near
+    at = steps[0].argmax()
+    total = steps.sum(1)
+    largest = np.divide(steps[:, at], total, out=np.full_like(total, np.nan), where=total > 0)
+    return {"fall": near.mean(1) - overlap[:, 0, -1], "kept": near.mean(1) - unrelated, "largest": largest, "at": at}
+
+
+def _judge(row: dict[str, Any]) -> dict[str, str]:
+    if row["fall_low"] is None or row["kept_low"] is None:
+        return {"verdict": NO_ERRORS}
+    if row["kept_high"] < KEPT:
+        return {"verdict": SCRAMBLED, "claim": CONTRADICTS}
+    if row["fall_high"] < ALIKE:
+        return {"verdict": ONE_GEOMETRY, "claim": CONTRADICTS}
+    if row["largest_low"] is not None and row["largest_low"] > LARGEST:
+        return {"verdict": ONE_STEP, "claim": CONTRADICTS}
+    below = row["largest_high"] is not None and row["largest_high"] < LARGEST
+    gradual = below and row["fall_low"] > ALIKE and row["kept_low"] > KEPT
+    return {"verdict": GRADUAL, "claim": SUPPORTS} if gradual else {"verdict": UNDECIDED}
+
+
+def _sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == TOO_FEW:
+        return f"{row['blocks']} blocks on {row['tokens']} ordinary tokens are too few to compare."
+    text = {
+        GRADUAL: "Neighbourhoods are rearranged gradually over depth",
+        ONE_STEP: f"One step, after block {row['largest_at']}, makes most of the rearrangement",
+        SCRAMBLED: "Neighbouring blocks are hardly more alike than unrelated layers",
+        ONE_GEOMETRY: "The first and the last block are as alike as neighbouring blocks, within 0.1",
+        UNDECIDED: "Whether neighbourhoods are rearranged gradually is within error",
+        NO_ERRORS: "The records have one group of contexts, and so no errors",
+    }[row["verdict"]]
+    overlaps = f"{row['measure']} of neighbouring blocks {row['neighbours']:.3f}, of the ends {row['ends']:.3f}"
+    largest = f"share of the largest step {format_interval(row, 'largest', '.2f')}"
+    null = f"unrelated layers have {row['unrelated']:.3f}"
+    return f"{text}: {overlaps}; {largest}; {null}. {describe_claim(row['claim'], CLAIM)}"
