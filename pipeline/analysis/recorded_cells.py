@@ -9,7 +9,7 @@ from pipeline.analysis.frames import HISTORY_COLUMNS
 from pipeline.analysis.similarities import HEADLINES, OVERLAPS
 from pipeline.lake.cell_records import CellRecords, load_cell_records
 from pipeline.lake.lake import Lake
-from pipeline.similarity.record import ComparedTokens, LayerRecord
+from pipeline.similarity.record import ComparedTokens
 
 MAX_CHECKPOINTS = 200
 """Most checkpoints of one history in memory (0.3 GB of records at 25 layers); longer histories are thinned evenly."""
@@ -53,16 +53,6 @@ def recorded_measures(cells: Sequence[CellRecords], measures: Sequence[str] = HE
     lengths = (record.neighbours.shape[1] for cell in cells for record in cell.layers.values())
     fewest = min(lengths, default=max(OVERLAPS.values()))
     return [name for name in measures if OVERLAPS.get(name, 0) <= fewest]
-
-
-def get_layers(cells: list[CellRecords], layer: int) -> list[LayerRecord]:
-    """Return the records of one layer of every cell; KeyError if a cell lacks the layer."""
-    return [cell.layers[layer] for cell in cells]
-
-
-def shared_blocks(cells: list[CellRecords]) -> list[int]:
-    """Blocks that have a record in every cell."""
-    return sorted(set.intersection(*({*cell.blocks} for cell in cells)))
 
 
 def has_groups(tokens: ComparedTokens) -> bool:

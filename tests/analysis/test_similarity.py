@@ -7,13 +7,17 @@ import polars as pl
 import pytest
 
 from pipeline.analysis import compute_finding, summarize_finding
+from pipeline.analysis.checkpoint_similarity import compare_checkpoints, measure_courses
+from pipeline.analysis.model_convergence import match_blocks
+from pipeline.analysis.recorded_cells import load_records
 from pipeline.analysis.settling import find_settling
-from pipeline.analysis.similarities import require_comparable
+from pipeline.analysis.similarities import mean_similarity, require_comparable, shared_tokens
 from pipeline.analysis.similarity_of_records import similarity_of_records
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake.cell_records import parse_cell_records
 from pipeline.lake.similarity_files import encode_records
+from pipeline.report.similarity_tables import layer_matrices, settling_curves, step_matrices
 from pipeline.similarity.settings import Similarity
 from tests.support import recorded_clouds as made
 
@@ -88,6 +92,83 @@ def test_layers_with_one_geometry_and_layers_that_drift_apart(tmp_path):
         assert dict(found.select("measure", "verdict").iter_rows())["cka"] == verdict
         assert found["unrelated"].to_list() == pytest.approx([0, 1 / 255, 4 / 255, 16 / 255])
         assert found["p"][0] == 0.005
+
+
+def a_history(lake, change) -> list[dict]:
+    """Rows of a history of which `change(step)` gives the sinks, or NaN states where it is None."""
+    rng = np.random.default_rng(0)
+    blocks = [moving(rng, EARLY, 128) for _ in range(4)]
+    rows = []
+    for i, step in enumerate(STEPS):
+        clouds, sinks = [block[i] for block in blocks], change(step)
+        clouds = [np.full_like(each, np.nan) for each in clouds] if sinks is None else clouds
+        rows += made.add_cell(Lake(lake), "m", step, clouds, sinks=np.zeros(128, bool) if sinks is None else sinks)
+    return rows
+
+
+@pytest.mark.parametrize("odd", STEPS)
+@pytest.mark.parametrize(("share", "reason"), [(None, "no geometry"), (1.0, "too few ordinary tokens")])
+def test_a_checkpoint_that_cannot_be_compared_is_left_out_and_named(tmp_path, odd, share, reason):
+    """The others keep their rows, in findings and figures."""
+
+    def change(step):
+        count = 0 if step != odd else None if share is None else int(128 * share)
+        return None if count is None else np.arange(128) < count
+
+    table = made.frame(a_history(tmp_path, change)).with_columns(history=pl.lit("m"), text=pl.lit("text"))
+    whole = compute_finding("settling", table).filter(pl.col("layer").is_null()).to_dicts()
+    assert [row["checkpoints"] for row in whole] == [4, 4]
+    assert all(row["left_out"] == [f"step{odd} ({reason})"] for row in whole)
+    assert all(row["because"].endswith(f"Left out: step{odd} ({reason}).") for row in whole)
+    assert {row["verdict"] for row in whole}.isdisjoint({"too_few"})
+    others = [step for step in STEPS if step != odd]
+    assert set(settling_curves(table)["step"]) == set(others)
+    assert set(step_matrices(table)["step"]) == set(others)
+    newest = compute_finding("similarity", table)
+    assert set(newest["verdict"] == "too_few") == {odd == STEPS[-1]}
+    assert layer_matrices(table).is_empty() == (odd == STEPS[-1])
+
+
+def test_a_pair_of_checkpoints_uses_the_tokens_that_are_ordinary_in_both(tmp_path):
+    """Each checkpoint has its own quarter of sinks, together all tokens; only pairs matter."""
+    sinks = {step: np.arange(128) % 4 == i for i, step in enumerate(STEPS[:4])}
+    rows = a_history(tmp_path, lambda step: sinks.get(step, np.zeros(128, bool)))
+    cells = list(load_records(made.frame(rows).unique("cell_id").sort("step")).values())
+    cells.sort(key=lambda cell: cell.about["step"])
+    found = compute_finding("settling", made.frame(rows)).filter(pl.col("layer").is_null())
+    assert set(found["checkpoints"]) == {5}
+    (course, *_) = measure_courses(cells, "cka")
+    matrix = compare_checkpoints(cells, 1)
+    for i, cell in enumerate(cells):
+        one = similarity_of_records(cell, cells[-1], [(1, 1)]).row(0, named=True)
+        assert course.value[i] == pytest.approx(one["cka"])
+        assert matrix[i, -1] == matrix[-1, i] == pytest.approx(one["cka"], abs=1e-5)
+    assert np.isfinite(matrix).all()
+
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_a_model_without_geometry_is_left_out_of_the_convergence_and_named(tmp_path, time):
+    rng = np.random.default_rng(0)
+    rows = []
+    for model in ("a", "b", "c"):
+        for step in (10, 1000):
+            bad = (model, step) == ("c", (10, 1000)[time])
+            clouds = [np.full((64, 8), np.nan) if bad else cloud(rng) for _ in range(3)]
+            rows += made.add_cell(Lake(tmp_path), model, step, clouds)
+    found = compute_finding("model_convergence", made.frame(rows))
+    assert set(found["verdict"]) == {"unchanged"}
+    assert found["left_out"].to_list() == [["c (no geometry)"]] * 2
+    two = compute_finding("model_convergence", made.frame(row for row in rows if row["model"] != "a"))
+    assert set(two["verdict"]) == {"too_few"}
+    assert two["because"].str.contains(r"Left out: c \(no geometry\)").all()
+
+
+def test_nothing_is_paired_with_a_model_without_blocks():
+    bare, whole = cell([np.ones((64, 8))] * 3), cell([cloud(np.random.default_rng(0))] * 3)
+    assert match_blocks(bare, whole) == match_blocks(whole, bare) == []
+    value, without = mean_similarity(bare, whole, [], shared_tokens([bare, whole]), "cka")
+    assert np.isnan(value)
+    assert np.isnan(without).all()
 
 
 def two_models(lake, seed: int, early: float, late: float, tokens: int = TOKENS) -> list[dict]:
