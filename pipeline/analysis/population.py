@@ -1,7 +1,8 @@
 """Bands of all runs of one size in a lake, per metric, layer and step, and one run compared with them.
 
 Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; seeds of one model are the
-usual case. A band is the median and the 5th to 95th percentile of the other runs; the run itself is left out.
+usual case, and other runs of the same model count as well. A band is the median and the 5th to 95th percentile of the
+other runs; the run itself is left out.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS, Side, parse_label
-from pipeline.analysis.frames import run_name, select_block_rows, select_history_rows
+from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS
+from pipeline.analysis.frames import RUN_COLUMNS, run_name, select_block_rows, select_history_rows
 from pipeline.analysis.group_errors import select_value
-from pipeline.analysis.model_batches import ModelRows, match_names
+from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.sides import Labels, Side, has_several_steps, match_corpora, select_side
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 
@@ -50,15 +52,16 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
         UsageError: the label is not in the lake, or fewer than three other runs of its size have a common step.
     """
     rows = ModelRows(reader)
-    side = parse_label(rows.models, label)
-    for name in corpora:
-        match_names("--corpus", rows.corpora, name)
+    side = Labels(reader, rows.models).parse(label)
+    texts = [name for names in match_corpora(rows, corpora) for name in names]
     sizes = reader.query_frame(SIZES_SQL)
-    frame = rows.load(_find_models(sizes, side.model))
-    frame = select_history_rows(frame).join(_select_sizes(sizes, side.model), on=["model", "kind"], how="semi")
-    frame = frame.filter(pl.col("corpus").is_in(list(corpora))) if corpora else frame
+    loaded = rows.load(_find_models(sizes, side.model))
+    side = _choose_run(loaded, side)
+    frame = select_history_rows(loaded).join(_select_sizes(sizes, side.model), on=["model", "kind"], how="semi")
+    frame = frame.filter(pl.col("corpus").is_in(texts)) if corpora else frame
     long = pl.concat([_gather(frame, metric) for metric in HEADLINE_METRICS])
-    mine, others = long.filter(pl.col("model") == side.model), long.filter(pl.col("model") != side.model)
+    is_mine = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(getattr(side, name))) for name in RUN_COLUMNS)
+    mine, others = long.filter(is_mine), long.filter(~is_mine)
     if side.revision is not None:
         mine = mine.filter(revision=side.revision)
     table = _set_against(mine, others)
@@ -70,6 +73,12 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
     runs = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     notes = [f"The ends of the band are percentiles 5 and 95 of {runs} other runs, not of all possible runs."]
     return Population(side, tuple(names), table, tuple(notes))
+
+
+def _choose_run(frame: pl.DataFrame, side: Side) -> Side:
+    """The side with its stage and run; UsageError if the model has several, or lacks the revision."""
+    found, _ = select_side(frame, side, whole=side.revision is None and has_several_steps(frame, side))
+    return found._replace(revision=side.revision)
 
 
 def _find_models(sizes: pl.DataFrame, model: str) -> list[str]:
@@ -122,6 +131,8 @@ def _set_against(mine: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 
 def _describe_lack(mine: pl.DataFrame, others: pl.DataFrame) -> str:
     names = _name_runs(others)
+    if mine.is_empty():
+        return "it has no value with a reliable step"
     if not names:
         return "no other run of its kind, blocks, width and parameters is in the lake"
     if len(names) < MIN_RUNS_OF_BAND:

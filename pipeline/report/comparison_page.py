@@ -54,7 +54,7 @@ def _draw_comparison(found: Comparison) -> list[DrawnChart]:
 
 def _compare_command(found: Comparison, uri: str) -> str:
     sides = (found.first, found.second)
-    labels = dict.fromkeys(str(side._replace(corpus=None)) for side in sides)
+    labels = dict.fromkeys(side.label for side in sides)
     return _command(list(labels), list(dict.fromkeys(side.corpus for side in sides if side.corpus)), uri)
 
 

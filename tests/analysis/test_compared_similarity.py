@@ -35,7 +35,7 @@ def test_histories_of_different_tokens_say_so_and_keep_their_rows(reader):
     assert found.similarity.is_empty()
     assert not found.rows.is_empty()
     (note,) = (note for note in found.notes if "no similarity" in note)
-    assert "other tokens" in note
+    assert "different tokens" in note
 
 
 def test_a_side_without_records_is_named(tmp_path):
@@ -51,7 +51,7 @@ def test_the_command_and_the_page_show_it(reader, shapelake, tmp_path):
     labels = f"a@step{FIRST}", f"a@step{LAST}"
     _, printed, _ = shapelake("compare", *labels, "--lake", reader.uri)
     (cka,) = (line for line in printed.splitlines() if line.split()[:1] == ["cka"])
-    assert "unrelated layers read 0.000" in cka
+    assert "unrelated layers have 0.000" in cka
     page = write_comparison(compare(reader, *labels), tmp_path / "page.html", reader.uri).read_text()
     assert "Similarity: " in page
-    assert "unrelated layers read 0.000 (CKA)" in page
+    assert "unrelated layers have 0.000 (CKA)" in page
