@@ -24,6 +24,15 @@ BAND = (0.05, 0.95)
 MIN_RUNS_OF_BAND = 3
 """Smallest number of other runs for which a band is drawn."""
 RUN_KEYS = ("model", "kind", "stage", "run")
+ALIKE = ("kind", "corpus", "recipe", "recipe_fingerprint", "algorithm")
+"""Columns in which the run and the others are equal."""
+LACKS = {
+    "corpus": "the other runs of its size have no corpus in common with it",
+    "recipe": "the other runs of its size have no recipe in common with it",
+    "recipe_fingerprint": "the recipes of the other runs of its size have one name and different fields",
+    "algorithm": "the other runs of its size were measured by other versions of the algorithms",
+    "step": "the other runs of its size have no step in common with it",
+}
 CURVE_KEYS = ("metric", "corpus", "recipe", "kind", "step", "layer", "depth", "state")
 SIZES_SQL = """SELECT model, kind, max(n_params) AS n_params, max(d_model) AS d_model,
   max(n_layers) AS blocks FROM layers GROUP BY model, kind"""
@@ -64,11 +73,12 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
     mine, others = long.filter(is_mine), long.filter(~is_mine)
     if side.revision is not None:
         mine = mine.filter(revision=side.revision)
-    table = _set_against(mine, others)
+    alike = others.join(mine, on=[*ALIKE, "step"], how="semi", nulls_equal=True)
+    table = _set_against(mine, alike)
     if table.is_empty():
         do = "Measure other runs of this size on the same corpus, by the same recipe and at the same steps"
         raise UsageError(f"population of {side}", _describe_lack(mine, others), do)
-    names = _name_runs(others.join(table, on=["corpus", "recipe", "kind", "step"], how="semi"))
+    names = _name_runs(alike.join(table, on=["corpus", "recipe", "kind", "step"], how="semi"))
     fewest, most = table["runs"].min(), table["runs"].max()
     runs = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     notes = [f"The ends of the band are percentiles 5 and 95 of {runs} other runs, not of all possible runs."]
@@ -94,8 +104,11 @@ def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
 
 
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Values of one metric per layer, and the mean over the blocks; for the loss, one value per checkpoint."""
-    keys = [*RUN_KEYS, "revision", "corpus", "recipe", "step"]
+    """Values of one metric per layer, and the mean over the blocks; for the loss, one value per checkpoint.
+
+    A checkpoint that lacks a value in a block in which any other has one has no mean.
+    """
+    keys = [*RUN_KEYS, "revision", *ALIKE[1:], "step"]
     values = frame.select(
         *keys,
         "layer",
@@ -104,7 +117,9 @@ def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
         metric=pl.lit(metric),
         value=select_value(metric),
     ).drop_nulls("value")
-    means = select_block_rows(values).group_by(*keys, "metric").agg(pl.col("value").mean())
+    blocks = select_block_rows(values).with_columns(needed=pl.col("layer").n_unique().over(ALIKE))
+    whole = blocks.filter(pl.col("layer").n_unique().over(keys) == pl.col("needed"))
+    means = whole.group_by(*keys, "metric").agg(pl.col("value").mean())
     blank = {"layer": pl.lit(None, pl.Int16), "depth": pl.lit(None, pl.Float64), "state": pl.lit(None, pl.String)}
     columns = [*keys, "metric", "layer", "depth", "state", "value"]
     parts = [means.with_columns(**blank).select(columns), values.select(columns)]
@@ -112,7 +127,8 @@ def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
 
 
 def _set_against(mine: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-    both = mine.join(others.rename({"value": "other"}), on=list(CURVE_KEYS), nulls_equal=True)
+    on = [*dict.fromkeys((*CURVE_KEYS, *ALIKE))]
+    both = mine.join(others.rename({"value": "other"}), on=on, nulls_equal=True)
     other, value = pl.col("other"), pl.col("value").first()
     below = (other < value).mean()
     found = both.group_by([*CURVE_KEYS, "revision"], maintain_order=True).agg(
@@ -137,9 +153,9 @@ def _describe_lack(mine: pl.DataFrame, others: pl.DataFrame) -> str:
         return "no other run of its kind, blocks, width and parameters is in the lake"
     if len(names) < MIN_RUNS_OF_BAND:
         return f"only {len(names)} other runs of its size ({', '.join(names)}); {MIN_RUNS_OF_BAND} are needed"
-    for name in ("corpus", "recipe", "step"):
+    for name, lack in LACKS.items():
         if not {*mine[name]} & {*others[name]}:
-            return f"the other runs of its size have no {name} in common with it"
+            return lack
     return f"no step of it has {MIN_RUNS_OF_BAND} other runs"
 
 

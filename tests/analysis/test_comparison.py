@@ -216,6 +216,27 @@ def test_one_checkpoint_of_a_run_and_one_corpus(seeds):
     assert 0 < inside["below"] < 1
 
 
+def test_the_population_is_at_equal_recipe_and_on_the_same_blocks(tmp_path):
+    """One run by another recipe of the same name, one by older algorithms, one without a value in a block."""
+    rows = [each for number in range(4) for each in history(seed=number, model=f"m{number}")]
+    rows += history(seed=5, model="other", recipe_fingerprint="other") + history(seed=6, model="old", algorithm=5)
+    holes = [
+        each | ({"id_mle": None, "flags": ["tied_distances"]} if each["layer"] == 4 else {})
+        for each in history(seed=7, model="holes")
+    ]
+    reader = finding_rows.commit(tmp_path, rows + holes)
+    found = compute_population(reader, "m0")
+    assert found.others == ("holes", "m1", "m2", "m3")
+    means = found.rows.filter(pl.col("layer").is_null())
+    assert dict(means.select("metric", "runs").unique().iter_rows()) | {"id_mle": 3} == {
+        name: 3 if name == "id_mle" else 4 for name in set(means["metric"])
+    }
+    assert set(means.filter(metric="id_mle")["runs"]) == {3}
+    assert "linearity" in set(means["metric"]), "no run has a value in the last block"
+    with pytest.raises(UsageError, match="one name and different fields"):
+        compute_population(reader, "other")
+
+
 def test_refusals_of_a_population_name_what_is_wrong(seeds):
     with pytest.raises(UsageError, match="no such revision"):
         compute_population(seeds, "lab/seed3@step99")
