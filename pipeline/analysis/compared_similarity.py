@@ -8,6 +8,7 @@ import polars as pl
 from pipeline.analysis.recorded_cells import load_records, select_recorded
 from pipeline.analysis.similarity_of_records import SCHEMA, similarity_of_records
 from pipeline.errors import UsageError
+from pipeline.lake.cell_records import CellRecords
 
 KEYS: dict[str, Any] = {
     **dict.fromkeys(("corpus", "recipe", "kind"), pl.String()),
@@ -21,7 +22,9 @@ def compare_records(
 ) -> tuple[pl.DataFrame, list[str]]:
     """Compare the similarity records of two sides, and list what could not be compared.
 
-    Columns: `corpus`, `recipe`, `kind` and `step` (null unless `by_step`), then those of `similarity_of_records`.
+    Columns: `corpus`, `recipe`, `kind` and `step` (null unless `by_step`), then those of `similarity_of_records`. The
+    information imbalance, which needs all ranks, is that of the last common step only. Cells with records of several
+    sizes are compared by the largest number of tokens that most of them have.
 
     Args:
         labels: names of the sides, for the notes.
@@ -32,12 +35,15 @@ def compare_records(
     if lacking:
         return pl.DataFrame(schema={**KEYS, **SCHEMA}), [NO_RECORDS.format(" and ".join(lacking))]
     on = ["corpus", "recipe", "kind", *(["step"] if by_step else [])]
-    cells = [part.select(*on, "cell_id", "record", "lake").unique().sort(on) for part in recorded]
-    loaded = [load_records(part) for part in cells]
+    cells = [part.unique("cell_id").select(*on, "cell_id", "records", "lake").sort(on) for part in recorded]
+    pairs = cells[0].join(cells[1], on=on, suffix="_b")
+    last = pairs.filter(pl.col("step") == pl.col("step").max()) if by_step else pairs
+    with_ranks = _load(last, ranks=True)
+    loaded = _load(pairs) | with_ranks
     found: list[pl.DataFrame] = []
     notes: list[str] = []
-    for row in cells[0].join(cells[1], on=on, suffix="_b").iter_rows(named=True):
-        pair = [records.get(row[name]) for records, name in zip(loaded, ("cell_id", "cell_id_b"), strict=True)]
+    for row in pairs.iter_rows(named=True):
+        pair = [loaded.get(row[name]) for name in ("cell_id", "cell_id_b")]
         if pair[0] is None or pair[1] is None:
             continue  # a damaged file, which was reported when it was read
         try:
@@ -48,3 +54,10 @@ def compare_records(
         keys = {name: pl.lit(row.get(name), kind) for name, kind in KEYS.items()}
         found.append(part.select(**keys, **{name: pl.col(name) for name in SCHEMA}))
     return pl.concat([pl.DataFrame(schema={**KEYS, **SCHEMA}), *found]), list(dict.fromkeys(notes))
+
+
+def _load(pairs: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecords]:
+    """Records of both cells of each pair, of one size."""
+    names = ("cell_id", "records", "lake")
+    sides = [pairs.select(**{name: pl.col(f"{name}{end}") for name in names}) for end in ("", "_b")]
+    return load_records(pl.concat(sides), ranks)

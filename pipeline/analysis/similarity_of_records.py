@@ -97,9 +97,10 @@ def _imbalances(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens)
     """Information imbalance both ways with jackknife intervals; empty without ranks."""
     if first.ranks is None or second.ranks is None:
         return {}
+    groups = tokens.groups if has_groups(tokens) else []
+    whole = information_imbalance(first, second, tokens)
+    without = [information_imbalance(first, second, tokens.only(tokens.group != group)) for group in groups]
     found: dict[str, float | None] = {}
-    for name, pair in (("imbalance", (first, second)), ("imbalance_back", (second, first))):
-        groups = tokens.groups if has_groups(tokens) else []
-        without = [information_imbalance(*pair, tokens.only(tokens.group != group)) for group in groups]
-        found |= estimate_columns(name, jackknife_estimate(information_imbalance(*pair, tokens), without))
+    for way, name in enumerate(("imbalance", "imbalance_back")):
+        found |= estimate_columns(name, jackknife_estimate(whole[way], [each[way] for each in without]))
     return found

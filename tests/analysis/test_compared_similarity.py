@@ -1,10 +1,17 @@
 """Similarity of layers in `compare`: equal to that of the two records, and a note wherever there is none."""
 
+import numpy as np
+import polars as pl
 import pytest
 
+from pipeline.analysis import compute_finding
 from pipeline.analysis.comparison import compare
-from pipeline.lake import open_lake
+from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.recorded_cells import load_records
+from pipeline.lake import Lake, open_lake
+from pipeline.lake.similarity_files import commit_records, encode_records
 from pipeline.report import write_comparison
+from pipeline.similarity.settings import Similarity
 from tests.support import claim_rows, finding_rows, recorded_clouds
 from tests.support.claim_rows import flat, history
 
@@ -55,3 +62,44 @@ def test_the_command_and_the_page_show_it(reader, shapelake, tmp_path):
     page = write_comparison(compare(reader, *labels), tmp_path / "page.html", reader.uri).read_text()
     assert "Similarity: " in page
     assert "unrelated layers have 0.000 (CKA)" in page
+
+
+def record_cell(uri: str, model: str, step: int, size: Similarity) -> None:
+    """Add records of random states of this size to a cell."""
+    query = "select cell_id, model, revision, step, corpus, corpus_sha256, kind, recipe, recipe_fingerprint from cells"
+    (cell,) = open_lake(uri).query_frame(f"{query} where model = '{model}' and step = {step}").to_dicts()
+    random = np.random.default_rng([step, ord(model)])
+    digests = {"tokenizer_digest": "t", "contexts_digest": "d", "tokens_digest": f"n{size.tokens}"}
+    clouds = [random.standard_normal((size.tokens, 12)) for _ in range(2)]
+    rows = recorded_clouds.record_rows(clouds, cell | digests, size=size)
+    commit_records(Lake(uri), cell["cell_id"], model, size.name, encode_records(rows, {}))
+
+
+def test_the_largest_size_that_both_sides_have_is_compared(tmp_path):
+    """The last checkpoint of one side also has a larger size, with and without ranks."""
+    uri = finding_rows.commit(tmp_path, [*history(seed=1, model="a"), *history(seed=2, model="b")]).uri
+    small, large = (Similarity(tokens=tokens, rank=8, neighbours=16) for tokens in (64, 128))
+    for step in claim_rows.STEPS:
+        for model in "ab":
+            record_cell(uri, model, step, small)
+    for size in (large, large.model_copy(update={"ranks": True})):
+        record_cell(uri, "a", LAST, size)
+    for labels in (("a", "b"), (f"a@step{LAST}", f"b@step{LAST}")):
+        found = compare(open_lake(uri), *labels)
+        assert set(found.similarity["tokens"]) == {64}, found.notes
+    settled = compute_finding("settling", open_lake(uri))
+    assert set(settled["checkpoints"]) == {len(claim_rows.STEPS)}
+
+
+def test_histories_with_ranks_have_the_imbalance_of_the_last_step(tmp_path):
+    """Findings and all other steps do not read the ranks."""
+    uri = finding_rows.commit(tmp_path, [*history(seed=1, model="a"), *history(seed=2, model="b")]).uri
+    for step in claim_rows.STEPS:
+        for model in "ab":
+            record_cell(uri, model, step, Similarity(tokens=32, rank=8, neighbours=8, ranks=True))
+    found = compare(open_lake(uri), "a", "b").similarity
+    known = found.filter(pl.col("imbalance").is_not_null())
+    assert set(known["step"]) == {LAST}
+    assert known.height == 2
+    cells = load_records(ModelRows(open_lake(uri)).load(["a"]))
+    assert all(record.ranks is None for cell in cells.values() for record in cell.layers.values())

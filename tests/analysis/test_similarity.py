@@ -243,7 +243,7 @@ def test_a_damaged_record_and_a_lake_without_records_are_left_out(tmp_path):
         found = compute_finding("settling", made.frame(rows))
     assert any("is left out" in str(one.message) for one in caught)
     assert found["checkpoints"].max() == 4
-    assert compute_finding("settling", made.frame(rows).drop("record", "lake")).is_empty()
+    assert compute_finding("settling", made.frame(rows).drop("records", "lake")).is_empty()
 
 
 def cell(clouds, **fields):
