@@ -123,7 +123,8 @@ def _compare_pair(one: Run, other: Run, measure: str) -> Change | None:
         return None
     times = ((one[1], other[1]), (one[2], other[2]))
     early, late = (mean_similarity(a, b, match_blocks(a, b), tokens, measure) for a, b in times)
-    return Change(tokens, early, late) if np.isfinite([early[0], late[0]]).all() else None
+    known = all(bool(np.isfinite(part).all()) for part in (*early, *late))
+    return Change(tokens, early, late) if known else None
 
 
 def _summarize_changes(pairs: list[Change], measure: str) -> dict[str, Any]:

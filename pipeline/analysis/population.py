@@ -49,6 +49,8 @@ class Population(NamedTuple):
     `median`, `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (number of others at
     this step), `below` (share of others below the run) and `outside` (true if the run is below or above all others)."""
     notes: tuple[str, ...]
+    corpora: tuple[str, ...] = ()
+    """Names or globs of the corpora that were asked for; empty: all."""
 
 
 def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = ()) -> Population:
@@ -82,7 +84,7 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
     fewest, most = table["runs"].min(), table["runs"].max()
     runs = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     notes = [f"The ends of the band are percentiles 5 and 95 of {runs} other runs, not of all possible runs."]
-    return Population(side, tuple(names), table, tuple(notes))
+    return Population(side, tuple(names), table, tuple(notes), tuple(corpora))
 
 
 def _choose_run(frame: pl.DataFrame, side: Side) -> Side:

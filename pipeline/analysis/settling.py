@@ -51,9 +51,10 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     checkpoint than at the last but one; still = the similarity at the first checkpoint is above 0.95, at 95 %;
     undecided; too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its
     95 % interval, `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens with at least this
-    similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain), `settled_at`
-    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one) with
-    `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
+    similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain) with
+    `start_types_null` (of unrelated layers on these tokens), `settled_at` (step after which the similarity stays above
+    95 % of the way, interpolated in log2 of the step plus one) with `settled_at_low` and `_high` (steps measured, from
+    the pointwise 95 % intervals), `settled_tokens`.
 
     Per history (`layer` null): `verdict` (lower_first, upper_first = the doublings of training until blocks settle rise
     or fall significantly with depth; together = by less than one doubling over all blocks; unsettled = a block is 95 %
@@ -78,7 +79,9 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "measure"), pl.String()) | {"layer": pl.Int64()}
 _TYPES |= {"depth": pl.Float64(), "verdict": pl.String(), "claim": pl.String()}
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("start", "settled_at", "slope") for end in ("", "_low", "_high")}
-_TYPES |= {name: pl.Float64() for name in ("start_null", "start_p", "start_types", "settled_tokens")}
+_TYPES |= {
+    name: pl.Float64() for name in ("start_null", "start_p", "start_types", "start_types_null", "settled_tokens")
+}
 _TYPES |= {"checkpoints": pl.Int64(), "left_out": pl.List(pl.String()), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
@@ -139,8 +142,7 @@ def _compare_ends(
     layers = first.layers[course.layer], last.layers[course.layer]
     row: dict[str, Any] = {"start_null": expected_similarity(measure, tokens)}
     row["start_p"] = permutation_p(*layers, tokens, measure, float(course.value[0]))
-    row["start_types"] = _similarity_of_types(*layers, first.token_ids, tokens, measure)
-    return row
+    return row | _compare_types(*layers, first.token_ids, tokens, measure)
 
 
 def _settling_columns(course: Course, rows: pl.DataFrame, steps: Float64[np.ndarray, " checkpoints"]) -> dict[str, Any]:
@@ -170,15 +172,17 @@ def _target(similarity: np.ndarray) -> Any:
     return similarity[0] + SETTLED_SHARE * (1 - similarity[0])
 
 
-def _similarity_of_types(
+def _compare_types(
     first: LayerRecord, last: LayerRecord, token_ids: np.ndarray, tokens: ComparedTokens, measure: str
-) -> float | None:
-    """Similarity of first and last checkpoint with one occurrence per token type; None if too few are left."""
+) -> dict[str, float | None]:
+    """Similarity of first and last checkpoint with one occurrence per token type, and its null; None with too few."""
     control = tokens.only(first_of_each(np.where(tokens.keep, token_ids, -1)))
     if control.count < tokens.count / 10 or not can_compare(control):
-        return None
+        return {}
     found = compare_layers([first], [last], control, measure).value[0, 0]
-    return float(found) if np.isfinite(found) else None
+    if not np.isfinite(found):
+        return {}
+    return {"start_types": float(found), "start_types_null": expected_similarity(measure, control)}
 
 
 def _judge_order(
@@ -217,7 +221,10 @@ def _describe(row: dict[str, Any]) -> str:
         UNDECIDED_YET: "the rise of the similarity to its final state is within error",
         NO_ERRORS: "no errors: the records have one group of contexts",
     }[row["verdict"]]
-    types = "" if row["start_types"] is None else f", {row['start_types']:.3f} with one occurrence per token type"
+    types, control = "", row["start_types"]
+    if control is not None:
+        null = f"unrelated layers {row['start_types_null']:.3f}"
+        types = f", {control:.3f} with one occurrence per token type ({null})"
     start = f"{row['measure']} of first and last checkpoint {format_interval(row, 'start')}{types}"
     null = f"unrelated layers have {row['start_null']:.3f}, p = {row['start_p']:.3f} by permutation"
     return f"Block {row['layer']}: {text}; {start} ({null}). It is 95 % of the way at step {row['settled_at']:,.0f}."

@@ -17,7 +17,10 @@ LANDMARK_BLOCKS = 3
 """Blocks whose checkpoints are compared with each other: the first, the middle and the last."""
 MAX_STEPS = 60
 """Most checkpoints per side of a matrix; longer histories are thinned evenly."""
+COMPARED = "compared_tokens"
+"""Column with the number of tokens on which a similarity was computed."""
 _SHARED = {"history": pl.String(), "text": pl.String(), "panel": pl.String(), "value": pl.Float64()}
+_SHARED |= {COMPARED: pl.Int64()}
 
 
 def layer_matrices(rows: pl.DataFrame) -> pl.DataFrame:
@@ -30,7 +33,8 @@ def layer_matrices(rows: pl.DataFrame) -> pl.DataFrame:
         for measure in recorded_measures(cells[-1:]) if layers and can_compare(tokens) else ():
             values = compare_layers(records, records, tokens, measure, errors=False).value
             shared = about | {"panel": f"{about['history']}, {MEASURE_TITLES[measure]}"}
-            found += _cells_of(values, layers, shared, "layer", "other_layer")
+            counts = np.full(values.shape, tokens.count)
+            found += _cells_of(values, counts, layers, shared, "layer", "other_layer")
     return pl.DataFrame(found, schema={**_SHARED, "layer": pl.Int64(), "other_layer": pl.Int64()})
 
 
@@ -46,8 +50,15 @@ def step_matrices(rows: pl.DataFrame) -> pl.DataFrame:
         blocks = cells[-1].blocks
         for layer in (blocks[i] for i in _spread(len(blocks), LANDMARK_BLOCKS)):
             shared = about | {"panel": f"{about['history']}, block {layer}"}
-            found += _cells_of(compare_checkpoints(cells, layer), steps, shared, "step", "other_step")
+            values = compare_checkpoints(cells, layer)
+            found += _cells_of(values, _count_tokens(cells), steps, shared, "step", "other_step")
     return pl.DataFrame(found, schema={**_SHARED, "step": pl.Int64(), "other_step": pl.Int64()})
+
+
+def _count_tokens(cells: list[CellRecords]) -> np.ndarray:
+    """Number of tokens that are ordinary in both checkpoints, of all pairs."""
+    ordinary = ~np.stack([cell.sinks for cell in cells])
+    return ordinary.astype(int) @ ordinary.T.astype(int)
 
 
 def _spread(n: int, most: int) -> list[int]:
@@ -59,10 +70,11 @@ def settling_curves(rows: pl.DataFrame) -> pl.DataFrame:
     """CKA of each block with its own last state over training, with its 95 % interval (`low`, `high`)."""
     found = []
     for about, cells, steps in _courses(rows):
+        counts = _count_tokens(cells)[-1]
         for course in measure_courses(cells, CKA):
             for i, at in enumerate(course.at):
                 value, low, high = jackknife_estimate(course.value[i], course.without[:, i])
-                place = {"layer": course.layer, "depth": course.depth, "step": steps[at]}
+                place = {"layer": course.layer, "depth": course.depth, "step": steps[at], COMPARED: int(counts[at])}
                 found.append(about | {"panel": about["history"], "value": value, "low": low, "high": high} | place)
     places = {"layer": pl.Int64(), "depth": pl.Float64(), "step": pl.Int64(), "low": pl.Float64(), "high": pl.Float64()}
     return pl.DataFrame(found, schema=_SHARED | places)
@@ -83,10 +95,10 @@ def _courses(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], list[CellReco
 
 
 def _cells_of(
-    values: np.ndarray, names: list[int], shared: dict[str, Any], row: str, column: str
+    values: np.ndarray, counts: np.ndarray, names: list[int], shared: dict[str, Any], row: str, column: str
 ) -> list[dict[str, Any]]:
     return [
-        shared | {row: a, column: b, "value": float(values[i, j])}
+        shared | {row: a, column: b, "value": float(values[i, j]), COMPARED: int(counts[i, j])}
         for i, a in enumerate(names)
         for j, b in enumerate(names)
         if np.isfinite(values[i, j])

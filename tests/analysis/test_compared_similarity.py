@@ -1,5 +1,8 @@
 """Similarity of layers in `compare`: equal to that of the two records, and a note wherever there is none."""
 
+import json
+
+import duckdb
 import numpy as np
 import polars as pl
 import pytest
@@ -10,7 +13,7 @@ from pipeline.analysis.model_batches import ModelRows
 from pipeline.analysis.recorded_cells import load_records
 from pipeline.lake import Lake, open_lake
 from pipeline.lake.similarity_files import commit_records, encode_records
-from pipeline.report import write_comparison
+from pipeline.report import draw_figure, write_comparison
 from pipeline.similarity.settings import Similarity
 from tests.support import claim_rows, finding_rows, recorded_clouds
 from tests.support.claim_rows import flat, history
@@ -103,3 +106,55 @@ def test_histories_with_ranks_have_the_imbalance_of_the_last_step(tmp_path):
     assert known.height == 2
     cells = load_records(ModelRows(open_lake(uri)).load(["a"]))
     assert all(record.ranks is None for cell in cells.values() for record in cell.layers.values())
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Records of `a` without geometry at the last step; eight of 40 tokens are sinks."""
+    folder = tmp_path_factory.mktemp("odd")
+    uri = finding_rows.commit(folder, [*history(seed=1, model="a"), *history(seed=2, model="b")]).uri
+    query = "select cell_id, model, revision, step, corpus, corpus_sha256, kind, recipe, recipe_fingerprint from cells"
+    for number, cell in enumerate(open_lake(uri).query_frame(query).to_dicts()):
+        random = np.random.default_rng(number)
+        bad = (cell["model"], cell["step"]) == ("a", LAST)
+        clouds = [np.full((40, 8), np.nan) if bad else random.standard_normal((40, 8)) for _ in range(4)]
+        about = cell | {"tokenizer_digest": "t", "contexts_digest": "d", "tokens_digest": "n"}
+        rows = recorded_clouds.record_rows(clouds, about, sinks=np.arange(40) < 8)
+        commit_records(Lake(uri), cell["cell_id"], cell["model"], "t40-r32-k16", encode_records(rows, {}))
+    return open_lake(uri)
+
+
+def test_nulls_are_valid_json_with_a_reason_and_the_step_is_named(odd, shapelake):
+    _, printed, _ = shapelake("compare", "a", "b", "--lake", odd.uri, "--json")
+    assert "NaN" not in printed
+    found = json.loads(printed)
+    assert {row["overlap_16"] for row in found["similarity"]} == {None}
+    assert any("no compared token keeps 16 neighbours" in note for note in found["notes"])
+    assert f"no similarity on text:book: a has no geometry (step {LAST:,})" in found["notes"]
+    _, printed, _ = shapelake("compare", "a", "b", "--lake", odd.uri)
+    assert f"similarity of corresponding layers at step {claim_rows.STEPS[-2]:,} on the same tokens" in printed
+    assert "nan" not in printed
+
+
+def test_the_page_has_the_numbers_of_its_similarity_charts(odd, tmp_path):
+    page = write_comparison(compare(odd, "a", "b"), tmp_path / "page.html", odd.uri).read_text()
+    assert '<th scope="col">cka bound</th>' in page
+
+
+@pytest.mark.parametrize(
+    ("name", "models", "steps", "errors"),
+    [
+        ("similarity-layers", "b", 1, "Errors: not drawn"),
+        ("similarity-steps", "a, b", 8, "Errors: not drawn"),
+        ("settling", "a, b", 8, "Error bands: 95 % intervals, jackknife over groups of contexts"),
+    ],
+)
+def test_captions_state_the_drawn_models_and_the_compared_tokens(odd, tmp_path, name, models, steps, errors):
+    draw_figure(odd, name, tmp_path / "f.svg")
+    caption = (tmp_path / "f.caption.md").read_text()
+    lines = dict(line[2:].split(": ", 1) for line in caption.splitlines()[2:])
+    assert (lines["Models"], lines["N"]) == (models, "32 compared tokens")
+    assert f"{steps} checkpoints" in lines["Steps"]
+    assert errors in caption
+    sql = lines["Query (DuckDB)"].strip("`")
+    assert set(duckdb.sql(sql).pl()["model"]) == set(models.split(", "))

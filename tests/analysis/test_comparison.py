@@ -263,6 +263,8 @@ def test_pages_are_whole_offline_files(reader, seeds, tmp_path):
         assert "<script" not in text
         assert "src=" not in text.replace("src data:", "")
         assert "shapelake compare lab/" in text
+    page = write_population(compute_population(seeds, "lab/seed8", [TEXT]), tmp_path / "d.html", seeds.uri)
+    assert "compare lab/seed8 --corpus text:book" in page.read_text()
     with pytest.raises(UsageError, match="html"):
         write_comparison(compare(reader, "lab/a", "lab/b"), tmp_path / "a.txt", reader.uri)
 

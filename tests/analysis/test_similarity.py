@@ -12,7 +12,7 @@ from pipeline.analysis.model_convergence import match_blocks
 from pipeline.analysis.recorded_cells import load_records
 from pipeline.analysis.settling import find_settling
 from pipeline.analysis.similarities import mean_similarity, require_comparable, shared_tokens
-from pipeline.analysis.similarity_of_records import similarity_of_records
+from pipeline.analysis.similarity_of_records import explain_nulls, similarity_of_records
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake.cell_records import parse_cell_records
@@ -348,3 +348,31 @@ def test_verdicts_on_null_histories_are_wrong_in_about_five_percent_at_most(tmp_
 def test_few_null_histories_get_a_verdict(tmp_path, finding):
     words = null_words(tmp_path, finding, 4, 10)
     assert max(rate(found, WRONG[finding]) for found in words.values()) <= 0.2
+
+
+def test_an_overlap_without_ordinary_neighbours_is_null_with_its_reason(tmp_path):
+    """Eight of 40 tokens are sinks, so that no list of 16 keeps 16 others."""
+    rng = np.random.default_rng(0)
+    sinks = np.arange(40) < 8
+    rows = made.add_cell(Lake(tmp_path), "m", 5, [cloud(rng, 40) for _ in range(4)], sinks=sinks)
+    row = compute_finding("similarity", made.frame(rows)).filter(measure="overlap_16").row(0, named=True)
+    assert (row["verdict"], row["p"], row["ends"]) == ("too_few", None, None)
+    assert row["because"] == "The blocks are not compared: no token keeps 16 ordinary neighbours in a block."
+    found = similarity_of_records(*(cell([cloud(rng, 40)], sinks=sinks) for _ in range(2)))
+    assert found["overlap_16"].to_list() == [None]
+    assert found["overlap_4"].null_count() == 0
+    reason = "overlap_16 is null in 1 of 1 layers: no compared token keeps 16 neighbours that are no sinks"
+    assert explain_nulls(found) == [reason]
+
+
+def test_the_control_of_token_types_has_its_own_null(tmp_path):
+    """Half of the tokens are repetitions."""
+    rng = np.random.default_rng(0)
+    blocks = [moving(rng, EARLY, 128) for _ in range(4)]
+    courses = {step: [block[i] for block in blocks] for i, step in enumerate(STEPS)}
+    rows = made.history(tmp_path, "m", courses, token_ids=np.arange(128) % 64)
+    table = compute_finding("settling", made.frame(rows)).filter(pl.col("layer") == 1)
+    (row,) = table.filter(measure="overlap_4").to_dicts()
+    assert row["start_null"] == pytest.approx(4 / 127)
+    assert row["start_types_null"] == pytest.approx(4 / 63)
+    assert "(unrelated layers 0.063)" in row["because"]
