@@ -109,6 +109,8 @@ class Checkpoint(StrictModel):
     run: str | None = None
     n_params: int | None = None
     """Estimated from the size of the weight files; used for the cost of a plan only."""
+    n_blocks: int | None = None
+    """Stated by config.json; used for the cost of a plan only."""
 
     @property
     def label(self) -> str:

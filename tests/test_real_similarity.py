@@ -4,9 +4,8 @@ import polars as pl
 import pytest
 
 from pipeline.analysis import compute_finding, load_layer_rows
+from pipeline.analysis.checkpoint_similarity import measure_courses
 from pipeline.analysis.recorded_cells import iter_recorded_histories
-from pipeline.analysis.settling import measure_courses
-from pipeline.analysis.similarities import shared_tokens
 from pipeline.lake import Lake, open_lake
 from pipeline.spec import Sweep
 from pipeline.sweep.plan import make_plan
@@ -41,7 +40,7 @@ def reader(tmp_path_factory):
 def test_the_similarity_of_each_layer_to_its_end_rises(reader):
     ((_, cells),) = iter_recorded_histories(load_layer_rows(reader))
     for measure in ("cka", "overlap_4"):
-        for course in measure_courses(cells, shared_tokens(cells), measure):
+        for course in measure_courses(cells, measure):
             start, early, middle, late, end = course.value
             print(f"{measure} block {course.layer}: {start:.3f} {early:.3f} {middle:.3f} {late:.3f}")
             assert start < early < middle < late

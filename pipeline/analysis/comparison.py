@@ -5,17 +5,17 @@ difference is second minus first; its interval is paired where both rows read th
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import polars as pl
 
 from pipeline.analysis.compared_similarity import compare_records
-from pipeline.analysis.frames import select_block_rows, select_history_rows
+from pipeline.analysis.frames import select_block_rows
 from pipeline.analysis.group_errors import add_errors, average_points, subtract_rows
-from pipeline.analysis.model_batches import ModelRows, match_names
+from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.sides import Labels, Side, has_several_steps, match_corpora, select_side
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
-from pipeline.strict_model import suggest
 
 HEADLINE_METRICS = (
     *("anisotropy", "anisotropy_no_sink", "id_twonn", "id_mle", "id_gride_4", "id_gride_16", "participation_ratio"),
@@ -31,20 +31,6 @@ ROW_TYPES: dict[str, Any] = {
     **dict.fromkeys(NUMBERS, pl.Float64()),
     "paired": pl.Boolean(),
 }
-
-
-class Side(NamedTuple):
-    """One of the two things that are compared."""
-
-    model: str
-    revision: str | None
-    """None: the whole history."""
-    corpus: str | None = None
-    """None: every corpus that both sides have."""
-
-    def __str__(self) -> str:
-        label = self.model if self.revision is None else f"{self.model}@{self.revision}"
-        return f"{label} on {self.corpus}" if self.corpus else label
 
 
 class Comparison(NamedTuple):
@@ -64,29 +50,30 @@ class Comparison(NamedTuple):
 
 
 def compare(reader: LakeReader, first: str, second: str | None = None, corpora: Sequence[str] = ()) -> Comparison:
-    """Compare two labels `MODEL[@REVISION]`, or one label on two corpora.
+    """Compare two labels (see `pipeline.analysis.sides`), or one label on two corpora.
 
-    Whole histories are compared if neither label has a revision and both models have several steps. Otherwise a label
-    without a revision stands for the newest checkpoint of its model.
+    Whole histories are compared if neither label has a revision and both have several steps. Otherwise a label without
+    a revision stands for its newest checkpoint. `corpora` are names or globs.
 
     Raises:
-        UsageError: a name is not in the lake, or the sides are not comparable; it names the first difference.
+        UsageError: a name is not in the lake or ambiguous, or the sides are not comparable; it names the first
+            difference.
     """
     rows = ModelRows(reader)
-    sides = _choose_sides(rows, first, second or first, corpora)
-    frame = rows.load(sorted({side.model for side in sides}))
-    whole = all(side.revision is None and _has_steps(frame, side) for side in sides) and len(corpora) < 2
-    chosen = [_select_side(frame, side, whole) for side in sides]
-    sides = [
-        side if whole else side._replace(revision=part["revision"][0]) for side, part in zip(sides, chosen, strict=True)
-    ]
+    matched = match_corpora(rows, corpora)
+    asked = _choose_sides(Labels(reader, rows.models), first, second or first, corpora, matched)
+    frame = rows.load(sorted({side.model for side in asked}))
+    whole = all(side.revision is None and has_several_steps(frame, side) for side in asked) and len(corpora) < 2
     of = CORPORA if len(corpora) == 2 else HISTORIES if whole else CHECKPOINTS
-    parts = _require_comparable(of, sides, chosen)
+    chosen = [_select_rows(frame, side, names, whole) for side, names in zip(asked, _corpora_of(matched), strict=True)]
+    sides, parts = [side for side, _ in chosen], [part for _, part in chosen]
+    if sides[0] == sides[1]:
+        _refuse_equal_sides(first, second or first)
+    parts = _require_comparable(of, sides, parts)
     table = pl.concat([_subtract(of, metric, *parts) for metric in HEADLINE_METRICS])
     similarity, left_out = _compare_tokens(of, sides, parts)
-    first_side, second_side = sides
     notes = (*_list_notes(table, *parts), *left_out)
-    return Comparison(of, first_side, second_side, table, notes, similarity)
+    return Comparison(of, sides[0], sides[1], table, notes, similarity)
 
 
 def _compare_tokens(
@@ -97,66 +84,56 @@ def _compare_tokens(
     return compare_records([str(side) for side in sides], parts, by_step=of == HISTORIES)
 
 
-def _choose_sides(rows: ModelRows, first: str, second: str, corpora: Sequence[str]) -> list[Side]:
-    sides = [parse_label(rows.models, text) for text in (first, second)]
-    for name in corpora:
-        match_names("--corpus", rows.corpora, name)
+def _choose_sides(
+    labels: Labels, first: str, second: str, corpora: Sequence[str], matched: Sequence[Sequence[str]]
+) -> list[Side]:
+    sides = [labels.parse(text) for text in (first, second)]
+    if len(corpora) > 2:
+        found = f"{len(corpora)} corpora were given"
+        raise UsageError(f"--corpus {','.join(corpora)}", found, "Name one corpus, or two to compare them")
     if len(corpora) == 2:
         if sides[0] != sides[1]:
             do = "Leave out the second label, or give one corpus"
             raise UsageError(f"compare {first} {second} on two corpora", "both labels and corpora differ", do)
-        return [side._replace(corpus=name) for side, name in zip(sides, corpora, strict=True)]
-    if len(corpora) > 2:
-        found = f"{len(corpora)} corpora were given"
-        raise UsageError(f"--corpus {','.join(corpora)}", found, "Name one corpus, or two to compare them")
+        names = _require_two_corpora(corpora, matched)
+        return [side._replace(corpus=name) for side, name in zip(sides, names, strict=True)]
     if sides[0] == sides[1]:
-        do = "Name another label, or two corpora: --corpus C,C2"
-        raise UsageError(f"compare {first}", "both sides are the same", do)
-    return [side._replace(corpus=corpora[0] if corpora else None) for side in sides]
+        _refuse_equal_sides(first, second)
+    shown = corpora[0] if corpora and len(matched[0]) > 1 else matched[0][0] if corpora else None
+    return [side._replace(corpus=shown) for side in sides]
 
 
-def parse_label(models: Sequence[str], text: str) -> Side:
-    if text in models:
-        return Side(text, None)
-    model, found, revision = text.rpartition("@")
-    if found and model in models:
-        return Side(model, revision)
-    name = model if found else text
-    raise UsageError(
-        f"model {name!r}", f"not in this lake{suggest(name, list(models))}", "Write MODEL or MODEL@REVISION"
-    )
+def _require_two_corpora(corpora: Sequence[str], matched: Sequence[Sequence[str]]) -> list[str]:
+    asked = f"--corpus {','.join(corpora)}"
+    for glob, names in zip(corpora, matched, strict=True):
+        if len(names) > 1:
+            raise UsageError(asked, f"{glob} matches {', '.join(names)}", "Name two corpora exactly")
+    if matched[0] == matched[1]:
+        raise UsageError(asked, f"{matched[0][0]} is named twice", "Name two different corpora")
+    return [names[0] for names in matched]
 
 
-def _has_steps(frame: pl.DataFrame, side: Side) -> bool:
-    return select_history_rows(frame.filter(model=side.model))["step"].n_unique() > 1
+def _refuse_equal_sides(first: str, second: str) -> NoReturn:
+    asked = f"compare {first}" if first == second else f"compare {first} and {second}"
+    raise UsageError(asked, "both sides are the same", "Name another label, or two corpora: --corpus C,C2")
 
 
-def _select_side(frame: pl.DataFrame, side: Side, whole: bool) -> pl.DataFrame:
-    rows = frame.filter(pl.col("model") == side.model)
-    if side.corpus is not None:
-        rows = rows.filter(corpus=side.corpus)
-        if rows.is_empty():
-            have = ", ".join(frame.filter(pl.col("model") == side.model)["corpus"].unique().sort())
-            do = "Name one of these corpora, or measure the model on this one"
-            raise UsageError(f"{side}", f"the model was measured on {have}", do)
-    if whole:
-        return select_history_rows(rows)
-    current = rows.filter(~pl.col("superseded").fill_null(False))
-    if side.revision is None:
-        newest = current.sort("step", "revision", nulls_last=False)["revision"].to_list()[-1:]
-        return current.filter(pl.col("revision").is_in(newest))
-    if side.revision not in current["revision"]:
-        known = current["revision"].unique().to_list()
-        found = (
-            f"no such revision{suggest(side.revision, known) if len(known) < 20 or _near(side.revision, known) else ''}"
-        )
-        do = f"Write a revision that the lake has, such as {known[0]}"
-        raise UsageError(f"{side.model}@{side.revision}", found, do)
-    return current.filter(revision=side.revision)
+def _corpora_of(matched: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """Corpora of each side; none if all are compared."""
+    return matched if len(matched) == 2 else [*matched, *matched] or [(), ()]
 
 
-def _near(word: str, known: Sequence[str]) -> bool:
-    return "did you mean" in suggest(word, list(known))
+def _select_rows(frame: pl.DataFrame, side: Side, corpora: Sequence[str], whole: bool) -> tuple[Side, pl.DataFrame]:
+    """Select the rows of a side on these corpora, or on all."""
+    if not corpora:
+        return select_side(frame, side, whole)
+    asked = pl.col("model") == side.model
+    rows = frame.filter(asked if side.revision is None else asked & (pl.col("revision") == side.revision))
+    on_corpora = frame.filter(pl.col("corpus").is_in(list(corpora)))
+    if not rows.is_empty() and rows.join(on_corpora, on="cell_id", how="semi").is_empty():
+        do = "Name one of these corpora, or measure it on this one"
+        raise UsageError(f"{side}", f"it was measured on {', '.join(rows['corpus'].unique().sort())}", do)
+    return select_side(on_corpora, side, whole)
 
 
 def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:

@@ -1,7 +1,6 @@
 """Frames of lake rows for the findings: loading, selection of histories, and the texts of intervals."""
 
 import json
-import re
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -49,11 +48,11 @@ AUDIT_KEYS = ("model", "revision", "weights_digest")
 
 
 def load_layer_rows(lake: LakeOrFrame) -> pl.DataFrame:
-    """Load the columns that findings use, with `groups`, `audit`, `record` and `lake`; a frame is returned unchanged.
+    """Load the columns that findings use, with `groups`, `audit`, `records` and `lake`; a frame is returned unchanged.
 
     `groups`: number of context groups of the recipe, over which standard errors are taken; null if the lake has no
-    record of the recipe. `audit`: audit state of the checkpoint, null without an audit. `record`: key of the cell's
-    similarity records in `lake`, null without any. Corpora are disambiguated.
+    record of the recipe. `audit`: audit state of the checkpoint, null without an audit. `records`: keys of the cell's
+    similarity records in `lake`, one per size, null without any. Corpora are disambiguated.
     """
     if isinstance(lake, pl.DataFrame):
         return lake
@@ -74,7 +73,7 @@ def complete_rows(
     records: pl.DataFrame,
     shared_names: Collection[str],
 ) -> pl.DataFrame:
-    """Add `groups`, `audit`, `record` and `lake` to the rows of a query, disambiguate corpora and sort."""
+    """Add `groups`, `audit`, `records` and `lake` to the rows of a query, disambiguate corpora and sort."""
     frame = frame.join(groups, on="recipe", how="left").join(audits, on=AUDIT_KEYS, how="left")
     frame = frame.join(records, on="cell_id", how="left")
     named = _append_digest(frame, pl.col("corpus").is_in(list(shared_names)))
@@ -106,13 +105,13 @@ def load_group_counts(uri: str | Path) -> pl.DataFrame:
 
 
 def load_record_keys(uri: str | Path) -> pl.DataFrame:
-    """Load the key of the largest similarity records of each cell (`record`), and the URI of the `lake`."""
-    best: dict[str, tuple[list[int], str]] = {}
-    for (cell_id, size), key in Lake(uri).record_files().items():
-        numbers = [int(number) for number in re.findall(r"\d+", size)] + [int(size.endswith("-ranks"))]
-        best[cell_id] = max(best.get(cell_id, ([], "")), (numbers, key))
-    rows = [(cell_id, key, str(uri)) for cell_id, (_, key) in best.items()]
-    return pl.DataFrame(rows, schema=dict.fromkeys(("cell_id", "record", "lake"), pl.String), orient="row")
+    """Load the keys of the similarity records of each cell (`records`), and the URI of the `lake`."""
+    keys: dict[str, list[str]] = {}
+    for (cell_id, _), key in Lake(uri).record_files().items():
+        keys.setdefault(cell_id, []).append(key)
+    rows = [(cell_id, sorted(found), str(uri)) for cell_id, found in keys.items()]
+    schema = {"cell_id": pl.String(), "records": pl.List(pl.String()), "lake": pl.String()}
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def load_audit_states(lake: LakeReader) -> pl.DataFrame:

@@ -78,13 +78,23 @@ def _summarize(rows: pl.DataFrame, cell: CellRecords, measure: str) -> dict[str,
     fall = jackknife_estimate(near["value"] - ends["value"], near["without"] - ends["without"])
     row |= estimate_columns("neighbours", jackknife_estimate(**near))  # type: ignore[arg-type]
     row |= estimate_columns("ends", jackknife_estimate(**ends)) | estimate_columns("fall", fall)  # type: ignore[arg-type]
-    row |= {"bound": float(found.bound[0, -1]), "unrelated": expected_similarity(measure, tokens)}
+    bound = found.bound[0, -1]
+    row |= {"bound": float(bound) if np.isfinite(bound) else None, "unrelated": expected_similarity(measure, tokens)}
     row |= {"p": permutation_p(layers[0], layers[-1], tokens, measure, float(ends["value"]))}
+    if not np.isfinite(fall.value):
+        return row | {"verdict": TOO_FEW}
     return row | {"verdict": _judge(fall) if has_groups(tokens) else NO_ERRORS}
 
 
-def permutation_p(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, measure: str, value: float) -> float:
-    """Share of random orders of the tokens, the given one included, at which two layers are at least as alike."""
+def permutation_p(
+    first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, measure: str, value: float
+) -> float | None:
+    """Share of random orders of the tokens, the given one included, at which two layers are at least as alike.
+
+    None if `value`, the similarity at the given order, is not finite.
+    """
+    if not np.isfinite(value):
+        return None
     rng = np.random.default_rng(0)
     if measure == CKA:
         draws = permuted_cka(first, second, tokens, PERMUTATIONS, rng)
@@ -101,14 +111,22 @@ def _judge(fall: Estimate) -> str:
     return ONE_GEOMETRY if fall.high < ALIKE else UNDECIDED_YET
 
 
+def _lack_of_values(measure: str) -> str:
+    k = OVERLAPS.get(measure)
+    return f"no token keeps {k} ordinary neighbours" if k else "the compared tokens have no variance"
+
+
 def _sentence(row: dict[str, Any]) -> str:
+    if row["verdict"] == TOO_FEW and row["unrelated"] is not None:
+        return f"The blocks are not compared: {_lack_of_values(row['measure'])} in a block."
     if row["verdict"] == TOO_FEW:
         return f"{row['blocks']} blocks on {row['tokens']} ordinary tokens are too few to compare."
+    without = _lack_of_values(row["measure"])
     text = {
         GRADED: "The first and the last block are significantly less alike than neighbouring blocks",
         ONE_GEOMETRY: "The first and the last block are as alike as neighbouring blocks, within 0.1",
         UNDECIDED_YET: "The difference between the ends and neighbouring blocks is within error",
-        NO_ERRORS: "The records have one group of contexts, and so no errors",
+        NO_ERRORS: f"There are no errors: the records have one group of contexts, or {without} without a group",
     }[row["verdict"]]
     bound = f" (at most {row['bound']:.3f} from the CKA of whole kernels)" if row["measure"] == CKA else ""
     ends = f"{row['measure']} of the ends {format_interval(row, 'ends')}{bound}"

@@ -1,11 +1,13 @@
 """Convergence between models: are decoders more alike, at matched depth and on equal tokens, late than early?"""
 
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from jaxtyping import Float64
 
+from pipeline.analysis.checkpoint_similarity import FEW_TOKENS, NO_GEOMETRY, name_left_out
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
 from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
 from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, add_because_column, format_interval, run_name
@@ -21,6 +23,7 @@ from pipeline.analysis.similarities import (
     shared_tokens,
 )
 from pipeline.lake.cell_records import CellRecords
+from pipeline.similarity.record import ComparedTokens
 
 SMALL_CHANGE = 0.05
 """Rise of similarity under which models have not converged."""
@@ -28,6 +31,8 @@ CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
 CLAIM = "models converge to one geometry in training"
 Run = tuple[str, CellRecords, CellRecords]
 """Name, and records of the early and the last checkpoint."""
+Mean = tuple[float, Float64[np.ndarray, " groups"]]
+"""Mean similarity of matched blocks, and its values without each group of contexts."""
 
 
 def select_recorded_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
@@ -42,7 +47,9 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
     diverge = the mean similarity rises or falls significantly; unchanged; too_few = under two decoders with records of
     the same tokens at both times, no_errors), `claim` (supports = converge; contradicts = diverge, or a rise of under
     0.05 at 95 %; undecided), `early` and `late` mean similarity over pairs of models and blocks, and `change`, each
-    with its 95 % interval; `unrelated` (similarity of unrelated layers), `models`, `tokens`, `rows`, `because`.
+    with its 95 % interval; `unrelated` (similarity of unrelated layers), `models`, `left_out` (models without geometry,
+    and pairs with too few ordinary tokens), `tokens` (smallest number over the pairs), `rows`, `because`. A pair of
+    models is compared on the tokens that are ordinary in both at both times.
     Bias: the interval covers the variation of these models over contexts; it does not extend to other models.
     """
     frame = select_recorded_early_and_late(lake)
@@ -57,7 +64,8 @@ def compute_model_convergence(lake: LakeOrFrame) -> pl.DataFrame:
 
 _TYPES: dict[str, Any] = dict.fromkeys(("corpus", "recipe", "measure", "verdict", "claim"), pl.String())
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("early", "late", "change") for end in ("", "_low", "_high")}
-_TYPES |= {"unrelated": pl.Float64(), "models": pl.List(pl.String()), "tokens": pl.Int64(), "rows": pl.Int64()}
+_TYPES |= dict.fromkeys(("models", "left_out"), pl.List(pl.String()))
+_TYPES |= {"unrelated": pl.Float64(), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
 def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
@@ -74,29 +82,61 @@ def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
 
 
 def match_blocks(first: CellRecords, second: CellRecords) -> list[tuple[int, int]]:
-    """Pair each block of the shallower model with the block of the other nearest in depth, as (first, second)."""
+    """Pair each block of the shallower model with the block of the other nearest in depth, as (first, second).
+
+    Empty if one of them has no block with geometry.
+    """
+    if not first.blocks or not second.blocks:
+        return []
     if len(first.blocks) > len(second.blocks):
         return [(a, b) for b, a in match_blocks(second, first)]
     near = {a: min(second.blocks, key=lambda b: abs(second.depths[b] - first.depths[a])) for a in first.blocks}
     return list(near.items())
 
 
+class Change(NamedTuple):
+    """Similarity of two runs early and late, on the tokens that are ordinary in both at both times."""
+
+    tokens: ComparedTokens
+    early: Mean
+    late: Mean
+
+
 def _compare_runs(part: pl.DataFrame, runs: list[Run], measure: str) -> dict[str, Any]:
-    tokens = shared_tokens([cell for _, *pair in runs for cell in pair])
     row: dict[str, Any] = {"corpus": part["corpus"][0], "recipe": part["recipe"][0], "measure": measure}
-    row |= {"models": sorted(name for name, *_ in runs), "tokens": tokens.count, "rows": part.height}
-    if len(runs) < 2 or not can_compare(tokens):
+    row |= {"models": sorted(name for name, *_ in runs), "rows": part.height}
+    usable = [run for run in runs if run[1].blocks and run[2].blocks]
+    pairs = [(one[0], other[0], _compare_pair(one, other, measure)) for one, other in combinations(usable, 2)]
+    known = [found for *_, found in pairs if found]
+    without = [f"{name} ({NO_GEOMETRY})" for name in sorted({name for name, *_ in runs} - {run[0] for run in usable})]
+    few = [f"{one} with {other} ({FEW_TOKENS})" for one, other, found in pairs if found is None]
+    row |= {"left_out": without + few, "tokens": min((found.tokens.count for found in known), default=0)}
+    if not known or len({len(found.late[1]) for found in known}) > 1:
         return row | {"verdict": TOO_FEW, "claim": UNDECIDED}
-    times = []
-    for at in (1, 2):
-        cells: list[CellRecords] = [run[at] for run in runs]  # type: ignore[misc]
-        pairs = [mean_similarity(a, b, match_blocks(a, b), tokens, measure) for a, b in combinations(cells, 2)]
-        times.append((np.mean([value for value, _ in pairs]), np.mean([without for _, without in pairs], axis=0)))
-    (early, early_parts), (late, late_parts) = times
-    change = jackknife_estimate(late - early, late_parts - early_parts)
-    row |= estimate_columns("early", jackknife_estimate(early, early_parts))
-    row |= estimate_columns("late", jackknife_estimate(late, late_parts)) | estimate_columns("change", change)
-    return row | {"unrelated": expected_similarity(measure, tokens)} | _judge(change)
+    return row | _summarize_changes(known, measure)
+
+
+def _compare_pair(one: Run, other: Run, measure: str) -> Change | None:
+    """Compare two runs; None if too few tokens are ordinary in both at both times, or a value is not finite."""
+    tokens = shared_tokens([one[1], one[2], other[1], other[2]])
+    if not can_compare(tokens):
+        return None
+    times = ((one[1], other[1]), (one[2], other[2]))
+    early, late = (mean_similarity(a, b, match_blocks(a, b), tokens, measure) for a, b in times)
+    known = all(bool(np.isfinite(part).all()) for part in (*early, *late))
+    return Change(tokens, early, late) if known else None
+
+
+def _summarize_changes(pairs: list[Change], measure: str) -> dict[str, Any]:
+    early, late = _average([each.early for each in pairs]), _average([each.late for each in pairs])
+    change = jackknife_estimate(late[0] - early[0], late[1] - early[1])
+    row = estimate_columns("early", jackknife_estimate(*early)) | estimate_columns("change", change)
+    unrelated = float(np.mean([expected_similarity(measure, each.tokens) for each in pairs]))
+    return row | estimate_columns("late", jackknife_estimate(*late)) | {"unrelated": unrelated} | _judge(change)
+
+
+def _average(pairs: list[Mean]) -> Mean:
+    return float(np.mean([value for value, _ in pairs])), np.mean([without for _, without in pairs], axis=0)
 
 
 def _judge(change: Estimate) -> dict[str, str]:
@@ -109,6 +149,10 @@ def _judge(change: Estimate) -> dict[str, str]:
 
 
 def _sentence(row: dict[str, Any]) -> str:
+    return _describe(row) + name_left_out(row["left_out"])
+
+
+def _describe(row: dict[str, Any]) -> str:
     if row["verdict"] == TOO_FEW:
         found = f"{len(row['models'])} decoders have records of the same tokens near 1 % of training and at its end"
         return f"{found}; these are too few decoders or tokens to compare."

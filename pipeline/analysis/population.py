@@ -1,7 +1,8 @@
 """Bands of all runs of one size in a lake, per metric, layer and step, and one run compared with them.
 
 Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; seeds of one model are the
-usual case. A band is the median and the 5th to 95th percentile of the other runs; the run itself is left out.
+usual case, and other runs of the same model count as well. A band is the median and the 5th to 95th percentile of the
+other runs; the run itself is left out.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,11 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
-from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS, Side, parse_label
-from pipeline.analysis.frames import run_name, select_block_rows, select_history_rows
+from pipeline.analysis.comparison import DEPTH_DIGITS, HEADLINE_METRICS
+from pipeline.analysis.frames import RUN_COLUMNS, run_name, select_block_rows, select_history_rows
 from pipeline.analysis.group_errors import select_value
-from pipeline.analysis.model_batches import ModelRows, match_names
+from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.sides import Labels, Side, has_several_steps, match_corpora, select_side
 from pipeline.errors import UsageError
 from pipeline.lake.reader import LakeReader
 
@@ -22,6 +24,15 @@ BAND = (0.05, 0.95)
 MIN_RUNS_OF_BAND = 3
 """Smallest number of other runs for which a band is drawn."""
 RUN_KEYS = ("model", "kind", "stage", "run")
+ALIKE = ("kind", "corpus", "recipe", "recipe_fingerprint", "algorithm")
+"""Columns in which the run and the others are equal."""
+LACKS = {
+    "corpus": "the other runs of its size have no corpus in common with it",
+    "recipe": "the other runs of its size have no recipe in common with it",
+    "recipe_fingerprint": "the recipes of the other runs of its size have one name and different fields",
+    "algorithm": "the other runs of its size were measured by other versions of the algorithms",
+    "step": "the other runs of its size have no step in common with it",
+}
 CURVE_KEYS = ("metric", "corpus", "recipe", "kind", "step", "layer", "depth", "state")
 SIZES_SQL = """SELECT model, kind, max(n_params) AS n_params, max(d_model) AS d_model,
   max(n_layers) AS blocks FROM layers GROUP BY model, kind"""
@@ -38,6 +49,8 @@ class Population(NamedTuple):
     `median`, `low` and `high` of the others (percentiles 5 and 95, linear between runs), `runs` (number of others at
     this step), `below` (share of others below the run) and `outside` (true if the run is below or above all others)."""
     notes: tuple[str, ...]
+    corpora: tuple[str, ...] = ()
+    """Names or globs of the corpora that were asked for; empty: all."""
 
 
 def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = ()) -> Population:
@@ -50,26 +63,34 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
         UsageError: the label is not in the lake, or fewer than three other runs of its size have a common step.
     """
     rows = ModelRows(reader)
-    side = parse_label(rows.models, label)
-    for name in corpora:
-        match_names("--corpus", rows.corpora, name)
+    side = Labels(reader, rows.models).parse(label)
+    texts = [name for names in match_corpora(rows, corpora) for name in names]
     sizes = reader.query_frame(SIZES_SQL)
-    frame = rows.load(_find_models(sizes, side.model))
-    frame = select_history_rows(frame).join(_select_sizes(sizes, side.model), on=["model", "kind"], how="semi")
-    frame = frame.filter(pl.col("corpus").is_in(list(corpora))) if corpora else frame
+    loaded = rows.load(_find_models(sizes, side.model))
+    side = _choose_run(loaded, side)
+    frame = select_history_rows(loaded).join(_select_sizes(sizes, side.model), on=["model", "kind"], how="semi")
+    frame = frame.filter(pl.col("corpus").is_in(texts)) if corpora else frame
     long = pl.concat([_gather(frame, metric) for metric in HEADLINE_METRICS])
-    mine, others = long.filter(pl.col("model") == side.model), long.filter(pl.col("model") != side.model)
+    is_mine = pl.all_horizontal(pl.col(name).eq_missing(pl.lit(getattr(side, name))) for name in RUN_COLUMNS)
+    mine, others = long.filter(is_mine), long.filter(~is_mine)
     if side.revision is not None:
         mine = mine.filter(revision=side.revision)
-    table = _set_against(mine, others)
+    alike = others.join(mine, on=[*ALIKE, "step"], how="semi", nulls_equal=True)
+    table = _set_against(mine, alike)
     if table.is_empty():
         do = "Measure other runs of this size on the same corpus, by the same recipe and at the same steps"
         raise UsageError(f"population of {side}", _describe_lack(mine, others), do)
-    names = _name_runs(others.join(table, on=["corpus", "recipe", "kind", "step"], how="semi"))
+    names = _name_runs(alike.join(table, on=["corpus", "recipe", "kind", "step"], how="semi"))
     fewest, most = table["runs"].min(), table["runs"].max()
     runs = f"{fewest}" if fewest == most else f"{fewest} to {most}"
     notes = [f"The ends of the band are percentiles 5 and 95 of {runs} other runs, not of all possible runs."]
-    return Population(side, tuple(names), table, tuple(notes))
+    return Population(side, tuple(names), table, tuple(notes), tuple(corpora))
+
+
+def _choose_run(frame: pl.DataFrame, side: Side) -> Side:
+    """The side with its stage and run; UsageError if the model has several, or lacks the revision."""
+    found, _ = select_side(frame, side, whole=side.revision is None and has_several_steps(frame, side))
+    return found._replace(revision=side.revision)
 
 
 def _find_models(sizes: pl.DataFrame, model: str) -> list[str]:
@@ -85,8 +106,11 @@ def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
 
 
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
-    """Values of one metric per layer, and the mean over the blocks; for the loss, one value per checkpoint."""
-    keys = [*RUN_KEYS, "revision", "corpus", "recipe", "step"]
+    """Values of one metric per layer, and the mean over the blocks; for the loss, one value per checkpoint.
+
+    A checkpoint that lacks a value in a block in which any other has one has no mean.
+    """
+    keys = [*RUN_KEYS, "revision", *ALIKE[1:], "step"]
     values = frame.select(
         *keys,
         "layer",
@@ -95,7 +119,9 @@ def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
         metric=pl.lit(metric),
         value=select_value(metric),
     ).drop_nulls("value")
-    means = select_block_rows(values).group_by(*keys, "metric").agg(pl.col("value").mean())
+    blocks = select_block_rows(values).with_columns(needed=pl.col("layer").n_unique().over(ALIKE))
+    whole = blocks.filter(pl.col("layer").n_unique().over(keys) == pl.col("needed"))
+    means = whole.group_by(*keys, "metric").agg(pl.col("value").mean())
     blank = {"layer": pl.lit(None, pl.Int16), "depth": pl.lit(None, pl.Float64), "state": pl.lit(None, pl.String)}
     columns = [*keys, "metric", "layer", "depth", "state", "value"]
     parts = [means.with_columns(**blank).select(columns), values.select(columns)]
@@ -103,7 +129,8 @@ def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
 
 
 def _set_against(mine: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
-    both = mine.join(others.rename({"value": "other"}), on=list(CURVE_KEYS), nulls_equal=True)
+    on = [*dict.fromkeys((*CURVE_KEYS, *ALIKE))]
+    both = mine.join(others.rename({"value": "other"}), on=on, nulls_equal=True)
     other, value = pl.col("other"), pl.col("value").first()
     below = (other < value).mean()
     found = both.group_by([*CURVE_KEYS, "revision"], maintain_order=True).agg(
@@ -122,13 +149,15 @@ def _set_against(mine: pl.DataFrame, others: pl.DataFrame) -> pl.DataFrame:
 
 def _describe_lack(mine: pl.DataFrame, others: pl.DataFrame) -> str:
     names = _name_runs(others)
+    if mine.is_empty():
+        return "it has no value with a reliable step"
     if not names:
         return "no other run of its kind, blocks, width and parameters is in the lake"
     if len(names) < MIN_RUNS_OF_BAND:
         return f"only {len(names)} other runs of its size ({', '.join(names)}); {MIN_RUNS_OF_BAND} are needed"
-    for name in ("corpus", "recipe", "step"):
+    for name, lack in LACKS.items():
         if not {*mine[name]} & {*others[name]}:
-            return f"the other runs of its size have no {name} in common with it"
+            return lack
     return f"no step of it has {MIN_RUNS_OF_BAND} other runs"
 
 

@@ -1,6 +1,8 @@
 """Similarity records of the rows of a frame, for the findings."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -9,24 +11,48 @@ from pipeline.analysis.frames import HISTORY_COLUMNS
 from pipeline.analysis.similarities import HEADLINES, OVERLAPS
 from pipeline.lake.cell_records import CellRecords, load_cell_records
 from pipeline.lake.lake import Lake
-from pipeline.similarity.record import ComparedTokens, LayerRecord
+from pipeline.lake.similarity_files import parse_size
+from pipeline.similarity.record import ComparedTokens
 
 MAX_CHECKPOINTS = 200
 """Most checkpoints of one history in memory (0.3 GB of records at 25 layers); longer histories are thinned evenly."""
 
 
 def select_recorded(frame: pl.DataFrame) -> pl.DataFrame:
-    """Select the rows of cells with similarity records; empty if the frame has no column `record`."""
-    return frame.filter(pl.col("record").is_not_null()) if "record" in frame.columns else frame.clear()
+    """Select the rows of cells with similarity records; empty if the frame has no column `records`."""
+    return frame.filter(pl.col("records").is_not_null()) if "records" in frame.columns else frame.clear()
 
 
-def load_records(rows: pl.DataFrame) -> dict[str, CellRecords]:
-    """Records of these rows by cell id; damaged files are left out with a warning."""
+def load_records(rows: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecords]:
+    """Records of these rows by cell id, of one size where the cells share one; damaged files are left out.
+
+    Args:
+        ranks: also read the neighbour ranks, where there are any; they take most of the memory.
+    """
     found: dict[str, CellRecords] = {}
-    for (uri,), part in rows.select("lake", "record", "cell_id").unique().sort("record").group_by("lake"):
-        keys = dict(part.select("record", "cell_id").iter_rows())
-        found |= {keys[key]: cell for key, cell in load_cell_records(Lake(str(uri)), keys).items()}
+    for (uri,), part in rows.unique("cell_id").sort("cell_id").group_by("lake"):
+        chosen = choose_record_files(dict(part.select("cell_id", "records").iter_rows()), ranks)
+        cells = {key: cell_id for cell_id, key in chosen.items()}
+        found |= {cells[key]: cell for key, cell in load_cell_records(Lake(str(uri)), cells, ranks).items()}
     return found
+
+
+def choose_record_files(files: Mapping[str, Sequence[str]], ranks: bool = False) -> dict[str, str]:
+    """Choose one file per cell: the largest number of tokens that most cells have, then the largest rank and lists.
+
+    Args:
+        files: keys of the record files by cell id.
+        ranks: prefer files with neighbour ranks to equal ones without.
+    """
+    sizes = {key: parse_size(key) for keys in files.values() for key in keys}
+    counts = Counter(tokens for keys in files.values() for tokens in {sizes[key].tokens for key in keys})
+    shared = max(counts, key=lambda tokens: (counts[tokens], tokens), default=0)
+
+    def preference(key: str) -> tuple[bool, Any, bool]:
+        size = sizes[key]
+        return size.tokens == shared, size[:3], size.ranks == ranks
+
+    return {cell_id: max(keys, key=preference) for cell_id, keys in files.items()}
 
 
 def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, list[CellRecords]]]:
@@ -53,16 +79,6 @@ def recorded_measures(cells: Sequence[CellRecords], measures: Sequence[str] = HE
     lengths = (record.neighbours.shape[1] for cell in cells for record in cell.layers.values())
     fewest = min(lengths, default=max(OVERLAPS.values()))
     return [name for name in measures if OVERLAPS.get(name, 0) <= fewest]
-
-
-def get_layers(cells: list[CellRecords], layer: int) -> list[LayerRecord]:
-    """Return the records of one layer of every cell; KeyError if a cell lacks the layer."""
-    return [cell.layers[layer] for cell in cells]
-
-
-def shared_blocks(cells: list[CellRecords]) -> list[int]:
-    """Blocks that have a record in every cell."""
-    return sorted(set.intersection(*({*cell.blocks} for cell in cells)))
 
 
 def has_groups(tokens: ComparedTokens) -> bool:

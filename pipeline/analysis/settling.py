@@ -1,11 +1,12 @@
 """Settling of layers: similarity of each block to its own final state over training, and the order over depth."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import polars as pl
 from jaxtyping import Float64
 
+from pipeline.analysis.checkpoint_similarity import Course, measure_courses, name_left_out, select_comparable
 from pipeline.analysis.claims import CONTRADICTS, SUPPORTS, UNDECIDED, describe_claim
 from pipeline.analysis.curves import NO_ERRORS, TOO_FEW
 from pipeline.analysis.frames import (
@@ -16,13 +17,7 @@ from pipeline.analysis.frames import (
     load_trained_blocks,
 )
 from pipeline.analysis.layer_similarity import permutation_p
-from pipeline.analysis.recorded_cells import (
-    get_layers,
-    has_groups,
-    iter_recorded_histories,
-    recorded_measures,
-    shared_blocks,
-)
+from pipeline.analysis.recorded_cells import has_groups, iter_recorded_histories, recorded_measures
 from pipeline.analysis.similarities import (
     can_compare,
     compare_layers,
@@ -32,7 +27,7 @@ from pipeline.analysis.similarities import (
     shared_tokens,
 )
 from pipeline.lake.cell_records import CellRecords
-from pipeline.similarity.record import ComparedTokens, first_of_each
+from pipeline.similarity.record import ComparedTokens, LayerRecord, first_of_each
 
 SETTLED_SHARE = 0.95
 """Share of the way from the first similarity to 1 at which a layer has settled."""
@@ -49,16 +44,6 @@ LOWER_FIRST, UPPER_FIRST, SAME_TIME = "lower_first", "upper_first", "together"
 CLAIM = "lower layers settle first"
 
 
-class Course(NamedTuple):
-    """Similarity of one block to its final state at every checkpoint."""
-
-    layer: int
-    depth: float
-    value: Float64[np.ndarray, " checkpoints"]
-    without: Float64[np.ndarray, "groups checkpoints"]
-    """Value without each group of contexts."""
-
-
 def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     """Find when each block reaches 95 % of the way to its final state, and whether lower blocks settle first.
 
@@ -66,9 +51,9 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     checkpoint than at the last but one; still = the similarity at the first checkpoint is above 0.95, at 95 %;
     undecided; too_few = under 4 checkpoints, no_errors), `start` (similarity of first and last checkpoint) with its
     95 % interval, `start_null` (of unrelated layers), `start_p` (share of permutations of the tokens with at least this
-    similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain), `settled_at`
-    (step after which the similarity stays above 95 % of the way, interpolated in log2 of the step plus one;
-    the first step if it is never under 0.95) with
+    similarity), `start_types` (similarity with one occurrence per token type; null if few tokens remain) with
+    `start_types_null` (of unrelated layers on these tokens), `settled_at` (step after which the similarity stays above
+    95 % of the way, interpolated in log2 of the step plus one; the first step if it is never under 0.95) with
     `settled_at_low` and `_high` (steps measured, from the pointwise 95 % intervals), `settled_tokens`.
 
     Per history (`layer` null): `verdict` (together = the doublings of training until blocks settle differ by less
@@ -77,12 +62,14 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
     of the way only after the last but one checkpoint, so its time depends on the end; undecided), `slope`
     (doublings from the first to the last block, by least squares) with its 98 % interval, `claim` (lower layers settle
     first: supports = by over one doubling; contradicts = by under one, or later). Further: keys, `start_share` (first
-    step as a share of the last), `measure` (cka,
-    overlap_4), `checkpoints`, `tokens`, `rows`, `because`.
+    step as a share of the last), `measure` (cka, overlap_4),
+    `checkpoints` (compared), `left_out` (without geometry, or with too few ordinary tokens), `tokens` (ordinary in the
+    first and the last checkpoint), `rows`, `because`. Each checkpoint is compared with the last one on the tokens that
+    are ordinary in both.
     """
     frame = load_trained_blocks(lake)
     found = [
-        row
+        {name: rows[name][0] for name in HISTORY_COLUMNS} | row
         for rows, cells in iter_recorded_histories(frame)
         for measure in recorded_measures(cells)
         for row in _summarize_history(rows, cells, measure)
@@ -94,18 +81,10 @@ def compute_settling(lake: LakeOrFrame) -> pl.DataFrame:
 _TYPES: dict[str, Any] = dict.fromkeys((*HISTORY_COLUMNS, "measure"), pl.String()) | {"layer": pl.Int64()}
 _TYPES |= {"start_share": pl.Float64(), "depth": pl.Float64(), "verdict": pl.String(), "claim": pl.String()}
 _TYPES |= {f"{n}{end}": pl.Float64() for n in ("start", "settled_at", "slope") for end in ("", "_low", "_high")}
-_TYPES |= {name: pl.Float64() for name in ("start_null", "start_p", "start_types", "settled_tokens")}
-_TYPES |= {"checkpoints": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
-
-
-def measure_courses(cells: list[CellRecords], tokens: ComparedTokens, measure: str) -> list[Course]:
-    """Similarity to the last of these cells, block by block."""
-    courses = []
-    for layer in shared_blocks(cells):
-        records = get_layers(cells, layer)
-        found = compare_layers(records, records[-1:], tokens, measure)
-        courses.append(Course(layer, cells[-1].depths[layer], found.value[:, 0], found.without[:, :, 0]))
-    return courses
+_TYPES |= {
+    name: pl.Float64() for name in ("start_null", "start_p", "start_types", "start_types_null", "settled_tokens")
+}
+_TYPES |= {"checkpoints": pl.Int64(), "left_out": pl.List(pl.String()), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
 def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float64[np.ndarray, " checkpoints"]) -> float:
@@ -124,43 +103,60 @@ def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float6
 
 def fit_slope(courses: list[Course], clock: Float64[np.ndarray, " checkpoints"], group: int = -1) -> float:
     """Least-squares change of the settling time from depth 0 to 1; `group` is a group to leave out, -1 none."""
-    times = [find_settling(each.value if group < 0 else each.without[group], clock) for each in courses]
+    times = [find_settling(each.value if group < 0 else each.without[group], clock[each.at]) for each in courses]
     return float(np.polyfit([each.depth for each in courses], times, 1)[0])
 
 
 def _summarize_history(rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> list[dict[str, Any]]:
-    tokens = shared_tokens(cells)
-    about: dict[str, Any] = {name: rows[name][0] for name in HISTORY_COLUMNS}
-    about |= {"start_share": float(rows["step"][0]) / max(rows["step"][-1], 1)}
-    about |= {"measure": measure, "checkpoints": len(cells), "tokens": tokens.count, "claim": UNDECIDED}
-    if len(cells) < MIN_CHECKPOINTS or not can_compare(tokens):
-        return [about | {"verdict": TOO_FEW, "rows": len(cells)}]
+    found = select_comparable(cells)
+    rows, cells = rows[found.at], [cells[i] for i in found.at]
+    about: dict[str, Any] = {"measure": measure, "checkpoints": len(cells), "left_out": found.left_out}
+    about |= {"start_share": float(rows["step"][0]) / max(rows["step"][-1], 1) if cells else None}
+    about |= {"claim": UNDECIDED, "tokens": shared_tokens([cells[0], cells[-1]]).count if cells else 0}
+    return [about | row for row in _summarize_courses(rows, cells, measure)]
+
+
+def _summarize_courses(rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> list[dict[str, Any]]:
+    """Rows of the order over depth and of each block."""
+    if len(cells) < MIN_CHECKPOINTS:
+        return [{"verdict": TOO_FEW, "rows": max(len(cells), 1)}]
     clock = np.log2(rows["step"].to_numpy().astype(float) + 1)
-    courses = measure_courses(cells, tokens, measure)
-    blocks = [about | _summarize_block(course, rows, cells, tokens, measure) for course in courses]
-    whole = about | {"rows": len(cells) * len(courses)} | _judge_order(courses, clock, tokens)
-    return [whole, *blocks]
+    courses = [course for course in measure_courses(cells, measure) if len(course.at) >= MIN_CHECKPOINTS]
+    whole: dict[str, Any] = {"rows": max(sum(len(course.at) for course in courses), 1)}
+    whole |= _judge_order(courses, clock, shared_tokens([cells[-1]]))
+    return [whole, *(_summarize_block(course, rows, cells, measure) for course in courses)]
 
 
-def _summarize_block(
-    course: Course, rows: pl.DataFrame, cells: list[CellRecords], tokens: ComparedTokens, measure: str
-) -> dict[str, Any]:
+def _summarize_block(course: Course, rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> dict[str, Any]:
+    row: dict[str, Any] = {"layer": course.layer, "depth": course.depth, "rows": len(course.at)}
+    rows, cells = rows[course.at], [cells[i] for i in course.at]
+    tokens = shared_tokens([cells[0], cells[-1]])
     steps = rows["step"].to_numpy().astype(float)
-    start = jackknife_estimate(course.value[0], course.without[:, 0])
     rise = jackknife_estimate(course.value[-2] - course.value[0], course.without[:, -2] - course.without[:, 0])
-    at = 2 ** find_settling(course.value, np.log2(steps + 1)) - 1
-    low, high = _settling_interval(course, steps)
-    first, last = cells[0].layers[course.layer], cells[-1].layers[course.layer]
-    row: dict[str, Any] = {"layer": course.layer, "depth": course.depth, "rows": len(cells)}
-    row |= estimate_columns("start", start) | {"start_null": expected_similarity(measure, tokens)}
-    row |= {"start_p": permutation_p(first, last, tokens, measure, float(course.value[0]))}
-    row |= {"start_types": _similarity_of_types(cells, course.layer, tokens, measure)}
-    row |= {"settled_at": at, "settled_at_low": low, "settled_at_high": high}
-    seen = rows["tokens_seen"]
-    row |= {"settled_tokens": None if seen.null_count() else float(np.interp(at, steps, seen.to_numpy()))}
+    start = jackknife_estimate(course.value[0], course.without[:, 0])
+    row |= {"checkpoints": len(cells), "tokens": tokens.count} | estimate_columns("start", start)
+    row |= _compare_ends(cells[0], cells[-1], course, tokens, measure) | _settling_columns(course, rows, steps)
     if not has_groups(tokens) or start.low is None or rise.low is None:
         return row | {"verdict": NO_ERRORS}
     return row | {"verdict": STILL if start.low > SETTLED_SHARE else SETTLES if rise.low > 0 else UNDECIDED_YET}
+
+
+def _compare_ends(
+    first: CellRecords, last: CellRecords, course: Course, tokens: ComparedTokens, measure: str
+) -> dict[str, Any]:
+    """Null and control of the similarity of first and last checkpoint."""
+    layers = first.layers[course.layer], last.layers[course.layer]
+    row: dict[str, Any] = {"start_null": expected_similarity(measure, tokens)}
+    row["start_p"] = permutation_p(*layers, tokens, measure, float(course.value[0]))
+    return row | _compare_types(*layers, first.token_ids, tokens, measure)
+
+
+def _settling_columns(course: Course, rows: pl.DataFrame, steps: Float64[np.ndarray, " checkpoints"]) -> dict[str, Any]:
+    at = 2 ** find_settling(course.value, np.log2(steps + 1)) - 1
+    low, high = _settling_interval(course, steps)
+    row: dict[str, Any] = {"settled_at": at, "settled_at_low": low, "settled_at_high": high}
+    seen = rows["tokens_seen"]
+    return row | {"settled_tokens": None if seen.null_count() else float(np.interp(at, steps, seen.to_numpy()))}
 
 
 def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"]) -> tuple[float | None, float | None]:
@@ -184,13 +180,17 @@ def _target(similarity: np.ndarray) -> Any:
     return np.where(always, SETTLED_SHARE, similarity[0] + SETTLED_SHARE * (1 - similarity[0]))
 
 
-def _similarity_of_types(cells: list[CellRecords], layer: int, tokens: ComparedTokens, measure: str) -> float | None:
-    """Similarity of first and last checkpoint with one occurrence per token type; None if too few are left."""
-    control = tokens.only(first_of_each(np.where(tokens.keep, cells[0].token_ids, -1)))
+def _compare_types(
+    first: LayerRecord, last: LayerRecord, token_ids: np.ndarray, tokens: ComparedTokens, measure: str
+) -> dict[str, float | None]:
+    """Similarity of first and last checkpoint with one occurrence per token type, and its null; None with too few."""
+    control = tokens.only(first_of_each(np.where(tokens.keep, token_ids, -1)))
     if control.count < tokens.count / 10 or not can_compare(control):
-        return None
-    found = compare_layers([cells[0].layers[layer]], [cells[-1].layers[layer]], control, measure).value[0, 0]
-    return float(found) if np.isfinite(found) else None
+        return {}
+    found = compare_layers([first], [last], control, measure).value[0, 0]
+    if not np.isfinite(found):
+        return {}
+    return {"start_types": float(found), "start_types_null": expected_similarity(measure, control)}
 
 
 def _judge_order(
@@ -201,7 +201,7 @@ def _judge_order(
     parts = [fit_slope(courses, clock, group) for group in range(len(courses[0].without))]
     slope = jackknife_estimate(fit_slope(courses, clock), parts, SLOPE_LEVEL)
     row: dict[str, Any] = estimate_columns("slope", slope)
-    if max(find_settling(course.value, clock) for course in courses) > clock[-2]:
+    if any(find_settling(course.value, clock[course.at]) > clock[course.at[-2]] for course in courses):
         return row | {"verdict": UNSETTLED}
     if not has_groups(tokens) or slope.low is None or slope.high is None:
         return row | {"verdict": NO_ERRORS}
@@ -216,6 +216,10 @@ def _name_order(low: float, high: float) -> str:
 
 
 def _sentence(row: dict[str, Any]) -> str:
+    return _describe(row) + name_left_out(row["left_out"] if row["layer"] is None else ())
+
+
+def _describe(row: dict[str, Any]) -> str:
     if row["verdict"] == TOO_FEW:
         return f"{row['checkpoints']} checkpoints, {row['tokens']} ordinary tokens or the number of blocks are too few."
     if row["layer"] is None:
@@ -226,7 +230,10 @@ def _sentence(row: dict[str, Any]) -> str:
         UNDECIDED_YET: "the rise of the similarity to its final state is within error",
         NO_ERRORS: "no errors: the records have one group of contexts",
     }[row["verdict"]]
-    types = "" if row["start_types"] is None else f", {row['start_types']:.3f} with one occurrence per token type"
+    types, control = "", row["start_types"]
+    if control is not None:
+        null = f"unrelated layers {row['start_types_null']:.3f}"
+        types = f", {control:.3f} with one occurrence per token type ({null})"
     start = f"{row['measure']} of first and last checkpoint {format_interval(row, 'start')}{types}"
     null = f"unrelated layers have {row['start_null']:.3f}, p = {row['start_p']:.3f} by permutation"
     return f"Block {row['layer']}: {text}; {start} ({null}). It is 95 % of the way at step {row['settled_at']:,.0f}."

@@ -98,7 +98,10 @@ def compare_layers(
 def mean_similarity(
     first: CellRecords, second: CellRecords, pairs: Sequence[tuple[int, int]], tokens: ComparedTokens, measure: str
 ) -> tuple[float, Float64[np.ndarray, " groups"]]:
-    """Mean similarity over pairs of layers of two cells, on all tokens and without each group of contexts."""
+    """Mean similarity over pairs of layers of two cells, on all tokens and without each group; NaN without pairs."""
+    if not pairs:
+        n_groups = len(tokens.groups)
+        return float("nan"), np.full(n_groups if n_groups > 1 else 0, np.nan)
     rows, columns = [first.layers[a] for a, _ in pairs], [second.layers[b] for _, b in pairs]
     found = compare_layers(rows, columns, tokens, measure)
     return float(np.diagonal(found.value).mean()), found.without.diagonal(0, 1, 2).mean(1)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import polars as pl
 
 from pipeline.analysis.recorded_cells import has_groups
 from pipeline.analysis.similarities import (
+    CKA,
     MEASURES,
     OVERLAPS,
     can_compare,
@@ -36,7 +38,8 @@ def similarity_of_records(
     Columns: `layer` and `depth` of the first cell, `other_layer` and `other_depth` of the second, `state` of the first,
     `tokens` compared; `cka` with `cka_bound` (largest difference from the CKA of whole kernels), `overlap_1`, `_4` and
     `_16`, each with its 95 % interval (`_low`, `_high`; null with one group of contexts) and the value of unrelated
-    layers (`_null`). An overlap is null where the records have fewer neighbours. `imbalance` is the information
+    layers (`_null`). An overlap is null where the records have fewer neighbours, or no token keeps this many ordinary
+    ones. `imbalance` is the information
     imbalance from the first layer to the second, `imbalance_back` the reverse (0: predicts the neighbours of the other;
     1: unrelated), with their intervals; null unless both records have ranks (`similarity: {ranks: true}`).
 
@@ -64,6 +67,18 @@ def similarity_of_records(
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
+def explain_nulls(found: pl.DataFrame) -> list[str]:
+    """Reasons for similarities that are null although the records have enough neighbours."""
+    reasons = []
+    for name in MEASURES:
+        count = found.filter(pl.col(name).is_null() & pl.col(f"{name}_null").is_not_null()).height
+        lack = "a layer has no variance on the compared tokens"
+        if k := OVERLAPS.get(name):
+            lack = f"no compared token keeps {k} neighbours that are no sinks"
+        reasons += [f"{name} is null in {count} of {found.height} layers: {lack}"] if count else []
+    return reasons
+
+
 def match_layers(first: CellRecords, second: CellRecords) -> list[tuple[int, int]]:
     """Pair each layer with the one of the same state that is nearest in depth."""
     pairs = []
@@ -85,11 +100,11 @@ def _compare_pairs(
             continue
         pair = compare_layers([one], [two], tokens, measure)
         estimate = jackknife_estimate(pair.value[0, 0], pair.without[:, 0, 0])
-        values: dict[str, float | None] = dict(
-            zip((measure, f"{measure}_low", f"{measure}_high"), estimate, strict=True)
-        )
+        values = estimate_columns(measure, estimate)
         values[f"{measure}_null"] = expected_similarity(measure, tokens)
-        found.append(values | ({"cka_bound": float(pair.bound[0, 0])} if measure == "cka" else {}))
+        bound = pair.bound[0, 0]
+        known = measure == CKA and bool(np.isfinite(bound))
+        found.append(values | ({"cka_bound": float(bound)} if known else {}))
     return found
 
 
@@ -97,9 +112,10 @@ def _imbalances(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens)
     """Information imbalance both ways with jackknife intervals; empty without ranks."""
     if first.ranks is None or second.ranks is None:
         return {}
+    groups = tokens.groups if has_groups(tokens) else []
+    whole = information_imbalance(first, second, tokens)
+    without = [information_imbalance(first, second, tokens.only(tokens.group != group)) for group in groups]
     found: dict[str, float | None] = {}
-    for name, pair in (("imbalance", (first, second)), ("imbalance_back", (second, first))):
-        groups = tokens.groups if has_groups(tokens) else []
-        without = [information_imbalance(*pair, tokens.only(tokens.group != group)) for group in groups]
-        found |= estimate_columns(name, jackknife_estimate(information_imbalance(*pair, tokens), without))
+    for way, name in enumerate(("imbalance", "imbalance_back")):
+        found |= estimate_columns(name, jackknife_estimate(whole[way], [each[way] for each in without]))
     return found

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Any, NamedTuple
 
-from pipeline.catalog.architectures import bytes_per_parameter, infer_kinds, parse_config
+from pipeline.catalog.architectures import bytes_per_parameter, count_blocks, infer_kinds, parse_config
 from pipeline.catalog.checkpoint_files import CONFIG_FILE, CheckpointFiles
 from pipeline.catalog.digests import FileHashes
 from pipeline.catalog.revision_names import TrainingPoint
@@ -15,6 +15,7 @@ class ConfigFacts(NamedTuple):
 
     kinds: tuple[ModelKind, ...]
     bytes_per_parameter: int
+    n_blocks: int | None
 
 
 _FACTS: dict[str, ConfigFacts] = {}
@@ -26,6 +27,7 @@ def build_checkpoint_fields(files: CheckpointFiles, hashes: FileHashes, point: T
     facts, weight_bytes = _read_facts(files, hashes), sum(files.size(name) for name in hashes.weights)
     return {
         **{"kinds": facts.kinds, "n_params": weight_bytes // facts.bytes_per_parameter or None},
+        "n_blocks": facts.n_blocks,
         **{"step": point.step, "tokens_seen": point.tokens, "tokens_source": point.tokens_source},
         **{"stage": point.stage, "run": point.run, **hashes.digests},
     }
@@ -40,7 +42,7 @@ def _read_facts(files: CheckpointFiles, hashes: FileHashes) -> ConfigFacts:
     except OSError:
         data = b""
     config = parse_config(data)
-    facts = ConfigFacts(infer_kinds(config), bytes_per_parameter(config))
+    facts = ConfigFacts(infer_kinds(config), bytes_per_parameter(config), count_blocks(config))
     if hashlib.sha256(data).hexdigest() == sha256:  # else the file changed since it was hashed
         _FACTS[sha256] = facts
     return facts

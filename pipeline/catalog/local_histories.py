@@ -100,8 +100,8 @@ def hash_checkpoint(
 
 
 def _on_base(adapter: Checkpoint, base: Checkpoint, own_tokenizer: bool) -> Checkpoint:
-    """Return the adapter with fields of its base model, including the tokenizer unless the adapter has its own."""
-    names = ["kinds", "n_params"]
+    """Return an adapter's checkpoint completed with fields of its base model, such as the tokenizer if it has none."""
+    names = ["kinds", "n_params", "n_blocks"]
     names += [] if own_tokenizer else ["tokenizer_path", "tokenizer_remote", "tokenizer_digest"]
     fields = {name: getattr(base, name) for name in names}
     return adapter.model_copy(update={**fields, "base_path": base.path, "base_remote": base.remote})

@@ -35,13 +35,14 @@ def claims(lake: LakeUri, models: ModelsGlob = "*", corpus: CorpusGlob = "*", as
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="MODEL or MODEL@REVISION.")],
+    first: Annotated[str, typer.Argument(metavar="A", help="MODEL, MODEL@REVISION, or a run as findings name it.")],
     lake: LakeUri,
-    second: Annotated[
-        str | None, typer.Argument(metavar="[B]", help="MODEL or MODEL@REVISION. Default: A, with two corpora.")
-    ] = None,
+    second: Annotated[str | None, typer.Argument(metavar="[B]", help="As A. Default: A, with two corpora.")] = None,
     corpus: Annotated[
-        str, typer.Option("--corpus", metavar="C[,C2]", help="Corpus, or two to compare A on both. Default: all.")
+        str,
+        typer.Option(
+            "--corpus", metavar="C[,C2]", help="Corpus or glob, or two corpora to compare A on both. Default: all."
+        ),
     ] = "",
     population: Annotated[
         bool, typer.Option("--population", help="Compare A with all other runs of its size in the lake.")
@@ -55,10 +56,11 @@ def compare(
     """Compare two checkpoints, two histories or two corpora, layer by layer: every metric, with 95 % intervals.
 
     Two labels without a revision are compared as whole histories if both have several steps; otherwise such a label
-    stands for its newest checkpoint. Differences are B minus A, paired where both read the same tokens. Only rows of
+    stands for its newest checkpoint. A model with several runs (stages, seeds) needs a revision or the name of a run,
+    such as 'MODEL · STAGE · RUN'. Differences are B minus A, paired where both read the same tokens. Only rows of
     equal recipe and corpus are compared. If the lake has similarity records of both, their layers are also compared
     token by token (CKA, shared neighbours). --population compares A with the band (median, percentiles 5 to 95) of the
-    other runs of its size, per layer and step.
+    other runs of its size, other runs of its model included, per layer and step.
 
     Example: shapelake compare MODEL@step1000 MODEL@step2000 --lake lake
     """

@@ -9,20 +9,22 @@ from pipeline.similarity.record import LayerRecord
 from pipeline.similarity.settings import Similarity
 
 SPARE_VECTORS, ITERATIONS = 16, 4
-"""Extra vectors of the subspace iteration, and number of its products with K; the error is part of `tail`."""
+"""Extra vectors, and number of products with K, of the subspace iteration; its error is part of `tail`."""
+MIN_STATES = 3
+"""U-centring divides by the number of states minus 2."""
 INDEX_BITS = 15
 """Number of low bits of a squared distance that are replaced by the index; ties within 2^-37 are ordered by index."""
 
 
 def record_layer(points: Float[Tensor, "tokens dim"], settings: Similarity, seed: int = 0) -> LayerRecord | None:
-    """Return the similarity record of a layer; None if a state is not finite or all states are equal.
+    """Return the similarity record of a layer; None if a state is not finite, all are equal, or there are under 3.
 
     Sums are float64, and neighbours are exact up to their rounding. Distances come from the centred kernel of the
     distinct states, so that equal states have distance 0 and equal distances to all other states.
 
     Source: Halko et al. 2011, algorithm 4.4 (subspace iteration).
     """
-    if not bool(points.isfinite().all()):
+    if len(points) < MIN_STATES or not bool(points.isfinite().all()):
         return None
     kernel, squares = _kernel_and_distances(points)
     trace = float(kernel.trace())

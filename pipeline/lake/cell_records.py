@@ -39,9 +39,9 @@ class CellRecords:
         return sorted(layer for layer, state in self.states.items() if state == "block" and layer in self.layers)
 
 
-def parse_cell_records(data: bytes) -> CellRecords:
-    """Parse a file of records; raise ValueError if the file is damaged."""
-    rows = decode_rows(data)
+def parse_cell_records(data: bytes, ranks: bool = True) -> CellRecords:
+    """Parse a file of records, with the neighbour ranks or without; raise ValueError if the file is damaged."""
+    rows = decode_rows(data, ranks)
     first = rows[0]
     about = {name: value for name, value in first.items() if isinstance(value, str | int | None)}
     records = {row["layer"]: layer_record(row) for row in rows}
@@ -56,15 +56,19 @@ def parse_cell_records(data: bytes) -> CellRecords:
     )
 
 
-def load_cell_records(lake: Lake, keys: Iterable[str]) -> dict[str, CellRecords]:
-    """Load the records of these files, by key; damaged files are left out with a warning."""
+def load_cell_records(lake: Lake, keys: Iterable[str], ranks: bool = False) -> dict[str, CellRecords]:
+    """Load the records of these files, by key; damaged files are left out with a warning.
+
+    Args:
+        ranks: also read the neighbour ranks.
+    """
     found: dict[str, CellRecords] = {}
     for key in keys:
         data = lake.store.get_or_reason(key)
         try:
             if isinstance(data, str):
                 raise ValueError(data)
-            found[key] = parse_cell_records(data)
+            found[key] = parse_cell_records(data, ranks)
         except ValueError as error:
             leave_out(lake.uri, {key: str(error)})
     return found

@@ -26,9 +26,10 @@ def _require_utc(when: datetime) -> datetime:
 
 Time = Annotated[datetime, AfterValidator(_require_utc)]
 FIELDS_NOT_IN_LABEL = {
-    *("path", "tokenizer_path", "base_path", "remote", "tokenizer_remote", "base_remote", "n_params"),
+    *("path", "tokenizer_path", "base_path", "remote", "tokenizer_remote", "base_remote"),
+    *("n_params", "n_blocks"),
 }
-"""Fields of a Checkpoint that a label omits: the location of its files, and an estimate."""
+"""Fields of a Checkpoint that a label omits: the location of its files, and what only a plan needs."""
 
 
 def utc_now() -> datetime:

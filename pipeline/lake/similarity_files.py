@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.lake import checksum
 from pipeline.lake.lake import Lake
 from pipeline.lake.layout import FILE_NAME_PATTERNS, SIMILARITY_PREFIX, similarity_key
+from pipeline.lake.record_rows import SHARED, find_rows_problem, find_size_problem
 from pipeline.lake.scan import ARROW_READ_ERRORS, describe_parse_error, find_damage
 from pipeline.lake.verify_rows import model_key_of
 from pipeline.similarity.record import LayerRecord
@@ -20,8 +21,6 @@ from pipeline.similarity.record import LayerRecord
 SIMILARITY_KEY_PATTERN = re.compile(
     rf"{SIMILARITY_PREFIX}/model_key=(?P<model_key>[^/]+)/{FILE_NAME_PATTERNS[SIMILARITY_PREFIX]}"
 )
-STATUSES = ("ok", "no_geometry")
-"""no_geometry: a state is not finite, or all states are equal; the record's columns are null."""
 COLUMNS: dict[str, tuple[str, str]] = {
     "cell_id": ("string", "cell whose hidden states these are"),
     "model": ("string", "model of the cell when it was recorded"),
@@ -44,7 +43,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "layer": ("int16", "layer, as in the cells"),
     "depth": ("float64", "depth, as in the cells"),
     "state": ("string", "embedding, block or final_norm"),
-    "status": ("string", "ok, or no_geometry: a state is not finite, or all states are equal"),
+    "status": ("string", "ok, or no_geometry: a state is not finite, all are equal, or there are under 3"),
     "neighbours": ("list<int16>", "tokens x k: indices of the nearest other compared tokens, nearest first"),
     "vectors": ("list<float16>", "tokens x rank: first left singular vectors of the centred states"),
     "values": ("list<float64>", "singular values of these vectors"),
@@ -56,7 +55,23 @@ COLUMNS: dict[str, tuple[str, str]] = {
 }
 """Type and meaning of each column. Matrices are flattened, row by row."""
 ARRAYS = ("neighbours", "vectors", "values", "diagonal", "ranks")
-SHARED = ("token_ids", "token_groups", "sinks")
+
+
+class RecordSize(NamedTuple):
+    """Size of records that the name of their file states."""
+
+    tokens: int
+    rank: int
+    neighbours: int
+    ranks: bool
+
+
+def parse_size(key: str) -> RecordSize:
+    """Size of the records of a file, from its key."""
+    name = SIMILARITY_KEY_PATTERN.fullmatch(key)
+    assert name, "a key of similarity records"
+    tokens, rank, neighbours = (int(number) for number in re.findall(r"\d+", name["size"]))
+    return RecordSize(tokens, rank, neighbours, name["size"].endswith("-ranks"))
 
 
 @cache
@@ -82,17 +97,23 @@ def commit_records(lake: Lake, cell_id: str, model_key: str, size: str, data: by
     return lake.store.put_new(similarity_key(model_key, cell_id, size), data)
 
 
-def decode_rows(data: bytes) -> list[dict[str, Any]]:
+def decode_rows(data: bytes, ranks: bool = True) -> list[dict[str, Any]]:
     """Decode a file: one dict per layer, with NumPy arrays in place of lists; null columns are None.
+
+    Args:
+        ranks: read the neighbour ranks; without them the column is None.
 
     Raises:
         ValueError: the file is damaged.
     """
-    table = _read_table(data)
+    table = _read_table(data, ranks)
     if isinstance(table, str):
         raise ValueError(table)
-    plain = table.drop_columns([*ARRAYS, *SHARED]).to_pylist()
+    plain = table.select([name for name in table.column_names if name not in (*ARRAYS, *SHARED)]).to_pylist()
     for name in (*ARRAYS, *SHARED):
+        if name not in table.column_names:
+            plain = [row | {name: None} for row in plain]
+            continue
         column = table.column(name).combine_chunks()
         for at, row in enumerate(plain):
             row[name] = column[at].values.to_numpy(zero_copy_only=False) if column[at].is_valid else None
@@ -120,50 +141,28 @@ def find_record_file_problem(key: str, data: bytes) -> str | None:
     cells, models = (set(table.column(column).to_pylist()) for column in ("cell_id", "model"))
     if cells != {name["cell"]}:
         return f"its rows belong to cell {', '.join(sorted(map(str, cells))[:3])}"
-    return None if {model_key_of(model) for model in models} == {name["model_key"]} else "its rows have another model"
+    if {model_key_of(model) for model in models} != {name["model_key"]}:
+        return "its rows have another model"
+    return find_size_problem(table, *parse_size(key))
 
 
-def _read_table(data: bytes) -> pa.Table | str:
+def _read_table(data: bytes, ranks: bool = True) -> pa.Table | str:
     """Read the rows of a file, or describe its damage."""
     if found := find_damage(data):
         return found
     try:
-        table = pq.ParquetFile(BytesIO(data)).read()
+        file = pq.ParquetFile(BytesIO(data))
+        names = None if ranks else [name for name in file.schema_arrow.names if name != "ranks"]
+        table = file.read(names)
         table.validate(full=True)
     except ARROW_READ_ERRORS as error:
         return describe_parse_error(error)
-    return _find_table_problem(table) or table
-
-
-def _find_table_problem(table: pa.Table) -> str | None:
-    """Describe the defect of the rows of a file; None if the rows are intact."""
-    if missing := [name for name in COLUMNS if name not in table.column_names]:
+    needed = [field for field in similarity_schema() if ranks or field.name != "ranks"]
+    if missing := [field.name for field in needed if field.name not in table.column_names]:
         return f"missing columns: {', '.join(missing[:3])}"
-    if odd := [f.name for f in similarity_schema() if table.schema.field(f.name).type != f.type]:
+    if odd := [field.name for field in needed if table.schema.field(field.name).type != field.type]:
         return f"wrong column types: {', '.join(odd)}"
-    rows = table.select(["layer", "status", "tail", "trace"]).to_pylist()
-    if not rows or len({row["layer"] for row in rows}) < len(rows):
-        return "a layer has two rows" if rows else "no rows"
-    found = (_find_row_problem(table, at, row) for at, row in enumerate(rows))
-    return next((f"layer {row['layer']}: {what}" for row, what in zip(rows, found, strict=True) if what), None)
-
-
-def _find_row_problem(table: pa.Table, at: int, row: Mapping[str, Any]) -> str | None:
-    n = len(table.column("token_ids")[at])
-    if row["status"] not in STATUSES:
-        return f"status = {row['status']!r}"
-    if len(table.column("token_groups")[at]) != n or len(table.column("sinks")[at]) != n:
-        return "its lists differ in their number of tokens"
-    if row["status"] != "ok":
-        return None
-    lists, vectors = table.column("neighbours")[at], table.column("vectors")[at]
-    complete = lists.is_valid and vectors.is_valid and len(lists) % n == 0
-    if not complete or len(vectors) != n * len(table.column("values")[at]):
-        return "its lists or vectors do not match its number of tokens"
-    inside = lists.values.to_numpy()
-    if inside.min(initial=0) < 0 or inside.max(initial=0) >= n:
-        return "a neighbour is not a compared token"
-    return None if np.isfinite([row["trace"], row["tail"]]).all() else "trace or tail is not finite"
+    return find_rows_problem(table) or table
 
 
 def _array(name: str, values: list[Any]) -> pa.Array:

@@ -51,15 +51,17 @@ def print_comparison(comparison: Any, layers: bool = False) -> None:
 
 
 def _print_similarity(comparison: Any, layers: bool) -> None:
-    """Print the range of each similarity over the layers (histories: at the last step), or with `layers` every row."""
+    """Print the range of each similarity over the layers, of histories at the last step with one; or every row."""
     rows = comparison.similarity.to_dicts()
     if not rows:
         return
-    print_line("similarity of corresponding layers on the same tokens: 1 = equal geometry up to rotation and scale")
+    last = max((row["step"] for row in rows if row["step"] is not None), default=None)
+    at = "" if layers or last is None else f" at step {last:,}"
+    meaning = "1 = equal geometry up to rotation and scale"
+    print_line(f"similarity of corresponding layers{at} on the same tokens: {meaning}")
     if layers:
         print_rows(SIMILARITY_COLUMNS, [[row[name] for name in SIMILARITY_COLUMNS] for row in rows])
         return
-    last = max((row["step"] for row in rows if row["step"] is not None), default=None)
     groups = _group([row | {"metric": ""} for row in rows if row["step"] == last])
     print_aligned([_similarity_cells(name, group) for group in groups for name in ("cka", "overlap_4")])
 
@@ -67,7 +69,7 @@ def _print_similarity(comparison: Any, layers: bool) -> None:
 def _similarity_cells(name: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     known = sorted((row for row in rows if row[name] is not None), key=lambda row: row[name])
     if not known:
-        return [name, rows[0]["corpus"], rows[0]["recipe"], "not recorded", ""]
+        return [name, rows[0]["corpus"], rows[0]["recipe"], "unknown", ""]
     ends = (f"{row[name]:.3f}{format_limits(row, name)} in layer {row['layer']}" for row in (known[0], known[-1]))
     null = f"unrelated layers have {known[0][f'{name}_null']:.3f}"
     cells = [name, rows[0]["corpus"], rows[0]["recipe"], " to ".join(ends), null]

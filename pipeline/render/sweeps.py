@@ -153,7 +153,8 @@ def _cost(cost: "Cost") -> str:
 
 def _records(records: "RecordCost") -> str:
     each = f"{format_bytes(records.bytes_per_layer)} per layer"
-    total = "total unknown before the models are fetched" if records.bytes is None else format_bytes(records.bytes)
+    unknown = "total unknown, as a config.json states no number of blocks"
+    total = unknown if records.bytes is None else format_bytes(records.bytes)
     return f"similarity records of {records.cells} cells to make: {each}, {total}"
 
 

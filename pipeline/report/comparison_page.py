@@ -38,7 +38,8 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
     lead = f"{found.second} minus {found.first}: every metric, with 95 % intervals."
     table = _table(found.rows, "Differences, b minus a. Rows without a layer are means over the blocks.")
     charts = [*_draw_comparison(found), *_similarity_charts(found)]
-    return _write(path, "Comparison", lead, found.notes, charts, table, _compare_command(found, uri), uri)
+    tables = [table, *_similarity_tables(found)]
+    return _write(path, "Comparison", lead, found.notes, charts, tables, _compare_command(found, uri), uri)
 
 
 def _draw_comparison(found: Comparison) -> list[DrawnChart]:
@@ -54,7 +55,7 @@ def _draw_comparison(found: Comparison) -> list[DrawnChart]:
 
 def _compare_command(found: Comparison, uri: str) -> str:
     sides = (found.first, found.second)
-    labels = dict.fromkeys(str(side._replace(corpus=None)) for side in sides)
+    labels = dict.fromkeys(side.label for side in sides)
     return _command(list(labels), list(dict.fromkeys(side.corpus for side in sides if side.corpus)), uri)
 
 
@@ -87,14 +88,24 @@ def _similarity_charts(found: Comparison) -> list[DrawnChart]:
     ]
 
 
+def _similarity_tables(found: Comparison) -> list[ReportTable]:
+    """The numbers of the similarity charts; none without similarity."""
+    rows = found.similarity
+    if rows.is_empty():
+        return []
+    rows = rows.filter(pl.col("step").eq_missing(rows["step"].max()))
+    caption = "Similarity of corresponding layers; cka bound: largest difference from the CKA of whole kernels."
+    return [_table(rows.drop("state", *(name for name in rows.columns if name.startswith("imbalance"))), caption)]
+
+
 def write_population(found: Population, path: str | Path, uri: str) -> Path:
     """Write the page of a run against the band of its size; UsageError if `path` is not a writable .html file."""
     lead = f"{found.run} against {len(found.others)} other runs of its size: {', '.join(found.others)}."
     charts = draw_population_charts(found)
     table = _table(found.rows, "The run, and the band of the others. Rows without a layer are means over the blocks.")
     notes = (*found.notes, "By chance, a run lies outside of n other runs at one point with probability 2 / (n + 1).")
-    command = f"{_command([str(found.run)], [], uri)} --population"
-    return _write(path, "A run against its population", lead, notes, charts, table, command, uri)
+    command = f"{_command([found.run.label], list(found.corpora), uri)} --population"
+    return _write(path, "A run against its population", lead, notes, charts, [table], command, uri)
 
 
 def draw_population_charts(found: Population) -> list[DrawnChart]:
@@ -175,14 +186,14 @@ def _write(
     lead: str,
     notes: tuple[str, ...],
     charts: list[DrawnChart],
-    table: ReportTable,
+    tables: list[ReportTable],
     command: str,
     uri: str,
 ) -> Path:
     path = output_paths.require_writable_file("compare", path, [".html"])
     style = (ASSETS / "page.css").read_text()
     page = load_template("comparison.html").render(
-        title=title, lead=lead, notes=notes, charts=charts, table=table, command=command, uri=uri, style=style
+        title=title, lead=lead, notes=notes, charts=charts, tables=tables, command=command, uri=uri, style=style
     )
     path.write_text(page)
     return path

@@ -13,19 +13,41 @@ from pipeline.report.figure_data import FigureOptions
 CAPTION_SUFFIX = ".caption.md"
 
 
-def write_caption(path: Path, title: str, uri: str, options: FigureOptions, rows: pl.DataFrame) -> Path:
+Similarity = tuple[pl.Series, str]
+"""Compared tokens of a figure of similarity records, and its statement on errors."""
+
+
+def write_caption(
+    path: Path, title: str, uri: str, options: FigureOptions, rows: pl.DataFrame, similarity: Similarity | None = None
+) -> Path:
     """Write the caption of the figure at `path` beside it, as NAME.caption.md; `rows` are the rows of the figure."""
     target = path.with_suffix(CAPTION_SUFFIX)
-    target.write_text(f"# {title}\n\n" + "".join(f"- {line}\n" for line in _lines(path, uri, options, rows)))
+    lines = [*_list_selection(rows), *(_describe_similarity(uri, rows, *similarity) if similarity else ())]
+    lines += () if similarity else _describe_rows(uri, options, rows)
+    lines += [f"Version: shapelake {version('shapelake')}", f"File: {path.name}"]
+    target.write_text(f"# {title}\n\n" + "".join(f"- {line}\n" for line in lines))
     return target
 
 
-def _lines(path: Path, uri: str, options: FigureOptions, rows: pl.DataFrame) -> Iterator[str]:
-    steps, points = rows["step"].drop_nulls(), rows["n_points"].drop_nulls()
+def _list_selection(rows: pl.DataFrame) -> Iterator[str]:
+    steps = rows["step"].drop_nulls()
     yield f"Models: {_list(rows['history'])}"
     yield f"Steps: {steps.min():,} to {steps.max():,}, {steps.n_unique()} checkpoints" if len(steps) else "Steps: none"
     yield f"Corpus: {_list(rows['corpus'])}"
     yield f"Recipe: {_list(rows['recipe'])}"
+
+
+def _describe_similarity(uri: str, rows: pl.DataFrame, tokens: pl.Series, errors: str) -> Iterator[str]:
+    fewest, most = tokens.min(), tokens.max()
+    yield f"N: {fewest:,} to {most:,} compared tokens" if fewest != most else f"N: {fewest:,} compared tokens"
+    yield errors
+    cells = ", ".join(_quote(cell) for cell in rows["cell_id"].unique().sort())
+    sql = f"SELECT * FROM '{uri}/similarity/v1/**/*.parquet' WHERE cell_id IN ({cells}) ORDER BY model, step, layer"
+    yield f"Query (DuckDB): `{sql}`"
+
+
+def _describe_rows(uri: str, options: FigureOptions, rows: pl.DataFrame) -> Iterator[str]:
+    steps, points = rows["step"].drop_nulls(), rows["n_points"].drop_nulls()
     yield f"Estimator of dimension, where shown: {options.estimator} ({ESTIMATOR_LABELS[options.estimator]})"
     yield f"N: {points.min():,} to {points.max():,} points per layer" if len(points) else "N: unknown"
     if options.run is None:
@@ -33,13 +55,11 @@ def _lines(path: Path, uri: str, options: FigureOptions, rows: pl.DataFrame) -> 
         yield f"Error bands: 95 % intervals, Student's t over {groups} groups of contexts"
     else:
         yield f"Run: {options.run}. Band: percentiles 5 to 95 of the other runs of its size, dashed: their median"
-    yield f"Version: shapelake {version('shapelake')}"
     where = f"model IN ({', '.join(map(_quote, rows['model'].unique().sort()))})"
     corpora = ", ".join(_quote(name.partition("#")[0]) for name in rows["corpus"].unique().sort())
     at = f" AND step IN ({', '.join(map(str, steps.unique().sort()))})" if len(steps) else ""
     sql = f"SELECT * FROM layers WHERE {where} AND corpus IN ({corpora}){at} ORDER BY model, step, layer"
     yield f"Query: `{shlex.join(['shapelake', 'query', sql, '--lake', uri])}`"
-    yield f"File: {path.name}"
 
 
 def _list(values: pl.Series) -> str:

@@ -16,6 +16,7 @@ from pipeline.report import figure_charts, overview_charts, similarity_charts, t
 from pipeline.report.chart_parts import DEPTH_TITLE, ChartContext
 from pipeline.report.figure_caption import write_caption
 from pipeline.report.figure_data import FigureData, FigureOptions, load_figure_data
+from pipeline.report.similarity_tables import COMPARED
 from pipeline.strict_model import suggest
 
 POINTS_PER_INCH, PNG_DOTS_PER_INCH = 72, 300
@@ -42,6 +43,8 @@ class FigureSpec(NamedTuple):
     over_training: bool = False
     every_text: bool = False
     """True if the figure draws all texts; otherwise it draws the first text that is not random tokens."""
+    errors: str | None = None
+    """Errors that the caption states, of a figure of similarity records; None: the figure draws rows of layers."""
     needs: str = "Draw another figure, or measure what this one needs"
     """Remedy if the table is empty."""
 
@@ -78,6 +81,7 @@ FIGURES: dict[str, FigureSpec] = {
         similarity_charts.layer_similarity,
         "Similarity of the layers: CKA, and overlap of 4 neighbours",
         "similarity_layers",
+        errors="Errors: not drawn",
         needs=NEEDS_RECORDS,
     ),
     "similarity-steps": FigureSpec(
@@ -85,6 +89,7 @@ FIGURES: dict[str, FigureSpec] = {
         "Similarity (CKA) of the checkpoints with each other",
         "similarity_steps",
         True,
+        errors="Errors: not drawn",
         needs=NEEDS_RECORDS,
     ),
     "settling": FigureSpec(
@@ -92,6 +97,7 @@ FIGURES: dict[str, FigureSpec] = {
         "Similarity of each block to its last state",
         "settling",
         True,
+        errors="Error bands: 95 % intervals, jackknife over groups of contexts",
         needs=NEEDS_RECORDS,
     ),
     "random-tokens": FigureSpec(
@@ -161,7 +167,18 @@ def _require_figure(name: str) -> None:
 
 def _draw(reader: LakeReader, name: str, path: Path, options: FigureOptions, data: FigureData) -> None:
     path.write_bytes(_WRITERS[path.suffix](build_figure_spec(reader, name, options, data)))
-    write_caption(path, FIGURES[name].title, reader.uri, options, _select_drawn_rows(name, data))
+    figure, rows = FIGURES[name], _select_drawn_rows(name, data)
+    if figure.errors is None:
+        write_caption(path, figure.title, reader.uri, options, rows)
+        return
+    drawn = _select_drawn(data, data.tables[figure.table])
+    on = [column for column in ("history", "step") if column in drawn.columns]
+    rows = rows.join(drawn.select(on).unique(), on=on, how="semi")
+    write_caption(path, figure.title, reader.uri, options, rows, (drawn[COMPARED], figure.errors))
+
+
+def _select_drawn(data: FigureData, table: pl.DataFrame) -> pl.DataFrame:
+    return table.filter(text=ChartContext.from_tables(data.charts).default_choice("text"))
 
 
 def _select_drawn_rows(name: str, data: FigureData) -> pl.DataFrame:

@@ -138,12 +138,12 @@ def permuted_overlap(
     return found
 
 
-def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens) -> float:
-    """Return the information imbalance from the first layer to the second: 2 / n times the mean rank, in the second
-    layer, of each token's nearest neighbour in the first.
+def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: ComparedTokens) -> tuple[float, float]:
+    """Return the information imbalance from the first layer to the second, and the reverse: 2 / n times the mean rank,
+    in the other layer, of each token's nearest neighbour in this one.
 
-    0 if the first layer predicts the neighbours in the second, 1 if it has no information on them. Ranks and n count
-    the kept tokens only.
+    0 if a layer predicts the neighbours in the other, 1 if it has no information on them. Ranks are counted among the
+    kept tokens.
 
     Source: Glielmo et al. 2022, equation 2.
 
@@ -153,6 +153,10 @@ def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: Compa
     if first.ranks is None or second.ranks is None:
         raise ValueError("information imbalance needs records with ranks")
     mine, theirs = (_ranks_among(ranks, tokens) for ranks in (first.ranks, second.ranks))
+    return _mean_rank_of_nearest(mine, theirs), _mean_rank_of_nearest(theirs, mine)
+
+
+def _mean_rank_of_nearest(mine: Int[np.ndarray, "rows rows"], theirs: Int[np.ndarray, "rows rows"]) -> float:
     nearest = np.where(mine > 0, mine, mine.shape[0]).argmin(1)
     return float(2 * theirs[np.arange(len(theirs)), nearest].mean() / len(theirs))
 
@@ -160,7 +164,10 @@ def information_imbalance(first: LayerRecord, second: LayerRecord, tokens: Compa
 def _ranks_among(ranks: np.ndarray, tokens: ComparedTokens) -> Int[np.ndarray, "rows rows"]:
     """Return the ranks among the kept tokens, 0 for the token itself."""
     kept = np.flatnonzero(tokens.keep)
-    return ranks[np.ix_(kept, kept)].argsort(1).argsort(1)
+    order = ranks[np.ix_(kept, kept)].argsort(1)
+    found = np.empty_like(order)
+    np.put_along_axis(found, order, np.arange(len(kept))[None, :], 1)
+    return found
 
 
 def _as_bits(lists: Int[np.ndarray, "rows k"], tokens: ComparedTokens) -> UInt64[np.ndarray, "rows words"]:

@@ -1,11 +1,8 @@
 """Cost estimate of a run before it starts: bytes to download, disk space, hours."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from pipeline.catalog.architectures import count_blocks, parse_config
-from pipeline.catalog.checkpoint_files import CONFIG_FILE
 from pipeline.spec import Cell, Resources, Similarity
 from pipeline.sweep.prior_results import PriorResults
 
@@ -35,7 +32,7 @@ class RecordCost(NamedTuple):
     bytes_per_layer: int = 0
     """Uncompressed bytes of one layer's record; compression saves little."""
     bytes: int | None = 0
-    """Bytes of all records; None if the number of layers of a model is known only after its fetch."""
+    """Bytes of all records; None if the config.json of a model does not state its number of blocks."""
 
 
 STATES_BESIDE_BLOCKS = 2
@@ -46,20 +43,10 @@ def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> Rec
     """Estimate number and bytes of the similarity records to make; config.json gives the layers of each model."""
     if similarity is None:
         return RecordCost()
-    layers = {cell.checkpoint.model: _count_layers(cell.checkpoint.path) for cell in reversed(todo)}
-    counts = [layers[cell.checkpoint.model] for cell in todo]
-    known = [count for count in counts if count is not None]
+    blocks = [cell.checkpoint.n_blocks for cell in todo]
+    known = [count + STATES_BESIDE_BLOCKS for count in blocks if count is not None]
     total = similarity.bytes_per_layer * sum(known) if len(known) == len(todo) else None
     return RecordCost(len(todo), similarity.bytes_per_layer, total)
-
-
-def _count_layers(folder: str) -> int | None:
-    """Return the number of recorded layers of a local checkpoint; None if config.json does not state the blocks."""
-    try:
-        blocks = count_blocks(parse_config((Path(folder) / CONFIG_FILE).read_bytes())) if folder else None
-    except OSError:
-        return None
-    return None if blocks is None else blocks + STATES_BESIDE_BLOCKS
 
 
 def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources) -> Cost:

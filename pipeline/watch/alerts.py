@@ -16,7 +16,7 @@ from pipeline.watch.alert_rules import (
     mean_over_layers,
     standardized_change,
 )
-from pipeline.watch.population import MIN_RUNS, PopulationCurves, load_populations, quote_sql
+from pipeline.watch.population import PopulationCurves, load_populations, quote_sql
 
 REPORTED_METRICS = ("id_twonn", "anisotropy", "loss")
 FIRED_PREFIX, DELIVERED_PREFIX = "alerts/v1/fired", "alerts/v1/told"
@@ -112,8 +112,7 @@ def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: S
     places = [place for metric, each in named if (place := each.place(metric, step))]
     shown = [f"runs of its size: {', '.join(map(str, places))}"] if places else []
     for rule, each in zip(asked, curves[len(REPORTED_METRICS) :], strict=True):
-        if len(each.others) < MIN_RUNS:
-            why = f"at most 5 % false alarms need {MIN_RUNS} other runs of its size, the lake has {len(each.others)}"
+        if why := each.explain_no_alarm():
             shown.append(f"{rule} is not offered: {why}")
     return shown
 

@@ -3,7 +3,8 @@
 The alarm compares the largest departure of the live run so far with the largest departure of any other run over its
 whole history. Departures at one step are distances from the median of all runs in units of their spread, which treats
 all runs alike: among n exchangeable others, the live run has the largest departure with probability 1 / (n + 1). The
-alarm is therefore offered only with MIN_RUNS others or more; tests/watch/test_population.py measures its rate.
+alarm is therefore offered only with MIN_RUNS others or more; tests/watch/test_population.py measures its rate. Runs
+that lack a step of the live run, such as runs that stopped early, are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,7 @@ class Departure(NamedTuple):
     others: float
     """Largest departure of any other run over its whole history."""
     runs: int
+    """Number of other runs that have the steps of the live run."""
 
     @property
     def is_alarm(self) -> bool:
@@ -66,12 +68,24 @@ class PopulationCurves(NamedTuple):
         return PopulationPlace(metric, min(values), max(values), below, len(values))
 
     def depart(self) -> Departure:
-        """Departures over the steps that every other run has."""
+        """Departures over the steps that every other run has, of the runs that have those of the live run."""
         return measure_departure(self.live, self.others)
+
+    def explain_no_alarm(self) -> str | None:
+        """Reason why an alarm is not offered; None if it is."""
+        runs = self.depart().runs
+        if not self.live:
+            return "the run has no value in these layers"
+        if runs >= MIN_RUNS:
+            known = max(self.live) in _shared_steps(self.live, self.others)
+            return None if known else f"most other runs of its size lack step {max(self.live):,}"
+        found = f"at most 5 % false alarms need {MIN_RUNS} other runs of its size, the lake has {len(self.others)}"
+        return found if runs == len(self.others) else f"{found}, of which {runs} have the steps of this run"
 
 
 def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
-    """Largest departure of a live run and of the others; both are 0 without a common step."""
+    """Largest departure of a live run and of the others that have its steps; both are 0 without such runs."""
+    others = _select_complete(live, others)
     steps = set.intersection(*(set(curve) for curve in others)) if others else set[int]()
     largest, own = [0.0] * len(others), 0.0
     for step in sorted(steps):
@@ -86,21 +100,37 @@ def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
     return Departure(own, max(largest, default=0.0), len(others))
 
 
+def _select_complete(live: Curve, others: Sequence[Curve]) -> list[Curve]:
+    """Select the runs with every step of the live run that is shared; none if no step is."""
+    asked = _shared_steps(live, others)
+    return [curve for curve in others if asked and asked <= set(curve)]
+
+
+def _shared_steps(live: Curve, others: Sequence[Curve]) -> set[int]:
+    """Steps of the live run that at least MIN_RUNS, or half, of the others have."""
+    enough = max(min(MIN_RUNS, sum(bool(curve) for curve in others) / 2), 1)
+    return {step for step in live if sum(step in curve for curve in others) >= enough}
+
+
 def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerSelection]]) -> list[PopulationCurves]:
     """Load the curves of each metric, of this cell's run and of the other runs of its size, with one query.
 
     Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; only rows on the same
-    text and recipe count. A checkpoint without a value in a selected layer is left out of the curve.
+    text, by the same recipe and algorithms count. A checkpoint that lacks a value in a selected layer in which any of
+    these rows has one is left out of the curve.
     """
     checkpoint, corpus = cell.checkpoint, cell.corpus
     same = {"kind": cell.kind, "recipe": cell.recipe.label, "corpus": corpus.id, "corpus_sha256": corpus.sha256}
     where = " AND ".join(f"{name} IS NOT DISTINCT FROM {quote_sql(text)}" for name, text in same.items())
-    size = "SELECT any_value(n_params) AS p, any_value(d_model) AS d, any_value(n_layers) AS l FROM layers"
+    kept = {"p": "n_params", "d": "d_model", "l": "n_layers", "a": "algorithm", "f": "recipe_fingerprint"}
+    size = f"SELECT {', '.join(f'any_value({name}) AS {short}' for short, name in kept.items())} FROM layers"
     means = ", ".join(_mean_sql(metric, _select_layers(layers)) for metric, layers in metrics)
     query = (
-        f"WITH own AS ({size} WHERE cell_id = {quote_sql(cell.id)}) SELECT model, stage, run, step, {means} "
-        f"FROM layers, own WHERE {where} AND NOT coalesce(superseded, false) AND step IS NOT NULL AND d_model = d "
-        f"AND n_layers = l AND abs(n_params - p) <= {SIZE_TOLERANCE} * p GROUP BY ALL"
+        f"WITH own AS ({size} WHERE cell_id = {quote_sql(cell.id)}), "
+        f"pool AS (SELECT * FROM layers, own WHERE {where} AND NOT coalesce(superseded, false) AND step IS NOT NULL "
+        f"AND d_model = d AND n_layers = l AND abs(n_params - p) <= {SIZE_TOLERANCE} * p "
+        f"AND algorithm IS NOT DISTINCT FROM a AND recipe_fingerprint IS NOT DISTINCT FROM f) "
+        f"SELECT model, stage, run, step, {means} FROM pool GROUP BY model, stage, run, step"
     )
     rows = open_lake(lake.uri).query_frame(query).rows()
     own = (checkpoint.model, checkpoint.stage, checkpoint.run)
@@ -108,9 +138,10 @@ def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerS
 
 
 def _mean_sql(metric: str, chosen: str) -> str:
-    """Mean over the chosen layers; null if one of them has no value."""
-    whole = f"count({metric}) FILTER ({chosen}) = count(*) FILTER ({chosen})"
-    return f"CASE WHEN {whole} THEN avg({metric}) FILTER ({chosen}) END"
+    """Mean over the chosen layers in which any row has a value; null if one of them has none here."""
+    known = f"{chosen} AND {metric} IS NOT NULL"
+    needed = f"(SELECT count(DISTINCT layer) FROM pool WHERE {known})"
+    return f"CASE WHEN count(DISTINCT layer) FILTER ({known}) = {needed} THEN avg({metric}) FILTER ({chosen}) END"
 
 
 def _gather_curves(rows: Sequence[tuple[Any, ...]], at: int, own: tuple[Any, ...], now: int) -> PopulationCurves:
@@ -120,7 +151,8 @@ def _gather_curves(rows: Sequence[tuple[Any, ...]], at: int, own: tuple[Any, ...
         curve = live if row[:3] == own else others.setdefault(row[:3], {})
         if row[at] is not None:
             curve[row[3]] = row[at]
-    return PopulationCurves({step: value for step, value in live.items() if step <= now}, list(others.values()))
+    past = {step: value for step, value in live.items() if step <= now}
+    return PopulationCurves(past, [curve for curve in others.values() if curve])
 
 
 def _select_layers(layers: LayerSelection) -> str:

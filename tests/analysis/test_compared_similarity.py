@@ -1,10 +1,20 @@
 """Similarity of layers in `compare`: equal to that of the two records, and a note wherever there is none."""
 
+import json
+
+import duckdb
+import numpy as np
+import polars as pl
 import pytest
 
+from pipeline.analysis import compute_finding
 from pipeline.analysis.comparison import compare
-from pipeline.lake import open_lake
-from pipeline.report import write_comparison
+from pipeline.analysis.model_batches import ModelRows
+from pipeline.analysis.recorded_cells import load_records
+from pipeline.lake import Lake, open_lake
+from pipeline.lake.similarity_files import commit_records, encode_records
+from pipeline.report import draw_figure, write_comparison
+from pipeline.similarity.settings import Similarity
 from tests.support import claim_rows, finding_rows, recorded_clouds
 from tests.support.claim_rows import flat, history
 
@@ -55,3 +65,96 @@ def test_the_command_and_the_page_show_it(reader, shapelake, tmp_path):
     page = write_comparison(compare(reader, *labels), tmp_path / "page.html", reader.uri).read_text()
     assert "Similarity: " in page
     assert "unrelated layers have 0.000 (CKA)" in page
+
+
+def record_cell(uri: str, model: str, step: int, size: Similarity) -> None:
+    """Add records of random states of this size to a cell."""
+    query = "select cell_id, model, revision, step, corpus, corpus_sha256, kind, recipe, recipe_fingerprint from cells"
+    (cell,) = open_lake(uri).query_frame(f"{query} where model = '{model}' and step = {step}").to_dicts()
+    random = np.random.default_rng([step, ord(model)])
+    digests = {"tokenizer_digest": "t", "contexts_digest": "d", "tokens_digest": f"n{size.tokens}"}
+    clouds = [random.standard_normal((size.tokens, 12)) for _ in range(2)]
+    rows = recorded_clouds.record_rows(clouds, cell | digests, size=size)
+    commit_records(Lake(uri), cell["cell_id"], model, size.name, encode_records(rows, {}))
+
+
+def test_the_largest_size_that_both_sides_have_is_compared(tmp_path):
+    """The last checkpoint of one side also has a larger size, with and without ranks."""
+    uri = finding_rows.commit(tmp_path, [*history(seed=1, model="a"), *history(seed=2, model="b")]).uri
+    small, large = (Similarity(tokens=tokens, rank=8, neighbours=16) for tokens in (64, 128))
+    for step in claim_rows.STEPS:
+        for model in "ab":
+            record_cell(uri, model, step, small)
+    for size in (large, large.model_copy(update={"ranks": True})):
+        record_cell(uri, "a", LAST, size)
+    for labels in (("a", "b"), (f"a@step{LAST}", f"b@step{LAST}")):
+        found = compare(open_lake(uri), *labels)
+        assert set(found.similarity["tokens"]) == {64}, found.notes
+    settled = compute_finding("settling", open_lake(uri))
+    assert set(settled["checkpoints"]) == {len(claim_rows.STEPS)}
+
+
+def test_histories_with_ranks_have_the_imbalance_of_the_last_step(tmp_path):
+    """Findings and all other steps do not read the ranks."""
+    uri = finding_rows.commit(tmp_path, [*history(seed=1, model="a"), *history(seed=2, model="b")]).uri
+    for step in claim_rows.STEPS:
+        for model in "ab":
+            record_cell(uri, model, step, Similarity(tokens=32, rank=8, neighbours=8, ranks=True))
+    found = compare(open_lake(uri), "a", "b").similarity
+    known = found.filter(pl.col("imbalance").is_not_null())
+    assert set(known["step"]) == {LAST}
+    assert known.height == 2
+    cells = load_records(ModelRows(open_lake(uri)).load(["a"]))
+    assert all(record.ranks is None for cell in cells.values() for record in cell.layers.values())
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """Records of `a` without geometry at the last step; eight of 40 tokens are sinks."""
+    folder = tmp_path_factory.mktemp("odd")
+    uri = finding_rows.commit(folder, [*history(seed=1, model="a"), *history(seed=2, model="b")]).uri
+    query = "select cell_id, model, revision, step, corpus, corpus_sha256, kind, recipe, recipe_fingerprint from cells"
+    for number, cell in enumerate(open_lake(uri).query_frame(query).to_dicts()):
+        random = np.random.default_rng(number)
+        bad = (cell["model"], cell["step"]) == ("a", LAST)
+        clouds = [np.full((40, 8), np.nan) if bad else random.standard_normal((40, 8)) for _ in range(4)]
+        about = cell | {"tokenizer_digest": "t", "contexts_digest": "d", "tokens_digest": "n"}
+        rows = recorded_clouds.record_rows(clouds, about, sinks=np.arange(40) < 8)
+        commit_records(Lake(uri), cell["cell_id"], cell["model"], "t40-r32-k16", encode_records(rows, {}))
+    return open_lake(uri)
+
+
+def test_nulls_are_valid_json_with_a_reason_and_the_step_is_named(odd, shapelake):
+    _, printed, _ = shapelake("compare", "a", "b", "--lake", odd.uri, "--json")
+    assert "NaN" not in printed
+    found = json.loads(printed)
+    assert {row["overlap_16"] for row in found["similarity"]} == {None}
+    assert any("no compared token keeps 16 neighbours" in note for note in found["notes"])
+    assert f"no similarity on text:book: a has no geometry (step {LAST:,})" in found["notes"]
+    _, printed, _ = shapelake("compare", "a", "b", "--lake", odd.uri)
+    assert f"similarity of corresponding layers at step {claim_rows.STEPS[-2]:,} on the same tokens" in printed
+    assert "nan" not in printed
+
+
+def test_the_page_has_the_numbers_of_its_similarity_charts(odd, tmp_path):
+    page = write_comparison(compare(odd, "a", "b"), tmp_path / "page.html", odd.uri).read_text()
+    assert '<th scope="col">cka bound</th>' in page
+
+
+@pytest.mark.parametrize(
+    ("name", "models", "steps", "errors"),
+    [
+        ("similarity-layers", "b", 1, "Errors: not drawn"),
+        ("similarity-steps", "a, b", 8, "Errors: not drawn"),
+        ("settling", "a, b", 8, "Error bands: 95 % intervals, jackknife over groups of contexts"),
+    ],
+)
+def test_captions_state_the_drawn_models_and_the_compared_tokens(odd, tmp_path, name, models, steps, errors):
+    draw_figure(odd, name, tmp_path / "f.svg")
+    caption = (tmp_path / "f.caption.md").read_text()
+    lines = dict(line[2:].split(": ", 1) for line in caption.splitlines()[2:])
+    assert (lines["Models"], lines["N"]) == (models, "32 compared tokens")
+    assert f"{steps} checkpoints" in lines["Steps"]
+    assert errors in caption
+    sql = lines["Query (DuckDB)"].strip("`")
+    assert set(duckdb.sql(sql).pl()["model"]) == set(models.split(", "))

@@ -92,12 +92,17 @@ def test_an_encoder_and_a_decoder_compare_with_a_note(reader):
     [
         (("lab/a", "lab/other"), "the corpora differ: random-uniform, text:book against text:wiki"),
         (("lab/a",), "both sides are the same"),
+        (("lab/a", f"lab/a@step{LAST}"), "both sides are the same"),
+        (("lab/a", "lab/b", ["text:*", "text:*"]), "both labels and corpora differ"),
+        (("lab/a", None, [TEXT, TEXT]), "text:book is named twice"),
+        (("lab/a", None, ["*", TEXT]), r"\* matches random-uniform, text:book, text:wiki"),
+        (("lab/b@step64", f"lab/a@step{LAST}", [RANDOM]), "it was measured on text:book"),
         (("lab/aa", "lab/b"), "did you mean 'lab/a'"),
         (("lab/a@step1", "lab/b"), "no such revision"),
         (("lab/a", "lab/b", ["text:boook"]), "which has random-uniform"),
         (("lab/a", "lab/b", [TEXT, RANDOM]), "both labels and corpora differ"),
         (("lab/a", None, [TEXT, RANDOM, TEXT]), "3 corpora"),
-        (("lab/b", None, [TEXT, RANDOM]), "the model was measured on text:book"),
+        (("lab/b", None, [TEXT, RANDOM]), "it was measured on text:book"),
     ],
 )
 def test_sides_that_do_not_compare_are_refused_with_the_one_thing_that_differs(reader, words, says):
@@ -127,6 +132,58 @@ def test_no_difference_is_significant_in_five_percent(tmp_path):
         hits += ((rows["low"] > 0) | (rows["high"] < 0)).to_list()
     print(f"significant in {np.mean(hits):.1%} of {len(hits)} differences of equal models")
     assert np.mean(hits) <= 0.15
+
+
+def test_a_glob_selects_corpora_as_the_refusals_recommend(reader):
+    found = compare(reader, "lab/a", "lab/b", ["text:*"])
+    assert found.rows.equals(compare(reader, "lab/a", "lab/b").rows)
+    assert str(found.first) == "lab/a on text:*"
+    assert set(compare(reader, "lab/a", corpora=["text:bo*", RANDOM]).rows["corpus"]) == {TEXT}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    """A model with a first stage and four runs of a second, and a model with one run."""
+    rows = history({"anisotropy": flat(0.1)}, seed=1, model="olmo", stage="1", run=None)
+    for run in range(1, 5):
+        rows += history({"anisotropy": flat(0.5 + run / 100)}, seed=run, model="olmo", stage="2", run=str(run))
+    rows += history({"anisotropy": flat(0.3)}, seed=9, model="y", stage=None, run=None)
+    return finding_rows.commit(tmp_path_factory.mktemp("stages"), rows)
+
+
+def test_a_model_with_several_runs_is_refused_with_the_choices(stages):
+    runs = "it has 5 runs: olmo · 1, olmo · 2 · 1, olmo · 2 · 2, olmo · 2 · 3, olmo · 2 · 4"
+    for labels in (("olmo", "y"), ("y", "olmo"), ("olmo", f"y@step{LAST}")):
+        with pytest.raises(UsageError, match=runs):
+            compare(stages, *labels)
+    with pytest.raises(UsageError, match=runs):
+        compute_population(stages, "olmo")
+
+
+def test_a_run_is_named_as_findings_print_it(stages):
+    for first, level in (("olmo · 1", 0.1), ("olmo · 2 · 3", 0.53)):
+        found = compare(stages, first, "y")
+        table = found.rows.filter(metric="anisotropy", layer=4)
+        assert table["step"].to_list() == list(claim_rows.STEPS)
+        assert table["a"].mean() == pytest.approx(level, abs=0.01)
+        assert str(found.first) == first
+    assert (found.first.stage, found.first.run) == ("2", "3")
+    assert compare(stages, "olmo · 2 · 1", "olmo · 2 · 2").of == "histories"
+
+
+def test_other_runs_of_the_same_model_are_its_population(stages):
+    found = compute_population(stages, "olmo · 2 · 4")
+    assert found.others == ("olmo · 1", "olmo · 2 · 1", "olmo · 2 · 2", "olmo · 2 · 3", "y")
+    assert set(found.rows["runs"]) == {5}
+    assert found.rows.filter(metric="anisotropy")["outside"].all()
+
+
+def test_one_checkpoint_of_several_runs_is_named_by_its_revision(stages):
+    found = compare(stages, f"olmo@2 1 step{LAST}", f"olmo@2 2 step{LAST}")
+    assert (found.of, found.first.run, found.second.run) == ("checkpoints", "1", "2")
+    assert found.rows.filter(metric="anisotropy", layer=4).height == 1
+    with pytest.raises(UsageError, match="no such revision"):
+        compare(stages, "olmo@step99", "y")
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +216,35 @@ def test_one_checkpoint_of_a_run_and_one_corpus(seeds):
     assert 0 < inside["below"] < 1
 
 
+def test_the_population_is_at_equal_recipe_and_on_the_same_blocks(tmp_path):
+    """One run by another recipe of the same name, one by older algorithms, one without a value in a block."""
+    rows = [each for number in range(4) for each in history(seed=number, model=f"m{number}")]
+    rows += history(seed=5, model="other", recipe_fingerprint="other") + history(seed=6, model="old", algorithm=5)
+    holes = [
+        each | ({"id_mle": None, "flags": ["tied_distances"]} if each["layer"] == 4 else {})
+        for each in history(seed=7, model="holes")
+    ]
+    reader = finding_rows.commit(tmp_path, rows + holes)
+    found = compute_population(reader, "m0")
+    assert found.others == ("holes", "m1", "m2", "m3")
+    means = found.rows.filter(pl.col("layer").is_null())
+    assert dict(means.select("metric", "runs").unique().iter_rows()) | {"id_mle": 3} == {
+        name: 3 if name == "id_mle" else 4 for name in set(means["metric"])
+    }
+    assert set(means.filter(metric="id_mle")["runs"]) == {3}
+    assert "linearity" in set(means["metric"]), "no run has a value in the last block"
+    with pytest.raises(UsageError, match="one name and different fields"):
+        compute_population(reader, "other")
+
+
+def test_refusals_of_a_population_name_what_is_wrong(seeds):
+    with pytest.raises(UsageError, match="no such revision"):
+        compute_population(seeds, "lab/seed3@step99")
+    with pytest.raises(UsageError, match="no match in this lake"):
+        compute_population(seeds, "lab/seed3", ["text:boo"])
+    assert compute_population(seeds, "lab/seed3", ["text:*"]).rows.equals(compute_population(seeds, "lab/seed3").rows)
+
+
 def test_a_run_without_others_of_its_size_is_refused(seeds, reader):
     with pytest.raises(UsageError, match="no other run of its kind, blocks, width and parameters"):
         compute_population(seeds, "lab/big")
@@ -177,6 +263,8 @@ def test_pages_are_whole_offline_files(reader, seeds, tmp_path):
         assert "<script" not in text
         assert "src=" not in text.replace("src data:", "")
         assert "shapelake compare lab/" in text
+    page = write_population(compute_population(seeds, "lab/seed8", [TEXT]), tmp_path / "d.html", seeds.uri)
+    assert "compare lab/seed8 --corpus text:book" in page.read_text()
     with pytest.raises(UsageError, match="html"):
         write_comparison(compare(reader, "lab/a", "lab/b"), tmp_path / "a.txt", reader.uri)
 

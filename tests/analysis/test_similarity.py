@@ -7,13 +7,17 @@ import polars as pl
 import pytest
 
 from pipeline.analysis import compute_finding, summarize_finding
+from pipeline.analysis.checkpoint_similarity import compare_checkpoints, measure_courses
+from pipeline.analysis.model_convergence import match_blocks
+from pipeline.analysis.recorded_cells import load_records
 from pipeline.analysis.settling import find_settling
-from pipeline.analysis.similarities import require_comparable
-from pipeline.analysis.similarity_of_records import similarity_of_records
+from pipeline.analysis.similarities import mean_similarity, require_comparable, shared_tokens
+from pipeline.analysis.similarity_of_records import explain_nulls, similarity_of_records
 from pipeline.errors import UsageError
 from pipeline.lake import Lake
 from pipeline.lake.cell_records import parse_cell_records
 from pipeline.lake.similarity_files import encode_records
+from pipeline.report.similarity_tables import layer_matrices, settling_curves, step_matrices
 from pipeline.similarity.settings import Similarity
 from tests.support import recorded_clouds as made
 
@@ -90,6 +94,83 @@ def test_layers_with_one_geometry_and_layers_that_drift_apart(tmp_path):
         assert found["p"][0] == 0.005
 
 
+def a_history(lake, change) -> list[dict]:
+    """Rows of a history of which `change(step)` gives the sinks, or NaN states where it is None."""
+    rng = np.random.default_rng(0)
+    blocks = [moving(rng, EARLY, 128) for _ in range(4)]
+    rows = []
+    for i, step in enumerate(STEPS):
+        clouds, sinks = [block[i] for block in blocks], change(step)
+        clouds = [np.full_like(each, np.nan) for each in clouds] if sinks is None else clouds
+        rows += made.add_cell(Lake(lake), "m", step, clouds, sinks=np.zeros(128, bool) if sinks is None else sinks)
+    return rows
+
+
+@pytest.mark.parametrize("odd", STEPS)
+@pytest.mark.parametrize(("share", "reason"), [(None, "no geometry"), (1.0, "too few ordinary tokens")])
+def test_a_checkpoint_that_cannot_be_compared_is_left_out_and_named(tmp_path, odd, share, reason):
+    """The others keep their rows, in findings and figures."""
+
+    def change(step):
+        count = 0 if step != odd else None if share is None else int(128 * share)
+        return None if count is None else np.arange(128) < count
+
+    table = made.frame(a_history(tmp_path, change)).with_columns(history=pl.lit("m"), text=pl.lit("text"))
+    whole = compute_finding("settling", table).filter(pl.col("layer").is_null()).to_dicts()
+    assert [row["checkpoints"] for row in whole] == [4, 4]
+    assert all(row["left_out"] == [f"step{odd} ({reason})"] for row in whole)
+    assert all(row["because"].endswith(f"Left out: step{odd} ({reason}).") for row in whole)
+    assert {row["verdict"] for row in whole}.isdisjoint({"too_few"})
+    others = [step for step in STEPS if step != odd]
+    assert set(settling_curves(table)["step"]) == set(others)
+    assert set(step_matrices(table)["step"]) == set(others)
+    newest = compute_finding("similarity", table)
+    assert set(newest["verdict"] == "too_few") == {odd == STEPS[-1]}
+    assert layer_matrices(table).is_empty() == (odd == STEPS[-1])
+
+
+def test_a_pair_of_checkpoints_uses_the_tokens_that_are_ordinary_in_both(tmp_path):
+    """Each checkpoint has its own quarter of sinks, together all tokens; only pairs matter."""
+    sinks = {step: np.arange(128) % 4 == i for i, step in enumerate(STEPS[:4])}
+    rows = a_history(tmp_path, lambda step: sinks.get(step, np.zeros(128, bool)))
+    cells = list(load_records(made.frame(rows).unique("cell_id").sort("step")).values())
+    cells.sort(key=lambda cell: cell.about["step"])
+    found = compute_finding("settling", made.frame(rows)).filter(pl.col("layer").is_null())
+    assert set(found["checkpoints"]) == {5}
+    (course, *_) = measure_courses(cells, "cka")
+    matrix = compare_checkpoints(cells, 1)
+    for i, cell in enumerate(cells):
+        one = similarity_of_records(cell, cells[-1], [(1, 1)]).row(0, named=True)
+        assert course.value[i] == pytest.approx(one["cka"])
+        assert matrix[i, -1] == matrix[-1, i] == pytest.approx(one["cka"], abs=1e-5)
+    assert np.isfinite(matrix).all()
+
+
+@pytest.mark.parametrize("time", [0, 1])
+def test_a_model_without_geometry_is_left_out_of_the_convergence_and_named(tmp_path, time):
+    rng = np.random.default_rng(0)
+    rows = []
+    for model in ("a", "b", "c"):
+        for step in (10, 1000):
+            bad = (model, step) == ("c", (10, 1000)[time])
+            clouds = [np.full((64, 8), np.nan) if bad else cloud(rng) for _ in range(3)]
+            rows += made.add_cell(Lake(tmp_path), model, step, clouds)
+    found = compute_finding("model_convergence", made.frame(rows))
+    assert set(found["verdict"]) == {"unchanged"}
+    assert found["left_out"].to_list() == [["c (no geometry)"]] * 2
+    two = compute_finding("model_convergence", made.frame(row for row in rows if row["model"] != "a"))
+    assert set(two["verdict"]) == {"too_few"}
+    assert two["because"].str.contains(r"Left out: c \(no geometry\)").all()
+
+
+def test_nothing_is_paired_with_a_model_without_blocks():
+    bare, whole = cell([np.ones((64, 8))] * 3), cell([cloud(np.random.default_rng(0))] * 3)
+    assert match_blocks(bare, whole) == match_blocks(whole, bare) == []
+    value, without = mean_similarity(bare, whole, [], shared_tokens([bare, whole]), "cka")
+    assert np.isnan(value)
+    assert np.isnan(without).all()
+
+
 def two_models(lake, seed: int, early: float, late: float, tokens: int = TOKENS) -> list[dict]:
     """Rows of two models whose blocks share a part of this size early and late."""
     rng = np.random.default_rng(seed)
@@ -162,7 +243,7 @@ def test_a_damaged_record_and_a_lake_without_records_are_left_out(tmp_path):
         found = compute_finding("settling", made.frame(rows))
     assert any("is left out" in str(one.message) for one in caught)
     assert found["checkpoints"].max() == 4
-    assert compute_finding("settling", made.frame(rows).drop("record", "lake")).is_empty()
+    assert compute_finding("settling", made.frame(rows).drop("records", "lake")).is_empty()
 
 
 def cell(clouds, **fields):
@@ -268,3 +349,31 @@ def test_verdicts_on_null_histories_are_wrong_in_about_five_percent_at_most(tmp_
 def test_few_null_histories_get_a_verdict(tmp_path, finding):
     words = null_words(tmp_path, finding, 4, 10)
     assert max(rate(found, WRONG[finding]) for found in words.values()) <= 0.2
+
+
+def test_an_overlap_without_ordinary_neighbours_is_null_with_its_reason(tmp_path):
+    """Eight of 40 tokens are sinks, so that no list of 16 keeps 16 others."""
+    rng = np.random.default_rng(0)
+    sinks = np.arange(40) < 8
+    rows = made.add_cell(Lake(tmp_path), "m", 5, [cloud(rng, 40) for _ in range(4)], sinks=sinks)
+    row = compute_finding("similarity", made.frame(rows)).filter(measure="overlap_16").row(0, named=True)
+    assert (row["verdict"], row["p"], row["ends"]) == ("too_few", None, None)
+    assert row["because"] == "The blocks are not compared: no token keeps 16 ordinary neighbours in a block."
+    found = similarity_of_records(*(cell([cloud(rng, 40)], sinks=sinks) for _ in range(2)))
+    assert found["overlap_16"].to_list() == [None]
+    assert found["overlap_4"].null_count() == 0
+    reason = "overlap_16 is null in 1 of 1 layers: no compared token keeps 16 neighbours that are no sinks"
+    assert explain_nulls(found) == [reason]
+
+
+def test_the_control_of_token_types_has_its_own_null(tmp_path):
+    """Half of the tokens are repetitions."""
+    rng = np.random.default_rng(0)
+    blocks = [moving(rng, EARLY, 128) for _ in range(4)]
+    courses = {step: [block[i] for block in blocks] for i, step in enumerate(STEPS)}
+    rows = made.history(tmp_path, "m", courses, token_ids=np.arange(128) % 64)
+    table = compute_finding("settling", made.frame(rows)).filter(pl.col("layer") == 1)
+    (row,) = table.filter(measure="overlap_4").to_dicts()
+    assert row["start_null"] == pytest.approx(4 / 127)
+    assert row["start_types_null"] == pytest.approx(4 / 63)
+    assert "(unrelated layers 0.063)" in row["because"]

@@ -10,7 +10,8 @@ from pipeline.catalog.discovery import discover_histories
 from pipeline.catalog.local_histories import inspect_checkpoint as local_single
 from pipeline.catalog.revisions import History
 from pipeline.errors import FetchError, UsageError
-from pipeline.spec import Cell, Corpus, Hub, Members, built_in_recipe
+from pipeline.spec import Cell, Corpus, Hub, Members, Similarity, built_in_recipe
+from pipeline.sweep.cost import estimate_records
 from tests.support.fake_hub import FakeHub
 from tests.support.hub_folders import CONFIG, README, TOKENIZER, checkpoint, discover_one, pythia, sharded, written
 
@@ -40,6 +41,17 @@ def test_a_history_on_branches(hub: FakeHub) -> None:
     assert last.content == main.content
     assert (last.family, last.kinds, last.path, last.tokenizer_path) == ("pythia", ("decoder",), "", "")
     assert last.n_params == len("EleutherAI/pythia-14m 512") // 2  # float16
+
+
+@pytest.mark.parametrize(("stated", "total"), [({"num_hidden_layers": 6}, 8 * 54_528), ({}, None)])
+def test_a_plan_states_the_bytes_of_similarity_records_before_anything_is_fetched(hub, stated, total):
+    config = json.dumps({**json.loads(CONFIG), **stated}).encode()
+    hub.repo("EleutherAI/pythia-14m").commit({**checkpoint("whole"), "config.json": config}, branch="step1")
+    (found,) = discover_one(Hub(hub="EleutherAI/pythia-14m")).checkpoints
+    assert found.n_blocks == stated.get("num_hidden_layers")
+    recipe = built_in_recipe("quick@1")
+    cell = Cell(checkpoint=found, kind="decoder", corpus=Corpus(kind="random-uniform"), recipe=recipe)
+    assert estimate_records([cell], Similarity()).bytes == total
 
 
 @pytest.mark.parametrize(

@@ -147,15 +147,18 @@ def stated_errors(random: np.random.Generator, n: int) -> np.ndarray:
 
 
 def commit(folder: Path, rows: Iterable[dict[str, Any]]) -> lakes.LakeReader:
-    """Commit the rows to a new lake, one cell per (model, step, corpus), and open it."""
+    """Commit the rows to a new lake, one cell per (model, stage, run, step, corpus), and open it."""
     lake = Lake(folder)
     lake.record_recipe(lake_rows.QUICK)
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for each in rows:
-        cells.setdefault((each["model"], each["step"], each["corpus"]), []).append(each)
-    for (model, step, corpus), members in cells.items():
-        point = lake_rows.checkpoint(step, model=model, kinds=(members[0]["kind"],))
-        cell_id = lake_rows.sha(f"{model} {step} {corpus}")[:32]
+        key = (each["model"], each.get("stage"), each.get("run"), each["step"], each["corpus"])
+        cells.setdefault(key, []).append(each)
+    for (model, stage, run, step, corpus), members in cells.items():
+        revision = " ".join(word for word in (stage, run, f"step{step}") if word)
+        own_weights = {"revision": revision, "weights": f"{model} {revision}"} if stage or run else {}
+        point = lake_rows.checkpoint(step, model=model, kinds=(members[0]["kind"],), **own_weights)
+        cell_id = lake_rows.sha(f"{model} {revision.removeprefix('step')} {corpus}")[:32]
         blank = lake_rows.rows(lake_rows.cell(point), cell_id, stage=None, run=None)[0]
         fixed = (
             "cell_id",

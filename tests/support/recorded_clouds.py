@@ -32,6 +32,7 @@ def record_rows(
     groups: int = 4,
     token_ids: np.ndarray | None = None,
     sinks: np.ndarray | None = None,
+    size: Similarity | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of a record file whose layers 1.. are these clouds."""
     n = len(clouds[0])
@@ -42,7 +43,7 @@ def record_rows(
     }
     rows = []
     for layer, cloud in enumerate(clouds, 1):
-        record = record_layer(torch.from_numpy(cloud), settings(n))
+        record = record_layer(torch.from_numpy(cloud), size or settings(n))
         place = {"layer": layer, "depth": layer / len(clouds), "state": "block"}
         arrays = {name: getattr(record, name) for name in LayerRecord.__dataclass_fields__} if record else {}
         rows.append({**about, **shared, **place, "status": "ok" if record else "no_geometry", **arrays})
@@ -69,7 +70,7 @@ def add_cell(
     key = lake.record_files()[cell_id, size]
     common = {name: about[name] for name in about if name not in ("tokens_digest", "recipe_fingerprint")}
     common |= {"weights_digest": cell_id, "superseded": False, "tokens_seen": None if step is None else step * 1000}
-    common |= {"state": "block", "record": key, "lake": lake.uri, "groups": fields.get("groups", 4), "status": "ok"}
+    common |= {"state": "block", "records": [key], "lake": lake.uri, "groups": fields.get("groups", 4), "status": "ok"}
     heights = dimension or [1.0] * len(clouds)
     return [
         {**common, "layer": i, "depth": i / len(clouds), "id_twonn": heights[i - 1]} for i in range(1, len(clouds) + 1)
@@ -79,7 +80,7 @@ def add_cell(
 def frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
     """Frame of these rows with every column that findings use."""
     schema = {name: kind for name, kind in polars_schema().items() if name in NEEDED_COLUMNS}
-    schema |= {"groups": pl.Int64(), "audit": pl.String(), "record": pl.String(), "lake": pl.String()}
+    schema |= {"groups": pl.Int64(), "audit": pl.String(), "records": pl.List(pl.String()), "lake": pl.String()}
     return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
 
 

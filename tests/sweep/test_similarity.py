@@ -212,6 +212,7 @@ def test_recompute_compares_the_records(histories, tmp_path):
         ({"tokens": 8}, "greater than or equal to 16"),
         ({"tokens": 64, "rank": 64}, "must be smaller than tokens (64)"),
         ({"token": 64}, "tokens"),
+        ({"tokens": 32767}, "32767 tokens need 69 GB of memory; write 4096 or fewer"),
     ],
 )
 def test_wrong_settings_are_named(histories, tmp_path, wrong, says):

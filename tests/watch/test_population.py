@@ -10,7 +10,7 @@ from pipeline.spec import Cell, Corpus, built_in_recipe
 from pipeline.watch import AlertRule
 from pipeline.watch.alert_rules import LayerSelection
 from pipeline.watch.alerts import describe_population, fire_alerts
-from pipeline.watch.population import MIN_RUNS, load_populations, measure_departure
+from pipeline.watch.population import MIN_RUNS, PopulationCurves, load_populations, measure_departure
 from tests.support import lake_rows
 
 STEPS = (0, 4)
@@ -133,3 +133,61 @@ def test_other_texts_recipes_and_sizes_are_no_population(tmp_path):
         recipe=built_in_recipe("quick@1"),
     )
     assert load_populations(lake, other, [("id_mle", BLOCKS)])[0].others == []
+
+
+def test_a_run_that_lacks_the_steps_is_left_out_and_the_alarm_stays():
+    others = [{0: float(value), 4: float(value)} for value in range(MIN_RUNS)]
+    for short in ({0: 1.0}, {8: 1.0}):
+        departure = measure_departure({0: 5.0, 4: 500.0}, [*others, short])
+        assert departure.is_alarm
+        assert departure.runs == MIN_RUNS
+    odd = PopulationCurves({0: 5.0, 4: 500.0, 5: 5.0}, others)
+    assert odd.depart().is_alarm, "a step that no other has is ignored"
+    assert odd.explain_no_alarm() == "most other runs of its size lack step 5"
+
+
+def add_run(lake: Lake, number: int, steps=STEPS, layers=slice(None), **changes) -> None:
+    """Add a run of the same size; `changes` are fields of these of its blocks."""
+    for step in steps:
+        point = lake_rows.checkpoint(step, model=f"lab/extra{number}")
+        cell = lake_rows.cell(point)
+        own = {"n_params": 10**6, "id_mle": 10.0 + number, "id_mle_se": 0.1, "id_twonn": 9.0, "id_twonn_se": 0.1}
+        first, *blocks = [row | own for row in lake_rows.rows(cell)]
+        changed = [row | changes for row in blocks[layers]]
+        rows = [first, *changed, *(row for row in blocks if row not in blocks[layers])]
+        assert lake.commit(cell.id, point.model_key, lakes.to_table(rows, {}))
+        lake.record_labels([point])
+
+
+def test_a_short_run_in_the_lake_does_not_silence_the_alarm(tmp_path):
+    lake, cell = lake_of_runs(tmp_path, MIN_RUNS, live_value=300.0)
+    add_run(lake, 1, steps=(777,))
+    rules = [AlertRule.parse("id_mle!population")]
+    assert not any("is not offered" in line for line in describe_population(lake, cell, BLOCKS, rules))
+    assert len(fire_alerts(lake, cell, rules)) == 1
+
+
+def test_the_line_says_how_many_runs_have_the_steps(tmp_path):
+    lake, cell = lake_of_runs(tmp_path, MIN_RUNS - 1, live_value=300.0)
+    add_run(lake, 1, steps=STEPS[:1])
+    rules = [AlertRule.parse("id_mle!population")]
+    assert fire_alerts(lake, cell, rules) == []
+    line = describe_population(lake, cell, BLOCKS, rules)[-1]
+    assert line.endswith("19 other runs of its size, the lake has 19, of which 18 have the steps of this run")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"recipe_fingerprint": "other"}, {"algorithm": 5}, {"n_params": 2 * 10**6}, {"d_model": 8}]
+)
+def test_only_runs_measured_alike_are_the_population(tmp_path, changes):
+    lake, cell = lake_of_runs(tmp_path, 3)
+    add_run(lake, 1, **changes)
+    assert len(load_populations(lake, cell, [("id_mle", BLOCKS)])[0].others) == 3
+
+
+def test_a_checkpoint_without_a_value_in_one_block_has_no_mean(tmp_path):
+    """A block in which no run has a value is not needed, such as the last one for linearity."""
+    lake, cell = lake_of_runs(tmp_path, 3)
+    add_run(lake, 1, layers=slice(0, 1), id_mle=None, flags=["tied_distances"])
+    assert len(load_populations(lake, cell, [("id_mle", BLOCKS)])[0].others) == 3
+    assert len(load_populations(lake, cell, [("id_twonn", BLOCKS)])[0].others) == 4

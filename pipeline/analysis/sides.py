@@ -1,0 +1,136 @@
+"""Sides of a comparison: a run of a model, one of its checkpoints, or either on some corpora; labels name them.
+
+A label is `MODEL`, `MODEL@REVISION`, or the name of a run as findings print it: `MODEL · STAGE · RUN`. A model with
+several runs (stages, seeds) is refused with their names unless a revision or a run is named.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import polars as pl
+
+from pipeline.analysis.frames import RUN_COLUMNS, run_name, select_history_rows
+from pipeline.analysis.model_batches import ModelRows, match_names
+from pipeline.errors import UsageError
+from pipeline.lake.reader import LakeReader
+from pipeline.strict_model import suggest
+
+MAX_LISTED_RUNS = 8
+Run = tuple[str, str | None, str | None]
+"""Model, stage and run."""
+
+
+class Side(NamedTuple):
+    """One of the two things that are compared."""
+
+    model: str
+    revision: str | None
+    """None: the whole history."""
+    corpus: str | None = None
+    """Name or glob; None: every corpus that both sides have."""
+    stage: str | None = None
+    run: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Label that names this side again, without its corpus."""
+        if self.revision is not None:
+            return f"{self.model}@{self.revision}"
+        return " · ".join(word for word in (self.model, self.stage, self.run) if word is not None)
+
+    def __str__(self) -> str:
+        return f"{self.label} on {self.corpus}" if self.corpus else self.label
+
+
+class Labels:
+    """Parses the labels of a lake."""
+
+    def __init__(self, reader: LakeReader, models: Sequence[str]) -> None:
+        self._models = models
+        frame = reader.query_frame(f"SELECT DISTINCT {', '.join(RUN_COLUMNS)} FROM layers ORDER BY ALL")
+        names = frame.select(run_name()).to_series().to_list()
+        self._runs: Mapping[str, Run] = dict(zip(names, frame.rows(), strict=True))
+
+    def parse(self, text: str) -> Side:
+        """Parse a label.
+
+        Raises:
+            UsageError: the lake does not have the model.
+        """
+        if text in self._models:
+            return Side(text, None)
+        if text in self._runs:
+            model, stage, run = self._runs[text]
+            return Side(model, None, None, stage, run)
+        model, found, revision = text.rpartition("@")
+        if found and model in self._models:
+            return Side(model, revision)
+        name = model if found else text
+        do = "Write MODEL or MODEL@REVISION"
+        raise UsageError(f"model {name!r}", f"not in this lake{suggest(name, list(self._models))}", do)
+
+
+def match_corpora(rows: ModelRows, names: Sequence[str]) -> list[list[str]]:
+    """Corpora of the lake that each name or glob matches; UsageError if one matches none."""
+    known = rows.corpora
+    return [[name] if name in known else match_names("--corpus", known, name) for name in names]
+
+
+def select_side(frame: pl.DataFrame, side: Side, whole: bool) -> tuple[Side, pl.DataFrame]:
+    """Select the rows of a side: of one history if `whole`, else of one checkpoint. Return them with the side's run.
+
+    Raises:
+        UsageError: the model has no such revision, or has several runs of which none is named.
+    """
+    rows = frame.filter(pl.col("model") == side.model)
+    if side.revision is not None:
+        rows = _select_revision(rows, side)
+        _, stage, run = rows.select(RUN_COLUMNS).row(0)
+        return side._replace(stage=stage, run=run), rows
+    rows = select_history_rows(rows) if whole else rows.filter(~pl.col("superseded").fill_null(False))
+    model, stage, run = _choose_run(rows, side, whole)
+    rows = rows.filter(pl.col("stage").eq_missing(stage), pl.col("run").eq_missing(run))
+    if whole:
+        return side._replace(stage=stage, run=run), rows
+    newest = rows.sort("step", "revision", nulls_last=False)["revision"].to_list()[-1]
+    return Side(model, newest, side.corpus, stage, run), rows.filter(revision=newest)
+
+
+def has_several_steps(frame: pl.DataFrame, side: Side) -> bool:
+    """True if a run that this side may stand for has several steps."""
+    rows = select_history_rows(frame.filter(pl.col("model") == side.model))
+    counts = _count_steps(rows)
+    named = (side.model, side.stage, side.run)
+    return (max(counts.values(), default=0) if named[1:] == (None, None) else counts.get(named, 0)) > 1
+
+
+def _choose_run(rows: pl.DataFrame, side: Side, whole: bool) -> Run:
+    """The named run, or else the only one with steps (with several steps if `whole`)."""
+    counts = _count_steps(rows)
+    named: Run = (side.model, side.stage, side.run)
+    enough = [run for run, steps in counts.items() if steps > int(whole)] or list(counts)
+    if named in enough or named[1:] != (None, None):
+        return named
+    if len(enough) == 1:
+        return enough[0]
+    names = sorted(Side(model, None, None, stage, run).label for model, stage, run in enough)
+    shown = ", ".join(names[:MAX_LISTED_RUNS]) + (" ..." if len(names) > MAX_LISTED_RUNS else "")
+    do = "Name one of these runs, or a checkpoint: MODEL@REVISION"
+    raise UsageError(f"model {side.model!r}", f"it has {len(names)} runs: {shown}", do)
+
+
+def _count_steps(rows: pl.DataFrame) -> dict[Run, int]:
+    """Number of steps of each run of these rows; a checkpoint without a step does not count."""
+    found = rows.group_by(RUN_COLUMNS).agg(pl.col("step").drop_nulls().n_unique().alias("steps"))
+    return {(model, stage, run): steps for model, stage, run, steps in found.iter_rows()}
+
+
+def _select_revision(rows: pl.DataFrame, side: Side) -> pl.DataFrame:
+    current = rows.filter(~pl.col("superseded").fill_null(False))
+    if side.revision in current["revision"]:
+        return current.filter(revision=side.revision)
+    known = current["revision"].unique().sort().to_list()
+    near = suggest(side.revision or "", known)
+    found = f"no such revision{near if len(known) < 20 or 'did you mean' in near else ''}"
+    do = f"Write a revision that the lake has, such as {known[0]}"
+    raise UsageError(f"{side.model}@{side.revision}", found, do)
