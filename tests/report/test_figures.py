@@ -51,7 +51,7 @@ def test_models_corpus_step_and_estimator_select(reader):
 def test_a_wrong_selection_says_what_there_is(reader, options, found):
     with pytest.raises(UsageError, match=found):
         load_figure_data(reader, options)
-    with pytest.raises(UsageError, match="over training"):
+    with pytest.raises(UsageError, match="all steps of training"):
         build_figure_spec(reader, "id-training", FigureOptions(step=64))
 
 
