@@ -64,6 +64,11 @@ class Progress:
             log_line(self._text, work=self.label, done=self.done, total=self.total, unit=self.unit)
             self._due = time.monotonic() + PRINT_EVERY_S
 
+    def complete_step(self, next_step: str = "") -> None:
+        """Count one step of named steps as done, and name the next one."""
+        self.note = f", {next_step}" if next_step else ""
+        self.advance(1)
+
     @property
     def _text(self) -> str:
         total = f" of {self.total:,}" if self.total else ""

@@ -15,7 +15,7 @@ from pipeline.lake.scan import MAX_CELL_ROWS, PARQUET_READ_ERRORS, find_damage, 
 from pipeline.lake.store import Store
 from pipeline.progress import track
 
-CHUNK_CELLS = 500
+CHUNK_CELLS = 250
 TYPICAL_ROWS = 200
 """Upper bound on the rows of most cells; only a chunk with many more rows per cell is counted file by file."""
 MAX_IN_MEMORY = 2000

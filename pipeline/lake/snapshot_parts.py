@@ -23,8 +23,10 @@ SMALL_PART_CELLS = 1000
 SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
 """Sort order of the rows. Columns that queries filter by come first, so that a query skips most row groups."""
 ROW_GROUP = 2**14
-MEMORY_LIMIT = "400MB"
-"""DuckDB's memory limit for sorting a part; a larger sort spills to disk."""
+MEMORY_LIMITS, SORT_THREADS = ("400MB", "800MB", "1600MB"), 2
+"""DuckDB's limits for sorting a part; a larger sort spills to disk. The memory that a sort cannot spill grows with the
+threads, which are otherwise one per core, and with the width of the rows: after an out-of-memory error the next limit
+is tried."""
 COPY_BLOCK = 1 << 20
 
 
@@ -112,11 +114,26 @@ def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, targe
     order = ", ".join(f"{name} NULLS LAST" for name in SORT_COLUMNS)
     query = f"SELECT * FROM ({' UNION ALL '.join(scans)}) ORDER BY {order}"
     options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}"
+    for limit in MEMORY_LIMITS:
+        try:
+            return _copy_sorted(
+                f"COPY ({query}) TO '{_quoted(target)}' ({options})", old_cells, row_files.folder, limit
+            )
+        except duckdb.OutOfMemoryException:
+            if limit == MEMORY_LIMITS[-1]:
+                raise
+    raise AssertionError("MEMORY_LIMITS is empty")
+
+
+def _copy_sorted(copy: str, wanted: pl.Series, folder: Path, memory_limit: str) -> int:
+    """Run a COPY that reads the table `wanted` under this limit; return the number of copied rows."""
     with closing(duckdb.connect()) as database:
-        database.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
-        database.execute(f"SET temp_directory = '{_quoted(row_files.folder / 'spill')}'")
-        database.register("wanted", pl.DataFrame({"cell_id": old_cells}).to_arrow())
-        copied = database.execute(f"COPY ({query}) TO '{_quoted(target)}' ({options})").fetchone()
+        database.execute(f"SET memory_limit = '{memory_limit}'")
+        database.execute(f"SET threads = {SORT_THREADS}")
+        database.execute("SET preserve_insertion_order = false")  # the rows are sorted anyway
+        database.execute(f"SET temp_directory = '{_quoted(folder / 'spill')}'")
+        database.register("wanted", pl.DataFrame({"cell_id": wanted}).to_arrow())
+        copied = database.execute(copy).fetchone()
     return copied[0] if copied else 0
 
 

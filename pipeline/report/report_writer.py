@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipeline import output_paths
 from pipeline.lake.reader import LakeReader
-from pipeline.progress import track
+from pipeline.progress import Progress, track
 from pipeline.report import page
 from pipeline.report import tables as printed
 from pipeline.report.chart_data import ChartRows, build_chart_tables
@@ -70,13 +70,18 @@ def _render_whole(reader: LakeReader, rows: ChartRows) -> str | None:
     """Render everything as one page; None if the page is too large and has several histories."""
     if len(rows.models) > 1 and rows.counts["rows"].sum() > MAX_WHOLE_ROWS:
         return None
-    frame = rows.load(rows.models)
-    tables = build_chart_tables(frame)
-    shown = ChartContext.from_tables(tables)
-    facts, where = count_facts(frame), select_conditions(frame)
-    verdicts, printed_tables = collect_verdicts(frame), _print_tables(reader, rows.models)
-    content = PageContent(reader.uri, facts, where, tables, verdicts, printed_tables, ChartSpecs(shown))
-    whole = render_page(content, PageOptions((*OVERVIEW_SECTIONS, *HISTORY_SECTIONS), MAX_LAYER_ROWS))
+    with Progress("Writing the report", 4, "steps") as progress:
+        frame = rows.load(rows.models)
+        progress.complete_step(next_step="chart tables")
+        tables = build_chart_tables(frame)
+        shown = ChartContext.from_tables(tables)
+        progress.complete_step(next_step="findings")
+        facts, where = count_facts(frame), select_conditions(frame)
+        verdicts, printed_tables = collect_verdicts(frame), _print_tables(reader, rows.models)
+        progress.complete_step(next_step="charts")
+        content = PageContent(reader.uri, facts, where, tables, verdicts, printed_tables, ChartSpecs(shown))
+        whole = render_page(content, PageOptions((*OVERVIEW_SECTIONS, *HISTORY_SECTIONS), MAX_LAYER_ROWS))
+        progress.complete_step()
     return whole if len(shown.histories) == 1 or len(whole.encode()) <= page.MAX_PAGE_BYTES else None
 
 

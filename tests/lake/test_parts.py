@@ -1,5 +1,6 @@
 """Snapshots in parts: unchanged parts are shared, small ones merged, and memory does not grow with the lake."""
 
+import duckdb
 import polars as pl
 import pytest
 
@@ -48,6 +49,19 @@ def test_the_parts_together_have_each_row_once_sorted(lake):
         assert frame.height == part.rows
         assert frame.equals(frame.sort(SORT_COLUMNS, nulls_last=True))
     assert verify_lake(lake) == []
+
+
+def test_a_sort_that_runs_out_of_memory_is_repeated_with_the_next_limit(lake, monkeypatch):
+    commit(lake, "lab/a", range(3))
+    before = rows(lake)
+    monkeypatch.setattr(snapshot_parts, "MEMORY_LIMITS", ("1MB",))
+    with pytest.raises(duckdb.OutOfMemoryException):
+        compact(lake)
+    assert latest_snapshot(lake.store) is None
+    monkeypatch.setattr(snapshot_parts, "MEMORY_LIMITS", ("1MB", "400MB"))
+    assert compact(lake)
+    assert sizes(lake) == [3]
+    assert rows(lake).equals(before)
 
 
 def test_full_parts_are_not_written_again(lake):

@@ -136,7 +136,17 @@ def test_a_keyboard_alone_reaches_and_moves_the_switches(opened):
     for _ in range(14):
         opened.press("Tab", 9)
         focused.add(opened.run("document.activeElement.name || document.activeElement.tagName"))
-    assert {"estimator", "theme"} <= focused
+    assert {"estimator", "colours", "theme"} <= focused
+
+
+def test_the_colours_of_the_maps_can_be_switched(opened):
+    maps, others = PICTURE.format("map"), PICTURE.format("loss")
+    before, other = opened.run(maps), opened.run(others)
+    opened.run("document.querySelector('[name=colours][value=\"0 to 1\"]').click()")
+    for _ in range(20):
+        opened.run(RENDERED)
+    assert opened.run(maps) != before
+    assert opened.run(others) == other
 
 
 def test_charts_are_named_for_those_who_do_not_see_them(opened):

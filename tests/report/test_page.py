@@ -55,6 +55,15 @@ def test_every_chart_has_a_question_a_table_a_query_and_words(read):
     assert all(found.get("tabindex") == "0" for found, _ in read.all("div", class_="scroll"))
 
 
+def test_the_steps_of_a_report_in_one_file_are_named(reader, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipeline.progress.SHOW_AFTER_S", 0)
+    monkeypatch.setattr("pipeline.progress.PRINT_EVERY_S", 0)
+    write_report(reader, tmp_path / "report.html")
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Writing the report")]
+    steps = (", chart tables", ", findings", ", charts", "")
+    assert said == [f"Writing the report: {done} of 4 steps{step}" for done, step in enumerate(steps, 1)]
+
+
 def test_sentences_are_those_of_the_findings(reader, read):
     lines = [text for _, text in read.all("p", class_="says")]
     for name in ("dome", "convergence", "sinks", "matched"):
