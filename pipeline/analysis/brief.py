@@ -47,7 +47,7 @@ class Brief(NamedTuple):
 
 
 def summarize_finding(name: str, found: pl.DataFrame, layers: bool = False) -> Brief:
-    """Summarize a finding. Histories without a verdict, and in `trust` those without a doubt, are only counted.
+    """Summarize a finding: histories without a verdict are counted and get no line, and so are sound ones in `trust`.
 
     Args:
         layers: add one line per layer, for findings with a column `layer`.

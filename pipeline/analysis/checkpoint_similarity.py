@@ -25,7 +25,7 @@ class Comparable(NamedTuple):
     at: list[int]
     """Indices among the given checkpoints."""
     left_out: list[str]
-    """Names of the others, each with the reason."""
+    """Names of the checkpoints that cannot be compared, each with the reason."""
 
 
 class Course(NamedTuple):
@@ -37,7 +37,7 @@ class Course(NamedTuple):
     """Indices of the checkpoints, up to the last one."""
     value: Float64[np.ndarray, " checkpoints"]
     without: Float64[np.ndarray, "groups checkpoints"]
-    """Value without each group of contexts."""
+    """Values that remain when one group of contexts is left out; no rows if there is only one group."""
 
 
 def select_comparable(cells: Sequence[CellRecords]) -> Comparable:
@@ -64,14 +64,14 @@ def _find_obstacle(cell: CellRecords, last: CellRecords) -> str | None:
 
 
 def name_left_out(names: Sequence[str]) -> str:
-    """Sentence that names what is left out, with a leading blank; empty if nothing is."""
+    """Sentence that names the left-out checkpoints or runs, after a leading space; empty without names."""
     shown = ", ".join(names[:MAX_NAMED])
     more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
     return f" Left out: {shown}{more}." if names else ""
 
 
 def measure_courses(cells: Sequence[CellRecords], measure: str) -> list[Course]:
-    """Similarity to the last of these checkpoints, block by block; a block without a value at the last has none."""
+    """Similarity of each block to its state at the last checkpoint; blocks without a value there are left out."""
     tokens = [shared_tokens([cell, cells[-1]]) for cell in cells]
     found = (_measure_course(cells, tokens, layer, measure) for layer in cells[-1].blocks)
     return [course for course in found if len(course.at) and course.at[-1] == len(cells) - 1]
@@ -110,7 +110,7 @@ def compare_checkpoints(
 
 
 def _group_equal_masks(masks: Mapping[int, np.ndarray]) -> list[list[int]]:
-    """Keys of equal masks, in order."""
+    """Group the keys whose masks are equal; groups and keys keep their order."""
     groups: dict[bytes, list[int]] = {}
     for key, mask in masks.items():
         groups.setdefault(mask.tobytes(), []).append(key)

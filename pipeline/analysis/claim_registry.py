@@ -38,7 +38,7 @@ class Limit(NamedTuple):
         return f"{self.column} {self.sign} {bound}"
 
     def holds(self, row: Mapping[str, Any]) -> bool:
-        """Return True if the value of the column alone, without its error, is beyond the bound; false if null."""
+        """Return True if the value of the column is beyond the bound, whatever its error; False if either is null."""
         value, bound = row[self.column], self.bound_of(row)
         if value is None or bound is None:
             return False

@@ -56,7 +56,7 @@ def combine_limits(row: Mapping[str, Any], limits: Sequence[Limit], groups: int 
 def combine_any(
     row: Mapping[str, Any], limits: Sequence[Limit], groups: int | None
 ) -> tuple[float | None, Limit | None]:
-    """P of several limits of which one must hold, the smallest times their number (Bonferroni), and that limit."""
+    """P that one of several limits holds (smallest p times number of limits, Bonferroni), and the limit with this p."""
     each = [(invert_interval(row, limit, groups), limit) for limit in limits]
     known = [(p, limit) for p, limit in each if p is not None]
     p, limit = min(known, key=lambda pair: pair[0], default=(None, None))

@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.analysis.curves import NO_ERRORS
 
 SUPPORTS, CONTRADICTS, UNDECIDED = "supports", "contradicts", "undecided"
-"""Answers: the claimed effect is significant (95 %), it is significantly absent or reversed, or neither is."""
+"""Answers at 95 %: the claimed effect is significant, its absence or reversal is significant, or neither is."""
 
 
 def decide(supports: pl.Expr, contradicts: pl.Expr) -> pl.Expr:

@@ -66,7 +66,7 @@ def _add(notes: dict[str, list[int | None]], row: dict[str, Any], texts: list[st
 
 
 def _list_notes(notes: dict[str, list[int | None]]) -> list[str]:
-    """Notes with the step, or the number of steps, that they are about; those of two checkpoints have none."""
+    """Append its step, or its number of steps, to each note; a note about two checkpoints has no step. Cut the list."""
     texts = []
     for text, steps in notes.items():
         at = f" (step {steps[0]:,})" if len(steps) == 1 and steps[0] is not None else f" ({len(steps)} steps)"
@@ -76,7 +76,7 @@ def _list_notes(notes: dict[str, list[int | None]]) -> list[str]:
 
 
 def _load(pairs: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecords]:
-    """Records of both cells of each pair, of one size."""
+    """Records of both cells of each pair by cell id, of one size where the cells share one."""
     names = ("cell_id", "records", "lake")
     sides = [pairs.select(**{name: pl.col(f"{name}{end}") for name in names}) for end in ("", "_b")]
     return load_records(pl.concat(sides), ranks)

@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
     """Differences of the second side minus the first."""
 
     of: str
-    """checkpoints, histories or corpora."""
+    """Kind of both sides: checkpoints, histories or corpora."""
     first: Side
     second: Side
     rows: pl.DataFrame
@@ -119,7 +119,7 @@ def _refuse_equal_sides(first: str, second: str) -> NoReturn:
 
 
 def _corpora_of(matched: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
-    """Corpora of each side; none if all are compared."""
+    """Corpora of the first and of the second side; an empty sequence stands for all corpora."""
     return matched if len(matched) == 2 else [*matched, *matched] or [(), ()]
 
 
@@ -137,10 +137,12 @@ def _select_rows(frame: pl.DataFrame, side: Side, corpora: Sequence[str], whole:
 
 
 def _require_comparable(of: str, sides: Sequence[Side], parts: Sequence[pl.DataFrame]) -> list[pl.DataFrame]:
-    """Select the rows of both sides at an equal kind, recipe and, unless corpora are compared, corpus.
+    """Select the rows of both sides with equal kind, recipe, algorithm and, unless `of` is CORPORA, corpus.
+
+    Two histories are also restricted to their common steps.
 
     Raises:
-        UsageError: the sides share no kind, recipe, corpus or step; it names the first of these.
+        UsageError: the sides have no value of one of these in common; the message names the first such one.
     """
     first, second = (part.with_columns(stack="kind") for part in parts)
     if not {*first["kind"]} & {*second["kind"]} and first["kind"].n_unique() == second["kind"].n_unique() == 1:

@@ -34,11 +34,12 @@ _TYPES |= {"paired": pl.Boolean()}
 def compute_valley(lake: LakeOrFrame) -> pl.DataFrame:
     """Compare RankMe of the blocks with a large sink with that of the other blocks, at the newest checkpoint.
 
-    Columns: keys, `revision`, `step`, `verdict` (valley = RankMe is lower by more than 10 % at 95 %, no_valley = by
-    less, undecided, no_large_norm = no block has a token of 10 times the median norm, all_large_norm = every block has
-    one, no_errors), `claim` (valley: supports, contradicts, undecided), `drop` (share by which the geometric mean of
-    RankMe over the blocks with a large sink is below that over the others) with its 95 % interval, and `drop_no_sink`
-    for RankMe without sink tokens; `large` and `others` (numbers of blocks), `paired`, `rows`, `because`.
+    Columns: keys, `revision`, `step`, `verdict` (valley = RankMe is lower by more than 10 % at 95 %, no_valley = the
+    drop is under 10 % at 95 %, undecided, no_large_norm = no block has a large sink, a token of over 10 times the
+    median norm, all_large_norm = every block has one, no_errors), `claim` (valley: supports, contradicts, undecided),
+    `drop` (share by which the geometric mean of RankMe over the blocks with a large sink is below that over the others)
+    with its 95 % interval, and `drop_no_sink` for RankMe without sink tokens; `large` and `others` (numbers of blocks),
+    `paired`, `rows`, `because`.
     Blocks are chosen by norms and compared by rank, so no selection enters the interval. RankMe is the exponential of
     the entropy of the singular values of the uncentred states; the paper uses the squared singular values.
     """
@@ -61,7 +62,7 @@ def compute_valley(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _compare(part: pl.DataFrame) -> dict[str, Any]:
-    """Values of _TYPES of the blocks of one checkpoint."""
+    """Compare the blocks of one checkpoint; return the values of the columns in _TYPES."""
     found: dict[str, Any] = dict.fromkeys(_TYPES)
     if part["_large"].n_unique() < 2:
         return found

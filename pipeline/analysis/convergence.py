@@ -38,7 +38,7 @@ class Profile(NamedTuple):
     """Anisotropy of the blocks of one checkpoint."""
 
     at: float
-    """Tokens of training, or steps."""
+    """Position in training, in tokens or steps."""
     depth: Floats
     value: Floats
     se: Floats
@@ -80,7 +80,7 @@ def choose_clock(part: pl.DataFrame) -> str:
 
 
 def read_profiles(part: pl.DataFrame, clock: str) -> tuple[list[Profile], list[int]]:
-    """Return the profiles of the checkpoints with a value in every block, in order, and the steps of the others."""
+    """Return the profiles of the checkpoints with a value in every block, by step, and the other checkpoints' steps."""
     blocks = part["layer"].n_unique()
     profiles, left_out = [], []
     for rows in part.sort("step", "layer").partition_by("step", maintain_order=True):
@@ -122,10 +122,11 @@ def find_anchors(times: Floats) -> list[int]:
 
 
 def measure_distance(first: Profile, second: Profile, tests: int = 1) -> tuple[Estimate, bool]:
-    """Return the RMS distance of two profiles of equal blocks with its interval for `tests` tests, and True if paired.
+    """Return the RMS distance over blocks of two profiles with its interval, and True if the interval is paired.
 
-    |distance - truth| is at most the root mean square error, which exceeds Student's t times its own estimate in 5 % of
-    cases if all blocks share one error, and less often otherwise.
+    `tests` distances share an error rate of 5 % (Bonferroni). The half width is Student's t times the estimated RMS
+    error; |distance - truth| is at most the true RMS error, which exceeds this half width at that rate if all blocks
+    share one error, and less often otherwise.
     """
     distance = float(np.sqrt(((second.value - first.value) ** 2).mean()))
     a, b = first.deviations, second.deviations

@@ -40,7 +40,7 @@ class CurveShapes(NamedTuple):
     moves: list[list[Move]]
     """Longest alternating sequence of significant moves, the largest of equally long ones."""
     main: list[list[Move]]
-    """The same for moves of more than MAIN_SHARE of the largest significant difference."""
+    """Longest such sequence of moves above MAIN_SHARE of the largest significant difference."""
     peaked: NDArray[np.bool_]
     """True if an interior point is significantly above a point before it and one after it."""
     top: Ints
@@ -49,7 +49,7 @@ class CurveShapes(NamedTuple):
     peak_last: Ints
     """First and last index of the 95 % interval of the peak: points not significantly below the top."""
     height: Floats
-    """Height of the highest interior point above both sides; negative if no point exceeds both."""
+    """Largest height of an interior point above points on both sides; negative if no point lies above both sides."""
     height_low: Floats
     height_high: Floats
     """95 % interval of `height`; `peaked` exactly if `height_low` is above 0."""
@@ -71,7 +71,7 @@ def classify_curves(values: Floats, errors: PairErrors, ends: bool = False) -> C
 
 
 def _classify(values: Floats, errors: PairErrors, ends: bool) -> CurveShapes:
-    gap, margin = values[:, None, :] - values[:, :, None], errors.margin  # [curves, a, p]: value at p minus value at a
+    gap, margin = values[:, None, :] - values[:, :, None], errors.margin  # [curve, i, j]: value[j] - value[i]
     both = np.minimum(*_sides(gap - margin, ends))
     height, high = (np.minimum(*_sides(g, ends)).max(1) for g in (gap, gap + margin))
     peaked = both.max(1) > 0
@@ -83,7 +83,9 @@ def _classify(values: Floats, errors: PairErrors, ends: bool) -> CurveShapes:
 
 
 def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
-    """Find the longest alternating sequence of moves larger than `least`, per curve; all are [curves, a, p].
+    """Find the longest alternating sequence of moves larger than `least`, per curve.
+
+    All arguments are indexed [curve, i, j]; `gap` is value[j] - value[i], and `margin` its half width.
 
     Dynamic programming over the point at which a move ends. The score of a sequence is the number of its moves; the
     total size of the moves breaks ties.
@@ -94,12 +96,15 @@ def find_moves(gap: Floats, margin: Floats, least: Floats) -> list[list[Move]]:
 
 
 def _score_moves(gap: Floats, least: Floats) -> tuple[Floats, Ints]:
-    """[curves, way, points]: score of the best sequence that ends at each point, and the start of its last move."""
+    """Score of the best sequence that ends at each point, and the start of its last move.
+
+    Both are [curves, way, points]; `way` is 0 if the last move is a fall, 1 if it is a rise.
+    """
     curves, points = len(gap), gap.shape[-1]
     size = gap / (points * np.maximum(np.abs(gap).max((1, 2), initial=0), np.finfo(float).tiny))[:, None, None]
     score, start = np.zeros((curves, 2, points)), np.full((curves, 2, points), -1)
     for point in range(1, points):
-        for way, sign in enumerate((-1, 1)):  # rows are contiguous: [point, a] is minus the move from a to the point
+        for way, sign in enumerate((-1, 1)):  # contiguous rows: gap[:, point, i] is minus the move from i
             allowed = sign * gap[:, point, :point] > least[:, point, :point]
             reached = np.where(allowed, score[:, 1 - way, :point] + 1 + sign * size[:, point, :point], 0)
             score[:, way, point], start[:, way, point] = reached.max(1), reached.argmax(1)
@@ -118,7 +123,7 @@ def _trace(score: Floats, start: Ints, gap: Floats, margin: Floats) -> list[Move
 
 
 def _sides(gap: Floats, ends: bool) -> tuple[Floats, Floats]:
-    """Largest gap of each point to a point before it and to a point after it; -inf if there is none."""
+    """Largest gap of each point to a point before it, and to a point after it; -inf without such a point."""
     points = np.arange(gap.shape[-1])
     before, after = points[:, None] < points, points[:, None] > points
     if ends:

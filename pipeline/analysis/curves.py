@@ -30,11 +30,11 @@ def tabulate_curves(points: pl.DataFrame, by: Sequence[str], at: str, ends: bool
 
     Columns: `by`; `status` (judged, too_few under three points, no_errors); `moves` (all significant moves: direction,
     `first` and `last` position, `size` with its simultaneous 95 % interval) and `main` (the same for moves above a
-    tenth of the largest significant difference); `range` of the values; `peaked`; `top` with
-    its 95 % interval (position of the peak or of the highest point), `top_value`; `height` of the highest interior
-    point above both sides with its 95 % interval; `start` and `stop` (first and last position); `rows`; `paired` (true
-    if errors of differences come from paired groups); `left_out` (positions without a value, or without an error if
-    enough others have one). Intervals are null without errors.
+    tenth of the largest significant difference); `range` of the values; `peaked`; `top` with its 95 % interval
+    (position of the peak or of the highest point), `top_value`; `height` (largest height of an interior point above
+    both sides) with its 95 % interval; `start` and `stop` (first and last position); `rows`; `paired` (true if errors
+    of differences come from paired groups); `left_out` (positions without a value, or without an error if enough others
+    have one). Intervals are null without errors.
     """
     curves = _gather_curves(points, by, at)
     parts = curves.partition_by("rows", "df", "status", "paired", maintain_order=True)
@@ -100,7 +100,7 @@ def _errors(part: pl.DataFrame, judged: bool) -> PairErrors:
 
 
 def _stack(deviations: pl.Series, points: int) -> Floats:
-    """[curves, points, groups] of a column of lists of lists."""
+    """Stack a column of lists (points) of lists (groups) as [curves, points, groups]."""
     return deviations.explode().explode().to_numpy().reshape(len(deviations), points, -1)
 
 

@@ -42,8 +42,8 @@ def compute_depth(lake: LakeOrFrame) -> pl.DataFrame:
     """Classify dimension over the outputs of the blocks, at the newest checkpoint of each history.
 
     Columns: keys, `revision`, `step`, `verdict` (peak, valley, rising, falling, flat, valley-then-peak,
-    peak-then-valley, oscillating; disputed = no verdict has more than half of the scales; too_few, no_errors), `claim`
-    (an interior peak: supports = it is significantly higher than `smallest`, contradicts = significantly lower,
+    peak-then-valley, oscillating; disputed = no verdict is shared by over half of the scales; too_few, no_errors),
+    `claim` (an interior peak: supports = it is significantly higher than `smallest`, contradicts = significantly lower,
     undecided), `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `depth` of the highest
     block with its 95 % interval, `onset` (depth at which the rise to it starts, null without a rise), `peak_value`,
     `height` above both sides as a share with its 95 % interval, `smallest` (5 %, or a tenth of the curve's range if

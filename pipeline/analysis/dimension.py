@@ -66,7 +66,7 @@ def select_log_dimension(
 
 
 def average_blocks(points: pl.DataFrame) -> pl.DataFrame:
-    """Mean over the blocks at each step; mean and error are null where a block with values at other steps has none."""
+    """Mean over the blocks at each step; null at a step at which a block lacks a value that it has at another step."""
     blocks = select_block_rows(points).filter(pl.col("value").is_not_null().any().over(*_CURVE, "layer"))
     count = pl.col("layer").n_unique()
     complete = (count.over(*_CURVE, "step") == count.over(_CURVE)) & (

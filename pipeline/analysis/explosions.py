@@ -26,9 +26,9 @@ MAX_SPREADS = 5.0
 MIN_CHECKPOINTS = 48
 """Checkpoints needed for a test: six blocks."""
 BLOCK, DRAWS = 8, 9999
-"""Steps per block of the permutations, which exceeds the reach of the running median, and number of permutations."""
+"""Length of the permuted blocks in steps, longer than the reach of the running median; number of permutations."""
 SCREENED, NOT_NEAR = 499, 0.1
-"""Number of permutations that suffice if they give a p above NOT_NEAR."""
+"""Number of permutations tried first, and the p above which no more are tried."""
 SIGNIFICANCE_LEVEL, P_VALUE_TOLERANCE = 0.05, 1e-12
 LEADS, NO_LEAD, NO_LOSS = "leads", "no_lead", "no_loss"
 LOSS_NONFINITE, SPIKE, NO_EVENT, NONFINITE_FLAG = "loss_nonfinite", "spike", "none", "nonfinite_loss"
@@ -39,10 +39,10 @@ _RESULT_TYPES |= {"correlation": pl.Float64(), "p": pl.Float64(), "left_out": pl
 
 
 def is_spike(losses: Sequence[float], fewest: int = SPIKE_WINDOW) -> bool:
-    """Return True if the last loss of a log of every step is not finite or exceeds mean + 6 sd of the 128 before it.
+    """Return True if the last loss is not finite, or exceeds mean + 6 sd of the 128 losses before it.
 
-    A finite loss with fewer than `fewest` losses before it is never a spike. For the losses of checkpoints, which are
-    many steps apart, use `loss_spikes.find_spikes`.
+    `losses` has the loss of every step. A finite loss with fewer than `fewest` losses before it is never a spike. For
+    the losses of checkpoints, which are many steps apart, use `loss_spikes.find_spikes`.
 
     Source: the rule of OLMo-core's stability monitor.
     """
@@ -57,11 +57,11 @@ def compute_explosions(lake: LakeOrFrame) -> pl.DataFrame:
 
     Columns: keys of a history, `event` (loss_nonfinite = the loss is NaN or infinite at a checkpoint; spike, none),
     `verdict` (leads = the correlation of dimension with the loss one or two checkpoints later is positive, has p below
-    5 %, and exceeds the magnitudes of those at the other lags from -2 to 2; no_lead; too_few = under 48 checkpoints;
-    no_loss), `claim` (dimension rises before the loss explodes: supports = leads, and the loss has a spike or is not
-    finite; undecided; a test that finds no lead contradicts nothing), `events` (steps of the spikes:
+    5 %, and exceeds the magnitudes of the correlations at the other lags from -2 to 2; no_lead; too_few = under 48
+    checkpoints; no_loss), `claim` (dimension rises before the loss explodes: supports = leads, and the loss has a spike
+    or is not finite; undecided; a test that finds no lead contradicts nothing), `events` (steps of the spikes:
     `pipeline.analysis.loss_spikes`), `n_events` (number of spikes and steps without a finite loss), `nonfinite` (steps
-    without a finite loss), `lag` in checkpoints and `correlation` where it is largest, `p` from random orders of the
+    without a finite loss), `lag` (1 or 2 checkpoints) with the larger `correlation`, `p` from random orders of the
     blocks of dimension's steps, `left_out` (steps at which a block has no dimension, which the test ignores), `rows`,
     `because`.
     Error: 4 to 6 % of simulated histories without a lead (nine kinds; 48, 80, 154 checkpoints) get the verdict leads. A
@@ -105,7 +105,7 @@ class Lead(NamedTuple):
     correlation: float
     p_value: float
     exceeds_other_lags: bool
-    """True if it exceeds the magnitudes of those at the other lag and with the loss at or before the checkpoint."""
+    """True if `correlation` exceeds the magnitudes of the correlations at the other lags from -2 to 2."""
 
     @property
     def verdict(self) -> str:
@@ -132,14 +132,14 @@ def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
 
 
 def _permutation_p(dimension: np.ndarray, loss: np.ndarray, correlation: float, draws: int) -> float:
-    """Share of random orders, the given one included, with at least this correlation at a lag of LEAD_LAGS."""
+    """Share of random orders of `dimension`, its own included, with at least this correlation at a lag of LEAD_LAGS."""
     orders = shuffle_blocks(len(loss), draws, np.random.default_rng([len(loss), draws]))
     drawn = np.max([dimension[orders] @ np.roll(loss, -lag) for lag in LEAD_LAGS], axis=0)
     return float((1 + (drawn >= correlation - P_VALUE_TOLERANCE).sum()) / (1 + draws))
 
 
 def shuffle_blocks(length: int, draws: int, random: np.random.Generator) -> np.ndarray:
-    """[draws, length]: indices of a series that is rotated and whose blocks of BLOCK values are then shuffled."""
+    """Indices, [draws, length], that rotate a series and then shuffle its blocks of BLOCK values."""
     keys = random.random((draws, -(-length // BLOCK)))[:, np.arange(length) // BLOCK]
     order = np.argsort(keys, axis=1, kind="stable")
     return (order + random.integers(length, size=(draws, 1))) % length
@@ -169,7 +169,7 @@ def _normalize(values: np.ndarray) -> np.ndarray:
 
 
 def _analyze_history(row: dict[str, Any]) -> dict[str, Any]:
-    """Values of _RESULT_TYPES."""
+    """Find the spikes of one history and test its lead; return the values of the columns in _RESULT_TYPES."""
     points = list(zip(row["step"], row["loss"], row["log_id"], row["nonfinite"], strict=True))
     nonfinite = [step for step, *_, broken in points if broken]
     finite = [point for point in points if point[1] is not None and not point[3]]

@@ -69,8 +69,8 @@ def _root_of_squares() -> pl.Expr:
 def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Average rows that share their contexts: one row per `by` with ERROR_COLUMNS and the number of `rows`.
 
-    The error is that of the mean of the groups; without values per group it is the mean of the rows' errors, which is
-    an upper limit. An average has no error if any of its rows has none.
+    The error comes from the averaged deviations; without values per group it is the mean of the rows' errors, an upper
+    limit. An average has no error if one of its rows has no error.
     """
     gathered = frame.group_by(by, maintain_order=True).agg(
         pl.when(pl.col("value").null_count() == 0).then(pl.col("value").mean()),
@@ -84,7 +84,7 @@ def average_points(frame: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
 
 
 def _average_lists(lists: pl.Series) -> pl.Series:
-    """Mean of the deviations of the rows of each average; null if a row has none or if numbers of groups differ."""
+    """Per average, the element-wise mean of its rows' deviation lists; null if a list is missing or lengths differ."""
     rows = lists.to_frame("list").with_row_index("at").explode("list").with_columns(groups=pl.col("list").list.len())
     counts = pl.col("groups").n_unique().over("at") + pl.col("groups").null_count().over("at")
     means: list[list[float] | None] = [None] * len(lists)
@@ -144,9 +144,11 @@ def subtract_rows(
 
 
 def subtract_intervals(minuend: str, subtrahend: str, name: str) -> list[pl.Expr]:
-    """Difference `name` of two independent estimates, with `_low` and `_high`, from their columns and intervals.
+    """Expressions of the difference `name` of two independent estimates, and of its limits `_low` and `_high`.
 
-    Source: MOVER (Zou & Donner 2008); it keeps the coverage of the two intervals.
+    `minuend` and `subtrahend` are columns that have limits of the same form.
+
+    Source: MOVER (Zou & Donner 2008), which keeps the coverage of the two intervals.
     """
     first, second = ([pl.col(f"{each}{end}") for end in ("", "_low", "_high")] for each in (minuend, subtrahend))
     difference = first[0] - second[0]

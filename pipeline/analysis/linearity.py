@@ -20,7 +20,7 @@ from pipeline.analysis.group_errors import Estimate, add_errors, average_points,
 LINEAR_FROM = 0.9
 """Mean R^2 of the linear map to the next layer above which a model is linear."""
 RESIDUAL_ERROR_FACTOR = 2.0
-"""Factor on the error of the fit's residual; it covers the variances' error, which is unknown without group values."""
+"""Factor on the error of the gap: allows for the unknown error of the variances, which have no values per group."""
 LINEAR, NOT_LINEAR = "linear", "not_linear"
 CLAIM = "neighbouring layers are related almost linearly"
 _TYPES: dict[str, Any] = {
@@ -36,8 +36,9 @@ def compute_linearity(lake: LakeOrFrame) -> pl.DataFrame:
     `claim` (linear: supports, contradicts, undecided), `linearity` (mean R^2 over the layers that have a next one),
     `without_residual` (the same for the increment alone) and their difference `gap`; `linearity` and `gap` have 95 %
     intervals; `rows`, `because`.
-    Error of the gap: both R^2 have the same residual of the fit, so the error of the second follows from that of the
-        first and the ratio of the explained variances. The ratio's own error is unknown; twice the error is stated.
+    Error of the gap: both R^2 have the same residual of the fit, so the error of `without_residual` follows from the
+        error of `linearity` and the ratio of the variances of the next layer and of the increment. The error of this
+        ratio is unknown; twice the error of the gap at a fixed ratio is stated.
     Bias: unrelated layers have a linearity above 0.2 if there are fewer than five tokens per dimension.
     """
     frame = select_newest_rows(load_layer_rows(lake)).filter(pl.col("linearity").is_not_null())

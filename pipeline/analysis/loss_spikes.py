@@ -16,12 +16,12 @@ MIN_DEVIATIONS = 12.0
 MIN_EXCESS = 0.1
 """Smallest excess of a spike, in nats."""
 WINDOW, MIN_NEIGHBOURS = float(np.log(8)), 6
-"""Reach of the window on either side in log steps, and residuals below which the window is widened."""
+"""Reach of the window on either side in log steps, and number of residuals below which the window is widened."""
 MIN_BEFORE = 4
 """Losses needed before a spike."""
 MAD_TO_SD = 1.4826
 REACHES = ((1, 1), (1, 2), (2, 1), (2, 2))
-"""Neighbours to the left and right of the interpolations whose median predicts a loss."""
+"""Distances to the left and the right neighbour of four interpolations, whose median predicts a loss."""
 
 
 def find_spikes(steps: Sequence[int], losses: Sequence[float]) -> list[int]:

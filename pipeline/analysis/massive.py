@@ -55,8 +55,9 @@ def compute_massive(lake: LakeOrFrame) -> pl.DataFrame:
     contradicts = many or none), `first_token_claim` (they sit at the first token: supports = under a tenth of the
     contexts have another token of outlying norm, contradicts = more, or no massive activation), `layer_of_largest`,
     `ratio` of the largest activation to the median, `others` (tokens of outlying norm beside the first, per context),
-    `crowded` (largest possible share of contexts with more than three of these) and `elsewhere` (with any of these),
-    each between `_low` and `_high` at 95 % (Clopper & Pearson 1934), the `p` of both claims, `rows`, `because`.
+    `crowded` (largest possible share of contexts with more than three of these) and `elsewhere` (largest possible share
+    with any), each between `_low` and `_high` at 95 % (Clopper & Pearson 1934), the `p` of both claims, `rows`,
+    `because`.
     Bias: a token of outlying norm (8 medians) need not hold a massive activation, so `others` is an upper bound.
     """
     by = [*HISTORY_COLUMNS, *LABEL_COLUMNS]
@@ -73,7 +74,7 @@ def compute_massive(lake: LakeOrFrame) -> pl.DataFrame:
 
 
 def _judge(row: dict[str, Any]) -> dict[str, Any]:
-    """Values of _TYPES."""
+    """Test one checkpoint; return the values of the columns in _TYPES."""
     result = dict.fromkeys(_TYPES) | {"layer_of_largest": row["layer"], "ratio": row["ratio"]}
     result |= {"verdict": UNKNOWN, "claim": UNDECIDED, "first_token_claim": UNDECIDED}
     contexts, tokens = row["n_contexts"], row["n_layer_sink_tokens"]
@@ -87,7 +88,10 @@ def _judge(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _count(contexts: int, others: int, context_tokens: int) -> dict[str, Any]:
-    """Test the share of contexts with more than FEW other tokens of outlying norm, and the share with any."""
+    """Test the share of contexts with more than FEW tokens of outlying norm beside the first, and with at least one.
+
+    `others` is the number of such tokens in all contexts; columns as in `compute_massive`.
+    """
     room = max(context_tokens - 1, 1)
     most = min(others // (FEW + 1), contexts)
     least = max(0, int(np.ceil((others - FEW * contexts) / max(room - FEW, 1))))

@@ -24,7 +24,7 @@ SIZE_RATIO = 2.0
 MIDDLE_THIRD = (1 / 3 - 1e-9, 2 / 3 + 1e-9)
 """Depths of the middle blocks."""
 SIDES = {"": "anisotropy", "_no_sink": "anisotropy_no_sink"}
-"""Suffix of the columns with and without sink tokens."""
+"""Metric by suffix of its columns: of all tokens, and without sink tokens."""
 CLAIM = "decoders have a dome and encoders of their size have none"
 ENDS = ("", "_low", "_high")
 
@@ -38,8 +38,8 @@ def match_encoders_to_decoders(lake: LakeOrFrame) -> pl.DataFrame:
     the decoder has none or the encoder has one, undecided); `encoder_dome`, `decoder_dome` (yes, no, undecided), both
     heights with 95 % intervals and their `difference` (decoder - encoder); `more_anisotropic` (decoder, encoder,
     undecided) by `middle_difference` of the means over the middle third of the blocks, `middle_encoder` and
-    `middle_decoder`; the same without sink tokens (`*_no_sink`); `rows` and `because`. Differences have 95 % intervals:
-    paired where both models read the same contexts, else from the two intervals.
+    `middle_decoder`; the same without sink tokens (`*_no_sink`); `rows` and `because`. Differences have 95 % intervals,
+    which combine the intervals of both models; that of `middle_difference` is paired where both read the same contexts.
     """
     frame = select_newest_rows(load_layer_rows(lake))
     sides = _summarize_sides(frame)
@@ -71,7 +71,7 @@ def _columns() -> list[str]:
 
 
 def _summarize_sides(frame: pl.DataFrame) -> pl.DataFrame:
-    """One row per history: size, domes and means over the middle third."""
+    """Return one row per history: number of parameters, domes and means over the middle third of the blocks."""
     sizes = frame.group_by(HISTORY_COLUMNS).agg(pl.col("n_params").max())
     domes = classify_domes(frame).join(sizes, on=HISTORY_COLUMNS, nulls_equal=True)
     names: dict[str, pl.Expr] = {}
@@ -149,7 +149,7 @@ def _sentence(row: dict[str, Any]) -> str:
 
 
 def _answers(row: dict[str, Any], side: str) -> str:
-    """The two answers about domes and the one about the middle third."""
+    """Sentences on the domes of both models and on their middle thirds."""
     return f"{_describe_domes(row, side)} {_describe_middle(row, side)}"
 
 

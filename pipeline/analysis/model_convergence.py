@@ -30,9 +30,9 @@ SMALL_CHANGE = 0.05
 CONVERGE, DIVERGE, UNCHANGED = "converge", "diverge", "unchanged"
 CLAIM = "models converge to one geometry in training"
 Run = tuple[str, CellRecords, CellRecords]
-"""Name, and records of the early and the last checkpoint."""
+"""Name of a run, records of its early checkpoint, and records of its last checkpoint."""
 Mean = tuple[float, Float64[np.ndarray, " groups"]]
-"""Mean similarity of matched blocks, and its values without each group of contexts."""
+"""Mean similarity of matched blocks, and its values that remain when one group of contexts is left out."""
 
 
 def select_recorded_early_and_late(lake: LakeOrFrame) -> pl.DataFrame:
@@ -69,7 +69,7 @@ _TYPES |= {"unrelated": pl.Float64(), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
 def _runs_by_tokens(part: pl.DataFrame) -> list[list[Run]]:
-    """Runs with an early and a last checkpoint, by the tokens of their records."""
+    """Group the runs that have an early and a last checkpoint by the tokens of their records."""
     records = load_records(part)
     runs: dict[str, list[Run]] = {}
     for history in part.sort("step").partition_by(*HISTORY_COLUMNS, maintain_order=True):

@@ -59,10 +59,10 @@ def compute_phases(lake: LakeOrFrame) -> pl.DataFrame:
     significantly higher than `smallest`, contradicts = significantly lower, undecided), `start_share` (first step as a
     share of the last), `agreeing` of `scales`, `reference` (first agreeing estimator) and its values: `moves` (all
     significant changes: direction, first and last step, size as a share with its 95 % interval) and the `main` ones
-    that name the verdict, `peak_step` with interval (`_low`, `_high`: steps not significantly lower), `peak_value`,
-    `height` of the peak above both sides as a share with its 95 % interval, `smallest` (height from which a peak
-    counts: 5 %, or a tenth of the curve's range if that is more), `rows`, `paired` errors, `left_out` steps (no value
-    or error; for the mean: a block has none), `because`.
+    that name the verdict, `peak_step` with interval (`_low`, `_high`: first and last step not significantly lower),
+    `peak_value`, `height` of the peak above both sides as a share with its 95 % interval, `smallest` (height from which
+    a peak counts: 5 %, or a tenth of the curve's range if that is more), `rows`, `paired` errors, `left_out` steps (no
+    value or error; for the mean: a block has none), `because`.
     Error: at most 5 % of layers or models whose dimension is pure noise get any move. This is not corrected for the
     number of histories in a lake.
     """

@@ -25,7 +25,7 @@ MIN_RUNS_OF_BAND = 3
 """Smallest number of other runs for which a band is drawn."""
 RUN_KEYS = ("model", "kind", "stage", "run")
 ALIKE = ("kind", "corpus", "recipe", "recipe_fingerprint", "algorithm")
-"""Columns in which the run and the others are equal."""
+"""Columns in which the run and the other runs have equal values."""
 LACKS = {
     "corpus": "the other runs of its size have no corpus in common with it",
     "recipe": "the other runs of its size have no recipe in common with it",
@@ -88,7 +88,7 @@ def compute_population(reader: LakeReader, label: str, corpora: Sequence[str] = 
 
 
 def _choose_run(frame: pl.DataFrame, side: Side) -> Side:
-    """The side with its stage and run; UsageError if the model has several, or lacks the revision."""
+    """Add stage and run to the side; UsageError if its model has several runs, or lacks the revision."""
     found, _ = select_side(frame, side, whole=side.revision is None and has_several_steps(frame, side))
     return found._replace(revision=side.revision)
 
@@ -98,7 +98,7 @@ def _find_models(sizes: pl.DataFrame, model: str) -> list[str]:
 
 
 def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
-    """Models and kinds of the size of this model."""
+    """Select the pairs of `model` and `kind` that have the size of this model."""
     mine = sizes.filter(pl.col("model") == model).select("kind", "d_model", "blocks", _own="n_params")
     both = sizes.join(mine, on=["kind", "d_model", "blocks"])
     near = (pl.col("n_params") - pl.col("_own")).abs() <= SIZE_TOLERANCE * pl.col("_own")
@@ -108,7 +108,7 @@ def _select_sizes(sizes: pl.DataFrame, model: str) -> pl.DataFrame:
 def _gather(frame: pl.DataFrame, metric: str) -> pl.DataFrame:
     """Values of one metric per layer, and the mean over the blocks; for the loss, one value per checkpoint.
 
-    A checkpoint that lacks a value in a block in which any other has one has no mean.
+    A checkpoint has no mean if a block lacks a value that other checkpoints have in this block.
     """
     keys = [*RUN_KEYS, "revision", *ALIKE[1:], "step"]
     values = frame.select(

@@ -96,7 +96,7 @@ def count_tests(claims: pl.DataFrame) -> int:
 
 
 def _list_histories(found: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
-    """Histories on texts that any finding has a row for."""
+    """Histories on texts for which at least one finding has a row."""
     types: dict[str, Any] = dict.fromkeys(HISTORY_COLUMNS, pl.String())
     keyed = [part.select(HISTORY_COLUMNS) for part in found.values() if set(HISTORY_COLUMNS) <= set(part.columns)]
     keys = pl.concat([pl.DataFrame(schema=types), *keyed]).unique().sort(HISTORY_COLUMNS)
@@ -106,7 +106,7 @@ def _list_histories(found: Mapping[str, pl.DataFrame]) -> pl.DataFrame:
 def _judge_claim(
     claim: PublishedClaim, found: Mapping[str, pl.DataFrame], histories: pl.DataFrame, groups: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one claim: those of its finding, and one per history for which the finding has no row."""
+    """Yield the tested rows of the claim's finding, and an undecided row per history for which it has no row."""
     rows = _select_rows(claim, found[claim.finding])
     for row in rows.iter_rows(named=True):
         yield _make_row(claim, row, _answer(claim, row, groups.get(row["recipe"])))
@@ -163,7 +163,7 @@ def _answer(claim: PublishedClaim, row: dict[str, Any], groups: int | None) -> C
 
 
 def _leave_open(claim: PublishedClaim, row: dict[str, Any], nearer: float) -> ClaimAnswer:
-    """Undecided answer of a test whose smaller p of both sides is `nearer`."""
+    """Return the answer undecided; `nearer` is the smaller p of the tests of support and contradiction."""
     word = (row["verdict"] or "").replace("_", " ")
     why = f"the finding {claim.finding} is {word}, so the claim is open" if nearer < SIGNIFICANCE_LEVEL else ""
     return ClaimAnswer(UNDECIDED, _at_least_level(UNDECIDED, nearer), claim.effect_column, row["verdict"], why)
@@ -193,7 +193,7 @@ def _make_row(claim: PublishedClaim, row: Mapping[str, Any], answer: ClaimAnswer
 
 
 def _explain(row: Mapping[str, Any], tests: int) -> str:
-    """Reason of an undecided answer, and effect of the correction on the others."""
+    """Reason why an answer is undecided; for any other answer, the effect of the correction."""
     if row["p"] is None:
         return row["because"]
     numbers = f"p {row['p']:.2g}, corrected {row['p_holm']:.2g}"

@@ -90,7 +90,7 @@ def _join_sides(sides: list[pl.DataFrame], effect: dict[str, pl.Expr]) -> pl.Dat
 
 
 def _compare_effects(sides: list[pl.DataFrame], conclusion: str, shown_by: list[str]) -> pl.DataFrame:
-    """Compare heights; the text shows the effect if its verdict is one of `shown_by`."""
+    """Compare the heights of an effect on both sides; a side shows it if its verdict is one of `shown_by`."""
     both = _join_sides(sides, {f"effect{end}": pl.col(f"height{end}") for end in ENDS})
     half = {f"_half{end}": SURVIVING_SHARE * pl.col(f"effect{end}") for end in ENDS}
     both = both.with_columns(*subtract_intervals("effect", "effect_null", "difference"), **half)

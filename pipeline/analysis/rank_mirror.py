@@ -40,7 +40,7 @@ def measure_mirroring(alpha: pl.DataFrame, rank: pl.DataFrame, peaks: pl.DataFra
 
 
 def _compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Keys and values of MIRROR_TYPES of one history; the values are missing if alpha is unknown around the peak."""
+    """Return keys and values of MIRROR_TYPES of one history; no values without alpha at, before and after the peak."""
     found = {name: rows[0][name] for name in HISTORY_COLUMNS}
     steps, rank = [row["step"] for row in rows], [row["rank"] for row in rows]
     peak = steps.index(rows[0]["peak_step"]) if rows[0]["peak_step"] in steps else 0
@@ -56,7 +56,7 @@ def _compare(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def smaller_of(estimates: Sequence[Estimate]) -> Estimate:
-    """Smallest of several values, with the smallest of their lower and of their upper limits."""
+    """Smallest of several values; its limits are the smallest lower and the smallest upper limit."""
     value, lows, highs = zip(*estimates, strict=True)
     return Estimate(min(value)) if None in (*lows, *highs) else Estimate(min(value), min(lows), min(highs))
 
@@ -75,7 +75,7 @@ def correlate(rows: Sequence[Mapping[str, Any]]) -> Estimate:
 
 
 def _normalize(values: Floats) -> tuple[Floats, float]:
-    """Values around their mean, scaled to length 1, and their length before; 0 for a constant."""
+    """Return the values minus their mean, scaled to length 1 (zeros if constant), and the length before scaling."""
     around = values - values.mean()
     size = float(np.sqrt((around**2).sum()))
     return (around / size if size > 0 else around), size

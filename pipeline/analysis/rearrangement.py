@@ -78,7 +78,10 @@ def _summarize(rows: pl.DataFrame, cell: CellRecords, measure: str) -> dict[str,
 
 
 def _measure_steps(overlap: np.ndarray, unrelated: float) -> dict[str, np.ndarray]:
-    """Effects of overlaps [parts, blocks, blocks], of which the first part is all tokens; it has the largest step."""
+    """Return `fall`, `kept` and `largest` per part of `overlap`, and the index `at` of the largest step.
+
+    `overlap` is [parts, blocks, blocks]: part 0 has all tokens and decides `at`; each other part lacks one group.
+    """
     near = overlap.diagonal(1, 1, 2)
     steps = 1 - near
     at = steps[0].argmax()

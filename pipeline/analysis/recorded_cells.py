@@ -24,7 +24,7 @@ def select_recorded(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def load_records(rows: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecords]:
-    """Records of these rows by cell id, of one size where the cells share one; damaged files are left out.
+    """Load the records of these rows by cell id, of one size if all cells have it; damaged files are left out.
 
     Args:
         ranks: also read the neighbour ranks, where there are any; they take most of the memory.
@@ -38,11 +38,13 @@ def load_records(rows: pl.DataFrame, ranks: bool = False) -> dict[str, CellRecor
 
 
 def choose_record_files(files: Mapping[str, Sequence[str]], ranks: bool = False) -> dict[str, str]:
-    """Choose one file per cell: the largest number of tokens that most cells have, then the largest rank and lists.
+    """Choose one file per cell, with the number of tokens that most cells have (the larger of equally frequent ones).
+
+    Among several such files, the one with the most kernel factors is chosen, then the one with the longest lists.
 
     Args:
         files: keys of the record files by cell id.
-        ranks: prefer files with neighbour ranks to equal ones without.
+        ranks: of files of equal size, prefer the one with neighbour ranks; if false, the one without.
     """
     sizes = {key: parse_size(key) for keys in files.values() for key in keys}
     counts = Counter(tokens for keys in files.values() for tokens in {sizes[key].tokens for key in keys})
@@ -75,12 +77,12 @@ def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame,
 
 
 def recorded_measures(cells: Sequence[CellRecords], measures: Sequence[str] = HEADLINES) -> list[str]:
-    """Measures for which all records have enough neighbours; all measures if no layer has a record."""
+    """Return those of `measures` for which every record has enough neighbours; all if no layer has a record."""
     lengths = (record.neighbours.shape[1] for cell in cells for record in cell.layers.values())
     fewest = min(lengths, default=max(OVERLAPS.values()))
     return [name for name in measures if OVERLAPS.get(name, 0) <= fewest]
 
 
 def has_groups(tokens: ComparedTokens) -> bool:
-    """True if there are several groups of contexts, which errors need."""
+    """True if there are several groups of contexts; one group gives no errors."""
     return len(tokens.groups) > 1

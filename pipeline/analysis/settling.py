@@ -102,7 +102,7 @@ def find_settling(similarity: Float64[np.ndarray, " checkpoints"], clock: Float6
 
 
 def fit_slope(courses: list[Course], clock: Float64[np.ndarray, " checkpoints"], group: int = -1) -> float:
-    """Least-squares change of the settling time from depth 0 to 1; `group` is a group to leave out, -1 none."""
+    """Least-squares change of the settling time from depth 0 to 1, without the group `group` (-1: with all groups)."""
     times = [find_settling(each.value if group < 0 else each.without[group], clock[each.at]) for each in courses]
     return float(np.polyfit([each.depth for each in courses], times, 1)[0])
 
@@ -117,7 +117,7 @@ def _summarize_history(rows: pl.DataFrame, cells: list[CellRecords], measure: st
 
 
 def _summarize_courses(rows: pl.DataFrame, cells: list[CellRecords], measure: str) -> list[dict[str, Any]]:
-    """Rows of the order over depth and of each block."""
+    """Return the row of the whole history (order over depth), and one row per block."""
     if len(cells) < MIN_CHECKPOINTS:
         return [{"verdict": TOO_FEW, "rows": max(len(cells), 1)}]
     clock = np.log2(rows["step"].to_numpy().astype(float) + 1)
@@ -144,7 +144,7 @@ def _summarize_block(course: Course, rows: pl.DataFrame, cells: list[CellRecords
 def _compare_ends(
     first: CellRecords, last: CellRecords, course: Course, tokens: ComparedTokens, measure: str
 ) -> dict[str, Any]:
-    """Null and control of the similarity of first and last checkpoint."""
+    """Return the columns `start_null`, `start_p` and `start_types*` for the similarity of first and last checkpoint."""
     layers = first.layers[course.layer], last.layers[course.layer]
     row: dict[str, Any] = {"start_null": expected_similarity(measure, tokens)}
     row["start_p"] = permutation_p(*layers, tokens, measure, float(course.value[0]))
@@ -160,7 +160,10 @@ def _settling_columns(course: Course, rows: pl.DataFrame, steps: Float64[np.ndar
 
 
 def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"]) -> tuple[float | None, float | None]:
-    """Steps before and after which the distance to the target is significant, by the pointwise intervals."""
+    """Return the last step significantly below the target, and the step after the last one that may be below it.
+
+    The intervals are pointwise; both steps are None if an interval is missing.
+    """
     short = [
         jackknife_estimate(course.value[i] - _target(course.value), course.without[:, i] - _target(course.without.T))
         for i in range(len(steps))
@@ -175,7 +178,7 @@ def _settling_interval(course: Course, steps: Float64[np.ndarray, " checkpoints"
 
 
 def _target(similarity: np.ndarray) -> Any:
-    """Similarity, over the first axis, from which a block has settled."""
+    """Similarity from which a block has settled; the first axis of `similarity` is checkpoints."""
     always = np.min(similarity, axis=0) >= SETTLED_SHARE
     return np.where(always, SETTLED_SHARE, similarity[0] + SETTLED_SHARE * (1 - similarity[0]))
 
@@ -183,7 +186,7 @@ def _target(similarity: np.ndarray) -> Any:
 def _compare_types(
     first: LayerRecord, last: LayerRecord, token_ids: np.ndarray, tokens: ComparedTokens, measure: str
 ) -> dict[str, float | None]:
-    """Similarity of first and last checkpoint with one occurrence per token type, and its null; None with too few."""
+    """Similarity of first and last checkpoint with one occurrence per token type, and its null; empty with too few."""
     control = tokens.only(first_of_each(np.where(tokens.keep, token_ids, -1)))
     if control.count < tokens.count / 10 or not can_compare(control):
         return {}

@@ -30,7 +30,7 @@ COMPARED_FIELDS = {
     "tokenizer_digest": ("tokenizer", "Compare models with one tokenizer"),
     "recipe_fingerprint": ("recipe", "Measure both by one recipe"),
 }
-"""Column that decides which tokens are compared: its name in messages, and the remedy."""
+"""Per column that decides which tokens are compared: its name in messages, and the remedy if it differs."""
 
 
 class Similarities(NamedTuple):
@@ -38,7 +38,7 @@ class Similarities(NamedTuple):
 
     value: Float64[np.ndarray, "first second"]
     without: Float64[np.ndarray, "groups first second"]
-    """Value without each group of contexts; no groups if there is only one."""
+    """Values that remain when one group of contexts is left out; empty if there is only one group."""
     bound: Float64[np.ndarray, "first second"]
     """Largest difference from the CKA of whole kernels; 0 for overlaps."""
 
@@ -56,7 +56,7 @@ def shared_tokens(cells: Sequence[CellRecords]) -> ComparedTokens:
 
 
 def require_comparable(first: CellRecords, second: CellRecords) -> None:
-    """Raise UsageError, which names the first difference, unless both cells are of the same tokens."""
+    """Raise UsageError, which names the first difference, unless both cells have records of the same tokens."""
     if first.tokens_digest == second.tokens_digest:
         return
     names = [f"{cell.about['model']}@{cell.about['revision']}" for cell in (first, second)]
@@ -119,7 +119,7 @@ def can_compare(tokens: ComparedTokens) -> bool:
 
 
 def jackknife_estimate(value: float, without: Sequence[float] | np.ndarray, level: float = 0.95) -> Estimate:
-    """Estimate with its interval (95 %) by Student's t, from the values without each group of contexts.
+    """Interval of `value` by Student's t; `without` has the values that remain when one group of contexts is left out.
 
     Source: Efron and Stein 1981 (delete-a-group jackknife).
     """

@@ -80,7 +80,7 @@ def explain_nulls(found: pl.DataFrame) -> list[str]:
 
 
 def match_layers(first: CellRecords, second: CellRecords) -> list[tuple[int, int]]:
-    """Pair each layer with the one of the same state that is nearest in depth."""
+    """Pair each layer of `first` with the layer of `second` that has the same state and is nearest in depth."""
     pairs = []
     for layer in sorted(first.layers):
         near = [other for other in second.layers if second.states[other] == first.states[layer]]

@@ -2,9 +2,10 @@
 
 A peak is selected as the highest of many points, so a test of one difference at two standard errors is invalid: the
 highest and the lowest of 20 noisy equal values nearly always differ by more. All differences within a curve are
-therefore tested simultaneously, with Tukey's studentized range. `critical_difference` is the bound that the largest
-difference exceeds in 5 % of pure-noise curves whose errors vary from point to point as much (`spread`) and are as
-similar in neighbouring points (`correlation`) as this curve's are.
+therefore tested simultaneously, with Tukey's studentized range: the largest difference of a pure-noise curve, in
+standard errors, exceeds the bound in at most 5 % of curves. `critical_difference` simulates independent errors whose
+size varies over points as much as this curve's errors vary (`spread`). `critical_paired_difference` simulates errors
+of equal size that are as correlated in neighbouring points as this curve's errors are (`correlation`).
 """
 
 from functools import lru_cache
@@ -41,18 +42,18 @@ class PairErrors(NamedTuple):
     """Errors of the differences between the points of each curve."""
 
     variance: Floats
-    """[curves, a, p], variance of value[p] - value[a]; never below the pair's own estimate where there is one."""
+    """Variance of value[j] - value[i], indexed [curve, i, j]; for paired errors, at least this pair's own."""
     bound: Floats
-    """[curves], number of standard errors that a significant difference exceeds."""
+    """Number of standard errors that a significant difference exceeds, per curve."""
 
     @property
     def margin(self) -> Floats:
-        """[curves, a, p], half width of the simultaneous interval of value[p] - value[a]."""
+        """Half width of the simultaneous interval of value[j] - value[i], indexed [curve, i, j]."""
         return self.bound[:, None, None] * np.sqrt(self.variance)
 
 
 def estimate_unpaired_errors(se: Floats, df: int, alpha: float = FALSE_POSITIVE_RATE) -> PairErrors:
-    """Errors of differences from the points' standard errors, [curves, points], of `df` degrees of freedom.
+    """Estimate the errors of differences from standard errors `se` [curves, points] with `df` degrees of freedom.
 
     Bias: errors of different points are treated as independent. Where points read the same contexts, the errors are
         positively correlated and the test is conservative.
@@ -64,7 +65,9 @@ def estimate_unpaired_errors(se: Floats, df: int, alpha: float = FALSE_POSITIVE_
 
 
 def estimate_paired_errors(deviations: Floats, alpha: float = FALSE_POSITIVE_RATE) -> PairErrors:
-    """Errors of differences from deviations per group of contexts, [curves, points, groups] of `group_errors`.
+    """Estimate the errors of differences from deviations per group of contexts (`group_errors`).
+
+    `deviations` is [curves, points, groups].
 
     The part of the error that all points of a group share cancels. The rest is pooled over neighbouring points; the
     variance of a pair is never below its own estimate, since the errors of distant points may share less than average.
@@ -80,7 +83,7 @@ def estimate_paired_errors(deviations: Floats, alpha: float = FALSE_POSITIVE_RAT
 
 
 def _paired_variances(deviations: Floats) -> tuple[Floats, Floats]:
-    """Variance of each point apart from its group's common error, and of each pair's difference."""
+    """Variance of each point without the error that all points share, and of the difference of each pair of points."""
     points = deviations.shape[1]
     rest = deviations - deviations.mean(1, keepdims=True)
     products = rest @ rest.transpose(0, 2, 1)
@@ -90,7 +93,7 @@ def _paired_variances(deviations: Floats) -> tuple[Floats, Floats]:
 
 
 def estimate_correlation(deviations: Floats) -> Floats:
-    """Estimate the correlation of neighbouring points' errors per curve, rounded to CORRELATIONS."""
+    """Estimate the correlation of the errors of neighbouring points, per curve, rounded to a value of CORRELATIONS."""
     rest = deviations - deviations.mean(1, keepdims=True)
     size = np.sqrt((rest**2).sum(2, keepdims=True))
     unit = rest / np.maximum(size, _TINY)
@@ -133,7 +136,7 @@ def _windows(variance: Floats) -> tuple[Floats, Ints]:
 
 @lru_cache(maxsize=256)
 def critical_difference(points: int, df: int, alpha: float = FALSE_POSITIVE_RATE, spread: float = 1.0) -> float:
-    """Return the bound exceeded with probability alpha by the largest difference / standard error of equal values.
+    """Return the bound that the largest difference of equal values, in standard errors, exceeds at rate `alpha`.
 
     Simulated by hand, with a fixed seed: normal values, chi-squared variances pooled by `pool_variances`, true errors
     log-uniform from 1 to `spread` times the smallest. scipy.stats.studentized_range covers only equal errors with one
@@ -179,7 +182,7 @@ def critical_paired_difference(points: int, df: int, alpha: float, correlation: 
 
 
 def _upper_quantile(squares: Floats, alpha: float) -> float:
-    """Upper 97.5 % bound of the 1 - alpha quantile of the roots."""
+    """Upper 97.5 % confidence bound of the 1 - alpha quantile of the square roots of `squares`."""
     n = len(squares)
     above = n * alpha - 2 * np.sqrt(n * alpha * (1 - alpha))
     return float(np.sqrt(np.sort(squares)[-max(1, int(above))]))

@@ -63,12 +63,12 @@ def rescale_to_context_length(lake: LakeOrFrame, context_tokens: int = REFERENCE
 def _at_length(context_tokens: int) -> pl.Expr:
     share = pl.col("n_sink_tokens") / pl.col("n_tokens")
     share_there = share + 1 / context_tokens - 1 / pl.col("context_tokens")
-    # Shares of the trace: the sinks' line, the rest, the part of the rest along that line, the largest direction of it.
+    # Shares of the trace: `line` (sinks), `rest` (others), `along` (rest on that line), `top` (rest, largest axis).
     line = pl.min_horizontal(pl.col("sink_variance_share") / (1 - share), pl.col("anisotropy"))
     rest = 1 - line
     along = pl.col("anisotropy") - line
     top = pl.min_horizontal(pl.col("anisotropy_no_sink") * rest, pl.col("anisotropy"))
-    # Per token, the line scales as p (1 - p) and the rest as 1 - p.
+    # With the share p of sinks, the line scales as p (1 - p) and the rest as 1 - p.
     rest_scale = (1 - share_there) / (1 - share)
     line_scale = share_there / share * rest_scale
     largest = pl.max_horizontal(line_scale * line + rest_scale * along, rest_scale * top)
@@ -101,7 +101,7 @@ def _summarize_models(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _half_widths(models: pl.DataFrame) -> list[pl.Series]:
-    """Half width of the interval of `left`, and True where it comes from the ratio of each group."""
+    """Return the half width of the interval of `left`, and `paired`: True if it comes from the ratio of each group."""
     halves: list[float | None] = []
     paired: list[bool] = []
     fields = [

@@ -41,7 +41,7 @@ class Trend(NamedTuple):
     """Column of the effect that the claim is about: change, peak or mirror."""
     claim: str
     bound: float
-    """The claim is supported by a significantly larger effect and contradicted by a significantly smaller one."""
+    """A significantly larger effect supports the claim, a significantly smaller effect contradicts it."""
     log: bool = False
     """True if changes are shares of the value."""
     of_blocks: bool = False
@@ -59,21 +59,21 @@ TRENDS = {
     "alpha_no_sink": Trend("Alpha without sink tokens", "mirror", MIRRORS, SMALLEST_PEAK),
 }
 RANK_OF = {"alpha": "effective_rank_sigma", "alpha_no_sink": "effective_rank_sigma_no_sink"}
-"""Rank that each alpha is compared with."""
+"""Metric of effective rank with which each alpha is compared."""
 LARGEST_CORRELATION = -0.5
-"""Alpha mirrors the rank if their correlation over expansion and compression is significantly below this."""
+"""Alpha mirrors the rank if the correlation of alpha and rank, from start to stop, is significantly below this."""
 
 
 def compute_trends(lake: LakeOrFrame) -> pl.DataFrame:
     """Classify anisotropy, RankMe and alpha over training, one row per history and metric of TRENDS.
 
     Columns: keys of a history, `metric`, `verdict` (flat, rising, falling, rise-fall, fall-rise, fall-rise-fall = the
-    RankMe of Li et al., rise-fall-rise = their alpha, oscillating; too_few, no_errors), `claim` (of the metric's
-    Trend: supports, contradicts, undecided), `change` from the first to the last checkpoint, `peak` (height of the
-    highest interior checkpoint above both sides) and `valley` (depth of the lowest below both sides), each with its
-    95 % interval and, of RankMe, as a share; of alpha, `mirror` (smaller of its fall while RankMe expands and its rise
-    while RankMe compresses) and `with_rank` (its correlation with log RankMe meanwhile), with 95 % intervals, between
-    the steps `rank_start`, `rank_peak` and `rank_stop`, null where RankMe has no significant peak; `peak_step`,
+    RankMe of Li et al., rise-fall-rise = their alpha, oscillating; too_few, no_errors), `claim` (of the metric's Trend:
+    supports, contradicts, undecided), `change` from the first to the last checkpoint, `peak` (largest height of an
+    interior checkpoint above both sides) and `valley` (largest depth of one below both sides), each with its 95 %
+    interval and, of RankMe, as a share; of alpha, `mirror` (smaller of its fall while RankMe expands and its rise while
+    RankMe compresses) and `with_rank` (its correlation with log RankMe meanwhile), with 95 % intervals, between the
+    steps `rank_start`, `rank_peak` and `rank_stop`, null where RankMe has no significant peak; `peak_step`,
     `valley_step`, `first` and `last` step, `start_share` (first as a share of last), `rows`, `paired`, `left_out`
     steps, `because`. Intervals of peak and valley are simultaneous over all differences of the curve.
     """

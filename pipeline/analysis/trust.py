@@ -28,7 +28,7 @@ _COPIES = pl.col("n_duplicates") + pl.col("n_near_duplicates")
 _ALL = pl.col("n_points") + _COPIES + pl.col("n_unresolved") + pl.col("n_nonfinite")
 _COPIED_SHARE = _COPIES / _ALL
 _STEPS = pl.col("step").drop_nulls().n_unique().over(*HISTORY_COLUMNS, "layer", "weights_digest")
-"""Number of steps whose labels have the row's weights."""
+"""Number of different steps at which the history has the weights of this row."""
 SOUND = "sound"
 """Verdict of a history without a doubt."""
 WORST_FIRST = ("doubtful", "care", SOUND)

@@ -85,7 +85,7 @@ def _find_cell(lake: Lake, prefix: str, quarantined: bool) -> str:
     """Return the id of the only quarantined or committed cell that begins with `prefix`, also if its file is damaged.
 
     Raises:
-        UsageError: no cell, or several, or a prefix of less than MIN_CELL_PREFIX characters.
+        UsageError: no cell or several begin with `prefix`, or it has fewer than MIN_CELL_PREFIX characters.
     """
     known = lake.quarantined_cell_ids() if quarantined else set(lake.list_cell_files())
     found = sorted(cell_id for cell_id in known if cell_id.startswith(prefix))

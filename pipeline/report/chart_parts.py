@@ -131,7 +131,7 @@ def dots(chart: alt.Chart, size: int, *encoding: Any) -> list[alt.Chart]:
 
 
 def end_labels(chart: alt.Chart, by: str, per: str, word: str) -> alt.Chart:
-    """Label of each line (one per value of `per`) at its right end along `by`."""
+    """Label each line (one per value of `per`) at its right end along `by` with the value of the expression `word`."""
     last = chart.transform_joinaggregate(end=f"max({by})", groupby=[per])
     last = last.transform_filter(f"datum.{by} == datum.end").transform_calculate(word=word)
     return last.mark_text(align="left", dx=8, aria=False, limit=150).encode(text="word:N")

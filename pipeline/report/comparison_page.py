@@ -43,7 +43,7 @@ def write_comparison(found: Comparison, path: str | Path, uri: str) -> Path:
 
 
 def _draw_comparison(found: Comparison) -> list[DrawnChart]:
-    """Charts over depth; for two histories, charts of the means over the blocks over training."""
+    """Charts of the difference of each block over depth; for two histories, of the block mean over training."""
     over, chosen = "depth", pl.col("state") == "block"
     caption = "The difference of each block, with its 95 % interval for this block alone."
     if found.of == HISTORIES:
@@ -89,7 +89,7 @@ def _similarity_charts(found: Comparison) -> list[DrawnChart]:
 
 
 def _similarity_tables(found: Comparison) -> list[ReportTable]:
-    """The numbers of the similarity charts; none without similarity."""
+    """Table of the numbers behind the similarity charts; an empty list without similarity."""
     rows = found.similarity
     if rows.is_empty():
         return []
@@ -109,7 +109,7 @@ def write_population(found: Population, path: str | Path, uri: str) -> Path:
 
 
 def draw_population_charts(found: Population) -> list[DrawnChart]:
-    """Charts over depth at the last step and, if there are several steps, of the mean over the blocks over training."""
+    """Per heading, a chart over depth at the last step and, with several steps, one of the block mean by step."""
     charts = []
     for heading, part in _divide(found.rows):
         last = part.filter(pl.col("state") == "block", pl.col("step") == part["step"].max())

@@ -14,7 +14,7 @@ CAPTION_SUFFIX = ".caption.md"
 
 
 Similarity = tuple[pl.Series, str]
-"""Compared tokens of a figure of similarity records, and its statement on errors."""
+"""Numbers of compared tokens in a figure of similarity records, and the sentence on its errors."""
 
 
 def write_caption(

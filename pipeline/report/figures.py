@@ -44,7 +44,7 @@ class FigureSpec(NamedTuple):
     every_text: bool = False
     """True if the figure draws all texts; otherwise it draws the first text that is not random tokens."""
     errors: str | None = None
-    """Errors that the caption states, of a figure of similarity records; None: the figure draws rows of layers."""
+    """Sentence on errors in the caption of a figure of similarity records; None if the figure draws rows of layers."""
     needs: str = "Draw another figure, or measure what this one needs"
     """Remedy if the table is empty."""
 
@@ -123,7 +123,7 @@ def draw_figure(reader: LakeReader, name: str, path: str | Path, options: Figure
 def draw_all_figures(
     reader: LakeReader, folder: str | Path, options: FigureOptions | None = None, suffix: str = ".svg"
 ) -> Iterator[tuple[str, Path | None]]:
-    """Draw every figure for which the lake has data into a folder; yield each name with its file, or null."""
+    """Draw every figure for which the lake has data into a folder; yield each name with its file, or None."""
     folder, chosen = output_paths.require_writable_folder("figure all", folder), options or FigureOptions()
     folder.mkdir(exist_ok=True)
     data = load_figure_data(reader, chosen)

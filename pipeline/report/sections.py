@@ -35,7 +35,7 @@ class Section(NamedTuple):
     """SQL over the lake's views; `{history}` and `{text}` stand for the conditions selected by the controls."""
     controls: tuple[str, ...]
     only: tuple[str, ...] = ()
-    """Columns that must be neither false nor null in the rows of the table that belong to the chart."""
+    """Columns that select the chart's rows of the table: rows in which one of these is false or null are left out."""
     findings: tuple[str, ...] = ()
     other_tables: tuple[str, ...] = ()
     """Tables that the chart draws as marks, besides `table`."""

@@ -86,7 +86,7 @@ def _histories(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], list[CellRe
 
 
 def _courses(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], list[CellRecords], list[int]]]:
-    """Histories of two checkpoints or more that can be compared with the last, with their steps."""
+    """Yield names, records and steps of each history with two or more checkpoints comparable with the last one."""
     for part, cells in iter_recorded_histories(select_history_rows(rows)):
         at = select_comparable(cells).at
         if len(at) > 1:

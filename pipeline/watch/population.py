@@ -3,8 +3,9 @@
 The alarm compares the largest departure of the live run so far with the largest departure of any other run over its
 whole history. Departures at one step are distances from the median of all runs in units of their spread, which treats
 all runs alike: among n exchangeable others, the live run has the largest departure with probability 1 / (n + 1). The
-alarm is therefore offered only with MIN_RUNS others or more; tests/watch/test_population.py measures its rate. Runs
-that lack a step of the live run, such as runs that stopped early, are left out.
+alarm is therefore offered only with MIN_RUNS others or more; tests/watch/test_population.py measures its rate. Only
+steps of the live run that MIN_RUNS, or half, of the others have are required; a run that lacks one of these, such as a
+run that stopped early, is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,7 @@ class PopulationPlace(NamedTuple):
     low: float
     high: float
     below: int
-    """Number of runs below."""
+    """Number of other runs with a lower value."""
     runs: int
 
     def __str__(self) -> str:
@@ -40,13 +41,13 @@ class PopulationPlace(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """Largest departure of the live run and of the others, in spreads of the runs at a step."""
+    """Largest departure of the live run and of any other run, in units of the spread of all runs at a step."""
 
     live: float
     others: float
     """Largest departure of any other run over its whole history."""
     runs: int
-    """Number of other runs that have the steps of the live run."""
+    """Number of other runs that have the required steps."""
 
     @property
     def is_alarm(self) -> bool:
@@ -68,11 +69,11 @@ class PopulationCurves(NamedTuple):
         return PopulationPlace(metric, min(values), max(values), below, len(values))
 
     def depart(self) -> Departure:
-        """Departures over the steps that every other run has, of the runs that have those of the live run."""
+        """Departure of the live run, and of the others that have the required steps, over their common steps."""
         return measure_departure(self.live, self.others)
 
     def explain_no_alarm(self) -> str | None:
-        """Reason why an alarm is not offered; None if it is."""
+        """Reason why an alarm is not offered; None if an alarm is offered."""
         runs = self.depart().runs
         if not self.live:
             return "the run has no value in these layers"
@@ -84,7 +85,7 @@ class PopulationCurves(NamedTuple):
 
 
 def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
-    """Largest departure of a live run and of the others that have its steps; both are 0 without such runs."""
+    """Largest departures of a live run and of the other runs that have the required steps; 0 without such runs."""
     others = _select_complete(live, others)
     steps = set.intersection(*(set(curve) for curve in others)) if others else set[int]()
     largest, own = [0.0] * len(others), 0.0
@@ -101,13 +102,13 @@ def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
 
 
 def _select_complete(live: Curve, others: Sequence[Curve]) -> list[Curve]:
-    """Select the runs with every step of the live run that is shared; none if no step is."""
+    """Select the other runs that have every required step; none if no step is required."""
     asked = _shared_steps(live, others)
     return [curve for curve in others if asked and asked <= set(curve)]
 
 
 def _shared_steps(live: Curve, others: Sequence[Curve]) -> set[int]:
-    """Steps of the live run that at least MIN_RUNS, or half, of the others have."""
+    """Required steps: steps of the live run that at least MIN_RUNS, or half, of the other runs have."""
     enough = max(min(MIN_RUNS, sum(bool(curve) for curve in others) / 2), 1)
     return {step for step in live if sum(step in curve for curve in others) >= enough}
 
@@ -116,8 +117,8 @@ def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerS
     """Load the curves of each metric, of this cell's run and of the other runs of its size, with one query.
 
     Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; only rows on the same
-    text, by the same recipe and algorithms count. A checkpoint that lacks a value in a selected layer in which any of
-    these rows has one is left out of the curve.
+    text, by the same recipe and algorithms count. A checkpoint is left out of its curve if a selected layer lacks a
+    value there and has one at any other of these checkpoints.
     """
     checkpoint, corpus = cell.checkpoint, cell.corpus
     same = {"kind": cell.kind, "recipe": cell.recipe.label, "corpus": corpus.id, "corpus_sha256": corpus.sha256}
@@ -138,7 +139,7 @@ def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerS
 
 
 def _mean_sql(metric: str, chosen: str) -> str:
-    """Mean over the chosen layers in which any row has a value; null if one of them has none here."""
+    """SQL mean of a metric over the chosen layers that have a value anywhere; null where one lacks its value."""
     known = f"{chosen} AND {metric} IS NOT NULL"
     needed = f"(SELECT count(DISTINCT layer) FROM pool WHERE {known})"
     return f"CASE WHEN count(DISTINCT layer) FILTER ({known}) = {needed} THEN avg({metric}) FILTER ({chosen}) END"

@@ -49,7 +49,7 @@ def _count_blocks(config: WatchConfig) -> int | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """Return the fields of config.json; none while it is missing or incomplete."""
+    """Return the fields of config.json; empty while the file is missing or incomplete."""
     try:
         return parse_config((folder / "config.json").read_bytes())
     except (OSError, ValueError):
