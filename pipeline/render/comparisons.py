@@ -51,7 +51,10 @@ def print_comparison(comparison: Any, layers: bool = False) -> None:
 
 
 def _print_similarity(comparison: Any, layers: bool) -> None:
-    """Print the range of each similarity over the layers, of histories at the last step; with `layers`, every row."""
+    """Print the range of each similarity over the layers, or with `layers` every row.
+
+    For histories, the range is that of the last step that has a similarity.
+    """
     rows = comparison.similarity.to_dicts()
     if not rows:
         return

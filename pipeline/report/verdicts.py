@@ -110,7 +110,7 @@ def _agreement(found: pl.DataFrame) -> ReportTable:
 
 
 def _claims(found: dict[str, pl.DataFrame], names: pl.DataFrame) -> ReportTable:
-    """Answers to published claims by history; a comparison of models has none."""
+    """Answers to published claims; `history` is null in the answers that compare models."""
     registry = load_claims()
     groups = dict(names.select("recipe", "groups").drop_nulls().unique("recipe").iter_rows())
     answers = judge_claims(found, groups)
