@@ -158,7 +158,7 @@ def test_the_job_of_the_claims_names_the_histories_of_every_claim_and_measures_t
 
 
 def test_the_job_of_the_claims_makes_the_records_that_its_claims_need():
-    """It used to list claims about similarity as decided without asking for records."""
+    """Claims about similarity are decided only by a sweep that asks for similarity records."""
     from pipeline.analysis.claim_registry import load_claims
 
     job, claims = module("claims"), load_claims()

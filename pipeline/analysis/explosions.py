@@ -15,6 +15,7 @@ import polars as pl
 from pipeline.analysis.claims import SUPPORTS, UNDECIDED, describe_claim, describe_left_out
 from pipeline.analysis.curves import TOO_FEW
 from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, add_because_column, load_trained_blocks
+from pipeline.analysis.group_errors import center_and_scale
 from pipeline.analysis.loss_spikes import MAD_TO_SD, find_spikes
 
 SPIKE_WINDOW, SIGMAS = 128, 6.0
@@ -123,7 +124,7 @@ def estimate_lead(log_id: np.ndarray, log_loss: np.ndarray) -> Lead:
         log_id: [checkpoints], in training order.
         log_loss: [checkpoints], in training order.
     """
-    dimension, loss = (_normalize(standardize_steps(series)) for series in (log_id, log_loss))
+    dimension, loss = (center_and_scale(standardize_steps(series))[0] for series in (log_id, log_loss))
     at = {lag: float(dimension @ np.roll(loss, -lag)) for lag in (*LEAD_LAGS, *NON_LEAD_LAGS)}
     lag = max(LEAD_LAGS, key=lambda lag: at[lag])
     p = _permutation_p(dimension, loss, at[lag], SCREENED)
@@ -159,13 +160,6 @@ def _running_median(values: np.ndarray, reach: int) -> np.ndarray:
     # scipy.ndimage.median_filter differs in short series and does not propagate NaN.
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, reach, mode="reflect"), 2 * reach + 1)
     return np.median(windows, axis=1)
-
-
-def _normalize(values: np.ndarray) -> np.ndarray:
-    """Scale to mean 0 and length 1, so that products are Pearson correlations; a constant series becomes 0."""
-    around = values - values.mean()
-    size = float(np.sqrt((around**2).sum()))
-    return around / size if size > 0 else around
 
 
 def _analyze_history(row: dict[str, Any]) -> dict[str, Any]:

@@ -156,3 +156,13 @@ def subtract_intervals(minuend: str, subtrahend: str, name: str) -> list[pl.Expr
     above = ((first[2] - first[0]) ** 2 + (second[0] - second[1]) ** 2).sqrt()
     limits = {"": difference, "_low": difference - below, "_high": difference + above}
     return [limit.alias(f"{name}{end}") for end, limit in limits.items()]
+
+
+def center_and_scale(values: Floats) -> tuple[Floats, float]:
+    """Return the values minus their mean, scaled to length 1, and the length before scaling.
+
+    Products of such series are Pearson correlations; a constant series becomes 0.
+    """
+    around = values - values.mean()
+    size = float(np.sqrt((around**2).sum()))
+    return (around / size if size > 0 else around), size

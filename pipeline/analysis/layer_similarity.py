@@ -11,11 +11,9 @@ from pipeline.analysis.frames import (
     LakeOrFrame,
     add_because_column,
     format_interval,
-    load_layer_rows,
-    select_newest_rows,
 )
 from pipeline.analysis.group_errors import Estimate
-from pipeline.analysis.recorded_cells import has_groups, iter_recorded_histories, recorded_measures
+from pipeline.analysis.recorded_cells import has_groups, iter_newest_cells
 from pipeline.analysis.similarities import (
     CKA,
     MEASURES,
@@ -50,12 +48,7 @@ def compute_similarity(lake: LakeOrFrame) -> pl.DataFrame:
     (share of permutations of the tokens at which the ends are at least as alike), `blocks`, `tokens`, `revision`,
     `rows`, `because`.
     """
-    frame = select_newest_rows(load_layer_rows(lake))
-    found = [
-        _summarize(rows, cells[-1], measure)
-        for rows, cells in iter_recorded_histories(frame)
-        for measure in recorded_measures(cells[-1:], MEASURES)
-    ]
+    found = [_summarize(*each) for each in iter_newest_cells(lake, MEASURES)]
     return add_because_column(pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS), _sentence)
 
 
@@ -65,10 +58,8 @@ _TYPES |= {"bound": pl.Float64(), "unrelated": pl.Float64(), "p": pl.Float64()}
 _TYPES |= {"blocks": pl.Int64(), "tokens": pl.Int64(), "rows": pl.Int64()}
 
 
-def _summarize(rows: pl.DataFrame, cell: CellRecords, measure: str) -> dict[str, Any]:
+def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str, Any]:
     tokens, blocks = shared_tokens([cell]), cell.blocks
-    row: dict[str, Any] = {name: rows[name][-1] for name in (*HISTORY_COLUMNS, "revision")}
-    row |= {"measure": measure, "blocks": len(blocks), "tokens": tokens.count, "rows": len(blocks)}
     if len(blocks) < MIN_BLOCKS or not can_compare(tokens):
         return row | {"verdict": TOO_FEW}
     layers = [cell.layers[block] for block in blocks]

@@ -7,8 +7,7 @@ import numpy as np
 import polars as pl
 
 from pipeline.analysis.frames import HISTORY_COLUMNS
-from pipeline.analysis.group_errors import Estimate, paired_half_width, shares_groups, subtract_rows
-from pipeline.analysis.simultaneous_test import Floats
+from pipeline.analysis.group_errors import Estimate, center_and_scale, paired_half_width, shares_groups, subtract_rows
 
 BOTH_LEVEL = 0.975
 """Level of the interval of each of two changes, so that the interval of the smaller one has at least 95 %."""
@@ -63,7 +62,7 @@ def smaller_of(estimates: Sequence[Estimate]) -> Estimate:
 
 def correlate(rows: Sequence[Mapping[str, Any]]) -> Estimate:
     """Correlation of `value` with `rank` over the points, with its first-order 95 % interval over paired groups."""
-    (a, size_a), (b, size_b) = (_normalize(np.array([row[name] for row in rows])) for name in ("value", "rank"))
+    (a, size_a), (b, size_b) = (center_and_scale(np.array([row[name] for row in rows])) for name in ("value", "rank"))
     r = float(a @ b)
     paired = all(shares_groups(rows[0], row) and row["rank_deviations"] is not None for row in rows)
     if not paired or min(size_a, size_b) == 0:
@@ -72,10 +71,3 @@ def correlate(rows: Sequence[Mapping[str, Any]]) -> Estimate:
     weights = (b - r * a) / size_a, (a - r * b) / size_b
     half = paired_half_width(np.sum([weight @ error for weight, error in zip(weights, errors, strict=True)], axis=0))
     return Estimate(r, r - half, r + half)
-
-
-def _normalize(values: Floats) -> tuple[Floats, float]:
-    """Return the values minus their mean, scaled to length 1 (zeros if constant), and the length before scaling."""
-    around = values - values.mean()
-    size = float(np.sqrt((around**2).sum()))
-    return (around / size if size > 0 else around), size

@@ -12,10 +12,8 @@ from pipeline.analysis.frames import (
     LakeOrFrame,
     add_because_column,
     format_interval,
-    load_layer_rows,
-    select_newest_rows,
 )
-from pipeline.analysis.recorded_cells import iter_recorded_histories, recorded_measures
+from pipeline.analysis.recorded_cells import iter_newest_cells
 from pipeline.analysis.similarities import (
     can_compare,
     compare_layers,
@@ -52,19 +50,13 @@ def compute_rearrangement(lake: LakeOrFrame) -> pl.DataFrame:
     interval, `largest_at` (block in front of that step), `neighbours`, `ends` and `unrelated` (overlaps), `blocks`,
     `tokens`, `revision`, `rows`, `because`.
     """
-    frame = select_newest_rows(load_layer_rows(lake))
-    found = [
-        _summarize(rows, cells[-1], measure)
-        for rows, cells in iter_recorded_histories(frame)
-        for measure in recorded_measures(cells[-1:], MEASURED)
-    ]
+    found = [_summarize(*each) for each in iter_newest_cells(lake, MEASURED)]
     return add_because_column(pl.DataFrame(found, schema=_TYPES).sort(*HISTORY_COLUMNS), _sentence)
 
 
-def _summarize(rows: pl.DataFrame, cell: CellRecords, measure: str) -> dict[str, Any]:
+def _summarize(row: dict[str, Any], cell: CellRecords, measure: str) -> dict[str, Any]:
     tokens, blocks = shared_tokens([cell]), cell.blocks
-    row: dict[str, Any] = {name: rows[name][-1] for name in (*HISTORY_COLUMNS, "revision")}
-    row |= {"measure": measure, "blocks": len(blocks), "tokens": tokens.count, "rows": len(blocks), "claim": UNDECIDED}
+    row = row | {"claim": UNDECIDED}
     if len(blocks) < MIN_BLOCKS or not can_compare(tokens):
         return row | {"verdict": TOO_FEW}
     layers, unrelated = [cell.layers[block] for block in blocks], expected_similarity(measure, tokens)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipeline.analysis.frames import HISTORY_COLUMNS
-from pipeline.analysis.similarities import HEADLINES, OVERLAPS
+from pipeline.analysis.frames import HISTORY_COLUMNS, LakeOrFrame, load_layer_rows, select_newest_rows
+from pipeline.analysis.similarities import HEADLINES, OVERLAPS, shared_tokens
 from pipeline.lake.cell_records import CellRecords, load_cell_records
 from pipeline.lake.lake import Lake
 from pipeline.lake.similarity_files import parse_size
@@ -74,6 +74,20 @@ def iter_recorded_histories(frame: pl.DataFrame) -> Iterator[tuple[pl.DataFrame,
             same = [cell_id for cell_id in known if records[cell_id].tokens_digest == digest]
             kept = steps.filter(pl.col("cell_id").is_in(same))
             yield kept, [records[cell_id] for cell_id in kept["cell_id"]]
+
+
+def iter_newest_cells(lake: LakeOrFrame, measures: Sequence[str]) -> Iterator[tuple[dict[str, Any], CellRecords, str]]:
+    """Yield the newest checkpoint of each history that has records, once per measure that its records allow.
+
+    The first item is the start of its row in a finding: keys of the history, revision, measure, and the numbers of
+    blocks, ordinary tokens and rows.
+    """
+    for rows, cells in iter_recorded_histories(select_newest_rows(load_layer_rows(lake))):
+        cell, blocks = cells[-1], len(cells[-1].blocks)
+        about: dict[str, Any] = {name: rows[name][-1] for name in (*HISTORY_COLUMNS, "revision")}
+        about |= {"blocks": blocks, "tokens": shared_tokens([cell]).count, "rows": blocks}
+        for measure in recorded_measures([cell], measures):
+            yield about | {"measure": measure}, cell, measure
 
 
 def recorded_measures(cells: Sequence[CellRecords], measures: Sequence[str] = HEADLINES) -> list[str]:

@@ -5,8 +5,9 @@ sha256 of every weight file; config and tokenizer files are small and are downlo
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from os.path import commonprefix
-from typing import NamedTuple
 
 from pipeline.catalog import hub_client, hub_refs
 from pipeline.catalog.families import Family, get_family, load_families
@@ -19,14 +20,15 @@ from pipeline.sources import matches_model
 from pipeline.spec import Checkpoint, Hub, Members
 
 
-class SourceRepos(NamedTuple):
+@dataclass(frozen=True)
+class SourceRepos:
     """Repos of a source, with their refs."""
 
     source: Hub | Members
     repos: dict[str, Repo | None]
     """Opened repos by requested id; None = a member of a family that the Hub does not have."""
 
-    @property
+    @cached_property
     def refs(self) -> list[RevisionRef]:
         return [ref for repo in self.repos.values() if repo for ref in list_revision_refs(repo)]
 

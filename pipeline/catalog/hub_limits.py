@@ -60,6 +60,11 @@ class RateLimit:
             parts.append("set HF_TOKEN for a higher limit")
         return "".join(f", {part}" for part in parts)
 
+    def describe_rest(self, started: float, done: int, total: int) -> str:
+        """Return `describe` of the requests left, at the rate of those done since `started` (monotonic seconds)."""
+        seconds_each = (time.monotonic() - started) / done if done else 0.0
+        return self.describe(total - done, seconds_each)
+
 
 RATE_LIMIT = RateLimit()
 """Rate limit of this process, shared by all its requests."""

@@ -66,8 +66,7 @@ class HubListing:
 
     def _show(self, progress: Progress) -> None:
         done = len(self._all) - self.requests_left
-        seconds_each = (monotonic() - self._start) / done if done else 0.0
-        progress.note = RATE_LIMIT.describe(self.requests_left, seconds_each)
+        progress.note = RATE_LIMIT.describe_rest(self._start, done, len(self._all))
         progress.advance(done - progress.done)
 
 

@@ -162,8 +162,7 @@ def _follow(finished: SimpleQueue[Future[R]], total: int, progress: Progress) ->
         except Empty:
             finished_one = 0
         done = progress.done + finished_one
-        seconds_each = (time.monotonic() - start) / done if done else 0.0
-        progress.note = RATE_LIMIT.describe(total - done, seconds_each)
+        progress.note = RATE_LIMIT.describe_rest(start, done, total)
         progress.advance(finished_one)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -114,15 +114,11 @@ def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, targe
     order = ", ".join(f"{name} NULLS LAST" for name in SORT_COLUMNS)
     query = f"SELECT * FROM ({' UNION ALL '.join(scans)}) ORDER BY {order}"
     options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}"
-    for limit in MEMORY_LIMITS:
-        try:
-            return _copy_sorted(
-                f"COPY ({query}) TO '{_quoted(target)}' ({options})", old_cells, row_files.folder, limit
-            )
-        except duckdb.OutOfMemoryException:
-            if limit == MEMORY_LIMITS[-1]:
-                raise
-    raise AssertionError("MEMORY_LIMITS is empty")
+    copy = f"COPY ({query}) TO '{_quoted(target)}' ({options})"
+    for limit in MEMORY_LIMITS[:-1]:
+        with suppress(duckdb.OutOfMemoryException):
+            return _copy_sorted(copy, old_cells, row_files.folder, limit)
+    return _copy_sorted(copy, old_cells, row_files.folder, MEMORY_LIMITS[-1])
 
 
 def _copy_sorted(copy: str, wanted: pl.Series, folder: Path, memory_limit: str) -> int:
