@@ -17,6 +17,7 @@ from pipeline.analysis.recorded_cells import has_groups, iter_newest_cells
 from pipeline.analysis.similarities import (
     CKA,
     MEASURES,
+    MIN_COUNTED,
     OVERLAPS,
     can_compare,
     compare_layers,
@@ -112,12 +113,14 @@ def _sentence(row: dict[str, Any]) -> str:
         return f"The blocks are not compared: {_lack_of_values(row['measure'])} in a block."
     if row["verdict"] == TOO_FEW:
         return f"{row['blocks']} blocks on {row['tokens']} ordinary tokens are too few to compare."
-    without = _lack_of_values(row["measure"])
+    without = f"{_lack_of_values(row['measure'])} without a group"
+    if OVERLAPS.get(row["measure"]) == 1:
+        without = f"under {MIN_COUNTED} tokens have the same nearest neighbour, or another one, in two layers"
     text = {
         GRADED: "The first and the last block are significantly less alike than neighbouring blocks",
         ONE_GEOMETRY: "The first and the last block are as alike as neighbouring blocks, within 0.1",
         UNDECIDED_YET: "The difference between the ends and neighbouring blocks is within error",
-        NO_ERRORS: f"There are no errors: the records have one group of contexts, or {without} without a group",
+        NO_ERRORS: f"There are no errors: the records have one group of contexts, or {without}",
     }[row["verdict"]]
     bound = f" (at most {row['bound']:.3f} from the CKA of whole kernels)" if row["measure"] == CKA else ""
     ends = f"{row['measure']} of the ends {format_interval(row, 'ends')}{bound}"

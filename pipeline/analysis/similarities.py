@@ -22,6 +22,9 @@ CKA = "cka"
 OVERLAPS = {"overlap_1": 1, "overlap_4": 4, "overlap_16": 16}
 """Neighbours per token of each overlap."""
 MEASURES = (CKA, *OVERLAPS)
+MIN_COUNTED = 20
+"""Fewest tokens with an equal nearest neighbour, and with another one, for an error of `overlap_1`: with fewer, two
+groups of contexts often give equal values, so that the 95 % interval misses in up to half of all pairs."""
 HEADLINES = (CKA, "overlap_4")
 """Measures of the findings over training and models."""
 COMPARED_FIELDS = {
@@ -38,7 +41,10 @@ class Similarities(NamedTuple):
 
     value: Float64[np.ndarray, "first second"]
     without: Float64[np.ndarray, "groups first second"]
-    """Values that remain when one group of contexts is left out; empty if there is only one group."""
+    """Values that remain when one group of contexts is left out; empty if there is only one group.
+
+    NaN for an `overlap_1` that rests on fewer than MIN_COUNTED tokens.
+    """
     bound: Float64[np.ndarray, "first second"]
     """Largest difference from the CKA of whole kernels; 0 for overlaps."""
 
@@ -92,7 +98,9 @@ def compare_layers(
     k = OVERLAPS[measure]
     lists = NeighbourStack(first, tokens, k)
     overlap = compare_neighbours(lists, lists if second is first else NeighbourStack(second, tokens, k), errors)
-    return Similarities(overlap.value, overlap.without, np.zeros_like(overlap.value))
+    counted = np.minimum(overlap.value, 1 - overlap.value) * tokens.count
+    without = np.where(counted >= MIN_COUNTED, overlap.without, np.nan) if k == 1 else overlap.without
+    return Similarities(overlap.value, without, np.zeros_like(overlap.value))
 
 
 def mean_similarity(

@@ -37,11 +37,11 @@ def similarity_of_records(
 
     Columns: `layer` and `depth` of the first cell, `other_layer` and `other_depth` of the second, `state` of the first,
     `tokens` compared; `cka` with `cka_bound` (largest difference from the CKA of whole kernels), `overlap_1`, `_4` and
-    `_16`, each with its 95 % interval (`_low`, `_high`; null with one group of contexts) and the value of unrelated
-    layers (`_null`). An overlap is null where the records have fewer neighbours, or no token keeps this many ordinary
-    ones. `imbalance` is the information
-    imbalance from the first layer to the second, `imbalance_back` the reverse (0: predicts the neighbours of the other;
-    1: unrelated), with their intervals; null unless both records have ranks (`similarity: {ranks: true}`).
+    `_16`, each with its 95 % interval (`_low`, `_high`; null with one group of contexts, and for an `overlap_1` of
+    under MIN_COUNTED tokens) and the value of unrelated layers (`_null`). An overlap is null where the records have
+    fewer neighbours, or no token keeps this many ordinary ones. `imbalance` is the information imbalance from the first
+    layer to the second, `imbalance_back` the reverse (0: predicts the neighbours of the other; 1: unrelated), with
+    their intervals; null unless both records have ranks (`similarity: {ranks: true}`).
 
     Args:
         pairs: layers of the first and the second cell; by default each layer with the one nearest in depth.

@@ -1,5 +1,6 @@
 """Damage of every kind of file of a lake: no crash, no hang, no wrong number, and `verify` reports it."""
 
+import json
 import os
 import random
 
@@ -42,8 +43,16 @@ def test_a_damaged_file_is_reported_and_changes_no_other_number(ground, kind, ca
 
 
 def is_detectable(kind, mutation, damaged, sound):
-    if damaged == sound:
+    if damaged == sound or has_equal_content(damaged, sound):
         return False
     if kind == "cell":
         return find_damage(damaged) is not None
     return kind in WITH_DIGEST or (mutation in ALWAYS_FOUND and kind != "plan") or mutation in ("empty", "deep")
+
+
+def has_equal_content(damaged, sound):
+    """True for JSON of equal values: checksums are over the canonical form."""
+    try:
+        return json.dumps(json.loads(damaged)) == json.dumps(json.loads(sound))
+    except (ValueError, RecursionError):
+        return False
