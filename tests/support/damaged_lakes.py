@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.columns import column_names
 from pipeline.errors import ShapelakeError
 from pipeline.lake import Audit, Lake, open_lake
+from pipeline.lake.cell_records import load_cell_records
 from pipeline.lake.leases import acquire_lease
 from pipeline.lake.records import Label, utc_now
 from pipeline.lake.snapshot import collect_garbage, compact
@@ -23,6 +24,7 @@ from pipeline.lake.verify import Problem, verify_lake
 from pipeline.lake.views import LABEL_DECIDED_COLUMNS
 from pipeline.strict_model import canonical_json
 from pipeline.sweep.plan import make_plan
+from tests.support import recorded_clouds
 from tests.support import stub_checkpoints as stub
 from tests.support.stub_runs import go
 
@@ -46,11 +48,12 @@ KINDS = {
     "snapshot cells": "snapshots/v3/*/cells.parquet",
     "snapshot labels": "snapshots/v3/*/labels.json",
     "snapshot rows": "snapshots/v3/*/layers-*.parquet",
+    "similarity records": "similarity/v1/*/*.parquet",
 }
 """Pattern of the newest file of each kind."""
 WITH_DIGEST = {
     *("cell", "label", "v1 label", "audit", "pointer", "manifest"),
-    *("snapshot cells", "snapshot labels", "snapshot rows"),
+    *("snapshot cells", "snapshot labels", "snapshot rows", "similarity records"),
 }
 """Kinds of which `verify` detects any changed byte."""
 WRONG_TYPES = ("[]", "{}", "null", "1", '"x"', "[[]]", '{"id": []}', "[{}]", "1e999", "-" + "9" * 5000, "true")
@@ -74,6 +77,7 @@ def make_lake(root: Path) -> Lake:
     lake.record_audit(Audit(model=label.model, family=None, formerly="lab/old", revisions=()))
     assert acquire_lease(lake, "a" * 32, "run-1") == ""
     lake.store.put_new("alerts/v1/fired/x.json", b'{"id":"x"}')
+    recorded_clouds.add_records(lake.uri)
     assert verify_lake(lake) == []
     return lake
 
@@ -187,7 +191,7 @@ class Ground:
         self.history = root / "runs"
         self.sound = make_lake(root)
         self.contents = {k: self.sound.store.get(key_of_kind(self.sound, k)) for k in KINDS}
-        self.rows = layers(self.sound)
+        self.rows, self.records = layers(self.sound), similarity_records(self.sound)
         self.root = root / "copy" / "lake"
 
     def copy(self) -> Lake:
@@ -200,6 +204,7 @@ class Ground:
         with limited():
             problems = verify_lake(lake)
             self._check_rows(attempt(lambda: layers(Lake(lake.uri))), key, kind)
+            self._check_records(attempt(lambda: similarity_records(Lake(lake.uri))), key)
             attempt(lambda: open_lake(lake.uri).query_frame("select count(*) from cells"))
             attempt(lambda: lake_status(Lake(lake.uri)))
             attempt(lambda: make_plan(stub.sweep(self.history), Lake(lake.uri)))
@@ -220,10 +225,24 @@ class Ground:
             wanted = wanted.filter(wanted["cell_id"] != Path(key).stem)
         assert found.drop(by_label).equals(wanted), f"other rows after damage to {key}"
 
+    def _check_records(self, found: dict[str, bytes] | None, key: str) -> None:
+        """The similarity records of other files are unchanged; those of the damaged one are unchanged or absent."""
+        wanted = self.records if found is None or key in found else {k: v for k, v in self.records.items() if k != key}
+        assert found in (None, wanted), f"other similarity records after damage to {key}"
+
 
 def layers(lake: Lake) -> Any:
     columns = ", ".join(name for name in column_names() if name not in ("duplicate_of", "superseded"))
     return open_lake(lake.uri).query_frame(f"select {columns} from layers order by cell_id, layer")
+
+
+def similarity_records(lake: Lake) -> dict[str, bytes]:
+    """The factors and neighbours of every readable record of a lake, by key of the file."""
+    cells = load_cell_records(lake, lake.record_files().values())
+    return {
+        key: b"".join(layer.neighbours.tobytes() + layer.vectors.tobytes() for layer in cell.layers.values())
+        for key, cell in cells.items()
+    }
 
 
 def attempt(call: Callable[[], Any]) -> Any:
