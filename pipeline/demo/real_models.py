@@ -11,6 +11,7 @@ from pipeline.demo.trained_models import DECODER, ENCODER, provide_trained_model
 from pipeline.lake import Lake, LakeReader, open_lake
 from pipeline.render import print_run_report
 from pipeline.render.tables import print_table
+from pipeline.similarity.settings import Similarity
 from pipeline.spec import Corpus, Local, Resources, Sweep, built_in_recipe
 from pipeline.sweep.plan import make_plan
 from pipeline.sweep.run import run
@@ -31,6 +32,7 @@ def real_sweep(checkpoints: dict[str, Path], prose: Path) -> Sweep:
         checkpoints=tuple(Local(local=str(path), model=name) for name, path in checkpoints.items()),
         corpora=(Corpus(kind="text", path=str(prose)), Corpus(kind="random-uniform")),
         recipe=built_in_recipe("real@1"),
+        similarity=Similarity(),
         resources=Resources(cpus=os.cpu_count() or 1, slots=1),
     )
 

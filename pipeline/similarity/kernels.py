@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64
 
+from pipeline.similarity.blas_threads import on_one_blas_thread
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 MIN_TOKENS = 8
@@ -67,6 +68,7 @@ class KernelStack:
         return sums
 
 
+@on_one_blas_thread
 def kernel_products(first: KernelStack, second: KernelStack, errors: bool = True) -> Products:
     """Return inner products of the U-centred kernels of all pairs of layers: on all tokens, then without each group.
 
@@ -127,6 +129,7 @@ class Cka(NamedTuple):
     """Value without the tokens of each group of contexts."""
 
 
+@on_one_blas_thread
 def compare_kernels(first: KernelStack, second: KernelStack, errors: bool = True) -> Cka:
     """Return the debiased linear CKA of all pairs of layers; NaN for a layer whose U-centred kernel is zero.
 
@@ -182,6 +185,7 @@ def _angle(tails: Float64[np.ndarray, " layers"], norms: Float64[np.ndarray, " l
     return np.where(share < 1, np.arcsin(np.clip(share, 0, 1)), np.pi)
 
 
+@on_one_blas_thread
 def permuted_cka(
     first: LayerRecord, second: LayerRecord, tokens: ComparedTokens, draws: int, rng: np.random.Generator
 ) -> Float64[np.ndarray, " draws"]:

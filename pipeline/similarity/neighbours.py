@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt64
 
+from pipeline.similarity.blas_threads import on_one_blas_thread
 from pipeline.similarity.record import ComparedTokens, LayerRecord
 
 CHUNK_TOKENS = 64
@@ -59,6 +60,7 @@ def nearest_kept(
     return np.take_along_axis(lists, order, 1), kept.sum(1) >= k
 
 
+@on_one_blas_thread
 def compare_neighbours(first: NeighbourStack, second: NeighbourStack, errors: bool = True) -> Overlap:
     """Return the share of the k nearest neighbours that two layers have in common, for all pairs of layers.
 
@@ -125,15 +127,15 @@ def permuted_overlap(
     """Return the overlap of two layers with the second one's tokens permuted: its distribution for unrelated layers."""
     (mine, enough), (theirs, also) = (nearest_kept(record, tokens, k) for record in (first, second))
     kept = np.flatnonzero(tokens.keep)
-    place = np.full(len(tokens.keep), -1)
-    place[kept] = np.arange(len(kept))
-    mine, theirs = place[mine], place[theirs]
-    found = np.empty(draws)
+    index = np.full(len(tokens.keep), -1)
+    index[kept] = np.arange(len(kept))
+    is_neighbour = np.zeros((len(kept), len(kept)), bool)
+    np.put_along_axis(is_neighbour, index[theirs], True, axis=1)
+    mine, found = index[mine], np.empty(draws)
     for draw in range(draws):
         order = rng.permutation(len(kept))
-        renamed = np.argsort(order)[theirs[order]]
+        shared = is_neighbour[order[:, None], order[mine]].sum(1)
         counts = enough & also[order]
-        shared = (mine[:, :, None] == renamed[:, None, :]).any(2).sum(1)
         found[draw] = shared[counts].mean() / k if counts.any() else np.nan
     return found
 
