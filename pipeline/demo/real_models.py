@@ -58,6 +58,7 @@ def run_real_demo(folder: Path) -> int:
     print_profiles(open_lake(uri))
     print_line(f"lake      {uri}")
     print_line(f"figure    shapelake figure anisotropy-depth --lake {uri} -o anisotropy.png")
+    print_line(f"          shapelake figure similarity-layers --lake {uri} -o similarity.png")
     page, *_ = write_report(open_lake(uri), folder / "report.html")
     print_line(f"the same results as a web page: {page}", err=True)
     return 0
