@@ -18,6 +18,7 @@ from pipeline.analysis.phases import classify_by_estimator
 from pipeline.analysis.random_baselines import RANDOM_CORPUS_PREFIX
 from pipeline.analysis.trust import list_doubts
 from pipeline.lake.reader import LakeReader
+from pipeline.report.similarity_tables import layer_matrices, settling_curves
 
 ESTIMATOR_LABELS = {"id_twonn": "TwoNN", "id_mle": "maximum likelihood", "id_authors": "published code"}
 LANDMARK_PARTS = 4
@@ -46,6 +47,10 @@ class ChartTables(NamedTuple):
     """Text minus random tokens, one row per (history, text, `random`, step, layer)."""
     peaks: pl.DataFrame
     """Step of the highest dimension over training by each estimator, per layer (null: the mean over blocks)."""
+    similarity: pl.DataFrame
+    """Similarity of all pairs of layers, per history and text at the newest checkpoint with similarity records."""
+    settling: pl.DataFrame
+    """CKA of each block with its own last state, per history, text and step with similarity records."""
 
     def for_history(self, name: str) -> "ChartTables":
         """Select the rows of one history."""
@@ -54,7 +59,8 @@ class ChartTables(NamedTuple):
     @classmethod
     def concat(cls, parts: Sequence["ChartTables"]) -> "ChartTables":
         """Concatenate the tables of different models."""
-        orders = ((*SERIES_KEYS, "step", "layer"), (*SERIES_KEYS, "step"), GAP_ORDER, PEAK_ORDER)
+        by_step = (*SERIES_KEYS, "step")
+        orders = ((*by_step, "layer"), by_step, GAP_ORDER, PEAK_ORDER, SERIES_KEYS[:2], SERIES_KEYS[:2])
         each = zip(zip(*parts, strict=True), orders, strict=True)
         return cls(*(pl.concat(tables).sort(order, maintain_order=True) for tables, order in each))
 
@@ -69,7 +75,8 @@ class ChartTables(NamedTuple):
         """Select the rows of the charts across histories: newest profiles, landmarks, means."""
         shown = pl.col("newest") | pl.col("landmark")
         means = self.steps.select(*SERIES_KEYS, "step", "anisotropy", "anisotropy_se", "anisotropy_no_sink", "t")
-        return ChartTables(self.layers.filter(shown), means, self.gaps.clear(), self.peaks.clear())
+        empty = (table.clear() for table in self[2:])
+        return ChartTables(self.layers.filter(shown), means, *empty)
 
 
 def load_chart_rows(reader: LakeReader, models: str) -> pl.DataFrame:
@@ -113,8 +120,12 @@ def _suffix_if_ambiguous(test: pl.Expr, name: str) -> pl.Expr:
     return pl.when(test & pl.col(name).is_not_null()).then(pl.lit(" · ") + pl.col(name)).otherwise(pl.lit(""))
 
 
-def build_chart_tables(frame: pl.DataFrame, with_peaks: bool = True) -> ChartTables:
-    """Build the chart tables from the rows of `load_chart_rows`; `with_peaks` also fills the slow table `peaks`."""
+def build_chart_tables(frame: pl.DataFrame, with_slow: bool = True) -> ChartTables:
+    """Build the chart tables from the rows of `load_chart_rows`.
+
+    Args:
+        with_slow: also fill `peaks`, `similarity` and `settling`, which take most of the time; else these are empty.
+    """
     trained, last = select_history_rows(frame), select_newest_rows(frame)
     labels = frame.select(*HISTORY_COLUMNS, *SERIES_KEYS[:2]).unique().sort(HISTORY_COLUMNS)
     label = [*HISTORY_COLUMNS, "revision", "step", "layer"]
@@ -126,11 +137,14 @@ def build_chart_tables(frame: pl.DataFrame, with_peaks: bool = True) -> ChartTab
     every = every.with_columns(pl.col("newest", "landmark").fill_null(False), block=pl.col("state") == "block")
     kept = [*SERIES_KEYS, "revision", "step", "layer", "depth", "state", "block", "newest", "landmark", "doubt"]
     order = [*SERIES_KEYS, "step", "layer"]
+    slow = frame if with_slow else frame.clear()
     return ChartTables(
         every.select(*kept, *VALUE_COLUMNS).sort(order),
         _steps(trained).sort(*SERIES_KEYS, "step"),
         _gaps(trained).sort(GAP_ORDER),
-        _peaks(frame if with_peaks else frame.clear(), labels, marked),
+        _peaks(slow, labels, marked),
+        layer_matrices(slow),
+        settling_curves(slow),
     )
 
 

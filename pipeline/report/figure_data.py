@@ -58,7 +58,7 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
         known = ", ".join(ESTIMATOR_LABELS)
         raise UsageError(f"--estimator {options.estimator}", f"no such estimator{near}", f"Use one of {known}")
     rows = _select_step(_select_corpora(load_chart_rows(reader, options.models), options.corpus), options.step)
-    charts = build_chart_tables(rows, with_peaks=False)
+    charts = build_chart_tables(rows, with_slow=False)
     newest = select_block_rows(select_newest_rows(rows)).join(_load_extra(reader, rows), on=["cell_id", "layer"])
     tables = {"sinks": _sinks(newest), "spectrum": _spectrum(newest), "linearity": _linearity(newest)}
     is_random = charts.layers["text"].str.starts_with(RANDOM_CORPUS_PREFIX)
@@ -68,9 +68,8 @@ def load_figure_data(reader: LakeReader, options: FigureOptions) -> FigureData:
         "similarity_steps": lambda: step_matrices(rows),
         "settling": lambda: settling_curves(rows),
     }
-    return FigureData(
-        rows, charts, FigureTables(charts._asdict() | tables | _population(reader, options, rows), similar)
-    )
+    drawn = {name: table for name, table in charts._asdict().items() if name not in ("similarity", "settling")}
+    return FigureData(rows, charts, FigureTables(drawn | tables | _population(reader, options, rows), similar))
 
 
 def _population(reader: LakeReader, options: FigureOptions, rows: pl.DataFrame) -> dict[str, pl.DataFrame]:

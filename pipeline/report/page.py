@@ -23,7 +23,7 @@ from pipeline.report.sections import ASSETS, HISTORY_KEYS, ChartSpecs, Section
 from pipeline.report.verdicts import Verdicts
 
 MAX_PAGE_BYTES = 2_500_000
-SCRIPT_SECTION_FIELDS = ("table", "columns", "only", "controls", "query")
+SCRIPT_SECTION_FIELDS = ("table", "columns", "only", "controls", "query", "figure")
 """Fields of a section that page.js reads."""
 
 

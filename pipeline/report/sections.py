@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import polars as pl
 import yaml
 
-from pipeline.report import history_charts, overview_charts
+from pipeline.report import history_charts, overview_charts, similarity_charts
 from pipeline.report.chart_data import ChartTables
 from pipeline.report.chart_parts import ChartContext
 
@@ -32,7 +32,8 @@ class Section(NamedTuple):
     columns: tuple[str, ...]
     """Columns of the table behind the chart, in order; the query returns each of them."""
     query: str
-    """SQL over the lake's views; `{history}` and `{text}` stand for the conditions selected by the controls."""
+    """SQL over the lake's views; `{history}` and `{text}` stand for the conditions selected by the controls. Empty for
+    numbers that are computed from similarity records."""
     controls: tuple[str, ...]
     only: tuple[str, ...] = ()
     """Columns that select the chart's rows of the table: rows in which one of these is false or null are left out."""
@@ -41,6 +42,8 @@ class Section(NamedTuple):
     """Tables that the chart draws as marks, besides `table`."""
     over_training: bool = False
     """True if the chart needs two steps of a history."""
+    figure: str = ""
+    """Name of the figure that draws the same numbers; shown instead of a query."""
 
     def has_data(self, tables: ChartTables) -> bool:
         """True if the tables hold rows for the chart and, for a chart over training, two steps of a history."""
@@ -83,6 +86,8 @@ HISTORY_SECTIONS = _read_sections(
     dimension=history_charts.draw_dimension,
     loss=history_charts.draw_dimension_and_loss,
     random=history_charts.draw_random_gaps,
+    similarity=similarity_charts.draw_layer_maps,
+    settling=similarity_charts.draw_settling,
 )
 
 

@@ -1,11 +1,22 @@
-"""Charts of similarity: heat maps of layers and of checkpoints, and settling curves."""
+"""Charts of similarity, for figures and for the page: maps of layers and of checkpoints, and settling curves."""
 
 from typing import Any
 
 import altair as alt
 
 from pipeline.report import theme
-from pipeline.report.chart_parts import ChartContext, band, base_chart, line, step_axis
+from pipeline.report.chart_parts import (
+    ChartContext,
+    band,
+    base_chart,
+    depth_colour,
+    layer_axis,
+    layer_charts,
+    line,
+    step_axis,
+    tooltips,
+)
+from pipeline.report.similarity_tables import MEASURE_TITLES
 
 FACET_COLUMNS = 2
 SIMILARITY = alt.Color("value:Q", title="similarity", scale=alt.Scale(domain=[0, 1], clamp=True, scheme="viridis"))
@@ -38,6 +49,31 @@ def settling(shown: ChartContext) -> alt.FacetChart:
         line(base).encode(step_axis(shown), y, colour, each),
     )
     return _panels(drawn)
+
+
+def draw_layer_maps(shown: ChartContext) -> alt.VConcatChart:
+    """Similarity of all pairs of layers at the newest checkpoint of one history, one map per measure."""
+    maps = [_map_of_layers(measure) for measure in MEASURE_TITLES.values()]
+    return alt.vconcat(*maps, spacing=14).resolve_scale(x="shared", color="shared")
+
+
+def _map_of_layers(measure: str) -> alt.LayerChart:
+    base = base_chart("similarity", "history", "text").transform_filter(f"datum.measure == '{measure}'")
+    x = alt.X("other_layer:O", title="other layer", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    tips = tooltips("layer", "other_layer", "value", "compared_tokens")
+    return layer_charts(base.mark_rect(aria=False).encode(x, layer_axis(), SIMILARITY, tips), height=300, title=measure)
+
+
+def draw_settling(shown: ChartContext) -> alt.LayerChart:
+    """CKA of each block of one history with its own last state over training, coloured by depth."""
+    base, title, each = base_chart("settling", "history", "text"), "CKA with the last checkpoint", alt.Detail("layer:N")
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(tickCount=5))
+    tips = tooltips("layer", "depth", "step", "value", "low", "high", "compared_tokens")
+    return layer_charts(
+        band(base, 0.1).encode(step_axis(shown), alt.Y("low:Q", title=title), alt.Y2("high:Q"), depth_colour(), each),
+        line(base).encode(step_axis(shown), y, depth_colour(), each),
+        base.mark_point(filled=True, size=16, aria=False).encode(step_axis(shown), y, depth_colour(), each, tips),
+    )
 
 
 def _matrices(chart: alt.Chart) -> alt.FacetChart:

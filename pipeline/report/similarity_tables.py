@@ -24,18 +24,21 @@ _SHARED |= {COMPARED: pl.Int64()}
 
 
 def layer_matrices(rows: pl.DataFrame) -> pl.DataFrame:
-    """Similarity of all pairs of layers at the newest checkpoint: `layer`, `other_layer`, `value`, by `panel`."""
+    """Similarity of all pairs of layers at the newest checkpoint: `layer`, `other_layer`, `value`, by `measure`."""
     found = []
-    for about, cells in _histories(select_newest_rows(rows)):
+    for part, cells in iter_recorded_histories(select_newest_rows(rows)):
+        about = {"history": part["history"][0], "text": part["text"][0], "step": part["step"][0]}
         cell, tokens = cells[-1], shared_tokens(cells[-1:])
         layers = sorted(cell.layers)
         records = [cell.layers[layer] for layer in layers]
         for measure in recorded_measures(cells[-1:]) if layers and can_compare(tokens) else ():
             values = compare_layers(records, records, tokens, measure, errors=False).value
-            shared = about | {"panel": f"{about['history']}, {MEASURE_TITLES[measure]}"}
+            title = MEASURE_TITLES[measure]
+            shared = about | {"panel": f"{about['history']}, {title}", "measure": title}
             counts = np.full(values.shape, tokens.count)
             found += _cells_of(values, counts, layers, shared, "layer", "other_layer")
-    return pl.DataFrame(found, schema={**_SHARED, "layer": pl.Int64(), "other_layer": pl.Int64()})
+    places = {name: pl.Int64() for name in ("layer", "other_layer", "step")}
+    return pl.DataFrame(found, schema=_SHARED | {"measure": pl.String()} | places)
 
 
 def step_matrices(rows: pl.DataFrame) -> pl.DataFrame:
@@ -78,11 +81,6 @@ def settling_curves(rows: pl.DataFrame) -> pl.DataFrame:
                 found.append(about | {"panel": about["history"], "value": value, "low": low, "high": high} | place)
     places = {"layer": pl.Int64(), "depth": pl.Float64(), "step": pl.Int64(), "low": pl.Float64(), "high": pl.Float64()}
     return pl.DataFrame(found, schema=_SHARED | places)
-
-
-def _histories(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], list[CellRecords]]]:
-    for part, cells in iter_recorded_histories(rows):
-        yield {"history": part["history"][0], "text": part["text"][0]}, cells
 
 
 def _courses(rows: pl.DataFrame) -> Iterator[tuple[dict[str, Any], list[CellRecords], list[int]]]:

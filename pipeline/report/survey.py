@@ -60,7 +60,7 @@ def survey_models(rows: ChartRows, with_overview: bool) -> Survey:
 
 
 def _survey_batch(frame: pl.DataFrame, with_overview: bool) -> _Batch:
-    tables = build_chart_tables(frame)
+    tables = build_chart_tables(frame, with_slow=False)
     overview = tables.for_overview()
     return _Batch(
         copy_texts(frame.select("history", *HISTORY_KEYS, "revision", "corpus", "recipe", "text", "cell_id").unique()),

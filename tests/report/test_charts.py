@@ -137,7 +137,8 @@ def test_a_figure_that_does_not_exist_names_those_that_do(reader, tmp_path):
 def test_every_number_that_a_chart_draws_or_tells_is_in_its_table_or_in_a_finding(section, made):
     """Such a number can be queried, by the section's SQL or by the command of its finding."""
     spec = json.dumps(section.build_spec(ChartContext.from_tables(made)))
-    numbers = {name for frame in made for name in frame.select(cs.numeric()).columns} - {"t"}
+    frames = [getattr(made, name) for name in (section.table, *section.other_tables)]
+    numbers = {name for frame in frames for name in frame.select(cs.numeric()).columns} - {"t"}
     shown = {name for name in numbers if re.search(rf'"field": "{name}"|datum\.{name}\b', spec)}
     if "estimator" in section.controls:
         shown |= set(ESTIMATOR_LABELS) | {f"{name}_se" for name in ESTIMATOR_LABELS}

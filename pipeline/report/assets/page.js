@@ -115,6 +115,7 @@
   }
 
   function query(section) {
+    if (section.figure) return `shapelake figure ${section.figure} --lake ${page.lake} -o ${section.figure}.svg`;
     const where = (control) => page.where[control][choice(section, control)];
     const sql = section.query.replaceAll("{history}", () => where("history")).replaceAll("{text}", () => where("text"));
     return `shapelake query "${sql}" --lake ${page.lake}`;
