@@ -16,9 +16,11 @@ from uuid import uuid4
 from pipeline.errors import UsageError
 
 LOCK_TIMEOUT_S = 5.0
-"""Timeout for another process's transaction, which takes milliseconds; after it the table counts as unusable."""
+"""Seconds to wait for a transaction of another process, which takes milliseconds. After two such waits, this process
+does not use the table again for that purpose (reading or writing)."""
 WRITE_EVERY_S = 1.0
-"""Interval of the transactions of a batch; a kill loses at most the work of one interval."""
+"""Interval in seconds at which a batch writes its entries; a killed process loses at most the entries of one
+interval."""
 CREATE = (
     "CREATE TABLE IF NOT EXISTS entries (name BLOB PRIMARY KEY, version BLOB, text BLOB, crc INTEGER) WITHOUT ROWID"
 )
@@ -47,7 +49,7 @@ def folder(name: str) -> Path:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return the bytes of the files below `folder`, without the targets of links."""
+    """Return the total size in bytes of the files below `folder`; of a link, the size of the link itself is counted."""
     total = 0
     for base, _, names in os.walk(folder):
         for name in names:
@@ -74,7 +76,11 @@ def hold_file_lock(path: Path) -> Iterator[None]:
 
 
 class Entry(NamedTuple):
-    """Row of a table; `crc` covers the other columns, since no journal protects a row from a damaged disk."""
+    """Row of a table without its name.
+
+    `crc` is the CRC-32 of name, version and text. It reveals a row that a disk damaged, because SQLite would not
+    notice.
+    """
 
     version: bytes
     text: bytes
@@ -82,10 +88,10 @@ class Entry(NamedTuple):
 
 
 class Table:
-    """Texts by name and version in one SQLite file, shared by threads and processes.
+    """Table of texts in one SQLite file, which threads and processes share. Each name has one text and its version.
 
-    The file can be deleted, damaged or read-only at any time, or lie on a file system without locks: then `get` finds
-    nothing and `put` stores nothing, and a damaged file is replaced.
+    The file can be deleted, damaged or read-only at any time, or lie on a file system without locks. In each of these
+    cases, `get` finds nothing and `put` stores nothing, and a damaged file is replaced.
     """
 
     def __init__(self, path: Path) -> None:
@@ -116,7 +122,11 @@ class Table:
 
     @contextmanager
     def batch(self, prefix: str) -> Iterator[None]:
-        """Read the entries whose names begin with `prefix` at once; write new ones in transactions of WRITE_EVERY_S."""
+        """Make many `get` and `put` calls inside the block fast, by grouping them into few transactions.
+
+        At the start of the block, all entries whose names begin with `prefix` are read into memory. Entries that `put`
+        stores are written together, every WRITE_EVERY_S seconds and at the end of the block.
+        """
         first = os.fsencode(prefix)
         with self._lock:
             rows = self._run("read", lambda db: db.execute(SELECT_RANGE, (first, first + b"\xff")).fetchall())
@@ -140,7 +150,11 @@ class Table:
         self._written_at = time.monotonic()
 
     def _run(self, use: str, call: Callable[[sqlite3.Connection], T]) -> T | None:
-        """Return `call(database)`; after two failures return None, and do not try this `use` again."""
+        """Return `call(database)`; None if it fails twice, and then on every later call with the same `use`.
+
+        Args:
+            use: `read` or `write`.
+        """
         for _ in range(2 if self._usable[use] else 0):
             try:
                 self._database = self._database or _connect(self._path)

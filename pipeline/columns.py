@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import NamedTuple
 
 METRIC_GROUPS = ("counts", "anisotropy", "spectrum", "norms", "dimension", "linearity", "loss")
-"""Groups of columns that are measured."""
+"""Groups of columns that are metrics."""
 MU_PROBABILITIES = (0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 """Probabilities of the quantiles in the column `mu_quantiles`."""
 
@@ -25,9 +25,9 @@ class Column(NamedTuple):
 class Flag(NamedTuple):
     meaning: str
     groups: tuple[str, ...] = ()
-    """Groups of columns whose null the flag explains; empty for most caveats."""
+    """Groups of columns whose nulls the flag explains; empty for a flag that only qualifies numbers."""
     columns: tuple[str, ...] = ()
-    """Single columns whose null the flag explains."""
+    """Further columns whose nulls the flag explains."""
 
 
 class ValueRange(NamedTuple):
@@ -38,7 +38,7 @@ class ValueRange(NamedTuple):
 
 
 _ROUNDING = 1e-6
-"""Rounding by which a ratio may exceed its bounds."""
+"""Amount by which a ratio may exceed its bounds because of rounding."""
 _NON_NEGATIVE, _SHARE = ValueRange(0), ValueRange(-_ROUNDING, 1 + _ROUNDING)
 RANGE_BY_UNIT: dict[str, ValueRange] = {
     "0..1": _SHARE,
@@ -67,13 +67,13 @@ def read_csv_bytes() -> bytes:
 
 @cache
 def all_columns() -> tuple[Column, ...]:
-    """Return every column in file order."""
+    """Return every column in the order of columns.csv."""
     return tuple(Column(**row) for row in csv.DictReader(read_csv_bytes().decode().splitlines()))
 
 
 @cache
 def column_names(*groups: str) -> tuple[str, ...]:
-    """Return the column names of the given groups, or of all groups."""
+    """Return the column names of the given groups; without groups, return all column names."""
     return tuple(c.name for c in all_columns() if not groups or c.group in groups)
 
 
@@ -92,11 +92,11 @@ def _read_flags() -> dict[str, Flag]:
 
 
 FLAGS = _read_flags()
-"""Every word that the column `flags` may contain, up to its colon."""
+"""Flag by word. The column `flags` contains such words, some of them followed by a colon and details."""
 
 
 def explained_columns(flags: Iterable[str]) -> frozenset[str]:
-    """Return the names of the columns whose null the given flags explain."""
+    """Return the names of all columns whose nulls at least one of the given flags explains."""
     known = [FLAGS[word] for flag in flags if (word := flag.partition(":")[0]) in FLAGS]
     groups = {group for flag in known for group in flag.groups}
     return frozenset(column for flag in known for column in flag.columns) | {
@@ -105,19 +105,24 @@ def explained_columns(flags: Iterable[str]) -> frozenset[str]:
 
 
 def is_null_by_definition(name: str, depth: float) -> bool:
-    """Return True if a null metric at this depth needs no flag.
+    """Return True if a null in the metric `name` at this relative depth needs no flag that explains it.
 
-    Errors and values per group need two groups, the surrogate is optional, and no layer follows the last one.
+    Standard errors and values per group are null if there are fewer than two groups of contexts. Columns of the
+    surrogate are null if the recipe leaves it out. Linearity is null at the last layer (depth 1), because it relates a
+    layer to the next one.
     """
     needs_next_layer = name in column_names("linearity") or name.endswith("_normed")
     return name.endswith(("_se", "_gaussian", "_groups")) or (needs_next_layer and depth == 1)
 
 
 def group_statistic(name: str) -> str:
-    """Return the content of `NAME_groups`: `estimate` of each group alone, or `leave_one_out` values (jackknife).
+    """Return the kind of the values that the column `NAME_groups` lists for the metric `name`.
 
-    The standard error of a mean of estimates is sd / sqrt(G); that of a jackknife is sqrt((G - 1) / G * sum of squared
-    deviations). Both hold for paired differences of the lists of two rows that share their contexts.
+    - `estimate`: the estimate from each of G groups alone. The standard error of their mean is sd / sqrt(G).
+    - `leave_one_out`: the estimates with one group left out at a time (jackknife). The standard error is
+      sqrt((G - 1) / G * sum of squared deviations).
+
+    If two rows share their contexts, both formulas also hold for the differences between their lists, group by group.
     """
     group = next(column.group for column in all_columns() if column.name == name)
     return "estimate" if group in ("dimension", "loss") else "leave_one_out"

@@ -13,16 +13,18 @@ PACKED_SUFFIXES = (".gz", ".xz", ".zst", ".bz2", ".zip")
 
 
 class Corpus(StrictModel):
-    """Source of tokens. Written `{enwik8-raw: PATH}`, `{random-uniform: {}}`, `{text: PATH}`, `{jsonl: PATH, field: F}`
-    or `KIND[:PATH[#FIELD]]`."""
+    """Source of tokens. It is written as `{enwik8-raw: PATH}`, `{random-uniform: {}}`, `{text: PATH}`, or
+    `{jsonl: PATH, field: F}`, or in short as `KIND[:PATH[#FIELD]]`."""
 
     kind: CorpusKind
     path: str | None = None
-    """Local file, plain or compressed, a folder or a glob; for random-unigram the text that gives the frequencies."""
+    """Local file (plain or compressed), folder or glob; for random-unigram, of the text that gives the token
+    frequencies."""
     field: str | None = None
-    """Field of each record that has the text, for jsonl and parquet; null = text."""
+    """Name of the field of each record that has the text, for jsonl and parquet; null = the field `text`."""
     sha256: str | None = None
-    """sha256 of the text as read; None until resolved, and for random-uniform."""
+    """sha256 of the decompressed text; None until the corpus is resolved (see `corpora.resolve`), and for
+    random-uniform."""
 
     @model_validator(mode="before")
     @classmethod
@@ -51,7 +53,7 @@ class Corpus(StrictModel):
 
     @property
     def id(self) -> str:
-        """Name in the lake: the kind, and for a text or records of the user also the file's name."""
+        """Name in the lake: the kind or, for the kinds text, jsonl and parquet, KIND:NAME with the file's name."""
         if self.kind in RECORD_KINDS:
             return f"{self.kind}:{self._stem}"
         return f"text:{Path(self.path or '').stem}" if self.kind == "text" else self.kind
@@ -74,7 +76,8 @@ class Corpus(StrictModel):
 
     @property
     def visible_path(self) -> str | None:
-        """Path that every node must see; for a pattern, the folder above its first wildcard; None without a path."""
+        """Path that must exist on every node: for a pattern, the folder above its first wildcard. None without a
+        path."""
         path = Path(self.path) if self.path else None
         while path and self.is_pattern and any(sign in str(path) for sign in "*?[") and not path.exists():
             path = path.parent
@@ -90,7 +93,10 @@ class Corpus(StrictModel):
 
 
 def _parse_corpus_words(text: str) -> dict[str, Any]:
-    """Parse KIND[:PATH[#FIELD]]; a # in the name of a file that exists is part of its path."""
+    """Return the fields of a corpus written as KIND[:PATH[#FIELD]].
+
+    If a file with the name PATH#FIELD exists, the # is part of its name.
+    """
     kind, _, path = text.partition(":")
     if kind not in (*RECORD_KINDS, "random-unigram") or "#" not in path or Path(path).exists():
         return {kind: path or {}}

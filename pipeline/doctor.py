@@ -1,4 +1,5 @@
-"""Checks of this machine: packages, devices, a known estimate, disk, the Hub and, if named, a lake."""
+"""Checks of this machine: packages, devices, an estimate with a known result, Ray, disk, the Hub and, if given, a
+lake."""
 
 import os
 import re
@@ -19,8 +20,9 @@ from pipeline.lake.store import STAGING, check_store
 CheckStatus = Literal["fine", "note", "broken"]
 FAISS_PACKAGES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss-gpu-cu11")
 CUBE_DIM, CUBE_POINTS, TWONN_MIN, TWONN_MAX = 5, 2000, 4.2, 5.2
-"""Accepted TwoNN estimates of a uniform 5-dimensional cube in 20 dimensions at this N: mean 4.71 (biased by the cube's
-faces), standard deviation 0.14 over 20 draws."""
+"""Test of TwoNN: CUBE_POINTS points are drawn uniformly from a cube of CUBE_DIM dimensions in a space of 20, and the
+estimate must lie between TWONN_MIN and TWONN_MAX. Over 20 draws, the estimate has mean 4.71 (it is biased by the faces
+of the cube) and standard deviation 0.14."""
 LOW_DISK_BYTES = 20e9
 
 
@@ -88,16 +90,16 @@ def _faiss_device(name: str) -> CheckResult:
         return CheckResult("faiss", "broken", f"{package} cannot be loaded: {error}", do)
     gpus = getattr(faiss, "get_num_gpus", lambda: 0)()
     if torch.cuda.is_available() and not gpus:
-        return CheckResult("faiss", "note", f"{package} finds no GPU: torch searches neighbours on the GPU")
+        return CheckResult("faiss", "note", f"{package} finds no GPU: torch finds the neighbours on the GPU instead")
     built, other = _cuda_of(name), (torch.version.cuda or "").partition(".")[0]
     if gpus and built != other:
-        found = f"{package} is built for CUDA {built or '(unknown)'}, torch for {other}: both versions are loaded"
+        found = f"{package} is built for CUDA {built or '(unknown)'}, but torch for {other}: both versions are loaded"
         return CheckResult("faiss", "note", found)
     return CheckResult("faiss", "fine", f"{package}, {gpus} GPUs")
 
 
 def _cuda_of(name: str) -> str | None:
-    """Major CUDA version of the runtime that the package requires; None if it requires no runtime."""
+    """Return the major version of the CUDA runtime that the package requires; None if it requires no such runtime."""
     found = re.search(r"nvidia-cuda-runtime(?:-cu(\d+)|\S*>=(\d+))", " ".join(requires(name) or ()))
     return found and (found[1] or found[2])
 
@@ -132,7 +134,10 @@ def _ray() -> CheckResult:
         found = f"{setting}: anyone who can connect to a Ray head on this machine can run code here"
         return CheckResult("ray", "note", found, "Set RAY_AUTH_MODE=token, or unset it")
     if file.is_file():
-        found = f"{setting}, but {file} exists: a head started here requires it, a driver with an address omits it"
+        found = (
+            f"{setting}, but {file} exists: a Ray head that is started here requires this token, but a driver with an"
+            " address does not send it"
+        )
         return CheckResult("ray", "note", found, "Set RAY_AUTH_MODE=token")
     found = f"{setting}: a local run generates its own token"
     return CheckResult("ray", "note", found, "On a cluster set RAY_AUTH_MODE=token on every node")
@@ -151,7 +156,7 @@ def _disk() -> CheckResult:
 def _hub() -> CheckResult:
     home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
     file = Path(os.environ.get("HF_TOKEN_PATH") or home / "token")
-    missing = "not set: lower rate limits, no gated repos"
+    missing = "not set: rate limits are lower, and gated repos cannot be read"
     token = "set" if os.environ.get("HF_TOKEN") else f"in {file}" if file.is_file() else missing
     offline = os.environ.get("HF_HUB_OFFLINE", "0").upper() in ("1", "TRUE", "YES", "ON")
     found = f"endpoint {os.environ.get('HF_ENDPOINT', 'the public one')}, token {token}"

@@ -24,31 +24,32 @@ class ShapelakeError(ValueError):
 
 
 class UsageError(ShapelakeError):
-    """Invalid sweep file, option or path (exit code 2)."""
+    """A sweep file, an option or a path is invalid (exit code 2)."""
 
 
 class NotFoundError(UsageError):
-    """Repo, revision, commit or file that does not exist or that this user may not read."""
+    """A repo, revision, commit or file does not exist, or this user may not read it."""
 
 
 class CheckpointError(ShapelakeError):
-    """Checkpoint files that are incomplete, contain non-finite weights or cannot be loaded."""
+    """The files of a checkpoint are incomplete, contain non-finite weights or cannot be loaded."""
 
 
 class FilesChangedError(ShapelakeError):
-    """Checkpoint files that changed or disappeared after planning."""
+    """The files of a checkpoint changed or disappeared after the plan was made."""
 
 
 class CorpusError(ShapelakeError):
-    """Corpus that is absent, has the wrong checksum, does not fit the model or is too small for the recipe."""
+    """A corpus is absent, has the wrong checksum, does not fit the model or is too small for the recipe (exit code
+    2)."""
 
 
 class FetchError(ShapelakeError):
-    """Download that failed in transit; retrying it may succeed."""
+    """A download failed in transit; a retry may succeed."""
 
 
 class LakeError(ShapelakeError):
-    """Lake that cannot be read or written."""
+    """A lake cannot be read or written."""
 
 
 class LeftOutWarning(UserWarning):
@@ -60,8 +61,8 @@ class ForeignFileWarning(UserWarning):
 
 
 class BackendLostError(ShapelakeError):
-    """Ray that no longer works: its head, its local daemon or the connection to it is gone."""
+    """Ray no longer works: its head, its daemon on this node or the connection to them is gone."""
 
 
 class RecipeDriftError(UsageError):
-    """Recipe whose fields changed although its `name@version` did not."""
+    """The fields of a recipe changed, although its `name@version` did not."""

@@ -20,7 +20,8 @@ SIZE = 3
 """Index of the size in a file identity."""
 
 MIN_AGE_NS = 2_000_000_000
-"""Minimum age of a cacheable file: a younger file can change again without a visible change of its mtime."""
+"""Age in ns up to which no digest of a file is cached, because the file can change again within one tick of its
+mtime."""
 
 
 def file_sha256(path: AnyPath, progress: Progress | None = None) -> str:
@@ -38,7 +39,10 @@ def file_sha256(path: AnyPath, progress: Progress | None = None) -> str:
 
 
 def batch_checksums(folder: Path) -> AbstractContextManager[None]:
-    """Return a context that reads the cached checksums of all files under `folder` at once and batches the writes."""
+    """Return a context that makes cached checksums of many files under `folder` fast to read and write.
+
+    See `cache.Table.batch`.
+    """
     return cache.table(CACHE).batch(f"file:{_real_folder(str(folder.absolute()))}/")
 
 
@@ -53,7 +57,7 @@ def digest_file_hashes(shas: Iterable[tuple[str, str]]) -> str:
 def cached_sha256(
     path: AnyPath, kind: str, compute: Callable[[Path], str], skip: Callable[[int], object] | None = None
 ) -> str:
-    """Return `compute(path)`, from the cache if the file has not changed since.
+    """Return `compute(path)`, or the result in the cache if the file has not changed since it was computed.
 
     Args:
         kind: name of the computation; different digests of one file have separate cache entries.
@@ -75,7 +79,10 @@ def cached_sha256(
 
 
 def cached_sha256_of_files(paths: Sequence[Path], kind: str, compute: Callable[[], str]) -> str:
-    """Return `compute()`, a digest of the files together, from the cache if none of them has changed since."""
+    """Return `compute()`, a digest of all files together.
+
+    If no file has changed since the digest was cached, it is taken from the cache. See `cached_sha256`.
+    """
     if len(paths) == 1:
         return cached_sha256(paths[0], kind, lambda _: compute())
     before, table = list(map(file_identity, paths)), cache.table(CACHE)
@@ -90,7 +97,10 @@ def cached_sha256_of_files(paths: Sequence[Path], kind: str, compute: Callable[[
 
 
 def file_identity(path: AnyPath) -> list[str | int]:
-    """Return path, device, inode, size, mtime and ctime, which change with the bytes unless a clock is set back."""
+    """Return [path, device, inode, size, mtime, ctime] of a file.
+
+    If the bytes of the file change, at least one of these changes too, unless a clock is set back.
+    """
     folder, _, name = os.fspath(path).rpartition("/")
     stat = path.stat(follow_symlinks=False) if isinstance(path, os.DirEntry) else os.lstat(path)
     if S_ISLNK(stat.st_mode) or not folder.startswith("/"):

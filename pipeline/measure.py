@@ -1,15 +1,17 @@
 """Measurement of one cell: from weights and text to one row per layer. This file is the Methods section.
 
-1. The corpus becomes contexts: token ids, grouped, with sampled positions (`pipeline.corpora`).
+1. The corpus is made into contexts, which are sequences of token ids in disjoint groups. In each context, the positions
+   to measure are sampled (`pipeline.corpora`).
 2. All contexts pass through the model, once unless (4) applies. In every layer, the hidden states at the moment
    positions enter running moments (with and without sink tokens), and those at the kept positions form the point
    cloud; memory does not grow with the corpus.
-3. Each layer is described: spectrum metrics from the moments, intrinsic dimensions from the exact k-NN graph of the
-   cloud, both with standard errors over disjoint groups of contexts (`pipeline.geometry`).
-4. If the moments of all layers do not fit the device at once, layers are measured in several passes over the same
+3. Each layer is described: spectrum metrics are computed from the moments, and intrinsic dimensions from the exact k-NN
+   graph of the point cloud. Both have standard errors over the groups of contexts (`pipeline.geometry`).
+4. If the moments of all layers together do not fit the device, the layers are measured in several passes over the same
    contexts, after a pass that finds the sink tokens from the norms of all blocks.
-5. If the sweep wants similarity records, the states of a few tokens, the same for all checkpoints, are kept in the
-   same passes; the neighbours and the kernel of these tokens are recorded per layer (`pipeline.geometry.similarity`).
+5. If the sweep wants similarity records, the same passes keep the hidden states of a few tokens, which are the same
+   tokens for all checkpoints. Per layer, the neighbours and the kernel of these tokens are recorded
+   (`pipeline.geometry.similarity`).
 """
 
 import time
@@ -46,7 +48,7 @@ from pipeline.spec import Cell, Recipe
 CPU_BATCH_TOKENS = 1024
 """Tokens per forward pass on a CPU: fixed, because the last digits of a state depend on the contexts of its batch."""
 LAYERS_MEMORY_SHARE = 0.7
-"""Share of the free memory that moments and clouds may take; the rest is for one batch and other processes."""
+"""Fraction of the free memory that moments and point clouds may take. The rest is for one batch and other processes."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class CellInputs:
         return self.loaded.device
 
     def compared_clouds(self, layers: Iterable[int]) -> dict[int, PointCloud]:
-        """Return an empty point cloud per layer for the compared states; an empty dict if no records are wanted."""
+        """Return by layer an empty point cloud for the tokens of similarity records; {} if no records are wanted."""
         size, dtype = self.text.n_compared, self.loaded.model.module.dtype
         wanted = layers if self.text.compared_positions else ()
         return {layer: PointCloud(size, self.widths[layer], dtype, self.device) for layer in wanted}
@@ -79,12 +81,12 @@ class CellInputs:
 
 @dataclass(frozen=True)
 class PassResult:
-    """Moments and point cloud of each layer of one pass over the corpus."""
+    """Result of one pass over the corpus; each list has one element per layer of the pass."""
 
     moments: list[LayerMoments]
     clouds: list[PointCloud]
     compared: list[PointCloud]
-    """States of the tokens of similarity records; empty without records."""
+    """Hidden states of the tokens of similarity records; an empty list if no records are wanted."""
     forward_s: float
 
 
@@ -92,13 +94,13 @@ class Measurement(NamedTuple):
     """Results of one cell."""
 
     rows: list[LakeRow]
-    """One per layer, in layer order."""
+    """One row per layer, in the order of the layers."""
     records: list[RecordRow]
     """Rows of the similarity records, one per layer; empty if none were wanted."""
 
 
 def measure(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int) -> list[LakeRow]:
-    """Measure one cell without similarity records; see `measure_cell`."""
+    """Return the rows of one cell, measured without similarity records; see `measure_cell`."""
     return measure_cell(cell, loaded, batch_tokens).rows
 
 
@@ -108,11 +110,11 @@ def measure_cell(
     """Measure one cell.
 
     Args:
-        batch_tokens: tokens per forward pass on a GPU; on a CPU it is CPU_BATCH_TOKENS.
-        similarity: size of the similarity records; None = no records. It changes no row.
+        batch_tokens: tokens per forward pass on a GPU; on a CPU, CPU_BATCH_TOKENS is used instead.
+        similarity: size of the similarity records; None = no records. Records change no value of the rows.
 
     Raises:
-        CorpusError: too little text for the recipe, or contexts longer than the model can read.
+        CorpusError: the corpus has too little text for the recipe, or contexts are longer than the model can read.
     """
     started = time.perf_counter()
     inputs = prepare_inputs(cell, loaded, batch_tokens, similarity)
@@ -141,9 +143,10 @@ def measure_cell(
 
 
 def record_cell(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity) -> list[RecordRow]:
-    """Make the similarity records of a cell that is measured already, equal to those of `measure_cell`.
+    """Return the similarity records of a cell that is measured already; they equal the records of `measure_cell`.
 
-    Forwards, once, only the batches with a compared token and the first batches, which set the pilot norms.
+    Only the batches with a token of the records, and the first batches, which set the pilot norms, pass through the
+    model, each once.
     """
     inputs = prepare_inputs(cell, loaded, batch_tokens, similarity)
     recorder = SimilarityRecorder(similarity, inputs.text, cell, inputs.stack.state_specs)
@@ -160,7 +163,7 @@ def record_cell(cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similar
 def prepare_inputs(
     cell: Cell, loaded: LoadedCheckpoint, batch_tokens: int, similarity: Similarity | None
 ) -> CellInputs:
-    """Build the contexts of a cell, with the compared tokens if records are wanted."""
+    """Build the contexts and other inputs of a cell; if records are wanted, choose the tokens of the records too."""
     model, recipe = loaded.model, cell.recipe
     batch_tokens = CPU_BATCH_TOKENS if loaded.device == "cpu" else batch_tokens
     text = build_contexts(
@@ -172,7 +175,7 @@ def prepare_inputs(
 
 
 def assign_layers_to_passes(inputs: CellInputs) -> list[list[int]]:
-    """Return the layers of each pass: one pass if the moments and clouds of all layers fit on the device."""
+    """Return the layers of each pass; there is one pass if the moments and clouds of all layers fit on the device."""
     loaded, text = inputs.loaded, inputs.text
     room = int(LAYERS_MEMORY_SHARE * free_bytes(loaded.device) / loaded.concurrent_tasks)
     n_points = text.n_kept + text.n_compared
@@ -180,7 +183,7 @@ def assign_layers_to_passes(inputs: CellInputs) -> list[list[int]]:
 
 
 def find_sinks(inputs: CellInputs) -> tuple[Bool[Tensor, " rows"], float]:
-    """Forward every context once; return the mask of the sinks among the moment rows, and the seconds it took."""
+    """Forward every context once; return (mask of the sink tokens among the moment rows, seconds that this took)."""
     started, every, multiple = time.perf_counter(), range(len(inputs.widths)), inputs.recipe.sink_multiple
     rows, deciding = inputs.text.moment_rows_per_group, decide_sinks(inputs.stack)
     stream = SinkStream(inputs.widths, rows, deciding, multiple, inputs.device)
@@ -191,9 +194,12 @@ def find_sinks(inputs: CellInputs) -> tuple[Bool[Tensor, " rows"], float]:
 def run_pass(
     inputs: CellInputs, layers: list[int], loss: Loss | None = None, sinks: Bool[Tensor, " rows"] | None = None
 ) -> PassResult:
-    """Forward every context once; collect moments and cloud of each of the layers, and the loss if one is given.
+    """Forward every context once; collect the moments and the cloud of each of `layers`, and add to `loss` if given.
 
-    Linearity relates a layer to the next one, so the pass also watches the layer after each of `layers`.
+    Linearity relates a layer to the next one, so the pass also reads the layer after each of `layers`.
+
+    Args:
+        sinks: mask from `find_sinks`; None if the pass reads all layers and finds the sink tokens itself.
     """
     started = time.perf_counter()
     deciding = decide_sinks(inputs.stack)
@@ -238,5 +244,8 @@ def decide_sinks(stack: LayerStack) -> list[bool]:
 
 
 def linear_map_targets(stack: LayerStack) -> list[int | None]:
-    """Return for each layer the layer that its linear map predicts; None for the last block and final norm."""
+    """Return, per layer, the number of the layer that a linear map predicts from it, which is the next layer.
+
+    It is None for the last block and for the final norm.
+    """
     return [state.layer + 1 if state.layer < stack.n_layers else None for state in stack.state_specs]

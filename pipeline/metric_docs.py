@@ -14,13 +14,14 @@ from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
 FLAG_GROUP, VERDICT_COLUMNS = "flags", ("status", "flags")
-"""Column and group of flag words; the columns that qualify a row."""
+"""Name of the column of flag words, which is also the group of these words; names of the columns that qualify a row."""
 LABELLED_LINES = re.compile(r"^(Source|Bias): (.*(?:\n[ \t]+.*)*)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class MetricDoc:
-    """Column of the lake with the labelled lines of its function's docstring."""
+    """Documentation of a metric, a flag word or a column that qualifies a row; `source` and `bias` are of metrics
+    only."""
 
     name: str
     group: str
@@ -31,9 +32,10 @@ class MetricDoc:
 
 
 def find_metrics(name: str | None = None) -> tuple[MetricDoc, ...]:
-    """Return all metrics in the order of columns.csv or, given a name, the metric, group or flag of this name.
+    """Return the documentation of all metrics or, if a name is given, of the metric, group or flag with this name.
 
-    `status` names the column of that name; `flags` names the column and all words that it may contain.
+    Metrics are in the order of columns.csv. The name `status` gives the column `status`; the name `flags` gives the
+    column `flags` and all words that it may contain.
 
     Raises:
         UsageError: nothing has this name.
@@ -51,7 +53,7 @@ def find_metrics(name: str | None = None) -> tuple[MetricDoc, ...]:
 
 
 def _verdict_docs() -> Iterator[MetricDoc]:
-    """Yield the columns `status` and `flags`, and every word that `flags` may contain."""
+    """Yield the documentation of the columns `status` and `flags`, and of every word that `flags` may contain."""
     for column in all_columns():
         if column.name in VERDICT_COLUMNS:
             group = FLAG_GROUP if column.name == FLAG_GROUP else column.group
@@ -62,7 +64,7 @@ def _verdict_docs() -> Iterator[MetricDoc]:
 
 
 def format_metrics(metrics: Iterable[MetricDoc]) -> str:
-    """Format metrics, wrapped to the terminal's width: name and unit, then meaning, source and bias."""
+    """Return text with the name, unit, meaning, source and bias of each metric, wrapped to the terminal's width."""
     width = min(shutil.get_terminal_size().columns, 110)
     return "\n\n".join("\n".join(_lines(metric, width)) for metric in metrics)
 
@@ -75,7 +77,10 @@ def _lines(metric: MetricDoc, width: int) -> Iterator[str]:
 
 
 def _metric(column: Column) -> MetricDoc:
-    """Return a column with the documentation of the function whose name is its longest prefix."""
+    """Return the documentation of the metric in a column.
+
+    Its source and bias are those of the function or class with the longest name that is the column's name or begins it.
+    """
     owner = max((name for name in _documented() if f"{column.name}_".startswith(f"{name}_")), key=len, default=None)
     if owner is None:
         raise LookupError(f"no function or class documents the metric {column.name}")
@@ -97,5 +102,5 @@ def _documented() -> dict[str, tuple[str, str]]:
 
 
 def _labelled_lines(docstring: str) -> dict[str, str]:
-    """Return the labelled lines of a docstring, each joined with its indented continuation."""
+    """Return the text after each of the labels Source and Bias in a docstring, joined with its continuation lines."""
     return {label: " ".join(text.split()) for label, text in LABELLED_LINES.findall(docstring)}

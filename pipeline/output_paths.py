@@ -7,7 +7,7 @@ from pathlib import Path
 from pipeline.errors import UsageError
 
 OWNER_FILE = ".shapelake-export"
-"""File in a folder that belongs to an export; its text names what was exported there."""
+"""Name of a file that marks a folder as made by an export; its text says what was exported there."""
 
 
 def require_writable_file(asked: str, path: str | Path, suffixes: Sequence[str]) -> Path:
@@ -40,10 +40,13 @@ def require_writable_folder(asked: str, path: str | Path) -> Path:
 
 
 def require_own_folder(asked: str, path: str | Path, owner: str) -> Path:
-    """Return `path`, created if it is missing, with the file `OWNER_FILE` that names its owner.
+    """Return the folder `path`, created if it is missing, after writing `owner` into its file `OWNER_FILE`.
 
-    A folder with files other than an earlier output for `owner` is refused, so that these files are not overwritten,
-    removed or published.
+    A folder that has files, but not from an earlier export for the same owner, is refused, so that these files are not
+    overwritten, removed or published.
+
+    Args:
+        owner: what is exported, such as `dataset OWNER/NAME`.
 
     Raises:
         UsageError: the folder has other files or another owner, or it cannot be written.

@@ -1,4 +1,4 @@
-"""Progress of waits over two seconds: a bar on a terminal, else a line on standard error every 30 s."""
+"""Progress of work that takes over two seconds: a bar on a terminal, else a line on standard error every 30 s."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ REDRAW_S = 0.1
 PRINT_EVERY_S = 30.0
 REPORT_EVERY_S = 2.0
 _listener: Callable[[str], object] | None = None
-"""Receives the progress of this process's waits as text, for another process to show."""
+"""Function that receives the progress of this process as text, so that another process can show it."""
 _live_consoles: list[rich.console.Console] = []
-"""Consoles of live displays: a bar that starts meanwhile is drawn on the same console, below the first display."""
+"""Consoles that have a live display now. A bar that starts meanwhile is drawn on the first of them."""
 
 
 class Progress:
@@ -39,7 +39,7 @@ class Progress:
         self.label, self.total, self.unit = escape_control(label), total, unit
         self.done = 0
         self.note = ""
-        """Text after the amount, such as the expected end; begins with a comma."""
+        """Text that is shown after the amount, such as the expected end; empty, or begins with a comma."""
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Progress:
@@ -65,7 +65,7 @@ class Progress:
             self._due = time.monotonic() + PRINT_EVERY_S
 
     def complete_step(self, next_step: str = "") -> None:
-        """Count one step of named steps as done, and name the next one."""
+        """Count one part of the work as done, and show `next_step`, the name of the part that begins now."""
         self.note = f", {next_step}" if next_step else ""
         self.advance(1)
 
@@ -87,7 +87,7 @@ def track(
 ) -> Iterator[T]:
     """Yield the items unchanged; an item advances the bar by `size(item)` once the next item is requested.
 
-    A total of one is not shown, since it could only jump from 0 to 1; the item may report its own progress.
+    If the total is one, no bar is shown, since it could only jump from 0 to 1; the item may report its own progress.
     """
     if total == 1:
         yield from items
@@ -110,7 +110,7 @@ def share_console(console: rich.console.Console) -> Iterator[None]:
 
 @contextmanager
 def report_progress(listener: Callable[[str], object]) -> Iterator[None]:
-    """Pass the progress of all waits inside this context to `listener`, every REPORT_EVERY_S."""
+    """Pass the progress of all work inside this context to `listener` as text, every REPORT_EVERY_S seconds."""
     global _listener
     _listener = listener
     try:

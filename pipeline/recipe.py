@@ -9,7 +9,7 @@ from pipeline.strict_model import StrictModel, digest_json, suggest
 
 PositiveCount = Annotated[int, Field(gt=0)]
 FLOAT32_MAX_PARAMS = 1_500_000_000
-"""Parameters up to which dtype `auto` means float32; bfloat16 above."""
+"""Number of parameters up to which dtype `auto` means float32; for larger models it means bfloat16."""
 
 
 class Recipe(StrictModel):
@@ -23,7 +23,12 @@ class Recipe(StrictModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Weight dtype of the forward pass; auto = float32 up to 1.5B parameters, bfloat16 above."""
     bos: Literal["none", "first", "tokenizer"] = "none"
-    """Special tokens: none = no token; first = BOS before every context; tokenizer = the tokenizer's default."""
+    """Special tokens that are added to each context.
+
+    - `none`: no token.
+    - `first`: the BOS token before the context.
+    - `tokenizer`: the tokens that the tokenizer adds by default.
+    """
     sink_multiple: Annotated[float, Field(gt=1)] = 8.0
     """A token is a sink if it is the first of its context or its norm exceeds this many pilot norms in any block."""
     k: Annotated[int, Field(ge=2, le=1024)] = 64
@@ -33,7 +38,7 @@ class Recipe(StrictModel):
     mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
     """Fraction of positions masked for the masked-language-model loss of encoders."""
     allow_shorter: bool = False
-    """Cut contexts to the model's position table (flagged) instead of raising an error."""
+    """If contexts are longer than the model's position table, cut them and set a flag instead of raising an error."""
     surrogate: bool = False
     """Also measure the dimension of Gaussian points that have each layer's covariance."""
 
@@ -43,28 +48,29 @@ class Recipe(StrictModel):
 
     @property
     def fingerprint(self) -> str:
-        """Digest of every field that may change a result and differs from its default.
+        """Digest of all fields that may change a result and are not equal to their defaults.
 
-        A field added later, with the previous behaviour as its default, therefore changes no fingerprint.
+        If a field is added later whose default is the previous behaviour, the fingerprints of old recipes stay the
+        same.
         """
         return digest_json(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "version"}))
 
 
 class ContextRecipe(Recipe):
-    """Sampling of `standard` and `quick`: many contexts, few tokens of each."""
+    """Recipe that samples a few tokens from each of many contexts, such as `standard` and `quick`."""
 
     contexts: PositiveCount
-    """Contexts per group."""
+    """Number of contexts per group."""
     groups: PositiveCount = 1
-    """Disjoint groups of contexts, each with its own k-NN graph; standard errors are computed over the groups."""
+    """Number of disjoint groups of contexts, each with its own k-NN graph; standard errors come from their spread."""
     context_tokens: Annotated[int, Field(ge=2)]
-    """Tokens per context."""
+    """Number of tokens per context."""
     kept_per_context: PositiveCount
-    """Positions of each context kept for the k-NN cloud, drawn uniformly without replacement."""
+    """Number of positions per context that enter the k-NN graph, drawn uniformly without replacement."""
     moment_tokens: PositiveCount | None = None
-    """Positions of each context used for the moments, drawn in the same way; None = all."""
+    """Number of positions per context that enter the moments, drawn in the same way; None = all positions."""
     allow_smaller: bool = False
-    """Use fewer tokens on a small corpus (flagged) instead of raising an error."""
+    """If the corpus is too small, use fewer tokens and set a flag instead of raising an error."""
 
     @field_validator("kept_per_context", "moment_tokens")
     @classmethod
@@ -80,23 +86,31 @@ class ContextRecipe(Recipe):
 
     @property
     def forwarded_tokens(self) -> int:
-        """Tokens in the forward pass of a cell."""
+        """Number of tokens that pass through the model for one cell."""
         return self.n_contexts * self.context_tokens
 
 
 class SnippetRecipe(Recipe):
-    """Published protocol: snippets of a fixed number of characters, every token kept, one group."""
+    """Recipe of a published protocol: it reads snippets with a fixed number of characters, and keeps every token.
+
+    There is one group of contexts, so there are no standard errors.
+    """
 
     snippets: PositiveCount
     snippet_chars: PositiveCount = 512
     order: Literal["sequential", "seeded"] = "sequential"
-    """sequential = from the start of the corpus; seeded = multiples of `snippet_chars` drawn by random.Random(0)."""
+    """Choice of the snippets.
+
+    - `sequential`: the first snippets of the corpus, one after the other.
+    - `seeded`: snippets whose starts are multiples of `snippet_chars`, drawn without replacement by random.Random(0).
+    """
     max_tokens: PositiveCount | None = None
-    """Maximum tokens of each snippet; None = all, on random corpora 128."""
+    """Maximum number of tokens per snippet; None = all tokens of a text, and 128 tokens of random tokens."""
 
     @property
     def forwarded_tokens(self) -> int:
-        """Tokens in the forward pass of a cell, estimated at four characters per token if there is no maximum."""
+        """Number of tokens that pass through the model for one cell; without a maximum, four characters count as one
+        token."""
         return self.snippets * (self.max_tokens or self.snippet_chars // 4)
 
 
@@ -135,8 +149,8 @@ BUILT_IN_RECIPES: dict[str, ContextRecipe | SnippetRecipe] = {
 
 
 def built_in_recipe(label: str) -> ContextRecipe | SnippetRecipe:
-    """Return the built-in recipe `name@version`; UsageError for any other label."""
+    """Return the built-in recipe with the label `name@version`; raise UsageError for any other label."""
     if label not in BUILT_IN_RECIPES:
         found = f"no such recipe{suggest(label, list(BUILT_IN_RECIPES))}"
-        raise UsageError(f"recipe {label!r}", found, "Write a built-in label, or the recipe's fields")
+        raise UsageError(f"recipe {label!r}", found, "Write the label of a built-in recipe, or the fields of a recipe")
     return BUILT_IN_RECIPES[label]

@@ -10,22 +10,26 @@ from pydantic import field_validator
 from pipeline.strict_model import StrictModel, suggest
 
 REPO_REVISION = re.compile(r"(?P<repo>[\w-][\w.-]*(/[\w-][\w.-]*)?)(@(?P<revision>[^@]+))?")
-"""Name of a Hub repo, with or without a revision; a path that begins with a dot, / or ~ does not match."""
+"""Regex of the name of a Hub repo with or without a revision; a path that begins with a dot, / or ~ does not match."""
 PATTERN_GROUPS = {"step": "", "kilo": "", "tokens": "", "unit": "", "stage": "", "run": ""}.keys()
-"""Groups of a pattern; `kilo` multiplies the step by 1,000 if it matches, `unit` is k, m, b or t."""
+"""Names of the groups that a pattern may have. If `kilo` matches, the step is multiplied by 1,000; `unit`, which is one
+of k, m, b and t, multiplies the tokens."""
 
 
 class Local(StrictModel):
-    """Folder whose subfolders are Hugging Face checkpoints, or one checkpoint."""
+    """History of one model in a local folder. Its subfolders are checkpoints, or the folder itself is one
+    checkpoint."""
 
     local: str
+    """Path of the folder; checkpoints have the format of Hugging Face."""
     model: str | None = None
-    """Name in the lake; None = the folder's name."""
+    """Name of the model in the lake; None = the folder's name."""
     family: str | None = None
     tokenizer: str | None = None
-    """Folder of the tokenizer files; None = the files of each checkpoint."""
+    """Folder of the tokenizer files; None = each checkpoint has its own."""
     pattern: str | None = None
-    """Regular expression for names of subfolders, with groups `step` or `tokens`; None = names of the known forms."""
+    """Regular expression that reads the names of the subfolders, with a group `step` or `tokens`; None = the names have
+    a form that `catalog.revision_names` knows."""
     base: str | None = None
     """Model that LoRA adapters in the folder are merged into: a folder, or REPO@REVISION on the Hub."""
 
@@ -37,7 +41,7 @@ class Local(StrictModel):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"{pattern!r} is not a regular expression ({error})") from error
         if pattern is not None and not groups & {"step", "tokens"}:
-            raise ValueError(f"{pattern!r} has no group `step` or `tokens`: see 'ep[0-9]+-ba(?P<step>[0-9]+)'")
+            raise ValueError(f"{pattern!r} has no group `step` or `tokens`; for example: 'ep[0-9]+-ba(?P<step>[0-9]+)'")
         if unknown := groups - PATTERN_GROUPS:
             raise ValueError(f"{pattern!r} has unknown groups {sorted(unknown)}; known: {', '.join(PATTERN_GROUPS)}")
         return pattern
@@ -47,7 +51,7 @@ class Local(StrictModel):
         return self.model or Path(self.local).resolve().name
 
     def resolve_paths(self, folder: Path) -> "Local":
-        """Return a copy with paths made absolute, relative to `folder`; a `base` that is a Hub repo stays a repo id."""
+        """Return a copy whose relative paths are resolved against `folder`; a `base` on the Hub stays as it is."""
         resolve = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
         base = resolve(self.base)
         paths = {"local": resolve(self.local), "tokenizer": resolve(self.tokenizer)}
@@ -61,18 +65,19 @@ class Hub(StrictModel):
     hub: str
     """Repo id, such as EleutherAI/pythia-70m."""
     model: str | None = None
-    """Name in the lake; None = the repo's canonical id."""
+    """Name of the model in the lake; None = the repo's canonical id."""
     tokenizer: str | None = None
-    """Repo or folder of the tokenizer; None = the catalogue's entry, else the files of each checkpoint."""
+    """Repo or folder of the tokenizer; None = the repo that the catalogue names or, if it names none, the files of each
+    checkpoint."""
 
     @property
     def name(self) -> str:
         return self.model or self.hub
 
     def resolve_paths(self, folder: Path) -> "Hub":
-        """Return a copy whose tokenizer is an absolute path if it names a folder relative to `folder`.
+        """Return a copy whose `tokenizer` is an absolute path if it names a folder.
 
-        Otherwise the tokenizer stays a repo name.
+        A relative path is resolved against `folder`. If there is no such folder, `tokenizer` stays a repo name.
         """
         path = (folder / Path(self.tokenizer).expanduser()).resolve() if self.tokenizer else None
         return self.model_copy(update={"tokenizer": str(path)}) if path and path.is_dir() else self
@@ -83,7 +88,7 @@ class Members(StrictModel):
 
     family: str
     models: str = "*"
-    """Glob matched against the repo ids, with and without the owner."""
+    """Glob over repo ids; a repo is chosen if its id matches with or without the owner."""
 
     @property
     def name(self) -> str:
@@ -95,7 +100,7 @@ class Members(StrictModel):
 
 CheckpointSource = Local | Hub | Members
 SOURCE_TYPES: dict[str, type[Local] | type[Hub] | type[Members]] = {"local": Local, "hub": Hub, "family": Members}
-"""Source class by its required field. Order matters: in a local source `family` is an annotation."""
+"""Source class by the field that it requires. `local` comes first, because a local source may also have `family`."""
 
 
 def matches_model(model: str, glob: str) -> bool:
@@ -104,7 +109,11 @@ def matches_model(model: str, glob: str) -> bool:
 
 
 def parse_source(value: Any) -> Any:
-    """Parse a source; its required field chooses the class first, so that an error names only that class's fields."""
+    """Return the source that the fields in `value` describe, as an instance of one of SOURCE_TYPES.
+
+    The class is chosen by its required field before the other fields are checked, so that an error message lists only
+    the fields of this class.
+    """
     if isinstance(value, Local | Hub | Members):
         return value
     if not isinstance(value, dict):

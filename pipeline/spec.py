@@ -39,14 +39,14 @@ ALGORITHMS: dict[str, int] = {
     **{"cleaning": 1, "sampling": 1, "capture": 2, "loss": 3},
     **{"counts": 2, "anisotropy": 5, "spectrum": 4, "norms": 4, "dimension": 3, "linearity": 4, "surrogate": 3},
 }
-"""Version of each group of metrics, raised by hand when its code returns other numbers; `cleaning` is the version of
-the rules that turn enwik8 into prose."""
+"""Version of each group of metrics, raised by hand when a change of the code changes its numbers. `cleaning` is the
+version of the rules that turn enwik8 into prose."""
 
 ModelKind = Literal["decoder", "encoder", "encdec-encoder", "encdec-decoder"]
 
 
 def algorithm_number() -> int:
-    """Sum of ALGORITHMS: grows whenever a version is raised."""
+    """Return the sum of the versions in ALGORITHMS, which grows whenever one of them is raised."""
     return sum(ALGORITHMS.values())
 
 
@@ -66,7 +66,7 @@ class RemoteFiles(StrictModel):
     commit: str
     files: tuple[HubFile, ...]
     subfolder: SafeRelativePath | Literal[""] = ""
-    """Folder of the repo that holds the files; file names are relative to it."""
+    """Folder of the repo that holds the files; the paths in `files` are relative to it."""
 
     @property
     def total_bytes(self) -> int:
@@ -82,21 +82,23 @@ class Checkpoint(StrictModel):
     model: str
     """Hub repo id, or the local folder's name."""
     revision: str
-    """Branch, tag, commit or folder."""
+    """Name of the branch, tag, commit or folder."""
     path: str
     """Folder with config.json and the weights; empty if they are on the Hub and not fetched yet."""
     tokenizer_path: str
     """Folder with the tokenizer files: `path`, unless the sweep names another tokenizer."""
     remote: RemoteFiles | None = None
-    """Origin of the files of `path`, if they are on the Hub."""
+    """Files on the Hub that a download puts into `path`; None for a local checkpoint."""
     tokenizer_remote: RemoteFiles | None = None
-    """Origin of the tokenizer, if it is not fetched with the weights."""
+    """Files on the Hub that a download puts into `tokenizer_path`; None if the tokenizer is local or part of
+    `remote`."""
     base_path: str = ""
-    """Folder of the base model if `path` has only a LoRA adapter; empty if the base is on the Hub and not fetched."""
+    """Folder of the base model, if `path` has only a LoRA adapter; else empty, also if the base is not fetched yet."""
     base_remote: RemoteFiles | None = None
-    """Origin of the base model, if it is on the Hub."""
+    """Files on the Hub that a download puts into `base_path`; None if there is no base model or it is local."""
     kinds: tuple[ModelKind, ...]
-    """Kinds of its layer stacks: one, or two for an encoder-decoder; empty if config.json cannot be read."""
+    """Kinds of the model's layer stacks: one, or two for an encoder-decoder; empty if config.json does not tell
+    them."""
     weights_digest: str
     config_digest: str
     tokenizer_digest: str
@@ -108,9 +110,9 @@ class Checkpoint(StrictModel):
     stage: str | None = None
     run: str | None = None
     n_params: int | None = None
-    """Estimated from the size of the weight files; used for the cost of a plan only."""
+    """Number of parameters, estimated from the size of the weight files; only the cost of a plan is based on it."""
     n_blocks: int | None = None
-    """Stated by config.json; used for the cost of a plan only."""
+    """Number of blocks that config.json states; only the cost of a plan is based on it."""
 
     @property
     def label(self) -> str:
@@ -118,7 +120,7 @@ class Checkpoint(StrictModel):
 
     @property
     def download_bytes(self) -> int:
-        """Bytes to download; 0 for a local folder."""
+        """Number of bytes to download; 0 for a local folder."""
         return sum(remote.total_bytes for remote in self.remotes)
 
     @property
@@ -139,7 +141,7 @@ class Checkpoint(StrictModel):
 
     @cached_property
     def content(self) -> str:
-        """Digest of weights, config and tokenizer: equal for labels that share one measurement."""
+        """Digest of weights, config and tokenizer. Labels with equal content share one measurement."""
         return digest_json([self.weights_digest, self.config_digest, self.tokenizer_digest])
 
 
@@ -147,25 +149,26 @@ class Resources(StrictModel):
     """Settings that never change a number: devices, batch size, timeouts."""
 
     gpus: Annotated[int, Field(ge=0)] = 0
-    """GPUs of a local run."""
+    """Number of GPUs that a local run may use."""
     gpu_gb: Annotated[float, Field(gt=0)] | None = None
-    """Memory of one GPU in GB: a task whose weights take more than 60 % of it gets several GPUs; null = always one."""
+    """Memory of one GPU in GB. A task whose weights take more than 60 % of it gets several GPUs; null = always one
+    GPU."""
     cpus: Annotated[int, Field(gt=0)] = Field(default_factory=lambda: os.cpu_count() or 1)
-    """CPUs of a local run, in total."""
+    """Number of CPUs that a local run may use, for all tasks together."""
     slots: Annotated[int, Field(gt=0)] | None = None
-    """Tasks at once; null = one per GPU, or 1 without GPUs."""
+    """Number of tasks that run at the same time; null = one per GPU, or 1 without GPUs."""
     batch_tokens: Annotated[int, Field(gt=0)] = 8192
     """Tokens per forward pass on a GPU, at least one context; a CPU always takes 1024."""
     address: str = "local"
-    """Ray: local, auto or HOST:PORT."""
+    """Address of Ray: local, auto or HOST:PORT. `local` starts Ray for this run."""
     timeout_s: Annotated[float, Field(gt=0)] = 7200.0
-    """Seconds after which a task is killed and counted as failed."""
+    """Seconds after which a running task is killed and counted as failed."""
     drain_s: Annotated[float, Field(ge=0)] = 300.0
     """Seconds that running tasks may take to finish after SIGTERM."""
     scratch_gb: Annotated[float, Field(gt=0)] | None = None
     """Disk space in GB for fetched checkpoints on a node; null = all free space."""
     prefetch: Annotated[int, Field(ge=0)] = 1
-    """Checkpoints fetched ahead per slot while others are measured."""
+    """Number of checkpoints per slot that are fetched in advance, while others are measured."""
 
     @property
     def scratch_bytes(self) -> int | None:
@@ -202,9 +205,10 @@ class Sweep(StrictModel):
     recipe: AnyRecipe
     resources: Resources = Resources()
     similarity: Similarity | None = None
-    """Size of the similarity records to make of every cell (part of no cell id and no recipe); null = no records."""
+    """Size of the similarity records that are made of every cell; null = no records. It is part of no cell id or
+    recipe."""
     steps: str = "all"
-    """Selection of steps: all, log2, every:N, last, or steps separated by commas."""
+    """Selection of training steps: all, log2, every:N, last, or steps separated by commas."""
     models: str = "*"
     """Glob over model names."""
 
@@ -227,7 +231,7 @@ class Sweep(StrictModel):
         return recipe
 
     def resolve_paths(self, folder: Path) -> "Sweep":
-        """Return the sweep with relative paths resolved against `folder`."""
+        """Return a copy of the sweep whose relative paths are resolved against `folder`."""
         absolute = lambda path: path and str((folder / Path(path).expanduser()).resolve())  # noqa: E731
         return self.model_copy(
             update={
@@ -239,7 +243,7 @@ class Sweep(StrictModel):
 
 @lru_cache(maxsize=64)
 def _dump_recipe(recipe: Recipe) -> dict[str, Any]:
-    """Return the fields of a recipe that differ from their defaults; cached, because all cells of a sweep share one."""
+    """Return the fields of a recipe that are not equal to their defaults; cached, because a sweep has one recipe."""
     return recipe.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -271,6 +275,6 @@ class Cell(StrictModel):
 
     @property
     def name(self) -> str:
-        """Display name: model@revision, corpus and recipe, and the kind if a model has two layer stacks."""
+        """Name for display: model@revision, corpus and recipe, and also the kind if the model has two layer stacks."""
         kind = f" ({self.kind})" if len(self.checkpoint.kinds) > 1 else ""
         return f"{self.checkpoint.label} {self.corpus.id} {self.recipe.label}{kind}"

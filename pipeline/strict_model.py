@@ -30,7 +30,7 @@ def _require_inside(path: str) -> str:
 
 
 SafeRelativePath = Annotated[str, AfterValidator(_require_inside)]
-"""Relative path from an untrusted source; joined to a folder, it stays inside that folder."""
+"""Relative path that is safe even from an untrusted source: joined to a folder, it stays inside that folder."""
 
 
 def suggest(word: str, known: list[str]) -> str:
@@ -44,7 +44,7 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=
 
 
 def canonical_json(value: Any) -> str:
-    """Return canonical JSON: sorted keys, no spaces, no NaN; TypeError for values that JSON cannot represent."""
+    """Return canonical JSON: sorted keys, no spaces; raise TypeError or ValueError for what JSON lacks, such as NaN."""
     return _ENCODER.encode(value)
 
 

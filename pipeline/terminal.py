@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 ESCAPED_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode categories of control and format characters (also of text direction), lone surrogates and line separators."""
+"""Unicode categories of control characters, format characters (such as those for text direction), lone surrogates, and
+line and paragraph separators."""
 
 LOG_FORMATS = ("text", "json")
 _log_format = "text"
@@ -29,7 +30,7 @@ def log_line(text: str, level: str = "info", **fields: Any) -> None:
 
     Args:
         level: info, warning or error.
-        fields: machine-readable values of the text, in JSON only.
+        fields: values that the text states; they become fields of the JSON object, and are not written as text.
     """
     if not logs_as_json():
         print_text(text + "\n", err=True)
@@ -40,12 +41,12 @@ def log_line(text: str, level: str = "info", **fields: Any) -> None:
 
 
 def print_line(text: str = "", err: bool = False) -> None:
-    """Print one line; line breaks in the text are escaped too."""
+    """Print one line; control characters of the text, line breaks included, are escaped."""
     print_text(escape_control(text) + "\n", err)
 
 
 def print_text(text: str, err: bool = False) -> None:
-    """Print text that may have several lines, without a line feed at its end."""
+    """Print text that may have several lines; no line feed is added at its end."""
     print(escape_lines(text), end="", file=sys.stderr if err else sys.stdout, flush=True)
 
 

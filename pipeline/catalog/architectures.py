@@ -18,7 +18,8 @@ CLASS_SUFFIXES: dict[tuple[str, ...], tuple[ModelKind, ...]] = {
     MASKED_CLASS_SUFFIXES: ENCODER,
     ("ForCausalLM", "LMHeadModel", "DoubleHeadsModel"): DECODER,
 }
-"""Class name suffixes in `architectures` -> model kinds; a base class (GPT2Model) does not determine the kind."""
+"""Model kinds by the suffixes of the class names in `architectures`, a field of config.json. The name of a base class
+such as GPT2Model has none of these suffixes, because a base class does not determine the kind."""
 
 
 class Architecture(NamedTuple):
@@ -46,9 +47,14 @@ ARCHITECTURES: dict[str, Architecture] = {
     **_rows(ENCODER_DECODER, "pre", "mbart mt5 pegasus t5 umt5"),
     **_rows(ENCODER_DECODER, "post", "bart marian"),
 }
-"""Architecture by `model_type`. pre = norm on a sublayer's input, the residual stream is never normalised; post = norm
-on the residual stream itself; sublayer-post = norm on a sublayer's output before it is added to the residual stream
-(OLMo 2, arXiv 2501.00656)."""
+"""Architecture by `model_type`. The norm placements are:
+
+- `pre`: the norm is on a sublayer's input; the residual stream is never normalised.
+- `post`: the norm is on the residual stream itself.
+- `sublayer-post`: the norm is on a sublayer's output, before the output is added to the residual stream (OLMo 2,
+  arXiv 2501.00656).
+- `unknown`: none of the three.
+"""
 
 
 DIRECTION_FIELDS = {
@@ -57,13 +63,13 @@ DIRECTION_FIELDS = {
     **dict.fromkeys(("roc_bert", "roformer", "xlm-roberta", "xlm-roberta-xl", "xmod"), "is_decoder"),
     **dict.fromkeys(("xlm", "flaubert"), "causal"),
 }
-"""Field of config.json that is true if attention is causal, by model type. These types use one body for encoders and
-decoders, so the class name does not determine the kind."""
+"""Name of the field of config.json that is true if attention is causal, by model type. For these types, the same class
+can be an encoder or a decoder, so the class name does not determine the kind."""
 TEXT_PARTS = ("text_config", "llm_config", "language_config")
 
 
 def infer_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
-    """Return the kinds of the model that `config` (a parsed config.json) describes; empty if unknown.
+    """Return the kinds of the model that `config` (a parsed config.json) describes; an empty tuple if unknown.
 
     The class names in `architectures` take precedence over `model_type`; fields that give the direction of the
     attention take precedence over both. For a multimodal model, the kind of its text part is returned.
@@ -89,7 +95,7 @@ def _class_kinds(config: dict[str, Any]) -> tuple[ModelKind, ...]:
 
 
 def _text_part(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the config of the text part of a multimodal model, otherwise the whole config."""
+    """Return the config of the text part of a multimodal model; for any other model, return the whole config."""
     return next((part for name in TEXT_PARTS if isinstance(part := config.get(name), dict)), config)
 
 
@@ -102,7 +108,10 @@ def _reads_both_directions(text: dict[str, Any]) -> bool:
 
 
 def parse_config(data: bytes) -> dict[str, Any]:
-    """Return the parsed bytes of a config.json; empty if they are invalid, because loading reports the reason."""
+    """Return the fields of a config.json; an empty dict if the bytes are not a JSON object.
+
+    No error is raised for invalid bytes, because loading the model reports the reason.
+    """
     try:
         config = json.loads(data)
     except (ValueError, RecursionError):
@@ -119,13 +128,13 @@ def count_blocks(config: dict[str, Any]) -> int | None:
 
 
 def bytes_per_parameter(config: dict[str, Any]) -> int:
-    """Return the bytes per stored parameter; float32 if `config` names no dtype."""
+    """Return the bytes per stored parameter: 2 for float16 and bfloat16, else 4 (also if `config` names no dtype)."""
     stored = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     return 2 if stored.removeprefix("torch.") in ("float16", "bfloat16") else 4
 
 
 def norm_placement(config: dict[str, Any]) -> Norm:
-    """Return the norm placement in the blocks of the model; "unknown" if the table has no entry."""
+    """Return the norm placement in the blocks of the model; "unknown" if ARCHITECTURES lacks its `model_type`."""
     if config.get("model_type") == "opt" and not config.get("do_layer_norm_before", True):
         return "post"  # only opt-350m
     known = _lookup(config)

@@ -1,7 +1,7 @@
-"""Audit of a published history against its listing and the lake: mislabelled weights, gaps, changes; reads no weights.
+"""Audit of a history from its listing and the lake: finds mislabelled weights, gaps and changes, and reads no weights.
 
 Labels are not reliable: 86 step branches of pythia-2.8b serve the final weights (EleutherAI/pythia#205), steps of
-pythia-12b have the final model's first shard (#206), and three distant steps of OLMo-2-1124-7B are equal
+pythia-12b have the final model's first shard (#206), and three distant steps of OLMo-2-1124-7B have equal weights
 (allenai/OLMo#915).
 """
 
@@ -16,17 +16,24 @@ from pipeline.catalog.known_issues import is_confirmed_by_listing
 from pipeline.catalog.revisions import UNKNOWN_ORDER, History, Revision, RevisionState
 
 Severity = Literal["error", "warning", "note"]
-"""error: a curve over these revisions is wrong; warning: the curve lacks points; note: no effect on a curve."""
+"""Effect of a finding on a curve over the revisions.
+
+- `error`: the curve is wrong.
+- `warning`: the curve lacks points.
+- `note`: the curve is not affected.
+"""
 WeightsFinding = Literal["known-bad", "equals-final", "equal-weights", "shared-shards", "no-weights"]
 FindingName = Literal[WeightsFinding, "gap", "unparsed", "gated", "generic-rule", "no-repo", "no-revisions"]
 RecordedRevisions = Mapping[str, tuple[str | None, str]]
-"""Newest recorded commit and weights digest by revision name, from the lake."""
+"""(commit, weights digest) by revision name, as last recorded in the lake; the commit of a local folder is None."""
 
 K = TypeVar("K", bound=Hashable)
 
 GAP_RATIO = 1.5
-"""Ratio of an interval to its neighbours above which the interval is a gap; rounded step names cause lower ratios."""
+"""Ratio of an interval between steps to the usual interval around it (see `_usual`), above which the interval is a gap.
+Names with rounded steps cause ratios below this limit."""
 GAP_NEIGHBORS = 4
+"""Maximum number of intervals on each side from which the usual interval is taken."""
 
 
 class HistoryFinding(NamedTuple):
@@ -35,9 +42,9 @@ class HistoryFinding(NamedTuple):
     what: FindingName
     severity: Severity
     revisions: tuple[str, ...]
-    """Revisions in training order; for a gap, the two revisions at its ends."""
+    """Names of the revisions in training order; for a gap, of the two revisions at its ends."""
     says: str
-    """One sentence with the revision names; long lists are abbreviated."""
+    """One sentence that names the revisions; a list of more than four names is abbreviated."""
 
 
 def audit_history(history: History) -> tuple[HistoryFinding, ...]:
@@ -50,11 +57,17 @@ def audit_history(history: History) -> tuple[HistoryFinding, ...]:
 
 
 def classify_revisions(history: History, recorded: RecordedRevisions) -> dict[str, RevisionState]:
-    """Return the state of every revision and of every recorded label, by the first rule that applies:
+    """Return the state of every listed revision and of every revision that the lake has recorded, by name.
 
-    1. not measurable: GATED, UNPARSED, NO_WEIGHTS; recorded but no longer listed: GONE;
-    2. recorded under this name: REUPLOADED, RETAGGED, UNCHANGED;
-    3. not recorded: DUPLICATE_OF (recorded weights, or weights of an earlier revision in training), PARTIAL_DUP, NEW.
+    The first of these rules that applies determines the state:
+
+    1. A revision that cannot be measured is GATED, UNPARSED or NO_WEIGHTS.
+    2. A revision that is recorded but no longer listed is GONE.
+    3. A revision that is recorded under its name is REUPLOADED, RETAGGED or UNCHANGED.
+    4. A revision whose weights are recorded under another name, or belong to an earlier revision in training order, is
+       DUPLICATE_OF.
+    5. A revision that shares some weight files with another revision is PARTIAL_DUP.
+    6. Any other revision is NEW.
     """
     known = {weights for _, weights in recorded.values()}
     partial = {revision.name for group in _group_by_shared_file(history.revisions) for revision in group}
@@ -67,7 +80,7 @@ def classify_revisions(history: History, recorded: RecordedRevisions) -> dict[st
 
 
 def assign_states(history: History, recorded: RecordedRevisions) -> History:
-    """Return the history with states from `classify_revisions`; GONE revisions are appended."""
+    """Return the history with the states from `classify_revisions`; revisions that are GONE are appended."""
     states = classify_revisions(history, recorded)
     listed = tuple(_with_state(revision, states.pop(revision.name)) for revision in history.revisions)
     gone = (Revision(name, training_order=UNKNOWN_ORDER, commit=recorded[name][0], state="GONE") for name in states)
@@ -91,7 +104,10 @@ def _state(revision: Revision, recorded: RecordedRevisions, known: set[str], par
 
 
 def _known_bad(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield known issues that a listing cannot show or that are fixed; the other checks yield confirmed issues."""
+    """Yield a finding for each known issue that no listing can show, and for each that the listing shows to be fixed.
+
+    Known issues that the listing confirms are found by the other checks.
+    """
     for issue in dict.fromkeys(issue for revision in revisions for issue in revision.known_bad):
         group = [revision for revision in revisions if issue in revision.known_bad]
         if not issue.shows_in_listing:
@@ -101,7 +117,10 @@ def _known_bad(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield mid-training steps with the weights of `main` or of a last step."""
+    """Yield findings about steps before the end of training that have the weights of the end of training.
+
+    The end of training is a final model such as `main`, or the last step with weights of a run.
+    """
     final = _finals(revisions)
     for group in _group_by_weights(revisions):
         middle = [revision for revision in group if revision.name not in final]
@@ -112,7 +131,11 @@ def _equal_to_final(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _equal_weights(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield equal weights under different labels; for adjacent steps only a note, because they can be truly equal."""
+    """Yield a finding for each group of revisions with equal weights, unless these are the final weights.
+
+    The finding is an error. If the steps are adjacent in training, it is only a note, because the weights of adjacent
+    steps can be truly equal.
+    """
     final = _finals(revisions)
     at = {revision.name: index for index, revision in enumerate(r for r in revisions if r.weight_hashes)}
     for group in _group_by_weights(revisions):
@@ -129,19 +152,22 @@ def _shared_shards(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _not_measured(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield revisions that are listed but cannot be measured."""
+    """Yield findings about revisions that are listed but cannot be measured, one per reason."""
     without = [revision for revision in revisions if revision.state == "NO_WEIGHTS"]
     for why, group in _group_by(without, lambda revision: revision.state_reason).items():
         is_main = all(revision.is_final for revision in group)
         yield _finding("no-weights", "note" if is_main else "warning", group, f"{{}}: {why}{_sources(group)}")
     if unparsed := [revision for revision in revisions if revision.state == "UNPARSED"]:
-        yield _finding("unparsed", "warning", unparsed, "{}: the name states no known training step")
+        yield _finding("unparsed", "warning", unparsed, "{}: no training step can be read from the name")
     if gated := [revision for revision in revisions if revision.state == "GATED"]:
-        yield _finding("gated", "note", gated, "{}: gated, and access is not granted")
+        yield _finding("gated", "note", gated, "{}: the repository is gated, and access is not granted")
 
 
 def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
-    """Yield intervals much wider than both neighbouring intervals; a log-spaced grid, which only widens, has no gap."""
+    """Yield a finding for each interval between steps that is much wider than the intervals before and after it.
+
+    A log-spaced grid has no gap, because its intervals only widen.
+    """
     counted = [revision for revision in revisions if _count(revision) is not None]
     for stage in _group_by(counted, lambda r: (r.training_point.run, r.training_point.stage)).values():
         widths = [b - a for a, b in pairwise(_count(revision) or 0 for revision in stage)]
@@ -152,13 +178,16 @@ def _gaps(revisions: Sequence[Revision]) -> Iterator[HistoryFinding]:
 
 
 def _usual(widths: Sequence[int], index: int) -> float:
-    """Return the larger of the median intervals before and after an interval; infinity for the first and last one."""
+    """Return the usual interval around `widths[index]`, or infinity for the first and the last interval.
+
+    It is the larger of two medians: of up to GAP_NEIGHBORS intervals before it, and of as many after it.
+    """
     before, after = widths[max(index - GAP_NEIGHBORS, 0) : index], widths[index + 1 : index + 1 + GAP_NEIGHBORS]
     return max(median(before), median(after)) if before and after else inf
 
 
 def _count(revision: Revision) -> int | None:
-    """Return the step, else the tokens, else the position in the publisher's unit."""
+    """Return the step of a revision, else its tokens, else its `position`; None if its name states none of them."""
     point = revision.training_point
     return next((count for count in (point.step, point.tokens, point.position) if count is not None), None)
 
@@ -175,7 +204,7 @@ def _about_listing(history: History) -> Iterator[HistoryFinding]:
 
 
 def _finals(revisions: Sequence[Revision]) -> set[str]:
-    """Return `main`, and the last step with weights of each run."""
+    """Return the names of the final models, such as `main`, and of the last step with weights of each run."""
     last = {r.training_point.run: r.name for r in revisions if r.weight_hashes and _count(r) is not None}
     return {*last.values(), *(revision.name for revision in revisions if revision.is_final)}
 
@@ -185,7 +214,7 @@ def _group_by_weights(revisions: Iterable[Revision]) -> list[list[Revision]]:
 
 
 def _group_by_shared_file(revisions: Iterable[Revision]) -> list[list[Revision]]:
-    """Return groups of revisions with different weights and at least one weight file in common."""
+    """Return the groups of revisions that share a weight file, although their weights as a whole are not all equal."""
     holders: dict[str, list[Revision]] = {}
     for revision in revisions:
         for sha in dict.fromkeys(revision.shard_hashes.values()):
@@ -196,7 +225,7 @@ def _group_by_shared_file(revisions: Iterable[Revision]) -> list[list[Revision]]
 
 
 def _group_by(revisions: Iterable[Revision], key: Callable[[Revision], K | None]) -> dict[K, list[Revision]]:
-    """Group revisions by `key`; revisions whose key is None are dropped."""
+    """Return lists of revisions by their `key`; revisions whose key is None are dropped."""
     groups: dict[K, list[Revision]] = {}
     for revision in revisions:
         if (value := key(revision)) is not None:
@@ -210,13 +239,13 @@ def _finding(what: FindingName, severity: Severity, group: Sequence[Revision], s
 
 
 def _sources(group: Sequence[Revision]) -> str:
-    """Return the sources of the group's known issues that this listing confirms, in parentheses."""
+    """Return, in parentheses, the sources of the known issues that a comparison within the group confirms; else ""."""
     sources = dict.fromkeys(i.source for r in group for i in r.known_bad if is_confirmed_by_listing(i, r, group))
     return f" ({', '.join(sources)})" if sources else ""
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Join names: "step0, step1 and step2"; more than four are abbreviated with their number."""
+    """Join names, as in "step0, step1 and step2"; of more than four, give the first two, the last and the number."""
     if len(names) > 4:
         return f"{names[0]}, {names[1]} ... {names[-1]} ({len(names)} revisions)"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

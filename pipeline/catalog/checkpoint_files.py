@@ -23,15 +23,16 @@ from pipeline.progress import Progress
 
 CONFIG_FILE = "config.json"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-"""Weight files in the order in which loading tries them; each is one file, or shards with an index."""
+"""Weight files in the order in which loading tries them. In place of each there may be shards and NAME.index.json."""
 SAFETENSORS_SUFFIXES = (".safetensors", ".safetensors.index.json")
 MAX_SHARDS, MAX_NAME_BYTES = 10_000, 255
+"""Maximum number of shards that is taken from a shard's name, and maximum length of a shard's name in an index."""
 SHARD = re.compile(r"(model|pytorch_model)-(\d{5})-of-(\d{5})\.(safetensors|bin)")
 VOCABULARY_PATTERNS = (
     *("tokenizer.json", "tokenizer.[0-9]*.json", "vocab.json", "vocab.txt", "*.model", "*.spm", "*.tiktoken"),
     *("tekken.json", "vocab-src.json", "prophetnet.tokenizer"),
 )
-"""Files with a vocabulary; any one of them is sufficient for a tokenizer."""
+"""Patterns of the names of files with a vocabulary; one such file is sufficient for a tokenizer."""
 TOKENIZER_SETTINGS = (
     *("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "bpe.codes", "dict.txt"),
     *("emoji.json", "entity_vocab.json", "normalizer.json", "target_vocab.json", "vocab-tgt.json"),
@@ -64,7 +65,7 @@ class LocalFolder:
     """Files of a local folder at one moment: names, sizes and hashes are read once. A missing folder has no files."""
 
     progress: Progress | None = None
-    """Progress bar advanced by the bytes of each hashed file."""
+    """Progress bar that advances by the bytes of each hashed file; None = each file has a bar of its own."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.location = path, str(path)
@@ -87,10 +88,10 @@ class LocalFolder:
 
 
 def list_weight_files(files: CheckpointFiles) -> tuple[str, ...]:
-    """Return the names of the weight files that loading reads: a whole file, or an index and the shards it lists.
+    """Return the names of the weight files that loading reads: one whole file, or an index and the shards it lists.
 
-    Without an index, the number of shards is taken from their names. Listed shards may be absent, and an index that
-    cannot be parsed lists no shards; loading reports both. Empty without weights.
+    If there is no index, the number of shards is taken from their names. The returned shards may be absent, and an
+    index that cannot be parsed lists no shards; loading reports both cases. The tuple is empty if there are no weights.
     """
     for whole in WEIGHT_FILES:
         if whole in files.names:
@@ -106,7 +107,9 @@ def is_adapter_alone(files: CheckpointFiles) -> bool:
 
 
 def unloadable_reason(files: CheckpointFiles, pickles: bool = True, has_base: bool = False) -> str | None:
-    """Return the reason, found from names and index alone, why the files cannot be loaded; None if they can.
+    """Return the reason why the files cannot be loaded; None if no reason is found.
+
+    Only the file names, the index and adapter_config.json are inspected, not the weights.
 
     Args:
         pickles: accept .bin weights if there are no safetensors.
@@ -129,7 +132,7 @@ def unloadable_reason(files: CheckpointFiles, pickles: bool = True, has_base: bo
 
 
 def describe_missing_weights(files: CheckpointFiles) -> tuple[str, str]:
-    """Describe a folder without readable weights, and the next step, such as a conversion command."""
+    """Return the problem of a folder without readable weights, and the next step, such as a conversion command."""
     if ADAPTER_CONFIG in files.names:
         return describe_adapter(files)
     entries = {*files.names, *getattr(files, "folders", ())}
@@ -144,7 +147,7 @@ def list_tokenizer_files(files: CheckpointFiles) -> tuple[str, ...]:
 
 
 def has_tokenizer(files: CheckpointFiles) -> bool:
-    """Return True if the files include a vocabulary, or name a tokenizer class that needs no vocabulary."""
+    """Return True if the files include a vocabulary, or their config names a tokenizer class that needs none."""
     if _matching(frozenset(files.names), VOCABULARY_PATTERNS):
         return True
     name = "tokenizer_config.json"
@@ -163,7 +166,11 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
 
 @lru_cache(maxsize=64)
 def _shards_without_index(names: frozenset[str]) -> tuple[str, ...]:
-    """Return the names of all shards of one set: a complete set (safetensors first), else the most complete one."""
+    """Return the names of all shards of one set, present and absent ones; empty if no file has a shard's name.
+
+    A set is all shards with the same stem, number of shards and suffix. A complete set is chosen first, safetensors
+    before bin; if there is none, the set with the most files is chosen.
+    """
     found = sorted(
         ((match, name) for name in names if (match := SHARD.fullmatch(name))), key=lambda pair: pair[0][4], reverse=True
     )
@@ -178,7 +185,10 @@ def _shards_without_index(names: frozenset[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def _shards(index: bytes) -> tuple[str, ...]:
-    """Return the shard names in an index; empty if any name is a path, because files elsewhere are not hashed."""
+    """Return the shard names that an index lists; empty if the index cannot be parsed, or if any name is a path.
+
+    A path could lead to a file in another folder, and files in other folders are not hashed.
+    """
     try:
         names = sorted(set(map(str, json.loads(index)["weight_map"].values())))
         return tuple(names) if all(map(_is_file_name, names)) else ()
@@ -187,7 +197,7 @@ def _shards(index: bytes) -> tuple[str, ...]:
 
 
 def _is_file_name(name: str) -> bool:
-    """Return True for a name of a file in the same folder; raise ValueError for an unpaired surrogate."""
+    """Return True if `name` is a plain file name, not a path; raise ValueError if it has an unpaired surrogate."""
     return name not in ("", ".", "..") and not set("/\0") & set(name) and len(name.encode()) <= MAX_NAME_BYTES
 
 

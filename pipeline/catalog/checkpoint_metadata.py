@@ -19,7 +19,7 @@ class ConfigFacts(NamedTuple):
 
 
 _FACTS: dict[str, ConfigFacts] = {}
-"""Facts by sha256 of config.json: the checkpoints of a history share few configs."""
+"""Cache of the facts by sha256 of config.json; most checkpoints of a history have the same config.json."""
 
 
 def build_checkpoint_fields(files: CheckpointFiles, hashes: FileHashes, point: TrainingPoint) -> dict[str, Any]:

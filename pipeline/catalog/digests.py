@@ -1,4 +1,4 @@
-"""Digests that identify a checkpoint: computed when planning, and compared again after the files were loaded."""
+"""Digests that identify a checkpoint. A plan computes them, and loading checks that the files still have them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.strict_model import digest_json
 
 Sha256ByName = Mapping[str, str]
 NO_TOKENIZER = digest_file_hashes({}.items())
-"""Digest of a tokenizer without files."""
+"""Tokenizer digest of a checkpoint without tokenizer files."""
 
 
 class Digests(TypedDict):
@@ -39,7 +39,7 @@ class FileHashes(NamedTuple):
     def from_files(
         cls, files: CheckpointFiles, tokenizer: CheckpointFiles, base: Digests | None = None
     ) -> "FileHashes":
-        """Hash local files; on the Hub, read only the files whose sha256 the listing lacks.
+        """Return the hashes of all files; of files on the Hub, read only those whose sha256 the listing lacks.
 
         Args:
             base: digests of the base model, if the files are an adapter without whole weights.
@@ -50,9 +50,10 @@ class FileHashes(NamedTuple):
 
     @property
     def digests(self) -> Digests:
-        """Digests of weights, config and tokenizer; unique to this location if weights or config.json are absent.
+        """Digests of weights, config and tokenizer.
 
-        For an adapter, the digests of weights and config are computed from the pair [base's digest, adapter's digest].
+        If the weights or config.json are absent, their digest is computed from the location instead. For an adapter,
+        the digests of weights and config are computed from the pair [digest of the base model, digest of the adapter].
         """
         weights = digest_file_hashes(self.weights.items()) if self.weights else self._absent
         config = digest_file_hashes(self.config.items()) if self.config else self._absent
@@ -74,13 +75,21 @@ def base_digests(base: Checkpoint) -> Digests:
 
 
 def bytes_to_hash(files: CheckpointFiles, has_base: bool = False) -> int:
-    """Return the number of bytes that `FileHashes.from_files` reads, without tokenizer files."""
+    """Return the size of the weight files and the config that `FileHashes.from_files` hashes, in bytes.
+
+    The tokenizer files, which are also hashed, are not counted.
+
+    Args:
+        has_base: True if the source names a base model, into which an adapter is merged.
+    """
     weights, config = _measured_files(files, has_base and checkpoint_files.is_adapter_alone(files))
     return sum(files.size(name) for name in (*weights, *config) if name in files.names)
 
 
 def require_unchanged(checkpoint: Checkpoint) -> None:
-    """Compare the files with the planned digests. Digests are cached by timestamp, so unchanged files cost little.
+    """Require that the files of a local checkpoint still have the digests of the plan.
+
+    The sha256 of each file is cached together with the file's size and times, so unchanged files are not read again.
 
     Raises:
         FilesChangedError: a digest differs.
@@ -100,10 +109,11 @@ class FileStates(NamedTuple):
 
     checkpoint: Checkpoint
     identities: dict[str, list[str | int]]
+    """Result of `file_identity` by path; an absent file has no entry."""
 
     @classmethod
     def now(cls, checkpoint: Checkpoint) -> "FileStates":
-        """Return the current state; an absent file has no identity."""
+        """Return the present state of the checkpoint's files."""
         own, tokenizer = LocalFolder(Path(checkpoint.path)), LocalFolder(Path(checkpoint.tokenizer_path))
         folders = [(own, bool(checkpoint.base_path))]
         folders += [(LocalFolder(Path(checkpoint.base_path)), False)] if checkpoint.base_path else []
@@ -112,7 +122,7 @@ class FileStates(NamedTuple):
         return cls(checkpoint, {str(path): file_identity(path) for path in paths})
 
     def require_same(self) -> None:
-        """Compare with the current state.
+        """Require that the files are still in this state.
 
         Raises:
             FilesChangedError: a file was written, replaced, added or removed since this state was taken.
@@ -128,7 +138,7 @@ class FileStates(NamedTuple):
 
 
 def _measured_files(files: CheckpointFiles, is_adapter: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the weight files and of the config, of a whole model or of an adapter."""
+    """Return (names of the weight files, name of the config in a tuple), of a whole model or of an adapter."""
     if is_adapter:
         return tuple(filter(None, (find_adapter_weights(files),))), (ADAPTER_CONFIG,)
     return list_weight_files(files), (CONFIG_FILE,)

@@ -1,5 +1,8 @@
-"""Entry point for histories, local or on the Hub. The Hub modules are imported on demand, because their import takes
-half a second and a local sweep does not need them."""
+"""Discovery of histories in local folders and on the Hub.
+
+The modules for the Hub are imported on demand, because their import takes half a second and a local sweep does not need
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.catalog.hub_discovery import SourceRepos
 
 OpenedSource = Union[Local, "SourceRepos"]
-"""Local source, or a source on the Hub with the refs of its repos."""
+"""A local source, or a source on the Hub together with the refs (branches and tags) of its repos."""
 
 
 def discover_histories(source: CheckpointSource, models: str = "*") -> tuple[History, ...]:
@@ -32,9 +35,10 @@ def discover_all(sources: Sequence[CheckpointSource], models: str = "*") -> tupl
     Args:
         models: glob over model names; members of a family that do not match are not requested from the Hub.
 
-    A Hub repo costs one refs request and one tree request per commit that is not cached; a family whose checkpoints
-    are repos, or whose repos are given by a pattern, costs one more listing request per owner. Answers are cached as
-    they arrive, so that an interrupted discovery resumes where it stopped.
+    A Hub repo needs one request for its refs, and one request for the tree (file list) of each commit that is not
+    cached. A family whose checkpoints are repos, or whose repo ids are patterns, needs one more request per owner for
+    the list of the owner's repos. Answers are cached as they arrive, so that an interrupted discovery resumes where it
+    stopped.
 
     Raises:
         UsageError: the folder, repo or family does not exist or cannot be measured.
@@ -44,7 +48,7 @@ def discover_all(sources: Sequence[CheckpointSource], models: str = "*") -> tupl
 
 
 def open_sources(sources: Sequence[CheckpointSource], models: str = "*") -> tuple[OpenedSource, ...]:
-    """Fetch the refs of the sources on the Hub; a local source is returned as it is. See `discover_all`."""
+    """Return the sources in their order, those on the Hub with the refs of their repos. See `discover_all`."""
     opened: dict[int, OpenedSource] = {id(source): source for source in sources if isinstance(source, Local)}
     if on_hub := [source for source in sources if not isinstance(source, Local)]:
         from pipeline.catalog import hub_discovery
@@ -68,15 +72,18 @@ def _discover_local(source: Local) -> tuple[History, ...]:
 
 
 def find_base(name: str) -> Checkpoint:
-    """Return the base model of adapters: in a folder, or REPO@REVISION on the Hub.
+    """Return the checkpoint of the base model of adapters.
+
+    Args:
+        name: a folder, or REPO@REVISION on the Hub; REPO alone means its branch `main`.
 
     Raises:
-        UsageError: neither exists, or the base is an adapter itself.
+        UsageError: no such folder, repo or revision exists, or the base is an adapter itself.
         FetchError: the Hub did not answer.
     """
     if Path(name).is_dir():
         if is_adapter_alone(LocalFolder(Path(name))):
-            raise UsageError(f"base {name}", "an adapter too", "Name the folder or repo of the model that it adapts")
+            raise UsageError(f"base {name}", "it is an adapter too", "Name the folder or repo of the adapted model")
         return local_histories.inspect_checkpoint(Path(name).resolve())
     if (match := REPO_REVISION.fullmatch(name)) is None:
         raise UsageError(f"base {name}", "no such folder", "Give a folder with config.json, or REPO@REVISION")
@@ -84,7 +91,7 @@ def find_base(name: str) -> Checkpoint:
 
 
 def resolve_checkpoint(source: Hub, revision: str = "main") -> Checkpoint:
-    """Return one checkpoint of a repo by branch, tag, subfolder or commit; the name need not state a step.
+    """Return the checkpoint of a repo at a branch, tag, subfolder or commit, whose name need not state a step.
 
     Raises:
         UsageError: the revision does not exist or cannot be measured.

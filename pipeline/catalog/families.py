@@ -17,7 +17,7 @@ FAMILIES_YAML = Path(__file__).with_name("families.yaml")
 
 
 class GenericFamily(Family):
-    """Rule for repos outside the catalogue: names are parsed by `revision_names.parse_name`."""
+    """Rule for repos that the catalogue does not list. It parses names with `revision_names.parse_name`."""
 
     is_generic: ClassVar[bool] = True
 
@@ -40,7 +40,7 @@ GENERIC_FAMILY = GenericFamily(
     source="the repo's own names",
     examples={"step1000": Example(step=1000)},
 )
-"""Fallback for repos outside the catalogue; their size is unknown, so their tier is the largest."""
+"""Rule for repos that the catalogue does not list. The size of their models is unknown, so the tier is the largest."""
 
 
 @cache
@@ -65,7 +65,7 @@ def parse_family(name: str, fields: Mapping[str, Any]) -> Family:
 
 
 def get_family(name: str) -> Family:
-    """Return the family called `name`; raises UsageError if the catalogue has none."""
+    """Return the family called `name`; raise UsageError if the catalogue has no such family."""
     known = {family.name: family for family in load_families()}
     if name not in known:
         found = f"no such family{suggest(name, list(known))}"
@@ -74,5 +74,5 @@ def get_family(name: str) -> Family:
 
 
 def find_family(repo: str) -> Family:
-    """Return the family that claims `repo`, else GENERIC_FAMILY."""
+    """Return the family that `repo` belongs to, or GENERIC_FAMILY if the catalogue does not list the repo."""
     return next((family for family in load_families() if family.claims(repo)), GENERIC_FAMILY)

@@ -21,31 +21,34 @@ Tier = Literal["small", "medium", "large"]
 
 
 class Stage(StrictModel):
-    """Training stage with a constant batch size."""
+    """Training stage of a family: which revisions belong to it, and how their steps convert to tokens."""
 
     name: str | None = None
-    """Stage name in revision names; null = revisions without a stage name."""
+    """Name of the stage in revision names; null for the stage of revisions whose names state no stage."""
     repos: str = "*"
-    """Glob over the repo ids that this stage applies to."""
+    """Glob over repo ids; the stage applies to the repos that match."""
     tokens_per_step: Annotated[int, Field(gt=0)] | None = None
     """Batch size in tokens; null if the publisher does not state it or it changes within the stage."""
     tokens_before: Annotated[int, Field(ge=0)] | None = 0
-    """Tokens of the preceding stages if this stage counts from zero; null = unknown: tokens of the stage are null."""
+    """Tokens of all preceding stages, if the names of this stage count from zero again; 0 if they count on. Null if
+    unknown; the tokens of the stage's checkpoints are then null."""
 
 
 class KnownBad(StrictModel):
-    """Known issue: published revisions whose weights do not match their names."""
+    """Known issue: published revisions whose weights are missing or do not match the revision's name."""
 
     repo: str = "*"
-    """Glob over the repo ids."""
+    """Glob over the ids of the affected repos."""
     rev: re.Pattern[str]
-    """Regex that the whole revision name must match."""
+    """Regex that the whole name of an affected revision matches."""
     why: str
     source: str
     equal_to: re.Pattern[str] | None = None
-    """Regex of other revision names; the issue is reported only if one of them has equal weights."""
+    """Regex of other revision names. The issue is reported only if a revision with such a name has the same weights as
+    the affected revision."""
     no_weights: bool = False
-    """True if the issue is missing weights; the issue is reported only if the listing has no weights."""
+    """True if the issue is that weights are missing. It is reported only if the listing has no weights of the
+    revision."""
 
     @property
     def shows_in_listing(self) -> bool:
@@ -54,15 +57,15 @@ class KnownBad(StrictModel):
 
     @property
     def description(self) -> str:
-        """Description with its source, for messages."""
+        """Text for messages: what is wrong, and the source in parentheses."""
         return f"{self.why} ({self.source})"
 
 
 class Example(StrictModel):
-    """Expected parse result of a name; every entry is tested against its examples."""
+    """Expected result of parsing one checkpoint name; the tests parse the examples of every catalogue entry."""
 
     repo: str | None = None
-    """Repo id; null = the first of the family."""
+    """Repo id of the checkpoint; null = the first repo of the family."""
     step: int | None = None
     tokens: int | None = None
     position: int | None = None
@@ -78,30 +81,36 @@ class Family(StrictModel):
 
     name: str
     ids: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Repo id templates with {placeholders} from `vars`, or with * for ids that only a Hub listing has."""
+    """Templates of the repo ids. A {placeholder} stands for each of its values in `vars`; a * stands for any text, and
+    only a Hub listing can tell which of these repos exist."""
     vars: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Values of each placeholder; the value of {run} is also the run name of the repo's checkpoints."""
+    """Values by placeholder; the value of {run} is also the name of the run that the repo's checkpoints belong to."""
     aliases: tuple[str, ...] = ()
-    """Other ids of the same repos, recognised but not listed."""
+    """Templates of other ids of the same repos. A user may give such an id, but it appears in no list of repos."""
     where: Where
     rev: re.Pattern[str] = re.compile("main")
-    """Regex of the whole checkpoint name: branch, tag, subfolder or, with `where: repos`, repo id without owner."""
+    """Regex that a whole checkpoint name must match, with groups of NAME_GROUPS. The name is that of a branch, tag or
+    subfolder or, for `where: repos`, the repo id without its owner."""
     skip: re.Pattern[str] | None = None
-    """Names that are not checkpoints, besides main, refs/*, pr/N, versions and commits."""
+    """Regex of names that are not checkpoints. In every family, main, refs/*, pr/N, versions such as v1.0, and commits
+    are not checkpoints either, unless `rev` matches them."""
     position: str | None = None
-    """Unit of the `position` group of `rev`, if any."""
+    """Unit of the number in the group `position` of `rev`, such as words; null if `rev` has no such group."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = (Stage(),)
-    """Stages in training order; if a stage has several rows, the first row whose `repos` matches applies."""
+    """Stages in training order. Several entries may describe one stage; the first one whose `repos` matches applies."""
     model: str | None = None
-    """Model name template for `where: repos`, where each repo is one checkpoint; null = the repo id."""
+    """Template of the model name for `where: repos`, where each repo is one checkpoint of the model; null = the model
+    has the name of the repo."""
     tokenizer: str | None = None
-    """Repo of the tokenizer; null = each checkpoint's own files."""
+    """Template of the repo id of the tokenizer; null = each checkpoint has its own tokenizer files."""
     weights: Literal["safetensors", "bin"] = "safetensors"
-    """bin = pickles are read (weights only) if a commit has no safetensors."""
+    """`bin`: if a commit has no safetensors, pickles are read, with `torch.load(weights_only=True)`. `safetensors`:
+    pickles are never read."""
     kind: Literal["decoder", "encoder", "encdec", "by-config"]
     norm: Norm = "unknown"
     tiers: dict[str, Tier]
-    """Size by glob over repo ids, first match wins: small up to 0.5B parameters, medium up to 2B."""
+    """Size class by glob over repo ids; the first glob that matches applies. A model is small up to 0.5B parameters,
+    medium up to 2B, and large above."""
     gated: bool = False
     unloadable: str | None = None
     """Reason why the family cannot be measured; null = the family can be measured."""
@@ -133,7 +142,7 @@ class Family(StrictModel):
 
     @cached_property
     def expanded_ids(self) -> tuple[str, ...]:
-        """All repo ids of the family; patterns with * stay unexpanded."""
+        """All repo ids of the family; each * remains, because only a Hub listing can expand it."""
         return tuple(repo for template in self.ids for repo in _expand_template(template, self.vars))
 
     @property
@@ -142,7 +151,7 @@ class Family(StrictModel):
         return tuple(repo for repo in self.expanded_ids if "*" in repo)
 
     def list_repos(self, glob: str = "*") -> tuple[str, ...]:
-        """Return repo ids that match `glob`, with or without their owner; patterns with * are excluded."""
+        """Return the repo ids that match `glob`, with or without their owner; ids with a * are left out."""
         repos = (repo for repo in self.expanded_ids if "*" not in repo)
         return tuple(repo for repo in repos if fnmatchcase(repo, glob) or fnmatchcase(repo.split("/")[-1], glob))
 
@@ -151,7 +160,9 @@ class Family(StrictModel):
         return self._values(repo) is not None
 
     def parse_name(self, repo: str, name: str) -> TrainingPoint | None:
-        """Return the training point of the checkpoint `name` of `repo`; None if the name does not state it.
+        """Return the training point of the checkpoint `name` of `repo`.
+
+        The result is None if the name does not match `rev`, or if it states a stage that the family does not list.
 
         Args:
             name: branch, tag, subfolder or, for `where: repos`, the repo id, with or without its owner.
@@ -165,13 +176,14 @@ class Family(StrictModel):
         return _with_tokens(point._replace(run=run), stage)
 
     def sort_key(self, point: TrainingPoint) -> tuple:
-        """Return the sort key of training order within one history: run, stage, step or tokens."""
+        """Return the key that sorts the points of one history by run, then stage, then step, then tokens or
+        `position`."""
         stages = list(dict.fromkeys(stage.name for stage in self.stages))
         rank = stages.index(point.stage) if point.stage in stages else SORTS_LAST
         return (run_sort_key(point.run), rank, *point.sort_key_in_stage)
 
     def skips(self, name: str) -> bool:
-        """Return True if `name` is known not to be a checkpoint; skipped names are not reported."""
+        """Return True if `name` is known not to be a checkpoint; the audit reports no such name as unparsed."""
         if self.rev.fullmatch(name):
             return False
         return is_ignored_name(name) or (self.skip is not None and self.skip.fullmatch(name) is not None)
@@ -181,7 +193,7 @@ class Family(StrictModel):
         return self._fill_template(self.model, repo) or repo
 
     def tokenizer_for(self, repo: str) -> str | None:
-        """Return the repo of the tokenizer; None = each checkpoint's own files."""
+        """Return the repo of the tokenizer; None if each checkpoint has its own tokenizer files."""
         return self._fill_template(self.tokenizer, repo)
 
     def tier_of(self, repo: str) -> Tier:
@@ -189,7 +201,7 @@ class Family(StrictModel):
         return next(tier for glob, tier in self.tiers.items() if fnmatchcase(repo, glob))
 
     def known_bad_for(self, repo: str, rev: str) -> tuple[KnownBad, ...]:
-        """Return the known issues of a revision; a listing may show that they are fixed."""
+        """Return the known issues of a revision, including issues that may have been fixed on the Hub since."""
         return tuple(bad for bad in self.known_bad if fnmatchcase(repo, bad.repo) and bad.rev.fullmatch(rev))
 
     @cached_property
@@ -226,7 +238,7 @@ def _placeholders(template: str) -> set[str]:
 
 
 def _expand_template(template: str, values: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return `template` with every combination of its placeholders' values."""
+    """Return `template` filled in once for every combination of the values of its placeholders."""
     names = [name for name in values if name in _placeholders(template)]
     combinations = product(*(values[name] for name in names))
     return [template.format(**dict(zip(names, combination, strict=True))) for combination in combinations]

@@ -1,4 +1,4 @@
-"""Download of a checkpoint by commit into the node's scratch; files are verified, and removed after use."""
+"""Download of a Hub checkpoint into the node's scratch. Its files are verified, and removed after use."""
 
 import os
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ COMPLETE_MARKER = ".complete"
 
 
 def scratch_folder(checkpoint: Checkpoint, run_id: str) -> Path:
-    """Return the path of the checkpoint's folder on this node; the folder may not exist."""
+    """Return the path of the checkpoint's folder in the scratch of this node; the folder may not exist."""
     remotes = [remote.model_dump() for _, remote in _parts(checkpoint)]
     return scratch.scratch_root() / f"{run_id}-{digest_json(remotes)[:16]}"
 
 
 def fetch_checkpoint(checkpoint: Checkpoint, run_id: str, budget_bytes: int | None = None) -> Path:
-    """Download a Hub checkpoint into its scratch folder, after waiting for free space; idempotent.
+    """Download a Hub checkpoint into its scratch folder once there is enough space, and return the folder.
 
-    The folder outlives this process. It is removed by `discard_checkpoint`, or by `remove_stale` once the driver is
-    dead. A failed download leaves no files.
+    If all files are there already, nothing is downloaded. The folder outlives this process. It is removed by
+    `discard_checkpoint`, or by `remove_stale` once the driver is dead. A failed download leaves no files.
 
     Args:
         budget_bytes: disk budget for all checkpoints on this node together; None = limited only by the disk.
@@ -41,7 +41,7 @@ def fetch_checkpoint(checkpoint: Checkpoint, run_id: str, budget_bytes: int | No
         FetchError: a stall, a busy Hub or a broken connection; a later attempt can succeed.
         CheckpointError: a file differs from the Hub's listing after two downloads.
         FilesChangedError: a file or the commit no longer exists on the Hub.
-        UsageError: access denied, offline, or the checkpoint exceeds the budget or the disk.
+        UsageError: access is denied, HF_HUB_OFFLINE is set, or the checkpoint exceeds the budget or the disk.
     """
     folder = scratch_folder(checkpoint, run_id)
     with scratch.lock_folder(folder):
@@ -76,7 +76,7 @@ def discard_checkpoint(checkpoint: Checkpoint, run_id: str) -> None:
 
 
 def _parts(checkpoint: Checkpoint) -> list[tuple[str, RemoteFiles]]:
-    """Return (path field of the checkpoint, remote files that fill it)."""
+    """Return pairs (path field of the checkpoint, remote files to download for this field)."""
     fields = {"path": "remote", "tokenizer_path": "tokenizer_remote", "base_path": "base_remote"}
     return [(field, remote) for field, name in fields.items() if (remote := getattr(checkpoint, name))]
 
@@ -110,7 +110,7 @@ def _fetch_file(remote: RemoteFiles, file: HubFile, folder: Path, progress: Prog
             return
         path.unlink()
         progress.advance(start - progress.done)
-    found = "two downloads do not have the sha256 that the Hub lists: a flipped bit or a damaged upload"
+    found = "both downloads lack the sha256 that the Hub lists, because of a flipped bit or a damaged upload"
     do = "Exclude this checkpoint from the sweep, and report the file to the owner of the repository"
     raise CheckpointError(_describe(remote, file), found, do)
 
@@ -138,7 +138,7 @@ def _download(remote: RemoteFiles, file: HubFile, folder: Path, progress: Progre
             hf_hub_download(remote.repo, name, revision=remote.commit, local_dir=folder, cache_dir=own, tqdm_class=bar)
         except (errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError) as error:
             do = "Run the sweep again to plan with the current commits"
-            raise FilesChangedError(asked, "no longer on the Hub", do) from error
+            raise FilesChangedError(asked, "it is no longer on the Hub", do) from error
 
     try:
         call_with_retries(asked, once)

@@ -22,7 +22,7 @@ FOREIGN_FORMATS: dict[str, tuple[str, str]] = {
     ),
     "mp_rank_*": (
         "a Megatron checkpoint ({})",
-        "Convert it with the tools/checkpoint/convert.py of Megatron-LM to a Hugging Face folder",
+        "Convert it to a Hugging Face folder with tools/checkpoint/convert.py of Megatron-LM",
     ),
     "*.gguf": (
         "GGUF weights ({}), which are usually quantised",
@@ -44,17 +44,17 @@ FOREIGN_FORMATS: dict[str, tuple[str, str]] = {
         "a checkpoint of a trainer ({})",
         "Save its state dict as pytorch_model.bin: torch.save(torch.load(PATH)['state_dict'], 'pytorch_model.bin')",
     ),
-    "*.nemo": ("a NeMo checkpoint ({})", "Convert it with the exporter of NeMo to a Hugging Face folder"),
+    "*.nemo": ("a NeMo checkpoint ({})", "Convert it to a Hugging Face folder with the exporter of NeMo"),
     "*.onnx": ("an ONNX model ({})", "Measure the checkpoint that it was exported from"),
-    "*.safetensors": ("weights under another name ({})", "Rename it to model.safetensors if it has the whole model"),
-    "*.bin": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
-    "*.pt": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
-    "*.pth": ("files under another name ({})", "Rename the file to pytorch_model.bin if it has the whole model"),
+    "*.safetensors": ("a file under another name ({})", "Rename it to model.safetensors if it has the whole model"),
+    "*.bin": ("a file under another name ({})", "Rename it to pytorch_model.bin if it has the whole model"),
+    "*.pt": ("a file under another name ({})", "Rename it to pytorch_model.bin if it has the whole model"),
+    "*.pth": ("a file under another name ({})", "Rename it to pytorch_model.bin if it has the whole model"),
 }
-"""Description of unreadable weights and the next step, by the pattern of a file or folder name; the first match is
-reported."""
+"""(description of unreadable weights, next step) by the pattern of a file or folder name. The first pattern that
+matches a name is reported; {} stands for this name."""
 TRAINER_FILES = ("optimizer*", "scheduler*", "rng_state*", "training_args.bin", "scaler*")
-"""Files that a trainer saves beside the weights."""
+"""Patterns of the names of files that a trainer saves beside the weights."""
 
 
 def describe_foreign_format(names: Collection[str]) -> tuple[str, str] | None:

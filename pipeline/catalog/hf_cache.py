@@ -12,7 +12,7 @@ GIT_BLOB, LFS_SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
 def list_snapshot_refs(repo: str) -> dict[str, str]:
-    """Return the commit of each branch or tag that has a snapshot in the cache."""
+    """Return the commit by name of each branch or tag that has a snapshot in the cache."""
     folder = _folder(repo)
     named = {str(path.relative_to(folder / "refs")): path for path in (folder / "refs").rglob("*") if path.is_file()}
     commits = {name: path.read_text().strip() for name, path in sorted(named.items())}
@@ -20,16 +20,18 @@ def list_snapshot_refs(repo: str) -> dict[str, str]:
 
 
 def list_snapshot_files(repo: str, commit: str) -> list[dict[str, str | int | None]]:
-    """Return path, size, blob id and, for LFS files, sha256 of each file of a snapshot that was ever fetched.
+    """Return a dict with `path`, `size`, `oid` and `sha256` for each file that the cache has of a snapshot.
 
-    The cache names an LFS file by its sha256, and any other file by its git blob id. Readers verify both.
+    The cache names an LFS file by its sha256, and any other file by its git blob id. For an LFS file, `oid` and
+    `sha256` are this sha256; for any other file, `oid` is the git blob id and `sha256` is None. In a cache that has
+    copies in place of links, every file is hashed and treated like an LFS file.
     """
     folder = _folder(repo) / "snapshots" / commit
     return [_describe(folder, path) for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
 def read_snapshot_file(repo: str, commit: str, path: str) -> bytes | None:
-    """Return the bytes of a file of a snapshot; None if the cache lacks it."""
+    """Return the bytes of a file of a snapshot; None if the cache lacks the file."""
     cached = try_to_load_from_cache(repo, path, revision=commit)
     return Path(cached).read_bytes() if isinstance(cached, str) else None
 

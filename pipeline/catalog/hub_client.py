@@ -1,4 +1,4 @@
-"""Client of the Hugging Face Hub for listings and small files; immutable answers are cached without expiry.
+"""Client of the Hugging Face Hub for listings and small files. Answers that cannot change are cached without expiry.
 
 With HF_HUB_OFFLINE, answers come from this cache or, if absent there, from snapshots in the cache of huggingface_hub.
 HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE have the same meaning as in huggingface_hub.
@@ -25,7 +25,7 @@ from pipeline.strict_model import SafeRelativePath, StrictModel, canonical_json,
 
 
 class Refs(NamedTuple):
-    """Branches and tags of a repository, name -> commit."""
+    """Branches and tags of a repository, each as a dict from name to commit."""
 
     repo: str
     """Canonical id; differs from the requested id if the repository was renamed."""
@@ -34,14 +34,15 @@ class Refs(NamedTuple):
 
 
 class TreeEntry(StrictModel):
-    """File of a commit."""
+    """File in the tree of a commit."""
 
     path: SafeRelativePath
     size: int
     oid: Annotated[str, Field(pattern=r"^[0-9a-f]{40,64}$")]
-    """Id of the git blob (for an LFS file, of its pointer); equal bytes have equal ids. Used as cache file name."""
+    """Id of the file's git blob or, for an LFS file, of the blob of its pointer. Files with equal bytes have equal ids.
+    The cache stores a file under its id."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None
-    """Checksum of LFS files, which include all weights; None for other files."""
+    """sha256 of an LFS file's bytes; None for other files. Weights are LFS files."""
 
 
 Commit = tuple[str, str]
@@ -51,7 +52,10 @@ REFS, TREE = TypeAdapter(Refs), TypeAdapter(tuple[TreeEntry, ...])
 
 
 def fetch_refs(repo: str) -> Refs:
-    """Return branches and tags, by one request; with HF_HUB_OFFLINE, from the last cached answer or the snapshots.
+    """Return the branches and tags of a repository, with one request.
+
+    With HF_HUB_OFFLINE, the last cached answer is returned or, if there is none, the refs of the snapshots in the cache
+    of huggingface_hub.
 
     Raises:
         FetchError: the Hub did not answer.
@@ -62,7 +66,9 @@ def fetch_refs(repo: str) -> Refs:
 
 
 def list_model_ids(author: str, search: str = "") -> tuple[str, ...]:
-    """Return the sorted ids of the author's models that contain `search`; with HF_HUB_OFFLINE, the last cached answer.
+    """Return the sorted ids of the author's models whose ids contain `search`.
+
+    With HF_HUB_OFFLINE, the last cached answer is returned.
 
     Raises:
         FetchError, UsageError: for the same reasons as `fetch_refs`.
@@ -72,14 +78,16 @@ def list_model_ids(author: str, search: str = "") -> tuple[str, ...]:
 
 
 def uncached_trees(commits: Iterable[Commit]) -> list[Commit]:
-    """Return the commits whose trees are not cached; each of their trees costs one request."""
+    """Return the commits whose trees are not cached; `fetch_tree` needs one request for each."""
     cached = set(os.listdir(cache.folder("hub/trees")))
     return [commit for commit in commits if _tree_file(*commit) not in cached]
 
 
 def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
-    """Return all files of a commit including subfolders; cached without expiry.
+    """Return all files of a commit, those in subfolders included; the answer is cached without expiry.
 
+    With HF_HUB_OFFLINE and no cached answer, the files are returned that the cache of huggingface_hub has of the
+    commit.
     Raises:
         FetchError: the Hub did not answer.
         UsageError: the repository or commit does not exist.
@@ -97,7 +105,7 @@ def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
 
 
 def fetch_small_file(repo: str, commit: str, entry: TreeEntry) -> bytes:
-    """Return the bytes of a small file, verified against its entry; cached without expiry.
+    """Return the bytes of a small file, after verifying them against `entry`; they are cached without expiry.
 
     Raises:
         FetchError: the Hub did not answer, or sent damaged bytes.
@@ -118,9 +126,10 @@ def fetch_sha256(repo: str, commit: str, entry: TreeEntry) -> str:
 
 
 def is_access_denied(repo: str, commit: str) -> bool:
-    """Return True if the repository is gated and access to its files is not granted; listings are readable anyway.
+    """Return True if the repository is gated and the token has no access to its files.
 
-    A granted access is cached per token without expiry; a denied one is not cached.
+    Listings of a gated repository are readable without access. A granted access is cached per token without expiry; a
+    denied one is not cached. With HF_HUB_OFFLINE, the result is False.
 
     Raises:
         FetchError: the Hub did not answer.
@@ -193,7 +202,7 @@ def _is_access_denied(repo: str, commit: str) -> bool:
 
 
 def _snapshot_refs(repo: str) -> dict[str, Any] | None:
-    """Return the refs that have a snapshot in huggingface_hub's cache, as branches; None without any."""
+    """Return the refs that have a snapshot in huggingface_hub's cache, all as branches; None if there are none."""
     refs = hf_cache.list_snapshot_refs(repo)
     return Refs(repo, refs, {})._asdict() if refs else None
 
@@ -201,7 +210,10 @@ def _snapshot_refs(repo: str) -> dict[str, Any] | None:
 def _request_or_cached(
     key: list[str], asked: str, request: Callable[[], Any], snapshots: Callable[[], Any] = lambda: None
 ) -> Any:
-    """Return and cache the answer of `request`; offline, return the last cached answer, else that of `snapshots`."""
+    """Return the answer of `request`, and cache it; with HF_HUB_OFFLINE, return the last cached answer.
+
+    If no answer is cached then, the result of `snapshots` is returned; UsageError if it is None too.
+    """
     path = cache.folder("hub/latest") / digest_json([constants.ENDPOINT, *key])
     if not constants.is_offline_mode():
         answer = call_with_retries(asked, request)

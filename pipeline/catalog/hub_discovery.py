@@ -1,7 +1,8 @@
-"""Discovery of histories on the Hugging Face Hub: one refs request per repo and one tree request per new commit.
+"""Discovery of histories on the Hugging Face Hub.
 
-The names of a repo's branches, tags or subfolders are parsed by the rules of its family. The tree of a commit has the
-sha256 of every weight file; config and tokenizer files are small and are downloaded.
+One request per repo fetches its refs (branches and tags), and one request per commit that is not cached fetches its
+tree (list of files). The names of branches, tags or subfolders are parsed by the rules of the repo's family. The tree
+of a commit has the sha256 of every weight file; config and tokenizer files are small and are downloaded.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,18 +23,18 @@ from pipeline.spec import Checkpoint, Hub, Members
 
 @dataclass(frozen=True)
 class SourceRepos:
-    """Repos of a source, with their refs."""
+    """A source on the Hub, and its repos with their refs."""
 
     source: Hub | Members
     repos: dict[str, Repo | None]
-    """Opened repos by requested id; None = a member of a family that the Hub does not have."""
+    """Opened repo by requested id; None if the repo is a member of a family but does not exist on the Hub."""
 
     @cached_property
     def refs(self) -> list[RevisionRef]:
         return [ref for repo in self.repos.values() if repo for ref in list_revision_refs(repo)]
 
     def split_by_model(self) -> list["SourceRepos"]:
-        """Return one SourceRepos per model; an absent repo is a model of its own."""
+        """Return one SourceRepos per model; a repo that does not exist on the Hub counts as a model of its own."""
         by_model: dict[str, dict[str, Repo | None]] = {}
         for name, repo in self.repos.items():
             by_model.setdefault(repo.model if repo else name, {})[name] = repo
@@ -57,9 +58,10 @@ def open_sources(sources: Sequence[Hub | Members], models: str) -> list[SourceRe
 
 
 def read_histories(opened: Sequence[SourceRepos]) -> list[tuple[History, ...]]:
-    """Return the histories of each opened source; the trees of all its commits are fetched first.
+    """Return one tuple of histories per opened source.
 
-    The number of requests to come is therefore known early.
+    The trees of all commits of all sources are fetched first, so that the progress display knows the number of
+    requests.
     """
     resolver = RevisionResolver()
     label = f"Listing the files of {_label([one.source for one in opened])}"
@@ -98,12 +100,15 @@ def resolve_checkpoint(source: Hub, revision: str) -> Checkpoint:
     resolved = resolver.resolve(source.model or repo.model, match, source.tokenizer)
     if resolved.checkpoint is None:
         found = resolved.state_reason or resolved.state
-        raise UsageError(asked, found, f"Choose a measurable revision from {listed}")
+        raise UsageError(asked, found, f"Choose another revision from the list that {listed} prints")
     return resolved.checkpoint
 
 
 def list_member_repos(family: Family) -> tuple[str, ...]:
-    """Return the repo ids of a family; patterns and `where: repos` cost one listing request per owner."""
+    """Return the repo ids of a family.
+
+    Ids with a *, and families whose checkpoints are repos, need one listing request per owner.
+    """
     if family.where == "repos":
         return tuple(repo for repo in _search_hub(family.expanded_ids) if family.claims(repo))
     return (*family.list_repos(), *(repo for repo in _search_hub(family.repo_patterns) if family.claims(repo)))
@@ -116,7 +121,7 @@ def _requested_repos(source: Hub | Members, models: str) -> Sequence[str]:
     members = list_member_repos(family)
     wanted = [repo for repo in members if _is_wanted(family, repo, source.models)]
     if not wanted:
-        found = f"none of {', '.join(members[:3])} ..." if members else "the Hub lists none"
+        found = f"it matches none of {', '.join(members[:3])} ..." if members else "the Hub lists none"
         do = f"Give a glob that matches a model of shapelake catalog {family.name}"
         raise UsageError(f"models {source.models!r} of {family.name}", found, do)
     return [repo for repo in wanted if _is_wanted(family, repo, models)]
@@ -145,7 +150,7 @@ def _open_if_present(repo: str) -> Repo | None:
 
 
 def _search_hub(patterns: Iterable[str]) -> list[str]:
-    """Return the repos on the Hub whose names contain the patterns' common prefix: one request per owner."""
+    """Return the repos on the Hub whose ids contain the common prefix of an owner's patterns; one request per owner."""
     prefixes: dict[str, list[str]] = {}
     for pattern in patterns:
         owner, name = pattern.split("/")

@@ -1,9 +1,9 @@
 """HTTP layer for the Hugging Face Hub: timeouts, one retry policy, and translation of errors.
 
 huggingface_hub waits without a limit in some calls, and retries only some calls. The HTTP client installed here sets a
-timeout on every request and turns every transient failure into TransientError, which the library's own retries do not
-catch, so that `call_with_retries` is the only retry policy. One case is excepted: the library itself resumes the body
-of a download after a broken connection.
+timeout on every request and turns every transient failure into TransientError, which the retries of huggingface_hub do
+not catch, so that `call_with_retries` is the only retry policy. There is one exception: huggingface_hub itself resumes
+the body of a download after a broken connection.
 """
 
 import json
@@ -30,27 +30,28 @@ from pipeline.progress import Progress
 __all__ = ["TransientError", "call_with_retries", "last_response_path", "to_shapelake_error", "wait_silently"]
 
 TIMEOUT_S = 30.0
-"""Time without a received byte after which a request fails; downloads use HF_HUB_DOWNLOAD_TIMEOUT instead."""
+"""Seconds without a received byte after which a request fails; downloads use HF_HUB_DOWNLOAD_TIMEOUT instead."""
 MAX_ATTEMPTS = 5
 MAX_TOTAL_WAIT_S = 900.0
-"""Limit on the total wait of one call, three windows of the Hub's rate limit (300 s each)."""
+"""Limit in seconds on all waits between the attempts of one call; the call fails before a wait that exceeds it. It is
+three windows of the Hub's rate limit (300 s each)."""
 FIRST_WAIT_S = 1.0
 TRANSIENT_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 LIBRARY_ERRORS = (
     *(httpx2.HTTPError, json.JSONDecodeError, errors.HFValidationError),
     *(errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.XetDownloadError),
 )
-"""Errors of the library and its HTTP transport whose cause is external."""
+"""Errors of huggingface_hub and its HTTP transport that the network, the Hub or the input can cause."""
 
 ERROR_MESSAGES: tuple[tuple[type[Exception], str, str], ...] = (
     (errors.OfflineModeIsEnabled, "HF_HUB_OFFLINE is set, and the answer is not cached", "Unset HF_HUB_OFFLINE"),
-    (errors.GatedRepoError, "gated, and access is not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
+    (errors.GatedRepoError, "it is gated, and access is not granted", "Accept its terms on the Hub, and set HF_TOKEN"),
     (errors.RepositoryNotFoundError, "no such repository, or it is private", "Check the spelling, or set HF_TOKEN"),
     (errors.RevisionNotFoundError, "no such revision", "Give a branch, a tag or a commit of the repository"),
     (errors.RemoteEntryNotFoundError, "no such file", "Give a file of that revision"),
     (errors.HFValidationError, "not a valid repository id", "Write it as OWNER/NAME"),
 )
-"""(error class, finding, instruction) for permanent failures; the first matching row applies."""
+"""(error class, `found`, `do`) of the message for each permanent failure; the first row whose class matches applies."""
 
 RUN_AGAIN = "Run again once the Hub responds (https://status.huggingface.co)"
 ABSENT_ERRORS = (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.RemoteEntryNotFoundError)
@@ -64,8 +65,8 @@ class TransientError(Exception):
     """Failure that a retry can resolve.
 
     Args:
-        found: predicate of the message whose subject is the Hub, such as `answered 503`.
-        wait_s: wait that the Hub requests before the next attempt, if any.
+        found: what the Hub did, as the end of a sentence that begins with "the Hub", such as `answered 503`.
+        wait_s: seconds that the Hub asks to wait before the next attempt; None if it states no time.
     """
 
     def __init__(self, found: str, wait_s: float | None = None) -> None:
@@ -74,16 +75,16 @@ class TransientError(Exception):
 
 
 def call_with_retries(asked: str, call: Callable[[], T]) -> T:
-    """Return the result of `call`, with at most MAX_ATTEMPTS attempts and MAX_TOTAL_WAIT_S seconds of waits in total.
+    """Return the result of `call`, after at most MAX_ATTEMPTS attempts and MAX_TOTAL_WAIT_S seconds of waits.
 
-    A wait lasts as long as the Hub requests in `Retry-After` or `RateLimit`, else it is an exponential back-off that
-    starts at FIRST_WAIT_S; both have jitter.
+    A wait lasts as long as the Hub requests in `Retry-After` or `RateLimit`. If it requests nothing, the wait is an
+    exponential back-off that starts at FIRST_WAIT_S. Both have jitter.
 
     Args:
         asked: description of the request for the error message.
 
     Raises:
-        FetchError: no answer or an incomplete one; a later call can succeed.
+        FetchError: the Hub sent no answer or an incomplete one; a later call can succeed.
         UsageError: the repository or revision does not exist, access is denied, or HF_HUB_OFFLINE is set.
     """
     _prepare()
@@ -96,7 +97,10 @@ def call_with_retries(asked: str, call: Callable[[], T]) -> T:
 
 
 def to_shapelake_error(asked: str, error: BaseException) -> ShapelakeError:
-    """Translate an error of the library or its transport: FetchError if a retry can succeed, else UsageError."""
+    """Return the error to raise for one of huggingface_hub or its transport.
+
+    It is a FetchError if a later call can succeed, else a UsageError.
+    """
     if isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__:
         return to_shapelake_error(asked, error.__cause__)
     for kind, found, do in ERROR_MESSAGES:
@@ -118,7 +122,7 @@ def last_response_path() -> str:
 
 
 def wait_silently(stop: threading.Event) -> None:
-    """Make waits of this thread show no progress display, and abort once `stop` is set."""
+    """Make the waits of this thread show no progress display, and end with an error once `stop` is set."""
     _LOCAL.stop = stop
 
 
@@ -137,8 +141,8 @@ def _error_for_status(asked: str, status: int) -> ShapelakeError:
 
 @cache
 def _prepare() -> None:
-    """Configure huggingface_hub once per process: our HTTP client, no telemetry, no progress bars, no log output.
-
+    """Configure huggingface_hub once per process: use our HTTP client; turn off telemetry, progress bars and log
+    output.
     Xet is disabled unless HF_HUB_DISABLE_XET enables it: stalls are detected only over plain HTTP, and the xet cache
     uses disk space outside the budget.
     """
@@ -181,7 +185,11 @@ def _limit_request(request: httpx2.Request) -> None:
 
 
 def _retry_after_s(response: httpx2.Response) -> float | None:
-    """Return the seconds in `Retry-After` (a number or a date), else until the rate limit's window ends, if stated."""
+    """Return the seconds that an answer asks to wait; None if it states no time.
+
+    They are taken from `Retry-After` (a number or a date) or, for status 429, from the end of the window in
+    `RateLimit`.
+    """
     after = response.headers.get("Retry-After", "").strip()
     if after.isdigit():
         return float(after)

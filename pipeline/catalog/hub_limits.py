@@ -8,7 +8,7 @@ from huggingface_hub import get_token
 from huggingface_hub.utils import parse_ratelimit_headers
 
 TELL_END_FROM_S = 60.0
-"""Minimum expected remaining time that a progress line states."""
+"""A progress line states the expected remaining time only if it is at least this many seconds."""
 
 
 class RateLimit:
@@ -33,14 +33,14 @@ class RateLimit:
                 self._limit, self._window_s = info.limit, info.window_seconds
 
     def record_wait(self, seconds: float) -> None:
-        """Record that requests are refused for `seconds`; several refusals within one wait count once."""
+        """Record that the Hub refuses requests for `seconds`; all refusals within one wait count as one wait."""
         now = time.monotonic()
         with self._lock:
             self.waits += now >= self._resume_at
             self._resume_at = max(self._resume_at, now + seconds)
 
     def seconds_for(self, requests: int) -> float:
-        """Return the seconds that `requests` more requests must wait for new windows; 0 if no limit is known."""
+        """Return the seconds until the rate limit permits `requests` more requests; 0 if no limit is known."""
         now = time.monotonic()
         with self._lock:
             is_over = now >= self._reset_at
@@ -50,7 +50,13 @@ class RateLimit:
             return reset_s + (requests - left - 1) // self._limit * self._window_s
 
     def describe(self, requests: int, seconds_each: float) -> str:
-        """Return text for a progress line: waits so far, and expected duration of `requests` more requests."""
+        """Return text for the end of a progress line: the waits so far, and the expected duration of `requests` more.
+
+        The text is empty or begins with a comma.
+
+        Args:
+            seconds_each: duration of one request apart from the rate limit.
+        """
         parts = [f"{self.waits} wait{'s'[: self.waits > 1]} for the rate limit"] if self.waits else []
         if (pause := self._resume_at - time.monotonic()) > 0:
             parts.append(f"next request in {pause:.0f} s")
@@ -61,7 +67,11 @@ class RateLimit:
         return "".join(f", {part}" for part in parts)
 
     def describe_rest(self, started: float, done: int, total: int) -> str:
-        """Return `describe` of the requests left, at the rate of those done since `started` (monotonic seconds)."""
+        """Return `describe` for the requests left of `total`, if they take as long as the `done` ones did on average.
+
+        Args:
+            started: start of the first request, as a value of `time.monotonic`.
+        """
         seconds_each = (time.monotonic() - started) / done if done else 0.0
         return self.describe(total - done, seconds_each)
 

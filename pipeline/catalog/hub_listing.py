@@ -1,6 +1,7 @@
-"""Listing of many Hub models in the background, so that a sweep measures the first ones meanwhile.
+"""Listing of many Hub models in the background, so that a sweep can measure the first models meanwhile.
 
-200 repos with 150 branches each cost 30,000 tree requests: five hours at the Hub's 500 requests per five minutes.
+200 repos with 150 branches each need 30,000 tree requests, which take five hours at the Hub's limit of 500 requests per
+five minutes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pipeline.progress import Progress
 
 
 class HubListing:
-    """Tree requests of some models in a thread pool, in the order of the models; see `list_in_background`."""
+    """Tree requests of some models, sent by a thread pool in the order of the models; see `list_in_background`."""
 
     def __init__(self, models: Sequence[SourceRepos], pool: ThreadPoolExecutor) -> None:
         self._start, self._models = monotonic(), list(models)
@@ -32,7 +33,7 @@ class HubListing:
 
     @property
     def models_left(self) -> int:
-        """Models that `take` has not returned."""
+        """Number of models that `take` has not returned yet."""
         return len(self._models)
 
     @property
@@ -40,9 +41,9 @@ class HubListing:
         return sum(not future.done() for future in self._all)
 
     def take(self) -> list[SourceRepos]:
-        """Return the models whose trees have been fetched since the last call; wait until there is at least one.
+        """Return the models with all trees fetched that no earlier call returned; wait until there is at least one.
 
-        Returns an empty list once no model is left.
+        The list is empty once no model is left.
 
         Raises:
             FetchError: the Hub did not answer.
@@ -58,7 +59,7 @@ class HubListing:
         return taken
 
     def _listed(self) -> list[int]:
-        """Positions of the models whose trees have all been fetched; raise the first failure."""
+        """Return the indices in `self._models` of the models whose trees are all fetched; raise the first error."""
         for future in self._all:
             if future.done():
                 future.result()
@@ -72,7 +73,10 @@ class HubListing:
 
 @contextmanager
 def list_in_background(models: Sequence[SourceRepos]) -> Iterator[HubListing]:
-    """Fetch the models' trees into the cache on disk while the block runs; its end cancels the remaining requests."""
+    """Fetch the trees of the models into the cache on disk while the block runs.
+
+    The end of the block cancels the requests that have not been sent.
+    """
     stop = Event()
     pool = ThreadPoolExecutor(PARALLEL_REQUESTS, initializer=wait_silently, initargs=(stop,))
     try:

@@ -23,9 +23,9 @@ class Repo(NamedTuple):
     refs: Refs
     family: Family
     catalog_id: str
-    """Id in the catalogue: the canonical or the requested id."""
+    """The canonical or the requested id, whichever the catalogue lists; the canonical id if it lists neither."""
     requested_id: str
-    """Id that was requested; differs from the canonical id if the repo was renamed."""
+    """Id that was requested; it differs from the canonical id if the repo was renamed."""
 
     @property
     def model(self) -> str:
@@ -34,7 +34,7 @@ class Repo(NamedTuple):
 
 
 class RevisionRef(NamedTuple):
-    """Name of a candidate checkpoint, and its commit."""
+    """Branch, tag, commit or subfolder of a repo that may be a checkpoint."""
 
     repo: Repo
     name: str
@@ -59,7 +59,11 @@ def open_repo(repo: str) -> Repo:
 
 
 def list_revision_refs(repo: Repo) -> list[RevisionRef]:
-    """Return `main` and every branch or tag that may be a checkpoint; only `main` if `where` is subfolders or repos."""
+    """Return `main` and every branch or tag that may be a checkpoint; only `main` if `where` is subfolders or repos.
+
+    If the catalogue does not list the repo and too few of its names can be parsed, all refs but `main` have no training
+    point.
+    """
     if repo.family.where == "repos":
         return [resolve_ref(repo, MAIN)] if MAIN in repo.refs.branches else []
     names = [name for name in _names(repo) if not repo.family.skips(name)]
@@ -75,7 +79,7 @@ def list_skipped_names(repo: Repo) -> tuple[str, ...]:
 
 
 def resolve_ref(repo: Repo, name: str) -> RevisionRef:
-    """Resolve a branch, a tag or a commit to its commit and training point.
+    """Return the ref of a branch, a tag or a commit, with its commit and training point.
 
     Raises:
         UsageError: the repo has no such branch or tag.
@@ -94,7 +98,11 @@ def find_ref_name(repo: Repo, revision: str) -> str:
 
 
 def list_subfolder_refs(main: RevisionRef, entries: Iterable[TreeEntry]) -> list[RevisionRef]:
-    """Return the subfolders with a config.json, and `main` itself if it has a config.json too."""
+    """Return one ref per subfolder with a config.json, after `main` itself if it has a config.json too.
+
+    Args:
+        entries: the tree of the commit of `main`.
+    """
     entries, repo = tuple(entries), main.repo
     folders = find_folders_with(entries, CONFIG_FILE)
     points = {name: repo.family.parse_name(repo.catalog_id, name) for name in folders if not repo.family.skips(name)}
@@ -103,7 +111,7 @@ def list_subfolder_refs(main: RevisionRef, entries: Iterable[TreeEntry]) -> list
 
 
 def _names(repo: Repo) -> list[str]:
-    """Return the branches and tags that the family uses for checkpoints, without `main`."""
+    """Return the names of the branches, the tags or both, as the family's `where` says, without `main`."""
     _, branches, tags = repo.refs
     refs = {"branches": branches, "tags": tags, "branches-and-tags": tags | branches}
     return [name for name in refs.get(repo.family.where, {}) if name != MAIN]

@@ -11,7 +11,7 @@ class HubFolder:
     """Files in one folder of a Hub repo at one commit.
 
     Args:
-        shas: cache of sha256 by git blob id, shared by all trees, so that equal tokenizer files are hashed once.
+        shas: cache of sha256 by git blob id. All folders share it, so that equal tokenizer files are hashed only once.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class HubFolder:
         return self._entries[name].size
 
     def to_remote(self, names: Iterable[str]) -> RemoteFiles:
-        """Return the download list of the files in `names` that exist."""
+        """Return the files to download: those of `names` that exist."""
         present = sorted(set(names) & self.names)
         files = tuple(HubFile(path=name, size=self.size(name), sha256=self.sha256(name)) for name in present)
         return RemoteFiles(repo=self.repo, commit=self.commit, files=files, subfolder=self.subfolder)

@@ -21,7 +21,7 @@ def is_confirmed_by_listing(issue: KnownBad, revision: Revision, among: Iterable
 
 
 def list_active_issues(revision: Revision, among: Iterable[Revision]) -> tuple[KnownBad, ...]:
-    """Return the issues of a revision that the listing confirms, and the issues that no listing can show."""
+    """Return the known issues of a revision that the listing confirms, and those that no listing can show."""
     among = tuple(among)
     return tuple(i for i in revision.known_bad if not i.shows_in_listing or is_confirmed_by_listing(i, revision, among))
 

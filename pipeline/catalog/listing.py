@@ -19,10 +19,10 @@ def list_catalog(
 ) -> list[CatalogRow]:
     """Return one row per family, per model of the family `name`, or per checkpoint of the repo `name`.
 
-    Checkpoints are in training order. The Hub is contacted only for a repo, and for a family with repo id patterns.
+    Checkpoints are in training order. The Hub is contacted only for a repo, and for a family with a * in its repo ids.
 
     Args:
-        recorded: returns the recorded revisions of a model in the lake, which determine the states of the rows.
+        recorded: function from a model's name to the revisions that the lake has recorded; these determine the states.
 
     Raises:
         UsageError: the family or repo does not exist, or the Hub has no models or checkpoints of it.
@@ -93,7 +93,10 @@ def _members(family: Family) -> tuple[str, ...]:
 
 
 def _unit(family: Family) -> str | None:
-    """Return the unit of training progress in revision names, with tokens per step if known; None for a final model."""
+    """Return the unit of training progress that revision names state; None if they state none.
+
+    For steps, the tokens per step are included if they are known.
+    """
     groups = family.rev.groupindex
     batches = dict.fromkeys(f"{stage.tokens_per_step:,}" for stage in family.stages if stage.tokens_per_step)
     if "tokens" in groups:

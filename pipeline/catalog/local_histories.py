@@ -46,7 +46,7 @@ def discover_history(source: Local, base: Checkpoint | None = None) -> History:
     if not parsed:
         examples = f" ({', '.join(path.name for path in rest[:3])})" if rest else ""
         found = f"no checkpoint among {len(rest)} subfolders{examples}"
-        do = r"Name each subfolder by its step (step512, ...), or say how: {local: PATH, pattern: 'x(?P<step>\d+)'}"
+        do = r"Name each subfolder by its step (step512, ...), or set pattern: {local: PATH, pattern: 'x(?P<step>\d+)'}"
         raise UsageError(f"history {root}", found, do)
     parsed.sort(key=lambda item: (item[0].sort_key, item[1].name))
     model = _model(root) if root_is_checkpoint and source.model is None else source.name
@@ -100,7 +100,10 @@ def hash_checkpoint(
 
 
 def _on_base(adapter: Checkpoint, base: Checkpoint, own_tokenizer: bool) -> Checkpoint:
-    """Return an adapter's checkpoint completed with fields of its base model, such as the tokenizer if it has none."""
+    """Return the adapter's checkpoint with the fields that it takes from its base model.
+
+    These are the kinds, the sizes and the location of the base model, and its tokenizer if the adapter has none.
+    """
     names = ["kinds", "n_params", "n_blocks"]
     names += [] if own_tokenizer else ["tokenizer_path", "tokenizer_remote", "tokenizer_digest"]
     fields = {name: getattr(base, name) for name in names}
@@ -141,13 +144,17 @@ def _revision(
 
 
 def _model(folder: Path) -> str:
-    """Return the model name of a checkpoint folder: its parent's name if its own name states a step."""
+    """Return the model name for a checkpoint folder: the parent's name if the folder's name states a step, else its
+    own."""
     folder = folder.resolve()
     return folder.parent.name if _parse(folder) else folder.name
 
 
 def _parse(folder: Path, pattern: str | None = None) -> TrainingPoint | None:
-    """Parse a folder's name, else None; a bare number is a step only if the folder is a checkpoint."""
+    """Return the training point that a folder's name states; None if it states none.
+
+    Without a pattern, a bare number counts as a step only if the folder is a checkpoint.
+    """
     if pattern is not None:
         return parse_with_pattern(folder.name, pattern)
     return parse_name(folder.name) or (parse_folder_name(folder.name) if _is_checkpoint(folder) else None)

@@ -18,26 +18,33 @@ _PARTS = "|".join(
         r"unsharded|hf|ckpt|merged",
     )
 )
-"""Parts of names. step-1000: torchtitan (checkpoint.py `step-{n}`), litgpt (`step-00001000`); checkpoint-500: Trainer
-of transformers, axolotl; global_step1000: DeepSpeed; iter_0002000: Megatron-LM (`get_checkpoint_name`), litgpt
-(`iter-000100-ckpt`); step1000-unsharded: OLMo (`checkpoint.py`); ep0-ba100, ep0-ba100-rank0: composer and llm-foundry
-(`save_filename`; ba = batches); epoch=1-step=500: Lightning (`ModelCheckpoint`)."""
+"""Regex of the known parts of a name. These trainers write such names:
+
+- step-1000: torchtitan (checkpoint.py `step-{n}`), litgpt (`step-00001000`)
+- checkpoint-500: Trainer of transformers, axolotl
+- global_step1000: DeepSpeed
+- iter_0002000: Megatron-LM (`get_checkpoint_name`), litgpt (`iter-000100-ckpt`)
+- step1000-unsharded: OLMo (`checkpoint.py`)
+- ep0-ba100, ep0-ba100-rank0: composer and llm-foundry (`save_filename`), where ba counts batches
+- epoch=1-step=500: Lightning (`ModelCheckpoint`)
+"""
 _PART = re.compile(rf"(?:{_PARTS})(?:[-_.]|$)", re.IGNORECASE)
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}
 _IGNORED = re.compile(r"main|refs/.*|pr/\d+|v\d+(?:\.\d+)*|[0-9a-f]{40}")
 
 MIN_PARSED_NAMES, MIN_PARSED_SHARE = 3, 0.8
-"""Minimum number and fraction of a repo's names that must parse before the generic rule applies to it."""
+"""The generic rule applies to a repo only if at least this number and this fraction of its names can be parsed."""
 
 TokensSource = Literal["name", "step-times-batch"]
 SORTS_LAST = 2**63
-"""Sort value of a missing step, token count or stage, larger than all known values."""
+"""Number that stands for a missing step, token count or stage in sort keys; it exceeds every known one."""
 STEP_LIMIT, TOKEN_LIMIT, GROUP_LENGTH_LIMIT = 10**12, SORTS_LAST, 100
-"""Exclusive limits of plausible steps and tokens, and the maximum length of a number or run name in characters."""
+"""Exclusive limits of plausible steps and tokens, and the maximum number of characters of any part. A name that exceeds
+one of them is not parsed."""
 
 
 class TrainingPoint(NamedTuple):
-    """Position of a checkpoint in training; a field is None if the name does not state it."""
+    """Point in training at which a checkpoint was saved; a field is None if it is unknown."""
 
     step: int | None = None
     tokens: int | None = None
@@ -45,17 +52,20 @@ class TrainingPoint(NamedTuple):
     run: str | None = None
     tokens_source: TokensSource | None = None
     position: int | None = None
-    """Count in the publisher's own unit (words, chunks of data); orders the history."""
+    """Training progress in the publisher's own unit, such as words or chunks of data."""
 
     @property
     def sort_key(self) -> tuple:
-        """Sort key of training order: run, stage, step, tokens; an empty point sorts last."""
+        """Key that sorts points by run, then stage, then step, then tokens or `position`; an empty point sorts last."""
         known = any(value is not None for value in (self.stage, self.step, self.tokens, self.position))
         return (run_sort_key(self.run), int(self.stage or 0) if known else SORTS_LAST, *self.sort_key_in_stage)
 
     @property
     def sort_key_in_stage(self) -> tuple[int, int]:
-        """Sort key within a stage of a run: step, then tokens or position."""
+        """Key that sorts points within one stage of a run: (step, tokens), or (step, `position`) if tokens is None.
+
+        SORTS_LAST takes the place of a step or count that is None.
+        """
         count = self.position if self.tokens is None else self.tokens
         return (SORTS_LAST if self.step is None else self.step, SORTS_LAST if count is None else count)
 
@@ -63,7 +73,7 @@ class TrainingPoint(NamedTuple):
 def parse_name(name: str) -> TrainingPoint | None:
     """Parse a revision name; None if any part is unknown, or if the name states neither step nor tokens.
 
-    Known: step512, checkpoint-1000, global_step1000, iter_0002000, step-50k-token-105b, step1000-tokens2B,
+    Known forms: step512, checkpoint-1000, global_step1000, iter_0002000, step-50k-token-105b, step1000-tokens2B,
     stage2-ingredient1-step500-tokens3B, step100-seed-default, ep0-ba100, step1000-unsharded, epoch=1-step=500.
     """
     groups: dict[str, str] = {}
@@ -80,13 +90,14 @@ def parse_name(name: str) -> TrainingPoint | None:
 
 
 def parse_folder_name(name: str) -> TrainingPoint | None:
-    """Parse the name of a checkpoint folder like `parse_name`, or as a bare step such as 1000 (nanotron); else None."""
+    """Parse a checkpoint folder's name like `parse_name`; also parse a bare step such as 1000, which nanotron
+    writes."""
     return parse_name(name) or (parse_groups({"step": name}) if name.isdecimal() and name.isascii() else None)
 
 
 def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
-    """Parse a name with a user's regular expression, which has the groups of `parse_groups`; None without a match.
-
+    """Parse a name with a regular expression of the user, which has groups of `parse_groups`; None if it does not
+    match.
     Raises:
         UsageError: a group that must be a number has other characters.
     """
@@ -102,8 +113,8 @@ def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
 def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
     """Parse the named groups of a regex match: step (with kilo), tokens or position (with unit), stage and run.
 
-    Decimal arithmetic keeps 16.78B exactly 16,780,000,000, unlike a product of floats. Returns None if a number reaches
-    STEP_LIMIT or TOKEN_LIMIT.
+    The result is None if a number reaches STEP_LIMIT or TOKEN_LIMIT, or if a group is longer than GROUP_LENGTH_LIMIT.
+    Decimal arithmetic makes 16.78B exactly 16,780,000,000, which a product of floats does not.
     """
     if any(len(value) > GROUP_LENGTH_LIMIT for value in groups.values() if value):
         return None
@@ -116,7 +127,7 @@ def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
 
 
 def run_sort_key(run: str | None) -> tuple[int, int, str]:
-    """Sort key of runs: the unnamed run, then numbered runs by number, then other runs by name."""
+    """Return the sort key of a run: the unnamed run first, then runs that are numbers in order, then others by name."""
     if run is None:
         return (0, 0, "")
     return (1, int(run), run) if run.isdecimal() else (2, 0, run)

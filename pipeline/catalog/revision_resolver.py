@@ -1,4 +1,4 @@
-"""Resolution of Hub refs to revisions: fetches trees in parallel, then each distinct small file once."""
+"""Resolution of Hub refs to revisions. Trees are fetched in parallel, then each distinct small file is fetched once."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -24,10 +24,11 @@ from pipeline.progress import Progress
 from pipeline.spec import Checkpoint, RemoteFiles
 
 PARALLEL_REQUESTS = 8
-"""Concurrent requests; few because of the Hub's rate limits: a cold listing of 20 Pythia models takes 3,080 of them."""
+"""Number of concurrent requests. It is small because of the Hub's rate limit: listing 20 Pythia models takes 3,080
+requests if none is cached."""
 
 TELL_EVERY_S = 1.0
-"""Update interval of the progress display while no request is answered."""
+"""Interval in seconds at which the progress display is updated while no request is answered."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +45,10 @@ class RevisionResolver:
         self._missing_commits: set[Commit] = set()
 
     def fetch_trees(self, refs: Iterable[RevisionRef], label: str) -> None:
-        """Fetch the trees that the cache on disk lacks, one request per commit; a later call fetches only the rest."""
+        """Fetch those trees of the refs' commits that the cache on disk lacks, with one request per commit.
+
+        After an interrupted call, the next call fetches only the trees that are still missing.
+        """
 
         def fetch(commit: Commit) -> None:
             self._tree(commit)  # only cached on disk: the trees of many repos would fill the memory
@@ -52,9 +56,10 @@ class RevisionResolver:
         map_in_parallel(fetch, hub_client.uncached_trees(list_commits(refs)), label, "requests")
 
     def expand_subfolders(self, refs: Sequence[RevisionRef], label: str) -> list[RevisionRef]:
-        """Load the trees of all refs with a training point; replace refs of subfolder repos by their subfolders.
+        """Load the trees of all refs with a training point, and return the refs.
 
-        The trees of an earlier call are dropped.
+        If the checkpoints of a repo are subfolders, its ref is replaced by one ref per subfolder. The trees that an
+        earlier call loaded are dropped.
         """
         commits = list_commits(refs)
         self._trees = dict(zip(commits, map_in_parallel(self._tree, commits, label, "trees"), strict=True))
@@ -107,7 +112,8 @@ class RevisionResolver:
             return replace(revision, state="NO_WEIGHTS", state_reason=f"listed, but {error.found}: {error.asked}")
 
     def _tokenizer(self, ref: RevisionRef, override: str | None) -> CheckpointFiles | None:
-        """Return the files of a separate tokenizer; None if the checkpoint has its own."""
+        """Return the files of the tokenizer that the user or the family names; None if the checkpoint's own files are
+        used."""
         name = override or ref.repo.family.tokenizer_for(ref.repo.catalog_id)
         if name and name not in self._tokenizers:
             self._tokenizers[name] = self._open_tokenizer(name)
@@ -134,7 +140,15 @@ class RevisionResolver:
 
 
 def map_in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit: str) -> list[R]:
-    """Return `call(item)` for all items in order; the first failure cancels the calls that have not started."""
+    """Return the results of `call(item)` for all items, in the order of the items.
+
+    The calls run in PARALLEL_REQUESTS threads. The first error is raised, and the calls that have not started are then
+    cancelled.
+
+    Args:
+        label: name of the work in the progress display.
+        unit: plural name of the items in the progress display.
+    """
     finished: SimpleQueue[Future[R]] = SimpleQueue()
     stop = Event()
     with (
@@ -153,7 +167,8 @@ def map_in_parallel(call: Callable[[T], R], items: Sequence[T], label: str, unit
 
 
 def _follow(finished: SimpleQueue[Future[R]], total: int, progress: Progress) -> None:
-    """Show the progress of `total` futures with rate-limit waits and the expected end; raise the first failure."""
+    """Show progress until `total` futures are done, with rate-limit waits and the expected end; raise the first
+    error."""
     start = time.monotonic()
     while progress.done < total:
         try:

@@ -13,16 +13,23 @@ from pipeline.spec import Checkpoint
 
 EMPTY_POINT = TrainingPoint()
 FINAL_ORDER, UNKNOWN_ORDER = (1,), (2,)
-"""Training orders of a final model and of an unparsed name; both sort after all known training points."""
+"""Values of `Revision.training_order` for a final model and for an unparsed name; both sort after all known points."""
 
 MeasurableState = Literal["NEW", "UNCHANGED", "RETAGGED", "REUPLOADED", "DUPLICATE_OF", "PARTIAL_DUP"]
 RevisionState = Literal[MeasurableState, "NO_WEIGHTS", "GONE", "UNPARSED", "GATED"]
-"""State of a revision relative to the lake; `audit.classify_revisions` defines the precedence.
+"""State of a revision in comparison with the lake; `audit.classify_revisions` says which state takes precedence.
 
-NEW: not recorded. UNCHANGED: same commit. RETAGGED: other commit, same weights. REUPLOADED: other weights.
-DUPLICATE_OF: not recorded, weights known under another name. PARTIAL_DUP: not recorded, shares some weight files with
-another name. NO_WEIGHTS: not loadable. GONE: recorded, no longer listed. UNPARSED: the name states no training point.
-GATED: access not granted.
+- NEW: the lake has not recorded the revision, and its weights are new.
+- UNCHANGED: the lake has recorded it with the same commit and the same weights.
+- RETAGGED: the lake has recorded it with the same weights, but another commit.
+- REUPLOADED: the lake has recorded it with other weights.
+- DUPLICATE_OF: the lake has not recorded it, but its weights are recorded under another name or belong to an earlier
+  revision.
+- PARTIAL_DUP: the lake has not recorded it, and it shares some, but not all, weight files with another revision.
+- NO_WEIGHTS: its weights cannot be loaded.
+- GONE: the lake has recorded it, but it is no longer listed.
+- UNPARSED: its name states no training point.
+- GATED: access to its files is not granted.
 """
 
 
@@ -38,9 +45,9 @@ class Revision:
     commit: str | None = None
     """Hub commit; None for a local folder."""
     state: RevisionState = "NEW"
-    """State; before the comparison with a lake, one of NO_WEIGHTS, UNPARSED, GATED and NEW."""
+    """State of the revision; until it is compared with a lake, one of NO_WEIGHTS, UNPARSED, GATED and NEW."""
     state_reason: str | None = None
-    """Reason why the revision is not measured."""
+    """Reason why the revision cannot be measured, if any."""
     weight_hashes: Sha256ByName = field(default_factory=dict)
     """sha256 by name of the weight files that exist, including an index."""
     known_bad: tuple[KnownBad, ...] = ()
@@ -55,7 +62,8 @@ class Revision:
 
     @property
     def is_final(self) -> bool:
-        """True for a trained model without a stated step: `main`, the last step or an average of several."""
+        """True if the revision is a trained model whose name states no step, such as `main` or an average of
+        checkpoints."""
         return self.training_order == FINAL_ORDER
 
     @cached_property
@@ -67,22 +75,22 @@ class Revision:
 
     @property
     def shard_hashes(self) -> Mapping[str, str]:
-        """Hashes of the weight files without the index, which may be identical at every step."""
+        """sha256 by name of the weight files. The index is left out, because it may be the same at every step."""
         return {name: sha for name, sha in self.weight_hashes.items() if not name.endswith(".json")}
 
 
 @dataclass(frozen=True)
 class History:
-    """Revisions of one model in training order, and the ignored names."""
+    """Revisions of one model in training order, and the names that were ignored."""
 
     model: str
     revisions: tuple[Revision, ...]
     ignored_names: tuple[str, ...] = ()
-    """Subfolders without a checkpoint, and names that are not checkpoints; neither is inspected."""
+    """Names of subfolders without a checkpoint, and of branches and tags that are known not to be checkpoints."""
     family_name: str = "local"
     """Catalogue family whose rules parsed the names; "generic" for a repo outside the catalogue."""
     formerly: str | None = None
-    """Requested id, if the repo was renamed."""
+    """Id under which the repo was requested, if the repo has been renamed since; else None."""
     missing_on_hub: bool = False
     """True if the catalogue lists the repo but the Hub does not have it."""
 
@@ -93,5 +101,5 @@ class History:
 
     @property
     def unparsed(self) -> tuple[str, ...]:
-        """Names without a parsed step or token count; not measured."""
+        """Names of the revisions whose names state no training point; these revisions are not measured."""
         return tuple(revision.name for revision in self.revisions if revision.state == "UNPARSED")

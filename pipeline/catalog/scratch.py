@@ -1,7 +1,8 @@
-"""Scratch of a node: one folder per run and checkpoint, leased by a live driver, within a disk budget.
+"""Scratch space of a node, with one folder per run and downloaded checkpoint.
 
-A lease is a small file beside its folder; the file has the owner and the reserved bytes. Reservations are made under
-one file lock, so that two processes cannot both reserve the last free bytes.
+Each folder is leased by the driver of its run, and all leases together stay within a disk budget. A lease is a small
+file beside its folder, which states the owner and the reserved bytes. Leases are made under one file lock, so that two
+processes cannot both reserve the last free bytes.
 """
 
 import fcntl
@@ -20,11 +21,12 @@ from pipeline.errors import FetchError, UsageError
 from pipeline.progress import Progress
 
 DRIVER_ENV = "SHAPELAKE_DRIVER"
-"""Environment variable with HOST:PID of the driver: leases belong to the driver, which outlives its workers."""
+"""Environment variable with HOST:PID of the driver. Leases belong to the driver, because it outlives its workers."""
 POLL_S = 1.0
 RESERVE_TIMEOUT_S = 3600.0
+"""Seconds that `reserve` waits for space before it raises an error."""
 STALE_AFTER_S = 86400.0
-"""Age at which a lease from another host counts as stale, because processes of other hosts cannot be checked."""
+"""Age in seconds above which a lease from another host counts as stale: whether its driver lives cannot be checked."""
 
 
 class Lease(NamedTuple):
@@ -44,8 +46,8 @@ class Lease(NamedTuple):
 
 
 def scratch_root() -> Path:
-    """Return $SHAPELAKE_SCRATCH, or `scratch` in the user's cache folder; creates the folder.
-
+    """Return the folder $SHAPELAKE_SCRATCH or, if it is not set, `scratch` in the user's cache folder; create it if
+    needed.
     Raises:
         UsageError: the folder cannot be created.
     """
@@ -76,16 +78,17 @@ def own_scratch() -> Iterator[None]:
 
 
 def reserve(folder: Path, size: int, budget: int | None) -> None:
-    """Lease `size` bytes for `folder`; blocks until the live leases leave enough space.
+    """Lease `size` bytes for `folder`, after waiting until the other live leases leave enough space.
 
     Args:
         budget: limit on the sum of all leases on this node in bytes; None = limited only by the disk.
 
     Raises:
-        UsageError: `size` exceeds the budget, or the free disk space while no other lease exists.
-        FetchError: not enough space within RESERVE_TIMEOUT_S; the timeout breaks deadlocks of waiting processes.
+        UsageError: `size` exceeds the budget, or it exceeds the free disk space while no other lease exists.
+        FetchError: there was not enough space within RESERVE_TIMEOUT_S. This also ends a deadlock of processes that
+            wait for each other.
     """
-    asked = f"{size:,} bytes in {folder.parent}"
+    asked = f"reservation of {size:,} bytes in {folder.parent}"
     if budget is not None and size > budget:
         found = f"the disk budget of the node is {budget:,} bytes"
         raise UsageError(asked, found, f"Raise resources.scratch_gb to at least {-(-size // 10**8) / 10}")
@@ -93,21 +96,21 @@ def reserve(folder: Path, size: int, budget: int | None) -> None:
         end = time.monotonic() + RESERVE_TIMEOUT_S
         while not _try_reserve(folder, size, budget):
             if time.monotonic() > end:
-                found = f"not enough free space for {RESERVE_TIMEOUT_S:,.0f} s"
-                raise FetchError(asked, found, "Free disk space, or run fewer sweeps at once")
+                found = f"there was not enough free space for {RESERVE_TIMEOUT_S:,.0f} s"
+                raise FetchError(asked, found, "Free disk space, or run fewer sweeps on this node at a time")
             time.sleep(POLL_S)
             progress.advance(1)
 
 
 def release_folder(folder: Path) -> None:
-    """Remove a folder and its content, and then its lease."""
+    """Remove a folder and its content, and then its lease; the lease stays if the folder cannot be removed."""
     shutil.rmtree(folder, ignore_errors=True)
     if not folder.exists():
         _sidecar_path(folder, "lease").unlink(missing_ok=True)
 
 
 def release_owned_by(owners: Collection[str]) -> int:
-    """Remove the folders that these drivers lease on this node; returns the number of folders."""
+    """Remove the folders that these drivers lease on this node; return the number of these folders."""
     folders = [lease.folder for lease in list_leases() if lease.owner in owners]
     for folder in folders:
         release_folder(folder)
@@ -125,7 +128,7 @@ def is_driver_dead(owner: str) -> bool:
 
 
 def remove_stale() -> int:
-    """Remove the folders of stale leases, except locked ones; returns the number of removed folders."""
+    """Remove the folders of stale leases, except folders that are locked; return the number of removed folders."""
     return sum(release_if_unlocked(lease.folder) for lease in list_leases() if lease.is_stale)
 
 
@@ -140,9 +143,10 @@ def list_leases() -> list[Lease]:
 
 @contextmanager
 def lock_folder(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Hold an exclusive inter-process lock on `folder`; yields False if `wait` is False and the lock is taken.
+    """Hold an exclusive lock on `folder` between processes, and yield True.
 
-    The last holder deletes the lock file, so a lock is valid only if its file still exists at the path.
+    If `wait` is False and another process holds the lock, yield False without the lock. A holder deletes the lock file
+    if the folder no longer exists; a lock is therefore valid only if its file still exists at the path.
     """
     file = _lock(folder, wait)
     try:
@@ -179,7 +183,9 @@ def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
         needed = size - cache.folder_bytes(folder)
         if needed > free and not others:
             do = "Free disk space, or set SHAPELAKE_SCRATCH to a folder on a larger disk"
-            raise UsageError(f"{needed:,} bytes in {folder.parent}", f"the disk has {free:,} bytes free", do)
+            raise UsageError(
+                f"reservation of {needed:,} bytes in {folder.parent}", f"the disk has {free:,} bytes free", do
+            )
         left = size if budget is None else budget - sum(lease.bytes for lease in others)
         if needed > free or size > left:
             return False
@@ -189,7 +195,7 @@ def _try_reserve(folder: Path, size: int, budget: int | None) -> bool:
 
 
 def release_if_unlocked(folder: Path) -> bool:
-    """Release a folder unless another process locks it; returns True if it was released."""
+    """Remove a folder and its lease unless another process locks the folder; return True if it was not locked."""
     with lock_folder(folder, wait=False) as locked:
         if locked:
             release_folder(folder)

@@ -1,6 +1,7 @@
-"""Command line: parse options, call the package, print. Each subject has a module, which registers its commands.
+"""Command line: commands parse their options, call the package and print the result.
 
-Settings that change a result are in recipes, not options.
+Each subject has a module, which registers its commands. Settings that change a result are fields of recipes, not
+options.
 """
 
 import io
@@ -25,7 +26,7 @@ from pipeline.terminal import LOG_FORMATS, log_line, print_text, set_log_format
 
 
 def run_job_module() -> None:
-    """Run the main module as a job: `python -m jobs.X ...` is `shapelake run jobs.X ...`."""
+    """Run the main module as a job: `python -m jobs.X ...` does the same as `shapelake run jobs.X ...`."""
     module = sys.modules["__main__"]
     assert module.__spec__ is not None, "run the module as python -m jobs.X"
     name = module.__spec__.name
@@ -72,7 +73,7 @@ def _replace_unprintable() -> None:
 
 
 def run_command(command: Callable[[], object]) -> None:
-    """Run a command; an error is printed in two lines, with the traceback only after `--debug`."""
+    """Run a command; an error is printed in two lines, with a traceback only if the command line has `--debug`."""
     debug = DEBUG_OPTION in sys.argv
     sys.argv = [word for word in sys.argv if word != DEBUG_OPTION]
     try:
@@ -97,10 +98,12 @@ def _log_error(error: ShapelakeError) -> None:
 
 
 def _take_log_format() -> str:
-    """Remove `--log FORMAT` from the command line; return the format, by default the environment's.
+    """Remove `--log FORMAT` from the command line, and return the format.
+
+    Without `--log`, the format is that of the environment variable LOG_ENV or, if it is not set, `text`.
 
     Raises:
-        UsageError: unknown format.
+        UsageError: there is no such format.
     """
     chosen = os.environ.get(LOG_ENV) or LOG_FORMATS[0]
     for index, word in enumerate(sys.argv):
@@ -115,7 +118,7 @@ def _take_log_format() -> str:
 
 
 def _describe(error: Exception) -> ShapelakeError:
-    """Return the error with the next step for the user; any error but one of the operating system is a defect."""
+    """Return an error with the next step for the user; unless it comes from the operating system, it is a defect."""
     asked = shlex.join(sys.argv[1:]) or "this command"
     if isinstance(error, OSError) and error.strerror:
         paths = " and ".join(str(path) for path in (error.filename, error.filename2) if path is not None)
@@ -126,5 +129,8 @@ def _describe(error: Exception) -> ShapelakeError:
 
 
 def _exit_on_signal(number: int, _: FrameType | None) -> None:
-    """Exit with the shell's code for the signal, closing open resources; a run replaces this handler by a drain."""
+    """Close open resources, and exit with the code that a shell reports for the signal.
+
+    A run of a sweep replaces this handler by one that lets running tasks finish.
+    """
     sys.exit(128 + number)

@@ -17,7 +17,7 @@ app = typer.Typer(
 
 DEBUG_OPTION = "--debug"
 LOG_OPTION, LOG_ENV = "--log", "SHAPELAKE_LOG"
-"""These two options are accepted anywhere on the command line and removed before the command is parsed."""
+"""DEBUG_OPTION and LOG_OPTION are accepted anywhere on the command line, and removed before the command is parsed."""
 LAKE_ENV = "SHAPELAKE_LAKE"
 
 
@@ -33,26 +33,45 @@ def _global_options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option(DEBUG_OPTION, help="Print the traceback of an error; also after the command.")
+        bool,
+        typer.Option(
+            DEBUG_OPTION, help="Print the traceback of an error. May be given before or after the command's name."
+        ),
     ] = False,
     log: Annotated[
         str,
-        typer.Option(LOG_OPTION, metavar="FORMAT", envvar=LOG_ENV, help="Progress and errors as text or json lines."),
+        typer.Option(
+            LOG_OPTION,
+            metavar="FORMAT",
+            envvar=LOG_ENV,
+            help="Write progress and errors as text, or as json: one object per line."
+            " May be given before or after the command's name.",
+        ),
     ] = "text",
 ) -> None:
     """Measure the geometry of language-model checkpoints, layer by layer, over a whole training history."""
 
 
 LakeUri = Annotated[
-    str, typer.Option("--lake", metavar="URI", envvar=LAKE_ENV, help="Lake: a folder, s3://, gs:// or az://.")
+    str,
+    typer.Option(
+        "--lake",
+        metavar="URI",
+        envvar=LAKE_ENV,
+        help="Lake: a folder, or an address that begins with s3://, gs:// or az://.",
+    ),
 ]
 BaseOption = Annotated[
     str | None,
-    typer.Option("--base", metavar="BASE", help="Model to merge LoRA adapters into: folder or REPO@REVISION."),
+    typer.Option(
+        "--base",
+        metavar="BASE",
+        help="Base model that LoRA adapters are merged into: a folder, or REPO@REVISION on the Hub.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def print_json(value: Any, indent: int | None = 2) -> None:
-    """Print one JSON value; on one line with `indent=None`."""
+    """Print a value as JSON on standard output, on one line if `indent` is None."""
     typer.echo(json.dumps(value, indent=indent, default=str))

@@ -11,11 +11,17 @@ from pipeline.lake import Lake
 
 @app.command()
 def catalog(
-    name: Annotated[str | None, typer.Argument(metavar="[FAMILY|REPO]", help="Default: all families.")] = None,
-    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Compare with this lake.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[FAMILY|REPO]", help="Family or Hub repo to list. Default: list all families."),
+    ] = None,
+    lake: Annotated[
+        str | None,
+        typer.Option("--lake", metavar="URI", help="Compare the listed checkpoints of a repo with this lake."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """List known families, the models of a family, or the checkpoints of a model in training order, from the Hub.
+    """List the known families, the models of a family, or the checkpoints of a Hub repo in training order.
 
     Example: shapelake catalog EleutherAI/pythia-70m
     """
@@ -29,16 +35,16 @@ def catalog(
 
 @app.command()
 def audit(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Hub repos, families or folders.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Hub repos, families or local folders.")],
     lake: Annotated[
         str | None, typer.Option("--lake", metavar="URI", help="Compare with this lake and record the audit in it.")
     ] = None,
     base: BaseOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Find equal, absent and mislabelled checkpoints of a history, without downloading weights.
+    """Find checkpoints of a history that have equal weights, are missing or do not match their label.
 
-    Exit code 1 if a checkpoint does not match its label.
+    No weights are downloaded. The exit code is 1 if a checkpoint does not match its label.
 
     Example: shapelake audit EleutherAI/pythia-2.8b --lake lake
     """

@@ -14,11 +14,11 @@ from pipeline.terminal import print_line
 
 @app.command()
 def claims(lake: LakeUri, models: ModelsGlob = "*", corpus: CorpusGlob = "*", as_json: JsonOption = False) -> None:
-    """Test published claims on every history of the lake: supports, contradicts or undecided, with the numbers.
+    """Test published claims on every history of the lake.
 
-    Answers are corrected for the number of claims and histories (Holm). The registry, with papers, rules and bounds:
-    pipeline/analysis/claims.md.
-
+    Each answer is supports, contradicts or undecided, with the numbers that decide. The answers are corrected (Holm)
+    for the number of tests, one per claim and history. pipeline/analysis/claims.md lists the claims with their papers,
+    rules and bounds.
     Example: shapelake claims --lake lake
     """
     from pipeline import lake as lakes
@@ -35,33 +35,42 @@ def claims(lake: LakeUri, models: ModelsGlob = "*", corpus: CorpusGlob = "*", as
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="MODEL, MODEL@REVISION, or a run as findings name it.")],
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="MODEL, MODEL@REVISION, or the name of a run that findings print.")
+    ],
     lake: LakeUri,
-    second: Annotated[str | None, typer.Argument(metavar="[B]", help="As A. Default: A, with two corpora.")] = None,
+    second: Annotated[
+        str | None,
+        typer.Argument(metavar="[B]", help="Written like A. Without B, A is compared with itself on two corpora."),
+    ] = None,
     corpus: Annotated[
         str,
         typer.Option(
-            "--corpus", metavar="C[,C2]", help="Corpus or glob, or two corpora to compare A on both. Default: all."
+            "--corpus",
+            metavar="C[,C2]",
+            help="Corpus or glob over corpora; or two corpora, on which A is compared with itself. Default: all.",
         ),
     ] = "",
     population: Annotated[
-        bool, typer.Option("--population", help="Compare A with all other runs of its size in the lake.")
+        bool, typer.Option("--population", help="Compare A with all other runs of the same model size in the lake.")
     ] = False,
-    layers: Annotated[bool, typer.Option("--layers", help="One line per layer.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Print one line per layer.")] = False,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also write a page with charts, .html.")
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Also write a page with charts to this .html file."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two checkpoints, two histories or two corpora, layer by layer: every metric, with 95 % intervals.
+    """Compare two checkpoints, two histories or two corpora layer by layer, in every metric, with 95 % intervals.
 
-    Two labels without a revision are compared as whole histories if both have several steps; otherwise such a label
-    stands for its newest checkpoint. A model with several runs (stages, seeds) needs a revision or the name of a run,
-    such as 'MODEL · STAGE · RUN'. Differences are B minus A, paired where both read the same tokens. Only rows of
-    equal recipe and corpus are compared. If the lake has similarity records of both, their layers are also compared
-    token by token (CKA, shared neighbours). --population compares A with the band (median, percentiles 5 to 95) of the
-    other runs of its size, other runs of its model included, per layer and step.
+    If A and B are both given without a revision and both have several steps, they are compared as whole histories.
+    Otherwise a name without a revision stands for the newest checkpoint. A model with several runs (stages, seeds)
+    needs a revision or the name of a run, such as 'MODEL · STAGE · RUN'. A difference is B minus A; it is paired where
+    both read the same tokens. Only rows with the same recipe and corpus are compared. If the lake has similarity
+    records of both, their layers are also compared token by token (CKA, shared neighbours).
 
+    With --population, A is compared with the other runs of the same model size, which may be runs of the same model.
+    The comparison is made per layer and step with the band of these runs: their median, and their percentiles 5 to 95.
     Example: shapelake compare MODEL@step1000 MODEL@step2000 --lake lake
     """
     corpora = [name.strip() for name in corpus.split(",") if name.strip()]
@@ -94,7 +103,11 @@ def _compare_with_population(
     from pipeline.analysis.population import compute_population, summarize_population
 
     if second is not None:
-        raise UsageError(f"compare {label} {second} --population", "two labels were given", "Leave one of them out")
+        raise UsageError(
+            f"compare {label} {second} --population",
+            "it compares one label with other runs, but two labels were given",
+            "Leave one of the labels out",
+        )
     reader = lakes.open_lake(lake)
     found = compute_population(reader, label, corpora)
     if output is not None:

@@ -1,4 +1,4 @@
-"""Command for other tools: export."""
+"""Command that writes a lake for other tools: export."""
 
 import shlex
 from pathlib import Path
@@ -19,23 +19,34 @@ HUB_TARGET = "hub"
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="DIR|DATASET", help="Output folder; with --to hub, OWNER/NAME.")],
+    target: Annotated[
+        str, typer.Argument(metavar="DIR|DATASET", help="Output folder or, with --to hub, OWNER/NAME of the dataset.")
+    ],
     lake: LakeUri,
-    to: Annotated[str, typer.Option("--to", metavar="TOOL", help="Target tool: tensorboard, wandb, trackio or hub.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="TOOL", help="Tool to export for: tensorboard, wandb, trackio or hub.")
+    ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="DIR", help="New folder of the dataset. Default: datasets--OWNER--NAME."
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Folder to write the dataset to, only with --to hub. Default: datasets--OWNER--NAME.",
         ),
     ] = None,
-    licence: Annotated[str, typer.Option("--license", help="License id of the dataset.")] = "cc-by-4.0",
-    publish: Annotated[bool, typer.Option("--upload", help="Upload the dataset to the Hub.")] = False,
+    licence: Annotated[
+        str, typer.Option("--license", help="License id of the dataset, only for --to hub.")
+    ] = "cc-by-4.0",
+    publish: Annotated[
+        bool, typer.Option("--upload", help="Upload the dataset to the Hub, only with --to hub.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a lake as files of an experiment tracker, sorted by step, or as a Hub dataset.
+    """Write a lake as files of an experiment tracker, with values in the order of steps, or as a Hub dataset.
 
-    A repeated export writes only new runs. Nothing leaves this machine without --upload, which uploads only the listed
-    files of the dataset.
+    A repeated export writes only new runs. Nothing leaves this machine unless --upload is given; it uploads only the
+    files of the dataset that the command lists.
 
     Example: shapelake export --to tensorboard boards --lake lake
     """
@@ -45,7 +56,7 @@ def export(
     if to not in (*TRACKER_VIEW_COMMANDS, HUB_TARGET):
         raise UsageError(
             f"--to {to}",
-            "unknown tool",
+            "no such tool",
             f"Use one of {', '.join((*TRACKER_VIEW_COMMANDS, HUB_TARGET))}",
         )
     reader = lakes.open_lake(lake)
@@ -53,7 +64,9 @@ def export(
         folder = output or Path(f"datasets--{target.replace('/', '--')}")
         _to_hub(reader, target, folder, licence, publish, as_json)
     elif publish or output:
-        raise UsageError("--upload or -o", f"--to {to} accepts neither", "Leave them out, or export --to hub")
+        raise UsageError(
+            "--upload or -o", f"they cannot be used with --to {to}", "Leave them out, or export with --to hub"
+        )
     else:
         done = replay_runs(reader, to, target)
         if as_json:

@@ -1,4 +1,4 @@
-"""Damaged files of a lake that a command has left out: listed after its results, with exit code 1."""
+"""List of the damaged files that a command has left out, printed after its results; the exit code is then 1."""
 
 import sys
 import warnings
@@ -14,7 +14,7 @@ MAX_LISTED = 10
 
 @contextmanager
 def exit_1_for_left_out_files() -> Iterator[None]:
-    """List the files that were left out, and turn exit code 0 into 1 if any of them is damaged."""
+    """At the end of the block, list the files that were left out, and turn exit code 0 into 1 if any is damaged."""
     damaged: dict[str, None] = {}
     foreign: dict[str, None] = {}
     show = warnings.showwarning

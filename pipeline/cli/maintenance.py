@@ -14,12 +14,14 @@ from pipeline.terminal import print_line
 
 MIN_CELL_PREFIX = 4
 MAX_LISTED = 4
-"""Cell ids that an error message lists."""
+"""Maximum number of cell ids that an error message lists."""
 
 
 @app.command()
 def compact(lake: LakeUri, as_json: JsonOption = False) -> None:
-    """Write a sorted snapshot of all cells, which queries open instead of thousands of files; the cells stay.
+    """Write a sorted snapshot of all cells, which queries open instead of thousands of files.
+
+    The files of the cells stay.
 
     Example: shapelake compact --lake lake
     """
@@ -36,12 +38,19 @@ def compact(lake: LakeUri, as_json: JsonOption = False) -> None:
 def verify(
     lake: LakeUri,
     recompute: Annotated[
-        str | None, typer.Option("--recompute", metavar="SWEEP", help="Also measure one random cell of SWEEP again.")
+        str | None,
+        typer.Option(
+            "--recompute",
+            metavar="SWEEP",
+            help="Also measure one random cell of SWEEP again, and compare it with the lake.",
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Seed for choosing the cell.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the random choice of this cell.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Read every file of a lake; check completeness, checksums and value ranges. Exit code 1 if a check fails.
+    """Read every file of a lake, and check completeness, checksums and value ranges.
+
+    The exit code is 1 if a check fails.
 
     Example: shapelake verify --lake lake --recompute sweep.yaml
     """
@@ -61,17 +70,19 @@ def verify(
 def quarantine(
     lake: LakeUri,
     cell: Annotated[str, typer.Argument(metavar="CELL", help="Cell id, or its first 4 or more characters.")],
-    reason: Annotated[str | None, typer.Option("--reason", help="Hide the cell for this reason.")] = None,
-    release: Annotated[bool, typer.Option("--release", help="Show the cell again, or allow a retry.")] = False,
+    reason: Annotated[str | None, typer.Option("--reason", help="Hide the cell, and record this reason.")] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Show the hidden cell again; if it failed, allow a new attempt.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Hide a committed cell from every reader, or release it. Nothing is deleted.
+    """Hide a committed cell from every reader, or release a quarantined cell. Nothing is deleted.
 
     Example: shapelake quarantine CELL --reason "wrong tokenizer" --lake lake
     """
     opened = Lake.existing(lake)
     if (reason is None) != release:
-        raise UsageError("quarantine", "neither or both of --reason and --release", "Give exactly one of them")
+        raise UsageError("quarantine", "it needs either --reason or --release", "Give one of them, and not both")
     cell_id = _find_cell(opened, cell, release)
     if release:
         opened.release(cell_id)
@@ -82,10 +93,13 @@ def quarantine(
 
 
 def _find_cell(lake: Lake, prefix: str, quarantined: bool) -> str:
-    """Return the id of the only quarantined or committed cell that begins with `prefix`, also if its file is damaged.
+    """Return the id of the only cell whose id begins with `prefix`.
+
+    Args:
+        quarantined: search the quarantined cells; else search the committed cells, including those with a damaged file.
 
     Raises:
-        UsageError: no cell or several begin with `prefix`, or it has fewer than MIN_CELL_PREFIX characters.
+        UsageError: no cell matches, several cells match, or `prefix` has fewer than MIN_CELL_PREFIX characters.
     """
     known = lake.quarantined_cell_ids() if quarantined else set(lake.list_cell_files())
     found = sorted(cell_id for cell_id in known if cell_id.startswith(prefix))
@@ -106,7 +120,9 @@ def gc(
     delete: Annotated[bool, typer.Option("--delete", help="Remove the files instead of listing them.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """List or remove superseded snapshots, and files of interrupted writers that are older than a day; never cells.
+    """List superseded snapshots, and files over a day old that interrupted writers left; with --delete, remove them.
+
+    Cells are never removed.
 
     Example: shapelake gc --lake lake --delete
     """
@@ -123,10 +139,14 @@ def gc(
 
 @app.command()
 def doctor(
-    lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Also check this lake's store.")] = None,
+    lake: Annotated[
+        str | None, typer.Option("--lake", metavar="URI", help="Also check that the storage of this lake works.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check this machine: packages, devices, a known estimate, Ray, disk and the Hub. Exit code 1 if one is broken.
+    """Check this machine: packages, devices, an estimate with a known result, Ray, disk and settings of the Hub.
+
+    The exit code is 1 if one of them is broken.
 
     Example: shapelake doctor --lake s3://bucket/lake
     """

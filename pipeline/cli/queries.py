@@ -12,13 +12,22 @@ from pipeline.errors import UsageError
 from pipeline.terminal import print_line, print_text
 
 ALL_FIGURES = "all"
-CorpusGlob = Annotated[str, typer.Option("--corpus", metavar="GLOB", help="Glob on corpora, such as 'text:*'.")]
-ModelsGlob = Annotated[str, typer.Option("--models", metavar="GLOB", help="Glob on model names.")]
+CorpusGlob = Annotated[
+    str, typer.Option("--corpus", metavar="GLOB", help="Use only corpora that match this glob, such as 'text:*'.")
+]
+ModelsGlob = Annotated[
+    str, typer.Option("--models", metavar="GLOB", help="Use only models whose names match this glob.")
+]
 
 
 @app.command()
 def query(
-    sql: Annotated[str, typer.Argument(metavar="SQL", help="SQL on the views layers, checkpoints, cells; or @NAME.")],
+    sql: Annotated[
+        str,
+        typer.Argument(
+            metavar="SQL", help="SQL on the views layers, checkpoints and cells, or @NAME for a saved query."
+        ),
+    ],
     lake: LakeUri,
     as_json: JsonOption = False,
     as_csv: Annotated[
@@ -46,11 +55,13 @@ def findings(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Finding to compute. Default: all.")] = None,
     models: ModelsGlob = "*",
     corpus: CorpusGlob = "*",
-    layers: Annotated[bool, typer.Option("--layers", help="Also one line per layer.")] = False,
-    every: Annotated[bool, typer.Option("--all", help="All rows in full sentences, even without a verdict.")] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Also print one line per layer.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Print every row as a full sentence, rows without a verdict included.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compute findings (dome, phases, nulls, sinks, trust ...): one line per history and text.
+    """Compute findings (dome, phases, nulls, sinks, trust ...), and print one line per history and corpus.
 
     A line has the verdict, the effect with its 95 % interval, and one short sentence. --json prints all rows with all
     columns.
@@ -74,16 +85,16 @@ def findings(
 @app.command()
 def report(
     lake: LakeUri,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="Output file, .html.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="Output file, with extension .html.")
+    ] = Path("report.html"),
     models: ModelsGlob = "*",
     as_json: JsonOption = False,
 ) -> None:
-    """Write an interactive HTML report: one self-contained file, or an index and a page per model.
+    """Write an interactive HTML report.
 
-    For many models only the index is written; --models selects the models that get pages.
-
+    The report is one self-contained file or, for a large lake, an index and a folder with one page per history. For
+    very many models only the index is written; --models then selects models that get pages.
     Example: shapelake report --lake lake -o report.html
     """
     from pipeline import lake as lakes
@@ -100,28 +111,43 @@ def report(
 
 @app.command()
 def figure(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Such as anisotropy-depth; an unknown name lists all.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="Figure, such as anisotropy-depth, or all. An unknown name prints the list."
+        ),
+    ],
     lake: LakeUri,
-    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Output folder, for NAME all.")] = None,
+    folder: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Output folder, only if NAME is all.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Output file: .svg, .png or .pdf.")
     ] = None,
     models: ModelsGlob = "*",
     corpus: CorpusGlob = "*",
-    estimator: Annotated[str, typer.Option("--estimator", help="id_twonn, id_mle or id_authors.")] = "id_twonn",
+    estimator: Annotated[
+        str, typer.Option("--estimator", help="Intrinsic dimension to draw: id_twonn, id_mle or id_authors.")
+    ] = "id_twonn",
     step: Annotated[int | None, typer.Option("--step", help="Training step. Default: the newest.")] = None,
     run: Annotated[
-        str | None, typer.Option("--run", metavar="MODEL", help="Run drawn over the band of its size (population-*).")
+        str | None,
+        typer.Option(
+            "--run",
+            metavar="MODEL",
+            help="Run that the figures population-* draw over the band of the other runs of its size.",
+        ),
     ] = None,
-    width: Annotated[int, typer.Option("--width", min=120, metavar="PT", help="Width at print, in points.")] = 480,
-    height: Annotated[int | None, typer.Option("--height", min=40, metavar="PT", help="Height of the panels.")] = None,
-    title: Annotated[str | None, typer.Option("--title", help="Title in place of the figure's own.")] = None,
-    no_title: Annotated[bool, typer.Option("--no-title", help="No title.")] = False,
+    width: Annotated[int, typer.Option("--width", min=120, metavar="PT", help="Printed width in points.")] = 480,
+    height: Annotated[
+        int | None, typer.Option("--height", min=40, metavar="PT", help="Height of the panels in points.")
+    ] = None,
+    title: Annotated[str | None, typer.Option("--title", help="Title that replaces the figure's own title.")] = None,
+    no_title: Annotated[bool, typer.Option("--no-title", help="Draw no title.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw a figure from this lake for a paper, with a caption beside it (NAME.caption.md), or all figures into DIR.
+    """Draw a figure for a paper, with a caption in a file beside it (NAME.caption.md), or draw all figures into DIR.
 
-    Text in .svg and .pdf stays selectable, and is 8 points or larger at the given width: 240 is a column, 480 a page.
+    Text in .svg and .pdf stays selectable, and is 8 points or larger at the given width. A width of 240 points fits a
+    column, and one of 480 fits a page.
 
     Example: shapelake figure id-training --lake lake -o id.svg
     """
@@ -149,13 +175,15 @@ def figure(
 @app.command()
 def metrics(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Metric, group, flag, status. Default: all metrics.")
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Metric, group of metrics, flag, or status. Default: all metrics."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print unit, meaning, source and known bias of each metric, or the meaning of a flag.
+    """Print the unit, meaning, source and known bias of each metric, or the meaning of a flag.
 
-    `shapelake metrics flags` explains every word of the column `flags`, `shapelake metrics status` the column `status`.
+    `shapelake metrics flags` explains every word of the column `flags`; `shapelake metrics status` explains the column
+    `status`.
 
     Example: shapelake metrics id_twonn
     """

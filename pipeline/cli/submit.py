@@ -23,18 +23,23 @@ from pipeline.terminal import print_line, print_text
 def submit(
     sweep: SweepArgument,
     cluster: Annotated[
-        str, typer.Option("--cluster", metavar="URL", help="Address of the cluster's job server: http://HOST:8265.")
+        str, typer.Option("--cluster", metavar="URL", help="URL of the cluster's job server, such as http://HOST:8265.")
     ],
     lake: Annotated[
         str,
-        typer.Option("--lake", metavar="URI", envvar=LAKE_ENV, help="Lake, as a path or URI valid on every node."),
+        typer.Option(
+            "--lake",
+            metavar="URI",
+            envvar=LAKE_ENV,
+            help="Lake: a path or URI that every node of the cluster can write to.",
+        ),
     ],
     limit: LimitOption = None,
     steps: StepsOption = None,
     models: ModelsOption = None,
     set_: SetOption = None,
     retry_quarantined: RetryOption = False,
-    detach: Annotated[bool, typer.Option("--detach", help="Return once the job is accepted.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return as soon as the job is accepted.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Submit a sweep to the job server of a Ray cluster, and print the driver's output until the job ends.
@@ -42,10 +47,11 @@ def submit(
     The sweep is checked here and sent together with this package, so that the nodes run the same code. Ray's token is
     read from RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token. Requires the extra [cluster].
 
-    Ctrl-C ends the output, not the job. The first line printed is the command that stops the job: running tasks
-    finish, and submitting again runs the rest. A sweep that is still running is refused.
+    Ctrl-C ends the output, not the job. The first line of the output has the command that stops the job. After it,
+    running tasks finish, and another submission of the sweep runs the rest. A sweep is refused while an earlier job of
+    it is still running.
 
-    Exit code: the run's exit code, 143 if the job was stopped, 2 if the job was not accepted.
+    The exit code is that of the run, 143 if the job was stopped, or 2 if the job was not accepted.
 
     Example: shapelake submit sweep.yaml --cluster http://localhost:8265 --lake s3://bucket/lake
     """

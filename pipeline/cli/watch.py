@@ -11,39 +11,63 @@ from pipeline.spec import Resources
 from pipeline.terminal import print_line
 
 DEFAULT_LAKE_FOLDER = ".shapelake"
-"""Default lake, in the watched folder."""
+"""Name of the default lake, a folder inside the watched folder."""
 AlertOption = Annotated[
     list[str] | None,
-    typer.Option("--alert", metavar="RULE", help="METRIC[@LAYERS]>ERRORS, such as id_mle@blocks>4; repeatable."),
+    typer.Option(
+        "--alert",
+        metavar="RULE",
+        help="Alert on METRIC[@LAYERS]>ERRORS, such as id_mle@blocks>4 (over 4 standard errors); may be repeated.",
+    ),
 ]
 
 
 @app.command()
 def watch(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with step512, checkpoint-1000 ...")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Folder of the training run, with subfolders such as step512 or checkpoint-1000."
+        ),
+    ],
     lake: Annotated[str | None, typer.Option("--lake", metavar="URI", help="Lake. Default: FOLDER/.shapelake.")] = None,
     corpus: Annotated[str, typer.Option("--corpus", metavar="KIND[:PATH]", help="Corpus to measure on.")] = "enwik8",
-    recipe: Annotated[str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe or fields.")] = "quick@1",
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME", help="Built-in recipe, or the fields of a recipe as YAML.")
+    ] = "quick@1",
     tokenizer: Annotated[Path | None, typer.Option("--tokenizer", help="Folder of the tokenizer files.")] = None,
     base: BaseOption = None,
-    layers: Annotated[str, typer.Option("--layers", help="Layers to report: blocks, all, 5 or 3-9.")] = "blocks",
+    layers: Annotated[
+        str,
+        typer.Option("--layers", help="Layers to report: blocks, all, one layer such as 5, or a range such as 3-9."),
+    ] = "blocks",
     alert: AlertOption = None,
     on_alert: Annotated[
         str | None,
-        typer.Option("--on-alert", metavar="COMMAND", help="Command, with JSON in $SHAPELAKE_ALERT, or http(s) URL."),
+        typer.Option(
+            "--on-alert",
+            metavar="COMMAND|URL",
+            help="Shell command to run with the alert as JSON in $SHAPELAKE_ALERT,"
+            " or http(s) URL to POST this JSON to.",
+        ),
     ] = None,
-    once: Annotated[bool, typer.Option("--once", help="Make one pass; exit code 3 after an alert.")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Make one pass over the complete checkpoints; the exit code is 3 after an alert."),
+    ] = False,
     every: Annotated[float, typer.Option("--every", min=0, metavar="S", help="Polling interval in seconds.")] = 10.0,
-    niceness: Annotated[int, typer.Option("--nice", min=0, max=19, help="Process niceness.")] = 10,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads.")] = 1,
+    niceness: Annotated[int, typer.Option("--nice", min=0, max=19, help="Niceness of the process.")] = 10,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Number of CPU threads.")] = 1,
     gpu_share: Annotated[
-        float | None, typer.Option("--gpu-share", min=0, max=1, help="Measure on the GPU, using this share of memory.")
+        float | None,
+        typer.Option("--gpu-share", min=0, max=1, help="Measure on the GPU, with at most this fraction of its memory."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Watch a training run: measure each checkpoint when it is complete, and raise an alert when a metric changes.
 
-    Each line begins with its time (UTC); --json prints one object per line. --once reports only new checkpoints.
+    Each line begins with its time (UTC); --json prints one JSON object per line. With --once, only checkpoints are
+    reported that are not in the lake yet.
 
     Example: shapelake watch runs/mine --corpus text:book.txt --alert "id_mle@blocks>4" --on-alert ./stop.sh
     """
