@@ -86,7 +86,7 @@ def test_a_damaged_cell_can_be_hidden_by_the_start_of_its_id_and_is_then_silent(
 
 
 @pytest.mark.parametrize(
-    ("prefix", "found"), [("abcd", "2 cells match"), ("eee", "no"), ("", "3 cells"), ("ffff", "no")]
+    ("prefix", "found"), [("abcd", "2 cells match"), ("eee", "Give at least 4"), ("", "3 cells"), ("ffff", "no")]
 )
 def test_a_short_id_must_be_that_of_one_cell(tmp_path, shapelake, prefix, found):
     lake = Lake(tmp_path / "lake")

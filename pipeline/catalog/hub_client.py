@@ -88,6 +88,7 @@ def fetch_tree(repo: str, commit: str) -> tuple[TreeEntry, ...]:
 
     With HF_HUB_OFFLINE and no cached answer, the files are returned that the cache of huggingface_hub has of the
     commit.
+
     Raises:
         FetchError: the Hub did not answer.
         UsageError: the repository or commit does not exist.

@@ -143,6 +143,7 @@ def _error_for_status(asked: str, status: int) -> ShapelakeError:
 def _prepare() -> None:
     """Configure huggingface_hub once per process: use our HTTP client; turn off telemetry, progress bars and log
     output.
+
     Xet is disabled unless HF_HUB_DISABLE_XET enables it: stalls are detected only over plain HTTP, and the xet cache
     uses disk space outside the budget.
     """

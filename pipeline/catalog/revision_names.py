@@ -98,6 +98,7 @@ def parse_folder_name(name: str) -> TrainingPoint | None:
 def parse_with_pattern(name: str, pattern: str) -> TrainingPoint | None:
     """Parse a name with a regular expression of the user, which has groups of `parse_groups`; None if it does not
     match.
+
     Raises:
         UsageError: a group that must be a number has other characters.
     """
@@ -115,6 +116,9 @@ def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
 
     The result is None if a number reaches STEP_LIMIT or TOKEN_LIMIT, or if a group is longer than GROUP_LENGTH_LIMIT.
     Decimal arithmetic makes 16.78B exactly 16,780,000,000, which a product of floats does not.
+
+    Raises:
+        ValueError: step, tokens or stage is not a number.
     """
     if any(len(value) > GROUP_LENGTH_LIMIT for value in groups.values() if value):
         return None
@@ -122,7 +126,9 @@ def parse_groups(groups: Mapping[str, str | None]) -> TrainingPoint | None:
     counts = {kind: int(Decimal(count) * scale) for kind in ("tokens", "position") if (count := groups.get(kind))}
     step = int(digits) * (1000 if groups.get("kilo") else 1) if (digits := groups.get("step")) else None
     source, tokens, position = "name" if "tokens" in counts else None, counts.get("tokens"), counts.get("position")
-    point = TrainingPoint(step, tokens, groups.get("stage"), groups.get("run"), source, position)
+    stage = groups.get("stage")
+    int(stage or 0)  # points are sorted by this number
+    point = TrainingPoint(step, tokens, stage, groups.get("run"), source, position)
     return point if (point.step or 0) < STEP_LIMIT and all(n < TOKEN_LIMIT for n in counts.values()) else None
 
 

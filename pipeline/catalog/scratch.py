@@ -48,6 +48,7 @@ class Lease(NamedTuple):
 def scratch_root() -> Path:
     """Return the folder $SHAPELAKE_SCRATCH or, if it is not set, `scratch` in the user's cache folder; create it if
     needed.
+
     Raises:
         UsageError: the folder cannot be created.
     """

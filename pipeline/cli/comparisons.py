@@ -19,6 +19,7 @@ def claims(lake: LakeUri, models: ModelsGlob = "*", corpus: CorpusGlob = "*", as
     Each answer is supports, contradicts or undecided, with the numbers that decide. The answers are corrected (Holm)
     for the number of tests, one per claim and history. pipeline/analysis/claims.md lists the claims with their papers,
     rules and bounds.
+
     Example: shapelake claims --lake lake
     """
     from pipeline import lake as lakes

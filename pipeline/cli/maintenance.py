@@ -108,6 +108,9 @@ def _find_cell(lake: Lake, prefix: str, quarantined: bool) -> str:
     if len(found) > 1:
         shown = ", ".join(found[:MAX_LISTED]) + (" ..." if len(found) > MAX_LISTED else "")
         raise UsageError(f"cell {prefix}", f"{len(found)} cells match: {shown}", "Give more characters of the id")
+    if found:
+        do = f"Give at least {MIN_CELL_PREFIX} characters: {found[0][:MIN_CELL_PREFIX]}"
+        raise UsageError(f"cell {prefix}", "too few characters to name a cell", do)
     listing = "status --json" if quarantined else "query 'select cell_id, hidden from cells'"
     state = "quarantined" if quarantined else "committed"
     do = f"List ids with: shapelake {listing} --lake {lake.uri}"

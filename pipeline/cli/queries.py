@@ -95,6 +95,7 @@ def report(
 
     The report is one self-contained file or, for a large lake, an index and a folder with one page per history. For
     very many models only the index is written; --models then selects models that get pages.
+
     Example: shapelake report --lake lake -o report.html
     """
     from pipeline import lake as lakes

@@ -62,5 +62,8 @@ def test_a_group_that_is_no_number_and_names_without_a_match(tmp_path: Path) -> 
     checkpoint(tmp_path / "run-five")
     with pytest.raises(UsageError, match="must be numbers"):
         discover_history(Local(local=str(tmp_path), pattern=r"run-(?P<step>\w+)"))
+    checkpoint(tmp_path / "warmup-step5")
+    with pytest.raises(UsageError, match="stage must be numbers"):
+        discover_history(Local(local=str(tmp_path), pattern=r"(?P<stage>\w+)-step(?P<step>\d+)"))
     with pytest.raises(UsageError, match="pattern: 'x"):
         discover_history(Local(local=str(tmp_path), pattern=r"(?P<step>\d+)"))
