@@ -25,7 +25,7 @@ def open_lake(uri: str | Path) -> "LakeReader":
 
 
 def __getattr__(name: str) -> Any:
-    """Import names that load pyarrow or duckdb on first use, because planning needs neither."""
+    """Import a name of LAZY_EXPORTS at its first use, because planning does not need pyarrow or duckdb."""
     if name not in LAZY_EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(LAZY_EXPORTS[name]), name)

@@ -1,4 +1,7 @@
-"""Chunked reading of cell files in bounded memory: all rows, one index row per cell, and the damaged files."""
+"""Reading of cell files in chunks, so that memory is bounded.
+
+A chunk has all rows of its cells, an index with one row per cell, and the damaged files.
+"""
 
 import weakref
 from collections.abc import Iterator, Mapping
@@ -16,10 +19,12 @@ from pipeline.lake.store import Store
 from pipeline.progress import track
 
 CHUNK_CELLS = 250
+"""Number of cells that are read at a time."""
 TYPICAL_ROWS = 200
-"""Upper bound on the rows of most cells; only a chunk with many more rows per cell is counted file by file."""
+"""Upper bound on the rows of most cells. The rows of each file of a chunk are counted only if the chunk has over this
+number per cell, plus MAX_CELL_ROWS."""
 MAX_IN_MEMORY = 2000
-"""Cells whose rows are kept in memory; more are written to temporary files."""
+"""Largest number of cells whose rows are kept in memory. The rows of more cells are written to temporary files."""
 CELL_COLUMNS = (
     *(n for n in column_names("keys", "model", "checkpoint", "text") if n not in ("duplicate_of", "superseded")),
     *("device", "run_id", "written_at", "attempt", "batch_tokens"),
@@ -33,11 +38,12 @@ class CellChunk(NamedTuple):
     """Intact cells and damaged files of one chunk."""
 
     rows: pl.DataFrame
-    """Every row, with the current columns."""
+    """Every row of the intact cells, with the columns of this version."""
     cells: pl.DataFrame
-    """One row per cell: the key of its file, the columns its rows share, row count, worst status and costs."""
+    """One row per intact cell: the key of its file, the columns that have one value per cell, the number of rows, the
+    worst status of any row, and costs."""
     damaged: dict[str, str]
-    """Damaged files, key -> reason: the file is unreadable, or its rows belong to another cell."""
+    """Maps the key of each damaged file to the reason, such as an unreadable file or rows of another cell."""
 
 
 def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChunk]:
@@ -49,7 +55,7 @@ def iter_cell_chunks(store: Store, files: Mapping[str, str]) -> Iterator[CellChu
 
 
 def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:
-    """Read the cells of these files (cell id -> key); damaged files are left out and listed."""
+    """Read the cells of these files (cell id -> key); damaged files are left out, and listed in `damaged`."""
     intact, damaged = _read_intact(store, files)
     if excess := _find_excess(intact):
         damaged |= {files[cell_id]: reason for cell_id, reason in excess.items()}
@@ -67,7 +73,7 @@ def read_cell_chunk(store: Store, files: Mapping[str, str]) -> CellChunk:
 
 
 def aggregate_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
-    """Reduce rows to one row per cell, with the number of its distinct layers."""
+    """Reduce rows to one row per cell; `rows` and `layers` count the rows and the distinct layers of the cell."""
     status = pl.col("status").fill_null("")
     nonfinite, degenerate = ~status.is_in(["ok", "degenerate"]).all(), (status == "degenerate").any()
     worst = pl.when(nonfinite).then(pl.lit("nonfinite")).when(degenerate).then(pl.lit("degenerate"))
@@ -81,13 +87,13 @@ def aggregate_cells(rows: pl.LazyFrame) -> pl.LazyFrame:
 
 @cache
 def empty_cells() -> pl.DataFrame:
-    """Return an index with all its columns and no rows; one shared frame, which no caller changes in place."""
+    """Return an index of no cells, with all columns. Every caller gets the same frame, and none may change it."""
     cells = aggregate_cells(scan_unchecked([])).drop("layers").collect()
     return cells.insert_column(0, pl.Series("key", [], pl.String))
 
 
 class RowFiles:
-    """Temporary Parquet files of rows, deleted when this object is garbage-collected."""
+    """Temporary Parquet files with the rows of cells. They are deleted when this object is garbage-collected."""
 
     def __init__(self) -> None:
         self.folder = Path(mkdtemp(prefix="shapelake-rows-"))
@@ -100,7 +106,7 @@ class RowFiles:
 
 
 def _read_intact(store: Store, files: Mapping[str, str]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return (bytes of each intact file by cell id, reason of each damaged file by key)."""
+    """Return two dicts: the bytes of each intact file by cell id, and the damage of each other file by key."""
     intact: dict[str, bytes] = {}
     damaged: dict[str, str] = {}
     for (cell_id, key), data in zip(files.items(), store.read_many(list(files.values())), strict=True):
@@ -114,7 +120,7 @@ def _read_intact(store: Store, files: Mapping[str, str]) -> tuple[dict[str, byte
 
 
 def _find_excess(intact: Mapping[str, bytes]) -> dict[str, str]:
-    """Map each cell whose file has too many rows to decode to the reason; only footers are read."""
+    """Return the cells whose files have too many rows to decode, with the reason by cell id; only footers are read."""
     n_rows = _count_rows(list(intact.values()))
     if n_rows is not None and n_rows <= MAX_CELL_ROWS + TYPICAL_ROWS * len(intact):
         return {}
@@ -131,7 +137,10 @@ def _count_rows(sources: list[bytes]) -> int | None:
 
 
 def _decode(intact: Mapping[str, bytes], files: Mapping[str, str]) -> CellChunk | None:
-    """Decode rows and index of these cells; None if a cell has no rows or a layer twice, or a row has another id."""
+    """Decode rows and index of these cells.
+
+    Return None if a cell has no rows or has a layer twice, or if a row belongs to a cell that is not one of these.
+    """
     rows = scan_unchecked(list(intact.values())).collect()
     cells = aggregate_cells(rows.lazy()).collect()
     if set(cells["cell_id"]) != set(intact) or (cells["rows"] != cells["layers"]).any():

@@ -1,4 +1,7 @@
-"""Index of the committed cells: all rows, and one row per cell; read from the snapshot and from newer files."""
+"""Index of the committed cells, read from the snapshot and from the files of newer cells.
+
+The index consists of all rows, and of a table with one row per cell.
+"""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -27,15 +30,16 @@ class CellIndex(NamedTuple):
     """Committed cells of a lake; files that cannot be read are left out with a warning."""
 
     rows: pl.LazyFrame
-    """Every row, with the current columns."""
+    """Every row, with the columns of this version."""
     cells: pl.DataFrame
-    """One row per cell: the key of its file, the columns its rows share, row count, worst status and costs."""
+    """One row per cell: the key of its file, the columns that have one value per cell, the number of rows, the worst
+    status of any row, and costs."""
     row_files: RowFiles | None = None
     """Temporary files that `rows` scans, if any; they are deleted when this reference is dropped."""
 
 
 def load_cell_index(lake: Lake, files: Mapping[str, str] | None = None) -> CellIndex:
-    """Load every committed cell once. A snapshot that lacks a current column is ignored until the next `compact`.
+    """Load every committed cell once. A snapshot that lacks a column of this version is ignored until `compact` runs.
 
     Args:
         files: result of `lake.cell_files()`, if the caller has listed them already.
@@ -65,7 +69,7 @@ def load_cells(lake: Lake, files: Mapping[str, str] | None = None) -> pl.DataFra
 
 
 def index_cell_files(store: Store, files: Mapping[str, str]) -> CellIndex:
-    """Index the cells of these files (cell id -> key) without the snapshot."""
+    """Index the cells of these files (cell id -> key) by reading every file; the snapshot is not used."""
     row_files = RowFiles() if len(files) > MAX_IN_MEMORY else None
     rows, cells = [], [empty_cells()]
     for chunk in iter_cell_chunks(store, files):
@@ -84,7 +88,7 @@ def _report_damaged(store: Store, damaged: Mapping[str, str]) -> None:
 
 
 def load_snapshot_index(store: Store, snapshot: Snapshot) -> CellIndex | None:
-    """Load the index of the snapshot; None if it lacks a current column.
+    """Load the index of the snapshot; return None if the snapshot lacks a column of this version.
 
     Raises:
         LakeError: a file of the snapshot is missing or damaged.
@@ -101,7 +105,7 @@ def load_snapshot_index(store: Store, snapshot: Snapshot) -> CellIndex | None:
 
 
 def _current_columns(cells: pl.DataFrame) -> pl.DataFrame | None:
-    """Select the current columns of an index; None if it lacks one."""
+    """Select the columns of this version from an index; return None if it lacks one of them."""
     columns = empty_cells().columns
     return cells.select(columns) if {*columns} <= {*cells.columns} else None
 
@@ -150,7 +154,7 @@ def _merge_index(store: Store, files: Mapping[str, str], cached: CellIndex) -> C
 
 
 def _compare(cached: pl.DataFrame, files: Mapping[str, str]) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Return the cached cells whose file still exists, and the files (cell id -> key) of the other cells."""
+    """Return the cached cells whose files still exist, and the files (cell id -> key) of cells that are not cached."""
     cached_keys, current_keys = set(cached["key"]), set(files.values())
     gone = cached_keys - current_keys
     kept = cached.filter(~pl.col("key").is_in(gone)) if gone else cached

@@ -1,4 +1,4 @@
-"""Similarity records of one cell as objects, read from the lake."""
+"""Similarity records of a cell, read from the lake as objects."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,20 +14,21 @@ from pipeline.similarity.record import LayerRecord
 
 @dataclass(frozen=True, eq=False)
 class CellRecords:
-    """Similarity records of the layers of one cell, all on the same tokens."""
+    """Similarity records of the layers of one cell. All layers are compared on the same tokens."""
 
     about: Mapping[str, Any]
-    """Columns of the cell: model, revision, step, corpus, recipe, digests."""
+    """Columns of the cell by name: model, revision, step, corpus, recipe, digests."""
     token_ids: np.ndarray
+    """Token id of each compared token."""
     groups: np.ndarray
-    """Group of contexts of each token."""
+    """Number of the group of contexts to which each compared token belongs."""
     sinks: np.ndarray
-    """Mask of the tokens that are sinks in this checkpoint."""
+    """True for each compared token that is a sink in this checkpoint."""
     layers: Mapping[int, LayerRecord]
-    """Record by layer; a layer without geometry is left out."""
+    """Maps a layer to its record; a layer without geometry is left out."""
     depths: Mapping[int, float]
     states: Mapping[int, str]
-    """State of each layer: embedding, block or final_norm."""
+    """Maps a layer to its state: embedding, block or final_norm."""
 
     @property
     def tokens_digest(self) -> str:
@@ -40,7 +41,11 @@ class CellRecords:
 
 
 def parse_cell_records(data: bytes, ranks: bool = True) -> CellRecords:
-    """Parse a file of records, with the neighbour ranks or without; raise ValueError if the file is damaged."""
+    """Parse a file of similarity records; raise ValueError if the file is damaged.
+
+    Args:
+        ranks: also read the neighbour ranks.
+    """
     rows = decode_rows(data, ranks)
     first = rows[0]
     about = {name: value for name, value in first.items() if isinstance(value, str | int | None)}
@@ -57,7 +62,7 @@ def parse_cell_records(data: bytes, ranks: bool = True) -> CellRecords:
 
 
 def load_cell_records(lake: Lake, keys: Iterable[str], ranks: bool = False) -> dict[str, CellRecords]:
-    """Load the records of these files, by key; damaged files are left out with a warning.
+    """Load the files with these keys; return the records by key. Damaged files are left out with a warning.
 
     Args:
         ranks: also read the neighbour ranks.

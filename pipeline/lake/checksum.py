@@ -28,7 +28,10 @@ def is_corrupt(data: bytes) -> bool | None:
 
 
 def _find_checksum(data: bytes) -> slice | None:
-    """Return the position of the checksum: the last match, because the metadata follows the data; None without one."""
+    """Return the byte range of the checksum; None if the file has none.
+
+    The last match in the file counts, because the metadata follows the data.
+    """
     start = data.rfind(KEY.encode())
     match = ENTRY_PATTERN.match(data, start) if start >= 0 else None
     return slice(*match.span(1)) if match else None

@@ -1,4 +1,4 @@
-"""Index records of a lake in an object store, from whose names readers learn which cells are newer than the snapshot.
+"""Index records of a lake in an object store. Their names tell readers which cells are newer than the snapshot.
 
 A record is an empty file `index/v1/TIME-CELL-MODEL_KEY`, written after the commit of the cell. Readers list the records
 since shortly before the newest snapshot. If a writer is killed between commit and record, readers miss the cell until
@@ -19,7 +19,7 @@ RECORD_PATTERN = re.compile(rf"{INDEX_PREFIX}/{TIMESTAMP_PATTERN}-{CELL_ID_PATTE
 
 
 def record_in_index(store: Store, cell_id: str, model_key: str) -> None:
-    """Write the index record of a committed cell, if the store lists slowly, so that readers use these records."""
+    """Write the index record of a committed cell, if the store lists slowly; in other stores readers list the cells."""
     if store.lists_slowly:
         store.create_if_absent(f"{INDEX_PREFIX}/{utc_now():{TIMESTAMP_FORMAT}}-{cell_id}-{model_key}", b"")
 
@@ -27,7 +27,7 @@ def record_in_index(store: Store, cell_id: str, model_key: str) -> None:
 def find_indexed_cells(store: Store) -> dict[str, str] | None:
     """Map each cell id in the snapshot and in newer records to the key of the cell's file.
 
-    None if index records do not cover the lake, so that the caller must list all cell files.
+    Return None if index records do not cover the lake; the caller must then list all cell files.
 
     Raises:
         LakeError: the snapshot cannot be read.

@@ -1,7 +1,7 @@
-"""Label records of a lake: many per file, read from the snapshot and from files that the snapshot lacks.
+"""Label records of a lake, read from the snapshot and from the label files that the snapshot lacks.
 
-A file `labels/v2/TIME-DIGEST.json` lists the records of one call. Lakes of earlier versions have one file per record
-under `labels/v1/model_key=MODEL/`; both forms are read and are equivalent.
+A file `labels/v2/TIME-DIGEST.json` has all records that one call wrote. Lakes of earlier versions have one file per
+record under `labels/v1/model_key=MODEL/`; both forms are read and are equivalent.
 """
 
 import json
@@ -20,7 +20,7 @@ from pipeline.spec import Checkpoint
 from pipeline.strict_model import canonical_json, digest_json
 
 LabelsByFile = dict[str, list[Label]]
-"""Records of each file, by its key."""
+"""Maps the key of a label file to its records."""
 LABEL_LIST_ADAPTER, LABEL_BUNDLE_ADAPTER = TypeAdapter(list[Label]), TypeAdapter(LabelsByFile)
 
 
@@ -32,7 +32,7 @@ class LabelRecords:
         self._read: LabelsByFile | None = None
 
     def read_all(self) -> list[Label]:
-        """Return every record; the records of one file stay together.
+        """Return every record, file by file.
 
         Raises:
             LakeError: a file holds no label records.
@@ -40,7 +40,11 @@ class LabelRecords:
         return [label for labels in self._files().values() for label in labels]
 
     def write_changed(self, checkpoints: Iterable[Checkpoint]) -> int:
-        """Write one file with a record per label whose newest record differs; return the number of records."""
+        """Write one file with a record for each label that changed; return the number of records.
+
+        A label changed if it has no record yet, or if a field of its newest record differs from the checkpoint. If no
+        label changed, no file is written.
+        """
         newest = {label.name: label for label in sorted(self.read_all(), key=lambda label: label.seen_at)}
         changed = list(_changed_labels(checkpoints, newest))
         if changed:
@@ -87,7 +91,7 @@ class LabelRecords:
 
 
 def parse_labels(key: str, data: bytes) -> list[Label]:
-    """Parse the labels of a v1 file (one record) or v2 file (a list); ValidationError if the content is not labels."""
+    """Parse the label records of a file, one in v1 and a list in v2; raise ValidationError if the content is none."""
     if key.startswith(f"{V1_LABELS_PREFIX}/"):
         return [Label.model_validate_json(data)]
     return LABEL_LIST_ADAPTER.validate_json(data)

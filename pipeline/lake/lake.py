@@ -1,4 +1,4 @@
-"""The lake: committed cells, labels, recipes, attempts, tombstones and runs. A sweep has no other state."""
+"""The lake, with committed cells, labels, recipes, attempts, tombstones and runs. A sweep has no other state."""
 
 import re
 from collections import Counter
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_LISTED = 3
-"""Foreign names that an error message lists."""
+"""Largest number of names that an error message lists from a folder that is not a lake; further names are counted."""
 
 
 class Lake:
@@ -133,7 +133,10 @@ class Lake:
         return {(name["cell"], name["size"]): key for key, name in found}
 
     def _describe_columns(self) -> None:
-        """Store units and meanings beside the data, for readers without this package; columns are only added."""
+        """Write `columns.csv`, with the units and meanings of the columns, for readers without this package.
+
+        An existing file is replaced only if this version has more columns.
+        """
         if self._columns_described:
             return
         created = self.store.put_new(layout.COLUMNS_KEY, read_csv_bytes())
@@ -144,7 +147,11 @@ class Lake:
     # labels
 
     def record_labels(self, checkpoints: Iterable[Checkpoint]) -> int:
-        """Write one file with a record per label whose newest record differs; return the number of records."""
+        """Write one file with a record for each label that changed; return the number of records.
+
+        A label changed if it has no record yet, or if a field of its newest record differs from the checkpoint. If no
+        label changed, no file is written.
+        """
         self.identity.require()
         return self._labels.write_changed(checkpoints)
 
@@ -176,7 +183,10 @@ class Lake:
         return read_records(self.store, Audit, (key for key, _ in self._newest_audits().values()))
 
     def _newest_audits(self) -> dict[str, tuple[str, re.Match[str]]]:
-        """Map each model digest to (key, parsed name) of its newest audit; later keys win: names sort by time."""
+        """Map the digest of each model name to (key, parsed file name) of its newest audit.
+
+        The newest is the last one listed, because names sort by time.
+        """
         return {name["model"]: (key, name) for key, name in list_parsed(self.store, layout.AUDITS_PREFIX)}
 
     # recipes
@@ -212,7 +222,7 @@ class Lake:
         """Add one failed attempt and return its key; a success needs no record, because its cell is committed.
 
         Args:
-            confirmed: True if the attempt counts at once; otherwise it counts once `confirm_attempt` is called.
+            confirmed: True if the attempt counts from now on; False if it counts only after `confirm_attempt`.
         """
         error_class = failure.error_class if confirmed else layout.UNCONFIRMED
         self.identity.require()
@@ -226,7 +236,10 @@ class Lake:
         self.store.delete(key)
 
     def failure_counts(self) -> dict[str, Counter[str]]:
-        """Count the failed attempts of each cell by error class; lists names and opens no file."""
+        """Count the failed attempts of each cell by failure class; unconfirmed attempts are the class `unconfirmed`.
+
+        Names are listed, and no file is opened.
+        """
         counts: dict[str, Counter[str]] = {}
         for _, name in list_parsed(self.store, layout.ATTEMPTS_PREFIX):
             counts.setdefault(name["cell"], Counter())[name["error_class"]] += 1
@@ -238,7 +251,10 @@ class Lake:
         return sorted(read_records(self.store, Failure, keys), key=lambda failure: failure.when)
 
     def quarantine(self, record: Tombstone | Failure) -> None:
-        """Write a tombstone: it hides a committed cell or, made from a failure, stops attempts at the failed cell."""
+        """Write the tombstone of a cell; a failure is first made into a tombstone.
+
+        A tombstone hides a committed cell from readers, and stops further attempts at a failed one.
+        """
         tombstone = Tombstone.from_failure(record) if isinstance(record, Failure) else record
         self.identity.require()
         self.store.put_or_replace(f"{layout.QUARANTINE_PREFIX}/{tombstone.cell_id}.json", _json(tombstone))
@@ -253,7 +269,7 @@ class Lake:
         )
 
     def release(self, cell_id: str) -> bool:
-        """Remove the tombstone; return False if there is none."""
+        """Remove the tombstone of a cell; return False if it has none."""
         return self.store.delete(f"{layout.QUARANTINE_PREFIX}/{cell_id}.json")
 
     # runs
@@ -265,7 +281,7 @@ class Lake:
         run_records.write_plan(self.store, run_id, plan)
 
     def heartbeat(self, run_id: str, progress: Mapping[str, Any]) -> None:
-        """Replace the run's progress; `run_id` and `when` are added."""
+        """Replace the progress record of a run with `progress`, to which `run_id` and the time (`when`) are added."""
         self.identity.require()
         run_records.write_heartbeat(self.store, run_id, progress)
 
@@ -274,7 +290,10 @@ class Lake:
         return run_records.read_runs(self.store)
 
     def active_runs(self, within: timedelta) -> list[str]:
-        """Return the ids of unfinished runs, among the newest, whose last heartbeat is younger than `within`."""
+        """Return the ids of runs that have not ended and whose last heartbeat is younger than `within`.
+
+        Only the runs that began last are looked at; see `run_records.active_runs`.
+        """
         return run_records.active_runs(self.store, within)
 
 

@@ -13,7 +13,7 @@ from pipeline.lake.layout import LEASES_PREFIX
 from pipeline.lake.run_records import is_active
 
 LEASE_TIMEOUT = timedelta(seconds=30)
-"""Three heartbeat intervals."""
+"""Age of the last heartbeat at which the leases of a run expire; it equals three heartbeat intervals."""
 
 
 def acquire_lease(lake: Lake, content: str, run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Files of a lake that readers leave out: reading goes on, and each file is reported once."""
+"""Warnings about files of a lake that readers leave out. Reading goes on, and each file is reported once."""
 
 import warnings
 from collections.abc import Mapping

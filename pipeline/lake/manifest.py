@@ -1,7 +1,8 @@
-"""Manifests of snapshots, and `LATEST`, which names the newest. Loads no data-frame library: planning uses it too.
+"""Manifests of snapshots, and the file `LATEST`, which names the newest snapshot.
 
-A snapshot is a cache of all cells and labels: row files, which may be shared with earlier snapshots, and one folder
-with the index of its cells, its labels and a copy of its manifest.
+A snapshot is a cache of all cells and labels. It consists of row files, which may be shared with earlier snapshots, and
+of one folder with the index of its cells, its labels and a copy of its manifest. This module loads no data-frame
+library, because planning uses it too.
 """
 
 import re
@@ -25,12 +26,12 @@ SNAPSHOT_FILE_PATTERN = re.compile(
     rf"snapshots/v\d+/{TIMESTAMP_PATTERN}-[0-9a-f]+(\.parquet|/[a-z]+(-\d+)?\.(parquet|json))"
 )
 UNKNOWN_SIZE = 0
-"""Size of a row file if the manifest states only the total size of all files."""
+"""Value of `Part.bytes` if the manifest states only the total size of all files."""
 V1_SNAPSHOT_MARKER = b'"snapshots/v1/'
 
 
 class Part(StrictModel):
-    """One row file of a snapshot: the rows of some cells, sorted."""
+    """One row file of a snapshot, which has the rows of some of its cells in sorted order."""
 
     key: Annotated[str, Field(pattern=rf"^{FOLDER_PATTERN}/layers(-\d+)?\.parquet$")]
     digest: str
@@ -40,19 +41,20 @@ class Part(StrictModel):
 
 
 class Snapshot(StrictModel):
-    """Content of `LATEST`: the snapshot to read."""
+    """Manifest of a snapshot. `LATEST` contains the manifest of the snapshot that readers use."""
 
     key: Annotated[str, Field(pattern=f"^{FOLDER_PATTERN}$")]
     parts: tuple[Part, ...]
     digests: dict[str, str]
-    """Digest of CELL_FILE and of LABEL_FILE."""
+    """Maps the names CELL_FILE and LABEL_FILE to the digests of these files."""
     bytes: int
-    """Total size of its files."""
+    """Total size of the files of the snapshot in bytes, without the manifest."""
     written_at: datetime
     indexed_since: datetime | None = None
-    """Start time of its writer: cells with older index records are in the snapshot. None = ignore index records."""
+    """Time at which its compaction began. Every cell with an older index record is in the snapshot. None = readers must
+    list all cells, because index records cannot be used."""
     columns: tuple[str, ...] = ()
-    """Columns of its rows; empty in snapshots of versions that did not record them."""
+    """Names of the columns of its rows; empty if the version that wrote the snapshot did not record them."""
 
     @property
     def cells(self) -> int:
@@ -64,7 +66,7 @@ class Snapshot(StrictModel):
 
     @property
     def files(self) -> dict[str, str]:
-        """Digest of each file, by key."""
+        """Maps the key of each file of the snapshot, except the manifest, to its digest."""
         return {part.key: part.digest for part in self.parts} | {self.file_key(n): d for n, d in self.digests.items()}
 
     def file_key(self, name: str) -> str:
@@ -127,7 +129,11 @@ def damaged_snapshot_error(store: Store, key: str, found: str) -> LakeError:
 
 
 def superseded_snapshot_keys(store: Store, cutoff: datetime) -> list[str]:
-    """Return the keys of files used only by snapshots superseded before `cutoff`, or left by writers killed earlier."""
+    """Return the keys of the snapshot files that can be deleted.
+
+    A file can be deleted if the newest snapshot does not use it, and if the last snapshot that used it was superseded
+    before `cutoff`. A file that a killed writer left, and that no manifest names, is taken as a snapshot of its own.
+    """
     latest = latest_snapshot(store)
     names = {key: SNAPSHOT_FILE_PATTERN.fullmatch(key) for key in store.list(SNAPSHOTS_PREFIX)}
     stamps = {key: name["stamp"] for key, name in names.items() if name and _is_time(name["stamp"])}
@@ -150,7 +156,10 @@ def _last_uses(store: Store, stamps: dict[str, str]) -> dict[str, str]:
 
 
 def _files_used_by(store: Store, key: str, stamps: dict[str, str]) -> Iterable[str]:
-    """Return the files that a manifest names. For a damaged manifest, warn and return every file it could name."""
+    """Return the keys of the files that a manifest names.
+
+    If the manifest is damaged, warn, and return every file that it could name: those that are not newer.
+    """
     data = store.get_or_reason(key)
     try:
         return parse_snapshot(data if isinstance(data, bytes) else b"").files

@@ -1,4 +1,4 @@
-"""Lake in an object store: one put request per file, conditional on a free name."""
+"""Lake in an object store. Each file is written by one put request, on the condition that its name is free."""
 
 import os
 import re
@@ -32,9 +32,9 @@ SECRET_PATTERNS = (
 class ObjectStore(Store):
     """Prefix of a bucket or container; credentials and endpoint come from the usual environment variables.
 
-    A file is one put request, conditional on a free name: it is complete or absent, and one of two concurrent writers
-    creates it. `check_store` detects stores that ignore the condition; on these, and on stores that refuse it, only
-    the check before each put protects existing files.
+    Each file is written by one put request, on the condition that its name is free. A file is therefore complete or
+    absent, and only one of two concurrent writers creates it. Some stores ignore or refuse the condition; then only the
+    check before each put protects existing files. `check_store` detects stores that ignore it.
     """
 
     lists_slowly = True
@@ -87,7 +87,7 @@ class ObjectStore(Store):
             return self._objects.get(key).bytes().to_bytes()
 
     def put_new_file(self, key: str, path: Path) -> bool:
-        """Put the whole file, read into memory: obstore cannot stream a file in a conditional put."""
+        """Create `key` with a file's content, which is read into memory: obstore cannot stream a conditional put."""
         return self.put_new(key, path.read_bytes())
 
     def read_many(self, keys: Sequence[str]) -> list[bytes | str]:

@@ -1,4 +1,4 @@
-"""Opens the store of a lake URI. A separate module, because both backends import `store`."""
+"""Opening of the store at a lake's URI. It has a module of its own, because both kinds of store import `store`."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit

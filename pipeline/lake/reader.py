@@ -1,4 +1,4 @@
-"""Reads a lake with SQL or as data frames: the views `layers`, `checkpoints` and `cells`."""
+"""Reader of a lake with SQL or as data frames, through the views `layers`, `checkpoints` and `cells`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,9 +45,12 @@ def require_single_query(text: str) -> str:
 class LakeReader:
     """Read-only view of a lake, in its state when the reader was created.
 
-    `layers`: one row per (label, layer of a cell); only the newest algorithm of each measurement, no cells with a
-    tombstone. `checkpoints`: one row per label and content. `cells`: one row per committed cell; `hidden` is true if
-    the cell has a tombstone. Each is a duckdb relation: `.df()`, `.pl()`, `.arrow()`, `.filter(...)`.
+    Its views are duckdb relations (`.df()`, `.pl()`, `.arrow()`, `.filter(...)`):
+
+    - `layers`: one row per layer of each cell, for every label of its checkpoint. Cells with a tombstone are left out,
+      and so are measurements that the lake also has with a newer algorithm version.
+    - `checkpoints`: one row per label and content, and one per audited revision that was never measured.
+    - `cells`: one row per committed cell; `hidden` is true if the cell has a tombstone.
     """
 
     def __init__(self, uri: str | Path) -> None:
@@ -103,7 +106,7 @@ class LakeReader:
         return database
 
     def _visible_cells(self) -> pl.DataFrame:
-        """Select the visible cells: the newest algorithm version of each measurement, one row per label."""
+        """Select the newest algorithm version of each measurement; return one row per cell and label."""
         labelled = self._database().sql(views.SELECT_LABELLED_CELLS).pl()
         newest = pl.col("algorithm").max().over(views.MEASUREMENT_COLUMNS)
         visible = labelled.filter(pl.col("algorithm").eq_missing(newest))
@@ -136,7 +139,7 @@ def _label_frame(labels: list[ResolvedLabel]) -> pl.DataFrame:
 
 
 def _kinds(labels: list[ResolvedLabel]) -> pl.Series:
-    """Build the list column from its few distinct values: polars converts Python lists slowly."""
+    """Build the column `kinds` from its few distinct lists, because polars converts Python lists slowly."""
     indices = {kinds: i for i, kinds in enumerate(dict.fromkeys(resolved.label.kinds for resolved in labels))}
     distinct = pl.Series("kinds", [list(kinds) for kinds in indices], dtype=pl.List(pl.String))
     return distinct.gather([indices[resolved.label.kinds] for resolved in labels])

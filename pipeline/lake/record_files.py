@@ -1,4 +1,4 @@
-"""Reads record files of a lake; damaged files are left out with a warning."""
+"""Reading of the JSON records of a lake, such as audits, failures and heartbeats."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def read_records(store: Store, record_type: type[Record], keys: Iterable[str]) -> list[Record]:
-    """Read the records of these files, leaving out damaged ones."""
+    """Read the records of these files; damaged files are left out with a warning."""
     listed, records = list(keys), []
     for key, data in zip(listed, store.read_many(listed), strict=True):
         if isinstance(data, str):
@@ -29,7 +29,7 @@ def read_records(store: Store, record_type: type[Record], keys: Iterable[str]) -
 
 
 def read_object(store: Store, key: str) -> dict[str, Any]:
-    """Read a JSON object.
+    """Read the JSON object in the file `key`.
 
     Raises:
         LakeError: the file is absent or not a JSON object.

@@ -7,14 +7,15 @@ import numpy as np
 import pyarrow as pa
 
 STATUSES = ("ok", "no_geometry")
-"""no_geometry: a state is not finite, all states are equal, or there are under 3; the record's columns are null."""
+"""`no_geometry`: a hidden state of the layer is not finite, all are equal, or there are fewer than 3. The columns with
+the record of the layer are then null."""
 SHARED = ("token_ids", "token_groups", "sinks")
 ARRAYS = ("neighbours", "vectors", "values", "diagonal")
 NUMBERS = ("trace", "sum_of_squares", "tail")
 
 
 def find_rows_problem(table: pa.Table) -> str | None:
-    """Describe the defect of the rows of a file; None if they have none. The table may lack column `ranks`."""
+    """Describe the first defect of the rows of a file; None if there is none. The table may lack the column `ranks`."""
     rows = table.select(["layer", "status", *NUMBERS]).to_pylist()
     if not rows or len({row["layer"] for row in rows}) < len(rows):
         return "a layer has two rows" if rows else "no rows"
@@ -26,9 +27,9 @@ def find_rows_problem(table: pa.Table) -> str | None:
 
 
 def find_size_problem(table: pa.Table, tokens: int, rank: int, neighbours: int, ranks: bool) -> str | None:
-    """Describe how the rows differ from the size that the file's name states; None if they have it.
+    """Describe how the rows differ from the size that the file's name states; None if they have this size.
 
-    Contexts may have fewer tokens than asked for, and then fewer neighbours and vectors.
+    A cell may have fewer tokens than `tokens`; there are then fewer neighbours and vectors too.
     """
     n = len(table.column("token_ids")[0])
     if n > tokens:
@@ -43,7 +44,7 @@ def find_size_problem(table: pa.Table, tokens: int, rank: int, neighbours: int, 
 
 
 def _find_token_problem(table: pa.Table) -> str | None:
-    """Describe the defect of the lists of tokens, which are equal in all layers."""
+    """Describe the defect of the columns SHARED, which must be equal in all layers; None if there is none."""
     for name in SHARED:
         column = table.column(name).combine_chunks()
         if column.null_count or column.values.null_count:
@@ -58,7 +59,7 @@ def _find_token_problem(table: pa.Table) -> str | None:
 
 
 def _iter_problems(table: pa.Table, at: int, row: Mapping[str, Any], n: int) -> Iterator[str]:
-    """Yield the defects of one layer with `n` compared tokens; each check relies on those before it."""
+    """Yield the defects of row `at`, a layer with `n` compared tokens; each check relies on the checks before it."""
     if row["status"] not in STATUSES:
         yield f"status = {row['status']!r}"
     if row["status"] != "ok":
@@ -80,7 +81,7 @@ def _iter_problems(table: pa.Table, at: int, row: Mapping[str, Any], n: int) -> 
 
 
 def _values(table: pa.Table, name: str, at: int) -> np.ndarray[Any, Any]:
-    """Values of a list; empty if it, or an element of it, is null."""
+    """Return the list in row `at` of a column as an array; empty if the list or an element of it is null."""
     column = table.column(name)[at]
     if not column.is_valid or column.values.null_count:
         return np.empty(0)

@@ -16,7 +16,7 @@ Int64 = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 def _require_utc(when: datetime) -> datetime:
-    """Convert to UTC; a time without zone is taken as UTC. Raise ValueError for years outside 1 to 9999."""
+    """Return the time with a zone; one without a zone is taken as UTC. Raise ValueError for years outside 1 to 9999."""
     try:
         when.astimezone(UTC)
     except OverflowError as error:
@@ -29,7 +29,7 @@ FIELDS_NOT_IN_LABEL = {
     *("path", "tokenizer_path", "base_path", "remote", "tokenizer_remote", "base_remote"),
     *("n_params", "n_blocks"),
 }
-"""Fields of a Checkpoint that a label omits: the location of its files, and what only a plan needs."""
+"""Fields of a Checkpoint that a label omits: the locations of its files, and the sizes that only a plan needs."""
 
 
 def utc_now() -> datetime:
@@ -37,7 +37,10 @@ def utc_now() -> datetime:
 
 
 class Label(StrictModel):
-    """Observation of the content behind a label (model, revision): a Checkpoint without the location of its files."""
+    """Record of the content to which a label (model and revision) pointed at the time `seen_at`.
+
+    It has the fields of a Checkpoint, except FIELDS_NOT_IN_LABEL.
+    """
 
     model: str
     revision: str
@@ -75,7 +78,7 @@ class Label(StrictModel):
 
 
 class Audited(StrictModel):
-    """State of one revision in an audit, measured or not."""
+    """State of one revision in an audit; the revision need not be measured."""
 
     revision: str
     commit_sha: str | None
@@ -84,20 +87,21 @@ class Audited(StrictModel):
     stage: str | None
     run: str | None
     weights_digest: str | None
-    """None if the revision has no weights."""
+    """Digest of the weight files; None if the revision has none."""
     state: str
-    """NEW, UNCHANGED, DUPLICATE_OF ...: a state of `pipeline.catalog.audit`."""
+    """State of the revision relative to the lake, such as NEW or UNCHANGED: a `RevisionState` of
+    `pipeline.catalog.revisions`."""
     findings: tuple[str, ...]
-    """Problems of the revision, one sentence each."""
+    """Problems of the revision, each as `NAME: SENTENCE`."""
 
 
 class Audit(StrictModel):
-    """All revisions of one model at one time."""
+    """Record of one audit of a model: the state of each of its revisions when they were listed."""
 
     model: str
     family: str | None
     formerly: str | None = None
-    """Earlier name of a renamed repo, under which the lake may have labels."""
+    """Earlier name of the model, if its repo was renamed; the lake may have labels under this name."""
     revisions: tuple[Audited, ...]
     seen_at: Time = Field(default_factory=utc_now)
 
@@ -108,19 +112,24 @@ class Audit(StrictModel):
 
 
 class ResolvedLabel(NamedTuple):
-    """One (label, content) pair, current or former, with its duplicate and superseded state among all labels."""
+    """One content that a label has now or had earlier, compared with all other label records."""
 
     label: Label
+    """Newest record of the label with this content."""
     first_seen: datetime
+    """Time of the oldest record of the label with this content."""
     duplicate_of: str | None
+    """Name of another label that now points to equal weights; None if there is none."""
     superseded: bool
+    """True if the label now points to another content."""
 
 
 def resolve_labels(labels: Iterable[Label]) -> list[ResolvedLabel]:
-    """Return one entry per (label, content), with the newest record of that pair.
+    """Return one entry for each pair of a label and a content that it has had.
 
-    `superseded`: the label's newest record points to other content (weights, config or tokenizer). `duplicate_of`:
-    the earliest other label (by `first_seen`, then step) that now has equal weights; two duplicates name each other.
+    An entry is `superseded` if the newest record of its label has other weights, another config or another tokenizer.
+    `duplicate_of` names the earliest other label (by `first_seen`, then step) that now has equal weights; two
+    duplicates name each other.
     """
     by_time = sorted(((label.name, label) for label in labels), key=lambda pair: pair[1].seen_at)
     current = {name: label.content for name, label in by_time}
@@ -154,29 +163,30 @@ class Failure(StrictModel):
     recipe: str
     kind: str
     error_class: Annotated[str, Field(pattern=r"^[a-z][a-z_]*$")]
-    """Error class, by which the driver counts attempts: permanent, transient, crash ..."""
+    """Failure class, such as permanent, transient or crash. The driver counts attempts by class."""
     message: str
     traceback: str | None = None
     command: str
     """Command that reproduces the failure."""
     run_id: str
     attempt: int
+    """Number of the attempt at the task; see `Task.attempt`."""
     batch_tokens: int | None = None
-    """Tokens per forward pass of this attempt; reduced after each out-of-memory failure."""
+    """Tokens per forward pass of this attempt; halved after each GPU out-of-memory failure."""
     host: str = Field(default_factory=socket.gethostname)
     """Host of the attempt; empty if the worker died and its host is unknown."""
     seconds: float | None = None
-    """Duration of the attempt; counted from its submission to Ray if the worker died."""
+    """Duration of the attempt; if the worker died, the time since the task was submitted to Ray."""
     when: Time = Field(default_factory=utc_now)
 
     @property
     def measurement_key(self) -> tuple[str | None, ...]:
-        """Identity of the wanted measurement, independent of the content behind the label."""
+        """Identity of the wanted measurement. It does not depend on the content to which the label points."""
         return self.model, self.revision, self.corpus, self.corpus_sha256, self.recipe, self.kind
 
 
 class Heartbeat(BaseModel):
-    """Progress of a run. Other versions may add or lack fields."""
+    """Progress of a run at the time `when`. A record of another version may have more or fewer fields."""
 
     model_config = ConfigDict(extra="allow", ser_json_inf_nan="null")
 
@@ -189,7 +199,9 @@ class Heartbeat(BaseModel):
     failed: int = 0
     left_out: tuple[dict[str, Any], ...] = ()
     busy: float | None = None
+    """Share of the slots' time that was spent in forward passes and metrics; None if not known."""
     gpu_wait_s: float = 0.0
+    """Seconds, summed over slots, that slots waited for the files of their next task."""
     ended: bool = False
 
 
@@ -202,7 +214,7 @@ class Tombstone(StrictModel):
     """Author of the record: `run RUN_ID` or `a person`."""
     when: Time = Field(default_factory=utc_now)
     failure: Failure | None = None
-    """Last failure, if the cell is quarantined because of failures."""
+    """Last failure of the cell; None if a person has hidden the cell."""
 
     @classmethod
     def from_failure(cls, failure: Failure) -> "Tombstone":

@@ -1,4 +1,4 @@
-"""Runs of a lake: the plan and the last heartbeat of each."""
+"""Records of the runs of a lake: the plan and the last heartbeat of each run."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ def write_plan(store: Store, run_id: str, plan: Mapping[str, Any]) -> None:
 
 
 def write_heartbeat(store: Store, run_id: str, progress: Mapping[str, Any]) -> None:
-    """Replace the run's progress; `run_id` and `when` are added."""
+    """Replace the progress record of a run with `progress`, to which `run_id` and the time (`when`) are added."""
     record = {**progress, "run_id": run_id, "when": utc_now().isoformat()}
     store.put_or_replace(_progress_key(run_id), json.dumps(record).encode())
 

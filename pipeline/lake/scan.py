@@ -1,4 +1,4 @@
-"""Scans the rows of many cells as one lazy frame, across all versions of the schema."""
+"""Scan of the rows of many cells as one lazy frame, whatever version of the schema they have, and tests for damage."""
 
 import re
 from collections import Counter
@@ -26,9 +26,10 @@ PARQUET_READ_ERRORS = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicEx
 ARROW_READ_ERRORS = (OSError, ValueError, MemoryError, KeyError)
 """Errors that pyarrow raises for a damaged file; ArrowInvalid is a ValueError."""
 MAX_CELL_ROWS = 10_000
-"""Generous upper bound on the layers of a cell; a file with more rows is not decoded."""
+"""Upper bound on the layers of a cell, far above any model; a file with more rows is not decoded."""
 MAX_CELL_VALUES = 10_000_000
-"""Upper bound on the values of one column, list items included: a few bytes can encode billions of equal values."""
+"""Upper bound on the values of one column, list items included; a file with more is not decoded. Without this bound, a
+few bytes could encode billions of equal values."""
 MILLIONS_PATTERN = re.compile(rb"\x16[\x80-\xff]{3,9}[\x00-\x7f]")
 """Encoded count of more than a million in a footer: header of a 64-bit field, then a varint of four bytes or more.
 
@@ -38,7 +39,7 @@ ParquetSource = Path | bytes
 
 
 def scan_unchecked(sources: Sequence[ParquetSource]) -> pl.LazyFrame:
-    """Scan the rows of these Parquet files with the current columns, without integrity checks."""
+    """Scan the rows of these Parquet files with the columns of this version; the files are not checked for damage."""
     if not sources:
         return pl.LazyFrame(schema=polars_schema())
     return pl.scan_parquet(

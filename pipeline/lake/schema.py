@@ -21,12 +21,16 @@ REQUIRED_COLUMNS = (
     *("weights_digest", "config_digest", "tokenizer_digest", "corpus", "layer", "depth", "state", "status"),
 )
 SMALL_FILE_OPTIONS: dict[str, Any] = {"use_dictionary": False, "write_statistics": False, "store_schema": False}
-"""A file has about a dozen rows: dictionaries, statistics and a second schema would be most of its size."""
+"""Parquet options that leave out dictionaries, statistics and a second schema: in a file of about a dozen rows, these
+would be most of the size."""
 
 
 @cache
 def arrow_schema() -> pa.Schema:
-    """Return the schema of all columns with unit and meaning, and with constants in its metadata."""
+    """Return the schema of all columns.
+
+    The metadata of a column has its unit and meaning, and the metadata of the schema has constants.
+    """
     constant = {"schema_version": str(SCHEMA_VERSION), "mu_probabilities": json.dumps(columns.MU_PROBABILITIES)}
     return pa.schema([_field(column) for column in all_columns()], metadata=constant)
 

@@ -1,4 +1,7 @@
-"""Files of similarity records: one per cell and size, one row per layer, committed and checked like cells."""
+"""Files of similarity records, which are committed and checked like the files of cells.
+
+There is one file per cell and size of records; it has one row per layer.
+"""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -58,16 +61,20 @@ ARRAYS = ("neighbours", "vectors", "values", "diagonal", "ranks")
 
 
 class RecordSize(NamedTuple):
-    """Size of records that the name of their file states."""
+    """Size of similarity records, as the name of their file states it."""
 
     tokens: int
+    """Largest number of compared tokens."""
     rank: int
+    """Largest number of singular vectors per layer."""
     neighbours: int
+    """Largest number of neighbours per token."""
     ranks: bool
+    """True if the records have the neighbour ranks of all pairs of tokens."""
 
 
 def parse_size(key: str) -> RecordSize:
-    """Size of the records of a file, from its key."""
+    """Return the size of records that the key of their file states."""
     name = SIMILARITY_KEY_PATTERN.fullmatch(key)
     assert name, "a key of similarity records"
     tokens, rank, neighbours = (int(number) for number in re.findall(r"\d+", name["size"]))
@@ -80,7 +87,7 @@ def similarity_schema() -> pa.Schema:
 
 
 def encode_records(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> bytes:
-    """Encode the rows of one cell's records as one Parquet file with a checksum."""
+    """Encode the similarity records of one cell, one row per layer, as one Parquet file with a checksum."""
     columns = [_array(name, [row.get(name) for row in rows]) for name in COLUMNS]
     table = pa.Table.from_arrays(columns, schema=similarity_schema())
     sink = pa.BufferOutputStream()
@@ -92,16 +99,18 @@ def encode_records(rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str
 
 
 def commit_records(lake: Lake, cell_id: str, model_key: str, size: str, data: bytes) -> bool:
-    """Commit a cell's records; idempotent. Return False if the lake had the records before; the file then stays."""
+    """Commit the file of a cell's similarity records; return False if the lake has it already, which then stays."""
     lake.identity.require()
     return lake.store.put_new(similarity_key(model_key, cell_id, size), data)
 
 
 def decode_rows(data: bytes, ranks: bool = True) -> list[dict[str, Any]]:
-    """Decode a file: one dict per layer, with NumPy arrays in place of lists; null columns are None.
+    """Decode a file of similarity records; return one dict per layer, by column name.
+
+    Lists are NumPy arrays, and null is None.
 
     Args:
-        ranks: read the neighbour ranks; without them the column is None.
+        ranks: also read the neighbour ranks; if False, the value of this column is None.
 
     Raises:
         ValueError: the file is damaged.
@@ -142,7 +151,7 @@ def find_record_file_problem(key: str, data: bytes) -> str | None:
     if cells != {name["cell"]}:
         return f"its rows belong to cell {', '.join(sorted(map(str, cells))[:3])}"
     if {model_key_of(model) for model in models} != {name["model_key"]}:
-        return "its rows have another model"
+        return "its rows belong to another model than its folder states"
     return find_size_problem(table, *parse_size(key))
 
 

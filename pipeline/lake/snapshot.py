@@ -21,17 +21,19 @@ from pipeline.lake.store import Store
 from pipeline.strict_model import canonical_json
 
 COMPACT_THRESHOLD = 1000
-"""Number of cells outside the snapshot at which a new one is due: reading their files takes about 1 s."""
+"""Number of cells outside the snapshot at which a new snapshot is due: reading their files takes about 1 s."""
 GC_GRACE = timedelta(days=1)
+"""Time for which a staged file or a superseded snapshot is kept."""
 
 
 def compact(lake: Lake) -> Snapshot | None:
-    """Write a snapshot of every committed cell and label, then point `LATEST` to it; None for a lake without cells.
+    """Write a snapshot of every committed cell and label, then point `LATEST` to it; return None if there are no cells.
 
-    Row files that need no change are shared with the previous snapshot; at most PART_CELLS cells are rewritten at a
-    time, within about 1 GB of memory. `LATEST` changes atomically: after a kill it names the old snapshot or the new
-    one, and both are complete. Rows have the current columns; labels and tombstones are applied on reading. Unreadable
-    cells are left out with a warning. If the old snapshot is damaged, `LATEST` is deleted first.
+    Row files that need no change are shared with the previous snapshot. At most PART_CELLS cells are rewritten at a
+    time, which takes about 1 GB of memory. `LATEST` changes atomically: after a kill it names the old snapshot or the
+    new one, and both are complete. Rows have the columns of this version. Labels and tombstones are not applied here,
+    but by readers. Unreadable cells are left out with a warning. If the old snapshot is damaged, `LATEST` is deleted
+    first.
 
     Raises:
         LakeError: the lake cannot be listed or written.
@@ -81,7 +83,7 @@ def _publish(lake: Lake, folder: str, parts: list[Part], cells: pl.DataFrame, be
 
 
 def is_compaction_due(lake: Lake) -> bool:
-    """Return True if `COMPACT_THRESHOLD` or more cells, or any column, are newer than the snapshot.
+    """Return True if the snapshot lacks `COMPACT_THRESHOLD` cells or more, or any column of this version.
 
     Raises:
         LakeError: the lake cannot be listed, or the snapshot cannot be read.
@@ -93,9 +95,9 @@ def is_compaction_due(lake: Lake) -> bool:
 
 
 def collect_garbage(lake: Lake, grace: timedelta = GC_GRACE, *, dry_run: bool = True) -> list[str]:
-    """Return the keys of stale staged files and superseded snapshots; delete them unless `dry_run`.
+    """Return the keys of staged files and snapshot files unused for `grace`; delete them unless `dry_run`.
 
-    Stale means unused for `grace`; a reader that has been open for longer may lose its snapshot. Cells, labels,
+    A reader that has been open for longer than `grace` may lose its snapshot. Cells, similarity records, labels,
     attempts, tombstones, recipes and runs are never deleted.
     """
     keys = lake.store.list_stale_staging(grace.total_seconds())
@@ -134,7 +136,10 @@ def _drop_corrupt_snapshot(store: Store) -> None:
 
 
 def _usable_snapshot(store: Store) -> tuple[Snapshot | None, pl.DataFrame]:
-    """Return the newest snapshot with its index; None and an empty index if it lacks a current column."""
+    """Return the newest snapshot and its index.
+
+    If there is none, or if it lacks a column of this version, return None and an empty index.
+    """
     latest = latest_snapshot(store)
     columns = [*empty_cells().columns, "part"]
     if latest and {*polars_schema()} <= {*latest.columns}:

@@ -1,4 +1,4 @@
-"""Parts of a snapshot: selection of the parts that a compaction rewrites, and memory-bounded writing of one part."""
+"""Parts (row files) of a snapshot: choice of the parts that a compaction rewrites, and writing in bounded memory."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,34 +17,40 @@ from pipeline.lake.manifest import Part
 from pipeline.lake.store import Store
 
 PART_CELLS = 40_000
-"""Cells of a full part: a lake of a million cells has 25 full parts."""
+"""Number of cells of a full part. A lake of a million cells has 25 full parts."""
 SMALL_PART_CELLS = 1000
-"""Parts up to this size are merged by every compaction."""
+"""Number of cells up to which a part is rewritten by every compaction that adds cells."""
 SORT_COLUMNS = ("model", "corpus", "recipe", "layer", "step", "cell_id")
 """Sort order of the rows. Columns that queries filter by come first, so that a query skips most row groups."""
 ROW_GROUP = 2**14
 MEMORY_LIMITS, SORT_THREADS = ("400MB", "800MB", "1600MB"), 2
-"""DuckDB's limits for sorting a part; a larger sort spills to disk. The memory that a sort cannot spill grows with the
-threads, which are otherwise one per core, and with the width of the rows: after an out-of-memory error the next limit
-is tried."""
+"""Memory limits of DuckDB for sorting a part, in the order in which they are tried, and its number of threads.
+
+A sort that needs more memory than the limit spills to disk. A part of the memory cannot be spilled; it grows with the
+number of threads (by default one per core) and with the width of the rows. If this part exceeds the limit, DuckDB
+reports that it is out of memory, and the next limit is tried.
+"""
 COPY_BLOCK = 1 << 20
 
 
 class Contents(NamedTuple):
-    """Cells of one part to write."""
+    """Cells of one part that is to be written."""
 
     new: dict[str, str]
-    """Cells to read from their own files, id -> key."""
+    """Maps the id of each cell that no earlier part has to the key of the file from which its rows are read."""
     old: pl.DataFrame
-    """Index rows of the cells to copy from earlier parts."""
+    """Index (one row per cell) of the cells whose rows are copied from parts of the previous snapshot."""
 
 
 def choose_parts(parts: Iterable[Part], stale: set[str], n_new: int) -> list[Part]:
-    """Return the parts to rewrite: the `stale` ones, and small parts until each remaining part has more cells than all
-    smaller parts together. A cell is thus rewritten at most log2(PART_CELLS / SMALL_PART_CELLS) + 1 times.
+    """Return the parts to rewrite: all `stale` parts and some small parts, which are merged with the new cells.
+
+    Small parts are added, the smallest first, as long as the next one is not full and has no more cells than all new
+    cells and chosen parts together. Because of this, a cell is rewritten at most
+    log2(PART_CELLS / SMALL_PART_CELLS) + 1 times, apart from stale parts.
 
     Args:
-        stale: keys of the parts with cells whose file no longer exists.
+        stale: keys of the parts that have cells whose files no longer exist.
         n_new: number of cells that no part has.
     """
     chosen = [part for part in parts if part.key in stale]
@@ -58,7 +64,10 @@ def choose_parts(parts: Iterable[Part], stale: set[str], n_new: int) -> list[Par
 
 
 def divide_cells(new: dict[str, str], old: pl.DataFrame) -> Iterator[Contents]:
-    """Yield the contents of each part to write, in the order of the files' keys and thus by model."""
+    """Divide new and old cells into parts of at most PART_CELLS cells, in the order of the keys of their files.
+
+    The keys sort by model, so a part has few models. See `Contents` for the arguments.
+    """
     keys = sorted([*new.values(), *old["key"]])
     cell_by_key = {key: cell_id for cell_id, key in new.items()}
     for start in range(0, len(keys), PART_CELLS):
@@ -72,7 +81,7 @@ def write_part(
     """Write one part; return it with the index of its cells, or None if none of its cells can be read.
 
     Args:
-        sources: row files that have the cells of `contents.old`.
+        sources: row files that contain the rows of the cells in `contents.old`.
         key: key of the row file to write.
 
     Raises:
@@ -106,7 +115,10 @@ def file_digest(path: Path) -> str:
 
 
 def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, target: Path) -> int:
-    """Write the rows in `row_files`, and the rows of `old_cells` in `old`, sorted, to `target`; return their number."""
+    """Write rows to `target`, sorted; return their number.
+
+    These are all rows of `row_files`, and those rows of the files `old` that belong to the cells `old_cells`.
+    """
     columns = ", ".join(column_names())
     scans = [f"SELECT {columns} FROM read_parquet({_listed(paths)})" for paths in (row_files.paths, old) if paths]
     if old:
@@ -122,7 +134,10 @@ def _sort_rows(row_files: RowFiles, old: list[Path], old_cells: pl.Series, targe
 
 
 def _copy_sorted(copy: str, wanted: pl.Series, folder: Path, memory_limit: str) -> int:
-    """Run a COPY that reads the table `wanted` under this limit; return the number of copied rows."""
+    """Run a COPY statement within this memory limit; return the number of copied rows.
+
+    The statement can read the cell ids `wanted` as a table of this name.
+    """
     with closing(duckdb.connect()) as database:
         database.execute(f"SET memory_limit = '{memory_limit}'")
         database.execute(f"SET threads = {SORT_THREADS}")

@@ -11,7 +11,7 @@ from pipeline.strict_model import digest_json
 
 STATUS_COLUMNS = ("corpus", "corpus_sha256", "recipe", "kind", "model", "revision", "step", "written_at")
 Entry = dict[str, Any]
-"""Values of one model, failure or tombstone, by name."""
+"""Maps names to values that describe one model, failure or tombstone."""
 
 
 class LabelledCell(NamedTuple):
@@ -27,7 +27,7 @@ class LabelledCell(NamedTuple):
     kind: str
     written_at: datetime
     seen_at: datetime
-    """Time at which the label was first seen with these files."""
+    """Time at which the label was first seen with the content of this cell."""
 
     @property
     def valid_since(self) -> datetime:
@@ -41,9 +41,12 @@ class LabelledCell(NamedTuple):
 def lake_status(lake: Lake) -> dict[str, Any]:
     """Return the state of the lake as plain values.
 
-    `models`: counts per model. `failures`: every cell that failed and is not committed, with its last failure and the
-    command that reproduces it, except cells whose label was measured later, with other files or newer code.
-    `quarantined`: every tombstone. `runs`: the last progress record of each run.
+    - `lake`: URI of the lake.
+    - `models`: one entry per model, with counts of checkpoints, cells and failures.
+    - `failures`: one entry per cell that failed and is not committed, with its last failure and the command that
+      reproduces it. Cells whose label was measured later, with other files or newer code, are left out.
+    - `quarantined`: one entry per tombstone.
+    - `runs`: the last progress record of each run.
     """
     tombstones = {tombstone.cell_id: tombstone for tombstone in lake.tombstones()}
     measured = _labelled_cells(lake)
@@ -80,7 +83,7 @@ def _labelled_cells(lake: Lake) -> list[LabelledCell]:
 
 
 def _unresolved_failures(lake: Lake, tombstones: dict[str, Tombstone], visible: list[LabelledCell]) -> list[Failure]:
-    """Return the last failure of each cell that is not measured yet, oldest first."""
+    """Return the last failure of each cell that is not committed, oldest first, unless its label was measured later."""
     committed = lake.committed_cell_ids()
     last = {id_: stone.failure for id_, stone in tombstones.items() if stone.failure and id_ not in committed}
     last |= {failure.cell_id: failure for failure in lake.failures(set(lake.failure_counts()) - committed)}

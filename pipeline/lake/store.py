@@ -1,4 +1,4 @@
-"""Storage interface of a lake: create-if-absent is the only commit, and no data file is ever replaced."""
+"""Storage interface of a lake. The only commit is create-if-absent, and no data file is ever replaced."""
 
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -43,7 +43,7 @@ class Store(Protocol):
         ...
 
     def put_or_replace(self, key: str, data: bytes) -> None:
-        """Create or replace `key` atomically: for small files that no scan reads."""
+        """Create or replace `key` atomically. This is only for small files that no scan reads."""
         ...
 
     def get(self, key: str) -> bytes:
@@ -66,11 +66,11 @@ class Store(Protocol):
         ...
 
     def list(self, prefix: str, after: str = "") -> Keys:
-        """Return the sorted keys below the folder `prefix` that sort after `after`; none if there is no folder."""
+        """Return the sorted keys below the folder `prefix` that sort after `after`; empty if there is none."""
         ...
 
     def list_entries(self, linked: Collection[str] = ()) -> dict[str, EntryKind]:
-        """Return every name of the lake with its kind, sorted; all are files in an object store.
+        """Return the kind of every key of the lake, sorted by key; in an object store all are files.
 
         Args:
             linked: folders to enter even if they are symbolic links.
@@ -137,4 +137,4 @@ def _failed_guarantees(store: Store, key: str) -> Iterator[str]:
     if store.get(key) != b"third":
         yield "A replaced file still reads as before: readers may see progress and LATEST late."
     if key not in store.list(STAGING):
-        yield "A new file is not listed at once: a rerun may measure a finished cell again."
+        yield "A new file is not listed immediately: a rerun may measure a finished cell again."

@@ -1,7 +1,7 @@
-"""Vectorised check of many cells: selects the few files that need the exact check, which names the defect.
+"""Vectorised check of many cells, which selects the few files that need the exact check.
 
-Each expression here covers one rule of `pipeline.lake.verify_rows`. A suspect may prove to be intact; a file that is
-not a suspect has no defect.
+The exact check, `pipeline.lake.verify_rows`, names the defect of a file. Each expression here covers one of its rules.
+A suspect may prove to be intact; a file that is not a suspect has no defect in its rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ NEEDED_COLUMNS = {"cell_id", "model", "layer", "depth", "flags"}
 
 
 class OpenedCell(NamedTuple):
-    """Bytes of one file whose footer can be read."""
+    """Cell file whose footer can be read."""
 
     key: str
     cell_id: str
@@ -49,7 +49,10 @@ def _suspects_of_schema(cells: list[OpenedCell]) -> set[str]:
 
 
 def _suspects(cells: Sequence[OpenedCell], names: set[str]) -> set[str]:
-    """Return the keys of suspects among files with the columns `names`; bisects the files to find unreadable ones."""
+    """Return the keys of the suspects among these files, which have the columns `names`.
+
+    If the files cannot be read together, they are bisected until the unreadable ones are found, which are suspects too.
+    """
     if not cells:
         return set()
     try:
@@ -106,7 +109,10 @@ def _is_odd(value: pl.Expr, column: Column) -> pl.Expr:
 
 
 def _keys_with_flag_problems(rows: pl.DataFrame, names: set[str]) -> set[str]:
-    """Check each distinct pattern of flags and nulls once, because a lake has few patterns."""
+    """Return the keys of files with a row whose flags do not explain its nulls, or are unknown.
+
+    Each distinct pattern of flags and nulls is checked once, because a lake has few patterns.
+    """
     metrics = [name for name in column_names(*METRIC_GROUPS) if name in names]
     nulls = [pl.col(name).is_null() for name in metrics]
     patterns = rows.select("_key", "flags", pl.col("depth") == 1, *nulls).group_by("flags", "depth", *metrics)

@@ -19,7 +19,7 @@ NAMED_PREFIXES = (
     *(layout.LABELS_PREFIX, layout.V1_LABELS_PREFIX, layout.AUDITS_PREFIX),
     *(layout.QUARANTINE_PREFIX, layout.ATTEMPTS_PREFIX),
 )
-"""Folders in which readers warn about JSON files with other names."""
+"""Folders of records. Readers warn about a JSON file in them whose name is not that of a record."""
 
 
 def verify_lake(lake: Lake) -> list[Problem]:

@@ -27,7 +27,7 @@ class Problem(NamedTuple):
 
 
 class CellChecker:
-    """Checker of cell files. Between calls it keeps only the first key of each cell that has two files.
+    """Checker of cell files. Between calls it remembers only one key for each cell that has several files.
 
     Args:
         keys: keys of all cell files of the lake.

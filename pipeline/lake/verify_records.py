@@ -87,7 +87,10 @@ def _check_audit(name: re.Match[str], data: bytes) -> str | None:
 
 
 def _digest_without_time(data: bytes) -> str:
-    """Compute the digest in a record's name from its raw fields; another version may have written other fields."""
+    """Compute the digest that the name of a record should have, from all fields in the file except the time.
+
+    The raw fields are used, because another version may have written fields that this version does not know.
+    """
     return digest_json({field: value for field, value in _parse_object(data).items() if field != "seen_at"}, bits=64)
 
 
@@ -156,7 +159,7 @@ def _parse_object(data: bytes) -> dict[str, Any]:
 
 
 def _below(prefix: str) -> str:
-    """Return the pattern of a prefix's files at any depth below it, as readers find them."""
+    """Return the pattern of the record files at any depth below the folder `prefix`; readers accept any depth."""
     return rf"{prefix}/(?:.*/)?{FILE_NAME_PATTERNS[prefix]}"
 
 

@@ -1,13 +1,20 @@
 """SQL of the three views `layers`, `cells` and `checkpoints`.
 
-They read the tables `measured` (committed rows), `committed` (one row per cell), `labels`, `audited`, `tombstones`,
-`visible` (visible cells, once per label) and `shared` (rows of cells that are visible under a second label).
+The views read these tables:
+
+- `measured`: all rows of the committed cells.
+- `committed`: one row per committed cell.
+- `labels`: one row per label and content.
+- `audited`: one row per revision of the newest audit of each model.
+- `tombstones`: the ids of the cells that have a tombstone.
+- `visible`: one row per visible cell and label.
+- `shared`: the rows of the cells that are visible under another label than the one under which they were measured.
 """
 
 from pipeline.columns import column_names
 
 DIGEST_COLUMNS = ("weights_digest", "config_digest", "tokenizer_digest")
-"""Two labels share a measurement if these are equal."""
+"""Columns that identify a content. Labels with equal values in all three share their measurements."""
 LABEL_DECIDED_COLUMNS = (
     *("model", "family", "revision", "commit_sha", "step", "tokens_seen", "tokens_source", "stage", "run"),
     *("duplicate_of", "superseded"),
@@ -18,7 +25,8 @@ UNLABELLED_DEFAULTS = {"duplicate_of": "NULL", "superseded": "false"}
 MEASUREMENT_COLUMNS = (
     *("model", "revision", *DIGEST_COLUMNS, "corpus", "corpus_sha256", "kind", "recipe", "recipe_fingerprint"),
 )
-"""Cells with equal values here are versions of one measurement; only the newest algorithm version is visible."""
+"""Columns that identify a measurement. Of cells with equal values in all of them, only the newest algorithm version is
+visible."""
 _NOT_CONTENT = {*LABEL_DECIDED_COLUMNS, *DIGEST_COLUMNS, "kind"}
 CONTENT_COLUMNS = tuple(name for name in column_names("model", "checkpoint") if name not in _NOT_CONTENT)
 
@@ -57,7 +65,8 @@ UNION ALL
 SELECT {_row_columns(from_label=LABEL_DECIDED_COLUMNS)}
 FROM shared r JOIN visible v USING (cell_id) WHERE NOT v.own
 """
-"""Rows under their own label keep the stored model and revision, so that filters on these reach the file scan."""
+"""A row under the label under which it was measured keeps the stored model and revision, so that filters on these two
+columns are applied while the files are scanned."""
 
 CREATE_CELLS_VIEW = """
 CREATE VIEW cells AS SELECT * EXCLUDE (key), cell_id IN (FROM tombstones) AS hidden FROM committed

@@ -1,8 +1,8 @@
-"""Attempts: failure counts of each cell, from the lake and from this run, and the quarantine after the last attempt.
+"""Counts of the failed attempts at each cell, in the lake and in this run, and quarantine after the last attempt.
 
-A cell is quarantined only on evidence about its checkpoint. A `permanent` failure is such evidence. Any other failure
-may be the host's fault: it is recorded as `unconfirmed` and counts once the host has succeeded at another checkpoint,
-or at the canary task. The driver retries a cell only after its last failure is confirmed.
+A cell is quarantined only on evidence about its checkpoint. A `permanent` failure is such evidence. A failure of
+another class that can quarantine, such as `crash`, may be the host's fault. It is recorded as `unconfirmed` and counts
+once the host has succeeded at another checkpoint, or at the canary task. The driver retries the cell only then.
 """
 
 import random
@@ -25,7 +25,7 @@ from pipeline.sweep.task import Outcome, Task
 
 
 class _Unconfirmed(NamedTuple):
-    """A recorded failure that may be the host's fault."""
+    """A failure that was recorded as `unconfirmed`, because it may be the host's fault."""
 
     failure: Failure
     key: str
@@ -34,21 +34,24 @@ class _Unconfirmed(NamedTuple):
 
 
 class AttemptTracker:
-    """Creates first tasks and retries, records failures in the lake, and quarantines cells without an attempt left."""
+    """Creates first tasks and retries, records failures in the lake, and quarantines cells after their last attempt."""
 
     def __init__(self, plan: Plan, lake: Lake, run_id: str, rng: random.Random) -> None:
         self._lake, self._run_id, self._rng, self._sweep = lake, run_id, rng, plan.sweep
         self._unconfirmed: dict[str, _Unconfirmed] = {}
-        """Unconfirmed failure of each cell, by cell id."""
+        """Maps a cell id to the unconfirmed failure of the cell; other cells have no entry."""
         self._exhausted: dict[str, Failure] = {}
-        """Last failure of each cell that has no attempt left."""
+        """Maps the id of each cell that has no attempt left to its last failure."""
         self._failures = {cell.id: count_across_runs(plan.attempts.get(cell.id, Counter())) for cell in plan.todo}
 
     def failure_counts(self, cell: Cell) -> Counter[str]:
         return self._failures[cell.id]
 
     def first_tasks(self, cells: Iterable[Cell]) -> list[Task]:
-        """Create the first task of each checkpoint; earlier runs' failures may halve its batch or raise its memory."""
+        """Create one task per checkpoint, which contains all of `cells` that belong to the checkpoint.
+
+        Each out-of-memory failure that an earlier run recorded halves the batch again, or adds the memory of one slot.
+        """
         by_content: dict[str, list[Cell]] = {}
         for cell in cells:
             by_content.setdefault(cell.checkpoint.content, []).append(cell)
@@ -70,7 +73,10 @@ class AttemptTracker:
         )
 
     def retry_of(self, task: Task, failed: list[Outcome]) -> tuple[Task, float]:
-        """Return the task that retries the failed cells, changed by their `on_retry` policies, and the delay in s."""
+        """Return the task that retries the failed cells, and the seconds to wait before it may start.
+
+        The policies of the failure classes (`on_retry`) may give this task a smaller batch or more memory than `task`.
+        """
         classes: dict[str, ErrorClass] = {o.cell_id: o.error_class for o in failed if o.error_class}
         changes = [POLICIES[error_class].on_retry for error_class in classes.values()]
         retried = task.model_copy(
@@ -86,15 +92,18 @@ class AttemptTracker:
 
     @property
     def unconfirmed_hosts(self) -> list[str]:
-        """Hosts of the unconfirmed failures, oldest failure first."""
+        """Hosts that have an unconfirmed failure; the host of the oldest failure comes first."""
         return list(dict.fromkeys(one.failure.host for one in self._unconfirmed.values()))
 
     def find_unconfirmed_host(self, task: Task) -> str | None:
-        """Host of an unconfirmed failure of the task's cells; None if the task may be retried."""
+        """Return the host of an unconfirmed failure at one of the task's cells; None if there is no such failure."""
         return next((self._unconfirmed[c.id].failure.host for c in task.cells if c.id in self._unconfirmed), None)
 
     def record_failure(self, cell: Cell, outcome: Outcome, task: Task) -> bool:
         """Record a failed attempt; return True if the cell may be retried in this run.
+
+        Two kinds of failure are not recorded: a failure of the lake or of Ray, and one of a class without a limit of
+        attempts. After these the cell may always be retried.
 
         Raises:
             LakeError: the record cannot be written.
@@ -118,9 +127,12 @@ class AttemptTracker:
         return False
 
     def confirm(self, host: str, content: str = "") -> None:
-        """Confirm failures on a host that has now succeeded at the checkpoint `content` (empty: at the canary task).
+        """Confirm the unconfirmed failures on `host`, because a measurement has now succeeded there.
 
-        Failures of the same checkpoint stay unconfirmed. Failures on an unknown host are confirmed too.
+        Failures at the measured checkpoint itself stay unconfirmed. Failures whose host is not known are confirmed too.
+
+        Args:
+            content: content digest of the measured checkpoint; empty if the canary task succeeded.
 
         Raises:
             LakeError: a record cannot be written; its failure stays unconfirmed.
@@ -131,7 +143,10 @@ class AttemptTracker:
                 del self._unconfirmed[cell_id]
 
     def dismiss(self, host: str) -> None:
-        """Reclassify the unconfirmed failures on a lost host as `preempted`, which only limits retries in this run."""
+        """Count the unconfirmed failures on a lost host as `preempted`, no longer as failures of their own class.
+
+        A `preempted` failure limits the retries in this run, but never quarantines a cell.
+        """
         for cell_id, one in list(self._unconfirmed.items()):
             if one.failure.host == host:
                 self._failures[cell_id] += Counter({"preempted": 1})
@@ -140,10 +155,10 @@ class AttemptTracker:
                 del self._unconfirmed[cell_id]
 
     def quarantine_exhausted(self) -> None:
-        """Write the tombstones of cells that have neither an attempt left nor an unconfirmed failure.
+        """Write the tombstone of each cell that has no attempt left and no unconfirmed failure.
 
         Raises:
-            LakeError: a tombstone cannot be written; the next run writes it after another attempt.
+            LakeError: a tombstone cannot be written. The next run then attempts the cell once more.
         """
         for cell_id, failure in self._exhausted.items():
             if cell_id not in self._unconfirmed:

@@ -1,4 +1,4 @@
-"""Audits of histories against a lake: state and findings of every revision, and their record in the lake."""
+"""Audit of histories: the state and the findings of every revision, compared with a lake and recorded in it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,8 @@ def audit_histories(names: list[str], uri: str | None, base: str | None = None) 
     """Audit the histories of `names` and return one JSON object per history.
 
     Args:
-        uri: lake in which the audits are recorded; None = not recorded.
+        names: local folders, families of the catalogue or Hub repos.
+        uri: lake with which the revisions are compared and in which the audits are recorded; None = neither.
         base: folder or REPO@REVISION of the model that adapters in local folders are merged into.
     """
     lake = None if uri is None else Lake.writable(uri)
@@ -32,7 +33,7 @@ def audit_histories(names: list[str], uri: str | None, base: str | None = None) 
 
 
 def parse_source_name(name: str, base: str | None = None) -> CheckpointSource:
-    """Interpret `name` as a local folder, a family of the catalogue, or a Hub repo, in this order."""
+    """Return the source that `name` stands for: an existing local folder, else a catalogue family, else a Hub repo."""
     if Path(name).is_dir():
         return Local(local=name, base=base)
     if name in {family.name for family in families.load_families()}:
@@ -47,7 +48,7 @@ def last_seen_revisions(labels: list[ResolvedLabel], model: str) -> dict[str, tu
 
 
 def build_audit_record(history: History, findings: Iterable[HistoryFinding]) -> Audit:
-    """Build the lake's audit record of a history: state and findings of every revision."""
+    """Build the audit record of a history, with the state and the findings of every revision."""
     findings = tuple(findings)
     revisions = tuple(
         Audited(
@@ -69,7 +70,7 @@ def build_audit_record(history: History, findings: Iterable[HistoryFinding]) -> 
 
 
 def serious_findings(findings: tuple[HistoryFinding, ...]) -> tuple[HistoryFinding, ...]:
-    """Findings that would make a curve wrong or incomplete; a plan warns of these."""
+    """Return the errors and warnings, which would make a curve wrong or incomplete; notes are left out."""
     return tuple(finding for finding in findings if finding.severity != "note")
 
 

@@ -10,22 +10,25 @@ from pipeline.spec import Cell
 from pipeline.sweep.task import Outcome, Task
 
 TaskFunction = Callable[[Task], list[Outcome]]
-"""Stage of a task, such as `worker.run_task`. A stage never raises: it returns failures as outcomes. A fetch that
-succeeds returns no outcomes."""
+"""Function that runs a stage of a task, such as `worker.run_task`. It never raises: it returns failures as outcomes.
+A fetch that succeeds returns an empty list."""
 FinishedTask = tuple[Task, list[Outcome]]
 
 
 class TaskFunctions(NamedTuple):
-    """The stages of a task: fetch its checkpoint to the machine or into its page cache, then measure it."""
+    """Functions for the stages of a task.
+
+    `fetch` brings the checkpoint to the machine, or into its page cache if it is on a disk; then `measure` measures it.
+    """
 
     fetch: TaskFunction
     measure: TaskFunction
     discard: Callable[[Task], None]
-    """Removes the fetched files of a task that will not be measured."""
+    """Function that removes the fetched files of a task that will not be measured."""
 
 
 class LeftOutCells(NamedTuple):
-    """Cells of one model that no node of a backend can run."""
+    """Number of cells of one model that no node of a backend can run, and the reason."""
 
     model: str
     cells: int
@@ -36,22 +39,25 @@ class LeftOutCells(NamedTuple):
 
 
 def needs_fetch(task: Task, ahead: int) -> bool:
-    """Return True if a task has a fetch stage: always for a Hub checkpoint, for a local one only with `ahead` > 0."""
+    """Return True if a task has a fetch stage.
+
+    A Hub checkpoint is always fetched, a local checkpoint only if `ahead` > 0, and a canary task fetches nothing.
+    """
     return task.canary_host is None and (ahead > 0 or bool(task.checkpoint.remotes))
 
 
 class Backend(Protocol):
-    """Runs tasks. Every submitted task is returned exactly once: by `wait` (success or failure) or by `withdraw`
-    (cancelled before its measurement started)."""
+    """Runner of tasks. Every submitted task is returned exactly once: by `wait` after its success or failure, or by
+    `withdraw` if it was cancelled before its measurement started."""
 
     @property
     def slots(self) -> int:
-        """Number of tasks measured at once."""
+        """Number of tasks that can be measured at the same time."""
         ...
 
     @property
     def capacity(self) -> int:
-        """Number of tasks accepted at once, including those that are fetched ahead."""
+        """Number of tasks that the backend holds at the same time, including those whose files are fetched ahead."""
         ...
 
     @property
@@ -60,14 +66,14 @@ class Backend(Protocol):
         ...
 
     gpu_wait_s: float
-    """Idle slot-seconds (GPU-seconds on GPUs) during which the next task's files were still being fetched."""
+    """Seconds, summed over slots, that slots were idle because the next task's files were still being fetched."""
 
     def describe_running(self) -> list[str]:
-        """Return the progress of each cell that runs outside this process, as text."""
+        """Return one line of text for each cell that runs in another process, with the progress of the cell."""
         ...
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Return the reason, by cell id, for each cell that no node can run."""
+        """Map the id of each cell that no node can run to the reason."""
         ...
 
     def require_visible(self, paths: Iterable[str]) -> None:
@@ -79,7 +85,10 @@ class Backend(Protocol):
         ...
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Return tasks that finished since the last call; wait up to the timeout for one. Inline, run a task here."""
+        """Return tasks that have finished, with their outcomes; if there is none, wait up to `timeout_s` for one.
+
+        The inline backend measures a task during this call.
+        """
         ...
 
     def withdraw(self) -> list[Task]:
@@ -101,11 +110,14 @@ class InlineBackend:
 
     @property
     def measuring(self) -> list[Task]:
-        """The first accepted task, if any; `wait` measures it next, unless files of another task arrive earlier."""
+        """The first accepted task, in a list; empty if there is none.
+
+        `wait` measures this task next, unless the files of another task arrive earlier.
+        """
         return list(self._queue.values())[:1]
 
     def describe_running(self) -> list[str]:
-        """Return nothing: a cell that runs in this process draws its own progress."""
+        """Return an empty list, because a cell that runs in this process draws its own progress."""
         return []
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
@@ -118,7 +130,10 @@ class InlineBackend:
         self._queue[self._start_fetch(task)] = task
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Measure the first task whose files are fetched; an earlier task may still be waiting for disk space."""
+        """Measure the first task whose files are there, and return it with its outcomes.
+
+        A task that was submitted earlier may still be waiting for disk space.
+        """
         began = time.monotonic()
         wait(self._queue, timeout_s, FIRST_COMPLETED)
         self.gpu_wait_s += time.monotonic() - began
@@ -129,7 +144,7 @@ class InlineBackend:
         return [(task, fetched.result() or self._stages.measure(task))]
 
     def _start_fetch(self, task: Task) -> "Future[list[Outcome]]":
-        """Fetch in a daemon thread, which does not keep a stopping process alive."""
+        """Start the fetch of a task, if it has one, in a daemon thread, which cannot keep a stopping process alive."""
         future: Future[list[Outcome]] = Future()
         if needs_fetch(task, self._ahead):
             Thread(target=lambda: future.set_result(self._stages.fetch(task)), daemon=True).start()

@@ -1,6 +1,7 @@
-"""Canary task: measures a tiny random checkpoint, to tell a broken machine from a broken checkpoint.
+"""Canary task, which measures a tiny random checkpoint to tell a broken machine from a broken checkpoint.
 
-It runs the same code path as every task (process start, libraries, loading, device, metrics) and commits nothing.
+It takes the same code path as every task (start of the process, libraries, loading, device, metrics), but commits
+nothing.
 """
 
 import time
@@ -18,7 +19,8 @@ from pipeline.sweep.watchdog import mark_in_flight
 from pipeline.sweep.worker import TimeoutContext, outcomes_of_error
 
 CANARY_TIMEOUT_S = 600.0
-"""Timeout of the canary, which mostly imports libraries; a sweep's own timeout may be too short for these imports."""
+"""Smallest timeout of the canary in seconds. A canary spends most of its time on imports of libraries, for which the
+timeout of a sweep may be too short."""
 CANARY_CORPUS = Corpus(kind="random-uniform")
 CANARY_RECIPE = ContextRecipe(
     name="canary", version=1, contexts=32, groups=2, context_tokens=16, kept_per_context=8, k=4, authors_points=64
@@ -26,7 +28,12 @@ CANARY_RECIPE = ContextRecipe(
 
 
 def make_canary(host: str, lake: str, run_id: str, number: int, resources: Resources) -> Task:
-    """Create the canary task of a host; its checkpoint is a placeholder until the task runs."""
+    """Create the canary task of a host; its checkpoint is a placeholder until the task runs.
+
+    Args:
+        host: host to check; empty = any host.
+        number: number of this canary in the run, counted from 1.
+    """
     digest = digest_json(["canary", host], bits=256)
     checkpoint = Checkpoint(
         model="canary",
@@ -52,7 +59,7 @@ def make_canary(host: str, lake: str, run_id: str, number: int, resources: Resou
 
 
 def with_canary(measure: TaskFunction, watch: TimeoutContext = nullcontext) -> TaskFunction:
-    """Return a task function that calls `measure` or, for a canary task, `run_canary` within `watch`."""
+    """Return a task function that calls `run_canary` (within `watch`) for a canary task and `measure` for any other."""
 
     def measure_or_canary(task: Task) -> list[Outcome]:
         return measure(task) if task.canary_host is None else run_canary(task, watch)

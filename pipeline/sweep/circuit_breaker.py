@@ -1,6 +1,6 @@
-"""Circuit breaker: stops a run if the code or the cluster, rather than the checkpoints, is at fault.
+"""Circuit breaker, which stops a run if the code or the cluster is at fault, not the checkpoints.
 
-Separate from the driver, so that its rules are tested without a run.
+It is separate from the driver, so that its rules can be tested without a run.
 """
 
 from collections import Counter
@@ -10,9 +10,10 @@ from pipeline.sweep.retry_policy import POLICIES
 from pipeline.sweep.task import Outcome
 
 TRIP_THRESHOLDS = {5: 5, 20: 11}
-"""N -> n: the run stops if n of the first N finished checkpoints had the same systemic failure."""
+"""Map N to n: the run stops if at least n of the first N finished checkpoints failed with the same exception.
+Only failures count whose class is marked as systemic in `retry_policy`."""
 SUSPICIOUS_STREAK = 5
-"""Consecutive failures on one host, of any checkpoints, after which the canary task must succeed on that host."""
+"""Number of failures in a row on one host, at any checkpoints, after which the canary task must succeed there."""
 
 
 class CircuitBreaker:
@@ -40,12 +41,12 @@ class CircuitBreaker:
         return f"{count} of the first {finished} checkpoints failed with {name}: the code or the cluster is at fault"
 
     def record_host(self, host: str, succeeded: bool) -> bool:
-        """Record a result on a host; return True if the canary task must succeed there before other tasks start."""
+        """Record a success or a failure on a host; return True if the canary must now succeed there first."""
         self._streaks[host] = 0 if succeeded else self._streaks[host] + 1
         return self._streaks[host] > 0 and self._streaks[host] % SUSPICIOUS_STREAK == 0
 
 
 def _systemic_failure(outcomes: list[Outcome]) -> str:
-    """Return the exception name that all cells of a task share, if its failure class is systemic; empty otherwise."""
+    """Return the name of the exception with which all cells of a task failed, if its class is systemic; else empty."""
     names = {o.message.split(":")[0] if o.error_class and POLICIES[o.error_class].systemic else "" for o in outcomes}
     return names.pop() if len(names) == 1 else ""

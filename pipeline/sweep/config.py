@@ -25,7 +25,8 @@ NAME_A_SWEEP = "Name an existing YAML file such as sweep.yaml, or a module such 
 def load_sweep(name: str) -> Sweep:
     """Load the sweep `name`: a YAML file, or a module that defines SWEEP.
 
-    Relative paths are relative to the YAML file's folder; in a module, to the working directory.
+    Relative paths in a YAML file are resolved against the folder of the file; those in a module, against the working
+    directory.
     """
     if Path(name).suffix in (".yaml", ".yml"):
         return _resolve_paths(_validated(name, _read_yaml(Path(name))), Path(name).resolve().parent)
@@ -67,7 +68,7 @@ def merge_overrides(fields: dict[str, Any], overrides: Iterable[str]) -> dict[st
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader without aliases, since nested aliases can expand to more values than memory holds."""
+    """Safe YAML loader that refuses aliases, because nested aliases can expand to more values than memory holds."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

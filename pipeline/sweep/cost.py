@@ -16,19 +16,21 @@ class Cost(NamedTuple):
     download_bytes: int
     """Bytes to download, with each checkpoint counted once."""
     disk_bytes: int
-    """Peak disk space of fetched checkpoints over all nodes."""
+    """Largest disk space in bytes that fetched checkpoints take at one time, summed over all nodes."""
     hours: float | None
-    """Total time of the cells, as if one slot ran them one after another; None if the size of a model is not known."""
+    """Total time of the cells, as if one slot ran them one after another. None if a cell has neither a measured
+    duration nor a model of known size."""
     unit: str
-    """GPU-hours, or hours of one CPU slot."""
+    """Unit of `hours`: `GPU-hours`, or `hours` (of one CPU slot)."""
     basis: str
+    """Origin of `hours`: durations measured in this lake, an assumed throughput, or both."""
 
 
 class RecordCost(NamedTuple):
-    """Similarity records of the cells to run."""
+    """Number and size of the similarity records that the cells to run will get."""
 
     cells: int = 0
-    """Cells without records."""
+    """Number of cells that will get records."""
     bytes_per_layer: int = 0
     """Uncompressed bytes of one layer's record; compression saves little."""
     bytes: int | None = 0
@@ -36,11 +38,11 @@ class RecordCost(NamedTuple):
 
 
 STATES_BESIDE_BLOCKS = 2
-"""Number of states beside block outputs: the embedding, and the state after the final norm."""
+"""Number of hidden states that are not block outputs: the embedding, and the state after the final norm."""
 
 
 def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> RecordCost:
-    """Estimate number and bytes of the similarity records to make; config.json gives the layers of each model."""
+    """Estimate the number and bytes of the similarity records to make; config.json states the layers of each model."""
     if similarity is None:
         return RecordCost()
     blocks = [cell.checkpoint.n_blocks for cell in todo]
@@ -50,7 +52,11 @@ def estimate_records(todo: Sequence[Cell], similarity: Similarity | None) -> Rec
 
 
 def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources) -> Cost:
-    """Estimate download, disk and time. The time comes from the lake's cells of the same model, else from FLOPs."""
+    """Estimate download, disk space and time.
+
+    The time of a cell is the mean time of similar cells of the same model in the lake. If there are none, it is
+    computed from the FLOPs of the forward passes.
+    """
     sizes = {cell.checkpoint.content: cell.checkpoint.download_bytes for cell in todo}
     at_once = resources.n_slots * (1 + resources.prefetch)
     disk = sum(sorted(sizes.values(), reverse=True)[:at_once])
@@ -67,16 +73,22 @@ def estimate_cost(todo: Sequence[Cell], past: PriorResults, resources: Resources
 
 
 CELL_OVERHEAD_S = 2.0
-"""Seconds of a cell outside its forward pass: metrics of a small model, and the commit."""
+"""Assumed seconds of a cell outside its forward passes: metrics of a small model, and the commit."""
 
 
 def expected_s(cell: Cell, resources: Resources) -> float:
-    """Return the expected seconds of a cell, comparable between cells; all cells of unknown size get the same value."""
+    """Return the expected seconds of a cell, for comparison with other cells of the sweep.
+
+    All cells of models of unknown size get the same value.
+    """
     return CELL_OVERHEAD_S + (_arithmetic_s(cell, resources) or 0.0)
 
 
 def _arithmetic_s(cell: Cell, resources: Resources) -> float | None:
-    """Return forward-pass seconds, 2 FLOPs per parameter and token at the assumed throughput; None for unknown size."""
+    """Return the seconds of the forward passes, which take 2 FLOPs per parameter and token, at the assumed throughput.
+
+    Return None if the number of parameters is not known.
+    """
     n_params = cell.checkpoint.n_params
     return None if n_params is None else 2 * n_params * cell.recipe.forwarded_tokens / _rate(resources)
 

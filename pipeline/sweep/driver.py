@@ -1,4 +1,7 @@
-"""Driver loop of a run: order, retries, back-off and drain. Only the driver retries; its only state is the lake."""
+"""Driver loop of a run: it orders and submits tasks, retries failed cells after a back-off, and drains on a signal.
+
+Only the driver retries. Everything that must outlive the process is in the lake.
+"""
 
 import random
 import signal
@@ -27,7 +30,7 @@ class Driver:
     """One run of a plan on a backend.
 
     Args:
-        too_large: reason by cell id for cells that no node of the backend can run.
+        too_large: maps the id of each cell that no node of the backend can run to the reason. These are left out.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class Driver:
         self.queue = TaskQueue(self.rng)
         self.running: dict[str, QueuedTask] = {}
         self.done: set[str] = set()
-        """Ids of the cells that were committed during the run."""
+        """Ids of the cells that were committed during the run, by this run or by another."""
         self.circuit_breaker = CircuitBreaker()
         self.suspect_hosts: set[str] = set()
         """Hosts on which the canary must succeed before any other task starts."""
@@ -104,9 +107,10 @@ class Driver:
             self.backend.submit(chosen.task)
 
     def _choose(self) -> QueuedTask | None:
-        """Return the task to start now, if any: a due canary, else the first ready task whose failures are confirmed.
+        """Return the task to start now; None if no task may start.
 
-        A task that must run alone waits until no other task runs.
+        A canary comes first if one is due; then the first ready task that has no unconfirmed failure. A task that must
+        run alone waits until no other task runs.
         """
         if time.monotonic() < self.paused_until:
             return None
@@ -128,7 +132,7 @@ class Driver:
         return {host for host in hosts if host is not None}
 
     def _canary(self, hosts: set[str]) -> QueuedTask | None:
-        """Create a canary for one of the hosts; None without hosts or while another canary runs."""
+        """Create a canary for one of the hosts; return None if `hosts` is empty or another canary is running."""
         if not hosts or any(one.task.canary_host is not None for one in self.running.values()):
             return None
         self.n_canaries += 1
@@ -165,9 +169,14 @@ class Driver:
             self._enqueue(*self.attempts.retry_of(task, again))
 
     def _handle_canary(self, host: str, outcome: Outcome) -> None:
-        """Confirm the failures on the canary's host; dismiss them if the host is gone; stop if the canary failed."""
+        """Confirm the earlier failures on `host` if its canary succeeded; stop the run if the canary failed.
+
+        If the host was lost, its earlier failures count as `preempted`.
+        """
         if outcome.ok:
-            self.progress.print_line(f"the canary task succeeded on {host or outcome.host}: failures there now count")
+            self.progress.print_line(
+                f"the canary task succeeded on {host or outcome.host}, so earlier failures on this host now count"
+            )
             self.suspect_hosts.discard(host)
             self._confirm(host)
         elif outcome.error_class == "preempted":
@@ -178,11 +187,11 @@ class Driver:
             self._stop(f"{failed}\nNo checkpoint is at fault: repair the host or Ray, then run the sweep again")
 
     def _reconcile_with_lake(self, outcomes: list[Outcome]) -> list[Outcome]:
-        """Correct the outcomes of a failed task from the lake: its cells may have been committed, by the worker before
-        it died or by another run that held the lease.
+        """Correct the outcomes of a failed task: a cell that is in the lake counts as committed.
 
-        Cells run in order, so the first uncommitted cell ended the worker or exhausted its memory. The cells after it
-        never began, or failed for the same reason; for these no attempt is counted.
+        The worker may have committed it before it died, or another run that held the lease may have committed it. The
+        cells of a task run in order. If the worker died or ran out of memory, the first uncommitted cell is therefore
+        the cause. The cells after it never began, or failed for the same reason; no attempt at them is counted.
         """
         if all(outcome.ok for outcome in outcomes):
             return outcomes
@@ -217,8 +226,11 @@ class Driver:
             self.suspect_hosts.add(outcome.host)
 
     def _check_infra(self, outcomes: list[Outcome]) -> None:
-        """After a failure of the lake or of Ray, start no task during the back-off, in which further failures are not
-        counted. The third counted failure without a commit in between stops the run."""
+        """After a failure of the lake or of Ray, start no task until a back-off has passed.
+
+        Further failures during the back-off are not counted. The third counted failure without a commit in between
+        stops the run.
+        """
         refused = [o.message for o in _failed(outcomes) if o.error_class and POLICIES[o.error_class].scope == "run"]
         if not refused or time.monotonic() < self.paused_until:
             return
@@ -230,7 +242,7 @@ class Driver:
             self._stop(refused[0])
 
     def _stop(self, reason: str) -> None:
-        """Stop starting tasks; of several reasons, the first is reported."""
+        """Start no further task, and report `reason` unless the run had an earlier reason to stop."""
         self.report.stop_reason = self.report.stop_reason or reason
 
     def _check_circuit_breaker(self, task: Task, outcomes: list[Outcome], retry: Mapping[str, bool]) -> None:
@@ -242,9 +254,10 @@ class Driver:
             self._stop(reason)
 
     def _reconcile_unfinished(self) -> None:
-        """Count the committed cells of tasks that were never returned; the other cells are left to a rerun.
+        """Count the cells that were committed by tasks whose result never came back.
 
-        A cell that waits for a retry counts as unfinished, not as failed.
+        The other cells of these tasks are left to a rerun. A cell that waits for a retry counts as unfinished, not as
+        failed.
         """
         for queued in (*self.queue, *self.running.values()):
             for cell in queued.task.cells:
@@ -255,7 +268,10 @@ class Driver:
                 self._on_commit(self.cells[cell_id], Outcome(cell_id=cell_id))
 
     def _check_claims(self) -> None:
-        """Check that every cell that was committed during the run is still in the lake; stop the run if not."""
+        """Check that every cell that was committed during the run is still in the lake.
+
+        If one is not, this becomes the stop reason of the run.
+        """
         lost = self.done - self.lake.committed_cell_ids()
         if lost:
             self.report.lost = len(lost)

@@ -1,4 +1,4 @@
-"""Failures that a plan predicts from configs, tokenizers and sizes of texts, without reading weights."""
+"""Failures that a plan predicts from configs, tokenizers and sizes of texts; no weights are read."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -18,11 +18,11 @@ class ForeseenFailure(NamedTuple):
     labels: tuple[str, ...]
     """MODEL@REVISION of each checkpoint, in training order."""
     says: str
-    """Predicted failure, and the next step."""
+    """Predicted cause of the failure, and what to do about it."""
 
 
 def foresee_failures(cells: Iterable[Cell]) -> tuple[ForeseenFailure, ...]:
-    """Return the reasons why cells will fail, as predicted from configs, tokenizers and texts; each reason once."""
+    """Return one entry per reason why cells will fail, with all checkpoints that the reason concerns."""
     labels: dict[str, dict[str, None]] = {}
     too_short: dict[str, str | None] = {}
     for cell in cells:
@@ -36,13 +36,19 @@ def foresee_failures(cells: Iterable[Cell]) -> tuple[ForeseenFailure, ...]:
 
 def _why_unloadable(checkpoint: Checkpoint) -> Iterable[str]:
     if not checkpoint.kinds:
-        yield "config.json names no known architecture; leave it out, or add it to pipeline/catalog/architectures.py"
+        yield (
+            "config.json names no known architecture; leave the checkpoint out, or add its architecture to "
+            "pipeline/catalog/architectures.py"
+        )
     if checkpoint.tokenizer_digest == NO_TOKENIZER:
         yield "no tokenizer files; name a folder or repo with them as `tokenizer:` of the source"
 
 
 def _why_too_short(corpus: Corpus, recipe: object) -> str | None:
-    """Return why a text with fewer bytes than wanted tokens will fail (a token covers a byte or more); else None."""
+    """Return the reason why a text is too short for the recipe; None if it may be long enough.
+
+    A text is too short if it has fewer bytes than the recipe needs tokens, because a token covers at least one byte.
+    """
     if not isinstance(recipe, ContextRecipe) or recipe.allow_smaller:
         return None
     needed, found = recipe.n_contexts * max(recipe.context_tokens - SPECIAL_TOKENS, 1), plain_text_bytes(corpus)

@@ -10,7 +10,10 @@ from pipeline.sweep.task import Outcome
 
 
 def describe_plan(plan: Plan) -> dict[str, Any]:
-    """Return a plan with its wanted cells: `state` is done, quarantined or to_run, `reason` a word of REASON_CODES."""
+    """Return a plan as JSON values, with one entry per wanted cell under `cells`.
+
+    An entry has `state` (done, quarantined or to_run) and `reason` (a value of REASON_CODES; None unless `to_run`).
+    """
     return plan.to_json() | {"cells": [_describe_cell(cell, plan) for cell in plan.cells]}
 
 
@@ -27,7 +30,7 @@ def _describe_cell(cell: Cell, plan: Plan) -> dict[str, Any]:
 
 
 def describe_run(report: RunReport, plan: Plan) -> dict[str, Any]:
-    """Return the result of a run as JSON values, under stable names."""
+    """Return the result of a run as JSON values."""
     done = len(plan.cells) - len(plan.todo) + report.n_done - len(report.quarantined_cells)
     return {
         "wanted": len(plan.cells),

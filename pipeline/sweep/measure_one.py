@@ -32,9 +32,10 @@ def measure_checkpoint(
     sets: list[str],
     base: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Measure one checkpoint and return its rows, for every layer stack or only `kind`; commit them if a lake is given.
+    """Measure one checkpoint and return its rows, one per layer; commit them if a lake is given.
 
-    A cell that the lake already has is measured and returned too; the committed rows stay unchanged.
+    Every layer stack is measured, or only `kind` if it is given. A cell that the lake already has is measured and
+    returned too, but its committed rows stay unchanged.
 
     Args:
         name: a folder, or REPO@REVISION on the Hub.
@@ -57,7 +58,10 @@ def measure_checkpoint(
 
 
 def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple[Cell, list[dict[str, Any]]]]:
-    """Yield the rows of each cell of one checkpoint, which is fetched if it is on the Hub, and loaded once."""
+    """Yield each cell with its rows.
+
+    All cells must be of one checkpoint, which is fetched if it is on the Hub, and loaded once.
+    """
     for cell, measured in measure_with_records(cells, resources, None):
         yield cell, measured.rows
 
@@ -65,7 +69,10 @@ def measure_cells(cells: Sequence[Cell], resources: Resources) -> Iterator[tuple
 def measure_with_records(
     cells: Sequence[Cell], resources: Resources, similarity: Similarity | None
 ) -> "Iterator[tuple[Cell, Measurement]]":
-    """Yield rows and similarity records of each cell of one checkpoint; fetch and load it like `measure_cells`."""
+    """Yield each cell with its rows and, unless `similarity` is None, its similarity records.
+
+    All cells must be of one checkpoint, which is fetched and loaded as in `measure_cells`.
+    """
     from pipeline.measure import measure_cell
     from pipeline.measurement.loaded_checkpoint import load_checkpoint
 
@@ -79,7 +86,10 @@ def measure_with_records(
 
 
 def _find_checkpoint(name: str, tokenizer: str | None, base: str | None) -> Checkpoint:
-    """Return the checkpoint in the local folder `name` if it exists, otherwise revision REPO@REVISION on the Hub."""
+    """Return the checkpoint in the folder `name` if this path exists, otherwise the one at REPO@REVISION on the Hub.
+
+    A name that does not have the form of a repo is taken as a folder even if it does not exist.
+    """
     repo, _, revision = name.partition("@")
     if Path(name).exists() or not re.fullmatch(r"[\w-]+/[\w.-]+", repo):
         folder = tokenizer and str(Path(tokenizer).resolve())
@@ -92,7 +102,10 @@ def _find_checkpoint(name: str, tokenizer: str | None, base: str | None) -> Chec
 
 
 def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
-    """Return the checkpoint with the model name and family that the lake has recorded for its content, if any."""
+    """Return the checkpoint under a label that the lake has recorded for its content; unchanged if there is none.
+
+    Model, revision, family and training point come from the label.
+    """
     current = [named.label for named in lake.labels() if not named.superseded]
     known = {label.name: label for label in current if label.content == checkpoint.content}
     if not known:
@@ -102,7 +115,10 @@ def _with_lake_label(lake: Lake, checkpoint: Checkpoint) -> Checkpoint:
 
 
 def commit_cell(lake: Lake, cell: Cell, rows: list[dict[str, Any]]) -> None:
-    """Commit the cell unless the lake has it; release a quarantine that an earlier failure caused."""
+    """Record the recipe and the label of a cell, and commit its rows unless the lake has the cell.
+
+    If the cell was quarantined because of a failure, it is released.
+    """
     from pipeline.measurement.provenance import file_metadata
 
     lake.record_recipe(cell.recipe)
@@ -118,7 +134,7 @@ def _kinds(checkpoint: Checkpoint, kind: str | None) -> tuple[Any, ...]:
         return checkpoint.kinds or ("decoder",)
     if kind not in checkpoint.kinds:
         do = f"Write --kind {checkpoint.kinds[0]}" if checkpoint.kinds else "Leave --kind out"
-        raise UsageError(f"--kind {kind}", f"{checkpoint.label} has {', '.join(checkpoint.kinds)}", do)
+        raise UsageError(f"--kind {kind}", f"{checkpoint.label} has only {', '.join(checkpoint.kinds)}", do)
     return (kind,)
 
 
@@ -149,7 +165,7 @@ def parse_resources(sets: list[str]) -> Resources:
     fields = merge_overrides({"resources": {}}, sets)
     if set(fields) != {"resources"}:
         wrong = (set(fields) - {"resources"}).pop()
-        found = f"not a field of measure{suggest(wrong, ['resources'])}"
+        found = f"not a field that `shapelake measure` has{suggest(wrong, ['resources'])}"
         raise UsageError(f"--set {wrong}", found, "Write --set resources.cpus=4 or another field of resources")
     try:
         return Resources.model_validate(fields["resources"])

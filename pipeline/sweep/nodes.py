@@ -12,16 +12,16 @@ from pipeline.measurement.memory import count_gpus_for_weights
 from pipeline.spec import Cell, Resources
 
 RayNode = dict[str, Any]
-"""Description of a node by `ray.nodes()`."""
+"""One node, as `ray.nodes()` describes it."""
 REFRESH_INTERVAL_S = 1.0
-"""Age at which the node list is read again; reading it for each task would take half a millisecond."""
+"""Age in seconds at which the node list is read again. Reading it for every task would cost half a millisecond each."""
 
 
 class NodeTracker:
-    """Nodes that can run tasks of these resources, and the node that has each checkpoint's files.
+    """Record of the nodes that can run tasks of these resources, and of the node that has each checkpoint's files.
 
     Args:
-        list_nodes: returns the nodes of the cluster, such as `ray.nodes`.
+        list_nodes: function that returns the nodes of the cluster, such as `ray.nodes`.
     """
 
     def __init__(self, list_nodes: Callable[[], list[RayNode]], resources: Resources) -> None:
@@ -30,9 +30,9 @@ class NodeTracker:
         self._refreshed_at = float("-inf")
         self._node_by_content: dict[str, str] = {}
         self._fetch_failures: Counter[str] = Counter()
-        """Number of failed fetches per node since the node's last successful fetch."""
+        """Maps a node id to the number of failed fetches since the node's last successful one."""
         self._failed_nodes: dict[str, set[str]] = {}
-        """Nodes on which the fetch of a checkpoint failed, by the checkpoint's content."""
+        """Maps the content of a checkpoint to the nodes on which its fetch failed; a success removes the entry."""
 
     @property
     def usable_nodes(self) -> list[RayNode]:
@@ -49,8 +49,9 @@ class NodeTracker:
     def assign_node(self, content: str, gpus: int) -> str:
         """Choose the node for a checkpoint's files; return its id, or an empty string while no node has enough GPUs.
 
-        The node with the lowest load relative to its capacity is chosen. Each failed fetch on a node raises its load by
-        one; a node on which the fetch of this checkpoint failed comes last.
+        The node with the lowest load is chosen. The load is the number of checkpoints assigned to a node, divided by
+        the number of tasks that it can run, plus one per failed fetch since its last successful one. A node on which
+        the fetch of this checkpoint failed is chosen only if there is no other.
         """
         load = Counter(self._node_by_content.values())
         fitting = [node for node in self.usable_nodes if node["Resources"].get("GPU", 0) >= gpus]
@@ -76,7 +77,7 @@ class NodeTracker:
         """Return the id of the node on this host; empty if Ray does not know the host.
 
         If a host has several nodes, such as a head without CPUs, a node that can run tasks is preferred, then a living
-        one. A task that is bound to a dead node fails at once, as preempted.
+        one. A task that is bound to a dead node fails immediately, as `preempted`.
         """
         nodes = [node for node in self._list_nodes() if node["NodeManagerHostname"] == host]
         best = max(nodes, key=lambda node: (node["Alive"], self._fit(node)), default=None)
@@ -92,16 +93,23 @@ class NodeTracker:
             self._failed_nodes.setdefault(content, set()).add(node)
 
     def forget_files(self, content: str) -> None:
-        """Forget a checkpoint's files, which were deleted or lost."""
+        """Forget which node has a checkpoint's files, because they were deleted or lost."""
         self._node_by_content.pop(content, None)
 
     def has_room(self, node: str, taken: int, needed: int) -> bool:
-        """Return True if `needed` slots are free given `taken`; True for a lost node, whose tasks then fail at once."""
+        """Return True if a node with `taken` slots in use has room for a task of `needed` slots.
+
+        A node with fewer than `needed` slots has room if none is in use. A lost node always has room: tasks that are
+        bound to it are submitted, and fail immediately.
+        """
         fits = next((self._fit(usable) for usable in self.usable_nodes if usable["NodeID"] == node), None)
         return fits is None or taken + min(needed, fits) <= fits
 
     def count_gpus(self, cells: Iterable[Cell]) -> int:
-        """Return the GPUs of a task with these cells: more than one if a single GPU cannot hold the weights."""
+        """Return the number of GPUs that a task with these cells needs; 0 if `resources` has no GPU.
+
+        It is more than one if a single GPU cannot hold the weights.
+        """
         return max(map(self._gpus, cells), default=1) if self._resources.gpus else 0
 
     def memory_bytes(self, slots: int) -> int:
@@ -110,10 +118,10 @@ class NodeTracker:
         return int(min((memory / fits * min(slots, fits) for memory, fits in nodes), default=0))
 
     def require_usable_node(self) -> None:
-        """Refuse tasks that no node can ever run; Ray would wait for a suitable node without an error.
+        """Check that some node can run a task; Ray itself would wait for such a node without an error.
 
         Raises:
-            UsageError: lists the CPUs and GPUs of the nodes.
+            UsageError: no node can; the message lists the CPUs and GPUs of the nodes.
         """
         if not self.usable_nodes:
             have = [node["Resources"] for node in self._alive()]
@@ -125,7 +133,7 @@ class NodeTracker:
             )
 
     def find_too_large(self, cells: Iterable[Cell]) -> dict[str, str]:
-        """Return the reason, by cell id, for cells of models that need more GPUs than any node has."""
+        """Map the id of each cell whose model needs more GPUs than any node has to this reason, as text."""
         if not self._resources.gpus or not self.usable_nodes:
             return {}
         most = max(int(node["Resources"]["GPU"]) for node in self.usable_nodes)
@@ -140,7 +148,7 @@ class NodeTracker:
         return [node for node in self._list_nodes() if node["Alive"]]
 
     def _fit(self, node: RayNode) -> int:
-        """Return the number of tasks that an idle node can run at once."""
+        """Return the number of tasks that an idle node can run at the same time."""
         want = {"CPU": self._resources.threads, "GPU": min(self._resources.gpus, 1)}
         return min(int(node["Resources"].get(name, 0) // count) for name, count in want.items() if count)
 

@@ -1,4 +1,4 @@
-"""Parts of a sweep: a sweep over many Hub models runs the first ones while the others are being listed."""
+"""Planning in parts: a sweep over many Hub models runs the first models while the others are still being listed."""
 
 from collections.abc import Generator, Sequence
 from dataclasses import replace
@@ -10,15 +10,16 @@ from pipeline.sweep.plan import Plan, SweepPart, make_plan
 from pipeline.sweep.step_selection import select_checkpoints, select_sources
 
 PARTS_FROM_REQUESTS = 500
-"""Requests for listings from which a sweep is planned in parts: five minutes at the Hub's limit without a token."""
+"""Number of listing requests from which on a sweep is planned in parts. So many requests take five minutes at the Hub's
+rate limit for users without a token."""
 
 
 def plan_parts(sweep: Sweep, lake: Lake, retry_quarantined: bool = False) -> Generator[Plan]:
     """Yield plans that together cover the sweep; usually one.
 
     A sweep whose models need PARTS_FROM_REQUESTS requests or more is planned in parts. A part consists of the models
-    whose files are listed when the caller asks for the part; other models are listed while the caller runs the part.
-    Answers are cached, so an interrupted sweep repeats no listing.
+    whose files have been listed when the caller asks for the part; the remaining models are listed while the caller
+    runs the part. Answers of the Hub are cached, so an interrupted sweep repeats no listing.
 
     Raises:
         UsageError, RecipeDriftError: as for `make_plan`.
@@ -53,7 +54,10 @@ def _plan_as_listed(
 
 
 def merge_plans(parts: Sequence[Plan]) -> Plan:
-    """Return the plan of all parts; a cell in several parts has its state before the first of these parts ran."""
+    """Return one plan that covers all parts.
+
+    A cell that is in several parts has the state that it had before the first of these parts ran.
+    """
     if len(parts) == 1:
         return parts[0]
     cells = {cell.id: (cell, plan) for plan in reversed(parts) for cell in plan.cells}

@@ -34,7 +34,7 @@ class SweepPart(NamedTuple):
     sources: Sequence[OpenedSource]
     is_whole: bool = True
     unlisted_models: int = 0
-    """Models of the sweep that are in none of the parts so far."""
+    """Number of models of the sweep that are in none of the parts so far."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,15 @@ class Plan:
     cells: tuple[Cell, ...]
     """Wanted cells without duplicates, in training order."""
     committed: frozenset[str]
-    """Cells in the lake, with similarity records if the sweep wants them."""
+    """Ids of the cells in the lake; if the sweep wants similarity records, only of those cells that have them."""
     quarantined: frozenset[str]
+    """Ids of the cells with a tombstone, without those in `to_release`."""
     to_release: frozenset[str]
-    """Wanted cells whose tombstone the run deletes at its start, because of `--retry-quarantined`."""
+    """Ids of the wanted cells whose tombstone the run deletes at its start, because of `--retry-quarantined`."""
     reason_by_cell: Mapping[str, str]
-    """Reason why each cell to run is not in the lake yet, by cell id."""
+    """Maps the id of each cell to run to the reason why it is not in the lake yet, a key of REASON_CODES."""
     attempts: Mapping[str, Counter[str]]
-    """Recorded failures by cell id and class."""
+    """Maps a cell id to the number of recorded failures of each class."""
     histories: tuple[History, ...]
     """Histories of the wanted models; each revision has its state relative to the lake."""
     audits: tuple[tuple[HistoryFinding, ...], ...]
@@ -62,11 +63,11 @@ class Plan:
     cost: Cost
     """Estimate for all wanted cells that the lake lacks, including those left out by a limit."""
     records: RecordCost = field(default_factory=RecordCost)
-    """Similarity records that the lake lacks, if the sweep wants them."""
+    """Number and size of the similarity records that the lake lacks; zero unless the sweep wants records."""
     left_out_by_limit: int = 0
-    """Cells to run that `limit_cells` has removed."""
+    """Number of cells to run that `limit_cells` has removed from the plan."""
     unlisted_models: int = 0
-    """Models of the sweep that are in none of the parts planned so far."""
+    """Number of models of the sweep that are in none of the parts planned so far."""
 
     @cached_property
     def todo(self) -> tuple[Cell, ...]:
@@ -75,7 +76,7 @@ class Plan:
 
     @property
     def expected_s(self) -> dict[str, float]:
-        """Expected seconds of each cell to run, by id."""
+        """Expected seconds of each cell to run, by cell id."""
         return {cell.id: expected_s(cell, self.sweep.resources) for cell in self.todo}
 
     @property
@@ -90,18 +91,18 @@ class Plan:
         return tuple(c for c in self.cells if c.id in self.quarantined)
 
     def count_reasons(self) -> dict[str, int]:
-        """Number of cells to run by reason."""
+        """Return the number of cells to run for each reason that occurs."""
         return dict(Counter(self.reason_by_cell[cell.id] for cell in self.todo))
 
     @property
     def findings(self) -> tuple[tuple[str, HistoryFinding], ...]:
-        """Serious findings as (model, finding)."""
+        """Errors and warnings among the audit findings, as (model, finding)."""
         audited = zip(self.histories, self.audits, strict=True)
         return tuple((h.model, finding) for h, findings in audited for finding in serious_findings(findings))
 
     @cached_property
     def foreseen(self) -> tuple[ForeseenFailure, ...]:
-        """Reasons why cells to run will fail."""
+        """Failures that are predicted for cells to run, one entry per reason."""
         return foresee_failures(self.todo)
 
     @property
@@ -144,8 +145,9 @@ def make_plan(sweep: Sweep, lake: Lake, retry_quarantined: bool = False, part: S
         part: plan only these models of the sweep; None = all.
 
     Raises:
-        UsageError: nothing matches (a part may match nothing), or one label names two checkpoints.
-        RecipeDriftError: the lake knows another recipe under this name and version.
+        UsageError: `--models` or `--steps` matches nothing (in a part, this is allowed), or one label names two
+            checkpoints.
+        RecipeDriftError: the lake has a different recipe under this name and version.
     """
     with _paused_garbage_collection():
         part = part or SweepPart(open_sources(select_sources(sweep), sweep.models))
@@ -202,7 +204,7 @@ def _paused_garbage_collection() -> Iterator[None]:
 
 
 def _wanted_cells(sweep: Sweep, checkpoints: tuple[Checkpoint, ...]) -> tuple[Cell, ...]:
-    """Return the cell of every (checkpoint, layer stack, corpus); of several cells with equal id, only the first."""
+    """Return one cell per checkpoint, layer stack and corpus; of cells with equal ids, only the first is kept."""
     wanted = [  # not validated again: the parts are valid, and validation would take a tenth of a warm plan
         Cell.model_construct(checkpoint=checkpoint, kind=kind, corpus=corpus, recipe=sweep.recipe)
         for checkpoint in checkpoints
@@ -248,7 +250,7 @@ def limit_cells(plan: Plan, limit: int | None) -> Plan:
 
 
 def _failed_before(lake: Lake) -> set[str]:
-    """Return the cells quarantined because of a failure, without those that a person has hidden."""
+    """Return the ids of the cells that were quarantined because of a failure, not hidden by a person."""
     return {tombstone.cell_id for tombstone in lake.tombstones() if tombstone.failure is not None}
 
 

@@ -1,4 +1,4 @@
-"""Prior results in the lake for the models of a plan: reason to run each cell, and duration of similar cells."""
+"""Earlier results in the lake, from which a plan derives the reason to run each cell and the expected duration."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ REASON_CODES = {
 
 
 class CommittedCell(NamedTuple):
-    """Columns of a committed cell that a plan needs."""
+    """Those columns of a committed cell that a plan needs."""
 
     content: str
     model: str
@@ -60,7 +60,10 @@ class PriorResults:
         return self._by_content.get((cell.checkpoint.content, cell.kind), [])
 
     def mean_seconds(self, cell: Cell, on_gpu: bool) -> float | None:
-        """Return the mean seconds of committed cells with the same model, recipe, kind and type of device, if any."""
+        """Return the mean seconds of committed cells with the same model, recipe, kind and type of device.
+
+        Return None if there are no such cells.
+        """
         seconds = self._seconds.get((cell.checkpoint.model, cell.recipe.label, cell.kind, on_gpu))
         return mean(seconds) if seconds else None
 
@@ -68,7 +71,10 @@ class PriorResults:
 def load_prior_results(
     lake: Lake, files: Mapping[str, str], todo: Iterable[Cell], labels: Iterable[ResolvedLabel]
 ) -> PriorResults:
-    """Load the committed cells that share content or model with a cell to run; opens no file without cells to run."""
+    """Load the committed cells of every model that shares its name, or a checkpoint's content, with a cell to run.
+
+    If no label in the lake belongs to such a model, no cell file is opened.
+    """
     contents = {cell.checkpoint.content for cell in todo}
     models = {cell.checkpoint.model for cell in todo}
     near = {label.model for label, *_ in labels if label.content in contents or label.model in models}
@@ -82,11 +88,11 @@ def load_prior_results(
 
 
 def reason_to_run(cell: Cell, past: PriorResults, labels: dict[str, dict[str, str]], failed: bool) -> str:
-    """Return the reason why `cell` is not in the lake yet.
+    """Return the reason why `cell` is not in the lake yet, a key of REASON_CODES.
 
     Args:
-        labels: label name -> {content: weights digest} of every content that the label has had.
-        failed: an earlier run attempted the cell.
+        labels: maps a label name to {content: weights digest} of every content that the label has had.
+        failed: True if the lake has a record of a failed attempt at the cell.
     """
     if failed:
         return "failed before"

@@ -1,6 +1,7 @@
 """Ray backend: tasks on a local Ray or a cluster.
 
-Ray never retries: a task that raises, dies or loses its node is returned as typed outcomes, and the driver decides.
+Ray never retries. A task that raises, dies or loses its node is returned with failed outcomes, and the driver decides
+whether to retry it.
 """
 
 import os
@@ -26,15 +27,15 @@ from pipeline.sweep.task import Outcome, Task, fail_all_cells
 from pipeline.sweep.watchdog import find_stuck, innermost_line, is_in_flight, read_progress, read_stack
 
 TASK_ENVIRONMENT = ("HF_TOKEN", DRIVER_ENV)
-"""Variables passed as an argument of each task, because Ray writes the variables of a runtime_env into its logs."""
-TIMEOUT_GRACE_FACTOR = 1.5  # the driver cancels a stuck task this much later than the worker's own watchdog
+"""Environment variables that are passed as an argument of each task, because Ray would log those of a `runtime_env`."""
+TIMEOUT_GRACE_FACTOR = 1.5  # the driver cancels a stuck task after this many timeouts, the worker's watchdog after one
 STUCK_CHECK_INTERVAL_S = 300.0
 HEAD_CHECK_INTERVAL_S = 1.0
 DESCRIBE_INTERVAL_S = 30.0
 
 
 class _InFlight(NamedTuple):
-    """A task submitted to Ray, to fetch or to measure."""
+    """A task that was submitted to Ray, for its fetch or for its measurement."""
 
     task: Task
     slots_taken: int
@@ -42,15 +43,18 @@ class _InFlight(NamedTuple):
 
 
 class RayBackend:
-    """Ray Core tasks: one GPU and one process per task, or `threads` CPUs with workers reused.
+    """Backend that runs tasks with Ray Core.
+
+    On GPUs each task has a process of its own, and one GPU unless its model needs more. On CPUs each task has `threads`
+    CPUs, and worker processes are reused.
 
     A task with a fetch stage becomes two Ray tasks on one node: `fetch`, which reserves no CPU, then `measure`. If the
     node is lost, its files are lost too, and the task fails as preempted.
 
     Args:
-        ahead: checkpoints fetched per slot while another one is measured.
-        queue: tasks submitted to Ray beyond the free slots; Ray starts them in order. Only for a local run, where the
-            slots are all that Ray has.
+        ahead: number of checkpoints per slot that are fetched while another one is measured.
+        queue: number of tasks that are submitted to Ray although all slots are taken; Ray starts them in order. Only
+            for a local Ray, which has no resources beyond the slots.
     """
 
     def __init__(self, stages: TaskFunctions, resources: Resources, ahead: int = 0, queue: int = 0) -> None:
@@ -67,11 +71,11 @@ class RayBackend:
         self._discard = make_remote(_with_environment(stages.discard), num_cpus=0, name="discard")
         self._environment = {name: os.environ[name] for name in TASK_ENVIRONMENT if name in os.environ}
         self._to_fetch: deque[Task] = deque()
-        """Tasks to fetch; more than one waits only while no node can run tasks."""
+        """Tasks whose fetch has not started; they wait only while no node can run the first of them."""
         self._fetching: dict[Any, _InFlight] = {}
         self._ready: deque[Task] = deque()
         self._running: dict[Any, _InFlight] = {}
-        """Tasks being measured, in order of submission to Ray."""
+        """Maps a Ray reference to the task that was submitted for measurement, in order of submission."""
         self.gpu_wait_s = 0.0
         self._stuck: set[Any] = set()
         self._stuck_checked_at = 0.0
@@ -84,7 +88,10 @@ class RayBackend:
 
     @property
     def slots(self) -> int:
-        """Number of tasks measured at once: `slots`, or on a cluster the number that fits if that is smaller."""
+        """Number of tasks that can be measured at the same time: the slots of `resources`.
+
+        On a cluster it is at most the number for which there are GPUs (or CPUs, without GPUs), but at least one.
+        """
         if self._cluster.is_local:
             return self._resources.n_slots
         have = self._cluster.resources()
@@ -96,7 +103,7 @@ class RayBackend:
         return [self._running[ref].task for ref in self._started(list(self._running))]
 
     def describe_running(self) -> list[str]:
-        """Return the progress of each running cell; on a cluster the nodes are asked once per DESCRIBE_INTERVAL_S."""
+        """Return the progress of each running cell; a cluster is asked at most once per DESCRIBE_INTERVAL_S."""
         now = time.monotonic()
         if self._cluster.is_local or now - self._described_at >= DESCRIBE_INTERVAL_S:
             self._described_at = now
@@ -122,7 +129,10 @@ class RayBackend:
         return finished
 
     def _wait_ray(self, timeout_s: float) -> list[Any]:
-        """Return the first Ray task that finishes, in a list, empty at the timeout; add idle slots to `gpu_wait_s`."""
+        """Return the reference of the first Ray task that finishes, in a list; the list is empty after the timeout.
+
+        The time for which slots were idle while files were being fetched is added to `gpu_wait_s`.
+        """
         in_flight, began = [*self._fetching, *self._running], time.monotonic()
         if not in_flight and self._to_fetch:
             time.sleep(timeout_s)  # no node yet
@@ -150,7 +160,7 @@ class RayBackend:
         return [self._running.pop(ref).task for ref in queued]
 
     def _started(self, refs: list[Any]) -> list[Any]:
-        """Return the unfinished tasks that occupy a slot; Ray starts tasks in order of submission."""
+        """Return those of the unfinished `refs` whose tasks occupy a slot; Ray starts tasks in order of submission."""
         if not self._queue:
             return refs
         taken = accumulate(self._running[ref].slots_taken for ref in refs)
@@ -161,7 +171,10 @@ class RayBackend:
         self._start_measuring()
 
     def _start_fetching(self) -> None:
-        """Start fetches, each on a node that can measure; Ray alone would also run one on a head without CPUs."""
+        """Start the waiting fetches, each on a node that can also measure.
+
+        Without this binding, Ray would also run a fetch on a head without CPUs.
+        """
         while self._to_fetch:
             task = self._to_fetch[0]
             if not self._nodes.assign_node(task.checkpoint.content, self._nodes.count_gpus(task.cells)):
@@ -189,7 +202,10 @@ class RayBackend:
         return options | ({"num_gpus": self._nodes.count_gpus(task.cells)} if self._resources.gpus else {})
 
     def _node_options(self, task: Task) -> dict[str, Any]:
-        """Bind a task to the node that has its files, or a canary task to the host that it checks."""
+        """Return the Ray options that bind a task to one node; empty if no node is known for it.
+
+        This is the node that has the files of the task or, for a canary task, the node on the host that it checks.
+        """
         node = self._nodes.find_node(task.checkpoint.content)
         if task.canary_host:
             node = self._nodes.find_node_of_host(task.canary_host)
@@ -239,7 +255,10 @@ class RayBackend:
             return [outcome.model_copy(update={"host": host, "seconds": elapsed_s}) for outcome in failed]
 
     def _find_host(self, error: RayError, task: Task) -> str:
-        """Return the host with the in-flight file of a crashed worker; empty without such a file or crash."""
+        """Return the host that has the in-flight file of a crashed worker.
+
+        Return an empty string if the worker did not crash, or if no host has the file.
+        """
         if not isinstance(error, WorkerCrashedError):
             return ""
         return next((host for host, found in self._cluster.ask_nodes(is_in_flight, task) if found), "")

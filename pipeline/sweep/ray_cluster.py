@@ -1,4 +1,5 @@
-"""Connection to a Ray cluster: start or attach, run functions on all nodes, free scratch of dead drivers, shut down.
+"""Connection to a Ray cluster. It starts a local Ray or attaches to a cluster, runs functions on all nodes, frees the
+scratch of dead drivers, and shuts Ray down.
 
 Ray is imported in this file, `ray_backend.py`, `ray_errors.py` and `ray_jobs.py` and nowhere else.
 """
@@ -28,14 +29,15 @@ from pipeline.sweep.signals import defer_sigterm, preserve_sigterm_handler
 OBJECT_STORE_BYTES = 100 * 2**20  # tasks and outcomes are a few kilobytes; hidden states never travel
 PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 WORKER_ENVIRONMENT = ("HF_ENDPOINT", "HF_HUB_OFFLINE")
-"""Variables that workers on other nodes get at start, so that driver and workers use the same Hub endpoint and mode."""
+"""Environment variables that workers on other nodes get from the driver, so that all use the same Hub endpoint and
+offline mode."""
 NODE_ANSWER_TIMEOUT_S = 30.0
 HEAD_TIMEOUT_S = 30.0
-"""Time to wait for a head that restarts; Ray itself gives up after 60 s."""
+"""Seconds to wait for a head that restarts, after which the run stops. Ray itself gives up after 60 s."""
 
 
 class RayCluster:
-    """Ray for one run: a local Ray that is started here, or a running cluster."""
+    """Connection of one run to Ray: to a local Ray that it starts, or to a running cluster."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
@@ -85,12 +87,13 @@ class RayCluster:
         return ray.cluster_resources()
 
     def require_head(self, max_age_s: float = 0.0) -> None:
-        """Wait up to HEAD_TIMEOUT_S for Ray's head to accept connections; a local head never comes back.
+        """Check that Ray's head accepts connections; wait up to HEAD_TIMEOUT_S for the head of a cluster to come back.
 
-        Without a head, calls of Ray block, and after 60 s Ray ends this process without a report.
+        The head of a local Ray never comes back. Without a head, calls of Ray block, and after 60 s Ray ends this
+        process without a report.
 
         Args:
-            max_age_s: age up to which an earlier answer is accepted.
+            max_age_s: if the head has answered within this many seconds, it is not asked again.
 
         Raises:
             BackendLostError: the head does not answer.
@@ -131,7 +134,10 @@ class RayCluster:
             self._reaper.communicate()  # closes the reaper's input and waits for its end
 
     def free_dead_drivers(self) -> None:
-        """Free on all nodes the scratch of drivers that died on this machine; only this machine can tell they died."""
+        """Free, on all nodes, the scratch of drivers that ran on this machine and have died.
+
+        Only this machine can tell whether these drivers have died.
+        """
         if self.is_local:
             return
         owners = {owner for _, found in self.ask_nodes(list_owners) for owner in found or ()}
@@ -142,7 +148,7 @@ class RayCluster:
         """Check that every node sees every path.
 
         Raises:
-            UsageError: lists the missing paths of each node.
+            UsageError: a path is missing on a node; the message lists the missing paths of each node.
         """
         if self.is_local:
             return
@@ -156,7 +162,8 @@ class RayCluster:
     def ask_nodes(self, function: Callable[..., Any], *args: Any) -> list[tuple[str, Any]]:
         """Call `function(*args)` on every living node; return (host, result) pairs.
 
-        The result is None for a node that fails or does not answer in time; a node lost meanwhile is left out.
+        The result is None for a node on which the call fails or that does not answer within NODE_ANSWER_TIMEOUT_S. A
+        node that is lost meanwhile is left out.
         """
         if self.is_local:
             return [("", function(*args))]

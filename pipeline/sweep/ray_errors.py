@@ -32,7 +32,8 @@ def classify_ray_error(error: RayError) -> RayFailure:
     """Return class and message of an exception that Ray raised in place of a task's result.
 
     A cancelled task is a `timeout`, because the driver cancels only stuck tasks. Only a dead worker process is a
-    `crash`. All other exceptions are `infra`: Ray does not work, which says nothing about the checkpoint.
+    `crash`. An exception of a type that is not listed here is `infra`: Ray does not work, which says nothing about the
+    checkpoint.
     """
     match error:
         case RayTaskError():

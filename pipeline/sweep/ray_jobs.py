@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 DRAIN_MARGIN_S = 30
-"""Seconds that Ray waits after the end of a drain before it kills the driver."""
+"""Seconds that Ray waits after `drain_s` have passed, before it kills the driver of a job that was stopped."""
 
 
 class JobServer:
     """Connection to a job server, authenticated with Ray's token unless RAY_AUTH_MODE says otherwise.
 
     Raises:
-        UsageError: the client is not installed, the server does not answer, or it refuses the token. The last two may
-            be raised by every method.
+        UsageError: the client is not installed, the server does not answer, or it refuses the token. Every method may
+            raise UsageError for the last two reasons.
     """
 
     def __init__(self, address: str) -> None:
@@ -63,7 +63,7 @@ class JobServer:
             )
 
     def follow(self, job: str, write: Callable[[str], object]) -> int:
-        """Write the job's output until it ends; return the driver's exit code, 143 for a stopped job."""
+        """Pass the job's output to `write` until the job ends; return the driver's exit code, 143 for a stopped job."""
         written = 0
         while True:
             info = self._request(self._client.get_job_info, job)
@@ -92,7 +92,7 @@ class JobServer:
         try:
             return call(*arguments, **named)
         except (OSError, RuntimeError) as error:  # Ray's client raises them for a missing or unexpected response
-            do = "Check that the job server runs at this address, and its token"
+            do = "Check that the job server runs at this address and accepts this token"
             raise UsageError(f"cluster {self._address}", _first_line(error), do) from error
 
 

@@ -10,7 +10,7 @@ from pipeline.catalog.scratch import is_process_alive
 from pipeline.errors import UsageError
 
 MAX_FOLDER_BYTES = 107 - len("/session_2026-11-30_18-00-00_123456_4194304/sockets/plasma_store")
-"""Longest path of the folder: the path of a socket below it has at most 107 bytes."""
+"""Largest length of the folder's path in bytes: the path of a socket below the folder may have at most 107 bytes."""
 SESSION_PATTERN = re.compile(r"session_.+_(?P<driver>\d+)")
 
 

@@ -1,7 +1,8 @@
 """Reaper of local Ray processes that outlive their driver: Ray's agents otherwise run for a minute after a kill.
 
-Runs as a separate process, `python ray_reaper.py DRIVER`, and detects the driver's end by EOF on its standard input.
-Imports nothing from this package, so that it starts fast. Works on Linux only; elsewhere it finds no process.
+It runs as a separate process, `python ray_reaper.py DRIVER`, where DRIVER is the process id of the driver, and detects
+the end of the driver by EOF on its standard input. It imports nothing from this package, so that it starts fast. It
+works on Linux only; elsewhere it finds no process.
 """
 
 import os
@@ -16,11 +17,11 @@ from typing import NamedTuple
 
 POLL_S = 1.0
 GRACE_S = 2.0
-"""Grace period for Ray's processes to exit by themselves."""
+"""Seconds in which Ray's processes may exit by themselves before they are killed."""
 
 
 class RayProcess(NamedTuple):
-    """Process identified by id and start time, because ids are reused."""
+    """Process, identified by its id and its start time, because ids are reused."""
 
     pid: int
     started: str

@@ -1,4 +1,4 @@
-"""Recompute one random cell of a sweep and compare it with the lake.
+"""Recomputation of one random cell of a sweep, and its comparison with the lake.
 
 Separate from `pipeline.lake.verify`, which must not import the measurement.
 """
@@ -14,15 +14,19 @@ from pipeline.sweep.measure_one import measure_with_records
 from pipeline.sweep.plan import make_plan
 
 RELATIVE_TOLERANCE = 1e-4
-"""Relative tolerance; differences due to another thread count or device are smaller."""
+"""Largest relative difference of two numbers that count as equal. Another thread count or device causes less."""
 
 
 NEIGHBOUR_TOLERANCE = 0.01
-"""Share of neighbours that may differ: last-digit differences of states swap neighbours at almost equal distances."""
+"""Largest share of a layer's neighbours that may differ from those in the lake. A difference in the last digit of a
+state can swap two neighbours at almost equal distances."""
 
 
 def recompute_random_cell(sweep: Sweep, lake: Lake, rng: random.Random) -> list[dict[str, str]]:
-    """Measure one committed cell of the sweep again; return the differences as `key` and `found`.
+    """Measure one random committed cell of the sweep again; return the differences from the lake.
+
+    Each difference is a dict with `key` (the cell and the layer) and `found` (a description). The list is empty if the
+    results are equal within the tolerances.
 
     Raises:
         UsageError: no cell of the sweep is committed.
@@ -53,7 +57,11 @@ def _measured(cell: Cell, sweep: Sweep) -> tuple[list[dict[str, Any]], list[dict
 
 
 def compare_records(cell: Cell, lake: Lake, now: list[dict[str, Any]], similarity: Similarity) -> list[dict[str, str]]:
-    """Compare new similarity records with those in the lake: same tokens, and a similarity of 1 in each layer."""
+    """Compare the new similarity records of a cell with those in the lake; return the differences as `key` and `found`.
+
+    A layer is equal if its tokens are the same, its CKA with the earlier record is 1, and its neighbours are the same,
+    the last two within the tolerances.
+    """
     from pipeline.lake.layout import similarity_key
     from pipeline.lake.similarity_files import decode_rows, encode_records, layer_record
     from pipeline.similarity.kernels import KernelStack, compare_kernels

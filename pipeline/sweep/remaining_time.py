@@ -1,18 +1,18 @@
-"""Estimate of the remaining time of a run, from the third cell on, by the expected cost of each cell."""
+"""Estimate of the remaining time of a run from the expected cost of each cell, given from the third cell on."""
 
 import time
 from collections.abc import Callable, Mapping
 
 MIN_CELLS = 3
-"""Cells that must be done before an estimate is given."""
+"""Number of cells that must be done before an estimate is given."""
 
 
 class RemainingTime:
     """Estimator of the remaining time; each cell is weighted by its expected cost, so that large models count for more.
 
     The rate is the work done since the first cell began, divided by the time since then. Cells in flight count as half
-    done, except the cell that has just replaced a committed cell. Tests bound the error by a factor of two from the
-    third cell on, with start-up, loading, several slots and models of different size.
+    done, except one, which has just started in place of the last finished cell. Tests with start-up, loading, several
+    slots and models of different size bound the error by a factor of two from the third cell on.
 
     Args:
         expected_s: expected seconds of each cell to run, by id; only their ratios count.
@@ -32,7 +32,7 @@ class RemainingTime:
         self._cells, self._done, self._left = self._cells + 1, self._done + work, self._left - work
 
     def drop(self, n_cells: int) -> None:
-        """Remove the expected work of cells that will not run."""
+        """Subtract the work of `n_cells` cells that will not run; each counts with the mean work of a cell."""
         self._left = max(self._left - n_cells * self._mean_s, 0.0)
 
     def estimate_s(self, running: int) -> float | None:

@@ -24,7 +24,7 @@ ErrorClass = Literal[
     "leased",
     "not_begun",
 ]
-"""Names are part of the lake's format: they are in the file names of `attempts/v1`."""
+"""Failure class. The names are part of the lake's format: they are in the file names of `attempts/v1`."""
 
 
 class FailurePolicy(NamedTuple):
@@ -32,20 +32,33 @@ class FailurePolicy(NamedTuple):
 
     cause: str
     max_attempts: int | None
-    """Maximum attempts at one cell; None = unlimited, and the failure is not recorded as an attempt."""
+    """Largest number of attempts at one cell. None = there is no limit, and a failure is not recorded as an attempt."""
     quarantines: Literal["no", "yes", "if confirmed"] = "no"
-    """Count attempts across runs and quarantine the cell after the last one; with `no`, every run starts from zero.
-    `if confirmed`: an attempt counts only once another checkpoint, or the canary, has succeeded on the same host."""
+    """Effect on quarantine.
+
+    `no`: never quarantines; every run counts its attempts from zero.
+    `yes`: attempts are counted across runs, and the cell is quarantined after the last one.
+    `if confirmed`: like `yes`, but an attempt counts only once another checkpoint, or the canary, has succeeded on the
+        same host.
+    """
     retry_in_run: bool = True
-    """Retry in the same run; otherwise only the next run retries."""
+    """True if the cell is retried in the same run, False if only in the next run."""
     backoff: bool = False
-    """Wait before a retry, exponentially longer and with jitter."""
+    """True if a retry waits; the wait grows exponentially with the number of failures, and has jitter."""
     scope: Literal["cell", "worker", "run"] = "cell"
-    """Extent of the failure: one cell, the worker process with all its remaining cells, or the run (its lake, Ray)."""
+    """Extent of the failure: one cell; the worker process, with all its remaining cells; or the run (lake or Ray)."""
     systemic: bool = False
-    """Counted by the circuit breaker, because a defect of the code or the cluster may cause it in every task."""
+    """True if the circuit breaker counts the failure, because a defect of the code or the cluster may cause it in every
+    task."""
     on_retry: Literal["repeat", "half_batch", "more_memory", "other_node", "last_alone"] = "repeat"
-    """Change for the next attempt; `last_alone` = the last attempt runs while no other task runs."""
+    """Change for the next attempt.
+
+    `repeat`: no change.
+    `half_batch`: half the tokens per forward pass.
+    `more_memory`: the memory of one more slot.
+    `other_node`: the retry starts before all other tasks, if possible on a node on which the fetch has not failed.
+    `last_alone`: no change, but the last attempt runs while no other task runs.
+    """
 
 
 POLICIES: dict[ErrorClass, FailurePolicy] = {
@@ -81,7 +94,7 @@ POLICIES: dict[ErrorClass, FailurePolicy] = {
 
 
 def count_across_runs(attempts: Counter[str]) -> Counter[str]:
-    """Return the recorded attempts of classes that quarantine; only these are counted across runs."""
+    """Return the counts of the classes that can quarantine; only these are counted across runs."""
     return Counter({name: n for name, n in attempts.items() if (p := _policy(name)) and p.quarantines != "no"})
 
 
@@ -92,7 +105,10 @@ def is_exhausted(error_class: ErrorClass, failures: Counter[str]) -> bool:
 
 
 def must_run_alone(failures: Counter[str]) -> bool:
-    """Return True before the last attempt of a `last_alone` class, so that no other task can cause its failure."""
+    """Return True if the next attempt is the last of a `last_alone` class.
+
+    It runs alone, so that no other task can cause its failure.
+    """
     return any(
         p.on_retry == "last_alone" and failures[name] >= (p.max_attempts or 0) - 1 for name, p in POLICIES.items()
     )
@@ -104,7 +120,7 @@ def count_retries(failures: Counter[str], change: str) -> int:
 
 
 def draw_backoff_s(error_class: ErrorClass, failures: int, rng: random.Random) -> float:
-    """Draw the delay before the next attempt: exponential with jitter, at most 60 s; 0 for classes without back-off."""
+    """Draw the seconds to wait before the next attempt: exponential with jitter, at most 60 s; 0 without back-off."""
     if not POLICIES[error_class].backoff:
         return 0.0
     return min(0.2 * 2**failures, 60.0) * rng.uniform(0.5, 1.0)

@@ -1,4 +1,4 @@
-"""One execution of a sweep: record the plan, open a backend if there is work, drive it, compact the lake."""
+"""One execution of a sweep: the plan is recorded, a backend runs the tasks if there are any, the lake is compacted."""
 
 import os
 import subprocess
@@ -30,10 +30,10 @@ from pipeline.sweep.watchdog import exit_on_timeout
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 BackendName = Literal["ray", "inline"]
 READ_AHEAD_MIN_PARAMS = 100_000_000
-"""Minimum number of parameters of a local checkpoint to read ahead; smaller models load faster than a task starts."""
+"""Number of parameters from which on a local checkpoint is read ahead. Smaller ones load faster than a task starts."""
 RAY_QUEUE_LENGTH = 62
-"""Small tasks queued inside Ray beyond the slots, so that a worker starts the next one without waiting for the driver.
-10,000 empty tasks take 13 s with 64 in flight, 21 to 28 s with two."""
+"""Number of small tasks that are queued inside Ray beyond the slots, so that a worker can start the next one without
+waiting for the driver. 10,000 empty tasks take 13 s with 64 tasks in flight, 21 to 28 s with two."""
 
 
 def run_parts(
@@ -46,8 +46,9 @@ def run_parts(
 ) -> tuple[Plan, RunReport]:
     """Plan and run the parts of a sweep in turn, and return the plan and the report of all of them together.
 
-    A signal, a run that stopped itself and a used-up limit end the sweep after the part that runs. So does an error in
-    a later part: it becomes the reason why the sweep stopped.
+    No further part runs after a signal, after a part that stopped itself, or once `limit` cells were run. An error in a
+    part also ends the sweep. If an earlier part had cells to run, their report is returned and has the error as its
+    stop reason; otherwise the error is raised.
 
     Args:
         limit: maximum number of cells to run, over all parts.
@@ -72,7 +73,7 @@ def run_parts(
 
 
 def run(plan: Plan, lake: Lake, backend: BackendName, work: TaskFunction | None = None) -> RunReport:
-    """Measure the planned cells that the lake lacks.
+    """Measure the cells of the plan that the lake lacks.
 
     Args:
         work: replacement for the worker's task function, for tests of scale.
@@ -119,14 +120,17 @@ def _drive(
 
 
 def _local_paths(plan: Plan, too_large: Mapping[str, str]) -> set[str]:
-    """Files and folders that every node must see."""
+    """Return the files and folders that every node must see."""
     wanted = [cell.checkpoint for cell in plan.todo if cell.id not in too_large]
     corpora = {path for corpus in plan.sweep.corpora if (path := corpus.visible_path)}
     return corpora | {path for c in wanted for path in (c.path, c.tokenizer_path, c.base_path) if path}
 
 
 def _compact(lake: Lake, progress: RunProgress) -> None:
-    """Merge many new files into a snapshot, in a separate process, so that its failure cannot change the exit code."""
+    """Compact the lake if it has many cells that are not in its snapshot.
+
+    A separate process does this, so that its failure cannot change the exit code of the run.
+    """
     from pipeline.lake.snapshot import is_compaction_due, latest_snapshot  # loads polars
 
     try:

@@ -19,7 +19,7 @@ PRINT_EVERY_S, DRAW_EVERY_S = 30.0, 2.0
 
 
 class RunProgress:
-    """Counts cells; use as a context manager.
+    """Display of the progress of a run, as a context manager. It counts the cells that the run reports.
 
     Args:
         expected_s: expected seconds of each cell to run, by id, for the estimate of the remaining time.
@@ -104,7 +104,7 @@ class RunProgress:
         self.print_line(text, "info", **counts)
 
     def print_line(self, line: str, level: str = "info", **fields: object) -> None:
-        """Print above the bar, or log as JSON; an error may have two lines."""
+        """Print a message above the bar, or log it as JSON together with `fields`. An error may have two lines."""
         self.last_printed_at = time.monotonic()
         if logs_as_json():
             log_line(line, level, **fields)
@@ -113,9 +113,9 @@ class RunProgress:
 
 
 class Utilization:
-    """Share of the slots' wall time spent in forward passes and metrics.
+    """Share of the slots' wall time that is spent in forward passes and metrics.
 
-    The remaining time goes into starting processes, fetching, loading, committing and waiting. A cell counts when it
+    The rest of the time goes into starting processes, fetching, loading, committing and waiting. A cell counts when it
     finishes, so the share is too low while cells are in flight.
     """
 
@@ -125,7 +125,7 @@ class Utilization:
         self._slots_s = self._compute_s = 0.0
 
     def add_slot_time(self, slots: int) -> None:
-        """Accumulate slot-seconds since the previous call."""
+        """Add the slot-seconds since the previous call, with this number of slots."""
         now = self._clock()
         self._slots_s += slots * (now - self._updated_at)
         self._updated_at = now

@@ -10,47 +10,51 @@ from pipeline.sweep.task import Outcome
 
 @dataclass
 class RunReport:
-    """Result of a run."""
+    """Counts, failures and stop reason of a run."""
 
     committed: int = 0
-    """Wanted cells that this run committed."""
+    """Number of wanted cells that this run committed."""
     by_others: int = 0
-    """Wanted cells that other runs committed meanwhile."""
+    """Number of wanted cells that other runs committed meanwhile."""
     measured_twice: int = 0
-    """Cells among `by_others` that this run had measured too."""
+    """Number of cells among `by_others` that this run measured too."""
     failures: dict[str, tuple[Cell, Outcome]] = field(default_factory=dict)
-    """Last failure of each cell that is not committed, by cell id."""
+    """Maps the id of each cell that failed and is not committed to the cell and its last failed outcome."""
     quarantined_cells: tuple[Cell, ...] = ()
     """Wanted cells that were quarantined before the run."""
     left_out: tuple[LeftOutCells, ...] = ()
-    """Cells that no node can run, by model."""
+    """Cells that no node can run, one entry per model and reason."""
     n_unfinished: int = 0
-    """Wanted cells neither committed nor failed, because the run was told to stop or stopped itself."""
+    """Number of wanted cells that neither were committed nor failed, because a signal or the run itself ended it."""
     signal_number: int = 0
     stop_reason: str = ""
     """Reason why the run stopped itself; empty if it did not."""
 
     lost: int = 0
-    """Cells that were committed during the run and are no longer in the lake at its end."""
+    """Number of cells that were committed during the run and are no longer in the lake at its end."""
     unlisted_models: int = 0
-    """Models of the sweep that were not planned, because the run ended while the Hub listed them."""
+    """Number of models of the sweep that were not planned, because the run ended before the Hub had listed them."""
 
     @property
     def n_done(self) -> int:
-        """Wanted cells that were committed during the run and are in the lake at its end."""
+        """Number of wanted cells that were committed during the run and are in the lake at its end."""
         return self.committed + self.by_others - self.lost
 
     @property
     def exit_code(self) -> int:
-        """0 if all wanted cells are committed; 143 if SIGTERM left work for a rerun, even if cells failed too; 1 if a
-        cell failed, is quarantined or was left out, or the run stopped itself."""
+        """Exit code of the run.
+
+        0: all wanted cells are committed.
+        130 or 143: Ctrl-C or SIGTERM left work for a rerun, even if cells failed too.
+        1: a cell failed, is quarantined or was left out, or the run stopped itself.
+        """
         if self.signal_number and (self.n_unfinished or self.unlisted_models) and not self.stop_reason:
             return 128 + self.signal_number
         return 1 if self.failures or self.quarantined_cells or self.left_out or self.stop_reason else 0
 
 
 def merge_reports(parts: Sequence[RunReport], unlisted_models: int) -> RunReport:
-    """Return the report of the parts of one sweep, in the order in which they ran."""
+    """Return one report for the parts of a sweep, which are given in the order in which they ran."""
     return RunReport(
         committed=sum(part.committed for part in parts),
         by_others=sum(part.by_others for part in parts),

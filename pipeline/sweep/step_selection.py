@@ -8,7 +8,7 @@ from pipeline.sources import matches_model
 from pipeline.spec import Checkpoint, CheckpointSource, Members, Sweep
 
 CheckpointSelector = Callable[[list[Checkpoint]], list[Checkpoint]]
-"""Maps a history in training order to the selected checkpoints."""
+"""Function that maps the checkpoints of a history, in training order, to the selected ones."""
 
 STEPS_SYNTAX = "all, log2, every:N, last, or steps such as 0,512,3000 (several joined by commas)"
 
@@ -30,16 +30,17 @@ def select_checkpoints(
     """Select checkpoints by `steps` from each history separately.
 
     `every:N` and numbers match steps in every stage and run. `log2` selects, per stage and run, the checkpoint nearest
-    to each power of two in steps, or in tokens or position if steps are not stated. `last` selects the end of training
-    of each run that reaches the last stage. `log2` and `last` ignore a final model without step, tokens, stage and run,
-    unless no checkpoint of the history has any of these.
+    to each power of two, on a scale of steps; if no checkpoint states a step, of tokens; otherwise of the number of the
+    checkpoint in its series. `last` selects the last checkpoint of each run that reaches the last stage. `log2` and
+    `last` ignore a final model that states neither step, tokens, stage nor run, unless this is so for all checkpoints
+    of the history.
 
     Args:
-        histories: each in training order.
-        must_match: refuse a selection that matches no checkpoint of any history.
+        histories: the checkpoints of each history, in training order.
+        must_match: refuse a part of `steps` that matches no checkpoint of any history.
 
     Raises:
-        UsageError: invalid selection, or with `must_match` one that matches no checkpoint.
+        UsageError: `steps` is not valid or, with `must_match`, is empty or has a part that matches no checkpoint.
     """
     listed = [list(history) for history in histories]
     parts = [part.strip() for part in steps.split(",") if part.strip()]
@@ -70,7 +71,10 @@ def _interval(part: str) -> int:
 
 
 def _last(history: list[Checkpoint]) -> list[Checkpoint]:
-    """Return the last checkpoint of each run that reaches the last stage, except trunks that other runs continue."""
+    """Return the last checkpoint of each run that reaches the last stage.
+
+    A run that ends in an earlier stage, such as a trunk that other runs continue, is left out.
+    """
     ends = {c.run: c for c in _with_position(history)}.values()
     stages = list(dict.fromkeys(c.stage for c in history))
     rank = lambda c: (int(c.stage) if (c.stage or "").isdecimal() else 0, stages.index(c.stage))  # noqa: E731
@@ -86,7 +90,7 @@ def _log2(history: list[Checkpoint]) -> list[Checkpoint]:
 
 
 def _thinned(line: list[Checkpoint]) -> list[Checkpoint]:
-    """Return the checkpoints nearest to the powers of two: in steps, or in tokens or position if no step is stated."""
+    """Return the checkpoints nearest to the powers of two, on the scale that `select_checkpoints` describes."""
     stated = ([getattr(c, name) for c in line] for name in ("step", "tokens_seen"))
     values = next((found for found in stated if any(v is not None for v in found)), range(1, len(line) + 1))
     wanted = _nearest_powers(sorted({v for v in values if v is not None}))
@@ -102,7 +106,7 @@ def _nearest_powers(values: list[int]) -> set[int]:
 
 
 def _with_position(history: list[Checkpoint]) -> list[Checkpoint]:
-    """Drop checkpoints without step, tokens, stage and run, unless no checkpoint has any."""
+    """Drop checkpoints that state neither step, tokens, stage nor run; if all are like this, keep all."""
     return [c for c in history if {c.step, c.tokens_seen, c.stage, c.run} != {None}] or history
 
 
@@ -119,7 +123,7 @@ def _require_matches(parts: list[str], histories: list[list[Checkpoint]]) -> Non
 
 
 def _nearest(part: str, steps: set[int]) -> list[int]:
-    """Return up to three steps nearest to the selected step, or to a multiple of N for `every:N`."""
+    """Return at most three of `steps`: those nearest to the selected step or, for `every:N`, to a multiple of N."""
     interval = _interval(part)
     distance = lambda step: min(step % interval, -step % interval) if interval else abs(step - int(part))  # noqa: E731
     return sorted(sorted(steps), key=distance)[:3]

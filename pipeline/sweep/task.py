@@ -1,4 +1,7 @@
-"""Messages between driver and workers: tasks out, typed outcomes back. No exception crosses the process boundary."""
+"""Messages between driver and workers: the driver sends tasks, and gets an outcome per cell back.
+
+No exception crosses the process boundary: a failure is an outcome with a failure class.
+"""
 
 import socket
 
@@ -23,8 +26,10 @@ class Task(StrictModel):
     similarity: Similarity | None = None
     """Size of the similarity records to make of every cell; None = no records."""
     attempt: int = 1
+    """Number of this attempt at the task, counted from 1. Every retry in a run adds one, whatever its reason. In a run
+    after failures of classes that count across runs, it starts above 1."""
     batch_halvings: int = 0
-    """Number of times the batch was halved after running out of memory."""
+    """Number of times that the batch was halved, once after each GPU out-of-memory failure."""
     canary_host: str | None = None
     """Host that a canary task checks; empty = any host; None = not a canary task."""
     memory_slots: int = 1
@@ -46,7 +51,7 @@ def has_wanted_records(lake: Lake, cell: Cell, similarity: Similarity | None) ->
 
 
 def finished_cell_ids(lake: Lake, similarity: Similarity | None) -> set[str]:
-    """Return the ids of the cells that the lake has, with similarity records if these are wanted."""
+    """Return the ids of the cells in the lake; if similarity records are wanted, only of those cells that have them."""
     committed = lake.committed_cell_ids()
     if similarity is None:
         return committed
@@ -65,7 +70,7 @@ class Outcome(StrictModel):
     n_rows: int = 0
     """Number of rows that this task measured; 0 if another task or run had committed the cell."""
     by_another_run: bool = False
-    """Another run committed the cell, before or while this task measured it."""
+    """True if another run committed the cell, before or while this task measured it."""
     seconds: float = 0.0
     compute_s: float = 0.0
     """Part of `seconds` spent in forward passes and metrics."""

@@ -1,7 +1,7 @@
-"""Watchdog inside a worker process: ends the process after its timeout and leaves the stack in a file.
+"""Watchdog inside a worker process, which ends the process after its timeout and leaves the stack in a file.
 
-The file exists on the node while an attempt is in flight; its age is the duration of the current stage (loading, or
-one cell). The driver uses the file to tell a stuck task from a queued one.
+The file exists on the node while an attempt is in flight. The time since its last change is the duration of the current
+stage (loading, or one cell). The driver uses the file to tell a stuck task from a queued one.
 """
 
 import faulthandler
@@ -31,7 +31,10 @@ def mark_in_flight(task: Task) -> Iterator[None]:
 
 
 def read_progress(tasks: Iterable[Task]) -> list[str]:
-    """Return the progress of tasks that run on this node, one line per cell: `MODEL@STEP ...: 96 of 512 contexts`."""
+    """Return the progress of those of the tasks that run on this node, one line for the current cell of each task.
+
+    A line is such as `MODEL@STEP ...: 96 of 512 contexts`.
+    """
     files = [_progress_file(task) for task in tasks]
     texts = [path.read_text() for path in files if path.exists()]
     return [text for text in texts if text]

@@ -1,4 +1,7 @@
-"""Body of a task: fetch, load once, measure and commit each cell. Exceptions become typed outcomes."""
+"""Body of a task: it fetches and loads the checkpoint, and measures and commits each cell.
+
+Exceptions are returned as outcomes with a failure class.
+"""
 
 import time
 import traceback
@@ -48,7 +51,7 @@ def run_task(task: Task, watch: TimeoutContext = nullcontext) -> list[Outcome]:
     """Measure and commit the cells of one checkpoint; cells committed before a failure stay committed.
 
     Args:
-        watch: context entered for loading and again for each cell, so that each has the full timeout.
+        watch: makes the context that is entered for loading and again for each cell, so that each has the full timeout.
     """
     started = time.monotonic()
     try:
@@ -81,7 +84,8 @@ def settle_or_lease(task: Task, lake: Lake) -> list[Outcome]:
 def prefetch_task(task: Task) -> list[Outcome]:
     """Fetch the task's checkpoint ahead: from the Hub to this machine's disk, or from disk into the page cache.
 
-    Returns outcomes if the fetch fails or no cell needs to be measured; otherwise returns none and keeps the lease.
+    Return outcomes if the fetch fails or no cell needs to be measured; otherwise return an empty list and keep the
+    lease.
     """
     started = time.monotonic()
     try:
@@ -98,7 +102,10 @@ def prefetch_task(task: Task) -> list[Outcome]:
 
 
 def outcomes_of_error(task: Task, error: Exception, started: float) -> list[Outcome]:
-    """Return the exception being handled as the outcome of every cell of the task."""
+    """Return one failed outcome per cell of the task, with the class, message and traceback of `error`.
+
+    To be called while `error` is being handled, because the traceback is that of the current exception.
+    """
     seconds = time.monotonic() - started
     return fail_all_cells(task, classify_error(error), format_error(error), traceback.format_exc(), seconds)
 

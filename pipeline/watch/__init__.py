@@ -1,4 +1,4 @@
-"""Watch a training run: measure its checkpoints as they appear and raise alerts when a metric changes."""
+"""Watch of a training run: its checkpoints are measured as they appear, and a metric that changes raises an alert."""
 
 import os
 import time
@@ -27,11 +27,14 @@ LineWriter = Callable[[str], object]
 def watch_folder(
     config: WatchConfig, write_line: LineWriter, every_s: float, once: bool = False, on_alert: str | None = None
 ) -> int:
-    """Watch the folder until interrupted, or make one pass with `once`; return 3 after an alert, 1 after a failure.
+    """Watch the folder until interrupted or, with `once`, for one pass.
+
+    Return the exit code of the pass: 3 if there was an alert to deliver, else 1 if a checkpoint failed, else 0.
 
     Args:
-        every_s: polling interval; a checkpoint that did not change during one interval is considered complete.
-        on_alert: shell command or http(s) address that receives alerts.
+        every_s: polling interval in seconds. A checkpoint is taken as complete if its files are whole and did not
+            change during one interval, or if training has reported it as finished.
+        on_alert: shell command or http(s) address that receives alerts; None = alerts are only printed.
 
     Raises:
         UsageError: a check of `check_watch` fails.
@@ -64,7 +67,7 @@ def _poll(follower: Follower, write_line: LineWriter, notifier: Notifier) -> boo
 
 
 def lower_priority(niceness: int, gpu_share: float | None) -> None:
-    """Leave the machine to training: lower this process's priority and cap its share of the GPU's memory.
+    """Lower this process's priority and cap its share of the GPU's memory, so that it does not slow training down.
 
     Raises:
         UsageError: `gpu_share` is given and no CUDA device is available.

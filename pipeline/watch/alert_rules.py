@@ -1,6 +1,7 @@
-"""Alert rules: a metric, layers and a bound in standard errors, as in `id_mle@blocks>4` or `anisotropy@3-9<-5`.
+"""Alert rules. A rule names a metric, layers and a bound, such as `id_mle@blocks>4` or `anisotropy@3-9<-5`.
 
-`id_mle@blocks!population` compares the run with the other runs of its size instead of its own past.
+The bound applies to the change from the run's own past, in standard errors. A rule such as `id_mle@blocks!population`
+has no bound: it compares the run with the other runs of its size.
 """
 
 import re
@@ -13,7 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.strict_model import suggest
 
 BASELINE_WINDOW, MIN_BASELINE = 8, 4
-"""Number of preceding checkpoints in the baseline, and the smallest number that it needs."""
+"""Largest number of preceding checkpoints in the baseline, and the number below which no change is computed."""
 RULE_PATTERN = re.compile(r"(?P<metric>\w+)(?:@(?P<layers>[\w-]+))?\s*(?P<sign>[<>])\s*(?P<bound>[+-]?\d+(?:\.\d+)?)")
 POPULATION_SUFFIX = "!population"
 MAD_TO_SD = 1.4826
@@ -45,14 +46,16 @@ class LayerSelection(NamedTuple):
 
 
 class MetricMean(NamedTuple):
-    """Mean of a metric over layers. The layers share contexts, so its error is at most the mean of their errors."""
+    """Mean of a metric over layers, with an upper bound of its standard error."""
 
     mean: float
     error: float | None
+    """Mean of the layers' standard errors; None if a layer has none. The mean of the metric cannot have a larger error,
+    however the layers are correlated."""
 
 
 class AlertRule(NamedTuple):
-    """Alert when a metric's change, in standard errors, is above a positive or below a negative bound."""
+    """Rule that alerts if a metric's change, in standard errors, is above a positive bound or below a negative one."""
 
     metric: str
     layers: LayerSelection
@@ -110,8 +113,13 @@ def mean_over_layers(metric: str, layers: LayerSelection, rows: Sequence[MetricR
 def standardized_change(now: MetricMean | None, before: Sequence[MetricMean | None]) -> float | None:
     """Return the change from the median of the baseline, in units of the standard error or the baseline's spread.
 
-    The larger of the two units is used: a metric that moves throughout training has a wide baseline, so only an
-    unusual change counts. None with fewer than 4 baseline values, or if both units are zero.
+    The baseline is the last BASELINE_WINDOW entries of `before`, without those that are None. The larger of the two
+    units is used: a metric that moves throughout training has a wide baseline, so only an unusual change counts.
+    Return None if `now` is None, if the baseline has fewer than MIN_BASELINE values, or if both units are zero.
+
+    Args:
+        now: value at the checkpoint to judge.
+        before: values at the preceding checkpoints, oldest first; None where the metric is not known.
     """
     past = [value.mean for value in before[-BASELINE_WINDOW:] if value is not None]
     if now is None or len(past) < MIN_BASELINE:

@@ -1,4 +1,7 @@
-"""Changes of a checkpoint's metrics against preceding checkpoints, and alerts, each recorded exactly once."""
+"""Comparison of a checkpoint's metrics with preceding checkpoints, and the alerts that follow from it.
+
+Each alert is recorded in the lake exactly once.
+"""
 
 import json
 from collections.abc import Sequence
@@ -24,10 +27,10 @@ LAYER_COLUMNS = ("cell_id", "step", "layer", "state")
 
 
 class Alert(NamedTuple):
-    """Rule that fired at a checkpoint."""
+    """One firing of a rule at a checkpoint."""
 
     id: str
-    """Stable id: equal in every delivery of this alert."""
+    """Id of the alert, which is the same in every delivery."""
     folder: str
     """Watched folder."""
     rule: str
@@ -35,9 +38,10 @@ class Alert(NamedTuple):
     revision: str
     step: int
     value: float
+    """Mean of the metric over the layers of the rule."""
     change: float
-    """Change from the preceding checkpoints, in standard errors. For a population rule: largest departure from the
-    other runs, as a multiple of the largest departure of any of these runs."""
+    """Change from the preceding checkpoints, as `standardized_change` returns it. For a population rule: the largest
+    departure of this run, divided by the largest departure of any other run of its size."""
 
     def __str__(self) -> str:
         if self.rule.endswith(POPULATION_SUFFIX):
@@ -47,7 +51,7 @@ class Alert(NamedTuple):
 
 
 class MetricChange(NamedTuple):
-    """Value of one metric and its standardized change; each is None if it cannot be computed."""
+    """Value of one metric at a checkpoint, and its standardized change; each is None if it cannot be computed."""
 
     metric: str
     value: MetricMean | None
@@ -59,7 +63,11 @@ class MetricChange(NamedTuple):
 
 
 def compare_with_history(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerSelection]]) -> list[MetricChange]:
-    """Compare each metric at this cell, averaged over its layers, with preceding checkpoints of the same history."""
+    """Compare metrics of this cell with the preceding checkpoints of its history; return one change per metric.
+
+    Args:
+        metrics: pairs of a metric and the layers over which it is averaged.
+    """
     steps = _rows(lake, cell, [metric for metric, _ in metrics])
     now = steps.pop(cell.checkpoint.step or 0, [])  # a quarantined cell has no rows
     changes = []
@@ -78,7 +86,10 @@ def nonfinite_flags(lake: Lake, cell: Cell) -> list[str]:
 
 
 def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Alert]:
-    """Evaluate the rules at this cell and return new alerts; recording is atomic, so only one process returns each."""
+    """Evaluate the rules at this cell, record the new alerts in the lake, and return them.
+
+    Recording is atomic: if several processes evaluate the rules, only one of them returns an alert.
+    """
     changes = compare_with_history(lake, cell, [(rule.metric, rule.layers) for rule in rules]) if rules else []
     asked = [rule for rule in rules if rule.population]
     curves = iter(load_populations(lake, cell, [(rule.metric, rule.layers) for rule in asked]) if asked else [])
@@ -95,15 +106,16 @@ def fire_alerts(lake: Lake, cell: Cell, rules: Sequence[AlertRule]) -> list[Aler
 
 
 def _measure_departure(curves: PopulationCurves) -> float | None:
-    """Return the run's departure as a multiple of the largest departure of the other runs; None without an alarm."""
+    """Return the run's departure, divided by the largest of the other runs; None if there is no alarm or this is 0."""
     departure = curves.depart()
     return departure.live / departure.others if departure.is_alarm and departure.others else None
 
 
 def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: Sequence[AlertRule]) -> list[str]:
-    """Describe the rank of the reported metrics among the other runs of this size, and the rules without an alarm.
+    """Return texts on the rank of the run among the other runs of its size, and on alarms that are not offered.
 
-    Empty for a lake without other runs of this size, unless a population rule is set.
+    One text has the ranks of the REPORTED_METRICS, if enough other runs have this step. Each population rule whose
+    alarm is not offered adds a text with the reason.
     """
     step, asked = cell.checkpoint.step or 0, [rule for rule in rules if rule.population]
     metrics = [*((metric, layers) for metric in REPORTED_METRICS), *((rule.metric, rule.layers) for rule in asked)]
@@ -118,7 +130,7 @@ def describe_population(lake: Lake, cell: Cell, layers: LayerSelection, rules: S
 
 
 def list_undelivered(lake: Lake, folder: Path) -> list[Alert]:
-    """List alerts that fired in this folder and have no recorded delivery, in training order."""
+    """Return the alerts of this folder whose delivery is not recorded, in training order."""
     delivered = {Path(key).name for key in lake.store.list(DELIVERED_PREFIX)}
     keys = [key for key in lake.store.list(FIRED_PREFIX) if Path(key).name not in delivered]
     alerts = [Alert(**json.loads(lake.store.get(key))) for key in keys]
@@ -126,7 +138,7 @@ def list_undelivered(lake: Lake, folder: Path) -> list[Alert]:
 
 
 def record_delivery(lake: Lake, alert: Alert) -> None:
-    """Record that the alert was accepted, so that it is not delivered again."""
+    """Record that the alert was delivered, so that it is not delivered again."""
     lake.store.put_new(f"{DELIVERED_PREFIX}/{alert.id}.json", b"{}")
 
 
@@ -145,7 +157,7 @@ def _alert(cell: Cell, rule: AlertRule, value: MetricMean, change: float) -> Ale
 
 
 def _rows(lake: Lake, cell: Cell, metrics: Sequence[str]) -> dict[int, list[dict[str, Any]]]:
-    """Load the rows of this history up to and including the cell's checkpoint, by step in training order."""
+    """Return the rows of this history by step, in training order, up to and including the cell's checkpoint."""
     checkpoint = cell.checkpoint
     same = {"model": checkpoint.model, "kind": cell.kind, "recipe": cell.recipe.label, "corpus": cell.corpus.id}
     same |= {"stage": checkpoint.stage, "run": checkpoint.run, "corpus_sha256": cell.corpus.sha256}

@@ -1,4 +1,4 @@
-"""Checkpoints in a training folder, and the test that a checkpoint is complete, not still being written."""
+"""Checkpoints in a training folder, and the test whether a checkpoint is complete or still being written."""
 
 import json
 import struct
@@ -11,16 +11,16 @@ from pipeline.catalog.checkpoint_files import LocalFolder, has_tokenizer, list_w
 from pipeline.catalog.revision_names import TrainingPoint, parse_name
 
 MAX_HEADER_BYTES = 100_000_000
-"""Maximum header length of the safetensors format."""
+"""Largest header of the safetensors format in bytes; a file with a longer one is taken as incomplete."""
 REQUESTS_FOLDER = ".shapelake-requests"
 """Folder of empty files, each named after a checkpoint that training has finished writing."""
 
 FolderSignature = tuple[tuple[str, int, int], ...]
-"""Name, size and modification time (ns) of every file."""
+"""Name, size in bytes and modification time in nanoseconds of every file in a folder, sorted by name."""
 
 
 class CheckpointFolder(NamedTuple):
-    """Sub-folder whose name states a step."""
+    """Sub-folder whose name states a step, with the signature that its files had when it was listed."""
 
     path: Path
     training_point: TrainingPoint
@@ -28,14 +28,19 @@ class CheckpointFolder(NamedTuple):
 
 
 def list_checkpoint_folders(root: Path) -> list[CheckpointFolder]:
-    """List the sub-folders whose names state a step, in training order; skip one that vanishes meanwhile."""
+    """Return the sub-folders whose names state a step, in training order; one that vanishes meanwhile is left out."""
     named = [(path, point) for path in root.iterdir() if (point := parse_name(path.name)) and point.step is not None]
     found = [CheckpointFolder(*one, mark) for one in named if (mark := _signature(one[0])) is not None]
     return sorted(found, key=lambda checkpoint: (checkpoint.training_point.sort_key, checkpoint.path.name))
 
 
 def why_incomplete(folder: Path, own_tokenizer: bool = True, has_base: bool = False) -> str | None:
-    """Return the reason why a checkpoint is incomplete, from file names, index and headers; None if it may be whole."""
+    """Return the reason why a checkpoint is incomplete; None if file names, index and headers show no gap.
+
+    Args:
+        own_tokenizer: True if the folder must have tokenizer files.
+        has_base: True if a base model is given, so that the folder may hold only an adapter.
+    """
     try:
         files = LocalFolder(folder)
         if why := unloadable_reason(files, has_base=has_base):
@@ -52,13 +57,13 @@ def why_incomplete(folder: Path, own_tokenizer: bool = True, has_base: bool = Fa
 
 
 def read_requests(root: Path) -> dict[str, int]:
-    """Return the checkpoints that training reports as finished, with the time of each report in nanoseconds."""
+    """Map the name of each checkpoint that training has reported as finished to the report's time in nanoseconds."""
     files = _signature(root / REQUESTS_FOLDER) or ()
     return {name: at for name, _, at in files}
 
 
 def is_request_current(request_ns: int, signature: FolderSignature) -> bool:
-    """Return True if no file changed after the request; an older request refers to files that were replaced since."""
+    """Return True if no file changed after the request. Otherwise the request was for files that have been replaced."""
     return all(request_ns >= at for _, _, at in signature)
 
 

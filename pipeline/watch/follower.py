@@ -1,4 +1,4 @@
-"""Follower of a training folder: each checkpoint that becomes complete is measured once and compared with the past."""
+"""Follower of a training folder, which measures each checkpoint once it is complete and compares it with the past."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,45 +39,46 @@ class WatchConfig(NamedTuple):
     resources: Resources
     tokenizer: str | None = None
     base: Checkpoint | None = None
-    """Model that LoRA adapters in the folder are merged into."""
+    """Model into which LoRA adapters in the folder are merged."""
     layers: LayerSelection = LayerSelection("blocks")
     rules: tuple[AlertRule, ...] = ()
 
 
 class WatchEvent(NamedTuple):
-    """Result for one checkpoint: the line to print, new alerts, and `failed` if it could not be measured.
-
-    The line is empty for a checkpoint that an earlier watch reported.
-    """
+    """Result for one cell of a checkpoint, or a problem of a checkpoint or of the folder."""
 
     line: str
+    """Line to print; empty for a cell that an earlier watch reported."""
     alerts: tuple[Alert, ...] = ()
+    """New alerts."""
     failed: bool = False
+    """True if a checkpoint could not be measured, or the folder could not be read."""
 
 
 class Follower:
-    """Polls a folder. Measurements and alerts are recorded in the lake, so a restarted follower repeats neither.
+    """Poller of a training folder. It records measurements and alerts in the lake, so a restart repeats neither.
 
     Args:
-        retell: also report checkpoints that an earlier watch measured, as a watch does at its start.
+        retell: True to report once more the checkpoints that an earlier watch measured.
     """
 
     def __init__(self, config: WatchConfig, retell: bool = True) -> None:
         self._config = config
         self._old = set[str]() if retell else config.lake.committed_cell_ids()
-        """Cells that an earlier watch has reported already."""
+        """Ids of the cells that were in the lake before this watch, and that are not reported again."""
         self._seen: dict[str, FolderSignature] = {}
-        """Signatures at the last poll."""
+        """Maps the name of each checkpoint's folder to its signature at the last poll."""
         self._settled: dict[str, FolderSignature] = {}
-        """Signatures at the time of measurement or failure."""
+        """Maps the name of each folder that was measured or failed to its signature at that time."""
         self._reported: set[tuple[str, str]] = set()
         self._problem: str | None = None
         """Reason why the folder could not be read at the last poll."""
 
     def poll(self) -> Iterator[WatchEvent]:
-        """Process every complete checkpoint: its files are whole, and unchanged since the last poll or requested.
+        """Measure every complete checkpoint that was not yet processed in its present state, and yield its events.
 
-        An unreadable folder is reported once; polling continues and recovers when the folder comes back.
+        A checkpoint is complete if its files are whole and one of two things holds: they did not change since the last
+        poll, or training has requested the measurement. An unreadable folder is reported once, and polled again later.
         """
         try:
             requests, folders = read_requests(self._config.folder), list_checkpoint_folders(self._config.folder)
@@ -95,7 +96,7 @@ class Follower:
                 yield from self._process(folder)
 
     def list_pending(self) -> list[str]:
-        """List checkpoints that existed at the last poll and have neither been measured nor failed."""
+        """Return the names of checkpoints that existed at the last poll and have neither been measured nor failed."""
         return [name for name in self._seen if name not in self._settled]
 
     def _report_unreadable(self, problem: str) -> Iterator[WatchEvent]:
@@ -105,7 +106,7 @@ class Follower:
         self._problem = problem
 
     def _drop_stale(self, requests: dict[str, int]) -> None:
-        """Drop requests whose checkpoint is gone, settled or newer than the request, on disk and in `requests`."""
+        """Remove from disk and from `requests` each request whose checkpoint is gone, is settled, or changed later."""
         for name, at in list(requests.items()):
             now = self._seen.get(name)
             if now is None or self._settled.get(name) == now or not is_request_current(at, now):
@@ -113,7 +114,10 @@ class Follower:
                 drop_request(self._config.folder, name)
 
     def _process(self, folder: CheckpointFolder) -> Iterator[WatchEvent]:
-        """Measure the missing cells; a checkpoint that is deleted or rewritten meanwhile is left to the next poll."""
+        """Measure those cells of a checkpoint that the lake lacks, and yield the events of its cells.
+
+        A checkpoint that is deleted or rewritten meanwhile yields nothing, and is left to the next poll.
+        """
         path = folder.path
         try:
             checkpoint = local_histories.inspect_checkpoint(path, self._config.tokenizer, self._config.base)
@@ -156,7 +160,7 @@ class Follower:
         return WatchEvent(line, tuple(fire_alerts(self._config.lake, cell, self._config.rules)))
 
     def _describe(self, cell: Cell) -> str:
-        """Line of one checkpoint: its metrics against its past and against the runs of its size."""
+        """Return the line of one cell: its metrics, compared with the past of its run and with runs of its size."""
         lake, layers = self._config.lake, self._config.layers
         shown = compare_with_history(lake, cell, [(metric, layers) for metric in REPORTED_METRICS])
         flags = nonfinite_flags(lake, cell)
@@ -166,6 +170,6 @@ class Follower:
 
 
 def _format_error(error: Exception) -> str:
-    """Format on one line; an unexpected error is prefixed with its class."""
+    """Format an error on one line; the class is put before the text of an unexpected error."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ShapelakeError | OSError) else f"{type(error).__name__}: {text}"

@@ -1,4 +1,4 @@
-"""Delivery of alerts to a command or webhook, at least once: a failed delivery is retried."""
+"""Delivery of alerts to a command or a webhook. A failed delivery is retried, so each alert arrives at least once."""
 
 import http.client
 import json
@@ -21,21 +21,22 @@ URL_SCHEME = re.compile("https?://", re.IGNORECASE)
 
 
 class Notifier:
-    """Delivers the alerts of a folder at least once; deliveries are recorded in the lake, also for the next watch.
+    """Delivers the alerts of a folder at least once. Deliveries are recorded in the lake, so that the next watch of the
+    folder delivers only what this watch could not.
 
     A watch killed between a delivery and its record delivers the alert again, with the same `id`.
     """
 
     def __init__(self, lake: Lake, folder: Path, write_line: Callable[[str], object], target: str | None) -> None:
         self.any_attempted = False
-        """True once a delivery was attempted."""
+        """True once there was an alert to deliver, whether or not the delivery succeeded."""
         self._lake, self._write_line, self._target = lake, write_line, target
         self._undelivered = list_undelivered(lake, folder)
         self._problem: str | None = None
-        """Last problem that was printed."""
+        """Problem of the last delivery; None if it succeeded. A problem that stays the same is printed only once."""
 
     def deliver(self, alert: Alert) -> None:
-        """Print the alert and send it; a failed alert is queued for `retry_undelivered`."""
+        """Print the alert and send it; if the delivery fails, queue the alert for `retry_undelivered`."""
         self._write_line(str(alert))
         self._problem = self._send_and_record(alert)
         if self._problem:
@@ -43,7 +44,10 @@ class Notifier:
             self._undelivered.append(alert)
 
     def retry_undelivered(self) -> None:
-        """Retry in order, up to the first failure: a dead webhook costs one time-out per poll and one printed line."""
+        """Send the queued alerts again, in order, until the first delivery that fails.
+
+        A dead webhook thus costs one time-out per poll, and its problem is printed once.
+        """
         while self._undelivered:
             before, self._problem = self._problem, self._send_and_record(self._undelivered[0])
             if self._problem:

@@ -1,11 +1,13 @@
-"""A live run against the other runs of its size in the lake: its rank at this step, and an alarm with a known rate.
+"""Comparison of a live run with the other runs of its size in the lake: its rank at a step, and an alarm.
 
-The alarm compares the largest departure of the live run so far with the largest departure of any other run over its
-whole history. Departures at one step are distances from the median of all runs in units of their spread, which treats
-all runs alike: among n exchangeable others, the live run has the largest departure with probability 1 / (n + 1). The
-alarm is therefore offered only with MIN_RUNS others or more; tests/watch/test_population.py measures its rate. Only
-steps of the live run that MIN_RUNS, or half, of the others have are required; a run that lacks one of these, such as a
-run that stopped early, is left out.
+The departure of a run at a step is its distance from the median of all runs, in units of their spread. The alarm is
+raised if the largest departure of the live run so far exceeds the largest departure of any other run over its whole
+history. This treats all runs alike: if the live run and n other runs are exchangeable, the live run has the largest
+departure with probability 1 / (n + 1), which is the rate of false alarms. The alarm is therefore offered only if there
+are MIN_RUNS other runs; tests/watch/test_population.py measures its rate.
+
+A step of the live run is required if MIN_RUNS, or half, of the other runs have it. A run that lacks a required step,
+such as a run that stopped early, is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,21 +19,23 @@ from pipeline.spec import Cell
 from pipeline.watch.alert_rules import MAD_TO_SD, LayerSelection
 
 MIN_RUNS = 19
-"""Smallest number of other runs for an alarm: 1 / (19 + 1) is 5 %."""
+"""Smallest number of other runs for which the alarm is offered. With 19, its false-alarm rate is 1 / (19 + 1), 5 %."""
 MIN_SHOWN = 3
 """Smallest number of other runs for which the rank among them is reported."""
 SIZE_TOLERANCE = 0.05
-"""Largest relative difference of the numbers of parameters of runs of one size."""
+"""Largest relative difference between the numbers of parameters of two runs that count as of the same size."""
 Curve = Mapping[int, float]
-"""Value by step."""
+"""Maps a step to the value of a metric."""
 
 
 class PopulationPlace(NamedTuple):
-    """Rank of one value among the other runs at the same step."""
+    """Rank of the live run's value of a metric among the values of the other runs at the same step."""
 
     metric: str
     low: float
+    """Lowest value of the other runs."""
     high: float
+    """Highest value of the other runs."""
     below: int
     """Number of other runs with a lower value."""
     runs: int
@@ -41,9 +45,10 @@ class PopulationPlace(NamedTuple):
 
 
 class Departure(NamedTuple):
-    """Largest departure of the live run and of any other run, in units of the spread of all runs at a step."""
+    """Largest departure of the live run, and of any other run, in units of the spread of all runs at a step."""
 
     live: float
+    """Largest departure of the live run so far."""
     others: float
     """Largest departure of any other run over its whole history."""
     runs: int
@@ -55,13 +60,16 @@ class Departure(NamedTuple):
 
 
 class PopulationCurves(NamedTuple):
-    """Mean of a metric over the selected layers by step: of the live run up to this cell, and of each other run."""
+    """Curves of one metric, averaged over the selected layers: of the live run up to a cell, and of each other run."""
 
     live: Curve
     others: Sequence[Curve]
 
     def place(self, metric: str, step: int) -> PopulationPlace | None:
-        """Rank at one step; None if under MIN_SHOWN other runs have a value there, or the live run has none."""
+        """Return the rank of the live run at one step.
+
+        Return None if the live run has no value at this step, or if fewer than MIN_SHOWN other runs have one.
+        """
         values = [curve[step] for curve in self.others if step in curve]
         if step not in self.live or len(values) < MIN_SHOWN:
             return None
@@ -69,11 +77,11 @@ class PopulationCurves(NamedTuple):
         return PopulationPlace(metric, min(values), max(values), below, len(values))
 
     def depart(self) -> Departure:
-        """Departure of the live run, and of the others that have the required steps, over their common steps."""
+        """Return the largest departures of the live run and of the other runs; see `measure_departure`."""
         return measure_departure(self.live, self.others)
 
     def explain_no_alarm(self) -> str | None:
-        """Reason why an alarm is not offered; None if an alarm is offered."""
+        """Return the reason why the alarm is not offered; None if it is offered."""
         runs = self.depart().runs
         if not self.live:
             return "the run has no value in these layers"
@@ -85,7 +93,10 @@ class PopulationCurves(NamedTuple):
 
 
 def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
-    """Largest departures of a live run and of the other runs that have the required steps; 0 without such runs."""
+    """Return the largest departures of a live run, and of those other runs that have all required steps.
+
+    Only steps count that all these other runs have. Both departures are 0 if no other run has all required steps.
+    """
     others = _select_complete(live, others)
     steps = set.intersection(*(set(curve) for curve in others)) if others else set[int]()
     largest, own = [0.0] * len(others), 0.0
@@ -102,23 +113,26 @@ def measure_departure(live: Curve, others: Sequence[Curve]) -> Departure:
 
 
 def _select_complete(live: Curve, others: Sequence[Curve]) -> list[Curve]:
-    """Select the other runs that have every required step; none if no step is required."""
+    """Return the other runs that have every required step; empty if no step is required."""
     asked = _shared_steps(live, others)
     return [curve for curve in others if asked and asked <= set(curve)]
 
 
 def _shared_steps(live: Curve, others: Sequence[Curve]) -> set[int]:
-    """Required steps: steps of the live run that at least MIN_RUNS, or half, of the other runs have."""
+    """Return the required steps: those of the live run that at least MIN_RUNS, or half, of the other runs have."""
     enough = max(min(MIN_RUNS, sum(bool(curve) for curve in others) / 2), 1)
     return {step for step in live if sum(step in curve for curve in others) >= enough}
 
 
 def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerSelection]]) -> list[PopulationCurves]:
-    """Load the curves of each metric, of this cell's run and of the other runs of its size, with one query.
+    """Load the curves of this cell's run and of the other runs of its size; return one entry per metric.
 
-    Runs of one size have equal kinds, numbers of blocks and widths, and parameters within 5 %; only rows on the same
-    text, by the same recipe and algorithms count. A checkpoint is left out of its curve if a selected layer lacks a
-    value there and has one at any other of these checkpoints.
+    Runs of the same size agree in kind, number of blocks and width, and their numbers of parameters differ by at most
+    5 %. Only rows count that were measured on the same text with the same recipe and algorithms. A checkpoint is left
+    out of a curve if a selected layer has no value there, but has a value at another checkpoint of these runs.
+
+    Args:
+        metrics: pairs of a metric and the layers over which it is averaged.
     """
     checkpoint, corpus = cell.checkpoint, cell.corpus
     same = {"kind": cell.kind, "recipe": cell.recipe.label, "corpus": corpus.id, "corpus_sha256": corpus.sha256}
@@ -139,7 +153,10 @@ def load_populations(lake: Lake, cell: Cell, metrics: Sequence[tuple[str, LayerS
 
 
 def _mean_sql(metric: str, chosen: str) -> str:
-    """SQL mean of a metric over the chosen layers that have a value anywhere; null where one lacks its value."""
+    """Return the SQL expression for the mean of a metric at a checkpoint over the layers that `chosen` selects.
+
+    Layers without a value at any checkpoint are left out. The mean is null if another layer has no value here.
+    """
     known = f"{chosen} AND {metric} IS NOT NULL"
     needed = f"(SELECT count(DISTINCT layer) FROM pool WHERE {known})"
     return f"CASE WHEN count(DISTINCT layer) FILTER ({known}) = {needed} THEN avg({metric}) FILTER ({chosen}) END"
@@ -163,5 +180,5 @@ def _select_layers(layers: LayerSelection) -> str:
 
 
 def quote_sql(text: str | None) -> str:
-    """Text as an SQL literal; NULL for None."""
+    """Return `text` as an SQL literal; NULL for None."""
     return "NULL" if text is None else "'" + text.replace("'", "''") + "'"

@@ -1,4 +1,4 @@
-"""Checks of a watch before its first checkpoint, and the lines that describe the watch at its start."""
+"""Checks before a watch begins, and the lines that describe the watch at its start."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.watch.notifier import check_target
 
 
 def check_watch(config: WatchConfig, on_alert: str | None) -> None:
-    """Check folder, alert target and layers; the corpus is checked when it is parsed.
+    """Check the folder, the alert target and the layers. The corpus was already checked when it was parsed.
 
     Raises:
         UsageError: no such folder, an invalid address, a command that is not found, or layers that the model lacks.
@@ -41,7 +41,7 @@ def _count_known(config: WatchConfig) -> int:
 
 
 def _count_blocks(config: WatchConfig) -> int | None:
-    """Return the number of blocks that a checkpoint's config states; None without a checkpoint or such a field."""
+    """Return the number of blocks from the first config.json that states it; None if none does."""
     for folder in list_checkpoint_folders(config.folder):
         if (blocks := count_blocks(_read_config(folder.path))) is not None:
             return blocks
